@@ -62,11 +62,9 @@ class Files(Protocol):
 
     def __len__(self) -> int:
         """Number of examples."""
-        ...
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
         """A whole batch at once: name -> tensor with one row per index."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -112,4 +110,3 @@ class Data(Protocol):
 
     def load(self) -> Splits:
         """Read everything and cut it into splits."""
-        ...

@@ -1,5 +1,6 @@
 """The contract between a task and the loop: what is learned, and in which turns."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -72,28 +73,28 @@ class Evaluation:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-class Task:
+class Task(ABC):
     """What is learned. Most tasks write only `loss` and `evaluate`."""
 
     metric: ClassVar[str]
     better: ClassVar[Literal["min", "max"]]
 
+    @abstractmethod
     def facts(self) -> dict[str, Any]:
         """What the model must know: ``outputs``, ``each_step`` (an output at every step), ``causal``."""
-        raise NotImplementedError(f"{type(self).__name__} states no facts")
 
+    @abstractmethod
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """The loss of one batch; `stages` uses it unless a task takes turns of its own."""
-        raise NotImplementedError(f"{type(self).__name__} has no loss")
 
     def stages(self, model: nn.Module) -> list[Stage]:
         """The spans of training: here one, in which one turn owns every trainable parameter."""
         owned = [p for p in model.parameters() if p.requires_grad]
         return [Stage("train", [Turn("train", owned, lambda batch, progress: self.loss(model, batch, progress))])]
 
+    @abstractmethod
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Metrics over a whole split, exact also when the last batch is short."""
-        raise NotImplementedError(f"{type(self).__name__} cannot evaluate")
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Shown]:
         """Pictures and text that say how well it works; drawn from ``evaluation.extra`` and the model."""

@@ -1,0 +1,54 @@
+"""What the arguments of every kind of data must keep to."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from dltrain.errors import ConfigError, nearest, problem
+
+
+def at_least(key: str, value: int, least: int) -> int:
+    """``value``, if it is a whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(problem(key, f"a whole number of at least {least}", value))
+    return value
+
+
+def fraction(key: str, value: float, zero: bool = True) -> float:
+    """``value``, if it is a part of one: below 1, and above 0 unless ``zero`` is welcome."""
+    if not 0 <= value < 1 or (value == 0 and not zero):
+        raise ConfigError(problem(key, f"a fraction from 0 {'' if zero else '(without 0) '}to below 1", value))
+    return value
+
+
+def fractions(validation: float, test: float) -> None:
+    """Refuse held out parts that leave nothing to train on."""
+    fraction("data.validation", validation)
+    fraction("data.test", test, zero=False)
+    if validation + test >= 1:
+        both = f"{validation} + {test}"
+        raise ConfigError(problem("data.validation", "validation + test below 1, so that a part is left to train", both))
+
+
+def one_of(key: str, value: str, known: Iterable[str]) -> str:
+    """``value``, if it is one of the known names."""
+    names = list(known)
+    if value not in names:
+        raise ConfigError(problem(key, f"one of {', '.join(names)}", value, nearest(str(value), names)))
+    return value
+
+
+def file(path: str, what: str) -> Path:
+    """The path of a file that is there."""
+    found = Path(path).expanduser()
+    if not found.is_file():
+        beside = [entry.name for entry in found.parent.iterdir()] if found.parent.is_dir() else []
+        raise ConfigError(problem("data.path", what, path, nearest(found.name, beside)))
+    return found
+
+
+def folder(path: str | Path, what: str) -> Path:
+    """The path of a folder that is there."""
+    found = Path(path).expanduser()
+    if not found.is_dir():
+        raise ConfigError(problem("data.path", what, path))
+    return found

@@ -1,0 +1,139 @@
+"""MNIST and Fashion-MNIST from their original files."""
+
+import shlex
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dltrain.data.arguments import at_least, fraction
+from dltrain.data.pictures import Look, Rows, picked, picture_facts
+from dltrain.data.spec import Splits
+from dltrain.data.splitting import hold_out
+from dltrain.errors import ConfigError, problem
+
+SIDE = 28
+PICTURES_HEADER = 16
+LABELS_HEADER = 8
+PARTS = ("train", "t10k")
+
+
+class MNIST:
+    """70,000 handwritten digits of 28x28 pixels, 10 classes; the last 10,000 are the test.
+
+    Args:
+        root: Folder that holds ``MNIST/raw``, as torchvision lays it out.
+        download: Fetch the files when they are not there.
+        validation: Fraction of the 60,000 that is held out; 0 trains on all of them.
+        mean: Taken from the pixels, on the scale from 0 to 1.
+        std: What the pixels are divided by after that.
+        augment: Any of ``flip`` and ``crop``.
+        batch_size: Examples per step.
+        workers: Not needed here: all pictures stay in memory.
+
+    Source: LeCun, Bottou, Bengio, Haffner 1998, "Gradient-based learning applied to document recognition".
+    """
+
+    name: ClassVar[str] = "mnist"
+    folder: ClassVar[str] = "MNIST"
+    class_names: ClassVar[tuple[str, ...]] = tuple("0123456789")
+
+    def __init__(
+        self,
+        root: str = "~/.cache/dltrain",
+        download: bool = False,
+        validation: float = 0.1,
+        mean: float | list[float] = 0.1307,
+        std: float | list[float] = 0.3081,
+        augment: list[str] | None = None,
+        batch_size: int = 64,
+        workers: int = 0,
+    ) -> None:
+        self.root = Path(root).expanduser()
+        self.download = download
+        self.validation = fraction("data.validation", validation)
+        self.look = Look(1, mean, std, augment or [])
+        self.batch_size = at_least("data.batch_size", batch_size, 1)
+        self.workers = at_least("data.workers", workers, 0)
+        self.spec = picture_facts(1, SIDE, SIDE, self.class_names)
+
+    def load(self) -> Splits:
+        """Read the four files, after fetching them if that was asked for."""
+        raw = self.root / self.folder / "raw"
+        missing = [path for part in PARTS for path in _paths(raw, part) if not path.is_file()]
+        if missing and self.download:
+            fetch(self.folder, self.root)
+        elif missing:
+            raise not_there(self.name, self.root, missing[0])
+        rest, test = (_read(raw, part) for part in PARTS)
+        if not self.validation:
+            return self.look.splits(rest, None, test)
+        train, val = hold_out(len(rest["labels"]), self.validation)
+        return self.look.splits(picked(rest, train), picked(rest, val), test)
+
+
+class FashionMNIST(MNIST):
+    """70,000 pictures of clothes, laid out as MNIST is.
+
+    Source: Xiao, Rasul, Vollgraf 2017, "Fashion-MNIST: a novel image dataset for benchmarking machine learning".
+    """
+
+    name = "fashion_mnist"
+    folder = "FashionMNIST"
+    class_names = (
+        "T-shirt/top",
+        "trouser",
+        "pullover",
+        "dress",
+        "coat",
+        "sandal",
+        "shirt",
+        "sneaker",
+        "bag",
+        "ankle boot",
+    )
+
+
+def not_there(name: str, root: Path, missing: Path) -> ConfigError:
+    """The refusal of a set whose files are not there, with the command that fetches them."""
+    command = f"dltrain data={name} data.download=true data.root={shlex.quote(str(root))}"
+    hint = f"{missing.relative_to(root)} is not there. This command downloads the files: {command}"
+    return ConfigError(problem("data.root", f"the folder that holds the files of {name}", root, hint))
+
+
+def fetch(dataset: str, root: Path) -> None:
+    """Download one of torchvision's sets into ``root``."""
+    # torchvision takes seconds to import, and only a download needs it.
+    from torchvision import datasets
+
+    try:
+        getattr(datasets, dataset)(root, download=True)
+    except (OSError, RuntimeError) as error:
+        wanted = problem("data.download", f"to download {dataset} into {root}", str(error))
+        raise ConfigError(f"{wanted}. Check the network and the folder") from error
+
+
+def _paths(raw: Path, part: str) -> tuple[Path, Path]:
+    return raw / f"{part}-images-idx3-ubyte", raw / f"{part}-labels-idx1-ubyte"
+
+
+def _read(raw: Path, part: str) -> Rows:
+    pictures, labels = _paths(raw, part)
+    classes = _bytes(labels, LABELS_HEADER, 1)
+    pixels = _bytes(pictures, PICTURES_HEADER, SIDE * SIDE).view(-1, 1, SIDE, SIDE)
+    if len(pixels) != len(classes):
+        got = f"{len(pixels)} pictures and {len(classes)} labels"
+        raise ConfigError(problem("data.root", f"one label for each picture in {raw}", got, "Download the files again"))
+    return {"pixels": pixels, "labels": classes}
+
+
+def _bytes(path: Path, header: int, each: int) -> Tensor:
+    """What follows the header of an idx file, which names the number of examples in its second big-endian word."""
+    content = np.fromfile(path, dtype=np.uint8)
+    count = int.from_bytes(content[4:8].tobytes(), "big")
+    if len(content) != header + count * each:
+        got = f"{len(content):,} bytes"
+        raise ConfigError(problem("data.root", f"a whole file {path}", got, "Delete it and download it again"))
+    return torch.from_numpy(content[header:])

@@ -1,0 +1,69 @@
+"""What the time column of a CSV file says: where it is, how far apart its rows are, and whether they are in order."""
+
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+from dltrain.data.delimited import Table
+from dltrain.errors import ConfigError, problem
+
+NAMES = ("date", "time", "datetime", "timestamp", "ts", "ds", "year", "quarter", "month", "week", "day", "hour")
+FORMATS = ("%Y-%m-%d", "%Y-%m", "%Y")
+
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+# Shortest and longest distance between two rows, and the steps after which such series repeat.
+SEASONS = ((HOUR, HOUR, 24), (DAY, DAY, 7), (7 * DAY, 7 * DAY, 52), (28 * DAY, 31 * DAY, 12))
+EVIDENT = 0.9
+
+
+def is_time(name: str) -> bool:
+    """Whether a column's name says that it counts time."""
+    return name.casefold() in NAMES
+
+
+def moments(table: Table) -> list[datetime] | None:
+    """The rows' times from the first column in which every cell is one, or None."""
+    for place, name in enumerate(table.header):
+        if not is_time(name) and table.number(table.rows[0][place]) is not None:
+            continue
+        found: list[datetime] = []
+        for cell in table.cells(place):
+            time = _moment(cell)
+            if time is None:
+                break
+            found.append(time)
+        else:
+            return found
+    return None
+
+
+def season_of(times: list[datetime] | None) -> int:
+    """Steps after which such a series repeats, where the distance of its rows makes it evident; otherwise 1."""
+    steps = [later - earlier for earlier, later in pairwise(times or [])]
+    for shortest, longest, season in SEASONS:
+        if steps and sum(shortest <= step <= longest for step in steps) >= EVIDENT * len(steps):
+            return season
+    return 1
+
+
+def refuse_disorder(table: Table) -> None:
+    """Refuse rows that go back in time: cut by place, the past would be predicted from the future."""
+    for line, (earlier, later) in zip(table.lines[1:], pairwise(moments(table) or []), strict=False):
+        if later < earlier:
+            expected = f"rows in the order of time in {table.path}"
+            got = f"{later} after {earlier} in line {line}"
+            raise ConfigError(problem("data.path", expected, got, "Sort the file, oldest row first"))
+
+
+def _moment(cell: str) -> datetime | None:
+    text = cell.replace("/", "-")
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=None)
+    except ValueError:
+        pass
+    for form in FORMATS:
+        try:
+            return datetime.strptime(text, form)
+        except ValueError:
+            continue
+    return None

@@ -1,0 +1,138 @@
+"""Where a run computes and in which precision. What runs is decided by what the machine is, never by a stopwatch."""
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from dltrain.errors import ConfigError, problem
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Device:
+    """The machine as a run uses it.
+
+    Args:
+        device: Where tensors live.
+        precision: What arithmetic is done in: fp32, tf32, bf16 or fp16; weights stay in fp32.
+        channels_last: Pictures and convolution weights have their channels innermost.
+        compile: Whether the model is compiled.
+        deterministic: Only algorithms that give the same bytes every time.
+    """
+
+    device: torch.device
+    precision: str
+    channels_last: bool
+    compile: bool
+    deterministic: bool
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """The context in which a loss is computed; may be entered again and again."""
+        if self.precision not in DTYPES:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, DTYPES[self.precision])
+
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """A loss scaler where gradients would underflow (fp16), one per optimizer."""
+        return torch.amp.GradScaler(self.device.type) if self.precision == "fp16" else None
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """The model on the device, laid out for it."""
+        layout = torch.channels_last if self.channels_last else torch.preserve_format
+        return model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
+
+    def describe(self) -> str:
+        """One line for people."""
+        name = torch.cuda.get_device_name() if self.device.type == "cuda" else self.device.type.upper()
+        threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
+        extras = [word for word, on in (("channels_last", self.channels_last), ("compiled", self.compile)) if on]
+        return ", ".join([f"{name} in {self.precision}{threads}", *extras])
+
+
+def choose(
+    name: str, precision: str, compile: bool, channels_last: bool | str, deterministic: bool, model: nn.Module
+) -> Device:
+    """Decide where and how ``model`` runs.
+
+    Raises:
+        ConfigError: When the device that was asked for is not there, or cannot do the precision.
+    """
+    device = torch.device(find(name))
+    if channels_last == "auto":
+        channels_last = device.type != "mps" and any(isinstance(m, nn.Conv2d) for m in model.modules())
+    return Device(device, find_precision(precision, device), bool(channels_last), compile, deterministic)
+
+
+def find(name: str) -> str:
+    """The device's type: the one asked for, or the best there is."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(kind for kind, found in there.items() if found)
+    if name not in there:
+        raise ConfigError(problem("device.name", "one of auto cpu cuda mps", name))
+    if not there[name]:
+        usable = " ".join(kind for kind, found in there.items() if found)
+        raise ConfigError(
+            problem("device", "a device of this machine", name, f"{why_not(name)} Usable here: {usable}.")
+        )
+    return name
+
+
+def why_not(name: str) -> str:
+    """Why a device cannot be used."""
+    if name == "mps":
+        return "This machine or this build of torch has no Metal."
+    if torch.version.cuda is None:
+        return "This build of torch has no CUDA."
+    return f"torch {torch.__version__} finds no NVIDIA GPU or driver."
+
+
+def find_precision(precision: str, device: torch.device) -> str:
+    """The precision that runs: the one asked for, or what the device does best without a surprise."""
+    if precision == "auto":
+        if device.type != "cuda":
+            return "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if precision == "tf32" and device.type != "cuda":
+        raise ConfigError(
+            problem("device.precision", "auto fp32 bf16 or fp16 on this device", precision, "Only CUDA has tf32.")
+        )
+    return precision
+
+
+def prepare(device: Device, seed: int) -> None:
+    """Set the process up for one run; also undoes what an earlier run of a sweep left behind."""
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(device.deterministic)
+    torch.backends.cudnn.benchmark = device.device.type == "cuda" and not device.deterministic
+    torch.set_float32_matmul_precision("highest" if device.precision == "fp32" else "high")
+    torch.backends.cudnn.allow_tf32 = device.precision != "fp32"
+    torch.set_flush_denormal(True)
+    if device.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def faster_precision(device: Device, model: nn.Module) -> str | None:
+    """Say when bf16 would be faster: convolutions and LSTMs on a CPU that multiplies bf16 in hardware."""
+    if device.device.type != "cpu" or device.precision != "fp32":
+        return None
+    able = torch.cpu.get_capabilities()
+    hardware = able.get("amx_bf16", False) or able.get("avx512_bf16", False)
+    gains = any(isinstance(m, nn.Conv2d | nn.LSTM) for m in model.modules())
+    return (
+        "This CPU multiplies bf16 in hardware: device.precision=bf16 would be faster." if hardware and gains else None
+    )
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Most memory in use so far, in MB: the device's on CUDA, else the process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    import resource
+    import sys
+
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

@@ -1,0 +1,290 @@
+"""THE loop: stages, epochs, steps, turns. Plain Python, no callbacks; AMP, accumulation and averaging live here, once."""
+
+import gc
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import nn
+
+from dltrain.checkpoint import Checkpoints
+from dltrain.console import Console
+from dltrain.data.batches import Batch, Batches
+from dltrain.device import Device, peak_memory_mb
+from dltrain.optim import Average, Optimizer
+from dltrain.record import Clock, Due, Plan, Record, State
+from dltrain.tasks.base import Evaluation, Stage, Task, Turn
+from dltrain.tracker import Tracker
+
+SHOW_SECONDS = 0.2  # how often the live line may move
+
+
+class Diverged(Exception):
+    """The loss is no longer a finite number."""
+
+
+class Loop:
+    """Trains one task.
+
+    Args:
+        task: What is learned.
+        model: What learns it, on the device.
+        train: Training batches.
+        val: Validation batches, or None: then the last weights are the best.
+        optimizer: Makes the optimizer of a turn, given the turn and the number of steps of its stage.
+        average: Averaged weights that are evaluated and kept instead of the model's own, or None.
+        plan: When things happen.
+        device: Where and in which precision the model computes.
+        tracker: Where numbers and pictures go.
+        console: Where the live line goes.
+        checkpoints: Where weights go.
+        clock: Measures.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        train: Batches,
+        val: Batches | None,
+        optimizer: Callable[[Turn, int], Optimizer],
+        average: Average | None,
+        plan: Plan,
+        device: Device,
+        tracker: Tracker,
+        console: Console,
+        checkpoints: Checkpoints,
+        clock: Clock,
+    ) -> None:
+        self.task, self.model, self.train, self.val = task, model, train, val
+        self.make_optimizer, self.average = optimizer, average
+        self.plan, self.device = plan, device
+        self.tracker, self.console, self.checkpoints = tracker, console, checkpoints
+        self.state, self.clock, self.record = State(), clock, Record()
+        self.stages = task.stages(model)
+        self.optimizers: dict[str, Optimizer] = {}
+        self.autocast = device.autocast()
+        self.epoch_steps = -(-len(train) // plan.accumulate)
+        self.steps = sum(self.steps_of(stage) for stage in self.stages)
+        self.log_due, self.evaluation_due, self.save_due = (
+            Due(span, self.epoch_steps) for span in (plan.log_every, plan.eval_every, plan.checkpoint_every)
+        )
+        self.seen: dict[str, float] = {}  # the last loss and validation metric, for the live line
+        self.shown = 0.0
+        self.logged = (0, 0.0)  # examples and training seconds at the last log
+
+    def steps_of(self, stage: Stage) -> int:
+        """Optimizer steps of one stage, unless it stops early."""
+        epochs = stage.epochs or self.plan.epochs
+        limits = [epochs * self.epoch_steps if epochs else math.inf, self.plan.max_steps or math.inf]
+        return int(min(limits))
+
+    def run(self) -> None:
+        """All stages, in order; afterwards the model holds the best weights."""
+        # What the imports made lives for ever: keep the garbage collector from walking it during training.
+        gc.collect()
+        gc.freeze()
+        try:
+            self.model.train()
+            for number, stage in enumerate(self.stages):
+                self.state.stage = number
+                self.optimizers = {turn.name: self.make_optimizer(turn, self.steps_of(stage)) for turn in stage.turns}
+                self.run_stage(stage)
+        finally:
+            gc.unfreeze()
+        self.restore_best()
+
+    def run_stage(self, stage: Stage) -> None:
+        """Epochs until the stage's steps are done."""
+        last = self.state.step + self.steps_of(stage)
+        for epoch in itertools.count():
+            if self.state.step >= last or self.state.stopped_early:
+                return
+            self.state.epoch = epoch
+            self.run_epoch(stage, last)
+
+    def run_epoch(self, stage: Stage, last: int) -> None:
+        """One pass over the training data, or what is left of the stage's steps."""
+        state = self.state
+        for group in grouped(self.train.epoch(state.epoch), self.plan.accumulate):
+            step = state.step + 1
+            final = step >= last
+            evaluate = final or self.evaluation_due.at(step)
+            log = evaluate or step == 1 or self.log_due.at(step)
+            self.take_step(stage, group, log)
+            if log:
+                self.log()
+            if evaluate:
+                self.evaluate(final)
+            if final or state.stopped_early or self.save_due.at(step):
+                self.save("last.pt")
+            if time.perf_counter() - self.shown > SHOW_SECONDS:
+                self.show_progress()
+            if final or state.stopped_early:
+                break
+        state.batch = 0
+
+    def take_step(self, stage: Stage, group: list[Batch], measure: bool) -> None:
+        """One optimizer step of every turn that is due."""
+        state = self.state
+        progress = state.step / self.steps
+        for turn in stage.turns:
+            if (state.step + 1) % turn.every == 0:
+                self.take_turn(turn, group, progress, measure)
+        if self.average is not None:
+            self.average.update(self.model)
+        state.step += 1
+        state.batch += len(group)
+        for batch in group:
+            self.clock.examples += len(batch["inputs"])
+
+    def take_turn(self, turn: Turn, group: list[Batch], progress: float, measure: bool) -> None:
+        """One move: the losses of all micro-batches, the gradient of their exact mean, one step of the optimizer."""
+        optimizer = self.optimizers[turn.name]
+        for number, batch in enumerate(group):
+            with self.autocast:
+                loss = turn.loss(batch, progress)
+            optimizer.backward(loss, first=number == 0)
+            self.record.add(turn.name, loss)
+        norm = optimizer.step(self.state.step, measure=measure)
+        if norm is not None:
+            self.record.norm = norm
+
+    @property
+    def epoch(self) -> float:
+        """Epochs done, with a fraction."""
+        return self.state.step / self.epoch_steps
+
+    def log(self) -> None:
+        """Read back what was recorded, once, and write it down.
+
+        Raises:
+            Diverged: When a loss is not finite.
+        """
+        values = self.record.read()  # waits for the device: what is measured now has been done
+        self.clock.first_step = self.clock.first_step or time.perf_counter()
+        values["lr"] = next(iter(self.optimizers.values())).lr
+        values |= {"throughput/samples_per_s": self.rate(), "memory/peak_mb": peak_memory_mb(self.device.device)}
+        self.tracker.scalars(self.state.step, self.epoch, "train", values)
+        losses = {name: value for name, value in values.items() if name.startswith("loss")}
+        self.seen["loss"] = sum(losses.values())
+        if not all(map(math.isfinite, losses.values())):
+            raise Diverged(f"the training loss became {self.seen['loss']} by step {self.state.step}")
+
+    def rate(self) -> float:
+        """Examples per second since the last log."""
+        now = (self.clock.examples, self.clock.training())
+        examples, seconds = now[0] - self.logged[0], now[1] - self.logged[1]
+        self.logged = now
+        return examples / max(seconds, 1e-9)
+
+    def evaluate(self, final: bool) -> None:
+        """Evaluate on the validation split; keep the weights if they are the best so far."""
+        if self.val is None:
+            return
+        with self.clock.pause():
+            self.judge(self.measure(self.val), final)
+
+    def judge(self, evaluation: Evaluation, final: bool) -> None:
+        """Write an evaluation down and decide what follows from it."""
+        state, task = self.state, self.task
+        self.tracker.scalars(state.step, self.epoch, "val", evaluation.metrics)
+        value = self.seen["metric"] = evaluation.metrics[task.metric]
+        state.evaluations += 1
+        better = improves(value, state.best, task.better)
+        state.without_improvement = 0 if better else state.without_improvement + 1
+        if better:
+            state.best, state.best_step = value, state.step
+            self.save("best.pt")
+        state.stopped_early = 0 < self.plan.early_stopping <= state.without_improvement
+        for optimizer in self.optimizers.values():
+            optimizer.schedule.observe(value, task.better)
+        # Pictures at the 1st, 2nd, 4th, 8th ... evaluation tell the story in few frames.
+        if final or state.evaluations.bit_count() == 1:
+            self.show("val", evaluation)
+
+    def measure(self, batches: Batches) -> Evaluation:
+        """One pass over a split with the weights that count."""
+        model = self.judged
+        model.eval()
+        with torch.inference_mode(), self.autocast:
+            evaluation = self.task.evaluate(model, batches)
+        model.train()
+        return evaluation
+
+    @property
+    def judged(self) -> nn.Module:
+        """The model whose weights are evaluated and kept: the averaged one where there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def show(self, split: str, evaluation: Evaluation) -> None:
+        """Pictures and text for people to look at."""
+        model = self.judged
+        model.eval()
+        with torch.inference_mode(), self.autocast:
+            shown = self.task.show(model, evaluation)
+        model.train()
+        for item in shown:
+            if item.image is not None:
+                self.tracker.image(f"{item.tag}/{split}", item.image, self.state.step)
+            if item.text is not None:
+                self.tracker.text(f"{item.tag}/{split}", item.text, self.state.step)
+
+    def show_progress(self) -> None:
+        """Move the live line; touches nothing on the device."""
+        self.shown = now = time.perf_counter()
+        state, left = self.state, self.steps - self.state.step
+        spent = now - (self.clock.first_step or now)
+        self.console.progress(
+            epoch=min(int(self.epoch) + 1, -(-self.steps // self.epoch_steps)),
+            epochs=-(-self.steps // self.epoch_steps),
+            step=state.step,
+            steps=self.steps,
+            loss=self.seen.get("loss"),
+            metric_name=self.task.metric,
+            metric_value=self.seen.get("metric"),
+            samples_per_s=self.clock.examples / max(self.clock.training(), 1e-9),
+            seconds_left=spent / max(state.step - 1, 1) * left,
+        )
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint: everything that matters, tensors and plain Python only."""
+        with self.clock.pause():
+            self.checkpoints.save(name, self.state_dict(), self.state.step, self.state.best)
+            self.tracker.flush()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a run needs to go on."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else None,
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "loop": asdict(self.state),
+            "rng": {"torch": torch.get_rng_state()},
+        }
+
+    def restore_best(self) -> None:
+        """Load the weights that did best on the validation split; without one the last stay."""
+        if self.val is not None and self.state.best is not None:
+            saved = self.checkpoints.load("best.pt")
+            self.model.load_state_dict(saved["model"])
+            if self.average is not None:
+                self.average.load_state_dict(saved["average"])
+
+
+def grouped(batches: Iterable[Batch], count: int) -> Iterator[list[Batch]]:
+    """Batches in lists of ``count``; the last list of an epoch may be shorter."""
+    iterator = iter(batches)
+    while group := list(itertools.islice(iterator, count)):
+        yield group
+
+
+def improves(value: float, best: float | None, better: str) -> bool:
+    """Whether a metric is the best so far; what is not finite never is."""
+    if not math.isfinite(value):
+        return False
+    return best is None or (value > best if better == "max" else value < best)

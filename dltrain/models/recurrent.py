@@ -1,0 +1,97 @@
+"""Recurrent networks: simple RNN, LSTM and GRU."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dltrain.errors import ConfigError, problem
+from dltrain.models.layers import Steps, check, choose
+
+CELLS: Mapping[str, Callable[..., nn.Module]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+
+
+class Recurrent(nn.Module):
+    """A stack of recurrent layers and a linear output, at every step or at the end.
+
+    Args:
+        cell: ``rnn``, ``lstm`` or ``gru``.
+        features: Numbers per step, at least 1.
+        outputs: Numbers per answer, at least 1.
+        hidden: Width of the state, at least 1.
+        depth: Number of layers, at least 1.
+        bidirectional: A second stack reads the steps backwards; the states stand side by side.
+        dropout: Share of every layer's output that is dropped in training, 0 to below 1; the state is never dropped.
+        activation: ``tanh`` or ``relu`` for the rnn; None for lstm and gru, whose functions are fixed.
+        vocabulary: Number of different tokens, where the input is tokens; they pass an embedding of width ``hidden``.
+        each_step: An answer at every step; otherwise one, from the last step (and, of the backward stack, from the
+            first, where it ends).
+        causal: The task forbids answers that know later steps.
+
+    Shape:
+        - Input: (B, T, features), (B, C, H, W) read as H steps, or with a vocabulary int64 (B, T).
+        - Output: (B, T, outputs) with ``each_step``, otherwise (B, outputs).
+
+    Raises:
+        ConfigError: When a value is out of range, a name unknown, or ``bidirectional`` meets ``causal``.
+
+    Source: Elman 1990; Hochreiter and Schmidhuber 1997 with the forget gate of Gers et al. 2000; Cho et al. 2014.
+    """
+
+    def __init__(
+        self,
+        cell: str,
+        features: int,
+        outputs: int,
+        hidden: int = 64,
+        depth: int = 2,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+        activation: str | None = None,
+        vocabulary: int | None = None,
+        each_step: bool = False,
+        causal: bool = False,
+    ) -> None:
+        super().__init__()
+        check(dropout, features=features, outputs=outputs, hidden=hidden, depth=depth, vocabulary=vocabulary)
+        if causal and bidirectional:
+            hint = "A backward stack would show it the steps that it is to predict."
+            raise ConfigError(problem("model.bidirectional", "false, as this task predicts the next step", True, hint))
+        self.hidden, self.bidirectional, self.each_step = hidden, bidirectional, each_step
+        self.steps = Steps(features, hidden, vocabulary)
+        self.layers = choose("model.cell", cell, CELLS)(
+            self.steps.width,
+            hidden,
+            depth,
+            batch_first=True,
+            bidirectional=bidirectional,
+            dropout=dropout if depth > 1 else 0.0,  # torch drops between layers and warns where there is no between
+            **_options(cell, activation),
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(hidden * (2 if bidirectional else 1), outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The answer at every step or at the end."""
+        states, _ = self.layers(self.steps(x))
+        return self.head(self.dropout(states if self.each_step else self._final(states)))
+
+    def _final(self, states: Tensor) -> Tensor:
+        """The state after all steps: (B, T, width) -> (B, width)."""
+        if not self.bidirectional:
+            return states[:, -1]
+        return torch.cat([states[:, -1, : self.hidden], states[:, 0, self.hidden :]], dim=-1)
+
+
+def _options(cell: str, activation: str | None) -> dict[str, Any]:
+    """What the cell is built with besides sizes."""
+    if cell == "rnn":
+        known = {name: name for name in ("tanh", "relu")}
+        return {"nonlinearity": choose("model.activation", activation or "tanh", known)}
+    if activation is not None:
+        hint = "model=rnn takes tanh or relu."
+        raise ConfigError(
+            problem("model.activation", f"null, as the functions of the {cell} are fixed", activation, hint)
+        )
+    return {}

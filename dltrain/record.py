@@ -1,0 +1,132 @@
+"""What the loop remembers between two looks at the device: losses, when things are due, and the time."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dltrain.tasks.base import Loss
+
+Span = tuple[float, str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When things happen. A span is a number and its unit: step, epoch or minute.
+
+    Args:
+        epochs: Passes over the training data; None goes by ``max_steps`` alone.
+        max_steps: Optimizer steps at most; None for no limit.
+        accumulate: Batches whose gradients are averaged into one step.
+        log_every: When the loss is read back from the device and logged.
+        eval_every: When the validation split is evaluated.
+        checkpoint_every: When ``last.pt`` is written.
+        early_stopping: Evaluations without improvement after which training stops; 0 for never.
+    """
+
+    epochs: int | None
+    max_steps: int | None
+    accumulate: int
+    log_every: Span
+    eval_every: Span
+    checkpoint_every: Span
+    early_stopping: int = 0
+
+
+@dataclass
+class State:
+    """Where a run stands: all that is needed to go on, beside weights, optimizers and seed."""
+
+    step: int = 0
+    stage: int = 0
+    epoch: int = 0
+    batch: int = 0
+    best: float | None = None
+    best_step: int = 0
+    evaluations: int = 0
+    without_improvement: int = 0
+    stopped_early: bool = False
+
+
+class Clock:
+    """What was measured; it never influences what is computed.
+
+    Args:
+        started: When the command began, as `time.perf_counter` has it.
+    """
+
+    def __init__(self, started: float) -> None:
+        self.started = started
+        self.training_since = time.perf_counter()
+        self.paused = 0.0
+        self.examples = 0
+        self.first_step: float | None = None
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Time that is not training: evaluation and checkpoints."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.paused += time.perf_counter() - begun
+
+    def training(self) -> float:
+        """Seconds spent on training so far."""
+        return time.perf_counter() - self.training_since - self.paused
+
+
+class Due:
+    """Says in which steps something falls due; a pure function of the step, except for spans in minutes."""
+
+    def __init__(self, span: Span, steps_per_epoch: int) -> None:
+        count, unit = span
+        self.steps = 0 if unit == "minute" else int(count) * (steps_per_epoch if unit == "epoch" else 1)
+        self.seconds = count * 60
+        self.last = time.perf_counter()
+
+    def at(self, step: int) -> bool:
+        """Whether it is due after this step (the first is step 1)."""
+        if self.steps:
+            return step % self.steps == 0
+        if time.perf_counter() - self.last < self.seconds:
+            return False
+        self.last = time.perf_counter()
+        return True
+
+
+class Record:
+    """Losses since the last look, kept on the device and read in one copy."""
+
+    def __init__(self) -> None:
+        self.losses: dict[str, list[tuple[Tensor, float | Tensor]]] = {}
+        self.norm: Tensor | None = None
+
+    def add(self, turn: str, loss: Loss) -> None:
+        """Remember the loss of one micro-batch."""
+        name = "loss" if turn == "train" else f"loss_{turn}"
+        self.losses.setdefault(name, []).append((loss.total.detach(), loss.weight))
+        for part, value in loss.parts.items():
+            self.losses.setdefault(part, []).append((value.detach(), loss.weight))
+
+    def read(self) -> dict[str, float]:
+        """Weighted means of everything remembered, and the last gradient norm; forgets them."""
+        means = {name: _mean(pairs) for name, pairs in self.losses.items()}
+        if self.norm is not None:
+            means["grad/norm"] = self.norm.float()
+        self.losses, self.norm = {}, None
+        values = torch.stack(list(means.values())).tolist() if means else []
+        return dict(zip(means, values, strict=True))
+
+
+def _mean(pairs: list[tuple[Tensor, float | Tensor]]) -> Tensor:
+    totals = torch.stack([total for total, _ in pairs]).float()
+    weights = [weight for _, weight in pairs]
+    if any(isinstance(weight, Tensor) for weight in weights):
+        counts = torch.stack([torch.as_tensor(weight, device=totals.device) for weight in weights]).float()
+    else:
+        counts = torch.tensor(weights, dtype=torch.float32).to(totals.device, non_blocking=True)
+    return (totals * counts).sum() / counts.sum()

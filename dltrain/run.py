@@ -1,0 +1,438 @@
+"""One run: configuration -> data, task, model, optimizer -> loop -> result. The one reader of configuration."""
+
+import dataclasses
+import functools
+import math
+import shlex
+import shutil
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from dltrain import build, compose, draw, folder, words
+from dltrain import device as devices
+from dltrain.checkpoint import Checkpoints
+from dltrain.compose import Job
+from dltrain.console import Console, count, duration
+from dltrain.data.batches import Batches
+from dltrain.data.spec import Data, Spec, Splits
+from dltrain.device import Device
+from dltrain.errors import ConfigError
+from dltrain.loop import Diverged, Loop
+from dltrain.optim import Average, Optimizer, Regularization
+from dltrain.record import Clock, Plan
+from dltrain.tasks.base import Evaluation, Task, Turn
+from dltrain.tracker import Tracker
+
+EXIT = {"finished": 0, "failed": 1, "diverged": 3, "out_of_memory": 4, "interrupted": 130}
+
+
+@dataclass
+class Parts:
+    """What a run is made of, before anything is trained."""
+
+    config: dict[str, Any]
+    data: Data
+    task: Task
+    model: nn.Module
+    device: Device
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    state: str
+    exit_code: int
+    folder: Path
+    result: dict[str, Any]
+    error: str | None = None
+
+
+def train(job: Job, console: Console, started: float, path: str | None = None) -> Outcome:
+    """Build, train, evaluate and keep one run.
+
+    Args:
+        job: What to run.
+        console: Where to say so.
+        started: When the command began, as `time.perf_counter` has it.
+        path: The run's folder; None takes what the job says.
+
+    Raises:
+        ConfigError: When something that was asked for makes no sense; nothing is left on disk then.
+    """
+    path = path or job.run_dir
+    root = compose.default_root()
+    folder.check_writable(Path(path) if path else root)
+    console.say(title(job))
+    parts = make(job, console)
+    splits = parts.data.load()
+    batches = make_batches(parts, splits)
+    rehearse(parts, batches, job)
+    home = folder.create(path, root, f"{job.choices['model']}-{job.choices['data']}")
+    try:
+        return Run(job, parts, batches, console, home, Clock(started)).go()
+    finally:
+        home.close()
+
+
+def title(job: Job) -> str:
+    """What was chosen, as a user would type it."""
+    return "dltrain " + " ".join(f"{group}={option}" for group, option in job.choices.items() if "/" not in group)
+
+
+def make(job: Job, console: Console) -> Parts:
+    """Build data, task and model, each of the facts the one before states, and put the model on the device.
+
+    Raises:
+        ConfigError: With the mistakes of all three, as far as they can be told apart.
+    """
+    settings = OmegaConf.to_container(job.config.device, resolve=True)
+    problems: list[str] = []
+    with collected(problems):
+        devices.find(settings["name"])  # type: ignore[call-overload, index]
+    with collected(problems):
+        data: Data = build.build(node(job, "data"), "data", job.allow)
+    if problems:
+        raise ConfigError(*problems)
+    task, model, config = make_model(job, data.spec)
+    device = devices.choose(**settings, model=model)  # type: ignore[arg-type]
+    devices.prepare(device, job.config.seed)
+    model = device.place(model)
+    if device.compile:
+        model.compile()
+    for message in (unread(job), devices.faster_precision(device, model)):
+        if message:
+            console.say(message)
+    return Parts(config, data, task, model, device)
+
+
+def make_model(job: Job, spec: Spec) -> tuple[Task, nn.Module, dict[str, Any]]:
+    """Task and model for data with these facts, and the configuration with the facts filled in."""
+    facts = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
+    check_facts(job, "task", facts)
+    task: Task = build.build(node(job, "task", facts), "task", job.allow)
+    facts |= task.facts()
+    check_facts(job, "model", facts)
+    torch.manual_seed(job.config.seed)
+    model: nn.Module = build.build(node(job, "model", facts), "model", job.allow)
+    return task, model, resolved(job, facts)
+
+
+def node(job: Job, group: str, facts: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The configuration of one group as plain Python, with the facts filled in."""
+    whole = OmegaConf.create({}, flags={"allow_objects": True})
+    whole.merge_with(job.config)
+    whole.spec = facts or {}
+    return OmegaConf.to_container(whole[group], resolve=True)  # type: ignore[return-value]
+
+
+def resolved(job: Job, facts: dict[str, Any]) -> dict[str, Any]:
+    """The whole configuration with everything filled in, as it is kept; functions are named by what they are."""
+    groups = {group: node(job, group, facts) for group in job.config if OmegaConf.is_dict(job.config[group])}
+    plain = {key: value for key, value in job.config.items() if not OmegaConf.is_dict(value)}
+    return plain_yaml({**plain, **groups})
+
+
+def plain_yaml(value: Any) -> Any:
+    """``value`` with only what YAML can say."""
+    if isinstance(value, dict):
+        return {str(k): plain_yaml(v) for k, v in value.items()}
+    if OmegaConf.is_config(value) or isinstance(value, list | tuple):
+        return [plain_yaml(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else f"<{type(value).__name__}>"
+
+
+@contextmanager
+def collected(problems: list[str]) -> Iterator[None]:
+    """Gather the mistakes of several steps, to say them together."""
+    try:
+        yield
+    except ConfigError as error:
+        problems += error.problems
+
+
+def check_facts(job: Job, group: str, facts: dict[str, Any]) -> None:
+    """Refuse a pair in which the data do not state a fact that ``group`` needs.
+
+    Raises:
+        ConfigError: Saying which fact is missing and which options would fit.
+    """
+    raw = OmegaConf.to_container(job.config[group])
+    missing = [fact for fact in build.needs(raw, group, job.allow) if facts.get(fact) is None]  # type: ignore[arg-type]
+    if not missing:
+        return
+    chosen, data = job.choices[group], job.choices["data"]
+    needed = {fact for fact in build.needs(raw, group, job.allow)} - {"outputs", "each_step", "causal"}  # type: ignore[arg-type]
+    fit = [name for name, raw in compose.options("data", job.config_dirs).items() if needed <= set(raw.get("_facts_", []))]
+    text = f"{group}={chosen} data={data}: {group}={chosen} needs {' and '.join(missing)}, which data={data} does not state."
+    raise ConfigError(f"{text} Data that fit {group}={chosen}: {' '.join(fit) or 'none'}.")
+
+
+def unread(job: Job) -> str | None:
+    """Say which regularization was asked for that nothing in this run reads."""
+    raw = str([OmegaConf.to_container(job.config[group]) for group in ("model", "task", "data", "optimizer")])
+    names = [name for name in ("dropout", "label_smoothing") if job.config.regularization.get(name)]
+    idle = [name for name in names if f"${{regularization.{name}}}" not in raw]
+    return f"note: nothing in this run reads regularization.{' or regularization.'.join(idle)}" if idle else None
+
+
+def make_batches(parts: Parts, splits: Splits) -> dict[str, Batches]:
+    """The splits in batches on the device; evaluation takes larger batches, it keeps no gradients."""
+    data = parts.data
+    made = functools.partial(
+        Batches,
+        device=parts.device.device,
+        seed=parts.config["seed"],
+        workers=data.workers,
+        channels_last=parts.device.channels_last,
+    )
+    found = {"train": made(splits.train, data.batch_size, training=True), "test": made(splits.test, 2 * data.batch_size)}
+    if splits.val is not None:
+        found["val"] = made(splits.val, 2 * data.batch_size)
+    return found
+
+
+def rehearse(parts: Parts, batches: dict[str, Batches], job: Job) -> None:
+    """Two training examples and two to evaluate, without a step, so that what does not fit is said at once.
+
+    Random numbers and running statistics are as before afterwards.
+
+    Raises:
+        ConfigError: Naming model, task, data and the shapes that do not fit.
+    """
+    model, kept = parts.model, {name: buffer.clone() for name, buffer in parts.model.named_buffers()}
+    batch = {name: value[:2] for name, value in next(batches["train"].epoch(0)).items()}
+    held = {name: value[:2] for name, value in next(iter(batches["test"])).items()}
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), parts.device.autocast():
+            for stage in parts.task.stages(model):
+                for turn in stage.turns:
+                    turn.loss(batch, 0.0)
+            model.eval()
+            parts.task.evaluate(model, [held])
+    except (RuntimeError, ValueError, IndexError, KeyError, TypeError) as error:
+        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
+        chosen = " ".join(f"{group}={job.choices[group]}" for group in ("model", "task", "data"))
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(f"{chosen}: these do not fit together. Two examples are: {shapes}. {first}") from error
+    finally:
+        model.train()
+        for name, buffer in model.named_buffers():
+            buffer.copy_(kept[name])
+
+
+class Run:
+    """A run that has its folder: trains, and whatever happens says how it ended."""
+
+    def __init__(
+        self, job: Job, parts: Parts, batches: dict[str, Batches], console: Console, home: folder.Folder, clock: Clock
+    ) -> None:
+        self.job, self.parts, self.batches, self.console, self.home = job, parts, batches, console, home
+        self.clock = clock
+        self.parameters = sum(p.numel() for p in parts.model.parameters())
+
+    def go(self) -> Outcome:
+        """Train, evaluate, report."""
+        self.write_down()
+        with Tracker(self.home.path) as tracker:
+            self.tracker = tracker
+            self.loop = self.make_loop()
+            return self.guarded()
+
+    def guarded(self) -> Outcome:
+        """Run the loop; every end leaves a status and an exit code."""
+        state, error = "failed", ""
+        try:
+            self.announce()
+            result = self.train_and_test()
+            return self.end("finished", result)
+        except ConfigError:
+            if not self.loop.state.step:
+                self.console.detach()
+                shutil.rmtree(self.home.path)
+            raise
+        except Diverged as reason:
+            state, error = "diverged", str(reason)
+        except torch.OutOfMemoryError as reason:
+            state, error = "out_of_memory", str(reason).splitlines()[0]
+        except KeyboardInterrupt:
+            state, error = "interrupted", "interrupted from the keyboard"
+        except Exception as reason:
+            error = f"{type(reason).__name__}: {reason}"
+            self.console.error(traceback.format_exc().splitlines())
+        return self.end(state, {}, error)
+
+    def end(self, state: str, result: dict[str, Any], error: str | None = None) -> Outcome:
+        """Write down how the run ended."""
+        code = EXIT[state]
+        self.tracker.hparams(self.choices(), {f"{k}/test": v for k, v in result.get("test", {}).items()})
+        self.home.status(state, code, self.loop.state.step, error)
+        if error:
+            self.console.error([f"{state}: {error}", f"The run lies in {self.home.path}"])
+        self.console.detach()
+        return Outcome(state, code, self.home.path, result, error)
+
+    def write_down(self) -> None:
+        """What the run is, before it starts."""
+        home, config = self.home, OmegaConf.to_yaml(OmegaConf.create(self.parts.config))
+        home.status("running")
+        home.write("config.yaml", config)
+        home.write("command.txt", self.command() + "\n")
+        home.write_json("environment.json", folder.environment(self.parts.device.describe()))
+        self.console.attach(home.path / "train.log")
+
+    def command(self) -> str:
+        """The command that repeats this run."""
+        dirs = [word for name in self.job.config_dirs for word in ("--config-dir", name)]
+        overrides = [text for text in self.job.overrides if not text.startswith("hydra.run.dir=")]
+        return shlex.join(["dltrain", *dirs, *overrides])
+
+    def make_loop(self) -> Loop:
+        """The loop with everything it turns."""
+        config, parts = self.parts.config, self.parts
+        trainer, values = config["trainer"], config["regularization"]
+        spans = {name: words.span(trainer[name]) or (1.0, "epoch") for name in ("log_every", "eval_every", "checkpoint_every")}
+        if trainer["epochs"] is None and trainer["max_steps"] is None:
+            raise ConfigError("trainer.epochs: expected a whole number, got null. trainer.max_steps is null too.")
+        plan = Plan(trainer["epochs"], trainer["max_steps"], trainer["accumulate"], **spans, early_stopping=values["early_stopping"])
+        average = Average(parts.model, values["average"]) if values["average"] else None
+        return Loop(
+            parts.task,
+            parts.model,
+            self.batches["train"],
+            self.batches.get("val"),
+            self.make_optimizer,
+            average,
+            plan,
+            parts.device,
+            self.tracker,
+            self.console,
+            Checkpoints(self.home.path),
+            self.clock,
+        )
+
+    def make_optimizer(self, turn: Turn, steps: int) -> Optimizer:
+        """The optimizer of one turn, as YAML describes it."""
+        return make_optimizer(self.job, self.parts, turn, steps)
+
+    def announce(self) -> None:
+        """Say what will run, and keep it in TensorBoard."""
+        parts, loop = self.parts, self.loop
+        sizes = ", ".join(f"{count(self.batches[s].examples)} {s}" for s in ("train", "val", "test") if s in self.batches)
+        self.console.start(
+            "",
+            {
+                "model": f"{self.job.choices['model']}, {count(self.parameters)} parameters",
+                "data": f"{self.job.choices['data']}: {sizes}",
+                "task": f"{self.job.choices['task']}, {count(loop.steps)} steps of {parts.data.batch_size}",
+                "device": parts.device.describe(),
+                "folder": str(self.home.path),
+            },
+        )
+        self.tracker.text("config", f"```yaml\n{(self.home.path / 'config.yaml').read_text()}\n```")
+        self.tracker.text("command", f"`{self.command()}`")
+
+    def train_and_test(self) -> dict[str, Any]:
+        """The loop, then the best weights on the test split; writes and shows the result."""
+        loop = self.loop
+        loop.run()
+        evaluation = loop.measure(self.batches["test"])
+        self.tracker.scalars(loop.state.step, loop.epoch, "test", evaluation.metrics)
+        loop.show("test", evaluation)
+        if (filters := draw.first_filters(loop.judged)) is not None:
+            self.tracker.image("filters", filters, loop.state.step)
+        result = self.result(evaluation)
+        self.home.write_json("result.json", result)
+        self.report(result)
+        return result
+
+    def result(self, evaluation: Evaluation) -> dict[str, Any]:
+        """What is kept in ``result.json``."""
+        loop, clock = self.loop, self.clock
+        seconds = time.perf_counter() - clock.started
+        return finite(
+            {
+                "metric": loop.task.metric,
+                "best": {"step": loop.state.best_step, loop.task.metric: loop.state.best},
+                "test": evaluation.metrics,
+                "baselines": evaluation.baselines,
+                "steps": loop.state.step,
+                "epochs": loop.epoch,
+                "stopped_early": loop.state.stopped_early,
+                "seconds": seconds,
+                "training_seconds": clock.training(),
+                "samples_per_second": clock.examples / max(clock.training(), 1e-9),
+                "seconds_to_first_step": (clock.first_step or clock.started) - clock.started,
+                "peak_memory_mb": devices.peak_memory_mb(self.parts.device.device),
+                "parameters": self.parameters,
+                "device": self.parts.device.device.type,
+                "precision": self.parts.device.precision,
+            }
+        )
+
+    def report(self, result: dict[str, Any]) -> None:
+        """The table at the end."""
+        metrics = list(result["test"])
+        rows = [["test", *[number(result["test"][m]) for m in metrics]]]
+        rows += [[name, *[number(values.get(m)) for m in metrics]] for name, values in result["baselines"].items()]
+        self.console.table("", ["", *metrics], rows)
+        if "skill" in result["test"] and result["baselines"]:
+            self.console.say(skill(result))
+        self.console.say(f"{duration(result['seconds'])} in all, {count(int(result['samples_per_second']))} samples/s")
+        self.console.say(f"run          {self.home.path}")
+        self.console.say(f"tensorboard --logdir {shlex.quote(str(self.home.path))}")
+
+    def choices(self) -> dict[str, Any]:
+        """What tells this run from others in TensorBoard's HParams tab."""
+        typed = dict(text.lstrip("+").split("=", 1) for text in self.job.overrides if "=" in text)
+        chosen = {**{k: v for k, v in self.job.choices.items() if v}, "seed": self.parts.config["seed"]}
+        chosen["optimizer.lr"] = self.parts.config["optimizer"].get("lr")
+        return {k: v for k, v in {**typed, **chosen}.items() if not k.startswith("hydra.")}
+
+
+def make_optimizer(job: Job, parts: Parts, turn: Turn, steps: int) -> Optimizer:
+    """The optimizer of one turn, as YAML describes it."""
+    described = dict(parts.config["optimizer"])
+    schedule = build.build(described.pop("schedule"), "optimizer.schedule", job.allow)
+    names = {id(p): name for name, p in parts.model.named_parameters()}
+    owned = {id(p) for p in turn.parameters}
+    fields = {field.name for field in dataclasses.fields(Regularization)}
+    regularization = Regularization(**{k: v for k, v in parts.config["regularization"].items() if k in fields})
+    return Optimizer(
+        build.partial(described, "optimizer", job.allow),
+        [(names[id(p)], p) for p in turn.parameters],
+        schedule,
+        steps,
+        regularization,
+        parts.device.scaler(),
+        partial=any(p.requires_grad and id(p) not in owned for p in parts.model.parameters()),
+    )
+
+
+def skill(result: dict[str, Any]) -> str:
+    """Whether a forecaster beats knowing nothing, in a sentence."""
+    best = min(result["baselines"], key=lambda name: result["baselines"][name]["mae"])
+    gain = result["test"]["skill"]
+    word = "below" if gain >= 0 else "above"
+    return f"MAE is {abs(gain):.1%} {word} the best naive forecast ({best})"
+
+
+def number(value: float | None) -> str:
+    """Four significant digits."""
+    return "" if value is None else f"{value:.4g}"
+
+
+def finite(value: Any) -> Any:
+    """``value`` with null for numbers that JSON cannot say."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

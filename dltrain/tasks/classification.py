@@ -1,0 +1,92 @@
+"""Tell classes apart."""
+
+import functools
+from collections.abc import Iterable
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dltrain import draw
+from dltrain.metrics import Mean, confusion, macro_f1
+from dltrain.tasks.base import Batch, Evaluation, Loss, Shown, Task
+
+WORST = 16
+
+
+class Classification(Task):
+    """Cross-entropy between the model's outputs (B, classes) and ``targets`` (B), int64.
+
+    Args:
+        classes: Number of classes.
+        class_names: One name per class; numbers if not given.
+        label_smoothing: Share of each target that is spread evenly over all classes, in training only.
+
+    Source: label smoothing, Szegedy et al. 2016, section 7.
+    """
+
+    metric: ClassVar[str] = "accuracy"
+    better: ClassVar[Literal["min", "max"]] = "max"
+
+    def __init__(self, classes: int, class_names: list[str] | None = None, label_smoothing: float = 0.0) -> None:
+        self.classes = classes
+        self.class_names = list(class_names) if class_names else [str(n) for n in range(classes)]
+        self.label_smoothing = label_smoothing
+
+    def facts(self) -> dict[str, Any]:
+        """One output per class, for the whole example."""
+        return {"outputs": self.classes, "each_step": False, "causal": False}
+
+    def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
+        """Mean cross-entropy over the examples."""
+        targets = batch["targets"]
+        total = F.cross_entropy(model(batch["inputs"]), targets, label_smoothing=self.label_smoothing)
+        return Loss(total, len(targets))
+
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
+        """Loss, accuracy and macro F1; keeps the confusion matrix and the worst mistakes for `show`."""
+        mean, counts, worst = Mean(), None, _Worst()
+        for batch in batches:
+            targets = batch["targets"]
+            logits = model(batch["inputs"]).float()
+            each = F.cross_entropy(logits, targets, reduction="none")
+            predicted = logits.argmax(1)
+            mean.add(len(targets), loss=each.mean())
+            found = confusion(targets, predicted, self.classes)
+            counts = found if counts is None else counts + found
+            worst.add(batch["inputs"], targets, predicted, each)
+        assert counts is not None, "a split has at least one example"
+        metrics = mean.read() | {"accuracy": float(counts.diag().sum() / counts.sum()), "macro_f1": macro_f1(counts)}
+        return Evaluation(metrics, extra={"confusion": counts.cpu(), "worst": worst})
+
+    def show(self, model: nn.Module, evaluation: Evaluation) -> list[Shown]:
+        """The confusion matrix and, for pictures, a grid of the worst mistakes."""
+        shown = [Shown("confusion", draw.confusion(evaluation.extra["confusion"], self.class_names))]
+        worst: _Worst = evaluation.extra["worst"]
+        wrong = (worst.losses > 0).nonzero().flatten()
+        if worst.inputs.dim() == 4 and worst.inputs.shape[1] in (1, 3) and len(wrong):
+            name = functools.partial(self._caption, worst)
+            shown.append(Shown("worst_mistakes", draw.grid(worst.inputs[wrong].cpu(), [name(int(n)) for n in wrong])))
+        return shown
+
+    def _caption(self, worst: "_Worst", number: int) -> str:
+        truth, said = int(worst.targets[number]), int(worst.predicted[number])
+        return f"{self.class_names[truth]}, not {self.class_names[said]}"
+
+
+class _Worst:
+    """The wrongly classified examples with the highest loss, gathered without leaving the device."""
+
+    def __init__(self) -> None:
+        self.inputs = self.targets = self.predicted = self.losses = torch.empty(0)
+
+    def add(self, inputs: Tensor, targets: Tensor, predicted: Tensor, losses: Tensor) -> None:
+        """Take in one batch."""
+        losses = torch.where(predicted == targets, torch.zeros_like(losses), losses)
+        new = (inputs, targets, predicted, losses)
+        if len(self.losses):
+            held = (self.inputs, self.targets, self.predicted, self.losses)
+            new = tuple(torch.cat(pair) for pair in zip(held, new, strict=True))  # type: ignore[assignment]
+        top = new[3].topk(min(WORST, len(new[3]))).indices
+        self.inputs, self.targets, self.predicted, self.losses = (part[top] for part in new)

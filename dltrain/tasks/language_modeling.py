@@ -1,0 +1,93 @@
+"""Predict the next token."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dltrain.metrics import Mean
+from dltrain.tasks.base import Batch, Evaluation, Loss, Shown, Task
+
+SAMPLE_TOKENS = 256
+
+
+class LanguageModeling(Task):
+    """Cross-entropy between the model's outputs (B, T, vocabulary) and ``targets`` (B, T), each input's next token.
+
+    Args:
+        vocabulary: Number of different tokens.
+        length: Tokens the model reads at most.
+        encode: Text to tokens, for the prompt of a sample.
+        decode: Tokens to text.
+        label_smoothing: Share of each target that is spread evenly over the vocabulary, in training only.
+        prompt: What a sample of generated text starts with.
+        temperature: Of a sample; below 1 prefers what is likely.
+    """
+
+    metric: ClassVar[str] = "loss"
+    better: ClassVar[Literal["min", "max"]] = "min"
+
+    def __init__(
+        self,
+        vocabulary: int,
+        length: int,
+        encode: Callable[[str], list[int]] | None = None,
+        decode: Callable[[list[int]], str] | None = None,
+        label_smoothing: float = 0.0,
+        prompt: str = "\n",
+        temperature: float = 0.8,
+    ) -> None:
+        self.vocabulary = vocabulary
+        self.length = length
+        self.encode = encode
+        self.decode = decode
+        self.label_smoothing = label_smoothing
+        self.prompt = prompt
+        self.temperature = temperature
+
+    def facts(self) -> dict[str, Any]:
+        """One output per token of the vocabulary at every step, from that step's past alone."""
+        return {"outputs": self.vocabulary, "each_step": True, "causal": True}
+
+    def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
+        """Mean cross-entropy over the tokens, in nats."""
+        targets = batch["targets"].flatten()
+        logits = model(batch["inputs"]).flatten(0, 1)
+        return Loss(F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing), len(targets))
+
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
+        """Loss in nats per token, perplexity and bits per token."""
+        mean = Mean()
+        for batch in batches:
+            targets = batch["targets"].flatten()
+            logits = model(batch["inputs"]).flatten(0, 1).float()
+            mean.add(len(targets), loss=F.cross_entropy(logits, targets))
+        loss = mean.read()["loss"]
+        perplexity = math.exp(loss) if loss < 700 else math.inf
+        return Evaluation({"loss": loss, "perplexity": perplexity, "bits_per_token": loss / math.log(2)})
+
+    def show(self, model: nn.Module, evaluation: Evaluation) -> list[Shown]:
+        """A sample of generated text."""
+        if self.decode is None or self.encode is None:
+            return []
+        device = next(model.parameters()).device
+        start = torch.tensor([self.encode(self.prompt) or [0]], device=device)
+        tokens = generate(model, start, SAMPLE_TOKENS, self.length, self.temperature)
+        text = self.decode(tokens[0].tolist())
+        return [Shown("sample", text="\n".join(f"    {line}" for line in text.splitlines()))]
+
+
+def generate(model: nn.Module, tokens: Tensor, count: int, length: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
+    """Continue ``tokens`` (B, T) by ``count`` sampled ones, reading the last ``length`` each time.
+
+    Draws from a generator of its own, so that looking at a model does not change how it trains.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        logits = model(tokens[:, -length:])[:, -1].float() / temperature
+        drawn = torch.multinomial(logits.softmax(-1).cpu(), 1, generator=generator)
+        tokens = torch.cat([tokens, drawn.to(tokens.device)], dim=1)
+    return tokens

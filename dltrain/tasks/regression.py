@@ -1,0 +1,77 @@
+"""Predict numbers."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dltrain.errors import ConfigError, nearest, problem
+from dltrain.metrics import Mean
+from dltrain.tasks.base import Batch, Evaluation, Loss, Task
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": F.mse_loss,
+    "l1": F.l1_loss,
+    "huber": F.smooth_l1_loss,
+}
+
+
+class Regression(Task):
+    """A distance between the model's outputs (B, targets) and ``targets`` (B, targets).
+
+    Targets that data deliver normalised come with ``shift`` and ``scale``; metrics are in the data's own units.
+
+    Args:
+        targets: Numbers to predict per example.
+        target_names: One name per number.
+        loss_name: What is minimised: mse, l1 or huber (quadratic below 1).
+    """
+
+    metric: ClassVar[str] = "mae"
+    better: ClassVar[Literal["min", "max"]] = "min"
+
+    def __init__(self, targets: int, target_names: list[str] | None = None, loss_name: str = "mse") -> None:
+        self.targets = targets
+        self.target_names = list(target_names or [])
+        self.distance = find_loss(loss_name)
+
+    def facts(self) -> dict[str, Any]:
+        """One output per number, for the whole example."""
+        return {"outputs": self.targets, "each_step": False, "causal": False}
+
+    def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
+        """Mean distance over the examples."""
+        predicted = model(batch["inputs"])
+        return Loss(self.distance(predicted, batch["targets"].to(predicted.dtype)), len(predicted))
+
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
+        """Loss, mean absolute error and root mean squared error."""
+        mean = Mean()
+        for batch in batches:
+            predicted = model(batch["inputs"]).float()
+            mean.add(len(predicted), loss=self.distance(predicted, batch["targets"]))
+            error = restore(predicted, batch) - restore(batch["targets"], batch)
+            mean.add(error.numel(), mae=error.abs().mean(), mse=error.square().mean())
+        return Evaluation(rooted(mean.read()))
+
+
+def restore(values: Tensor, batch: Batch) -> Tensor:
+    """Normalised values in the data's own units."""
+    return values * batch["scale"] + batch["shift"] if "scale" in batch else values
+
+
+def rooted(metrics: dict[str, float]) -> dict[str, float]:
+    """Say the root of the mean squared error instead of the error."""
+    return {("rmse" if k == "mse" else k): (v**0.5 if k == "mse" else v) for k, v in metrics.items()}
+
+
+def find_loss(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """A distance by its name.
+
+    Raises:
+        ConfigError: With the nearest name.
+    """
+    if name not in LOSSES:
+        raise ConfigError(problem("task.loss_name", f"one of {' '.join(LOSSES)}", name, nearest(name, LOSSES)))
+    return LOSSES[name]
