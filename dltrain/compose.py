@@ -34,7 +34,8 @@ class Job:
         config: Everything below the root except ``hydra``.
         choices: Group -> the option chosen, e.g. ``{"model": "lstm"}``.
         overrides: What the user typed, after the dot-for-slash convenience.
-        run_dir: The folder the user named, or None for a fresh one.
+        run_dir: The run folder the user named, or None for a fresh one.
+        sweep_dir: The sweep's folder the user named, or None for a fresh one.
         config_dirs: Folders searched before dltrain's own.
         allow: Module prefixes that the command line allows YAML to name.
     """
@@ -43,8 +44,13 @@ class Job:
     choices: dict[str, str]
     overrides: tuple[str, ...]
     run_dir: str | None
+    sweep_dir: str | None
     config_dirs: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()
+
+    def title(self) -> str:
+        """What was chosen, as a user would type it."""
+        return "dltrain " + " ".join(f"{group}={option}" for group, option in self.choices.items())
 
 
 def conf_dir() -> Path:
@@ -143,17 +149,14 @@ def ambiguous(override: Override) -> str:
 
 def combinations(parsed: list[Override], loader: ConfigLoader) -> Iterator[list[str]]:
     """Every combination of the swept values, the last one changing fastest, as plain overrides."""
-    OmegaConf.clear_resolver("_dltrain_none") if OmegaConf.has_resolver("_dltrain_none") else None
     lists = []
     for override in parsed:
         if override.is_sweep_override():
             key = override.get_key_element()
-            values = override.sweep_string_iterator()
-            if override.is_choice_sweep() or override.is_range_sweep():
-                pass
-            elif override.is_glob_sweep():
-                options = loader.get_group_options(override.key_or_group)
-                values = iter(override.value().filter(options))  # type: ignore[union-attr]
+            if override.is_glob_sweep():
+                values = iter(override.value().filter(loader.get_group_options(override.key_or_group)))  # type: ignore[union-attr]
+            else:
+                values = override.sweep_string_iterator()
             lists.append([f"{key}={value}" for value in values])
         else:
             lists.append([str(override.input_line)])
@@ -165,16 +168,13 @@ def compose_one(overrides: list[str], config_dirs: tuple[str, ...], loader: Conf
     parsed = [OverridesParser.create().parse_override(text) for text in overrides]
     groups = set(loader.list_groups("")) | {"optimizer/schedule"}
     chosen = [o for o in parsed if loader.get_group_options(o.key_or_group) or o.key_or_group in groups]
-    values = [o for o in parsed if o not in chosen]
-    problems = [found for o in chosen if (found := wrong_option(o, loader))]
-    good = [str(o.input_line) for o in chosen if not wrong_option(o, loader)]
+    found = {id(o): wrong_option(o, loader) for o in chosen}
     search = search_path(config_dirs)
-    base = call_hydra(good + search)
-    problems += [found for o in values if (found := wrong_value(o, base, loader))]
-    if problems:
-        raise ConfigError(*problems)
-    whole = call_hydra(overrides + search)
-    problems = out_of_range(whole)
+    base = call_hydra([str(o.input_line) for o in chosen if not found[id(o)]] + search)
+    found |= {id(o): wrong_value(o, base, loader) for o in parsed if o not in chosen}
+    # What is right so far is composed even when something is wrong, so that all mistakes are said together.
+    whole = call_hydra([str(o.input_line) for o in parsed if not found[id(o)]] + search)
+    problems = [text for text in found.values() if text] + out_of_range(whole)
     if problems:
         raise ConfigError(*problems)
     return as_job(whole, overrides, config_dirs, parsed)
@@ -188,9 +188,9 @@ def as_job(whole: DictConfig, overrides: list[str], config_dirs: tuple[str, ...]
     typed = list(whole.get("allow_targets") or [])
     if sorted(map(str, typed)) != sorted(map(str, allow)):  # type: ignore[arg-type]
         raise ConfigError(problem("allow_targets", "this key on the command line only", typed, "No YAML may set it."))
-    run_dir = None if whole.hydra.run.dir == "auto" else str(whole.hydra.run.dir)
+    run_dir, sweep_dir = (None if d == "auto" else str(d) for d in (whole.hydra.run.dir, whole.hydra.sweep.dir))
     config = OmegaConf.masked_copy(whole, [k for k in whole if k != "hydra"])
-    return Job(config, choices, tuple(overrides), run_dir, config_dirs, tuple(map(str, allow)))  # type: ignore[arg-type]
+    return Job(config, choices, tuple(overrides), run_dir, sweep_dir, config_dirs, tuple(map(str, allow)))  # type: ignore[arg-type]
 
 
 def search_path(config_dirs: tuple[str, ...]) -> list[str]:
@@ -245,7 +245,7 @@ def wrong_value(override: Override, base: DictConfig, loader: ConfigLoader) -> s
 
 def unknown(key: str, part: str, known: list[str], loader: ConfigLoader, base: DictConfig) -> str:
     """Say that a key does not exist, and which one may have been meant."""
-    parent = key.split(part)[0].rstrip(".")
+    parent = key.split(part, maxsplit=1)[0].rstrip(".")
     top = not parent
     groups = [g for g in loader.list_groups("") if g != "hydra"]
     names = [k for k in known if k != "hydra" and not str(k).startswith("_")]

@@ -72,7 +72,6 @@ def train(job: Job, console: Console, started: float, path: str | None = None) -
     path = path or job.run_dir
     root = compose.default_root()
     folder.check_writable(Path(path) if path else root)
-    console.say(title(job))
     parts = make(job, console)
     splits = parts.data.load()
     batches = make_batches(parts, splits)
@@ -82,11 +81,6 @@ def train(job: Job, console: Console, started: float, path: str | None = None) -
         return Run(job, parts, batches, console, home, Clock(started)).go()
     finally:
         home.close()
-
-
-def title(job: Job) -> str:
-    """What was chosen, as a user would type it."""
-    return "dltrain " + " ".join(f"{group}={option}" for group, option in job.choices.items() if "/" not in group)
 
 
 def make(job: Job, console: Console) -> Parts:
@@ -172,7 +166,9 @@ def check_facts(job: Job, group: str, facts: dict[str, Any]) -> None:
         return
     chosen, data = job.choices[group], job.choices["data"]
     needed = {fact for fact in build.needs(raw, group, job.allow)} - {"outputs", "each_step", "causal"}  # type: ignore[arg-type]
-    fit = [name for name, raw in compose.options("data", job.config_dirs).items() if needed <= set(raw.get("_facts_", []))]
+    fit = [
+        name for name, raw in compose.options("data", job.config_dirs).items() if needed <= set(raw.get("_facts_", []))
+    ]
     text = f"{group}={chosen} data={data}: {group}={chosen} needs {' and '.join(missing)}, which data={data} does not state."
     raise ConfigError(f"{text} Data that fit {group}={chosen}: {' '.join(fit) or 'none'}.")
 
@@ -195,7 +191,10 @@ def make_batches(parts: Parts, splits: Splits) -> dict[str, Batches]:
         workers=data.workers,
         channels_last=parts.device.channels_last,
     )
-    found = {"train": made(splits.train, data.batch_size, training=True), "test": made(splits.test, 2 * data.batch_size)}
+    found = {
+        "train": made(splits.train, data.batch_size, training=True),
+        "test": made(splits.test, 2 * data.batch_size),
+    }
     if splits.val is not None:
         found["val"] = made(splits.val, 2 * data.batch_size)
     return found
@@ -300,10 +299,19 @@ class Run:
         """The loop with everything it turns."""
         config, parts = self.parts.config, self.parts
         trainer, values = config["trainer"], config["regularization"]
-        spans = {name: words.span(trainer[name]) or (1.0, "epoch") for name in ("log_every", "eval_every", "checkpoint_every")}
+        spans = {
+            name: words.span(trainer[name]) or (1.0, "epoch")
+            for name in ("log_every", "eval_every", "checkpoint_every")
+        }
         if trainer["epochs"] is None and trainer["max_steps"] is None:
             raise ConfigError("trainer.epochs: expected a whole number, got null. trainer.max_steps is null too.")
-        plan = Plan(trainer["epochs"], trainer["max_steps"], trainer["accumulate"], **spans, early_stopping=values["early_stopping"])
+        plan = Plan(
+            trainer["epochs"],
+            trainer["max_steps"],
+            trainer["accumulate"],
+            **spans,
+            early_stopping=values["early_stopping"],
+        )
         average = Average(parts.model, values["average"]) if values["average"] else None
         return Loop(
             parts.task,
@@ -327,7 +335,9 @@ class Run:
     def announce(self) -> None:
         """Say what will run, and keep it in TensorBoard."""
         parts, loop = self.parts, self.loop
-        sizes = ", ".join(f"{count(self.batches[s].examples)} {s}" for s in ("train", "val", "test") if s in self.batches)
+        sizes = ", ".join(
+            f"{count(self.batches[s].examples)} {s}" for s in ("train", "val", "test") if s in self.batches
+        )
         self.console.start(
             "",
             {
@@ -348,8 +358,9 @@ class Run:
         evaluation = loop.measure(self.batches["test"])
         self.tracker.scalars(loop.state.step, loop.epoch, "test", evaluation.metrics)
         loop.show("test", evaluation)
-        if (filters := draw.first_filters(loop.judged)) is not None:
-            self.tracker.image("filters", filters, loop.state.step)
+        first = next((m for m in loop.judged.modules() if isinstance(m, nn.Conv2d)), None)
+        if first is not None:
+            self.tracker.image("filters", draw.filters(first.weight.detach().float().cpu()), loop.state.step)
         result = self.result(evaluation)
         self.home.write_json("result.json", result)
         self.report(result)
@@ -403,13 +414,12 @@ def make_optimizer(job: Job, parts: Parts, turn: Turn, steps: int) -> Optimizer:
     """The optimizer of one turn, as YAML describes it."""
     described = dict(parts.config["optimizer"])
     schedule = build.build(described.pop("schedule"), "optimizer.schedule", job.allow)
-    names = {id(p): name for name, p in parts.model.named_parameters()}
     owned = {id(p) for p in turn.parameters}
     fields = {field.name for field in dataclasses.fields(Regularization)}
     regularization = Regularization(**{k: v for k, v in parts.config["regularization"].items() if k in fields})
     return Optimizer(
         build.partial(described, "optimizer", job.allow),
-        [(names[id(p)], p) for p in turn.parameters],
+        turn.parameters,
         schedule,
         steps,
         regularization,

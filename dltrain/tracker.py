@@ -43,6 +43,7 @@ class Tracker:
         folder.mkdir(parents=True, exist_ok=True)
         self._started = time.time()
         self._step = purge_step or 0
+        self._last: dict[str, float] = {}
         first = not any(folder.glob(f"{EVENTS}*"))
         self._lines = _open_lines(folder / METRICS, purge_step)
         self._file = open(folder / _file_name(), "xb")  # noqa: SIM115
@@ -68,11 +69,12 @@ class Tracker:
             ValueError: When a name is one of the line's own keys.
         """
         line = _line(step, epoch, split, values)
-        curves = [Summary.Value(tag=_tag(name, split), simple_value=value) for name, value in values.items()]
+        curves = {_tag(name, split): value for name, value in values.items()}
         if split == "train":
-            curves.append(Summary.Value(tag="epoch", simple_value=epoch))
+            curves["epoch"] = epoch
         self._step = step
-        self._summary(step, *curves)
+        self._last |= curves
+        self._summary(step, *_points(curves))
         self._lines.write(line)
         self._lines.flush()
 
@@ -96,8 +98,9 @@ class Tracker:
 
         Args:
             choices: Name -> bool, int, float or str; values of other types are shown as text.
-            metrics: Name -> final value, logged as ``best/<name>`` at the last step (a name with a slash stays as it
-                is); values that are not finite are left out.
+            metrics: Name -> final value, logged as ``best/<name>`` at the last step. A name with a slash stays as it
+                is, and is not logged again when it is the last point of that curve. Values that are not finite are
+                left out.
             succeeded: Whether the run ended as it should.
         """
         # No "experiment" summary: TensorBoard would take the first run's and hide every column that this one lacks.
@@ -115,11 +118,12 @@ class Tracker:
         started = plugin_data_pb2.HParamsPluginData(session_start_info=start)
         ended = plugin_data_pb2.HParamsPluginData(session_end_info=end)
         final = {name if "/" in name else f"best/{name}": v for name, v in metrics.items() if math.isfinite(v)}
+        final = {name: value for name, value in final.items() if self._last.get(name) != value}
         self._summary(
             self._step,
             Summary.Value(tag=SESSION_START_INFO_TAG, metadata=create_summary_metadata(started)),
             Summary.Value(tag=SESSION_END_INFO_TAG, metadata=create_summary_metadata(ended)),
-            *(Summary.Value(tag=name, simple_value=value) for name, value in final.items()),
+            *_points(final),
         )
 
     def flush(self) -> None:
@@ -149,6 +153,10 @@ class Tracker:
 
 def _tag(name: str, split: str) -> str:
     return name if "/" in name or name == "lr" else f"{name}/{split}"
+
+
+def _points(curves: dict[str, float]) -> list[Summary.Value]:
+    return [Summary.Value(tag=name, simple_value=value) for name, value in curves.items()]
 
 
 def _line(step: int, epoch: float, split: str, values: dict[str, float]) -> str:

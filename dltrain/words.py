@@ -84,9 +84,9 @@ def check(key: str, value: Any) -> str | None:
 def mistyped(key: str, value: Any, default: Any) -> str | None:
     """Hold the type of an override against that of the value YAML gives; returns the mistake, or None."""
     name = key.rsplit(".", 1)[-1]
-    if default is None or name in WORDS and not WORDS[name][1]:
+    if default is None or (name in WORDS and not WORDS[name][1]):
         return None
-    if isinstance(default, str) and "${" in default or isinstance(value, str) and "${" in value:
+    if (isinstance(default, str) and "${" in default) or (isinstance(value, str) and "${" in value):
         return None
     if value is None:
         return problem(key, type_name(default), "null")
@@ -94,7 +94,7 @@ def mistyped(key: str, value: Any, default: Any) -> str | None:
         return None
     if isinstance(default, str) and isinstance(value, int | float | bool):
         return None
-    same = type(value) is type(default) or isinstance(default, list) and isinstance(value, int | list)
+    same = type(value) is type(default) or (isinstance(default, list) and isinstance(value, int | list))
     if same:
         return None
     kind, interval = WORDS.get(name, ("", ""))

@@ -139,6 +139,15 @@ def test_the_final_metric_stands_at_the_last_step(tmp_path):
     assert [(e.step, e.value) for e in events(tmp_path).Scalars("best/accuracy")] == [(40, 0.75)]
 
 
+def test_a_final_metric_that_is_already_the_end_of_its_curve_is_not_logged_twice(tmp_path):
+    with Tracker(tmp_path / "a") as tracker:
+        tracker.scalars(40, 1.0, "test", {"accuracy": 0.5, "loss": 2.0})
+        tracker.hparams({"model": "lstm"}, {"accuracy/test": 0.5, "loss/test": 1.0})
+    read = events(tmp_path / "a")
+    assert [e.value for e in read.Scalars("accuracy/test")] == [0.5]
+    assert row(hparams_tab(tmp_path)["a"])[1] == {"accuracy/test": 0.5, "loss/test": 1.0}
+
+
 def test_a_resumed_run_leaves_no_doubles_behind(tmp_path):
     with Tracker(tmp_path) as tracker:
         for step in range(0, 60, 10):

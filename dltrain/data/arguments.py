@@ -26,7 +26,9 @@ def fractions(validation: float, test: float) -> None:
     fraction("data.test", test, zero=False)
     if validation + test >= 1:
         both = f"{validation} + {test}"
-        raise ConfigError(problem("data.validation", "validation + test below 1, so that a part is left to train", both))
+        raise ConfigError(
+            problem("data.validation", "validation + test below 1, so that a part is left to train", both)
+        )
 
 
 def one_of(key: str, value: str, known: Iterable[str]) -> str:

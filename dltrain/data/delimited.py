@@ -73,14 +73,16 @@ def read(path: Path, limit: int | None = None) -> Table:
             delimiter = ";" if first.count(";") > first.count(",") else ","
             lines.seek(0)
             reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
-            found = ((row, reader.line_num) for row in reader if any(cell.strip() for cell in row) or len(row) > 1)
-            kept = list(islice(found, None if limit is None else limit + 1))
+            header = [name.strip() for name in next(reader, [])]
+            found = list(islice(((row, reader.line_num) for row in reader), limit))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(problem("data.path", f"a CSV file in UTF-8 at {path}", str(error))) from error
-    table = Table(path, [], [], [], delimiter == ";")
-    table.header.extend(name.strip() for name in (kept[0][0] if kept else []))
-    table.rows.extend([cell.strip() for cell in row] for row, _ in kept[1:])
-    table.lines.extend(line for _, line in kept[1:])
+    while found and not found[-1][0]:
+        found.pop()
+    # An empty line is a hole where there is one column, and nothing where there are several.
+    kept = [(row or [""], line) for row, line in found if row or len(header) == 1]
+    rows = [[cell.strip() for cell in row] for row, _ in kept]
+    table = Table(path, header, rows, [line for _, line in kept], comma=delimiter == ";")
     _check(table)
     return table
 

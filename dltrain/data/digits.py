@@ -16,7 +16,7 @@ TEST = 250
 
 
 class Digits:
-    """1,797 pictures of 8x8 pixels, 10 classes; always the same 250 of them, in equal parts of each class, are the test.
+    """1,797 pictures of 8x8 pixels, 10 classes; always the same 250 of them, about 25 of each class, are the test.
 
     Args:
         validation: Fraction of the other 1,547 that is held out; 0 trains on all of them.

@@ -86,6 +86,9 @@ class Pixels(nn.Module):
         targets (B,) in int64, or in float32 where labels are numbers
     """
 
+    scale: Tensor
+    offset: Tensor
+
     def __init__(self, mean: Tensor, std: Tensor, white: float) -> None:
         super().__init__()
         self.register_buffer("scale", (1 / (white * std)).float())
@@ -106,6 +109,8 @@ class Augment(nn.Module):
     Shape:
         inputs (B, channels, height, width) -> the same
     """
+
+    black: Tensor
 
     def __init__(self, flip: bool, crop: bool, mean: Tensor, std: Tensor) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Fixed ways to hold out examples: they depend on how many there are, not on a seed, so every run sees the same split."""
+"""Fixed ways to hold out examples: no seed takes part, so that every run sees the same split."""
 
 import torch
 from torch import Tensor

@@ -1,18 +1,21 @@
 """A user's own table in a CSV file: numbers and words in columns, one of which is predicted."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dltrain.data.arguments import at_least, file, fractions, one_of
 from dltrain.data.batches import Batch
-from dltrain.data.delimited import Table, holes_in, is_hole, numbers, read, refuse_holes
+from dltrain.data.delimited import Table, is_hole, numbers, read, refuse_holes
 from dltrain.data.spec import Source, Spec, Splits
 from dltrain.data.splitting import permutation, share
 from dltrain.errors import ConfigError, problem
 
 FEW_CLASSES = 20
 MOST_WORDS = 1000
+FEWEST_ROWS = 3
 
 
 class CsvTable:
@@ -20,8 +23,9 @@ class CsvTable:
 
     Columns of numbers are standardised with the mean and deviation of the training part. Columns of words become one
     column of 0 and 1 per word of the training part; another word, and a hole under ``holes=mean``, is a row of zeros.
-    A column of words to predict is a set of classes; of numbers, it is a number; of at most 20 different whole
-    numbers, it is both: ``targets`` counts the classes and ``values`` holds the numbers.
+    A column of words to predict is a set of classes; a column of numbers is a number to predict; a column of at most
+    20 different whole numbers is both: a batch's ``targets`` are the classes and its ``values`` the numbers. Numbers to
+    predict are standardised as well: number = normalised * scale + shift, with ``scale`` and ``shift`` (B, 1) beside.
 
     Args:
         path: The file; its first line names the columns.
@@ -45,40 +49,105 @@ class CsvTable:
         workers: int = 0,
     ) -> None:
         fractions(validation, test)
-        self.fill = one_of("data.holes", holes, ("refuse", "mean")) == "mean"
+        fill = one_of("data.holes", holes, ("refuse", "mean")) == "mean"
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
         table = read(file(path, "an existing CSV file"))
+        target = table.place(column or table.header[-1])
         self.parts = _parts(table, validation, test)
-        self.target = table.place(column or table.header[-1])
-        self.inputs = self._inputs(table)
-        self.rows, facts = _targets(table, self.target)
-        size = self.inputs.shape[1]
-        self.spec = Spec(shape=(size,), size=size, target_names=(table.header[self.target],), **facts)
+        inputs = _inputs(table, target, self.parts[0].numpy(), fill)
+        answers, facts = _answers(table, target, self.parts[0].numpy())
+        self.rows = {"inputs": inputs, **answers}
+        size = inputs.shape[1]
+        self.spec = Spec(shape=(size,), size=size, target_names=(table.header[target],), **facts)
 
     def load(self) -> Splits:
         """Cut the rows into the three parts."""
-        rows = {"inputs": self.inputs, **self.rows}
-        sources = [Source({name: value[part] for name, value in rows.items()}, Ready()) for part in self.parts]
-        train, val, test = sources
-        return Splits(train, val if len(val) else None, test)
-
-    def _inputs(self, table: Table) -> Tensor:
-        """All columns but the predicted one, (rows, size) in float32."""
-        places = [place for place in range(len(table.header)) if place != self.target]
-        if not places:
-            raise ConfigError(problem("data.path", "a column besides the predicted one", table.header[self.target]))
-        if not self.fill:
-            refuse_holes(table, places, "data.holes=mean")
-        train = self.parts[0].numpy()
-        blocks = [_standardised(table, place, train) if table.numeric(place) else _one_hot(table, place, train)
-                  for place in places]
-        return torch.from_numpy(np.concatenate(blocks, axis=1).astype(np.float32))
+        train, val, test = ({name: value[part] for name, value in self.rows.items()} for part in self.parts)
+        return as_they_are(train, val, test)
 
 
 class Ready(nn.Module):
     """Rows that are stored as the task reads them."""
 
     def forward(self, rows: Batch) -> Batch:
-        """Pass the rows on; small whole numbers are widened to int64."""
+        """Pass the rows on."""
         return dict(rows)
+
+
+def as_they_are(train: Batch, val: Batch, test: Batch) -> Splits:
+    """Three sources of rows that need no preparation; no validation where it has no rows."""
+    sources = [Source(rows, Ready()) for rows in (train, val, test)]
+    return Splits(sources[0], sources[1] if len(sources[1]) else None, sources[2])
+
+
+def _parts(table: Table, validation: float, test: float) -> list[Tensor]:
+    """Which rows train, validate and test."""
+    count = len(table.rows)
+    if count < FEWEST_ROWS:
+        raise ConfigError(problem("data.path", f"at least {FEWEST_ROWS} rows in {table.path}", count))
+    held = [share(count, validation), share(count, test)]
+    return list(permutation(count).split([count - sum(held), *held]))
+
+
+def _inputs(table: Table, target: int, train: np.ndarray, fill: bool) -> Tensor:
+    """All columns but the predicted one, (rows, size) in float32."""
+    places = [place for place in range(len(table.header)) if place != target]
+    if not places:
+        raise ConfigError(problem("data.path", "a column besides the predicted one", table.header[target]))
+    if not fill:
+        refuse_holes(table, places, "data.holes=mean puts the mean of the column there")
+    blocks = [_column(table, place, train) for place in places]
+    return torch.from_numpy(np.concatenate(blocks, axis=1).astype(np.float32))
+
+
+def _column(table: Table, place: int, train: np.ndarray) -> np.ndarray:
+    """What a model sees of one column, (rows, 1) of numbers or (rows, words) of 0 and 1."""
+    if not table.numeric(place):
+        return _one_hot(table, place, train)
+    values = numbers(table, place)
+    known = values[train][~np.isnan(values[train])]
+    if not len(known):
+        got = "holes only"
+        raise ConfigError(problem("data.path", f"a number in the training part of {table.header[place]}", got))
+    deviation = known.std() or 1.0
+    return np.nan_to_num((values - known.mean()) / deviation, nan=0.0)[:, None]
+
+
+def _one_hot(table: Table, place: int, train: np.ndarray) -> np.ndarray:
+    cells = np.array(table.cells(place), dtype=object)
+    words = sorted({cell for cell in cells[train] if not is_hole(cell)})
+    if len(words) > MOST_WORDS:
+        expected = f"at most {MOST_WORDS:,} different words in column {table.header[place]} of {table.path}"
+        raise ConfigError(problem("data.path", expected, f"{len(words):,}", "Take the column out of the file"))
+    columns = {word: number for number, word in enumerate(words)}
+    block = np.zeros((len(cells), len(words)), dtype=np.float32)
+    for row, cell in enumerate(cells):
+        if cell in columns:
+            block[row, columns[cell]] = 1.0
+    return block
+
+
+def _answers(table: Table, target: int, train: np.ndarray) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What is predicted, and the facts of it."""
+    refuse_holes(table, [target], "Take such rows out of the file")
+    if not table.numeric(target):
+        names, labels = np.unique(table.cells(target), return_inverse=True)
+        return {"targets": torch.from_numpy(labels)}, _classes(names.tolist())
+    values = numbers(table, target)
+    mean, deviation = values[train].mean(), values[train].std() or 1.0
+    numbers_of = {
+        name: torch.from_numpy(np.broadcast_to(value, len(values)).astype(np.float32))[:, None]
+        for name, value in (("values", (values - mean) / deviation), ("shift", mean), ("scale", deviation))
+    }
+    names, labels = np.unique(values, return_inverse=True)
+    if len(names) > FEW_CLASSES or not (names == names.round()).all():
+        return {"targets": numbers_of.pop("values"), **numbers_of}, {"targets": 1}
+    facts = {**_classes([f"{name:.0f}" for name in names]), "targets": 1}
+    return {"targets": torch.from_numpy(labels), **numbers_of}, facts
+
+
+def _classes(names: list[str]) -> dict[str, Any]:
+    if len(names) < 2:
+        raise ConfigError(problem("data.column", "a column of at least two different values", names[0]))
+    return {"classes": len(names), "class_names": tuple(names)}

@@ -66,6 +66,8 @@ class _Block:
 def _read(number: int, block: Mapping[str, Any], activation: str, norm: str) -> _Block:
     """One entry of ``blocks``, checked; what it leaves out comes from the whole network."""
     key = f"model.blocks[{number}]"
+    if not isinstance(block, Mapping):
+        raise ConfigError(problem(key, "a mapping such as {channels: 32, pool: max}", block))
     known = [field.name for field in fields(_Block) if field.name != "key"]
     unknown = [
         problem(key, f"some of {', '.join(known)}", name, nearest(name, known)) for name in block if name not in known

@@ -1,7 +1,6 @@
 """What two families of models share: names, checks, the reading of steps and the attention block."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import TypeVar
 
 import torch
@@ -12,7 +11,6 @@ from dltrain.errors import ConfigError, nearest, problem
 
 T = TypeVar("T")
 
-# ReLU works in place: no layer in front of one needs its own output again, and large pictures cost half the memory.
 ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
     "celu": nn.CELU,
     "elu": nn.ELU,
@@ -23,7 +21,7 @@ ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
     "identity": nn.Identity,
     "leaky_relu": nn.LeakyReLU,
     "mish": nn.Mish,
-    "relu": partial(nn.ReLU, inplace=True),
+    "relu": nn.ReLU,
     "relu6": nn.ReLU6,
     "selu": nn.SELU,
     "sigmoid": nn.Sigmoid,
@@ -40,8 +38,8 @@ def choose(key: str, name: object, known: Mapping[str, T]) -> T:
     Raises:
         ConfigError: When the name is unknown; the message proposes the nearest.
     """
-    if name in known:
-        return known[str(name)]
+    if isinstance(name, str) and name in known:
+        return known[name]
     raise ConfigError(problem(key, f"one of {', '.join(known)}", name, nearest(str(name), known)))
 
 

@@ -1,6 +1,5 @@
 """A transformer encoder for series and sequences."""
 
-import torch
 from torch import Tensor, nn
 
 from dltrain.models.layers import Block, Positions, Steps, check
@@ -20,7 +19,7 @@ class Transformer(nn.Module):
         dropout: Share of the inputs, attention weights and branches that is dropped in training, 0 to below 1.
         activation: Of the inner layers.
         vocabulary: Number of different tokens, where the input is tokens.
-        each_step: An answer at every step; otherwise one, from the mean over steps and the last step side by side.
+        each_step: An answer at every step; otherwise one, read from the last step, which has looked at all others.
         causal: A step sees itself and earlier steps only.
 
     Shape:
@@ -32,7 +31,8 @@ class Transformer(nn.Module):
 
     Source: Vaswani et al. 2017, "Attention is all you need", section 3, the encoder.
 
-    Differs: the norm stands in front of each branch, positions are learned, the activation is GELU.
+    Differs: the norm stands in front of each branch, positions are learned, the activation is GELU, and
+    the output reads one step.
     """
 
     def __init__(
@@ -56,18 +56,17 @@ class Transformer(nn.Module):
         self.each_step = each_step
         self.steps = Steps(features, hidden, vocabulary)
         self.widen = nn.Linear(features, hidden) if vocabulary is None else nn.Identity()
-        self.positions = Positions(length, hidden)
+        # The size of widened standardised numbers and fresh embeddings, which drown positions of GPT-2's 0.02.
+        self.positions = Positions(length, hidden, std=0.5)
         self.dropout = nn.Dropout(dropout)
         blocks = [Block(hidden, heads, feedforward, activation, dropout, causal) for _ in range(depth)]
         self.blocks = nn.Sequential(*blocks)
         self.norm = nn.LayerNorm(hidden)
-        self.head = nn.Linear(hidden if each_step else 2 * hidden, outputs)
+        self.head = nn.Linear(hidden, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """The answer at every step or at the end."""
         x = self.dropout(self.positions(self.widen(self.steps(x))))
-        x = self.norm(self.blocks(x))
-        if not self.each_step:
-            # The mean sees the whole, the last step the level a forecast starts from; either alone trains worse.
-            x = torch.cat([x.mean(dim=1), x[:, -1]], dim=-1)
-        return self.head(x)
+        x = self.blocks(x)
+        # A mean over steps would blur the latest values, from which a forecast starts.
+        return self.head(self.norm(x if self.each_step else x[:, -1]))

@@ -1,0 +1,70 @@
+# dltrain: everything a stranger needs. `make` alone prints the targets.
+SHELL := bash
+.DEFAULT_GOAL := help
+
+# The first Python of 3.11 or newer; PYTHON=... on the command line wins.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+ARGS ?=
+DIR ?= outputs
+PORT ?= 6006
+
+.PHONY: help run train sweep tensorboard test test-all check lint format type bench wheel clean
+
+help: ## print the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "dltrain needs Python 3.11 or newer" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) --editable .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+run: .venv/installed ## install if needed, then train the default: model=lstm data=timeseries
+	$(BIN)/dltrain $(ARGS)
+
+train: .venv/installed ## train what ARGS says: make train ARGS="model=gru data=timeseries"
+	$(BIN)/dltrain $(ARGS)
+
+sweep: .venv/installed ## every combination in ARGS: make sweep ARGS="model=rnn,lstm,gru"
+	$(BIN)/dltrain --multirun $(ARGS)
+
+tensorboard: .venv/installed ## look at the runs in DIR (outputs) on localhost, PORT (6006)
+	$(BIN)/tensorboard --logdir $(DIR) --port $(PORT)
+
+test: .venv/installed-dev ## the tests that need bundled data only, in a few minutes
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: .venv/installed-dev ## all tests: slow ones, and those that need a GPU where there is one
+	$(BIN)/python -m pytest -m '' $(ARGS)
+
+check: lint type ## all that reads the code without running it
+
+lint: .venv/installed-dev ## check the style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/installed-dev ## put the code into its form
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+type: .venv/installed-dev ## check the types
+	$(BIN)/mypy
+
+bench: .venv/installed ## training rates against a bare loop and other trainers that are installed
+	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+wheel: .venv/installed ## build dist/*.whl
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+clean: ## remove caches and builds; runs in outputs/ and .venv stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

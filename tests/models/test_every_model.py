@@ -1,0 +1,154 @@
+"""Every model as its YAML builds it: what holds for all of them."""
+
+import inspect
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+CONF = Path(__file__).parents[2] / "conf" / "model"
+NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
+PICTURE = {"size": 3 * 16 * 20, "features": 60, "length": 16, "channels": 3, "height": 16, "width": 20}
+SERIES = {"size": 36, "features": 3, "length": 12, "channels": 1, "height": 1, "width": 1}
+TEXT = {"size": None, "features": 11, "length": 12, "vocabulary": 11, "outputs": 11, "each_step": True, "causal": True}
+
+
+def target(name: str) -> type[nn.Module]:
+    module, _, attribute = OmegaConf.load(CONF / f"{name}.yaml")["_target_"].rpartition(".")
+    return getattr(import_module(module), attribute)
+
+
+def build(name: str, facts: dict[str, object], **changes: object) -> nn.Module:
+    spec = {"vocabulary": None, "outputs": 5, "each_step": False, "causal": False, **facts}
+    node = OmegaConf.load(CONF / f"{name}.yaml")
+    whole = OmegaConf.create({"spec": spec, "regularization": {"dropout": 0.0}, "model": node})
+    arguments = OmegaConf.to_container(whole, resolve=True)["model"]
+    del arguments["_target_"]
+    return target(name)(**arguments | changes)
+
+
+def example(name: str, device: str = "cpu") -> tuple[nn.Module, Tensor]:
+    """A model and a batch that suits it: tokens for gpt, a picture for the rest."""
+    torch.manual_seed(0)
+    if name == "gpt":
+        return build(name, TEXT), torch.randint(0, 11, (4, 12), device=device)
+    return build(name, PICTURE), torch.randn(4, 3, 16, 20, device=device)
+
+
+def test_there_is_a_yaml_for_every_model() -> None:
+    assert set(NAMES) == {"perceptron", "mlp", "cnn", "lenet5", "rnn", "lstm", "gru", "transformer", "gpt"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_yaml_carries_every_argument_of_the_constructor(name: str) -> None:
+    written = set(OmegaConf.load(CONF / f"{name}.yaml")) - {"_target_"}
+    assert written == set(inspect.signature(target(name)).parameters)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_defaults_in_the_yaml_are_those_of_the_constructor(name: str) -> None:
+    node = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
+    for key, parameter in inspect.signature(target(name)).parameters.items():
+        pulled = str(node[key]).startswith("${")
+        if not pulled and parameter.default is not inspect.Parameter.empty and key != "activation":
+            assert node[key] == parameter.default, key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_yaml_begins_with_a_comment(name: str) -> None:
+    assert (CONF / f"{name}.yaml").read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_parameter_gets_a_gradient(name: str) -> None:
+    model, x = example(name)
+    model(x).square().sum().backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 1e-6, key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dropout_acts_in_training_and_only_there(name: str) -> None:
+    facts, x = (TEXT, torch.randint(0, 11, (4, 12))) if name == "gpt" else (PICTURE, torch.randn(4, 3, 16, 20))
+    if name == "perceptron":
+        pytest.skip("one layer has nothing to drop")
+    model = build(name, facts, dropout=0.5)
+    assert not torch.equal(model(x), model(x))
+    model.eval()
+    assert torch.equal(model(x), model(x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_builds_and_runs_on_meta(name: str) -> None:
+    on_cpu, x = example(name)
+    with torch.device("meta"):
+        model, y = example(name, "meta")
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+    assert model(y).shape == on_cpu(x).shape
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_trains_under_bfloat16_autocast(name: str) -> None:
+    model, x = example(name)
+    exact = model(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = model(x)
+    rough.float().sum().backward()
+    assert rough.dtype == torch.bfloat16
+    torch.testing.assert_close(rough.float(), exact, atol=0.03, rtol=0.05)
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_saved_weights_load_and_name_each_number_once(name: str) -> None:
+    model, x = example(name)
+    state = model.state_dict()
+    assert len({value.data_ptr() for value in state.values()}) == len(state)
+    torch.manual_seed(1)
+    other = build(name, TEXT if name == "gpt" else PICTURE)
+    assert not torch.equal(other(x), model(x))
+    other.load_state_dict(state)
+    assert torch.equal(other(x), model(x))
+
+
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "transformer", "mlp", "perceptron"])
+def test_a_series_gives_one_answer_per_example(name: str) -> None:
+    assert build(name, SERIES)(torch.randn(4, 12, 3)).shape == (4, 5)
+
+
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "transformer", "gpt"])
+def test_tokens_give_an_answer_at_each_step(name: str) -> None:
+    assert build(name, TEXT)(torch.randint(0, 11, (4, 12))).shape == (4, 12, 11)
+
+
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "transformer", "gpt"])
+def test_a_causal_model_does_not_know_later_tokens(name: str) -> None:
+    model = build(name, TEXT).eval()
+    tokens = torch.randint(0, 11, (3, 12))
+    before = model(tokens)
+    for step in range(12):
+        changed = tokens.clone()
+        changed[:, step] = (changed[:, step] + 1) % 11
+        moved = (model(changed) - before).abs().amax(dim=(0, 2))
+        assert moved[:step].sum() == 0, f"step {step} is known before it comes"
+        assert moved[step:].min() > 0, f"step {step} is not seen later"
+
+
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "transformer"])
+def test_rows_of_a_picture_are_steps(name: str) -> None:
+    model = build(name, PICTURE)
+    picture = torch.randn(2, 3, 16, 20)
+    rows = torch.stack([picture[:, :, row].reshape(2, 60) for row in range(16)], dim=1)
+    assert torch.equal(model(picture), model(rows))
+    inner = picture.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(model(inner), model(rows))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_compiled_model_gives_the_same_numbers(name: str) -> None:
+    model, x = example(name)
+    torch.testing.assert_close(torch.compile(model, backend="aot_eager")(x), model(x))

@@ -1,0 +1,89 @@
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dltrain.errors import ConfigError
+from dltrain.models.recurrent import Recurrent
+
+TORCH = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+KINDS = [("rnn", "tanh"), ("rnn", "relu"), ("lstm", None), ("gru", None)]
+
+
+def pair(cell: str, activation: str | None, bidirectional: bool, **rest: Any) -> tuple[Recurrent, nn.Module]:
+    """Our model and torch's layers with our weights."""
+    model = Recurrent(cell, 3, 5, hidden=7, bidirectional=bidirectional, activation=activation, **rest)
+    options = {} if activation is None else {"nonlinearity": activation}
+    reference = TORCH[cell](3, 7, 2, bidirectional=bidirectional, **options)
+    reference.load_state_dict(model.layers.state_dict())
+    return model, reference
+
+
+def head(model: Recurrent, states: Tensor) -> Tensor:
+    return states @ model.head.weight.T + model.head.bias
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(("cell", "activation"), KINDS)
+def test_a_recurrent_network_equals_torch_nn_at_each_step(cell: str, activation: str, bidirectional: bool) -> None:
+    model, reference = pair(cell, activation, bidirectional, each_step=True)
+    x = torch.randn(4, 9, 3)
+    states, _ = reference(x.transpose(0, 1))
+    torch.testing.assert_close(model(x), head(model, states.transpose(0, 1)))
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(("cell", "activation"), KINDS)
+def test_a_recurrent_network_answers_from_torchs_final_states(cell: str, activation: str, bidirectional: bool) -> None:
+    model, reference = pair(cell, activation, bidirectional)
+    x = torch.randn(4, 9, 3)
+    _, final = reference(x.transpose(0, 1))
+    final = final[0] if cell == "lstm" else final
+    last = torch.cat([final[-2], final[-1]], dim=1) if bidirectional else final[-1]
+    torch.testing.assert_close(model(x), head(model, last))
+
+
+def test_an_lstm_step_equals_its_equations() -> None:
+    model = Recurrent("lstm", 3, 5, hidden=7, depth=1)
+    w, u, b, c = model.layers.parameters()
+    x, state, memory = torch.randn(4, 6, 3), torch.zeros(4, 7), torch.zeros(4, 7)
+    for step in range(6):
+        i, f, g, o = (x[:, step] @ w.T + b + state @ u.T + c).chunk(4, dim=1)
+        memory = torch.sigmoid(f) * memory + torch.sigmoid(i) * torch.tanh(g)
+        state = torch.sigmoid(o) * torch.tanh(memory)
+    torch.testing.assert_close(model(x), head(model, state))
+
+
+def test_tokens_pass_an_embedding() -> None:
+    model = Recurrent("gru", 11, 5, hidden=7, vocabulary=11, each_step=True)
+    tokens = torch.randint(0, 11, (4, 9))
+    states, _ = model.layers(model.steps.embedding.weight[tokens])
+    torch.testing.assert_close(model(tokens), head(model, states))
+
+
+def test_dropout_on_one_layer_acts_and_does_not_warn() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = Recurrent("lstm", 3, 5, depth=1, dropout=0.5)
+    x = torch.randn(4, 9, 3)
+    assert not torch.equal(model(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"bidirectional": True, "causal": True}, r"model\.bidirectional"),
+        ({"cell": "rnn", "activation": "gelu"}, r"model\.activation: expected one of tanh, relu, got gelu"),
+        ({"cell": "lstm", "activation": "relu"}, r"model\.activation: expected null.* got relu"),
+        ({"cell": "lsmt"}, r"model\.cell.*Did you mean lstm\?"),
+        ({"hidden": -3}, r"model\.hidden: expected an integer of at least 1, got -3"),
+        ({"depth": 0}, r"model\.depth"),
+        ({"dropout": 1.5}, r"model\.dropout"),
+        ({"vocabulary": 0}, r"model\.vocabulary"),
+    ],
+)
+def test_a_wrong_value_of_a_recurrent_network_names_its_key(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Recurrent(**{"cell": "gru", "features": 3, "outputs": 5, **wrong})
