@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -153,7 +153,7 @@ def combinations(parsed: list[Override], loader: ConfigLoader) -> Iterator[list[
     for override in parsed:
         if override.is_sweep_override():
             key = override.get_key_element()
-            if override.is_glob_sweep():
+            if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
                 values = iter(override.value().filter(loader.get_group_options(override.key_or_group)))  # type: ignore[union-attr]
             else:
                 values = override.sweep_string_iterator()

@@ -75,6 +75,7 @@ class Loop:
         )
         self.seen: dict[str, float] = {}  # the last loss and validation metric, for the live line
         self.shown = 0.0
+        self.stage_start = 0  # the step at which the present stage began
         self.logged = (0, 0.0)  # examples and training seconds at the last log
 
     def steps_of(self, stage: Stage) -> int:
@@ -100,7 +101,8 @@ class Loop:
 
     def run_stage(self, stage: Stage) -> None:
         """Epochs until the stage's steps are done."""
-        last = self.state.step + self.steps_of(stage)
+        self.stage_start = self.state.step
+        last = self.stage_start + self.steps_of(stage)
         for epoch in itertools.count():
             if self.state.step >= last or self.state.stopped_early:
                 return
@@ -150,7 +152,7 @@ class Loop:
                 loss = turn.loss(batch, progress)
             optimizer.backward(loss, first=number == 0)
             self.record.add(turn.name, loss)
-        norm = optimizer.step(self.state.step, measure=measure)
+        norm = optimizer.step(self.state.step - self.stage_start, measure=measure)
         if norm is not None:
             self.record.norm = norm
 

@@ -1,14 +1,10 @@
 """One run: configuration -> data, task, model, optimizer -> loop -> result. The one reader of configuration."""
 
-import dataclasses
-import functools
 import math
 import shlex
 import shutil
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,33 +13,21 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from dltrain import build, compose, draw, folder, words
+from dltrain import compose, draw, folder, words
 from dltrain import device as devices
 from dltrain.checkpoint import Checkpoints
 from dltrain.compose import Job
 from dltrain.console import Console, count, duration
 from dltrain.data.batches import Batches
-from dltrain.data.spec import Data, Spec, Splits
-from dltrain.device import Device
 from dltrain.errors import ConfigError
 from dltrain.loop import Diverged, Loop
-from dltrain.optim import Average, Optimizer, Regularization
+from dltrain.optim import Average, Optimizer
+from dltrain.parts import Parts, make, make_batches, make_optimizer, rehearse
 from dltrain.record import Clock, Plan
-from dltrain.tasks.base import Evaluation, Task, Turn
+from dltrain.tasks.base import Evaluation, Turn
 from dltrain.tracker import Tracker
 
 EXIT = {"finished": 0, "failed": 1, "diverged": 3, "out_of_memory": 4, "interrupted": 130}
-
-
-@dataclass
-class Parts:
-    """What a run is made of, before anything is trained."""
-
-    config: dict[str, Any]
-    data: Data
-    task: Task
-    model: nn.Module
-    device: Device
 
 
 @dataclass(frozen=True)
@@ -81,152 +65,6 @@ def train(job: Job, console: Console, started: float, path: str | None = None) -
         return Run(job, parts, batches, console, home, Clock(started)).go()
     finally:
         home.close()
-
-
-def make(job: Job, console: Console) -> Parts:
-    """Build data, task and model, each of the facts the one before states, and put the model on the device.
-
-    Raises:
-        ConfigError: With the mistakes of all three, as far as they can be told apart.
-    """
-    settings = OmegaConf.to_container(job.config.device, resolve=True)
-    problems: list[str] = []
-    with collected(problems):
-        devices.find(settings["name"])  # type: ignore[call-overload, index]
-    with collected(problems):
-        data: Data = build.build(node(job, "data"), "data", job.allow)
-    if problems:
-        raise ConfigError(*problems)
-    task, model, config = make_model(job, data.spec)
-    device = devices.choose(**settings, model=model)  # type: ignore[arg-type]
-    devices.prepare(device, job.config.seed)
-    model = device.place(model)
-    if device.compile:
-        model.compile()
-    for message in (unread(job), devices.faster_precision(device, model)):
-        if message:
-            console.say(message)
-    return Parts(config, data, task, model, device)
-
-
-def make_model(job: Job, spec: Spec) -> tuple[Task, nn.Module, dict[str, Any]]:
-    """Task and model for data with these facts, and the configuration with the facts filled in."""
-    facts = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
-    check_facts(job, "task", facts)
-    task: Task = build.build(node(job, "task", facts), "task", job.allow)
-    facts |= task.facts()
-    check_facts(job, "model", facts)
-    torch.manual_seed(job.config.seed)
-    model: nn.Module = build.build(node(job, "model", facts), "model", job.allow)
-    return task, model, resolved(job, facts)
-
-
-def node(job: Job, group: str, facts: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The configuration of one group as plain Python, with the facts filled in."""
-    whole = OmegaConf.create({}, flags={"allow_objects": True})
-    whole.merge_with(job.config)
-    whole.spec = facts or {}
-    return OmegaConf.to_container(whole[group], resolve=True)  # type: ignore[return-value]
-
-
-def resolved(job: Job, facts: dict[str, Any]) -> dict[str, Any]:
-    """The whole configuration with everything filled in, as it is kept; functions are named by what they are."""
-    groups = {group: node(job, group, facts) for group in job.config if OmegaConf.is_dict(job.config[group])}
-    plain = {key: value for key, value in job.config.items() if not OmegaConf.is_dict(value)}
-    return plain_yaml({**plain, **groups})
-
-
-def plain_yaml(value: Any) -> Any:
-    """``value`` with only what YAML can say."""
-    if isinstance(value, dict):
-        return {str(k): plain_yaml(v) for k, v in value.items()}
-    if OmegaConf.is_config(value) or isinstance(value, list | tuple):
-        return [plain_yaml(item) for item in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else f"<{type(value).__name__}>"
-
-
-@contextmanager
-def collected(problems: list[str]) -> Iterator[None]:
-    """Gather the mistakes of several steps, to say them together."""
-    try:
-        yield
-    except ConfigError as error:
-        problems += error.problems
-
-
-def check_facts(job: Job, group: str, facts: dict[str, Any]) -> None:
-    """Refuse a pair in which the data do not state a fact that ``group`` needs.
-
-    Raises:
-        ConfigError: Saying which fact is missing and which options would fit.
-    """
-    raw = OmegaConf.to_container(job.config[group])
-    missing = [fact for fact in build.needs(raw, group, job.allow) if facts.get(fact) is None]  # type: ignore[arg-type]
-    if not missing:
-        return
-    chosen, data = job.choices[group], job.choices["data"]
-    needed = {fact for fact in build.needs(raw, group, job.allow)} - {"outputs", "each_step", "causal"}  # type: ignore[arg-type]
-    fit = [
-        name for name, raw in compose.options("data", job.config_dirs).items() if needed <= set(raw.get("_facts_", []))
-    ]
-    text = f"{group}={chosen} data={data}: {group}={chosen} needs {' and '.join(missing)}, which data={data} does not state."
-    raise ConfigError(f"{text} Data that fit {group}={chosen}: {' '.join(fit) or 'none'}.")
-
-
-def unread(job: Job) -> str | None:
-    """Say which regularization was asked for that nothing in this run reads."""
-    raw = str([OmegaConf.to_container(job.config[group]) for group in ("model", "task", "data", "optimizer")])
-    names = [name for name in ("dropout", "label_smoothing") if job.config.regularization.get(name)]
-    idle = [name for name in names if f"${{regularization.{name}}}" not in raw]
-    return f"note: nothing in this run reads regularization.{' or regularization.'.join(idle)}" if idle else None
-
-
-def make_batches(parts: Parts, splits: Splits) -> dict[str, Batches]:
-    """The splits in batches on the device; evaluation takes larger batches, it keeps no gradients."""
-    data = parts.data
-    made = functools.partial(
-        Batches,
-        device=parts.device.device,
-        seed=parts.config["seed"],
-        workers=data.workers,
-        channels_last=parts.device.channels_last,
-    )
-    found = {
-        "train": made(splits.train, data.batch_size, training=True),
-        "test": made(splits.test, 2 * data.batch_size),
-    }
-    if splits.val is not None:
-        found["val"] = made(splits.val, 2 * data.batch_size)
-    return found
-
-
-def rehearse(parts: Parts, batches: dict[str, Batches], job: Job) -> None:
-    """Two training examples and two to evaluate, without a step, so that what does not fit is said at once.
-
-    Random numbers and running statistics are as before afterwards.
-
-    Raises:
-        ConfigError: Naming model, task, data and the shapes that do not fit.
-    """
-    model, kept = parts.model, {name: buffer.clone() for name, buffer in parts.model.named_buffers()}
-    batch = {name: value[:2] for name, value in next(batches["train"].epoch(0)).items()}
-    held = {name: value[:2] for name, value in next(iter(batches["test"])).items()}
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), parts.device.autocast():
-            for stage in parts.task.stages(model):
-                for turn in stage.turns:
-                    turn.loss(batch, 0.0)
-            model.eval()
-            parts.task.evaluate(model, [held])
-    except (RuntimeError, ValueError, IndexError, KeyError, TypeError) as error:
-        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
-        chosen = " ".join(f"{group}={job.choices[group]}" for group in ("model", "task", "data"))
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"{chosen}: these do not fit together. Two examples are: {shapes}. {first}") from error
-    finally:
-        model.train()
-        for name, buffer in model.named_buffers():
-            buffer.copy_(kept[name])
 
 
 class Run:
@@ -273,7 +111,9 @@ class Run:
     def end(self, state: str, result: dict[str, Any], error: str | None = None) -> Outcome:
         """Write down how the run ended."""
         code = EXIT[state]
-        self.tracker.hparams(self.choices(), {f"{k}/test": v for k, v in result.get("test", {}).items()})
+        self.tracker.hparams(
+            self.choices(), {f"{k}/test": v for k, v in result.get("test", {}).items()}, succeeded=state == "finished"
+        )
         self.home.status(state, code, self.loop.state.step, error)
         if error:
             self.console.error([f"{state}: {error}", f"The run lies in {self.home.path}"])
@@ -358,9 +198,8 @@ class Run:
         evaluation = loop.measure(self.batches["test"])
         self.tracker.scalars(loop.state.step, loop.epoch, "test", evaluation.metrics)
         loop.show("test", evaluation)
-        first = next((m for m in loop.judged.modules() if isinstance(m, nn.Conv2d)), None)
-        if first is not None:
-            self.tracker.image("filters", draw.filters(first.weight.detach().float().cpu()), loop.state.step)
+        if (filters := draw.first_filters(loop.judged)) is not None:
+            self.tracker.image("filters", filters, loop.state.step)
         result = self.result(evaluation)
         self.home.write_json("result.json", result)
         self.report(result)
@@ -408,24 +247,6 @@ class Run:
         chosen = {**{k: v for k, v in self.job.choices.items() if v}, "seed": self.parts.config["seed"]}
         chosen["optimizer.lr"] = self.parts.config["optimizer"].get("lr")
         return {k: v for k, v in {**typed, **chosen}.items() if not k.startswith("hydra.")}
-
-
-def make_optimizer(job: Job, parts: Parts, turn: Turn, steps: int) -> Optimizer:
-    """The optimizer of one turn, as YAML describes it."""
-    described = dict(parts.config["optimizer"])
-    schedule = build.build(described.pop("schedule"), "optimizer.schedule", job.allow)
-    owned = {id(p) for p in turn.parameters}
-    fields = {field.name for field in dataclasses.fields(Regularization)}
-    regularization = Regularization(**{k: v for k, v in parts.config["regularization"].items() if k in fields})
-    return Optimizer(
-        build.partial(described, "optimizer", job.allow),
-        turn.parameters,
-        schedule,
-        steps,
-        regularization,
-        parts.device.scaler(),
-        partial=any(p.requires_grad and id(p) not in owned for p in parts.model.parameters()),
-    )
 
 
 def skill(result: dict[str, Any]) -> str:

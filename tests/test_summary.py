@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dltrain.verbs.summary import Row, Summary, summarise
+from dltrain.summary import Row, Summary, summarise
 
 
 def summary_of(make: Callable[[], nn.Module], *shape: int, batch_size: int = 4, states: int = 2) -> Summary:

@@ -1,6 +1,7 @@
 """CSV files, read so that whatever is wrong in them can be named by column and line."""
 
 import csv
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -12,6 +13,7 @@ import numpy as np
 from dltrain.errors import ConfigError, nearest, problem
 
 HOLES = ("", "na", "nan")
+QUOTED = re.compile(r'"[^"]*"')
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def read(path: Path, limit: int | None = None) -> Table:
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
-            first = lines.readline()
+            first = QUOTED.sub("", lines.readline())
             delimiter = ";" if first.count(";") > first.count(",") else ","
             lines.seek(0)
             reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)

@@ -75,7 +75,7 @@ class MNIST:
 
 
 class FashionMNIST(MNIST):
-    """70,000 pictures of clothes, laid out as MNIST is.
+    """70,000 pictures of clothes, laid out as MNIST is; their mean is 0.2860 and their deviation 0.3530.
 
     Source: Xiao, Rasul, Vollgraf 2017, "Fashion-MNIST: a novel image dataset for benchmarking machine learning".
     """

@@ -128,12 +128,12 @@ class TimeSeries:
 
     def _too_short(self, rows: int) -> ConfigError:
         window, horizon, season = self.window, self.horizon, self.spec.season
-        left = 1 - self.validation - self.test
-        parts = [(window + horizon) / left, (self.lead + horizon) / (1 - self.test), horizon / self.test]
-        parts += [horizon / self.validation] if self.validation else []
+        # Rounding may give a part one row more than its fraction, so the search for enough begins below that.
+        least = (window + horizon - 2) / (1 - self.validation - self.test)
+        least = max(least, *((horizon - 1) / part for part in (self.validation, self.test) if part))
         enough = next(
             number
-            for number in count(max(rows + 1, int(max(parts)) - 1))
+            for number in count(max(rows + 1, int(least)))
             if min(span.windows(horizon) for span in self._spans(number).values()) >= 1
         )
         expected = f"at least {enough} rows for window {window}, horizon {horizon} and season {season} in {self.path}"

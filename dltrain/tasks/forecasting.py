@@ -87,7 +87,10 @@ class Forecasting(Task):
         picks = torch.linspace(0, len(truth) - 1, min(PANELS, len(truth))).long()
         column = [int(n) % self.columns for n in range(len(picks))]
         past = min(history.shape[1], max(2 * self.season, 3 * self.horizon))
-        parts = [torch.stack([part[p, :, c] for p, c in zip(picks, column, strict=True)]) for part in (history, truth, predicted)]
+        parts = [
+            torch.stack([part[p, :, c] for p, c in zip(picks, column, strict=True)])
+            for part in (history, truth, predicted)
+        ]
         captions = [self.target_names[c] for c in column]
         return [Shown("forecasts", draw.forecasts(parts[0][:, -past:], parts[1], parts[2], captions, self.unit))]
 

@@ -80,7 +80,9 @@ class LanguageModeling(Task):
         return [Shown("sample", text="\n".join(f"    {line}" for line in text.splitlines()))]
 
 
-def generate(model: nn.Module, tokens: Tensor, count: int, length: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
+def generate(
+    model: nn.Module, tokens: Tensor, count: int, length: int, temperature: float = 1.0, seed: int = 0
+) -> Tensor:
     """Continue ``tokens`` (B, T) by ``count`` sampled ones, reading the last ``length`` each time.
 
     Draws from a generator of its own, so that looking at a model does not change how it trains.

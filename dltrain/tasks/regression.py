@@ -42,18 +42,23 @@ class Regression(Task):
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Mean distance over the examples."""
-        predicted = model(batch["inputs"])
-        return Loss(self.distance(predicted, batch["targets"].to(predicted.dtype)), len(predicted))
+        predicted, wanted = model(batch["inputs"]), numbers(batch)
+        return Loss(self.distance(predicted, wanted.to(predicted.dtype)), len(predicted))
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Loss, mean absolute error and root mean squared error."""
         mean = Mean()
         for batch in batches:
-            predicted = model(batch["inputs"]).float()
-            mean.add(len(predicted), loss=self.distance(predicted, batch["targets"]))
-            error = restore(predicted, batch) - restore(batch["targets"], batch)
+            predicted, wanted = model(batch["inputs"]).float(), numbers(batch)
+            mean.add(len(predicted), loss=self.distance(predicted, wanted))
+            error = restore(predicted, batch) - restore(wanted, batch)
             mean.add(error.numel(), mae=error.abs().mean(), mse=error.square().mean())
         return Evaluation(rooted(mean.read()))
+
+
+def numbers(batch: Batch) -> Tensor:
+    """What is to be predicted (B, targets): ``values`` where ``targets`` are the same numbers as classes."""
+    return batch.get("values", batch["targets"])
 
 
 def restore(values: Tensor, batch: Batch) -> Tensor:

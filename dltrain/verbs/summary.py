@@ -1,217 +1,163 @@
-"""What a network is made of and what a training step will cost, without training and without memory for it."""
+"""``dltrain summary``: what a model is made of and what a step will take, without training and without data on disk."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+import argparse
+import functools
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from dltrain.cli import Command, Parser
+from dltrain.compose import Job, compose
+from dltrain.console import Console
+from dltrain.errors import ConfigError, problem
 
-from dltrain.reach import Reach
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dltrain.summary import Summary
+
+USAGE = """\
+dltrain summary [GROUP=OPTION ...] [KEY=VALUE ...] [--input SHAPE --outputs N]
+
+Layers, parameters, multiply-adds, receptive field, and the memory a training step will take. Nothing is trained and
+no memory for weights is used: large networks take no longer than small ones.
+
+  --input SHAPE   one example instead of data=: 3x32x32 a picture, 96x7 a series of 7, 784 a vector, 1024 tokens
+  --outputs N     numbers the model is to say; for a language model the size of the vocabulary
+
+  dltrain summary model=cnn data=digits
+  dltrain summary model=lenet5 --input 1x28x28 --outputs 10
+  dltrain summary model=gpt --input 1024 --outputs 50257 model.hidden=768 model.depth=12 model.heads=12
+"""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One layer.
+def main(command: Command, started: float) -> int:
+    """Compose, build on the meta device, print."""
+    if {"--help", "-h"} & set(command.rest):
+        print(USAGE)
+        return 0
+    given = read(command.rest)
+    job = compose(command.overrides, command.config_dirs)
+    from dltrain import parts
+    from dltrain.summary import summarise
 
-    Args:
-        name: Its path in the model; ``(model)`` is what the model itself does between its layers.
-        kind: Its class.
-        shape: Of its output, the batch included; of the last call when it is called several times.
-        parameters: Numbers that it owns; those shared with a layer above count there.
-        multiply_adds: Of one forward pass of the batch: matrix products, convolutions and attention.
-        receptive_field: Steps or pixels of the input that one output depends on, per axis; None where that has no
-            meaning.
+    facts, example = facts_given(job, given) if given.input else facts_of_data(job)
+    batch_size = job.config.data.batch_size
+    make = functools.partial(parts.make_model, job, facts)
+    summary = summarise(make, [example], batch_size, optimizer_states(job))
+    show(Console(), summary, batch_size, job)
+    return 0
+
+
+def read(flags: list[str]) -> argparse.Namespace:
+    """The verb's own flags.
+
+    Raises:
+        ConfigError: When they make no sense.
     """
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-    parameters: int
-    multiply_adds: int
-    receptive_field: tuple[int, ...] | None
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes that one training step needs at the same time.
-
-    Args:
-        parameters: Parameters and buffers.
-        gradients: One number per trainable parameter.
-        optimizer: What the optimizer keeps between steps.
-        activations: What the forward pass keeps for the backward pass, the batch itself included.
-    """
-
-    parameters: int
-    gradients: int
-    optimizer: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        """All of it."""
-        return self.parameters + self.gradients + self.optimizer + self.activations
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--input", type=shape)
+    parser.add_argument("--outputs", type=int)
+    given = parser.parse_args(flags)
+    if (given.input is None) != (given.outputs is None):
+        raise ConfigError("--input and --outputs: expected both or neither. Example: --input 3x32x32 --outputs 10")
+    if given.outputs is not None and given.outputs < 1:
+        raise ConfigError(problem("--outputs", "a whole number at least 1", given.outputs))
+    return given
 
 
-@dataclass(frozen=True)
-class Summary:
-    """A model, layer by layer, in the order of the first call."""
-
-    rows: tuple[Row, ...]
-    parameters: int
-    trainable: int
-    multiply_adds: int
-    memory: Memory
+def shape(text: str) -> tuple[int, ...]:
+    """``3x32x32`` -> (3, 32, 32)."""
+    sizes = text.split("x")
+    if not all(size.isdigit() and int(size) for size in sizes) or len(sizes) > 3:
+        raise ConfigError(problem("--input", "one to three sizes such as 3x32x32, 96x7 or 784", text))
+    return tuple(map(int, sizes))
 
 
-def summarise(
-    make: Callable[[], nn.Module], examples: Sequence[Tensor], batch_size: int, optimizer_states: int
-) -> Summary:
-    """Run one forward pass without data or arithmetic and write down what happens.
+def facts_given(job: Job, given: argparse.Namespace) -> tuple[dict[str, Any], "Tensor"]:
+    """The facts that a shape says, and an example of it."""
+    import torch
 
-    Exact are shapes, parameters and multiply-adds (the masked half of causal attention counts, as in most papers).
-    Activations are those of float32 without compilation: of every tensor kept for the backward pass, once, and of
-    attention as its fused kernels keep it. Approximate they are for recurrent layers, which are counted as if
-    computed step by step (cuDNN keeps a packed buffer instead), for dropout (a mask of floats here, of bytes on a
-    GPU), under autocast (about half), and because a library may need room of its own to work in.
+    from dltrain import build, parts
+    from dltrain.data.spec import Spec
 
-    Args:
-        make: Builds the model; called on the meta device.
-        examples: One example of each argument of the model, without a batch axis; only shape and type are read.
-        batch_size: Examples per batch.
-        optimizer_states: Numbers kept per trainable parameter: 0 for SGD, 1 with momentum, 2 for Adam.
-    """
-    with torch.device("meta"):
-        model = make().to("meta").train()
-    inputs = [torch.empty((batch_size, *e.shape), dtype=e.dtype, device="meta") for e in examples]
-    kept = _Kept([*model.parameters(), *model.buffers()])
-    watch = _Watch(model, inputs)
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(kept.keep, kept.fetch), _Fused(), watch:
-        model(*inputs)
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    memory = Memory(
-        parameters=_bytes([*model.parameters(), *model.buffers()]),
-        gradients=_bytes(trainable),
-        optimizer=optimizer_states * _bytes(trainable),
-        activations=kept.bytes(inputs),
+    sizes: tuple[int, ...] = given.input
+    node = parts.raw(job, "model")
+    tokens = "vocabulary" in build.needs(node, "model", job.allow)
+    if tokens:
+        spec = Spec(shape=sizes, length=sizes[0], vocabulary=given.outputs, features=given.outputs)
+    else:
+        spec = Spec(shape=sizes, size=functools.reduce(int.__mul__, sizes), **named(sizes))
+    facts = parts.facts_of(spec) | {"outputs": given.outputs, "each_step": tokens, "causal": tokens}
+    return facts, torch.zeros(sizes, dtype=torch.int64 if tokens else torch.float32, device="meta")
+
+
+def named(sizes: tuple[int, ...]) -> dict[str, int]:
+    """The names of the axes of a picture or a series."""
+    if len(sizes) == 3:
+        channels, height, width = sizes
+        picture = {"channels": channels, "height": height, "width": width}
+        return {**picture, "features": channels * width, "length": height}
+    return {"length": sizes[0], "features": sizes[1], "columns": sizes[1]} if len(sizes) == 2 else {}
+
+
+def facts_of_data(job: Job) -> tuple[dict[str, Any], "Tensor"]:
+    """The facts that data and task state, and an example; nothing is loaded."""
+    import torch
+
+    from dltrain import build, parts
+    from dltrain.data.spec import Data
+
+    data: Data = build.build(parts.node(job, "data"), "data", job.allow)
+    _, facts = parts.make_task(job, data.spec)
+    kind = torch.float32 if data.spec.vocabulary is None else torch.int64
+    return facts, torch.zeros(data.spec.shape or (), dtype=kind, device="meta")
+
+
+def optimizer_states(job: Job) -> int:
+    """Numbers an optimizer keeps per parameter, found by letting it take one step."""
+    import torch
+
+    from dltrain import build, parts
+
+    node = parts.node(job, "optimizer")
+    node.pop("schedule")
+    weight = torch.nn.Parameter(torch.ones(2, 2))
+    optimizer = build.partial(node, "optimizer", job.allow)([{"params": [weight]}])
+    weight.grad = torch.ones(2, 2)
+    optimizer.step()
+    states = optimizer.state_dict()
+    found = [states] if "state" in states else states["parts"]
+    return sum(value.numel() == 4 for part in found for state in part["state"].values() for value in state.values())
+
+
+def show(console: Console, summary: "Summary", batch_size: int, job: Job) -> None:
+    """The table and the totals, on standard output."""
+    rows = [
+        [
+            row.name,
+            row.kind,
+            "x".join(map(str, row.shape[1:])),
+            f"{row.parameters:,}",
+            f"{row.multiply_adds // batch_size:,}",
+            "x".join(map(str, row.receptive_field or ())),
+        ]
+        for row in summary.rows
+    ]
+    memory = summary.memory
+    parts = [(name, getattr(memory, name)) for name in ("parameters", "gradients", "optimizer", "activations")]
+    caption = (
+        f"{summary.parameters:,} parameters ({summary.trainable:,} trainable), "
+        f"{summary.multiply_adds // batch_size:,} multiply-adds per example\n"
+        f"a step of {batch_size} takes about {size(memory.total)} in fp32: "
+        + ", ".join(f"{name} {size(count)}" for name, count in parts)
     )
-    return Summary(
-        rows=tuple(watch.rows(model)),
-        parameters=sum(p.numel() for p in model.parameters()),
-        trainable=sum(p.numel() for p in trainable),
-        multiply_adds=sum(watch.multiply_adds.values()),
-        memory=memory,
-    )
+    heads = ["layer", "kind", "output", "parameters", "multiply-adds", "receptive field"]
+    console.table(f"model={job.choices['model']}", heads, rows, caption, results=True)
 
 
-class _Watch(TorchDispatchMode):
-    """Sees every operation, and charges it to the layer in whose forward it happens."""
-
-    def __init__(self, model: nn.Module, inputs: Sequence[Tensor]) -> None:
-        super().__init__()
-        self.reach = Reach(inputs)
-        self.multiply_adds: dict[nn.Module, int] = defaultdict(int)
-        self.outputs: dict[nn.Module, Tensor | None] = {}
-        self.active = [model]
-        for module in model.modules():
-            module.register_forward_pre_hook(self._enter)
-            module.register_forward_hook(self._leave)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        flops = flop_registry.get(func._overloadpacket)
-        if flops is not None:
-            self.multiply_adds[self.active[-1]] += flops(*args, **(kwargs or {}), out_val=out) // 2
-        self.reach.follow(func, args, out)
-        return out
-
-    def _enter(self, module: nn.Module, inputs: Any) -> None:
-        self.active.append(module)
-        self.outputs.setdefault(module, None)
-
-    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self.active.pop()
-        self.outputs[module] = first_tensor(output)
-
-    def rows(self, model: nn.Module) -> Iterator[Row]:
-        """Layers without layers inside, and those that compute or own something beside their layers."""
-        names = {module: name for name, module in model.named_modules()}
-        seen: set[Tensor] = set()
-        for module, output in self.outputs.items():
-            own = set(self._own(module)) - seen
-            seen |= own
-            inner = any(child in self.outputs for child in module.modules() if child is not module)
-            if inner and not own and not self.multiply_adds[module]:
-                continue
-            yield Row(
-                name=names[module] or "(model)",
-                kind=type(module).__name__,
-                shape=() if output is None else tuple(output.shape),
-                parameters=sum(p.numel() for p in own),
-                multiply_adds=self.multiply_adds[module],
-                receptive_field=None if output is None else self.reach.field(output),
-            )
-
-    def _own(self, module: nn.Module) -> Iterator[Tensor]:
-        """Parameters of a module and of what it contains without calling it, as attention does its projection."""
-        yield from module.parameters(recurse=False)
-        for child in module.children():
-            if child not in self.outputs:
-                yield from self._own(child)
-
-
-class _Fused(TorchFunctionMode):
-    """Attention as fused kernels do it; the meta device would write out all weights of all pairs."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is scaled_dot_product_attention and len(args) >= 3:
-            query, key, value = args[:3]
-            fits = query.dim() == 4 and query.shape[-1] == value.shape[-1] and query.shape[1] == key.shape[1]
-            if fits:
-                return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)[0]
-        return func(*args, **kwargs)
-
-
-class _Kept:
-    """Storages that the backward pass will need, each once."""
-
-    def __init__(self, standing: Iterable[Tensor]) -> None:
-        self.standing = {tensor.untyped_storage()._cdata for tensor in standing}
-        self.storages: dict[int, torch.UntypedStorage] = {}
-
-    def keep(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self.standing:
-            # Held, so that no later storage takes the same address.
-            self.storages[storage._cdata] = storage
-
-    def fetch(self, packed: None) -> Tensor:
-        raise RuntimeError("a summary has no backward pass")
-
-    def bytes(self, inputs: Iterable[Tensor]) -> int:
-        """Of all kept storages, and of the batch, which stays whether kept or not."""
-        for tensor in inputs:
-            self.keep(tensor)
-        return sum(storage.nbytes() for storage in self.storages.values())
-
-
-def first_tensor(output: Any) -> Tensor | None:
-    """The tensor that speaks for what a layer returns: a recurrent layer also returns its state."""
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, dict):
-        output = list(output.values())
-    if isinstance(output, tuple | list):
-        return next((found for item in output if (found := first_tensor(item)) is not None), None)
-    return None
-
-
-def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return ""

@@ -124,16 +124,15 @@ def test_views_of_windows_equal_copies_and_share_the_memory_of_the_series():
     assert same(views, copies)
 
 
-def test_a_view_that_moves_to_a_device_keeps_its_values_and_stays_a_view(monkeypatch):
+def test_a_view_that_moves_to_a_device_keeps_its_values_and_stays_a_view():
     series = torch.arange(60.0).view(2, 30)
     view = series[:, 4:25].unfold(1, 8, 1).transpose(0, 1)
     moved = rows_to(view, torch.device("meta"))
     assert moved.shape == view.shape and moved.stride() == view.stride()
     assert moved.storage_offset() == view.storage_offset()
     assert moved.untyped_storage().nbytes() == series.untyped_storage().nbytes()
-    # The CPU stands in for a device whose copy has other strides: the layout must come from the base alone.
-    base = series.contiguous()
-    assert torch.equal(base.as_strided(moved.shape, moved.stride(), moved.storage_offset()), view)
+
+    assert torch.equal(series.as_strided(moved.shape, moved.stride(), moved.storage_offset()), view)
 
 
 def test_channels_last_lays_out_pictures_so_without_changing_them():
@@ -146,7 +145,7 @@ def test_channels_last_lays_out_pictures_so_without_changing_them():
 
 def test_uniform_numbers_are_uniform():
     numbers = uniform(mix(torch.arange(20_000) + key(0, 0)), 5)
-    assert 0 <= numbers.min() and numbers.max() < 1
+    assert numbers.min() >= 0 and numbers.max() < 1
     # Kolmogorov-Smirnov: the largest distance from the diagonal stays below 1.95 / sqrt(n) in 999 of 1,000 cases.
     placed = numbers.flatten().double().sort().values
     steps = torch.arange(len(placed), dtype=torch.float64) / len(placed)

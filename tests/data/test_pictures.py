@@ -54,9 +54,7 @@ def test_crop_equals_a_crop_of_the_picture_padded_with_black():
     for number in range(64):
         padded = black[0].clone()
         padded[:, 4:13, 4:13] = batch["inputs"][number]
-        crops = {
-            (y, x): padded[:, y : y + 9, x : x + 9] for y in range(9) for x in range(9)
-        }
+        crops = {(y, x): padded[:, y : y + 9, x : x + 9] for y in range(9) for x in range(9)}
         matching = [place for place, crop in crops.items() if torch.equal(crop, found[number])]
         assert len(matching) == 1
         places.update(matching)

@@ -152,7 +152,7 @@ def test_without_validation_there_is_no_validation_split():
     [("interpolate", [1, 1, 2, 3, 4, 5]), ("last", [1, 1, 2, 2, 2, 5])],
 )
 def test_holes_are_filled_as_asked(holes, expected, tmp_path):
-    cells = ["", 1, 2, "NA", "nan", 5] + list(range(6, 60))
+    cells = ["", 1, 2, "NA", "nan", 5, *list(range(6, 60))]
     path = write(tmp_path / "a.csv", ["t", "a"], [["x", cell] for cell in cells])
     batch = batch_of(TimeSeries(path=path, column="a", window=6, horizon=2, holes=holes).load().train)
     np.testing.assert_allclose(restored(batch, "inputs")[0, :, 0], expected, atol=1e-5)

@@ -1,0 +1,225 @@
+"""What a run is made of: configuration -> data, task, model, device, each of the facts the one before states."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from dltrain import build, compose
+from dltrain import device as devices
+from dltrain.compose import Job
+from dltrain.console import Console
+from dltrain.data.batches import Batches
+from dltrain.data.spec import Data, Spec, Splits
+from dltrain.device import Device
+from dltrain.errors import ConfigError
+from dltrain.optim import Optimizer, Regularization
+from dltrain.tasks.base import Task, Turn
+
+Facts = dict[str, Any]
+
+TASK_FACTS = ("outputs", "each_step", "causal")  # stated by the task, not by the data
+
+
+@dataclass
+class Parts:
+    """What a run is made of, before anything is trained."""
+
+    config: dict[str, Any]
+    data: Data
+    task: Task
+    model: nn.Module
+    device: Device
+
+
+def make(job: Job, console: Console) -> Parts:
+    """Build data, task and model, each of the facts the one before states, and put the model on the device.
+
+    Raises:
+        ConfigError: With the mistakes of all three, as far as they can be told apart.
+    """
+    settings = OmegaConf.to_container(job.config.device, resolve=True)
+    problems: list[str] = []
+    with collected(problems):
+        devices.find(settings["name"])  # type: ignore[call-overload, index]
+    with collected(problems):
+        data: Data = build.build(node(job, "data"), "data", job.allow)
+    if problems:
+        raise ConfigError(*problems)
+    task, facts = make_task(job, data.spec)
+    model = make_model(job, facts)
+    device = devices.choose(**settings, model=model)  # type: ignore[arg-type]
+    devices.prepare(device, job.config.seed)
+    model = device.place(model)
+    if device.compile:
+        model.compile()
+    for message in (unread(job), devices.faster_precision(device, model)):
+        if message:
+            console.say(message)
+    return Parts(resolved(job, facts), data, task, model, device)
+
+
+def make_task(job: Job, spec: Spec) -> tuple[Task, Facts]:
+    """The task for data with these facts, and the facts with what the task adds.
+
+    Raises:
+        ConfigError: When the data do not state what the task needs.
+    """
+    facts = facts_of(spec)
+    check_facts(job, "task", facts)
+    task: Task = build.build(node(job, "task", facts), "task", job.allow)
+    return task, facts | task.facts()
+
+
+def facts_of(spec: Spec) -> Facts:
+    """What data state, by name."""
+    return {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
+
+
+def make_model(job: Job, facts: Facts) -> nn.Module:
+    """The model for these facts, with the weights that the seed names.
+
+    Raises:
+        ConfigError: When the facts lack what the model needs.
+    """
+    check_facts(job, "model", facts)
+    torch.manual_seed(job.config.seed)
+    return build.build(node(job, "model", facts), "model", job.allow)
+
+
+def node(job: Job, group: str, facts: Facts | None = None) -> dict[str, Any]:
+    """The configuration of one group as plain Python, with the facts filled in."""
+    whole = OmegaConf.create({}, flags={"allow_objects": True})
+    whole.merge_with(job.config)
+    whole.spec = facts or {}
+    return OmegaConf.to_container(whole[group], resolve=True)  # type: ignore[return-value]
+
+
+def raw(job: Job, group: str) -> dict[str, Any]:
+    """The configuration of one group as plain Python, as YAML has it."""
+    return OmegaConf.to_container(job.config[group])  # type: ignore[return-value]
+
+
+def resolved(job: Job, facts: Facts) -> dict[str, Any]:
+    """The whole configuration with everything filled in, as it is kept; functions are named by what they are."""
+    groups = {group: node(job, group, facts) for group in job.config if OmegaConf.is_dict(job.config[group])}
+    plain = {key: value for key, value in job.config.items() if not OmegaConf.is_dict(value)}
+    return plain_yaml({**plain, **groups})
+
+
+def plain_yaml(value: Any) -> Any:
+    """``value`` with only what YAML can say."""
+    if isinstance(value, dict):
+        return {str(k): plain_yaml(v) for k, v in value.items()}
+    if OmegaConf.is_config(value) or isinstance(value, list | tuple):
+        return [plain_yaml(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else f"<{type(value).__name__}>"
+
+
+@contextmanager
+def collected(problems: list[str]) -> Iterator[None]:
+    """Gather the mistakes of several steps, to say them together."""
+    try:
+        yield
+    except ConfigError as error:
+        problems += error.problems
+
+
+def check_facts(job: Job, group: str, facts: Facts) -> None:
+    """Refuse a pair in which the data do not state a fact that ``group`` needs.
+
+    Raises:
+        ConfigError: Saying which fact is missing and which options would fit.
+    """
+    needed = build.needs(raw(job, group), group, job.allow)
+    missing = [fact for fact in needed if facts.get(fact) is None]
+    if not missing:
+        return
+    ours, data = f"{group}={job.choices[group]}", f"data={job.choices['data']}"
+    fit = [
+        name
+        for name, option in compose.options("data", job.config_dirs).items()
+        if set(needed) - set(TASK_FACTS) <= set(option.get("_facts_", []))
+    ]
+    lacking = f"{ours} needs {' and '.join(missing)}, which {data} does not state"
+    raise ConfigError(f"{ours} {data}: {lacking}. Data that fit {ours}: {' '.join(fit) or 'none'}.")
+
+
+def unread(job: Job) -> str | None:
+    """Say which regularization was asked for that nothing in this run reads."""
+    written = str([raw(job, group) for group in ("model", "task", "data", "optimizer")])
+    names = [name for name in ("dropout", "label_smoothing") if job.config.regularization.get(name)]
+    idle = [name for name in names if f"${{regularization.{name}}}" not in written]
+    return f"note: nothing in this run reads regularization.{' or regularization.'.join(idle)}" if idle else None
+
+
+def make_batches(parts: Parts, splits: Splits) -> dict[str, Batches]:
+    """The splits in batches on the device; evaluation takes larger batches, it keeps no gradients."""
+    data = parts.data
+    made = functools.partial(
+        Batches,
+        device=parts.device.device,
+        seed=parts.config["seed"],
+        workers=data.workers,
+        channels_last=parts.device.channels_last,
+    )
+    found = {
+        "train": made(splits.train, data.batch_size, training=True),
+        "test": made(splits.test, 2 * data.batch_size),
+    }
+    if splits.val is not None:
+        found["val"] = made(splits.val, 2 * data.batch_size)
+    return found
+
+
+def rehearse(parts: Parts, batches: dict[str, Batches], job: Job) -> None:
+    """Two training examples and two to evaluate, without a step, so that what does not fit is said at once.
+
+    Random numbers and running statistics are as before afterwards.
+
+    Raises:
+        ConfigError: Naming model, task, data and the shapes that do not fit.
+    """
+    model, kept = parts.model, {name: buffer.clone() for name, buffer in parts.model.named_buffers()}
+    batch = {name: value[:2] for name, value in next(batches["train"].epoch(0)).items()}
+    held = {name: value[:2] for name, value in next(iter(batches["test"])).items()}
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), parts.device.autocast():
+            for stage in parts.task.stages(model):
+                for turn in stage.turns:
+                    turn.loss(batch, 0.0)
+            model.eval()
+            parts.task.evaluate(model, [held])
+    except (RuntimeError, ValueError, IndexError, KeyError, TypeError) as error:
+        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
+        chosen = " ".join(f"{group}={job.choices[group]}" for group in ("model", "task", "data"))
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(f"{chosen}: these do not fit together. Two examples are: {shapes}. {first}") from error
+    finally:
+        model.train()
+        for name, buffer in model.named_buffers():
+            buffer.copy_(kept[name])
+
+
+def make_optimizer(job: Job, parts: Parts, turn: Turn, steps: int) -> Optimizer:
+    """The optimizer of one turn, as YAML describes it."""
+    described = dict(parts.config["optimizer"])
+    schedule = build.build(described.pop("schedule"), "optimizer.schedule", job.allow)
+    owned = {id(p) for p in turn.parameters}
+    fields = {field.name for field in dataclasses.fields(Regularization)}
+    regularization = Regularization(**{k: v for k, v in parts.config["regularization"].items() if k in fields})
+    return Optimizer(
+        build.partial(described, "optimizer", job.allow),
+        turn.parameters,
+        schedule,
+        steps,
+        regularization,
+        parts.device.scaler(),
+        partial=any(p.requires_grad and id(p) not in owned for p in parts.model.parameters()),
+    )
