@@ -1,8 +1,10 @@
 """From what a user typed to one composed configuration, or to all mistakes at once. Never imports torch."""
 
+import copy
+import functools
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +13,20 @@ from typing import Any
 import hydra
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, ValueType
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from dltrain import words
-from dltrain.errors import ConfigError, nearest, problem
+from dltrain import keys, overrides, words
+from dltrain.errors import ConfigError, problem
 
-# Hydra runs whatever a callback, launcher or sweeper names; a run of dltrain needs none of them.
-REFUSED = ("hydra.callbacks", "hydra.launcher", "hydra.sweeper", "hydra/launcher", "hydra/sweeper")
+# Of Hydra's own keys a user may set these; its plugins, callbacks and loggers would run whatever they name.
+OURS_IN_HYDRA = ("hydra.run.dir", "hydra.sweep.dir")
+# What differs from run to run without meaning anything to dltrain.
+FREE_IN_HYDRA = ("run", "sweep", "runtime", "overrides", "job", "searchpath")
 
 
 @dataclass(frozen=True)
@@ -68,41 +71,43 @@ def checkout() -> Path | None:
 
 
 @contextmanager
-def session(config_dirs: tuple[str, ...]) -> Iterator[ConfigLoader]:
-    """Hydra, initialised for dltrain's groups and the user's own."""
-    for folder in config_dirs:
-        if not Path(folder).is_dir():
-            raise ConfigError(problem("--config-dir", "an existing folder of YAML groups", folder))
+def session(config_dirs: tuple[str, ...]) -> Iterator["Composer"]:
+    """Hydra, initialised for dltrain's groups and the user's own.
+
+    Raises:
+        ConfigError: When a folder is not there.
+    """
+    missing = [folder for folder in config_dirs if not Path(folder).is_dir()]
+    if missing:
+        raise ConfigError(*(problem("--config-dir", "an existing folder of YAML groups", name) for name in missing))
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3", job_name="dltrain"):
-        yield GlobalHydra.instance().config_loader()
+        yield Composer(GlobalHydra.instance().config_loader(), config_dirs)
 
 
-def compose(overrides: list[str], config_dirs: tuple[str, ...] = ()) -> Job:
+def compose(typed: list[str], config_dirs: tuple[str, ...] = ()) -> Job:
     """Compose one run.
 
     Raises:
         ConfigError: With one line for each mistake of the command.
     """
-    jobs = expand(overrides, config_dirs, sweep=False)
-    return jobs[0]
+    return expand(typed, config_dirs, sweep=False)[0]
 
 
-def expand(overrides: list[str], config_dirs: tuple[str, ...] = (), sweep: bool = True) -> list[Job]:
+def expand(typed: list[str], config_dirs: tuple[str, ...] = (), sweep: bool = True) -> list[Job]:
     """All runs that a command asks for: one, or with ``sweep`` every combination of the values given.
 
     Raises:
         ConfigError: With one line for each mistake of the command, whichever job it is in.
     """
-    with session(config_dirs) as loader:
-        parsed = parse(overrides, loader)
-        problems = [] if sweep else [ambiguous(o) for o in parsed if o.is_sweep_override()]
-        if problems:
-            parsed = [o for o in parsed if not o.is_sweep_override()]
-        jobs: list[Job] = []
-        for combination in combinations(parsed, loader):
+    jobs: list[Job] = []
+    with session(config_dirs) as composer:
+        parsed, problems = overrides.parse(typed, composer.options)
+        values, wrong = overrides.spread(parsed, composer.options) if sweep else overrides.single(parsed)
+        problems += wrong
+        for combination in itertools.product(*values):
             try:
-                jobs.append(compose_one(combination, config_dirs, loader))
+                jobs.append(composer.job(combination))
             except ConfigError as error:
                 problems += error.problems
     if problems:
@@ -110,180 +115,127 @@ def expand(overrides: list[str], config_dirs: tuple[str, ...] = (), sweep: bool 
     return jobs
 
 
-def parse(overrides: list[str], loader: ConfigLoader) -> list[Override]:
-    """The overrides as Hydra reads them; ``optimizer.schedule=cosine`` is taken for ``optimizer/schedule=cosine``."""
-    parsed, problems = [], []
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        slashed = key.replace(".", "/")
-        if equals and "." in key and value.replace(",", "").isidentifier() and loader.get_group_options(slashed):
-            text = f"{slashed}={value}"
-        if not equals and not text.startswith("~"):
-            problems.append(problem(text, "KEY=VALUE or GROUP=OPTION", text, verb_hint(text)))
-            continue
-        try:
-            parsed.append(OverridesParser.create().parse_override(text))
-        except HydraException as error:
-            problems.append(f"{text}: cannot be read: {str(error).splitlines()[0]}")
-    problems += [
-        problem(o.key_or_group, "no plugin of Hydra's", o.value(), "dltrain runs sweeps itself: add -m.")
-        for o in parsed
-        if o.key_or_group.startswith(REFUSED)
-    ]
-    if problems:
-        raise ConfigError(*problems)
-    return parsed
+class Composer:
+    """Composes runs; each choice of options only once.
+
+    Args:
+        loader: Hydra's view of the folders.
+        config_dirs: Folders of the user's own YAML groups.
+    """
+
+    def __init__(self, loader: ConfigLoader, config_dirs: tuple[str, ...]) -> None:
+        self.config_dirs = config_dirs
+        self.groups = [group for group in loader.list_groups("") if group != "hydra"]
+        self.options = functools.cache(lambda group: loader.get_group_options(group, ObjectType.CONFIG))
+        self.base = functools.cache(self.call_hydra)
+
+    def job(self, parsed: Sequence[Override]) -> Job:
+        """Compose one run, collecting every mistake first.
+
+        Raises:
+            ConfigError: With one line for each.
+        """
+        chosen = [o for o in parsed if self.options(o.key_or_group)]
+        values = [o for o in parsed if o not in chosen]
+        found = {id(o): self.wrong_option(o) for o in chosen}
+        # What is right so far is composed even when something is wrong, so that all mistakes are said together.
+        base = self.base(*(str(o.input_line) for o in chosen if not found[id(o)]))
+        content = plain(base)
+        found |= {id(o): self.wrong_value(o, content) for o in values}
+        whole = changed(base, [o for o in values if not found[id(o)]])
+        content = plain(whole)
+        problems = [text for text in found.values() if text]
+        problems += [*words.out_of_range(content), *keys.endless(content)]
+        if self.config_dirs or any(o.type is not OverrideType.CHANGE for o in parsed):
+            problems += self.foreign(whole, content)
+        allow, wrong = allowed(parsed, content)
+        if problems or wrong:
+            raise ConfigError(*problems, *wrong)
+        return self.as_job(whole, parsed, allow)
+
+    def call_hydra(self, *overrides: str) -> DictConfig:
+        """Compose with Hydra; its exceptions become ours."""
+        folders = ",".join(f"'file://{Path(folder).resolve()}'" for folder in self.config_dirs)
+        search = [f"hydra.searchpath=[{folders}]"] if folders else []
+        with explained():
+            return hydra.compose("config", [*overrides, *search], return_hydra_config=True)
+
+    def wrong_option(self, override: Override) -> str | None:
+        """The mistake in ``group=option``, or None; a group that must not be taken away is seen in the whole."""
+        if override.is_delete():
+            return None
+        return keys.wrong_option(override.key_or_group, override.value(), self.options(override.key_or_group))
+
+    def wrong_value(self, override: Override, content: dict[str, Any]) -> str | None:
+        """The mistake in ``key=value``, or None; whether somebody reads a key that is added is seen in the whole."""
+        key, value = override.key_or_group, override.value()
+        if key.split("/")[0].split(".")[0] == "hydra":
+            known = key in OURS_IN_HYDRA
+            return None if known else problem(key, f"{' or '.join(OURS_IN_HYDRA)}, no other key of Hydra's", value)
+        missing = keys.unknown(key, content, self.groups)
+        if missing:
+            return None if override.is_add() or override.is_force_add() else missing
+        return None if override.is_delete() else words.mistyped(key, value, keys.find(key, content))
+
+    def foreign(self, whole: DictConfig, content: dict[str, Any]) -> list[str]:
+        """What YAML of the user's own, or keys added and taken away, may not change."""
+        own, refused = self.base(), "refused, dltrain runs no plugins, callbacks or loggers of Hydra's"
+        touched = [k for k in whole.hydra if k not in FREE_IN_HYDRA and plain(whole.hydra[k]) != plain(own.hydra[k])]
+        return [*(f"hydra.{name}: {refused}" for name in touched), *keys.misplaced(content, plain(own), self.groups)]
+
+    def as_job(self, whole: DictConfig, parsed: Sequence[Override], allow: list[str]) -> Job:
+        """Take apart what Hydra composed."""
+        choices = {k: v for k, v in whole.hydra.runtime.choices.items() if v is not None and not k.startswith("hydra/")}
+        run_dir, sweep_dir = (None if d == "auto" else str(d) for d in (whole.hydra.run.dir, whole.hydra.sweep.dir))
+        typed = tuple(str(o.input_line) for o in parsed)
+        return Job(without_hydra(whole), choices, typed, run_dir, sweep_dir, self.config_dirs, tuple(allow))
 
 
-def verb_hint(text: str) -> str:
-    """What a lone word may have meant."""
-    return nearest(text, ("summary", "train", "--help", "--multirun"))
+def allowed(parsed: Sequence[Override], content: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The modules that the command line allows YAML to name, and the mistake if YAML allows some itself."""
+    typed = next((o.value() for o in reversed(parsed) if o.key_or_group == "allow_targets"), None)
+    allow, found = (
+        [str(n) for n in (v if isinstance(v, list) else [v] if v else [])]
+        for v in (typed, content.get("allow_targets"))
+    )
+    wrong = problem("allow_targets", "this key on the command line only", found, "No YAML may set it.")
+    return allow, [] if found == allow else [wrong]
 
 
-def ambiguous(override: Override) -> str:
-    """A list of values where one is needed."""
-    text = str(override.input_line)
-    key, _, value = text.partition("=")
-    return problem(key, "one value", value, f"To run all of them, add -m: dltrain -m {text}")
-
-
-def combinations(parsed: list[Override], loader: ConfigLoader) -> Iterator[list[str]]:
-    """Every combination of the swept values, the last one changing fastest, as plain overrides."""
-    lists = []
-    for override in parsed:
-        if override.is_sweep_override():
-            key = override.get_key_element()
-            if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
-                values = iter(override.value().filter(loader.get_group_options(override.key_or_group)))  # type: ignore[union-attr]
-            else:
-                values = override.sweep_string_iterator()
-            lists.append([f"{key}={value}" for value in values])
-        else:
-            lists.append([str(override.input_line)])
-    yield from (list(choice) for choice in itertools.product(*lists))
-
-
-def compose_one(overrides: list[str], config_dirs: tuple[str, ...], loader: ConfigLoader) -> Job:
-    """Compose one run from plain overrides, collecting every mistake first."""
-    parsed = [OverridesParser.create().parse_override(text) for text in overrides]
-    groups = set(loader.list_groups("")) | {"optimizer/schedule"}
-    chosen = [o for o in parsed if loader.get_group_options(o.key_or_group) or o.key_or_group in groups]
-    found = {id(o): wrong_option(o, loader) for o in chosen}
-    search = search_path(config_dirs)
-    base = call_hydra([str(o.input_line) for o in chosen if not found[id(o)]] + search)
-    found |= {id(o): wrong_value(o, base, loader) for o in parsed if o not in chosen}
-    # What is right so far is composed even when something is wrong, so that all mistakes are said together.
-    whole = call_hydra([str(o.input_line) for o in parsed if not found[id(o)]] + search)
-    problems = [text for text in found.values() if text] + out_of_range(whole)
-    if problems:
-        raise ConfigError(*problems)
-    return as_job(whole, overrides, config_dirs, parsed)
-
-
-def as_job(whole: DictConfig, overrides: list[str], config_dirs: tuple[str, ...], parsed: list[Override]) -> Job:
-    """Take apart what Hydra composed."""
-    choices = {k: v for k, v in whole.hydra.runtime.choices.items() if v is not None and not k.startswith("hydra/")}
-    allow = next((o.value() for o in parsed if o.key_or_group == "allow_targets"), [])
-    allow = [allow] if isinstance(allow, str) else allow
-    typed = list(whole.get("allow_targets") or [])
-    if sorted(map(str, typed)) != sorted(map(str, allow)):  # type: ignore[arg-type]
-        raise ConfigError(problem("allow_targets", "this key on the command line only", typed, "No YAML may set it."))
-    run_dir, sweep_dir = (None if d == "auto" else str(d) for d in (whole.hydra.run.dir, whole.hydra.sweep.dir))
-    config = OmegaConf.masked_copy(whole, [k for k in whole if k != "hydra"])
-    return Job(config, choices, tuple(overrides), run_dir, sweep_dir, config_dirs, tuple(map(str, allow)))  # type: ignore[arg-type]
-
-
-def search_path(config_dirs: tuple[str, ...]) -> list[str]:
-    """The override that makes Hydra look into the user's own folders."""
-    folders = ",".join(f"'file://{Path(folder).resolve()}'" for folder in config_dirs)
-    return [f"hydra.searchpath=[{folders}]"] if folders else []
-
-
-def call_hydra(overrides: list[str]) -> DictConfig:
-    """Compose with Hydra; its exceptions become ours."""
+@contextmanager
+def explained() -> Iterator[None]:
+    """What Hydra, OmegaConf and YAML complain about, as our own errors."""
     try:
-        whole = hydra.compose("config", overrides, return_hydra_config=True)
-        HydraConfig.instance().set_config(whole)
-        return whole
-    except (HydraException, OmegaConfBaseException) as error:
-        text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-        raise ConfigError(text) from None
+        yield
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise ConfigError(" ".join(line.strip() for line in str(error).splitlines() if line.strip())) from None
 
 
-def wrong_option(override: Override, loader: ConfigLoader) -> str | None:
-    """The mistake in ``group=option``, or None."""
-    group, value = override.key_or_group, override.value()
-    if value is None or override.is_delete():
-        return None
-    options = loader.get_group_options(group, ObjectType.CONFIG)
-    if isinstance(value, list):
-        hint = f"To run all of them, add -m: dltrain -m {group}={','.join(map(str, value))}"
-        return problem(group, "one option", value, hint)
-    if value in options:
-        return None
-    return problem(group, f"one of {' '.join(options)}", value, nearest(str(value), options))
+def changed(base: DictConfig, values: list[Override]) -> DictConfig:
+    """A copy with keys set, added and taken away."""
+    whole = copy.deepcopy(base)
+    for override in values:
+        key, value = override.key_or_group, override.value()
+        with explained():
+            if override.is_delete():
+                parent, _, name = key.rpartition(".")
+                with open_dict(whole):
+                    del (OmegaConf.select(whole, parent) if parent else whole)[name]
+            else:
+                OmegaConf.update(whole, key, value, force_add=override.is_add() or override.is_force_add())
+    return whole
 
 
-def wrong_value(override: Override, base: DictConfig, loader: ConfigLoader) -> str | None:
-    """The mistake in ``key=value``, or None."""
-    key, value = override.key_or_group, override.value()
-    if override.is_add() or override.is_force_add() or override.is_delete() or key.startswith("hydra."):
-        return None
-    node: Any = base
-    for part in key.split("."):
-        known = list(node) if isinstance(node, DictConfig) else []
-        if isinstance(node, ListConfig) and part.isdigit() and int(part) < len(node):
-            node = node._get_node(int(part))
-            continue
-        if part not in known:
-            return unknown(key, part, known, loader, base)
-        node = node._get_node(part)
-    default = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node._value()
-    value = str(value) if type(value).__name__ == "QuotedString" else value
-    return words.mistyped(key, value, default)
+def without_hydra(whole: DictConfig) -> DictConfig:
+    """The configuration of dltrain itself."""
+    return OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"])  # type: ignore[misc]
 
 
-def unknown(key: str, part: str, known: list[str], loader: ConfigLoader, base: DictConfig) -> str:
-    """Say that a key does not exist, and which one may have been meant."""
-    parent = key.split(part, maxsplit=1)[0].rstrip(".")
-    top = not parent
-    groups = [g for g in loader.list_groups("") if g != "hydra"]
-    names = [k for k in known if k != "hydra" and not str(k).startswith("_")]
-    close = nearest(part, [*names, *groups] if top else names)
-    if not close and top:
-        close = nearest(part, flat_keys(base))
-    place = f"keys of {parent}" if parent else "groups and keys"
-    listed = " ".join(dict.fromkeys([*groups, *names] if top else names)) or "none"
-    return f"{key}: unknown. {close or f'The {place} are: {listed}.'}"
-
-
-def flat_keys(node: DictConfig) -> list[str]:
-    """Every key below the root, dotted."""
-    return [
-        f"{group}.{name}"
-        for group, content in node.items_ex(resolve=False)
-        if isinstance(content, DictConfig) and group != "hydra"
-        for name in content
-        if not str(name).startswith("_")
-    ]
-
-
-def out_of_range(whole: DictConfig) -> list[str]:
-    """Hold every value of the composed configuration against its word."""
-    content = OmegaConf.to_container(OmegaConf.masked_copy(whole, [k for k in whole if k != "hydra"]))
-    return [found for key, value in leaves(content) if (found := words.check(key, value))]
-
-
-def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Key and value of every leaf; lists of plain values count as leaves."""
-    if isinstance(node, dict):
-        for name, value in node.items():
-            yield from leaves(value, f"{prefix}.{name}" if prefix else str(name))
-    elif isinstance(node, list) and any(isinstance(item, dict) for item in node):
-        for number, item in enumerate(node):
-            yield from leaves(item, f"{prefix}.{number}")
-    else:
-        yield prefix, node
+def plain(node: Any) -> Any:
+    """A configuration as dictionaries and lists; interpolations stay as they are written."""
+    if not OmegaConf.is_config(node):
+        return node
+    return OmegaConf.to_container(without_hydra(node) if "hydra" in node else node)
 
 
 def options(group: str, config_dirs: tuple[str, ...]) -> dict[str, dict[str, Any]]:

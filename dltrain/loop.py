@@ -1,4 +1,7 @@
-"""THE loop: stages, epochs, steps, turns. Plain Python, no callbacks; AMP, accumulation and averaging live here, once."""
+"""THE loop: stages, epochs, steps, turns.
+
+Plain Python, no callbacks; AMP, accumulation, averaging, logging and checkpoints live here, once.
+"""
 
 import gc
 import itertools
@@ -121,7 +124,7 @@ class Loop:
             if log:
                 self.log()
             if evaluate:
-                self.evaluate(final)
+                self.evaluate()
             if final or state.stopped_early or self.save_due.at(step):
                 self.save("last.pt")
             if time.perf_counter() - self.shown > SHOW_SECONDS:
@@ -184,14 +187,14 @@ class Loop:
         self.logged = now
         return examples / max(seconds, 1e-9)
 
-    def evaluate(self, final: bool) -> None:
+    def evaluate(self) -> None:
         """Evaluate on the validation split; keep the weights if they are the best so far."""
         if self.val is None:
             return
         with self.clock.pause():
-            self.judge(self.measure(self.val), final)
+            self.judge(self.measure(self.val))
 
-    def judge(self, evaluation: Evaluation, final: bool) -> None:
+    def judge(self, evaluation: Evaluation) -> None:
         """Write an evaluation down and decide what follows from it."""
         state, task = self.state, self.task
         self.tracker.scalars(state.step, self.epoch, "val", evaluation.metrics)
@@ -206,7 +209,7 @@ class Loop:
         for optimizer in self.optimizers.values():
             optimizer.schedule.observe(value, task.better)
         # Pictures at the 1st, 2nd, 4th, 8th ... evaluation tell the story in few frames.
-        if final or state.evaluations.bit_count() == 1:
+        if state.evaluations.bit_count() == 1:
             self.show("val", evaluation)
 
     def measure(self, batches: Batches) -> Evaluation:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from torch import nn
 
 from dltrain import compose, draw, folder, words
 from dltrain import device as devices

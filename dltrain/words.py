@@ -5,106 +5,62 @@ Checked before torch is imported, over every value of the composed configuration
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from dltrain.errors import nearest, problem
 
-# word -> (kind, range). Kinds: "int", "float", "bool", "str", a tuple of names, or "every" (a span of training).
-# A range is an interval as mathematics writes it. A word that is missing here may be anything its constructor takes.
-WORDS: dict[str, tuple[str | tuple[str, ...], str]] = {
-    "seed": ("int", "[0, 2**63)"),
-    "epochs": ("int", "[1, inf)"),
-    "max_steps": ("int", "[1, inf)"),
-    "accumulate": ("int", "[1, inf)"),
-    "log_every": ("every", ""),
-    "eval_every": ("every", ""),
-    "checkpoint_every": ("every", ""),
-    "batch_size": ("int", "[1, inf)"),
-    "workers": ("int", "[0, inf)"),
-    "window": ("int", "[1, inf)"),
-    "horizon": ("int", "[1, inf)"),
-    "season": ("int", "[1, inf)"),
-    "stride": ("int", "[1, inf)"),
-    "kernel": ("int", "[1, inf)"),
-    "validation": ("float", "[0, 1)"),
-    "test": ("float", "(0, 1)"),
-    "hidden": ("int", "[1, inf)"),
-    "feedforward": ("int", "[1, inf)"),
-    "depth": ("int", "[1, inf)"),
-    "heads": ("int", "[1, inf)"),
-    "channels": ("int", "[1, inf)"),
-    "length": ("int", "[1, inf)"),
-    "side": ("int", "[1, inf)"),
-    "lr": ("float", "(0, inf)"),
-    "momentum": ("float", "[0, 1)"),
-    "betas": ("float", "[0, 1)"),
-    "alpha": ("float", "[0, 1]"),
-    "rho": ("float", "[0, 1]"),
-    "eps": ("float", "(0, inf)"),
-    "weight_decay": ("float", "[0, inf)"),
-    "warmup": ("float", "[0, inf)"),
-    "dropout": ("float", "[0, 1)"),
-    "l1": ("float", "[0, inf)"),
-    "l2": ("float", "[0, inf)"),
-    "label_smoothing": ("float", "[0, 1)"),
-    "clip_norm": ("float", "[0, inf)"),
-    "clip_value": ("float", "[0, inf)"),
-    "early_stopping": ("int", "[0, inf)"),
-    "average": ("float", "[0, 1)"),
-    "precision": (("auto", "fp32", "tf32", "bf16", "fp16"), ""),
-    "normalise": (("last", "window", "train"), ""),
-    "loss_name": (("mse", "l1", "huber"), ""),
-    "tokens": (("characters", "bytes"), ""),
-    "pool": (("max", "avg", "none"), ""),
-    "padding": (("same", "valid"), ""),
-}
-
 SPANS = ("step", "epoch", "minute")
 
 
-def check(key: str, value: Any) -> str | None:
-    """Hold one value against its word; returns the mistake, or None."""
-    kind, interval = WORDS.get(key.rsplit(".", 1)[-1], ("", ""))
-    if value is None or not kind or (isinstance(value, str) and ("${" in value or value == "???")):
-        return None
-    if isinstance(value, list | tuple):
-        return next((found for item in value if (found := check(key, item))), None)
-    if isinstance(value, dict):
-        return None
-    if isinstance(kind, tuple):
-        return None if value in kind else problem(key, f"one of {' '.join(kind)}", value, nearest(str(value), kind))
-    if kind == "every":
-        return None if span(value) else problem(key, 'a span such as "50 steps", "1 epoch" or "10 minutes"', value)
-    if isinstance(value, bool) or not isinstance(value, int if kind == "int" else int | float):
-        return None if isinstance(value, str) and kind == "int" else problem(key, words(kind, interval), value)
-    return None if inside(value, interval) else problem(key, words(kind, interval), value)
+@dataclass(frozen=True)
+class Word:
+    """What a value may be.
+
+    Args:
+        text: In words.
+        admits: Whether one value is such.
+        names: The names to choose from, if it is a choice.
+        many: Whether a list of such values may stand where YAML has one.
+        null: Whether null may stand where YAML has a value.
+    """
+
+    text: str
+    admits: Callable[[Any], bool]
+    names: tuple[str, ...] = ()
+    many: bool = False
+    null: bool = False
 
 
-def mistyped(key: str, value: Any, default: Any) -> str | None:
-    """Hold the type of an override against that of the value YAML gives; returns the mistake, or None."""
-    name = key.rsplit(".", 1)[-1]
-    if default is None or (name in WORDS and not WORDS[name][1]):
-        return None
-    if (isinstance(default, str) and "${" in default) or (isinstance(value, str) and "${" in value):
-        return None
-    if value is None:
-        return problem(key, type_name(default), "null")
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return None
-    if isinstance(default, str) and isinstance(value, int | float | bool):
-        return None
-    same = type(value) is type(default) or (isinstance(default, list) and isinstance(value, int | list))
-    if same:
-        return None
-    kind, interval = WORDS.get(name, ("", ""))
-    return problem(key, words(kind, interval) if isinstance(kind, str) and kind else type_name(default), value)
+def whole(least: int, below: float = math.inf, many: bool = False, null: bool = False) -> Word:
+    """A whole number."""
+    text = f"a whole number of at least {least}"
+    return Word(text, lambda value: type(value) is int and least <= value < below, many=many, null=null)
+
+
+def real(interval: str, many: bool = False) -> Word:
+    """A number in an interval written as mathematics does: ``(0, 1]``."""
+    low, high = (float(part) for part in interval[1:-1].split(","))
+    closed, shut = interval[0] == "[", interval[-1] == "]"
+
+    def admits(value: Any) -> bool:
+        if type(value) not in (int, float):
+            return False
+        return (value >= low if closed else value > low) and (value <= high if shut else value < high)
+
+    ends = [] if low == -math.inf else [f"of at least {low:g}" if closed else f"above {low:g}"]
+    ends += [] if high == math.inf else [f"at most {high:g}" if shut else f"below {high:g}"]
+    return Word(f"a number {' and '.join(ends)}".rstrip(), admits, many=many)
+
+
+def choice(*names: str) -> Word:
+    """One of several names."""
+    return Word(f"one of {' '.join(names)}", lambda value: value in names, names)
 
 
 def span(value: Any) -> tuple[float, str] | None:
     """``"2 epochs"`` -> (2, "epoch"); a bare number counts steps; None if it is no span."""
-    if isinstance(value, bool):
-        return None
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(value))
     unit = (match[2] or "step").removesuffix("s") if match else ""
     if not match or unit not in SPANS or float(match[1]) <= 0:
@@ -113,42 +69,122 @@ def span(value: Any) -> tuple[float, str] | None:
     return None if unit != "minute" and count != int(count) else (count, unit)
 
 
-def inside(value: float, interval: str) -> bool:
-    """Whether a number lies in an interval such as ``(0, 1]``; NaN lies in none."""
-    if not interval:
-        return True
-    low, high = bounds(interval)
-    above = value >= low if interval[0] == "[" else value > low
-    return above and (value <= high if interval[-1] == "]" else value < high)
+EVERY = Word('a span such as "50 steps", "1 epoch" or "10 minutes"', lambda value: span(value) is not None)
+
+# A word that is missing here may be anything its constructor takes.
+WORDS = {
+    "seed": whole(0, below=2**63),
+    "epochs": whole(1, null=True),
+    "max_steps": whole(1),
+    "accumulate": whole(1),
+    "log_every": EVERY,
+    "eval_every": EVERY,
+    "checkpoint_every": EVERY,
+    "batch_size": whole(1),
+    "workers": whole(0),
+    "window": whole(1),
+    "horizon": whole(1),
+    "season": whole(1),
+    "stride": whole(1, many=True),
+    "kernel": whole(1, many=True),
+    "validation": real("[0, 1)"),
+    "test": real("(0, 1)"),
+    "mean": real("(-inf, inf)", many=True),
+    "std": real("(0, inf)", many=True),
+    "hidden": whole(1, many=True),
+    "feedforward": whole(1),
+    "depth": whole(1),
+    "heads": whole(1),
+    "channels": whole(1),
+    "length": whole(1),
+    "side": whole(1),
+    "lr": real("(0, inf)"),
+    "momentum": real("[0, 1)"),
+    "betas": real("[0, 1)"),
+    "alpha": real("[0, 1]"),
+    "rho": real("[0, 1]"),
+    "eps": real("(0, inf)"),
+    "weight_decay": real("[0, inf)"),
+    "warmup": real("[0, inf)"),
+    "dropout": real("[0, 1)"),
+    "l1": real("[0, inf)"),
+    "l2": real("[0, inf)"),
+    "label_smoothing": real("[0, 1)"),
+    "clip_norm": real("[0, inf)"),
+    "clip_value": real("[0, inf)"),
+    "early_stopping": whole(0),
+    "average": real("[0, 1)"),
+    "precision": choice("auto", "fp32", "tf32", "bf16", "fp16"),
+    "normalise": choice("last", "window", "train"),
+    "loss_name": choice("mse", "l1", "huber"),
+    "tokens": choice("characters", "bytes"),
+    "pool": choice("max", "avg", "none"),
+    "padding": choice("same", "valid"),
+}
+
+# What may stand where YAML has a value of a type, and how that is called.
+KINDS: dict[type, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "true or false"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    str: ((str,), "text"),
+    list: ((list,), "a list"),
+    dict: ((dict,), "a group of keys"),
+}
 
 
-def bounds(interval: str) -> tuple[float, float]:
-    """The two ends of an interval."""
-    low, high = (part.strip() for part in interval[1:-1].split(","))
-    number = {"inf": math.inf, "2**63": 2.0**63}
-    return number.get(low) or float(low), number.get(high) or float(high)
+def of(key: str) -> Word | None:
+    """The word a key ends with, if it has a fixed meaning."""
+    return WORDS.get(key.rsplit(".", 1)[-1])
 
 
-def words(kind: str, interval: str) -> str:
-    """An interval in words: ``a number above 0``."""
-    name = {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(kind, "text")
-    if not interval:
-        return name
-    low, high = bounds(interval)
-    parts = [f"at least {low:g}" if interval[0] == "[" else f"above {low:g}"] if low > -math.inf else []
-    if high < 2.0**63:
-        parts.append(f"at most {high:g}" if interval[-1] == "]" else f"below {high:g}")
-    return " ".join([name, " and ".join(parts)])
+def check(key: str, value: Any) -> str | None:
+    """Hold one value against its word; returns the mistake, or None. Null is for the constructor to judge."""
+    word = of(key)
+    if word is None or value is None or unsettled(value):
+        return None
+    items = value if isinstance(value, list) else [value]
+    wrong = [item for item in items if not word.admits(item)]
+    return problem(key, word.text, wrong[0], nearest(str(wrong[0]), word.names)) if wrong else None
 
 
-def type_name(value: Any) -> str:
-    """What a value is, for people."""
-    names: Iterable[tuple[type, str]] = (
-        (bool, "true or false"),
-        (int, "a whole number"),
-        (float, "a number"),
-        (str, "text"),
-        (list, "a list"),
-        (dict, "a group of keys"),
-    )
-    return next(name for kind, name in names if isinstance(value, kind))
+def mistyped(key: str, value: Any, default: Any) -> str | None:
+    """Hold the type of what a user typed against that of the value YAML gives; returns the mistake, or None."""
+    word = of(key)
+    if default is None or default == "auto" or unsettled(default) or unsettled(value):
+        return None
+    if word is None:
+        kinds, text = KINDS[type(default)]
+        fits = value is None or type(value) in kinds
+    else:
+        text = word.text
+        fits = word.null if value is None else word.many or type(default) is list or type(value) is not list
+    return None if fits else problem(key, text, "null" if value is None else value)
+
+
+def unsettled(value: Any) -> bool:
+    """Whether a value is filled in later: an interpolation, or one the user must give."""
+    return isinstance(value, str) and ("${" in value or value == "???")
+
+
+def out_of_range(content: Mapping[str, Any]) -> Iterator[str]:
+    """All values of a configuration that their words do not admit."""
+    for key, value in leaves(content):
+        if found := check(key, value):
+            yield found
+
+
+def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Key and value of every leaf that dltrain's words speak about; lists of plain values count as leaves.
+
+    What a class of the user's own takes, it names as it likes.
+    """
+    if isinstance(node, Mapping):
+        if str(node.get("_target_", "dltrain.")).startswith(("dltrain.", "torch.", "torchvision.")):
+            for name, value in node.items():
+                yield from leaves(value, f"{prefix}.{name}" if prefix else str(name))
+    elif isinstance(node, list) and any(isinstance(item, Mapping) for item in node):
+        for number, item in enumerate(node):
+            yield from leaves(item, f"{prefix}.{number}")
+    else:
+        yield prefix, node

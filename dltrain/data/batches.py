@@ -5,12 +5,14 @@ index), so any number of workers, and a resume in the middle of an epoch, see th
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dltrain.data.spec import Files, Source
+from dltrain.errors import ConfigError
 
 Batch = dict[str, Tensor]
 
@@ -118,38 +120,48 @@ class _Loaded:
     def __init__(self, files: Files, batch_size: int, device: torch.device, workers: int) -> None:
         self.batch_size = batch_size
         self.device = device
-        self.plan: list[list[int]] = []
+        self.plan = _Plan()
         pinned = device.type == "cuda"
         self.loader: DataLoader = DataLoader(
             files,  # type: ignore[arg-type]
-            batch_sampler=_Plan(self),
+            batch_sampler=self.plan,
             num_workers=workers,
             pin_memory=pinned,
             persistent_workers=workers > 0,
             timeout=WORKER_TIMEOUT_S if workers else 0,
-            collate_fn=_as_is,
+            collate_fn=_as_is,  # type: ignore[arg-type]
             # Spelled out so that nothing draws a base seed for the workers from the global generator.
             generator=torch.Generator(),
         )
 
     def read(self, order: Tensor, start: int) -> Iterator[tuple[Tensor, Batch, int]]:
-        self.plan = [part.tolist() for part in order.split(self.batch_size)[start:]]
-        for indices, rows in zip(self.plan, self.loader, strict=True):
-            moved = {name: value.to(self.device, non_blocking=True) for name, value in rows.items()}
-            yield torch.tensor(indices), moved, 0
+        self.plan.batches = [part.tolist() for part in order.split(self.batch_size)[start:]]
+        with plain_mistakes():
+            for indices, rows in zip(self.plan.batches, self.loader, strict=True):
+                moved = {name: value.to(self.device, non_blocking=True) for name, value in rows.items()}
+                yield torch.tensor(indices), moved, 0
+
+
+@contextmanager
+def plain_mistakes() -> Iterator[None]:
+    """A mistake that a worker process found, without the traceback that torch wraps around it."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(str(error).rsplit("ConfigError: ", 1)[-1].strip()) from None
 
 
 class _Plan:
     """The batch sampler of `_Loaded`: a DataLoader keeps its sampler for life, the order changes every epoch."""
 
-    def __init__(self, owner: _Loaded) -> None:
-        self.owner = owner
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
 
     def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.owner.plan)
+        return iter(self.batches)
 
     def __len__(self) -> int:
-        return len(self.owner.plan)
+        return len(self.batches)
 
 
 def _as_is(rows: Batch) -> Batch:

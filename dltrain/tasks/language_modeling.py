@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from dltrain.metrics import Mean
 from dltrain.tasks.base import Batch, Evaluation, Loss, Shown, Task
 
-SAMPLE_TOKENS = 256
+SAMPLE_TOKENS = 200
 
 
 class LanguageModeling(Task):

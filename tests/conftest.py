@@ -1,0 +1,73 @@
+"""What many tests need: small files in the formats that dltrain reads, and runs made of them."""
+
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+# Tests run side by side on few cores: threads of one step would only wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np
+import pytest
+from PIL import Image
+
+BYTES_3D, BYTES_1D = 0x803, 0x801  # magic numbers of MNIST's idx files
+
+
+def write_idx(path: Path, values: np.ndarray) -> None:
+    """An array of bytes in MNIST's format."""
+    magic = BYTES_3D if values.ndim == 3 else BYTES_1D
+    path.write_bytes(struct.pack(f">{1 + values.ndim}I", magic, *values.shape) + values.astype(np.uint8).tobytes())
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as ``data.root``: small sets of random pictures in the formats of MNIST, Fashion-MNIST and CIFAR-10."""
+    root, random = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for name in ("MNIST", "FashionMNIST"):
+        raw = root / name / "raw"
+        raw.mkdir(parents=True)
+        for part, count in (("train", 60), ("t10k", 20)):
+            write_idx(raw / f"{part}-images-idx3-ubyte", random.integers(0, 256, (count, 28, 28)))
+            write_idx(raw / f"{part}-labels-idx1-ubyte", np.arange(count) % 10)
+    (root / "cifar10").mkdir()
+    pictures = {f"x_{p}": random.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8) for p, n in (("train", 60), ("test", 20))}
+    labels = {f"y_{p}": (np.arange(n) % 10).astype(np.uint8) for p, n in (("train", 60), ("test", 20))}
+    np.savez(root / "cifar10" / "cifar10.npz", **pictures, **labels)
+    (root / "text").mkdir()
+    (root / "text" / "shakespeare.txt").write_text("To be, or not to be, that is the question.\n" * 100)
+    return root
+
+
+@pytest.fixture(scope="session")
+def own_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Files as a user brings them: data option -> path."""
+    root, random = tmp_path_factory.mktemp("own"), np.random.default_rng(1)
+    features = random.normal(size=(80, 6))
+    lines = ["a,b,c,d,e,f,kind,price"]
+    for row in features:
+        kind = "cat" if row[0] > 0 else "dog"
+        lines.append(",".join([*(f"{v:.4f}" for v in row), kind, f"{row @ np.arange(6):.4f}"]))
+    (root / "table.csv").write_text("\n".join(lines) + "\n")
+    pictures = {f"x_{p}": random.integers(0, 256, (n, 12, 12), dtype=np.uint8) for p, n in (("train", 60), ("test", 20))}
+    np.savez(root / "arrays.npz", **pictures, y_train=np.arange(60) % 4, y_test=np.arange(20) % 4)
+    for number in range(40):
+        folder = root / "pictures" / ("red" if number % 2 else "blue")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    return {"csv": root / "table.csv", "npz": root / "arrays.npz", "image_folder": root / "pictures"}
+
+
+@pytest.fixture(scope="session")
+def small(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], list[str]]:
+    """The overrides with which a data option is small and at hand."""
+    paths = {
+        "csv": [f"data.path={own_files['csv']}", "data.column=kind", "data.batch_size=16"],
+        "npz": [f"data.path={own_files['npz']}", "data.batch_size=16"],
+        "image_folder": [f"data.path={own_files['image_folder']}", "data.side=16", "data.workers=0", "data.batch_size=8"],
+        "timeseries": ["data.window=24", "data.horizon=6", "data.series=elnino"],
+        "text": ["data.length=16", "data.batch_size=8"],
+        "digits": [],
+    }
+    return lambda name: [f"data={name}", *paths.get(name, [f"data.root={data_root}", "data.batch_size=16"])]

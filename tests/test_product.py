@@ -1,0 +1,156 @@
+"""The whole product: every option composes, every sensible pair works from training to loading, every other is refused."""
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from dltrain import compose, parts, run
+from dltrain.checkpoint import Checkpoints
+from dltrain.compose import Job
+from dltrain.console import Console
+from dltrain.errors import ConfigError
+
+CONF = compose.conf_dir()
+OPTIONS = {group.name: sorted(file.stem for file in group.glob("*.yaml")) for group in CONF.iterdir() if group.is_dir()}
+
+# What a person would say makes sense; new options must be entered here, or `test_every_option_is_known` fails.
+PICTURES = {"digits", "mnist", "fashion_mnist", "cifar10", "npz", "image_folder"}
+FITS = {
+    "perceptron": PICTURES | {"timeseries", "csv"},
+    "mlp": PICTURES | {"timeseries", "csv"},
+    "cnn": PICTURES,
+    "lenet5": PICTURES,
+    "rnn": PICTURES | {"timeseries", "text"},
+    "lstm": PICTURES | {"timeseries", "text"},
+    "gru": PICTURES | {"timeseries", "text"},
+    "transformer": PICTURES | {"timeseries", "text"},
+    "gpt": {"text"},
+}
+TASKS = {
+    **dict.fromkeys(PICTURES, {"classification"}),
+    "timeseries": {"forecasting"},
+    "text": {"language_modeling"},
+    "csv": {"classification", "regression"},
+}
+TRIPLES = list(itertools.product(OPTIONS["model"], OPTIONS["data"], OPTIONS["task"]))
+SENSIBLE = [t for t in TRIPLES if t[1] in FITS.get(t[0], ()) and t[2] in TASKS.get(t[1], ())]
+REFUSED = [t for t in TRIPLES if t not in SENSIBLE]
+SMALLER = {"cnn": ["model.hidden=[16]"]}
+RATES = {"perceptron": 1e-2, "mlp": 1e-2, "cnn": 1e-3}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def composed(model: str, data: str, task: str, small: Callable[[str], list[str]], *more: str) -> Job:
+    return compose.compose([f"model={model}", f"task={task}", *small(data), *SMALLER.get(model, []), *more])
+
+
+def test_every_option_is_known_to_these_tests() -> None:
+    assert set(OPTIONS["model"]) == set(FITS)
+    assert set(OPTIONS["data"]) == set(TASKS)
+    assert set(OPTIONS["task"]) == set.union(*TASKS.values())
+
+
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [(g, o) for g, options in OPTIONS.items() for o in options]
+    + [("optimizer/schedule", file.stem) for file in sorted((CONF / "optimizer" / "schedule").glob("*.yaml"))],
+)
+def test_every_option_of_every_group_composes(group: str, option: str) -> None:
+    job = compose.compose([f"{group}={option}"])
+    assert job.choices[group] == option
+
+
+@pytest.mark.parametrize(("model", "data", "task"), SENSIBLE)
+def test_a_sensible_pair_trains_evaluates_saves_and_loads_back_equal(
+    model: str, data: str, task: str, here: Path, small: Callable[[str], list[str]], own_files: dict[str, Path]
+) -> None:
+    column = ["data.column=price"] if task == "regression" else []
+    job = composed(model, data, task, small, "trainer.max_steps=2", f"hydra.run.dir={here}/run", "device=cpu", *column)
+    outcome = run.train(job, Console(), 0.0)
+    assert outcome.state == "finished"
+    result = json.loads((here / "run" / "result.json").read_text())
+    assert result["steps"] == 2
+    again = parts.make(job, Console())
+    checkpoints = Checkpoints(here / "run")
+    again.model.load_state_dict(checkpoints.load("best.pt")["model"])
+    batches = parts.make_batches(again, again.data.load())
+    again.model.eval()
+    with torch.inference_mode():
+        evaluation = again.task.evaluate(again.model, batches["test"])
+    assert run.finite(evaluation.metrics) == result["test"]
+
+
+@pytest.mark.parametrize(("model", "data", "task"), SENSIBLE)
+def test_one_batch_can_be_learned_by_heart(
+    model: str, data: str, task: str, small: Callable[[str], list[str]]
+) -> None:
+    column = ["data.column=price"] if task == "regression" else []
+    made = parts.make(composed(model, data, task, small, "device=cpu", *column), Console())
+    whole = next(parts.make_batches(made, made.data.load())["train"].epoch(0))
+    batch = {name: value[:3] for name, value in whole.items()}
+    optimizer = torch.optim.Adam(made.model.parameters(), lr=RATES.get(model, 3e-3))
+    made.model.train()
+    first = last = made.task.loss(made.model, batch, 0.0).total.item()
+    for _ in range(150):
+        loss = made.task.loss(made.model, batch, 0.0).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        last = loss.item()
+        if last < 0.1 * first:
+            break
+    assert last < 0.1 * first
+
+
+def jobs_to_refuse(small: Callable[[str], list[str]]) -> Iterator[tuple[Job, str]]:
+    """Every pair that makes no sense; a task is swapped into a composed job, which is faster than composing anew."""
+    tasks = {name: OmegaConf.load(CONF / "task" / f"{name}.yaml") for name in OPTIONS["task"]}
+    for model, data in itertools.product(OPTIONS["model"], OPTIONS["data"]):
+        job = compose.compose([f"model={model}", *small(data)])
+        for task in OPTIONS["task"]:
+            if (model, data, task) in REFUSED:
+                config = OmegaConf.merge(job.config, {})
+                config.task = tasks[task]  # type: ignore[union-attr]
+                yield Job(config, {**job.choices, "task": task}, job.overrides, None, None), f"{model} {data} {task}"  # type: ignore[arg-type]
+
+
+def test_every_other_pair_is_refused_and_told_what_fits(here: Path, small: Callable[[str], list[str]]) -> None:
+    count = 0
+    for job, name in jobs_to_refuse(small):
+        count += 1
+        with pytest.raises(ConfigError) as caught:
+            parts.make(job, Console())
+        message = "\n".join(caught.value.problems)
+        model, data, task = name.split()
+        assert f"data={data}" in message and (f"model={model}" in message or f"task={task}" in message), message
+        assert "Data that fit" in message, message
+    assert count == len(REFUSED)
+    assert not (here / "outputs").exists()
+
+
+@pytest.mark.parametrize("name", OPTIONS["experiment"])
+def test_every_experiment_runs(
+    name: str, here: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DLTRAIN_DATA", str(data_root))
+    job = compose.compose([f"experiment={name}", "trainer.max_steps=2", "device=cpu"])
+    assert run.train(job, Console(), 0.0).exit_code == 0
+
+
+def test_every_key_of_regularization_is_read_by_something() -> None:
+    keys = set(OmegaConf.load(CONF / "regularization" / "none.yaml"))
+    written = "".join(file.read_text() for file in CONF.rglob("*.yaml"))
+    code = "".join((Path(run.__file__).parent / name).read_text() for name in ("run.py", "optim.py", "parts.py"))
+    for key in keys:
+        assert f"${{regularization.{key}}}" in written or f'"{key}"' in code or f"    {key}: " in code, key
