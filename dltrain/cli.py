@@ -2,15 +2,15 @@
 
 import argparse
 import importlib
+import os
 import platform
 import sys
 import time
 from dataclasses import dataclass
-from importlib import metadata
 from typing import NoReturn
 
-from dltrain.compose import conf_dir
-from dltrain.errors import ConfigError, nearest
+from dltrain.compose import conf_dir, expand, search_path
+from dltrain.errors import ConfigError, nearest, problem
 
 STARTED = time.perf_counter()
 
@@ -19,9 +19,12 @@ VERBS = {
     "train": "train, evaluate and keep a run (the default)",
     "summary": "layers, parameters, multiply-adds and memory of a model; trains nothing",
 }
-# Flags that only show something; Hydra answers them itself.
-HYDRA_FLAGS = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i"}
-HYDRA_FLAGS |= {"--shell-completion", "-sc"}
+OURS = ("multirun", "run", "config_dir")  # flags that do not show something
+# Flags of Hydra's that dltrain refuses, and why.
+REFUSED = {
+    "--experimental-rerun": "refused, it runs whatever the file says. The run's command.txt repeats a run.",
+    "--resolve": "refused, facts such as ${spec.features} come from the data. A run's config.yaml has them filled in.",
+}
 
 
 @dataclass(frozen=True)
@@ -44,15 +47,19 @@ class Command:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns its exit code: 0 done, 1 failed, 2 wrong usage, 3 diverged, 4 out of memory, 130 Ctrl-C."""
+    """Run one command.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 wrong usage, 3 diverged, 4 out of memory, 130 ended by Ctrl-C.
+    """
     argv = sys.argv[1:] if argv is None else argv
     try:
         if "--version" in argv:
             print(version())
             return 0
         command = read(argv)
-        if any(word.split("=")[0] in HYDRA_FLAGS for word in argv) and command.verb == "train":
-            return show(argv, command)
+        if command.verb == "train" and command.rest:
+            return show(command)
         return importlib.import_module(f"dltrain.verbs.{command.verb}").main(command, STARTED)
     except ConfigError as error:
         for line in error.problems:
@@ -68,18 +75,32 @@ def read(argv: list[str]) -> Command:
     Raises:
         ConfigError: For flags that do not exist, or that dltrain refuses.
     """
-    verb = argv[0] if argv and argv[0] in VERBS else "train"
-    words = argv[1:] if argv and argv[0] in VERBS else argv
+    named = bool(argv) and argv[0] in VERBS
+    verb = argv[0] if named else "train"
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("-m", "--multirun", action="store_true")
     parser.add_argument("-r", "--run", action="store_true")
     parser.add_argument("-cd", "--config-dir", action="append", default=[])
-    known, rest = parser.parse_known_args(words)
-    overrides = [word for word in rest if not word.startswith("-") and flagless(word, rest)]
-    flags = [word for word in rest if word not in overrides]
     if verb == "train":
-        refuse(flags)
-    return Command(verb, overrides, known.multirun, tuple(known.config_dir), flags)
+        parser.add_showing()
+    known, rest = parser.parse_known_args(argv[1:] if named else argv)
+    flags = {name: value for name, value in vars(known).items() if name not in OURS and value}
+    if "package" in flags and "cfg" not in flags:
+        parser.error("--package: expected --cfg job with it")
+    shown = [word for name, value in flags.items() for word in as_flag(name, value)]
+    overrides = [
+        word for word in rest if not word.startswith("-") and (verb == "train" or "=" in word or word[0] == "~")
+    ]
+    others = [word for word in rest if word not in overrides]
+    if verb == "train":
+        parser.refuse(others)
+    return Command(verb, overrides, known.multirun, tuple(known.config_dir), shown or others)
+
+
+def as_flag(name: str, value: bool | str) -> list[str]:
+    """A flag as it is typed."""
+    flag = f"--{name.replace('_', '-')}"
+    return [flag] if value is True else [flag, str(value)]
 
 
 class Parser(argparse.ArgumentParser):
@@ -89,53 +110,75 @@ class Parser(argparse.ArgumentParser):
         """Say what argparse found wrong."""
         raise ConfigError(message)
 
+    def add_showing(self) -> None:
+        """Flags that only show something; Hydra answers them itself."""
+        for names in (("-h", "--help"), ("--hydra-help",), ("-sc", "--shell-completion")):
+            self.add_argument(*names, action="store_true")
+        self.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
+        self.add_argument("-p", "--package")
+        shown = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+        self.add_argument("-i", "--info", nargs="?", const="all", choices=shown)
 
-def flagless(word: str, words: list[str]) -> bool:
-    """Whether a word stands by itself, not as the value of the flag before it."""
-    at = words.index(word)
-    before = words[at - 1] if at else ""
-    return "=" in word or word.startswith("~") or not before.startswith("-") or before in ("-h", "--help", "--resolve")
+    def refuse(self, words: list[str]) -> None:
+        """Refuse flags that do not exist or would run foreign code.
+
+        Raises:
+            ConfigError: With a line for each.
+        """
+        names = [word.split("=", 1)[0] for word in words]
+        known = [flag for action in self._actions for flag in action.option_strings]
+        if names:
+            raise ConfigError(
+                *(f"{n}: {REFUSED.get(n) or f'unknown flag. {nearest(n, known)}'}".strip() for n in names)
+            )
 
 
-def refuse(flags: list[str]) -> None:
-    """Refuse flags that do not exist or would run foreign code.
-
-    Raises:
-        ConfigError: With a line for each.
-    """
-    known = [*HYDRA_FLAGS, "--multirun", "--config-dir", "--version"]
-    names = [word.split("=")[0] for word in flags if word.startswith("-")]
-    problems = [f"{name}: unknown flag. {nearest(name, known)}".strip() for name in names if name not in HYDRA_FLAGS]
-    if "--experimental-rerun" in names:
-        problems = ["--experimental-rerun: refused, it runs whatever the file says. Use the run's command.txt instead."]
-    if problems:
-        raise ConfigError(*problems)
-
-
-def show(argv: list[str], command: Command) -> int:
+def show(command: Command) -> int:
     """Let Hydra answer ``--help``, ``--cfg``, ``--info`` and completion; mistakes are ours to explain."""
     import hydra
     from omegaconf import DictConfig
 
-    from dltrain.compose import expand
-
-    if not any(word.startswith(("-sc", "--shell-completion")) for word in argv):
-        if len(expand(command.overrides, command.config_dirs, sweep=command.multirun)) > 1:
-            raise ConfigError("--cfg: expected one job, got a sweep. Give each key one value.")
+    if "--shell-completion" in command.rest:
+        prepare_completion(command.overrides)
+        overrides = command.overrides
+    else:
+        jobs = expand(command.overrides, command.config_dirs, sweep=command.multirun)
+        if len(jobs) > 1:
+            raise ConfigError(f"{command.rest[0]}: expected one job, got a sweep. Give each key one value.")
+        overrides = [*jobs[0].overrides, *search_path(command.config_dirs)]
 
     def nothing(config: DictConfig) -> None:
         """Hydra wants a function to decorate; these flags never call it."""
 
-    sys.argv = ["dltrain", *(word for word in argv if word not in ("train", "-m", "--multirun"))]
-    hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(nothing)()
+    sys.argv = ["dltrain", *command.rest, *overrides]
+    try:
+        hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(nothing)()
+    except SystemExit as stop:
+        return 2 if stop.code else 0
     return 0
+
+
+def prepare_completion(words: list[str]) -> None:
+    """Let Hydra complete what follows a verb; it knows none.
+
+    Raises:
+        ConfigError: When it is not said what to do for which shell.
+    """
+    what, _, shell = words[0].partition("=") if len(words) == 1 else ("", "", "")
+    if what not in ("install", "uninstall", "query") or shell not in ("bash", "fish", "zsh"):
+        raise ConfigError(
+            problem("--shell-completion", "install=SHELL, SHELL being bash, fish or zsh", " ".join(words))
+        )
+    line = os.environ.get("COMP_LINE", "dltrain ").split(" ")
+    os.environ["COMP_LINE"] = " ".join(word for at, word in enumerate(line) if at != 1 or word not in VERBS)
 
 
 def version() -> str:
     """The versions of dltrain and of what decides how it behaves."""
-    names = ("dltrain", "torch", "hydra-core")
-    found = {name: metadata.version(name) for name in names}
-    return f"dltrain {found['dltrain']} (torch {found['torch']}, hydra {found['hydra-core']}, Python {platform.python_version()})"
+    from importlib import metadata
+
+    dltrain, torch, hydra = (metadata.version(name) for name in ("dltrain", "torch", "hydra-core"))
+    return f"dltrain {dltrain} (torch {torch}, hydra {hydra}, Python {platform.python_version()})"
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ from yaml import YAMLError
 from dltrain import keys, overrides, words
 from dltrain.errors import ConfigError, problem
 
-# Of Hydra's own keys a user may set these; its plugins, callbacks and loggers would run whatever they name.
-OURS_IN_HYDRA = ("hydra.run.dir", "hydra.sweep.dir")
+# Of Hydra's own keys a user may set one, in a run or in a sweep; its plugins, callbacks and loggers would run whatever
+# they name.
+OURS_IN_HYDRA = {False: "hydra.run.dir", True: "hydra.sweep.dir"}
 # What differs from run to run without meaning anything to dltrain.
 FREE_IN_HYDRA = ("run", "sweep", "runtime", "overrides", "job", "searchpath")
 
@@ -71,7 +72,7 @@ def checkout() -> Path | None:
 
 
 @contextmanager
-def session(config_dirs: tuple[str, ...]) -> Iterator["Composer"]:
+def session(config_dirs: tuple[str, ...], sweep: bool) -> Iterator["Composer"]:
     """Hydra, initialised for dltrain's groups and the user's own.
 
     Raises:
@@ -82,7 +83,7 @@ def session(config_dirs: tuple[str, ...]) -> Iterator["Composer"]:
         raise ConfigError(*(problem("--config-dir", "an existing folder of YAML groups", name) for name in missing))
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3", job_name="dltrain"):
-        yield Composer(GlobalHydra.instance().config_loader(), config_dirs)
+        yield Composer(GlobalHydra.instance().config_loader(), config_dirs, sweep)
 
 
 def compose(typed: list[str], config_dirs: tuple[str, ...] = ()) -> Job:
@@ -101,7 +102,7 @@ def expand(typed: list[str], config_dirs: tuple[str, ...] = (), sweep: bool = Tr
         ConfigError: With one line for each mistake of the command, whichever job it is in.
     """
     jobs: list[Job] = []
-    with session(config_dirs) as composer:
+    with session(config_dirs, sweep) as composer:
         parsed, problems = overrides.parse(typed, composer.options)
         values, wrong = overrides.spread(parsed, composer.options) if sweep else overrides.single(parsed)
         problems += wrong
@@ -121,10 +122,11 @@ class Composer:
     Args:
         loader: Hydra's view of the folders.
         config_dirs: Folders of the user's own YAML groups.
+        sweep: Whether the run is one of several.
     """
 
-    def __init__(self, loader: ConfigLoader, config_dirs: tuple[str, ...]) -> None:
-        self.config_dirs = config_dirs
+    def __init__(self, loader: ConfigLoader, config_dirs: tuple[str, ...], sweep: bool) -> None:
+        self.config_dirs, self.sweep = config_dirs, sweep
         self.groups = [group for group in loader.list_groups("") if group != "hydra"]
         self.options = functools.cache(lambda group: loader.get_group_options(group, ObjectType.CONFIG))
         self.base = functools.cache(self.call_hydra)
@@ -135,7 +137,7 @@ class Composer:
         Raises:
             ConfigError: With one line for each.
         """
-        chosen = [o for o in parsed if self.options(o.key_or_group)]
+        chosen = [o for o in parsed if not is_hydras(o) and self.options(o.key_or_group)]
         values = [o for o in parsed if o not in chosen]
         found = {id(o): self.wrong_option(o) for o in chosen}
         # What is right so far is composed even when something is wrong, so that all mistakes are said together.
@@ -155,10 +157,8 @@ class Composer:
 
     def call_hydra(self, *overrides: str) -> DictConfig:
         """Compose with Hydra; its exceptions become ours."""
-        folders = ",".join(f"'file://{Path(folder).resolve()}'" for folder in self.config_dirs)
-        search = [f"hydra.searchpath=[{folders}]"] if folders else []
         with explained():
-            return hydra.compose("config", [*overrides, *search], return_hydra_config=True)
+            return hydra.compose("config", [*overrides, *search_path(self.config_dirs)], return_hydra_config=True)
 
     def wrong_option(self, override: Override) -> str | None:
         """The mistake in ``group=option``, or None; a group that must not be taken away is seen in the whole."""
@@ -169,13 +169,13 @@ class Composer:
     def wrong_value(self, override: Override, content: dict[str, Any]) -> str | None:
         """The mistake in ``key=value``, or None; whether somebody reads a key that is added is seen in the whole."""
         key, value = override.key_or_group, override.value()
-        if key.split("/")[0].split(".")[0] == "hydra":
-            known = key in OURS_IN_HYDRA
-            return None if known else problem(key, f"{' or '.join(OURS_IN_HYDRA)}, no other key of Hydra's", value)
+        if is_hydras(override):
+            ours = OURS_IN_HYDRA[self.sweep]
+            return None if key == ours else problem(key, f"{ours}, the only key of Hydra's to set here", value)
         missing = keys.unknown(key, content, self.groups)
         if missing:
             return None if override.is_add() or override.is_force_add() else missing
-        return None if override.is_delete() else words.mistyped(key, value, keys.find(key, content))
+        return None if override.is_delete() else keys.wrong_value(key, value, content, self.groups)
 
     def foreign(self, whole: DictConfig, content: dict[str, Any]) -> list[str]:
         """What YAML of the user's own, or keys added and taken away, may not change."""
@@ -191,6 +191,11 @@ class Composer:
         return Job(without_hydra(whole), choices, typed, run_dir, sweep_dir, self.config_dirs, tuple(allow))
 
 
+def is_hydras(override: Override) -> bool:
+    """Whether an override is about Hydra itself."""
+    return override.key_or_group.replace("/", ".").split(".")[0] == "hydra"
+
+
 def allowed(parsed: Sequence[Override], content: dict[str, Any]) -> tuple[list[str], list[str]]:
     """The modules that the command line allows YAML to name, and the mistake if YAML allows some itself."""
     typed = next((o.value() for o in reversed(parsed) if o.key_or_group == "allow_targets"), None)
@@ -199,7 +204,13 @@ def allowed(parsed: Sequence[Override], content: dict[str, Any]) -> tuple[list[s
         for v in (typed, content.get("allow_targets"))
     )
     wrong = problem("allow_targets", "this key on the command line only", found, "No YAML may set it.")
-    return allow, [] if found == allow else [wrong]
+    return allow, [] if found in ([], allow) else [wrong]
+
+
+def search_path(config_dirs: tuple[str, ...]) -> list[str]:
+    """The override that makes Hydra look into the user's own folders."""
+    folders = ",".join(f"'file://{Path(folder).resolve()}'" for folder in config_dirs)
+    return [f"hydra.searchpath=[{folders}]"] if folders else []
 
 
 @contextmanager

@@ -4,8 +4,10 @@ import json
 import os
 import platform
 import secrets
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
@@ -18,19 +20,33 @@ from dltrain.errors import ConfigError, problem
 STATES = ("running", "finished", "interrupted", "failed", "diverged", "out_of_memory")
 # Any of these says that a run lives here.
 SIGNS = ("status.json", "config.yaml", "metrics.jsonl", "checkpoints")
+# What else a run writes before its first step.
+FILES = (*SIGNS[:-1], "command.txt", "environment.json", "train.log")
 
 
 class Folder:
-    """One run's folder. Use `create`; close it when the run ends."""
+    """One run's folder. Use `create`; close it when the run ends.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        path: Where it lies; it exists.
+        fresh: Whether it was made for this run, so that nothing in it is anybody else's.
+
+    Raises:
+        ConfigError: When another run uses it, or has left its results there.
+    """
+
+    def __init__(self, path: Path, fresh: bool) -> None:
+        self.path, self.fresh = path, fresh
         self.lock = FileLock(path / ".lock")
         self.started = time.time()
         try:
             self.lock.acquire(timeout=0)
+            refuse_taken(path)
         except Timeout:
             raise ConfigError(problem("hydra.run.dir", "a folder that no other run uses", path)) from None
+        except ConfigError:
+            self.close()
+            raise
 
     def write(self, name: str, content: str) -> None:
         """Write a file whole: a reader sees the old one or the new one."""
@@ -58,8 +74,18 @@ class Folder:
 
     def close(self) -> None:
         """Give the folder free."""
-        self.lock.release()
         (self.path / ".lock").unlink(missing_ok=True)
+        self.lock.release()
+
+    def discard(self) -> None:
+        """Leave nothing of a run that never began: the folder, too, unless somebody had made it before."""
+        self.close()
+        if self.fresh:
+            shutil.rmtree(self.path)
+            return
+        for name in (*FILES, *(file.name for file in self.path.glob("events.out.tfevents.*"))):
+            (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
 
 def create(path: str | None, root: Path, name: str) -> Folder:
@@ -69,61 +95,73 @@ def create(path: str | None, root: Path, name: str) -> Folder:
         ConfigError: When ``path`` holds a run already, or nothing can be written there.
     """
     try:
-        if path is not None:
-            return exact(Path(path).expanduser())
-        return Folder(fresh(root / name))
+        if path is None:
+            return Folder(fresh(root / name), fresh=True)
+        named = Path(path).expanduser()
+        new = not named.exists()
+        named.mkdir(parents=True, exist_ok=True)
+        return Folder(named, fresh=new)
     except OSError as error:
         raise ConfigError(unwritable(Path(path or root), error)) from None
 
 
-def exact(path: Path) -> Folder:
-    """The folder a user named; it may exist, but hold no run."""
-    taken = [name for name in SIGNS if (path / name).exists()]
+def refuse_taken(path: Path) -> None:
+    """Refuse a folder in which a run lives.
+
+    Raises:
+        ConfigError: Naming the file that says so.
+    """
+    taken = next((name for name in SIGNS if (path / name).exists()), None)
     if taken:
-        raise ConfigError(
-            problem("hydra.run.dir", "a folder that holds no run yet", path, f"It has {taken[0]}. Choose another.")
-        )
-    path.mkdir(parents=True, exist_ok=True)
-    return Folder(path)
+        raise ConfigError(problem("hydra.run.dir", "a folder that holds no run yet", path, f"It has {taken}."))
 
 
 def fresh(parent: Path) -> Path:
     """A new folder named by the time; `mkdir` decides who owns it when several runs start in one second."""
-    parent.mkdir(parents=True, exist_ok=True)
     while True:
         path = parent / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         try:
-            path.mkdir()
+            path.mkdir(parents=True)
             return path
         except FileExistsError:
-            continue
+            if not parent.is_dir():
+                raise
+
+
+def check(path: str | None, root: Path) -> None:
+    """Refuse a place where a run cannot go, before any work is done, and leave nothing there.
+
+    Args:
+        path: The folder a user named, or None.
+        root: Where a fresh folder would be made.
+
+    Raises:
+        ConfigError: When ``path`` holds a run already, or nothing can be written there.
+    """
+    if path is not None:
+        refuse_taken(Path(path).expanduser())
+    check_writable(root if path is None else Path(path))
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a place that cannot be written before any work is done, and leave nothing there.
+    """Refuse a place where no folder can be made, and leave nothing there.
 
     Raises:
-        ConfigError: Naming the folder that is in the way.
+        ConfigError: Naming the folder.
     """
     there = path.expanduser().absolute()
     while not there.exists():
         there = there.parent
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError(unwritable(path, None))
+    try:
+        # Permissions do not tell everything: only trying does.
+        os.rmdir(tempfile.mkdtemp(prefix=".dltrain", dir=there))
+    except OSError as error:
+        raise ConfigError(unwritable(path, error)) from None
 
 
-def unwritable(path: Path, error: OSError | None) -> str:
+def unwritable(path: Path, error: OSError) -> str:
     """Say that a folder cannot be made."""
-    reason = f"{error.strerror}." if error and error.strerror else ""
-    return problem("hydra.run.dir", "a folder that can be written", path, reason)
-
-
-def discard(folder: Folder) -> None:
-    """Remove a folder in which nothing has run."""
-    folder.close()
-    for file in folder.path.glob("*"):
-        file.unlink() if file.is_file() else None
-    folder.path.rmdir()
+    return problem("hydra.run.dir", "a folder that can be written", path, f"{error.strerror}.")
 
 
 def write_whole(path: Path, content: bytes) -> None:

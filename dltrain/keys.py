@@ -50,13 +50,24 @@ def unknown(key: str, content: Node, groups: Sequence[str]) -> str | None:
         parent = str(error)
     part = key.removeprefix(f"{parent}.").split(".", 1)[0]
     node = find(parent, content) if parent else dict.fromkeys(groups) | dict(content)
-    names = [str(name) for name in node if not str(name).startswith("_")] if isinstance(node, Mapping) else []
+    inside = node if isinstance(node, Mapping) else range(len(node)) if isinstance(node, list) else ()
+    names = [str(name) for name in inside if not str(name).startswith("_")]
     if not parent:
         listing = f"The groups and keys are: {' '.join(names)}."
         return f"{key}: unknown key. {nearest(part, names) or elsewhere(part, content) or listing}"
     close = get_close_matches(part, names, 1, cutoff=0.5)
     hint = f"Did you mean {parent}.{close[0]}?" if close else f"The keys of {parent} are: {' '.join(names) or 'none'}."
     return f"{key}: unknown key. {hint}"
+
+
+def wrong_value(key: str, value: Any, content: Node, groups: Sequence[str]) -> str | None:
+    """The mistake in a value, and in those it contains; None if there is none. The key is there."""
+    node = find(key, content)
+    if isinstance(value, Mapping) and isinstance(node, Mapping):
+        pairs = [(f"{key}.{name}", item) for name, item in value.items()]
+        found = (unknown(k, content, groups) or wrong_value(k, v, content, groups) for k, v in pairs)
+        return next((mistake for mistake in found if mistake), None)
+    return words.mistyped(key, value, node)
 
 
 def elsewhere(name: str, content: Node) -> str:

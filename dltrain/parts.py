@@ -14,11 +14,10 @@ from torch import nn
 from dltrain import build, compose
 from dltrain import device as devices
 from dltrain.compose import Job
-from dltrain.console import Console
 from dltrain.data.batches import Batches
 from dltrain.data.spec import Data, Spec, Splits
 from dltrain.device import Device
-from dltrain.errors import ConfigError
+from dltrain.errors import ConfigError, problem
 from dltrain.optim import Optimizer, Regularization
 from dltrain.tasks.base import Task, Turn
 
@@ -36,9 +35,10 @@ class Parts:
     task: Task
     model: nn.Module
     device: Device
+    notes: tuple[str, ...] = ()
 
 
-def make(job: Job, console: Console) -> Parts:
+def make(job: Job) -> Parts:
     """Build data, task and model, each of the facts the one before states, and put the model on the device.
 
     Raises:
@@ -59,10 +59,8 @@ def make(job: Job, console: Console) -> Parts:
     model = device.place(model)
     if device.compile:
         model.compile()
-    for message in (unread(job), devices.faster_precision(device, model)):
-        if message:
-            console.say(message)
-    return Parts(resolved(job, facts), data, task, model, device)
+    notes = tuple(note for note in (unread(job), devices.faster_precision(device, model)) if note)
+    return Parts(resolved(job, facts), data, task, model, device, notes)
 
 
 def make_task(job: Job, spec: Spec) -> tuple[Task, Facts]:
@@ -108,7 +106,7 @@ def raw(job: Job, group: str) -> dict[str, Any]:
 
 def resolved(job: Job, facts: Facts) -> dict[str, Any]:
     """The whole configuration with everything filled in, as it is kept; functions are named by what they are."""
-    groups = {group: node(job, group, facts) for group in job.config if OmegaConf.is_dict(job.config[group])}
+    groups = {str(key): node(job, str(key), facts) for key, value in job.config.items() if OmegaConf.is_dict(value)}
     plain = {key: value for key, value in job.config.items() if not OmegaConf.is_dict(value)}
     return plain_yaml({**plain, **groups})
 
@@ -116,7 +114,7 @@ def resolved(job: Job, facts: Facts) -> dict[str, Any]:
 def plain_yaml(value: Any) -> Any:
     """``value`` with only what YAML can say."""
     if isinstance(value, dict):
-        return {str(k): plain_yaml(v) for k, v in value.items()}
+        return {str(k): plain_yaml(v) for k, v in value.items() if k != "_facts_"}
     if OmegaConf.is_config(value) or isinstance(value, list | tuple):
         return [plain_yaml(item) for item in value]
     return value if value is None or isinstance(value, bool | int | float | str) else f"<{type(value).__name__}>"
@@ -156,7 +154,7 @@ def unread(job: Job) -> str | None:
     written = str([raw(job, group) for group in ("model", "task", "data", "optimizer")])
     names = [name for name in ("dropout", "label_smoothing") if job.config.regularization.get(name)]
     idle = [name for name in names if f"${{regularization.{name}}}" not in written]
-    return f"note: nothing in this run reads regularization.{' or regularization.'.join(idle)}" if idle else None
+    return f"nothing in this run reads regularization.{' or regularization.'.join(idle)}" if idle else None
 
 
 def make_batches(parts: Parts, splits: Splits) -> dict[str, Batches]:
@@ -186,6 +184,7 @@ def rehearse(parts: Parts, batches: dict[str, Batches], job: Job) -> None:
     Raises:
         ConfigError: Naming model, task, data and the shapes that do not fit.
     """
+    refuse_single(parts, batches["train"])
     model, kept = parts.model, {name: buffer.clone() for name, buffer in parts.model.named_buffers()}
     batch = {name: value[:2] for name, value in next(batches["train"].epoch(0)).items()}
     held = {name: value[:2] for name, value in next(iter(batches["test"])).items()}
@@ -205,6 +204,18 @@ def rehearse(parts: Parts, batches: dict[str, Batches], job: Job) -> None:
         model.train()
         for name, buffer in model.named_buffers():
             buffer.copy_(kept[name])
+
+
+def refuse_single(parts: Parts, batches: Batches) -> None:
+    """Batch normalisation has no statistics of one example, which the last batch of an epoch may be.
+
+    Raises:
+        ConfigError: Naming the batch size.
+    """
+    alone = batches.examples % batches.batch_size == 1 or batches.batch_size == 1
+    if alone and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in parts.model.modules()):
+        expected = f"a size that leaves no batch of one of {batches.examples} examples to the batch norm"
+        raise ConfigError(problem("data.batch_size", expected, batches.batch_size))
 
 
 def make_optimizer(job: Job, parts: Parts, turn: Turn, steps: int) -> Optimizer:

@@ -55,7 +55,7 @@ def train(job: Job, console: Console, started: float, path: str | None = None) -
     path = path or job.run_dir
     root = compose.default_root()
     folder.check_writable(Path(path) if path else root)
-    parts = make(job, console)
+    parts = make(job)
     splits = parts.data.load()
     batches = make_batches(parts, splits)
     rehearse(parts, batches, job)
@@ -125,8 +125,12 @@ class Run:
         home.status("running")
         home.write("config.yaml", config)
         home.write("command.txt", self.command() + "\n")
-        home.write_json("environment.json", folder.environment(self.parts.device.describe()))
+        home.write_json("environment.json", self.environment())
         self.console.attach(home.path / "train.log")
+
+    def environment(self) -> dict[str, Any]:
+        """What a result depends on besides the configuration, and what was chosen."""
+        return {"choices": self.job.choices, **folder.environment(self.parts.device.describe())}
 
     def command(self) -> str:
         """The command that repeats this run."""
@@ -187,6 +191,8 @@ class Run:
                 "folder": str(self.home.path),
             },
         )
+        for note in parts.notes:
+            self.console.say(note)
         self.tracker.text("config", f"```yaml\n{(self.home.path / 'config.yaml').read_text()}\n```")
         self.tracker.text("command", f"`{self.command()}`")
 

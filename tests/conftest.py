@@ -32,7 +32,9 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             write_idx(raw / f"{part}-images-idx3-ubyte", random.integers(0, 256, (count, 28, 28)))
             write_idx(raw / f"{part}-labels-idx1-ubyte", np.arange(count) % 10)
     (root / "cifar10").mkdir()
-    pictures = {f"x_{p}": random.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8) for p, n in (("train", 60), ("test", 20))}
+    pictures = {
+        f"x_{p}": random.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8) for p, n in (("train", 60), ("test", 20))
+    }
     labels = {f"y_{p}": (np.arange(n) % 10).astype(np.uint8) for p, n in (("train", 60), ("test", 20))}
     np.savez(root / "cifar10" / "cifar10.npz", **pictures, **labels)
     (root / "text").mkdir()
@@ -50,7 +52,9 @@ def own_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         kind = "cat" if row[0] > 0 else "dog"
         lines.append(",".join([*(f"{v:.4f}" for v in row), kind, f"{row @ np.arange(6):.4f}"]))
     (root / "table.csv").write_text("\n".join(lines) + "\n")
-    pictures = {f"x_{p}": random.integers(0, 256, (n, 12, 12), dtype=np.uint8) for p, n in (("train", 60), ("test", 20))}
+    pictures = {
+        f"x_{p}": random.integers(0, 256, (n, 12, 12), dtype=np.uint8) for p, n in (("train", 60), ("test", 20))
+    }
     np.savez(root / "arrays.npz", **pictures, y_train=np.arange(60) % 4, y_test=np.arange(20) % 4)
     for number in range(40):
         folder = root / "pictures" / ("red" if number % 2 else "blue")
@@ -65,7 +69,12 @@ def small(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], list[s
     paths = {
         "csv": [f"data.path={own_files['csv']}", "data.column=kind", "data.batch_size=16"],
         "npz": [f"data.path={own_files['npz']}", "data.batch_size=16"],
-        "image_folder": [f"data.path={own_files['image_folder']}", "data.side=16", "data.workers=0", "data.batch_size=8"],
+        "image_folder": [
+            f"data.path={own_files['image_folder']}",
+            "data.side=16",
+            "data.workers=0",
+            "data.batch_size=8",
+        ],
         "timeseries": ["data.window=24", "data.horizon=6", "data.series=elnino"],
         "text": ["data.length=16", "data.batch_size=8"],
         "digits": [],

@@ -66,7 +66,8 @@ class Forecasting(Task):
 
         Skill is 1 - MAE / (MAE of the best naive forecast): 0 is no better, 1 is perfect.
         """
-        ours, naive, drawn = Mean(), {}, None
+        ours, drawn = Mean(), None
+        naive: dict[str, Mean] = {}
         for batch in batches:
             predicted = self.forecast(model, batch).float()
             ours.add(len(predicted), loss=self.distance(predicted, batch["targets"]))

@@ -90,7 +90,7 @@ def facts_given(job: Job, given: argparse.Namespace) -> tuple[dict[str, Any], "T
     return facts, torch.zeros(sizes, dtype=torch.int64 if tokens else torch.float32, device="meta")
 
 
-def named(sizes: tuple[int, ...]) -> dict[str, int]:
+def named(sizes: tuple[int, ...]) -> dict[str, Any]:
     """The names of the axes of a picture or a series."""
     if len(sizes) == 3:
         channels, height, width = sizes

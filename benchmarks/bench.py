@@ -1,0 +1,230 @@
+"""Training rates: dltrain's whole command, a bare PyTorch loop and other trainers, interleaved.
+
+Every system trains every workload in a fresh process on a terminal of its own, one after the other, round after
+round. What counts is the time between optimizer steps, warm-up excluded, with everything in it that a system does
+between them; evaluation and checkpoints are put off for everyone. Ratios are taken within a round.
+"""
+
+import argparse
+import json
+import os
+import platform
+import pty
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from child import GROWTH, SYSTEMS
+from peers import missing
+from workloads import WORKLOADS, prepare
+
+QUIET = 0.5  # load average above which nothing can be measured
+TOLERANCE = 0.02  # how much slower a late step may be
+GROWN_MB = 1.0  # how much more memory it may hold
+Measured = dict[str, Any]
+Rounds = dict[tuple[str, str], list[Measured]]
+
+
+def main() -> int:
+    options = read()
+    load = os.getloadavg()[0]
+    if load > QUIET:
+        print(f"The load average is {load:.2f}, above {QUIET}: others are at work on this machine.", file=sys.stderr)
+        if not options.busy:
+            print("Wait until it is quiet, or pass --busy for numbers that mean little.", file=sys.stderr)
+            return 2
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        return grow(folder, options) if options.growth else compare(folder, options, load)
+
+
+def read() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workloads", type=names(WORKLOADS), default=list(WORKLOADS), help=",".join(WORKLOADS))
+    parser.add_argument("--systems", type=names(SYSTEMS), default=list(SYSTEMS), help=",".join(SYSTEMS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, help="instead of each workload's own number")
+    parser.add_argument("--threads", type=int, help="OMP_NUM_THREADS; left alone otherwise")
+    parser.add_argument("--json", type=Path, default=Path("outputs/bench.json"))
+    parser.add_argument("--growth", action="store_true", help="time and memory of a step early and late in a run")
+    parser.add_argument("--busy", action="store_true", help="measure although others are at work")
+    return parser.parse_args()
+
+
+def names(known: Sequence[str] | dict[str, Any]) -> Any:
+    """A reader of names with commas between them."""
+
+    def split(text: str) -> list[str]:
+        if wrong := [name for name in text.split(",") if name not in known]:
+            raise argparse.ArgumentTypeError(f"{wrong[0]}: expected some of {','.join(known)}")
+        return text.split(",")
+
+    return split
+
+
+def compare(folder: Path, options: argparse.Namespace, load: float) -> int:
+    """All rounds, the table and the file."""
+    for system in options.systems:
+        if lacking := missing(system):
+            print(f"{system}: skipped, {' and '.join(lacking)} is not installed")
+    rounds: Rounds = {}
+    for name in options.workloads:
+        prepare(folder, name)
+        for number in range(options.rounds):
+            for system in fitting(options.systems, name):
+                show(f"{name} round {number + 1}/{options.rounds} {system}")
+                steps = options.steps or WORKLOADS[name].steps
+                rounds.setdefault((name, system), []).append(child(system, name, folder, steps, options.threads))
+    show("")
+    rows = [summed(rounds, name, system) for name, system in rounds]
+    print_table(rows)
+    warn(rows)
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps({"machine": machine(options, load), "rows": rows}, indent=2) + "\n")
+    print(f"written to {options.json}")
+    return int(any("error" in row for row in rows))
+
+
+def fitting(systems: list[str], name: str) -> Iterator[str]:
+    """Those of the systems that are installed and asked of this workload."""
+    for system in systems:
+        if not missing(system) and (WORKLOADS[name].bf16 or "bf16" not in system):
+            yield system
+
+
+def child(system: str, name: str, folder: Path, steps: int, threads: int | None) -> Measured:
+    """One run in a fresh process; what it wrote, or how it failed."""
+    result = folder / "result.json"
+    result.unlink(missing_ok=True)
+    script = str(Path(__file__).with_name("child.py"))
+    # Keras picks its backend by this; the rest keeps networks and GPUs out of the comparison.
+    env = {**os.environ, "KERAS_BACKEND": "torch", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    env |= {} if threads is None else {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    words = [sys.executable, script, system, name, str(folder), str(steps), str(time.time()), str(result)]
+    tail = on_terminal(words, env)
+    return json.loads(result.read_text()) if result.exists() else {"error": tail}
+
+
+def on_terminal(words: list[str], env: dict[str, str]) -> str:
+    """Run a command on a terminal of its own, so that its progress is drawn; returns the end of what it wrote."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=env)
+    os.close(theirs)
+    tail = b""
+    try:
+        while written := os.read(ours, 2**16):
+            tail = (tail + written)[-2000:]
+    except OSError:
+        pass  # how Linux says that the other end is closed
+    finally:
+        os.close(ours)
+        process.wait()
+    return tail.decode(errors="replace")
+
+
+def summed(rounds: Rounds, name: str, system: str) -> Measured:
+    """One row: medians over the rounds, and ratios with their range."""
+    row: Measured = {"workload": name, "system": system}
+    done = [measured for measured in rounds[name, system] if "error" not in measured]
+    if len(done) < len(rounds[name, system]):
+        return row | {"error": next(m["error"] for m in rounds[name, system] if "error" in m)}
+    for key in done[0]:
+        row[key] = statistics.median(measured[key] for measured in done)
+    row["parameters"] = int(row["parameters"])
+    for reference in ("bare", "bare-bf16"):
+        others = rounds.get((name, reference), [])
+        if others and not any("error" in other for other in others):
+            pairs = zip(others, done, strict=True)
+            ratios = [other["ms_per_step"] / mine["ms_per_step"] for other, mine in pairs]
+            row[f"times_{reference}"] = [statistics.median(ratios), min(ratios), max(ratios)]
+    return row | {"rounds_ms_per_step": [measured["ms_per_step"] for measured in done]}
+
+
+def print_table(rows: list[Measured]) -> None:
+    heads = ["workload", "system", "ms/step", "samples/s", "x bare (min-max)", "x bare-bf16", "peak MB", "first step s"]
+    print(" ".join(f"{head:>{width}}" for head, width in zip(heads, WIDTHS, strict=True)))
+    for row in rows:
+        print(" ".join(f"{cell:>{width}}" for cell, width in zip(cells(row), WIDTHS, strict=True)))
+
+
+WIDTHS = [8, 12, 9, 10, 18, 18, 8, 12]
+
+
+def cells(row: Measured) -> list[str]:
+    if "error" in row:
+        return [row["workload"], row["system"], "failed", "", "", "", "", ""]
+    ratios = [
+        "{:.2f} ({:.2f}-{:.2f})".format(*row[key]) if key in row else "" for key in ("times_bare", "times_bare-bf16")
+    ]
+    numbers = [f"{row['ms_per_step']:.3f}", f"{row['samples_per_s']:,.0f}"]
+    return [
+        *(row["workload"], row["system"], *numbers, *ratios),
+        *(f"{row['peak_mb']:.0f}", f"{row['seconds_to_first_step']:.2f}"),
+    ]
+
+
+def warn(rows: list[Measured]) -> None:
+    """Say what makes the numbers doubtful."""
+    for row in rows:
+        if "error" in row:
+            print(f"{row['workload']} {row['system']} failed:\n{row['error']}")
+    for name in {row["workload"] for row in rows}:
+        sizes = {row["parameters"] for row in rows if row["workload"] == name and "parameters" in row}
+        if len(sizes) > 1:
+            print(f"{name}: the systems trained different models, of {sizes} parameters")
+    for row in rows:
+        reported = row.get("reported_samples_per_s")
+        if reported and abs(reported / row["samples_per_s"] - 1) > 0.05:
+            share = reported / row["samples_per_s"]
+            print(f"{row['workload']}: dltrain's result.json says {share:.2f} times the rate that was measured here")
+
+
+def grow(folder: Path, options: argparse.Namespace) -> int:
+    """Time and memory of a step of the tiny MLP, early and late in one run of dltrain."""
+    prepare(folder, "mlp")
+    early, late = GROWTH
+    measured = child("dltrain", "mlp", folder, late + early + 1, options.threads)
+    if "error" in measured:
+        print(measured["error"])
+        return 1
+    first, last = (measured["growth"][str(step)] for step in GROWTH)
+    slower, more = last["us"] / first["us"] - 1, last["rss_mb"] - first["rss_mb"]
+    for step, there in ((early, first), (late, last)):
+        print(f"step {step:>6,}: {there['us']:.1f} us per step, {there['rss_mb']:.1f} MB")
+    passed = slower <= TOLERANCE and more <= GROWN_MB
+    print(f"{slower:+.1%} time, {more:+.2f} MB: {'flat' if passed else 'it grows'}")
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps({"machine": machine(options, os.getloadavg()[0]), **measured}, indent=2) + "\n")
+    return 0 if passed else 1
+
+
+def machine(options: argparse.Namespace, load: float) -> Measured:
+    """Where the numbers hold."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "capabilities": [name for name, there in torch.cpu.get_capabilities().items() if there is True],
+        "threads": options.threads or torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "load_before": load,
+    }
+
+
+def show(text: str) -> None:
+    """What is being measured, on one line that is overwritten."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

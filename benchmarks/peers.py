@@ -1,0 +1,147 @@
+"""Other trainers on the same model, tensors and batch size, with the logging and progress that they show by default.
+
+Left at their defaults but for: no evaluation, no checkpoints, and no clipping, since nobody else here clips.
+"""
+
+import importlib.util
+from typing import Any
+
+import torch
+from systems import Task
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from workloads import LR
+
+# What must be installed for each.
+NEEDS = {
+    "lightning": ("lightning",),
+    "hf": ("transformers", "accelerate"),
+    "fastai": ("fastai",),
+    "keras": ("keras",),
+}
+
+
+def missing(system: str) -> list[str]:
+    """The packages that a system lacks here."""
+    return [name for name in NEEDS.get(system, ()) if importlib.util.find_spec(name) is None]
+
+
+def lightning(task: Task) -> None:
+    """Lightning, with the loss logged as its guides do and its TensorBoard logger."""
+    from lightning import LightningModule, Trainer
+
+    loss_of = task.workload.loss
+
+    class Module(LightningModule):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def training_step(self, batch: list[Tensor], index: int) -> Tensor:
+            inputs, targets = batch
+            loss = loss_of(self.model(inputs), targets)
+            self.log("train_loss", loss, prog_bar=True)
+            return loss
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.Adam(self.parameters(), lr=LR)
+
+    task.stamp_torch()
+    trainer = Trainer(
+        max_steps=task.steps, accelerator="cpu", default_root_dir=task.scratch, enable_checkpointing=False
+    )
+    loader = DataLoader(task.dataset(), batch_size=task.workload.batch, shuffle=True)
+    trainer.fit(Module(task.model()), loader)
+
+
+def hf(task: Task) -> None:
+    """Hugging Face's Trainer; its AdamW without decay is Adam."""
+    from transformers import Trainer, TrainingArguments
+
+    loss_of = task.workload.loss
+
+    class Module(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            outputs = self.model(inputs)
+            return {"loss": loss_of(outputs, labels), "logits": outputs}
+
+    class Rows(Dataset):
+        def __init__(self, rows: TensorDataset) -> None:
+            self.inputs, self.labels = rows.tensors
+
+        def __len__(self) -> int:
+            return len(self.inputs)
+
+        def __getitem__(self, index: int) -> dict[str, Tensor]:
+            return {"inputs": self.inputs[index], "labels": self.labels[index]}
+
+    task.stamp_torch()
+    arguments = TrainingArguments(
+        output_dir=str(task.scratch),
+        max_steps=task.steps,
+        per_device_train_batch_size=task.workload.batch,
+        learning_rate=LR,
+        lr_scheduler_type="constant",
+        max_grad_norm=0.0,
+        save_strategy="no",
+        use_cpu=True,
+    )
+    Trainer(Module(task.model()), arguments, train_dataset=Rows(task.dataset())).train()
+
+
+def fastai(task: Task) -> None:
+    """fastai's Learner around torch's Adam; it validates after each epoch, on one batch here."""
+    from fastai.callback.progress import ProgressCallback
+    from fastai.data.core import DataLoaders
+    from fastai.learner import Learner
+    from fastai.optimizer import OptimWrapper
+
+    def adam(parameters: Any, **options: Any) -> OptimWrapper:
+        return OptimWrapper(parameters, torch.optim.Adam, **options)
+
+    task.stamp_torch()
+    rows, epochs = whole_epochs(task)
+    held = Subset(rows, range(min(len(rows), task.workload.batch)))
+    loaders = DataLoaders.from_dsets(rows, held, bs=task.workload.batch, num_workers=0, device=torch.device("cpu"))
+    learner = Learner(loaders, task.model(), loss_func=task.workload.loss, opt_func=adam, path=task.scratch)
+    assert ProgressCallback in map(type, learner.cbs)
+    learner.fit(epochs, LR)
+
+
+def keras(task: Task) -> None:
+    """Keras on torch, around the same torch module; the optimizer is Keras' own."""
+    import keras as k
+
+    class Adam(k.optimizers.Adam):
+        def apply(self, *args: Any, **kwargs: Any) -> None:
+            super().apply(*args, **kwargs)
+            task.stamp()
+
+    class Module(k.Model):
+        def __init__(self, module: nn.Module) -> None:
+            super().__init__()
+            self.wrapped = k.layers.TorchModuleWrapper(module)
+
+        def call(self, inputs: Tensor) -> Tensor:
+            return self.wrapped(inputs)
+
+    def squared(targets: Tensor, forecast: Tensor) -> Tensor:
+        return (forecast.view(targets.shape) - targets).square().mean()
+
+    losses = {"mse": squared, "cross_entropy": k.losses.SparseCategoricalCrossentropy(from_logits=True)}
+    rows, epochs = whole_epochs(task)
+    model = Module(task.model())
+    model.compile(optimizer=Adam(LR), loss=losses[task.workload.keras_loss])
+    model.fit(DataLoader(rows, batch_size=task.workload.batch, shuffle=True), epochs=epochs)
+
+
+def whole_epochs(task: Task) -> tuple[TensorDataset, int]:
+    """Rows and epochs that come to at least ``task.steps``, for systems that count epochs only."""
+    rows, wanted = task.dataset(), task.steps * task.workload.batch
+    if wanted >= len(rows):
+        return rows, -(-wanted // len(rows))
+    return TensorDataset(*(part[:wanted] for part in rows.tensors)), 1

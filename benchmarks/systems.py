@@ -1,0 +1,127 @@
+"""dltrain and a bare loop, each training one workload in this process."""
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.data import DataLoader, TensorDataset
+from workloads import LR, WORKLOADS, Workload, file_of, tensors
+
+LOG_EVERY = 50
+
+
+@dataclass
+class Task:
+    """What one child process is to do, and what it saw.
+
+    Args:
+        name: Of the workload.
+        folder: Holds the data.
+        scratch: Where the system may write.
+        steps: How many to train.
+        watch: Called after each step with the number of steps done.
+    """
+
+    name: str
+    folder: Path
+    scratch: Path
+    steps: int
+    watch: Callable[[int], None] | None = None
+    stamps: list[float] = field(default_factory=list)
+    seen: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def workload(self) -> Workload:
+        return WORKLOADS[self.name]
+
+    def stamp(self, *_: Any) -> None:
+        """An optimizer step is done."""
+        self.stamps.append(time.perf_counter())
+        if self.watch is not None:
+            self.watch(len(self.stamps))
+
+    def stamp_torch(self) -> None:
+        """Stamp every step of every torch optimizer: a list that torch walks anyway gets one more entry."""
+        register_optimizer_step_post_hook(self.stamp)
+
+    def model(self) -> nn.Module:
+        """The workload's model, as dltrain would start it."""
+        torch.manual_seed(0)
+        model = self.workload.model()
+        self.seen["parameters"] = sum(p.numel() for p in model.parameters())
+        return model
+
+    def dataset(self) -> TensorDataset:
+        return TensorDataset(*tensors(self.folder, self.name))
+
+
+def dltrain(task: Task, precision: str = "fp32") -> None:
+    """The whole command, as it is installed: log, progress, TensorBoard, metrics, result; through its entry point.
+
+    Only evaluation and checkpoints are put off to the end, behind the last stamp, as they are for everyone here.
+    """
+    import json
+
+    from dltrain import cli
+    from dltrain.optim import Optimizer
+
+    step = Optimizer.step
+
+    def stamped(*args: Any, **kwargs: Any) -> Any:
+        norm = step(*args, **kwargs)
+        task.stamp()
+        return norm
+
+    Optimizer.step = stamped  # type: ignore[method-assign]
+    run = task.scratch / "run"
+    code = cli.main([*words(task, precision), f"hydra.run.dir={run}"])
+    if code:
+        raise SystemExit(code)
+    result = json.loads((run / "result.json").read_text())
+    task.seen = {"parameters": result["parameters"], "reported_samples_per_s": result["samples_per_second"]}
+
+
+def words(task: Task, precision: str) -> list[str]:
+    """What a user would type."""
+    return [
+        *task.workload.overrides,
+        f"data.path={file_of(task.folder, task.name)}",
+        f"data.batch_size={task.workload.batch}",
+        "optimizer=adam",
+        f"optimizer.lr={LR}",
+        "device=cpu",
+        f"device.precision={precision}",
+        "trainer.epochs=100000",
+        f"trainer.max_steps={task.steps}",
+        "trainer.eval_every=100000 epochs",
+        "trainer.checkpoint_every=100000 epochs",
+    ]
+
+
+def bare(task: Task, precision: str = "fp32") -> None:
+    """The loop that tutorials teach, with the loss printed now and then; it keeps nothing."""
+    model, loss_of = task.model(), task.workload.loss
+    optimizer = torch.optim.Adam(model.parameters(), lr=LR)
+    loader = DataLoader(task.dataset(), batch_size=task.workload.batch, shuffle=True)
+    context = torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext()
+    model.train()
+    step = 0
+    while step < task.steps:
+        for inputs, targets in loader:
+            optimizer.zero_grad()
+            with context:
+                loss = loss_of(model(inputs), targets)
+            loss.backward()
+            optimizer.step()
+            step += 1
+            task.stamp()
+            if step % LOG_EVERY == 0:
+                print(f"step {step} loss {loss.item():.4f}")
+            if step == task.steps:
+                break

@@ -1,0 +1,205 @@
+"""What is trained: five models on made-up data, in files for dltrain and as ready tensors for everyone else."""
+
+import string
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dltrain.data.batches import Batches
+from dltrain.data.npz import Npz
+from dltrain.data.series import TimeSeries
+from dltrain.data.spec import Data
+from dltrain.data.text import Text
+from dltrain.models.convolutional import CNN, LeNet5
+from dltrain.models.feedforward import MLP
+from dltrain.models.gpt import GPT
+from dltrain.models.recurrent import Recurrent
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+LR = 1e-3
+HELD = 64  # examples that nobody trains on; nobody evaluates while it is measured
+WINDOW, HORIZON = 96, 24
+CONTEXT, ALPHABET = 64, string.ascii_letters + string.digits + " .\n"
+CIFAR_BLOCKS: list[dict[str, Any]] = [
+    {"channels": 32},
+    {"channels": 64, "pool": "max"},
+    {"channels": 128},
+    {"channels": 128, "pool": "max"},
+    {"channels": 256},
+    {"channels": 256, "pool": "max"},
+]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One row of the comparison.
+
+    Args:
+        batch: Examples per step.
+        steps: Steps of one run, a few seconds on two cores.
+        warmup: Steps at the start that are not measured.
+        model: The model, by dltrain's own constructor.
+        loss: From the model's output and the targets.
+        write: Writes the file that dltrain reads.
+        data: How dltrain reads it, for the tensors that the others get.
+        overrides: What a user of dltrain types, besides the file.
+        keras_loss: The same loss in the words of Keras.
+        bf16: Whether to compare it in bf16 too.
+    """
+
+    batch: int
+    steps: int
+    warmup: int
+    model: Callable[[], nn.Module]
+    loss: Distance
+    write: Callable[[Path], None]
+    data: Callable[[str], Data]
+    overrides: tuple[str, ...]
+    keras_loss: str = "cross_entropy"
+    bf16: bool = False
+
+
+def write_vectors(path: Path) -> None:
+    draw = np.random.default_rng(0)
+    write_arrays(path, draw.standard_normal((51_200 + HELD, 32), dtype=np.float32), draw)
+
+
+def write_digits(path: Path) -> None:
+    draw = np.random.default_rng(0)
+    write_arrays(path, draw.integers(0, 256, (25_600 + HELD, 28, 28), dtype=np.uint8), draw)
+
+
+def write_colours(path: Path) -> None:
+    draw = np.random.default_rng(0)
+    write_arrays(path, draw.integers(0, 256, (4_000 + HELD, 32, 32, 3), dtype=np.uint8), draw)
+
+
+def write_arrays(path: Path, x: np.ndarray, draw: np.random.Generator) -> None:
+    y = draw.integers(0, 10, len(x))
+    y[:10] = y[-10:] = np.arange(10)
+    np.savez(path, x_train=x[:-HELD], y_train=y[:-HELD], x_test=x[-HELD:], y_test=y[-HELD:])
+
+
+def write_series(path: Path) -> None:
+    steps = np.arange(13_600)
+    noise = np.random.default_rng(0).standard_normal(len(steps)).cumsum()
+    values = 10 * np.sin(steps * 2 * np.pi / 24) + 0.1 * noise
+    path.write_text("value\n" + "".join(f"{value:.5f}\n" for value in values))
+
+
+def write_text(path: Path) -> None:
+    drawn = np.random.default_rng(0).choice(list(ALPHABET), 30_000)
+    path.write_text(ALPHABET + "".join(drawn), encoding="utf-8")
+
+
+def read_npz(path: str) -> Data:
+    return Npz(path, validation=0.0)
+
+
+def read_series(path: str) -> Data:
+    return TimeSeries(path=path, window=WINDOW, horizon=HORIZON, validation=0.0, test=0.02)
+
+
+def read_text(path: str) -> Data:
+    return Text(path, length=CONTEXT, validation=0.0, test=0.02)
+
+
+def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def series_loss(forecast: Tensor, targets: Tensor) -> Tensor:
+    return F.mse_loss(forecast.view(targets.shape), targets)
+
+
+ARRAYS = ("data=npz", "data.validation=0.0")
+WORKLOADS = {
+    "mlp": Workload(
+        32,
+        3_200,
+        20,
+        lambda: MLP(size=32, outputs=10, hidden=64, depth=1),
+        F.cross_entropy,
+        write_vectors,
+        read_npz,
+        ("model=mlp", "model.hidden=64", "model.depth=1", *ARRAYS),
+    ),
+    "lenet5": Workload(
+        64,
+        800,
+        20,
+        lambda: LeNet5(channels=1, height=28, width=28, outputs=10),
+        F.cross_entropy,
+        write_digits,
+        read_npz,
+        ("model=lenet5", *ARRAYS),
+    ),
+    "cnn": Workload(
+        200,
+        20,
+        4,
+        lambda: CNN(channels=3, height=32, width=32, outputs=10, blocks=CIFAR_BLOCKS, hidden=[1024, 512]),
+        F.cross_entropy,
+        write_colours,
+        read_npz,
+        ("model=cnn", *ARRAYS),
+        bf16=True,
+    ),
+    "lstm": Workload(
+        64,
+        200,
+        20,
+        lambda: Recurrent("lstm", features=1, outputs=HORIZON, hidden=64, depth=2),
+        series_loss,
+        write_series,
+        read_series,
+        (
+            *("model=lstm", "model.hidden=64", "model.depth=2", "data=timeseries"),
+            *(f"data.window={WINDOW}", f"data.horizon={HORIZON}", "data.validation=0.0", "data.test=0.02"),
+        ),
+        keras_loss="mse",
+        bf16=True,
+    ),
+    "gpt": Workload(
+        12,
+        200,
+        20,
+        lambda: GPT(vocabulary=65, length=CONTEXT, outputs=65, hidden=128, depth=4, heads=4),
+        token_loss,
+        write_text,
+        read_text,
+        (
+            *("model=gpt", "model.hidden=128", "model.depth=4", "model.heads=4", "data=text"),
+            *(f"data.length={CONTEXT}", "data.validation=0.0", "data.test=0.02"),
+        ),
+    ),
+}
+SUFFIX = {"lstm": "csv", "gpt": "txt"}
+
+
+def file_of(folder: Path, name: str) -> Path:
+    """The file that dltrain reads."""
+    return folder / f"{name}.{SUFFIX.get(name, 'npz')}"
+
+
+def prepare(folder: Path, name: str) -> None:
+    """Write a workload's file, and the same numbers, normalised alike, as tensors."""
+    workload = WORKLOADS[name]
+    path = file_of(folder, name)
+    workload.write(path)
+    source = workload.data(str(path)).load().train
+    batch = next(Batches(source, len(source)).epoch(0))
+    torch.save({key: batch[key].clone() for key in ("inputs", "targets")}, folder / f"{name}.pt")
+
+
+def tensors(folder: Path, name: str) -> tuple[Tensor, Tensor]:
+    """What everyone but dltrain trains on."""
+    loaded = torch.load(folder / f"{name}.pt", weights_only=True)
+    return loaded["inputs"], loaded["targets"]
