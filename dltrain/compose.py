@@ -186,7 +186,9 @@ class Composer:
     def as_job(self, whole: DictConfig, parsed: Sequence[Override], allow: list[str]) -> Job:
         """Take apart what Hydra composed."""
         choices = {k: v for k, v in whole.hydra.runtime.choices.items() if v is not None and not k.startswith("hydra/")}
-        run_dir, sweep_dir = (None if d == "auto" else str(d) for d in (whole.hydra.run.dir, whole.hydra.sweep.dir))
+        run_dir, sweep_dir = (
+            None if d in ("auto", "", None) else str(d) for d in (whole.hydra.run.dir, whole.hydra.sweep.dir)
+        )
         typed = tuple(str(o.input_line) for o in parsed)
         return Job(without_hydra(whole), choices, typed, run_dir, sweep_dir, self.config_dirs, tuple(allow))
 

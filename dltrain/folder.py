@@ -17,7 +17,6 @@ from filelock import FileLock, Timeout
 
 from dltrain.errors import ConfigError, problem
 
-STATES = ("running", "finished", "interrupted", "failed", "diverged", "out_of_memory")
 # Any of these says that a run lives here.
 SIGNS = ("status.json", "config.yaml", "metrics.jsonl", "checkpoints")
 # What else a run writes before its first step.
@@ -57,7 +56,7 @@ class Folder:
         self.write(name, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
     def status(self, state: str, exit_code: int | None = None, step: int = 0, error: str | None = None) -> None:
-        """Say how the run stands."""
+        """Say how the run stands: running, finished, interrupted, failed, diverged or out_of_memory."""
         self.write_json(
             "status.json",
             {
@@ -74,8 +73,8 @@ class Folder:
 
     def close(self) -> None:
         """Give the folder free."""
-        (self.path / ".lock").unlink(missing_ok=True)
         self.lock.release()
+        (self.path / ".lock").unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Leave nothing of a run that never began: the folder, too, unless somebody had made it before."""
@@ -143,11 +142,15 @@ def check(path: str | None, root: Path) -> None:
     check_writable(root if path is None else Path(path))
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, key: str = "hydra.run.dir") -> None:
     """Refuse a place where no folder can be made, and leave nothing there.
 
+    Args:
+        path: The folder that is to be made.
+        key: What names it.
+
     Raises:
-        ConfigError: Naming the folder.
+        ConfigError: Naming both.
     """
     there = path.expanduser().absolute()
     while not there.exists():
@@ -156,12 +159,12 @@ def check_writable(path: Path) -> None:
         # Permissions do not tell everything: only trying does.
         os.rmdir(tempfile.mkdtemp(prefix=".dltrain", dir=there))
     except OSError as error:
-        raise ConfigError(unwritable(path, error)) from None
+        raise ConfigError(unwritable(path, error, key)) from None
 
 
-def unwritable(path: Path, error: OSError) -> str:
+def unwritable(path: Path, error: OSError, key: str = "hydra.run.dir") -> str:
     """Say that a folder cannot be made."""
-    return problem("hydra.run.dir", "a folder that can be written", path, f"{error.strerror}.")
+    return problem(key, "a folder that can be written", path, f"{error.strerror}.")
 
 
 def write_whole(path: Path, content: bytes) -> None:

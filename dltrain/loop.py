@@ -94,8 +94,10 @@ class Loop:
         gc.freeze()
         try:
             self.model.train()
+            self.clock.begin()
             for number, stage in enumerate(self.stages):
-                self.state.stage = number
+                # Stages have metrics of their own: the best of one says nothing about the next.
+                self.state = State(step=self.state.step, stage=number)
                 self.optimizers = {turn.name: self.make_optimizer(turn, self.steps_of(stage)) for turn in stage.turns}
                 self.run_stage(stage)
         finally:
@@ -170,7 +172,10 @@ class Loop:
         Raises:
             Diverged: When a loss is not finite.
         """
-        values = self.record.read()  # waits for the device: what is measured now has been done
+        readings = {
+            name: value for optimizer in self.optimizers.values() for name, value in optimizer.readings().items()
+        }
+        values = self.record.read(readings)  # waits for the device: what is measured now has been done
         self.clock.first_step = self.clock.first_step or time.perf_counter()
         values["lr"] = next(iter(self.optimizers.values())).lr
         values |= {"throughput/samples_per_s": self.rate(), "memory/peak_mb": peak_memory_mb(self.device.device)}

@@ -150,6 +150,11 @@ class Optimizer:
                 total += l2 / 2 * weight.square().sum()
         return total
 
+    def readings(self) -> dict[str, Tensor]:
+        """What to log beside the loss, 0-d tensors that are still on the device."""
+        found = {"penalty": self.penalty()} if self.regularization.l1 or self.regularization.l2 else {}
+        return found if self.scaler is None else {**found, "skipped_steps": self.skipped}
+
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs, as tensors and plain Python."""
         return {

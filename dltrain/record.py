@@ -62,6 +62,7 @@ class Clock:
         self.started = started
         self.training_since = time.perf_counter()
         self.paused = 0.0
+        self.pauses = 0
         self.examples = 0
         self.first_step: float | None = None
 
@@ -69,10 +70,17 @@ class Clock:
     def pause(self) -> Iterator[None]:
         """Time that is not training: evaluation and checkpoints."""
         begun = time.perf_counter()
+        self.pauses += 1
         try:
             yield
         finally:
-            self.paused += time.perf_counter() - begun
+            self.pauses -= 1
+            if not self.pauses:  # a checkpoint within an evaluation counts once
+                self.paused += time.perf_counter() - begun
+
+    def begin(self) -> None:
+        """Training starts now."""
+        self.training_since, self.paused = time.perf_counter(), 0.0
 
     def training(self) -> float:
         """Seconds spent on training so far."""
@@ -112,9 +120,10 @@ class Record:
         for part, value in loss.parts.items():
             self.losses.setdefault(part, []).append((value.detach(), loss.weight))
 
-    def read(self) -> dict[str, float]:
-        """Weighted means of everything remembered, and the last gradient norm; forgets them."""
+    def read(self, readings: dict[str, Tensor]) -> dict[str, float]:
+        """Weighted means of everything remembered, the last gradient norm and the readings; forgets them."""
         means = {name: _mean(pairs) for name, pairs in self.losses.items()}
+        means |= {name: value.float() for name, value in readings.items()}
         if self.norm is not None:
             means["grad/norm"] = self.norm.float()
         self.losses, self.norm = {}, None

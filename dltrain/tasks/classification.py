@@ -57,7 +57,7 @@ class Classification(Task):
             counts = found if counts is None else counts + found
             worst.add(batch["inputs"], targets, predicted, each)
         assert counts is not None, "a split has at least one example"
-        metrics = mean.read() | {"accuracy": float(counts.diag().sum() / counts.sum()), "macro_f1": macro_f1(counts)}
+        metrics = mean.read() | {"accuracy": int(counts.diag().sum()) / int(counts.sum()), "macro_f1": macro_f1(counts)}
         return Evaluation(metrics, extra={"confusion": counts.cpu(), "worst": worst})
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Shown]:
