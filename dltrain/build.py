@@ -13,10 +13,20 @@ from typing import Any
 from dltrain.errors import ConfigError, nearest, problem
 
 Node = Mapping[str, Any]
+# Annotation -> the types that fit it, and how it is called.
+KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "true or false"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    str: ((str,), "text"),
+    type(None): ((type(None),), "null"),
+}
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
-# Where a target may come from, and what it must be there: exactly one name below torch.nn and torch.optim.
+# Where a target may come from: anywhere in dltrain's own families, and exactly one name below a library's package.
 OURS = ("dltrain.data.", "dltrain.models.", "dltrain.tasks.", "dltrain.optim.", "dltrain.schedule.")
 LIBRARIES = ("torch.nn.", "torch.optim.", "torchvision.models.")
+ALLOWED = "a class of dltrain, torch.nn, torch.optim or torchvision.models"
 
 
 def build(node: Node, key: str, allow: tuple[str, ...] = ()) -> Any:
@@ -30,18 +40,35 @@ def build(node: Node, key: str, allow: tuple[str, ...] = ()) -> Any:
     Raises:
         ConfigError: With every mistake of the node.
     """
-    problems = list(mistakes(node, key, allow))
-    if problems:
-        raise ConfigError(*problems)
     return partial(node, key, allow)()
 
 
 def partial(node: Node, key: str, allow: tuple[str, ...] = ()) -> Callable[..., Any]:
-    """The constructor of a node with its arguments bound; what lies deeper is built at once."""
+    """The constructor of a node with its arguments bound; what lies deeper is built at once.
+
+    Raises:
+        ConfigError: With every mistake of the node; when it is called, too.
+    """
     problems = list(mistakes(node, key, allow))
     if problems:
         raise ConfigError(*problems)
-    return functools.partial(target(node["_target_"], key, allow), **arguments(node, key, allow))
+    made = target(node["_target_"], key, allow)
+    if str(node["_target_"]).startswith(LIBRARIES):
+        made = explained(made, key)
+    return functools.partial(made, **arguments(node, key, allow))
+
+
+def explained(made: Callable[..., Any], key: str) -> Callable[..., Any]:
+    """A library's constructor, with its complaints about arguments as ours."""
+
+    @functools.wraps(made)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return made(*args, **kwargs)
+        except (ValueError, TypeError, RuntimeError, AssertionError) as error:
+            raise ConfigError(f"{key}: {made.__name__} refuses these values: {error}") from error
+
+    return call
 
 
 def arguments(node: Node, key: str, allow: tuple[str, ...]) -> dict[str, Any]:
@@ -61,27 +88,41 @@ def is_node(value: Any) -> bool:
 def mistakes(node: Node, key: str, allow: tuple[str, ...] = ()) -> Iterator[str]:
     """Everything that would keep a node from being built."""
     try:
-        made = target(node["_target_"], key, allow)
+        made = target(node.get("_target_"), key, allow)
     except ConfigError as error:
         yield from error.problems
         return
-    known = inspect.signature(made).parameters
-    hints = annotations(made)
+    known = {name: p for name, p in parameters(made).items() if name not in ("self", "params")}
     given = {name: value for name, value in node.items() if not name.startswith("_")}
-    names = [n for n in known if n not in ("self", "params")]
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    names = [name for name, p in known.items() if p.kind in NAMED]
+    hints = annotations(made)
     for name, value in given.items():
-        if name not in known and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
-            yield problem(f"{key}.{name}", f"one of {' '.join(names)}", value, nearest(name, names))
-        elif value == "???":
-            yield f"{key}.{name}: expected a value, got nothing. Set it: {key}.{name}=..."
-        elif is_node(value):
-            yield from mistakes(value, f"{key}.{name}", allow)
-        elif name in hints and not fits(value, hints[name]):
-            yield problem(f"{key}.{name}", readable(hints[name]), value)
-    required = [
-        n for n, p in known.items() if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    ]
-    yield from (f"{key}.{n}: expected a value, got nothing" for n in required if n not in given and n != "params")
+        if name not in names and not open_ended:
+            hint = nearest(name, names) or f"{made.__name__} takes {' '.join(names) or 'none'}."
+            yield f"{key}.{name}: unknown argument. {hint}"
+        else:
+            yield from wrong_argument(f"{key}.{name}", value, hints.get(name, Any), allow)
+    missing = [name for name in names if known[name].default is inspect.Parameter.empty and name not in given]
+    yield from (f"{key}.{name}: expected a value, got nothing" for name in missing)
+
+
+def wrong_argument(key: str, value: Any, hint: Any, allow: tuple[str, ...]) -> Iterator[str]:
+    """What is wrong with one argument, or with what it contains."""
+    if value == "???":
+        yield f"{key}: expected a value, got nothing. Set it: {key}=..."
+    elif is_node(value):
+        yield from mistakes(value, key, allow)
+    elif not fits(value, hint):
+        yield problem(key, readable(hint), value)
+
+
+def parameters(made: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The arguments of a constructor; anything goes where they cannot be read."""
+    try:
+        return inspect.signature(made).parameters
+    except (ValueError, TypeError):
+        return {"anything": inspect.Parameter("anything", inspect.Parameter.VAR_KEYWORD)}
 
 
 def target(path: Any, key: str, allow: tuple[str, ...]) -> Callable[..., Any]:
@@ -91,27 +132,28 @@ def target(path: Any, key: str, allow: tuple[str, ...]) -> Callable[..., Any]:
         ConfigError: When it may not, or does not exist. What is not allowed is not imported.
     """
     path = str(path)
-    trusted = next((p for p in allow if path.startswith(f"{p}.")), None)
-    if not (path.startswith(OURS) or path.startswith(LIBRARIES) or trusted):
-        hint = f"If you trust that code, add allow_targets=[{path.split('.')[0]}] to the command."
-        raise ConfigError(
-            problem(f"{key}._target_", "a target in dltrain, torch.nn, torch.optim or torchvision.models", path, hint)
-        )
     module, _, name = path.rpartition(".")
+    trusted = next((prefix for prefix in allow if path.startswith(f"{prefix}.")), None)
+    library = next((prefix for prefix in LIBRARIES if prefix == f"{module}."), None)
+    if not (trusted or library or path.startswith(OURS)) or name.startswith("_"):
+        raise ConfigError(problem(f"{key}._target_", ALLOWED, path, trust_hint(path.split(".", maxsplit=1)[0])))
     try:
         if trusted:
             trust_folder()
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, SyntaxError) as error:
         raise ConfigError(problem(f"{key}._target_", "something that can be imported", path, f"{error}.")) from None
-    root = next((p for p in ("dltrain.", *LIBRARIES) if path.startswith(p)), f"{trusted}.")
-    if (
-        not callable(found)
-        or not f"{found.__module__}.".startswith(root)
-        or (path.startswith(LIBRARIES) and name.startswith("_"))
-    ):
+    # A name that a module has merely imported from elsewhere is not its own.
+    root = f"{trusted}." if trusted else library or "dltrain."
+    if not callable(found) or not f"{getattr(found, '__module__', '')}.".startswith(root):
         raise ConfigError(problem(f"{key}._target_", f"a class of {root.rstrip('.')}", path))
     return found
+
+
+def trust_hint(package: str) -> str:
+    """How to allow a module of the user's own; nobody means to build a model from Python's library."""
+    known = {"dltrain", "torch", "torchvision", *sys.stdlib_module_names}
+    return "" if package in known else f"If you trust that code, add allow_targets=[{package}] to the command."
 
 
 def trust_folder() -> None:
@@ -124,45 +166,49 @@ def trust_folder() -> None:
 def annotations(made: Callable[..., Any]) -> dict[str, Any]:
     """The types of a constructor's arguments; nothing where a library's cannot be read."""
     try:
-        return typing.get_type_hints(made.__init__ if isinstance(made, type) else made)
+        return typing.get_type_hints(made.__init__ if isinstance(made, type) else made)  # type: ignore[misc]
     except (NameError, TypeError, AttributeError):
         return {}
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value may be passed where ``hint`` is asked for; unusual hints admit everything."""
-    origin = typing.get_origin(hint)
+    """Whether a plain value may be passed where ``hint`` is asked for; unusual hints admit everything but None."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return any(fits(value, part) for part in typing.get_args(hint))
+        return any(fits(value, part) for part in plain(parts))
     if origin is typing.Literal:
-        return value in typing.get_args(hint)
-    if hint in (None, type(None)):
-        return value is None
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint in (bool, str):
-        return isinstance(value, hint)
+        return value in parts
     if origin in (list, tuple):
-        part = next(iter(typing.get_args(hint)), Any)
-        return isinstance(value, list | tuple) and all(fits(item, part) for item in value)
+        return isinstance(value, list | tuple) and fits_each(value, origin, parts)
+    if hint in KINDS:
+        return isinstance(value, KINDS[hint][0]) and (hint is bool or not isinstance(value, bool))
     return value is not None or hint is Any or not isinstance(hint, type)
+
+
+def fits_each(values: list[Any] | tuple[Any, ...], origin: type, parts: tuple[Any, ...]) -> bool:
+    """Whether the items of a list are what ``list[...]`` or ``tuple[...]`` asks for."""
+    if origin is tuple and parts and Ellipsis not in parts:
+        return len(values) == len(parts) and all(map(fits, values, parts))
+    return all(fits(value, part) for part in parts[:1] for value in values)
+
+
+def plain(parts: tuple[Any, ...]) -> list[Any]:
+    """The alternatives that YAML can say: it has no tensors."""
+    return [part for part in parts if getattr(part, "__module__", "") != "torch"]
 
 
 def readable(hint: Any) -> str:
     """A type in words."""
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-    if hint in names:
-        return names[hint]
-    origin = typing.get_origin(hint)
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(readable(part) for part in typing.get_args(hint))
+        return " or ".join(map(readable, plain(parts)))
     if origin is typing.Literal:
-        return "one of " + " ".join(map(str, typing.get_args(hint)))
+        return "one of " + " ".join(map(str, parts))
+    if origin is tuple and Ellipsis not in parts:
+        return f"a list of {len(parts)}"
     if origin in (list, tuple):
         return "a list"
-    return getattr(hint, "__name__", str(hint))
+    return KINDS[hint][1] if hint in KINDS else getattr(hint, "__name__", str(hint))
 
 
 def needs(node: Node, key: str, allow: tuple[str, ...] = ()) -> list[str]:

@@ -52,21 +52,31 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 failed, 2 wrong usage, 3 diverged, 4 out of memory, 130 ended by Ctrl-C.
     """
-    argv = sys.argv[1:] if argv is None else argv
     try:
-        if "--version" in argv:
-            print(version())
-            return 0
-        command = read(argv)
-        if command.verb == "train" and command.rest:
-            return show(command)
-        return importlib.import_module(f"dltrain.verbs.{command.verb}").main(command, STARTED)
+        code = dispatch(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return code
     except ConfigError as error:
         for line in error.problems:
             print(f"dltrain: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # Who read our output has seen enough; without this Python complains once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def dispatch(argv: list[str]) -> int:
+    """Call what a command line asks for."""
+    if "--version" in argv:
+        print(version())
+        return 0
+    command = read(argv)
+    if command.verb == "train" and command.rest:
+        return show(command)
+    return importlib.import_module(f"dltrain.verbs.{command.verb}").main(command, STARTED)
 
 
 def read(argv: list[str]) -> Command:
@@ -142,10 +152,7 @@ def show(command: Command) -> int:
         prepare_completion(command.overrides)
         overrides = command.overrides
     else:
-        jobs = expand(command.overrides, command.config_dirs, sweep=command.multirun)
-        if len(jobs) > 1:
-            raise ConfigError(f"{command.rest[0]}: expected one job, got a sweep. Give each key one value.")
-        overrides = [*jobs[0].overrides, *search_path(command.config_dirs)]
+        overrides = checked(command)
 
     def nothing(config: DictConfig) -> None:
         """Hydra wants a function to decorate; these flags never call it."""
@@ -156,6 +163,20 @@ def show(command: Command) -> int:
     except SystemExit as stop:
         return 2 if stop.code else 0
     return 0
+
+
+def checked(command: Command) -> list[str]:
+    """The overrides as Hydra reads them, once they are known to be right.
+
+    Raises:
+        ConfigError: For what is wrong in them, or when they ask for several jobs.
+    """
+    if not command.overrides and not command.config_dirs:
+        return []
+    jobs = expand(command.overrides, command.config_dirs, sweep=command.multirun)
+    if len(jobs) > 1:
+        raise ConfigError(f"{command.rest[0]}: expected one job, got a sweep. Give each key one value.")
+    return [*jobs[0].overrides, *search_path(command.config_dirs)]
 
 
 def prepare_completion(words: list[str]) -> None:

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -37,7 +35,7 @@ class Job:
     Args:
         config: Everything below the root except ``hydra``.
         choices: Group -> the option chosen, e.g. ``{"model": "lstm"}``.
-        overrides: What the user typed, after the dot-for-slash convenience.
+        overrides: What the user typed, as Hydra reads it; where the run goes is not part of it.
         run_dir: The run folder the user named, or None for a fresh one.
         sweep_dir: The sweep's folder the user named, or None for a fresh one.
         config_dirs: Folders searched before dltrain's own.
@@ -54,7 +52,9 @@ class Job:
 
     def title(self) -> str:
         """What was chosen, as a user would type it."""
-        return "dltrain " + " ".join(f"{group}={option}" for group, option in self.choices.items())
+        first = [group for group in ("experiment", "model", "data", "task") if group in self.choices]
+        groups = dict.fromkeys([*first, *reversed(self.choices)])
+        return " ".join(["dltrain", *(f"{group}={self.choices[group]}" for group in groups)])
 
 
 def conf_dir() -> Path:
@@ -83,7 +83,7 @@ def session(config_dirs: tuple[str, ...], sweep: bool) -> Iterator["Composer"]:
         raise ConfigError(*(problem("--config-dir", "an existing folder of YAML groups", name) for name in missing))
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3", job_name="dltrain"):
-        yield Composer(GlobalHydra.instance().config_loader(), config_dirs, sweep)
+        yield Composer(config_dirs, sweep)
 
 
 def compose(typed: list[str], config_dirs: tuple[str, ...] = ()) -> Job:
@@ -117,19 +117,24 @@ def expand(typed: list[str], config_dirs: tuple[str, ...] = (), sweep: bool = Tr
 
 
 class Composer:
-    """Composes runs; each choice of options only once.
+    """Composes runs; each choice of options only once. Hydra must be initialised.
 
     Args:
-        loader: Hydra's view of the folders.
         config_dirs: Folders of the user's own YAML groups.
         sweep: Whether the run is one of several.
     """
 
-    def __init__(self, loader: ConfigLoader, config_dirs: tuple[str, ...], sweep: bool) -> None:
+    def __init__(self, config_dirs: tuple[str, ...], sweep: bool) -> None:
         self.config_dirs, self.sweep = config_dirs, sweep
-        self.groups = [group for group in loader.list_groups("") if group != "hydra"]
-        self.options = functools.cache(lambda group: loader.get_group_options(group, ObjectType.CONFIG))
+        self.folders = (conf_dir(), *map(Path, config_dirs))
+        self.groups = sorted({entry.name for folder in self.folders for entry in folder.iterdir() if entry.is_dir()})
+        self.options = functools.cache(self.find_options)
         self.base = functools.cache(self.call_hydra)
+
+    def find_options(self, group: str) -> list[str]:
+        """The names that may be chosen in a group."""
+        files = (file for folder in self.folders for file in (folder / group).glob("*.yaml")) if group else ()
+        return sorted({file.stem for file in files})
 
     def job(self, parsed: Sequence[Override]) -> Job:
         """Compose one run, collecting every mistake first.
@@ -189,7 +194,7 @@ class Composer:
         run_dir, sweep_dir = (
             None if d in ("auto", "", None) else str(d) for d in (whole.hydra.run.dir, whole.hydra.sweep.dir)
         )
-        typed = tuple(str(o.input_line) for o in parsed)
+        typed = tuple(str(o.input_line) for o in parsed if not is_hydras(o))
         return Job(without_hydra(whole), choices, typed, run_dir, sweep_dir, self.config_dirs, tuple(allow))
 
 

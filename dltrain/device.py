@@ -1,6 +1,7 @@
 """Where a run computes and in which precision. What runs is decided by what the machine is, never by a stopwatch."""
 
 import contextlib
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -106,13 +107,31 @@ def find_precision(precision: str, device: torch.device) -> str:
 def prepare(device: Device, seed: int) -> None:
     """Set the process up for one run; also undoes what an earlier run of a sweep left behind."""
     torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(device.deterministic)
+    spare_compiler(not device.compile)
+    if torch.are_deterministic_algorithms_enabled() != device.deterministic:  # the call imports torch's compiler, 3 s
+        torch.use_deterministic_algorithms(device.deterministic)
     torch.backends.cudnn.benchmark = device.device.type == "cuda" and not device.deterministic
     torch.set_float32_matmul_precision("highest" if device.precision == "fp32" else "high")
     torch.backends.cudnn.allow_tf32 = device.precision != "fp32"
     torch.set_flush_denormal(True)
     if device.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
+
+
+def spare_compiler(spare: bool) -> None:
+    """Keep torch.optim from importing torch's compiler, which takes two seconds, in a run that compiles nothing.
+
+    These methods import it at their first call to be told to stay out of it, and remember the answer in an attribute;
+    here is the answer. Where another version of torch has no such attribute, nothing happens.
+    """
+    for name in ("add_param_group", "state_dict", "load_state_dict", "zero_grad"):
+        inner = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
+        if inner is None:
+            continue
+        if spare and "torch._dynamo" not in sys.modules:
+            inner.__dynamo_disable = inner
+        elif not spare and getattr(inner, "__dynamo_disable", None) is inner:
+            del inner.__dynamo_disable
 
 
 def faster_precision(device: Device, model: nn.Module) -> str | None:
@@ -132,7 +151,6 @@ def peak_memory_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     import resource
-    import sys
 
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

@@ -1,5 +1,6 @@
 """The run folder: made exclusively, locked while in use, never overwritten."""
 
+import contextlib
 import json
 import os
 import platform
@@ -28,14 +29,14 @@ class Folder:
 
     Args:
         path: Where it lies; it exists.
-        fresh: Whether it was made for this run, so that nothing in it is anybody else's.
+        made: The folders that were made for it, the innermost first: nothing in them is anybody else's.
 
     Raises:
         ConfigError: When another run uses it, or has left its results there.
     """
 
-    def __init__(self, path: Path, fresh: bool) -> None:
-        self.path, self.fresh = path, fresh
+    def __init__(self, path: Path, made: list[Path]) -> None:
+        self.path, self.made = path, made
         self.lock = FileLock(path / ".lock")
         self.started = time.time()
         try:
@@ -77,13 +78,14 @@ class Folder:
         (self.path / ".lock").unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Leave nothing of a run that never began: the folder, too, unless somebody had made it before."""
+        """Leave nothing of a run that never began, and everything that was there before."""
         self.close()
-        if self.fresh:
+        if self.path in self.made:
             shutil.rmtree(self.path)
+            remove_empty(self.made[1:])
             return
-        for name in (*FILES, *(file.name for file in self.path.glob("events.out.tfevents.*"))):
-            (self.path / name).unlink(missing_ok=True)
+        for file in [self.path / name for name in FILES] + list(self.path.glob("events.out.tfevents.*")):
+            file.unlink(missing_ok=True)
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
 
@@ -93,15 +95,23 @@ def create(path: str | None, root: Path, name: str) -> Folder:
     Raises:
         ConfigError: When ``path`` holds a run already, or nothing can be written there.
     """
+    parent = root / name if path is None else Path(path).expanduser()
+    made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     try:
         if path is None:
-            return Folder(fresh(root / name), fresh=True)
-        named = Path(path).expanduser()
-        new = not named.exists()
-        named.mkdir(parents=True, exist_ok=True)
-        return Folder(named, fresh=new)
+            found = fresh(parent)
+            return Folder(found, [found, *made])
+        parent.mkdir(parents=True, exist_ok=True)
+        return Folder(parent, made)
     except OSError as error:
-        raise ConfigError(unwritable(Path(path or root), error)) from None
+        raise ConfigError(unwritable(parent, error)) from None
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Remove folders, the innermost first, up to one in which somebody else has put something."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def refuse_taken(path: Path) -> None:

@@ -127,11 +127,12 @@ class Loop:
                 self.log()
             if evaluate:
                 self.evaluate()
-            if final or state.stopped_early or self.save_due.at(step):
+            ended = final or state.stopped_early
+            if ended or self.save_due.at(step):
                 self.save("last.pt")
-            if time.perf_counter() - self.shown > SHOW_SECONDS:
+            if ended or time.perf_counter() - self.shown > SHOW_SECONDS:
                 self.show_progress()
-            if final or state.stopped_early:
+            if ended:
                 break
         state.batch = 0
 

@@ -1,7 +1,7 @@
 """One turn's optimizer with everything that regularization adds on the way; Muon; averaged weights."""
 
 import inspect
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -73,8 +73,9 @@ class Optimizer:
         self.scaler = scaler
         self._inputs = self.parameters if partial else None
         self._penalised: list[Tensor] = [p for p in self.parameters if regularization.biases or p.ndim >= 2]
-        self._fast = kernels(make.func, make.keywords, self.parameters)
+        self._fast = kernels(inspect.unwrap(make.func), make.keywords, self.parameters)
         self.optimizer: Any = make(self._grouped(own_decay(make)), **self._fast)
+        self._move = bare_step(self.optimizer)
         self._groups: list[dict[str, Any]] = self.optimizer.param_groups
         self._rates = [group["lr"] for group in self._groups]
         self._decays = self._decayed_by_group()
@@ -125,7 +126,7 @@ class Optimizer:
         if self._decays:
             self._decay()
         if self.scaler is None:
-            self.optimizer.step()
+            self._move()
         else:
             self._step_scaled(self.scaler)
         # Half the time of zero_grad, which matters in small networks.
@@ -250,6 +251,16 @@ class Optimizer:
         self.skipped += scaler.scale(self._one) < before
 
 
+def bare_step(optimizer: Any) -> Callable[[], Any]:
+    """An optimizer's step without what torch wraps around it for profilers, hooks and its compiler.
+
+    None of these serves here, together they take a tenth of a small network's step, and the first call imports the
+    compiler, which takes two seconds.
+    """
+    step = torch.no_grad()(inspect.unwrap(type(optimizer).step))
+    return partial(step, optimizer)
+
+
 def own_decay(make: partial[Any]) -> float:
     """The ``weight_decay`` that a bound optimizer will use, 0 where it takes none."""
     argument = inspect.signature(make.func).parameters.get("weight_decay")
@@ -305,6 +316,7 @@ class Muon:
             options = {"weight_decay": weight_decay, **(adamw or {})}
             options |= kernels(torch.optim.AdamW, options, others[0]["params"])
             self._parts.append(torch.optim.AdamW(others, **options))
+        self._moves = [bare_step(part) for part in self._parts]
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -313,8 +325,8 @@ class Muon:
 
     def step(self) -> None:
         """Move all parameters that have a gradient."""
-        for part in self._parts:
-            part.step()
+        for move in self._moves:
+            move()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop all gradients."""

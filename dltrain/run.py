@@ -2,7 +2,6 @@
 
 import math
 import shlex
-import shutil
 import time
 import traceback
 from dataclasses import dataclass
@@ -91,11 +90,12 @@ class Run:
             self.announce()
             result = self.train_and_test()
             return self.end("finished", result)
-        except ConfigError:
+        except ConfigError as reason:
             if not self.loop.state.step:
                 self.console.detach()
-                shutil.rmtree(self.home.path)
-            raise
+                self.home.discard()
+                raise
+            error = str(reason)
         except Diverged as reason:
             state, error = "diverged", str(reason)
         except torch.OutOfMemoryError as reason:
@@ -110,9 +110,8 @@ class Run:
     def end(self, state: str, result: dict[str, Any], error: str | None = None) -> Outcome:
         """Write down how the run ended."""
         code = EXIT[state]
-        self.tracker.hparams(
-            self.choices(), {f"{k}/test": v for k, v in result.get("test", {}).items()}, succeeded=state == "finished"
-        )
+        final = {f"{k}/test": v for k, v in result.get("test", {}).items() if v is not None}
+        self.tracker.hparams(self.choices(), final, succeeded=state == "finished")
         self.home.status(state, code, self.loop.state.step, error)
         if error:
             self.console.error([f"{state}: {error}", f"The run lies in {self.home.path}"])

@@ -39,7 +39,7 @@ def whole(least: int, below: float = math.inf, many: bool = False, null: bool = 
     return Word(text, lambda value: type(value) is int and least <= value < below, many=many, null=null)
 
 
-def real(interval: str, many: bool = False) -> Word:
+def real(interval: str, many: bool = False, null: bool = False) -> Word:
     """A number in an interval written as mathematics does: ``(0, 1]``."""
     low, high = (float(part) for part in interval[1:-1].split(","))
     closed, shut = interval[0] == "[", interval[-1] == "]"
@@ -51,7 +51,7 @@ def real(interval: str, many: bool = False) -> Word:
 
     ends = [] if low == -math.inf else [f"of at least {low:g}" if closed else f"above {low:g}"]
     ends += [] if high == math.inf else [f"at most {high:g}" if shut else f"below {high:g}"]
-    return Word(f"a number {' and '.join(ends)}".rstrip(), admits, many=many)
+    return Word(f"a number {' and '.join(ends)}".rstrip(), admits, many=many, null=null)
 
 
 def choice(*names: str) -> Word:
@@ -99,7 +99,7 @@ WORDS = {
     "length": whole(1),
     "side": whole(1),
     "lr": real("(0, inf)"),
-    "momentum": real("[0, 1)"),
+    "momentum": real("[0, 1)", null=True),
     "betas": real("[0, 1)"),
     "alpha": real("[0, 1]"),
     "rho": real("[0, 1]"),
@@ -114,6 +114,19 @@ WORDS = {
     "clip_value": real("[0, inf)"),
     "early_stopping": whole(0),
     "average": real("[0, 1)"),
+    "dampening": real("[0, 1]"),
+    "momentum_decay": real("[0, inf)"),
+    "lr_decay": real("[0, inf)"),
+    "initial_accumulator_value": real("[0, inf)"),
+    "ns_steps": whole(1),
+    "every": real("(0, inf)"),
+    "factor": real("(0, inf)"),
+    "rise": real("[0, 1]"),
+    "start": real("[0, inf)"),
+    "end": real("[0, inf)"),
+    "patience": whole(0),
+    "threshold": real("[0, inf)"),
+    "width": whole(1),
     "precision": choice("auto", "fp32", "tf32", "bf16", "fp16"),
     "normalise": choice("last", "window", "train"),
     "loss_name": choice("mse", "l1", "huber"),

@@ -1,0 +1,147 @@
+"""Forecasting: metrics in the data's own units beside naive forecasts, against plain numpy over the raw file."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import mean_absolute_error, root_mean_squared_error
+from torch import Tensor, nn
+
+from dltrain.data.batches import Batches
+from dltrain.data.series import TimeSeries
+from dltrain.tasks.forecasting import Forecasting, naive_forecasts
+
+WINDOW, HORIZON, SEASON = 10, 9, 4
+METHODS = ("repeat last", "last season", "season plus drift")
+
+
+def naive(past: np.ndarray, horizon: int, season: int) -> dict[str, np.ndarray]:
+    """The three naive forecasts of one series, step by step."""
+    n = len(past)
+    found: dict[str, list[float]] = {name: [] for name in METHODS}
+    yearly = np.mean([past[n - 1 - k] - past[n - 1 - k - season] for k in range(season)])
+    for step in range(1, horizon + 1):
+        back = season - (step - 1) % season
+        rounds = (step - 1) // season + 1
+        found["repeat last"].append(past[n - 1])
+        found["last season"].append(past[n - back])
+        found["season plus drift"].append(past[n - back] + rounds * yearly)
+    return {name: np.array(values) for name, values in found.items()}
+
+
+@pytest.mark.parametrize(("horizon", "season"), [(3, 5), (5, 5), (13, 5), (4, 1)])
+def test_naive_forecasts_equal_a_plain_loop(horizon: int, season: int) -> None:
+    history = np.random.default_rng(0).normal(size=(7, 17, 3)).cumsum(axis=1)
+    found = naive_forecasts(torch.from_numpy(history), horizon, season)
+    assert tuple(found) == METHODS
+    for name, values in found.items():
+        assert values.shape == (7, horizon, 3)
+        for row in range(7):
+            for column in range(3):
+                wanted = naive(history[row, :, column], horizon, season)[name]
+                np.testing.assert_allclose(values[row, :, column].numpy(), wanted, rtol=1e-12)
+
+
+def test_a_past_shorter_than_two_seasons_leaves_only_its_last_value_to_repeat() -> None:
+    assert list(naive_forecasts(torch.zeros(2, 9, 1), 3, 5)) == ["repeat last"]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+    """A file with two series that have a trend, a season and noise, of very different size."""
+    random = np.random.default_rng(1)
+    steps = np.arange(160)
+    values = np.stack(
+        [
+            400 + 0.3 * steps + 3 * np.sin(2 * np.pi * steps / SEASON) + random.normal(size=160),
+            0.01 * random.normal(size=160).cumsum() - 5,
+        ],
+        axis=1,
+    ).round(6)
+    path = tmp_path_factory.mktemp("series") / "two.csv"
+    path.write_text("a,b\n" + "".join(f"{a},{b}\n" for a, b in values))
+    return path, values
+
+
+class RepeatLast(nn.Module):
+    """Knows only what it reads: the forecast that every affine normalisation leaves as it is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, -1:].expand(-1, HORIZON, -1).flatten(1)
+
+
+@pytest.mark.parametrize("normalise", ["last", "window", "train"])
+def test_metrics_are_in_the_datas_units_whatever_the_normalisation(
+    normalise: str, table: tuple[Path, np.ndarray]
+) -> None:
+    path, values = table
+    data = TimeSeries(path=str(path), window=WINDOW, horizon=HORIZON, season=SEASON, normalise=normalise)
+    task = Forecasting(HORIZON, 2, SEASON)
+    # 7 windows per batch: the last batch is short.
+    evaluation = task.evaluate(RepeatLast(), Batches(data.load().test, 7))
+    first = len(values) - round(0.15 * len(values))
+    starts = range(first, len(values) - HORIZON + 1)
+    assert len(starts) % 7
+    truth = np.stack([values[at : at + HORIZON] for at in starts])
+    forecasts = {
+        name: np.stack(
+            [np.stack([naive(values[:at, c], HORIZON, SEASON)[name] for c in range(2)], axis=1) for at in starts]
+        )
+        for name in METHODS
+    }
+    for name in METHODS:
+        wanted = mean_absolute_error(truth.ravel(), forecasts[name].ravel())
+        assert evaluation.baselines[name]["mae"] == pytest.approx(wanted, rel=1e-5)
+        squared = root_mean_squared_error(truth.ravel(), forecasts[name].ravel())
+        assert evaluation.baselines[name]["rmse"] == pytest.approx(squared, rel=1e-5)
+    ours = evaluation.metrics
+    assert ours["mae"] == pytest.approx(mean_absolute_error(truth.ravel(), forecasts["repeat last"].ravel()), rel=1e-5)
+    best = min(mean_absolute_error(truth.ravel(), forecasts[name].ravel()) for name in METHODS)
+    assert ours["skill"] == pytest.approx(1 - ours["mae"] / best, rel=1e-4)
+
+
+def batch(generator: torch.Generator, count: int) -> dict[str, Tensor]:
+    return {
+        "inputs": torch.randn(count, WINDOW, 1, generator=generator),
+        "targets": torch.randn(count, HORIZON, 1, generator=generator),
+        "history": torch.randn(count, WINDOW, 1, generator=generator),
+        "shift": torch.zeros(count, 1, 1),
+        "scale": torch.ones(count, 1, 1),
+    }
+
+
+class Knows(nn.Module):
+    """Always gives the answers it was made with."""
+
+    def __init__(self, answers: Tensor) -> None:
+        super().__init__()
+        self.answers = answers
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.answers.flatten(1)
+
+
+def test_a_perfect_forecast_has_skill_one_and_the_best_naive_one_has_skill_zero() -> None:
+    batches = [batch(torch.Generator().manual_seed(0), 5)]
+    task = Forecasting(HORIZON, 1, SEASON)
+    assert task.evaluate(Knows(batches[0]["targets"]), batches).metrics["skill"] == 1
+    baselines = task.evaluate(Knows(batches[0]["targets"]), batches).baselines
+    best = min(baselines, key=lambda name: baselines[name]["mae"])
+    same = Knows(naive_forecasts(batches[0]["history"], HORIZON, SEASON)[best])
+    assert task.evaluate(same, batches).metrics["skill"] == pytest.approx(0, abs=1e-6)
+
+
+def test_outputs_are_read_step_by_step_with_the_columns_innermost() -> None:
+    inputs = torch.randn(4, WINDOW, 2)
+    assert torch.equal(
+        Forecasting(HORIZON, 2).forecast(RepeatLast(), {"inputs": inputs}), inputs[:, -1:].expand(-1, HORIZON, -1)
+    )
+
+
+def test_forecasts_are_drawn_over_the_truth() -> None:
+    task = Forecasting(HORIZON, 1, SEASON, unit="ppm")
+    model = Knows(torch.zeros(5, HORIZON, 1))
+    (shown,) = task.show(model, task.evaluate(model, [batch(torch.Generator().manual_seed(0), 5)]))
+    assert shown.tag == "forecasts"
+    assert shown.image is not None and shown.image.dtype == torch.uint8 and shown.image.shape[0] == 3

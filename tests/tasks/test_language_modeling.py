@@ -1,0 +1,116 @@
+"""Language modelling against torchmetrics, and sampling against a greedy loop."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics.text import Perplexity
+
+from dltrain.tasks.language_modeling import SAMPLE_TOKENS, LanguageModeling, generate
+
+VOCABULARY, LENGTH = 11, 6
+SIZES = [4, 4, 1]
+
+
+def batches(seed: int = 0) -> list[dict[str, Tensor]]:
+    """Logits in place of tokens, so that a model that passes them on leaves only the task to be tested."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(sum(SIZES), LENGTH, VOCABULARY, generator=generator)
+    targets = torch.randint(VOCABULARY, (sum(SIZES), LENGTH), generator=generator)
+    return [{"inputs": i, "targets": t} for i, t in zip(logits.split(SIZES), targets.split(SIZES), strict=True)]
+
+
+def test_metrics_equal_torchmetrics_over_uneven_batches() -> None:
+    metrics = LanguageModeling(VOCABULARY, LENGTH).evaluate(nn.Identity(), batches()).metrics
+    peer = Perplexity()
+    for batch in batches():
+        peer.update(batch["inputs"], batch["targets"])
+    perplexity = peer.compute().item()
+    assert metrics["perplexity"] == pytest.approx(perplexity, rel=1e-5)
+    assert metrics["loss"] == pytest.approx(math.log(perplexity), rel=1e-5)
+    assert metrics["bits_per_token"] == pytest.approx(math.log2(perplexity), rel=1e-5)
+
+
+def test_the_training_loss_is_the_mean_over_tokens_and_says_how_many() -> None:
+    (batch, *_) = batches()
+    loss = LanguageModeling(VOCABULARY, LENGTH, label_smoothing=0.2).loss(nn.Identity(), batch, 0.0)
+    assert loss.weight == SIZES[0] * LENGTH
+    smoothed = 0.8 * F.one_hot(batch["targets"], VOCABULARY) + 0.2 / VOCABULARY
+    closed = -(smoothed * batch["inputs"].log_softmax(-1)).sum(-1).mean()
+    torch.testing.assert_close(loss.total, closed)
+
+
+def test_a_hopeless_model_has_infinite_perplexity_and_raises_nothing() -> None:
+    logits = torch.zeros(1, LENGTH, VOCABULARY)
+    logits[..., 0] = 1e4
+    batch = {"inputs": logits, "targets": torch.ones(1, LENGTH, dtype=torch.int64)}
+    metrics = LanguageModeling(VOCABULARY, LENGTH).evaluate(nn.Identity(), [batch]).metrics
+    assert metrics["perplexity"] == math.inf
+    assert metrics["loss"] == pytest.approx(1e4)
+
+
+class Table(nn.Module):
+    """A model of pairs: the next token's logits are a row of a table; refuses more than LENGTH tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Embedding(VOCABULARY, VOCABULARY)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        assert tokens.shape[1] <= LENGTH
+        return self.rows(tokens)
+
+
+@pytest.fixture
+def table() -> Table:
+    torch.manual_seed(0)
+    return Table()
+
+
+def test_a_cold_sample_is_the_greedy_continuation_also_past_the_models_length(table: Table) -> None:
+    wanted = [3]
+    for _ in range(3 * LENGTH):
+        wanted.append(int(table.rows.weight[wanted[-1]].argmax()))
+    with torch.no_grad():
+        tokens = generate(table, torch.tensor([[3]]), 3 * LENGTH, LENGTH, temperature=1e-3)
+    assert tokens[0].tolist() == wanted
+
+
+def test_samples_follow_the_models_probabilities(table: Table) -> None:
+    with torch.no_grad():
+        drawn = generate(table, torch.full((20_000, 1), 5), 1, LENGTH, temperature=0.7)[:, 1]
+    shares = torch.bincount(drawn, minlength=VOCABULARY) / len(drawn)
+    torch.testing.assert_close(shares, (table.rows.weight[5] / 0.7).softmax(0).detach(), atol=0.015, rtol=0)
+
+
+def test_sampling_draws_nothing_from_the_global_generator_and_repeats_itself(table: Table) -> None:
+    state = torch.get_rng_state()
+    with torch.no_grad():
+        once, again = (generate(table, torch.tensor([[1]]), 20, LENGTH) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(once, again)
+
+
+def test_a_sample_starts_with_the_prompt_and_is_a_block_of_code_in_markdown(table: Table) -> None:
+    letters = "abcdefghij\n"
+    task = LanguageModeling(
+        VOCABULARY,
+        LENGTH,
+        encode=lambda text: [letters.index(c) for c in text],
+        decode=lambda tokens: "".join(letters[t] for t in tokens),
+        prompt="bad",
+    )
+    with torch.no_grad():
+        (shown,) = task.show(table, task.evaluate(nn.Identity(), batches()))
+    assert shown.tag == "sample" and shown.text is not None
+    lines = shown.text.split("\n")
+    assert all(line.startswith("    ") for line in lines) and lines[0].startswith("    bad")
+    characters = sum(len(line) - 4 for line in lines) + len(lines) - 1
+    assert SAMPLE_TOKENS + 2 <= characters <= SAMPLE_TOKENS + 3, "splitlines drops one newline at the end"
+
+
+def test_data_without_a_way_back_to_text_show_nothing() -> None:
+    task = LanguageModeling(VOCABULARY, LENGTH)
+    assert task.show(nn.Identity(), task.evaluate(nn.Identity(), batches())) == []

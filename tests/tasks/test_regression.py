@@ -1,0 +1,73 @@
+"""Regression against scikit-learn and torchmetrics, in the data's own units."""
+
+import pytest
+import torch
+from sklearn.metrics import mean_absolute_error, root_mean_squared_error
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanAbsoluteError, MeanSquaredError
+
+from dltrain.errors import ConfigError
+from dltrain.tasks.regression import Regression
+
+SIZES = [8, 8, 5]
+TARGETS = 3
+
+
+def drawn(seed: int) -> Tensor:
+    return torch.randn(sum(SIZES), TARGETS, generator=torch.Generator().manual_seed(seed))
+
+
+def batches(predicted: Tensor, targets: Tensor, **more: Tensor) -> list[dict[str, Tensor]]:
+    whole = {"inputs": predicted, "targets": targets, **more}
+    parts = zip(*(value.split(SIZES) for value in whole.values()), strict=True)
+    return [dict(zip(whole, values, strict=True)) for values in parts]
+
+
+def test_metrics_equal_scikit_learn_and_torchmetrics_over_uneven_batches() -> None:
+    predicted, targets = drawn(0), drawn(1)
+    metrics = Regression(TARGETS).evaluate(nn.Identity(), batches(predicted, targets)).metrics
+    said, truth = predicted.flatten().numpy(), targets.flatten().numpy()
+    assert metrics["mae"] == pytest.approx(mean_absolute_error(truth, said), rel=1e-6)
+    assert metrics["rmse"] == pytest.approx(root_mean_squared_error(truth, said), rel=1e-6)
+    mae, mse = MeanAbsoluteError(), MeanSquaredError()
+    for batch in batches(predicted, targets):
+        mae.update(batch["inputs"], batch["targets"])
+        mse.update(batch["inputs"], batch["targets"])
+    assert metrics["mae"] == pytest.approx(mae.compute().item(), rel=1e-6)
+    assert metrics["rmse"] == pytest.approx(mse.compute().item() ** 0.5, rel=1e-6)
+    assert metrics["loss"] == pytest.approx(mse.compute().item(), rel=1e-6)
+
+
+def test_metrics_are_in_the_datas_units_and_the_loss_in_normalised_ones() -> None:
+    predicted, targets = drawn(0), drawn(1)
+    scale, shift = torch.full((sum(SIZES), 1), 20.0), torch.full((sum(SIZES), 1), 300.0)
+    metrics = Regression(TARGETS).evaluate(nn.Identity(), batches(predicted, targets, scale=scale, shift=shift)).metrics
+    said, truth = (predicted * 20 + 300).flatten().numpy(), (targets * 20 + 300).flatten().numpy()
+    assert metrics["mae"] == pytest.approx(mean_absolute_error(truth, said), rel=1e-5)
+    assert metrics["rmse"] == pytest.approx(root_mean_squared_error(truth, said), rel=1e-5)
+    assert metrics["loss"] == pytest.approx(F.mse_loss(predicted, targets).item(), rel=1e-6)
+
+
+def test_numbers_that_are_classes_too_are_read_as_numbers() -> None:
+    predicted, values, classes = drawn(0), drawn(1), torch.zeros(sum(SIZES), dtype=torch.int64)
+    task = Regression(TARGETS)
+    metrics = task.evaluate(nn.Identity(), batches(predicted, classes, values=values)).metrics
+    assert metrics["mae"] == pytest.approx((predicted - values).abs().mean().item(), rel=1e-6)
+    loss = task.loss(nn.Identity(), {"inputs": predicted, "targets": classes, "values": values}, 0.0)
+    assert torch.equal(loss.total, F.mse_loss(predicted, values))
+
+
+@pytest.mark.parametrize(
+    ("name", "peer"), [("mse", nn.MSELoss()), ("l1", nn.L1Loss()), ("huber", nn.HuberLoss(delta=1.0))]
+)
+def test_each_loss_is_torchs(name: str, peer: nn.Module) -> None:
+    predicted, targets = 3 * drawn(0), drawn(1)
+    loss = Regression(TARGETS, loss_name=name).loss(nn.Identity(), {"inputs": predicted, "targets": targets}, 0.0)
+    torch.testing.assert_close(loss.total, peer(predicted, targets))
+    assert loss.weight == sum(SIZES)
+
+
+def test_an_unknown_loss_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match=r"task\.loss_name.*Did you mean huber"):
+        Regression(TARGETS, loss_name="hubber")

@@ -1,0 +1,163 @@
+"""What only an NVIDIA GPU can show: precision, determinism, moving to a CPU, and steps that never wait."""
+
+import io
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dltrain import compose, parts, run
+from dltrain.checkpoint import Checkpoints
+from dltrain.console import Console
+from dltrain.errors import ConfigError
+from dltrain.folder import create
+from dltrain.loop import grouped
+from dltrain.record import Clock
+from dltrain.tracker import Tracker
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")]
+
+GPU = "device=cuda"
+CNN = ["model=cnn", "model.hidden=[16]", "model.blocks=[{channels: 4, pool: max}]", "regularization.dropout=0.2"]
+
+
+def train(folder: Path, *typed: str) -> run.Outcome:
+    job = compose.compose([*typed, f"hydra.run.dir={folder}"])
+    return run.train(job, Console(io.StringIO()), time.perf_counter())
+
+
+@pytest.fixture(scope="module")
+def mnist() -> list[str]:
+    """The recipe for LeNet-5, if the real MNIST is at hand."""
+    typed = ["experiment=lenet5_mnist", GPU]
+    try:
+        parts.make(compose.compose([*typed, "device=cpu"])).data.load()
+    except ConfigError as error:
+        pytest.skip(str(error))
+    return typed
+
+
+@pytest.fixture(scope="module")
+def fp32(mnist: list[str], tmp_path_factory: pytest.TempPathFactory) -> float:
+    """The test accuracy that full precision reaches."""
+    outcome = train(tmp_path_factory.mktemp("fp32") / "run", *mnist, "device.precision=fp32")
+    assert outcome.result["test"]["accuracy"] >= 0.985
+    return outcome.result["test"]["accuracy"]
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
+def test_lower_precision_reaches_the_accuracy_of_fp32_within_three_tenths_of_a_point(
+    precision: str, mnist: list[str], fp32: float, tmp_path: Path
+) -> None:
+    outcome = train(tmp_path / "run", *mnist, f"device.precision={precision}")
+    assert outcome.result["precision"] == precision and outcome.result["device"] == "cuda"
+    assert outcome.result["test"]["accuracy"] == pytest.approx(fp32, abs=0.003)
+    lines = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
+    skipped = [line["skipped_steps"] for line in lines if "skipped_steps" in line]
+    assert bool(skipped) == (precision == "fp16"), "only fp16 has a scaler"
+    assert all(count < 20 for count in skipped)
+
+
+def test_auto_takes_the_gpu_in_bf16_where_it_has_it(small: Callable[[str], list[str]], tmp_path: Path) -> None:
+    outcome = train(tmp_path / "run", "model=mlp", *small("digits"), "trainer.max_steps=2")
+    able = torch.cuda.is_bf16_supported(including_emulation=False)
+    assert (outcome.result["device"], outcome.result["precision"]) == ("cuda", "bf16" if able else "fp16")
+    assert torch.cuda.get_device_name() in (outcome.folder / "train.log").read_text()
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        [*CNN, "data=digits", "data.augment=[crop]"],
+        ["model=lstm", "data=timeseries", "data.series=elnino", "data.window=24", "data.horizon=6"],
+        ["model=gpt", "data=text", "data.length=16", "model.depth=1"],
+    ],
+)
+def test_a_deterministic_run_gives_the_same_bytes_twice(typed: list[str], tmp_path: Path) -> None:
+    found = []
+    for name in ("first", "second"):
+        # In processes of their own, since cuBLAS reads its workspace setting when CUDA starts.
+        words = [*typed, GPU, "device.deterministic=true", "trainer.max_steps=30", f"hydra.run.dir={tmp_path / name}"]
+        command = [sys.executable, "-m", "dltrain", *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        manifest = Checkpoints(tmp_path / name).manifest()
+        found.append({file: entry["sha256"] for file, entry in manifest.items()})
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_checkpoint_from_the_gpu_evaluates_on_the_cpu(
+    precision: str, small: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    common = [*CNN, *small("digits"), "regularization.average=0.9"]
+    outcome = train(tmp_path / "run", *common, GPU, f"device.precision={precision}", "trainer.epochs=3")
+    saved = Checkpoints(outcome.folder).load("best.pt")
+    made = parts.make(compose.compose([*common, "device=cpu"]))
+    made.model.load_state_dict(saved["average"]["model"])
+    made.model.eval()
+    with torch.inference_mode():
+        metrics = made.task.evaluate(made.model, parts.make_batches(made, made.data.load())["test"]).metrics
+    tolerance = 1e-3 if precision == "fp32" else 3e-2
+    assert metrics["loss"] == pytest.approx(outcome.result["test"]["loss"], rel=tolerance)
+    assert metrics["accuracy"] == pytest.approx(outcome.result["test"]["accuracy"], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        [*CNN, "data=digits", "data.augment=[flip,crop]", "regularization=standard", "regularization.l1=1e-5"],
+        ["model=lstm", "data=timeseries", "data.window=24", "data.horizon=6"],
+        ["model=gpt", "data=text", "data.length=16", "trainer.accumulate=2"],
+        ["model=mlp", "data=digits", "device.precision=fp16"],
+        ["model=mlp", "data=digits", "optimizer=muon"],
+    ],
+)
+def test_a_step_never_waits_for_the_gpu(typed: list[str], tmp_path: Path) -> None:
+    job = compose.compose([*typed, GPU])
+    made = parts.make(job)
+    batches = parts.make_batches(made, made.data.load())
+    home = create(str(tmp_path / "run"), tmp_path, "run")
+    whole = run.Run(job, made, batches, Console(io.StringIO()), home, Clock(time.perf_counter()))
+    mode: Any = torch.cuda.get_sync_debug_mode()
+    with Tracker(home.path) as whole.tracker:
+        loop = whole.make_loop()
+        (stage,) = loop.stages
+        loop.optimizers = {turn.name: loop.make_optimizer(turn, loop.steps) for turn in stage.turns}
+        groups = grouped(loop.train.epoch(0), loop.plan.accumulate)
+        for group in itertools.islice(groups, 3):
+            loop.take_step(stage, group, measure=True)
+        loop.log()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for group in itertools.islice(groups, 5):
+                loop.take_step(stage, group, measure=False)
+                loop.show_progress()
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
+        loop.log()
+    home.close()
+    assert loop.state.step == 8
+
+
+def test_memory_on_the_gpu_is_flat(small: Callable[[str], list[str]], tmp_path: Path) -> None:
+    typed = [*CNN, *small("digits"), "trainer.max_steps=600", "trainer.epochs=null", "trainer.log_every=50", GPU]
+    outcome = train(tmp_path / "run", *typed)
+    lines = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
+    peaks = {line["step"]: line["memory/peak_mb"] for line in lines if line["split"] == "train"}
+    assert peaks[600] == peaks[100]
+
+
+def test_the_environment_names_the_gpu(small: Callable[[str], list[str]], tmp_path: Path) -> None:
+    outcome = train(tmp_path / "run", "model=perceptron", *small("digits"), "trainer.max_steps=1", GPU)
+    environment = json.loads((outcome.folder / "environment.json").read_text())
+    assert torch.cuda.get_device_name() in environment["device"]
+    assert environment["cpus"] == os.cpu_count()
