@@ -49,12 +49,15 @@ def read() -> argparse.Namespace:
     parser.add_argument("--workloads", type=names(WORKLOADS), default=list(WORKLOADS), help=",".join(WORKLOADS))
     parser.add_argument("--systems", type=names(SYSTEMS), default=list(SYSTEMS), help=",".join(SYSTEMS))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, help="instead of each workload's own number")
+    parser.add_argument("--steps", type=int, help="of one run, at least 4; instead of each workload's own number")
     parser.add_argument("--threads", type=int, help="OMP_NUM_THREADS; left alone otherwise")
     parser.add_argument("--json", type=Path, default=Path("outputs/bench.json"))
     parser.add_argument("--growth", action="store_true", help="time and memory of a step early and late in a run")
     parser.add_argument("--busy", action="store_true", help="measure although others are at work")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.rounds < 1 or (options.steps is not None and options.steps < 4):
+        parser.error("expected --rounds of at least 1 and --steps of at least 4")
+    return options
 
 
 def names(known: Sequence[str] | dict[str, Any]) -> Any:
@@ -134,7 +137,7 @@ def summed(rounds: Rounds, name: str, system: str) -> Measured:
     done = [measured for measured in rounds[name, system] if "error" not in measured]
     if len(done) < len(rounds[name, system]):
         return row | {"error": next(m["error"] for m in rounds[name, system] if "error" in m)}
-    for key in done[0]:
+    for key in done[0].keys() - {"growth"}:
         row[key] = statistics.median(measured[key] for measured in done)
     row["parameters"] = int(row["parameters"])
     for reference in ("bare", "bare-bf16"):

@@ -47,7 +47,7 @@ def main(system: str, name: str, folder: str, steps: str, started: str, result: 
     stamps = task.stamps[: task.steps]
     if len(stamps) < task.steps:
         raise SystemExit(f"{system} took {len(stamps)} steps, expected {task.steps}")
-    warm = min(task.workload.warmup, len(stamps) // 4)
+    warm = max(1, min(task.workload.warmup, len(stamps) // 4))
     seconds = (stamps[-1] - stamps[warm - 1]) / (len(stamps) - warm)
     measured = {
         "ms_per_step": 1000 * seconds,

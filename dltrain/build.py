@@ -43,7 +43,7 @@ def build(node: Node, key: str, allow: tuple[str, ...] = ()) -> Any:
     return partial(node, key, allow)()
 
 
-def partial(node: Node, key: str, allow: tuple[str, ...] = ()) -> Callable[..., Any]:
+def partial(node: Node, key: str, allow: tuple[str, ...] = ()) -> functools.partial[Any]:
     """The constructor of a node with its arguments bound; what lies deeper is built at once.
 
     Raises:

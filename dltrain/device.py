@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -125,13 +126,13 @@ def spare_compiler(spare: bool) -> None:
     here is the answer. Where another version of torch has no such attribute, nothing happens.
     """
     for name in ("add_param_group", "state_dict", "load_state_dict", "zero_grad"):
-        inner = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
+        inner: Any = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
         if inner is None:
             continue
         if spare and "torch._dynamo" not in sys.modules:
             inner.__dynamo_disable = inner
-        elif not spare and getattr(inner, "__dynamo_disable", None) is inner:
-            del inner.__dynamo_disable
+        elif not spare and vars(inner).get("__dynamo_disable") is inner:
+            del vars(inner)["__dynamo_disable"]
 
 
 def faster_precision(device: Device, model: nn.Module) -> str | None:

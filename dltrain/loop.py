@@ -256,7 +256,7 @@ class Loop:
             step=state.step,
             steps=self.steps,
             loss=self.seen.get("loss"),
-            metric_name=self.task.metric,
+            metric_name=f"{self.task.metric}/val",
             metric_value=self.seen.get("metric"),
             samples_per_s=self.clock.examples / max(self.clock.training(), 1e-9),
             seconds_left=spent / max(state.step - 1, 1) * left,

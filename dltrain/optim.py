@@ -284,7 +284,7 @@ class Muon:
     """Orthogonalised momentum for matrices, AdamW for all other parameters, as one optimizer.
 
     Args:
-        groups: Parameter groups; each is divided by the number of dimensions.
+        params: Parameter groups; each is divided by the number of dimensions.
         lr: Learning rate of the matrices.
         momentum: Between 0 and 1.
         nesterov: Look ahead along the momentum.
@@ -298,7 +298,7 @@ class Muon:
 
     def __init__(
         self,
-        groups: Iterable[dict[str, Any]],
+        params: Iterable[dict[str, Any]],
         lr: float = 0.02,
         momentum: float = 0.95,
         nesterov: bool = True,
@@ -306,7 +306,7 @@ class Muon:
         weight_decay: float = 0.01,
         adamw: Mapping[str, Any] | None = None,
     ) -> None:
-        groups = list(groups)
+        groups = list(params)
         matrices = divided(groups, matrices=True)
         others = divided(groups, matrices=False)
         self._parts: list[torch.optim.Optimizer] = []

@@ -57,12 +57,16 @@ def train(job: Job, console: Console, started: float, path: str | None = None) -
     parts = make(job)
     splits = parts.data.load()
     batches = make_batches(parts, splits)
-    rehearse(parts, batches, job)
-    home = folder.create(path, root, f"{job.choices['model']}-{job.choices['data']}")
     try:
-        return Run(job, parts, batches, console, home, Clock(started)).go()
+        rehearse(parts, batches, job)
+        home = folder.create(path, root, f"{job.choices['model']}-{job.choices['data']}")
+        try:
+            return Run(job, parts, batches, console, home, Clock(started)).go()
+        finally:
+            home.close()
     finally:
-        home.close()
+        for split in batches.values():
+            split.close()
 
 
 class Run:

@@ -224,5 +224,5 @@ def test_outputs_lie_in_the_checkout_or_else_in_the_current_folder(
 
 def test_a_long_sweep_is_composed_quickly() -> None:
     begun = time.process_time()
-    assert len(compose.expand(["model=gru,lstm", "optimizer.lr=0.1,0.2", "seed=range(0,10)"])) == 40
-    assert time.process_time() - begun < 4
+    assert len(compose.expand(["model=gru,lstm", "seed=range(0,10)"])) == 20
+    assert time.process_time() - begun < 2  # as long as 20 runs composed one by one

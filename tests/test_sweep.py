@@ -1,0 +1,156 @@
+"""A sweep: every combination in one process, each job as if it were alone, and a summary that tells all."""
+
+import csv
+import json
+import os
+import statistics
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from dltrain import cli
+
+SMALL = ["data.series=sunspots", "data.window=12", "data.horizon=3", "trainer.max_steps=4", "device=cpu"]
+OWN = ["--config-dir", "my_conf", "allow_targets=[failing_models]"]
+THEIRS = """
+class Broken:
+    def __init__(self, outputs: int, hidden: int) -> None:
+        raise OSError("the model is broken")
+
+class Stopped:
+    def __init__(self, outputs: int, hidden: int) -> None:
+        raise KeyboardInterrupt
+"""
+
+
+class Swept(NamedTuple):
+    """What a sweep left behind."""
+
+    home: Path
+    code: int
+    out: str
+    err: str
+
+    def rows(self) -> list[dict[str, str]]:
+        return list(csv.DictReader((self.home / "summary.csv").open()))
+
+    def summary(self) -> Any:
+        return json.loads((self.home / "summary.json").read_text())
+
+
+def write_models(folder: Path) -> None:
+    """Models of a user's own that fail in different ways."""
+    (folder / "failing_models.py").write_text(THEIRS)
+    (folder / "my_conf" / "model").mkdir(parents=True)
+    for name in ("Broken", "Stopped"):
+        text = f"_target_: failing_models.{name}\noutputs: ${{spec.outputs}}\nhidden: 8\n"
+        (folder / "my_conf" / "model" / f"{name.lower()}.yaml").write_text(text)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    """Two models that work and one that does not, with two seeds each."""
+    folder = tmp_path_factory.mktemp("sweep")
+    write_models(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "path", list(sys.path))
+        out, err = (folder / "out").open("w+"), (folder / "err").open("w+")
+        patch.setattr(sys, "stdout", out)
+        patch.setattr(sys, "stderr", err)
+        code = cli.main([*OWN, "-m", "model=gru,broken,lstm", "seed=range(0,2)", "model.hidden=8", *SMALL])
+    (home,) = (folder / "outputs" / "sweep").iterdir()
+    return Swept(home, code, (folder / "out").read_text(), (folder / "err").read_text())
+
+
+def test_a_sweep_says_how_many_jobs_and_goes_on_after_a_failed_one(swept: Swept) -> None:
+    assert "sweep of 6 jobs over model, seed" in swept.err
+    assert [f"job {number} of 6" in swept.err for number in range(1, 7)] == [True] * 6
+    assert [row["state"] for row in swept.rows()] == ["finished"] * 2 + ["failed"] * 2 + ["finished"] * 2
+    assert swept.code == 1
+
+
+def test_the_summary_names_choices_metrics_seconds_and_folders(swept: Swept) -> None:
+    rows, models = swept.rows(), ["gru", "gru", "broken", "broken", "lstm", "lstm"]
+    assert [(row["job"], row["model"], row["seed"]) for row in rows] == [
+        (str(number), model, str(number % 2)) for number, model in enumerate(models)
+    ]
+    for row in rows:
+        if row["state"] == "failed":
+            assert (row["error"], row["folder"], row["mae/test"]) == ("OSError: the model is broken", "", "")
+        else:
+            result = json.loads((Path(row["folder"]) / "result.json").read_text())
+            assert float(row["mae/test"]) == result["test"]["mae"]
+            assert float(row["seconds"]) > result["training_seconds"]
+            assert row["error"] == ""
+    assert [row["test"] for row in swept.summary()["jobs"]][2:4] == [{}, {}]
+
+
+def test_the_table_is_a_result_and_shows_every_job(swept: Swept) -> None:
+    sweep, seeds = swept.out.split("over seeds")
+    assert [line.split()[:3] for line in sweep.splitlines()[3:]] == [
+        [row["job"], row["model"], row["seed"]] for row in swept.rows()
+    ]
+    assert [line.split()[0] for line in seeds.splitlines()[3:]] == ["gru", "lstm"]
+
+
+def test_seeds_add_up_to_a_mean_and_a_deviation(swept: Swept) -> None:
+    rows, groups = swept.rows(), swept.summary()["over_seeds"]
+    assert [group["choices"] for group in groups] == [{"model": "gru"}, {"model": "lstm"}]
+    for group in groups:
+        values = [
+            float(row["mae/test"]) for row in rows if row["model"] == group["choices"]["model"] and row["mae/test"]
+        ]
+        assert group["seeds"] == len(values) == 2
+        assert group["mean"] == pytest.approx(statistics.fmean(values), rel=1e-12)
+        assert group["deviation"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5, rel=1e-9)
+
+
+def test_a_job_of_a_sweep_equals_the_same_run_alone_bit_for_bit(
+    swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = swept.rows()[5]
+    assert (job["model"], job["seed"]) == ("lstm", "1")
+    torch.rand(3)
+    assert cli.main(["model=lstm", "seed=1", "model.hidden=8", *SMALL, "hydra.run.dir=alone"]) == 0
+    results = [json.loads((folder / "result.json").read_text()) for folder in (Path(job["folder"]), Path("alone"))]
+    for key in ("test", "best", "baselines", "steps"):
+        assert results[0][key] == results[1][key]
+    files = [folder / "checkpoints" / "best.pt" for folder in (Path(job["folder"]), Path("alone"))]
+    weights = [torch.load(file, weights_only=True)["model"] for file in files]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_seeds_make_a_difference(swept: Swept) -> None:
+    first, second = (row["mae/test"] for row in swept.rows()[:2])
+    assert first != second
+
+
+def test_a_sweep_ended_from_the_keyboard_begins_no_other_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "failing_models", raising=False)
+    write_models(tmp_path)
+    typed = [*OWN, "-m", "model=stopped", "seed=0,1", *SMALL, "hydra.sweep.dir=exactly/here"]
+    assert cli.main(typed) == 130
+    with (tmp_path / "exactly" / "here" / "summary.csv").open() as file:
+        assert [row["state"] for row in csv.DictReader(file)] == ["interrupted"]
+    # The folder holds a sweep now: it is not used again.
+    assert cli.main(typed) == 2
+    assert sorted(os.listdir(tmp_path / "exactly" / "here")) == ["summary.csv", "summary.json"]
+
+
+def test_a_mistake_in_any_job_is_said_before_the_first_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["-m", "model=gru,lsmt", "optimizer.lr=0.1,-1", *SMALL]) == 2
+    said = capsys.readouterr().err
+    assert said.count("Did you mean lstm?") == 1
+    assert "optimizer.lr: expected a number above 0, got -1" in said
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,93 @@
+"""The wheel, installed where nothing else of dltrain is: it trains from an empty folder, and a model the user wrote."""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["data.series=sunspots", "data.window=12", "data.horizon=3", "trainer.max_steps=3"]
+MODEL = """
+from torch import Tensor, nn
+
+class Mine(nn.Module):
+    def __init__(self, size: int, outputs: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(size, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.flatten(1))
+"""
+YAML = """# A model of my own.
+_target_: their_module.Mine
+size: ${spec.size}
+outputs: ${spec.outputs}
+"""
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The script of the wheel in an environment of its own, which borrows all other packages from this one."""
+    pytest.importorskip("hatchling", reason="the wheel is built without network")
+    folder = tmp_path_factory.mktemp("wheel")
+    quiet = ["--quiet", "--no-deps", "--no-index", "--disable-pip-version-check"]
+    pip = [sys.executable, "-m", "pip"]
+    subprocess.run(
+        [*pip, "wheel", *quiet, "--no-build-isolation", "--wheel-dir", folder, ROOT], check=True, timeout=120
+    )
+    (wheel,) = folder.glob("dltrain-*.whl")
+    venv.create(folder / "venv", with_pip=False)
+    python = folder / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    subprocess.run([*pip, "--python", python, "install", *quiet, wheel], check=True, timeout=120)
+    (packages,) = folder.glob("venv/**/site-packages")
+    # A path that is named here gives its packages, but not what its own .pth files name: the checkout stays out.
+    (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
+    return python.with_name("dltrain")
+
+
+def run(command: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(
+        [command, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def result_of(folder: Path) -> dict[str, int]:
+    (file,) = folder.glob("outputs/*/*/result.json")
+    return json.loads(file.read_text())
+
+
+@pytest.mark.slow
+def test_the_wheel_trains_from_an_empty_folder(command: Path, tmp_path: Path) -> None:
+    shown = run(command, tmp_path, "--info", "searchpath")
+    assert f"{command.parent.parent}" in shown.stdout
+    assert str(ROOT) not in shown.stdout
+    ended = run(command, tmp_path, "model=lstm", "data=timeseries", *SMALL)
+    assert ended.returncode == 0, ended.stderr
+    assert result_of(tmp_path)["steps"] == 3
+
+
+@pytest.mark.slow
+def test_a_model_that_the_user_wrote_trains_once_its_module_is_allowed(command: Path, tmp_path: Path) -> None:
+    (tmp_path / "their_module.py").write_text(MODEL)
+    (tmp_path / "my_conf" / "model").mkdir(parents=True)
+    (tmp_path / "my_conf" / "model" / "mine.yaml").write_text(YAML)
+    typed = ["--config-dir", "my_conf", "model=mine", "data=timeseries", *SMALL]
+    refused = run(command, tmp_path, *typed)
+    assert refused.returncode == 2
+    assert "add allow_targets=[their_module] to the command" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "outputs").exists()
+    ended = run(command, tmp_path, *typed, "allow_targets=[their_module]")
+    assert ended.returncode == 0, ended.stderr
+    result = result_of(tmp_path)
+    assert (result["steps"], result["parameters"]) == (3, 12 * 3 + 3)
+    # What is kept says how to do it again.
+    (command_file,) = tmp_path.glob("outputs/*/*/command.txt")
+    assert command_file.read_text().split()[1:3] == ["--config-dir", "my_conf"]
+    assert "'allow_targets=[their_module]'" in command_file.read_text()
