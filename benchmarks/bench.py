@@ -75,7 +75,7 @@ def compare(folder: Path, options: argparse.Namespace, load: float) -> int:
     """All rounds, the table and the file."""
     for system in options.systems:
         if lacking := missing(system):
-            print(f"{system}: skipped, {' and '.join(lacking)} is not installed")
+            print(f"{system}: skipped, not installed: {', '.join(lacking)}")
     rounds: Rounds = {}
     for name in options.workloads:
         prepare(folder, name)

@@ -51,6 +51,11 @@ def make(job: Job) -> Parts:
     with collected(problems):
         data: Data = build.build(node(job, "data"), "data", job.allow)
     if problems:
+        # Data that cannot be built have said in their YAML what they would state: is the pair wrong, too?
+        declared: Facts = dict.fromkeys([*raw(job, "data").get("_facts_", []), *TASK_FACTS], True)
+        for group in ("task", "model"):
+            with collected(problems):
+                check_facts(job, group, declared)
         raise ConfigError(*problems)
     task, facts = make_task(job, data.spec)
     model = make_model(job, facts)
@@ -182,16 +187,18 @@ def rehearse(parts: Parts, batches: dict[str, Batches], job: Job) -> None:
     Random numbers and running statistics are as before afterwards.
 
     Raises:
-        ConfigError: Naming model, task, data and the shapes that do not fit.
+        ConfigError: Naming model, task, data and the shapes that do not fit, or what the optimizer refuses.
     """
     refuse_single(parts, batches["train"])
     model, kept = parts.model, {name: buffer.clone() for name, buffer in parts.model.named_buffers()}
     batch = {name: value[:2] for name, value in next(batches["train"].epoch(0)).items()}
     held = {name: value[:2] for name, value in next(iter(batches["test"])).items()}
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), parts.device.autocast():
+        cuda = [torch.cuda.current_device()] if parts.device.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda), torch.no_grad(), parts.device.autocast():
             for stage in parts.task.stages(model):
                 for turn in stage.turns:
+                    make_optimizer(job, parts, turn, steps=1)
                     turn.loss(batch, 0.0)
             model.eval()
             parts.task.evaluate(model, [held])

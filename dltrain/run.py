@@ -46,14 +46,15 @@ def train(job: Job, console: Console, started: float, path: str | None = None) -
         job: What to run.
         console: Where to say so.
         started: When the command began, as `time.perf_counter` has it.
-        path: The run's folder; None takes what the job says.
+        path: The run's folder within a sweep, whose table is the command's result; None takes what the job says.
 
     Raises:
         ConfigError: When something that was asked for makes no sense; nothing is left on disk then.
     """
+    alone = path is None
     path = path or job.run_dir
     root = compose.default_root()
-    folder.check_writable(Path(path) if path else root)
+    folder.check(path, root)
     parts = make(job)
     splits = parts.data.load()
     batches = make_batches(parts, splits)
@@ -61,7 +62,7 @@ def train(job: Job, console: Console, started: float, path: str | None = None) -
         rehearse(parts, batches, job)
         home = folder.create(path, root, f"{job.choices['model']}-{job.choices['data']}")
         try:
-            return Run(job, parts, batches, console, home, Clock(started)).go()
+            return Run(job, parts, batches, console, home, Clock(started), alone).go()
         finally:
             home.close()
     finally:
@@ -73,10 +74,17 @@ class Run:
     """A run that has its folder: trains, and whatever happens says how it ended."""
 
     def __init__(
-        self, job: Job, parts: Parts, batches: dict[str, Batches], console: Console, home: folder.Folder, clock: Clock
+        self,
+        job: Job,
+        parts: Parts,
+        batches: dict[str, Batches],
+        console: Console,
+        home: folder.Folder,
+        clock: Clock,
+        alone: bool,
     ) -> None:
         self.job, self.parts, self.batches, self.console, self.home = job, parts, batches, console, home
-        self.clock = clock
+        self.clock, self.alone = clock, alone
         self.parameters = sum(p.numel() for p in parts.model.parameters())
 
     def go(self) -> Outcome:
@@ -242,7 +250,7 @@ class Run:
         metrics = list(result["test"])
         rows = [["test", *[number(result["test"][m]) for m in metrics]]]
         rows += [[name, *[number(values.get(m)) for m in metrics]] for name, values in result["baselines"].items()]
-        self.console.table("", ["", *metrics], rows)
+        self.console.table("", ["", *metrics], rows, results=self.alone)
         if "skill" in result["test"] and result["baselines"]:
             self.console.say(skill(result))
         self.console.say(f"{duration(result['seconds'])} in all, {count(int(result['samples_per_second']))} samples/s")

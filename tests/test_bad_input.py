@@ -131,7 +131,6 @@ def test_a_device_that_is_not_there_is_refused(here: Path, capsys: pytest.Captur
     check(lines_of(capsys.readouterr().err), [["device", "a device of this machine", "cuda", "Usable here:", "cpu"]])
 
 
-@pytest.mark.xfail(strict=True, reason="a pair is not judged yet by the facts that YAML declares when data lack a path")
 def test_a_pair_that_makes_no_sense_is_refused_although_the_file_is_not_named_yet(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
