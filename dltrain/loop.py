@@ -100,6 +100,7 @@ class Loop:
                 self.state = State(step=self.state.step, stage=number)
                 self.optimizers = {turn.name: self.make_optimizer(turn, self.steps_of(stage)) for turn in stage.turns}
                 self.run_stage(stage)
+            self.clock.end()
         finally:
             gc.unfreeze()
         self.restore_best()

@@ -61,6 +61,7 @@ class Clock:
     def __init__(self, started: float) -> None:
         self.started = started
         self.training_since = time.perf_counter()
+        self.ended: float | None = None
         self.paused = 0.0
         self.pauses = 0
         self.examples = 0
@@ -82,9 +83,13 @@ class Clock:
         """Training starts now."""
         self.training_since, self.paused = time.perf_counter(), 0.0
 
+    def end(self) -> None:
+        """Training is over: what follows is not counted."""
+        self.ended = time.perf_counter()
+
     def training(self) -> float:
         """Seconds spent on training so far."""
-        return time.perf_counter() - self.training_since - self.paused
+        return (self.ended or time.perf_counter()) - self.training_since - self.paused
 
 
 class Due:

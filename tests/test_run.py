@@ -59,7 +59,8 @@ def classified(train: Callable[..., Outcome], small: Callable[[str], list[str]])
 
 @pytest.fixture(scope="module")
 def forecast(train: Callable[..., Outcome], small: Callable[[str], list[str]]) -> Outcome:
-    return train("model=lstm", *small("timeseries"), f"trainer.max_steps={STEPS}", "trainer.log_every=4", "seed=7")
+    typed = ["model=lstm", "regularization.dropout=0.2", "trainer.log_every=4", "seed=7"]
+    return train(*typed, *small("timeseries"), f"trainer.max_steps={STEPS}")
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +264,8 @@ def test_a_whole_run_equals_a_plain_pytorch_loop_bit_for_bit(forecast: Outcome) 
     data = TimeSeries(series="elnino", window=24, horizon=6)
     batches = Batches(data.load().train, 64, seed=7, training=True)
     torch.manual_seed(7)
-    model = Recurrent(cell="lstm", features=1, outputs=6, hidden=64, depth=2)
+    model = Recurrent(cell="lstm", features=1, outputs=6, hidden=64, depth=2, dropout=0.2)
+    torch.manual_seed(7)  # the seed names the weights and, anew, what training draws
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     order = (batch for epoch in range(STEPS) for batch in batches.epoch(epoch))
     losses = []
@@ -286,6 +288,20 @@ def test_the_number_of_data_workers_changes_no_byte(
     assert hashes(found[0]) == hashes(found[1])
     assert lines(found[0]) == lines(found[1])
     assert multiprocessing.active_children() == [], "a sweep's next job finds no workers of the last"
+
+
+def test_a_rehearsal_leaves_random_numbers_and_running_statistics_as_they_were(
+    small: Callable[[str], list[str]],
+) -> None:
+    job = compose.compose([*PICTURES, "model.norm=batch", *small("digits"), "data.augment=[crop]", "device=cpu"])
+    made = parts.make(job)
+    before = {name: value.clone() for name, value in made.model.state_dict().items()}
+    state = torch.get_rng_state()
+    parts.rehearse(made, parts.make_batches(made, made.data.load()), job)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert equal(before, made.model.state_dict())
+    assert any("running_mean" in name for name in before)
+    assert made.model.training and all(p.grad is None for p in made.model.parameters())
 
 
 # --- precision and layout -------------------------------------------------------------------------------------------
