@@ -122,14 +122,16 @@ class Loop:
             step = state.step + 1
             final = step >= last
             evaluate = final or self.evaluation_due.at(step)
-            log = evaluate or step == 1 or self.log_due.at(step)
+            save = final or self.save_due.at(step)
+            # Reading the losses before a checkpoint is written keeps a diverged state out of it.
+            log = evaluate or save or step == 1 or self.log_due.at(step)
             self.take_step(stage, group, log)
             if log:
                 self.log()
             if evaluate:
                 self.evaluate()
             ended = final or state.stopped_early
-            if ended or self.save_due.at(step):
+            if ended or save:
                 self.save("last.pt")
             if ended or time.perf_counter() - self.shown > SHOW_SECONDS:
                 self.show_progress()
@@ -280,8 +282,11 @@ class Loop:
         }
 
     def restore_best(self) -> None:
-        """Load the weights that did best on the validation split; without one the last stay."""
-        if self.val is not None and self.state.best is not None:
+        """Load the weights that did best on the validation split; without one the last are the best."""
+        if self.val is None:
+            self.state.best_step = self.state.step
+            self.save("best.pt")
+        elif self.state.best is not None:
             saved = self.checkpoints.load("best.pt")
             self.model.load_state_dict(saved["model"])
             if self.average is not None:

@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from dltrain import build, compose
+from dltrain import build, compose, words
 from dltrain import device as devices
 from dltrain.compose import Job
 from dltrain.data.batches import Batches
@@ -19,6 +19,7 @@ from dltrain.data.spec import Data, Spec, Splits
 from dltrain.device import Device
 from dltrain.errors import ConfigError, problem
 from dltrain.optim import Optimizer, Regularization
+from dltrain.record import Plan
 from dltrain.tasks.base import Task, Turn
 
 Facts = dict[str, Any]
@@ -35,6 +36,7 @@ class Parts:
     task: Task
     model: nn.Module
     device: Device
+    plan: Plan
     notes: tuple[str, ...] = ()
 
 
@@ -48,6 +50,8 @@ def make(job: Job) -> Parts:
     problems: list[str] = []
     with collected(problems):
         devices.find(settings["name"])  # type: ignore[call-overload, index]
+    with collected(problems):
+        make_plan(OmegaConf.to_container(job.config))  # type: ignore[arg-type]
     with collected(problems):
         data: Data = build.build(node(job, "data"), "data", job.allow)
     if problems:
@@ -65,7 +69,25 @@ def make(job: Job) -> Parts:
     if device.compile:
         model.compile()
     notes = tuple(note for note in (unread(job), devices.faster_precision(device, model)) if note)
-    return Parts(resolved(job, facts), data, task, model, device, notes)
+    config = resolved(job, facts)
+    return Parts(config, data, task, model, device, make_plan(config), notes)
+
+
+def make_plan(config: dict[str, Any]) -> Plan:
+    """When things happen in a run.
+
+    Raises:
+        ConfigError: When nothing says when it ends.
+    """
+    trainer = config["trainer"]
+    if trainer["epochs"] is None and trainer["max_steps"] is None:
+        raise ConfigError(problem("trainer.epochs", "a whole number", None, "trainer.max_steps is null, too."))
+    spans = ("log_every", "eval_every", "checkpoint_every")
+    return Plan(
+        **{name: trainer[name] for name in ("epochs", "max_steps", "accumulate")},
+        **{name: words.span(trainer[name]) or (1.0, "epoch") for name in spans},
+        early_stopping=config["regularization"]["early_stopping"],
+    )
 
 
 def make_task(job: Job, spec: Spec) -> tuple[Task, Facts]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from dltrain import compose, draw, folder, words
+from dltrain import compose, draw, folder
 from dltrain import device as devices
 from dltrain.checkpoint import Checkpoints
 from dltrain.compose import Job
@@ -21,7 +21,7 @@ from dltrain.errors import ConfigError
 from dltrain.loop import Diverged, Loop
 from dltrain.optim import Average, Optimizer
 from dltrain.parts import Parts, make, make_batches, make_optimizer, rehearse
-from dltrain.record import Clock, Plan
+from dltrain.record import Clock
 from dltrain.tasks.base import Evaluation, Turn
 from dltrain.tracker import Tracker
 
@@ -151,22 +151,8 @@ class Run:
 
     def make_loop(self) -> Loop:
         """The loop with everything it turns."""
-        config, parts = self.parts.config, self.parts
-        trainer, values = config["trainer"], config["regularization"]
-        spans = {
-            name: words.span(trainer[name]) or (1.0, "epoch")
-            for name in ("log_every", "eval_every", "checkpoint_every")
-        }
-        if trainer["epochs"] is None and trainer["max_steps"] is None:
-            raise ConfigError("trainer.epochs: expected a whole number, got null. trainer.max_steps is null too.")
-        plan = Plan(
-            trainer["epochs"],
-            trainer["max_steps"],
-            trainer["accumulate"],
-            **spans,
-            early_stopping=values["early_stopping"],
-        )
-        average = Average(parts.model, values["average"]) if values["average"] else None
+        parts, decay = self.parts, self.parts.config["regularization"]["average"]
+        average = Average(parts.model, decay) if decay else None
         return Loop(
             parts.task,
             parts.model,
@@ -174,7 +160,7 @@ class Run:
             self.batches.get("val"),
             self.make_optimizer,
             average,
-            plan,
+            parts.plan,
             parts.device,
             self.tracker,
             self.console,

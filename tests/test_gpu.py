@@ -126,7 +126,7 @@ def test_a_step_never_waits_for_the_gpu(typed: list[str], tmp_path: Path) -> Non
     made = parts.make(job)
     batches = parts.make_batches(made, made.data.load())
     home = create(str(tmp_path / "run"), tmp_path, "run")
-    whole = run.Run(job, made, batches, Console(io.StringIO()), home, Clock(time.perf_counter()))
+    whole = run.Run(job, made, batches, Console(io.StringIO()), home, Clock(time.perf_counter()), True)
     mode: Any = torch.cuda.get_sync_debug_mode()
     with Tracker(home.path) as whole.tracker:
         loop = whole.make_loop()
