@@ -41,7 +41,7 @@ tensorboard: .venv/installed ## look at the runs in DIR (outputs) on localhost, 
 	$(BIN)/tensorboard --logdir $(DIR) --port $(PORT)
 
 test: .venv/installed-dev ## the tests that need bundled data only, in a few minutes
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 $(ARGS)
 
 test-all: .venv/installed-dev ## all tests: slow ones, and those that need a GPU where there is one
 	$(BIN)/python -m pytest -m '' $(ARGS)

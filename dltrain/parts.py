@@ -82,10 +82,16 @@ def make_plan(config: dict[str, Any]) -> Plan:
     trainer = config["trainer"]
     if trainer["epochs"] is None and trainer["max_steps"] is None:
         raise ConfigError(problem("trainer.epochs", "a whole number", None, "trainer.max_steps is null, too."))
-    spans = ("log_every", "eval_every", "checkpoint_every")
+    log, evaluation, checkpoint = (
+        words.span(trainer[name]) or (1.0, "epoch") for name in ("log_every", "eval_every", "checkpoint_every")
+    )
     return Plan(
-        **{name: trainer[name] for name in ("epochs", "max_steps", "accumulate")},
-        **{name: words.span(trainer[name]) or (1.0, "epoch") for name in spans},
+        epochs=trainer["epochs"],
+        max_steps=trainer["max_steps"],
+        accumulate=trainer["accumulate"],
+        log_every=log,
+        eval_every=evaluation,
+        checkpoint_every=checkpoint,
         early_stopping=config["regularization"]["early_stopping"],
     )
 

@@ -516,7 +516,8 @@ def test_without_validation_the_last_weights_are_tested(
     outcome = train("model=mlp", *small("digits"), "data.validation=0", "trainer.max_steps=12")
     assert outcome.exit_code == 0
     assert {line["split"] for line in lines(outcome)} == {"train", "test"}
-    assert outcome.result["best"] == {"step": 0, "accuracy": None}
+    assert outcome.result["best"] == {"step": 12, "accuracy": None}
+    assert (outcome.folder / "checkpoints" / "best.pt").is_file()
     made = parts.make(compose.compose(["model=mlp", *small("digits"), "data.validation=0", "device=cpu"]))
     made.model.load_state_dict(model_of(outcome))
     made.model.eval()

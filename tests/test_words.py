@@ -13,7 +13,7 @@ from dltrain import words
     [
         ("[0, 1)", [0, 0.0, 0.999], [-1e-9, 1, 1.0], "a number of at least 0 and below 1"),
         ("(0, 1]", [1e-300, 1], [0, 1.0000001], "a number above 0 and at most 1"),
-        ("(0, inf)", [5e-324, 1e300], [0, -1, math.inf], "a number above 0"),
+        ("(0, inf)", [1e-300, 1e300], [0, -1, math.inf], "a number above 0"),
         ("(-inf, inf)", [-1e300, 0, 3], [math.inf, -math.inf], "a number"),
     ],
 )
