@@ -24,7 +24,7 @@ KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 # Where a target may come from: anywhere in dltrain's own families, and exactly one name below a library's package.
-OURS = ("dltrain.data.", "dltrain.models.", "dltrain.tasks.", "dltrain.optim.", "dltrain.schedule.")
+OURS = ("dltrain.data.", "dltrain.models.", "dltrain.tasks.", "dltrain.muon.", "dltrain.schedule.")
 LIBRARIES = ("torch.nn.", "torch.optim.", "torchvision.models.")
 ALLOWED = "a class of dltrain, torch.nn, torch.optim or torchvision.models"
 

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from dltrain.average import Average
 from dltrain.checkpoint import Checkpoints
 from dltrain.console import Console
 from dltrain.data.batches import Batch, Batches
 from dltrain.device import Device, peak_memory_mb
-from dltrain.optim import Average, Optimizer
+from dltrain.optim import Optimizer
 from dltrain.record import Clock, Due, Plan, Record, State
 from dltrain.tasks.base import Evaluation, Stage, Task, Turn
 from dltrain.tracker import Tracker

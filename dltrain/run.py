@@ -13,13 +13,14 @@ from omegaconf import OmegaConf
 
 from dltrain import compose, draw, folder
 from dltrain import device as devices
+from dltrain.average import Average
 from dltrain.checkpoint import Checkpoints
 from dltrain.compose import Job
 from dltrain.console import Console, count, duration
 from dltrain.data.batches import Batches
 from dltrain.errors import ConfigError
 from dltrain.loop import Diverged, Loop
-from dltrain.optim import Average, Optimizer
+from dltrain.optim import Optimizer
 from dltrain.parts import Parts, make, make_batches, make_optimizer, rehearse
 from dltrain.record import Clock
 from dltrain.tasks.base import Evaluation, Turn

@@ -75,4 +75,4 @@ def test_nothing_before_the_run_imports_torch() -> None:
 
 def test_the_loop_knows_no_configuration_and_no_model() -> None:
     ours = {m.split(".")[1] for m in imported(PACKAGE / "loop.py") if m.startswith("dltrain.")}
-    assert ours <= {"checkpoint", "console", "data", "device", "optim", "record", "tasks", "tracker"}
+    assert ours <= {"average", "checkpoint", "console", "data", "device", "optim", "record", "tasks", "tracker"}

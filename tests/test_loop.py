@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dltrain.average import Average
 from dltrain.checkpoint import Checkpoints
 from dltrain.console import Console
 from dltrain.data.batches import Batches
@@ -26,7 +27,7 @@ from dltrain.data.spec import Source
 from dltrain.data.table import Ready
 from dltrain.device import Device
 from dltrain.loop import Diverged, Loop, grouped, improves
-from dltrain.optim import Average, Optimizer, Regularization
+from dltrain.optim import Optimizer, Regularization
 from dltrain.record import Clock, Plan
 from dltrain.schedule import Constant, Cosine, Plateau, Schedule
 from dltrain.tasks.base import Batch, Evaluation, Loss, Shown, Stage, Task, Turn

@@ -16,7 +16,9 @@ from sklearn.linear_model import Lasso
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dltrain.optim import Average, Muon, Optimizer, Regularization
+from dltrain.average import Average
+from dltrain.muon import Muon
+from dltrain.optim import Optimizer, Regularization
 from dltrain.schedule import Constant, Cosine, OneCycle, Plateau, Schedule
 from dltrain.tasks.base import Loss
 
