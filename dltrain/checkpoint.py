@@ -1,67 +1,235 @@
-"""Checkpoints: written whole, checked by hash, loaded as data only."""
+"""Checkpoints: written whole, checked by hash, loaded as data only. What is damaged is passed over, never loaded."""
 
+import contextlib
 import hashlib
-import io
 import json
 import os
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from dltrain.errors import ConfigError, problem
+from dltrain.durable import Writer, link, write_durably, write_with
+from dltrain.errors import CheckpointError
 
 FORMAT = 1
+MANIFEST = "manifest.json"
+LAST, BEST = "last.pt", "best.pt"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A state that training can no longer change, on its way to the disk."""
+
+    state: dict[str, Any]
+    step: int
+    entry: dict[str, Any]
 
 
 class Checkpoints:
-    """The ``checkpoints`` folder of a run: ``last.pt``, ``best.pt`` and a manifest with their hashes."""
+    """The ``checkpoints`` folder of a run.
 
-    def __init__(self, run: Path) -> None:
+    Files are named by their step; ``last.pt`` and ``best.pt`` are links to two of them, and ``manifest.json`` says
+    step, metric, SHA-256 and size of each. Writing happens in a thread, so that training waits only for the copy.
+
+    Args:
+        run: The run's folder.
+        keep_last: How many of the newest are kept.
+        keep_best: How many of those that were the best when they were written are kept.
+        before: Called in the thread before a checkpoint is written: what it goes with must be durable first.
+    """
+
+    def __init__(
+        self, run: Path, keep_last: int = 2, keep_best: int = 1, before: Callable[[], None] = lambda: None
+    ) -> None:
         self.path = run / "checkpoints"
-        self.path.mkdir(exist_ok=True)
+        self.keep_last, self.keep_best, self.before = keep_last, keep_best, before
+        self.writer: Writer[Snapshot] = Writer(self._write)
 
-    def save(self, name: str, state: dict[str, Any], step: int, metric: float | None) -> None:
-        """Write one checkpoint beside the old one, make it durable, then put it in its place and into the manifest."""
-        buffer = io.BytesIO()
-        torch.save({"format": FORMAT, **state}, buffer)
-        content = buffer.getvalue()
-        write_durably(self.path / name, content)
-        entry = {"step": step, "metric": metric, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-        manifest = {**self.manifest(), name: entry}
-        write_durably(self.path / "manifest.json", json.dumps(manifest, indent=2).encode())
+    def open(self) -> None:
+        """Make the folder, and sweep up what a process that was killed left half-written; needs the run's lock."""
+        self.path.mkdir(exist_ok=True)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Remove what is half-written."""
+        for file in self.path.glob(".*.tmp"):
+            file.unlink(missing_ok=True)
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    def save(
+        self,
+        state: dict[str, Any],
+        step: int,
+        metric: float | None,
+        best: bool = False,
+        measured: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        """Copy the state and have it written.
+
+        One that waits to be written gives way to a newer one, unless it is the best and the newer is not: a disk that
+        is slower than training costs older checkpoints, not time.
+
+        Args:
+            state: Tensors and plain Python.
+            step: Optimizer steps so far; names the file.
+            metric: The watched metric, for the manifest.
+            best: It is the best so far.
+            measured: What belongs to the manifest only, since it differs from run to run.
+
+        Raises:
+            OSError: When this or an earlier one could not be written; what was there before is intact.
+        """
+        waiting = self.writer.waiting
+        if waiting is not None and waiting.entry["best"] and not best:
+            self.wait()
+        entry = {"step": step, "metric": metric, "best": best, **measured}
+        self.writer.put(Snapshot(copied({"format": FORMAT, **state}), step, entry))
+
+    def wait(self) -> None:
+        """Return when everything is on the disk.
+
+        Raises:
+            OSError: When something could not be written.
+        """
+        self.writer.wait()
+
+    def close(self) -> None:
+        """Write what waits and end the thread; what went wrong has been or is said by `wait`."""
+        self.writer.close()
+
+    def _write(self, snapshot: Snapshot) -> None:
+        self.before()
+        name = self._free_name(snapshot.step)
+        digest, size = write_with(self.path / name, lambda file: torch.save(snapshot.state, file))
+        files = {**self.manifest(), name: {**snapshot.entry, "sha256": digest, "bytes": size}}
+        kept = self._kept(files)
+        write_durably(self.path / MANIFEST, json.dumps({k: files[k] for k in kept}, indent=2).encode())
+        link(self.path / LAST, name)
+        if snapshot.entry["best"]:
+            link(self.path / BEST, name)
+        # Only now that the new one is durable may old ones go; one that cannot be removed does no harm.
+        for old in files.keys() - kept:
+            with contextlib.suppress(OSError):
+                (self.path / old).unlink()
+
+    def _free_name(self, step: int) -> str:
+        """A file's name is never used again, so that a good one is never replaced by one that is not yet known."""
+        names = (f"step-{step:08}{suffix}.pt" for suffix in ("", *(f"-{n}" for n in range(1, 10_000))))
+        return next(name for name in names if not (self.path / name).exists())
+
+    def _kept(self, files: dict[str, Any]) -> set[str]:
+        ordered = in_order(files)
+        best = [name for name in ordered if files[name]["best"]]
+        return set(ordered[-self.keep_last :]) | set(best[-self.keep_best :])
+
+    # --- reading ----------------------------------------------------------------------------------------------------
 
     def manifest(self) -> dict[str, Any]:
-        """What the folder holds, by file name."""
-        file = self.path / "manifest.json"
-        return json.loads(file.read_text()) if file.is_file() else {}
+        """What the folder holds, by file name, as far as the manifest can be read."""
+        try:
+            found = json.loads((self.path / MANIFEST).read_text())
+            complete = all(entry.keys() >= {"step", "best", "sha256"} for entry in found.values())
+        except (OSError, ValueError, AttributeError):
+            return {}
+        return found if complete else {}
+
+    def entry(self, name: str) -> dict[str, Any]:
+        """What the manifest says about ``last.pt``, ``best.pt`` or a file."""
+        return self.manifest()[self.named(name)]
+
+    def named(self, name: str) -> str:
+        """The file that ``last.pt`` or ``best.pt`` stands for; by the manifest, which is written before the links."""
+        files = self.manifest()
+        ordered = [file for file in in_order(files) if name != BEST or files[file]["best"]]
+        if name in (LAST, BEST) and ordered:
+            return ordered[-1]
+        link = self.path / name
+        return Path(os.readlink(link)).name if link.is_symlink() else name
 
     def load(self, name: str) -> dict[str, Any]:
         """Read one checkpoint onto the CPU; only tensors and plain Python can come out of it.
 
         Raises:
-            ConfigError: When the file is missing or is not the one that was written.
+            CheckpointError: When the file is missing, is not the one that was written, or holds anything else.
         """
-        file = self.path / name
+        file = self.path / self.named(name)
+        if reason := self.damage(file):
+            raise CheckpointError(f"{file}: refused, {reason}")
+        try:
+            found = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises nearly anything for a file that is not a checkpoint
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise CheckpointError(f"{file}: refused, it does not load as tensors and plain values: {reason}") from None
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            was = found.get("format") if isinstance(found, dict) else None
+            raise CheckpointError(f"{file}: refused, expected checkpoint format {FORMAT} of this dltrain, got {was}")
+        return found
+
+    def newest(self) -> tuple[str, dict[str, Any], list[str]]:
+        """The newest checkpoint that is whole: its file, its content, and why newer ones were passed over.
+
+        Raises:
+            CheckpointError: When none is whole, naming each with its reason.
+        """
+        refused: list[str] = []
+        for name in reversed(self._all()):
+            try:
+                return name, self.load(name), refused
+            except CheckpointError as error:
+                refused += error.problems
+        raise CheckpointError(*(refused or [f"{self.path}: refused, it holds no checkpoint"]))
+
+    def _all(self) -> list[str]:
+        """Every checkpoint, the newest last, whether or not the manifest knows it."""
+        known = self.manifest()
+        there = {file.name: known.get(file.name, {"step": step_of(file.name)}) for file in self.path.glob("step-*.pt")}
+        return in_order({**known, **there})
+
+    def damage(self, file: Path) -> str | None:
+        """What is wrong with a file, or None; without a manifest the check sums within the file must do."""
         if not file.is_file():
-            raise ConfigError(problem("checkpoint", "a checkpoint", file))
-        content = file.read_bytes()
-        wanted = self.manifest().get(name, {}).get("sha256")
-        if hashlib.sha256(content).hexdigest() != wanted:
-            raise ConfigError(problem("checkpoint", f"the file with sha256 {wanted}", file, "It is damaged."))
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            return "it is missing"
+        wanted = self.manifest().get(file.name, {}).get("sha256")
+        if wanted is not None:
+            with open(file, "rb") as content:
+                found = hashlib.file_digest(content, "sha256").hexdigest()
+            return None if found == wanted else f"it is damaged: its sha256 is {found[:12]}…, expected {wanted[:12]}…"
+        try:
+            with zipfile.ZipFile(file) as content:
+                broken = content.testzip()
+        except (zipfile.BadZipFile, OSError, EOFError):
+            return "it is damaged: it was not written to its end"
+        return f"it is damaged: {broken} does not match its check sum" if broken else None
 
 
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file so that a crash at any moment leaves the old one or the new one, whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+def copied(value: Any) -> Any:
+    """``value`` with its tensors copied to the CPU, where nobody changes them.
+
+    Everything is made anew and words are interned, so that equal states have equal bytes: what pickle writes depends on
+    which parts of a state are one object.
+    """
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone() if value.device.type == "cpu" else value.detach().cpu()
+    if isinstance(value, dict):
+        return {copied(key): copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(copied, value))
+    return sys.intern(value) if type(value) is str else value
+
+
+def in_order(files: dict[str, Any]) -> list[str]:
+    """File names, the newest last; of several of one step the one written last is the newest."""
+    return sorted(files, key=lambda name: (files[name]["step"], len(name), name))
+
+
+def step_of(name: str) -> int:
+    """The step in a file's name; -1 where there is none."""
+    digits = name.removeprefix("step-").split("-")[0].split(".")[0]
+    return int(digits) if digits.isdigit() else -1

@@ -7,16 +7,19 @@ import platform
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 from dltrain.compose import conf_dir, expand, search_path
-from dltrain.errors import ConfigError, nearest, problem
+from dltrain.errors import CheckpointError, ConfigError, nearest, problem
+from dltrain.stop import NAMES, Stopped
 
 STARTED = time.perf_counter()
 
 # verb -> what it is; each is a module of dltrain.verbs, imported when called.
 VERBS = {
     "train": "train, evaluate and keep a run (the default)",
+    "resume": "go on with a run that was interrupted",
     "summary": "layers, parameters, multiply-adds and memory of a model; trains nothing",
 }
 OURS = ("multirun", "run", "config_dir")  # flags that do not show something
@@ -50,7 +53,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 wrong usage, 3 diverged, 4 out of memory, 130 ended by Ctrl-C.
+        The exit code: 0 done, 1 failed, 2 wrong usage, 3 diverged, 4 out of memory, 5 checkpoint refused, 130 and 143
+        ended by Ctrl-C and SIGTERM.
     """
     try:
         code = dispatch(sys.argv[1:] if argv is None else argv)
@@ -60,8 +64,15 @@ def main(argv: list[str] | None = None) -> int:
         for line in error.problems:
             print(f"dltrain: {line}", file=sys.stderr)
         return 2
+    except CheckpointError as error:
+        for line in error.problems:
+            print(f"dltrain: {line}", file=sys.stderr)
+        return 5
     except KeyboardInterrupt:
         return 130
+    except Stopped as stopped:
+        print("dltrain: interrupted before there was anything to keep", file=sys.stderr)
+        return NAMES.get(stopped.reason, 143)
     except BrokenPipeError:
         # Who read our output has seen enough; without this Python complains once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -105,6 +116,24 @@ def read(argv: list[str]) -> Command:
     if verb == "train":
         parser.refuse(others)
     return Command(verb, overrides, known.multirun, tuple(known.config_dir), shown or others)
+
+
+def one_run(command: Command) -> tuple[Path, list[str], list[str]]:
+    """The run that a command is about, what it changes, and the modules that it trusts.
+
+    Raises:
+        ConfigError: When it names none, several, or something that is no run.
+    """
+    from dltrain import stored
+
+    flags = [word for word in command.rest if word.startswith("-")]
+    names = [word for word in command.rest if word not in flags]
+    if flags or len(names) != 1:
+        usage = f"dltrain {command.verb} RUN, RUN being a run's folder or latest"
+        raise ConfigError(problem(command.verb, usage, " ".join(flags or names) or None))
+    trusted = [word.split("=", 1)[1] for word in command.overrides if word.startswith("allow_targets=")]
+    allow = [name.strip() for text in trusted for name in text.strip("[]").split(",") if name.strip()]
+    return stored.find(names[0]), command.overrides, allow
 
 
 def as_flag(name: str, value: bool | str) -> list[str]:

@@ -1,11 +1,13 @@
 """Where a run computes and in which precision. What runs is decided by what the machine is, never by a stopwatch."""
 
 import contextlib
+import random
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -106,9 +108,34 @@ def find_precision(precision: str, device: torch.device) -> str:
     return precision
 
 
+def random_state() -> dict[str, Any]:
+    """Every random generator that a model may draw from, as tensors and plain Python."""
+    plain = np.random.get_state(legacy=False)
+    state = {**plain["state"], "key": plain["state"]["key"].tolist()}
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "python": random.getstate(),
+        "numpy": {**plain, "state": state},
+    }
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Go on drawing where `random_state` was taken; generators of devices that are not here are left out."""
+    torch.set_rng_state(state["torch"])
+    for number, numbers in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(numbers, number)
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    key = np.array(state["numpy"]["state"]["key"], dtype=np.uint32)
+    np.random.set_state({**state["numpy"], "state": {**state["numpy"]["state"], "key": key}})
+
+
 def prepare(device: Device, seed: int) -> None:
     """Set the process up for one run; also undoes what an earlier run of a sweep left behind."""
     torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
     spare_compiler(not device.compile)
     if torch.are_deterministic_algorithms_enabled() != device.deterministic:  # the call imports torch's compiler, 3 s
         torch.use_deterministic_algorithms(device.deterministic)

@@ -16,6 +16,18 @@ class ConfigError(Exception):
         self.problems = problems
 
 
+class CheckpointError(Exception):
+    """Checkpoints that are refused; the command ends with exit code 5 and no traceback, and nothing is overwritten.
+
+    Args:
+        problems: One line for each file, with the reason.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
 def problem(key: str, expected: str, got: object, hint: str = "") -> str:
     """One mistake as one line: the key, what was expected, what was received and what to do."""
     line = f"{key}: expected {expected}, got {show(got)}"

@@ -16,34 +16,41 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from dltrain.durable import write_whole
 from dltrain.errors import ConfigError, problem
 
 # Any of these says that a run lives here.
 SIGNS = ("status.json", "config.yaml", "metrics.jsonl", "checkpoints")
 # What else a run writes before its first step.
-FILES = (*SIGNS[:-1], "command.txt", "environment.json", "train.log")
+FILES = (*SIGNS[:-1], "command.txt", "environment.json", "job.yaml", "train.log")
+LOCK = ".lock"  # held for life; the system gives it free when its owner dies
+LOCK_WAIT_S = 0.2  # somebody may be looking whether it is held
 
 
 class Folder:
-    """One run's folder. Use `create`; close it when the run ends.
+    """One run's folder. Use `create` or `reopen`; close it when the run ends.
 
     Args:
         path: Where it lies; it exists.
         made: The folders that were made for it, the innermost first: nothing in them is anybody else's.
+        taken: A run lives here, and goes on.
 
     Raises:
-        ConfigError: When another run uses it, or has left its results there.
+        ConfigError: When another process uses it, or a run has left its results there and is not to go on.
     """
 
-    def __init__(self, path: Path, made: list[Path]) -> None:
+    def __init__(self, path: Path, made: list[Path], taken: bool = False) -> None:
         self.path, self.made = path, made
-        self.lock = FileLock(path / ".lock")
+        self.lock = FileLock(path / LOCK)
         self.started = time.time()
+        if not taken:
+            refuse_taken(path)  # before anything is written there
         try:
-            self.lock.acquire(timeout=0)
-            refuse_taken(path)
+            self.lock.acquire(timeout=LOCK_WAIT_S, poll_interval=LOCK_WAIT_S / 10)
+            if not taken:
+                refuse_taken(path)
         except Timeout:
-            raise ConfigError(problem("hydra.run.dir", "a folder that no other run uses", path)) from None
+            raise ConfigError(in_use(path)) from None
         except ConfigError:
             self.close()
             raise
@@ -73,13 +80,13 @@ class Folder:
         )
 
     def close(self) -> None:
-        """Give the folder free."""
+        """Give the folder free. The lock's file stays: removing it would let two others in at once."""
         self.lock.release()
-        (self.path / ".lock").unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Leave nothing of a run that never began, and everything that was there before."""
         self.close()
+        (self.path / LOCK).unlink(missing_ok=True)
         if self.path in self.made:
             shutil.rmtree(self.path)
             remove_empty(self.made[1:])
@@ -105,6 +112,47 @@ def create(path: str | None, root: Path, name: str) -> Folder:
         return Folder(parent, made)
     except OSError as error:
         raise ConfigError(unwritable(parent, error)) from None
+
+
+def reopen(path: Path) -> Folder:
+    """The folder of a run that goes on.
+
+    Raises:
+        ConfigError: When another process uses it, naming it, or nothing can be written there.
+    """
+    try:
+        return Folder(path, [], taken=True)
+    except OSError as error:
+        raise ConfigError(unwritable(path, error, "RUN")) from None
+
+
+def in_use(path: Path) -> str:
+    """Say who uses a folder."""
+    owner = status_of(path)
+    who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
+    return problem("hydra.run.dir", "a folder that no other run uses", path, f"It is in use by {who}.")
+
+
+def status_of(path: Path) -> dict[str, Any]:
+    """What a run's ``status.json`` says; empty where there is none that can be read."""
+    try:
+        found = json.loads((path / "status.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process is at work in a run's folder."""
+    if not (path / LOCK).exists():
+        return False
+    lock = FileLock(path / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):
+        return True
+    lock.release()
+    return False
 
 
 def remove_empty(folders: list[Path]) -> None:
@@ -175,13 +223,6 @@ def check_writable(path: Path, key: str = "hydra.run.dir") -> None:
 def unwritable(path: Path, error: OSError, key: str = "hydra.run.dir") -> str:
     """Say that a folder cannot be made."""
     return problem(key, "a folder that can be written", path, f"{error.strerror}.")
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write beside the file, then put it in its place at once."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 def environment(device: str) -> dict[str, Any]:

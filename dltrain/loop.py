@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from dltrain.average import Average
-from dltrain.checkpoint import Checkpoints
+from dltrain.checkpoint import BEST, Checkpoints
 from dltrain.console import Console
 from dltrain.data.batches import Batch, Batches
-from dltrain.device import Device, peak_memory_mb
+from dltrain.device import Device, peak_memory_mb, random_state, restore_random_state
 from dltrain.optim import Optimizer
 from dltrain.record import Clock, Due, Plan, Record, State
+from dltrain.stop import NAMES, Stop, Stopped
 from dltrain.tasks.base import Evaluation, Stage, Task, Turn
 from dltrain.tracker import Tracker
 
@@ -47,6 +48,7 @@ class Loop:
         console: Where the live line goes.
         checkpoints: Where weights go.
         clock: Measures.
+        stop: Says between two steps what signals ask for.
     """
 
     def __init__(
@@ -63,9 +65,10 @@ class Loop:
         console: Console,
         checkpoints: Checkpoints,
         clock: Clock,
+        stop: Stop,
     ) -> None:
         self.task, self.model, self.train, self.val = task, model, train, val
-        self.make_optimizer, self.average = optimizer, average
+        self.make_optimizer, self.average, self.stop = optimizer, average, stop
         self.plan, self.device = plan, device
         self.tracker, self.console, self.checkpoints = tracker, console, checkpoints
         self.state, self.clock, self.record = State(), clock, Record()
@@ -79,7 +82,8 @@ class Loop:
         )
         self.seen: dict[str, float] = {}  # the last loss and validation metric, for the live line
         self.shown = 0.0
-        self.stage_start = 0  # the step at which the present stage began
+        self.stepping = False  # a step has begun and is not done
+        self.first = 0  # steps that were done when this session began
         self.logged = (0, 0.0)  # examples and training seconds at the last log
 
     def steps_of(self, stage: Stage) -> int:
@@ -89,61 +93,104 @@ class Loop:
         return int(min(limits))
 
     def run(self) -> None:
-        """All stages, in order; afterwards the model holds the best weights."""
+        """All stages, in order; afterwards the model holds the best weights.
+
+        Raises:
+            Diverged: When a loss or a weight is no longer a finite number.
+            Stopped: When a signal asked for it; a checkpoint says where to go on.
+        """
         # What the imports made lives for ever: keep the garbage collector from walking it during training.
         gc.collect()
         gc.freeze()
         try:
             self.model.train()
             self.clock.begin()
-            for number, stage in enumerate(self.stages):
-                # Stages have metrics of their own: the best of one says nothing about the next.
-                self.state = State(step=self.state.step, stage=number)
-                self.optimizers = {turn.name: self.make_optimizer(turn, self.steps_of(stage)) for turn in stage.turns}
-                self.run_stage(stage)
+            with self.stop.orderly():
+                self.run_stages()
             self.clock.end()
         finally:
             gc.unfreeze()
+        self.checkpoints.wait()
         self.restore_best()
+
+    def run_stages(self) -> None:
+        """What is left of the stages, unless something stops them."""
+        self.first = self.state.step
+        try:
+            for number in range(self.state.stage, len(self.stages)):
+                if number > self.state.stage:
+                    # Stages have metrics of their own: the best of one says nothing about the next.
+                    self.state = State(step=self.state.step, stage=number, stage_start=self.state.step)
+                    self.optimizers = {}
+                if not self.optimizers:
+                    self.begin_stage()
+                self.run_stage(self.stages[number])
+        except Stopped as stopped:
+            if not self.stepping:  # between two steps everything is whole
+                self.save()
+            if stopped.reason != "max_minutes":
+                raise
+
+    def begin_stage(self) -> None:
+        """Make the optimizers of the present stage."""
+        stage = self.stages[self.state.stage]
+        self.optimizers = {turn.name: self.make_optimizer(turn, self.steps_of(stage)) for turn in stage.turns}
 
     def run_stage(self, stage: Stage) -> None:
         """Epochs until the stage's steps are done."""
-        self.stage_start = self.state.step
-        last = self.stage_start + self.steps_of(stage)
-        for epoch in itertools.count():
-            if self.state.step >= last or self.state.stopped_early:
-                return
-            self.state.epoch = epoch
+        last = self.state.stage_start + self.steps_of(stage)
+        if self.state.evaluating:  # a stop cut it off
+            self.look(evaluate=True, save=self.state.step >= last)
+        while self.state.step < last and not self.state.stopped_early:
             self.run_epoch(stage, last)
 
     def run_epoch(self, stage: Stage, last: int) -> None:
-        """One pass over the training data, or what is left of the stage's steps."""
+        """What is left of one pass over the training data, or of the stage's steps."""
         state = self.state
-        for group in grouped(self.train.epoch(state.epoch), self.plan.accumulate):
+        for group in grouped(self.train.epoch(state.epoch, state.batch), self.plan.accumulate):
             step = state.step + 1
             final = step >= last
             evaluate = final or self.evaluation_due.at(step)
             save = final or self.save_due.at(step)
-            # Reading the losses before a checkpoint is written keeps a diverged state out of it.
-            log = evaluate or save or step == 1 or self.log_due.at(step)
+            log = evaluate or step == 1 or self.log_due.at(step)
             self.take_step(stage, group, log)
             if log:
                 self.log()
-            if evaluate:
-                self.evaluate()
+            self.stepping = False
+            if evaluate or save:
+                self.look(evaluate, save)
             ended = final or state.stopped_early
-            if ended or save:
-                self.save("last.pt")
             if ended or time.perf_counter() - self.shown > SHOW_SECONDS:
                 self.show_progress()
             if ended:
-                break
-        state.batch = 0
+                return
+            if self.stop.reason or self.stop.save:
+                self.obey()
+        state.epoch, state.batch = state.epoch + 1, 0
+
+    def look(self, evaluate: bool, save: bool) -> None:
+        """Evaluate, save, or both: one checkpoint serves as the last and the best."""
+        best = evaluate and self.evaluate()
+        if best or save or self.state.stopped_early:
+            self.save(best or self.val is None)  # without validation the last weights are the best
+
+    def obey(self) -> None:
+        """Do what a signal asked for.
+
+        Raises:
+            Stopped: When it asked for the end.
+        """
+        if self.stop.reason:
+            raise Stopped(self.stop.reason)
+        self.stop.save = False
+        self.save()
+        self.console.say(f"saved at step {self.state.step}, as SIGUSR1 asked")
 
     def take_step(self, stage: Stage, group: list[Batch], measure: bool) -> None:
         """One optimizer step of every turn that is due."""
         state = self.state
         progress = state.step / self.steps
+        self.stepping = True
         for turn in stage.turns:
             if (state.step + 1) % turn.every == 0:
                 self.take_turn(turn, group, progress, measure)
@@ -162,7 +209,7 @@ class Loop:
                 loss = turn.loss(batch, progress)
             optimizer.backward(loss, first=number == 0)
             self.record.add(turn.name, loss)
-        norm = optimizer.step(self.state.step - self.stage_start, measure=measure)
+        norm = optimizer.step(self.state.step - self.state.stage_start, measure=measure)
         if norm is not None:
             self.record.norm = norm
 
@@ -185,9 +232,18 @@ class Loop:
         values["lr"] = next(iter(self.optimizers.values())).lr
         values |= {"throughput/samples_per_s": self.rate(), "memory/peak_mb": peak_memory_mb(self.device.device)}
         self.tracker.scalars(self.state.step, self.epoch, "train", values)
-        losses = {name: value for name, value in values.items() if name.startswith("loss")}
-        self.seen["loss"] = sum(losses.values())
-        if not all(map(math.isfinite, losses.values())):
+        self.refuse_losses(values)
+
+    def refuse_losses(self, values: dict[str, float]) -> None:
+        """Show the loss.
+
+        Raises:
+            Diverged: When it is not finite.
+        """
+        losses = [value for name, value in values.items() if name.startswith("loss")]
+        if losses:
+            self.seen["loss"] = sum(losses)
+        if not all(map(math.isfinite, losses)):
             raise Diverged(f"the training loss became {self.seen['loss']} by step {self.state.step}")
 
     def rate(self) -> float:
@@ -197,39 +253,51 @@ class Loop:
         self.logged = now
         return examples / max(seconds, 1e-9)
 
-    def evaluate(self) -> None:
-        """Evaluate on the validation split; keep the weights if they are the best so far."""
+    def evaluate(self) -> bool:
+        """Evaluate on the validation split; whether these weights are the best so far."""
         if self.val is None:
-            return
+            return False
+        self.state.evaluating = True
         with self.clock.pause():
-            self.judge(self.measure(self.val))
+            best = self.judge(self.measure(self.val))
+        self.state.evaluating = False
+        return best
 
-    def judge(self, evaluation: Evaluation) -> None:
-        """Write an evaluation down and decide what follows from it."""
+    def judge(self, evaluation: Evaluation) -> bool:
+        """Write an evaluation down and decide what follows from it; whether it is the best so far."""
         state, task = self.state, self.task
         self.tracker.scalars(state.step, self.epoch, "val", evaluation.metrics)
         value = self.seen["metric"] = evaluation.metrics[task.metric]
+        if not math.isfinite(value):
+            self.console.say(f"{task.metric}/val is {value} at step {state.step}: never the best")
         state.evaluations += 1
         better = improves(value, state.best, task.better)
         state.without_improvement = 0 if better else state.without_improvement + 1
         if better:
             state.best, state.best_step = value, state.step
-            self.save("best.pt")
         state.stopped_early = 0 < self.plan.early_stopping <= state.without_improvement
         for optimizer in self.optimizers.values():
             optimizer.schedule.observe(value, task.better)
         # Pictures at the 1st, 2nd, 4th, 8th ... evaluation tell the story in few frames.
         if state.evaluations.bit_count() == 1:
             self.show("val", evaluation)
+        return better
 
     def measure(self, batches: Batches) -> Evaluation:
         """One pass over a split with the weights that count."""
         model = self.judged
         model.eval()
         with torch.inference_mode(), self.autocast:
-            evaluation = self.task.evaluate(model, batches)
+            evaluation = self.task.evaluate(model, self.watched(batches))
         model.train()
         return evaluation
+
+    def watched(self, batches: Batches) -> Iterator[Batch]:
+        """Batches, until a signal asks for the end."""
+        for batch in batches:
+            if self.stop.reason in NAMES:
+                raise Stopped(self.stop.reason)
+            yield batch
 
     @property
     def judged(self) -> nn.Module:
@@ -263,35 +331,73 @@ class Loop:
             metric_name=f"{self.task.metric}/val",
             metric_value=self.seen.get("metric"),
             samples_per_s=self.clock.examples / max(self.clock.training(), 1e-9),
-            seconds_left=spent / max(state.step - 1, 1) * left,
+            seconds_left=spent / max(state.step - self.first - 1, 1) * left,
         )
 
-    def save(self, name: str) -> None:
-        """Write a checkpoint: everything that matters, tensors and plain Python only."""
+    def save(self, best: bool = False) -> None:
+        """Write a checkpoint: everything that matters, tensors and plain Python only.
+
+        Raises:
+            Diverged: When there is nothing worth keeping.
+        """
         with self.clock.pause():
-            self.checkpoints.save(name, self.state_dict(), self.state.step, self.state.best)
-            self.tracker.flush()
+            self.refuse_non_finite()
+            metric, measured = self.seen.get("metric"), self.clock.state_dict()
+            self.checkpoints.save(self.state_dict(), self.state.step, metric, best, measured)
+
+    def refuse_non_finite(self) -> None:
+        """Keep a diverged state out of the checkpoints: weights, and the losses that nobody has read yet.
+
+        Raises:
+            Diverged: When one is not finite.
+        """
+        self.refuse_losses(self.record.means())
+        weights = [p.detach() for p in self.model.parameters() if p.is_floating_point()]
+        if weights and not math.isfinite(float(torch.stack(torch._foreach_norm(weights, math.inf)).sum())):
+            raise Diverged(f"weights are no longer finite numbers at step {self.state.step}")
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a run needs to go on."""
+        """All that a run needs to go on; the same at the same step, whether or not it was interrupted."""
         return {
             "model": self.model.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "task": self.task.state_dict(),
             "loop": asdict(self.state),
-            "rng": {"torch": torch.get_rng_state()},
+            "record": self.record.state_dict(),
+            "rng": random_state(),
         }
+
+    def load_state_dict(self, state: dict[str, Any], measured: dict[str, float]) -> None:
+        """Go on from what `state_dict` said.
+
+        Args:
+            state: A checkpoint.
+            measured: What the manifest says beside it.
+        """
+        self.state = State(**state["loop"])
+        self.load_weights(state)
+        self.begin_stage()
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.task.load_state_dict(state["task"])
+        self.record.load_state_dict(state["record"], self.device.device)
+        self.clock.load_state_dict(measured)
+        self.logged = (self.clock.examples, self.clock.earlier.get("training_seconds", 0.0))
+        restore_random_state(state["rng"])
+
+    def load_weights(self, state: dict[str, Any]) -> None:
+        """Take the weights of a checkpoint."""
+        self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
 
     def restore_best(self) -> None:
         """Load the weights that did best on the validation split; without one the last are the best."""
         if self.val is None:
             self.state.best_step = self.state.step
-            self.save("best.pt")
-        elif self.state.best is not None:
-            saved = self.checkpoints.load("best.pt")
-            self.model.load_state_dict(saved["model"])
-            if self.average is not None:
-                self.average.load_state_dict(saved["average"])
+        elif self.state.best is not None and self.state.best_step != self.state.step:
+            self.load_weights(self.checkpoints.load(BEST))
 
 
 def grouped(batches: Iterable[Batch], count: int) -> Iterator[list[Batch]]:

@@ -93,6 +93,7 @@ def make_plan(config: dict[str, Any]) -> Plan:
         eval_every=evaluation,
         checkpoint_every=checkpoint,
         early_stopping=config["regularization"]["early_stopping"],
+        max_minutes=trainer["max_minutes"],
     )
 
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ class Plan:
         eval_every: When the validation split is evaluated.
         checkpoint_every: When ``last.pt`` is written.
         early_stopping: Evaluations without improvement after which training stops; 0 for never.
+        max_minutes: Time after which training stops; None for no limit.
     """
 
     epochs: int | None
@@ -34,19 +36,36 @@ class Plan:
     eval_every: Span
     checkpoint_every: Span
     early_stopping: int = 0
+    max_minutes: float | None = None
 
 
 @dataclass
 class State:
-    """Where a run stands: all that is needed to go on, beside weights, optimizers and seed."""
+    """Where a run stands: all that is needed to go on, beside weights, optimizers and seed.
+
+    Args:
+        step: Optimizer steps so far.
+        stage: The number of the present stage.
+        stage_start: Steps before it.
+        epoch: Epochs done in this stage.
+        batch: Batches done in this epoch.
+        best: The watched metric at its best, in this stage.
+        best_step: When that was.
+        evaluations: How often the validation split was evaluated, in this stage.
+        evaluating: The evaluation of this step is due and not done.
+        without_improvement: Evaluations since the best.
+        stopped_early: Training has ended for lack of improvement.
+    """
 
     step: int = 0
     stage: int = 0
+    stage_start: int = 0
     epoch: int = 0
     batch: int = 0
     best: float | None = None
     best_step: int = 0
     evaluations: int = 0
+    evaluating: bool = False
     without_improvement: int = 0
     stopped_early: bool = False
 
@@ -66,6 +85,7 @@ class Clock:
         self.pauses = 0
         self.examples = 0
         self.first_step: float | None = None
+        self.earlier: dict[str, float] = {}
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -88,8 +108,32 @@ class Clock:
         self.ended = time.perf_counter()
 
     def training(self) -> float:
-        """Seconds spent on training so far."""
-        return (self.ended or time.perf_counter()) - self.training_since - self.paused
+        """Seconds spent on training so far, in earlier sessions too."""
+        here = (self.ended or time.perf_counter()) - self.training_since - self.paused
+        return self.earlier.get("training_seconds", 0.0) + here
+
+    def seconds(self) -> float:
+        """Seconds since the command began, and those of earlier sessions."""
+        return self.earlier.get("seconds", 0.0) + time.perf_counter() - self.started
+
+    def to_first_step(self) -> float:
+        """Seconds from the beginning of the first session to the end of its first step."""
+        here = (self.first_step or self.started) - self.started
+        return self.earlier.get("seconds_to_first_step", here)
+
+    def state_dict(self) -> dict[str, float]:
+        """What was measured so far; it stands beside a checkpoint, not in it."""
+        return {
+            "seconds": self.seconds(),
+            "training_seconds": self.training(),
+            "seconds_to_first_step": self.to_first_step(),
+            "examples": self.examples,
+        }
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on counting where an earlier session stopped."""
+        self.earlier = state
+        self.examples = int(state.get("examples", 0))
 
 
 class Due:
@@ -132,15 +176,40 @@ class Record:
         if self.norm is not None:
             means["grad/norm"] = self.norm.float()
         self.losses, self.norm = {}, None
-        values = torch.stack(list(means.values())).tolist() if means else []
-        return dict(zip(means, values, strict=True))
+        return _read(means)
+
+    def means(self) -> dict[str, float]:
+        """Weighted means of the losses remembered; they stay remembered."""
+        return _read({name: _mean(pairs) for name, pairs in self.losses.items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is remembered, for a run that goes on in the middle of it."""
+        return {
+            name: {
+                "totals": torch.stack([total for total, _ in pairs]).tolist(),
+                "weights": [float(weight) for _, weight in pairs],
+            }
+            for name, pairs in self.losses.items()
+        }
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on from what `state_dict` said."""
+        self.losses = {
+            name: list(zip(torch.tensor(pairs["totals"], device=device).unbind(), pairs["weights"], strict=True))
+            for name, pairs in state.items()
+        }
+
+
+def _read(means: dict[str, Tensor]) -> dict[str, float]:
+    values = torch.stack(list(means.values())).tolist() if means else []
+    return dict(zip(means, values, strict=True))
 
 
 def _mean(pairs: list[tuple[Tensor, float | Tensor]]) -> Tensor:
     totals = torch.stack([total for total, _ in pairs]).float()
     weights = [weight for _, weight in pairs]
     if any(isinstance(weight, Tensor) for weight in weights):
-        counts = torch.stack([torch.as_tensor(weight, device=totals.device) for weight in weights]).float()
+        counts = torch.stack([torch.as_tensor(w, dtype=torch.float32, device=totals.device) for w in weights])
     else:
         counts = torch.tensor(weights, dtype=torch.float32).to(totals.device, non_blocking=True)
     return (totals * counts).sum() / counts.sum()

@@ -1,9 +1,12 @@
 """One run: configuration -> data, task, model, optimizer -> loop -> result. The one reader of configuration."""
 
-import math
+import contextlib
+import os
 import shlex
+import shutil
 import time
 import traceback
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,22 +14,26 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from dltrain import compose, draw, folder
-from dltrain import device as devices
+from dltrain import compose, draw, folder, stored
 from dltrain.average import Average
 from dltrain.checkpoint import Checkpoints
 from dltrain.compose import Job
-from dltrain.console import Console, count, duration
+from dltrain.console import Console, count
 from dltrain.data.batches import Batches
-from dltrain.errors import ConfigError
+from dltrain.errors import CheckpointError, ConfigError
 from dltrain.loop import Diverged, Loop
 from dltrain.optim import Optimizer
 from dltrain.parts import Parts, make, make_batches, make_optimizer, rehearse
 from dltrain.record import Clock
-from dltrain.tasks.base import Evaluation, Turn
-from dltrain.tracker import Tracker
+from dltrain.report import Report, command
+from dltrain.stop import NAMES, Stop, Stopped
+from dltrain.tasks.base import Turn
+from dltrain.tracker import METRICS, Tracker
 
-EXIT = {"finished": 0, "failed": 1, "diverged": 3, "out_of_memory": 4, "interrupted": 130}
+EXIT = {"finished": 0, "failed": 1, "diverged": 3, "out_of_memory": 4}
+
+# A checkpoint by its file, and what it holds.
+Saved = tuple[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -51,28 +58,82 @@ def train(job: Job, console: Console, started: float, path: str | None = None) -
 
     Raises:
         ConfigError: When something that was asked for makes no sense; nothing is left on disk then.
+        Stopped: When a signal came before there was anything to keep.
     """
     alone = path is None
     path = path or job.run_dir
     root = compose.default_root()
     folder.check(path, root)
+    stop = Stop()
+    with stop.listening(), built(job) as (parts, batches):
+        home = folder.create(path, root, f"{job.choices['model']}-{job.choices['data']}")
+        with contextlib.closing(home):
+            return Run(job, parts, batches, console, home, Clock(started), stop, alone).go()
+
+
+def resume(job: Job, path: Path, console: Console, started: float, alone: bool = True) -> Outcome:
+    """Go on with a run where its newest good checkpoint stands, or begin anew where it has none.
+
+    Args:
+        job: What the run's folder says, with what may be changed.
+        path: The run's folder.
+        console: Where to say so.
+        started: When the command began, as `time.perf_counter` has it.
+        alone: The run is not part of a sweep.
+
+    Raises:
+        ConfigError: When the folder is in use, or something in it makes no sense; it is left as it was.
+        CheckpointError: When it has checkpoints and none of them is whole; likewise.
+        Stopped: When a signal came before anything was done.
+    """
+    stop = Stop()
+    with stop.listening(), contextlib.closing(folder.reopen(path)) as home:
+        saved, notes = newest(path)
+        with built(job, notes) as (parts, batches):
+            return Run(job, parts, batches, console, home, Clock(started), stop, alone, saved).go()
+
+
+def newest(path: Path) -> tuple[Saved | None, list[str]]:
+    """The newest good checkpoint of a run if it has one, and what there is to say about it.
+
+    Raises:
+        CheckpointError: When there are some and none of them is whole.
+    """
+    if not any(path.glob("checkpoints/step-*.pt")):
+        return None, ["no checkpoint was written yet: it starts from the beginning"]
+    name, state, refused = Checkpoints(path).newest()
+    back = [f"went back to {path / 'checkpoints' / name}"] if refused else []
+    return (name, state), [*refused, *back]
+
+
+@contextlib.contextmanager
+def built(job: Job, notes: Sequence[str] = ()) -> Iterator[tuple[Parts, dict[str, Batches]]]:
+    """Everything that a run is made of, rehearsed; worker processes end with it."""
     parts = make(job)
-    splits = parts.data.load()
-    batches = make_batches(parts, splits)
+    parts.notes = (*parts.notes, *notes)
+    batches = make_batches(parts, parts.data.load())
     try:
         rehearse(parts, batches, job)
-        home = folder.create(path, root, f"{job.choices['model']}-{job.choices['data']}")
-        try:
-            return Run(job, parts, batches, console, home, Clock(started), alone).go()
-        finally:
-            home.close()
+        yield parts, batches
     finally:
         for split in batches.values():
             split.close()
 
 
 class Run:
-    """A run that has its folder: trains, and whatever happens says how it ended."""
+    """A run that has its folder: trains, and whatever happens says how it ended.
+
+    Args:
+        job: What to run.
+        parts: What it is made of.
+        batches: Split -> its batches.
+        console: Where to say so.
+        home: The run's folder.
+        clock: Measures.
+        stop: Hears signals.
+        alone: The run is not part of a sweep.
+        saved: Where to go on, or None.
+    """
 
     def __init__(
         self,
@@ -82,75 +143,171 @@ class Run:
         console: Console,
         home: folder.Folder,
         clock: Clock,
+        stop: Stop,
         alone: bool,
+        saved: Saved | None = None,
     ) -> None:
         self.job, self.parts, self.batches, self.console, self.home = job, parts, batches, console, home
-        self.clock, self.alone = clock, alone
-        self.parameters = sum(p.numel() for p in parts.model.parameters())
+        self.clock, self.stop, self.saved = clock, stop, saved
+        self.report = Report(job, parts, batches, console, home.path, alone)
+        trainer = parts.config["trainer"]
+        self.checkpoints = Checkpoints(home.path, trainer["keep_last"], trainer["keep_best"], self.sync)
+        self.stop.leave, self.stop.requeue = self.leave, bool(trainer["requeue"] and os.environ.get("SLURM_JOB_ID"))
+        self.tracker: Tracker | None = None
+        self.loop: Loop | None = None
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps so far."""
+        return self.loop.state.step if self.loop is not None else 0
 
     def go(self) -> Outcome:
-        """Train, evaluate, report."""
-        self.write_down()
-        with Tracker(self.home.path) as tracker:
-            self.tracker = tracker
-            self.loop = self.make_loop()
-            return self.guarded()
-
-    def guarded(self) -> Outcome:
-        """Run the loop; every end leaves a status and an exit code."""
-        state, error = "failed", ""
+        """Train, evaluate, report; every end leaves a status and an exit code."""
+        result: dict[str, Any] = {}
         try:
-            self.announce()
-            result = self.train_and_test()
-            return self.end("finished", result)
-        except ConfigError as reason:
-            if not self.loop.state.step:
-                self.console.detach()
-                self.home.discard()
+            result, state, error = self.work(), "finished", None
+        except (ConfigError, CheckpointError) as reason:
+            if not self.step:
+                self.give_back()
                 raise
-            error = str(reason)
+            state, error = "failed", str(reason)
+        except Stopped as reason:
+            state, error = "interrupted", reason.reason
+        except KeyboardInterrupt:  # where no handler could be set: in a thread of a user's own program
+            state, error = "interrupted", "SIGINT"
         except Diverged as reason:
             state, error = "diverged", str(reason)
         except torch.OutOfMemoryError as reason:
             state, error = "out_of_memory", str(reason).splitlines()[0]
-        except KeyboardInterrupt:
-            state, error = "interrupted", "interrupted from the keyboard"
+        except OSError as reason:
+            state, error = "failed", self.explained(reason)
         except Exception as reason:
-            error = f"{type(reason).__name__}: {reason}"
+            state, error = "failed", f"{type(reason).__name__}: {reason}"
             self.console.error(traceback.format_exc().splitlines())
-        return self.end(state, {}, error)
+        return self.end(state, result, error)
 
-    def end(self, state: str, result: dict[str, Any], error: str | None = None) -> Outcome:
-        """Write down how the run ended."""
-        code = EXIT[state]
-        final = {f"{k}/test": v for k, v in result.get("test", {}).items() if v is not None}
-        self.tracker.hparams(self.choices(), final, succeeded=state == "finished")
-        self.home.status(state, code, self.loop.state.step, error)
-        if error:
-            self.console.error([f"{state}: {error}", f"The run lies in {self.home.path}"])
-        self.console.detach()
-        return Outcome(state, code, self.home.path, result, error)
+    def work(self) -> dict[str, Any]:
+        """All of it, from the files of a new run to its result."""
+        home, saved = self.home, self.saved
+        if saved is None:
+            self.write_down()
+        home.status("running", step=saved[1]["loop"]["step"] if saved else 0)
+        self.console.attach(home.path / "train.log")
+        self.checkpoints.open()
+        tracker = self.tracker = Tracker(home.path, self.first_step_to_write())
+        loop = self.loop = self.make_loop(tracker)
+        self.report.announce(loop.steps)
+        if saved is None:
+            self.report.explain(tracker)
+        else:
+            self.go_on(loop, *saved)
+        with self.stop.within(self.minutes_left()):
+            return self.train_and_test(loop, tracker)
 
     def write_down(self) -> None:
         """What the run is, before it starts."""
         home, config = self.home, OmegaConf.to_yaml(OmegaConf.create(self.parts.config))
-        home.status("running")
         home.write("config.yaml", config)
-        home.write("command.txt", self.command() + "\n")
-        home.write_json("environment.json", self.environment())
-        self.console.attach(home.path / "train.log")
+        home.write("job.yaml", stored.dump(self.job))
+        home.write("command.txt", command(self.job) + "\n")
+        environment = {"choices": self.job.choices, **folder.environment(self.parts.device.describe())}
+        home.write_json("environment.json", environment)
 
-    def environment(self) -> dict[str, Any]:
-        """What a result depends on besides the configuration, and what was chosen."""
-        return {"choices": self.job.choices, **folder.environment(self.parts.device.describe())}
+    def go_on(self, loop: Loop, name: str, state: dict[str, Any]) -> None:
+        """Take up a checkpoint."""
+        loop.load_state_dict(state, self.checkpoints.manifest().get(name, {}))
+        state.clear()  # it is in place: do not hold it twice
+        self.console.say(f"goes on at step {count(loop.state.step)} with {name}")
 
-    def command(self) -> str:
-        """The command that repeats this run."""
-        dirs = [word for name in self.job.config_dirs for word in ("--config-dir", name)]
-        overrides = [text for text in self.job.overrides if not text.startswith("hydra.run.dir=")]
-        return shlex.join(["dltrain", *dirs, *overrides])
+    def train_and_test(self, loop: Loop, tracker: Tracker) -> dict[str, Any]:
+        """The loop, then the best weights on the test split; writes and shows the result."""
+        loop.run()
+        evaluation = loop.measure(self.batches["test"])
+        tracker.scalars(loop.state.step, loop.epoch, "test", evaluation.metrics)
+        loop.show("test", evaluation)
+        if (filters := draw.first_filters(loop.judged)) is not None:
+            tracker.image("filters", filters, loop.state.step)
+        result = self.report.result(loop, self.clock, evaluation)
+        self.home.write_json("result.json", result)
+        self.report.show(result)
+        return result
 
-    def make_loop(self) -> Loop:
+    def first_step_to_write(self) -> int | None:
+        """What an interrupted session wrote from this step on is written again; None where there was none."""
+        if self.saved is not None:
+            return self.saved[1]["loop"]["step"] + 1
+        return 0 if (self.home.path / METRICS).exists() else None
+
+    def minutes_left(self) -> float | None:
+        """Minutes until training has to stop, from now; this command's start-up counts."""
+        limit = self.parts.plan.max_minutes
+        return None if limit is None else max(0.0, limit - (time.perf_counter() - self.clock.started) / 60)
+
+    def sync(self) -> None:
+        """What a checkpoint goes with must be on the disk before it."""
+        if self.tracker is not None:
+            self.tracker.sync()
+
+    def give_back(self) -> None:
+        """Leave nothing of a run that never began; what an earlier session left stays."""
+        self.console.detach()
+        self.checkpoints.close()
+        if self.tracker is not None:
+            self.tracker.close()
+        if self.saved is None:
+            self.home.discard()
+
+    def leave(self, code: int) -> None:
+        """A second signal came: nothing half-written may stay."""
+        self.checkpoints.abandon()
+        self.home.status("interrupted", code, self.step, "left at once")
+
+    def end(self, state: str, result: dict[str, Any], error: str | None) -> Outcome:
+        """Write down how the run ended, as far as the disk lets us."""
+        self.stop.finish()
+        if (late := self.close(state, result)) and state in ("finished", "interrupted"):
+            state, error = "failed", late
+        code = NAMES.get(str(error), 143) if state == "interrupted" else EXIT[state]
+        with contextlib.suppress(OSError):
+            self.home.status(state, code, self.step, error)
+        if error:
+            self.console.error([f"{state}: {error}", *self.how_to_go_on()])
+        self.console.detach()
+        return Outcome(state, code, self.home.path, result, error)
+
+    def close(self, state: str, result: dict[str, Any]) -> str | None:
+        """Finish every file of the run; what went wrong with it, or None."""
+        problem = None
+        try:
+            self.checkpoints.wait()
+            if self.tracker is not None and state != "interrupted":
+                final = {f"{k}/test": v for k, v in result.get("test", {}).items() if v is not None}
+                self.tracker.hparams(self.report.choices(), final, succeeded=state == "finished")
+        except OSError as reason:
+            problem = self.explained(reason)
+        self.checkpoints.close()
+        if self.tracker is not None:
+            with contextlib.suppress(OSError):
+                self.tracker.close()
+        return problem
+
+    def how_to_go_on(self) -> list[str]:
+        """What a user may do now."""
+        lines = [f"The run lies in {self.home.path}"]
+        if any(self.home.path.glob("checkpoints/step-*.pt")):
+            step = max(entry["step"] for entry in self.checkpoints.manifest().values())
+            lines.append(f"Its last checkpoint is that of step {step}.")
+        return [*lines, f"Go on with: dltrain resume {shlex.quote(str(self.home.path))}"]
+
+    def explained(self, error: OSError) -> str:
+        """What could not be written, and what the disk says."""
+        if not self.home.path.is_dir():
+            return f"the run's folder is gone: {self.home.path}"
+        free = shutil.disk_usage(self.home.path).free / 1e6
+        what = f"{error.strerror or error}: {error.filename or self.home.path}"
+        return f"could not write: {what}; {free:,.0f} MB are free there"
+
+    def make_loop(self, tracker: Tracker) -> Loop:
         """The loop with everything it turns."""
         parts, decay = self.parts, self.parts.config["regularization"]["average"]
         average = Average(parts.model, decay) if decay else None
@@ -163,110 +320,13 @@ class Run:
             average,
             parts.plan,
             parts.device,
-            self.tracker,
+            tracker,
             self.console,
-            Checkpoints(self.home.path),
+            self.checkpoints,
             self.clock,
+            self.stop,
         )
 
     def make_optimizer(self, turn: Turn, steps: int) -> Optimizer:
         """The optimizer of one turn, as YAML describes it."""
         return make_optimizer(self.job, self.parts, turn, steps)
-
-    def announce(self) -> None:
-        """Say what will run, and keep it in TensorBoard."""
-        parts, loop = self.parts, self.loop
-        sizes = ", ".join(
-            f"{count(self.batches[s].examples)} {s}" for s in ("train", "val", "test") if s in self.batches
-        )
-        self.console.start(
-            "",
-            {
-                "model": f"{self.job.choices['model']}, {count(self.parameters)} parameters",
-                "data": f"{self.job.choices['data']}: {sizes}",
-                "task": f"{self.job.choices['task']}, {count(loop.steps)} steps of {parts.data.batch_size}",
-                "device": parts.device.describe(),
-                "folder": str(self.home.path),
-            },
-        )
-        for note in parts.notes:
-            self.console.say(note)
-        self.tracker.text("config", f"```yaml\n{(self.home.path / 'config.yaml').read_text()}\n```")
-        self.tracker.text("command", f"`{self.command()}`")
-
-    def train_and_test(self) -> dict[str, Any]:
-        """The loop, then the best weights on the test split; writes and shows the result."""
-        loop = self.loop
-        loop.run()
-        evaluation = loop.measure(self.batches["test"])
-        self.tracker.scalars(loop.state.step, loop.epoch, "test", evaluation.metrics)
-        loop.show("test", evaluation)
-        if (filters := draw.first_filters(loop.judged)) is not None:
-            self.tracker.image("filters", filters, loop.state.step)
-        result = self.result(evaluation)
-        self.home.write_json("result.json", result)
-        self.report(result)
-        return result
-
-    def result(self, evaluation: Evaluation) -> dict[str, Any]:
-        """What is kept in ``result.json``."""
-        loop, clock = self.loop, self.clock
-        seconds = time.perf_counter() - clock.started
-        return finite(
-            {
-                "metric": loop.task.metric,
-                "best": {"step": loop.state.best_step, loop.task.metric: loop.state.best},
-                "test": evaluation.metrics,
-                "baselines": evaluation.baselines,
-                "steps": loop.state.step,
-                "epochs": loop.epoch,
-                "stopped_early": loop.state.stopped_early,
-                "seconds": seconds,
-                "training_seconds": clock.training(),
-                "samples_per_second": clock.examples / max(clock.training(), 1e-9),
-                "seconds_to_first_step": (clock.first_step or clock.started) - clock.started,
-                "peak_memory_mb": devices.peak_memory_mb(self.parts.device.device),
-                "parameters": self.parameters,
-                "device": self.parts.device.device.type,
-                "precision": self.parts.device.precision,
-            }
-        )
-
-    def report(self, result: dict[str, Any]) -> None:
-        """The table at the end."""
-        metrics = list(result["test"])
-        rows = [["test", *[number(result["test"][m]) for m in metrics]]]
-        rows += [[name, *[number(values.get(m)) for m in metrics]] for name, values in result["baselines"].items()]
-        self.console.table("", ["", *metrics], rows, results=self.alone)
-        if "skill" in result["test"] and result["baselines"]:
-            self.console.say(skill(result))
-        self.console.say(f"{duration(result['seconds'])} in all, {count(int(result['samples_per_second']))} samples/s")
-        self.console.say(f"run          {self.home.path}")
-        self.console.say(f"tensorboard --logdir {shlex.quote(str(self.home.path))}")
-
-    def choices(self) -> dict[str, Any]:
-        """What tells this run from others in TensorBoard's HParams tab."""
-        typed = dict(text.lstrip("+").split("=", 1) for text in self.job.overrides if "=" in text)
-        chosen = {**{k: v for k, v in self.job.choices.items() if v}, "seed": self.parts.config["seed"]}
-        chosen["optimizer.lr"] = self.parts.config["optimizer"].get("lr")
-        return {k: v for k, v in {**typed, **chosen}.items() if not k.startswith("hydra.")}
-
-
-def skill(result: dict[str, Any]) -> str:
-    """Whether a forecaster beats knowing nothing, in a sentence."""
-    best = min(result["baselines"], key=lambda name: result["baselines"][name]["mae"])
-    gain = result["test"]["skill"]
-    word = "below" if gain >= 0 else "above"
-    return f"MAE is {abs(gain):.1%} {word} the best naive forecast ({best})"
-
-
-def number(value: float | None) -> str:
-    """Four significant digits."""
-    return "" if value is None else f"{value:.4g}"
-
-
-def finite(value: Any) -> Any:
-    """``value`` with null for numbers that JSON cannot say."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -15,6 +15,7 @@ from typing import Any
 from dltrain import compose, folder
 from dltrain.compose import Job
 from dltrain.console import Console, duration
+from dltrain.durable import write_whole
 from dltrain.errors import ConfigError, problem
 
 
@@ -172,9 +173,9 @@ def write(home: Path, rows: list[Row], swept: list[str]) -> None:
     for row in rows:
         tested = {f"{name}/test": value for name, value in row.test.items()}
         table.writerow({**vars(row), **row.choices, **tested, "seconds": f"{row.seconds:.3f}"})
-    folder.write_whole(home / "summary.csv", text.getvalue().encode())
+    write_whole(home / "summary.csv", text.getvalue().encode())
     content = {"jobs": [vars(row) for row in rows], "over_seeds": over_seeds(rows, swept)}
-    folder.write_whole(home / "summary.json", json.dumps(content, indent=2).encode())
+    write_whole(home / "summary.json", json.dumps(content, indent=2).encode())
 
 
 def show(value: float | None) -> str:

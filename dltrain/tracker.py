@@ -126,10 +126,9 @@ class Tracker:
             *_points(final),
         )
 
-    def flush(self) -> None:
-        """Wait until everything written so far is on the disk itself."""
+    def sync(self) -> None:
+        """Wait until everything written so far is on the disk itself; any thread may call it."""
         for file in (self._lines, self._file):
-            file.flush()
             os.fsync(file.fileno())
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ def users_of(library: str) -> set[str]:
     ("library", "allowed"),
     [
         ("hydra", {"cli.py", "compose.py", "overrides.py"}),
-        ("omegaconf", {"cli.py", "compose.py", "run.py", "parts.py"}),
+        ("omegaconf", {"cli.py", "compose.py", "run.py", "parts.py", "stored.py"}),
         ("rich", {"console.py"}),
         ("tensorboard", {"tracker.py"}),
         ("torchvision", {"data/mnist.py", "data/cifar10.py"}),
@@ -63,8 +63,24 @@ def test_a_family_knows_only_its_own_and_what_serves_all(family: str, allowed: s
         assert not strangers, f"{file.name} imports {strangers}"
 
 
+VERBS = sorted(f"verbs/{file.stem}" for file in (PACKAGE / "verbs").glob("*.py"))
+
+
 def test_nothing_before_the_run_imports_torch() -> None:
-    for name in ("cli", "compose", "overrides", "keys", "words", "errors", "console", "folder", "sweep", "verbs/train"):
+    for name in (
+        "cli",
+        "compose",
+        "overrides",
+        "keys",
+        "words",
+        "errors",
+        "console",
+        "folder",
+        "sweep",
+        "stop",
+        "stored",
+        *VERBS,
+    ):
         top = ast.parse((PACKAGE / f"{name}.py").read_text()).body
         heads = [n for n in top if isinstance(n, ast.Import | ast.ImportFrom)]
         modules = {a.name for n in heads if isinstance(n, ast.Import) for a in n.names}
@@ -75,4 +91,4 @@ def test_nothing_before_the_run_imports_torch() -> None:
 
 def test_the_loop_knows_no_configuration_and_no_model() -> None:
     ours = {m.split(".")[1] for m in imported(PACKAGE / "loop.py") if m.startswith("dltrain.")}
-    assert ours <= {"average", "checkpoint", "console", "data", "device", "optim", "record", "tasks", "tracker"}
+    assert ours <= {"average", "checkpoint", "console", "data", "device", "optim", "record", "stop", "tasks", "tracker"}

@@ -112,7 +112,7 @@ def test_cfg_shows_a_part(nowhere: Path, capsys: pytest.CaptureFixture[str]) -> 
         ("dltrain summary model=t", "model=transformer"),
         ("dltrain -m model=t", "model=transformer"),
         ("dltrain optimizer/schedule=o", "optimizer/schedule=one_cycle"),
-        ("dltrain trainer.max", "trainer.max_steps="),
+        ("dltrain trainer.max_s", "trainer.max_steps="),
         ("dltrain model=mlp model.no", "model.norm="),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from dltrain import compose, parts, run
+from dltrain import compose, parts, report, run
 from dltrain.checkpoint import Checkpoints
 from dltrain.compose import Job
 from dltrain.console import Console
@@ -88,7 +88,7 @@ def test_a_sensible_pair_trains_evaluates_saves_and_loads_back_equal(
     again.model.eval()
     with torch.inference_mode():
         evaluation = again.task.evaluate(again.model, batches["test"])
-    assert run.finite(evaluation.metrics) == result["test"]
+    assert report.finite(evaluation.metrics) == result["test"]
 
 
 @pytest.mark.parametrize(("model", "data", "task"), SENSIBLE)

@@ -96,6 +96,13 @@ class Task(ABC):
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Metrics over a whole split, exact also when the last batch is short."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the task itself remembers from step to step (a carried hidden state); tensors and plain Python."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027  most tasks remember nothing
+        """Go on from what `state_dict` said."""
+
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Shown]:
         """Pictures and text that say how well it works; drawn from ``evaluation.extra`` and the model."""
         return []

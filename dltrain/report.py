@@ -1,0 +1,144 @@
+"""What a run says about itself: what it is, at the start, and what came of it, at the end."""
+
+import math
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dltrain import device as devices
+from dltrain.compose import Job
+from dltrain.console import Console, count, duration
+from dltrain.data.batches import Batches
+from dltrain.loop import Loop
+from dltrain.parts import Parts
+from dltrain.record import Clock
+from dltrain.tasks.base import Evaluation
+from dltrain.tracker import Tracker
+
+
+@dataclass
+class Report:
+    """Words and figures of one run.
+
+    Args:
+        job: What was asked for.
+        parts: What it is made of.
+        batches: Split -> its batches.
+        console: Where to say it.
+        folder: The run's folder.
+        alone: The run is not part of a sweep, whose table is the command's result.
+    """
+
+    job: Job
+    parts: Parts
+    batches: dict[str, Batches]
+    console: Console
+    folder: Path
+    alone: bool
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that the model consists of."""
+        return sum(p.numel() for p in self.parts.model.parameters())
+
+    def announce(self, steps: int) -> None:
+        """Say what will run."""
+        parts, choices = self.parts, self.job.choices
+        sizes = ", ".join(
+            f"{count(self.batches[s].examples)} {s}" for s in ("train", "val", "test") if s in self.batches
+        )
+        self.console.start(
+            "",
+            {
+                "model": f"{choices['model']}, {count(self.parameters)} parameters",
+                "data": f"{choices['data']}: {sizes}",
+                "task": f"{choices['task']}, {count(steps)} steps of {parts.data.batch_size}",
+                "device": parts.device.describe(),
+                "folder": str(self.folder),
+            },
+        )
+        for note in parts.notes:
+            self.console.say(note)
+
+    def explain(self, tracker: Tracker) -> None:
+        """Keep configuration and command in TensorBoard."""
+        tracker.text("config", f"```yaml\n{(self.folder / 'config.yaml').read_text()}\n```")
+        tracker.text("command", f"`{command(self.job)}`")
+
+    def result(self, loop: Loop, clock: Clock, evaluation: Evaluation) -> dict[str, Any]:
+        """What is kept in ``result.json``."""
+        device, state = self.parts.device, loop.state
+        return finite(
+            {
+                "metric": loop.task.metric,
+                "best": {"step": state.best_step, loop.task.metric: state.best},
+                "test": evaluation.metrics,
+                "baselines": evaluation.baselines,
+                "steps": state.step,
+                "epochs": loop.epoch,
+                "stopped_early": state.stopped_early,
+                "out_of_time": loop.stop.reason == "max_minutes",
+                "seconds": clock.seconds(),
+                "training_seconds": clock.training(),
+                "samples_per_second": clock.examples / max(clock.training(), 1e-9),
+                "seconds_to_first_step": clock.to_first_step(),
+                "peak_memory_mb": devices.peak_memory_mb(device.device),
+                "parameters": self.parameters,
+                "device": device.device.type,
+                "precision": device.precision,
+            }
+        )
+
+    def show(self, result: dict[str, Any]) -> None:
+        """The table at the end."""
+        table(self.console, result["test"], result["baselines"], self.alone)
+        self.console.say(f"{duration(result['seconds'])} in all, {count(int(result['samples_per_second']))} samples/s")
+        self.console.say(f"run          {self.folder}")
+        self.console.say(f"tensorboard --logdir {shlex.quote(str(self.folder))}")
+
+    def choices(self) -> dict[str, Any]:
+        """What tells this run from others in TensorBoard's HParams tab."""
+        typed = dict(text.lstrip("+").split("=", 1) for text in self.job.overrides if "=" in text)
+        chosen = {**{k: v for k, v in self.job.choices.items() if v}, "seed": self.parts.config["seed"]}
+        chosen["optimizer.lr"] = self.parts.config["optimizer"].get("lr")
+        return {k: v for k, v in {**typed, **chosen}.items() if not k.startswith("hydra.")}
+
+
+def command(job: Job) -> str:
+    """The command that repeats a run."""
+    dirs = [word for name in job.config_dirs for word in ("--config-dir", name)]
+    return shlex.join(["dltrain", *dirs, *job.overrides])
+
+
+def table(
+    console: Console,
+    metrics: dict[str, float],
+    baselines: dict[str, dict[str, float]],
+    results: bool = True,
+    split: str = "test",
+) -> None:
+    """Metrics of one split beside naive methods; with ``results`` on standard output."""
+    rows = [[split, *map(number, metrics.values())]]
+    rows += [[name, *[number(values.get(m)) for m in metrics]] for name, values in baselines.items()]
+    console.table("", ["", *metrics], rows, results=results)
+    if "skill" in metrics and baselines:
+        console.say(skill(metrics["skill"], baselines))
+
+
+def skill(gain: float, baselines: dict[str, dict[str, float]]) -> str:
+    """Whether a forecaster beats knowing nothing, in a sentence."""
+    best = min(baselines, key=lambda name: baselines[name]["mae"])
+    return f"MAE is {abs(gain):.1%} {'below' if gain >= 0 else 'above'} the best naive forecast ({best})"
+
+
+def number(value: float | None) -> str:
+    """Four significant digits."""
+    return "" if value is None else f"{value:.4g}"
+
+
+def finite(value: Any) -> Any:
+    """``value`` with null for numbers that JSON cannot say."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,141 @@
+"""A run's folder read back as a job. What stands in it is data: it names no module that may be imported."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from dltrain import compose, folder, keys, overrides, words
+from dltrain.compose import Composer, Job
+from dltrain.errors import ConfigError, nearest, problem
+
+JOB = "job.yaml"
+
+
+def dump(job: Job) -> str:
+    """A job as YAML, interpolations as they are written."""
+    parts = {"choices": job.choices, "overrides": list(job.overrides), "config_dirs": list(job.config_dirs)}
+    return OmegaConf.to_yaml({**parts, "config": OmegaConf.to_container(job.config)})
+
+
+def load(path: Path, allow: Iterable[str] = ()) -> Job:
+    """The job of the run in a folder.
+
+    Args:
+        path: The run's folder.
+        allow: Module prefixes that this command's own line trusts; those of the folder are not.
+
+    Raises:
+        ConfigError: When the folder does not say.
+    """
+    try:
+        content: Any = OmegaConf.to_container(OmegaConf.load(path / JOB))
+        config = OmegaConf.create(content["config"])
+        choices, typed, dirs = (content[name] for name in ("choices", "overrides", "config_dirs"))
+        config.allow_targets = list(allow)
+        return Job(config, dict(choices), tuple(typed), None, None, tuple(dirs), tuple(allow))
+    except OSError as error:
+        raise ConfigError(problem("RUN", f"the folder of a run, with {JOB}", path, f"{error.strerror}.")) from None
+    except (OmegaConfBaseException, YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(problem("RUN", f"a {JOB} that can be read", path / JOB, str(error).split("\n")[0])) from None
+
+
+def find(name: str) -> Path:
+    """The folder of a run: a path, or ``latest``, the one that was at work last.
+
+    Raises:
+        ConfigError: Naming the nearest ones.
+    """
+    root = compose.default_root()
+    if name == "latest":
+        found = sorted(runs(root), key=lambda path: (path / "status.json").stat().st_mtime)
+        if not found:
+            raise ConfigError(problem("RUN", f"a run below {root}", name, "There is none."))
+        return found[-1]
+    path = Path(name).expanduser()
+    if (path / JOB).is_file():
+        return path
+    known = {str(run): run for start in (path.parent, root) if start.is_dir() for run in runs(start)}
+    close = nearest(str(path), known) or nearest_name(path.name, known.values())
+    inside = [str(run) for run in runs(path)][:3] if path.is_dir() else []
+    hint = f"It contains {' '.join(inside)}." if inside else close or f"dltrain runs {root} lists what there is."
+    raise ConfigError(problem("RUN", "the folder of a run, or latest", name, hint))
+
+
+def nearest_name(name: str, known: Iterable[Path]) -> str:
+    """Propose the run whose own name is most like ``name``."""
+    names = {run.name: run for run in known}
+    close = nearest(name, names)
+    return f"Did you mean {names[close[13:-1]]}?" if close else ""
+
+
+def runs(root: Path) -> list[Path]:
+    """The folders of runs at most three levels below ``root``, in the order of their names."""
+    found = {file.parent for depth in ("*", "*/*", "*/*/*") for file in root.glob(f"{depth}/status.json")}
+    return sorted(run for run in found if (run / "config.yaml").is_file())
+
+
+def revised(job: Job, typed: list[str]) -> tuple[Job, dict[str, tuple[Any, Any]]]:
+    """A stored job with keys changed, and which of them differ now: key -> before, after.
+
+    Args:
+        job: What the folder says.
+        typed: ``KEY=VALUE``, or ``GROUP=OPTION`` for the whole of a group.
+
+    Raises:
+        ConfigError: With one line for each mistake.
+    """
+    with compose.session((), sweep=False) as composer:
+        parsed, problems = overrides.parse(typed, composer.options)
+        values, wrong = overrides.single(parsed)
+        config = job.config.copy()
+        choices = dict(job.choices)
+        problems += wrong
+        for override in [found[0] for found in values]:
+            key, value = override.key_or_group, override.value()
+            if mistake := _mistake(composer, override, compose.plain(config)):
+                problems.append(mistake)
+            elif composer.options(key):
+                choices[key] = str(value)
+                OmegaConf.update(config, key.replace("/", "."), composer.base(f"{key}={value}")[key], merge=False)
+            elif key != "allow_targets":
+                OmegaConf.update(config, key, value, merge=False)
+    content = compose.plain(config)
+    problems += [*words.out_of_range(content), *keys.endless(content)]
+    if problems:
+        raise ConfigError(*dict.fromkeys(problems))
+    kept = [text for text in job.overrides if _key(text) not in {_key(text) for text in typed}]
+    new = Job(config, choices, (*kept, *typed), None, None, job.config_dirs, job.allow)
+    return new, differences(compose.plain(job.config), content)
+
+
+def _mistake(composer: Composer, override: Any, content: dict[str, Any]) -> str | None:
+    key = override.key_or_group
+    if composer.options(key):
+        return composer.wrong_option(override)
+    if override.is_delete() or override.is_add():
+        return problem(str(override.input_line), "KEY=VALUE for a key that the run has", override.input_line)
+    return composer.wrong_value(override, content)
+
+
+def _key(text: str) -> str:
+    return text.lstrip("+~").split("=", 1)[0].replace("/", ".")
+
+
+def differences(before: Any, after: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Where two configurations differ: key -> both values."""
+    if not (isinstance(before, dict) and isinstance(after, dict)):
+        return {} if before == after else {prefix: (before, after)}
+    found: dict[str, tuple[Any, Any]] = {}
+    for name in dict.fromkeys([*before, *after]):
+        key = f"{prefix}.{name}" if prefix else str(name)
+        found |= differences(before.get(name), after.get(name), key)
+    return found
+
+
+def is_finished(path: Path) -> bool:
+    """Whether the run in a folder has ended as it should."""
+    return folder.status_of(path).get("state") == "finished"

@@ -1,0 +1,64 @@
+"""``dltrain resume RUN``: go on with a run where its newest good checkpoint stands, to the same bytes."""
+
+from typing import Any
+
+from dltrain import stored
+from dltrain.cli import Command, one_run
+from dltrain.console import Console
+from dltrain.errors import ConfigError
+from dltrain.verbs.train import ready
+
+USAGE = """\
+dltrain resume RUN [KEY=VALUE ...]
+
+Goes on with a run that was interrupted, killed or given too little time: in the same folder, with the same curves,
+to the same bytes as if it had never stopped. RUN is a run's folder, or latest.
+
+What cannot change the mathematics may be changed: trainer.epochs and trainer.max_steps (train longer), what else of
+trainer. concerns logs, checkpoints and time, data.workers, data.root, data.path, device=.
+A damaged checkpoint is passed over for the newest one that is whole; exit code 5 if none is.
+
+  dltrain resume latest
+  dltrain resume outputs/lstm-timeseries/20261122-170146-f8f5 trainer.epochs=40
+"""
+
+# What may differ between two sessions of one run.
+FREE = (
+    *(f"trainer.{name}" for name in ("epochs", "max_steps", "max_minutes", "log_every", "checkpoint_every")),
+    *(f"trainer.{name}" for name in ("keep_last", "keep_best", "requeue", "resume")),
+    *(f"data.{name}" for name in ("workers", "root", "path", "download")),
+)
+
+
+def main(command: Command, started: float) -> int:
+    """Read the folder, check what is asked, go on."""
+    if {"--help", "-h"} & set(command.rest):
+        print(USAGE)
+        return 0
+    path, typed, allow = one_run(command)
+    job, changed = stored.revised(stored.load(path, allow), typed)
+    refuse_other_mathematics(changed, str(path))
+    console = Console()
+    longer = {"trainer.epochs", "trainer.max_steps", "trainer.max_minutes"} & set(changed)
+    if stored.is_finished(path) and not longer:
+        console.say(f"{path}: this run is finished. trainer.epochs=N trains on.")
+        return 0
+    console.say(f"{job.title()} (resumed)")
+    ready(job)
+    from dltrain.run import resume
+
+    return resume(job, path, console, started).exit_code
+
+
+def refuse_other_mathematics(changed: dict[str, tuple[Any, Any]], run: str) -> None:
+    """Refuse what would make it another run.
+
+    Raises:
+        ConfigError: With the difference for each key.
+    """
+    other = {
+        k: v for k, v in changed.items() if k not in FREE and (not k.startswith("device.") or k == "device.precision")
+    }
+    if other:
+        lines = [f"{key}: a resumed run keeps {old}, got {new}" for key, (old, new) in other.items()]
+        raise ConfigError(*lines, f"a new run with these: dltrain rerun {run} KEY=VALUE ...")
