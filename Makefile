@@ -11,7 +11,7 @@ ARGS ?=
 DIR ?= outputs
 PORT ?= 6006
 
-.PHONY: help run train sweep tensorboard test test-all check lint format type bench wheel clean
+.PHONY: help run train sweep tensorboard test test-faults test-all check lint format type bench wheel clean
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -38,10 +38,13 @@ sweep: .venv/installed ## every combination in ARGS: make sweep ARGS="model=rnn,
 	$(BIN)/dltrain --multirun $(ARGS)
 
 tensorboard: .venv/installed ## look at the runs in DIR (outputs) on localhost, PORT (6006)
-	$(BIN)/tensorboard --logdir $(DIR) --port $(PORT)
+	$(BIN)/tensorboard --logdir $(DIR) --host localhost --port $(PORT)
 
 test: .venv/installed-dev ## the tests that need bundled data only, in a few minutes
 	$(BIN)/python -m pytest --numprocesses 2 $(ARGS)
+
+test-faults: .venv/installed-dev ## every stop, kill and damage of tests/faults, in a few minutes
+	$(BIN)/python -m pytest tests/faults -m 'faults or not faults' --numprocesses 2 $(ARGS)
 
 test-all: .venv/installed-dev ## all tests: slow ones, and those that need a GPU where there is one
 	$(BIN)/python -m pytest -m '' $(ARGS)

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import sys
 import zipfile
 from collections.abc import Callable, Mapping
@@ -20,6 +21,8 @@ from dltrain.errors import CheckpointError
 FORMAT = 1
 MANIFEST = "manifest.json"
 LAST, BEST = "last.pt", "best.pt"
+FILE = re.compile(r"step-[\d-]+\.pt")  # a manifest that names another would have other people's files removed
+MISFITS = 6  # how many differences are named
 
 
 @dataclass(frozen=True)
@@ -109,13 +112,15 @@ class Checkpoints:
         name = self._free_name(snapshot.step)
         digest, size = write_with(self.path / name, lambda file: torch.save(snapshot.state, file))
         files = {**self.manifest(), name: {**snapshot.entry, "sha256": digest, "bytes": size}}
-        kept = self._kept(files)
-        write_durably(self.path / MANIFEST, json.dumps({k: files[k] for k in kept}, indent=2).encode())
+        there = {**self._unknown(), **files}
+        kept = self._kept(there) | {name}
+        listed = {k: entry for k, entry in files.items() if k in kept}
+        write_durably(self.path / MANIFEST, json.dumps(listed, indent=2).encode())
         link(self.path / LAST, name)
         if snapshot.entry["best"]:
             link(self.path / BEST, name)
         # Only now that the new one is durable may old ones go; one that cannot be removed does no harm.
-        for old in files.keys() - kept:
+        for old in there.keys() - kept:
             with contextlib.suppress(OSError):
                 (self.path / old).unlink()
 
@@ -123,6 +128,13 @@ class Checkpoints:
         """A file's name is never used again, so that a good one is never replaced by one that is not yet known."""
         names = (f"step-{step:08}{suffix}.pt" for suffix in ("", *(f"-{n}" for n in range(1, 10_000))))
         return next(name for name in names if not (self.path / name).exists())
+
+    def _unknown(self) -> dict[str, Any]:
+        """Every file, as far as its name tells; a process that was killed may not have listed its last one."""
+        best = self.path / BEST
+        named = os.readlink(best) if best.is_symlink() else None
+        files = self.path.glob("step-*.pt")
+        return {file.name: {"step": step_of(file.name), "best": file.name == named} for file in files}
 
     def _kept(self, files: dict[str, Any]) -> set[str]:
         ordered = in_order(files)
@@ -135,7 +147,10 @@ class Checkpoints:
         """What the folder holds, by file name, as far as the manifest can be read."""
         try:
             found = json.loads((self.path / MANIFEST).read_text())
-            complete = all(entry.keys() >= {"step", "best", "sha256"} for entry in found.values())
+            complete = all(
+                entry.keys() >= {"step", "best", "sha256"} and type(entry["step"]) is int and FILE.fullmatch(name)
+                for name, entry in found.items()
+            )
         except (OSError, ValueError, AttributeError):
             return {}
         return found if complete else {}
@@ -159,13 +174,21 @@ class Checkpoints:
         Raises:
             CheckpointError: When the file is missing, is not the one that was written, or holds anything else.
         """
-        file = self.path / self.named(name)
+        while True:
+            file = self.path / self.named(name)
+            try:
+                return self._load(file)
+            except CheckpointError:
+                if self.named(name) == file.name:
+                    raise  # otherwise a run that goes on has replaced it meanwhile
+
+    def _load(self, file: Path) -> dict[str, Any]:
         if reason := self.damage(file):
             raise CheckpointError(f"{file}: refused, {reason}")
         try:
             found = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises nearly anything for a file that is not a checkpoint
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = said(error)
             raise CheckpointError(f"{file}: refused, it does not load as tensors and plain values: {reason}") from None
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             was = found.get("format") if isinstance(found, dict) else None
@@ -188,9 +211,7 @@ class Checkpoints:
 
     def _all(self) -> list[str]:
         """Every checkpoint, the newest last, whether or not the manifest knows it."""
-        known = self.manifest()
-        there = {file.name: known.get(file.name, {"step": step_of(file.name)}) for file in self.path.glob("step-*.pt")}
-        return in_order({**known, **there})
+        return in_order({**self._unknown(), **self.manifest()})
 
     def damage(self, file: Path) -> str | None:
         """What is wrong with a file, or None; without a manifest the check sums within the file must do."""
@@ -209,6 +230,13 @@ class Checkpoints:
         return f"it is damaged: {broken} does not match its check sum" if broken else None
 
 
+def said(error: Exception) -> str:
+    """Why torch does not load a file; its advice, to load the file unsafely, is for nobody."""
+    text = str(error).strip()
+    found = re.search(r"(Trying to load|Unsupported) .*?(?=\. |\.?\n|$)", text)
+    return found[0] if found else text.split(". ")[0].split("\n")[0] or type(error).__name__
+
+
 def copied(value: Any) -> Any:
     """``value`` with its tensors copied to the CPU, where nobody changes them.
 
@@ -222,6 +250,29 @@ def copied(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(map(copied, value))
     return sys.intern(value) if type(value) is str else value
+
+
+def refuse_misfit(file: str, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse weights that are not those of this model.
+
+    Args:
+        file: Where they come from.
+        saved: Name -> tensor, of the checkpoint.
+        wanted: Name -> tensor, of the model.
+
+    Raises:
+        CheckpointError: Naming what differs.
+    """
+    lines = [f"{name} is missing" for name in wanted if name not in saved]
+    lines += [f"{name} is not in this model" for name in saved if name not in wanted]
+    lines += [
+        f"{name} has shape {tuple(saved[name].shape)}, this model's has {tuple(value.shape)}"
+        for name, value in wanted.items()
+        if name in saved and saved[name].shape != value.shape
+    ]
+    if lines:
+        shown = lines[:MISFITS] + ([f"and {len(lines) - MISFITS} more"] if len(lines) > MISFITS else [])
+        raise CheckpointError(f"{file}: refused, it is of another model: {'; '.join(shown)}")
 
 
 def in_order(files: dict[str, Any]) -> list[str]:

@@ -4,14 +4,16 @@ import argparse
 import importlib
 import os
 import platform
+import re
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from dltrain import masking
 from dltrain.compose import conf_dir, expand, search_path
-from dltrain.errors import CheckpointError, ConfigError, nearest, problem
+from dltrain.errors import CheckpointError, ConfigError, WorkerError, nearest, problem
 from dltrain.stop import NAMES, Stopped
 
 STARTED = time.perf_counter()
@@ -20,8 +22,14 @@ STARTED = time.perf_counter()
 VERBS = {
     "train": "train, evaluate and keep a run (the default)",
     "resume": "go on with a run that was interrupted",
+    "rerun": "begin a run anew, and say what differs from then",
+    "evaluate": "what the best checkpoint of a run reaches on its test split",
+    "predict": "what a run's model says about files, standard input or text",
+    "runs": "a table of runs: what was chosen, what they reached, how they ended",
     "summary": "layers, parameters, multiply-adds and memory of a model; trains nothing",
 }
+# data.KEY=VALUE, device=OPTION and the like; whatever else has an = in it may be a file.
+OVERRIDE = re.compile(r"[+~]*[a-zA-Z_][\w./@]*=|~[a-zA-Z_]")
 OURS = ("multirun", "run", "config_dir")  # flags that do not show something
 # Flags of Hydra's that dltrain refuses, and why.
 REFUSED = {
@@ -40,6 +48,7 @@ class Command:
         multirun: Whether it is a sweep.
         config_dirs: Folders of the user's own YAML groups.
         rest: Flags that the verb reads itself.
+        words: Everything that the verb may read, in the order in which it was typed.
     """
 
     verb: str
@@ -47,6 +56,7 @@ class Command:
     multirun: bool
     config_dirs: tuple[str, ...]
     rest: list[str]
+    words: tuple[str, ...] = ()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -56,18 +66,17 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 0 done, 1 failed, 2 wrong usage, 3 diverged, 4 out of memory, 5 checkpoint refused, 130 and 143
         ended by Ctrl-C and SIGTERM.
     """
+    argv = sys.argv[1:] if argv is None else argv
+    masking.forget()
+    masking.learn_words(argv)
     try:
-        code = dispatch(sys.argv[1:] if argv is None else argv)
+        code = dispatch(argv)
         sys.stdout.flush()
         return code
-    except ConfigError as error:
+    except (ConfigError, CheckpointError, WorkerError) as error:
         for line in error.problems:
-            print(f"dltrain: {line}", file=sys.stderr)
-        return 2
-    except CheckpointError as error:
-        for line in error.problems:
-            print(f"dltrain: {line}", file=sys.stderr)
-        return 5
+            print(f"dltrain: {masking.hidden(line)}", file=sys.stderr)
+        return error.code
     except KeyboardInterrupt:
         return 130
     except Stopped as stopped:
@@ -109,13 +118,16 @@ def read(argv: list[str]) -> Command:
     if "package" in flags and "cfg" not in flags:
         parser.error("--package: expected --cfg job with it")
     shown = [word for name, value in flags.items() for word in as_flag(name, value)]
-    overrides = [
-        word for word in rest if not word.startswith("-") and (verb == "train" or "=" in word or word[0] == "~")
-    ]
+    overrides = [word for word in rest if not word.startswith("-") and (verb == "train" or is_override(word))]
     others = [word for word in rest if word not in overrides]
     if verb == "train":
         parser.refuse(others)
-    return Command(verb, overrides, known.multirun, tuple(known.config_dir), shown or others)
+    return Command(verb, overrides, known.multirun, tuple(known.config_dir), shown or others, tuple(rest))
+
+
+def is_override(word: str) -> bool:
+    """Whether a word sets something; the folder of a sweep's run, ``0_model=lstm``, is one that is there."""
+    return bool(OVERRIDE.match(word)) and not os.path.exists(word)
 
 
 def one_run(command: Command) -> tuple[Path, list[str], list[str]]:
@@ -131,9 +143,13 @@ def one_run(command: Command) -> tuple[Path, list[str], list[str]]:
     if flags or len(names) != 1:
         usage = f"dltrain {command.verb} RUN, RUN being a run's folder or latest"
         raise ConfigError(problem(command.verb, usage, " ".join(flags or names) or None))
-    trusted = [word.split("=", 1)[1] for word in command.overrides if word.startswith("allow_targets=")]
-    allow = [name.strip() for text in trusted for name in text.strip("[]").split(",") if name.strip()]
-    return stored.find(names[0]), command.overrides, allow
+    return stored.find(names[0]), command.overrides, trusted(command.overrides)
+
+
+def trusted(overrides: list[str]) -> list[str]:
+    """The modules that a command line trusts."""
+    found = [word.split("=", 1)[1] for word in overrides if word.startswith("allow_targets=")]
+    return [name.strip() for text in found for name in text.strip("[]").split(",") if name.strip()]
 
 
 def as_flag(name: str, value: bool | str) -> list[str]:
@@ -209,7 +225,7 @@ def checked(command: Command) -> list[str]:
 
 
 def prepare_completion(words: list[str]) -> None:
-    """Let Hydra complete what follows a verb; it knows none.
+    """Complete a verb, and let Hydra complete what follows it; it knows none.
 
     Raises:
         ConfigError: When it is not said what to do for which shell.
@@ -220,7 +236,12 @@ def prepare_completion(words: list[str]) -> None:
             problem("--shell-completion", "install=SHELL, SHELL being bash, fish or zsh", " ".join(words))
         )
     line = os.environ.get("COMP_LINE", "dltrain ").split(" ")
-    os.environ["COMP_LINE"] = " ".join(word for at, word in enumerate(line) if at != 1 or word not in VERBS)
+    if what == "query" and len(line) == 2:
+        for verb in filter(lambda verb: verb.startswith(line[1]), VERBS):
+            print(verb)
+    if len(line) > 2 and line[1] in VERBS:  # Hydra knows neither verbs nor the run that follows one
+        line = [line[0], *(word for word in line[2:-1] if "=" in word or word.startswith("-")), *line[2:][-1:]]
+    os.environ["COMP_LINE"] = " ".join(line)
 
 
 def version() -> str:

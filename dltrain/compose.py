@@ -5,7 +5,7 @@ import functools
 import itertools
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from dltrain import keys, overrides, words
+from dltrain import keys, masking, overrides, words
 from dltrain.errors import ConfigError, problem
 
 # Of Hydra's own keys a user may set one, in a run or in a sweep; its plugins, callbacks and loggers would run whatever
 # they name.
 OURS_IN_HYDRA = {False: "hydra.run.dir", True: "hydra.sweep.dir"}
+# Where a run goes is not part of what it is.
+PLACES = ("hydra", "sweep")
 # What differs from run to run without meaning anything to dltrain.
 FREE_IN_HYDRA = ("run", "sweep", "runtime", "overrides", "job", "searchpath")
 
@@ -40,6 +42,7 @@ class Job:
         sweep_dir: The sweep's folder the user named, or None for a fresh one.
         config_dirs: Folders searched before dltrain's own.
         allow: Module prefixes that the command line allows YAML to name.
+        sweep_resume: The folder of the sweep to go on with, or None for a new one.
     """
 
     config: DictConfig
@@ -49,6 +52,10 @@ class Job:
     sweep_dir: str | None
     config_dirs: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()
+    sweep_resume: str | None = None
+
+    def __post_init__(self) -> None:
+        masking.learn(secrets(self.config))
 
     def title(self) -> str:
         """What was chosen, as a user would type it."""
@@ -153,9 +160,10 @@ class Composer:
         content = plain(whole)
         problems = [text for text in found.values() if text]
         problems += [*words.out_of_range(content), *keys.endless(content)]
-        if self.config_dirs or any(o.type is not OverrideType.CHANGE for o in parsed):
+        if self.config_dirs or any(o.type is not OverrideType.CHANGE or isinstance(o.value(), dict) for o in parsed):
             problems += self.foreign(whole, content)
         allow, wrong = allowed(parsed, content)
+        problems += self.resumes_nothing(whole)
         if problems or wrong:
             raise ConfigError(*problems, *wrong)
         return self.as_job(whole, parsed, allow)
@@ -186,7 +194,16 @@ class Composer:
         """What YAML of the user's own, or keys added and taken away, may not change."""
         own, refused = self.base(), "refused, dltrain runs no plugins, callbacks or loggers of Hydra's"
         touched = [k for k in whole.hydra if k not in FREE_IN_HYDRA and plain(whole.hydra[k]) != plain(own.hydra[k])]
-        return [*(f"hydra.{name}: {refused}" for name in touched), *keys.misplaced(content, plain(own), self.groups)]
+        hydras = [f"hydra.{name}: {refused}" for name in touched]
+        shape = list(keys.misshapen(content, plain(own)))
+        return [*hydras, *(shape or keys.misplaced(content, plain(own), self.groups))]
+
+    def resumes_nothing(self, whole: DictConfig) -> list[str]:
+        """The mistake of naming a sweep to go on with where there is none."""
+        name = OmegaConf.select(whole, "sweep.resume")
+        if self.sweep or name is None:
+            return []
+        return [problem("sweep.resume", "-m with it", name, "A single run goes on with: dltrain resume RUN")]
 
     def as_job(self, whole: DictConfig, parsed: Sequence[Override], allow: list[str]) -> Job:
         """Take apart what Hydra composed."""
@@ -194,13 +211,21 @@ class Composer:
         run_dir, sweep_dir = (
             None if d in ("auto", "", None) else str(d) for d in (whole.hydra.run.dir, whole.hydra.sweep.dir)
         )
-        typed = tuple(str(o.input_line) for o in parsed if not is_hydras(o))
-        return Job(without_hydra(whole), choices, typed, run_dir, sweep_dir, self.config_dirs, tuple(allow))
+        typed = tuple(str(o.input_line) for o in parsed if head(o) not in PLACES)
+        config = OmegaConf.masked_copy(whole, [key for key in whole if key not in PLACES])  # type: ignore[misc]
+        named = OmegaConf.select(whole, "sweep.resume")
+        resumed = None if named is None else str(named)
+        return Job(config, choices, typed, run_dir, sweep_dir, self.config_dirs, tuple(allow), resumed)
+
+
+def head(override: Override) -> str:
+    """The first name of an override's key."""
+    return override.key_or_group.replace("/", ".").split(".")[0]
 
 
 def is_hydras(override: Override) -> bool:
     """Whether an override is about Hydra itself."""
-    return override.key_or_group.replace("/", ".").split(".")[0] == "hydra"
+    return head(override) == "hydra"
 
 
 def allowed(parsed: Sequence[Override], content: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -242,6 +267,16 @@ def changed(base: DictConfig, values: list[Override]) -> DictConfig:
             else:
                 OmegaConf.update(whole, key, value, force_add=override.is_add() or override.is_force_add())
     return whole
+
+
+def secrets(config: DictConfig) -> dict[str, Any]:
+    """What lies behind the keys whose names say that it is secret, as far as it can be told yet."""
+    found = {}
+    for key, written in keys.leaves(plain(config)):
+        if masking.is_secret(key) or (isinstance(written, str) and "${" in written and masking.is_secret(written)):
+            with suppress(OmegaConfBaseException):
+                found[key if masking.is_secret(key) else f"secret.{key}"] = OmegaConf.select(config, key)
+    return found
 
 
 def without_hydra(whole: DictConfig) -> DictConfig:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
+from dltrain import masking
+
 if TYPE_CHECKING:
     from rich.console import Console as Rich
     from rich.table import Table
@@ -140,7 +142,7 @@ class Console:
             caption: Below the table; empty for none.
             results: Write to standard output, where other programs may read it.
         """
-        heads, *cells = [[CONTROL.sub("", cell) for cell in row] for row in (columns, *rows)]
+        heads, *cells = [[masking.hidden(CONTROL.sub("", cell)) for cell in row] for row in (columns, *rows)]
         table = _Table(title, heads, cells, caption)
         self._record(table.plain())
         self._clear()
@@ -155,7 +157,7 @@ class Console:
 
     def _message(self, *parts: tuple[str, str]) -> None:
         """Show a message given as pairs of style and text, and keep it in the log file."""
-        parts = tuple((CONTROL.sub("", text), style) for style, text in parts)
+        parts = tuple((masking.hidden(CONTROL.sub("", text)), style) for style, text in parts)
         plain = "".join(text for text, _ in parts)
         self._record(plain)
         self._clear()
@@ -201,7 +203,7 @@ class Console:
     def _record(self, text: str) -> None:
         if self._log is None:
             return
-        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        text, now = masking.hidden(text), time.strftime("%Y-%m-%d %H:%M:%S")
         try:
             self._log.write("".join(f"{now} {line}\n" for line in text.split("\n")))
         except OSError as error:
@@ -267,7 +269,7 @@ class _Table(NamedTuple):
 def _safe(text: str, stream: TextIO) -> str:
     """The text with what the stream's encoding cannot say spelled out."""
     encoding = stream.encoding or "utf-8"
-    return CONTROL.sub("", text).encode(encoding, "backslashreplace").decode(encoding)
+    return masking.hidden(CONTROL.sub("", text)).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def duration(seconds: float) -> str:

@@ -108,6 +108,14 @@ def find_precision(precision: str, device: torch.device) -> str:
     return precision
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: a device's or, in the words of torch's allocator, the machine's."""
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
 def random_state() -> dict[str, Any]:
     """Every random generator that a model may draw from, as tensors and plain Python."""
     plain = np.random.get_state(legacy=False)

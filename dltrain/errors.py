@@ -1,7 +1,10 @@
-"""What a user did wrong, said once and clearly. Imports nothing, so that every module may use it."""
+"""What a user did wrong, said once and clearly. Every module may use it."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import ClassVar
+
+from dltrain import masking
 
 
 class ConfigError(Exception):
@@ -10,6 +13,8 @@ class ConfigError(Exception):
     Args:
         problems: One line (or short paragraph) per mistake, each of the form ``key: expected X, got Y``; see `problem`.
     """
+
+    code: ClassVar[int] = 2
 
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
@@ -23,6 +28,22 @@ class CheckpointError(Exception):
         problems: One line for each file, with the reason.
     """
 
+    code: ClassVar[int] = 5
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class WorkerError(RuntimeError):
+    """A process that reads data is gone or hangs; the command ends with exit code 1 and no traceback.
+
+    Args:
+        problems: Who it was, and what to do.
+    """
+
+    code: ClassVar[int] = 1
+
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
@@ -30,7 +51,7 @@ class CheckpointError(Exception):
 
 def problem(key: str, expected: str, got: object, hint: str = "") -> str:
     """One mistake as one line: the key, what was expected, what was received and what to do."""
-    line = f"{key}: expected {expected}, got {show(got)}"
+    line = f"{key}: expected {expected}, got {show(masking.masked(got, key))}"
     return f"{line}. {hint}" if hint else line
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from dltrain import masking
 from dltrain.durable import write_whole
 from dltrain.errors import ConfigError, problem
 
@@ -49,6 +50,8 @@ class Folder:
             self.lock.acquire(timeout=LOCK_WAIT_S, poll_interval=LOCK_WAIT_S / 10)
             if not taken:
                 refuse_taken(path)
+            for file in path.glob(".*.tmp"):  # of a process that was killed
+                file.unlink(missing_ok=True)
         except Timeout:
             raise ConfigError(in_use(path)) from None
         except ConfigError:
@@ -57,11 +60,11 @@ class Folder:
 
     def write(self, name: str, content: str) -> None:
         """Write a file whole: a reader sees the old one or the new one."""
-        write_whole(self.path / name, content.encode())
+        write_whole(self.path / name, masking.hidden(content).encode())
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file whole."""
-        self.write(name, json.dumps(content, indent=2, allow_nan=False) + "\n")
+        self.write(name, json.dumps(masking.masked(content), indent=2, allow_nan=False) + "\n")
 
     def status(self, state: str, exit_code: int | None = None, step: int = 0, error: str | None = None) -> None:
         """Say how the run stands: running, finished, interrupted, failed, diverged or out_of_memory."""
@@ -102,7 +105,7 @@ def create(path: str | None, root: Path, name: str) -> Folder:
     Raises:
         ConfigError: When ``path`` holds a run already, or nothing can be written there.
     """
-    parent = root / name if path is None else Path(path).expanduser()
+    parent = root / file_name(name) if path is None else Path(path).expanduser()
     made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     try:
         if path is None:
@@ -114,6 +117,12 @@ def create(path: str | None, root: Path, name: str) -> Folder:
         raise ConfigError(unwritable(parent, error)) from None
 
 
+def file_name(text: str) -> str:
+    """Text as the name of one file or folder, whatever it holds; at most 80 bytes of it."""
+    safe = "".join(c if c.isalnum() or c in "=,.-_" else "_" for c in text).lstrip(".")
+    return safe.encode()[:80].decode(errors="ignore")
+
+
 def reopen(path: Path) -> Folder:
     """The folder of a run that goes on.
 
@@ -121,9 +130,12 @@ def reopen(path: Path) -> Folder:
         ConfigError: When another process uses it, naming it, or nothing can be written there.
     """
     try:
-        return Folder(path, [], taken=True)
+        home = Folder(path, [], taken=True)
     except OSError as error:
         raise ConfigError(unwritable(path, error, "RUN")) from None
+    for file in path.glob(".*.tmp"):  # a process that was killed left it half-written
+        file.unlink(missing_ok=True)
+    return home
 
 
 def in_use(path: Path) -> str:
@@ -235,7 +247,7 @@ def environment(device: str) -> dict[str, Any]:
         "device": device,
         "cpus": os.cpu_count(),
         "commit": commit(),
-        "argv": sys.argv[1:],
+        "argv": [masking.masked_word(word) for word in sys.argv[1:]],
         "folder": str(Path.cwd()),
     }
 

@@ -10,7 +10,7 @@ from dltrain.errors import nearest, problem
 Node = Mapping[str, Any]
 
 # Groups of plain values: their keys are those of dltrain's own YAML, no more and no fewer.
-PLAIN = ("trainer", "regularization", "device")
+PLAIN = ("trainer", "regularization", "device", "sweep")
 
 
 def wrong_option(group: str, option: Any, options: Sequence[str]) -> str | None:
@@ -99,6 +99,42 @@ def misplaced(content: Node, own: Node, groups: Sequence[str]) -> Iterator[str]:
             elif name not in known and (prefix or name not in groups) and f"${{{prefix}{name}" not in pulled:
                 yield f"{prefix}{name}: nobody reads this key. {nearest(name, known)}".rstrip()
         yield from (f"{prefix}{name}: expected a value, got nothing" for name in known if name not in node)
+
+
+def misshapen(content: Node, own: Node) -> Iterator[str]:
+    """Groups where a value belongs, values where a group does, and what every run needs and is not there.
+
+    Args:
+        content: The configuration.
+        own: dltrain's own, with nothing changed.
+    """
+    for key, default in [(k, v) for k, v in own.items() if k != "sweep"] + [("optimizer.schedule", {})]:
+        found = _at(key, content)
+        if found is None and default is not None:
+            yield f"{key}: expected a value, got nothing"
+        elif isinstance(found, Mapping) != isinstance(default, Mapping):
+            yield problem(key, "a group of keys" if isinstance(default, Mapping) else "a value", found)
+    for group in PLAIN:
+        node = _at(group, content)
+        if isinstance(node, Mapping):
+            wrong = [f"{group}.{name}" for name, value in node.items() if isinstance(value, Mapping)]
+            yield from (problem(key, "a value", "a group of keys") for key in wrong)
+
+
+def _at(key: str, content: Node) -> Any:
+    try:
+        return find(key, content)
+    except LookupError:
+        return None
+
+
+def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Key and value of everything that contains nothing."""
+    if isinstance(node, Mapping | list):
+        for name, item in node.items() if isinstance(node, Mapping) else enumerate(node):
+            yield from leaves(item, f"{prefix}.{name}" if prefix else str(name))
+    else:
+        yield prefix, node
 
 
 def endless(content: Node) -> Iterator[str]:

@@ -19,11 +19,13 @@ from dltrain.checkpoint import BEST, Checkpoints
 from dltrain.console import Console
 from dltrain.data.batches import Batch, Batches
 from dltrain.device import Device, peak_memory_mb, random_state, restore_random_state
+from dltrain.judge import improves, look, measure
 from dltrain.optim import Optimizer
-from dltrain.record import Clock, Due, Plan, Record, State
+from dltrain.record import Clock, Due, Plan, State
 from dltrain.stop import NAMES, Stop, Stopped
-from dltrain.tasks.base import Evaluation, Stage, Task, Turn
+from dltrain.tasks.base import Evaluation, Shown, Stage, Task, Turn
 from dltrain.tracker import Tracker
+from dltrain.turns import Moment, Turns
 
 SHOW_SECONDS = 0.2  # how often the live line may move
 
@@ -68,13 +70,11 @@ class Loop:
         stop: Stop,
     ) -> None:
         self.task, self.model, self.train, self.val = task, model, train, val
-        self.make_optimizer, self.average, self.stop = optimizer, average, stop
-        self.plan, self.device = plan, device
+        self.average, self.plan, self.device = average, plan, device
         self.tracker, self.console, self.checkpoints = tracker, console, checkpoints
-        self.state, self.clock, self.record = State(), clock, Record()
+        self.state, self.clock, self.stop = State(), clock, stop
         self.stages = task.stages(model)
-        self.optimizers: dict[str, Optimizer] = {}
-        self.autocast = device.autocast()
+        self.turns = Turns(optimizer, plan, device, train.batch_size, console)
         self.epoch_steps = -(-len(train) // plan.accumulate)
         self.steps = sum(self.steps_of(stage) for stage in self.stages)
         self.log_due, self.evaluation_due, self.save_due = (
@@ -121,8 +121,8 @@ class Loop:
                 if number > self.state.stage:
                     # Stages have metrics of their own: the best of one says nothing about the next.
                     self.state = State(step=self.state.step, stage=number, stage_start=self.state.step)
-                    self.optimizers = {}
-                if not self.optimizers:
+                    self.begin_stage()
+                elif not self.turns.optimizers:
                     self.begin_stage()
                 self.run_stage(self.stages[number])
         except Stopped as stopped:
@@ -134,7 +134,7 @@ class Loop:
     def begin_stage(self) -> None:
         """Make the optimizers of the present stage."""
         stage = self.stages[self.state.stage]
-        self.optimizers = {turn.name: self.make_optimizer(turn, self.steps_of(stage)) for turn in stage.turns}
+        self.turns.begin(stage, self.steps_of(stage))
 
     def run_stage(self, stage: Stage) -> None:
         """Epochs until the stage's steps are done."""
@@ -189,29 +189,17 @@ class Loop:
     def take_step(self, stage: Stage, group: list[Batch], measure: bool) -> None:
         """One optimizer step of every turn that is due."""
         state = self.state
-        progress = state.step / self.steps
         self.stepping = True
-        for turn in stage.turns:
-            if (state.step + 1) % turn.every == 0:
-                self.take_turn(turn, group, progress, measure)
+        read = [batch for batch in group if batch]  # without those of which no example could be read
+        moment = Moment(state.step, state.step - state.stage_start, state.step / self.steps)
+        if read:
+            self.turns.take(stage, read, moment, measure)
         if self.average is not None:
             self.average.update(self.model)
         state.step += 1
         state.batch += len(group)
-        for batch in group:
+        for batch in read:
             self.clock.examples += len(batch["inputs"])
-
-    def take_turn(self, turn: Turn, group: list[Batch], progress: float, measure: bool) -> None:
-        """One move: the losses of all micro-batches, the gradient of their exact mean, one step of the optimizer."""
-        optimizer = self.optimizers[turn.name]
-        for number, batch in enumerate(group):
-            with self.autocast:
-                loss = turn.loss(batch, progress)
-            optimizer.backward(loss, first=number == 0)
-            self.record.add(turn.name, loss)
-        norm = optimizer.step(self.state.step - self.state.stage_start, measure=measure)
-        if norm is not None:
-            self.record.norm = norm
 
     @property
     def epoch(self) -> float:
@@ -224,12 +212,8 @@ class Loop:
         Raises:
             Diverged: When a loss is not finite.
         """
-        readings = {
-            name: value for optimizer in self.optimizers.values() for name, value in optimizer.readings().items()
-        }
-        values = self.record.read(readings)  # waits for the device: what is measured now has been done
+        values = self.turns.read()  # waits for the device: what is measured now has been done
         self.clock.first_step = self.clock.first_step or time.perf_counter()
-        values["lr"] = next(iter(self.optimizers.values())).lr
         values |= {"throughput/samples_per_s": self.rate(), "memory/peak_mb": peak_memory_mb(self.device.device)}
         self.tracker.scalars(self.state.step, self.epoch, "train", values)
         self.refuse_losses(values)
@@ -243,7 +227,7 @@ class Loop:
         losses = [value for name, value in values.items() if name.startswith("loss")]
         if losses:
             self.seen["loss"] = sum(losses)
-        if not all(map(math.isfinite, losses)):
+        if not all(map(math.isfinite, losses)) and self.plan.on_non_finite == "stop":
             raise Diverged(f"the training loss became {self.seen['loss']} by step {self.state.step}")
 
     def rate(self) -> float:
@@ -276,21 +260,16 @@ class Loop:
         if better:
             state.best, state.best_step = value, state.step
         state.stopped_early = 0 < self.plan.early_stopping <= state.without_improvement
-        for optimizer in self.optimizers.values():
+        for optimizer in self.turns.optimizers.values():
             optimizer.schedule.observe(value, task.better)
         # Pictures at the 1st, 2nd, 4th, 8th ... evaluation tell the story in few frames.
         if state.evaluations.bit_count() == 1:
-            self.show("val", evaluation)
+            self.show("val", self.shown_of(evaluation))
         return better
 
     def measure(self, batches: Batches) -> Evaluation:
         """One pass over a split with the weights that count."""
-        model = self.judged
-        model.eval()
-        with torch.inference_mode(), self.autocast:
-            evaluation = self.task.evaluate(model, self.watched(batches))
-        model.train()
-        return evaluation
+        return measure(self.task, self.judged, self.watched(batches), self.device)
 
     def watched(self, batches: Batches) -> Iterator[Batch]:
         """Batches, until a signal asks for the end."""
@@ -304,13 +283,12 @@ class Loop:
         """The model whose weights are evaluated and kept: the averaged one where there is one."""
         return self.model if self.average is None else self.average.module
 
-    def show(self, split: str, evaluation: Evaluation) -> None:
+    def shown_of(self, evaluation: Evaluation) -> list[Shown]:
         """Pictures and text for people to look at."""
-        model = self.judged
-        model.eval()
-        with torch.inference_mode(), self.autocast:
-            shown = self.task.show(model, evaluation)
-        model.train()
+        return look(self.task, self.judged, evaluation, self.device)
+
+    def show(self, split: str, shown: list[Shown]) -> None:
+        """Write pictures and text down."""
         for item in shown:
             if item.image is not None:
                 self.tracker.image(f"{item.tag}/{split}", item.image, self.state.step)
@@ -341,30 +319,36 @@ class Loop:
             Diverged: When there is nothing worth keeping.
         """
         with self.clock.pause():
-            self.refuse_non_finite()
+            if not self.refuse_non_finite():
+                return
             metric, measured = self.seen.get("metric"), self.clock.state_dict()
             self.checkpoints.save(self.state_dict(), self.state.step, metric, best, measured)
 
-    def refuse_non_finite(self) -> None:
-        """Keep a diverged state out of the checkpoints: weights, and the losses that nobody has read yet.
+    def refuse_non_finite(self) -> bool:
+        """Keep a diverged state out of the checkpoints: whether losses that nobody has read and weights are finite.
 
         Raises:
-            Diverged: When one is not finite.
+            Diverged: When one is not, unless that is to be ignored.
         """
-        self.refuse_losses(self.record.means())
+        self.refuse_losses(self.turns.record.means())
         weights = [p.detach() for p in self.model.parameters() if p.is_floating_point()]
-        if weights and not math.isfinite(float(torch.stack(torch._foreach_norm(weights, math.inf)).sum())):
+        largest = torch._foreach_norm(weights, math.inf) if weights else []
+        if not largest or math.isfinite(float(torch.stack(list(largest)).sum())):
+            return True
+        if self.plan.on_non_finite == "stop":
             raise Diverged(f"weights are no longer finite numbers at step {self.state.step}")
+        self.console.say(f"step {self.state.step} is not saved: its weights are not finite")
+        return False
 
     def state_dict(self) -> dict[str, Any]:
         """All that a run needs to go on; the same at the same step, whether or not it was interrupted."""
         return {
             "model": self.model.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            **self.turns.state_dict(),
             "task": self.task.state_dict(),
             "loop": asdict(self.state),
-            "record": self.record.state_dict(),
+            "bad_samples": list(self.train.bad.found),
             "rng": random_state(),
         }
 
@@ -378,10 +362,9 @@ class Loop:
         self.state = State(**state["loop"])
         self.load_weights(state)
         self.begin_stage()
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+        self.turns.load_state_dict(state)
         self.task.load_state_dict(state["task"])
-        self.record.load_state_dict(state["record"], self.device.device)
+        self.train.bad.restore(state["bad_samples"])
         self.clock.load_state_dict(measured)
         self.logged = (self.clock.examples, self.clock.earlier.get("training_seconds", 0.0))
         restore_random_state(state["rng"])
@@ -405,10 +388,3 @@ def grouped(batches: Iterable[Batch], count: int) -> Iterator[list[Batch]]:
     iterator = iter(batches)
     while group := list(itertools.islice(iterator, count)):
         yield group
-
-
-def improves(value: float, best: float | None, better: str) -> bool:
-    """Whether a metric is the best so far; what is not finite never is."""
-    if not math.isfinite(value):
-        return False
-    return best is None or (value > best if better == "max" else value < best)

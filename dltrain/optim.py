@@ -1,6 +1,7 @@
 """One turn's optimizer with everything that regularization adds on the way."""
 
 import inspect
+import math
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from dltrain.schedule import Schedule
 from dltrain.tasks.base import Loss
+
+SKIPPED = "skipped_steps"  # how many are left out, as it is logged
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,10 @@ class Optimizer:
         steps: Steps of the whole run.
         regularization: Penalties and clipping.
         scaler: For float16. A step whose gradients overflow leaves the optimizer and its state alone and is counted
-            in `skipped`, but schedule and decoupled decay go on: knowing better would mean waiting for the device.
+            in `skipped`. From the time it is known, see `know_skipped`, the schedule does not count it; decoupled decay
+            goes on.
         partial: Other turns own other parameters, so that gradients must be kept to these.
+        skip: Leave out steps whose gradients are not finite; on a GPU this waits for each step.
     """
 
     def __init__(
@@ -64,12 +69,14 @@ class Optimizer:
         regularization: Regularization,
         scaler: torch.amp.GradScaler | None = None,
         partial: bool = False,
+        skip: bool = False,
     ) -> None:
         self.parameters = list(parameters)
         self.schedule = schedule
         self.steps = steps
         self.regularization = regularization
         self.scaler = scaler
+        self.skip = skip and scaler is None  # the scaler skips them itself
         self._inputs = self.parameters if partial else None
         self._penalised: list[Tensor] = [p for p in self.parameters if regularization.biases or p.ndim >= 2]
         self._fast = kernels(inspect.unwrap(make.func), make.keywords, self.parameters)
@@ -85,6 +92,7 @@ class Optimizer:
         self._factor: float | None = None
         self._one = torch.ones((), device=self.parameters[0].device)
         self.skipped = torch.zeros_like(self._one)
+        self._known = 0  # skipped steps that the host has heard of
         self._pace(0)
 
     def backward(self, loss: Loss, first: bool = True) -> None:
@@ -119,19 +127,31 @@ class Optimizer:
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         norm = None
-        if measure or self._reshapes or self._weights is not None:
-            norm = self._reshape_gradients(measure)
-        self._pace(number)
+        if measure or self._reshapes or self.skip or self._weights is not None:
+            norm = self._reshape_gradients(measure or self.skip)
+        if self.skip and norm is not None and not math.isfinite(norm):
+            self.skipped += 1
+            self._known += 1
+            self.drop_gradients()
+            return norm
+        self._pace(number - self._known)
         if self._decays:
             self._decay()
         if self.scaler is None:
             self._move()
         else:
             self._step_scaled(self.scaler)
-        # Half the time of zero_grad, which matters in small networks.
+        self.drop_gradients()
+        return norm
+
+    def drop_gradients(self) -> None:
+        """Forget all gradients, in half the time of zero_grad, which matters in small networks."""
         for parameter in self.parameters:
             parameter.grad = None
-        return norm
+
+    def know_skipped(self, count: float) -> None:
+        """Hear, when the device has been asked anyway, how many steps were skipped so far."""
+        self._known = int(count)
 
     @property
     def lr(self) -> float:
@@ -153,7 +173,7 @@ class Optimizer:
     def readings(self) -> dict[str, Tensor]:
         """What to log beside the loss, 0-d tensors that are still on the device."""
         found = {"penalty": self.penalty()} if self.regularization.l1 or self.regularization.l2 else {}
-        return found if self.scaler is None else {**found, "skipped_steps": self.skipped}
+        return {**found, SKIPPED: self.skipped} if self.scaler is not None or self.skip else found
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs, as tensors and plain Python."""
@@ -162,6 +182,7 @@ class Optimizer:
             "schedule": self.schedule.state_dict(),
             "scaler": {} if self.scaler is None else self.scaler.state_dict(),
             "skipped": self.skipped,
+            "known": self._known,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -175,6 +196,7 @@ class Optimizer:
         if self.scaler is not None and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.skipped.copy_(state["skipped"])
+        self._known = state["known"]
 
     def _grouped(self, decay: float) -> list[dict[str, Any]]:
         """One group where one will do: each costs a launch per step."""

@@ -1,7 +1,6 @@
 """What a run is made of: configuration -> data, task, model, device, each of the facts the one before states."""
 
 import dataclasses
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ from torch import nn
 from dltrain import build, compose, words
 from dltrain import device as devices
 from dltrain.compose import Job
+from dltrain.data.bad import BadSamples
 from dltrain.data.batches import Batches
-from dltrain.data.spec import Data, Spec, Splits
+from dltrain.data.spec import Data, Source, Spec, Splits
+from dltrain.data.workers import TIMEOUT_S
 from dltrain.device import Device
 from dltrain.errors import ConfigError, problem
 from dltrain.optim import Optimizer, Regularization
@@ -29,7 +30,7 @@ TASK_FACTS = ("outputs", "each_step", "causal")  # stated by the task, not by th
 
 @dataclass
 class Parts:
-    """What a run is made of, before anything is trained."""
+    """What a run is made of, before anything is trained; its fingerprint is that of its data once they are read."""
 
     config: dict[str, Any]
     data: Data
@@ -38,6 +39,7 @@ class Parts:
     device: Device
     plan: Plan
     notes: tuple[str, ...] = ()
+    fingerprint: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def make(job: Job) -> Parts:
@@ -94,6 +96,8 @@ def make_plan(config: dict[str, Any]) -> Plan:
         checkpoint_every=checkpoint,
         early_stopping=config["regularization"]["early_stopping"],
         max_minutes=trainer["max_minutes"],
+        on_non_finite=trainer["on_non_finite"],
+        shrink=trainer["on_oom"] == "shrink",
     )
 
 
@@ -194,20 +198,29 @@ def unread(job: Job) -> str | None:
 def make_batches(parts: Parts, splits: Splits) -> dict[str, Batches]:
     """The splits in batches on the device; evaluation takes larger batches, it keeps no gradients."""
     data = parts.data
-    made = functools.partial(
-        Batches,
-        device=parts.device.device,
-        seed=parts.config["seed"],
-        workers=data.workers,
-        channels_last=parts.device.channels_last,
-    )
     found = {
-        "train": made(splits.train, data.batch_size, training=True),
-        "test": made(splits.test, 2 * data.batch_size),
+        "train": batches_of(parts, splits.train, data.batch_size, training=True),
+        "test": batches_of(parts, splits.test, 2 * data.batch_size),
     }
     if splits.val is not None:
-        found["val"] = made(splits.val, 2 * data.batch_size)
+        found["val"] = batches_of(parts, splits.val, 2 * data.batch_size)
     return found
+
+
+def batches_of(parts: Parts, source: Source, batch_size: int, training: bool = False) -> Batches:
+    """One split in batches on the device."""
+    data = parts.data
+    return Batches(
+        source,
+        batch_size,
+        device=parts.device.device,
+        seed=parts.config["seed"],
+        training=training,
+        workers=data.workers,
+        channels_last=parts.device.channels_last,
+        bad=getattr(data, "bad", None) or BadSamples(),
+        timeout=getattr(data, "worker_timeout", TIMEOUT_S),
+    )
 
 
 def rehearse(parts: Parts, batches: dict[str, Batches], job: Job) -> None:
@@ -220,7 +233,7 @@ def rehearse(parts: Parts, batches: dict[str, Batches], job: Job) -> None:
     """
     refuse_single(parts, batches["train"])
     model, kept = parts.model, {name: buffer.clone() for name, buffer in parts.model.named_buffers()}
-    batch = {name: value[:2] for name, value in next(batches["train"].epoch(0)).items()}
+    batch = {name: value[:2] for name, value in next(iter(batches["train"])).items()}
     held = {name: value[:2] for name, value in next(iter(batches["test"])).items()}
     try:
         cuda = [torch.cuda.current_device()] if parts.device.device.type == "cuda" else []
@@ -269,4 +282,5 @@ def make_optimizer(job: Job, parts: Parts, turn: Turn, steps: int) -> Optimizer:
         regularization,
         parts.device.scaler(),
         partial=any(p.requires_grad and id(p) not in owned for p in parts.model.parameters()),
+        skip=parts.plan.on_non_finite == "skip",
     )

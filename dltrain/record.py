@@ -12,6 +12,7 @@ from torch import Tensor
 from dltrain.tasks.base import Loss
 
 Span = tuple[float, str]
+ALONE = "train"  # the turn of a task that takes no turns; what it logs needs no name of its own
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Plan:
         checkpoint_every: When ``last.pt`` is written.
         early_stopping: Evaluations without improvement after which training stops; 0 for never.
         max_minutes: Time after which training stops; None for no limit.
+        on_non_finite: What follows from a loss or gradient that is no finite number: stop, skip the step, or ignore.
+        shrink: When memory runs out, go on with smaller parts of a batch instead of ending.
     """
 
     epochs: int | None
@@ -37,6 +40,8 @@ class Plan:
     checkpoint_every: Span
     early_stopping: int = 0
     max_minutes: float | None = None
+    on_non_finite: str = "stop"
+    shrink: bool = False
 
 
 @dataclass
@@ -156,31 +161,36 @@ class Due:
 
 
 class Record:
-    """Losses since the last look, kept on the device and read in one copy."""
+    """Losses since the last look, kept on the device and read in one copy.
 
-    def __init__(self) -> None:
+    Args:
+        lenient: Leave losses that are not finite out of the means, as their steps are left out.
+    """
+
+    def __init__(self, lenient: bool = False) -> None:
+        self.lenient = lenient
         self.losses: dict[str, list[tuple[Tensor, float | Tensor]]] = {}
-        self.norm: Tensor | None = None
+        self.norms: dict[str, Tensor] = {}  # by turn
 
     def add(self, turn: str, loss: Loss) -> None:
         """Remember the loss of one micro-batch."""
-        name = "loss" if turn == "train" else f"loss_{turn}"
+        name = "loss" if turn == ALONE else f"loss_{turn}"
         self.losses.setdefault(name, []).append((loss.total.detach(), loss.weight))
         for part, value in loss.parts.items():
             self.losses.setdefault(part, []).append((value.detach(), loss.weight))
 
     def read(self, readings: dict[str, Tensor]) -> dict[str, float]:
         """Weighted means of everything remembered, the last gradient norm and the readings; forgets them."""
-        means = {name: _mean(pairs) for name, pairs in self.losses.items()}
+        means = {name: _mean(pairs, self.lenient) for name, pairs in self.losses.items()}
         means |= {name: value.float() for name, value in readings.items()}
-        if self.norm is not None:
-            means["grad/norm"] = self.norm.float()
-        self.losses, self.norm = {}, None
+        for turn, norm in self.norms.items():
+            means["grad/norm" if turn == ALONE else f"grad/norm_{turn}"] = norm.float()
+        self.losses, self.norms = {}, {}
         return _read(means)
 
     def means(self) -> dict[str, float]:
         """Weighted means of the losses remembered; they stay remembered."""
-        return _read({name: _mean(pairs) for name, pairs in self.losses.items()})
+        return _read({name: _mean(pairs, self.lenient) for name, pairs in self.losses.items()})
 
     def state_dict(self) -> dict[str, Any]:
         """What is remembered, for a run that goes on in the middle of it."""
@@ -205,11 +215,13 @@ def _read(means: dict[str, Tensor]) -> dict[str, float]:
     return dict(zip(means, values, strict=True))
 
 
-def _mean(pairs: list[tuple[Tensor, float | Tensor]]) -> Tensor:
+def _mean(pairs: list[tuple[Tensor, float | Tensor]], lenient: bool) -> Tensor:
     totals = torch.stack([total for total, _ in pairs]).float()
     weights = [weight for _, weight in pairs]
     if any(isinstance(weight, Tensor) for weight in weights):
         counts = torch.stack([torch.as_tensor(w, dtype=torch.float32, device=totals.device) for w in weights])
     else:
         counts = torch.tensor(weights, dtype=torch.float32).to(totals.device, non_blocking=True)
+    if lenient:
+        counts, totals = counts * totals.isfinite(), totals.nan_to_num(0.0, 0.0, 0.0)
     return (totals * counts).sum() / counts.sum()

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dltrain import device as devices
+from dltrain import folder, masking, since
 from dltrain.compose import Job
 from dltrain.console import Console, count, duration
 from dltrain.data.batches import Batches
@@ -15,6 +18,8 @@ from dltrain.parts import Parts
 from dltrain.record import Clock
 from dltrain.tasks.base import Evaluation
 from dltrain.tracker import Tracker
+
+SHOWN_MISTAKES = 3
 
 
 @dataclass
@@ -41,6 +46,11 @@ class Report:
     def parameters(self) -> int:
         """Numbers that the model consists of."""
         return sum(p.numel() for p in self.parts.model.parameters())
+
+    @property
+    def bad(self) -> list[str]:
+        """The examples that could not be read and were left out."""
+        return self.batches["train"].bad.found
 
     def announce(self, steps: int) -> None:
         """Say what will run."""
@@ -79,10 +89,13 @@ class Report:
                 "epochs": loop.epoch,
                 "stopped_early": state.stopped_early,
                 "out_of_time": loop.stop.reason == "max_minutes",
+                "skipped_steps": loop.turns.skipped,
+                "examples_at_a_time": loop.turns.at_a_time,
                 "seconds": clock.seconds(),
                 "training_seconds": clock.training(),
                 "samples_per_second": clock.examples / max(clock.training(), 1e-9),
                 "seconds_to_first_step": clock.to_first_step(),
+                "bad_samples": len(self.bad),
                 "peak_memory_mb": devices.peak_memory_mb(device.device),
                 "parameters": self.parameters,
                 "device": device.device.type,
@@ -94,6 +107,10 @@ class Report:
         """The table at the end."""
         table(self.console, result["test"], result["baselines"], self.alone)
         self.console.say(f"{duration(result['seconds'])} in all, {count(int(result['samples_per_second']))} samples/s")
+        if self.bad:
+            self.console.say(f"{count(len(self.bad))} examples could not be read and were left out:")
+            for mistake in self.bad[:SHOWN_MISTAKES]:
+                self.console.say(f"  {mistake}")
         self.console.say(f"run          {self.folder}")
         self.console.say(f"tensorboard --logdir {shlex.quote(str(self.folder))}")
 
@@ -102,13 +119,26 @@ class Report:
         typed = dict(text.lstrip("+").split("=", 1) for text in self.job.overrides if "=" in text)
         chosen = {**{k: v for k, v in self.job.choices.items() if v}, "seed": self.parts.config["seed"]}
         chosen["optimizer.lr"] = self.parts.config["optimizer"].get("lr")
-        return {k: v for k, v in {**typed, **chosen}.items() if not k.startswith("hydra.")}
+        return masking.masked({k: v for k, v in {**typed, **chosen}.items() if not k.startswith("hydra.")})
 
 
 def command(job: Job) -> str:
     """The command that repeats a run."""
     dirs = [word for name in job.config_dirs for word in ("--config-dir", name)]
-    return shlex.join(["dltrain", *dirs, *job.overrides])
+    return shlex.join(["dltrain", *dirs, *map(masking.masked_word, job.overrides)])
+
+
+def environment(job: Job, parts: Parts) -> dict[str, Any]:
+    """What a run is, for those who list it, and what it depends on besides its configuration."""
+    return {
+        "choices": job.choices,
+        "metric": {"name": parts.task.metric, "better": parts.task.better},
+        **folder.environment(parts.device.describe()),
+        "processor": f"{since.processor()}, {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+        "code": since.code(job.allow),
+        "data": parts.fingerprint,
+    }
 
 
 def table(
@@ -122,7 +152,7 @@ def table(
     rows = [[split, *map(number, metrics.values())]]
     rows += [[name, *[number(values.get(m)) for m in metrics]] for name, values in baselines.items()]
     console.table("", ["", *metrics], rows, results=results)
-    if "skill" in metrics and baselines:
+    if metrics.get("skill") is not None and baselines:
         console.say(skill(metrics["skill"], baselines))
 
 

@@ -1,7 +1,7 @@
 """One run: configuration -> data, task, model, optimizer -> loop -> result. The one reader of configuration."""
 
 import contextlib
-import os
+import functools
 import shlex
 import shutil
 import time
@@ -11,23 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import OmegaConf
 
-from dltrain import compose, draw, folder, stored
+from dltrain import compose, diagnose, draw, folder, masking, since, slurm, stored
 from dltrain.average import Average
-from dltrain.checkpoint import Checkpoints
+from dltrain.checkpoint import Checkpoints, refuse_misfit
 from dltrain.compose import Job
 from dltrain.console import Console, count
+from dltrain.data import workers
 from dltrain.data.batches import Batches
+from dltrain.data.fingerprint import fingerprint
+from dltrain.device import is_out_of_memory, peak_memory_mb
 from dltrain.errors import CheckpointError, ConfigError
 from dltrain.loop import Diverged, Loop
-from dltrain.optim import Optimizer
 from dltrain.parts import Parts, make, make_batches, make_optimizer, rehearse
 from dltrain.record import Clock
-from dltrain.report import Report, command
-from dltrain.stop import NAMES, Stop, Stopped
-from dltrain.tasks.base import Turn
+from dltrain.report import Report, command, environment, finite
+from dltrain.stop import NAMES, SAVES, Stop, Stopped
 from dltrain.tracker import METRICS, Tracker
 
 EXIT = {"finished": 0, "failed": 1, "diverged": 3, "out_of_memory": 4}
@@ -47,7 +47,14 @@ class Outcome:
     error: str | None = None
 
 
-def train(job: Job, console: Console, started: float, path: str | None = None) -> Outcome:
+def train(
+    job: Job,
+    console: Console,
+    started: float,
+    path: str | None = None,
+    stop: Stop | None = None,
+    origin: since.Origin | None = None,
+) -> Outcome:
     """Build, train, evaluate and keep one run.
 
     Args:
@@ -55,6 +62,8 @@ def train(job: Job, console: Console, started: float, path: str | None = None) -
         console: Where to say so.
         started: When the command began, as `time.perf_counter` has it.
         path: The run's folder within a sweep, whose table is the command's result; None takes what the job says.
+        stop: Hears signals, for a sweep that must not miss any between its jobs.
+        origin: The run that this one repeats; what differs from it is said first.
 
     Raises:
         ConfigError: When something that was asked for makes no sense; nothing is left on disk then.
@@ -64,14 +73,18 @@ def train(job: Job, console: Console, started: float, path: str | None = None) -
     path = path or job.run_dir
     root = compose.default_root()
     folder.check(path, root)
-    stop = Stop()
+    stop = stop or Stop()
     with stop.listening(), built(job) as (parts, batches):
+        if origin is not None:
+            origin.tell(console, environment(job, parts))
         home = folder.create(path, root, f"{job.choices['model']}-{job.choices['data']}")
         with contextlib.closing(home):
             return Run(job, parts, batches, console, home, Clock(started), stop, alone).go()
 
 
-def resume(job: Job, path: Path, console: Console, started: float, alone: bool = True) -> Outcome:
+def resume(
+    job: Job, path: Path, console: Console, started: float, alone: bool = True, stop: Stop | None = None
+) -> Outcome:
     """Go on with a run where its newest good checkpoint stands, or begin anew where it has none.
 
     Args:
@@ -80,16 +93,19 @@ def resume(job: Job, path: Path, console: Console, started: float, alone: bool =
         console: Where to say so.
         started: When the command began, as `time.perf_counter` has it.
         alone: The run is not part of a sweep.
+        stop: Hears signals, for a sweep that must not miss any between its jobs.
 
     Raises:
         ConfigError: When the folder is in use, or something in it makes no sense; it is left as it was.
         CheckpointError: When it has checkpoints and none of them is whole; likewise.
         Stopped: When a signal came before anything was done.
     """
-    stop = Stop()
+    stop = stop or Stop()
     with stop.listening(), contextlib.closing(folder.reopen(path)) as home:
         saved, notes = newest(path)
-        with built(job, notes) as (parts, batches):
+        with built(job, notes, path) as (parts, batches):
+            if saved:
+                refuse_misfit(saved[0], saved[1]["model"], parts.model.state_dict())
             return Run(job, parts, batches, console, home, Clock(started), stop, alone, saved).go()
 
 
@@ -107,11 +123,26 @@ def newest(path: Path) -> tuple[Saved | None, list[str]]:
 
 
 @contextlib.contextmanager
-def built(job: Job, notes: Sequence[str] = ()) -> Iterator[tuple[Parts, dict[str, Batches]]]:
-    """Everything that a run is made of, rehearsed; worker processes end with it."""
+def built(job: Job, notes: Sequence[str] = (), begun: Path | None = None) -> Iterator[tuple[Parts, dict[str, Batches]]]:
+    """Everything that a run is made of, rehearsed; worker processes end with it.
+
+    Args:
+        job: What to build.
+        notes: What there is to say besides.
+        begun: The folder of a run that goes on, or None.
+
+    Raises:
+        ConfigError: When something makes no sense, or the data are not those that the run began with.
+    """
     parts = make(job)
     parts.notes = (*parts.notes, *notes)
-    batches = make_batches(parts, parts.data.load())
+    splits = parts.data.load()
+    parts.fingerprint = fingerprint(splits)
+    if begun is not None:
+        skipping = parts.config["data"].get("on_bad_sample") == "skip"
+        since.refuse_other_data(begun, parts.fingerprint, skipping)
+    batches = make_batches(parts, splits)
+    del splits  # rows that now lie on another device need not stay here
     try:
         rehearse(parts, batches, job)
         yield parts, batches
@@ -152,7 +183,7 @@ class Run:
         self.report = Report(job, parts, batches, console, home.path, alone)
         trainer = parts.config["trainer"]
         self.checkpoints = Checkpoints(home.path, trainer["keep_last"], trainer["keep_best"], self.sync)
-        self.stop.leave, self.stop.requeue = self.leave, bool(trainer["requeue"] and os.environ.get("SLURM_JOB_ID"))
+        self.stop.leave, self.stop.requeue = self.leave, trainer["requeue"] and slurm.is_here()
         self.tracker: Tracker | None = None
         self.loop: Loop | None = None
 
@@ -176,14 +207,17 @@ class Run:
         except KeyboardInterrupt:  # where no handler could be set: in a thread of a user's own program
             state, error = "interrupted", "SIGINT"
         except Diverged as reason:
-            state, error = "diverged", str(reason)
-        except torch.OutOfMemoryError as reason:
-            state, error = "out_of_memory", str(reason).splitlines()[0]
+            state, error = "diverged", self.diagnosed(reason)
         except OSError as reason:
             state, error = "failed", self.explained(reason)
         except Exception as reason:
-            state, error = "failed", f"{type(reason).__name__}: {reason}"
-            self.console.error(traceback.format_exc().splitlines())
+            if worker := workers.lost(reason):
+                state, error = "failed", worker
+            elif is_out_of_memory(reason):
+                state, error = "out_of_memory", self.remedies(reason)
+            else:
+                state, error = "failed", f"{type(reason).__name__}: {reason}"
+                self.console.error(traceback.format_exc().splitlines())
         return self.end(state, result, error)
 
     def work(self) -> dict[str, Any]:
@@ -195,7 +229,7 @@ class Run:
         self.console.attach(home.path / "train.log")
         self.checkpoints.open()
         tracker = self.tracker = Tracker(home.path, self.first_step_to_write())
-        loop = self.loop = self.make_loop(tracker)
+        loop = self.loop = self.make_loop(self.parts, self.batches, tracker)
         self.report.announce(loop.steps)
         if saved is None:
             self.report.explain(tracker)
@@ -206,12 +240,11 @@ class Run:
 
     def write_down(self) -> None:
         """What the run is, before it starts."""
-        home, config = self.home, OmegaConf.to_yaml(OmegaConf.create(self.parts.config))
+        home, config = self.home, OmegaConf.to_yaml(OmegaConf.create(masking.masked(self.parts.config)))
+        home.write(stored.JOB, stored.dump(self.job))  # first: from here on the run can be resumed
         home.write("config.yaml", config)
-        home.write("job.yaml", stored.dump(self.job))
         home.write("command.txt", command(self.job) + "\n")
-        environment = {"choices": self.job.choices, **folder.environment(self.parts.device.describe())}
-        home.write_json("environment.json", environment)
+        home.write_json(since.ENVIRONMENT, environment(self.job, self.parts))
 
     def go_on(self, loop: Loop, name: str, state: dict[str, Any]) -> None:
         """Take up a checkpoint."""
@@ -223,11 +256,14 @@ class Run:
         """The loop, then the best weights on the test split; writes and shows the result."""
         loop.run()
         evaluation = loop.measure(self.batches["test"])
-        tracker.scalars(loop.state.step, loop.epoch, "test", evaluation.metrics)
-        loop.show("test", evaluation)
-        if (filters := draw.first_filters(loop.judged)) is not None:
-            tracker.image("filters", filters, loop.state.step)
+        shown, filters = loop.shown_of(evaluation), draw.first_filters(loop.judged)
         result = self.report.result(loop, self.clock, evaluation)
+        self.stop.finish()  # what follows is quick; a half of it would be written again by a session to come
+        if not tracker.ends_with(loop.state.step, "test"):
+            loop.show("test", shown)
+            if filters is not None:
+                tracker.image("filters", filters, loop.state.step)
+            tracker.scalars(loop.state.step, loop.epoch, "test", evaluation.metrics)
         self.home.write_json("result.json", result)
         self.report.show(result)
         return result
@@ -242,6 +278,11 @@ class Run:
         """Minutes until training has to stop, from now; this command's start-up counts."""
         limit = self.parts.plan.max_minutes
         return None if limit is None else max(0.0, limit - (time.perf_counter() - self.clock.started) / 60)
+
+    def opened(self) -> Tracker:
+        """The tracker, which is there once anything is trained."""
+        assert self.tracker is not None
+        return self.tracker
 
     def sync(self) -> None:
         """What a checkpoint goes with must be on the disk before it."""
@@ -271,7 +312,9 @@ class Run:
         with contextlib.suppress(OSError):
             self.home.status(state, code, self.step, error)
         if error:
-            self.console.error([f"{state}: {error}", *self.how_to_go_on()])
+            self.console.error([f"{state}: {error}", *self.how_to_go_on(state)])
+        if state == "interrupted" and error == SAVES.name and self.stop.requeue:
+            self.console.say(slurm.requeue())
         self.console.detach()
         return Outcome(state, code, self.home.path, result, error)
 
@@ -291,13 +334,49 @@ class Run:
                 self.tracker.close()
         return problem
 
-    def how_to_go_on(self) -> list[str]:
+    def how_to_go_on(self, state: str) -> list[str]:
         """What a user may do now."""
-        lines = [f"The run lies in {self.home.path}"]
-        if any(self.home.path.glob("checkpoints/step-*.pt")):
-            step = max(entry["step"] for entry in self.checkpoints.manifest().values())
-            lines.append(f"Its last checkpoint is that of step {step}.")
-        return [*lines, f"Go on with: dltrain resume {shlex.quote(str(self.home.path))}"]
+        lines, place = [f"The run lies in {self.home.path}"], shlex.quote(str(self.home.path))
+        if steps := [entry["step"] for entry in self.checkpoints.manifest().values()]:
+            lines.append(f"Its last checkpoint is that of step {max(steps)}.")
+        ways = {
+            "diverged": f"A new run with a lower rate: dltrain rerun {place} optimizer.lr=...",
+            "out_of_memory": f"Go on with: dltrain resume {place} trainer.on_oom=shrink",
+        }
+        return [*lines, ways.get(state, f"Go on with: dltrain resume {place}")]
+
+    def diagnosed(self, reason: Diverged) -> str:
+        """Where it began to diverge; written to ``nan_report.json``, too."""
+        noticed = self.step
+        try:
+            self.checkpoints.wait()
+            saved = newest(self.home.path)[0]
+            self.console.say(f"{reason}; repeating from step {saved[1]['loop']['step'] if saved else 0} to see where")
+            with built(self.job) as (parts, batches):
+                loop = self.make_loop(parts, batches, self.opened())
+                if saved:
+                    loop.load_state_dict(saved[1], {})
+                report = diagnose.find(loop, noticed)
+        except Exception as error:  # whatever goes wrong here must not hide what went wrong there
+            return f"{reason}. Looking for the step failed: {type(error).__name__}: {error}"
+        except Stopped:
+            return f"{reason}. Looking for the step was interrupted"
+        if report is None:
+            return f"{reason}. Repeated, all steps were finite: this run does not repeat itself"
+        with contextlib.suppress(OSError):
+            self.home.write_json("nan_report.json", finite(report))
+        return diagnose.sentence(report)
+
+    def remedies(self, error: BaseException) -> str:
+        """How much memory was asked for, and what asks for less."""
+        trainer, size = self.parts.config["trainer"], self.parts.data.batch_size
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        half = f"data.batch_size={max(1, size // 2)} trainer.accumulate={2 * trainer['accumulate']}"
+        return (
+            f"{first}. Batches of {size}, at most {peak_memory_mb(self.parts.device.device):,.0f} MB in use. "
+            f"Try {half} (a step stays the same), trainer.on_oom=shrink (dltrain does that itself), "
+            "device.precision=bf16, or a smaller model"
+        )
 
     def explained(self, error: OSError) -> str:
         """What could not be written, and what the disk says."""
@@ -307,17 +386,16 @@ class Run:
         what = f"{error.strerror or error}: {error.filename or self.home.path}"
         return f"could not write: {what}; {free:,.0f} MB are free there"
 
-    def make_loop(self, tracker: Tracker) -> Loop:
+    def make_loop(self, parts: Parts, batches: dict[str, Batches], tracker: Tracker) -> Loop:
         """The loop with everything it turns."""
-        parts, decay = self.parts, self.parts.config["regularization"]["average"]
-        average = Average(parts.model, decay) if decay else None
+        decay = parts.config["regularization"]["average"]
         return Loop(
             parts.task,
             parts.model,
-            self.batches["train"],
-            self.batches.get("val"),
-            self.make_optimizer,
-            average,
+            batches["train"],
+            batches.get("val"),
+            functools.partial(make_optimizer, self.job, parts),
+            Average(parts.model, decay) if decay else None,
             parts.plan,
             parts.device,
             tracker,
@@ -326,7 +404,3 @@ class Run:
             self.clock,
             self.stop,
         )
-
-    def make_optimizer(self, turn: Turn, steps: int) -> Optimizer:
-        """The optimizer of one turn, as YAML describes it."""
-        return make_optimizer(self.job, self.parts, turn, steps)

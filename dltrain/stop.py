@@ -92,6 +92,17 @@ class Stop:
         self.armed = self.ending = True
         signal.alarm(0)
 
+    def rest(self) -> None:
+        """Between two runs of a sweep: a signal only sets `reason`, and of the last run nothing else stays."""
+        self.armed = self.ending = True
+        self.leave = lambda code: None
+        self.save = self.requeue = False
+        self.reason = self.reason if self.reason in NAMES else None
+
+    def wake(self) -> None:
+        """The next run of a sweep begins."""
+        self.armed = self.ending = False
+
     def _end(self, number: int, frame: FrameType | None) -> None:
         name, again = signal.Signals(number).name, self.reason in NAMES
         if again:

@@ -4,21 +4,23 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from dltrain import compose, folder, keys, overrides, words
+from dltrain import compose, folder, keys, masking, overrides, words
 from dltrain.compose import Composer, Job
 from dltrain.errors import ConfigError, nearest, problem
 
 JOB = "job.yaml"
+RUN_DIR = compose.OURS_IN_HYDRA[False]
 
 
 def dump(job: Job) -> str:
-    """A job as YAML, interpolations as they are written."""
-    parts = {"choices": job.choices, "overrides": list(job.overrides), "config_dirs": list(job.config_dirs)}
-    return OmegaConf.to_yaml({**parts, "config": OmegaConf.to_container(job.config)})
+    """A job as YAML, interpolations as they are written and secrets masked."""
+    typed = [masking.masked_word(word) for word in job.overrides]
+    parts = {"choices": job.choices, "overrides": typed, "config_dirs": list(job.config_dirs)}
+    return OmegaConf.to_yaml({**parts, "config": masking.masked(OmegaConf.to_container(job.config))})
 
 
 def load(path: Path, allow: Iterable[str] = ()) -> Job:
@@ -83,7 +85,7 @@ def revised(job: Job, typed: list[str]) -> tuple[Job, dict[str, tuple[Any, Any]]
 
     Args:
         job: What the folder says.
-        typed: ``KEY=VALUE``, or ``GROUP=OPTION`` for the whole of a group.
+        typed: ``KEY=VALUE``, or ``GROUP=OPTION`` for the whole of a group; ``hydra.run.dir`` names a folder.
 
     Raises:
         ConfigError: With one line for each mistake.
@@ -91,33 +93,75 @@ def revised(job: Job, typed: list[str]) -> tuple[Job, dict[str, tuple[Any, Any]]
     with compose.session((), sweep=False) as composer:
         parsed, problems = overrides.parse(typed, composer.options)
         values, wrong = overrides.single(parsed)
-        config = job.config.copy()
-        choices = dict(job.choices)
         problems += wrong
-        for override in [found[0] for found in values]:
+        before = _filled(job.config, compose.plain(composer.base()), composer.groups)
+        config, choices, run_dir = before.copy(), dict(job.choices), None
+        asked = [found[0] for found in values]
+        groups = [override for override in asked if composer.options(override.key_or_group)]
+        groups.sort(key=lambda override: override.key_or_group.count("/"))
+        # As in every command, options are chosen before keys are set, in whichever order they were typed.
+        for override in [*groups, *(override for override in asked if override not in groups)]:
             key, value = override.key_or_group, override.value()
             if mistake := _mistake(composer, override, compose.plain(config)):
                 problems.append(mistake)
-            elif composer.options(key):
-                choices[key] = str(value)
-                OmegaConf.update(config, key.replace("/", "."), composer.base(f"{key}={value}")[key], merge=False)
+            elif override in groups:
+                _choose(config, choices, key, composer.base(f"{key}={value}"))
+            elif key == RUN_DIR:
+                run_dir = None if value in ("auto", None) else str(value)
             elif key != "allow_targets":
                 OmegaConf.update(config, key, value, merge=False)
     content = compose.plain(config)
-    problems += [*words.out_of_range(content), *keys.endless(content)]
+    problems += [*words.out_of_range(content), *keys.endless(content), *_secrets(content)]
     if problems:
         raise ConfigError(*dict.fromkeys(problems))
-    kept = [text for text in job.overrides if _key(text) not in {_key(text) for text in typed}]
-    new = Job(config, choices, (*kept, *typed), None, None, job.config_dirs, job.allow)
-    return new, differences(compose.plain(job.config), content)
+    kept = [text for text in job.overrides if not _replaced(_key(text), map(_key, typed))]
+    new = [text for text in typed if _key(text) != RUN_DIR]
+    found = differences(compose.plain(before), content) | ({RUN_DIR: ("its own", run_dir)} if run_dir else {})
+    return Job(config, choices, (*kept, *new), run_dir, None, job.config_dirs, job.allow), found
+
+
+def _filled(config: DictConfig, own: dict[str, Any], groups: list[str]) -> DictConfig:
+    """A stored configuration, with what dltrain has learnt to read since it was written.
+
+    Raises:
+        ConfigError: When it has not the shape of one.
+    """
+    content = compose.plain(config)
+    if wrong := list(keys.misshapen(content, own)):
+        raise ConfigError(*wrong)
+    content |= {group: own[group] | content[group] for group in keys.PLAIN if group in content}
+    if wrong := list(keys.misplaced({**content, "sweep": own["sweep"]}, own, groups)):
+        raise ConfigError(*wrong)
+    return OmegaConf.create(content)
+
+
+def _choose(config: DictConfig, choices: dict[str, str], key: str, base: DictConfig) -> None:
+    """Take the whole of a group, and the groups within it, from a configuration in which it was chosen."""
+    place = key.replace("/", ".")
+    OmegaConf.update(config, place, OmegaConf.select(base, place), merge=False)
+    chosen = base.hydra.runtime.choices
+    choices.update({name: chosen[name] for name in chosen if f"{name}/".startswith(f"{key}/")})
+
+
+def _replaced(key: str, typed: Iterable[str]) -> bool:
+    """Whether a key, or the group that it belongs to, is typed anew."""
+    return any(f"{key}.".startswith(f"{name}.") for name in typed)
+
+
+def _secrets(content: dict[str, Any]) -> list[str]:
+    """Ask for the secrets, which no folder keeps."""
+    hint = "No run keeps a secret: give it again, {}=VALUE, or let the run's command read it, {}='${{oc.env:NAME}}'"
+    return [problem(key, "its value", None, hint.format(key, key)) for key in masking.asked_again(content)]
 
 
 def _mistake(composer: Composer, override: Any, content: dict[str, Any]) -> str | None:
     key = override.key_or_group
-    if composer.options(key):
-        return composer.wrong_option(override)
     if override.is_delete() or override.is_add():
         return problem(str(override.input_line), "KEY=VALUE for a key that the run has", override.input_line)
+    if composer.options(key):
+        whole = f"It changes several groups: dltrain {key}={override.value()} is a run of its own"
+        mistake = problem(key, "an option of one group", override.value(), whole)
+        return composer.wrong_option(override) or (None if key.split("/")[0] in content else mistake)
     return composer.wrong_value(override, content)
 
 
@@ -128,7 +172,7 @@ def _key(text: str) -> str:
 def differences(before: Any, after: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
     """Where two configurations differ: key -> both values."""
     if not (isinstance(before, dict) and isinstance(after, dict)):
-        return {} if before == after else {prefix: (before, after)}
+        return {} if before in (after, masking.masked(after, prefix)) else {prefix: (before, after)}
     found: dict[str, tuple[Any, Any]] = {}
     for name in dict.fromkeys([*before, *after]):
         key = f"{prefix}.{name}" if prefix else str(name)

@@ -1,105 +1,165 @@
 """A sweep: every combination of the values given, one after the other in one process, and a table at the end."""
 
-import csv
-import io
-import json
+import contextlib
+import gc
+import re
 import shlex
-import statistics
+import sys
 import time
 import traceback
-from collections import defaultdict
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from dltrain import compose, folder
+from dltrain import folder, masking, sweep_folder
 from dltrain.compose import Job
-from dltrain.console import Console, duration
-from dltrain.durable import write_whole
-from dltrain.errors import ConfigError, problem
+from dltrain.console import Console
+from dltrain.errors import CheckpointError, ConfigError, WorkerError
+from dltrain.stop import NAMES, Stop, Stopped
+from dltrain.sweep_table import Row, kept, report, write
+
+INTERRUPTED = "interrupted"
 
 
-@dataclass
-class Row:
-    """One job of a sweep, as the summary tells it."""
-
-    job: int
-    choices: dict[str, str]
-    state: str
-    metric: str = ""
-    value: float | None = None
-    test: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-    folder: str = ""
-    error: str | None = None
-
-
-def sweep(jobs: list[Job], console: Console) -> int:
+def sweep(jobs: list[Job], console: Console, typed: list[str]) -> int:
     """Run all jobs; one that fails does not touch the next.
 
+    Args:
+        jobs: What to run.
+        console: Where to say so.
+        typed: The command's overrides, for the command that goes on.
+
     Returns:
-        0, 1 if any failed, or 130 if Ctrl-C ended it.
-    """
-    swept = swept_keys(jobs)
-    home = sweep_folder(jobs[0])
-    console.say(f"sweep of {len(jobs)} job{'s' * (len(jobs) > 1)} over {', '.join(swept) or 'nothing'} in {home}")
-    rows: list[Row] = []
-    for number, job in enumerate(jobs):
-        chosen = {key: value for key, value in pairs(job).items() if key in swept}
-        console.say(f"job {number + 1} of {len(jobs)}: {' '.join(f'{k}={v}' for k, v in chosen.items())}")
-        rows.append(run_job(number, chosen, job, home, console))
-        write(home, rows, swept)
-        if rows[-1].state == "interrupted":
-            break
-    report(console, rows, swept, home)
-    states = {row.state for row in rows}
-    return 130 if "interrupted" in states else int(states != {"finished"})
-
-
-def run_job(number: int, chosen: dict[str, str], job: Job, home: Path, console: Console) -> Row:
-    """One job; whatever happens becomes a row."""
-    begun = time.perf_counter()
-    row = Row(number, chosen, "failed")
-    try:
-        fill(row, job, console, begun, home / job_name(number, chosen))
-    except ConfigError as error:
-        console.error(list(error.problems))
-        row.error = "; ".join(error.problems)
-    except KeyboardInterrupt:
-        row.state, row.error = "interrupted", "interrupted from the keyboard"
-    except Exception as error:
-        console.error(traceback.format_exc().splitlines())
-        row.error = f"{type(error).__name__}: {error}"
-    row.seconds = time.perf_counter() - begun
-    return row
-
-
-def fill(row: Row, job: Job, console: Console, begun: float, path: Path) -> None:
-    """Train, and write into the row how it went."""
-    from dltrain.run import train
-
-    outcome = train(job, console, begun, str(path))
-    result = outcome.result
-    row.state, row.error, row.folder = outcome.state, outcome.error, str(outcome.folder)
-    row.metric, row.test = result.get("metric", ""), result.get("test", {})
-    row.value = row.test.get(row.metric)
-
-
-def sweep_folder(job: Job) -> Path:
-    """A fresh folder for the sweep, or the one that ``hydra.sweep.dir`` names.
+        0, 1 if any failed, or 130 or 143 if Ctrl-C or SIGTERM ended it.
 
     Raises:
-        ConfigError: When it holds a sweep already, or cannot be written.
+        ConfigError: When the sweep cannot be begun or gone on with.
     """
-    root = compose.default_root()
-    path = Path(job.sweep_dir).expanduser() if job.sweep_dir else None
-    folder.check_writable(path or root, "hydra.sweep.dir")
-    if path is None:
-        return folder.fresh(root / "sweep")
-    if (path / "summary.json").exists():
-        raise ConfigError(problem("hydra.sweep.dir", "a folder that holds no sweep yet", path, "It has summary.json."))
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+    swept = swept_keys(jobs)
+    chosen = [chosen_of(job, swept) for job in jobs]
+    names = [job_name(number, choices) for number, choices in enumerate(chosen)]
+    command = shlex.join(["dltrain", *dirs(jobs[0]), "-m", *map(masking.masked_word, without_resume(typed))])
+    with contextlib.closing(sweep_folder.take(jobs, names, command)) as home:
+        return Sweep(jobs, chosen, names, home, console, command).run(swept)
+
+
+class Sweep:
+    """A sweep that has its folder.
+
+    Args:
+        jobs: What to run.
+        chosen: What tells each job from the others.
+        names: The folder of each job.
+        home: The sweep's folder.
+        console: Where to say so.
+        command: What began the sweep.
+    """
+
+    def __init__(
+        self,
+        jobs: list[Job],
+        chosen: list[dict[str, str]],
+        names: list[str],
+        home: folder.Folder,
+        console: Console,
+        command: str,
+    ) -> None:
+        self.jobs, self.chosen, self.home, self.console, self.command = jobs, chosen, home, console, command
+        self.paths = [home.path / name for name in names]
+        found = (kept(number, chosen[number], path) for number, path in enumerate(self.paths))
+        self.rows = {row.job: row for row in found if row is not None}
+        self.stop = Stop()
+        self.code = 130  # if it is interrupted
+
+    def run(self, swept: list[str]) -> int:
+        """What is left of the jobs, and the table of all of them."""
+        self.home.status("running")
+        jobs = f"{len(self.jobs)} job{'s' * (len(self.jobs) > 1)}"
+        self.console.say(f"sweep of {jobs} over {', '.join(swept) or 'nothing'} in {self.home.path}")
+        with self.stop.listening():
+            self.stop.rest()
+            for number in range(len(self.jobs)):
+                if self.over():
+                    break
+                self.job(number)
+                write(self.home.path, self.sorted_rows(), swept)
+            report(self.console, self.sorted_rows(), swept, self.home.path)
+            return self.end()
+
+    def over(self) -> bool:
+        """Whether a signal has ended the sweep, in a job or between two."""
+        if self.stop.reason in NAMES:
+            self.code = NAMES[self.stop.reason]
+        return self.stop.reason in NAMES or any(row.state == INTERRUPTED for row in self.rows.values())
+
+    def job(self, number: int) -> None:
+        """One job, unless an earlier command has brought it to its end."""
+        text = " ".join(f"{key}={value}" for key, value in self.chosen[number].items())
+        title = f"job {number + 1} of {len(self.jobs)}: {text}".rstrip(": ")
+        if number in self.rows:
+            self.console.say(f"{title} ({self.rows[number].state}, not run again)")
+            return
+        self.console.say(title)
+        self.rows[number] = self.run_job(number)
+        give_memory_back()
+
+    def run_job(self, number: int) -> Row:
+        """Whatever happens becomes a row."""
+        begun = time.perf_counter()
+        row = Row(number, self.chosen[number], "failed")
+        self.stop.wake()
+        try:
+            self.train(row, begun)
+        except (ConfigError, CheckpointError, WorkerError) as error:
+            self.console.error(list(error.problems))
+            row.error = "; ".join(error.problems)
+        except KeyboardInterrupt:
+            row.state, row.error = INTERRUPTED, "SIGINT"
+        except Stopped as stopped:
+            row.state, row.error = INTERRUPTED, stopped.reason
+        except Exception as error:
+            self.console.error(traceback.format_exc().splitlines())
+            row.error = f"{type(error).__name__}: {error}"
+        finally:
+            self.stop.rest()
+        row.seconds = time.perf_counter() - begun
+        return row
+
+    def train(self, row: Row, begun: float) -> None:
+        """Train, or go on where the job's folder stands; write into the row how it went."""
+        from dltrain.run import resume, train
+
+        job, path = self.jobs[row.job], self.paths[row.job]
+        if path.is_dir():
+            outcome = resume(job, path, self.console, begun, alone=False, stop=self.stop)
+        else:
+            outcome = train(job, self.console, begun, str(path), self.stop)
+        row.state, row.error, row.folder = outcome.state, outcome.error, str(outcome.folder)
+        row.take(outcome.result)
+        if row.state == INTERRUPTED:
+            self.code = outcome.exit_code
+
+    def sorted_rows(self) -> list[Row]:
+        """The rows so far, in the order of the jobs."""
+        return [self.rows[number] for number in sorted(self.rows)]
+
+    def end(self) -> int:
+        """Write down how the sweep ended, and say what goes on with it."""
+        states = {row.state for row in self.rows.values()}
+        interrupted = INTERRUPTED in states or len(self.rows) < len(self.jobs)
+        state, code = (INTERRUPTED, self.code) if interrupted else ("finished", 0)
+        if not interrupted and states != {"finished"}:
+            state, code = "failed", 1
+        self.home.status(state, code)
+        if interrupted or "failed" in states:
+            what = "Go on with" if interrupted else "To try again what failed"
+            self.console.say(f"{what}: {self.command} {shlex.quote(f'sweep.resume={quoted(self.home.path)}')}")
+        return code
+
+
+def give_memory_back() -> None:
+    """Nothing of a job is left for the next to trip over."""
+    gc.collect()
+    if torch := sys.modules.get("torch"):
+        torch.cuda.empty_cache()
 
 
 def pairs(job: Job) -> dict[str, str]:
@@ -113,71 +173,30 @@ def swept_keys(jobs: list[Job]) -> list[str]:
     return [key for key in first if len({pairs(job)[key] for job in jobs}) > 1]
 
 
+def chosen_of(job: Job, swept: list[str]) -> dict[str, str]:
+    """What tells a job from the others, as everybody may read it."""
+    found = pairs(job)
+    return {key: masking.masked_word(f"{key}={found[key]}").split("=", 1)[1] for key in swept}
+
+
 def job_name(number: int, chosen: dict[str, str]) -> str:
     """A short folder name that tells jobs apart in TensorBoard: ``0_model=lstm,lr=0.01``."""
     text = ",".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in chosen.items())
-    safe = "".join(c if c.isalnum() or c in "=,.-_" else "_" for c in text)[:80]
-    return f"{number}_{safe}" if safe else str(number)
+    return f"{number}_{folder.file_name(text)}" if text else str(number)
 
 
-def report(console: Console, rows: list[Row], swept: list[str], home: Path) -> None:
-    """The table of all jobs, and what seeds add up to."""
-    metric = f"{next((row.metric for row in rows if row.metric), 'metric')} (test)"
-    table = [
-        [str(row.job), *row.choices.values(), show(row.value), row.state, duration(row.seconds), Path(row.folder).name]
-        for row in rows
-    ]
-    console.table("sweep", ["job", *swept, metric, "state", "time", "folder"], table, results=True)
-    groups = over_seeds(rows, swept)
-    if groups:
-        others = [key for key in swept if key != "seed"]
-        lines = [[*g["choices"].values(), show(g["mean"]), show(g["deviation"]), str(g["seeds"])] for g in groups]
-        console.table("over seeds", [*others, metric, "deviation", "seeds"], lines, results=True)
-    for row in rows:
-        if row.error:
-            console.error([f"job {row.job} {row.state}: {row.error}"])
-    console.say(f"summary      {home / 'summary.csv'}")
-    console.say(f"tensorboard --logdir {shlex.quote(str(home))}")
+def dirs(job: Job) -> list[str]:
+    """The flags that name folders of a user's own."""
+    return [word for name in job.config_dirs for word in ("--config-dir", name)]
 
 
-def over_seeds(rows: list[Row], swept: list[str]) -> list[dict[str, Any]]:
-    """Mean and deviation of the metric over seeds, for jobs that differ in nothing else; empty without several seeds.
-
-    The deviation is that of a sample, and unknown of a single one.
-    """
-    if "seed" not in swept:
-        return []
-    found: dict[tuple[tuple[str, str], ...], list[float]] = defaultdict(list)
-    for row in rows:
-        key = tuple((k, v) for k, v in row.choices.items() if k != "seed")
-        if row.value is not None:
-            found[key].append(row.value)
-    return [
-        {
-            "choices": dict(key),
-            "mean": statistics.fmean(values),
-            "deviation": statistics.stdev(values) if len(values) > 1 else None,
-            "seeds": len(values),
-        }
-        for key, values in found.items()
-    ]
+def without_resume(typed: list[str]) -> list[str]:
+    """A sweep's command as it was typed first."""
+    return [word for word in typed if not word.lstrip("+").startswith("sweep.resume=")]
 
 
-def write(home: Path, rows: list[Row], swept: list[str]) -> None:
-    """``summary.csv`` and ``summary.json``, rewritten after every job so that nothing is lost."""
-    metrics = dict.fromkeys(name for row in rows for name in row.test)
-    heads = ["job", *swept, "state", *[f"{name}/test" for name in metrics], "seconds", "folder", "error"]
-    text = io.StringIO()
-    table = csv.DictWriter(text, heads, extrasaction="ignore")
-    table.writeheader()
-    for row in rows:
-        tested = {f"{name}/test": value for name, value in row.test.items()}
-        table.writerow({**vars(row), **row.choices, **tested, "seconds": f"{row.seconds:.3f}"})
-    write_whole(home / "summary.csv", text.getvalue().encode())
-    content = {"jobs": [vars(row) for row in rows], "over_seeds": over_seeds(rows, swept)}
-    write_whole(home / "summary.json", json.dumps(content, indent=2).encode())
-
-
-def show(value: float | None) -> str:
-    """Four significant digits."""
-    return "" if value is None else f"{value:.4g}"
+def quoted(path: Path) -> str:
+    """A path as an override may say it."""
+    text = str(path)
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return text if re.fullmatch(r"[\w./-]+", text, re.ASCII) else f"'{escaped}'"

@@ -22,6 +22,8 @@ from tensorboard.plugins.hparams.metadata import SESSION_END_INFO_TAG, SESSION_S
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 
+from dltrain import masking
+
 METRICS = "metrics.jsonl"
 EVENTS = "events.out.tfevents"
 RESERVED = ("step", "epoch", "split", "non_finite")
@@ -46,7 +48,8 @@ class Tracker:
         self._last: dict[str, float] = {}
         first = not any(folder.glob(f"{EVENTS}*"))
         self._lines = _open_lines(folder / METRICS, purge_step)
-        self._file = open(folder / _file_name(), "xb")  # noqa: SIM115
+        self._found = _last_line(folder / METRICS)
+        self._file = open(folder / _file_name(folder), "xb")  # noqa: SIM115
         self._events = RecordWriter(self._file)
         self._write(Event(wall_time=self._started, file_version="brain.Event:2"))
         # TensorBoard takes the first START as the beginning and hides later steps at every other one.
@@ -78,11 +81,15 @@ class Tracker:
         self._lines.write(line)
         self._lines.flush()
 
+    def ends_with(self, step: int, split: str) -> bool:
+        """Whether this moment is the last that an earlier session has logged."""
+        return (self._found.get("step"), self._found.get("split")) == (step, split)
+
     def text(self, tag: str, markdown: str, step: int = 0) -> None:
         """Show text, read as Markdown, in TensorBoard's Text tab."""
         plugin = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
         shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
-        content = TensorProto(dtype=DT_STRING, string_val=[markdown.encode()], tensor_shape=shape)
+        content = TensorProto(dtype=DT_STRING, string_val=[masking.hidden(markdown).encode()], tensor_shape=shape)
         self._summary(step, Summary.Value(tag=tag, metadata=plugin, tensor=content))
 
     def image(self, tag: str, picture: Tensor, step: int) -> None:
@@ -112,7 +119,7 @@ class Tracker:
             elif isinstance(value, (int, float)) and math.isfinite(value):
                 start.hparams[name].number_value = value
             else:
-                start.hparams[name].string_value = str(value)
+                start.hparams[name].string_value = masking.hidden(str(value))
         status = STATUS_SUCCESS if succeeded else STATUS_FAILURE
         end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
         started = plugin_data_pb2.HParamsPluginData(session_start_info=start)
@@ -174,9 +181,11 @@ def _line(step: int, epoch: float, split: str, values: dict[str, float]) -> str:
     return json.dumps(line, allow_nan=False) + "\n"
 
 
-def _file_name() -> str:
-    """A name that sorts after those of earlier sessions: TensorBoard reads a folder's files in that order."""
-    now = time.time_ns()
+def _file_name(folder: Path) -> str:
+    """A name that sorts after those of earlier sessions, whatever the clock says: TensorBoard reads in that order."""
+    stamps = (file.name.removeprefix(f"{EVENTS}.").split(".")[:2] for file in folder.glob(f"{EVENTS}.*"))
+    earlier = [int("".join(stamp)) for stamp in stamps if all(part.isdigit() for part in stamp)]
+    now = max(time.time_ns(), *(number + 1 for number in earlier), 0)
     return f"{EVENTS}.{now // 10**9:010d}.{now % 10**9:09d}.{socket.gethostname()}.{os.getpid()}"
 
 
@@ -191,6 +200,11 @@ def _open_lines(path: Path, purge_step: int | None) -> TextIO:
             os.fsync(file.fileno())
         os.replace(fresh, path)
     return open(path, "a", encoding="utf-8")
+
+
+def _last_line(path: Path) -> dict[str, Any]:
+    lines = path.read_text("utf-8").splitlines()
+    return json.loads(lines[-1]) if lines else {}
 
 
 def _keep(line: str, purge_step: int | None) -> bool:

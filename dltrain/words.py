@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dltrain.errors import nearest, problem
+from dltrain.masking import MASK
 
 SPANS = ("step", "epoch", "minute")
 
@@ -83,9 +84,14 @@ WORDS = {
     "max_minutes": real("(0, inf)"),
     "keep_last": whole(1),
     "keep_best": whole(1),
-    "resume": choice("never", "auto"),
+    "trainer.resume": choice("never", "auto"),
+    "on_non_finite": choice("stop", "skip", "ignore"),
+    "on_oom": choice("stop", "shrink"),
     "batch_size": whole(1),
     "workers": whole(0),
+    "worker_timeout": real("(0, inf)"),
+    "on_bad_sample": choice("stop", "skip"),
+    "max_bad_samples": whole(1),
     "window": whole(1),
     "horizon": whole(1),
     "season": whole(1),
@@ -151,8 +157,8 @@ KINDS: dict[type, tuple[tuple[type, ...], str]] = {
 
 
 def of(key: str) -> Word | None:
-    """The word a key ends with, if it has a fixed meaning."""
-    return WORDS.get(key.rsplit(".", 1)[-1])
+    """The word a key ends with, if it has a fixed meaning; a few have one at one place only."""
+    return WORDS.get(key) or WORDS.get(key.rsplit(".", 1)[-1])
 
 
 def check(key: str, value: Any) -> str | None:
@@ -176,12 +182,13 @@ def mistyped(key: str, value: Any, default: Any) -> str | None:
     else:
         text = word.text
         fits = word.null if value is None else word.many or type(default) is list or type(value) is not list
+        fits = fits and not isinstance(value, Mapping)
     return None if fits else problem(key, text, "null" if value is None else value)
 
 
 def unsettled(value: Any) -> bool:
-    """Whether a value is filled in later: an interpolation, or one the user must give."""
-    return isinstance(value, str) and ("${" in value or value == "???")
+    """Whether a value is filled in later: an interpolation, or one the user must give (again)."""
+    return isinstance(value, str) and ("${" in value or value in ("???", MASK))
 
 
 def out_of_range(content: Mapping[str, Any]) -> Iterator[str]:

@@ -1,5 +1,7 @@
 """What many tests need: small files in the formats that dltrain reads, and runs made of them."""
 
+import contextlib
+import io
 import os
 import struct
 from collections.abc import Callable
@@ -80,3 +82,62 @@ def small(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], list[s
         "digits": [],
     }
     return lambda name: [f"data={name}", *paths.get(name, [f"data.root={data_root}", "data.batch_size=16"])]
+
+
+# Short runs of several kinds, for what is done with a run as a whole.
+RUNS = {
+    "plain": ("model=mlp", "data=digits", "trainer.epochs=1"),
+    "average": ("model=mlp", "data=digits", "trainer.epochs=2", "regularization.average=0.99"),
+    "augmented": (
+        "model=cnn",
+        "data=digits",
+        "data.augment=[crop]",
+        "trainer.max_steps=5",
+        "model.blocks=[{channels: 4}]",
+    ),
+    "forecast": (
+        "model=lstm",
+        "model.hidden=8",
+        "data=timeseries",
+        "data.series=elnino",
+        "data.window=24",
+        "data.horizon=6",
+        "trainer.epochs=3",
+    ),
+    "unvalidated": ("model=mlp", "data=digits", "trainer.max_steps=3", "data.validation=0"),
+}
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``kept("plain")``, ``kept("model=mlp", ...)``: the folder of such a run, made once. No test may change it.
+
+    What the run wrote to standard output lies beside it, in ``printed``.
+    """
+    from dltrain import cli
+
+    known: dict[tuple[str, ...], Path] = {}
+
+    def once(*asked: str) -> Path:
+        typed = RUNS.get(asked[0], asked)
+        if typed not in known:
+            folder, out = tmp_path_factory.mktemp("kept") / "run", io.StringIO()
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+                assert cli.main([*typed, "device=cpu", f"hydra.run.dir={folder}"]) == 0
+            folder.with_name("printed").write_text(out.getvalue())
+            known[typed] = folder
+        return known[typed]
+
+    return once
+
+
+@pytest.fixture(params=sorted(RUNS))
+def any_run(request: pytest.FixtureRequest, kept: Callable[..., Path]) -> Path:
+    """The folder of a run, of each kind in turn."""
+    return kept(request.param)
+
+
+@pytest.fixture
+def plain_run(kept: Callable[..., Path]) -> Path:
+    """The folder of a short run of a classifier."""
+    return kept("plain")

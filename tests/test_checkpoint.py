@@ -226,7 +226,7 @@ def test_without_a_manifest_the_newest_whole_file_is_found(checkpoints: Checkpoi
 
 def test_a_checkpoint_of_another_format_is_refused_by_its_number(checkpoints: Checkpoints) -> None:
     torch.save({"format": 99, **state()}, checkpoints.path / "step-00000005.pt")
-    with pytest.raises(CheckpointError, match="expected checkpoint format 1 .* got 99"):
+    with pytest.raises(CheckpointError, match=r"expected checkpoint format 1 .* got 99"):
         checkpoints.load("step-00000005.pt")
 
 

@@ -21,6 +21,7 @@ from dltrain.errors import ConfigError
 from dltrain.folder import create
 from dltrain.loop import grouped
 from dltrain.record import Clock
+from dltrain.stop import Stop
 from dltrain.tracker import Tracker
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")]
@@ -89,8 +90,8 @@ def test_a_deterministic_run_gives_the_same_bytes_twice(typed: list[str], tmp_pa
         command = [sys.executable, "-m", "dltrain", *words]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        manifest = Checkpoints(tmp_path / name).manifest()
-        found.append({file: entry["sha256"] for file, entry in manifest.items()})
+        kept = Checkpoints(tmp_path / name)
+        found.append({file: kept.entry(file)["sha256"] for file in ("last.pt", "best.pt")})
     assert found[0] == found[1]
 
 
@@ -126,12 +127,12 @@ def test_a_step_never_waits_for_the_gpu(typed: list[str], tmp_path: Path) -> Non
     made = parts.make(job)
     batches = parts.make_batches(made, made.data.load())
     home = create(str(tmp_path / "run"), tmp_path, "run")
-    whole = run.Run(job, made, batches, Console(io.StringIO()), home, Clock(time.perf_counter()), True)
+    whole = run.Run(job, made, batches, Console(io.StringIO()), home, Clock(time.perf_counter()), Stop(), True)
     mode: Any = torch.cuda.get_sync_debug_mode()
-    with Tracker(home.path) as whole.tracker:
-        loop = whole.make_loop()
+    with Tracker(home.path) as tracker:
+        loop = whole.make_loop(made, batches, tracker)
         (stage,) = loop.stages
-        loop.optimizers = {turn.name: loop.make_optimizer(turn, loop.steps) for turn in stage.turns}
+        loop.begin_stage()
         groups = grouped(loop.train.epoch(0), loop.plan.accumulate)
         for group in itertools.islice(groups, 3):
             loop.take_step(stage, group, measure=True)

@@ -422,7 +422,7 @@ def test_a_duel_equals_one_written_out_by_hand(tmp_path: Path) -> None:
 
 def test_schedules_begin_anew_with_every_stage(tmp_path: Path) -> None:
     duel(tmp_path, schedule=Cosine)[2].run()
-    logged = [line["lr"] for line in lines(tmp_path, "train")]
+    logged = [line.get("lr", line.get("lr_generator")) for line in lines(tmp_path, "train")]
     wanted = []
     for steps in (EPOCH, 2 * EPOCH):
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
@@ -691,8 +691,7 @@ EVERYTHING = Regularization(l1=1e-4, l2=1e-4, weight_decay=0.01, clip_norm=1.0, 
 def test_a_step_never_waits_for_the_device(given: dict[str, Any], tmp_path: Path) -> None:
     loop = looped(tmp_path, **{"model": network(dropout=0.1), **given})
     (stage,) = loop.stages
-    (turn,) = stage.turns
-    loop.optimizers = {"train": loop.make_optimizer(turn, loop.steps)}
+    loop.begin_stage()
     groups = grouped(loop.train.epoch(0), loop.plan.accumulate)
     loop.take_step(stage, next(groups), measure=True)  # the optimizer makes its state, the epoch its order
     with Watch() as watch:
@@ -706,10 +705,10 @@ def test_a_step_never_waits_for_the_device(given: dict[str, Any], tmp_path: Path
 def test_what_was_recorded_is_read_back_in_one_copy(tmp_path: Path) -> None:
     loop = looped(tmp_path, regularization=EVERYTHING, log_every=NEVER, max_steps=1, val=False)
     loop.run()
-    loop.record.add("train", Loss(torch.tensor(1.0), 3, {"part": torch.tensor(2.0)}))
-    loop.record.add("train", Loss(torch.tensor(1.0), torch.tensor(2), {"part": torch.tensor(2.0)}))
+    loop.turns.record.add("train", Loss(torch.tensor(1.0), 3, {"part": torch.tensor(2.0)}))
+    loop.turns.record.add("train", Loss(torch.tensor(1.0), torch.tensor(2), {"part": torch.tensor(2.0)}))
     with Watch() as watch:
-        loop.record.read({})
+        loop.turns.record.read({})
     # tolist copies a tensor as one; only a number taken out by itself would count.
     assert watch.waits == {}
 
@@ -720,8 +719,10 @@ class Counting(Scripted):
     def __init__(self) -> None:
         super().__init__([1.0])
         self.alive: list[tuple[int, int]] = []
+        self.wait: Callable[[], None] = lambda: None
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
+        self.wait()  # a checkpoint that is being written is alive
         if gc.isenabled():
             gc.collect()
         objects = gc.get_objects()
@@ -742,7 +743,9 @@ def test_nothing_piles_up_over_the_steps(collector: bool, given: dict[str, Any],
     every: dict[str, Any] = {"eval_every": (50.0, "step"), "log_every": (10.0, "step")}
     (gc.enable if collector else gc.disable)()
     try:
-        looped(tmp_path, task, epochs=None, max_steps=500, **every, **given).run()
+        loop = looped(tmp_path, task, epochs=None, max_steps=500, **every, **given)
+        task.wait = loop.checkpoints.wait
+        loop.run()
     finally:
         gc.enable()
     tensors, objects = zip(*task.alive, strict=True)

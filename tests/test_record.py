@@ -36,7 +36,7 @@ def test_parts_are_averaged_like_the_loss_and_turns_have_names() -> None:
 def test_reading_forgets_what_was_read() -> None:
     record = Record()
     record.add("train", Loss(torch.tensor(1.0), 1))
-    record.norm = torch.tensor(4.0)
+    record.norms["train"] = torch.tensor(4.0)
     assert record.read({}) == {"loss": 1.0, "grad/norm": 4.0}
     assert record.read({}) == {}
     record.add("train", Loss(torch.tensor(2.0), 1))

@@ -97,7 +97,7 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 def hashes(outcome: Outcome) -> dict[str, str]:
-    return {name: entry["sha256"] for name, entry in Checkpoints(outcome.folder).manifest().items()}
+    return {name: Checkpoints(outcome.folder).entry(name)["sha256"] for name in ("last.pt", "best.pt")}
 
 
 # --- the folder -----------------------------------------------------------------------------------------------------

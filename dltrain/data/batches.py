@@ -5,20 +5,19 @@ index), so any number of workers, and a resume in the middle of an epoch, see th
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from dltrain.data.spec import Files, Source
-from dltrain.errors import ConfigError
+from dltrain.data.bad import BadSamples
+from dltrain.data.spec import Source
+from dltrain.data.workers import TIMEOUT_S, Loaded
+from dltrain.errors import ConfigError, problem
 
 Batch = dict[str, Tensor]
 
 # Rows are gathered and prepared for many steps at once, so that a step of training only slices: 8 MiB stay in cache.
 CHUNK_BYTES = 8 * 2**20
-WORKER_TIMEOUT_S = 300
 
 
 class Batches:
@@ -32,6 +31,8 @@ class Batches:
         training: Shuffle and augment; otherwise the order is that of the data.
         workers: Processes that decode `Files`; tensors need none.
         channels_last: Lay out pictures with the channels innermost.
+        bad: What to do about examples that cannot be read; all splits of a run share it.
+        timeout: Seconds after which a worker that gives nothing counts as hanging.
     """
 
     def __init__(
@@ -43,8 +44,11 @@ class Batches:
         training: bool = False,
         workers: int = 0,
         channels_last: bool = False,
+        bad: BadSamples | None = None,
+        timeout: float = TIMEOUT_S,
     ) -> None:
         self.device = torch.device(device)
+        self.bad = bad or BadSamples()
         self.examples = len(source)
         self.batch_size = batch_size
         self.seed = seed
@@ -55,19 +59,37 @@ class Batches:
         self._reader = (
             _Resident(source.rows, batch_size, self.device)
             if isinstance(source.rows, Mapping)
-            else _Loaded(source.rows, batch_size, self.device, workers)
+            else Loaded(source.rows, batch_size, self.device, workers, timeout, self.bad)
         )
 
     def __len__(self) -> int:
         return -(-self.examples // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        return self.epoch(0)
+        """The batches of the first epoch that hold an example.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        empty = True
+        for batch in filter(None, self.epoch(0)):
+            empty = False
+            yield batch
+        if empty:
+            got = f"{self.examples} that cannot"
+            raise ConfigError(problem("data.path", "an example that can be read in each part", got))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch, from batch ``start`` on; what comes before ``start`` is not read."""
+        """The batches of one epoch, from batch ``start`` on; what comes before ``start`` is not read.
+
+        A batch is shorter by its examples that cannot be read. One that has no other is empty, ``{}``, and keeps its
+        place, so that the number of a batch means the same in every session of a run.
+        """
         order = self.order(epoch)
         for indices, rows, skip in self._reader.read(order, start):
+            if not rows:
+                yield {}
+                continue
             with torch.no_grad():
                 batch = self._prepared(rows, indices, epoch)
             parts = [value.split(self.batch_size) for value in batch.values()]
@@ -82,7 +104,9 @@ class Batches:
         return torch.randperm(self.examples, generator=generator)
 
     def close(self) -> None:
-        """Let the worker processes go; left to the garbage collector, each would keep it waiting for 5 seconds."""
+        """End the worker processes."""
+        if isinstance(self._reader, Loaded):
+            self._reader.close()
         del self._reader
 
     def _prepared(self, rows: Batch, indices: Tensor, epoch: int) -> Batch:
@@ -116,61 +140,6 @@ class _Resident:
         for number, indices in enumerate(order.split(chunk)[first:], first):
             rows = {name: value[indices] for name, value in self.rows.items()}
             yield indices, rows, start - number * self.batches if number == first else 0
-
-
-class _Loaded:
-    """`Files`, decoded by worker processes a whole batch at a time."""
-
-    def __init__(self, files: Files, batch_size: int, device: torch.device, workers: int) -> None:
-        self.batch_size = batch_size
-        self.device = device
-        self.plan = _Plan()
-        pinned = device.type == "cuda"
-        self.loader: DataLoader = DataLoader(
-            files,  # type: ignore[arg-type]
-            batch_sampler=self.plan,
-            num_workers=workers,
-            pin_memory=pinned,
-            persistent_workers=workers > 0,
-            timeout=WORKER_TIMEOUT_S if workers else 0,
-            collate_fn=_as_is,  # type: ignore[arg-type]
-            # Spelled out so that nothing draws a base seed for the workers from the global generator.
-            generator=torch.Generator(),
-        )
-
-    def read(self, order: Tensor, start: int) -> Iterator[tuple[Tensor, Batch, int]]:
-        self.plan.batches = [part.tolist() for part in order.split(self.batch_size)[start:]]
-        with plain_mistakes():
-            for indices, rows in zip(self.plan.batches, self.loader, strict=True):
-                moved = {name: value.to(self.device, non_blocking=True) for name, value in rows.items()}
-                yield torch.tensor(indices), moved, 0
-
-
-@contextmanager
-def plain_mistakes() -> Iterator[None]:
-    """A mistake that a worker process found, without the traceback that torch wraps around it."""
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(str(error).rsplit("ConfigError: ", 1)[-1].strip()) from None
-
-
-class _Plan:
-    """The batch sampler of `_Loaded`: a DataLoader keeps its sampler for life, the order changes every epoch."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[int]] = []
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
-def _as_is(rows: Batch) -> Batch:
-    """`Files` return whole batches: there is nothing left to collate."""
-    return rows
 
 
 def rows_to(value: Tensor, device: torch.device) -> Tensor:

@@ -1,20 +1,25 @@
 """CIFAR-10 from torchvision's folder or from one file of arrays."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from dltrain.data import arrays
 from dltrain.data.arguments import at_least, fraction
-from dltrain.data.mnist import fetch, not_there
+from dltrain.data.fetching import fetch, not_there
+from dltrain.data.given import Given
+from dltrain.data.picture_inputs import picture_inputs
 from dltrain.data.pictures import Look, Rows, picked, picture_facts
-from dltrain.data.spec import Splits
+from dltrain.data.spec import Inputs, Splits
 from dltrain.data.splitting import hold_out
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FOLDER = "cifar-10-batches-py"
 ARRAYS = Path("cifar10") / "cifar10.npz"
+NAMES = ("x_train", "y_train", "x_test", "y_test")
 
 
 class CIFAR10:
@@ -61,28 +66,40 @@ class CIFAR10:
         train, val = hold_out(len(rest["labels"]), self.validation)
         return self.look.splits(picked(rest, train), picked(rest, val), test)
 
+    def inputs(self, given: Given) -> Iterator[Inputs]:
+        """Read a user's picture files and arrays."""
+        return picture_inputs(given, self.look, (3, 32, 32))
+
     def _read(self) -> tuple[Rows, Rows]:
         there = (self.root / FOLDER).is_dir()
         if not there and (self.root / ARRAYS).is_file():
-            with np.load(self.root / ARRAYS, allow_pickle=False) as arrays:
-                return _rows(arrays["x_train"], arrays["y_train"]), _rows(arrays["x_test"], arrays["y_test"])
+            x, y, x_test, y_test = arrays.read("data.root", self.root / ARRAYS, NAMES)
+            return _rows(x, y), _rows(x_test, y_test)
         if not there and not self.download:
             raise not_there("cifar10", self.root, self.root / FOLDER)
         return _from_torchvision(self.root, self.download)
 
 
 def _from_torchvision(root: Path, download: bool) -> tuple[Rows, Rows]:
+    parts = _parts(root)
+    if parts is None and download:
+        fetch("CIFAR10", root, lambda: _parts(root) is not None)
+        parts = _parts(root)
+    if parts is None:
+        raise not_there("cifar10", root, root / FOLDER)
+    train, test = (_rows(part.data, np.array(part.targets)) for part in parts)
+    return train, test
+
+
+def _parts(root: Path) -> list[Any] | None:
+    """torchvision's training and test set, or None. Its files are pickled: it reads those with the right hash only."""
     # torchvision takes seconds to import, and only its own files need it.
     from torchvision import datasets
 
-    if download:
-        fetch("CIFAR10", root)
     try:
-        parts: list[Any] = [datasets.CIFAR10(root, train=train) for train in (True, False)]
-    except RuntimeError as error:
-        raise not_there("cifar10", root, root / FOLDER) from error
-    train, test = (_rows(part.data, np.array(part.targets)) for part in parts)
-    return train, test
+        return [datasets.CIFAR10(root, train=train) for train in (True, False)]
+    except RuntimeError:
+        return None
 
 
 def _rows(pixels: np.ndarray, labels: np.ndarray) -> Rows:

@@ -1,13 +1,16 @@
 """The 8x8 handwritten digits that come with the package."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from dltrain.data.arguments import at_least, fraction
+from dltrain.data.given import Given
+from dltrain.data.picture_inputs import picture_inputs
 from dltrain.data.pictures import Look, picked, picture_facts
-from dltrain.data.spec import Splits
+from dltrain.data.spec import Inputs, Splits
 from dltrain.data.splitting import hold_out_of_each
 
 BUNDLED = Path(__file__).parent / "bundled" / "digits.csv.gz"
@@ -51,3 +54,7 @@ class Digits:
         rest, test = hold_out_of_each(rows["labels"], TEST / len(table))
         train, val = hold_out_of_each(rows["labels"][rest], self.validation)
         return self.look.splits(picked(rows, rest[train]), picked(rows, rest[val]), picked(rows, test))
+
+    def inputs(self, given: Given) -> Iterator[Inputs]:
+        """Read a user's picture files and arrays."""
+        return picture_inputs(given, self.look, (1, 8, 8))

@@ -1,19 +1,22 @@
 """A user's own pictures: one folder per class."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from dltrain.data.arguments import at_least, folder, fraction, fractions
+from dltrain.data.bad import MOST, BadSamples
+from dltrain.data.given import Given
+from dltrain.data.picture_inputs import ENDINGS, UNREADABLE, decoded, picture_inputs
 from dltrain.data.pictures import Look, picture_facts
-from dltrain.data.spec import Splits
+from dltrain.data.spec import Inputs, Splits
 from dltrain.data.splitting import hold_out_of_each
+from dltrain.data.workers import TIMEOUT_S
 from dltrain.errors import ConfigError, problem
 
-ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 TRAIN = "train"
 TEST = "test"
 CHANNELS = 3
@@ -37,6 +40,9 @@ class ImageFolder:
         augment: Any of ``flip`` and ``crop``.
         batch_size: Examples per step.
         workers: Processes that decode the pictures; 0 decodes between the steps.
+        worker_timeout: Seconds after which a worker that gives nothing counts as hanging, and the run ends.
+        on_bad_sample: What to do about a picture that cannot be read: ``stop``, or ``skip`` to go on without it.
+        max_bad_samples: How many are skipped at most; one more stops the run.
     """
 
     def __init__(
@@ -50,6 +56,9 @@ class ImageFolder:
         augment: list[str] | None = None,
         batch_size: int = 64,
         workers: int = 0,
+        worker_timeout: float = TIMEOUT_S,
+        on_bad_sample: str = "stop",
+        max_bad_samples: int = MOST,
     ) -> None:
         self.path = folder(path, "an existing folder of pictures")
         self.side = at_least("data.side", side, 1)
@@ -58,6 +67,8 @@ class ImageFolder:
         self.look = Look(CHANNELS, mean, std, augment or [])
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
+        self.worker_timeout = worker_timeout
+        self.bad = BadSamples(on_bad_sample, max_bad_samples)
         self.parted = (self.path / TRAIN).is_dir() and (self.path / TEST).is_dir()
         if not self.parted:
             fractions(validation, test)
@@ -71,8 +82,12 @@ class ImageFolder:
         else:
             rest, test = _split(self._listing(self.path), self.test)
         train, val = _split(rest, self.validation)
-        parts = [Pictures(part, self.side) for part in (train, val, test)]
+        parts = [Pictures(part, self.side, self.path) for part in (train, val, test)]
         return self.look.splits(*parts)
+
+    def inputs(self, given: Given) -> Iterator[Inputs]:
+        """Read a user's picture files and arrays."""
+        return picture_inputs(given, self.look, (CHANNELS, self.side, self.side))
 
     def _listing(self, root: Path) -> Listing:
         """Every picture below ``root`` with the number of its class, in alphabetical order."""
@@ -89,14 +104,20 @@ class ImageFolder:
 
 
 class Pictures:
-    """Picture files, decoded a batch at a time by whoever asks."""
+    """Picture files below ``root``, decoded a batch at a time by whoever asks."""
 
-    def __init__(self, listing: Listing, side: int) -> None:
+    def __init__(self, listing: Listing, side: int, root: Path) -> None:
         self.listing = listing
         self.side = side
+        self.root = root
 
     def __len__(self) -> int:
         return len(self.listing)
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        """Each picture's path below ``root`` and its bytes; -1 where it is gone."""
+        for path, _ in self.listing:
+            yield path.relative_to(self.root).as_posix(), path.stat().st_size if path.exists() else -1
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
         """``pixels`` (B, 3, side, side) as bytes and ``labels`` (B,)."""
@@ -109,10 +130,8 @@ class Pictures:
     def _decode(self, index: int) -> np.ndarray:
         path = self.listing[index][0]
         try:
-            with Image.open(path) as picture:
-                upright = ImageOps.exif_transpose(picture).convert("RGB")
-            return np.asarray(ImageOps.fit(upright, (self.side, self.side), Image.Resampling.BILINEAR))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return decoded(path, "RGB", self.side, self.side)
+        except UNREADABLE as error:
             expected = f"a picture that can be read at {path} (number {index} of its part)"
             raise ConfigError(problem("data.path", expected, str(error), "Replace or delete it")) from error
 

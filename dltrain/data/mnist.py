@@ -1,6 +1,6 @@
 """MNIST and Fashion-MNIST from their original files."""
 
-import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from dltrain.data.arguments import at_least, fraction
+from dltrain.data.fetching import fetch, not_there
+from dltrain.data.given import Given
+from dltrain.data.picture_inputs import picture_inputs
 from dltrain.data.pictures import Look, Rows, picked, picture_facts
-from dltrain.data.spec import Splits
+from dltrain.data.spec import Inputs, Splits
 from dltrain.data.splitting import hold_out
 from dltrain.errors import ConfigError, problem
 
@@ -62,9 +65,10 @@ class MNIST:
     def load(self) -> Splits:
         """Read the four files, after fetching them if that was asked for."""
         raw = self.root / self.folder / "raw"
-        missing = [path for part in PARTS for path in _paths(raw, part) if not path.is_file()]
-        if missing and self.download:
-            fetch(self.folder, self.root)
+        files = [path for part in PARTS for path in _paths(raw, part)]
+        missing = [path for path in files if not path.is_file()]
+        if self.download and not _whole(files):
+            fetch(self.folder, self.root, lambda: _whole(files))
         elif missing:
             raise not_there(self.name, self.root, missing[0])
         rest, test = (_read(raw, part) for part in PARTS)
@@ -72,6 +76,10 @@ class MNIST:
             return self.look.splits(rest, None, test)
         train, val = hold_out(len(rest["labels"]), self.validation)
         return self.look.splits(picked(rest, train), picked(rest, val), test)
+
+    def inputs(self, given: Given) -> Iterator[Inputs]:
+        """Read a user's picture files and arrays."""
+        return picture_inputs(given, self.look, (1, SIDE, SIDE))
 
 
 class FashionMNIST(MNIST):
@@ -96,44 +104,35 @@ class FashionMNIST(MNIST):
     )
 
 
-def not_there(name: str, root: Path, missing: Path) -> ConfigError:
-    """The refusal of a set whose files are not there, with the command that fetches them."""
-    command = f"dltrain data={name} data.download=true data.root={shlex.quote(str(root))}"
-    hint = f"{missing.relative_to(root)} is not there. This command downloads the files: {command}"
-    return ConfigError(problem("data.root", f"the folder that holds the files of {name}", root, hint))
-
-
-def fetch(dataset: str, root: Path) -> None:
-    """Download one of torchvision's sets into ``root``."""
-    # torchvision takes seconds to import, and only a download needs it.
-    from torchvision import datasets
-
-    try:
-        getattr(datasets, dataset)(root, download=True)
-    except (OSError, RuntimeError) as error:
-        wanted = problem("data.download", f"to download {dataset} into {root}", str(error))
-        raise ConfigError(f"{wanted}. Check the network and the folder") from error
-
-
 def _paths(raw: Path, part: str) -> tuple[Path, Path]:
     return raw / f"{part}-images-idx3-ubyte", raw / f"{part}-labels-idx1-ubyte"
 
 
 def _read(raw: Path, part: str) -> Rows:
     pictures, labels = _paths(raw, part)
-    classes = _bytes(labels, LABELS_HEADER, 1)
-    pixels = _bytes(pictures, PICTURES_HEADER, SIDE * SIDE).view(-1, 1, SIDE, SIDE)
+    classes = _bytes(labels, LABELS_HEADER)
+    pixels = _bytes(pictures, PICTURES_HEADER).view(-1, 1, SIDE, SIDE)
     if len(pixels) != len(classes):
         got = f"{len(pixels)} pictures and {len(classes)} labels"
         raise ConfigError(problem("data.root", f"one label for each picture in {raw}", got, "Download the files again"))
     return {"pixels": pixels, "labels": classes}
 
 
-def _bytes(path: Path, header: int, each: int) -> Tensor:
-    """What follows the header of an idx file, which names the number of examples in its second big-endian word."""
-    content = np.fromfile(path, dtype=np.uint8)
-    count = int.from_bytes(content[4:8].tobytes(), "big")
-    if len(content) != header + count * each:
-        got = f"{len(content):,} bytes"
-        raise ConfigError(problem("data.root", f"a whole file {path}", got, "Delete it and download it again"))
-    return torch.from_numpy(content[header:])
+def _whole(files: list[Path]) -> bool:
+    """Whether idx files are there and as long as they say."""
+    return all(path.is_file() and path.stat().st_size == _length(path) for path in files)
+
+
+def _length(path: Path) -> int:
+    """The length of an idx file in bytes; its number of examples is its second big-endian word."""
+    with path.open("rb") as file:
+        count = int.from_bytes(file.read(8)[4:], "big")
+    return PICTURES_HEADER + count * SIDE * SIDE if "images" in path.name else LABELS_HEADER + count
+
+
+def _bytes(path: Path, header: int) -> Tensor:
+    """What follows the header of an idx file."""
+    if not _whole([path]):
+        got = f"{path.stat().st_size:,} bytes"
+        raise ConfigError(problem("data.root", f"a whole file {path}", got, "data.download=true fetches it again"))
+    return torch.from_numpy(np.fromfile(path, dtype=np.uint8)[header:])

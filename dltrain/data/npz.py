@@ -1,6 +1,7 @@
 """A user's own arrays in one .npz file."""
 
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dltrain.data import arrays
 from dltrain.data.arguments import at_least, file, fraction
+from dltrain.data.array_inputs import array_inputs
+from dltrain.data.given import Given
+from dltrain.data.picture_inputs import picture_inputs
 from dltrain.data.pictures import Look, Rows, picked, picture_facts
-from dltrain.data.spec import Spec, Splits
+from dltrain.data.spec import Inputs, Spec, Splits
 from dltrain.data.splitting import hold_out
 from dltrain.data.table import as_they_are
 from dltrain.errors import ConfigError, problem
@@ -62,11 +67,16 @@ class Npz:
 
     def load(self) -> Splits:
         """Read all arrays."""
-        with np.load(self.path, allow_pickle=False) as arrays:
-            rest, test = (self._rows(arrays[f"x_{part}"], arrays[f"y_{part}"], part) for part in PARTS)
+        x, y, x_test, y_test = arrays.read("data.path", self.path, NAMES)
+        rest, test = self._rows(x, y, "train"), self._rows(x_test, y_test, "test")
         train, val = hold_out(len(next(iter(rest.values()))), self.validation)
         parts = (picked(rest, train), picked(rest, val), test)
         return self.look.splits(*parts) if self.look else as_they_are(*parts)
+
+    def inputs(self, given: Given) -> Iterator[Inputs]:
+        """Read a user's arrays, and picture files where the examples are pictures."""
+        shape = self.spec.shape or ()
+        return picture_inputs(given, self.look, shape) if self.look else array_inputs(given, shape)
 
     def _rows(self, x: np.ndarray, y: np.ndarray, part: str) -> Rows:
         shape = self.spec.shape
@@ -94,16 +104,14 @@ def _header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of an array, without reading it."""
     try:
         with zipfile.ZipFile(path) as archive:
-            there = [member.removesuffix(".npy") for member in archive.namelist()]
-            if missing := [wanted for wanted in NAMES if wanted not in there]:
-                expected = f"the arrays {', '.join(NAMES)} in {path}"
-                raise ConfigError(problem("data.path", expected, f"no {missing[0]} among {', '.join(there)}"))
+            sizes = {member.filename.removesuffix(".npy"): member.file_size for member in archive.infolist()}
+            arrays.refuse("data.path", path, NAMES, sizes)
             with archive.open(f"{name}.npy") as member:
                 version = np.lib.format.read_magic(member)
                 read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
                 shape, _, kind = read(member)
                 return shape, kind
-    except (zipfile.BadZipFile, ValueError) as error:
+    except arrays.UNREADABLE as error:
         raise ConfigError(problem("data.path", f"a whole .npz file at {path}", str(error))) from error
 
 
@@ -128,8 +136,7 @@ def _facts_of_x(shape: tuple[int, ...], kind: np.dtype, path: Path) -> Spec:
 
 def _facts_of_y(path: Path) -> dict[str, Any]:
     """How many classes or numbers to predict; no header says how many classes there are, so y is read."""
-    with np.load(path, allow_pickle=False) as arrays:
-        train, test = (arrays[f"y_{part}"] for part in PARTS)
+    train, test = arrays.read("data.path", path, [f"y_{part}" for part in PARTS])
     if train.dtype.kind == test.dtype.kind == "f":
         return {"targets": _labels(train).shape[1]}
     labels = np.concatenate([train.reshape(-1), test.reshape(-1)])

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -58,6 +59,13 @@ class Look:
         self.augment = [one_of("data.augment", name, AUGMENTATIONS) for name in augment]
         self.white = white
 
+    def stored(self, pixels: np.ndarray) -> np.ndarray:
+        """Bytes from 0 to 255 on the set's own scale; where that is one of whole numbers, rounded to them."""
+        if self.white == 255:
+            return pixels
+        scaled = pixels.astype(np.float32) * (self.white / 255)
+        return scaled.round().astype(np.uint8) if self.white > 1 else scaled
+
     def splits(self, train: Rows | Files, val: Rows | Files | None, test: Rows | Files) -> Splits:
         """Three sources of ``pixels`` (B, channels, height, width) and ``labels`` (B,); only training is augmented."""
         prepare = Pixels(self.mean, self.std, self.white)
@@ -82,8 +90,8 @@ class Pixels(nn.Module):
     """Pixels as floating point numbers less their mean, in units of their deviation.
 
     Shape:
-        pixels (B, channels, height, width) and labels (B,) -> inputs (B, channels, height, width) in float32 and
-        targets (B,) in int64, or in float32 where labels are numbers
+        pixels (B, channels, height, width) and labels (B,), if they are known -> inputs (B, channels, height, width) in
+        float32 and targets (B,) in int64, or in float32 where labels are numbers
     """
 
     scale: Tensor
@@ -96,11 +104,10 @@ class Pixels(nn.Module):
 
     def forward(self, rows: Rows) -> Batch:
         """Prepare any number of pictures at once."""
-        labels = rows["labels"]
-        return {
-            "inputs": torch.addcmul(self.offset, rows["pixels"].float(), self.scale),
-            "targets": labels if labels.is_floating_point() else labels.long(),
-        }
+        batch = {"inputs": torch.addcmul(self.offset, rows["pixels"].float(), self.scale)}
+        if (labels := rows.get("labels")) is not None:
+            batch["targets"] = labels if labels.is_floating_point() else labels.long()
+        return batch
 
 
 class Augment(nn.Module):

@@ -1,14 +1,18 @@
 """Series over time, cut into windows: the past steps predict the next ones."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from dltrain.data.ahead import Time, following
 from dltrain.data.arguments import at_least, file, fractions, one_of
-from dltrain.data.delimited import Table, numbers, read, refuse_holes
-from dltrain.data.spec import Source, Spec, Splits
+from dltrain.data.delimited import Table, numbers, read, readable, refuse_holes, tables
+from dltrain.data.given import Given
+from dltrain.data.spec import Inputs, Source, Spec, Splits
 from dltrain.data.splitting import share
 from dltrain.data.timeline import is_time, moments, refuse_disorder, season_of
 from dltrain.data.windows import Normalise, Span, exact_pairs
@@ -116,6 +120,28 @@ class TimeSeries:
             for name, span in spans.items()
         }
         return Splits(sources["train"], sources.get("val"), sources["test"])
+
+    def inputs(self, given: Given) -> Iterator[Inputs]:
+        """Read the end of a user's CSV files, or of the run's own where there is none; what follows it is unknown."""
+        if not (given.names or given.text):
+            yield self._end_of(read(self.path), self.path.name)
+            return
+        for found in given.files("a CSV file"):
+            with found.blamed(), readable(found.path), found.lines() as lines:
+                yield self._end_of(next(tables(lines, found.path, None)), found.name)
+
+    def _end_of(self, table: Table, name: str) -> Inputs:
+        """The last window of a table, as the rows of a split are, with NaN for what is to come."""
+        refuse_disorder(table)
+        table.places(self.names)
+        if (rows := len(table.rows)) < self.window:
+            raise ConfigError(problem("data.path", f"at least data.window={self.window} rows in {table.path}", rows))
+        times: Sequence[Time | None] = following(table, self.horizon) or [None] * self.horizon
+        if self.holes == "refuse":  # a hole before the window does not matter
+            table = replace(table, rows=table.rows[-self.window :], lines=table.lines[-self.window :])
+        values = _filled(table, self.names, self.holes, [len(table.rows)])[-self.window :]
+        values = np.pad(values, ((0, self.horizon), (0, 0)), constant_values=np.nan)
+        return Inputs({"values": exact_pairs(values)[None]}, [{"input": name, "time": time} for time in times])
 
     def _spans(self, rows: int) -> dict[str, Span]:
         """Where the parts lie; only validation and test look back far enough for the naive forecasts."""

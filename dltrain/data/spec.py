@@ -1,10 +1,12 @@
 """The facts that data state. Models and tasks meet data only through them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
+
+from dltrain.data.given import Given
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,14 @@ class Files(Protocol):
         """Number of examples."""
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        """A whole batch at once: name -> tensor with one row per index."""
+        """A whole batch at once: name -> tensor with one row per index.
+
+        Raises:
+            ConfigError: One of the examples cannot be read; asked for alone, it is named.
+        """
+
+    # Optional: files() -> (name, bytes) of each example's file, which tells these data from others; the name is the
+    # same wherever the whole set lies.
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,19 @@ class Splits:
     notes: tuple[str, ...] = field(default=())
 
 
+class Inputs(NamedTuple):
+    """Some of what a user brought, as `Source.rows` has examples, without what is to be predicted.
+
+    Args:
+        rows: As those of a split, so that its ``prepare`` makes of them what the task reads. What comes after a series
+            or a text is unknown, and stands there as NaN or -1.
+        names: For each line of the task's answer what it is about, in order: ``input``, and a line, a time ...
+    """
+
+    rows: Mapping[str, Tensor]
+    names: list[dict[str, Any]]
+
+
 class Data(Protocol):
     """A data set as YAML builds it. Construction is quick and says the facts; `load` reads everything.
 
@@ -107,6 +129,10 @@ class Data(Protocol):
     spec: Spec
     batch_size: int
     workers: int
+    # Optional: bad (`dltrain.data.bad.BadSamples`) and worker_timeout, in seconds.
 
     def load(self) -> Splits:
         """Read everything and cut it into splits."""
+
+    def inputs(self, given: Given) -> Iterator[Inputs]:
+        """Read a user's own examples, some at a time; a mistake in one is raised when its turn comes."""

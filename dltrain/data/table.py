@@ -1,19 +1,22 @@
 """A user's own table in a CSV file: numbers and words in columns, one of which is predicted."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dltrain.data.arguments import at_least, file, fractions, one_of
+from dltrain.data.bad import MOST, BadSamples
 from dltrain.data.batches import Batch
-from dltrain.data.delimited import Table, is_hole, numbers, read, refuse_holes
-from dltrain.data.spec import Source, Spec, Splits
+from dltrain.data.delimited import Table, is_hole, numbers, read, readable, refuse_holes, tables, without
+from dltrain.data.given import Given
+from dltrain.data.slips import FEW_CLASSES, slips
+from dltrain.data.spec import Inputs, Source, Spec, Splits
 from dltrain.data.splitting import permutation, share
 from dltrain.errors import ConfigError, problem
 
-FEW_CLASSES = 20
 MOST_WORDS = 1000
 FEWEST_ROWS = 3
 
@@ -36,6 +39,9 @@ class CsvTable:
         test: Fraction of the rows that is held out for the test.
         batch_size: Examples per step.
         workers: Not needed here: the table stays in memory.
+        on_bad_sample: What to do about a line that cannot be read: ``stop``, or ``skip`` to go on without it. Such a
+            line has too few or too many cells, is no UTF-8, or has text where the column otherwise holds numbers.
+        max_bad_samples: How many are skipped at most; one more stops the run.
     """
 
     def __init__(
@@ -47,24 +53,55 @@ class CsvTable:
         test: float = 0.15,
         batch_size: int = 64,
         workers: int = 0,
+        on_bad_sample: str = "stop",
+        max_bad_samples: int = MOST,
     ) -> None:
         fractions(validation, test)
-        fill = one_of("data.holes", holes, ("refuse", "mean")) == "mean"
+        self.fill = one_of("data.holes", holes, ("refuse", "mean")) == "mean"
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
-        table = read(file(path, "an existing CSV file"))
+        self.bad = BadSamples(on_bad_sample, max_bad_samples)
+        table = read(file(path, "an existing CSV file"), bad=self.bad)
+        table = without(table, slips(table), self.bad)
         target = table.place(column or table.header[-1])
+        places = [place for place in range(len(table.header)) if place != target]
+        if not places:
+            raise ConfigError(problem("data.path", "a column besides the predicted one", table.header[target]))
         self.parts = _parts(table, validation, test)
-        inputs = _inputs(table, target, self.parts[0].numpy(), fill)
-        answers, facts = _answers(table, target, self.parts[0].numpy())
-        self.rows = {"inputs": inputs, **answers}
-        size = inputs.shape[1]
+        train = self.parts[0].numpy()
+        self._refuse_holes(table, places)
+        self.columns = [_fitted(table, place, train) for place in places]
+        answers, facts = _answers(table, target, train)
+        self.rows = {"inputs": self._seen(table, places), **answers}
+        # One row of what turns a normalised answer into a number; of classes there is nothing to restore.
+        self.units: Batch = {name: answers[name][:1] for name in ("shift", "scale") if name in answers}
+        size = self.rows["inputs"].shape[1]
         self.spec = Spec(shape=(size,), size=size, target_names=(table.header[target],), **facts)
 
     def load(self) -> Splits:
         """Cut the rows into the three parts."""
         train, val, test = ({name: value[part] for name, value in self.rows.items()} for part in self.parts)
         return as_they_are(train, val, test)
+
+    def inputs(self, given: Given) -> Iterator[Inputs]:
+        """Read the rows of a user's CSV files; of their columns only those that the model sees."""
+        for found in given.files("a CSV file"):
+            with found.blamed(), readable(found.path), found.lines() as lines:
+                for table in tables(lines, found.path, given.batch):
+                    seen = self._seen(table, table.places([column.name for column in self.columns]))
+                    units: Batch = {name: value.expand(len(seen), 1) for name, value in self.units.items()}
+                    names = [{"input": found.name, "line": line} for line in table.lines]
+                    yield Inputs({"inputs": seen, **units}, names)
+
+    def _refuse_holes(self, table: Table, places: list[int]) -> None:
+        if not self.fill:
+            refuse_holes(table, places, "data.holes=mean puts the mean of the column there")
+
+    def _seen(self, table: Table, places: list[int]) -> Tensor:
+        """All columns as a model sees them, (rows, size) in float32."""
+        self._refuse_holes(table, places)
+        blocks = [column.block(table, place) for column, place in zip(self.columns, places, strict=True)]
+        return torch.from_numpy(np.concatenate(blocks, axis=1).astype(np.float32))
 
 
 class Ready(nn.Module):
@@ -90,42 +127,57 @@ def _parts(table: Table, validation: float, test: float) -> list[Tensor]:
     return list(permutation(count).split([count - sum(held), *held]))
 
 
-def _inputs(table: Table, target: int, train: np.ndarray, fill: bool) -> Tensor:
-    """All columns but the predicted one, (rows, size) in float32."""
-    places = [place for place in range(len(table.header)) if place != target]
-    if not places:
-        raise ConfigError(problem("data.path", "a column besides the predicted one", table.header[target]))
-    if not fill:
-        refuse_holes(table, places, "data.holes=mean puts the mean of the column there")
-    blocks = [_column(table, place, train) for place in places]
-    return torch.from_numpy(np.concatenate(blocks, axis=1).astype(np.float32))
+class Numbers(NamedTuple):
+    """A column of numbers as a model sees it: less its mean in training, in units of its deviation there."""
+
+    name: str
+    mean: float
+    deviation: float
+
+    def block(self, table: Table, place: int) -> np.ndarray:
+        """(rows, 1); 0 in a hole."""
+        values = numbers(table, place, "This column holds numbers in training")
+        return np.nan_to_num((values - self.mean) / self.deviation, nan=0.0)[:, None]
 
 
-def _column(table: Table, place: int, train: np.ndarray) -> np.ndarray:
-    """What a model sees of one column, (rows, 1) of numbers or (rows, words) of 0 and 1."""
+class Words(NamedTuple):
+    """A column of words as a model sees it: which of those in training it is."""
+
+    name: str
+    places: dict[str, int]
+
+    def block(self, table: Table, place: int) -> np.ndarray:
+        """(rows, words) of 0 and 1; a row of zeros for another word, and for a hole."""
+        block = np.zeros((len(table.rows), len(self.places)), dtype=np.float32)
+        for row, cell in enumerate(table.cells(place)):
+            if cell in self.places:
+                block[row, self.places[cell]] = 1.0
+        return block
+
+
+Column = Numbers | Words
+
+
+def _fitted(table: Table, place: int, train: np.ndarray) -> Column:
+    """What the training part says about one column."""
+    name = table.header[place]
     if not table.numeric(place):
-        return _one_hot(table, place, train)
+        return Words(name, _known_words(table, place, train))
     values = numbers(table, place)
     known = values[train][~np.isnan(values[train])]
     if not len(known):
         got = "holes only"
-        raise ConfigError(problem("data.path", f"a number in the training part of {table.header[place]}", got))
-    deviation = known.std() or 1.0
-    return np.nan_to_num((values - known.mean()) / deviation, nan=0.0)[:, None]
+        raise ConfigError(problem("data.path", f"a number in the training part of {name}", got))
+    return Numbers(name, known.mean(), known.std() or 1.0)
 
 
-def _one_hot(table: Table, place: int, train: np.ndarray) -> np.ndarray:
-    cells = np.array(table.cells(place), dtype=object)
-    words = sorted({cell for cell in cells[train] if not is_hole(cell)})
+def _known_words(table: Table, place: int, train: np.ndarray) -> dict[str, int]:
+    cells = table.cells(place)
+    words = sorted({cells[row] for row in train if not is_hole(cells[row])})
     if len(words) > MOST_WORDS:
         expected = f"at most {MOST_WORDS:,} different words in column {table.header[place]} of {table.path}"
         raise ConfigError(problem("data.path", expected, f"{len(words):,}", "Take the column out of the file"))
-    columns = {word: number for number, word in enumerate(words)}
-    block = np.zeros((len(cells), len(words)), dtype=np.float32)
-    for row, cell in enumerate(cells):
-        if cell in columns:
-            block[row, columns[cell]] = 1.0
-    return block
+    return {word: number for number, word in enumerate(words)}
 
 
 def _answers(table: Table, target: int, train: np.ndarray) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,5 +1,7 @@
 """Text as a row of tokens, for language models."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +10,14 @@ from torch import Tensor, nn
 
 from dltrain.data.arguments import at_least, file, fractions, one_of
 from dltrain.data.batches import Batch
-from dltrain.data.spec import Source, Spec, Splits
+from dltrain.data.given import Given
+from dltrain.data.spec import Inputs, Source, Spec, Splits
 from dltrain.data.splitting import share
 from dltrain.errors import ConfigError, problem
 
 BUNDLED = Path(__file__).parent / "bundled" / "moby_dick.txt"
 BYTES = 256
+UNKNOWN = -1
 
 
 class Text:
@@ -71,6 +75,15 @@ class Text:
         sources = [self._source(part, stride) for part, stride in ((train, self.stride), (test, self.length))]
         return Splits(sources[0], self._source(val, self.length) if self.validation else None, sources[1])
 
+    def inputs(self, given: Given) -> Iterator[Inputs]:
+        """Read a user's texts, each whole; the token after it is -1, unknown."""
+        if given.text is not None:
+            yield _whole("--text", self.alphabet.encode(given.text))
+        if given.names or given.text is None:
+            for found in replace(given, text=None).files("a text file"):
+                with found.blamed():
+                    yield _whole(found.name, self.alphabet.read(found.content()))
+
     def _source(self, part: Tensor, stride: int) -> Source:
         if len(part) <= self.length:
             expected = f"more than length = {self.length} tokens in each part of {self.path}"
@@ -92,6 +105,12 @@ class NextToken(nn.Module):
         return {"inputs": tokens[:, :-1].contiguous(), "targets": tokens[:, 1:].contiguous()}
 
 
+def _whole(name: str, tokens: list[int]) -> Inputs:
+    if not tokens:
+        raise ConfigError(problem(name, "a text of at least one character", "an empty one"))
+    return Inputs({"tokens": torch.tensor([[*tokens, UNKNOWN]])}, [{"input": name}])
+
+
 class Bytes:
     """The 256 bytes as tokens."""
 
@@ -100,6 +119,10 @@ class Bytes:
     def tokens(self, path: Path) -> Tensor:
         """Every byte of a file, uint8."""
         return torch.from_numpy(np.fromfile(path, dtype=np.uint8))
+
+    def read(self, content: bytes) -> list[int]:
+        """The tokens of a file's content."""
+        return list(content)
 
     def encode(self, text: str) -> list[int]:
         """The bytes of a text in UTF-8."""
@@ -124,6 +147,17 @@ class Characters:
         alphabet = np.array([ord(character) for character in self.characters], dtype=np.uint32)
         kind = np.uint8 if self.size <= 2**8 else np.int16 if self.size <= 2**15 else np.int32
         return torch.from_numpy(np.searchsorted(alphabet, codes).astype(kind))
+
+    def read(self, content: bytes) -> list[int]:
+        """The tokens of a file's content.
+
+        Raises:
+            ConfigError: It is no UTF-8, or holds a character that the alphabet does not.
+        """
+        try:
+            return self.encode(content.decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise ConfigError(problem("text", "a text in UTF-8", str(error))) from error
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text.

@@ -23,6 +23,12 @@ def is_time(name: str) -> bool:
 
 def moments(table: Table) -> list[datetime] | None:
     """The rows' times from the first column in which every cell is one, or None."""
+    found = column_of_moments(table)
+    return found[1] if found else None
+
+
+def column_of_moments(table: Table) -> tuple[int, list[datetime]] | None:
+    """The first column in which every cell is a time: its place, and the times."""
     for place, name in enumerate(table.header):
         if not is_time(name) and table.number(table.rows[0][place]) is not None:
             continue
@@ -33,7 +39,7 @@ def moments(table: Table) -> list[datetime] | None:
                 break
             found.append(time)
         else:
-            return found
+            return place, found
     return None
 
 

@@ -7,7 +7,10 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
+from dltrain.errors import ConfigError, problem
+
 Batch = dict[str, Tensor]
+Line = dict[str, Any]
 
 
 class Loss(NamedTuple):
@@ -95,6 +98,23 @@ class Task(ABC):
     @abstractmethod
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Metrics over a whole split, exact also when the last batch is short."""
+
+    def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
+        """What the model says about examples whose answers nobody knows, for people and other programs to read.
+
+        A task may take more arguments, each with a default; ``dltrain predict`` has a flag of the same name for it.
+
+        Args:
+            model: In evaluation mode.
+            batch: As for `evaluate`; targets are missing, NaN or -1.
+
+        Returns:
+            Lines of plain Python, in the data's own units: one for each example, or several, as the data expect.
+
+        Raises:
+            ConfigError: For tasks that have nothing to say about a single example.
+        """
+        raise ConfigError(problem("task", "a task that predicts", type(self).__name__))
 
     def state_dict(self) -> dict[str, Any]:
         """What the task itself remembers from step to step (a carried hidden state); tensors and plain Python."""

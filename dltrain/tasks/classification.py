@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from dltrain import draw
 from dltrain.metrics import Mean, confusion, macro_f1
-from dltrain.tasks.base import Batch, Evaluation, Loss, Shown, Task
+from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Shown, Task
 
 WORST = 16
 
@@ -59,6 +59,15 @@ class Classification(Task):
         assert counts is not None, "a split has at least one example"
         metrics = mean.read() | {"accuracy": int(counts.diag().sum()) / int(counts.sum()), "macro_f1": macro_f1(counts)}
         return Evaluation(metrics, extra={"confusion": counts.cpu(), "worst": worst})
+
+    def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
+        """The most likely class of each example, by number and name, and the probability of every class."""
+        return [self._line(shares) for shares in model(batch["inputs"]).float().softmax(1).tolist()]
+
+    def _line(self, shares: list[float]) -> Line:
+        likely = max(range(len(shares)), key=shares.__getitem__)
+        said = {"class": likely, "class_name": self.class_names[likely], "probability": shares[likely]}
+        return {**said, "probabilities": dict(zip(self.class_names, shares, strict=True))}
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Shown]:
         """The confusion matrix and, for pictures, a grid of the worst mistakes."""

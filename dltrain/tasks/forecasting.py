@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dltrain import draw
 from dltrain.metrics import Mean
-from dltrain.tasks.base import Batch, Evaluation, Loss, Shown, Task
+from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Shown, Task
 from dltrain.tasks.regression import find_loss, restore, rooted
 
 PANELS = 6
@@ -81,6 +81,15 @@ class Forecasting(Task):
         best = min(b["mae"] for b in baselines.values())
         metrics["skill"] = 1 - metrics["mae"] / best if best > 0 else 0.0
         return Evaluation(metrics, baselines, {"drawn": drawn})
+
+    def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
+        """A line for each step ahead of each window: its number and each series in the data's own units."""
+        windows = restore(self.forecast(model, batch).float(), batch).tolist()
+        return [
+            {"step": step, **dict(zip(self.target_names, row, strict=True))}
+            for window in windows
+            for step, row in enumerate(window, 1)
+        ]
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Shown]:
         """Forecasts over the truth, for examples spread over the first batch."""

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dltrain.errors import ConfigError, problem
 from dltrain.metrics import Mean
-from dltrain.tasks.base import Batch, Evaluation, Loss, Shown, Task
+from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Shown, Task
 
 SAMPLE_TOKENS = 200
+UNKNOWN = -1  # as a target: the token that comes after a text
+WINDOWS = 64  # read at a time
 
 
 class LanguageModeling(Task):
@@ -68,6 +71,46 @@ class LanguageModeling(Task):
         loss = mean.read()["loss"]
         perplexity = math.exp(loss) if loss < 700 else math.inf
         return Evaluation({"loss": loss, "perplexity": perplexity, "bits_per_token": loss / math.log(2)})
+
+    def predict(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        length: int = SAMPLE_TOKENS,
+        temperature: float | None = None,
+        seed: int = 0,
+    ) -> list[Line]:
+        """How well each text was foreseen, and how it may go on.
+
+        Args:
+            model: In evaluation mode.
+            batch: ``inputs`` (B, T), whole texts of any length; ``targets`` (B, T) are -1 where nobody knows.
+            length: Tokens to add.
+            temperature: Below 1 prefers what is likely; None takes that of the task's samples.
+            seed: Names the continuation.
+        """
+        if self.decode is None:
+            raise ConfigError(problem("task.decode", "data that turn tokens into text", None))
+        lines = []
+        for tokens, targets in zip(batch["inputs"].split(1), batch["targets"].split(1), strict=True):
+            characters = len(self.decode(tokens[0].tolist()))
+            nats = self.surprise(model, tokens, targets) / (characters - 1) if characters > 1 else None
+            heat = self.temperature if temperature is None else temperature
+            longer = generate(model, tokens, length, self.length, heat, seed)
+            said = {"characters": characters, "nats_per_character": nats}
+            lines.append({**said, "continuation": self.decode(longer[0, tokens.shape[1] :].tolist())})
+        return lines
+
+    def surprise(self, model: nn.Module, tokens: Tensor, targets: Tensor) -> float:
+        """Cross-entropy of one text (1, T) in nats, summed; read as evaluation does, ``self.length`` at a time."""
+        total = torch.zeros((), dtype=torch.float64)
+        whole = tokens.shape[1] // self.length * self.length
+        pieces = [part[:, :whole].view(-1, self.length).split(WINDOWS) for part in (tokens, targets)]
+        rest = [part[:, whole:] for part in (tokens, targets) if whole < part.shape[1]]
+        for read, wanted in [*zip(*pieces, strict=True), *([rest] if rest else [])]:
+            logits = model(read).flatten(0, 1).float()
+            total += F.cross_entropy(logits, wanted.flatten(), ignore_index=UNKNOWN, reduction="sum").cpu()
+        return float(total)
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Shown]:
         """A sample of generated text."""

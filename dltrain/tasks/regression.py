@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from dltrain.errors import ConfigError, nearest, problem
 from dltrain.metrics import Mean
-from dltrain.tasks.base import Batch, Evaluation, Loss, Task
+from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Task
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": F.mse_loss,
@@ -54,6 +54,12 @@ class Regression(Task):
             error = restore(predicted, batch) - restore(wanted, batch)
             mean.add(error.numel(), mae=error.abs().mean(), mse=error.square().mean())
         return Evaluation(rooted(mean.read()))
+
+    def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
+        """The numbers of each example in the data's own units, under their names."""
+        names = self.target_names or [f"value_{n}" for n in range(1, self.targets + 1)]
+        rows = restore(model(batch["inputs"]).float(), batch).tolist()
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def numbers(batch: Batch) -> Tensor:

@@ -1,9 +1,11 @@
 """``dltrain resume RUN``: go on with a run where its newest good checkpoint stands, to the same bytes."""
 
+from pathlib import Path
 from typing import Any
 
 from dltrain import stored
 from dltrain.cli import Command, one_run
+from dltrain.compose import Job
 from dltrain.console import Console
 from dltrain.errors import ConfigError
 from dltrain.verbs.train import ready
@@ -25,8 +27,9 @@ A damaged checkpoint is passed over for the newest one that is whole; exit code 
 # What may differ between two sessions of one run.
 FREE = (
     *(f"trainer.{name}" for name in ("epochs", "max_steps", "max_minutes", "log_every", "checkpoint_every")),
-    *(f"trainer.{name}" for name in ("keep_last", "keep_best", "requeue", "resume")),
+    *(f"trainer.{name}" for name in ("keep_last", "keep_best", "requeue", "resume", "on_oom")),
     *(f"data.{name}" for name in ("workers", "root", "path", "download")),
+    *(f"data.{name}" for name in ("worker_timeout", "on_bad_sample", "max_bad_samples")),
 )
 
 
@@ -37,8 +40,23 @@ def main(command: Command, started: float) -> int:
         return 0
     path, typed, allow = one_run(command)
     job, changed = stored.revised(stored.load(path, allow), typed)
+    return go_on(job, path, changed, Console(), started)
+
+
+def go_on(job: Job, path: Path, changed: dict[str, tuple[Any, Any]], console: Console, started: float) -> int:
+    """Go on with a run, unless it is finished and nothing gives it more to do.
+
+    Args:
+        job: What its folder says, with what was changed.
+        path: Its folder.
+        changed: Key -> before and after.
+        console: Where to say so.
+        started: When the command began, as `time.perf_counter` has it.
+
+    Raises:
+        ConfigError: When what was changed would make it another run.
+    """
     refuse_other_mathematics(changed, str(path))
-    console = Console()
     longer = {"trainer.epochs", "trainer.max_steps", "trainer.max_minutes"} & set(changed)
     if stored.is_finished(path) and not longer:
         console.say(f"{path}: this run is finished. trainer.epochs=N trains on.")

@@ -1,11 +1,13 @@
 """``dltrain GROUP=OPTION KEY=VALUE``: train, evaluate and keep a run; with ``-m`` a sweep."""
 
 import os
+from pathlib import Path
 
-from dltrain import compose, folder
+from dltrain import compose, folder, stored
 from dltrain.cli import Command
 from dltrain.compose import Job
 from dltrain.console import Console
+from dltrain.errors import ConfigError, problem
 
 
 def main(command: Command, started: float) -> int:
@@ -16,14 +18,31 @@ def main(command: Command, started: float) -> int:
         ready(*jobs)
         from dltrain.sweep import sweep
 
-        return sweep(jobs, console)
+        return sweep(jobs, console, command.overrides)
     job = compose.compose(command.overrides, command.config_dirs)
+    if job.config.trainer.resume == "auto" and (path := earlier(job)) is not None:
+        from dltrain.verbs.resume import go_on
+
+        before = compose.plain(stored.load(path, job.allow).config)
+        return go_on(job, path, stored.differences(before, compose.plain(job.config)), console, started)
     folder.check(job.run_dir, compose.default_root())
     console.say(job.title())
     ready(job)
     from dltrain.run import train
 
     return train(job, console, started).exit_code
+
+
+def earlier(job: Job) -> Path | None:
+    """The run that the same command has begun before, or None.
+
+    Raises:
+        ConfigError: When the command does not say where that would be.
+    """
+    if job.run_dir is None:
+        raise ConfigError(problem("trainer.resume", "hydra.run.dir=FOLDER with auto, the same each time", "none"))
+    path = Path(job.run_dir).expanduser()
+    return path if (path / stored.JOB).is_file() else None
 
 
 def ready(*jobs: Job) -> None:

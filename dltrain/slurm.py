@@ -1,0 +1,30 @@
+"""Slurm: the job that this process belongs to, put back into the queue."""
+
+import os
+import subprocess
+
+JOB_ID = "SLURM_JOB_ID"
+PATIENCE_S = 30
+
+
+def is_here() -> bool:
+    """Whether this process belongs to a job of Slurm's."""
+    return bool(os.environ.get(JOB_ID))
+
+
+def requeue() -> str:
+    """Ask Slurm to run this job again from its beginning.
+
+    Returns:
+        What came of it, in a sentence.
+    """
+    job = os.environ.get(JOB_ID, "")
+    try:
+        subprocess.run(
+            ["scontrol", "requeue", job], stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_S, check=True
+        )
+    except subprocess.CalledProcessError as error:
+        return f"scontrol requeue {job} failed: {error.stderr.decode(errors='replace').strip()}"
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"scontrol requeue {job} failed: {error}"
+    return f"job {job} is back in the queue"

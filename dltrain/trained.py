@@ -1,0 +1,129 @@
+"""A run's folder becomes its trained model again, with the data that it was trained on."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dltrain import since
+from dltrain.checkpoint import BEST, Checkpoints
+from dltrain.compose import Job
+from dltrain.data.batches import Batches
+from dltrain.data.fingerprint import fingerprint
+from dltrain.data.given import Given
+from dltrain.data.spec import Inputs, Source, Splits
+from dltrain.errors import CheckpointError, ConfigError
+from dltrain.judge import measure
+from dltrain.parts import Parts, batches_of, make
+from dltrain.tasks.base import Evaluation
+
+
+@dataclass
+class Trained:
+    """A model with trained weights, and what it was trained with.
+
+    Args:
+        parts: Data, task and device, and the model in evaluation mode.
+        splits: The run's own data, whose ``prepare`` knows what was fitted on them.
+        step: Optimizer steps of the checkpoint.
+        notes: What a user should know about it.
+    """
+
+    parts: Parts
+    splits: Splits
+    step: int
+    notes: tuple[str, ...] = ()
+
+    def predict(self, given: Given, asked: Mapping[str, Any]) -> Iterator[list[dict[str, Any]]]:
+        """The lines about what a user brings, some at a time.
+
+        Args:
+            given: What the user brings.
+            asked: Further arguments of `Task.predict`.
+
+        Raises:
+            ConfigError: When the turn comes of something that cannot be read.
+        """
+        for piece in self.parts.data.inputs(given):
+            lines = self._lines(piece, given.batch, asked)
+            yield [{**name, **plain(line)} for name, line in zip(piece.names, lines, strict=True)]
+
+    def evaluate(self, split: str) -> Evaluation:
+        """The figures of a split: ``test``, ``val``, or ``train`` without augmentation and with all that tests have."""
+        source = Source(getattr(self.splits, split).rows, self.splits.test.prepare)
+        batches = batches_of(self.parts, source, 2 * self.parts.data.batch_size)
+        try:
+            return measure(self.parts.task, self.parts.model, batches, self.parts.device)
+        finally:
+            batches.close()
+
+    def _lines(self, piece: Inputs, batch_size: int, asked: Mapping[str, Any]) -> list[dict[str, Any]]:
+        parts = self.parts
+        source = Source(piece.rows, self.splits.test.prepare)
+        batches = Batches(source, batch_size, parts.device.device, channels_last=parts.device.channels_last)
+        with torch.inference_mode(), parts.device.autocast():
+            return [line for batch in batches for line in parts.task.predict(parts.model, batch, **asked)]
+
+
+def rebuild(job: Job, path: Path, name: str) -> Trained:
+    """The trained model of a run.
+
+    Args:
+        job: What the run's folder says, with what may be changed.
+        path: The run's folder.
+        name: Of the checkpoint: ``best.pt``, ``last.pt`` or a file's.
+
+    Raises:
+        ConfigError: When the run's data are no longer where it found them, or something else is wrong with the job.
+        CheckpointError: When the checkpoint is missing, damaged, or of another model than the job's.
+    """
+    try:
+        parts = make(job)
+        splits = parts.data.load()
+    except ConfigError as error:
+        raise ConfigError(*error.problems, *_data_needed(error)) from error
+    try:
+        state = Checkpoints(path).load(name)
+    except CheckpointError as error:
+        other = "best" if name != BEST else "last"
+        raise CheckpointError(*error.problems, f"Another one may do: --checkpoint {other}") from None
+    load_weights(parts, state, path / "checkpoints" / name)
+    parts.model.eval()
+    others = ", ".join(since.other_splits(path, fingerprint(splits)))
+    notes = (f"data ({others}): not those it was trained on; scales and names come from them",) if others else ()
+    return Trained(parts, splits, state["loop"]["step"], notes)
+
+
+def _data_needed(error: ConfigError) -> list[str]:
+    if not any(line.startswith("data.") for line in error.problems):
+        return []
+    needed = "The run's own data are read again, since scales and names come from them"
+    return [f"data: {needed}; data.path=... or data.root=... says where they are now."]
+
+
+def load_weights(parts: Parts, state: dict[str, Any], file: Path) -> None:
+    """Take the weights of a checkpoint that count: the averaged ones where there are some.
+
+    Raises:
+        CheckpointError: When they do not fit the model.
+    """
+    average = state["average"]
+    try:
+        parts.model.load_state_dict(state["model"] if average is None else average["model"])
+    except RuntimeError as error:
+        wrong = str(error).splitlines()
+        reason = f"{wrong[0]} {wrong[1].strip() if len(wrong) > 1 else ''}".strip()
+        raise CheckpointError(f"{file}: refused, it does not fit this model: {reason}") from None
+    parts.task.load_state_dict(state["task"])
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON can say it: nine digits name a float32 exactly, and what is no number is null."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, float):
+        return float(f"{value:.9g}") if math.isfinite(value) else None
+    return value

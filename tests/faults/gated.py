@@ -1,0 +1,98 @@
+"""Tasks and data that wait at a moment a test has chosen; what they compute is dltrain's own.
+
+A test names them on the command line (``task._target_=gated.Classification allow_targets=[gated]``). The environment
+variable GATE names a folder; without one they never wait. A file ``train-7`` there makes the seventh loss of a process
+wait (``evaluate-2`` the second batch evaluated, ``show-1`` the first pictures, ``load-1`` the data): it becomes
+``train-7.reached``, and all goes on when the test has removed that. A file ``delay`` holds the seconds that every one
+of them takes longer; a file ``seen`` gathers the fingerprint of every example trained on.
+"""
+
+import hashlib
+import itertools
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dltrain.data import text
+from dltrain.data.spec import Splits
+from dltrain.tasks import classification, forecasting, language_modeling
+from dltrain.tasks.base import Batch, Evaluation, Loss, Shown
+
+
+class Gate:
+    """Waits where the folder says."""
+
+    def __init__(self) -> None:
+        self.folder = Path(os.environ["GATE"]) if "GATE" in os.environ else None
+        delay = self.folder / "delay" if self.folder else None
+        self.delay = float(delay.read_text()) if delay and delay.exists() else 0.0
+        self.counts = {kind: itertools.count(1) for kind in ("load", "train", "evaluate", "show")}
+
+    def pass_by(self, kind: str) -> None:
+        """Count one batch, and wait if a test wants to have it here."""
+        number = next(self.counts[kind])
+        if self.folder is None:
+            return
+        time.sleep(self.delay)
+        wanted = self.folder / f"{kind}-{number}"
+        if wanted.exists():
+            reached = wanted.rename(wanted.with_name(f"{wanted.name}.reached"))
+            while reached.exists():
+                time.sleep(0.002)
+
+    def note(self, inputs: torch.Tensor) -> None:
+        """Write down which examples were trained on, if a test wants to know."""
+        if self.folder is not None and (self.folder / "seen").exists():
+            with open(self.folder / "seen", "a") as seen:
+                seen.writelines(f"{hashlib.sha256(row.numpy().tobytes()).hexdigest()}\n" for row in inputs)
+
+
+class Gated:
+    """Beside a task: passes by the gate with every batch; the rehearsal before a run does not count."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.gate = Gate()
+
+    def loss(self, model: torch.nn.Module, batch: Batch, progress: float) -> Loss:
+        if torch.is_grad_enabled():
+            self.gate.pass_by("train")
+            self.gate.note(batch["inputs"])
+        return super().loss(model, batch, progress)  # type: ignore[misc]
+
+    def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> Evaluation:
+        rehearsed = isinstance(batches, list)
+        return super().evaluate(model, batches if rehearsed else self.watched(batches))  # type: ignore[misc]
+
+    def watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            self.gate.pass_by("evaluate")
+            yield batch
+
+    def show(self, model: torch.nn.Module, evaluation: Evaluation) -> list[Shown]:
+        self.gate.pass_by("show")
+        return super().show(model, evaluation)  # type: ignore[misc]
+
+
+class Classification(Gated, classification.Classification):
+    pass
+
+
+class Forecasting(Gated, forecasting.Forecasting):
+    pass
+
+
+class LanguageModeling(Gated, language_modeling.LanguageModeling):
+    pass
+
+
+class Text(text.Text):
+    """Data that take their time."""
+
+    def load(self) -> Splits:
+        Gate().pass_by("load")
+        return super().load()

@@ -1,0 +1,64 @@
+"""A task and a model of a user's own that go wrong at a chosen step."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dltrain.tasks.classification import Classification
+
+
+class Wrong(Classification):
+    """Goes wrong in the steps from ``begin`` to ``end`` of ``steps``, counted from 1.
+
+    ``loss``: the loss is no number. ``gradient``: the loss is one, its gradient is not. ``memory``: batches of more
+    than ``most`` examples ask the allocator for more memory than there is. ``metric``: the metric is no number.
+    """
+
+    def __init__(self, classes, fault, begin, end, steps, most=10**9, witness=""):
+        super().__init__(classes)
+        self.fault, self.begin, self.end, self.steps, self.most = fault, begin, end, steps, most
+        self.witness = Path(witness) if witness else None
+
+    def loss(self, model, batch, progress):
+        if self.fault == "memory" and len(batch["inputs"]) > self.most:
+            torch.empty(2**60)
+        loss = super().loss(model, batch, progress)
+        if not self.begin <= round(progress * self.steps) + 1 <= self.end or not model.training:
+            return loss
+        if self.witness and not self.witness.exists() and progress > 0:
+            torch.save(batch["inputs"].clone(), self.witness)
+        if self.fault == "loss":
+            return loss._replace(total=loss.total / 0)
+        if self.fault == "gradient":
+            weight = next(model.parameters())
+            return loss._replace(total=loss.total + (weight - weight.detach()).abs().sum().sqrt())
+        return loss
+
+    def evaluate(self, model, batches):
+        evaluation = super().evaluate(model, batches)
+        if self.fault == "metric":
+            evaluation.metrics["accuracy"] = float("nan")
+        return evaluation
+
+
+class Blow(nn.Module):
+    """Divides by nothing from its ``at``-th batch of training on."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.at = at
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        self.seen += 1
+        return x / (self.seen < self.at)
+
+
+class Blowing(nn.Sequential):
+    """A network in whose middle `Blow` sits."""
+
+    def __init__(self, size, outputs, at):
+        super().__init__(nn.Flatten(), nn.Linear(size, 16), Blow(at), nn.ReLU(), nn.Linear(16, outputs))

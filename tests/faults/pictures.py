@@ -1,0 +1,55 @@
+"""Folders of small pictures, some of them broken in ways that happen, and the command of a run that learns them."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+EACH = 24  # of either class
+
+
+def paint(root: Path) -> Path:
+    """48 pictures in two classes, red and blue with noise."""
+    random = np.random.default_rng(0)
+    for number, name in enumerate(("blue", "red")):
+        folder = root / name
+        folder.mkdir(parents=True)
+        for picture in range(EACH):
+            pixels = random.integers(0, 128, (12, 12, 3), dtype=np.uint8)
+            pixels[:, :, 2 - 2 * number] += 100
+            Image.fromarray(pixels).save(folder / f"{picture:02}.png")
+    return root
+
+
+def truncated_jpeg() -> bytes:
+    """The first half of a picture."""
+    whole = io.BytesIO()
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(whole, "JPEG")
+    return whole.getvalue()[: len(whole.getvalue()) // 2]
+
+
+def bomb() -> bytes:
+    """A few bytes that say they are 30,000 x 30,000 pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    )
+
+
+BROKEN = {"a truncated JPEG": truncated_jpeg(), "nothing": b"", "text": b"this is no picture\n", "a bomb": bomb()}
+
+
+def command(root: Path, *more: str) -> list[str]:
+    """A run of 4 epochs of 9 steps."""
+    return [
+        *["model=mlp", "model.hidden=8", "data=image_folder", f"data.path={root}", "data.side=8", "data.batch_size=4"],
+        *["data.augment=[flip,crop]", "task._target_=gated.Classification", "allow_targets=[gated]", "device=cpu"],
+        *["trainer.epochs=4", "trainer.checkpoint_every=2", "trainer.log_every=1", *more],
+    ]

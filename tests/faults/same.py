@@ -1,0 +1,136 @@
+"""What two runs have to have in common: everything that was computed, to the bit."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+# Times and memory, which no two runs share.
+MEASURED = ("throughput/", "memory/")
+TIMES = ("seconds", "training_seconds", "samples_per_second", "seconds_to_first_step", "peak_memory_mb")
+
+
+def assert_same(run: Path, reference: Path, also_tested_at: int | None = None) -> None:
+    """``run`` has the bytes and the curves of ``reference``.
+
+    Args:
+        run: A run that was disturbed.
+        reference: One that was not.
+        also_tested_at: A step at which ``run`` had come to an end before, and was tested.
+    """
+    extra = None if also_tested_at is None else (also_tested_at, "test")
+    assert [line for line in lines(run) if (line["step"], line["split"]) != extra] == lines(reference)
+    for read in (curves, pictures):
+        wanted = read(reference)
+        for tag, points in read(run).items():
+            kept = [p for p in points if (p[0], tag.rsplit("/", 1)[-1]) != extra]
+            assert kept == wanted.pop(tag), tag
+        assert not wanted, f"{read.__name__} are missing: {sorted(wanted)}"
+    assert result(run) == result(reference)
+    for name in ("last.pt", "best.pt"):
+        if (reference / "checkpoints" / name).exists():
+            assert_same_checkpoint(run / "checkpoints" / name, reference / "checkpoints" / name)
+    whole(run)
+
+
+def assert_same_checkpoint(one: Path, other: Path) -> None:
+    """The same file, byte for byte; names what differs where it is not."""
+    if sha256(one) == sha256(other):
+        return
+    first, second = (torch.load(path, weights_only=True) for path in (one, other))
+    raise AssertionError(f"{one} and {other} differ in {list(different(first, second)) or 'their bytes alone'}")
+
+
+def different(one: Any, other: Any, at: str = "") -> list[str]:
+    """Where two checkpoints differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return [found for key in {**one, **other} for found in different(one.get(key), other.get(key), f"{at}.{key}")]
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return [] if torch.equal(one, other) else [at]
+    return [] if one == other else [at]
+
+
+def whole(run: Path) -> None:
+    """Nothing half-written lies in a run's folder, and every checkpoint that the manifest names is what it says."""
+    assert not leftovers(run)
+    for name, entry in json.loads((run / "checkpoints" / "manifest.json").read_text()).items():
+        assert sha256(run / "checkpoints" / name) == entry["sha256"], name
+
+
+def leftovers(run: Path) -> list[Path]:
+    """Files that were never finished."""
+    return [path for path in run.rglob("*") if "tmp" in path.name or path.name.endswith(".new")]
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The files, the newest last."""
+    found = sorted((run / "checkpoints").glob("step-*.pt"))
+    assert len(found) >= 2
+    return found
+
+
+def know(path: Path) -> None:
+    """Make the manifest say that a file is as it should be."""
+    manifest = path.parent / "manifest.json"
+    files = json.loads(manifest.read_text())
+    files[path.name] |= {"sha256": sha256(path), "bytes": path.stat().st_size}
+    manifest.write_text(json.dumps(files))
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    """What ``metrics.jsonl`` says, but for times and memory."""
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if not name.startswith(MEASURED)} for line in found]
+
+
+def events(run: Path) -> EventAccumulator:
+    """A run as TensorBoard reads it."""
+    found = EventAccumulator(str(run), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    found.Reload()
+    return found
+
+
+def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every scalar of TensorBoard, but for times and memory; no step twice."""
+    found = events(run)
+    points = {t: [(p.step, p.value) for p in found.Scalars(t)] for t in found.Tags()["scalars"]}
+    for tag, values in points.items():
+        steps = [step for step, _ in values]
+        assert steps == sorted(set(steps)), f"{tag} has the steps {steps}"
+    return {tag: values for tag, values in points.items() if not tag.startswith(MEASURED)}
+
+
+def pictures(run: Path) -> dict[str, list[tuple[int, str]]]:
+    """Every picture of TensorBoard."""
+    found = events(run)
+    return {
+        tag: [(p.step, hashlib.sha256(p.encoded_image_string).hexdigest()) for p in found.Images(tag)]
+        for tag in found.Tags()["images"]
+    }
+
+
+def result(run: Path) -> dict[str, Any]:
+    """``result.json`` but for times and memory."""
+    found = json.loads((run / "result.json").read_text())
+    return {name: value for name, value in found.items() if name not in TIMES}
+
+
+def status(run: Path) -> dict[str, Any]:
+    """``status.json``."""
+    return json.loads((run / "status.json").read_text())
+
+
+def steps(run: Path) -> int:
+    """The last training step that the run has logged so far; 0 before the first."""
+    path = run / "metrics.jsonl"
+    if not path.exists():
+        return 0
+    whole_lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return json.loads(whole_lines[-1])["step"] if whole_lines else 0

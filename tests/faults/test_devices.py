@@ -1,0 +1,93 @@
+"""A checkpoint is of a model, not of the device or the compiler that it ran with; and workers that lack memory."""
+
+import signal
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Child, Gate
+from recipes import recipe
+from same import assert_same, checkpoints, know
+
+from dltrain.checkpoint import Checkpoints
+
+ALLOW = "allow_targets=[gated]"
+COMPILE_S = 240
+
+
+@pytest.fixture
+def stopped(start: Callable[..., Child], gate: Gate, tmp_path: Path) -> Callable[..., Path]:
+    """``stopped(command)``: a run that was stopped at step 13."""
+
+    def stop(*command: str) -> Path:
+        run = tmp_path / "run"
+        gate.close("train-13")
+        child = start(*command, f"hydra.run.dir={run}", environment=gate.environment)
+        child.until((gate.folder / "train-13.reached").exists, COMPILE_S)
+        child.send(signal.SIGTERM)
+        gate.open("train-13")
+        assert child.wait().code == 143, child.stderr
+        return run
+
+    return stop
+
+
+def as_if_from_cuda(path: Path) -> None:
+    """Rewrite a checkpoint so that its tensors say that they lay on a GPU, with the states of two GPUs' generators."""
+    state = torch.load(path, weights_only=True)
+    torch.save({**state, "rng": {**state["rng"], "cuda": [torch.zeros(16, dtype=torch.uint8)] * 2}}, path)
+    with zipfile.ZipFile(path) as old:
+        files = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as new:
+        for name, content in files.items():
+            moved = content.replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0")
+            new.writestr(name, moved if name.endswith("data.pkl") else content)
+    know(path)
+
+
+def test_a_checkpoint_from_a_gpu_goes_on_on_a_cpu(
+    stopped: Callable[..., Path], dltrain: Callable[..., Child], whole_run: Callable[[str], Path], data_root: Path
+) -> None:
+    run = stopped(*recipe("forecast", data_root))
+    for path in checkpoints(run):
+        as_if_from_cuda(path)
+    newest = checkpoints(run)[-1]
+    if not torch.cuda.is_available():  # the file is what it pretends to be
+        with pytest.raises(RuntimeError, match="CUDA"):
+            torch.load(newest, weights_only=True)
+    child = dltrain("resume", str(run), ALLOW, "device=cpu")
+    assert child.code == 0, child.stderr
+    assert_same(run, whole_run("forecast"))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("before", "after"), [("true", "false"), ("false", "true")])
+def test_a_checkpoint_of_a_compiled_model_is_that_of_the_model(
+    before: str, after: str, stopped: Callable[..., Path], dltrain: Callable[..., Child], tmp_path: Path
+) -> None:
+    command = ["model=mlp", "model.hidden=8", "data=digits", "data.batch_size=100", "trainer.epochs=2", "device=cpu"]
+    command += ["task._target_=gated.Classification", ALLOW]
+    plain = dltrain(*command, f"hydra.run.dir={tmp_path / 'plain'}")
+    assert plain.code == 0, plain.stderr
+    run = stopped(*command, f"device.compile={before}")
+    child = dltrain("resume", str(run), ALLOW, f"device.compile={after}", timeout=COMPILE_S)
+    assert child.code == 0, child.stderr
+    found, wanted = (Checkpoints(path).load("last.pt")["model"] for path in (run, tmp_path / "plain"))
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_workers_without_shared_memory_are_told_of_and_what_helps(
+    dltrain: Callable[..., Child], own_files: dict[str, Path], tmp_path: Path
+) -> None:
+    command = ["model=mlp", "data=image_folder", f"data.path={own_files['image_folder']}", "data.side=128"]
+    more = ["data.batch_size=16", "data.workers=2", "device=cpu", "trainer.max_steps=4"]
+    child = dltrain(*command, *more, f"hydra.run.dir={tmp_path / 'run'}", limits={"/dev/shm": 300_000})
+    if child.code == 77:
+        pytest.skip("needs the right to mount a file system")
+    assert child.code in (1, 2)
+    assert "data.workers=0" in child.stderr
+    assert "shm" in child.stderr or "shared memory" in child.stderr

@@ -1,0 +1,138 @@
+"""A process that is killed (SIGKILL, which nothing can handle) costs steps, never the run."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Child, Gate
+from recipes import SHAPE, recipe
+from same import assert_same, steps, whole
+
+from dltrain.checkpoint import Checkpoints
+
+ALLOW = "allow_targets=[gated]"
+KILLS = 20
+SAVES = 40
+SAMPLE = {4, 11, 17}  # the kills that run by default
+
+
+@pytest.mark.parametrize(
+    "number", [pytest.param(n, marks=[] if n in SAMPLE else [pytest.mark.faults]) for n in range(KILLS)]
+)
+def test_a_run_killed_at_a_random_step_and_begun_again_ends_with_the_same_bytes(
+    number: int,
+    whole_run: Callable[[str], Path],
+    start: Callable[..., Child],
+    dltrain: Callable[..., Child],
+    gate: Gate,
+    data_root: Path,
+    tmp_path: Path,
+) -> None:
+    draw = random.Random(number)
+    kind = sorted(SHAPE)[number % 3]
+    run, last = tmp_path / "run", SHAPE[kind][1]
+    command = [*recipe(kind, data_root), f"hydra.run.dir={run}", "trainer.resume=auto"]
+    gate.delay(0.005)
+    child = start(*command, environment=gate.environment)
+    step = draw.randint(1, last - 5)
+    child.until(lambda: steps(run) >= step, interval=draw.uniform(0.001, 0.01))
+    assert child.kill().code == -signal.SIGKILL
+    again = dltrain(*command)
+    assert again.code == 0, again.stderr
+    assert "(resumed)" in again.stderr
+    assert_same(run, whole_run(kind))
+
+
+@pytest.mark.faults
+def test_processes_of_their_own_agree_to_the_bit_too(
+    gate: Gate, whole_run: Callable[[str], Path], data_root: Path, tmp_path: Path
+) -> None:
+    """Forked children share what an interpreter draws when it starts, the seed of its hashes among it; these do not."""
+    run = tmp_path / "run"
+    call = [sys.executable, "-m", "dltrain", *recipe("text", data_root), f"hydra.run.dir={run}", "trainer.resume=auto"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), **gate.environment}
+    gate.close("train-17")
+    with subprocess.Popen(call, cwd=tmp_path, env={**environment, "PYTHONHASHSEED": "1"}) as first:
+        limit = time.monotonic() + 60
+        while not (gate.folder / "train-17.reached").exists() and time.monotonic() < limit:
+            time.sleep(0.01)
+        first.kill()
+    assert first.returncode == -signal.SIGKILL
+    again = subprocess.run(call, cwd=tmp_path, env={**environment, "PYTHONHASHSEED": "2"}, check=False, timeout=60)
+    assert again.returncode == 0
+    assert_same(run, whole_run("text"))
+
+
+def test_a_kill_while_the_result_is_written_leaves_every_figure_once(
+    whole_run: Callable[[str], Path],
+    start: Callable[..., Child],
+    dltrain: Callable[..., Child],
+    gate: Gate,
+    data_root: Path,
+    tmp_path: Path,
+) -> None:
+    gate.close("show-5")  # the pictures of the test
+    run = tmp_path / "run"
+    child = start(*recipe("forecast", data_root), f"hydra.run.dir={run}", environment=gate.environment)
+    gate.reached(child, "show-5")
+    assert child.kill().code == -signal.SIGKILL
+    assert dltrain("resume", str(run), ALLOW).code == 0
+    assert_same(run, whole_run("forecast"))
+
+
+BIG = [
+    *["model=mlp", "model.hidden=700", "model.depth=2", "data=digits", "data.batch_size=256", "device=cpu"],
+    *["trainer.epochs=null", "trainer.log_every=10", "trainer.checkpoint_every=1", "trainer.eval_every=200"],
+]
+
+
+def test_a_kill_during_a_save_never_costs_a_good_checkpoint(
+    start: Callable[..., Child], dltrain: Callable[..., Child], tmp_path: Path
+) -> None:
+    kill_during_saves(3, start, dltrain, tmp_path)
+
+
+@pytest.mark.faults
+def test_forty_kills_during_saves_never_cost_a_good_checkpoint(
+    start: Callable[..., Child], dltrain: Callable[..., Child], tmp_path: Path
+) -> None:
+    kill_during_saves(SAVES, start, dltrain, tmp_path)
+
+
+def kill_during_saves(count: int, start: Callable[..., Child], dltrain: Callable[..., Child], tmp_path: Path) -> None:
+    """Kill one run again and again while a file grows; then let it end, and compare it with one that nobody killed."""
+    draw, run, total = random.Random(0), tmp_path / "run", 12 * count
+    command = [*BIG, f"trainer.max_steps={total}", "trainer.resume=auto"]
+    folder, reached, caught = run / "checkpoints", 0, 0
+    for number in range(count):
+        child = start(*command, f"hydra.run.dir={run}")
+        least = reached + draw.randint(1, 8)
+        child.until(lambda least=least: newest(folder) >= least, interval=0.001)
+        child.until(lambda: any(folder.glob(".*.tmp")), interval=0)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        caught += bool(list(folder.glob(".*.tmp")))
+        name, state, refused = Checkpoints(run).newest()
+        assert not refused, f"kill {number}: {refused}"
+        assert state["loop"]["step"] >= max(reached, least), f"kill {number}: {name} is older than what was there"
+        reached = state["loop"]["step"]
+    assert caught >= count // 2, f"only {caught} of {count} kills fell into a save"
+    ended = dltrain(*command, f"hydra.run.dir={run}")
+    assert ended.code == 0, ended.stderr
+    whole(run)
+    reference = dltrain(*command, f"hydra.run.dir={tmp_path / 'whole'}")
+    assert reference.code == 0, reference.stderr
+    assert_same(run, tmp_path / "whole")
+    names = {path.name for path in folder.glob("step-*.pt")}
+    assert len(names) <= 3, f"checkpoints are left that nobody removes: {sorted(names)}"
+
+
+def newest(folder: Path) -> int:
+    """The step of the newest checkpoint file."""
+    return max((int(path.name[5:13]) for path in folder.glob("step-*.pt")), default=0)

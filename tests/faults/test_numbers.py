@@ -1,0 +1,202 @@
+"""Numbers that stop being numbers, memory that runs out, weights of another model.
+
+| row | tests |
+| --- | --- |
+| 16 | test_a_run_is_not_resumed_as_another_model, test_weights_of_another_model_are_refused_with_what_differs |
+| 26 | those of losses, modules and gradients that are no numbers, of steps that are skipped or ignored |
+| 27 | test_a_metric_that_is_no_number_is_never_the_best_and_is_said |
+| 28 | test_steps_that_overflow_in_fp16_are_counted_and_resumed |
+| 29 | test_out_of_memory_says_what_asks_for_less, test_a_batch_that_is_too_large_is_halved_and_a_step_stays_the_same |
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from dltrain import compose, parts
+from dltrain.checkpoint import Checkpoints
+
+STEPS = 40
+MLP = ("model=mlp", "model.hidden=16")
+COMMON = ["data=digits", "device=cpu", "trainer.epochs=null"]
+COMMON += [f"trainer.max_steps={STEPS}", "trainer.eval_every=10", "trainer.log_every=7", "trainer.checkpoint_every=10"]
+Run = Callable[..., Any]
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def weights(run: Path, name: str = "last.pt") -> dict[str, torch.Tensor]:
+    return Checkpoints(run).load(name)["model"]
+
+
+@pytest.fixture
+def wrong(dltrain: Run, tmp_path: Path) -> Run:
+    """``wrong("loss", 15, 15, ...)``: a run whose numbers go wrong in these steps; its end and its folder."""
+    yaml = {"_target_": "numbers_gone_wrong.Wrong", "classes": "${spec.classes}", "fault": "none"}
+    yaml |= {"begin": 0, "end": 0, "steps": STEPS, "most": 10**9, "witness": str(tmp_path / "witness.pt")}
+    (tmp_path / "conf" / "task").mkdir(parents=True)
+    OmegaConf.save(yaml, tmp_path / "conf" / "task" / "wrong.yaml")
+    blowing = {"_target_": "numbers_gone_wrong.Blowing", "size": "${spec.size}", "outputs": "${spec.outputs}", "at": 9}
+    (tmp_path / "conf" / "model").mkdir()
+    OmegaConf.save(blowing, tmp_path / "conf" / "model" / "blowing.yaml")
+
+    def run(
+        fault: str, begin: int, end: int, *more: str, name: str = "run", model: Sequence[str] = MLP
+    ) -> tuple[Any, Path]:
+        own = ["--config-dir", str(tmp_path / "conf"), "allow_targets=[numbers_gone_wrong]", "task=wrong"]
+        chosen = [f"task.fault={fault}", f"task.begin={begin}", f"task.end={end}", f"hydra.run.dir={tmp_path / name}"]
+        return dltrain(*own, *model, *COMMON, *chosen, *more), tmp_path / name
+
+    return run
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_loss_that_is_no_number_is_explained_and_the_last_good_checkpoint_stays(
+    accumulate: int, wrong: Run, tmp_path: Path
+) -> None:
+    child, run = wrong("loss", 15, 99, f"trainer.accumulate={accumulate}")
+    assert child.code == 3
+    assert read(run / "status.json")["state"] == "diverged"
+    report = read(run / "nan_report.json")
+    assert (report["step"], report["what"], report["module"], report["repeated_from"]) == (15, "loss", None, 10)
+    assert report["lr"] == pytest.approx(1e-3)
+    assert 0 < report["last_finite_loss"] < 3
+    # The examples that the report names are those that the task was given.
+    made = parts.make(compose.compose([*MLP, *COMMON]))
+    source = made.data.load().train
+    picked = {name: value[report["examples"]] for name, value in source.rows.items()}  # type: ignore[union-attr]
+    given = torch.load(tmp_path / "witness.pt", weights_only=True)
+    assert len(report["examples"]) == accumulate * len(given)
+    assert torch.equal(source.prepare(picked)["inputs"][: len(given)], given)
+    assert "in step 15 (learning rate 0.001; the loss before it was" in child.stderr
+    assert "Traceback" not in child.stderr
+    name, state, refused = Checkpoints(run).newest()
+    assert (name, refused) == ("step-00000010.pt", [])
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_the_first_module_whose_output_is_not_finite_is_named(wrong: Run) -> None:
+    child, run = wrong("none", 0, 0, model=["model=blowing", "model.at=16"])
+    assert child.code == 3, child.stderr
+    report = read(run / "nan_report.json")
+    assert (report["step"], report["module"]) == (16, "2 (Blow)")
+    assert "first not finite: 2 (Blow)" in child.stderr
+
+
+def test_a_gradient_that_is_no_number_is_found_although_the_loss_is_one(wrong: Run) -> None:
+    child, run = wrong("gradient", 5, 5)
+    assert child.code == 3
+    report = read(run / "nan_report.json")
+    assert (report["step"], report["repeated_from"]) == (5, 0)
+    assert report["what"].startswith("gradient of ") and report["what"].endswith("weight")
+    assert not list((run / "checkpoints").glob("step-*"))
+
+
+@pytest.mark.parametrize("fault", ["loss", "gradient"])
+def test_steps_that_are_no_numbers_are_skipped_and_counted_when_asked(fault: str, wrong: Run) -> None:
+    child, run = wrong(fault, 12, 14, "trainer.on_non_finite=skip", "optimizer/schedule=cosine")
+    assert child.code == 0, child.stderr
+    assert read(run / "result.json")["skipped_steps"] == 3
+    assert all(value.isfinite().all() for value in weights(run).values())
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert not any("loss" in line.get("non_finite", {}) for line in logged)
+    # Adam counts its own steps: three fewer.
+    assert Checkpoints(run).load("last.pt")["optimizers"]["train"]["optimizer"]["state"][0]["step"] == STEPS - 3
+
+
+def test_what_is_no_number_is_ignored_when_asked_but_never_saved(wrong: Run) -> None:
+    child, run = wrong("loss", 15, 99, "trainer.on_non_finite=ignore")
+    assert child.code == 0, child.stderr
+    assert "is not saved: its weights are not finite" in child.stderr
+    assert Checkpoints(run).entry("last.pt")["step"] == 10
+    assert all(value.isfinite().all() for value in weights(run).values())
+
+
+def test_a_metric_that_is_no_number_is_never_the_best_and_is_said(wrong: Run) -> None:
+    child, run = wrong("metric", 0, 0)
+    assert child.code == 0, child.stderr
+    assert "accuracy/val is nan at step 10: never the best" in child.stderr
+    assert read(run / "result.json")["best"] == {"step": 0, "accuracy": None}
+    assert not (run / "checkpoints" / "best.pt").exists()
+    assert (run / "checkpoints" / "last.pt").exists()
+
+
+def test_steps_that_overflow_in_fp16_are_counted_and_resumed(wrong: Run, dltrain: Run, tmp_path: Path) -> None:
+    half = ["device.precision=fp16", "optimizer/schedule=cosine", "trainer.log_every=1"]
+    # Losses that are no numbers in two steps make gradients that overflow: the scaler must let them go, no more.
+    child, run = wrong("gradient", 12, 13, *half)
+    assert child.code == 0, child.stderr
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    train = [line for line in lines if line["split"] == "train"]
+    assert train[10]["skipped_steps"] + 2 == train[-1]["skipped_steps"] == read(run / "result.json")["skipped_steps"]
+    taken, previous = 0, 0.0
+    for line in train:
+        # A cosine over the steps that were taken: those skipped so far, as the last line knew them, do not count.
+        angle = torch.pi * (line["step"] - 1 - previous) / STEPS
+        assert line["lr"] == pytest.approx(1e-3 * (1 + torch.cos(torch.tensor(angle)).item()) / 2, abs=1e-9)
+        previous = line["skipped_steps"]
+        taken += 1
+    assert taken == STEPS
+    last = Checkpoints(run).entry("last.pt")["sha256"]
+    shutil.copytree(run, tmp_path / "half", symlinks=True)
+    manifest = read(tmp_path / "half" / "checkpoints" / "manifest.json")
+    final = f"step-{STEPS:08}.pt"
+    (tmp_path / "half" / "checkpoints" / final).unlink()
+    del manifest[final]
+    (tmp_path / "half" / "checkpoints" / "manifest.json").write_text(json.dumps(manifest))
+    status = read(tmp_path / "half" / "status.json")
+    (tmp_path / "half" / "status.json").write_text(json.dumps({**status, "state": "running"}))
+    again = dltrain("resume", str(tmp_path / "half"), "allow_targets=[numbers_gone_wrong]")
+    assert again.code == 0, again.stderr
+    assert Checkpoints(tmp_path / "half").entry("last.pt")["sha256"] == last
+
+
+def test_out_of_memory_says_what_asks_for_less(wrong: Run) -> None:
+    child, run = wrong("memory", 0, 0, "task.most=20")
+    assert child.code == 4
+    assert read(run / "status.json")["state"] == "out_of_memory"
+    for words in ("Batches of 64", "MB in use", "data.batch_size=32 trainer.accumulate=2", "trainer.on_oom=shrink"):
+        assert words in child.stderr
+    assert "Traceback" not in child.stderr
+
+
+def test_a_batch_that_is_too_large_is_halved_and_a_step_stays_the_same(wrong: Run, dltrain: Run) -> None:
+    child, run = wrong("memory", 0, 0, "task.most=20", "trainer.on_oom=shrink")
+    assert child.code == 0, child.stderr
+    assert "from now on 16 examples at a time" in child.stderr
+    assert read(run / "result.json")["examples_at_a_time"] == 16
+    whole, other = wrong("none", 0, 0, name="whole")
+    assert whole.code == 0 and read(other / "result.json")["examples_at_a_time"] == 64
+    for name, value in weights(other).items():
+        torch.testing.assert_close(weights(run)[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_is_not_resumed_as_another_model(dltrain: Run, tmp_path: Path) -> None:
+    assert dltrain(*MLP, *COMMON, "trainer.max_steps=10", f"hydra.run.dir={tmp_path / 'run'}").code == 0
+    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    child = dltrain("resume", str(tmp_path / "run"), "model=perceptron", "optimizer.lr=0.5", "trainer.max_steps=20")
+    assert child.code == 2
+    assert "optimizer.lr: a resumed run keeps 0.001, got 0.5" in child.stderr
+    assert "model._target_: a resumed run keeps dltrain.models.feedforward.MLP, got" in child.stderr
+    assert before == {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+
+
+def test_weights_of_another_model_are_refused_with_what_differs(dltrain: Run, tmp_path: Path) -> None:
+    for name, hidden in (("small", 16), ("large", 24)):
+        typed = [*MLP, *COMMON, f"model.hidden={hidden}", "trainer.max_steps=10", f"hydra.run.dir={tmp_path / name}"]
+        assert dltrain(*typed).code == 0
+    shutil.rmtree(tmp_path / "small" / "checkpoints")
+    shutil.copytree(tmp_path / "large" / "checkpoints", tmp_path / "small" / "checkpoints", symlinks=True)
+    before = {file: file.read_bytes() for file in (tmp_path / "small").rglob("*") if file.is_file()}
+    child = dltrain("resume", str(tmp_path / "small"), "trainer.max_steps=20")
+    assert child.code == 5
+    assert "is of another model" in child.stderr and "(24, 64), this model's has (16, 64)" in child.stderr
+    assert before == {file: file.read_bytes() for file in (tmp_path / "small").rglob("*") if file.is_file()}

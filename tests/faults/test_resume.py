@@ -1,0 +1,167 @@
+"""A run that was stopped goes on to the bytes of one that never was."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Child, Gate
+from recipes import ACCUMULATE, SHAPE, recipe
+from same import assert_same, curves, status, steps
+
+KINDS = sorted(SHAPE)
+ALLOW = "allow_targets=[gated]"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_command_twice_gives_the_same_bytes(
+    kind: str, whole_run: Callable[[str], Path], dltrain: Callable[..., Child], data_root: Path, tmp_path: Path
+) -> None:
+    child = dltrain(*recipe(kind, data_root), f"hydra.run.dir={tmp_path / 'run'}")
+    assert child.code == 0, child.stderr
+    assert_same(tmp_path / "run", whole_run(kind))
+
+
+def moments(kind: str) -> dict[str, str]:
+    """What a stop may fall into -> where the gate has to be closed; a process counts losses from 1."""
+    epoch, losses = SHAPE[kind][0], ACCUMULATE[kind]
+    return {
+        "the first step": "train-1",
+        "the middle of an epoch": f"train-{(epoch + epoch // 2) * losses}",
+        "the last step of an epoch": f"train-{epoch * losses}",
+        "the first step of an epoch": f"train-{epoch * losses + 1}",
+        "an evaluation": "evaluate-2",
+        "the last step": f"train-{SHAPE[kind][1] * losses}",
+    }
+
+
+STOPS = [
+    pytest.param(kind, name, id=f"{kind}, {name}", marks=[] if name.startswith("the middle") else [pytest.mark.faults])
+    for kind in KINDS
+    for name in moments(kind)
+]
+
+
+@pytest.mark.parametrize(("kind", "moment"), STOPS)
+def test_a_run_stopped_anywhere_goes_on_to_the_same_bytes(
+    kind: str,
+    moment: str,
+    whole_run: Callable[[str], Path],
+    start: Callable[..., Child],
+    dltrain: Callable[..., Child],
+    gate: Gate,
+    data_root: Path,
+    tmp_path: Path,
+) -> None:
+    place, run = moments(kind)[moment], tmp_path / "run"
+    gate.close(place)
+    child = start(*recipe(kind, data_root), f"hydra.run.dir={run}", environment=gate.environment)
+    gate.reached(child, place)
+    child.send(signal.SIGTERM)
+    gate.open(place)
+    assert child.wait().code == 143, child.stderr
+    assert status(run)["state"] == "interrupted"
+    resumed = dltrain("resume", str(run), ALLOW)
+    assert resumed.code == 0, resumed.stderr
+    assert_same(run, whole_run(kind))
+
+
+def test_a_resumed_epoch_reads_no_example_twice_and_skips_none(
+    start: Callable[..., Child], dltrain: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Path
+) -> None:
+    seen, place = gate.folder / "seen", "train-13"
+    seen.touch()
+    whole = dltrain(*recipe("forecast", data_root), environment=gate.environment)
+    assert whole.code == 0, whole.stderr
+    wanted = seen.read_text().split()
+    per_epoch = len(wanted) // 4
+    assert all(len(set(wanted[n * per_epoch :][:per_epoch])) == per_epoch for n in range(4))
+    seen.write_text("")
+    gate.close(place)
+    run = tmp_path / "run"
+    child = start(*recipe("forecast", data_root), f"hydra.run.dir={run}", environment=gate.environment)
+    gate.reached(child, place)
+    child.send(signal.SIGTERM)
+    gate.open(place)
+    assert child.wait().code == 143
+    assert dltrain("resume", str(run), ALLOW, environment=gate.environment).code == 0
+    assert seen.read_text().split() == wanted
+
+
+def test_a_run_goes_on_with_other_numbers_of_workers_to_the_same_bytes(
+    start: Callable[..., Child],
+    dltrain: Callable[..., Child],
+    gate: Gate,
+    own_files: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    command = [
+        *["model=cnn", "model.hidden=[8]", "model.blocks=[{channels: 4, pool: max}]", "data=image_folder"],
+        *[f"data.path={own_files['image_folder']}", "data.side=16", "data.batch_size=4", "data.augment=[flip,crop]"],
+        *["regularization.dropout=0.2", "task._target_=gated.Classification", "trainer.epochs=3", "device=cpu"],
+        *["trainer.log_every=1", ALLOW],
+    ]
+    whole = dltrain(*command, "data.workers=2", f"hydra.run.dir={tmp_path / 'whole'}")
+    assert whole.code == 0, whole.stderr
+    run = tmp_path / "run"
+    first = [*command, "data.workers=0", f"hydra.run.dir={run}"]
+    for number, argv in enumerate((first, ["resume", str(run), "data.workers=2", ALLOW])):
+        place = f"train-{5 + number}"
+        gate.close(place)
+        child = start(*argv, environment=gate.environment)
+        gate.reached(child, place)
+        child.send(signal.SIGTERM)
+        gate.open(place)
+        assert child.wait().code == 143, child.stderr
+    last = dltrain("resume", str(run), "data.workers=0", ALLOW)
+    assert last.code == 0, last.stderr
+    assert_same(run, tmp_path / "whole")
+
+
+def test_a_run_resumed_three_times_is_one_curve_in_tensorboard(
+    start: Callable[..., Child],
+    dltrain: Callable[..., Child],
+    gate: Gate,
+    whole_run: Callable[[str], Path],
+    data_root: Path,
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    command = [*recipe("forecast", data_root), f"hydra.run.dir={run}", "trainer.resume=auto"]
+    for step in (5, 11, 21):
+        gate.delay(0.01)
+        child = start(*command, environment=gate.environment)
+        child.until(lambda step=step: steps(run) >= step)
+        assert child.kill().code == -signal.SIGKILL
+    assert len(list(run.glob("events.out.tfevents.*"))) == 3
+    assert dltrain(*command).code == 0
+    found, wanted = curves(run), curves(whole_run("forecast"))
+    assert [step for step, _ in found["loss/train"]] == list(range(1, 33))
+    assert found == wanted
+    assert [path.name for path in tmp_path.rglob("events.out.tfevents.*") if path.parent != run] == []
+
+
+def test_the_clock_may_jump_between_two_sessions(
+    start: Callable[..., Child],
+    dltrain: Callable[..., Child],
+    gate: Gate,
+    whole_run: Callable[[str], Path],
+    data_root: Path,
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    command = [*recipe("forecast", data_root), f"hydra.run.dir={run}"]
+    gate.close("train-13")
+    child = start(*command, environment=gate.environment)
+    gate.reached(child, "train-13")
+    child.kill()
+    # As if the clock had been a year ahead, and gone backwards while the checkpoints were written.
+    ahead = time.time() + 365 * 86400
+    (events,) = run.glob("events.out.tfevents.*")
+    events.rename(run / f"events.out.tfevents.{int(ahead)}.{events.name.split('.', 4)[-1]}")
+    for number, file in enumerate(sorted(run.glob("checkpoints/step-*.pt"), reverse=True)):
+        os.utime(file, (ahead + number, ahead + number))
+    assert dltrain("resume", str(run), ALLOW).code == 0
+    assert_same(run, whole_run("forecast"))

@@ -1,0 +1,182 @@
+"""Processes that read data: killed, hanging, without shared memory, hit by signals that are meant for their group.
+
+| row | tests |
+| --- | --- |
+| 33 | test_a_killed_worker_is_named_at_once_and_the_run_goes_on_to_the_same_bytes |
+| 33 | test_no_worker_outlives_a_killed_run |
+| 35 | test_a_worker_that_hangs_is_named_and_ended |
+| 36 | test_too_little_shared_memory_is_said_with_the_remedies, test_a_bus_error_is_said_with_the_remedies |
+| 6, 7 | test_a_signal_to_the_whole_group_is_obeyed_between_two_steps |
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Child, Gate
+from pictures import command, paint
+from same import assert_same, status, whole
+
+from dltrain.checkpoint import Checkpoints
+
+Run = Callable[..., Child]
+
+
+def workers(child: Child) -> list[int]:
+    """The processes that a command has started."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            continue
+        if parent == child.pid:
+            found.append(int(stat.parent.name))
+    return sorted(found)
+
+
+def gone(pids: list[int], seconds: float) -> bool:
+    """Whether processes have ended within a time; a zombie has not."""
+    limit = time.monotonic() + seconds
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        if time.monotonic() > limit:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.fixture
+def waiting(start: Run, gate: Gate, tmp_path: Path) -> Callable[..., tuple[Child, list[int]]]:
+    """``waiting("train-13")``: a run with two workers for each split that waits in the middle of its second epoch."""
+
+    def begin(moment: str, *more: str) -> tuple[Child, list[int]]:
+        paint(tmp_path / "pictures")
+        gate.close(moment)
+        asked = command(tmp_path / "pictures", "data.workers=2", f"hydra.run.dir={tmp_path / 'run'}", *more)
+        child = start(*asked, environment=gate.environment)
+        gate.reached(child, moment)
+        found = workers(child)
+        assert len(found) == 6  # two for each split
+        return child, found
+
+    return begin
+
+
+@pytest.fixture
+def reference(dltrain: Run, tmp_path: Path) -> Callable[[], Path]:
+    """The same run undisturbed, without workers."""
+
+    def run() -> Path:
+        asked = command(tmp_path / "pictures", "data.workers=0", f"hydra.run.dir={tmp_path / 'whole'}")
+        assert dltrain(*asked).code == 0
+        return tmp_path / "whole"
+
+    return run
+
+
+def test_a_killed_worker_is_named_at_once_and_the_run_goes_on_to_the_same_bytes(
+    waiting: Callable[..., tuple[Child, list[int]]],
+    reference: Callable[[], Path],
+    dltrain: Run,
+    gate: Gate,
+    tmp_path: Path,
+) -> None:
+    child, pids = waiting("train-13")
+    begun = time.monotonic()
+    os.kill(pids[0], signal.SIGKILL)
+    gate.open("train-13")
+    assert child.wait(30).code == 1
+    assert child.ended_at - begun < 10
+    assert f"worker process {pids[0]} was killed by signal: Killed" in child.stderr
+    assert "data.workers=0" in child.stderr and "Traceback" not in child.stderr
+    assert gone(pids, 1)
+    run = tmp_path / "run"
+    whole(run)
+    assert status(run)["state"] == "failed" and Checkpoints(run).load("last.pt")["loop"]["step"] == 12
+    resumed = dltrain("resume", str(run), "allow_targets=[gated]")
+    assert resumed.code == 0, resumed.stderr
+    assert_same(run, reference())
+
+
+@pytest.mark.faults
+def test_no_worker_outlives_a_killed_run(waiting: Callable[..., tuple[Child, list[int]]]) -> None:
+    child, pids = waiting("train-13")
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert gone(pids, 15)
+
+
+@pytest.mark.faults
+def test_a_worker_that_hangs_is_named_and_ended(
+    waiting: Callable[..., tuple[Child, list[int]]], gate: Gate, tmp_path: Path
+) -> None:
+    child, pids = waiting("train-13", "data.worker_timeout=2")
+    for picture in (tmp_path / "pictures").rglob("*.png"):  # who opens a pipe waits for a writer: there is none
+        picture.unlink()
+        os.mkfifo(picture)
+    begun = time.monotonic()
+    gate.open("train-13")
+    assert child.wait(30).code == 1
+    assert child.ended_at - begun < 12
+    named = [pid for pid in pids if f"worker process {pid} in the batch that begins with example" in child.stderr]
+    assert named and "within 2 seconds" in child.stderr and "Traceback" not in child.stderr
+    assert gone(pids, 1)
+    assert status(tmp_path / "run")["state"] == "failed"
+    whole(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.faults)]
+)
+def test_a_signal_to_the_whole_group_is_obeyed_between_two_steps(
+    number: signal.Signals,
+    code: int,
+    waiting: Callable[..., tuple[Child, list[int]]],
+    reference: Callable[[], Path],
+    dltrain: Run,
+    gate: Gate,
+    tmp_path: Path,
+) -> None:
+    child, pids = waiting("train-13")
+    os.killpg(child.pid, number)
+    time.sleep(0.2)
+    gate.open("train-13")
+    assert child.wait(30).code == code, child.stderr
+    assert gone(pids, 1)
+    run = tmp_path / "run"
+    assert Checkpoints(run).load("last.pt")["loop"]["step"] == 13 and "Traceback" not in child.stderr
+    assert dltrain("resume", str(run), "allow_targets=[gated]").code == 0
+    assert_same(run, reference())
+
+
+def test_a_bus_error_is_said_with_the_remedies(
+    waiting: Callable[..., tuple[Child, list[int]]], gate: Gate, tmp_path: Path
+) -> None:
+    child, pids = waiting("train-13")
+    os.kill(pids[0], signal.SIGBUS)
+    gate.open("train-13")
+    assert child.wait(30).code == 1
+    assert f"worker process {pids[0]} found too little shared memory" in child.stderr
+    assert "--shm-size" in child.stderr and "data.workers=0" in child.stderr and "Traceback" not in child.stderr
+
+
+@pytest.mark.faults
+def test_too_little_shared_memory_is_said_with_the_remedies(tmp_path: Path) -> None:
+    narrow = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    mount = "mount -t tmpfs -o size=64k tmpfs /dev/shm"
+    if subprocess.run([*narrow, mount], capture_output=True, check=False).returncode:
+        pytest.skip("this system lets nobody mount a file system of his own")
+    asked = command(paint(tmp_path / "pictures"), "data.workers=2", "data.side=128", "data.batch_size=8")
+    asked = [word for word in asked if "gated" not in word]
+    call = [*narrow, f'{mount} && exec "$@"', "sh", sys.executable, "-m", "dltrain", *asked]
+    begun = time.monotonic()
+    found = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert found.returncode == 1, found.stderr
+    assert "found too little shared memory" in found.stderr and "--shm-size" in found.stderr
+    assert "data.workers=0" in found.stderr and "dltrain: data.workers" in found.stderr
+    assert time.monotonic() - begun < 60
