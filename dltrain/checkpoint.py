@@ -219,8 +219,11 @@ class Checkpoints:
             return "it is missing"
         wanted = self.manifest().get(file.name, {}).get("sha256")
         if wanted is not None:
-            with open(file, "rb") as content:
-                found = hashlib.file_digest(content, "sha256").hexdigest()
+            try:
+                with open(file, "rb") as content:
+                    found = hashlib.file_digest(content, "sha256").hexdigest()
+            except OSError as error:
+                return f"it cannot be read: {error.strerror}"
             return None if found == wanted else f"it is damaged: its sha256 is {found[:12]}…, expected {wanted[:12]}…"
         try:
             with zipfile.ZipFile(file) as content:

@@ -127,8 +127,11 @@ def reopen(path: Path) -> Folder:
     """The folder of a run that goes on.
 
     Raises:
-        ConfigError: When another process uses it, naming it, or nothing can be written there.
+        ConfigError: When another process uses it, naming it, nothing can be written there, or a file in it is a link:
+            what somebody sends must not lead writing elsewhere.
     """
+    if links := [file for file in path.iterdir() if file.is_symlink()]:
+        raise ConfigError(problem("RUN", "files that lie in the run's folder", links[0], "It is a link."))
     try:
         home = Folder(path, [], taken=True)
     except OSError as error:

@@ -18,11 +18,10 @@ from dltrain.average import Average
 from dltrain.checkpoint import Checkpoints, refuse_misfit
 from dltrain.compose import Job
 from dltrain.console import Console, count
-from dltrain.data import workers
 from dltrain.data.batches import Batches
 from dltrain.data.fingerprint import fingerprint
 from dltrain.device import is_out_of_memory, peak_memory_mb
-from dltrain.errors import CheckpointError, ConfigError
+from dltrain.errors import CheckpointError, ConfigError, WorkerError
 from dltrain.loop import Diverged, Loop
 from dltrain.parts import Parts, make, make_batches, make_optimizer, rehearse
 from dltrain.record import Clock
@@ -106,7 +105,7 @@ def resume(
         with built(job, notes, path) as (parts, batches):
             if saved:
                 refuse_misfit(saved[0], saved[1]["model"], parts.model.state_dict())
-            return Run(job, parts, batches, console, home, Clock(started), stop, alone, saved).go()
+            return Run(job, parts, batches, console, home, Clock(started), stop, alone, saved, fresh=False).go()
 
 
 def newest(path: Path) -> tuple[Saved | None, list[str]]:
@@ -164,6 +163,7 @@ class Run:
         stop: Hears signals.
         alone: The run is not part of a sweep.
         saved: Where to go on, or None.
+        fresh: Nothing of the run was there before.
     """
 
     def __init__(
@@ -177,9 +177,10 @@ class Run:
         stop: Stop,
         alone: bool,
         saved: Saved | None = None,
+        fresh: bool = True,
     ) -> None:
         self.job, self.parts, self.batches, self.console, self.home = job, parts, batches, console, home
-        self.clock, self.stop, self.saved = clock, stop, saved
+        self.clock, self.stop, self.saved, self.fresh = clock, stop, saved, fresh
         self.report = Report(job, parts, batches, console, home.path, alone)
         trainer = parts.config["trainer"]
         self.checkpoints = Checkpoints(home.path, trainer["keep_last"], trainer["keep_best"], self.sync)
@@ -199,7 +200,7 @@ class Run:
             result, state, error = self.work(), "finished", None
         except (ConfigError, CheckpointError) as reason:
             if not self.step:
-                self.give_back()
+                self.give_back(reason)
                 raise
             state, error = "failed", str(reason)
         except Stopped as reason:
@@ -208,12 +209,12 @@ class Run:
             state, error = "interrupted", "SIGINT"
         except Diverged as reason:
             state, error = "diverged", self.diagnosed(reason)
+        except WorkerError as reason:
+            state, error = "failed", str(reason)
         except OSError as reason:
             state, error = "failed", self.explained(reason)
         except Exception as reason:
-            if worker := workers.lost(reason):
-                state, error = "failed", worker
-            elif is_out_of_memory(reason):
+            if is_out_of_memory(reason):
                 state, error = "out_of_memory", self.remedies(reason)
             else:
                 state, error = "failed", f"{type(reason).__name__}: {reason}"
@@ -223,8 +224,7 @@ class Run:
     def work(self) -> dict[str, Any]:
         """All of it, from the files of a new run to its result."""
         home, saved = self.home, self.saved
-        if saved is None:
-            self.write_down()
+        self.write_down()
         home.status("running", step=saved[1]["loop"]["step"] if saved else 0)
         self.console.attach(home.path / "train.log")
         self.checkpoints.open()
@@ -239,12 +239,13 @@ class Run:
             return self.train_and_test(loop, tracker)
 
     def write_down(self) -> None:
-        """What the run is, before it starts."""
+        """What the run is, before it starts or goes on: longer than it was first asked to, perhaps."""
         home, config = self.home, OmegaConf.to_yaml(OmegaConf.create(masking.masked(self.parts.config)))
         home.write(stored.JOB, stored.dump(self.job))  # first: from here on the run can be resumed
         home.write("config.yaml", config)
         home.write("command.txt", command(self.job) + "\n")
-        home.write_json(since.ENVIRONMENT, environment(self.job, self.parts))
+        if self.saved is None:
+            home.write_json(since.ENVIRONMENT, environment(self.job, self.parts))
 
     def go_on(self, loop: Loop, name: str, state: dict[str, Any]) -> None:
         """Take up a checkpoint."""
@@ -289,14 +290,16 @@ class Run:
         if self.tracker is not None:
             self.tracker.sync()
 
-    def give_back(self) -> None:
+    def give_back(self, reason: ConfigError | CheckpointError) -> None:
         """Leave nothing of a run that never began; what an earlier session left stays."""
         self.console.detach()
         self.checkpoints.close()
         if self.tracker is not None:
             self.tracker.close()
-        if self.saved is None:
+        if self.fresh:
             self.home.discard()
+        else:
+            self.home.status("failed", reason.code, self.step, str(reason))
 
     def leave(self, code: int) -> None:
         """A second signal came: nothing half-written may stay."""
@@ -384,7 +387,9 @@ class Run:
             return f"the run's folder is gone: {self.home.path}"
         free = shutil.disk_usage(self.home.path).free / 1e6
         what = f"{error.strerror or error}: {error.filename or self.home.path}"
-        return f"could not write: {what}; {free:,.0f} MB are free there"
+        sizes = [entry["bytes"] for entry in self.checkpoints.manifest().values() if "bytes" in entry]
+        needed = f", a checkpoint takes {max(sizes) / 1e6:,.1f} MB" if sizes else ""
+        return f"could not write: {what}; {free:,.0f} MB are free there{needed}"
 
     def make_loop(self, parts: Parts, batches: dict[str, Batches], tracker: Tracker) -> Loop:
         """The loop with everything it turns."""

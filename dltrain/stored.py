@@ -1,5 +1,6 @@
 """A run's folder read back as a job. What stands in it is data: it names no module that may be imported."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,8 @@ def find(name: str) -> Path:
     known = {str(run): run for start in (path.parent, root) if start.is_dir() for run in runs(start)}
     close = nearest(str(path), known) or nearest_name(path.name, known.values())
     inside = [str(run) for run in runs(path)][:3] if path.is_dir() else []
+    if (path / "sweep.json").is_file():
+        inside.append(f"and a sweep goes on by its own command with -m sweep.resume={path}")
     hint = f"It contains {' '.join(inside)}." if inside else close or f"dltrain runs {root} lists what there is."
     raise ConfigError(problem("RUN", "the folder of a run, or latest", name, hint))
 
@@ -181,5 +184,10 @@ def differences(before: Any, after: Any, prefix: str = "") -> dict[str, tuple[An
 
 
 def is_finished(path: Path) -> bool:
-    """Whether the run in a folder has ended as it should."""
-    return folder.status_of(path).get("state") == "finished"
+    """Whether the run in a folder has nothing left to do: it ended as it should, and not because its time was up."""
+    if folder.status_of(path).get("state") != "finished":
+        return False
+    try:
+        return not json.loads((path / "result.json").read_text()).get("out_of_time")
+    except (OSError, ValueError, AttributeError):
+        return False

@@ -79,6 +79,8 @@ def test_nothing_before_the_run_imports_torch() -> None:
         "sweep",
         "stop",
         "stored",
+        "since",
+        "overview",
         *VERBS,
     ):
         top = ast.parse((PACKAGE / f"{name}.py").read_text()).body

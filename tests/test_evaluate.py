@@ -138,6 +138,14 @@ def test_data_that_lie_elsewhere_now_are_judged_and_the_difference_is_said(
     assert "warning: data (train, val, test): not those it was trained on" in said.err
 
 
+def test_a_run_of_a_sweep_may_have_a_name_that_looks_like_a_key(
+    plain_run: Path, evaluate: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_of(plain_run, tmp_path).rename(tmp_path / "model=mlp,lr=0.1")
+    monkeypatch.chdir(tmp_path)
+    assert evaluate("model=mlp,lr=0.1", "data.batch_size=64").out == evaluate(plain_run).out
+
+
 # --- the folder is left alone -------------------------------------------------------------------------------------
 
 
@@ -158,7 +166,7 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_gives_way_to_its_success
     saved.open()
 
     def go_on() -> None:
-        for step in range(400):
+        for step in range(80):
             saved.save({"weights": torch.zeros(20_000)}, step, float(step), best=True)
             saved.wait()
         over.set()

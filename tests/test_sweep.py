@@ -325,8 +325,10 @@ def test_a_finished_sweep_has_nothing_left_to_do(
     assert "Go on with" not in said.err
     assert {path.name: state(path) for path in (finished / "whole").iterdir() if path.is_dir()} == before
     assert told(finished / "whole", but=()) == table
-    # A scheduler repeats the very same command.
-    assert cli.main(["-m", *DONE[1:], "hydra.sweep.dir=whole", "trainer.resume=auto"]) == 2
+    # A sweep is no run, and a command that asks for something else does not go on with it.
+    assert cli.main(["resume", "whole"]) == 2
+    assert "a sweep goes on by its own command with -m sweep.resume=whole" in capsys.readouterr().err
+    assert cli.main([*DONE, "hydra.sweep.dir=whole", "trainer.resume=auto"]) == 2
     assert "job 0: trainer.resume: the sweep has never, the configuration now auto" in capsys.readouterr().err
 
 

@@ -3,12 +3,15 @@
 import contextlib
 import multiprocessing
 import os
-import re
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from pickle import UnpicklingError
+from types import FrameType
 from typing import Any
 
 import torch
@@ -25,7 +28,7 @@ TIMEOUT_S = 300.0
 SHARED = Path("/dev/shm")
 IDLE = -1
 
-DIED = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)")
+PATIENCE_S = 1.0  # between the end of a worker and the moment when the system says so
 
 
 class Loaded:
@@ -46,6 +49,7 @@ class Loaded:
         self.batch_size, self.device, self.bad = batch_size, device, bad
         self.timeout = timeout
         self.failed = False
+        self.processes: list[BaseProcess] = []
         self.plan = _Plan()
         self.reader = _Reader(files, workers)
         self.loader: DataLoader = DataLoader(
@@ -69,12 +73,13 @@ class Loaded:
             WorkerError: A worker is gone or hangs.
         """
         self.plan.batches = [part.tolist() for part in order.split(self.batch_size)[start:]]
-        with self._explained():
-            for indices, rows, mistakes in self.loader:
-                for mistake in mistakes:
-                    self.bad.add(mistake)
-                moved = {name: value.to(self.device, non_blocking=True) for name, value in rows.items()}
-                yield torch.tensor(indices), moved, 0
+        iterator = self._begin()
+        while (batch := self._next(iterator)) is not None:
+            indices, rows, mistakes = batch
+            for mistake in mistakes:
+                self.bad.add(mistake)
+            moved = {name: value.to(self.device, non_blocking=True) for name, value in rows.items()}
+            yield torch.tensor(indices), moved, 0
 
     def close(self) -> None:
         """End the workers, also one that hangs; none is left as a zombie."""
@@ -82,24 +87,74 @@ class Loaded:
         iterator: Any = self.loader._iterator
         if iterator is None:
             return
-        if self.failed or not all(worker.is_alive() for worker in iterator._workers):
-            torch._C._remove_worker_pids(id(iterator))  # or torch would report those that are killed here
-            iterator._worker_pids_set = False
-            for worker in iterator._workers:
-                worker.kill()
+        if self.failed or self._dead():
+            for process in self.processes:
+                process.kill()
         iterator._shutdown_workers()
-        self.loader._iterator = None
+        self.loader._iterator, self.processes = None, []
+
+    def _begin(self) -> Iterator[Any]:
+        """An epoch; the first one starts the workers, and so does one before which a worker has ended."""
+        if self._dead():
+            self.close()
+        if self.processes:
+            with self._watched():
+                return iter(self.loader)
+        iterator: Any = iter(self.loader)
+        if self.loader.num_workers:
+            self.processes = iterator._workers
+            # torch would raise the end of a worker wherever the main process stands then, in the middle of anything.
+            torch._C._remove_worker_pids(id(iterator))
+            iterator._worker_pids_set = False
+        return iterator
+
+    def _next(self, iterator: Iterator[Any]) -> Any:
+        """The next batch as `_Reader` gives it, or None."""
+        if not self.processes:
+            return next(iterator, None)
+        with self._watched():
+            return next(iterator, None)
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _watched(self) -> Iterator[None]:
+        """While the workers are waited for: whatever befalls one of them is raised at once, as a `WorkerError`."""
+        watching = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGCHLD, self._child_ended) if watching else None
         try:
+            self._refuse_dead()
             yield
-        except RuntimeError as error:
-            found = self._hanging() if "DataLoader timed out" in str(error) else lost(error)
+        except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
+            found = self._explanation(error)
             if found is None:
                 raise
             self.failed = True
             raise WorkerError(found) from None
+        finally:
+            if watching:
+                signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+
+    def _child_ended(self, number: int, frame: FrameType | None) -> None:
+        self._refuse_dead()
+
+    def _dead(self) -> list[BaseProcess]:
+        return [process for process in self.processes if not process.is_alive()]
+
+    def _refuse_dead(self) -> None:
+        if dead := self._dead():
+            raise WorkerError(_lost(dead[0]))
+
+    def _explanation(self, error: Exception) -> str | None:
+        """What is behind an error while a batch was awaited; None if the workers have nothing to do with it."""
+        if "DataLoader timed out" in str(error):
+            return self._hanging()
+        if "allocate shared memory" in str(error):
+            return _too_little("a worker process")
+        if isinstance(error, WorkerError):
+            return str(error)
+        limit = time.monotonic() + PATIENCE_S
+        while not (dead := self._dead()) and time.monotonic() < limit:
+            time.sleep(PATIENCE_S / 20)
+        return _lost(dead[0]) if dead else None
 
     def _hanging(self) -> str:
         names = [f"worker process {pid} in the batch that begins with example {n}" for pid, n in self.reader.busy()]
@@ -196,28 +251,23 @@ def _end_with_parent() -> None:
     os._exit(0)
 
 
-def lost(error: BaseException) -> str | None:
-    """What torch says about a worker that is gone, and what to do; None for any other error.
-
-    torch raises it wherever the main process stands, not only where a batch is awaited.
-    """
-    if isinstance(error, WorkerError) or not isinstance(error, RuntimeError):
-        return str(error) if isinstance(error, WorkerError) else None
-    # Where torch waits for a batch, "is killed by signal ..." is the cause of a mere "exited unexpectedly".
-    text = f"{error.__cause__ or ''}\n{error}"
-    died = DIED.search(text)
-    if "allocate shared memory" in text or "Bus error" in text:
-        who = f"worker process {died[1]}" if died else "a worker process"
-        return (
-            f"data.workers: {who} found too little shared memory{_shared()}. Give a container more with --shm-size=2g, "
-            "take a smaller data.batch_size, or data.workers=0, which needs none."
-        )
-    if not died:
-        return None
-    how = died[2].split(". ")[0].rstrip(". ").replace("is killed", "was killed")
+def _lost(process: BaseProcess) -> str:
+    """How a process ended, and what to do about it."""
+    number = -(process.exitcode or 0)
+    if number == signal.SIGBUS:
+        return _too_little(f"worker process {process.pid}")
+    how = f"was killed by signal {number} ({signal.strsignal(number)})" if number > 0 else "ended by itself"
     return (
-        f"data.workers: worker process {died[1]} {how}. If the memory of the system was full (its log says so), "
+        f"data.workers: worker process {process.pid} {how}. If the memory of the system was full (its log says so), "
         "take fewer data.workers or a smaller data.batch_size; data.workers=0 needs no such process."
+    )
+
+
+def _too_little(who: str) -> str:
+    """What to do where there is too little shared memory."""
+    return (
+        f"data.workers: {who} found too little shared memory{_shared()}. Give a container more with --shm-size=2g, "
+        "take a smaller data.batch_size, or data.workers=0, which needs none."
     )
 
 

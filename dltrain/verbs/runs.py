@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def cells(row: Row) -> list[str]:
     shown["age"] = duration(row["age"])
     here, path = Path.cwd(), Path(row["folder"])
     shown["folder"] = str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
-    shown["typed"] = shown["typed"] if len(shown["typed"]) <= TYPED else shown["typed"][: TYPED - 3] + "..."
+    shown["typed"] = textwrap.shorten(shown["typed"], TYPED, placeholder=" ...")
     return [shown[key] for key in COLUMNS]
 
 

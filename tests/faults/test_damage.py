@@ -63,8 +63,8 @@ def flip(path: Path) -> None:
 
 
 DAMAGES = [
-    pytest.param(cut(0.0), id="empty"),
-    pytest.param(cut(0.3), id="cut at 30 %", marks=pytest.mark.faults),
+    pytest.param(cut(0.0), id="empty", marks=pytest.mark.faults),
+    pytest.param(cut(0.3), id="cut at 30 %"),
     pytest.param(cut(0.999), id="cut at 99.9 %", marks=pytest.mark.faults),
     pytest.param(flip, id="one bit flipped"),
     pytest.param(Path.unlink, id="removed", marks=pytest.mark.faults),
@@ -106,6 +106,7 @@ def test_when_every_checkpoint_is_damaged_each_is_named_and_nothing_is_touched(
     assert contents(run) == before
 
 
+@pytest.mark.faults
 def test_the_newest_checkpoint_is_kept_though_a_damaged_one_is_of_a_later_step(
     run: Path, start: Callable[..., Child], dltrain: Callable[..., Child], gate: Gate, whole_run: Callable[[str], Path]
 ) -> None:
@@ -130,10 +131,18 @@ def test_the_newest_checkpoint_is_kept_though_a_damaged_one_is_of_a_later_step(
     "lose",
     [
         pytest.param(lambda f: (f / "manifest.json").unlink(), id="no manifest"),
-        pytest.param(lambda f: (f / "manifest.json").write_text('{"step-'), id="manifest cut off"),
-        pytest.param(lambda f: (f / "manifest.json").write_text("{}"), id="manifest of before"),
-        pytest.param(lambda f: [(f / name).unlink() for name in ("last.pt", "best.pt")], id="no links"),
-        pytest.param(lambda f: repoint(f / "last.pt", "step-00000001.pt"), id="link to nothing"),
+        pytest.param(
+            lambda f: (f / "manifest.json").write_text('{"step-'), id="manifest cut off", marks=pytest.mark.faults
+        ),
+        pytest.param(
+            lambda f: (f / "manifest.json").write_text("{}"), id="manifest of before", marks=pytest.mark.faults
+        ),
+        pytest.param(
+            lambda f: [(f / name).unlink() for name in ("last.pt", "best.pt")], id="no links", marks=pytest.mark.faults
+        ),
+        pytest.param(
+            lambda f: repoint(f / "last.pt", "step-00000001.pt"), id="link to nothing", marks=pytest.mark.faults
+        ),
     ],
 )
 def test_without_a_manifest_or_links_the_newest_good_checkpoint_is_found(
@@ -185,7 +194,9 @@ class Evil:
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["in the manifest", "without a manifest"])
-@pytest.mark.parametrize("plain", [True, False], ids=["bare pickle", "torch.save"])
+@pytest.mark.parametrize(
+    "plain", [pytest.param(True, id="bare pickle", marks=pytest.mark.faults), pytest.param(False, id="torch.save")]
+)
 def test_a_malicious_checkpoint_is_refused_and_never_run(
     known: bool, plain: bool, run: Path, dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""A checkpoint is of a model, not of the device or the compiler that it ran with; and workers that lack memory."""
+"""A checkpoint is of a model, not of the device or the compiler that it ran with."""
 
 import signal
 import zipfile
@@ -78,16 +78,3 @@ def test_a_checkpoint_of_a_compiled_model_is_that_of_the_model(
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
-
-
-def test_workers_without_shared_memory_are_told_of_and_what_helps(
-    dltrain: Callable[..., Child], own_files: dict[str, Path], tmp_path: Path
-) -> None:
-    command = ["model=mlp", "data=image_folder", f"data.path={own_files['image_folder']}", "data.side=128"]
-    more = ["data.batch_size=16", "data.workers=2", "device=cpu", "trainer.max_steps=4"]
-    child = dltrain(*command, *more, f"hydra.run.dir={tmp_path / 'run'}", limits={"/dev/shm": 300_000})
-    if child.code == 77:
-        pytest.skip("needs the right to mount a file system")
-    assert child.code in (1, 2)
-    assert "data.workers=0" in child.stderr
-    assert "shm" in child.stderr or "shared memory" in child.stderr

@@ -15,6 +15,7 @@ from dltrain.checkpoint import Checkpoints
 
 ALLOW = "allow_targets=[gated]"
 NO_RIGHTS = 77
+ROOM = 1_000_000  # more than any other file of these runs
 
 
 @pytest.fixture
@@ -49,6 +50,7 @@ def test_a_full_disk_at_a_checkpoint_leaves_the_old_one_and_says_so(
     assert_same(stopped, whole_run("forecast"))
 
 
+@pytest.mark.faults
 def test_a_file_system_without_space_is_named_with_what_is_free(dltrain: Callable[..., Child], tmp_path: Path) -> None:
     place = tmp_path / "small"
     place.mkdir()
@@ -61,6 +63,7 @@ def test_a_file_system_without_space_is_named_with_what_is_free(dltrain: Callabl
     assert "Its last checkpoint is that of step 2." in child.stderr
 
 
+@pytest.mark.faults
 def test_a_full_disk_under_the_curves_ends_the_run_in_order(
     stopped: Path, dltrain: Callable[..., Child], whole_run: Callable[[str], Path]
 ) -> None:
@@ -74,6 +77,7 @@ def test_a_full_disk_under_the_curves_ends_the_run_in_order(
     assert_same(stopped, whole_run("forecast"))
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("where", ["messages", "train.log"])
 def test_messages_that_nobody_can_write_do_not_end_a_run(
     where: str, stopped: Path, dltrain: Callable[..., Child], whole_run: Callable[[str], Path]
@@ -81,10 +85,10 @@ def test_messages_that_nobody_can_write_do_not_end_a_run(
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("needs /dev/full")
+    more = {"stderr": full} if where == "messages" else {"limits": {"RLIMIT_FSIZE": ROOM}}
     if where == "train.log":
-        (stopped / where).unlink()
-        (stopped / where).symlink_to(full)
-    more = {"stderr": full} if where == "messages" else {}
+        with open(stopped / where, "a") as log:
+            log.truncate(ROOM)
     child = dltrain("resume", str(stopped), ALLOW, **more)
     assert child.code == 0, child.stderr
     assert_same(stopped, whole_run("forecast"))
@@ -99,7 +103,7 @@ def test_a_place_that_cannot_be_written_is_refused_in_one_line_before_any_work(
     child = dltrain("model=mlp", "data=digits", f"hydra.run.dir={place}")
     assert child.code == 2
     assert child.stderr.count("\n") == 1
-    assert f"hydra.run.dir: expected a folder that can be written, got {place}" in child.stderr
+    assert child.stderr.startswith("dltrain: hydra.run.dir: expected a folder that can be written, got /")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

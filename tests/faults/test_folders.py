@@ -30,6 +30,7 @@ def test_eight_runs_begun_in_one_second_have_a_folder_each(start: Callable[..., 
         assert (run / "train.log").read_text().count("step 3/3") == 1
 
 
+@pytest.mark.faults
 def test_of_eight_runs_that_want_one_folder_one_gets_it(start: Callable[..., Child], tmp_path: Path) -> None:
     run = tmp_path / "run"
     children = [start(*TINY, f"seed={seed}", f"hydra.run.dir={run}") for seed in range(8)]
@@ -67,6 +68,7 @@ def test_a_run_at_work_is_not_resumed_by_another_process_and_its_owner_is_named(
     assert_same(run, whole_run("forecast"))
 
 
+@pytest.mark.faults
 def test_the_lock_of_a_dead_process_is_taken_over(
     busy: tuple[Child, Path], dltrain: Callable[..., Child], whole_run: Callable[[str], Path]
 ) -> None:

@@ -19,7 +19,7 @@ from dltrain.checkpoint import Checkpoints
 ALLOW = "allow_targets=[gated]"
 KILLS = 20
 SAVES = 40
-SAMPLE = {4, 11, 17}  # the kills that run by default
+SAMPLE = {11}  # the kill that runs by default
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,7 @@ def test_processes_of_their_own_agree_to_the_bit_too(
     assert_same(run, whole_run("text"))
 
 
+@pytest.mark.faults
 def test_a_kill_while_the_result_is_written_leaves_every_figure_once(
     whole_run: Callable[[str], Path],
     start: Callable[..., Child],
@@ -107,12 +108,12 @@ def test_forty_kills_during_saves_never_cost_a_good_checkpoint(
 
 def kill_during_saves(count: int, start: Callable[..., Child], dltrain: Callable[..., Child], tmp_path: Path) -> None:
     """Kill one run again and again while a file grows; then let it end, and compare it with one that nobody killed."""
-    draw, run, total = random.Random(0), tmp_path / "run", 12 * count
+    draw, run, total = random.Random(0), tmp_path / "run", 8 * count + 20
     command = [*BIG, f"trainer.max_steps={total}", "trainer.resume=auto"]
     folder, reached, caught = run / "checkpoints", 0, 0
     for number in range(count):
         child = start(*command, f"hydra.run.dir={run}")
-        least = reached + draw.randint(1, 8)
+        least = reached + draw.randint(1, 4)
         child.until(lambda least=least: newest(folder) >= least, interval=0.001)
         child.until(lambda: any(folder.glob(".*.tmp")), interval=0)
         os.kill(child.pid, signal.SIGKILL)
@@ -126,7 +127,7 @@ def kill_during_saves(count: int, start: Callable[..., Child], dltrain: Callable
     ended = dltrain(*command, f"hydra.run.dir={run}")
     assert ended.code == 0, ended.stderr
     whole(run)
-    reference = dltrain(*command, f"hydra.run.dir={tmp_path / 'whole'}")
+    reference = dltrain(*command, "trainer.checkpoint_every=1 epoch", f"hydra.run.dir={tmp_path / 'whole'}")
     assert reference.code == 0, reference.stderr
     assert_same(run, tmp_path / "whole")
     names = {path.name for path in folder.glob("step-*.pt")}

@@ -37,7 +37,9 @@ def waiting(
     return begin
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.faults), (signal.SIGINT, 130)]
+)
 def test_a_signal_ends_a_run_after_its_step_and_says_how_to_go_on(
     number: signal.Signals,
     code: int,
@@ -137,6 +139,7 @@ def test_sigterm_at_an_awkward_moment_is_no_different(
     assert_same(run, whole_run("forecast"))
 
 
+@pytest.mark.faults
 def test_sigterm_during_a_save_waits_for_it(start: Callable[..., Child], tmp_path: Path) -> None:
     run, folder = tmp_path / "run", tmp_path / "run" / "checkpoints"
     child = start(*BIG, f"hydra.run.dir={run}")
@@ -148,6 +151,7 @@ def test_sigterm_during_a_save_waits_for_it(start: Callable[..., Child], tmp_pat
     assert any(file.name.startswith(f"step-{step:08}") for file in folder.glob("step-*.pt"))
 
 
+@pytest.mark.faults
 def test_sigusr1_saves_and_the_run_goes_on(
     waiting: Callable[..., tuple[Child, Path]], gate: Gate, whole_run: Callable[[str], Path]
 ) -> None:
@@ -197,6 +201,7 @@ def test_under_slurm_sigusr1_saves_and_puts_the_job_back_into_the_queue(
     assert_same(run, whole_run("forecast"))
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(("number", "code", "requeue"), [(signal.SIGUSR1, 0, "false"), (signal.SIGTERM, 143, "true")])
 def test_under_slurm_nothing_is_requeued_that_was_not_to_be(
     number: signal.Signals,
@@ -215,6 +220,7 @@ def test_under_slurm_nothing_is_requeued_that_was_not_to_be(
     assert (run / "checkpoints" / "last.pt").exists()
 
 
+@pytest.mark.faults
 def test_a_run_whose_time_is_up_ends_in_order_and_goes_on_to_the_same_bytes(
     start: Callable[..., Child],
     dltrain: Callable[..., Child],

@@ -3,12 +3,14 @@
 | row | tests |
 | --- | --- |
 | 33 | test_a_killed_worker_is_named_at_once_and_the_run_goes_on_to_the_same_bytes |
-| 33 | test_no_worker_outlives_a_killed_run |
+| 33 | test_a_worker_that_is_killed_while_it_waits_is_replaced, test_no_worker_outlives_a_killed_run |
 | 35 | test_a_worker_that_hangs_is_named_and_ended |
 | 36 | test_too_little_shared_memory_is_said_with_the_remedies, test_a_bus_error_is_said_with_the_remedies |
 | 6, 7 | test_a_signal_to_the_whole_group_is_obeyed_between_two_steps |
 """
 
+import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -18,26 +20,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import Child, Gate
 from pictures import command, paint
 from same import assert_same, status, whole
 
 from dltrain.checkpoint import Checkpoints
+from dltrain.data.batches import Batches
+from dltrain.data.image_folder import ImageFolder
 
 Run = Callable[..., Child]
 
 
 def workers(child: Child) -> list[int]:
-    """The processes that a command has started."""
+    """The processes that a command has started, the first one first; the first two read for training."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_text().rsplit(")", 1)[1].split()[1])
-        except OSError:
-            continue
-        if parent == child.pid:
-            found.append(int(stat.parent.name))
-    return sorted(found)
+        with contextlib.suppress(OSError):
+            parts = stat.read_text().rsplit(")", 1)[1].split()
+            if int(parts[1]) == child.pid:
+                found.append((int(parts[19]), int(stat.parent.name)))  # when it started, and its number
+    return [pid for _, pid in sorted(found)]
 
 
 def gone(pids: list[int], seconds: float) -> bool:
@@ -92,7 +95,7 @@ def test_a_killed_worker_is_named_at_once_and_the_run_goes_on_to_the_same_bytes(
     gate.open("train-13")
     assert child.wait(30).code == 1
     assert child.ended_at - begun < 10
-    assert f"worker process {pids[0]} was killed by signal: Killed" in child.stderr
+    assert f"worker process {pids[0]} was killed by signal 9 (Killed)" in child.stderr
     assert "data.workers=0" in child.stderr and "Traceback" not in child.stderr
     assert gone(pids, 1)
     run = tmp_path / "run"
@@ -101,6 +104,21 @@ def test_a_killed_worker_is_named_at_once_and_the_run_goes_on_to_the_same_bytes(
     resumed = dltrain("resume", str(run), "allow_targets=[gated]")
     assert resumed.code == 0, resumed.stderr
     assert_same(run, reference())
+
+
+def test_a_worker_that_is_killed_while_it_waits_is_replaced(tmp_path: Path) -> None:
+    splits = ImageFolder(str(paint(tmp_path)), side=8).load()
+    batches = Batches(splits.train, 4, training=True, workers=2)
+    list(batches.epoch(0))
+    for process in multiprocessing.active_children():
+        process.kill()
+        process.join()
+    found = list(batches.epoch(1))
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()
+    assert not multiprocessing.active_children()
+    reference = Batches(splits.train, 4, training=True).epoch(1)
+    assert all(torch.equal(one["inputs"], other["inputs"]) for one, other in zip(found, reference, strict=True))
 
 
 @pytest.mark.faults

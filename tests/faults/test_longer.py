@@ -1,0 +1,61 @@
+"""A run that is trained on, and one that cannot go on: what its folder says afterwards."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from conftest import Child
+from omegaconf import OmegaConf
+from PIL import Image
+
+from dltrain.checkpoint import Checkpoints
+
+COMMON = ["model=mlp", "model.hidden=16", "data=digits", "device=cpu", "trainer.eval_every=10", "trainer.epochs=null"]
+
+
+def steps_of(run: Path) -> list[Any]:
+    """What every file says about how long the run is to be."""
+    job, config = (OmegaConf.load(run / name) for name in ("job.yaml", "config.yaml"))
+    words = (run / "command.txt").read_text().split()
+    typed = [word for word in words if word.startswith("trainer.max_steps=")]
+    return [job.config.trainer.max_steps, config.trainer.max_steps, typed]
+
+
+def test_a_run_that_is_trained_on_equals_one_that_was_asked_for_all_of_it(
+    dltrain: Callable[..., Child], tmp_path: Path
+) -> None:
+    for name, steps in (("short", 10), ("long", 20)):
+        assert dltrain(*COMMON, f"trainer.max_steps={steps}", f"hydra.run.dir={tmp_path / name}").code == 0
+    short = tmp_path / "short"
+    again = dltrain("resume", str(short))
+    assert again.code == 0 and "this run is finished" in again.stderr
+    longer = dltrain("resume", str(short), "trainer.max_steps=20")
+    assert longer.code == 0, longer.stderr
+    found = [Checkpoints(tmp_path / name).entry("last.pt")["sha256"] for name in ("short", "long")]
+    assert found[0] == found[1]
+    assert steps_of(short) == [20, 20, ["trainer.max_steps=20"]]
+    again = dltrain("resume", str(short))
+    assert again.code == 0 and "this run is finished" in again.stderr
+
+
+def test_a_run_that_cannot_go_on_keeps_all_that_it_had(dltrain: Callable[..., Child], tmp_path: Path) -> None:
+    for number in range(16):
+        folder = tmp_path / "pictures" / ("ab"[number % 2])
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (10 * number, 0, 0)).save(folder / f"{number}.png")
+    run = tmp_path / "run"
+    data = ["data=image_folder", f"data.path={tmp_path / 'pictures'}", "data.side=8", "data.batch_size=4"]
+    typed = ["model=mlp", "model.hidden=8", *data, "device=cpu", "trainer.max_steps=3", f"hydra.run.dir={run}"]
+    assert dltrain(*typed).code == 0
+    # As a process leaves it that was killed before its first checkpoint; and a file, damaged in the same size.
+    for file in (run / "checkpoints").iterdir():
+        file.unlink()
+    status = json.loads((run / "status.json").read_text())
+    (run / "status.json").write_text(json.dumps({**status, "state": "running"}))
+    for file in (tmp_path / "pictures").rglob("*.png"):
+        file.write_bytes(bytes(file.stat().st_size))
+    before = {file.name for file in run.iterdir()}
+    child = dltrain("resume", str(run))
+    assert child.code == 2 and "a picture that can be read" in child.stderr, child.stderr
+    assert before <= {file.name for file in run.iterdir()}
