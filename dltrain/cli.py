@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from dltrain import masking
 from dltrain.compose import conf_dir, expand, search_path
-from dltrain.errors import CheckpointError, ConfigError, WorkerError, nearest, problem
+from dltrain.errors import ConfigError, Refusal, nearest, problem
 from dltrain.stop import NAMES, Stopped
 
 STARTED = time.perf_counter()
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         code = dispatch(argv)
         sys.stdout.flush()
         return code
-    except (ConfigError, CheckpointError, WorkerError) as error:
+    except Refusal as error:
         for line in error.problems:
             print(f"dltrain: {masking.hidden(line)}", file=sys.stderr)
         return error.code

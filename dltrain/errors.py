@@ -6,47 +6,39 @@ from typing import ClassVar
 
 from dltrain import masking
 
+LONGEST = 240  # letters of a value that are shown
 
-class ConfigError(Exception):
-    """One or more mistakes in what the user asked for; the command ends with exit code 2 and no traceback.
+
+class Refusal(Exception):
+    """The command ends with an exit code of its own, one line per problem and no traceback.
 
     Args:
-        problems: One line (or short paragraph) per mistake, each of the form ``key: expected X, got Y``; see `problem`.
+        problems: One line (or short paragraph) each.
     """
 
-    code: ClassVar[int] = 2
+    code: ClassVar[int]
 
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
 
 
-class CheckpointError(Exception):
-    """Checkpoints that are refused; the command ends with exit code 5 and no traceback, and nothing is overwritten.
+class ConfigError(Refusal):
+    """Mistakes in what the user asked for, each of the form ``key: expected X, got Y``; see `problem`."""
 
-    Args:
-        problems: One line for each file, with the reason.
-    """
-
-    code: ClassVar[int] = 5
-
-    def __init__(self, *problems: str) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+    code = 2
 
 
-class WorkerError(RuntimeError):
-    """A process that reads data is gone or hangs; the command ends with exit code 1 and no traceback.
+class CheckpointError(Refusal):
+    """Checkpoints that are refused, each file with the reason; nothing is overwritten."""
 
-    Args:
-        problems: Who it was, and what to do.
-    """
+    code = 5
 
-    code: ClassVar[int] = 1
 
-    def __init__(self, *problems: str) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+class WorkerError(Refusal):
+    """A process that reads data is gone or hangs: who it was, and what to do."""
+
+    code = 1
 
 
 def problem(key: str, expected: str, got: object, hint: str = "") -> str:
@@ -56,9 +48,9 @@ def problem(key: str, expected: str, got: object, hint: str = "") -> str:
 
 
 def show(value: object) -> str:
-    """A value as a user would type it, shortened."""
+    """A value as a user would type it; only what is longer than any path is shortened."""
     text = "nothing" if value is None else str(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

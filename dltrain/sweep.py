@@ -12,7 +12,7 @@ from pathlib import Path
 from dltrain import folder, masking, sweep_folder
 from dltrain.compose import Job
 from dltrain.console import Console
-from dltrain.errors import CheckpointError, ConfigError, WorkerError
+from dltrain.errors import Refusal
 from dltrain.stop import NAMES, Stop, Stopped
 from dltrain.sweep_table import Row, kept, report, write
 
@@ -108,7 +108,7 @@ class Sweep:
         self.stop.wake()
         try:
             self.train(row, begun)
-        except (ConfigError, CheckpointError, WorkerError) as error:
+        except Refusal as error:
             self.console.error(list(error.problems))
             row.error = "; ".join(error.problems)
         except KeyboardInterrupt:

@@ -83,14 +83,12 @@ class Loaded:
 
     def close(self) -> None:
         """End the workers, also one that hangs; none is left as a zombie."""
-        # DataLoader has no public way to end its workers now; left to itself, it waits 5 seconds for each that hangs.
+        # DataLoader has no public way to end its workers now.
         iterator: Any = self.loader._iterator
-        if iterator is None:
-            return
-        if self.failed or self._dead():
-            for process in self.processes:
-                process.kill()
-        iterator._shutdown_workers()
+        if iterator is not None and (self.failed or self._dead()):
+            _kill(iterator)
+        elif iterator is not None:
+            iterator._shutdown_workers()
         self.loader._iterator, self.processes = None, []
 
     def _begin(self) -> Iterator[Any]:
@@ -228,6 +226,20 @@ class _Plan:
 
     def __len__(self) -> int:
         return len(self.batches)
+
+
+def _kill(iterator: Any) -> None:
+    """End the workers of a DataLoader by force.
+
+    torch waits 5 seconds for each that hangs, and for ever for a lock that a killed one held: it must not try.
+    """
+    iterator._shutdown = True
+    for process in iterator._workers:
+        process.kill()
+    for process in iterator._workers:
+        process.join(PATIENCE_S)
+    if hasattr(iterator, "_pin_memory_thread_done_event"):
+        iterator._pin_memory_thread_done_event.set()
 
 
 def _as_is(read: Any) -> Any:
