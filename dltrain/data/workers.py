@@ -1,8 +1,6 @@
-"""`Files`, decoded by worker processes a batch at a time; who dies, who hangs and what cannot be read is named."""
+"""Worker processes that decode `Files`: who dies, who hangs and what cannot be read is named at once."""
 
 import contextlib
-import multiprocessing
-import os
 import shutil
 import signal
 import threading
@@ -16,18 +14,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader
 
 from dltrain.data.bad import BadSamples
+from dltrain.data.reader import Plan, Reader, Rows, as_is, begin
 from dltrain.data.spec import Files
-from dltrain.errors import ConfigError, WorkerError
-
-Rows = dict[str, Tensor]
+from dltrain.errors import WorkerError
 
 TIMEOUT_S = 300.0
 SHARED = Path("/dev/shm")
-IDLE = -1
 
+CHECK_S = 5.0  # between two looks at the workers while they give nothing; their end is mostly heard of at once
 PATIENCE_S = 1.0  # between the end of a worker and the moment when the system says so
 
 
@@ -50,17 +47,17 @@ class Loaded:
         self.timeout = timeout
         self.failed = False
         self.processes: list[BaseProcess] = []
-        self.plan = _Plan()
-        self.reader = _Reader(files, workers)
+        self.plan = Plan()
+        self.reader = Reader(files, workers)
         self.loader: DataLoader = DataLoader(
             self.reader,  # type: ignore[arg-type]
             batch_sampler=self.plan,
             num_workers=workers,
             pin_memory=device.type == "cuda",
             persistent_workers=workers > 0,
-            timeout=timeout if workers else 0,
-            collate_fn=_as_is,
-            worker_init_fn=_begin,
+            timeout=min(CHECK_S, timeout) if workers else 0,
+            collate_fn=as_is,
+            worker_init_fn=begin,
             # Spelled out so that nothing draws a base seed for the workers from the global generator.
             generator=torch.Generator(),
         )
@@ -72,8 +69,7 @@ class Loaded:
             ConfigError: An example cannot be read.
             WorkerError: A worker is gone or hangs.
         """
-        self.plan.batches = [part.tolist() for part in order.split(self.batch_size)[start:]]
-        iterator = self._begin()
+        iterator = self._begin([part.tolist() for part in order.split(self.batch_size)[start:]])
         while (batch := self._next(iterator)) is not None:
             indices, rows, mistakes = batch
             for mistake in mistakes:
@@ -89,12 +85,16 @@ class Loaded:
             _kill(iterator)
         elif iterator is not None:
             iterator._shutdown_workers()
-        self.loader._iterator, self.processes = None, []
+        self.loader._iterator, self.processes, self.failed = None, [], False
 
-    def _begin(self) -> Iterator[Any]:
+    def _begin(self, batches: list[list[int]]) -> Iterator[Any]:
         """An epoch; the first one starts the workers, and so does one before which a worker has ended."""
         if self._dead():
             self.close()
+        self.plan.batches.clear()
+        while self.processes and self._next(self.loader._iterator) is not None:  # type: ignore[arg-type]
+            pass  # an epoch that nobody wanted to the end: what had been asked for still comes
+        self.plan.batches = batches
         if self.processes:
             with self._watched():
                 return iter(self.loader)
@@ -107,22 +107,37 @@ class Loaded:
         return iterator
 
     def _next(self, iterator: Iterator[Any]) -> Any:
-        """The next batch as `_Reader` gives it, or None."""
+        """The next batch as `Reader` gives it, or None."""
         if not self.processes:
             return next(iterator, None)
-        with self._watched():
-            return next(iterator, None)
+        limit = time.monotonic() + self.timeout
+        while True:
+            try:
+                with self._watched():
+                    return next(iterator, None)
+            except TimeoutError:
+                if time.monotonic() >= limit:
+                    self.failed = True
+                    raise WorkerError(self._hanging()) from None
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
-        """While the workers are waited for: whatever befalls one of them is raised at once, as a `WorkerError`."""
+        """While the workers are waited for: what befalls one of them is raised at once.
+
+        Raises:
+            WorkerError: One of them is gone.
+            TimeoutError: They are there and have given nothing for a while.
+        """
         watching = threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGCHLD, self._child_ended) if watching else None
         try:
             self._refuse_dead()
             yield
         except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
-            found = self._explanation(error)
+            waited = "DataLoader timed out" in str(error)
+            found = self._explanation(error, 0 if waited else PATIENCE_S)
+            if found is None and waited:
+                raise TimeoutError from None
             if found is None:
                 raise
             self.failed = True
@@ -141,15 +156,13 @@ class Loaded:
         if dead := self._dead():
             raise WorkerError(_lost(dead[0]))
 
-    def _explanation(self, error: Exception) -> str | None:
-        """What is behind an error while a batch was awaited; None if the workers have nothing to do with it."""
-        if "DataLoader timed out" in str(error):
-            return self._hanging()
+    def _explanation(self, error: Exception, patience: float) -> str | None:
+        """What is behind an error while a batch was awaited; None if no worker is gone."""
         if "allocate shared memory" in str(error):
             return _too_little("a worker process")
         if isinstance(error, WorkerError):
             return str(error)
-        limit = time.monotonic() + PATIENCE_S
+        limit = time.monotonic() + patience
         while not (dead := self._dead()) and time.monotonic() < limit:
             time.sleep(PATIENCE_S / 20)
         return _lost(dead[0]) if dead else None
@@ -161,71 +174,6 @@ class Loaded:
             f"data.worker_timeout: expected a batch within {self.timeout:g} seconds, got none from {who}. "
             "Are the files within reach? Where reading takes so long, raise data.worker_timeout."
         )
-
-
-class _Reader:
-    """`Files` as DataLoader wants them: what cannot be read comes back as a mistake and not as an exception.
-
-    Args:
-        files: One split.
-        workers: Processes that will have a copy.
-    """
-
-    def __init__(self, files: Files, workers: int) -> None:
-        self.files = files
-        # Of each worker: its process, and the first example of the batch that it is reading. All processes see it.
-        self.now = multiprocessing.RawArray("q", [IDLE] * 2 * workers)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitems__(self, indices: list[int]) -> tuple[list[int], Rows, list[str]]:
-        """The examples of a batch that can be read, their rows, and the mistakes of the others."""
-        worker = get_worker_info()
-        if worker is None:
-            return self._read(indices)
-        self.now[2 * worker.id : 2 * worker.id + 2] = [os.getpid(), indices[0]]
-        kept, rows, mistakes = self._read(indices)
-        self.now[2 * worker.id + 1] = IDLE
-        for value in rows.values():
-            value.share_memory_()  # here, where an error reaches the main process
-        return kept, rows, mistakes
-
-    def busy(self) -> list[tuple[int, int]]:
-        """The workers that are reading: process, and first example of the batch."""
-        pairs = zip(self.now[::2], self.now[1::2], strict=True)
-        return [(pid, example) for pid, example in pairs if example != IDLE]
-
-    def _read(self, indices: list[int]) -> tuple[list[int], Rows, list[str]]:
-        try:
-            return indices, self.files.__getitems__(indices), []
-        except ConfigError:
-            return self._one_by_one(indices)
-
-    def _one_by_one(self, indices: list[int]) -> tuple[list[int], Rows, list[str]]:
-        found: dict[int, Rows] = {}
-        mistakes = []
-        for index in indices:
-            try:
-                found[index] = self.files.__getitems__([index])
-            except ConfigError as error:
-                mistakes.append(str(error))
-        parts = list(found.values())
-        rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
-        return list(found), rows, mistakes
-
-
-class _Plan:
-    """The batch sampler: a DataLoader keeps its sampler for life, the order changes every epoch."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[int]] = []
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
 
 
 def _kill(iterator: Any) -> None:
@@ -240,27 +188,6 @@ def _kill(iterator: Any) -> None:
         process.join(PATIENCE_S)
     if hasattr(iterator, "_pin_memory_thread_done_event"):
         iterator._pin_memory_thread_done_event.set()
-
-
-def _as_is(read: Any) -> Any:
-    """A batch comes as a whole: there is nothing left to collate."""
-    return read
-
-
-def _begin(number: int) -> None:
-    """Leave signals to the main process: a group of processes gets them all, and its step must still be finished."""
-    for ignored in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(ignored, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """SIGTERM counts when it comes from the main process."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
 
 
 def _lost(process: BaseProcess) -> str:

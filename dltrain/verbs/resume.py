@@ -17,7 +17,7 @@ Goes on with a run that was interrupted, killed or given too little time: in the
 to the same bytes as if it had never stopped. RUN is a run's folder, or latest.
 
 What cannot change the mathematics may be changed: trainer.epochs and trainer.max_steps (train longer), what else of
-trainer. concerns logs, checkpoints and time, data.workers, data.root, data.path, device=.
+trainer. concerns logs, checkpoints and time, data.workers, data.root, data.path, data.on_bad_sample, device=.
 A damaged checkpoint is passed over for the newest one that is whole; exit code 5 if none is.
 
   dltrain resume latest

@@ -126,7 +126,7 @@ def test_no_worker_outlives_a_killed_run(waiting: Callable[..., tuple[Child, lis
     child, pids = waiting("train-13")
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    assert gone(pids, 15)
+    assert gone(pids, 10)
 
 
 @pytest.mark.faults
