@@ -1,11 +1,11 @@
-"""What checkpoints cost the training loop, seen in one run of dltrain's whole command.
+"""What checkpoints cost the training loop, seen within runs of dltrain's whole command.
 
     python saving.py [--rounds N]
 
-A checkpoint is due every 2 n steps: the n steps after it, during which a thread writes it, are compared with the n
-steps that follow these. From what it costs the tiny MLP of `workloads.py` follows what the default, one per epoch,
-costs; a network whose checkpoint has 100 MB tells what such a one costs beside a plain `torch.save` of the same content
-to the same disk.
+Every other checkpoint is replaced by a plain `torch.save` of the same state into a new file. What is measured of each:
+how long the loop stands still, and what it loses in all. For that, a checkpoint is due every 2 n steps, and the n steps
+after it are compared with the n steps that follow these, so that the work of threads and system counts, too. A plain
+write leaves its work for the disk to later; ours is durable.
 """
 
 import argparse
@@ -23,16 +23,18 @@ import torch
 from systems import Task, words
 from workloads import WORKLOADS, prepare
 
-SMALL: dict[str, Any] = {"steps": 8_050, "half": 100, "overrides": []}
-LARGE: dict[str, Any] = {"steps": 610, "half": 30, "overrides": ["model.hidden=2860", "model.depth=2"]}
-SAVES = 7  # plain ones
+SMALL: dict[str, Any] = {"steps": 24_050, "half": 500, "overrides": []}
+LARGE: dict[str, Any] = {"steps": 1_230, "half": 30, "overrides": ["model.hidden=2860", "model.depth=2"]}
+
+
+NAMES = ("checkpoint", "plain")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=Path(__file__).parent.parent / "outputs") as name:
         folder = Path(name)
         prepare(folder, "mlp")
         epoch = 51_200 // WORKLOADS["mlp"].batch
@@ -43,14 +45,17 @@ def main() -> int:
 
 def report(label: str, rounds: list[dict[str, Any]], epoch: int) -> None:
     """One paragraph per network: medians over all checkpoints, with the quartiles."""
-    costs = sorted(cost for found in rounds for cost in found["costs"])
-    low, cost, high = (1000 * costs[len(costs) * part // 4] for part in (1, 2, 3))
     step = 1000 * statistics.median(found["step"] for found in rounds)
-    plain = 1000 * statistics.median(found["plain"] for found in rounds)
     print(f"{label}: a step takes {step:.3f} ms, a checkpoint has {rounds[0]['bytes'] / 1e6:.1f} MB")
-    print(f"  a checkpoint costs the loop {cost:.2f} ms (quartiles {low:.2f} and {high:.2f}, {len(costs)} checkpoints)")
-    share = cost / (epoch * step)
-    print(f"  plain torch.save {plain:.2f} ms: {cost / plain:.2f} times; one per epoch of {epoch} steps: {share:.2%}")
+    for what in ("standstill", "loss in all"):
+        ours, plain = (sorted(1000 * t for found in rounds for t in found[what][name]) for name in NAMES)
+        for name, times in zip(NAMES, (ours, plain), strict=True):
+            low, middle, high = (times[len(times) * part // 4] for part in (1, 2, 3))
+            print(
+                f"  {what:<12} {name:<10} {middle:8.2f} ms (quartiles {low:.2f} and {high:.2f}, {len(times)} of them)"
+            )
+        ratio, share = statistics.median(ours) / statistics.median(plain), statistics.median(ours) / (epoch * step)
+        print(f"  {'':<12} {ratio:.2f} times plain; one per epoch of {epoch} steps: {share:.2%} of training")
 
 
 def child(folder: Path, kind: dict[str, Any]) -> dict[str, Any]:
@@ -63,38 +68,45 @@ def child(folder: Path, kind: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(folder: Path, kind: dict[str, Any]) -> dict[str, Any]:
-    """Train, and save the last checkpoint's content plainly."""
+    """Train; every second checkpoint is written plainly."""
     from dltrain import cli
+    from dltrain.loop import Loop
     from dltrain.optim import Optimizer
 
     stamps: list[float] = []
-    step = Optimizer.step
+    stood: dict[str, list[float]] = {name: [] for name in NAMES}
+    step, save = Optimizer.step, Loop.save
 
     def stamped(*args: Any, **kwargs: Any) -> Any:
         norm = step(*args, **kwargs)
         stamps.append(time.perf_counter())
         return norm
 
-    Optimizer.step = stamped  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
+
+        def alternating(loop: Loop, best: bool = False) -> None:
+            begun, ours = time.perf_counter(), loop.state.step // (2 * kind["half"]) % 2 == 1
+            if ours or loop.state.step == kind["steps"]:
+                save(loop, best)
+            else:
+                torch.save(loop.state_dict(), Path(scratch) / f"plain-{loop.state.step}.pt")
+            stood[NAMES[not ours]].append(time.perf_counter() - begun)
+            (Path(scratch) / f"plain-{loop.state.step - 4 * kind['half']}.pt").unlink(missing_ok=True)
+
+        Optimizer.step, Loop.save = stamped, alternating  # type: ignore[method-assign, assignment]
         task = Task("mlp", folder, Path(scratch), kind["steps"])
         last = [f"trainer.checkpoint_every={2 * kind['half']}", f"hydra.run.dir={scratch}/run"]
         if code := cli.main([*words(task, "fp32"), *kind["overrides"], *last]):
             raise SystemExit(code)
-        file = Path(scratch) / "run" / "checkpoints" / "last.pt"
-        content = torch.load(file, weights_only=True)
-        times = [plain(content, Path(scratch) / "plain.pt") for _ in range(SAVES)]
-        size = file.stat().st_size
-    return {
-        "costs": costs_of(stamps[: kind["steps"]], kind["half"]),
-        "step": statistics.median(later - sooner for sooner, later in itertools.pairwise(stamps)),
-        "plain": statistics.median(times),
-        "bytes": size,
-    }
+        size = (Path(scratch) / "run" / "checkpoints" / "last.pt").stat().st_size
+    costs = costs_of(stamps[: kind["steps"]], kind["half"])
+    steps = statistics.median(later - sooner for sooner, later in itertools.pairwise(stamps))
+    lost = {"checkpoint": costs[::2], "plain": costs[1::2]}
+    return {"standstill": stood, "loss in all": lost, "step": steps, "bytes": size}
 
 
 def costs_of(stamps: list[float], half: int) -> list[float]:
-    """Seconds that each checkpoint took from training; the first stamps are left out.
+    """Seconds that each checkpoint took from training.
 
     A step's stamp comes before its checkpoint, so the time from the stamp of a step with one is the time of the next.
     """
@@ -103,12 +115,6 @@ def costs_of(stamps: list[float], half: int) -> list[float]:
         begun, middle, end = (stamps[due - 1 + steps] for steps in (0, half, 2 * half - 1))
         cost.append((middle - begun) - (end - middle) * half / (half - 1))
     return cost
-
-
-def plain(content: Any, path: Path) -> float:
-    begun = time.perf_counter()
-    torch.save(content, path)
-    return time.perf_counter() - begun
 
 
 if __name__ == "__main__":

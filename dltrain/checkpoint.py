@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from dltrain.durable import Writer, link, write_durably, write_with
+from dltrain.durable import Grown, Writer, beside, grow, link, put, write_durably
 from dltrain.errors import CheckpointError
 
 FORMAT = 1
@@ -26,10 +26,10 @@ MISFITS = 6  # how many differences are named
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """A state that training can no longer change, on its way to the disk."""
+class Written:
+    """A checkpoint that is written but not yet durable, nor in its place."""
 
-    state: dict[str, Any]
+    file: Grown
     step: int
     entry: dict[str, Any]
 
@@ -38,7 +38,7 @@ class Checkpoints:
     """The ``checkpoints`` folder of a run.
 
     Files are named by their step; ``last.pt`` and ``best.pt`` are links to two of them, and ``manifest.json`` says
-    step, metric, SHA-256 and size of each. Writing happens in a thread, so that training waits only for the copy.
+    step, metric, SHA-256 and size of each. Training waits until a file is written; a thread makes it durable.
 
     Args:
         run: The run's folder.
@@ -52,7 +52,8 @@ class Checkpoints:
     ) -> None:
         self.path = run / "checkpoints"
         self.keep_last, self.keep_best, self.before = keep_last, keep_best, before
-        self.writer: Writer[Snapshot] = Writer(self._write)
+        self.writer: Writer[Written] = Writer(self._put, lambda written: written.file.discard())
+        self.count = 0
 
     def open(self) -> None:
         """Make the folder, and sweep up what a process that was killed left half-written; needs the run's lock."""
@@ -74,9 +75,9 @@ class Checkpoints:
         best: bool = False,
         measured: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        """Copy the state and have it written.
+        """Write the state, and have it made durable.
 
-        One that waits to be written gives way to a newer one, unless it is the best and the newer is not: a disk that
+        One that waits for the disk gives way to a newer one, unless it is the best and the newer is not: a disk that
         is slower than training costs older checkpoints, not time.
 
         Args:
@@ -93,7 +94,10 @@ class Checkpoints:
         if waiting is not None and waiting.entry["best"] and not best:
             self.wait()
         entry = {"step": step, "metric": metric, "best": best, **measured}
-        self.writer.put(Snapshot(copied({"format": FORMAT, **state}), step, entry))
+        self.count += 1
+        content = canonical({"format": FORMAT, **state})
+        temporary = beside(self.path / f"step-{step:08}-{self.count}")
+        self.writer.put(Written(grow(temporary, lambda file: torch.save(content, file)), step, entry))
 
     def wait(self) -> None:
         """Return when everything is on the disk.
@@ -107,17 +111,22 @@ class Checkpoints:
         """Write what waits and end the thread; what went wrong has been or is said by `wait`."""
         self.writer.close()
 
-    def _write(self, snapshot: Snapshot) -> None:
-        self.before()
-        name = self._free_name(snapshot.step)
-        digest, size = write_with(self.path / name, lambda file: torch.save(snapshot.state, file))
-        files = {**self.manifest(), name: {**snapshot.entry, "sha256": digest, "bytes": size}}
+    def _put(self, written: Written) -> None:
+        try:
+            self.before()
+        except OSError:
+            written.file.discard()
+            raise
+        name = self._free_name(written.step)
+        put(written.file, self.path / name)
+        entry = {**written.entry, "sha256": written.file.sha256, "bytes": written.file.size}
+        files = {**self.manifest(), name: entry}
         there = {**self._unknown(), **files}
         kept = self._kept(there) | {name}
         listed = {k: entry for k, entry in files.items() if k in kept}
         write_durably(self.path / MANIFEST, json.dumps(listed, indent=2).encode())
         link(self.path / LAST, name)
-        if snapshot.entry["best"]:
+        if written.entry["best"]:
             link(self.path / BEST, name)
         # Only now that the new one is durable may old ones go; one that cannot be removed does no harm.
         for old in there.keys() - kept:
@@ -240,18 +249,21 @@ def said(error: Exception) -> str:
     return found[0] if found else text.split(". ")[0].split("\n")[0] or type(error).__name__
 
 
-def copied(value: Any) -> Any:
-    """``value`` with its tensors copied to the CPU, where nobody changes them.
+def canonical(value: Any) -> Any:
+    """``value`` on the CPU, such that equal states have equal bytes.
 
-    Everything is made anew and words are interned, so that equal states have equal bytes: what pickle writes depends on
-    which parts of a state are one object.
+    What pickle writes depends on which parts of a state are one object, so everything but the tensors is made anew and
+    words are interned.
     """
     if isinstance(value, torch.Tensor):
-        return value.detach().clone() if value.device.type == "cpu" else value.detach().cpu()
+        found = value.detach().cpu()
+        # A view would bring all that it is a view of.
+        alone = found.untyped_storage().nbytes() == found.numel() * found.element_size()
+        return found if alone else found.clone()
     if isinstance(value, dict):
-        return {copied(key): copied(item) for key, item in value.items()}
+        return {canonical(key): canonical(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(map(copied, value))
+        return type(value)(map(canonical, value))
     return sys.intern(value) if type(value) is str else value
 
 

@@ -6,10 +6,12 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, Generic, TypeVar
+from typing import IO, Any, Generic, NamedTuple, TypeVar
 
 Item = TypeVar("Item")
+LARGE = 2**20  # bytes that are worth a thread
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -21,53 +23,92 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def write_durably(path: Path, content: bytes) -> None:
     """Write a file so that a crash at any moment leaves the old one or the new one, whole."""
-    write_with(path, lambda file: file.write(content))
+    put(grow(beside(path), lambda file: file.write(content)), path)
+    sync(path.parent)
 
 
-def write_with(path: Path, write: Callable[[Any], Any]) -> tuple[str, int]:
-    """Let ``write`` fill a file; durable and in its place when this returns, or as it was before when this fails.
+class Grown(NamedTuple):
+    """A file that is written to its end, beside the place where it belongs."""
 
-    Returns:
-        SHA-256 and size of what was written.
-    """
-    temporary = beside(path)
+    temporary: Path
+    sha256: str
+    size: int
+
+    def discard(self) -> None:
+        """Nobody wants it any more."""
+        with contextlib.suppress(OSError):
+            self.temporary.unlink()
+
+
+def grow(temporary: Path, write: Callable[[Any], Any]) -> Grown:
+    """Let ``write`` fill a file; nothing is left of it when this fails."""
     hashed = Hashed()
     try:
-        with open(temporary, "wb") as hashed.file:
+        with open(temporary, "wb", buffering=0) as hashed.file:
             write(hashed)
-            hashed.file.flush()
-            os.fsync(hashed.file.fileno())
-        os.replace(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise hashed.error or error from None
-    sync_folder(path.parent)
-    return hashed.digest.hexdigest(), hashed.size
+    finally:
+        hashed.close()
+    return Grown(temporary, hashed.digest.hexdigest(), hashed.size)
+
+
+def put(grown: Grown, path: Path) -> None:
+    """Make a file durable, then put it in its place; it is gone when this fails.
+
+    Its name is durable once its folder is, see `sync`.
+    """
+    try:
+        sync(grown.temporary)
+        os.replace(grown.temporary, path)
+    except BaseException:
+        grown.discard()
+        raise
 
 
 class Hashed:
-    """A file that is only written to, and hashed on the way."""
+    """A file that is only written to, and hashed on the way: what is large, by a thread while it is being written."""
 
     file: IO[bytes]
 
     def __init__(self) -> None:
         self.digest, self.size = hashlib.sha256(), 0
         self.error: OSError | None = None
+        self.pool: ThreadPoolExecutor | None = None
 
     def write(self, content: Any) -> int:
         """Write and hash; what goes wrong is kept, since torch hides it behind an error of its own."""
-        self.digest.update(content)
-        self.size += memoryview(content).nbytes
+        view = memoryview(content).cast("B")
+        self.size += view.nbytes
+        if view.nbytes < LARGE:
+            self.digest.update(view)
+            self._write(view)
+            return view.nbytes
+        self.pool = self.pool or ThreadPoolExecutor(1)
+        hashing = self.pool.submit(self.digest.update, view)
         try:
-            return self.file.write(content)
+            self._write(view)
+        finally:
+            hashing.result()
+        return view.nbytes
+
+    def _write(self, view: memoryview) -> None:
+        try:
+            while view.nbytes:
+                view = view[self.file.write(view) :]
         except OSError as error:
             self.error = error
             raise
 
     def flush(self) -> None:
-        """Flush the file."""
-        self.file.flush()
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        """Let the thread go."""
+        if self.pool is not None:
+            self.pool.shutdown()
 
 
 def beside(path: Path) -> Path:
@@ -75,13 +116,13 @@ def beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
-def sync_folder(path: Path) -> None:
-    """Make names in a folder durable."""
-    folder = os.open(path, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file, or the names in a folder, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def link(path: Path, name: str) -> None:
@@ -102,10 +143,11 @@ class Writer(Generic[Item]):
 
     Args:
         write: Called in the thread; what it raises comes out of the next `put` or `wait`.
+        drop: Called with an item that a newer one has replaced.
     """
 
-    def __init__(self, write: Callable[[Item], None]) -> None:
-        self.write = write
+    def __init__(self, write: Callable[[Item], None], drop: Callable[[Item], None]) -> None:
+        self.write, self.drop = write, drop
         self.waiting: Item | None = None
         self.busy = False
         self.closed = False
@@ -117,6 +159,8 @@ class Writer(Generic[Item]):
         """Have an item written; returns at once."""
         with self.changed:
             self._complain()
+            if self.waiting is not None:
+                self.drop(self.waiting)
             self.waiting = item
             if self.thread is None:
                 self.thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)

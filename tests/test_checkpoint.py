@@ -255,9 +255,9 @@ def test_loading_never_runs_code_even_when_the_hash_is_right(checkpoints: Checkp
 
 def test_a_write_that_fails_leaves_the_old_checkpoint_whole(checkpoints: Checkpoints) -> None:
     save(checkpoints, 5)
-    checkpoints.save({"model": lambda: None}, 6, 0.5)
     with pytest.raises((AttributeError, TypeError, pickle.PicklingError)):
-        checkpoints.wait()
+        checkpoints.save({"model": lambda: None}, 6, 0.5)
+    checkpoints.wait()
     assert checkpoints.load("last.pt")["loop"]["step"] == 5
     assert files(checkpoints) == ["last.pt", "manifest.json", "step-00000005.pt"]
     save(checkpoints, 7, 7.0)
