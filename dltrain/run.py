@@ -2,8 +2,6 @@
 
 import contextlib
 import functools
-import shlex
-import shutil
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -13,14 +11,14 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dltrain import compose, diagnose, draw, folder, masking, since, slurm, stored
+from dltrain import compose, diagnose, draw, ending, folder, masking, since, slurm, stored
 from dltrain.average import Average
 from dltrain.checkpoint import Checkpoints, refuse_misfit
 from dltrain.compose import Job
 from dltrain.console import Console, count
 from dltrain.data.batches import Batches
 from dltrain.data.fingerprint import fingerprint
-from dltrain.device import is_out_of_memory, peak_memory_mb
+from dltrain.device import is_out_of_memory
 from dltrain.errors import CheckpointError, ConfigError, WorkerError
 from dltrain.loop import Diverged, Loop
 from dltrain.parts import Parts, make, make_batches, make_optimizer, rehearse
@@ -212,10 +210,10 @@ class Run:
         except WorkerError as reason:
             state, error = "failed", str(reason)
         except OSError as reason:
-            state, error = "failed", self.explained(reason)
+            state, error = "failed", ending.could_not_write(reason, self.home.path, self.checkpoints)
         except Exception as reason:
             if is_out_of_memory(reason):
-                state, error = "out_of_memory", self.remedies(reason)
+                state, error = "out_of_memory", ending.out_of_memory(reason, self.parts)
             else:
                 state, error = "failed", f"{type(reason).__name__}: {reason}"
                 self.console.error(traceback.format_exc().splitlines())
@@ -315,7 +313,7 @@ class Run:
         with contextlib.suppress(OSError):
             self.home.status(state, code, self.step, error)
         if error:
-            self.console.error([f"{state}: {error}", *self.how_to_go_on(state)])
+            self.console.error([f"{state}: {error}", *ending.ways_on(state, self.home.path, self.checkpoints)])
         if state == "interrupted" and error == SAVES.name and self.stop.requeue:
             self.console.say(slurm.requeue())
         self.console.detach()
@@ -330,23 +328,12 @@ class Run:
                 final = {f"{k}/test": v for k, v in result.get("test", {}).items() if v is not None}
                 self.tracker.hparams(self.report.choices(), final, succeeded=state == "finished")
         except OSError as reason:
-            problem = self.explained(reason)
+            problem = ending.could_not_write(reason, self.home.path, self.checkpoints)
         self.checkpoints.close()
         if self.tracker is not None:
             with contextlib.suppress(OSError):
                 self.tracker.close()
         return problem
-
-    def how_to_go_on(self, state: str) -> list[str]:
-        """What a user may do now."""
-        lines, place = [f"The run lies in {self.home.path}"], shlex.quote(str(self.home.path))
-        if steps := [entry["step"] for entry in self.checkpoints.manifest().values()]:
-            lines.append(f"Its last checkpoint is that of step {max(steps)}.")
-        ways = {
-            "diverged": f"A new run with a lower rate: dltrain rerun {place} optimizer.lr=...",
-            "out_of_memory": f"Go on with: dltrain resume {place} trainer.on_oom=shrink",
-        }
-        return [*lines, ways.get(state, f"Go on with: dltrain resume {place}")]
 
     def diagnosed(self, reason: Diverged) -> str:
         """Where it began to diverge; written to ``nan_report.json``, too."""
@@ -369,27 +356,6 @@ class Run:
         with contextlib.suppress(OSError):
             self.home.write_json("nan_report.json", finite(report))
         return diagnose.sentence(report)
-
-    def remedies(self, error: BaseException) -> str:
-        """How much memory was asked for, and what asks for less."""
-        trainer, size = self.parts.config["trainer"], self.parts.data.batch_size
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        half = f"data.batch_size={max(1, size // 2)} trainer.accumulate={2 * trainer['accumulate']}"
-        return (
-            f"{first}. Batches of {size}, at most {peak_memory_mb(self.parts.device.device):,.0f} MB in use. "
-            f"Try {half} (a step stays the same), trainer.on_oom=shrink (dltrain does that itself), "
-            "device.precision=bf16, or a smaller model"
-        )
-
-    def explained(self, error: OSError) -> str:
-        """What could not be written, and what the disk says."""
-        if not self.home.path.is_dir():
-            return f"the run's folder is gone: {self.home.path}"
-        free = shutil.disk_usage(self.home.path).free / 1e6
-        what = f"{error.strerror or error}: {error.filename or self.home.path}"
-        sizes = [entry["bytes"] for entry in self.checkpoints.manifest().values() if "bytes" in entry]
-        needed = f", a checkpoint takes {max(sizes) / 1e6:,.1f} MB" if sizes else ""
-        return f"could not write: {what}; {free:,.0f} MB are free there{needed}"
 
     def make_loop(self, parts: Parts, batches: dict[str, Batches], tracker: Tracker) -> Loop:
         """The loop with everything it turns."""

@@ -100,7 +100,9 @@ def test_a_killed_worker_is_named_at_once_and_the_run_goes_on_to_the_same_bytes(
     assert gone(pids, 1)
     run = tmp_path / "run"
     whole(run)
-    assert status(run)["state"] == "failed" and Checkpoints(run).load("last.pt")["loop"]["step"] == 12
+    assert status(run)["state"] == "failed"
+    # Batches that it had delivered are still learned from, and a checkpoint is due every second step.
+    assert Checkpoints(run).load("last.pt")["loop"]["step"] in (12, 14)
     resumed = dltrain("resume", str(run), "allow_targets=[gated]")
     assert resumed.code == 0, resumed.stderr
     assert_same(run, reference())
