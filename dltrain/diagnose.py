@@ -45,13 +45,13 @@ def repeat(loop: Loop, until: int) -> None:
     Raises:
         Found: At the first number that is not finite.
     """
-    stage, state, last = loop.stages[loop.state.stage], loop.state, None
     if not loop.turns.optimizers:
         loop.begin_stage()
+    span, state, last = loop.stages.present, loop.state, None
     loop.model.train()
     while state.step < until:
-        for group in grouped(loop.train.epoch(state.epoch, state.batch), loop.plan.accumulate):
-            last = take_step(loop, stage, group, last)
+        for group in grouped(span.batches.epoch(state.epoch, state.batch), loop.plan.accumulate):
+            last = take_step(loop, span.stage, group, last)
             if state.step >= until:
                 return
         state.epoch, state.batch = state.epoch + 1, 0
@@ -83,8 +83,9 @@ def describe(
     loop: Loop, turn: Turn, group: list[Batch], loss: float | None, gradient: str | None, last: float | None
 ) -> dict[str, Any]:
     """All that helps to understand it."""
-    state, size = loop.state, loop.train.batch_size
-    order = loop.train.order(state.epoch)[state.batch * size : (state.batch + len(group)) * size]
+    state, batches = loop.state, loop.stages.present.batches
+    size = batches.batch_size
+    order = batches.order(state.epoch)[state.batch * size : (state.batch + len(group)) * size]
     return {
         "step": state.step + 1,
         "epoch": state.epoch,

@@ -1,32 +1,34 @@
 """Looking at a model without changing it: metrics of a split, and what there is to see."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from dltrain.data.batches import Batch
 from dltrain.device import Device
-from dltrain.tasks.base import Evaluation, Shown, Task
+from dltrain.tasks.base import Evaluation
+
+T = TypeVar("T")
 
 
-def measure(task: Task, model: nn.Module, batches: Iterable[Batch], device: Device) -> Evaluation:
+Evaluate = Callable[[nn.Module, Iterable[Batch]], Evaluation]
+
+
+def measure(evaluate: Evaluate, model: nn.Module, batches: Iterable[Batch], device: Device) -> Evaluation:
     """One pass over a split."""
-    model.eval()
-    with torch.inference_mode(), device.autocast():
-        evaluation = task.evaluate(model, batches)
-    model.train()
-    return evaluation
+    return look(lambda judged: evaluate(judged, batches), model, device)
 
 
-def look(task: Task, model: nn.Module, evaluation: Evaluation, device: Device) -> list[Shown]:
-    """Pictures and text for people."""
+def look(see: Callable[[nn.Module], T], model: nn.Module, device: Device) -> T:
+    """What ``see`` finds in a model that neither learns nor keeps statistics meanwhile."""
     model.eval()
     with torch.inference_mode(), device.autocast():
-        shown = task.show(model, evaluation)
+        seen = see(model)
     model.train()
-    return shown
+    return seen
 
 
 def improves(value: float, best: float | None, better: str) -> bool:

@@ -7,7 +7,7 @@ import gc
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -16,14 +16,15 @@ from torch import nn
 
 from dltrain.average import Average
 from dltrain.checkpoint import BEST, Checkpoints
-from dltrain.console import Console
+from dltrain.console import Console, count
 from dltrain.data.batches import Batch, Batches
 from dltrain.device import Device, peak_memory_mb, random_state, restore_random_state
 from dltrain.judge import improves, look, measure
 from dltrain.optim import Optimizer
-from dltrain.record import Clock, Due, Plan, State
+from dltrain.record import Clock, Plan, State
+from dltrain.stages import Span, Stages, following
 from dltrain.stop import NAMES, Stop, Stopped
-from dltrain.tasks.base import Evaluation, Shown, Stage, Task, Turn
+from dltrain.tasks.base import Evaluation, Goal, Shown, Stage, Task, Turn
 from dltrain.tracker import Tracker
 from dltrain.turns import Moment, Turns
 
@@ -40,8 +41,8 @@ class Loop:
     Args:
         task: What is learned.
         model: What learns it, on the device.
-        train: Training batches.
-        val: Validation batches, or None: then the last weights are the best.
+        batches: Split -> its batches: ``train``, perhaps ``unlabelled``, and ``val``; without that the last weights are
+            the best.
         optimizer: Makes the optimizer of a turn, given the turn and the number of steps of its stage.
         average: Averaged weights that are evaluated and kept instead of the model's own, or None.
         plan: When things happen.
@@ -57,8 +58,7 @@ class Loop:
         self,
         task: Task,
         model: nn.Module,
-        train: Batches,
-        val: Batches | None,
+        batches: Mapping[str, Batches],
         optimizer: Callable[[Turn, int], Optimizer],
         average: Average | None,
         plan: Plan,
@@ -69,28 +69,33 @@ class Loop:
         clock: Clock,
         stop: Stop,
     ) -> None:
-        self.task, self.model, self.train, self.val = task, model, train, val
+        self.task, self.model, self.val = task, model, batches.get("val")
         self.average, self.plan, self.device = average, plan, device
         self.tracker, self.console, self.checkpoints = tracker, console, checkpoints
         self.state, self.clock, self.stop = State(), clock, stop
-        self.stages = task.stages(model)
-        self.turns = Turns(optimizer, plan, device, train.batch_size, console)
-        self.epoch_steps = -(-len(train) // plan.accumulate)
-        self.steps = sum(self.steps_of(stage) for stage in self.stages)
-        self.log_due, self.evaluation_due, self.save_due = (
-            Due(span, self.epoch_steps) for span in (plan.log_every, plan.eval_every, plan.checkpoint_every)
-        )
+        self.stages = Stages(task.stages(model), batches, plan)
+        self.turns = Turns(optimizer, plan, device, batches["train"].batch_size, console)
+        self.bad = batches["train"].bad  # all splits share it
         self.seen: dict[str, float] = {}  # the last loss and validation metric, for the live line
         self.shown = 0.0
         self.stepping = False  # a step has begun and is not done
         self.first = 0  # steps that were done when this session began
         self.logged = (0, 0.0)  # examples and training seconds at the last log
 
-    def steps_of(self, stage: Stage) -> int:
-        """Optimizer steps of one stage, unless it stops early."""
-        epochs = stage.epochs or self.plan.epochs
-        limits = [epochs * self.epoch_steps if epochs else math.inf, self.plan.max_steps or math.inf]
-        return int(min(limits))
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run, unless it stops early."""
+        return self.stages.steps
+
+    @property
+    def epoch(self) -> float:
+        """Epochs done, with a fraction."""
+        return self.stages.epoch(self.state)
+
+    @property
+    def goal(self) -> Goal:
+        """What is watched in the present stage."""
+        return self.stages.present.stage.goal or self.task.goal
 
     def run(self) -> None:
         """All stages, in order; afterwards the model holds the best weights.
@@ -119,12 +124,11 @@ class Loop:
         try:
             for number in range(self.state.stage, len(self.stages)):
                 if number > self.state.stage:
-                    # Stages have metrics of their own: the best of one says nothing about the next.
-                    self.state = State(step=self.state.step, stage=number, stage_start=self.state.step)
+                    self.state = following(self.state, number)
                     self.begin_stage()
                 elif not self.turns.optimizers:
                     self.begin_stage()
-                self.run_stage(self.stages[number])
+                self.run_stage(self.stages.present)
         except Stopped as stopped:
             if not self.stepping:  # between two steps everything is whole
                 self.save()
@@ -133,27 +137,29 @@ class Loop:
 
     def begin_stage(self) -> None:
         """Make the optimizers of the present stage."""
-        stage = self.stages[self.state.stage]
-        self.turns.begin(stage, self.steps_of(stage))
+        span = self.stages.enter(self.state.stage)
+        self.turns.begin(span.stage, span.steps)
+        if len(self.stages) > 1:
+            self.console.say(f"stage {span.stage.name}: {count(span.steps)} steps, from step {count(self.state.step)}")
 
-    def run_stage(self, stage: Stage) -> None:
+    def run_stage(self, span: Span) -> None:
         """Epochs until the stage's steps are done."""
-        last = self.state.stage_start + self.steps_of(stage)
+        last = self.state.stage_start + span.steps
         if self.state.evaluating:  # a stop cut it off
             self.look(evaluate=True, save=self.state.step >= last)
         while self.state.step < last and not self.state.stopped_early:
-            self.run_epoch(stage, last)
+            self.run_epoch(span, last)
 
-    def run_epoch(self, stage: Stage, last: int) -> None:
+    def run_epoch(self, span: Span, last: int) -> None:
         """What is left of one pass over the training data, or of the stage's steps."""
         state = self.state
-        for group in grouped(self.train.epoch(state.epoch, state.batch), self.plan.accumulate):
-            step = state.step + 1
-            final = step >= last
-            evaluate = final or self.evaluation_due.at(step)
-            save = final or self.save_due.at(step)
-            log = evaluate or step == 1 or self.log_due.at(step)
-            self.take_step(stage, group, log)
+        for group in grouped(span.batches.epoch(state.epoch, state.batch), self.plan.accumulate):
+            step = state.step + 1 - state.stage_start
+            final = step >= span.steps
+            evaluate = final or span.evaluation_due.at(step)
+            save = final or span.save_due.at(step)
+            log = evaluate or step == 1 or span.log_due.at(step)
+            self.take_step(span.stage, group, log)
             if log:
                 self.log()
             self.stepping = False
@@ -201,11 +207,6 @@ class Loop:
         for batch in read:
             self.clock.examples += len(batch["inputs"])
 
-    @property
-    def epoch(self) -> float:
-        """Epochs done, with a fraction."""
-        return self.state.step / self.epoch_steps
-
     def log(self) -> None:
         """Read back what was recorded, once, and write it down.
 
@@ -243,33 +244,37 @@ class Loop:
             return False
         self.state.evaluating = True
         with self.clock.pause():
-            best = self.judge(self.measure(self.val))
+            best = self.judge(self.measure(self.val, self.goal))
         self.state.evaluating = False
         return best
 
     def judge(self, evaluation: Evaluation) -> bool:
         """Write an evaluation down and decide what follows from it; whether it is the best so far."""
-        state, task = self.state, self.task
+        state, goal = self.state, self.goal
         self.tracker.scalars(state.step, self.epoch, "val", evaluation.metrics)
-        value = self.seen["metric"] = evaluation.metrics[task.metric]
+        value = self.seen["metric"] = evaluation.metrics[goal.metric]
         if not math.isfinite(value):
-            self.console.say(f"{task.metric}/val is {value} at step {state.step}: never the best")
+            self.console.say(f"{goal.metric}/val is {value} at step {state.step}: never the best")
+        for note in evaluation.notes:
+            self.console.say(f"step {state.step}: {note}")
         state.evaluations += 1
-        better = improves(value, state.best, task.better)
+        better = improves(value, state.best, goal.better)
         state.without_improvement = 0 if better else state.without_improvement + 1
         if better:
             state.best, state.best_step = value, state.step
         state.stopped_early = 0 < self.plan.early_stopping <= state.without_improvement
         for optimizer in self.turns.optimizers.values():
-            optimizer.schedule.observe(value, task.better)
+            optimizer.schedule.observe(value, goal.better)
         # Pictures at the 1st, 2nd, 4th, 8th ... evaluation tell the story in few frames.
         if state.evaluations.bit_count() == 1:
-            self.show("val", self.shown_of(evaluation))
+            self.show("val", self.shown_of(evaluation, goal))
+        if (frame := look(self.task.frame, self.judged, self.device)) is not None:
+            self.tracker.frame(frame, state.step)
         return better
 
-    def measure(self, batches: Batches) -> Evaluation:
-        """One pass over a split with the weights that count."""
-        return measure(self.task, self.judged, self.watched(batches), self.device)
+    def measure(self, batches: Batches, goal: Goal | None = None) -> Evaluation:
+        """One pass over a split with the weights that count, for the task's own metrics if no other goal is given."""
+        return measure((goal or self.task.goal).evaluate, self.judged, self.watched(batches), self.device)
 
     def watched(self, batches: Batches) -> Iterator[Batch]:
         """Batches, until a signal asks for the end."""
@@ -283,9 +288,10 @@ class Loop:
         """The model whose weights are evaluated and kept: the averaged one where there is one."""
         return self.model if self.average is None else self.average.module
 
-    def shown_of(self, evaluation: Evaluation) -> list[Shown]:
+    def shown_of(self, evaluation: Evaluation, goal: Goal | None = None) -> list[Shown]:
         """Pictures and text for people to look at."""
-        return look(self.task, self.judged, evaluation, self.device)
+        see = (goal or self.task.goal).show
+        return look(lambda model: see(model, evaluation), self.judged, self.device)
 
     def show(self, split: str, shown: list[Shown]) -> None:
         """Write pictures and text down."""
@@ -298,15 +304,15 @@ class Loop:
     def show_progress(self) -> None:
         """Move the live line; touches nothing on the device."""
         self.shown = now = time.perf_counter()
-        state, left = self.state, self.steps - self.state.step
+        state, epochs, left = self.state, self.stages.epochs, self.steps - self.state.step
         spent = now - (self.clock.first_step or now)
         self.console.progress(
-            epoch=min(int(self.epoch) + 1, -(-self.steps // self.epoch_steps)),
-            epochs=-(-self.steps // self.epoch_steps),
+            epoch=min(int(self.epoch) + 1, epochs),
+            epochs=epochs,
             step=state.step,
             steps=self.steps,
             loss=self.seen.get("loss"),
-            metric_name=f"{self.task.metric}/val",
+            metric_name=f"{self.goal.metric}/val",
             metric_value=self.seen.get("metric"),
             samples_per_s=self.clock.examples / max(self.clock.training(), 1e-9),
             seconds_left=spent / max(state.step - self.first - 1, 1) * left,
@@ -348,7 +354,7 @@ class Loop:
             **self.turns.state_dict(),
             "task": self.task.state_dict(),
             "loop": asdict(self.state),
-            "bad_samples": list(self.train.bad.found),
+            "bad_samples": list(self.bad.found),
             "rng": random_state(),
         }
 
@@ -364,7 +370,7 @@ class Loop:
         self.begin_stage()
         self.turns.load_state_dict(state)
         self.task.load_state_dict(state["task"])
-        self.train.bad.restore(state["bad_samples"])
+        self.bad.restore(state["bad_samples"])
         self.clock.load_state_dict(measured)
         self.logged = (self.clock.examples, self.clock.earlier.get("training_seconds", 0.0))
         restore_random_state(state["rng"])
@@ -383,8 +389,8 @@ class Loop:
             self.load_weights(self.checkpoints.load(BEST))
 
 
-def grouped(batches: Iterable[Batch], count: int) -> Iterator[list[Batch]]:
-    """Batches in lists of ``count``; the last list of an epoch may be shorter."""
+def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    """Batches in lists of ``size``; the last list of an epoch may be shorter."""
     iterator = iter(batches)
-    while group := list(itertools.islice(iterator, count)):
+    while group := list(itertools.islice(iterator, size)):
         yield group

@@ -69,7 +69,8 @@ def make(job: Job) -> Parts:
     devices.prepare(device, job.config.seed)
     model = device.place(model)
     if device.compile:
-        model.compile()
+        for part in called(model):
+            part.compile()
     notes = tuple(note for note in (unread(job), devices.faster_precision(device, model)) if note)
     config = resolved(job, facts)
     return Parts(config, data, task, model, device, make_plan(config), notes)
@@ -127,6 +128,11 @@ def make_model(job: Job, facts: Facts) -> nn.Module:
     check_facts(job, "model", facts)
     torch.manual_seed(job.config.seed)
     return build.build(node(job, "model", facts), "model", job.allow)
+
+
+def called(model: nn.Module) -> list[nn.Module]:
+    """The modules that a task calls: those that the model names in ``parts`` (``generator``, ``critic``), or itself."""
+    return [getattr(model, name) for name in getattr(model, "parts", ())] or [model]
 
 
 def node(job: Job, group: str, facts: Facts | None = None) -> dict[str, Any]:
@@ -204,6 +210,8 @@ def make_batches(parts: Parts, splits: Splits) -> dict[str, Batches]:
     }
     if splits.val is not None:
         found["val"] = batches_of(parts, splits.val, 2 * data.batch_size)
+    if splits.unlabelled is not None:
+        found["unlabelled"] = batches_of(parts, splits.unlabelled, data.batch_size, training=True)
     return found
 
 
@@ -237,13 +245,16 @@ def rehearse(parts: Parts, batches: dict[str, Batches], job: Job) -> None:
     held = {name: value[:2] for name, value in next(iter(batches["test"])).items()}
     try:
         cuda = [torch.cuda.current_device()] if parts.device.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda), torch.no_grad(), parts.device.autocast():
-            for stage in parts.task.stages(model):
+        with torch.random.fork_rng(devices=cuda), parts.device.autocast():
+            for stage in (stages := parts.task.stages(model)):
+                unknown = {"inputs": batch["inputs"]} if stage.data == "unlabelled" else batch
                 for turn in stage.turns:
                     make_optimizer(job, parts, turn, steps=1)
-                    turn.loss(batch, 0.0)
+                    turn.loss(unknown, 0.0)
             model.eval()
-            parts.task.evaluate(model, [held])
+            with torch.no_grad():
+                for goal in [stage.goal for stage in stages if stage.goal] + [parts.task.goal]:
+                    goal.evaluate(model, [held])
     except (RuntimeError, ValueError, IndexError, KeyError, TypeError) as error:
         shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
         chosen = " ".join(f"{group}={job.choices[group]}" for group in ("model", "task", "data"))
@@ -270,6 +281,8 @@ def refuse_single(parts: Parts, batches: Batches) -> None:
 def make_optimizer(job: Job, parts: Parts, turn: Turn, steps: int) -> Optimizer:
     """The optimizer of one turn, as YAML describes it."""
     described = dict(parts.config["optimizer"])
+    if turn.lr is not None:
+        described["lr"] = turn.lr
     schedule = build.build(described.pop("schedule"), "optimizer.schedule", job.allow)
     owned = {id(p) for p in turn.parameters}
     fields = {field.name for field in dataclasses.fields(Regularization)}

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dltrain import compose, diagnose, draw, ending, folder, masking, since, slurm, stored
+from dltrain import compose, diagnose, draw, ending, features, folder, masking, since, slurm, stored
 from dltrain.average import Average
 from dltrain.checkpoint import Checkpoints, refuse_misfit
 from dltrain.compose import Job
@@ -132,6 +132,7 @@ def built(job: Job, notes: Sequence[str] = (), begun: Path | None = None) -> Ite
         ConfigError: When something makes no sense, or the data are not those that the run began with.
     """
     parts = make(job)
+    features.attach(parts, job.allow)
     parts.notes = (*parts.notes, *notes)
     splits = parts.data.load()
     parts.fingerprint = fingerprint(splits)
@@ -363,8 +364,7 @@ class Run:
         return Loop(
             parts.task,
             parts.model,
-            batches["train"],
-            batches.get("val"),
+            batches,
             functools.partial(make_optimizer, self.job, parts),
             Average(parts.model, decay) if decay else None,
             parts.plan,

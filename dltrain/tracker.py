@@ -23,6 +23,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 
 from dltrain import masking
+from dltrain.film import Film
 
 METRICS = "metrics.jsonl"
 EVENTS = "events.out.tfevents"
@@ -49,6 +50,7 @@ class Tracker:
         first = not any(folder.glob(f"{EVENTS}*"))
         self._lines = _open_lines(folder / METRICS, purge_step)
         self._found = _last_line(folder / METRICS)
+        self._film = Film(folder, purge_step)
         self._file = open(folder / _file_name(folder), "xb")  # noqa: SIM115
         self._events = RecordWriter(self._file)
         self._write(Event(wall_time=self._started, file_version="brain.Event:2"))
@@ -100,6 +102,10 @@ class Tracker:
         encoded = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=file.getvalue())
         self._summary(step, Summary.Value(tag=tag, image=encoded))
 
+    def frame(self, picture: Tensor, step: int) -> None:
+        """Add a picture, uint8 of 3 x height x width, to the film of the run."""
+        self._film.add(picture, step)
+
     def hparams(self, choices: dict[str, Any], metrics: dict[str, float], succeeded: bool = True) -> None:
         """Make the run a row of TensorBoard's HParams tab; call it once, when the run ends.
 
@@ -139,7 +145,9 @@ class Tracker:
             os.fsync(file.fileno())
 
     def close(self) -> None:
-        """Close both files; calling it again does nothing."""
+        """Close all files; calling it again does nothing."""
+        if not self._file.closed:
+            self._film.close()
         self._lines.close()
         self._file.close()
 

@@ -56,7 +56,7 @@ class Trained:
         source = Source(getattr(self.splits, split).rows, self.splits.test.prepare)
         batches = batches_of(self.parts, source, 2 * self.parts.data.batch_size)
         try:
-            return measure(self.parts.task, self.parts.model, batches, self.parts.device)
+            return measure(self.parts.task.evaluate, self.parts.model, batches, self.parts.device)
         finally:
             batches.close()
 
@@ -85,6 +85,18 @@ def rebuild(job: Job, path: Path, name: str) -> Trained:
         splits = parts.data.load()
     except ConfigError as error:
         raise ConfigError(*error.problems, *_data_needed(error)) from error
+    step = restore(parts, path, name)
+    others = ", ".join(since.other_splits(path, fingerprint(splits)))
+    notes = (f"data ({others}): not those it was trained on; scales and names come from them",) if others else ()
+    return Trained(parts, splits, step, notes)
+
+
+def restore(parts: Parts, path: Path, name: str) -> int:
+    """Give a model the weights of a run's checkpoint, ready to be asked; the step they are of.
+
+    Raises:
+        CheckpointError: When the checkpoint is missing, damaged, or of another model.
+    """
     try:
         state = Checkpoints(path).load(name)
     except CheckpointError as error:
@@ -92,9 +104,7 @@ def rebuild(job: Job, path: Path, name: str) -> Trained:
         raise CheckpointError(*error.problems, f"Another one may do: --checkpoint {other}") from None
     load_weights(parts, state, path / "checkpoints" / name)
     parts.model.eval()
-    others = ", ".join(since.other_splits(path, fingerprint(splits)))
-    notes = (f"data ({others}): not those it was trained on; scales and names come from them",) if others else ()
-    return Trained(parts, splits, state["loop"]["step"], notes)
+    return state["loop"]["step"]
 
 
 def _data_needed(error: ConfigError) -> list[str]:
@@ -110,14 +120,18 @@ def load_weights(parts: Parts, state: dict[str, Any], file: Path) -> None:
     Raises:
         CheckpointError: When they do not fit the model.
     """
-    average = state["average"]
     try:
-        parts.model.load_state_dict(state["model"] if average is None else average["model"])
+        parts.model.load_state_dict(weights_of(state))
     except RuntimeError as error:
         wrong = str(error).splitlines()
         reason = f"{wrong[0]} {wrong[1].strip() if len(wrong) > 1 else ''}".strip()
         raise CheckpointError(f"{file}: refused, it does not fit this model: {reason}") from None
     parts.task.load_state_dict(state["task"])
+
+
+def weights_of(state: dict[str, Any]) -> dict[str, Any]:
+    """The weights of a checkpoint that count: the averaged ones where there are some."""
+    return state["model"] if state["average"] is None else state["average"]["model"]
 
 
 def plain(value: Any) -> Any:

@@ -31,7 +31,7 @@ from dltrain.optim import Optimizer, Regularization
 from dltrain.record import Clock, Plan
 from dltrain.schedule import Constant, Cosine, Plateau, Schedule
 from dltrain.stop import Stop
-from dltrain.tasks.base import Batch, Evaluation, Loss, Shown, Stage, Task, Turn
+from dltrain.tasks.base import Batch, Evaluation, Goal, Loss, Shown, Stage, Task, Turn
 from dltrain.tasks.classification import Classification
 from dltrain.tracker import Tracker
 
@@ -63,6 +63,7 @@ def looped(
     batch_size: int = BATCH,
     val: bool = True,
     train: Source | None = None,
+    unlabelled: Source | None = None,
     **plan: Any,
 ) -> Loop:
     """A loop over a small classification problem, ready to run; the folder gets what a run writes."""
@@ -77,13 +78,17 @@ def looped(
         others = any(p.requires_grad and id(p) not in owned for p in model.parameters())
         return Optimizer(make, turn.parameters, schedule(), steps, regularization, device.scaler(), partial=others)
 
+    splits = {"train": Batches(train or source(), batch_size, seed=3, training=True)}
+    if val:
+        splits["val"] = Batches(source(1, 20), 16)
+    if unlabelled is not None:
+        splits["unlabelled"] = Batches(unlabelled, batch_size, seed=3, training=True)
     given: dict[str, Any] = {"epochs": 2, "max_steps": None, "accumulate": 1, "log_every": (1.0, "step")}
     given |= {"eval_every": (1.0, "epoch"), "checkpoint_every": NEVER, **plan}
     return Loop(
         task or Classification(CLASSES),
         model,
-        Batches(train or source(), batch_size, seed=3, training=True),
-        Batches(source(1, 20), 16) if val else None,
+        splits,
         optimizer,
         Average(model, average) if average else None,
         Plan(**given),
@@ -105,9 +110,9 @@ def weights(model: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()]).clone()
 
 
-def order(epochs: int, batch_size: int = BATCH) -> list[Batch]:
+def order(epochs: int, batch_size: int = BATCH, first: int = 0) -> list[Batch]:
     batches = Batches(source(), batch_size, seed=3, training=True)
-    return [batch for epoch in range(epochs) for batch in batches.epoch(epoch)]
+    return [batch for epoch in range(first, first + epochs) for batch in batches.epoch(epoch)]
 
 
 # --- the same numbers as a plain loop -------------------------------------------------------------------------------
@@ -230,7 +235,8 @@ def test_steps_epochs_and_minutes_say_when_to_log_and_evaluate(
     assert [line["step"] for line in lines(tmp_path, "val")] == evaluated
     assert loop.state.step == loop.steps == steps
     epochs = [line["epoch"] for line in lines(tmp_path, "train")]
-    assert epochs == pytest.approx([step / loop.epoch_steps for step in logged])
+    size, whole = plan.get("accumulate", 1), loop.stages.present.epoch_steps
+    assert epochs == pytest.approx([step // whole + step % whole * size / EPOCH for step in logged])
 
 
 class Saves(Checkpoints):
@@ -412,7 +418,7 @@ def test_a_duel_equals_one_written_out_by_hand(tmp_path: Path) -> None:
 
     for batch in order(1):
         move(generator, F.mse_loss(plain.generator(batch["inputs"]), batch["inputs"]))
-    for number, batch in enumerate(order(2), EPOCH + 1):
+    for number, batch in enumerate(order(2, first=1), EPOCH + 1):
         x = batch["inputs"]
         move(generator, F.softplus(-plain(x)).mean())
         if number % 2 == 0:
@@ -441,6 +447,73 @@ def test_each_turn_logs_a_loss_of_its_own(tmp_path: Path) -> None:
     for number, line in enumerate(logged[EPOCH:], EPOCH + 1):
         assert "loss_generator" in line
         assert ("loss_critic" in line) == (number % 2 == 0)
+
+
+class Lessons(Classification):
+    """Two stages: the first reads examples without answers and watches a metric of its own."""
+
+    def __init__(self, tells: Sequence[float] = (1.0,)) -> None:
+        super().__init__(CLASSES)
+        self.said = itertools.chain(tells, itertools.repeat(tells[-1]))
+        self.read: list[tuple[str, int]] = []
+
+    def stages(self, model: nn.Module) -> list[Stage]:
+        owned = list(model.parameters())
+
+        def alone(batch: Batch, progress: float) -> Loss:
+            assert "targets" not in batch
+            self.read.append(("alone", len(batch["inputs"])))
+            return Loss(model(batch["inputs"]).square().mean(), len(batch["inputs"]))
+
+        def told(batch: Batch, progress: float) -> Loss:
+            self.read.append(("told", len(batch["inputs"])))
+            return self.loss(model, batch, progress)
+
+        def far(model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
+            return Evaluation({"distance": next(self.said)}, notes=["the distance was measured"])
+
+        first = Stage("alone", [Turn("alone", owned, alone)], 2, "unlabelled", Goal("distance", "min", far))
+        return [first, Stage("told", [Turn("train", owned, told)], 1)]
+
+
+def without_answers(examples: int) -> Source:
+    return Source({"inputs": torch.randn(examples, SIZE)}, nn.Identity())
+
+
+def test_a_stage_reads_examples_without_answers_where_it_asks_for_them(tmp_path: Path) -> None:
+    task = Lessons()
+    loop = looped(tmp_path, task, unlabelled=without_answers(2 * ROWS))
+    loop.run()
+    alone = sum(size for name, size in task.read if name == "alone")
+    told = sum(size for name, size in task.read if name == "told")
+    assert (alone, told) == (2 * 2 * ROWS, ROWS)
+    assert loop.state.step == loop.steps
+    assert lines(tmp_path, "train")[-1]["epoch"] == 3
+
+
+def test_every_stage_watches_its_own_metric_and_keeps_its_own_best(tmp_path: Path) -> None:
+    loop = looped(tmp_path, Lessons([3.0, math.nan]), unlabelled=without_answers(ROWS))
+    loop.run()
+    watched = [sorted({"distance", "accuracy"} & line.keys()) for line in lines(tmp_path, "val")]
+    assert watched == [["distance"], ["distance"], ["accuracy"]]
+    assert loop.state.best == lines(tmp_path, "val")[-1]["accuracy"]
+    assert "the distance was measured" in loop.console._stream.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_stage_stops_early_by_its_own_metric_and_the_next_one_still_comes(tmp_path: Path) -> None:
+    task = Lessons([1.0, 2.0, 3.0])
+    looped(tmp_path, task, unlabelled=without_answers(ROWS), early_stopping=1, eval_every=(1.0, "step")).run()
+    names = [name for name, _ in task.read]
+    assert names[:2] == ["alone"] * 2 and names[2] == "told"
+
+
+def test_examples_come_in_another_order_in_each_stage(tmp_path: Path) -> None:
+    _, _, loop = duel(tmp_path)
+    loop.run()
+    assert [line["epoch"] for line in lines(tmp_path, "train")] == pytest.approx(
+        [step / EPOCH for step in range(1, 3 * EPOCH + 1)]
+    )
+    assert loop.state.epoch == 2  # the last one, counted from 0
 
 
 # --- which weights are kept -----------------------------------------------------------------------------------------
@@ -690,13 +763,13 @@ EVERYTHING = Regularization(l1=1e-4, l2=1e-4, weight_decay=0.01, clip_norm=1.0, 
 )
 def test_a_step_never_waits_for_the_device(given: dict[str, Any], tmp_path: Path) -> None:
     loop = looped(tmp_path, **{"model": network(dropout=0.1), **given})
-    (stage,) = loop.stages
+    (span,) = loop.stages.spans
     loop.begin_stage()
-    groups = grouped(loop.train.epoch(0), loop.plan.accumulate)
-    loop.take_step(stage, next(groups), measure=True)  # the optimizer makes its state, the epoch its order
+    groups = grouped(span.batches.epoch(0), loop.plan.accumulate)
+    loop.take_step(span.stage, next(groups), measure=True)  # the optimizer makes its state, the epoch its order
     with Watch() as watch:
         for group in itertools.islice(groups, 3):
-            loop.take_step(stage, group, measure=False)
+            loop.take_step(span.stage, group, measure=False)
             loop.show_progress()
     assert watch.calls["mm"] + watch.calls["addmm"] > 0, "the steps were watched"
     assert watch.waits == {}

@@ -56,7 +56,7 @@ class CIFAR10:
         self.look = Look(3, mean, std, augment or [])
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
-        self.spec = picture_facts(3, 32, 32, CLASSES)
+        self.spec = self.look.facts(picture_facts(3, 32, 32, CLASSES))
 
     def load(self) -> Splits:
         """Read all pictures, after fetching them if that was asked for."""

@@ -9,7 +9,7 @@ import torch
 from dltrain.data.arguments import at_least, fraction
 from dltrain.data.given import Given
 from dltrain.data.picture_inputs import picture_inputs
-from dltrain.data.pictures import Look, picked, picture_facts
+from dltrain.data.pictures import Look, answered, picked, picture_facts
 from dltrain.data.spec import Inputs, Splits
 from dltrain.data.splitting import hold_out_of_each
 
@@ -23,6 +23,7 @@ class Digits:
 
     Args:
         validation: Fraction of the other 1,547 that is held out; 0 trains on all of them.
+        labels: Training examples whose labels are known, at least 1; None for all.
         mean: Taken from the pixels, on the scale from 0 to 1.
         std: What the pixels are divided by after that.
         augment: Any of ``flip`` and ``crop``.
@@ -35,6 +36,7 @@ class Digits:
     def __init__(
         self,
         validation: float = 0.16,
+        labels: int | None = None,
         mean: float | list[float] = 0.305,
         std: float | list[float] = 0.376,
         augment: list[str] | None = None,
@@ -42,10 +44,11 @@ class Digits:
         workers: int = 0,
     ) -> None:
         self.validation = fraction("data.validation", validation)
+        self.labels = None if labels is None else at_least("data.labels", labels, 1)
         self.look = Look(1, mean, std, augment or [], WHITE)
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
-        self.spec = picture_facts(1, 8, 8, [str(digit) for digit in range(10)])
+        self.spec = self.look.facts(picture_facts(1, 8, 8, [str(digit) for digit in range(10)]))
 
     def load(self) -> Splits:
         """Read the file: 64 pixels from 0 to 16 and the class in each line."""
@@ -53,7 +56,8 @@ class Digits:
         rows = {"pixels": table[:, :64].reshape(-1, 1, 8, 8), "labels": table[:, 64].contiguous()}
         rest, test = hold_out_of_each(rows["labels"], TEST / len(table))
         train, val = hold_out_of_each(rows["labels"][rest], self.validation)
-        return self.look.splits(picked(rows, rest[train]), picked(rows, rest[val]), picked(rows, test))
+        parts = self.look.splits(picked(rows, rest[train]), picked(rows, rest[val]), picked(rows, test))
+        return answered(parts, self.labels)
 
     def inputs(self, given: Given) -> Iterator[Inputs]:
         """Read a user's picture files and arrays."""

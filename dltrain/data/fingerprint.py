@@ -22,7 +22,7 @@ def fingerprint(splits: Splits) -> dict[str, str]:
     them, 256 MiB in all; a change between two blocks is not seen. Of `Files` it is that of their names and, after a
     dash, that of their sizes.
     """
-    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
+    parts = {"train": splits.train, "val": splits.val, "test": splits.test, "unlabelled": splits.unlabelled}
     return {name: _of_source(source) for name, source in parts.items() if source is not None}
 
 

@@ -73,7 +73,7 @@ class ImageFolder:
         if not self.parted:
             fractions(validation, test)
         self.classes = _folders(self.path / TRAIN if self.parted else self.path)
-        self.spec = picture_facts(CHANNELS, side, side, self.classes)
+        self.spec = self.look.facts(picture_facts(CHANNELS, side, side, self.classes))
 
     def load(self) -> Splits:
         """List the files and split them; no picture is read yet."""

@@ -12,7 +12,7 @@ from dltrain.data.arguments import at_least, fraction
 from dltrain.data.fetching import fetch, not_there
 from dltrain.data.given import Given
 from dltrain.data.picture_inputs import picture_inputs
-from dltrain.data.pictures import Look, Rows, picked, picture_facts
+from dltrain.data.pictures import Look, Rows, answered, picked, picture_facts
 from dltrain.data.spec import Inputs, Splits
 from dltrain.data.splitting import hold_out
 from dltrain.errors import ConfigError, problem
@@ -30,6 +30,7 @@ class MNIST:
         root: Folder that holds ``MNIST/raw``, as torchvision lays it out.
         download: Fetch the files when they are not there.
         validation: Fraction of the 60,000 that is held out; 0 trains on all of them.
+        labels: Training examples whose labels are known, at least 1; None for all.
         mean: Taken from the pixels, on the scale from 0 to 1.
         std: What the pixels are divided by after that.
         augment: Any of ``flip`` and ``crop``.
@@ -48,6 +49,7 @@ class MNIST:
         root: str = "~/.cache/dltrain",
         download: bool = False,
         validation: float = 0.1,
+        labels: int | None = None,
         mean: float | list[float] = 0.1307,
         std: float | list[float] = 0.3081,
         augment: list[str] | None = None,
@@ -57,10 +59,11 @@ class MNIST:
         self.root = Path(root).expanduser()
         self.download = download
         self.validation = fraction("data.validation", validation)
+        self.labels = None if labels is None else at_least("data.labels", labels, 1)
         self.look = Look(1, mean, std, augment or [])
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
-        self.spec = picture_facts(1, SIDE, SIDE, self.class_names)
+        self.spec = self.look.facts(picture_facts(1, SIDE, SIDE, self.class_names))
 
     def load(self) -> Splits:
         """Read the four files, after fetching them if that was asked for."""
@@ -73,9 +76,9 @@ class MNIST:
             raise not_there(self.name, self.root, missing[0])
         rest, test = (_read(raw, part) for part in PARTS)
         if not self.validation:
-            return self.look.splits(rest, None, test)
+            return answered(self.look.splits(rest, None, test), self.labels)
         train, val = hold_out(len(rest["labels"]), self.validation)
-        return self.look.splits(picked(rest, train), picked(rest, val), test)
+        return answered(self.look.splits(picked(rest, train), picked(rest, val), test), self.labels)
 
     def inputs(self, given: Given) -> Iterator[Inputs]:
         """Read a user's picture files and arrays."""

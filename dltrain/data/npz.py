@@ -64,6 +64,7 @@ class Npz:
         self.spec = replace(facts, **_facts_of_y(self.path))
         white = 255.0 if kind == np.uint8 else 1.0
         self.look = Look(facts.channels, mean, std, augment or [], white) if facts.channels else None
+        self.spec = self.look.facts(self.spec) if self.look else self.spec
 
     def load(self) -> Splits:
         """Read all arrays."""

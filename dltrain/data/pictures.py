@@ -1,6 +1,7 @@
 """What all pictures share: their facts, how pixels become numbers, and how pictures vary at random in training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from dltrain.data.arguments import one_of
 from dltrain.data.batches import Batch, uniform
 from dltrain.data.spec import Files, Source, Spec, Splits
+from dltrain.data.splitting import hold_out_of_each
 from dltrain.errors import ConfigError, problem
 
 Rows = dict[str, Tensor]
@@ -66,6 +68,13 @@ class Look:
         scaled = pixels.astype(np.float32) * (self.white / 255)
         return scaled.round().astype(np.uint8) if self.white > 1 else scaled
 
+    def facts(self, spec: Spec) -> Spec:
+        """``spec`` with what black and white are to a model."""
+        channels = spec.channels or 1
+        black, white = (-self.mean / self.std), ((1 - self.mean) / self.std)
+        low, high = (tuple(v.expand(channels, 1, 1).flatten().float().tolist()) for v in (black, white))
+        return replace(spec, low=low, high=high)
+
     def splits(self, train: Rows | Files, val: Rows | Files | None, test: Rows | Files) -> Splits:
         """Three sources of ``pixels`` (B, channels, height, width) and ``labels`` (B,); only training is augmented."""
         prepare = Pixels(self.mean, self.std, self.white)
@@ -74,9 +83,29 @@ class Look:
         return Splits(Source(train, prepare, augment), held, Source(test, prepare))
 
 
-def picked(rows: Rows, indices: Tensor) -> Rows:
+def picked(rows: Mapping[str, Tensor], indices: Tensor) -> Rows:
     """Some rows of all of them."""
     return {name: value[indices] for name, value in rows.items()}
+
+
+def answered(splits: Splits, count: int | None) -> Splits:
+    """The same data as if the labels of only some training examples were known; those of ``val`` and ``test`` stay.
+
+    Args:
+        splits: With resident rows.
+        count: How many; the same ones in every run, and of each class its share, to within one. None for all.
+
+    Raises:
+        ConfigError: When there are fewer.
+    """
+    rows, most = splits.train.rows, len(splits.train)
+    if count is None or not isinstance(rows, Mapping):
+        return splits
+    if not 1 <= count <= most:
+        raise ConfigError(problem("data.labels", f"from 1 to {most:,}, the number of training examples", count))
+    _, known = hold_out_of_each(rows["labels"], count / most)
+    train = replace(splits.train, rows=picked(rows, known))
+    return replace(splits, train=train, unlabelled=replace(splits.train, rows={"pixels": rows["pixels"]}))
 
 
 def _per_channel(key: str, value: float | list[float], channels: int) -> Tensor:

@@ -24,6 +24,8 @@ class Spec:
         channels: Of an image.
         height: Of an image, in pixels.
         width: Of an image, in pixels.
+        low: What a model reads for black, one number per channel; None where inputs have no bounds.
+        high: What it reads for white, likewise.
         classes: Number of classes to tell apart.
         class_names: One name per class.
         targets: Numbers to predict per example (regression).
@@ -45,6 +47,8 @@ class Spec:
     channels: int | None = None
     height: int | None = None
     width: int | None = None
+    low: tuple[float, ...] | None = None
+    high: tuple[float, ...] | None = None
     classes: int | None = None
     class_names: tuple[str, ...] | None = None
     targets: int | None = None
@@ -99,12 +103,20 @@ class Source:
 
 @dataclass(frozen=True)
 class Splits:
-    """What ``load`` returns: the three parts of a data set; ``val`` may be empty when a recipe trains on everything."""
+    """What ``load`` returns: the three parts of a data set.
+
+    Args:
+        train: Training examples.
+        val: Examples to choose by; None when a recipe trains on everything.
+        test: Examples that nothing is chosen by.
+        unlabelled: All training examples without answers, where those of some are held back; None where ``train`` has
+            all that there are.
+    """
 
     train: Source
     val: Source | None
     test: Source
-    notes: tuple[str, ...] = field(default=())
+    unlabelled: Source | None = None
 
 
 class Inputs(NamedTuple):

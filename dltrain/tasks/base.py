@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from torch import Tensor, nn
+import torch
+from torch import Generator, Tensor, nn
 
 from dltrain.errors import ConfigError, problem
+from dltrain.tasks.quality import Network, Quality
 
 Batch = dict[str, Tensor]
 Line = dict[str, Any]
@@ -36,21 +38,14 @@ class Turn:
         parameters: What this turn, and nothing else, may change.
         loss: ``loss(batch, progress)``, where progress rises from 0 to 1 over the run.
         every: Move only in every n-th step.
+        lr: The learning rate at the schedule's factor 1; None takes the optimizer's own.
     """
 
     name: str
     parameters: list[nn.Parameter]
     loss: Callable[[Batch, float], Loss]
     every: int = 1
-
-
-@dataclass
-class Stage:
-    """A span of training with fixed turns; ``epochs`` None takes what the trainer says."""
-
-    name: str
-    turns: list[Turn]
-    epochs: int | None = None
+    lr: float | None = None
 
 
 class Shown(NamedTuple):
@@ -69,11 +64,72 @@ class Evaluation:
         metrics: Name -> value, ``loss`` among them.
         baselines: Naive method -> the same metrics, where naive methods exist.
         extra: Whatever `Task.show` wants to draw without a second pass.
+        notes: What people should be told, a sentence each (the latent variables have collapsed).
     """
 
     metrics: dict[str, float]
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+class Goal(NamedTuple):
+    """What is watched: which weights are the best, and when training stops early.
+
+    Args:
+        metric: Name of a metric.
+        better: Whether a small or a large value is wanted.
+        evaluate: ``evaluate(model, batches)``, which gives that metric among others.
+        show: ``show(model, evaluation)``, pictures and text of that evaluation.
+    """
+
+    metric: str
+    better: Literal["min", "max"]
+    evaluate: Callable[[nn.Module, Iterable[Batch]], Evaluation]
+    show: Callable[[nn.Module, Evaluation], list[Shown]] = lambda model, evaluation: []
+
+
+@dataclass
+class Stage:
+    """A span of training with fixed turns.
+
+    Args:
+        name: For people.
+        turns: Taken in this order in each step.
+        epochs: Passes over the data; None takes what the trainer says.
+        data: Which examples are learned from: ``train``, whose answers are known, or ``unlabelled``, all that there
+            are and without answers. Data that hold no answers back have the same examples in both.
+        goal: What is watched in this stage, where it is not the task's own metric.
+    """
+
+    name: str
+    turns: list[Turn]
+    epochs: int | None = None
+    data: Literal["train", "unlabelled"] = "train"
+    goal: Goal | None = None
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a user wants a model to make up.
+
+    Args:
+        count: How many examples.
+        noise: Where all randomness is drawn from, on the CPU, so that a seed means the same everywhere.
+        device: Where the model is.
+        label: The class they should be of; None for any.
+        interpolate: Let them lead from one to another instead of drawing each by itself.
+        given: Examples as the model reads them, to be shown as the model makes them again; None for none.
+        train: Gives the run's own training examples, for models that know no distribution of their own.
+    """
+
+    count: int
+    noise: Generator
+    device: torch.device
+    label: int | None = None
+    interpolate: bool = False
+    given: Tensor | None = None
+    train: Callable[[], Iterable[Batch]] = tuple
 
 
 class Task(ABC):
@@ -81,6 +137,12 @@ class Task(ABC):
 
     metric: ClassVar[str]
     better: ClassVar[Literal["min", "max"]]
+    quality: Quality | None = None  # of tasks that judge what their model makes up
+
+    @property
+    def goal(self) -> Goal:
+        """What is watched, but for stages that have a goal of their own."""
+        return Goal(self.metric, self.better, self.evaluate, self.show)
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
@@ -116,6 +178,27 @@ class Task(ABC):
         """
         raise ConfigError(problem("task", "a task that predicts", type(self).__name__))
 
+    def generate(self, model: nn.Module, wish: Wish) -> Tensor:
+        """New examples, for ``dltrain generate``.
+
+        Args:
+            model: In evaluation mode.
+            wish: What is wanted.
+
+        Returns:
+            Examples as `Spec.shape` has them: pictures from 0 (black) to 1 (white), anything else in the data's own
+            units.
+
+        Raises:
+            ConfigError: For what this task or model cannot do.
+        """
+        raise ConfigError(problem("generate", "a run whose model makes up examples", type(self).__name__))
+
+    def look_through(self, network: Network) -> None:
+        """Judge what the model makes up by the features of a trained classifier, named by the key ``task.features``."""
+        if self.quality is not None:
+            self.quality.network = network
+
     def state_dict(self) -> dict[str, Any]:
         """What the task itself remembers from step to step (a carried hidden state); tensors and plain Python."""
         return {}
@@ -126,3 +209,10 @@ class Task(ABC):
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Shown]:
         """Pictures and text that say how well it works; drawn from ``evaluation.extra`` and the model."""
         return []
+
+    def frame(self, model: nn.Module) -> Tensor | None:
+        """A picture, uint8 3 x height x width and always of one size, for the film that the run's folder keeps.
+
+        It is drawn at every evaluation, and from the same noise each time, so that the film shows the model learn.
+        """
+        return None

@@ -57,11 +57,13 @@ class Gated:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.gate = Gate()
+        self.rehearsed = False
 
     def loss(self, model: torch.nn.Module, batch: Batch, progress: float) -> Loss:
-        if torch.is_grad_enabled():
+        if self.rehearsed and torch.is_grad_enabled():
             self.gate.pass_by("train")
             self.gate.note(batch["inputs"])
+        self.rehearsed = True
         return super().loss(model, batch, progress)  # type: ignore[misc]
 
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> Evaluation:
