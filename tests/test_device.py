@@ -1,6 +1,9 @@
 """Where a run computes, and in which precision."""
 
 import contextlib
+import platform
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -138,3 +141,24 @@ def test_peak_memory_grows_by_what_is_held() -> None:
     before = device.peak_memory_mb(CPU)
     held = torch.ones(64 * 2**20)  # 256 MB, every page touched
     assert device.peak_memory_mb(CPU) >= max(before, held.numel() * 4 / 2**20)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+def test_a_step_finds_the_memory_of_the_step_before() -> None:
+    code = """if True:
+        import resource, torch
+        from dltrain import device
+        def faults():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(5):
+                torch.ones(16_000_000)
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        given_back = faults()
+        device.prepare(device.Device(torch.device("cpu"), "fp32", False, False, False), 0)
+        for _ in range(5):
+            faults()  # the blocks find their places
+        print(given_back, faults())
+    """
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    given_back, held = map(int, said.split())
+    assert given_back > 50_000 > 5_000 > held  # 64 MB are 16,000 pages
