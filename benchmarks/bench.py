@@ -96,8 +96,10 @@ def compare(folder: Path, options: argparse.Namespace, load: float) -> int:
 
 def fitting(systems: list[str], name: str) -> Iterator[str]:
     """Those of the systems that are installed and asked of this workload."""
+    workload = WORKLOADS[name]
     for system in systems:
-        if not missing(system) and (WORKLOADS[name].bf16 or "bf16" not in system):
+        compared = not workload.example or system in ("dltrain", "bare")
+        if compared and not missing(system) and (workload.bf16 or "bf16" not in system):
             yield system
 
 

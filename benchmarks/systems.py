@@ -111,13 +111,15 @@ def bare(task: Task, precision: str = "fp32") -> None:
     loader = DataLoader(task.dataset(), batch_size=task.workload.batch, shuffle=True)
     context = torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext()
     model.train()
-    step = 0
+    step, seen = 0, 0.0
     while step < task.steps:
         for inputs, targets in loader:
             optimizer.zero_grad()
             with context:
                 loss = loss_of(model(inputs), targets)
             loss.backward()
+            if task.workload.example:
+                seen += loss.item()
             optimizer.step()
             step += 1
             task.stamp()

@@ -1,4 +1,4 @@
-"""What is trained: five models on made-up data, in files for dltrain and as ready tensors for everyone else."""
+"""What is trained: six models on made-up data, in files for dltrain and as ready tensors for everyone else."""
 
 import string
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from dltrain.models.feedforward import MLP
 from dltrain.models.gpt import GPT
 from dltrain.models.recurrent import Recurrent
 
-Distance = Callable[[Tensor, Tensor], Tensor]
+Distance = Callable[[Any, Tensor], Tensor]
 
 LR = 1e-3
 HELD = 64  # examples that nobody trains on; nobody evaluates while it is measured
@@ -52,6 +52,8 @@ class Workload:
         overrides: What a user of dltrain types, besides the file.
         keras_loss: The same loss in the words of Keras.
         bf16: Whether to compare it in bf16 too.
+        example: The bare loop is that of a public autoencoder: it wants the inputs again, and reads the loss in every
+            step. Other trainers are not compared.
     """
 
     batch: int
@@ -64,6 +66,48 @@ class Workload:
     overrides: tuple[str, ...]
     keras_loss: str = "cross_entropy"
     bf16: bool = False
+    example: bool = False
+
+
+class PublicVAE(nn.Module):
+    """The model of PyTorch's public example of a variational autoencoder, as it is written there.
+
+    Source: pytorch/examples, vae/main.py, BSD-3.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(784, 400)
+        self.fc21 = nn.Linear(400, 20)
+        self.fc22 = nn.Linear(400, 20)
+        self.fc3 = nn.Linear(20, 400)
+        self.fc4 = nn.Linear(400, 784)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h1 = F.relu(self.fc1(x))
+        return self.fc21(h1), self.fc22(h1)
+
+    def reparameterize(self, mu: Tensor, logvar: Tensor) -> Tensor:
+        std = torch.exp(0.5 * logvar)
+        eps = torch.randn_like(std)
+        return mu + eps * std
+
+    def decode(self, z: Tensor) -> Tensor:
+        h3 = F.relu(self.fc3(z))
+        return torch.sigmoid(self.fc4(h3))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mu, logvar = self.encode(x.view(-1, 784))
+        z = self.reparameterize(mu, logvar)
+        return self.decode(z), mu, logvar
+
+
+def public_vae_loss(output: tuple[Tensor, Tensor, Tensor], x: Tensor) -> Tensor:
+    """The example's loss: reconstruction and divergence, summed over all elements and the batch."""
+    recon_x, mu, logvar = output
+    bce = F.binary_cross_entropy(recon_x, x.view(-1, 784), reduction="sum")
+    kld = -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
+    return bce + kld
 
 
 def write_vectors(path: Path) -> None:
@@ -101,6 +145,10 @@ def write_text(path: Path) -> None:
 
 def read_npz(path: str) -> Data:
     return Npz(path, validation=0.0)
+
+
+def read_light(path: str) -> Data:
+    return Npz(path, validation=0.0, mean=0.0, std=1.0)
 
 
 def read_series(path: str) -> Data:
@@ -180,6 +228,17 @@ WORKLOADS = {
             *(f"data.length={CONTEXT}", "data.validation=0.0", "data.test=0.02"),
         ),
     ),
+    "vae": Workload(
+        128,
+        400,
+        20,
+        PublicVAE,
+        public_vae_loss,
+        write_digits,
+        read_light,
+        ("model=vae", "data.mean=0.0", "data.std=1.0", *ARRAYS),
+        example=True,
+    ),
 }
 SUFFIX = {"lstm": "csv", "gpt": "txt"}
 
@@ -202,4 +261,4 @@ def prepare(folder: Path, name: str) -> None:
 def tensors(folder: Path, name: str) -> tuple[Tensor, Tensor]:
     """What everyone but dltrain trains on."""
     loaded = torch.load(folder / f"{name}.pt", weights_only=True)
-    return loaded["inputs"], loaded["targets"]
+    return loaded["inputs"], loaded["inputs" if WORKLOADS[name].example else "targets"]

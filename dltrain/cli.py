@@ -25,6 +25,7 @@ VERBS = {
     "rerun": "begin a run anew, and say what differs from then",
     "evaluate": "what the best checkpoint of a run reaches on its test split",
     "predict": "what a run's model says about files, standard input or text",
+    "generate": "what a run's model makes up: pictures, points, or a way from one to another",
     "runs": "a table of runs: what was chosen, what they reached, how they ended",
     "summary": "layers, parameters, multiply-adds and memory of a model; trains nothing",
 }

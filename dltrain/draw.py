@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from dltrain.axes import tick_labels, ticks
 from dltrain.sheet import (
     BLUE,
     DIM,
@@ -213,9 +214,9 @@ class _Panel:
         low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
         room = 0.06 * (high - low) or 0.5 * abs(high) or 0.5
         self.low, self.high = low - room, high + room
-        self.values = _ticks(self.low, self.high, 5)
-        self.steps = [tick for tick in _ticks(1 - known, len(self.truth) - known, 7) if tick.is_integer()]
-        self.labels = _labels(self.values)
+        self.values = ticks(self.low, self.high, 5)
+        self.steps = [tick for tick in ticks(1 - known, len(self.truth) - known, 7) if tick.is_integer()]
+        self.labels = tick_labels(self.values)
         self.margin = max(width_of(label, SMALL) for label in self.labels)
 
     def x(self, step: float) -> float:
@@ -254,20 +255,3 @@ class _Panel:
             label = f"{tick:+.0f}" if tick else "0"
             sheet.write(left + round(self.x(tick)), top + PLOT[1] + 6, label, "ma", SMALL, DIM)
         sheet.write(left + PLOT[0], top + PLOT[1] + 21, "steps", "ra", SMALL, DIM)
-
-
-def _ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers between two bounds, at most ``about`` + 1 of them."""
-    least = (high - low) / about or 1.0
-    power = 10.0 ** math.floor(math.log10(least))
-    step = next(times * power for times in (1, 2, 5, 10) if times * power >= 0.999 * least)
-    return [index * step for index in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
-
-
-def _labels(ticks: Sequence[float]) -> list[str]:
-    """Ticks as short text, all with the same number of decimals."""
-    step = ticks[1] - ticks[0] if len(ticks) > 1 else 1.0
-    if max(abs(tick) for tick in ticks) >= 1e7 or step < 1e-4:
-        return [f"{tick:.3g}" for tick in ticks]
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    return [f"{tick:,.{decimals}f}" for tick in ticks]

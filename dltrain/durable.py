@@ -17,8 +17,13 @@ LARGE = 2**20  # bytes that are worth a thread
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old one or the new one; after a power cut it may be the old one."""
     temporary = beside(path)
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def write_durably(path: Path, content: bytes) -> None:

@@ -25,7 +25,8 @@ from dltrain.tasks.base import Task, Turn
 
 Facts = dict[str, Any]
 
-TASK_FACTS = ("outputs", "each_step", "causal")  # stated by the task, not by the data
+# Stated by the task, not by the data.
+TASK_FACTS = ("outputs", "each_step", "causal", "statistics", "answers", "visible", "lowest")
 
 
 @dataclass

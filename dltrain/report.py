@@ -16,7 +16,7 @@ from dltrain.data.batches import Batches
 from dltrain.loop import Loop
 from dltrain.parts import Parts
 from dltrain.record import Clock
-from dltrain.tasks.base import Evaluation
+from dltrain.tasks.base import Evaluation, Task
 from dltrain.tracker import Tracker
 
 SHOWN_MISTAKES = 3
@@ -85,6 +85,7 @@ class Report:
                 "best": {"step": state.best_step, loop.task.metric: state.best},
                 "test": evaluation.metrics,
                 "baselines": evaluation.baselines,
+                **seen_through(loop.task, evaluation),
                 "steps": state.step,
                 "epochs": loop.epoch,
                 "stopped_early": state.stopped_early,
@@ -106,6 +107,8 @@ class Report:
     def show(self, result: dict[str, Any]) -> None:
         """The table at the end."""
         table(self.console, result["test"], result["baselines"], self.alone)
+        if "features" in result:
+            self.console.say(comparable(result["features"]))
         self.console.say(f"{duration(result['seconds'])} in all, {count(int(result['samples_per_second']))} samples/s")
         if self.bad:
             self.console.say(f"{count(len(self.bad))} examples could not be read and were left out:")
@@ -154,6 +157,17 @@ def table(
     console.table("", ["", *metrics], rows, results=results)
     if metrics.get("skill") is not None and baselines:
         console.say(skill(metrics["skill"], baselines))
+
+
+def seen_through(task: Task, evaluation: Evaluation) -> dict[str, str]:
+    """By which features made-up examples were judged, where they were."""
+    judged = task.quality is not None and not evaluation.metrics.keys().isdisjoint(task.quality.figures)
+    return {"features": task.quality.name} if task.quality is not None and judged else {}
+
+
+def comparable(features: str) -> str:
+    """With what scores of made-up examples can be compared, in a sentence."""
+    return f"frechet, precision and recall by {features}; FID, by a network of ImageNet, cannot be compared with them"
 
 
 def skill(gain: float, baselines: dict[str, dict[str, float]]) -> str:

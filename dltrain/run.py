@@ -325,6 +325,8 @@ class Run:
         problem = None
         try:
             self.checkpoints.wait()
+            if self.tracker is not None:
+                self.tracker.film()
             if self.tracker is not None and state != "interrupted":
                 final = {f"{k}/test": v for k, v in result.get("test", {}).items() if v is not None}
                 self.tracker.hparams(self.report.choices(), final, succeeded=state == "finished")

@@ -11,6 +11,7 @@ from torch import Tensor
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
 Stroke = tuple[Sequence[Point], Colour, float]
+Dot = tuple[Point, Colour, float]
 
 # Blue and orange stay apart for colour-blind readers. Source: Okabe, Ito 2008, "Color Universal Design".
 BLUE: Colour = (0, 114, 178)
@@ -24,24 +25,30 @@ WHITE: Colour = (255, 255, 255)
 SIZE = 13  # of text, in pixels
 SMALL = 11
 SMOOTH = 3  # lines are drawn this many times larger and averaged down
+VEIL = 170  # of 255: how opaque a dot is, so that many in one place can be told from one
 
 
 class Sheet:
-    """A white picture of a size in pixels; lines lie below everything else.
+    """A white picture of a size in pixels; lines lie below everything else, and dots on them.
 
     Args:
         width: In pixels.
         height: In pixels.
         strokes: Lines as points, colour and width. Pillow's own have stairs, these are averaged.
+        dots: Discs as centre, colour and radius; what lies below them shines through.
     """
 
-    def __init__(self, width: int, height: int, strokes: Sequence[Stroke] = ()) -> None:
-        times = SMOOTH if strokes else 1
+    def __init__(self, width: int, height: int, strokes: Sequence[Stroke] = (), dots: Sequence[Dot] = ()) -> None:
+        times = SMOOTH if strokes or dots else 1
         self.image = Image.new("RGB", (width * times, height * times), WHITE)
         draw = ImageDraw.Draw(self.image)
         for points, colour, thickness in strokes:
             scaled = [(round(x * times) + times // 2, round(y * times) + times // 2) for x, y in points]
             draw.line(scaled, colour, round(thickness * times), joint="curve")
+        veiled = ImageDraw.Draw(self.image, "RGBA")
+        for (x, y), colour, radius in dots:
+            corners = [times * (place + side) + times // 2 for side in (-radius, radius) for place in (x, y)]
+            veiled.ellipse(corners, (*colour, VEIL))
         self.image = self.image.reduce(times)
 
     def write(self, x: int, y: int, text: str, anchor: str = "lm", size: int = SIZE, colour: Colour = INK) -> None:

@@ -106,6 +106,10 @@ class Tracker:
         """Add a picture, uint8 of 3 x height x width, to the film of the run."""
         self._film.add(picture, step)
 
+    def film(self) -> None:
+        """Write the film, as far as it has come."""
+        self._film.write()
+
     def hparams(self, choices: dict[str, Any], metrics: dict[str, float], succeeded: bool = True) -> None:
         """Make the run a row of TensorBoard's HParams tab; call it once, when the run ends.
 
@@ -145,9 +149,7 @@ class Tracker:
             os.fsync(file.fileno())
 
     def close(self) -> None:
-        """Close all files; calling it again does nothing."""
-        if not self._file.closed:
-            self._film.close()
+        """Close both files; calling it again does nothing."""
         self._lines.close()
         self._file.close()
 

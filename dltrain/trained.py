@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,7 @@ class Trained:
 
     def evaluate(self, split: str) -> Evaluation:
         """The figures of a split: ``test``, ``val``, or ``train`` without augmentation and with all that tests have."""
-        source = Source(getattr(self.splits, split).rows, self.splits.test.prepare)
-        batches = batches_of(self.parts, source, 2 * self.parts.data.batch_size)
+        batches = unchanged(self.parts, self.splits, split)
         try:
             return measure(self.parts.task.evaluate, self.parts.model, batches, self.parts.device)
         finally:
@@ -80,15 +80,19 @@ def rebuild(job: Job, path: Path, name: str) -> Trained:
         ConfigError: When the run's data are no longer where it found them, or something else is wrong with the job.
         CheckpointError: When the checkpoint is missing, damaged, or of another model than the job's.
     """
-    try:
+    with own_data():
         parts = make(job)
         splits = parts.data.load()
-    except ConfigError as error:
-        raise ConfigError(*error.problems, *_data_needed(error)) from error
     step = restore(parts, path, name)
     others = ", ".join(since.other_splits(path, fingerprint(splits)))
     notes = (f"data ({others}): not those it was trained on; scales and names come from them",) if others else ()
     return Trained(parts, splits, step, notes)
+
+
+def unchanged(parts: Parts, splits: Splits, split: str) -> Batches:
+    """The batches of a split as evaluation takes them: in order, whole, without augmentation."""
+    source = Source(getattr(splits, split).rows, splits.test.prepare)
+    return batches_of(parts, source, 2 * parts.data.batch_size)
 
 
 def restore(parts: Parts, path: Path, name: str) -> int:
@@ -107,11 +111,17 @@ def restore(parts: Parts, path: Path, name: str) -> int:
     return state["loop"]["step"]
 
 
-def _data_needed(error: ConfigError) -> list[str]:
-    if not any(line.startswith("data.") for line in error.problems):
-        return []
-    needed = "The run's own data are read again, since scales and names come from them"
-    return [f"data: {needed}; data.path=... or data.root=... says where they are now."]
+@contextmanager
+def own_data() -> Iterator[None]:
+    """Data that are not found meanwhile are the run's own: say why they are needed."""
+    try:
+        yield
+    except ConfigError as error:
+        if not any(line.startswith("data.") for line in error.problems):
+            raise
+        needed = "The run's own data are read again, since scales and names come from them"
+        where = f"data: {needed}; data.path=... or data.root=... says where they are now."
+        raise ConfigError(*error.problems, where) from error
 
 
 def load_weights(parts: Parts, state: dict[str, Any], file: Path) -> None:

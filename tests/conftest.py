@@ -80,6 +80,8 @@ def small(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], list[s
         "timeseries": ["data.window=24", "data.horizon=6", "data.series=elnino"],
         "text": ["data.length=16", "data.batch_size=8"],
         "digits": [],
+        "gates": [],
+        "ring": [],
     }
     return lambda name: [f"data={name}", *paths.get(name, [f"data.root={data_root}", "data.batch_size=16"])]
 

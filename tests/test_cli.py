@@ -36,7 +36,7 @@ def child(folder: Path, *words: str, **environment: str) -> subprocess.Completed
 @pytest.mark.parametrize(
     ("typed", "code", "said"),
     [
-        ("--help", 0, "model: cnn, gpt, gru"),
+        ("--help", 0, "gpt, gru, lenet5, lstm"),
         ("--cfg job", 0, "_target_: dltrain.models.recurrent.Recurrent"),
         ("--info searchpath", 0, "/conf"),
         ("--version", 0, "dltrain "),

@@ -2,7 +2,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from dltrain import draw
+from dltrain import axes, draw
 from dltrain.sheet import BLUE, GREY, INK, ORANGE, fit, width_of
 
 
@@ -168,8 +168,8 @@ def test_a_constant_or_missing_series_is_drawn(value):
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-3.7, 12.2), (0.001, 0.0013), (1e6, 9e6), (-5e-7, 5e-7)])
 def test_ticks_are_round_numbers_inside_their_bounds(low, high):
-    ticks = draw._ticks(low, high, 5)
+    ticks = axes.ticks(low, high, 5)
     assert 2 <= len(ticks) <= 6
     assert low - 1e-9 <= min(ticks) <= max(ticks) <= high * (1 + 1e-9)
-    assert len(set(draw._labels(ticks))) == len(ticks)
-    assert [float(label.replace(",", "")) for label in draw._labels(ticks)] == pytest.approx(ticks)
+    assert len(set(axes.tick_labels(ticks))) == len(ticks)
+    assert [float(label.replace(",", "")) for label in axes.tick_labels(ticks)] == pytest.approx(ticks)

@@ -120,6 +120,8 @@ def test_a_checkpoint_from_the_gpu_evaluates_on_the_cpu(
         ["model=gpt", "data=text", "data.length=16", "trainer.accumulate=2"],
         ["model=mlp", "data=digits", "device.precision=fp16"],
         ["model=mlp", "data=digits", "optimizer=muon"],
+        ["model=vae", "data=digits", "model.conditional=true", "task.binarise=true", "task.warmup=0.5"],
+        ["model=conv_autoencoder", "data=digits", "task.corruption=salt_and_pepper", "task.contraction=0.1"],
     ],
 )
 def test_a_step_never_waits_for_the_gpu(typed: list[str], tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ OPTIONS = {group.name: sorted(file.stem for file in group.glob("*.yaml")) for gr
 # What a person would say makes sense; new options must be entered here, or `test_every_option_is_known` fails.
 PICTURES = {"digits", "mnist", "fashion_mnist", "cifar10", "npz", "image_folder"}
 FITS = {
-    "perceptron": PICTURES | {"timeseries", "csv"},
-    "mlp": PICTURES | {"timeseries", "csv"},
+    "perceptron": PICTURES | {"timeseries", "csv", "gates", "ring"},
+    "mlp": PICTURES | {"timeseries", "csv", "gates", "ring"},
     "cnn": PICTURES,
     "lenet5": PICTURES,
     "rnn": PICTURES | {"timeseries", "text"},
@@ -30,18 +30,39 @@ FITS = {
     "gru": PICTURES | {"timeseries", "text"},
     "transformer": PICTURES | {"timeseries", "text"},
     "gpt": {"text"},
+    "vae": PICTURES | {"timeseries", "csv", "gates", "ring"},
+    "autoencoder": PICTURES | {"timeseries", "csv", "gates", "ring"},
+    "conv_vae": PICTURES,
+    "conv_autoencoder": PICTURES,
+    "gan": PICTURES | {"timeseries", "csv", "gates", "ring"},
+    "dcgan": PICTURES,
+    "rbm": PICTURES,
+    "dbn": PICTURES,
 }
+# Models that learn something else than what is natural for the data; the first is natural for the model, and the others
+# are trained on one data set only.
+CODING = ("variational", "reconstruction")
+MADE_FOR = {"vae": CODING, "conv_vae": CODING, "autoencoder": CODING[::-1], "conv_autoencoder": CODING[::-1]}
+MADE_FOR |= {"gan": ("adversarial",), "dcgan": ("adversarial",)}
+MADE_FOR |= {"rbm": ("contrastive_divergence",), "dbn": ("layerwise",)}
 TASKS = {
     **{name: {"classification"} for name in PICTURES},
+    "gates": {"classification"},
+    "ring": {"classification"},
     "timeseries": {"forecasting"},
     "text": {"language_modeling"},
     "csv": {"classification", "regression"},
 }
 TRIPLES = list(itertools.product(OPTIONS["model"], OPTIONS["data"], OPTIONS["task"]))
-SENSIBLE = [t for t in TRIPLES if t[1] in FITS.get(t[0], ()) and t[2] in TASKS.get(t[1], ())]
-REFUSED = [t for t in TRIPLES if t not in SENSIBLE]
-SMALLER = {"cnn": ["model.hidden=[16]"]}
-RATES = {"perceptron": 1e-2, "mlp": 1e-2, "cnn": 1e-3}
+SENSIBLE = [t for t in TRIPLES if t[1] in FITS.get(t[0], ()) and t[2] in MADE_FOR.get(t[0], TASKS.get(t[1], ()))]
+TRAINED = [t for t in SENSIBLE if t[1] == "digits" or t[2] in MADE_FOR.get(t[0], (t[2],))[:1]]
+# One rule for one layer, which learns whatever tells classes apart: it is tried on that layer alone.
+RULE = [(m, d, "perceptron_rule") for m, d, t in SENSIBLE if t == "classification"]
+TRAINED += [t for t in RULE if t[0] == "perceptron"]
+REFUSED = [t for t in TRIPLES if t not in SENSIBLE and t not in RULE]
+NEVER_NOTHING = {"variational", "contrastive_divergence"}  # the loss of examples that are known by heart is not near 0
+SMALLER = {"cnn": ["model.hidden=[16]"], "layerwise_mnist": ["data.labels=20"]}
+RATES = {"perceptron": 3e-2, "mlp": 1e-2, "cnn": 1e-3}
 
 
 @pytest.fixture
@@ -58,7 +79,7 @@ def composed(model: str, data: str, task: str, small: Callable[[str], list[str]]
 def test_every_option_is_known_to_these_tests() -> None:
     assert set(OPTIONS["model"]) == set(FITS)
     assert set(OPTIONS["data"]) == set(TASKS)
-    assert set(OPTIONS["task"]) == set.union(*TASKS.values())
+    assert set(OPTIONS["task"]) == set.union({"perceptron_rule"}, *TASKS.values(), *map(set, MADE_FOR.values()))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +92,7 @@ def test_every_option_of_every_group_composes(group: str, option: str) -> None:
     assert job.choices[group] == option
 
 
-@pytest.mark.parametrize(("model", "data", "task"), SENSIBLE)
+@pytest.mark.parametrize(("model", "data", "task"), TRAINED)
 def test_a_sensible_pair_trains_evaluates_saves_and_loads_back_equal(
     model: str, data: str, task: str, here: Path, small: Callable[[str], list[str]], own_files: dict[str, Path]
 ) -> None:
@@ -80,8 +101,8 @@ def test_a_sensible_pair_trains_evaluates_saves_and_loads_back_equal(
     outcome = run.train(job, Console(), 0.0)
     assert outcome.state == "finished"
     result = json.loads((here / "run" / "result.json").read_text())
-    assert result["steps"] == 2
     again = parts.make(job)
+    assert result["steps"] == 2 * len(again.task.stages(again.model))
     checkpoints = Checkpoints(here / "run")
     again.model.load_state_dict(checkpoints.load("best.pt")["model"])
     batches = parts.make_batches(again, again.data.load())
@@ -91,7 +112,7 @@ def test_a_sensible_pair_trains_evaluates_saves_and_loads_back_equal(
     assert report.finite(evaluation.metrics) == result["test"]
 
 
-@pytest.mark.parametrize(("model", "data", "task"), SENSIBLE)
+@pytest.mark.parametrize(("model", "data", "task"), [t for t in TRAINED if t[2] not in NEVER_NOTHING])
 def test_one_batch_can_be_learned_by_heart(model: str, data: str, task: str, small: Callable[[str], list[str]]) -> None:
     column = ["data.column=price"] if task == "regression" else []
     made = parts.make(composed(model, data, task, small, "device=cpu", *column))
@@ -108,7 +129,7 @@ def test_one_batch_can_be_learned_by_heart(model: str, data: str, task: str, sma
         last = loss.item()
         if last < 0.1 * first:
             break
-    assert last < 0.1 * first
+    assert last <= 0.1 * first  # a perceptron may have known a single example from the start
 
 
 def jobs_to_refuse(small: Callable[[str], list[str]]) -> Iterator[tuple[Job, str]]:
@@ -120,6 +141,7 @@ def jobs_to_refuse(small: Callable[[str], list[str]]) -> Iterator[tuple[Job, str
             if (model, data, task) in REFUSED:
                 config = OmegaConf.create(OmegaConf.to_container(job.config))
                 config.model, config.task = yaml["model", model], yaml["task", task]
+                config.model.pop("defaults", None)
                 choices = {**job.choices, "model": model, "task": task}
                 yield Job(config, choices, job.overrides, None, None), f"{model} {data} {task}"
 
@@ -141,7 +163,7 @@ def test_every_other_pair_is_refused_and_told_what_fits(here: Path, small: Calla
 @pytest.mark.parametrize("name", OPTIONS["experiment"])
 def test_every_experiment_runs(name: str, here: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DLTRAIN_DATA", str(data_root))
-    job = compose.compose([f"experiment={name}", "trainer.max_steps=2", "device=cpu"])
+    job = compose.compose([f"experiment={name}", "trainer.max_steps=2", "device=cpu", *SMALLER.get(name, [])])
     assert run.train(job, Console(), 0.0).exit_code == 0
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dltrain import cli
 from dltrain.summary import Row, Summary, summarise
 
 
@@ -230,3 +231,8 @@ def test_a_network_of_a_billion_parameters_takes_an_instant_and_no_memory() -> N
     assert sum(row.parameters for row in summary.rows) == summary.parameters
     assert summary.rows[0].multiply_adds == 8 * 1024 * 2048 * 50_000  # the tied head, charged to the model
     assert time.perf_counter() - begun < 5
+
+
+def test_a_shape_is_enough_also_for_a_model_that_asks_its_task(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["summary", "model=vae", "--input", "1x28x28", "--outputs", "10"]) == 0
+    assert "652,824 parameters" in capsys.readouterr().out

@@ -119,7 +119,7 @@ class Wish:
         device: Where the model is.
         label: The class they should be of; None for any.
         interpolate: Let them lead from one to another instead of drawing each by itself.
-        given: Examples as the model reads them, to be shown as the model makes them again; None for none.
+        given: Examples as the model reads them; one is made of each, in the same order. None for none.
         train: Gives the run's own training examples, for models that know no distribution of their own.
     """
 
@@ -192,7 +192,8 @@ class Task(ABC):
         Raises:
             ConfigError: For what this task or model cannot do.
         """
-        raise ConfigError(problem("generate", "a run whose model makes up examples", type(self).__name__))
+        hint = "dltrain predict RUN INPUT says what its model makes of data."
+        raise ConfigError(problem("generate", "a run whose task makes up examples", type(self).__name__, hint))
 
     def look_through(self, network: Network) -> None:
         """Judge what the model makes up by the features of a trained classifier, named by the key ``task.features``."""

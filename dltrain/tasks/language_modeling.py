@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from dltrain.errors import ConfigError, problem
 from dltrain.metrics import Mean
-from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Shown, Task
+from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Shown, Task, Wish
 
 SAMPLE_TOKENS = 200
 UNKNOWN = -1  # as a target: the token that comes after a text
@@ -111,6 +111,15 @@ class LanguageModeling(Task):
             logits = model(read).flatten(0, 1).float()
             total += F.cross_entropy(logits, wanted.flatten(), ignore_index=UNKNOWN, reduction="sum").cpu()
         return float(total)
+
+    def generate(self, model: nn.Module, wish: Wish) -> Tensor:
+        """Text is made up by `predict`, which goes on with one.
+
+        Raises:
+            ConfigError: Always.
+        """
+        hint = "dltrain predict RUN --text TEXT goes on with a text."
+        raise ConfigError(problem("generate", "a run whose model makes up whole examples", type(self).__name__, hint))
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Shown]:
         """A sample of generated text."""

@@ -25,6 +25,7 @@ output. RUN is a run's folder, or latest; nothing is written there, and the run 
   --checkpoint best|last|FILE  which weights: those that did best in validation (the default), the newest, or a file of
                                the run's checkpoints/
   --json                       one JSON object instead of the table
+  task.features=RUN            judge what the model makes up by the last hidden layer of that run's classifier
 
   dltrain evaluate latest
   dltrain evaluate outputs/lstm-timeseries/20261122-170146-f8f5 --split val
@@ -45,10 +46,12 @@ def main(command: Command, started: float) -> int:
     job, changed = stored.revised(stored.load(path, trusted(typed)), typed)
     refuse_another_model(changed)
     ready(job)
+    from dltrain import features
     from dltrain.trained import rebuild
 
     console = Console()
     trained = rebuild(job, path, name)
+    features.attach(trained.parts, job.allow)
     if getattr(trained.splits, asked.split) is None:
         raise ConfigError(problem("--split", "test or train, as the run holds out no examples", asked.split))
     for note in trained.notes:
@@ -99,8 +102,11 @@ def show(console: Console, asked: argparse.Namespace, about: dict[str, Any], tra
     from dltrain import report
 
     found = trained.evaluate(asked.split)
+    seen = report.seen_through(trained.parts.task, found)
     if not asked.json:
         report.table(console, found.metrics, found.baselines, split=asked.split)
+        for name in seen.values():
+            console.say(report.comparable(name))
         return
-    figures = {"metric": trained.parts.task.metric, "metrics": found.metrics, "baselines": found.baselines}
+    figures = {"metric": trained.parts.task.metric, "metrics": found.metrics, "baselines": found.baselines, **seen}
     print(json.dumps(report.finite({**about, "split": asked.split, **figures}), indent=2, allow_nan=False))

@@ -55,7 +55,7 @@ them; data.path= and data.root= say where they are now.
   dltrain predict latest --text "It was " --length 500
 """
 
-FREE = ("data.", "device.", "allow_targets")
+FREE = ("data.", "device.", "task.features", "allow_targets")
 # Flags that are arguments of a task's own `predict`.
 OF_THE_TASK = ("length", "temperature", "seed")
 

@@ -80,13 +80,15 @@ def facts_given(job: Job, given: argparse.Namespace) -> tuple[dict[str, Any], "T
     from dltrain.data.spec import Spec
 
     sizes: tuple[int, ...] = given.input
-    node = parts.raw(job, "model")
-    tokens = "vocabulary" in build.needs(node, "model", job.allow)
+    needed = build.needs(parts.raw(job, "model"), "model", job.allow)
+    tokens = "vocabulary" in needed
     if tokens:
         spec = Spec(shape=sizes, length=sizes[0], vocabulary=given.outputs, features=given.outputs)
     else:
         spec = Spec(shape=sizes, size=functools.reduce(int.__mul__, sizes), **named(sizes))
     facts = parts.facts_of(spec) | {"outputs": given.outputs, "each_step": tokens, "causal": tokens}
+    if set(needed) & set(parts.TASK_FACTS) - facts.keys():  # what only the task that the model is made for can say
+        facts = {**parts.make_task(job, spec)[1], **facts}
     return facts, torch.zeros(sizes, dtype=torch.int64 if tokens else torch.float32, device="meta")
 
 

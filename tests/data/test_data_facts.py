@@ -14,7 +14,7 @@ from dltrain.data.spec import Spec
 
 FOLDER = Path(__file__).parents[2] / "conf" / "data"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-STATIC = ("timeseries", "digits", "mnist", "fashion_mnist", "cifar10", "text")
+STATIC = ("timeseries", "digits", "mnist", "fashion_mnist", "cifar10", "text", "gates", "ring")
 OWN = ("npz", "image_folder", "csv")
 
 
@@ -75,7 +75,7 @@ def test_data_of_a_user_state_no_fact_beyond_those_of_their_yaml(name, tmp_path)
     assert stated(data) and stated(data) <= set(config["_facts_"])
 
 
-@pytest.mark.parametrize("name", ["timeseries", "digits", "text", *OWN])
+@pytest.mark.parametrize("name", ["timeseries", "digits", "text", "gates", "ring", *OWN])
 def test_the_batches_keep_to_the_facts(name, tmp_path):
     _, target, arguments = read(name)
     data = target(**arguments if name not in OWN else {**arguments, "path": own_path(name, tmp_path)})
@@ -94,7 +94,7 @@ def test_the_batches_keep_to_the_facts(name, tmp_path):
             assert targets.dtype == torch.int64 and targets.dim() == 1 and int(targets.max()) < spec.classes
 
 
-@pytest.mark.parametrize("name", ["timeseries", "digits", "text", *OWN])
+@pytest.mark.parametrize("name", ["timeseries", "digits", "text", "gates", "ring", *OWN])
 def test_loading_twice_gives_the_same_bytes(name, tmp_path):
     _, target, arguments = read(name)
     arguments = arguments if name not in OWN else {**arguments, "path": own_path(name, tmp_path)}

@@ -7,20 +7,22 @@ wait (``evaluate-2`` the second batch evaluated, ``show-1`` the first pictures, 
 of them takes longer; a file ``seen`` gathers the fingerprint of every example trained on.
 """
 
+import functools
 import hashlib
 import itertools
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dltrain import draw
 from dltrain.data import text
 from dltrain.data.spec import Splits
-from dltrain.tasks import classification, forecasting, language_modeling
-from dltrain.tasks.base import Batch, Evaluation, Loss, Shown
+from dltrain.tasks import adversarial, classification, forecasting, language_modeling, layerwise, variational
+from dltrain.tasks.base import Batch, Evaluation, Loss, Shown, Stage
 
 
 class Gate:
@@ -81,7 +83,10 @@ class Gated:
 
 
 class Classification(Gated, classification.Classification):
-    pass
+    """Makes a film of its first filters, too."""
+
+    def frame(self, model: torch.nn.Module) -> torch.Tensor | None:
+        return draw.first_filters(model)
 
 
 class Forecasting(Gated, forecasting.Forecasting):
@@ -90,6 +95,34 @@ class Forecasting(Gated, forecasting.Forecasting):
 
 class LanguageModeling(Gated, language_modeling.LanguageModeling):
     pass
+
+
+class Adversarial(Gated, adversarial.Adversarial):
+    """Passes by with the critic's turn, of which every step has one."""
+
+
+class Variational(Gated, variational.Variational):
+    pass
+
+
+class Layerwise(Gated, layerwise.Layerwise):
+    """Passes by with the batches of every stage."""
+
+    def stages(self, model: torch.nn.Module) -> list[Stage]:
+        """A rehearsal asks for them first, then the loop."""
+        stages = super().stages(model)
+        for turn in [turn for stage in stages for turn in stage.turns if self.rehearsed]:
+            turn.loss = functools.partial(self.passing, turn.loss)
+        self.rehearsed = True
+        return stages
+
+    def passing(self, find: Callable[[Batch, float], Loss], batch: Batch, progress: float) -> Loss:
+        self.gate.pass_by("train")
+        self.gate.note(batch["inputs"])
+        return find(batch, progress)
+
+    def loss(self, model: torch.nn.Module, batch: Batch, progress: float) -> Loss:
+        return layerwise.Layerwise.loss(self, model, batch, progress)
 
 
 class Text(text.Text):

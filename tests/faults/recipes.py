@@ -1,10 +1,13 @@
-"""Small runs of three kinds, with what makes an exact resume hard: augmentation, accumulation, dropout, averages."""
+"""Small runs of several kinds, with what makes an exact resume hard: augmentation, accumulation, dropout, averages."""
 
 from pathlib import Path
 
 # Steps of an epoch, and of the whole run; `accumulate` losses make a step.
-SHAPE = {"pictures": (7, 28), "forecast": (8, 32), "text": (14, 28)}
-ACCUMULATE = {"pictures": 2, "forecast": 1, "text": 1}
+SHAPE = {
+    **{"pictures": (7, 28), "forecast": (8, 32), "text": (14, 28)},
+    **{"latent": (6, 12), "layers": (6, 16), "rivals": (10, 20)},
+}
+ACCUMULATE = {"pictures": 2, "forecast": 1, "text": 1, "latent": 1, "layers": 1, "rivals": 2}
 
 SPANS = ["device=cpu", "trainer.log_every=1", "allow_targets=[gated]"]
 PICTURES = [
@@ -23,12 +26,34 @@ TEXT = [
     *["task._target_=gated.LanguageModeling", "trainer.epochs=2", "trainer.eval_every=5"],
     *["trainer.checkpoint_every=4", "trainer.log_every=3", "optimizer=adamw"],
 ]
+# A loss that draws random numbers, a weight that rises over the run, an evaluation with noise of its own, and a film.
+LATENT = [
+    *["model=vae", "model.hidden=16", "model.latent=3", "data=digits", "data.batch_size=256", "task.warmup=0.5"],
+    *["task._target_=gated.Variational", "task.binarise=true", "trainer.epochs=2", "trainer.eval_every=4"],
+    *["trainer.checkpoint_every=3"],
+]
+# Three stages with other data and turns: an epoch of each of two layers, whose chains go on, and two of the answer.
+LAYERS = [
+    *["model=dbn", "model.hidden=[12,10]", "data=digits", "data.batch_size=256", "data.labels=300"],
+    *["task._target_=gated.Layerwise", "task.persistent=true", "task.pretrain_epochs=1", "task.pretrain_lr=0.01"],
+    *["trainer.epochs=2", "trainer.eval_every=5", "trainer.checkpoint_every=4", "optimizer/schedule=cosine"],
+    *["regularization.dropout=0.1", "regularization.average=0.9"],
+]
+# Two optimizers, one of which moves in every second step, noise in both turns, running statistics, and an average.
+RIVALS = [
+    *["model=dcgan", "model.hidden=4", "model.latent=8", "model.conditional=true", "data=digits"],
+    *["data.batch_size=65", "trainer.accumulate=2", "task._target_=gated.Adversarial", "task.critic_turns=2"],
+    *["task.critic_lr=1e-3", "optimizer/schedule=cosine", "regularization.average=0.9", "trainer.epochs=2"],
+    *["trainer.eval_every=7", "trainer.checkpoint_every=3"],
+]
 
 
 def recipe(name: str, data_root: Path) -> list[str]:
     """The command of one kind of run."""
     if name == "pictures":
         return [*SPANS, *PICTURES, f"data.root={data_root}"]
+    if name in ("latent", "layers", "rivals"):
+        return [*SPANS, *{"latent": LATENT, "layers": LAYERS, "rivals": RIVALS}[name]]
     if name == "text":
         return [*SPANS, *TEXT, f"data.path={data_root / 'text' / 'shakespeare.txt'}"]
     return [*SPANS, *FORECAST]

@@ -30,6 +30,7 @@ def assert_same(run: Path, reference: Path, also_tested_at: int | None = None) -
             assert kept == wanted.pop(tag), tag
         assert not wanted, f"{read.__name__} are missing: {sorted(wanted)}"
     assert result(run) == result(reference)
+    assert frames(run) == frames(reference)
     for name in ("last.pt", "best.pt"):
         if (reference / "checkpoints" / name).exists():
             assert_same_checkpoint(run / "checkpoints" / name, reference / "checkpoints" / name)
@@ -114,6 +115,11 @@ def pictures(run: Path) -> dict[str, list[tuple[int, str]]]:
         tag: [(p.step, hashlib.sha256(p.encoded_image_string).hexdigest()) for p in found.Images(tag)]
         for tag in found.Tags()["images"]
     }
+
+
+def frames(run: Path) -> dict[str, str]:
+    """Every frame of the film, and the film itself."""
+    return {str(path.relative_to(run)): sha256(path) for path in [*run.glob("frames/*"), *run.glob("film.gif")]}
 
 
 def result(run: Path) -> dict[str, Any]:

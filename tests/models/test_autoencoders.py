@@ -1,0 +1,92 @@
+"""Autoencoders: the public example's size, pictures of any size there and back, and classes told one-hot."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dltrain.errors import ConfigError
+from dltrain.models.autoencoders import ConvAutoencoder, DenseAutoencoder
+from dltrain.models.conditional import Told
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_default_is_the_public_example() -> None:
+    model = DenseAutoencoder([1, 28, 28], statistics=2)
+    example = [784 * 400 + 400, 2 * (400 * 20 + 20), 20 * 400 + 400, 400 * 784 + 784]
+    assert sum(p.numel() for p in model.parameters()) == sum(example) == 652_824
+    assert model.encoder(drawn(3, 1, 28, 28)).shape == (3, 40)
+    assert model.decoder(drawn(3, 20)).shape == (3, 1, 28, 28)
+
+
+def test_the_decoder_mirrors_the_encoder() -> None:
+    model = DenseAutoencoder([7], statistics=1, hidden=[5, 4], latent=3)
+    widths = [(m.in_features, m.out_features) for m in model.modules() if isinstance(m, nn.Linear)]
+    assert widths == [(7, 5), (5, 4), (4, 3), (3, 4), (4, 5), (5, 7)]
+
+
+def test_no_hidden_layer_leaves_two_linear_maps() -> None:
+    model, x = DenseAutoencoder([6], statistics=1, hidden=[], latent=2), drawn(4, 6)
+    torch.testing.assert_close(model(2 * x) - model(x), model(x) - model(torch.zeros_like(x)))
+
+
+@pytest.mark.parametrize("sides", [(28, 28), (16, 20), (13, 9), (8, 8), (9, 31)])
+@pytest.mark.parametrize("hidden", [[4], [4, 8], [4, 8, 8]])
+def test_a_picture_of_any_size_comes_back_in_its_size(sides: tuple[int, int], hidden: list[int]) -> None:
+    model = ConvAutoencoder(3, *sides, statistics=2, hidden=hidden, latent=5)
+    assert model.encoder(drawn(2, 3, *sides)).shape == (2, 10)
+    assert model(drawn(2, 3, *sides)).shape == (2, 3, *sides)
+
+
+def test_more_convolutions_than_a_picture_can_be_halved_are_refused() -> None:
+    ConvAutoencoder(1, 8, 12, statistics=1, hidden=[2, 2, 2])
+    with pytest.raises(ConfigError, match=r"model\.hidden: expected at most 3 convolutions, got 4"):
+        ConvAutoencoder(1, 8, 12, statistics=1, hidden=[2, 2, 2, 2])
+
+
+def test_a_class_is_told_one_hot_beside_the_numbers() -> None:
+    x, labels = drawn(4, 2, 3), torch.tensor([2, 0, 1, 2])
+    told = Told(nn.Identity(), classes=3)(x, labels)
+    assert torch.equal(told, torch.cat([x.flatten(1), F.one_hot(labels, 3).float()], 1))
+
+
+def test_a_class_is_a_plane_of_ones_beside_a_picture() -> None:
+    x, labels = drawn(2, 1, 4, 5), torch.tensor([1, 0])
+    told = Told(nn.Identity(), classes=2, planes=True)(x, labels)
+    assert torch.equal(told[:, :1], x)
+    assert told[:, 1:].mean((2, 3)).tolist() == [[0, 1], [1, 0]] and set(told[:, 1:].unique().tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("labels", [None, torch.tensor([-1, -1])])
+def test_an_unknown_class_is_none_of_them(labels: Tensor | None) -> None:
+    assert torch.equal(Told(nn.Identity(), classes=3)(drawn(2, 4), labels)[:, 4:], torch.zeros(2, 3))
+
+
+def conditional(kind: str, conditional: bool) -> nn.Module:
+    if kind == "dense":
+        return DenseAutoencoder([1, 8, 8], 2, hidden=16, latent=4, conditional=conditional, classes=5)
+    return ConvAutoencoder(1, 8, 8, 2, hidden=[4], latent=4, conditional=conditional, classes=5)
+
+
+@pytest.mark.parametrize("kind", ["dense", "convolutional"])
+def test_only_a_conditional_model_hears_the_class(kind: str) -> None:
+    x, code, one, other = drawn(3, 1, 8, 8), drawn(3, 4), torch.tensor([0, 1, 2]), torch.tensor([3, 1, 4])
+    for hears in (True, False):
+        model = conditional(kind, hears)
+        for part, read in ((model.encoder, x), (model.decoder, code)):
+            moved = (part(read, one) - part(read, other)).flatten(1).abs().amax(1) > 1e-6
+            assert moved.tolist() == ([True, False, True] if hears else [False] * 3)
+
+
+def test_a_class_cannot_be_told_where_there_is_none() -> None:
+    with pytest.raises(ConfigError, match=r"model\.conditional: expected false, as these data have no classes"):
+        DenseAutoencoder([4], statistics=1, conditional=True)
+
+
+@pytest.mark.parametrize("changes", [{"latent": 0}, {"hidden": [3, 0]}, {"activation": "rleu"}])
+def test_values_that_make_no_sense_are_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=rf"model\.{next(iter(changes))}"):
+        DenseAutoencoder([4], **{"statistics": 1, **changes})

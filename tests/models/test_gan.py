@@ -1,0 +1,177 @@
+"""Generators and critics against the public example written out, and against singular values by torch.linalg."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dltrain.average import Average
+from dltrain.errors import ConfigError
+from dltrain.models.adversarial import DCGAN, GAN, Adversaries
+
+
+def pictures(height: int = 28, width: int = 28, channels: int = 1, hidden: int = 4, **rest: object) -> DCGAN:
+    torch.manual_seed(0)
+    return DCGAN(channels, height, width, 1, latent=6, hidden=hidden, **rest)  # type: ignore[arg-type]
+
+
+def points(**rest: object) -> GAN:
+    torch.manual_seed(0)
+    return GAN([2], 2, 1, latent=6, hidden=16, **rest)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("side", [(28, 28), (32, 32), (64, 64), (16, 20), (9, 31), (4, 7), (2, 2)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_of_any_size_is_made_exactly_and_judged_by_one_number(side: tuple[int, int], channels: int) -> None:
+    model = pictures(*side, channels=channels)
+    made = model.generator(torch.randn(3, 6), None)
+    assert made.shape == (3, channels, *side)
+    assert model.critic(made, None).shape == (3, 1)
+
+
+def test_28_pixels_are_made_of_7_and_14_and_64_of_4() -> None:
+    for side, wanted in ((28, [7, 14, 28]), (32, [4, 8, 16, 32]), (64, [4, 8, 16, 32, 64])):
+        x, sides = torch.randn(2, 6), []
+        for layer in pictures(side, side).generator.layers:
+            x = layer(x)
+            sides += [x.shape[-1]] if isinstance(layer, nn.Unflatten | nn.ConvTranspose2d) else []
+        assert sides == wanted
+
+
+def example_of_64(latent: int, hidden: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """Both networks as pytorch/examples/dcgan has them, without tanh and sigmoid."""
+    makes: list[nn.Module] = [nn.ConvTranspose2d(latent, 8 * hidden, 4, 1, 0, bias=False)]
+    judges: list[nn.Module] = [nn.Conv2d(3, hidden, 4, 2, 1), nn.LeakyReLU(0.2)]
+    for times in (8, 4, 2):
+        makes += [nn.BatchNorm2d(times * hidden), nn.ReLU()]
+        makes += [nn.ConvTranspose2d(times * hidden, times * hidden // 2, 4, 2, 1, bias=False)]
+    makes += [nn.BatchNorm2d(hidden), nn.ReLU(), nn.ConvTranspose2d(hidden, 3, 4, 2, 1)]
+    for times in (1, 2, 4):
+        judges += [nn.Conv2d(times * hidden, 2 * times * hidden, 4, 2, 1, bias=False)]
+        judges += [nn.BatchNorm2d(2 * times * hidden), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*makes), nn.Sequential(*judges, nn.Conv2d(8 * hidden, 1, 4, 1, 0))
+
+
+def test_64_pixels_are_those_of_the_public_example_layer_by_layer() -> None:
+    model = DCGAN(3, 64, 64, 1, latent=10, hidden=4)
+    makes, judges = example_of_64(10, 4)
+    ours, theirs = list(model.generator.parameters()), list(makes.parameters())
+    with torch.no_grad():
+        theirs[0].copy_(ours[0].T.view(10, 32, 4, 4))
+        for mine, other in zip(ours[1:], theirs[1:], strict=True):
+            other.copy_(mine)
+        for mine, other in zip(model.critic.parameters(), judges.parameters(), strict=True):
+            other.copy_(mine.view_as(other))
+    noise = torch.randn(5, 10)
+    made = model.generator(noise, None)
+    torch.testing.assert_close(made, makes(noise[:, :, None, None]))
+    torch.testing.assert_close(model.critic(made, None), judges(made).flatten(1))
+
+
+def test_weights_begin_as_the_paper_says() -> None:
+    model = DCGAN(3, 32, 32, 1, hidden=32)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            assert module.weight.std().item() == pytest.approx(0.02, rel=0.1)
+            assert module.bias is None or not module.bias.any()
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.weight.mean().item() == pytest.approx(1.0, abs=0.02)
+            assert module.weight.std().item() == pytest.approx(0.02, rel=0.5)
+
+
+def norms(model: Adversaries) -> list[float]:
+    """The largest singular values of what the critic multiplies by."""
+    found = [m.weight for m in model.critic.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    return [torch.linalg.svdvals(weight.detach().flatten(1).double())[0].item() for weight in found]
+
+
+def shaken(model: Adversaries, x: Tensor) -> Adversaries:
+    """The critic with other weights, large ones, after the iterations of some passes in training."""
+    with torch.no_grad():
+        for parameter in model.critic.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=3.0)
+    model.train()
+    for _ in range(100):
+        model.critic(x, None)
+    return model.eval()
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_spectral_norm_keeps_the_largest_singular_value_of_every_layer_at_one(precision: torch.dtype) -> None:
+    for model, x in (
+        (pictures(critic_norm="none", spectral=True), torch.randn(4, 1, 28, 28)),
+        (points(spectral=True), torch.randn(4, 2)),
+    ):
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            assert norms(shaken(model, x)) == pytest.approx([1.0] * len(norms(model)), abs=0.01)
+
+
+def test_without_spectral_norm_the_same_weights_are_larger() -> None:
+    assert min(norms(shaken(points(), torch.randn(4, 2)))) > 2
+
+
+def test_a_spectral_critic_is_a_function_with_slope_of_at_most_one() -> None:
+    model = shaken(points(spectral=True), torch.randn(4, 2))
+    one, other = torch.randn(2, 500, 2)
+    rise = (model.critic(one, None) - model.critic(other, None)).abs().squeeze(1)
+    assert (rise <= 1.02 * (one - other).norm(dim=1)).all()
+
+
+def test_a_spectral_critic_is_copied_averaged_saved_and_loaded() -> None:
+    model, x = pictures(critic_norm="none", spectral=True), torch.randn(4, 1, 28, 28)
+    model.critic(x, None).sum().backward()
+    average, other = Average(model, 0.9), pictures(critic_norm="none", spectral=True)
+    average.update(deepcopy(model))
+    shaken(model, x)
+    other.load_state_dict(model.state_dict(), strict=True)
+    assert torch.equal(other.eval().critic(x, None), model.critic(x, None))
+    average.load_state_dict({**average.state_dict(), "model": model.state_dict()})
+    assert torch.equal(average.module.eval().critic(x, None), model.critic(x, None))
+
+
+def test_a_critic_with_spectral_norm_may_be_asked_twice_before_its_gradients_are_wanted() -> None:
+    model = points(spectral=True)
+    real, fake = torch.randn(2, 4, 2)
+    (model.critic(real, None) - model.critic(fake, None)).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.critic.parameters())
+
+
+@pytest.mark.parametrize("make", [pictures, points])
+def test_a_conditional_model_hears_the_class_and_another_does_not(make: type[Adversaries]) -> None:
+    for conditional in (True, False):
+        model = make(conditional=conditional, classes=3).eval()
+        noise, one, other = torch.randn(2, 6), torch.tensor([0, 1]), torch.tensor([2, 1])
+        made = model.generator(noise, one)
+        assert torch.equal(made[0], model.generator(noise, other)[0]) is not conditional
+        assert torch.equal(model.critic(made, one)[0], model.critic(made, other)[0]) is not conditional
+        torch.testing.assert_close(made[1], model.generator(noise, other)[1])
+
+
+def test_the_classes_of_a_conditional_model_are_not_asked_for_without_need() -> None:
+    with pytest.raises(ConfigError, match=r"model\.conditional.*no classes"):
+        points(conditional=True)
+
+
+def test_a_norm_that_would_undo_the_spectral_bound_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model\.critic_norm: expected none"):
+        pictures(spectral=True)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "key"), [({"hidden": [8, 8], "depth": 3}, "depth"), ({"critic_norm": "bach"}, "critic_norm")]
+)
+def test_what_makes_no_sense_is_refused_with_its_key(wrong: dict[str, object], key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"model\.{key}"):
+        GAN([2], 2, 1, **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_a_compiled_spectral_critic_gives_the_same_numbers_and_iterates_too() -> None:
+    eager, x = pictures(critic_norm="none", spectral=True), torch.randn(4, 1, 28, 28)
+    compiled = deepcopy(eager)
+    compiled.critic.compile()
+    for _ in range(3):
+        torch.testing.assert_close(compiled.critic(x, None), eager.critic(x, None))
+    for one, other in zip(compiled.buffers(), eager.buffers(), strict=True):
+        torch.testing.assert_close(one, other)

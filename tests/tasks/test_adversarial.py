@@ -1,0 +1,455 @@
+"""Adversarial turns, losses and figures against closed forms, finite differences and scikit-learn."""
+
+import copy
+import functools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dltrain import compose, parts, run, trained
+from dltrain import device as devices
+from dltrain.checkpoint import Checkpoints
+from dltrain.console import Console
+from dltrain.data.batches import Batch
+from dltrain.errors import ConfigError
+from dltrain.judge import look, measure
+from dltrain.models.adversarial import DCGAN, GAN
+from dltrain.models.feedforward import MLP
+from dltrain.tasks.adversarial import Adversarial, told_apart
+from dltrain.tasks.base import Task, Wish
+from dltrain.tasks.game import GAMES, find_game, gradient_penalty
+from dltrain.tasks.modes import modes_found
+from dltrain.tasks.noise import between
+from dltrain.turns import Moment, Turns
+
+RING = {"shape": [2], "classes": 8, "class_names": [str(n) for n in range(8)]}
+PICTURE = {"shape": [1, 8, 8], "low": [-0.5], "high": [1.5], "classes": 3}
+LOSSES = sorted(GAMES)
+SMALL = ["model.hidden=16", "model.depth=2", "model.latent=4", "data.batch_size=64", "device=cpu"]
+
+
+def points(seed: int = 0, **rest: Any) -> GAN:
+    torch.manual_seed(seed)
+    return GAN([2], 2, 1, latent=4, hidden=16, depth=2, **rest)
+
+
+def pictures(**rest: Any) -> DCGAN:
+    torch.manual_seed(0)
+    return DCGAN(1, 8, 8, 1, latent=4, hidden=4, **rest)
+
+
+def batch_of(count: int = 32, shape: tuple[int, ...] = (2,), classes: int = 8) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.arange(count) % classes
+    return {"inputs": torch.randn(count, *shape, generator=generator), "targets": labels}
+
+
+def on_cpu(model: nn.Module) -> devices.Device:
+    return devices.choose("cpu", "fp32", False, False, False, model)
+
+
+def made_of(*typed: str) -> tuple[compose.Job, parts.Parts]:
+    job = compose.compose([*typed, "trainer.log_every=1", "trainer.epochs=1"])
+    return job, parts.make(job)
+
+
+# What each turn may change -------------------------------------------------------------------------------------------
+
+TURNS = {
+    "fp32": ["model=gan", "data=ring", *SMALL],
+    "bf16": ["model=gan", "data=ring", *SMALL, "device.precision=bf16"],
+    "accumulated": ["model=gan", "data=ring", *SMALL, "trainer.accumulate=3"],
+    "clipped": ["model=gan", "data=ring", *SMALL, "task.loss_name=wasserstein", "task.clip=0.01"],
+    "penalised": ["model=gan", "data=ring", *SMALL, "task.loss_name=wasserstein", "device.precision=bf16"],
+    "spectral": ["model=gan", "data=ring", *SMALL, "model.spectral=true", "task.loss_name=hinge"],
+    "pictures": ["model=dcgan", "data=digits", "model.hidden=4", "device=cpu", "device.precision=bf16"],
+}
+COMPILED = [
+    pytest.param(name, True, marks=pytest.mark.slow, id=f"{name}, compiled")
+    for name in ("bf16", "penalised", "spectral", "pictures")
+]
+
+
+@pytest.mark.parametrize(("kind", "compiled"), [*((name, False) for name in TURNS), *COMPILED])
+def test_a_turn_changes_its_own_parameters_and_leaves_weights_and_gradients_of_the_other_alone(
+    kind: str, compiled: bool
+) -> None:
+    job, made = made_of(*TURNS[kind], f"device.compile={str(compiled).lower()}")
+    (stage,) = made.task.stages(made.model)
+    turns = Turns(functools.partial(parts.make_optimizer, job, made), made.plan, made.device, 64, Console())
+    turns.begin(stage, 10)
+    batches = parts.make_batches(made, made.data.load())["train"].epoch(0)
+    group = [next(batches) for _ in range(made.plan.accumulate)]
+    critic, generator = list(made.model.critic.parameters()), list(made.model.generator.parameters())
+    for turn, own, others in zip(stage.turns, (critic, generator), (generator, critic), strict=True):
+        assert {id(p) for p in turn.parameters} == {id(p) for p in own}
+        before, theirs = [[p.detach().clone() for p in half] for half in (own, others)]
+        for p in others:
+            p.grad = torch.full_like(p, 7.0)
+        turns.take_turn(turn, group, Moment(0, 0, 0.0), measure=True)
+        assert all(torch.equal(p, value) for p, value in zip(others, theirs, strict=True))
+        assert all(p.grad is not None and bool((p.grad == 7.0).all()) for p in others)
+        # A bias may stay: that of the critic's answers, where those on real and made-up examples move it both ways.
+        assert all(p.dim() < 2 or not torch.equal(p, value) for p, value in zip(own, before, strict=True))
+        for p in others:
+            p.grad = None
+
+
+def test_the_generator_moves_once_in_as_many_steps_as_the_critic_has_turns() -> None:
+    critic, generator = Adversarial(**RING, critic_turns=5, critic_lr=0.1).stages(points())[0].turns
+    assert (critic.every, generator.every) == (1, 5)
+    assert (critic.lr, generator.lr) == (0.1, None)
+
+
+# Losses --------------------------------------------------------------------------------------------------------------
+
+
+def by_hand(name: str, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses of critic and generator as the papers write them."""
+    one, zero = torch.ones_like(real), torch.zeros_like(real)
+    if name == "non_saturating":
+        critic = F.binary_cross_entropy(real.sigmoid(), one) + F.binary_cross_entropy(fake.sigmoid(), zero)
+        return critic, -fake.sigmoid().log().mean()
+    if name == "least_squares":
+        return F.mse_loss(real, one) / 2 + F.mse_loss(fake, zero) / 2, F.mse_loss(fake, one) / 2
+    if name == "hinge":
+        worse = [-torch.minimum(zero, -1 + real).mean(), -torch.minimum(zero, -1 - fake).mean()]
+        return worse[0] + worse[1], -fake.mean()
+    return -(real.mean() - fake.mean()), -fake.mean()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_equal_their_closed_forms(name: str) -> None:
+    real, fake = torch.randn(2, 50, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    critic, generator = by_hand(name, real, fake)
+    torch.testing.assert_close(GAMES[name].critic(real, fake), critic)
+    torch.testing.assert_close(GAMES[name].generator(fake), generator)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_turn_weighs_real_and_fresh_made_up_examples(name: str) -> None:
+    task, model, batch = Adversarial(**RING, loss_name=name, penalty=0.0), points(), batch_of()
+    torch.manual_seed(5)
+    loss = task.loss(model, batch, 0.0)
+    torch.manual_seed(5)
+    fake = model.generator(torch.randn(32, 4), None)
+    wanted = by_hand(name, model.critic(batch["inputs"], None).flatten(), model.critic(fake, None).flatten())
+    torch.testing.assert_close(loss.total, wanted[0])
+    torch.manual_seed(5)
+    torch.testing.assert_close(task.generator_loss(model, batch).total, wanted[1])
+    assert loss.weight == 32
+    assert not torch.equal(task.generator_loss(model, batch).total, wanted[1])  # other noise
+
+
+def test_a_critic_with_batch_norm_sees_real_and_made_up_examples_apart() -> None:
+    torch.manual_seed(0)
+    task, model = Adversarial([1, 16, 16], [-1.0], [1.0]), DCGAN(1, 16, 16, 1, latent=4, hidden=4)
+    batch = batch_of(8, (1, 16, 16))
+    torch.manual_seed(5)
+    total = task.loss(model, batch, 0.0).total
+    torch.manual_seed(5)
+    fake = model.generator(torch.randn(8, 4), None).tanh()
+    apart = by_hand("non_saturating", model.critic(batch["inputs"], None).flatten(), model.critic(fake, None).flatten())
+    mixed = by_hand(
+        "non_saturating", *(half.flatten() for half in model.critic(torch.cat([batch["inputs"], fake]), None).chunk(2))
+    )
+    torch.testing.assert_close(total, apart[0])
+    assert not torch.allclose(total, mixed[0])
+
+
+def test_an_unknown_loss_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match=r"task\.loss_name.*Did you mean wasserstein"):
+        find_game("waserstein")
+
+
+def penalty_by_differences(critic: nn.Module, places: Tensor, step: float = 1e-5) -> Tensor:
+    """The penalty from central differences of the critic in double precision, one coordinate at a time."""
+    flat, slopes = places.flatten(1), []
+    for axis in range(flat.shape[1]):
+        moved = torch.zeros_like(flat)
+        moved[:, axis] = step
+        ahead, behind = (critic((flat + s * moved).view_as(places), None).flatten() for s in (1, -1))
+        slopes.append((ahead - behind) / (2 * step))
+    return (torch.stack(slopes, 1).norm(dim=1) - 1).square().mean()
+
+
+def places_of(real: Tensor, fake: Tensor) -> Tensor:
+    torch.manual_seed(3)
+    share = torch.rand(len(real), *[1] * (real.dim() - 1))
+    return (1 - share) * real + share * fake
+
+
+@pytest.mark.parametrize("kind", ["points", "pictures"])
+def test_the_gradient_penalty_and_its_gradient_equal_finite_differences(kind: str) -> None:
+    model = points(activation="tanh") if kind == "points" else pictures(critic_norm="layer")
+    shape = (2,) if kind == "points" else (1, 8, 8)
+    real, fake = torch.randn(2, 6, *shape, generator=torch.Generator().manual_seed(2))
+    exact, places = copy.deepcopy(model).double(), places_of(real, fake).double()
+    torch.manual_seed(3)
+    penalty = gradient_penalty(model, real, fake, None)
+    assert penalty.item() == pytest.approx(penalty_by_differences(exact.critic, places).item(), rel=1e-4)
+    weight = next(p for p in model.critic.parameters())
+    (gradient,) = torch.autograd.grad(penalty, weight)
+    index, bent = (0,) * weight.dim(), next(p for p in exact.critic.parameters())
+    sides = []
+    for step in (1e-4, -1e-4):
+        with torch.no_grad():
+            bent[index] += step
+            sides.append(penalty_by_differences(exact.critic, places))
+            bent[index] -= step
+    assert gradient[index].item() == pytest.approx(((sides[0] - sides[1]) / 2e-4).item(), rel=1e-2, abs=1e-5)
+
+
+def test_the_gradient_penalty_is_as_precise_under_autocast() -> None:
+    model, (real, fake) = points(), torch.randn(2, 6, 2)
+    torch.manual_seed(3)
+    exact = gradient_penalty(model, real, fake, None)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.manual_seed(3)
+        assert torch.equal(gradient_penalty(model, real, fake, None), exact)
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [
+        ({}, 0.0),
+        ({"loss_name": "wasserstein"}, 10.0),
+        ({"loss_name": "wasserstein", "clip": 0.01}, 0.0),
+        ({"loss_name": "hinge", "penalty": 1.0}, 1.0),
+        ({"loss_name": "wasserstein", "penalty": 0.0}, 0.0),
+    ],
+)
+def test_a_wasserstein_critic_is_penalised_unless_it_is_clipped(asked: dict[str, Any], wanted: float) -> None:
+    task = Adversarial(**RING, **asked)
+    assert task.penalty == wanted
+    assert ("gradient_penalty" in task.loss(points(), batch_of(), 0.0).parts) is bool(wanted)
+
+
+def test_a_clipped_critic_scores_with_bounded_weights_in_its_turn_and_only_there() -> None:
+    task, model = Adversarial(**RING, loss_name="wasserstein", clip=0.01), points()
+    before = [p.detach().clone() for p in model.generator.parameters()]
+    task.generator_loss(model, batch_of())
+    assert max(p.abs().max().item() for p in model.critic.parameters()) > 0.1
+    task.loss(model, batch_of(), 0.0).total.backward()
+    assert max(p.abs().max().item() for p in model.critic.parameters()) == pytest.approx(0.01)
+    assert all(torch.equal(p, value) for p, value in zip(model.generator.parameters(), before, strict=True))
+
+
+# Which pairs make sense ----------------------------------------------------------------------------------------------
+
+
+def test_a_penalty_beside_a_batch_norm_is_refused() -> None:
+    task = Adversarial(**PICTURE, loss_name="wasserstein")
+    with pytest.raises(ConfigError, match=r"model\.critic_norm: expected layer or none"):
+        task.stages(DCGAN(1, 16, 16, 1))
+    assert task.stages(DCGAN(1, 16, 16, 1, critic_norm="layer"))
+
+
+def test_a_model_that_is_no_pair_of_networks_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a generator and a critic"):
+        Adversarial(**RING).stages(MLP(2, 8))
+
+
+def test_the_model_names_its_task_and_its_optimizer_and_the_user_overrides_both() -> None:
+    config = compose.compose(["model=dcgan", "data=mnist"]).config
+    assert config.task._target_ == "dltrain.tasks.adversarial.Adversarial"
+    assert (config.optimizer.lr, list(config.optimizer.betas)) == (2e-4, [0.5, 0.999])
+    assert compose.compose(["model=dcgan", "data=mnist", "optimizer=rmsprop"]).choices["optimizer"] == "rmsprop"
+
+
+# Pictures and their scale --------------------------------------------------------------------------------------------
+
+
+def test_pictures_lie_between_black_and_white_on_the_models_scale_and_points_anywhere() -> None:
+    task, model = Adversarial(**PICTURE), pictures()
+    with torch.no_grad():
+        for p in model.generator.parameters():
+            p.mul_(100)
+    made = task.made(model, torch.randn(50, 4), None)
+    assert made.min().item() == pytest.approx(-0.5) and made.max().item() == pytest.approx(1.5)
+    raw, unit = model.generator(torch.ones(2, 4), None), task.made(model, torch.ones(2, 4), None)
+    torch.testing.assert_close(unit, (raw.tanh() + 1) / 2 * 2.0 - 0.5)
+    plain, z = points(), torch.randn(3, 4)
+    assert torch.equal(Adversarial(**RING).made(plain, z, None), plain.generator(z, None))
+
+
+# Evaluation ----------------------------------------------------------------------------------------------------------
+
+
+def test_figures_of_the_critic_are_those_of_its_outputs() -> None:
+    task, model = Adversarial(**RING), points()
+    batches = [batch_of(), batch_of(20)]
+    found = measure(task.evaluate, model, batches, on_cpu(model))
+    real = model.critic(torch.cat([b["inputs"] for b in batches]), None).flatten()
+    drawn = torch.randn(52, 4, generator=torch.Generator().manual_seed(0))
+    fake = model.critic(model.generator(drawn, None), None).flatten()
+    critic, generator = by_hand("non_saturating", real, fake)
+    wanted = {"loss": critic, "loss_generator": generator, "critic_real": real.mean(), "critic_fake": fake.mean()}
+    for name, value in wanted.items():
+        assert found.metrics[name] == pytest.approx(value.item(), rel=1e-5), name
+    truth = [1] * 52 + [0] * 52
+    auc = roc_auc_score(truth, torch.cat([real, fake]).tolist())
+    assert found.metrics["told_apart"] == pytest.approx(auc, abs=1e-6)
+
+
+def test_a_critic_that_says_the_same_of_all_tells_half_of_the_pairs_apart() -> None:
+    assert told_apart(torch.zeros(5), torch.zeros(7)).item() == 0.5
+
+
+def test_an_evaluation_repeats_itself_to_the_bit_and_draws_nothing_that_training_draws() -> None:
+    task, model = Adversarial(**RING), points()
+    device = on_cpu(model)
+    state = torch.get_rng_state()
+    one, other = (measure(task.evaluate, model, [batch_of(100)], device) for _ in range(2))
+    frames = [look(task.frame, model, device) for _ in range(2)]
+    assert one.metrics == other.metrics
+    assert frames[0] is not None and torch.equal(frames[0], frames[1])  # type: ignore[arg-type]
+    look(lambda judged: task.show(judged, one), model, device)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_points_with_classes_are_watched_by_coverage_and_all_else_by_frechets_distance() -> None:
+    assert (Adversarial(**RING).goal.metric, Adversarial(**RING).goal.better) == ("coverage", "max")
+    assert (Adversarial(**PICTURE).goal.metric, Adversarial(**PICTURE).goal.better) == ("frechet", "min")
+    assert Adversarial(shape=[2]).goal.metric == "frechet"
+
+
+def test_modes_are_counted_as_on_paper() -> None:
+    # Two classes around (0, 0) and (10, 0), deviation 1 along both axes.
+    cross = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]]) * math.sqrt(1.5)
+    real, labels = torch.cat([cross, cross + torch.tensor([10.0, 0])]), torch.arange(2).repeat_interleave(4)
+    near_first, near_second, nowhere = [2.9, 0.0], [10.0, -2.9], [3.1, 0.0]
+    fake = torch.tensor([near_first, near_first, near_first, near_second, nowhere])
+    found = modes_found(real, labels, fake, 2)
+    assert found == pytest.approx({"modes": 2, "high_quality": 4 / 5, "coverage": 1 / 2 + 1 / 5})
+    assert modes_found(real, labels, fake[:3], 2) == pytest.approx({"modes": 1, "high_quality": 1, "coverage": 0.5})
+    assert modes_found(real, labels, fake[4:], 2) == pytest.approx({"modes": 0, "high_quality": 0, "coverage": 0})
+
+
+def test_real_points_cover_every_mode_and_a_class_without_points_is_none() -> None:
+    ring = parts.make(compose.compose(["model=gan", "data=ring", "device=cpu"])).data.load()
+    train, val = ring.train.rows, ring.val.rows  # type: ignore[union-attr]
+    found = modes_found(val["inputs"], val["targets"], train["inputs"][:2000], 8)
+    assert found["modes"] == 8 and found["high_quality"] > 0.98 and found["coverage"] > 0.98
+    assert modes_found(val["inputs"], val["targets"], train["inputs"][:2000], 9)["modes"] == 8
+
+
+def test_missed_modes_are_said() -> None:
+    model = points()
+    evaluation = measure(Adversarial(**RING).evaluate, model, [batch_of(200)], on_cpu(model))
+    assert evaluation.notes == [f"{8 - evaluation.metrics['modes']:.0f} of 8 modes are missed"]
+
+
+# What people see -----------------------------------------------------------------------------------------------------
+
+
+def test_points_are_shown_over_real_ones_and_pictures_on_a_sheet_beside_the_critics_outputs() -> None:
+    shown = {}
+    for task, model, batch in (
+        (Adversarial(**RING), points(), batch_of(40)),
+        (Adversarial(**PICTURE), pictures(), batch_of(40, (1, 8, 8), 3)),
+        (Adversarial(shape=[5]), GAN([5], 5, 1, latent=4), {"inputs": torch.randn(40, 5)}),
+    ):
+        evaluation = measure(task.evaluate, model, [batch], on_cpu(model))
+        shown[task.shape] = [item.tag for item in task.show(model, evaluation)]
+        frame = task.frame(model)
+        assert (frame is None) == (task.shape == (5,))
+        assert frame is None or (frame.dtype, frame.shape[0]) == (torch.uint8, 3)
+    assert shown == {(2,): ["samples", "critic"], (1, 8, 8): ["samples", "critic"], (5,): ["critic"]}
+
+
+def test_every_column_of_a_sheet_is_one_class_made_of_the_noise_of_its_row() -> None:
+    task, model = Adversarial(**PICTURE), pictures(conditional=True, classes=3).eval()
+    asked = []
+    model.generator.register_forward_hook(lambda module, read, made: asked.append(read))
+    task.frame(model)
+    noise, labels = (torch.cat(values) for values in zip(*asked, strict=True))
+    assert torch.equal(labels, torch.arange(63) % 3)
+    assert torch.equal(noise[0::3], noise[1::3]) and torch.equal(noise[0::3], noise[2::3])
+    assert len({tuple(row) for row in noise[0::3].tolist()}) == 21
+
+
+def wish(count: int = 10, seed: int = 0, **rest: Any) -> Wish:
+    return Wish(count, torch.Generator().manual_seed(seed), torch.device("cpu"), **rest)
+
+
+def test_a_seed_names_what_is_generated_on_the_scale_of_people() -> None:
+    task, model = Adversarial(**PICTURE), pictures().eval()
+    one, same, other = (task.generate(model, wish(seed=seed)) for seed in (0, 0, 1))
+    assert one.shape == (10, 1, 8, 8) and torch.equal(one, same) and not torch.equal(one, other)
+    assert one.min() >= 0 and one.max() <= 1
+
+
+def test_a_class_is_generated_that_the_model_knows_and_refused_where_it_knows_none() -> None:
+    task, model = Adversarial(**PICTURE), pictures(conditional=True, classes=3).eval()
+    noise = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
+    wanted = task.scale.unit(task.made(model, noise, torch.full((10,), 2)))
+    torch.testing.assert_close(task.generate(model, wish(label=2)), wanted)
+    with pytest.raises(ConfigError, match="--class: expected a class from 0 to 2, got 3"):
+        task.generate(model, wish(label=3))
+    with pytest.raises(ConfigError, match="told no classes"):
+        task.generate(pictures(), wish(label=2))
+
+
+def test_a_generator_makes_nothing_of_given_examples() -> None:
+    with pytest.raises(ConfigError, match="--given"):
+        Adversarial(**PICTURE).generate(pictures(), wish(given=torch.zeros(3, 1, 8, 8)))
+
+
+def test_ways_lead_on_great_circles_from_one_noise_to_another() -> None:
+    start, end = torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(0))
+    way = between(start, end, 8).view(5, 8, 64)
+    torch.testing.assert_close(way[:, 0], start)
+    torch.testing.assert_close(way[:, -1], end)
+    unit = between(F.normalize(start), F.normalize(end), 8).view(5, 8, 64)
+    torch.testing.assert_close(unit.norm(dim=2), torch.ones(5, 8))
+    steps = (unit[:, :-1] * unit[:, 1:]).sum(2).acos()
+    torch.testing.assert_close(steps, steps[:, :1].expand(-1, 7), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 5, 20])
+def test_as_many_are_generated_as_asked_for_on_the_way_too(count: int) -> None:
+    task, model = Adversarial(**PICTURE), pictures(conditional=True, classes=3).eval()
+    assert len(task.generate(model, wish(count, interpolate=True))) == count
+
+
+# Whole runs ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_conditional_generator_makes_the_class_it_is_asked_for(tmp_path: Path) -> None:
+    typed = ["experiment=ring_gan", "model.conditional=true", "trainer.max_steps=400", "model.hidden=64"]
+    job = compose.compose([*typed, "trainer.eval_every=400", "device=cpu", f"hydra.run.dir={tmp_path / 'run'}"])
+    assert run.train(job, Console(), 0.0).state == "finished"
+    found = trained.rebuild(job, tmp_path / "run", "best.pt").parts
+    for mode in (0, 3, 6):
+        made = look(
+            lambda model, mode=mode: found.task.generate(model, wish(200, label=mode)), found.model, found.device
+        )
+        turns = (torch.atan2(made[:, 1], made[:, 0]) / (2 * math.pi) * 8).round() % 8
+        assert (turns == mode).float().mean() > 0.8
+
+
+def test_the_averaged_generator_is_what_is_evaluated_and_kept(tmp_path: Path) -> None:
+    typed = ["model=gan", "data=ring", *SMALL, "trainer.max_steps=30", "regularization.average=0.9"]
+    job = compose.compose([*typed, f"hydra.run.dir={tmp_path / 'run'}"])
+    assert run.train(job, Console(), 0.0).state == "finished"
+    result = json.loads((tmp_path / "run" / "result.json").read_text())["test"]
+    state, figures = Checkpoints(tmp_path / "run").load("best.pt"), {}
+    made = parts.make(job)
+    batches = parts.make_batches(made, made.data.load())["test"]
+    for name, weights in (("average", state["average"]["model"]), ("model", state["model"])):
+        made.model.load_state_dict(weights)
+        figures[name] = measure(made.task.evaluate, made.model, batches, made.device).metrics
+    assert figures["average"] == result != figures["model"]
+
+
+def test_the_task_is_one_that_judges_what_it_makes() -> None:
+    task: Task = Adversarial(**RING)
+    assert task.quality is not None and task.quality.name == "points"

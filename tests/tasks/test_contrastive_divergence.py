@@ -1,0 +1,294 @@
+"""Contrastive divergence, and what a machine says about probabilities, against sums over all states."""
+
+import functools
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator, nn
+
+from dltrain import compose, parts, run
+from dltrain.console import Console
+from dltrain.errors import ConfigError
+from dltrain.models.boltzmann import RBM
+from dltrain.tasks import gibbs
+from dltrain.tasks.base import Batch, Wish
+from dltrain.tasks.boltzmann import ContrastiveDivergence
+
+CPU = torch.device("cpu")
+
+
+def machine(visible: int = 6, hidden: int = 4, seed: int = 0) -> RBM:
+    """A machine with weights and biases far from 0."""
+    torch.manual_seed(seed)
+    made = RBM(visible, hidden)
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, std=0.8)
+    return made
+
+
+def numbers(made: RBM) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weight (visible x hidden), visible and hidden biases."""
+    weight, hidden, visible = (p.detach().double().numpy() for p in (made.up.weight, made.up.bias, made.down.bias))
+    return weight.T, visible, hidden
+
+
+def all_states(units: int) -> np.ndarray:
+    return np.array(list(itertools.product((0.0, 1.0), repeat=units)))
+
+
+def unnormalised(made: RBM) -> np.ndarray:
+    """exp(-E(v, h)) of all states of both sides: one row per visible, one column per hidden state."""
+    weight, b, c = numbers(made)
+    v, h = all_states(len(b)), all_states(len(c))
+    return np.exp(v @ weight @ h.T + (v @ b)[:, None] + h @ c)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def states(count: int, units: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(count, units, generator=Generator().manual_seed(seed)).round()
+
+
+# --- probabilities against sums over all states ---------------------------------------------------------------------
+
+
+def test_the_free_energy_sums_over_all_hidden_states() -> None:
+    made = machine()
+    wanted = -np.log(unnormalised(made).sum(1))
+    found = gibbs.free_energy(made, torch.tensor(all_states(6)).float())
+    np.testing.assert_allclose(found.detach(), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("visible", "hidden"), [(6, 4), (4, 6), (5, 5)])
+def test_the_partition_function_sums_over_all_states(visible: int, hidden: int) -> None:
+    made = machine(visible, hidden)
+    assert gibbs.log_partition(made).item() == pytest.approx(np.log(unnormalised(made).sum()), abs=1e-4)
+
+
+def test_a_sum_of_many_states_is_taken_in_parts() -> None:
+    made = machine(40, 13)
+    assert gibbs.CHUNK < 2**13
+    weight, b, c = numbers(made)
+    h = all_states(13)
+    terms = h @ c + np.logaddexp(0, h @ weight.T + b).sum(1)
+    assert gibbs.log_partition(made).item() == pytest.approx(np.logaddexp.reduce(terms), rel=1e-5)
+
+
+def test_the_pseudo_likelihood_of_few_units_is_exact() -> None:
+    made, v = machine(7, 4), states(5, 7)
+    weight, b, c = numbers(made)
+    energy = lambda x: -x @ b - np.logaddexp(0, x @ weight + c).sum(-1)  # noqa: E731
+    x, wanted = v.double().numpy(), 0.0
+    for unit in range(7):
+        flipped = x.copy()
+        flipped[:, unit] = 1 - flipped[:, unit]
+        wanted = wanted + np.log(sigmoid(energy(flipped) - energy(x)))
+    found = gibbs.pseudo_log_likelihood(made, v, Generator().manual_seed(0))
+    np.testing.assert_allclose(found.detach(), wanted, rtol=1e-4)
+
+
+def test_the_pseudo_likelihood_of_many_units_is_estimated_without_bias() -> None:
+    made, v, noise = machine(20, 4), states(3, 20), Generator().manual_seed(0)
+    exact = gibbs.pseudo_log_likelihood(made, v, noise) * 0
+    energy = gibbs.free_energy(made, v)
+    for unit in range(20):
+        flipped = v.clone()
+        flipped[:, unit] = 1 - flipped[:, unit]
+        exact = exact + nn.functional.logsigmoid(gibbs.free_energy(made, flipped) - energy)
+    draws = torch.stack([gibbs.pseudo_log_likelihood(made, v, noise) for _ in range(400)]).detach()
+    assert draws.std(0).min() > 0
+    torch.testing.assert_close(draws.mean(0), exact.detach(), rtol=0.05, atol=0.1)
+
+
+@pytest.mark.parametrize("noise", [None, Generator().manual_seed(0)])
+def test_gibbs_chains_come_to_the_distribution_of_the_machine(noise: Generator | None) -> None:
+    made = machine(3, 2, seed=1)
+    torch.manual_seed(0)
+    found = gibbs.gibbs(made, states(20_000, 3), 30, noise)
+    numbers_of = (found @ torch.tensor([4.0, 2.0, 1.0])).long()
+    shares = torch.bincount(numbers_of, minlength=8) / 20_000
+    wanted = unnormalised(made).sum(1)
+    np.testing.assert_allclose(shares, wanted / wanted.sum(), atol=0.015)
+
+
+# --- the rule -------------------------------------------------------------------------------------------------------
+
+
+def by_hand(made: RBM, v0: np.ndarray, vk: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """<v h> of the data less <v h> of the chains, with probabilities for h, and the same for v and h alone."""
+    weight, _, c = numbers(made)
+    p0, pk = sigmoid(v0 @ weight + c), sigmoid(vk @ weight + c)
+    return v0.T @ p0 / len(v0) - vk.T @ pk / len(vk), v0.mean(0) - vk.mean(0), p0.mean(0) - pk.mean(0)
+
+
+def chain(made: RBM, v: np.ndarray, steps: int) -> np.ndarray:
+    """Gibbs steps with torch's random numbers, of probabilities computed here."""
+    weight, b, c = numbers(made)
+    drawn = lambda shares: torch.bernoulli(torch.tensor(shares).float()).double().numpy()  # noqa: E731
+    for _ in range(steps):
+        v = drawn(sigmoid(drawn(sigmoid(v @ weight + c)) @ weight.T + b))
+    return v
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_update_of_cd_is_the_formula(steps: int) -> None:
+    made, rate = machine(), 0.1
+    task = ContrastiveDivergence([1, 2, 3], [-2.0], [2.0], cd_steps=steps)
+    v0 = states(5, 6)
+    before = [value.copy() for value in numbers(made)]
+    torch.manual_seed(7)
+    vk = chain(made, v0.double().numpy(), steps)
+    moves = by_hand(made, v0.double().numpy(), vk)
+    assert np.abs(moves[0]).max() > 0.05
+    torch.manual_seed(7)
+    loss = task.loss(made, {"inputs": 4 * v0.view(5, 1, 2, 3) - 2}, 0.0)
+    loss.total.backward()
+    torch.optim.SGD(made.parameters(), lr=rate).step()
+    for after, start, move in zip(numbers(made), before, moves, strict=True):
+        np.testing.assert_allclose(after - start, rate * move, atol=1e-6)
+    assert loss.weight == 5
+
+
+def test_persistent_chains_go_on_where_they_were() -> None:
+    made = machine()
+    chains, first, second = gibbs.Chains(1, persistent=True), states(5, 6), states(3, 6, seed=1)
+    torch.manual_seed(7)
+    once = chain(made, first.double().numpy(), 1)
+    twice = chain(made, once, 1)
+    moves = by_hand(made, second.double().numpy(), twice)
+    torch.manual_seed(7)
+    chains.loss(made, first)
+    assert chains.visible is not None and np.array_equal(chains.visible, once)
+    chains.loss(made, second).total.backward()
+    assert np.array_equal(chains.visible, twice)
+    np.testing.assert_allclose(made.up.weight.grad.T, -moves[0], atol=1e-6)
+
+
+def test_chains_that_do_not_persist_remember_nothing() -> None:
+    chains = gibbs.Chains(1, persistent=False)
+    chains.loss(machine(), states(5, 6))
+    assert chains.visible is None
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+PATTERNS = np.array([[1, 1, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1, 1, 1]])
+
+
+@pytest.fixture
+def bars(tmp_path: Path) -> Callable[..., list[str]]:
+    """Overrides for three patterns of 3 x 3 pixels: a bar in one of three rows."""
+    x = np.tile(PATTERNS, (40, 1)).reshape(-1, 3, 3).astype(np.uint8) * 255
+    y = np.tile(np.arange(3), 40)
+    np.savez(tmp_path / "bars.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    mine = ["model=rbm", "data=npz", f"data.path={tmp_path / 'bars.npz'}", "model.hidden=6", "device=cpu"]
+    return lambda *more: [
+        *mine,
+        "optimizer=sgd",
+        "optimizer.lr=0.1",
+        "data.batch_size=12",
+        f"hydra.run.dir={tmp_path / 'run'}",
+        *more,
+    ]
+
+
+def exact_nll(state: dict[str, torch.Tensor]) -> float:
+    """Of the patterns, each equally likely, by sums over all states of both sides."""
+    made = RBM(9, 6)
+    made.load_state_dict(state)
+    shares = unnormalised(made)
+    where = PATTERNS @ (2 ** np.arange(8, -1, -1))
+    return float(np.mean(np.log(shares.sum()) - np.log(shares.sum(1)[where])))
+
+
+@pytest.mark.parametrize("more", [[], ["task.cd_steps=5"], ["task.persistent=true"]], ids=["CD-1", "CD-5", "PCD"])
+def test_likelihood_rises_and_is_measured_exactly(bars: Callable[..., list[str]], more: list[str]) -> None:
+    job = compose.compose(
+        bars("trainer.epochs=100", "optimizer/schedule=cosine", "trainer.eval_every=20 epochs", *more)
+    )
+    start = exact_nll(parts.make(job).model.state_dict())
+    outcome = run.train(job, Console(), 0.0)
+    assert outcome.exit_code == 0
+    last = torch.load(outcome.folder / "checkpoints" / "last.pt", weights_only=True)
+    said = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
+    told = [line["nll"] for line in said if line["split"] == "val"]
+    assert start == pytest.approx(9 * np.log(2), abs=0.1)
+    assert np.log(3) < exact_nll(last["model"]) < 0.5 * start
+    # Batches of the validation split hold the three patterns in other shares than the test, which has each as often.
+    assert told[-1] < 0.5 * start and len(told) == 5
+    best = torch.load(outcome.folder / "checkpoints" / "best.pt", weights_only=True)
+    assert outcome.result["test"]["nll"] == pytest.approx(exact_nll(best["model"]), abs=1e-3)
+
+
+def test_evaluation_pictures_and_dreams_repeat_and_leave_torchs_random_numbers_alone(
+    bars: Callable[..., list[str]],
+) -> None:
+    made = parts.make(compose.compose(bars("task.persistent=true")))
+    batches = parts.make_batches(made, made.data.load())
+    wish = lambda: Wish(5, Generator().manual_seed(3), CPU)  # noqa: E731
+    with torch.inference_mode():
+        before = torch.get_rng_state()
+        first, second = (made.task.evaluate(made.model, batches["val"]) for _ in range(2))
+        shown = [[item.image for item in made.task.show(made.model, first)] for _ in range(2)]
+        frames = [made.task.frame(made.model) for _ in range(2)]
+        dreams = [made.task.generate(made.model, wish()) for _ in range(2)]
+    assert first.metrics == second.metrics
+    assert all(torch.equal(one, other) for one, other in zip(*shown, strict=True)) and len(shown[0]) == 3
+    assert torch.equal(*frames) and frames[0].dtype == torch.uint8 and frames[0].shape[0] == 3
+    assert torch.equal(*dreams) and dreams[0].shape == (5, 1, 3, 3)
+    assert dreams[0].min() >= 0 and dreams[0].max() <= 1
+    assert torch.equal(before, torch.get_rng_state())
+    assert made.task.state_dict()["chains"] is None
+
+
+def test_a_trained_machine_dreams_of_its_patterns_and_repairs_them(bars: Callable[..., list[str]]) -> None:
+    job = compose.compose(bars("trainer.epochs=100", "task.cd_steps=5", "data.validation=0"))
+    outcome = run.train(job, Console(), 0.0)
+    made = parts.make(job)
+    made.model.load_state_dict(torch.load(outcome.folder / "checkpoints" / "last.pt", weights_only=True)["model"])
+    with torch.inference_mode():
+        dreams = made.task.generate(made.model, Wish(200, Generator().manual_seed(0), CPU)).flatten(1).round()
+        given = torch.tensor(PATTERNS).float().view(3, 1, 3, 3) * 2 - 1
+        again = made.task.generate(made.model, Wish(3, Generator(), CPU, given=given)).flatten(1)
+    hits = (dreams[:, None] == torch.tensor(PATTERNS)).all(2)
+    assert hits.any(1).float().mean() > 0.7
+    assert (hits.sum(0) > 20).all(), "every pattern is dreamt of"
+    assert (again.round() == torch.tensor(PATTERNS)).all()
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"), [({"label": 3}, "--class: expected none"), ({"interpolate": True}, "0 or 1")]
+)
+def test_what_a_machine_cannot_make_up_is_refused(wish: dict[str, Any], said: str) -> None:
+    task = ContrastiveDivergence([1, 2, 3], [0.0], [1.0])
+    with pytest.raises(ConfigError, match=said):
+        task.generate(machine(), Wish(4, Generator(), CPU, **wish))
+
+
+def test_a_model_that_is_no_machine_is_refused() -> None:
+    with pytest.raises(ConfigError, match="such as rbm"):
+        ContrastiveDivergence([1, 2, 3], [0.0], [1.0]).stages(nn.Linear(6, 2))
+
+
+def test_data_without_black_and_white_are_refused() -> None:
+    with pytest.raises(ConfigError, match="Data that fit"):
+        parts.make(compose.compose(["model=rbm", "data=timeseries", "task=contrastive_divergence", "device=cpu"]))
+
+
+def test_likelihoods_do_not_suffer_from_bfloat16(bars: Callable[..., list[str]]) -> None:
+    made = parts.make(compose.compose(bars()))
+    nn.init.normal_(made.model.up.weight, std=0.5)
+    batches: list[Batch] = list(parts.make_batches(made, made.data.load())["val"])
+    score = functools.partial(made.task.evaluate, made.model, batches)
+    with torch.inference_mode():
+        exact = score().metrics["nll"]
+        with torch.autocast("cpu", torch.bfloat16):
+            assert score().metrics["nll"] == pytest.approx(exact, abs=1e-5)

@@ -1,0 +1,190 @@
+"""Layer-wise pretraining: what each stage changes, what it reads, and what comes of it."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator, nn
+from torch.nn import functional as F
+
+from dltrain import compose, parts, run
+from dltrain.console import Console
+from dltrain.errors import ConfigError
+from dltrain.models.boltzmann import DBN
+from dltrain.tasks.base import Wish
+from dltrain.tasks.classification import Classification
+from dltrain.tasks.layerwise import Layerwise
+
+SMALL = ["model=dbn", "data=digits", "data.labels=40", "model.hidden=[12,10,8]", "task.pretrain_epochs=2"]
+SMALL += ["trainer.epochs=2", "device=cpu"]
+EPOCH = -(-1299 // 64)  # steps of an epoch of the digits, with and without labels
+State = dict[str, torch.Tensor]
+
+
+def trained(folder: Path, *more: str) -> tuple[run.Outcome, parts.Parts]:
+    """A run of three layers, with a checkpoint of every epoch."""
+    job = compose.compose([*SMALL, "trainer.keep_last=99", f"hydra.run.dir={folder / 'run'}", *more])
+    outcome = run.train(job, Console(), 0.0)
+    assert outcome.exit_code == 0
+    return outcome, parts.make(job)
+
+
+def last_of_each_stage(outcome: run.Outcome) -> list[State]:
+    """The weights at the end of each stage."""
+    files = sorted((outcome.folder / "checkpoints").glob("step-*.pt"))
+    found = [torch.load(file, weights_only=True) for file in files]
+    return list({state["loop"]["stage"]: state["model"] for state in found}.values())
+
+
+def lines(outcome: run.Outcome, split: str) -> list[dict[str, Any]]:
+    said = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in said if line["split"] == split]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        ["task.persistent=true", "task.cd_steps=2", "trainer.accumulate=2"],
+        ["task.method=denoising", "device.precision=bf16"],
+        ["optimizer=adamw", "regularization=l2", "regularization.clip_norm=1"],
+    ],
+    ids=["CD-1", "PCD-2 accumulated", "denoising in bf16", "decay"],
+)
+def test_each_stage_trains_one_layer_only(more: list[str], tmp_path: Path) -> None:
+    outcome, fresh = trained(tmp_path, *more)
+    ends = last_of_each_stage(outcome)
+    assert len(ends) == 4
+    before = {name: value.clone() for name, value in fresh.model.state_dict().items()}
+    ways = ("up.weight", "up.bias", "down.bias")
+    upwards = {f"layers.{number}.{way}" for number in range(3) for way in ways[:2]}
+    wanted = [{f"layers.{number}.{way}" for way in ways} for number in range(3)]
+    wanted.append(upwards | {"head.weight", "head.bias"})
+    for after, changed in zip(ends, wanted, strict=True):
+        assert {name for name in after if not torch.equal(after[name], before[name])} == changed
+        before = after
+
+
+def test_the_stages_read_all_examples_without_labels_and_then_those_with_labels(tmp_path: Path) -> None:
+    outcome, made = trained(tmp_path)
+    stages = made.task.stages(made.model)
+    assert [stage.data for stage in stages] == ["unlabelled"] * 3 + ["train"]
+    batches = parts.make_batches(made, made.data.load())
+    assert batches["train"].examples == 40 and batches["unlabelled"].examples == 1299
+    assert {frozenset(batch) for batch in batches["unlabelled"].epoch(0)} == {frozenset({"inputs"})}
+    assert outcome.result["steps"] == 3 * 2 * EPOCH + 2 * 1
+
+
+def test_every_layer_has_losses_rates_and_a_metric_of_its_own(tmp_path: Path) -> None:
+    outcome, _ = trained(tmp_path, "task.pretrain_lr=0.002", "trainer.log_every=1 epoch")
+    logged = [{name for name in line if name.startswith(("loss", "lr", "grad"))} for line in lines(outcome, "train")]
+    for number in (1, 2, 3):
+        assert {f"loss_layer{number}", f"lr_layer{number}", f"grad/norm_layer{number}"} in logged
+    assert {"loss", "lr", "grad/norm"} in logged
+    rates = {v for line in lines(outcome, "train") for k, v in line.items() if k.startswith("lr_layer")}
+    assert rates == {0.002}
+    watched = [name for line in lines(outcome, "val") for name in line if name.startswith(("reconstruction", "acc"))]
+    assert watched == [f"reconstruction_layer{n}" for n in (1, 1, 2, 2, 3, 3)] + ["accuracy"] * 2
+    assert {"loss", "accuracy", "macro_f1"} == set(outcome.result["test"])
+
+
+@pytest.mark.parametrize("method", ["contrastive_divergence", "denoising"])
+def test_layers_learn_to_bring_back_what_they_read(method: str, tmp_path: Path) -> None:
+    more = [f"task.method={method}", "model.hidden=[64,32]", "task.pretrain_epochs=8", "optimizer.lr=0.005"]
+    outcome, _ = trained(tmp_path, *more)
+    for number in (1, 2):
+        told = [line.get(f"reconstruction_layer{number}") for line in lines(outcome, "val")]
+        found = [value for value in told if value is not None]
+        # A layer that knows nothing says 1/2 of each unit.
+        units = 64
+        assert found[-1] < found[0] and found[-1] < 0.98 * units * np.log(2)
+    assert outcome.result["test"]["accuracy"] > 0.08
+
+
+def test_no_pretraining_leaves_one_stage(tmp_path: Path) -> None:
+    outcome, made = trained(tmp_path, "task.pretrain_epochs=0")
+    assert [stage.name for stage in made.task.stages(made.model)] == ["fine_tuning"]
+    assert outcome.result["steps"] == 2
+    assert "reconstruction_layer1" not in {name for line in lines(outcome, "val") for name in line}
+
+
+def layerwise(**more: Any) -> Layerwise:
+    return Layerwise(3, [1, 2, 3], [-1.0], [3.0], **more)
+
+
+def test_a_denoising_layer_learns_by_the_formula() -> None:
+    torch.manual_seed(0)
+    network, task = DBN(6, 3, [5, 4]), layerwise(method="denoising", noise=0.4)
+    unit = torch.rand(7, 6)
+    turn = task.stages(network)[1].turns[0]
+    torch.manual_seed(3)
+    loss = turn.loss({"inputs": 4 * unit.view(7, 1, 2, 3) - 1}, 0.0)
+    first, second = network.layers
+    below = torch.sigmoid(unit @ first.up.weight.t() + first.up.bias).detach()
+    torch.manual_seed(3)
+    left = below * (torch.rand(7, 5) >= 0.4)
+    assert 0 < (left == 0).sum() < left.numel()
+    hidden = torch.sigmoid(left @ second.up.weight.t() + second.up.bias)
+    again = torch.sigmoid(hidden @ second.up.weight + second.down.bias)
+    wanted = F.binary_cross_entropy(again, below, reduction="sum") / 7
+    torch.testing.assert_close(loss.total, wanted)
+    assert loss.weight == 7
+
+
+def test_a_layer_reads_the_probabilities_of_the_one_below() -> None:
+    torch.manual_seed(0)
+    network, task = DBN(6, 3, [5, 4]), layerwise()
+    unit = torch.rand(7, 6)
+    batch = {"inputs": 4 * unit.view(7, 1, 2, 3) - 1, "targets": torch.zeros(7, dtype=torch.int64)}
+    goal = task.stages(network)[1].goal
+    assert goal is not None and goal.metric == "reconstruction_layer2"
+    first, second = network.layers
+    below = torch.sigmoid(unit @ first.up.weight.t() + first.up.bias)
+    again = torch.sigmoid(torch.sigmoid(below @ second.up.weight.t() + second.up.bias) @ second.up.weight)
+    wanted = F.binary_cross_entropy(again, below, reduction="sum") / 7
+    with torch.no_grad():
+        found = goal.evaluate(network, [batch, batch]).metrics["reconstruction_layer2"]
+    assert found == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_answers_are_those_of_a_classifier_that_reads_black_as_0_and_white_as_1() -> None:
+    torch.manual_seed(0)
+    network, task, plain = DBN(6, 3, [5]), layerwise(), Classification(3)
+    unit, targets = torch.rand(7, 1, 2, 3), torch.randint(0, 3, (7,))
+    batch, scaled = {"inputs": unit, "targets": targets}, {"inputs": 4 * unit - 1, "targets": targets}
+    torch.testing.assert_close(task.loss(network, scaled, 0.0).total, plain.loss(network, batch, 0.0).total)
+    with torch.no_grad():
+        assert task.evaluate(network, [scaled]).metrics == pytest.approx(plain.evaluate(network, [batch]).metrics)
+        said, wanted = task.predict(network, scaled), plain.predict(network, batch)
+    assert [line["probability"] for line in said] == pytest.approx([line["probability"] for line in wanted])
+
+
+def test_dreams_come_down_from_the_topmost_layer_and_repeat() -> None:
+    torch.manual_seed(0)
+    network, task = DBN(6, 3, [5, 4]), layerwise()
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        wish = [Wish(9, Generator().manual_seed(seed), torch.device("cpu")) for seed in (0, 0, 1)]
+        one, same, other = (task.generate(network, each) for each in wish)
+        again = task.generate(network, dataclasses.replace(wish[0], given=torch.full((2, 1, 2, 3), 0.3)))
+        frames = [task.frame(network) for _ in range(2)]
+    assert one.shape == (9, 1, 2, 3) and again.shape == (2, 1, 2, 3)
+    assert torch.equal(one, same) and not torch.equal(one, other)
+    assert one.min() >= 0 and one.max() <= 1
+    assert torch.equal(*frames) and torch.equal(before, torch.get_rng_state())
+    with torch.no_grad():
+        network.layers[1].up.weight.zero_()
+        network.layers[1].down.bias.copy_(torch.tensor([50.0, -50.0, 50.0, -50.0, 50.0]))
+        constant = task.generate(network, wish[0])
+    below = torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0])
+    wanted = torch.sigmoid(below @ network.layers[0].up.weight + network.layers[0].down.bias)
+    torch.testing.assert_close(constant, wanted.detach().view(1, 1, 2, 3).expand(9, -1, -1, -1))
+
+
+def test_a_model_without_such_layers_is_refused() -> None:
+    with pytest.raises(ConfigError, match="such as dbn"):
+        layerwise().stages(nn.Linear(6, 3))

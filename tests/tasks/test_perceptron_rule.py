@@ -1,0 +1,157 @@
+"""Rosenblatt's rule against his update written out, Novikoff's bound, and what Minsky and Papert said."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dltrain import compose, parts, run
+from dltrain.console import Console
+from dltrain.data.gates import GATES, INPUTS
+from dltrain.tasks.perceptron_rule import PerceptronRule
+
+ROSENBLATT = ["model=perceptron", "task=perceptron_rule", "optimizer=sgd", "optimizer.lr=1", "data.batch_size=1"]
+ROSENBLATT += ["device=cpu", "trainer.log_every=1000"]
+DIVIDED = ["and", "or", "nand", "nor"]
+
+
+def trained(folder: Path, *more: str) -> tuple[run.Outcome, parts.Parts]:
+    job = compose.compose([*ROSENBLATT, f"hydra.run.dir={folder / 'run'}", *more])
+    outcome = run.train(job, Console(), 0.0)
+    assert outcome.exit_code == 0
+    return outcome, parts.make(job)
+
+
+def examples(made: parts.Parts, epochs: int) -> list[tuple[np.ndarray, int]]:
+    """The training examples in the order of the run, each with a 1 for the bias."""
+    batches = parts.make_batches(made, made.data.load())["train"]
+    found = [batch for epoch in range(epochs) for batch in batches.epoch(epoch)]
+    return [(np.append(b["inputs"].flatten().double().numpy(), 1.0), int(b["targets"])) for b in found]
+
+
+def weights(state: dict[str, torch.Tensor]) -> np.ndarray:
+    """Outputs x (inputs and bias)."""
+    weight, bias = (state[f"layers.1.{name}"].double() for name in ("weight", "bias"))
+    return torch.cat([weight, bias[:, None]], 1).numpy()
+
+
+def last(outcome: run.Outcome) -> np.ndarray:
+    return weights(torch.load(outcome.folder / "checkpoints" / "last.pt", weights_only=True)["model"])
+
+
+@pytest.mark.parametrize("gate", ["nand", "xor"])
+def test_with_batches_of_one_each_step_is_rosenblatts(gate: str, tmp_path: Path) -> None:
+    outcome, made = trained(tmp_path, "data=gates", f"data.gate={gate}", "trainer.epochs=7")
+    w = start = weights(made.model.state_dict())[0]
+    for x, target in examples(made, 7):
+        y = 1 if target == 1 else -1
+        if y * (w @ x) <= 0:
+            w = w + y * x
+    assert np.abs(w - start).max() >= 1
+    np.testing.assert_allclose(last(outcome)[0], w, atol=1e-5)
+
+
+def test_of_many_classes_the_right_one_and_its_strongest_rival_move(tmp_path: Path) -> None:
+    outcome, made = trained(tmp_path, "data=digits", "data.labels=200", "trainer.epochs=2")
+    w = weights(made.model.state_dict()).copy()
+    moves = 0
+    for x, target in examples(made, 2):
+        scores = w @ x
+        rivals = np.delete(np.arange(10), target)
+        rival = rivals[np.argmax(scores[rivals])]
+        if scores[target] <= scores[rival]:
+            w[target] += x
+            w[rival] -= x
+            moves += 1
+    assert moves > 50
+    np.testing.assert_allclose(last(outcome), w, atol=1e-3)
+
+
+def test_an_output_of_exactly_0_is_a_mistake_and_moves_the_weights() -> None:
+    x, targets = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1, 0])
+    unit = nn.Linear(2, 1)
+    nn.init.zeros_(unit.weight)
+    nn.init.zeros_(unit.bias)
+    task = PerceptronRule(2)
+    loss = task.loss(unit, {"inputs": x, "targets": targets}, 0.0)
+    loss.total.backward()
+    assert unit.weight.grad is not None and unit.bias.grad is not None
+    torch.testing.assert_close(unit.weight.grad[0], -(x[0] - x[1]) / 2)
+    torch.testing.assert_close(unit.bias.grad, torch.zeros(1))
+    assert task.evaluate(unit, [{"inputs": x, "targets": targets}]).metrics == {"loss": 0, "accuracy": 0, "mistakes": 2}
+
+
+def test_equal_outputs_of_many_classes_are_a_mistake_with_one_rival() -> None:
+    units = nn.Linear(2, 3, bias=False)
+    nn.init.zeros_(units.weight)
+    x = torch.tensor([[1.0, 2.0]])
+    PerceptronRule(3).loss(units, {"inputs": x, "targets": torch.tensor([2])}, 0.0).total.backward()
+    assert units.weight.grad is not None
+    assert units.weight.grad[2].tolist() == [-1, -2]
+    assert sorted(row.tolist() for row in units.weight.grad[:2]) == [[0, 0], [1, 2]]
+
+
+def test_what_is_right_moves_nothing() -> None:
+    unit = nn.Linear(1, 1)
+    with torch.no_grad():
+        unit.weight.fill_(1.0)
+        unit.bias.fill_(-0.5)
+    task, batch = PerceptronRule(2), {"inputs": torch.tensor([[1.0], [0.0]]), "targets": torch.tensor([1, 0])}
+    task.loss(unit, batch, 0.0).total.backward()
+    assert unit.weight.grad is not None and unit.weight.grad.item() == 0
+    assert task.evaluate(unit, [batch]).metrics == {"loss": 0, "accuracy": 1, "mistakes": 0}
+    assert [line["class"] for line in task.predict(unit, batch)] == [1, 0]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("gate", DIVIDED)
+def test_the_rule_converges_where_a_line_divides(gate: str, seed: int, tmp_path: Path) -> None:
+    outcome, _ = trained(tmp_path, "data=gates", f"data.gate={gate}", f"seed={seed}")
+    assert outcome.result["test"] == {"loss": 0, "accuracy": 1, "mistakes": 0}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("gate", ["xor", "xnor"])
+def test_one_unit_never_learns_what_no_line_divides(gate: str, seed: int, tmp_path: Path) -> None:
+    outcome, _ = trained(tmp_path, "data=gates", f"data.gate={gate}", f"seed={seed}", "trainer.epochs=50")
+    said = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
+    found = [line["accuracy"] for line in said if line["split"] == "val"]
+    assert len(found) == 50 and max(found) <= 0.75
+
+
+@pytest.mark.parametrize("gate", DIVIDED)
+def test_from_zero_weights_novikoffs_bound_holds(gate: str) -> None:
+    normals: dict[str, list[float]] = {
+        "and": [1, 1, -1.5],
+        "or": [1, 1, -0.5],
+        "nand": [-1, -1, 1.5],
+        "nor": [-1, -1, 0.5],
+    }
+    x = np.column_stack([INPUTS, np.ones(4)])
+    y = 2 * np.array(GATES[gate]) - 1
+    normal = np.array(normals[gate]) / np.linalg.norm(normals[gate])
+    bound = (np.linalg.norm(x, axis=1).max() / (y * (x @ normal)).min()) ** 2
+    task, unit, mistakes = PerceptronRule(2), nn.Linear(2, 1), 0
+    nn.init.zeros_(unit.weight)
+    nn.init.zeros_(unit.bias)
+    optimizer = torch.optim.SGD(unit.parameters(), lr=1.0)
+    for _ in range(100):
+        for inputs, target in zip(INPUTS, GATES[gate], strict=True):
+            batch: dict[str, Any] = {"inputs": torch.tensor([inputs]), "targets": torch.tensor([target])}
+            loss = task.loss(unit, batch, 0.0)
+            mistakes += int(1 - loss.parts["accuracy"])
+            optimizer.zero_grad()
+            loss.total.backward()
+            optimizer.step()
+    assert 0 < mistakes <= bound
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_two_layers_solve_xor(seed: int, tmp_path: Path) -> None:
+    mine = ["model=mlp", "data=gates", "data.gate=xor", "trainer.epochs=100", "device=cpu", f"seed={seed}"]
+    outcome = run.train(compose.compose([*mine, f"hydra.run.dir={tmp_path / 'run'}"]), Console(), 0.0)
+    assert outcome.result["test"]["accuracy"] == 1

@@ -1,0 +1,335 @@
+"""Autoencoders against scikit-learn's principal components, torch.func's Jacobian and sums written out by hand."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dltrain.errors import ConfigError
+from dltrain.metrics import Components
+from dltrain.models.autoencoders import ConvAutoencoder, DenseAutoencoder
+from dltrain.tasks.base import Wish
+from dltrain.tasks.reconstruction import Reconstruction, sparseness, squared_jacobian
+
+PICTURE = {"shape": [1, 6, 6], "size": 36, "low": [-1.0], "high": [3.0]}
+LATENT = 3
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def pictures(count: int, seed: int = 0) -> Tensor:
+    """As a model reads them: black is -1, white 3."""
+    return 4 * torch.rand(count, 1, 6, 6, generator=torch.Generator().manual_seed(seed)) - 1
+
+
+def correlated(count: int) -> Tensor:
+    """Ten numbers that five directions explain, the fewer the less."""
+    return drawn(count, 5) * torch.tensor([3.0, 2.0, 1.0, 0.5, 0.2]) @ torch.linalg.qr(drawn(10, 5, seed=1)).Q.T + 2
+
+
+def network(**changes: Any) -> DenseAutoencoder:
+    torch.manual_seed(0)
+    return DenseAutoencoder([1, 6, 6], 1, **{"hidden": 16, "latent": LATENT, **changes})
+
+
+def batches(inputs: Tensor, size: int = 16, **more: Tensor) -> list[dict[str, Tensor]]:
+    whole = {"inputs": inputs, **more}
+    return [dict(zip(whole, part, strict=True)) for part in zip(*(v.split(size) for v in whole.values()), strict=True)]
+
+
+def evaluate(task: Reconstruction, model: nn.Module, *given: Any, **more: Any) -> Any:
+    with torch.inference_mode():
+        return task.evaluate(model, batches(*given, **more))
+
+
+# --- the distance ---------------------------------------------------------------------------------------------------
+
+
+def test_the_loss_is_the_squared_distance_on_the_scale_from_black_to_white() -> None:
+    x, model = pictures(7), network()
+    loss = Reconstruction(**PICTURE).loss(model, {"inputs": x}, 0.0)
+    by_hand = sum(((model(row[None])[0].sigmoid() - (row + 1) / 4) ** 2).sum() for row in x) / 7
+    torch.testing.assert_close(loss.total, by_hand)
+    assert loss.weight == 7 and loss.parts == {}
+
+
+def test_cross_entropy_is_torchs() -> None:
+    x, model = pictures(7), network()
+    loss = Reconstruction(**PICTURE, distance="bernoulli").loss(model, {"inputs": x}, 0.0)
+    torch.testing.assert_close(7 * loss.total, F.binary_cross_entropy(model(x).sigmoid(), (x + 1) / 4, reduction="sum"))
+
+
+def test_figures_are_means_over_examples_also_with_a_short_last_batch() -> None:
+    x, model = pictures(37), network()
+    metrics = evaluate(Reconstruction(**PICTURE), model, x).metrics
+    error = (model(x).sigmoid() - (x + 1) / 4).detach().numpy() ** 2
+    assert metrics == pytest.approx({"loss": error.sum((1, 2, 3)).mean(), "mse": error.mean()}, rel=1e-5)
+
+
+# --- principal components -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kept", [1, 3, 7, 10])
+def test_what_components_leave_out_is_scikit_learns(kept: int) -> None:
+    x = drawn(60, 10) @ drawn(10, 10, seed=1) + 5
+    found = Components()
+    for rows in x.split(25):
+        found.add(rows)
+    pca = PCA(kept).fit(x.numpy())
+    error = x.numpy() - pca.inverse_transform(pca.transform(x.numpy()))
+    assert found.left_out(kept) == pytest.approx((error**2).sum(1).mean(), rel=1e-4, abs=1e-6)
+
+
+def test_a_linear_autoencoder_reaches_the_principal_components_and_no_less() -> None:
+    x, task = correlated(200), Reconstruction([10], 10)
+    torch.manual_seed(0)
+    model = DenseAutoencoder([10], 1, hidden=[], latent=2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(800):
+        optimizer.zero_grad()
+        task.loss(model, {"inputs": x}, 0.0).total.backward()
+        optimizer.step()
+    evaluation = evaluate(task, model, x)
+    pca = PCA(2).fit(x.numpy())
+    least = ((x.numpy() - pca.inverse_transform(pca.transform(x.numpy()))) ** 2).sum(1).mean()
+    assert evaluation.baselines["2 principal components"] == pytest.approx({"loss": least, "mse": least / 10}, rel=1e-4)
+    assert 0.999 * least < evaluation.metrics["loss"] < 1.01 * least
+
+
+def test_very_large_examples_are_not_compared_with_components() -> None:
+    x, model = drawn(3, 2_049), DenseAutoencoder([2_049], 1, hidden=[], latent=2)
+    assert evaluate(Reconstruction([2_049], 2_049), model, x).baselines == {}
+
+
+# --- corruption -----------------------------------------------------------------------------------------------------
+
+
+def test_masking_blackens_its_share_and_nothing_else() -> None:
+    unit = torch.rand(400, 50) + 0.5
+    found = Reconstruction(**PICTURE, corruption="masking", amount=0.3).corrupted(unit)
+    assert float((found == 0).float().mean()) == pytest.approx(0.3, abs=0.02)
+    assert torch.equal(found[found != 0], unit[found != 0])
+
+
+def test_salt_and_pepper_are_alike_in_number() -> None:
+    unit = torch.full((400, 50), 0.5)
+    found = Reconstruction(**PICTURE, corruption="salt_and_pepper", amount=0.4).corrupted(unit)
+    shares = [float((found == value).float().mean()) for value in (0, 1, 0.5)]
+    assert shares == pytest.approx([0.2, 0.2, 0.6], abs=0.02)
+
+
+def test_gaussian_noise_has_the_deviation_that_was_asked_for() -> None:
+    apart = Reconstruction(**PICTURE, corruption="gaussian", amount=0.7).corrupted(torch.zeros(200, 100))
+    assert (float(apart.mean()), float(apart.std())) == pytest.approx((0, 0.7), abs=0.02)
+
+
+@pytest.mark.parametrize("corruption", ["gaussian", "masking", "salt_and_pepper"])
+def test_the_corrupted_example_is_read_and_the_clean_one_wanted(corruption: str) -> None:
+    x, read, model = pictures(9), [], network()
+    task = Reconstruction(**PICTURE, corruption=corruption, amount=0.5)
+    model.encoder.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+    torch.manual_seed(7)
+    loss = task.loss(model, {"inputs": x}, 0.0)
+    torch.manual_seed(7)
+    torch.testing.assert_close(read[0], 4 * task.corrupted((x + 1) / 4) - 1)
+    assert not torch.equal(read[0], x)
+    made = model.decoder(model.encoder(read[0])).sigmoid()
+    torch.testing.assert_close(loss.total, (made - (x + 1) / 4).square().sum() / 9)
+
+
+def test_a_corrupted_evaluation_repeats_to_the_bit_and_leaves_the_global_generator_alone() -> None:
+    x, model = pictures(40), network()
+    task = Reconstruction(**PICTURE, corruption="masking", amount=0.5)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    one, other = evaluate(task, model, x), evaluate(task, model, x)
+    assert one.metrics == other.metrics
+    assert one.metrics["loss"] != pytest.approx(36 * one.metrics["mse"], rel=1e-4), "mse is that without noise"
+    shown = [task.show(model, evaluation) for evaluation in (one, other)]
+    assert [item.tag for item in shown[0]] == ["reconstructions", "codes"]
+    assert all(torch.equal(a.image, b.image) for a, b in zip(*shown, strict=True))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# --- penalties ------------------------------------------------------------------------------------------------------
+
+
+def test_sparseness_is_the_divergence_by_hand() -> None:
+    means, target = [0.05, 0.5, 0.9], 0.05
+    by_hand = sum(
+        target * math.log(target / mean) + (1 - target) * math.log((1 - target) / (1 - mean)) for mean in means
+    )
+    assert float(sparseness(torch.tensor(means), target)) == pytest.approx(by_hand, rel=1e-6)
+    assert float(sparseness(torch.tensor([0.05]), target)) == pytest.approx(0, abs=1e-9)
+    assert torch.isfinite(sparseness(torch.tensor([0.0, 1.0]), target))
+
+
+def test_a_sparse_code_is_compared_by_its_mean_activity() -> None:
+    x, model = pictures(9), network()
+    task = Reconstruction(**PICTURE, code="sigmoid", sparsity=3.0, activity=0.1)
+    loss = task.loss(model, {"inputs": x}, 0.0)
+    code = model.encoder(x).sigmoid()
+    torch.testing.assert_close(loss.parts["sparsity"], 3 * sparseness(code.mean(0), 0.1))
+    distance = (model.decoder(code).sigmoid() - (x + 1) / 4).square().sum() / 9
+    torch.testing.assert_close(loss.parts["reconstruction"], distance)
+    torch.testing.assert_close(loss.total, distance + loss.parts["sparsity"])
+
+
+def test_training_moves_the_activity_of_a_sparse_code_to_its_target() -> None:
+    x, model = pictures(64), network(latent=10)
+    task = Reconstruction(**PICTURE, code="sigmoid", sparsity=3.0, activity=0.1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(200):
+        optimizer.zero_grad()
+        task.loss(model, {"inputs": x}, 0.0).total.backward()
+        optimizer.step()
+    assert model.encoder(x).sigmoid().mean(0).tolist() == pytest.approx([0.1] * 10, abs=0.05)
+
+
+def test_the_absolute_values_of_a_code_are_summed() -> None:
+    x, model = pictures(9), network()
+    loss = Reconstruction(**PICTURE, code_l1=0.5).loss(model, {"inputs": x}, 0.0)
+    torch.testing.assert_close(loss.parts["code_l1"], 0.5 * model.encoder(x).abs().sum() / 9)
+
+
+def smooth(kind: str) -> nn.Module:
+    torch.manual_seed(0)
+    if kind == "dense":
+        return DenseAutoencoder([1, 6, 6], 1, hidden=8, latent=4, activation="tanh").double()
+    return ConvAutoencoder(1, 6, 6, 1, hidden=[4], latent=4, activation="tanh").double()
+
+
+@pytest.mark.parametrize("kind", ["dense", "convolutional"])
+def test_the_contraction_is_the_jacobian_of_torch_func_and_so_is_its_gradient(kind: str) -> None:
+    x, model = pictures(5).double(), smooth(kind)
+
+    def code(row: Tensor) -> Tensor:
+        return model.encoder(row[None])[0].sigmoid()
+
+    expected = torch.stack([torch.func.jacrev(code)(row).square().sum() for row in x])
+    leaf = x.clone().requires_grad_()
+    found = squared_jacobian(model.encoder(leaf).sigmoid(), leaf)
+    torch.testing.assert_close(found, expected)
+    weights = list(model.encoder.parameters())
+    for one, other in zip(
+        torch.autograd.grad(found.sum(), weights, allow_unused=True, materialize_grads=True),
+        torch.autograd.grad(expected.sum(), weights, allow_unused=True, materialize_grads=True),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_contraction_equals_finite_differences() -> None:
+    x, model, step = pictures(3).double(), smooth("dense"), 1e-6
+    leaf = x.clone().requires_grad_()
+    found = squared_jacobian(model.encoder(leaf), leaf)
+    total = torch.zeros(3, dtype=torch.double)
+    for place in range(36):
+        moved = x.clone().flatten(1)
+        moved[:, place] += step
+        slope = (model.encoder(moved.view_as(x)) - model.encoder(x)) / step
+        total += slope.square().sum(1).detach()
+    torch.testing.assert_close(found, total, rtol=1e-5, atol=1e-8)
+
+
+def test_the_contractive_loss_is_distance_plus_weighted_mean_and_trains_the_encoder() -> None:
+    x, model = pictures(6), network(activation="tanh")
+    loss = Reconstruction(**PICTURE, code="sigmoid", contraction=0.2).loss(model, {"inputs": x}, 0.0)
+    leaf = x.clone().requires_grad_()
+    penalty = 0.2 * squared_jacobian(model.encoder(leaf).sigmoid(), leaf).mean()
+    torch.testing.assert_close(loss.parts["contraction"], penalty)
+    torch.testing.assert_close(loss.total, loss.parts["reconstruction"] + penalty)
+    plain = Reconstruction(**PICTURE, code="sigmoid").loss(model, {"inputs": x}, 0.0).total
+    torch.testing.assert_close(loss.parts["reconstruction"], plain)
+    first = next(model.encoder.parameters())
+    assert not torch.equal(*(torch.autograd.grad(total, first)[0] for total in (loss.total, plain)))
+
+
+@pytest.mark.slow
+def test_a_compiled_encoder_can_be_contracted() -> None:
+    x, model = pictures(6), network(activation="tanh")
+    task = Reconstruction(**PICTURE, code="sigmoid", contraction=0.2)
+    expected = task.loss(model, {"inputs": x}, 0.0).total
+    model.encoder.compile(backend="aot_eager")
+    model.decoder.compile(backend="aot_eager")
+    loss = task.loss(model, {"inputs": x}, 0.0)
+    torch.testing.assert_close(loss.total, expected)
+    loss.total.backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+# --- making things up -----------------------------------------------------------------------------------------------
+
+
+def wish(count: int, x: Tensor, seed: int = 0, **more: Any) -> Wish:
+    noise = torch.Generator().manual_seed(seed)
+    return Wish(count, noise, torch.device("cpu"), train=lambda: batches(x, 100), **more)
+
+
+def decoded(model: nn.Module, task: Reconstruction, asked: Wish) -> Tensor:
+    """The codes that are decoded for a wish."""
+    codes: list[Tensor] = []
+    with torch.no_grad(), model.decoder.register_forward_pre_hook(lambda _, given: codes.append(given[0])):
+        task.generate(model, asked)
+    return codes[0]
+
+
+def test_codes_are_drawn_from_the_gaussian_of_the_training_examples() -> None:
+    x, model, task = pictures(600), network(), Reconstruction(**PICTURE)
+    own = model.encoder(x).detach()
+    made = decoded(model, task, wish(20_000, x))
+    spread = own.std(0)
+    torch.testing.assert_close(made.mean(0) / spread, own.mean(0) / spread, atol=0.05, rtol=0)
+    torch.testing.assert_close(torch.corrcoef(made.T), torch.corrcoef(own.T), atol=0.05, rtol=0)
+    torch.testing.assert_close(made.std(0), spread, atol=0, rtol=0.05)
+
+
+def test_a_way_leads_from_the_code_of_an_example_to_that_of_another() -> None:
+    x, model, task = pictures(50), network(), Reconstruction(**PICTURE)
+    ways = decoded(model, task, wish(24, x, interpolate=True)).view(3, 8, LATENT)
+    apart = torch.cdist(ways[:, [0, 7]].flatten(0, 1), model.encoder(x).detach())
+    assert apart.amin(1).max() < 1e-5
+    torch.testing.assert_close(ways[:, 3], torch.lerp(ways[:, 0], ways[:, 7], 3 / 7))
+
+
+def test_given_examples_are_made_again_and_a_seed_names_what_is_made() -> None:
+    x, model, task = pictures(50), network(), Reconstruction(**PICTURE, code="tanh")
+    made = task.generate(model, wish(5, x, given=x[:5]))
+    torch.testing.assert_close(made, model.decoder(model.encoder(x[:5]).tanh()).sigmoid())
+    one, same, other = (task.generate(model, wish(9, x, seed=seed)) for seed in (4, 4, 5))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+    assert bool((one >= 0).all() and (one <= 1).all())
+
+
+def test_codes_that_never_vary_can_be_drawn_from() -> None:
+    x, model = pictures(50), network()
+    with torch.no_grad():
+        model.encoder.layers[-1].weight[1] = 0
+    made = decoded(model, Reconstruction(**PICTURE), wish(500, x))
+    assert made.isfinite().all() and float(np.ptp(made[:, 1].numpy())) < 1e-5
+
+
+# --- what does not fit ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"distance": "bernuolli"}, r"task\.distance: .*Did you mean bernoulli"),
+        ({"distance": "bernoulli"}, r"task\.distance: expected mse for data that are not pictures"),
+        ({"corruption": "salt"}, r"task\.corruption: expected one of none gaussian masking salt_and_pepper"),
+        ({"corruption": "salt_and_pepper"}, r"task\.corruption: expected gaussian or masking"),
+        ({"code": "softmax"}, r"task\.code: expected one of identity relu sigmoid tanh"),
+        ({"sparsity": 1.0}, r"task\.code: expected sigmoid, as task\.sparsity"),
+    ],
+)
+def test_what_does_not_suit_the_data_is_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Reconstruction([4], 4, **given)

@@ -1,0 +1,397 @@
+"""The variational autoencoder's bound against sampling, torch.distributions and a model whose likelihood is known."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_divergence
+
+from dltrain.errors import ConfigError
+from dltrain.models.autoencoders import DenseAutoencoder
+from dltrain.tasks.base import Wish
+from dltrain.tasks.variational import Variational, divergence
+
+PICTURE = {"shape": [1, 6, 6], "size": 36, "low": [0.0], "high": [1.0]}
+LATENT = 3
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def pictures(count: int, seed: int = 0, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """Vertical bars at a place that differs from picture to picture."""
+    place = torch.rand(count, 1, 1, 1, generator=torch.Generator().manual_seed(seed)) * 6
+    unit = torch.exp(-((torch.arange(6) - place) ** 2)).expand(count, 1, 6, 6)
+    return low + unit * (high - low)
+
+
+def network(**changes: Any) -> DenseAutoencoder:
+    torch.manual_seed(0)
+    return DenseAutoencoder([1, 6, 6], 2, **{"hidden": 32, "latent": LATENT, **changes})
+
+
+def batches(inputs: Tensor, size: int = 16, **more: Tensor) -> list[dict[str, Tensor]]:
+    whole = {"inputs": inputs, **more}
+    return [dict(zip(whole, part, strict=True)) for part in zip(*(v.split(size) for v in whole.values()), strict=True)]
+
+
+def trained(model: nn.Module, task: Variational, inputs: Tensor, steps: int = 300, **more: Tensor) -> nn.Module:
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    torch.manual_seed(1)
+    for step in range(steps):
+        optimizer.zero_grad()
+        task.loss(model, {"inputs": inputs, **more}, step / steps).total.backward()
+        optimizer.step()
+    return model.eval()
+
+
+def evaluate(task: Variational, model: nn.Module, *given: Any, **more: Any) -> Any:
+    with torch.inference_mode():
+        return task.evaluate(model, batches(*given, **more))
+
+
+# --- the two terms --------------------------------------------------------------------------------------------------
+
+
+def test_the_divergence_equals_sampling_within_one_percent_and_torchs_own() -> None:
+    mean, log_variance = drawn(4, 5), 0.5 * drawn(4, 5, seed=1)
+    q, p = Normal(mean, torch.exp(0.5 * log_variance)), Normal(0.0, 1.0)
+    closed = divergence(mean, log_variance)
+    torch.manual_seed(0)
+    z = q.sample((200_000,))
+    sampled = (q.log_prob(z) - p.log_prob(z)).sum(2).mean(0)
+    torch.testing.assert_close(closed, sampled, rtol=0.01, atol=0)
+    torch.testing.assert_close(closed, kl_divergence(q, p).sum(1))
+
+
+def test_the_bernoulli_likelihood_is_that_of_torch() -> None:
+    outputs, wanted = 3 * drawn(5, 1, 6, 6), (drawn(5, 1, 6, 6, seed=1) > 0).float()
+    expected = -Bernoulli(logits=outputs).log_prob(wanted).flatten(1).sum(1)
+    torch.testing.assert_close(Variational(**PICTURE).distortion(outputs, wanted), expected)
+
+
+def test_the_gaussian_likelihood_of_pictures_is_on_the_scale_from_black_to_white() -> None:
+    task = Variational(**PICTURE, likelihood="gaussian", std=0.3)
+    outputs, wanted = drawn(5, 1, 6, 6), drawn(5, 1, 6, 6, seed=1).sigmoid()
+    expected = -Normal(outputs.sigmoid(), 0.3).log_prob(wanted).flatten(1).sum(1)
+    torch.testing.assert_close(task.distortion(outputs, wanted), expected)
+
+
+def test_the_gaussian_likelihood_of_other_data_is_in_their_units() -> None:
+    task = Variational([4], 4, std=0.3)
+    outputs, wanted = drawn(5, 4), drawn(5, 4, seed=1)
+    expected = -Normal(outputs, 0.3).log_prob(wanted).sum(1)
+    torch.testing.assert_close(task.distortion(outputs, wanted), expected)
+
+
+def test_the_loss_is_the_public_examples() -> None:
+    x, model, task = pictures(8), network(), Variational(**PICTURE)
+    torch.manual_seed(5)
+    loss = task.loss(model, {"inputs": x}, 0.0)
+    torch.manual_seed(5)
+    mu, logvar = model.encoder(x)[:, :LATENT], model.encoder(x)[:, LATENT:]
+    z = mu + torch.exp(0.5 * logvar) * torch.randn_like(logvar)
+    reconstructed = torch.sigmoid(model.decoder(z))
+    bce = nn.functional.binary_cross_entropy(reconstructed.view(-1, 36), x.view(-1, 36), reduction="sum")
+    kld = -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
+    torch.testing.assert_close(8 * loss.total, bce + kld)
+    assert loss.weight == 8
+    torch.testing.assert_close(8 * loss.parts["kl"], kld)
+    torch.testing.assert_close(8 * loss.parts["reconstruction"], bce)
+
+
+def test_pictures_are_compared_as_light_whatever_scale_the_model_reads() -> None:
+    model, metrics = network(), []
+    for low, high in ((0.0, 1.0), (-0.5, 3.0)):
+        shifted = nn.Sequential()
+        shifted.encoder = lambda x, labels, low=low, high=high: model.encoder((x - low) / (high - low), labels)
+        shifted.decoder, shifted.latent = model.decoder, LATENT
+        task = Variational(**{**PICTURE, "low": [low], "high": [high]})
+        metrics.append(evaluate(task, shifted, pictures(20, low=low, high=high)).metrics)
+    assert metrics[0] == pytest.approx(metrics[1], rel=1e-5)
+
+
+# --- beta and drawn pixels ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("beta", "warmup", "progress", "weight"),
+    [(1.0, 0.0, 0.0, 1.0), (4.0, 0.0, 0.5, 4.0), (1.0, 0.5, 0.0, 0.0), (2.0, 0.5, 0.25, 1.0), (2.0, 0.5, 0.9, 2.0)],
+)
+def test_beta_rises_linearly_over_the_warm_up(beta: float, warmup: float, progress: float, weight: float) -> None:
+    task, x = Variational(**PICTURE, beta=beta, warmup=warmup), pictures(8)
+    loss = task.loss(network(), {"inputs": x}, progress)
+    torch.testing.assert_close(loss.total, loss.parts["reconstruction"] + weight * loss.parts["kl"])
+
+
+def test_evaluation_takes_beta_for_one() -> None:
+    x, model = pictures(20), network()
+    plain, heavy = (evaluate(Variational(**PICTURE, beta=beta, warmup=1.0), model, x).metrics for beta in (1.0, 9.0))
+    assert plain == heavy
+    assert plain["loss"] == pytest.approx(plain["reconstruction"] + plain["kl"])
+
+
+def test_drawn_pixels_are_black_or_white_and_on_average_what_they_were() -> None:
+    seen = []
+
+    class Watching(DenseAutoencoder):
+        def __init__(self) -> None:
+            super().__init__([1, 6, 6], 2, hidden=8, latent=LATENT)
+            self.encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+
+    task = Variational(**{**PICTURE, "low": [-1.0], "high": [3.0]}, binarise=True)
+    model, x = Watching(), pictures(4, low=-1.0, high=3.0)
+    for _ in range(400):
+        task.loss(model, {"inputs": x}, 0.0)
+    assert set(torch.cat(seen).unique().tolist()) == {-1.0, 3.0}
+    torch.testing.assert_close(torch.stack(seen).mean(0), x, atol=0.45, rtol=0)  # 0.45 is 4.5 deviations
+    assert evaluate(task, model, x).metrics == evaluate(task, model, x).metrics
+
+
+# --- the bounds -----------------------------------------------------------------------------------------------------
+
+
+class LinearGaussian(nn.Module):
+    """p(z) standard, p(x|z) = N(Wz + b, std^2): p(x) and p(z|x) are Gaussians that are known exactly.
+
+    Args:
+        exact: The encoder says p(z|x); otherwise a Gaussian beside it.
+    """
+
+    def __init__(self, size: int, latent: int, std: float, exact: bool) -> None:
+        super().__init__()
+        weight, bias = drawn(size, latent), drawn(size, seed=1)
+        # Independent posteriors need orthogonal columns.
+        self.weight, self.bias = torch.linalg.qr(weight).Q * torch.tensor([2.0, 1.0])[:latent], bias
+        self.precision = self.weight.square().sum(0) / std**2 + 1
+        self.std, self.exact, self.latent = std, exact, latent
+        self.evidence = MultivariateNormal(bias, self.weight @ self.weight.T + std**2 * torch.eye(size))
+
+    def encoder(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        mean = (x - self.bias) @ self.weight / self.std**2 / self.precision
+        log_variance = -self.precision.log().expand(len(x), -1)
+        return torch.cat([mean, log_variance] if self.exact else [0.9 * mean + 0.1, log_variance + 0.4], 1)
+
+    def decoder(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        return z @ self.weight.T + self.bias
+
+
+def linear(exact: bool, samples: int) -> tuple[dict[str, float], float]:
+    model = LinearGaussian(5, 2, 0.5, exact)
+    torch.manual_seed(0)
+    x = model.evidence.sample((600,))
+    metrics = evaluate(Variational([5], 5, std=0.5, importance_samples=samples), model, x, 100).metrics
+    return metrics, -float(model.evidence.log_prob(x).mean())
+
+
+def test_with_the_exact_posterior_both_bounds_are_the_likelihood() -> None:
+    metrics, truth = linear(exact=True, samples=500)
+    assert metrics["loss"] == pytest.approx(truth, rel=1e-3)
+    assert metrics["iwae"] == pytest.approx(truth, rel=1e-5)  # each weight is p(x) itself
+
+
+def test_beside_the_exact_posterior_the_bound_is_off_by_the_divergence_and_importance_weights_close_the_gap() -> None:
+    metrics, truth = linear(exact=False, samples=500)
+    assert metrics["loss"] > truth + 0.05
+    assert truth <= metrics["iwae"] + 0.002
+    assert metrics["iwae"] == pytest.approx(truth, abs=0.01)
+
+
+def test_the_importance_weighted_bound_is_no_worse_and_tightens_with_samples() -> None:
+    model = trained(network(), Variational(**PICTURE), pictures(64))
+    found = [
+        evaluate(Variational(**PICTURE, importance_samples=n), model, pictures(200, 1)).metrics for n in (2, 20, 200)
+    ]
+    bounds = [metrics["iwae"] for metrics in found]
+    assert found[-1]["loss"] > bounds[0] > bounds[1] > bounds[2]
+
+
+def test_codes_decoded_in_parts_are_as_many_as_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, model = pictures(10), network()
+    whole = evaluate(Variational(**PICTURE, importance_samples=300), model, x).metrics
+    monkeypatch.setattr("dltrain.tasks.variational.AT_ONCE", 7 * 360)
+    task = Variational(**PICTURE, importance_samples=300)
+    parts = evaluate(task, model, x).metrics
+    assert parts == pytest.approx(whole, rel=2e-3)
+    mean, log_variance = task.posterior(model, x, None)
+    shapes = [found.shape for found in task.weighed(model, x, None, mean, log_variance, torch.Generator())]
+    assert shapes == [(300, 10), (300, 10)]
+
+
+# --- evaluation -----------------------------------------------------------------------------------------------------
+
+
+def test_evaluating_showing_and_generating_repeat_to_the_bit_and_leave_the_global_generator_alone() -> None:
+    task, model, x = Variational(**PICTURE, binarise=True), network(), pictures(40)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    evaluations = [evaluate(task, model, x) for _ in range(2)]
+    shown = [task.show(model, evaluation) for evaluation in evaluations]
+    assert [item.tag for item in shown[0]] == ["reconstructions", "codes", "samples"]
+    for one, other in zip(*shown, strict=True):
+        assert torch.equal(one.image, other.image) and one.image.dtype == torch.uint8
+    assert torch.equal(task.frame(model), shown[0][2].image)
+    made = [task.generate(model, wish(9, seed=seed)) for seed in (0, 0, 1)]
+    assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
+    assert evaluations[0].metrics == evaluations[1].metrics
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_figures_are_means_over_examples_also_with_a_short_last_batch() -> None:
+    task, model, x = Variational(**PICTURE, importance_samples=200), network(), pictures(33)
+    whole, parts = (evaluate(task, model, x, size).metrics for size in (33, 16))
+    assert parts["kl"] == pytest.approx(whole["kl"], rel=1e-6)
+    assert parts == pytest.approx(whole, rel=2e-3)
+
+
+class Collapsed(nn.Module):
+    """Says the prior about every example, and the same about every code."""
+
+    latent = LATENT
+
+    def __init__(self, said: Tensor) -> None:
+        super().__init__()
+        self.said = said
+
+    def encoder(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        return torch.zeros(len(x), 2 * LATENT)
+
+    def decoder(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        return self.said.expand(len(z), *self.said.shape)
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_collapse_is_said_and_is_as_good_as_the_mean_example(likelihood: str) -> None:
+    x = pictures(40)
+    evaluation = evaluate(Variational(**PICTURE, likelihood=likelihood), Collapsed(x.mean(0).logit()), x)
+    (note,) = evaluation.notes
+    assert note.startswith(f"posterior collapse: none of {LATENT} latent variables")
+    assert evaluation.metrics["active_units"] == 0 and evaluation.metrics["kl"] == 0
+    baseline = evaluation.baselines["mean example"]
+    assert {name: evaluation.metrics[name] for name in baseline} == pytest.approx(baseline, rel=1e-5)
+
+
+def test_a_model_that_learns_is_not_called_collapsed() -> None:
+    task, x = Variational(**PICTURE), pictures(64)
+    evaluation = evaluate(task, trained(network(), task, x), pictures(50, seed=1))
+    assert evaluation.notes == [] and evaluation.metrics["active_units"] >= 1
+    assert evaluation.metrics["loss"] < evaluation.baselines["mean example"]["loss"] - 1
+
+
+def test_an_active_variable_is_one_whose_mean_varies() -> None:
+    class Half(Collapsed):
+        def encoder(self, x: Tensor, labels: Tensor | None) -> Tensor:
+            means = x.flatten(1)[:, :LATENT] * torch.tensor([1.0, 0.0, 1e-3])
+            return torch.cat([means, torch.zeros(len(x), LATENT)], 1)
+
+    x = pictures(50)
+    assert np.var(x.flatten(1)[:, :LATENT].numpy(), axis=0).min() > 0.02
+    assert evaluate(Variational(**PICTURE), Half(x[0]), x).metrics["active_units"] == 1
+
+
+# --- making things up -----------------------------------------------------------------------------------------------
+
+
+def wish(count: int, seed: int = 0, **more: Any) -> Wish:
+    return Wish(count, torch.Generator().manual_seed(seed), torch.device("cpu"), **more)
+
+
+def test_samples_are_decoded_from_the_prior() -> None:
+    model, task = network(), Variational(**PICTURE)
+    expected = model.decoder(torch.randn(7, LATENT, generator=torch.Generator().manual_seed(0))).sigmoid()
+    torch.testing.assert_close(task.generate(model, wish(7)), expected)
+
+
+def test_ways_are_straight_lines_of_eight_codes() -> None:
+    codes = []
+    model, task = network(), Variational(**PICTURE)
+    model.decoder.register_forward_pre_hook(lambda _, given: codes.append(given[0]))
+    assert task.generate(model, wish(20, interpolate=True)).shape == (20, 1, 6, 6)
+    ways = codes[0].view(3, 8, LATENT)
+    steps = ways.diff(dim=1)
+    torch.testing.assert_close(steps, steps[:, :1].expand_as(steps), atol=1e-5, rtol=1e-4)
+    assert steps[:, 0].abs().amax(1).min() > 1e-3 and not torch.equal(ways[0, -1], ways[1, 0])
+
+
+def test_given_examples_are_made_again_from_the_mean_of_their_codes() -> None:
+    model, task, x = network(), Variational(**PICTURE), pictures(5)
+    expected = model.decoder(model.encoder(x)[:, :LATENT]).sigmoid()
+    torch.testing.assert_close(task.generate(model, wish(5, given=x)), expected)
+
+
+def test_a_conditional_model_makes_the_class_that_is_wished_for() -> None:
+    labels = torch.arange(60) % 2
+    bright = labels[:, None, None, None].float().expand(-1, 1, 6, 6)
+    task = Variational(**PICTURE)
+    model = trained(network(conditional=True, classes=2), task, bright, 800, targets=labels)
+    dark, light = (task.generate(model, wish(9, label=label)) for label in (0, 1))
+    assert dark.mean() < 0.1 and light.mean() > 0.9
+    assert 0.2 < task.generate(model, wish(40)).mean() < 0.8
+    mixed = task.generate(model, wish(16, interpolate=True)).view(2, 8, 36).mean(2)
+    assert (mixed.amax(1) - mixed.amin(1)).max() < 0.3, "a way leads through one class"
+
+
+@pytest.mark.parametrize(
+    ("model", "label", "said"), [(network(), 1, "told no classes"), (network(conditional=True, classes=3), 3, "0 to 2")]
+)
+def test_a_class_that_the_model_does_not_know_is_refused(model: nn.Module, label: int, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"--class: .*{said}"):
+        Variational(**PICTURE).generate(model, wish(4, label=label))
+
+
+def test_numbers_that_are_no_classes_are_not_taken_for_them() -> None:
+    task, model = Variational(**PICTURE), network(conditional=True, classes=2)
+    for targets in (drawn(8, 1), torch.arange(8).float()):
+        assert task.loss(model, {"inputs": pictures(8), "targets": targets}, 0.0).total.isfinite()
+
+
+def test_samples_are_judged_beside_the_data_where_features_are_named() -> None:
+    class Ends:
+        """Looks at the first and the last column."""
+
+        name = "two columns"
+
+        def __call__(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+            return seen[:, 0, :, [0, -1]].mean(1), seen[:, 0, 0]
+
+    task, x = Variational(**PICTURE, features="a run"), pictures(300)
+    task.look_through(Ends())
+    young, trained_up = network(), trained(network(), task, x, 400)
+    before, after = (evaluate(task, model.eval(), x).metrics for model in (young, trained_up))
+    assert after["frechet"] < 0.2 * before["frechet"] and after["recall"] > before["recall"]
+    assert evaluate(task, trained_up, x).metrics == after
+    assert "frechet" not in evaluate(Variational(**PICTURE), trained_up, x).metrics
+
+
+# --- what does not fit ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"likelihood": "gausian"}, r"task\.likelihood: .*Did you mean gaussian"),
+        ({"likelihood": "bernoulli"}, r"task\.likelihood: expected gaussian for data that are not pictures"),
+        ({"binarise": True}, r"task\.binarise: expected false"),
+    ],
+)
+def test_what_does_not_suit_the_data_is_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Variational([4], 4, **given)
+
+
+def test_a_model_without_encoder_and_decoder_is_refused() -> None:
+    with pytest.raises(ConfigError, match="expected a model with an encoder and a decoder, such as vae"):
+        Variational([4], 4).stages(nn.Linear(4, 4))
+
+
+def test_data_that_are_no_pictures_have_no_pictures_to_show() -> None:
+    torch.manual_seed(0)
+    task, model = Variational([4], 4), DenseAutoencoder([4], 2, hidden=8, latent=2)
+    evaluation = evaluate(task, model, drawn(30, 4))
+    assert [item.tag for item in task.show(model, evaluation)] == ["codes"]
+    assert task.frame(model) is None
+    assert math.isfinite(evaluation.metrics["loss"])
