@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader, TensorDataset
-from workloads import LR, WORKLOADS, Workload, file_of, tensors
+from workloads import WORKLOADS, Workload, file_of, tensors
 
 LOG_EVERY = 50
 
@@ -60,6 +60,9 @@ class Task:
     def dataset(self) -> TensorDataset:
         return TensorDataset(*tensors(self.folder, self.name))
 
+    def loader(self) -> DataLoader:
+        return DataLoader(self.dataset(), batch_size=self.workload.batch, shuffle=True)
+
 
 def dltrain(task: Task, precision: str = "fp32") -> None:
     """The whole command, as it is installed: log, progress, TensorBoard, metrics, result; through its entry point.
@@ -69,16 +72,15 @@ def dltrain(task: Task, precision: str = "fp32") -> None:
     import json
 
     from dltrain import cli
-    from dltrain.optim import Optimizer
+    from dltrain.turns import Turns
 
-    step = Optimizer.step
+    take = Turns.take
 
-    def stamped(*args: Any, **kwargs: Any) -> Any:
-        norm = step(*args, **kwargs)
+    def stamped(*args: Any, **kwargs: Any) -> None:
+        take(*args, **kwargs)
         task.stamp()
-        return norm
 
-    Optimizer.step = stamped  # type: ignore[method-assign]
+    Turns.take = stamped  # type: ignore[method-assign]
     run = task.scratch / "run"
     code = cli.main([*words(task, precision), f"hydra.run.dir={run}"])
     if code:
@@ -93,8 +95,8 @@ def words(task: Task, precision: str) -> list[str]:
         *task.workload.overrides,
         f"data.path={file_of(task.folder, task.name)}",
         f"data.batch_size={task.workload.batch}",
-        "optimizer=adam",
-        f"optimizer.lr={LR}",
+        *(() if task.workload.example else ("optimizer=adam",)),
+        f"optimizer.lr={task.workload.lr}",
         "device=cpu",
         f"device.precision={precision}",
         "trainer.epochs=100000",
@@ -106,20 +108,20 @@ def words(task: Task, precision: str) -> list[str]:
 
 def bare(task: Task, precision: str = "fp32") -> None:
     """The loop that tutorials teach, with the loss printed now and then; it keeps nothing."""
+    if task.workload.example is not None:
+        return task.workload.example(task)
     model, loss_of = task.model(), task.workload.loss
-    optimizer = torch.optim.Adam(model.parameters(), lr=LR)
-    loader = DataLoader(task.dataset(), batch_size=task.workload.batch, shuffle=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=task.workload.lr)
+    loader = task.loader()
     context = torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext()
     model.train()
-    step, seen = 0, 0.0
+    step = 0
     while step < task.steps:
         for inputs, targets in loader:
             optimizer.zero_grad()
             with context:
                 loss = loss_of(model(inputs), targets)
             loss.backward()
-            if task.workload.example:
-                seen += loss.item()
             optimizer.step()
             step += 1
             task.stamp()

@@ -1,4 +1,4 @@
-"""What is trained: six models on made-up data, in files for dltrain and as ready tensors for everyone else."""
+"""What is trained: seven models on made-up data, in files for dltrain and as ready tensors for everyone else."""
 
 import string
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import examples
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -16,12 +17,13 @@ from dltrain.data.npz import Npz
 from dltrain.data.series import TimeSeries
 from dltrain.data.spec import Data
 from dltrain.data.text import Text
+from dltrain.models.adversarial import DCGAN
 from dltrain.models.convolutional import CNN, LeNet5
 from dltrain.models.feedforward import MLP
 from dltrain.models.gpt import GPT
 from dltrain.models.recurrent import Recurrent
 
-Distance = Callable[[Any, Tensor], Tensor]
+Distance = Callable[[Tensor, Tensor], Tensor]
 
 LR = 1e-3
 HELD = 64  # examples that nobody trains on; nobody evaluates while it is measured
@@ -50,10 +52,10 @@ class Workload:
         write: Writes the file that dltrain reads.
         data: How dltrain reads it, for the tensors that the others get.
         overrides: What a user of dltrain types, besides the file.
+        lr: Learning rate.
         keras_loss: The same loss in the words of Keras.
         bf16: Whether to compare it in bf16 too.
-        example: The bare loop is that of a public autoencoder: it wants the inputs again, and reads the loss in every
-            step. Other trainers are not compared.
+        example: The loop of a public example, which takes the place of the bare one; no other trainer is compared.
     """
 
     batch: int
@@ -64,50 +66,10 @@ class Workload:
     write: Callable[[Path], None]
     data: Callable[[str], Data]
     overrides: tuple[str, ...]
+    lr: float = LR
     keras_loss: str = "cross_entropy"
     bf16: bool = False
-    example: bool = False
-
-
-class PublicVAE(nn.Module):
-    """The model of PyTorch's public example of a variational autoencoder, as it is written there.
-
-    Source: pytorch/examples, vae/main.py, BSD-3.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(784, 400)
-        self.fc21 = nn.Linear(400, 20)
-        self.fc22 = nn.Linear(400, 20)
-        self.fc3 = nn.Linear(20, 400)
-        self.fc4 = nn.Linear(400, 784)
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        h1 = F.relu(self.fc1(x))
-        return self.fc21(h1), self.fc22(h1)
-
-    def reparameterize(self, mu: Tensor, logvar: Tensor) -> Tensor:
-        std = torch.exp(0.5 * logvar)
-        eps = torch.randn_like(std)
-        return mu + eps * std
-
-    def decode(self, z: Tensor) -> Tensor:
-        h3 = F.relu(self.fc3(z))
-        return torch.sigmoid(self.fc4(h3))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        mu, logvar = self.encode(x.view(-1, 784))
-        z = self.reparameterize(mu, logvar)
-        return self.decode(z), mu, logvar
-
-
-def public_vae_loss(output: tuple[Tensor, Tensor, Tensor], x: Tensor) -> Tensor:
-    """The example's loss: reconstruction and divergence, summed over all elements and the batch."""
-    recon_x, mu, logvar = output
-    bce = F.binary_cross_entropy(recon_x, x.view(-1, 784), reduction="sum")
-    kld = -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
-    return bce + kld
+    example: Callable[[Any], None] | None = None
 
 
 def write_vectors(path: Path) -> None:
@@ -232,12 +194,25 @@ WORKLOADS = {
         128,
         400,
         20,
-        PublicVAE,
-        public_vae_loss,
+        examples.VAE,
+        F.cross_entropy,  # not used: the example has a loss of its own
         write_digits,
         read_light,
-        ("model=vae", "data.mean=0.0", "data.std=1.0", *ARRAYS),
-        example=True,
+        ("model=vae", "data.mean=0.0", "data.std=1.0", "optimizer=adam", *ARRAYS),
+        example=examples.vae,
+    ),
+    "dcgan": Workload(
+        64,
+        40,
+        5,
+        lambda: DCGAN(channels=3, height=32, width=32, answers=1, latent=examples.LATENT, hidden=16),
+        F.cross_entropy,  # likewise
+        write_colours,
+        read_npz,
+        ("model=dcgan", "model.hidden=16", "optimizer=adam_gan", *ARRAYS),
+        lr=2e-4,
+        example=examples.dcgan,
+        bf16=True,
     ),
 }
 SUFFIX = {"lstm": "csv", "gpt": "txt"}
@@ -261,4 +236,4 @@ def prepare(folder: Path, name: str) -> None:
 def tensors(folder: Path, name: str) -> tuple[Tensor, Tensor]:
     """What everyone but dltrain trains on."""
     loaded = torch.load(folder / f"{name}.pt", weights_only=True)
-    return loaded["inputs"], loaded["inputs" if WORKLOADS[name].example else "targets"]
+    return loaded["inputs"], loaded["targets"]

@@ -1,0 +1,79 @@
+"""The loops of PyTorch's public examples of generative models: their layers, operations and habits, in our words.
+
+Source: pytorch/examples, vae/main.py and dcgan/main.py.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LATENT = 100
+
+
+class VAE(nn.Module):
+    """784-400-20, with a layer of its own for mean and for log-variance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lower, self.upper = nn.Linear(784, 400), nn.Linear(20, 400)
+        self.mean, self.log_variance = nn.Linear(400, 20), nn.Linear(400, 20)
+        self.pixels = nn.Linear(400, 784)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        hidden = self.lower(x.flatten(1)).relu()
+        mean, log_variance = self.mean(hidden), self.log_variance(hidden)
+        code = mean + torch.randn_like(mean) * (log_variance / 2).exp()
+        return self.pixels(self.upper(code).relu()).sigmoid(), mean, log_variance
+
+
+def vae(task: Any) -> None:
+    """One Adam; the loss, summed over the batch, is read in every step."""
+    model, seen, step = task.model(), 0.0, 0
+    optimizer = torch.optim.Adam(model.parameters(), lr=task.workload.lr)
+    model.train()
+    while step < task.steps:
+        for inputs, _ in task.loader():
+            optimizer.zero_grad()
+            again, mean, log_variance = model(inputs)
+            reconstruction = F.binary_cross_entropy(again, inputs.flatten(1), reduction="sum")
+            divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum() / 2
+            loss = reconstruction + divergence
+            loss.backward()
+            seen += loss.item()
+            optimizer.step()
+            step += 1
+            task.stamp()
+            if step == task.steps:
+                return
+
+
+def dcgan(task: Any) -> None:
+    """Two Adams; the critic learns from real and made-up pictures, the generator from the same made-up ones.
+
+    The generator's turn also computes gradients of the critic, which are thrown away; losses are printed in every step.
+    """
+    model, step = task.model(), 0
+    adams = [torch.optim.Adam(p.parameters(), lr=2e-4, betas=(0.5, 0.999)) for p in (model.critic, model.generator)]
+    distance = nn.BCELoss()
+    model.train()
+    while step < task.steps:
+        for real, _ in task.loader():
+            ones, zeros = torch.ones(len(real)), torch.zeros(len(real))
+            model.critic.zero_grad()
+            on_real = distance(model.critic(real).sigmoid().flatten(), ones)
+            on_real.backward()
+            made = model.generator(torch.randn(len(real), LATENT)).tanh()
+            on_made = distance(model.critic(made.detach()).sigmoid().flatten(), zeros)
+            on_made.backward()
+            adams[0].step()
+            model.generator.zero_grad()
+            fooled = distance(model.critic(made).sigmoid().flatten(), ones)
+            fooled.backward()
+            adams[1].step()
+            step += 1
+            task.stamp()
+            print(f"step {step} critic {on_real.item() + on_made.item():.4f} generator {fooled.item():.4f}")
+            if step == task.steps:
+                return
