@@ -4,7 +4,7 @@ import copy
 import functools
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -291,7 +291,8 @@ def plain(node: Any) -> Any:
     return OmegaConf.to_container(without_hydra(node) if "hydra" in node else node)
 
 
-def options(group: str, config_dirs: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+@functools.cache
+def options(group: str, config_dirs: tuple[str, ...]) -> Mapping[str, dict[str, Any]]:
     """The YAML of every option of a group, as written; what a message about pairs needs."""
     found: dict[str, dict[str, Any]] = {}
     for folder in (conf_dir(), *map(Path, config_dirs)):

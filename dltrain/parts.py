@@ -1,7 +1,7 @@
 """What a run is made of: configuration -> data, task, model, device, each of the facts the one before states."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -175,7 +175,7 @@ def collected(problems: list[str]) -> Iterator[None]:
 
 
 def check_facts(job: Job, group: str, facts: Facts) -> None:
-    """Refuse a pair in which the data do not state a fact that ``group`` needs.
+    """Refuse a pair in which the data, or the task, do not state a fact that ``group`` needs.
 
     Raises:
         ConfigError: Saying which fact is missing and which options would fit.
@@ -184,14 +184,28 @@ def check_facts(job: Job, group: str, facts: Facts) -> None:
     missing = [fact for fact in needed if facts.get(fact) is None]
     if not missing:
         return
-    ours, data = f"{group}={job.choices[group]}", f"data={job.choices['data']}"
-    fit = [
-        name
-        for name, option in compose.options("data", job.config_dirs).items()
-        if set(needed) - set(TASK_FACTS) <= set(option.get("_facts_", []))
-    ]
-    lacking = f"{ours} needs {' and '.join(missing)}, which {data} does not state"
-    raise ConfigError(f"{ours} {data}: {lacking}. Data that fit {ours}: {' '.join(fit) or 'none'}.")
+    ours = f"{group}={job.choices[group]}"
+    other = "task" if set(missing) & set(TASK_FACTS) else "data"
+    theirs = f"{other}={job.choices[other]}"
+    fit = f"Data that fit {ours}: {fitting(job, needed)}"
+    if other == "task":
+        fit = f"It is made for {made_for(job, group)}"
+    lacking = f"{ours} needs {' and '.join(missing)}, which {theirs} does not state"
+    raise ConfigError(f"{ours} {theirs}: {lacking}. {fit}.")
+
+
+def fitting(job: Job, needed: Iterable[str]) -> str:
+    """The data that state these facts, as far as they are facts of data."""
+    wanted = set(needed) - set(TASK_FACTS)
+    options = compose.options("data", job.config_dirs).items()
+    return " ".join(name for name, option in options if wanted <= set(option.get("_facts_", []))) or "none"
+
+
+def made_for(job: Job, group: str) -> str:
+    """The task that an option names in its own YAML; others fit any task that answers something."""
+    written = compose.options(group, job.config_dirs).get(job.choices[group], {}).get("defaults", [])
+    tasks = [name for entry in written if isinstance(entry, dict) for key, name in entry.items() if "/task" in key]
+    return f"task={tasks[0]}" if tasks else "a task that asks for an answer, such as classification"
 
 
 def unread(job: Job) -> str | None:

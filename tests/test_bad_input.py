@@ -25,7 +25,7 @@ FILES = {
 TABLE: dict[str, list[list[str]]] = {
     # Keys, options, types and ranges: found before torch is imported.
     "modle=lstm": [["modle", "Did you mean model?"]],
-    "model=lsmt": [["model", "lsmt", "cnn gpt gru", "Did you mean lstm?"]],
+    "model=lsmt": [["model", "lsmt", "gpt gru lenet5", "Did you mean lstm?"]],
     "optimizer.lrr=1": [["optimizer.lrr", "Did you mean optimizer.lr?"]],
     "lr=1": [["lr", "Did you mean optimizer.lr?"]],
     "data.colour=red": [["data.colour", "Did you mean data.column?"]],

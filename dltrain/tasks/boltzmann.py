@@ -97,18 +97,17 @@ class ContrastiveDivergence(Task):
     def show(self, model: gibbs.Machine, evaluation: Evaluation) -> list[Shown]:
         """The weights as filters, what chains from noise have come to, and reconstructions below their originals."""
         visible = evaluation.extra["visible"]
-        again = model.down(model.up(visible).float().sigmoid()).float().sigmoid()
-        pairs = torch.cat([part for pair in zip(visible.split(8), again.split(8), strict=True) for part in pair])
+        rows = zip(self._pictures(visible).split(8), self._again(model, visible).split(8), strict=True)
         return [
             Shown("filters", draw.filters(self._pictures(model.up.weight))),
             Shown("samples", self.frame(model)),
-            Shown("reconstructions", charts.samples(self._pictures(pairs))),
+            Shown("reconstructions", charts.samples(torch.cat([row for pair in rows for row in pair]))),
         ]
 
     def frame(self, model: gibbs.Machine) -> Tensor:
         """What chains that always begin at the same noise have come to after 100 Gibbs steps."""
-        noise = Generator().manual_seed(0)
-        return charts.samples(self._dream(model, SHOWN, GLANCE, noise, model.up.weight.device))
+        hidden = gibbs.dream(model, SHOWN, GLANCE, Generator().manual_seed(0))
+        return charts.samples(self._below(model, hidden))
 
     def generate(self, model: gibbs.Machine, wish: Wish) -> Tensor:
         """Probabilities of the pixels after 1,000 Gibbs steps from noise; of given examples, their reconstructions.
@@ -117,15 +116,17 @@ class ContrastiveDivergence(Task):
             ConfigError: For a class, which the model does not know, or a way from one example to another.
         """
         refuse_unknown(wish)
-        if wish.given is not None:
-            visible = self._visible(wish.given.to(wish.device))
-            return self._pictures(model.down(model.up(visible).float().sigmoid()).float().sigmoid())
-        return self._dream(model, wish.count, DREAM, wish.noise, wish.device)
+        if wish.given is None:
+            return self._below(model, gibbs.dream(model, wish.count, DREAM, wish.noise))
+        return self._again(model, self._visible(wish.given.to(wish.device)))
 
-    def _dream(self, model: gibbs.Machine, count: int, steps: int, noise: Generator, device: torch.device) -> Tensor:
-        visible = torch.rand(count, model.up.in_features, generator=noise).round().to(device)
-        visible = gibbs.gibbs(model, visible, steps - 1, noise)
-        return self._pictures(model.down(gibbs.draw(model.up(visible), noise)).float().sigmoid())
+    def _again(self, model: gibbs.Machine, visible: Tensor) -> Tensor:
+        """Reconstructions."""
+        return self._below(model, model.up(visible).float().sigmoid())
+
+    def _below(self, model: gibbs.Machine, hidden: Tensor) -> Tensor:
+        """Probabilities of the pixels."""
+        return self._pictures(model.down(hidden).float().sigmoid())
 
     def _visible(self, inputs: Tensor) -> Tensor:
         return self.scale.unit(inputs).flatten(1)

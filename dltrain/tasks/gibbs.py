@@ -46,6 +46,19 @@ def gibbs(machine: Machine, visible: Tensor, steps: int, noise: Generator | None
     return visible
 
 
+@torch.no_grad()
+def dream(machine: Machine, count: int, steps: int, noise: Generator) -> Tensor:
+    """Hidden states of chains after ``steps`` Gibbs steps, (count, hidden).
+
+    They begin at random hidden states. Random visible ones are so unlike data that they switch most hidden units off,
+    which few chains ever leave.
+    """
+    hidden = torch.rand(count, machine.up.out_features, generator=noise).round().to(machine.up.weight.device)
+    for _ in range(steps):
+        hidden = draw(machine.up(draw(machine.down(hidden), noise)), noise)
+    return hidden
+
+
 def reconstruction(machine: Machine, visible: Tensor, seen: Tensor | None = None) -> Tensor:
     """Cross-entropy, in nats per example, between units and what one way up and down makes of them, (B,).
 

@@ -155,31 +155,27 @@ class Layerwise(Classification):
 
     def frame(self, model: gibbs.Machine) -> Tensor:
         """What the network makes of chains in its topmost layer that always begin at the same noise."""
-        device = model.head.weight.device
-        return charts.samples(self._dream(model, SHOWN, GLANCE, Generator().manual_seed(0), device))
+        return charts.samples(self._dream(model, SHOWN, GLANCE, Generator().manual_seed(0)))
 
     def generate(self, model: gibbs.Machine, wish: Wish) -> Tensor:
         """Pictures: 1,000 Gibbs steps in the topmost layer, and from there down; of given ones, up and down again.
 
-        Fine-tuning has changed the weights that they come from, so that they are worse than before it.
+        Fine-tuning changes the weights that they come from, so that they are worse than before it.
 
         Raises:
             ConfigError: For a class, which is not asked of a layer, or a way from one example to another.
         """
         refuse_unknown(wish)
         if wish.given is None:
-            return self._dream(model, wish.count, DREAM, wish.noise, wish.device)
+            return self._dream(model, wish.count, DREAM, wish.noise)
         layers = layers_of(model)
         top = upwards(layers, self.scale.unit(wish.given.to(wish.device)).flatten(1))
         return downwards(layers, top).unflatten(1, self.shape)
 
-    def _dream(self, model: gibbs.Machine, count: int, steps: int, noise: Generator, device: torch.device) -> Tensor:
+    def _dream(self, model: gibbs.Machine, count: int, steps: int, noise: Generator) -> Tensor:
         """Source: Hinton, Osindero and Teh 2006, section 3."""
-        *lower, top = layers_of(model)
-        visible = torch.rand(count, top.up.in_features, generator=noise).round().to(device)
-        visible = gibbs.gibbs(top, visible, steps - 1, noise)
-        hidden = gibbs.draw(top.up(visible), noise)
-        return downwards([*lower, top], hidden).unflatten(1, self.shape)
+        layers = layers_of(model)
+        return downwards(layers, gibbs.dream(layers[-1], count, steps, noise)).unflatten(1, self.shape)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the persistent chains of each layer are."""
