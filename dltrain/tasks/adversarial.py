@@ -10,13 +10,14 @@ from torch import Generator, Tensor, nn
 from dltrain import charts
 from dltrain.errors import ConfigError, problem
 from dltrain.tasks import noise
-from dltrain.tasks.autoencoding import classes_of, gathered
+from dltrain.tasks.autoencoding import gathered
 from dltrain.tasks.base import Batch, Evaluation, Loss, Shown, Stage, Task, Turn, Wish
 from dltrain.tasks.game import find_game, gradient_penalty
 from dltrain.tasks.modes import modes_found
 from dltrain.tasks.noise import in_rows
 from dltrain.tasks.quality import Quality
 from dltrain.tasks.scale import Scale
+from dltrain.tasks.told import classes_of
 
 MOST = 2_000  # examples that are judged: precision and recall compare each with each
 SHOWN, COLUMNS, MOST_COLUMNS = 64, 8, 16  # pictures on a sheet, and in one of its rows

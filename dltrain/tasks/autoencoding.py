@@ -12,6 +12,7 @@ from dltrain import charts
 from dltrain.errors import ConfigError, problem
 from dltrain.tasks.base import Batch, Evaluation, Shown, Stage, Task, Wish
 from dltrain.tasks.scale import Scale
+from dltrain.tasks.told import chosen, classes_of
 
 PARTS = ("encoder", "decoder")
 COLUMNS = 8  # of a sheet of pictures
@@ -95,11 +96,11 @@ class Autoencoding(Task):
             ConfigError: When a class is wished for that the model does not know.
         """
         if wish.given is not None:
-            given, labels = wish.given.to(wish.device), chosen(model, wish, len(wish.given), known=False)
+            given, labels = wish.given.to(wish.device), chosen(classes_told(model), wish, len(wish.given), known=False)
             return self.seen(decode(model, self.codes(model, given, labels), labels))
         steps = min(COLUMNS, wish.count) if wish.interpolate else 1
         ways = math.ceil(wish.count / steps)
-        labels = chosen(model, wish, ways)
+        labels = chosen(classes_told(model), wish, ways)
         if wish.interpolate:
             both = None if labels is None else labels.repeat(2)
             start, end = self.ends(model, wish, both, 2 * ways).chunk(2)
@@ -165,36 +166,6 @@ def decode(model: nn.Module, codes: Tensor, labels: Tensor | None) -> Tensor:
 def classes_told(model: nn.Module) -> int:
     """How many classes encoder and decoder are told; 0 for none."""
     return model.decoder.classes  # type: ignore[return-value, union-attr]
-
-
-def classes_of(batch: Batch) -> Tensor | None:
-    """The class of each example, int64 (B,), where data have classes."""
-    targets = batch.get("targets")
-    return targets if targets is not None and targets.dtype == torch.int64 and targets.dim() == 1 else None
-
-
-def chosen(model: nn.Module, wish: Wish, count: int, known: bool = True) -> Tensor | None:
-    """The classes of examples to be made: the one wished for, or drawn; None for a model that is told none.
-
-    Args:
-        model: Its decoder says how many classes it is told.
-        wish: What is wanted.
-        count: How many examples.
-        known: Draw classes where none is wished for.
-
-    Raises:
-        ConfigError: When the class is none that the model is told.
-    """
-    classes = classes_told(model)
-    if wish.label is None:
-        drawn = torch.randint(classes, (count,), generator=wish.noise) if classes and known else None
-        return None if drawn is None else drawn.to(wish.device)
-    if not classes:
-        hint = "Train one with model.conditional=true."
-        raise ConfigError(problem("--class", "none, as this model is told no classes", wish.label, hint))
-    if not 0 <= wish.label < classes:
-        raise ConfigError(problem("--class", f"a class from 0 to {classes - 1}", wish.label))
-    return torch.full((count,), wish.label, device=wish.device)
 
 
 def alternating(*versions: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch.nn.functional import cosine_similarity
 
 from dltrain.errors import ConfigError, problem
 from dltrain.tasks.base import Wish
+from dltrain.tasks.told import chosen
 
 ROWS = 500  # examples that pass through a network at a time
 COLUMNS = 8  # steps of a way from one example to another
@@ -60,28 +61,11 @@ def wished(model: nn.Module, wish: Wish) -> tuple[Tensor, Tensor | None]:
         raise ConfigError(problem("--given", "nothing, as a generator reads noise only", f"{len(wish.given)} examples"))
     steps = min(COLUMNS, wish.count) if wish.interpolate else 1
     ways = math.ceil(wish.count / steps)
-    labels, noise = chosen(model, wish, ways), fixed(model, ways, wish.noise)
+    labels, noise = chosen(classes_told(model), wish, ways), fixed(model, ways, wish.noise)
     if wish.interpolate:
         noise = between(noise, fixed(model, ways, wish.noise), steps)
         labels = None if labels is None else labels.repeat_interleave(steps)
     return noise[: wish.count], None if labels is None else labels[: wish.count]
-
-
-def chosen(model: nn.Module, wish: Wish, count: int) -> Tensor | None:
-    """The classes of examples to be made: the one wished for, or drawn; None for a generator that is told none.
-
-    Raises:
-        ConfigError: When the class is none that it is told.
-    """
-    classes = classes_told(model)
-    if wish.label is None:
-        return torch.randint(classes, (count,), generator=wish.noise).to(place_of(model)) if classes else None
-    if not classes:
-        hint = "Train one with model.conditional=true."
-        raise ConfigError(problem("--class", "none, as this model is told no classes", wish.label, hint))
-    if not 0 <= wish.label < classes:
-        raise ConfigError(problem("--class", f"a class from 0 to {classes - 1}", wish.label))
-    return torch.full((count,), wish.label, device=place_of(model))
 
 
 def between(start: Tensor, end: Tensor, steps: int) -> Tensor:

@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from dltrain.errors import ConfigError, nearest, problem
 from dltrain.metrics import Components, Mean
-from dltrain.tasks.autoencoding import Autoencoding, Memory, classes_of, decode, encode, gathered
+from dltrain.tasks.autoencoding import Autoencoding, Memory, decode, encode, gathered
 from dltrain.tasks.base import Batch, Evaluation, Loss, Wish
+from dltrain.tasks.told import classes_of
 
 DISTANCES = ("mse", "bernoulli")
 CORRUPTIONS = ("none", "gaussian", "masking", "salt_and_pepper")

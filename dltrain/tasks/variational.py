@@ -11,9 +11,10 @@ from torch.nn import functional as F
 from dltrain import charts
 from dltrain.errors import ConfigError, nearest, problem
 from dltrain.metrics import Mean, Spread
-from dltrain.tasks.autoencoding import COLUMNS, REMADE, Autoencoding, Memory, classes_of, classes_told, decode, encode
+from dltrain.tasks.autoencoding import COLUMNS, REMADE, Autoencoding, Memory, classes_told, decode, encode
 from dltrain.tasks.base import Batch, Evaluation, Loss, Shown, Wish
 from dltrain.tasks.quality import Quality
+from dltrain.tasks.told import classes_of
 
 LIKELIHOODS = ("auto", "bernoulli", "gaussian")
 ACTIVE = 0.01  # variance over examples of a posterior mean that carries something; Burda et al. 2016, section 4.2

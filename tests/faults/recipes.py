@@ -44,7 +44,7 @@ RIVALS = [
     *["model=dcgan", "model.hidden=4", "model.latent=8", "model.conditional=true", "data=digits"],
     *["data.batch_size=65", "trainer.accumulate=2", "task._target_=gated.Adversarial", "task.critic_turns=2"],
     *["task.critic_lr=1e-3", "optimizer/schedule=cosine", "regularization.average=0.9", "trainer.epochs=2"],
-    *["trainer.eval_every=7", "trainer.checkpoint_every=3"],
+    *["trainer.eval_every=7", "trainer.checkpoint_every=3", "device.precision=fp16"],
 ]
 
 
