@@ -2,8 +2,9 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,8 +62,16 @@ TRAINED = [t for t in SENSIBLE if t[1] == "digits" or t[2] in MADE_FOR.get(t[0],
 RULE = [(m, d, "perceptron_rule") for m, d, t in SENSIBLE if t == "classification"]
 TRAINED += [t for t in RULE if t[0] == "perceptron"]
 REFUSED = [t for t in TRIPLES if t not in SENSIBLE and t not in RULE]
+# What models that are made for one task do with data that differ from others in nothing they see is left to `slow`.
+ALIKE = {"fashion_mnist", "npz", "cifar10"}
 NEVER_NOTHING = {"variational", "contrastive_divergence"}  # the loss of examples that are known by heart is not near 0
-SMALLER = {"cnn": ["model.hidden=[16]"], "layerwise_mnist": ["data.labels=20"]}
+SMALLER = {
+    "cnn": ["model.hidden=[16]"],
+    "dbn": ["model.hidden=[32,32]"],
+    "dcgan": ["model.hidden=8"],
+    "rbm": ["model.hidden=32"],
+    "layerwise_mnist": ["data.labels=20"],
+}
 RATES = {"perceptron": 3e-2, "mlp": 1e-2, "cnn": 1e-3}
 
 
@@ -93,7 +102,13 @@ def test_every_option_of_every_group_composes(group: str, option: str) -> None:
     assert job.choices[group] == option
 
 
-@pytest.mark.parametrize(("model", "data", "task"), TRAINED)
+def some(triples: Iterable[tuple[str, str, str]], slow: set[str]) -> list[Any]:
+    """All of these triples; models that are made for one task on these data are slow tests."""
+    late = pytest.mark.slow
+    return [pytest.param(*t, marks=late) if t[0] in MADE_FOR and t[1] in slow else t for t in triples]
+
+
+@pytest.mark.parametrize(("model", "data", "task"), some(TRAINED, ALIKE))
 def test_a_sensible_pair_trains_evaluates_saves_and_loads_back_equal(
     model: str, data: str, task: str, here: Path, small: Callable[[str], list[str]], own_files: dict[str, Path]
 ) -> None:
@@ -113,7 +128,10 @@ def test_a_sensible_pair_trains_evaluates_saves_and_loads_back_equal(
     assert report.finite(evaluation.metrics) == result["test"]
 
 
-@pytest.mark.parametrize(("model", "data", "task"), [t for t in TRAINED if t[2] not in NEVER_NOTHING])
+@pytest.mark.parametrize(
+    ("model", "data", "task"),
+    some((t for t in TRAINED if t[2] not in NEVER_NOTHING), ALIKE | {"mnist", "image_folder"}),
+)
 def test_one_batch_can_be_learned_by_heart(model: str, data: str, task: str, small: Callable[[str], list[str]]) -> None:
     column = ["data.column=price"] if task == "regression" else []
     made = parts.make(composed(model, data, task, small, "device=cpu", *column))

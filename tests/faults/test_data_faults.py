@@ -97,6 +97,7 @@ def result(run: Path) -> dict:
 
 
 @pytest.mark.parametrize("workers", [2, pytest.param(0, marks=pytest.mark.faults)])
+@pytest.mark.faults
 def test_a_run_that_skips_says_how_many_and_which_and_goes_on_after_a_kill_to_the_same_bytes(
     workers: int, start: Callable[..., Child], dltrain: Callable[..., Child], gate: Gate, tmp_path: Path
 ) -> None:

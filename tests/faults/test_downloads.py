@@ -73,6 +73,7 @@ def test_a_download_that_breaks_off_leaves_nothing_and_the_next_one_is_whole(mir
     assert mirror.asked == asked
 
 
+@pytest.mark.faults
 def test_a_killed_download_leaves_nothing_that_the_next_one_uses(mirror: Mirror, tmp_path: Path) -> None:
     mirror.pause = 30
     process = download(tmp_path, mirror)

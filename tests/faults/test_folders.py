@@ -17,6 +17,7 @@ ALLOW = "allow_targets=[gated]"
 TINY = ["model=mlp", "model.hidden=4", "data=digits", "device=cpu", "trainer.max_steps=3", "trainer.log_every=1"]
 
 
+@pytest.mark.faults
 def test_eight_runs_begun_in_one_second_have_a_folder_each(start: Callable[..., Child], tmp_path: Path) -> None:
     children = [start(*TINY, f"seed={seed}") for seed in range(8)]
     assert [child.wait().code for child in children] == [0] * 8

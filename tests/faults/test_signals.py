@@ -178,6 +178,7 @@ def scontrol(tmp_path: Path) -> tuple[dict[str, str], Path]:
     return {"SLURM_JOB_ID": "4711", "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}, calls
 
 
+@pytest.mark.faults
 def test_under_slurm_sigusr1_saves_and_puts_the_job_back_into_the_queue(
     waiting: Callable[..., tuple[Child, Path]],
     start: Callable[..., Child],

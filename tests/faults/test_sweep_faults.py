@@ -53,6 +53,7 @@ def assert_same_sweep(home: Path, whole: Path) -> None:
 
 
 @pytest.mark.parametrize("moment", ["train-12", pytest.param("train-2", marks=pytest.mark.faults)])
+@pytest.mark.faults
 def test_a_sweep_killed_in_its_third_job_goes_on_there_and_touches_no_finished_one(
     moment: str,
     whole_sweep: Path,
@@ -100,7 +101,7 @@ def test_a_second_sweep_in_the_same_folder_is_refused_while_the_first_lives(
     child.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.faults)])
 def test_a_signal_ends_a_sweep_within_seconds_and_it_goes_on(
     number: signal.Signals,
     whole_sweep: Path,

@@ -153,6 +153,7 @@ def test_a_worker_that_hangs_is_named_and_ended(
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.faults)]
 )
+@pytest.mark.faults
 def test_a_signal_to_the_whole_group_is_obeyed_between_two_steps(
     number: signal.Signals,
     code: int,

@@ -209,7 +209,11 @@ def exact_nll(state: dict[str, torch.Tensor]) -> float:
     return float(np.mean(np.log(shares.sum()) - np.log(shares.sum(1)[where])))
 
 
-@pytest.mark.parametrize("more", [[], ["task.cd_steps=5"], ["task.persistent=true"]], ids=["CD-1", "CD-5", "PCD"])
+@pytest.mark.parametrize(
+    "more",
+    [[], pytest.param(["task.cd_steps=5"], marks=pytest.mark.slow), ["task.persistent=true"]],
+    ids=["CD-1", "CD-5", "PCD"],
+)
 def test_likelihood_rises_and_is_measured_exactly(bars: Callable[..., list[str]], more: list[str]) -> None:
     job = compose.compose(
         bars("trainer.epochs=100", "optimizer/schedule=cosine", "trainer.eval_every=20 epochs", *more)

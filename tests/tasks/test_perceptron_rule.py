@@ -114,7 +114,7 @@ def test_the_rule_converges_where_a_line_divides(gate: str, seed: int, tmp_path:
     assert outcome.result["test"] == {"loss": 0, "accuracy": 1, "mistakes": 0}
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 @pytest.mark.parametrize("gate", ["xor", "xnor"])
 def test_one_unit_never_learns_what_no_line_divides(gate: str, seed: int, tmp_path: Path) -> None:
     outcome, _ = trained(tmp_path, "data=gates", f"data.gate={gate}", f"seed={seed}", "trainer.epochs=50")
@@ -150,7 +150,7 @@ def test_from_zero_weights_novikoffs_bound_holds(gate: str) -> None:
     assert 0 < mistakes <= bound
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_two_layers_solve_xor(seed: int, tmp_path: Path) -> None:
     mine = ["model=mlp", "data=gates", "data.gate=xor", "trainer.epochs=100", "device=cpu", f"seed={seed}"]
     outcome = run.train(compose.compose([*mine, f"hydra.run.dir={tmp_path / 'run'}"]), Console(), 0.0)
