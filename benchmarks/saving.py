@@ -3,9 +3,11 @@
     python saving.py [--rounds N]
 
 Every other checkpoint is replaced by a plain `torch.save` of the same state into a new file. What is measured of each:
-how long the loop stands still, and what it loses in all. For that, a checkpoint is due every 2 n steps, and the n steps
-after it are compared with the n steps that follow these, so that the work of threads and system counts, too. A plain
-write leaves its work for the disk to later; ours is durable.
+how long the loop stands still, and what it loses in all. For that, a checkpoint is due every 9 n steps, and the n steps
+after it are compared with the n steps that follow these, so that the work of threads and system counts, too: of ours,
+the hash, the wait for the disk and the removal of an older one. A plain write leaves its work for the disk to later, and
+nothing is removed in these steps; its file goes in the rest, which is not looked at. The rest also lets the memory of a
+removed file cool down: for a second or two it is cheap to write into, and whoever came next would have the advantage.
 """
 
 import argparse
@@ -23,10 +25,10 @@ import torch
 from systems import Task, words
 from workloads import WORKLOADS, prepare
 
-SMALL: dict[str, Any] = {"steps": 24_050, "half": 500, "overrides": []}
-LARGE: dict[str, Any] = {"steps": 1_230, "half": 30, "overrides": ["model.hidden=2860", "model.depth=2"]}
+SMALL: dict[str, Any] = {"steps": 54_050, "part": 500, "overrides": []}
+LARGE: dict[str, Any] = {"steps": 2_950, "part": 30, "overrides": ["model.hidden=2860", "model.depth=2"]}
 
-
+CYCLE = 9  # parts of so many steps from one checkpoint to the next
 NAMES = ("checkpoint", "plain")
 
 
@@ -76,44 +78,47 @@ def run(folder: Path, kind: dict[str, Any]) -> dict[str, Any]:
     stamps: list[float] = []
     stood: dict[str, list[float]] = {name: [] for name in NAMES}
     step, save = Optimizer.step, Loop.save
-
-    def stamped(*args: Any, **kwargs: Any) -> Any:
-        norm = step(*args, **kwargs)
-        stamps.append(time.perf_counter())
-        return norm
+    part, every = kind["part"], CYCLE * kind["part"]
 
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        written = Path(scratch) / "plain.pt"
+
+        def stamped(*args: Any, **kwargs: Any) -> Any:
+            norm = step(*args, **kwargs)
+            stamps.append(time.perf_counter())
+            if len(stamps) % every == 2 * part:
+                written.unlink(missing_ok=True)
+            return norm
 
         def alternating(loop: Loop, best: bool = False) -> None:
-            begun, ours = time.perf_counter(), loop.state.step // (2 * kind["half"]) % 2 == 1
+            begun, ours = time.perf_counter(), loop.state.step // every % 2 == 1
             if ours or loop.state.step == kind["steps"]:
                 save(loop, best)
             else:
-                torch.save(loop.state_dict(), Path(scratch) / f"plain-{loop.state.step}.pt")
+                torch.save(loop.state_dict(), written)
             stood[NAMES[not ours]].append(time.perf_counter() - begun)
-            (Path(scratch) / f"plain-{loop.state.step - 4 * kind['half']}.pt").unlink(missing_ok=True)
 
         Optimizer.step, Loop.save = stamped, alternating  # type: ignore[method-assign, assignment]
         task = Task("mlp", folder, Path(scratch), kind["steps"])
-        last = [f"trainer.checkpoint_every={2 * kind['half']}", f"hydra.run.dir={scratch}/run"]
+        last = [f"trainer.checkpoint_every={every}", f"hydra.run.dir={scratch}/run"]
         if code := cli.main([*words(task, "fp32"), *kind["overrides"], *last]):
             raise SystemExit(code)
         size = (Path(scratch) / "run" / "checkpoints" / "last.pt").stat().st_size
-    costs = costs_of(stamps[: kind["steps"]], kind["half"])
+    costs = costs_of(stamps[: kind["steps"]], part)
     steps = statistics.median(later - sooner for sooner, later in itertools.pairwise(stamps))
     lost = {"checkpoint": costs[::2], "plain": costs[1::2]}
     return {"standstill": stood, "loss in all": lost, "step": steps, "bytes": size}
 
 
-def costs_of(stamps: list[float], half: int) -> list[float]:
+def costs_of(stamps: list[float], part: int) -> list[float]:
     """Seconds that each checkpoint took from training.
 
     A step's stamp comes before its checkpoint, so the time from the stamp of a step with one is the time of the next.
     """
     cost = []
-    for due in range(2 * half, len(stamps) - 2 * half, 2 * half):
-        begun, middle, end = (stamps[due - 1 + steps] for steps in (0, half, 2 * half - 1))
-        cost.append((middle - begun) - (end - middle) * half / (half - 1))
+    for due in range(CYCLE * part, len(stamps) - 2 * part, CYCLE * part):
+        begun, middle, end = (stamps[due - 1 + steps] for steps in (0, part, 2 * part))
+        cost.append((middle - begun) - (end - middle))
     return cost
 
 
