@@ -5,9 +5,10 @@
 Every other checkpoint is replaced by a plain `torch.save` of the same state into a new file. What is measured of each:
 how long the loop stands still, and what it loses in all. For that, a checkpoint is due every 9 n steps, and the n steps
 after it are compared with the n steps that follow these, so that the work of threads and system counts, too: of ours,
-the hash, the wait for the disk and the removal of an older one. A plain write leaves its work for the disk to later, and
-nothing is removed in these steps; its file goes in the rest, which is not looked at. The rest also lets the memory of a
-removed file cool down: for a second or two it is cheap to write into, and whoever came next would have the advantage.
+the hash, the wait for the disk and the removal of an older one. A plain write leaves its work for the disk to later,
+and nothing is removed in these steps; its file goes in the rest, which is not looked at. The rest also lets the memory
+of a removed file cool down: for a second or two it is cheap to write into, and whoever came next would have the
+advantage.
 """
 
 import argparse
@@ -52,7 +53,7 @@ def report(label: str, rounds: list[dict[str, Any]], epoch: int) -> None:
     for what in ("standstill", "loss in all"):
         ours, plain = (sorted(1000 * t for found in rounds for t in found[what][name]) for name in NAMES)
         for name, times in zip(NAMES, (ours, plain), strict=True):
-            low, middle, high = (times[len(times) * part // 4] for part in (1, 2, 3))
+            low, middle, high = statistics.quantiles(times, n=4)
             print(
                 f"  {what:<12} {name:<10} {middle:8.2f} ms (quartiles {low:.2f} and {high:.2f}, {len(times)} of them)"
             )
