@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -135,7 +136,8 @@ class Checkpoints:
 
     def _free_name(self, step: int) -> str:
         """A file's name is never used again, so that a good one is never replaced by one that is not yet known."""
-        names = (f"step-{step:08}{suffix}.pt" for suffix in ("", *(f"-{n}" for n in range(1, 10_000))))
+        stem = f"step-{step:08}"
+        names = itertools.chain([f"{stem}.pt"], (f"{stem}-{n}.pt" for n in itertools.count(1)))
         return next(name for name in names if not (self.path / name).exists())
 
     def _unknown(self) -> dict[str, Any]:
