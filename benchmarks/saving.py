@@ -1,6 +1,6 @@
 """What checkpoints cost the training loop, seen within runs of dltrain's whole command.
 
-    python saving.py [--rounds N]
+    python saving.py [--rounds N] [--only tiny|large]
 
 Every other checkpoint is replaced by a plain `torch.save` of the same state into a new file. What is measured of each:
 how long the loop stands still, and what it loses in all. For that, a checkpoint is due every 9 n steps, and the n steps
@@ -28,6 +28,7 @@ from workloads import WORKLOADS, prepare
 
 SMALL: dict[str, Any] = {"steps": 54_050, "part": 500, "overrides": []}
 LARGE: dict[str, Any] = {"steps": 2_950, "part": 30, "overrides": ["model.hidden=2860", "model.depth=2"]}
+KINDS = {"tiny": ("tiny MLP", SMALL), "large": ("100 MB", LARGE)}
 
 CYCLE = 9  # parts of so many steps from one checkpoint to the next
 NAMES = ("checkpoint", "plain")
@@ -36,12 +37,14 @@ NAMES = ("checkpoint", "plain")
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=KINDS, help="one network instead of both")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=Path(__file__).parent.parent / "outputs") as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(dir=Path(__file__).parent.parent / "outputs") as scratch:
+        folder = Path(scratch)
         prepare(folder, "mlp")
         epoch = 51_200 // WORKLOADS["mlp"].batch
-        for label, kind in (("tiny MLP", SMALL), ("100 MB", LARGE)):
+        for name in [options.only] if options.only else KINDS:
+            label, kind = KINDS[name]
             report(label, [child(folder, kind) for _ in range(options.rounds)], epoch)
     return 0
 
