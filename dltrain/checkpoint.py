@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import re
-import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,14 +15,13 @@ from typing import Any
 
 import torch
 
+from dltrain.contents import FORMAT, canonical, upgraded
 from dltrain.durable import Grown, Writer, beside, grow, link, put, write_durably
 from dltrain.errors import CheckpointError
 
-FORMAT = 1
 MANIFEST = "manifest.json"
 LAST, BEST = "last.pt", "best.pt"
 FILE = re.compile(r"step-[\d-]+\.pt")  # a manifest that names another would have other people's files removed
-MISFITS = 6  # how many differences are named
 
 
 @dataclass(frozen=True)
@@ -201,10 +199,10 @@ class Checkpoints:
         except Exception as error:  # torch raises nearly anything for a file that is not a checkpoint
             reason = said(error)
             raise CheckpointError(f"{file}: refused, it does not load as tensors and plain values: {reason}") from None
-        if not isinstance(found, dict) or found.get("format") != FORMAT:
-            was = found.get("format") if isinstance(found, dict) else None
-            raise CheckpointError(f"{file}: refused, expected checkpoint format {FORMAT} of this dltrain, got {was}")
-        return found
+        try:
+            return upgraded(found)
+        except ValueError as error:
+            raise CheckpointError(f"{file}: refused, {error}") from None
 
     def newest(self) -> tuple[str, dict[str, Any], list[str]]:
         """The newest checkpoint that is whole: its file, its content, and why newer ones were passed over.
@@ -249,47 +247,6 @@ def said(error: Exception) -> str:
     text = str(error).strip()
     found = re.search(r"(Trying to load|Unsupported) .*?(?=\. |\.?\n|$)", text)
     return found[0] if found else text.split(". ")[0].split("\n")[0] or type(error).__name__
-
-
-def canonical(value: Any) -> Any:
-    """``value`` on the CPU, such that equal states have equal bytes.
-
-    What pickle writes depends on which parts of a state are one object, so everything but the tensors is made anew and
-    words are interned.
-    """
-    if isinstance(value, torch.Tensor):
-        found = value.detach().cpu()
-        # A view would bring all that it is a view of.
-        alone = found.untyped_storage().nbytes() == found.numel() * found.element_size()
-        return found if alone else found.clone()
-    if isinstance(value, dict):
-        return {canonical(key): canonical(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(map(canonical, value))
-    return sys.intern(value) if type(value) is str else value
-
-
-def refuse_misfit(file: str, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuse weights that are not those of this model.
-
-    Args:
-        file: Where they come from.
-        saved: Name -> tensor, of the checkpoint.
-        wanted: Name -> tensor, of the model.
-
-    Raises:
-        CheckpointError: Naming what differs.
-    """
-    lines = [f"{name} is missing" for name in wanted if name not in saved]
-    lines += [f"{name} is not in this model" for name in saved if name not in wanted]
-    lines += [
-        f"{name} has shape {tuple(saved[name].shape)}, this model's has {tuple(value.shape)}"
-        for name, value in wanted.items()
-        if name in saved and saved[name].shape != value.shape
-    ]
-    if lines:
-        shown = lines[:MISFITS] + ([f"and {len(lines) - MISFITS} more"] if len(lines) > MISFITS else [])
-        raise CheckpointError(f"{file}: refused, it is of another model: {'; '.join(shown)}")
 
 
 def in_order(files: dict[str, Any]) -> list[str]:

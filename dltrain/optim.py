@@ -176,10 +176,9 @@ class Optimizer:
         return {**found, SKIPPED: self.skipped} if self.scaler is not None or self.skip else found
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs, as tensors and plain Python."""
+        """All that a resumed run needs besides the schedule's state, as tensors and plain Python."""
         return {
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
             "scaler": {} if self.scaler is None else self.scaler.state_dict(),
             "skipped": self.skipped,
             "known": self._known,
@@ -192,7 +191,6 @@ class Optimizer:
         for group in self._groups:
             group.update(self._fast)
         self._factor = None
-        self.schedule.load_state_dict(state["schedule"])
         if self.scaler is not None and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.skipped.copy_(state["skipped"])

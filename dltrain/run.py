@@ -13,9 +13,10 @@ from omegaconf import OmegaConf
 
 from dltrain import compose, diagnose, draw, ending, features, folder, masking, since, slurm, stored
 from dltrain.average import Average
-from dltrain.checkpoint import Checkpoints, refuse_misfit
+from dltrain.checkpoint import Checkpoints
 from dltrain.compose import Job
 from dltrain.console import Console, count
+from dltrain.contents import refuse_misfit
 from dltrain.data.batches import Batches
 from dltrain.data.fingerprint import fingerprint
 from dltrain.device import is_out_of_memory
@@ -184,13 +185,14 @@ class Run:
         trainer = parts.config["trainer"]
         self.checkpoints = Checkpoints(home.path, trainer["keep_last"], trainer["keep_best"], self.sync)
         self.stop.leave, self.stop.requeue = self.leave, trainer["requeue"] and slurm.is_here()
+        self.begun = saved[1]["loop"]["step"] if saved else 0  # steps that earlier sessions have taken
         self.tracker: Tracker | None = None
         self.loop: Loop | None = None
 
     @property
     def step(self) -> int:
         """Optimizer steps so far."""
-        return self.loop.state.step if self.loop is not None else 0
+        return self.loop.state.step if self.loop is not None else self.begun
 
     def go(self) -> Outcome:
         """Train, evaluate, report; every end leaves a status and an exit code."""
@@ -198,7 +200,7 @@ class Run:
         try:
             result, state, error = self.work(), "finished", None
         except (ConfigError, CheckpointError) as reason:
-            if not self.step:
+            if self.step == self.begun:
                 self.give_back(reason)
                 raise
             state, error = "failed", str(reason)
@@ -224,16 +226,17 @@ class Run:
         """All of it, from the files of a new run to its result."""
         home, saved = self.home, self.saved
         self.write_down()
-        home.status("running", step=saved[1]["loop"]["step"] if saved else 0)
+        home.status("running", step=self.begun)
         self.console.attach(home.path / "train.log")
         self.checkpoints.open()
         tracker = self.tracker = Tracker(home.path, self.first_step_to_write())
-        loop = self.loop = self.make_loop(self.parts, self.batches, tracker)
+        loop = self.make_loop(self.parts, self.batches, tracker)
         self.report.announce(loop.steps)
         if saved is None:
             self.report.explain(tracker)
         else:
             self.go_on(loop, *saved)
+        self.loop = loop
         with self.stop.within(self.minutes_left()):
             return self.train_and_test(loop, tracker)
 
@@ -247,8 +250,16 @@ class Run:
             home.write_json(since.ENVIRONMENT, environment(self.job, self.parts))
 
     def go_on(self, loop: Loop, name: str, state: dict[str, Any]) -> None:
-        """Take up a checkpoint."""
-        loop.load_state_dict(state, self.checkpoints.manifest().get(name, {}))
+        """Take up a checkpoint.
+
+        Raises:
+            CheckpointError: When it is not one of such a run; its file is whole, so somebody has made it so.
+        """
+        try:
+            loop.load_state_dict(state, self.checkpoints.manifest().get(name, {}))
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise CheckpointError(f"{name}: refused, this run cannot go on with it. {reason}") from error
         state.clear()  # it is in place: do not hold it twice
         self.console.say(f"goes on at step {count(loop.state.step)} with {name}")
 
@@ -271,7 +282,7 @@ class Run:
     def first_step_to_write(self) -> int | None:
         """What an interrupted session wrote from this step on is written again; None where there was none."""
         if self.saved is not None:
-            return self.saved[1]["loop"]["step"] + 1
+            return self.begun + 1
         return 0 if (self.home.path / METRICS).exists() else None
 
     def minutes_left(self) -> float | None:

@@ -127,6 +127,7 @@ class Turns:
         """All that the next step depends on, besides the weights."""
         return {
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "schedules": {name: optimizer.schedule.state_dict() for name, optimizer in self.optimizers.items()},
             "record": self.record.state_dict(),
             "parts": self.parts,
         }
@@ -135,6 +136,7 @@ class Turns:
         """Go on from what `state_dict` said, in a stage that has begun."""
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+            optimizer.schedule.load_state_dict(state["schedules"][name])
         self.record.load_state_dict(state["record"], self.device.device)
         self.parts = state["parts"]
 

@@ -19,7 +19,10 @@ from dltrain.errors import CheckpointError
 def state(value: float = 1.0) -> dict[str, Any]:
     return {
         "model": {"weight": torch.full((3, 2), value, dtype=torch.bfloat16), "count": torch.tensor(7)},
+        "average": None,
         "optimizers": {"train": {"lr": 0.1, "groups": [1, 2], "none": None}},
+        "schedules": {"train": {}},
+        **{"record": {}, "parts": 1, "task": {}, "bad_samples": [], "rng": {}},
         "loop": {"step": 5, "best": None, "stopped_early": False},
     }
 
@@ -54,7 +57,7 @@ def test_what_was_saved_comes_back_with_its_types(checkpoints: Checkpoints) -> N
     assert found["model"]["weight"].dtype == torch.bfloat16
     assert found["optimizers"] == state()["optimizers"]
     assert found["loop"] == state()["loop"]
-    assert found["format"] == 1
+    assert found["format"] == 2
 
 
 def test_a_file_is_readable_by_torch_as_plain_data(checkpoints: Checkpoints) -> None:
@@ -226,7 +229,7 @@ def test_without_a_manifest_the_newest_whole_file_is_found(checkpoints: Checkpoi
 
 def test_a_checkpoint_of_another_format_is_refused_by_its_number(checkpoints: Checkpoints) -> None:
     torch.save({"format": 99, **state()}, checkpoints.path / "step-00000005.pt")
-    with pytest.raises(CheckpointError, match=r"expected checkpoint format 1 .* got 99"):
+    with pytest.raises(CheckpointError, match=r"expected checkpoint format 1 or 2 .* got 99"):
         checkpoints.load("step-00000005.pt")
 
 

@@ -312,10 +312,12 @@ def test_every_optimizer_in_conf_resumes_bit_equal_through_a_safe_file(
     first = optimizer_of(model, built(file), make(), torch.amp.GradScaler("cpu"), **options)
     train(model, first, 5)
     buffer = io.BytesIO()
-    torch.save(first.state_dict(), buffer)
+    torch.save((first.state_dict(), first.schedule.state_dict()), buffer)
     resumed = copy.deepcopy(model)
     second = optimizer_of(resumed, built(file), make(), torch.amp.GradScaler("cpu"), **options)
-    second.load_state_dict(torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))
+    saved, schedule = torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
+    second.load_state_dict(saved)
+    second.schedule.load_state_dict(schedule)
     assert second.lr == first.lr
     train(model, first, 5, start=5)
     train(resumed, second, 5, start=5)
@@ -329,6 +331,7 @@ def test_a_plateaus_cuts_survive_a_resume() -> None:
     for metric in (1.0, 1.0):
         first.schedule.observe(metric, "min")
     second.load_state_dict(first.state_dict())
+    second.schedule.load_state_dict(first.schedule.state_dict())
     train(model, second, 1)
     assert second.lr == pytest.approx(0.01)
 

@@ -179,8 +179,46 @@ def test_a_checkpoint_of_another_format_is_refused_by_its_number(run: Path, dltr
     before = contents(run)
     child = dltrain("resume", str(run), ALLOW)
     assert child.code == 5
-    assert "expected checkpoint format 1 of this dltrain, got 99" in child.stderr
+    assert "expected checkpoint format 1 or 2 of this dltrain, got 99, which a newer one has written" in child.stderr
     assert contents(run) == before
+
+
+def test_a_checkpoint_of_the_first_format_goes_on_to_the_same_bytes(
+    run: Path, dltrain: Callable[..., Child], whole_run: Callable[[str], Path]
+) -> None:
+    for path in checkpoints(run):
+        state = torch.load(path, weights_only=True)
+        schedules = state.pop("schedules")
+        assert schedules.keys() == state["optimizers"].keys() == {"train"}
+        assert schedules["train"], "a plateau's schedule has a state of its own"
+        state["optimizers"]["train"]["schedule"] = schedules["train"]
+        torch.save({**state, "format": 1}, path)
+        know(path)
+    child = dltrain("resume", str(run), ALLOW)
+    assert child.code == 0, child.stderr
+    assert_same(run, whole_run("forecast"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        pytest.param({"rng": None, "record": None}, "it lacks record, rng", id="parts that are missing"),
+        pytest.param({"loop": {"steps": 7}}, "does not say at which step", id="no step"),
+        pytest.param({"loop": {"step": 7, "x": 0}}, "cannot go on with it. TypeError", id="a loop of another kind"),
+        pytest.param({"optimizers": {}, "schedules": {}}, "cannot go on with it. KeyError", id="no optimizer"),
+    ],
+)
+@pytest.mark.faults
+def test_a_whole_file_that_is_no_state_of_this_run_is_refused_without_a_traceback(
+    change: dict[str, Any], said: str, run: Path, dltrain: Callable[..., Child]
+) -> None:
+    for path in checkpoints(run):
+        state = {**torch.load(path, weights_only=True), **change}
+        torch.save({name: value for name, value in state.items() if value is not None or name == "average"}, path)
+        know(path)
+    child = dltrain("resume", str(run), ALLOW)
+    assert child.code == 5, child.stderr
+    assert said in child.stderr and "Traceback" not in child.stderr
 
 
 class Evil:
