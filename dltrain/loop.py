@@ -6,7 +6,6 @@ Plain Python, no callbacks; AMP, accumulation, averaging, logging and checkpoint
 import gc
 import itertools
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -16,19 +15,17 @@ from torch import nn
 
 from dltrain.average import Average
 from dltrain.checkpoint import BEST, Checkpoints
-from dltrain.console import Console, count
+from dltrain.console import count
 from dltrain.data.batches import Batch, Batches
-from dltrain.device import Device, peak_memory_mb, random_state, restore_random_state
+from dltrain.device import Device, random_state, restore_random_state
+from dltrain.journal import Journal
 from dltrain.judge import improves, look, measure
 from dltrain.optim import Optimizer
-from dltrain.record import Clock, Plan, State
+from dltrain.record import Plan, State
 from dltrain.stages import Span, Stages, following
 from dltrain.stop import NAMES, Stop, Stopped
 from dltrain.tasks.base import Evaluation, Goal, Shown, Stage, Task, Turn
-from dltrain.tracker import Tracker
 from dltrain.turns import Moment, Turns
-
-SHOW_SECONDS = 0.2  # how often the live line may move
 
 
 class Diverged(Exception):
@@ -47,10 +44,8 @@ class Loop:
         average: Averaged weights that are evaluated and kept instead of the model's own, or None.
         plan: When things happen.
         device: Where and in which precision the model computes.
-        tracker: Where numbers and pictures go.
-        console: Where the live line goes.
+        journal: Where numbers, pictures and the live line go.
         checkpoints: Where weights go.
-        clock: Measures.
         stop: Says between two steps what signals ask for.
     """
 
@@ -63,24 +58,18 @@ class Loop:
         average: Average | None,
         plan: Plan,
         device: Device,
-        tracker: Tracker,
-        console: Console,
+        journal: Journal,
         checkpoints: Checkpoints,
-        clock: Clock,
         stop: Stop,
     ) -> None:
         self.task, self.model, self.val = task, model, batches.get("val")
         self.average, self.plan, self.device = average, plan, device
-        self.tracker, self.console, self.checkpoints = tracker, console, checkpoints
-        self.state, self.clock, self.stop = State(), clock, stop
+        self.journal, self.checkpoints, self.stop = journal, checkpoints, stop
+        self.clock, self.console, self.state = journal.clock, journal.console, State()
         self.stages = Stages(task.stages(model), batches, plan)
-        self.turns = Turns(optimizer, plan, device, batches["train"].batch_size, console)
+        self.turns = Turns(optimizer, plan, device, batches["train"].batch_size, journal.console)
         self.bad = batches["train"].bad  # all splits share it
-        self.seen: dict[str, float] = {}  # the last loss and validation metric, for the live line
-        self.shown = 0.0
         self.stepping = False  # a step has begun and is not done
-        self.first = 0  # steps that were done when this session began
-        self.logged = (0, 0.0)  # examples and training seconds at the last log
 
     @property
     def steps(self) -> int:
@@ -120,7 +109,7 @@ class Loop:
 
     def run_stages(self) -> None:
         """What is left of the stages, unless something stops them."""
-        self.first = self.state.step
+        self.journal.begin(self.state)
         try:
             for number in range(self.state.stage, len(self.stages)):
                 if number > self.state.stage:
@@ -166,8 +155,7 @@ class Loop:
             if evaluate or save:
                 self.look(evaluate, save)
             ended = final or state.stopped_early
-            if ended or time.perf_counter() - self.shown > SHOW_SECONDS:
-                self.show_progress()
+            self.journal.progress(state, self.stages, self.goal.metric, ended)
             if ended:
                 return
             if self.stop.reason or self.stop.save:
@@ -213,10 +201,8 @@ class Loop:
         Raises:
             Diverged: When a loss is not finite.
         """
-        values = self.turns.read()  # waits for the device: what is measured now has been done
-        self.clock.first_step = self.clock.first_step or time.perf_counter()
-        values |= {"throughput/samples_per_s": self.rate(), "memory/peak_mb": peak_memory_mb(self.device.device)}
-        self.tracker.scalars(self.state.step, self.epoch, "train", values)
+        values = self.turns.read()  # waits for the device
+        self.journal.training(self.state.step, self.epoch, values)
         self.refuse_losses(values)
 
     def refuse_losses(self, values: dict[str, float]) -> None:
@@ -227,16 +213,9 @@ class Loop:
         """
         losses = [value for name, value in values.items() if name.startswith("loss")]
         if losses:
-            self.seen["loss"] = sum(losses)
+            self.journal.loss = sum(losses)
         if not all(map(math.isfinite, losses)) and self.plan.on_non_finite == "stop":
-            raise Diverged(f"the training loss became {self.seen['loss']} by step {self.state.step}")
-
-    def rate(self) -> float:
-        """Examples per second since the last log."""
-        now = (self.clock.examples, self.clock.training())
-        examples, seconds = now[0] - self.logged[0], now[1] - self.logged[1]
-        self.logged = now
-        return examples / max(seconds, 1e-9)
+            raise Diverged(f"the training loss became {self.journal.loss} by step {self.state.step}")
 
     def evaluate(self) -> bool:
         """Evaluate on the validation split; whether these weights are the best so far."""
@@ -251,12 +230,8 @@ class Loop:
     def judge(self, evaluation: Evaluation) -> bool:
         """Write an evaluation down and decide what follows from it; whether it is the best so far."""
         state, goal = self.state, self.goal
-        self.tracker.scalars(state.step, self.epoch, "val", evaluation.metrics)
-        value = self.seen["metric"] = evaluation.metrics[goal.metric]
-        if not math.isfinite(value):
-            self.console.say(f"{goal.metric}/val is {value} at step {state.step}: never the best")
-        for note in evaluation.notes:
-            self.console.say(f"step {state.step}: {note}")
+        self.journal.evaluation(state.step, self.epoch, evaluation, goal.metric)
+        value = evaluation.metrics[goal.metric]
         state.evaluations += 1
         better = improves(value, state.best, goal.better)
         state.without_improvement = 0 if better else state.without_improvement + 1
@@ -267,9 +242,9 @@ class Loop:
             optimizer.schedule.observe(value, goal.better)
         # Pictures at the 1st, 2nd, 4th, 8th ... evaluation tell the story in few frames.
         if state.evaluations.bit_count() == 1:
-            self.show("val", self.shown_of(evaluation, goal))
+            self.journal.show(state.step, "val", self.shown_of(evaluation, goal))
         if (frame := look(self.task.frame, self.judged, self.device)) is not None:
-            self.tracker.frame(frame, state.step)
+            self.journal.tracker.frame(frame, state.step)
         return better
 
     def measure(self, batches: Batches, goal: Goal | None = None) -> Evaluation:
@@ -293,31 +268,6 @@ class Loop:
         see = (goal or self.task.goal).show
         return look(lambda model: see(model, evaluation), self.judged, self.device)
 
-    def show(self, split: str, shown: list[Shown]) -> None:
-        """Write pictures and text down."""
-        for item in shown:
-            if item.image is not None:
-                self.tracker.image(f"{item.tag}/{split}", item.image, self.state.step)
-            if item.text is not None:
-                self.tracker.text(f"{item.tag}/{split}", item.text, self.state.step)
-
-    def show_progress(self) -> None:
-        """Move the live line; touches nothing on the device."""
-        self.shown = now = time.perf_counter()
-        state, epochs, left = self.state, self.stages.epochs, self.steps - self.state.step
-        spent = now - (self.clock.first_step or now)
-        self.console.progress(
-            epoch=min(int(self.epoch) + 1, epochs),
-            epochs=epochs,
-            step=state.step,
-            steps=self.steps,
-            loss=self.seen.get("loss"),
-            metric_name=f"{self.goal.metric}/val",
-            metric_value=self.seen.get("metric"),
-            samples_per_s=self.clock.examples / max(self.clock.training(), 1e-9),
-            seconds_left=spent / max(state.step - self.first - 1, 1) * left,
-        )
-
     def save(self, best: bool = False) -> None:
         """Write a checkpoint: everything that matters, tensors and plain Python only.
 
@@ -327,8 +277,8 @@ class Loop:
         with self.clock.pause():
             if not self.refuse_non_finite():
                 return
-            metric, measured = self.seen.get("metric"), self.clock.state_dict()
-            self.checkpoints.save(self.state_dict(), self.state.step, metric, best, measured)
+            measured = self.clock.state_dict()
+            self.checkpoints.save(self.state_dict(), self.state.step, self.journal.metric, best, measured)
 
     def refuse_non_finite(self) -> bool:
         """Keep a diverged state out of the checkpoints: whether losses that nobody has read and weights are finite.
@@ -372,7 +322,6 @@ class Loop:
         self.task.load_state_dict(state["task"])
         self.bad.restore(state["bad_samples"])
         self.clock.load_state_dict(measured)
-        self.logged = (self.clock.examples, self.clock.earlier.get("training_seconds", 0.0))
         restore_random_state(state["rng"])
 
     def load_weights(self, state: dict[str, Any]) -> None:

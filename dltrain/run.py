@@ -21,6 +21,7 @@ from dltrain.data.batches import Batches
 from dltrain.data.fingerprint import fingerprint
 from dltrain.device import is_out_of_memory
 from dltrain.errors import CheckpointError, ConfigError, WorkerError
+from dltrain.journal import Journal
 from dltrain.loop import Diverged, Loop
 from dltrain.parts import Parts, make, make_batches, make_optimizer, rehearse
 from dltrain.record import Clock
@@ -271,7 +272,7 @@ class Run:
         result = self.report.result(loop, self.clock, evaluation)
         self.stop.finish()  # what follows is quick; a half of it would be written again by a session to come
         if not tracker.ends_with(loop.state.step, "test"):
-            loop.show("test", shown)
+            loop.journal.show(loop.state.step, "test", shown)
             if filters is not None:
                 tracker.image("filters", filters, loop.state.step)
             tracker.scalars(loop.state.step, loop.epoch, "test", evaluation.metrics)
@@ -382,9 +383,7 @@ class Run:
             Average(parts.model, decay) if decay else None,
             parts.plan,
             parts.device,
-            tracker,
-            self.console,
+            Journal(tracker, self.console, self.clock, parts.device.device),
             self.checkpoints,
-            self.clock,
             self.stop,
         )

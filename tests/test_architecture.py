@@ -96,5 +96,5 @@ def test_nothing_before_the_run_imports_torch() -> None:
 
 def test_the_loop_knows_no_configuration_and_no_model() -> None:
     ours = {m.split(".")[1] for m in imported(PACKAGE / "loop.py") if m.startswith("dltrain.")}
-    known = {"average", "checkpoint", "console", "data", "device", "judge"}
-    assert ours <= known | {"optim", "record", "stages", "stop", "tasks", "tracker", "turns"}
+    known = {"average", "checkpoint", "console", "data", "device", "journal", "judge"}
+    assert ours <= known | {"optim", "record", "stages", "stop", "tasks", "turns"}

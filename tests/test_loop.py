@@ -26,6 +26,7 @@ from dltrain.data.batches import Batches
 from dltrain.data.spec import Source
 from dltrain.data.table import Ready
 from dltrain.device import Device
+from dltrain.journal import Journal
 from dltrain.loop import Diverged, Loop, grouped, improves
 from dltrain.optim import Optimizer, Regularization
 from dltrain.record import Clock, Plan
@@ -93,10 +94,8 @@ def looped(
         Average(model, average) if average else None,
         Plan(**given),
         device,
-        Tracker(folder),
-        Console(io.StringIO()),
+        Journal(Tracker(folder), Console(io.StringIO()), Clock(time.perf_counter()), device.device),
         checkpoints,
-        Clock(time.perf_counter()),
         Stop(),
     )
 
@@ -770,7 +769,7 @@ def test_a_step_never_waits_for_the_device(given: dict[str, Any], tmp_path: Path
     with Watch() as watch:
         for group in itertools.islice(groups, 3):
             loop.take_step(span.stage, group, measure=False)
-            loop.show_progress()
+            loop.journal.progress(loop.state, loop.stages, loop.goal.metric, ended=True)
     assert watch.calls["mm"] + watch.calls["addmm"] > 0, "the steps were watched"
     assert watch.waits == {}
 
