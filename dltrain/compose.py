@@ -63,6 +63,11 @@ class Job:
         groups = dict.fromkeys([*first, *reversed(self.choices)])
         return " ".join(["dltrain", *(f"{group}={self.choices[group]}" for group in groups)])
 
+    def ready(self) -> None:
+        """Put into the environment what must be there before torch is imported."""
+        if self.config.device.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 
 def conf_dir() -> Path:
     """The folder of YAML groups: beside the package in a checkout, inside it in a wheel."""

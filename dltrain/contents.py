@@ -57,6 +57,11 @@ def upgraded(found: Any) -> dict[str, Any]:
     return found
 
 
+def weights_of(state: dict[str, Any]) -> dict[str, Any]:
+    """The weights of a checkpoint that count: the averaged ones where there are some."""
+    return state["model"] if state["average"] is None else state["average"]["model"]
+
+
 def refuse_misfit(file: str, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Refuse weights that are not those of this model.
 

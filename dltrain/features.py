@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from dltrain import build, stored
 from dltrain.checkpoint import BEST, Checkpoints
 from dltrain.compose import Job
+from dltrain.contents import weights_of
 from dltrain.data.spec import Data, Spec
 from dltrain.errors import CheckpointError, ConfigError, problem
 from dltrain.parts import Parts, make_model, make_task, node
 from dltrain.tasks.classification import Classification
 from dltrain.tasks.scale import Scale
-from dltrain.trained import weights_of
 
 KEY = "task.features"
 

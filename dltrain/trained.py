@@ -12,13 +12,15 @@ import torch
 from dltrain import since
 from dltrain.checkpoint import BEST, Checkpoints
 from dltrain.compose import Job
+from dltrain.contents import weights_of
 from dltrain.data.batches import Batches
 from dltrain.data.fingerprint import fingerprint
 from dltrain.data.given import Given
 from dltrain.data.spec import Inputs, Source, Splits
 from dltrain.errors import CheckpointError, ConfigError
 from dltrain.judge import measure
-from dltrain.parts import Parts, batches_of, make
+from dltrain.parts import Parts, make
+from dltrain.rehearsal import batches_of
 from dltrain.tasks.base import Evaluation
 
 
@@ -137,11 +139,6 @@ def load_weights(parts: Parts, state: dict[str, Any], file: Path) -> None:
         reason = f"{wrong[0]} {wrong[1].strip() if len(wrong) > 1 else ''}".strip()
         raise CheckpointError(f"{file}: refused, it does not fit this model: {reason}") from None
     parts.task.load_state_dict(state["task"])
-
-
-def weights_of(state: dict[str, Any]) -> dict[str, Any]:
-    """The weights of a checkpoint that count: the averaged ones where there are some."""
-    return state["model"] if state["average"] is None else state["average"]["model"]
 
 
 def plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from dltrain import cli, folder, parts, stored
+from dltrain import cli, contents, folder, parts, stored
 from dltrain.checkpoint import Checkpoints
 
 Kept = Callable[..., Path]
@@ -167,7 +167,8 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_gives_way_to_its_success
 
     def go_on() -> None:
         for step in range(80):
-            saved.save({"weights": torch.zeros(20_000)}, step, float(step), best=True)
+            state = {**dict.fromkeys(contents.PARTS), "model": torch.zeros(20_000), "loop": {"step": step}}
+            saved.save(state, step, float(step), best=True)
             saved.wait()
         over.set()
 

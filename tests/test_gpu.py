@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from dltrain import compose, parts, run
+from dltrain import compose, parts, rehearsal, run, session
 from dltrain.checkpoint import Checkpoints
 from dltrain.console import Console
 from dltrain.errors import ConfigError
@@ -106,7 +106,7 @@ def test_a_checkpoint_from_the_gpu_evaluates_on_the_cpu(
     made.model.load_state_dict(saved["average"]["model"])
     made.model.eval()
     with torch.inference_mode():
-        metrics = made.task.evaluate(made.model, parts.make_batches(made, made.data.load())["test"]).metrics
+        metrics = made.task.evaluate(made.model, rehearsal.make_batches(made, made.data.load())["test"]).metrics
     tolerance = 1e-3 if precision == "fp32" else 3e-2
     assert metrics["loss"] == pytest.approx(outcome.result["test"]["loss"], rel=tolerance)
     assert metrics["accuracy"] == pytest.approx(outcome.result["test"]["accuracy"], abs=0.01)
@@ -127,9 +127,9 @@ def test_a_checkpoint_from_the_gpu_evaluates_on_the_cpu(
 def test_a_step_never_waits_for_the_gpu(typed: list[str], tmp_path: Path) -> None:
     job = compose.compose([*typed, GPU])
     made = parts.make(job)
-    batches = parts.make_batches(made, made.data.load())
+    batches = rehearsal.make_batches(made, made.data.load())
     home = create(str(tmp_path / "run"), tmp_path, "run")
-    whole = run.Run(job, made, batches, Console(io.StringIO()), home, Clock(time.perf_counter()), Stop(), True)
+    whole = session.Session(job, made, batches, Console(io.StringIO()), home, Clock(time.perf_counter()), Stop(), True)
     mode: Any = torch.cuda.get_sync_debug_mode()
     with Tracker(home.path) as tracker:
         loop = whole.make_loop(made, batches, tracker)

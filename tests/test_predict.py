@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from dltrain import cli, compose, parts, run
+from dltrain import cli, compose, parts, rehearsal, run
 from dltrain.checkpoint import Checkpoints
 from dltrain.console import Console
 from dltrain.data.batches import Batches
@@ -88,7 +88,7 @@ def rebuilt(folder: Path, *typed: str, weights: str = "model") -> Known:
     state = Checkpoints(folder).load("best.pt")
     made.model.load_state_dict(state["model"] if weights == "model" else state[weights]["model"])
     made.model.eval()
-    return Known(made, parts.make_batches(made, made.data.load())["test"])
+    return Known(made, rehearsal.make_batches(made, made.data.load())["test"])
 
 
 def outputs_of(known: Known) -> torch.Tensor:

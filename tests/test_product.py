@@ -10,7 +10,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from dltrain import build, compose, parts, report, run
+from dltrain import build, compose, parts, rehearsal, report, run
 from dltrain.checkpoint import Checkpoints
 from dltrain.compose import Job
 from dltrain.console import Console
@@ -121,7 +121,7 @@ def test_a_sensible_pair_trains_evaluates_saves_and_loads_back_equal(
     assert result["steps"] == 2 * len(again.task.stages(again.model))
     checkpoints = Checkpoints(here / "run")
     again.model.load_state_dict(checkpoints.load("best.pt")["model"])
-    batches = parts.make_batches(again, again.data.load())
+    batches = rehearsal.make_batches(again, again.data.load())
     again.model.eval()
     with torch.inference_mode():
         evaluation = again.task.evaluate(again.model, batches["test"])
@@ -135,7 +135,7 @@ def test_a_sensible_pair_trains_evaluates_saves_and_loads_back_equal(
 def test_one_batch_can_be_learned_by_heart(model: str, data: str, task: str, small: Callable[[str], list[str]]) -> None:
     column = ["data.column=price"] if task == "regression" else []
     made = parts.make(composed(model, data, task, small, "device=cpu", *column))
-    whole = next(parts.make_batches(made, made.data.load())["train"].epoch(0))
+    whole = next(rehearsal.make_batches(made, made.data.load())["train"].epoch(0))
     batch = {name: value[:3] for name, value in whole.items()}
     optimizer = torch.optim.Adam(made.model.parameters(), lr=RATES.get(model, 3e-3))
     made.model.train()
@@ -189,6 +189,6 @@ def test_every_experiment_runs(name: str, here: Path, data_root: Path, monkeypat
 def test_every_key_of_regularization_is_read_by_something() -> None:
     keys = set(OmegaConf.load(CONF / "regularization" / "none.yaml"))
     written = "".join(file.read_text() for file in CONF.rglob("*.yaml"))
-    code = "".join((Path(run.__file__).parent / name).read_text() for name in ("run.py", "optim.py", "parts.py"))
+    code = "".join((Path(run.__file__).parent / name).read_text() for name in ("session.py", "optim.py", "parts.py"))
     for key in keys:
         assert f"${{regularization.{key}}}" in written or f'"{key}"' in code or f"    {key}: " in code, key

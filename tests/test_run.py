@@ -23,7 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 from torch.nn import functional as F
 
-from dltrain import compose, folder, parts, report, run
+from dltrain import compose, folder, parts, rehearsal, report, run
 from dltrain.checkpoint import Checkpoints
 from dltrain.console import Console
 from dltrain.data.batches import Batches
@@ -301,7 +301,7 @@ def test_a_rehearsal_leaves_random_numbers_and_running_statistics_as_they_were(
     made = parts.make(job)
     before = {name: value.clone() for name, value in made.model.state_dict().items()}
     state = torch.get_rng_state()
-    parts.rehearse(made, parts.make_batches(made, made.data.load()), job)
+    rehearsal.rehearse(made, rehearsal.make_batches(made, made.data.load()), job)
     assert torch.equal(torch.get_rng_state(), state)
     assert equal(before, made.model.state_dict())
     assert any("running_mean" in name for name in before)
@@ -368,7 +368,7 @@ def test_every_optimizer_and_schedule_moves_every_weight_of_the_configured_model
     made = parts.make(job)
     (turn,) = made.task.stages(made.model)[0].turns
     optimizer = parts.make_optimizer(job, made, turn, 10)
-    batch = next(parts.make_batches(made, made.data.load())["train"].epoch(0))
+    batch = next(rehearsal.make_batches(made, made.data.load())["train"].epoch(0))
     before = [p.detach().clone() for p in turn.parameters]
     for number in range(3):
         optimizer.backward(turn.loss(batch, 0.0))
@@ -532,7 +532,7 @@ def test_without_validation_the_last_weights_are_tested(
     made.model.load_state_dict(model_of(outcome))
     made.model.eval()
     with torch.inference_mode():
-        metrics = made.task.evaluate(made.model, parts.make_batches(made, made.data.load())["test"]).metrics
+        metrics = made.task.evaluate(made.model, rehearsal.make_batches(made, made.data.load())["test"]).metrics
     assert metrics == outcome.result["test"]
 
 

@@ -10,7 +10,6 @@ from dltrain.cli import Command, Parser, trusted
 from dltrain.console import Console
 from dltrain.errors import ConfigError, nearest, problem
 from dltrain.verbs.predict import refuse_another_model
-from dltrain.verbs.train import ready
 
 if TYPE_CHECKING:
     from dltrain.trained import Trained
@@ -45,7 +44,7 @@ def main(command: Command, started: float) -> int:
     name = checkpoint(path, asked.checkpoint)
     job, changed = stored.revised(stored.load(path, trusted(typed)), typed)
     refuse_another_model(changed)
-    ready(job)
+    job.ready()
     from dltrain import features
     from dltrain.trained import rebuild
 

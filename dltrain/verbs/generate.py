@@ -14,7 +14,6 @@ from dltrain.data.given import Given, check
 from dltrain.durable import write_whole
 from dltrain.errors import ConfigError, nearest, problem
 from dltrain.verbs.predict import at_least_one, refuse_another_model
-from dltrain.verbs.train import ready
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +67,7 @@ def main(command: Command, started: float) -> int:
         refuse_existing(Path(asked.out).expanduser(), asked.force)
     job, changed = stored.revised(stored.load(path, trusted(typed)), typed)
     refuse_another_model(changed)
-    ready(job)
+    job.ready()
     from dltrain import gallery
     from dltrain.parts import make
     from dltrain.trained import restore

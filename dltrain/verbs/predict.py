@@ -14,7 +14,6 @@ from dltrain.cli import Command, Parser, is_override, trusted
 from dltrain.console import Console
 from dltrain.data.given import Given, check
 from dltrain.errors import ConfigError, problem
-from dltrain.verbs.train import ready
 
 if TYPE_CHECKING:
     from dltrain.tasks.base import Task
@@ -70,7 +69,7 @@ def main(command: Command, started: float) -> int:
     check(names)
     job, changed = stored.revised(stored.load(path, trusted(typed)), typed)
     refuse_another_model(changed)
-    ready(job)
+    job.ready()
     from dltrain.trained import rebuild
 
     trained = rebuild(job, path, f"{asked.checkpoint}.pt")

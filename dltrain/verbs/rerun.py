@@ -4,7 +4,6 @@ from dltrain import compose, folder, stored
 from dltrain.cli import Command, one_run
 from dltrain.console import Console
 from dltrain.since import Origin
-from dltrain.verbs.train import ready
 
 USAGE = """\
 dltrain rerun RUN [GROUP=OPTION ...] [KEY=VALUE ...]
@@ -32,7 +31,7 @@ def main(command: Command, started: float) -> int:
     folder.check(job.run_dir, compose.default_root())
     console = Console()
     console.say(f"{job.title()} (again)")
-    ready(job)
+    job.ready()
     from dltrain.run import train
 
     return train(job, console, started, origin=Origin(path, changed)).exit_code

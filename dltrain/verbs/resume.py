@@ -8,7 +8,6 @@ from dltrain.cli import Command, one_run
 from dltrain.compose import Job
 from dltrain.console import Console
 from dltrain.errors import ConfigError
-from dltrain.verbs.train import ready
 
 USAGE = """\
 dltrain resume RUN [KEY=VALUE ...]
@@ -62,7 +61,7 @@ def go_on(job: Job, path: Path, changed: dict[str, tuple[Any, Any]], console: Co
         console.say(f"{path}: this run is finished. trainer.epochs=N trains on.")
         return 0
     console.say(f"{job.title()} (resumed)")
-    ready(job)
+    job.ready()
     from dltrain.run import resume
 
     return resume(job, path, console, started).exit_code

@@ -1,6 +1,5 @@
 """``dltrain GROUP=OPTION KEY=VALUE``: train, evaluate and keep a run; with ``-m`` a sweep."""
 
-import os
 from pathlib import Path
 
 from dltrain import compose, folder, stored
@@ -8,6 +7,7 @@ from dltrain.cli import Command
 from dltrain.compose import Job
 from dltrain.console import Console
 from dltrain.errors import ConfigError, problem
+from dltrain.verbs.resume import go_on
 
 
 def main(command: Command, started: float) -> int:
@@ -15,19 +15,18 @@ def main(command: Command, started: float) -> int:
     console = Console()
     if command.multirun:
         jobs = compose.expand(command.overrides, command.config_dirs)
-        ready(*jobs)
+        for job in jobs:
+            job.ready()
         from dltrain.sweep import sweep
 
         return sweep(jobs, console, command.overrides)
     job = compose.compose(command.overrides, command.config_dirs)
     if job.config.trainer.resume == "auto" and (path := earlier(job)) is not None:
-        from dltrain.verbs.resume import go_on
-
         before = compose.plain(stored.load(path, job.allow).config)
         return go_on(job, path, stored.differences(before, compose.plain(job.config)), console, started)
     folder.check(job.run_dir, compose.default_root())
     console.say(job.title())
-    ready(job)
+    job.ready()
     from dltrain.run import train
 
     return train(job, console, started).exit_code
@@ -43,9 +42,3 @@ def earlier(job: Job) -> Path | None:
         raise ConfigError(problem("trainer.resume", "hydra.run.dir=FOLDER with auto, the same each time", "none"))
     path = Path(job.run_dir).expanduser()
     return path if (path / stored.JOB).is_file() else None
-
-
-def ready(*jobs: Job) -> None:
-    """What must be in the environment before torch is imported."""
-    if any(job.config.device.deterministic for job in jobs):
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

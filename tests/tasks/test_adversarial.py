@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dltrain import compose, parts, run, trained
+from dltrain import compose, parts, rehearsal, run, trained
 from dltrain import device as devices
 from dltrain.checkpoint import Checkpoints
 from dltrain.console import Console
@@ -85,7 +85,7 @@ def test_a_turn_changes_its_own_parameters_and_leaves_weights_and_gradients_of_t
     (stage,) = made.task.stages(made.model)
     turns = Turns(functools.partial(parts.make_optimizer, job, made), made.plan, made.device, 64, Console())
     turns.begin(stage, 10)
-    batches = parts.make_batches(made, made.data.load())["train"].epoch(0)
+    batches = rehearsal.make_batches(made, made.data.load())["train"].epoch(0)
     group = [next(batches) for _ in range(made.plan.accumulate)]
     critic, generator = list(made.model.critic.parameters()), list(made.model.generator.parameters())
     for turn, own, others in zip(stage.turns, (critic, generator), (generator, critic), strict=True):
@@ -443,7 +443,7 @@ def test_the_averaged_generator_is_what_is_evaluated_and_kept(tmp_path: Path) ->
     result = json.loads((tmp_path / "run" / "result.json").read_text())["test"]
     state, figures = Checkpoints(tmp_path / "run").load("best.pt"), {}
     made = parts.make(job)
-    batches = parts.make_batches(made, made.data.load())["test"]
+    batches = rehearsal.make_batches(made, made.data.load())["test"]
     for name, weights in (("average", state["average"]["model"]), ("model", state["model"])):
         made.model.load_state_dict(weights)
         figures[name] = measure(made.task.evaluate, made.model, batches, made.device).metrics

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Generator, nn
 
-from dltrain import compose, parts, run
+from dltrain import compose, parts, rehearsal, run
 from dltrain.console import Console
 from dltrain.errors import ConfigError
 from dltrain.models.boltzmann import RBM
@@ -236,7 +236,7 @@ def test_evaluation_pictures_and_dreams_repeat_and_leave_torchs_random_numbers_a
     bars: Callable[..., list[str]],
 ) -> None:
     made = parts.make(compose.compose(bars("task.persistent=true")))
-    batches = parts.make_batches(made, made.data.load())
+    batches = rehearsal.make_batches(made, made.data.load())
     wish = lambda: Wish(5, Generator().manual_seed(3), CPU)  # noqa: E731
     with torch.inference_mode():
         before = torch.get_rng_state()
@@ -290,7 +290,7 @@ def test_data_without_black_and_white_are_refused() -> None:
 def test_likelihoods_do_not_suffer_from_bfloat16(bars: Callable[..., list[str]]) -> None:
     made = parts.make(compose.compose(bars()))
     nn.init.normal_(made.model.up.weight, std=0.5)
-    batches: list[Batch] = list(parts.make_batches(made, made.data.load())["val"])
+    batches: list[Batch] = list(rehearsal.make_batches(made, made.data.load())["val"])
     score = functools.partial(made.task.evaluate, made.model, batches)
     with torch.inference_mode():
         exact = score().metrics["nll"]

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, nn
 from torch.nn import functional as F
 
-from dltrain import compose, parts, run
+from dltrain import compose, parts, rehearsal, run
 from dltrain.console import Console
 from dltrain.errors import ConfigError
 from dltrain.models.boltzmann import DBN
@@ -73,7 +73,7 @@ def test_the_stages_read_all_examples_without_labels_and_then_those_with_labels(
     outcome, made = trained(tmp_path)
     stages = made.task.stages(made.model)
     assert [stage.data for stage in stages] == ["unlabelled"] * 3 + ["train"]
-    batches = parts.make_batches(made, made.data.load())
+    batches = rehearsal.make_batches(made, made.data.load())
     assert batches["train"].examples == 40 and batches["unlabelled"].examples == 1299
     assert {frozenset(batch) for batch in batches["unlabelled"].epoch(0)} == {frozenset({"inputs"})}
     assert outcome.result["steps"] == 3 * 2 * EPOCH + 2 * 1

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from dltrain import compose, parts, run
+from dltrain import compose, parts, rehearsal, run
 from dltrain.console import Console
 from dltrain.data.gates import GATES, INPUTS
 from dltrain.tasks.perceptron_rule import PerceptronRule
@@ -28,7 +28,7 @@ def trained(folder: Path, *more: str) -> tuple[run.Outcome, parts.Parts]:
 
 def examples(made: parts.Parts, epochs: int) -> list[tuple[np.ndarray, int]]:
     """The training examples in the order of the run, each with a 1 for the bias."""
-    batches = parts.make_batches(made, made.data.load())["train"]
+    batches = rehearsal.make_batches(made, made.data.load())["train"]
     found = [batch for epoch in range(epochs) for batch in batches.epoch(epoch)]
     return [(np.append(b["inputs"].flatten().double().numpy(), 1.0), int(b["targets"])) for b in found]
 
