@@ -8,6 +8,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from dltrain.errors import ConfigError, nearest, problem
@@ -25,7 +26,16 @@ NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
 
 # Where a target may come from: anywhere in dltrain's own families, and exactly one name below a library's package.
 OURS = ("dltrain.data.", "dltrain.models.", "dltrain.tasks.", "dltrain.muon.", "dltrain.schedule.")
-LIBRARIES = ("torch.nn.", "torch.optim.", "torchvision.models.")
+MODELS = "torchvision.models."
+LIBRARIES = ("torch.nn.", "torch.optim.", MODELS)
+# Where a class stands -> what it must be able to do, and how it is called.
+ROLES = {
+    "data": ("load", "a data set"),
+    "task": ("evaluate", "a task"),
+    "model": ("forward", "a model"),
+    "optimizer": ("step", "an optimizer"),
+    "optimizer.schedule": ("factor", "a schedule"),
+}
 ALLOWED = "a class of dltrain, torch.nn, torch.optim or torchvision.models"
 
 
@@ -65,7 +75,7 @@ def explained(made: Callable[..., Any], key: str) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             return made(*args, **kwargs)
-        except (ValueError, TypeError, RuntimeError, AssertionError) as error:
+        except (ValueError, TypeError, RuntimeError, AssertionError, LookupError, OSError, UnpicklingError) as error:
             raise ConfigError(f"{key}: {made.__name__} refuses these values: {error}") from error
 
     return call
@@ -91,6 +101,10 @@ def mistakes(node: Node, key: str, allow: tuple[str, ...] = ()) -> Iterator[str]
         made = target(node.get("_target_"), key, allow)
     except ConfigError as error:
         yield from error.problems
+        return
+    method, role = ROLES.get(key, ("__init__", ""))
+    if isinstance(made, type) and not hasattr(made, method):
+        yield problem(f"{key}._target_", role, node["_target_"])
         return
     known = {name: p for name, p in parameters(made).items() if name not in ("self", "params")}
     given = {name: value for name, value in node.items() if not name.startswith("_")}
@@ -145,9 +159,16 @@ def target(path: Any, key: str, allow: tuple[str, ...]) -> Callable[..., Any]:
         raise ConfigError(problem(f"{key}._target_", "something that can be imported", path, f"{error}.")) from None
     # A name that a module has merely imported from elsewhere is not its own.
     root = f"{trusted}." if trusted else library or "dltrain."
-    if not callable(found) or not f"{getattr(found, '__module__', '')}.".startswith(root):
+    own = callable(found) and f"{getattr(found, '__module__', '')}.".startswith(root)
+    if not own or not (trusted or isinstance(found, type) or (library == MODELS and makes_model(found))):
         raise ConfigError(problem(f"{key}._target_", f"a class of {root.rstrip('.')}", path))
     return found
+
+
+def makes_model(found: Any) -> bool:
+    """Whether a function of torchvision.models makes one of its models; others of its functions do other things."""
+    models = importlib.import_module("torchvision.models")
+    return getattr(found, "__name__", "") in models.list_models(module=models)
 
 
 def trust_hint(package: str) -> str:

@@ -1,12 +1,14 @@
 """The entry: which verb, which flags. Never imports torch; a verb does when it needs it."""
 
 import argparse
+import contextlib
 import importlib
 import os
 import platform
 import re
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -71,7 +73,8 @@ def main(argv: list[str] | None = None) -> int:
     masking.forget()
     masking.learn_words(argv)
     try:
-        code = dispatch(argv)
+        with careful():
+            code = dispatch(argv)
         sys.stdout.flush()
         return code
     except Refusal as error:
@@ -87,6 +90,19 @@ def main(argv: list[str] | None = None) -> int:
         # Who read our output has seen enough; without this Python complains once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+@contextlib.contextmanager
+def careful() -> Iterator[None]:
+    """Let torch load tensors and plain values only, wherever a library asks it for more."""
+    names = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+    before = {name: os.environ.pop(name, None) for name in names}
+    os.environ[names[0]] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[names[0]]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 def dispatch(argv: list[str]) -> int:
@@ -237,6 +253,8 @@ def prepare_completion(words: list[str]) -> None:
             problem("--shell-completion", "install=SHELL, SHELL being bash, fish or zsh", " ".join(words))
         )
     line = os.environ.get("COMP_LINE", "dltrain ").split(" ")
+    # Hydra would look into the packages that its own keys name.
+    line = [word for word in line[:-1] if not word.lstrip("+~").startswith("hydra")] + line[-1:]
     if what == "query" and len(line) == 2:
         for verb in filter(lambda verb: verb.startswith(line[1]), VERBS):
             print(verb)

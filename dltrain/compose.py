@@ -4,6 +4,7 @@ import copy
 import functools
 import itertools
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ OURS_IN_HYDRA = {False: "hydra.run.dir", True: "hydra.sweep.dir"}
 PLACES = ("hydra", "sweep")
 # What differs from run to run without meaning anything to dltrain.
 FREE_IN_HYDRA = ("run", "sweep", "runtime", "overrides", "job", "searchpath")
+
+FACT = re.compile(r"\$\{spec\.(\w+)")
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,7 @@ class Composer:
         whole = changed(base, [o for o in values if not found[id(o)]])
         content = plain(whole)
         problems = [text for text in found.values() if text]
-        problems += [*words.out_of_range(content), *keys.endless(content)]
+        problems += [*unresolvable(whole), *words.out_of_range(content), *keys.endless(content)]
         if self.config_dirs or any(o.type is not OverrideType.CHANGE or isinstance(o.value(), dict) for o in parsed):
             problems += self.foreign(whole, content)
         allow, wrong = allowed(parsed, content)
@@ -213,9 +216,9 @@ class Composer:
     def as_job(self, whole: DictConfig, parsed: Sequence[Override], allow: list[str]) -> Job:
         """Take apart what Hydra composed."""
         choices = {k: v for k, v in whole.hydra.runtime.choices.items() if v is not None and not k.startswith("hydra/")}
-        run_dir, sweep_dir = (
-            None if d in ("auto", "", None) else str(d) for d in (whole.hydra.run.dir, whole.hydra.sweep.dir)
-        )
+        with explained():
+            places = (whole.hydra.run.dir, whole.hydra.sweep.dir)
+        run_dir, sweep_dir = (None if place in ("auto", "", None) else str(place) for place in places)
         typed = tuple(str(o.input_line) for o in parsed if head(o) not in PLACES)
         config = OmegaConf.masked_copy(whole, [key for key in whole if key not in PLACES])  # type: ignore[misc]
         named = OmegaConf.select(whole, "sweep.resume")
@@ -282,6 +285,19 @@ def secrets(config: DictConfig) -> dict[str, Any]:
             with suppress(OmegaConfBaseException):
                 found[key if masking.is_secret(key) else f"secret.{key}"] = OmegaConf.select(config, key)
     return found
+
+
+def unresolvable(config: DictConfig) -> Iterator[str]:
+    """What refers to something that is not there, or to itself; facts of the data are there later."""
+    written = plain(config)
+    whole = OmegaConf.create({**written, "spec": dict.fromkeys(FACT.findall(str(written)))})
+    for key, value in keys.leaves(written):
+        if isinstance(value, str) and "${" in value:
+            try:
+                OmegaConf.select(whole, key)
+            except (OmegaConfBaseException, RecursionError) as error:
+                reason = re.sub(r"^.*while resolving interpolation: ", "", str(error).split("\n")[0])
+                yield problem(key, "a value", value, f"{reason.rstrip('.')}.")
 
 
 def without_hydra(whole: DictConfig) -> DictConfig:

@@ -11,6 +11,8 @@ from dltrain.errors import CheckpointError
 FORMAT = 2
 # All that a run needs to go on; who made a file by hand may have left something out.
 PARTS = ("model", "average", "optimizers", "schedules", "record", "parts", "task", "loop", "bad_samples", "rng")
+# What torch and others raise for a state that is not theirs.
+MISFIT = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 MISFITS = 6  # how many differences are named
 
 
@@ -52,6 +54,8 @@ def upgraded(found: Any) -> dict[str, Any]:
         found["format"] = FORMAT
     if missing := [part for part in PARTS if part not in found]:
         raise ValueError(f"it lacks {', '.join(missing)}")
+    if not isinstance(found["model"], dict) or not isinstance(found["average"], dict | None):
+        raise ValueError("it holds no weights by name")
     if not isinstance(found["loop"], dict) or type(found["loop"].get("step")) is not int:
         raise ValueError("it does not say at which step it was written")
     return found
@@ -76,10 +80,15 @@ def refuse_misfit(file: str, saved: Mapping[str, Any], wanted: Mapping[str, Any]
     lines = [f"{name} is missing" for name in wanted if name not in saved]
     lines += [f"{name} is not in this model" for name in saved if name not in wanted]
     lines += [
-        f"{name} has shape {tuple(saved[name].shape)}, this model's has {tuple(value.shape)}"
+        f"{name} has shape {shape(saved[name])}, this model's has {shape(value)}"
         for name, value in wanted.items()
-        if name in saved and saved[name].shape != value.shape
+        if name in saved and shape(saved[name]) != shape(value)
     ]
     if lines:
         shown = lines[:MISFITS] + ([f"and {len(lines) - MISFITS} more"] if len(lines) > MISFITS else [])
         raise CheckpointError(f"{file}: refused, it is of another model: {'; '.join(shown)}")
+
+
+def shape(value: Any) -> tuple[int, ...] | None:
+    """The shape of a tensor; None of anything else."""
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else None

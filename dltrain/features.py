@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dltrain import build, stored
 from dltrain.checkpoint import BEST, Checkpoints
 from dltrain.compose import Job
-from dltrain.contents import weights_of
+from dltrain.contents import MISFIT, weights_of
 from dltrain.data.spec import Data, Spec
 from dltrain.errors import CheckpointError, ConfigError, problem
 from dltrain.parts import Parts, make_model, make_task, node
@@ -100,8 +100,8 @@ def load(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> Features:
         return network
     except (ConfigError, CheckpointError) as error:
         raise ConfigError(*(p if p.startswith(KEY) else f"{KEY}: {path}: {p}" for p in error.problems)) from error
-    except (RuntimeError, ValueError) as error:  # the weights do not fit, or the model is not such a classifier
-        reason = str(error).splitlines()[0]
+    except MISFIT as error:  # the weights do not fit, or the model is not such a classifier
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConfigError(_refused("whose model ends in a linear layer", reason, path)) from error
 
 

@@ -51,6 +51,11 @@ class Muon:
         """The groups of both parts, matrices first."""
         return [group for part in self._parts for group in part.param_groups]
 
+    @property
+    def state(self) -> dict[torch.Tensor, dict[str, Any]]:
+        """What both parts remember of each parameter."""
+        return {parameter: state for part in self._parts for parameter, state in part.state.items()}
+
     def step(self) -> None:
         """Move all parameters that have a gradient."""
         for move in self._moves:

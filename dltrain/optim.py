@@ -185,16 +185,35 @@ class Optimizer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` said; kernels are those of this machine."""
+        """Go on from what `state_dict` said; kernels are those of this machine.
+
+        Raises:
+            ValueError: When a part of the state has not the shape of its weight.
+        """
         self.optimizer.load_state_dict(state["optimizer"])
         self._groups = self.optimizer.param_groups
         for group in self._groups:
             group.update(self._fast)
+        if any(group.get("fused") for group in self._groups):
+            self._lay_out()
         self._factor = None
         if self.scaler is not None and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.skipped.copy_(state["skipped"])
         self._known = state["known"]
+
+    def _lay_out(self) -> None:
+        """Give the state of each weight the layout of the weight: fused kernels go by addresses and check neither."""
+        for weight, state in self.optimizer.state.items():
+            for name, value in state.items():
+                wanted = weight.shape if name != "step" else torch.Size()
+                if not isinstance(value, Tensor):
+                    continue
+                if value.shape != wanted or value.layout != torch.strided:
+                    found = f"{tuple(value.shape)}, expected {tuple(wanted)}"
+                    raise ValueError(f"the optimizer's {name} has shape {found}")
+                if name != "step" and value.stride() != weight.stride():
+                    state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
     def _grouped(self, decay: float) -> list[dict[str, Any]]:
         """One group where one will do: each costs a launch per step."""

@@ -15,6 +15,7 @@ from dltrain.average import Average
 from dltrain.checkpoint import Checkpoints
 from dltrain.compose import Job
 from dltrain.console import Console, count
+from dltrain.contents import MISFIT
 from dltrain.data.batches import Batches
 from dltrain.device import is_out_of_memory
 from dltrain.errors import CheckpointError, ConfigError, WorkerError
@@ -151,7 +152,7 @@ class Session:
         """
         try:
             loop.load_state_dict(state, self.checkpoints.manifest().get(name, {}))
-        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        except MISFIT as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise CheckpointError(f"{name}: refused, this run cannot go on with it. {reason}") from error
         state.clear()  # it is in place: do not hold it twice

@@ -115,6 +115,7 @@ def revised(job: Job, typed: list[str]) -> tuple[Job, dict[str, tuple[Any, Any]]
                 OmegaConf.update(config, key, value, merge=False)
     content = compose.plain(config)
     problems += [*words.out_of_range(content), *keys.endless(content), *_secrets(content)]
+    problems += [] if problems else compose.unresolvable(config)
     if problems:
         raise ConfigError(*dict.fromkeys(problems))
     kept = [text for text in job.overrides if not _replaced(_key(text), map(_key, typed))]

@@ -12,7 +12,7 @@ import torch
 from dltrain import since
 from dltrain.checkpoint import BEST, Checkpoints
 from dltrain.compose import Job
-from dltrain.contents import weights_of
+from dltrain.contents import MISFIT, weights_of
 from dltrain.data.batches import Batches
 from dltrain.data.fingerprint import fingerprint
 from dltrain.data.given import Given
@@ -134,11 +134,11 @@ def load_weights(parts: Parts, state: dict[str, Any], file: Path) -> None:
     """
     try:
         parts.model.load_state_dict(weights_of(state))
-    except RuntimeError as error:
-        wrong = str(error).splitlines()
-        reason = f"{wrong[0]} {wrong[1].strip() if len(wrong) > 1 else ''}".strip()
+        parts.task.load_state_dict(state["task"])
+    except MISFIT as error:
+        wrong = str(error).splitlines()[:2] or [type(error).__name__]
+        reason = " ".join(line.strip() for line in wrong)
         raise CheckpointError(f"{file}: refused, it does not fit this model: {reason}") from None
-    parts.task.load_state_dict(state["task"])
 
 
 def plain(value: Any) -> Any:

@@ -62,6 +62,11 @@ TABLE: dict[str, list[list[str]]] = {
         ["optimizer.lrr", "Did you mean optimizer.lr?"],
         ["regularization.dropout", "below 1"],
     ],
+    "'model.hidden=${nothing}'": [["model.hidden", "a value", "${nothing}", "'nothing' not found"]],
+    "'seed=${seed}'": [["seed", "a value", "${seed}", "Recursive"]],
+    "'device.name=${x}' 'optimizer.lr=${y}'": [["optimizer.lr", "${y}"], ["device.name", "${x}"]],
+    "'hydra.run.dir=${nothing}'": [["Interpolation key 'nothing' not found", "hydra.run.dir"]],
+    "'model.activation=${oc.env:DLTRAIN_NOPE}'": [["model.activation", "'DLTRAIN_NOPE' not found"]],
     # What only the code can say.
     "data.path=nowhere.csv": [["data.path", "an existing CSV file", "nowhere.csv"]],
     "data.path=fiel.csv": [["data.path", "an existing CSV file", "fiel.csv"]],
@@ -82,6 +87,7 @@ TABLE: dict[str, list[list[str]]] = {
     "device=cpu device.precision=tf32": [["device.precision", "bf16", "tf32"]],
     "+model.heads=5": [["model.heads", "unknown argument", "hidden"]],
     "model._target_=os.system": [["model._target_", "a class of dltrain", "os.system"]],
+    "task._target_=torch.nn.Identity": [["task._target_", "a task", "torch.nn.Identity"]],
     "model._target_=mine.Model": [["model._target_", "mine.Model", "allow_targets=[mine]"]],
     "model._target_=mine.Model allow_targets=[mine]": [["model._target_", "can be imported", "No module named 'mine'"]],
 }
@@ -122,7 +128,7 @@ def test_bad_input_is_explained_and_leaves_nothing(here: Path, capsys: pytest.Ca
 
 def split(typed: str) -> list[str]:
     """A command's words; braces and brackets stay together."""
-    return shlex.split(typed) if "{" not in typed else [typed]
+    return shlex.split(typed) if "{" not in typed or "$" in typed else [typed]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

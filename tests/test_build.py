@@ -38,7 +38,7 @@ def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def mistakes(node: dict[str, Any], *allow: str) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
-        build.build(node, "model", allow)
+        build.build(node, "node", allow)
     return caught.value.problems
 
 
@@ -114,7 +114,7 @@ def test_what_yaml_may_not_name_is_neither_imported_nor_called(theirs: Path, tar
     # The arguments of whatever is hidden behind the name.
     for arguments in ({}, {"path": "called"}, {"command": "touch called"}, {"args": ["touch", "called"]}):
         (line,) = mistakes({"_target_": target, **arguments})
-        assert line.startswith("model._target_: expected ")
+        assert line.startswith("node._target_: expected ")
     assert [file.name for file in theirs.iterdir()] == ["theirs.py"]
 
 
@@ -129,7 +129,7 @@ def test_nobody_is_invited_to_trust_what_is_no_model(target: str) -> None:
 
 
 def test_a_users_own_model_is_found_in_the_current_folder_once_it_is_allowed(theirs: Path) -> None:
-    made = build.build({"_target_": "theirs.Model", "width": 3, "scale": 0.5}, "model", ("theirs",))
+    made = build.build({"_target_": "theirs.Model", "width": 3, "scale": 0.5}, "node", ("theirs",))
     assert (made.width, made.rest) == (3, {"scale": 0.5})
     assert (theirs / "imported").exists()
 
@@ -151,7 +151,7 @@ def test_what_a_trusted_module_has_imported_from_elsewhere_is_not_its_own(theirs
 def test_a_module_that_cannot_be_imported_is_named(theirs: Path, text: str, said: str) -> None:
     (theirs / "theirs.py").write_text(text)
     (line,) = mistakes({"_target_": "theirs.Model"}, "theirs")
-    assert line.startswith("model._target_: expected something that can be imported, got theirs.Model")
+    assert line.startswith("node._target_: expected something that can be imported, got theirs.Model")
     assert said in line
 
 
@@ -159,18 +159,18 @@ def test_all_mistakes_of_a_node_are_said_together() -> None:
     layer = {"_target_": "torch.nn.TransformerEncoderLayer", "d_model": "wide", "nhaed": 2}
     found = mistakes({"_target_": "torch.nn.TransformerEncoder", "encoder_layer": layer, "norm_frist": True})
     assert [line.split(":")[0] for line in found] == [
-        "model.encoder_layer.d_model",
-        "model.encoder_layer.nhaed",
-        "model.encoder_layer.nhead",
-        "model.norm_frist",
-        "model.num_layers",
+        "node.encoder_layer.d_model",
+        "node.encoder_layer.nhaed",
+        "node.encoder_layer.nhead",
+        "node.norm_frist",
+        "node.num_layers",
     ]
     assert "Did you mean nhead?" in found[1]
 
 
 def test_a_value_that_yaml_leaves_open_is_asked_for() -> None:
     (line,) = mistakes({"_target_": "dltrain.data.npz.Npz", "path": "???"})
-    assert line == "model.path: expected a value, got nothing. Set it: model.path=..."
+    assert line == "node.path: expected a value, got nothing. Set it: node.path=..."
 
 
 def test_what_a_library_refuses_is_explained() -> None:

@@ -325,6 +325,23 @@ def test_every_optimizer_in_conf_resumes_bit_equal_through_a_safe_file(
     assert second.lr == first.lr
 
 
+def test_a_state_takes_the_layout_of_its_weights() -> None:
+    """A fused kernel goes by addresses: a state in another layout would be that of other weights."""
+    plain = nn.Conv2d(3, 4, 3)
+    other = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    first, second = (optimizer_of(model, partial(torch.optim.Adam, lr=0.1)) for model in (plain, other))
+    inputs = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for model, optimizer in ((plain, first), (other, second)):
+        optimizer.backward(Loss(model(inputs).square().mean(), 2))
+        optimizer.step(0)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    other.load_state_dict(plain.state_dict())
+    for model, optimizer in ((plain, first), (other, second)):
+        optimizer.backward(Loss(model(inputs).square().mean(), 2))
+        optimizer.step(1)
+    torch.testing.assert_close(other.weight, plain.weight)
+
+
 def test_a_plateaus_cuts_survive_a_resume() -> None:
     model = network()
     first, second = (optimizer_of(model, schedule=Plateau(patience=0)) for _ in range(2))

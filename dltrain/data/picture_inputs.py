@@ -16,6 +16,8 @@ from dltrain.errors import ConfigError, problem
 
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+# Pillow decides by content what a file is, and hands some kinds to other programs: PostScript to Ghostscript.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
@@ -59,7 +61,7 @@ def decoded(source: Path | io.BytesIO, mode: str, height: int, width: int) -> np
     Raises:
         OSError, SyntaxError, ValueError, Image.DecompressionBombError: It cannot be read.
     """
-    with Image.open(source) as picture:
+    with Image.open(source, formats=FORMATS) as picture:
         upright = ImageOps.exif_transpose(picture).convert(mode)
     return np.asarray(ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR))
 

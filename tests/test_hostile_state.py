@@ -1,0 +1,202 @@
+"""Files that are whole and hold only tensors may still be meant badly; what libraries load is no exception."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from dltrain import cli
+
+RUN = ["model=mlp", "data=digits", "model.hidden=8", "device=cpu"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert cli.main([*RUN, "trainer.max_steps=2", f"hydra.run.dir={folder}"]) == 0
+    return folder
+
+
+@pytest.fixture
+def sent(trained: Path, tmp_path: Path) -> Path:
+    """A copy that somebody has sent us."""
+    return shutil.copytree(trained, tmp_path / "sent", symlinks=True)
+
+
+def forge(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change what every checkpoint holds, and have the manifest vouch for it."""
+    manifest = json.loads((run / "checkpoints" / "manifest.json").read_text())
+    for name, entry in manifest.items():
+        file = run / "checkpoints" / name
+        state = torch.load(file, weights_only=True)
+        change(state)
+        torch.save(state, file)
+        entry |= {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "bytes": file.stat().st_size}
+    (run / "checkpoints" / "manifest.json").write_text(json.dumps(manifest))
+
+
+def moments(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the optimizer remembers of each weight."""
+    return list(state["optimizers"]["train"]["optimizer"]["state"].values())
+
+
+def shortened(state: dict[str, Any]) -> None:
+    for moment in moments(state):
+        moment["exp_avg"] = torch.zeros(8)
+
+
+def emptied(state: dict[str, Any]) -> None:
+    for moment in moments(state):
+        moment["exp_avg_sq"] = torch.tensor(0.0)
+
+
+def lengthened_steps(state: dict[str, Any]) -> None:
+    for moment in moments(state):
+        moment["step"] = torch.zeros(3)
+
+
+def thinned(state: dict[str, Any]) -> None:
+    for moment in moments(state):
+        moment["exp_avg"] = moment["exp_avg"].to_sparse()
+
+
+# In processes of their own: an optimizer that believed these would write where it has no business.
+@pytest.mark.parametrize("change", [shortened, emptied, lengthened_steps, thinned], ids=lambda f: f.__name__)
+def test_a_state_that_has_not_the_shape_of_its_weights_is_refused(change: Callable[..., None], sent: Path) -> None:
+    forge(sent, change)
+    before = {file: file.read_bytes() for file in (sent / "checkpoints").glob("*.pt")}
+    command = [sys.executable, "-m", "dltrain", "resume", str(sent), "trainer.max_steps=4"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 5, done.stderr
+    assert "refused, this run cannot go on with it" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert before == {file: file.read_bytes() for file in (sent / "checkpoints").glob("*.pt")}
+
+
+def stretched(state: dict[str, Any]) -> None:
+    """The right shape, of one number: its strides are 0."""
+    for moment in moments(state):
+        moment["exp_avg"] = torch.zeros(1).expand(moment["exp_avg"].shape)
+
+
+def test_a_state_whose_memory_is_smaller_than_its_shape_is_laid_out_anew(sent: Path) -> None:
+    forge(sent, stretched)
+    command = [sys.executable, "-m", "dltrain", "resume", str(sent), "trainer.max_steps=4"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    saved = torch.load(sent / "checkpoints" / "last.pt", weights_only=True)
+    assert saved["loop"]["step"] == 4
+    assert all(0 not in moment["exp_avg"].stride() for moment in moments(saved))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state.update(model={"layers.0.weight": 3}),
+        lambda state: state.update(model=[1, 2]),
+        lambda state: state.update(average=3),
+        lambda state: state["model"].update({7: torch.zeros(1)}),
+        lambda state: state.update(loop=None),
+        lambda state: state.update(task=3, rng=None),
+        lambda state: state.pop("model"),
+    ],
+    ids=[
+        "a number for a weight",
+        "no names",
+        "no average",
+        "a number for a name",
+        "no loop",
+        "other parts",
+        "no model",
+    ],
+)
+@pytest.mark.parametrize("verb", ["resume", "evaluate", "generate"])
+def test_a_state_of_another_form_is_refused_in_one_line(
+    verb: str, change: Callable[[dict[str, Any]], Any], sent: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forge(sent, change)
+    more = ["trainer.max_steps=4"] if verb == "resume" else []
+    assert cli.main([verb, str(sent), *more]) in ((5,) if verb == "resume" else (0, 2, 5))
+    assert "Traceback" not in capsys.readouterr().err
+
+
+class Evil:
+    """Touches a file where it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.canary,)
+
+
+def test_weights_that_a_library_finds_in_its_cache_are_loaded_as_data_only(
+    sent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # torchvision itself asks torch for a load that runs what the file says, and does not look at what lies there.
+    cache = tmp_path / "cache" / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    torch.save(Evil(tmp_path / "canary"), cache / "squeezenet1_1-b8a52dc0.pth")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    content = yaml.safe_load((sent / "job.yaml").read_text())
+    content["config"]["model"] = {"_target_": "torchvision.models.squeezenet1_1", "weights": "DEFAULT"}
+    (sent / "job.yaml").write_text(yaml.safe_dump(content))
+    assert cli.main(["evaluate", str(sent)]) == 2
+    said = capsys.readouterr().err
+    assert "model: squeezenet1_1 refuses these values" in said and "Traceback" not in said
+    assert not (tmp_path / "canary").exists()
+    assert os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1", "the surroundings are as they were"
+    monkeypatch.delenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+    torch.load(cache / "squeezenet1_1-b8a52dc0.pth", weights_only=False)  # the bait works on who is careless
+    assert (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    ("group", "target"),
+    [
+        ("data", "dltrain.data.fetching.fetch"),
+        ("data", "dltrain.data.arguments.folder"),
+        ("model", "torchvision.models.list_models"),
+        ("model", "torchvision.models.get_model"),
+        ("model", "dltrain.schedule.Constant"),
+        ("task", "torch.nn.Identity"),
+        ("optimizer", "torch.nn.Identity"),
+    ],
+)
+def test_a_target_does_what_its_place_asks_for_and_nothing_else(
+    group: str, target: str, sent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = yaml.safe_load((sent / "job.yaml").read_text())
+    content["config"][group]["_target_"] = target
+    (sent / "job.yaml").write_text(yaml.safe_dump(content))
+    assert cli.main(["resume", str(sent), "trainer.max_steps=4"]) == 2
+    said = capsys.readouterr().err
+    assert f"{group}._target_: expected a" in said and target in said and "Traceback" not in said
+
+
+PAGE = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+
+
+def test_no_picture_is_handed_to_another_program(
+    sent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path / 'canary'}\n")
+    (programs / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    (tmp_path / "page.png").write_text(PAGE)
+    assert cli.main(["predict", str(sent), str(tmp_path / "page.png")]) == 2
+    assert "not a picture" in capsys.readouterr().err
+    assert not (tmp_path / "canary").exists()
