@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -169,13 +170,18 @@ class Checkpoints:
         return self.manifest()[self.named(name)]
 
     def named(self, name: str) -> str:
-        """The file that ``last.pt`` or ``best.pt`` stands for; by the manifest, which is written before the links."""
+        """The file that ``last.pt`` or ``best.pt`` stands for; by the manifest, which is written before the links.
+
+        Of a run that ended before it was ever validated the last weights are the best.
+        """
         files = self.manifest()
         ordered = [file for file in in_order(files) if name != BEST or files[file]["best"]]
         if name in (LAST, BEST) and ordered:
             return ordered[-1]
         link = self.path / name
-        return Path(os.readlink(link)).name if link.is_symlink() else name
+        if link.is_symlink():
+            return Path(os.readlink(link)).name
+        return self.named(LAST) if name == BEST and files and not link.exists() else name
 
     def load(self, name: str) -> dict[str, Any]:
         """Read one checkpoint onto the CPU; only tensors and plain Python can come out of it.
@@ -195,7 +201,7 @@ class Checkpoints:
         if reason := self.damage(file):
             raise CheckpointError(f"{file}: refused, {reason}")
         try:
-            found = torch.load(file, map_location="cpu", weights_only=True)
+            found = read(file)
         except Exception as error:  # torch raises nearly anything for a file that is not a checkpoint
             reason = said(error)
             raise CheckpointError(f"{file}: refused, it does not load as tensors and plain values: {reason}") from None
@@ -240,6 +246,23 @@ class Checkpoints:
         except (zipfile.BadZipFile, OSError, EOFError):
             return "it is damaged: it was not written to its end"
         return f"it is damaged: {broken} does not match its check sum" if broken else None
+
+
+def read(file: Path | IO[bytes]) -> Any:
+    """What lies in a file of torch's, on the CPU: tensors and plain Python, or it raises nearly anything."""
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def unreadable(value: Any) -> str | None:
+    """Why a value could not be read back from a checkpoint, or None."""
+    file = io.BytesIO()
+    try:
+        torch.save(canonical(value), file)
+        file.seek(0)
+        read(file)
+    except Exception as error:  # pickle, too, raises nearly anything
+        return said(error)
+    return None
 
 
 def said(error: Exception) -> str:

@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Stopped as stopped:
-        print("dltrain: interrupted before there was anything to keep", file=sys.stderr)
+        print("dltrain: interrupted before anything was done", file=sys.stderr)
         return NAMES.get(stopped.reason, 143)
     except BrokenPipeError:
         # Who read our output has seen enough; without this Python complains once more when it ends.

@@ -288,13 +288,16 @@ def secrets(config: DictConfig) -> dict[str, Any]:
 
 
 def unresolvable(config: DictConfig) -> Iterator[str]:
-    """What refers to something that is not there, or to itself; facts of the data are there later."""
+    """What refers to nothing, to itself or to a value that does not fit; facts of the data are there later."""
     written = plain(config)
     whole = OmegaConf.create({**written, "spec": dict.fromkeys(FACT.findall(str(written)))})
     for key, value in keys.leaves(written):
         if isinstance(value, str) and "${" in value:
             try:
-                OmegaConf.select(whole, key)
+                found = OmegaConf.select(whole, key)
+                # Of the environment everything comes as text, which is no number.
+                if "oc." in value and not OmegaConf.is_config(found) and (mistake := words.check(key, found)):
+                    yield mistake
             except (OmegaConfBaseException, RecursionError) as error:
                 reason = re.sub(r"^.*while resolving interpolation: ", "", str(error).split("\n")[0])
                 yield problem(key, "a value", value, f"{reason.rstrip('.')}.")

@@ -52,10 +52,15 @@ class Journal:
         self.logged = now
         return examples / max(seconds, 1e-9)
 
-    def evaluation(self, step: int, epoch: float, evaluation: Evaluation, metric: str) -> None:
-        """An evaluation on the validation split, of which ``metric`` is watched."""
-        self.tracker.scalars(step, epoch, "val", evaluation.metrics)
+    def evaluation(self, step: int, epoch: float, evaluation: Evaluation, metric: str, shown: Iterable[Shown]) -> None:
+        """An evaluation on the validation split, of which ``metric`` is watched.
+
+        Numbers come last: where an earlier session has left them, it has left the pictures, too.
+        """
         self.metric = evaluation.metrics[metric]
+        if not self.tracker.ends_with(step, "val"):
+            self.show(step, "val", shown)
+            self.tracker.scalars(step, epoch, "val", evaluation.metrics)
         if not math.isfinite(self.metric):
             self.console.say(f"{metric}/val is {self.metric} at step {step}: never the best")
         for note in evaluation.notes:

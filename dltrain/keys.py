@@ -63,6 +63,8 @@ def unknown(key: str, content: Node, groups: Sequence[str]) -> str | None:
 def wrong_value(key: str, value: Any, content: Node, groups: Sequence[str]) -> str | None:
     """The mistake in a value, and in those it contains; None if there is none. The key is there."""
     node = find(key, content)
+    if value is None and key in PLAIN:
+        return problem(key, "a group of keys", None)
     if isinstance(value, Mapping) and isinstance(node, Mapping):
         pairs = [(f"{key}.{name}", item) for name, item in value.items()]
         found = (unknown(k, content, groups) or wrong_value(k, v, content, groups) for k, v in pairs)

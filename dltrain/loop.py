@@ -8,7 +8,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -70,6 +70,8 @@ class Loop:
         self.turns = Turns(optimizer, plan, device, batches["train"].batch_size, journal.console)
         self.bad = batches["train"].bad  # all splits share it
         self.stepping = False  # a step has begun and is not done
+        self.kept = 0  # the step of the best weights that were saved last
+        self.out_of_time = False
 
     @property
     def steps(self) -> int:
@@ -120,8 +122,10 @@ class Loop:
                 self.run_stage(self.stages.present)
         except Stopped as stopped:
             if not self.stepping:  # between two steps everything is whole
-                self.save()
-            if stopped.reason != "max_minutes":
+                unsaved = self.state.best is not None and self.state.best_step == self.state.step != self.kept
+                self.save(best=unsaved)
+            self.out_of_time = stopped.reason == "max_minutes"
+            if not self.out_of_time:
                 raise
 
     def begin_stage(self) -> None:
@@ -136,8 +140,16 @@ class Loop:
         last = self.state.stage_start + span.steps
         if self.state.evaluating:  # a stop cut it off
             self.look(evaluate=True, save=self.state.step >= last)
+        elif self.state.step >= last and self.val is not None and self.state.evaluated != self.state.step:
+            self.finish_here()  # it was made shorter than it was to be
         while self.state.step < last and not self.state.stopped_early:
             self.run_epoch(span, last)
+
+    def finish_here(self) -> None:
+        """What the last step of a stage is followed by."""
+        if self.turns.record.losses:
+            self.log()
+        self.look(evaluate=True, save=True)
 
     def run_epoch(self, span: Span, last: int) -> None:
         """What is left of one pass over the training data, or of the stage's steps."""
@@ -223,29 +235,32 @@ class Loop:
             return False
         self.state.evaluating = True
         with self.clock.pause():
-            best = self.judge(self.measure(self.val, self.goal))
-        self.state.evaluating = False
-        return best
+            return self.judge(self.measure(self.val, self.goal))
 
     def judge(self, evaluation: Evaluation) -> bool:
         """Write an evaluation down and decide what follows from it; whether it is the best so far."""
-        state, goal = self.state, self.goal
-        self.journal.evaluation(state.step, self.epoch, evaluation, goal.metric)
-        value = evaluation.metrics[goal.metric]
-        state.evaluations += 1
-        better = improves(value, state.best, goal.better)
-        state.without_improvement = 0 if better else state.without_improvement + 1
-        if better:
+        # Pictures at the 1st, 2nd, 4th, 8th ... evaluation tell the story in few frames.
+        due = (self.state.evaluations + 1).bit_count() == 1
+        shown = self.shown_of(evaluation, self.goal) if due else []
+        frame = look(self.task.frame, self.judged, self.device)
+        with self.stop.whole():
+            self.journal.evaluation(self.state.step, self.epoch, evaluation, self.goal.metric, shown)
+            if frame is not None:
+                self.journal.tracker.frame(frame, self.state.step)
+            return self.decide(evaluation.metrics[self.goal.metric], self.goal.better)
+
+    def decide(self, value: float, better: Literal["min", "max"]) -> bool:
+        """What follows from the watched metric; whether it is the best so far."""
+        state = self.state
+        best = improves(value, state.best, better)
+        state.evaluations, state.evaluated, state.evaluating = state.evaluations + 1, state.step, False
+        state.without_improvement = 0 if best else state.without_improvement + 1
+        if best:
             state.best, state.best_step = value, state.step
         state.stopped_early = 0 < self.plan.early_stopping <= state.without_improvement
         for optimizer in self.turns.optimizers.values():
-            optimizer.schedule.observe(value, goal.better)
-        # Pictures at the 1st, 2nd, 4th, 8th ... evaluation tell the story in few frames.
-        if state.evaluations.bit_count() == 1:
-            self.journal.show(state.step, "val", self.shown_of(evaluation, goal))
-        if (frame := look(self.task.frame, self.judged, self.device)) is not None:
-            self.journal.tracker.frame(frame, state.step)
-        return better
+            optimizer.schedule.observe(value, better)
+        return best
 
     def measure(self, batches: Batches, goal: Goal | None = None) -> Evaluation:
         """One pass over a split with the weights that count, for the task's own metrics if no other goal is given."""
@@ -274,9 +289,10 @@ class Loop:
         Raises:
             Diverged: When there is nothing worth keeping.
         """
-        with self.clock.pause():
+        with self.clock.pause(), self.stop.whole():
             if not self.refuse_non_finite():
                 return
+            self.kept = self.state.step if best else self.kept
             measured = self.clock.state_dict()
             self.checkpoints.save(self.state_dict(), self.state.step, self.journal.metric, best, measured)
 
@@ -329,6 +345,10 @@ class Loop:
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+
+    def forget_best(self) -> None:
+        """The best weights so far are lost: the best of what follows counts."""
+        self.state.best, self.state.best_step = None, 0
 
     def restore_best(self) -> None:
         """Load the weights that did best on the validation split; without one the last are the best."""

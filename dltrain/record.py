@@ -58,6 +58,7 @@ class State:
         best_step: When that was.
         evaluations: How often the validation split was evaluated, in this stage.
         evaluating: The evaluation of this step is due and not done.
+        evaluated: The step of the last evaluation.
         without_improvement: Evaluations since the best.
         stopped_early: Training has ended for lack of improvement.
     """
@@ -71,6 +72,7 @@ class State:
     best_step: int = 0
     evaluations: int = 0
     evaluating: bool = False
+    evaluated: int = 0
     without_improvement: int = 0
     stopped_early: bool = False
 

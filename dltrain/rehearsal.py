@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from dltrain import features, since
+from dltrain.checkpoint import unreadable
 from dltrain.compose import Job
 from dltrain.data.bad import BadSamples
 from dltrain.data.batches import Batches
@@ -62,6 +63,19 @@ def make_batches(parts: Parts, splits: Splits) -> dict[str, Batches]:
     return found
 
 
+def refuse_unreadable(parts: Parts) -> None:
+    """A class of the user's own may keep something that no checkpoint gives back: say so before anything is trained.
+
+    Raises:
+        ConfigError: Naming it.
+    """
+    for group, state in (("model", parts.model.state_dict()), ("task", parts.task.state_dict())):
+        for name, value in state.items():
+            if not isinstance(value, torch.Tensor) and (reason := unreadable(value)):
+                kept = f"{group} (its state_dict, {name})"
+                raise ConfigError(problem(kept, "tensors and plain Python", type(value).__name__, f"{reason}."))
+
+
 def batches_of(parts: Parts, source: Source, batch_size: int, training: bool = False) -> Batches:
     """One split in batches on the device."""
     data = parts.data
@@ -87,6 +101,7 @@ def rehearse(parts: Parts, batches: dict[str, Batches], job: Job) -> None:
         ConfigError: Naming model, task, data and the shapes that do not fit, or what the optimizer refuses.
     """
     refuse_single(parts, batches["train"])
+    refuse_unreadable(parts)
     model, kept = parts.model, {name: buffer.clone() for name, buffer in parts.model.named_buffers()}
     batch = {name: value[:2] for name, value in next(iter(batches["train"])).items()}
     held = {name: value[:2] for name, value in next(iter(batches["test"])).items()}

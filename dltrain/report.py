@@ -89,7 +89,7 @@ class Report:
                 "steps": state.step,
                 "epochs": loop.epoch,
                 "stopped_early": state.stopped_early,
-                "out_of_time": loop.stop.reason == "max_minutes",
+                "out_of_time": loop.out_of_time,
                 "skipped_steps": loop.turns.skipped,
                 "examples_at_a_time": loop.turns.at_a_time,
                 "seconds": clock.seconds(),

@@ -7,10 +7,14 @@ from dltrain import compose, folder, since
 from dltrain.compose import Job
 from dltrain.console import Console
 from dltrain.contents import refuse_misfit
+from dltrain.data.batches import Batches
+from dltrain.errors import ConfigError, problem
+from dltrain.parts import Parts
 from dltrain.record import Clock
 from dltrain.rehearsal import built
 from dltrain.report import environment
 from dltrain.session import Outcome, Session, newest
+from dltrain.stages import Stages
 from dltrain.stop import Stop
 
 
@@ -73,4 +77,17 @@ def resume(
         with built(job, notes, path) as (parts, batches):
             if saved:
                 refuse_misfit(saved[0], saved[1]["model"], parts.model.state_dict())
+                refuse_shorter(saved[1]["loop"]["step"], parts, batches)
             return Session(job, parts, batches, console, home, Clock(started), stop, alone, saved, fresh=False).go()
+
+
+def refuse_shorter(done: int, parts: Parts, batches: dict[str, Batches]) -> None:
+    """Refuse to make a run shorter than it is.
+
+    Raises:
+        ConfigError: Saying how long it would be.
+    """
+    steps = Stages(parts.task.stages(parts.model), batches, parts.plan).steps
+    if steps < done:
+        hint = "trainer.epochs or trainer.max_steps makes it shorter than it is. dltrain rerun begins a shorter one."
+        raise ConfigError(problem("trainer", f"at least the {done:,} steps that are done", f"{steps:,}", hint))

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from dltrain import diagnose, draw, ending, folder, masking, since, slurm, stored
 from dltrain.average import Average
-from dltrain.checkpoint import Checkpoints
+from dltrain.checkpoint import BEST, Checkpoints
 from dltrain.compose import Job
 from dltrain.console import Console, count
 from dltrain.contents import MISFIT
@@ -96,10 +96,15 @@ class Session:
             result, state, error = self.work(), "finished", None
         except (ConfigError, CheckpointError) as reason:
             if self.step == self.begun:
-                self.give_back(reason)
+                self.withdraw()
+                if not self.fresh:
+                    self.home.status("failed", reason.code, self.step, str(reason))
                 raise
             state, error = "failed", str(reason)
         except Stopped as reason:
+            if self.fresh and self.loop is None:  # nothing was done, nothing stays
+                self.withdraw()
+                raise
             state, error = "interrupted", reason.reason
         except KeyboardInterrupt:  # where no handler could be set: in a thread of a user's own program
             state, error = "interrupted", "SIGINT"
@@ -155,6 +160,10 @@ class Session:
         except MISFIT as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise CheckpointError(f"{name}: refused, this run cannot go on with it. {reason}") from error
+        best = self.checkpoints.path / self.checkpoints.named(BEST)
+        if loop.state.best is not None and (damage := self.checkpoints.damage(best)):
+            self.console.warn(f"{best}: passed over, {damage}; the best is now that of what follows")
+            loop.forget_best()
         state.clear()  # it is in place: do not hold it twice
         self.console.say(f"goes on at step {count(loop.state.step)} with {name}")
 
@@ -195,7 +204,7 @@ class Session:
         if self.tracker is not None:
             self.tracker.sync()
 
-    def give_back(self, reason: ConfigError | CheckpointError) -> None:
+    def withdraw(self) -> None:
         """Leave nothing of a run that never began; what an earlier session left stays."""
         self.console.detach()
         self.checkpoints.close()
@@ -203,8 +212,6 @@ class Session:
             self.tracker.close()
         if self.fresh:
             self.home.discard()
-        else:
-            self.home.status("failed", reason.code, self.step, str(reason))
 
     def leave(self, code: int) -> None:
         """A second signal came: nothing half-written may stay."""

@@ -44,6 +44,7 @@ class Stop:
         self.requeue = False  # under Slurm, SIGUSR1 ends the run too
         self.armed = False
         self.ending = False
+        self.held = False  # what is being done must not be done by half
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["Stop"]:
@@ -68,6 +69,15 @@ class Stop:
             yield
         finally:
             self.armed = False
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """While something is done that must not be done by half; only a second signal cuts it short."""
+        before, self.held = self.held, True
+        try:
+            yield
+        finally:
+            self.held = before
 
     @contextlib.contextmanager
     def within(self, minutes: float | None) -> Iterator[None]:
@@ -120,4 +130,7 @@ class Stop:
             self.reason = self.reason or "SIGUSR1"
 
     def _force(self, number: int, frame: FrameType | None) -> None:
+        if self.held:
+            signal.alarm(1)
+            return
         raise Stopped(self.reason or "SIGTERM")

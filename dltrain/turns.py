@@ -70,7 +70,7 @@ class Turns:
         for loss in losses:
             self.record.add(turn.name, loss)
         norm = self.optimizers[turn.name].step(moment.in_stage, measure=measure)
-        if norm is not None:
+        if measure and norm is not None:  # of this very step: what another one had would be lost in a checkpoint
             self.record.norms[turn.name] = norm
 
     def find_gradients(self, turn: Turn, group: list[Batch], moment: Moment) -> list[Loss] | None:

@@ -167,7 +167,7 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_gives_way_to_its_success
 
     def go_on() -> None:
         for step in range(80):
-            state = {**dict.fromkeys(contents.PARTS), "model": torch.zeros(20_000), "loop": {"step": step}}
+            state = {**dict.fromkeys(contents.PARTS), "model": {"w": torch.zeros(20_000)}, "loop": {"step": step}}
             saved.save(state, step, float(step), best=True)
             saved.wait()
         over.set()

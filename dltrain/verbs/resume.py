@@ -55,9 +55,8 @@ def go_on(job: Job, path: Path, changed: dict[str, tuple[Any, Any]], console: Co
     Raises:
         ConfigError: When what was changed would make it another run.
     """
-    refuse_other_mathematics(changed, str(path))
-    longer = {"trainer.epochs", "trainer.max_steps", "trainer.max_minutes"} & set(changed)
-    if stored.is_finished(path) and not longer:
+    refuse_other_mathematics(changed, str(path), job.config.device.precision)
+    if stored.is_finished(path) and not any(map(is_longer, changed.items())):
         console.say(f"{path}: this run is finished. trainer.epochs=N trains on.")
         return 0
     console.say(f"{job.title()} (resumed)")
@@ -67,14 +66,24 @@ def go_on(job: Job, path: Path, changed: dict[str, tuple[Any, Any]], console: Co
     return resume(job, path, console, started).exit_code
 
 
-def refuse_other_mathematics(changed: dict[str, tuple[Any, Any]], run: str) -> None:
+def is_longer(change: tuple[str, tuple[Any, Any]]) -> bool:
+    """Whether a key that has changed gives a run more to do; null is no limit."""
+    key, (before, after) = change
+    if key not in ("trainer.epochs", "trainer.max_steps", "trainer.max_minutes"):
+        return False
+    return after is None or (before is not None and after > before)
+
+
+def refuse_other_mathematics(changed: dict[str, tuple[Any, Any]], run: str, precision: str) -> None:
     """Refuse what would make it another run.
 
     Raises:
         ConfigError: With the difference for each key.
     """
+    # A schedule hears of steps that fp16 has skipped when losses are read back.
+    free = [key for key in FREE if precision != "fp16" or key != "trainer.log_every"]
     other = {
-        k: v for k, v in changed.items() if k not in FREE and (not k.startswith("device.") or k == "device.precision")
+        k: v for k, v in changed.items() if k not in free and (not k.startswith("device.") or k == "device.precision")
     }
     if other:
         lines = [f"{key}: a resumed run keeps {old}, got {new}" for key, (old, new) in other.items()]
