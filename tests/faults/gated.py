@@ -2,7 +2,8 @@
 
 A test names them on the command line (``task._target_=gated.Classification allow_targets=[gated]``). The environment
 variable GATE names a folder; without one they never wait. A file ``train-7`` there makes the seventh loss of a process
-wait (``evaluate-2`` the second batch evaluated, ``show-1`` the first pictures, ``load-1`` the data): it becomes
+wait (``evaluate-2`` the second batch evaluated, ``show-1`` the first pictures, ``load-1`` the data, ``save-1`` the
+first checkpoint, ``stages-2`` the loop that is being made, after the rehearsal): it becomes
 ``train-7.reached``, and all goes on when the test has removed that. A file ``delay`` holds the seconds that every one
 of them takes longer; a file ``seen`` gathers the fingerprint of every example trained on.
 """
@@ -32,7 +33,7 @@ class Gate:
         self.folder = Path(os.environ["GATE"]) if "GATE" in os.environ else None
         delay = self.folder / "delay" if self.folder else None
         self.delay = float(delay.read_text()) if delay and delay.exists() else 0.0
-        self.counts = {kind: itertools.count(1) for kind in ("load", "train", "evaluate", "show")}
+        self.counts = {kind: itertools.count(1) for kind in ("load", "stages", "train", "evaluate", "show", "save")}
 
     def pass_by(self, kind: str) -> None:
         """Count one batch, and wait if a test wants to have it here."""
@@ -80,6 +81,15 @@ class Gated:
     def show(self, model: torch.nn.Module, evaluation: Evaluation) -> list[Shown]:
         self.gate.pass_by("show")
         return super().show(model, evaluation)  # type: ignore[misc]
+
+    def stages(self, model: torch.nn.Module) -> list[Stage]:
+        self.gate.pass_by("stages")
+        return super().stages(model)  # type: ignore[misc]
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.rehearsed:
+            self.gate.pass_by("save")
+        return super().state_dict()  # type: ignore[misc]
 
 
 class Classification(Gated, classification.Classification):

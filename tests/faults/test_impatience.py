@@ -1,0 +1,180 @@
+"""Stops that come at the worst moment, or wait no longer: nothing is lost by them, and nothing is done by half."""
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Child, Gate
+from recipes import recipe
+from same import assert_same, lines, status, whole
+
+from dltrain.checkpoint import Checkpoints
+from dltrain.stop import GRACE_S
+
+ALLOW = "allow_targets=[gated]"
+
+Waiting = Callable[..., tuple[Child, Path]]
+
+
+@pytest.fixture
+def waiting(start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Path) -> Waiting:
+    """``waiting("train-5")``: a forecaster that has come to a moment and waits there, and its folder."""
+
+    def begin(moment: str, *more: str) -> tuple[Child, Path]:
+        run = tmp_path / "run"
+        gate.close(moment)
+        child = start(*recipe("forecast", data_root), f"hydra.run.dir={run}", *more, environment=gate.environment)
+        gate.reached(child, moment)
+        return child, run
+
+    return begin
+
+
+@pytest.mark.faults
+def test_a_save_that_takes_longer_than_a_stop_may_is_finished(
+    waiting: Waiting, gate: Gate, dltrain: Callable[..., Child], whole_run: Callable[[str], Path]
+) -> None:
+    child, run = waiting("train-13")
+    for number in range(1, 40):
+        gate.close(f"save-{number}")
+    child.send(signal.SIGTERM)
+    gate.open("train-13")
+    saving = child.until(lambda: list(gate.folder.glob("save-*.reached")))[0]
+    time.sleep(GRACE_S + 2)
+    assert not child.ended.is_set()
+    gate.open(saving.stem)
+    assert child.wait().code == 143
+    assert status(run)["step"] == 13
+    assert (run / "checkpoints" / "step-00000013.pt").exists()
+    whole(run)
+    assert dltrain("resume", str(run), ALLOW).code == 0
+    assert_same(run, whole_run("forecast"))
+
+
+@pytest.mark.faults
+def test_a_stop_that_is_forced_while_pictures_are_drawn_changes_nothing(
+    waiting: Waiting, dltrain: Callable[..., Child], whole_run: Callable[[str], Path]
+) -> None:
+    child, run = waiting("show-2")
+    child.send(signal.SIGTERM)
+    assert child.wait(GRACE_S + 10).code == 143
+    assert dltrain("resume", str(run), ALLOW).code == 0
+    assert_same(run, whole_run("forecast"))
+
+
+def test_a_stop_before_anything_is_trained_leaves_nothing_in_the_way_of_the_same_command(
+    waiting: Waiting, gate: Gate, start: Callable[..., Child], whole_run: Callable[[str], Path], data_root: Path
+) -> None:
+    child, run = waiting("stages-2", "trainer.resume=auto")
+    child.send(signal.SIGTERM)
+    assert child.wait(20).code == 143
+    assert "interrupted before anything was done" in child.stderr
+    assert not run.exists()
+    again = start(*recipe("forecast", data_root), f"hydra.run.dir={run}", "trainer.resume=auto").wait()
+    assert again.code == 0, again.stderr
+    assert_same(run, whole_run("forecast"))
+
+
+def test_an_evaluation_that_a_stop_cut_off_and_a_kill_followed_is_logged_once(
+    waiting: Waiting,
+    gate: Gate,
+    start: Callable[..., Child],
+    dltrain: Callable[..., Child],
+    data_root: Path,
+    tmp_path: Path,
+) -> None:
+    reference, more = tmp_path / "reference", ["optimizer.lr=0.3", "data.batch_size=16"]  # evaluated in four batches
+    assert dltrain(*recipe("forecast", data_root), *more, f"hydra.run.dir={reference}").code == 0
+    metrics = [line["mae"] for line in lines(reference) if line["split"] == "val"]
+    # After one that is the best there is a checkpoint, and no kill can make it come again.
+    number = next(n for n in range(2, len(metrics)) if metrics[n - 1] >= min(metrics[: n - 1]))
+    moment = f"evaluate-{4 * (number - 1) + 1}"
+    child, run = waiting(moment, *more)
+    child.send(signal.SIGTERM)
+    gate.open(moment)
+    assert child.wait().code == 143
+    gate.close("train-1")
+    child = start("resume", str(run), ALLOW, environment=gate.environment)
+    gate.reached(child, "train-1")
+    child.kill()
+    assert dltrain("resume", str(run), ALLOW).code == 0
+    assert_same(run, reference)
+
+
+@pytest.mark.faults
+def test_a_run_that_is_cut_short_where_it_stands_equals_one_that_was_to_be_that_short(
+    waiting: Waiting, gate: Gate, dltrain: Callable[..., Child], data_root: Path, tmp_path: Path
+) -> None:
+    short = ["trainer.epochs=null", "trainer.max_steps=13"]
+    assert dltrain(*recipe("forecast", data_root), *short, f"hydra.run.dir={tmp_path / 'short'}").code == 0
+    child, run = waiting("train-13")
+    child.send(signal.SIGTERM)
+    gate.open("train-13")
+    assert child.wait().code == 143
+    resumed = dltrain("resume", str(run), ALLOW, *short)
+    assert resumed.code == 0, resumed.stderr
+    assert_same(run, tmp_path / "short")
+
+
+def test_a_run_is_not_made_shorter_than_it_is(
+    waiting: Waiting, gate: Gate, dltrain: Callable[..., Child], tmp_path: Path
+) -> None:
+    child, run = waiting("train-13")
+    child.send(signal.SIGTERM)
+    gate.open("train-13")
+    assert child.wait().code == 143
+    before = (run / "job.yaml").read_bytes()
+    refused = dltrain("resume", str(run), ALLOW, "trainer.epochs=1")
+    assert refused.code == 2
+    assert "at least the 13 steps that are done, got 8" in refused.stderr
+    assert (run / "job.yaml").read_bytes() == before
+    assert dltrain("resume", str(run), ALLOW).code == 0
+    before = (run / "job.yaml").read_bytes()
+    finished = dltrain("resume", str(run), ALLOW, "trainer.epochs=1")
+    assert finished.code == 0 and "this run is finished" in finished.stderr
+    assert (run / "job.yaml").read_bytes() == before
+
+
+def test_when_the_best_weights_are_lost_a_resumed_run_says_so_at_once_and_ends_well(
+    waiting: Waiting, gate: Gate, dltrain: Callable[..., Child]
+) -> None:
+    child, run = waiting("train-13")
+    child.send(signal.SIGTERM)
+    gate.open("train-13")
+    assert child.wait().code == 143
+    checkpoints = Checkpoints(run)
+    best = checkpoints.path / checkpoints.named("best.pt")
+    assert best.name != checkpoints.named("last.pt")
+    best.write_bytes(best.read_bytes()[:-100])
+    resumed = dltrain("resume", str(run), ALLOW)
+    assert resumed.code == 0, resumed.stderr
+    assert f"{best}: passed over, it is damaged" in resumed.stderr
+    assert json.loads((run / "result.json").read_text())["best"]["step"] > 13
+    assert dltrain("evaluate", str(run), ALLOW).code == 0
+
+
+@pytest.mark.faults
+def test_of_a_run_that_was_never_validated_the_last_weights_are_the_best(
+    dltrain: Callable[..., Child], tmp_path: Path
+) -> None:
+    typed = ["model=mlp", "data=digits", "device=cpu", "trainer.epochs=null", "trainer.max_steps=1000000"]
+    never = ["trainer.eval_every=1000000", "trainer.max_minutes=0.02", f"hydra.run.dir={tmp_path / 'run'}"]
+    assert dltrain(*typed, *never).code == 0
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["out_of_time"]
+    evaluated = dltrain("evaluate", str(tmp_path / "run"), "--json")
+    assert evaluated.code == 0, evaluated.stderr
+    wanted = json.loads((tmp_path / "run" / "result.json").read_text())["test"]
+    assert json.loads(evaluated.stdout)["metrics"] == wanted
+
+
+def test_what_a_schedule_hears_of_is_not_changed_when_a_run_goes_on(
+    dltrain: Callable[..., Child], tmp_path: Path
+) -> None:
+    typed = ["model=mlp", "data=digits", "device=cpu", "device.precision=fp16", "trainer.max_steps=2"]
+    assert dltrain(*typed, f"hydra.run.dir={tmp_path / 'run'}").code == 0
+    refused = dltrain("resume", str(tmp_path / "run"), "trainer.max_steps=4", "trainer.log_every=1")
+    assert refused.code == 2
+    assert "trainer.log_every: a resumed run keeps" in refused.stderr
