@@ -671,6 +671,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_the_best_weights_stay(tmp_pat
     with pytest.raises(Diverged, match="nan by step 6"):
         loop.run()
     assert lines(tmp_path, "train")[-1]["non_finite"]["loss"] == "nan"
+    loop.checkpoints.wait()  # a thread puts the best in its place
     best = Checkpoints(tmp_path).load("best.pt")["model"]
     assert all(value.isfinite().all() for value in best.values())
     assert gc.get_freeze_count() == 0
