@@ -8,6 +8,7 @@ import platform
 import re
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import NoReturn
 
 from dltrain import masking
 from dltrain.compose import conf_dir, expand, search_path
+from dltrain.console import CONTROL
 from dltrain.errors import ConfigError, Refusal, nearest, problem
 from dltrain.stop import NAMES, Stopped
 
@@ -79,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
         return code
     except Refusal as error:
         for line in error.problems:
-            print(f"dltrain: {masking.hidden(line)}", file=sys.stderr)
+            print(f"dltrain: {harmless(line)}", file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
         return 130
@@ -90,6 +92,17 @@ def main(argv: list[str] | None = None) -> int:
         # Who read our output has seen enough; without this Python complains once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception:
+        # Of dltrain, or of a model of the user's own: Python itself would print the secrets in it.
+        for line in masking.hidden(traceback.format_exc()).splitlines():
+            print(harmless(line), file=sys.stderr)
+        return 1
+
+
+def harmless(text: str) -> str:
+    """A line for a terminal: no secrets, and nothing that moves the cursor or looks like another line."""
+    shown = CONTROL.sub("", text).replace("\n", " ")
+    return masking.hidden("".join(c for c in shown if c.isprintable() or c == "\t"))
 
 
 @contextlib.contextmanager

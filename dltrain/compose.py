@@ -17,9 +17,10 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 from yaml import YAMLError
 
-from dltrain import keys, masking, overrides, words
+from dltrain import keys, masking, overrides, secret_names, words
 from dltrain.errors import ConfigError, problem
 
 # Of Hydra's own keys a user may set one, in a run or in a sweep; its plugins, callbacks and loggers would run whatever
@@ -29,6 +30,8 @@ OURS_IN_HYDRA = {False: "hydra.run.dir", True: "hydra.sweep.dir"}
 PLACES = ("hydra", "sweep")
 # What differs from run to run without meaning anything to dltrain.
 FREE_IN_HYDRA = ("run", "sweep", "runtime", "overrides", "job", "searchpath")
+# ${oc.env:MY_${...}}, and the same with a resolver whose own name is put together: which variable it is nobody sees.
+ASSEMBLED = re.compile(r"\$\{\s*oc\.env\s*:[^,}]*\$\{|\$\{[^{}:]*\$\{[^{}]*\}[^{}:]*:")
 
 FACT = re.compile(r"\$\{spec\.(\w+)")
 
@@ -58,7 +61,7 @@ class Job:
     sweep_resume: str | None = None
 
     def __post_init__(self) -> None:
-        masking.learn(secrets(self.config))
+        learn_secrets(self.config)
 
     def title(self) -> str:
         """What was chosen, as a user would type it."""
@@ -277,14 +280,26 @@ def changed(base: DictConfig, values: list[Override]) -> DictConfig:
     return whole
 
 
-def secrets(config: DictConfig) -> dict[str, Any]:
-    """What lies behind the keys whose names say that it is secret, as far as it can be told yet."""
-    found = {}
+def learn_secrets(config: DictConfig) -> None:
+    """Know what lies behind names that say that it is secret, of keys or of variables, as far as it can be told yet."""
+    OmegaConf.register_new_resolver("oc.env", variable, replace=True)  # what is resolved later is heard of, too
     for key, written in keys.leaves(plain(config)):
-        if masking.is_secret(key) or (isinstance(written, str) and "${" in written and masking.is_secret(written)):
-            with suppress(OmegaConfBaseException):
-                found[key if masking.is_secret(key) else f"secret.{key}"] = OmegaConf.select(config, key)
-    return found
+        text = str(written)
+        refers = "${" in text and secret_names.refers_to_secret(text)
+        if not (refers or masking.is_secret(key) or "oc.env" in text or "://" in text):
+            continue
+        with suppress(OmegaConfBaseException, RecursionError):
+            value = OmegaConf.select(config, key)
+            masking.learn(value, key)
+            if refers:
+                masking.learn(value, text if masking.is_secret(text) else "secret", key)
+
+
+def variable(name: str, *default: Any) -> Any:
+    """What ``${oc.env:NAME}`` stands for; a secret is known from here on, in whichever way its name came about."""
+    value = oc.env(name, *default)
+    masking.learn(value, "secret" if secret_names.is_secret_variable(str(name)) else "")
+    return value
 
 
 def unresolvable(config: DictConfig) -> Iterator[str]:

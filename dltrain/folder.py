@@ -59,8 +59,8 @@ class Folder:
             raise
 
     def write(self, name: str, content: str) -> None:
-        """Write a file whole: a reader sees the old one or the new one."""
-        write_whole(self.path / name, masking.hidden(content).encode())
+        """Write a file whole: a reader sees the old one or the new one. Its secrets are masked already."""
+        write_whole(self.path / name, content.encode())
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file whole."""

@@ -119,15 +119,16 @@ class Report:
 
     def choices(self) -> dict[str, Any]:
         """What tells this run from others in TensorBoard's HParams tab."""
-        typed = dict(text.lstrip("+").split("=", 1) for text in self.job.overrides if "=" in text)
+        words = map(masking.masked_word, self.job.overrides)
+        typed = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
         chosen = {**{k: v for k, v in self.job.choices.items() if v}, "seed": self.parts.config["seed"]}
         chosen["optimizer.lr"] = self.parts.config["optimizer"].get("lr")
-        return masking.masked({k: v for k, v in {**typed, **chosen}.items() if not k.startswith("hydra.")})
+        return {k: v for k, v in {**typed, **masking.masked(chosen)}.items() if not k.startswith("hydra.")}
 
 
 def command(job: Job) -> str:
     """The command that repeats a run."""
-    dirs = [word for name in job.config_dirs for word in ("--config-dir", name)]
+    dirs = [word for name in job.config_dirs for word in ("--config-dir", masking.hidden(name))]
     return shlex.join(["dltrain", *dirs, *map(masking.masked_word, job.overrides)])
 
 

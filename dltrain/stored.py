@@ -20,7 +20,7 @@ RUN_DIR = compose.OURS_IN_HYDRA[False]
 def dump(job: Job) -> str:
     """A job as YAML, interpolations as they are written and secrets masked."""
     typed = [masking.masked_word(word) for word in job.overrides]
-    parts = {"choices": job.choices, "overrides": typed, "config_dirs": list(job.config_dirs)}
+    parts = {"choices": job.choices, "overrides": typed, "config_dirs": masking.masked(list(job.config_dirs))}
     return OmegaConf.to_yaml({**parts, "config": masking.masked(OmegaConf.to_container(job.config))})
 
 
@@ -38,12 +38,25 @@ def load(path: Path, allow: Iterable[str] = ()) -> Job:
         content: Any = OmegaConf.to_container(OmegaConf.load(path / JOB))
         config = OmegaConf.create(content["config"])
         choices, typed, dirs = (content[name] for name in ("choices", "overrides", "config_dirs"))
+        refuse_assembled(content["config"], path / JOB)
         config.allow_targets = list(allow)
         return Job(config, dict(choices), tuple(typed), None, None, tuple(dirs), tuple(allow))
     except OSError as error:
         raise ConfigError(problem("RUN", f"the folder of a run, with {JOB}", path, f"{error.strerror}.")) from None
     except (OmegaConfBaseException, YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(problem("RUN", f"a {JOB} that can be read", path / JOB, str(error).split("\n")[0])) from None
+
+
+def refuse_assembled(content: Any, file: Path) -> None:
+    """Refuse variables of the environment whose names are put together: a folder could ask for any secret unseen.
+
+    Raises:
+        ConfigError: Naming the keys.
+    """
+    found = [(key, text) for key, text in keys.leaves(content) if compose.ASSEMBLED.search(str(text))]
+    if found:
+        expected = f"${{oc.env:NAME}} with a name that stands there in {file}"
+        raise ConfigError(*(problem(key, expected, text) for key, text in found))
 
 
 def find(name: str) -> Path:
@@ -114,7 +127,7 @@ def revised(job: Job, typed: list[str]) -> tuple[Job, dict[str, tuple[Any, Any]]
             elif key != "allow_targets":
                 OmegaConf.update(config, key, value, merge=False)
     content = compose.plain(config)
-    problems += [*words.out_of_range(content), *keys.endless(content), *_secrets(content)]
+    problems += [*words.out_of_range(content), *keys.endless(content), *_secrets(content, typed)]
     problems += [] if problems else compose.unresolvable(config)
     if problems:
         raise ConfigError(*dict.fromkeys(problems))
@@ -152,10 +165,11 @@ def _replaced(key: str, typed: Iterable[str]) -> bool:
     return any(f"{key}.".startswith(f"{name}.") for name in typed)
 
 
-def _secrets(content: dict[str, Any]) -> list[str]:
-    """Ask for the secrets, which no folder keeps."""
+def _secrets(content: dict[str, Any], typed: list[str]) -> list[str]:
+    """Ask for the secrets, which no folder keeps, unless they were typed."""
     hint = "No run keeps a secret: give it again, {}=VALUE, or let the run's command read it, {}='${{oc.env:NAME}}'"
-    return [problem(key, "its value", None, hint.format(key, key)) for key in masking.asked_again(content)]
+    missing = [key for key in masking.asked_again(content) if not _replaced(key, map(_key, typed))]
+    return [problem(key, "its value", None, hint.format(key, key)) for key in missing]
 
 
 def _mistake(composer: Composer, override: Any, content: dict[str, Any]) -> str | None:
@@ -176,7 +190,8 @@ def _key(text: str) -> str:
 def differences(before: Any, after: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
     """Where two configurations differ: key -> both values."""
     if not (isinstance(before, dict) and isinstance(after, dict)):
-        return {} if before in (after, masking.masked(after, prefix)) else {prefix: (before, after)}
+        shown = masking.masked(after, prefix)
+        return {} if before in (after, shown) else {prefix: (masking.masked(before, prefix), shown)}
     found: dict[str, tuple[Any, Any]] = {}
     for name in dict.fromkeys([*before, *after]):
         key = f"{prefix}.{name}" if prefix else str(name)

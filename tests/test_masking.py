@@ -3,9 +3,11 @@
 import json
 import shlex
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -43,7 +45,13 @@ def nothing_known() -> Iterator[None]:
         *((name, True) for name in ("secret", "client_secret", "db.passwd", "password", "access_key", "accessKeyId")),
         *((name, True) for name in ("private_key", "credentials", "auth", "auth.user", "secret_access_key")),
         *((name, False) for name in ("tokens", "data.tokens", "tokenizer", "pad", "author", "authors", "passes")),
+        *(
+            (name, True)
+            for name in ("secretkey", "authtoken", "accesstoken", "accesskey", "apitoken", "pwd", "passcode")
+        ),
+        *((name, True) for name in ("bearer", "ssh_key", "encryption_key", "session_cookie", "dbPassword", "sshkey")),
         *((name, False) for name in ("key", "keys", "monkey", "accessory", "secretary", "compass", "api", "private")),
+        *((name, False) for name in ("pass_through", "pin_memory", "pad_token", "session", "encryption", "bear")),
     ],
 )
 def test_secrets_are_told_by_the_words_of_their_key(key: str, secret: bool) -> None:
@@ -63,6 +71,9 @@ def test_secrets_are_told_by_the_words_of_their_key(key: str, secret: bool) -> N
         ({"api_key": "${oc.decode:${oc.env:KEY}}"}, {"api_key": "${oc.decode:${oc.env:KEY}}"}),
         ({"api_key": "${oc.env:KEY,fallback}"}, {"api_key": "***"}),
         ({"api_key": "${seed}literal${seed}"}, {"api_key": "***"}),
+        ({"url": "postgres://me:p@ss@host/db"}, {"url": "postgres://me:***@host/db"}),
+        ({"url": "http://host:80/a@b ssh://git@host"}, {"url": "http://host:80/a@b ssh://git@host"}),
+        ({"url": "ftp://me:${oc.env:SECRET}@host"}, {"url": "ftp://me:${oc.env:SECRET}@host"}),
     ],
 )
 def test_values_are_masked_and_references_stay(content: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -79,6 +90,14 @@ def test_values_are_masked_and_references_stay(content: dict[str, Any], expected
         ("model.api_key=${oc.env:KEY}", "model.api_key=${oc.env:KEY}"),
         ("model={api_key:abc,width:3}", "model={api_key:***,width:3}"),
         ("model={api_key: 'a b', logins: [{password: x}]}", "model={api_key: ***, logins: [{password: ***}]}"),
+        ("model.db={password:two words,host:h}", "model.db={password:***,host:h}"),
+        (r"model.db={password:'it\'s, two words',host:h}", "model.db={password:***,host:h}"),
+        (r"model.db={password:one\, two,host:h}", "model.db={password:***,host:h}"),
+        ("model.db={password:{a:b,c:[d,e]},host:h}", "model.db={password:***,host:h}"),
+        ("model.db={password:a b},{password:c d,host:h}", "model.db={password:***},{password:***,host:h}"),
+        ("model.db={password:it's, two words", "model.db={password:***"),
+        ('{"password": "two words", "host": "h"}', '{"password": ***, "host": "h"}'),
+        ("model.url=postgres://me:word@host/db", "model.url=postgres://me:***@host/db"),
         ("data.tokens=bytes", "data.tokens=bytes"),
         ("model.pad_token=0", "model.pad_token=0"),
         ("data.path='a=b, c.csv'", "data.path='a=b, c.csv'"),
@@ -90,12 +109,69 @@ def test_a_command_line_is_masked_word_by_word(word: str, expected: str) -> None
 
 
 def test_a_secret_that_is_known_is_hidden_wherever_it_turns_up() -> None:
-    masking.learn_words(["model.api_key='abc def'", "x={token: tick}", "model.password=pw,long-one", "seed=12345"])
-    said = "abc def, tick, pw and long-one in 12345"
+    masking.learn_words(["model.api_key='abc def'", "x={token: ticK}", "model.password=pw,long-one", "seed=12345"])
+    said = "abc def, ticK, pw and long-one in 12345"
     assert masking.hidden(said) == "***, ***, pw and *** in 12345"
     assert problem("model.api_key", "text", "pw") == "model.api_key: expected text, got ***"
     masking.forget()
     assert masking.hidden(said) == said
+
+
+WORDS = [
+    "mean",
+    "last",
+    "adam",
+    "none",
+    "data",
+    "regularization",
+    "accuracy",
+    "out_of_memory",
+    "12",
+    "0.05",
+    "zq9",
+    "hunter",
+]
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_an_ordinary_word_is_masked_only_after_the_name_of_its_key(word: str) -> None:
+    masking.learn({"token": word, "password": word})
+    text = f"keep_{word} {word}: 0.305 {word}, accuracy/{word}"
+    assert masking.hidden(text) == text
+    assert masking.hidden(f"password={word}, x.token: '{word}' {word}s") == f"password=***, x.token: '***' {word}s"
+    assert masking.masked({word: [word], "password": word}) == {word: [word], "password": "***"}
+
+
+def test_other_values_are_masked_as_words_of_their_own_and_long_ones_anywhere() -> None:
+    masking.learn({"token": ["hunter2", "hunterhunter", "hunter-Zorro"]})
+    said = "hunter2, thunter2 hunter23 _hunter2_ hunterhunter hunterhunters xhunter-Zorros"
+    assert masking.hidden(said) == "***, thunter2 hunter23 _***_ *** hunterhunters x***s"
+
+
+@pytest.mark.parametrize(
+    "secret", ["it's 7 o'clock", 'say "7"', "both ' and \"", "back\\slash", "li-1\nne-2", "ümläut-7 &"]
+)
+def test_a_secret_is_masked_however_it_is_spelled(secret: str) -> None:
+    masking.learn({"token": secret})
+    spelled = [repr(secret), repr({"k": [secret]}), repr(f"'{secret}\""), json.dumps(secret), shlex.quote(secret)]
+    for text in (secret, *spelled, json.dumps(secret, ensure_ascii=False), f"https://h/{quote(secret, safe='')}"):
+        said = masking.hidden(text)
+        assert "***" in said and not any(part in said for part in ("clock", "7", "both", "back", "ne-2", "ml"))
+
+
+def test_long_words_are_masked_in_no_time() -> None:
+    words = ["a" * 60_000, "A" * 60_000, "a=" * 30_000, "a " * 30_000, "${" * 30_000, "token='" * 9_000]
+    begun = time.perf_counter()
+    for word in words:
+        masking.masked_word(word)
+        masking.hidden(word)
+    assert time.perf_counter() - begun < 0.1 * len(words)
+
+
+def test_a_folder_of_the_shell_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PWD", "/where/we/are-7")
+    compose.compose(["data=csv", "data.column=a", "data.path=${oc.env:PWD}"])
+    assert masking.hidden("/where/we/are-7") == "/where/we/are-7"
 
 
 def test_what_the_environment_says_is_known_as_soon_as_a_job_is_composed(monkeypatch: pytest.MonkeyPatch) -> None:

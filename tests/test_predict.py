@@ -485,7 +485,7 @@ def test_arrays_that_run_code_are_refused(
     (tmp_path / "y.npy").write_bytes(pickle.dumps(Payload()))
     for name in ("x.npy", "y.npy"):
         said = predict(folder, tmp_path / name)
-        assert said.code == 2 and "INPUT 1: expected arrays that can be read" in said.err
+        assert said.code == 2 and "INPUT 1: expected arrays that can be read" in said.err and "pickle" not in said.err
     assert not (tmp_path / "pwned").exists()
 
 

@@ -81,7 +81,9 @@ def _array(file: GivenFile, content: bytes) -> np.ndarray:
             raise ConfigError(problem("INPUT", expected, ", ".join(found.files)))
         return found[wanted[0]]
     except (*UNREADABLE, IndexError) as error:
-        raise ConfigError(problem("INPUT", f"arrays that can be read in {file.path}", str(error))) from error
+        # NumPy advises to load such a file unsafely.
+        got = "something else, or objects of Python's, which may run code" if "pickle" in str(error) else str(error)
+        raise ConfigError(problem("INPUT", f"arrays that can be read in {file.path}", got)) from error
 
 
 def _arranged(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
