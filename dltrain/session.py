@@ -26,7 +26,7 @@ from dltrain.record import Clock
 from dltrain.rehearsal import built
 from dltrain.report import Report, command, environment, finite
 from dltrain.stop import NAMES, SAVES, Stop, Stopped
-from dltrain.tracker import METRICS, Tracker
+from dltrain.tracker import EVENTS, METRICS, Tracker
 
 EXIT = {"finished": 0, "failed": 1, "diverged": 3, "out_of_memory": 4}
 
@@ -129,6 +129,7 @@ class Session:
         home.status("running", step=self.begun)
         self.console.attach(home.path / "train.log")
         self.checkpoints.open()
+        self.mourn()
         tracker = self.tracker = Tracker(home.path, self.first_step_to_write())
         loop = self.make_loop(self.parts, self.batches, tracker)
         self.report.announce(loop.steps)
@@ -139,6 +140,12 @@ class Session:
         self.loop = loop
         with self.stop.within(self.minutes_left()):
             return self.train_and_test(loop, tracker)
+
+    def mourn(self) -> None:
+        """Say which curves of earlier sessions are gone; a checkpoint does not hold them."""
+        lost = [name for name in (METRICS, EVENTS) if not any(self.home.path.glob(f"{name}*"))]
+        if self.begun and lost:
+            self.console.warn(f"{' and '.join(lost)}: not there, what was logged up to step {self.begun} is lost")
 
     def write_down(self) -> None:
         """What the run is, before it starts or goes on: longer than it was first asked to, perhaps."""

@@ -170,6 +170,17 @@ def test_of_a_run_that_was_never_validated_the_last_weights_are_the_best(
     assert json.loads(evaluated.stdout)["metrics"] == wanted
 
 
+def test_curves_that_somebody_has_removed_are_missed(dltrain: Callable[..., Child], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    typed = ["model=mlp", "data=digits", "device=cpu", "trainer.max_steps=2"]
+    assert dltrain(*typed, f"hydra.run.dir={run}").code == 0
+    (run / "metrics.jsonl").unlink()
+    resumed = dltrain("resume", str(run), "trainer.max_steps=4")
+    assert resumed.code == 0
+    assert "metrics.jsonl: not there, what was logged up to step 2 is lost" in resumed.stderr
+    assert "is lost" not in dltrain("resume", str(run), "trainer.max_steps=6").stderr
+
+
 def test_what_a_schedule_hears_of_is_not_changed_when_a_run_goes_on(
     dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
