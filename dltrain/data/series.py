@@ -174,10 +174,13 @@ def _columns(head: Table, column: str | list[str] | None) -> list[str]:
         if not names:
             expected = f"a column of numbers in {head.path}, besides the time"
             raise ConfigError(problem("data.column", expected, f"the columns {', '.join(head.header)}"))
+        head.places(names)
         return names
     names = [column] if isinstance(column, str) else list(column)
     for name in names:
         numbers(head, head.place(name))
+    if len(set(names)) < len(names):
+        raise ConfigError(problem("data.column", "each column once", ", ".join(names)))
     if not names:
         raise ConfigError(problem("data.column", f"one or more of {', '.join(head.header)}", "an empty list"))
     return names

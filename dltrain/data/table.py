@@ -63,6 +63,7 @@ class CsvTable:
         self.bad = BadSamples(on_bad_sample, max_bad_samples)
         table = read(file(path, "an existing CSV file"), bad=self.bad)
         table = without(table, slips(table), self.bad)
+        table.places(table.header)
         target = table.place(column or table.header[-1])
         places = [place for place in range(len(table.header)) if place != target]
         if not places:
