@@ -11,11 +11,12 @@ import numpy as np
 from dltrain.data.ahead import Time, following
 from dltrain.data.arguments import at_least, file, fractions, one_of
 from dltrain.data.delimited import Table, numbers, read, readable, refuse_holes, tables
+from dltrain.data.exact import exact_pairs
 from dltrain.data.given import Given
 from dltrain.data.spec import Inputs, Source, Spec, Splits
 from dltrain.data.splitting import share
 from dltrain.data.timeline import is_time, moments, refuse_disorder, season_of
-from dltrain.data.windows import Normalise, Span, exact_pairs
+from dltrain.data.windows import Normalise, Span
 from dltrain.errors import ConfigError, problem
 
 BUNDLED = Path(__file__).parent / "bundled"

@@ -23,7 +23,7 @@ def batch_of(source: Source) -> dict[str, torch.Tensor]:
 
 
 def restored(batch, name):
-    return (batch[name].double() * batch["scale"] + batch["shift"]).numpy()
+    return (batch[name].double() * batch["scale"] + batch["shift"] + batch["shift_rest"].double()).numpy()
 
 
 def refusal(**arguments) -> str:
@@ -63,7 +63,9 @@ def test_windows_are_the_rows_of_the_file_in_its_units(normalise, tmp_path):
         np.testing.assert_allclose(restored(batch, "targets"), expected[:, 12:], atol=1e-4)
         assert all(value.dtype == torch.float32 for value in batch.values())
         if name != "train":
-            np.testing.assert_allclose(batch["history"], expected[:, :12], rtol=1e-6)
+            shift = batch["shift"].double() + batch["shift_rest"]
+            np.testing.assert_allclose(batch["history"] + shift, expected[:, :12], rtol=1e-6)
+            np.testing.assert_allclose(batch["ahead"] + shift, expected[:, 12:], rtol=1e-6)
 
 
 def test_last_takes_the_last_value_away_and_gives_training_targets_unit_mean_square(tmp_path):
@@ -92,8 +94,10 @@ def test_a_window_that_never_moves_gives_finite_numbers(tmp_path):
         splits = TimeSeries(path=path, window=10, horizon=3, normalise=normalise).load()
         for source in (splits.train, splits.val, splits.test):
             assert all(value.isfinite().all() for value in batch_of(source).values())
-    constant = write(tmp_path / "b.csv", ["a"], [[3.0]] * 200)
-    assert batch_of(TimeSeries(path=constant, window=10, horizon=3).load().train)["inputs"].abs().max() == 0
+    constant = write(tmp_path / "b.csv", ["a"], [[0.1]] * 200)  # whose deviation numpy gives as 1e-17
+    for normalise in ("last", "window", "train"):
+        batch = batch_of(TimeSeries(path=constant, window=10, horizon=3, normalise=normalise).load().train)
+        assert batch["inputs"].abs().max() < 1e-6 and batch["scale"].min() >= 0.1
 
 
 @pytest.mark.parametrize("normalise", ["last", "window", "train"])
@@ -128,6 +132,7 @@ def test_small_moves_of_large_numbers_survive(normalise, tmp_path):
     )
     assert (near["inputs"] - far["inputs"]).abs().max() < 1e-5
     assert (near["targets"] - far["targets"]).abs().max() < 1e-5
+    np.testing.assert_allclose(restored(far, "inputs"), restored(near, "inputs") + 2.0**30, rtol=0, atol=1e-5)
 
 
 def test_history_reaches_two_seasons_back(tmp_path):
@@ -137,7 +142,7 @@ def test_history_reaches_two_seasons_back(tmp_path):
     for source, first in ((splits.val, 210), (splits.test, 255)):
         batch = batch_of(source)
         assert batch["history"].shape[1:] == (48, 1)
-        assert batch["history"][0, :, 0].tolist() == values[first - 48 : first].tolist()
+        assert batch["history"][0, :, 0].tolist() == (values[first - 48 : first] - values[first - 1]).tolist()
         np.testing.assert_allclose(restored(batch, "inputs")[0, :, 0], values[first - 10 : first], atol=1e-4)
 
 

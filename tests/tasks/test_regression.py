@@ -49,6 +49,18 @@ def test_metrics_are_in_the_datas_units_and_the_loss_in_normalised_ones() -> Non
     assert metrics["loss"] == pytest.approx(F.mse_loss(predicted, targets).item(), rel=1e-6)
 
 
+def test_errors_and_predictions_of_large_numbers_keep_their_small_moves() -> None:
+    predicted, targets = drawn(0), drawn(1)
+    ones = torch.ones(sum(SIZES), 1)
+    units = {"scale": 10 * ones, "shift": 2e9 * ones, "shift_rest": 0.123 * ones}
+    whole = batches(predicted, targets, **units)
+    metrics = Regression(TARGETS).evaluate(nn.Identity(), whole).metrics
+    assert metrics["mae"] == pytest.approx(10 * (predicted - targets).abs().double().mean().item(), rel=1e-6)
+    lines = Regression(TARGETS).predict(nn.Identity(), {"inputs": predicted, **units})
+    wanted = 10 * predicted.double() + 2e9 + 0.123
+    assert (torch.tensor([list(line.values()) for line in lines], dtype=torch.float64) - wanted).abs().max() < 1e-6
+
+
 def test_numbers_that_are_classes_too_are_read_as_numbers() -> None:
     predicted, values, classes = drawn(0), drawn(1), torch.zeros(sum(SIZES), dtype=torch.int64)
     task = Regression(TARGETS)
