@@ -15,6 +15,7 @@ import numpy as np
 from dltrain.data.bad import BadSamples
 from dltrain.errors import ConfigError, nearest, problem
 
+LARGEST = float(np.finfo(np.float32).max)
 HOLES = ("", "na", "nan")
 QUOTED = re.compile(r'"[^"]*"')
 TORN = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8, as Python's surrogateescape shows them
@@ -215,16 +216,17 @@ def numbers(table: Table, place: int, remedy: str = "Choose columns of numbers w
         remedy: What the user can do about text in it.
 
     Raises:
-        ConfigError: A cell holds text; the message names the first.
+        ConfigError: A cell holds text, or a number that no float32 holds; the message names the first.
     """
     values = np.full(len(table.rows), np.nan)
     for row, cell in enumerate(table.cells(place)):
         if is_hole(cell):
             continue
         value = table.number(cell)
-        if value is None:
-            where = f"a finite number in column {table.header[place]}, line {table.lines[row]} of {table.path}"
-            raise ConfigError(problem("data.column", where, cell, remedy))
+        if value is None or abs(value) > LARGEST:
+            size = "finite number" if value is None else f"number between -{LARGEST:.2g} and {LARGEST:.2g}"
+            where = f"a {size} in column {table.header[place]}, line {table.lines[row]} of {table.path}"
+            raise ConfigError(problem("data.column", where, cell, remedy if value is None else ""))
         values[row] = value
     return values
 

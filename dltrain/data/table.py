@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dltrain.data.arguments import at_least, file, fractions, one_of
 from dltrain.data.bad import MOST, BadSamples
 from dltrain.data.batches import Batch
-from dltrain.data.delimited import Table, is_hole, numbers, read, readable, refuse_holes, tables, without
+from dltrain.data.delimited import LARGEST, Table, is_hole, numbers, read, readable, refuse_holes, tables, without
 from dltrain.data.exact import deviation
 from dltrain.data.given import Given
 from dltrain.data.slips import FEW_CLASSES, slips
@@ -139,9 +139,24 @@ class Numbers(NamedTuple):
     scale: float
 
     def block(self, table: Table, place: int) -> np.ndarray:
-        """(rows, 1); 0 in a hole."""
+        """(rows, 1); 0 in a hole.
+
+        Raises:
+            ConfigError: A cell holds text, or is so far from the mean that float32 cannot say it.
+        """
         values = numbers(table, place, "This column holds numbers in training")
-        return np.nan_to_num((values - self.mean) / self.scale, nan=0.0)[:, None]
+        return np.nan_to_num(_standardised(values, self.mean, self.scale, table, place), nan=0.0)[:, None]
+
+
+def _standardised(values: np.ndarray, mean: float, scale: float, table: Table, place: int) -> np.ndarray:
+    """A column less its mean in training, in units of its deviation there; refused where float32 cannot say it."""
+    found = (values - mean) / scale
+    far = np.flatnonzero(np.abs(found) > LARGEST)
+    if len(far):
+        row = int(far[0])
+        where = f"column {table.header[place]}, line {table.lines[row]} of {table.path}"
+        raise ConfigError(problem("data.column", f"a number like those of training in {where}", table.rows[row][place]))
+    return found
 
 
 class Words(NamedTuple):
@@ -191,12 +206,12 @@ def _answers(table: Table, target: int, train: np.ndarray) -> tuple[dict[str, Te
         names, labels = np.unique(table.cells(target), return_inverse=True)
         return {"targets": torch.from_numpy(labels)}, _classes(names.tolist())
     values = numbers(table, target)
-    mean, scale = values[train].mean(), deviation(values[train])
+    mean, scale = values[train].mean(), float(deviation(values[train]))
     shift = np.float32(mean)
     units = dict(zip(UNITS, (shift, mean - shift, scale), strict=True))
     numbers_of = {
         name: torch.from_numpy(np.broadcast_to(value, len(values)).astype(np.float32))[:, None]
-        for name, value in (("values", (values - mean) / scale), *units.items())
+        for name, value in (("values", _standardised(values, mean, scale, table, target)), *units.items())
     }
     names, labels = np.unique(values, return_inverse=True)
     if len(names) > FEW_CLASSES or not (names == names.round()).all():

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from dltrain import draw
 from dltrain.metrics import Mean
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Shown, Task
-from dltrain.tasks.regression import add_errors, find_loss, in_units, restore, rooted
+from dltrain.tasks.regression import add_errors, find_loss, free, in_units, restore, rooted
 
 PANELS = 6
+TAKEN = ("input", "time", "step")  # what a line of `dltrain predict` says besides
 # A naive forecast whose error is below this part of another one's is perfect: the rest is float32.
 ROUNDING = 1e-6
 
@@ -48,7 +49,7 @@ class Forecasting(Task):
         self.columns = columns
         self.season = season or 1
         self.unit = unit or ""
-        self.target_names = list(target_names or [str(n) for n in range(columns)])
+        self.target_names = free(target_names or [str(n) for n in range(columns)], TAKEN)
         self.distance = find_loss(loss_name)
 
     def facts(self) -> dict[str, Any]:

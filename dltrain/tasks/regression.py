@@ -17,6 +17,8 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "huber": F.smooth_l1_loss,
 }
 
+TAKEN = ("input", "line")  # what a line of `dltrain predict` says besides
+
 
 class Regression(Task):
     """A distance between the model's outputs (B, targets) and ``targets`` (B, targets).
@@ -35,7 +37,7 @@ class Regression(Task):
 
     def __init__(self, targets: int, target_names: list[str] | None = None, loss_name: str = "mse") -> None:
         self.targets = targets
-        self.target_names = list(target_names or [])
+        self.target_names = free(target_names or [], TAKEN)
         self.distance = find_loss(loss_name)
 
     def facts(self) -> dict[str, Any]:
@@ -61,6 +63,19 @@ class Regression(Task):
         names = self.target_names or [f"value_{n}" for n in range(1, self.targets + 1)]
         rows = restore(model(batch["inputs"]), batch).tolist()
         return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def free(names: Iterable[str], taken: Iterable[str]) -> list[str]:
+    """Names of what is predicted, under which it stands in the lines of `dltrain predict`.
+
+    Raises:
+        ConfigError: Something else stands there under one of them.
+    """
+    names, taken = list(names), list(taken)
+    for name in filter(taken.__contains__, names):
+        hint = "The lines of dltrain predict say something else under these names: rename the column"
+        raise ConfigError(problem("data.column", f"a name other than {', '.join(taken)}", name, hint))
+    return names
 
 
 def numbers(batch: Batch) -> Tensor:

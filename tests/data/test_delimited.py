@@ -54,3 +54,26 @@ def test_cells_between_tabs_are_refused_with_what_is_read(tmp_path: Path) -> Non
     (tmp_path / "a.csv").write_text("a\tb\n1,5\t2\n")
     with pytest.raises(ConfigError, match=r"data.path: expected cells between commas or semicolons in .*, got tabs"):
         delimited.read(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("cell", ["1e300", "-4e38"])
+def test_numbers_that_no_float32_holds_are_refused_with_their_place(cell: str, tmp_path: Path) -> None:
+    data = CsvTable(path := written(tmp_path, "a.csv", "a,y"))
+    text = Path(path).read_text().replace("\n5.25,", f"\n{cell},")
+    (tmp_path / "large.csv").write_text(text)
+    said = rf"a number between -3.4e\+38 and 3.4e\+38 in column a, line 7 of .*, got {cell}"
+    for read in (
+        lambda: CsvTable(str(tmp_path / "large.csv")),
+        TimeSeries(path=str(tmp_path / "large.csv"), window=3, horizon=1).load,
+        lambda: next(data.inputs(Given((str(tmp_path / "large.csv"),)))),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            read()
+
+
+def test_a_number_too_far_from_those_of_training_is_refused_with_its_place(tmp_path: Path) -> None:
+    rows = "".join(f"{row}e-20,{row}\n" for row in range(60))
+    (tmp_path / "a.csv").write_text("a,y\n" + rows)
+    (tmp_path / "new.csv").write_text("a\n1e-20\n1e30\n")
+    with pytest.raises(ConfigError, match=r"a number like those of training in column a, line 3 of .*, got 1e30"):
+        next(CsvTable(str(tmp_path / "a.csv")).inputs(Given((str(tmp_path / "new.csv"),))))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dltrain.data.batches import Batches
 from dltrain.data.given import Given
 from dltrain.data.series import TimeSeries
+from dltrain.errors import ConfigError
 from dltrain.tasks.forecasting import Forecasting, naive_forecasts
 
 WINDOW, HORIZON, SEASON = 10, 9, 4
@@ -184,3 +185,12 @@ def test_forecasts_are_drawn_over_the_truth() -> None:
     (shown,) = task.show(model, task.evaluate(model, [batch(torch.Generator().manual_seed(0), 5)]))
     assert shown.tag == "forecasts"
     assert shown.image is not None and shown.image.dtype == torch.uint8 and shown.image.shape[0] == 3
+
+
+def test_a_series_may_not_be_called_as_what_stands_beside_it_in_a_forecast() -> None:
+    for name in ("input", "time", "step"):
+        with pytest.raises(
+            ConfigError, match=rf"data.column: expected a name other than input, time, step, got {name}"
+        ):
+            Forecasting(HORIZON, 2, target_names=["a", name])
+    assert Forecasting(HORIZON, 2, target_names=["line", "a"]).target_names == ["line", "a"]

@@ -83,3 +83,10 @@ def test_each_loss_is_torchs(name: str, peer: nn.Module) -> None:
 def test_an_unknown_loss_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match=r"task\.loss_name.*Did you mean huber"):
         Regression(TARGETS, loss_name="hubber")
+
+
+def test_a_number_may_not_be_called_as_what_stands_beside_it_in_a_prediction() -> None:
+    for name in ("input", "line"):
+        with pytest.raises(ConfigError, match=rf"data.column: expected a name other than input, line, got {name}"):
+            Regression(1, [name])
+    assert Regression(2, ["time", "class"]).target_names == ["time", "class"]
