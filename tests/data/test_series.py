@@ -1,10 +1,13 @@
 import csv
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
 import torch
 
 from dltrain.data.batches import Batches
+from dltrain.data.given import Given
 from dltrain.data.series import BUNDLED, TimeSeries
 from dltrain.data.spec import Source
 from dltrain.errors import ConfigError
@@ -224,6 +227,38 @@ def test_rows_that_go_back_in_time_are_refused(tmp_path):
     rows = [[f"2020-01-{day:02d}", day] for day in range(31, 0, -1)]
     message = refusal(path=write(tmp_path / "a.csv", ["date", "a"], rows), window=2, horizon=1)
     assert "order of time" in message and "line 3" in message
+
+
+@pytest.mark.parametrize("name", ["year", "time", "day"])
+def test_numbers_that_count_time_backwards_are_refused(name, tmp_path):
+    rows = [[40000 - row // 2, row] for row in range(31)]
+    message = refusal(path=write(tmp_path / "a.csv", [name, "a"], rows), window=2, horizon=1)
+    assert "order of time" in message and f"{name} from 40000 down to 39985" in message
+
+
+def test_numbers_that_begin_anew_are_in_order(tmp_path):
+    rows = [[12 - row % 2 if row < 2 else row % 12 + 1, row] for row in range(40)]
+    TimeSeries(path=write(tmp_path / "a.csv", ["month", "a"], rows), window=2, horizon=1).load()
+    TimeSeries(
+        path=write(tmp_path / "b.csv", ["depth", "a"], [[-row, row] for row in range(40)]), window=2, horizon=1
+    ).load()
+
+
+def test_a_clock_that_is_set_back_is_no_disorder_where_offsets_say_so(tmp_path):
+    start = datetime(2024, 10, 26, 12, tzinfo=UTC)
+    zone = ZoneInfo("Europe/Berlin")
+    times = [(start + row * timedelta(minutes=30)).astimezone(zone).isoformat() for row in range(60)]
+    path = write(tmp_path / "a.csv", ["date", "a"], [[time, row] for row, time in enumerate(times)])
+    data = TimeSeries(path=path, window=2, horizon=2)
+    data.load()
+    (piece,) = data.inputs(Given())
+    wanted = [(start + row * timedelta(minutes=30)).astimezone(zone).isoformat() for row in (60, 61)]
+    assert [name["time"] for name in piece.names] == wanted
+    times[7], times[8] = times[8], times[7]
+    path = write(tmp_path / "b.csv", ["date", "a"], [[time, row] for row, time in enumerate(times)])
+    assert "order of time" in refusal(path=path, window=2, horizon=1)
+    bare = write(tmp_path / "c.csv", ["date", "a"], [[time[:19], row] for row, time in enumerate(sorted(times))])
+    assert TimeSeries(path=bare, window=2, horizon=1).load()
 
 
 @pytest.mark.parametrize(
