@@ -3,6 +3,7 @@
 import calendar
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
 from itertools import count, islice, pairwise
@@ -14,12 +15,13 @@ from dltrain.data.timeline import DAY, column_of_moments, is_time
 Time = str | int | float
 
 SATURDAY = 5
-ZONE = re.compile(r"(?<=:\d\d)(Z|[+-]\d\d:?\d\d)$")
-# Characters of an ISO time that ends with its year, month, day, hour, minute or second.
-LENGTHS = (4, 7, 10, 13, 16, 19)
+DATE = 10  # characters of 2024-01-31
+ZONE = re.compile(r"(Z|[+-]\d\d(:?\d\d)?)$")
+WEEK = re.compile(r"\d{4}-?W\d\d(-?\d)?")
+UNPADDED = re.compile(r"[-/]\d(?!\d)")  # 2024-1, 2024/1/31
 
 
-def following(table: Table, steps: int) -> list[Time] | None:
+def following(table: Table, steps: int) -> list[Time | None] | None:
     """The times of the steps after the last row, at the usual distance of the rows.
 
     Dates go on by months where all rows are of one day of the month, or of its end; otherwise by the median distance,
@@ -30,14 +32,17 @@ def following(table: Table, steps: int) -> list[Time] | None:
         steps: How many.
 
     Returns:
-        One time for each step, or None where no column says the time.
+        One time for each step, None after the last day of the year 9999; or None where no column says the time.
     """
     if len(table.rows) < 2:
         return None
     if found := column_of_moments(table):
         place, moments = found
-        write = _writer(table.rows[-1][place])
-        return [write(moment) for moment in islice(_onwards(moments), steps)] or None
+        write = _writer(table.cells(place))
+        if write(moments[-1]) != table.rows[-1][place]:  # read, but in a form that is not written here
+            return None
+        times = [write(moment) for moment in islice(_onwards(moments), steps)]
+        return [*times, *[None] * (steps - len(times))] if times else None
     for place, name in enumerate(table.header):
         if is_time(name) and table.numeric(place) and not any(map(is_hole, table.cells(place))):
             return list(islice(_numbers_onwards(table, place), steps)) or None
@@ -45,7 +50,12 @@ def following(table: Table, steps: int) -> list[Time] | None:
 
 
 def _onwards(moments: Sequence[datetime]) -> Iterator[datetime]:
-    """What comes after the last moment, without end; nothing where the moments usually stay the same."""
+    """What comes after the last moment, while the calendar lasts; nothing where moments usually stay the same."""
+    with suppress(ValueError, OverflowError):  # there is no year 10000
+        yield from _endless(moments)
+
+
+def _endless(moments: Sequence[datetime]) -> Iterator[datetime]:
     months = [moment.year * 12 + moment.month - 1 for moment in moments]
     at_end = all(moment.day == _days_of(months[row]) for row, moment in enumerate(moments))
     same_day = at_end or len({moment.day for moment in moments}) == 1
@@ -71,19 +81,30 @@ def _in_month(moment: datetime, month: int, at_end: bool) -> datetime:
     return moment.replace(year=month // 12, month=month % 12 + 1, day=days if at_end else min(moment.day, days))
 
 
-def _writer(cell: str) -> Callable[[datetime], str]:
-    """Writes a time as one cell has its own."""
-    zone = found.group() if (found := ZONE.search(cell)) else ""
-    bare = cell.removesuffix(zone)
+def _writer(cells: Sequence[str]) -> Callable[[datetime], str]:
+    """Writes a time as the last of a column's cells has its own."""
+    zone = found.group() if (found := ZONE.search(cells[-1][DATE:])) else ""
+    bare = cells[-1].removesuffix(zone)
+    padded = not any(map(UNPADDED.search, cells))
 
     def write(moment: datetime) -> str:
-        if bare.isdigit() and len(bare) == 8:
-            return moment.date().isoformat().replace("-", "")
-        text = moment.isoformat(sep=bare[10] if len(bare) > 10 else "T")
-        text = text[: len(bare)] if len(bare) in LENGTHS else text
-        return (text.replace("-", "/") if "/" in bare else text) + zone
+        if bare.isdigit():
+            return moment.date().isoformat().replace("-", "")[: len(bare)]
+        if WEEK.fullmatch(bare):
+            return _week(moment, "-" if "-" in bare else "")[: len(bare)]
+        if len(bare) > DATE:
+            text = moment.isoformat(bare[DATE], "microseconds")[: len(bare)]
+            return (text.replace("-", "/") if "/" in bare else text) + zone
+        mark = "/" if "/" in bare else "-"
+        parts = moment.date().isoformat().split("-")[: 1 + bare.count(mark)]
+        return mark.join(part if padded else part.lstrip("0") for part in parts)
 
     return write
+
+
+def _week(moment: datetime, mark: str) -> str:
+    year, week, day = moment.isocalendar()
+    return f"{year}{mark}W{week:02}{mark}{day}"
 
 
 def _numbers_onwards(table: Table, place: int) -> Iterator[int | float]:

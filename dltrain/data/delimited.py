@@ -15,6 +15,7 @@ import numpy as np
 from dltrain.data.bad import BadSamples
 from dltrain.errors import ConfigError, nearest, problem
 
+LARGEST = float(np.finfo(np.float32).max)
 HOLES = ("", "na", "nan")
 QUOTED = re.compile(r'"[^"]*"')
 TORN = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8, as Python's surrogateescape shows them
@@ -43,18 +44,24 @@ class Table:
         if name not in self.header:
             known = f"one of the columns of {self.path.name}: {', '.join(self.header)}"
             raise ConfigError(problem("data.column", known, name, nearest(str(name), self.header)))
-        return self.header.index(name)
+        return self.places([name])[0]
 
     def places(self, names: Iterable[str]) -> list[int]:
         """Which columns have these names.
 
         Raises:
-            ConfigError: Naming those that are missing.
+            ConfigError: Naming those that are missing, or one that several columns have.
         """
+        names = list(names)
         missing = [name for name in names if name not in self.header]
         if missing:
             known = f"the column{'s' * (len(missing) > 1)} {', '.join(missing)} in {self.path}"
             raise ConfigError(problem("data.column", known, ", ".join(self.header)))
+        for name in names:
+            if (times := self.header.count(name)) > 1:
+                called = f"called {name}" if name else "without a name"
+                expected = f"one column {called} in {self.path}"
+                raise ConfigError(problem("data.column", expected, f"{times} of them", "Give each a name of its own"))
         return [self.header.index(name) for name in names]
 
     def cells(self, place: int) -> list[str]:
@@ -68,6 +75,8 @@ class Table:
 
     def number(self, cell: str) -> float | None:
         """The finite number in a cell, or None for text."""
+        if "_" in cell:  # Python reads 1_0 as 10
+            return None
         try:
             value = float(cell.replace(",", ".") if self.comma else cell)
         except ValueError:
@@ -144,6 +153,9 @@ def _rows(reader: Any, alone: bool) -> Iterator[tuple[list[str], int]]:
 
 def _check(table: Table) -> None:
     """Refuse what is no table with names over its columns."""
+    if any("\t" in name for name in table.header):
+        expected = f"cells between commas or semicolons in {table.path}"
+        raise ConfigError(problem("data.path", expected, "tabs between the names of its first line"))
     if not table.rows:
         raise ConfigError(problem("data.path", f"a line of names and rows of numbers in {table.path}", "no rows"))
     if all(table.number(name) is not None for name in table.header):
@@ -204,16 +216,17 @@ def numbers(table: Table, place: int, remedy: str = "Choose columns of numbers w
         remedy: What the user can do about text in it.
 
     Raises:
-        ConfigError: A cell holds text; the message names the first.
+        ConfigError: A cell holds text, or a number that no float32 holds; the message names the first.
     """
     values = np.full(len(table.rows), np.nan)
     for row, cell in enumerate(table.cells(place)):
         if is_hole(cell):
             continue
         value = table.number(cell)
-        if value is None:
-            where = f"a finite number in column {table.header[place]}, line {table.lines[row]} of {table.path}"
-            raise ConfigError(problem("data.column", where, cell, remedy))
+        if value is None or abs(value) > LARGEST:
+            size = "finite number" if value is None else f"number between -{LARGEST:.2g} and {LARGEST:.2g}"
+            where = f"a {size} in column {table.header[place]}, line {table.lines[row]} of {table.path}"
+            raise ConfigError(problem("data.column", where, cell, remedy if value is None else ""))
         values[row] = value
     return values
 

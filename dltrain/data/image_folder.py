@@ -27,8 +27,8 @@ Listing = list[tuple[Path, int]]
 class ImageFolder:
     """Pictures in ``path/train/<class>/`` and ``path/test/<class>/``, or in ``path/<class>/`` alone.
 
-    Each is read when it is needed, in colour, and brought to one size: its shorter side is scaled, the longer one cut
-    in equal parts on both ends.
+    Each is read when it is needed, in colour and on white where it is transparent, and brought to one size: its shorter
+    side is scaled, the longer one cut in equal parts on both ends.
 
     Args:
         path: The folder.

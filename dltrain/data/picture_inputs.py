@@ -1,6 +1,7 @@
 """Pictures that a user brings: files of the usual formats, folders of them, or arrays."""
 
 import io
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,8 @@ ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".w
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 # Pillow decides by content what a file is, and hands some kinds to other programs: PostScript to Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+DEEP = ("I", "F")  # modes of more than 8 bits per pixel, I;16 and its kin among them
+WHITE_OF_16_BITS = 65535
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
@@ -61,9 +64,32 @@ def decoded(source: Path | io.BytesIO, mode: str, height: int, width: int) -> np
     Raises:
         OSError, SyntaxError, ValueError, Image.DecompressionBombError: It cannot be read.
     """
-    with Image.open(source, formats=FORMATS) as picture:
-        upright = ImageOps.exif_transpose(picture).convert(mode)
+    with warnings.catch_warnings():
+        # Pillow warns of 90 million pixels, as cameras have them, and refuses twice as many.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(source, formats=FORMATS) as picture:
+            upright = _in_mode(ImageOps.exif_transpose(picture), mode)
     return np.asarray(ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR))
+
+
+def _in_mode(picture: Image.Image, mode: str) -> Image.Image:
+    """A picture in one of PIL's modes; what is transparent lies on white where the mode cannot say so."""
+    if picture.mode.startswith(DEEP):
+        picture = _of_bytes(picture)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        if mode not in ("LA", "RGBA"):
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert(mode)
+
+
+def _of_bytes(picture: Image.Image) -> Image.Image:
+    """Grey levels from 0 to 65,535 as levels from 0 to 255; Pillow itself makes all above 255 white."""
+    levels = np.asarray(picture)
+    if picture.mode == "F" or levels.min() < 0 or levels.max() > WHITE_OF_16_BITS:
+        got = f"{'fractions' if picture.mode == 'F' else 'whole numbers'} from {levels.min():g} to {levels.max():g}"
+        raise ValueError(f"grey levels that are {got}, and no file says which is white; 8 and 16 bits are read")
+    return Image.fromarray((levels / (WHITE_OF_16_BITS / 255)).round().astype(np.uint8))
 
 
 def _as_stored(pixels: np.ndarray, look: Look, name: str) -> np.ndarray:

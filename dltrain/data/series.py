@@ -11,11 +11,12 @@ import numpy as np
 from dltrain.data.ahead import Time, following
 from dltrain.data.arguments import at_least, file, fractions, one_of
 from dltrain.data.delimited import Table, numbers, read, readable, refuse_holes, tables
+from dltrain.data.exact import exact_pairs
 from dltrain.data.given import Given
 from dltrain.data.spec import Inputs, Source, Spec, Splits
 from dltrain.data.splitting import share
 from dltrain.data.timeline import is_time, moments, refuse_disorder, season_of
-from dltrain.data.windows import Normalise, Span, exact_pairs
+from dltrain.data.windows import Normalise, Span
 from dltrain.errors import ConfigError, problem
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -174,10 +175,13 @@ def _columns(head: Table, column: str | list[str] | None) -> list[str]:
         if not names:
             expected = f"a column of numbers in {head.path}, besides the time"
             raise ConfigError(problem("data.column", expected, f"the columns {', '.join(head.header)}"))
+        head.places(names)
         return names
     names = [column] if isinstance(column, str) else list(column)
     for name in names:
         numbers(head, head.place(name))
+    if len(set(names)) < len(names):
+        raise ConfigError(problem("data.column", "each column once", ", ".join(names)))
     if not names:
         raise ConfigError(problem("data.column", f"one or more of {', '.join(head.header)}", "an empty list"))
     return names

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from dltrain.data.arguments import at_least, file, fractions, one_of
 from dltrain.data.bad import MOST, BadSamples
 from dltrain.data.batches import Batch
-from dltrain.data.delimited import Table, is_hole, numbers, read, readable, refuse_holes, tables, without
+from dltrain.data.delimited import LARGEST, Table, is_hole, numbers, read, readable, refuse_holes, tables, without
+from dltrain.data.exact import deviation
 from dltrain.data.given import Given
 from dltrain.data.slips import FEW_CLASSES, slips
 from dltrain.data.spec import Inputs, Source, Spec, Splits
@@ -19,6 +20,7 @@ from dltrain.errors import ConfigError, problem
 
 MOST_WORDS = 1000
 FEWEST_ROWS = 3
+UNITS = ("shift", "shift_rest", "scale")
 
 
 class CsvTable:
@@ -28,7 +30,8 @@ class CsvTable:
     column of 0 and 1 per word of the training part; another word, and a hole under ``holes=mean``, is a row of zeros.
     A column of words to predict is a set of classes; a column of numbers is a number to predict; a column of at most
     20 different whole numbers is both: a batch's ``targets`` are the classes and its ``values`` the numbers. Numbers to
-    predict are standardised as well: number = normalised * scale + shift, with ``scale`` and ``shift`` (B, 1) beside.
+    predict are standardised as well: number = normalised * scale + shift + shift_rest, with these (B, 1) beside; the
+    last is what rounding took from the shift.
 
     Args:
         path: The file; its first line names the columns.
@@ -63,6 +66,7 @@ class CsvTable:
         self.bad = BadSamples(on_bad_sample, max_bad_samples)
         table = read(file(path, "an existing CSV file"), bad=self.bad)
         table = without(table, slips(table), self.bad)
+        table.places(table.header)
         target = table.place(column or table.header[-1])
         places = [place for place in range(len(table.header)) if place != target]
         if not places:
@@ -74,7 +78,7 @@ class CsvTable:
         answers, facts = _answers(table, target, train)
         self.rows = {"inputs": self._seen(table, places), **answers}
         # One row of what turns a normalised answer into a number; of classes there is nothing to restore.
-        self.units: Batch = {name: answers[name][:1] for name in ("shift", "scale") if name in answers}
+        self.units: Batch = {name: answers[name][:1] for name in UNITS if name in answers}
         size = self.rows["inputs"].shape[1]
         self.spec = Spec(shape=(size,), size=size, target_names=(table.header[target],), **facts)
 
@@ -132,12 +136,27 @@ class Numbers(NamedTuple):
 
     name: str
     mean: float
-    deviation: float
+    scale: float
 
     def block(self, table: Table, place: int) -> np.ndarray:
-        """(rows, 1); 0 in a hole."""
+        """(rows, 1); 0 in a hole.
+
+        Raises:
+            ConfigError: A cell holds text, or is so far from the mean that float32 cannot say it.
+        """
         values = numbers(table, place, "This column holds numbers in training")
-        return np.nan_to_num((values - self.mean) / self.deviation, nan=0.0)[:, None]
+        return np.nan_to_num(_standardised(values, self.mean, self.scale, table, place), nan=0.0)[:, None]
+
+
+def _standardised(values: np.ndarray, mean: float, scale: float, table: Table, place: int) -> np.ndarray:
+    """A column less its mean in training, in units of its deviation there; refused where float32 cannot say it."""
+    found = (values - mean) / scale
+    far = np.flatnonzero(np.abs(found) > LARGEST)
+    if len(far):
+        row = int(far[0])
+        where = f"column {table.header[place]}, line {table.lines[row]} of {table.path}"
+        raise ConfigError(problem("data.column", f"a number like those of training in {where}", table.rows[row][place]))
+    return found
 
 
 class Words(NamedTuple):
@@ -168,7 +187,7 @@ def _fitted(table: Table, place: int, train: np.ndarray) -> Column:
     if not len(known):
         got = "holes only"
         raise ConfigError(problem("data.path", f"a number in the training part of {name}", got))
-    return Numbers(name, known.mean(), known.std() or 1.0)
+    return Numbers(name, known.mean(), float(deviation(known)))
 
 
 def _known_words(table: Table, place: int, train: np.ndarray) -> dict[str, int]:
@@ -187,10 +206,12 @@ def _answers(table: Table, target: int, train: np.ndarray) -> tuple[dict[str, Te
         names, labels = np.unique(table.cells(target), return_inverse=True)
         return {"targets": torch.from_numpy(labels)}, _classes(names.tolist())
     values = numbers(table, target)
-    mean, deviation = values[train].mean(), values[train].std() or 1.0
+    mean, scale = values[train].mean(), float(deviation(values[train]))
+    shift = np.float32(mean)
+    units = dict(zip(UNITS, (shift, mean - shift, scale), strict=True))
     numbers_of = {
         name: torch.from_numpy(np.broadcast_to(value, len(values)).astype(np.float32))[:, None]
-        for name, value in (("values", (values - mean) / deviation), ("shift", mean), ("scale", deviation))
+        for name, value in (("values", _standardised(values, mean, scale, table, target)), *units.items())
     }
     names, labels = np.unique(values, return_inverse=True)
     if len(names) > FEW_CLASSES or not (names == names.round()).all():

@@ -1,5 +1,7 @@
 """What the time column of a CSV file says: where it is, how far apart its rows are, and whether they are in order."""
 
+import re
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
 
@@ -8,6 +10,7 @@ from dltrain.errors import ConfigError, problem
 
 NAMES = ("date", "time", "datetime", "timestamp", "ts", "ds", "year", "quarter", "month", "week", "day", "hour")
 FORMATS = ("%Y-%m-%d", "%Y-%m", "%Y")
+MONTH = re.compile(r"((?:1[89]|2[01])\d\d)(0[1-9]|1[0-2])")  # 202012 under a name of time: no likely count of anything
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -28,7 +31,13 @@ def moments(table: Table) -> list[datetime] | None:
 
 
 def column_of_moments(table: Table) -> tuple[int, list[datetime]] | None:
-    """The first column in which every cell is a time: its place, and the times."""
+    """The first column in which every cell is a time: its place, and the times as clocks showed them."""
+    found = _column(table)
+    return (found[0], [time.replace(tzinfo=None) for time in found[1]]) if found else None
+
+
+def _column(table: Table) -> tuple[int, list[datetime]] | None:
+    """The first column in which every cell is a time: its place, and the times with what they say of their zones."""
     for place, name in enumerate(table.header):
         if not is_time(name) and table.number(table.rows[0][place]) is not None:
             continue
@@ -54,17 +63,45 @@ def season_of(times: list[datetime] | None) -> int:
 
 def refuse_disorder(table: Table) -> None:
     """Refuse rows that go back in time: cut by place, the past would be predicted from the future."""
-    for line, (earlier, later) in zip(table.lines[1:], pairwise(moments(table) or []), strict=False):
+    found = _column(table)
+    if found is None:
+        _refuse_counting_down(table)
+        return
+    times = found[1]
+    if not all(
+        time.tzinfo for time in times
+    ):  # where all say how far from UTC, a clock that is set back is no disorder
+        times = [time.replace(tzinfo=None) for time in times]
+    for line, (earlier, later) in zip(table.lines[1:], pairwise(times), strict=False):
         if later < earlier:
-            expected = f"rows in the order of time in {table.path}"
-            got = f"{later} after {earlier} in line {line}"
-            raise ConfigError(problem("data.path", expected, got, "Sort the file, oldest row first"))
+            raise _disorder(table, f"{later} after {earlier} in line {line}")
+
+
+def _refuse_counting_down(table: Table) -> None:
+    """Refuse numbers that count time backwards; such as begin anew with each year or day are welcome."""
+    for place, name in enumerate(table.header):
+        if not is_time(name) or not table.numeric(place):
+            continue
+        values = [value for cell in table.cells(place) if (value := table.number(cell)) is not None]
+        if len(values) > 2 and _falls(values):
+            raise _disorder(table, f"{name} from {values[0]:g} down to {values[-1]:g}")
+
+
+def _falls(values: Sequence[float]) -> bool:
+    return values[-1] < values[0] and all(later <= earlier for earlier, later in pairwise(values))
+
+
+def _disorder(table: Table, got: str) -> ConfigError:
+    expected = f"rows in the order of time in {table.path}"
+    return ConfigError(problem("data.path", expected, got, "Sort the file, oldest row first"))
 
 
 def _moment(cell: str) -> datetime | None:
+    if month := MONTH.fullmatch(cell):
+        return datetime(int(month[1]), int(month[2]), 1)
     text = cell.replace("/", "-")
     try:
-        return datetime.fromisoformat(text).replace(tzinfo=None)
+        return datetime.fromisoformat(text)
     except ValueError:
         pass
     for form in FORMATS:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.data.batches import Batch
+from dltrain.data.exact import deviation, exact_pairs, exact_sum, not_zero
 
 # A window that hardly moves is not blown up beyond this part of the scale that `last` uses.
 LEAST_DEVIATION = 0.1
@@ -34,30 +35,21 @@ class Span(NamedTuple):
         return rows[:, self.first - self.lead : self.end].unfold(1, self.lead + horizon, 1).transpose(0, 1)
 
 
-def exact_pairs(values: np.ndarray) -> Tensor:
-    """Series (rows, columns) in float64 as float32 (2 x columns, rows): the rounded values, then what rounding took.
-
-    Two float32 hold a float64's digits also on devices that have no float64, so that small moves of large numbers
-    survive; see `Normalise`.
-    """
-    rounded = values.astype(np.float32)
-    rest = (values - rounded).astype(np.float32)
-    return torch.from_numpy(np.concatenate([rounded, rest], axis=1).T.copy())
-
-
 class Normalise(nn.Module):
-    """Windows less a shift, in units of a scale: value = normalised * scale + shift.
+    """Windows less a shift, in units of a scale: value = normalised * scale + shift + shift_rest.
 
     Args:
         train: The training part (rows, columns) in float64, on which all is fitted.
         window: Steps that are read.
         horizon: Steps that are predicted.
         how: ``last``, ``window`` or ``train``; see `dltrain.data.series.TimeSeries`.
-        history: Whether a batch also holds the past in the data's units, for naive forecasts.
+        history: Whether a batch also holds what was and what came less the shift, in the data's units, for naive
+            forecasts.
 
     Shape:
         values (B, 2 x columns, lead + horizon) of `exact_pairs` -> inputs (B, window, columns), targets (B, horizon,
-        columns), shift and scale (B, 1, columns), history (B, lead, columns)
+        columns), shift, shift_rest (what rounding took from it) and scale (B, 1, columns), history (B, lead, columns),
+        ahead (B, horizon, columns)
     """
 
     mean: Tensor
@@ -71,7 +63,7 @@ class Normalise(nn.Module):
         self.how = how
         self.history = history
         moves = _usual_move(train, horizon)
-        scale = _not_zero(train.std(axis=0)) if how == "train" else moves
+        scale = deviation(train) if how == "train" else moves
         self.register_buffer("mean", exact_pairs(train.mean(axis=0, keepdims=True)))
         self.register_buffer("scale", torch.from_numpy(scale.astype(np.float32))[:, None])
         self.register_buffer("least", torch.from_numpy((LEAST_DEVIATION * moves).astype(np.float32))[:, None])
@@ -84,21 +76,19 @@ class Normalise(nn.Module):
         if self.how != "train":
             anchor, anchor_rest = values[..., lead - 1 : lead], rest[..., lead - 1 : lead]
         # The difference comes first, so that float32 keeps small moves of large numbers.
-        moved = ((values - anchor) + (rest - anchor_rest))[..., lead - self.window :]
-        shift, scale = anchor + anchor_rest, self.scale
+        moved = (values - anchor) + (rest - anchor_rest)
+        scale, mean = self.scale, torch.zeros_like(self.scale)
         if self.how == "window":
-            scale, mean = torch.std_mean(moved[..., : self.window], dim=-1, correction=0, keepdim=True)
+            scale, mean = torch.std_mean(moved[..., lead - self.window : lead], dim=-1, correction=0, keepdim=True)
             scale = scale.maximum(self.least)
-            moved, shift = moved - mean, shift + mean
-        moved = moved / scale
-        batch = {
-            "inputs": moved[..., : self.window],
-            "targets": moved[..., self.window :],
-            "shift": shift.expand(len(moved), -1, -1),
-            "scale": scale.expand(len(moved), -1, -1),
-        }
+            moved = moved - mean
+        shift, shift_rest = exact_sum(anchor, anchor_rest + mean)
+        normalised = moved[..., lead - self.window :] / scale
+        batch = {"inputs": normalised[..., : self.window], "targets": normalised[..., self.window :]}
+        facts = {"shift": shift, "shift_rest": shift_rest, "scale": scale}
+        batch |= {name: value.expand(len(moved), -1, -1) for name, value in facts.items()}
         if self.history:
-            batch["history"] = (values + rest)[..., :lead]
+            batch |= {"history": moved[..., :lead], "ahead": moved[..., lead:]}
         return {name: value.transpose(1, 2).contiguous() for name, value in batch.items()}
 
 
@@ -106,9 +96,4 @@ def _usual_move(train: np.ndarray, horizon: int) -> np.ndarray:
     """Root mean square, over training and over the steps of the horizon, of what a series moves away from now."""
     lags = range(1, min(horizon, len(train) - 1) + 1)
     squares = [np.mean((train[lag:] - train[:-lag]) ** 2, axis=0) for lag in lags]
-    return _not_zero(np.sqrt(np.mean(squares, axis=0)))
-
-
-def _not_zero(scale: np.ndarray) -> np.ndarray:
-    """A series that never changes keeps its units."""
-    return np.where(scale > 0, scale, 1.0)
+    return not_zero(np.sqrt(np.mean(squares, axis=0)), train)

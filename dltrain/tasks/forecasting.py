@@ -9,16 +9,20 @@ from torch import Tensor, nn
 from dltrain import draw
 from dltrain.metrics import Mean
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Shown, Task
-from dltrain.tasks.regression import find_loss, restore, rooted
+from dltrain.tasks.regression import add_errors, find_loss, free, in_units, restore, rooted
 
 PANELS = 6
+TAKEN = ("input", "time", "step")  # what a line of `dltrain predict` says besides
+# A naive forecast whose error is below this part of another one's is perfect: the rest is float32.
+ROUNDING = 1e-6
 
 
 class Forecasting(Task):
     """The model's outputs (B, horizon * columns) are the next ``horizon`` steps of all series.
 
-    Batches hold ``inputs`` (B, window, columns) and ``targets`` (B, horizon, columns), both normalised, ``shift`` and
-    ``scale`` (B, 1, columns) to undo that, and in evaluation ``history`` (B, past, columns) in the data's own units.
+    Batches hold ``inputs`` (B, window, columns) and ``targets`` (B, horizon, columns), both normalised, ``shift``,
+    ``shift_rest`` and ``scale`` (B, 1, columns) to undo that, and in evaluation ``history`` (B, past, columns) and
+    ``ahead`` (B, horizon, columns): what was and what came less the shift, in the data's own units.
 
     Args:
         horizon: Steps to predict.
@@ -45,7 +49,7 @@ class Forecasting(Task):
         self.columns = columns
         self.season = season or 1
         self.unit = unit or ""
-        self.target_names = list(target_names or [str(n) for n in range(columns)])
+        self.target_names = free(target_names or [str(n) for n in range(columns)], TAKEN)
         self.distance = find_loss(loss_name)
 
     def facts(self) -> dict[str, Any]:
@@ -64,27 +68,28 @@ class Forecasting(Task):
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """MAE and RMSE in the data's units, of the model and of the naive forecasts, and the skill against the best.
 
-        Skill is 1 - MAE / (MAE of the best naive forecast): 0 is no better, 1 is perfect.
+        Skill is 1 - MAE / (MAE of the best naive forecast): 0 is no better, 1 is perfect. There is none where a naive
+        forecast is perfect.
         """
         ours, drawn = Mean(), None
         naive: dict[str, Mean] = {}
         for batch in batches:
             predicted = self.forecast(model, batch).float()
             ours.add(len(predicted), loss=self.distance(predicted, batch["targets"]))
-            truth, predicted = restore(batch["targets"], batch), restore(predicted, batch)
-            _add_errors(ours, predicted, truth)
+            add_errors(ours, in_units(predicted - batch["targets"], batch))
             for name, values in naive_forecasts(batch["history"], self.horizon, self.season).items():
-                _add_errors(naive.setdefault(name, Mean()), values, truth)
-            drawn = drawn or (batch["history"], truth, predicted)
+                add_errors(naive.setdefault(name, Mean()), values - batch["ahead"])
+            drawn = drawn or (batch, predicted)
         metrics = rooted(ours.read())
         baselines = {name: rooted(mean.read()) for name, mean in naive.items()}
-        best = min(b["mae"] for b in baselines.values())
-        metrics["skill"] = 1 - metrics["mae"] / best if best > 0 else 0.0
+        maes = [found["mae"] for found in baselines.values()]
+        if (best := min(maes)) > ROUNDING * max(maes):
+            metrics["skill"] = 1 - metrics["mae"] / best
         return Evaluation(metrics, baselines, {"drawn": drawn})
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """A line for each step ahead of each window: its number and each series in the data's own units."""
-        windows = restore(self.forecast(model, batch).float(), batch).tolist()
+        windows = restore(self.forecast(model, batch), batch).tolist()
         return [
             {"step": step, **dict(zip(self.target_names, row, strict=True))}
             for window in windows
@@ -93,7 +98,9 @@ class Forecasting(Task):
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Shown]:
         """Forecasts over the truth, for examples spread over the first batch."""
-        history, truth, predicted = (part.float().cpu() for part in evaluation.extra["drawn"])
+        batch, forecast = evaluation.extra["drawn"]
+        truth, predicted = restore(batch["targets"], batch), restore(forecast, batch)
+        history = restore(batch["history"], {**batch, "scale": torch.ones(())})
         picks = torch.linspace(0, len(truth) - 1, min(PANELS, len(truth))).long()
         column = [int(n) % self.columns for n in range(len(picks))]
         past = min(history.shape[1], max(2 * self.season, 3 * self.horizon))
@@ -119,8 +126,3 @@ def naive_forecasts(history: Tensor, horizon: int, season: int) -> dict[str, Ten
     rounds = (steps // season + 1).view(1, -1, 1)
     drift = (history[:, -season:] - history[:, -2 * season : -season]).mean(1, keepdim=True)
     return {"repeat last": last, "last season": cycle, "season plus drift": cycle + rounds * drift}
-
-
-def _add_errors(mean: Mean, predicted: Tensor, truth: Tensor) -> None:
-    error = predicted - truth
-    mean.add(error.numel(), mae=error.abs().mean(), mse=error.square().mean())

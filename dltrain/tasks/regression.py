@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,11 +17,14 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "huber": F.smooth_l1_loss,
 }
 
+TAKEN = ("input", "line")  # what a line of `dltrain predict` says besides
+
 
 class Regression(Task):
     """A distance between the model's outputs (B, targets) and ``targets`` (B, targets).
 
-    Targets that data deliver normalised come with ``shift`` and ``scale``; metrics are in the data's own units.
+    Targets that data deliver normalised come with ``scale``, ``shift`` and ``shift_rest``, see `restore`; metrics are
+    in the data's own units.
 
     Args:
         targets: Numbers to predict per example.
@@ -33,7 +37,7 @@ class Regression(Task):
 
     def __init__(self, targets: int, target_names: list[str] | None = None, loss_name: str = "mse") -> None:
         self.targets = targets
-        self.target_names = list(target_names or [])
+        self.target_names = free(target_names or [], TAKEN)
         self.distance = find_loss(loss_name)
 
     def facts(self) -> dict[str, Any]:
@@ -51,15 +55,27 @@ class Regression(Task):
         for batch in batches:
             predicted, wanted = model(batch["inputs"]).float(), numbers(batch)
             mean.add(len(predicted), loss=self.distance(predicted, wanted))
-            error = restore(predicted, batch) - restore(wanted, batch)
-            mean.add(error.numel(), mae=error.abs().mean(), mse=error.square().mean())
+            add_errors(mean, in_units(predicted - wanted, batch))
         return Evaluation(rooted(mean.read()))
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """The numbers of each example in the data's own units, under their names."""
         names = self.target_names or [f"value_{n}" for n in range(1, self.targets + 1)]
-        rows = restore(model(batch["inputs"]).float(), batch).tolist()
+        rows = restore(model(batch["inputs"]), batch).tolist()
         return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def free(names: Iterable[str], taken: Iterable[str]) -> list[str]:
+    """Names of what is predicted, under which it stands in the lines of `dltrain predict`.
+
+    Raises:
+        ConfigError: Something else stands there under one of them.
+    """
+    names, taken = list(names), list(taken)
+    for name in filter(taken.__contains__, names):
+        hint = "The lines of dltrain predict say something else under these names: rename the column"
+        raise ConfigError(problem("data.column", f"a name other than {', '.join(taken)}", name, hint))
+    return names
 
 
 def numbers(batch: Batch) -> Tensor:
@@ -67,9 +83,22 @@ def numbers(batch: Batch) -> Tensor:
     return batch.get("values", batch["targets"])
 
 
+def in_units(moves: Tensor, batch: Batch) -> Tensor:
+    """Differences of normalised values in the data's own units; without the shift, beside which float32 loses them."""
+    return moves * batch["scale"] if "scale" in batch else moves
+
+
 def restore(values: Tensor, batch: Batch) -> Tensor:
-    """Normalised values in the data's own units."""
-    return values * batch["scale"] + batch["shift"] if "scale" in batch else values
+    """Normalised values in the data's own units, in float64 on the CPU: no other device need have it."""
+    values = values.cpu().double()
+    for name, change in (("scale", torch.mul), ("shift", torch.add), ("shift_rest", torch.add)):
+        values = change(values, batch[name].cpu().double()) if name in batch else values
+    return values
+
+
+def add_errors(mean: Mean, error: Tensor) -> None:
+    """Take in the errors of a batch."""
+    mean.add(error.numel(), mae=error.abs().mean(), mse=error.square().mean())
 
 
 def rooted(metrics: dict[str, float]) -> dict[str, float]:

@@ -67,6 +67,15 @@ def test_grey_and_transparent_pictures_become_colour(tmp_path):
     assert {tuple(pixels.shape) for pixels, _ in joined(splits.train)} == {(3, 4, 4)}
 
 
+def test_training_sees_the_shades_of_16_bits_and_white_below_what_is_transparent(tmp_path):
+    (tmp_path / "a").mkdir()
+    for number in range(4):
+        Image.fromarray(np.full((9, 9), 128 * 257, dtype=np.uint16)).save(tmp_path / "a" / f"deep{number}.png")
+        Image.new("RGBA", (9, 9), (0, 0, 0, 127)).save(tmp_path / "a" / f"clear{number}.png")
+    for pixels, _ in joined(ImageFolder(str(tmp_path), side=4, mean=0, std=1).load().train):
+        np.testing.assert_allclose(pixels.numpy(), 128 / 255, atol=1e-6)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_corrupt_picture_is_refused_with_its_file_and_index(workers, tmp_path):
     paint(tmp_path / "train", {"red": 5})

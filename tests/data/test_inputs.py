@@ -2,6 +2,7 @@
 
 import io
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,6 +50,57 @@ def test_a_colour_picture_becomes_grey_and_a_grey_one_coloured(tmp_path):
     assert (read([tmp_path / "grey.png"], (3, 5, 5)) == 77).all()
     with_alpha = read([tmp_path / "colour.png"], (4, 5, 5))
     assert with_alpha[0, :, 2, 2].tolist() == [250, 100, 10, 255]
+
+
+def test_grey_levels_of_16_bits_keep_their_shades(tmp_path):
+    levels = np.random.default_rng(0).integers(0, 2**16, (6, 5), dtype=np.uint16)
+    wanted = np.round(levels / 257)
+    (tmp_path / "p.ppm").write_bytes(b"P5\n5 6\n65535\n" + levels.byteswap().tobytes())
+    for name in ("a.png", "b.tif"):
+        Image.fromarray(levels).save(tmp_path / name)
+    Image.fromarray(levels.astype(np.int32)).save(tmp_path / "c.tif")
+    for name in ("a.png", "b.tif", "c.tif", "p.ppm"):
+        for channels in (1, 3):
+            pixels = read([tmp_path / name], (channels, 6, 5))[0]
+            assert all(np.array_equal(channel, wanted) for channel in pixels.numpy())
+
+
+@pytest.mark.parametrize(
+    ("levels", "said"),
+    [
+        (np.linspace(0, 1, 30, dtype=np.float32), "fractions from 0 to 1"),
+        (np.arange(30, dtype=np.int32) * 10**6, "whole numbers from 0 to 2.9e"),
+        (np.arange(30, dtype=np.int32) - 1, "whole numbers from -1 to 28"),
+    ],
+)
+def test_grey_levels_on_an_unknown_scale_are_refused(levels, said, tmp_path):
+    Image.fromarray(levels.reshape(6, 5)).save(tmp_path / "a.tif")
+    with pytest.raises(ConfigError, match=f"INPUT 1: expected a picture that can be read at .*a.tif, got .*{said}"):
+        read([tmp_path / "a.tif"], (1, 6, 5))
+
+
+def test_what_is_transparent_lies_on_white(tmp_path):
+    alpha = np.linspace(0, 255, 16).round().astype(np.uint8).reshape(4, 4)
+    dot = np.stack([np.zeros_like(alpha), alpha], axis=2)
+    Image.fromarray(dot, "LA").save(tmp_path / "la.png")
+    Image.fromarray(np.concatenate([dot[..., :1]] * 3 + [dot[..., 1:]], axis=2), "RGBA").save(tmp_path / "rgba.png")
+    drawn = Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4), "P")
+    drawn.putpalette([0] * 48)
+    drawn.save(tmp_path / "palette.png", transparency=alpha.tobytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("la.png", "rgba.png", "palette.png"):
+            for channels in (1, 3):
+                pixels = read([tmp_path / name], (channels, 4, 4))[0].int().numpy()
+                assert np.abs(pixels - (255 - alpha)).max() <= 1
+            assert np.array_equal(read([tmp_path / name], (4, 4, 4))[0, 3], alpha)
+
+
+def test_a_picture_of_a_hundred_million_pixels_is_read_without_a_warning(tmp_path):
+    Image.new("1", (10_000, 9_000), 1).save(tmp_path / "large.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (read([tmp_path / "large.png"], (1, 4, 4)) == 255).all()
 
 
 def test_a_picture_of_another_size_is_scaled_alike_and_cut_evenly(tmp_path):

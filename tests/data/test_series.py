@@ -1,10 +1,13 @@
 import csv
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
 import torch
 
 from dltrain.data.batches import Batches
+from dltrain.data.given import Given
 from dltrain.data.series import BUNDLED, TimeSeries
 from dltrain.data.spec import Source
 from dltrain.errors import ConfigError
@@ -23,7 +26,7 @@ def batch_of(source: Source) -> dict[str, torch.Tensor]:
 
 
 def restored(batch, name):
-    return (batch[name].double() * batch["scale"] + batch["shift"]).numpy()
+    return (batch[name].double() * batch["scale"] + batch["shift"] + batch["shift_rest"].double()).numpy()
 
 
 def refusal(**arguments) -> str:
@@ -63,7 +66,9 @@ def test_windows_are_the_rows_of_the_file_in_its_units(normalise, tmp_path):
         np.testing.assert_allclose(restored(batch, "targets"), expected[:, 12:], atol=1e-4)
         assert all(value.dtype == torch.float32 for value in batch.values())
         if name != "train":
-            np.testing.assert_allclose(batch["history"], expected[:, :12], rtol=1e-6)
+            shift = batch["shift"].double() + batch["shift_rest"]
+            np.testing.assert_allclose(batch["history"] + shift, expected[:, :12], rtol=1e-6)
+            np.testing.assert_allclose(batch["ahead"] + shift, expected[:, 12:], rtol=1e-6)
 
 
 def test_last_takes_the_last_value_away_and_gives_training_targets_unit_mean_square(tmp_path):
@@ -92,8 +97,10 @@ def test_a_window_that_never_moves_gives_finite_numbers(tmp_path):
         splits = TimeSeries(path=path, window=10, horizon=3, normalise=normalise).load()
         for source in (splits.train, splits.val, splits.test):
             assert all(value.isfinite().all() for value in batch_of(source).values())
-    constant = write(tmp_path / "b.csv", ["a"], [[3.0]] * 200)
-    assert batch_of(TimeSeries(path=constant, window=10, horizon=3).load().train)["inputs"].abs().max() == 0
+    constant = write(tmp_path / "b.csv", ["a"], [[0.1]] * 200)  # whose deviation numpy gives as 1e-17
+    for normalise in ("last", "window", "train"):
+        batch = batch_of(TimeSeries(path=constant, window=10, horizon=3, normalise=normalise).load().train)
+        assert batch["inputs"].abs().max() < 1e-6 and batch["scale"].min() >= 0.1
 
 
 @pytest.mark.parametrize("normalise", ["last", "window", "train"])
@@ -128,6 +135,7 @@ def test_small_moves_of_large_numbers_survive(normalise, tmp_path):
     )
     assert (near["inputs"] - far["inputs"]).abs().max() < 1e-5
     assert (near["targets"] - far["targets"]).abs().max() < 1e-5
+    np.testing.assert_allclose(restored(far, "inputs"), restored(near, "inputs") + 2.0**30, rtol=0, atol=1e-5)
 
 
 def test_history_reaches_two_seasons_back(tmp_path):
@@ -137,7 +145,7 @@ def test_history_reaches_two_seasons_back(tmp_path):
     for source, first in ((splits.val, 210), (splits.test, 255)):
         batch = batch_of(source)
         assert batch["history"].shape[1:] == (48, 1)
-        assert batch["history"][0, :, 0].tolist() == values[first - 48 : first].tolist()
+        assert batch["history"][0, :, 0].tolist() == (values[first - 48 : first] - values[first - 1]).tolist()
         np.testing.assert_allclose(restored(batch, "inputs")[0, :, 0], values[first - 10 : first], atol=1e-4)
 
 
@@ -219,6 +227,38 @@ def test_rows_that_go_back_in_time_are_refused(tmp_path):
     rows = [[f"2020-01-{day:02d}", day] for day in range(31, 0, -1)]
     message = refusal(path=write(tmp_path / "a.csv", ["date", "a"], rows), window=2, horizon=1)
     assert "order of time" in message and "line 3" in message
+
+
+@pytest.mark.parametrize("name", ["year", "time", "day"])
+def test_numbers_that_count_time_backwards_are_refused(name, tmp_path):
+    rows = [[40000 - row // 2, row] for row in range(31)]
+    message = refusal(path=write(tmp_path / "a.csv", [name, "a"], rows), window=2, horizon=1)
+    assert "order of time" in message and f"{name} from 40000 down to 39985" in message
+
+
+def test_numbers_that_begin_anew_are_in_order(tmp_path):
+    rows = [[12 - row % 2 if row < 2 else row % 12 + 1, row] for row in range(40)]
+    TimeSeries(path=write(tmp_path / "a.csv", ["month", "a"], rows), window=2, horizon=1).load()
+    TimeSeries(
+        path=write(tmp_path / "b.csv", ["depth", "a"], [[-row, row] for row in range(40)]), window=2, horizon=1
+    ).load()
+
+
+def test_a_clock_that_is_set_back_is_no_disorder_where_offsets_say_so(tmp_path):
+    start = datetime(2024, 10, 26, 12, tzinfo=UTC)
+    zone = ZoneInfo("Europe/Berlin")
+    times = [(start + row * timedelta(minutes=30)).astimezone(zone).isoformat() for row in range(60)]
+    path = write(tmp_path / "a.csv", ["date", "a"], [[time, row] for row, time in enumerate(times)])
+    data = TimeSeries(path=path, window=2, horizon=2)
+    data.load()
+    (piece,) = data.inputs(Given())
+    wanted = [(start + row * timedelta(minutes=30)).astimezone(zone).isoformat() for row in (60, 61)]
+    assert [name["time"] for name in piece.names] == wanted
+    times[7], times[8] = times[8], times[7]
+    path = write(tmp_path / "b.csv", ["date", "a"], [[time, row] for row, time in enumerate(times)])
+    assert "order of time" in refusal(path=path, window=2, horizon=1)
+    bare = write(tmp_path / "c.csv", ["date", "a"], [[time[:19], row] for row, time in enumerate(sorted(times))])
+    assert TimeSeries(path=bare, window=2, horizon=1).load()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import torch
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from dltrain.data.batches import Batches
+from dltrain.data.given import Given
 from dltrain.data.table import CsvTable
 from dltrain.errors import ConfigError
 
@@ -66,6 +67,24 @@ def test_a_number_to_predict_is_a_target_that_comes_back_in_its_units(tmp_path):
     assert float(train["targets"].std(correction=0)) == pytest.approx(1, rel=1e-5)
     restored = test["targets"] * test["scale"] + test["shift"]
     np.testing.assert_allclose(restored[:, 0], answers[data.parts[2].numpy()], rtol=1e-4)
+
+
+def test_large_numbers_to_predict_come_back_to_their_last_digit(tmp_path):
+    answers = 2e9 + NUMBERS[:, 0]
+    test = batch_of((data := table(tmp_path, answers)).load().test)
+    values = [test[name].double().numpy() for name in ("targets", "scale", "shift", "shift_rest")]
+    restored = values[0] * values[1] + values[2] + values[3]
+    np.testing.assert_allclose(restored[:, 0], answers[data.parts[2].numpy()], rtol=0, atol=1e-5)
+
+
+def test_a_column_that_never_changes_keeps_its_units(tmp_path):
+    assert np.std([0.1] * 70) > 0  # what rounding leaves
+    path = write(tmp_path / "a.csv", ["x", "y"], [0.1] * 100, [0.3] * 100)
+    data = CsvTable(path)
+    assert data.columns[0].scale == 1 and data.rows["scale"].unique().tolist() == [1]
+    (tmp_path / "new.csv").write_text("x\n0.2\n")
+    (piece,) = data.inputs(Given((str(tmp_path / "new.csv"),)))
+    assert piece.rows["inputs"].item() == pytest.approx(0.1)
 
 
 def test_a_few_whole_numbers_are_classes_and_a_target(tmp_path):

@@ -1,5 +1,6 @@
 """Forecasting: metrics in the data's own units beside naive forecasts, against plain numpy over the raw file."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 from torch import Tensor, nn
 
 from dltrain.data.batches import Batches
+from dltrain.data.given import Given
 from dltrain.data.series import TimeSeries
+from dltrain.errors import ConfigError
 from dltrain.tasks.forecasting import Forecasting, naive_forecasts
 
 WINDOW, HORIZON, SEASON = 10, 9, 4
@@ -101,11 +104,48 @@ def test_metrics_are_in_the_datas_units_whatever_the_normalisation(
     assert ours["skill"] == pytest.approx(1 - ours["mae"] / best, rel=1e-4)
 
 
+@pytest.mark.parametrize("normalise", ["last", "window", "train"])
+def test_small_moves_of_large_numbers_are_measured_drawn_and_forecast_as_those_of_small_ones(
+    normalise: str, tmp_path: Path
+) -> None:
+    moves = np.random.default_rng(2).integers(-20, 20, size=160).cumsum() / 4
+    said = []
+    for offset in (0.0, 2e9):
+        path = tmp_path / f"{offset}.csv"
+        path.write_text("a\n" + "".join(f"{offset + move:.2f}\n" for move in moves))
+        data = TimeSeries(path=str(path), window=WINDOW, horizon=HORIZON, season=SEASON, normalise=normalise)
+        task = Forecasting(HORIZON, 1, SEASON)
+        found = task.evaluate(RepeatLast(), Batches(data.load().test, 64))
+        (row,) = task.show(RepeatLast(), found)
+        (unseen,) = Batches(replace(data.load().test, rows=next(data.inputs(Given())).rows), 1)
+        lines = [line["0"] - offset for line in task.predict(RepeatLast(), unseen)]
+        assert lines == pytest.approx([moves[-1]] * HORIZON, abs=1e-4)
+        assert row.image is not None and row.image.float().std() > 0
+        said.append({"ours": found.metrics, **found.baselines})
+    starts = range(160 - 24, 160 - HORIZON + 1)
+    wanted = np.mean([np.abs(moves[at : at + HORIZON] - moves[at - 1]) for at in starts])
+    assert said[1]["ours"]["mae"] == pytest.approx(wanted, rel=1e-5)
+    for name, figures in said[0].items():
+        assert said[1][name] == pytest.approx(figures, rel=1e-4)
+
+
+def test_where_a_naive_forecast_is_perfect_there_is_no_skill(tmp_path: Path) -> None:
+    for name, values in (("constant", [0.1] * 160), ("season", [0.1, 0.7, 0.3, 0.2] * 40), ("line", range(160))):
+        path = tmp_path / f"{name}.csv"
+        path.write_text("a\n" + "".join(f"{value / 10}\n" for value in values))
+        data = TimeSeries(path=str(path), window=WINDOW, horizon=HORIZON, season=SEASON)
+        found = Forecasting(HORIZON, 1, SEASON).evaluate(RepeatLast(), Batches(data.load().test, 64))
+        assert min(figures["mae"] for figures in found.baselines.values()) < 1e-6
+        assert "skill" not in found.metrics
+
+
 def batch(generator: torch.Generator, count: int) -> dict[str, Tensor]:
+    inputs, ahead, history = (torch.randn(count, steps, 1, generator=generator) for steps in (WINDOW, HORIZON, WINDOW))
     return {
-        "inputs": torch.randn(count, WINDOW, 1, generator=generator),
-        "targets": torch.randn(count, HORIZON, 1, generator=generator),
-        "history": torch.randn(count, WINDOW, 1, generator=generator),
+        "inputs": inputs,
+        "targets": ahead,
+        "history": history,
+        "ahead": ahead,
         "shift": torch.zeros(count, 1, 1),
         "scale": torch.ones(count, 1, 1),
     }
@@ -145,3 +185,12 @@ def test_forecasts_are_drawn_over_the_truth() -> None:
     (shown,) = task.show(model, task.evaluate(model, [batch(torch.Generator().manual_seed(0), 5)]))
     assert shown.tag == "forecasts"
     assert shown.image is not None and shown.image.dtype == torch.uint8 and shown.image.shape[0] == 3
+
+
+def test_a_series_may_not_be_called_as_what_stands_beside_it_in_a_forecast() -> None:
+    for name in ("input", "time", "step"):
+        with pytest.raises(
+            ConfigError, match=rf"data.column: expected a name other than input, time, step, got {name}"
+        ):
+            Forecasting(HORIZON, 2, target_names=["a", name])
+    assert Forecasting(HORIZON, 2, target_names=["line", "a"]).target_names == ["line", "a"]

@@ -49,6 +49,18 @@ def test_metrics_are_in_the_datas_units_and_the_loss_in_normalised_ones() -> Non
     assert metrics["loss"] == pytest.approx(F.mse_loss(predicted, targets).item(), rel=1e-6)
 
 
+def test_errors_and_predictions_of_large_numbers_keep_their_small_moves() -> None:
+    predicted, targets = drawn(0), drawn(1)
+    ones = torch.ones(sum(SIZES), 1)
+    units = {"scale": 10 * ones, "shift": 2e9 * ones, "shift_rest": 0.123 * ones}
+    whole = batches(predicted, targets, **units)
+    metrics = Regression(TARGETS).evaluate(nn.Identity(), whole).metrics
+    assert metrics["mae"] == pytest.approx(10 * (predicted - targets).abs().double().mean().item(), rel=1e-6)
+    lines = Regression(TARGETS).predict(nn.Identity(), {"inputs": predicted, **units})
+    wanted = 10 * predicted.double() + 2e9 + 0.123
+    assert (torch.tensor([list(line.values()) for line in lines], dtype=torch.float64) - wanted).abs().max() < 1e-6
+
+
 def test_numbers_that_are_classes_too_are_read_as_numbers() -> None:
     predicted, values, classes = drawn(0), drawn(1), torch.zeros(sum(SIZES), dtype=torch.int64)
     task = Regression(TARGETS)
@@ -71,3 +83,10 @@ def test_each_loss_is_torchs(name: str, peer: nn.Module) -> None:
 def test_an_unknown_loss_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match=r"task\.loss_name.*Did you mean huber"):
         Regression(TARGETS, loss_name="hubber")
+
+
+def test_a_number_may_not_be_called_as_what_stands_beside_it_in_a_prediction() -> None:
+    for name in ("input", "line"):
+        with pytest.raises(ConfigError, match=rf"data.column: expected a name other than input, line, got {name}"):
+            Regression(1, [name])
+    assert Regression(2, ["time", "class"]).target_names == ["time", "class"]
