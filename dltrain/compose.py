@@ -4,9 +4,8 @@ import copy
 import functools
 import itertools
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,9 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from omegaconf.resolvers import oc
 from yaml import YAMLError
 
-from dltrain import keys, masking, overrides, secret_names, words
+from dltrain import keys, overrides, references, words
 from dltrain.errors import ConfigError, problem
 
 # Of Hydra's own keys a user may set one, in a run or in a sweep; its plugins, callbacks and loggers would run whatever
@@ -30,10 +28,6 @@ OURS_IN_HYDRA = {False: "hydra.run.dir", True: "hydra.sweep.dir"}
 PLACES = ("hydra", "sweep")
 # What differs from run to run without meaning anything to dltrain.
 FREE_IN_HYDRA = ("run", "sweep", "runtime", "overrides", "job", "searchpath")
-# ${oc.env:MY_${...}}, and the same with a resolver whose own name is put together: which variable it is nobody sees.
-ASSEMBLED = re.compile(r"\$\{\s*oc\.env\s*:[^,}]*\$\{|\$\{[^{}:]*\$\{[^{}]*\}[^{}:]*:")
-
-FACT = re.compile(r"\$\{spec\.(\w+)")
 
 
 @dataclass(frozen=True)
@@ -61,7 +55,7 @@ class Job:
     sweep_resume: str | None = None
 
     def __post_init__(self) -> None:
-        learn_secrets(self.config)
+        references.learn_secrets(self.config, plain(self.config))
 
     def title(self) -> str:
         """What was chosen, as a user would type it."""
@@ -170,7 +164,7 @@ class Composer:
         whole = changed(base, [o for o in values if not found[id(o)]])
         content = plain(whole)
         problems = [text for text in found.values() if text]
-        problems += [*unresolvable(whole), *words.out_of_range(content), *keys.endless(content)]
+        problems += [*references.unresolvable(content), *words.out_of_range(content), *keys.endless(content)]
         if self.config_dirs or any(o.type is not OverrideType.CHANGE or isinstance(o.value(), dict) for o in parsed):
             problems += self.foreign(whole, content)
         allow, wrong = allowed(parsed, content)
@@ -278,44 +272,6 @@ def changed(base: DictConfig, values: list[Override]) -> DictConfig:
             else:
                 OmegaConf.update(whole, key, value, force_add=override.is_add() or override.is_force_add())
     return whole
-
-
-def learn_secrets(config: DictConfig) -> None:
-    """Know what lies behind names that say that it is secret, of keys or of variables, as far as it can be told yet."""
-    OmegaConf.register_new_resolver("oc.env", variable, replace=True)  # what is resolved later is heard of, too
-    for key, written in keys.leaves(plain(config)):
-        text = str(written)
-        refers = "${" in text and secret_names.refers_to_secret(text)
-        if not (refers or masking.is_secret(key) or "oc.env" in text or "://" in text):
-            continue
-        with suppress(OmegaConfBaseException, RecursionError):
-            value = OmegaConf.select(config, key)
-            masking.learn(value, key)
-            if refers:
-                masking.learn(value, text if masking.is_secret(text) else "secret", key)
-
-
-def variable(name: str, *default: Any) -> Any:
-    """What ``${oc.env:NAME}`` stands for; a secret is known from here on, in whichever way its name came about."""
-    value = oc.env(name, *default)
-    masking.learn(value, "secret" if secret_names.is_secret_variable(str(name)) else "")
-    return value
-
-
-def unresolvable(config: DictConfig) -> Iterator[str]:
-    """What refers to nothing, to itself or to a value that does not fit; facts of the data are there later."""
-    written = plain(config)
-    whole = OmegaConf.create({**written, "spec": dict.fromkeys(FACT.findall(str(written)))})
-    for key, value in keys.leaves(written):
-        if isinstance(value, str) and "${" in value:
-            try:
-                found = OmegaConf.select(whole, key)
-                # Of the environment everything comes as text, which is no number.
-                if "oc." in value and not OmegaConf.is_config(found) and (mistake := words.check(key, found)):
-                    yield mistake
-            except (OmegaConfBaseException, RecursionError) as error:
-                reason = re.sub(r"^.*while resolving interpolation: ", "", str(error).split("\n")[0])
-                yield problem(key, "a value", value, f"{reason.rstrip('.')}.")
 
 
 def without_hydra(whole: DictConfig) -> DictConfig:

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from dltrain import compose, folder, keys, masking, overrides, words
+from dltrain import compose, folder, keys, masking, overrides, references, words
 from dltrain.compose import Composer, Job
 from dltrain.errors import ConfigError, nearest, problem
 
@@ -53,7 +53,7 @@ def refuse_assembled(content: Any, file: Path) -> None:
     Raises:
         ConfigError: Naming the keys.
     """
-    found = [(key, text) for key, text in keys.leaves(content) if compose.ASSEMBLED.search(str(text))]
+    found = [(key, text) for key, text in keys.leaves(content) if references.ASSEMBLED.search(str(text))]
     if found:
         expected = f"${{oc.env:NAME}} with a name that stands there in {file}"
         raise ConfigError(*(problem(key, expected, text) for key, text in found))
@@ -128,7 +128,7 @@ def revised(job: Job, typed: list[str]) -> tuple[Job, dict[str, tuple[Any, Any]]
                 OmegaConf.update(config, key, value, merge=False)
     content = compose.plain(config)
     problems += [*words.out_of_range(content), *keys.endless(content), *_secrets(content, typed)]
-    problems += [] if problems else compose.unresolvable(config)
+    problems += [] if problems else references.unresolvable(compose.plain(config))
     if problems:
         raise ConfigError(*dict.fromkeys(problems))
     kept = [text for text in job.overrides if not _replaced(_key(text), map(_key, typed))]

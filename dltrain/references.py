@@ -1,0 +1,63 @@
+"""What a configuration refers to: values elsewhere in it, and variables of the environment, some of them secret."""
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
+
+from dltrain import keys, masking, secret_names, words
+from dltrain.errors import problem
+
+FACT = re.compile(r"\$\{spec\.(\w+)")
+# ${oc.env:MY_${...}}, and the same with a resolver whose own name is put together: which variable it is nobody sees.
+ASSEMBLED = re.compile(r"\$\{\s*oc\.env\s*:[^,}]*\$\{|\$\{[^{}:]*\$\{[^{}]*\}[^{}:]*:")
+
+
+def unresolvable(written: dict[str, Any]) -> Iterator[str]:
+    """What refers to nothing, to itself or to a value that does not fit; facts of the data are there later.
+
+    Args:
+        written: A configuration as plain Python, interpolations as they are written.
+    """
+    whole = OmegaConf.create({**written, "spec": dict.fromkeys(FACT.findall(str(written)))})
+    for key, value in keys.leaves(written):
+        if isinstance(value, str) and "${" in value:
+            try:
+                found = OmegaConf.select(whole, key)
+                # Of the environment everything comes as text, which is no number.
+                if "oc." in value and not OmegaConf.is_config(found) and (mistake := words.check(key, found)):
+                    yield mistake
+            except (OmegaConfBaseException, RecursionError) as error:
+                reason = re.sub(r"^.*while resolving interpolation: ", "", str(error).split("\n")[0])
+                yield problem(key, "a value", value, f"{reason.rstrip('.')}.")
+
+
+def learn_secrets(config: DictConfig, written: dict[str, Any]) -> None:
+    """Know what lies behind names that say that it is secret, of keys or of variables, as far as it can be told yet.
+
+    Args:
+        config: A configuration.
+        written: The same as plain Python, interpolations as they are written.
+    """
+    OmegaConf.register_new_resolver("oc.env", variable, replace=True)  # what is resolved later is heard of, too
+    for key, value in keys.leaves(written):
+        text = str(value)
+        refers = "${" in text and secret_names.refers_to_secret(text)
+        if not (refers or masking.is_secret(key) or "oc.env" in text or "://" in text):
+            continue
+        with suppress(OmegaConfBaseException, RecursionError):
+            found = OmegaConf.select(config, key)
+            masking.learn(found, key)
+            if refers:
+                masking.learn(found, text if masking.is_secret(text) else "secret", key)
+
+
+def variable(name: str, *default: Any) -> Any:
+    """What ``${oc.env:NAME}`` stands for; a secret is known from here on, in whichever way its name came about."""
+    value = oc.env(name, *default)
+    masking.learn(value, "secret" if secret_names.is_secret_variable(str(name)) else "")
+    return value
