@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dltrain import cli, folder, inside, since
+from dltrain import cli, durable, folder, inside, since
 from dltrain.errors import ConfigError
 
 
@@ -201,6 +201,15 @@ def test_a_reader_sees_a_whole_file_always(tmp_path: Path) -> None:
     home.close()
     assert not torn
     assert sorted(file.name for file in tmp_path.iterdir()) == [folder.LOCK, "end", "status.json"]
+
+
+def test_a_link_where_a_file_grows_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim.txt").write_text("all my work")
+    for name, write in (("a", durable.write_whole), ("b", durable.write_durably)):
+        (tmp_path / f".{name}.{os.getpid()}.tmp").symlink_to(tmp_path / "victim.txt")
+        write(tmp_path / name, b"new")
+        assert (tmp_path / name).read_text() == "new" and not (tmp_path / name).is_symlink()
+    assert (tmp_path / "victim.txt").read_text() == "all my work"
 
 
 def test_the_status_says_how_a_run_stands(tmp_path: Path) -> None:

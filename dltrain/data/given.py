@@ -125,7 +125,7 @@ def _mistake(number: int, name: str) -> str | None:
     path = Path(name)
     there = os.path.exists(name)  # Path.exists raises for a name that is too long
     if there and name != STANDARD_INPUT and _is_strange(path):
-        hint = f"A pipe is read by dltrain predict RUN {STANDARD_INPUT} < PIPE"
+        hint = f"A pipe can be standard input: {STANDARD_INPUT} < {name}"
         return problem(f"INPUT {number}", f"a file, a folder or {STANDARD_INPUT}", name, hint)
     if name == STANDARD_INPUT or (there and os.access(path, os.R_OK)):
         return None
