@@ -71,9 +71,15 @@ def refuse_links(path: Path) -> None:
         ConfigError: Naming the link.
     """
     for entry in entries(path):
-        known = entry.name in LINKS and Path(entry.path).parent.name == "checkpoints"
-        if entry.is_symlink() and not (known and os.sep not in os.readlink(entry.path)):
+        if entry.is_symlink() and not is_own_link(Path(entry.path)):
             raise ConfigError(problem("RUN", "files that lie in the run's folder", entry.path, "It is a link."))
+
+
+def is_own_link(link: Path) -> bool:
+    """Whether a link is one that dltrain makes, though a process was killed before it had put it in its place."""
+    half = HALF.fullmatch(link.name)
+    known = (half[1] if half else link.name) in LINKS and link.parent.name == "checkpoints"
+    return known and os.sep not in os.readlink(link)
 
 
 def refuse_strange(path: Path) -> None:

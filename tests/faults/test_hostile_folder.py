@@ -178,3 +178,14 @@ def test_a_link_that_leads_out_of_a_runs_folder_is_refused_when_the_run_goes_on(
     assert child.code == 2, child.stderr
     assert f"RUN: expected files that lie in the run's folder, got {run / name}. It is a link." in child.stderr
     assert victim.read_bytes() == before
+
+
+def test_a_link_that_a_killed_process_had_half_made_keeps_no_run_from_going_on(
+    run: Path, dltrain: Callable[..., Child]
+) -> None:
+    half = run / "checkpoints" / ".last.pt.123.tmp"
+    half.parent.mkdir()
+    half.symlink_to("step-00000002.pt")
+    child = dltrain("resume", str(run))
+    assert child.code == 0, child.stderr
+    assert not half.is_symlink()
