@@ -16,6 +16,7 @@ from typing import IO, Any
 
 import torch
 
+from dltrain import untrusted
 from dltrain.contents import FORMAT, canonical, upgraded
 from dltrain.durable import Grown, Writer, beside, grow, link, put, write_durably
 from dltrain.errors import CheckpointError
@@ -155,15 +156,8 @@ class Checkpoints:
 
     def manifest(self) -> dict[str, Any]:
         """What the folder holds, by file name, as far as the manifest can be read."""
-        try:
-            found = json.loads((self.path / MANIFEST).read_text())
-            complete = all(
-                entry.keys() >= {"step", "best", "sha256"} and type(entry["step"]) is int and FILE.fullmatch(name)
-                for name, entry in found.items()
-            )
-        except (OSError, ValueError, AttributeError):
-            return {}
-        return found if complete else {}
+        found = untrusted.content(self.path / MANIFEST)
+        return found if all(is_entry(name, entry) for name, entry in found.items()) else {}
 
     def entry(self, name: str) -> dict[str, Any]:
         """What the manifest says about ``last.pt``, ``best.pt`` or a file."""
@@ -277,7 +271,17 @@ def in_order(files: dict[str, Any]) -> list[str]:
     return sorted(files, key=lambda name: (files[name]["step"], len(name), name))
 
 
+def is_entry(name: str, entry: Any) -> bool:
+    """Whether a manifest's line is about a checkpoint: what it says besides its sum are numbers, or nothing."""
+    if not (FILE.fullmatch(name) and name.isascii() and isinstance(entry, dict)):
+        return False
+    known = entry.keys() >= {"step", "best", "sha256"} and type(entry["step"]) is int
+    figures = [value for key, value in entry.items() if key not in ("step", "best", "sha256") and value is not None]
+    numbers = all(isinstance(value, float) or untrusted.is_number(value) for value in figures)
+    return known and numbers and isinstance(entry["sha256"], str)
+
+
 def step_of(name: str) -> int:
     """The step in a file's name; -1 where there is none."""
     digits = name.removeprefix("step-").split("-")[0].split(".")[0]
-    return int(digits) if digits.isdigit() else -1
+    return int(digits) if digits.isascii() and digits.isdigit() else -1

@@ -17,8 +17,10 @@ LARGE = 2**20  # bytes that are worth a thread
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old one or the new one; after a power cut it may be the old one."""
     temporary = beside(path)
+    temporary.unlink(missing_ok=True)
     try:
-        temporary.write_bytes(content)
+        with open(temporary, "xb") as file:  # never through a link that somebody has put there
+            file.write(content)
         os.replace(temporary, path)
     except OSError:
         with contextlib.suppress(OSError):
@@ -49,7 +51,8 @@ def grow(temporary: Path, write: Callable[[Any], Any]) -> Grown:
     """Let ``write`` fill a file; nothing is left of it when this fails."""
     hashed = Hashed()
     try:
-        with open(temporary, "wb", buffering=0) as hashed.file:
+        temporary.unlink(missing_ok=True)
+        with open(temporary, "xb", buffering=0) as hashed.file:
             write(hashed)
     except BaseException as error:
         with contextlib.suppress(OSError):

@@ -12,9 +12,10 @@ from torch import Tensor
 from dltrain.durable import write_whole
 
 FOLDER, FILM = "frames", "film.gif"
-FRAME = re.compile(r"\d{8,}\.png")
+FRAME = re.compile(r"\d{8,}\.png", re.ASCII)
 MILLISECONDS, LAST_MILLISECONDS = 250, 2000
 MOST = 200  # frames of a film; of more, every second, third ... is taken
+LARGEST = 2**24  # pixels of a frame; a file of a few bytes may stand for any number
 
 
 class Film:
@@ -81,7 +82,9 @@ def image(picture: Tensor) -> Image.Image:
 
 
 def _opened(frames: Sequence[Path]) -> Iterator[Image.Image]:
-    """The frames that can be read: a power cut may have damaged some."""
+    """The frames that can be read: a power cut may have damaged some, and others may be none of ours."""
     for frame in frames:
-        with contextlib.suppress(OSError, SyntaxError), Image.open(frame) as picture:
-            yield picture.convert("RGB")
+        # Pillow raises nearly anything for a file that is no picture, and has other programs read some kinds.
+        with contextlib.suppress(Exception), Image.open(frame, formats=("PNG",)) as picture:
+            if picture.width * picture.height <= LARGEST:
+                yield picture.convert("RGB")

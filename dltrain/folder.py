@@ -6,25 +6,18 @@ import os
 import platform
 import secrets
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dltrain import masking
+from dltrain import masking, untrusted
 from dltrain.durable import write_whole
 from dltrain.errors import ConfigError, problem
+from dltrain.inside import LOCK, half_written, refuse_links, refuse_strange, refuse_taken, remove, written
 
-# Any of these says that a run lives here.
-SIGNS = ("status.json", "config.yaml", "metrics.jsonl", "checkpoints")
-# What else a run writes before its first step.
-FILES = (*SIGNS[:-1], "command.txt", "environment.json", "job.yaml", "train.log")
-LOCK = ".lock"  # held for life; the system gives it free when its owner dies
 LOCK_WAIT_S = 0.2  # somebody may be looking whether it is held
 
 
@@ -42,19 +35,19 @@ class Folder:
 
     def __init__(self, path: Path, made: list[Path], taken: bool = False) -> None:
         self.path, self.made = path, made
-        self.lock = FileLock(path / LOCK)
+        self.lock, self.new_lock = FileLock(path / LOCK), not (path / LOCK).exists()
         self.started = time.time()
         if not taken:
             refuse_taken(path)  # before anything is written there
         try:
             self.lock.acquire(timeout=LOCK_WAIT_S, poll_interval=LOCK_WAIT_S / 10)
             if not taken:
-                refuse_taken(path)
-            for file in path.glob(".*.tmp"):  # of a process that was killed
+                refuse_taken(path, locked=True)
+            for file in half_written(path):
                 file.unlink(missing_ok=True)
         except Timeout:
             raise ConfigError(in_use(path)) from None
-        except ConfigError:
+        except (ConfigError, OSError):
             self.close()
             raise
 
@@ -89,14 +82,14 @@ class Folder:
     def discard(self) -> None:
         """Leave nothing of a run that never began, and everything that was there before."""
         self.close()
-        (self.path / LOCK).unlink(missing_ok=True)
         if self.path in self.made:
             shutil.rmtree(self.path)
             remove_empty(self.made[1:])
             return
-        for file in [self.path / name for name in FILES] + list(self.path.glob("events.out.tfevents.*")):
-            file.unlink(missing_ok=True)
-        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+        for file in written(self.path):  # nothing of this was there when the run took the folder
+            remove(file)
+        if self.new_lock:
+            (self.path / LOCK).unlink(missing_ok=True)
 
 
 def create(path: str | None, root: Path, name: str) -> Folder:
@@ -127,18 +120,15 @@ def reopen(path: Path) -> Folder:
     """The folder of a run that goes on.
 
     Raises:
-        ConfigError: When another process uses it, naming it, nothing can be written there, or a file in it is a link:
-            what somebody sends must not lead writing elsewhere.
+        ConfigError: When another process uses it, naming it, nothing can be written there, or something in it is a
+            link, or neither a file nor a folder.
     """
-    if links := [file for file in path.iterdir() if file.is_symlink()]:
-        raise ConfigError(problem("RUN", "files that lie in the run's folder", links[0], "It is a link."))
+    refuse_links(path)
+    refuse_strange(path)
     try:
-        home = Folder(path, [], taken=True)
+        return Folder(path, [], taken=True)
     except OSError as error:
         raise ConfigError(unwritable(path, error, "RUN")) from None
-    for file in path.glob(".*.tmp"):  # a process that was killed left it half-written
-        file.unlink(missing_ok=True)
-    return home
 
 
 def in_use(path: Path) -> str:
@@ -150,16 +140,12 @@ def in_use(path: Path) -> str:
 
 def status_of(path: Path) -> dict[str, Any]:
     """What a run's ``status.json`` says; empty where there is none that can be read."""
-    try:
-        found = json.loads((path / "status.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return untrusted.content(path / "status.json")
 
 
 def is_locked(path: Path) -> bool:
     """Whether a process is at work in a run's folder."""
-    if not (path / LOCK).exists():
+    if not (path / LOCK).is_file() or (path / LOCK).is_symlink():
         return False
     lock = FileLock(path / LOCK)
     try:
@@ -175,17 +161,6 @@ def remove_empty(folders: list[Path]) -> None:
     with contextlib.suppress(OSError):
         for folder in folders:
             folder.rmdir()
-
-
-def refuse_taken(path: Path) -> None:
-    """Refuse a folder in which a run lives.
-
-    Raises:
-        ConfigError: Naming the file that says so.
-    """
-    taken = next((name for name in SIGNS if (path / name).exists()), None)
-    if taken:
-        raise ConfigError(problem("hydra.run.dir", "a folder that holds no run yet", path, f"It has {taken}."))
 
 
 def fresh(parent: Path) -> Path:
@@ -238,43 +213,6 @@ def check_writable(path: Path, key: str = "hydra.run.dir") -> None:
 def unwritable(path: Path, error: OSError, key: str = "hydra.run.dir") -> str:
     """Say that a folder cannot be made."""
     return problem(key, "a folder that can be written", path, f"{error.strerror}.")
-
-
-def environment(device: str) -> dict[str, Any]:
-    """What a result depends on besides the configuration: versions, device, commit."""
-    packages = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy", "dltrain")
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: version(name) for name in packages},
-        "device": device,
-        "cpus": os.cpu_count(),
-        "commit": commit(),
-        "argv": [masking.masked_word(word) for word in sys.argv[1:]],
-        "folder": str(Path.cwd()),
-    }
-
-
-def version(package: str) -> str | None:
-    """The installed version of a package, or None."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def commit() -> dict[str, Any] | None:
-    """The commit dltrain runs from, and whether files differ from it; None outside a checkout."""
-    root = Path(__file__).parent.parent
-    if not (root / ".git").exists():
-        return None
-    try:
-        call = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
-        lines = subprocess.run(call, capture_output=True, text=True, timeout=5, check=True).stdout.splitlines()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    oid = next((line.split()[-1] for line in lines if line.startswith("# branch.oid")), None)
-    return {"id": oid, "dirty": any(not line.startswith("#") for line in lines)}
 
 
 def stamp(seconds: float) -> str:

@@ -1,7 +1,5 @@
 """What a run's folder tells in a few small files; neither torch nor a checkpoint is touched."""
 
-import json
-import math
 import os
 import shlex
 import time
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dltrain import folder, since
+from dltrain.untrusted import content, is_number, mapping, named, text
 
 CHOSEN = ("model", "data", "task")  # choices that have a column of their own
 TAIL_BYTES = 4096  # more than a line of metrics.jsonl has
@@ -55,21 +54,6 @@ def state_of(path: Path, status: dict[str, Any]) -> str | None:
     return LOST if state == "running" and not folder.is_locked(path) else state
 
 
-def content(path: Path) -> dict[str, Any]:
-    """What a file of JSON says; empty where it cannot be read."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def named(content: dict[str, Any], name: str) -> dict[str, Any]:
-    """What stands below a name; empty where nothing does."""
-    found = content.get(name)
-    return found if isinstance(found, dict) else {}
-
-
 def modified(path: Path) -> float:
     """When a file was written, in seconds since 1970; 0 where it is not there."""
     try:
@@ -80,7 +64,7 @@ def modified(path: Path) -> float:
 
 def greatest(values: Iterable[Any]) -> Any:
     """The greatest of those that are finite numbers, or None."""
-    return max((v for v in values if isinstance(v, int | float) and math.isfinite(v)), default=None)
+    return max(filter(is_number, values), default=None)
 
 
 def figure(result: dict[str, Any], entries: list[dict[str, Any]], known: dict[str, Any]) -> Row:
@@ -97,26 +81,28 @@ def spent(status: dict[str, Any], entries: list[dict[str, Any]], until: float) -
     """Seconds that a run without a result took: this session's, and those of earlier ones as its checkpoints tell."""
     try:
         here = until - datetime.fromisoformat(status["started"]).timestamp()
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         return None
     return greatest([here, *(entry.get("seconds") for entry in entries)])
 
 
-def last_step(path: Path) -> int | None:
+def last_step(path: Path) -> Any:
     """The step of the last whole line of a run's log."""
+    if not path.is_file():
+        return None
     try:
         with path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
             lines = file.read().split(b"\n")[:-1]
-        return json.loads(lines[-1])["step"] if lines else None
-    except (OSError, ValueError, KeyError, TypeError):
+        return mapping(lines[-1].decode()).get("step") if lines else None
+    except (OSError, ValueError):
         return None
 
 
 def typed(path: Path) -> str | None:
     """What the run's command said besides the choices that have a column, and besides where it goes."""
     try:
-        words = shlex.split((path / "command.txt").read_text())[1:]
+        words = shlex.split(text(path / "command.txt"))[1:]
     except (OSError, ValueError):
         return None
     named = tuple(f"{group}=" for group in CHOSEN)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -10,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from dltrain import keys, masking, secret_names, words
-from dltrain.errors import problem
+from dltrain.errors import ConfigError, problem
 
 FACT = re.compile(r"\$\{spec\.(\w+)")
 # ${oc.env:MY_${...}}, and the same with a resolver whose own name is put together: which variable it is nobody sees.
@@ -34,6 +35,18 @@ def unresolvable(written: dict[str, Any]) -> Iterator[str]:
             except (OmegaConfBaseException, RecursionError) as error:
                 reason = re.sub(r"^.*while resolving interpolation: ", "", str(error).split("\n")[0])
                 yield problem(key, "a value", value, f"{reason.rstrip('.')}.")
+
+
+def refuse_assembled(content: Any, file: Path) -> None:
+    """Refuse variables of the environment whose names are put together: a folder could ask for any secret unseen.
+
+    Raises:
+        ConfigError: Naming the keys.
+    """
+    found = [(key, text) for key, text in keys.leaves(content) if ASSEMBLED.search(str(text))]
+    if found:
+        expected = f"${{oc.env:NAME}} with a name that stands there in {file}"
+        raise ConfigError(*(problem(key, expected, text) for key, text in found))
 
 
 def learn_secrets(config: DictConfig, written: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from dltrain import device as devices
-from dltrain import folder, masking, since
+from dltrain import masking, since
 from dltrain.compose import Job
 from dltrain.console import Console, count, duration
 from dltrain.data.batches import Batches
@@ -137,7 +137,7 @@ def environment(job: Job, parts: Parts) -> dict[str, Any]:
     return {
         "choices": job.choices,
         "metric": {"name": parts.task.metric, "better": parts.task.better},
-        **folder.environment(parts.device.describe()),
+        **since.surroundings(parts.device.describe()),
         "processor": f"{since.processor()}, {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
         "code": since.code(job.allow),

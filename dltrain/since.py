@@ -1,14 +1,17 @@
 """Then and now: what has changed since a run began that its figures or bytes may depend on."""
 
 import hashlib
-import json
+import os
 import platform
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from dltrain import masking, untrusted
 from dltrain.console import Console
 from dltrain.errors import ConfigError, problem
 
@@ -42,11 +45,7 @@ class Origin:
 
 def recorded(path: Path) -> dict[str, Any]:
     """What a run's folder says about where the run began; empty where it does not say."""
-    try:
-        found = json.loads((path / ENVIRONMENT).read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return untrusted.content(path / ENVIRONMENT)
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -83,6 +82,43 @@ def code(allow: Iterable[str]) -> str:
     for name, file in sorted(files.items()):
         digest.update(f"{name}\0".encode() + file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def surroundings(device: str) -> dict[str, Any]:
+    """What a result depends on besides the configuration: versions, device, commit."""
+    packages = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy", "dltrain")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version(name) for name in packages},
+        "device": device,
+        "cpus": os.cpu_count(),
+        "commit": commit(),
+        "argv": [masking.masked_word(word) for word in sys.argv[1:]],
+        "folder": str(Path.cwd()),
+    }
+
+
+def version(package: str) -> str | None:
+    """The installed version of a package, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def commit() -> dict[str, Any] | None:
+    """The commit dltrain runs from, and whether files differ from it; None outside a checkout."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        call = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+        lines = subprocess.run(call, capture_output=True, text=True, timeout=5, check=True).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    oid = next((line.split()[-1] for line in lines if line.startswith("# branch.oid")), None)
+    return {"id": oid, "dirty": any(not line.startswith("#") for line in lines)}
 
 
 def processor() -> str:

@@ -1,7 +1,6 @@
 """A run's folder read back as a job. What stands in it is data: it names no module that may be imported."""
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from dltrain import compose, folder, keys, masking, overrides, references, words
+from dltrain import compose, folder, inside, keys, masking, overrides, references, untrusted, words
 from dltrain.compose import Composer, Job
 from dltrain.errors import ConfigError, nearest, problem
 
@@ -35,10 +34,11 @@ def load(path: Path, allow: Iterable[str] = ()) -> Job:
         ConfigError: When the folder does not say.
     """
     try:
-        content: Any = OmegaConf.to_container(OmegaConf.load(path / JOB))
+        content: Any = OmegaConf.to_container(OmegaConf.create(untrusted.plain_yaml(path / JOB)))
         config = OmegaConf.create(content["config"])
         choices, typed, dirs = (content[name] for name in ("choices", "overrides", "config_dirs"))
-        refuse_assembled(content["config"], path / JOB)
+        refuse_other_kinds(content["config"], choices, [*typed, *dirs])
+        references.refuse_assembled(content["config"], path / JOB)
         config.allow_targets = list(allow)
         return Job(config, dict(choices), tuple(typed), None, None, tuple(dirs), tuple(allow))
     except OSError as error:
@@ -47,20 +47,47 @@ def load(path: Path, allow: Iterable[str] = ()) -> Job:
         raise ConfigError(problem("RUN", f"a {JOB} that can be read", path / JOB, str(error).split("\n")[0])) from None
 
 
-def refuse_assembled(content: Any, file: Path) -> None:
-    """Refuse variables of the environment whose names are put together: a folder could ask for any secret unseen.
+def refuse_other_kinds(config: Any, choices: Any, words: list[Any]) -> None:
+    """Refuse what no job says.
 
     Raises:
-        ConfigError: Naming the keys.
+        ValueError: Saying what it is.
     """
-    found = [(key, text) for key, text in keys.leaves(content) if references.ASSEMBLED.search(str(text))]
-    if found:
-        expected = f"${{oc.env:NAME}} with a name that stands there in {file}"
-        raise ConfigError(*(problem(key, expected, text) for key, text in found))
+    if not all(isinstance(choices.get(group), str) for group in ("model", "data", "task")):
+        raise ValueError("it chooses no model, data or task")
+    if not all(isinstance(word, str) for word in (*choices, *choices.values(), *words)):
+        raise ValueError("a choice, an override or a folder is no text")
+    if not isinstance(config, dict):
+        raise ValueError("its configuration has no keys")
+    if other := [key for node in _named(config) for key in node if not isinstance(key, str)]:
+        raise ValueError(f"it has the key {other[0]}, which is no text")
+
+
+def _named(config: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
+    """The mappings whose keys have a meaning: the whole, its groups, and the arguments of whatever is built."""
+    yield config
+    waiting = list(config.values())
+    yield from (node for node in waiting if isinstance(node, dict) and "_target_" not in node)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict) and "_target_" in node:
+            yield node
+        waiting += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
 
 
 def find(name: str) -> Path:
     """The folder of a run: a path, or ``latest``, the one that was at work last.
+
+    Raises:
+        ConfigError: Naming the nearest ones, or what in the folder is neither a file nor a folder.
+    """
+    path = located(name)
+    inside.refuse_strange(path)
+    return path
+
+
+def located(name: str) -> Path:
+    """Where the run is that a name stands for.
 
     Raises:
         ConfigError: Naming the nearest ones.
@@ -72,14 +99,14 @@ def find(name: str) -> Path:
             raise ConfigError(problem("RUN", f"a run below {root}", name, "There is none."))
         return found[-1]
     path = Path(name).expanduser()
-    if (path / JOB).is_file():
+    if (path / JOB).exists():
         return path
     known = {str(run): run for start in (path.parent, root) if start.is_dir() for run in runs(start)}
     close = nearest(str(path), known) or nearest_name(path.name, known.values())
-    inside = [str(run) for run in runs(path)][:3] if path.is_dir() else []
+    below = [str(run) for run in runs(path)][:3] if path.is_dir() else []
     if (path / "sweep.json").is_file():
-        inside.append(f"and a sweep goes on by its own command with -m sweep.resume={path}")
-    hint = f"It contains {' '.join(inside)}." if inside else close or f"dltrain runs {root} lists what there is."
+        below.append(f"and a sweep goes on by its own command with -m sweep.resume={path}")
+    hint = f"It contains {' '.join(below)}." if below else close or f"dltrain runs {root} lists what there is."
     raise ConfigError(problem("RUN", "the folder of a run, or latest", name, hint))
 
 
@@ -93,7 +120,7 @@ def nearest_name(name: str, known: Iterable[Path]) -> str:
 def runs(root: Path) -> list[Path]:
     """The folders of runs at most three levels below ``root``, in the order of their names."""
     found = {file.parent for depth in ("*", "*/*", "*/*/*") for file in root.glob(f"{depth}/status.json")}
-    return sorted(run for run in found if (run / "config.yaml").is_file())
+    return sorted(run for run in found if all((run / name).is_file() for name in ("config.yaml", "status.json")))
 
 
 def revised(job: Job, typed: list[str]) -> tuple[Job, dict[str, tuple[Any, Any]]]:
@@ -203,7 +230,5 @@ def is_finished(path: Path) -> bool:
     """Whether the run in a folder has nothing left to do: it ended as it should, and not because its time was up."""
     if folder.status_of(path).get("state") != "finished":
         return False
-    try:
-        return not json.loads((path / "result.json").read_text()).get("out_of_time")
-    except (OSError, ValueError, AttributeError):
-        return False
+    result = untrusted.content(path / "result.json")
+    return bool(result) and not result.get("out_of_time")

@@ -2,11 +2,11 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dltrain import compose, folder, masking
+from dltrain import compose, folder, inside, masking, untrusted
 from dltrain.compose import Job
 from dltrain.durable import write_durably
 from dltrain.errors import ConfigError, nearest, problem
@@ -14,7 +14,7 @@ from dltrain.stored import differences
 
 SWEEP = "sweep.json"
 # Any of these says that a sweep or a run lives here.
-SIGNS = (SWEEP, "summary.json", *folder.SIGNS)
+SIGNS = (SWEEP, *inside.SUMMARIES, *inside.SIGNS)
 SHOWN = 5  # differences that are told
 
 
@@ -69,11 +69,12 @@ def begin(job: Job, content: dict[str, Any]) -> folder.Folder:
     folder.check_writable(path or root, "hydra.sweep.dir")
     if path is None:
         path = folder.fresh(root / "sweep")
-    refuse_taken(path)  # before anything is written there
+    names = [described["folder"] for described in content["jobs"]]
+    refuse_taken(path, names)  # before anything is written there
     path.mkdir(parents=True, exist_ok=True)
     home = locked(path, "hydra.sweep.dir")
     try:
-        refuse_taken(path)
+        refuse_taken(path, names, locked=True)
         write_durably(path / SWEEP, json.dumps(content, indent=2).encode())
     except BaseException:
         home.close()
@@ -81,13 +82,21 @@ def begin(job: Job, content: dict[str, Any]) -> folder.Folder:
     return home
 
 
-def refuse_taken(path: Path) -> None:
-    """Refuse a folder in which something lives.
+def refuse_taken(path: Path, names: Iterable[str], locked: bool = False) -> None:
+    """Refuse a folder in which something lives, or anything where a job's folder would be.
+
+    Args:
+        path: The folder.
+        names: Those of the jobs' folders.
+        locked: By this process: the lock is its own.
 
     Raises:
         ConfigError: Naming the file that says so.
     """
-    if taken := next((name for name in SIGNS if (path / name).exists()), None):
+    taken = next((name for name in (*SIGNS, *names) if os.path.lexists(path / name)), None)
+    if taken is None and not locked and inside.is_foreign_lock(path):
+        taken = inside.LOCK
+    if taken:
         hint = f"It has {taken}." + f" To go on with it: sweep.resume={path}" * (taken == SWEEP)
         raise ConfigError(problem("hydra.sweep.dir", "a folder that holds no sweep yet", path, hint))
 
@@ -96,13 +105,27 @@ def go_on(path: Path, content: dict[str, Any]) -> folder.Folder:
     """The folder of a sweep whose jobs are those of the command.
 
     Raises:
-        ConfigError: With what differs.
+        ConfigError: With what differs, or naming what leads elsewhere.
     """
+    refuse_planted(path, [described["folder"] for described in content["jobs"]])
     wrong = list(other_jobs(path, read(path), json.loads(json.dumps(content))))
     if wrong:
         more = [f"... and {len(wrong) - SHOWN} more"] * (len(wrong) > SHOWN)
         raise ConfigError(*wrong[:SHOWN], *more, "sweep.resume needs the command that the sweep was begun with")
     return locked(path, "sweep.resume")
+
+
+def refuse_planted(path: Path, names: Iterable[str]) -> None:
+    """Refuse a sweep whose files, or the folders of whose jobs, lie elsewhere: its jobs would write there.
+
+    Raises:
+        ConfigError: Naming the first that does, or that is neither a file nor a folder.
+    """
+    for name in (SWEEP, *inside.SUMMARIES, "status.json", inside.LOCK, *names):
+        file = path / name
+        if file.is_symlink() or inside.is_strange(file):
+            hint = "It is a link." if file.is_symlink() else inside.STRANGE
+            raise ConfigError(problem("sweep.resume", "files and folders that lie in the sweep's folder", file, hint))
 
 
 def locked(path: Path, key: str) -> folder.Folder:
@@ -125,10 +148,10 @@ def read(path: Path) -> dict[str, Any]:
         ConfigError: When the folder is none of a sweep, naming the nearest, or does not say.
     """
     try:
-        content = json.loads((path / SWEEP).read_text())
+        content = untrusted.parsed(untrusted.text(path / SWEEP))
         for job in content["jobs"]:
-            found = isinstance(job["overrides"], list) and isinstance(job["config"], dict)
-            if not found:
+            typed = isinstance(job["overrides"], list) and all(isinstance(word, str) for word in job["overrides"])
+            if not (typed and isinstance(job["config"], dict)):
                 raise ValueError("a job has no configuration")
         return {"command": str(content["command"]), "jobs": content["jobs"]}
     except OSError as error:

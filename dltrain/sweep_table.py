@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dltrain import folder, masking
+from dltrain import folder, masking, untrusted
 from dltrain.console import Console, duration
 from dltrain.durable import write_whole
 
@@ -34,7 +34,9 @@ class Row:
 
     def take(self, result: dict[str, Any]) -> None:
         """What ``result.json`` says; a metric that is no finite number is null there."""
-        self.metric, self.test = result.get("metric", ""), result.get("test", {})
+        self.metric = str(result.get("metric", ""))
+        found = untrusted.named(result, "test").items()
+        self.test = {name: value if untrusted.is_number(value) else None for name, value in found}
         self.value = self.test.get(self.metric)
 
 
@@ -43,25 +45,20 @@ def kept(number: int, chosen: dict[str, str], path: Path) -> Row | None:
     status = folder.status_of(path)
     if status.get("state") not in DONE:
         return None
-    row = Row(number, chosen, status["state"], folder=str(path), error=status.get("error"))
-    result = read(path / "result.json")
+    error = status.get("error")
+    row = Row(number, chosen, status["state"], folder=str(path), error=None if error is None else str(error))
+    result = untrusted.content(path / "result.json")
     row.take(result)
-    row.seconds = earlier_seconds(path.parent).get(number, result.get("seconds", 0.0))
+    took = [earlier_seconds(path.parent, number), result.get("seconds")]
+    row.seconds = next((seconds for seconds in took if untrusted.is_number(seconds)), 0.0)
     return row if result or row.state != "finished" else None
 
 
-def read(file: Path) -> dict[str, Any]:
-    """A JSON file; empty where it cannot be read."""
-    try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def earlier_seconds(home: Path) -> dict[int, float]:
-    """How long jobs took, as an earlier summary says."""
-    return {row["job"]: row["seconds"] for row in read(home / "summary.json").get("jobs", [])}
+def earlier_seconds(home: Path, number: int) -> Any:
+    """How long a job took, as an earlier summary says; None where it does not."""
+    rows = untrusted.content(home / "summary.json").get("jobs")
+    known = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    return next((row.get("seconds") for row in known if row.get("job") == number), None)
 
 
 def write(home: Path, rows: list[Row], swept: list[str]) -> None:
@@ -74,7 +71,7 @@ def write(home: Path, rows: list[Row], swept: list[str]) -> None:
     for row in rows:
         tested = {f"{name}/test": value for name, value in row.test.items()}
         table.writerow({**vars(row), **row.choices, **tested, "seconds": f"{row.seconds:.3f}"})
-    write_whole(home / "summary.csv", masking.hidden(text.getvalue()).encode())
+    write_whole(home / "summary.csv", masking.hidden(text.getvalue()).encode(errors="backslashreplace"))
     content = masking.masked({"jobs": [vars(row) for row in rows], "over_seeds": over_seeds(rows, swept)})
     write_whole(home / "summary.json", json.dumps(content, indent=2).encode())
 

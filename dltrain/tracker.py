@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+import re
 import socket
 import time
 from pathlib import Path
@@ -22,11 +23,12 @@ from tensorboard.plugins.hparams.metadata import SESSION_END_INFO_TAG, SESSION_S
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 
-from dltrain import masking
+from dltrain import masking, untrusted
 from dltrain.film import Film
 
 METRICS = "metrics.jsonl"
 EVENTS = "events.out.tfevents"
+STAMP = re.compile(rf"{EVENTS}\.(\d{{10}})\.(\d{{9}})\.", re.ASCII)  # seconds, nanoseconds
 RESERVED = ("step", "epoch", "split", "non_finite")
 
 
@@ -193,8 +195,8 @@ def _line(step: int, epoch: float, split: str, values: dict[str, float]) -> str:
 
 def _file_name(folder: Path) -> str:
     """A name that sorts after those of earlier sessions, whatever the clock says: TensorBoard reads in that order."""
-    stamps = (file.name.removeprefix(f"{EVENTS}.").split(".")[:2] for file in folder.glob(f"{EVENTS}.*"))
-    earlier = [int("".join(stamp)) for stamp in stamps if all(part.isdigit() for part in stamp)]
+    stamps = (STAMP.match(file.name) for file in folder.glob(f"{EVENTS}.*"))
+    earlier = [int(stamp[1] + stamp[2]) for stamp in stamps if stamp]
     now = max(time.time_ns(), *(number + 1 for number in earlier), 0)
     return f"{EVENTS}.{now // 10**9:010d}.{now % 10**9:09d}.{socket.gethostname()}.{os.getpid()}"
 
@@ -202,10 +204,10 @@ def _file_name(folder: Path) -> str:
 def _open_lines(path: Path, purge_step: int | None) -> TextIO:
     """``metrics.jsonl``, ready for the next line: without purged steps and without a last line that was cut off."""
     if path.exists():
-        kept = "".join(line for line in path.read_text("utf-8").splitlines(keepends=True) if _keep(line, purge_step))
+        kept = [line for line in path.read_bytes().splitlines(keepends=True) if _keep(line, purge_step)]
         fresh = path.with_name(f"{path.name}.new")
-        with open(fresh, "w", encoding="utf-8") as file:
-            file.write(kept)
+        with open(fresh, "wb") as file:
+            file.writelines(kept)
             file.flush()
             os.fsync(file.fileno())
         os.replace(fresh, path)
@@ -214,12 +216,12 @@ def _open_lines(path: Path, purge_step: int | None) -> TextIO:
 
 def _last_line(path: Path) -> dict[str, Any]:
     lines = path.read_text("utf-8").splitlines()
-    return json.loads(lines[-1]) if lines else {}
+    return untrusted.mapping(lines[-1]) if lines else {}
 
 
-def _keep(line: str, purge_step: int | None) -> bool:
+def _keep(line: bytes, purge_step: int | None) -> bool:
     try:
-        step = json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
+        step = untrusted.mapping(line.decode()).get("step")
+    except UnicodeDecodeError:
         return False
-    return line.endswith("\n") and (purge_step is None or step < purge_step)
+    return type(step) is int and line.endswith(b"\n") and (purge_step is None or step < purge_step)

@@ -227,6 +227,45 @@ def test_without_a_manifest_the_newest_whole_file_is_found(checkpoints: Checkpoi
     assert first_weight(checkpoints.newest()[1]) == 3
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"sha256": 5},
+        {"seconds": "x"},
+        {"seconds": 10**400},
+        {"metric": []},
+        {"bytes": "x"},
+        {"step": True},
+        {"step": "5"},
+    ],
+)
+def test_a_manifest_that_says_anything_else_than_numbers_counts_as_none(
+    checkpoints: Checkpoints, more: dict[str, Any]
+) -> None:
+    save(checkpoints, 5)
+    known = checkpoints.manifest()["step-00000005.pt"]
+    for name, entry in (("step-00000005.pt", {**known, **more}), ("step-٣.pt", known), ("step-3.pt/../x", known)):
+        (checkpoints.path / "manifest.json").write_text(json.dumps({name: entry}))
+        assert checkpoints.manifest() == {}
+        assert checkpoints.newest()[0] == "step-00000005.pt"
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"step-00000005.pt": ' + "[" * 900 + "]" * 900 + "}"])
+def test_a_manifest_that_is_nested_deeply_counts_as_none(checkpoints: Checkpoints, content: str) -> None:
+    save(checkpoints, 5)
+    (checkpoints.path / "manifest.json").write_text(content)
+    assert checkpoints.newest()[0] == "step-00000005.pt"
+
+
+@pytest.mark.parametrize("name", ["step-²-1.pt", "step-٣.pt"])
+def test_digits_of_other_scripts_are_no_step(checkpoints: Checkpoints, name: str) -> None:
+    assert step_of(name) == -1
+    save(checkpoints, 5)
+    (checkpoints.path / name).write_bytes(b"")
+    assert checkpoints.newest()[0] == "step-00000005.pt"
+    save(checkpoints, 6)
+
+
 def test_a_checkpoint_of_another_format_is_refused_by_its_number(checkpoints: Checkpoints) -> None:
     torch.save({"format": 99, **state()}, checkpoints.path / "step-00000005.pt")
     with pytest.raises(CheckpointError, match=r"expected checkpoint format 1 or 2 .* got 99"):

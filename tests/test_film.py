@@ -1,6 +1,12 @@
 """The film of a run: frames at every evaluation, the same after an interruption, and an animated picture of them."""
 
 import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -78,6 +84,29 @@ def test_frames_that_a_power_cut_has_damaged_are_left_out(tmp_path: Path) -> Non
     assert shown(tmp_path / FILM) == [1, 4]
 
 
+def test_what_is_no_picture_of_ours_is_left_out_and_shown_to_no_other_program(tmp_path: Path) -> None:
+    kept, ran, programs = Film(tmp_path), tmp_path / "ran", tmp_path / "programs"
+    for step in (1, 4):
+        kept.add(picture(step), step)
+    # Pillow has Ghostscript draw what begins so; here is one that says that it was called.
+    programs.mkdir()
+    (programs / "gs").write_text(f"#!/bin/sh\ntouch {ran}\n")
+    (programs / "gs").chmod(0o755)
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 30 20\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / FOLDER / "00000002.png").write_bytes(eps)
+    # A few bytes, and nine hundred million pixels.
+    head = b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    data = b"IDAT" + zlib.compress(b"\0" * 100)
+    bomb += struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+    (tmp_path / FOLDER / "00000003.png").write_bytes(bomb)
+    script = "import sys, pathlib; from dltrain.film import Film; Film(pathlib.Path(sys.argv[1])).write()"
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=environment, check=True, timeout=60)
+    assert shown(tmp_path / FILM) == [1, 4]
+    assert not ran.exists()
+
+
 def test_a_long_run_has_a_film_of_some_of_its_frames_the_last_among_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,9 +156,11 @@ def test_a_film_that_cannot_be_written_ends_the_run_as_other_files_do(
     place: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    run.mkdir()
+    assert cli.main([*RUN, "trainer.max_steps=3", f"hydra.run.dir={run}"]) == 0
+    shutil.rmtree(run / FOLDER)
+    (run / FILM).unlink()
     (run / place).mkdir() if place == FILM else (run / place).touch()
-    assert cli.main([*RUN, "trainer.max_steps=6", f"hydra.run.dir={run}"]) == 1
+    assert cli.main(["resume", str(run), "trainer.max_steps=6"]) == 1
     assert f"failed: could not write: {said}" in capsys.readouterr().err
     assert json.loads((run / "status.json").read_text())["state"] == "failed"
     assert not list(run.rglob("*.tmp"))

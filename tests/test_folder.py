@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dltrain import folder
+from dltrain import cli, durable, folder, inside, since
 from dltrain.errors import ConfigError
 
 
@@ -47,13 +47,34 @@ def test_a_named_folder_may_lie_in_the_home_folder(tmp_path: Path, monkeypatch: 
     home.close()
 
 
-@pytest.mark.parametrize("sign", folder.SIGNS)
+@pytest.mark.parametrize("sign", [*inside.WRITTEN, "events.out.tfevents.1.of-another-tool", inside.LOCK])
 def test_a_folder_that_holds_a_run_is_refused_and_left_alone(tmp_path: Path, sign: str) -> None:
     (tmp_path / sign).write_text("mine")
     for refuse in (folder.check, lambda path, root: folder.create(path, root, "x")):
         with pytest.raises(ConfigError, match=f"expected a folder that holds no run yet, got .*{sign}"):
             refuse(str(tmp_path), tmp_path)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(sign, "mine")]
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("name", ["train.log", "film.gif", "checkpoints", "events.out.tfevents.1.x", inside.LOCK])
+def test_a_link_where_a_run_writes_is_refused_and_not_followed(tmp_path: Path, name: str, there: bool) -> None:
+    victim, mine = tmp_path / "victim.txt", tmp_path / "mine"
+    mine.mkdir()
+    (mine / name).symlink_to(victim)
+    if there:
+        victim.write_text("all my work")
+    with pytest.raises(ConfigError, match=f"It has {name}"):
+        folder.create(str(mine), tmp_path, "x")
+    assert (mine / name).is_symlink()
+    assert victim.exists() == there and (not there or victim.read_text() == "all my work")
+
+
+def test_only_what_dltrain_left_half_written_is_swept_up(tmp_path: Path) -> None:
+    for name in (".status.json.123.tmp", ".notes.tmp", ".thesis.tex.123.tmp"):
+        (tmp_path / name).write_text("half")
+    folder.create(str(tmp_path), tmp_path, "x").close()
+    assert sorted(file.name for file in tmp_path.iterdir()) == [folder.LOCK, ".notes.tmp", ".thesis.tex.123.tmp"]
 
 
 def test_one_of_two_runs_that_want_the_same_folder_at_once_gets_it(tmp_path: Path) -> None:
@@ -106,6 +127,8 @@ def leave(home: folder.Folder) -> None:
         "train.log",
         "metrics.jsonl",
         "events.out.tfevents.1",
+        "film.gif",
+        "nan_report.json",
     ):
         home.write(name, "")
     (home.path / "checkpoints").mkdir()
@@ -133,6 +156,28 @@ def test_what_was_there_before_a_run_that_never_began_stays(tmp_path: Path) -> N
     assert [file.name for file in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.parametrize(
+    "name", ["environment.json", "command.txt", "job.yaml", "train.log", "result.json", "events.out.tfevents.1.x"]
+)
+def test_a_users_own_files_are_neither_overwritten_nor_deleted(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("mine")
+    assert cli.main(["model=mlp", "data=digits", "device=cpu", "trainer.max_steps=1", f"hydra.run.dir={tmp_path}"]) == 2
+    assert f"hydra.run.dir: expected a folder that holds no run yet, got {tmp_path}. It has {name}." in (
+        capsys.readouterr().err
+    )
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "mine")]
+
+
+def test_a_lock_that_was_there_before_a_run_that_never_began_stays(tmp_path: Path) -> None:
+    (tmp_path / folder.LOCK).touch()
+    home = folder.create(str(tmp_path), tmp_path, "x")
+    leave(home)
+    home.discard()
+    assert [file.name for file in tmp_path.iterdir()] == [folder.LOCK]
+
+
 def test_a_reader_sees_a_whole_file_always(tmp_path: Path) -> None:
     home = folder.create(str(tmp_path), tmp_path, "x")
     home.status("running", step=0)
@@ -158,6 +203,15 @@ def test_a_reader_sees_a_whole_file_always(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == [folder.LOCK, "end", "status.json"]
 
 
+def test_a_link_where_a_file_grows_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim.txt").write_text("all my work")
+    for name, write in (("a", durable.write_whole), ("b", durable.write_durably)):
+        (tmp_path / f".{name}.{os.getpid()}.tmp").symlink_to(tmp_path / "victim.txt")
+        write(tmp_path / name, b"new")
+        assert (tmp_path / name).read_text() == "new" and not (tmp_path / name).is_symlink()
+    assert (tmp_path / "victim.txt").read_text() == "all my work"
+
+
 def test_the_status_says_how_a_run_stands(tmp_path: Path) -> None:
     home = folder.create(str(tmp_path), tmp_path, "x")
     home.status("failed", 1, step=7, error="no more coffee")
@@ -175,7 +229,7 @@ def test_the_status_says_how_a_run_stands(tmp_path: Path) -> None:
 def test_the_environment_names_the_versions_that_a_result_depends_on() -> None:
     import torch
 
-    found = folder.environment("CPU")
+    found = since.surroundings("CPU")
     assert found["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
     commit = subprocess.run(

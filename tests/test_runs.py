@@ -201,6 +201,33 @@ def test_whatever_is_damaged_leaves_a_hole_and_not_a_traceback(several: Path, ru
         assert runs(several, "--sort", key).code == 0
 
 
+DEEP = "[" * 100_000
+HUGE = json.dumps({"step": 10**400, "state": "running", "started": "0001-01-01"})
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *((name, DEEP) for name in ("status.json", "result.json", "environment.json", "metrics.jsonl")),
+        ("environment.json", '{"choices": {"model": ' + "[" * 900 + "]" * 900 + "}}"),
+        ("checkpoints/manifest.json", DEEP),
+        ("checkpoints/manifest.json", json.dumps({"step-00000001.pt": {"step": 10**400, "seconds": 10**400}})),
+        ("status.json", HUGE),
+        ("status.json", '{"state": "\\ud800", "step": 1.5, "error": {}, "started": 5}'),
+        ("result.json", json.dumps({"metric": "accuracy", "test": {"accuracy": 10**400}, "seconds": True})),
+        ("command.txt", "it's \udcff"),
+    ],
+)
+def test_one_bad_folder_leaves_the_others_in_the_list(
+    several: Path, runs: Callable[..., Said], name: str, content: str
+) -> None:
+    (several / "mlp-digits" / "a" / name).write_bytes(content.encode(errors="surrogateescape"))
+    for key in ("age", "metric", "state", "step", "time", "model"):
+        assert len(runs(several, "--sort", key, "--json").rows) == 5
+        shown = runs(several, "--sort", key)
+        assert shown.code == 0 and len(shown.out.splitlines()) == 7
+
+
 def test_where_no_run_is_nothing_is_listed(runs: Callable[..., Said], tmp_path: Path) -> None:
     assert runs(tmp_path, "--json").rows == []
     said = runs(tmp_path)

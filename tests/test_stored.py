@@ -111,12 +111,48 @@ def test_a_folder_without_a_job_is_refused(tmp_path: Path) -> None:
         "config: !!python/object/apply:os.system ['true']\nchoices: {}\noverrides: []\nconfig_dirs: []\n",
         "a: ${b\n",
         "\x00\x01",
+        *(
+            f"choices: {{model: a, data: b, task: c}}\noverrides: {o}\nconfig_dirs: {d}\nconfig: {c}\n"
+            for o, d, c in [
+                ("[1]", "[]", "{}"),
+                ("[]", "[3]", "{}"),
+                ("[]", "[]", "{true: 4}"),
+                ("[]", "[]", "{trainer: {4: 4}}"),
+                ("[]", "[]", "{model: {_target_: x, layers: [{_target_: y, 3: 4}]}}"),
+                ("[]", "[]", "[model]"),
+                ("[]", "[]", "{model: " + "{a: " * 600 + "1" + "}" * 601),
+                ("[]", "[]", "[" * 100_000),
+                ("[]", "[]", '{model: "\\ud800"}'),
+            ]
+        ),
+        "choices: {}\noverrides: []\nconfig_dirs: []\nconfig: {}\n",
+        "choices: {model: a, data: b, task: 3}\noverrides: []\nconfig_dirs: []\nconfig: {}\n",
+        "choices: {model: a, data: b, task: c, 3: d}\noverrides: []\nconfig_dirs: []\nconfig: {}\n",
+        "choices: &a {model: a, data: b, task: c}\noverrides: []\nconfig_dirs: []\nconfig: *a\n",
+        "choices: &a {model: a, data: b, task: c}\noverrides: []\nconfig_dirs: []\nconfig: {}\n",
+        "choices: {model: a, data: b, task: c}\noverrides: []\nconfig_dirs: []\nconfig: {}\n" + "#" * 2**20,
     ],
 )
 def test_a_damaged_job_is_refused_in_one_line_that_names_the_file(tmp_path: Path, content: str) -> None:
     (tmp_path / stored.JOB).write_text(content)
     text = refused(lambda: stored.load(tmp_path))
     assert "RUN: expected a job.yaml that can be read" in text and "\n" not in text
+
+
+def test_a_few_lines_that_stand_for_gigabytes_are_refused_at_once(tmp_path: Path, plain_run: Path) -> None:
+    laughs = ["a0: &a0 [ha, ha, ha, ha, ha, ha, ha, ha, ha]"]
+    laughs += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
+    (tmp_path / stored.JOB).write_text("\n".join([*laughs, (plain_run / stored.JOB).read_text()]))
+    begun = time.process_time()
+    assert "it has anchors or aliases" in refused(lambda: stored.load(tmp_path))
+    assert time.process_time() - begun < 5
+
+
+def test_keys_of_a_users_own_mapping_may_be_numbers(tmp_path: Path, plain_run: Path) -> None:
+    config = "config: {model: {_target_: x, names: {0: cat, 1: dog}}}"
+    text = f"choices: {{model: a, data: b, task: c}}\noverrides: []\nconfig_dirs: []\n{config}\n"
+    (tmp_path / stored.JOB).write_text(text)
+    assert compose.plain(stored.load(tmp_path).config)["model"]["names"] == {0: "cat", 1: "dog"}
 
 
 def test_a_job_that_was_cut_off_anywhere_is_refused_or_read(tmp_path: Path, plain_run: Path) -> None:

@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import shlex
+import shutil
 import signal
 import statistics
 import sys
@@ -372,7 +373,13 @@ def test_yaml_that_changed_under_a_sweep_is_seen(here: Path, capsys: pytest.Capt
     assert "job 0: model.hidden: the sweep has 8, the configuration now 9" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"jobs": 3, "command": ""}', '{"jobs": [{}], "command": ""}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", "{}", '{"jobs": 3, "command": ""}', '{"jobs": [{}], "command": ""}', "[" * 100_000),
+        '{"jobs": [{"overrides": [1], "config": {}}, {"overrides": [], "config": {}}], "command": ""}',
+    ],
+)
 def test_a_damaged_sweep_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
@@ -396,7 +403,45 @@ def test_two_sweeps_never_work_in_one_folder(
     assert cli.main([*DONE, "sweep.resume=whole"]) == 0
 
 
-@pytest.mark.parametrize("name", ["status.json", "config.yaml", "sweep.json"])
+def test_what_an_earlier_command_wrote_is_shown_as_far_as_it_can_be_read(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished / "whole", "whole", symlinks=True)
+    seconds = {row["job"]: row["seconds"] for row in told(tmp_path / "whole", but=())}
+    for text in ('{"jobs": [1]}', '{"jobs": [{"job": 0, "seconds": "x"}]}', '{"jobs": 3}', "[" * 100_000):
+        (tmp_path / "whole" / "summary.json").write_text(text)
+        assert cli.main([*DONE, "sweep.resume=whole"]) == 0
+    result = json.loads((tmp_path / "whole" / "0_model=perceptron" / "result.json").read_text())
+    found = {row["job"]: row["seconds"] for row in told(tmp_path / "whole", but=())}
+    assert found == {**seconds, "0": f"{result['seconds']:.3f}", "1": found["1"]}
+    for text in ('{"test": [1], "metric": "mae"}', '{"test": {"mae": "x"}, "metric": ["mae"], "seconds": "x"}'):
+        (tmp_path / "whole" / "0_model=perceptron" / "result.json").write_text(text)
+        assert cli.main([*DONE, "sweep.resume=whole"]) == 0
+        assert told(tmp_path / "whole")[0]["mae/test"] == ""
+    (tmp_path / "whole" / "0_model=perceptron" / "status.json").write_text('{"state": "diverged", "error": "\\ud800"}')
+    assert cli.main([*DONE, "sweep.resume=whole"]) == 1
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["1_model=mlp", "0_model=perceptron", "status.json", "summary.csv", "sweep.json"])
+def test_a_sweep_whose_folders_or_files_are_links_is_refused_and_nothing_is_written_there(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished / "whole", "whole", symlinks=True)
+    shutil.move(f"whole/{name}", "victim")
+    os.symlink(tmp_path / "victim", f"whole/{name}")
+    if Path("victim").is_dir():
+        Path("victim/status.json").unlink()  # as if there were something left to do
+    before = state(tmp_path)
+    assert cli.main([*DONE, "sweep.resume=whole"]) == 2
+    said = f"sweep.resume: expected files and folders that lie in the sweep's folder, got whole/{name}. It is a link."
+    assert said in capsys.readouterr().err
+    assert state(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["status.json", "config.yaml", "sweep.json", "summary.csv", "1_model=mlp"])
 def test_a_sweep_does_not_go_where_something_lives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:

@@ -185,6 +185,34 @@ def test_a_last_line_that_a_crash_cut_off_is_dropped(tmp_path, torn):
     assert [p.name for p in tmp_path.iterdir() if p.suffix == ".new"] == []
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b'{"step": "x"}',
+        b'{"step": true}',
+        b'{"step": 1, "a": "\xff"}',
+        b"[" * 100_000,
+        b'{"step": ' + b"[" * 100_000,
+        b"3",
+    ],
+)
+def test_lines_that_nobody_of_us_wrote_are_dropped(tmp_path, damaged):
+    whole = b'{"step": 10, "epoch": 1, "split": "train", "loss": 1.0}\n'
+    (tmp_path / "metrics.jsonl").write_bytes(whole + damaged + b"\n")
+    for purge_step in (None, 20):
+        with Tracker(tmp_path, purge_step) as tracker:
+            assert tracker.ends_with(10, "train")
+    assert [line["step"] for line in lines(tmp_path)] == [10]
+
+
+@pytest.mark.parametrize("name", ["².3.x", "1.².x", f"{'9' * 200}.3.x", "٣.3.x"])
+def test_files_named_nearly_like_ours_do_not_disturb(tmp_path, name):
+    (tmp_path / f"events.out.tfevents.{name}").touch()
+    with Tracker(tmp_path, 0) as tracker:
+        tracker.scalars(1, 0.1, "train", {"loss": 1.0})
+    assert [line["step"] for line in lines(tmp_path)] == [1]
+
+
 def test_neither_tensorflow_nor_torchvision_nor_torchs_writer_is_imported(tmp_path):
     (tmp_path / "tensorflow").mkdir()
     (tmp_path / "tensorflow" / "__init__.py").write_text("raise SystemExit('tensorflow was imported')")

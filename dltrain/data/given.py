@@ -48,6 +48,8 @@ class Given:
                 yield GivenFile(number, name)
                 continue
             found = sorted(path for path in Path(name).rglob("*") if path.suffix.casefold() in endings)
+            if strange := next(filter(_is_strange, found), None):
+                raise ConfigError(problem(f"INPUT {number}", "files and folders in it", strange, "It is neither."))
             if not found:
                 there = f"a folder without {' '.join(endings)}" if endings else "a folder"
                 raise ConfigError(problem(f"INPUT {number}", wanted, name, f"It is {there}."))
@@ -122,9 +124,17 @@ def check(names: Iterable[str]) -> None:
 def _mistake(number: int, name: str) -> str | None:
     path = Path(name)
     there = os.path.exists(name)  # Path.exists raises for a name that is too long
+    if there and name != STANDARD_INPUT and _is_strange(path):
+        hint = f"A pipe can be standard input: {STANDARD_INPUT} < {name}"
+        return problem(f"INPUT {number}", f"a file, a folder or {STANDARD_INPUT}", name, hint)
     if name == STANDARD_INPUT or (there and os.access(path, os.R_OK)):
         return None
     if there:
         return problem(f"INPUT {number}", "a file that may be read", name)
     beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     return problem(f"INPUT {number}", "an existing file or folder", name, nearest(path.name, beside))
+
+
+def _is_strange(path: Path) -> bool:
+    """Whether it is a pipe or a device, of which some never end."""
+    return path.exists() and not (path.is_file() or path.is_dir())

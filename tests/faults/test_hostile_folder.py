@@ -1,5 +1,6 @@
 """A run's folder that somebody else wrote: its configuration is data, and names nothing that is imported or called."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,9 @@ from typing import Any
 import pytest
 from conftest import Child, Server
 from omegaconf import OmegaConf
+
+from dltrain.data.given import Given
+from dltrain.errors import ConfigError
 
 RUN = ["model=mlp", "data=digits", "device=cpu", "trainer.max_steps=2"]
 # What runs a shell command or unpickles, when something calls it.
@@ -98,3 +102,90 @@ def test_a_configuration_that_asks_yaml_to_build_objects_is_refused(
     assert child.code == 2, child.stderr
     assert "Traceback" not in child.stderr
     assert not canary.exists()
+
+
+# --- what is neither a file nor a folder, or lies elsewhere -----------------------------------------------------------
+
+FILES = ("status.json", "metrics.jsonl", "environment.json", "result.json", "train.log", "job.yaml", ".lock", "mine")
+DEEPER = ("checkpoints/manifest.json", "checkpoints/step-00000002.pt", "frames/00000001.png")
+
+
+def pipe(file: Path) -> None:
+    """Something that a reader waits at for ever, in the place of a file."""
+    file.parent.mkdir(exist_ok=True)
+    file.unlink(missing_ok=True)
+    os.mkfifo(file)
+
+
+@pytest.mark.parametrize("verb", ["resume", "evaluate", "rerun", "predict"])
+@pytest.mark.parametrize("name", [*FILES, *DEEPER])
+def test_a_pipe_in_a_runs_folder_is_refused_and_not_waited_for(
+    name: str, verb: str, run: Path, dltrain: Callable[..., Child]
+) -> None:
+    pipe(run / name)
+    child = dltrain(verb, str(run), *["x.png"] * (verb == "predict"), timeout=30)
+    assert child.code == 2, child.stderr
+    (line,) = [line for line in child.stderr.splitlines() if line.startswith("dltrain: ")]
+    assert f"got {run / name}. It is neither a file nor a folder." in line
+    assert "Traceback" not in child.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["status.json", "metrics.jsonl", "environment.json", "command.txt", ".lock", DEEPER[0]]
+)
+def test_a_pipe_in_one_runs_folder_does_not_keep_the_others_from_being_listed(
+    name: str, ended: Path, run: Path, dltrain: Callable[..., Child], tmp_path: Path
+) -> None:
+    shutil.copytree(run, tmp_path / "other")
+    for path in (run, tmp_path / "other"):
+        (path / "status.json").write_text('{"state": "running"}')
+    pipe(run / name)
+    child = dltrain("runs", str(tmp_path), timeout=30)
+    assert child.code == 0, child.stderr
+    assert "other" in child.stdout
+
+
+def test_a_pipe_in_a_sweeps_folder_is_refused_and_not_waited_for(dltrain: Callable[..., Child], tmp_path: Path) -> None:
+    home = tmp_path / "whole"
+    home.mkdir()
+    pipe(home / "sweep.json")
+    child = dltrain("-m", *RUN, "seed=0,1", f"sweep.resume={home}", timeout=30)
+    assert child.code == 2, child.stderr
+    assert f"got {home / 'sweep.json'}. It is neither a file nor a folder." in child.stderr
+
+
+def test_a_pipe_is_no_input(ended: Path, dltrain: Callable[..., Child], tmp_path: Path) -> None:
+    pipe(tmp_path / "pipe")
+    pipe(tmp_path / "pictures" / "a.png")
+    child = dltrain("predict", str(ended), "pipe", timeout=30)
+    assert child.code == 2
+    assert "dltrain: INPUT 1: expected a file, a folder or -, got pipe. " in child.stderr
+    with pytest.raises(ConfigError, match=r"INPUT 1: expected files and folders in it, got .*a\.png"):
+        next(Given((str(tmp_path / "pictures"),)).files("pictures", [".png"]))
+
+
+@pytest.mark.parametrize("name", [*FILES, *DEEPER, "checkpoints/last.pt"])
+def test_a_link_that_leads_out_of_a_runs_folder_is_refused_when_the_run_goes_on(
+    name: str, run: Path, dltrain: Callable[..., Child], tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes((run / name).read_bytes() if (run / name).exists() else b"mine")
+    before = victim.read_bytes()
+    (run / name).parent.mkdir(exist_ok=True)
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(victim)
+    child = dltrain("resume", str(run), timeout=30)
+    assert child.code == 2, child.stderr
+    assert f"RUN: expected files that lie in the run's folder, got {run / name}. It is a link." in child.stderr
+    assert victim.read_bytes() == before
+
+
+def test_a_link_that_a_killed_process_had_half_made_keeps_no_run_from_going_on(
+    run: Path, dltrain: Callable[..., Child]
+) -> None:
+    half = run / "checkpoints" / ".last.pt.123.tmp"
+    half.parent.mkdir()
+    half.symlink_to("step-00000002.pt")
+    child = dltrain("resume", str(run))
+    assert child.code == 0, child.stderr
+    assert not half.is_symlink()
