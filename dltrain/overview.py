@@ -13,6 +13,7 @@ from dltrain.untrusted import content, is_number, mapping, named, text
 
 CHOSEN = ("model", "data", "task")  # choices that have a column of their own
 TAIL_BYTES = 4096  # more than a line of metrics.jsonl has
+MANIFEST = "checkpoints/manifest.json"
 LOST = "lost"  # it says that it is running, and no process is at work in it
 
 Row = dict[str, Any]
@@ -26,10 +27,9 @@ def row_of(path: Path) -> Row:
     time (seconds that it took), choices, typed.
     """
     status, result, began = folder.status_of(path), content(path / "result.json"), since.recorded(path)
-    manifest = path / "checkpoints" / "manifest.json"
-    entries = [entry for entry in content(manifest).values() if isinstance(entry, dict)]
+    entries = [entry for entry in content(path / MANIFEST).values() if isinstance(entry, dict)]
     state, choices = state_of(path, status), named(began, "choices")
-    updated = max(map(modified, (path / "status.json", path / "metrics.jsonl", manifest)))
+    updated = touched(path)
     took = spent(status, entries, time.time() if state == "running" else updated)
     steps = [status.get("step"), *(entry.get("step") for entry in entries)]
     steps += [last_step(path / "metrics.jsonl")] if state in ("running", LOST) else []
@@ -52,6 +52,11 @@ def state_of(path: Path, status: dict[str, Any]) -> str | None:
     """How a run stands; a process that was killed could not say so itself."""
     state = status.get("state")
     return LOST if state == "running" and not folder.is_locked(path) else state
+
+
+def touched(path: Path) -> float:
+    """When a run was last at work, in seconds since 1970: a process that was killed could write no status."""
+    return max(modified(path / name) for name in ("status.json", "metrics.jsonl", MANIFEST))
 
 
 def modified(path: Path) -> float:

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from dltrain import compose, folder, inside, keys, masking, overrides, references, untrusted, words
+from dltrain import compose, folder, inside, keys, masking, overrides, overview, references, untrusted, words
 from dltrain.compose import Composer, Job
 from dltrain.errors import ConfigError, nearest, problem
 
@@ -94,14 +94,15 @@ def located(name: str) -> Path:
     """
     root = compose.default_root()
     if name == "latest":
-        found = sorted(runs(root), key=lambda path: (path / "status.json").stat().st_mtime)
-        if not found:
+        found = max(runs(root), key=overview.touched, default=None)
+        if found is None:
             raise ConfigError(problem("RUN", f"a run below {root}", name, "There is none."))
-        return found[-1]
+        return found
     path = Path(name).expanduser()
     if (path / JOB).exists():
         return path
     known = {str(run): run for start in (path.parent, root) if start.is_dir() for run in runs(start)}
+    known.pop(str(path), None)  # it has no job.yaml, or is none
     close = nearest(str(path), known) or nearest_name(path.name, known.values())
     below = [str(run) for run in runs(path)][:3] if path.is_dir() else []
     if (path / "sweep.json").is_file():

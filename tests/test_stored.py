@@ -28,7 +28,8 @@ def outputs(plain_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         run = tmp_path / "outputs" / "mlp-digits" / name
         shutil.copytree(plain_run, run, symlinks=True)
         age = 10 if number == 1 else 1000 * (number + 1)
-        os.utime(run / "status.json", (time.time() - age,) * 2)
+        for file in ("status.json", "metrics.jsonl", "checkpoints/manifest.json"):
+            os.utime(run / file, (time.time() - age,) * 2)
     monkeypatch.chdir(tmp_path)
     return tmp_path / "outputs"
 
@@ -38,6 +39,9 @@ def outputs(plain_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_latest_is_the_run_that_was_at_work_last(outputs: Path) -> None:
     assert stored.find("latest") == outputs / "mlp-digits" / "20260101-101501-bbbb"
+    # A process that was killed meanwhile could only log that it was at work.
+    (outputs / "mlp-digits" / "20260202-090000-cccc" / "metrics.jsonl").touch()
+    assert stored.find("latest") == outputs / "mlp-digits" / "20260202-090000-cccc"
 
 
 def test_a_run_is_found_by_its_path_from_here_or_from_anywhere(outputs: Path) -> None:
