@@ -1,6 +1,5 @@
 """The entry: which verb, which flags. Never imports torch; a verb does when it needs it."""
 
-import argparse
 import contextlib
 import importlib
 import os
@@ -11,11 +10,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from dltrain import masking
 from dltrain.compose import conf_dir, expand, search_path
-from dltrain.errors import ConfigError, Refusal, nearest, problem
+from dltrain.errors import ConfigError, Refusal, problem
+from dltrain.flags import Parser
 from dltrain.stop import NAMES, Stopped
 
 STARTED = time.perf_counter()
@@ -34,11 +33,6 @@ VERBS = {
 # data.KEY=VALUE, device=OPTION and the like; whatever else has an = in it may be a file.
 OVERRIDE = re.compile(r"[+~]*[a-zA-Z_][\w./@]*=|~[a-zA-Z_]")
 OURS = ("multirun", "run", "config_dir")  # flags that do not show something
-# Flags of Hydra's that dltrain refuses, and why.
-REFUSED = {
-    "--experimental-rerun": "refused, it runs whatever the file says. The run's command.txt repeats a run.",
-    "--resolve": "refused, facts such as ${spec.features} come from the data. A run's config.yaml has them filled in.",
-}
 
 
 @dataclass(frozen=True)
@@ -173,36 +167,6 @@ def as_flag(name: str, value: bool | str) -> list[str]:
     """A flag as it is typed."""
     flag = f"--{name.replace('_', '-')}"
     return [flag] if value is True else [flag, str(value)]
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, with its complaints as ours."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say what argparse found wrong."""
-        raise ConfigError(message)
-
-    def add_showing(self) -> None:
-        """Flags that only show something; Hydra answers them itself."""
-        for names in (("-h", "--help"), ("--hydra-help",), ("-sc", "--shell-completion")):
-            self.add_argument(*names, action="store_true")
-        self.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
-        self.add_argument("-p", "--package")
-        shown = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-        self.add_argument("-i", "--info", nargs="?", const="all", choices=shown)
-
-    def refuse(self, words: list[str]) -> None:
-        """Refuse flags that do not exist or would run foreign code.
-
-        Raises:
-            ConfigError: With a line for each.
-        """
-        names = [word.split("=", 1)[0] for word in words]
-        known = [flag for action in self._actions for flag in action.option_strings]
-        if names:
-            raise ConfigError(
-                *(f"{n}: {REFUSED.get(n) or f'unknown flag. {nearest(n, known)}'}".strip() for n in names)
-            )
 
 
 def show(command: Command) -> int:

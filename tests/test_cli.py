@@ -150,7 +150,7 @@ def test_bash_completes_through_the_script_that_is_installed(tmp_path: Path) -> 
         ("--confg-dir x", "Did you mean --config-dir?"),
         ("--config-dir nowhere", "--config-dir: expected an existing folder"),
         ("--config-dir", "--config-dir: expected one argument"),
-        ("--cfg jbo", "invalid choice: 'jbo'"),
+        ("--cfg jbo", "--cfg: expected one of job hydra all, got jbo. Did you mean job?"),
         ("--package model", "--package: expected --cfg job"),
         ("--cfg job -p nothing", ""),
         ("-sc", "expected install=SHELL"),

@@ -517,7 +517,9 @@ def test_data_that_are_gone_are_asked_for_and_may_lie_elsewhere(
         (["--tpo", "3"], "--tpo: unknown flag. Did you mean --top?"),
         (["--top", "0"], "expected a whole number of at least 1, got 0"),
         (["--temperature", "0"], "expected a number above 0, got 0"),
-        (["--format", "xml"], "--format"),
+        (["--format", "jsonn"], "--format: expected one of jsonl csv, got jsonn. Did you mean jsonl?"),
+        (["--batch", "1" * 30], "expected a whole number of at least 1 and at most 2,147,483,647"),
+        (["--seed", "9" * 5000], "expected a whole number of at least 0 and at most"),
         (["--length", "3", "-"], "--length: a run with the task Classification takes no such flag"),
         (["--text", "hello"], "--text: expected picture files"),
         ([], "INPUT: expected picture files, folders of them, or .npy and .npz files of pictures, or -"),
@@ -528,6 +530,19 @@ def test_what_cannot_be_asked_is_refused(
 ) -> None:
     said = predict(train("model=mlp", *small("digits")), *words)
     assert said.code == 2 and message in said.err and said.out == ""
+
+
+def test_a_run_that_predicts_nothing_is_sent_to_generate_before_its_data_are_read(
+    train: Train, predict: Callable[..., Said], own_files: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "here.npz").write_bytes(own_files["npz"].read_bytes())
+    folder = train("model=vae", "data=npz", f"data.path={tmp_path}/here.npz", "data.batch_size=16")
+    with np.load(tmp_path / "here.npz") as arrays:
+        wrong = {name: arrays[name] for name in arrays.files}
+    wrong["y_train"] = wrong["y_train"][:-1]  # found when the data are read
+    np.savez(tmp_path / "here.npz", **wrong)
+    said = predict(folder, tmp_path / "here.npz")
+    assert said.code == 2 and "dltrain generate RUN" in said.err and len(said.err.splitlines()) == 1
 
 
 def test_a_damaged_checkpoint_is_refused_and_the_other_proposed(
@@ -543,11 +558,13 @@ def test_a_damaged_checkpoint_is_refused_and_the_other_proposed(
     assert said.code == 5 and "it is damaged" in said.err and "--checkpoint last" in said.err
 
 
-def test_a_width_that_the_weights_do_not_have_is_refused(
+def test_what_would_change_what_the_model_sees_is_refused(
     train: Train, predict: Callable[..., Said], small: Small
 ) -> None:
-    said = predict(train("model=mlp", *small("timeseries")), "data.window=30")
-    assert said.code == 5 and "it does not fit this model" in said.err and "size mismatch" in said.err
+    folder = train("model=mlp", *small("timeseries"))
+    for typed in ("data.window=30", "data.normalise=train", "data.column=[temperature]"):
+        said = predict(folder, typed)
+        assert said.code == 2 and f"{typed.split('=')[0]}: a trained model keeps" in said.err
 
 
 # --- the command itself -----------------------------------------------------------------------------------------------

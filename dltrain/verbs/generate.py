@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dltrain import stored
-from dltrain.cli import Command, Parser, is_override, trusted
+from dltrain.cli import Command, is_override, trusted
 from dltrain.console import Console
 from dltrain.data.given import Given, check
 from dltrain.durable import write_whole
 from dltrain.errors import ConfigError, nearest, problem
-from dltrain.verbs.predict import at_least_one, refuse_another_model
+from dltrain.flags import Parser, at_least_one, seed
+from dltrain.verbs.predict import refuse_another_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,13 +110,6 @@ def read(words: Iterable[str]) -> tuple[argparse.Namespace, str, list[str]]:
     if asked.given and asked.count:
         raise ConfigError(problem("--count", "no number with --given, which gives as many as it is given", asked.count))
     return asked, names[0], typed
-
-
-def seed(text: str) -> int:
-    """What names random numbers."""
-    if not text.isdecimal() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0 and below 2^63, got {text}")
-    return int(text)
 
 
 def made_up(parts: "Parts", asked: argparse.Namespace) -> "Made":

@@ -4,16 +4,16 @@ import argparse
 import csv
 import inspect
 import json
-import math
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from dltrain import stored
-from dltrain.cli import Command, Parser, is_override, trusted
+from dltrain.cli import Command, is_override, trusted
 from dltrain.console import Console
 from dltrain.data.given import Given, check
 from dltrain.errors import ConfigError, problem
+from dltrain.flags import Parser, above_zero, at_least_one, seed
 
 if TYPE_CHECKING:
     from dltrain.tasks.base import Task
@@ -54,7 +54,11 @@ them; data.path= and data.root= say where they are now.
   dltrain predict latest --text "It was " --length 500
 """
 
-FREE = ("data.", "device.", "task.features", "allow_targets")
+FREE = ("device.", "task.features", "allow_targets")
+# Of data what says where they lie and how they are read, not what a model sees of them.
+PLACES = tuple(
+    ["path", "root", "download", "batch_size", "workers", "worker_timeout", "on_bad_sample", "max_bad_samples", "holes"]
+)
 # Flags that are arguments of a task's own `predict`.
 OF_THE_TASK = ("length", "temperature", "seed")
 
@@ -70,10 +74,11 @@ def main(command: Command, started: float) -> int:
     job, changed = stored.revised(stored.load(path, trusted(typed)), typed)
     refuse_another_model(changed)
     job.ready()
-    from dltrain.trained import rebuild
+    from dltrain.trained import rebuild, remade
 
-    trained = rebuild(job, path, f"{asked.checkpoint}.pt")
-    wishes = wishes_of(asked, trained.parts.task)
+    parts = remade(job)
+    wishes = wishes_of(asked, parts.task)
+    trained = rebuild(parts, path, f"{asked.checkpoint}.pt")
     console = Console()
     console.say(f"{path}: {asked.checkpoint} checkpoint, of step {trained.step:,}")
     for note in trained.notes:
@@ -95,7 +100,7 @@ def read(words: Iterable[str]) -> tuple[argparse.Namespace, str, list[str], list
     for name in ("--batch", "--top", "--length"):
         parser.add_argument(name, type=at_least_one)
     parser.add_argument("--temperature", type=above_zero)
-    parser.add_argument("--seed", type=int)
+    parser.add_argument("--seed", type=seed)
     parser.add_argument("--text")
     asked, others = parser.parse_known_args(list(words))
     parser.refuse([word for word in others if word.startswith("-") and word != "-"])
@@ -106,34 +111,17 @@ def read(words: Iterable[str]) -> tuple[argparse.Namespace, str, list[str], list
     return asked, names[0], names[1:], typed
 
 
-def at_least_one(text: str) -> int:
-    """A count."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
-    return int(text)
-
-
-def above_zero(text: str) -> float:
-    """A temperature."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
-    return value
-
-
 def refuse_another_model(changed: dict[str, tuple[Any, Any]]) -> None:
     """Refuse what the trained model was not made for.
 
     Raises:
         ConfigError: With the difference for each key.
     """
+    free = f"Only device. and data.{{{','.join(PLACES)}}} may change."
     lines = [
-        f"{key}: a trained model keeps {old}, got {new}. Only data. and device. may change, and not the kind of data."
+        f"{key}: a trained model keeps {old}, got {new}. {free}"
         for key, (old, new) in changed.items()
-        if not key.startswith(FREE) or key == "data._target_"
+        if not key.startswith(FREE) and key not in [f"data.{name}" for name in PLACES]
     ]
     if lines:
         raise ConfigError(*lines)
@@ -143,11 +131,16 @@ def wishes_of(asked: argparse.Namespace, task: "Task") -> dict[str, Any]:
     """The flags that this task's `predict` takes.
 
     Raises:
-        ConfigError: For a flag that it does not take.
+        ConfigError: For a flag that it does not take, or a task that predicts nothing.
     """
+    from dltrain.tasks.base import Task
+
+    kind = type(task).__name__
+    if type(task).predict is Task.predict:
+        hint = "dltrain generate RUN shows what its model makes up, with --given INPUT of what it is given."
+        raise ConfigError(problem("predict", "a run whose task says something about examples", kind, hint))
     wishes = {name: getattr(asked, name) for name in OF_THE_TASK if getattr(asked, name) is not None}
     known = inspect.signature(task.predict).parameters
-    kind = type(task).__name__
     if wrong := [name for name in wishes if name not in known]:
         raise ConfigError(*(f"--{name}: a run with the task {kind} takes no such flag" for name in wrong))
     return wishes
