@@ -167,6 +167,8 @@ def plain(value: Any) -> Any:
     """``value`` as JSON can say it: nine digits name a float32 exactly, and what is no number is null."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
     if isinstance(value, float):
         return float(f"{value:.9g}") if math.isfinite(value) else None
     return value

@@ -24,6 +24,7 @@ from dltrain.console import Console
 from dltrain.data.batches import Batches
 from dltrain.data.series import BUNDLED
 from dltrain.data.spec import Source
+from dltrain.trained import plain
 
 OPTIONS = sorted(file.stem for file in (compose.conf_dir() / "data").glob("*.yaml"))
 SHORT = ["trainer.epochs=null", "trainer.max_steps=2", "device=cpu"]
@@ -436,6 +437,23 @@ def test_text_comes_from_standard_input_and_bytes_need_no_alphabet(
     ):
         said = predict(characters, *words, stdin=stdin)
         assert said.code == 2 and message in said.err
+
+
+# --- numbers that JSON cannot say, and lists --------------------------------------------------------------------------
+
+
+def test_a_number_that_json_cannot_say_is_null_wherever_it_stands() -> None:
+    line = {"outputs": [float("inf"), 1.0, [float("nan")]], "probabilities": {"cat": float("-inf")}, "class": 1}
+    assert plain(line) == {"outputs": [None, 1.0, [None]], "probabilities": {"cat": None}, "class": 1}
+
+
+def test_a_list_is_several_cells_of_csv(
+    train: Train, predict: Callable[..., Said], small: Small, tmp_path: Path
+) -> None:
+    folder = train("model=perceptron", "data=ring", "task=perceptron_rule")
+    np.save(tmp_path / "x.npy", np.eye(2, dtype=np.float32))
+    for line, row in both_formats(predict, folder, tmp_path / "x.npy"):
+        assert [row[f"outputs.{number}"] for number in range(8)] == [str(value) for value in line["outputs"]]
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------

@@ -56,8 +56,9 @@ them; data.path= and data.root= say where they are now.
 
 FREE = ("device.", "task.features", "allow_targets")
 # Of data what says where they lie and how they are read, not what a model sees of them.
-PLACES = tuple(
-    ["path", "root", "download", "batch_size", "workers", "worker_timeout", "on_bad_sample", "max_bad_samples", "holes"]
+PLACES = (
+    *("path", "root", "download", "batch_size", "workers", "worker_timeout"),
+    *("on_bad_sample", "max_bad_samples", "holes"),
 )
 # Flags that are arguments of a task's own `predict`.
 OF_THE_TASK = ("length", "temperature", "seed")
@@ -177,9 +178,13 @@ def likeliest(record: dict[str, Any], top: int) -> dict[str, Any]:
 
 
 def flat(record: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The cells of a line: a table within it has one column for each of its names, ``probabilities.cat``."""
+    """The cells of a line: a table within it has one column for each of its names, ``probabilities.cat``.
+
+    A list has one for each of its places, ``outputs.0``.
+    """
     for key, value in record.items():
-        if isinstance(value, dict):
-            yield from ((f"{key}.{name}", item) for name, item in value.items())
+        inside = dict(enumerate(value)) if isinstance(value, list) else value
+        if isinstance(inside, dict):
+            yield from ((f"{key}.{name}", item) for name, item in inside.items())
         else:
             yield key, value
