@@ -1,6 +1,7 @@
 """The entry: which verb, which flags. Never imports torch; a verb does when it needs it."""
 
 import contextlib
+import errno
 import importlib
 import os
 import platform
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dltrain import masking
+from dltrain import masking, streams
 from dltrain.compose import conf_dir, expand, search_path
 from dltrain.errors import ConfigError, Refusal, problem
 from dltrain.flags import Parser
@@ -67,10 +68,8 @@ def main(argv: list[str] | None = None) -> int:
     masking.forget()
     masking.learn_words(argv)
     try:
-        with careful():
-            code = dispatch(argv)
-        sys.stdout.flush()
-        return code
+        with streams.ready(), careful(), named():
+            return dispatch(argv)
     except Refusal as error:
         for line in error.problems:
             print(f"dltrain: {masking.hidden(line)}", file=sys.stderr)
@@ -97,6 +96,26 @@ def careful() -> Iterator[None]:
     finally:
         del os.environ[names[0]]
         os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+@contextlib.contextmanager
+def named() -> Iterator[None]:
+    """What the system cannot take for a name of a file is the user's mistake, wherever it turns up.
+
+    Raises:
+        ConfigError: Saying what is wrong with it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        wanted = f"a name that the system takes ({error.strerror})"
+        raise ConfigError(problem("file", wanted, error.filename)) from None
+    except RuntimeError as error:
+        if "home directory" not in str(error):
+            raise
+        raise ConfigError(problem("~NAME", "a user who has a home on this machine", "another")) from None
 
 
 def dispatch(argv: list[str]) -> int:

@@ -73,6 +73,7 @@ def test_nothing_before_the_run_imports_torch() -> None:
     for name in (
         "cli",
         "flags",
+        "streams",
         "compose",
         "overrides",
         "keys",

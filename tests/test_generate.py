@@ -3,6 +3,7 @@
 import csv
 import importlib
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -335,3 +336,20 @@ def test_help_names_every_flag_and_every_ending(generate: Generate) -> None:
     flags = "--count --seed --class --interpolate --given --out --force --checkpoint device= data.root="
     for name in f"{flags} .png .gif .npy .csv".split():
         assert name in said.out
+
+
+def test_nothing_that_is_given_is_refused_in_one_line(kept: Kept, generate: Generate) -> None:
+    np.save("none.npy", np.zeros((0, 8, 8), np.uint8))
+    assert "expected at least one example in none.npy" in refused(generate(kept(*CONDITIONAL), "--given", "none.npy"))
+
+
+def test_more_examples_than_memory_holds_are_refused_as_in_training(kept: Kept, generate: Generate) -> None:
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, 8 * 2**30))
+
+    words = [sys.executable, "-m", "dltrain", "generate", str(kept(*CONDITIONAL)), "--count", "2147483647"]
+    ended = subprocess.run(words, preexec_fn=limited, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 4 and "Traceback" not in ended.stderr
+    assert ended.stderr.startswith("dltrain: out of memory: ")
+    assert ended.stderr.endswith("All 2,147,483,647 examples are made at once: try a smaller --count\n")
+    assert "at most 2,147,483,647" in refused(generate(kept(*CONDITIONAL), "--count", "1" * 30))

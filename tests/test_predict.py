@@ -466,8 +466,9 @@ def test_inputs_that_are_missing_are_all_named_before_anything_is_read(
     Image.new("L", (8, 8)).save(tmp_path / "there.png")
     said = predict(folder, tmp_path / "there.png", tmp_path / "their.png", "gone/x.png")
     assert said.code == 2 and said.out == ""
+    hint = f"Did you mean {tmp_path / 'there.png'}?"
     assert said.err.splitlines() == [
-        f"dltrain: INPUT 2: expected an existing file or folder, got {tmp_path / 'their.png'}. Did you mean there.png?",
+        f"dltrain: INPUT 2: expected an existing file or folder, got {tmp_path / 'their.png'}. {hint}",
         "dltrain: INPUT 3: expected an existing file or folder, got gone/x.png",
     ]
     assert predict(folder, "-", "-").code == 2

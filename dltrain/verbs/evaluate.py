@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,7 @@ def checkpoint(path: Path, asked: str) -> str:
         return f"{asked}.pt"
     folder, file = path / "checkpoints", Path(asked)
     known = sorted(found.name for found in folder.glob("*.pt"))
-    if file.name in known and (file.name == asked or (file.exists() and file.samefile(folder / file.name))):
+    if file.name in known and (file.name == asked or (os.path.exists(file) and file.samefile(folder / file.name))):
         return file.name
     hint = nearest(file.name, ["best", "last", *known]) or f"It has {' '.join(known) or 'none'}."
     raise ConfigError(problem("--checkpoint", f"best, last or a file of {folder}", asked, hint))

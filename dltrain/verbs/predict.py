@@ -14,6 +14,7 @@ from dltrain.console import Console
 from dltrain.data.given import Given, check
 from dltrain.errors import ConfigError, problem
 from dltrain.flags import Parser, above_zero, at_least_one, seed
+from dltrain.streams import says
 
 if TYPE_CHECKING:
     from dltrain.tasks.base import Task
@@ -154,7 +155,8 @@ def write(pieces: Iterable[list[dict[str, Any]]], form: str, top: int | None) ->
         for line in piece:
             record = line if top is None else likeliest(line, top)
             if form == "jsonl":
-                print(json.dumps(record, ensure_ascii=False, allow_nan=False))
+                said = json.dumps(record, ensure_ascii=False, allow_nan=False)
+                print(said if says(said) else json.dumps(record, allow_nan=False))
                 continue
             if writer is None:
                 # With --top there are columns for all classes, too; most of them stay empty.
