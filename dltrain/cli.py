@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import importlib
 import os
 import platform
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from dltrain import masking, streams
 from dltrain.compose import conf_dir, expand, search_path
-from dltrain.errors import ConfigError, Refusal, problem
+from dltrain.errors import ConfigError, Refusal, nearest, problem
 from dltrain.flags import Parser
 from dltrain.stop import NAMES, Stopped
 
@@ -136,6 +137,8 @@ def read(argv: list[str]) -> Command:
         ConfigError: For flags that do not exist, or that dltrain refuses.
     """
     named = bool(argv) and argv[0] in VERBS
+    if argv and not named and argv[0].isalpha() and (close := nearest(argv[0], VERBS)):
+        raise ConfigError(problem(argv[0], "a verb or KEY=VALUE", argv[0], close))
     verb = argv[0] if named else "train"
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("-m", "--multirun", action="store_true")
@@ -143,8 +146,11 @@ def read(argv: list[str]) -> Command:
     parser.add_argument("-cd", "--config-dir", action="append", default=[])
     if verb == "train":
         parser.add_showing()
-    known, rest = parser.parse_known_args(argv[1:] if named else argv)
-    flags = {name: value for name, value in vars(known).items() if name not in OURS and value}
+    words = argv[1:] if named else argv
+    end = words.index("--") if verb == "predict" and "--" in words else len(words)
+    found, rest = parser.parse_known_args(words[:end])
+    rest += words[end:]
+    flags = {name: value for name, value in vars(found).items() if name not in OURS and value}
     if "package" in flags and "cfg" not in flags:
         parser.error("--package: expected --cfg job with it")
     shown = [word for name, value in flags.items() for word in as_flag(name, value)]
@@ -152,12 +158,32 @@ def read(argv: list[str]) -> Command:
     others = [word for word in rest if word not in overrides]
     if verb == "train":
         parser.refuse(others)
-    return Command(verb, overrides, known.multirun, tuple(known.config_dir), shown or others, tuple(rest))
+    elif found.multirun:
+        sweep = "dltrain -m GROUP=A,B KEY=1,2 trains every combination"
+        raise ConfigError(f"-m: refused, dltrain {verb} sweeps nothing. {sweep}")
+    return Command(verb, overrides, found.multirun, tuple(found.config_dir), shown or others, tuple(rest))
 
 
 def is_override(word: str) -> bool:
-    """Whether a word sets something; the folder of a sweep's run, ``0_model=lstm``, is one that is there."""
-    return bool(OVERRIDE.match(word)) and not os.path.exists(word)
+    """Whether a word sets something; the folder of a sweep's run, ``0_model=lstm``, is one that is there.
+
+    So is one that is not there, ``sweep/0_model=lstm``, unless that is a group; what is nearly a key sets something.
+    """
+    if not OVERRIDE.match(word) or os.path.exists(word):
+        return False
+    key = word.lstrip("+~").partition("=")[0].partition("@")[0]
+    if "/" in key:
+        return (conf_dir() / key).is_dir()
+    head = key.partition(".")[0]
+    return head in known() or bool(nearest(head, known("config.yaml")))
+
+
+@functools.cache
+def known(files: str = "**/*.yaml") -> frozenset[str]:
+    """The names of groups, and of keys in some of their files."""
+    groups = (entry.name for entry in conf_dir().iterdir() if entry.is_dir())
+    texts = (file.read_text(encoding="utf-8") for file in conf_dir().glob(files))
+    return frozenset([*groups, *(name for text in texts for name in re.findall(r"^ *(\w+):", text, re.MULTILINE))])
 
 
 def one_run(command: Command) -> tuple[Path, list[str], list[str]]:

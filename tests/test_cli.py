@@ -165,6 +165,12 @@ def test_bash_completes_through_the_script_that_is_installed(tmp_path: Path) -> 
         ("summary --inptu 3", "--inptu"),
         ("model=lstm summary", "summary: expected KEY=VALUE"),
         ("lstm", "lstm: expected KEY=VALUE"),
+        ("evalute R/digits", "evalute: expected a verb or KEY=VALUE, got evalute. Did you mean evaluate?"),
+        ("evaluate R -m", "-m: refused, dltrain evaluate sweeps nothing. dltrain -m"),
+        ("runs -m", "-m: refused, dltrain runs sweeps nothing. dltrain -m"),
+        ("evaluate R/sed=1", "RUN: expected the folder of a run, or latest, got R/sed=1"),
+        ("resume R lr=1", "RUN: expected the folder of a run"),
+        ("evaluate ~nosuch/x", "~NAME: expected a user who has a home on this machine"),
         ("=lstm", "expected KEY=VALUE"),
         ("model=[lstm", "model=[lstm: cannot be read"),
     ],
@@ -308,3 +314,15 @@ def test_plugins_of_hydra_that_yaml_brings_never_run(
     monkeypatch.setenv("COMP_LINE", "dltrain --config-dir my_conf experiment=evil model=")
     cli.main(["-sc", "query=bash"])
     assert sorted(nowhere.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "word", ["data.path=x", "data=csv", "optimizer/schedule=x", "~model", "+model.x=1", "lr=1", "modle=x"]
+)
+def test_what_names_a_key_or_nearly_does_sets_something(word: str) -> None:
+    assert cli.is_override(word)
+
+
+@pytest.mark.parametrize("word", ["R/sed=1", "a=b.png", "~nosuch/x.csv", "~/x=1", "data/x.csv", "x.png", "./seed=1"])
+def test_any_other_word_is_a_path(word: str) -> None:
+    assert not cli.is_override(word)

@@ -626,6 +626,19 @@ def test_a_file_may_have_an_equals_sign_in_its_name(
     assert [line["input"] for line in predict(folder, "data.x=1.png", "data.batch_size=3").lines] == ["data.x=1.png"]
 
 
+def test_behind_two_dashes_every_word_is_a_file(
+    train: Train, predict: Callable[..., Said], small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = train("model=mlp", *small("digits"))
+    monkeypatch.chdir(tmp_path)
+    names = ["-m", "-x.png", "--top", "data.x=1"]
+    for name in names:
+        Image.new("L", (8, 8)).save(name, format="png")
+    assert [line["input"] for line in predict(folder, "--top", 1, "--", *names).lines] == names
+    said = predict(folder, "--", "data.batch_size=3", "--tpo")
+    assert said.code == 2 and "INPUT 1: expected an existing file or folder, got data.batch_size=3" in said.err
+
+
 def both_formats(predict: Callable[..., Said], *words: object) -> Iterator[tuple[dict, dict]]:
     rows = csv.DictReader(io.StringIO(predict(*words, "--format", "csv").out))
     yield from itertools.zip_longest(predict(*words).lines, rows)

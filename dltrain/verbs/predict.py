@@ -44,6 +44,7 @@ run's folder, or latest; INPUT is one or several files, or - for standard input,
   --length N              tokens to add to a text: 200
   --temperature T         below 1 prefers what is likely: 0.8
   --seed N                another continuation: 0
+  --                      all that follows are INPUTs, even if they begin with - or look like KEY=VALUE
 
 All INPUTs are looked for before the first is read. One that cannot be read ends the command with exit code 2 and its
 number; the lines of those before it are out then. Data are needed as in training, since scales and names come from
@@ -104,13 +105,20 @@ def read(words: Iterable[str]) -> tuple[argparse.Namespace, str, list[str], list
     parser.add_argument("--temperature", type=above_zero)
     parser.add_argument("--seed", type=seed)
     parser.add_argument("--text")
-    asked, others = parser.parse_known_args(list(words))
+    before, after = split(list(words))
+    asked, others = parser.parse_known_args(before)
     parser.refuse([word for word in others if word.startswith("-") and word != "-"])
     typed = [word for word in others if is_override(word)]
-    names = [word for word in others if word not in typed]
+    names = [*(word for word in others if word not in typed), *after]
     if not names:
         raise ConfigError(problem("predict", "dltrain predict RUN INPUT, RUN being a run's folder or latest", None))
     return asked, names[0], names[1:], typed
+
+
+def split(words: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before ``--``, and the names behind it, whatever they look like."""
+    place = words.index("--") if "--" in words else len(words)
+    return words[:place], words[place + 1 :]
 
 
 def refuse_another_model(changed: dict[str, tuple[Any, Any]]) -> None:
