@@ -41,6 +41,12 @@ class WorkerError(Refusal):
     code = 1
 
 
+class OutputError(Refusal):
+    """Standard output takes nothing: it is closed or full."""
+
+    code = 1
+
+
 class OutOfMemory(Refusal):
     """There is not enough memory for what was asked, and what asks for less."""
 

@@ -6,17 +6,11 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any, ClassVar, TextIO, cast
+from typing import Any, TextIO, cast
 
-from dltrain.errors import Refusal
+from dltrain.errors import OutputError
 
 FULL = (errno.ENOSPC, errno.EBADF, errno.EIO, errno.EDQUOT, errno.EFBIG)
-
-
-class OutputError(Refusal):
-    """Standard output takes no more."""
-
-    code: ClassVar[int] = 1
 
 
 class Output:

@@ -211,6 +211,14 @@ def test_standard_output_that_is_full_is_said_in_one_line(
     assert lines == ["dltrain: standard output cannot be written: No space left on device"]
 
 
+def test_a_run_whose_table_cannot_be_printed_says_so_and_can_go_on(tmp_path: Path) -> None:
+    said = shell(f"model=mlp data=digits device=cpu trainer.max_steps=2 hydra.run.dir={tmp_path}/run >/dev/full")
+    assert said.returncode == 1 and "Traceback" not in said.stderr
+    assert "standard output cannot be written: No space left on device" in said.stderr
+    said = shell(f"resume {tmp_path}/run")
+    assert said.returncode == 0 and "accuracy" in said.stdout
+
+
 def test_streams_that_are_closed_end_in_one_line_or_are_not_missed(plain_run: Path) -> None:
     said = shell(f"evaluate {plain_run} >&-")
     assert (said.returncode, said.stderr) == (

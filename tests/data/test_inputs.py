@@ -240,7 +240,7 @@ def test_a_file_that_may_not_be_read_is_said_before_anything_else(tmp_path):
     with pytest.raises(ConfigError) as caught:
         check([str(tmp_path / "secrets.csv"), "-", long])
     assert [line.split(":")[0] for line in caught.value.problems] == ["INPUT 1", "INPUT 3"]
-    assert "Did you mean secret.csv?" in caught.value.problems[0]
+    assert f"Did you mean {tmp_path / 'secret.csv'}?" in caught.value.problems[0]
 
 
 def test_digits_given_as_pictures_of_sixteen_levels_come_back_exactly(tmp_path):
