@@ -1,7 +1,8 @@
 """The entry: which verb, which flags. Never imports torch; a verb does when it needs it."""
 
-import argparse
 import contextlib
+import errno
+import functools
 import importlib
 import os
 import platform
@@ -12,12 +13,12 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
-from dltrain import masking
+from dltrain import masking, streams
 from dltrain.compose import conf_dir, expand, search_path
 from dltrain.console import CONTROL
 from dltrain.errors import ConfigError, Refusal, nearest, problem
+from dltrain.flags import Parser
 from dltrain.stop import NAMES, Stopped
 
 STARTED = time.perf_counter()
@@ -36,11 +37,6 @@ VERBS = {
 # data.KEY=VALUE, device=OPTION and the like; whatever else has an = in it may be a file.
 OVERRIDE = re.compile(r"[+~]*[a-zA-Z_][\w./@]*=|~[a-zA-Z_]")
 OURS = ("multirun", "run", "config_dir")  # flags that do not show something
-# Flags of Hydra's that dltrain refuses, and why.
-REFUSED = {
-    "--experimental-rerun": "refused, it runs whatever the file says. The run's command.txt repeats a run.",
-    "--resolve": "refused, facts such as ${spec.features} come from the data. A run's config.yaml has them filled in.",
-}
 
 
 @dataclass(frozen=True)
@@ -75,10 +71,8 @@ def main(argv: list[str] | None = None) -> int:
     masking.forget()
     masking.learn_words(argv)
     try:
-        with careful():
-            code = dispatch(argv)
-        sys.stdout.flush()
-        return code
+        with streams.ready(), careful(), named():
+            return dispatch(argv)
     except Refusal as error:
         for line in error.problems:
             print(f"dltrain: {harmless(line)}", file=sys.stderr)
@@ -118,6 +112,26 @@ def careful() -> Iterator[None]:
         os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
+@contextlib.contextmanager
+def named() -> Iterator[None]:
+    """What the system cannot take for a name of a file is the user's mistake, wherever it turns up.
+
+    Raises:
+        ConfigError: Saying what is wrong with it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        wanted = f"a name that the system takes ({error.strerror})"
+        raise ConfigError(problem("file", wanted, error.filename)) from None
+    except RuntimeError as error:
+        if "home directory" not in str(error):
+            raise
+        raise ConfigError(problem("~NAME", "a user who has a home on this machine", "another")) from None
+
+
 def dispatch(argv: list[str]) -> int:
     """Call what a command line asks for."""
     if "--version" in argv:
@@ -136,6 +150,8 @@ def read(argv: list[str]) -> Command:
         ConfigError: For flags that do not exist, or that dltrain refuses.
     """
     named = bool(argv) and argv[0] in VERBS
+    if argv and not named and argv[0].isalpha() and (close := nearest(argv[0], VERBS)):
+        raise ConfigError(problem(argv[0], "a verb or KEY=VALUE", argv[0], close))
     verb = argv[0] if named else "train"
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("-m", "--multirun", action="store_true")
@@ -143,8 +159,11 @@ def read(argv: list[str]) -> Command:
     parser.add_argument("-cd", "--config-dir", action="append", default=[])
     if verb == "train":
         parser.add_showing()
-    known, rest = parser.parse_known_args(argv[1:] if named else argv)
-    flags = {name: value for name, value in vars(known).items() if name not in OURS and value}
+    words = argv[1:] if named else argv
+    end = words.index("--") if verb == "predict" and "--" in words else len(words)
+    found, rest = parser.parse_known_args(words[:end])
+    rest += words[end:]
+    flags = {name: value for name, value in vars(found).items() if name not in OURS and value}
     if "package" in flags and "cfg" not in flags:
         parser.error("--package: expected --cfg job with it")
     shown = [word for name, value in flags.items() for word in as_flag(name, value)]
@@ -152,12 +171,32 @@ def read(argv: list[str]) -> Command:
     others = [word for word in rest if word not in overrides]
     if verb == "train":
         parser.refuse(others)
-    return Command(verb, overrides, known.multirun, tuple(known.config_dir), shown or others, tuple(rest))
+    elif found.multirun:
+        sweep = "dltrain -m GROUP=A,B KEY=1,2 trains every combination"
+        raise ConfigError(f"-m: refused, dltrain {verb} sweeps nothing. {sweep}")
+    return Command(verb, overrides, found.multirun, tuple(found.config_dir), shown or others, tuple(rest))
 
 
 def is_override(word: str) -> bool:
-    """Whether a word sets something; the folder of a sweep's run, ``0_model=lstm``, is one that is there."""
-    return bool(OVERRIDE.match(word)) and not os.path.exists(word)
+    """Whether a word sets something; the folder of a sweep's run, ``0_model=lstm``, is one that is there.
+
+    So is one that is not there, ``sweep/0_model=lstm``, unless that is a group; what is nearly a key sets something.
+    """
+    if not OVERRIDE.match(word) or os.path.exists(word):
+        return False
+    key = word.lstrip("+~").partition("=")[0].partition("@")[0]
+    if "/" in key:
+        return (conf_dir() / key).is_dir()
+    head = key.partition(".")[0]
+    return head in known() or bool(nearest(head, known("config.yaml")))
+
+
+@functools.cache
+def known(files: str = "**/*.yaml") -> frozenset[str]:
+    """The names of groups, and of keys in some of their files."""
+    groups = (entry.name for entry in conf_dir().iterdir() if entry.is_dir())
+    texts = (file.read_text(encoding="utf-8") for file in conf_dir().glob(files))
+    return frozenset([*groups, *(name for text in texts for name in re.findall(r"^ *(\w+):", text, re.MULTILINE))])
 
 
 def one_run(command: Command) -> tuple[Path, list[str], list[str]]:
@@ -186,36 +225,6 @@ def as_flag(name: str, value: bool | str) -> list[str]:
     """A flag as it is typed."""
     flag = f"--{name.replace('_', '-')}"
     return [flag] if value is True else [flag, str(value)]
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, with its complaints as ours."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say what argparse found wrong."""
-        raise ConfigError(message)
-
-    def add_showing(self) -> None:
-        """Flags that only show something; Hydra answers them itself."""
-        for names in (("-h", "--help"), ("--hydra-help",), ("-sc", "--shell-completion")):
-            self.add_argument(*names, action="store_true")
-        self.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
-        self.add_argument("-p", "--package")
-        shown = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-        self.add_argument("-i", "--info", nargs="?", const="all", choices=shown)
-
-    def refuse(self, words: list[str]) -> None:
-        """Refuse flags that do not exist or would run foreign code.
-
-        Raises:
-            ConfigError: With a line for each.
-        """
-        names = [word.split("=", 1)[0] for word in words]
-        known = [flag for action in self._actions for flag in action.option_strings]
-        if names:
-            raise ConfigError(
-                *(f"{n}: {REFUSED.get(n) or f'unknown flag. {nearest(n, known)}'}".strip() for n in names)
-            )
 
 
 def show(command: Command) -> int:

@@ -41,6 +41,18 @@ class WorkerError(Refusal):
     code = 1
 
 
+class OutputError(Refusal):
+    """Standard output takes nothing: it is closed or full."""
+
+    code = 1
+
+
+class OutOfMemory(Refusal):
+    """There is not enough memory for what was asked, and what asks for less."""
+
+    code = 4
+
+
 def problem(key: str, expected: str, got: object, hint: str = "") -> str:
     """One mistake as one line: the key, what was expected, what was received and what to do."""
     line = f"{key}: expected {expected}, got {show(masking.masked(got, key))}"

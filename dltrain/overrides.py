@@ -10,6 +10,8 @@ from hydra.errors import HydraException
 
 from dltrain.errors import nearest, problem
 
+QUOTES = set("'\"[]{}")
+
 Options = Callable[[str], Sequence[str]]
 
 
@@ -30,13 +32,30 @@ def parse(typed: list[str], options: Options) -> tuple[list[Override], list[str]
         try:
             parsed.append(read(as_hydra_says(text, options)))
         except HydraException as error:
-            problems.append(f"{text}: cannot be read: {str(error).splitlines()[0]}")
+            problems.append(f"{text}: cannot be read: {str(error).splitlines()[0]}{in_quotes(text)}")
     return parsed, problems
 
 
+def in_quotes(text: str) -> str:
+    """A sentence that proposes a value in quotes where that can be read, or an empty string."""
+    key, _, value = text.partition("=")
+    quoted = f"{key}='{value}'"
+    try:
+        read(quoted)
+    except HydraException:
+        return ""
+    special = set('"$`\\!') & set(value)
+    return f". Quote it: {shlex.quote(quoted) if special else f'{chr(34)}{quoted}{chr(34)}'}"
+
+
 def as_hydra_says(text: str, options: Options) -> str:
-    """``optimizer.schedule=cosine`` for ``optimizer/schedule=cosine``, and ``GROUP=null`` for ``~GROUP``."""
+    """``optimizer.schedule=cosine`` for ``optimizer/schedule=cosine``, and ``GROUP=null`` for ``~GROUP``.
+
+    A path in the home of a user, ``~/x.csv``, which a shell leaves as it is behind an equals sign, is put into quotes.
+    """
     key, equals, value = text.partition("=")
+    if value.startswith("~") and not QUOTES & set(value):
+        text = f"{key}=" + ",".join(f"'{part}'" if part.startswith("~") else part for part in value.split(","))
     group = key.replace(".", "/")
     if "." in key and not value.startswith("{") and options(group.lstrip("+~")):
         text, key = f"{group}{equals}{value}", group

@@ -187,8 +187,19 @@ def check_facts(job: Job, group: str, facts: Facts) -> None:
     fit = f"Data that fit {ours}: {fitting(job, needed)}"
     if other == "task":
         fit = f"It is made for {made_for(job, group)}"
+    elif group == "task" and (task := answering(missing, facts)):
+        fit = f"What {theirs} predicts are {task}. {fit}"
     lacking = f"{ours} needs {' and '.join(missing)}, which {theirs} does not state"
     raise ConfigError(f"{ours} {theirs}: {lacking}. {fit}.")
+
+
+def answering(missing: Iterable[str], facts: Facts) -> str | None:
+    """What data answer instead of what a task asks for, and the task that asks for that."""
+    others = {
+        "classes": ("targets", "numbers: add task=regression"),
+        "targets": ("classes", "classes: add task=classification"),
+    }
+    return next((said for fact, (there, said) in others.items() if fact in missing and facts.get(there)), None)
 
 
 def fitting(job: Job, needed: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from dltrain.console import Console, count
 from dltrain.contents import MISFIT
 from dltrain.data.batches import Batches
 from dltrain.device import is_out_of_memory
-from dltrain.errors import CheckpointError, ConfigError, WorkerError
+from dltrain.errors import CheckpointError, ConfigError, OutputError, WorkerError
 from dltrain.journal import Journal
 from dltrain.loop import Diverged, Loop
 from dltrain.parts import Parts, make_optimizer
@@ -110,7 +110,7 @@ class Session:
             state, error = "interrupted", "SIGINT"
         except Diverged as reason:
             state, error = "diverged", self.diagnosed(reason)
-        except WorkerError as reason:
+        except (WorkerError, OutputError) as reason:
             state, error = "failed", str(reason)
         except OSError as reason:
             state, error = "failed", ending.could_not_write(reason, self.home.path, self.checkpoints)

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from yaml import YAMLError
 
-from dltrain import since
+from dltrain import masking, since, untrusted
 from dltrain.checkpoint import BEST, Checkpoints
 from dltrain.compose import Job
 from dltrain.contents import MISFIT, weights_of
@@ -17,7 +19,7 @@ from dltrain.data.batches import Batches
 from dltrain.data.fingerprint import fingerprint
 from dltrain.data.given import Given
 from dltrain.data.spec import Inputs, Source, Splits
-from dltrain.errors import CheckpointError, ConfigError
+from dltrain.errors import CheckpointError, ConfigError, problem
 from dltrain.judge import measure
 from dltrain.parts import Parts, make
 from dltrain.rehearsal import batches_of
@@ -70,25 +72,59 @@ class Trained:
             return [line for batch in batches for line in parts.task.predict(parts.model, batch, **asked)]
 
 
-def rebuild(job: Job, path: Path, name: str) -> Trained:
-    """The trained model of a run.
+def remade(job: Job) -> Parts:
+    """What a run was made of, before its data are read.
 
     Args:
         job: What the run's folder says, with what may be changed.
-        path: The run's folder.
-        name: Of the checkpoint: ``best.pt``, ``last.pt`` or a file's.
 
     Raises:
         ConfigError: When the run's data are no longer where it found them, or something else is wrong with the job.
-        CheckpointError: When the checkpoint is missing, damaged, or of another model than the job's.
     """
     with own_data():
-        parts = make(job)
+        return make(job)
+
+
+def rebuild(parts: Parts, path: Path, name: str, own: bool = False) -> Trained:
+    """The trained model of a run.
+
+    Args:
+        parts: What the run was made of.
+        path: The run's folder.
+        name: Of the checkpoint: ``best.pt``, ``last.pt`` or a file's.
+        own: Refuse data that are not those the run was trained on, instead of saying so.
+
+    Raises:
+        ConfigError: When the run's data cannot be read, or are others.
+        CheckpointError: When the checkpoint is missing, damaged, or of another model.
+    """
+    with own_data():
         splits = parts.data.load()
-    step = restore(parts, path, name)
-    others = ", ".join(since.other_splits(path, fingerprint(splits)))
-    notes = (f"data ({others}): not those it was trained on; scales and names come from them",) if others else ()
-    return Trained(parts, splits, step, notes)
+    skipping = own and parts.config["data"].get("on_bad_sample") == "skip"
+    others = ", ".join(since.other_splits(path, fingerprint(splits), skipping))
+    if others and own and getattr(parts.data, "fitted", True):
+        hint = "Scales and classes come from them; data.path= or data.root= says where they are now"
+        other = f"dltrain predict {path} INPUT says what the model makes of other data"
+        raise ConfigError(problem(f"data ({others})", "those the run was trained on", "others", f"{hint}. {other}."))
+    refuse_other_classes(parts, path)
+    fitted = "; scales and names come from them" * getattr(parts.data, "fitted", True)
+    notes = (f"data ({others}): not those it was trained on{fitted}",) if others else ()
+    return Trained(parts, splits, restore(parts, path, name), notes)
+
+
+def refuse_other_classes(parts: Parts, path: Path) -> None:
+    """Refuse data whose classes have other names than those that the model has learned.
+
+    Raises:
+        ConfigError: With both.
+    """
+    try:
+        config = yaml.safe_load(untrusted.plain_yaml(path / "config.yaml"))
+    except (OSError, ValueError, YAMLError):
+        return  # the folder does not say
+    known, now = (untrusted.named(found, "task").get("class_names") for found in (config, parts.config))
+    if known and known != now and masking.MASK not in str(known):
+        raise ConfigError(problem("data (classes)", " ".join(map(str, known)), " ".join(map(str, now or ()))))
 
 
 def unchanged(parts: Parts, splits: Splits, split: str) -> Batches:
@@ -103,11 +139,16 @@ def restore(parts: Parts, path: Path, name: str) -> int:
     Raises:
         CheckpointError: When the checkpoint is missing, damaged, or of another model.
     """
+    saved = Checkpoints(path)
     try:
-        state = Checkpoints(path).load(name)
+        state = saved.load(name)
     except CheckpointError as error:
+        if not any(saved.path.glob("*.pt")):
+            ways = f"dltrain resume {path} goes on with the run, dltrain rerun {path} begins it anew"
+            raise CheckpointError(f"{path}: no checkpoint was written yet. {ways}") from None
         other = "best" if name != BEST else "last"
-        raise CheckpointError(*error.problems, f"Another one may do: --checkpoint {other}") from None
+        there = (saved.path / saved.named(f"{other}.pt")).is_file()
+        raise CheckpointError(*error.problems, *([f"Another one may do: --checkpoint {other}"] * there)) from None
     load_weights(parts, state, path / "checkpoints" / name)
     parts.model.eval()
     return state["loop"]["step"]
@@ -145,6 +186,8 @@ def plain(value: Any) -> Any:
     """``value`` as JSON can say it: nine digits name a float32 exactly, and what is no number is null."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
     if isinstance(value, float):
         return float(f"{value:.9g}") if math.isfinite(value) else None
     return value

@@ -72,6 +72,8 @@ VERBS = sorted(f"verbs/{file.stem}" for file in (PACKAGE / "verbs").glob("*.py")
 def test_nothing_before_the_run_imports_torch() -> None:
     for name in (
         "cli",
+        "flags",
+        "streams",
         "compose",
         "overrides",
         "keys",

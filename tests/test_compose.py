@@ -226,3 +226,10 @@ def test_a_long_sweep_is_composed_quickly() -> None:
     begun = time.process_time()
     assert len(compose.expand(["model=gru,lstm", "seed=range(0,10)"])) == 20
     assert time.process_time() - begun < 2  # as long as 20 runs composed one by one
+
+
+def test_a_path_in_a_home_is_taken_as_it_is_typed() -> None:
+    typed = ["model=mlp", "data=csv"]
+    assert compose.compose([*typed, "data.path=~/my data/x.csv"]).config.data.path == "~/my data/x.csv"
+    jobs = compose.expand([*typed, "data.path=~/a.csv,b.csv"])
+    assert [job.config.data.path for job in jobs] == ["~/a.csv", "b.csv"]

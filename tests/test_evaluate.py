@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from dltrain import cli, contents, folder, parts, stored
@@ -124,7 +125,7 @@ def test_a_checkpoint_may_be_named_by_its_file(plain_run: Path, evaluate: Callab
         assert evaluate(plain_run, "--checkpoint", name).out == evaluate(plain_run).out
 
 
-def test_data_that_lie_elsewhere_now_are_judged_and_the_difference_is_said(
+def test_data_that_lie_elsewhere_now_are_judged_and_others_are_refused(
     own_files: dict[str, Path], kept: Kept, evaluate: Callable[..., Said], tmp_path: Path
 ) -> None:
     run = kept("model=mlp", "data=csv", f"data.path={own_files['csv']}", "data.column=kind", "trainer.epochs=1")
@@ -134,8 +135,34 @@ def test_data_that_lie_elsewhere_now_are_judged_and_the_difference_is_said(
     other.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
     assert "warning" not in evaluate(run, f"data.path={same}").err
     said = evaluate(run, f"data.path={other}")
-    assert said.code == 0
-    assert "warning: data (train, val, test): not those it was trained on" in said.err
+    assert (said.code, said.out) == (2, "")
+    assert "data (train, val, test): expected those the run was trained on, got others" in said.err
+    assert f"dltrain predict {run} INPUT says what the model makes of other data" in said.err
+
+
+def test_other_pictures_of_the_same_classes_are_judged_and_those_of_others_are_refused(
+    evaluate: Callable[..., Said], tmp_path: Path
+) -> None:
+    """Grey 40 is class a, grey 200 is class b; in the other folder the labels of every second picture are wrong."""
+    for name, classes, wrong in (("own", "ab", False), ("other", "ab", True), ("strange", "cd", False)):
+        for number in range(40):
+            shown = classes[number % 2]
+            folder = tmp_path / name / "test" / (classes[number // 2 % 2] if wrong else shown)
+            for place in (folder, tmp_path / name / "train" / shown):
+                place.mkdir(parents=True, exist_ok=True)
+                picture = Image.new("RGB", (8, 8), (40 + 160 * (number % 2),) * 3)
+                picture.save(place / f"{number}.png")
+    run = tmp_path / "run"
+    data = ["data=image_folder", f"data.path={tmp_path / 'own'}", "data.side=8", "data.batch_size=8", "data.workers=0"]
+    typed = ["model=perceptron", *data, "optimizer.lr=0.05", "device=cpu", f"hydra.run.dir={run}"]
+    assert cli.main(typed) == 0
+    assert json.loads(evaluate(run, "--json").out)["metrics"]["accuracy"] == 1
+    other = evaluate(run, "--json", f"data.path={tmp_path / 'other'}")
+    assert json.loads(other.out)["metrics"]["accuracy"] == 0.5
+    assert "not those it was trained on" in other.err
+    strange = evaluate(run, f"data.path={tmp_path / 'strange'}")
+    assert (strange.code, strange.out) == (2, "")
+    assert "data (classes): expected a b, got c d" in strange.err
 
 
 def test_a_run_of_a_sweep_may_have_a_name_that_looks_like_a_key(
@@ -192,14 +219,17 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_gives_way_to_its_success
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        (["model.hidden=8"], "model.hidden: a trained model keeps 128, got 8. Only data. and device. may change"),
+        (["model.hidden=8"], "model.hidden: a trained model keeps 128, got 8. Only device. and data.{path,root,"),
+        (["data.mean=0.9"], "data.mean: a trained model keeps 0.305, got 0.9. Only device. and data.{path,"),
+        (["data.validation=0.2"], "data.validation: a trained model keeps 0.16, got 0.2"),
         (["seed=1", "trainer.epochs=9"], "trainer.epochs: a trained model keeps 1, got 9"),
         (["data=timeseries"], "data._target_: a trained model keeps dltrain.data.digits.Digits"),
         (["data.batchsize=8"], "Did you mean data.batch_size?"),
         (["device.name=tpu"], "device.name: expected one of auto cpu cuda mps"),
-        (["--split", "tset"], "invalid choice: 'tset'"),
+        (["--split", "tset"], "--split: expected one of test val train, got tset. Did you mean test?"),
         (["--spilt", "test"], "--spilt: unknown flag. Did you mean --split?"),
         (["--checkpoint", "step-00000020.pt"], "Did you mean step-00000021.pt?"),
+        (["--checkpoint", "bst"], "Did you mean best?"),
         (["--checkpoint", "/etc/passwd"], "--checkpoint: expected best, last or a file of"),
         (["another"], "evaluate: expected dltrain evaluate RUN"),
     ],
@@ -229,6 +259,18 @@ def test_a_damaged_checkpoint_is_refused_and_the_other_proposed(
     said = evaluate(run)
     assert said.code == 5
     assert "it is damaged" in said.err and "--checkpoint last" in said.err
+
+
+def test_a_run_that_has_no_checkpoint_yet_is_told_apart_from_one_that_lost_some(
+    plain_run: Path, evaluate: Callable[..., Said], tmp_path: Path
+) -> None:
+    run = copy_of(plain_run, tmp_path)
+    shutil.rmtree(run / "checkpoints")
+    for name in ("best", "last"):
+        said = evaluate(run, "--checkpoint", name)
+        assert said.code == 5 and "--checkpoint" not in said.err
+        ways = f"dltrain resume {run} goes on with the run, dltrain rerun {run} begins it anew"
+        assert f"{run}: no checkpoint was written yet. {ways}" in said.err
 
 
 def test_the_wrong_folder_is_answered_with_the_nearest_without_torch(plain_run: Path) -> None:

@@ -14,7 +14,7 @@ from dltrain.data.digits import Digits
 from dltrain.data.spec import Spec
 from dltrain.tasks.quality import Quality
 from dltrain.tasks.scale import Scale
-from dltrain.trained import rebuild, unchanged
+from dltrain.trained import rebuild, remade, unchanged
 
 JUDGE = ("model=mlp", "model.hidden=[48,12]", "data=digits", "trainer.epochs=8", "optimizer.lr=5e-3")
 AVERAGED = "regularization.average=0.9"
@@ -34,7 +34,7 @@ def digits() -> Spec:
 
 def test_features_are_what_the_last_layer_of_the_trained_classifier_reads(judge: Path, digits: Spec) -> None:
     network = features.load(str(judge), digits)
-    trained = rebuild(stored.load(judge), judge, "best.pt")
+    trained = rebuild(remade(stored.load(judge)), judge, "best.pt")
     batch = next(iter(unchanged(trained.parts, trained.splits, "test")))
     low, high = (torch.tensor(bound)[:, None, None] for bound in (digits.low, digits.high))
     found, logits = network((batch["inputs"] - low) / (high - low))

@@ -3,6 +3,7 @@
 import csv
 import importlib
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -264,7 +265,7 @@ def test_the_run_and_random_numbers_stay_as_they_are(kept: Kept, generate: Gener
         ("{run}s", "Did you mean {run}?"),
         ("{run} --cuont 3", "--cuont: unknown flag. Did you mean --count?"),
         ("{run} --count 0", "expected a whole number of at least 1, got 0"),
-        ("{run} --seed x", "expected a whole number of at least 0 and below 2^63, got x"),
+        ("{run} --seed x", "expected a whole number of at least 0, got x"),
         ("{run} --out a.jpg", "--out: expected a file ending in .png or .gif or .npy for examples of 1x8x8, got a.jpg"),
         ("{run} --out no/a.png", "--out: expected a file in a folder that is there, got no/a.png"),
         ("{run} --class x", "--class: expected a class by name, or a number from 0 to 9, got x. It is one of 0, 1, 2"),
@@ -272,7 +273,7 @@ def test_the_run_and_random_numbers_stay_as_they_are(kept: Kept, generate: Gener
         ("{run} --given no.png", "INPUT 1: expected an existing file or folder, got no.png"),
         ("{run} --count 3 --given .", "--count: expected no number with --given"),
         ("{run} model.hidden=3", "model.hidden: a trained model keeps"),
-        ("{run} --checkpoint worst", "--checkpoint: invalid choice: 'worst'"),
+        ("{run} --checkpoint worst", "--checkpoint: expected one of best last, got worst"),
     ],
 )
 def test_mistakes_are_answered_in_one_line(words: str, line: str, kept: Kept, generate: Generate) -> None:
@@ -335,3 +336,20 @@ def test_help_names_every_flag_and_every_ending(generate: Generate) -> None:
     flags = "--count --seed --class --interpolate --given --out --force --checkpoint device= data.root="
     for name in f"{flags} .png .gif .npy .csv".split():
         assert name in said.out
+
+
+def test_nothing_that_is_given_is_refused_in_one_line(kept: Kept, generate: Generate) -> None:
+    np.save("none.npy", np.zeros((0, 8, 8), np.uint8))
+    assert "expected at least one example in none.npy" in refused(generate(kept(*CONDITIONAL), "--given", "none.npy"))
+
+
+def test_more_examples_than_memory_holds_are_refused_as_in_training(kept: Kept, generate: Generate) -> None:
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, 8 * 2**30))
+
+    words = [sys.executable, "-m", "dltrain", "generate", str(kept(*CONDITIONAL)), "--count", "2147483647"]
+    ended = subprocess.run(words, preexec_fn=limited, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 4 and "Traceback" not in ended.stderr
+    assert ended.stderr.startswith("dltrain: out of memory: ")
+    assert ended.stderr.endswith("All 2,147,483,647 examples are made at once: try a smaller --count\n")
+    assert "at most 2,147,483,647" in refused(generate(kept(*CONDITIONAL), "--count", "1" * 30))

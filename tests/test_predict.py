@@ -24,6 +24,7 @@ from dltrain.console import Console
 from dltrain.data.batches import Batches
 from dltrain.data.series import BUNDLED
 from dltrain.data.spec import Source
+from dltrain.trained import plain
 
 OPTIONS = sorted(file.stem for file in (compose.conf_dir() / "data").glob("*.yaml"))
 SHORT = ["trainer.epochs=null", "trainer.max_steps=2", "device=cpu"]
@@ -440,6 +441,23 @@ def test_text_comes_from_standard_input_and_bytes_need_no_alphabet(
         assert said.code == 2 and message in said.err
 
 
+# --- numbers that JSON cannot say, and lists --------------------------------------------------------------------------
+
+
+def test_a_number_that_json_cannot_say_is_null_wherever_it_stands() -> None:
+    line = {"outputs": [float("inf"), 1.0, [float("nan")]], "probabilities": {"cat": float("-inf")}, "class": 1}
+    assert plain(line) == {"outputs": [None, 1.0, [None]], "probabilities": {"cat": None}, "class": 1}
+
+
+def test_a_list_is_several_cells_of_csv(
+    train: Train, predict: Callable[..., Said], small: Small, tmp_path: Path
+) -> None:
+    folder = train("model=perceptron", "data=ring", "task=perceptron_rule")
+    np.save(tmp_path / "x.npy", np.eye(2, dtype=np.float32))
+    for line, row in both_formats(predict, folder, tmp_path / "x.npy"):
+        assert [row[f"outputs.{number}"] for number in range(8)] == [str(value) for value in line["outputs"]]
+
+
 # --- what goes wrong --------------------------------------------------------------------------------------------------
 
 
@@ -450,8 +468,9 @@ def test_inputs_that_are_missing_are_all_named_before_anything_is_read(
     Image.new("L", (8, 8)).save(tmp_path / "there.png")
     said = predict(folder, tmp_path / "there.png", tmp_path / "their.png", "gone/x.png")
     assert said.code == 2 and said.out == ""
+    hint = f"Did you mean {tmp_path / 'there.png'}?"
     assert said.err.splitlines() == [
-        f"dltrain: INPUT 2: expected an existing file or folder, got {tmp_path / 'their.png'}. Did you mean there.png?",
+        f"dltrain: INPUT 2: expected an existing file or folder, got {tmp_path / 'their.png'}. {hint}",
         "dltrain: INPUT 3: expected an existing file or folder, got gone/x.png",
     ]
     assert predict(folder, "-", "-").code == 2
@@ -519,7 +538,9 @@ def test_data_that_are_gone_are_asked_for_and_may_lie_elsewhere(
         (["--tpo", "3"], "--tpo: unknown flag. Did you mean --top?"),
         (["--top", "0"], "expected a whole number of at least 1, got 0"),
         (["--temperature", "0"], "expected a number above 0, got 0"),
-        (["--format", "xml"], "--format"),
+        (["--format", "jsonn"], "--format: expected one of jsonl csv, got jsonn. Did you mean jsonl?"),
+        (["--batch", "1" * 30], "expected a whole number of at least 1 and at most 2,147,483,647"),
+        (["--seed", "9" * 5000], "expected a whole number of at least 0 and at most"),
         (["--length", "3", "-"], "--length: a run with the task Classification takes no such flag"),
         (["--text", "hello"], "--text: expected picture files"),
         ([], "INPUT: expected picture files, folders of them, or .npy and .npz files of pictures, or -"),
@@ -530,6 +551,19 @@ def test_what_cannot_be_asked_is_refused(
 ) -> None:
     said = predict(train("model=mlp", *small("digits")), *words)
     assert said.code == 2 and message in said.err and said.out == ""
+
+
+def test_a_run_that_predicts_nothing_is_sent_to_generate_before_its_data_are_read(
+    train: Train, predict: Callable[..., Said], own_files: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "here.npz").write_bytes(own_files["npz"].read_bytes())
+    folder = train("model=vae", "data=npz", f"data.path={tmp_path}/here.npz", "data.batch_size=16")
+    with np.load(tmp_path / "here.npz") as arrays:
+        wrong = {name: arrays[name] for name in arrays.files}
+    wrong["y_train"] = wrong["y_train"][:-1]  # found when the data are read
+    np.savez(tmp_path / "here.npz", **wrong)
+    said = predict(folder, tmp_path / "here.npz")
+    assert said.code == 2 and "dltrain generate RUN" in said.err and len(said.err.splitlines()) == 1
 
 
 def test_a_damaged_checkpoint_is_refused_and_the_other_proposed(
@@ -545,11 +579,13 @@ def test_a_damaged_checkpoint_is_refused_and_the_other_proposed(
     assert said.code == 5 and "it is damaged" in said.err and "--checkpoint last" in said.err
 
 
-def test_a_width_that_the_weights_do_not_have_is_refused(
+def test_what_would_change_what_the_model_sees_is_refused(
     train: Train, predict: Callable[..., Said], small: Small
 ) -> None:
-    said = predict(train("model=mlp", *small("timeseries")), "data.window=30")
-    assert said.code == 5 and "it does not fit this model" in said.err and "size mismatch" in said.err
+    folder = train("model=mlp", *small("timeseries"))
+    for typed in ("data.window=30", "data.normalise=train", "data.column=[temperature]"):
+        said = predict(folder, typed)
+        assert said.code == 2 and f"{typed.split('=')[0]}: a trained model keeps" in said.err
 
 
 # --- the command itself -----------------------------------------------------------------------------------------------
@@ -590,6 +626,19 @@ def test_a_file_may_have_an_equals_sign_in_its_name(
     monkeypatch.chdir(tmp_path)
     Image.new("L", (8, 8)).save("data.x=1.png")
     assert [line["input"] for line in predict(folder, "data.x=1.png", "data.batch_size=3").lines] == ["data.x=1.png"]
+
+
+def test_behind_two_dashes_every_word_is_a_file(
+    train: Train, predict: Callable[..., Said], small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = train("model=mlp", *small("digits"))
+    monkeypatch.chdir(tmp_path)
+    names = ["-m", "-x.png", "--top", "data.x=1"]
+    for name in names:
+        Image.new("L", (8, 8)).save(name, format="png")
+    assert [line["input"] for line in predict(folder, "--top", 1, "--", *names).lines] == names
+    said = predict(folder, "--", "data.batch_size=3", "--tpo")
+    assert said.code == 2 and "INPUT 1: expected an existing file or folder, got data.batch_size=3" in said.err
 
 
 def both_formats(predict: Callable[..., Said], *words: object) -> Iterator[tuple[dict, dict]]:

@@ -1,6 +1,8 @@
 """What the arguments of every kind of data must keep to."""
 
+import os
 from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 
 from dltrain.errors import ConfigError, nearest, problem
@@ -41,16 +43,26 @@ def one_of(key: str, value: str, known: Iterable[str]) -> str:
 
 def file(path: str, what: str) -> Path:
     """The path of a file that is there."""
-    found = Path(path).expanduser()
-    if not found.is_file():
-        beside = [entry.name for entry in found.parent.iterdir()] if found.parent.is_dir() else []
-        raise ConfigError(problem("data.path", what, path, nearest(found.name, beside)))
-    return found
+    found = os.path.expanduser(path)  # where Path.expanduser and Path.is_file raise, these say no
+    if not os.path.isfile(found):
+        raise ConfigError(problem("data.path", what, path, nearest_file(path)))
+    return Path(found)
 
 
 def folder(path: str | Path, what: str) -> Path:
     """The path of a folder that is there."""
-    found = Path(path).expanduser()
-    if not found.is_dir():
+    found = os.path.expanduser(path)
+    if not os.path.isdir(found):
         raise ConfigError(problem("data.path", what, path))
-    return found
+    return Path(found)
+
+
+def nearest_file(path: str) -> str:
+    """Propose the file of the same folder whose name is most like that of one that is not there."""
+    parent, name = os.path.split(path)
+    try:
+        beside = os.listdir(os.path.expanduser(parent or "."))
+    except OSError:
+        return ""
+    close = get_close_matches(name, beside, n=1, cutoff=0.5)
+    return f"Did you mean {os.path.join(parent, close[0])}?" if close else ""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dltrain.data.arrays import UNREADABLE
+from dltrain.data.arrays import UNREADABLE, refuse
 from dltrain.data.given import Given, GivenFile
 from dltrain.data.spec import Inputs
 from dltrain.errors import ConfigError, problem
@@ -65,6 +65,8 @@ def examples(file: GivenFile, content: bytes, shape: tuple[int, ...]) -> Iterato
     arranged = _arranged(array, shape)
     if arranged is None:
         raise ConfigError(problem("INPUT", f"examples of shape {shape} in {file.path}", f"an array {array.shape}"))
+    if not len(arranged):
+        raise ConfigError(problem("INPUT", f"at least one example in {file.path}", f"an array {array.shape}"))
     for place, example in enumerate(arranged):
         yield {"input": f"{file.name}[{place}]"}, example
 
@@ -79,6 +81,8 @@ def _array(file: GivenFile, content: bytes) -> np.ndarray:
         if len(found.files) > 1 and wanted == found.files:
             expected = f"one array, or one called {' or '.join(NAMES)}, in {file.path}"
             raise ConfigError(problem("INPUT", expected, ", ".join(found.files)))
+        sizes = {member.filename.removesuffix(".npy"): member.file_size for member in found.zip.infolist()}
+        refuse("INPUT", file.path, wanted[:1], sizes)
         return found[wanted[0]]
     except (*UNREADABLE, IndexError) as error:
         # NumPy advises to load such a file unsafely.

@@ -1,6 +1,9 @@
 """Arrays of an .npz file: plain numbers that fit into memory; never objects, whose reading would run code."""
 
+import lzma
 import os
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -10,7 +13,11 @@ import numpy as np
 
 from dltrain.errors import ConfigError, problem
 
-UNREADABLE = (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+# What numpy and zipfile raise for files that are damaged, encrypted or packed as they cannot unpack.
+UNREADABLE = (
+    *(OSError, ValueError, EOFError, MemoryError, OverflowError, TypeError, KeyError, SyntaxError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, tokenize.TokenError),
+)
 
 
 def read(key: str, path: Path, names: Sequence[str]) -> list[np.ndarray]:
@@ -31,7 +38,7 @@ def read(key: str, path: Path, names: Sequence[str]) -> list[np.ndarray]:
         with np.load(path, allow_pickle=False) as arrays:
             return [arrays[name] for name in names]
     except UNREADABLE as error:
-        raise ConfigError(problem(key, f"whole arrays of numbers in {path}", str(error))) from error
+        raise ConfigError(problem(key, f"whole arrays of numbers in {path}", " ".join(str(error).split()))) from error
 
 
 def refuse(key: str, path: Path, names: Sequence[str], sizes: dict[str, int]) -> None:

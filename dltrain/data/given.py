@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from dltrain.errors import ConfigError, nearest, problem
+from dltrain.data.arguments import nearest_file
+from dltrain.errors import ConfigError, problem
 
 STANDARD_INPUT = "-"
 
@@ -44,7 +45,7 @@ class Given:
         if not self.names:
             raise ConfigError(problem("INPUT", f"{wanted}, or {STANDARD_INPUT} for standard input", None))
         for number, name in enumerate(self.names, 1):
-            if not Path(name).is_dir():
+            if not os.path.isdir(name):
                 yield GivenFile(number, name)
                 continue
             found = sorted(path for path in Path(name).rglob("*") if path.suffix.casefold() in endings)
@@ -122,17 +123,17 @@ def check(names: Iterable[str]) -> None:
 
 
 def _mistake(number: int, name: str) -> str | None:
-    path = Path(name)
+    if name == STANDARD_INPUT:
+        return None if sys.stdin else problem(f"INPUT {number}", "standard input", "a closed one")
     there = os.path.exists(name)  # Path.exists raises for a name that is too long
-    if there and name != STANDARD_INPUT and _is_strange(path):
-        hint = f"A pipe can be standard input: {STANDARD_INPUT} < {name}"
-        return problem(f"INPUT {number}", f"a file, a folder or {STANDARD_INPUT}", name, hint)
-    if name == STANDARD_INPUT or (there and os.access(path, os.R_OK)):
+    if there and os.access(name, os.R_OK):
+        if _is_strange(Path(name)):
+            hint = f"A pipe can be standard input: {STANDARD_INPUT} < {name}"
+            return problem(f"INPUT {number}", f"a file, a folder or {STANDARD_INPUT}", name, hint)
         return None
     if there:
         return problem(f"INPUT {number}", "a file that may be read", name)
-    beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    return problem(f"INPUT {number}", "an existing file or folder", name, nearest(path.name, beside))
+    return problem(f"INPUT {number}", "an existing file or folder", name, nearest_file(name))
 
 
 def _is_strange(path: Path) -> bool:

@@ -45,6 +45,8 @@ class ImageFolder:
         max_bad_samples: How many are skipped at most; one more stops the run.
     """
 
+    fitted = False
+
     def __init__(
         self,
         path: str,

@@ -45,6 +45,8 @@ class Npz:
         workers: Not needed here: all arrays stay in memory.
     """
 
+    fitted = False
+
     def __init__(
         self,
         path: str,

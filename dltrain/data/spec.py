@@ -141,7 +141,8 @@ class Data(Protocol):
     spec: Spec
     batch_size: int
     workers: int
-    # Optional: bad (`dltrain.data.bad.BadSamples`) and worker_timeout, in seconds.
+    # Optional: bad (`dltrain.data.bad.BadSamples`) and worker_timeout, in seconds; fitted, false where nothing is
+    # fitted to the training part, so that other examples of the same classes are seen in the same way.
 
     def load(self) -> Splits:
         """Read everything and cut it into splits."""

@@ -13,7 +13,7 @@ from dltrain.data.batches import Batch
 from dltrain.data.given import Given
 from dltrain.data.spec import Inputs, Source, Spec, Splits
 from dltrain.data.splitting import share
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, problem, show
 
 BUNDLED = Path(__file__).parent / "bundled" / "moby_dick.txt"
 BYTES = 256
@@ -125,8 +125,8 @@ class Bytes:
         return list(content)
 
     def encode(self, text: str) -> list[int]:
-        """The bytes of a text in UTF-8."""
-        return list(text.encode())
+        """The bytes of a text in UTF-8; those of a command line that are none come as they were typed."""
+        return list(text.encode(errors="surrogateescape"))
 
     def decode(self, tokens: list[int]) -> str:
         """The text of the bytes; what is no UTF-8 is shown as replacement characters."""
@@ -160,15 +160,16 @@ class Characters:
             raise ConfigError(problem("text", "a text in UTF-8", str(error))) from error
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a text.
+        """The tokens of a text, whose lines may end as they do anywhere: a file's do when it is read for training.
 
         Raises:
             ConfigError: The text holds a character that the alphabet does not.
         """
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
         unknown = sorted(set(text) - set(self.numbers))
         if unknown:
-            known = f"characters of the training text ({''.join(self.characters)!r})"
-            raise ConfigError(problem("text", known, "".join(unknown)))
+            known = f"characters of the training text ({show(repr(''.join(self.characters)))})"
+            raise ConfigError(problem("text", known, repr("".join(unknown))))
         return [self.numbers[character] for character in text]
 
     def decode(self, tokens: list[int]) -> str:

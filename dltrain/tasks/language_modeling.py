@@ -1,6 +1,7 @@
 """Predict the next token."""
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal
 
@@ -15,6 +16,7 @@ from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Shown, Task, Wish
 SAMPLE_TOKENS = 200
 UNKNOWN = -1  # as a target: the token that comes after a text
 WINDOWS = 64  # read at a time
+COLD = 1e-4  # a temperature below which the likeliest token is taken: logits divided by it may be infinite
 
 
 class LanguageModeling(Task):
@@ -26,7 +28,8 @@ class LanguageModeling(Task):
         encode: Text to tokens, for the prompt of a sample.
         decode: Tokens to text.
         label_smoothing: Share of each target that is spread evenly over the vocabulary, in training only.
-        prompt: What a sample of generated text starts with.
+        prompt: What a sample of generated text starts with; None is a new line, or the first token of the vocabulary
+            where the text has none.
         temperature: Of a sample; below 1 prefers what is likely.
     """
 
@@ -40,16 +43,29 @@ class LanguageModeling(Task):
         encode: Callable[[str], list[int]] | None = None,
         decode: Callable[[list[int]], str] | None = None,
         label_smoothing: float = 0.0,
-        prompt: str = "\n",
+        prompt: str | None = None,
         temperature: float = 0.8,
     ) -> None:
+        if not 0 < temperature < math.inf:
+            raise ConfigError(problem("task.temperature", "a number above 0", temperature))
         self.vocabulary = vocabulary
         self.length = length
         self.encode = encode
         self.decode = decode
         self.label_smoothing = label_smoothing
-        self.prompt = prompt
+        self.start = self._start(prompt)
         self.temperature = temperature
+
+    def _start(self, prompt: str | None) -> list[int]:
+        """The tokens of a prompt."""
+        if self.encode is None:
+            return [0]
+        try:
+            return self.encode("\n" if prompt is None else str(prompt)) or [0]
+        except ConfigError as error:
+            if prompt is None:
+                return [0]
+            raise ConfigError(*(re.sub("^text:", "task.prompt:", line) for line in error.problems)) from None
 
     def facts(self) -> dict[str, Any]:
         """One output per token of the vocabulary at every step, from that step's past alone."""
@@ -123,10 +139,10 @@ class LanguageModeling(Task):
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Shown]:
         """A sample of generated text."""
-        if self.decode is None or self.encode is None:
+        if self.decode is None:
             return []
         device = next(model.parameters()).device
-        start = torch.tensor([self.encode(self.prompt) or [0]], device=device)
+        start = torch.tensor([self.start], device=device)
         tokens = generate(model, start, SAMPLE_TOKENS, self.length, self.temperature)
         text = self.decode(tokens[0].tolist())
         return [Shown("sample", text="\n".join(f"    {line}" for line in text.splitlines()))]
@@ -141,7 +157,10 @@ def generate(
     """
     generator = torch.Generator().manual_seed(seed)
     for _ in range(count):
-        logits = model(tokens[:, -length:])[:, -1].float() / temperature
-        drawn = torch.multinomial(logits.softmax(-1).cpu(), 1, generator=generator)
+        logits = model(tokens[:, -length:])[:, -1].float()
+        if temperature < COLD:
+            drawn = logits.argmax(-1, keepdim=True)
+        else:
+            drawn = torch.multinomial((logits / temperature).softmax(-1).cpu(), 1, generator=generator)
         tokens = torch.cat([tokens, drawn.to(tokens.device)], dim=1)
     return tokens

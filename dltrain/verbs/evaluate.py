@@ -2,23 +2,29 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dltrain import stored
-from dltrain.cli import Command, Parser, trusted
+from dltrain.cli import Command, trusted
 from dltrain.console import Console
 from dltrain.errors import ConfigError, nearest, problem
+from dltrain.flags import Parser
 from dltrain.verbs.predict import refuse_another_model
 
 if TYPE_CHECKING:
     from dltrain.trained import Trained
 
 USAGE = """\
-dltrain evaluate RUN [data.KEY=VALUE ...] [device=OPTION device.KEY=VALUE ...] [FLAGS]
+dltrain evaluate RUN [data.path=FILE ...] [device=OPTION device.KEY=VALUE ...] [FLAGS]
 
 What a trained model reaches on data that it has not seen: the table that the run printed at its end, on standard
 output. RUN is a run's folder, or latest; nothing is written there, and the run may still be going on.
+
+The data are the run's own, wherever data.path= or data.root= says that they lie now, or other pictures and arrays of
+the same classes. Other tables, series and texts are refused, as scales and words would be fitted to them anew; dltrain
+predict says what the model makes of those.
 
   --split test|val|train       which of the run's own splits: test; training examples are not augmented
   --checkpoint best|last|FILE  which weights: those that did best in validation (the default), the newest, or a file of
@@ -28,7 +34,7 @@ output. RUN is a run's folder, or latest; nothing is written there, and the run 
 
   dltrain evaluate latest
   dltrain evaluate outputs/lstm-timeseries/20261122-170146-f8f5 --split val
-  dltrain evaluate latest data.path=next_year.csv device=cpu
+  dltrain evaluate latest data.path=/mnt/disk/sales.csv device=cpu
 """
 
 SPLITS = ("test", "val", "train")
@@ -46,10 +52,10 @@ def main(command: Command, started: float) -> int:
     refuse_another_model(changed)
     job.ready()
     from dltrain import features
-    from dltrain.trained import rebuild
+    from dltrain.trained import rebuild, remade
 
     console = Console()
-    trained = rebuild(job, path, name)
+    trained = rebuild(remade(job), path, name, own=True)
     features.attach(trained.parts, job.allow)
     if getattr(trained.splits, asked.split) is None:
         raise ConfigError(problem("--split", "test or train, as the run holds out no examples", asked.split))
@@ -90,9 +96,9 @@ def checkpoint(path: Path, asked: str) -> str:
         return f"{asked}.pt"
     folder, file = path / "checkpoints", Path(asked)
     known = sorted(found.name for found in folder.glob("*.pt"))
-    if file.name in known and (file.name == asked or (file.exists() and file.samefile(folder / file.name))):
+    if file.name in known and (file.name == asked or (os.path.exists(file) and file.samefile(folder / file.name))):
         return file.name
-    hint = nearest(file.name, known) or f"It has {' '.join(known) or 'none'}."
+    hint = nearest(file.name, ["best", "last", *known]) or f"It has {' '.join(known) or 'none'}."
     raise ConfigError(problem("--checkpoint", f"best, last or a file of {folder}", asked, hint))
 
 

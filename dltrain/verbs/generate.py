@@ -3,17 +3,19 @@
 import argparse
 import contextlib
 import functools
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dltrain import stored
-from dltrain.cli import Command, Parser, is_override, trusted
+from dltrain.cli import Command, is_override, trusted
 from dltrain.console import Console
 from dltrain.data.given import Given, check
 from dltrain.durable import write_whole
-from dltrain.errors import ConfigError, nearest, problem
-from dltrain.verbs.predict import at_least_one, refuse_another_model
+from dltrain.errors import ConfigError, OutOfMemory, nearest, problem
+from dltrain.flags import Parser, at_least_one, seed
+from dltrain.verbs.predict import refuse_another_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +66,7 @@ def main(command: Command, started: float) -> int:
     path = stored.find(run)
     check(asked.given)
     if asked.out:
-        refuse_existing(Path(asked.out).expanduser(), asked.force)
+        refuse_existing(Path(os.path.expanduser(asked.out)), asked.force)
     job, changed = stored.revised(stored.load(path, trusted(typed)), typed)
     refuse_another_model(changed)
     job.ready()
@@ -74,7 +76,7 @@ def main(command: Command, started: float) -> int:
 
     parts = make(job)
     spec = parts.data.spec
-    out = Path(asked.out or f"generated{next(iter(gallery.encoders(spec)))}").expanduser()
+    out = Path(os.path.expanduser(asked.out or f"generated{next(iter(gallery.encoders(spec)))}"))
     step = restore(parts, path, f"{asked.checkpoint}.pt")
     made = made_up(parts, asked)
     write(out, gallery.encoded(made, out, spec), asked.force)
@@ -111,13 +113,6 @@ def read(words: Iterable[str]) -> tuple[argparse.Namespace, str, list[str]]:
     return asked, names[0], typed
 
 
-def seed(text: str) -> int:
-    """What names random numbers."""
-    if not text.isdecimal() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0 and below 2^63, got {text}")
-    return int(text)
-
-
 def made_up(parts: "Parts", asked: argparse.Namespace) -> "Made":
     """What the model makes up, and the examples that it was given, both as people see them.
 
@@ -128,12 +123,31 @@ def made_up(parts: "Parts", asked: argparse.Namespace) -> "Made":
     from dltrain.judge import look
     from dltrain.tasks.scale import Scale
 
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as held, spared(asked.count or COUNT):
         wish = wish_of(parts, asked, held)
         examples = look(functools.partial(parts.task.generate, wish=wish), parts.model, parts.device)
     spec = parts.data.spec
     given = None if wish.given is None else Scale(spec.low, spec.high).unit(wish.given).float().cpu()
     return Made(examples.float().cpu(), given, wish.interpolate)
+
+
+@contextlib.contextmanager
+def spared(count: int) -> Iterator[None]:
+    """Say what asks for less memory when there is not enough.
+
+    Raises:
+        OutOfMemory: When it ran out.
+    """
+    from dltrain.device import is_out_of_memory
+
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        hint = f"All {count:,} examples are made at once: try a smaller --count"
+        raise OutOfMemory(f"out of memory: {first}. {hint}") from None
 
 
 def wish_of(parts: "Parts", asked: argparse.Namespace, held: contextlib.ExitStack) -> "Wish":
@@ -180,7 +194,10 @@ def read_given(parts: "Parts", splits: "Splits", names: Iterable[str]) -> "Tenso
 
     pieces = parts.data.inputs(Given(tuple(names)))
     batches = (Batches(Source(piece.rows, splits.test.prepare), COUNT, parts.device.device) for piece in pieces)
-    return torch.cat([batch["inputs"] for piece in batches for batch in piece])
+    examples = [batch["inputs"] for piece in batches for batch in piece]
+    if not examples:
+        raise ConfigError(problem("--given", "at least one example", "none"))
+    return torch.cat(examples)
 
 
 def label_of(name: str, spec: "Spec") -> int:
@@ -206,9 +223,9 @@ def refuse_existing(path: Path, force: bool) -> None:
     Raises:
         ConfigError: Saying what to do.
     """
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise ConfigError(problem("--out", "a file in a folder that is there", path))
-    if path.is_dir() or (path.exists() and not force):
+    if os.path.isdir(path) or (os.path.exists(path) and not force):
         raise ConfigError(problem("--out", "a new file", path, "It exists; --force replaces a file."))
 
 

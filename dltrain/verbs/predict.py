@@ -4,16 +4,17 @@ import argparse
 import csv
 import inspect
 import json
-import math
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from dltrain import stored
-from dltrain.cli import Command, Parser, is_override, trusted
+from dltrain.cli import Command, is_override, trusted
 from dltrain.console import Console
 from dltrain.data.given import Given, check
 from dltrain.errors import ConfigError, problem
+from dltrain.flags import Parser, above_zero, at_least_one, seed
+from dltrain.streams import says
 
 if TYPE_CHECKING:
     from dltrain.tasks.base import Task
@@ -43,6 +44,7 @@ run's folder, or latest; INPUT is one or several files, or - for standard input,
   --length N              tokens to add to a text: 200
   --temperature T         below 1 prefers what is likely: 0.8
   --seed N                another continuation: 0
+  --                      all that follows are INPUTs, even if they begin with - or look like KEY=VALUE
 
 All INPUTs are looked for before the first is read. One that cannot be read ends the command with exit code 2 and its
 number; the lines of those before it are out then. Data are needed as in training, since scales and names come from
@@ -54,7 +56,12 @@ them; data.path= and data.root= say where they are now.
   dltrain predict latest --text "It was " --length 500
 """
 
-FREE = ("data.", "device.", "task.features", "allow_targets")
+FREE = ("device.", "task.features", "allow_targets")
+# Of data what says where they lie and how they are read, not what a model sees of them.
+PLACES = (
+    *("path", "root", "download", "batch_size", "workers", "worker_timeout"),
+    *("on_bad_sample", "max_bad_samples", "holes"),
+)
 # Flags that are arguments of a task's own `predict`.
 OF_THE_TASK = ("length", "temperature", "seed")
 
@@ -70,10 +77,11 @@ def main(command: Command, started: float) -> int:
     job, changed = stored.revised(stored.load(path, trusted(typed)), typed)
     refuse_another_model(changed)
     job.ready()
-    from dltrain.trained import rebuild
+    from dltrain.trained import rebuild, remade
 
-    trained = rebuild(job, path, f"{asked.checkpoint}.pt")
-    wishes = wishes_of(asked, trained.parts.task)
+    parts = remade(job)
+    wishes = wishes_of(asked, parts.task)
+    trained = rebuild(parts, path, f"{asked.checkpoint}.pt")
     console = Console()
     console.say(f"{path}: {asked.checkpoint} checkpoint, of step {trained.step:,}")
     for note in trained.notes:
@@ -95,33 +103,22 @@ def read(words: Iterable[str]) -> tuple[argparse.Namespace, str, list[str], list
     for name in ("--batch", "--top", "--length"):
         parser.add_argument(name, type=at_least_one)
     parser.add_argument("--temperature", type=above_zero)
-    parser.add_argument("--seed", type=int)
+    parser.add_argument("--seed", type=seed)
     parser.add_argument("--text")
-    asked, others = parser.parse_known_args(list(words))
+    before, after = split(list(words))
+    asked, others = parser.parse_known_args(before)
     parser.refuse([word for word in others if word.startswith("-") and word != "-"])
     typed = [word for word in others if is_override(word)]
-    names = [word for word in others if word not in typed]
+    names = [*(word for word in others if word not in typed), *after]
     if not names:
         raise ConfigError(problem("predict", "dltrain predict RUN INPUT, RUN being a run's folder or latest", None))
     return asked, names[0], names[1:], typed
 
 
-def at_least_one(text: str) -> int:
-    """A count."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
-    return int(text)
-
-
-def above_zero(text: str) -> float:
-    """A temperature."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
-    return value
+def split(words: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before ``--``, and the names behind it, whatever they look like."""
+    place = words.index("--") if "--" in words else len(words)
+    return words[:place], words[place + 1 :]
 
 
 def refuse_another_model(changed: dict[str, tuple[Any, Any]]) -> None:
@@ -130,10 +127,11 @@ def refuse_another_model(changed: dict[str, tuple[Any, Any]]) -> None:
     Raises:
         ConfigError: With the difference for each key.
     """
+    free = f"Only device. and data.{{{','.join(PLACES)}}} may change."
     lines = [
-        f"{key}: a trained model keeps {old}, got {new}. Only data. and device. may change, and not the kind of data."
+        f"{key}: a trained model keeps {old}, got {new}. {free}"
         for key, (old, new) in changed.items()
-        if not key.startswith(FREE) or key == "data._target_"
+        if not key.startswith(FREE) and key not in [f"data.{name}" for name in PLACES]
     ]
     if lines:
         raise ConfigError(*lines)
@@ -143,11 +141,16 @@ def wishes_of(asked: argparse.Namespace, task: "Task") -> dict[str, Any]:
     """The flags that this task's `predict` takes.
 
     Raises:
-        ConfigError: For a flag that it does not take.
+        ConfigError: For a flag that it does not take, or a task that predicts nothing.
     """
+    from dltrain.tasks.base import Task
+
+    kind = type(task).__name__
+    if type(task).predict is Task.predict:
+        hint = "dltrain generate RUN shows what its model makes up, with --given INPUT of what it is given."
+        raise ConfigError(problem("predict", "a run whose task says something about examples", kind, hint))
     wishes = {name: getattr(asked, name) for name in OF_THE_TASK if getattr(asked, name) is not None}
     known = inspect.signature(task.predict).parameters
-    kind = type(task).__name__
     if wrong := [name for name in wishes if name not in known]:
         raise ConfigError(*(f"--{name}: a run with the task {kind} takes no such flag" for name in wrong))
     return wishes
@@ -160,7 +163,8 @@ def write(pieces: Iterable[list[dict[str, Any]]], form: str, top: int | None) ->
         for line in piece:
             record = line if top is None else likeliest(line, top)
             if form == "jsonl":
-                print(json.dumps(record, ensure_ascii=False, allow_nan=False))
+                said = json.dumps(record, ensure_ascii=False, allow_nan=False)
+                print(said if says(said) else json.dumps(record, allow_nan=False))
                 continue
             if writer is None:
                 # With --top there are columns for all classes, too; most of them stay empty.
@@ -184,9 +188,13 @@ def likeliest(record: dict[str, Any], top: int) -> dict[str, Any]:
 
 
 def flat(record: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The cells of a line: a table within it has one column for each of its names, ``probabilities.cat``."""
+    """The cells of a line: a table within it has one column for each of its names, ``probabilities.cat``.
+
+    A list has one for each of its places, ``outputs.0``.
+    """
     for key, value in record.items():
-        if isinstance(value, dict):
-            yield from ((f"{key}.{name}", item) for name, item in value.items())
+        inside = dict(enumerate(value)) if isinstance(value, list) else value
+        if isinstance(inside, dict):
+            yield from ((f"{key}.{name}", item) for name, item in inside.items())
         else:
             yield key, value

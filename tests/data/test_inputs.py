@@ -1,8 +1,10 @@
 """What users bring, read as the rows of a split: pictures of all kinds, arrays of all layouts, rows and texts."""
 
 import io
+import re
 import sys
 import warnings
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -290,7 +292,7 @@ def test_a_file_that_may_not_be_read_is_said_before_anything_else(tmp_path):
     with pytest.raises(ConfigError) as caught:
         check([str(tmp_path / "secrets.csv"), "-", long])
     assert [line.split(":")[0] for line in caught.value.problems] == ["INPUT 1", "INPUT 3"]
-    assert "Did you mean secret.csv?" in caught.value.problems[0]
+    assert f"Did you mean {tmp_path / 'secret.csv'}?" in caught.value.problems[0]
 
 
 def test_digits_given_as_pictures_of_sixteen_levels_come_back_exactly(tmp_path):
@@ -301,3 +303,41 @@ def test_digits_given_as_pictures_of_sixteen_levels_come_back_exactly(tmp_path):
             tmp_path / f"{number:02}.png"
         )
     assert torch.equal(joined(data.inputs(given(tmp_path))), own)
+
+
+HEADS = ["{'descr': '<f8', 'shape': (2,), ", "{'descr': }", "{'descr': '<f8', 'fortran_order': 1, 1: (2,)}", "((("]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_damaged_head_of_an_array_is_refused(tmp_path, head):
+    words = head.encode().ljust(118)
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(words).to_bytes(2, "little") + words + bytes(16))
+    with pytest.raises(ConfigError, match=r"^INPUT 1: expected arrays that can be read in .*x.npy"):
+        next(array_inputs(given(tmp_path / "x.npy"), (2,)))
+
+
+def test_an_encrypted_archive_is_refused_in_training_and_prediction(tmp_path):
+    np.savez(tmp_path / "x.npz", **dict.fromkeys(("x_train", "y_train", "x_test", "y_test"), np.eye(2)))
+    content = bytearray((tmp_path / "x.npz").read_bytes())
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        for found in re.finditer(mark, content):
+            content[found.start() + flags] |= 1
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"^data.path: expected a whole .npz file at .*encrypted"):
+        Npz(str(tmp_path / "x.npz"))
+    with pytest.raises(ConfigError, match=r"^INPUT 1: expected arrays that can be read in .*encrypted"):
+        next(array_inputs(given(tmp_path / "x.npz"), (2,)))
+
+
+def test_arrays_of_a_user_that_are_larger_than_the_memory_are_refused_unread(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as bomb:
+        bomb.writestr("x.npy", bytes(16))
+        bomb.filelist[0].file_size = 2**50  # the directory at the end says how large each will be
+    with pytest.raises(ConfigError, match=r"^INPUT 1: .* 1,125,900 GB when they are unpacked"):
+        next(array_inputs(given(tmp_path / "x.npz"), (2,)))
+
+
+def test_an_array_without_examples_is_refused(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((0, 2)))
+    with pytest.raises(ConfigError, match=r"INPUT 1: expected at least one example in .*x.npy, got an array \(0, 2\)"):
+        next(array_inputs(given(tmp_path / "x.npy"), (2,)))

@@ -205,7 +205,7 @@ def test_an_unknown_column_is_answered_with_the_nearest(tmp_path):
 def test_a_missing_file_is_refused_with_the_nearest(tmp_path):
     write(tmp_path / "prices.csv", ["a"], [[1]])
     message = refusal(path=str(tmp_path / "price.csv"))
-    assert "data.path" in message and "Did you mean prices.csv?" in message
+    assert "data.path" in message and f"Did you mean {tmp_path / 'prices.csv'}?" in message
 
 
 @pytest.mark.parametrize("season", [1, 40])

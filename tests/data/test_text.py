@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from dltrain.data.batches import Batches
+from dltrain.data.given import Given
 from dltrain.data.text import BUNDLED, Text
 from dltrain.errors import ConfigError
 
@@ -82,7 +83,7 @@ def test_the_bundled_text_begins_and_ends_at_a_chapter():
 
 def test_an_unknown_character_is_refused_when_a_user_types_it(tmp_path):
     data = Text(write(tmp_path / "a.txt", "ab" * 100), length=4)
-    with pytest.raises(ConfigError, match="got é"):
+    with pytest.raises(ConfigError, match="got 'é'"):
         data.spec.encode("abé")
 
 
@@ -98,3 +99,18 @@ def test_a_file_that_is_too_short_or_no_text_is_refused(content, part, tmp_path)
 
 def test_without_validation_there_is_no_validation_split():
     assert Text(validation=0).load().val is None
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r", "\n"])
+def test_lines_of_a_users_text_end_as_those_of_training_do(tmp_path, end):
+    data = Text(write(tmp_path / "a.txt", f"ab{end}" * 100), length=4)
+    (tmp_path / "new.txt").write_bytes(f"ba{end}ab".encode())
+    (piece,) = data.inputs(Given((str(tmp_path / "new.txt"),)))
+    assert data.spec.decode(piece.rows["tokens"][0, :-1].tolist()) == "ba\nab"
+
+
+def test_characters_that_cannot_be_printed_are_named_all_the_same(tmp_path):
+    data = Text(write(tmp_path / "a.txt", "ab" * 100), length=4)
+    with pytest.raises(ConfigError, match=r"got '\\x07\\udcff'"):
+        data.spec.encode("a\x07\udcff")
+    assert Text(tokens="bytes").spec.encode("a\udcff") == [97, 255]

@@ -427,7 +427,7 @@ def test_a_conditional_generator_makes_the_class_it_is_asked_for(tmp_path: Path)
     typed = ["experiment=ring_gan", "model.conditional=true", "trainer.max_steps=400", "model.hidden=64"]
     job = compose.compose([*typed, "trainer.eval_every=400", "device=cpu", f"hydra.run.dir={tmp_path / 'run'}"])
     assert run.train(job, Console(), 0.0).state == "finished"
-    found = trained.rebuild(job, tmp_path / "run", "best.pt").parts
+    found = trained.rebuild(trained.remade(job), tmp_path / "run", "best.pt").parts
     for mode in (0, 3, 6):
         made = look(
             lambda model, mode=mode: found.task.generate(model, wish(200, label=mode)), found.model, found.device

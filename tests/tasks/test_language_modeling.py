@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.text import Perplexity
 
+from dltrain.data.text import Characters
+from dltrain.errors import ConfigError
 from dltrain.tasks.language_modeling import SAMPLE_TOKENS, LanguageModeling, generate
 
 VOCABULARY, LENGTH = 11, 6
@@ -114,3 +116,20 @@ def test_a_sample_starts_with_the_prompt_and_is_a_block_of_code_in_markdown(tabl
 def test_data_without_a_way_back_to_text_show_nothing() -> None:
     task = LanguageModeling(VOCABULARY, LENGTH)
     assert task.show(nn.Identity(), task.evaluate(nn.Identity(), batches())) == []
+
+
+@pytest.mark.parametrize("temperature", [1e-40, 1e-320])
+def test_however_cold_a_sample_is_it_is_the_greedy_one(table: Table, temperature: float) -> None:
+    with torch.no_grad():
+        tokens = generate(table, torch.tensor([[3]]), 8, LENGTH, temperature=temperature)
+        assert torch.equal(tokens, generate(table, torch.tensor([[3]]), 8, LENGTH, temperature=1e-3))
+
+
+def test_a_prompt_that_nobody_asked_for_gives_way_to_the_first_token_and_one_asked_for_is_refused() -> None:
+    data = {"encode": Characters("abc").encode, "decode": Characters("abc").decode}
+    assert LanguageModeling(3, LENGTH, **data).start == [0]
+    assert LanguageModeling(3, LENGTH, **data, prompt="cab").start == [2, 0, 1]
+    with pytest.raises(ConfigError, match=r"^task.prompt: expected characters of the training text \('abc'\), got 'x'"):
+        LanguageModeling(3, LENGTH, **data, prompt="ax")
+    with pytest.raises(ConfigError, match=r"task.temperature: expected a number above 0, got 0"):
+        LanguageModeling(3, LENGTH, **data, temperature=0)
