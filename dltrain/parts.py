@@ -188,7 +188,7 @@ def check_facts(job: Job, group: str, facts: Facts) -> None:
     if other == "task":
         fit = f"It is made for {made_for(job, group)}"
     elif group == "task" and (task := answering(missing, facts)):
-        fit = f"What {theirs} predicts are {task}"
+        fit = f"What {theirs} predicts are {task}. {fit}"
     lacking = f"{ours} needs {' and '.join(missing)}, which {theirs} does not state"
     raise ConfigError(f"{ours} {theirs}: {lacking}. {fit}.")
 
