@@ -58,11 +58,11 @@ class Faulty(MLP):
             os.kill(os.getpid(), getattr(signal, self.trouble))
         return float("nan") if self.trouble == "loss" else 1.0
 
-class Broken:
+class Broken(torch.nn.Module):
     def __init__(self, outputs: int, hidden: int) -> None:
         raise OSError("the model is broken")
 
-class Stopped:
+class Stopped(torch.nn.Module):
     def __init__(self, outputs: int, hidden: int) -> None:
         raise KeyboardInterrupt
 """
