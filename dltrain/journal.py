@@ -74,12 +74,13 @@ class Journal:
             if item.text is not None:
                 self.tracker.text(f"{item.tag}/{split}", item.text, step)
 
-    def progress(self, state: State, stages: Stages, metric: str, ended: bool = False) -> None:
-        """Move the live line, unless it has just moved and this is not the end."""
-        now = time.perf_counter()
-        if not ended and now - self.moved <= LIVE_SECONDS:
-            return
-        self.moved = now
+    def may_move(self) -> bool:
+        """Whether it is some time since the live line moved."""
+        return time.perf_counter() - self.moved > LIVE_SECONDS
+
+    def progress(self, state: State, stages: Stages, metric: str) -> None:
+        """Move the live line."""
+        self.moved = now = time.perf_counter()
         spent = now - (self.clock.first_step or now)
         self.console.progress(
             epoch=min(int(stages.epoch(state)) + 1, stages.epochs),

@@ -167,7 +167,8 @@ class Loop:
             if evaluate or save:
                 self.look(evaluate, save)
             ended = final or state.stopped_early
-            self.journal.progress(state, self.stages, self.goal.metric, ended)
+            if ended or self.journal.may_move():
+                self.journal.progress(state, self.stages, self.goal.metric)
             if ended:
                 return
             if self.stop.reason or self.stop.save:

@@ -25,6 +25,8 @@ from dltrain.parts import Parts, make
 from dltrain.rehearsal import batches_of
 from dltrain.tasks.base import Evaluation
 
+LARGE = 1e6
+
 
 @dataclass
 class Trained:
@@ -183,11 +185,15 @@ def load_weights(parts: Parts, state: dict[str, Any], file: Path) -> None:
 
 
 def plain(value: Any) -> Any:
-    """``value`` as JSON can say it: nine digits name a float32 exactly, and what is no number is null."""
+    """``value`` as JSON can say it: what is no number is null.
+
+    Nine digits name a float32 exactly; of a large number, whose small moves may matter, a float64 is named.
+    """
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, float):
-        return float(f"{value:.9g}") if math.isfinite(value) else None
+        digits = 9 if abs(value) < LARGE else 15
+        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
     return value

@@ -143,7 +143,7 @@ def test_a_step_never_waits_for_the_gpu(typed: list[str], tmp_path: Path) -> Non
         try:
             for group in itertools.islice(groups, 5):
                 loop.take_step(span.stage, group, measure=False)
-                loop.journal.progress(loop.state, loop.stages, loop.goal.metric, ended=True)
+                loop.journal.progress(loop.state, loop.stages, loop.goal.metric)
         finally:
             torch.cuda.set_sync_debug_mode(mode)
         loop.log()

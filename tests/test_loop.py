@@ -770,7 +770,7 @@ def test_a_step_never_waits_for_the_device(given: dict[str, Any], tmp_path: Path
     with Watch() as watch:
         for group in itertools.islice(groups, 3):
             loop.take_step(span.stage, group, measure=False)
-            loop.journal.progress(loop.state, loop.stages, loop.goal.metric, ended=True)
+            loop.journal.progress(loop.state, loop.stages, loop.goal.metric)
     assert watch.calls["mm"] + watch.calls["addmm"] > 0, "the steps were watched"
     assert watch.waits == {}
 

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from dltrain import cli, compose, parts, rehearsal, run
+from dltrain import cli, compose, parts, rehearsal, run, trained
 from dltrain.checkpoint import Checkpoints
 from dltrain.console import Console
 from dltrain.data.batches import Batches
@@ -651,3 +651,10 @@ def test_csv_says_what_json_lines_say(train: Train, predict: Callable[..., Said]
         assert row == {name: str(value) for name, value in line.items()}
     for line, row in both_formats(predict, train(*TEXT, *small("text")), "--text", "It was"):
         assert row == {name: str(value) for name, value in line.items()}
+
+
+def test_large_numbers_keep_the_digits_that_tell_them_apart() -> None:
+    assert trained.plain({"far": [2000000510.125, 0.1 + 0.2], "lost": float("inf")}) == {
+        "far": [2000000510.125, 0.3],
+        "lost": None,
+    }

@@ -264,7 +264,7 @@ def test_what_ended_as_it_would_end_again_is_kept_and_what_failed_is_tried_again
         assert (state(path) == before[path.name]) == ("raise" not in path.name)
 
 
-@pytest.mark.parametrize(("trouble", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+@pytest.mark.parametrize(("trouble", "code"), [("SIGTERM", 143), pytest.param("SIGINT", 130, marks=pytest.mark.slow)])
 def test_a_signal_ends_the_sweep_and_the_same_command_goes_on(
     here: Path, capsys: pytest.CaptureFixture[str], trouble: str, code: int
 ) -> None:

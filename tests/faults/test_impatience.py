@@ -78,6 +78,7 @@ def test_a_stop_before_anything_is_trained_leaves_nothing_in_the_way_of_the_same
     assert_same(run, whole_run("forecast"))
 
 
+@pytest.mark.faults
 def test_an_evaluation_that_a_stop_cut_off_and_a_kill_followed_is_logged_once(
     waiting: Waiting,
     gate: Gate,
@@ -119,6 +120,7 @@ def test_a_run_that_is_cut_short_where_it_stands_equals_one_that_was_to_be_that_
     assert_same(run, tmp_path / "short")
 
 
+@pytest.mark.faults
 def test_a_run_is_not_made_shorter_than_it_is(
     waiting: Waiting, gate: Gate, dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
