@@ -44,12 +44,12 @@ def parsed(content: str) -> Any:
         found = json.loads(content)
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
-    level: list[Any] = [found]
-    for _ in range(DEEPEST + 1):
-        inside = [node.values() if isinstance(node, dict) else node for node in level if isinstance(node, dict | list)]
-        level = [item for node in inside for item in node]
-    if inside:
-        raise ValueError(TOO_DEEP)
+    level, depth = [found], 0
+    while nodes := [node for node in level if isinstance(node, dict | list)]:
+        depth += 1
+        if depth > DEEPEST:
+            raise ValueError(TOO_DEEP)
+        level = [item for node in nodes for item in (node.values() if isinstance(node, dict) else node)]
     return found
 
 

@@ -68,9 +68,8 @@ def refuse_disorder(table: Table) -> None:
         _refuse_counting_down(table)
         return
     times = found[1]
-    if not all(
-        time.tzinfo for time in times
-    ):  # where all say how far from UTC, a clock that is set back is no disorder
+    # Where all say how far from UTC they are, a clock that is set back is no disorder.
+    if not all(time.tzinfo for time in times):
         times = [time.replace(tzinfo=None) for time in times]
     for line, (earlier, later) in zip(table.lines[1:], pairwise(times), strict=False):
         if later < earlier:

@@ -178,7 +178,7 @@ def test_the_real_sets_have_their_known_sizes_and_scale(data, look, train):
     try:
         splits = data(root=str(CACHE), **look).load()
     except ConfigError:
-        pytest.skip("the files are not there")
+        pytest.skip("the real data sets are not on this machine; data.download=true fetches them")
     assert [len(part) for part in (splits.train, splits.val, splits.test)] == [train, train // 9, 10_000]
     inputs = splits.train.prepare(splits.train.rows)["inputs"]
     assert inputs.mean((0, 2, 3)).tolist() == pytest.approx([0] * inputs.shape[1], abs=0.01)
