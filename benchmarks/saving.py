@@ -75,9 +75,9 @@ def child(folder: Path, kind: dict[str, Any]) -> dict[str, Any]:
 
 def run(folder: Path, kind: dict[str, Any]) -> dict[str, Any]:
     """Train; every second checkpoint is written plainly."""
-    from dltrain import cli
-    from dltrain.loop import Loop
-    from dltrain.optim import Optimizer
+    from dltrain.cli import main as cli
+    from dltrain.optim.optimizer import Optimizer
+    from dltrain.training.loop import Loop
 
     stamps: list[float] = []
     stood: dict[str, list[float]] = {name: [] for name in NAMES}

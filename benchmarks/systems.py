@@ -71,8 +71,8 @@ def dltrain(task: Task, precision: str = "fp32") -> None:
     """
     import json
 
-    from dltrain import cli
-    from dltrain.turns import Turns
+    from dltrain.cli import main
+    from dltrain.training.step import Turns
 
     take = Turns.take
 
@@ -82,7 +82,7 @@ def dltrain(task: Task, precision: str = "fp32") -> None:
 
     Turns.take = stamped  # type: ignore[method-assign]
     run = task.scratch / "run"
-    code = cli.main([*words(task, precision), f"hydra.run.dir={run}"])
+    code = main.main([*words(task, precision), f"hydra.run.dir={run}"])
     if code:
         raise SystemExit(code)
     result = json.loads((run / "result.json").read_text())

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dltrain.data.batches import Batches
-from dltrain.data.npz import Npz
-from dltrain.data.series import TimeSeries
+from dltrain.data.loader import Batches
 from dltrain.data.spec import Data
-from dltrain.data.text import Text
-from dltrain.models.adversarial import DCGAN
+from dltrain.datasets.npz import Npz
+from dltrain.datasets.text import Text
+from dltrain.datasets.time_series import TimeSeries
 from dltrain.models.convolutional import CNN, LeNet5
 from dltrain.models.feedforward import MLP
+from dltrain.models.gan import DCGAN
 from dltrain.models.gpt import GPT
 from dltrain.models.recurrent import Recurrent
 

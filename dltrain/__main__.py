@@ -2,6 +2,6 @@
 
 import sys
 
-from dltrain.cli import main
+from dltrain.cli.main import main
 
 sys.exit(main())

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import ClassVar
 
-from dltrain import masking
+from dltrain import redaction
 
 LONGEST = 240  # letters of a value that are shown
 
@@ -55,7 +55,7 @@ class OutOfMemory(Refusal):
 
 def problem(key: str, expected: str, got: object, hint: str = "") -> str:
     """One mistake as one line: the key, what was expected, what was received and what to do."""
-    line = f"{key}: expected {expected}, got {show(masking.masked(got, key))}"
+    line = f"{key}: expected {expected}, got {show(redaction.masked(got, key))}"
     return f"{line}. {hint}" if hint else line
 
 

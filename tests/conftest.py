@@ -116,7 +116,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
     What the run wrote to standard output lies beside it, in ``printed``.
     """
-    from dltrain import cli
+    from dltrain.cli import main
 
     known: dict[tuple[str, ...], Path] = {}
 
@@ -125,7 +125,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         if typed not in known:
             folder, out = tmp_path_factory.mktemp("kept") / "run", io.StringIO()
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
-                assert cli.main([*typed, "device=cpu", f"hydra.run.dir={folder}"]) == 0
+                assert main.main([*typed, "device=cpu", f"hydra.run.dir={folder}"]) == 0
             folder.with_name("printed").write_text(out.getvalue())
             known[typed] = folder
         return known[typed]

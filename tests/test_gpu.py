@@ -14,15 +14,16 @@ from typing import Any
 import pytest
 import torch
 
-from dltrain import compose, parts, rehearsal, run, session
-from dltrain.checkpoint import Checkpoints
-from dltrain.console import Console
+from dltrain.config import compose
 from dltrain.errors import ConfigError
-from dltrain.folder import create
-from dltrain.loop import grouped
-from dltrain.record import Clock
-from dltrain.stop import Stop
-from dltrain.tracker import Tracker
+from dltrain.loggers.console import Console
+from dltrain.loggers.tracker import Tracker
+from dltrain.runs import assemble, dry_run, launch, session
+from dltrain.storage.checkpoints import Checkpoints
+from dltrain.storage.run_dir import create
+from dltrain.training.loop import grouped
+from dltrain.training.signals import Stop
+from dltrain.training.state import Clock
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")]
 
@@ -30,9 +31,9 @@ GPU = "device=cuda"
 CNN = ["model=cnn", "model.hidden=[16]", "model.blocks=[{channels: 4, pool: max}]", "regularization.dropout=0.2"]
 
 
-def train(folder: Path, *typed: str) -> run.Outcome:
+def train(folder: Path, *typed: str) -> launch.Outcome:
     job = compose.compose([*typed, f"hydra.run.dir={folder}"])
-    return run.train(job, Console(io.StringIO()), time.perf_counter())
+    return launch.train(job, Console(io.StringIO()), time.perf_counter())
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def mnist() -> list[str]:
     """The recipe for LeNet-5, if the real MNIST is at hand."""
     typed = ["experiment=lenet5_mnist", GPU]
     try:
-        parts.make(compose.compose([*typed, "device=cpu"])).data.load()
+        assemble.make(compose.compose([*typed, "device=cpu"])).data.load()
     except ConfigError as error:
         pytest.skip(str(error))
     return typed
@@ -102,11 +103,11 @@ def test_a_checkpoint_from_the_gpu_evaluates_on_the_cpu(
     common = [*CNN, *small("digits"), "regularization.average=0.9"]
     outcome = train(tmp_path / "run", *common, GPU, f"device.precision={precision}", "trainer.epochs=3")
     saved = Checkpoints(outcome.folder).load("best.pt")
-    made = parts.make(compose.compose([*common, "device=cpu"]))
+    made = assemble.make(compose.compose([*common, "device=cpu"]))
     made.model.load_state_dict(saved["average"]["model"])
     made.model.eval()
     with torch.inference_mode():
-        metrics = made.task.evaluate(made.model, rehearsal.make_batches(made, made.data.load())["test"]).metrics
+        metrics = made.task.evaluate(made.model, dry_run.make_batches(made, made.data.load())["test"]).metrics
     tolerance = 1e-3 if precision == "fp32" else 3e-2
     assert metrics["loss"] == pytest.approx(outcome.result["test"]["loss"], rel=tolerance)
     assert metrics["accuracy"] == pytest.approx(outcome.result["test"]["accuracy"], abs=0.01)
@@ -126,8 +127,8 @@ def test_a_checkpoint_from_the_gpu_evaluates_on_the_cpu(
 )
 def test_a_step_never_waits_for_the_gpu(typed: list[str], tmp_path: Path) -> None:
     job = compose.compose([*typed, GPU])
-    made = parts.make(job)
-    batches = rehearsal.make_batches(made, made.data.load())
+    made = assemble.make(job)
+    batches = dry_run.make_batches(made, made.data.load())
     home = create(str(tmp_path / "run"), tmp_path, "run")
     whole = session.Session(job, made, batches, Console(io.StringIO()), home, Clock(time.perf_counter()), Stop(), True)
     mode: Any = torch.cuda.get_sync_debug_mode()

@@ -10,14 +10,16 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from dltrain import build, compose, parts, rehearsal, report, run
-from dltrain.checkpoint import Checkpoints
-from dltrain.compose import Job
-from dltrain.console import Console
+from dltrain.config import compose, instantiate
+from dltrain.config.compose import Job
 from dltrain.data.spec import Spec
 from dltrain.errors import ConfigError
+from dltrain.loggers.console import Console
+from dltrain.runs import assemble, dry_run, launch, report
+from dltrain.storage.checkpoints import Checkpoints
 
 CONF = compose.conf_dir()
+PACKAGE = CONF.parent / "dltrain"
 OPTIONS = {group.name: sorted(file.stem for file in group.glob("*.yaml")) for group in CONF.iterdir() if group.is_dir()}
 
 # What a person would say makes sense; new options must be entered here, or `test_every_option_is_known` fails.
@@ -114,14 +116,14 @@ def test_a_sensible_pair_trains_evaluates_saves_and_loads_back_equal(
 ) -> None:
     column = ["data.column=price"] if task == "regression" else []
     job = composed(model, data, task, small, "trainer.max_steps=2", f"hydra.run.dir={here}/run", "device=cpu", *column)
-    outcome = run.train(job, Console(), 0.0)
+    outcome = launch.train(job, Console(), 0.0)
     assert outcome.state == "finished"
     result = json.loads((here / "run" / "result.json").read_text())
-    again = parts.make(job)
+    again = assemble.make(job)
     assert result["steps"] == 2 * len(again.task.stages(again.model))
     checkpoints = Checkpoints(here / "run")
     again.model.load_state_dict(checkpoints.load("best.pt")["model"])
-    batches = rehearsal.make_batches(again, again.data.load())
+    batches = dry_run.make_batches(again, again.data.load())
     again.model.eval()
     with torch.inference_mode():
         evaluation = again.task.evaluate(again.model, batches["test"])
@@ -134,8 +136,8 @@ def test_a_sensible_pair_trains_evaluates_saves_and_loads_back_equal(
 )
 def test_one_batch_can_be_learned_by_heart(model: str, data: str, task: str, small: Callable[[str], list[str]]) -> None:
     column = ["data.column=price"] if task == "regression" else []
-    made = parts.make(composed(model, data, task, small, "device=cpu", *column))
-    whole = next(rehearsal.make_batches(made, made.data.load())["train"].epoch(0))
+    made = assemble.make(composed(model, data, task, small, "device=cpu", *column))
+    whole = next(dry_run.make_batches(made, made.data.load())["train"].epoch(0))
     batch = {name: value[:3] for name, value in whole.items()}
     optimizer = torch.optim.Adam(made.model.parameters(), lr=RATES.get(model, 3e-3))
     made.model.train()
@@ -156,7 +158,7 @@ def jobs_to_refuse(small: Callable[[str], list[str]]) -> Iterator[tuple[Job, Spe
     yaml = {(g, o): OmegaConf.load(CONF / g / f"{o}.yaml") for g in ("model", "task") for o in OPTIONS[g]}
     for data in OPTIONS["data"]:
         job = compose.compose(["model=mlp", *small(data)])
-        spec = build.build(parts.node(job, "data"), "data", job.allow).spec
+        spec = instantiate.build(assemble.node(job, "data"), "data", job.allow).spec
         for model, task in itertools.product(OPTIONS["model"], OPTIONS["task"]):
             if (model, data, task) in REFUSED:
                 job.config.model, job.config.task = yaml["model", model], yaml["task", task]
@@ -170,7 +172,7 @@ def test_every_other_pair_is_refused_and_told_what_fits(here: Path, small: Calla
     for job, spec, name in jobs_to_refuse(small):
         count += 1
         with pytest.raises(ConfigError) as caught:
-            parts.make_model(job, parts.make_task(job, spec)[1])
+            assemble.make_model(job, assemble.make_task(job, spec)[1])
         message = "\n".join(caught.value.problems)
         chosen = [f"{group}={option} " for group, option in zip(("model", "data", "task"), name.split(), strict=True)]
         assert sum(choice in message for choice in chosen) >= 2, message
@@ -183,12 +185,14 @@ def test_every_other_pair_is_refused_and_told_what_fits(here: Path, small: Calla
 def test_every_experiment_runs(name: str, here: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DLTRAIN_DATA", str(data_root))
     job = compose.compose([f"experiment={name}", "trainer.max_steps=2", "device=cpu", *SMALLER.get(name, [])])
-    assert run.train(job, Console(), 0.0).exit_code == 0
+    assert launch.train(job, Console(), 0.0).exit_code == 0
 
 
 def test_every_key_of_regularization_is_read_by_something() -> None:
     keys = set(OmegaConf.load(CONF / "regularization" / "none.yaml"))
     written = "".join(file.read_text() for file in CONF.rglob("*.yaml"))
-    code = "".join((Path(run.__file__).parent / name).read_text() for name in ("session.py", "optim.py", "parts.py"))
+    code = "".join(
+        (PACKAGE / name).read_text() for name in ("runs/session.py", "optim/optimizer.py", "runs/assemble.py")
+    )
     for key in keys:
         assert f"${{regularization.{key}}}" in written or f'"{key}"' in code or f"    {key}: " in code, key

@@ -21,7 +21,8 @@ import torch
 import yaml
 from hydra.utils import instantiate
 
-from dltrain import cli, folder
+from dltrain.cli import main
+from dltrain.storage import run_dir
 
 ROOT = Path(__file__).parent.parent
 TOUCH = "touch canary"
@@ -47,7 +48,7 @@ PAYLOADS: dict[str, dict[str, Any]] = {
     "torch.hub.load": {"repo_or_dir": ".", "model": "evil", "source": "local", "trust_repo": True},
     "torch.nn.modules.module.torch.load": {"f": "evil.pt", "weights_only": False},
     "torch.utils.data.datapipes.os.system": {"command": TOUCH},
-    "dltrain.folder.subprocess.getoutput": {"cmd": TOUCH},
+    "dltrain.storage.run_dir.subprocess.getoutput": {"cmd": TOUCH},
     "dltrain.models.recurrent.nn.modules.module.torch.load": {"f": "evil.pt", "weights_only": False},
     "hydra.utils.instantiate": {"config": {"_target_": "os.system", "command": TOUCH}},
     "hydra._internal.utils._run_hydra": {},
@@ -107,7 +108,7 @@ def as_words(value: Any) -> str:
 
 def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     """Run a command that is refused with a message; returns the message."""
-    assert cli.main(list(argv)) == 2, argv
+    assert main.main(list(argv)) == 2, argv
     said = capsys.readouterr().err
     assert said.startswith("dltrain: ") or "\ndltrain: " in said
     assert "Traceback" not in said
@@ -203,7 +204,7 @@ def test_what_is_refused_is_not_even_imported(trap: Path) -> None:
     script = f"""
 import sys
 from dltrain import cli, folder
-import dltrain.run, dltrain.sweep
+import dltrain.runs.launch, dltrain.sweeps.sweep
 names = ["evil.Model", "timeit.timeit", "runpy.run_path", "torch.utils.collect_env.run", "hydra.utils.instantiate"]
 modules = {{name.rpartition(".")[0] for name in names}} | {{name.split(".")[0] for name in names}}
 absent = modules - sys.modules.keys()
@@ -225,7 +226,7 @@ print(sorted(absent & sys.modules.keys()), set(codes), sorted(absent))
 def good_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
     folder = tmp_path_factory.mktemp("good")
-    assert cli.main(["model=lstm", "model.hidden=4", *SMALL, f"hydra.run.dir={folder / 'run'}"]) == 0
+    assert main.main(["model=lstm", "model.hidden=4", *SMALL, f"hydra.run.dir={folder / 'run'}"]) == 0
     return folder / "run"
 
 
@@ -242,12 +243,12 @@ VERBS = {
     "evaluate": ["evaluate", "sent"],
     "rerun": ["rerun", "sent"],
 }
-READERS = [words for verb, words in VERBS.items() if verb in cli.VERBS]
+READERS = [words for verb, words in VERBS.items() if verb in main.VERBS]
 
 
 def test_the_verbs_do_work_on_the_folder_that_nobody_touched(sent_run: Path) -> None:
     for words in READERS:
-        assert cli.main(words) == 0
+        assert main.main(words) == 0
 
 
 @pytest.mark.parametrize("target", PAYLOADS)
@@ -271,7 +272,7 @@ def test_a_payload_anywhere_in_a_run_folder_does_not_run(
     (sent_run / "job.yaml").write_text(yaml.safe_dump(content))
     for words in READERS:
         # Who only reads weights need not build an optimizer.
-        assert cli.main(words) == 2 or words[0] in ("predict", "evaluate"), words
+        assert main.main(words) == 2 or words[0] in ("predict", "evaluate"), words
         assert "Traceback" not in capsys.readouterr().err
 
 
@@ -335,7 +336,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(
     forged(sent_run, content())
     for words in READERS:
         if words[0] != "rerun":
-            assert cli.main(words) == 5, words
+            assert main.main(words) == 5, words
             said = capsys.readouterr().err
             assert "refused" in said
             assert "Traceback" not in said
@@ -354,7 +355,7 @@ def test_names_in_a_run_folder_do_not_lead_out_of_it(sent_run: Path, trap: Path)
     (sent_run / "job.yaml").write_text(yaml.safe_dump(content))
     before = set(trap.parent.rglob("*"))
     for words in READERS:
-        cli.main(words)
+        main.main(words)
     assert (trap / "mine.txt").read_text() == "mine"
     new = set(trap.parent.rglob("*")) - before
     assert all(path.is_relative_to(sent_run) or path.is_relative_to(trap / "outputs") for path in new), new
@@ -362,7 +363,7 @@ def test_names_in_a_run_folder_do_not_lead_out_of_it(sent_run: Path, trap: Path)
 
 @pytest.mark.parametrize("name", ["../../x-y", "/etc-x", "..-..", "a\x00b-\n", "x" * 500, "\U00020000" * 200])
 def test_a_name_is_never_a_path(trap: Path, name: str) -> None:
-    with contextlib.closing(folder.create(None, trap / "outputs", name)) as made:
+    with contextlib.closing(run_dir.create(None, trap / "outputs", name)) as made:
         assert made.path.parent.parent == trap / "outputs"
         assert made.path.is_dir()
 
@@ -401,7 +402,7 @@ def test_checkpoints_are_loaded_by_one_function() -> None:
         for line in file.read_text().splitlines()
         if re.search(r"\btorch\.load\(|\bfrom torch import .*\bload\b|\bfrom torch\.serialization\b", line)
     ]
-    assert [name for name, _ in calls] == ["checkpoint.py"]
+    assert [name for name, _ in calls] == ["checkpoints.py"]
     assert "weights_only=True" in calls[0][1]
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from dltrain.data.given import Given
+from dltrain.data.inputs import Given
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Source:
         prepare: Turns a batch of rows, already on the device, into what the task reads (``inputs``, ``targets``, ...).
             It works on any number of rows at once, each row by itself, and draws no random numbers.
         augment: Changes a prepared batch at random, in training only: ``augment(batch, keys)``, where ``keys`` (int64,
-            one per example) name the randomness of each example; see `dltrain.data.batches.uniform`.
+            one per example) name the randomness of each example; see `dltrain.data.loader.uniform`.
     """
 
     rows: Mapping[str, Tensor] | Files
@@ -141,8 +141,8 @@ class Data(Protocol):
     spec: Spec
     batch_size: int
     workers: int
-    # Optional: bad (`dltrain.data.bad.BadSamples`) and worker_timeout, in seconds; fitted, false where nothing is
-    # fitted to the training part, so that other examples of the same classes are seen in the same way.
+    # Optional: bad (`dltrain.data.bad_samples.BadSamples`) and worker_timeout, in seconds; fitted, false where nothing
+    # is fitted to the training part, so that other examples of the same classes are seen in the same way.
 
     def load(self) -> Splits:
         """Read everything and cut it into splits."""

@@ -7,16 +7,16 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from dltrain import charts
 from dltrain.errors import ConfigError, problem
-from dltrain.tasks import noise
-from dltrain.tasks.autoencoding import gathered
+from dltrain.metrics.mode_coverage import modes_found
+from dltrain.metrics.sample_quality import Quality
+from dltrain.plots import charts
+from dltrain.tasks import sampling
+from dltrain.tasks.autoencoder_base import gathered
 from dltrain.tasks.base import Batch, Evaluation, Loss, Shown, Stage, Task, Turn, Wish
-from dltrain.tasks.game import find_game, gradient_penalty
-from dltrain.tasks.modes import modes_found
-from dltrain.tasks.noise import in_rows
-from dltrain.tasks.quality import Quality
-from dltrain.tasks.scale import Scale
+from dltrain.tasks.gan_losses import find_game, gradient_penalty
+from dltrain.tasks.pixel_range import Scale
+from dltrain.tasks.sampling import in_rows
 from dltrain.tasks.told import classes_of
 
 MOST = 2_000  # examples that are judged: precision and recall compare each with each
@@ -118,7 +118,7 @@ class Adversarial(Task):
         real, labels = batch["inputs"], classes_of(batch)
         self._clip(model)
         with torch.no_grad():
-            fake = self.made(model, noise.fresh(model, real), labels)
+            fake = self.made(model, sampling.fresh(model, real), labels)
         # Before the scores: a compiled critic keeps what a spectral norm's next pass would change.
         slope = gradient_penalty(model, real, fake, labels) if self.penalty else None
         on_real, on_fake = self.said_of_both(model, real, fake, labels)
@@ -145,7 +145,7 @@ class Adversarial(Task):
     def generator_loss(self, model: nn.Module, batch: Batch) -> Loss:
         """The generator's loss: of the batch it reads the number of examples, and their classes."""
         real, labels = batch["inputs"], classes_of(batch)
-        fake = self.made(model, noise.fresh(model, real), labels)
+        fake = self.made(model, sampling.fresh(model, real), labels)
         return Loss(self.game.generator(said(model, fake, labels)), len(real))
 
     def made(self, model: nn.Module, drawn: Tensor, labels: Tensor | None) -> Tensor:
@@ -169,7 +169,7 @@ class Adversarial(Task):
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Made-up examples beside real ones of the same classes, and what the critic says of both."""
         real, labels = gathered(batches, MOST)
-        drawn = noise.fixed(model, len(real), Generator().manual_seed(0))
+        drawn = sampling.fixed(model, len(real), Generator().manual_seed(0))
         fake = in_rows(self.made, model, drawn, labels)
         on_real, on_fake = in_rows(said, model, real, labels), in_rows(said, model, fake, labels)
         figures = {
@@ -203,17 +203,17 @@ class Adversarial(Task):
             return self._plane(model, self.real)
         if not (self.scale.bounded and len(self.shape) == 3):
             return None
-        told = min(noise.classes_told(model), MOST_COLUMNS)
+        told = min(sampling.classes_told(model), MOST_COLUMNS)
         columns = told or COLUMNS
         rows = SHOWN // columns
-        drawn = noise.fixed(model, rows if told else rows * columns, Generator().manual_seed(1))
+        drawn = sampling.fixed(model, rows if told else rows * columns, Generator().manual_seed(1))
         drawn = drawn.repeat_interleave(told, 0) if told else drawn
-        pictures = in_rows(self.made, model, drawn, noise.spread(model, len(drawn), columns))
+        pictures = in_rows(self.made, model, drawn, sampling.spread(model, len(drawn), columns))
         return charts.samples(self.scale.unit(pictures), columns)
 
     def _plane(self, model: nn.Module, real: Tensor) -> Tensor:
-        drawn = noise.fixed(model, len(real), Generator().manual_seed(1))
-        fake = in_rows(self.made, model, drawn, noise.spread(model, len(real)))
+        drawn = sampling.fixed(model, len(real), Generator().manual_seed(1))
+        fake = in_rows(self.made, model, drawn, sampling.spread(model, len(real)))
         kinds = torch.arange(2).repeat_interleave(len(real))
         return charts.scatter(torch.cat([real, fake]), kinds, ["real", "made up"], "points")
 
@@ -223,7 +223,7 @@ class Adversarial(Task):
         Raises:
             ConfigError: When examples are given, or a class is wished for that the generator is not told.
         """
-        return self.scale.unit(in_rows(self.made, model, *noise.wished(model, wish)))
+        return self.scale.unit(in_rows(self.made, model, *sampling.wished(model, wish)))
 
     def _refuse(self, model: nn.Module) -> None:
         if not set(PARTS) <= set(getattr(model, "parts", ())):

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from dltrain.errors import ConfigError, problem
-from dltrain.tasks.quality import Network, Quality
+from dltrain.metrics.sample_quality import Network, Quality
 
 Batch = dict[str, Tensor]
 Line = dict[str, Any]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dltrain import draw
-from dltrain.metrics import Mean, confusion, macro_f1
+from dltrain.metrics.running import Mean, confusion, macro_f1
+from dltrain.plots import draw
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Shown, Task
 
 WORST = 16

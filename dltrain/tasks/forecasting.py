@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from dltrain import draw
-from dltrain.metrics import Mean
+from dltrain.metrics.running import Mean
+from dltrain.plots import draw
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Shown, Task
 from dltrain.tasks.regression import add_errors, find_loss, free, in_units, restore, rooted
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dltrain.errors import ConfigError, problem
-from dltrain.metrics import Mean
+from dltrain.metrics.running import Mean
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Shown, Task, Wish
 
 SAMPLE_TOKENS = 200

@@ -8,14 +8,14 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from dltrain import charts, draw
 from dltrain.errors import ConfigError, problem
-from dltrain.metrics import Mean
-from dltrain.tasks import gibbs
+from dltrain.metrics.running import Mean
+from dltrain.plots import charts, draw
+from dltrain.tasks import rbm
 from dltrain.tasks.base import Batch, Evaluation, Goal, Line, Loss, Shown, Stage, Turn, Wish
-from dltrain.tasks.boltzmann import DREAM, GLANCE, SHOWN, refuse_unknown
 from dltrain.tasks.classification import Classification
-from dltrain.tasks.scale import Scale
+from dltrain.tasks.contrastive_divergence import DREAM, GLANCE, SHOWN, refuse_unknown
+from dltrain.tasks.pixel_range import Scale
 
 
 class Layerwise(Classification):
@@ -68,7 +68,7 @@ class Layerwise(Classification):
         self.method, self.noise = method, noise
         self.cd_steps, self.persistent = cd_steps, persistent
         self.pretrain_epochs, self.pretrain_lr = pretrain_epochs, pretrain_lr
-        self.chains: list[gibbs.Chains] = []
+        self.chains: list[rbm.Chains] = []
 
     def facts(self) -> dict[str, Any]:
         """Units that the lowest layer reads, one per pixel; no outputs, which a model without layers would ask for."""
@@ -76,20 +76,20 @@ class Layerwise(Classification):
 
     # --- stages -----------------------------------------------------------------------------------------------------
 
-    def stages(self, model: gibbs.Machine) -> list[Stage]:
+    def stages(self, model: rbm.Machine) -> list[Stage]:
         """One for each layer, from below, and then one for the answer.
 
         Raises:
             ConfigError: For a model that has no such layers.
         """
         layers = layers_of(model)
-        self.chains = [gibbs.Chains(self.cd_steps, self.persistent) for _ in layers]
+        self.chains = [rbm.Chains(self.cd_steps, self.persistent) for _ in layers]
         upward = [p for layer in layers for p in layer.up.parameters()] + list(model.head.parameters())
         answer = Turn("train", upward, lambda batch, progress: self.loss(model, batch, progress))
         pretraining = [self._pretraining(layers, number) for number in range(len(layers))]
         return [*(pretraining if self.pretrain_epochs else []), Stage("fine_tuning", [answer])]
 
-    def _pretraining(self, layers: list[gibbs.Machine], number: int) -> Stage:
+    def _pretraining(self, layers: list[rbm.Machine], number: int) -> Stage:
         """The stage of one layer."""
         name = f"layer{number + 1}"
         learn = self._diverge if self.method == "contrastive_divergence" else self._denoise
@@ -98,22 +98,22 @@ class Layerwise(Classification):
         goal = Goal(f"reconstruction_{name}", "min", functools.partial(self._reconstruct, number), self._show_layers)
         return Stage(name, [turn], self.pretrain_epochs, "unlabelled", goal)
 
-    def _diverge(self, layers: list[gibbs.Machine], number: int, batch: Batch, progress: float) -> Loss:
+    def _diverge(self, layers: list[rbm.Machine], number: int, batch: Batch, progress: float) -> Loss:
         """Contrastive divergence of one layer."""
         loss = self.chains[number].loss(layers[number], self._below(layers, number, batch))
         return loss._replace(parts={f"free_energy_layer{number + 1}": loss.parts["free_energy"]})
 
-    def _denoise(self, layers: list[gibbs.Machine], number: int, batch: Batch, progress: float) -> Loss:
+    def _denoise(self, layers: list[rbm.Machine], number: int, batch: Batch, progress: float) -> Loss:
         """Cross-entropy between the units below and what is made of those that are left of them.
 
         Source: Vincent et al. 2010, section 3.3; masking noise, section 3.4.
         """
         whole = self._below(layers, number, batch)
         left = whole * (torch.rand_like(whole) >= self.noise)
-        return Loss(gibbs.reconstruction(layers[number], whole, left).mean(), len(whole))
+        return Loss(rbm.reconstruction(layers[number], whole, left).mean(), len(whole))
 
     @torch.no_grad()
-    def _below(self, layers: list[gibbs.Machine], number: int, batch: Batch) -> Tensor:
+    def _below(self, layers: list[rbm.Machine], number: int, batch: Batch) -> Tensor:
         """What a layer reads: probabilities of the units below it, which have learned and learn no more."""
         return upwards(layers[:number], self._unit(batch)["inputs"].flatten(1))
 
@@ -122,7 +122,7 @@ class Layerwise(Classification):
         mean, layers = Mean(), layers_of(model)
         for batch in batches:
             below = self._below(layers, number, batch)
-            mean.add(len(below), reconstruction=gibbs.reconstruction(layers[number], below).mean())
+            mean.add(len(below), reconstruction=rbm.reconstruction(layers[number], below).mean())
         return Evaluation({f"reconstruction_layer{number + 1}": mean.read()["reconstruction"]})
 
     # --- the answer -------------------------------------------------------------------------------------------------
@@ -144,20 +144,20 @@ class Layerwise(Classification):
 
     # --- what it makes up -------------------------------------------------------------------------------------------
 
-    def show(self, model: gibbs.Machine, evaluation: Evaluation) -> list[Shown]:
+    def show(self, model: rbm.Machine, evaluation: Evaluation) -> list[Shown]:
         """What a classifier shows, and the layers."""
         return [*super().show(model, evaluation), *self._show_layers(model, evaluation)]
 
-    def _show_layers(self, model: gibbs.Machine, evaluation: Evaluation) -> list[Shown]:
+    def _show_layers(self, model: rbm.Machine, evaluation: Evaluation) -> list[Shown]:
         """The lowest weights as filters, and what chains in the topmost layer have come to."""
         filters = draw.filters(layers_of(model)[0].up.weight.unflatten(1, self.shape))
         return [Shown("filters", filters), Shown("samples", self.frame(model))]
 
-    def frame(self, model: gibbs.Machine) -> Tensor:
+    def frame(self, model: rbm.Machine) -> Tensor:
         """What the network makes of chains in its topmost layer that always begin at the same noise."""
         return charts.samples(self._dream(model, SHOWN, GLANCE, Generator().manual_seed(0)))
 
-    def generate(self, model: gibbs.Machine, wish: Wish) -> Tensor:
+    def generate(self, model: rbm.Machine, wish: Wish) -> Tensor:
         """Pictures: 1,000 Gibbs steps in the topmost layer, and from there down; of given ones, up and down again.
 
         Fine-tuning changes the weights that they come from, so that they are worse than before it.
@@ -172,10 +172,10 @@ class Layerwise(Classification):
         top = upwards(layers, self.scale.unit(wish.given.to(wish.device)).flatten(1))
         return downwards(layers, top).unflatten(1, self.shape)
 
-    def _dream(self, model: gibbs.Machine, count: int, steps: int, noise: Generator) -> Tensor:
+    def _dream(self, model: rbm.Machine, count: int, steps: int, noise: Generator) -> Tensor:
         """Source: Hinton, Osindero and Teh 2006, section 3."""
         layers = layers_of(model)
-        return downwards(layers, gibbs.dream(layers[-1], count, steps, noise)).unflatten(1, self.shape)
+        return downwards(layers, rbm.dream(layers[-1], count, steps, noise)).unflatten(1, self.shape)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the persistent chains of each layer are."""
@@ -187,7 +187,7 @@ class Layerwise(Classification):
             chains.visible = visible
 
 
-def layers_of(model: nn.Module) -> list[gibbs.Machine]:
+def layers_of(model: nn.Module) -> list[rbm.Machine]:
     """The layers of a network, the lowest first, each with a way ``up`` and a way ``down``.
 
     Raises:
@@ -200,14 +200,14 @@ def layers_of(model: nn.Module) -> list[gibbs.Machine]:
     return layers
 
 
-def upwards(layers: list[gibbs.Machine], visible: Tensor) -> Tensor:
+def upwards(layers: list[rbm.Machine], visible: Tensor) -> Tensor:
     """Probabilities of the units above all of these layers."""
     for layer in layers:
         visible = layer.up(visible).float().sigmoid()
     return visible
 
 
-def downwards(layers: list[gibbs.Machine], hidden: Tensor) -> Tensor:
+def downwards(layers: list[rbm.Machine], hidden: Tensor) -> Tensor:
     """Probabilities of the units below all of these layers."""
     for layer in reversed(layers):
         hidden = layer.down(hidden).float().sigmoid()

@@ -8,8 +8,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from dltrain.errors import ConfigError, nearest, problem
-from dltrain.metrics import Components, Mean
-from dltrain.tasks.autoencoding import Autoencoding, Memory, decode, encode, gathered
+from dltrain.metrics.running import Components, Mean
+from dltrain.tasks.autoencoder_base import Autoencoding, Memory, decode, encode, gathered
 from dltrain.tasks.base import Batch, Evaluation, Loss, Wish
 from dltrain.tasks.told import classes_of
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dltrain.errors import ConfigError, nearest, problem
-from dltrain.metrics import Mean
+from dltrain.metrics.running import Mean
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Task
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -8,12 +8,12 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from dltrain import charts
 from dltrain.errors import ConfigError, nearest, problem
-from dltrain.metrics import Mean, Spread
-from dltrain.tasks.autoencoding import COLUMNS, REMADE, Autoencoding, Memory, classes_told, decode, encode
+from dltrain.metrics.running import Mean, Spread
+from dltrain.metrics.sample_quality import Quality
+from dltrain.plots import charts
+from dltrain.tasks.autoencoder_base import COLUMNS, REMADE, Autoencoding, Memory, classes_told, decode, encode
 from dltrain.tasks.base import Batch, Evaluation, Loss, Shown, Wish
-from dltrain.tasks.quality import Quality
 from dltrain.tasks.told import classes_of
 
 LIKELIHOODS = ("auto", "bernoulli", "gaussian")

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dltrain import cli
+from dltrain.cli import main
 from dltrain.data.fingerprint import WHOLE_BYTES, fingerprint
-from dltrain.data.image_folder import ImageFolder
 from dltrain.data.spec import Source, Splits
+from dltrain.datasets.image_folder import ImageFolder
 
 
 def of(**rows: Tensor) -> str:
@@ -132,7 +132,7 @@ def begun(own_files: dict[str, Path], folder: Path) -> tuple[Path, Path]:
     table = folder / "table.csv"
     shutil.copy(own_files["csv"], table)
     typed = ["model=mlp", "data=csv", f"data.path={table}", "data.column=kind", "device=cpu", "trainer.epochs=1"]
-    assert cli.main([*typed, f"hydra.run.dir={folder / 'run'}"]) == 0
+    assert main.main([*typed, f"hydra.run.dir={folder / 'run'}"]) == 0
     return folder / "run", table
 
 
@@ -145,7 +145,7 @@ def test_a_run_does_not_go_on_with_other_data_and_stays_as_it_was(
     table.write_text("\n".join(lines) + "\n")
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
     capsys.readouterr()
-    assert cli.main(["resume", str(run), "trainer.epochs=2"]) == 2
+    assert main.main(["resume", str(run), "trainer.epochs=2"]) == 2
     said = capsys.readouterr().err
     changed = [
         split for split in ("train", "val", "test") if f"data ({split}): expected what the run began with" in said
@@ -159,7 +159,7 @@ def test_a_run_goes_on_with_the_same_data_in_another_place(own_files: dict[str, 
     run, table = begun(own_files, tmp_path)
     steps = json.loads((run / "status.json").read_text())["step"]
     table.rename(tmp_path / "moved.csv")
-    assert cli.main(["resume", str(run), "trainer.epochs=2", f"data.path={tmp_path / 'moved.csv'}"]) == 0
+    assert main.main(["resume", str(run), "trainer.epochs=2", f"data.path={tmp_path / 'moved.csv'}"]) == 0
     assert json.loads((run / "status.json").read_text())["step"] == 2 * steps
 
 
@@ -169,12 +169,12 @@ def test_a_picture_of_another_size_needs_a_word_and_another_name_is_refused(
     root, run = tmp_path / "pictures", tmp_path / "run"
     shutil.copytree(own_files["image_folder"], root)
     typed = ["model=mlp", "data=image_folder", f"data.path={root}", "data.side=8", "device=cpu", "trainer.epochs=1"]
-    assert cli.main([*typed, f"hydra.run.dir={run}"]) == 0
+    assert main.main([*typed, f"hydra.run.dir={run}"]) == 0
     picture = sorted(root.rglob("*.png"))[0]
     picture.write_bytes(picture.read_bytes() + b"0")
-    assert cli.main(["resume", str(run), "trainer.epochs=2"]) == 2
+    assert main.main(["resume", str(run), "trainer.epochs=2"]) == 2
     assert "data.on_bad_sample=skip goes on" in capsys.readouterr().err
-    assert cli.main(["resume", str(run), "trainer.epochs=2", "data.on_bad_sample=skip"]) == 0
+    assert main.main(["resume", str(run), "trainer.epochs=2", "data.on_bad_sample=skip"]) == 0
     picture.rename(picture.with_name("other.png"))
-    assert cli.main(["resume", str(run), "trainer.epochs=3", "data.on_bad_sample=skip"]) == 2
+    assert main.main(["resume", str(run), "trainer.epochs=3", "data.on_bad_sample=skip"]) == 2
     assert "Files have other sizes" not in capsys.readouterr().err

@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
-from dltrain import draw
-from dltrain.data import text
 from dltrain.data.spec import Splits
+from dltrain.datasets import text
+from dltrain.plots import draw
 from dltrain.tasks import adversarial, classification, forecasting, language_modeling, layerwise, variational
 from dltrain.tasks.base import Batch, Evaluation, Loss, Shown, Stage
 

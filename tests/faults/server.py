@@ -19,9 +19,9 @@ from typing import Any, NoReturn
 
 # Whatever a command of the tests imports; what would start a thread must not be here.
 MODULES = (
-    *("sweep", "run", "report", "stored", "folder", "tracker"),
-    *("verbs.train", "verbs.resume", "models.feedforward", "models.recurrent", "models.convolutional", "models.gpt"),
-    *("data.digits", "data.series", "data.text", "data.image_folder", "data.cifar10", "schedule"),
+    *("sweeps.sweep", "runs.launch", "runs.report", "runs.job", "storage.run_dir", "loggers.tracker", "cli.train"),
+    *("cli.resume", "models.feedforward", "models.recurrent", "models.convolutional", "models.gpt", "datasets.digits"),
+    *("datasets.time_series", "datasets.text", "datasets.image_folder", "datasets.cifar10", "optim.schedules"),
     *("tasks.classification", "tasks.forecasting", "tasks.language_modeling"),
 )
 
@@ -72,7 +72,8 @@ def prepare() -> None:
     for name in MODULES:
         importlib.import_module(f"dltrain.{name}")
     importlib.import_module("numpy.random")
-    importlib.import_module("dltrain.compose").compose(["model=mlp", "data=digits"])  # Hydra looks for its plugins once
+    compose = importlib.import_module("dltrain.config.compose")
+    compose.compose(["model=mlp", "data=digits"])  # Hydra looks for its plugins once
     gc.collect()
     gc.freeze()
     tasks = Path("/proc/self/task")
@@ -158,7 +159,7 @@ def command(argv: list[str]) -> int:
     """`dltrain ARGV`, as its entry point calls it."""
     import time
 
-    from dltrain import cli
+    from dltrain.cli import main as cli
 
     cli.STARTED = time.perf_counter()
     return cli.main(argv)

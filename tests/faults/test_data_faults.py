@@ -16,10 +16,10 @@ from conftest import Child, Gate
 from pictures import BROKEN, command, paint
 from same import assert_same, lines
 
-from dltrain.data.bad import BadSamples
-from dltrain.data.batches import Batches
-from dltrain.data.image_folder import ImageFolder
-from dltrain.data.table import CsvTable
+from dltrain.data.bad_samples import BadSamples
+from dltrain.data.loader import Batches
+from dltrain.datasets.image_folder import ImageFolder
+from dltrain.datasets.table import CsvTable
 from dltrain.errors import ConfigError
 
 SKIP = "data.on_bad_sample=skip"

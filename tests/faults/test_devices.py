@@ -11,7 +11,7 @@ from conftest import Child, Gate
 from recipes import recipe
 from same import assert_same, checkpoints, know
 
-from dltrain.checkpoint import Checkpoints
+from dltrain.storage.checkpoints import Checkpoints
 
 ALLOW = "allow_targets=[gated]"
 COMPILE_S = 240

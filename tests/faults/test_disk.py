@@ -11,7 +11,7 @@ from conftest import Child, Gate
 from recipes import recipe
 from same import assert_same, leftovers, sha256, status
 
-from dltrain.checkpoint import Checkpoints
+from dltrain.storage.checkpoints import Checkpoints
 
 ALLOW = "allow_targets=[gated]"
 NO_RIGHTS = 77

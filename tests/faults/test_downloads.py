@@ -24,9 +24,9 @@ import pytest
 from mirror import Mirror, archive, md5, mnist, serving
 from torchvision import datasets
 
-from dltrain.data.cifar10 import CIFAR10
-from dltrain.data.mnist import MNIST
-from dltrain.data.npz import Npz
+from dltrain.datasets.cifar10 import CIFAR10
+from dltrain.datasets.mnist import MNIST
+from dltrain.datasets.npz import Npz
 from dltrain.errors import ConfigError
 
 # A process of its own that downloads from a mirror: argv is the root, the mirror and the archives' hashes.
@@ -34,7 +34,7 @@ DOWNLOAD = """
 import json, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell has started in the background ignores it
 from torchvision import datasets
-from dltrain.data.mnist import MNIST
+from dltrain.datasets.mnist import MNIST
 root, url, resources = sys.argv[1:]
 datasets.MNIST.mirrors, datasets.MNIST.resources = [url], json.loads(resources)
 print(len(MNIST(root=root, download=True).load().test))

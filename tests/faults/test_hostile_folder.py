@@ -10,7 +10,7 @@ import pytest
 from conftest import Child, Server
 from omegaconf import OmegaConf
 
-from dltrain.data.given import Given
+from dltrain.data.inputs import Given
 from dltrain.errors import ConfigError
 
 RUN = ["model=mlp", "data=digits", "device=cpu", "trainer.max_steps=2"]

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from dltrain import cli
+from dltrain.cli import main
 
 RUN = ["model=mlp", "data=digits", "model.hidden=8", "device=cpu"]
 
@@ -23,7 +23,7 @@ RUN = ["model=mlp", "data=digits", "model.hidden=8", "device=cpu"]
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two steps."""
     folder = tmp_path_factory.mktemp("trained") / "run"
-    assert cli.main([*RUN, "trainer.max_steps=2", f"hydra.run.dir={folder}"]) == 0
+    assert main.main([*RUN, "trainer.max_steps=2", f"hydra.run.dir={folder}"]) == 0
     return folder
 
 
@@ -133,7 +133,7 @@ def test_a_state_of_another_form_is_refused_in_one_line(
 ) -> None:
     forge(sent, change)
     more = ["trainer.max_steps=4"] if verb == "resume" else []
-    assert cli.main([verb, str(sent), *more]) in ((5,) if verb == "resume" else (0, 2, 5))
+    assert main.main([verb, str(sent), *more]) in ((5,) if verb == "resume" else (0, 2, 5))
     assert "Traceback" not in capsys.readouterr().err
 
 
@@ -159,7 +159,7 @@ def test_weights_that_a_library_finds_in_its_cache_are_loaded_as_data_only(
     content = yaml.safe_load((sent / "job.yaml").read_text())
     content["config"]["model"] = {"_target_": "torchvision.models.squeezenet1_1", "weights": "DEFAULT"}
     (sent / "job.yaml").write_text(yaml.safe_dump(content))
-    assert cli.main(["evaluate", str(sent)]) == 2
+    assert main.main(["evaluate", str(sent)]) == 2
     said = capsys.readouterr().err
     assert "model: squeezenet1_1 refuses these values" in said and "Traceback" not in said
     assert not (tmp_path / "canary").exists()
@@ -172,11 +172,11 @@ def test_weights_that_a_library_finds_in_its_cache_are_loaded_as_data_only(
 @pytest.mark.parametrize(
     ("group", "target"),
     [
-        ("data", "dltrain.data.fetching.fetch"),
-        ("data", "dltrain.data.arguments.folder"),
+        ("data", "dltrain.datasets.download.fetch"),
+        ("data", "dltrain.data.checks.folder"),
         ("model", "torchvision.models.list_models"),
         ("model", "torchvision.models.get_model"),
-        ("model", "dltrain.schedule.Constant"),
+        ("model", "dltrain.optim.schedules.Constant"),
         ("task", "torch.nn.Identity"),
         ("optimizer", "torch.nn.Identity"),
     ],
@@ -187,7 +187,7 @@ def test_a_target_does_what_its_place_asks_for_and_nothing_else(
     content = yaml.safe_load((sent / "job.yaml").read_text())
     content["config"][group]["_target_"] = target
     (sent / "job.yaml").write_text(yaml.safe_dump(content))
-    assert cli.main(["resume", str(sent), "trainer.max_steps=4"]) == 2
+    assert main.main(["resume", str(sent), "trainer.max_steps=4"]) == 2
     said = capsys.readouterr().err
     assert f"{group}._target_: expected a" in said and target in said and "Traceback" not in said
 
@@ -204,6 +204,6 @@ def test_no_picture_is_handed_to_another_program(
     (programs / "gs").chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     (tmp_path / "page.png").write_text(PAGE)
-    assert cli.main(["predict", str(sent), str(tmp_path / "page.png")]) == 2
+    assert main.main(["predict", str(sent), str(tmp_path / "page.png")]) == 2
     assert "not a picture" in capsys.readouterr().err
     assert not (tmp_path / "canary").exists()

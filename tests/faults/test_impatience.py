@@ -11,8 +11,8 @@ from conftest import Child, Gate
 from recipes import recipe
 from same import assert_same, lines, status, whole
 
-from dltrain.checkpoint import Checkpoints
-from dltrain.stop import GRACE_S
+from dltrain.storage.checkpoints import Checkpoints
+from dltrain.training.signals import GRACE_S
 
 ALLOW = "allow_targets=[gated]"
 

@@ -14,7 +14,7 @@ from conftest import Child, Gate
 from recipes import SHAPE, recipe
 from same import assert_same, steps, whole
 
-from dltrain.checkpoint import Checkpoints
+from dltrain.storage.checkpoints import Checkpoints
 
 ALLOW = "allow_targets=[gated]"
 KILLS = 20

@@ -9,7 +9,7 @@ from conftest import Child
 from omegaconf import OmegaConf
 from PIL import Image
 
-from dltrain.checkpoint import Checkpoints
+from dltrain.storage.checkpoints import Checkpoints
 
 COMMON = ["model=mlp", "model.hidden=16", "data=digits", "device=cpu", "trainer.eval_every=10", "trainer.epochs=null"]
 

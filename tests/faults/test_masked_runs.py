@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from dltrain import cli, masking
+from dltrain import redaction
+from dltrain.cli import main
 
 SMALL = ["data=digits", "device=cpu", "trainer.max_steps=2"]
 OWN = ["--config-dir", "my_conf", "allow_targets=[pooled]", "model=pooled"]
@@ -40,9 +41,9 @@ class Pooled(MLP):
 @pytest.fixture(autouse=True)
 def nothing_known() -> Iterator[None]:
     """What one test taught is no secret of the next."""
-    masking.forget()
+    redaction.forget()
     yield
-    masking.forget()
+    redaction.forget()
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def run(*typed: str) -> int:
     """A command as a shell calls it."""
     before, sys.argv = sys.argv, ["dltrain", *typed]
     try:
-        return cli.main()
+        return main.main()
     finally:
         sys.argv = before
 

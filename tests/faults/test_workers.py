@@ -25,9 +25,9 @@ from conftest import Child, Gate
 from pictures import command, paint
 from same import assert_same, status, whole
 
-from dltrain.checkpoint import Checkpoints
-from dltrain.data.batches import Batches
-from dltrain.data.image_folder import ImageFolder
+from dltrain.data.loader import Batches
+from dltrain.datasets.image_folder import ImageFolder
+from dltrain.storage.checkpoints import Checkpoints
 
 Run = Callable[..., Child]
 

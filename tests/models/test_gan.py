@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dltrain.average import Average
 from dltrain.errors import ConfigError
-from dltrain.models.adversarial import DCGAN, GAN, Adversaries
+from dltrain.models.gan import DCGAN, GAN, Adversaries
+from dltrain.optim.ema import Average
 
 
 def pictures(height: int = 28, width: int = 28, channels: int = 1, hidden: int = 4, **rest: object) -> DCGAN:

@@ -13,21 +13,22 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dltrain import compose, parts, rehearsal, run, trained
-from dltrain import device as devices
-from dltrain.checkpoint import Checkpoints
-from dltrain.console import Console
-from dltrain.data.batches import Batch
+from dltrain.config import compose
+from dltrain.data.loader import Batch
 from dltrain.errors import ConfigError
-from dltrain.judge import look, measure
-from dltrain.models.adversarial import DCGAN, GAN
+from dltrain.loggers.console import Console
+from dltrain.metrics.mode_coverage import modes_found
 from dltrain.models.feedforward import MLP
+from dltrain.models.gan import DCGAN, GAN
+from dltrain.runs import assemble, dry_run, inference, launch
+from dltrain.storage.checkpoints import Checkpoints
 from dltrain.tasks.adversarial import Adversarial, told_apart
 from dltrain.tasks.base import Task, Wish
-from dltrain.tasks.game import GAMES, find_game, gradient_penalty
-from dltrain.tasks.modes import modes_found
-from dltrain.tasks.noise import between
-from dltrain.turns import Moment, Turns
+from dltrain.tasks.gan_losses import GAMES, find_game, gradient_penalty
+from dltrain.tasks.sampling import between
+from dltrain.training import device as devices
+from dltrain.training.evaluation import look, measure
+from dltrain.training.step import Moment, Turns
 
 RING = {"shape": [2], "classes": 8, "class_names": [str(n) for n in range(8)]}
 PICTURE = {"shape": [1, 8, 8], "low": [-0.5], "high": [1.5], "classes": 3}
@@ -55,9 +56,9 @@ def on_cpu(model: nn.Module) -> devices.Device:
     return devices.choose("cpu", "fp32", False, False, False, model)
 
 
-def made_of(*typed: str) -> tuple[compose.Job, parts.Parts]:
+def made_of(*typed: str) -> tuple[compose.Job, assemble.Parts]:
     job = compose.compose([*typed, "trainer.log_every=1", "trainer.epochs=1"])
-    return job, parts.make(job)
+    return job, assemble.make(job)
 
 
 # What each turn may change -------------------------------------------------------------------------------------------
@@ -83,9 +84,9 @@ def test_a_turn_changes_its_own_parameters_and_leaves_weights_and_gradients_of_t
 ) -> None:
     job, made = made_of(*TURNS[kind], f"device.compile={str(compiled).lower()}")
     (stage,) = made.task.stages(made.model)
-    turns = Turns(functools.partial(parts.make_optimizer, job, made), made.plan, made.device, 64, Console())
+    turns = Turns(functools.partial(assemble.make_optimizer, job, made), made.plan, made.device, 64, Console())
     turns.begin(stage, 10)
-    batches = rehearsal.make_batches(made, made.data.load())["train"].epoch(0)
+    batches = dry_run.make_batches(made, made.data.load())["train"].epoch(0)
     group = [next(batches) for _ in range(made.plan.accumulate)]
     critic, generator = list(made.model.critic.parameters()), list(made.model.generator.parameters())
     for turn, own, others in zip(stage.turns, (critic, generator), (generator, critic), strict=True):
@@ -334,7 +335,7 @@ def test_modes_are_counted_as_on_paper() -> None:
 
 
 def test_real_points_cover_every_mode_and_a_class_without_points_is_none() -> None:
-    ring = parts.make(compose.compose(["model=gan", "data=ring", "device=cpu"])).data.load()
+    ring = assemble.make(compose.compose(["model=gan", "data=ring", "device=cpu"])).data.load()
     train, val = ring.train.rows, ring.val.rows  # type: ignore[union-attr]
     found = modes_found(val["inputs"], val["targets"], train["inputs"][:2000], 8)
     assert found["modes"] == 8 and found["high_quality"] > 0.98 and found["coverage"] > 0.98
@@ -426,8 +427,8 @@ def test_as_many_are_generated_as_asked_for_on_the_way_too(count: int) -> None:
 def test_a_conditional_generator_makes_the_class_it_is_asked_for(tmp_path: Path) -> None:
     typed = ["experiment=ring_gan", "model.conditional=true", "trainer.max_steps=400", "model.hidden=64"]
     job = compose.compose([*typed, "trainer.eval_every=400", "device=cpu", f"hydra.run.dir={tmp_path / 'run'}"])
-    assert run.train(job, Console(), 0.0).state == "finished"
-    found = trained.rebuild(trained.remade(job), tmp_path / "run", "best.pt").parts
+    assert launch.train(job, Console(), 0.0).state == "finished"
+    found = inference.rebuild(inference.remade(job), tmp_path / "run", "best.pt").parts
     for mode in (0, 3, 6):
         made = look(
             lambda model, mode=mode: found.task.generate(model, wish(200, label=mode)), found.model, found.device
@@ -439,11 +440,11 @@ def test_a_conditional_generator_makes_the_class_it_is_asked_for(tmp_path: Path)
 def test_the_averaged_generator_is_what_is_evaluated_and_kept(tmp_path: Path) -> None:
     typed = ["model=gan", "data=ring", *SMALL, "trainer.max_steps=30", "regularization.average=0.9"]
     job = compose.compose([*typed, f"hydra.run.dir={tmp_path / 'run'}"])
-    assert run.train(job, Console(), 0.0).state == "finished"
+    assert launch.train(job, Console(), 0.0).state == "finished"
     result = json.loads((tmp_path / "run" / "result.json").read_text())["test"]
     state, figures = Checkpoints(tmp_path / "run").load("best.pt"), {}
-    made = parts.make(job)
-    batches = rehearsal.make_batches(made, made.data.load())["test"]
+    made = assemble.make(job)
+    batches = dry_run.make_batches(made, made.data.load())["test"]
     for name, weights in (("average", state["average"]["model"]), ("model", state["model"])):
         made.model.load_state_dict(weights)
         figures[name] = measure(made.task.evaluate, made.model, batches, made.device).metrics

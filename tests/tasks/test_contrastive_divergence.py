@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch import Generator, nn
 
-from dltrain import compose, parts, rehearsal, run
-from dltrain.console import Console
+from dltrain.config import compose
 from dltrain.errors import ConfigError
-from dltrain.models.boltzmann import RBM
-from dltrain.tasks import gibbs
+from dltrain.loggers.console import Console
+from dltrain.models.rbm import RBM
+from dltrain.runs import assemble, dry_run, launch
+from dltrain.tasks import rbm
 from dltrain.tasks.base import Batch, Wish
-from dltrain.tasks.boltzmann import ContrastiveDivergence
+from dltrain.tasks.contrastive_divergence import ContrastiveDivergence
 
 CPU = torch.device("cpu")
 
@@ -63,23 +64,23 @@ def states(count: int, units: int, seed: int = 0) -> torch.Tensor:
 def test_the_free_energy_sums_over_all_hidden_states() -> None:
     made = machine()
     wanted = -np.log(unnormalised(made).sum(1))
-    found = gibbs.free_energy(made, torch.tensor(all_states(6)).float())
+    found = rbm.free_energy(made, torch.tensor(all_states(6)).float())
     np.testing.assert_allclose(found.detach(), wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("visible", "hidden"), [(6, 4), (4, 6), (5, 5)])
 def test_the_partition_function_sums_over_all_states(visible: int, hidden: int) -> None:
     made = machine(visible, hidden)
-    assert gibbs.log_partition(made).item() == pytest.approx(np.log(unnormalised(made).sum()), abs=1e-4)
+    assert rbm.log_partition(made).item() == pytest.approx(np.log(unnormalised(made).sum()), abs=1e-4)
 
 
 def test_a_sum_of_many_states_is_taken_in_parts() -> None:
     made = machine(40, 13)
-    assert gibbs.CHUNK < 2**13
+    assert rbm.CHUNK < 2**13
     weight, b, c = numbers(made)
     h = all_states(13)
     terms = h @ c + np.logaddexp(0, h @ weight.T + b).sum(1)
-    assert gibbs.log_partition(made).item() == pytest.approx(np.logaddexp.reduce(terms), rel=1e-5)
+    assert rbm.log_partition(made).item() == pytest.approx(np.logaddexp.reduce(terms), rel=1e-5)
 
 
 def test_the_pseudo_likelihood_of_few_units_is_exact() -> None:
@@ -91,19 +92,19 @@ def test_the_pseudo_likelihood_of_few_units_is_exact() -> None:
         flipped = x.copy()
         flipped[:, unit] = 1 - flipped[:, unit]
         wanted = wanted + np.log(sigmoid(energy(flipped) - energy(x)))
-    found = gibbs.pseudo_log_likelihood(made, v, Generator().manual_seed(0))
+    found = rbm.pseudo_log_likelihood(made, v, Generator().manual_seed(0))
     np.testing.assert_allclose(found.detach(), wanted, rtol=1e-4)
 
 
 def test_the_pseudo_likelihood_of_many_units_is_estimated_without_bias() -> None:
     made, v, noise = machine(20, 4), states(3, 20), Generator().manual_seed(0)
-    exact = gibbs.pseudo_log_likelihood(made, v, noise) * 0
-    energy = gibbs.free_energy(made, v)
+    exact = rbm.pseudo_log_likelihood(made, v, noise) * 0
+    energy = rbm.free_energy(made, v)
     for unit in range(20):
         flipped = v.clone()
         flipped[:, unit] = 1 - flipped[:, unit]
-        exact = exact + nn.functional.logsigmoid(gibbs.free_energy(made, flipped) - energy)
-    draws = torch.stack([gibbs.pseudo_log_likelihood(made, v, noise) for _ in range(400)]).detach()
+        exact = exact + nn.functional.logsigmoid(rbm.free_energy(made, flipped) - energy)
+    draws = torch.stack([rbm.pseudo_log_likelihood(made, v, noise) for _ in range(400)]).detach()
     assert draws.std(0).min() > 0
     torch.testing.assert_close(draws.mean(0), exact.detach(), rtol=0.05, atol=0.1)
 
@@ -112,7 +113,7 @@ def test_the_pseudo_likelihood_of_many_units_is_estimated_without_bias() -> None
 def test_gibbs_chains_come_to_the_distribution_of_the_machine(noise: Generator | None) -> None:
     made = machine(3, 2, seed=1)
     torch.manual_seed(0)
-    found = gibbs.gibbs(made, states(20_000, 3), 30, noise)
+    found = rbm.gibbs(made, states(20_000, 3), 30, noise)
     numbers_of = (found @ torch.tensor([4.0, 2.0, 1.0])).long()
     shares = torch.bincount(numbers_of, minlength=8) / 20_000
     wanted = unnormalised(made).sum(1)
@@ -159,7 +160,7 @@ def test_the_update_of_cd_is_the_formula(steps: int) -> None:
 
 def test_persistent_chains_go_on_where_they_were() -> None:
     made = machine()
-    chains, first, second = gibbs.Chains(1, persistent=True), states(5, 6), states(3, 6, seed=1)
+    chains, first, second = rbm.Chains(1, persistent=True), states(5, 6), states(3, 6, seed=1)
     torch.manual_seed(7)
     once = chain(made, first.double().numpy(), 1)
     twice = chain(made, once, 1)
@@ -173,7 +174,7 @@ def test_persistent_chains_go_on_where_they_were() -> None:
 
 
 def test_chains_that_do_not_persist_remember_nothing() -> None:
-    chains = gibbs.Chains(1, persistent=False)
+    chains = rbm.Chains(1, persistent=False)
     chains.loss(machine(), states(5, 6))
     assert chains.visible is None
 
@@ -218,8 +219,8 @@ def test_likelihood_rises_and_is_measured_exactly(bars: Callable[..., list[str]]
     job = compose.compose(
         bars("trainer.epochs=100", "optimizer/schedule=cosine", "trainer.eval_every=20 epochs", *more)
     )
-    start = exact_nll(parts.make(job).model.state_dict())
-    outcome = run.train(job, Console(), 0.0)
+    start = exact_nll(assemble.make(job).model.state_dict())
+    outcome = launch.train(job, Console(), 0.0)
     assert outcome.exit_code == 0
     last = torch.load(outcome.folder / "checkpoints" / "last.pt", weights_only=True)
     said = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
@@ -235,8 +236,8 @@ def test_likelihood_rises_and_is_measured_exactly(bars: Callable[..., list[str]]
 def test_evaluation_pictures_and_dreams_repeat_and_leave_torchs_random_numbers_alone(
     bars: Callable[..., list[str]],
 ) -> None:
-    made = parts.make(compose.compose(bars("task.persistent=true")))
-    batches = rehearsal.make_batches(made, made.data.load())
+    made = assemble.make(compose.compose(bars("task.persistent=true")))
+    batches = dry_run.make_batches(made, made.data.load())
     wish = lambda: Wish(5, Generator().manual_seed(3), CPU)  # noqa: E731
     with torch.inference_mode():
         before = torch.get_rng_state()
@@ -255,8 +256,8 @@ def test_evaluation_pictures_and_dreams_repeat_and_leave_torchs_random_numbers_a
 
 def test_a_trained_machine_dreams_of_its_patterns_and_repairs_them(bars: Callable[..., list[str]]) -> None:
     job = compose.compose(bars("trainer.epochs=100", "task.cd_steps=5", "data.validation=0"))
-    outcome = run.train(job, Console(), 0.0)
-    made = parts.make(job)
+    outcome = launch.train(job, Console(), 0.0)
+    made = assemble.make(job)
     made.model.load_state_dict(torch.load(outcome.folder / "checkpoints" / "last.pt", weights_only=True)["model"])
     with torch.inference_mode():
         dreams = made.task.generate(made.model, Wish(200, Generator().manual_seed(0), CPU)).flatten(1).round()
@@ -284,13 +285,13 @@ def test_a_model_that_is_no_machine_is_refused() -> None:
 
 def test_data_without_black_and_white_are_refused() -> None:
     with pytest.raises(ConfigError, match="Data that fit"):
-        parts.make(compose.compose(["model=rbm", "data=timeseries", "task=contrastive_divergence", "device=cpu"]))
+        assemble.make(compose.compose(["model=rbm", "data=timeseries", "task=contrastive_divergence", "device=cpu"]))
 
 
 def test_likelihoods_do_not_suffer_from_bfloat16(bars: Callable[..., list[str]]) -> None:
-    made = parts.make(compose.compose(bars()))
+    made = assemble.make(compose.compose(bars()))
     nn.init.normal_(made.model.up.weight, std=0.5)
-    batches: list[Batch] = list(rehearsal.make_batches(made, made.data.load())["val"])
+    batches: list[Batch] = list(dry_run.make_batches(made, made.data.load())["val"])
     score = functools.partial(made.task.evaluate, made.model, batches)
     with torch.inference_mode():
         exact = score().metrics["nll"]

@@ -9,9 +9,9 @@ import torch
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 from torch import Tensor, nn
 
-from dltrain.data.batches import Batches
-from dltrain.data.given import Given
-from dltrain.data.series import TimeSeries
+from dltrain.data.inputs import Given
+from dltrain.data.loader import Batches
+from dltrain.datasets.time_series import TimeSeries
 from dltrain.errors import ConfigError
 from dltrain.tasks.forecasting import Forecasting, naive_forecasts
 

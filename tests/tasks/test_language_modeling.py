@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.text import Perplexity
 
-from dltrain.data.text import Characters
+from dltrain.datasets.text import Characters
 from dltrain.errors import ConfigError
 from dltrain.tasks.language_modeling import SAMPLE_TOKENS, LanguageModeling, generate
 

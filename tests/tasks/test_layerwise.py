@@ -11,10 +11,11 @@ import torch
 from torch import Generator, nn
 from torch.nn import functional as F
 
-from dltrain import compose, parts, rehearsal, run
-from dltrain.console import Console
+from dltrain.config import compose
 from dltrain.errors import ConfigError
-from dltrain.models.boltzmann import DBN
+from dltrain.loggers.console import Console
+from dltrain.models.rbm import DBN
+from dltrain.runs import assemble, dry_run, launch
 from dltrain.tasks.base import Wish
 from dltrain.tasks.classification import Classification
 from dltrain.tasks.layerwise import Layerwise
@@ -25,22 +26,22 @@ EPOCH = -(-1299 // 64)  # steps of an epoch of the digits, with and without labe
 State = dict[str, torch.Tensor]
 
 
-def trained(folder: Path, *more: str) -> tuple[run.Outcome, parts.Parts]:
+def trained(folder: Path, *more: str) -> tuple[launch.Outcome, assemble.Parts]:
     """A run of three layers, with a checkpoint of every epoch."""
     job = compose.compose([*SMALL, "trainer.keep_last=99", f"hydra.run.dir={folder / 'run'}", *more])
-    outcome = run.train(job, Console(), 0.0)
+    outcome = launch.train(job, Console(), 0.0)
     assert outcome.exit_code == 0
-    return outcome, parts.make(job)
+    return outcome, assemble.make(job)
 
 
-def last_of_each_stage(outcome: run.Outcome) -> list[State]:
+def last_of_each_stage(outcome: launch.Outcome) -> list[State]:
     """The weights at the end of each stage."""
     files = sorted((outcome.folder / "checkpoints").glob("step-*.pt"))
     found = [torch.load(file, weights_only=True) for file in files]
     return list({state["loop"]["stage"]: state["model"] for state in found}.values())
 
 
-def lines(outcome: run.Outcome, split: str) -> list[dict[str, Any]]:
+def lines(outcome: launch.Outcome, split: str) -> list[dict[str, Any]]:
     said = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
     return [line for line in said if line["split"] == split]
 
@@ -73,7 +74,7 @@ def test_the_stages_read_all_examples_without_labels_and_then_those_with_labels(
     outcome, made = trained(tmp_path)
     stages = made.task.stages(made.model)
     assert [stage.data for stage in stages] == ["unlabelled"] * 3 + ["train"]
-    batches = rehearsal.make_batches(made, made.data.load())
+    batches = dry_run.make_batches(made, made.data.load())
     assert batches["train"].examples == 40 and batches["unlabelled"].examples == 1299
     assert {frozenset(batch) for batch in batches["unlabelled"].epoch(0)} == {frozenset({"inputs"})}
     assert outcome.result["steps"] == 3 * 2 * EPOCH + 2 * 1

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from dltrain import compose, parts, rehearsal, run
-from dltrain.console import Console
-from dltrain.data.gates import GATES, INPUTS
+from dltrain.config import compose
+from dltrain.datasets.gates import GATES, INPUTS
+from dltrain.loggers.console import Console
+from dltrain.runs import assemble, dry_run, launch
 from dltrain.tasks.perceptron_rule import PerceptronRule
 
 ROSENBLATT = ["model=perceptron", "task=perceptron_rule", "optimizer=sgd", "optimizer.lr=1", "data.batch_size=1"]
@@ -19,16 +20,16 @@ ROSENBLATT += ["device=cpu", "trainer.log_every=1000"]
 DIVIDED = ["and", "or", "nand", "nor"]
 
 
-def trained(folder: Path, *more: str) -> tuple[run.Outcome, parts.Parts]:
+def trained(folder: Path, *more: str) -> tuple[launch.Outcome, assemble.Parts]:
     job = compose.compose([*ROSENBLATT, f"hydra.run.dir={folder / 'run'}", *more])
-    outcome = run.train(job, Console(), 0.0)
+    outcome = launch.train(job, Console(), 0.0)
     assert outcome.exit_code == 0
-    return outcome, parts.make(job)
+    return outcome, assemble.make(job)
 
 
-def examples(made: parts.Parts, epochs: int) -> list[tuple[np.ndarray, int]]:
+def examples(made: assemble.Parts, epochs: int) -> list[tuple[np.ndarray, int]]:
     """The training examples in the order of the run, each with a 1 for the bias."""
-    batches = rehearsal.make_batches(made, made.data.load())["train"]
+    batches = dry_run.make_batches(made, made.data.load())["train"]
     found = [batch for epoch in range(epochs) for batch in batches.epoch(epoch)]
     return [(np.append(b["inputs"].flatten().double().numpy(), 1.0), int(b["targets"])) for b in found]
 
@@ -39,7 +40,7 @@ def weights(state: dict[str, torch.Tensor]) -> np.ndarray:
     return torch.cat([weight, bias[:, None]], 1).numpy()
 
 
-def last(outcome: run.Outcome) -> np.ndarray:
+def last(outcome: launch.Outcome) -> np.ndarray:
     return weights(torch.load(outcome.folder / "checkpoints" / "last.pt", weights_only=True)["model"])
 
 
@@ -153,5 +154,5 @@ def test_from_zero_weights_novikoffs_bound_holds(gate: str) -> None:
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_two_layers_solve_xor(seed: int, tmp_path: Path) -> None:
     mine = ["model=mlp", "data=gates", "data.gate=xor", "trainer.epochs=100", "device=cpu", f"seed={seed}"]
-    outcome = run.train(compose.compose([*mine, f"hydra.run.dir={tmp_path / 'run'}"]), Console(), 0.0)
+    outcome = launch.train(compose.compose([*mine, f"hydra.run.dir={tmp_path / 'run'}"]), Console(), 0.0)
     assert outcome.result["test"]["accuracy"] == 1

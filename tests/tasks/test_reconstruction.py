@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dltrain.errors import ConfigError
-from dltrain.metrics import Components
+from dltrain.metrics.running import Components
 from dltrain.models.autoencoders import ConvAutoencoder, DenseAutoencoder
 from dltrain.tasks.base import Wish
 from dltrain.tasks.reconstruction import Reconstruction, sparseness, squared_jacobian

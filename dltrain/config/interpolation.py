@@ -1,0 +1,77 @@
+"""What a configuration refers to: values elsewhere in it, and variables of the environment, some of them secret."""
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
+
+from dltrain import redaction, secret_names
+from dltrain.config import schema, validation
+from dltrain.errors import ConfigError, problem
+
+FACT = re.compile(r"\$\{spec\.(\w+)")
+# ${oc.env:MY_${...}}, and the same with a resolver whose own name is put together: which variable it is nobody sees.
+ASSEMBLED = re.compile(r"\$\{\s*oc\.env\s*:[^,}]*\$\{|\$\{[^{}:]*\$\{[^{}]*\}[^{}:]*:")
+
+
+def unresolvable(written: dict[str, Any]) -> Iterator[str]:
+    """What refers to nothing, to itself or to a value that does not fit; facts of the data are there later.
+
+    Args:
+        written: A configuration as plain Python, interpolations as they are written.
+    """
+    whole = OmegaConf.create({**written, "spec": dict.fromkeys(FACT.findall(str(written)))})
+    for key, value in validation.leaves(written):
+        if isinstance(value, str) and "${" in value:
+            try:
+                found = OmegaConf.select(whole, key)
+                # Of the environment everything comes as text, which is no number.
+                if "oc." in value and not OmegaConf.is_config(found) and (mistake := schema.check(key, found)):
+                    yield mistake
+            except (OmegaConfBaseException, RecursionError) as error:
+                reason = re.sub(r"^.*while resolving interpolation: ", "", str(error).split("\n")[0])
+                yield problem(key, "a value", value, f"{reason.rstrip('.')}.")
+
+
+def refuse_assembled(content: Any, file: Path) -> None:
+    """Refuse variables of the environment whose names are put together: a folder could ask for any secret unseen.
+
+    Raises:
+        ConfigError: Naming the keys.
+    """
+    found = [(key, text) for key, text in validation.leaves(content) if ASSEMBLED.search(str(text))]
+    if found:
+        expected = f"${{oc.env:NAME}} with a name that stands there in {file}"
+        raise ConfigError(*(problem(key, expected, text) for key, text in found))
+
+
+def learn_secrets(config: DictConfig, written: dict[str, Any]) -> None:
+    """Know what lies behind names that say that it is secret, of keys or of variables, as far as it can be told yet.
+
+    Args:
+        config: A configuration.
+        written: The same as plain Python, interpolations as they are written.
+    """
+    OmegaConf.register_new_resolver("oc.env", variable, replace=True)  # what is resolved later is heard of, too
+    for key, value in validation.leaves(written):
+        text = str(value)
+        refers = "${" in text and secret_names.refers_to_secret(text)
+        if not (refers or redaction.is_secret(key) or "oc.env" in text or "://" in text):
+            continue
+        with suppress(OmegaConfBaseException, RecursionError):
+            found = OmegaConf.select(config, key)
+            redaction.learn(found, key)
+            if refers:
+                redaction.learn(found, text if redaction.is_secret(text) else "secret", key)
+
+
+def variable(name: str, *default: Any) -> Any:
+    """What ``${oc.env:NAME}`` stands for; a secret is known from here on, in whichever way its name came about."""
+    value = oc.env(name, *default)
+    redaction.learn(value, "secret" if secret_names.is_secret_variable(str(name)) else "")
+    return value

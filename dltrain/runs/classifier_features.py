@@ -1,0 +1,142 @@
+"""Looking at pictures through a trained classifier: its last hidden layer, by which made-up pictures are judged."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dltrain.config import instantiate
+from dltrain.config.compose import Job
+from dltrain.data.spec import Data, Spec
+from dltrain.errors import CheckpointError, ConfigError, problem
+from dltrain.runs import job as stored
+from dltrain.runs.assemble import Parts, make_model, make_task, node
+from dltrain.storage.checkpoint_format import MISFIT, weights_of
+from dltrain.storage.checkpoints import BEST, Checkpoints
+from dltrain.tasks.classification import Classification
+from dltrain.tasks.pixel_range import Scale
+
+KEY = "task.features"
+
+
+class Features(nn.Module):
+    """A classifier that says what its last linear layer reads, besides what it makes of it; it never learns.
+
+    Args:
+        classifier: The trained model.
+        scale: What black and white are to it.
+        name: Which run it is of, and how good it is.
+
+    Shape:
+        - Input: (B, channels, height, width), from 0 (black) to 1 (white)
+        - Output: features (B, F) and logits (B, classes)
+    """
+
+    def __init__(self, classifier: nn.Module, scale: Scale, name: str) -> None:
+        super().__init__()
+        self.classifier, self.scale, self.name = classifier, scale, name
+        self.read: Tensor | None = None
+        layers = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
+        if not layers:
+            raise ValueError("it has no linear layer")
+        layers[-1].register_forward_pre_hook(self._keep)
+        self.eval().requires_grad_(False)
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """One pass gives both."""
+        logits = self.classifier(self.scale.standard(pictures))
+        read, self.read = self.read, None
+        if read is None or read.dim() != 2 or logits.dim() != 2:
+            raise ValueError("its last linear layer does not see each picture once")
+        return read.float(), logits.float()
+
+    def _keep(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.read = inputs[0]
+
+
+def attach(parts: Parts, allow: tuple[str, ...]) -> None:
+    """Let a task that judges examples see them through the run that its configuration names, if it names one.
+
+    Args:
+        parts: What a run is made of.
+        allow: Module prefixes that this command trusts.
+
+    Raises:
+        ConfigError: Naming task.features, when that is no classifier of such pictures.
+    """
+    folder = parts.config["task"].get("features")
+    if folder is None or parts.task.quality is None:
+        return
+    device = parts.device.device
+    # Making a model draws random numbers, which are not to change those of the run.
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
+        network = load(str(folder), parts.data.spec, allow)
+    parts.task.look_through(network.to(device))
+
+
+def load(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> Features:
+    """The classifier of a run, with the weights that did best.
+
+    Args:
+        folder: The run's.
+        spec: Facts of the pictures that it is to see.
+        allow: Module prefixes that this command trusts.
+
+    Raises:
+        ConfigError: Naming task.features.
+    """
+    path = _found(folder)
+    try:
+        job = stored.load(path, allow)
+        data: Data = instantiate.build(node(job, "data"), "data", allow)
+        task, facts = make_task(job, data.spec)
+        if not isinstance(task, Classification):
+            raise ConfigError(_refused("with the task classification", type(task).__name__.lower(), path))
+        refuse_other_pictures(data.spec, spec, path)
+        model = make_model(job, facts)
+        model.load_state_dict(weights_of(Checkpoints(path).load(BEST)))
+        network = Features(model, Scale(data.spec.low, data.spec.high), name_of(path, job))
+        network(torch.zeros(2, *(spec.shape or ())))
+        return network
+    except (ConfigError, CheckpointError) as error:
+        raise ConfigError(*(p if p.startswith(KEY) else f"{KEY}: {path}: {p}" for p in error.problems)) from error
+    except MISFIT as error:  # the weights do not fit, or the model is not such a classifier
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigError(_refused("whose model ends in a linear layer", reason, path)) from error
+
+
+def refuse_other_pictures(theirs: Spec, ours: Spec, path: Path) -> None:
+    """Refuse a classifier of something else.
+
+    Raises:
+        ConfigError: Saying what it reads.
+    """
+    if ours.low is None:
+        raise ConfigError(problem(KEY, "null, as these data are no pictures from black to white", path))
+    if theirs.shape != ours.shape or theirs.low is None:
+        wanted, read = ("x".join(map(str, spec.shape or ())) for spec in (ours, theirs))
+        raise ConfigError(_refused(f"that tells pictures of {wanted} apart", f"one of {read}", path))
+
+
+def name_of(path: Path, job: Job) -> str:
+    """Which run the features are of, and its accuracy on its own test split."""
+    name = f"{job.choices['model']}-{job.choices['data']}/{path.resolve().name}"
+    try:
+        return f"{name} (accuracy {json.loads((path / 'result.json').read_text())['test']['accuracy']:.3g})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return name
+
+
+def _found(folder: str) -> Path:
+    if folder == "latest":
+        raise ConfigError(problem(KEY, "the folder of a run", folder, "Another run will be the latest one tomorrow."))
+    try:
+        return stored.find(folder)
+    except ConfigError as error:
+        lines = (line.partition(":")[2].replace(", or latest,", ",") for line in error.problems)
+        raise ConfigError(*(f"{KEY}:{line}" for line in lines)) from None
+
+
+def _refused(wanted: str, got: str, path: Path) -> str:
+    return problem(KEY, f"the folder of a run {wanted}", got, f"It is {path}.")

@@ -1,0 +1,105 @@
+"""What a model made up, as a file: a grid of pictures, a picture of points, a moving picture, or the numbers."""
+
+import csv
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dltrain.data.spec import Spec
+from dltrain.errors import ConfigError, problem
+from dltrain.loggers import film
+from dltrain.plots import charts
+
+COLUMNS = 8  # of a grid, unless it would be more than twice as high as wide
+MOVING = 224  # the side that the pictures of a GIF are enlarged to, about
+PACE, LAST = 120, 1000  # milliseconds that one is shown, and the last
+
+
+class Made(NamedTuple):
+    """What a model made up.
+
+    Args:
+        examples: As `Task.generate` gives them.
+        given: Those of which they were made, one for each, in the same form; or None.
+        ways: They lead from one to another, in rows of eight.
+    """
+
+    examples: Tensor
+    given: Tensor | None = None
+    ways: bool = False
+
+
+Encode = Callable[[Made], bytes]
+
+
+def encoders(spec: Spec) -> dict[str, Encode]:
+    """How examples of data with these facts can be kept: ending of a file's name -> what makes its content."""
+    shape = spec.shape or ()
+    if len(shape) == 3 and spec.low is not None:
+        return {".png": _grid, ".gif": _moving, ".npy": _array}
+    if shape == (2,):
+        return {".png": _points, ".csv": _table, ".npy": _array}
+    return {".csv": _table, ".npy": _array} if len(shape) == 1 else {".npy": _array}
+
+
+def encoded(made: Made, path: Path, spec: Spec) -> bytes:
+    """The content of a file of this name.
+
+    Raises:
+        ConfigError: When such examples cannot be kept in such a file.
+    """
+    fitting = encoders(spec)
+    if path.suffix.lower() not in fitting:
+        shape = "x".join(map(str, spec.shape or ()))
+        raise ConfigError(problem("--out", f"a file ending in {' or '.join(fitting)} for examples of {shape}", path))
+    return fitting[path.suffix.lower()](made)
+
+
+def _grid(made: Made) -> bytes:
+    """Pictures side by side; what was made of given ones below them."""
+    count = len(made.examples)
+    if made.given is None:
+        return film.png(charts.samples(made.examples, COLUMNS if made.ways else max(COLUMNS, math.isqrt(count // 2))))
+    columns = min(COLUMNS, count)
+    rows = zip(made.given.split(columns), made.examples.split(columns), strict=True)
+    wide = [_filled(row, columns) for pair in rows for row in pair]
+    return film.png(charts.samples(torch.cat(wide), columns))
+
+
+def _filled(row: Tensor, columns: int) -> Tensor:
+    """A row of a grid, filled up with white."""
+    return torch.cat([row, row.new_ones(columns - len(row), *row.shape[1:])])
+
+
+def _moving(made: Made) -> bytes:
+    """One picture after the other; what was made of given ones beside them."""
+    each = made.examples[:, None] if made.given is None else torch.stack([made.given, made.examples], 1)
+    return film.gif([film.image(charts.samples(pictures, tile=MOVING)) for pictures in each], PACE, LAST)
+
+
+def _points(made: Made) -> bytes:
+    title = f"{len(made.examples):,} points"
+    if made.given is None:
+        return film.png(charts.scatter(made.examples, None, (), title))
+    kinds = torch.arange(2).repeat_interleave(len(made.examples))
+    return film.png(charts.scatter(torch.cat([made.given, made.examples]), kinds, ("given", "made of them"), title))
+
+
+def _array(made: Made) -> bytes:
+    file = io.BytesIO()
+    np.save(file, made.examples.numpy(), allow_pickle=False)
+    return file.getvalue()
+
+
+def _table(made: Made) -> bytes:
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(f"x{column}" for column in range(1, made.examples.shape[1] + 1))
+    writer.writerows([f"{value:.9g}" for value in row] for row in made.examples.tolist())
+    return lines.getvalue().encode()

@@ -1,0 +1,201 @@
+"""A run's folder becomes its trained model again, with the data that it was trained on."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from yaml import YAMLError
+
+from dltrain import redaction
+from dltrain.config.compose import Job
+from dltrain.data.fingerprint import fingerprint
+from dltrain.data.inputs import Given
+from dltrain.data.loader import Batches
+from dltrain.data.spec import Inputs, Source, Splits
+from dltrain.errors import CheckpointError, ConfigError, problem
+from dltrain.runs import provenance
+from dltrain.runs.assemble import Parts, make
+from dltrain.runs.dry_run import batches_of
+from dltrain.storage import safe_read
+from dltrain.storage.checkpoint_format import MISFIT, weights_of
+from dltrain.storage.checkpoints import BEST, Checkpoints
+from dltrain.tasks.base import Evaluation
+from dltrain.training.evaluation import measure
+
+LARGE = 1e6
+
+
+@dataclass
+class Trained:
+    """A model with trained weights, and what it was trained with.
+
+    Args:
+        parts: Data, task and device, and the model in evaluation mode.
+        splits: The run's own data, whose ``prepare`` knows what was fitted on them.
+        step: Optimizer steps of the checkpoint.
+        notes: What a user should know about it.
+    """
+
+    parts: Parts
+    splits: Splits
+    step: int
+    notes: tuple[str, ...] = ()
+
+    def predict(self, given: Given, asked: Mapping[str, Any]) -> Iterator[list[dict[str, Any]]]:
+        """The lines about what a user brings, some at a time.
+
+        Args:
+            given: What the user brings.
+            asked: Further arguments of `Task.predict`.
+
+        Raises:
+            ConfigError: When the turn comes of something that cannot be read.
+        """
+        for piece in self.parts.data.inputs(given):
+            lines = self._lines(piece, given.batch, asked)
+            yield [{**name, **plain(line)} for name, line in zip(piece.names, lines, strict=True)]
+
+    def evaluate(self, split: str) -> Evaluation:
+        """The figures of a split: ``test``, ``val``, or ``train`` without augmentation and with all that tests have."""
+        batches = unchanged(self.parts, self.splits, split)
+        try:
+            return measure(self.parts.task.evaluate, self.parts.model, batches, self.parts.device)
+        finally:
+            batches.close()
+
+    def _lines(self, piece: Inputs, batch_size: int, asked: Mapping[str, Any]) -> list[dict[str, Any]]:
+        parts = self.parts
+        source = Source(piece.rows, self.splits.test.prepare)
+        batches = Batches(source, batch_size, parts.device.device, channels_last=parts.device.channels_last)
+        with torch.inference_mode(), parts.device.autocast():
+            return [line for batch in batches for line in parts.task.predict(parts.model, batch, **asked)]
+
+
+def remade(job: Job) -> Parts:
+    """What a run was made of, before its data are read.
+
+    Args:
+        job: What the run's folder says, with what may be changed.
+
+    Raises:
+        ConfigError: When the run's data are no longer where it found them, or something else is wrong with the job.
+    """
+    with own_data():
+        return make(job)
+
+
+def rebuild(parts: Parts, path: Path, name: str, own: bool = False) -> Trained:
+    """The trained model of a run.
+
+    Args:
+        parts: What the run was made of.
+        path: The run's folder.
+        name: Of the checkpoint: ``best.pt``, ``last.pt`` or a file's.
+        own: Refuse data that are not those the run was trained on, instead of saying so.
+
+    Raises:
+        ConfigError: When the run's data cannot be read, or are others.
+        CheckpointError: When the checkpoint is missing, damaged, or of another model.
+    """
+    with own_data():
+        splits = parts.data.load()
+    skipping = own and parts.config["data"].get("on_bad_sample") == "skip"
+    others = ", ".join(provenance.other_splits(path, fingerprint(splits), skipping))
+    if others and own and getattr(parts.data, "fitted", True):
+        hint = "Scales and classes come from them; data.path= or data.root= says where they are now"
+        other = f"dltrain predict {path} INPUT says what the model makes of other data"
+        raise ConfigError(problem(f"data ({others})", "those the run was trained on", "others", f"{hint}. {other}."))
+    refuse_other_classes(parts, path)
+    fitted = "; scales and names come from them" * getattr(parts.data, "fitted", True)
+    notes = (f"data ({others}): not those it was trained on{fitted}",) if others else ()
+    return Trained(parts, splits, restore(parts, path, name), notes)
+
+
+def refuse_other_classes(parts: Parts, path: Path) -> None:
+    """Refuse data whose classes have other names than those that the model has learned.
+
+    Raises:
+        ConfigError: With both.
+    """
+    try:
+        config = yaml.safe_load(safe_read.plain_yaml(path / "config.yaml"))
+    except (OSError, ValueError, YAMLError):
+        return  # the folder does not say
+    known, now = (safe_read.named(found, "task").get("class_names") for found in (config, parts.config))
+    if known and known != now and redaction.MASK not in str(known):
+        raise ConfigError(problem("data (classes)", " ".join(map(str, known)), " ".join(map(str, now or ()))))
+
+
+def unchanged(parts: Parts, splits: Splits, split: str) -> Batches:
+    """The batches of a split as evaluation takes them: in order, whole, without augmentation."""
+    source = Source(getattr(splits, split).rows, splits.test.prepare)
+    return batches_of(parts, source, 2 * parts.data.batch_size)
+
+
+def restore(parts: Parts, path: Path, name: str) -> int:
+    """Give a model the weights of a run's checkpoint, ready to be asked; the step they are of.
+
+    Raises:
+        CheckpointError: When the checkpoint is missing, damaged, or of another model.
+    """
+    saved = Checkpoints(path)
+    try:
+        state = saved.load(name)
+    except CheckpointError as error:
+        if not any(saved.path.glob("*.pt")):
+            ways = f"dltrain resume {path} goes on with the run, dltrain rerun {path} begins it anew"
+            raise CheckpointError(f"{path}: no checkpoint was written yet. {ways}") from None
+        other = "best" if name != BEST else "last"
+        there = (saved.path / saved.named(f"{other}.pt")).is_file()
+        raise CheckpointError(*error.problems, *([f"Another one may do: --checkpoint {other}"] * there)) from None
+    load_weights(parts, state, path / "checkpoints" / name)
+    parts.model.eval()
+    return state["loop"]["step"]
+
+
+@contextmanager
+def own_data() -> Iterator[None]:
+    """Data that are not found meanwhile are the run's own: say why they are needed."""
+    try:
+        yield
+    except ConfigError as error:
+        if not any(line.startswith("data.") for line in error.problems):
+            raise
+        needed = "The run's own data are read again, since scales and names come from them"
+        where = f"data: {needed}; data.path=... or data.root=... says where they are now."
+        raise ConfigError(*error.problems, where) from error
+
+
+def load_weights(parts: Parts, state: dict[str, Any], file: Path) -> None:
+    """Take the weights of a checkpoint that count: the averaged ones where there are some.
+
+    Raises:
+        CheckpointError: When they do not fit the model.
+    """
+    try:
+        parts.model.load_state_dict(weights_of(state))
+        parts.task.load_state_dict(state["task"])
+    except MISFIT as error:
+        wrong = str(error).splitlines()[:2] or [type(error).__name__]
+        reason = " ".join(line.strip() for line in wrong)
+        raise CheckpointError(f"{file}: refused, it does not fit this model: {reason}") from None
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON can say it: what is no number is null.
+
+    Nine digits name a float32 exactly; of a large number, whose small moves may matter, a float64 is named.
+    """
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        digits = 9 if abs(value) < LARGE else 15
+        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+    return value

@@ -1,0 +1,190 @@
+"""What a run says about itself: what it is, at the start, and what came of it, at the end."""
+
+import math
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dltrain import redaction
+from dltrain.config.compose import Job
+from dltrain.data.loader import Batches
+from dltrain.loggers.console import Console, count, duration
+from dltrain.loggers.tracker import Tracker
+from dltrain.runs import provenance
+from dltrain.runs.assemble import Parts
+from dltrain.tasks.base import Evaluation, Task
+from dltrain.training import device as devices
+from dltrain.training.loop import Loop
+from dltrain.training.state import Clock
+
+SHOWN_MISTAKES = 3
+
+
+@dataclass
+class Report:
+    """Words and figures of one run.
+
+    Args:
+        job: What was asked for.
+        parts: What it is made of.
+        batches: Split -> its batches.
+        console: Where to say it.
+        folder: The run's folder.
+        alone: The run is not part of a sweep, whose table is the command's result.
+    """
+
+    job: Job
+    parts: Parts
+    batches: dict[str, Batches]
+    console: Console
+    folder: Path
+    alone: bool
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that the model consists of."""
+        return sum(p.numel() for p in self.parts.model.parameters())
+
+    @property
+    def bad(self) -> list[str]:
+        """The examples that could not be read and were left out."""
+        return self.batches["train"].bad.found
+
+    def announce(self, steps: int) -> None:
+        """Say what will run."""
+        parts, choices = self.parts, self.job.choices
+        sizes = ", ".join(
+            f"{count(self.batches[s].examples)} {s}" for s in ("train", "val", "test") if s in self.batches
+        )
+        self.console.start(
+            "",
+            {
+                "model": f"{choices['model']}, {count(self.parameters)} parameters",
+                "data": f"{choices['data']}: {sizes}",
+                "task": f"{choices['task']}, {count(steps)} steps of {parts.data.batch_size}",
+                "device": parts.device.describe(),
+                "folder": str(self.folder),
+            },
+        )
+        for note in parts.notes:
+            self.console.say(note)
+
+    def explain(self, tracker: Tracker) -> None:
+        """Keep configuration and command in TensorBoard."""
+        tracker.text("config", f"```yaml\n{(self.folder / 'config.yaml').read_text()}\n```")
+        tracker.text("command", f"`{command(self.job)}`")
+
+    def result(self, loop: Loop, clock: Clock, evaluation: Evaluation) -> dict[str, Any]:
+        """What is kept in ``result.json``."""
+        device, state = self.parts.device, loop.state
+        return finite(
+            {
+                "metric": loop.task.metric,
+                "best": {"step": state.best_step, loop.task.metric: state.best},
+                "test": evaluation.metrics,
+                "baselines": evaluation.baselines,
+                **seen_through(loop.task, evaluation),
+                "steps": state.step,
+                "epochs": loop.epoch,
+                "stopped_early": state.stopped_early,
+                "out_of_time": loop.out_of_time,
+                "skipped_steps": loop.turns.skipped,
+                "examples_at_a_time": loop.turns.at_a_time,
+                "seconds": clock.seconds(),
+                "training_seconds": clock.training(),
+                "samples_per_second": clock.examples / max(clock.training(), 1e-9),
+                "seconds_to_first_step": clock.to_first_step(),
+                "bad_samples": len(self.bad),
+                "peak_memory_mb": devices.peak_memory_mb(device.device),
+                "parameters": self.parameters,
+                "device": device.device.type,
+                "precision": device.precision,
+            }
+        )
+
+    def show(self, result: dict[str, Any]) -> None:
+        """The table at the end."""
+        table(self.console, result["test"], result["baselines"], self.alone)
+        if "features" in result:
+            self.console.say(comparable(result["features"]))
+        self.console.say(f"{duration(result['seconds'])} in all, {count(int(result['samples_per_second']))} samples/s")
+        if self.bad:
+            self.console.say(f"{count(len(self.bad))} examples could not be read and were left out:")
+            for mistake in self.bad[:SHOWN_MISTAKES]:
+                self.console.say(f"  {mistake}")
+        self.console.say(f"run          {self.folder}")
+        self.console.say(f"tensorboard --logdir {shlex.quote(str(self.folder))}")
+
+    def choices(self) -> dict[str, Any]:
+        """What tells this run from others in TensorBoard's HParams tab."""
+        words = map(redaction.masked_word, self.job.overrides)
+        typed = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
+        chosen = {**{k: v for k, v in self.job.choices.items() if v}, "seed": self.parts.config["seed"]}
+        chosen["optimizer.lr"] = self.parts.config["optimizer"].get("lr")
+        return {k: v for k, v in {**typed, **redaction.masked(chosen)}.items() if not k.startswith("hydra.")}
+
+
+def command(job: Job) -> str:
+    """The command that repeats a run."""
+    dirs = [word for name in job.config_dirs for word in ("--config-dir", redaction.hidden(name))]
+    return shlex.join(["dltrain", *dirs, *map(redaction.masked_word, job.overrides)])
+
+
+def environment(job: Job, parts: Parts) -> dict[str, Any]:
+    """What a run is, for those who list it, and what it depends on besides its configuration."""
+    return {
+        "choices": job.choices,
+        "metric": {"name": parts.task.metric, "better": parts.task.better},
+        **provenance.surroundings(parts.device.describe()),
+        "processor": f"{provenance.processor()}, {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+        "code": provenance.code(job.allow),
+        "data": parts.fingerprint,
+    }
+
+
+def table(
+    console: Console,
+    metrics: dict[str, float],
+    baselines: dict[str, dict[str, float]],
+    results: bool = True,
+    split: str = "test",
+) -> None:
+    """Metrics of one split beside naive methods; with ``results`` on standard output."""
+    rows = [[split, *map(number, metrics.values())]]
+    rows += [[name, *[number(values.get(m)) for m in metrics]] for name, values in baselines.items()]
+    console.table("", ["", *metrics], rows, results=results)
+    if metrics.get("skill") is not None and baselines:
+        console.say(skill(metrics["skill"], baselines))
+
+
+def seen_through(task: Task, evaluation: Evaluation) -> dict[str, str]:
+    """By which features made-up examples were judged, where they were."""
+    judged = task.quality is not None and not evaluation.metrics.keys().isdisjoint(task.quality.figures)
+    return {"features": task.quality.name} if task.quality is not None and judged else {}
+
+
+def comparable(features: str) -> str:
+    """With what scores of made-up examples can be compared, in a sentence."""
+    return f"frechet, precision and recall by {features}; FID, by a network of ImageNet, cannot be compared with them"
+
+
+def skill(gain: float, baselines: dict[str, dict[str, float]]) -> str:
+    """Whether a forecaster beats knowing nothing, in a sentence."""
+    best = min(baselines, key=lambda name: baselines[name]["mae"])
+    return f"MAE is {abs(gain):.1%} {'below' if gain >= 0 else 'above'} the best naive forecast ({best})"
+
+
+def number(value: float | None) -> str:
+    """Four significant digits."""
+    return "" if value is None else f"{value:.4g}"
+
+
+def finite(value: Any) -> Any:
+    """``value`` with null for numbers that JSON cannot say."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

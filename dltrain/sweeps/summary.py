@@ -1,0 +1,130 @@
+"""What came of a sweep: a row for each job, in ``summary.csv``, ``summary.json`` and on the screen."""
+
+import csv
+import io
+import json
+import shlex
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dltrain import redaction
+from dltrain.loggers.console import Console, duration
+from dltrain.storage import run_dir, safe_read
+from dltrain.storage.atomic import write_whole
+
+# How a job ended that would end so again.
+DONE = ("finished", "diverged", "out_of_memory")
+
+
+@dataclass
+class Row:
+    """One job of a sweep, as the summary tells it."""
+
+    job: int
+    choices: dict[str, str]
+    state: str
+    metric: str = ""
+    value: float | None = None
+    test: dict[str, float | None] = field(default_factory=dict)
+    seconds: float = 0.0
+    folder: str = ""
+    error: str | None = None
+
+    def take(self, result: dict[str, Any]) -> None:
+        """What ``result.json`` says; a metric that is no finite number is null there."""
+        self.metric = str(result.get("metric", ""))
+        found = safe_read.named(result, "test").items()
+        self.test = {name: value if safe_read.is_number(value) else None for name, value in found}
+        self.value = self.test.get(self.metric)
+
+
+def kept(number: int, chosen: dict[str, str], path: Path) -> Row | None:
+    """The row of a job that an earlier command has brought to its end, or None if there is something left to do."""
+    status = run_dir.status_of(path)
+    if status.get("state") not in DONE:
+        return None
+    error = status.get("error")
+    row = Row(number, chosen, status["state"], folder=str(path), error=None if error is None else str(error))
+    result = safe_read.content(path / "result.json")
+    row.take(result)
+    took = [earlier_seconds(path.parent, number), result.get("seconds")]
+    row.seconds = next((seconds for seconds in took if safe_read.is_number(seconds)), 0.0)
+    return row if result or row.state != "finished" else None
+
+
+def earlier_seconds(home: Path, number: int) -> Any:
+    """How long a job took, as an earlier summary says; None where it does not."""
+    rows = safe_read.content(home / "summary.json").get("jobs")
+    known = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    return next((row.get("seconds") for row in known if row.get("job") == number), None)
+
+
+def write(home: Path, rows: list[Row], swept: list[str]) -> None:
+    """``summary.csv`` and ``summary.json``, rewritten after every job so that nothing is lost."""
+    metrics = dict.fromkeys(name for row in rows for name in row.test)
+    heads = ["job", *swept, "state", *[f"{name}/test" for name in metrics], "seconds", "folder", "error"]
+    text = io.StringIO()
+    table = csv.DictWriter(text, heads, extrasaction="ignore")
+    table.writeheader()
+    for row in rows:
+        tested = {f"{name}/test": value for name, value in row.test.items()}
+        table.writerow({**vars(row), **row.choices, **tested, "seconds": f"{row.seconds:.3f}"})
+    write_whole(home / "summary.csv", redaction.hidden(text.getvalue()).encode(errors="backslashreplace"))
+    content = redaction.masked({"jobs": [vars(row) for row in rows], "over_seeds": over_seeds(rows, swept)})
+    write_whole(home / "summary.json", json.dumps(content, indent=2).encode())
+
+
+def report(console: Console, rows: list[Row], swept: list[str], home: Path) -> None:
+    """The table of all jobs, what seeds add up to, and every failure."""
+    metric = f"{next((row.metric for row in rows if row.metric), 'metric')} (test)"
+    table = [
+        [str(row.job), *row.choices.values(), value(row), row.state, duration(row.seconds), Path(row.folder).name]
+        for row in rows
+    ]
+    console.table("sweep", ["job", *swept, metric, "state", "time", "folder"], table, results=True)
+    groups = over_seeds(rows, swept)
+    if groups:
+        others = [key for key in swept if key != "seed"]
+        lines = [[*g["choices"].values(), show(g["mean"]), show(g["deviation"]), str(g["seeds"])] for g in groups]
+        console.table("over seeds", [*others, metric, "deviation", "seeds"], lines, results=True)
+    for row in rows:
+        if row.error:
+            console.error([f"job {row.job} {row.state}: {row.error}"])
+    console.say(f"summary      {home / 'summary.csv'}")
+    console.say(f"tensorboard --logdir {shlex.quote(str(home))}")
+
+
+def over_seeds(rows: list[Row], swept: list[str]) -> list[dict[str, Any]]:
+    """Mean and deviation of the metric over seeds, for jobs that differ in nothing else; empty without several seeds.
+
+    The deviation is that of a sample, and unknown of a single one.
+    """
+    if "seed" not in swept:
+        return []
+    found: dict[tuple[tuple[str, str], ...], list[float]] = defaultdict(list)
+    for row in rows:
+        key = tuple((k, v) for k, v in row.choices.items() if k != "seed")
+        if row.value is not None:
+            found[key].append(row.value)
+    return [
+        {
+            "choices": dict(key),
+            "mean": statistics.fmean(values),
+            "deviation": statistics.stdev(values) if len(values) > 1 else None,
+            "seeds": len(values),
+        }
+        for key, values in found.items()
+    ]
+
+
+def value(row: Row) -> str:
+    """The metric of a job; one that ended well with a metric that is no finite number says so."""
+    return "not finite" if row.state == "finished" and row.value is None else show(row.value)
+
+
+def show(number: float | None) -> str:
+    """Four significant digits."""
+    return "" if number is None else f"{number:.4g}"

@@ -1,0 +1,204 @@
+"""A sweep: every combination of the values given, one after the other in one process, and a table at the end."""
+
+import contextlib
+import gc
+import re
+import shlex
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from dltrain import redaction
+from dltrain.config.compose import Job
+from dltrain.errors import Refusal
+from dltrain.loggers.console import Console
+from dltrain.storage import run_dir
+from dltrain.sweeps import sweep_dir
+from dltrain.sweeps.summary import Row, kept, report, write
+from dltrain.training.signals import NAMES, Stop, Stopped
+
+INTERRUPTED = "interrupted"
+
+
+def sweep(jobs: list[Job], console: Console, typed: list[str]) -> int:
+    """Run all jobs; one that fails does not touch the next.
+
+    Args:
+        jobs: What to run.
+        console: Where to say so.
+        typed: The command's overrides, for the command that goes on.
+
+    Returns:
+        0, 1 if any failed, or 130 or 143 if Ctrl-C or SIGTERM ended it.
+
+    Raises:
+        ConfigError: When the sweep cannot be begun or gone on with.
+    """
+    swept = swept_keys(jobs)
+    chosen = [chosen_of(job, swept) for job in jobs]
+    names = [job_name(number, choices) for number, choices in enumerate(chosen)]
+    command = shlex.join(["dltrain", *dirs(jobs[0]), "-m", *map(redaction.masked_word, without_resume(typed))])
+    with contextlib.closing(sweep_dir.take(jobs, names, command)) as home:
+        return Sweep(jobs, chosen, names, home, console, command).run(swept)
+
+
+class Sweep:
+    """A sweep that has its folder.
+
+    Args:
+        jobs: What to run.
+        chosen: What tells each job from the others.
+        names: The folder of each job.
+        home: The sweep's folder.
+        console: Where to say so.
+        command: What began the sweep.
+    """
+
+    def __init__(
+        self,
+        jobs: list[Job],
+        chosen: list[dict[str, str]],
+        names: list[str],
+        home: run_dir.Folder,
+        console: Console,
+        command: str,
+    ) -> None:
+        self.jobs, self.chosen, self.home, self.console, self.command = jobs, chosen, home, console, command
+        self.paths = [home.path / name for name in names]
+        found = (kept(number, chosen[number], path) for number, path in enumerate(self.paths))
+        self.rows = {row.job: row for row in found if row is not None}
+        self.stop = Stop()
+        self.code = 130  # if it is interrupted
+
+    def run(self, swept: list[str]) -> int:
+        """What is left of the jobs, and the table of all of them."""
+        self.home.status("running")
+        jobs = f"{len(self.jobs)} job{'s' * (len(self.jobs) > 1)}"
+        self.console.say(f"sweep of {jobs} over {', '.join(swept) or 'nothing'} in {self.home.path}")
+        with self.stop.listening():
+            self.stop.rest()
+            for number in range(len(self.jobs)):
+                if self.over():
+                    break
+                self.job(number)
+                write(self.home.path, self.sorted_rows(), swept)
+            report(self.console, self.sorted_rows(), swept, self.home.path)
+            return self.end()
+
+    def over(self) -> bool:
+        """Whether a signal has ended the sweep, in a job or between two."""
+        if self.stop.reason in NAMES:
+            self.code = NAMES[self.stop.reason]
+        return self.stop.reason in NAMES or any(row.state == INTERRUPTED for row in self.rows.values())
+
+    def job(self, number: int) -> None:
+        """One job, unless an earlier command has brought it to its end."""
+        text = " ".join(f"{key}={value}" for key, value in self.chosen[number].items())
+        title = f"job {number + 1} of {len(self.jobs)}: {text}".rstrip(": ")
+        if number in self.rows:
+            self.console.say(f"{title} ({self.rows[number].state}, not run again)")
+            return
+        self.console.say(title)
+        self.rows[number] = self.run_job(number)
+        give_memory_back()
+
+    def run_job(self, number: int) -> Row:
+        """Whatever happens becomes a row."""
+        begun = time.perf_counter()
+        row = Row(number, self.chosen[number], "failed")
+        self.stop.wake()
+        try:
+            self.train(row, begun)
+        except Refusal as error:
+            self.console.error(list(error.problems))
+            row.error = "; ".join(error.problems)
+        except KeyboardInterrupt:
+            row.state, row.error = INTERRUPTED, "SIGINT"
+        except Stopped as stopped:
+            row.state, row.error = INTERRUPTED, stopped.reason
+        except Exception as error:
+            self.console.error(traceback.format_exc().splitlines())
+            row.error = f"{type(error).__name__}: {error}"
+        finally:
+            self.stop.rest()
+        row.seconds = time.perf_counter() - begun
+        return row
+
+    def train(self, row: Row, begun: float) -> None:
+        """Train, or go on where the job's folder stands; write into the row how it went."""
+        from dltrain.runs.launch import resume, train
+
+        job, path = self.jobs[row.job], self.paths[row.job]
+        if path.is_dir():
+            outcome = resume(job, path, self.console, begun, alone=False, stop=self.stop)
+        else:
+            outcome = train(job, self.console, begun, str(path), self.stop)
+        row.state, row.error, row.folder = outcome.state, outcome.error, str(outcome.folder)
+        row.take(outcome.result)
+        if row.state == INTERRUPTED:
+            self.code = outcome.exit_code
+
+    def sorted_rows(self) -> list[Row]:
+        """The rows so far, in the order of the jobs."""
+        return [self.rows[number] for number in sorted(self.rows)]
+
+    def end(self) -> int:
+        """Write down how the sweep ended, and say what goes on with it."""
+        states = {row.state for row in self.rows.values()}
+        interrupted = INTERRUPTED in states or len(self.rows) < len(self.jobs)
+        state, code = (INTERRUPTED, self.code) if interrupted else ("finished", 0)
+        if not interrupted and states != {"finished"}:
+            state, code = "failed", 1
+        self.home.status(state, code)
+        if interrupted or "failed" in states:
+            what = "Go on with" if interrupted else "To try again what failed"
+            self.console.say(f"{what}: {self.command} {shlex.quote(f'sweep.resume={quoted(self.home.path)}')}")
+        return code
+
+
+def give_memory_back() -> None:
+    """Nothing of a job is left for the next to trip over."""
+    gc.collect()
+    if torch := sys.modules.get("torch"):
+        torch.cuda.empty_cache()
+
+
+def pairs(job: Job) -> dict[str, str]:
+    """What a job's command sets: key -> value."""
+    return dict(text.lstrip("+").split("=", 1) for text in job.overrides if "=" in text)
+
+
+def swept_keys(jobs: list[Job]) -> list[str]:
+    """The keys whose values differ between jobs, in the order they were typed."""
+    first = pairs(jobs[0])
+    return [key for key in first if len({pairs(job)[key] for job in jobs}) > 1]
+
+
+def chosen_of(job: Job, swept: list[str]) -> dict[str, str]:
+    """What tells a job from the others, as everybody may read it."""
+    found = pairs(job)
+    return {key: redaction.masked_word(f"{key}={found[key]}").split("=", 1)[1] for key in swept}
+
+
+def job_name(number: int, chosen: dict[str, str]) -> str:
+    """A short folder name that tells jobs apart in TensorBoard: ``0_model=lstm,lr=0.01``."""
+    text = ",".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in chosen.items())
+    return f"{number}_{run_dir.file_name(text)}" if text else str(number)
+
+
+def dirs(job: Job) -> list[str]:
+    """The flags that name folders of a user's own."""
+    return [word for name in job.config_dirs for word in ("--config-dir", name)]
+
+
+def without_resume(typed: list[str]) -> list[str]:
+    """A sweep's command as it was typed first."""
+    return [word for word in typed if not word.lstrip("+").startswith("sweep.resume=")]
+
+
+def quoted(path: Path) -> str:
+    """A path as an override may say it."""
+    text = str(path)
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return text if re.fullmatch(r"[\w./-]+", text, re.ASCII) else f"'{escaped}'"

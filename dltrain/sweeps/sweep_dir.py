@@ -1,0 +1,180 @@
+"""A sweep's folder: what the sweep is, written down before its first job, and held against the command that goes on."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from dltrain import redaction
+from dltrain.config import compose
+from dltrain.config.compose import Job
+from dltrain.errors import ConfigError, nearest, problem
+from dltrain.runs.job import differences
+from dltrain.storage import run_dir, run_files, safe_read
+from dltrain.storage.atomic import write_durably
+
+SWEEP = "sweep.json"
+# Any of these says that a sweep or a run lives here.
+SIGNS = (SWEEP, *run_files.SUMMARIES, *run_files.SIGNS)
+SHOWN = 5  # differences that are told
+
+
+def take(jobs: list[Job], names: list[str], command: str) -> run_dir.Folder:
+    """The folder of a sweep, locked: a new one, or that of the sweep to go on with.
+
+    Args:
+        jobs: What the command asks for.
+        names: The folder of each job.
+        command: What goes on with the sweep.
+
+    Raises:
+        ConfigError: When the folder is taken, in use, damaged, or that of another sweep.
+    """
+    if len(asked := {str(job.sweep_resume) for job in jobs}) > 1:
+        raise ConfigError(problem("sweep.resume", "one folder", " ".join(sorted(asked))))
+    content = {"command": command, "jobs": [described(job, name) for job, name in zip(jobs, names, strict=True)]}
+    path = to_go_on_with(jobs[0])
+    return begin(jobs[0], content) if path is None else go_on(path, content)
+
+
+def described(job: Job, name: str) -> dict[str, Any]:
+    """One job as ``sweep.json`` has it; secrets are masked, so that they are neither kept nor compared."""
+    typed = [redaction.masked_word(word) for word in job.overrides]
+    return {"folder": name, "overrides": typed, "config": redaction.masked(compose.plain(job.config))}
+
+
+def to_go_on_with(job: Job) -> Path | None:
+    """The sweep that a command goes on with, or None.
+
+    Raises:
+        ConfigError: When it names two.
+    """
+    named = Path(job.sweep_dir).expanduser() if job.sweep_dir else None
+    if job.sweep_resume is None:
+        again = named is not None and job.config.trainer.resume == "auto" and (named / SWEEP).exists()
+        return named if again else None
+    path = Path(job.sweep_resume).expanduser()
+    if named is not None and not (path.exists() and named.exists() and path.samefile(named)):
+        raise ConfigError(problem("hydra.sweep.dir", f"{path} as sweep.resume has it, or nothing", named))
+    return path
+
+
+def begin(job: Job, content: dict[str, Any]) -> run_dir.Folder:
+    """A fresh folder, or the one that ``hydra.sweep.dir`` names, with what the sweep is.
+
+    Raises:
+        ConfigError: When something lives there already, or nothing can be written there.
+    """
+    root = compose.default_root()
+    path = Path(job.sweep_dir).expanduser() if job.sweep_dir else None
+    run_dir.check_writable(path or root, "hydra.sweep.dir")
+    if path is None:
+        path = run_dir.fresh(root / "sweep")
+    names = [described["folder"] for described in content["jobs"]]
+    refuse_taken(path, names)  # before anything is written there
+    path.mkdir(parents=True, exist_ok=True)
+    home = locked(path, "hydra.sweep.dir")
+    try:
+        refuse_taken(path, names, locked=True)
+        write_durably(path / SWEEP, json.dumps(content, indent=2).encode())
+    except BaseException:
+        home.close()
+        raise
+    return home
+
+
+def refuse_taken(path: Path, names: Iterable[str], locked: bool = False) -> None:
+    """Refuse a folder in which something lives, or anything where a job's folder would be.
+
+    Args:
+        path: The folder.
+        names: Those of the jobs' folders.
+        locked: By this process: the lock is its own.
+
+    Raises:
+        ConfigError: Naming the file that says so.
+    """
+    taken = next((name for name in (*SIGNS, *names) if os.path.lexists(path / name)), None)
+    if taken is None and not locked and run_files.is_foreign_lock(path):
+        taken = run_files.LOCK
+    if taken:
+        hint = f"It has {taken}." + f" To go on with it: sweep.resume={path}" * (taken == SWEEP)
+        raise ConfigError(problem("hydra.sweep.dir", "a folder that holds no sweep yet", path, hint))
+
+
+def go_on(path: Path, content: dict[str, Any]) -> run_dir.Folder:
+    """The folder of a sweep whose jobs are those of the command.
+
+    Raises:
+        ConfigError: With what differs, or naming what leads elsewhere.
+    """
+    refuse_planted(path, [described["folder"] for described in content["jobs"]])
+    wrong = list(other_jobs(path, read(path), json.loads(json.dumps(content))))
+    if wrong:
+        more = [f"... and {len(wrong) - SHOWN} more"] * (len(wrong) > SHOWN)
+        raise ConfigError(*wrong[:SHOWN], *more, "sweep.resume needs the command that the sweep was begun with")
+    return locked(path, "sweep.resume")
+
+
+def refuse_planted(path: Path, names: Iterable[str]) -> None:
+    """Refuse a sweep whose files, or the folders of whose jobs, lie elsewhere: its jobs would write there.
+
+    Raises:
+        ConfigError: Naming the first that does, or that is neither a file nor a folder.
+    """
+    for name in (SWEEP, *run_files.SUMMARIES, "status.json", run_files.LOCK, *names):
+        file = path / name
+        if file.is_symlink() or run_files.is_strange(file):
+            hint = "It is a link." if file.is_symlink() else run_files.STRANGE
+            raise ConfigError(problem("sweep.resume", "files and folders that lie in the sweep's folder", file, hint))
+
+
+def locked(path: Path, key: str) -> run_dir.Folder:
+    """The folder, so that no other sweep works in it.
+
+    Raises:
+        ConfigError: When one does, or nothing can be written there.
+    """
+    try:
+        # In the summary folders have one name, however they were typed.
+        return run_dir.Folder(Path(os.path.abspath(path)), [], taken=True)
+    except OSError as error:
+        raise ConfigError(run_dir.unwritable(path, error, key)) from None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What a sweep is, as its folder has it.
+
+    Raises:
+        ConfigError: When the folder is none of a sweep, naming the nearest, or does not say.
+    """
+    try:
+        content = safe_read.parsed(safe_read.text(path / SWEEP))
+        for job in content["jobs"]:
+            typed = isinstance(job["overrides"], list) and all(isinstance(word, str) for word in job["overrides"])
+            if not (typed and isinstance(job["config"], dict)):
+                raise ValueError("a job has no configuration")
+        return {"command": str(content["command"]), "jobs": content["jobs"]}
+    except OSError as error:
+        known = [str(file.parent) for file in path.absolute().parent.glob(f"*/{SWEEP}")]
+        known += [str(file.parent) for file in (compose.default_root() / "sweep").glob(f"*/{SWEEP}")]
+        hint = nearest(str(path.absolute()), known) or f"{error.strerror}."
+        raise ConfigError(problem("sweep.resume", f"the folder of a sweep, with {SWEEP}", path, hint)) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(problem("sweep.resume", f"a {SWEEP} that can be read", path / SWEEP, f"{error}.")) from None
+
+
+def other_jobs(path: Path, before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """What makes a command another sweep than the one in a folder."""
+    old, new = before["jobs"], now["jobs"]
+    if len(old) != len(new):
+        hint = f"It was begun with: {before['command']}"
+        yield problem("sweep.resume", f"the {len(old)} jobs of the sweep in {path}", f"{len(new)}", hint)
+        return
+    for number, (was, is_now) in enumerate(zip(old, new, strict=True)):
+        if was["overrides"] != is_now["overrides"]:
+            wanted, got = (" ".join(job["overrides"]) for job in (was, is_now))
+            yield f"job {number}: the sweep has {wanted or 'nothing'}, this command {got or 'nothing'}"
+        for key, (wanted, got) in differences(was["config"], is_now["config"]).items():
+            yield f"job {number}: {key}: the sweep has {wanted}, the configuration now {got}"

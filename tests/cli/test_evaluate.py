@@ -1,0 +1,297 @@
+"""``dltrain evaluate``: the figures of a run once more, from its folder alone."""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from dltrain.cli import main
+from dltrain.runs import assemble, job
+from dltrain.storage import checkpoint_format, run_dir
+from dltrain.storage.checkpoints import Checkpoints
+
+Kept = Callable[..., Path]
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def evaluate(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """Runs the command in this process."""
+
+    def call(*words: object) -> Said:
+        capsys.readouterr()
+        code = main.main(["evaluate", *map(str, words)])
+        return Said(code, *capsys.readouterr())
+
+    return call
+
+
+def content_of(root: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file below a folder: when it was written, and what it holds."""
+    files = (file for file in root.rglob("*") if file.is_file())
+    return {str(file): (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
+
+
+def copy_of(run: Path, to: Path) -> Path:
+    shutil.copytree(run, to / "copy", symlinks=True)
+    return to / "copy"
+
+
+def last_validation(run: Path) -> dict[str, Any]:
+    """What the run's log says of its last look at the validation split."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["split"] == "val"][-1]
+
+
+# --- the same figures ---------------------------------------------------------------------------------------------
+
+
+def test_the_figures_are_those_of_the_result_to_the_last_digit(any_run: Path, evaluate: Callable[..., Said]) -> None:
+    said, result = evaluate(any_run, "--json"), json.loads((any_run / "result.json").read_text())
+    found = json.loads(said.out)
+    assert said.code == 0 and "warning" not in said.err
+    assert (found["metrics"], found["baselines"]) == (result["test"], result["baselines"])
+    assert (found["metric"], found["step"], found["split"]) == (result["metric"], result["best"]["step"], "test")
+
+
+def test_the_table_is_the_one_that_the_run_printed(any_run: Path, evaluate: Callable[..., Said]) -> None:
+    assert evaluate(any_run).out == any_run.with_name("printed").read_text()
+
+
+def test_averaged_weights_are_judged_where_the_run_had_them(kept: Kept, evaluate: Callable[..., Said]) -> None:
+    run = kept("average")
+    state, made = Checkpoints(run).load("best.pt"), assemble.make(job.load(run))
+    test = made.data.load().test
+    batch = test.prepare(test.rows)
+    losses = []
+    for weights in (state["average"]["model"], state["model"]):
+        made.model.load_state_dict(weights)
+        with torch.inference_mode():
+            losses.append(float(nn.functional.cross_entropy(made.model.eval()(batch["inputs"]), batch["targets"])))
+    said = json.loads(evaluate(run, "--json").out)["metrics"]["loss"]
+    assert said == pytest.approx(losses[0], rel=1e-5)
+    assert abs(losses[1] - losses[0]) > 0.01
+
+
+def test_validation_gives_the_metric_by_which_the_checkpoint_was_chosen(
+    kept: Kept, evaluate: Callable[..., Said]
+) -> None:
+    run = kept("average")
+    best = json.loads((run / "result.json").read_text())["best"]["accuracy"]
+    assert json.loads(evaluate(run, "--split", "val", "--json").out)["metrics"]["accuracy"] == best
+
+
+@pytest.mark.parametrize("kind", ["average", "forecast"])
+def test_the_last_checkpoint_gives_what_the_log_says_last(kept: Kept, evaluate: Callable[..., Said], kind: str) -> None:
+    run = kept(kind)
+    wanted, found = last_validation(run), json.loads(evaluate(run, "--split=val", "--checkpoint", "last", "--json").out)
+    assert found["step"] == wanted["step"] == json.loads((run / "status.json").read_text())["step"]
+    assert found["metrics"] == {name: wanted[name] for name in found["metrics"]}
+
+
+def test_training_examples_are_judged_as_they_are(kept: Kept, evaluate: Callable[..., Said]) -> None:
+    run = kept("augmented")
+    made = assemble.make(job.load(run))
+    train = made.data.load().train
+    assert train.augment is not None
+    made.model.load_state_dict(Checkpoints(run).load("best.pt")["model"])
+    batch = train.prepare(train.rows)
+    with torch.inference_mode():
+        right = (made.model.eval()(batch["inputs"]).argmax(1) == batch["targets"]).float().mean()
+    said = json.loads(evaluate(run, "--split", "train", "--json").out)["metrics"]["accuracy"]
+    assert said == pytest.approx(float(right), abs=1e-6)
+
+
+def test_a_forecaster_is_judged_on_its_training_part_too(kept: Kept, evaluate: Callable[..., Said]) -> None:
+    found = json.loads(evaluate(kept("forecast"), "--split", "train", "--json").out)
+    assert 0 < found["metrics"]["mae"] < 5 and "repeat last" in found["baselines"]
+
+
+def test_a_checkpoint_may_be_named_by_its_file(plain_run: Path, evaluate: Callable[..., Said]) -> None:
+    file = plain_run / "checkpoints" / Checkpoints(plain_run).named("best.pt")
+    for name in (file, file.name):
+        assert evaluate(plain_run, "--checkpoint", name).out == evaluate(plain_run).out
+
+
+def test_data_that_lie_elsewhere_now_are_judged_and_others_are_refused(
+    own_files: dict[str, Path], kept: Kept, evaluate: Callable[..., Said], tmp_path: Path
+) -> None:
+    run = kept("model=mlp", "data=csv", f"data.path={own_files['csv']}", "data.column=kind", "trainer.epochs=1")
+    same, other = tmp_path / "same.csv", tmp_path / "other.csv"
+    shutil.copy(own_files["csv"], same)
+    lines = own_files["csv"].read_text().splitlines()
+    other.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
+    assert "warning" not in evaluate(run, f"data.path={same}").err
+    said = evaluate(run, f"data.path={other}")
+    assert (said.code, said.out) == (2, "")
+    assert "data (train, val, test): expected those the run was trained on, got others" in said.err
+    assert f"dltrain predict {run} INPUT says what the model makes of other data" in said.err
+
+
+def test_other_pictures_of_the_same_classes_are_judged_and_those_of_others_are_refused(
+    evaluate: Callable[..., Said], tmp_path: Path
+) -> None:
+    """Grey 40 is class a, grey 200 is class b; in the other folder the labels of every second picture are wrong."""
+    for name, classes, wrong in (("own", "ab", False), ("other", "ab", True), ("strange", "cd", False)):
+        for number in range(40):
+            shown = classes[number % 2]
+            folder = tmp_path / name / "test" / (classes[number // 2 % 2] if wrong else shown)
+            for place in (folder, tmp_path / name / "train" / shown):
+                place.mkdir(parents=True, exist_ok=True)
+                picture = Image.new("RGB", (8, 8), (40 + 160 * (number % 2),) * 3)
+                picture.save(place / f"{number}.png")
+    run = tmp_path / "run"
+    data = ["data=image_folder", f"data.path={tmp_path / 'own'}", "data.side=8", "data.batch_size=8", "data.workers=0"]
+    typed = ["model=perceptron", *data, "optimizer.lr=0.05", "device=cpu", f"hydra.run.dir={run}"]
+    assert main.main(typed) == 0
+    assert json.loads(evaluate(run, "--json").out)["metrics"]["accuracy"] == 1
+    other = evaluate(run, "--json", f"data.path={tmp_path / 'other'}")
+    assert json.loads(other.out)["metrics"]["accuracy"] == 0.5
+    assert "not those it was trained on" in other.err
+    strange = evaluate(run, f"data.path={tmp_path / 'strange'}")
+    assert (strange.code, strange.out) == (2, "")
+    assert "data (classes): expected a b, got c d" in strange.err
+
+
+def test_a_run_of_a_sweep_may_have_a_name_that_looks_like_a_key(
+    plain_run: Path, evaluate: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_of(plain_run, tmp_path).rename(tmp_path / "model=mlp,lr=0.1")
+    monkeypatch.chdir(tmp_path)
+    assert evaluate("model=mlp,lr=0.1", "data.batch_size=64").out == evaluate(plain_run).out
+
+
+# --- the folder is left alone -------------------------------------------------------------------------------------
+
+
+def test_nothing_is_written_and_a_run_that_goes_on_may_be_judged(
+    plain_run: Path, evaluate: Callable[..., Said], tmp_path: Path
+) -> None:
+    run = copy_of(plain_run, tmp_path)
+    home = run_dir.reopen(run)
+    before = content_of(tmp_path)
+    said = evaluate(run)
+    home.close()
+    assert said.code == 0, said.err
+    assert content_of(tmp_path) == before
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_gives_way_to_its_successor(tmp_path: Path) -> None:
+    saved, over = Checkpoints(tmp_path, keep_last=1, keep_best=1), threading.Event()
+    saved.open()
+
+    def go_on() -> None:
+        for step in range(80):
+            state = {
+                **dict.fromkeys(checkpoint_format.PARTS),
+                "model": {"w": torch.zeros(20_000)},
+                "loop": {"step": step},
+            }
+            saved.save(state, step, float(step), best=True)
+            saved.wait()
+        over.set()
+
+    training = threading.Thread(target=go_on)
+    training.start()
+    reads = 0
+    try:
+        while not over.is_set():
+            if (tmp_path / "checkpoints" / "best.pt").exists():
+                Checkpoints(tmp_path).load("best.pt")
+                reads += 1
+    finally:
+        training.join()
+        saved.close()
+    assert reads > 10
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["model.hidden=8"], "model.hidden: a trained model keeps 128, got 8. Only device. and data.{path,root,"),
+        (["data.mean=0.9"], "data.mean: a trained model keeps 0.305, got 0.9. Only device. and data.{path,"),
+        (["data.validation=0.2"], "data.validation: a trained model keeps 0.16, got 0.2"),
+        (["seed=1", "trainer.epochs=9"], "trainer.epochs: a trained model keeps 1, got 9"),
+        (["data=timeseries"], "data._target_: a trained model keeps dltrain.datasets.digits.Digits"),
+        (["data.batchsize=8"], "Did you mean data.batch_size?"),
+        (["device.name=tpu"], "device.name: expected one of auto cpu cuda mps"),
+        (["--split", "tset"], "--split: expected one of test val train, got tset. Did you mean test?"),
+        (["--spilt", "test"], "--spilt: unknown flag. Did you mean --split?"),
+        (["--checkpoint", "step-00000020.pt"], "Did you mean step-00000021.pt?"),
+        (["--checkpoint", "bst"], "Did you mean best?"),
+        (["--checkpoint", "/etc/passwd"], "--checkpoint: expected best, last or a file of"),
+        (["another"], "evaluate: expected dltrain evaluate RUN"),
+    ],
+)
+def test_what_would_be_another_model_or_makes_no_sense_is_refused(
+    plain_run: Path, evaluate: Callable[..., Said], typed: list[str], said: str
+) -> None:
+    found = evaluate(plain_run, *typed)
+    assert found.code == 2
+    assert said in found.err and "Traceback" not in found.err
+
+
+def test_a_split_that_the_run_does_not_have_is_refused(kept: Kept, evaluate: Callable[..., Said]) -> None:
+    said = evaluate(kept("unvalidated"), "--split", "val")
+    assert said.code == 2
+    assert "--split: expected test or train, as the run holds out no examples, got val" in said.err
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_other_proposed(
+    kept: Kept, evaluate: Callable[..., Said], tmp_path: Path
+) -> None:
+    run = copy_of(kept("forecast"), tmp_path)
+    file = run / "checkpoints" / Checkpoints(run).named("best.pt")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    said = evaluate(run)
+    assert said.code == 5
+    assert "it is damaged" in said.err and "--checkpoint last" in said.err
+
+
+def test_a_run_that_has_no_checkpoint_yet_is_told_apart_from_one_that_lost_some(
+    plain_run: Path, evaluate: Callable[..., Said], tmp_path: Path
+) -> None:
+    run = copy_of(plain_run, tmp_path)
+    shutil.rmtree(run / "checkpoints")
+    for name in ("best", "last"):
+        said = evaluate(run, "--checkpoint", name)
+        assert said.code == 5 and "--checkpoint" not in said.err
+        ways = f"dltrain resume {run} goes on with the run, dltrain rerun {run} begins it anew"
+        assert f"{run}: no checkpoint was written yet. {ways}" in said.err
+
+
+def test_the_wrong_folder_is_answered_with_the_nearest_without_torch(plain_run: Path) -> None:
+    script = "import sys; from dltrain import cli; code = cli.main(sys.argv[1:]); print('torch' in sys.modules, code)"
+    ended = subprocess.run(
+        [sys.executable, "-c", script, "evaluate", f"{plain_run}s"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.stdout.split() == ["False", "2"]
+    assert f"Did you mean {plain_run}?" in ended.stderr
+
+
+def test_help_is_printed(evaluate: Callable[..., Said]) -> None:
+    said = evaluate("--help")
+    assert said.code == 0 and said.out.startswith("dltrain evaluate RUN")

@@ -1,0 +1,359 @@
+"""``dltrain generate``: what the models of runs make up, as files, through the real command."""
+
+import csv
+import importlib
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image, ImageSequence
+from test_cli import child
+from torch import Tensor
+
+from dltrain.cli import main
+from dltrain.config import compose
+from dltrain.datasets.digits import Digits
+from dltrain.plots import charts
+from dltrain.runs import job
+from dltrain.runs.assemble import make
+from dltrain.runs.inference import restore, unchanged
+from dltrain.tasks.base import Task, Wish
+from dltrain.training import evaluation
+
+CONF = compose.conf_dir()
+SHORT = ("data=digits", "trainer.max_steps=2")
+CONDITIONAL = ("model=vae", "model.conditional=true", *SHORT)
+
+
+def task_of(model: str) -> type[Task] | None:
+    """The task that a model is made for, if it is made for one only."""
+    defaults = yaml.safe_load((CONF / "model" / f"{model}.yaml").read_text()).get("defaults", [])
+    names = [part[key] for part in defaults if isinstance(part, dict) for key in part if "override /task@" in key]
+    if not names:
+        return None
+    module, _, name = yaml.safe_load((CONF / "task" / f"{names[0]}.yaml").read_text())["_target_"].rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+MODELS = {path.stem: task_of(path.stem) for path in sorted((CONF / "model").glob("*.yaml"))}
+GENERATIVE = [name for name, task in MODELS.items() if task is not None and task.generate is not Task.generate]
+
+Kept = Callable[..., Path]
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def generate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Said]:
+    """The command, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: object) -> Said:
+        capsys.readouterr()
+        code = main.main(["generate", *map(str, words)])
+        return Said(code, *capsys.readouterr())
+
+    return call
+
+
+Generate = Callable[..., Said]
+
+
+def refused(said: Said) -> str:
+    """The one line of a refusal."""
+    assert (said.code, said.out) == (2, "")
+    (line,) = said.err.splitlines()
+    return line
+
+
+def asked(run: Path, count: int = 64, seed: int = 0, **wished: object) -> Tensor:
+    """What the task itself makes up, without the command."""
+    parts = make(job.load(run))
+    restore(parts, run, "best.pt")
+
+    def train():  # type: ignore[no-untyped-def]
+        return unchanged(parts, parts.data.load(), "train")
+
+    noise = torch.Generator().manual_seed(seed)
+    wish = Wish(count, noise, parts.device.device, train=train, **wished)  # type: ignore[arg-type]
+    return evaluation.look(lambda model: parts.task.generate(model, wish), parts.model, parts.device).float()
+
+
+def pixels(path: Path) -> Tensor:
+    """A picture as uint8, 3 x height x width."""
+    with Image.open(path) as picture:
+        return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> list[Path]:
+    """Three digits as picture files."""
+    files = []
+    for number, picture in enumerate(Digits().load().test.rows["pixels"][:3, 0]):
+        files.append(tmp_path / f"scan{number}.png")
+        Image.fromarray((picture.float() * 255 / 16).round().byte().numpy()).save(files[-1])
+    return files
+
+
+# Machines that walk a thousand steps from noise to an example: narrow ones walk faster.
+NARROW = {"rbm": ["model.hidden=32"], "dbn": ["model.hidden=[32,32]"]}
+
+
+def test_there_are_generative_models() -> None:
+    assert {"gan", "vae", "autoencoder", "rbm"} <= set(GENERATIVE)
+    assert not {"mlp", "cnn", "gpt", "perceptron"} & set(GENERATIVE)
+
+
+@pytest.mark.parametrize("model", GENERATIVE)
+def test_every_generative_model_makes_up_what_its_task_says(model: str, kept: Kept, generate: Generate) -> None:
+    run = kept(f"model={model}", *SHORT, *NARROW.get(model, []))
+    said = generate(run, "--count", 10, "--seed", 3)
+    assert said.code == 0, said.err
+    assert said.out == "generated.png\n"
+    assert f"{run}: best checkpoint, of step " in said.err
+    examples = asked(run, 10, 3)
+    assert examples.shape == (10, 1, 8, 8)
+    assert 0 <= float(examples.min()) < float(examples.max()) <= 1
+    assert torch.equal(pixels(Path("generated.png")), charts.samples(examples))
+    assert generate(run, "--count", 10, "--seed", 4, "--out", "other.npy").code == 0
+    assert generate(run, "--count", 10, "--seed", 3, "--out", "same.npy").code == 0
+    other, same = np.load("other.npy"), np.load("same.npy")
+    assert np.array_equal(same, examples.numpy())
+    assert not np.array_equal(other, same)
+
+
+@pytest.mark.parametrize("flag", ["--interpolate", "--given", "--class"])
+@pytest.mark.parametrize("model", GENERATIVE)
+def test_what_a_model_cannot_do_is_refused_in_one_line(
+    model: str, flag: str, kept: Kept, generate: Generate, scans: list[Path]
+) -> None:
+    words = {"--interpolate": [], "--given": scans, "--class": ["3"]}[flag]
+    said = generate(kept(f"model={model}", *SHORT, *NARROW.get(model, [])), flag, *words)
+    if said.code:
+        assert flag in refused(said)
+        assert not Path("generated.png").exists()
+    else:
+        assert Path("generated.png").exists()
+
+
+@pytest.mark.parametrize("model", ["vae", "autoencoder", "rbm"])
+def test_given_pictures_stand_above_what_the_model_makes_of_them(
+    model: str, kept: Kept, generate: Generate, scans: list[Path]
+) -> None:
+    run = kept(f"model={model}", *SHORT, *NARROW.get(model, []))
+    data = Digits().load().test
+    given = data.prepare({name: value[:3] for name, value in data.rows.items()})["inputs"]
+    unit = data.rows["pixels"][:3].float() / 16
+    assert generate(run, "--given", *scans, "device=cpu").code == 0
+    remade = asked(run, given=given)
+    shown = pixels(Path("generated.png")).int()
+    wanted = charts.samples(torch.cat([unit, remade]), columns=3).int()
+    # Files hold bytes, and digits have 17 shades: all is the same but for rounding.
+    assert int((shown - wanted).abs().max()) <= 1
+    assert generate(run, "--given", *scans, "--out", "remade.npy").code == 0
+    assert np.abs(np.load("remade.npy") - remade.numpy()).max() < 1e-3
+
+
+def test_many_given_pictures_come_in_rows_of_eight(kept: Kept, generate: Generate, tmp_path: Path) -> None:
+    np.save(tmp_path / "many.npy", Digits().load().test.rows["pixels"][:11].numpy())
+    assert generate(kept("model=vae", *SHORT), "--given", "many.npy", "--out", "rows.png").code == 0
+    side = 56 + charts.GAP
+    grid = pixels(Path("rows.png"))
+    assert grid.shape == (3, 4 * side + charts.GAP, 8 * side + charts.GAP)
+    white = [bool((grid[:, row * side + 2 : (row + 1) * side, 3 * side + 2 :] == 255).all()) for row in range(4)]
+    assert white == [False, False, True, True]
+
+
+def test_a_moving_picture_shows_one_example_after_the_other(kept: Kept, generate: Generate) -> None:
+    run = kept("model=gan", *SHORT)
+    assert generate(run, "--interpolate", "--count", 12, "--out", "way.GIF").code == 0
+    with Image.open("way.GIF") as moving:
+        shown = [page.convert("L").resize((8, 8)) for page in ImageSequence.Iterator(moving)]
+    assert len(shown) == 12
+    grid = asked(run, 12, interpolate=True)
+    for page, picture in zip(shown, grid, strict=True):
+        assert np.abs(np.array(page) / 255 - picture[0].numpy()).mean() < 0.05
+
+
+def test_points_are_drawn_or_written_as_numbers(kept: Kept, generate: Generate) -> None:
+    run = kept("model=gan", "data=ring", "trainer.max_steps=2")
+    points = asked(run, 20)
+    assert points.shape == (20, 2)
+    for name in ("points.png", "points.csv", "points.npy"):
+        assert generate(run, "--count", 20, "--out", name).out == f"{name}\n"
+    assert torch.equal(pixels(Path("points.png")), charts.scatter(points, None, (), "20 points"))
+    with open("points.csv") as file:
+        lines = list(csv.DictReader(file))
+    assert np.array_equal(np.float32([[line["x1"], line["x2"]] for line in lines]), points.numpy())
+    assert np.array_equal(np.load("points.npy"), points.numpy())
+    assert "--out: expected a file ending in .png or .csv or .npy for examples of 2" in refused(
+        generate(run, "--out", "points.gif")
+    )
+
+
+@pytest.mark.parametrize(("name", "number"), [("3", 3), ("0", 0)])
+def test_a_class_is_made_where_the_model_was_told_classes(
+    name: str, number: int, kept: Kept, generate: Generate
+) -> None:
+    run = kept(*CONDITIONAL)
+    assert generate(run, "--class", name, "--count", 4, "--out", "one.npy").code == 0
+    assert np.array_equal(np.load("one.npy"), asked(run, 4, label=number).numpy())
+
+
+def test_a_class_has_a_name(kept: Kept, generate: Generate, data_root: Path) -> None:
+    run = kept("model=vae", "model.conditional=true", "data=fashion_mnist", f"data.root={data_root}", SHORT[1])
+    assert generate(run, "--class", "ankle boot", "--count", 4, "--out", "boots.npy").code == 0
+    assert generate(run, "--class", 9, "--count", 4, "--out", "nines.npy").code == 0
+    assert np.array_equal(np.load("boots.npy"), np.load("nines.npy"))
+    assert "Did you mean ankle boot?" in refused(generate(run, "--class", "ankle bot"))
+
+
+def test_no_data_are_needed_but_for_given_pictures_and_models_that_start_from_examples(
+    kept: Kept, generate: Generate, data_root: Path, scans: list[Path]
+) -> None:
+    gone = "data.root=/nowhere"
+    for model, free in (("vae", True), ("autoencoder", False)):
+        run = kept(f"model={model}", "data=mnist", f"data.root={data_root}", SHORT[1])
+        said = generate(run, gone, "--out", f"{model}.png")
+        assert said.code == (0 if free else 2)
+        given = generate(run, gone, "--out", f"{model}-given.png", "--given", *scans)
+        for answer in (given,) if free else (said, given):
+            assert answer.code == 2
+            assert "data.root" in answer.err
+            assert "data.path=... or data.root=... says where they are now" in answer.err
+
+
+def test_nothing_is_overwritten_unless_that_is_said(kept: Kept, generate: Generate) -> None:
+    run = kept("model=gan", *SHORT)
+    Path("generated.png").write_bytes(b"mine")
+    for words in ([], ["--out", "generated.png"]):
+        assert "got generated.png. It exists; --force replaces a file." in refused(generate(run, *words))
+    assert Path("generated.png").read_bytes() == b"mine"
+    assert generate(run, "--force", "--count", 2).code == 0
+    assert pixels(Path("generated.png")).shape[0] == 3
+    Path("folder").mkdir()
+    assert "expected a new file, got folder" in refused(generate(run, "--force", "--out", "folder"))
+    assert sorted(path.name for path in Path.cwd().iterdir()) == ["folder", "generated.png"]
+
+
+def test_the_run_and_random_numbers_stay_as_they_are(kept: Kept, generate: Generate) -> None:
+    run = kept("model=vae", *SHORT)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert generate(run).code == 0
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            "",
+            "generate: expected dltrain generate RUN, RUN being a run's folder or latest, before --given, got nothing",
+        ),
+        ("{run} more", "generate: expected dltrain generate RUN,"),
+        ("{run}s", "Did you mean {run}?"),
+        ("{run} --cuont 3", "--cuont: unknown flag. Did you mean --count?"),
+        ("{run} --count 0", "expected a whole number of at least 1, got 0"),
+        ("{run} --seed x", "expected a whole number of at least 0, got x"),
+        ("{run} --out a.jpg", "--out: expected a file ending in .png or .gif or .npy for examples of 1x8x8, got a.jpg"),
+        ("{run} --out no/a.png", "--out: expected a file in a folder that is there, got no/a.png"),
+        ("{run} --class x", "--class: expected a class by name, or a number from 0 to 9, got x. It is one of 0, 1, 2"),
+        ("{run} --class 10", "--class: expected a class by name, or a number from 0 to 9, got 10"),
+        ("{run} --given no.png", "INPUT 1: expected an existing file or folder, got no.png"),
+        ("{run} --count 3 --given .", "--count: expected no number with --given"),
+        ("{run} model.hidden=3", "model.hidden: a trained model keeps"),
+        ("{run} --checkpoint worst", "--checkpoint: expected one of best last, got worst"),
+    ],
+)
+def test_mistakes_are_answered_in_one_line(words: str, line: str, kept: Kept, generate: Generate) -> None:
+    run = kept("model=vae", *SHORT)
+    assert line.format(run=run) in refused(generate(*words.format(run=run).split()))
+    assert not list(Path.cwd().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("run", "instead"),
+    [
+        ("plain", "Classification. dltrain predict RUN INPUT says what its model makes of data"),
+        ("forecast", "Forecasting. dltrain predict RUN INPUT"),
+        (
+            ("model=gpt", "model.hidden=8", "model.heads=2", "model.depth=1", "data=text", "data.length=8"),
+            "--text TEXT",
+        ),
+    ],
+)
+def test_a_run_that_makes_nothing_up_says_what_it_can_do(
+    run: str | tuple[str, ...], instead: str, kept: Kept, generate: Generate
+) -> None:
+    folder = kept(run) if isinstance(run, str) else kept(*run, "trainer.max_steps=1")
+    line = refused(generate(folder))
+    assert line.startswith("dltrain: generate: expected a run whose ")
+    assert instead in line
+    assert not list(Path.cwd().iterdir())
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_other_named(kept: Kept, generate: Generate, tmp_path: Path) -> None:
+    run = tmp_path / "broken"
+    shutil.copytree(kept("model=vae", *SHORT), run, symlinks=True)
+    best = run / "checkpoints" / os.readlink(run / "checkpoints" / "best.pt")
+    best.write_bytes(best.read_bytes()[:-9])
+    said = generate(run)
+    assert said.code == 5
+    assert "--checkpoint last" in said.err
+
+
+@pytest.mark.parametrize("words", ["generate --help", "generate nowhere", "generate --sed 3", "generate x --count no"])
+def test_what_makes_nothing_up_answers_without_torch(words: str, tmp_path: Path) -> None:
+    ended = child(tmp_path, *words.split())
+    assert ended.returncode == (0 if "--help" in words else 2)
+    assert "torch=False" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_command_itself_prints_the_file_and_nothing_else(kept: Kept, tmp_path: Path) -> None:
+    run = kept("model=gan", *SHORT)
+    words = [sys.executable, "-m", "dltrain", "generate", str(run), "--count", "9", "--out", "nine.png", "device=cpu"]
+    ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
+    assert ended.stdout == "nine.png\n"
+    assert ended.stderr == f"{run}: best checkpoint, of step 2: 9 examples\n"
+    assert torch.equal(pixels(tmp_path / "nine.png"), charts.samples(asked(run, 9)))
+
+
+def test_help_names_every_flag_and_every_ending(generate: Generate) -> None:
+    said = generate("--help")
+    assert said.code == 0
+    flags = "--count --seed --class --interpolate --given --out --force --checkpoint device= data.root="
+    for name in f"{flags} .png .gif .npy .csv".split():
+        assert name in said.out
+
+
+def test_nothing_that_is_given_is_refused_in_one_line(kept: Kept, generate: Generate) -> None:
+    np.save("none.npy", np.zeros((0, 8, 8), np.uint8))
+    assert "expected at least one example in none.npy" in refused(generate(kept(*CONDITIONAL), "--given", "none.npy"))
+
+
+def test_more_examples_than_memory_holds_are_refused_as_in_training(kept: Kept, generate: Generate) -> None:
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, 8 * 2**30))
+
+    words = [sys.executable, "-m", "dltrain", "generate", str(kept(*CONDITIONAL)), "--count", "2147483647"]
+    ended = subprocess.run(words, preexec_fn=limited, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 4 and "Traceback" not in ended.stderr
+    assert ended.stderr.startswith("dltrain: out of memory: ")
+    assert ended.stderr.endswith("All 2,147,483,647 examples are made at once: try a smaller --count\n")
+    assert "at most 2,147,483,647" in refused(generate(kept(*CONDITIONAL), "--count", "1" * 30))

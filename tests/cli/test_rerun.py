@@ -1,0 +1,174 @@
+"""``dltrain rerun``: a new run of what an earlier one was, and what differs between then and now."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from dltrain.cli import main
+from dltrain.config import compose
+from dltrain.runs import job, provenance
+from dltrain.storage.checkpoints import Checkpoints
+
+Kept = Callable[..., Path]
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    def differing(self) -> dict[str, str]:
+        """What the command says differs: name -> ``then -> now``."""
+        lines = [line.strip() for line in self.err.splitlines() if " -> " in line]
+        return dict(re.split(r"\s{2,}", line, maxsplit=1) for line in lines)
+
+
+@pytest.fixture
+def rerun(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Said]:
+    """Runs the command in this process, into the folder ``again``."""
+
+    def call(*words: object) -> Said:
+        capsys.readouterr()
+        code = main.main(["rerun", *map(str, words), f"hydra.run.dir={tmp_path / 'again'}"])
+        return Said(code, *capsys.readouterr())
+
+    return call
+
+
+def copy_of(run: Path, to: Path) -> Path:
+    shutil.copytree(run, to / "copy", symlinks=True)
+    return to / "copy"
+
+
+def content_of(root: Path) -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in root.rglob("*") if file.is_file()}
+
+
+def hashes(run: Path) -> dict[str, str]:
+    return {name: entry["sha256"] for name, entry in Checkpoints(run).manifest().items()}
+
+
+@pytest.mark.parametrize("kind", ["average", "augmented", "forecast"])
+def test_when_nothing_differs_the_new_run_has_the_same_bytes(
+    kept: Kept, rerun: Callable[..., Said], tmp_path: Path, kind: str
+) -> None:
+    run = kept(kind)
+    before = content_of(run)
+    said = rerun(run)
+    assert said.code == 0, said.err
+    assert f"nothing differs from {run}" in said.err and not said.differing()
+    assert hashes(tmp_path / "again") == hashes(run) != {}
+    assert said.out == run.with_name("printed").read_text()
+    assert content_of(run) == before
+
+
+def test_another_seed_is_said_and_gives_other_bytes(
+    plain_run: Path, rerun: Callable[..., Said], tmp_path: Path
+) -> None:
+    said = rerun(plain_run, "seed=1")
+    assert said.differing() == {"seed": "0 -> 1"}
+    assert hashes(tmp_path / "again") != hashes(plain_run)
+
+
+def test_what_differs_between_then_and_now_is_listed_before_the_run(
+    plain_run: Path, rerun: Callable[..., Said], tmp_path: Path
+) -> None:
+    run = copy_of(plain_run, tmp_path)
+    file = run / "environment.json"
+    then: dict[str, Any] = json.loads(file.read_text())
+    now = json.loads(file.read_text())
+    then |= {"python": "3.9.1", "threads": 64, "device": "an abacus", "commit": {"id": "abc", "dirty": True}}
+    then["packages"]["torch"] = "1.0"
+    then["data"]["test"] = "0000"
+    then["code"] = "1111"
+    file.write_text(json.dumps(then))
+    said = rerun(run, "optimizer.lr=0.01")
+    assert said.code == 0
+    commit = now["commit"] and now["commit"]["id"] + " and changes" * now["commit"]["dirty"]
+    assert said.differing() == {
+        "optimizer.lr": "0.001 -> 0.01",
+        "python": f"3.9.1 -> {now['python']}",
+        "torch": f"1.0 -> {now['packages']['torch']}",
+        "device": f"an abacus -> {now['device']}",
+        "threads": f"64 -> {now['threads']}",
+        "commit": f"abc and changes -> {commit or 'none'}",
+        "code": f"1111 -> {now['code']}",
+        "test data": f"0000 -> {now['data']['test']}",
+    }
+    assert said.err.index("what differs") < said.err.index("epoch 1/1")
+
+
+def test_a_folder_that_does_not_say_where_it_ran_is_run_again_all_the_same(
+    plain_run: Path, rerun: Callable[..., Said], tmp_path: Path
+) -> None:
+    run = copy_of(plain_run, tmp_path)
+    (run / "environment.json").write_text("{")
+    said = rerun(run)
+    assert said.code == 0
+    assert said.differing()["threads"].startswith("none -> ")
+    assert hashes(tmp_path / "again") == hashes(run)
+
+
+def test_the_command_that_is_kept_repeats_the_new_run(kept: Kept, rerun: Callable[..., Said], tmp_path: Path) -> None:
+    run = kept("model=mlp", "data=digits", "trainer.max_steps=2", "optimizer.lr=0.3", "model.hidden=8")
+    said = rerun(run, "optimizer.momentum=0.5", "optimizer=momentum", "model.hidden=16")
+    assert said.code == 0, said.err
+    command = shlex.split((tmp_path / "again" / "command.txt").read_text())
+    repeated = compose.compose(command[1:])
+    found = job.load(tmp_path / "again")
+    assert compose.plain(repeated.config) == compose.plain(found.config)
+    assert repeated.choices == found.choices
+    assert (found.config.optimizer.momentum, found.config.model.hidden) == (0.5, 16)
+    assert found.config.optimizer.lr != 0.3  # it was the other optimizer's
+
+
+def test_a_user_s_own_module_is_part_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine_of_rerun.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    __import__("mine_of_rerun")
+    before = provenance.code(["mine_of_rerun"]), provenance.code([])
+    (tmp_path / "mine_of_rerun.py").write_text("x = 2\n")
+    after = provenance.code(["mine_of_rerun"]), provenance.code([])
+    assert before[0] != after[0]
+    assert before[1] == after[1]
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["model=lsmt"], "Did you mean lstm?"),
+        (["experiment=lenet5_mnist"], "It changes several groups: dltrain experiment=lenet5_mnist is a run of its own"),
+        (["optimizer.lr=-1", "trainer.epochs=x"], "optimizer.lr: expected a number above 0, got -1"),
+        (["seed=1,2"], "seed: expected one value"),
+        (["--sort"], "rerun: expected dltrain rerun RUN"),
+        (["data=timeseries"], "task=classification needs"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_and_leaves_no_folder(
+    plain_run: Path, rerun: Callable[..., Said], tmp_path: Path, typed: list[str], said: str
+) -> None:
+    found = rerun(plain_run, *typed)
+    assert found.code == 2
+    assert said in found.err and "Traceback" not in found.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_taken_is_refused_before_torch_is_imported(plain_run: Path) -> None:
+    script = "import sys; from dltrain import cli; code = cli.main(sys.argv[1:]); print('torch' in sys.modules, code)"
+    command = [sys.executable, "-c", script, "rerun", str(plain_run), f"hydra.run.dir={plain_run}"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stdout.split() == ["False", "2"]
+    assert "hydra.run.dir: expected a folder that holds no run yet" in ended.stderr
+
+
+def test_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["rerun", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("dltrain rerun RUN")

@@ -1,0 +1,274 @@
+"""``dltrain runs``: a table of runs from their folders, whatever has become of them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from dltrain.cli import main
+from dltrain.storage import run_dir
+
+Kept = Callable[..., Path]
+
+COST = """
+import sys
+from dltrain import cli
+code = cli.main(sys.argv[1:])
+print(f"torch={'torch' in sys.modules} cpu={sum(__import__('os').times()[:2])}", file=sys.stderr)
+sys.exit(code)
+"""
+
+# Takes a run's folder, says that it runs, and waits to be killed.
+OWNER = """
+import sys, time
+from pathlib import Path
+from dltrain import folder
+home = folder.reopen(Path(sys.argv[1]))
+home.status("running", step=3)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def runs(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """Runs the command in this process."""
+
+    def call(*words: object) -> Said:
+        capsys.readouterr()
+        code = main.main(["runs", *map(str, words)])
+        return Said(code, *capsys.readouterr())
+
+    return call
+
+
+def put(run: Path, place: Path, age: float = 0.0, **status: Any) -> Path:
+    """A copy of a run at a place, written to so many seconds ago."""
+    shutil.copytree(run, place, symlinks=True)
+    if status:
+        known = json.loads((place / "status.json").read_text())
+        (place / "status.json").write_text(json.dumps({**known, **status}))
+    for file in place.rglob("*"):
+        os.utime(file, (time.time() - age,) * 2)
+    return place
+
+
+def names(said: Said) -> list[str]:
+    return [Path(row["folder"]).name for row in said.rows]
+
+
+def test_a_row_says_what_was_chosen_and_what_the_run_reached(any_run: Path, runs: Callable[..., Said]) -> None:
+    (row,) = runs(any_run, "--json").rows
+    result, config = (any_run / "result.json").read_text(), (any_run / "environment.json").read_text()
+    found, choices = json.loads(result), json.loads(config)["choices"]
+    assert {key: row[key] for key in ("model", "data", "task")} == {k: choices[k] for k in ("model", "data", "task")}
+    assert (row["metric"], row["value"]) == (f"{found['metric']}/test", found["test"][found["metric"]])
+    assert (row["state"], row["step"], row["time"]) == ("finished", found["steps"], found["seconds"])
+    assert (row["folder"], row["choices"], row["error"]) == (str(any_run), choices, None)
+    assert 0 <= row["age"] < 600
+
+
+def test_the_table_shows_the_same_for_people(kept: Kept, runs: Callable[..., Said], tmp_path: Path) -> None:
+    run = put(kept("forecast"), tmp_path / "lstm-timeseries" / "one", age=7300)
+    mae = json.loads((run / "result.json").read_text())["test"]["mae"]
+    head, rule, line = runs(tmp_path).out.splitlines()
+    assert " ".join(head.split()) == "model data task metric value state step age time folder typed"
+    assert set(rule) == {"-", " "}
+    words = line.split()
+    assert words[:6] == ["lstm", "timeseries", "forecasting", "mae/test", f"{mae:.4g}", "finished"]
+    assert "2h 01m" in line and str(run) in line
+    assert line.endswith("  model.hidden=8 data.series=elnino ...")
+
+
+def test_folders_are_named_from_where_one_stands(
+    plain_run: Path, runs: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(plain_run, tmp_path / "outputs" / "mlp-digits" / "one")
+    monkeypatch.chdir(tmp_path)
+    line = runs().out.splitlines()[-1]
+    assert " outputs/mlp-digits/one " in line
+
+
+def test_a_killed_run_is_lost_and_one_that_is_at_work_runs(
+    plain_run: Path, runs: Callable[..., Said], tmp_path: Path
+) -> None:
+    run = put(plain_run, tmp_path / "run")
+    (run / "result.json").unlink()
+    with subprocess.Popen([sys.executable, "-c", OWNER, str(run)], stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None and owner.stdout.readline() == b"ready\n"
+        alive = runs(run, "--json").rows[0]
+        owner.kill()
+    dead = runs(run, "--json").rows[0]
+    assert (alive["state"], dead["state"]) == ("running", "lost")
+    assert alive["step"] == dead["step"] == 21  # what its log says, not its status
+    manifest = json.loads((run / "checkpoints" / "manifest.json").read_text())
+    earlier = max(entry["seconds"] for entry in manifest.values())
+    assert earlier <= dead["time"] < earlier + 60  # what it took until its last checkpoint, and the time since
+
+
+def test_before_the_test_the_best_of_the_validation_counts(
+    kept: Kept, runs: Callable[..., Said], tmp_path: Path
+) -> None:
+    run = put(kept("average"), tmp_path / "run", state="interrupted", error="SIGINT")
+    best = json.loads((run / "result.json").read_text())["best"]["accuracy"]
+    (run / "result.json").unlink()
+    (row,) = runs(run, "--json").rows
+    assert (row["metric"], row["value"], row["error"]) == ("accuracy/val", best, "SIGINT")
+
+
+def test_age_is_that_of_what_was_written_last(plain_run: Path, runs: Callable[..., Said], tmp_path: Path) -> None:
+    run = put(plain_run, tmp_path / "run", age=5000)
+    assert runs(run, "--json").rows[0]["age"] == pytest.approx(5000, abs=60)
+    os.utime(run / "metrics.jsonl", (time.time() - 500,) * 2)
+    assert runs(run, "--json").rows[0]["age"] == pytest.approx(500, abs=60)
+
+
+@pytest.fixture
+def several(kept: Kept, tmp_path: Path) -> Path:
+    """Five runs: three of a classifier, one of them in a sweep, and two forecasts, with figures of their own."""
+    root = tmp_path / "outputs"
+    for name, kind, age, value in (
+        ("mlp-digits/b", "plain", 30, 0.5),
+        ("mlp-digits/a", "plain", 10, 0.9),
+        ("sweep/then/0_seed=0", "plain", 20, 0.7),
+        ("lstm-timeseries/d", "forecast", 50, 3.0),
+        ("lstm-timeseries/c", "forecast", 40, 1.0),
+    ):
+        run = put(kept(kind), root / name, age)
+        result = json.loads((run / "result.json").read_text())
+        result["test"][result["metric"]] = value
+        (run / "result.json").write_text(json.dumps(result))
+    states = {"mlp-digits/b": "failed", "lstm-timeseries/c": "diverged"}
+    for name, state in states.items():
+        home = run_dir.reopen(root / name)
+        home.status(state, 1, step=len(name))
+        os.utime(root / name / "status.json", (time.time() - 60,) * 2)
+        home.close()
+    return root
+
+
+@pytest.mark.parametrize(
+    ("key", "order"),
+    [
+        ("age", ["a", "0_seed=0", "b", "c", "d"]),
+        ("metric", ["a", "0_seed=0", "b", "c", "d"]),
+        ("folder", ["c", "d", "a", "b", "0_seed=0"]),
+        ("state", ["c", "b", "a", "0_seed=0", "d"]),
+        ("model", ["c", "d", "a", "0_seed=0", "b"]),
+        ("data", ["a", "0_seed=0", "b", "c", "d"]),
+    ],
+)
+def test_runs_are_sorted_as_asked(several: Path, runs: Callable[..., Said], key: str, order: list[str]) -> None:
+    assert names(runs(several, "--sort", key, "--json")) == order
+
+
+def test_without_a_word_the_newest_comes_first_and_sweeps_are_in(several: Path, runs: Callable[..., Said]) -> None:
+    assert names(runs(several, "--json")) == ["a", "0_seed=0", "b", "c", "d"]
+    assert names(runs(several / "sweep", "--json")) == ["0_seed=0"]
+
+
+@pytest.mark.parametrize("key", ["step", "time"])
+def test_the_longest_comes_first(several: Path, runs: Callable[..., Said], key: str) -> None:
+    values = [row[key] for row in runs(several, "--sort", key, "--json").rows]
+    assert values == sorted(values, reverse=True) and len(set(values)) > 1
+
+
+def test_whatever_is_damaged_leaves_a_hole_and_not_a_traceback(several: Path, runs: Callable[..., Said]) -> None:
+    wrong = ["", "{", "[]", '"text"', '{"choices": 3, "metric": [], "test": "x", "step": "y", "started": 5, "a": 1}']
+    for run, content in zip(sorted(several.glob("*/[a-d]")), wrong, strict=False):
+        for name in ("environment.json", "result.json", "checkpoints/manifest.json", "metrics.jsonl", "command.txt"):
+            (run / name).write_text(content)
+    (several / "mlp-digits" / "a" / "status.json").write_text(wrong[-1])
+    for key in ("age", "metric", "state", "step", "time", "model"):
+        assert len(runs(several, "--sort", key, "--json").rows) == 5
+        assert runs(several, "--sort", key).code == 0
+
+
+DEEP = "[" * 100_000
+HUGE = json.dumps({"step": 10**400, "state": "running", "started": "0001-01-01"})
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *((name, DEEP) for name in ("status.json", "result.json", "environment.json", "metrics.jsonl")),
+        ("environment.json", '{"choices": {"model": ' + "[" * 900 + "]" * 900 + "}}"),
+        ("checkpoints/manifest.json", DEEP),
+        ("checkpoints/manifest.json", json.dumps({"step-00000001.pt": {"step": 10**400, "seconds": 10**400}})),
+        ("status.json", HUGE),
+        ("status.json", '{"state": "\\ud800", "step": 1.5, "error": {}, "started": 5}'),
+        ("result.json", json.dumps({"metric": "accuracy", "test": {"accuracy": 10**400}, "seconds": True})),
+        ("command.txt", "it's \udcff"),
+    ],
+)
+def test_one_bad_folder_leaves_the_others_in_the_list(
+    several: Path, runs: Callable[..., Said], name: str, content: str
+) -> None:
+    (several / "mlp-digits" / "a" / name).write_bytes(content.encode(errors="surrogateescape"))
+    for key in ("age", "metric", "state", "step", "time", "model"):
+        assert len(runs(several, "--sort", key, "--json").rows) == 5
+        shown = runs(several, "--sort", key)
+        assert shown.code == 0 and len(shown.out.splitlines()) == 7
+
+
+def test_where_no_run_is_nothing_is_listed(runs: Callable[..., Said], tmp_path: Path) -> None:
+    assert runs(tmp_path, "--json").rows == []
+    said = runs(tmp_path)
+    assert (said.code, said.out) == (0, "") and f"no runs below {tmp_path}" in said.err
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["--sort", "metrik"], "--sort: expected one of model data task metric"),
+        (["--sort", "metrik"], "Did you mean metric?"),
+        (["--jason"], "--jason: unknown flag. Did you mean --json?"),
+        (["here", "there"], "runs: expected dltrain runs [FOLDER], got here there"),
+        (["seed=1"], "runs: expected dltrain runs [FOLDER]"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(runs: Callable[..., Said], typed: list[str], said: str) -> None:
+    found = runs(*typed)
+    assert found.code == 2 and said in found.err
+
+
+def test_the_wrong_folder_is_answered_with_the_nearest(several: Path, runs: Callable[..., Said]) -> None:
+    found = runs(several / "mlp-digit")
+    assert found.code == 2
+    assert f"Did you mean {several / 'mlp-digits'}?" in found.err
+
+
+def test_three_hundred_runs_are_listed_within_a_second_and_without_torch(plain_run: Path, tmp_path: Path) -> None:
+    for number in range(300):
+        run = tmp_path / "mlp-digits" / str(number)
+        (run / "checkpoints").mkdir(parents=True)
+        for name in ("status.json", "result.json", "environment.json", "command.txt", "config.yaml", "metrics.jsonl"):
+            shutil.copy(plain_run / name, run / name)
+        shutil.copy(plain_run / "checkpoints" / "manifest.json", run / "checkpoints")
+    command = [sys.executable, "-c", COST, "runs", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert len(ended.stdout.splitlines()) == 302
+    cost = dict(part.split("=") for part in ended.stderr.splitlines()[-1].split())
+    assert cost["torch"] == "False" and float(cost["cpu"]) < 1
+
+
+def test_help_is_printed(runs: Callable[..., Said]) -> None:
+    assert runs("--help").out.startswith("dltrain runs [FOLDER]")

@@ -1,0 +1,192 @@
+"""The table of bad input: exit code 2, one clear line per mistake, no traceback, and nothing left on disk."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dltrain.cli import main
+
+ROWS = 300
+FILES = {
+    "hole.csv": "value\n" + "\n".join("" if row == 30 else f"{row}.5" for row in range(ROWS)),
+    "words.csv": "name,value\n" + "\n".join(f"row {row},{row}.5" for row in range(ROWS)),
+    "few.csv": "value\n1\n2\n3\n",
+    "table.csv": "a,b,kind\n" + "\n".join(f"{row},{row * 2 % 7},{'cat' if row % 2 else 'dog'}" for row in range(80)),
+    "file": "a file, not a folder",
+    "old/status.json": "{}",
+}
+
+# A command, and for each of its mistakes what its line must say.
+TABLE: dict[str, list[list[str]]] = {
+    # Keys, options, types and ranges: found before torch is imported.
+    "modle=lstm": [["modle", "Did you mean model?"]],
+    "model=lsmt": [["model", "lsmt", "gpt gru lenet5", "Did you mean lstm?"]],
+    "optimizer.lrr=1": [["optimizer.lrr", "Did you mean optimizer.lr?"]],
+    "lr=1": [["lr", "Did you mean optimizer.lr?"]],
+    "data.colour=red": [["data.colour", "Did you mean data.column?"]],
+    "model.blocks.0.kernl=3 model=cnn data=digits": [["model.blocks.0.kernl", "channels"]],
+    "optimizer.lr=fast": [["optimizer.lr", "a number above 0", "fast"]],
+    "optimizer.lr=0": [["optimizer.lr", "a number above 0", "0"]],
+    "optimizer.lr=nan": [["optimizer.lr", "a number above 0", "nan"]],
+    "model.hidden=-3": [["model.hidden", "a whole number of at least 1", "-3"]],
+    "model.hidden=64.5": [["model.hidden", "a whole number of at least 1", "64.5"]],
+    "model.bidirectional=maybe": [["model.bidirectional", "true or false", "maybe"]],
+    "regularization.dropout=1.5": [["regularization.dropout", "at least 0 and below 1", "1.5"]],
+    "data.batch_size=0": [["data.batch_size", "a whole number of at least 1", "0"]],
+    "seed=-1": [["seed", "a whole number of at least 0", "-1"]],
+    "seed=1,2": [["seed", "one value", "1,2", "dltrain -m seed=1,2"]],
+    "model=[gru,lstm]": [["model", "one option", "gru,lstm", "dltrain -m model=gru,lstm"]],
+    "trainer.eval_every=often": [["trainer.eval_every", '"1 epoch"', "often"]],
+    "trainer.epochs=null": [["trainer.epochs", "a whole number", "null", "trainer.max_steps"]],
+    "device.precision=fp8": [["device.precision", "auto fp32 tf32 bf16 fp16", "fp8"]],
+    "device=gpu": [["device", "auto cpu cuda mps", "gpu"]],
+    "optimizer.schedule=cosin": [["optimizer/schedule", "Did you mean cosine?"]],
+    "optimizer.schedule.every=-1 optimizer.schedule=step": [["optimizer.schedule.every", "above 0", "-1"]],
+    "trainer={epoch: 3}": [["trainer.epoch", "Did you mean trainer.epochs?"]],
+    "+trainer.epoch=3": [["trainer.epoch", "Did you mean epochs?"]],
+    "~model": [["model", "expected a value"]],
+    "hydra.callbacks.x._target_=os.system": [["hydra.callbacks.x._target_", "hydra.run.dir"]],
+    "hydra.run.dir=file/run": [["hydra.run.dir", "can be written", "file/run"]],
+    "hydra.run.dir=old": [["hydra.run.dir", "holds no run yet", "old"]],
+    "-m hydra.sweep.dir=file/sweep": [["hydra.sweep.dir", "can be written", "file/sweep"]],
+    "modle=lstm optimizer.lrr=1 data=digts regularization.dropout=1.5 seed=1,2 bogus": [
+        ["bogus", "KEY=VALUE"],
+        ["seed", "one value"],
+        ["data", "Did you mean digits?"],
+        ["modle", "Did you mean model?"],
+        ["optimizer.lrr", "Did you mean optimizer.lr?"],
+        ["regularization.dropout", "below 1"],
+    ],
+    "'model.hidden=${nothing}'": [["model.hidden", "a value", "${nothing}", "'nothing' not found"]],
+    "'seed=${seed}'": [["seed", "a value", "${seed}", "Recursive"]],
+    "'device.name=${x}' 'optimizer.lr=${y}'": [["optimizer.lr", "${y}"], ["device.name", "${x}"]],
+    "'hydra.run.dir=${nothing}'": [["Interpolation key 'nothing' not found", "hydra.run.dir"]],
+    "'model.activation=${oc.env:DLTRAIN_NOPE}'": [["model.activation", "'DLTRAIN_NOPE' not found"]],
+    # What only the code can say.
+    "data.path=nowhere.csv": [["data.path", "an existing CSV file", "nowhere.csv"]],
+    "data.path=tabel.csv": [["data.path", "an existing CSV file", "tabel.csv", "Did you mean table.csv?"]],
+    "data.path=./tabel.csv": [["data.path", "./tabel.csv", "Did you mean ./table.csv?"]],
+    "data.path='~/nowhere.csv'": [["data.path", "an existing CSV file", "got ~/nowhere.csv"]],
+    "'data.path=a (1).csv'": [["data.path=a (1).csv", "cannot be read", """Quote it: "data.path='a (1).csv'\""""]],
+    "data.path=fiel.csv": [["data.path", "an existing CSV file", "fiel.csv"]],
+    "data.path=hole.csv": [["hole.csv", "line 32", "data.holes=interpolate"]],
+    "data.path=words.csv data.column=name": [["data.column", "number", "row 0"]],
+    "data.path=words.csv data.column=valeu": [["data.column", "name, value", "valeu"]],
+    "data.path=few.csv": [["data.path", "at least", "3 rows", "data.window"]],
+    "data.series=co3": [["data.series", "co2", "co3", "Did you mean co2?"]],
+    "data=mnist data.root=.": [["data.root", "mnist", "dltrain data=mnist data.download=true"]],
+    "data=cifar10 data.root=.": [["data.root", "cifar10", "dltrain data=cifar10 data.download=true"]],
+    "model=lstm data=csv data.path=table.csv": [["model=lstm", "data=csv", "Data that fit model=lstm", "timeseries"]],
+    "model=gpt data=digits": [["model=gpt", "data=digits", "vocabulary", "Data that fit model=gpt: text"]],
+    "task=classification": [["task=classification", "data=timeseries", "Data that fit", "digits"]],
+    "model=mlp data=csv data.path=table.csv data.column=a": [["task=classification", "numbers: add task=regression"]],
+    "model=mlp data=csv data.path=table.csv task=regression": [["task=regression", "classes: add task=classification"]],
+    "data=npz": [["data.path", "expected a value", "data.path=..."]],
+    "model=transformer model.heads=5": [["model.heads", "64", "5"]],
+    "model=rnn model.activation=rleu": [["model.activation", "rleu"]],
+    "device.name=abacus data.path=nowhere.csv": [["device", "cpu", "abacus"], ["data.path", "nowhere.csv"]],
+    "device=cpu device.precision=tf32": [["device.precision", "bf16", "tf32"]],
+    "+model.heads=5": [["model.heads", "unknown argument", "hidden"]],
+    "model._target_=os.system": [["model._target_", "a class of dltrain", "os.system"]],
+    "task._target_=torch.nn.Identity": [["task._target_", "a task", "torch.nn.Identity"]],
+    "model._target_=mine.Model": [["model._target_", "mine.Model", "allow_targets=[mine]"]],
+    "model._target_=mine.Model allow_targets=[mine]": [["model._target_", "can be imported", "No module named 'mine'"]],
+}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with the files that the table names."""
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def lines_of(stderr: str) -> list[str]:
+    """The mistakes, without what was said before them."""
+    return [line.removeprefix("dltrain: ") for line in stderr.splitlines() if line.startswith("dltrain: ")]
+
+
+def check(found: list[str], mistakes: list[list[str]]) -> None:
+    assert len(found) == len(mistakes), found
+    for line, (key, *said) in zip(found, mistakes, strict=True):
+        assert line.startswith(key) or key in line.split(": ", 1)[1], line
+        assert all(word in line for word in said), line
+
+
+@pytest.mark.parametrize("typed", TABLE)
+def test_bad_input_is_explained_and_leaves_nothing(here: Path, capsys: pytest.CaptureFixture[str], typed: str) -> None:
+    before = sorted(here.rglob("*"))
+    assert main.main(split(typed)) == 2
+    shown = capsys.readouterr()
+    check(lines_of(shown.err), TABLE[typed])
+    assert not shown.out
+    assert "Traceback" not in shown.err
+    assert sorted(here.rglob("*")) == before
+
+
+def split(typed: str) -> list[str]:
+    """A command's words; braces and brackets stay together."""
+    return shlex.split(typed) if "{" not in typed or "$" in typed else [typed]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_device_that_is_not_there_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["device=cuda"]) == 2
+    check(lines_of(capsys.readouterr().err), [["device", "a device of this machine", "cuda", "Usable here:", "cpu"]])
+
+
+def test_a_pair_that_makes_no_sense_is_refused_although_the_file_is_not_named_yet(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main(["model=lstm", "data=csv"]) == 2
+    pair = ["model=lstm data=csv", "Data that fit model=lstm", "timeseries"]
+    check(lines_of(capsys.readouterr().err), [["data.path", "expected a value"], pair])
+
+
+@pytest.mark.parametrize("flags", [[], ["-m"]])
+def test_an_output_folder_that_cannot_be_made_is_refused(
+    here: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    (here / "outputs").write_text("a file, not a folder")
+    assert main.main(flags) == 2
+    check(lines_of(capsys.readouterr().err), [["dir", "can be written", str(here / "outputs")]])
+
+
+def test_what_an_optimizer_refuses_leaves_no_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(here.rglob("*"))
+    assert main.main(["optimizer=nesterov", "+optimizer.dampening=0.5", "data.series=sunspots", "data.window=12"]) == 2
+    check(lines_of(capsys.readouterr().err), [["optimizer", "Nesterov", "zero dampening"]])
+    assert sorted(here.rglob("*")) == before
+
+
+def test_a_folder_of_ones_own_survives_a_mistake(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "mine").mkdir()
+    (here / "mine" / "thesis.tex").write_text("all my work")
+    typed = ["optimizer=nesterov", "+optimizer.dampening=0.5", "data.series=sunspots", "data.window=12"]
+    assert main.main([*typed, "hydra.run.dir=mine"]) == 2
+    assert [file.name for file in (here / "mine").rglob("*")] == ["thesis.tex"]
+
+
+def test_the_script_itself_ends_with_exit_code_2(here: Path) -> None:
+    command = Path(sys.executable).with_name("dltrain")
+    ended = subprocess.run(
+        [command, "data.path=nowhere.csv", "device.name=abacus"],
+        env={**os.environ, "HYDRA_FULL_ERROR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 2
+    check(lines_of(ended.stderr), [["device", "abacus"], ["data.path", "nowhere.csv"]])
+    assert "Traceback" not in ended.stderr
+    assert not ended.stdout
+    assert not (here / "outputs").exists()

@@ -1,0 +1,220 @@
+"""From a node of configuration to an object: what YAML may name, and what it may say to it."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import nn
+
+from dltrain.config import instantiate
+from dltrain.errors import ConfigError
+
+THEIRS = """
+import pathlib
+pathlib.Path("imported").touch()
+from os import system
+
+class Model:
+    def __init__(self, width: int, names: list[str] | None = None, **rest: float) -> None:
+        self.width, self.names, self.rest = width, names, rest
+
+def touch(path: str) -> None:
+    pathlib.Path(path).touch()
+"""
+
+
+@pytest.fixture
+def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with a module of the user's own, which says so when it is imported."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "theirs", raising=False)
+    (tmp_path / "theirs.py").write_text(THEIRS)
+    return tmp_path
+
+
+def mistakes(node: dict[str, Any], *allow: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        instantiate.build(node, "node", allow)
+    return caught.value.problems
+
+
+def test_a_node_becomes_the_object_it_describes() -> None:
+    made = instantiate.build(
+        {"_target_": "torch.nn.Conv2d", "in_channels": 3, "out_channels": 4, "kernel_size": 5}, "model"
+    )
+    assert isinstance(made, nn.Conv2d)
+    assert made.weight.shape == (4, 3, 5, 5)
+
+
+def test_a_node_inside_a_node_is_built_first() -> None:
+    layer = {"_target_": "torch.nn.TransformerEncoderLayer", "d_model": 8, "nhead": 2, "batch_first": True}
+    made = instantiate.build(
+        {"_target_": "torch.nn.TransformerEncoder", "encoder_layer": layer, "num_layers": 3}, "model"
+    )
+    assert len(made.layers) == 3
+    assert made.layers[0].self_attn.embed_dim == 8
+
+
+def test_a_constructor_may_wait_for_its_last_arguments() -> None:
+    make = instantiate.partial({"_target_": "torch.optim.SGD", "lr": 0.5, "_note_": "not an argument"}, "optimizer")
+    weight = torch.ones(1, requires_grad=True)
+    optimizer = make([weight])
+    weight.grad = torch.ones(1)
+    optimizer.step()
+    assert weight.item() == 0.5
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "posix.system",
+        "builtins.eval",
+        "builtins.exec",
+        "eval",
+        "",
+        None,
+        "subprocess.Popen",
+        "importlib.import_module",
+        "pickle.loads",
+        "torch.load",
+        "torch.hub.load",
+        "torch.utils.collect_env.run",
+        "torch.utils.cpp_extension.load",
+        "torch.nn.os.system",
+        "torch.nn.modules.module.torch.load",
+        "torch.nn.Module.load_state_dict",
+        "torch.nn.modules.Linear",
+        "torch.nn.functional.linear",
+        "torch.nn.utils.rnn.bind",
+        "torch.nn._reduction.warnings.warn",
+        "torch.nn.__getattr__",
+        "torch.optim.lr_scheduler.LambdaLR",
+        "torchvision.datasets.utils.download_url",
+        "torchvision.models.utils.load_state_dict_from_url",
+        "torchvision.io.read_file",
+        "numpy.load",
+        "dltrain.runs.launch.shutil.rmtree",
+        "dltrain.storage.run_dir.subprocess.run",
+        "dltrain.storage.run_dir.Folder",
+        "dltrain.models.layers.nn.Module",
+        "dltrain.models.layers.Tensor",
+        "dltrain.models.recurrent.nn",
+        "dltrain.datasets.npz.np.load",
+        "dltrain.datasets.npz.Path",
+        "dltrain.models.__builtins__",
+        "dltrain.models.recurrent.Nothing",
+        "dltrain.models",
+        "dltrainer.models.Model",
+        "theirs.touch",
+    ],
+)
+def test_what_yaml_may_not_name_is_neither_imported_nor_called(theirs: Path, target: str) -> None:
+    sys.path.insert(0, str(theirs))
+    # The arguments of whatever is hidden behind the name.
+    for arguments in ({}, {"path": "called"}, {"command": "touch called"}, {"args": ["touch", "called"]}):
+        (line,) = mistakes({"_target_": target, **arguments})
+        assert line.startswith("node._target_: expected ")
+    assert [file.name for file in theirs.iterdir()] == ["theirs.py"]
+
+
+def test_the_refusal_of_a_users_own_model_says_what_allows_it() -> None:
+    (line,) = mistakes({"_target_": "theirs.nets.Model"})
+    assert line.endswith("got theirs.nets.Model. If you trust that code, add allow_targets=[theirs] to the command.")
+
+
+@pytest.mark.parametrize("target", ["os.system", "dltrain.runs.launch.train", "torch.load"])
+def test_nobody_is_invited_to_trust_what_is_no_model(target: str) -> None:
+    assert "allow_targets" not in mistakes({"_target_": target})[0]
+
+
+def test_a_users_own_model_is_found_in_the_current_folder_once_it_is_allowed(theirs: Path) -> None:
+    made = instantiate.build({"_target_": "theirs.Model", "width": 3, "scale": 0.5}, "node", ("theirs",))
+    assert (made.width, made.rest) == (3, {"scale": 0.5})
+    assert (theirs / "imported").exists()
+
+
+@pytest.mark.parametrize("allow", ["their", "theirs.Model.x", "other", ""])
+def test_trust_is_by_whole_names(theirs: Path, allow: str) -> None:
+    assert "allow_targets=[theirs]" in mistakes({"_target_": "theirs.Model", "width": 3}, allow)[0]
+    assert not (theirs / "imported").exists()
+
+
+def test_what_a_trusted_module_has_imported_from_elsewhere_is_not_its_own(theirs: Path) -> None:
+    assert "a class of theirs" in mistakes({"_target_": "theirs.system", "command": "touch called"}, "theirs")[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("def broken(:", "invalid syntax"), ("import nothing_of_this_name", "nothing_of_this_name"), ("", "Model")],
+)
+def test_a_module_that_cannot_be_imported_is_named(theirs: Path, text: str, said: str) -> None:
+    (theirs / "theirs.py").write_text(text)
+    (line,) = mistakes({"_target_": "theirs.Model"}, "theirs")
+    assert line.startswith("node._target_: expected something that can be imported, got theirs.Model")
+    assert said in line
+
+
+def test_all_mistakes_of_a_node_are_said_together() -> None:
+    layer = {"_target_": "torch.nn.TransformerEncoderLayer", "d_model": "wide", "nhaed": 2}
+    found = mistakes({"_target_": "torch.nn.TransformerEncoder", "encoder_layer": layer, "norm_frist": True})
+    assert [line.split(":")[0] for line in found] == [
+        "node.encoder_layer.d_model",
+        "node.encoder_layer.nhaed",
+        "node.encoder_layer.nhead",
+        "node.norm_frist",
+        "node.num_layers",
+    ]
+    assert "Did you mean nhead?" in found[1]
+
+
+def test_a_value_that_yaml_leaves_open_is_asked_for() -> None:
+    (line,) = mistakes({"_target_": "dltrain.datasets.npz.Npz", "path": "???"})
+    assert line == "node.path: expected a value, got nothing. Set it: node.path=..."
+
+
+def test_what_a_library_refuses_is_explained() -> None:
+    make = instantiate.partial({"_target_": "torch.optim.NAdam", "momentum_decay": -1.0}, "optimizer")
+    with pytest.raises(ConfigError, match="optimizer: NAdam refuses these values: Invalid momentum_decay"):
+        make([torch.ones(1, requires_grad=True)])
+
+
+@pytest.mark.parametrize(
+    ("hint", "right", "wrong", "text"),
+    [
+        (int, [1], [1.0, True, "1", None], "a whole number"),
+        (float, [1, 0.5], [True, "1", None, [1.0]], "a number"),
+        (bool, [True], [1, "true", None], "true or false"),
+        (str, ["x", ""], [1, None, True], "text"),
+        (int | None, [1, None], ["x", 1.5], "a whole number or null"),
+        (float | torch.Tensor, [0.5], ["fast", None], "a number"),
+        (list[int], [[1, 2], [], (1,)], [1, ["x"], None], "a list"),
+        (int | list[int], [1, [1, 2]], ["x", [None]], "a whole number or a list"),
+        (tuple[float, float], [[0.9, 0.999]], [[0.9], [0.9, 0.9, 0.9], 0.9], "a list of 2"),
+        (tuple[int, ...], [[], [1, 2, 3]], [["x"]], "a list"),
+        (Literal["mse", "l1"], ["mse"], ["l3", None, 3], "one of mse l1"),
+        (Any, [1, "x", None, []], [], "Any"),
+        (Callable[[int], int], [len, "x"], [], ""),
+        (Path, ["x"], [None], "Path"),
+    ],
+)
+def test_types_are_checked_as_they_are_written(hint: Any, right: list[Any], wrong: list[Any], text: str) -> None:
+    assert all(instantiate.fits(value, hint) for value in right)
+    assert not any(instantiate.fits(value, hint) for value in wrong)
+    assert text in instantiate.readable(hint)
+
+
+def test_a_fact_is_needed_where_none_is_not_welcome() -> None:
+    node = {
+        "_target_": "dltrain.models.recurrent.Recurrent",
+        "cell": "lstm",
+        "features": "${spec.features}",
+        "outputs": "${spec.outputs}",
+        "hidden": 3,
+        "vocabulary": "${spec.vocabulary}",
+    }
+    assert instantiate.needs(node, "model") == ["features", "outputs"]

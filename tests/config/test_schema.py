@@ -1,0 +1,117 @@
+"""The words of the configuration: what they admit, and how they say so."""
+
+import math
+from typing import Any
+
+import pytest
+
+from dltrain.config import schema
+
+
+@pytest.mark.parametrize(
+    ("interval", "inside", "outside", "text"),
+    [
+        ("[0, 1)", [0, 0.0, 0.999], [-1e-9, 1, 1.0], "a number of at least 0 and below 1"),
+        ("(0, 1]", [1e-300, 1], [0, 1.0000001], "a number above 0 and at most 1"),
+        ("(0, inf)", [1e-300, 1e300], [0, -1, math.inf], "a number above 0"),
+        ("(-inf, inf)", [-1e300, 0, 3], [math.inf, -math.inf], "a number"),
+    ],
+)
+def test_an_interval_admits_what_mathematics_says(
+    interval: str, inside: list[float], outside: list[float], text: str
+) -> None:
+    word = schema.real(interval)
+    assert all(word.admits(value) for value in inside)
+    assert not any(word.admits(value) for value in outside)
+    assert not any(word.admits(value) for value in (math.nan, True, "0.5", None, [0.5]))
+    assert word.text == text
+
+
+def test_a_whole_number_is_neither_a_truth_value_nor_a_float() -> None:
+    word = schema.whole(1)
+    assert word.admits(1)
+    assert not any(word.admits(value) for value in (0, True, 1.0, "1", None))
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (50, (50.0, "step")),
+        ("50", (50.0, "step")),
+        ("1 epoch", (1.0, "epoch")),
+        ("2 epochs", (2.0, "epoch")),
+        ("0.5 minutes", (0.5, "minute")),
+        ("3minutes", (3.0, "minute")),
+        ("0 steps", None),
+        ("1.5 epochs", None),
+        ("-1 steps", None),
+        ("often", None),
+        ("1 hour", None),
+        ("1 epoch 2", None),
+        (True, None),
+        (None, None),
+        ([1], None),
+    ],
+)
+def test_a_span_is_a_number_and_a_unit(typed: Any, meant: tuple[float, str] | None) -> None:
+    assert schema.span(typed) == meant
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "mistake"),
+    [
+        ("seed", 2**63 - 1, None),
+        ("seed", 2**63, "seed: expected a whole number of at least 0"),
+        ("optimizer.lr", 1, None),
+        ("optimizer.lr", "fast", "optimizer.lr: expected a number above 0, got fast"),
+        ("optimizer.betas", [0.9, 0.999], None),
+        ("optimizer.betas", [0.9, 1.0], "optimizer.betas: expected a number of at least 0 and below 1, got 1.0"),
+        ("model.blocks.3.padding", "smae", "one of same valid, got smae. Did you mean same?"),
+        ("model.dropout", "${regularization.dropout}", None),
+        ("data.season", None, None),
+        ("data.path", -3, None),
+    ],
+)
+def test_a_value_is_held_against_its_word_wherever_it_stands(key: str, value: Any, mistake: str | None) -> None:
+    found = schema.check(key, value)
+    assert found is None if mistake is None else mistake in str(found)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "default", "right"),
+    [
+        ("model.bidirectional", True, False, True),
+        ("model.bidirectional", 1, False, False),
+        ("model.bidirectional", "yes", False, False),
+        ("optimizer.threshold", 1, 1e-4, True),
+        ("data.series", 3, "co2", False),
+        ("data.path", 3, None, True),
+        ("data.path", "x.csv", "???", True),
+        ("device.channels_last", True, "auto", True),
+        ("data.augment", "flip", [], False),
+        ("trainer", 3, {"epochs": 1}, False),
+        ("trainer.epochs", None, 20, True),
+        ("trainer.eval_every", None, "1 epoch", False),
+        ("optimizer.lr", None, 1e-3, False),
+        ("optimizer.lr", [0.1], 1e-3, False),
+        ("optimizer.lr", "${seed}", 1e-3, True),
+        ("model.hidden", [64, 32], 128, True),
+        ("model.dropout", 0.5, "${regularization.dropout}", True),
+        ("optimizer.schedule.warmup", 0.1, 0, True),
+    ],
+)
+def test_what_is_typed_must_be_of_the_kind_that_yaml_has(key: str, value: Any, default: Any, right: bool) -> None:
+    found = schema.mistyped(key, value, default)
+    assert (found is None) is right
+    assert right or str(found).startswith(f"{key}: expected ")
+
+
+def test_every_leaf_is_checked_and_named_by_its_full_key() -> None:
+    content = {
+        "model": {"_target_": "dltrain.models.x", "blocks": [{"channels": 0}, {"channels": 3}], "hidden": [4, 0]}
+    }
+    assert [line.split(":")[0] for line in schema.out_of_range(content)] == ["model.blocks.0.channels", "model.hidden"]
+
+
+def test_what_a_class_of_the_users_own_takes_is_not_judged_by_our_words() -> None:
+    assert not list(schema.out_of_range({"model": {"_target_": "theirs.Model", "depth": "deep", "dropout": 3}}))

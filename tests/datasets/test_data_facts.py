@@ -1,0 +1,118 @@
+import importlib
+import inspect
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from dltrain.data.loader import Batches
+from dltrain.data.spec import Spec
+
+FOLDER = Path(__file__).parents[2] / "conf" / "data"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+STATIC = ("timeseries", "digits", "mnist", "fashion_mnist", "cifar10", "text", "gates", "ring")
+OWN = ("npz", "image_folder", "csv")
+
+
+def read(name):
+    config = yaml.safe_load((FOLDER / f"{name}.yaml").read_text("utf-8"))
+    target = config["_target_"]
+    module, _, attribute = target.rpartition(".")
+    arguments = {key: value for key, value in config.items() if key != "defaults" and not key.startswith("_")}
+    return config, getattr(importlib.import_module(module), attribute), arguments
+
+
+def stated(data):
+    return {fact.name for fact in fields(Spec) if getattr(data.spec, fact.name) is not None}
+
+
+def own_path(name, folder):
+    if name == "npz":
+        x, y = np.random.default_rng(0).random((40, 6, 2)), np.arange(40) % 2
+        np.savez(folder / "a.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+        return str(folder / "a.npz")
+    if name == "csv":
+        (folder / "a.csv").write_text("a,b\n" + "".join(f"{n},{n % 2}\n" for n in range(40)))
+        return str(folder / "a.csv")
+    for number in range(20):
+        path = folder / "pictures" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9)).save(path)
+    return str(folder / "pictures")
+
+
+def test_every_yaml_is_covered_here():
+    assert set(NAMES) == {*STATIC, *OWN}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_yaml_says_what_it_is_picks_its_task_and_carries_every_argument(name):
+    config, target, arguments = read(name)
+    assert (FOLDER / f"{name}.yaml").read_text("utf-8").startswith("# ")
+    assert set(arguments) == set(inspect.signature(target).parameters)
+    assert set(config["_facts_"]) <= {fact.name for fact in fields(Spec)}
+    (override, own) = config["defaults"]
+    (task,) = override.values()
+    assert (FOLDER.parent / "task" / f"{task}.yaml").is_file() and own == "_self_"
+
+
+@pytest.mark.parametrize("name", STATIC)
+def test_data_whose_facts_are_known_state_exactly_those_of_their_yaml(name, tmp_path):
+    config, target, arguments = read(name)
+    data = target(**{**arguments, **({"root": str(tmp_path)} if "root" in arguments else {})})
+    assert stated(data) == set(config["_facts_"])
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_data_of_a_user_state_no_fact_beyond_those_of_their_yaml(name, tmp_path):
+    config, target, arguments = read(name)
+    assert arguments["path"] == "???"
+    data = target(**{**arguments, "path": own_path(name, tmp_path)})
+    assert stated(data) and stated(data) <= set(config["_facts_"])
+
+
+@pytest.mark.parametrize("name", ["timeseries", "digits", "text", "gates", "ring", *OWN])
+def test_the_batches_keep_to_the_facts(name, tmp_path):
+    _, target, arguments = read(name)
+    data = target(**arguments if name not in OWN else {**arguments, "path": own_path(name, tmp_path)})
+    splits = data.load()
+    for source, training in ((splits.train, True), (splits.val, False), (splits.test, False)):
+        batch = next(iter(Batches(source, data.batch_size, training=training)))
+        inputs, targets = batch["inputs"], batch["targets"]
+        spec = data.spec
+        assert tuple(inputs.shape[1:]) == spec.shape
+        assert spec.size in (None, inputs[0].numel())
+        if spec.horizon:
+            assert targets.shape[1:] == (spec.horizon, spec.columns)
+        elif spec.vocabulary:
+            assert targets.shape == inputs.shape and int(max(inputs.max(), targets.max())) < spec.vocabulary
+        else:
+            assert targets.dtype == torch.int64 and targets.dim() == 1 and int(targets.max()) < spec.classes
+
+
+@pytest.mark.parametrize("name", ["timeseries", "digits", "text", "gates", "ring", *OWN])
+def test_loading_twice_gives_the_same_bytes(name, tmp_path):
+    _, target, arguments = read(name)
+    arguments = arguments if name not in OWN else {**arguments, "path": own_path(name, tmp_path)}
+    one, other = (next(iter(Batches(target(**arguments).load().train, 8, training=True))) for _ in range(2))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("name", STATIC)
+def test_the_defaults_of_a_class_are_those_of_its_yaml(name):
+    _, target, arguments = read(name)
+    for key, parameter in inspect.signature(target).parameters.items():
+        if key not in ("root", "augment") and target.__name__ != "FashionMNIST":
+            assert parameter.default == arguments[key], key
+
+
+def test_every_bundled_file_is_small_and_has_its_notice():
+    folder = Path(importlib.import_module("dltrain.datasets.time_series").__file__).parent / "bundled"
+    notice = (folder / "NOTICE.md").read_text("utf-8")
+    for path in folder.iterdir():
+        assert path.stat().st_size < 500_000
+        assert path.name == "NOTICE.md" or f"`{path.name}`" in notice

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+import torch
+
+from dltrain.data.loader import key, mix, uniform
+from dltrain.datasets.images import Look
+from dltrain.errors import ConfigError
+
+
+def pictures(count=64, channels=3, side=9):
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, channels, side, side), dtype=np.uint8))
+    return {"pixels": pixels, "labels": torch.arange(count) % 10}
+
+
+def keys(count, epoch=0):
+    return mix(torch.arange(count) + key(0, epoch))
+
+
+def prepared(augment, mean=0.5, std=0.25):
+    rows = pictures()
+    source = Look(3, mean, std, augment).splits(rows, None, rows).train
+    return source, source.prepare(rows)
+
+
+def test_pixels_are_scaled_by_mean_and_deviation_of_each_channel():
+    rows = pictures()
+    mean, std = [0.1, 0.5, 0.9], [0.2, 0.3, 0.4]
+    batch = Look(3, mean, std, []).splits(rows, None, rows).test.prepare(rows)
+    expected = (rows["pixels"].double() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    assert batch["inputs"].dtype == torch.float32 and batch["targets"].dtype == torch.int64
+    torch.testing.assert_close(batch["inputs"].double(), expected, atol=1e-5, rtol=0)
+
+
+def test_one_half_and_one_half_scale_to_minus_one_and_one():
+    rows = {"pixels": torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1), "labels": torch.tensor([0, 1])}
+    inputs = Look(1, 0.5, 0.5, []).splits(rows, None, rows).test.prepare(rows)["inputs"]
+    assert inputs.flatten().tolist() == pytest.approx([-1, 1], abs=1e-6)
+
+
+def test_flip_mirrors_half_of_the_pictures_and_leaves_the_others():
+    source, batch = prepared(["flip"])
+    found = source.augment(batch, keys(64))["inputs"]
+    flipped = uniform(keys(64), 3)[:, 0] < 0.5
+    assert 16 < int(flipped.sum()) < 48
+    assert torch.equal(found[flipped], batch["inputs"][flipped].flip(3))
+    assert torch.equal(found[~flipped], batch["inputs"][~flipped])
+
+
+def test_crop_equals_a_crop_of_the_picture_padded_with_black():
+    source, batch = prepared(["crop"], mean=[0.2, 0.3, 0.4], std=[0.5, 0.6, 0.7])
+    found = source.augment(batch, keys(64))["inputs"]
+    black = source.prepare({"pixels": torch.zeros(1, 3, 17, 17, dtype=torch.uint8), "labels": torch.zeros(1)})["inputs"]
+    places = set()
+    for number in range(64):
+        padded = black[0].clone()
+        padded[:, 4:13, 4:13] = batch["inputs"][number]
+        crops = {(y, x): padded[:, y : y + 9, x : x + 9] for y in range(9) for x in range(9)}
+        matching = [place for place, crop in crops.items() if torch.equal(crop, found[number])]
+        assert len(matching) == 1
+        places.update(matching)
+    assert {y for y, _ in places} == {x for _, x in places} == set(range(9))
+
+
+def test_augmentation_follows_the_keys_and_keeps_the_targets():
+    source, batch = prepared(["flip", "crop"])
+    one, again, other = (source.augment(batch, keys(64, epoch)) for epoch in (0, 0, 1))
+    assert torch.equal(one["inputs"], again["inputs"])
+    assert not torch.equal(one["inputs"], other["inputs"])
+    assert one["targets"] is batch["targets"]
+    single = source.augment({name: value[5:6] for name, value in batch.items()}, keys(64)[5:6])
+    assert torch.equal(single["inputs"][0], one["inputs"][5])
+
+
+def test_only_training_pictures_are_augmented():
+    rows = pictures()
+    splits = Look(3, 0.5, 0.5, ["flip"]).splits(rows, rows, rows)
+    assert splits.train.augment is not None and splits.val.augment is None and splits.test.augment is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ({"augment": ["flp"]}, "Did you mean flip?"),
+        ({"mean": [0.5, 0.5]}, "data.mean"),
+        ({"std": [0.5, 0.0, 0.5]}, "data.std"),
+    ],
+)
+def test_a_look_that_makes_no_sense_is_refused(arguments, part):
+    with pytest.raises(ConfigError, match=part.replace("?", r"\?")):
+        Look(**{"channels": 3, "mean": 0.5, "std": 0.5, "augment": [], **arguments})

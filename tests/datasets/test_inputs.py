@@ -1,0 +1,343 @@
+"""What users bring, read as the rows of a split: pictures of all kinds, arrays of all layouts, rows and texts."""
+
+import io
+import re
+import sys
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dltrain.data.inputs import Given, check
+from dltrain.data.spec import Inputs
+from dltrain.datasets import csv_file
+from dltrain.datasets.array_inputs import array_inputs
+from dltrain.datasets.digits import Digits
+from dltrain.datasets.image_inputs import picture_inputs
+from dltrain.datasets.images import Look
+from dltrain.datasets.npz import Npz
+from dltrain.datasets.table import CsvTable
+from dltrain.datasets.text import Text
+from dltrain.datasets.time_series import TimeSeries
+from dltrain.errors import ConfigError
+
+
+def given(*paths: Path, **more) -> Given:
+    return Given(tuple(map(str, paths)), **more)
+
+
+def joined(pieces: Iterator[Inputs], key: str = "pixels") -> torch.Tensor:
+    return torch.cat([piece.rows[key] for piece in pieces])
+
+
+def read(paths: list[Path], shape: tuple[int, ...], white: float = 255.0, **more) -> torch.Tensor:
+    return joined(picture_inputs(given(*paths, **more), Look(shape[0], 0.5, 0.5, [], white), shape))
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_colour_picture_becomes_grey_and_a_grey_one_coloured(tmp_path):
+    Image.new("RGB", (5, 5), (250, 100, 10)).save(tmp_path / "colour.png")
+    Image.new("L", (5, 5), 77).save(tmp_path / "grey.png")
+    grey = read([tmp_path / "colour.png", tmp_path / "grey.png"], (1, 5, 5))
+    # ITU-R 601 luma.
+    assert grey.dtype == torch.uint8 and grey[0, 0, 0, 0] == round(0.299 * 250 + 0.587 * 100 + 0.114 * 10)
+    assert (grey[1] == 77).all()
+    assert (read([tmp_path / "grey.png"], (3, 5, 5)) == 77).all()
+    with_alpha = read([tmp_path / "colour.png"], (4, 5, 5))
+    assert with_alpha[0, :, 2, 2].tolist() == [250, 100, 10, 255]
+
+
+def test_grey_levels_of_16_bits_keep_their_shades(tmp_path):
+    levels = np.random.default_rng(0).integers(0, 2**16, (6, 5), dtype=np.uint16)
+    wanted = np.round(levels / 257)
+    (tmp_path / "p.ppm").write_bytes(b"P5\n5 6\n65535\n" + levels.byteswap().tobytes())
+    for name in ("a.png", "b.tif"):
+        Image.fromarray(levels).save(tmp_path / name)
+    Image.fromarray(levels.astype(np.int32)).save(tmp_path / "c.tif")
+    for name in ("a.png", "b.tif", "c.tif", "p.ppm"):
+        for channels in (1, 3):
+            pixels = read([tmp_path / name], (channels, 6, 5))[0]
+            assert all(np.array_equal(channel, wanted) for channel in pixels.numpy())
+
+
+@pytest.mark.parametrize(
+    ("levels", "said"),
+    [
+        (np.linspace(0, 1, 30, dtype=np.float32), "fractions from 0 to 1"),
+        (np.arange(30, dtype=np.int32) * 10**6, "whole numbers from 0 to 2.9e"),
+        (np.arange(30, dtype=np.int32) - 1, "whole numbers from -1 to 28"),
+    ],
+)
+def test_grey_levels_on_an_unknown_scale_are_refused(levels, said, tmp_path):
+    Image.fromarray(levels.reshape(6, 5)).save(tmp_path / "a.tif")
+    with pytest.raises(ConfigError, match=f"INPUT 1: expected a picture that can be read at .*a.tif, got .*{said}"):
+        read([tmp_path / "a.tif"], (1, 6, 5))
+
+
+def test_what_is_transparent_lies_on_white(tmp_path):
+    alpha = np.linspace(0, 255, 16).round().astype(np.uint8).reshape(4, 4)
+    dot = np.stack([np.zeros_like(alpha), alpha], axis=2)
+    Image.fromarray(dot, "LA").save(tmp_path / "la.png")
+    Image.fromarray(np.concatenate([dot[..., :1]] * 3 + [dot[..., 1:]], axis=2), "RGBA").save(tmp_path / "rgba.png")
+    drawn = Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4), "P")
+    drawn.putpalette([0] * 48)
+    drawn.save(tmp_path / "palette.png", transparency=alpha.tobytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("la.png", "rgba.png", "palette.png"):
+            for channels in (1, 3):
+                pixels = read([tmp_path / name], (channels, 4, 4))[0].int().numpy()
+                assert np.abs(pixels - (255 - alpha)).max() <= 1
+            assert np.array_equal(read([tmp_path / name], (4, 4, 4))[0, 3], alpha)
+
+
+def test_a_picture_of_a_hundred_million_pixels_is_read_without_a_warning(tmp_path):
+    Image.new("1", (10_000, 9_000), 1).save(tmp_path / "large.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (read([tmp_path / "large.png"], (1, 4, 4)) == 255).all()
+
+
+def test_a_picture_of_another_size_is_scaled_alike_and_cut_evenly(tmp_path):
+    pixels = np.zeros((20, 60), dtype=np.uint8)
+    pixels[:, 20:40] = 200
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    assert (read([tmp_path / "wide.png"], (1, 20, 20)) == 200).all()
+    assert (read([tmp_path / "wide.png"], (1, 10, 10))[0, 0, :, 1:-1] == 200).all()
+    assert read([tmp_path / "wide.png"], (1, 8, 16)).shape == (1, 1, 8, 16)
+
+
+def test_a_picture_that_a_camera_turned_is_upright(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 4), dtype=np.uint8)
+    turned = Image.fromarray(np.rot90(pixels))
+    exif = turned.getexif()
+    exif[0x0112] = 6  # turn it a quarter clockwise to see it
+    turned.save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(read([tmp_path / "turned.png"], (1, 6, 4))[0, 0].numpy(), pixels)
+
+
+def test_bytes_are_brought_to_the_scale_of_the_set(tmp_path):
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(tmp_path / "all.png")
+    sixteen = read([tmp_path / "all.png"], (1, 16, 16), white=16.0)
+    assert sixteen.dtype == torch.uint8 and sixteen.flatten()[[0, 8, 128, 255]].tolist() == [0, 1, 8, 16]
+    one = read([tmp_path / "all.png"], (1, 16, 16), white=1.0)
+    assert one.dtype == torch.float32
+    assert torch.allclose(one.flatten(), torch.arange(256) / 255)
+
+
+def test_folders_are_read_in_order_with_all_below_and_nothing_that_is_no_picture(tmp_path):
+    for number, name in enumerate(["b.png", "a/z.JPG", "a/c.bmp"]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (2, 2), 100 * number).save(tmp_path / name)
+    (tmp_path / "a" / "notes.txt").write_text("no picture")
+    pieces = list(picture_inputs(given(tmp_path, batch=2), Look(1, 0.5, 0.5, []), (1, 2, 2)))
+    names = [name["input"] for piece in pieces for name in piece.names]
+    assert names == [str(tmp_path / name) for name in ("a/c.bmp", "a/z.JPG", "b.png")]
+    assert [len(piece.names) for piece in pieces] == [2, 1]
+
+
+def test_pixels_of_an_array_must_be_on_the_scale_of_the_set(tmp_path):
+    shape = (1, 8, 8)
+    for values, white, message in (
+        (np.zeros((2, 8, 8)), 255.0, "bytes from 0 to 255 in .*x.npy.0., as in training, got float64"),
+        (np.zeros((2, 8, 8), np.uint8), 1.0, "floats from 0 to 1 .* got uint8"),
+        (np.full((2, 8, 8), 17, np.uint8), 16.0, "bytes from 0 to 16 .* got 0 to 17"),
+        (np.full((2, 8, 8), 1.5), 1.0, "floats from 0 to 1 .* got 0 to 1.5"),
+        (np.full((2, 8, 8), np.nan), 1.0, "floats from 0 to 1"),
+        (np.zeros((2, 8, 9), np.uint8), 255.0, r"examples of shape \(1, 8, 8\) in .* got an array \(2, 8, 9\)"),
+    ):
+        np.save(tmp_path / "x.npy", values)
+        with pytest.raises(ConfigError, match=f"^INPUT 1: expected {message}"):
+            read([tmp_path / "x.npy"], shape, white)
+
+
+# --- arrays -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 7), (1, 5, 7), (4, 2), (6,)])
+def test_arrays_hold_one_example_or_many_and_channels_first_or_last(shape, tmp_path):
+    values = np.random.default_rng(0).random((9, *shape)).astype(np.float32)
+    layouts = [values]
+    if len(shape) == 3:
+        layouts.append(values.transpose(0, 2, 3, 1))
+    if shape[0] == 1:
+        layouts.append(values[:, 0])
+    for layout in layouts:
+        np.save(tmp_path / "many.npy", layout)
+        np.save(tmp_path / "one.npy", layout[4])
+        assert np.array_equal(joined(array_inputs(given(tmp_path / "many.npy", batch=4), shape), "inputs"), values)
+        assert np.array_equal(joined(array_inputs(given(tmp_path / "one.npy"), shape), "inputs"), values[4:5])
+
+
+def test_of_several_arrays_the_inputs_are_taken(tmp_path):
+    x, y = np.random.default_rng(0).random((3, 2)), np.zeros(3)
+    for name, arrays in (("x", {"x": x, "y": y}), ("test", {"x_train": y, "x_test": x}), ("only", {"anything": x})):
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+        assert joined(array_inputs(given(tmp_path / f"{name}.npz"), (2,)), "inputs").shape == (3, 2)
+    np.savez(tmp_path / "unclear.npz", a=x, b=x)
+    np.savez(tmp_path / "none.npz")
+    (tmp_path / "half.npz").write_bytes((tmp_path / "x.npz").read_bytes()[:200])
+    np.save(tmp_path / "nan.npy", np.array([[1.0, np.nan]]))
+    np.save(tmp_path / "words.npy", np.array([["a", "b"]]))
+    for name, message in (
+        ("unclear.npz", "one array, or one called x or x_test, in .* got a, b"),
+        ("none.npz", "arrays that can be read"),
+        ("half.npz", "arrays that can be read"),
+        ("nan.npy", "finite numbers in .*nan.npy.0."),
+        ("words.npy", "finite numbers in"),
+    ):
+        with pytest.raises(ConfigError, match=f"INPUT 1: expected {message}"):
+            list(array_inputs(given(tmp_path / name), (2,)))
+
+
+def test_vectors_and_float_pictures_of_an_npz_are_read_like_its_own(tmp_path):
+    random = np.random.default_rng(0)
+    for shape in ((7,), (6, 2), (5, 5, 3)):
+        x = random.random((20, *shape)).astype(np.float32)
+        np.savez(tmp_path / "data.npz", x_train=x, x_test=x, y_train=np.arange(20) % 2, y_test=np.arange(20) % 2)
+        data = Npz(str(tmp_path / "data.npz"))
+        own = data.load().test.rows
+        key = "pixels" if "pixels" in own else "inputs"
+        assert torch.equal(joined(data.inputs(given(tmp_path / "data.npz", batch=8)), key), own[key])
+
+
+def test_an_example_before_a_mistake_comes_before_it_is_raised(tmp_path):
+    np.save(tmp_path / "good.npy", np.zeros((3, 2)))
+    pieces = array_inputs(given(tmp_path / "good.npy", tmp_path / "gone.npy", batch=2), (2,))
+    assert [len(next(pieces).names) for _ in range(2)] == [2, 1]
+    with pytest.raises(ConfigError, match=r"INPUT 2: expected a file that can be read at .*gone.npy, got No such file"):
+        next(pieces)
+
+
+# --- tables, series and texts -----------------------------------------------------------------------------------------
+
+
+def test_a_table_in_pieces_is_the_table_in_one():
+    lines = ['"a,b;c";x\n', "1,5;2\n", "\n", "2,5;3\n", "3,5;4\n", "\n", "\n"]
+    path = Path("a.csv")
+    (whole,) = csv_file.tables(lines, path, None)
+    pieces = list(csv_file.tables(lines, path, 2))
+    assert [len(piece.rows) for piece in pieces] == [2, 1]
+    assert whole.rows == [row for piece in pieces for row in piece.rows] == [["1,5", "2"], ["2,5", "3"], ["3,5", "4"]]
+    assert whole.lines == [line for piece in pieces for line in piece.lines] == [2, 4, 5]
+    assert all(piece.comma and piece.header == ["a,b;c", "x"] for piece in pieces)
+
+
+def test_an_empty_line_of_one_column_is_a_hole_unless_nothing_follows():
+    (table,) = csv_file.tables(["x\n", "1\n", "\n", "3\n", "\n"], Path("a.csv"), None)
+    assert table.rows == [["1"], [""], ["3"]] and table.lines == [2, 3, 4]
+    pieces = list(csv_file.tables(["x\n", "1\n", "\n", "3\n", "\n"], Path("a.csv"), 1))
+    assert [piece.rows for piece in pieces] == [[["1"]], [[""]], [["3"]]]
+
+
+def test_rows_are_standardised_with_the_mean_of_training_and_unknown_words_are_zeros(tmp_path):
+    random = np.random.default_rng(0)
+    numbers, words = random.normal(3, 2, 50).round(3), random.choice(["red", "blue"], 50)
+    content = "".join(f"{n},{w},{k % 3}.25\n" for k, (n, w) in enumerate(zip(numbers, words, strict=True)))
+    (tmp_path / "a.csv").write_text("size,colour,price\n" + content)
+    data = CsvTable(str(tmp_path / "a.csv"), column="price", holes="mean")
+    train = data.parts[0].numpy()
+    (tmp_path / "new.csv").write_text("colour,size\nred,4.5\ngreen,\n")
+    (piece,) = data.inputs(given(tmp_path / "new.csv"))
+    standard = (4.5 - numbers[train].mean()) / numbers[train].std()
+    assert piece.rows["inputs"].tolist() == [[pytest.approx(standard), 0.0, 1.0], [0.0, 0.0, 0.0]]
+    own = data.load().test.rows
+    assert torch.equal(piece.rows["shift"], own["shift"][:2]) and torch.equal(piece.rows["scale"], own["scale"][:2])
+
+
+def test_what_follows_a_series_is_unknown_and_its_scale_is_that_of_training(tmp_path):
+    (tmp_path / "a.csv").write_text("x\n" + "".join(f"{n % 7 + 0.1 * n:.2f}\n" for n in range(60)))
+    data = TimeSeries(path=str(tmp_path / "a.csv"), window=5, horizon=3, normalise="train")
+    (tmp_path / "new.csv").write_text("x\n" + "".join(f"{100 + n}\n" for n in range(8)))
+    (piece,) = data.inputs(given(tmp_path / "new.csv"))
+    batch = data.load().test.prepare(dict(piece.rows))
+    train = np.loadtxt(tmp_path / "a.csv", skiprows=1)[: 60 - 2 * 9]
+    wanted = (np.arange(103, 108) - train.mean()) / train.std()
+    assert batch["inputs"][0, :, 0].tolist() == pytest.approx(wanted.tolist(), rel=1e-5)
+    assert batch["targets"].isnan().all() and batch["targets"].shape == (1, 3, 1)
+    assert piece.names == [{"input": str(tmp_path / "new.csv"), "time": None}] * 3
+
+
+def test_a_text_is_whole_and_what_follows_it_is_unknown(tmp_path):
+    (tmp_path / "a.txt").write_text("abcdefgh" * 50)
+    data = Text(str(tmp_path / "a.txt"), length=4)
+    first, second = data.inputs(given(tmp_path / "a.txt", text="head"))
+    batch = data.load().test.prepare(dict(first.rows))
+    assert batch["inputs"].tolist() == [[7, 4, 0, 3]] and batch["targets"].tolist() == [[4, 0, 3, -1]]
+    assert second.rows["tokens"].shape == (1, 401) and second.names == [{"input": str(tmp_path / "a.txt")}]
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_standard_input_stays_open_for_whoever_comes_next(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\ufeffa,é\n1,2\n".encode())))
+    (file,) = Given(("-",)).files("anything")
+    with file.lines() as lines:
+        assert list(lines) == ["a,é\n", "1,2\n"]
+    assert not sys.stdin.buffer.closed
+
+
+def test_a_file_that_may_not_be_read_is_said_before_anything_else(tmp_path):
+    (tmp_path / "secret.csv").write_text("a\n1\n")
+    (tmp_path / "secret.csv").chmod(0)
+    long = "x" * 5000
+    with pytest.raises(ConfigError) as caught:
+        check([str(tmp_path / "secrets.csv"), "-", long])
+    assert [line.split(":")[0] for line in caught.value.problems] == ["INPUT 1", "INPUT 3"]
+    assert f"Did you mean {tmp_path / 'secret.csv'}?" in caught.value.problems[0]
+
+
+def test_digits_given_as_pictures_of_sixteen_levels_come_back_exactly(tmp_path):
+    data = Digits()
+    own = data.load().test.rows["pixels"][:20]
+    for number, pixels in enumerate(own):
+        Image.fromarray((pixels[0].double() * 255 / 16).round().to(torch.uint8).numpy()).save(
+            tmp_path / f"{number:02}.png"
+        )
+    assert torch.equal(joined(data.inputs(given(tmp_path))), own)
+
+
+HEADS = ["{'descr': '<f8', 'shape': (2,), ", "{'descr': }", "{'descr': '<f8', 'fortran_order': 1, 1: (2,)}", "((("]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_damaged_head_of_an_array_is_refused(tmp_path, head):
+    words = head.encode().ljust(118)
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(words).to_bytes(2, "little") + words + bytes(16))
+    with pytest.raises(ConfigError, match=r"^INPUT 1: expected arrays that can be read in .*x.npy"):
+        next(array_inputs(given(tmp_path / "x.npy"), (2,)))
+
+
+def test_an_encrypted_archive_is_refused_in_training_and_prediction(tmp_path):
+    np.savez(tmp_path / "x.npz", **dict.fromkeys(("x_train", "y_train", "x_test", "y_test"), np.eye(2)))
+    content = bytearray((tmp_path / "x.npz").read_bytes())
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        for found in re.finditer(mark, content):
+            content[found.start() + flags] |= 1
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"^data.path: expected a whole .npz file at .*encrypted"):
+        Npz(str(tmp_path / "x.npz"))
+    with pytest.raises(ConfigError, match=r"^INPUT 1: expected arrays that can be read in .*encrypted"):
+        next(array_inputs(given(tmp_path / "x.npz"), (2,)))
+
+
+def test_arrays_of_a_user_that_are_larger_than_the_memory_are_refused_unread(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as bomb:
+        bomb.writestr("x.npy", bytes(16))
+        bomb.filelist[0].file_size = 2**50  # the directory at the end says how large each will be
+    with pytest.raises(ConfigError, match=r"^INPUT 1: .* 1,125,900 GB when they are unpacked"):
+        next(array_inputs(given(tmp_path / "x.npz"), (2,)))
+
+
+def test_an_array_without_examples_is_refused(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((0, 2)))
+    with pytest.raises(ConfigError, match=r"INPUT 1: expected at least one example in .*x.npy, got an array \(0, 2\)"):
+        next(array_inputs(given(tmp_path / "x.npy"), (2,)))

@@ -1,0 +1,347 @@
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+import textwrap
+import time
+
+import pytest
+
+from dltrain.loggers.console import Console, count, duration, rate
+
+SESSION = """
+    import time
+    from dltrain.loggers.console import Console
+    console = Console()
+    console.start("lstm on digits", {"model": "LSTM, 61,706 parameters", "run folder": "outputs/[a]"})
+    for step in range(1, 41):
+        console.progress(epoch=(step - 1) // 20 + 1, epochs=2, step=step, steps=40, loss=1 / step,
+                         metric_name="accuracy", metric_value=0.5, samples_per_s=812.3, seconds_left=245)
+        time.sleep(0.01)
+        if step == 10:
+            console.warn("the disk is [nearly] full")
+    console.table("test", ["method", "mse"], [["lstm", "0.25"], ["naive", "1.5"]], "lower is better")
+    console.error(["data.path: expected a file", "model.depth: expected a number"])
+"""
+CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+COLOURS = re.compile(r"\x1b\[[0-9;]*(3[0-7]|9[0-7]|38;[0-9;]*)m")
+
+
+def child(code, stream, environment, stdout=subprocess.PIPE):
+    clean = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")}
+    environment = clean | {"TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8", **environment}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stream, env=environment)
+
+
+def on_a_terminal(code, width=100, **environment):
+    """What a child writes on standard error when that is a terminal."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
+    with child(code, theirs, environment) as process:
+        os.close(theirs)
+        written = b""
+        try:
+            while part := os.read(ours, 65536):
+                written += part
+        except OSError:
+            pass  # Linux says that the other end is closed by an error
+        assert process.stdout.read() == b""
+    os.close(ours)
+    assert process.returncode == 0, written
+    return written.decode()
+
+
+def in_a_pipe(code, **environment):
+    """What a child writes on standard output and standard error when they are pipes."""
+    with child(code, subprocess.PIPE, environment) as process:
+        out, err = process.communicate()
+    assert process.returncode == 0, err
+    return out.decode(), err.decode()
+
+
+def screen(written):
+    """The lines that a terminal shows in the end: a carriage return overwrites, an erase removes the rest."""
+    lines = []
+    for line in written.replace("\r\n", "\n").split("\n"):
+        cells = ""
+        for part in line.split("\r"):
+            at = 0
+            for number, piece in enumerate(part.split("\x1b[K")):
+                cells = cells[:at] if number else cells
+                text = CODES.sub("", piece)
+                cells = cells[:at] + text + cells[at + len(text) :]
+                at += len(text)
+        lines.append(cells.rstrip())
+    return lines
+
+
+def advance(console, **changes):
+    at = {"epoch": 1, "epochs": 9, "step": 1, "steps": 90, "loss": 0.5, "metric_value": None, "samples_per_s": 12.0}
+    console.progress(**at | {"metric_name": "mse", "seconds_left": 60.0} | changes)
+
+
+def test_a_pipe_gets_plain_lines_one_per_epoch():
+    out, err = in_a_pipe(SESSION)
+    assert out == ""
+    assert err.splitlines() == [
+        "lstm on digits",
+        "  model       LSTM, 61,706 parameters",
+        "  run folder  outputs/[a]",
+        "warning: the disk is [nearly] full",
+        "epoch 2/2  step 21/40  loss 0.04762  accuracy 0.5  812/s  left 4m 05s",
+        "epoch 2/2  step 40/40  loss 0.025  accuracy 0.5  812/s  left 4m 05s",
+        "test",
+        "method   mse",
+        "------  ----",
+        "lstm    0.25",
+        "naive    1.5",
+        "lower is better",
+        "error: data.path: expected a file",
+        "       model.depth: expected a number",
+    ]
+
+
+@pytest.mark.parametrize("environment", [{}, {"FORCE_COLOR": "1"}, {"CLICOLOR_FORCE": "1"}])
+def test_a_pipe_never_gets_escape_codes_or_carriage_returns(environment):
+    _, err = in_a_pipe(SESSION, **environment)
+    assert "\x1b" not in err
+    assert "\r" not in err
+
+
+def test_escape_codes_within_a_message_are_taken_out():
+    code = """
+        from dltrain.loggers.console import Console
+        Console().say("a \\x1b[31mred\\x1b[0m word\\r and\\ttab")
+        Console().table("", ["\\x1b[1mhead"], [["\\x1b[31mcell"]])
+    """
+    _, err = in_a_pipe(code)
+    assert err == "a red word and\ttab\nhead\n----\ncell\n"
+
+
+def test_a_pipe_does_not_pay_for_rich_and_nobody_pays_for_torch():
+    code = "import sys; from dltrain.loggers.console import Console; Console().say('a')\n"
+    code += "print(sorted({'rich', 'torch', 'numpy'} & set(sys.modules)))"
+    out, _ = in_a_pipe(code)
+    assert out == "[]\n"
+
+
+def test_a_terminal_shows_a_live_line_that_messages_do_not_garble():
+    written = on_a_terminal(SESSION)
+    lines = screen(written)
+    assert lines[:4] == [
+        "lstm on digits",
+        "  model       LSTM, 61,706 parameters",
+        "  run folder  outputs/[a]",
+        "warning: the disk is [nearly] full",
+    ]
+    assert "epoch" not in "\n".join(lines)
+    assert [line.strip() for line in lines[-3:]] == [
+        "error: data.path: expected a file",
+        "model.depth: expected a number",
+        "",
+    ]
+    assert "\rs" not in written
+    assert re.search(r"step \d+/40  loss [\d.]+  accuracy 0.5  812/s  left 4m 05s\x1b\[K", written)
+    assert COLOURS.search(written)
+
+
+def test_the_live_line_is_redrawn_ten_times_per_second_at_most():
+    code = """
+        import time
+        from dltrain.loggers.console import Console
+        console, end, step = Console(), time.monotonic() + 0.55, 0
+        while time.monotonic() < end:
+            step += 1
+            console.progress(1, 1, step, 10**9, 0.5, "mse", None, 12.0, 60.0)
+        print(step)
+    """
+    written = on_a_terminal(code.replace("print(step)", "assert step > 1000"))
+    assert 2 <= written.count("epoch 1/1") <= 6
+
+
+@pytest.mark.parametrize("width", [20, 40, 79, 80, 200])
+def test_the_live_line_is_cut_to_the_width_of_the_terminal(width):
+    code = """
+        from dltrain.loggers.console import Console
+        Console().progress(1, 10, 420, 1400, 0.312, "accuracy" * 5, 0.91, 812.0, 245.0)
+    """
+    line = CODES.sub("", on_a_terminal(code, width=width)).strip("\r")
+    assert len(line) <= width - 1
+    assert ("left 4m 05s" in line) == (width == 200)
+    assert ("━" in line) == (width == 200)
+
+
+def test_no_color_on_a_terminal_takes_the_colours_away_but_not_the_live_line():
+    written = on_a_terminal(SESSION, NO_COLOR="1")
+    assert not COLOURS.search(written)
+    assert "\r" in written.replace("\r\n", "\n")
+
+
+def test_a_dumb_terminal_gets_plain_lines():
+    written = on_a_terminal(SESSION, TERM="dumb").replace("\r\n", "\n")
+    assert "\x1b" not in written
+    assert "\r" not in written
+    assert written == in_a_pipe(SESSION)[1]
+
+
+def test_a_table_of_results_goes_to_standard_output_whole():
+    code = """
+        from dltrain.loggers.console import Console
+        Console().say("note")
+        Console().table("", ["folder", "mse"], [["x" * 300, "0.5"], ["y", "12.25"]], results=True)
+    """
+    out, err = in_a_pipe(code, COLUMNS="40")
+    assert err == "note\n"
+    assert out.splitlines() == [
+        "folder" + " " * 296 + "  mse",
+        "-" * 300 + "  -----",
+        "x" * 300 + "    0.5",
+        "y" + " " * 299 + "  12.25",
+    ]
+
+
+def test_a_stream_that_cannot_say_a_letter_gets_it_spelled_out():
+    code = "from dltrain.loggers.console import Console; c = Console(); c.say('Größe')"
+    code += "; c.table('', ['ß'], [['é']], results=True)"
+    out, err = in_a_pipe(code, PYTHONIOENCODING="ascii")
+    assert err == "Gr\\xf6\\xdfe\n"
+    assert out.splitlines()[::2] == ["\\xdf", "\\xe9"]
+
+
+def test_a_terminal_that_goes_away_does_not_end_the_run(tmp_path):
+    code = f"""
+        import pathlib, sys
+        from dltrain.loggers.console import Console
+        console = Console()
+        console.attach(pathlib.Path({str(tmp_path / "train.log")!r}))
+        console.progress(1, 2, 1, 9, 0.5, "mse", None, 12.0, 60.0)
+        print("ready", flush=True)
+        sys.stdin.readline()
+        for number in range(3):
+            console.say(f"message {{number}}")
+            console.progress(2, 2, 9, 9, 0.5, "mse", None, 12.0, 60.0)
+        print("done", flush=True)
+    """
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    pipe, environment = subprocess.PIPE, os.environ | {"TERM": "xterm"}
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        assert process.stdout.readline() == b"ready\n"
+        os.close(ours)
+        out, _ = process.communicate(b"\n")
+    assert (process.returncode, out) == (0, b"done\n")
+    assert (tmp_path / "train.log").read_text().count("message") == 3
+
+
+def test_the_log_file_holds_every_message_with_its_time(tmp_path):
+    code = SESSION.replace(
+        "console = Console()",
+        f"console = Console(); import pathlib; console.attach(pathlib.Path({str(tmp_path / 'train.log')!r}))",
+    )
+    _, err = in_a_pipe(code)
+    written = (tmp_path / "train.log").read_text()
+    lines = [re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (.*)", line)[1] for line in written.splitlines()]
+    assert lines == err.splitlines()
+    on_a_terminal(code)
+    again = (tmp_path / "train.log").read_text().removeprefix(written)
+    assert [line[20:] for line in again.splitlines()] == lines
+
+
+def test_nothing_is_logged_after_the_log_file_is_detached(tmp_path, capsys):
+    console = Console()
+    console.attach(tmp_path / "a.log")
+    console.say("one")
+    console.attach(tmp_path / "b.log")
+    console.say("two")
+    console.detach()
+    console.say("three")
+    assert [(tmp_path / name).read_text()[20:] for name in ("a.log", "b.log")] == ["one\n", "two\n"]
+    assert capsys.readouterr().err == "one\ntwo\nthree\n"
+
+
+def test_a_line_is_written_every_minute_within_a_long_epoch(monkeypatch, capsys):
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    console = Console()
+    console.start("", {})
+    for _ in range(300):
+        advance(console)
+        now += 1
+    assert capsys.readouterr().err.count("epoch 1/9") == 4
+
+
+@pytest.mark.parametrize("steps_of", ["epoch", "run"])
+def test_each_epoch_has_one_line_however_steps_are_counted(steps_of, capsys):
+    console = Console()
+    for step in range(1, 31):
+        epoch = (step - 1) // 10 + 1
+        done, steps = (step - (epoch - 1) * 10, 10) if steps_of == "epoch" else (step, 30)
+        advance(console, epoch=epoch, epochs=3, step=done, steps=steps)
+        if done == steps:
+            advance(console, epoch=epoch, epochs=3, step=done, steps=steps, metric_value=0.5)
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_a_run_resumed_in_its_third_epoch_does_not_report_the_first_two(capsys):
+    console = Console()
+    advance(console, epoch=3)
+    advance(console, epoch=3, step=2)
+    assert capsys.readouterr().err == ""
+    advance(console, epoch=4, step=3)
+    assert capsys.readouterr().err.startswith("epoch 4/9  step 3/90  loss 0.5  12/s  left 1m 00s")
+
+
+def test_a_second_run_of_the_same_console_starts_anew(capsys):
+    console = Console()
+    for _ in range(2):
+        console.start("", {})
+        advance(console, epoch=9, epochs=9, step=90)
+        console.detach()
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_a_step_without_a_line_costs_a_few_microseconds():
+    console = Console()
+    start = time.perf_counter()
+    for _ in range(1000):
+        console.progress(1, 9, 1, 90, 0.5, "mse", None, 12.0, 60.0)
+    assert (time.perf_counter() - start) / 1000 < 50e-6
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "0.0s"),
+        (4.24, "4.2s"),
+        (9.96, "10s"),
+        (59.4, "59s"),
+        (59.6, "1m 00s"),
+        (65, "1m 05s"),
+        (3599.7, "1h 00m"),
+        (7384, "2h 03m"),
+        (86400 * 3 + 4 * 3600, "3d 04h"),
+        (float("nan"), "?"),
+        (float("inf"), "?"),
+        (-1, "?"),
+    ],
+)
+def test_durations_are_said_as_people_say_them(seconds, said):
+    assert duration(seconds) == said
+
+
+def test_counts_and_rates_are_said_as_people_say_them():
+    assert [count(n) for n in (7, 61706, 1234567)] == ["7", "61,706", "1,234,567"]
+    assert [rate(x) for x in (0.527, 12.34, 99.96, 812.3, 12345.6)] == [
+        "0.527/s",
+        "12.3/s",
+        "100/s",
+        "812/s",
+        "12,346/s",
+    ]
+    assert rate(float("nan")) == "?/s"

@@ -1,0 +1,238 @@
+"""Summaries against closed forms, and receptive fields against the gradient of a real network."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dltrain.cli import main
+from dltrain.profiling.summary import Row, Summary, summarise
+
+
+def summary_of(make: Callable[[], nn.Module], *shape: int, batch_size: int = 4, states: int = 2) -> Summary:
+    return summarise(make, [torch.empty(shape)], batch_size, states)
+
+
+def only(summary: Summary) -> Row:
+    (row,) = summary.rows
+    return row
+
+
+def test_a_linear_layer_is_counted_by_its_closed_form() -> None:
+    row = only(summary_of(lambda: nn.Linear(10, 3), 7, 10))
+    assert (row.kind, row.shape, row.parameters) == ("Linear", (4, 7, 3), 33)
+    assert row.multiply_adds == 4 * 7 * 10 * 3
+    assert row.receptive_field is None
+
+
+def test_a_grouped_strided_convolution_is_counted_by_its_closed_form() -> None:
+    row = only(summary_of(lambda: nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=2), 4, 9, 9))
+    assert (row.shape, row.parameters) == ((4, 8, 5, 5), 8 * 2 * 9 + 8)
+    assert row.multiply_adds == 4 * 8 * 5 * 5 * 2 * 9
+    assert row.receptive_field == (3, 3)
+
+
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+def test_a_recurrent_layer_is_counted_by_its_closed_form(kind: Callable[..., nn.Module], gates: int) -> None:
+    row = only(summary_of(lambda: kind(6, 5, num_layers=2, batch_first=True), 11, 6))
+    assert row.shape == (4, 11, 5)
+    assert row.parameters == gates * (6 * 5 + 5 * 5 + 10 + 2 * 5 * 5 + 10)
+    assert row.multiply_adds == gates * 4 * 11 * (6 * 5 + 3 * 5 * 5)
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.mix = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.mix(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+
+
+def test_attention_is_counted_by_its_closed_form_and_keeps_no_table_of_pairs() -> None:
+    length, width = 256, 16
+    summary = summary_of(lambda: Attention(width, 2), length, width)
+    own, qkv, mix = summary.rows
+    assert (own.kind, own.multiply_adds) == ("Attention", 4 * 2 * length * length * width)
+    assert qkv.multiply_adds == 4 * length * 3 * width * width
+    assert mix.multiply_adds == 4 * length * width * width
+    assert summary.multiply_adds == sum(row.multiply_adds for row in summary.rows)
+    # A table of pairs alone would take 4 x 2 heads x 256 x 256 floats.
+    assert summary.memory.activations < 4 * 2 * length * length * 4
+
+
+def test_torchs_attention_counts_the_projection_that_it_never_calls() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.attention(x, x, x)[0]
+
+    row = only(summary_of(Own, 10, 16))
+    assert row.parameters == 4 * (16 * 16 + 16)
+    assert row.multiply_adds == 4 * (10 * 4 * 16 * 16 + 2 * 10 * 10 * 16)
+
+
+def test_memory_of_a_small_network_is_its_closed_form() -> None:
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 3))
+
+    memory = summary_of(make, 10).memory
+    parameters = 4 * (10 * 20 + 20 + 20 * 3 + 3)
+    assert (memory.parameters, memory.gradients, memory.optimizer) == (parameters, parameters, 2 * parameters)
+    # The batch, and the rectified values, which both the rectifier and the second layer need.
+    assert memory.activations == 4 * 4 * (10 + 20)
+    assert memory.total == 4 * parameters + memory.activations
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.GELU(), nn.MaxPool2d(2)), (3, 12, 12)),
+        (lambda: nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.LayerNorm(8), nn.Softmax(-1)), (5, 8)),
+    ],
+    ids=["convolutional", "normalised"],
+)
+def test_activations_equal_those_that_a_real_pass_on_the_cpu_keeps(
+    make: Callable[[], nn.Module], shape: tuple[int, ...]
+) -> None:
+    model = make()
+    inputs = torch.randn(4, *shape)
+    standing = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
+    kept = {inputs.untyped_storage().data_ptr(): inputs}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in standing:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model(inputs)
+    assert output.requires_grad
+    expected = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    assert summary_of(make, *shape).memory.activations == expected
+
+
+def test_frozen_and_shared_parameters_are_counted_once_and_frozen_ones_cost_no_gradient() -> None:
+    def make() -> nn.Module:
+        model = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False), nn.Linear(8, 2, bias=False))
+        model[1].weight = model[0].weight
+        model[2].weight.requires_grad_(False)
+        return model
+
+    summary = summary_of(make, 8)
+    assert [row.parameters for row in summary.rows] == [64, 0, 16]
+    assert (summary.parameters, summary.trainable) == (80, 64)
+    assert (summary.memory.parameters, summary.memory.gradients) == (4 * 80, 4 * 64)
+
+
+class Residual(nn.Module):
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, stride=stride, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        self.shortcut = nn.Conv2d(channels, channels, 1, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.second(F.relu(self.first(x))) + self.shortcut(x))
+
+
+class Causal(nn.Module):
+    """Features last outside, channels first inside, padded on the left by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv1d(1, 1, 3, dilation=d) for d in (1, 2, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.transpose(1, 2)
+        for layer in self.layers:
+            x = x + layer(F.pad(x, (2 * layer.dilation[0], 0)))
+        return x
+
+
+class Inception(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.narrow = nn.Conv2d(1, 1, 1)
+        self.wide = nn.Conv2d(1, 1, 5, padding=2)
+        self.after = nn.Conv2d(2, 1, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(torch.cat([self.narrow(x), self.wide(x)], dim=1))
+
+
+FIELDS: list[tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...]]] = [
+    (lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(2, 1, 3)), (1, 32, 32), (2, 3)),
+    (lambda: nn.Sequential(nn.Conv2d(1, 2, (3, 5)), nn.Conv2d(2, 1, 3, dilation=3)), (1, 32, 32), (2, 3)),
+    (lambda: nn.Sequential(nn.Conv1d(1, 2, 5), nn.AvgPool1d(3, 2), nn.Conv1d(2, 1, 3)), (1, 40), (2,)),
+    (lambda: nn.Sequential(nn.Conv2d(1, 1, 5, 2, 2), Residual(1, 2), Residual(1, 1)), (1, 64, 64), (2, 3)),
+    (Causal, (40, 1), (1,)),
+    (Inception, (1, 16, 16), (2, 3)),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "axes"), FIELDS, ids=["pooled", "dilated", "sequence", "residual", "causal", "branches"]
+)
+def test_the_receptive_field_is_where_the_gradient_of_one_output_is(
+    make: Callable[[], nn.Module], shape: tuple[int, ...], axes: tuple[int, ...]
+) -> None:
+    model = make().double()
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 0.1)  # positive, so that nothing cancels and no rectifier closes
+    inputs = torch.ones(1, *shape, dtype=torch.float64, requires_grad=True)
+    output = model(inputs)
+    middle = tuple(size - 1 if isinstance(model, Causal) else size // 2 for size in output.shape[2:])
+    output[(0, 0, *middle)].backward()
+    touched = inputs.grad.nonzero()
+    expected = tuple(int(touched[:, axis].max() - touched[:, axis].min()) + 1 for axis in axes)
+    rows = summary_of(make, *shape, batch_size=1).rows
+    # In a residual block the shortcut is the last layer called; the widest field is that of the block's output.
+    found = max(row.receptive_field for row in rows if row.receptive_field is not None)
+    assert found == expected
+
+
+def test_the_receptive_field_ends_where_places_lose_their_meaning() -> None:
+    rows = summary_of(lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(36, 2)), 1, 5, 5).rows
+    assert [row.receptive_field for row in rows] == [(3, 3), None, None]
+
+
+class Gpt(nn.Module):
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50_000, width)
+        self.blocks = nn.ModuleList(nn.ModuleList([Attention(width, 16), self._mlp(width)]) for _ in range(depth))
+
+    @staticmethod
+    def _mlp(width: int) -> nn.Module:
+        return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embedding(x)
+        for attention, mlp in self.blocks:
+            x = x + attention(x)
+            x = x + mlp(x)
+        return F.linear(x, self.embedding.weight)
+
+
+def test_a_network_of_a_billion_parameters_takes_an_instant_and_no_memory() -> None:
+    begun = time.perf_counter()
+    summary = summarise(lambda: Gpt(2048, 20), [torch.empty(1024, dtype=torch.int64)], 8, 2)
+    assert summary.parameters > 1e9
+    assert sum(row.parameters for row in summary.rows) == summary.parameters
+    assert summary.rows[0].multiply_adds == 8 * 1024 * 2048 * 50_000  # the tied head, charged to the model
+    assert time.perf_counter() - begun < 5
+
+
+def test_a_shape_is_enough_also_for_a_model_that_asks_its_task(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["summary", "model=vae", "--input", "1x28x28", "--outputs", "10"]) == 0
+    assert "652,824 parameters" in capsys.readouterr().out

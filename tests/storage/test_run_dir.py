@@ -1,0 +1,252 @@
+"""The run folder: made exclusively, never overwritten, and nothing left of a run that never began."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from dltrain.cli import main
+from dltrain.errors import ConfigError
+from dltrain.runs import provenance
+from dltrain.storage import atomic, run_dir, run_files
+
+
+def test_many_runs_of_the_same_second_get_folders_of_their_own(tmp_path: Path) -> None:
+    def make(_: int) -> Path:
+        home = run_dir.create(None, tmp_path, "lstm-timeseries")
+        home.close()
+        return home.path
+
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(make, range(200)))
+    assert len(set(paths)) == 200
+    assert {path.parent for path in paths} == {tmp_path / "lstm-timeseries"}
+
+
+def test_a_name_that_is_taken_is_not_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter(["aaaa", "aaaa", "aaaa", "bbbb"])
+    monkeypatch.setattr("secrets.token_hex", lambda count: next(drawn))
+    monkeypatch.setattr(time, "strftime", lambda *_: "20300101-000000")
+    assert [run_dir.fresh(tmp_path).name for _ in range(2)] == ["20300101-000000-aaaa", "20300101-000000-bbbb"]
+
+
+def test_a_named_folder_is_used_exactly(tmp_path: Path) -> None:
+    home = run_dir.create(str(tmp_path / "a" / "b"), tmp_path, "x")
+    assert home.path == tmp_path / "a" / "b"
+    home.close()
+    assert [file.name for file in home.path.iterdir()] == [run_dir.LOCK]
+
+
+def test_a_named_folder_may_lie_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    home = run_dir.create("~/mine", tmp_path, "x")
+    assert home.path == tmp_path / "mine"
+    home.close()
+
+
+@pytest.mark.parametrize("sign", [*run_files.WRITTEN, "events.out.tfevents.1.of-another-tool", run_files.LOCK])
+def test_a_folder_that_holds_a_run_is_refused_and_left_alone(tmp_path: Path, sign: str) -> None:
+    (tmp_path / sign).write_text("mine")
+    for refuse in (run_dir.check, lambda path, root: run_dir.create(path, root, "x")):
+        with pytest.raises(ConfigError, match=f"expected a folder that holds no run yet, got .*{sign}"):
+            refuse(str(tmp_path), tmp_path)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(sign, "mine")]
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("name", ["train.log", "film.gif", "checkpoints", "events.out.tfevents.1.x", run_files.LOCK])
+def test_a_link_where_a_run_writes_is_refused_and_not_followed(tmp_path: Path, name: str, there: bool) -> None:
+    victim, mine = tmp_path / "victim.txt", tmp_path / "mine"
+    mine.mkdir()
+    (mine / name).symlink_to(victim)
+    if there:
+        victim.write_text("all my work")
+    with pytest.raises(ConfigError, match=f"It has {name}"):
+        run_dir.create(str(mine), tmp_path, "x")
+    assert (mine / name).is_symlink()
+    assert victim.exists() == there and (not there or victim.read_text() == "all my work")
+
+
+def test_only_what_dltrain_left_half_written_is_swept_up(tmp_path: Path) -> None:
+    for name in (".status.json.123.tmp", ".notes.tmp", ".thesis.tex.123.tmp"):
+        (tmp_path / name).write_text("half")
+    run_dir.create(str(tmp_path), tmp_path, "x").close()
+    assert sorted(file.name for file in tmp_path.iterdir()) == [run_dir.LOCK, ".notes.tmp", ".thesis.tex.123.tmp"]
+
+
+def test_one_of_two_runs_that_want_the_same_folder_at_once_gets_it(tmp_path: Path) -> None:
+    def attempt(_: int) -> str:
+        try:
+            home = run_dir.create(str(tmp_path / "same"), tmp_path, "x")
+        except ConfigError as error:
+            return str(error)
+        time.sleep(0.2)
+        home.status("running")
+        home.close()
+        return "got it"
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(attempt, range(8)))
+    assert found.count("got it") == 1
+    assert all("expected a folder that" in text and "hydra.run.dir" in text for text in found if text != "got it")
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_and_when_it_is_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    # What the kernel shows there cannot be written even by root.
+    places = [
+        tmp_path / "file" / "x",
+        tmp_path / "file",
+        *(Path(p) / "dltrain" / "x" for p in ["/proc"] if os.path.isdir(p)),
+    ]
+    for place in places:
+        for refuse in (run_dir.check, lambda path, root: run_dir.create(path, root, "x")):
+            with pytest.raises(ConfigError, match=r"hydra\.run\.dir: expected a folder that can be written"):
+                refuse(str(place), tmp_path)
+        with pytest.raises(ConfigError, match=f"expected a folder that can be written, got {place}"):
+            run_dir.check(None, place)
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_check_leaves_nothing(tmp_path: Path) -> None:
+    run_dir.check(str(tmp_path / "a" / "b"), tmp_path)
+    run_dir.check(None, tmp_path / "outputs")
+    assert not list(tmp_path.iterdir())
+
+
+def leave(home: run_dir.Folder) -> None:
+    """What a run writes before its first step."""
+    home.status("running")
+    for name in (
+        "config.yaml",
+        "command.txt",
+        "environment.json",
+        "train.log",
+        "metrics.jsonl",
+        "events.out.tfevents.1",
+        "film.gif",
+        "nan_report.json",
+    ):
+        home.write(name, "")
+    (home.path / "checkpoints").mkdir()
+
+
+def test_nothing_is_left_of_a_run_that_never_began(tmp_path: Path) -> None:
+    home = run_dir.create(None, tmp_path / "outputs", "lstm-timeseries")
+    leave(home)
+    home.discard()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_there_before_a_run_that_never_began_stays(tmp_path: Path) -> None:
+    other = run_dir.create(None, tmp_path / "outputs", "lstm-timeseries")
+    home = run_dir.create(None, tmp_path / "outputs", "lstm-timeseries")
+    leave(home)
+    home.discard()
+    assert list((tmp_path / "outputs" / "lstm-timeseries").iterdir()) == [other.path]
+    other.close()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("all my work")
+    home = run_dir.create(str(tmp_path / "mine"), tmp_path, "x")
+    leave(home)
+    home.discard()
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    "name", ["environment.json", "command.txt", "job.yaml", "train.log", "result.json", "events.out.tfevents.1.x"]
+)
+def test_a_users_own_files_are_neither_overwritten_nor_deleted(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("mine")
+    assert (
+        main.main(["model=mlp", "data=digits", "device=cpu", "trainer.max_steps=1", f"hydra.run.dir={tmp_path}"]) == 2
+    )
+    assert f"hydra.run.dir: expected a folder that holds no run yet, got {tmp_path}. It has {name}." in (
+        capsys.readouterr().err
+    )
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "mine")]
+
+
+def test_a_lock_that_was_there_before_a_run_that_never_began_stays(tmp_path: Path) -> None:
+    (tmp_path / run_dir.LOCK).touch()
+    home = run_dir.create(str(tmp_path), tmp_path, "x")
+    leave(home)
+    home.discard()
+    assert [file.name for file in tmp_path.iterdir()] == [run_dir.LOCK]
+
+
+def test_a_reader_sees_a_whole_file_always(tmp_path: Path) -> None:
+    home = run_dir.create(str(tmp_path), tmp_path, "x")
+    home.status("running", step=0)
+    torn = []
+
+    def watch() -> None:
+        while not torn:
+            try:
+                json.loads((tmp_path / "status.json").read_text())
+            except ValueError as error:
+                torn.append(error)
+            if home.path.joinpath("end").exists():
+                return
+
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(watch)
+        for step in range(300):
+            home.status("running", step=step)
+        home.write("end", "")
+        watching.result()
+    home.close()
+    assert not torn
+    assert sorted(file.name for file in tmp_path.iterdir()) == [run_dir.LOCK, "end", "status.json"]
+
+
+def test_a_link_where_a_file_grows_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim.txt").write_text("all my work")
+    for name, write in (("a", atomic.write_whole), ("b", atomic.write_durably)):
+        (tmp_path / f".{name}.{os.getpid()}.tmp").symlink_to(tmp_path / "victim.txt")
+        write(tmp_path / name, b"new")
+        assert (tmp_path / name).read_text() == "new" and not (tmp_path / name).is_symlink()
+    assert (tmp_path / "victim.txt").read_text() == "all my work"
+
+
+def test_the_status_says_how_a_run_stands(tmp_path: Path) -> None:
+    home = run_dir.create(str(tmp_path), tmp_path, "x")
+    home.status("failed", 1, step=7, error="no more coffee")
+    home.close()
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert {key: status[key] for key in ("state", "exit_code", "step", "error", "pid")} == {
+        "state": "failed",
+        "exit_code": 1,
+        "step": 7,
+        "error": "no more coffee",
+        "pid": os.getpid(),
+    }
+
+
+def test_the_environment_names_the_versions_that_a_result_depends_on() -> None:
+    import torch
+
+    found = provenance.surroundings("CPU")
+    assert found["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    assert commit.returncode or found["commit"]["id"] == commit.stdout.strip()
+
+
+@pytest.mark.slow
+def test_eight_commands_of_the_same_second_leave_eight_runs(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dltrain", "data.series=sunspots", "data.window=12", "data.horizon=3"]
+    command += ["trainer.max_steps=2", "model.hidden=4"]
+    started = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) for _ in range(8)]
+    assert [process.wait(timeout=300) for process in started] == [0] * 8
+    states = [json.loads(file.read_text())["state"] for file in tmp_path.glob("outputs/lstm-timeseries/*/status.json")]
+    assert states == ["finished"] * 8

@@ -1,0 +1,164 @@
+"""Where a run computes, and in which precision."""
+
+import contextlib
+import platform
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dltrain.errors import ConfigError
+from dltrain.training import device
+from dltrain.training.device import Device
+
+CPU = torch.device("cpu")
+CUDA = torch.cuda.is_available()
+
+
+def cpu(**given: Any) -> Device:
+    settings = {"precision": "fp32", "channels_last": False, "compile": False, "deterministic": False}
+    return Device(CPU, **{**settings, **given})
+
+
+def choose(model: nn.Module | None = None, **given: Any) -> Device:
+    settings = {"name": "cpu", "precision": "auto", "compile": False, "channels_last": "auto", "deterministic": False}
+    return device.choose(**{**settings, **given}, model=model or nn.Linear(2, 2))
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Any:
+    """Leave the process as it was."""
+    yield
+    device.prepare(cpu(), 0)
+
+
+def test_auto_on_a_cpu_is_fp32_whatever_the_cpu_can_do() -> None:
+    assert choose().precision == "fp32"
+    assert choose().device == CPU
+
+
+def test_auto_takes_the_best_device_there_is() -> None:
+    best = "cuda" if CUDA else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert device.find("auto") == best
+
+
+def test_auto_lays_out_convolutions_with_their_channels_last_and_nothing_else() -> None:
+    assert choose(nn.Sequential(nn.Conv2d(3, 4, 3))).channels_last
+    assert not choose(nn.Linear(3, 4)).channels_last
+    assert not choose(nn.Conv2d(3, 4, 3), channels_last=False).channels_last
+
+
+def test_a_model_is_laid_out_with_its_values_unchanged() -> None:
+    model = nn.Conv2d(3, 4, 3)
+    before = model.weight.detach().clone()
+    (weight, _) = cpu(channels_last=True).place(model).parameters()
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(weight, before)
+
+
+@pytest.mark.skipif(CUDA, reason="there is CUDA here")
+def test_a_device_that_is_not_there_is_refused_with_those_that_are() -> None:
+    with pytest.raises(ConfigError, match=r"device: expected a device of this machine, got cuda.*Usable here:.*cpu"):
+        device.find("cuda")
+
+
+def test_a_device_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ConfigError, match="one of auto cpu cuda mps, got tpu"):
+        device.find("tpu")
+
+
+def test_tf32_is_refused_where_there_is_none() -> None:
+    with pytest.raises(ConfigError, match=r"device\.precision.*Only CUDA has tf32"):
+        choose(precision="tf32")
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_matrices_are_multiplied_in_the_precision_while_weights_stay_fp32(precision: str, dtype: torch.dtype) -> None:
+    model, context = nn.Linear(4, 4), cpu(precision=precision).autocast()
+    for _ in range(2):
+        with context:
+            assert model(torch.ones(1, 4)).dtype == dtype
+    assert model(torch.ones(1, 4)).dtype == torch.float32
+    assert model.weight.dtype == torch.float32
+
+
+def test_only_fp16_needs_a_scaler_and_each_optimizer_gets_its_own() -> None:
+    assert cpu(precision="fp32").scaler() is None
+    assert cpu(precision="bf16").scaler() is None
+    fp16 = cpu(precision="fp16")
+    assert isinstance(fp16.scaler(), torch.amp.GradScaler)
+    assert fp16.scaler() is not fp16.scaler()
+
+
+def test_fp32_needs_no_context() -> None:
+    assert isinstance(cpu().autocast(), contextlib.nullcontext)
+
+
+def test_determinism_is_set_for_a_run_and_reset_for_the_next() -> None:
+    for wanted in (True, False):
+        device.prepare(cpu(deterministic=wanted), 0)
+        assert torch.are_deterministic_algorithms_enabled() == wanted
+
+
+@pytest.mark.parametrize(("precision", "wanted"), [("fp32", "highest"), ("tf32", "high"), ("bf16", "high")])
+def test_fp32_means_fp32_and_is_restored_after_another_run(precision: str, wanted: str) -> None:
+    device.prepare(cpu(precision=precision), 0)
+    assert torch.get_float32_matmul_precision() == wanted
+    assert torch.backends.cudnn.allow_tf32 == (precision != "fp32")
+    device.prepare(cpu(), 0)
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert not torch.backends.cudnn.allow_tf32
+
+
+def test_a_run_begins_with_the_random_numbers_that_the_seed_names() -> None:
+    torch.rand(3)
+    device.prepare(cpu(), 5)
+    drawn = torch.rand(3)
+    assert torch.equal(drawn, torch.rand(3, generator=torch.Generator().manual_seed(5)))
+
+
+def test_what_runs_is_said_in_one_line() -> None:
+    line = cpu(precision="bf16", channels_last=True, compile=True).describe()
+    assert line.startswith("CPU in bf16, ") and line.endswith("threads, channels_last, compiled")
+    assert "\n" not in line
+
+
+def test_bf16_is_proposed_exactly_where_the_cpu_has_it_and_the_model_gains() -> None:
+    able = torch.cpu.get_capabilities()
+    has = bool(able.get("amx_bf16", False) or able.get("avx512_bf16", False))
+    assert (device.faster_precision(cpu(), nn.LSTM(2, 2)) is not None) == has
+    assert (device.faster_precision(cpu(), nn.Conv2d(2, 2, 1)) is not None) == has
+    assert device.faster_precision(cpu(), nn.Linear(2, 2)) is None
+    assert device.faster_precision(cpu(precision="bf16"), nn.LSTM(2, 2)) is None
+
+
+def test_peak_memory_grows_by_what_is_held() -> None:
+    before = device.peak_memory_mb(CPU)
+    held = torch.ones(64 * 2**20)  # 256 MB, every page touched
+    assert device.peak_memory_mb(CPU) >= max(before, held.numel() * 4 / 2**20)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+def test_a_step_finds_the_memory_of_the_step_before() -> None:
+    code = """if True:
+        import resource, torch
+        from dltrain import device
+        def faults():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(5):
+                torch.ones(16_000_000)
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        given_back = faults()
+        device.prepare(device.Device(torch.device("cpu"), "fp32", False, False, False), 0)
+        for _ in range(5):
+            faults()  # the blocks find their places
+        print(given_back, faults())
+    """
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    given_back, held = map(int, said.split())
+    assert given_back > 50_000 > 5_000 > held  # 64 MB are 16,000 pages

@@ -1,0 +1,65 @@
+"""What a user's own model keeps beside its weights: what a checkpoint cannot give back is refused before training."""
+
+from pathlib import Path
+
+import pytest
+
+from dltrain.cli import main
+
+MODULE = """
+from typing import Any
+import numpy as np
+from torch import Tensor, nn
+
+
+class Plain(nn.Module):
+    def __init__(self, size: int, outputs: int) -> None:
+        super().__init__()
+        self.layers, self.kept = nn.Sequential(nn.Flatten(), nn.Linear(size, outputs)), self.first()
+
+    def first(self) -> Any:
+        return {"names": ["a", "b"], "count": 2}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+    def get_extra_state(self) -> Any:
+        return self.kept
+
+    def set_extra_state(self, state: Any) -> None:
+        assert state == self.first(), state
+        self.kept = state
+
+
+class Numpy(Plain):
+    def first(self) -> Any:
+        return np.arange(3)
+"""
+YAML = "# A user's own.\n_target_: stateful.{}\nsize: ${{spec.size}}\noutputs: ${{spec.outputs}}\n"
+TYPED = ["--config-dir", "mine", "data=digits", "device=cpu", "allow_targets=[stateful]", "trainer.max_steps=2"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "stateful.py").write_text(MODULE)
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    for name in ("Plain", "Numpy"):
+        (tmp_path / "mine" / "model" / f"{name.lower()}.yaml").write_text(YAML.format(name))
+    return tmp_path
+
+
+def test_plain_python_in_a_models_state_goes_on_with_the_run(here: Path) -> None:
+    assert main.main([*TYPED, "model=plain", "hydra.run.dir=run"]) == 0
+    assert main.main(["resume", "run", "allow_targets=[stateful]", "trainer.max_steps=4"]) == 0
+    assert main.main(["evaluate", "run", "allow_targets=[stateful]"]) == 0
+
+
+def test_what_no_checkpoint_gives_back_is_refused_before_training(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main([*TYPED, "model=numpy", "hydra.run.dir=run"]) == 2
+    said = capsys.readouterr().err
+    assert "model (its state_dict, _extra_state): expected tensors and plain Python, got ndarray" in said
+    assert not (here / "run").exists()
