@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dltrain.cli.hydra_flags import Parser, at_least_one, seed
 from dltrain.cli.main import Command, is_override, trusted
 from dltrain.cli.predict import refuse_another_model
-from dltrain.data.inputs import Given, check
+from dltrain.data.inputs import InputFiles, check_inputs
 from dltrain.errors import ConfigError, OutOfMemory, nearest, problem
 from dltrain.loggers.console import Console
 from dltrain.runs import job as stored
@@ -64,7 +64,7 @@ def main(command: Command, started: float) -> int:
         return 0
     asked, run, typed = read(command.words)
     path = stored.find(run)
-    check(asked.given)
+    check_inputs(asked.given)
     if asked.out:
         refuse_existing(Path(os.path.expanduser(asked.out)), asked.force)
     job, changed = stored.revised(stored.load(path, trusted(typed)), typed)
@@ -192,7 +192,7 @@ def read_given(parts: "Parts", splits: "Splits", names: Iterable[str]) -> "Tenso
     from dltrain.data.loader import Batches
     from dltrain.data.spec import Source
 
-    pieces = parts.data.inputs(Given(tuple(names)))
+    pieces = parts.data.inputs(InputFiles(tuple(names)))
     batches = (Batches(Source(piece.rows, splits.test.prepare), COUNT, parts.device.device) for piece in pieces)
     examples = [batch["inputs"] for piece in batches for batch in piece]
     if not examples:

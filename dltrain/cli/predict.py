@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dltrain.cli.hydra_flags import Parser, above_zero, at_least_one, seed
 from dltrain.cli.main import Command, is_override, trusted
 from dltrain.cli.stdio import says
-from dltrain.data.inputs import Given, check
+from dltrain.data.inputs import InputFiles, check_inputs
 from dltrain.errors import ConfigError, problem
 from dltrain.loggers.console import Console
 from dltrain.runs import job as stored
@@ -73,7 +73,7 @@ def main(command: Command, started: float) -> int:
         return 0
     asked, run, names, typed = read(command.words)
     path = stored.find(run)
-    check(names)
+    check_inputs(names)
     job, changed = stored.revised(stored.load(path, trusted(typed)), typed)
     refuse_another_model(changed)
     job.ready()
@@ -86,8 +86,8 @@ def main(command: Command, started: float) -> int:
     console.say(f"{path}: {asked.checkpoint} checkpoint, of step {trained.step:,}")
     for note in trained.notes:
         console.warn(f"{path}: {note}")
-    given = Given(tuple(names), asked.text, asked.batch or 2 * trained.parts.data.batch_size)
-    write(trained.predict(given, wishes), asked.format, asked.top)
+    files = InputFiles(tuple(names), asked.text, asked.batch or 2 * trained.parts.data.batch_size)
+    write(trained.predict(files, wishes), asked.format, asked.top)
     return 0
 
 

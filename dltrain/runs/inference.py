@@ -14,7 +14,7 @@ from yaml import YAMLError
 from dltrain import redaction
 from dltrain.config.compose import Job
 from dltrain.data.fingerprint import fingerprint
-from dltrain.data.inputs import Given
+from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batches
 from dltrain.data.spec import Inputs, Source, Splits
 from dltrain.errors import CheckpointError, ConfigError, problem
@@ -46,18 +46,18 @@ class Trained:
     step: int
     notes: tuple[str, ...] = ()
 
-    def predict(self, given: Given, asked: Mapping[str, Any]) -> Iterator[list[dict[str, Any]]]:
+    def predict(self, files: InputFiles, asked: Mapping[str, Any]) -> Iterator[list[dict[str, Any]]]:
         """The lines about what a user brings, some at a time.
 
         Args:
-            given: What the user brings.
+            files: What the user brings.
             asked: Further arguments of `Task.predict`.
 
         Raises:
             ConfigError: When the turn comes of something that cannot be read.
         """
-        for piece in self.parts.data.inputs(given):
-            lines = self._lines(piece, given.batch, asked)
+        for piece in self.parts.data.inputs(files):
+            lines = self._lines(piece, files.batch_size, asked)
             yield [{**name, **plain(line)} for name, line in zip(piece.names, lines, strict=True)]
 
     def evaluate(self, split: str) -> Evaluation:

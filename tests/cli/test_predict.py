@@ -370,7 +370,7 @@ def test_series_that_cannot_be_forecast_are_refused(
         (other, "the column temperature in"),
         (back, "rows in the order of time"),
         (hole, "data.holes=interpolate or data.holes=last fills them"),
-        (tmp_path, "It is a folder."),
+        (tmp_path, "got a folder: "),
     ):
         said = predict(folder, path)
         assert said.code == 2 and "INPUT 1: expected " in said.err and message in said.err
@@ -490,10 +490,10 @@ def test_a_picture_that_cannot_be_read_is_named_and_those_before_it_are_out(
         said = predict(folder, tmp_path / "a.png", tmp_path / bad, tmp_path / "a.png")
         assert said.code == 2
         assert [json.loads(line)["input"] for line in said.out.splitlines()] == [str(tmp_path / "a.png")]
-        assert f"INPUT 2: expected a picture that can be read at {tmp_path / bad}" in said.err
+        assert f"INPUT 2: expected a readable image at {tmp_path / bad}" in said.err
     (tmp_path / "empty").mkdir()
     said = predict(folder, tmp_path / "empty")
-    assert said.code == 2 and "It is a folder without .bmp" in said.err
+    assert said.code == 2 and "got a folder without .bmp" in said.err
 
 
 def test_arrays_that_run_code_are_refused(
@@ -508,7 +508,7 @@ def test_arrays_that_run_code_are_refused(
     (tmp_path / "y.npy").write_bytes(pickle.dumps(Payload()))
     for name in ("x.npy", "y.npy"):
         said = predict(folder, tmp_path / name)
-        assert said.code == 2 and "INPUT 1: expected arrays that can be read" in said.err and "pickle" not in said.err
+        assert said.code == 2 and "INPUT 1: expected readable arrays" in said.err and "pickle" not in said.err
     assert not (tmp_path / "pwned").exists()
 
 
@@ -544,8 +544,8 @@ def test_data_that_are_gone_are_asked_for_and_may_lie_elsewhere(
         (["--batch", "1" * 30], "expected a whole number of at least 1 and at most 2,147,483,647"),
         (["--seed", "9" * 5000], "expected a whole number of at least 0 and at most"),
         (["--length", "3", "-"], "--length: a run with the task Classification takes no such flag"),
-        (["--text", "hello"], "--text: expected picture files"),
-        ([], "INPUT: expected picture files, folders of them, or .npy and .npz files of pictures, or -"),
+        (["--text", "hello"], "--text: not supported because this run was not trained on text. Pass image files"),
+        ([], "INPUT: expected image files, folders of them, or .npy and .npz files of images, or -"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(

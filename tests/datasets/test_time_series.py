@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dltrain.data.inputs import Given
+from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batches
 from dltrain.data.spec import Source
 from dltrain.datasets.time_series import BUNDLED, TimeSeries
@@ -251,7 +251,7 @@ def test_a_clock_that_is_set_back_is_no_disorder_where_offsets_say_so(tmp_path):
     path = write(tmp_path / "a.csv", ["date", "a"], [[time, row] for row, time in enumerate(times)])
     data = TimeSeries(path=path, window=2, horizon=2)
     data.load()
-    (piece,) = data.inputs(Given())
+    (piece,) = data.inputs(InputFiles())
     wanted = [(start + row * timedelta(minutes=30)).astimezone(zone).isoformat() for row in (60, 61)]
     assert [name["time"] for name in piece.names] == wanted
     times[7], times[8] = times[8], times[7]

@@ -57,5 +57,5 @@ def test_a_run_that_cannot_go_on_keeps_all_that_it_had(dltrain: Callable[..., Ch
         file.write_bytes(bytes(file.stat().st_size))
     before = {file.name for file in run.iterdir()}
     child = dltrain("resume", str(run))
-    assert child.code == 2 and "a picture that can be read" in child.stderr, child.stderr
+    assert child.code == 2 and "a readable image" in child.stderr, child.stderr
     assert before <= {file.name for file in run.iterdir()}

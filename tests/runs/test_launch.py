@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from dltrain.config import compose
 from dltrain.data.loader import Batches
-from dltrain.datasets.image_folder import Pictures
+from dltrain.datasets.image_folder import ImageFiles
 from dltrain.datasets.time_series import TimeSeries
 from dltrain.errors import CheckpointError, ConfigError
 from dltrain.loggers.console import Console
@@ -514,7 +514,7 @@ def test_a_picture_that_cannot_be_read_in_mid_run_ends_it_with_a_status(
     made = assemble.make(compose.compose([*typed, "data.batch_size=4", "device=cpu"]))
     source = made.data.load().train
     last = int(Batches(source, 4, training=True).order(0)[-1])
-    assert isinstance(source.rows, Pictures)
+    assert isinstance(source.rows, ImageFiles)
     source.rows.listing[last][0].write_bytes(b"no picture")
     outcome = train(*typed, "data.batch_size=4", "trainer.epochs=1")
     assert (outcome.state, outcome.exit_code) == ("failed", 1)

@@ -21,7 +21,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dltrain.data.loader import Batches
 from dltrain.data.spec import Source
-from dltrain.datasets.table import Ready
 from dltrain.loggers.console import Console
 from dltrain.loggers.tracker import Tracker
 from dltrain.optim.ema import Average
@@ -44,7 +43,7 @@ NEVER = (1_000_000.0, "step")
 def source(seed: int = 0, rows: int = ROWS) -> Source:
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(rows, SIZE, generator=generator)
-    return Source({"inputs": inputs, "targets": inputs[:, :CLASSES].argmax(1)}, Ready())
+    return Source({"inputs": inputs, "targets": inputs[:, :CLASSES].argmax(1)}, nn.Identity())
 
 
 def network(seed: int = 0, dropout: float = 0.0) -> nn.Sequential:
@@ -705,7 +704,7 @@ def huge() -> Source:
     """Inputs so large that scaled gradients overflow float16 at first."""
     rows = source().rows
     assert isinstance(rows, dict)
-    return Source({**rows, "inputs": 100 * rows["inputs"]}, Ready())
+    return Source({**rows, "inputs": 100 * rows["inputs"]}, nn.Identity())
 
 
 # --- speed ----------------------------------------------------------------------------------------------------------
