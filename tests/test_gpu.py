@@ -41,7 +41,7 @@ def mnist() -> list[str]:
     """The recipe for LeNet-5, if the real MNIST is at hand."""
     typed = ["experiment=lenet5_mnist", GPU]
     try:
-        assemble.make(compose.compose([*typed, "device=cpu"])).data.load()
+        assemble.build_components(compose.compose([*typed, "device=cpu"])).data.load()
     except ConfigError as error:
         pytest.skip(str(error))
     return typed
@@ -103,11 +103,11 @@ def test_a_checkpoint_from_the_gpu_evaluates_on_the_cpu(
     common = [*CNN, *small("digits"), "regularization.average=0.9"]
     outcome = train(tmp_path / "run", *common, GPU, f"device.precision={precision}", "trainer.epochs=3")
     saved = Checkpoints(outcome.folder).load("best.pt")
-    made = assemble.make(compose.compose([*common, "device=cpu"]))
+    made = assemble.build_components(compose.compose([*common, "device=cpu"]))
     made.model.load_state_dict(saved["average"]["model"])
     made.model.eval()
     with torch.inference_mode():
-        metrics = made.task.evaluate(made.model, dry_run.make_batches(made, made.data.load())["test"]).metrics
+        metrics = made.task.evaluate(made.model, dry_run.build_batches(made, made.data.load())["test"]).metrics
     tolerance = 1e-3 if precision == "fp32" else 3e-2
     assert metrics["loss"] == pytest.approx(outcome.result["test"]["loss"], rel=tolerance)
     assert metrics["accuracy"] == pytest.approx(outcome.result["test"]["accuracy"], abs=0.01)
@@ -127,8 +127,8 @@ def test_a_checkpoint_from_the_gpu_evaluates_on_the_cpu(
 )
 def test_a_step_never_waits_for_the_gpu(typed: list[str], tmp_path: Path) -> None:
     job = compose.compose([*typed, GPU])
-    made = assemble.make(job)
-    batches = dry_run.make_batches(made, made.data.load())
+    made = assemble.build_components(job)
+    batches = dry_run.build_batches(made, made.data.load())
     home = create(str(tmp_path / "run"), tmp_path, "run")
     whole = session.Session(job, made, batches, Console(io.StringIO()), home, Clock(time.perf_counter()), Stop(), True)
     mode: Any = torch.cuda.get_sync_debug_mode()

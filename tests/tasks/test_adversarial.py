@@ -56,9 +56,9 @@ def on_cpu(model: nn.Module) -> devices.Device:
     return devices.choose("cpu", "fp32", False, False, False, model)
 
 
-def made_of(*typed: str) -> tuple[compose.Job, assemble.Parts]:
+def made_of(*typed: str) -> tuple[compose.Job, assemble.Components]:
     job = compose.compose([*typed, "trainer.log_every=1", "trainer.epochs=1"])
-    return job, assemble.make(job)
+    return job, assemble.build_components(job)
 
 
 # What each turn may change -------------------------------------------------------------------------------------------
@@ -84,9 +84,9 @@ def test_a_turn_changes_its_own_parameters_and_leaves_weights_and_gradients_of_t
 ) -> None:
     job, made = made_of(*TURNS[kind], f"device.compile={str(compiled).lower()}")
     (stage,) = made.task.stages(made.model)
-    turns = Turns(functools.partial(assemble.make_optimizer, job, made), made.plan, made.device, 64, Console())
+    turns = Turns(functools.partial(assemble.build_optimizer, job, made), made.plan, made.device, 64, Console())
     turns.begin(stage, 10)
-    batches = dry_run.make_batches(made, made.data.load())["train"].epoch(0)
+    batches = dry_run.build_batches(made, made.data.load())["train"].epoch(0)
     group = [next(batches) for _ in range(made.plan.accumulate)]
     critic, generator = list(made.model.critic.parameters()), list(made.model.generator.parameters())
     for turn, own, others in zip(stage.turns, (critic, generator), (generator, critic), strict=True):
@@ -335,7 +335,7 @@ def test_modes_are_counted_as_on_paper() -> None:
 
 
 def test_real_points_cover_every_mode_and_a_class_without_points_is_none() -> None:
-    ring = assemble.make(compose.compose(["model=gan", "data=ring", "device=cpu"])).data.load()
+    ring = assemble.build_components(compose.compose(["model=gan", "data=ring", "device=cpu"])).data.load()
     train, val = ring.train.rows, ring.val.rows  # type: ignore[union-attr]
     found = modes_found(val["inputs"], val["targets"], train["inputs"][:2000], 8)
     assert found["modes"] == 8 and found["high_quality"] > 0.98 and found["coverage"] > 0.98
@@ -428,7 +428,7 @@ def test_a_conditional_generator_makes_the_class_it_is_asked_for(tmp_path: Path)
     typed = ["experiment=ring_gan", "model.conditional=true", "trainer.max_steps=400", "model.hidden=64"]
     job = compose.compose([*typed, "trainer.eval_every=400", "device=cpu", f"hydra.run.dir={tmp_path / 'run'}"])
     assert launch.train(job, Console(), 0.0).state == "finished"
-    found = inference.rebuild(inference.remade(job), tmp_path / "run", "best.pt").parts
+    found = inference.load_trained(inference.rebuild_components(job), tmp_path / "run", "best.pt").components
     for mode in (0, 3, 6):
         made = look(
             lambda model, mode=mode: found.task.generate(model, wish(200, label=mode)), found.model, found.device
@@ -443,8 +443,8 @@ def test_the_averaged_generator_is_what_is_evaluated_and_kept(tmp_path: Path) ->
     assert launch.train(job, Console(), 0.0).state == "finished"
     result = json.loads((tmp_path / "run" / "result.json").read_text())["test"]
     state, figures = Checkpoints(tmp_path / "run").load("best.pt"), {}
-    made = assemble.make(job)
-    batches = dry_run.make_batches(made, made.data.load())["test"]
+    made = assemble.build_components(job)
+    batches = dry_run.build_batches(made, made.data.load())["test"]
     for name, weights in (("average", state["average"]["model"]), ("model", state["model"])):
         made.model.load_state_dict(weights)
         figures[name] = measure(made.task.evaluate, made.model, batches, made.device).metrics
