@@ -121,11 +121,11 @@ def made_up(parts: "Parts", asked: argparse.Namespace) -> "Made":
     """
     from dltrain.runs.export import Made
     from dltrain.tasks.pixel_range import Scale
-    from dltrain.training.evaluation import look
+    from dltrain.training.evaluation import run_in_eval_mode
 
     with contextlib.ExitStack() as held, spared(asked.count or COUNT):
         wish = wish_of(parts, asked, held)
-        examples = look(functools.partial(parts.task.generate, wish=wish), parts.model, parts.device)
+        examples = run_in_eval_mode(functools.partial(parts.task.generate, wish=wish), parts.model, parts.device)
     spec = parts.data.spec
     given = None if wish.given is None else Scale(spec.low, spec.high).unit(wish.given).float().cpu()
     return Made(examples.float().cpu(), given, wish.interpolate)

@@ -18,7 +18,7 @@ from dltrain.optim.optimizer import Optimizer, Regularization
 from dltrain.tasks.base import Task, Turn
 from dltrain.training import device as devices
 from dltrain.training.device import Device
-from dltrain.training.state import Plan
+from dltrain.training.state import TrainerConfig
 
 Facts = dict[str, Any]
 
@@ -35,7 +35,7 @@ class Parts:
     task: Task
     model: nn.Module
     device: Device
-    plan: Plan
+    trainer: TrainerConfig
     notes: tuple[str, ...] = ()
     fingerprint: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -51,7 +51,7 @@ def make(job: Job) -> Parts:
     with collected(problems):
         devices.find(settings["name"])  # type: ignore[call-overload, index]
     with collected(problems):
-        make_plan(OmegaConf.to_container(job.config))  # type: ignore[arg-type]
+        make_trainer_config(OmegaConf.to_container(job.config))  # type: ignore[arg-type]
     with collected(problems):
         data: Data = instantiate.build(node(job, "data"), "data", job.allow)
     if problems:
@@ -71,10 +71,10 @@ def make(job: Job) -> Parts:
             part.compile()
     notes = tuple(note for note in (unread(job), devices.faster_precision(device, model)) if note)
     config = resolved(job, facts)
-    return Parts(config, data, task, model, device, make_plan(config), notes)
+    return Parts(config, data, task, model, device, make_trainer_config(config), notes)
 
 
-def make_plan(config: dict[str, Any]) -> Plan:
+def make_trainer_config(config: dict[str, Any]) -> TrainerConfig:
     """When things happen in a run.
 
     Raises:
@@ -86,7 +86,7 @@ def make_plan(config: dict[str, Any]) -> Plan:
     log, evaluation, checkpoint = (
         schema.span(trainer[name]) or (1.0, "epoch") for name in ("log_every", "eval_every", "checkpoint_every")
     )
-    return Plan(
+    return TrainerConfig(
         epochs=trainer["epochs"],
         max_steps=trainer["max_steps"],
         accumulate=trainer["accumulate"],
@@ -241,5 +241,5 @@ def make_optimizer(job: Job, parts: Parts, turn: Turn, steps: int) -> Optimizer:
         regularization,
         parts.device.scaler(),
         partial=any(p.requires_grad and id(p) not in owned for p in parts.model.parameters()),
-        skip=parts.plan.on_non_finite == "skip",
+        skip=parts.trainer.on_non_finite == "skip",
     )

@@ -15,9 +15,9 @@ from dltrain.runs.report import environment
 from dltrain.runs.session import Outcome, Session, newest
 from dltrain.storage import run_dir
 from dltrain.storage.checkpoint_format import refuse_misfit
+from dltrain.training.meters import Timer
 from dltrain.training.signals import Stop
 from dltrain.training.stages import Stages
-from dltrain.training.state import Clock
 
 
 def train(
@@ -52,7 +52,7 @@ def train(
             origin.tell(console, environment(job, parts))
         home = run_dir.create(path, root, f"{job.choices['model']}-{job.choices['data']}")
         with contextlib.closing(home):
-            return Session(job, parts, batches, console, home, Clock(started), stop, alone).go()
+            return Session(job, parts, batches, console, home, Timer(started), stop, alone).go()
 
 
 def resume(
@@ -80,7 +80,7 @@ def resume(
             if saved:
                 refuse_misfit(saved[0], saved[1]["model"], parts.model.state_dict())
                 refuse_shorter(saved[1]["loop"]["step"], parts, batches)
-            return Session(job, parts, batches, console, home, Clock(started), stop, alone, saved, fresh=False).go()
+            return Session(job, parts, batches, console, home, Timer(started), stop, alone, saved, fresh=False).go()
 
 
 def refuse_shorter(done: int, parts: Parts, batches: dict[str, Batches]) -> None:
@@ -89,7 +89,7 @@ def refuse_shorter(done: int, parts: Parts, batches: dict[str, Batches]) -> None
     Raises:
         ConfigError: Saying how long it would be.
     """
-    steps = Stages(parts.task.stages(parts.model), batches, parts.plan).steps
+    steps = Stages(parts.task.stages(parts.model), batches, parts.trainer).steps
     if steps < done:
         hint = "trainer.epochs or trainer.max_steps makes it shorter than it is. dltrain rerun begins a shorter one."
         raise ConfigError(problem("trainer", f"at least the {done:,} steps that are done", f"{steps:,}", hint))
