@@ -22,8 +22,8 @@ from dltrain.runs import assemble, dry_run, launch, session
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.storage.run_dir import create
 from dltrain.training.loop import grouped
+from dltrain.training.meters import Timer
 from dltrain.training.signals import Stop
-from dltrain.training.state import Clock
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")]
 
@@ -130,13 +130,13 @@ def test_a_step_never_waits_for_the_gpu(typed: list[str], tmp_path: Path) -> Non
     made = assemble.build_components(job)
     batches = dry_run.build_batches(made, made.data.load())
     home = create(str(tmp_path / "run"), tmp_path, "run")
-    whole = session.Session(job, made, batches, Console(io.StringIO()), home, Clock(time.perf_counter()), Stop(), True)
+    whole = session.Session(job, made, batches, Console(io.StringIO()), home, Timer(time.perf_counter()), Stop(), True)
     mode: Any = torch.cuda.get_sync_debug_mode()
     with Tracker(home.path) as tracker:
         loop = whole.make_loop(made, batches, tracker)
         (span,) = loop.stages.spans
         loop.begin_stage()
-        groups = grouped(span.batches.epoch(0), loop.plan.accumulate)
+        groups = grouped(span.batches.epoch(0), loop.config.accumulate)
         for group in itertools.islice(groups, 3):
             loop.take_step(span.stage, group, measure=True)
         loop.log()
@@ -144,7 +144,7 @@ def test_a_step_never_waits_for_the_gpu(typed: list[str], tmp_path: Path) -> Non
         try:
             for group in itertools.islice(groups, 5):
                 loop.take_step(span.stage, group, measure=False)
-                loop.journal.progress(loop.state, loop.stages, loop.goal.metric)
+                loop.logger.progress(loop.state, loop.stages, loop.goal.metric)
         finally:
             torch.cuda.set_sync_debug_mode(mode)
         loop.log()

@@ -18,7 +18,7 @@ from dltrain.optim.optimizer import Optimizer, Regularization
 from dltrain.tasks.base import Task, Turn
 from dltrain.training import device as devices
 from dltrain.training.device import Device
-from dltrain.training.state import Plan
+from dltrain.training.state import TrainerConfig
 
 Facts = dict[str, Any]
 
@@ -35,7 +35,7 @@ class Components:
     task: Task
     model: nn.Module
     device: Device
-    plan: Plan
+    trainer: TrainerConfig
     notes: tuple[str, ...] = ()
     fingerprint: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -50,9 +50,9 @@ def build_components(job: Job) -> Components:
     problems: list[str] = []
     with collect_errors(problems):
         devices.find(settings["name"])  # type: ignore[call-overload, index]
-    with collect_errors(problems):
-        build_trainer_config(OmegaConf.to_container(job.config))  # type: ignore[arg-type]
-    with collect_errors(problems):
+    with collected(problems):
+        make_trainer_config(OmegaConf.to_container(job.config))  # type: ignore[arg-type]
+    with collected(problems):
         data: Data = instantiate.build(node(job, "data"), "data", job.allow)
     if problems:
         # Data that cannot be built have said in their YAML what they would state: is the pair wrong, too?
@@ -71,10 +71,10 @@ def build_components(job: Job) -> Components:
             part.compile()
     notes = tuple(note for note in (unused_regularization(job), devices.faster_precision(device, model)) if note)
     config = resolved(job, facts)
-    return Components(config, data, task, model, device, build_trainer_config(config), notes)
+    return Parts(config, data, task, model, device, make_trainer_config(config), notes)
 
 
-def build_trainer_config(config: dict[str, Any]) -> Plan:
+def make_trainer_config(config: dict[str, Any]) -> TrainerConfig:
     """When things happen in a run.
 
     Raises:
@@ -86,7 +86,7 @@ def build_trainer_config(config: dict[str, Any]) -> Plan:
     log, evaluation, checkpoint = (
         schema.span(trainer[name]) or (1.0, "epoch") for name in ("log_every", "eval_every", "checkpoint_every")
     )
-    return Plan(
+    return TrainerConfig(
         epochs=trainer["epochs"],
         max_steps=trainer["max_steps"],
         accumulate=trainer["accumulate"],
@@ -239,7 +239,7 @@ def build_optimizer(job: Job, components: Components, turn: Turn, steps: int) ->
         schedule,
         steps,
         regularization,
-        components.device.scaler(),
-        partial=any(p.requires_grad and id(p) not in owned for p in components.model.parameters()),
-        skip=components.plan.on_non_finite == "skip",
+        parts.device.scaler(),
+        partial=any(p.requires_grad and id(p) not in owned for p in parts.model.parameters()),
+        skip=parts.trainer.on_non_finite == "skip",
     )

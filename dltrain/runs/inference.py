@@ -25,7 +25,7 @@ from dltrain.storage import safe_read
 from dltrain.storage.checkpoint_format import MISFIT, weights_of
 from dltrain.storage.checkpoints import BEST, Checkpoints
 from dltrain.tasks.base import Evaluation
-from dltrain.training.evaluation import measure
+from dltrain.training.evaluation import evaluate
 
 DOUBLE_FROM = 1e6
 
@@ -64,7 +64,7 @@ class Trained:
         """The figures of a split: ``test``, ``val``, or ``train`` without augmentation and with all that tests have."""
         batches = eval_batches(self.components, self.splits, split)
         try:
-            return measure(self.components.task.evaluate, self.components.model, batches, self.components.device)
+            return evaluate(self.parts.task.evaluate, self.parts.model, batches, self.parts.device)
         finally:
             batches.close()
 

@@ -15,9 +15,9 @@ from dltrain.runs.report import describe_environment
 from dltrain.runs.session import Outcome, Session, newest_checkpoint
 from dltrain.storage import run_dir
 from dltrain.storage.checkpoint_format import refuse_misfit
+from dltrain.training.meters import Timer
 from dltrain.training.signals import Stop
 from dltrain.training.stages import Stages
-from dltrain.training.state import Clock
 
 
 def train(
@@ -52,7 +52,7 @@ def train(
             origin.print_differences(console, describe_environment(job, components))
         home = run_dir.create(path, root, f"{job.choices['model']}-{job.choices['data']}")
         with contextlib.closing(home):
-            return Session(job, components, batches, console, home, Clock(started), stop, standalone).run()
+            return Session(job, parts, batches, console, home, Timer(started), stop, alone).go()
 
 
 def resume(
@@ -78,11 +78,9 @@ def resume(
         saved, notes = newest_checkpoint(path)
         with prepare_run(job, notes, path) as (components, batches):
             if saved:
-                refuse_misfit(saved[0], saved[1]["model"], components.model.state_dict())
-                check_not_shorter(saved[1]["loop"]["step"], components, batches)
-            return Session(
-                job, components, batches, console, home, Clock(started), stop, standalone, saved, is_new=False
-            ).run()
+                refuse_misfit(saved[0], saved[1]["model"], parts.model.state_dict())
+                refuse_shorter(saved[1]["loop"]["step"], parts, batches)
+            return Session(job, parts, batches, console, home, Timer(started), stop, alone, saved, fresh=False).go()
 
 
 def check_not_shorter(done: int, components: Components, batches: dict[str, Batches]) -> None:
@@ -91,7 +89,7 @@ def check_not_shorter(done: int, components: Components, batches: dict[str, Batc
     Raises:
         ConfigError: Saying how long it would be.
     """
-    steps = Stages(components.task.stages(components.model), batches, components.plan).steps
+    steps = Stages(parts.task.stages(parts.model), batches, parts.trainer).steps
     if steps < done:
         hint = "trainer.epochs or trainer.max_steps makes it shorter than it is. dltrain rerun begins a shorter one."
         raise ConfigError(problem("trainer", f"at least the {done:,} steps that are done", f"{steps:,}", hint))

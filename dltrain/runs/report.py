@@ -18,7 +18,7 @@ from dltrain.runs.assemble import Components
 from dltrain.tasks.base import Evaluation, Task
 from dltrain.training import device as devices
 from dltrain.training.loop import Loop
-from dltrain.training.state import Clock
+from dltrain.training.meters import Timer
 
 SHOWN_BAD_SAMPLES = 3
 
@@ -77,7 +77,7 @@ class Report:
         tracker.text("config", f"```yaml\n{(self.folder / 'config.yaml').read_text()}\n```")
         tracker.text("command", f"`{command_line(self.job)}`")
 
-    def result(self, loop: Loop, clock: Clock, evaluation: Evaluation) -> dict[str, Any]:
+    def result(self, loop: Loop, timer: Timer, evaluation: Evaluation) -> dict[str, Any]:
         """What is kept in ``result.json``."""
         device, state = self.components.device, loop.state
         return finite_or_none(
@@ -91,12 +91,12 @@ class Report:
                 "epochs": loop.epoch,
                 "stopped_early": state.stopped_early,
                 "out_of_time": loop.out_of_time,
-                "skipped_steps": loop.turns.skipped,
-                "examples_at_a_time": loop.turns.at_a_time,
-                "seconds": clock.seconds(),
-                "training_seconds": clock.training(),
-                "samples_per_second": clock.examples / max(clock.training(), 1e-9),
-                "seconds_to_first_step": clock.to_first_step(),
+                "skipped_steps": loop.runner.skipped,
+                "examples_at_a_time": loop.runner.at_a_time,
+                "seconds": timer.total_seconds(),
+                "training_seconds": timer.training_seconds(),
+                "samples_per_second": timer.examples / max(timer.training_seconds(), 1e-9),
+                "seconds_to_first_step": timer.seconds_to_first_step(),
                 "bad_samples": len(self.bad),
                 "peak_memory_mb": devices.peak_memory_mb(device.device),
                 "parameters": self.parameters,

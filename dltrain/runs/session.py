@@ -16,7 +16,7 @@ from dltrain.data.loader import Batches
 from dltrain.errors import CheckpointError, ConfigError, OutputError, WorkerError
 from dltrain.loggers.console import Console, count
 from dltrain.loggers.tracker import EVENTS, METRICS, Tracker
-from dltrain.optim.ema import Average
+from dltrain.optim.ema import EMA
 from dltrain.plots import draw
 from dltrain.runs import failures, provenance, slurm
 from dltrain.runs import job as stored
@@ -29,9 +29,9 @@ from dltrain.storage.checkpoints import BEST, Checkpoints
 from dltrain.training import nan_trace
 from dltrain.training.device import is_out_of_memory
 from dltrain.training.loop import Diverged, Loop
-from dltrain.training.run_logger import Journal
+from dltrain.training.meters import Timer
+from dltrain.training.run_logger import RunLogger
 from dltrain.training.signals import NAMES, SAVES, Stop, Stopped
-from dltrain.training.state import Clock
 
 EXIT_CODES = {"finished": 0, "failed": 1, "diverged": 3, "out_of_memory": 4}
 
@@ -59,7 +59,7 @@ class Session:
         batches: Split -> its batches.
         console: Where to say so.
         home: The run's folder.
-        clock: Measures.
+        timer: Measures.
         stop: Hears signals.
         alone: The run is not part of a sweep.
         saved: Where to go on, or None.
@@ -73,19 +73,19 @@ class Session:
         batches: dict[str, Batches],
         console: Console,
         home: run_dir.Folder,
-        clock: Clock,
+        timer: Timer,
         stop: Stop,
         standalone: bool,
         saved: SavedState | None = None,
         is_new: bool = True,
     ) -> None:
-        self.job, self.components, self.batches, self.console, self.home = job, components, batches, console, home
-        self.clock, self.stop, self.saved, self.is_new = clock, stop, saved, is_new
-        self.report = Report(job, components, batches, console, home.path, standalone)
-        trainer = components.config["trainer"]
+        self.job, self.parts, self.batches, self.console, self.home = job, parts, batches, console, home
+        self.timer, self.stop, self.saved, self.fresh = timer, stop, saved, fresh
+        self.report = Report(job, parts, batches, console, home.path, alone)
+        trainer = parts.config["trainer"]
         self.checkpoints = Checkpoints(home.path, trainer["keep_last"], trainer["keep_best"], self.sync)
-        self.stop.leave, self.stop.requeue = self.leave, trainer["requeue"] and slurm.in_job()
-        self.start_step = saved[1]["loop"]["step"] if saved else 0  # steps that earlier sessions have taken
+        self.stop.on_abort, self.stop.requeue = self.leave, trainer["requeue"] and slurm.is_here()
+        self.begun = saved[1]["loop"]["step"] if saved else 0  # steps that earlier sessions have taken
         self.tracker: Tracker | None = None
         self.loop: Loop | None = None
 
@@ -143,7 +143,7 @@ class Session:
         else:
             self.restore(loop, *saved)
         self.loop = loop
-        with self.stop.within(self.remaining_minutes()):
+        with self.stop.time_limit(self.minutes_left()):
             return self.train_and_test(loop, tracker)
 
     def warn_missing_logs(self) -> None:
@@ -175,19 +175,19 @@ class Session:
         best = self.checkpoints.path / self.checkpoints.named(BEST)
         if loop.state.best is not None and (damage := self.checkpoints.damage(best)):
             self.console.warn(f"{best}: passed over, {damage}; the best is now that of what follows")
-            loop.forget_best()
+            loop.reset_best()
         state.clear()  # it is in place: do not hold it twice
         self.console.say(f"goes on at step {count(loop.state.step)} with {name}")
 
     def train_and_test(self, loop: Loop, tracker: Tracker) -> dict[str, Any]:
         """The loop, then the best weights on the test split; writes and shows the result."""
         loop.run()
-        evaluation = loop.measure(self.batches["test"])
-        shown, filters = loop.shown_of(evaluation), draw.first_filters(loop.judged)
-        result = self.report.result(loop, self.clock, evaluation)
+        evaluation = loop.evaluate(self.batches["test"])
+        shown, filters = loop.show(evaluation), draw.first_filters(loop.eval_model)
+        result = self.report.result(loop, self.timer, evaluation)
         self.stop.finish()  # what follows is quick; a half of it would be written again by a session to come
         if not tracker.ends_with(loop.state.step, "test"):
-            loop.journal.show(loop.state.step, "test", shown)
+            loop.logger.show(loop.state.step, "test", shown)
             if filters is not None:
                 tracker.image("filters", filters, loop.state.step)
             tracker.scalars(loop.state.step, loop.epoch, "test", evaluation.metrics)
@@ -203,8 +203,8 @@ class Session:
 
     def remaining_minutes(self) -> float | None:
         """Minutes until training has to stop, from now; this command's start-up counts."""
-        limit = self.components.plan.max_minutes
-        return None if limit is None else max(0.0, limit - (time.perf_counter() - self.clock.started) / 60)
+        limit = self.parts.trainer.max_minutes
+        return None if limit is None else max(0.0, limit - (time.perf_counter() - self.timer.started) / 60)
 
     def opened(self) -> Tracker:
         """The tracker, which is there once anything is trained."""
@@ -292,11 +292,11 @@ class Session:
             components.task,
             components.model,
             batches,
-            functools.partial(build_optimizer, self.job, components),
-            Average(components.model, decay) if decay else None,
-            components.plan,
-            components.device,
-            Journal(tracker, self.console, self.clock, components.device.device),
+            functools.partial(make_optimizer, self.job, parts),
+            EMA(parts.model, decay) if decay else None,
+            parts.trainer,
+            parts.device,
+            RunLogger(tracker, self.console, self.timer, parts.device.device),
             self.checkpoints,
             self.stop,
         )

@@ -77,7 +77,7 @@ class Sweep:
         jobs = f"{len(self.jobs)} job{'s' * (len(self.jobs) > 1)}"
         self.console.say(f"sweep of {jobs} over {', '.join(swept) or 'nothing'} in {self.home.path}")
         with self.stop.listening():
-            self.stop.rest()
+            self.stop.disarm()
             for number in range(len(self.jobs)):
                 if self.over():
                     break
@@ -106,8 +106,8 @@ class Sweep:
     def run_job(self, number: int) -> JobResult:
         """Whatever happens becomes a row."""
         begun = time.perf_counter()
-        row = JobResult(number, self.chosen[number], "failed")
-        self.stop.wake()
+        row = Row(number, self.chosen[number], "failed")
+        self.stop.rearm()
         try:
             self.train(row, begun)
         except Refusal as error:
@@ -121,7 +121,7 @@ class Sweep:
             self.console.error(traceback.format_exc().splitlines())
             row.error = f"{type(error).__name__}: {error}"
         finally:
-            self.stop.rest()
+            self.stop.disarm()
         row.seconds = time.perf_counter() - begun
         return row
 
