@@ -124,9 +124,11 @@ def made_up(components: "Components", asked: argparse.Namespace) -> "Generated":
     from dltrain.training.evaluation import run_in_eval_mode
 
     with contextlib.ExitStack() as held, spared(asked.count or COUNT):
-        wish = wish_of(parts, asked, held)
-        examples = run_in_eval_mode(functools.partial(parts.task.generate, wish=wish), parts.model, parts.device)
-    spec = parts.data.spec
+        wish = wish_of(components, asked, held)
+        examples = run_in_eval_mode(
+            functools.partial(components.task.generate, wish=wish), components.model, components.device
+        )
+    spec = components.data.spec
     given = None if wish.given is None else Scale(spec.low, spec.high).unit(wish.given).float().cpu()
     return Generated(examples.float().cpu(), given, wish.interpolate)
 

@@ -50,9 +50,9 @@ def build_components(job: Job) -> Components:
     problems: list[str] = []
     with collect_errors(problems):
         devices.find(settings["name"])  # type: ignore[call-overload, index]
-    with collected(problems):
-        make_trainer_config(OmegaConf.to_container(job.config))  # type: ignore[arg-type]
-    with collected(problems):
+    with collect_errors(problems):
+        build_trainer_config(OmegaConf.to_container(job.config))  # type: ignore[arg-type]
+    with collect_errors(problems):
         data: Data = instantiate.build(node(job, "data"), "data", job.allow)
     if problems:
         # Data that cannot be built have said in their YAML what they would state: is the pair wrong, too?
@@ -71,10 +71,10 @@ def build_components(job: Job) -> Components:
             part.compile()
     notes = tuple(note for note in (unused_regularization(job), devices.faster_precision(device, model)) if note)
     config = resolved(job, facts)
-    return Parts(config, data, task, model, device, make_trainer_config(config), notes)
+    return Components(config, data, task, model, device, build_trainer_config(config), notes)
 
 
-def make_trainer_config(config: dict[str, Any]) -> TrainerConfig:
+def build_trainer_config(config: dict[str, Any]) -> TrainerConfig:
     """When things happen in a run.
 
     Raises:
@@ -239,7 +239,7 @@ def build_optimizer(job: Job, components: Components, turn: Turn, steps: int) ->
         schedule,
         steps,
         regularization,
-        parts.device.scaler(),
-        partial=any(p.requires_grad and id(p) not in owned for p in parts.model.parameters()),
-        skip=parts.trainer.on_non_finite == "skip",
+        components.device.scaler(),
+        partial=any(p.requires_grad and id(p) not in owned for p in components.model.parameters()),
+        skip=components.trainer.on_non_finite == "skip",
     )

@@ -64,7 +64,7 @@ class Trained:
         """The figures of a split: ``test``, ``val``, or ``train`` without augmentation and with all that tests have."""
         batches = eval_batches(self.components, self.splits, split)
         try:
-            return evaluate(self.parts.task.evaluate, self.parts.model, batches, self.parts.device)
+            return evaluate(self.components.task.evaluate, self.components.model, batches, self.components.device)
         finally:
             batches.close()
 

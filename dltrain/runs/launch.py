@@ -52,7 +52,7 @@ def train(
             origin.print_differences(console, describe_environment(job, components))
         home = run_dir.create(path, root, f"{job.choices['model']}-{job.choices['data']}")
         with contextlib.closing(home):
-            return Session(job, parts, batches, console, home, Timer(started), stop, alone).go()
+            return Session(job, components, batches, console, home, Timer(started), stop, standalone).run()
 
 
 def resume(
@@ -78,9 +78,11 @@ def resume(
         saved, notes = newest_checkpoint(path)
         with prepare_run(job, notes, path) as (components, batches):
             if saved:
-                refuse_misfit(saved[0], saved[1]["model"], parts.model.state_dict())
-                refuse_shorter(saved[1]["loop"]["step"], parts, batches)
-            return Session(job, parts, batches, console, home, Timer(started), stop, alone, saved, fresh=False).go()
+                refuse_misfit(saved[0], saved[1]["model"], components.model.state_dict())
+                check_not_shorter(saved[1]["loop"]["step"], components, batches)
+            return Session(
+                job, components, batches, console, home, Timer(started), stop, standalone, saved, is_new=False
+            ).run()
 
 
 def check_not_shorter(done: int, components: Components, batches: dict[str, Batches]) -> None:
@@ -89,7 +91,7 @@ def check_not_shorter(done: int, components: Components, batches: dict[str, Batc
     Raises:
         ConfigError: Saying how long it would be.
     """
-    steps = Stages(parts.task.stages(parts.model), batches, parts.trainer).steps
+    steps = Stages(components.task.stages(components.model), batches, components.trainer).steps
     if steps < done:
         hint = "trainer.epochs or trainer.max_steps makes it shorter than it is. dltrain rerun begins a shorter one."
         raise ConfigError(problem("trainer", f"at least the {done:,} steps that are done", f"{steps:,}", hint))

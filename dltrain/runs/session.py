@@ -79,13 +79,13 @@ class Session:
         saved: SavedState | None = None,
         is_new: bool = True,
     ) -> None:
-        self.job, self.parts, self.batches, self.console, self.home = job, parts, batches, console, home
-        self.timer, self.stop, self.saved, self.fresh = timer, stop, saved, fresh
-        self.report = Report(job, parts, batches, console, home.path, alone)
-        trainer = parts.config["trainer"]
+        self.job, self.components, self.batches, self.console, self.home = job, components, batches, console, home
+        self.timer, self.stop, self.saved, self.is_new = timer, stop, saved, is_new
+        self.report = Report(job, components, batches, console, home.path, standalone)
+        trainer = components.config["trainer"]
         self.checkpoints = Checkpoints(home.path, trainer["keep_last"], trainer["keep_best"], self.sync)
-        self.stop.on_abort, self.stop.requeue = self.leave, trainer["requeue"] and slurm.is_here()
-        self.begun = saved[1]["loop"]["step"] if saved else 0  # steps that earlier sessions have taken
+        self.stop.on_abort, self.stop.requeue = self.leave, trainer["requeue"] and slurm.in_job()
+        self.start_step = saved[1]["loop"]["step"] if saved else 0  # steps that earlier sessions have taken
         self.tracker: Tracker | None = None
         self.loop: Loop | None = None
 
@@ -143,7 +143,7 @@ class Session:
         else:
             self.restore(loop, *saved)
         self.loop = loop
-        with self.stop.time_limit(self.minutes_left()):
+        with self.stop.time_limit(self.remaining_minutes()):
             return self.train_and_test(loop, tracker)
 
     def warn_missing_logs(self) -> None:
@@ -203,7 +203,7 @@ class Session:
 
     def remaining_minutes(self) -> float | None:
         """Minutes until training has to stop, from now; this command's start-up counts."""
-        limit = self.parts.trainer.max_minutes
+        limit = self.components.trainer.max_minutes
         return None if limit is None else max(0.0, limit - (time.perf_counter() - self.timer.started) / 60)
 
     def opened(self) -> Tracker:
@@ -292,11 +292,11 @@ class Session:
             components.task,
             components.model,
             batches,
-            functools.partial(make_optimizer, self.job, parts),
-            EMA(parts.model, decay) if decay else None,
-            parts.trainer,
-            parts.device,
-            RunLogger(tracker, self.console, self.timer, parts.device.device),
+            functools.partial(build_optimizer, self.job, components),
+            EMA(components.model, decay) if decay else None,
+            components.trainer,
+            components.device,
+            RunLogger(tracker, self.console, self.timer, components.device.device),
             self.checkpoints,
             self.stop,
         )

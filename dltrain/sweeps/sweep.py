@@ -106,7 +106,7 @@ class Sweep:
     def run_job(self, number: int) -> JobResult:
         """Whatever happens becomes a row."""
         begun = time.perf_counter()
-        row = Row(number, self.chosen[number], "failed")
+        row = JobResult(number, self.chosen[number], "failed")
         self.stop.rearm()
         try:
             self.train(row, begun)

@@ -84,9 +84,11 @@ def test_a_turn_changes_its_own_parameters_and_leaves_weights_and_gradients_of_t
 ) -> None:
     job, made = made_of(*TURNS[kind], f"device.compile={str(compiled).lower()}")
     (stage,) = made.task.stages(made.model)
-    runner = StepRunner(functools.partial(assemble.make_optimizer, job, made), made.trainer, made.device, 64, Console())
+    runner = StepRunner(
+        functools.partial(assemble.build_optimizer, job, made), made.trainer, made.device, 64, Console()
+    )
     runner.begin(stage, 10)
-    batches = dry_run.make_batches(made, made.data.load())["train"].epoch(0)
+    batches = dry_run.build_batches(made, made.data.load())["train"].epoch(0)
     group = [next(batches) for _ in range(made.trainer.accumulate)]
     critic, generator = list(made.model.critic.parameters()), list(made.model.generator.parameters())
     for turn, own, others in zip(stage.turns, (critic, generator), (generator, critic), strict=True):
