@@ -14,7 +14,8 @@ from dltrain.config import compose, instantiate, schema
 from dltrain.config.compose import Job
 from dltrain.data.spec import Data, Spec
 from dltrain.errors import ConfigError, problem
-from dltrain.optim.optimizer import Optimizer, Regularization
+from dltrain.optim.optimizer import Optimizer
+from dltrain.optim.regularization import Regularization
 from dltrain.tasks.base import Task, Turn
 from dltrain.training import device as devices
 from dltrain.training.device import Device
@@ -96,7 +97,7 @@ def build_trainer_config(config: dict[str, Any]) -> TrainerConfig:
         early_stopping=config["regularization"]["early_stopping"],
         max_minutes=trainer["max_minutes"],
         on_non_finite=trainer["on_non_finite"],
-        shrink=trainer["on_oom"] == "shrink",
+        split_on_oom=trainer["on_oom"] == "shrink",
     )
 
 

@@ -87,7 +87,7 @@ def test_a_turn_changes_its_own_parameters_and_leaves_weights_and_gradients_of_t
     runner = StepRunner(
         functools.partial(assemble.build_optimizer, job, made), made.trainer, made.device, 64, Console()
     )
-    runner.begin(stage, 10)
+    runner.begin_stage(stage, 10)
     batches = dry_run.build_batches(made, made.data.load())["train"].epoch(0)
     group = [next(batches) for _ in range(made.trainer.accumulate)]
     critic, generator = list(made.model.critic.parameters()), list(made.model.generator.parameters())
@@ -96,7 +96,7 @@ def test_a_turn_changes_its_own_parameters_and_leaves_weights_and_gradients_of_t
         before, theirs = [[p.detach().clone() for p in half] for half in (own, others)]
         for p in others:
             p.grad = torch.full_like(p, 7.0)
-        runner.take_turn(turn, group, StepInfo(0, 0, 0.0), measure=True)
+        runner.run_turn(turn, group, StepInfo(0, 0, 0.0), measure_norm=True)
         assert all(torch.equal(p, value) for p, value in zip(others, theirs, strict=True))
         assert all(p.grad is not None and bool((p.grad == 7.0).all()) for p in others)
         # A bias may stay: that of the critic's answers, where those on real and made-up examples move it both ways.
