@@ -287,7 +287,7 @@ class Session:
 
     def make_loop(self, parts: Parts, batches: dict[str, Batches], tracker: Tracker) -> Loop:
         """The loop with everything it turns."""
-        decay = parts.config["regularization"]["average"]
+        decay = parts.config["regularization"]["ema_decay"]
         return Loop(
             parts.task,
             parts.model,
