@@ -71,7 +71,7 @@ def test_a_loss_that_is_no_number_is_explained_and_the_last_good_checkpoint_stay
     assert report["lr"] == pytest.approx(1e-3)
     assert 0 < report["last_finite_loss"] < 3
     # The examples that the report names are those that the task was given.
-    made = assemble.make(compose.compose([*MLP, *COMMON]))
+    made = assemble.build_components(compose.compose([*MLP, *COMMON]))
     source = made.data.load().train
     picked = {name: value[report["examples"]] for name, value in source.rows.items()}  # type: ignore[union-attr]
     given = torch.load(tmp_path / "witness.pt", weights_only=True)
