@@ -156,7 +156,7 @@ def resolved(job: Job, facts: Facts) -> dict[str, Any]:
 def yaml_values(value: Any) -> Any:
     """``value`` with only what YAML can say."""
     if isinstance(value, dict):
-        return {str(k): yaml_values(v) for k, v in value.items() if k != "_facts_"}
+        return {str(k): yaml_values(v) for k, v in value.items() if k != "_provides_"}
     if OmegaConf.is_config(value) or isinstance(value, list | tuple):
         return [yaml_values(item) for item in value]
     return value if value is None or isinstance(value, bool | int | float | str) else f"<{type(value).__name__}>"

@@ -371,7 +371,7 @@ def test_every_optimizer_and_schedule_moves_every_weight_of_the_configured_model
 ) -> None:
     # Noam's factor is the paper's whole rate, which the optimizer's own only scales.
     scale = ["optimizer.lr=1"] if "noam" in typed else []
-    job = compose.compose(["model=mlp", "model.hidden=8", *small("digits"), "device=cpu", typed, *scale])
+    job = compose.compose(["model=mlp", "model.hidden_size=8", *small("digits"), "device=cpu", typed, *scale])
     made = assemble.build_components(job)
     (turn,) = made.task.stages(made.model)[0].turns
     optimizer = assemble.build_optimizer(job, made, turn, 10)
@@ -515,7 +515,7 @@ def test_a_picture_that_cannot_be_read_in_mid_run_ends_it_with_a_status(
         folder = tmp_path / ("red" if number % 2 else "blue")
         folder.mkdir(exist_ok=True)
         (folder / f"{number}.png").write_bytes(next(own_files["image_folder"].rglob(f"{number}.png")).read_bytes())
-    typed = ["model=mlp", "data=image_folder", f"data.path={tmp_path}", "data.side=8", "data.workers=0"]
+    typed = ["model=mlp", "data=image_folder", f"data.path={tmp_path}", "data.image_size=8", "data.workers=0"]
     made = assemble.build_components(compose.compose([*typed, "data.batch_size=4", "device=cpu"]))
     source = made.data.load().train
     last = int(Batches(source, 4, training=True).order(0)[-1])
