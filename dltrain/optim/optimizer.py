@@ -21,7 +21,7 @@ class Optimizer:
     """Wraps a torch optimizer: call `backward` for every micro-batch, then `step`.
 
     Penalties and decay, the optimizer's own ``weight_decay`` included, leave out biases and norm scales (fewer than
-    two dimensions) unless ``regularization.biases`` is true.
+    two dimensions) unless ``regularization.decay_biases`` is true.
 
     Args:
         make: A torch optimizer with its arguments bound; called with parameter groups. Fused or foreach kernels are
@@ -223,7 +223,7 @@ def _decay_groups(
     """Return one group, or two where the optimizer's own decay must spare some: each costs a kernel launch per step."""
     argument = inspect.signature(make.func).parameters.get("weight_decay")
     decay = make.keywords.get("weight_decay", argument.default if argument else 0.0)
-    if regularization.biases or not decay:
+    if regularization.decay_biases or not decay:
         return [{"params": parameters}]
     spared = [p for p in parameters if p.ndim < 2]
     groups: list[dict[str, Any]] = [

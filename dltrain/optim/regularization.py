@@ -19,7 +19,7 @@ class Regularization:
             Added to a ``weight_decay`` of the optimizer's own.
         clip_norm: Largest norm of all gradients together.
         clip_value: Largest absolute value in a gradient.
-        biases: Penalize biases and norm scales too.
+        decay_biases: Penalize biases and norm scales too.
 
     Source: decoupled decay: Loshchilov, Hutter 2019, "Decoupled weight decay regularization", algorithm 2.
     """
@@ -29,11 +29,11 @@ class Regularization:
     weight_decay: float = 0.0
     clip_norm: float = 0.0
     clip_value: float = 0.0
-    biases: bool = False
+    decay_biases: bool = False
 
     def penalized(self, parameters: Iterable[nn.Parameter]) -> list[Tensor]:
         """Return the parameters that penalties and decay apply to."""
-        return [p for p in parameters if self.biases or p.ndim >= 2]
+        return [p for p in parameters if self.decay_biases or p.ndim >= 2]
 
 
 class Regularizer:

@@ -221,7 +221,7 @@ class Loop:
         value = evaluation.metrics[goal.metric]
         with self.stop.defer_signals():
             self.logger.log_evaluation(state.step, self.epoch, evaluation, goal.metric, shown, frame)
-            best = state.record_evaluation(value, goal.better, self.config.early_stopping)
+            best = state.record_evaluation(value, goal.better, self.config.early_stopping_patience)
             for optimizer in self.runner.optimizers.values():
                 optimizer.schedule.observe(value, goal.better)
         return best

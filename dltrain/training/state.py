@@ -18,7 +18,7 @@ class TrainerConfig:
         log_every: Interval between two reads of the loss from the device.
         eval_every: Interval between two evaluations on the validation split.
         checkpoint_every: Interval between two checkpoints.
-        early_stopping: Evaluations without improvement after which training stops; 0 for never.
+        early_stopping_patience: Evaluations without improvement after which training stops; 0 for never.
         max_minutes: Time after which training stops; None for no limit.
         on_non_finite: What a NaN or infinite loss or gradient leads to: stop, skip the step, or ignore.
         split_on_oom: Split batches into smaller chunks when memory runs out, instead of failing.
@@ -30,7 +30,7 @@ class TrainerConfig:
     log_every: Interval
     eval_every: Interval
     checkpoint_every: Interval
-    early_stopping: int = 0
+    early_stopping_patience: int = 0
     max_minutes: float | None = None
     on_non_finite: str = "stop"
     split_on_oom: bool = False

@@ -504,7 +504,7 @@ def test_every_stage_watches_its_own_metric_and_keeps_its_own_best(tmp_path: Pat
 
 def test_a_stage_stops_early_by_its_own_metric_and_the_next_one_still_comes(tmp_path: Path) -> None:
     task = Lessons([1.0, 2.0, 3.0])
-    looped(tmp_path, task, unlabelled=without_answers(ROWS), early_stopping=1, eval_every=(1.0, "step")).run()
+    looped(tmp_path, task, unlabelled=without_answers(ROWS), early_stopping_patience=1, eval_every=(1.0, "step")).run()
     names = [name for name, _ in task.read]
     assert names[:2] == ["alone"] * 2 and names[2] == "told"
 
@@ -608,7 +608,7 @@ def test_a_metric_improves_only_when_it_is_a_better_number(
 
 def test_early_stopping_counts_evaluations_not_steps_or_epochs(tmp_path: Path) -> None:
     said = [3.0, 2.0, 2.5, 1.0, 1.5, 1.2, 1.1, 0.1]
-    loop = looped(tmp_path, Scripted(said), eval_every=(3.0, "step"), epochs=20, early_stopping=3)
+    loop = looped(tmp_path, Scripted(said), eval_every=(3.0, "step"), epochs=20, early_stopping_patience=3)
     loop.run()
     assert [line["step"] for line in lines(tmp_path, "val")] == [3 * n for n in range(1, 8)]
     assert loop.state.stopped_early and loop.state.step == 21
@@ -617,7 +617,9 @@ def test_early_stopping_counts_evaluations_not_steps_or_epochs(tmp_path: Path) -
 
 
 def test_a_metric_that_is_no_number_counts_as_no_improvement(tmp_path: Path) -> None:
-    loop = looped(tmp_path, Scripted([1.0, NAN, NAN, 0.5]), eval_every=(2.0, "step"), epochs=9, early_stopping=2)
+    loop = looped(
+        tmp_path, Scripted([1.0, NAN, NAN, 0.5]), eval_every=(2.0, "step"), epochs=9, early_stopping_patience=2
+    )
     loop.run()
     assert loop.state.step == 6
 
