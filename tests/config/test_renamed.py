@@ -47,7 +47,7 @@ def test_a_users_own_class_keeps_its_keys() -> None:
     assert renamed.upgrade(stored) == {
         "config": {
             "model": {**node, "inner": {"_target_": "dltrain.models.rbm.RBM", "hidden": 3}},
-            "task": task,
+            "task": {"_target_": "theirs.Task", "activity": 1},
         },
         "overrides": ["model.hidden=3"],
     }
