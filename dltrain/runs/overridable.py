@@ -1,12 +1,7 @@
 """The configuration keys that `resume` and `predict` may override."""
 
-from collections.abc import Mapping
-from typing import Any
-
+from dltrain.config.revise import Changes
 from dltrain.errors import ConfigError
-
-# Key -> its value before and after.
-Changes = Mapping[str, tuple[Any, Any]]
 
 # Keys of a resumed run that leave every step as it was; `device.` is free too, except for the precision.
 RESUME = (
