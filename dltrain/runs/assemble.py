@@ -126,7 +126,7 @@ def build_trainer_config(config: dict[str, Any]) -> TrainerConfig:
         log_every=log,
         eval_every=evaluation,
         checkpoint_every=checkpoint,
-        early_stopping=config["regularization"]["early_stopping"],
+        early_stopping=config["regularization"]["early_stopping_patience"],
         max_minutes=trainer["max_minutes"],
         on_non_finite=trainer["on_non_finite"],
         shrink=trainer["on_oom"] == "shrink",
