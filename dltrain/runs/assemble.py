@@ -89,7 +89,7 @@ def build_components(job: Job) -> Components:
         data: Data = instantiate.build(config["data"], "data", job.allow)
     if errors:
         # The YAML of data declares which facts they state: a pair that cannot fit is reported with the other mistakes.
-        declared: Facts = dict.fromkeys([*config["data"].get("_facts_", []), *compatibility.TASK_FACTS], True)
+        declared: Facts = dict.fromkeys([*config["data"].get("_provides_", []), *compatibility.TASK_FACTS], True)
         for group in ("task", "model"):
             with collect_errors(errors):
                 compatibility.check_facts(job, group, declared)
@@ -173,7 +173,7 @@ def yaml_values(config: dict[str, Any]) -> dict[str, Any]:
 
     def convert(value: Any) -> Any:
         if isinstance(value, dict):
-            return {str(key): convert(item) for key, item in value.items() if key != "_facts_"}
+            return {str(key): convert(item) for key, item in value.items() if key != "_provides_"}
         if isinstance(value, list | tuple):
             return [convert(item) for item in value]
         return value if value is None or isinstance(value, bool | int | float | str) else f"<{type(value).__name__}>"

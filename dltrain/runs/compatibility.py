@@ -55,7 +55,7 @@ def matching_data(job: Job, needed: Iterable[str]) -> str:
     """Return the names of the data that declare all facts needed of data."""
     wanted = set(needed) - set(TASK_FACTS)
     options = compose.options("data", job.config_dirs).items()
-    return " ".join(name for name, option in options if wanted <= set(option.get("_facts_", []))) or "none"
+    return " ".join(name for name, option in options if wanted <= set(option.get("_provides_", []))) or "none"
 
 
 def matching_task(job: Job, group: str) -> str:

@@ -126,7 +126,7 @@ def test_the_command_that_is_kept_repeats_the_new_run(kept: Kept, rerun: Callabl
     found = job.load_job(tmp_path / "again")
     assert repeated.config == found.config
     assert repeated.choices == found.choices
-    assert (found.config["optimizer"]["momentum"], found.config["model"]["hidden"]) == (0.5, 16)
+    assert (found.config["optimizer"]["momentum"], found.config["model"]["hidden_size"]) == (0.5, 16)
     assert found.config["optimizer"]["lr"] != 0.3  # it was the other optimizer's
 
 
