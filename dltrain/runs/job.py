@@ -7,7 +7,7 @@ from typing import Any
 from yaml import YAMLError
 
 from dltrain import redaction
-from dltrain.config import compose, interpolation, plain
+from dltrain.config import compose, interpolation, plain, renamed
 from dltrain.config.compose import Job
 from dltrain.errors import ConfigError, nearest, problem
 from dltrain.runs import index
@@ -36,8 +36,10 @@ def load_job(path: Path, allow: Iterable[str] = ()) -> Job:
     file = path / JOB
     try:
         content = plain.from_yaml(safe_read.plain_yaml(file))
-        config, choices, typed, dirs = (content[name] for name in ("config", "choices", "overrides", "config_dirs"))
-        check_types(config, choices, [*typed, *dirs])
+        choices, dirs = content["choices"], content["config_dirs"]
+        check_types(content["config"], choices, [*content["overrides"], *dirs])
+        content = renamed.upgrade(content)
+        config, typed = content["config"], content["overrides"]
         interpolation.refuse_assembled(config, file)
         config["allow_targets"] = list(allow)
         return Job(config, dict(choices), tuple(typed), None, None, tuple(dirs), tuple(allow))
