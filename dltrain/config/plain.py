@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dltrain.config.interpolation import FACT
-from dltrain.errors import ConfigError, nearest, problem
+from dltrain.errors import ConfigError, format_error, suggest
 
 
 class Fact:
@@ -72,5 +72,5 @@ def fill_facts(node: Any, facts: Mapping[str, Any], key: str = "") -> Any:
     if not isinstance(node, Fact):
         return node
     if node.name not in facts:
-        raise ConfigError(problem(key, "a fact that the data or the task state", node, nearest(node.name, facts)))
+        raise ConfigError(format_error(key, "a fact that the data or the task state", node, suggest(node.name, facts)))
     return facts[node.name]

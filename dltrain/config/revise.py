@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from dltrain import redaction
 from dltrain.config import compose, interpolation, overrides, schema, validation
 from dltrain.config.compose import Composer, Job
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 RUN_DIR = compose.OURS_IN_HYDRA[False]
 Changes = dict[str, tuple[Any, Any]]
@@ -94,11 +94,11 @@ def _override_error(composer: Composer, override: Override, content: dict[str, A
     """Return the mistake in an override, or None."""
     key = override.key_or_group
     if override.is_delete() or override.is_add():
-        return problem(str(override.input_line), "KEY=VALUE for a key that the run has", override.input_line)
+        return format_error(str(override.input_line), "KEY=VALUE for a key that the run has", override.input_line)
     if not composer.options(key):
         return composer.wrong_value(override, content)
     hint = f"It changes several groups: dltrain {key}={override.value()} is a run of its own"
-    mistake = problem(key, "an option of one group", override.value(), hint)
+    mistake = format_error(key, "an option of one group", override.value(), hint)
     return composer.wrong_option(override) or (None if key.split("/")[0] in content else mistake)
 
 
@@ -106,7 +106,7 @@ def _missing_secrets(content: dict[str, Any], typed: list[str]) -> list[str]:
     """Return a request for each secret that was not typed: no folder keeps secrets."""
     hint = "No run keeps a secret: give it again, {}=VALUE, or let the run's command read it, {}='${{oc.env:NAME}}'"
     missing = [key for key in redaction.asked_again(content) if not _is_overridden(key, typed)]
-    return [problem(key, "its value", None, hint.format(key, key)) for key in missing]
+    return [format_error(key, "its value", None, hint.format(key, key)) for key in missing]
 
 
 def _is_overridden(key: str, typed: Iterable[str]) -> bool:

@@ -9,7 +9,7 @@ from yaml import YAMLError
 from dltrain import redaction
 from dltrain.config import compose, interpolation, plain, renamed
 from dltrain.config.compose import Job
-from dltrain.errors import ConfigError, nearest, problem
+from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.runs import index
 from dltrain.storage import run_dir, run_files, safe_read
 
@@ -44,9 +44,9 @@ def load_job(path: Path, allow: Iterable[str] = ()) -> Job:
         config["allow_targets"] = list(allow)
         return Job(config, dict(choices), tuple(typed), None, None, tuple(dirs), tuple(allow))
     except OSError as error:
-        raise ConfigError(problem("RUN", f"the folder of a run, with {JOB}", path, f"{error.strerror}.")) from None
+        raise ConfigError(format_error("RUN", f"the folder of a run, with {JOB}", path, f"{error.strerror}.")) from None
     except (YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(problem("RUN", f"a {JOB} that can be read", file, str(error).split("\n")[0])) from None
+        raise ConfigError(format_error("RUN", f"a {JOB} that can be read", file, str(error).split("\n")[0])) from None
 
 
 def check_types(config: Any, choices: Mapping[str, Any], words: Iterable[Any]) -> None:
@@ -97,7 +97,7 @@ def latest_run() -> Path:
     root = compose.default_root()
     found = max(list_runs(root), key=index.last_active, default=None)
     if found is None:
-        raise ConfigError(problem("RUN", f"a run below {root}", "latest", "There is none."))
+        raise ConfigError(format_error("RUN", f"a run below {root}", "latest", "There is none."))
     return found
 
 
@@ -112,18 +112,18 @@ def locate_run(name: str) -> Path:
         return path
     known = {str(run): run for start in (path.parent, root) if start.is_dir() for run in list_runs(start)}
     known.pop(str(path), None)  # without job.yaml it cannot be meant
-    close = nearest(str(path), known) or suggest_run(path.name, known.values())
+    close = suggest(str(path), known) or suggest_run(path.name, known.values())
     below = [str(run) for run in list_runs(path)][:3] if path.is_dir() else []
     if (path / "sweep.json").is_file():
         below.append(f"and a sweep, which its own command resumes with -m sweep.resume={path}")
     hint = f"It contains {' '.join(below)}." if below else close or f"dltrain runs {root} lists what there is."
-    raise ConfigError(problem("RUN", "the folder of a run, or latest", name, hint))
+    raise ConfigError(format_error("RUN", "the folder of a run, or latest", name, hint))
 
 
 def suggest_run(name: str, known: Iterable[Path]) -> str:
     """Return a sentence that proposes the run whose folder's name is closest to `name`."""
     names = {run.name: run for run in known}
-    close = nearest(name, names)
+    close = suggest(name, names)
     return f"Did you mean {names[close[13:-1]]}?" if close else ""
 
 

@@ -14,7 +14,7 @@ RESUME = (
 # Keys of `data` that say where the data are and how they are read, not what the trained model receives.
 PREDICT_DATA = (
     *("path", "root", "download", "batch_size", "workers", "worker_timeout"),
-    *("on_bad_sample", "max_bad_samples", "holes"),
+    *("on_bad_sample", "max_bad_samples", "missing"),
 )
 PREDICT = ("device.", "task.features", "allow_targets")  # prefixes
 
