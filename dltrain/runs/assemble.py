@@ -17,6 +17,7 @@ from dltrain.errors import ConfigError, problem
 from dltrain.optim.optimizer import Optimizer, Regularization
 from dltrain.tasks.base import Task, Turn
 from dltrain.training import device as devices
+from dltrain.training import precision
 from dltrain.training.device import Device
 from dltrain.training.state import TrainerConfig
 
@@ -66,10 +67,11 @@ def build_components(job: Job) -> Components:
     device = devices.choose(**settings, model=model)  # type: ignore[arg-type]
     devices.prepare(device, job.config.seed)
     model = device.place(model)
+    precision_notes = (precision.use_fp32_where_needed(model, device), precision.advise(model, device))
     if device.compile:
         for part in callable_modules(model):
             part.compile()
-    notes = tuple(note for note in (unused_regularization(job), devices.faster_precision(device, model)) if note)
+    notes = tuple(note for note in (unused_regularization(job), *precision_notes) if note)
     config = resolved(job, facts)
     return Components(config, data, task, model, device, build_trainer_config(config), notes)
 
