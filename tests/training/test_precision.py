@@ -24,9 +24,8 @@ OLDER_CPUS = ["SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE",
 MODELS = sorted(file.stem for file in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
 SMALL = {
     "cnn": ["model.blocks=[{channels: 4}]"],
-    "dbn": ["model.hidden=[8,8]", "task.pretrain_epochs=1", "data.labels=20"],
-    "dcgan": ["model.hidden=4"],
-    "gpt": ["data=text", "data.length=16"],
+    "dbn": ["model.hidden_size=[8,8]", "task.pretrain_epochs=1", "data.num_labels=20"],
+    "dcgan": ["model.hidden_size=4"],
 }
 STEPS, PICTURES = torch.randn(2, 5, 3), torch.randn(2, 4, 6, 6)
 LAYERS: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {
