@@ -148,14 +148,14 @@ def test_a_precision_without_fast_kernels_is_called_slow(kind: str) -> None:
 PREPARE = """
 import json, sys
 from dltrain.config import compose
-from dltrain.errors import Refusal
+from dltrain.errors import DltrainError
 from dltrain.runs.dry_run import prepare_run
 for typed in json.load(sys.stdin):
     try:
         with prepare_run(compose.compose(typed)) as (components, _):
             print(json.dumps([0, components.notes]))
-    except Refusal as refusal:
-        print(json.dumps([refusal.code, refusal.problems]))
+    except DltrainError as error:
+        print(json.dumps([error.code, error.problems]))
 """
 TRAIN = """
 import contextlib, io, json, sys
