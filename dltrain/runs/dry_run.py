@@ -17,7 +17,7 @@ from dltrain.data.spec import Source, Splits
 from dltrain.data.worker_pool import TIMEOUT_S
 from dltrain.errors import ConfigError, format_error
 from dltrain.runs import classifier_features, provenance
-from dltrain.runs.assemble import Components, build_components, build_optimizer
+from dltrain.runs.assemble import Components, build_components
 from dltrain.storage.checkpoints import unreadable
 from dltrain.training.device import DTYPES, Device
 
@@ -113,7 +113,7 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
     batch = {name: value[:2] for name, value in next(iter(batches["train"])).items()}
     held = {name: value[:2] for name, value in next(iter(batches["test"])).items()}
     try:
-        compute_losses(components, job, batch, held, components.device)
+        compute_losses(components, batch, held, components.device)
     except FAILURES as error:
         raise explain(components, job, batch, held, error) from error
     finally:
@@ -122,7 +122,7 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
             buffer.copy_(kept[name])
 
 
-def compute_losses(components: Components, job: Job, batch: Batch, held: Batch, device: Device) -> None:
+def compute_losses(components: Components, batch: Batch, held: Batch, device: Device) -> None:
     """Compute the losses of a training batch and the metrics of a held-out one, in a lower precision also gradients."""
     model, task = components.model, components.task
     cuda = [torch.cuda.current_device()] if device.device.type == "cuda" else []
@@ -130,7 +130,7 @@ def compute_losses(components: Components, job: Job, batch: Batch, held: Batch, 
         for stage in (stages := task.stages(model)):
             unknown = {"inputs": batch["inputs"]} if stage.data == "unlabelled" else batch
             for turn in stage.turns:
-                build_optimizer(job, components, turn, steps=1)
+                components.build_optimizer(turn, steps=1)
                 total = turn.loss(unknown, 0.0).total
                 if device.precision in DTYPES and not device.compile and total.requires_grad:
                     torch.autograd.grad(total, [p for p in turn.parameters if p.requires_grad], allow_unused=True)
@@ -148,7 +148,7 @@ def explain(components: Components, job: Job, batch: Batch, held: Batch, error: 
     if device.precision in DTYPES:
         components.model.train()
         with contextlib.suppress(*FAILURES):
-            compute_losses(components, job, batch, held, dataclasses.replace(device, precision="fp32"))
+            compute_losses(components, batch, held, dataclasses.replace(device, precision="fp32"))
             lacking = (
                 f"{failing_module(error)} cannot be computed in {device.precision} on this {device.device.type.upper()}"
             )
