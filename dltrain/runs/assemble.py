@@ -20,6 +20,7 @@ from dltrain.runs import compatibility
 from dltrain.runs.compatibility import Facts
 from dltrain.tasks.base import Task, Turn
 from dltrain.training import device as devices
+from dltrain.training import precision
 from dltrain.training.device import Device
 from dltrain.training.state import TrainerConfig
 
@@ -100,10 +101,11 @@ def build_components(job: Job) -> Components:
     device = devices.choose(**config["device"], model=model)
     devices.prepare(device, config["seed"])
     model = device.place(model)
+    precision_notes = (precision.use_fp32_where_needed(model, device), precision.advise(model, device))
     if device.compile:
         for module in callable_modules(model):
             module.compile()
-    notes = compatibility.unused_regularization(job), devices.faster_precision(device, model)
+    notes = compatibility.unused_regularization(job), *precision_notes
     filled = yaml_values(fill_facts(config, facts))
     return Components(filled, job.allow, data, task, model, device, trainer, tuple(note for note in notes if note))
 

@@ -189,18 +189,6 @@ def spare_compiler(spare: bool) -> None:
             del vars(inner)["__dynamo_disable"]
 
 
-def faster_precision(device: Device, model: nn.Module) -> str | None:
-    """Say when bf16 would be faster: convolutions and LSTMs on a CPU that multiplies bf16 in hardware."""
-    if device.device.type != "cpu" or device.precision != "fp32":
-        return None
-    able = torch.cpu.get_capabilities()
-    hardware = able.get("amx_bf16", False) or able.get("avx512_bf16", False)
-    gains = any(isinstance(m, nn.Conv2d | nn.LSTM) for m in model.modules())
-    return (
-        "This CPU multiplies bf16 in hardware: device.precision=bf16 would be faster." if hardware and gains else None
-    )
-
-
 def peak_memory_mb(device: torch.device) -> float:
     """Most memory in use so far, in MB: the device's on CUDA, else the process's."""
     if device.type == "cuda":
