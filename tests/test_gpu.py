@@ -22,13 +22,13 @@ from dltrain.runs import assemble, dry_run, launch, session
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.storage.run_dir import create
 from dltrain.training.loop import grouped
+from dltrain.training.meters import Timer
 from dltrain.training.signals import Stop
-from dltrain.training.state import Clock
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")]
 
 GPU = "device=cuda"
-CNN = ["model=cnn", "model.hidden=[16]", "model.blocks=[{channels: 4, pool: max}]", "regularization.dropout=0.2"]
+CNN = ["model=cnn", "model.hidden_size=[16]", "model.blocks=[{channels: 4, pool: max}]", "regularization.dropout=0.2"]
 
 
 def train(folder: Path, *typed: str) -> launch.Outcome:
@@ -41,7 +41,7 @@ def mnist() -> list[str]:
     """The recipe for LeNet-5, if the real MNIST is at hand."""
     typed = ["experiment=lenet5_mnist", GPU]
     try:
-        assemble.make(compose.compose([*typed, "device=cpu"])).data.load()
+        assemble.build_components(compose.compose([*typed, "device=cpu"])).data.load()
     except ConfigError as error:
         pytest.skip(str(error))
     return typed
@@ -80,7 +80,7 @@ def test_auto_takes_the_gpu_in_bf16_where_it_has_it(small: Callable[[str], list[
     [
         [*CNN, "data=digits", "data.augment=[crop]"],
         ["model=lstm", "data=timeseries", "data.series=elnino", "data.window=24", "data.horizon=6"],
-        ["model=gpt", "data=text", "data.length=16", "model.depth=1"],
+        ["model=gpt", "data=text", "data.context_length=16", "model.num_layers=1"],
     ],
 )
 def test_a_deterministic_run_gives_the_same_bytes_twice(typed: list[str], tmp_path: Path) -> None:
@@ -100,14 +100,14 @@ def test_a_deterministic_run_gives_the_same_bytes_twice(typed: list[str], tmp_pa
 def test_a_checkpoint_from_the_gpu_evaluates_on_the_cpu(
     precision: str, small: Callable[[str], list[str]], tmp_path: Path
 ) -> None:
-    common = [*CNN, *small("digits"), "regularization.average=0.9"]
+    common = [*CNN, *small("digits"), "regularization.ema_decay=0.9"]
     outcome = train(tmp_path / "run", *common, GPU, f"device.precision={precision}", "trainer.epochs=3")
     saved = Checkpoints(outcome.folder).load("best.pt")
-    made = assemble.make(compose.compose([*common, "device=cpu"]))
+    made = assemble.build_components(compose.compose([*common, "device=cpu"]))
     made.model.load_state_dict(saved["average"]["model"])
     made.model.eval()
     with torch.inference_mode():
-        metrics = made.task.evaluate(made.model, dry_run.make_batches(made, made.data.load())["test"]).metrics
+        metrics = made.task.evaluate(made.model, dry_run.build_batches(made, made.data.load())["test"]).metrics
     tolerance = 1e-3 if precision == "fp32" else 3e-2
     assert metrics["loss"] == pytest.approx(outcome.result["test"]["loss"], rel=tolerance)
     assert metrics["accuracy"] == pytest.approx(outcome.result["test"]["accuracy"], abs=0.01)
@@ -118,7 +118,7 @@ def test_a_checkpoint_from_the_gpu_evaluates_on_the_cpu(
     [
         [*CNN, "data=digits", "data.augment=[flip,crop]", "regularization=standard", "regularization.l1=1e-5"],
         ["model=lstm", "data=timeseries", "data.window=24", "data.horizon=6"],
-        ["model=gpt", "data=text", "data.length=16", "trainer.accumulate=2"],
+        ["model=gpt", "data=text", "data.context_length=16", "trainer.accumulate=2"],
         ["model=mlp", "data=digits", "device.precision=fp16"],
         ["model=mlp", "data=digits", "optimizer=muon"],
         ["model=vae", "data=digits", "model.conditional=true", "task.binarise=true", "task.warmup=0.5"],
@@ -127,24 +127,23 @@ def test_a_checkpoint_from_the_gpu_evaluates_on_the_cpu(
 )
 def test_a_step_never_waits_for_the_gpu(typed: list[str], tmp_path: Path) -> None:
     job = compose.compose([*typed, GPU])
-    made = assemble.make(job)
-    batches = dry_run.make_batches(made, made.data.load())
+    made = assemble.build_components(job)
+    batches = dry_run.build_batches(made, made.data.load())
     home = create(str(tmp_path / "run"), tmp_path, "run")
-    whole = session.Session(job, made, batches, Console(io.StringIO()), home, Clock(time.perf_counter()), Stop(), True)
+    whole = session.Session(job, made, batches, Console(io.StringIO()), home, Timer(time.perf_counter()), Stop(), True)
     mode: Any = torch.cuda.get_sync_debug_mode()
     with Tracker(home.path) as tracker:
         loop = whole.make_loop(made, batches, tracker)
-        (span,) = loop.stages.spans
         loop.begin_stage()
-        groups = grouped(span.batches.epoch(0), loop.plan.accumulate)
+        groups = grouped(loop.current.batches.epoch(0), loop.config.accumulate)
         for group in itertools.islice(groups, 3):
-            loop.take_step(span.stage, group, measure=True)
+            loop.take_step(group, measure_norm=True)
         loop.log()
         torch.cuda.set_sync_debug_mode("error")
         try:
             for group in itertools.islice(groups, 5):
-                loop.take_step(span.stage, group, measure=False)
-                loop.journal.progress(loop.state, loop.stages, loop.goal.metric)
+                loop.take_step(group, measure_norm=False)
+                loop.logger.progress(loop.state, loop.stages, loop.goal.metric)
         finally:
             torch.cuda.set_sync_debug_mode(mode)
         loop.log()

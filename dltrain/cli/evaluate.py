@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from dltrain.cli.hydra_flags import Parser
 from dltrain.cli.main import Command, trusted
-from dltrain.cli.predict import refuse_another_model
-from dltrain.errors import ConfigError, nearest, problem
+from dltrain.config.revise import revise_job
+from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.loggers.console import Console
 from dltrain.runs import job as stored
+from dltrain.runs import overridable
 
 if TYPE_CHECKING:
     from dltrain.runs.inference import Trained
@@ -46,19 +47,19 @@ def main(command: Command, started: float) -> int:
         print(USAGE)
         return 0
     asked, typed = read(command)
-    path = stored.find(asked.run)
+    path = stored.find_run(asked.run)
     name = checkpoint(path, asked.checkpoint)
-    job, changed = stored.revised(stored.load(path, trusted(typed)), typed)
-    refuse_another_model(changed)
+    job, changed = revise_job(stored.load_job(path, trusted(typed)), typed)
+    overridable.check_predict(changed)
     job.ready()
     from dltrain.runs import classifier_features
-    from dltrain.runs.inference import rebuild, remade
+    from dltrain.runs.inference import load_trained, rebuild_components
 
     console = Console()
-    trained = rebuild(remade(job), path, name, own=True)
-    classifier_features.attach(trained.parts, job.allow)
+    trained = load_trained(rebuild_components(job), path, name, own=True)
+    classifier_features.attach_features(trained.components, job.allow)
     if getattr(trained.splits, asked.split) is None:
-        raise ConfigError(problem("--split", "test or train, as the run holds out no examples", asked.split))
+        raise ConfigError(format_error("--split", "test or train, as the run holds out no examples", asked.split))
     for note in trained.notes:
         console.warn(note)
     console.say(f"{path}: {name.removesuffix('.pt')} checkpoint, of step {trained.step:,}")
@@ -81,7 +82,7 @@ def read(command: Command) -> tuple[argparse.Namespace, list[str]]:
     names = [word for word in others if word not in command.overrides]
     if len(names) != 1:
         usage = "dltrain evaluate RUN, RUN being a run's folder or latest"
-        raise ConfigError(problem("evaluate", usage, " ".join(names) or None))
+        raise ConfigError(format_error("evaluate", usage, " ".join(names) or None))
     asked.run = names[0]
     return asked, command.overrides
 
@@ -98,8 +99,8 @@ def checkpoint(path: Path, asked: str) -> str:
     known = sorted(found.name for found in folder.glob("*.pt"))
     if file.name in known and (file.name == asked or (os.path.exists(file) and file.samefile(folder / file.name))):
         return file.name
-    hint = nearest(file.name, ["best", "last", *known]) or f"It has {' '.join(known) or 'none'}."
-    raise ConfigError(problem("--checkpoint", f"best, last or a file of {folder}", asked, hint))
+    hint = suggest(file.name, ["best", "last", *known]) or f"It has {' '.join(known) or 'none'}."
+    raise ConfigError(format_error("--checkpoint", f"best, last or a file of {folder}", asked, hint))
 
 
 def show(console: Console, asked: argparse.Namespace, about: dict[str, Any], trained: "Trained") -> None:
@@ -107,11 +108,11 @@ def show(console: Console, asked: argparse.Namespace, about: dict[str, Any], tra
     from dltrain.runs import report
 
     found = trained.evaluate(asked.split)
-    seen = report.seen_through(trained.parts.task, found)
+    seen = report.feature_source(trained.components.task, found)
     if not asked.json:
-        report.table(console, found.metrics, found.baselines, split=asked.split)
+        report.print_metrics(console, found.metrics, found.baselines, split=asked.split)
         for name in seen.values():
-            console.say(report.comparable(name))
+            console.say(report.feature_note(name))
         return
-    figures = {"metric": trained.parts.task.metric, "metrics": found.metrics, "baselines": found.baselines, **seen}
-    print(json.dumps(report.finite({**about, "split": asked.split, **figures}), indent=2, allow_nan=False))
+    figures = {"metric": trained.components.task.metric, "metrics": found.metrics, "baselines": found.baselines, **seen}
+    print(json.dumps(report.finite_or_none({**about, "split": asked.split, **figures}), indent=2, allow_nan=False))

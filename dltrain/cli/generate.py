@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from dltrain.cli.hydra_flags import Parser, at_least_one, seed
 from dltrain.cli.main import Command, is_override, trusted
-from dltrain.cli.predict import refuse_another_model
+from dltrain.config.revise import revise_job
 from dltrain.data.inputs import InputFiles, check_inputs
-from dltrain.errors import ConfigError, OutOfMemory, nearest, problem
+from dltrain.errors import ConfigError, OutOfMemory, format_error, suggest
 from dltrain.loggers.console import Console
 from dltrain.runs import job as stored
+from dltrain.runs import overridable
 from dltrain.storage.atomic import write_whole
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
     from dltrain.data.loader import Batches
     from dltrain.data.spec import Spec, Splits
-    from dltrain.runs.assemble import Parts
-    from dltrain.runs.export import Made
+    from dltrain.runs.assemble import Components
+    from dltrain.runs.export import Generated
     from dltrain.tasks.base import Wish
 
 USAGE = """\
@@ -63,23 +64,23 @@ def main(command: Command, started: float) -> int:
         print(USAGE)
         return 0
     asked, run, typed = read(command.words)
-    path = stored.find(run)
+    path = stored.find_run(run)
     check_inputs(asked.given)
     if asked.out:
         refuse_existing(Path(os.path.expanduser(asked.out)), asked.force)
-    job, changed = stored.revised(stored.load(path, trusted(typed)), typed)
-    refuse_another_model(changed)
+    job, changed = revise_job(stored.load_job(path, trusted(typed)), typed)
+    overridable.check_predict(changed)
     job.ready()
     from dltrain.runs import export
-    from dltrain.runs.assemble import make
-    from dltrain.runs.inference import restore
+    from dltrain.runs.assemble import build_components
+    from dltrain.runs.inference import restore_weights
 
-    parts = make(job)
-    spec = parts.data.spec
+    components = build_components(job)
+    spec = components.data.spec
     out = Path(os.path.expanduser(asked.out or f"generated{next(iter(export.encoders(spec)))}"))
-    step = restore(parts, path, f"{asked.checkpoint}.pt")
-    made = made_up(parts, asked)
-    write(out, export.encoded(made, out, spec), asked.force)
+    step = restore_weights(components, path, f"{asked.checkpoint}.pt")
+    made = made_up(components, asked)
+    write(out, export.encode(made, out, spec), asked.force)
     Console().say(f"{path}: {asked.checkpoint} checkpoint, of step {step:,}: {len(made.examples):,} examples")
     print(out)
     return 0
@@ -107,28 +108,32 @@ def read(words: Iterable[str]) -> tuple[argparse.Namespace, str, list[str]]:
     names = [word for word in others if word not in typed]
     if len(names) != 1:
         usage = "dltrain generate RUN, RUN being a run's folder or latest, before --given"
-        raise ConfigError(problem("generate", usage, " ".join(names) or None))
+        raise ConfigError(format_error("generate", usage, " ".join(names) or None))
     if asked.given and asked.count:
-        raise ConfigError(problem("--count", "no number with --given, which gives as many as it is given", asked.count))
+        raise ConfigError(
+            format_error("--count", "no number with --given, which gives as many as it is given", asked.count)
+        )
     return asked, names[0], typed
 
 
-def made_up(parts: "Parts", asked: argparse.Namespace) -> "Made":
+def made_up(components: "Components", asked: argparse.Namespace) -> "Generated":
     """What the model makes up, and the examples that it was given, both as people see them.
 
     Raises:
         ConfigError: When the model cannot do what is wished.
     """
-    from dltrain.runs.export import Made
+    from dltrain.runs.export import Generated
     from dltrain.tasks.pixel_range import Scale
-    from dltrain.training.evaluation import look
+    from dltrain.training.evaluation import run_in_eval_mode
 
     with contextlib.ExitStack() as held, spared(asked.count or COUNT):
-        wish = wish_of(parts, asked, held)
-        examples = look(functools.partial(parts.task.generate, wish=wish), parts.model, parts.device)
-    spec = parts.data.spec
+        wish = wish_of(components, asked, held)
+        examples = run_in_eval_mode(
+            functools.partial(components.task.generate, wish=wish), components.model, components.device
+        )
+    spec = components.data.spec
     given = None if wish.given is None else Scale(spec.low, spec.high).unit(wish.given).float().cpu()
-    return Made(examples.float().cpu(), given, wish.interpolate)
+    return Generated(examples.float().cpu(), given, wish.interpolate)
 
 
 @contextlib.contextmanager
@@ -150,7 +155,7 @@ def spared(count: int) -> Iterator[None]:
         raise OutOfMemory(f"out of memory: {first}. {hint}") from None
 
 
-def wish_of(parts: "Parts", asked: argparse.Namespace, held: contextlib.ExitStack) -> "Wish":
+def wish_of(components: "Components", asked: argparse.Namespace, held: contextlib.ExitStack) -> "Wish":
     """What the command asks of the model; ``held`` closes what it reads from.
 
     Raises:
@@ -158,30 +163,30 @@ def wish_of(parts: "Parts", asked: argparse.Namespace, held: contextlib.ExitStac
     """
     import torch
 
-    from dltrain.runs.inference import own_data, unchanged
+    from dltrain.runs.inference import eval_batches, explain_missing_data
     from dltrain.tasks.base import Wish
 
     @functools.cache
     def splits() -> "Splits":
-        with own_data():
-            return parts.data.load()
+        with explain_missing_data():
+            return components.data.load()
 
     def train() -> "Batches":
-        return held.enter_context(contextlib.closing(unchanged(parts, splits(), "train")))
+        return held.enter_context(contextlib.closing(eval_batches(components, splits(), "train")))
 
-    given = read_given(parts, splits(), asked.given) if asked.given else None
+    given = read_given(components, splits(), asked.given) if asked.given else None
     return Wish(
         count=(asked.count or COUNT) if given is None else len(given),
         noise=torch.Generator().manual_seed(asked.seed),
-        device=parts.device.device,
-        label=None if asked.label is None else label_of(asked.label, parts.data.spec),
+        device=components.device.device,
+        label=None if asked.label is None else label_of(asked.label, components.data.spec),
         interpolate=asked.interpolate,
         given=given,
         train=train,
     )
 
 
-def read_given(parts: "Parts", splits: "Splits", names: Iterable[str]) -> "Tensor":
+def read_given(components: "Components", splits: "Splits", names: Iterable[str]) -> "Tensor":
     """A user's own examples, as the model reads them.
 
     Raises:
@@ -192,11 +197,11 @@ def read_given(parts: "Parts", splits: "Splits", names: Iterable[str]) -> "Tenso
     from dltrain.data.loader import Batches
     from dltrain.data.spec import Source
 
-    pieces = parts.data.inputs(InputFiles(tuple(names)))
-    batches = (Batches(Source(piece.rows, splits.test.prepare), COUNT, parts.device.device) for piece in pieces)
+    pieces = components.data.inputs(InputFiles(tuple(names)))
+    batches = (Batches(Source(piece.rows, splits.test.prepare), COUNT, components.device.device) for piece in pieces)
     examples = [batch["inputs"] for piece in batches for batch in piece]
     if not examples:
-        raise ConfigError(problem("--given", "at least one example", "none"))
+        raise ConfigError(format_error("--given", "at least one example", "none"))
     return torch.cat(examples)
 
 
@@ -207,14 +212,14 @@ def label_of(name: str, spec: "Spec") -> int:
         ConfigError: Naming the nearest.
     """
     if not spec.classes:
-        raise ConfigError(problem("--class", "nothing, as this run's data have no classes", name))
+        raise ConfigError(format_error("--class", "nothing, as this run's data have no classes", name))
     names = list(spec.class_names or map(str, range(spec.classes)))
     if name in names:
         return names.index(name)
     if name.isdecimal() and int(name) < spec.classes:
         return int(name)
-    hint = nearest(name, names) or f"It is one of {', '.join(names[:SHOWN])}{' ...' if len(names) > SHOWN else ''}."
-    raise ConfigError(problem("--class", f"a class by name, or a number from 0 to {spec.classes - 1}", name, hint))
+    hint = suggest(name, names) or f"It is one of {', '.join(names[:SHOWN])}{' ...' if len(names) > SHOWN else ''}."
+    raise ConfigError(format_error("--class", f"a class by name, or a number from 0 to {spec.classes - 1}", name, hint))
 
 
 def refuse_existing(path: Path, force: bool) -> None:
@@ -224,9 +229,9 @@ def refuse_existing(path: Path, force: bool) -> None:
         ConfigError: Saying what to do.
     """
     if not os.path.isdir(path.parent):
-        raise ConfigError(problem("--out", "a file in a folder that is there", path))
+        raise ConfigError(format_error("--out", "a file in a folder that is there", path))
     if os.path.isdir(path) or (os.path.exists(path) and not force):
-        raise ConfigError(problem("--out", "a new file", path, "It exists; --force replaces a file."))
+        raise ConfigError(format_error("--out", "a new file", path, "It exists; --force replaces a file."))
 
 
 def write(path: Path, content: bytes, force: bool) -> None:
@@ -239,4 +244,4 @@ def write(path: Path, content: bytes, force: bool) -> None:
     try:
         write_whole(path, content)
     except OSError as error:
-        raise ConfigError(problem("--out", f"a file that can be written at {path}", error.strerror)) from error
+        raise ConfigError(format_error("--out", f"a file that can be written at {path}", error.strerror)) from error

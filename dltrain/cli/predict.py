@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from dltrain.cli.hydra_flags import Parser, above_zero, at_least_one, seed
 from dltrain.cli.main import Command, is_override, trusted
 from dltrain.cli.stdio import says
+from dltrain.config.revise import revise_job
 from dltrain.data.inputs import InputFiles, check_inputs
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 from dltrain.loggers.console import Console
 from dltrain.runs import job as stored
+from dltrain.runs import overridable
 
 if TYPE_CHECKING:
     from dltrain.tasks.base import Task
@@ -56,12 +58,6 @@ them; data.path= and data.root= say where they are now.
   dltrain predict latest --text "It was " --length 500
 """
 
-FREE = ("device.", "task.features", "allow_targets")
-# Of data what says where they lie and how they are read, not what a model sees of them.
-PLACES = (
-    *("path", "root", "download", "batch_size", "workers", "worker_timeout"),
-    *("on_bad_sample", "max_bad_samples", "holes"),
-)
 # Flags that are arguments of a task's own `predict`.
 OF_THE_TASK = ("length", "temperature", "seed")
 
@@ -72,21 +68,21 @@ def main(command: Command, started: float) -> int:
         print(USAGE)
         return 0
     asked, run, names, typed = read(command.words)
-    path = stored.find(run)
+    path = stored.find_run(run)
     check_inputs(names)
-    job, changed = stored.revised(stored.load(path, trusted(typed)), typed)
-    refuse_another_model(changed)
+    job, changed = revise_job(stored.load_job(path, trusted(typed)), typed)
+    overridable.check_predict(changed)
     job.ready()
-    from dltrain.runs.inference import rebuild, remade
+    from dltrain.runs.inference import load_trained, rebuild_components
 
-    parts = remade(job)
-    wishes = wishes_of(asked, parts.task)
-    trained = rebuild(parts, path, f"{asked.checkpoint}.pt")
+    components = rebuild_components(job)
+    wishes = wishes_of(asked, components.task)
+    trained = load_trained(components, path, f"{asked.checkpoint}.pt")
     console = Console()
     console.say(f"{path}: {asked.checkpoint} checkpoint, of step {trained.step:,}")
     for note in trained.notes:
         console.warn(f"{path}: {note}")
-    files = InputFiles(tuple(names), asked.text, asked.batch or 2 * trained.parts.data.batch_size)
+    files = InputFiles(tuple(names), asked.text, asked.batch or 2 * trained.components.data.batch_size)
     write(trained.predict(files, wishes), asked.format, asked.top)
     return 0
 
@@ -111,7 +107,9 @@ def read(words: Iterable[str]) -> tuple[argparse.Namespace, str, list[str], list
     typed = [word for word in others if is_override(word)]
     names = [*(word for word in others if word not in typed), *after]
     if not names:
-        raise ConfigError(problem("predict", "dltrain predict RUN INPUT, RUN being a run's folder or latest", None))
+        raise ConfigError(
+            format_error("predict", "dltrain predict RUN INPUT, RUN being a run's folder or latest", None)
+        )
     return asked, names[0], names[1:], typed
 
 
@@ -119,22 +117,6 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
     """What stands before ``--``, and the names behind it, whatever they look like."""
     place = words.index("--") if "--" in words else len(words)
     return words[:place], words[place + 1 :]
-
-
-def refuse_another_model(changed: dict[str, tuple[Any, Any]]) -> None:
-    """Refuse what the trained model was not made for.
-
-    Raises:
-        ConfigError: With the difference for each key.
-    """
-    free = f"Only device. and data.{{{','.join(PLACES)}}} may change."
-    lines = [
-        f"{key}: a trained model keeps {old}, got {new}. {free}"
-        for key, (old, new) in changed.items()
-        if not key.startswith(FREE) and key not in [f"data.{name}" for name in PLACES]
-    ]
-    if lines:
-        raise ConfigError(*lines)
 
 
 def wishes_of(asked: argparse.Namespace, task: "Task") -> dict[str, Any]:
@@ -148,7 +130,7 @@ def wishes_of(asked: argparse.Namespace, task: "Task") -> dict[str, Any]:
     kind = type(task).__name__
     if type(task).predict is Task.predict:
         hint = "dltrain generate RUN shows what its model makes up, with --given INPUT of what it is given."
-        raise ConfigError(problem("predict", "a run whose task says something about examples", kind, hint))
+        raise ConfigError(format_error("predict", "a run whose task says something about examples", kind, hint))
     wishes = {name: getattr(asked, name) for name in OF_THE_TASK if getattr(asked, name) is not None}
     known = inspect.signature(task.predict).parameters
     if wrong := [name for name in wishes if name not in known]:
@@ -182,7 +164,7 @@ def likeliest(record: dict[str, Any], top: int) -> dict[str, Any]:
     """
     tables = {key: value for key, value in record.items() if isinstance(value, dict)}
     if not tables:
-        raise ConfigError(problem("--top", "a run that tells classes apart", top))
+        raise ConfigError(format_error("--top", "a run that tells classes apart", top))
     kept = {key: sorted(table, key=lambda name: -(table[name] or 0))[:top] for key, table in tables.items()}
     return {**record, **{key: {name: tables[key][name] for name in names} for key, names in kept.items()}}
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dltrain.errors import nearest, problem
+from dltrain.errors import format_error, suggest
 from dltrain.redaction import MASK
 
 SPANS = ("step", "epoch", "minute")
@@ -97,19 +97,19 @@ WORDS = {
     "season": whole(1),
     "stride": whole(1, many=True),
     "kernel": whole(1, many=True),
-    "labels": whole(1, null=True),
+    "num_labels": whole(1, null=True),
     "gate": choice("and", "or", "nand", "nor", "xor", "xnor"),
     "validation": real("[0, 1)"),
     "test": real("(0, 1)"),
     "mean": real("(-inf, inf)", many=True),
     "std": real("(0, inf)", many=True),
-    "hidden": whole(1, many=True),
-    "feedforward": whole(1),
-    "depth": whole(1),
-    "heads": whole(1),
+    "hidden_size": whole(1, many=True),
+    "ffn_ratio": whole(1),
+    "num_layers": whole(1),
+    "num_heads": whole(1),
     "channels": whole(1),
-    "length": whole(1),
-    "side": whole(1),
+    "context_length": whole(1),
+    "image_size": whole(1),
     "lr": real("(0, inf)"),
     "momentum": real("[0, 1)", null=True),
     "betas": real("[0, 1)"),
@@ -124,18 +124,19 @@ WORDS = {
     "label_smoothing": real("[0, 1)"),
     "clip_norm": real("[0, inf)"),
     "clip_value": real("[0, inf)"),
-    "early_stopping": whole(0),
-    "average": real("[0, 1)"),
+    "early_stopping_patience": whole(0),
+    "ema_decay": real("[0, 1)"),
     "dampening": real("[0, 1]"),
     "momentum_decay": real("[0, inf)"),
     "lr_decay": real("[0, inf)"),
     "initial_accumulator_value": real("[0, inf)"),
     "ns_steps": whole(1),
-    "every": real("(0, inf)"),
+    "step_size": real("(0, inf)"),
     "factor": real("(0, inf)"),
-    "rise": real("[0, 1]"),
-    "start": real("[0, inf)"),
-    "end": real("[0, inf)"),
+    "gamma": real("(0, inf)"),
+    "pct_start": real("[0, 1]"),
+    "start_factor": real("[0, inf)"),
+    "end_factor": real("[0, inf)"),
     "patience": whole(0),
     "threshold": real("[0, inf)"),
     "width": whole(1),
@@ -155,15 +156,15 @@ WORDS = {
     "corruption": choice("none", "gaussian", "masking", "salt_and_pepper"),
     "amount": real("[0, inf)"),
     "sparsity": real("[0, inf)"),
-    "activity": real("(0, 1)"),
-    "code_l1": real("[0, inf)"),
+    "sparsity_target": real("(0, 1)"),
+    "latent_l1": real("[0, inf)"),
     "contraction": real("[0, inf)"),
     "precision": choice("auto", "fp32", "tf32", "bf16", "fp16"),
     "normalise": choice("last", "window", "train"),
     "loss_name": choice("mse", "l1", "huber", "non_saturating", "least_squares", "hinge", "wasserstein"),
     "answers": whole(1),
     "critic_norm": choice("batch", "layer", "none"),
-    "critic_turns": whole(1),
+    "n_critic": whole(1),
     "critic_lr": real("(0, inf)", null=True),
     "generator_lr": real("(0, inf)", null=True),
     "clip": real("[0, inf)"),
@@ -198,7 +199,7 @@ def check(key: str, value: Any) -> str | None:
         return None
     items = value if isinstance(value, list) else [value]
     wrong = [item for item in items if not word.admits(item)]
-    return problem(key, word.text, wrong[0], nearest(str(wrong[0]), word.names)) if wrong else None
+    return format_error(key, word.text, wrong[0], suggest(str(wrong[0]), word.names)) if wrong else None
 
 
 def mistyped(key: str, value: Any, default: Any) -> str | None:
@@ -213,7 +214,7 @@ def mistyped(key: str, value: Any, default: Any) -> str | None:
         text = word.text
         fits = word.null if value is None else word.many or type(default) is list or type(value) is not list
         fits = fits and not isinstance(value, Mapping)
-    return None if fits else problem(key, text, "null" if value is None else value)
+    return None if fits else format_error(key, text, "null" if value is None else value)
 
 
 def unsettled(value: Any) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from dltrain.data.checks import at_least, one_of
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 POLICIES = ("stop", "skip")
 MAX_BAD_SAMPLES = 100
@@ -38,7 +38,7 @@ class BadSamples:
             return
         if len(self.found) >= self.limit:
             expected = f"at most {self.limit:,} unreadable examples"
-            raise ConfigError(problem("data.max_bad_samples", expected, "one more", f"The last one: {message}"))
+            raise ConfigError(format_error("data.max_bad_samples", expected, "one more", f"The last one: {message}"))
         self.found.append(message)
 
     def restore(self, found: Iterable[str]) -> None:

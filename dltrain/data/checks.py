@@ -5,20 +5,20 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
-from dltrain.errors import ConfigError, nearest, problem
+from dltrain.errors import ConfigError, format_error, suggest
 
 
 def at_least(key: str, value: int, least: int) -> int:
     """Return ``value`` if it is an integer of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(problem(key, f"a whole number of at least {least}", value))
+        raise ConfigError(format_error(key, f"a whole number of at least {least}", value))
     return value
 
 
 def check_fraction(key: str, value: float, zero: bool = True) -> float:
     """Return ``value`` if it lies in [0, 1), or in (0, 1) unless ``zero``."""
     if not 0 <= value < 1 or (value == 0 and not zero):
-        raise ConfigError(problem(key, f"a fraction {'of at least' if zero else 'above'} 0 and below 1", value))
+        raise ConfigError(format_error(key, f"a fraction {'of at least' if zero else 'above'} 0 and below 1", value))
     return value
 
 
@@ -28,14 +28,14 @@ def check_held_out(validation: float, test: float) -> None:
     check_fraction("data.test", test, zero=False)
     if validation + test >= 1:
         expected = "data.validation + data.test below 1, to leave examples to train on"
-        raise ConfigError(problem("data.validation", expected, f"{validation} + {test}"))
+        raise ConfigError(format_error("data.validation", expected, f"{validation} + {test}"))
 
 
 def one_of(key: str, value: str, known: Iterable[str]) -> str:
     """Return ``value`` if it is one of the known names."""
     names = list(known)
     if value not in names:
-        raise ConfigError(problem(key, f"one of {', '.join(names)}", value, nearest(str(value), names)))
+        raise ConfigError(format_error(key, f"one of {', '.join(names)}", value, suggest(str(value), names)))
     return value
 
 
@@ -43,7 +43,7 @@ def existing_file(path: str, expected: str) -> Path:
     """Return the path of an existing file, ``~`` expanded."""
     found = os.path.expanduser(path)  # Path.expanduser and Path.is_file raise for some names, os.path does not
     if not os.path.isfile(found):
-        raise ConfigError(problem("data.path", expected, path, similar_file(path)))
+        raise ConfigError(format_error("data.path", expected, path, similar_file(path)))
     return Path(found)
 
 
@@ -51,7 +51,7 @@ def existing_folder(path: str | Path, expected: str) -> Path:
     """Return the path of an existing folder, ``~`` expanded."""
     found = os.path.expanduser(path)
     if not os.path.isdir(found):
-        raise ConfigError(problem("data.path", expected, path))
+        raise ConfigError(format_error("data.path", expected, path))
     return Path(found)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from dltrain.data.checks import similar_file
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 STANDARD_INPUT = "-"
 
@@ -44,17 +44,17 @@ class InputFiles:
             hint = f"Pass {expected} as INPUT."
             raise ConfigError(f"--text: not supported because this run was not trained on text. {hint}")
         if not self.names:
-            raise ConfigError(problem("INPUT", f"{expected}, or {STANDARD_INPUT} for standard input", None))
+            raise ConfigError(format_error("INPUT", f"{expected}, or {STANDARD_INPUT} for standard input", None))
         for number, name in enumerate(self.names, 1):
             if not os.path.isdir(name):
                 yield InputFile(number, name)
                 continue
             found = sorted(path for path in Path(name).rglob("*") if path.suffix.casefold() in suffixes)
             if special := next(filter(_is_special, found), None):
-                raise ConfigError(problem(f"INPUT {number}", "regular files in a folder", special))
+                raise ConfigError(format_error(f"INPUT {number}", "regular files in a folder", special))
             if not found:
                 got = f"a folder without {' '.join(suffixes)}" if suffixes else "a folder"
-                raise ConfigError(problem(f"INPUT {number}", expected, f"{got}: {name}"))
+                raise ConfigError(format_error(f"INPUT {number}", expected, f"{got}: {name}"))
             yield from (InputFile(number, str(path)) for path in found)
 
 
@@ -106,7 +106,7 @@ class InputFile:
             raise ConfigError(*(re.sub(r"^[\w.]+:", f"INPUT {self.number}:", p) for p in error.problems)) from error
         except OSError as error:
             expected = f"a readable file at {self.path}"
-            raise ConfigError(problem(f"INPUT {self.number}", expected, error.strerror or str(error))) from error
+            raise ConfigError(format_error(f"INPUT {self.number}", expected, error.strerror or str(error))) from error
 
 
 def check_inputs(names: Iterable[str]) -> None:
@@ -118,7 +118,7 @@ def check_inputs(names: Iterable[str]) -> None:
     names = list(names)
     problems = [line for number, name in enumerate(names, 1) if (line := _problem_of(number, name))]
     if names.count(STANDARD_INPUT) > 1:
-        problems.append(problem("INPUT", f"{STANDARD_INPUT} once", f"{names.count(STANDARD_INPUT)} times"))
+        problems.append(format_error("INPUT", f"{STANDARD_INPUT} once", f"{names.count(STANDARD_INPUT)} times"))
     if problems:
         raise ConfigError(*problems)
 
@@ -126,14 +126,14 @@ def check_inputs(names: Iterable[str]) -> None:
 def _problem_of(number: int, name: str) -> str | None:
     key = f"INPUT {number}"
     if name == STANDARD_INPUT:
-        return None if sys.stdin else problem(key, "standard input", "a closed one")
+        return None if sys.stdin else format_error(key, "standard input", "a closed one")
     if not os.path.exists(name):  # Path.exists raises for a name that is too long
-        return problem(key, "an existing file or folder", name, similar_file(name))
+        return format_error(key, "an existing file or folder", name, similar_file(name))
     if not os.access(name, os.R_OK):
-        return problem(key, "a readable file", f"{name}, without permission to read it")
+        return format_error(key, "a readable file", f"{name}, without permission to read it")
     if _is_special(Path(name)):
         hint = f"Pass a pipe as standard input: {STANDARD_INPUT} < {name}"
-        return problem(key, f"a file, a folder or {STANDARD_INPUT}", name, hint)
+        return format_error(key, f"a file, a folder or {STANDARD_INPUT}", name, hint)
     return None
 
 

@@ -13,7 +13,7 @@ from dltrain.data.bad_samples import BadSamples
 from dltrain.data.keyed_random import key, mix
 from dltrain.data.spec import Source
 from dltrain.data.worker_pool import TIMEOUT_S, WorkerLoader
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 Batch = dict[str, Tensor]
 
@@ -78,7 +78,7 @@ class Batches:
             yield batch
         if empty:
             got = f"{self.examples} unreadable examples"
-            raise ConfigError(problem("data.path", "at least one readable example in each split", got))
+            raise ConfigError(format_error("data.path", "at least one readable example in each split", got))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from batch number ``start`` on, without reading the earlier ones.

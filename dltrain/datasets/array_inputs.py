@@ -10,7 +10,7 @@ import torch
 from dltrain.data.inputs import InputFile, InputFiles
 from dltrain.data.spec import Inputs
 from dltrain.datasets.array_file import UNREADABLE, check_members, member_sizes
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 SUFFIXES = (".npy", ".npz")
 MAGIC = (b"\x93NUMPY", b"PK\x03\x04")
@@ -29,7 +29,7 @@ def _examples(files: InputFiles, shape: tuple[int, ...]) -> Iterator[Example]:
         with file.errors_as_input():
             for name, example in iterate_examples(file, file.read_bytes(), shape):
                 if example.dtype.kind not in "fiub" or not np.isfinite(example).all():
-                    raise ConfigError(problem("INPUT", f"finite numbers in {name['input']}", example.dtype))
+                    raise ConfigError(format_error("INPUT", f"finite numbers in {name['input']}", example.dtype))
                 yield name, example.astype(np.float32)
 
 
@@ -69,9 +69,9 @@ def iterate_examples(file: InputFile, content: bytes, shape: tuple[int, ...]) ->
     array = _load(file, content)
     arranged = _arrange(array, shape)
     if arranged is None:
-        raise ConfigError(problem("INPUT", f"examples of shape {shape} in {file.path}", f"an array {array.shape}"))
+        raise ConfigError(format_error("INPUT", f"examples of shape {shape} in {file.path}", f"an array {array.shape}"))
     if not len(arranged):
-        raise ConfigError(problem("INPUT", f"at least one example in {file.path}", f"an array {array.shape}"))
+        raise ConfigError(format_error("INPUT", f"at least one example in {file.path}", f"an array {array.shape}"))
     for index, example in enumerate(arranged):
         yield {"input": f"{file.name}[{index}]"}, example
 
@@ -85,13 +85,13 @@ def _load(file: InputFile, content: bytes) -> np.ndarray:
         names = [name for name in NAMES if name in found.files] or found.files
         if len(found.files) > 1 and names == found.files:
             expected = f"one array, or one called {' or '.join(NAMES)}, in {file.path}"
-            raise ConfigError(problem("INPUT", expected, ", ".join(found.files)))
+            raise ConfigError(format_error("INPUT", expected, ", ".join(found.files)))
         check_members("INPUT", file.path, names[:1], member_sizes(found.zip))
         return found[names[0]]
     except (*UNREADABLE, IndexError) as error:
         # NumPy's own message recommends to allow pickles, which would run code from the file.
         got = "another format, or Python objects, which may run code" if "pickle" in str(error) else str(error)
-        raise ConfigError(problem("INPUT", f"readable arrays in {file.path}", got)) from error
+        raise ConfigError(format_error("INPUT", f"readable arrays in {file.path}", got)) from error
 
 
 def _arrange(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:

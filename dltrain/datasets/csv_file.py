@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dltrain.data.bad_samples import BadSamples
-from dltrain.errors import ConfigError, nearest, problem
+from dltrain.errors import ConfigError, format_error, suggest
 
 LARGEST = float(np.finfo(np.float32).max)
 MISSING = ("", "na", "nan")
@@ -43,7 +43,7 @@ class Table:
         """Return the index of a column."""
         if name not in self.header:
             known = f"one of the columns of {self.path.name}: {', '.join(self.header)}"
-            raise ConfigError(problem("data.column", known, name, nearest(str(name), self.header)))
+            raise ConfigError(format_error("data.column", known, name, suggest(str(name), self.header)))
         return self.indices_of([name])[0]
 
     def indices_of(self, names: Iterable[str]) -> list[int]:
@@ -56,12 +56,12 @@ class Table:
         missing = [name for name in names if name not in self.header]
         if missing:
             known = f"the column{'s' * (len(missing) > 1)} {', '.join(missing)} in {self.path}"
-            raise ConfigError(problem("data.column", known, ", ".join(self.header)))
+            raise ConfigError(format_error("data.column", known, ", ".join(self.header)))
         for name in names:
             if (times := self.header.count(name)) > 1:
                 called = f"called {name}" if name else "without a name"
                 expected = f"one column {called} in {self.path}"
-                raise ConfigError(problem("data.column", expected, f"{times} of them", "Rename the others"))
+                raise ConfigError(format_error("data.column", expected, f"{times} of them", "Rename the others"))
         return [self.header.index(name) for name in names]
 
     def cells(self, column: int) -> list[str]:
@@ -105,7 +105,7 @@ def csv_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(problem("data.path", f"a CSV file in UTF-8 at {path}", str(error))) from error
+        raise ConfigError(format_error("data.path", f"a CSV file in UTF-8 at {path}", str(error))) from error
 
 
 def iterate_tables(
@@ -159,14 +159,16 @@ def _check_table(table: Table) -> None:
     """Reject a file without named columns or without rows."""
     if any("\t" in name for name in table.header):
         expected = f"cells between commas or semicolons in {table.path}"
-        raise ConfigError(problem("data.path", expected, "tabs between the names of its first line"))
+        raise ConfigError(format_error("data.path", expected, "tabs between the names of its first line"))
     if not table.rows:
-        raise ConfigError(problem("data.path", f"a line of names and rows of numbers in {table.path}", "no rows"))
+        raise ConfigError(format_error("data.path", f"a line of names and rows of numbers in {table.path}", "no rows"))
     if all(table.parse_number(name) is not None for name in table.header):
         got = ", ".join(table.header)
-        raise ConfigError(problem("data.path", f"the names of the columns in the first line of {table.path}", got))
+        raise ConfigError(format_error("data.path", f"the names of the columns in the first line of {table.path}", got))
     if any(map(_has_invalid_utf8, table.header)):
-        raise ConfigError(problem("data.path", f"a CSV file in UTF-8 at {table.path}", "other bytes in its first line"))
+        raise ConfigError(
+            format_error("data.path", f"a CSV file in UTF-8 at {table.path}", "other bytes in its first line")
+        )
 
 
 def drop_rows(table: Table, messages: Mapping[int, str], bad: BadSamples) -> Table:
@@ -184,7 +186,7 @@ def drop_rows(table: Table, messages: Mapping[int, str], bad: BadSamples) -> Tab
         bad.add(messages[row])
     kept = [row for row in range(len(table.rows)) if row not in messages]
     if not kept:
-        raise ConfigError(problem("data.path", f"a readable line in {table.path}", "none"))
+        raise ConfigError(format_error("data.path", f"a readable line in {table.path}", "none"))
     return replace(table, rows=[table.rows[row] for row in kept], lines=[table.lines[row] for row in kept])
 
 
@@ -195,10 +197,10 @@ def _find_bad_rows(table: Table) -> dict[int, str]:
         invalid = next(filter(_has_invalid_utf8, row), None)
         if invalid is not None:
             got = invalid.encode(errors="backslashreplace").decode()
-            found[number] = problem("data.path", f"text in UTF-8 in line {line} of {table.path}", got)
+            found[number] = format_error("data.path", f"text in UTF-8 in line {line} of {table.path}", got)
         elif len(row) != len(table.header):
             expected = f"{len(table.header)} cells in line {line} of {table.path}, as in its first line"
-            found[number] = problem("data.path", expected, len(row))
+            found[number] = format_error("data.path", expected, len(row))
     return found
 
 
@@ -230,7 +232,7 @@ def parse_numbers(table: Table, column: int, hint: str = "Choose columns of numb
         if value is None or abs(value) > LARGEST:
             size = "finite number" if value is None else f"number between -{LARGEST:.2g} and {LARGEST:.2g}"
             where = f"a {size} in column {table.header[column]}, line {table.lines[row]} of {table.path}"
-            raise ConfigError(problem("data.column", where, cell, hint if value is None else ""))
+            raise ConfigError(format_error("data.column", where, cell, hint if value is None else ""))
         values[row] = value
     return values
 
@@ -251,6 +253,6 @@ def reject_missing(table: Table, columns: Iterable[int], hint: str) -> None:
         lines = [line for cell, line in zip(table.cells(column), table.lines, strict=True) if is_missing(cell)]
         if lines:
             where = f"a value in column {table.header[column]}, line {lines[0]} of {table.path}"
-            problems.append(problem("data.path", where, f"a missing value ({len(lines)} in this column)", hint))
+            problems.append(format_error("data.path", where, f"a missing value ({len(lines)} in this column)", hint))
     if problems:
         raise ConfigError(*problems)

@@ -23,7 +23,7 @@ class Digits:
 
     Args:
         validation: Fraction of the other 1,547 to hold out, in [0, 1).
-        labels: Training examples that keep their label, at least 1; None keeps all.
+        num_labels: Training examples that keep their label, at least 1; None keeps all.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
         std: Divisor of the pixels after that, above 0.
         augment: Any of ``flip`` and ``crop``; see `dltrain.datasets.images.ImageTransform`.
@@ -36,7 +36,7 @@ class Digits:
     def __init__(
         self,
         validation: float = 0.16,
-        labels: int | None = None,
+        num_labels: int | None = None,
         mean: float | list[float] = 0.305,
         std: float | list[float] = 0.376,
         augment: list[str] | None = None,
@@ -44,7 +44,7 @@ class Digits:
         workers: int = 0,
     ) -> None:
         self.validation = check_fraction("data.validation", validation)
-        self.labels = None if labels is None else at_least("data.labels", labels, 1)
+        self.num_labels = None if num_labels is None else at_least("data.num_labels", num_labels, 1)
         self.transform = ImageTransform(1, mean, std, augment or [], WHITE)
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
@@ -59,7 +59,7 @@ class Digits:
         parts = self.transform.splits(
             select_rows(rows, rest[train]), select_rows(rows, rest[val]), select_rows(rows, test)
         )
-        return limit_labels(parts, self.labels)
+        return limit_labels(parts, self.num_labels)
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
         """Read image files and arrays."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 TIMEOUT_S = 60  # without data from the server
 
@@ -22,7 +22,7 @@ def missing_files(name: str, root: Path, missing: Path) -> ConfigError:
     """Return the error for missing files of a data set, with the command that downloads them."""
     command = f"dltrain data={name} data.download=true data.root={shlex.quote(str(root))}"
     hint = f"{missing.relative_to(root)} is missing. To download the files: {command}"
-    return ConfigError(problem("data.root", f"a folder with the files of {name}", root, hint))
+    return ConfigError(format_error("data.root", f"a folder with the files of {name}", root, hint))
 
 
 def download_dataset(dataset: str, root: Path, is_complete: Callable[[], bool]) -> None:
@@ -50,7 +50,7 @@ def download_dataset(dataset: str, root: Path, is_complete: Callable[[], bool]) 
                 _move_files(temporary, root)
     except (OSError, RuntimeError, HTTPException, tarfile.TarError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        failed = problem("data.download", f"to download {dataset} into {root}", reason)
+        failed = format_error("data.download", f"to download {dataset} into {root}", reason)
         hint = f"Check the network and the folder. To download by hand: {shell_command(kind, root)}"
         raise ConfigError(f"{failed}. {hint}") from error
 

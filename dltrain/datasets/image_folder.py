@@ -15,7 +15,7 @@ from dltrain.data.splits import hold_out_stratified
 from dltrain.data.worker_pool import TIMEOUT_S
 from dltrain.datasets.image_inputs import SUFFIXES, UNREADABLE, decode_image, read_images
 from dltrain.datasets.images import ImageTransform, image_spec
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 TRAIN = "train"
 TEST = "test"
@@ -32,7 +32,7 @@ class ImageFolder:
 
     Args:
         path: The folder.
-        side: Height and width of the square in pixels, at least 1.
+        image_size: Height and width of the square in pixels, at least 1.
         validation: Fraction of each class of the training images to hold out, in [0, 1).
         test: Fraction of each class to hold out for testing, in (0, 1); unused if there is a folder ``test``.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
@@ -50,7 +50,7 @@ class ImageFolder:
     def __init__(
         self,
         path: str,
-        side: int = 64,
+        image_size: int = 64,
         validation: float = 0.15,
         test: float = 0.15,
         mean: float | list[float] = 0.5,
@@ -63,7 +63,7 @@ class ImageFolder:
         max_bad_samples: int = MAX_BAD_SAMPLES,
     ) -> None:
         self.path = existing_folder(path, "an existing folder of images")
-        self.side = at_least("data.side", side, 1)
+        self.image_size = at_least("data.image_size", image_size, 1)
         self.validation = check_fraction("data.validation", validation)
         self.test = test
         self.transform = ImageTransform(CHANNELS, mean, std, augment or [])
@@ -75,7 +75,7 @@ class ImageFolder:
         if not self.has_test:
             check_held_out(validation, test)
         self.classes = _class_names(self.path / TRAIN if self.has_test else self.path)
-        self.spec = self.transform.add_bounds(image_spec(CHANNELS, side, side, self.classes))
+        self.spec = self.transform.add_bounds(image_spec(CHANNELS, image_size, image_size, self.classes))
 
     def load(self) -> Splits:
         """List and split the files; no image is decoded yet."""
@@ -84,24 +84,24 @@ class ImageFolder:
         else:
             rest, test = _split(self._list_images(self.path), self.test)
         train, val = _split(rest, self.validation)
-        parts = [ImageFiles(part, self.side, self.path) for part in (train, val, test)]
+        parts = [ImageFiles(part, self.image_size, self.path) for part in (train, val, test)]
         return self.transform.splits(*parts)
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
         """Read image files and arrays."""
-        return read_images(files, self.transform, (CHANNELS, self.side, self.side))
+        return read_images(files, self.transform, (CHANNELS, self.image_size, self.image_size))
 
     def _list_images(self, root: Path) -> Listing:
         """Return each image below ``root`` with the index of its class, in alphabetical order."""
         found: Listing = []
         if unknown := sorted(set(_class_names(root)) - set(self.classes)):
             expected = f"only the classes {', '.join(self.classes)} in {root}"
-            raise ConfigError(problem("data.path", expected, unknown[0]))
+            raise ConfigError(format_error("data.path", expected, unknown[0]))
         for number, name in enumerate(self.classes):
             files = sorted(file for file in (root / name).rglob("*") if file.suffix.casefold() in SUFFIXES)
             found.extend((file, number) for file in files)
         if not found:
-            raise ConfigError(problem("data.path", f"images ({', '.join(SUFFIXES)}) in {root}", "none"))
+            raise ConfigError(format_error("data.path", f"images ({', '.join(SUFFIXES)}) in {root}", "none"))
         return found
 
 
@@ -141,13 +141,13 @@ class ImageFiles:
             return decode_image(path, "RGB", self.size, self.size)
         except UNREADABLE as error:
             expected = f"a readable image at {path} (number {index} of its split)"
-            raise ConfigError(problem("data.path", expected, str(error), "Replace or delete it")) from error
+            raise ConfigError(format_error("data.path", expected, str(error), "Replace or delete it")) from error
 
 
 def _class_names(root: Path) -> list[str]:
     names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not names:
-        raise ConfigError(problem("data.path", f"one folder per class in {root}", "none"))
+        raise ConfigError(format_error("data.path", f"one folder per class in {root}", "none"))
     return names
 
 

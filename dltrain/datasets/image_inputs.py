@@ -13,7 +13,7 @@ from dltrain.data.spec import Inputs
 from dltrain.datasets import array_inputs
 from dltrain.datasets.array_inputs import Example, stack_examples
 from dltrain.datasets.images import ImageTransform
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -52,7 +52,7 @@ def _decode(file: InputFile, content: bytes, shape: tuple[int, ...]) -> np.ndarr
         pixels = decode_image(io.BytesIO(content), MODES[channels], height, width)
     except UNREADABLE as error:
         reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise ConfigError(problem("INPUT", f"a readable image at {file.path}", reason)) from error
+        raise ConfigError(format_error("INPUT", f"a readable image at {file.path}", reason)) from error
     return pixels.reshape(height, width, channels).transpose(2, 0, 1)
 
 
@@ -105,8 +105,8 @@ def _check_scale(pixels: np.ndarray, white: float, name: str) -> np.ndarray:
     whole = white > 1
     expected = f"{f'bytes from 0 to {white:g}' if whole else 'floats from 0 to 1'} in {name}, as in training"
     if (pixels.dtype != np.uint8) if whole else (pixels.dtype.kind != "f"):
-        raise ConfigError(problem("INPUT", expected, pixels.dtype))
+        raise ConfigError(format_error("INPUT", expected, pixels.dtype))
     least, most = pixels.min(initial=0), pixels.max(initial=0)
     if not (least >= 0 and most <= white):  # NaN fails, too
-        raise ConfigError(problem("INPUT", expected, f"{least:g} to {most:g}"))
+        raise ConfigError(format_error("INPUT", expected, f"{least:g} to {most:g}"))
     return pixels if whole else pixels.astype(np.float32)

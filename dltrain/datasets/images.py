@@ -12,7 +12,7 @@ from dltrain.data.keyed_random import uniform
 from dltrain.data.loader import Batch
 from dltrain.data.spec import Files, Source, Spec, Splits
 from dltrain.data.splits import hold_out_stratified
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 Rows = dict[str, Tensor]
 
@@ -58,7 +58,7 @@ class ImageTransform:
         self.mean = _per_channel("data.mean", mean, channels)
         self.std = _per_channel("data.std", std, channels)
         if not bool((self.std > 0).all()):
-            raise ConfigError(problem("data.std", "numbers above 0", std))
+            raise ConfigError(format_error("data.std", "numbers above 0", std))
         self.augment = [one_of("data.augment", name, AUGMENTATIONS) for name in augment]
         self.white = white
 
@@ -105,7 +105,7 @@ def limit_labels(splits: Splits, count: int | None) -> Splits:
         return splits
     if not 1 <= count <= available:
         expected = f"from 1 to {available:,}, the number of training examples"
-        raise ConfigError(problem("data.labels", expected, count))
+        raise ConfigError(format_error("data.num_labels", expected, count))
     _, labelled = hold_out_stratified(rows["labels"], count / available)
     train = replace(splits.train, rows=select_rows(rows, labelled))
     return replace(splits, train=train, unlabelled=replace(splits.train, rows={"pixels": rows["pixels"]}))
@@ -114,7 +114,7 @@ def limit_labels(splits: Splits, count: int | None) -> Splits:
 def _per_channel(key: str, value: float | list[float], channels: int) -> Tensor:
     numbers = torch.tensor(value, dtype=torch.float64).flatten()
     if len(numbers) not in (1, channels):
-        raise ConfigError(problem(key, f"one number, or {channels} (one per channel)", value))
+        raise ConfigError(format_error(key, f"one number, or {channels} (one per channel)", value))
     return numbers.expand(channels)[:, None, None]
 
 

@@ -15,7 +15,7 @@ from dltrain.data.splits import hold_out
 from dltrain.datasets.download import download_dataset, missing_files
 from dltrain.datasets.image_inputs import read_images
 from dltrain.datasets.images import ImageTransform, Rows, image_spec, limit_labels, select_rows
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 SIZE = 28
 IMAGES_HEADER = 16
@@ -30,7 +30,7 @@ class MNIST:
         root: Folder with ``MNIST/raw``, the layout of torchvision.
         download: Download missing files.
         validation: Fraction of the 60,000 to hold out, in [0, 1).
-        labels: Training examples that keep their label, at least 1; None keeps all.
+        num_labels: Training examples that keep their label, at least 1; None keeps all.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
         std: Divisor of the pixels after that, above 0.
         augment: Any of ``flip`` and ``crop``; see `dltrain.datasets.images.ImageTransform`.
@@ -49,7 +49,7 @@ class MNIST:
         root: str = "~/.cache/dltrain",
         download: bool = False,
         validation: float = 0.1,
-        labels: int | None = None,
+        num_labels: int | None = None,
         mean: float | list[float] = 0.1307,
         std: float | list[float] = 0.3081,
         augment: list[str] | None = None,
@@ -59,7 +59,7 @@ class MNIST:
         self.root = Path(root).expanduser()
         self.download = download
         self.validation = check_fraction("data.validation", validation)
-        self.labels = None if labels is None else at_least("data.labels", labels, 1)
+        self.num_labels = None if num_labels is None else at_least("data.num_labels", num_labels, 1)
         self.transform = ImageTransform(1, mean, std, augment or [])
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
@@ -76,9 +76,11 @@ class MNIST:
             raise missing_files(self.name, self.root, missing[0])
         rest, test = (_read_part(raw, part) for part in PARTS)
         if not self.validation:
-            return limit_labels(self.transform.splits(rest, None, test), self.labels)
+            return limit_labels(self.transform.splits(rest, None, test), self.num_labels)
         train, val = hold_out(len(rest["labels"]), self.validation)
-        return limit_labels(self.transform.splits(select_rows(rest, train), select_rows(rest, val), test), self.labels)
+        return limit_labels(
+            self.transform.splits(select_rows(rest, train), select_rows(rest, val), test), self.num_labels
+        )
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
         """Read image files and arrays."""
@@ -117,7 +119,7 @@ def _read_part(raw: Path, part: str) -> Rows:
     pixels = _read_idx(images, IMAGES_HEADER).view(-1, 1, SIZE, SIZE)
     if len(pixels) != len(classes):
         got = f"{len(pixels)} images and {len(classes)} labels"
-        raise ConfigError(problem("data.root", f"one label per image in {raw}", got, "Download the files again"))
+        raise ConfigError(format_error("data.root", f"one label per image in {raw}", got, "Download the files again"))
     return {"pixels": pixels, "labels": classes}
 
 
@@ -137,5 +139,7 @@ def _read_idx(path: Path, header: int) -> Tensor:
     """Return the bytes after the header of an IDX file."""
     if not _complete([path]):
         got = f"{path.stat().st_size:,} bytes"
-        raise ConfigError(problem("data.root", f"a complete file {path}", got, "data.download=true downloads it again"))
+        raise ConfigError(
+            format_error("data.root", f"a complete file {path}", got, "data.download=true downloads it again")
+        )
     return torch.from_numpy(np.fromfile(path, dtype=np.uint8)[header:])

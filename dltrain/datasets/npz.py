@@ -18,7 +18,7 @@ from dltrain.datasets.array_file import UNREADABLE, check_members, load_arrays, 
 from dltrain.datasets.array_inputs import read_arrays
 from dltrain.datasets.image_inputs import read_images
 from dltrain.datasets.images import ImageTransform, Rows, image_spec, select_rows
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
 MAX_CHANNELS = 4
@@ -100,7 +100,7 @@ class Npz:
         return {"pixels": torch.from_numpy(np.ascontiguousarray(pixels)), "labels": labels}
 
     def _error(self, expected: str, got: object) -> ConfigError:
-        return ConfigError(problem("data.path", f"{expected} ({self.path})", got))
+        return ConfigError(format_error("data.path", f"{expected} ({self.path})", got))
 
 
 def _read_header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
@@ -114,7 +114,7 @@ def _read_header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
                 shape, _, dtype = read(member)
                 return shape, dtype
     except UNREADABLE as error:
-        raise ConfigError(problem("data.path", f"a complete .npz file at {path}", str(error))) from error
+        raise ConfigError(format_error("data.path", f"a complete .npz file at {path}", str(error))) from error
 
 
 def _facts_of_x(shape: tuple[int, ...], dtype: np.dtype, path: Path) -> Spec:
@@ -133,7 +133,7 @@ def _facts_of_x(shape: tuple[int, ...], dtype: np.dtype, path: Path) -> Spec:
     if len(example) == 1 and dtype.kind in "fiub":
         return Spec(shape=example, size=example[0])
     expected = "x_train of images (uint8 with 3 or 4 axes), sequences (float with 3 axes) or vectors (2 axes)"
-    raise ConfigError(problem("data.path", f"{expected} in {path}", f"{dtype} with shape {shape}"))
+    raise ConfigError(format_error("data.path", f"{expected} in {path}", f"{dtype} with shape {shape}"))
 
 
 def _facts_of_y(path: Path) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def _facts_of_y(path: Path) -> dict[str, Any]:
     if labels.dtype.kind not in "iub" or train.size != len(train) or test.size != len(test) or labels.min() < 0:
         expected = "one whole number from 0 per example (a class), or floats, in y_train and y_test"
         got = f"{train.dtype} with shape {train.shape} and {test.dtype} with shape {test.shape}"
-        raise ConfigError(problem("data.path", f"{expected} of {path}", got))
+        raise ConfigError(format_error("data.path", f"{expected} of {path}", got))
     classes = int(labels.max()) + 1
     return {"classes": classes, "class_names": tuple(str(number) for number in range(classes))}
 

@@ -11,7 +11,7 @@ from dltrain.data.inputs import InputFiles
 from dltrain.data.keyed_random import uniform
 from dltrain.data.spec import Inputs, Source, Spec, Splits
 from dltrain.datasets.array_inputs import read_arrays
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 GATE_INPUTS = [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
 GATES = {
@@ -109,5 +109,5 @@ def _normal_pairs(count: int) -> Tensor:
 
 def _above_zero(key: str, value: float) -> float:
     if not value > 0:
-        raise ConfigError(problem(key, "a number above 0", value))
+        raise ConfigError(format_error(key, "a number above 0", value))
     return value

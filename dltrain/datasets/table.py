@@ -25,7 +25,7 @@ from dltrain.datasets.csv_file import (
 )
 from dltrain.datasets.numerics import nonzero_std
 from dltrain.datasets.table_columns import fit_column, standardize
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 MIN_ROWS = 3
 MAX_NUMERIC_CLASSES = 20  # a column of at most this many different whole numbers may also be one of classes
@@ -37,7 +37,7 @@ class CsvTable:
     """A CSV file with one example per row. The split is random but fixed.
 
     Columns of numbers are standardized with the mean and standard deviation of the training rows. Columns of words are
-    one-hot over the words of the training rows; unknown words, and missing values with ``holes=mean``, are all zeros.
+    one-hot over the words of the training rows; unknown words, and missing values with ``missing=mean``, are all zeros.
 
     A column of words to predict is a set of classes, a column of numbers is a target; a column of at most 20 different
     whole numbers is both: ``targets`` are the classes then, and ``values`` the numbers. Numbers to predict are
@@ -47,8 +47,8 @@ class CsvTable:
     Args:
         path: The file; its first line names the columns.
         column: Column to predict; None takes the last one.
-        holes: Policy for missing values (empty cells, NA and NaN): ``refuse`` or ``mean`` of the training rows. In the
-            column to predict they are always rejected.
+        missing: Policy for missing values (empty cells, NA and NaN): ``refuse``, or ``mean`` of the training rows. They
+            are always rejected in the column to predict.
         validation: Fraction of the rows to hold out for validation, in [0, 1).
         test: Fraction of the rows to hold out for testing, in (0, 1).
         batch_size: Examples per step, at least 1.
@@ -62,7 +62,7 @@ class CsvTable:
         self,
         path: str,
         column: str | None = None,
-        holes: str = "refuse",
+        missing: str = "refuse",
         validation: float = 0.15,
         test: float = 0.15,
         batch_size: int = 64,
@@ -71,7 +71,7 @@ class CsvTable:
         max_bad_samples: int = MAX_BAD_SAMPLES,
     ) -> None:
         check_held_out(validation, test)
-        self.fill_missing = one_of("data.holes", holes, ("refuse", "mean")) == "mean"
+        self.fill_missing = one_of("data.missing", missing, ("refuse", "mean")) == "mean"
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
         self.bad = BadSamples(on_bad_sample, max_bad_samples)
@@ -81,7 +81,7 @@ class CsvTable:
         target = table.index_of(column or table.header[-1])
         features = [index for index in range(len(table.header)) if index != target]
         if not features:
-            raise ConfigError(problem("data.path", "a column besides the predicted one", table.header[target]))
+            raise ConfigError(format_error("data.path", "a column besides the predicted one", table.header[target]))
         self.parts = _split_rows(table, validation, test)
         train = self.parts[0].numpy()
         self._check_missing(table, features)
@@ -113,7 +113,7 @@ class CsvTable:
 
     def _check_missing(self, table: Table, features: list[int]) -> None:
         if not self.fill_missing:
-            reject_missing(table, features, "data.holes=mean replaces them by the mean of the column")
+            reject_missing(table, features, "data.missing=mean replaces them by the mean of the column")
 
     def _encode(self, table: Table, features: list[int]) -> Tensor:
         """Return the model inputs, (rows, size) in float32."""
@@ -136,7 +136,7 @@ def find_stray_text(table: Table) -> dict[int, str]:
         if continuous and len(text) <= MAX_STRAY_TEXT * len(values):
             for row in text:
                 where = f"a finite number in column {name}, line {table.lines[row]} of {table.path}"
-                found.setdefault(row, problem("data.path", where, table.rows[row][column]))
+                found.setdefault(row, format_error("data.path", where, table.rows[row][column]))
     return found
 
 
@@ -144,7 +144,7 @@ def _split_rows(table: Table, validation: float, test: float) -> list[Tensor]:
     """Return the rows of each split."""
     count = len(table.rows)
     if count < MIN_ROWS:
-        raise ConfigError(problem("data.path", f"at least {MIN_ROWS} rows in {table.path}", count))
+        raise ConfigError(format_error("data.path", f"at least {MIN_ROWS} rows in {table.path}", count))
     held_out = [held_out_size(count, validation), held_out_size(count, test)]
     return list(permutation(count).split([count - sum(held_out), *held_out]))
 
@@ -175,5 +175,5 @@ def _fit_target(table: Table, target: int, train: np.ndarray) -> tuple[dict[str,
 
 def _class_facts(names: list[str]) -> dict[str, Any]:
     if len(names) < 2:
-        raise ConfigError(problem("data.column", "a column of at least two different values", names[0]))
+        raise ConfigError(format_error("data.column", "a column of at least two different values", names[0]))
     return {"classes": len(names), "class_names": tuple(names)}

@@ -6,7 +6,7 @@ import numpy as np
 
 from dltrain.datasets.csv_file import LARGEST, Table, is_missing, parse_numbers
 from dltrain.datasets.numerics import nonzero_std
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 MAX_WORDS = 1000
 
@@ -59,7 +59,7 @@ def fit_column(table: Table, column: int, train: np.ndarray) -> Column:
     known = values[train][~np.isnan(values[train])]
     if not len(known):
         raise ConfigError(
-            problem("data.path", f"a number in the training rows of column {name}", "only missing values")
+            format_error("data.path", f"a number in the training rows of column {name}", "only missing values")
         )
     return NumberColumn(name, known.mean(), float(nonzero_std(known)))
 
@@ -72,7 +72,7 @@ def standardize(values: np.ndarray, mean: float, scale: float, table: Table, col
         row = int(far[0])
         where = f"column {table.header[column]}, line {table.lines[row]} of {table.path}"
         raise ConfigError(
-            problem("data.column", f"a number like those in training in {where}", table.rows[row][column])
+            format_error("data.column", f"a number like those in training in {where}", table.rows[row][column])
         )
     return found
 
@@ -82,5 +82,5 @@ def _index_words(table: Table, column: int, train: np.ndarray) -> dict[str, int]
     words = sorted({cells[row] for row in train if not is_missing(cells[row])})
     if len(words) > MAX_WORDS:
         expected = f"at most {MAX_WORDS:,} different words in column {table.header[column]} of {table.path}"
-        raise ConfigError(problem("data.path", expected, f"{len(words):,}", "Remove the column from the file"))
+        raise ConfigError(format_error("data.path", expected, f"{len(words):,}", "Remove the column from the file"))
     return {word: number for number, word in enumerate(words)}

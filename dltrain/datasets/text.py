@@ -13,7 +13,7 @@ from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batch
 from dltrain.data.spec import Inputs, Source, Spec, Splits
 from dltrain.data.splits import held_out_size
-from dltrain.errors import ConfigError, problem, show
+from dltrain.errors import ConfigError, format_error, shorten
 
 BUNDLED = Path(__file__).parent / "bundled" / "moby_dick.txt"
 BYTES = 256
@@ -29,7 +29,7 @@ class Text:
     Args:
         path: A text file in UTF-8; None takes the bundled text, Moby Dick up to chapter 46.
         tokens: ``characters``, or the raw ``bytes`` of the file.
-        length: Tokens that a model reads at once, at least 1.
+        context_length: Tokens that a model reads at once, at least 1.
         stride: Tokens between the starts of training windows, at least 1; None is 1.
         validation: Fraction of the text to hold out for validation, in [0, 1).
         test: Fraction of the text, at its end, to hold out for testing, in (0, 1).
@@ -41,7 +41,7 @@ class Text:
         self,
         path: str | None = None,
         tokens: str = "characters",
-        length: int = 64,
+        context_length: int = 64,
         stride: int | None = None,
         validation: float = 0.1,
         test: float = 0.1,
@@ -51,7 +51,7 @@ class Text:
         check_held_out(validation, test)
         self.path = existing_file(path, "an existing text file") if path else BUNDLED
         one_of("data.tokens", tokens, ("characters", "bytes"))
-        self.length = at_least("data.length", length, 1)
+        self.context_length = at_least("data.context_length", context_length, 1)
         self.stride = at_least("data.stride", stride, 1) if stride is not None else 1
         self.validation = validation
         self.test = test
@@ -61,8 +61,8 @@ class Text:
             ByteTokenizer() if tokens == "bytes" else CharacterTokenizer(_read_text(self.path))
         )
         self.spec = Spec(
-            shape=(length,),
-            length=length,
+            shape=(context_length,),
+            length=context_length,
             features=self.tokenizer.size,
             vocabulary=self.tokenizer.size,
             decode=self.tokenizer.decode,
@@ -76,8 +76,8 @@ class Text:
         train, val, test = tokens.split([len(tokens) - sum(held_out), *held_out])
         return Splits(
             self._source(train, self.stride),
-            self._source(val, self.length) if self.validation else None,
-            self._source(test, self.length),
+            self._source(val, self.context_length) if self.validation else None,
+            self._source(test, self.context_length),
         )
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
@@ -90,11 +90,11 @@ class Text:
                     yield _whole_text(file.name, self.tokenizer.encode_bytes(file.read_bytes()))
 
     def _source(self, part: Tensor, stride: int) -> Source:
-        if len(part) <= self.length:
-            expected = f"more than length = {self.length} tokens in each split of {self.path}"
-            hint = "Reduce data.length, or increase data.validation and data.test"
-            raise ConfigError(problem("data.length", expected, f"{len(part)} tokens in one of them", hint))
-        return Source({"tokens": part.unfold(0, self.length + 1, stride)}, NextToken())
+        if len(part) <= self.context_length:
+            expected = f"more than context_length = {self.context_length} tokens in each split of {self.path}"
+            hint = "Reduce data.context_length, or increase data.validation and data.test"
+            raise ConfigError(format_error("data.context_length", expected, f"{len(part)} tokens in one of them", hint))
+        return Source({"tokens": part.unfold(0, self.context_length + 1, stride)}, NextToken())
 
 
 class NextToken(nn.Module):
@@ -112,7 +112,7 @@ class NextToken(nn.Module):
 
 def _whole_text(name: str, tokens: list[int]) -> Inputs:
     if not tokens:
-        raise ConfigError(problem(name, "a text of at least one character", "an empty text"))
+        raise ConfigError(format_error(name, "a text of at least one character", "an empty text"))
     return Inputs({"tokens": torch.tensor([[*tokens, UNKNOWN]])}, [{"input": name}])
 
 
@@ -162,7 +162,7 @@ class CharacterTokenizer:
         try:
             return self.encode(content.decode("utf-8-sig"))
         except UnicodeDecodeError as error:
-            raise ConfigError(problem("text", "a text in UTF-8", str(error))) from error
+            raise ConfigError(format_error("text", "a text in UTF-8", str(error))) from error
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text, with line endings normalized as in the training file.
@@ -173,8 +173,8 @@ class CharacterTokenizer:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
         unknown = sorted(set(text) - set(self.numbers))
         if unknown:
-            known = f"characters of the training text ({show(repr(''.join(self.characters)))})"
-            raise ConfigError(problem("text", known, repr("".join(unknown))))
+            known = f"characters of the training text ({shorten(repr(''.join(self.characters)))})"
+            raise ConfigError(format_error("text", known, repr("".join(unknown))))
         return [self.numbers[character] for character in text]
 
     def decode(self, tokens: list[int]) -> str:
@@ -187,7 +187,7 @@ def _read_text(path: Path) -> str:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         hint = "Use data.tokens=bytes for other files"
-        raise ConfigError(problem("data.path", f"a text in UTF-8 at {path}", str(error), hint)) from error
+        raise ConfigError(format_error("data.path", f"a text in UTF-8 at {path}", str(error), hint)) from error
     if not text:
-        raise ConfigError(problem("data.path", f"a text at {path}", "an empty file"))
+        raise ConfigError(format_error("data.path", f"a text at {path}", "an empty file"))
     return text

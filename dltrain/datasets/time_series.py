@@ -17,7 +17,7 @@ from dltrain.datasets.future_timestamps import Time, continue_times
 from dltrain.datasets.numerics import split_float64
 from dltrain.datasets.timestamps import check_order, infer_season, is_time_name, parse_times
 from dltrain.datasets.windows import Normalize, SplitRange
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 BUNDLED = Path(__file__).parent / "bundled"
 HEAD_ROWS = 500
@@ -54,8 +54,8 @@ class TimeSeries:
         normalise: ``last``: values minus the last of the window, divided by the root mean square of such differences
             over the horizon in training; ``window``: values minus the mean of the window, divided by its standard
             deviation; ``train``: values minus the mean of the training rows, divided by their standard deviation.
-        holes: Policy for missing values (empty cells, NA and NaN): ``refuse``, ``interpolate`` linearly, or repeat the
-            ``last`` value. No value is filled from a later split; missing values at the start take the first value.
+        missing: Policy for missing values (empty cells, NA and NaN): ``refuse``, ``interpolate`` linearly, or repeat
+            the ``last`` value. Nothing is filled from a later split; missing values at the start take the first value.
         validation: Fraction of the rows to hold out for validation, in [0, 1).
         test: Fraction of the rows, at the end, to hold out for testing, in (0, 1).
         batch_size: Windows per step, at least 1.
@@ -71,7 +71,7 @@ class TimeSeries:
         horizon: int = 26,
         season: int | None = None,
         normalise: str = "last",
-        holes: str = "refuse",
+        missing: str = "refuse",
         validation: float = 0.15,
         test: float = 0.15,
         batch_size: int = 64,
@@ -83,7 +83,7 @@ class TimeSeries:
         self.window = at_least("data.window", window, 1)
         self.horizon = at_least("data.horizon", horizon, 1)
         self.normalise = one_of("data.normalise", normalise, ("last", "window", "train"))
-        self.holes = one_of("data.holes", holes, ("refuse", "interpolate", "last"))
+        self.missing = one_of("data.missing", missing, ("refuse", "interpolate", "last"))
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
         bundled = None if path else SERIES[one_of("data.series", series, SERIES)]
@@ -111,7 +111,7 @@ class TimeSeries:
         table = read_csv(self.path)
         check_order(table)
         ranges = self._split_ranges(len(table.rows))
-        values = _fill_missing(table, self.names, self.holes, [part.end for part in ranges.values()])
+        values = _fill_missing(table, self.names, self.missing, [part.end for part in ranges.values()])
         if min(part.count_windows(self.horizon) for part in ranges.values()) < 1:
             raise self._too_short(len(values))
         series = split_float64(values)
@@ -139,11 +139,13 @@ class TimeSeries:
         check_order(table)
         table.indices_of(self.names)
         if (rows := len(table.rows)) < self.window:
-            raise ConfigError(problem("data.path", f"at least data.window={self.window} rows in {table.path}", rows))
+            raise ConfigError(
+                format_error("data.path", f"at least data.window={self.window} rows in {table.path}", rows)
+            )
         times: Sequence[Time | None] = continue_times(table, self.horizon) or [None] * self.horizon
-        if self.holes == "refuse":  # missing values before the window do not matter
+        if self.missing == "refuse":  # missing values before the window do not matter
             table = replace(table, rows=table.rows[-self.window :], lines=table.lines[-self.window :])
-        values = _fill_missing(table, self.names, self.holes, [len(table.rows)])[-self.window :]
+        values = _fill_missing(table, self.names, self.missing, [len(table.rows)])[-self.window :]
         values = np.pad(values, ((0, self.horizon), (0, 0)), constant_values=np.nan)
         return Inputs({"values": split_float64(values)[None]}, [{"input": name, "time": time} for time in times])
 
@@ -168,7 +170,7 @@ class TimeSeries:
         )
         expected = f"at least {enough} rows for window {window}, horizon {horizon} and season {season} in {self.path}"
         hint = "Reduce data.window or data.horizon"
-        return ConfigError(problem("data.path", expected, f"{rows} rows", hint))
+        return ConfigError(format_error("data.path", expected, f"{rows} rows", hint))
 
 
 def _choose_columns(head: Table, column: str | list[str] | None) -> list[str]:
@@ -177,16 +179,16 @@ def _choose_columns(head: Table, column: str | list[str] | None) -> list[str]:
         names = [name for index, name in enumerate(head.header) if not is_time_name(name) and head.is_numeric(index)]
         if not names:
             expected = f"a column of numbers besides the timestamps in {head.path}"
-            raise ConfigError(problem("data.column", expected, f"the columns {', '.join(head.header)}"))
+            raise ConfigError(format_error("data.column", expected, f"the columns {', '.join(head.header)}"))
         head.indices_of(names)
         return names
     names = [column] if isinstance(column, str) else list(column)
     for name in names:
         parse_numbers(head, head.index_of(name))
     if len(set(names)) < len(names):
-        raise ConfigError(problem("data.column", "each column once", ", ".join(names)))
+        raise ConfigError(format_error("data.column", "each column once", ", ".join(names)))
     if not names:
-        raise ConfigError(problem("data.column", f"one or more of {', '.join(head.header)}", "an empty list"))
+        raise ConfigError(format_error("data.column", f"one or more of {', '.join(head.header)}", "an empty list"))
     return names
 
 
@@ -195,13 +197,13 @@ def _fill_missing(table: Table, names: list[str], policy: str, ends: list[int]) 
     columns = [table.index_of(name) for name in names]
     values = np.stack([parse_numbers(table, column) for column in columns], axis=1)
     if policy == "refuse":
-        reject_missing(table, columns, "data.holes=interpolate or data.holes=last fills them")
+        reject_missing(table, columns, "data.missing=interpolate or data.missing=last fills them")
         return values
     for end in ends:
         for series, name in zip(values.T, names, strict=True):
             if end > 0 and np.isnan(series[:end]).all():
                 expected = f"a number in the first {end} rows of column {name} of {table.path}"
-                raise ConfigError(problem("data.path", expected, "only missing values"))
+                raise ConfigError(format_error("data.path", expected, "only missing values"))
             series[:end] = _fill_series(series[:end], policy)
     return values
 

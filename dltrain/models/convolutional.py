@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dltrain.errors import ConfigError, nearest, problem
+from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.models.layers import activation as activation_named
 from dltrain.models.layers import check, choose, fully_connected
 from dltrain.models.layers import norm as norm_named
@@ -31,11 +31,11 @@ class _Block:
         for name in ("channels", "kernel", "stride"):
             size = getattr(self, name)
             if not isinstance(size, int) or size < 1:
-                raise ConfigError(problem(f"{self.key}.{name}", "an integer of at least 1", size))
+                raise ConfigError(format_error(f"{self.key}.{name}", "an integer of at least 1", size))
         choose(f"{self.key}.padding", self.padding, {"same": True, "valid": True})
         choose(f"{self.key}.pool", self.pool, {**POOLS, "none": None})
         if self.padding == "same" and self.kernel % 2 == 0:
-            raise ConfigError(problem(f"{self.key}.kernel", "an odd number where padding is same", self.kernel))
+            raise ConfigError(format_error(f"{self.key}.kernel", "an odd number where padding is same", self.kernel))
 
     @property
     def pad(self) -> int:
@@ -45,13 +45,17 @@ class _Block:
     def side(self, pixels: int) -> int:
         """Pixels along one side of the picture behind this block."""
         if self.kernel > pixels + 2 * self.pad:
-            raise ConfigError(problem(f"{self.key}.kernel", f"at most {pixels}, the picture's side here", self.kernel))
+            raise ConfigError(
+                format_error(f"{self.key}.kernel", f"at most {pixels}, the picture's side here", self.kernel)
+            )
         pixels = (pixels + 2 * self.pad - self.kernel) // self.stride + 1
         if self.pool == "none":
             return pixels
         if pixels < 2:
             hint = "Pool in fewer blocks, or use larger pictures."
-            raise ConfigError(problem(f"{self.key}.pool", "none, as the picture is one pixel here", self.pool, hint))
+            raise ConfigError(
+                format_error(f"{self.key}.pool", "none, as the picture is one pixel here", self.pool, hint)
+            )
         return pixels // 2
 
     def layers(self, channels: int) -> list[nn.Module]:
@@ -67,13 +71,15 @@ def _read(number: int, block: Mapping[str, Any], activation: str, norm: str) -> 
     """One entry of ``blocks``, checked; what it leaves out comes from the whole network."""
     key = f"model.blocks[{number}]"
     if not isinstance(block, Mapping):
-        raise ConfigError(problem(key, "a mapping such as {channels: 32, pool: max}", block))
+        raise ConfigError(format_error(key, "a mapping such as {channels: 32, pool: max}", block))
     known = [field.name for field in fields(_Block) if field.name != "key"]
     unknown = [
-        problem(key, f"some of {', '.join(known)}", name, nearest(name, known)) for name in block if name not in known
+        format_error(key, f"some of {', '.join(known)}", name, suggest(name, known))
+        for name in block
+        if name not in known
     ]
     if "channels" not in block:
-        unknown.append(problem(f"{key}.channels", "an integer of at least 1", None))
+        unknown.append(format_error(f"{key}.channels", "an integer of at least 1", None))
     if unknown:
         raise ConfigError(*unknown)
     return _Block(key=key, **{"activation": activation, "norm": norm, **block})
@@ -90,7 +96,7 @@ class CNN(nn.Module):
         blocks: One mapping per convolution: ``channels``, and where they differ from the default ``kernel`` (3),
             ``stride`` (1), ``padding`` (``same`` or ``valid``), ``activation``, ``norm``, ``pool`` (``max`` or ``avg``
             halve the picture, ``none``).
-        hidden: Widths of the fully connected hidden layers; may be empty.
+        hidden_size: Widths of the fully connected hidden layers; may be empty.
         activation: Of all blocks that name none of their own, and of the hidden layers.
         norm: Likewise: ``batch``, ``layer``, ``group`` or ``none``.
         dropout: Share of each fully connected hidden layer that is dropped in training, 0 to below 1.
@@ -110,13 +116,20 @@ class CNN(nn.Module):
         width: int,
         outputs: int,
         blocks: list[dict[str, Any]],
-        hidden: list[int],
+        hidden_size: list[int],
         activation: str = "relu",
         norm: str = "none",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        check(dropout, channels=channels, height=height, width=width, outputs=outputs, hidden=min(hidden, default=1))
+        check(
+            dropout,
+            channels=channels,
+            height=height,
+            width=width,
+            outputs=outputs,
+            hidden_size=min(hidden_size, default=1),
+        )
         layers: list[nn.Module] = []
         for number, entry in enumerate(blocks):
             block = _read(number, entry, activation, norm)
@@ -124,7 +137,7 @@ class CNN(nn.Module):
             layers += block.layers(channels)
             channels = block.channels
         self.features = nn.Sequential(*layers)
-        self.head = fully_connected(channels * height * width, hidden, outputs, activation, norm, dropout)
+        self.head = fully_connected(channels * height * width, hidden_size, outputs, activation, norm, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """The answer for every picture."""

@@ -1,75 +1,55 @@
-"""The stages of a run: which data each learns from, how long it is, and when things fall due in it."""
+"""The stages of a run with their data, lengths and intervals."""
 
 import math
 from collections.abc import Mapping, Sequence
 
 from dltrain.data.loader import Batches
 from dltrain.tasks.base import Stage
-from dltrain.training.state import Due, Plan, State
+from dltrain.training.meters import Trigger
+from dltrain.training.state import TrainerConfig, TrainState
 
 
-class Span:
-    """One stage and its place in the run.
+class StagePlan:
+    """One stage with its data, its length in steps, and the triggers of logging, evaluation and checkpoints.
 
     Args:
-        stage: What is learned in it.
-        batches: What it learns from.
-        plan: When things happen.
+        stage: The task's stage.
+        batches: Its training data.
+        config: Lengths and intervals.
     """
 
-    def __init__(self, stage: Stage, batches: Batches, plan: Plan) -> None:
+    def __init__(self, stage: Stage, batches: Batches, config: TrainerConfig) -> None:
         self.stage, self.batches = stage, batches
-        self.epoch_steps = -(-len(batches) // plan.accumulate)
-        epochs = plan.epochs if stage.epochs is None else stage.epochs
-        limits = (math.inf if epochs is None else epochs * self.epoch_steps, plan.max_steps or math.inf)
+        self.epoch_steps = -(-len(batches) // config.accumulate)
+        epochs = config.epochs if stage.epochs is None else stage.epochs
+        limits = (math.inf if epochs is None else epochs * self.epoch_steps, config.max_steps or math.inf)
         self.steps = int(min(limits))
-        self.log_due, self.evaluation_due, self.save_due = (
-            Due(span, self.epoch_steps) for span in (plan.log_every, plan.eval_every, plan.checkpoint_every)
-        )
-
-    @property
-    def epochs(self) -> int:
-        """Passes over its data, the last one perhaps in part."""
-        return -(-self.steps // self.epoch_steps)
+        self.epochs = -(-self.steps // self.epoch_steps)  # the last one may be cut short
+        self.log_trigger = Trigger(config.log_every, self.epoch_steps)
+        self.eval_trigger = Trigger(config.eval_every, self.epoch_steps)
+        self.checkpoint_trigger = Trigger(config.checkpoint_every, self.epoch_steps)
 
 
 class Stages:
-    """All stages of a run, in order; one of them is the present one.
+    """All stages of a run, in order.
 
     Args:
-        stages: As the task has them.
+        stages: The task's stages.
         batches: Split -> its batches.
-        plan: When things happen.
+        config: Lengths and intervals.
     """
 
-    def __init__(self, stages: Sequence[Stage], batches: Mapping[str, Batches], plan: Plan) -> None:
-        self.spans = [Span(stage, batches.get(stage.data, batches["train"]), plan) for stage in stages]
-        self.steps = sum(span.steps for span in self.spans)
-        self.epochs = sum(span.epochs for span in self.spans)
-        self.number = 0
+    def __init__(self, stages: Sequence[Stage], batches: Mapping[str, Batches], config: TrainerConfig) -> None:
+        self.plans = [StagePlan(stage, batches.get(stage.data, batches["train"]), config) for stage in stages]
+        self.steps = sum(plan.steps for plan in self.plans)
+        self.epochs = sum(plan.epochs for plan in self.plans)
 
     def __len__(self) -> int:
-        return len(self.spans)
+        return len(self.plans)
 
-    @property
-    def present(self) -> Span:
-        """The stage that is being trained."""
-        return self.spans[self.number]
+    def __getitem__(self, index: int) -> StagePlan:
+        return self.plans[index]
 
-    def enter(self, number: int) -> Span:
-        """Make a stage the present one."""
-        self.number = number
-        return self.present
-
-    def epoch(self, state: State) -> float:
-        """Epochs done, with a fraction, those of earlier stages included."""
-        return state.epoch + state.batch / len(self.present.batches)
-
-
-def following(state: State, number: int) -> State:
-    """Where a run stands when a stage has ended and the next begins.
-
-    Stages have metrics of their own, so that the best of one says nothing about the next. Epochs go on counting: the
-    order of examples, which an epoch names, is another one in each stage.
-    """
-    return State(step=state.step, stage=number, stage_start=state.step, epoch=state.epoch + 1)
+    def epoch(self, state: TrainState) -> float:
+        """Return the epochs done so far, with a fraction, those of earlier stages included."""
+        return state.epoch + state.batch / len(self.plans[state.stage].batches)

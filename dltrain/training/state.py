@@ -1,63 +1,55 @@
-"""What the loop remembers between two looks at the device: losses, when things are due, and the time."""
+"""The trainer's configuration and the position of a run."""
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
-import torch
-from torch import Tensor
-
-from dltrain.tasks.base import Loss
-
-Span = tuple[float, str]
-ALONE = "train"  # the turn of a task that takes no turns; what it logs needs no name of its own
+Interval = tuple[float, str]  # a number and its unit: step, epoch or minute
 
 
 @dataclass(frozen=True)
-class Plan:
-    """When things happen. A span is a number and its unit: step, epoch or minute.
+class TrainerConfig:
+    """How long a run trains, and how often it logs, evaluates and saves.
 
     Args:
         epochs: Passes over the training data; None goes by ``max_steps`` alone.
-        max_steps: Optimizer steps at most; None for no limit.
+        max_steps: Most optimizer steps of a stage; None for no limit.
         accumulate: Batches whose gradients are averaged into one step.
-        log_every: When the loss is read back from the device and logged.
-        eval_every: When the validation split is evaluated.
-        checkpoint_every: When ``last.pt`` is written.
-        early_stopping: Evaluations without improvement after which training stops; 0 for never.
+        log_every: Interval between two reads of the loss from the device.
+        eval_every: Interval between two evaluations on the validation split.
+        checkpoint_every: Interval between two checkpoints.
+        early_stopping_patience: Evaluations without improvement after which training stops; 0 for never.
         max_minutes: Time after which training stops; None for no limit.
-        on_non_finite: What follows from a loss or gradient that is no finite number: stop, skip the step, or ignore.
-        shrink: When memory runs out, go on with smaller parts of a batch instead of ending.
+        on_non_finite: What a NaN or infinite loss or gradient leads to: stop, skip the step, or ignore.
+        split_on_oom: Split batches into smaller chunks when memory runs out, instead of failing.
     """
 
     epochs: int | None
     max_steps: int | None
     accumulate: int
-    log_every: Span
-    eval_every: Span
-    checkpoint_every: Span
-    early_stopping: int = 0
+    log_every: Interval
+    eval_every: Interval
+    checkpoint_every: Interval
+    early_stopping_patience: int = 0
     max_minutes: float | None = None
     on_non_finite: str = "stop"
-    shrink: bool = False
+    split_on_oom: bool = False
 
 
 @dataclass
-class State:
-    """Where a run stands: all that is needed to go on, beside weights, optimizers and seed.
+class TrainState:
+    """The position of a run: all it needs to resume besides weights, optimizers and seed.
 
     Args:
         step: Optimizer steps so far.
-        stage: The number of the present stage.
-        stage_start: Steps before it.
-        epoch: Epochs done in this stage.
+        stage: Index of the current stage.
+        stage_start: Steps before the current stage.
+        epoch: Epochs done, those of earlier stages included.
         batch: Batches done in this epoch.
-        best: The watched metric at its best, in this stage.
-        best_step: When that was.
-        evaluations: How often the validation split was evaluated, in this stage.
-        evaluating: The evaluation of this step is due and not done.
+        best: Best value of the watched metric in this stage.
+        best_step: The step of that value.
+        evaluations: Evaluations on the validation split in this stage.
+        evaluating: The evaluation of this step has begun and is not done.
         evaluated: The step of the last evaluation.
         without_improvement: Evaluations since the best.
         stopped_early: Training has ended for lack of improvement.
@@ -76,154 +68,40 @@ class State:
     without_improvement: int = 0
     stopped_early: bool = False
 
+    def next_stage(self) -> "TrainState":
+        """Return the state at the start of the next stage.
 
-class Clock:
-    """What was measured; it never influences what is computed.
+        Each stage has a metric of its own, so the best value starts over. Epochs go on counting because the epoch
+        determines the order of the examples.
+        """
+        return TrainState(step=self.step, stage=self.stage + 1, stage_start=self.step, epoch=self.epoch + 1)
 
-    Args:
-        started: When the command began, as `time.perf_counter` has it.
-    """
+    def record_evaluation(self, value: float, better: Literal["min", "max"], patience: int) -> bool:
+        """Update the best value and early stopping after an evaluation.
 
-    def __init__(self, started: float) -> None:
-        self.started = started
-        self.training_since = time.perf_counter()
-        self.ended: float | None = None
-        self.paused = 0.0
-        self.pauses = 0
-        self.examples = 0
-        self.first_step: float | None = None
-        self.earlier: dict[str, float] = {}
+        Args:
+            value: The watched metric.
+            better: Whether small or large values are better.
+            patience: Evaluations without improvement after which training stops; 0 for never.
 
-    @contextmanager
-    def pause(self) -> Iterator[None]:
-        """Time that is not training: evaluation and checkpoints."""
-        begun = time.perf_counter()
-        self.pauses += 1
-        try:
-            yield
-        finally:
-            self.pauses -= 1
-            if not self.pauses:  # a checkpoint within an evaluation counts once
-                self.paused += time.perf_counter() - begun
+        Returns:
+            Whether the value is the best so far.
+        """
+        best = improves(value, self.best, better)
+        self.evaluations, self.evaluated, self.evaluating = self.evaluations + 1, self.step, False
+        self.without_improvement = 0 if best else self.without_improvement + 1
+        if best:
+            self.best, self.best_step = value, self.step
+        self.stopped_early = 0 < patience <= self.without_improvement
+        return best
 
-    def begin(self) -> None:
-        """Training starts now."""
-        self.training_since, self.paused = time.perf_counter(), 0.0
-
-    def end(self) -> None:
-        """Training is over: what follows is not counted."""
-        self.ended = time.perf_counter()
-
-    def training(self) -> float:
-        """Seconds spent on training so far, in earlier sessions too."""
-        here = (self.ended or time.perf_counter()) - self.training_since - self.paused
-        return self.earlier.get("training_seconds", 0.0) + here
-
-    def seconds(self) -> float:
-        """Seconds since the command began, and those of earlier sessions."""
-        return self.earlier.get("seconds", 0.0) + time.perf_counter() - self.started
-
-    def to_first_step(self) -> float:
-        """Seconds from the beginning of the first session to the end of its first step."""
-        here = (self.first_step or self.started) - self.started
-        return self.earlier.get("seconds_to_first_step", here)
-
-    def state_dict(self) -> dict[str, float]:
-        """What was measured so far; it stands beside a checkpoint, not in it."""
-        return {
-            "seconds": self.seconds(),
-            "training_seconds": self.training(),
-            "seconds_to_first_step": self.to_first_step(),
-            "examples": self.examples,
-        }
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """Go on counting where an earlier session stopped."""
-        self.earlier = state
-        self.examples = int(state.get("examples", 0))
+    def reset_best(self) -> None:
+        """Start over with the best value, for when its weights are lost."""
+        self.best, self.best_step = None, 0
 
 
-class Due:
-    """Says in which steps something falls due; a pure function of the step, except for spans in minutes."""
-
-    def __init__(self, span: Span, steps_per_epoch: int) -> None:
-        count, unit = span
-        self.steps = 0 if unit == "minute" else int(count) * (steps_per_epoch if unit == "epoch" else 1)
-        self.seconds = count * 60
-        self.last = time.perf_counter()
-
-    def at(self, step: int) -> bool:
-        """Whether it is due after this step (the first is step 1)."""
-        if self.steps:
-            return step % self.steps == 0
-        if time.perf_counter() - self.last < self.seconds:
-            return False
-        self.last = time.perf_counter()
-        return True
-
-
-class Record:
-    """Losses since the last look, kept on the device and read in one copy.
-
-    Args:
-        lenient: Leave losses that are not finite out of the means, as their steps are left out.
-    """
-
-    def __init__(self, lenient: bool = False) -> None:
-        self.lenient = lenient
-        self.losses: dict[str, list[tuple[Tensor, float | Tensor]]] = {}
-        self.norms: dict[str, Tensor] = {}  # by turn
-
-    def add(self, turn: str, loss: Loss) -> None:
-        """Remember the loss of one micro-batch."""
-        name = "loss" if turn == ALONE else f"loss_{turn}"
-        self.losses.setdefault(name, []).append((loss.total.detach(), loss.weight))
-        for part, value in loss.parts.items():
-            self.losses.setdefault(part, []).append((value.detach(), loss.weight))
-
-    def read(self, readings: dict[str, Tensor]) -> dict[str, float]:
-        """Weighted means of everything remembered, the last gradient norm and the readings; forgets them."""
-        means = {name: _mean(pairs, self.lenient) for name, pairs in self.losses.items()}
-        means |= {name: value.float() for name, value in readings.items()}
-        for turn, norm in self.norms.items():
-            means["grad/norm" if turn == ALONE else f"grad/norm_{turn}"] = norm.float()
-        self.losses, self.norms = {}, {}
-        return _read(means)
-
-    def means(self) -> dict[str, float]:
-        """Weighted means of the losses remembered; they stay remembered."""
-        return _read({name: _mean(pairs, self.lenient) for name, pairs in self.losses.items()})
-
-    def state_dict(self) -> dict[str, Any]:
-        """What is remembered, for a run that goes on in the middle of it."""
-        return {
-            name: {
-                "totals": torch.stack([total for total, _ in pairs]).tolist(),
-                "weights": [float(weight) for _, weight in pairs],
-            }
-            for name, pairs in self.losses.items()
-        }
-
-    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        """Go on from what `state_dict` said."""
-        self.losses = {
-            name: list(zip(torch.tensor(pairs["totals"], device=device).unbind(), pairs["weights"], strict=True))
-            for name, pairs in state.items()
-        }
-
-
-def _read(means: dict[str, Tensor]) -> dict[str, float]:
-    values = torch.stack(list(means.values())).tolist() if means else []
-    return dict(zip(means, values, strict=True))
-
-
-def _mean(pairs: list[tuple[Tensor, float | Tensor]], lenient: bool) -> Tensor:
-    totals = torch.stack([total for total, _ in pairs]).float()
-    weights = [weight for _, weight in pairs]
-    if any(isinstance(weight, Tensor) for weight in weights):
-        counts = torch.stack([torch.as_tensor(w, dtype=torch.float32, device=totals.device) for w in weights])
-    else:
-        counts = torch.tensor(weights, dtype=torch.float32).to(totals.device, non_blocking=True)
-    if lenient:
-        counts, totals = counts * totals.isfinite(), totals.nan_to_num(0.0, 0.0, 0.0)
-    return (totals * counts).sum() / counts.sum()
+def improves(value: float, best: float | None, better: str) -> bool:
+    """Return whether a metric is better than the best so far; NaN and infinite values never are."""
+    if not math.isfinite(value):
+        return False
+    return best is None or (value > best if better == "max" else value < best)

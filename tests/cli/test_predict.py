@@ -25,12 +25,12 @@ from dltrain.data.spec import Source
 from dltrain.datasets.time_series import BUNDLED
 from dltrain.loggers.console import Console
 from dltrain.runs import assemble, dry_run, inference, launch
-from dltrain.runs.inference import plain
+from dltrain.runs.inference import json_values
 from dltrain.storage.checkpoints import Checkpoints
 
 OPTIONS = sorted(file.stem for file in (compose.conf_dir() / "data").glob("*.yaml"))
 SHORT = ["trainer.epochs=null", "trainer.max_steps=2", "device=cpu"]
-TEXT = ["model=gpt", "model.hidden=16", "model.heads=2", "model.depth=1"]
+TEXT = ["model=gpt", "model.hidden_size=16", "model.num_heads=2", "model.num_layers=1"]
 COLUMNS = ["b", "a"]
 
 Small = Callable[[str], list[str]]
@@ -80,18 +80,19 @@ def predict(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 class Known(NamedTuple):
     """A trained model as these tests build it, and the batches of its test split."""
 
-    made: assemble.Parts
+    made: assemble.Components
     batches: Batches
 
 
 def rebuilt(folder: Path, *typed: str, weights: str = "model") -> Known:
+    from dltrain.config.revise import revise_job
     from dltrain.runs import job as stored
 
-    made = assemble.make(stored.revised(stored.load(folder), list(typed))[0])
+    made = assemble.build_components(revise_job(stored.load_job(folder), list(typed))[0])
     state = Checkpoints(folder).load("best.pt")
     made.model.load_state_dict(state["model"] if weights == "model" else state[weights]["model"])
     made.model.eval()
-    return Known(made, dry_run.make_batches(made, made.data.load())["test"])
+    return Known(made, dry_run.build_batches(made, made.data.load())["test"])
 
 
 def outputs_of(known: Known) -> torch.Tensor:
@@ -173,7 +174,7 @@ def test_files_of_a_folder_per_class_are_classified_as_in_the_test(
         folder = tmp_path / ("test" if number % 3 else "train") / ("red" if number % 2 else "blue")
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(folder / f"{number:02}.png")
-    typed = [f"data.path={tmp_path}", "data.side=16", "data.workers=0", "data.batch_size=4"]
+    typed = [f"data.path={tmp_path}", "data.image_size=16", "data.workers=0", "data.batch_size=4"]
     run_folder = train("model=mlp", "data=image_folder", *typed)
     said = predict(run_folder, tmp_path / "test").lines
     assert len(said) == 16
@@ -223,7 +224,7 @@ def test_top_names_the_likeliest_classes_only_also_in_csv(
 def test_averaged_weights_are_those_that_predict(
     train: Train, predict: Callable[..., Said], small: Small, tmp_path: Path
 ) -> None:
-    folder = train("model=mlp", *small("digits"), "regularization.average=0.5", "optimizer.lr=0.05")
+    folder = train("model=mlp", *small("digits"), "regularization.ema_decay=0.5", "optimizer.lr=0.05")
     averaged, live = (rebuilt(folder, weights=name) for name in ("average", "model"))
     np.save(tmp_path / "x.npy", averaged.made.data.load().test.rows["pixels"].numpy())
     said = [line["probability"] for line in predict(folder, tmp_path / "x.npy").lines]
@@ -369,12 +370,12 @@ def test_series_that_cannot_be_forecast_are_refused(
         (short, "at least data.window=24 rows"),
         (other, "the column temperature in"),
         (back, "rows in the order of time"),
-        (hole, "data.holes=interpolate or data.holes=last fills them"),
+        (hole, "data.missing=interpolate or data.missing=last fills them"),
         (tmp_path, "got a folder: "),
     ):
         said = predict(folder, path)
         assert said.code == 2 and "INPUT 1: expected " in said.err and message in said.err
-    assert len(predict(folder, hole, "data.holes=last").lines) == 6
+    assert len(predict(folder, hole, "data.missing=last").lines) == 6
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
@@ -448,7 +449,7 @@ def test_text_comes_from_standard_input_and_bytes_need_no_alphabet(
 
 def test_a_number_that_json_cannot_say_is_null_wherever_it_stands() -> None:
     line = {"outputs": [float("inf"), 1.0, [float("nan")]], "probabilities": {"cat": float("-inf")}, "class": 1}
-    assert plain(line) == {"outputs": [None, 1.0, [None]], "probabilities": {"cat": None}, "class": 1}
+    assert json_values(line) == {"outputs": [None, 1.0, [None]], "probabilities": {"cat": None}, "class": 1}
 
 
 def test_a_list_is_several_cells_of_csv(
@@ -655,7 +656,7 @@ def test_csv_says_what_json_lines_say(train: Train, predict: Callable[..., Said]
 
 
 def test_large_numbers_keep_the_digits_that_tell_them_apart() -> None:
-    assert inference.plain({"far": [2000000510.125, 0.1 + 0.2], "lost": float("inf")}) == {
+    assert inference.json_values({"far": [2000000510.125, 0.1 + 0.2], "lost": float("inf")}) == {
         "far": [2000000510.125, 0.3],
         "lost": None,
     }

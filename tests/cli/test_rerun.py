@@ -118,25 +118,25 @@ def test_a_folder_that_does_not_say_where_it_ran_is_run_again_all_the_same(
 
 
 def test_the_command_that_is_kept_repeats_the_new_run(kept: Kept, rerun: Callable[..., Said], tmp_path: Path) -> None:
-    run = kept("model=mlp", "data=digits", "trainer.max_steps=2", "optimizer.lr=0.3", "model.hidden=8")
-    said = rerun(run, "optimizer.momentum=0.5", "optimizer=momentum", "model.hidden=16")
+    run = kept("model=mlp", "data=digits", "trainer.max_steps=2", "optimizer.lr=0.3", "model.hidden_size=8")
+    said = rerun(run, "optimizer.momentum=0.5", "optimizer=momentum", "model.hidden_size=16")
     assert said.code == 0, said.err
     command = shlex.split((tmp_path / "again" / "command.txt").read_text())
     repeated = compose.compose(command[1:])
-    found = job.load(tmp_path / "again")
-    assert compose.plain(repeated.config) == compose.plain(found.config)
+    found = job.load_job(tmp_path / "again")
+    assert repeated.config == found.config
     assert repeated.choices == found.choices
-    assert (found.config.optimizer.momentum, found.config.model.hidden) == (0.5, 16)
-    assert found.config.optimizer.lr != 0.3  # it was the other optimizer's
+    assert (found.config["optimizer"]["momentum"], found.config["model"]["hidden_size"]) == (0.5, 16)
+    assert found.config["optimizer"]["lr"] != 0.3  # it was the other optimizer's
 
 
 def test_a_user_s_own_module_is_part_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine_of_rerun.py").write_text("x = 1\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     __import__("mine_of_rerun")
-    before = provenance.code(["mine_of_rerun"]), provenance.code([])
+    before = provenance.code_fingerprint(["mine_of_rerun"]), provenance.code_fingerprint([])
     (tmp_path / "mine_of_rerun.py").write_text("x = 2\n")
-    after = provenance.code(["mine_of_rerun"]), provenance.code([])
+    after = provenance.code_fingerprint(["mine_of_rerun"]), provenance.code_fingerprint([])
     assert before[0] != after[0]
     assert before[1] == after[1]
 
@@ -162,7 +162,9 @@ def test_what_makes_no_sense_is_refused_and_leaves_no_folder(
 
 
 def test_a_folder_that_is_taken_is_refused_before_torch_is_imported(plain_run: Path) -> None:
-    script = "import sys; from dltrain import cli; code = cli.main(sys.argv[1:]); print('torch' in sys.modules, code)"
+    script = (
+        "import sys; from dltrain.cli import main; code = main.main(sys.argv[1:]); print('torch' in sys.modules, code)"
+    )
     command = [sys.executable, "-c", script, "rerun", str(plain_run), f"hydra.run.dir={plain_run}"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.stdout.split() == ["False", "2"]

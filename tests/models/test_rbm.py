@@ -7,7 +7,7 @@ import torch
 
 from dltrain.errors import ConfigError
 from dltrain.models.rbm import DBN, RBM
-from dltrain.optim.ema import Average
+from dltrain.optim.ema import EMA
 
 
 def tied(machine: RBM) -> bool:
@@ -37,7 +37,7 @@ def test_a_copy_ties_its_own_weights() -> None:
 
 def test_averaged_weights_are_tied_too() -> None:
     machine = RBM(6, 4)
-    average = Average(machine, 0.5)
+    average = EMA(machine, 0.5)
     with torch.no_grad():
         machine.up.weight.fill_(2.0)
     average.update(machine)
@@ -80,7 +80,7 @@ def test_a_stack_answers_as_a_multilayer_perceptron_of_sigmoid_units() -> None:
 
 @pytest.mark.parametrize("hidden", [[], [5, 0]])
 def test_layers_without_units_are_refused(hidden: list[int]) -> None:
-    with pytest.raises(ConfigError, match=r"model\.hidden"):
+    with pytest.raises(ConfigError, match=r"model\.hidden_size"):
         DBN(6, 3, hidden)
 
 

@@ -16,9 +16,10 @@ from sklearn.linear_model import Lasso
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dltrain.optim.ema import Average
+from dltrain.optim.ema import EMA
 from dltrain.optim.muon import Muon
-from dltrain.optim.optimizer import Optimizer, Regularization
+from dltrain.optim.optimizer import Optimizer
+from dltrain.optim.regularization import Regularization
 from dltrain.optim.schedules import Constant, Cosine, OneCycle, Plateau, Schedule
 from dltrain.tasks.base import Loss
 
@@ -77,7 +78,7 @@ def groups_in_torch(model: nn.Module, weight_decay: float) -> list[dict[str, Any
 def test_l2_equals_torchs_weight_decay_under_sgd(momentum: float, biases: bool) -> None:
     ours, theirs = network(), network()
     make = partial(torch.optim.SGD, lr=0.1, momentum=momentum)
-    train(ours, optimizer_of(ours, make, l2=0.05, biases=biases), 10)
+    train(ours, optimizer_of(ours, make, l2=0.05, decay_biases=biases), 10)
     groups = [{"params": list(theirs.parameters()), "weight_decay": 0.05}] if biases else groups_in_torch(theirs, 0.05)
     train_in_torch(theirs, torch.optim.SGD(groups, lr=0.1, momentum=momentum), 10)
     same(ours, theirs, rtol=1e-6, atol=1e-7)
@@ -109,7 +110,7 @@ def test_biases_and_norm_scales_carry_no_penalty_unless_asked(kind: str, biases:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(1.0)
-    optimizer = optimizer_of(model, biases=biases, **{kind: 0.5})
+    optimizer = optimizer_of(model, decay_biases=biases, **{kind: 0.5})
     optimizer.backward(Loss(sum((p * 0).sum() for p in model.parameters()), 1))  # type: ignore[arg-type]
     optimizer.step(0)
     for parameter in model.parameters():
@@ -143,7 +144,7 @@ def test_the_penalty_is_what_the_gradient_belongs_to() -> None:
     optimizer = optimizer_of(model, partial(torch.optim.SGD, lr=1.0), l1=0.3, l2=0.2)
     matrices = [p for p in model.parameters() if p.ndim > 1]
     expected = sum(0.3 * p.abs().sum() + 0.1 * p.square().sum() for p in matrices)
-    torch.testing.assert_close(optimizer.penalty(), expected.detach())  # type: ignore[union-attr]
+    torch.testing.assert_close(optimizer.regularizer.penalty(), expected.detach())  # type: ignore[union-attr]
     gradients = torch.autograd.grad(expected, matrices)  # type: ignore[arg-type]
     before = [p.detach().clone() for p in matrices]
     optimizer.backward(Loss(sum((p * 0).sum() for p in model.parameters()), 1))  # type: ignore[arg-type]
@@ -415,7 +416,7 @@ def test_an_average_is_the_closed_form_with_its_warm_up() -> None:
     model = nn.Linear(1, 1, bias=False)
     with torch.no_grad():
         model.weight.fill_(1.0)
-    average = Average(model, decay=0.5)
+    average = EMA(model, decay=0.5)
     expected = 1.0
     for n in range(20):
         with torch.no_grad():
@@ -428,7 +429,7 @@ def test_an_average_is_the_closed_form_with_its_warm_up() -> None:
 
 def test_an_average_past_its_warm_up_equals_torchs() -> None:
     model = network()
-    ours = Average(model, decay=0.9)
+    ours = EMA(model, decay=0.9)
     ours.updates = 1000
     theirs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     theirs.update_parameters(model)  # the first call copies
@@ -443,7 +444,7 @@ def test_an_average_past_its_warm_up_equals_torchs() -> None:
 def test_an_average_takes_running_statistics_in_and_copies_masks_and_counts() -> None:
     model = nn.BatchNorm1d(2)
     model.register_buffer("mask", torch.tensor([0.0, -math.inf]))
-    average = Average(model, decay=0.9)
+    average = EMA(model, decay=0.9)
     average.updates = 1000
     model(torch.randn(16, 2, generator=torch.Generator().manual_seed(0)) + 5)
     average.update(model)
@@ -454,12 +455,12 @@ def test_an_average_takes_running_statistics_in_and_copies_masks_and_counts() ->
 
 def test_an_average_resumes_where_it_stopped() -> None:
     model = network()
-    first = Average(model, decay=0.9)
+    first = EMA(model, decay=0.9)
     train(model, optimizer_of(model), 1)
     first.update(model)
     buffer = io.BytesIO()
     torch.save(first.state_dict(), buffer)
-    second = Average(network(1), decay=0.9)
+    second = EMA(network(1), decay=0.9)
     second.load_state_dict(torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))
     for average in (first, second):
         average.update(model)

@@ -1,0 +1,172 @@
+"""Losses, intervals and times that the loop tracks between two logs."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dltrain.tasks.base import Loss
+from dltrain.training.state import Interval
+
+SINGLE_TURN = "train"  # the turn of a task with one turn
+
+
+def log_name(name: str, turn: str) -> str:
+    """Return the name under which a value of a turn is logged; a single turn needs no suffix."""
+    return name if turn == SINGLE_TURN else f"{name}_{turn}"
+
+
+class Timer:
+    """Measures a run; never influences what is computed.
+
+    Args:
+        started: When the command began, as given by `time.perf_counter`.
+    """
+
+    def __init__(self, started: float) -> None:
+        self.started = started
+        self.training_since = time.perf_counter()
+        self.ended: float | None = None
+        self.paused = 0.0
+        self.pauses = 0
+        self.examples = 0
+        self.first_step: float | None = None
+        self.earlier: dict[str, float] = {}
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Do not count the time as training: for evaluation and checkpoints."""
+        begun = time.perf_counter()
+        self.pauses += 1
+        try:
+            yield
+        finally:
+            self.pauses -= 1
+            if not self.pauses:  # a checkpoint within an evaluation counts once
+                self.paused += time.perf_counter() - begun
+
+    def begin(self) -> None:
+        """Start the training time."""
+        self.training_since, self.paused = time.perf_counter(), 0.0
+
+    def end(self) -> None:
+        """Stop the training time."""
+        self.ended = time.perf_counter()
+
+    def training_seconds(self) -> float:
+        """Return the seconds spent on training so far, earlier sessions included."""
+        here = (self.ended or time.perf_counter()) - self.training_since - self.paused
+        return self.earlier.get("training_seconds", 0.0) + here
+
+    def total_seconds(self) -> float:
+        """Return the seconds since the command began, plus those of earlier sessions."""
+        return self.earlier.get("seconds", 0.0) + time.perf_counter() - self.started
+
+    def seconds_to_first_step(self) -> float:
+        """Return the seconds from the start of the first session to the end of its first step."""
+        here = (self.first_step or self.started) - self.started
+        return self.earlier.get("seconds_to_first_step", here)
+
+    def state_dict(self) -> dict[str, float]:
+        """Return the measurements so far; they are stored in the manifest, not in the checkpoint."""
+        return {
+            "seconds": self.total_seconds(),
+            "training_seconds": self.training_seconds(),
+            "seconds_to_first_step": self.seconds_to_first_step(),
+            "examples": self.examples,
+        }
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Continue from the measurements of an earlier session."""
+        self.earlier = state
+        self.examples = int(state.get("examples", 0))
+
+
+class Trigger:
+    """Fires at regular intervals: determined by the step alone, except for intervals in minutes."""
+
+    def __init__(self, interval: Interval, epoch_steps: int) -> None:
+        count, unit = interval
+        self.steps = 0 if unit == "minute" else int(count) * (epoch_steps if unit == "epoch" else 1)
+        self.seconds = count * 60
+        self.last = time.perf_counter()
+
+    def fires(self, step: int) -> bool:
+        """Return whether the interval ends with this step, counted from 1."""
+        if self.steps:
+            return step % self.steps == 0
+        if time.perf_counter() - self.last < self.seconds:
+            return False
+        self.last = time.perf_counter()
+        return True
+
+
+class LossBuffer:
+    """Keeps losses on the device and reads them in one copy.
+
+    Args:
+        skip_non_finite: Leave NaN and infinite losses out of the means, as their steps are skipped.
+    """
+
+    def __init__(self, skip_non_finite: bool = False) -> None:
+        self.skip_non_finite = skip_non_finite
+        self.losses: dict[str, list[tuple[Tensor, float | Tensor]]] = {}
+        self.norms: dict[str, Tensor] = {}  # by turn
+
+    def add(self, turn: str, loss: Loss) -> None:
+        """Buffer the loss of one micro-batch."""
+        self.losses.setdefault(log_name("loss", turn), []).append((loss.total.detach(), loss.weight))
+        for part, value in loss.parts.items():
+            self.losses.setdefault(part, []).append((value.detach(), loss.weight))
+
+    def read(self, readings: dict[str, Tensor]) -> dict[str, float]:
+        """Return and clear the weighted mean losses and the last gradient norms, together with `readings`."""
+        means = self._means() | {name: value.float() for name, value in readings.items()}
+        for turn, norm in self.norms.items():
+            means[log_name("grad/norm", turn)] = norm.float()
+        self.losses, self.norms = {}, {}
+        return _to_host(means)
+
+    def means(self) -> dict[str, float]:
+        """Return the weighted mean losses without clearing them."""
+        return _to_host(self._means())
+
+    def _means(self) -> dict[str, Tensor]:
+        return {name: _weighted_mean(pairs, self.skip_non_finite) for name, pairs in self.losses.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the losses that are not read yet."""
+        return {
+            name: {
+                "totals": torch.stack([total for total, _ in pairs]).tolist(),
+                "weights": [float(weight) for _, weight in pairs],
+            }
+            for name, pairs in self.losses.items()
+        }
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Restore what `state_dict` returned, on a device."""
+        self.losses = {
+            name: list(zip(torch.tensor(pairs["totals"], device=device).unbind(), pairs["weights"], strict=True))
+            for name, pairs in state.items()
+        }
+
+
+def _to_host(values: dict[str, Tensor]) -> dict[str, float]:
+    numbers = torch.stack(list(values.values())).tolist() if values else []
+    return dict(zip(values, numbers, strict=True))
+
+
+def _weighted_mean(pairs: list[tuple[Tensor, float | Tensor]], skip_non_finite: bool) -> Tensor:
+    totals = torch.stack([total for total, _ in pairs]).float()
+    weights = [weight for _, weight in pairs]
+    if any(isinstance(weight, Tensor) for weight in weights):
+        counts = torch.stack([torch.as_tensor(w, dtype=torch.float32, device=totals.device) for w in weights])
+    else:
+        counts = torch.tensor(weights, dtype=torch.float32).to(totals.device, non_blocking=True)
+    if skip_non_finite:
+        counts, totals = counts * totals.isfinite(), totals.nan_to_num(0.0, 0.0, 0.0)
+    return (totals * counts).sum() / counts.sum()
