@@ -182,7 +182,7 @@ def test_a_picture_of_another_size_needs_a_word_and_another_name_is_refused(
     picture = sorted(root.rglob("*.png"))[0]
     picture.write_bytes(picture.read_bytes() + b"0")
     assert main.main(["resume", str(run), "trainer.epochs=2"]) == 2
-    assert "data.on_bad_sample=skip goes on" in capsys.readouterr().err
+    assert "data.on_bad_sample=skip resumes" in capsys.readouterr().err
     assert main.main(["resume", str(run), "trainer.epochs=2", "data.on_bad_sample=skip"]) == 0
     picture.rename(picture.with_name("other.png"))
     assert main.main(["resume", str(run), "trainer.epochs=3", "data.on_bad_sample=skip"]) == 2
