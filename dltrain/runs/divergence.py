@@ -11,7 +11,8 @@ from dltrain.runs.assemble import Components
 from dltrain.runs.dry_run import prepare_run
 from dltrain.runs.restore import newest_checkpoint
 from dltrain.training import nan_trace
-from dltrain.training.loop import Diverged, Loop
+from dltrain.training.divergence import Diverged
+from dltrain.training.loop import Loop
 from dltrain.training.signals import Stopped
 
 
@@ -43,11 +44,11 @@ def trace_divergence(
             loop = build_loop(components, batches)
             if saved:
                 loop.load_state_dict(saved.content, {})
-            report = nan_trace.find(loop, noticed)
+            report = nan_trace.trace(loop, noticed)
     except Exception as error:  # a failed search must not hide the divergence
         return f"{diverged}. The search for its cause failed: {type(error).__name__}: {error}", {}
     except Stopped:
         return f"{diverged}. The search for its cause was interrupted", {}
     if report is None:
         return f"{diverged}. All steps were finite when repeated: this run is not deterministic", {}
-    return nan_trace.sentence(report), report
+    return nan_trace.summarize(report), report

@@ -78,6 +78,6 @@ def restore_loop(loop: Loop, saved: SavedState, checkpoints: Checkpoints, consol
     best = checkpoints.path / checkpoints.named(BEST)
     if loop.state.best is not None and (damage := checkpoints.damage(best)):
         console.warn(f"{best}: ignored, {damage}; the best checkpoint is now searched from here on")
-        loop.reset_best()
+        loop.state.reset_best()
     saved.content.clear()
     console.say(f"resumed at step {count(loop.state.step)} from {saved.name}")

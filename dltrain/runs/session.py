@@ -23,7 +23,8 @@ from dltrain.runs.restore import SavedState, restore_loop, warn_missing_logs
 from dltrain.storage import run_dir
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.training.device import is_out_of_memory
-from dltrain.training.loop import Diverged, Loop
+from dltrain.training.divergence import Diverged
+from dltrain.training.loop import Loop
 from dltrain.training.meters import Timer
 from dltrain.training.run_logger import RunLogger
 from dltrain.training.signals import NAMES, SAVES, Stop, Stopped
@@ -139,7 +140,7 @@ class Session:
         warn_missing_logs(self.home.path, self.start_step, self.console)
         self.tracker = Tracker(self.home.path, self._first_step_to_log())
         loop = self._build_loop(self.components, self.batches)
-        self.report.print_start(loop.steps)
+        self.report.print_start(loop.stages.steps)
         if self.saved is None:
             self.report.log_config(self.tracker)
         else:
@@ -175,8 +176,8 @@ class Session:
 
     def _test(self, loop: Loop, tracker: Tracker) -> dict[str, Any]:
         """Evaluate the best weights on the test split; write, print and return the result."""
-        evaluation = loop.evaluate(self.batches["test"])
-        shown, filters = loop.show(evaluation), draw.first_filters(loop.eval_model)
+        evaluation = loop.evaluator.evaluate(self.batches["test"])
+        shown, filters = loop.evaluator.show(evaluation), draw.first_filters(loop.evaluator.model)
         result = self.report.result(loop, self.timer, evaluation)
         self.stop.finish()  # what follows is quick, and a later session would repeat an interrupted half of it
         step = loop.state.step
