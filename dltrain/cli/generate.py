@@ -15,7 +15,7 @@ from dltrain.data.inputs import Given, check
 from dltrain.errors import ConfigError, OutOfMemory, nearest, problem
 from dltrain.loggers.console import Console
 from dltrain.runs import job as stored
-from dltrain.storage.atomic import write_whole
+from dltrain.storage.atomic import write_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,7 +80,7 @@ def main(command: Command, started: float) -> int:
     step = restore(parts, path, f"{asked.checkpoint}.pt")
     made = made_up(parts, asked)
     write(out, export.encoded(made, out, spec), asked.force)
-    Console().say(f"{path}: {asked.checkpoint} checkpoint, of step {step:,}: {len(made.examples):,} examples")
+    Console().info(f"{path}: {asked.checkpoint} checkpoint, of step {step:,}: {len(made.examples):,} examples")
     print(out)
     return 0
 
@@ -237,6 +237,6 @@ def write(path: Path, content: bytes, force: bool) -> None:
     """
     refuse_existing(path, force)
     try:
-        write_whole(path, content)
+        write_atomic(path, content)
     except OSError as error:
         raise ConfigError(problem("--out", f"a file that can be written at {path}", error.strerror)) from error

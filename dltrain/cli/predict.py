@@ -83,9 +83,9 @@ def main(command: Command, started: float) -> int:
     wishes = wishes_of(asked, parts.task)
     trained = rebuild(parts, path, f"{asked.checkpoint}.pt")
     console = Console()
-    console.say(f"{path}: {asked.checkpoint} checkpoint, of step {trained.step:,}")
+    console.info(f"{path}: {asked.checkpoint} checkpoint, of step {trained.step:,}")
     for note in trained.notes:
-        console.warn(f"{path}: {note}")
+        console.warning(f"{path}: {note}")
     given = Given(tuple(names), asked.text, asked.batch or 2 * trained.parts.data.batch_size)
     write(trained.predict(given, wishes), asked.format, asked.top)
     return 0

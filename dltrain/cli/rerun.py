@@ -30,9 +30,9 @@ def main(command: Command, started: float) -> int:
     path, typed, allow = one_run(command)
     job, changed = stored.revised(stored.load(path, allow), typed)
     changed.pop(stored.RUN_DIR, None)
-    run_dir.check(job.run_dir, compose.default_root())
+    run_dir.check_available(job.run_dir, compose.default_root())
     console = Console()
-    console.say(f"{job.title()} (again)")
+    console.info(f"{job.title()} (again)")
     job.ready()
     from dltrain.runs.launch import train
 

@@ -26,8 +26,8 @@ def main(command: Command, started: float) -> int:
     if job.config.trainer.resume == "auto" and (path := earlier(job)) is not None:
         before = compose.plain(stored.load(path, job.allow).config)
         return go_on(job, path, stored.differences(before, compose.plain(job.config)), console, started)
-    run_dir.check(job.run_dir, compose.default_root())
-    console.say(job.title())
+    run_dir.check_available(job.run_dir, compose.default_root())
+    console.info(job.title())
     job.ready()
     from dltrain.runs.launch import train
 

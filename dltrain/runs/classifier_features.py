@@ -12,7 +12,7 @@ from dltrain.data.spec import Data, Spec
 from dltrain.errors import CheckpointError, ConfigError, problem
 from dltrain.runs import job as stored
 from dltrain.runs.assemble import Parts, make_model, make_task, node
-from dltrain.storage.checkpoint_format import MISFIT, weights_of
+from dltrain.storage.checkpoint_format import STATE_ERRORS, effective_weights
 from dltrain.storage.checkpoints import BEST, Checkpoints
 from dltrain.tasks.classification import Classification
 from dltrain.tasks.pixel_range import Scale
@@ -95,13 +95,13 @@ def load(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> Features:
             raise ConfigError(_refused("with the task classification", type(task).__name__.lower(), path))
         refuse_other_pictures(data.spec, spec, path)
         model = make_model(job, facts)
-        model.load_state_dict(weights_of(Checkpoints(path).load(BEST)))
+        model.load_state_dict(effective_weights(Checkpoints(path).load(BEST)))
         network = Features(model, Scale(data.spec.low, data.spec.high), name_of(path, job))
         network(torch.zeros(2, *(spec.shape or ())))
         return network
     except (ConfigError, CheckpointError) as error:
         raise ConfigError(*(p if p.startswith(KEY) else f"{KEY}: {path}: {p}" for p in error.problems)) from error
-    except MISFIT as error:  # the weights do not fit, or the model is not such a classifier
+    except STATE_ERRORS as error:  # the weights do not fit, or the model is not such a classifier
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConfigError(_refused("whose model ends in a linear layer", reason, path)) from error
 

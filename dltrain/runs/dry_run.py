@@ -16,7 +16,7 @@ from dltrain.data.worker_pool import TIMEOUT_S
 from dltrain.errors import ConfigError, problem
 from dltrain.runs import classifier_features, provenance
 from dltrain.runs.assemble import Parts, make, make_optimizer
-from dltrain.storage.checkpoints import unreadable
+from dltrain.storage.checkpoints import load_error
 
 
 @contextlib.contextmanager
@@ -71,7 +71,7 @@ def refuse_unreadable(parts: Parts) -> None:
     """
     for group, state in (("model", parts.model.state_dict()), ("task", parts.task.state_dict())):
         for name, value in state.items():
-            if not isinstance(value, torch.Tensor) and (reason := unreadable(value)):
+            if not isinstance(value, torch.Tensor) and (reason := load_error(value)):
                 kept = f"{group} (its state_dict, {name})"
                 raise ConfigError(problem(kept, "tensors and plain Python", type(value).__name__, f"{reason}."))
 

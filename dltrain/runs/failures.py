@@ -12,7 +12,7 @@ from dltrain.training.device import peak_memory_mb
 def ways_on(state: str, run: Path, checkpoints: Checkpoints) -> list[str]:
     """Where the run lies, where it stands, and the command that goes on."""
     lines, place = [f"The run lies in {run}"], shlex.quote(str(run))
-    if steps := [entry["step"] for entry in checkpoints.manifest().values()]:
+    if steps := [entry["step"] for entry in checkpoints.read_manifest().values()]:
         lines.append(f"Its last checkpoint is that of step {max(steps)}.")
     ways = {
         "diverged": f"A new run with a lower rate: dltrain rerun {place} optimizer.lr=...",
@@ -38,6 +38,6 @@ def could_not_write(error: OSError, run: Path, checkpoints: Checkpoints) -> str:
     if not run.is_dir():
         return f"the run's folder is gone: {run}"
     free = shutil.disk_usage(run).free / 1e6
-    sizes = [entry["bytes"] for entry in checkpoints.manifest().values() if "bytes" in entry]
+    sizes = [entry["bytes"] for entry in checkpoints.read_manifest().values() if "bytes" in entry]
     needed = f", a checkpoint takes {max(sizes) / 1e6:,.1f} MB" if sizes else ""
     return f"could not write: {error.strerror or error}: {error.filename or run}; {free:,.0f} MB are free there{needed}"

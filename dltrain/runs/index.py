@@ -10,7 +10,7 @@ from typing import Any
 
 from dltrain.runs import provenance
 from dltrain.storage import run_dir
-from dltrain.storage.safe_read import content, is_number, mapping, named, text
+from dltrain.storage.safe_read import get_mapping, is_number, parse_mapping, read_mapping, read_text
 
 CHOSEN = ("model", "data", "task")  # choices that have a column of their own
 TAIL_BYTES = 4096  # more than a line of metrics.jsonl has
@@ -27,9 +27,9 @@ def row_of(path: Path) -> Row:
     (``min`` or ``max``), state, error, step, age (seconds since it was last written to), updated (the same as a time),
     time (seconds that it took), choices, typed.
     """
-    status, result, began = run_dir.status_of(path), content(path / "result.json"), provenance.recorded(path)
-    entries = [entry for entry in content(path / MANIFEST).values() if isinstance(entry, dict)]
-    state, choices = state_of(path, status), named(began, "choices")
+    status, result, began = run_dir.read_status(path), read_mapping(path / "result.json"), provenance.recorded(path)
+    entries = [entry for entry in read_mapping(path / MANIFEST).values() if isinstance(entry, dict)]
+    state, choices = state_of(path, status), get_mapping(began, "choices")
     updated = touched(path)
     took = spent(status, entries, time.time() if state == "running" else updated)
     steps = [status.get("step"), *(entry.get("step") for entry in entries)]
@@ -37,12 +37,12 @@ def row_of(path: Path) -> Row:
     return {
         "folder": str(path),
         **{group: choices.get(group) for group in CHOSEN},
-        **figure(result, entries, named(began, "metric")),
+        **figure(result, entries, get_mapping(began, "metric")),
         "state": state,
         "error": status.get("error"),
         "step": greatest(steps),
         "age": max(0.0, time.time() - updated),
-        "updated": run_dir.stamp(updated),
+        "updated": run_dir.iso_time(updated),
         "time": greatest([result.get("seconds")]) or took,
         "choices": choices,
         "typed": typed(path),
@@ -76,7 +76,7 @@ def greatest(values: Iterable[Any]) -> Any:
 def figure(result: dict[str, Any], entries: list[dict[str, Any]], known: dict[str, Any]) -> Row:
     """The figure by which a run is judged: that of the test, before that the best of validation so far."""
     name = str(result.get("metric") or known.get("name"))
-    value, split = greatest([named(result, "test").get(name)]), "test"
+    value, split = greatest([get_mapping(result, "test").get(name)]), "test"
     if value is None:
         best = [entry.get("metric") for entry in entries if entry.get("best")]
         value, split = greatest(best[-1:]), "val"
@@ -100,7 +100,7 @@ def last_step(path: Path) -> Any:
         with path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
             lines = file.read().split(b"\n")[:-1]
-        return mapping(lines[-1].decode()).get("step") if lines else None
+        return parse_mapping(lines[-1].decode()).get("step") if lines else None
     except (OSError, ValueError):
         return None
 
@@ -108,7 +108,7 @@ def last_step(path: Path) -> Any:
 def typed(path: Path) -> str | None:
     """What the run's command said besides the choices that have a column, and besides where it goes."""
     try:
-        words = shlex.split(text(path / "command.txt"))[1:]
+        words = shlex.split(read_text(path / "command.txt"))[1:]
     except (OSError, ValueError):
         return None
     named = tuple(f"{group}=" for group in CHOSEN)

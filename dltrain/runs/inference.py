@@ -22,7 +22,7 @@ from dltrain.runs import provenance
 from dltrain.runs.assemble import Parts, make
 from dltrain.runs.dry_run import batches_of
 from dltrain.storage import safe_read
-from dltrain.storage.checkpoint_format import MISFIT, weights_of
+from dltrain.storage.checkpoint_format import STATE_ERRORS, effective_weights
 from dltrain.storage.checkpoints import BEST, Checkpoints
 from dltrain.tasks.base import Evaluation
 from dltrain.training.evaluation import measure
@@ -123,10 +123,10 @@ def refuse_other_classes(parts: Parts, path: Path) -> None:
         ConfigError: With both.
     """
     try:
-        config = yaml.safe_load(safe_read.plain_yaml(path / "config.yaml"))
+        config = yaml.safe_load(safe_read.read_yaml_text(path / "config.yaml"))
     except (OSError, ValueError, YAMLError):
         return  # the folder does not say
-    known, now = (safe_read.named(found, "task").get("class_names") for found in (config, parts.config))
+    known, now = (safe_read.get_mapping(found, "task").get("class_names") for found in (config, parts.config))
     if known and known != now and redaction.MASK not in str(known):
         raise ConfigError(problem("data (classes)", " ".join(map(str, known)), " ".join(map(str, now or ()))))
 
@@ -151,7 +151,7 @@ def restore(parts: Parts, path: Path, name: str) -> int:
             ways = f"dltrain resume {path} goes on with the run, dltrain rerun {path} begins it anew"
             raise CheckpointError(f"{path}: no checkpoint was written yet. {ways}") from None
         other = "best" if name != BEST else "last"
-        there = (saved.path / saved.named(f"{other}.pt")).is_file()
+        there = (saved.path / saved.resolve(f"{other}.pt")).is_file()
         raise CheckpointError(*error.problems, *([f"Another one may do: --checkpoint {other}"] * there)) from None
     load_weights(parts, state, path / "checkpoints" / name)
     parts.model.eval()
@@ -178,9 +178,9 @@ def load_weights(parts: Parts, state: dict[str, Any], file: Path) -> None:
         CheckpointError: When they do not fit the model.
     """
     try:
-        parts.model.load_state_dict(weights_of(state))
+        parts.model.load_state_dict(effective_weights(state))
         parts.task.load_state_dict(state["task"])
-    except MISFIT as error:
+    except STATE_ERRORS as error:
         wrong = str(error).splitlines()[:2] or [type(error).__name__]
         reason = " ".join(line.strip() for line in wrong)
         raise CheckpointError(f"{file}: refused, it does not fit this model: {reason}") from None

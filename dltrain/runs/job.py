@@ -38,7 +38,7 @@ def load(path: Path, allow: Iterable[str] = ()) -> Job:
         ConfigError: When the folder does not say.
     """
     try:
-        content: Any = OmegaConf.to_container(OmegaConf.create(safe_read.plain_yaml(path / JOB)))
+        content: Any = OmegaConf.to_container(OmegaConf.create(safe_read.read_yaml_text(path / JOB)))
         config = OmegaConf.create(content["config"])
         choices, typed, dirs = (content[name] for name in ("choices", "overrides", "config_dirs"))
         refuse_other_kinds(content["config"], choices, [*typed, *dirs])
@@ -86,7 +86,7 @@ def find(name: str) -> Path:
         ConfigError: Naming the nearest ones, or what in the folder is neither a file nor a folder.
     """
     path = located(name)
-    run_files.refuse_strange(path)
+    run_files.refuse_special(path)
     return path
 
 
@@ -233,7 +233,7 @@ def differences(before: Any, after: Any, prefix: str = "") -> dict[str, tuple[An
 
 def is_finished(path: Path) -> bool:
     """Whether the run in a folder has nothing left to do: it ended as it should, and not because its time was up."""
-    if folder.status_of(path).get("state") != "finished":
+    if folder.read_status(path).get("state") != "finished":
         return False
-    result = safe_read.content(path / "result.json")
+    result = safe_read.read_mapping(path / "result.json")
     return bool(result) and not result.get("out_of_time")

@@ -14,7 +14,7 @@ from dltrain.runs.dry_run import built
 from dltrain.runs.report import environment
 from dltrain.runs.session import Outcome, Session, newest
 from dltrain.storage import run_dir
-from dltrain.storage.checkpoint_format import refuse_misfit
+from dltrain.storage.checkpoint_format import refuse_mismatch
 from dltrain.training.signals import Stop
 from dltrain.training.stages import Stages
 from dltrain.training.state import Clock
@@ -45,7 +45,7 @@ def train(
     alone = path is None
     path = path or job.run_dir
     root = compose.default_root()
-    run_dir.check(path, root)
+    run_dir.check_available(path, root)
     stop = stop or Stop()
     with stop.listening(), built(job) as (parts, batches):
         if origin is not None:
@@ -78,7 +78,7 @@ def resume(
         saved, notes = newest(path)
         with built(job, notes, path) as (parts, batches):
             if saved:
-                refuse_misfit(saved[0], saved[1]["model"], parts.model.state_dict())
+                refuse_mismatch(saved[0], saved[1]["model"], parts.model.state_dict())
                 refuse_shorter(saved[1]["loop"]["step"], parts, batches)
             return Session(job, parts, batches, console, home, Clock(started), stop, alone, saved, fresh=False).go()
 

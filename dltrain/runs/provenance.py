@@ -36,7 +36,7 @@ class Origin:
         """Say what differs from that run; ``now`` is what `dltrain.runs.report.environment` says."""
         found = {**self.changed, **differences(recorded(self.path), now)}
         if not found:
-            console.say(f"nothing differs from {self.path}: the same bytes are to be expected")
+            console.info(f"nothing differs from {self.path}: the same bytes are to be expected")
             return
         console.start(
             f"what differs from {self.path}, then and now:",
@@ -46,7 +46,7 @@ class Origin:
 
 def recorded(path: Path) -> dict[str, Any]:
     """What a run's folder says about where the run began; empty where it does not say."""
-    return safe_read.content(path / ENVIRONMENT)
+    return safe_read.read_mapping(path / ENVIRONMENT)
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -11,7 +11,8 @@ import torch
 from dltrain import redaction
 from dltrain.config.compose import Job
 from dltrain.data.loader import Batches
-from dltrain.loggers.console import Console, count, duration
+from dltrain.loggers.console import Console
+from dltrain.loggers.formatting import format_count, format_duration
 from dltrain.loggers.tracker import Tracker
 from dltrain.runs import provenance
 from dltrain.runs.assemble import Parts
@@ -57,20 +58,20 @@ class Report:
         """Say what will run."""
         parts, choices = self.parts, self.job.choices
         sizes = ", ".join(
-            f"{count(self.batches[s].examples)} {s}" for s in ("train", "val", "test") if s in self.batches
+            f"{format_count(self.batches[s].examples)} {s}" for s in ("train", "val", "test") if s in self.batches
         )
         self.console.start(
             "",
             {
-                "model": f"{choices['model']}, {count(self.parameters)} parameters",
+                "model": f"{choices['model']}, {format_count(self.parameters)} parameters",
                 "data": f"{choices['data']}: {sizes}",
-                "task": f"{choices['task']}, {count(steps)} steps of {parts.data.batch_size}",
+                "task": f"{choices['task']}, {format_count(steps)} steps of {parts.data.batch_size}",
                 "device": parts.device.describe(),
                 "folder": str(self.folder),
             },
         )
         for note in parts.notes:
-            self.console.say(note)
+            self.console.info(note)
 
     def explain(self, tracker: Tracker) -> None:
         """Keep configuration and command in TensorBoard."""
@@ -109,14 +110,16 @@ class Report:
         """The table at the end."""
         table(self.console, result["test"], result["baselines"], self.alone)
         if "features" in result:
-            self.console.say(comparable(result["features"]))
-        self.console.say(f"{duration(result['seconds'])} in all, {count(int(result['samples_per_second']))} samples/s")
+            self.console.info(comparable(result["features"]))
+        self.console.info(
+            f"{format_duration(result['seconds'])} in all, {format_count(int(result['samples_per_second']))} samples/s"
+        )
         if self.bad:
-            self.console.say(f"{count(len(self.bad))} examples could not be read and were left out:")
+            self.console.info(f"{format_count(len(self.bad))} examples could not be read and were left out:")
             for mistake in self.bad[:SHOWN_MISTAKES]:
-                self.console.say(f"  {mistake}")
-        self.console.say(f"run          {self.folder}")
-        self.console.say(f"tensorboard --logdir {shlex.quote(str(self.folder))}")
+                self.console.info(f"  {mistake}")
+        self.console.info(f"run          {self.folder}")
+        self.console.info(f"tensorboard --logdir {shlex.quote(str(self.folder))}")
 
     def choices(self) -> dict[str, Any]:
         """What tells this run from others in TensorBoard's HParams tab."""
@@ -158,7 +161,7 @@ def table(
     rows += [[name, *[number(values.get(m)) for m in metrics]] for name, values in baselines.items()]
     console.table("", ["", *metrics], rows, results=results)
     if metrics.get("skill") is not None and baselines:
-        console.say(skill(metrics["skill"], baselines))
+        console.info(skill(metrics["skill"], baselines))
 
 
 def seen_through(task: Task, evaluation: Evaluation) -> dict[str, str]:

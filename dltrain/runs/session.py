@@ -14,7 +14,8 @@ from dltrain import redaction
 from dltrain.config.compose import Job
 from dltrain.data.loader import Batches
 from dltrain.errors import CheckpointError, ConfigError, OutputError, WorkerError
-from dltrain.loggers.console import Console, count
+from dltrain.loggers.console import Console
+from dltrain.loggers.formatting import format_count
 from dltrain.loggers.tracker import EVENTS, METRICS, Tracker
 from dltrain.optim.ema import Average
 from dltrain.plots import draw
@@ -24,7 +25,7 @@ from dltrain.runs.assemble import Parts, make_optimizer
 from dltrain.runs.dry_run import built
 from dltrain.runs.report import Report, command, environment, finite
 from dltrain.storage import run_dir
-from dltrain.storage.checkpoint_format import MISFIT
+from dltrain.storage.checkpoint_format import STATE_ERRORS
 from dltrain.storage.checkpoints import BEST, Checkpoints
 from dltrain.training import nan_trace
 from dltrain.training.device import is_out_of_memory
@@ -72,7 +73,7 @@ class Session:
         parts: Parts,
         batches: dict[str, Batches],
         console: Console,
-        home: run_dir.Folder,
+        home: run_dir.RunDir,
         clock: Clock,
         stop: Stop,
         alone: bool,
@@ -84,7 +85,7 @@ class Session:
         self.report = Report(job, parts, batches, console, home.path, alone)
         trainer = parts.config["trainer"]
         self.checkpoints = Checkpoints(home.path, trainer["keep_last"], trainer["keep_best"], self.sync)
-        self.stop.leave, self.stop.requeue = self.leave, trainer["requeue"] and slurm.is_here()
+        self.stop.leave, self.stop.requeue = self.abort, trainer["requeue"] and slurm.is_here()
         self.begun = saved[1]["loop"]["step"] if saved else 0  # steps that earlier sessions have taken
         self.tracker: Tracker | None = None
         self.loop: Loop | None = None
@@ -101,14 +102,14 @@ class Session:
             result, state, error = self.work(), "finished", None
         except (ConfigError, CheckpointError) as reason:
             if self.step == self.begun:
-                self.withdraw()
+                self.discard()
                 if not self.fresh:
-                    self.home.status("failed", reason.code, self.step, str(reason))
+                    self.home.write_status("failed", reason.code, self.step, str(reason))
                 raise
             state, error = "failed", str(reason)
         except Stopped as reason:
             if self.fresh and self.loop is None:  # nothing was done, nothing stays
-                self.withdraw()
+                self.discard()
                 raise
             state, error = "interrupted", reason.reason
         except KeyboardInterrupt:  # where no handler could be set: in a thread of a user's own program
@@ -130,29 +131,29 @@ class Session:
     def work(self) -> dict[str, Any]:
         """All of it, from the files of a new run to its result."""
         home, saved = self.home, self.saved
-        self.write_down()
-        home.status("running", step=self.begun)
-        self.console.attach(home.path / "train.log")
+        self.save_metadata()
+        home.write_status("running", step=self.begun)
+        self.console.open_log(home.path / "train.log")
         self.checkpoints.open()
-        self.mourn()
+        self.warn_missing_logs()
         tracker = self.tracker = Tracker(home.path, self.first_step_to_write())
         loop = self.make_loop(self.parts, self.batches, tracker)
         self.report.announce(loop.steps)
         if saved is None:
             self.report.explain(tracker)
         else:
-            self.go_on(loop, *saved)
+            self.restore(loop, *saved)
         self.loop = loop
         with self.stop.within(self.minutes_left()):
             return self.train_and_test(loop, tracker)
 
-    def mourn(self) -> None:
+    def warn_missing_logs(self) -> None:
         """Say which curves of earlier sessions are gone; a checkpoint does not hold them."""
         lost = [name for name in (METRICS, EVENTS) if not any(self.home.path.glob(f"{name}*"))]
         if self.begun and lost:
-            self.console.warn(f"{' and '.join(lost)}: not there, what was logged up to step {self.begun} is lost")
+            self.console.warning(f"{' and '.join(lost)}: not there, what was logged up to step {self.begun} is lost")
 
-    def write_down(self) -> None:
+    def save_metadata(self) -> None:
         """What the run is, before it starts or goes on: longer than it was first asked to, perhaps."""
         home, config = self.home, OmegaConf.to_yaml(OmegaConf.create(redaction.masked(self.parts.config)))
         home.write(stored.JOB, stored.dump(self.job))  # first: from here on the run can be resumed
@@ -161,23 +162,23 @@ class Session:
         if self.saved is None:
             home.write_json(provenance.ENVIRONMENT, environment(self.job, self.parts))
 
-    def go_on(self, loop: Loop, name: str, state: dict[str, Any]) -> None:
+    def restore(self, loop: Loop, name: str, state: dict[str, Any]) -> None:
         """Take up a checkpoint.
 
         Raises:
             CheckpointError: When it is not one of such a run; its file is whole, so somebody has made it so.
         """
         try:
-            loop.load_state_dict(state, self.checkpoints.manifest().get(name, {}))
-        except MISFIT as error:
+            loop.load_state_dict(state, self.checkpoints.read_manifest().get(name, {}))
+        except STATE_ERRORS as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise CheckpointError(f"{name}: refused, this run cannot go on with it. {reason}") from error
-        best = self.checkpoints.path / self.checkpoints.named(BEST)
-        if loop.state.best is not None and (damage := self.checkpoints.damage(best)):
-            self.console.warn(f"{best}: passed over, {damage}; the best is now that of what follows")
+        best = self.checkpoints.path / self.checkpoints.resolve(BEST)
+        if loop.state.best is not None and (damage := self.checkpoints.find_damage(best)):
+            self.console.warning(f"{best}: passed over, {damage}; the best is now that of what follows")
             loop.forget_best()
         state.clear()  # it is in place: do not hold it twice
-        self.console.say(f"goes on at step {count(loop.state.step)} with {name}")
+        self.console.info(f"goes on at step {format_count(loop.state.step)} with {name}")
 
     def train_and_test(self, loop: Loop, tracker: Tracker) -> dict[str, Any]:
         """The loop, then the best weights on the test split; writes and shows the result."""
@@ -216,19 +217,19 @@ class Session:
         if self.tracker is not None:
             self.tracker.sync()
 
-    def withdraw(self) -> None:
+    def discard(self) -> None:
         """Leave nothing of a run that never began; what an earlier session left stays."""
-        self.console.detach()
+        self.console.close_log()
         self.checkpoints.close()
         if self.tracker is not None:
             self.tracker.close()
         if self.fresh:
             self.home.discard()
 
-    def leave(self, code: int) -> None:
+    def abort(self, code: int) -> None:
         """A second signal came: nothing half-written may stay."""
-        self.checkpoints.abandon()
-        self.home.status("interrupted", code, self.step, "left at once")
+        self.checkpoints.remove_temp()
+        self.home.write_status("interrupted", code, self.step, "left at once")
 
     def end(self, state: str, result: dict[str, Any], error: str | None) -> Outcome:
         """Write down how the run ended, as far as the disk lets us."""
@@ -237,12 +238,12 @@ class Session:
             state, error = "failed", late
         code = NAMES.get(str(error), 143) if state == "interrupted" else EXIT[state]
         with contextlib.suppress(OSError):
-            self.home.status(state, code, self.step, error)
+            self.home.write_status(state, code, self.step, error)
         if error:
             self.console.error([f"{state}: {error}", *failures.ways_on(state, self.home.path, self.checkpoints)])
         if state == "interrupted" and error == SAVES.name and self.stop.requeue:
-            self.console.say(slurm.requeue())
-        self.console.detach()
+            self.console.info(slurm.requeue())
+        self.console.close_log()
         return Outcome(state, code, self.home.path, result, error)
 
     def close(self, state: str, result: dict[str, Any]) -> str | None:
@@ -269,7 +270,7 @@ class Session:
         try:
             self.checkpoints.wait()
             saved = newest(self.home.path)[0]
-            self.console.say(f"{reason}; repeating from step {saved[1]['loop']['step'] if saved else 0} to see where")
+            self.console.info(f"{reason}; repeating from step {saved[1]['loop']['step'] if saved else 0} to see where")
             with built(self.job) as (parts, batches):
                 loop = self.make_loop(parts, batches, self.opened())
                 if saved:
@@ -310,6 +311,6 @@ def newest(path: Path) -> tuple[Saved | None, list[str]]:
     """
     if not any(path.glob("checkpoints/step-*.pt")):
         return None, ["no checkpoint was written yet: it starts from the beginning"]
-    name, state, refused = Checkpoints(path).newest()
+    name, state, refused = Checkpoints(path).load_newest()
     back = [f"went back to {path / 'checkpoints' / name}"] if refused else []
     return (name, state), [*refused, *back]

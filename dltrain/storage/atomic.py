@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 LARGE = 2**20  # bytes that are worth a thread
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old one or the new one; after a power cut it may be the old one."""
     temporary = beside(path)
     temporary.unlink(missing_ok=True)
@@ -28,7 +28,7 @@ def write_whole(path: Path, content: bytes) -> None:
         raise
 
 
-def write_durably(path: Path, content: bytes) -> None:
+def write_durable(path: Path, content: bytes) -> None:
     """Write a file so that a crash at any moment leaves the old one or the new one, whole."""
     put(grow(beside(path), lambda file: file.write(content)), path)
     sync(path.parent)

@@ -12,7 +12,7 @@ FORMAT = 2
 # All that a run needs to go on; who made a file by hand may have left something out.
 PARTS = ("model", "average", "optimizers", "schedules", "record", "parts", "task", "loop", "bad_samples", "rng")
 # What torch and others raise for a state that is not theirs.
-MISFIT = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
+STATE_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 MISFITS = 6  # how many differences are named
 
 
@@ -61,12 +61,12 @@ def upgraded(found: Any) -> dict[str, Any]:
     return found
 
 
-def weights_of(state: dict[str, Any]) -> dict[str, Any]:
+def effective_weights(state: dict[str, Any]) -> dict[str, Any]:
     """The weights of a checkpoint that count: the averaged ones where there are some."""
     return state["model"] if state["average"] is None else state["average"]["model"]
 
 
-def refuse_misfit(file: str, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def refuse_mismatch(file: str, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Refuse weights that are not those of this model.
 
     Args:

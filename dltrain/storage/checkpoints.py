@@ -18,7 +18,7 @@ import torch
 
 from dltrain.errors import CheckpointError
 from dltrain.storage import safe_read
-from dltrain.storage.atomic import Grown, Writer, beside, grow, link, put, write_durably
+from dltrain.storage.atomic import Grown, Writer, beside, grow, link, put, write_durable
 from dltrain.storage.checkpoint_format import FORMAT, canonical, upgraded
 
 MANIFEST = "manifest.json"
@@ -59,9 +59,9 @@ class Checkpoints:
     def open(self) -> None:
         """Make the folder, and sweep up what a process that was killed left half-written; needs the run's lock."""
         self.path.mkdir(exist_ok=True)
-        self.abandon()
+        self.remove_temp()
 
-    def abandon(self) -> None:
+    def remove_temp(self) -> None:
         """Remove what is half-written."""
         for file in self.path.glob(".*.tmp"):
             file.unlink(missing_ok=True)
@@ -121,11 +121,11 @@ class Checkpoints:
         name = self._free_name(written.step)
         put(written.file, self.path / name)
         entry = {**written.entry, "sha256": written.file.sha256, "bytes": written.file.size}
-        files = {**self.manifest(), name: entry}
+        files = {**self.read_manifest(), name: entry}
         there = {**self._unknown(), **files}
         kept = self._kept(there) | {name}
         listed = {k: entry for k, entry in files.items() if k in kept}
-        write_durably(self.path / MANIFEST, json.dumps(listed, indent=2).encode())
+        write_durable(self.path / MANIFEST, json.dumps(listed, indent=2).encode())
         link(self.path / LAST, name)
         if written.entry["best"]:
             link(self.path / BEST, name)
@@ -154,28 +154,28 @@ class Checkpoints:
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
-    def manifest(self) -> dict[str, Any]:
+    def read_manifest(self) -> dict[str, Any]:
         """What the folder holds, by file name, as far as the manifest can be read."""
-        found = safe_read.content(self.path / MANIFEST)
+        found = safe_read.read_mapping(self.path / MANIFEST)
         return found if all(is_entry(name, entry) for name, entry in found.items()) else {}
 
-    def entry(self, name: str) -> dict[str, Any]:
+    def read_entry(self, name: str) -> dict[str, Any]:
         """What the manifest says about ``last.pt``, ``best.pt`` or a file."""
-        return self.manifest()[self.named(name)]
+        return self.read_manifest()[self.resolve(name)]
 
-    def named(self, name: str) -> str:
+    def resolve(self, name: str) -> str:
         """The file that ``last.pt`` or ``best.pt`` stands for; by the manifest, which is written before the links.
 
         Of a run that ended before it was ever validated the last weights are the best.
         """
-        files = self.manifest()
+        files = self.read_manifest()
         ordered = [file for file in in_order(files) if name != BEST or files[file]["best"]]
         if name in (LAST, BEST) and ordered:
             return ordered[-1]
         link = self.path / name
         if link.is_symlink():
             return Path(os.readlink(link)).name
-        return self.named(LAST) if name == BEST and files and not link.exists() else name
+        return self.resolve(LAST) if name == BEST and files and not link.exists() else name
 
     def load(self, name: str) -> dict[str, Any]:
         """Read one checkpoint onto the CPU; only tensors and plain Python can come out of it.
@@ -184,15 +184,15 @@ class Checkpoints:
             CheckpointError: When the file is missing, is not the one that was written, or holds anything else.
         """
         while True:
-            file = self.path / self.named(name)
+            file = self.path / self.resolve(name)
             try:
                 return self._load(file)
             except CheckpointError:
-                if self.named(name) == file.name:
+                if self.resolve(name) == file.name:
                     raise  # otherwise a run that goes on has replaced it meanwhile
 
     def _load(self, file: Path) -> dict[str, Any]:
-        if reason := self.damage(file):
+        if reason := self.find_damage(file):
             raise CheckpointError(f"{file}: refused, {reason}")
         try:
             found = read(file)
@@ -204,7 +204,7 @@ class Checkpoints:
         except ValueError as error:
             raise CheckpointError(f"{file}: refused, {error}") from None
 
-    def newest(self) -> tuple[str, dict[str, Any], list[str]]:
+    def load_newest(self) -> tuple[str, dict[str, Any], list[str]]:
         """The newest checkpoint that is whole: its file, its content, and why newer ones were passed over.
 
         Raises:
@@ -220,13 +220,13 @@ class Checkpoints:
 
     def _all(self) -> list[str]:
         """Every checkpoint, the newest last, whether or not the manifest knows it."""
-        return in_order({**self._unknown(), **self.manifest()})
+        return in_order({**self._unknown(), **self.read_manifest()})
 
-    def damage(self, file: Path) -> str | None:
+    def find_damage(self, file: Path) -> str | None:
         """What is wrong with a file, or None; without a manifest the check sums within the file must do."""
         if not file.is_file():
             return "it is missing"
-        wanted = self.manifest().get(file.name, {}).get("sha256")
+        wanted = self.read_manifest().get(file.name, {}).get("sha256")
         if wanted is not None:
             try:
                 with open(file, "rb") as content:
@@ -247,7 +247,7 @@ def read(file: Path | IO[bytes]) -> Any:
     return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def unreadable(value: Any) -> str | None:
+def load_error(value: Any) -> str | None:
     """Why a value could not be read back from a checkpoint, or None."""
     file = io.BytesIO()
     try:

@@ -16,13 +16,13 @@ from filelock import FileLock, Timeout
 from dltrain import redaction
 from dltrain.errors import ConfigError, problem
 from dltrain.storage import safe_read
-from dltrain.storage.atomic import write_whole
-from dltrain.storage.run_files import LOCK, half_written, refuse_links, refuse_strange, refuse_taken, remove, written
+from dltrain.storage.atomic import write_atomic
+from dltrain.storage.run_files import LOCK, half_written, refuse_links, refuse_special, refuse_taken, remove, written
 
 LOCK_WAIT_S = 0.2  # somebody may be looking whether it is held
 
 
-class Folder:
+class RunDir:
     """One run's folder. Use `create` or `reopen`; close it when the run ends.
 
     Args:
@@ -54,13 +54,13 @@ class Folder:
 
     def write(self, name: str, content: str) -> None:
         """Write a file whole: a reader sees the old one or the new one. Its secrets are masked already."""
-        write_whole(self.path / name, content.encode())
+        write_atomic(self.path / name, content.encode())
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file whole."""
         self.write(name, json.dumps(redaction.masked(content), indent=2, allow_nan=False) + "\n")
 
-    def status(self, state: str, exit_code: int | None = None, step: int = 0, error: str | None = None) -> None:
+    def write_status(self, state: str, exit_code: int | None = None, step: int = 0, error: str | None = None) -> None:
         """Say how the run stands: running, finished, interrupted, failed, diverged or out_of_memory."""
         self.write_json(
             "status.json",
@@ -71,8 +71,8 @@ class Folder:
                 "error": error,
                 "pid": os.getpid(),
                 "host": platform.node(),
-                "started": stamp(self.started),
-                "updated": stamp(time.time()),
+                "started": iso_time(self.started),
+                "updated": iso_time(time.time()),
             },
         )
 
@@ -93,31 +93,31 @@ class Folder:
             (self.path / LOCK).unlink(missing_ok=True)
 
 
-def create(path: str | None, root: Path, name: str) -> Folder:
+def create(path: str | None, root: Path, name: str) -> RunDir:
     """Make a run's folder: exactly ``path``, or a fresh ``root/name/<time>-<4 hex>``.
 
     Raises:
         ConfigError: When ``path`` holds a run already, or nothing can be written there.
     """
-    parent = root / file_name(name) if path is None else Path(path).expanduser()
+    parent = root / safe_name(name) if path is None else Path(path).expanduser()
     made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     try:
         if path is None:
-            found = fresh(parent)
-            return Folder(found, [found, *made])
+            found = make_unique(parent)
+            return RunDir(found, [found, *made])
         parent.mkdir(parents=True, exist_ok=True)
-        return Folder(parent, made)
+        return RunDir(parent, made)
     except OSError as error:
-        raise ConfigError(unwritable(parent, error)) from None
+        raise ConfigError(unwritable_error(parent, error)) from None
 
 
-def file_name(text: str) -> str:
+def safe_name(text: str) -> str:
     """Text as the name of one file or folder, whatever it holds; at most 80 bytes of it."""
     safe = "".join(c if c.isalnum() or c in "=,.-_" else "_" for c in text).lstrip(".")
     return safe.encode()[:80].decode(errors="ignore")
 
 
-def reopen(path: Path) -> Folder:
+def reopen(path: Path) -> RunDir:
     """The folder of a run that goes on.
 
     Raises:
@@ -125,23 +125,23 @@ def reopen(path: Path) -> Folder:
             link, or neither a file nor a folder.
     """
     refuse_links(path)
-    refuse_strange(path)
+    refuse_special(path)
     try:
-        return Folder(path, [], taken=True)
+        return RunDir(path, [], taken=True)
     except OSError as error:
-        raise ConfigError(unwritable(path, error, "RUN")) from None
+        raise ConfigError(unwritable_error(path, error, "RUN")) from None
 
 
 def in_use(path: Path) -> str:
     """Say who uses a folder."""
-    owner = status_of(path)
+    owner = read_status(path)
     who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
     return problem("hydra.run.dir", "a folder that no other run uses", path, f"It is in use by {who}.")
 
 
-def status_of(path: Path) -> dict[str, Any]:
+def read_status(path: Path) -> dict[str, Any]:
     """What a run's ``status.json`` says; empty where there is none that can be read."""
-    return safe_read.content(path / "status.json")
+    return safe_read.read_mapping(path / "status.json")
 
 
 def is_locked(path: Path) -> bool:
@@ -164,7 +164,7 @@ def remove_empty(folders: list[Path]) -> None:
             folder.rmdir()
 
 
-def fresh(parent: Path) -> Path:
+def make_unique(parent: Path) -> Path:
     """A new folder named by the time; `mkdir` decides who owns it when several runs start in one second."""
     while True:
         path = parent / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
@@ -176,7 +176,7 @@ def fresh(parent: Path) -> Path:
                 raise
 
 
-def check(path: str | None, root: Path) -> None:
+def check_available(path: str | None, root: Path) -> None:
     """Refuse a place where a run cannot go, before any work is done, and leave nothing there.
 
     Args:
@@ -208,14 +208,14 @@ def check_writable(path: Path, key: str = "hydra.run.dir") -> None:
         # Permissions do not tell everything: only trying does.
         os.rmdir(tempfile.mkdtemp(prefix=".dltrain", dir=there))
     except OSError as error:
-        raise ConfigError(unwritable(path, error, key)) from None
+        raise ConfigError(unwritable_error(path, error, key)) from None
 
 
-def unwritable(path: Path, error: OSError, key: str = "hydra.run.dir") -> str:
+def unwritable_error(path: Path, error: OSError, key: str = "hydra.run.dir") -> str:
     """Say that a folder cannot be made."""
     return problem(key, "a folder that can be written", path, f"{error.strerror}.")
 
 
-def stamp(seconds: float) -> str:
+def iso_time(seconds: float) -> str:
     """Local time in ISO 8601."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))

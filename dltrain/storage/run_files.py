@@ -9,10 +9,10 @@ from pathlib import Path
 from dltrain.errors import ConfigError, problem
 
 # Any of these says that a run lives here.
-SIGNS = ("status.json", "config.yaml", "metrics.jsonl", "checkpoints")
+MARKERS = ("status.json", "config.yaml", "metrics.jsonl", "checkpoints")
 # All that a run writes, besides TensorBoard's events.
-WRITTEN = (
-    *SIGNS,
+RUN_FILES = (
+    *MARKERS,
     *("command.txt", "environment.json", "job.yaml", "train.log"),
     *("result.json", "nan_report.json", "film.gif", "frames"),
 )
@@ -20,18 +20,18 @@ SUMMARIES = ("summary.json", "summary.csv")  # beside sweep.json, of a sweep
 LOCK = ".lock"  # held for life; the system gives it free when its owner dies
 LINKS = ("last.pt", "best.pt")  # in checkpoints, to files beside them
 HALF = re.compile(r"\.(.+)\.\d+\.tmp", re.ASCII)
-STRANGE = "It is neither a file nor a folder."
+SPECIAL_HINT = "It is neither a file nor a folder."
 
 
 def written(path: Path) -> list[Path]:
     """What is there of all that a run writes."""
-    names = [path / name for name in WRITTEN if os.path.lexists(path / name)]
+    names = [path / name for name in RUN_FILES if os.path.lexists(path / name)]
     return names + sorted(path.glob("events.out.tfevents.*"))
 
 
 def half_written(path: Path) -> list[Path]:
     """What a process that was killed has left, and nothing of anybody else's."""
-    ours = (*WRITTEN, "sweep.json", *SUMMARIES)
+    ours = (*RUN_FILES, "sweep.json", *SUMMARIES)
     return [file for file in path.glob(".*.tmp") if (found := HALF.fullmatch(file.name)) and found[1] in ours]
 
 
@@ -82,18 +82,18 @@ def is_own_link(link: Path) -> bool:
     return known and os.sep not in os.readlink(link)
 
 
-def refuse_strange(path: Path) -> None:
+def refuse_special(path: Path) -> None:
     """Refuse what is neither a file nor a folder, such as a pipe: who opens it waits for ever.
 
     Raises:
         ConfigError: Naming it.
     """
     for entry in entries(path):
-        if is_strange(Path(entry.path)):
-            raise ConfigError(problem("RUN", "files and folders in the run's folder", entry.path, STRANGE))
+        if is_special(Path(entry.path)):
+            raise ConfigError(problem("RUN", "files and folders in the run's folder", entry.path, SPECIAL_HINT))
 
 
-def is_strange(path: Path) -> bool:
+def is_special(path: Path) -> bool:
     """Whether something is there that is neither a file nor a folder."""
     return path.exists() and not (path.is_file() or path.is_dir())
 

@@ -19,7 +19,7 @@ DEEPEST = 64  # lists and mappings within one another
 TOO_DEEP = f"it has more than {DEEPEST} lists and mappings within one another"
 
 
-def text(file: Path, largest: int = LARGEST) -> str:
+def read_text(file: Path, largest: int = LARGEST) -> str:
     """What a file holds.
 
     Raises:
@@ -34,7 +34,7 @@ def text(file: Path, largest: int = LARGEST) -> str:
     return file.read_text("utf-8")
 
 
-def parsed(content: str) -> Any:
+def parse_json(content: str) -> Any:
     """A text of JSON as the value that it stands for.
 
     Raises:
@@ -53,24 +53,24 @@ def parsed(content: str) -> Any:
     return found
 
 
-def mapping(content: str) -> dict[str, Any]:
+def parse_mapping(content: str) -> dict[str, Any]:
     """What a text of JSON says by name; empty where it says nothing so."""
     try:
-        found = parsed(content)
+        found = parse_json(content)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def content(file: Path) -> dict[str, Any]:
+def read_mapping(file: Path) -> dict[str, Any]:
     """What a file of JSON says by name; empty where it cannot be read."""
     try:
-        return mapping(text(file))
+        return parse_mapping(read_text(file))
     except (OSError, ValueError):
         return {}
 
 
-def named(content: dict[str, Any], name: str) -> dict[str, Any]:
+def get_mapping(content: dict[str, Any], name: str) -> dict[str, Any]:
     """What stands below a name; empty where nothing does."""
     found = content.get(name)
     return found if isinstance(found, dict) else {}
@@ -84,7 +84,7 @@ def is_number(value: Any) -> bool:
         return False
 
 
-def plain_yaml(file: Path) -> str:
+def read_yaml_text(file: Path) -> str:
     """A file of YAML that is as long as what is in it: a few lines of anchors and aliases stand for gigabytes.
 
     Raises:
@@ -92,7 +92,7 @@ def plain_yaml(file: Path) -> str:
         ValueError: When it has anchors or aliases, is large or deeply nested, or no text.
         YAMLError: When it is no YAML.
     """
-    found, depth = text(file, LARGEST_YAML), 0
+    found, depth = read_text(file, LARGEST_YAML), 0
     for event in yaml.parse(found, Loader=yaml.SafeLoader):
         if getattr(event, "anchor", None) is not None:  # of an alias, too
             raise ValueError("it has anchors or aliases, which dltrain does not write")

@@ -12,15 +12,15 @@ from dltrain.config.compose import Job
 from dltrain.errors import ConfigError, nearest, problem
 from dltrain.runs.job import differences
 from dltrain.storage import run_dir, run_files, safe_read
-from dltrain.storage.atomic import write_durably
+from dltrain.storage.atomic import write_durable
 
 SWEEP = "sweep.json"
 # Any of these says that a sweep or a run lives here.
-SIGNS = (SWEEP, *run_files.SUMMARIES, *run_files.SIGNS)
+SIGNS = (SWEEP, *run_files.SUMMARIES, *run_files.MARKERS)
 SHOWN = 5  # differences that are told
 
 
-def take(jobs: list[Job], names: list[str], command: str) -> run_dir.Folder:
+def take(jobs: list[Job], names: list[str], command: str) -> run_dir.RunDir:
     """The folder of a sweep, locked: a new one, or that of the sweep to go on with.
 
     Args:
@@ -60,7 +60,7 @@ def to_go_on_with(job: Job) -> Path | None:
     return path
 
 
-def begin(job: Job, content: dict[str, Any]) -> run_dir.Folder:
+def begin(job: Job, content: dict[str, Any]) -> run_dir.RunDir:
     """A fresh folder, or the one that ``hydra.sweep.dir`` names, with what the sweep is.
 
     Raises:
@@ -70,14 +70,14 @@ def begin(job: Job, content: dict[str, Any]) -> run_dir.Folder:
     path = Path(job.sweep_dir).expanduser() if job.sweep_dir else None
     run_dir.check_writable(path or root, "hydra.sweep.dir")
     if path is None:
-        path = run_dir.fresh(root / "sweep")
+        path = run_dir.make_unique(root / "sweep")
     names = [described["folder"] for described in content["jobs"]]
     refuse_taken(path, names)  # before anything is written there
     path.mkdir(parents=True, exist_ok=True)
     home = locked(path, "hydra.sweep.dir")
     try:
         refuse_taken(path, names, locked=True)
-        write_durably(path / SWEEP, json.dumps(content, indent=2).encode())
+        write_durable(path / SWEEP, json.dumps(content, indent=2).encode())
     except BaseException:
         home.close()
         raise
@@ -103,7 +103,7 @@ def refuse_taken(path: Path, names: Iterable[str], locked: bool = False) -> None
         raise ConfigError(problem("hydra.sweep.dir", "a folder that holds no sweep yet", path, hint))
 
 
-def go_on(path: Path, content: dict[str, Any]) -> run_dir.Folder:
+def go_on(path: Path, content: dict[str, Any]) -> run_dir.RunDir:
     """The folder of a sweep whose jobs are those of the command.
 
     Raises:
@@ -125,12 +125,12 @@ def refuse_planted(path: Path, names: Iterable[str]) -> None:
     """
     for name in (SWEEP, *run_files.SUMMARIES, "status.json", run_files.LOCK, *names):
         file = path / name
-        if file.is_symlink() or run_files.is_strange(file):
-            hint = "It is a link." if file.is_symlink() else run_files.STRANGE
+        if file.is_symlink() or run_files.is_special(file):
+            hint = "It is a link." if file.is_symlink() else run_files.SPECIAL_HINT
             raise ConfigError(problem("sweep.resume", "files and folders that lie in the sweep's folder", file, hint))
 
 
-def locked(path: Path, key: str) -> run_dir.Folder:
+def locked(path: Path, key: str) -> run_dir.RunDir:
     """The folder, so that no other sweep works in it.
 
     Raises:
@@ -138,9 +138,9 @@ def locked(path: Path, key: str) -> run_dir.Folder:
     """
     try:
         # In the summary folders have one name, however they were typed.
-        return run_dir.Folder(Path(os.path.abspath(path)), [], taken=True)
+        return run_dir.RunDir(Path(os.path.abspath(path)), [], taken=True)
     except OSError as error:
-        raise ConfigError(run_dir.unwritable(path, error, key)) from None
+        raise ConfigError(run_dir.unwritable_error(path, error, key)) from None
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def read(path: Path) -> dict[str, Any]:
         ConfigError: When the folder is none of a sweep, naming the nearest, or does not say.
     """
     try:
-        content = safe_read.parsed(safe_read.text(path / SWEEP))
+        content = safe_read.parse_json(safe_read.read_text(path / SWEEP))
         for job in content["jobs"]:
             typed = isinstance(job["overrides"], list) and all(isinstance(word, str) for word in job["overrides"])
             if not (typed and isinstance(job["config"], dict)):

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from dltrain.data.loader import Batch, Batches
-from dltrain.loggers.console import count
+from dltrain.loggers.formatting import format_count
 from dltrain.optim.ema import Average
 from dltrain.optim.optimizer import Optimizer
 from dltrain.storage.checkpoints import BEST, Checkpoints
@@ -133,7 +133,9 @@ class Loop:
         span = self.stages.enter(self.state.stage)
         self.turns.begin(span.stage, span.steps)
         if len(self.stages) > 1:
-            self.console.say(f"stage {span.stage.name}: {count(span.steps)} steps, from step {count(self.state.step)}")
+            self.console.info(
+                f"stage {span.stage.name}: {format_count(span.steps)} steps, from step {format_count(self.state.step)}"
+            )
 
     def run_stage(self, span: Span) -> None:
         """Epochs until the stage's steps are done."""
@@ -191,7 +193,7 @@ class Loop:
             raise Stopped(self.stop.reason)
         self.stop.save = False
         self.save()
-        self.console.say(f"saved at step {self.state.step}, as SIGUSR1 asked")
+        self.console.info(f"saved at step {self.state.step}, as SIGUSR1 asked")
 
     def take_step(self, stage: Stage, group: list[Batch], measure: bool) -> None:
         """One optimizer step of every turn that is due."""
@@ -310,7 +312,7 @@ class Loop:
             return True
         if self.plan.on_non_finite == "stop":
             raise Diverged(f"weights are no longer finite numbers at step {self.state.step}")
-        self.console.say(f"step {self.state.step} is not saved: its weights are not finite")
+        self.console.info(f"step {self.state.step} is not saved: its weights are not finite")
         return False
 
     def state_dict(self) -> dict[str, Any]:

@@ -62,9 +62,9 @@ class Journal:
             self.show(step, "val", shown)
             self.tracker.scalars(step, epoch, "val", evaluation.metrics)
         if not math.isfinite(self.metric):
-            self.console.say(f"{metric}/val is {self.metric} at step {step}: never the best")
+            self.console.info(f"{metric}/val is {self.metric} at step {step}: never the best")
         for note in evaluation.notes:
-            self.console.say(f"step {step}: {note}")
+            self.console.info(f"step {step}: {note}")
 
     def show(self, step: int, split: str, shown: Iterable[Shown]) -> None:
         """Pictures and text."""

@@ -97,7 +97,7 @@ class Turns:
         if self.device.device.type == "cuda":
             torch.cuda.empty_cache()
         self.parts *= 2
-        self.console.say(
+        self.console.info(
             f"out of memory in step {step}: from now on {self.at_a_time} examples at a time. The batch stays "
             f"{self.batch_size} for weights and losses; statistics of a batch norm are those of the parts."
         )

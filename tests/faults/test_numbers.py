@@ -79,7 +79,7 @@ def test_a_loss_that_is_no_number_is_explained_and_the_last_good_checkpoint_stay
     assert torch.equal(source.prepare(picked)["inputs"][: len(given)], given)
     assert "in step 15 (learning rate 0.001; the loss before it was" in child.stderr
     assert "Traceback" not in child.stderr
-    name, state, refused = Checkpoints(run).newest()
+    name, state, refused = Checkpoints(run).load_newest()
     assert (name, refused) == ("step-00000010.pt", [])
     assert all(value.isfinite().all() for value in state["model"].values())
 

@@ -114,7 +114,7 @@ def test_a_run_leaves_exactly_the_files_of_the_design(kind: str, request: pytest
     found = sorted(str(f.relative_to(outcome.folder)) for f in outcome.folder.rglob("*") if f.is_file())
     events = [name for name in found if name.startswith("events.out.tfevents.")]
     assert len(events) == 1
-    kept = [f"checkpoints/{name}" for name in Checkpoints(outcome.folder).manifest()]
+    kept = [f"checkpoints/{name}" for name in Checkpoints(outcome.folder).read_manifest()]
     checkpoints = [f"checkpoints/{name}" for name in ("best.pt", "last.pt", "manifest.json")]
     assert sorted(set(found) - set(events)) == sorted([*FILES, *checkpoints, *kept])
     assert 1 <= len(kept) <= 3
@@ -158,8 +158,8 @@ def test_the_manifests_hashes_are_those_of_files_that_load_as_data_only(classifi
     home = classified.folder / "checkpoints"
     manifest = read(home / "manifest.json")
     checkpoints = Checkpoints(classified.folder)
-    assert checkpoints.entry("last.pt")["step"] == 6
-    assert checkpoints.entry("best.pt")["step"] == classified.result["best"]["step"]
+    assert checkpoints.read_entry("last.pt")["step"] == 6
+    assert checkpoints.read_entry("best.pt")["step"] == classified.result["best"]["step"]
     for name, entry in manifest.items():
         content = (home / name).read_bytes()
         assert (entry["sha256"], entry["bytes"]) == (hashlib.sha256(content).hexdigest(), len(content))
