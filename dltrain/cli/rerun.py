@@ -5,7 +5,7 @@ from dltrain.config import compose
 from dltrain.loggers.console import Console
 from dltrain.runs import job as stored
 from dltrain.runs.provenance import Origin
-from dltrain.storage import run_dir
+from dltrain.storage import folder_checks
 
 USAGE = """\
 dltrain rerun RUN [GROUP=OPTION ...] [KEY=VALUE ...]
@@ -30,7 +30,7 @@ def main(command: Command, started: float) -> int:
     path, typed, allow = one_run(command)
     job, changed = stored.revised(stored.load(path, allow), typed)
     changed.pop(stored.RUN_DIR, None)
-    run_dir.check_available(job.run_dir, compose.default_root())
+    folder_checks.check_available(job.run_dir, compose.default_root())
     console = Console()
     console.info(f"{job.title()} (again)")
     job.ready()

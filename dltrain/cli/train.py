@@ -9,7 +9,7 @@ from dltrain.config.compose import Job
 from dltrain.errors import ConfigError, problem
 from dltrain.loggers.console import Console
 from dltrain.runs import job as stored
-from dltrain.storage import run_dir
+from dltrain.storage import folder_checks
 
 
 def main(command: Command, started: float) -> int:
@@ -26,7 +26,7 @@ def main(command: Command, started: float) -> int:
     if job.config.trainer.resume == "auto" and (path := earlier(job)) is not None:
         before = compose.plain(stored.load(path, job.allow).config)
         return go_on(job, path, stored.differences(before, compose.plain(job.config)), console, started)
-    run_dir.check_available(job.run_dir, compose.default_root())
+    folder_checks.check_available(job.run_dir, compose.default_root())
     console.info(job.title())
     job.ready()
     from dltrain.runs.launch import train

@@ -13,7 +13,8 @@ from dltrain.errors import CheckpointError, ConfigError, problem
 from dltrain.runs import job as stored
 from dltrain.runs.assemble import Parts, make_model, make_task, node
 from dltrain.storage.checkpoint_format import STATE_ERRORS, effective_weights
-from dltrain.storage.checkpoints import BEST, Checkpoints
+from dltrain.storage.checkpoints import Checkpoints
+from dltrain.storage.run_files import BEST
 from dltrain.tasks.classification import Classification
 from dltrain.tasks.pixel_range import Scale
 

@@ -16,7 +16,7 @@ from dltrain.data.worker_pool import TIMEOUT_S
 from dltrain.errors import ConfigError, problem
 from dltrain.runs import classifier_features, provenance
 from dltrain.runs.assemble import Parts, make, make_optimizer
-from dltrain.storage.checkpoints import load_error
+from dltrain.storage.checkpoint_format import load_error
 
 
 @contextlib.contextmanager

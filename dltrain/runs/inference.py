@@ -23,7 +23,8 @@ from dltrain.runs.assemble import Parts, make
 from dltrain.runs.dry_run import batches_of
 from dltrain.storage import safe_read
 from dltrain.storage.checkpoint_format import STATE_ERRORS, effective_weights
-from dltrain.storage.checkpoints import BEST, Checkpoints
+from dltrain.storage.checkpoints import Checkpoints
+from dltrain.storage.run_files import BEST
 from dltrain.tasks.base import Evaluation
 from dltrain.training.evaluation import measure
 

@@ -13,8 +13,8 @@ from dltrain.config import compose, interpolation, overrides, schema, validation
 from dltrain.config.compose import Composer, Job
 from dltrain.errors import ConfigError, nearest, problem
 from dltrain.runs import index
+from dltrain.storage import folder_checks, safe_read
 from dltrain.storage import run_dir as folder
-from dltrain.storage import run_files, safe_read
 
 JOB = "job.yaml"
 RUN_DIR = compose.OURS_IN_HYDRA[False]
@@ -86,7 +86,7 @@ def find(name: str) -> Path:
         ConfigError: Naming the nearest ones, or what in the folder is neither a file nor a folder.
     """
     path = located(name)
-    run_files.refuse_special(path)
+    folder_checks.refuse_special(path)
     return path
 
 

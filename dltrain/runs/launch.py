@@ -13,7 +13,7 @@ from dltrain.runs.assemble import Parts
 from dltrain.runs.dry_run import built
 from dltrain.runs.report import environment
 from dltrain.runs.session import Outcome, Session, newest
-from dltrain.storage import run_dir
+from dltrain.storage import folder_checks, run_dir
 from dltrain.storage.checkpoint_format import refuse_mismatch
 from dltrain.training.signals import Stop
 from dltrain.training.stages import Stages
@@ -45,7 +45,7 @@ def train(
     alone = path is None
     path = path or job.run_dir
     root = compose.default_root()
-    run_dir.check_available(path, root)
+    folder_checks.check_available(path, root)
     stop = stop or Stop()
     with stop.listening(), built(job) as (parts, batches):
         if origin is not None:

@@ -26,7 +26,8 @@ from dltrain.runs.dry_run import built
 from dltrain.runs.report import Report, command, environment, finite
 from dltrain.storage import run_dir
 from dltrain.storage.checkpoint_format import STATE_ERRORS
-from dltrain.storage.checkpoints import BEST, Checkpoints
+from dltrain.storage.checkpoints import Checkpoints
+from dltrain.storage.run_files import BEST
 from dltrain.training import nan_trace
 from dltrain.training.device import is_out_of_memory
 from dltrain.training.loop import Diverged, Loop

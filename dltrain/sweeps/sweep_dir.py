@@ -11,12 +11,12 @@ from dltrain.config import compose
 from dltrain.config.compose import Job
 from dltrain.errors import ConfigError, nearest, problem
 from dltrain.runs.job import differences
-from dltrain.storage import run_dir, run_files, safe_read
+from dltrain.storage import folder_checks, run_dir, run_files, safe_read
 from dltrain.storage.atomic import write_durable
 
 SWEEP = "sweep.json"
 # Any of these says that a sweep or a run lives here.
-SIGNS = (SWEEP, *run_files.SUMMARIES, *run_files.MARKERS)
+SIGNS = (*run_files.SWEEP_FILES, *run_files.MARKERS)
 SHOWN = 5  # differences that are told
 
 
@@ -68,7 +68,7 @@ def begin(job: Job, content: dict[str, Any]) -> run_dir.RunDir:
     """
     root = compose.default_root()
     path = Path(job.sweep_dir).expanduser() if job.sweep_dir else None
-    run_dir.check_writable(path or root, "hydra.sweep.dir")
+    folder_checks.check_writable(path or root, "hydra.sweep.dir")
     if path is None:
         path = run_dir.make_unique(root / "sweep")
     names = [described["folder"] for described in content["jobs"]]
@@ -96,7 +96,7 @@ def refuse_taken(path: Path, names: Iterable[str], locked: bool = False) -> None
         ConfigError: Naming the file that says so.
     """
     taken = next((name for name in (*SIGNS, *names) if os.path.lexists(path / name)), None)
-    if taken is None and not locked and run_files.is_foreign_lock(path):
+    if taken is None and not locked and folder_checks.has_foreign_lock(path):
         taken = run_files.LOCK
     if taken:
         hint = f"It has {taken}." + f" To go on with it: sweep.resume={path}" * (taken == SWEEP)
@@ -123,10 +123,10 @@ def refuse_planted(path: Path, names: Iterable[str]) -> None:
     Raises:
         ConfigError: Naming the first that does, or that is neither a file nor a folder.
     """
-    for name in (SWEEP, *run_files.SUMMARIES, "status.json", run_files.LOCK, *names):
+    for name in (*run_files.SWEEP_FILES, run_files.STATUS, run_files.LOCK, *names):
         file = path / name
-        if file.is_symlink() or run_files.is_special(file):
-            hint = "It is a link." if file.is_symlink() else run_files.SPECIAL_HINT
+        if file.is_symlink() or folder_checks.is_special(file):
+            hint = "It is a link." if file.is_symlink() else folder_checks.SPECIAL_HINT
             raise ConfigError(problem("sweep.resume", "files and folders that lie in the sweep's folder", file, hint))
 
 
@@ -138,9 +138,9 @@ def locked(path: Path, key: str) -> run_dir.RunDir:
     """
     try:
         # In the summary folders have one name, however they were typed.
-        return run_dir.RunDir(Path(os.path.abspath(path)), [], taken=True)
+        return run_dir.RunDir(Path(os.path.abspath(path)), [], resume=True)
     except OSError as error:
-        raise ConfigError(run_dir.unwritable_error(path, error, key)) from None
+        raise ConfigError(folder_checks.unwritable_error(path, error, key)) from None
 
 
 def read(path: Path) -> dict[str, Any]:

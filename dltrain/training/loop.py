@@ -17,7 +17,8 @@ from dltrain.data.loader import Batch, Batches
 from dltrain.loggers.formatting import format_count
 from dltrain.optim.ema import Average
 from dltrain.optim.optimizer import Optimizer
-from dltrain.storage.checkpoints import BEST, Checkpoints
+from dltrain.storage.checkpoints import Checkpoints
+from dltrain.storage.run_files import BEST
 from dltrain.tasks.base import Evaluation, Goal, Shown, Stage, Task, Turn
 from dltrain.training.device import Device, random_state, restore_random_state
 from dltrain.training.evaluation import improves, look, measure

@@ -13,7 +13,7 @@ import pytest
 from dltrain.cli import main
 from dltrain.errors import ConfigError
 from dltrain.runs import provenance
-from dltrain.storage import atomic, run_dir, run_files
+from dltrain.storage import atomic, folder_checks, run_dir, run_files
 
 
 def test_many_runs_of_the_same_second_get_folders_of_their_own(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_a_named_folder_is_used_exactly(tmp_path: Path) -> None:
     home = run_dir.create(str(tmp_path / "a" / "b"), tmp_path, "x")
     assert home.path == tmp_path / "a" / "b"
     home.close()
-    assert [file.name for file in home.path.iterdir()] == [run_dir.LOCK]
+    assert [file.name for file in home.path.iterdir()] == [run_files.LOCK]
 
 
 def test_a_named_folder_may_lie_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +52,7 @@ def test_a_named_folder_may_lie_in_the_home_folder(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize("sign", [*run_files.RUN_FILES, "events.out.tfevents.1.of-another-tool", run_files.LOCK])
 def test_a_folder_that_holds_a_run_is_refused_and_left_alone(tmp_path: Path, sign: str) -> None:
     (tmp_path / sign).write_text("mine")
-    for refuse in (run_dir.check_available, lambda path, root: run_dir.create(path, root, "x")):
+    for refuse in (folder_checks.check_available, lambda path, root: run_dir.create(path, root, "x")):
         with pytest.raises(ConfigError, match=f"expected a folder that holds no run yet, got .*{sign}"):
             refuse(str(tmp_path), tmp_path)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(sign, "mine")]
@@ -76,7 +76,7 @@ def test_only_what_dltrain_left_half_written_is_swept_up(tmp_path: Path) -> None
     for name in (".status.json.123.tmp", ".notes.tmp", ".thesis.tex.123.tmp"):
         (tmp_path / name).write_text("half")
     run_dir.create(str(tmp_path), tmp_path, "x").close()
-    assert sorted(file.name for file in tmp_path.iterdir()) == [run_dir.LOCK, ".notes.tmp", ".thesis.tex.123.tmp"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [run_files.LOCK, ".notes.tmp", ".thesis.tex.123.tmp"]
 
 
 def test_one_of_two_runs_that_want_the_same_folder_at_once_gets_it(tmp_path: Path) -> None:
@@ -105,17 +105,17 @@ def test_a_place_that_cannot_be_written_is_refused_before_and_when_it_is_made(tm
         *(Path(p) / "dltrain" / "x" for p in ["/proc"] if os.path.isdir(p)),
     ]
     for place in places:
-        for refuse in (run_dir.check_available, lambda path, root: run_dir.create(path, root, "x")):
+        for refuse in (folder_checks.check_available, lambda path, root: run_dir.create(path, root, "x")):
             with pytest.raises(ConfigError, match=r"hydra\.run\.dir: expected a folder that can be written"):
                 refuse(str(place), tmp_path)
         with pytest.raises(ConfigError, match=f"expected a folder that can be written, got {place}"):
-            run_dir.check_available(None, place)
+            folder_checks.check_available(None, place)
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_check_leaves_nothing(tmp_path: Path) -> None:
-    run_dir.check_available(str(tmp_path / "a" / "b"), tmp_path)
-    run_dir.check_available(None, tmp_path / "outputs")
+    folder_checks.check_available(str(tmp_path / "a" / "b"), tmp_path)
+    folder_checks.check_available(None, tmp_path / "outputs")
     assert not list(tmp_path.iterdir())
 
 
@@ -175,11 +175,11 @@ def test_a_users_own_files_are_neither_overwritten_nor_deleted(
 
 
 def test_a_lock_that_was_there_before_a_run_that_never_began_stays(tmp_path: Path) -> None:
-    (tmp_path / run_dir.LOCK).touch()
+    (tmp_path / run_files.LOCK).touch()
     home = run_dir.create(str(tmp_path), tmp_path, "x")
     leave(home)
     home.discard()
-    assert [file.name for file in tmp_path.iterdir()] == [run_dir.LOCK]
+    assert [file.name for file in tmp_path.iterdir()] == [run_files.LOCK]
 
 
 def test_a_reader_sees_a_whole_file_always(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_reader_sees_a_whole_file_always(tmp_path: Path) -> None:
         watching.result()
     home.close()
     assert not torn
-    assert sorted(file.name for file in tmp_path.iterdir()) == [run_dir.LOCK, "end", "status.json"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [run_files.LOCK, "end", "status.json"]
 
 
 def test_a_link_where_a_file_grows_is_not_followed(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def test_what_is_no_mapping_or_cannot_be_read_says_nothing(tmp_path: Path, conte
 
 
 def test_as_deep_as_allowed_is_read_and_one_deeper_is_not() -> None:
-    deep = ['{"a": ' + "[" * n + "]" * n + "}" for n in (safe_read.DEEPEST - 1, safe_read.DEEPEST)]
+    deep = ['{"a": ' + "[" * n + "]" * n + "}" for n in (safe_read.MAX_DEPTH - 1, safe_read.MAX_DEPTH)]
     assert [bool(safe_read.parse_mapping(text)) for text in deep] == [True, False]
 
 
@@ -33,7 +33,7 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero"), tmp_path / "gone"):
         assert safe_read.read_mapping(path) == {}
-    with pytest.raises(ValueError, match="it is no file"):
+    with pytest.raises(ValueError, match="it is not a regular file"):
         safe_read.read_yaml_text(tmp_path / "pipe")
 
 
