@@ -72,15 +72,15 @@ def dltrain(task: Task, precision: str = "fp32") -> None:
     import json
 
     from dltrain.cli import main
-    from dltrain.training.step import Turns
+    from dltrain.training.step import StepRunner
 
-    take = Turns.take
+    take = StepRunner.take
 
     def stamped(*args: Any, **kwargs: Any) -> None:
         take(*args, **kwargs)
         task.stamp()
 
-    Turns.take = stamped  # type: ignore[method-assign]
+    StepRunner.take = stamped  # type: ignore[method-assign]
     run = task.scratch / "run"
     code = main.main([*words(task, precision), f"hydra.run.dir={run}"])
     if code:

@@ -25,8 +25,20 @@ FLOORS = [
 ]
 FLOOR = {package: floor for floor, packages in enumerate(FLOORS) for package in packages}
 # Imported before anything is known to be right, so without torch.
-LIGHT = ["redaction", "errors", "config", "cli", "sweeps", "runs/job", "runs/provenance", "runs/index", "runs/slurm"]
-LIGHT += ["storage/run_dir", "storage/run_files", "storage/safe_read", "storage/atomic", "training/signals"]
+LIGHT = [
+    "redaction",
+    "errors",
+    "config",
+    "cli",
+    "sweeps",
+    "runs/job",
+    "runs/overridable",
+    "runs/provenance",
+    "runs/index",
+    "runs/slurm",
+]
+LIGHT += ["storage/run_dir", "storage/folder_checks", "storage/run_files", "storage/safe_read", "storage/atomic"]
+LIGHT += ["training/signals"]
 LIGHT += ["loggers/console"]
 
 

@@ -22,8 +22,8 @@ from dltrain.runs import assemble, dry_run, launch, session
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.storage.run_dir import create
 from dltrain.training.loop import grouped
+from dltrain.training.meters import Timer
 from dltrain.training.signals import Stop
-from dltrain.training.state import Clock
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")]
 
@@ -41,7 +41,7 @@ def mnist() -> list[str]:
     """The recipe for LeNet-5, if the real MNIST is at hand."""
     typed = ["experiment=lenet5_mnist", GPU]
     try:
-        assemble.make(compose.compose([*typed, "device=cpu"])).data.load()
+        assemble.build_components(compose.compose([*typed, "device=cpu"])).data.load()
     except ConfigError as error:
         pytest.skip(str(error))
     return typed
@@ -92,7 +92,7 @@ def test_a_deterministic_run_gives_the_same_bytes_twice(typed: list[str], tmp_pa
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         kept = Checkpoints(tmp_path / name)
-        found.append({file: kept.entry(file)["sha256"] for file in ("last.pt", "best.pt")})
+        found.append({file: kept.read_entry(file)["sha256"] for file in ("last.pt", "best.pt")})
     assert found[0] == found[1]
 
 
@@ -103,11 +103,11 @@ def test_a_checkpoint_from_the_gpu_evaluates_on_the_cpu(
     common = [*CNN, *small("digits"), "regularization.average=0.9"]
     outcome = train(tmp_path / "run", *common, GPU, f"device.precision={precision}", "trainer.epochs=3")
     saved = Checkpoints(outcome.folder).load("best.pt")
-    made = assemble.make(compose.compose([*common, "device=cpu"]))
+    made = assemble.build_components(compose.compose([*common, "device=cpu"]))
     made.model.load_state_dict(saved["average"]["model"])
     made.model.eval()
     with torch.inference_mode():
-        metrics = made.task.evaluate(made.model, dry_run.make_batches(made, made.data.load())["test"]).metrics
+        metrics = made.task.evaluate(made.model, dry_run.build_batches(made, made.data.load())["test"]).metrics
     tolerance = 1e-3 if precision == "fp32" else 3e-2
     assert metrics["loss"] == pytest.approx(outcome.result["test"]["loss"], rel=tolerance)
     assert metrics["accuracy"] == pytest.approx(outcome.result["test"]["accuracy"], abs=0.01)
@@ -127,16 +127,16 @@ def test_a_checkpoint_from_the_gpu_evaluates_on_the_cpu(
 )
 def test_a_step_never_waits_for_the_gpu(typed: list[str], tmp_path: Path) -> None:
     job = compose.compose([*typed, GPU])
-    made = assemble.make(job)
-    batches = dry_run.make_batches(made, made.data.load())
+    made = assemble.build_components(job)
+    batches = dry_run.build_batches(made, made.data.load())
     home = create(str(tmp_path / "run"), tmp_path, "run")
-    whole = session.Session(job, made, batches, Console(io.StringIO()), home, Clock(time.perf_counter()), Stop(), True)
+    whole = session.Session(job, made, batches, Console(io.StringIO()), home, Timer(time.perf_counter()), Stop(), True)
     mode: Any = torch.cuda.get_sync_debug_mode()
     with Tracker(home.path) as tracker:
         loop = whole.make_loop(made, batches, tracker)
         (span,) = loop.stages.spans
         loop.begin_stage()
-        groups = grouped(span.batches.epoch(0), loop.plan.accumulate)
+        groups = grouped(span.batches.epoch(0), loop.config.accumulate)
         for group in itertools.islice(groups, 3):
             loop.take_step(span.stage, group, measure=True)
         loop.log()
@@ -144,7 +144,7 @@ def test_a_step_never_waits_for_the_gpu(typed: list[str], tmp_path: Path) -> Non
         try:
             for group in itertools.islice(groups, 5):
                 loop.take_step(span.stage, group, measure=False)
-                loop.journal.progress(loop.state, loop.stages, loop.goal.metric)
+                loop.logger.progress(loop.state, loop.stages, loop.goal.metric)
         finally:
             torch.cuda.set_sync_debug_mode(mode)
         loop.log()

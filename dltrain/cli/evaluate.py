@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from dltrain.cli.hydra_flags import Parser
 from dltrain.cli.main import Command, trusted
-from dltrain.cli.predict import refuse_another_model
 from dltrain.errors import ConfigError, nearest, problem
 from dltrain.loggers.console import Console
 from dltrain.runs import job as stored
+from dltrain.runs import overridable
 
 if TYPE_CHECKING:
     from dltrain.runs.inference import Trained
@@ -46,17 +46,17 @@ def main(command: Command, started: float) -> int:
         print(USAGE)
         return 0
     asked, typed = read(command)
-    path = stored.find(asked.run)
+    path = stored.find_run(asked.run)
     name = checkpoint(path, asked.checkpoint)
-    job, changed = stored.revised(stored.load(path, trusted(typed)), typed)
-    refuse_another_model(changed)
+    job, changed = stored.revise_job(stored.load_job(path, trusted(typed)), typed)
+    overridable.check_predict(changed)
     job.ready()
     from dltrain.runs import classifier_features
-    from dltrain.runs.inference import rebuild, remade
+    from dltrain.runs.inference import load_trained, rebuild_components
 
     console = Console()
-    trained = rebuild(remade(job), path, name, own=True)
-    classifier_features.attach(trained.parts, job.allow)
+    trained = load_trained(rebuild_components(job), path, name, own=True)
+    classifier_features.attach_features(trained.components, job.allow)
     if getattr(trained.splits, asked.split) is None:
         raise ConfigError(problem("--split", "test or train, as the run holds out no examples", asked.split))
     for note in trained.notes:
@@ -107,11 +107,11 @@ def show(console: Console, asked: argparse.Namespace, about: dict[str, Any], tra
     from dltrain.runs import report
 
     found = trained.evaluate(asked.split)
-    seen = report.seen_through(trained.parts.task, found)
+    seen = report.feature_source(trained.components.task, found)
     if not asked.json:
-        report.table(console, found.metrics, found.baselines, split=asked.split)
+        report.print_metrics(console, found.metrics, found.baselines, split=asked.split)
         for name in seen.values():
-            console.info(report.comparable(name))
+            console.info(report.feature_note(name))
         return
-    figures = {"metric": trained.parts.task.metric, "metrics": found.metrics, "baselines": found.baselines, **seen}
-    print(json.dumps(report.finite({**about, "split": asked.split, **figures}), indent=2, allow_nan=False))
+    figures = {"metric": trained.components.task.metric, "metrics": found.metrics, "baselines": found.baselines, **seen}
+    print(json.dumps(report.finite_or_none({**about, "split": asked.split, **figures}), indent=2, allow_nan=False))

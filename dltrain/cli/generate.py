@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from dltrain.cli.hydra_flags import Parser, at_least_one, seed
 from dltrain.cli.main import Command, is_override, trusted
-from dltrain.cli.predict import refuse_another_model
 from dltrain.data.inputs import Given, check
 from dltrain.errors import ConfigError, OutOfMemory, nearest, problem
 from dltrain.loggers.console import Console
 from dltrain.runs import job as stored
+from dltrain.runs import overridable
 from dltrain.storage.atomic import write_atomic
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from dltrain.data.loader import Batches
     from dltrain.data.spec import Spec, Splits
-    from dltrain.runs.assemble import Parts
-    from dltrain.runs.export import Made
+    from dltrain.runs.assemble import Components
+    from dltrain.runs.export import Generated
     from dltrain.tasks.base import Wish
 
 USAGE = """\
@@ -63,23 +63,23 @@ def main(command: Command, started: float) -> int:
         print(USAGE)
         return 0
     asked, run, typed = read(command.words)
-    path = stored.find(run)
+    path = stored.find_run(run)
     check(asked.given)
     if asked.out:
         refuse_existing(Path(os.path.expanduser(asked.out)), asked.force)
-    job, changed = stored.revised(stored.load(path, trusted(typed)), typed)
-    refuse_another_model(changed)
+    job, changed = stored.revise_job(stored.load_job(path, trusted(typed)), typed)
+    overridable.check_predict(changed)
     job.ready()
     from dltrain.runs import export
-    from dltrain.runs.assemble import make
-    from dltrain.runs.inference import restore
+    from dltrain.runs.assemble import build_components
+    from dltrain.runs.inference import restore_weights
 
-    parts = make(job)
-    spec = parts.data.spec
+    components = build_components(job)
+    spec = components.data.spec
     out = Path(os.path.expanduser(asked.out or f"generated{next(iter(export.encoders(spec)))}"))
-    step = restore(parts, path, f"{asked.checkpoint}.pt")
-    made = made_up(parts, asked)
-    write(out, export.encoded(made, out, spec), asked.force)
+    step = restore_weights(components, path, f"{asked.checkpoint}.pt")
+    made = made_up(components, asked)
+    write(out, export.encode(made, out, spec), asked.force)
     Console().info(f"{path}: {asked.checkpoint} checkpoint, of step {step:,}: {len(made.examples):,} examples")
     print(out)
     return 0
@@ -113,22 +113,24 @@ def read(words: Iterable[str]) -> tuple[argparse.Namespace, str, list[str]]:
     return asked, names[0], typed
 
 
-def made_up(parts: "Parts", asked: argparse.Namespace) -> "Made":
+def made_up(components: "Components", asked: argparse.Namespace) -> "Generated":
     """What the model makes up, and the examples that it was given, both as people see them.
 
     Raises:
         ConfigError: When the model cannot do what is wished.
     """
-    from dltrain.runs.export import Made
+    from dltrain.runs.export import Generated
     from dltrain.tasks.pixel_range import Scale
-    from dltrain.training.evaluation import look
+    from dltrain.training.evaluation import run_in_eval_mode
 
     with contextlib.ExitStack() as held, spared(asked.count or COUNT):
-        wish = wish_of(parts, asked, held)
-        examples = look(functools.partial(parts.task.generate, wish=wish), parts.model, parts.device)
-    spec = parts.data.spec
+        wish = wish_of(components, asked, held)
+        examples = run_in_eval_mode(
+            functools.partial(components.task.generate, wish=wish), components.model, components.device
+        )
+    spec = components.data.spec
     given = None if wish.given is None else Scale(spec.low, spec.high).unit(wish.given).float().cpu()
-    return Made(examples.float().cpu(), given, wish.interpolate)
+    return Generated(examples.float().cpu(), given, wish.interpolate)
 
 
 @contextlib.contextmanager
@@ -150,7 +152,7 @@ def spared(count: int) -> Iterator[None]:
         raise OutOfMemory(f"out of memory: {first}. {hint}") from None
 
 
-def wish_of(parts: "Parts", asked: argparse.Namespace, held: contextlib.ExitStack) -> "Wish":
+def wish_of(components: "Components", asked: argparse.Namespace, held: contextlib.ExitStack) -> "Wish":
     """What the command asks of the model; ``held`` closes what it reads from.
 
     Raises:
@@ -158,30 +160,30 @@ def wish_of(parts: "Parts", asked: argparse.Namespace, held: contextlib.ExitStac
     """
     import torch
 
-    from dltrain.runs.inference import own_data, unchanged
+    from dltrain.runs.inference import eval_batches, explain_missing_data
     from dltrain.tasks.base import Wish
 
     @functools.cache
     def splits() -> "Splits":
-        with own_data():
-            return parts.data.load()
+        with explain_missing_data():
+            return components.data.load()
 
     def train() -> "Batches":
-        return held.enter_context(contextlib.closing(unchanged(parts, splits(), "train")))
+        return held.enter_context(contextlib.closing(eval_batches(components, splits(), "train")))
 
-    given = read_given(parts, splits(), asked.given) if asked.given else None
+    given = read_given(components, splits(), asked.given) if asked.given else None
     return Wish(
         count=(asked.count or COUNT) if given is None else len(given),
         noise=torch.Generator().manual_seed(asked.seed),
-        device=parts.device.device,
-        label=None if asked.label is None else label_of(asked.label, parts.data.spec),
+        device=components.device.device,
+        label=None if asked.label is None else label_of(asked.label, components.data.spec),
         interpolate=asked.interpolate,
         given=given,
         train=train,
     )
 
 
-def read_given(parts: "Parts", splits: "Splits", names: Iterable[str]) -> "Tensor":
+def read_given(components: "Components", splits: "Splits", names: Iterable[str]) -> "Tensor":
     """A user's own examples, as the model reads them.
 
     Raises:
@@ -192,8 +194,8 @@ def read_given(parts: "Parts", splits: "Splits", names: Iterable[str]) -> "Tenso
     from dltrain.data.loader import Batches
     from dltrain.data.spec import Source
 
-    pieces = parts.data.inputs(Given(tuple(names)))
-    batches = (Batches(Source(piece.rows, splits.test.prepare), COUNT, parts.device.device) for piece in pieces)
+    pieces = components.data.inputs(Given(tuple(names)))
+    batches = (Batches(Source(piece.rows, splits.test.prepare), COUNT, components.device.device) for piece in pieces)
     examples = [batch["inputs"] for piece in batches for batch in piece]
     if not examples:
         raise ConfigError(problem("--given", "at least one example", "none"))

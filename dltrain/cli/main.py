@@ -213,7 +213,7 @@ def one_run(command: Command) -> tuple[Path, list[str], list[str]]:
     if flags or len(names) != 1:
         usage = f"dltrain {command.verb} RUN, RUN being a run's folder or latest"
         raise ConfigError(problem(command.verb, usage, " ".join(flags or names) or None))
-    return job.find(names[0]), command.overrides, trusted(command.overrides)
+    return job.find_run(names[0]), command.overrides, trusted(command.overrides)
 
 
 def trusted(overrides: list[str]) -> list[str]:

@@ -15,6 +15,7 @@ from dltrain.data.inputs import Given, check
 from dltrain.errors import ConfigError, problem
 from dltrain.loggers.console import Console
 from dltrain.runs import job as stored
+from dltrain.runs import overridable
 
 if TYPE_CHECKING:
     from dltrain.tasks.base import Task
@@ -56,12 +57,6 @@ them; data.path= and data.root= say where they are now.
   dltrain predict latest --text "It was " --length 500
 """
 
-FREE = ("device.", "task.features", "allow_targets")
-# Of data what says where they lie and how they are read, not what a model sees of them.
-PLACES = (
-    *("path", "root", "download", "batch_size", "workers", "worker_timeout"),
-    *("on_bad_sample", "max_bad_samples", "holes"),
-)
 # Flags that are arguments of a task's own `predict`.
 OF_THE_TASK = ("length", "temperature", "seed")
 
@@ -72,21 +67,21 @@ def main(command: Command, started: float) -> int:
         print(USAGE)
         return 0
     asked, run, names, typed = read(command.words)
-    path = stored.find(run)
+    path = stored.find_run(run)
     check(names)
-    job, changed = stored.revised(stored.load(path, trusted(typed)), typed)
-    refuse_another_model(changed)
+    job, changed = stored.revise_job(stored.load_job(path, trusted(typed)), typed)
+    overridable.check_predict(changed)
     job.ready()
-    from dltrain.runs.inference import rebuild, remade
+    from dltrain.runs.inference import load_trained, rebuild_components
 
-    parts = remade(job)
-    wishes = wishes_of(asked, parts.task)
-    trained = rebuild(parts, path, f"{asked.checkpoint}.pt")
+    components = rebuild_components(job)
+    wishes = wishes_of(asked, components.task)
+    trained = load_trained(components, path, f"{asked.checkpoint}.pt")
     console = Console()
     console.info(f"{path}: {asked.checkpoint} checkpoint, of step {trained.step:,}")
     for note in trained.notes:
         console.warning(f"{path}: {note}")
-    given = Given(tuple(names), asked.text, asked.batch or 2 * trained.parts.data.batch_size)
+    given = Given(tuple(names), asked.text, asked.batch or 2 * trained.components.data.batch_size)
     write(trained.predict(given, wishes), asked.format, asked.top)
     return 0
 
@@ -119,22 +114,6 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
     """What stands before ``--``, and the names behind it, whatever they look like."""
     place = words.index("--") if "--" in words else len(words)
     return words[:place], words[place + 1 :]
-
-
-def refuse_another_model(changed: dict[str, tuple[Any, Any]]) -> None:
-    """Refuse what the trained model was not made for.
-
-    Raises:
-        ConfigError: With the difference for each key.
-    """
-    free = f"Only device. and data.{{{','.join(PLACES)}}} may change."
-    lines = [
-        f"{key}: a trained model keeps {old}, got {new}. {free}"
-        for key, (old, new) in changed.items()
-        if not key.startswith(FREE) and key not in [f"data.{name}" for name in PLACES]
-    ]
-    if lines:
-        raise ConfigError(*lines)
 
 
 def wishes_of(asked: argparse.Namespace, task: "Task") -> dict[str, Any]:

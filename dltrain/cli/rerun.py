@@ -28,7 +28,7 @@ def main(command: Command, started: float) -> int:
         print(USAGE)
         return 0
     path, typed, allow = one_run(command)
-    job, changed = stored.revised(stored.load(path, allow), typed)
+    job, changed = stored.revise_job(stored.load_job(path, allow), typed)
     changed.pop(stored.RUN_DIR, None)
     folder_checks.check_available(job.run_dir, compose.default_root())
     console = Console()

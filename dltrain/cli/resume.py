@@ -5,9 +5,9 @@ from typing import Any
 
 from dltrain.cli.main import Command, one_run
 from dltrain.config.compose import Job
-from dltrain.errors import ConfigError
 from dltrain.loggers.console import Console
 from dltrain.runs import job as stored
+from dltrain.runs import overridable
 
 USAGE = """\
 dltrain resume RUN [KEY=VALUE ...]
@@ -23,14 +23,6 @@ A damaged checkpoint is passed over for the newest one that is whole; exit code 
   dltrain resume outputs/lstm-timeseries/20261122-170146-f8f5 trainer.epochs=40
 """
 
-# What may differ between two sessions of one run.
-FREE = (
-    *(f"trainer.{name}" for name in ("epochs", "max_steps", "max_minutes", "log_every", "checkpoint_every")),
-    *(f"trainer.{name}" for name in ("keep_last", "keep_best", "requeue", "resume", "on_oom")),
-    *(f"data.{name}" for name in ("workers", "root", "path", "download")),
-    *(f"data.{name}" for name in ("worker_timeout", "on_bad_sample", "max_bad_samples")),
-)
-
 
 def main(command: Command, started: float) -> int:
     """Read the folder, check what is asked, go on."""
@@ -38,7 +30,7 @@ def main(command: Command, started: float) -> int:
         print(USAGE)
         return 0
     path, typed, allow = one_run(command)
-    job, changed = stored.revised(stored.load(path, allow), typed)
+    job, changed = stored.revise_job(stored.load_job(path, allow), typed)
     return go_on(job, path, changed, Console(), started)
 
 
@@ -55,7 +47,7 @@ def go_on(job: Job, path: Path, changed: dict[str, tuple[Any, Any]], console: Co
     Raises:
         ConfigError: When what was changed would make it another run.
     """
-    refuse_other_mathematics(changed, str(path), job.config.device.precision)
+    overridable.check_resume(changed, str(path), job.config.device.precision)
     if stored.is_finished(path) and not any(map(is_longer, changed.items())):
         console.info(f"{path}: this run is finished. trainer.epochs=N trains on.")
         return 0
@@ -72,19 +64,3 @@ def is_longer(change: tuple[str, tuple[Any, Any]]) -> bool:
     if key not in ("trainer.epochs", "trainer.max_steps", "trainer.max_minutes"):
         return False
     return after is None or (before is not None and after > before)
-
-
-def refuse_other_mathematics(changed: dict[str, tuple[Any, Any]], run: str, precision: str) -> None:
-    """Refuse what would make it another run.
-
-    Raises:
-        ConfigError: With the difference for each key.
-    """
-    # A schedule hears of steps that fp16 has skipped when losses are read back.
-    free = [key for key in FREE if precision != "fp16" or key != "trainer.log_every"]
-    other = {
-        k: v for k, v in changed.items() if k not in free and (not k.startswith("device.") or k == "device.precision")
-    }
-    if other:
-        lines = [f"{key}: a resumed run keeps {old}, got {new}" for key, (old, new) in other.items()]
-        raise ConfigError(*lines, f"a new run with these: dltrain rerun {run} KEY=VALUE ...")

@@ -13,7 +13,7 @@ from dltrain.errors import ConfigError, nearest, problem
 from dltrain.loggers.console import Console
 from dltrain.loggers.formatting import format_count, format_duration
 from dltrain.runs import job
-from dltrain.runs.index import CHOSEN, Row, row_of
+from dltrain.runs.index import MAIN_GROUPS, RunInfo, run_info
 
 USAGE = """\
 dltrain runs [FOLDER] [--sort KEY] [--json]
@@ -30,7 +30,7 @@ running and no process is at work in it: it was killed, and dltrain resume FOLDE
   dltrain runs outputs/sweep --sort metric
 """
 
-COLUMNS = (*CHOSEN, "metric", "value", "state", "step", "age", "time", "folder", "typed")
+COLUMNS = (*MAIN_GROUPS, "metric", "value", "state", "step", "age", "time", "folder", "typed")
 TYPED = 48  # characters of what was typed that the table shows
 
 
@@ -44,8 +44,8 @@ def main(command: Command, started: float) -> int:
     if asked.folder and not root.is_dir():
         there = [str(path) for path in root.parent.glob("*/")]
         raise ConfigError(problem("runs", "a folder of runs", asked.folder, nearest(str(root), there)))
-    found = [root] if (root / job.JOB).is_file() else job.runs(root)
-    rows = sorted(map(row_of, found), key=ORDERS[asked.sort])
+    found = [root] if (root / job.JOB).is_file() else job.list_runs(root)
+    rows = sorted(map(run_info, found), key=ORDERS[asked.sort])
     if asked.json:
         print(json.dumps(rows, indent=2))
     elif rows:
@@ -75,7 +75,7 @@ def read(command: Command) -> argparse.Namespace:
     return asked
 
 
-def cells(row: Row) -> list[str]:
+def cells(row: RunInfo) -> list[str]:
     """A row as the table shows it."""
     shown = {key: "" if row[key] is None else str(row[key]) for key in COLUMNS}
     shown["value"] = "" if row["value"] is None else f"{row['value']:.4g}"
@@ -88,24 +88,24 @@ def cells(row: Row) -> list[str]:
     return [shown[key] for key in COLUMNS]
 
 
-def by_metric(row: Row) -> tuple[bool, str, float]:
+def by_metric(row: RunInfo) -> tuple[bool, str, float]:
     """Runs of one metric together, the best first; those that have none last."""
     value = row["value"] or 0.0
     return row["value"] is None, row["metric"] or "", -value if row["better"] == "max" else value
 
 
-def by_text(key: str) -> Callable[[Row], tuple[str, float]]:
+def by_text(key: str) -> Callable[[RunInfo], tuple[str, float]]:
     """In the order of the alphabet, the newest first among equals."""
     return lambda row: (str(row[key] or ""), row["age"])
 
 
-def largest(key: str) -> Callable[[Row], float]:
+def largest(key: str) -> Callable[[RunInfo], float]:
     """The largest first."""
     return lambda row: -(row[key] or 0)
 
 
-ORDERS: dict[str, Callable[[Row], Any]] = {
-    **{key: by_text(key) for key in CHOSEN},
+ORDERS: dict[str, Callable[[RunInfo], Any]] = {
+    **{key: by_text(key) for key in MAIN_GROUPS},
     "metric": by_metric,
     "state": by_text("state"),
     "step": largest("step"),

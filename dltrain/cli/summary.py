@@ -41,7 +41,7 @@ def main(command: Command, started: float) -> int:
 
     facts, example = facts_given(job, given) if given.input else facts_of_data(job)
     batch_size = job.config.data.batch_size
-    make = functools.partial(assemble.make_model, job, facts)
+    make = functools.partial(assemble.build_model, job, facts)
     summary = summarise(make, [example], batch_size, optimizer_states(job))
     show(Console(), summary, batch_size, job)
     return 0
@@ -87,9 +87,9 @@ def facts_given(job: Job, given: argparse.Namespace) -> tuple[dict[str, Any], "T
         spec = Spec(shape=sizes, length=sizes[0], vocabulary=given.outputs, features=given.outputs)
     else:
         spec = Spec(shape=sizes, size=functools.reduce(int.__mul__, sizes), **named(sizes))
-    facts = assemble.facts_of(spec) | {"outputs": given.outputs, "each_step": tokens, "causal": tokens}
+    facts = assemble.spec_facts(spec) | {"outputs": given.outputs, "each_step": tokens, "causal": tokens}
     if set(needed) & set(assemble.TASK_FACTS) - facts.keys():  # what only the task that the model is made for can say
-        facts = {**assemble.make_task(job, spec)[1], **facts}
+        facts = {**assemble.build_task(job, spec)[1], **facts}
     return facts, torch.zeros(sizes, dtype=torch.int64 if tokens else torch.float32, device="meta")
 
 
@@ -111,7 +111,7 @@ def facts_of_data(job: Job) -> tuple[dict[str, Any], "Tensor"]:
     from dltrain.runs import assemble
 
     data: Data = instantiate.build(assemble.node(job, "data"), "data", job.allow)
-    _, facts = assemble.make_task(job, data.spec)
+    _, facts = assemble.build_task(job, data.spec)
     kind = torch.float32 if data.spec.vocabulary is None else torch.int64
     return facts, torch.zeros(data.spec.shape or (), dtype=kind, device="meta")
 

@@ -19,13 +19,13 @@ def main(command: Command, started: float) -> int:
         jobs = compose.expand(command.overrides, command.config_dirs)
         for job in jobs:
             job.ready()
-        from dltrain.sweeps.sweep import sweep
+        from dltrain.sweeps.sweep import run_sweep
 
-        return sweep(jobs, console, command.overrides)
+        return run_sweep(jobs, console, command.overrides)
     job = compose.compose(command.overrides, command.config_dirs)
     if job.config.trainer.resume == "auto" and (path := earlier(job)) is not None:
-        before = compose.plain(stored.load(path, job.allow).config)
-        return go_on(job, path, stored.differences(before, compose.plain(job.config)), console, started)
+        before = compose.plain(stored.load_job(path, job.allow).config)
+        return go_on(job, path, stored.config_differences(before, compose.plain(job.config)), console, started)
     folder_checks.check_available(job.run_dir, compose.default_root())
     console.info(job.title())
     job.ready()

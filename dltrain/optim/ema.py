@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Average:
+class EMA:
     """An exponential moving average of a model's weights, as a model of its own.
 
     Buffers that are finite numbers (running statistics) are averaged like weights; others are copied.

@@ -11,7 +11,7 @@ from dltrain.config.compose import Job
 from dltrain.data.spec import Data, Spec
 from dltrain.errors import CheckpointError, ConfigError, problem
 from dltrain.runs import job as stored
-from dltrain.runs.assemble import Parts, make_model, make_task, node
+from dltrain.runs.assemble import Components, build_model, build_task, node
 from dltrain.storage.checkpoint_format import STATE_ERRORS, effective_weights
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.storage.run_files import BEST
@@ -21,7 +21,7 @@ from dltrain.tasks.pixel_range import Scale
 KEY = "task.features"
 
 
-class Features(nn.Module):
+class ClassifierFeatures(nn.Module):
     """A classifier that says what its last linear layer reads, besides what it makes of it; it never learns.
 
     Args:
@@ -56,27 +56,27 @@ class Features(nn.Module):
         self.read = inputs[0]
 
 
-def attach(parts: Parts, allow: tuple[str, ...]) -> None:
+def attach_features(components: Components, allow: tuple[str, ...]) -> None:
     """Let a task that judges examples see them through the run that its configuration names, if it names one.
 
     Args:
-        parts: What a run is made of.
+        components: What a run is made of.
         allow: Module prefixes that this command trusts.
 
     Raises:
         ConfigError: Naming task.features, when that is no classifier of such pictures.
     """
-    folder = parts.config["task"].get("features")
-    if folder is None or parts.task.quality is None:
+    folder = components.config["task"].get("features")
+    if folder is None or components.task.quality is None:
         return
-    device = parts.device.device
+    device = components.device.device
     # Making a model draws random numbers, which are not to change those of the run.
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
-        network = load(str(folder), parts.data.spec, allow)
-    parts.task.look_through(network.to(device))
+        network = load_features(str(folder), components.data.spec, allow)
+    components.task.look_through(network.to(device))
 
 
-def load(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> Features:
+def load_features(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> ClassifierFeatures:
     """The classifier of a run, with the weights that did best.
 
     Args:
@@ -87,27 +87,27 @@ def load(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> Features:
     Raises:
         ConfigError: Naming task.features.
     """
-    path = _found(folder)
+    path = _find_classifier(folder)
     try:
-        job = stored.load(path, allow)
+        job = stored.load_job(path, allow)
         data: Data = instantiate.build(node(job, "data"), "data", allow)
-        task, facts = make_task(job, data.spec)
+        task, facts = build_task(job, data.spec)
         if not isinstance(task, Classification):
-            raise ConfigError(_refused("with the task classification", type(task).__name__.lower(), path))
-        refuse_other_pictures(data.spec, spec, path)
-        model = make_model(job, facts)
+            raise ConfigError(_format_rejection("with the task classification", type(task).__name__.lower(), path))
+        check_same_images(data.spec, spec, path)
+        model = build_model(job, facts)
         model.load_state_dict(effective_weights(Checkpoints(path).load(BEST)))
-        network = Features(model, Scale(data.spec.low, data.spec.high), name_of(path, job))
+        network = ClassifierFeatures(model, Scale(data.spec.low, data.spec.high), describe_classifier(path, job))
         network(torch.zeros(2, *(spec.shape or ())))
         return network
     except (ConfigError, CheckpointError) as error:
         raise ConfigError(*(p if p.startswith(KEY) else f"{KEY}: {path}: {p}" for p in error.problems)) from error
     except STATE_ERRORS as error:  # the weights do not fit, or the model is not such a classifier
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ConfigError(_refused("whose model ends in a linear layer", reason, path)) from error
+        raise ConfigError(_format_rejection("whose model ends in a linear layer", reason, path)) from error
 
 
-def refuse_other_pictures(theirs: Spec, ours: Spec, path: Path) -> None:
+def check_same_images(theirs: Spec, ours: Spec, path: Path) -> None:
     """Refuse a classifier of something else.
 
     Raises:
@@ -117,10 +117,10 @@ def refuse_other_pictures(theirs: Spec, ours: Spec, path: Path) -> None:
         raise ConfigError(problem(KEY, "null, as these data are no pictures from black to white", path))
     if theirs.shape != ours.shape or theirs.low is None:
         wanted, read = ("x".join(map(str, spec.shape or ())) for spec in (ours, theirs))
-        raise ConfigError(_refused(f"that tells pictures of {wanted} apart", f"one of {read}", path))
+        raise ConfigError(_format_rejection(f"that tells pictures of {wanted} apart", f"one of {read}", path))
 
 
-def name_of(path: Path, job: Job) -> str:
+def describe_classifier(path: Path, job: Job) -> str:
     """Which run the features are of, and its accuracy on its own test split."""
     name = f"{job.choices['model']}-{job.choices['data']}/{path.resolve().name}"
     try:
@@ -129,15 +129,15 @@ def name_of(path: Path, job: Job) -> str:
         return name
 
 
-def _found(folder: str) -> Path:
+def _find_classifier(folder: str) -> Path:
     if folder == "latest":
         raise ConfigError(problem(KEY, "the folder of a run", folder, "Another run will be the latest one tomorrow."))
     try:
-        return stored.find(folder)
+        return stored.find_run(folder)
     except ConfigError as error:
         lines = (line.partition(":")[2].replace(", or latest,", ",") for line in error.problems)
         raise ConfigError(*(f"{KEY}:{line}" for line in lines)) from None
 
 
-def _refused(wanted: str, got: str, path: Path) -> str:
+def _format_rejection(wanted: str, got: str, path: Path) -> str:
     return problem(KEY, f"the folder of a run {wanted}", got, f"It is {path}.")

@@ -17,11 +17,11 @@ from dltrain.loggers import film
 from dltrain.plots import charts
 
 COLUMNS = 8  # of a grid, unless it would be more than twice as high as wide
-MOVING = 224  # the side that the pictures of a GIF are enlarged to, about
-PACE, LAST = 120, 1000  # milliseconds that one is shown, and the last
+GIF_SIDE = 224  # the side that the pictures of a GIF are enlarged to, about
+FRAME_MS, LAST_FRAME_MS = 120, 1000  # milliseconds that one is shown, and the last
 
 
-class Made(NamedTuple):
+class Generated(NamedTuple):
     """What a model made up.
 
     Args:
@@ -35,20 +35,20 @@ class Made(NamedTuple):
     ways: bool = False
 
 
-Encode = Callable[[Made], bytes]
+Encode = Callable[[Generated], bytes]
 
 
 def encoders(spec: Spec) -> dict[str, Encode]:
     """How examples of data with these facts can be kept: ending of a file's name -> what makes its content."""
     shape = spec.shape or ()
     if len(shape) == 3 and spec.low is not None:
-        return {".png": _grid, ".gif": _moving, ".npy": _array}
+        return {".png": _grid, ".gif": _gif, ".npy": _npy}
     if shape == (2,):
-        return {".png": _points, ".csv": _table, ".npy": _array}
-    return {".csv": _table, ".npy": _array} if len(shape) == 1 else {".npy": _array}
+        return {".png": _scatter, ".csv": _csv, ".npy": _npy}
+    return {".csv": _csv, ".npy": _npy} if len(shape) == 1 else {".npy": _npy}
 
 
-def encoded(made: Made, path: Path, spec: Spec) -> bytes:
+def encode(made: Generated, path: Path, spec: Spec) -> bytes:
     """The content of a file of this name.
 
     Raises:
@@ -61,29 +61,29 @@ def encoded(made: Made, path: Path, spec: Spec) -> bytes:
     return fitting[path.suffix.lower()](made)
 
 
-def _grid(made: Made) -> bytes:
+def _grid(made: Generated) -> bytes:
     """Pictures side by side; what was made of given ones below them."""
     count = len(made.examples)
     if made.given is None:
         return film.png(charts.samples(made.examples, COLUMNS if made.ways else max(COLUMNS, math.isqrt(count // 2))))
     columns = min(COLUMNS, count)
     rows = zip(made.given.split(columns), made.examples.split(columns), strict=True)
-    wide = [_filled(row, columns) for pair in rows for row in pair]
+    wide = [_pad_row(row, columns) for pair in rows for row in pair]
     return film.png(charts.samples(torch.cat(wide), columns))
 
 
-def _filled(row: Tensor, columns: int) -> Tensor:
+def _pad_row(row: Tensor, columns: int) -> Tensor:
     """A row of a grid, filled up with white."""
     return torch.cat([row, row.new_ones(columns - len(row), *row.shape[1:])])
 
 
-def _moving(made: Made) -> bytes:
+def _gif(made: Generated) -> bytes:
     """One picture after the other; what was made of given ones beside them."""
     each = made.examples[:, None] if made.given is None else torch.stack([made.given, made.examples], 1)
-    return film.gif([film.image(charts.samples(pictures, tile=MOVING)) for pictures in each], PACE, LAST)
+    return film.gif([film.image(charts.samples(pictures, tile=GIF_SIDE)) for pictures in each], FRAME_MS, LAST_FRAME_MS)
 
 
-def _points(made: Made) -> bytes:
+def _scatter(made: Generated) -> bytes:
     title = f"{len(made.examples):,} points"
     if made.given is None:
         return film.png(charts.scatter(made.examples, None, (), title))
@@ -91,13 +91,13 @@ def _points(made: Made) -> bytes:
     return film.png(charts.scatter(torch.cat([made.given, made.examples]), kinds, ("given", "made of them"), title))
 
 
-def _array(made: Made) -> bytes:
+def _npy(made: Generated) -> bytes:
     file = io.BytesIO()
     np.save(file, made.examples.numpy(), allow_pickle=False)
     return file.getvalue()
 
 
-def _table(made: Made) -> bytes:
+def _csv(made: Generated) -> bytes:
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(f"x{column}" for column in range(1, made.examples.shape[1] + 1))

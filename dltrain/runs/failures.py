@@ -4,12 +4,12 @@ import shlex
 import shutil
 from pathlib import Path
 
-from dltrain.runs.assemble import Parts
+from dltrain.runs.assemble import Components
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.training.device import peak_memory_mb
 
 
-def ways_on(state: str, run: Path, checkpoints: Checkpoints) -> list[str]:
+def next_steps(state: str, run: Path, checkpoints: Checkpoints) -> list[str]:
     """Where the run lies, where it stands, and the command that goes on."""
     lines, place = [f"The run lies in {run}"], shlex.quote(str(run))
     if steps := [entry["step"] for entry in checkpoints.read_manifest().values()]:
@@ -21,19 +21,19 @@ def ways_on(state: str, run: Path, checkpoints: Checkpoints) -> list[str]:
     return [*lines, ways.get(state, f"Go on with: dltrain resume {place}")]
 
 
-def out_of_memory(error: BaseException, parts: Parts) -> str:
+def describe_out_of_memory(error: BaseException, components: Components) -> str:
     """How much memory was asked for, and what asks for less."""
-    trainer, size = parts.config["trainer"], parts.data.batch_size
+    trainer, size = components.config["trainer"], components.data.batch_size
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     half = f"data.batch_size={max(1, size // 2)} trainer.accumulate={2 * trainer['accumulate']}"
     return (
-        f"{first}. Batches of {size}, at most {peak_memory_mb(parts.device.device):,.0f} MB in use. "
+        f"{first}. Batches of {size}, at most {peak_memory_mb(components.device.device):,.0f} MB in use. "
         f"Try {half} (a step stays the same), trainer.on_oom=shrink (dltrain does that itself), "
         "device.precision=bf16, or a smaller model"
     )
 
 
-def could_not_write(error: OSError, run: Path, checkpoints: Checkpoints) -> str:
+def describe_write_error(error: OSError, run: Path, checkpoints: Checkpoints) -> str:
     """What could not be written, and what the disk says."""
     if not run.is_dir():
         return f"the run's folder is gone: {run}"

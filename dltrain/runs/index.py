@@ -12,55 +12,59 @@ from dltrain.runs import provenance
 from dltrain.storage import run_dir
 from dltrain.storage.safe_read import get_mapping, is_number, parse_mapping, read_mapping, read_text
 
-CHOSEN = ("model", "data", "task")  # choices that have a column of their own
+MAIN_GROUPS = ("model", "data", "task")  # choices that have a column of their own
 TAIL_BYTES = 4096  # more than a line of metrics.jsonl has
 MANIFEST = "checkpoints/manifest.json"
 LOST = "lost"  # it says that it is running, and no process is at work in it
 
-Row = dict[str, Any]
+RunInfo = dict[str, Any]
 
 
-def row_of(path: Path) -> Row:
+def run_info(path: Path) -> RunInfo:
     """What is known of one run; None where its folder does not say.
 
     Keys: folder, model, data, task, metric and value (by which the run is judged, as TensorBoard names it), better
     (``min`` or ``max``), state, error, step, age (seconds since it was last written to), updated (the same as a time),
     time (seconds that it took), choices, typed.
     """
-    status, result, began = run_dir.read_status(path), read_mapping(path / "result.json"), provenance.recorded(path)
+    status, result, began = (
+        run_dir.read_status(path),
+        read_mapping(path / "result.json"),
+        provenance.load_environment(path),
+    )
     entries = [entry for entry in read_mapping(path / MANIFEST).values() if isinstance(entry, dict)]
-    state, choices = state_of(path, status), get_mapping(began, "choices")
-    updated = touched(path)
-    took = spent(status, entries, time.time() if state == "running" else updated)
+    state, choices = run_state(path, status), get_mapping(began, "choices")
+    updated = last_active(path)
+    took = elapsed_seconds(status, entries, time.time() if state == "running" else updated)
     steps = [status.get("step"), *(entry.get("step") for entry in entries)]
     steps += [last_step(path / "metrics.jsonl")] if state in ("running", LOST) else []
     return {
         "folder": str(path),
-        **{group: choices.get(group) for group in CHOSEN},
-        **figure(result, entries, get_mapping(began, "metric")),
+        **{group: choices.get(group) for group in MAIN_GROUPS},
+        **headline_metric(result, entries, get_mapping(began, "metric")),
         "state": state,
         "error": status.get("error"),
-        "step": greatest(steps),
+        "step": largest_number(steps),
         "age": max(0.0, time.time() - updated),
         "updated": run_dir.iso_time(updated),
-        "time": greatest([result.get("seconds")]) or took,
+        "time": largest_number([result.get("seconds")]) or took,
         "choices": choices,
-        "typed": typed(path),
+        "typed": typed_overrides(path),
     }
 
 
-def state_of(path: Path, status: dict[str, Any]) -> str | None:
+def run_state(path: Path, status: dict[str, Any]) -> str | None:
     """How a run stands; a process that was killed could not say so itself."""
     state = status.get("state")
     return LOST if state == "running" and not run_dir.is_locked(path) else state
 
 
-def touched(path: Path) -> float:
+def last_active(path: Path) -> float:
     """When a run was last at work, in seconds since 1970: a process that was killed could write no status."""
-    return max(modified(path / name) for name in ("status.json", "metrics.jsonl", MANIFEST))
+    return max(modification_time(path / name) for name in ("status.json", "metrics.jsonl", MANIFEST))
 
 
-def modified(path: Path) -> float:
+def modification_time(path: Path) -> float:
     """When a file was written, in seconds since 1970; 0 where it is not there."""
     try:
         return path.stat().st_mtime
@@ -68,28 +72,28 @@ def modified(path: Path) -> float:
         return 0.0
 
 
-def greatest(values: Iterable[Any]) -> Any:
+def largest_number(values: Iterable[Any]) -> Any:
     """The greatest of those that are finite numbers, or None."""
     return max(filter(is_number, values), default=None)
 
 
-def figure(result: dict[str, Any], entries: list[dict[str, Any]], known: dict[str, Any]) -> Row:
+def headline_metric(result: dict[str, Any], entries: list[dict[str, Any]], known: dict[str, Any]) -> RunInfo:
     """The figure by which a run is judged: that of the test, before that the best of validation so far."""
     name = str(result.get("metric") or known.get("name"))
-    value, split = greatest([get_mapping(result, "test").get(name)]), "test"
+    value, split = largest_number([get_mapping(result, "test").get(name)]), "test"
     if value is None:
         best = [entry.get("metric") for entry in entries if entry.get("best")]
-        value, split = greatest(best[-1:]), "val"
+        value, split = largest_number(best[-1:]), "val"
     return {"metric": None if value is None else f"{name}/{split}", "value": value, "better": known.get("better")}
 
 
-def spent(status: dict[str, Any], entries: list[dict[str, Any]], until: float) -> float | None:
+def elapsed_seconds(status: dict[str, Any], entries: list[dict[str, Any]], until: float) -> float | None:
     """Seconds that a run without a result took: this session's, and those of earlier ones as its checkpoints tell."""
     try:
         here = until - datetime.fromisoformat(status["started"]).timestamp()
     except (KeyError, ValueError, TypeError, OverflowError):
         return None
-    return greatest([here, *(entry.get("seconds") for entry in entries)])
+    return largest_number([here, *(entry.get("seconds") for entry in entries)])
 
 
 def last_step(path: Path) -> Any:
@@ -105,11 +109,11 @@ def last_step(path: Path) -> Any:
         return None
 
 
-def typed(path: Path) -> str | None:
+def typed_overrides(path: Path) -> str | None:
     """What the run's command said besides the choices that have a column, and besides where it goes."""
     try:
         words = shlex.split(read_text(path / "command.txt"))[1:]
     except (OSError, ValueError):
         return None
-    named = tuple(f"{group}=" for group in CHOSEN)
+    named = tuple(f"{group}=" for group in MAIN_GROUPS)
     return " ".join(word for word in words if not word.startswith(named))

@@ -19,16 +19,16 @@ from dltrain.data.loader import Batches
 from dltrain.data.spec import Inputs, Source, Splits
 from dltrain.errors import CheckpointError, ConfigError, problem
 from dltrain.runs import provenance
-from dltrain.runs.assemble import Parts, make
-from dltrain.runs.dry_run import batches_of
+from dltrain.runs.assemble import Components, build_components
+from dltrain.runs.dry_run import source_batches
 from dltrain.storage import safe_read
 from dltrain.storage.checkpoint_format import STATE_ERRORS, effective_weights
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.storage.run_files import BEST
 from dltrain.tasks.base import Evaluation
-from dltrain.training.evaluation import measure
+from dltrain.training.evaluation import evaluate
 
-LARGE = 1e6
+DOUBLE_FROM = 1e6
 
 
 @dataclass
@@ -36,13 +36,13 @@ class Trained:
     """A model with trained weights, and what it was trained with.
 
     Args:
-        parts: Data, task and device, and the model in evaluation mode.
+        components: Data, task and device, and the model in evaluation mode.
         splits: The run's own data, whose ``prepare`` knows what was fitted on them.
         step: Optimizer steps of the checkpoint.
         notes: What a user should know about it.
     """
 
-    parts: Parts
+    components: Components
     splits: Splits
     step: int
     notes: tuple[str, ...] = ()
@@ -57,27 +57,27 @@ class Trained:
         Raises:
             ConfigError: When the turn comes of something that cannot be read.
         """
-        for piece in self.parts.data.inputs(given):
+        for piece in self.components.data.inputs(given):
             lines = self._lines(piece, given.batch, asked)
-            yield [{**name, **plain(line)} for name, line in zip(piece.names, lines, strict=True)]
+            yield [{**name, **json_values(line)} for name, line in zip(piece.names, lines, strict=True)]
 
     def evaluate(self, split: str) -> Evaluation:
         """The figures of a split: ``test``, ``val``, or ``train`` without augmentation and with all that tests have."""
-        batches = unchanged(self.parts, self.splits, split)
+        batches = eval_batches(self.components, self.splits, split)
         try:
-            return measure(self.parts.task.evaluate, self.parts.model, batches, self.parts.device)
+            return evaluate(self.components.task.evaluate, self.components.model, batches, self.components.device)
         finally:
             batches.close()
 
     def _lines(self, piece: Inputs, batch_size: int, asked: Mapping[str, Any]) -> list[dict[str, Any]]:
-        parts = self.parts
+        components = self.components
         source = Source(piece.rows, self.splits.test.prepare)
-        batches = Batches(source, batch_size, parts.device.device, channels_last=parts.device.channels_last)
-        with torch.inference_mode(), parts.device.autocast():
-            return [line for batch in batches for line in parts.task.predict(parts.model, batch, **asked)]
+        batches = Batches(source, batch_size, components.device.device, channels_last=components.device.channels_last)
+        with torch.inference_mode(), components.device.autocast():
+            return [line for batch in batches for line in components.task.predict(components.model, batch, **asked)]
 
 
-def remade(job: Job) -> Parts:
+def rebuild_components(job: Job) -> Components:
     """What a run was made of, before its data are read.
 
     Args:
@@ -86,15 +86,15 @@ def remade(job: Job) -> Parts:
     Raises:
         ConfigError: When the run's data are no longer where it found them, or something else is wrong with the job.
     """
-    with own_data():
-        return make(job)
+    with explain_missing_data():
+        return build_components(job)
 
 
-def rebuild(parts: Parts, path: Path, name: str, own: bool = False) -> Trained:
+def load_trained(components: Components, path: Path, name: str, own: bool = False) -> Trained:
     """The trained model of a run.
 
     Args:
-        parts: What the run was made of.
+        components: What the run was made of.
         path: The run's folder.
         name: Of the checkpoint: ``best.pt``, ``last.pt`` or a file's.
         own: Refuse data that are not those the run was trained on, instead of saying so.
@@ -103,21 +103,21 @@ def rebuild(parts: Parts, path: Path, name: str, own: bool = False) -> Trained:
         ConfigError: When the run's data cannot be read, or are others.
         CheckpointError: When the checkpoint is missing, damaged, or of another model.
     """
-    with own_data():
-        splits = parts.data.load()
-    skipping = own and parts.config["data"].get("on_bad_sample") == "skip"
-    others = ", ".join(provenance.other_splits(path, fingerprint(splits), skipping))
-    if others and own and getattr(parts.data, "fitted", True):
+    with explain_missing_data():
+        splits = components.data.load()
+    skipping = own and components.config["data"].get("on_bad_sample") == "skip"
+    others = ", ".join(provenance.changed_splits(path, fingerprint(splits), skipping))
+    if others and own and getattr(components.data, "fitted", True):
         hint = "Scales and classes come from them; data.path= or data.root= says where they are now"
         other = f"dltrain predict {path} INPUT says what the model makes of other data"
         raise ConfigError(problem(f"data ({others})", "those the run was trained on", "others", f"{hint}. {other}."))
-    refuse_other_classes(parts, path)
-    fitted = "; scales and names come from them" * getattr(parts.data, "fitted", True)
+    check_class_names(components, path)
+    fitted = "; scales and names come from them" * getattr(components.data, "fitted", True)
     notes = (f"data ({others}): not those it was trained on{fitted}",) if others else ()
-    return Trained(parts, splits, restore(parts, path, name), notes)
+    return Trained(components, splits, restore_weights(components, path, name), notes)
 
 
-def refuse_other_classes(parts: Parts, path: Path) -> None:
+def check_class_names(components: Components, path: Path) -> None:
     """Refuse data whose classes have other names than those that the model has learned.
 
     Raises:
@@ -127,18 +127,18 @@ def refuse_other_classes(parts: Parts, path: Path) -> None:
         config = yaml.safe_load(safe_read.read_yaml_text(path / "config.yaml"))
     except (OSError, ValueError, YAMLError):
         return  # the folder does not say
-    known, now = (safe_read.get_mapping(found, "task").get("class_names") for found in (config, parts.config))
+    known, now = (safe_read.get_mapping(found, "task").get("class_names") for found in (config, components.config))
     if known and known != now and redaction.MASK not in str(known):
         raise ConfigError(problem("data (classes)", " ".join(map(str, known)), " ".join(map(str, now or ()))))
 
 
-def unchanged(parts: Parts, splits: Splits, split: str) -> Batches:
+def eval_batches(components: Components, splits: Splits, split: str) -> Batches:
     """The batches of a split as evaluation takes them: in order, whole, without augmentation."""
     source = Source(getattr(splits, split).rows, splits.test.prepare)
-    return batches_of(parts, source, 2 * parts.data.batch_size)
+    return source_batches(components, source, 2 * components.data.batch_size)
 
 
-def restore(parts: Parts, path: Path, name: str) -> int:
+def restore_weights(components: Components, path: Path, name: str) -> int:
     """Give a model the weights of a run's checkpoint, ready to be asked; the step they are of.
 
     Raises:
@@ -152,15 +152,15 @@ def restore(parts: Parts, path: Path, name: str) -> int:
             ways = f"dltrain resume {path} goes on with the run, dltrain rerun {path} begins it anew"
             raise CheckpointError(f"{path}: no checkpoint was written yet. {ways}") from None
         other = "best" if name != BEST else "last"
-        there = (saved.path / saved.resolve(f"{other}.pt")).is_file()
+        there = (saved.path / saved.named(f"{other}.pt")).is_file()
         raise CheckpointError(*error.problems, *([f"Another one may do: --checkpoint {other}"] * there)) from None
-    load_weights(parts, state, path / "checkpoints" / name)
-    parts.model.eval()
+    load_weights(components, state, path / "checkpoints" / name)
+    components.model.eval()
     return state["loop"]["step"]
 
 
 @contextmanager
-def own_data() -> Iterator[None]:
+def explain_missing_data() -> Iterator[None]:
     """Data that are not found meanwhile are the run's own: say why they are needed."""
     try:
         yield
@@ -172,31 +172,31 @@ def own_data() -> Iterator[None]:
         raise ConfigError(*error.problems, where) from error
 
 
-def load_weights(parts: Parts, state: dict[str, Any], file: Path) -> None:
+def load_weights(components: Components, state: dict[str, Any], file: Path) -> None:
     """Take the weights of a checkpoint that count: the averaged ones where there are some.
 
     Raises:
         CheckpointError: When they do not fit the model.
     """
     try:
-        parts.model.load_state_dict(effective_weights(state))
-        parts.task.load_state_dict(state["task"])
+        components.model.load_state_dict(effective_weights(state))
+        components.task.load_state_dict(state["task"])
     except STATE_ERRORS as error:
         wrong = str(error).splitlines()[:2] or [type(error).__name__]
         reason = " ".join(line.strip() for line in wrong)
         raise CheckpointError(f"{file}: refused, it does not fit this model: {reason}") from None
 
 
-def plain(value: Any) -> Any:
+def json_values(value: Any) -> Any:
     """``value`` as JSON can say it: what is no number is null.
 
     Nine digits name a float32 exactly; of a large number, whose small moves may matter, a float64 is named.
     """
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: json_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [json_values(item) for item in value]
     if isinstance(value, float):
-        digits = 9 if abs(value) < LARGE else 15
+        digits = 9 if abs(value) < DOUBLE_FROM else 15
         return float(f"{value:.{digits}g}") if math.isfinite(value) else None
     return value

@@ -20,14 +20,14 @@ JOB = "job.yaml"
 RUN_DIR = compose.OURS_IN_HYDRA[False]
 
 
-def dump(job: Job) -> str:
+def dump_job(job: Job) -> str:
     """A job as YAML, interpolations as they are written and secrets masked."""
     typed = [redaction.masked_word(word) for word in job.overrides]
     parts = {"choices": job.choices, "overrides": typed, "config_dirs": redaction.masked(list(job.config_dirs))}
     return OmegaConf.to_yaml({**parts, "config": redaction.masked(OmegaConf.to_container(job.config))})
 
 
-def load(path: Path, allow: Iterable[str] = ()) -> Job:
+def load_job(path: Path, allow: Iterable[str] = ()) -> Job:
     """The job of the run in a folder.
 
     Args:
@@ -41,7 +41,7 @@ def load(path: Path, allow: Iterable[str] = ()) -> Job:
         content: Any = OmegaConf.to_container(OmegaConf.create(safe_read.read_yaml_text(path / JOB)))
         config = OmegaConf.create(content["config"])
         choices, typed, dirs = (content[name] for name in ("choices", "overrides", "config_dirs"))
-        refuse_other_kinds(content["config"], choices, [*typed, *dirs])
+        check_types(content["config"], choices, [*typed, *dirs])
         interpolation.refuse_assembled(content["config"], path / JOB)
         config.allow_targets = list(allow)
         return Job(config, dict(choices), tuple(typed), None, None, tuple(dirs), tuple(allow))
@@ -51,7 +51,7 @@ def load(path: Path, allow: Iterable[str] = ()) -> Job:
         raise ConfigError(problem("RUN", f"a {JOB} that can be read", path / JOB, str(error).split("\n")[0])) from None
 
 
-def refuse_other_kinds(config: Any, choices: Any, words: list[Any]) -> None:
+def check_types(config: Any, choices: Any, words: list[Any]) -> None:
     """Refuse what no job says.
 
     Raises:
@@ -63,11 +63,11 @@ def refuse_other_kinds(config: Any, choices: Any, words: list[Any]) -> None:
         raise ValueError("a choice, an override or a folder is no text")
     if not isinstance(config, dict):
         raise ValueError("its configuration has no keys")
-    if other := [key for node in _named(config) for key in node if not isinstance(key, str)]:
+    if other := [key for node in _keyed_mappings(config) for key in node if not isinstance(key, str)]:
         raise ValueError(f"it has the key {other[0]}, which is no text")
 
 
-def _named(config: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
+def _keyed_mappings(config: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
     """The mappings whose keys have a meaning: the whole, its groups, and the arguments of whatever is built."""
     yield config
     waiting = list(config.values())
@@ -79,18 +79,18 @@ def _named(config: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
         waiting += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
 
 
-def find(name: str) -> Path:
+def find_run(name: str) -> Path:
     """The folder of a run: a path, or ``latest``, the one that was at work last.
 
     Raises:
         ConfigError: Naming the nearest ones, or what in the folder is neither a file nor a folder.
     """
-    path = located(name)
+    path = locate_run(name)
     folder_checks.refuse_special(path)
     return path
 
 
-def located(name: str) -> Path:
+def locate_run(name: str) -> Path:
     """Where the run is that a name stands for.
 
     Raises:
@@ -98,37 +98,37 @@ def located(name: str) -> Path:
     """
     root = compose.default_root()
     if name == "latest":
-        found = max(runs(root), key=index.touched, default=None)
+        found = max(list_runs(root), key=index.last_active, default=None)
         if found is None:
             raise ConfigError(problem("RUN", f"a run below {root}", name, "There is none."))
         return found
     path = Path(name).expanduser()
     if (path / JOB).exists():
         return path
-    known = {str(run): run for start in (path.parent, root) if start.is_dir() for run in runs(start)}
+    known = {str(run): run for start in (path.parent, root) if start.is_dir() for run in list_runs(start)}
     known.pop(str(path), None)  # it has no job.yaml, or is none
-    close = nearest(str(path), known) or nearest_name(path.name, known.values())
-    below = [str(run) for run in runs(path)][:3] if path.is_dir() else []
+    close = nearest(str(path), known) or suggest_run(path.name, known.values())
+    below = [str(run) for run in list_runs(path)][:3] if path.is_dir() else []
     if (path / "sweep.json").is_file():
         below.append(f"and a sweep goes on by its own command with -m sweep.resume={path}")
     hint = f"It contains {' '.join(below)}." if below else close or f"dltrain runs {root} lists what there is."
     raise ConfigError(problem("RUN", "the folder of a run, or latest", name, hint))
 
 
-def nearest_name(name: str, known: Iterable[Path]) -> str:
+def suggest_run(name: str, known: Iterable[Path]) -> str:
     """Propose the run whose own name is most like ``name``."""
     names = {run.name: run for run in known}
     close = nearest(name, names)
     return f"Did you mean {names[close[13:-1]]}?" if close else ""
 
 
-def runs(root: Path) -> list[Path]:
+def list_runs(root: Path) -> list[Path]:
     """The folders of runs at most three levels below ``root``, in the order of their names."""
     found = {file.parent for depth in ("*", "*/*", "*/*/*") for file in root.glob(f"{depth}/status.json")}
     return sorted(run for run in found if all((run / name).is_file() for name in ("config.yaml", "status.json")))
 
 
-def revised(job: Job, typed: list[str]) -> tuple[Job, dict[str, tuple[Any, Any]]]:
+def revise_job(job: Job, typed: list[str]) -> tuple[Job, dict[str, tuple[Any, Any]]]:
     """A stored job with keys changed, and which of them differ now: key -> before, after.
 
     Args:
@@ -142,7 +142,7 @@ def revised(job: Job, typed: list[str]) -> tuple[Job, dict[str, tuple[Any, Any]]
         parsed, problems = overrides.parse(typed, composer.options)
         values, wrong = overrides.single(parsed)
         problems += wrong
-        before = _filled(job.config, compose.plain(composer.base()), composer.groups)
+        before = _fill_defaults(job.config, compose.plain(composer.base()), composer.groups)
         config, choices, run_dir = before.copy(), dict(job.choices), None
         asked = [found[0] for found in values]
         groups = [override for override in asked if composer.options(override.key_or_group)]
@@ -150,26 +150,26 @@ def revised(job: Job, typed: list[str]) -> tuple[Job, dict[str, tuple[Any, Any]]
         # As in every command, options are chosen before keys are set, in whichever order they were typed.
         for override in [*groups, *(override for override in asked if override not in groups)]:
             key, value = override.key_or_group, override.value()
-            if mistake := _mistake(composer, override, compose.plain(config)):
+            if mistake := _override_error(composer, override, compose.plain(config)):
                 problems.append(mistake)
             elif override in groups:
-                _choose(config, choices, key, composer.base(f"{key}={value}"))
+                _select_group(config, choices, key, composer.base(f"{key}={value}"))
             elif key == RUN_DIR:
                 run_dir = None if value in ("auto", None) else str(value)
             elif key != "allow_targets":
                 OmegaConf.update(config, key, value, merge=False)
     content = compose.plain(config)
-    problems += [*schema.out_of_range(content), *validation.endless(content), *_secrets(content, typed)]
+    problems += [*schema.out_of_range(content), *validation.endless(content), *_missing_secrets(content, typed)]
     problems += [] if problems else interpolation.unresolvable(compose.plain(config))
     if problems:
         raise ConfigError(*dict.fromkeys(problems))
-    kept = [text for text in job.overrides if not _replaced(_key(text), map(_key, typed))]
-    new = [text for text in typed if _key(text) != RUN_DIR]
-    found = differences(compose.plain(before), content) | ({RUN_DIR: ("its own", run_dir)} if run_dir else {})
+    kept = [text for text in job.overrides if not _is_overridden(_override_key(text), map(_override_key, typed))]
+    new = [text for text in typed if _override_key(text) != RUN_DIR]
+    found = config_differences(compose.plain(before), content) | ({RUN_DIR: ("its own", run_dir)} if run_dir else {})
     return Job(config, choices, (*kept, *new), run_dir, None, job.config_dirs, job.allow), found
 
 
-def _filled(config: DictConfig, own: dict[str, Any], groups: list[str]) -> DictConfig:
+def _fill_defaults(config: DictConfig, own: dict[str, Any], groups: list[str]) -> DictConfig:
     """A stored configuration, with what dltrain has learnt to read since it was written.
 
     Raises:
@@ -184,7 +184,7 @@ def _filled(config: DictConfig, own: dict[str, Any], groups: list[str]) -> DictC
     return OmegaConf.create(content)
 
 
-def _choose(config: DictConfig, choices: dict[str, str], key: str, base: DictConfig) -> None:
+def _select_group(config: DictConfig, choices: dict[str, str], key: str, base: DictConfig) -> None:
     """Take the whole of a group, and the groups within it, from a configuration in which it was chosen."""
     place = key.replace("/", ".")
     OmegaConf.update(config, place, OmegaConf.select(base, place), merge=False)
@@ -192,19 +192,19 @@ def _choose(config: DictConfig, choices: dict[str, str], key: str, base: DictCon
     choices.update({name: chosen[name] for name in chosen if f"{name}/".startswith(f"{key}/")})
 
 
-def _replaced(key: str, typed: Iterable[str]) -> bool:
+def _is_overridden(key: str, typed: Iterable[str]) -> bool:
     """Whether a key, or the group that it belongs to, is typed anew."""
     return any(f"{key}.".startswith(f"{name}.") for name in typed)
 
 
-def _secrets(content: dict[str, Any], typed: list[str]) -> list[str]:
+def _missing_secrets(content: dict[str, Any], typed: list[str]) -> list[str]:
     """Ask for the secrets, which no folder keeps, unless they were typed."""
     hint = "No run keeps a secret: give it again, {}=VALUE, or let the run's command read it, {}='${{oc.env:NAME}}'"
-    missing = [key for key in redaction.asked_again(content) if not _replaced(key, map(_key, typed))]
+    missing = [key for key in redaction.asked_again(content) if not _is_overridden(key, map(_override_key, typed))]
     return [problem(key, "its value", None, hint.format(key, key)) for key in missing]
 
 
-def _mistake(composer: Composer, override: Any, content: dict[str, Any]) -> str | None:
+def _override_error(composer: Composer, override: Any, content: dict[str, Any]) -> str | None:
     key = override.key_or_group
     if override.is_delete() or override.is_add():
         return problem(str(override.input_line), "KEY=VALUE for a key that the run has", override.input_line)
@@ -215,11 +215,11 @@ def _mistake(composer: Composer, override: Any, content: dict[str, Any]) -> str 
     return composer.wrong_value(override, content)
 
 
-def _key(text: str) -> str:
+def _override_key(text: str) -> str:
     return text.lstrip("+~").split("=", 1)[0].replace("/", ".")
 
 
-def differences(before: Any, after: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+def config_differences(before: Any, after: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
     """Where two configurations differ: key -> both values."""
     if not (isinstance(before, dict) and isinstance(after, dict)):
         shown = redaction.masked(after, prefix)
@@ -227,7 +227,7 @@ def differences(before: Any, after: Any, prefix: str = "") -> dict[str, tuple[An
     found: dict[str, tuple[Any, Any]] = {}
     for name in dict.fromkeys([*before, *after]):
         key = f"{prefix}.{name}" if prefix else str(name)
-        found |= differences(before.get(name), after.get(name), key)
+        found |= config_differences(before.get(name), after.get(name), key)
     return found
 
 

@@ -9,15 +9,15 @@ from dltrain.data.loader import Batches
 from dltrain.errors import ConfigError, problem
 from dltrain.loggers.console import Console
 from dltrain.runs import provenance
-from dltrain.runs.assemble import Parts
-from dltrain.runs.dry_run import built
-from dltrain.runs.report import environment
-from dltrain.runs.session import Outcome, Session, newest
+from dltrain.runs.assemble import Components
+from dltrain.runs.dry_run import prepare_run
+from dltrain.runs.report import describe_environment
+from dltrain.runs.session import Outcome, Session, newest_checkpoint
 from dltrain.storage import folder_checks, run_dir
 from dltrain.storage.checkpoint_format import refuse_mismatch
+from dltrain.training.meters import Timer
 from dltrain.training.signals import Stop
 from dltrain.training.stages import Stages
-from dltrain.training.state import Clock
 
 
 def train(
@@ -42,21 +42,21 @@ def train(
         ConfigError: When something that was asked for makes no sense; nothing is left on disk then.
         Stopped: When a signal came before there was anything to keep.
     """
-    alone = path is None
+    standalone = path is None
     path = path or job.run_dir
     root = compose.default_root()
     folder_checks.check_available(path, root)
     stop = stop or Stop()
-    with stop.listening(), built(job) as (parts, batches):
+    with stop.listening(), prepare_run(job) as (components, batches):
         if origin is not None:
-            origin.tell(console, environment(job, parts))
+            origin.print_differences(console, describe_environment(job, components))
         home = run_dir.create(path, root, f"{job.choices['model']}-{job.choices['data']}")
         with contextlib.closing(home):
-            return Session(job, parts, batches, console, home, Clock(started), stop, alone).go()
+            return Session(job, components, batches, console, home, Timer(started), stop, standalone).run()
 
 
 def resume(
-    job: Job, path: Path, console: Console, started: float, alone: bool = True, stop: Stop | None = None
+    job: Job, path: Path, console: Console, started: float, standalone: bool = True, stop: Stop | None = None
 ) -> Outcome:
     """Go on with a run where its newest good checkpoint stands, or begin anew where it has none.
 
@@ -75,21 +75,23 @@ def resume(
     """
     stop = stop or Stop()
     with stop.listening(), contextlib.closing(run_dir.reopen(path)) as home:
-        saved, notes = newest(path)
-        with built(job, notes, path) as (parts, batches):
+        saved, notes = newest_checkpoint(path)
+        with prepare_run(job, notes, path) as (components, batches):
             if saved:
-                refuse_mismatch(saved[0], saved[1]["model"], parts.model.state_dict())
-                refuse_shorter(saved[1]["loop"]["step"], parts, batches)
-            return Session(job, parts, batches, console, home, Clock(started), stop, alone, saved, fresh=False).go()
+                refuse_mismatch(saved[0], saved[1]["model"], components.model.state_dict())
+                check_not_shorter(saved[1]["loop"]["step"], components, batches)
+            return Session(
+                job, components, batches, console, home, Timer(started), stop, standalone, saved, is_new=False
+            ).run()
 
 
-def refuse_shorter(done: int, parts: Parts, batches: dict[str, Batches]) -> None:
+def check_not_shorter(done: int, components: Components, batches: dict[str, Batches]) -> None:
     """Refuse to make a run shorter than it is.
 
     Raises:
         ConfigError: Saying how long it would be.
     """
-    steps = Stages(parts.task.stages(parts.model), batches, parts.plan).steps
+    steps = Stages(components.task.stages(components.model), batches, components.trainer).steps
     if steps < done:
         hint = "trainer.epochs or trainer.max_steps makes it shorter than it is. dltrain rerun begins a shorter one."
         raise ConfigError(problem("trainer", f"at least the {done:,} steps that are done", f"{steps:,}", hint))

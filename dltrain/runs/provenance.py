@@ -17,7 +17,7 @@ from dltrain.loggers.console import Console
 from dltrain.storage import safe_read
 
 ENVIRONMENT = "environment.json"
-WATCHED = ("python", "platform", "packages", "processor", "device", "threads", "commit", "code", "data")
+COMPARED = ("python", "platform", "packages", "processor", "device", "threads", "commit", "code", "data")
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Origin:
     path: Path
     changed: Mapping[str, tuple[Any, Any]]
 
-    def tell(self, console: Console, now: Mapping[str, Any]) -> None:
-        """Say what differs from that run; ``now`` is what `dltrain.runs.report.environment` says."""
-        found = {**self.changed, **differences(recorded(self.path), now)}
+    def print_differences(self, console: Console, now: Mapping[str, Any]) -> None:
+        """Say what differs from that run; ``now`` is what `dltrain.runs.report.describe_environment` says."""
+        found = {**self.changed, **environment_differences(load_environment(self.path), now)}
         if not found:
             console.info(f"nothing differs from {self.path}: the same bytes are to be expected")
             return
@@ -44,21 +44,21 @@ class Origin:
         )
 
 
-def recorded(path: Path) -> dict[str, Any]:
+def load_environment(path: Path) -> dict[str, Any]:
     """What a run's folder says about where the run began; empty where it does not say."""
     return safe_read.read_mapping(path / ENVIRONMENT)
 
 
-def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def environment_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Where two environments differ: name -> both values."""
-    before, after = dict(flat(then)), dict(flat(now))
+    before, after = dict(flatten_environment(then)), dict(flatten_environment(now))
     names = dict.fromkeys([*after, *before])
     return {n: (before.get(n), after.get(n)) for n in names if before.get(n) != after.get(n)}
 
 
-def flat(environment: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def flatten_environment(environment: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The things to compare, each by its own name: ``torch``, ``test data``."""
-    for name in WATCHED:
+    for name in COMPARED:
         value = environment.get(name)
         if name == "commit" and isinstance(value, dict):
             yield name, f"{value.get('id')}{' and changes' if value.get('dirty') else ''}"
@@ -68,7 +68,7 @@ def flat(environment: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def code(allow: Iterable[str]) -> str:
+def code_fingerprint(allow: Iterable[str]) -> str:
     """A fingerprint of dltrain's own source and of a user's modules that are in use.
 
     Args:
@@ -85,22 +85,22 @@ def code(allow: Iterable[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def surroundings(device: str) -> dict[str, Any]:
+def describe_platform(device: str) -> dict[str, Any]:
     """What a result depends on besides the configuration: versions, device, commit."""
     packages = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy", "dltrain")
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: version(name) for name in packages},
+        "packages": {name: package_version(name) for name in packages},
         "device": device,
         "cpus": os.cpu_count(),
-        "commit": commit(),
+        "commit": git_commit(),
         "argv": [redaction.masked_word(word) for word in sys.argv[1:]],
         "folder": str(Path.cwd()),
     }
 
 
-def version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
     """The installed version of a package, or None."""
     try:
         return metadata.version(package)
@@ -108,7 +108,7 @@ def version(package: str) -> str | None:
         return None
 
 
-def commit() -> dict[str, Any] | None:
+def git_commit() -> dict[str, Any] | None:
     """The commit dltrain runs from, and whether files differ from it; None outside a checkout."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
@@ -122,7 +122,7 @@ def commit() -> dict[str, Any] | None:
     return {"id": oid, "dirty": any(not line.startswith("#") for line in lines)}
 
 
-def processor() -> str:
+def processor_name() -> str:
     """The name of the processor: what its vector units can do decides how sums are rounded."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -132,7 +132,7 @@ def processor() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
-def refuse_other_data(path: Path, now: Mapping[str, str], skipping: bool) -> None:
+def check_same_data(path: Path, now: Mapping[str, str], skipping: bool) -> None:
     """Refuse data that are not those a run began with.
 
     Args:
@@ -143,10 +143,10 @@ def refuse_other_data(path: Path, now: Mapping[str, str], skipping: bool) -> Non
     Raises:
         ConfigError: Naming the splits.
     """
-    then = recorded(path).get("data", {})
-    if others := other_splits(path, now, skipping):
+    then = load_environment(path).get("data", {})
+    if others := changed_splits(path, now, skipping):
         hint = f"data.path= or data.root= says where those are; dltrain rerun {path} begins a new run with these"
-        if not other_splits(path, now, skipping=True):
+        if not changed_splits(path, now, skipping=True):
             hint = f"Files have other sizes. data.on_bad_sample=skip goes on, without what cannot be read; {hint}"
         raise ConfigError(
             *(problem(f"data ({s})", f"what the run began with, {then.get(s)}", now.get(s)) for s in others),
@@ -154,9 +154,9 @@ def refuse_other_data(path: Path, now: Mapping[str, str], skipping: bool) -> Non
         )
 
 
-def other_splits(path: Path, now: Mapping[str, str], skipping: bool = False) -> list[str]:
+def changed_splits(path: Path, now: Mapping[str, str], skipping: bool = False) -> list[str]:
     """The splits that are not those a run began with; none where its folder does not say."""
-    then = recorded(path).get("data")
+    then = load_environment(path).get("data")
     if not isinstance(then, dict):
         return []
     kept = 1 if skipping else 2  # of a fingerprint of files, what stands after the dash is that of their sizes

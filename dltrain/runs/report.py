@@ -15,13 +15,13 @@ from dltrain.loggers.console import Console
 from dltrain.loggers.formatting import format_count, format_duration
 from dltrain.loggers.tracker import Tracker
 from dltrain.runs import provenance
-from dltrain.runs.assemble import Parts
+from dltrain.runs.assemble import Components
 from dltrain.tasks.base import Evaluation, Task
 from dltrain.training import device as devices
 from dltrain.training.loop import Loop
-from dltrain.training.state import Clock
+from dltrain.training.meters import Timer
 
-SHOWN_MISTAKES = 3
+SHOWN_BAD_SAMPLES = 3
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Report:
 
     Args:
         job: What was asked for.
-        parts: What it is made of.
+        components: What it is made of.
         batches: Split -> its batches.
         console: Where to say it.
         folder: The run's folder.
@@ -38,25 +38,25 @@ class Report:
     """
 
     job: Job
-    parts: Parts
+    components: Components
     batches: dict[str, Batches]
     console: Console
     folder: Path
-    alone: bool
+    standalone: bool
 
     @property
     def parameters(self) -> int:
         """Numbers that the model consists of."""
-        return sum(p.numel() for p in self.parts.model.parameters())
+        return sum(p.numel() for p in self.components.model.parameters())
 
     @property
     def bad(self) -> list[str]:
         """The examples that could not be read and were left out."""
         return self.batches["train"].bad.found
 
-    def announce(self, steps: int) -> None:
+    def print_start(self, steps: int) -> None:
         """Say what will run."""
-        parts, choices = self.parts, self.job.choices
+        components, choices = self.components, self.job.choices
         sizes = ", ".join(
             f"{format_count(self.batches[s].examples)} {s}" for s in ("train", "val", "test") if s in self.batches
         )
@@ -65,39 +65,39 @@ class Report:
             {
                 "model": f"{choices['model']}, {format_count(self.parameters)} parameters",
                 "data": f"{choices['data']}: {sizes}",
-                "task": f"{choices['task']}, {format_count(steps)} steps of {parts.data.batch_size}",
-                "device": parts.device.describe(),
+                "task": f"{choices['task']}, {format_count(steps)} steps of {components.data.batch_size}",
+                "device": components.device.describe(),
                 "folder": str(self.folder),
             },
         )
-        for note in parts.notes:
+        for note in components.notes:
             self.console.info(note)
 
-    def explain(self, tracker: Tracker) -> None:
+    def log_config(self, tracker: Tracker) -> None:
         """Keep configuration and command in TensorBoard."""
         tracker.text("config", f"```yaml\n{(self.folder / 'config.yaml').read_text()}\n```")
-        tracker.text("command", f"`{command(self.job)}`")
+        tracker.text("command", f"`{command_line(self.job)}`")
 
-    def result(self, loop: Loop, clock: Clock, evaluation: Evaluation) -> dict[str, Any]:
+    def result(self, loop: Loop, timer: Timer, evaluation: Evaluation) -> dict[str, Any]:
         """What is kept in ``result.json``."""
-        device, state = self.parts.device, loop.state
-        return finite(
+        device, state = self.components.device, loop.state
+        return finite_or_none(
             {
                 "metric": loop.task.metric,
                 "best": {"step": state.best_step, loop.task.metric: state.best},
                 "test": evaluation.metrics,
                 "baselines": evaluation.baselines,
-                **seen_through(loop.task, evaluation),
+                **feature_source(loop.task, evaluation),
                 "steps": state.step,
                 "epochs": loop.epoch,
                 "stopped_early": state.stopped_early,
                 "out_of_time": loop.out_of_time,
-                "skipped_steps": loop.turns.skipped,
-                "examples_at_a_time": loop.turns.at_a_time,
-                "seconds": clock.seconds(),
-                "training_seconds": clock.training(),
-                "samples_per_second": clock.examples / max(clock.training(), 1e-9),
-                "seconds_to_first_step": clock.to_first_step(),
+                "skipped_steps": loop.runner.skipped,
+                "examples_at_a_time": loop.runner.at_a_time,
+                "seconds": timer.total_seconds(),
+                "training_seconds": timer.training_seconds(),
+                "samples_per_second": timer.examples / max(timer.training_seconds(), 1e-9),
+                "seconds_to_first_step": timer.seconds_to_first_step(),
                 "bad_samples": len(self.bad),
                 "peak_memory_mb": devices.peak_memory_mb(device.device),
                 "parameters": self.parameters,
@@ -108,15 +108,15 @@ class Report:
 
     def show(self, result: dict[str, Any]) -> None:
         """The table at the end."""
-        table(self.console, result["test"], result["baselines"], self.alone)
+        print_metrics(self.console, result["test"], result["baselines"], self.standalone)
         if "features" in result:
-            self.console.info(comparable(result["features"]))
+            self.console.info(feature_note(result["features"]))
         self.console.info(
             f"{format_duration(result['seconds'])} in all, {format_count(int(result['samples_per_second']))} samples/s"
         )
         if self.bad:
             self.console.info(f"{format_count(len(self.bad))} examples could not be read and were left out:")
-            for mistake in self.bad[:SHOWN_MISTAKES]:
+            for mistake in self.bad[:SHOWN_BAD_SAMPLES]:
                 self.console.info(f"  {mistake}")
         self.console.info(f"run          {self.folder}")
         self.console.info(f"tensorboard --logdir {shlex.quote(str(self.folder))}")
@@ -125,31 +125,31 @@ class Report:
         """What tells this run from others in TensorBoard's HParams tab."""
         words = map(redaction.masked_word, self.job.overrides)
         typed = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
-        chosen = {**{k: v for k, v in self.job.choices.items() if v}, "seed": self.parts.config["seed"]}
-        chosen["optimizer.lr"] = self.parts.config["optimizer"].get("lr")
+        chosen = {**{k: v for k, v in self.job.choices.items() if v}, "seed": self.components.config["seed"]}
+        chosen["optimizer.lr"] = self.components.config["optimizer"].get("lr")
         return {k: v for k, v in {**typed, **redaction.masked(chosen)}.items() if not k.startswith("hydra.")}
 
 
-def command(job: Job) -> str:
+def command_line(job: Job) -> str:
     """The command that repeats a run."""
     dirs = [word for name in job.config_dirs for word in ("--config-dir", redaction.hidden(name))]
     return shlex.join(["dltrain", *dirs, *map(redaction.masked_word, job.overrides)])
 
 
-def environment(job: Job, parts: Parts) -> dict[str, Any]:
+def describe_environment(job: Job, components: Components) -> dict[str, Any]:
     """What a run is, for those who list it, and what it depends on besides its configuration."""
     return {
         "choices": job.choices,
-        "metric": {"name": parts.task.metric, "better": parts.task.better},
-        **provenance.surroundings(parts.device.describe()),
-        "processor": f"{provenance.processor()}, {torch.backends.cpu.get_cpu_capability()}",
+        "metric": {"name": components.task.metric, "better": components.task.better},
+        **provenance.describe_platform(components.device.describe()),
+        "processor": f"{provenance.processor_name()}, {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
-        "code": provenance.code(job.allow),
-        "data": parts.fingerprint,
+        "code": provenance.code_fingerprint(job.allow),
+        "data": components.fingerprint,
     }
 
 
-def table(
+def print_metrics(
     console: Console,
     metrics: dict[str, float],
     baselines: dict[str, dict[str, float]],
@@ -157,37 +157,37 @@ def table(
     split: str = "test",
 ) -> None:
     """Metrics of one split beside naive methods; with ``results`` on standard output."""
-    rows = [[split, *map(number, metrics.values())]]
-    rows += [[name, *[number(values.get(m)) for m in metrics]] for name, values in baselines.items()]
+    rows = [[split, *map(format_number, metrics.values())]]
+    rows += [[name, *[format_number(values.get(m)) for m in metrics]] for name, values in baselines.items()]
     console.table("", ["", *metrics], rows, results=results)
     if metrics.get("skill") is not None and baselines:
-        console.info(skill(metrics["skill"], baselines))
+        console.info(skill_note(metrics["skill"], baselines))
 
 
-def seen_through(task: Task, evaluation: Evaluation) -> dict[str, str]:
+def feature_source(task: Task, evaluation: Evaluation) -> dict[str, str]:
     """By which features made-up examples were judged, where they were."""
     judged = task.quality is not None and not evaluation.metrics.keys().isdisjoint(task.quality.figures)
     return {"features": task.quality.name} if task.quality is not None and judged else {}
 
 
-def comparable(features: str) -> str:
+def feature_note(features: str) -> str:
     """With what scores of made-up examples can be compared, in a sentence."""
     return f"frechet, precision and recall by {features}; FID, by a network of ImageNet, cannot be compared with them"
 
 
-def skill(gain: float, baselines: dict[str, dict[str, float]]) -> str:
+def skill_note(gain: float, baselines: dict[str, dict[str, float]]) -> str:
     """Whether a forecaster beats knowing nothing, in a sentence."""
     best = min(baselines, key=lambda name: baselines[name]["mae"])
     return f"MAE is {abs(gain):.1%} {'below' if gain >= 0 else 'above'} the best naive forecast ({best})"
 
 
-def number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
     """Four significant digits."""
     return "" if value is None else f"{value:.4g}"
 
 
-def finite(value: Any) -> Any:
+def finite_or_none(value: Any) -> Any:
     """``value`` with null for numbers that JSON cannot say."""
     if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
+        return {key: finite_or_none(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -4,10 +4,10 @@ import os
 import subprocess
 
 JOB_ID = "SLURM_JOB_ID"
-PATIENCE_S = 30
+TIMEOUT_S = 30
 
 
-def is_here() -> bool:
+def in_job() -> bool:
     """Whether this process belongs to a job of Slurm's."""
     return bool(os.environ.get(JOB_ID))
 
@@ -21,7 +21,7 @@ def requeue() -> str:
     job = os.environ.get(JOB_ID, "")
     try:
         subprocess.run(
-            ["scontrol", "requeue", job], stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_S, check=True
+            ["scontrol", "requeue", job], stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_S, check=True
         )
     except subprocess.CalledProcessError as error:
         return f"scontrol requeue {job} failed: {error.stderr.decode(errors='replace').strip()}"

@@ -17,11 +17,11 @@ from dltrain.storage import run_dir, safe_read
 from dltrain.storage.atomic import write_atomic
 
 # How a job ended that would end so again.
-DONE = ("finished", "diverged", "out_of_memory")
+FINAL_STATES = ("finished", "diverged", "out_of_memory")
 
 
 @dataclass
-class Row:
+class JobResult:
     """One job of a sweep, as the summary tells it."""
 
     job: int
@@ -42,28 +42,28 @@ class Row:
         self.value = self.test.get(self.metric)
 
 
-def kept(number: int, chosen: dict[str, str], path: Path) -> Row | None:
+def load_result(number: int, chosen: dict[str, str], path: Path) -> JobResult | None:
     """The row of a job that an earlier command has brought to its end, or None if there is something left to do."""
     status = run_dir.read_status(path)
-    if status.get("state") not in DONE:
+    if status.get("state") not in FINAL_STATES:
         return None
     error = status.get("error")
-    row = Row(number, chosen, status["state"], folder=str(path), error=None if error is None else str(error))
+    row = JobResult(number, chosen, status["state"], folder=str(path), error=None if error is None else str(error))
     result = safe_read.read_mapping(path / "result.json")
     row.take(result)
-    took = [earlier_seconds(path.parent, number), result.get("seconds")]
+    took = [recorded_seconds(path.parent, number), result.get("seconds")]
     row.seconds = next((seconds for seconds in took if safe_read.is_number(seconds)), 0.0)
     return row if result or row.state != "finished" else None
 
 
-def earlier_seconds(home: Path, number: int) -> Any:
+def recorded_seconds(home: Path, number: int) -> Any:
     """How long a job took, as an earlier summary says; None where it does not."""
     rows = safe_read.read_mapping(home / "summary.json").get("jobs")
     known = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
     return next((row.get("seconds") for row in known if row.get("job") == number), None)
 
 
-def write(home: Path, rows: list[Row], swept: list[str]) -> None:
+def write_summary(home: Path, rows: list[JobResult], swept: list[str]) -> None:
     """``summary.csv`` and ``summary.json``, rewritten after every job so that nothing is lost."""
     metrics = dict.fromkeys(name for row in rows for name in row.test)
     heads = ["job", *swept, "state", *[f"{name}/test" for name in metrics], "seconds", "folder", "error"]
@@ -74,18 +74,18 @@ def write(home: Path, rows: list[Row], swept: list[str]) -> None:
         tested = {f"{name}/test": value for name, value in row.test.items()}
         table.writerow({**vars(row), **row.choices, **tested, "seconds": f"{row.seconds:.3f}"})
     write_atomic(home / "summary.csv", redaction.hidden(text.getvalue()).encode(errors="backslashreplace"))
-    content = redaction.masked({"jobs": [vars(row) for row in rows], "over_seeds": over_seeds(rows, swept)})
+    content = redaction.masked({"jobs": [vars(row) for row in rows], "over_seeds": seed_statistics(rows, swept)})
     write_atomic(home / "summary.json", json.dumps(content, indent=2).encode())
 
 
-def report(console: Console, rows: list[Row], swept: list[str], home: Path) -> None:
+def print_summary(console: Console, rows: list[JobResult], swept: list[str], home: Path) -> None:
     """The table of all jobs, what seeds add up to, and every failure."""
     metric = f"{next((row.metric for row in rows if row.metric), 'metric')} (test)"
     table = [
         [
             str(row.job),
             *row.choices.values(),
-            value(row),
+            format_value(row),
             row.state,
             format_duration(row.seconds),
             Path(row.folder).name,
@@ -93,10 +93,13 @@ def report(console: Console, rows: list[Row], swept: list[str], home: Path) -> N
         for row in rows
     ]
     console.table("sweep", ["job", *swept, metric, "state", "time", "folder"], table, results=True)
-    groups = over_seeds(rows, swept)
+    groups = seed_statistics(rows, swept)
     if groups:
         others = [key for key in swept if key != "seed"]
-        lines = [[*g["choices"].values(), show(g["mean"]), show(g["deviation"]), str(g["seeds"])] for g in groups]
+        lines = [
+            [*g["choices"].values(), format_number(g["mean"]), format_number(g["deviation"]), str(g["seeds"])]
+            for g in groups
+        ]
         console.table("over seeds", [*others, metric, "deviation", "seeds"], lines, results=True)
     for row in rows:
         if row.error:
@@ -105,7 +108,7 @@ def report(console: Console, rows: list[Row], swept: list[str], home: Path) -> N
     console.info(f"tensorboard --logdir {shlex.quote(str(home))}")
 
 
-def over_seeds(rows: list[Row], swept: list[str]) -> list[dict[str, Any]]:
+def seed_statistics(rows: list[JobResult], swept: list[str]) -> list[dict[str, Any]]:
     """Mean and deviation of the metric over seeds, for jobs that differ in nothing else; empty without several seeds.
 
     The deviation is that of a sample, and unknown of a single one.
@@ -128,11 +131,11 @@ def over_seeds(rows: list[Row], swept: list[str]) -> list[dict[str, Any]]:
     ]
 
 
-def value(row: Row) -> str:
+def format_value(row: JobResult) -> str:
     """The metric of a job; one that ended well with a metric that is no finite number says so."""
-    return "not finite" if row.state == "finished" and row.value is None else show(row.value)
+    return "not finite" if row.state == "finished" and row.value is None else format_number(row.value)
 
 
-def show(number: float | None) -> str:
+def format_number(number: float | None) -> str:
     """Four significant digits."""
     return "" if number is None else f"{number:.4g}"

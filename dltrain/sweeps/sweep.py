@@ -15,13 +15,13 @@ from dltrain.errors import Refusal
 from dltrain.loggers.console import Console
 from dltrain.storage import run_dir
 from dltrain.sweeps import sweep_dir
-from dltrain.sweeps.summary import Row, kept, report, write
+from dltrain.sweeps.summary import JobResult, load_result, print_summary, write_summary
 from dltrain.training.signals import NAMES, Stop, Stopped
 
 INTERRUPTED = "interrupted"
 
 
-def sweep(jobs: list[Job], console: Console, typed: list[str]) -> int:
+def run_sweep(jobs: list[Job], console: Console, typed: list[str]) -> int:
     """Run all jobs; one that fails does not touch the next.
 
     Args:
@@ -35,11 +35,11 @@ def sweep(jobs: list[Job], console: Console, typed: list[str]) -> int:
     Raises:
         ConfigError: When the sweep cannot be begun or gone on with.
     """
-    swept = swept_keys(jobs)
-    chosen = [chosen_of(job, swept) for job in jobs]
+    swept = varying_keys(jobs)
+    chosen = [job_choices(job, swept) for job in jobs]
     names = [job_name(number, choices) for number, choices in enumerate(chosen)]
-    command = shlex.join(["dltrain", *dirs(jobs[0]), "-m", *map(redaction.masked_word, without_resume(typed))])
-    with contextlib.closing(sweep_dir.take(jobs, names, command)) as home:
+    command = shlex.join(["dltrain", *config_dir_flags(jobs[0]), "-m", *map(redaction.masked_word, drop_resume(typed))])
+    with contextlib.closing(sweep_dir.open_sweep_dir(jobs, names, command)) as home:
         return Sweep(jobs, chosen, names, home, console, command).run(swept)
 
 
@@ -66,7 +66,7 @@ class Sweep:
     ) -> None:
         self.jobs, self.chosen, self.home, self.console, self.command = jobs, chosen, home, console, command
         self.paths = [home.path / name for name in names]
-        found = (kept(number, chosen[number], path) for number, path in enumerate(self.paths))
+        found = (load_result(number, chosen[number], path) for number, path in enumerate(self.paths))
         self.rows = {row.job: row for row in found if row is not None}
         self.stop = Stop()
         self.code = 130  # if it is interrupted
@@ -77,13 +77,13 @@ class Sweep:
         jobs = f"{len(self.jobs)} job{'s' * (len(self.jobs) > 1)}"
         self.console.info(f"sweep of {jobs} over {', '.join(swept) or 'nothing'} in {self.home.path}")
         with self.stop.listening():
-            self.stop.rest()
+            self.stop.disarm()
             for number in range(len(self.jobs)):
                 if self.over():
                     break
                 self.job(number)
-                write(self.home.path, self.sorted_rows(), swept)
-            report(self.console, self.sorted_rows(), swept, self.home.path)
+                write_summary(self.home.path, self.sorted_rows(), swept)
+            print_summary(self.console, self.sorted_rows(), swept, self.home.path)
             return self.end()
 
     def over(self) -> bool:
@@ -101,13 +101,13 @@ class Sweep:
             return
         self.console.info(title)
         self.rows[number] = self.run_job(number)
-        give_memory_back()
+        free_memory()
 
-    def run_job(self, number: int) -> Row:
+    def run_job(self, number: int) -> JobResult:
         """Whatever happens becomes a row."""
         begun = time.perf_counter()
-        row = Row(number, self.chosen[number], "failed")
-        self.stop.wake()
+        row = JobResult(number, self.chosen[number], "failed")
+        self.stop.rearm()
         try:
             self.train(row, begun)
         except Refusal as error:
@@ -121,17 +121,17 @@ class Sweep:
             self.console.error(traceback.format_exc().splitlines())
             row.error = f"{type(error).__name__}: {error}"
         finally:
-            self.stop.rest()
+            self.stop.disarm()
         row.seconds = time.perf_counter() - begun
         return row
 
-    def train(self, row: Row, begun: float) -> None:
+    def train(self, row: JobResult, begun: float) -> None:
         """Train, or go on where the job's folder stands; write into the row how it went."""
         from dltrain.runs.launch import resume, train
 
         job, path = self.jobs[row.job], self.paths[row.job]
         if path.is_dir():
-            outcome = resume(job, path, self.console, begun, alone=False, stop=self.stop)
+            outcome = resume(job, path, self.console, begun, standalone=False, stop=self.stop)
         else:
             outcome = train(job, self.console, begun, str(path), self.stop)
         row.state, row.error, row.folder = outcome.state, outcome.error, str(outcome.folder)
@@ -139,7 +139,7 @@ class Sweep:
         if row.state == INTERRUPTED:
             self.code = outcome.exit_code
 
-    def sorted_rows(self) -> list[Row]:
+    def sorted_rows(self) -> list[JobResult]:
         """The rows so far, in the order of the jobs."""
         return [self.rows[number] for number in sorted(self.rows)]
 
@@ -153,31 +153,31 @@ class Sweep:
         self.home.write_status(state, code)
         if interrupted or "failed" in states:
             what = "Go on with" if interrupted else "To try again what failed"
-            self.console.info(f"{what}: {self.command} {shlex.quote(f'sweep.resume={quoted(self.home.path)}')}")
+            self.console.info(f"{what}: {self.command} {shlex.quote(f'sweep.resume={quote_path(self.home.path)}')}")
         return code
 
 
-def give_memory_back() -> None:
+def free_memory() -> None:
     """Nothing of a job is left for the next to trip over."""
     gc.collect()
     if torch := sys.modules.get("torch"):
         torch.cuda.empty_cache()
 
 
-def pairs(job: Job) -> dict[str, str]:
+def override_values(job: Job) -> dict[str, str]:
     """What a job's command sets: key -> value."""
     return dict(text.lstrip("+").split("=", 1) for text in job.overrides if "=" in text)
 
 
-def swept_keys(jobs: list[Job]) -> list[str]:
+def varying_keys(jobs: list[Job]) -> list[str]:
     """The keys whose values differ between jobs, in the order they were typed."""
-    first = pairs(jobs[0])
-    return [key for key in first if len({pairs(job)[key] for job in jobs}) > 1]
+    first = override_values(jobs[0])
+    return [key for key in first if len({override_values(job)[key] for job in jobs}) > 1]
 
 
-def chosen_of(job: Job, swept: list[str]) -> dict[str, str]:
+def job_choices(job: Job, swept: list[str]) -> dict[str, str]:
     """What tells a job from the others, as everybody may read it."""
-    found = pairs(job)
+    found = override_values(job)
     return {key: redaction.masked_word(f"{key}={found[key]}").split("=", 1)[1] for key in swept}
 
 
@@ -187,17 +187,17 @@ def job_name(number: int, chosen: dict[str, str]) -> str:
     return f"{number}_{run_dir.safe_name(text)}" if text else str(number)
 
 
-def dirs(job: Job) -> list[str]:
+def config_dir_flags(job: Job) -> list[str]:
     """The flags that name folders of a user's own."""
     return [word for name in job.config_dirs for word in ("--config-dir", name)]
 
 
-def without_resume(typed: list[str]) -> list[str]:
+def drop_resume(typed: list[str]) -> list[str]:
     """A sweep's command as it was typed first."""
     return [word for word in typed if not word.lstrip("+").startswith("sweep.resume=")]
 
 
-def quoted(path: Path) -> str:
+def quote_path(path: Path) -> str:
     """A path as an override may say it."""
     text = str(path)
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")

@@ -10,17 +10,17 @@ from dltrain import redaction
 from dltrain.config import compose
 from dltrain.config.compose import Job
 from dltrain.errors import ConfigError, nearest, problem
-from dltrain.runs.job import differences
+from dltrain.runs.job import config_differences
 from dltrain.storage import folder_checks, run_dir, run_files, safe_read
 from dltrain.storage.atomic import write_durable
 
 SWEEP = "sweep.json"
 # Any of these says that a sweep or a run lives here.
-SIGNS = (*run_files.SWEEP_FILES, *run_files.MARKERS)
-SHOWN = 5  # differences that are told
+MARKERS = (*run_files.SWEEP_FILES, *run_files.MARKERS)
+MAX_SHOWN = 5  # differences that are told
 
 
-def take(jobs: list[Job], names: list[str], command: str) -> run_dir.RunDir:
+def open_sweep_dir(jobs: list[Job], names: list[str], command: str) -> run_dir.RunDir:
     """The folder of a sweep, locked: a new one, or that of the sweep to go on with.
 
     Args:
@@ -33,18 +33,18 @@ def take(jobs: list[Job], names: list[str], command: str) -> run_dir.RunDir:
     """
     if len(asked := {str(job.sweep_resume) for job in jobs}) > 1:
         raise ConfigError(problem("sweep.resume", "one folder", " ".join(sorted(asked))))
-    content = {"command": command, "jobs": [described(job, name) for job, name in zip(jobs, names, strict=True)]}
-    path = to_go_on_with(jobs[0])
-    return begin(jobs[0], content) if path is None else go_on(path, content)
+    content = {"command": command, "jobs": [describe_job(job, name) for job, name in zip(jobs, names, strict=True)]}
+    path = resumed_path(jobs[0])
+    return create_sweep_dir(jobs[0], content) if path is None else reopen_sweep_dir(path, content)
 
 
-def described(job: Job, name: str) -> dict[str, Any]:
+def describe_job(job: Job, name: str) -> dict[str, Any]:
     """One job as ``sweep.json`` has it; secrets are masked, so that they are neither kept nor compared."""
     typed = [redaction.masked_word(word) for word in job.overrides]
     return {"folder": name, "overrides": typed, "config": redaction.masked(compose.plain(job.config))}
 
 
-def to_go_on_with(job: Job) -> Path | None:
+def resumed_path(job: Job) -> Path | None:
     """The sweep that a command goes on with, or None.
 
     Raises:
@@ -60,7 +60,7 @@ def to_go_on_with(job: Job) -> Path | None:
     return path
 
 
-def begin(job: Job, content: dict[str, Any]) -> run_dir.RunDir:
+def create_sweep_dir(job: Job, content: dict[str, Any]) -> run_dir.RunDir:
     """A fresh folder, or the one that ``hydra.sweep.dir`` names, with what the sweep is.
 
     Raises:
@@ -71,12 +71,12 @@ def begin(job: Job, content: dict[str, Any]) -> run_dir.RunDir:
     folder_checks.check_writable(path or root, "hydra.sweep.dir")
     if path is None:
         path = run_dir.make_unique(root / "sweep")
-    names = [described["folder"] for described in content["jobs"]]
-    refuse_taken(path, names)  # before anything is written there
+    names = [job["folder"] for job in content["jobs"]]
+    check_free(path, names)  # before anything is written there
     path.mkdir(parents=True, exist_ok=True)
-    home = locked(path, "hydra.sweep.dir")
+    home = lock_dir(path, "hydra.sweep.dir")
     try:
-        refuse_taken(path, names, locked=True)
+        check_free(path, names, locked=True)
         write_durable(path / SWEEP, json.dumps(content, indent=2).encode())
     except BaseException:
         home.close()
@@ -84,7 +84,7 @@ def begin(job: Job, content: dict[str, Any]) -> run_dir.RunDir:
     return home
 
 
-def refuse_taken(path: Path, names: Iterable[str], locked: bool = False) -> None:
+def check_free(path: Path, names: Iterable[str], locked: bool = False) -> None:
     """Refuse a folder in which something lives, or anything where a job's folder would be.
 
     Args:
@@ -95,7 +95,7 @@ def refuse_taken(path: Path, names: Iterable[str], locked: bool = False) -> None
     Raises:
         ConfigError: Naming the file that says so.
     """
-    taken = next((name for name in (*SIGNS, *names) if os.path.lexists(path / name)), None)
+    taken = next((name for name in (*MARKERS, *names) if os.path.lexists(path / name)), None)
     if taken is None and not locked and folder_checks.has_foreign_lock(path):
         taken = run_files.LOCK
     if taken:
@@ -103,21 +103,21 @@ def refuse_taken(path: Path, names: Iterable[str], locked: bool = False) -> None
         raise ConfigError(problem("hydra.sweep.dir", "a folder that holds no sweep yet", path, hint))
 
 
-def go_on(path: Path, content: dict[str, Any]) -> run_dir.RunDir:
+def reopen_sweep_dir(path: Path, content: dict[str, Any]) -> run_dir.RunDir:
     """The folder of a sweep whose jobs are those of the command.
 
     Raises:
         ConfigError: With what differs, or naming what leads elsewhere.
     """
-    refuse_planted(path, [described["folder"] for described in content["jobs"]])
-    wrong = list(other_jobs(path, read(path), json.loads(json.dumps(content))))
+    check_no_links(path, [job["folder"] for job in content["jobs"]])
+    wrong = list(job_differences(path, read_sweep(path), json.loads(json.dumps(content))))
     if wrong:
-        more = [f"... and {len(wrong) - SHOWN} more"] * (len(wrong) > SHOWN)
-        raise ConfigError(*wrong[:SHOWN], *more, "sweep.resume needs the command that the sweep was begun with")
-    return locked(path, "sweep.resume")
+        more = [f"... and {len(wrong) - MAX_SHOWN} more"] * (len(wrong) > MAX_SHOWN)
+        raise ConfigError(*wrong[:MAX_SHOWN], *more, "sweep.resume needs the command that the sweep was begun with")
+    return lock_dir(path, "sweep.resume")
 
 
-def refuse_planted(path: Path, names: Iterable[str]) -> None:
+def check_no_links(path: Path, names: Iterable[str]) -> None:
     """Refuse a sweep whose files, or the folders of whose jobs, lie elsewhere: its jobs would write there.
 
     Raises:
@@ -130,7 +130,7 @@ def refuse_planted(path: Path, names: Iterable[str]) -> None:
             raise ConfigError(problem("sweep.resume", "files and folders that lie in the sweep's folder", file, hint))
 
 
-def locked(path: Path, key: str) -> run_dir.RunDir:
+def lock_dir(path: Path, key: str) -> run_dir.RunDir:
     """The folder, so that no other sweep works in it.
 
     Raises:
@@ -143,7 +143,7 @@ def locked(path: Path, key: str) -> run_dir.RunDir:
         raise ConfigError(folder_checks.unwritable_error(path, error, key)) from None
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_sweep(path: Path) -> dict[str, Any]:
     """What a sweep is, as its folder has it.
 
     Raises:
@@ -165,7 +165,7 @@ def read(path: Path) -> dict[str, Any]:
         raise ConfigError(problem("sweep.resume", f"a {SWEEP} that can be read", path / SWEEP, f"{error}.")) from None
 
 
-def other_jobs(path: Path, before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+def job_differences(path: Path, before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     """What makes a command another sweep than the one in a folder."""
     old, new = before["jobs"], now["jobs"]
     if len(old) != len(new):
@@ -176,5 +176,5 @@ def other_jobs(path: Path, before: dict[str, Any], now: dict[str, Any]) -> Itera
         if was["overrides"] != is_now["overrides"]:
             wanted, got = (" ".join(job["overrides"]) for job in (was, is_now))
             yield f"job {number}: the sweep has {wanted or 'nothing'}, this command {got or 'nothing'}"
-        for key, (wanted, got) in differences(was["config"], is_now["config"]).items():
+        for key, (wanted, got) in config_differences(was["config"], is_now["config"]).items():
             yield f"job {number}: {key}: the sweep has {wanted}, the configuration now {got}"

@@ -17,12 +17,12 @@ T = TypeVar("T")
 Evaluate = Callable[[nn.Module, Iterable[Batch]], Evaluation]
 
 
-def measure(evaluate: Evaluate, model: nn.Module, batches: Iterable[Batch], device: Device) -> Evaluation:
+def evaluate(evaluate_fn: Evaluate, model: nn.Module, batches: Iterable[Batch], device: Device) -> Evaluation:
     """One pass over a split."""
-    return look(lambda judged: evaluate(judged, batches), model, device)
+    return run_in_eval_mode(lambda model: evaluate_fn(model, batches), model, device)
 
 
-def look(see: Callable[[nn.Module], T], model: nn.Module, device: Device) -> T:
+def run_in_eval_mode(see: Callable[[nn.Module], T], model: nn.Module, device: Device) -> T:
     """What ``see`` finds in a model that neither learns nor keeps statistics meanwhile."""
     model.eval()
     with torch.inference_mode(), device.autocast():

@@ -15,18 +15,18 @@ from torch import nn
 
 from dltrain.data.loader import Batch, Batches
 from dltrain.loggers.formatting import format_count
-from dltrain.optim.ema import Average
+from dltrain.optim.ema import EMA
 from dltrain.optim.optimizer import Optimizer
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.storage.run_files import BEST
 from dltrain.tasks.base import Evaluation, Goal, Shown, Stage, Task, Turn
 from dltrain.training.device import Device, random_state, restore_random_state
-from dltrain.training.evaluation import improves, look, measure
-from dltrain.training.run_logger import Journal
+from dltrain.training.evaluation import evaluate, improves, run_in_eval_mode
+from dltrain.training.run_logger import RunLogger
 from dltrain.training.signals import NAMES, Stop, Stopped
-from dltrain.training.stages import Span, Stages, following
-from dltrain.training.state import Plan, State
-from dltrain.training.step import Moment, Turns
+from dltrain.training.stages import StageProgress, Stages, following
+from dltrain.training.state import TrainerConfig, TrainState
+from dltrain.training.step import StepInfo, StepRunner
 
 
 class Diverged(Exception):
@@ -42,10 +42,10 @@ class Loop:
         batches: Split -> its batches: ``train``, perhaps ``unlabelled``, and ``val``; without that the last weights are
             the best.
         optimizer: Makes the optimizer of a turn, given the turn and the number of steps of its stage.
-        average: Averaged weights that are evaluated and kept instead of the model's own, or None.
-        plan: When things happen.
+        ema: Averaged weights that are evaluated and kept instead of the model's own, or None.
+        config: When things happen.
         device: Where and in which precision the model computes.
-        journal: Where numbers, pictures and the live line go.
+        logger: Where numbers, pictures and the live line go.
         checkpoints: Where weights go.
         stop: Says between two steps what signals ask for.
     """
@@ -56,19 +56,19 @@ class Loop:
         model: nn.Module,
         batches: Mapping[str, Batches],
         optimizer: Callable[[Turn, int], Optimizer],
-        average: Average | None,
-        plan: Plan,
+        ema: EMA | None,
+        config: TrainerConfig,
         device: Device,
-        journal: Journal,
+        logger: RunLogger,
         checkpoints: Checkpoints,
         stop: Stop,
     ) -> None:
         self.task, self.model, self.val = task, model, batches.get("val")
-        self.average, self.plan, self.device = average, plan, device
-        self.journal, self.checkpoints, self.stop = journal, checkpoints, stop
-        self.clock, self.console, self.state = journal.clock, journal.console, State()
-        self.stages = Stages(task.stages(model), batches, plan)
-        self.turns = Turns(optimizer, plan, device, batches["train"].batch_size, journal.console)
+        self.ema, self.config, self.device = ema, config, device
+        self.logger, self.checkpoints, self.stop = logger, checkpoints, stop
+        self.timer, self.console, self.state = logger.timer, logger.console, TrainState()
+        self.stages = Stages(task.stages(model), batches, config)
+        self.runner = StepRunner(optimizer, config, device, batches["train"].batch_size, logger.console)
         self.bad = batches["train"].bad  # all splits share it
         self.stepping = False  # a step has begun and is not done
         self.kept = 0  # the step of the best weights that were saved last
@@ -101,10 +101,10 @@ class Loop:
         gc.freeze()
         try:
             self.model.train()
-            self.clock.begin()
-            with self.stop.orderly():
+            self.timer.begin()
+            with self.stop.cooperative():
                 self.run_stages()
-            self.clock.end()
+            self.timer.end()
         finally:
             gc.unfreeze()
         self.checkpoints.wait()
@@ -112,13 +112,13 @@ class Loop:
 
     def run_stages(self) -> None:
         """What is left of the stages, unless something stops them."""
-        self.journal.begin(self.state)
+        self.logger.begin(self.state)
         try:
             for number in range(self.state.stage, len(self.stages)):
                 if number > self.state.stage:
                     self.state = following(self.state, number)
                     self.begin_stage()
-                elif not self.turns.optimizers:
+                elif not self.runner.optimizers:
                     self.begin_stage()
                 self.run_stage(self.stages.present)
         except Stopped as stopped:
@@ -132,32 +132,32 @@ class Loop:
     def begin_stage(self) -> None:
         """Make the optimizers of the present stage."""
         span = self.stages.enter(self.state.stage)
-        self.turns.begin(span.stage, span.steps)
+        self.runner.begin(span.stage, span.steps)
         if len(self.stages) > 1:
             self.console.info(
                 f"stage {span.stage.name}: {format_count(span.steps)} steps, from step {format_count(self.state.step)}"
             )
 
-    def run_stage(self, span: Span) -> None:
+    def run_stage(self, span: StageProgress) -> None:
         """Epochs until the stage's steps are done."""
         last = self.state.stage_start + span.steps
         if self.state.evaluating:  # a stop cut it off
-            self.look(evaluate=True, save=self.state.step >= last)
+            self._evaluate_and_save(evaluate=True, save=self.state.step >= last)
         elif self.state.step >= last and self.val is not None and self.state.evaluated != self.state.step:
-            self.finish_here()  # it was made shorter than it was to be
+            self._finish_stage()  # it was made shorter than it was to be
         while self.state.step < last and not self.state.stopped_early:
             self.run_epoch(span, last)
 
-    def finish_here(self) -> None:
+    def _finish_stage(self) -> None:
         """What the last step of a stage is followed by."""
-        if self.turns.record.losses:
+        if self.runner.loss_buffer.losses:
             self.log()
-        self.look(evaluate=True, save=True)
+        self._evaluate_and_save(evaluate=True, save=True)
 
-    def run_epoch(self, span: Span, last: int) -> None:
+    def run_epoch(self, span: StageProgress, last: int) -> None:
         """What is left of one pass over the training data, or of the stage's steps."""
         state = self.state
-        for group in grouped(span.batches.epoch(state.epoch, state.batch), self.plan.accumulate):
+        for group in grouped(span.batches.epoch(state.epoch, state.batch), self.config.accumulate):
             step = state.step + 1 - state.stage_start
             final = step >= span.steps
             evaluate = final or span.evaluation_due.at(step)
@@ -168,23 +168,23 @@ class Loop:
                 self.log()
             self.stepping = False
             if evaluate or save:
-                self.look(evaluate, save)
+                self._evaluate_and_save(evaluate, save)
             ended = final or state.stopped_early
-            if ended or self.journal.may_move():
-                self.journal.progress(state, self.stages, self.goal.metric)
+            if ended or self.logger.may_move():
+                self.logger.progress(state, self.stages, self.goal.metric)
             if ended:
                 return
             if self.stop.reason or self.stop.save:
-                self.obey()
+                self._handle_signal()
         state.epoch, state.batch = state.epoch + 1, 0
 
-    def look(self, evaluate: bool, save: bool) -> None:
+    def _evaluate_and_save(self, evaluate: bool, save: bool) -> None:
         """Evaluate, save, or both: one checkpoint serves as the last and the best."""
-        best = evaluate and self.evaluate()
+        best = evaluate and self._validate()
         if best or save or self.state.stopped_early:
             self.save(best or self.val is None)  # without validation the last weights are the best
 
-    def obey(self) -> None:
+    def _handle_signal(self) -> None:
         """Do what a signal asked for.
 
         Raises:
@@ -201,15 +201,15 @@ class Loop:
         state = self.state
         self.stepping = True
         read = [batch for batch in group if batch]  # without those of which no example could be read
-        moment = Moment(state.step, state.step - state.stage_start, state.step / self.steps)
+        moment = StepInfo(state.step, state.step - state.stage_start, state.step / self.steps)
         if read:
-            self.turns.take(stage, read, moment, measure)
-        if self.average is not None:
-            self.average.update(self.model)
+            self.runner.take(stage, read, moment, measure)
+        if self.ema is not None:
+            self.ema.update(self.model)
         state.step += 1
         state.batch += len(group)
         for batch in read:
-            self.clock.examples += len(batch["inputs"])
+            self.timer.examples += len(batch["inputs"])
 
     def log(self) -> None:
         """Read back what was recorded, once, and write it down.
@@ -217,8 +217,8 @@ class Loop:
         Raises:
             Diverged: When a loss is not finite.
         """
-        values = self.turns.read()  # waits for the device
-        self.journal.training(self.state.step, self.epoch, values)
+        values = self.runner.read()  # waits for the device
+        self.logger.training(self.state.step, self.epoch, values)
         self.refuse_losses(values)
 
     def refuse_losses(self, values: dict[str, float]) -> None:
@@ -229,31 +229,31 @@ class Loop:
         """
         losses = [value for name, value in values.items() if name.startswith("loss")]
         if losses:
-            self.journal.loss = sum(losses)
-        if not all(map(math.isfinite, losses)) and self.plan.on_non_finite == "stop":
-            raise Diverged(f"the training loss became {self.journal.loss} by step {self.state.step}")
+            self.logger.loss = sum(losses)
+        if not all(map(math.isfinite, losses)) and self.config.on_non_finite == "stop":
+            raise Diverged(f"the training loss became {self.logger.loss} by step {self.state.step}")
 
-    def evaluate(self) -> bool:
+    def _validate(self) -> bool:
         """Evaluate on the validation split; whether these weights are the best so far."""
         if self.val is None:
             return False
         self.state.evaluating = True
-        with self.clock.pause():
-            return self.judge(self.measure(self.val, self.goal))
+        with self.timer.pause():
+            return self._log_evaluation(self.evaluate(self.val, self.goal))
 
-    def judge(self, evaluation: Evaluation) -> bool:
+    def _log_evaluation(self, evaluation: Evaluation) -> bool:
         """Write an evaluation down and decide what follows from it; whether it is the best so far."""
         # Pictures at the 1st, 2nd, 4th, 8th ... evaluation tell the story in few frames.
         due = (self.state.evaluations + 1).bit_count() == 1
-        shown = self.shown_of(evaluation, self.goal) if due else []
-        frame = look(self.task.frame, self.judged, self.device)
-        with self.stop.whole():
-            self.journal.evaluation(self.state.step, self.epoch, evaluation, self.goal.metric, shown)
+        shown = self.show(evaluation, self.goal) if due else []
+        frame = run_in_eval_mode(self.task.frame, self.eval_model, self.device)
+        with self.stop.defer_signals():
+            self.logger.evaluation(self.state.step, self.epoch, evaluation, self.goal.metric, shown)
             if frame is not None:
-                self.journal.tracker.frame(frame, self.state.step)
-            return self.decide(evaluation.metrics[self.goal.metric], self.goal.better)
+                self.logger.tracker.frame(frame, self.state.step)
+            return self._update_best(evaluation.metrics[self.goal.metric], self.goal.better)
 
-    def decide(self, value: float, better: Literal["min", "max"]) -> bool:
+    def _update_best(self, value: float, better: Literal["min", "max"]) -> bool:
         """What follows from the watched metric; whether it is the best so far."""
         state = self.state
         best = improves(value, state.best, better)
@@ -261,16 +261,16 @@ class Loop:
         state.without_improvement = 0 if best else state.without_improvement + 1
         if best:
             state.best, state.best_step = value, state.step
-        state.stopped_early = 0 < self.plan.early_stopping <= state.without_improvement
-        for optimizer in self.turns.optimizers.values():
+        state.stopped_early = 0 < self.config.early_stopping <= state.without_improvement
+        for optimizer in self.runner.optimizers.values():
             optimizer.schedule.observe(value, better)
         return best
 
-    def measure(self, batches: Batches, goal: Goal | None = None) -> Evaluation:
+    def evaluate(self, batches: Batches, goal: Goal | None = None) -> Evaluation:
         """One pass over a split with the weights that count, for the task's own metrics if no other goal is given."""
-        return measure((goal or self.task.goal).evaluate, self.judged, self.watched(batches), self.device)
+        return evaluate((goal or self.task.goal).evaluate, self.eval_model, self._interruptible(batches), self.device)
 
-    def watched(self, batches: Batches) -> Iterator[Batch]:
+    def _interruptible(self, batches: Batches) -> Iterator[Batch]:
         """Batches, until a signal asks for the end."""
         for batch in batches:
             if self.stop.reason in NAMES:
@@ -278,14 +278,14 @@ class Loop:
             yield batch
 
     @property
-    def judged(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         """The model whose weights are evaluated and kept: the averaged one where there is one."""
-        return self.model if self.average is None else self.average.module
+        return self.model if self.ema is None else self.ema.module
 
-    def shown_of(self, evaluation: Evaluation, goal: Goal | None = None) -> list[Shown]:
+    def show(self, evaluation: Evaluation, goal: Goal | None = None) -> list[Shown]:
         """Pictures and text for people to look at."""
         see = (goal or self.task.goal).show
-        return look(lambda model: see(model, evaluation), self.judged, self.device)
+        return run_in_eval_mode(lambda model: see(model, evaluation), self.eval_model, self.device)
 
     def save(self, best: bool = False) -> None:
         """Write a checkpoint: everything that matters, tensors and plain Python only.
@@ -293,12 +293,12 @@ class Loop:
         Raises:
             Diverged: When there is nothing worth keeping.
         """
-        with self.clock.pause(), self.stop.whole():
+        with self.timer.pause(), self.stop.defer_signals():
             if not self.refuse_non_finite():
                 return
             self.kept = self.state.step if best else self.kept
-            measured = self.clock.state_dict()
-            self.checkpoints.save(self.state_dict(), self.state.step, self.journal.metric, best, measured)
+            measured = self.timer.state_dict()
+            self.checkpoints.save(self.state_dict(), self.state.step, self.logger.metric, best, measured)
 
     def refuse_non_finite(self) -> bool:
         """Keep a diverged state out of the checkpoints: whether losses that nobody has read and weights are finite.
@@ -306,12 +306,12 @@ class Loop:
         Raises:
             Diverged: When one is not, unless that is to be ignored.
         """
-        self.refuse_losses(self.turns.record.means())
+        self.refuse_losses(self.runner.loss_buffer.means())
         weights = [p.detach() for p in self.model.parameters() if p.is_floating_point()]
         # A sum is finite when all its terms are, and takes a tenth of the time that looking at each does.
         if not weights or math.isfinite(float(torch.stack([w.sum(dtype=torch.float32) for w in weights]).sum())):
             return True
-        if self.plan.on_non_finite == "stop":
+        if self.config.on_non_finite == "stop":
             raise Diverged(f"weights are no longer finite numbers at step {self.state.step}")
         self.console.info(f"step {self.state.step} is not saved: its weights are not finite")
         return False
@@ -320,8 +320,8 @@ class Loop:
         """All that a run needs to go on; the same at the same step, whether or not it was interrupted."""
         return {
             "model": self.model.state_dict(),
-            "average": self.average.state_dict() if self.average is not None else None,
-            **self.turns.state_dict(),
+            "average": self.ema.state_dict() if self.ema is not None else None,
+            **self.runner.state_dict(),
             "task": self.task.state_dict(),
             "loop": asdict(self.state),
             "bad_samples": list(self.bad.found),
@@ -335,22 +335,22 @@ class Loop:
             state: A checkpoint.
             measured: What the manifest says beside it.
         """
-        self.state = State(**state["loop"])
+        self.state = TrainState(**state["loop"])
         self.load_weights(state)
         self.begin_stage()
-        self.turns.load_state_dict(state)
+        self.runner.load_state_dict(state)
         self.task.load_state_dict(state["task"])
         self.bad.restore(state["bad_samples"])
-        self.clock.load_state_dict(measured)
+        self.timer.load_state_dict(measured)
         restore_random_state(state["rng"])
 
     def load_weights(self, state: dict[str, Any]) -> None:
         """Take the weights of a checkpoint."""
         self.model.load_state_dict(state["model"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["average"])
 
-    def forget_best(self) -> None:
+    def reset_best(self) -> None:
         """The best weights so far are lost: the best of what follows counts."""
         self.state.best, self.state.best_step = None, 0
 

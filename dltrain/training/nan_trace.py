@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dltrain.data.loader import Batch
 from dltrain.tasks.base import Stage, Turn
 from dltrain.training.loop import Loop, grouped
-from dltrain.training.step import Moment
+from dltrain.training.step import StepInfo
 
 EXAMPLES = 20  # how many of a batch are named in a message; the report names all
 
@@ -45,12 +45,12 @@ def repeat(loop: Loop, until: int) -> None:
     Raises:
         Found: At the first number that is not finite.
     """
-    if not loop.turns.optimizers:
+    if not loop.runner.optimizers:
         loop.begin_stage()
     span, state, last = loop.stages.present, loop.state, None
     loop.model.train()
     while state.step < until:
-        for group in grouped(span.batches.epoch(state.epoch, state.batch), loop.plan.accumulate):
+        for group in grouped(span.batches.epoch(state.epoch, state.batch), loop.config.accumulate):
             last = take_step(loop, span.stage, group, last)
             if state.step >= until:
                 return
@@ -59,13 +59,13 @@ def repeat(loop: Loop, until: int) -> None:
 
 def take_step(loop: Loop, stage: Stage, group: list[Batch], last: float | None) -> float | None:
     """One step with a look at each loss and gradient; the loss, or None when no turn was due."""
-    moment = Moment(loop.state.step, loop.state.step - loop.state.stage_start, loop.state.step / loop.steps)
+    moment = StepInfo(loop.state.step, loop.state.step - loop.state.stage_start, loop.state.step / loop.steps)
     for turn in stage.turns:
         if (loop.state.step + 1) % turn.every or not any(group):
             continue
         before = torch.get_rng_state()
-        optimizer = loop.turns.optimizers[turn.name]
-        losses = loop.turns.find_gradients(turn, [batch for batch in group if batch], moment) or []
+        optimizer = loop.runner.optimizers[turn.name]
+        losses = loop.runner.find_gradients(turn, [batch for batch in group if batch], moment) or []
         totals = [float(loss.total.detach()) for loss in losses]
         wrong = next((total for total in totals if not is_finite(total)), None)
         name = bad_gradient(loop.model) if wrong is None and optimizer.scaler is None else None
@@ -93,7 +93,7 @@ def describe(
         "turn": turn.name,
         "what": "loss" if loss is not None else f"gradient of {gradient}",
         "value": str(loss) if loss is not None else "not finite",
-        "lr": loop.turns.optimizers[turn.name].lr,
+        "lr": loop.runner.optimizers[turn.name].lr,
         "last_finite_loss": last,
         "module": first_module(loop, turn, group) if loss is not None else None,
         "examples": order.tolist(),

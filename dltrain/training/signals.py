@@ -34,11 +34,11 @@ class Stop:
     at once.
 
     Args:
-        leave: Called before leaving at once, with the exit code.
+        on_abort: Called before leaving at once, with the exit code.
     """
 
-    def __init__(self, leave: Callable[[int], None] = lambda code: None) -> None:
-        self.leave = leave
+    def __init__(self, on_abort: Callable[[int], None] = lambda code: None) -> None:
+        self.on_abort = on_abort
         self.reason: str | None = None
         self.save = False  # write a checkpoint and go on
         self.requeue = False  # under Slurm, SIGUSR1 ends the run too
@@ -62,7 +62,7 @@ class Stop:
                 signal.signal(number, handler)
 
     @contextlib.contextmanager
-    def orderly(self) -> Iterator[None]:
+    def cooperative(self) -> Iterator[None]:
         """While the loop asks for itself."""
         self.armed = True
         try:
@@ -71,7 +71,7 @@ class Stop:
             self.armed = False
 
     @contextlib.contextmanager
-    def whole(self) -> Iterator[None]:
+    def defer_signals(self) -> Iterator[None]:
         """While something is done that must not be done by half; only a second signal cuts it short."""
         before, self.held = self.held, True
         try:
@@ -80,7 +80,7 @@ class Stop:
             self.held = before
 
     @contextlib.contextmanager
-    def within(self, minutes: float | None) -> Iterator[None]:
+    def time_limit(self, minutes: float | None) -> Iterator[None]:
         """Ask for a stop when the time is up."""
         if minutes is None:
             yield
@@ -102,21 +102,21 @@ class Stop:
         self.armed = self.ending = True
         signal.alarm(0)
 
-    def rest(self) -> None:
+    def disarm(self) -> None:
         """Between two runs of a sweep: a signal only sets `reason`, and of the last run nothing else stays."""
         self.armed = self.ending = True
-        self.leave = lambda code: None
+        self.on_abort = lambda code: None
         self.save = self.requeue = False
         self.reason = self.reason if self.reason in NAMES else None
 
-    def wake(self) -> None:
+    def rearm(self) -> None:
         """The next run of a sweep begins."""
         self.armed = self.ending = False
 
     def _end(self, number: int, frame: FrameType | None) -> None:
         name, again = signal.Signals(number).name, self.reason in NAMES
         if again:
-            self.leave(ENDS[number])
+            self.on_abort(ENDS[number])
             os._exit(ENDS[number])
         self.reason = name
         if not self.armed:

@@ -5,26 +5,27 @@ from collections.abc import Mapping, Sequence
 
 from dltrain.data.loader import Batches
 from dltrain.tasks.base import Stage
-from dltrain.training.state import Due, Plan, State
+from dltrain.training.meters import Trigger
+from dltrain.training.state import TrainerConfig, TrainState
 
 
-class Span:
+class StageProgress:
     """One stage and its place in the run.
 
     Args:
         stage: What is learned in it.
         batches: What it learns from.
-        plan: When things happen.
+        config: When things happen.
     """
 
-    def __init__(self, stage: Stage, batches: Batches, plan: Plan) -> None:
+    def __init__(self, stage: Stage, batches: Batches, config: TrainerConfig) -> None:
         self.stage, self.batches = stage, batches
-        self.epoch_steps = -(-len(batches) // plan.accumulate)
-        epochs = plan.epochs if stage.epochs is None else stage.epochs
-        limits = (math.inf if epochs is None else epochs * self.epoch_steps, plan.max_steps or math.inf)
+        self.epoch_steps = -(-len(batches) // config.accumulate)
+        epochs = config.epochs if stage.epochs is None else stage.epochs
+        limits = (math.inf if epochs is None else epochs * self.epoch_steps, config.max_steps or math.inf)
         self.steps = int(min(limits))
         self.log_due, self.evaluation_due, self.save_due = (
-            Due(span, self.epoch_steps) for span in (plan.log_every, plan.eval_every, plan.checkpoint_every)
+            Trigger(span, self.epoch_steps) for span in (config.log_every, config.eval_every, config.checkpoint_every)
         )
 
     @property
@@ -39,11 +40,11 @@ class Stages:
     Args:
         stages: As the task has them.
         batches: Split -> its batches.
-        plan: When things happen.
+        config: When things happen.
     """
 
-    def __init__(self, stages: Sequence[Stage], batches: Mapping[str, Batches], plan: Plan) -> None:
-        self.spans = [Span(stage, batches.get(stage.data, batches["train"]), plan) for stage in stages]
+    def __init__(self, stages: Sequence[Stage], batches: Mapping[str, Batches], config: TrainerConfig) -> None:
+        self.spans = [StageProgress(stage, batches.get(stage.data, batches["train"]), config) for stage in stages]
         self.steps = sum(span.steps for span in self.spans)
         self.epochs = sum(span.epochs for span in self.spans)
         self.number = 0
@@ -52,24 +53,24 @@ class Stages:
         return len(self.spans)
 
     @property
-    def present(self) -> Span:
+    def present(self) -> StageProgress:
         """The stage that is being trained."""
         return self.spans[self.number]
 
-    def enter(self, number: int) -> Span:
+    def enter(self, number: int) -> StageProgress:
         """Make a stage the present one."""
         self.number = number
         return self.present
 
-    def epoch(self, state: State) -> float:
+    def epoch(self, state: TrainState) -> float:
         """Epochs done, with a fraction, those of earlier stages included."""
         return state.epoch + state.batch / len(self.present.batches)
 
 
-def following(state: State, number: int) -> State:
+def following(state: TrainState, number: int) -> TrainState:
     """Where a run stands when a stage has ended and the next begins.
 
     Stages have metrics of their own, so that the best of one says nothing about the next. Epochs go on counting: the
     order of examples, which an epoch names, is another one in each stage.
     """
-    return State(step=state.step, stage=number, stage_start=state.step, epoch=state.epoch + 1)
+    return TrainState(step=state.step, stage=number, stage_start=state.step, epoch=state.epoch + 1)

@@ -10,10 +10,11 @@ from dltrain.loggers.console import Console
 from dltrain.optim.optimizer import SKIPPED, Optimizer
 from dltrain.tasks.base import Loss, Stage, Turn
 from dltrain.training.device import Device, is_out_of_memory
-from dltrain.training.state import ALONE, Plan, Record
+from dltrain.training.meters import SINGLE_TURN, LossBuffer
+from dltrain.training.state import TrainerConfig
 
 
-class Moment(NamedTuple):
+class StepInfo(NamedTuple):
     """Where a step stands.
 
     Args:
@@ -27,12 +28,12 @@ class Moment(NamedTuple):
     progress: float
 
 
-class Turns:
+class StepRunner:
     """Takes turns and remembers, on the device, what there is to log.
 
     Args:
         make_optimizer: Makes the optimizer of a turn, given the turn and the number of steps of its stage.
-        plan: What to do when numbers are not finite or memory runs out.
+        config: What to do when numbers are not finite or memory runs out.
         device: Where and in which precision the model computes.
         batch_size: Examples per batch.
         console: Where to say that batches are cut into parts.
@@ -41,15 +42,15 @@ class Turns:
     def __init__(
         self,
         make_optimizer: Callable[[Turn, int], Optimizer],
-        plan: Plan,
+        config: TrainerConfig,
         device: Device,
         batch_size: int,
         console: Console,
     ) -> None:
-        self.make_optimizer, self.plan, self.device = make_optimizer, plan, device
+        self.make_optimizer, self.config, self.device = make_optimizer, config, device
         self.batch_size, self.console = batch_size, console
         self.autocast = device.autocast()
-        self.record = Record(lenient=plan.on_non_finite == "skip")
+        self.loss_buffer = LossBuffer(lenient=config.on_non_finite == "skip")
         self.optimizers: dict[str, Optimizer] = {}
         self.parts = 1  # into how many a batch is cut, once memory has run out
 
@@ -57,23 +58,23 @@ class Turns:
         """Make the optimizers of a stage."""
         self.optimizers = {turn.name: self.make_optimizer(turn, steps) for turn in stage.turns}
 
-    def take(self, stage: Stage, group: list[Batch], moment: Moment, measure: bool) -> None:
+    def take(self, stage: Stage, group: list[Batch], moment: StepInfo, measure: bool) -> None:
         """Every turn that is due."""
         for turn in stage.turns:
             if (moment.step + 1) % turn.every == 0:
                 self.take_turn(turn, group, moment, measure)
 
-    def take_turn(self, turn: Turn, group: list[Batch], moment: Moment, measure: bool) -> None:
+    def take_turn(self, turn: Turn, group: list[Batch], moment: StepInfo, measure: bool) -> None:
         """One move: the losses of all micro-batches, the gradient of their exact mean, one step of the optimizer."""
         while (losses := self.find_gradients(turn, group, moment)) is None:
             pass  # not enough memory: again in smaller parts
         for loss in losses:
-            self.record.add(turn.name, loss)
+            self.loss_buffer.add(turn.name, loss)
         norm = self.optimizers[turn.name].step(moment.in_stage, measure=measure)
         if measure and norm is not None:  # of this very step: what another one had would be lost in a checkpoint
-            self.record.norms[turn.name] = norm
+            self.loss_buffer.norms[turn.name] = norm
 
-    def find_gradients(self, turn: Turn, group: list[Batch], moment: Moment) -> list[Loss] | None:
+    def find_gradients(self, turn: Turn, group: list[Batch], moment: StepInfo) -> list[Loss] | None:
         """The losses, their gradients in place; None when memory ran out and the next try takes smaller parts."""
         optimizer = self.optimizers[turn.name]
         losses: list[Loss] = []
@@ -85,7 +86,7 @@ class Turns:
                 losses.append(loss)
             return losses
         except RuntimeError as error:
-            if not is_out_of_memory(error) or not self.plan.shrink or self.parts >= self.batch_size:
+            if not is_out_of_memory(error) or not self.config.shrink or self.parts >= self.batch_size:
                 raise
         # The error is gone, and with it the tensors that its traceback held.
         optimizer.drop_gradients()
@@ -117,7 +118,7 @@ class Turns:
         readings = {
             named(name, turn): value for turn, o in self.optimizers.items() for name, value in o.readings().items()
         }
-        values = self.record.read(readings)
+        values = self.loss_buffer.read(readings)
         for turn, optimizer in self.optimizers.items():
             values[named("lr", turn)] = optimizer.lr
             optimizer.know_skipped(values.get(named(SKIPPED, turn), 0))
@@ -128,7 +129,7 @@ class Turns:
         return {
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "schedules": {name: optimizer.schedule.state_dict() for name, optimizer in self.optimizers.items()},
-            "record": self.record.state_dict(),
+            "record": self.loss_buffer.state_dict(),
             "parts": self.parts,
         }
 
@@ -137,13 +138,13 @@ class Turns:
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
             optimizer.schedule.load_state_dict(state["schedules"][name])
-        self.record.load_state_dict(state["record"], self.device.device)
+        self.loss_buffer.load_state_dict(state["record"], self.device.device)
         self.parts = state["parts"]
 
 
 def named(name: str, turn: str) -> str:
     """The name under which something of a turn is logged; a turn that is alone needs none of its own."""
-    return name if turn == ALONE else f"{name}_{turn}"
+    return name if turn == SINGLE_TURN else f"{name}_{turn}"
 
 
 def in_parts(group: list[Batch], parts: int) -> Iterator[Batch]:

@@ -74,7 +74,7 @@ def test_the_table_is_the_one_that_the_run_printed(any_run: Path, evaluate: Call
 
 def test_averaged_weights_are_judged_where_the_run_had_them(kept: Kept, evaluate: Callable[..., Said]) -> None:
     run = kept("average")
-    state, made = Checkpoints(run).load("best.pt"), assemble.make(job.load(run))
+    state, made = Checkpoints(run).load("best.pt"), assemble.build_components(job.load_job(run))
     test = made.data.load().test
     batch = test.prepare(test.rows)
     losses = []
@@ -105,7 +105,7 @@ def test_the_last_checkpoint_gives_what_the_log_says_last(kept: Kept, evaluate: 
 
 def test_training_examples_are_judged_as_they_are(kept: Kept, evaluate: Callable[..., Said]) -> None:
     run = kept("augmented")
-    made = assemble.make(job.load(run))
+    made = assemble.build_components(job.load_job(run))
     train = made.data.load().train
     assert train.augment is not None
     made.model.load_state_dict(Checkpoints(run).load("best.pt")["model"])

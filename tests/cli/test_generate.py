@@ -24,8 +24,8 @@ from dltrain.config import compose
 from dltrain.datasets.digits import Digits
 from dltrain.plots import charts
 from dltrain.runs import job
-from dltrain.runs.assemble import make
-from dltrain.runs.inference import restore, unchanged
+from dltrain.runs.assemble import build_components
+from dltrain.runs.inference import eval_batches, restore_weights
 from dltrain.tasks.base import Task, Wish
 from dltrain.training import evaluation
 
@@ -83,15 +83,17 @@ def refused(said: Said) -> str:
 
 def asked(run: Path, count: int = 64, seed: int = 0, **wished: object) -> Tensor:
     """What the task itself makes up, without the command."""
-    parts = make(job.load(run))
-    restore(parts, run, "best.pt")
+    components = build_components(job.load_job(run))
+    restore_weights(components, run, "best.pt")
 
     def train():  # type: ignore[no-untyped-def]
-        return unchanged(parts, parts.data.load(), "train")
+        return eval_batches(components, components.data.load(), "train")
 
     noise = torch.Generator().manual_seed(seed)
-    wish = Wish(count, noise, parts.device.device, train=train, **wished)  # type: ignore[arg-type]
-    return evaluation.look(lambda model: parts.task.generate(model, wish), parts.model, parts.device).float()
+    wish = Wish(count, noise, components.device.device, train=train, **wished)  # type: ignore[arg-type]
+    return evaluation.look(
+        lambda model: components.task.generate(model, wish), components.model, components.device
+    ).float()
 
 
 def pixels(path: Path) -> Tensor:

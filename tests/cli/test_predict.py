@@ -25,7 +25,7 @@ from dltrain.data.spec import Source
 from dltrain.datasets.time_series import BUNDLED
 from dltrain.loggers.console import Console
 from dltrain.runs import assemble, dry_run, inference, launch
-from dltrain.runs.inference import plain
+from dltrain.runs.inference import json_values
 from dltrain.storage.checkpoints import Checkpoints
 
 OPTIONS = sorted(file.stem for file in (compose.conf_dir() / "data").glob("*.yaml"))
@@ -80,18 +80,18 @@ def predict(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 class Known(NamedTuple):
     """A trained model as these tests build it, and the batches of its test split."""
 
-    made: assemble.Parts
+    made: assemble.Components
     batches: Batches
 
 
 def rebuilt(folder: Path, *typed: str, weights: str = "model") -> Known:
     from dltrain.runs import job as stored
 
-    made = assemble.make(stored.revised(stored.load(folder), list(typed))[0])
+    made = assemble.build_components(stored.revise_job(stored.load_job(folder), list(typed))[0])
     state = Checkpoints(folder).load("best.pt")
     made.model.load_state_dict(state["model"] if weights == "model" else state[weights]["model"])
     made.model.eval()
-    return Known(made, dry_run.make_batches(made, made.data.load())["test"])
+    return Known(made, dry_run.build_batches(made, made.data.load())["test"])
 
 
 def outputs_of(known: Known) -> torch.Tensor:
@@ -448,7 +448,7 @@ def test_text_comes_from_standard_input_and_bytes_need_no_alphabet(
 
 def test_a_number_that_json_cannot_say_is_null_wherever_it_stands() -> None:
     line = {"outputs": [float("inf"), 1.0, [float("nan")]], "probabilities": {"cat": float("-inf")}, "class": 1}
-    assert plain(line) == {"outputs": [None, 1.0, [None]], "probabilities": {"cat": None}, "class": 1}
+    assert json_values(line) == {"outputs": [None, 1.0, [None]], "probabilities": {"cat": None}, "class": 1}
 
 
 def test_a_list_is_several_cells_of_csv(
@@ -655,7 +655,7 @@ def test_csv_says_what_json_lines_say(train: Train, predict: Callable[..., Said]
 
 
 def test_large_numbers_keep_the_digits_that_tell_them_apart() -> None:
-    assert inference.plain({"far": [2000000510.125, 0.1 + 0.2], "lost": float("inf")}) == {
+    assert inference.json_values({"far": [2000000510.125, 0.1 + 0.2], "lost": float("inf")}) == {
         "far": [2000000510.125, 0.3],
         "lost": None,
     }

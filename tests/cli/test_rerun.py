@@ -123,7 +123,7 @@ def test_the_command_that_is_kept_repeats_the_new_run(kept: Kept, rerun: Callabl
     assert said.code == 0, said.err
     command = shlex.split((tmp_path / "again" / "command.txt").read_text())
     repeated = compose.compose(command[1:])
-    found = job.load(tmp_path / "again")
+    found = job.load_job(tmp_path / "again")
     assert compose.plain(repeated.config) == compose.plain(found.config)
     assert repeated.choices == found.choices
     assert (found.config.optimizer.momentum, found.config.model.hidden) == (0.5, 16)
@@ -134,9 +134,9 @@ def test_a_user_s_own_module_is_part_of_the_code(tmp_path: Path, monkeypatch: py
     (tmp_path / "mine_of_rerun.py").write_text("x = 1\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     __import__("mine_of_rerun")
-    before = provenance.code(["mine_of_rerun"]), provenance.code([])
+    before = provenance.code_fingerprint(["mine_of_rerun"]), provenance.code_fingerprint([])
     (tmp_path / "mine_of_rerun.py").write_text("x = 2\n")
-    after = provenance.code(["mine_of_rerun"]), provenance.code([])
+    after = provenance.code_fingerprint(["mine_of_rerun"]), provenance.code_fingerprint([])
     assert before[0] != after[0]
     assert before[1] == after[1]
 

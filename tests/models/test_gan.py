@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dltrain.errors import ConfigError
 from dltrain.models.gan import DCGAN, GAN, Adversaries
-from dltrain.optim.ema import Average
+from dltrain.optim.ema import EMA
 
 
 def pictures(height: int = 28, width: int = 28, channels: int = 1, hidden: int = 4, **rest: object) -> DCGAN:
@@ -121,7 +121,7 @@ def test_a_spectral_critic_is_a_function_with_slope_of_at_most_one() -> None:
 def test_a_spectral_critic_is_copied_averaged_saved_and_loaded() -> None:
     model, x = pictures(critic_norm="none", spectral=True), torch.randn(4, 1, 28, 28)
     model.critic(x, None).sum().backward()
-    average, other = Average(model, 0.9), pictures(critic_norm="none", spectral=True)
+    average, other = EMA(model, 0.9), pictures(critic_norm="none", spectral=True)
     average.update(deepcopy(model))
     shaken(model, x)
     other.load_state_dict(model.state_dict(), strict=True)

@@ -7,7 +7,7 @@ import torch
 
 from dltrain.errors import ConfigError
 from dltrain.models.rbm import DBN, RBM
-from dltrain.optim.ema import Average
+from dltrain.optim.ema import EMA
 
 
 def tied(machine: RBM) -> bool:
@@ -37,7 +37,7 @@ def test_a_copy_ties_its_own_weights() -> None:
 
 def test_averaged_weights_are_tied_too() -> None:
     machine = RBM(6, 4)
-    average = Average(machine, 0.5)
+    average = EMA(machine, 0.5)
     with torch.no_grad():
         machine.up.weight.fill_(2.0)
     average.update(machine)

@@ -16,7 +16,7 @@ from sklearn.linear_model import Lasso
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dltrain.optim.ema import Average
+from dltrain.optim.ema import EMA
 from dltrain.optim.muon import Muon
 from dltrain.optim.optimizer import Optimizer, Regularization
 from dltrain.optim.schedules import Constant, Cosine, OneCycle, Plateau, Schedule
@@ -415,7 +415,7 @@ def test_an_average_is_the_closed_form_with_its_warm_up() -> None:
     model = nn.Linear(1, 1, bias=False)
     with torch.no_grad():
         model.weight.fill_(1.0)
-    average = Average(model, decay=0.5)
+    average = EMA(model, decay=0.5)
     expected = 1.0
     for n in range(20):
         with torch.no_grad():
@@ -428,7 +428,7 @@ def test_an_average_is_the_closed_form_with_its_warm_up() -> None:
 
 def test_an_average_past_its_warm_up_equals_torchs() -> None:
     model = network()
-    ours = Average(model, decay=0.9)
+    ours = EMA(model, decay=0.9)
     ours.updates = 1000
     theirs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     theirs.update_parameters(model)  # the first call copies
@@ -443,7 +443,7 @@ def test_an_average_past_its_warm_up_equals_torchs() -> None:
 def test_an_average_takes_running_statistics_in_and_copies_masks_and_counts() -> None:
     model = nn.BatchNorm1d(2)
     model.register_buffer("mask", torch.tensor([0.0, -math.inf]))
-    average = Average(model, decay=0.9)
+    average = EMA(model, decay=0.9)
     average.updates = 1000
     model(torch.randn(16, 2, generator=torch.Generator().manual_seed(0)) + 5)
     average.update(model)
@@ -454,12 +454,12 @@ def test_an_average_takes_running_statistics_in_and_copies_masks_and_counts() ->
 
 def test_an_average_resumes_where_it_stopped() -> None:
     model = network()
-    first = Average(model, decay=0.9)
+    first = EMA(model, decay=0.9)
     train(model, optimizer_of(model), 1)
     first.update(model)
     buffer = io.BytesIO()
     torch.save(first.state_dict(), buffer)
-    second = Average(network(1), decay=0.9)
+    second = EMA(network(1), decay=0.9)
     second.load_state_dict(torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))
     for average in (first, second):
         average.update(model)

@@ -14,7 +14,7 @@ from dltrain.data.spec import Spec
 from dltrain.datasets.digits import Digits
 from dltrain.metrics.sample_quality import Quality
 from dltrain.runs import classifier_features, job
-from dltrain.runs.inference import rebuild, remade, unchanged
+from dltrain.runs.inference import eval_batches, load_trained, rebuild_components
 from dltrain.tasks.pixel_range import Scale
 
 JUDGE = ("model=mlp", "model.hidden=[48,12]", "data=digits", "trainer.epochs=8", "optimizer.lr=5e-3")
@@ -34,16 +34,16 @@ def digits() -> Spec:
 
 
 def test_features_are_what_the_last_layer_of_the_trained_classifier_reads(judge: Path, digits: Spec) -> None:
-    network = classifier_features.load(str(judge), digits)
-    trained = rebuild(remade(job.load(judge)), judge, "best.pt")
-    batch = next(iter(unchanged(trained.parts, trained.splits, "test")))
+    network = classifier_features.load_features(str(judge), digits)
+    trained = load_trained(rebuild_components(job.load_job(judge)), judge, "best.pt")
+    batch = next(iter(eval_batches(trained.components, trained.splits, "test")))
     low, high = (torch.tensor(bound)[:, None, None] for bound in (digits.low, digits.high))
     found, logits = network((batch["inputs"] - low) / (high - low))
     seen: list[Tensor] = []
-    last = [module for module in trained.parts.model.modules() if isinstance(module, nn.Linear)][-1]
+    last = [module for module in trained.components.model.modules() if isinstance(module, nn.Linear)][-1]
     last.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
     with torch.no_grad():
-        wanted = trained.parts.model(batch["inputs"])
+        wanted = trained.components.model(batch["inputs"])
     assert found.shape == (len(batch["inputs"]), 12)
     assert torch.allclose(found, seen[0], atol=1e-4)
     assert torch.allclose(logits, wanted, atol=1e-3)
@@ -51,7 +51,7 @@ def test_features_are_what_the_last_layer_of_the_trained_classifier_reads(judge:
 
 
 def test_the_network_is_frozen_and_named_by_its_run_and_accuracy(judge: Path, digits: Spec) -> None:
-    network = classifier_features.load(str(judge), digits)
+    network = classifier_features.load_features(str(judge), digits)
     accuracy = json.loads((judge / "result.json").read_text())["test"]["accuracy"]
     assert network.name == f"mlp-digits/{judge.name} (accuracy {accuracy:.3g})"
     assert not network.training
@@ -62,7 +62,7 @@ def test_better_pictures_score_better_through_it(judge: Path, digits: Spec) -> N
     pixels = Digits(validation=0.1).load().train.rows["pixels"].float() / 16
     real, others = pixels[::2], pixels[1::2]
     noise = torch.rand(real.shape, generator=torch.Generator().manual_seed(0))
-    quality = Quality(10, classifier_features.load(str(judge), digits))
+    quality = Quality(10, classifier_features.load_features(str(judge), digits))
     good, fair, bad = (quality.measure(real, fake) for fake in (others, (real + noise) / 2, noise))
     assert good["frechet"] < fair["frechet"] < bad["frechet"]
     assert good["classifier_score"] > fair["classifier_score"] > 1
@@ -198,4 +198,4 @@ def test_a_classifier_without_a_last_hidden_layer_of_the_whole_picture_says_so(
     classifier: nn.Module, said: str, digits: Spec
 ) -> None:
     with pytest.raises(ValueError, match=said):
-        classifier_features.Features(classifier, Scale(digits.low, digits.high), "it")(torch.rand(2, 1, 8, 8))
+        classifier_features.ClassifierFeatures(classifier, Scale(digits.low, digits.high), "it")(torch.rand(2, 1, 8, 8))

@@ -39,16 +39,16 @@ def outputs(plain_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_latest_is_the_run_that_was_at_work_last(outputs: Path) -> None:
-    assert stored.find("latest") == outputs / "mlp-digits" / "20260101-101501-bbbb"
+    assert stored.find_run("latest") == outputs / "mlp-digits" / "20260101-101501-bbbb"
     # A process that was killed meanwhile could only log that it was at work.
     (outputs / "mlp-digits" / "20260202-090000-cccc" / "metrics.jsonl").touch()
-    assert stored.find("latest") == outputs / "mlp-digits" / "20260202-090000-cccc"
+    assert stored.find_run("latest") == outputs / "mlp-digits" / "20260202-090000-cccc"
 
 
 def test_a_run_is_found_by_its_path_from_here_or_from_anywhere(outputs: Path) -> None:
     run = outputs / "mlp-digits" / "20260202-090000-cccc"
-    assert stored.find(str(run)) == run
-    assert stored.find("outputs/mlp-digits/20260202-090000-cccc").resolve() == run.resolve()
+    assert stored.find_run(str(run)) == run
+    assert stored.find_run("outputs/mlp-digits/20260202-090000-cccc").resolve() == run.resolve()
 
 
 @pytest.mark.parametrize(
@@ -62,21 +62,21 @@ def test_a_run_is_found_by_its_path_from_here_or_from_anywhere(outputs: Path) ->
     ],
 )
 def test_the_wrong_name_is_answered_with_the_nearest_runs(outputs: Path, name: str, said: str) -> None:
-    text = refused(lambda: stored.find(name))
+    text = refused(lambda: stored.find_run(name))
     assert text.startswith("RUN: expected the folder of a run, or latest") and said in text
 
 
 def test_without_runs_there_is_no_latest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "There is none." in refused(lambda: stored.find("latest"))
+    assert "There is none." in refused(lambda: stored.find_run("latest"))
 
 
 def test_the_runs_of_sweeps_are_found_and_the_sweep_itself_is_no_run(outputs: Path) -> None:
     sweep = outputs / "sweep" / "then"
     shutil.copytree(outputs / "mlp-digits" / "20260101-101500-aaaa", sweep / "0_seed=0", symlinks=True)
     (sweep / "status.json").write_text("{}")
-    assert stored.runs(outputs)[-1] == sweep / "0_seed=0"
-    assert len(stored.runs(outputs)) == 4
+    assert stored.list_runs(outputs)[-1] == sweep / "0_seed=0"
+    assert len(stored.list_runs(outputs)) == 4
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -84,8 +84,8 @@ def test_the_runs_of_sweeps_are_found_and_the_sweep_itself_is_no_run(outputs: Pa
 
 def test_a_job_comes_back_as_it_was_composed(tmp_path: Path) -> None:
     job = compose.compose(["model=gru", "data=timeseries", "optimizer/schedule=cosine", "optimizer.lr=0.01"])
-    (tmp_path / stored.JOB).write_text(stored.dump(job))
-    found = stored.load(tmp_path)
+    (tmp_path / stored.JOB).write_text(stored.dump_job(job))
+    found = stored.load_job(tmp_path)
     assert compose.plain(found.config) == compose.plain(job.config)
     assert (found.choices, found.overrides, found.config_dirs) == (job.choices, job.overrides, job.config_dirs)
     assert found.allow == ()
@@ -93,14 +93,14 @@ def test_a_job_comes_back_as_it_was_composed(tmp_path: Path) -> None:
 
 def test_the_folder_trusts_no_module_whatever_it_says(tmp_path: Path) -> None:
     job = compose.compose(["allow_targets=[mine]"])
-    (tmp_path / stored.JOB).write_text(stored.dump(job))
+    (tmp_path / stored.JOB).write_text(stored.dump_job(job))
     assert "mine" in (tmp_path / stored.JOB).read_text()
-    assert (stored.load(tmp_path).allow, list(stored.load(tmp_path).config.allow_targets)) == ((), [])
-    assert stored.load(tmp_path, ["mine"]).allow == ("mine",)
+    assert (stored.load_job(tmp_path).allow, list(stored.load_job(tmp_path).config.allow_targets)) == ((), [])
+    assert stored.load_job(tmp_path, ["mine"]).allow == ("mine",)
 
 
 def test_a_folder_without_a_job_is_refused(tmp_path: Path) -> None:
-    text = refused(lambda: stored.load(tmp_path))
+    text = refused(lambda: stored.load_job(tmp_path))
     assert f"RUN: expected the folder of a run, with job.yaml, got {tmp_path}" in text
 
 
@@ -140,7 +140,7 @@ def test_a_folder_without_a_job_is_refused(tmp_path: Path) -> None:
 )
 def test_a_damaged_job_is_refused_in_one_line_that_names_the_file(tmp_path: Path, content: str) -> None:
     (tmp_path / stored.JOB).write_text(content)
-    text = refused(lambda: stored.load(tmp_path))
+    text = refused(lambda: stored.load_job(tmp_path))
     assert "RUN: expected a job.yaml that can be read" in text and "\n" not in text
 
 
@@ -149,7 +149,7 @@ def test_a_few_lines_that_stand_for_gigabytes_are_refused_at_once(tmp_path: Path
     laughs += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
     (tmp_path / stored.JOB).write_text("\n".join([*laughs, (plain_run / stored.JOB).read_text()]))
     begun = time.process_time()
-    assert "it has anchors or aliases" in refused(lambda: stored.load(tmp_path))
+    assert "it has anchors or aliases" in refused(lambda: stored.load_job(tmp_path))
     assert time.process_time() - begun < 5
 
 
@@ -157,7 +157,7 @@ def test_keys_of_a_users_own_mapping_may_be_numbers(tmp_path: Path, plain_run: P
     config = "config: {model: {_target_: x, names: {0: cat, 1: dog}}}"
     text = f"choices: {{model: a, data: b, task: c}}\noverrides: []\nconfig_dirs: []\n{config}\n"
     (tmp_path / stored.JOB).write_text(text)
-    assert compose.plain(stored.load(tmp_path).config)["model"]["names"] == {0: "cat", 1: "dog"}
+    assert compose.plain(stored.load_job(tmp_path).config)["model"]["names"] == {0: "cat", 1: "dog"}
 
 
 def test_a_job_that_was_cut_off_anywhere_is_refused_or_read(tmp_path: Path, plain_run: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_job_that_was_cut_off_anywhere_is_refused_or_read(tmp_path: Path, plai
     for length in range(0, len(content), 97):
         (tmp_path / stored.JOB).write_bytes(content[:length])
         try:
-            stored.load(tmp_path)
+            stored.load_job(tmp_path)
         except ConfigError as error:
             assert "RUN" in str(error)
 
@@ -180,7 +180,7 @@ def job(kept: Kept) -> compose.Job:
 
 
 def changed(job: compose.Job, *typed: str) -> tuple[compose.Job, dict[str, tuple[Any, Any]]]:
-    return stored.revised(job, list(typed))
+    return stored.revise_job(job, list(typed))
 
 
 def test_a_key_is_changed_and_nothing_else(job: compose.Job) -> None:
@@ -207,7 +207,7 @@ def test_what_is_revised_is_what_its_own_overrides_compose(job: compose.Job, typ
     composed = compose.compose(list(new.overrides))
     assert compose.plain(new.config) == compose.plain(composed.config)
     assert new.choices == composed.choices
-    assert found == stored.differences(compose.plain(job.config), compose.plain(composed.config))
+    assert found == stored.config_differences(compose.plain(job.config), compose.plain(composed.config))
 
 
 def test_the_place_of_a_new_run_is_no_part_of_what_it_is(job: compose.Job) -> None:

@@ -99,7 +99,7 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 def hashes(outcome: Outcome) -> dict[str, str]:
-    return {name: Checkpoints(outcome.folder).entry(name)["sha256"] for name in ("last.pt", "best.pt")}
+    return {name: Checkpoints(outcome.folder).read_entry(name)["sha256"] for name in ("last.pt", "best.pt")}
 
 
 # --- the folder -----------------------------------------------------------------------------------------------------
@@ -300,10 +300,10 @@ def test_a_rehearsal_leaves_random_numbers_and_running_statistics_as_they_were(
     small: Callable[[str], list[str]],
 ) -> None:
     job = compose.compose([*PICTURES, "model.norm=batch", *small("digits"), "data.augment=[crop]", "device=cpu"])
-    made = assemble.make(job)
+    made = assemble.build_components(job)
     before = {name: value.clone() for name, value in made.model.state_dict().items()}
     state = torch.get_rng_state()
-    dry_run.rehearse(made, dry_run.make_batches(made, made.data.load()), job)
+    dry_run.dry_run(made, dry_run.build_batches(made, made.data.load()), job)
     assert torch.equal(torch.get_rng_state(), state)
     assert equal(before, made.model.state_dict())
     assert any("running_mean" in name for name in before)
@@ -367,10 +367,10 @@ def test_every_optimizer_and_schedule_moves_every_weight_of_the_configured_model
     # Noam's factor is the paper's whole rate, which the optimizer's own only scales.
     scale = ["optimizer.lr=1"] if "noam" in typed else []
     job = compose.compose(["model=mlp", "model.hidden=8", *small("digits"), "device=cpu", typed, *scale])
-    made = assemble.make(job)
+    made = assemble.build_components(job)
     (turn,) = made.task.stages(made.model)[0].turns
-    optimizer = assemble.make_optimizer(job, made, turn, 10)
-    batch = next(dry_run.make_batches(made, made.data.load())["train"].epoch(0))
+    optimizer = assemble.build_optimizer(job, made, turn, 10)
+    batch = next(dry_run.build_batches(made, made.data.load())["train"].epoch(0))
     before = [p.detach().clone() for p in turn.parameters]
     for number in range(3):
         optimizer.backward(turn.loss(batch, 0.0))
@@ -460,7 +460,7 @@ def test_a_run_that_ends_badly_says_so_and_keeps_its_best_weights(
     assert ("Traceback" in log) == (fault == "bug")
     best = model_of(outcome, "best.pt")
     assert all(value.isfinite().all() for value in best.values())
-    assert Checkpoints(outcome.folder).entry("best.pt")["step"] in (2, 4)
+    assert Checkpoints(outcome.folder).read_entry("best.pt")["step"] in (2, 4)
     assert not (outcome.folder / "result.json").exists()
     assert not run_dir.is_locked(outcome.folder)
     assert gc.get_freeze_count() == 0
@@ -511,7 +511,7 @@ def test_a_picture_that_cannot_be_read_in_mid_run_ends_it_with_a_status(
         folder.mkdir(exist_ok=True)
         (folder / f"{number}.png").write_bytes(next(own_files["image_folder"].rglob(f"{number}.png")).read_bytes())
     typed = ["model=mlp", "data=image_folder", f"data.path={tmp_path}", "data.side=8", "data.workers=0"]
-    made = assemble.make(compose.compose([*typed, "data.batch_size=4", "device=cpu"]))
+    made = assemble.build_components(compose.compose([*typed, "data.batch_size=4", "device=cpu"]))
     source = made.data.load().train
     last = int(Batches(source, 4, training=True).order(0)[-1])
     assert isinstance(source.rows, Pictures)
@@ -530,11 +530,13 @@ def test_without_validation_the_last_weights_are_tested(
     assert {line["split"] for line in lines(outcome)} == {"train", "test"}
     assert outcome.result["best"] == {"step": 12, "accuracy": None}
     assert (outcome.folder / "checkpoints" / "best.pt").is_file()
-    made = assemble.make(compose.compose(["model=mlp", *small("digits"), "data.validation=0", "device=cpu"]))
+    made = assemble.build_components(
+        compose.compose(["model=mlp", *small("digits"), "data.validation=0", "device=cpu"])
+    )
     made.model.load_state_dict(model_of(outcome))
     made.model.eval()
     with torch.inference_mode():
-        metrics = made.task.evaluate(made.model, dry_run.make_batches(made, made.data.load())["test"]).metrics
+        metrics = made.task.evaluate(made.model, dry_run.build_batches(made, made.data.load())["test"]).metrics
     assert metrics == outcome.result["test"]
 
 
@@ -577,7 +579,7 @@ def test_a_checkpoint_with_a_flipped_bit_is_refused(
 
 def test_numbers_that_json_cannot_say_become_null() -> None:
     said = {"a": math.nan, "b": {"c": -math.inf, "d": 1.5}, "e": None, "f": "x"}
-    assert report.finite(said) == {"a": None, "b": {"c": None, "d": 1.5}, "e": None, "f": "x"}
+    assert report.finite_or_none(said) == {"a": None, "b": {"c": None, "d": 1.5}, "e": None, "f": "x"}
 
 
 # --- a process of its own -------------------------------------------------------------------------------------------

@@ -233,7 +233,7 @@ def test_the_status_says_how_a_run_stands(tmp_path: Path) -> None:
 def test_the_environment_names_the_versions_that_a_result_depends_on() -> None:
     import torch
 
-    found = provenance.surroundings("CPU")
+    found = provenance.describe_platform("CPU")
     assert found["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
     commit = subprocess.run(

@@ -27,8 +27,8 @@ from dltrain.tasks.base import Task, Wish
 from dltrain.tasks.gan_losses import GAMES, find_game, gradient_penalty
 from dltrain.tasks.sampling import between
 from dltrain.training import device as devices
-from dltrain.training.evaluation import look, measure
-from dltrain.training.step import Moment, Turns
+from dltrain.training.evaluation import evaluate, run_in_eval_mode
+from dltrain.training.step import StepInfo, StepRunner
 
 RING = {"shape": [2], "classes": 8, "class_names": [str(n) for n in range(8)]}
 PICTURE = {"shape": [1, 8, 8], "low": [-0.5], "high": [1.5], "classes": 3}
@@ -56,9 +56,9 @@ def on_cpu(model: nn.Module) -> devices.Device:
     return devices.choose("cpu", "fp32", False, False, False, model)
 
 
-def made_of(*typed: str) -> tuple[compose.Job, assemble.Parts]:
+def made_of(*typed: str) -> tuple[compose.Job, assemble.Components]:
     job = compose.compose([*typed, "trainer.log_every=1", "trainer.epochs=1"])
-    return job, assemble.make(job)
+    return job, assemble.build_components(job)
 
 
 # What each turn may change -------------------------------------------------------------------------------------------
@@ -84,17 +84,19 @@ def test_a_turn_changes_its_own_parameters_and_leaves_weights_and_gradients_of_t
 ) -> None:
     job, made = made_of(*TURNS[kind], f"device.compile={str(compiled).lower()}")
     (stage,) = made.task.stages(made.model)
-    turns = Turns(functools.partial(assemble.make_optimizer, job, made), made.plan, made.device, 64, Console())
-    turns.begin(stage, 10)
-    batches = dry_run.make_batches(made, made.data.load())["train"].epoch(0)
-    group = [next(batches) for _ in range(made.plan.accumulate)]
+    runner = StepRunner(
+        functools.partial(assemble.build_optimizer, job, made), made.trainer, made.device, 64, Console()
+    )
+    runner.begin(stage, 10)
+    batches = dry_run.build_batches(made, made.data.load())["train"].epoch(0)
+    group = [next(batches) for _ in range(made.trainer.accumulate)]
     critic, generator = list(made.model.critic.parameters()), list(made.model.generator.parameters())
     for turn, own, others in zip(stage.turns, (critic, generator), (generator, critic), strict=True):
         assert {id(p) for p in turn.parameters} == {id(p) for p in own}
         before, theirs = [[p.detach().clone() for p in half] for half in (own, others)]
         for p in others:
             p.grad = torch.full_like(p, 7.0)
-        turns.take_turn(turn, group, Moment(0, 0, 0.0), measure=True)
+        runner.take_turn(turn, group, StepInfo(0, 0, 0.0), measure=True)
         assert all(torch.equal(p, value) for p, value in zip(others, theirs, strict=True))
         assert all(p.grad is not None and bool((p.grad == 7.0).all()) for p in others)
         # A bias may stay: that of the critic's answers, where those on real and made-up examples move it both ways.
@@ -287,7 +289,7 @@ def test_pictures_lie_between_black_and_white_on_the_models_scale_and_points_any
 def test_figures_of_the_critic_are_those_of_its_outputs() -> None:
     task, model = Adversarial(**RING), points()
     batches = [batch_of(), batch_of(20)]
-    found = measure(task.evaluate, model, batches, on_cpu(model))
+    found = evaluate(task.evaluate, model, batches, on_cpu(model))
     real = model.critic(torch.cat([b["inputs"] for b in batches]), None).flatten()
     drawn = torch.randn(52, 4, generator=torch.Generator().manual_seed(0))
     fake = model.critic(model.generator(drawn, None), None).flatten()
@@ -308,11 +310,11 @@ def test_an_evaluation_repeats_itself_to_the_bit_and_draws_nothing_that_training
     task, model = Adversarial(**RING), points()
     device = on_cpu(model)
     state = torch.get_rng_state()
-    one, other = (measure(task.evaluate, model, [batch_of(100)], device) for _ in range(2))
-    frames = [look(task.frame, model, device) for _ in range(2)]
+    one, other = (evaluate(task.evaluate, model, [batch_of(100)], device) for _ in range(2))
+    frames = [run_in_eval_mode(task.frame, model, device) for _ in range(2)]
     assert one.metrics == other.metrics
     assert frames[0] is not None and torch.equal(frames[0], frames[1])  # type: ignore[arg-type]
-    look(lambda judged: task.show(judged, one), model, device)
+    run_in_eval_mode(lambda judged: task.show(judged, one), model, device)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -335,7 +337,7 @@ def test_modes_are_counted_as_on_paper() -> None:
 
 
 def test_real_points_cover_every_mode_and_a_class_without_points_is_none() -> None:
-    ring = assemble.make(compose.compose(["model=gan", "data=ring", "device=cpu"])).data.load()
+    ring = assemble.build_components(compose.compose(["model=gan", "data=ring", "device=cpu"])).data.load()
     train, val = ring.train.rows, ring.val.rows  # type: ignore[union-attr]
     found = modes_found(val["inputs"], val["targets"], train["inputs"][:2000], 8)
     assert found["modes"] == 8 and found["high_quality"] > 0.98 and found["coverage"] > 0.98
@@ -344,7 +346,7 @@ def test_real_points_cover_every_mode_and_a_class_without_points_is_none() -> No
 
 def test_missed_modes_are_said() -> None:
     model = points()
-    evaluation = measure(Adversarial(**RING).evaluate, model, [batch_of(200)], on_cpu(model))
+    evaluation = evaluate(Adversarial(**RING).evaluate, model, [batch_of(200)], on_cpu(model))
     assert evaluation.notes == [f"{8 - evaluation.metrics['modes']:.0f} of 8 modes are missed"]
 
 
@@ -358,7 +360,7 @@ def test_points_are_shown_over_real_ones_and_pictures_on_a_sheet_beside_the_crit
         (Adversarial(**PICTURE), pictures(), batch_of(40, (1, 8, 8), 3)),
         (Adversarial(shape=[5]), GAN([5], 5, 1, latent=4), {"inputs": torch.randn(40, 5)}),
     ):
-        evaluation = measure(task.evaluate, model, [batch], on_cpu(model))
+        evaluation = evaluate(task.evaluate, model, [batch], on_cpu(model))
         shown[task.shape] = [item.tag for item in task.show(model, evaluation)]
         frame = task.frame(model)
         assert (frame is None) == (task.shape == (5,))
@@ -428,9 +430,9 @@ def test_a_conditional_generator_makes_the_class_it_is_asked_for(tmp_path: Path)
     typed = ["experiment=ring_gan", "model.conditional=true", "trainer.max_steps=400", "model.hidden=64"]
     job = compose.compose([*typed, "trainer.eval_every=400", "device=cpu", f"hydra.run.dir={tmp_path / 'run'}"])
     assert launch.train(job, Console(), 0.0).state == "finished"
-    found = inference.rebuild(inference.remade(job), tmp_path / "run", "best.pt").parts
+    found = inference.load_trained(inference.rebuild_components(job), tmp_path / "run", "best.pt").components
     for mode in (0, 3, 6):
-        made = look(
+        made = run_in_eval_mode(
             lambda model, mode=mode: found.task.generate(model, wish(200, label=mode)), found.model, found.device
         )
         turns = (torch.atan2(made[:, 1], made[:, 0]) / (2 * math.pi) * 8).round() % 8
@@ -443,11 +445,11 @@ def test_the_averaged_generator_is_what_is_evaluated_and_kept(tmp_path: Path) ->
     assert launch.train(job, Console(), 0.0).state == "finished"
     result = json.loads((tmp_path / "run" / "result.json").read_text())["test"]
     state, figures = Checkpoints(tmp_path / "run").load("best.pt"), {}
-    made = assemble.make(job)
-    batches = dry_run.make_batches(made, made.data.load())["test"]
+    made = assemble.build_components(job)
+    batches = dry_run.build_batches(made, made.data.load())["test"]
     for name, weights in (("average", state["average"]["model"]), ("model", state["model"])):
         made.model.load_state_dict(weights)
-        figures[name] = measure(made.task.evaluate, made.model, batches, made.device).metrics
+        figures[name] = evaluate(made.task.evaluate, made.model, batches, made.device).metrics
     assert figures["average"] == result != figures["model"]
 
 

@@ -219,7 +219,7 @@ def test_likelihood_rises_and_is_measured_exactly(bars: Callable[..., list[str]]
     job = compose.compose(
         bars("trainer.epochs=100", "optimizer/schedule=cosine", "trainer.eval_every=20 epochs", *more)
     )
-    start = exact_nll(assemble.make(job).model.state_dict())
+    start = exact_nll(assemble.build_components(job).model.state_dict())
     outcome = launch.train(job, Console(), 0.0)
     assert outcome.exit_code == 0
     last = torch.load(outcome.folder / "checkpoints" / "last.pt", weights_only=True)
@@ -236,8 +236,8 @@ def test_likelihood_rises_and_is_measured_exactly(bars: Callable[..., list[str]]
 def test_evaluation_pictures_and_dreams_repeat_and_leave_torchs_random_numbers_alone(
     bars: Callable[..., list[str]],
 ) -> None:
-    made = assemble.make(compose.compose(bars("task.persistent=true")))
-    batches = dry_run.make_batches(made, made.data.load())
+    made = assemble.build_components(compose.compose(bars("task.persistent=true")))
+    batches = dry_run.build_batches(made, made.data.load())
     wish = lambda: Wish(5, Generator().manual_seed(3), CPU)  # noqa: E731
     with torch.inference_mode():
         before = torch.get_rng_state()
@@ -257,7 +257,7 @@ def test_evaluation_pictures_and_dreams_repeat_and_leave_torchs_random_numbers_a
 def test_a_trained_machine_dreams_of_its_patterns_and_repairs_them(bars: Callable[..., list[str]]) -> None:
     job = compose.compose(bars("trainer.epochs=100", "task.cd_steps=5", "data.validation=0"))
     outcome = launch.train(job, Console(), 0.0)
-    made = assemble.make(job)
+    made = assemble.build_components(job)
     made.model.load_state_dict(torch.load(outcome.folder / "checkpoints" / "last.pt", weights_only=True)["model"])
     with torch.inference_mode():
         dreams = made.task.generate(made.model, Wish(200, Generator().manual_seed(0), CPU)).flatten(1).round()
@@ -285,13 +285,15 @@ def test_a_model_that_is_no_machine_is_refused() -> None:
 
 def test_data_without_black_and_white_are_refused() -> None:
     with pytest.raises(ConfigError, match="Data that fit"):
-        assemble.make(compose.compose(["model=rbm", "data=timeseries", "task=contrastive_divergence", "device=cpu"]))
+        assemble.build_components(
+            compose.compose(["model=rbm", "data=timeseries", "task=contrastive_divergence", "device=cpu"])
+        )
 
 
 def test_likelihoods_do_not_suffer_from_bfloat16(bars: Callable[..., list[str]]) -> None:
-    made = assemble.make(compose.compose(bars()))
+    made = assemble.build_components(compose.compose(bars()))
     nn.init.normal_(made.model.up.weight, std=0.5)
-    batches: list[Batch] = list(dry_run.make_batches(made, made.data.load())["val"])
+    batches: list[Batch] = list(dry_run.build_batches(made, made.data.load())["val"])
     score = functools.partial(made.task.evaluate, made.model, batches)
     with torch.inference_mode():
         exact = score().metrics["nll"]

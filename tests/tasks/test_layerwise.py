@@ -26,12 +26,12 @@ EPOCH = -(-1299 // 64)  # steps of an epoch of the digits, with and without labe
 State = dict[str, torch.Tensor]
 
 
-def trained(folder: Path, *more: str) -> tuple[launch.Outcome, assemble.Parts]:
+def trained(folder: Path, *more: str) -> tuple[launch.Outcome, assemble.Components]:
     """A run of three layers, with a checkpoint of every epoch."""
     job = compose.compose([*SMALL, "trainer.keep_last=99", f"hydra.run.dir={folder / 'run'}", *more])
     outcome = launch.train(job, Console(), 0.0)
     assert outcome.exit_code == 0
-    return outcome, assemble.make(job)
+    return outcome, assemble.build_components(job)
 
 
 def last_of_each_stage(outcome: launch.Outcome) -> list[State]:
@@ -74,7 +74,7 @@ def test_the_stages_read_all_examples_without_labels_and_then_those_with_labels(
     outcome, made = trained(tmp_path)
     stages = made.task.stages(made.model)
     assert [stage.data for stage in stages] == ["unlabelled"] * 3 + ["train"]
-    batches = dry_run.make_batches(made, made.data.load())
+    batches = dry_run.build_batches(made, made.data.load())
     assert batches["train"].examples == 40 and batches["unlabelled"].examples == 1299
     assert {frozenset(batch) for batch in batches["unlabelled"].epoch(0)} == {frozenset({"inputs"})}
     assert outcome.result["steps"] == 3 * 2 * EPOCH + 2 * 1

@@ -20,16 +20,16 @@ ROSENBLATT += ["device=cpu", "trainer.log_every=1000"]
 DIVIDED = ["and", "or", "nand", "nor"]
 
 
-def trained(folder: Path, *more: str) -> tuple[launch.Outcome, assemble.Parts]:
+def trained(folder: Path, *more: str) -> tuple[launch.Outcome, assemble.Components]:
     job = compose.compose([*ROSENBLATT, f"hydra.run.dir={folder / 'run'}", *more])
     outcome = launch.train(job, Console(), 0.0)
     assert outcome.exit_code == 0
-    return outcome, assemble.make(job)
+    return outcome, assemble.build_components(job)
 
 
-def examples(made: assemble.Parts, epochs: int) -> list[tuple[np.ndarray, int]]:
+def examples(made: assemble.Components, epochs: int) -> list[tuple[np.ndarray, int]]:
     """The training examples in the order of the run, each with a 1 for the bias."""
-    batches = dry_run.make_batches(made, made.data.load())["train"]
+    batches = dry_run.build_batches(made, made.data.load())["train"]
     found = [batch for epoch in range(epochs) for batch in batches.epoch(epoch)]
     return [(np.append(b["inputs"].flatten().double().numpy(), 1.0), int(b["targets"])) for b in found]
 

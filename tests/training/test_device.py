@@ -147,7 +147,7 @@ def test_peak_memory_grows_by_what_is_held() -> None:
 def test_a_step_finds_the_memory_of_the_step_before() -> None:
     code = """if True:
         import resource, torch
-        from dltrain import device
+        from dltrain.training import device
         def faults():
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             for _ in range(5):

@@ -24,7 +24,7 @@ from dltrain.data.spec import Source
 from dltrain.datasets.table import Ready
 from dltrain.loggers.console import Console
 from dltrain.loggers.tracker import Tracker
-from dltrain.optim.ema import Average
+from dltrain.optim.ema import EMA
 from dltrain.optim.optimizer import Optimizer, Regularization
 from dltrain.optim.schedules import Constant, Cosine, Plateau, Schedule
 from dltrain.storage.checkpoints import Checkpoints
@@ -32,9 +32,10 @@ from dltrain.tasks.base import Batch, Evaluation, Goal, Loss, Shown, Stage, Task
 from dltrain.tasks.classification import Classification
 from dltrain.training.device import Device
 from dltrain.training.loop import Diverged, Loop, grouped, improves
-from dltrain.training.run_logger import Journal
+from dltrain.training.meters import Timer
+from dltrain.training.run_logger import RunLogger
 from dltrain.training.signals import Stop
-from dltrain.training.state import Clock, Plan
+from dltrain.training.state import TrainerConfig
 
 ROWS, SIZE, CLASSES, BATCH = 61, 5, 3, 8  # the last batch has 5 examples
 EPOCH = -(-ROWS // BATCH)
@@ -91,10 +92,10 @@ def looped(
         model,
         splits,
         optimizer,
-        Average(model, average) if average else None,
-        Plan(**given),
+        EMA(model, average) if average else None,
+        TrainerConfig(**given),
         device,
-        Journal(Tracker(folder), Console(io.StringIO()), Clock(time.perf_counter()), device.device),
+        RunLogger(Tracker(folder), Console(io.StringIO()), Timer(time.perf_counter()), device.device),
         checkpoints,
         Stop(),
     )
@@ -560,7 +561,7 @@ def test_the_weights_that_the_validation_metric_likes_best_are_kept(
     assert loop.state.best == said[wanted - 1]
     assert loop.state.best_step == 2 * wanted
     assert torch.equal(weights(model), task.judged[wanted - 1])
-    assert Checkpoints(tmp_path).entry("best.pt")["step"] == 2 * wanted
+    assert Checkpoints(tmp_path).read_entry("best.pt")["step"] == 2 * wanted
     assert not any(task.modes), "weights are judged in evaluation mode"
     assert model.training
 
@@ -610,7 +611,7 @@ def test_early_stopping_counts_evaluations_not_steps_or_epochs(tmp_path: Path) -
     assert [line["step"] for line in lines(tmp_path, "val")] == [3 * n for n in range(1, 8)]
     assert loop.state.stopped_early and loop.state.step == 21
     assert (loop.state.best, loop.state.best_step) == (1.0, 12)
-    assert Checkpoints(tmp_path).entry("last.pt")["step"] == 21
+    assert Checkpoints(tmp_path).read_entry("last.pt")["step"] == 21
 
 
 def test_a_metric_that_is_no_number_counts_as_no_improvement(tmp_path: Path) -> None:
@@ -649,8 +650,8 @@ def test_averaged_weights_are_those_that_are_judged_and_kept(tmp_path: Path) -> 
         wanted.append(averaged)
     for judged, expected in zip(task.judged, wanted, strict=True):
         torch.testing.assert_close(judged, expected)
-    assert torch.equal(weights(loop.judged), task.judged[2])
-    assert loop.judged is not model
+    assert torch.equal(weights(loop.eval_model), task.judged[2])
+    assert loop.eval_model is not model
 
 
 class Poisoned(Classification):
@@ -765,12 +766,12 @@ def test_a_step_never_waits_for_the_device(given: dict[str, Any], tmp_path: Path
     loop = looped(tmp_path, **{"model": network(dropout=0.1), **given})
     (span,) = loop.stages.spans
     loop.begin_stage()
-    groups = grouped(span.batches.epoch(0), loop.plan.accumulate)
+    groups = grouped(span.batches.epoch(0), loop.config.accumulate)
     loop.take_step(span.stage, next(groups), measure=True)  # the optimizer makes its state, the epoch its order
     with Watch() as watch:
         for group in itertools.islice(groups, 3):
             loop.take_step(span.stage, group, measure=False)
-            loop.journal.progress(loop.state, loop.stages, loop.goal.metric)
+            loop.logger.progress(loop.state, loop.stages, loop.goal.metric)
     assert watch.calls["mm"] + watch.calls["addmm"] > 0, "the steps were watched"
     assert watch.waits == {}
 
@@ -778,10 +779,10 @@ def test_a_step_never_waits_for_the_device(given: dict[str, Any], tmp_path: Path
 def test_what_was_recorded_is_read_back_in_one_copy(tmp_path: Path) -> None:
     loop = looped(tmp_path, regularization=EVERYTHING, log_every=NEVER, max_steps=1, val=False)
     loop.run()
-    loop.turns.record.add("train", Loss(torch.tensor(1.0), 3, {"part": torch.tensor(2.0)}))
-    loop.turns.record.add("train", Loss(torch.tensor(1.0), torch.tensor(2), {"part": torch.tensor(2.0)}))
+    loop.runner.loss_buffer.add("train", Loss(torch.tensor(1.0), 3, {"part": torch.tensor(2.0)}))
+    loop.runner.loss_buffer.add("train", Loss(torch.tensor(1.0), torch.tensor(2), {"part": torch.tensor(2.0)}))
     with Watch() as watch:
-        loop.turns.record.read({})
+        loop.runner.loss_buffer.read({})
     # tolist copies a tensor as one; only a number taken out by itself would count.
     assert watch.waits == {}
 

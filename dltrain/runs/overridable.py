@@ -1,0 +1,60 @@
+"""The configuration keys that `resume` and `predict` may override."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dltrain.errors import ConfigError
+
+# Key -> its value before and after.
+Changes = Mapping[str, tuple[Any, Any]]
+
+# Keys of a resumed run that leave every step as it was; `device.` is free too, except for the precision.
+RESUME = (
+    *(f"trainer.{name}" for name in ("epochs", "max_steps", "max_minutes", "log_every", "checkpoint_every")),
+    *(f"trainer.{name}" for name in ("keep_last", "keep_best", "requeue", "resume", "on_oom")),
+    *(f"data.{name}" for name in ("workers", "root", "path", "download")),
+    *(f"data.{name}" for name in ("worker_timeout", "on_bad_sample", "max_bad_samples")),
+)
+
+# Keys of `data` that say where the data are and how they are read, not what the trained model receives.
+PREDICT_DATA = (
+    *("path", "root", "download", "batch_size", "workers", "worker_timeout"),
+    *("on_bad_sample", "max_bad_samples", "holes"),
+)
+PREDICT = ("device.", "task.features", "allow_targets")  # prefixes
+
+
+def check_resume(changes: Changes, run: str, precision: str) -> None:
+    """Refuse changes that would alter the training steps of a resumed run.
+
+    Args:
+        changes: What the command overrides.
+        run: The run's folder, for the message.
+        precision: The run's `device.precision`.
+
+    Raises:
+        ConfigError: With the difference for each key.
+    """
+    # With fp16 the schedule learns of skipped steps when losses are read back, which log_every decides.
+    free = [key for key in RESUME if precision != "fp16" or key != "trainer.log_every"]
+    fixed = [k for k in changes if k not in free and (not k.startswith("device.") or k == "device.precision")]
+    if fixed:
+        lines = [f"{key}: a resumed run keeps {changes[key][0]}, got {changes[key][1]}" for key in fixed]
+        raise ConfigError(*lines, f"For a new run with these values: dltrain rerun {run} KEY=VALUE ...")
+
+
+def check_predict(changes: Changes) -> None:
+    """Refuse changes that a trained model was not made for.
+
+    Raises:
+        ConfigError: With the difference for each key.
+    """
+    data = [f"data.{name}" for name in PREDICT_DATA]
+    free = f"Only device. and data.{{{','.join(PREDICT_DATA)}}} may change."
+    lines = [
+        f"{key}: a trained model keeps {old}, got {new}. {free}"
+        for key, (old, new) in changes.items()
+        if not key.startswith(PREDICT) and key not in data
+    ]
+    if lines:
+        raise ConfigError(*lines)
