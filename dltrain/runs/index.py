@@ -27,11 +27,8 @@ def run_info(path: Path) -> RunInfo:
     (``min`` or ``max``), state, error, step, age (seconds since it was last written to), updated (the same as a time),
     time (seconds that it took), choices, typed.
     """
-    status, result, began = (
-        run_dir.read_status(path),
-        read_mapping(path / "result.json"),
-        provenance.load_environment(path),
-    )
+    status, result = run_dir.read_status(path), read_mapping(path / "result.json")
+    began = provenance.load_environment(path)
     entries = [entry for entry in read_mapping(path / MANIFEST).values() if isinstance(entry, dict)]
     state, choices = run_state(path, status), get_mapping(began, "choices")
     updated = last_active(path)

@@ -152,7 +152,7 @@ def restore_weights(components: Components, path: Path, name: str) -> int:
             ways = f"dltrain resume {path} goes on with the run, dltrain rerun {path} begins it anew"
             raise CheckpointError(f"{path}: no checkpoint was written yet. {ways}") from None
         other = "best" if name != BEST else "last"
-        there = (saved.path / saved.named(f"{other}.pt")).is_file()
+        there = (saved.path / saved.resolve(f"{other}.pt")).is_file()
         raise CheckpointError(*error.problems, *([f"Another one may do: --checkpoint {other}"] * there)) from None
     load_weights(components, state, path / "checkpoints" / name)
     components.model.eval()

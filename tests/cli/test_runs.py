@@ -19,7 +19,7 @@ Kept = Callable[..., Path]
 
 COST = """
 import sys
-from dltrain import cli
+from dltrain.cli import main as cli
 code = cli.main(sys.argv[1:])
 print(f"torch={'torch' in sys.modules} cpu={sum(__import__('os').times()[:2])}", file=sys.stderr)
 sys.exit(code)
