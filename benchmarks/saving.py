@@ -27,7 +27,7 @@ from systems import Task, words
 from workloads import WORKLOADS, prepare
 
 SMALL: dict[str, Any] = {"steps": 54_050, "part": 500, "overrides": []}
-LARGE: dict[str, Any] = {"steps": 2_950, "part": 30, "overrides": ["model.hidden=2860", "model.depth=2"]}
+LARGE: dict[str, Any] = {"steps": 2_950, "part": 30, "overrides": ["model.hidden_size=2860", "model.num_layers=2"]}
 KINDS = {"tiny": ("tiny MLP", SMALL), "large": ("100 MB", LARGE)}
 
 CYCLE = 9  # parts of so many steps from one checkpoint to the next

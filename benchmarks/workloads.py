@@ -118,7 +118,7 @@ def read_series(path: str) -> Data:
 
 
 def read_text(path: str) -> Data:
-    return Text(path, length=CONTEXT, validation=0.0, test=0.02)
+    return Text(path, context_length=CONTEXT, validation=0.0, test=0.02)
 
 
 def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -135,11 +135,11 @@ WORKLOADS = {
         32,
         3_200,
         20,
-        lambda: MLP(size=32, outputs=10, hidden=64, depth=1),
+        lambda: MLP(size=32, outputs=10, hidden_size=64, num_layers=1),
         F.cross_entropy,
         write_vectors,
         read_npz,
-        ("model=mlp", "model.hidden=64", "model.depth=1", *ARRAYS),
+        ("model=mlp", "model.hidden_size=64", "model.num_layers=1", *ARRAYS),
     ),
     "lenet5": Workload(
         64,
@@ -155,7 +155,7 @@ WORKLOADS = {
         200,
         20,
         4,
-        lambda: CNN(channels=3, height=32, width=32, outputs=10, blocks=CIFAR_BLOCKS, hidden=[1024, 512]),
+        lambda: CNN(channels=3, height=32, width=32, outputs=10, blocks=CIFAR_BLOCKS, hidden_size=[1024, 512]),
         F.cross_entropy,
         write_colours,
         read_npz,
@@ -166,12 +166,12 @@ WORKLOADS = {
         64,
         200,
         20,
-        lambda: Recurrent("lstm", features=1, outputs=HORIZON, hidden=64, depth=2),
+        lambda: Recurrent("lstm", features=1, outputs=HORIZON, hidden_size=64, num_layers=2),
         series_loss,
         write_series,
         read_series,
         (
-            *("model=lstm", "model.hidden=64", "model.depth=2", "data=timeseries"),
+            *("model=lstm", "model.hidden_size=64", "model.num_layers=2", "data=timeseries"),
             *(f"data.window={WINDOW}", f"data.horizon={HORIZON}", "data.validation=0.0", "data.test=0.02"),
         ),
         keras_loss="mse",
@@ -181,13 +181,13 @@ WORKLOADS = {
         12,
         200,
         20,
-        lambda: GPT(vocabulary=65, length=CONTEXT, outputs=65, hidden=128, depth=4, heads=4),
+        lambda: GPT(vocabulary=65, length=CONTEXT, outputs=65, hidden_size=128, num_layers=4, num_heads=4),
         token_loss,
         write_text,
         read_text,
         (
-            *("model=gpt", "model.hidden=128", "model.depth=4", "model.heads=4", "data=text"),
-            *(f"data.length={CONTEXT}", "data.validation=0.0", "data.test=0.02"),
+            *("model=gpt", "model.hidden_size=128", "model.num_layers=4", "model.num_heads=4", "data=text"),
+            *(f"data.context_length={CONTEXT}", "data.validation=0.0", "data.test=0.02"),
         ),
     ),
     "vae": Workload(
@@ -205,11 +205,11 @@ WORKLOADS = {
         64,
         40,
         5,
-        lambda: DCGAN(channels=3, height=32, width=32, answers=1, latent=examples.LATENT, hidden=16),
+        lambda: DCGAN(channels=3, height=32, width=32, answers=1, latent=examples.LATENT, hidden_size=16),
         F.cross_entropy,  # likewise
         write_colours,
         read_npz,
-        ("model=dcgan", "model.hidden=16", "optimizer=adam_gan", *ARRAYS),
+        ("model=dcgan", "model.hidden_size=16", "optimizer=adam_gan", *ARRAYS),
         lr=2e-4,
         example=examples.dcgan,
         bf16=True,

@@ -73,12 +73,12 @@ def small(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], list[s
         "npz": [f"data.path={own_files['npz']}", "data.batch_size=16"],
         "image_folder": [
             f"data.path={own_files['image_folder']}",
-            "data.side=16",
+            "data.image_size=16",
             "data.workers=0",
             "data.batch_size=8",
         ],
         "timeseries": ["data.window=24", "data.horizon=6", "data.series=elnino"],
-        "text": ["data.length=16", "data.batch_size=8"],
+        "text": ["data.context_length=16", "data.batch_size=8"],
         "digits": [],
         "gates": [],
         "ring": [],
@@ -89,7 +89,7 @@ def small(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], list[s
 # Short runs of several kinds, for what is done with a run as a whole.
 RUNS = {
     "plain": ("model=mlp", "data=digits", "trainer.epochs=1"),
-    "average": ("model=mlp", "data=digits", "trainer.epochs=2", "regularization.average=0.99"),
+    "average": ("model=mlp", "data=digits", "trainer.epochs=2", "regularization.ema_decay=0.99"),
     "augmented": (
         "model=cnn",
         "data=digits",
@@ -99,7 +99,7 @@ RUNS = {
     ),
     "forecast": (
         "model=lstm",
-        "model.hidden=8",
+        "model.hidden_size=8",
         "data=timeseries",
         "data.series=elnino",
         "data.window=24",

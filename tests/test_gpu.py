@@ -28,7 +28,7 @@ from dltrain.training.signals import Stop
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")]
 
 GPU = "device=cuda"
-CNN = ["model=cnn", "model.hidden=[16]", "model.blocks=[{channels: 4, pool: max}]", "regularization.dropout=0.2"]
+CNN = ["model=cnn", "model.hidden_size=[16]", "model.blocks=[{channels: 4, pool: max}]", "regularization.dropout=0.2"]
 
 
 def train(folder: Path, *typed: str) -> launch.Outcome:
@@ -80,7 +80,7 @@ def test_auto_takes_the_gpu_in_bf16_where_it_has_it(small: Callable[[str], list[
     [
         [*CNN, "data=digits", "data.augment=[crop]"],
         ["model=lstm", "data=timeseries", "data.series=elnino", "data.window=24", "data.horizon=6"],
-        ["model=gpt", "data=text", "data.length=16", "model.depth=1"],
+        ["model=gpt", "data=text", "data.context_length=16", "model.num_layers=1"],
     ],
 )
 def test_a_deterministic_run_gives_the_same_bytes_twice(typed: list[str], tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_deterministic_run_gives_the_same_bytes_twice(typed: list[str], tmp_pa
 def test_a_checkpoint_from_the_gpu_evaluates_on_the_cpu(
     precision: str, small: Callable[[str], list[str]], tmp_path: Path
 ) -> None:
-    common = [*CNN, *small("digits"), "regularization.average=0.9"]
+    common = [*CNN, *small("digits"), "regularization.ema_decay=0.9"]
     outcome = train(tmp_path / "run", *common, GPU, f"device.precision={precision}", "trainer.epochs=3")
     saved = Checkpoints(outcome.folder).load("best.pt")
     made = assemble.build_components(compose.compose([*common, "device=cpu"]))
@@ -118,7 +118,7 @@ def test_a_checkpoint_from_the_gpu_evaluates_on_the_cpu(
     [
         [*CNN, "data=digits", "data.augment=[flip,crop]", "regularization=standard", "regularization.l1=1e-5"],
         ["model=lstm", "data=timeseries", "data.window=24", "data.horizon=6"],
-        ["model=gpt", "data=text", "data.length=16", "trainer.accumulate=2"],
+        ["model=gpt", "data=text", "data.context_length=16", "trainer.accumulate=2"],
         ["model=mlp", "data=digits", "device.precision=fp16"],
         ["model=mlp", "data=digits", "optimizer=muon"],
         ["model=vae", "data=digits", "model.conditional=true", "task.binarise=true", "task.warmup=0.5"],

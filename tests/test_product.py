@@ -68,11 +68,11 @@ REFUSED = [t for t in TRIPLES if t not in SENSIBLE and t not in RULE]
 ALIKE = {"fashion_mnist", "npz", "cifar10"}
 NEVER_NOTHING = {"variational", "contrastive_divergence"}  # the loss of examples that are known by heart is not near 0
 SMALLER = {
-    "cnn": ["model.hidden=[16]"],
-    "dbn": ["model.hidden=[32,32]"],
-    "dcgan": ["model.hidden=8"],
-    "rbm": ["model.hidden=32"],
-    "layerwise_mnist": ["data.labels=20"],
+    "cnn": ["model.hidden_size=[16]"],
+    "dbn": ["model.hidden_size=[32,32]"],
+    "dcgan": ["model.hidden_size=8"],
+    "rbm": ["model.hidden_size=32"],
+    "layerwise_mnist": ["data.num_labels=20"],
 }
 RATES = {"perceptron": 3e-2, "mlp": 1e-2, "cnn": 1e-3}
 

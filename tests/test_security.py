@@ -138,8 +138,8 @@ def test_a_payload_is_refused_wherever_it_stands(trap: Path, capsys: pytest.Capt
     [
         ["model=cnn", "data=digits", "model.blocks=[{_target_:os.system,command:touch canary}]"],
         ["model=cnn", "data=digits", "model.blocks=[{channels:{_target_:os.system,command:touch canary}}]"],
-        ["model=mlp", "model.hidden=[{_target_:os.system,command:touch canary}]"],
-        ["model=mlp", "model.hidden={_target_:os.system,command:touch canary}"],
+        ["model=mlp", "model.hidden_size=[{_target_:os.system,command:touch canary}]"],
+        ["model=mlp", "model.hidden_size={_target_:os.system,command:touch canary}"],
         ["data=image_folder", "data.path=.", "data.augment=[{_target_:os.system,command:touch canary}]"],
         ["optimizer.betas=[{_target_:evil.Model},{_target_:evil.Model}]"],
         ["seed={_target_:evil.Model}"],
@@ -147,7 +147,7 @@ def test_a_payload_is_refused_wherever_it_stands(trap: Path, capsys: pytest.Capt
         ["device._target_=evil.Model"],
         ["++regularization._target_=evil.Model"],
         ["++trainer.log_every._target_=evil.Model"],
-        ["+extra={_target_:evil.Model}", "model.hidden=${extra}"],
+        ["+extra={_target_:evil.Model}", "model.hidden_size=${extra}"],
         ["model._target_=${oc.env:HOME}"],
         ["model._target_=[evil.Model]"],
         ["model._target_={_target_:evil.Model}"],
@@ -203,7 +203,8 @@ def test_a_stored_run_of_hydra_is_not_unpickled(trap: Path, capsys: pytest.Captu
 def test_what_is_refused_is_not_even_imported(trap: Path) -> None:
     script = f"""
 import sys
-from dltrain import cli, folder
+from dltrain.cli import main as cli
+from dltrain.storage import run_dir
 import dltrain.runs.launch, dltrain.sweeps.sweep
 names = ["evil.Model", "timeit.timeit", "runpy.run_path", "torch.utils.collect_env.run", "hydra.utils.instantiate"]
 modules = {{name.rpartition(".")[0] for name in names}} | {{name.split(".")[0] for name in names}}
@@ -226,7 +227,7 @@ print(sorted(absent & sys.modules.keys()), set(codes), sorted(absent))
 def good_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
     folder = tmp_path_factory.mktemp("good")
-    assert main.main(["model=lstm", "model.hidden=4", *SMALL, f"hydra.run.dir={folder / 'run'}"]) == 0
+    assert main.main(["model=lstm", "model.hidden_size=4", *SMALL, f"hydra.run.dir={folder / 'run'}"]) == 0
     return folder / "run"
 
 

@@ -25,7 +25,7 @@ no memory for weights is used: large networks take no longer than small ones.
 
   dltrain summary model=cnn data=digits
   dltrain summary model=lenet5 --input 1x28x28 --outputs 10
-  dltrain summary model=gpt --input 1024 --outputs 50257 model.hidden=768 model.depth=12 model.heads=12
+  dltrain summary model=gpt --input 1024 --outputs 50257 model.hidden_size=768 model.num_layers=12 model.num_heads=12
 """
 
 

@@ -23,7 +23,7 @@ class Digits:
 
     Args:
         validation: Fraction of the other 1,547 that is held out; 0 trains on all of them.
-        labels: Training examples whose labels are known, at least 1; None for all.
+        num_labels: Training examples whose labels are known, at least 1; None for all.
         mean: Taken from the pixels, on the scale from 0 to 1.
         std: What the pixels are divided by after that.
         augment: Any of ``flip`` and ``crop``.
@@ -36,7 +36,7 @@ class Digits:
     def __init__(
         self,
         validation: float = 0.16,
-        labels: int | None = None,
+        num_labels: int | None = None,
         mean: float | list[float] = 0.305,
         std: float | list[float] = 0.376,
         augment: list[str] | None = None,
@@ -44,7 +44,7 @@ class Digits:
         workers: int = 0,
     ) -> None:
         self.validation = fraction("data.validation", validation)
-        self.labels = None if labels is None else at_least("data.labels", labels, 1)
+        self.num_labels = None if num_labels is None else at_least("data.num_labels", num_labels, 1)
         self.look = Look(1, mean, std, augment or [], WHITE)
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
@@ -57,7 +57,7 @@ class Digits:
         rest, test = hold_out_of_each(rows["labels"], TEST / len(table))
         train, val = hold_out_of_each(rows["labels"][rest], self.validation)
         parts = self.look.splits(picked(rows, rest[train]), picked(rows, rest[val]), picked(rows, test))
-        return answered(parts, self.labels)
+        return answered(parts, self.num_labels)
 
     def inputs(self, given: Given) -> Iterator[Inputs]:
         """Read a user's picture files and arrays."""

@@ -32,7 +32,7 @@ class ImageFolder:
 
     Args:
         path: The folder.
-        side: Height and width that all pictures are brought to, in pixels.
+        image_size: Height and width that all pictures are brought to, in pixels.
         validation: Fraction of each class of the training pictures that is held out; 0 trains on all of them.
         test: Fraction of each class that is held out for the test, where there is no folder ``test``.
         mean: Taken from the pixels, on the scale from 0 to 1; a number, or one for red, green and blue.
@@ -50,7 +50,7 @@ class ImageFolder:
     def __init__(
         self,
         path: str,
-        side: int = 64,
+        image_size: int = 64,
         validation: float = 0.15,
         test: float = 0.15,
         mean: float | list[float] = 0.5,
@@ -63,7 +63,7 @@ class ImageFolder:
         max_bad_samples: int = MOST,
     ) -> None:
         self.path = folder(path, "an existing folder of pictures")
-        self.side = at_least("data.side", side, 1)
+        self.image_size = at_least("data.image_size", image_size, 1)
         self.validation = fraction("data.validation", validation)
         self.test = test
         self.look = Look(CHANNELS, mean, std, augment or [])
@@ -75,7 +75,7 @@ class ImageFolder:
         if not self.parted:
             fractions(validation, test)
         self.classes = _folders(self.path / TRAIN if self.parted else self.path)
-        self.spec = self.look.facts(picture_facts(CHANNELS, side, side, self.classes))
+        self.spec = self.look.facts(picture_facts(CHANNELS, image_size, image_size, self.classes))
 
     def load(self) -> Splits:
         """List the files and split them; no picture is read yet."""
@@ -84,12 +84,12 @@ class ImageFolder:
         else:
             rest, test = _split(self._listing(self.path), self.test)
         train, val = _split(rest, self.validation)
-        parts = [Pictures(part, self.side, self.path) for part in (train, val, test)]
+        parts = [Pictures(part, self.image_size, self.path) for part in (train, val, test)]
         return self.look.splits(*parts)
 
     def inputs(self, given: Given) -> Iterator[Inputs]:
         """Read a user's picture files and arrays."""
-        return picture_inputs(given, self.look, (CHANNELS, self.side, self.side))
+        return picture_inputs(given, self.look, (CHANNELS, self.image_size, self.image_size))
 
     def _listing(self, root: Path) -> Listing:
         """Every picture below ``root`` with the number of its class, in alphabetical order."""
@@ -108,9 +108,9 @@ class ImageFolder:
 class Pictures:
     """Picture files below ``root``, decoded a batch at a time by whoever asks."""
 
-    def __init__(self, listing: Listing, side: int, root: Path) -> None:
+    def __init__(self, listing: Listing, image_size: int, root: Path) -> None:
         self.listing = listing
-        self.side = side
+        self.image_size = image_size
         self.root = root
 
     def __len__(self) -> int:
@@ -132,7 +132,7 @@ class Pictures:
     def _decode(self, index: int) -> np.ndarray:
         path = self.listing[index][0]
         try:
-            return decoded(path, "RGB", self.side, self.side)
+            return decoded(path, "RGB", self.image_size, self.image_size)
         except UNREADABLE as error:
             expected = f"a picture that can be read at {path} (number {index} of its part)"
             raise ConfigError(problem("data.path", expected, str(error), "Replace or delete it")) from error

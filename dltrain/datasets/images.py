@@ -102,7 +102,7 @@ def answered(splits: Splits, count: int | None) -> Splits:
     if count is None or not isinstance(rows, Mapping):
         return splits
     if not 1 <= count <= most:
-        raise ConfigError(problem("data.labels", f"from 1 to {most:,}, the number of training examples", count))
+        raise ConfigError(problem("data.num_labels", f"from 1 to {most:,}, the number of training examples", count))
     _, known = hold_out_of_each(rows["labels"], count / most)
     train = replace(splits.train, rows=picked(rows, known))
     return replace(splits, train=train, unlabelled=replace(splits.train, rows={"pixels": rows["pixels"]}))

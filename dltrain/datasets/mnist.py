@@ -30,7 +30,7 @@ class MNIST:
         root: Folder that holds ``MNIST/raw``, as torchvision lays it out.
         download: Fetch the files when they are not there.
         validation: Fraction of the 60,000 that is held out; 0 trains on all of them.
-        labels: Training examples whose labels are known, at least 1; None for all.
+        num_labels: Training examples whose labels are known, at least 1; None for all.
         mean: Taken from the pixels, on the scale from 0 to 1.
         std: What the pixels are divided by after that.
         augment: Any of ``flip`` and ``crop``.
@@ -49,7 +49,7 @@ class MNIST:
         root: str = "~/.cache/dltrain",
         download: bool = False,
         validation: float = 0.1,
-        labels: int | None = None,
+        num_labels: int | None = None,
         mean: float | list[float] = 0.1307,
         std: float | list[float] = 0.3081,
         augment: list[str] | None = None,
@@ -59,7 +59,7 @@ class MNIST:
         self.root = Path(root).expanduser()
         self.download = download
         self.validation = fraction("data.validation", validation)
-        self.labels = None if labels is None else at_least("data.labels", labels, 1)
+        self.num_labels = None if num_labels is None else at_least("data.num_labels", num_labels, 1)
         self.look = Look(1, mean, std, augment or [])
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
@@ -76,9 +76,9 @@ class MNIST:
             raise not_there(self.name, self.root, missing[0])
         rest, test = (_read(raw, part) for part in PARTS)
         if not self.validation:
-            return answered(self.look.splits(rest, None, test), self.labels)
+            return answered(self.look.splits(rest, None, test), self.num_labels)
         train, val = hold_out(len(rest["labels"]), self.validation)
-        return answered(self.look.splits(picked(rest, train), picked(rest, val), test), self.labels)
+        return answered(self.look.splits(picked(rest, train), picked(rest, val), test), self.num_labels)
 
     def inputs(self, given: Given) -> Iterator[Inputs]:
         """Read a user's picture files and arrays."""

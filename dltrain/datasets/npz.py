@@ -62,8 +62,8 @@ class Npz:
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
         shape, kind = _header(self.path, "x_train")
-        facts = _facts_of_x(shape, kind, self.path)
-        self.spec = replace(facts, **_facts_of_y(self.path))
+        facts = _provides_of_x(shape, kind, self.path)
+        self.spec = replace(facts, **_provides_of_y(self.path))
         white = 255.0 if kind == np.uint8 else 1.0
         self.look = Look(facts.channels, mean, std, augment or [], white) if facts.channels else None
         self.spec = self.look.facts(self.spec) if self.look else self.spec
@@ -118,7 +118,7 @@ def _header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
         raise ConfigError(problem("data.path", f"a whole .npz file at {path}", str(error))) from error
 
 
-def _facts_of_x(shape: tuple[int, ...], kind: np.dtype, path: Path) -> Spec:
+def _provides_of_x(shape: tuple[int, ...], kind: np.dtype, path: Path) -> Spec:
     example = shape[1:]
     whole = kind == np.uint8
     if len(example) == 3 and (whole or kind.kind == "f"):
@@ -137,7 +137,7 @@ def _facts_of_x(shape: tuple[int, ...], kind: np.dtype, path: Path) -> Spec:
     raise ConfigError(problem("data.path", f"{wanted} in {path}", f"{kind} with shape {shape}"))
 
 
-def _facts_of_y(path: Path) -> dict[str, Any]:
+def _provides_of_y(path: Path) -> dict[str, Any]:
     """How many classes or numbers to predict; no header says how many classes there are, so y is read."""
     train, test = array_file.read("data.path", path, [f"y_{part}" for part in PARTS])
     if train.dtype.kind == test.dtype.kind == "f":

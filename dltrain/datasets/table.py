@@ -36,7 +36,7 @@ class CsvTable:
     Args:
         path: The file; its first line names the columns.
         column: What is predicted; None takes the last column.
-        holes: What to do with empty cells, NA and NaN: ``refuse``, or ``mean`` of the training part. A hole in the
+        missing: What to do with empty cells, NA and NaN: ``refuse``, or ``mean`` of the training part. A hole in the
             predicted column is always refused.
         validation: Fraction of the rows that is held out for validation.
         test: Fraction of the rows that is held out for the test.
@@ -51,7 +51,7 @@ class CsvTable:
         self,
         path: str,
         column: str | None = None,
-        holes: str = "refuse",
+        missing: str = "refuse",
         validation: float = 0.15,
         test: float = 0.15,
         batch_size: int = 64,
@@ -60,7 +60,7 @@ class CsvTable:
         max_bad_samples: int = MOST,
     ) -> None:
         fractions(validation, test)
-        self.fill = one_of("data.holes", holes, ("refuse", "mean")) == "mean"
+        self.fill = one_of("data.missing", missing, ("refuse", "mean")) == "mean"
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
         self.bad = BadSamples(on_bad_sample, max_bad_samples)
@@ -99,7 +99,7 @@ class CsvTable:
 
     def _refuse_holes(self, table: Table, places: list[int]) -> None:
         if not self.fill:
-            refuse_holes(table, places, "data.holes=mean puts the mean of the column there")
+            refuse_holes(table, places, "data.missing=mean puts the mean of the column there")
 
     def _seen(self, table: Table, places: list[int]) -> Tensor:
         """All columns as a model sees them, (rows, size) in float32."""

@@ -29,7 +29,7 @@ class Text:
     Args:
         path: A text file in UTF-8; None takes the text that comes with the package, Moby Dick up to chapter 46.
         tokens: ``characters``, or ``bytes`` of the file as it is.
-        length: Tokens that a model reads at once.
+        context_length: Tokens that a model reads at once.
         stride: Tokens from the start of one training window to the next; None is 1, so that every position is one.
         validation: Fraction of the text that is held out for validation.
         test: Fraction of the text, at its end, that is held out for the test.
@@ -41,7 +41,7 @@ class Text:
         self,
         path: str | None = None,
         tokens: str = "characters",
-        length: int = 64,
+        context_length: int = 64,
         stride: int | None = None,
         validation: float = 0.1,
         test: float = 0.1,
@@ -51,7 +51,7 @@ class Text:
         fractions(validation, test)
         self.path = file(path, "an existing text file") if path else BUNDLED
         one_of("data.tokens", tokens, ("characters", "bytes"))
-        self.length = at_least("data.length", length, 1)
+        self.context_length = at_least("data.context_length", context_length, 1)
         self.stride = at_least("data.stride", stride, 1) if stride is not None else 1
         self.validation = validation
         self.test = test
@@ -59,8 +59,8 @@ class Text:
         self.workers = at_least("data.workers", workers, 0)
         self.alphabet: Characters | Bytes = Bytes() if tokens == "bytes" else Characters(_read(self.path))
         self.spec = Spec(
-            shape=(length,),
-            length=length,
+            shape=(context_length,),
+            length=context_length,
             features=self.alphabet.size,
             vocabulary=self.alphabet.size,
             decode=self.alphabet.decode,
@@ -72,8 +72,8 @@ class Text:
         tokens = self.alphabet.tokens(self.path)
         held = [share(len(tokens), self.validation), share(len(tokens), self.test)]
         train, val, test = tokens.split([len(tokens) - sum(held), *held])
-        sources = [self._source(part, stride) for part, stride in ((train, self.stride), (test, self.length))]
-        return Splits(sources[0], self._source(val, self.length) if self.validation else None, sources[1])
+        sources = [self._source(part, stride) for part, stride in ((train, self.stride), (test, self.context_length))]
+        return Splits(sources[0], self._source(val, self.context_length) if self.validation else None, sources[1])
 
     def inputs(self, given: Given) -> Iterator[Inputs]:
         """Read a user's texts, each whole; the token after it is -1, unknown."""
@@ -85,11 +85,11 @@ class Text:
                     yield _whole(found.name, self.alphabet.read(found.content()))
 
     def _source(self, part: Tensor, stride: int) -> Source:
-        if len(part) <= self.length:
-            expected = f"more than length = {self.length} tokens in each part of {self.path}"
-            hint = "Shorten data.length, or enlarge data.validation and data.test"
-            raise ConfigError(problem("data.length", expected, f"{len(part)} tokens in one part", hint))
-        return Source({"tokens": part.unfold(0, self.length + 1, stride)}, NextToken())
+        if len(part) <= self.context_length:
+            expected = f"more than length = {self.context_length} tokens in each part of {self.path}"
+            hint = "Shorten data.context_length, or enlarge data.validation and data.test"
+            raise ConfigError(problem("data.context_length", expected, f"{len(part)} tokens in one part", hint))
+        return Source({"tokens": part.unfold(0, self.context_length + 1, stride)}, NextToken())
 
 
 class NextToken(nn.Module):

@@ -51,7 +51,7 @@ class TimeSeries:
         normalise: ``last``: values less the window's last, in units of the root mean square of such differences over
             the horizon in training; ``window``: less the window's mean, in units of its deviation; ``train``: less the
             mean of the training part, in units of its deviation.
-        holes: What to do with empty cells, NA and NaN: ``refuse``, ``interpolate`` on a line between the neighbours,
+        missing: What to do with empty cells, NA and NaN: ``refuse``, ``interpolate`` on a line between the neighbours,
             or repeat the ``last`` value. No hole is filled from a later part; holes at the start take the first value.
         validation: Fraction of the rows that is held out for validation.
         test: Fraction of the rows, at the end, that is held out for the test.
@@ -68,7 +68,7 @@ class TimeSeries:
         horizon: int = 26,
         season: int | None = None,
         normalise: str = "last",
-        holes: str = "refuse",
+        missing: str = "refuse",
         validation: float = 0.15,
         test: float = 0.15,
         batch_size: int = 64,
@@ -80,7 +80,7 @@ class TimeSeries:
         self.window = at_least("data.window", window, 1)
         self.horizon = at_least("data.horizon", horizon, 1)
         self.normalise = one_of("data.normalise", normalise, ("last", "window", "train"))
-        self.holes = one_of("data.holes", holes, ("refuse", "interpolate", "last"))
+        self.missing = one_of("data.missing", missing, ("refuse", "interpolate", "last"))
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
         known = None if path else KNOWN[one_of("data.series", series, KNOWN)]
@@ -108,7 +108,7 @@ class TimeSeries:
         table = read(self.path)
         refuse_disorder(table)
         spans = self._spans(len(table.rows))
-        values = _filled(table, self.names, self.holes, [span.end for span in spans.values()])
+        values = _filled(table, self.names, self.missing, [span.end for span in spans.values()])
         if min(span.windows(self.horizon) for span in spans.values()) < 1:
             raise self._too_short(len(values))
         rows = exact_pairs(values)
@@ -138,9 +138,9 @@ class TimeSeries:
         if (rows := len(table.rows)) < self.window:
             raise ConfigError(problem("data.path", f"at least data.window={self.window} rows in {table.path}", rows))
         times: Sequence[Time | None] = following(table, self.horizon) or [None] * self.horizon
-        if self.holes == "refuse":  # a hole before the window does not matter
+        if self.missing == "refuse":  # a hole before the window does not matter
             table = replace(table, rows=table.rows[-self.window :], lines=table.lines[-self.window :])
-        values = _filled(table, self.names, self.holes, [len(table.rows)])[-self.window :]
+        values = _filled(table, self.names, self.missing, [len(table.rows)])[-self.window :]
         values = np.pad(values, ((0, self.horizon), (0, 0)), constant_values=np.nan)
         return Inputs({"values": exact_pairs(values)[None]}, [{"input": name, "time": time} for time in times])
 
@@ -187,25 +187,25 @@ def _columns(head: Table, column: str | list[str] | None) -> list[str]:
     return names
 
 
-def _filled(table: Table, names: list[str], holes: str, ends: list[int]) -> np.ndarray:
+def _filled(table: Table, names: list[str], missing: str, ends: list[int]) -> np.ndarray:
     """The series (rows, columns) in float64, without holes; a part is filled from what lies before its end."""
     places = [table.place(name) for name in names]
     values = np.stack([numbers(table, place) for place in places], axis=1)
-    if holes == "refuse":
-        refuse_holes(table, places, "data.holes=interpolate or data.holes=last fills them")
+    if missing == "refuse":
+        refuse_holes(table, places, "data.missing=interpolate or data.missing=last fills them")
         return values
     for end in ends:
         for column, name in zip(values.T, names, strict=True):
             if end > 0 and np.isnan(column[:end]).all():
                 expected = f"a number in the first {end} rows of column {name} of {table.path}"
                 raise ConfigError(problem("data.path", expected, "holes only"))
-            column[:end] = _without_holes(column[:end], holes)
+            column[:end] = _without_holes(column[:end], missing)
     return values
 
 
-def _without_holes(values: np.ndarray, holes: str) -> np.ndarray:
+def _without_holes(values: np.ndarray, missing: str) -> np.ndarray:
     places = np.arange(len(values))
     known = np.flatnonzero(~np.isnan(values))
-    if holes == "interpolate":
+    if missing == "interpolate":
         return np.interp(places, known, values[known])
     return values[known[(np.searchsorted(known, places, side="right") - 1).clip(0)]]

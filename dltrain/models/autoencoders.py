@@ -25,7 +25,7 @@ class DenseAutoencoder(nn.Module):
         shape: Of one example.
         statistics: Numbers that the encoder gives for each latent variable: 2 where the code is a Gaussian (all means,
             then all log-variances), 1 where it is a point.
-        hidden: Width of the encoder's hidden layer, at least 1; a list says it layer by layer.
+        hidden_size: Width of the encoder's hidden layer, at least 1; a list says it layer by layer.
         latent: Latent variables, at least 1.
         activation: Of the hidden layers.
         conditional: Encoder and decoder are told the class of an example.
@@ -49,15 +49,15 @@ class DenseAutoencoder(nn.Module):
         self,
         shape: list[int],
         statistics: int,
-        hidden: int | list[int] = 400,
+        hidden_size: int | list[int] = 400,
         latent: int = 20,
         activation: str = "relu",
         conditional: bool = False,
         classes: int | None = None,
     ) -> None:
         super().__init__()
-        widths = [hidden] if isinstance(hidden, int) else list(hidden)
-        check(statistics=statistics, hidden=min(widths, default=1), latent=latent)
+        widths = [hidden_size] if isinstance(hidden_size, int) else list(hidden_size)
+        check(statistics=statistics, hidden_size=min(widths, default=1), latent=latent)
         told, size, self.latent = told_classes(conditional, classes), math.prod(shape), latent
         inwards = fully_connected(size + told, widths, statistics * latent, activation, "none", 0.0)
         outwards = fully_connected(latent + told, widths[::-1], size, activation, "none", 0.0)
@@ -77,7 +77,7 @@ class ConvAutoencoder(nn.Module):
         height: Of the picture in pixels.
         width: Likewise.
         statistics: As in `DenseAutoencoder`.
-        hidden: Channels behind each convolution; every one of them halves the picture.
+        hidden_size: Channels behind each convolution; every one of them halves the picture.
         latent: Latent variables, at least 1.
         activation: Of all layers but the code and the last.
         conditional: Encoder and decoder are told the class of an example.
@@ -104,22 +104,22 @@ class ConvAutoencoder(nn.Module):
         height: int,
         width: int,
         statistics: int,
-        hidden: list[int],
+        hidden_size: list[int],
         latent: int = 20,
         activation: str = "relu",
         conditional: bool = False,
         classes: int | None = None,
     ) -> None:
         super().__init__()
-        check(channels=channels, statistics=statistics, hidden=min(hidden, default=0), latent=latent)
+        check(channels=channels, statistics=statistics, hidden_size=min(hidden_size, default=0), latent=latent)
         told, self.latent = told_classes(conditional, classes), latent
-        sides = _halved(height, width, len(hidden))
-        size = hidden[-1] * sides[-1][0] * sides[-1][1]
-        halving = _halving([channels + told, *hidden], activation)
+        sides = _halved(height, width, len(hidden_size))
+        size = hidden_size[-1] * sides[-1][0] * sides[-1][1]
+        halving = _halving([channels + told, *hidden_size], activation)
         inwards = [*halving, nn.Flatten(), nn.Linear(size, statistics * latent)]
         outwards = [nn.Linear(latent + told, size), activation_named(activation)]
-        doubling = _doubling([*hidden[::-1], channels], sides, activation)
-        outwards += [nn.Unflatten(1, (hidden[-1], *sides[-1])), *doubling]
+        doubling = _doubling([*hidden_size[::-1], channels], sides, activation)
+        outwards += [nn.Unflatten(1, (hidden_size[-1], *sides[-1])), *doubling]
         self.encoder = Told(nn.Sequential(*inwards), told, planes=True)
         self.decoder = Told(nn.Sequential(*outwards), told)
 
@@ -134,7 +134,7 @@ def _halved(height: int, width: int, times: int) -> list[tuple[int, int]]:
     if min(sides[-1]) < 1:
         most = min(height, width).bit_length() - 1
         got = f"{times}, each halving a picture of {height}x{width}"
-        raise ConfigError(problem("model.hidden", f"at most {most} convolutions", got))
+        raise ConfigError(problem("model.hidden_size", f"at most {most} convolutions", got))
     return sides
 
 

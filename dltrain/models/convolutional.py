@@ -90,7 +90,7 @@ class CNN(nn.Module):
         blocks: One mapping per convolution: ``channels``, and where they differ from the default ``kernel`` (3),
             ``stride`` (1), ``padding`` (``same`` or ``valid``), ``activation``, ``norm``, ``pool`` (``max`` or ``avg``
             halve the picture, ``none``).
-        hidden: Widths of the fully connected hidden layers; may be empty.
+        hidden_size: Widths of the fully connected hidden layers; may be empty.
         activation: Of all blocks that name none of their own, and of the hidden layers.
         norm: Likewise: ``batch``, ``layer``, ``group`` or ``none``.
         dropout: Share of each fully connected hidden layer that is dropped in training, 0 to below 1.
@@ -110,13 +110,20 @@ class CNN(nn.Module):
         width: int,
         outputs: int,
         blocks: list[dict[str, Any]],
-        hidden: list[int],
+        hidden_size: list[int],
         activation: str = "relu",
         norm: str = "none",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        check(dropout, channels=channels, height=height, width=width, outputs=outputs, hidden=min(hidden, default=1))
+        check(
+            dropout,
+            channels=channels,
+            height=height,
+            width=width,
+            outputs=outputs,
+            hidden_size=min(hidden_size, default=1),
+        )
         layers: list[nn.Module] = []
         for number, entry in enumerate(blocks):
             block = _read(number, entry, activation, norm)
@@ -124,7 +131,7 @@ class CNN(nn.Module):
             layers += block.layers(channels)
             channels = block.channels
         self.features = nn.Sequential(*layers)
-        self.head = fully_connected(channels * height * width, hidden, outputs, activation, norm, dropout)
+        self.head = fully_connected(channels * height * width, hidden_size, outputs, activation, norm, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """The answer for every picture."""

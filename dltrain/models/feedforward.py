@@ -43,8 +43,8 @@ class MLP(nn.Module):
     Args:
         size: Numbers per example, at least 1.
         outputs: Numbers per answer, at least 1.
-        hidden: Width of the hidden layers, at least 1; a list says it layer by layer.
-        depth: Number of hidden layers, at least 1; the length of ``hidden`` where that is a list.
+        hidden_size: Width of the hidden layers, at least 1; a list says it layer by layer.
+        num_layers: Number of hidden layers, at least 1; the length of ``hidden_size`` where that is a list.
         activation: Of the hidden layers.
         norm: In front of each activation: ``batch``, ``layer``, ``group`` or ``none``.
         dropout: Share of each hidden layer that is dropped in training, 0 to below 1.
@@ -63,18 +63,20 @@ class MLP(nn.Module):
         self,
         size: int,
         outputs: int,
-        hidden: int | list[int] = 128,
-        depth: int = 2,
+        hidden_size: int | list[int] = 128,
+        num_layers: int = 2,
         activation: str = "relu",
         norm: str = "none",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        widths = [hidden] * depth if isinstance(hidden, int) else list(hidden)
-        check(dropout, size=size, outputs=outputs, depth=depth, hidden=min(widths, default=1))
-        if len(widths) != depth:
-            hint = f"Set model.depth={len(widths)}, or give model.hidden as one number."
-            raise ConfigError(problem("model.depth", f"{len(widths)}, the length of model.hidden", depth, hint))
+        widths = [hidden_size] * num_layers if isinstance(hidden_size, int) else list(hidden_size)
+        check(dropout, size=size, outputs=outputs, num_layers=num_layers, hidden_size=min(widths, default=1))
+        if len(widths) != num_layers:
+            hint = f"Set model.num_layers={len(widths)}, or give model.hidden_size as one number."
+            raise ConfigError(
+                problem("model.num_layers", f"{len(widths)}, the length of model.hidden_size", num_layers, hint)
+            )
         self.layers = fully_connected(size, widths, outputs, activation, norm, dropout)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -56,8 +56,9 @@ class GAN(Adversaries):
         size: Numbers per example, at least 1; what has a shape and no size is no numbers, but tokens.
         answers: Numbers that the critic says of each example, at least 1.
         latent: Numbers of noise per example, at least 1.
-        hidden: Width of the hidden layers of both, at least 1; a list says it layer by layer, for the critic backwards.
-        depth: Number of hidden layers of each, at least 1; the length of ``hidden`` where that is a list.
+        hidden_size: Width of the hidden layers of both, at least 1; or a list, one width per layer of the generator,
+            which the critic mirrors.
+        num_layers: Number of hidden layers of each, at least 1; the length of ``hidden_size`` where that is a list.
         activation: Of the hidden layers of both.
         critic_norm: In front of each activation of the critic: ``batch``, ``layer`` or ``none``.
         spectral: Divide every weight of the critic by its spectral norm, its largest singular value.
@@ -77,19 +78,21 @@ class GAN(Adversaries):
         size: int,
         answers: int,
         latent: int = 64,
-        hidden: int | list[int] = 128,
-        depth: int = 3,
+        hidden_size: int | list[int] = 128,
+        num_layers: int = 3,
         activation: str = "relu",
         critic_norm: str = "none",
         spectral: bool = False,
         conditional: bool = False,
         classes: int | None = None,
     ) -> None:
-        widths = [hidden] * depth if isinstance(hidden, int) else list(hidden)
-        check(size=size, answers=answers, latent=latent, hidden=min(widths, default=1), depth=depth)
-        if len(widths) != depth:
-            hint = f"Set model.depth={len(widths)}, or give model.hidden as one number."
-            raise ConfigError(problem("model.depth", f"{len(widths)}, the length of model.hidden", depth, hint))
+        widths = [hidden_size] * num_layers if isinstance(hidden_size, int) else list(hidden_size)
+        check(size=size, answers=answers, latent=latent, hidden_size=min(widths, default=1), num_layers=num_layers)
+        if len(widths) != num_layers:
+            hint = f"Set model.num_layers={len(widths)}, or give model.hidden_size as one number."
+            raise ConfigError(
+                problem("model.num_layers", f"{len(widths)}, the length of model.hidden_size", num_layers, hint)
+            )
         told, norm = told_classes(conditional, classes), critic_norm_of(critic_norm, spectral)
         makes = fully_connected(latent + told, widths, size, activation, "none", 0.0)
         judges = fully_connected(size + told, widths[::-1], answers, activation, norm, 0.0)
@@ -110,7 +113,7 @@ class DCGAN(Adversaries):
         width: Likewise.
         answers: Numbers that the critic says of each example, at least 1.
         latent: Numbers of noise per example, at least 1.
-        hidden: Channels of the maps of half the picture's size, at least 1; every halving doubles them.
+        hidden_size: Channels of the maps of half the picture's size, at least 1; every halving doubles them.
         critic_norm: Behind each convolution of the critic but the first: ``batch``, ``layer`` or ``none``.
         spectral: Divide every weight of the critic by its spectral norm, its largest singular value.
         conditional: Both are told the class of an example: the generator beside the noise, the critic as channels of
@@ -134,16 +137,23 @@ class DCGAN(Adversaries):
         width: int,
         answers: int,
         latent: int = 100,
-        hidden: int = 64,
+        hidden_size: int = 64,
         critic_norm: str = "batch",
         spectral: bool = False,
         conditional: bool = False,
         classes: int | None = None,
     ) -> None:
-        check(channels=channels, height=height // 2, width=width // 2, answers=answers, latent=latent, hidden=hidden)
+        check(
+            channels=channels,
+            height=height // 2,
+            width=width // 2,
+            answers=answers,
+            latent=latent,
+            hidden_size=hidden_size,
+        )
         told, norm = told_classes(conditional, classes), critic_norm_of(critic_norm, spectral)
         sides = halved(height, width)
-        widths = [hidden * 2**number for number in range(len(sides) - 1)]
+        widths = [hidden_size * 2**number for number in range(len(sides) - 1)]
         generator = Told(nn.Sequential(*_makes(latent + told, [*widths[::-1], channels], sides[::-1])), told)
         judges = [*_judges([channels + told, *widths], norm), nn.Flatten()]
         judges += [nn.Linear(widths[-1] * math.prod(sides[-1]), answers)]

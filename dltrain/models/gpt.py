@@ -16,9 +16,9 @@ class GPT(nn.Module):
         vocabulary: Number of different tokens, at least 1.
         length: Tokens of the longest sequence, at least 1.
         outputs: Must equal ``vocabulary``.
-        hidden: Width of a token inside the network, at least 1.
-        depth: Number of blocks, at least 1.
-        heads: Attention heads; must divide ``hidden``.
+        hidden_size: Width of a token inside the network, at least 1.
+        num_layers: Number of blocks, at least 1.
+        num_heads: Attention heads; must divide ``hidden_size``.
         dropout: Share of the inputs, attention weights and branches that is dropped in training, 0 to below 1.
         activation: Of the inner layers.
         bias: Linear layers and norms have a bias.
@@ -28,7 +28,7 @@ class GPT(nn.Module):
         - Output: (B, T, vocabulary), the logits of each next token.
 
     Raises:
-        ConfigError: When a value is out of range, ``heads`` does not divide ``hidden``, or ``outputs`` is not
+        ConfigError: When a value is out of range, ``num_heads`` does not divide ``hidden_size``, or ``outputs`` is not
             ``vocabulary``.
 
     Source: Radford et al. 2019, "Language models are unsupervised multitask learners" (GPT-2), section 2.3; the shared
@@ -40,29 +40,38 @@ class GPT(nn.Module):
         vocabulary: int,
         length: int,
         outputs: int,
-        hidden: int = 128,
-        depth: int = 4,
-        heads: int = 4,
+        hidden_size: int = 128,
+        num_layers: int = 4,
+        num_heads: int = 4,
         dropout: float = 0.0,
         activation: str = "gelu",
         bias: bool = True,
     ) -> None:
         super().__init__()
-        check(dropout, vocabulary=vocabulary, length=length, hidden=hidden, depth=depth, heads=heads)
+        check(
+            dropout,
+            vocabulary=vocabulary,
+            length=length,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+            num_heads=num_heads,
+        )
         if outputs != vocabulary:
             hint = "A gpt predicts the next token; another task wants another model."
             raise ConfigError(problem("model.outputs", f"{vocabulary}, the size of the vocabulary", outputs, hint))
-        self.embedding = nn.Embedding(vocabulary, hidden)
-        self.positions = Positions(length, hidden)
+        self.embedding = nn.Embedding(vocabulary, hidden_size)
+        self.positions = Positions(length, hidden_size)
         self.dropout = nn.Dropout(dropout)
-        blocks = [Block(hidden, heads, 4, activation, dropout, causal=True, bias=bias) for _ in range(depth)]
+        blocks = [
+            Block(hidden_size, num_heads, 4, activation, dropout, causal=True, bias=bias) for _ in range(num_layers)
+        ]
         self.blocks = nn.Sequential(*blocks)
-        self.norm = nn.LayerNorm(hidden, bias=bias)
+        self.norm = nn.LayerNorm(hidden_size, bias=bias)
         self.apply(_start)
         for block in blocks:
             for projection in (block.mix, block.down):
                 # Each of the 2 * depth branches adds its variance to the stream, which is to keep its size.
-                nn.init.normal_(projection.weight, std=0.02 / math.sqrt(2 * depth))
+                nn.init.normal_(projection.weight, std=0.02 / math.sqrt(2 * num_layers))
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of each next token."""

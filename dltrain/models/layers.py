@@ -99,7 +99,7 @@ NORMS: Mapping[str, Callable[[int, int], nn.Module]] = {
 
 
 def fully_connected(
-    size: int, hidden: Sequence[int], outputs: int, activation_name: str, norm_name: str, dropout: float
+    size: int, hidden_size: Sequence[int], outputs: int, activation_name: str, norm_name: str, dropout: float
 ) -> nn.Sequential:
     """Hidden layers (linear, norm, activation, dropout) and a linear output on flattened inputs.
 
@@ -108,7 +108,7 @@ def fully_connected(
         - Output: (B, outputs).
     """
     layers: list[nn.Module] = [nn.Flatten()]
-    for width in hidden:
+    for width in hidden_size:
         # A bias in front of a norm would only be subtracted again, or doubled by the norm's own.
         layers += [nn.Linear(size, width, bias=norm_name == "none"), norm(norm_name, width, dims=0)]
         layers += [activation(activation_name), nn.Dropout(dropout)]
@@ -121,19 +121,19 @@ class Steps(nn.Module):
 
     Args:
         features: Numbers per step, where there are no tokens.
-        hidden: Width of the embedding of tokens.
+        hidden_size: Width of the embedding of tokens.
         vocabulary: Number of different tokens; None reads numbers.
 
     Shape:
         - Input: (B, T, features), pictures (B, C, H, W) with H steps of C * W = features numbers, or with a
           vocabulary int64 (B, T).
-        - Output: (B, T, width), where ``width`` is ``hidden`` for tokens and otherwise ``features``.
+        - Output: (B, T, width), where ``width`` is ``hidden_size`` for tokens and otherwise ``features``.
     """
 
-    def __init__(self, features: int, hidden: int, vocabulary: int | None = None) -> None:
+    def __init__(self, features: int, hidden_size: int, vocabulary: int | None = None) -> None:
         super().__init__()
-        self.width = features if vocabulary is None else hidden
-        self.embedding = None if vocabulary is None else nn.Embedding(vocabulary, hidden)
+        self.width = features if vocabulary is None else hidden_size
+        self.embedding = None if vocabulary is None else nn.Embedding(vocabulary, hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """The input as (B, T, width)."""
@@ -172,8 +172,8 @@ class Block(nn.Module):
 
     Args:
         width: Numbers per step.
-        heads: Attention heads; must divide ``width``.
-        feedforward: Width of the inner layer of the two-layer network, in multiples of ``width``.
+        num_heads: Attention heads; must divide ``width``.
+        ffn_ratio: Width of the inner layer of the two-layer network, in multiples of ``width``.
         activation_name: Of the inner layer.
         dropout: Share of attention weights, and of each branch's output, that is dropped in training.
         causal: A step sees itself and earlier steps only.
@@ -183,7 +183,7 @@ class Block(nn.Module):
         - Input and output: (B, T, width).
 
     Raises:
-        ConfigError: When ``heads`` does not divide ``width``.
+        ConfigError: When ``num_heads`` does not divide ``width``.
 
     Source: Vaswani et al. 2017, section 3; the norm in front as in Radford et al. 2019 (GPT-2), section 2.3.
     """
@@ -191,24 +191,26 @@ class Block(nn.Module):
     def __init__(
         self,
         width: int,
-        heads: int,
-        feedforward: int = 4,
+        num_heads: int,
+        ffn_ratio: int = 4,
         activation_name: str = "gelu",
         dropout: float = 0.0,
         causal: bool = False,
         bias: bool = True,
     ) -> None:
         super().__init__()
-        if width % heads:
-            raise ConfigError(problem("model.heads", f"a divisor of model.hidden, which is {width}", heads))
-        self.heads, self.causal, self.dropout = heads, causal, dropout
+        if width % num_heads:
+            raise ConfigError(
+                problem("model.num_heads", f"a divisor of model.hidden_size, which is {width}", num_heads)
+            )
+        self.num_heads, self.causal, self.dropout = num_heads, causal, dropout
         self.norm1 = nn.LayerNorm(width, bias=bias)
         self.qkv = nn.Linear(width, 3 * width, bias=bias)
         self.mix = nn.Linear(width, width, bias=bias)
         self.norm2 = nn.LayerNorm(width, bias=bias)
-        self.up = nn.Linear(width, feedforward * width, bias=bias)
+        self.up = nn.Linear(width, ffn_ratio * width, bias=bias)
         self.activation = activation(activation_name)
-        self.down = nn.Linear(feedforward * width, width, bias=bias)
+        self.down = nn.Linear(ffn_ratio * width, width, bias=bias)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -218,7 +220,7 @@ class Block(nn.Module):
 
     def _attend(self, qkv: Tensor) -> Tensor:
         """Every head looks at its own slice of queries, keys and values: (B, T, 3 * width) -> (B, T, width)."""
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
+        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
         dropped = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropped, is_causal=self.causal)
         return y.transpose(1, 2).flatten(2)

@@ -40,7 +40,7 @@ class RBM(nn.Module):
 
     Args:
         size: Visible units, at least 1.
-        hidden: Hidden units, at least 1.
+        hidden_size: Hidden units, at least 1.
         std: Deviation of the weights before training.
 
     Shape:
@@ -59,10 +59,10 @@ class RBM(nn.Module):
 
     parts = ("up", "down")
 
-    def __init__(self, size: int, hidden: int = 500, std: float = 0.01) -> None:
+    def __init__(self, size: int, hidden_size: int = 500, std: float = 0.01) -> None:
         super().__init__()
-        check(size=size, hidden=hidden)
-        self.up = nn.Linear(size, hidden)
+        check(size=size, hidden_size=hidden_size)
+        self.up = nn.Linear(size, hidden_size)
         self.down = Down(self.up)
         nn.init.normal_(self.up.weight, std=std)
         nn.init.zeros_(self.up.bias)
@@ -80,7 +80,7 @@ class DBN(nn.Module):
     Args:
         size: Visible units of the lowest layer, at least 1.
         outputs: Numbers per answer, at least 1.
-        hidden: Width of each hidden layer, the lowest first.
+        hidden_size: Width of each hidden layer, the lowest first.
         dropout: Share of each hidden layer that is dropped while the answer is learned, 0 to below 1.
 
     Shape:
@@ -96,10 +96,10 @@ class DBN(nn.Module):
     Differs: the way up and the way down share their weights after pretraining, too.
     """
 
-    def __init__(self, size: int, outputs: int, hidden: list[int], dropout: float = 0.0) -> None:
+    def __init__(self, size: int, outputs: int, hidden_size: list[int], dropout: float = 0.0) -> None:
         super().__init__()
-        check(dropout, size=size, outputs=outputs, hidden=min(hidden, default=0))
-        widths = [size, *hidden]
+        check(dropout, size=size, outputs=outputs, hidden_size=min(hidden_size, default=0))
+        widths = [size, *hidden_size]
         layers = [RBM(below, above) for below, above in pairwise(widths)]
         for layer in layers:
             nn.init.xavier_uniform_(layer.up.weight)

@@ -19,12 +19,12 @@ class Recurrent(nn.Module):
         cell: ``rnn``, ``lstm`` or ``gru``.
         features: Numbers per step, at least 1.
         outputs: Numbers per answer, at least 1.
-        hidden: Width of the state, at least 1.
-        depth: Number of layers, at least 1.
+        hidden_size: Width of the state, at least 1.
+        num_layers: Number of layers, at least 1.
         bidirectional: A second stack reads the steps backwards; the states stand side by side.
         dropout: Share of every layer's output that is dropped in training, 0 to below 1; the state is never dropped.
         activation: ``tanh`` or ``relu`` for the rnn; None for lstm and gru, whose functions are fixed.
-        vocabulary: Number of different tokens, where the input is tokens; they pass an embedding of width ``hidden``.
+        vocabulary: Number of different tokens, where the input is tokens; their embedding has width ``hidden_size``.
         each_step: An answer at every step; otherwise one, from the last step (and, of the backward stack, from the
             first, where it ends).
         causal: The task forbids answers that know later steps.
@@ -45,8 +45,8 @@ class Recurrent(nn.Module):
         cell: str,
         features: int,
         outputs: int,
-        hidden: int = 64,
-        depth: int = 2,
+        hidden_size: int = 64,
+        num_layers: int = 2,
         bidirectional: bool = False,
         dropout: float = 0.0,
         activation: str | None = None,
@@ -55,25 +55,34 @@ class Recurrent(nn.Module):
         causal: bool = False,
     ) -> None:
         super().__init__()
-        check(dropout, features=features, outputs=outputs, hidden=hidden, depth=depth, vocabulary=vocabulary)
+        check(
+            dropout,
+            features=features,
+            outputs=outputs,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+            vocabulary=vocabulary,
+        )
         if causal and bidirectional:
             hint = "A backward stack would show it the steps that it is to predict."
             raise ConfigError(problem("model.bidirectional", "false, as this task predicts the next step", True, hint))
-        self.hidden, self.bidirectional, self.each_step = hidden, bidirectional, each_step
-        self.steps = Steps(features, hidden, vocabulary)
+        self.hidden_size, self.bidirectional, self.each_step = hidden_size, bidirectional, each_step
+        self.steps = Steps(features, hidden_size, vocabulary)
         self.layers = choose("model.cell", cell, CELLS)(
             self.steps.width,
-            hidden,
-            depth,
+            hidden_size,
+            num_layers,
             batch_first=True,
             bidirectional=bidirectional,
-            dropout=dropout if depth > 1 else 0.0,  # torch drops between layers and warns where there is no between
+            dropout=dropout
+            if num_layers > 1
+            else 0.0,  # torch drops between layers and warns where there is no between
             **_options(cell, activation),
         )
         if cell == "lstm":
-            _remember(self.layers, hidden)
+            _remember(self.layers, hidden_size)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(hidden * (2 if bidirectional else 1), outputs)
+        self.head = nn.Linear(hidden_size * (2 if bidirectional else 1), outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """The answer at every step or at the end."""
@@ -84,14 +93,14 @@ class Recurrent(nn.Module):
         """The state after all steps: (B, T, width) -> (B, width)."""
         if not self.bidirectional:
             return states[:, -1]
-        return torch.cat([states[:, -1, : self.hidden], states[:, 0, self.hidden :]], dim=-1)
+        return torch.cat([states[:, -1, : self.hidden_size], states[:, 0, self.hidden_size :]], dim=-1)
 
 
-def _remember(layers: nn.Module, hidden: int) -> None:
+def _remember(layers: nn.Module, hidden_size: int) -> None:
     """Start with open forget gates, so that gradients reach far back from the first step of training on."""
     for name, bias in layers.named_parameters():
         if name.startswith("bias_ih"):
-            nn.init.ones_(bias[hidden : 2 * hidden])
+            nn.init.ones_(bias[hidden_size : 2 * hidden_size])
 
 
 def _options(cell: str, activation: str | None) -> dict[str, Any]:

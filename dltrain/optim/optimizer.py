@@ -27,7 +27,7 @@ class Regularization:
             It comes on top of a ``weight_decay`` of the optimizer's own.
         clip_norm: Largest norm of all gradients together.
         clip_value: Largest size of a single gradient.
-        biases: Penalise biases and norm scales too.
+        decay_biases: Penalise biases and norm scales too.
 
     Source: decoupled decay: Loshchilov, Hutter 2019, "Decoupled weight decay regularization", algorithm 2.
     """
@@ -37,14 +37,14 @@ class Regularization:
     weight_decay: float = 0.0
     clip_norm: float = 0.0
     clip_value: float = 0.0
-    biases: bool = False
+    decay_biases: bool = False
 
 
 class Optimizer:
     """What a turn calls in each step: `backward` for every micro-batch, then `step`.
 
     Penalties and decay, the optimizer's own ``weight_decay`` included, leave out biases and norm scales (fewer than
-    two dimensions) unless ``regularization.biases`` is true.
+    two dimensions) unless ``regularization.decay_biases`` is true.
 
     Args:
         make: A torch optimizer with its arguments bound; called with parameter groups. Fused or foreach kernels are
@@ -78,7 +78,7 @@ class Optimizer:
         self.scaler = scaler
         self.skip = skip and scaler is None  # the scaler skips them itself
         self._inputs = self.parameters if partial else None
-        self._penalised: list[Tensor] = [p for p in self.parameters if regularization.biases or p.ndim >= 2]
+        self._penalised: list[Tensor] = [p for p in self.parameters if regularization.decay_biases or p.ndim >= 2]
         self._fast = kernels(inspect.unwrap(make.func), make.keywords, self.parameters)
         self.optimizer: Any = make(self._grouped(own_decay(make)), **self._fast)
         self._move = bare_step(self.optimizer)
@@ -217,7 +217,7 @@ class Optimizer:
 
     def _grouped(self, decay: float) -> list[dict[str, Any]]:
         """One group where one will do: each costs a launch per step."""
-        if self.regularization.biases or not decay:
+        if self.regularization.decay_biases or not decay:
             return [{"params": self.parameters}]
         spared = [p for p in self.parameters if p.ndim < 2]
         groups: list[dict[str, Any]] = [{"params": self._penalised}, {"params": spared, "weight_decay": 0.0}]

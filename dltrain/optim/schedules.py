@@ -42,53 +42,53 @@ class Step(Schedule):
     """Cut the rate at regular intervals.
 
     Args:
-        every: Steps between two cuts; a value between 0 and 1 is a fraction of all steps.
-        factor: What each cut multiplies the rate by, between 0 and 1.
+        step_size: Steps between two cuts; a value between 0 and 1 is a fraction of all steps.
+        gamma: What each cut multiplies the rate by, between 0 and 1.
         warmup: See `Schedule`; cuts are counted from the start of the run.
 
     Source: He et al. 2016, "Deep residual learning for image recognition", section 3.4.
     """
 
-    def __init__(self, every: float, factor: float = 0.1, warmup: float = 0) -> None:
+    def __init__(self, step_size: float, gamma: float = 0.1, warmup: float = 0) -> None:
         super().__init__(warmup)
-        self.every = every
-        self.cut = factor
+        self.step_size = step_size
+        self.gamma = gamma
 
     def factor(self, step: int, steps: int) -> float:
         """Falls by the same ratio at each cut."""
-        cuts = step // max(1, in_steps(self.every, steps))
-        return super().factor(step, steps) * self.cut**cuts
+        cuts = step // max(1, in_steps(self.step_size, steps))
+        return super().factor(step, steps) * self.gamma**cuts
 
 
 class Cosine(Schedule):
-    """Half a cosine from the full rate down to ``end``.
+    """Half a cosine from the full rate down to ``end_factor``.
 
     Args:
-        end: Factor that the end of the run approaches, between 0 and 1.
+        end_factor: Factor that the end of the run approaches, between 0 and 1.
         warmup: See `Schedule`; the cosine spans the steps after it.
 
     Source: Loshchilov, Hutter 2017, "SGDR: stochastic gradient descent with warm restarts", equation 5, one cycle.
     """
 
-    def __init__(self, end: float = 0.0, warmup: float = 0) -> None:
+    def __init__(self, end_factor: float = 0.0, warmup: float = 0) -> None:
         super().__init__(warmup)
-        self.end = end
+        self.end_factor = end_factor
 
     def factor(self, step: int, steps: int) -> float:
         """Rises while warming up, then falls."""
         rise = in_steps(self.warmup, steps)
         if step < rise:
             return super().factor(step, steps)
-        return between(1.0, self.end, (step - rise) / max(1, steps - rise))
+        return between(1.0, self.end_factor, (step - rise) / max(1, steps - rise))
 
 
 class OneCycle(Schedule):
     """Up to the full rate, then down to almost nothing, with momentum moving the other way.
 
     Args:
-        rise: Fraction of all steps in which the rate rises, between 0 and 1.
-        start: Factor of the first step.
-        end: Factor of the last step.
+        pct_start: Fraction of all steps in which the rate rises, between 0 and 1.
+        start_factor: Factor of the first step.
+        end_factor: Factor of the last step.
         momentum: Lowest and highest momentum; the lowest goes with the highest rate. None leaves momentum alone.
 
     Source: Smith, Topin 2018, "Super-convergence"; the cosine form of fastai and torch.
@@ -97,20 +97,20 @@ class OneCycle(Schedule):
 
     def __init__(
         self,
-        rise: float = 0.3,
-        start: float = 0.04,
-        end: float = 4e-6,
+        pct_start: float = 0.3,
+        start_factor: float = 0.04,
+        end_factor: float = 4e-6,
         momentum: tuple[float, float] | None = (0.85, 0.95),
     ) -> None:
         super().__init__()
-        self.rise = rise
-        self.start = start
-        self.end = end
+        self.pct_start = pct_start
+        self.start_factor = start_factor
+        self.end_factor = end_factor
         self.range = momentum
 
     def factor(self, step: int, steps: int) -> float:
-        """From ``start`` to 1 to ``end`` along two half cosines."""
-        return self._cycle(step, steps, self.start, 1.0, self.end)
+        """From ``start_factor`` to 1 to ``end_factor`` along two half cosines."""
+        return self._cycle(step, steps, self.start_factor, 1.0, self.end_factor)
 
     def momentum(self, step: int, steps: int) -> float | None:
         """From the highest to the lowest and back."""
@@ -120,7 +120,7 @@ class OneCycle(Schedule):
         return self._cycle(step, steps, high, low, high)
 
     def _cycle(self, step: int, steps: int, start: float, top: float, end: float) -> float:
-        peak = max(0.0, self.rise * steps - 1)
+        peak = max(0.0, self.pct_start * steps - 1)
         last = max(1, steps - 1)
         if step <= peak and peak > 0:
             return between(start, top, step / peak)

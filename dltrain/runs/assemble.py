@@ -56,7 +56,7 @@ def build_components(job: Job) -> Components:
         data: Data = instantiate.build(node(job, "data"), "data", job.allow)
     if problems:
         # Data that cannot be built have said in their YAML what they would state: is the pair wrong, too?
-        declared: Facts = dict.fromkeys([*raw(job, "data").get("_facts_", []), *TASK_FACTS], True)
+        declared: Facts = dict.fromkeys([*raw(job, "data").get("_provides_", []), *TASK_FACTS], True)
         for group in ("task", "model"):
             with collect_errors(problems):
                 require_facts(job, group, declared)
@@ -93,7 +93,7 @@ def build_trainer_config(config: dict[str, Any]) -> TrainerConfig:
         log_every=log,
         eval_every=evaluation,
         checkpoint_every=checkpoint,
-        early_stopping=config["regularization"]["early_stopping"],
+        early_stopping=config["regularization"]["early_stopping_patience"],
         max_minutes=trainer["max_minutes"],
         on_non_finite=trainer["on_non_finite"],
         shrink=trainer["on_oom"] == "shrink",
@@ -156,7 +156,7 @@ def resolved(job: Job, facts: Facts) -> dict[str, Any]:
 def yaml_values(value: Any) -> Any:
     """``value`` with only what YAML can say."""
     if isinstance(value, dict):
-        return {str(k): yaml_values(v) for k, v in value.items() if k != "_facts_"}
+        return {str(k): yaml_values(v) for k, v in value.items() if k != "_provides_"}
     if OmegaConf.is_config(value) or isinstance(value, list | tuple):
         return [yaml_values(item) for item in value]
     return value if value is None or isinstance(value, bool | int | float | str) else f"<{type(value).__name__}>"
@@ -206,7 +206,7 @@ def matching_data(job: Job, needed: Iterable[str]) -> str:
     """The data that state these facts, as far as they are facts of data."""
     wanted = set(needed) - set(TASK_FACTS)
     options = compose.options("data", job.config_dirs).items()
-    return " ".join(name for name, option in options if wanted <= set(option.get("_facts_", []))) or "none"
+    return " ".join(name for name, option in options if wanted <= set(option.get("_provides_", []))) or "none"
 
 
 def matching_task(job: Job, group: str) -> str:

@@ -291,7 +291,7 @@ class Session:
 
     def build_loop(self, components: Components, batches: dict[str, Batches], tracker: Tracker) -> Loop:
         """The loop with everything it turns."""
-        decay = components.config["regularization"]["average"]
+        decay = components.config["regularization"]["ema_decay"]
         return Loop(
             components.task,
             components.model,

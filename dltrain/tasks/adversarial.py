@@ -50,7 +50,7 @@ class Adversarial(Task):
         clip: Keep the critic's weights within this size; 0 for any.
         penalty: Weight of the critic's gradient penalty; None is 10 for ``wasserstein`` without ``clip`` and 0 for all
             else.
-        critic_turns: Steps, in all of which the critic moves, for one move of the generator.
+        n_critic: Steps, in all of which the critic moves, for one move of the generator.
         critic_lr: Learning rate of the critic; None takes the optimizer's.
         generator_lr: Learning rate of the generator, likewise.
         features: Folder of a run, through whose classifier `Quality` looks.
@@ -73,13 +73,13 @@ class Adversarial(Task):
         loss_name: str = "non_saturating",
         clip: float = 0.0,
         penalty: float | None = None,
-        critic_turns: int = 1,
+        n_critic: int = 1,
         critic_lr: float | None = None,
         generator_lr: float | None = None,
         features: str | None = None,
     ) -> None:
         self.shape, self.scale, self.classes = tuple(shape), Scale(low, high), classes
-        self.game, self.clip, self.critic_turns = find_game(loss_name), clip, critic_turns
+        self.game, self.clip, self.n_critic = find_game(loss_name), clip, n_critic
         self.penalty = (PENALTY if loss_name == "wasserstein" and not clip else 0.0) if penalty is None else penalty
         self.critic_lr, self.generator_lr = critic_lr, generator_lr
         self.quality = Quality(classes)
@@ -107,7 +107,7 @@ class Adversarial(Task):
                 "generator",
                 generator,
                 lambda batch, progress: self.generator_loss(model, batch),
-                every=self.critic_turns,
+                every=self.n_critic,
                 lr=self.generator_lr,
             ),
         ]

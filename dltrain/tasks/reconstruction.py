@@ -37,9 +37,9 @@ class Reconstruction(Autoencoding):
         corruption: What is done to examples before they are encoded. ``gaussian`` adds numbers of deviation ``amount``;
             ``masking`` makes the share ``amount`` of the numbers 0 (black), ``salt_and_pepper`` black or white.
         amount: Of the corruption; on the scale from 0 to 1 for pictures, otherwise as a model reads the data.
-        sparsity: Weight of the divergence of each unit's mean activity from ``activity``; needs a sigmoid code.
-        activity: The share of examples for which a unit of a sparse code is to be active.
-        code_l1: Weight of the sum of the code's absolute values.
+        sparsity: Weight of the divergence of each unit's mean activity from ``sparsity_target``; needs a sigmoid code.
+        sparsity_target: The share of examples for which a unit of a sparse code is to be active.
+        latent_l1: Weight of the sum of the code's absolute values.
         contraction: Weight of the squared norm of the code's Jacobian.
 
     Raises:
@@ -63,8 +63,8 @@ class Reconstruction(Autoencoding):
         corruption: str = "none",
         amount: float = 0.25,
         sparsity: float = 0.0,
-        activity: float = 0.05,
-        code_l1: float = 0.0,
+        sparsity_target: float = 0.05,
+        latent_l1: float = 0.0,
         contraction: float = 0.0,
     ) -> None:
         super().__init__(shape, size, low, high, class_names)
@@ -76,7 +76,12 @@ class Reconstruction(Autoencoding):
             raise ConfigError(problem("task.code", "sigmoid, as task.sparsity compares shares", code))
         self.distance, self.activation = distance, CODES[code]()
         self.corruption, self.amount = corruption, amount
-        self.sparsity, self.activity, self.code_l1, self.contraction = sparsity, activity, code_l1, contraction
+        self.sparsity, self.sparsity_target, self.latent_l1, self.contraction = (
+            sparsity,
+            sparsity_target,
+            latent_l1,
+            contraction,
+        )
 
     def _refuse_unbounded(self, distance: str, corruption: str) -> None:
         if self.scale.bounded:
@@ -105,9 +110,9 @@ class Reconstruction(Autoencoding):
     def penalties(self, code: Tensor, inputs: Tensor) -> Iterable[tuple[str, Tensor]]:
         """What is asked of the code, by name and with its weight."""
         if self.sparsity:
-            yield "sparsity", self.sparsity * sparseness(code.mean(0), self.activity)
-        if self.code_l1:
-            yield "code_l1", self.code_l1 * code.abs().sum(1).mean()
+            yield "sparsity", self.sparsity * sparseness(code.mean(0), self.sparsity_target)
+        if self.latent_l1:
+            yield "latent_l1", self.latent_l1 * code.abs().sum(1).mean()
         if self.contraction:
             yield "contraction", self.contraction * squared_jacobian(code, inputs).mean()
 

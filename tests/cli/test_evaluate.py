@@ -155,7 +155,13 @@ def test_other_pictures_of_the_same_classes_are_judged_and_those_of_others_are_r
                 picture = Image.new("RGB", (8, 8), (40 + 160 * (number % 2),) * 3)
                 picture.save(place / f"{number}.png")
     run = tmp_path / "run"
-    data = ["data=image_folder", f"data.path={tmp_path / 'own'}", "data.side=8", "data.batch_size=8", "data.workers=0"]
+    data = [
+        "data=image_folder",
+        f"data.path={tmp_path / 'own'}",
+        "data.image_size=8",
+        "data.batch_size=8",
+        "data.workers=0",
+    ]
     typed = ["model=perceptron", *data, "optimizer.lr=0.05", "device=cpu", f"hydra.run.dir={run}"]
     assert main.main(typed) == 0
     assert json.loads(evaluate(run, "--json").out)["metrics"]["accuracy"] == 1
@@ -225,7 +231,10 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_gives_way_to_its_success
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        (["model.hidden=8"], "model.hidden: a trained model keeps 128, got 8. Only device. and data.{path,root,"),
+        (
+            ["model.hidden_size=8"],
+            "model.hidden_size: a trained model keeps 128, got 8. Only device. and data.{path,root,",
+        ),
         (["data.mean=0.9"], "data.mean: a trained model keeps 0.305, got 0.9. Only device. and data.{path,"),
         (["data.validation=0.2"], "data.validation: a trained model keeps 0.16, got 0.2"),
         (["seed=1", "trainer.epochs=9"], "trainer.epochs: a trained model keeps 1, got 9"),
@@ -280,7 +289,9 @@ def test_a_run_that_has_no_checkpoint_yet_is_told_apart_from_one_that_lost_some(
 
 
 def test_the_wrong_folder_is_answered_with_the_nearest_without_torch(plain_run: Path) -> None:
-    script = "import sys; from dltrain import cli; code = cli.main(sys.argv[1:]); print('torch' in sys.modules, code)"
+    script = (
+        "import sys; from dltrain.cli import main; code = main.main(sys.argv[1:]); print('torch' in sys.modules, code)"
+    )
     ended = subprocess.run(
         [sys.executable, "-c", script, "evaluate", f"{plain_run}s"],
         capture_output=True,

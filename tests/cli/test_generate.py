@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image, ImageSequence
-from test_cli import child
+from test_main import child
 from torch import Tensor
 
 from dltrain.cli import main
@@ -113,7 +113,7 @@ def scans(tmp_path: Path) -> list[Path]:
 
 
 # Machines that walk a thousand steps from noise to an example: narrow ones walk faster.
-NARROW = {"rbm": ["model.hidden=32"], "dbn": ["model.hidden=[32,32]"]}
+NARROW = {"rbm": ["model.hidden_size=32"], "dbn": ["model.hidden_size=[32,32]"]}
 
 
 def test_there_are_generative_models() -> None:
@@ -278,7 +278,7 @@ def test_the_run_and_random_numbers_stay_as_they_are(kept: Kept, generate: Gener
         ("{run} --class 10", "--class: expected a class by name, or a number from 0 to 9, got 10"),
         ("{run} --given no.png", "INPUT 1: expected an existing file or folder, got no.png"),
         ("{run} --count 3 --given .", "--count: expected no number with --given"),
-        ("{run} model.hidden=3", "model.hidden: a trained model keeps"),
+        ("{run} model.hidden_size=3", "model.hidden_size: a trained model keeps"),
         ("{run} --checkpoint worst", "--checkpoint: expected one of best last, got worst"),
     ],
 )
@@ -294,7 +294,14 @@ def test_mistakes_are_answered_in_one_line(words: str, line: str, kept: Kept, ge
         ("plain", "Classification. dltrain predict RUN INPUT says what its model makes of data"),
         ("forecast", "Forecasting. dltrain predict RUN INPUT"),
         (
-            ("model=gpt", "model.hidden=8", "model.heads=2", "model.depth=1", "data=text", "data.length=8"),
+            (
+                "model=gpt",
+                "model.hidden_size=8",
+                "model.num_heads=2",
+                "model.num_layers=1",
+                "data=text",
+                "data.context_length=8",
+            ),
             "--text TEXT",
         ),
     ],

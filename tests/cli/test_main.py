@@ -42,7 +42,7 @@ def child(folder: Path, *words: str, **environment: str) -> subprocess.Completed
         ("--info searchpath", 0, "/conf"),
         ("--version", 0, "dltrain "),
         ("-sc query=bash", 0, "model=lenet5 model=lstm"),
-        ("modle=lstm model.hidden=-3", 2, "Did you mean model?"),
+        ("modle=lstm model.hidden_size=-3", 2, "Did you mean model?"),
         ("model=lsmt optimizer.lrr=1", 2, "Did you mean lstm?"),
         ("optimizer.lr=fast", 2, "optimizer.lr: expected a number above 0, got fast"),
         ("hydra.run.dir=/proc/x", 2, "hydra.run.dir: expected a folder that can be written"),
@@ -91,13 +91,13 @@ def test_help_lists_every_option_of_every_group_and_the_names_that_scripts_rely_
 def test_cfg_prints_nothing_but_yaml_that_composes_what_was_typed(
     nowhere: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main.main(["model=gru", "optimizer.schedule=cosine", "--cfg", "job", "model.hidden=7"]) == 0
+    assert main.main(["model=gru", "optimizer.schedule=cosine", "--cfg", "job", "model.hidden_size=7"]) == 0
     config = yaml.safe_load(capsys.readouterr().out)
     assert set(config) == set(yaml.safe_load((compose.conf_dir() / "config.yaml").read_text())) - {
         "defaults",
         "hydra",
     } | {"model", "data", "task", "optimizer", "regularization", "device"}
-    assert (config["model"]["cell"], config["model"]["hidden"]) == ("gru", 7)
+    assert (config["model"]["cell"], config["model"]["hidden_size"]) == ("gru", 7)
     assert config["optimizer"]["schedule"]["_target_"] == "dltrain.optim.schedules.Cosine"
 
 

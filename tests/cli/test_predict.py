@@ -30,7 +30,7 @@ from dltrain.storage.checkpoints import Checkpoints
 
 OPTIONS = sorted(file.stem for file in (compose.conf_dir() / "data").glob("*.yaml"))
 SHORT = ["trainer.epochs=null", "trainer.max_steps=2", "device=cpu"]
-TEXT = ["model=gpt", "model.hidden=16", "model.heads=2", "model.depth=1"]
+TEXT = ["model=gpt", "model.hidden_size=16", "model.num_heads=2", "model.num_layers=1"]
 COLUMNS = ["b", "a"]
 
 Small = Callable[[str], list[str]]
@@ -173,7 +173,7 @@ def test_files_of_a_folder_per_class_are_classified_as_in_the_test(
         folder = tmp_path / ("test" if number % 3 else "train") / ("red" if number % 2 else "blue")
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(folder / f"{number:02}.png")
-    typed = [f"data.path={tmp_path}", "data.side=16", "data.workers=0", "data.batch_size=4"]
+    typed = [f"data.path={tmp_path}", "data.image_size=16", "data.workers=0", "data.batch_size=4"]
     run_folder = train("model=mlp", "data=image_folder", *typed)
     said = predict(run_folder, tmp_path / "test").lines
     assert len(said) == 16
@@ -223,7 +223,7 @@ def test_top_names_the_likeliest_classes_only_also_in_csv(
 def test_averaged_weights_are_those_that_predict(
     train: Train, predict: Callable[..., Said], small: Small, tmp_path: Path
 ) -> None:
-    folder = train("model=mlp", *small("digits"), "regularization.average=0.5", "optimizer.lr=0.05")
+    folder = train("model=mlp", *small("digits"), "regularization.ema_decay=0.5", "optimizer.lr=0.05")
     averaged, live = (rebuilt(folder, weights=name) for name in ("average", "model"))
     np.save(tmp_path / "x.npy", averaged.made.data.load().test.rows["pixels"].numpy())
     said = [line["probability"] for line in predict(folder, tmp_path / "x.npy").lines]
@@ -369,12 +369,12 @@ def test_series_that_cannot_be_forecast_are_refused(
         (short, "at least data.window=24 rows"),
         (other, "the column temperature in"),
         (back, "rows in the order of time"),
-        (hole, "data.holes=interpolate or data.holes=last fills them"),
+        (hole, "data.missing=interpolate or data.missing=last fills them"),
         (tmp_path, "It is a folder."),
     ):
         said = predict(folder, path)
         assert said.code == 2 and "INPUT 1: expected " in said.err and message in said.err
-    assert len(predict(folder, hole, "data.holes=last").lines) == 6
+    assert len(predict(folder, hole, "data.missing=last").lines) == 6
 
 
 # --- text -------------------------------------------------------------------------------------------------------------

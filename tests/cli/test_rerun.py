@@ -118,15 +118,15 @@ def test_a_folder_that_does_not_say_where_it_ran_is_run_again_all_the_same(
 
 
 def test_the_command_that_is_kept_repeats_the_new_run(kept: Kept, rerun: Callable[..., Said], tmp_path: Path) -> None:
-    run = kept("model=mlp", "data=digits", "trainer.max_steps=2", "optimizer.lr=0.3", "model.hidden=8")
-    said = rerun(run, "optimizer.momentum=0.5", "optimizer=momentum", "model.hidden=16")
+    run = kept("model=mlp", "data=digits", "trainer.max_steps=2", "optimizer.lr=0.3", "model.hidden_size=8")
+    said = rerun(run, "optimizer.momentum=0.5", "optimizer=momentum", "model.hidden_size=16")
     assert said.code == 0, said.err
     command = shlex.split((tmp_path / "again" / "command.txt").read_text())
     repeated = compose.compose(command[1:])
     found = job.load_job(tmp_path / "again")
     assert compose.plain(repeated.config) == compose.plain(found.config)
     assert repeated.choices == found.choices
-    assert (found.config.optimizer.momentum, found.config.model.hidden) == (0.5, 16)
+    assert (found.config.optimizer.momentum, found.config.model.hidden_size) == (0.5, 16)
     assert found.config.optimizer.lr != 0.3  # it was the other optimizer's
 
 
@@ -162,7 +162,9 @@ def test_what_makes_no_sense_is_refused_and_leaves_no_folder(
 
 
 def test_a_folder_that_is_taken_is_refused_before_torch_is_imported(plain_run: Path) -> None:
-    script = "import sys; from dltrain import cli; code = cli.main(sys.argv[1:]); print('torch' in sys.modules, code)"
+    script = (
+        "import sys; from dltrain.cli import main; code = main.main(sys.argv[1:]); print('torch' in sys.modules, code)"
+    )
     command = [sys.executable, "-c", script, "rerun", str(plain_run), f"hydra.run.dir={plain_run}"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.stdout.split() == ["False", "2"]

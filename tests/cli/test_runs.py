@@ -29,8 +29,8 @@ sys.exit(code)
 OWNER = """
 import sys, time
 from pathlib import Path
-from dltrain.storage import run_dir as folder
-home = folder.reopen(Path(sys.argv[1]))
+from dltrain.storage import run_dir
+home = run_dir.reopen(Path(sys.argv[1]))
 home.write_status("running", step=3)
 print("ready", flush=True)
 time.sleep(60)
@@ -95,7 +95,7 @@ def test_the_table_shows_the_same_for_people(kept: Kept, runs: Callable[..., Sai
     words = line.split()
     assert words[:6] == ["lstm", "timeseries", "forecasting", "mae/test", f"{mae:.4g}", "finished"]
     assert "2h 01m" in line and str(run) in line
-    assert line.endswith("  model.hidden=8 data.series=elnino ...")
+    assert line.endswith("  model.hidden_size=8 data.series=elnino ...")
 
 
 def test_folders_are_named_from_where_one_stands(

@@ -78,7 +78,7 @@ def test_a_nested_group_may_be_typed_with_a_dot() -> None:
         ("optimizer.lr=1", "optimizer.lr", 1),
         ("trainer.eval_every='2 epochs'", "trainer.eval_every", "2 epochs"),
         ("trainer={epochs: 3}", "trainer.epochs", 3),
-        ("++model.hidden=5", "model.hidden", 5),
+        ("++model.hidden_size=5", "model.hidden_size", 5),
         ("+optimizer.maximize=true", "optimizer.maximize", True),
         ("data.path='a=b, c.csv'", "data.path", "a=b, c.csv"),
         ("data.column=[a,b]", "data.column", ["a", "b"]),
@@ -96,12 +96,12 @@ def test_an_entry_of_a_list_can_be_changed() -> None:
 
 
 def test_a_key_may_be_taken_away_where_a_constructor_has_its_own_idea() -> None:
-    assert "hidden" not in compose.compose(["~model.hidden"]).config.model
+    assert "hidden" not in compose.compose(["~model.hidden_size"]).config.model
 
 
 def test_a_key_of_ones_own_is_welcome_when_something_pulls_it() -> None:
-    job = compose.compose(["+wide=9", "model.hidden=${wide}"])
-    assert value(job, "model.hidden") == 9
+    job = compose.compose(["+wide=9", "model.hidden_size=${wide}"])
+    assert value(job, "model.hidden_size") == 9
 
 
 def test_a_sweep_is_every_combination_the_last_changing_fastest() -> None:
@@ -117,8 +117,8 @@ def test_a_sweep_is_every_combination_the_last_changing_fastest() -> None:
 
 def test_jobs_of_a_sweep_share_nothing() -> None:
     first, second = compose.expand(["seed=0,1"])
-    first.config.model.hidden = 1
-    assert second.config.model.hidden == 64
+    first.config.model.hidden_size = 1
+    assert second.config.model.hidden_size == 64
 
 
 def test_a_pattern_sweeps_the_options_that_match() -> None:

@@ -95,7 +95,7 @@ def test_a_value_is_held_against_its_word_wherever_it_stands(key: str, value: An
         ("optimizer.lr", None, 1e-3, False),
         ("optimizer.lr", [0.1], 1e-3, False),
         ("optimizer.lr", "${seed}", 1e-3, True),
-        ("model.hidden", [64, 32], 128, True),
+        ("model.hidden_size", [64, 32], 128, True),
         ("model.dropout", 0.5, "${regularization.dropout}", True),
         ("optimizer.schedule.warmup", 0.1, 0, True),
     ],
@@ -108,9 +108,12 @@ def test_what_is_typed_must_be_of_the_kind_that_yaml_has(key: str, value: Any, d
 
 def test_every_leaf_is_checked_and_named_by_its_full_key() -> None:
     content = {
-        "model": {"_target_": "dltrain.models.x", "blocks": [{"channels": 0}, {"channels": 3}], "hidden": [4, 0]}
+        "model": {"_target_": "dltrain.models.x", "blocks": [{"channels": 0}, {"channels": 3}], "hidden_size": [4, 0]}
     }
-    assert [line.split(":")[0] for line in schema.out_of_range(content)] == ["model.blocks.0.channels", "model.hidden"]
+    assert [line.split(":")[0] for line in schema.out_of_range(content)] == [
+        "model.blocks.0.channels",
+        "model.hidden_size",
+    ]
 
 
 def test_what_a_class_of_the_users_own_takes_is_not_judged_by_our_words() -> None:

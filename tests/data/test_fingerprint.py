@@ -168,7 +168,14 @@ def test_a_picture_of_another_size_needs_a_word_and_another_name_is_refused(
 ) -> None:
     root, run = tmp_path / "pictures", tmp_path / "run"
     shutil.copytree(own_files["image_folder"], root)
-    typed = ["model=mlp", "data=image_folder", f"data.path={root}", "data.side=8", "device=cpu", "trainer.epochs=1"]
+    typed = [
+        "model=mlp",
+        "data=image_folder",
+        f"data.path={root}",
+        "data.image_size=8",
+        "device=cpu",
+        "trainer.epochs=1",
+    ]
     assert main.main([*typed, f"hydra.run.dir={run}"]) == 0
     picture = sorted(root.rglob("*.png"))[0]
     picture.write_bytes(picture.read_bytes() + b"0")

@@ -54,17 +54,17 @@ def test_a_yaml_says_what_it_is_picks_its_task_and_carries_every_argument(name):
     config, target, arguments = read(name)
     assert (FOLDER / f"{name}.yaml").read_text("utf-8").startswith("# ")
     assert set(arguments) == set(inspect.signature(target).parameters)
-    assert set(config["_facts_"]) <= {fact.name for fact in fields(Spec)}
+    assert set(config["_provides_"]) <= {fact.name for fact in fields(Spec)}
     (override, own) = config["defaults"]
     (task,) = override.values()
     assert (FOLDER.parent / "task" / f"{task}.yaml").is_file() and own == "_self_"
 
 
 @pytest.mark.parametrize("name", STATIC)
-def test_data_whose_facts_are_known_state_exactly_those_of_their_yaml(name, tmp_path):
+def test_data_whose_provides_are_known_state_exactly_those_of_their_yaml(name, tmp_path):
     config, target, arguments = read(name)
     data = target(**{**arguments, **({"root": str(tmp_path)} if "root" in arguments else {})})
-    assert stated(data) == set(config["_facts_"])
+    assert stated(data) == set(config["_provides_"])
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -72,7 +72,7 @@ def test_data_of_a_user_state_no_fact_beyond_those_of_their_yaml(name, tmp_path)
     config, target, arguments = read(name)
     assert arguments["path"] == "???"
     data = target(**{**arguments, "path": own_path(name, tmp_path)})
-    assert stated(data) and stated(data) <= set(config["_facts_"])
+    assert stated(data) and stated(data) <= set(config["_provides_"])
 
 
 @pytest.mark.parametrize("name", ["timeseries", "digits", "text", "gates", "ring", *OWN])

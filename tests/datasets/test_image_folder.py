@@ -25,7 +25,7 @@ def joined(source, workers=0, **arguments):
 
 
 def test_one_level_of_classes_is_split_by_fraction_within_each_class(tmp_path):
-    data = ImageFolder(paint(tmp_path, {"red": 20, "blue": 40}), side=8, validation=0.25, test=0.2)
+    data = ImageFolder(paint(tmp_path, {"red": 20, "blue": 40}), image_size=8, validation=0.25, test=0.2)
     assert data.spec.shape == (3, 8, 8) and data.spec.class_names == ("blue", "red")
     splits = data.load()
     assert [len(part) for part in (splits.train, splits.val, splits.test)] == [36, 12, 12]
@@ -38,12 +38,12 @@ def test_one_level_of_classes_is_split_by_fraction_within_each_class(tmp_path):
 def test_train_and_test_folders_are_kept_apart(tmp_path):
     paint(tmp_path / "train", {"red": 8, "green": 8})
     paint(tmp_path / "test", {"red": 2, "green": 3})
-    splits = ImageFolder(str(tmp_path), side=4, validation=0).load()
+    splits = ImageFolder(str(tmp_path), image_size=4, validation=0).load()
     assert (len(splits.train), splits.val, len(splits.test)) == (16, None, 5)
 
 
 def test_a_picture_reaches_the_model_in_its_colours_with_its_label(tmp_path):
-    splits = ImageFolder(paint(tmp_path, {"red": 6, "green": 6}), side=5).load()
+    splits = ImageFolder(paint(tmp_path, {"red": 6, "green": 6}), image_size=5).load()
     for pixels, label in joined(splits.train):
         expected = np.array(COLOURS[["green", "red"][label]]) / 127.5 - 1
         np.testing.assert_allclose(pixels.numpy(), np.broadcast_to(expected[:, None, None], (3, 5, 5)), atol=1e-5)
@@ -55,7 +55,7 @@ def test_the_longer_side_is_cut_in_equal_parts(tmp_path):
     stripes[:, 10:20] = 255
     for number in range(5):
         Image.fromarray(stripes).save(tmp_path / "a" / f"{number}.png")
-    pixels, _ = joined(ImageFolder(str(tmp_path), side=10).load().train)[0]
+    pixels, _ = joined(ImageFolder(str(tmp_path), image_size=10).load().train)[0]
     np.testing.assert_allclose(pixels.numpy(), 1, atol=1e-5)
 
 
@@ -63,7 +63,7 @@ def test_grey_and_transparent_pictures_become_colour(tmp_path):
     (tmp_path / "a").mkdir()
     for number, mode in enumerate(["L", "RGBA", "P", "1", "LA"]):
         Image.new(mode, (9, 7)).save(tmp_path / "a" / f"{number}.png")
-    splits = ImageFolder(str(tmp_path), side=4).load()
+    splits = ImageFolder(str(tmp_path), image_size=4).load()
     assert {tuple(pixels.shape) for pixels, _ in joined(splits.train)} == {(3, 4, 4)}
 
 
@@ -72,7 +72,7 @@ def test_training_sees_the_shades_of_16_bits_and_white_below_what_is_transparent
     for number in range(4):
         Image.fromarray(np.full((9, 9), 128 * 257, dtype=np.uint16)).save(tmp_path / "a" / f"deep{number}.png")
         Image.new("RGBA", (9, 9), (0, 0, 0, 127)).save(tmp_path / "a" / f"clear{number}.png")
-    for pixels, _ in joined(ImageFolder(str(tmp_path), side=4, mean=0, std=1).load().train):
+    for pixels, _ in joined(ImageFolder(str(tmp_path), image_size=4, mean=0, std=1).load().train):
         np.testing.assert_allclose(pixels.numpy(), 128 / 255, atol=1e-6)
 
 

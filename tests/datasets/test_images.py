@@ -7,8 +7,10 @@ from dltrain.datasets.images import Look
 from dltrain.errors import ConfigError
 
 
-def pictures(count=64, channels=3, side=9):
-    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, channels, side, side), dtype=np.uint8))
+def pictures(count=64, channels=3, image_size=9):
+    pixels = torch.from_numpy(
+        np.random.default_rng(0).integers(0, 256, (count, channels, image_size, image_size), dtype=np.uint8)
+    )
     return {"pixels": pixels, "labels": torch.arange(count) % 10}
 
 

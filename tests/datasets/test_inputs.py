@@ -242,7 +242,7 @@ def test_rows_are_standardised_with_the_mean_of_training_and_unknown_words_are_z
     numbers, words = random.normal(3, 2, 50).round(3), random.choice(["red", "blue"], 50)
     content = "".join(f"{n},{w},{k % 3}.25\n" for k, (n, w) in enumerate(zip(numbers, words, strict=True)))
     (tmp_path / "a.csv").write_text("size,colour,price\n" + content)
-    data = CsvTable(str(tmp_path / "a.csv"), column="price", holes="mean")
+    data = CsvTable(str(tmp_path / "a.csv"), column="price", missing="mean")
     train = data.parts[0].numpy()
     (tmp_path / "new.csv").write_text("colour,size\nred,4.5\ngreen,\n")
     (piece,) = data.inputs(given(tmp_path / "new.csv"))
@@ -267,7 +267,7 @@ def test_what_follows_a_series_is_unknown_and_its_scale_is_that_of_training(tmp_
 
 def test_a_text_is_whole_and_what_follows_it_is_unknown(tmp_path):
     (tmp_path / "a.txt").write_text("abcdefgh" * 50)
-    data = Text(str(tmp_path / "a.txt"), length=4)
+    data = Text(str(tmp_path / "a.txt"), context_length=4)
     first, second = data.inputs(given(tmp_path / "a.txt", text="head"))
     batch = data.load().test.prepare(dict(first.rows))
     assert batch["inputs"].tolist() == [[7, 4, 0, 3]] and batch["targets"].tolist() == [[4, 0, 3, -1]]

@@ -113,25 +113,25 @@ def test_a_hole_is_refused_with_its_place_or_takes_the_mean(tmp_path):
     path = write(tmp_path / "h.csv", ["a", "b"], holed, WORDS)
     with pytest.raises(ConfigError) as caught:
         CsvTable(path)
-    assert all(part in str(caught.value) for part in ("column a", "line 12", "2 in this column", "data.holes=mean"))
-    inputs = CsvTable(path, holes="mean").rows["inputs"]
+    assert all(part in str(caught.value) for part in ("column a", "line 12", "2 in this column", "data.missing=mean"))
+    inputs = CsvTable(path, missing="mean").rows["inputs"]
     assert inputs[10].item() == inputs[20].item() == 0
     assert inputs.isfinite().all()
 
 
 def test_a_hole_among_words_is_a_row_of_zeros(tmp_path):
     path = write(tmp_path / "h.csv", ["a", "b"], ["", *WORDS[1:]], WORDS)
-    inputs = CsvTable(path, holes="mean").rows["inputs"]
+    inputs = CsvTable(path, missing="mean").rows["inputs"]
     assert inputs.sum(1).tolist() == [0.0] + [1.0] * 99
 
 
 @pytest.mark.parametrize(
     ("columns", "arguments", "part"),
     [
-        ((NUMBERS[:, 0], ["", *WORDS[1:]]), {"holes": "mean"}, "column b, line 2"),
+        ((NUMBERS[:, 0], ["", *WORDS[1:]]), {"missing": "mean"}, "column b, line 2"),
         ((NUMBERS[:, 0], ["same"] * 100), {}, "two different values"),
         ((NUMBERS[:, 0], WORDS), {"column": "c"}, "data.column"),
-        ((NUMBERS[:, 0], WORDS), {"holes": "mena"}, "Did you mean mean?"),
+        ((NUMBERS[:, 0], WORDS), {"missing": "mena"}, "Did you mean mean?"),
         ((NUMBERS[:2, 0], WORDS[:2]), {}, "at least 3 rows"),
         (([f"name {number}" for number in range(2000)], ["a", "b"] * 1000), {}, "at most 1,000 different words"),
     ],

@@ -18,7 +18,7 @@ def batch_of(source):
 
 def test_targets_are_the_inputs_one_token_later_and_training_reads_every_position(tmp_path):
     text = "abcdefghij" * 20
-    data = Text(write(tmp_path / "a.txt", text), length=7)
+    data = Text(write(tmp_path / "a.txt", text), context_length=7)
     splits = data.load()
     batch = batch_of(splits.train)
     assert batch["inputs"].shape == (160 - 7, 7) and batch["inputs"].dtype == batch["targets"].dtype == torch.int64
@@ -29,7 +29,7 @@ def test_targets_are_the_inputs_one_token_later_and_training_reads_every_positio
 
 def test_validation_and_test_predict_each_token_once_and_stay_in_their_parts(tmp_path):
     text = "".join(chr(97 + number % 26) for number in range(1000))
-    data = Text(write(tmp_path / "a.txt", text), length=9)
+    data = Text(write(tmp_path / "a.txt", text), context_length=9)
     splits = data.load()
     for source, part in ((splits.val, text[800:900]), (splits.test, text[900:])):
         targets = batch_of(source)["targets"].flatten().tolist()
@@ -38,7 +38,7 @@ def test_validation_and_test_predict_each_token_once_and_stay_in_their_parts(tmp
 
 def test_a_stride_spaces_the_training_windows(tmp_path):
     path = write(tmp_path / "a.txt", "abcdefghij" * 20)
-    assert len(Text(path, length=7, stride=5).load().train) == (160 - 8) // 5 + 1
+    assert len(Text(path, context_length=7, stride=5).load().train) == (160 - 8) // 5 + 1
 
 
 def test_windows_are_views_of_one_byte_per_token():
@@ -57,21 +57,21 @@ def test_decode_undoes_encode(tokens):
 
 def test_bytes_are_those_of_the_file(tmp_path):
     (tmp_path / "a.bin").write_bytes(bytes(range(256)) * 4)
-    data = Text(str(tmp_path / "a.bin"), tokens="bytes", length=8)
+    data = Text(str(tmp_path / "a.bin"), tokens="bytes", context_length=8)
     assert data.spec.vocabulary == 256
     assert batch_of(data.load().train)["inputs"][0].tolist() == list(range(8))
     assert data.spec.decode([0xFF, 65]) == "\ufffdA"
 
 
 def test_a_character_that_only_the_test_holds_is_known(tmp_path):
-    data = Text(write(tmp_path / "a.txt", "ab" * 90 + "xyz" * 10), length=4)
+    data = Text(write(tmp_path / "a.txt", "ab" * 90 + "xyz" * 10), context_length=4)
     assert data.spec.vocabulary == 5
     assert "z" in data.spec.decode(batch_of(data.load().test)["targets"].flatten().tolist())
 
 
 def test_many_different_characters_are_kept(tmp_path):
     text = "".join(chr(0x4E00 + number) for number in range(600))
-    data = Text(write(tmp_path / "a.txt", text), length=5)
+    data = Text(write(tmp_path / "a.txt", text), context_length=5)
     assert data.spec.vocabulary == 600
     assert data.spec.decode(batch_of(data.load().test)["inputs"][-1].tolist()) in text
 
@@ -82,13 +82,14 @@ def test_the_bundled_text_begins_and_ends_at_a_chapter():
 
 
 def test_an_unknown_character_is_refused_when_a_user_types_it(tmp_path):
-    data = Text(write(tmp_path / "a.txt", "ab" * 100), length=4)
+    data = Text(write(tmp_path / "a.txt", "ab" * 100), context_length=4)
     with pytest.raises(ConfigError, match="got 'é'"):
         data.spec.encode("abé")
 
 
 @pytest.mark.parametrize(
-    ("content", "part"), [(b"", "empty file"), (b"abc" * 9, "data.length"), (b"\xff\xfe\xfa", "data.tokens=bytes")]
+    ("content", "part"),
+    [(b"", "empty file"), (b"abc" * 9, "data.context_length"), (b"\xff\xfe\xfa", "data.tokens=bytes")],
 )
 def test_a_file_that_is_too_short_or_no_text_is_refused(content, part, tmp_path):
     (tmp_path / "a.txt").write_bytes(content)
@@ -103,14 +104,14 @@ def test_without_validation_there_is_no_validation_split():
 
 @pytest.mark.parametrize("end", ["\r\n", "\r", "\n"])
 def test_lines_of_a_users_text_end_as_those_of_training_do(tmp_path, end):
-    data = Text(write(tmp_path / "a.txt", f"ab{end}" * 100), length=4)
+    data = Text(write(tmp_path / "a.txt", f"ab{end}" * 100), context_length=4)
     (tmp_path / "new.txt").write_bytes(f"ba{end}ab".encode())
     (piece,) = data.inputs(Given((str(tmp_path / "new.txt"),)))
     assert data.spec.decode(piece.rows["tokens"][0, :-1].tolist()) == "ba\nab"
 
 
 def test_characters_that_cannot_be_printed_are_named_all_the_same(tmp_path):
-    data = Text(write(tmp_path / "a.txt", "ab" * 100), length=4)
+    data = Text(write(tmp_path / "a.txt", "ab" * 100), context_length=4)
     with pytest.raises(ConfigError, match=r"got '\\x07\\udcff'"):
         data.spec.encode("a\x07\udcff")
     assert Text(tokens="bytes").spec.encode("a\udcff") == [97, 255]

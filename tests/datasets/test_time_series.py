@@ -162,14 +162,14 @@ def test_without_validation_there_is_no_validation_split():
 def test_holes_are_filled_as_asked(holes, expected, tmp_path):
     cells = ["", 1, 2, "NA", "nan", 5, *list(range(6, 60))]
     path = write(tmp_path / "a.csv", ["t", "a"], [["x", cell] for cell in cells])
-    batch = batch_of(TimeSeries(path=path, column="a", window=6, horizon=2, holes=holes).load().train)
+    batch = batch_of(TimeSeries(path=path, column="a", window=6, horizon=2, missing=holes).load().train)
     np.testing.assert_allclose(restored(batch, "inputs")[0, :, 0], expected, atol=1e-5)
 
 
 def test_a_hole_at_the_end_of_training_does_not_see_validation(tmp_path):
     cells = [*range(138), "", "", *[1000] * 60]
     path = write(tmp_path / "a.csv", ["t", "a"], [["x", cell] for cell in cells])
-    splits = TimeSeries(path=path, column="a", window=6, horizon=2, holes="interpolate").load()
+    splits = TimeSeries(path=path, column="a", window=6, horizon=2, missing="interpolate").load()
     assert restored(batch_of(splits.train), "targets").max() == pytest.approx(137, abs=1e-3)
 
 
@@ -177,7 +177,9 @@ def test_a_hole_is_refused_with_its_file_column_line_and_how_many(tmp_path):
     rows = [[f"2020-01-{day:02d}", day, "" if day in (5, 9) else 1] for day in range(1, 32)]
     path = write(tmp_path / "gaps.csv", ["date", "a", "b"], rows)
     message = refusal(path=path, window=3, horizon=1)
-    assert all(part in message for part in ("data.path", "gaps.csv", "column b", "line 6", "2 in this", "data.holes="))
+    assert all(
+        part in message for part in ("data.path", "gaps.csv", "column b", "line 6", "2 in this", "data.missing=")
+    )
 
 
 def test_a_hole_in_a_file_of_one_column_is_an_empty_line(tmp_path):
@@ -320,7 +322,7 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
         ({"season": 0}, "data.season"),
         ({"batch_size": 0}, "data.batch_size"),
         ({"normalise": "lst"}, "data.normalise"),
-        ({"holes": "fill"}, "data.holes"),
+        ({"missing": "fill"}, "data.missing"),
         ({"series": "co3"}, "Did you mean co2?"),
         ({"test": 0}, "data.test"),
         ({"validation": 1.5}, "data.validation"),

@@ -49,7 +49,14 @@ BROKEN = {"a truncated JPEG": truncated_jpeg(), "nothing": b"", "text": b"this i
 def command(root: Path, *more: str) -> list[str]:
     """A run of 4 epochs of 9 steps."""
     return [
-        *["model=mlp", "model.hidden=8", "data=image_folder", f"data.path={root}", "data.side=8", "data.batch_size=4"],
+        *[
+            "model=mlp",
+            "model.hidden_size=8",
+            "data=image_folder",
+            f"data.path={root}",
+            "data.image_size=8",
+            "data.batch_size=4",
+        ],
         *["data.augment=[flip,crop]", "task._target_=gated.Classification", "allow_targets=[gated]", "device=cpu"],
         *["trainer.epochs=4", "trainer.checkpoint_every=2", "trainer.log_every=1", *more],
     ]

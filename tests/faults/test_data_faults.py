@@ -204,7 +204,7 @@ def test_a_table_without_its_bad_lines_is_that_of_a_file_that_never_had_them(tmp
 
 def test_bad_lines_are_counted_in_the_result_and_said(dltrain: Callable[..., Child], tmp_path: Path) -> None:
     path = table(tmp_path / "bad.csv", SLIPS)
-    asked = ["model=mlp", "model.hidden=4", "data=csv", f"data.path={path}", "trainer.epochs=2", "device=cpu"]
+    asked = ["model=mlp", "model.hidden_size=4", "data=csv", f"data.path={path}", "trainer.epochs=2", "device=cpu"]
     refused = dltrain(*asked)
     assert refused.code == 2 and f"line 11 of {path}" in refused.stderr and not (tmp_path / "outputs").exists()
     child = dltrain(*asked, SKIP, f"hydra.run.dir={tmp_path / 'run'}")

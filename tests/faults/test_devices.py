@@ -67,7 +67,14 @@ def test_a_checkpoint_from_a_gpu_goes_on_on_a_cpu(
 def test_a_checkpoint_of_a_compiled_model_is_that_of_the_model(
     before: str, after: str, stopped: Callable[..., Path], dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
-    command = ["model=mlp", "model.hidden=8", "data=digits", "data.batch_size=100", "trainer.epochs=2", "device=cpu"]
+    command = [
+        "model=mlp",
+        "model.hidden_size=8",
+        "data=digits",
+        "data.batch_size=100",
+        "trainer.epochs=2",
+        "device=cpu",
+    ]
     command += ["task._target_=gated.Classification", ALLOW]
     plain = dltrain(*command, f"hydra.run.dir={tmp_path / 'plain'}")
     assert plain.code == 0, plain.stderr

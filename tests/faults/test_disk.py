@@ -54,7 +54,7 @@ def test_a_full_disk_at_a_checkpoint_leaves_the_old_one_and_says_so(
 def test_a_file_system_without_space_is_named_with_what_is_free(dltrain: Callable[..., Child], tmp_path: Path) -> None:
     place = tmp_path / "small"
     place.mkdir()
-    big = ["model=mlp", "model.hidden=1000", "data=digits", "device=cpu", "trainer.checkpoint_every=2"]
+    big = ["model=mlp", "model.hidden_size=1000", "data=digits", "device=cpu", "trainer.checkpoint_every=2"]
     child = dltrain(*big, "trainer.max_steps=6", f"hydra.run.dir={place / 'run'}", limits={str(place): 20_000_000})
     if child.code == NO_RIGHTS:
         pytest.skip("needs the right to mount a file system")

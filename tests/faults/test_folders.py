@@ -14,7 +14,7 @@ from recipes import recipe
 from same import assert_same, status
 
 ALLOW = "allow_targets=[gated]"
-TINY = ["model=mlp", "model.hidden=4", "data=digits", "device=cpu", "trainer.max_steps=3", "trainer.log_every=1"]
+TINY = ["model=mlp", "model.hidden_size=4", "data=digits", "device=cpu", "trainer.max_steps=3", "trainer.log_every=1"]
 
 
 @pytest.mark.faults

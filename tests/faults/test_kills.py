@@ -88,7 +88,7 @@ def test_a_kill_while_the_result_is_written_leaves_every_figure_once(
 
 
 BIG = [
-    *["model=mlp", "model.hidden=700", "model.depth=2", "data=digits", "data.batch_size=256", "device=cpu"],
+    *["model=mlp", "model.hidden_size=700", "model.num_layers=2", "data=digits", "data.batch_size=256", "device=cpu"],
     *["trainer.epochs=null", "trainer.log_every=10", "trainer.checkpoint_every=1", "trainer.eval_every=200"],
 ]
 

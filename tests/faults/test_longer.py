@@ -11,7 +11,14 @@ from PIL import Image
 
 from dltrain.storage.checkpoints import Checkpoints
 
-COMMON = ["model=mlp", "model.hidden=16", "data=digits", "device=cpu", "trainer.eval_every=10", "trainer.epochs=null"]
+COMMON = [
+    "model=mlp",
+    "model.hidden_size=16",
+    "data=digits",
+    "device=cpu",
+    "trainer.eval_every=10",
+    "trainer.epochs=null",
+]
 
 
 def steps_of(run: Path) -> list[Any]:
@@ -45,8 +52,8 @@ def test_a_run_that_cannot_go_on_keeps_all_that_it_had(dltrain: Callable[..., Ch
         folder.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (10 * number, 0, 0)).save(folder / f"{number}.png")
     run = tmp_path / "run"
-    data = ["data=image_folder", f"data.path={tmp_path / 'pictures'}", "data.side=8", "data.batch_size=4"]
-    typed = ["model=mlp", "model.hidden=8", *data, "device=cpu", "trainer.max_steps=3", f"hydra.run.dir={run}"]
+    data = ["data=image_folder", f"data.path={tmp_path / 'pictures'}", "data.image_size=8", "data.batch_size=4"]
+    typed = ["model=mlp", "model.hidden_size=8", *data, "device=cpu", "trainer.max_steps=3", f"hydra.run.dir={run}"]
     assert dltrain(*typed).code == 0
     # As a process leaves it that was killed before its first checkpoint; and a file, damaged in the same size.
     for file in (run / "checkpoints").iterdir():

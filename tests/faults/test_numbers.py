@@ -24,7 +24,7 @@ from dltrain.runs import assemble
 from dltrain.storage.checkpoints import Checkpoints
 
 STEPS = 40
-MLP = ("model=mlp", "model.hidden=16")
+MLP = ("model=mlp", "model.hidden_size=16")
 COMMON = ["data=digits", "device=cpu", "trainer.epochs=null"]
 COMMON += [f"trainer.max_steps={STEPS}", "trainer.eval_every=10", "trainer.log_every=7", "trainer.checkpoint_every=10"]
 Run = Callable[..., Any]
@@ -193,7 +193,13 @@ def test_a_run_is_not_resumed_as_another_model(dltrain: Run, tmp_path: Path) -> 
 
 def test_weights_of_another_model_are_refused_with_what_differs(dltrain: Run, tmp_path: Path) -> None:
     for name, hidden in (("small", 16), ("large", 24)):
-        typed = [*MLP, *COMMON, f"model.hidden={hidden}", "trainer.max_steps=10", f"hydra.run.dir={tmp_path / name}"]
+        typed = [
+            *MLP,
+            *COMMON,
+            f"model.hidden_size={hidden}",
+            "trainer.max_steps=10",
+            f"hydra.run.dir={tmp_path / name}",
+        ]
         assert dltrain(*typed).code == 0
     shutil.rmtree(tmp_path / "small" / "checkpoints")
     shutil.copytree(tmp_path / "large" / "checkpoints", tmp_path / "small" / "checkpoints", symlinks=True)

@@ -106,8 +106,13 @@ def test_a_run_goes_on_with_other_numbers_of_workers_to_the_same_bytes(
     tmp_path: Path,
 ) -> None:
     command = [
-        *["model=cnn", "model.hidden=[8]", "model.blocks=[{channels: 4, pool: max}]", "data=image_folder"],
-        *[f"data.path={own_files['image_folder']}", "data.side=16", "data.batch_size=4", "data.augment=[flip,crop]"],
+        *["model=cnn", "model.hidden_size=[8]", "model.blocks=[{channels: 4, pool: max}]", "data=image_folder"],
+        *[
+            f"data.path={own_files['image_folder']}",
+            "data.image_size=16",
+            "data.batch_size=4",
+            "data.augment=[flip,crop]",
+        ],
         *["regularization.dropout=0.2", "task._target_=gated.Classification", "trainer.epochs=3", "device=cpu"],
         *["trainer.log_every=1", ALLOW],
     ]

@@ -15,7 +15,7 @@ from same import assert_same, leftovers, status, steps, whole
 
 ALLOW = "allow_targets=[gated]"
 BIG = [
-    *["model=mlp", "model.hidden=1000", "model.depth=2", "data=digits", "data.batch_size=256", "device=cpu"],
+    *["model=mlp", "model.hidden_size=1000", "model.num_layers=2", "data=digits", "data.batch_size=256", "device=cpu"],
     *["trainer.epochs=null", "trainer.max_steps=16", "trainer.checkpoint_every=1", "trainer.eval_every=16"],
 ]
 

@@ -26,7 +26,7 @@ SESSION = """
         if step == 10:
             console.warning("the disk is [nearly] full")
     console.table("test", ["method", "mse"], [["lstm", "0.25"], ["naive", "1.5"]], "lower is better")
-    console.error(["data.path: expected a file", "model.depth: expected a number"])
+    console.error(["data.path: expected a file", "model.num_layers: expected a number"])
 """
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 COLOURS = re.compile(r"\x1b\[[0-9;]*(3[0-7]|9[0-7]|38;[0-9;]*)m")
@@ -103,7 +103,7 @@ def test_a_pipe_gets_plain_lines_one_per_epoch():
         "naive    1.5",
         "lower is better",
         "error: data.path: expected a file",
-        "       model.depth: expected a number",
+        "       model.num_layers: expected a number",
     ]
 
 
@@ -143,7 +143,7 @@ def test_a_terminal_shows_a_live_line_that_messages_do_not_garble():
     assert "epoch" not in "\n".join(lines)
     assert [line.strip() for line in lines[-3:]] == [
         "error: data.path: expected a file",
-        "model.depth: expected a number",
+        "model.num_layers: expected a number",
         "",
     ]
     assert "\rs" not in written

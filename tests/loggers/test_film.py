@@ -123,7 +123,7 @@ def test_a_long_run_has_a_film_of_some_of_its_frames_the_last_among_them(
 RUN = (
     "model=rbm",
     "data=digits",
-    "model.hidden=16",
+    "model.hidden_size=16",
     "device=cpu",
     "trainer.eval_every=3",
     "trainer.checkpoint_every=2",

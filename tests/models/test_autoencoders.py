@@ -23,28 +23,28 @@ def test_the_default_is_the_public_example() -> None:
 
 
 def test_the_decoder_mirrors_the_encoder() -> None:
-    model = DenseAutoencoder([7], statistics=1, hidden=[5, 4], latent=3)
+    model = DenseAutoencoder([7], statistics=1, hidden_size=[5, 4], latent=3)
     widths = [(m.in_features, m.out_features) for m in model.modules() if isinstance(m, nn.Linear)]
     assert widths == [(7, 5), (5, 4), (4, 3), (3, 4), (4, 5), (5, 7)]
 
 
 def test_no_hidden_layer_leaves_two_linear_maps() -> None:
-    model, x = DenseAutoencoder([6], statistics=1, hidden=[], latent=2), drawn(4, 6)
+    model, x = DenseAutoencoder([6], statistics=1, hidden_size=[], latent=2), drawn(4, 6)
     torch.testing.assert_close(model(2 * x) - model(x), model(x) - model(torch.zeros_like(x)))
 
 
 @pytest.mark.parametrize("sides", [(28, 28), (16, 20), (13, 9), (8, 8), (9, 31)])
 @pytest.mark.parametrize("hidden", [[4], [4, 8], [4, 8, 8]])
 def test_a_picture_of_any_size_comes_back_in_its_size(sides: tuple[int, int], hidden: list[int]) -> None:
-    model = ConvAutoencoder(3, *sides, statistics=2, hidden=hidden, latent=5)
+    model = ConvAutoencoder(3, *sides, statistics=2, hidden_size=hidden, latent=5)
     assert model.encoder(drawn(2, 3, *sides)).shape == (2, 10)
     assert model(drawn(2, 3, *sides)).shape == (2, 3, *sides)
 
 
 def test_more_convolutions_than_a_picture_can_be_halved_are_refused() -> None:
-    ConvAutoencoder(1, 8, 12, statistics=1, hidden=[2, 2, 2])
-    with pytest.raises(ConfigError, match=r"model\.hidden: expected at most 3 convolutions, got 4"):
-        ConvAutoencoder(1, 8, 12, statistics=1, hidden=[2, 2, 2, 2])
+    ConvAutoencoder(1, 8, 12, statistics=1, hidden_size=[2, 2, 2])
+    with pytest.raises(ConfigError, match=r"model\.hidden_size: expected at most 3 convolutions, got 4"):
+        ConvAutoencoder(1, 8, 12, statistics=1, hidden_size=[2, 2, 2, 2])
 
 
 def test_a_class_is_told_one_hot_beside_the_numbers() -> None:
@@ -67,8 +67,8 @@ def test_an_unknown_class_is_none_of_them(labels: Tensor | None) -> None:
 
 def conditional(kind: str, conditional: bool) -> nn.Module:
     if kind == "dense":
-        return DenseAutoencoder([1, 8, 8], 2, hidden=16, latent=4, conditional=conditional, classes=5)
-    return ConvAutoencoder(1, 8, 8, 2, hidden=[4], latent=4, conditional=conditional, classes=5)
+        return DenseAutoencoder([1, 8, 8], 2, hidden_size=16, latent=4, conditional=conditional, classes=5)
+    return ConvAutoencoder(1, 8, 8, 2, hidden_size=[4], latent=4, conditional=conditional, classes=5)
 
 
 @pytest.mark.parametrize("kind", ["dense", "convolutional"])
@@ -86,7 +86,7 @@ def test_a_class_cannot_be_told_where_there_is_none() -> None:
         DenseAutoencoder([4], statistics=1, conditional=True)
 
 
-@pytest.mark.parametrize("changes", [{"latent": 0}, {"hidden": [3, 0]}, {"activation": "rleu"}])
+@pytest.mark.parametrize("changes", [{"latent": 0}, {"hidden_size": [3, 0]}, {"activation": "rleu"}])
 def test_values_that_make_no_sense_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=rf"model\.{next(iter(changes))}"):
         DenseAutoencoder([4], **{"statistics": 1, **changes})

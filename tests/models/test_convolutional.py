@@ -18,13 +18,13 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def small(*blocks: dict[str, Any], side: int = 8, hidden: list[int] | None = None, **rest: Any) -> CNN:
-    return CNN(3, side, side, 10, list(blocks), hidden or [], **rest)
+def small(*blocks: dict[str, Any], side: int = 8, hidden_size: list[int] | None = None, **rest: Any) -> CNN:
+    return CNN(3, side, side, 10, list(blocks), hidden_size or [], **rest)
 
 
 def cifar10() -> CNN:
     node = OmegaConf.to_container(OmegaConf.load(YAML))
-    return CNN(3, 32, 32, 10, node["blocks"], node["hidden"], node["activation"], node["norm"])
+    return CNN(3, 32, 32, 10, node["blocks"], node["hidden_size"], node["activation"], node["norm"])
 
 
 def test_the_cifar10_network_has_as_many_parameters_as_its_layers_say() -> None:
@@ -72,7 +72,7 @@ def test_a_block_may_differ_from_the_network() -> None:
 
 @pytest.mark.parametrize("norm", ["batch", "layer", "group"])
 def test_with_a_norm_every_parameter_of_a_cnn_gets_a_gradient(norm: str) -> None:
-    model = small({"channels": 16, "pool": "max"}, {"channels": 32}, hidden=[32], norm=norm)
+    model = small({"channels": 16, "pool": "max"}, {"channels": 32}, hidden_size=[32], norm=norm)
     model(torch.randn(4, 3, 8, 8)).square().sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad.abs().max() > 1e-4, name

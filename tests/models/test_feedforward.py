@@ -18,7 +18,7 @@ def test_a_perceptron_is_one_matrix_on_the_flattened_input() -> None:
 
 
 def test_an_mlp_equals_its_matrices_with_relu_between() -> None:
-    model = MLP(12, 3, hidden=[8, 7])
+    model = MLP(12, 3, hidden_size=[8, 7])
     w1, b1, w2, b2, w3, b3 = model.parameters()
     x = torch.randn(5, 3, 4)
     hidden = F.relu(F.relu(x.flatten(1) @ w1.T + b1) @ w2.T + b2)
@@ -26,13 +26,15 @@ def test_an_mlp_equals_its_matrices_with_relu_between() -> None:
 
 
 def test_depth_repeats_one_width() -> None:
-    assert parameters(MLP(12, 3, hidden=8, depth=3)) == parameters(MLP(12, 3, hidden=[8, 8, 8], depth=3))
-    assert parameters(MLP(12, 3, hidden=8, depth=3)) == 13 * 8 + 9 * 8 + 9 * 8 + 9 * 3
+    assert parameters(MLP(12, 3, hidden_size=8, num_layers=3)) == parameters(
+        MLP(12, 3, hidden_size=[8, 8, 8], num_layers=3)
+    )
+    assert parameters(MLP(12, 3, hidden_size=8, num_layers=3)) == 13 * 8 + 9 * 8 + 9 * 8 + 9 * 3
 
 
 @pytest.mark.parametrize("norm", ["batch", "layer", "group"])
 def test_with_a_norm_every_parameter_still_gets_a_gradient(norm: str) -> None:
-    model = MLP(12, 3, hidden=32, norm=norm, activation="tanh")
+    model = MLP(12, 3, hidden_size=32, norm=norm, activation="tanh")
     model(torch.randn(8, 12)).square().sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad.abs().max() > 1e-4, name
@@ -41,10 +43,10 @@ def test_with_a_norm_every_parameter_still_gets_a_gradient(norm: str) -> None:
 @pytest.mark.parametrize(
     ("wrong", "key"),
     [
-        ({"hidden": -3}, "model.hidden"),
-        ({"hidden": [8, 0]}, "model.hidden"),
-        ({"hidden": [8, 8, 8]}, "model.depth"),
-        ({"depth": 0}, "model.depth"),
+        ({"hidden_size": -3}, "model.hidden_size"),
+        ({"hidden_size": [8, 0]}, "model.hidden_size"),
+        ({"hidden_size": [8, 8, 8]}, "model.num_layers"),
+        ({"num_layers": 0}, "model.num_layers"),
         ({"dropout": 1.0}, "model.dropout"),
         ({"outputs": 0}, "model.outputs"),
         ({"norm": "bath"}, "model.norm"),

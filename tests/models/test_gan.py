@@ -11,14 +11,14 @@ from dltrain.models.gan import DCGAN, GAN, Adversaries
 from dltrain.optim.ema import EMA
 
 
-def pictures(height: int = 28, width: int = 28, channels: int = 1, hidden: int = 4, **rest: object) -> DCGAN:
+def pictures(height: int = 28, width: int = 28, channels: int = 1, hidden_size: int = 4, **rest: object) -> DCGAN:
     torch.manual_seed(0)
-    return DCGAN(channels, height, width, 1, latent=6, hidden=hidden, **rest)  # type: ignore[arg-type]
+    return DCGAN(channels, height, width, 1, latent=6, hidden_size=hidden_size, **rest)  # type: ignore[arg-type]
 
 
 def points(**rest: object) -> GAN:
     torch.manual_seed(0)
-    return GAN([2], 2, 1, latent=6, hidden=16, **rest)  # type: ignore[arg-type]
+    return GAN([2], 2, 1, latent=6, hidden_size=16, **rest)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("side", [(28, 28), (32, 32), (64, 64), (16, 20), (9, 31), (4, 7), (2, 2)])
@@ -54,7 +54,7 @@ def example_of_64(latent: int, hidden: int) -> tuple[nn.Sequential, nn.Sequentia
 
 
 def test_64_pixels_are_those_of_the_public_example_layer_by_layer() -> None:
-    model = DCGAN(3, 64, 64, 1, latent=10, hidden=4)
+    model = DCGAN(3, 64, 64, 1, latent=10, hidden_size=4)
     makes, judges = example_of_64(10, 4)
     ours, theirs = list(model.generator.parameters()), list(makes.parameters())
     with torch.no_grad():
@@ -70,7 +70,7 @@ def test_64_pixels_are_those_of_the_public_example_layer_by_layer() -> None:
 
 
 def test_weights_begin_as_the_paper_says() -> None:
-    model = DCGAN(3, 32, 32, 1, hidden=32)
+    model = DCGAN(3, 32, 32, 1, hidden_size=32)
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             assert module.weight.std().item() == pytest.approx(0.02, rel=0.1)
@@ -159,7 +159,8 @@ def test_a_norm_that_would_undo_the_spectral_bound_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "key"), [({"hidden": [8, 8], "depth": 3}, "depth"), ({"critic_norm": "bach"}, "critic_norm")]
+    ("wrong", "key"),
+    [({"hidden_size": [8, 8], "num_layers": 3}, "num_layers"), ({"critic_norm": "bach"}, "critic_norm")],
 )
 def test_what_makes_no_sense_is_refused_with_its_key(wrong: dict[str, object], key: str) -> None:
     with pytest.raises(ConfigError, match=rf"model\.{key}"):

@@ -26,7 +26,7 @@ def layer_like(block: nn.Module) -> nn.TransformerEncoderLayer:
 
 @pytest.mark.parametrize("steps", [1, 9, 16])
 def test_a_gpt_equals_torchs_layers_with_the_same_weights(steps: int) -> None:
-    model = GPT(11, 16, 11, hidden=32, depth=3)
+    model = GPT(11, 16, 11, hidden_size=32, num_layers=3)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)  # far from the small start, where a wrong branch would hardly show
     tokens = torch.randint(0, 11, (4, steps))
@@ -47,13 +47,13 @@ def test_an_untrained_gpt_knows_as_much_as_chance() -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_gpt_has_as_many_parameters_as_its_layers_say(bias: bool) -> None:
-    model = GPT(65, 64, 65, hidden=128, depth=4, bias=bias)
+    model = GPT(65, 64, 65, hidden_size=128, num_layers=4, bias=bias)
     block = 12 * 128**2 + 2 * 128 + bias * (2 * 128 + 3 * 128 + 128 + 4 * 128 + 128)
     assert sum(p.numel() for p in model.parameters()) == 65 * 128 + 64 * 128 + 4 * block + 128 + bias * 128
 
 
 def test_branches_start_smaller_the_deeper_the_network() -> None:
-    model = GPT(65, 64, 65, hidden=128, depth=8)
+    model = GPT(65, 64, 65, hidden_size=128, num_layers=8)
     for block in model.blocks:
         assert block.mix.weight.std().item() == pytest.approx(0.02 / 4, rel=0.05)
         assert block.down.weight.std().item() == pytest.approx(0.02 / 4, rel=0.05)
@@ -64,8 +64,8 @@ def test_branches_start_smaller_the_deeper_the_network() -> None:
     ("wrong", "message"),
     [
         ({"outputs": 10}, r"model\.outputs: expected 65"),
-        ({"hidden": 130}, r"model\.heads"),
-        ({"depth": 0}, r"model\.depth"),
+        ({"hidden_size": 130}, r"model\.num_heads"),
+        ({"num_layers": 0}, r"model\.num_layers"),
         ({"vocabulary": 0}, r"model\.vocabulary"),
         ({"dropout": 1.5}, r"model\.dropout"),
     ],

@@ -58,8 +58,12 @@ def test_an_unknown_norm_names_the_nearest() -> None:
 
 def test_all_wrong_sizes_are_reported_together() -> None:
     with pytest.raises(ConfigError) as caught:
-        check(1.5, hidden=-3, depth=2, heads=0, vocabulary=None)
-    assert [line.split(":")[0] for line in caught.value.problems] == ["model.hidden", "model.heads", "model.dropout"]
+        check(1.5, hidden_size=-3, num_layers=2, num_heads=0, vocabulary=None)
+    assert [line.split(":")[0] for line in caught.value.problems] == [
+        "model.hidden_size",
+        "model.num_heads",
+        "model.dropout",
+    ]
 
 
 def test_positions_refuse_more_steps_than_they_have() -> None:

@@ -80,7 +80,7 @@ def test_a_stack_answers_as_a_multilayer_perceptron_of_sigmoid_units() -> None:
 
 @pytest.mark.parametrize("hidden", [[], [5, 0]])
 def test_layers_without_units_are_refused(hidden: list[int]) -> None:
-    with pytest.raises(ConfigError, match=r"model\.hidden"):
+    with pytest.raises(ConfigError, match=r"model\.hidden_size"):
         DBN(6, 3, hidden)
 
 

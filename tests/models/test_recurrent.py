@@ -14,7 +14,7 @@ KINDS = [("rnn", "tanh"), ("rnn", "relu"), ("lstm", None), ("gru", None)]
 
 def pair(cell: str, activation: str | None, bidirectional: bool, **rest: Any) -> tuple[Recurrent, nn.Module]:
     """Our model and torch's layers with our weights."""
-    model = Recurrent(cell, 3, 5, hidden=7, bidirectional=bidirectional, activation=activation, **rest)
+    model = Recurrent(cell, 3, 5, hidden_size=7, bidirectional=bidirectional, activation=activation, **rest)
     options = {} if activation is None else {"nonlinearity": activation}
     reference = TORCH[cell](3, 7, 2, bidirectional=bidirectional, **options)
     reference.load_state_dict(model.layers.state_dict())
@@ -46,7 +46,7 @@ def test_a_recurrent_network_answers_from_torchs_final_states(cell: str, activat
 
 
 def test_an_lstm_step_equals_its_equations() -> None:
-    model = Recurrent("lstm", 3, 5, hidden=7, depth=1)
+    model = Recurrent("lstm", 3, 5, hidden_size=7, num_layers=1)
     w, u, b, c = model.layers.parameters()
     x, state, memory = torch.randn(4, 6, 3), torch.zeros(4, 7), torch.zeros(4, 7)
     for step in range(6):
@@ -57,7 +57,7 @@ def test_an_lstm_step_equals_its_equations() -> None:
 
 
 def test_tokens_pass_an_embedding() -> None:
-    model = Recurrent("gru", 11, 5, hidden=7, vocabulary=11, each_step=True)
+    model = Recurrent("gru", 11, 5, hidden_size=7, vocabulary=11, each_step=True)
     tokens = torch.randint(0, 11, (4, 9))
     states, _ = model.layers(model.steps.embedding.weight[tokens])
     torch.testing.assert_close(model(tokens), head(model, states))
@@ -66,7 +66,7 @@ def test_tokens_pass_an_embedding() -> None:
 def test_dropout_on_one_layer_acts_and_does_not_warn() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model = Recurrent("lstm", 3, 5, depth=1, dropout=0.5)
+        model = Recurrent("lstm", 3, 5, num_layers=1, dropout=0.5)
     x = torch.randn(4, 9, 3)
     assert not torch.equal(model(x), model(x))
 
@@ -78,8 +78,8 @@ def test_dropout_on_one_layer_acts_and_does_not_warn() -> None:
         ({"cell": "rnn", "activation": "gelu"}, r"model\.activation: expected one of tanh, relu, got gelu"),
         ({"cell": "lstm", "activation": "relu"}, r"model\.activation: expected null.* got relu"),
         ({"cell": "lsmt"}, r"model\.cell.*Did you mean lstm\?"),
-        ({"hidden": -3}, r"model\.hidden: expected an integer of at least 1, got -3"),
-        ({"depth": 0}, r"model\.depth"),
+        ({"hidden_size": -3}, r"model\.hidden_size: expected an integer of at least 1, got -3"),
+        ({"num_layers": 0}, r"model\.num_layers"),
         ({"dropout": 1.5}, r"model\.dropout"),
         ({"vocabulary": 0}, r"model\.vocabulary"),
     ],

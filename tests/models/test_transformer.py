@@ -32,7 +32,7 @@ def through(model: Transformer, x: Tensor, mask: Tensor | None, activation: str)
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_transformer_equals_torchs_encoder_with_the_same_weights(causal: bool, activation: str) -> None:
-    model = Transformer(3, 12, 5, hidden=32, each_step=True, causal=causal, activation=activation)
+    model = Transformer(3, 12, 5, hidden_size=32, each_step=True, causal=causal, activation=activation)
     x = torch.randn(4, 9, 3)
     mask = nn.Transformer.generate_square_subsequent_mask(9) if causal else None
     expected = model.head(through(model, x, mask, activation))
@@ -40,7 +40,7 @@ def test_a_transformer_equals_torchs_encoder_with_the_same_weights(causal: bool,
 
 
 def test_one_answer_reads_the_last_step() -> None:
-    model = Transformer(3, 12, 5, hidden=32)
+    model = Transformer(3, 12, 5, hidden_size=32)
     x = torch.randn(4, 12, 3)
     steps = through(model, x, None, "gelu")
     torch.testing.assert_close(model(x), model.head(steps[:, -1]), atol=1e-5, rtol=1e-5)
@@ -56,11 +56,11 @@ def test_a_transformer_tells_steps_apart() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"hidden": 30}, r"model\.heads: expected a divisor of model\.hidden, which is 30, got 4"),
-        ({"heads": 0}, r"model\.heads"),
-        ({"hidden": -4}, r"model\.hidden"),
-        ({"depth": 0}, r"model\.depth"),
-        ({"feedforward": 0}, r"model\.feedforward"),
+        ({"hidden_size": 30}, r"model\.num_heads: expected a divisor of model\.hidden_size, which is 30, got 4"),
+        ({"num_heads": 0}, r"model\.num_heads"),
+        ({"hidden_size": -4}, r"model\.hidden_size"),
+        ({"num_layers": 0}, r"model\.num_layers"),
+        ({"ffn_ratio": 0}, r"model\.ffn_ratio"),
         ({"length": 0}, r"model\.length"),
         ({"activation": "gleu"}, r"model\.activation.*Did you mean gelu\?"),
         ({"dropout": 1}, r"model\.dropout"),

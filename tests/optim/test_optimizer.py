@@ -77,7 +77,7 @@ def groups_in_torch(model: nn.Module, weight_decay: float) -> list[dict[str, Any
 def test_l2_equals_torchs_weight_decay_under_sgd(momentum: float, biases: bool) -> None:
     ours, theirs = network(), network()
     make = partial(torch.optim.SGD, lr=0.1, momentum=momentum)
-    train(ours, optimizer_of(ours, make, l2=0.05, biases=biases), 10)
+    train(ours, optimizer_of(ours, make, l2=0.05, decay_biases=biases), 10)
     groups = [{"params": list(theirs.parameters()), "weight_decay": 0.05}] if biases else groups_in_torch(theirs, 0.05)
     train_in_torch(theirs, torch.optim.SGD(groups, lr=0.1, momentum=momentum), 10)
     same(ours, theirs, rtol=1e-6, atol=1e-7)
@@ -109,7 +109,7 @@ def test_biases_and_norm_scales_carry_no_penalty_unless_asked(kind: str, biases:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(1.0)
-    optimizer = optimizer_of(model, biases=biases, **{kind: 0.5})
+    optimizer = optimizer_of(model, decay_biases=biases, **{kind: 0.5})
     optimizer.backward(Loss(sum((p * 0).sum() for p in model.parameters()), 1))  # type: ignore[arg-type]
     optimizer.step(0)
     for parameter in model.parameters():

@@ -39,7 +39,7 @@ def factors(chosen: Schedule, steps: int = STEPS) -> list[float]:
 @pytest.mark.parametrize("end", [0.0, 0.1])
 def test_cosine_equals_torchs_at_every_step(end: float) -> None:
     expected = torch_rates(lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=STEPS, eta_min=end))
-    assert factors(Cosine(end=end)) == pytest.approx(expected, abs=1e-12)
+    assert factors(Cosine(end_factor=end)) == pytest.approx(expected, abs=1e-12)
 
 
 def test_cosine_after_warm_up_equals_torchs_linear_then_cosine() -> None:
@@ -53,11 +53,11 @@ def test_cosine_after_warm_up_equals_torchs_linear_then_cosine() -> None:
 
 def test_step_equals_torchs_at_every_step() -> None:
     expected = torch_rates(lambda o: lr_scheduler.StepLR(o, step_size=30, gamma=0.2))
-    assert factors(Step(every=30, factor=0.2)) == pytest.approx(expected, rel=1e-12)
+    assert factors(Step(step_size=30, gamma=0.2)) == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_span_below_one_is_a_fraction_of_all_steps() -> None:
-    assert factors(Step(every=0.3)) == factors(Step(every=30))
+    assert factors(Step(step_size=0.3)) == factors(Step(step_size=30))
     assert factors(Cosine(warmup=0.2)) == factors(Cosine(warmup=20))
     assert factors(Noam(width=64, warmup=0.25)) == factors(Noam(width=64, warmup=25))
 
@@ -141,7 +141,7 @@ def test_plateau_goes_on_from_its_state() -> None:
     assert whole.scale < 1
 
 
-@pytest.mark.parametrize("make", [Constant, Cosine, Plateau, lambda warmup: Step(every=1000, warmup=warmup)])
+@pytest.mark.parametrize("make", [Constant, Cosine, Plateau, lambda warmup: Step(step_size=1000, warmup=warmup)])
 def test_warm_up_rises_linearly_and_ends_at_the_full_rate(make: Any) -> None:
     assert factors(make(warmup=4))[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0], abs=1e-3)
 

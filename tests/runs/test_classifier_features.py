@@ -17,9 +17,9 @@ from dltrain.runs import classifier_features, job
 from dltrain.runs.inference import eval_batches, load_trained, rebuild_components
 from dltrain.tasks.pixel_range import Scale
 
-JUDGE = ("model=mlp", "model.hidden=[48,12]", "data=digits", "trainer.epochs=8", "optimizer.lr=5e-3")
-AVERAGED = "regularization.average=0.9"
-GAN = ("model=gan", "model.hidden=8", "data=digits", "trainer.max_steps=2", "device=cpu")
+JUDGE = ("model=mlp", "model.hidden_size=[48,12]", "data=digits", "trainer.epochs=8", "optimizer.lr=5e-3")
+AVERAGED = "regularization.ema_decay=0.9"
+GAN = ("model=gan", "model.hidden_size=8", "data=digits", "trainer.max_steps=2", "device=cpu")
 
 
 @pytest.fixture

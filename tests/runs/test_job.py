@@ -198,7 +198,7 @@ def test_a_key_is_changed_and_nothing_else(job: compose.Job) -> None:
         ["optimizer.lr=0.01", "optimizer=sgd"],
         ["optimizer.schedule.warmup=3", "optimizer/schedule=cosine", "optimizer=sgd"],
         ["optimizer/schedule=cosine"],
-        ["model.hidden=8", "regularization=dropout", "device=cpu"],
+        ["model.hidden_size=8", "regularization=dropout", "device=cpu"],
         ["model=cnn", "seed=4"],
     ],
 )
@@ -218,13 +218,13 @@ def test_the_place_of_a_new_run_is_no_part_of_what_it_is(job: compose.Job) -> No
 
 
 def test_all_mistakes_are_said_together(job: compose.Job) -> None:
-    typed = ["modle=cnn", "trainer.epochs=-1", "+model.more=1", "~model.hidden", "hydra.sweep.dir=x", "model=lsmt"]
+    typed = ["modle=cnn", "trainer.epochs=-1", "+model.more=1", "~model.hidden_size", "hydra.sweep.dir=x", "model=lsmt"]
     text = refused(lambda: changed(job, *typed))
     for said in (
         "modle: unknown key",
         "trainer.epochs: expected a whole number of at least 1, got -1",
         "+model.more=1: expected KEY=VALUE for a key that the run has",
-        "~model.hidden: expected KEY=VALUE for a key that the run has",
+        "~model.hidden_size: expected KEY=VALUE for a key that the run has",
         "hydra.sweep.dir: expected hydra.run.dir",
         "Did you mean lstm?",
     ):

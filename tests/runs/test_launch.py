@@ -36,9 +36,14 @@ from dltrain.storage import run_dir
 from dltrain.storage.checkpoints import Checkpoints
 
 STEPS = 20
-PICTURES = ["model=cnn", "model.hidden=[16]", "model.blocks=[{channels: 4, pool: max}]", "regularization.dropout=0.2"]
+PICTURES = [
+    "model=cnn",
+    "model.hidden_size=[16]",
+    "model.blocks=[{channels: 4, pool: max}]",
+    "regularization.dropout=0.2",
+]
 SPANS = ["trainer.max_steps=6", "trainer.log_every=2", "trainer.eval_every=3 steps", "trainer.checkpoint_every=1 epoch"]
-TEXT = ["model=gpt", "model.hidden=16", "model.heads=2", "model.depth=1", "regularization.dropout=0.1"]
+TEXT = ["model=gpt", "model.hidden_size=16", "model.num_heads=2", "model.num_layers=1", "regularization.dropout=0.1"]
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +275,7 @@ def test_a_whole_run_equals_a_plain_pytorch_loop_bit_for_bit(forecast: Outcome) 
     data = TimeSeries(series="elnino", window=24, horizon=6)
     batches = Batches(data.load().train, 64, seed=7, training=True)
     torch.manual_seed(7)
-    model = Recurrent(cell="lstm", features=1, outputs=6, hidden=64, depth=2, dropout=0.2)
+    model = Recurrent(cell="lstm", features=1, outputs=6, hidden_size=64, num_layers=2, dropout=0.2)
     torch.manual_seed(7)  # the seed names the weights and, anew, what training draws
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     order = (batch for epoch in range(STEPS) for batch in batches.epoch(epoch))
@@ -366,7 +371,7 @@ def test_every_optimizer_and_schedule_moves_every_weight_of_the_configured_model
 ) -> None:
     # Noam's factor is the paper's whole rate, which the optimizer's own only scales.
     scale = ["optimizer.lr=1"] if "noam" in typed else []
-    job = compose.compose(["model=mlp", "model.hidden=8", *small("digits"), "device=cpu", typed, *scale])
+    job = compose.compose(["model=mlp", "model.hidden_size=8", *small("digits"), "device=cpu", typed, *scale])
     made = assemble.build_components(job)
     (turn,) = made.task.stages(made.model)[0].turns
     optimizer = assemble.build_optimizer(job, made, turn, 10)
@@ -510,7 +515,7 @@ def test_a_picture_that_cannot_be_read_in_mid_run_ends_it_with_a_status(
         folder = tmp_path / ("red" if number % 2 else "blue")
         folder.mkdir(exist_ok=True)
         (folder / f"{number}.png").write_bytes(next(own_files["image_folder"].rglob(f"{number}.png")).read_bytes())
-    typed = ["model=mlp", "data=image_folder", f"data.path={tmp_path}", "data.side=8", "data.workers=0"]
+    typed = ["model=mlp", "data=image_folder", f"data.path={tmp_path}", "data.image_size=8", "data.workers=0"]
     made = assemble.build_components(compose.compose([*typed, "data.batch_size=4", "device=cpu"]))
     source = made.data.load().train
     last = int(Batches(source, 4, training=True).order(0)[-1])
@@ -547,8 +552,8 @@ def test_regularization_and_schedule_of_the_configuration_reach_the_loop(
         "model=mlp",
         *small("digits"),
         "regularization=standard",
-        "regularization.early_stopping=2",
-        "regularization.average=0.5",
+        "regularization.early_stopping_patience=2",
+        "regularization.ema_decay=0.5",
         "optimizer.lr=1e-30",
         "optimizer/schedule=plateau",
         "optimizer.schedule.patience=0",

@@ -245,7 +245,7 @@ def test_the_environment_names_the_versions_that_a_result_depends_on() -> None:
 @pytest.mark.slow
 def test_eight_commands_of_the_same_second_leave_eight_runs(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dltrain", "data.series=sunspots", "data.window=12", "data.horizon=3"]
-    command += ["trainer.max_steps=2", "model.hidden=4"]
+    command += ["trainer.max_steps=2", "model.hidden_size=4"]
     started = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) for _ in range(8)]
     assert [process.wait(timeout=300) for process in started] == [0] * 8
     states = [json.loads(file.read_text())["state"] for file in tmp_path.glob("outputs/lstm-timeseries/*/status.json")]

@@ -104,7 +104,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
         out, err = (folder / "out").open("w+"), (folder / "err").open("w+")
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", err)
-        code = main.main([*OWN, "-m", "model=gru,broken,lstm", "seed=range(0,2)", "model.hidden=8", *SMALL])
+        code = main.main([*OWN, "-m", "model=gru,broken,lstm", "seed=range(0,2)", "model.hidden_size=8", *SMALL])
     (home,) = (folder / "outputs" / "sweep").iterdir()
     return Swept(home, code, (folder / "out").read_text(), (folder / "err").read_text())
 
@@ -159,7 +159,7 @@ def test_a_job_of_a_sweep_equals_the_same_run_alone_bit_for_bit(
     job = swept.rows()[5]
     assert (job["model"], job["seed"]) == ("lstm", "1")
     torch.rand(3)
-    assert main.main(["model=lstm", "seed=1", "model.hidden=8", *SMALL, "hydra.run.dir=alone"]) == 0
+    assert main.main(["model=lstm", "seed=1", "model.hidden_size=8", *SMALL, "hydra.run.dir=alone"]) == 0
     results = [json.loads((folder / "result.json").read_text()) for folder in (Path(job["folder"]), Path("alone"))]
     for key in ("test", "best", "baselines", "steps"):
         assert results[0][key] == results[1][key]
@@ -371,7 +371,7 @@ def test_yaml_that_changed_under_a_sweep_is_seen(here: Path, capsys: pytest.Capt
     file = here / "my_conf" / "model" / "broken.yaml"
     file.write_text(file.read_text().replace("hidden: 8", "hidden: 9"))
     assert main.main([*typed, "sweep.resume=whole"]) == 2
-    assert "job 0: model.hidden: the sweep has 8, the configuration now 9" in capsys.readouterr().err
+    assert "job 0: model.hidden_size: the sweep has 8, the configuration now 9" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

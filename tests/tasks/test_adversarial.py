@@ -33,17 +33,17 @@ from dltrain.training.step import StepInfo, StepRunner
 RING = {"shape": [2], "classes": 8, "class_names": [str(n) for n in range(8)]}
 PICTURE = {"shape": [1, 8, 8], "low": [-0.5], "high": [1.5], "classes": 3}
 LOSSES = sorted(GAMES)
-SMALL = ["model.hidden=16", "model.depth=2", "model.latent=4", "data.batch_size=64", "device=cpu"]
+SMALL = ["model.hidden_size=16", "model.num_layers=2", "model.latent=4", "data.batch_size=64", "device=cpu"]
 
 
 def points(seed: int = 0, **rest: Any) -> GAN:
     torch.manual_seed(seed)
-    return GAN([2], 2, 1, latent=4, hidden=16, depth=2, **rest)
+    return GAN([2], 2, 1, latent=4, hidden_size=16, num_layers=2, **rest)
 
 
 def pictures(**rest: Any) -> DCGAN:
     torch.manual_seed(0)
-    return DCGAN(1, 8, 8, 1, latent=4, hidden=4, **rest)
+    return DCGAN(1, 8, 8, 1, latent=4, hidden_size=4, **rest)
 
 
 def batch_of(count: int = 32, shape: tuple[int, ...] = (2,), classes: int = 8) -> Batch:
@@ -70,7 +70,7 @@ TURNS = {
     "clipped": ["model=gan", "data=ring", *SMALL, "task.loss_name=wasserstein", "task.clip=0.01"],
     "penalised": ["model=gan", "data=ring", *SMALL, "task.loss_name=wasserstein", "device.precision=bf16"],
     "spectral": ["model=gan", "data=ring", *SMALL, "model.spectral=true", "task.loss_name=hinge"],
-    "pictures": ["model=dcgan", "data=digits", "model.hidden=4", "device=cpu", "device.precision=bf16"],
+    "pictures": ["model=dcgan", "data=digits", "model.hidden_size=4", "device=cpu", "device.precision=bf16"],
 }
 COMPILED = [
     pytest.param(name, True, marks=pytest.mark.slow, id=f"{name}, compiled")
@@ -106,7 +106,7 @@ def test_a_turn_changes_its_own_parameters_and_leaves_weights_and_gradients_of_t
 
 
 def test_the_generator_moves_once_in_as_many_steps_as_the_critic_has_turns() -> None:
-    critic, generator = Adversarial(**RING, critic_turns=5, critic_lr=0.1).stages(points())[0].turns
+    critic, generator = Adversarial(**RING, n_critic=5, critic_lr=0.1).stages(points())[0].turns
     assert (critic.every, generator.every) == (1, 5)
     assert (critic.lr, generator.lr) == (0.1, None)
 
@@ -153,7 +153,7 @@ def test_a_turn_weighs_real_and_fresh_made_up_examples(name: str) -> None:
 
 def test_a_critic_with_batch_norm_sees_real_and_made_up_examples_apart() -> None:
     torch.manual_seed(0)
-    task, model = Adversarial([1, 16, 16], [-1.0], [1.0]), DCGAN(1, 16, 16, 1, latent=4, hidden=4)
+    task, model = Adversarial([1, 16, 16], [-1.0], [1.0]), DCGAN(1, 16, 16, 1, latent=4, hidden_size=4)
     batch = batch_of(8, (1, 16, 16))
     torch.manual_seed(5)
     total = task.loss(model, batch, 0.0).total
@@ -427,7 +427,7 @@ def test_as_many_are_generated_as_asked_for_on_the_way_too(count: int) -> None:
 
 
 def test_a_conditional_generator_makes_the_class_it_is_asked_for(tmp_path: Path) -> None:
-    typed = ["experiment=ring_gan", "model.conditional=true", "trainer.max_steps=400", "model.hidden=64"]
+    typed = ["experiment=ring_gan", "model.conditional=true", "trainer.max_steps=400", "model.hidden_size=64"]
     job = compose.compose([*typed, "trainer.eval_every=400", "device=cpu", f"hydra.run.dir={tmp_path / 'run'}"])
     assert launch.train(job, Console(), 0.0).state == "finished"
     found = inference.load_trained(inference.rebuild_components(job), tmp_path / "run", "best.pt").components
@@ -440,7 +440,7 @@ def test_a_conditional_generator_makes_the_class_it_is_asked_for(tmp_path: Path)
 
 
 def test_the_averaged_generator_is_what_is_evaluated_and_kept(tmp_path: Path) -> None:
-    typed = ["model=gan", "data=ring", *SMALL, "trainer.max_steps=30", "regularization.average=0.9"]
+    typed = ["model=gan", "data=ring", *SMALL, "trainer.max_steps=30", "regularization.ema_decay=0.9"]
     job = compose.compose([*typed, f"hydra.run.dir={tmp_path / 'run'}"])
     assert launch.train(job, Console(), 0.0).state == "finished"
     result = json.loads((tmp_path / "run" / "result.json").read_text())["test"]

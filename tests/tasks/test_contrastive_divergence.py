@@ -190,7 +190,7 @@ def bars(tmp_path: Path) -> Callable[..., list[str]]:
     x = np.tile(PATTERNS, (40, 1)).reshape(-1, 3, 3).astype(np.uint8) * 255
     y = np.tile(np.arange(3), 40)
     np.savez(tmp_path / "bars.npz", x_train=x, y_train=y, x_test=x, y_test=y)
-    mine = ["model=rbm", "data=npz", f"data.path={tmp_path / 'bars.npz'}", "model.hidden=6", "device=cpu"]
+    mine = ["model=rbm", "data=npz", f"data.path={tmp_path / 'bars.npz'}", "model.hidden_size=6", "device=cpu"]
     return lambda *more: [
         *mine,
         "optimizer=sgd",

@@ -20,7 +20,7 @@ from dltrain.tasks.base import Wish
 from dltrain.tasks.classification import Classification
 from dltrain.tasks.layerwise import Layerwise
 
-SMALL = ["model=dbn", "data=digits", "data.labels=40", "model.hidden=[12,10,8]", "task.pretrain_epochs=2"]
+SMALL = ["model=dbn", "data=digits", "data.num_labels=40", "model.hidden_size=[12,10,8]", "task.pretrain_epochs=2"]
 SMALL += ["trainer.epochs=2", "device=cpu"]
 EPOCH = -(-1299 // 64)  # steps of an epoch of the digits, with and without labels
 State = dict[str, torch.Tensor]
@@ -95,7 +95,7 @@ def test_every_layer_has_losses_rates_and_a_metric_of_its_own(tmp_path: Path) ->
 
 @pytest.mark.parametrize("method", ["contrastive_divergence", "denoising"])
 def test_layers_learn_to_bring_back_what_they_read(method: str, tmp_path: Path) -> None:
-    more = [f"task.method={method}", "model.hidden=[64,32]", "task.pretrain_epochs=8", "optimizer.lr=0.005"]
+    more = [f"task.method={method}", "model.hidden_size=[64,32]", "task.pretrain_epochs=8", "optimizer.lr=0.005"]
     outcome, _ = trained(tmp_path, *more)
     for number in (1, 2):
         told = [line.get(f"reconstruction_layer{number}") for line in lines(outcome, "val")]

@@ -57,7 +57,7 @@ def test_with_batches_of_one_each_step_is_rosenblatts(gate: str, tmp_path: Path)
 
 
 def test_of_many_classes_the_right_one_and_its_strongest_rival_move(tmp_path: Path) -> None:
-    outcome, made = trained(tmp_path, "data=digits", "data.labels=200", "trainer.epochs=2")
+    outcome, made = trained(tmp_path, "data=digits", "data.num_labels=200", "trainer.epochs=2")
     w = weights(made.model.state_dict()).copy()
     moves = 0
     for x, target in examples(made, 2):

@@ -36,7 +36,7 @@ def correlated(count: int) -> Tensor:
 
 def network(**changes: Any) -> DenseAutoencoder:
     torch.manual_seed(0)
-    return DenseAutoencoder([1, 6, 6], 1, **{"hidden": 16, "latent": LATENT, **changes})
+    return DenseAutoencoder([1, 6, 6], 1, **{"hidden_size": 16, "latent": LATENT, **changes})
 
 
 def batches(inputs: Tensor, size: int = 16, **more: Tensor) -> list[dict[str, Tensor]]:
@@ -90,7 +90,7 @@ def test_what_components_leave_out_is_scikit_learns(kept: int) -> None:
 def test_a_linear_autoencoder_reaches_the_principal_components_and_no_less() -> None:
     x, task = correlated(200), Reconstruction([10], 10)
     torch.manual_seed(0)
-    model = DenseAutoencoder([10], 1, hidden=[], latent=2)
+    model = DenseAutoencoder([10], 1, hidden_size=[], latent=2)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for _ in range(800):
         optimizer.zero_grad()
@@ -104,7 +104,7 @@ def test_a_linear_autoencoder_reaches_the_principal_components_and_no_less() -> 
 
 
 def test_very_large_examples_are_not_compared_with_components() -> None:
-    x, model = drawn(3, 2_049), DenseAutoencoder([2_049], 1, hidden=[], latent=2)
+    x, model = drawn(3, 2_049), DenseAutoencoder([2_049], 1, hidden_size=[], latent=2)
     assert evaluate(Reconstruction([2_049], 2_049), model, x).baselines == {}
 
 
@@ -173,7 +173,7 @@ def test_sparseness_is_the_divergence_by_hand() -> None:
 
 def test_a_sparse_code_is_compared_by_its_mean_activity() -> None:
     x, model = pictures(9), network()
-    task = Reconstruction(**PICTURE, code="sigmoid", sparsity=3.0, activity=0.1)
+    task = Reconstruction(**PICTURE, code="sigmoid", sparsity=3.0, sparsity_target=0.1)
     loss = task.loss(model, {"inputs": x}, 0.0)
     code = model.encoder(x).sigmoid()
     torch.testing.assert_close(loss.parts["sparsity"], 3 * sparseness(code.mean(0), 0.1))
@@ -184,7 +184,7 @@ def test_a_sparse_code_is_compared_by_its_mean_activity() -> None:
 
 def test_training_moves_the_activity_of_a_sparse_code_to_its_target() -> None:
     x, model = pictures(64), network(latent=10)
-    task = Reconstruction(**PICTURE, code="sigmoid", sparsity=3.0, activity=0.1)
+    task = Reconstruction(**PICTURE, code="sigmoid", sparsity=3.0, sparsity_target=0.1)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(200):
         optimizer.zero_grad()
@@ -195,15 +195,15 @@ def test_training_moves_the_activity_of_a_sparse_code_to_its_target() -> None:
 
 def test_the_absolute_values_of_a_code_are_summed() -> None:
     x, model = pictures(9), network()
-    loss = Reconstruction(**PICTURE, code_l1=0.5).loss(model, {"inputs": x}, 0.0)
-    torch.testing.assert_close(loss.parts["code_l1"], 0.5 * model.encoder(x).abs().sum() / 9)
+    loss = Reconstruction(**PICTURE, latent_l1=0.5).loss(model, {"inputs": x}, 0.0)
+    torch.testing.assert_close(loss.parts["latent_l1"], 0.5 * model.encoder(x).abs().sum() / 9)
 
 
 def smooth(kind: str) -> nn.Module:
     torch.manual_seed(0)
     if kind == "dense":
-        return DenseAutoencoder([1, 6, 6], 1, hidden=8, latent=4, activation="tanh").double()
-    return ConvAutoencoder(1, 6, 6, 1, hidden=[4], latent=4, activation="tanh").double()
+        return DenseAutoencoder([1, 6, 6], 1, hidden_size=8, latent=4, activation="tanh").double()
+    return ConvAutoencoder(1, 6, 6, 1, hidden_size=[4], latent=4, activation="tanh").double()
 
 
 @pytest.mark.parametrize("kind", ["dense", "convolutional"])

@@ -31,7 +31,7 @@ def pictures(count: int, seed: int = 0, low: float = 0.0, high: float = 1.0) -> 
 
 def network(**changes: Any) -> DenseAutoencoder:
     torch.manual_seed(0)
-    return DenseAutoencoder([1, 6, 6], 2, **{"hidden": 32, "latent": LATENT, **changes})
+    return DenseAutoencoder([1, 6, 6], 2, **{"hidden_size": 32, "latent": LATENT, **changes})
 
 
 def batches(inputs: Tensor, size: int = 16, **more: Tensor) -> list[dict[str, Tensor]]:
@@ -140,7 +140,7 @@ def test_drawn_pixels_are_black_or_white_and_on_average_what_they_were() -> None
 
     class Watching(DenseAutoencoder):
         def __init__(self) -> None:
-            super().__init__([1, 6, 6], 2, hidden=8, latent=LATENT)
+            super().__init__([1, 6, 6], 2, hidden_size=8, latent=LATENT)
             self.encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
 
     task = Variational(**{**PICTURE, "low": [-1.0], "high": [3.0]}, binarise=True)
@@ -390,7 +390,7 @@ def test_a_model_without_encoder_and_decoder_is_refused() -> None:
 
 def test_data_that_are_no_pictures_have_no_pictures_to_show() -> None:
     torch.manual_seed(0)
-    task, model = Variational([4], 4), DenseAutoencoder([4], 2, hidden=8, latent=2)
+    task, model = Variational([4], 4), DenseAutoencoder([4], 2, hidden_size=8, latent=2)
     evaluation = evaluate(task, model, drawn(30, 4))
     assert [item.tag for item in task.show(model, evaluation)] == ["codes"]
     assert task.frame(model) is None
