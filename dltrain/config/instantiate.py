@@ -11,6 +11,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+from dltrain.config import renamed
 from dltrain.errors import ConfigError, nearest, problem
 
 Node = Mapping[str, Any]
@@ -113,7 +114,9 @@ def mistakes(node: Node, key: str, allow: tuple[str, ...] = ()) -> Iterator[str]
     hints = annotations(made)
     for name, value in given.items():
         if name not in names and not open_ended:
-            hint = nearest(name, names) or f"{made.__name__} takes {' '.join(names) or 'none'}."
+            new = renamed.new_key(f"{key}.{name}")
+            takes = f"{made.__name__} takes {' '.join(names) or 'none'}."
+            hint = f"It is called {new} now." if new else nearest(name, names) or takes
             yield f"{key}.{name}: unknown argument. {hint}"
         else:
             yield from wrong_argument(f"{key}.{name}", value, hints.get(name, Any), allow)
@@ -146,6 +149,8 @@ def target(path: Any, key: str, allow: tuple[str, ...]) -> Callable[..., Any]:
         ConfigError: When it may not, or does not exist. What is not allowed is not imported.
     """
     path = str(path)
+    if new := renamed.new_target(path):
+        raise ConfigError(problem(f"{key}._target_", new, path, "The class has moved."))
     module, _, name = path.rpartition(".")
     trusted = next((prefix for prefix in allow if path.startswith(f"{prefix}.")), None)
     library = next((prefix for prefix in LIBRARIES if prefix == f"{module}."), None)

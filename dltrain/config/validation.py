@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from dltrain.config import schema
+from dltrain.config import renamed, schema
 from dltrain.errors import nearest, problem
 
 Node = Mapping[str, Any]
@@ -48,6 +48,8 @@ def unknown(key: str, content: Node, groups: Sequence[str]) -> str | None:
         return None
     except LookupError as error:
         parent = str(error)
+    if new := renamed.new_key(key):
+        return f"{key}: unknown key. It is called {new} now."
     part = key.removeprefix(f"{parent}.").split(".", 1)[0]
     node = find(parent, content) if parent else dict.fromkeys(groups) | dict(content)
     inside = node if isinstance(node, Mapping) else range(len(node)) if isinstance(node, list) else ()
@@ -99,7 +101,9 @@ def misplaced(content: Node, own: Node, groups: Sequence[str]) -> Iterator[str]:
             if name == "experiment":
                 yield 'experiment: expected a first line "# @package _global_" in this YAML, or nobody reads it'
             elif name not in known and (prefix or name not in groups) and f"${{{prefix}{name}" not in pulled:
-                yield f"{prefix}{name}: nobody reads this key. {nearest(name, known)}".rstrip()
+                new = renamed.new_key(f"{prefix}{name}")
+                hint = f"It is called {new} now." if new else nearest(name, known)
+                yield f"{prefix}{name}: unknown key. {hint}".rstrip()
         yield from (f"{prefix}{name}: expected a value, got nothing" for name in known if name not in node)
 
 

@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from dltrain import redaction
-from dltrain.config import compose, interpolation, overrides, schema, validation
+from dltrain.config import compose, interpolation, overrides, renamed, schema, validation
 from dltrain.config.compose import Composer, Job
 from dltrain.errors import ConfigError, nearest, problem
 from dltrain.runs import index
@@ -39,9 +39,10 @@ def load_job(path: Path, allow: Iterable[str] = ()) -> Job:
     """
     try:
         content: Any = OmegaConf.to_container(OmegaConf.create(safe_read.read_yaml_text(path / JOB)))
-        config = OmegaConf.create(content["config"])
-        choices, typed, dirs = (content[name] for name in ("choices", "overrides", "config_dirs"))
-        check_types(content["config"], choices, [*typed, *dirs])
+        choices, dirs = content["choices"], content["config_dirs"]
+        check_types(content["config"], choices, [*content["overrides"], *dirs])
+        content = renamed.upgrade(content)
+        config, typed = OmegaConf.create(content["config"]), content["overrides"]
         interpolation.refuse_assembled(content["config"], path / JOB)
         config.allow_targets = list(allow)
         return Job(config, dict(choices), tuple(typed), None, None, tuple(dirs), tuple(allow))

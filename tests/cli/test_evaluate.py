@@ -201,15 +201,14 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_gives_way_to_its_success
     saved.open()
 
     def go_on() -> None:
-        for step in range(80):
-            state = {
-                **dict.fromkeys(checkpoint_format.PARTS),
-                "model": {"w": torch.zeros(20_000)},
-                "loop": {"step": step},
-            }
-            saved.save(state, step, float(step), best=True)
-            saved.wait()
-        over.set()
+        try:
+            for step in range(80):
+                required = dict.fromkeys(checkpoint_format.REQUIRED)
+                state = {**required, "model": {"w": torch.zeros(20_000)}, "loop": {"step": step}}
+                saved.save(state, step, float(step), best=True)
+                saved.wait()
+        finally:
+            over.set()
 
     training = threading.Thread(target=go_on)
     training.start()

@@ -188,8 +188,8 @@ def test_options_and_experiments_of_ones_own_are_found_but_do_not_replace_ours(o
 @pytest.mark.parametrize(
     ("text", "mistake"),
     [
-        ("# @package _global_\ntrainer:\n  epoch: 3\n", "trainer.epoch: nobody reads this key. Did you mean epochs?"),
-        ("# @package _global_\nlearning_rate: 3\n", "learning_rate: nobody reads this key."),
+        ("# @package _global_\ntrainer:\n  epoch: 3\n", "trainer.epoch: unknown key. Did you mean epochs?"),
+        ("# @package _global_\nlearning_rate: 3\n", "learning_rate: unknown key."),
         ("# @package _global_\nseed: -1\n", "seed: expected a whole number of at least 0, got -1"),
         ("trainer:\n  epochs: 3\n", "# @package _global_"),
         ("# @package _global_\nallow_targets: [os]\n", "allow_targets: expected this key on the command line only"),
