@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dltrain.cli.main import Command, Parser
 from dltrain.config.compose import Job, compose
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 from dltrain.loggers.console import Console
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def read(flags: list[str]) -> argparse.Namespace:
     if (given.input is None) != (given.outputs is None):
         raise ConfigError("--input and --outputs: expected both or neither. Example: --input 3x32x32 --outputs 10")
     if given.outputs is not None and given.outputs < 1:
-        raise ConfigError(problem("--outputs", "a whole number at least 1", given.outputs))
+        raise ConfigError(format_error("--outputs", "a whole number at least 1", given.outputs))
     return given
 
 
@@ -68,7 +68,7 @@ def shape(text: str) -> tuple[int, ...]:
     """``3x32x32`` -> (3, 32, 32)."""
     sizes = text.split("x")
     if not all(size.isdigit() and int(size) for size in sizes) or len(sizes) > 3:
-        raise ConfigError(problem("--input", "one to three sizes such as 3x32x32, 96x7 or 784", text))
+        raise ConfigError(format_error("--input", "one to three sizes such as 3x32x32, 96x7 or 784", text))
     return tuple(map(int, sizes))
 
 

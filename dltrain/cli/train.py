@@ -6,7 +6,7 @@ from dltrain.cli.main import Command
 from dltrain.cli.resume import go_on
 from dltrain.config import compose
 from dltrain.config.compose import Job
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 from dltrain.loggers.console import Console
 from dltrain.runs import job as stored
 from dltrain.storage import folder_checks
@@ -41,6 +41,6 @@ def earlier(job: Job) -> Path | None:
         ConfigError: When the command does not say where that would be.
     """
     if job.run_dir is None:
-        raise ConfigError(problem("trainer.resume", "hydra.run.dir=FOLDER with auto, the same each time", "none"))
+        raise ConfigError(format_error("trainer.resume", "hydra.run.dir=FOLDER with auto, the same each time", "none"))
     path = Path(job.run_dir).expanduser()
     return path if (path / stored.JOB).is_file() else None

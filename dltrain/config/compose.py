@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from dltrain.config import interpolation, overrides, schema, validation
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 # Of Hydra's own keys a user may set one, in a run or in a sweep; its plugins, callbacks and loggers would run whatever
 # they name.
@@ -92,7 +92,9 @@ def session(config_dirs: tuple[str, ...], sweep: bool) -> Iterator["Composer"]:
     """
     missing = [folder for folder in config_dirs if not Path(folder).is_dir()]
     if missing:
-        raise ConfigError(*(problem("--config-dir", "an existing folder of YAML groups", name) for name in missing))
+        raise ConfigError(
+            *(format_error("--config-dir", "an existing folder of YAML groups", name) for name in missing)
+        )
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3", job_name="dltrain"):
         yield Composer(config_dirs, sweep)
@@ -189,7 +191,7 @@ class Composer:
         key, value = override.key_or_group, override.value()
         if is_hydras(override):
             ours = OURS_IN_HYDRA[self.sweep]
-            return None if key == ours else problem(key, f"{ours}, the only key of Hydra's to set here", value)
+            return None if key == ours else format_error(key, f"{ours}, the only key of Hydra's to set here", value)
         missing = validation.unknown(key, content, self.groups)
         if missing:
             return None if override.is_add() or override.is_force_add() else missing
@@ -208,7 +210,7 @@ class Composer:
         name = OmegaConf.select(whole, "sweep.resume")
         if self.sweep or name is None:
             return []
-        return [problem("sweep.resume", "-m with it", name, "A single run goes on with: dltrain resume RUN")]
+        return [format_error("sweep.resume", "-m with it", name, "A single run goes on with: dltrain resume RUN")]
 
     def as_job(self, whole: DictConfig, parsed: Sequence[Override], allow: list[str]) -> Job:
         """Take apart what Hydra composed."""
@@ -240,7 +242,7 @@ def allowed(parsed: Sequence[Override], content: dict[str, Any]) -> tuple[list[s
         [str(n) for n in (v if isinstance(v, list) else [v] if v else [])]
         for v in (typed, content.get("allow_targets"))
     )
-    wrong = problem("allow_targets", "this key on the command line only", found, "No YAML may set it.")
+    wrong = format_error("allow_targets", "this key on the command line only", found, "No YAML may set it.")
     return allow, [] if found in ([], allow) else [wrong]
 
 

@@ -12,7 +12,7 @@ from omegaconf.resolvers import oc
 
 from dltrain import redaction, secret_names
 from dltrain.config import schema, validation
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 FACT = re.compile(r"\$\{spec\.(\w+)")
 # ${oc.env:MY_${...}}, and the same with a resolver whose own name is put together: which variable it is nobody sees.
@@ -35,7 +35,7 @@ def unresolvable(written: dict[str, Any]) -> Iterator[str]:
                     yield mistake
             except (OmegaConfBaseException, RecursionError) as error:
                 reason = re.sub(r"^.*while resolving interpolation: ", "", str(error).split("\n")[0])
-                yield problem(key, "a value", value, f"{reason.rstrip('.')}.")
+                yield format_error(key, "a value", value, f"{reason.rstrip('.')}.")
 
 
 def refuse_assembled(content: Any, file: Path) -> None:
@@ -47,7 +47,7 @@ def refuse_assembled(content: Any, file: Path) -> None:
     found = [(key, text) for key, text in validation.leaves(content) if ASSEMBLED.search(str(text))]
     if found:
         expected = f"${{oc.env:NAME}} with a name that stands there in {file}"
-        raise ConfigError(*(problem(key, expected, text) for key, text in found))
+        raise ConfigError(*(format_error(key, expected, text) for key, text in found))
 
 
 def learn_secrets(config: DictConfig, written: dict[str, Any]) -> None:

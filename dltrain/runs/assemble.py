@@ -13,7 +13,7 @@ from torch import nn
 from dltrain.config import compose, instantiate, schema
 from dltrain.config.compose import Job
 from dltrain.data.spec import Data, Spec
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 from dltrain.optim.optimizer import Optimizer, Regularization
 from dltrain.tasks.base import Task, Turn
 from dltrain.training import device as devices
@@ -82,7 +82,7 @@ def build_trainer_config(config: dict[str, Any]) -> TrainerConfig:
     """
     trainer = config["trainer"]
     if trainer["epochs"] is None and trainer["max_steps"] is None:
-        raise ConfigError(problem("trainer.epochs", "a whole number", None, "trainer.max_steps is null, too."))
+        raise ConfigError(format_error("trainer.epochs", "a whole number", None, "trainer.max_steps is null, too."))
     log, evaluation, checkpoint = (
         schema.span(trainer[name]) or (1.0, "epoch") for name in ("log_every", "eval_every", "checkpoint_every")
     )

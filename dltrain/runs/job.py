@@ -11,7 +11,7 @@ from yaml import YAMLError
 from dltrain import redaction
 from dltrain.config import compose, interpolation, overrides, renamed, schema, validation
 from dltrain.config.compose import Composer, Job
-from dltrain.errors import ConfigError, nearest, problem
+from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.runs import index
 from dltrain.storage import folder_checks, safe_read
 from dltrain.storage import run_dir as folder
@@ -47,9 +47,11 @@ def load_job(path: Path, allow: Iterable[str] = ()) -> Job:
         config.allow_targets = list(allow)
         return Job(config, dict(choices), tuple(typed), None, None, tuple(dirs), tuple(allow))
     except OSError as error:
-        raise ConfigError(problem("RUN", f"the folder of a run, with {JOB}", path, f"{error.strerror}.")) from None
+        raise ConfigError(format_error("RUN", f"the folder of a run, with {JOB}", path, f"{error.strerror}.")) from None
     except (OmegaConfBaseException, YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(problem("RUN", f"a {JOB} that can be read", path / JOB, str(error).split("\n")[0])) from None
+        raise ConfigError(
+            format_error("RUN", f"a {JOB} that can be read", path / JOB, str(error).split("\n")[0])
+        ) from None
 
 
 def check_types(config: Any, choices: Any, words: list[Any]) -> None:
@@ -101,25 +103,25 @@ def locate_run(name: str) -> Path:
     if name == "latest":
         found = max(list_runs(root), key=index.last_active, default=None)
         if found is None:
-            raise ConfigError(problem("RUN", f"a run below {root}", name, "There is none."))
+            raise ConfigError(format_error("RUN", f"a run below {root}", name, "There is none."))
         return found
     path = Path(name).expanduser()
     if (path / JOB).exists():
         return path
     known = {str(run): run for start in (path.parent, root) if start.is_dir() for run in list_runs(start)}
     known.pop(str(path), None)  # it has no job.yaml, or is none
-    close = nearest(str(path), known) or suggest_run(path.name, known.values())
+    close = suggest(str(path), known) or suggest_run(path.name, known.values())
     below = [str(run) for run in list_runs(path)][:3] if path.is_dir() else []
     if (path / "sweep.json").is_file():
         below.append(f"and a sweep goes on by its own command with -m sweep.resume={path}")
     hint = f"It contains {' '.join(below)}." if below else close or f"dltrain runs {root} lists what there is."
-    raise ConfigError(problem("RUN", "the folder of a run, or latest", name, hint))
+    raise ConfigError(format_error("RUN", "the folder of a run, or latest", name, hint))
 
 
 def suggest_run(name: str, known: Iterable[Path]) -> str:
     """Propose the run whose own name is most like ``name``."""
     names = {run.name: run for run in known}
-    close = nearest(name, names)
+    close = suggest(name, names)
     return f"Did you mean {names[close[13:-1]]}?" if close else ""
 
 
@@ -202,16 +204,16 @@ def _missing_secrets(content: dict[str, Any], typed: list[str]) -> list[str]:
     """Ask for the secrets, which no folder keeps, unless they were typed."""
     hint = "No run keeps a secret: give it again, {}=VALUE, or let the run's command read it, {}='${{oc.env:NAME}}'"
     missing = [key for key in redaction.asked_again(content) if not _is_overridden(key, map(_override_key, typed))]
-    return [problem(key, "its value", None, hint.format(key, key)) for key in missing]
+    return [format_error(key, "its value", None, hint.format(key, key)) for key in missing]
 
 
 def _override_error(composer: Composer, override: Any, content: dict[str, Any]) -> str | None:
     key = override.key_or_group
     if override.is_delete() or override.is_add():
-        return problem(str(override.input_line), "KEY=VALUE for a key that the run has", override.input_line)
+        return format_error(str(override.input_line), "KEY=VALUE for a key that the run has", override.input_line)
     if composer.options(key):
         whole = f"It changes several groups: dltrain {key}={override.value()} is a run of its own"
-        mistake = problem(key, "an option of one group", override.value(), whole)
+        mistake = format_error(key, "an option of one group", override.value(), whole)
         return composer.wrong_option(override) or (None if key.split("/")[0] in content else mistake)
     return composer.wrong_value(override, content)
 

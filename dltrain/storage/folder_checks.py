@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 from dltrain.storage.atomic import TEMP_NAME
 from dltrain.storage.run_files import BEST, CHECKPOINTS, FRAMES, LAST, LOCK, list_run_files
 
@@ -52,7 +52,7 @@ def check_writable(path: Path, key: str = "hydra.run.dir") -> None:
 
 def unwritable_error(path: Path, error: OSError, key: str = "hydra.run.dir") -> str:
     """Return the error message for a folder that cannot be written."""
-    return problem(key, "a folder that can be written", path, f"{error.strerror}.")
+    return format_error(key, "a folder that can be written", path, f"{error.strerror}.")
 
 
 def refuse_taken(path: Path, locked: bool = False) -> None:
@@ -67,7 +67,7 @@ def refuse_taken(path: Path, locked: bool = False) -> None:
     """
     found = [file.name for file in list_run_files(path)] + [LOCK] * (not locked and has_foreign_lock(path))
     if found:
-        raise ConfigError(problem("hydra.run.dir", "a folder that holds no run yet", path, f"It has {found[0]}."))
+        raise ConfigError(format_error("hydra.run.dir", "a folder that holds no run yet", path, f"It has {found[0]}."))
 
 
 def has_foreign_lock(path: Path) -> bool:
@@ -84,7 +84,7 @@ def refuse_links(path: Path) -> None:
     """
     for entry in scan(path):
         if entry.is_symlink() and not is_own_link(Path(entry.path)):
-            raise ConfigError(problem("RUN", "files that lie in the run's folder", entry.path, "It is a link."))
+            raise ConfigError(format_error("RUN", "files that lie in the run's folder", entry.path, "It is a link."))
 
 
 def is_own_link(link: Path) -> bool:
@@ -102,7 +102,7 @@ def refuse_special(path: Path) -> None:
     """
     for entry in scan(path):
         if is_special(Path(entry.path)):
-            raise ConfigError(problem("RUN", "files and folders in the run's folder", entry.path, SPECIAL_HINT))
+            raise ConfigError(format_error("RUN", "files and folders in the run's folder", entry.path, SPECIAL_HINT))
 
 
 def is_special(path: Path) -> bool:
@@ -123,4 +123,4 @@ def scan(path: Path) -> Iterator[os.DirEntry[str]]:
                     yield from sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         hint = f"{error.strerror or error}."
-        raise ConfigError(problem("RUN", "a folder that can be read", path, hint)) from None
+        raise ConfigError(format_error("RUN", "a folder that can be read", path, hint)) from None

@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dltrain import redaction
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 from dltrain.storage import safe_read
 from dltrain.storage.atomic import write_atomic
 from dltrain.storage.folder_checks import refuse_links, refuse_special, refuse_taken, unwritable_error
@@ -184,7 +184,7 @@ def in_use_error(path: Path) -> str:
     """Return the error message for a folder that another process has locked."""
     owner = read_status(path)
     who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
-    return problem("hydra.run.dir", "a folder that no other run uses", path, f"It is in use by {who}.")
+    return format_error("hydra.run.dir", "a folder that no other run uses", path, f"It is in use by {who}.")
 
 
 def iso_time(seconds: float) -> str:
