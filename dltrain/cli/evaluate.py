@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dltrain.cli.hydra_flags import Parser
 from dltrain.cli.main import Command, trusted
+from dltrain.config.revise import revise_job
 from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.loggers.console import Console
 from dltrain.runs import job as stored
@@ -48,7 +49,7 @@ def main(command: Command, started: float) -> int:
     asked, typed = read(command)
     path = stored.find_run(asked.run)
     name = checkpoint(path, asked.checkpoint)
-    job, changed = stored.revise_job(stored.load_job(path, trusted(typed)), typed)
+    job, changed = revise_job(stored.load_job(path, trusted(typed)), typed)
     overridable.check_predict(changed)
     job.ready()
     from dltrain.runs import classifier_features

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from dltrain.cli.hydra_flags import Parser, at_least_one, seed
 from dltrain.cli.main import Command, is_override, trusted
+from dltrain.config.revise import revise_job
 from dltrain.data.inputs import Given, check
 from dltrain.errors import ConfigError, OutOfMemory, format_error, suggest
 from dltrain.loggers.console import Console
@@ -67,7 +68,7 @@ def main(command: Command, started: float) -> int:
     check(asked.given)
     if asked.out:
         refuse_existing(Path(os.path.expanduser(asked.out)), asked.force)
-    job, changed = stored.revise_job(stored.load_job(path, trusted(typed)), typed)
+    job, changed = revise_job(stored.load_job(path, trusted(typed)), typed)
     overridable.check_predict(changed)
     job.ready()
     from dltrain.runs import export

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dltrain.cli.hydra_flags import Parser, above_zero, at_least_one, seed
 from dltrain.cli.main import Command, is_override, trusted
 from dltrain.cli.stdio import says
+from dltrain.config.revise import revise_job
 from dltrain.data.inputs import Given, check
 from dltrain.errors import ConfigError, format_error
 from dltrain.loggers.console import Console
@@ -69,7 +70,7 @@ def main(command: Command, started: float) -> int:
     asked, run, names, typed = read(command.words)
     path = stored.find_run(run)
     check(names)
-    job, changed = stored.revise_job(stored.load_job(path, trusted(typed)), typed)
+    job, changed = revise_job(stored.load_job(path, trusted(typed)), typed)
     overridable.check_predict(changed)
     job.ready()
     from dltrain.runs.inference import load_trained, rebuild_components

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
@@ -50,14 +50,14 @@ def refuse_assembled(content: Any, file: Path) -> None:
         raise ConfigError(*(format_error(key, expected, text) for key, text in found))
 
 
-def learn_secrets(config: DictConfig, written: dict[str, Any]) -> None:
+def learn_secrets(written: dict[str, Any]) -> None:
     """Know what lies behind names that say that it is secret, of keys or of variables, as far as it can be told yet.
 
     Args:
-        config: A configuration.
-        written: The same as plain Python, interpolations as they are written.
+        written: A configuration as plain Python, interpolations as they are written.
     """
     OmegaConf.register_new_resolver("oc.env", variable, replace=True)  # what is resolved later is heard of, too
+    config = OmegaConf.create(written)
     for key, value in validation.leaves(written):
         text = str(value)
         refers = "${" in text and secret_names.refers_to_secret(text)

@@ -11,7 +11,7 @@ from dltrain.config.compose import Job
 from dltrain.data.spec import Data, Spec
 from dltrain.errors import CheckpointError, ConfigError, format_error
 from dltrain.runs import job as stored
-from dltrain.runs.assemble import Components, build_model, build_task, node
+from dltrain.runs.assemble import Components, build_model, build_task
 from dltrain.storage.checkpoint_format import STATE_ERRORS, effective_weights
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.storage.run_files import BEST
@@ -90,7 +90,7 @@ def load_features(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> Class
     path = _find_classifier(folder)
     try:
         job = stored.load_job(path, allow)
-        data: Data = instantiate.build(node(job, "data"), "data", allow)
+        data: Data = instantiate.build(job.resolved["data"], "data", allow)
         task, facts = build_task(job, data.spec)
         if not isinstance(task, Classification):
             raise ConfigError(_format_rejection("with the task classification", type(task).__name__.lower(), path))

@@ -15,7 +15,7 @@ from dltrain.data.spec import Source, Splits
 from dltrain.data.worker_pool import TIMEOUT_S
 from dltrain.errors import ConfigError, format_error
 from dltrain.runs import classifier_features, provenance
-from dltrain.runs.assemble import Components, build_components, build_optimizer
+from dltrain.runs.assemble import Components, build_components
 from dltrain.storage.checkpoint_format import load_error
 
 
@@ -113,7 +113,7 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
             for stage in (stages := components.task.stages(model)):
                 unknown = {"inputs": batch["inputs"]} if stage.data == "unlabelled" else batch
                 for turn in stage.turns:
-                    build_optimizer(job, components, turn, steps=1)
+                    components.build_optimizer(turn, steps=1)
                     turn.loss(unknown, 0.0)
             model.eval()
             with torch.no_grad():

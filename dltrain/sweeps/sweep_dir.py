@@ -9,8 +9,8 @@ from typing import Any
 from dltrain import redaction
 from dltrain.config import compose
 from dltrain.config.compose import Job
+from dltrain.config.revise import config_differences
 from dltrain.errors import ConfigError, format_error, suggest
-from dltrain.runs.job import config_differences
 from dltrain.storage import folder_checks, run_dir, run_files, safe_read
 from dltrain.storage.atomic import write_durable
 
@@ -41,7 +41,7 @@ def open_sweep_dir(jobs: list[Job], names: list[str], command: str) -> run_dir.R
 def describe_job(job: Job, name: str) -> dict[str, Any]:
     """One job as ``sweep.json`` has it; secrets are masked, so that they are neither kept nor compared."""
     typed = [redaction.masked_word(word) for word in job.overrides]
-    return {"folder": name, "overrides": typed, "config": redaction.masked(compose.plain(job.config))}
+    return {"folder": name, "overrides": typed, "config": redaction.masked(job.config)}
 
 
 def resumed_path(job: Job) -> Path | None:
@@ -52,7 +52,7 @@ def resumed_path(job: Job) -> Path | None:
     """
     named = Path(job.sweep_dir).expanduser() if job.sweep_dir else None
     if job.sweep_resume is None:
-        again = named is not None and job.config.trainer.resume == "auto" and (named / SWEEP).exists()
+        again = named is not None and job.resolved["trainer"]["resume"] == "auto" and (named / SWEEP).exists()
         return named if again else None
     path = Path(job.sweep_resume).expanduser()
     if named is not None and not (path.exists() and named.exists() and path.samefile(named)):
