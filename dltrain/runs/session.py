@@ -28,7 +28,8 @@ from dltrain.storage.checkpoints import Checkpoints
 from dltrain.storage.run_files import BEST
 from dltrain.training import nan_trace
 from dltrain.training.device import is_out_of_memory
-from dltrain.training.loop import Diverged, Loop
+from dltrain.training.divergence import Diverged
+from dltrain.training.loop import Loop
 from dltrain.training.meters import Timer
 from dltrain.training.run_logger import RunLogger
 from dltrain.training.signals import NAMES, SAVES, Stop, Stopped
@@ -137,7 +138,7 @@ class Session:
         self.warn_missing_logs()
         tracker = self.tracker = Tracker(home.path, self.first_step_to_write())
         loop = self.build_loop(self.components, self.batches, tracker)
-        self.report.print_start(loop.steps)
+        self.report.print_start(loop.stages.steps)
         if saved is None:
             self.report.log_config(tracker)
         else:
@@ -177,15 +178,15 @@ class Session:
         best = self.checkpoints.path / self.checkpoints.resolve(BEST)
         if loop.state.best is not None and (damage := self.checkpoints.find_damage(best)):
             self.console.warning(f"{best}: passed over, {damage}; the best is now that of what follows")
-            loop.reset_best()
+            loop.state.reset_best()
         state.clear()  # it is in place: do not hold it twice
         self.console.info(f"goes on at step {format_count(loop.state.step)} with {name}")
 
     def train_and_test(self, loop: Loop, tracker: Tracker) -> dict[str, Any]:
         """The loop, then the best weights on the test split; writes and shows the result."""
         loop.run()
-        evaluation = loop.evaluate(self.batches["test"])
-        shown, filters = loop.show(evaluation), draw.first_filters(loop.eval_model)
+        evaluation = loop.evaluator.evaluate(self.batches["test"])
+        shown, filters = loop.evaluator.show(evaluation), draw.first_filters(loop.evaluator.model)
         result = self.report.result(loop, self.timer, evaluation)
         self.stop.finish()  # what follows is quick; a half of it would be written again by a session to come
         if not tracker.ends_with(loop.state.step, "test"):
@@ -276,7 +277,7 @@ class Session:
                 loop = self.build_loop(components, batches, self.opened())
                 if saved:
                     loop.load_state_dict(saved[1], {})
-                report = nan_trace.find(loop, noticed)
+                report = nan_trace.trace(loop, noticed)
         except Exception as error:  # whatever goes wrong here must not hide what went wrong there
             return f"{reason}. Looking for the step failed: {type(error).__name__}: {error}"
         except Stopped:
@@ -285,7 +286,7 @@ class Session:
             return f"{reason}. Repeated, all steps were finite: this run does not repeat itself"
         with contextlib.suppress(OSError):
             self.home.write_json("nan_report.json", finite_or_none(report))
-        return nan_trace.sentence(report)
+        return nan_trace.summarize(report)
 
     def build_loop(self, components: Components, batches: dict[str, Batches], tracker: Tracker) -> Loop:
         """The loop with everything it turns."""
