@@ -39,7 +39,7 @@ def trace_divergence(
     """
     try:
         saved, _ = newest_checkpoint(run)
-        console.say(f"{diverged}; repeating from step {saved.step if saved else 0} to find the cause")
+        console.info(f"{diverged}; repeating from step {saved.step if saved else 0} to find the cause")
         with prepare_run(job) as (components, batches):
             loop = build_loop(components, batches)
             if saved:

@@ -18,7 +18,8 @@ from dltrain.data.worker_pool import TIMEOUT_S
 from dltrain.errors import ConfigError, format_error
 from dltrain.runs import classifier_features, provenance
 from dltrain.runs.assemble import Components, build_components
-from dltrain.storage.checkpoints import unreadable
+from dltrain.storage.checkpoint_format import load_error
+from dltrain.training import precision
 from dltrain.training.device import DTYPES, Device
 
 FAILURES = (RuntimeError, ValueError, IndexError, KeyError, TypeError)  # of shapes, types or kernels
@@ -78,7 +79,7 @@ def check_checkpointable(components: Components) -> None:
     """
     for group, state in (("model", components.model.state_dict()), ("task", components.task.state_dict())):
         for name, value in state.items():
-            if not isinstance(value, torch.Tensor) and (reason := unreadable(value)):
+            if not isinstance(value, torch.Tensor) and (reason := load_error(value)):
                 kept = f"{group} (its state_dict, {name})"
                 raise ConfigError(format_error(kept, "tensors and plain Python", type(value).__name__, f"{reason}."))
 
@@ -132,7 +133,7 @@ def compute_losses(components: Components, batch: Batch, held: Batch, device: De
             for turn in stage.turns:
                 components.build_optimizer(turn, steps=1)
                 total = turn.loss(unknown, 0.0).total
-                if device.precision in DTYPES and not device.compile and total.requires_grad:
+                if precision.may_lack_kernels(device) and not device.compile and total.requires_grad:
                     torch.autograd.grad(total, [p for p in turn.parameters if p.requires_grad], allow_unused=True)
         model.eval()
         with torch.no_grad():
@@ -149,9 +150,7 @@ def explain(components: Components, job: Job, batch: Batch, held: Batch, error: 
         components.model.train()
         with contextlib.suppress(*FAILURES):
             compute_losses(components, batch, held, dataclasses.replace(device, precision="fp32"))
-            lacking = (
-                f"{failing_module(error)} cannot be computed in {device.precision} on this {device.device.type.upper()}"
-            )
+            lacking = f"this {device.device.type.upper()} cannot compute {failing_module(error)} in {device.precision}"
             return ConfigError(f"device.precision: not supported because {lacking}. Use device.precision=fp32. {first}")
     shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
     chosen = " ".join(f"{group}={job.choices[group]}" for group in ("model", "task", "data"))

@@ -12,7 +12,7 @@ from dltrain.training.device import peak_memory_mb
 def next_steps(state: str, run: Path, checkpoints: Checkpoints) -> list[str]:
     """Return where the run is, its last checkpoint, and the command that continues it."""
     lines, folder = [f"Run folder: {run}"], shlex.quote(str(run))
-    if steps := [entry["step"] for entry in checkpoints.manifest().values()]:
+    if steps := [entry["step"] for entry in checkpoints.read_manifest().values()]:
         lines.append(f"Last checkpoint: step {max(steps)}")
     commands = {
         "diverged": f"Start again with a lower learning rate: dltrain rerun {folder} optimizer.lr=...",
@@ -38,6 +38,6 @@ def describe_write_error(error: OSError, run: Path, checkpoints: Checkpoints) ->
     if not run.is_dir():
         return f"the run folder was removed: {run}"
     free = shutil.disk_usage(run).free / 1e6
-    sizes = [entry["bytes"] for entry in checkpoints.manifest().values() if "bytes" in entry]
+    sizes = [entry["bytes"] for entry in checkpoints.read_manifest().values() if "bytes" in entry]
     needed = f", a checkpoint takes {max(sizes) / 1e6:,.1f} MB" if sizes else ""
     return f"could not write: {error.strerror or error}: {error.filename or run}; {free:,.0f} MB are free there{needed}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from dltrain.runs import provenance
 from dltrain.storage import run_dir
-from dltrain.storage.safe_read import content, is_number, mapping, named, text
+from dltrain.storage.safe_read import get_mapping, is_number, parse_mapping, read_mapping, read_text
 
 MAIN_GROUPS = ("model", "data", "task")  # groups that have a column
 TAIL_BYTES = 4096  # more than one line of metrics.jsonl
@@ -27,9 +27,10 @@ def run_info(path: Path) -> RunInfo:
     or ``max``), state, error, step, age (seconds since the run last wrote), updated (the same as a time), time (seconds
     taken), choices, typed.
     """
-    status, result, began = run_dir.status_of(path), content(path / "result.json"), provenance.load_environment(path)
-    entries = [entry for entry in content(path / MANIFEST).values() if isinstance(entry, dict)]
-    state, choices = run_state(path, status), named(began, "choices")
+    status, result = run_dir.read_status(path), read_mapping(path / "result.json")
+    began = provenance.load_environment(path)
+    entries = [entry for entry in read_mapping(path / MANIFEST).values() if isinstance(entry, dict)]
+    state, choices = run_state(path, status), get_mapping(began, "choices")
     updated = last_active(path)
     took = elapsed_seconds(status, entries, time.time() if state == "running" else updated)
     steps = [status.get("step"), *(entry.get("step") for entry in entries)]
@@ -37,12 +38,12 @@ def run_info(path: Path) -> RunInfo:
     return {
         "folder": str(path),
         **{group: choices.get(group) for group in MAIN_GROUPS},
-        **headline_metric(result, entries, named(began, "metric")),
+        **headline_metric(result, entries, get_mapping(began, "metric")),
         "state": state,
         "error": status.get("error"),
         "step": largest_number(steps),
         "age": max(0.0, time.time() - updated),
-        "updated": run_dir.stamp(updated),
+        "updated": run_dir.iso_time(updated),
         "time": largest_number([result.get("seconds")]) or took,
         "choices": choices,
         "typed": typed_overrides(path),
@@ -76,7 +77,7 @@ def largest_number(values: Iterable[Any]) -> Any:
 def headline_metric(result: dict[str, Any], entries: list[dict[str, Any]], known: dict[str, Any]) -> RunInfo:
     """Return the main metric of a run: on the test split, or the best on validation before that."""
     name = str(result.get("metric") or known.get("name"))
-    value, split = largest_number([named(result, "test").get(name)]), "test"
+    value, split = largest_number([get_mapping(result, "test").get(name)]), "test"
     if value is None:
         best = [entry.get("metric") for entry in entries if entry.get("best")]
         value, split = largest_number(best[-1:]), "val"
@@ -100,7 +101,7 @@ def last_step(path: Path) -> Any:
         with path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
             lines = file.read().split(b"\n")[:-1]
-        return mapping(lines[-1].decode()).get("step") if lines else None
+        return parse_mapping(lines[-1].decode()).get("step") if lines else None
     except (OSError, ValueError):
         return None
 
@@ -108,7 +109,7 @@ def last_step(path: Path) -> Any:
 def typed_overrides(path: Path) -> str | None:
     """Return the overrides of a run's command, without those that have a column, or None."""
     try:
-        words = shlex.split(text(path / "command.txt"))[1:]
+        words = shlex.split(read_text(path / "command.txt"))[1:]
     except (OSError, ValueError):
         return None
     columns = tuple(f"{group}=" for group in MAIN_GROUPS)

@@ -11,8 +11,8 @@ from dltrain.runs.dry_run import prepare_run
 from dltrain.runs.metadata import describe_environment
 from dltrain.runs.restore import check_not_shorter, newest_checkpoint
 from dltrain.runs.session import Outcome, Session
-from dltrain.storage import run_dir
-from dltrain.storage.checkpoint_format import refuse_misfit
+from dltrain.storage import folder_checks, run_dir
+from dltrain.storage.checkpoint_format import refuse_mismatch
 from dltrain.training.meters import Timer
 from dltrain.training.signals import Stop
 
@@ -42,7 +42,7 @@ def train(
     standalone = path is None
     path = path or job.run_dir
     root = compose.default_root()
-    run_dir.check(path, root)
+    folder_checks.check_available(path, root)
     stop = stop or Stop()
     with stop.listening(), prepare_run(job) as (components, batches):
         if origin is not None:
@@ -75,7 +75,7 @@ def resume(
         saved, notes = newest_checkpoint(path)
         with prepare_run(job, notes, path) as (components, batches):
             if saved:
-                refuse_misfit(saved.name, saved.content["model"], components.model.state_dict())
+                refuse_mismatch(saved.name, saved.content["model"], components.model.state_dict())
                 check_not_shorter(saved, components, batches)
             return Session(
                 job, components, batches, console, home, Timer(started), stop, standalone, saved, is_new=False

@@ -14,7 +14,7 @@ from dltrain.runs.job import JOB, dump_job
 from dltrain.storage import run_dir
 
 
-def save_metadata(home: run_dir.Folder, job: Job, components: Components, resumed: bool) -> None:
+def save_metadata(home: run_dir.RunDir, job: Job, components: Components, resumed: bool) -> None:
     """Write the files that say what a run is; a resumed run keeps the environment in which it began."""
     home.write(JOB, dump_job(job))  # first: from here on the run can be resumed
     home.write("config.yaml", to_yaml(redaction.masked(components.config)))

@@ -36,7 +36,7 @@ class Origin:
         """Print what differs from that run; `now` is the new run's `dltrain.runs.metadata.describe_environment`."""
         found = {**self.changed, **environment_differences(load_environment(self.path), now)}
         if not found:
-            console.say(f"nothing differs from {self.path}: the results should be identical")
+            console.info(f"nothing differs from {self.path}: the results should be identical")
             return
         console.start(
             f"differences from {self.path}, then and now:",
@@ -46,7 +46,7 @@ class Origin:
 
 def load_environment(path: Path) -> dict[str, Any]:
     """Return the environment in which a run began, or an empty dictionary if its folder does not say."""
-    return safe_read.content(path / ENVIRONMENT)
+    return safe_read.read_mapping(path / ENVIRONMENT)
 
 
 def environment_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

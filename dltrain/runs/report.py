@@ -9,7 +9,8 @@ from typing import Any
 from dltrain import redaction
 from dltrain.config.compose import Job
 from dltrain.data.loader import Batches
-from dltrain.loggers.console import Console, count, duration
+from dltrain.loggers.console import Console
+from dltrain.loggers.formatting import format_count, format_duration
 from dltrain.loggers.tracker import Tracker
 from dltrain.runs.assemble import Components
 from dltrain.runs.metadata import command_line
@@ -55,20 +56,20 @@ class Report:
         """Print what will be trained, on which data and device."""
         components, choices = self.components, self.job.choices
         sizes = ", ".join(
-            f"{count(self.batches[s].examples)} {s}" for s in ("train", "val", "test") if s in self.batches
+            f"{format_count(self.batches[s].examples)} {s}" for s in ("train", "val", "test") if s in self.batches
         )
         self.console.start(
             "",
             {
-                "model": f"{choices['model']}, {count(self.num_parameters)} parameters",
+                "model": f"{choices['model']}, {format_count(self.num_parameters)} parameters",
                 "data": f"{choices['data']}: {sizes}",
-                "task": f"{choices['task']}, {count(steps)} steps of {components.data.batch_size}",
+                "task": f"{choices['task']}, {format_count(steps)} steps of {components.data.batch_size}",
                 "device": components.device.describe(),
                 "folder": str(self.folder),
             },
         )
         for note in components.notes:
-            self.console.say(note)
+            self.console.info(note)
 
     def log_config(self, tracker: Tracker) -> None:
         """Write configuration and command to TensorBoard."""
@@ -107,14 +108,16 @@ class Report:
         """Print the metrics on the test split, the time taken, and where the run is."""
         print_metrics(self.console, result["test"], result["baselines"], self.standalone)
         if "features" in result:
-            self.console.say(feature_note(result["features"]))
-        self.console.say(f"{duration(result['seconds'])} in all, {count(int(result['samples_per_second']))} samples/s")
+            self.console.info(feature_note(result["features"]))
+        self.console.info(
+            f"{format_duration(result['seconds'])} in all, {format_count(int(result['samples_per_second']))} samples/s"
+        )
         if self.bad_samples:
-            self.console.say(f"{count(len(self.bad_samples))} examples could not be read and were left out:")
+            self.console.info(f"{format_count(len(self.bad_samples))} examples could not be read and were left out:")
             for reason in self.bad_samples[:SHOWN_BAD_SAMPLES]:
-                self.console.say(f"  {reason}")
-        self.console.say(f"run          {self.folder}")
-        self.console.say(f"tensorboard --logdir {shlex.quote(str(self.folder))}")
+                self.console.info(f"  {reason}")
+        self.console.info(f"run          {self.folder}")
+        self.console.info(f"tensorboard --logdir {shlex.quote(str(self.folder))}")
 
     def hparams(self) -> dict[str, Any]:
         """Return the settings that TensorBoard's HParams tab shows."""
@@ -145,7 +148,7 @@ def print_metrics(
     rows += [[name, *[format_number(values.get(m)) for m in metrics]] for name, values in baselines.items()]
     console.table("", ["", *metrics], rows, results=results)
     if metrics.get("skill") is not None and baselines:
-        console.say(skill_note(metrics["skill"], baselines))
+        console.info(skill_note(metrics["skill"], baselines))
 
 
 def feature_source(task: Task, evaluation: Evaluation) -> dict[str, str]:

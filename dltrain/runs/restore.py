@@ -5,11 +5,13 @@ from typing import Any, NamedTuple
 
 from dltrain.data.loader import Batches
 from dltrain.errors import CheckpointError, ConfigError, format_error
-from dltrain.loggers.console import Console, count
+from dltrain.loggers.console import Console
+from dltrain.loggers.formatting import format_count
 from dltrain.loggers.tracker import EVENTS, METRICS
 from dltrain.runs.assemble import Components
-from dltrain.storage.checkpoint_format import MISFIT
-from dltrain.storage.checkpoints import BEST, Checkpoints
+from dltrain.storage.checkpoint_format import STATE_ERRORS
+from dltrain.storage.checkpoints import Checkpoints
+from dltrain.storage.run_files import BEST
 from dltrain.training.loop import Loop
 from dltrain.training.stages import Stages
 
@@ -39,7 +41,7 @@ def newest_checkpoint(path: Path) -> tuple[SavedState | None, list[str]]:
     """
     if not any(path.glob("checkpoints/step-*.pt")):
         return None, ["no checkpoint was written yet: starting from the beginning"]
-    name, content, damaged = Checkpoints(path).newest()
+    name, content, damaged = Checkpoints(path).load_newest()
     notes = [f"falling back to {path / 'checkpoints' / name}"] if damaged else []
     return SavedState(name, content), [*damaged, *notes]
 
@@ -61,7 +63,7 @@ def warn_missing_logs(run: Path, step: int, console: Console) -> None:
     """Warn when a run that has taken steps has lost its logs: a checkpoint does not contain them."""
     lost = [name for name in (METRICS, EVENTS) if not any(run.glob(f"{name}*"))]
     if step and lost:
-        console.warn(f"{' and '.join(lost)}: missing, the log up to step {step} is lost")
+        console.warning(f"{' and '.join(lost)}: missing, the log up to step {step} is lost")
 
 
 def restore_loop(loop: Loop, saved: SavedState, checkpoints: Checkpoints, console: Console) -> None:
@@ -71,13 +73,13 @@ def restore_loop(loop: Loop, saved: SavedState, checkpoints: Checkpoints, consol
         CheckpointError: When the file is undamaged but not a checkpoint of such a run.
     """
     try:
-        loop.load_state_dict(saved.content, checkpoints.manifest().get(saved.name, {}))
-    except MISFIT as error:
+        loop.load_state_dict(saved.content, checkpoints.read_manifest().get(saved.name, {}))
+    except STATE_ERRORS as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise CheckpointError(f"{saved.name}: refused, this run cannot resume from it. {reason}") from error
-    best = checkpoints.path / checkpoints.named(BEST)
-    if loop.state.best is not None and (damage := checkpoints.damage(best)):
-        console.warn(f"{best}: ignored, {damage}; the best checkpoint is now searched from here on")
+    best = checkpoints.path / checkpoints.resolve(BEST)
+    if loop.state.best is not None and (damage := checkpoints.find_damage(best)):
+        console.warning(f"{best}: ignored, {damage}; the best checkpoint is now searched from here on")
         loop.state.reset_best()
     saved.content.clear()
-    console.say(f"resumed at step {count(loop.state.step)} from {saved.name}")
+    console.info(f"resumed at step {format_count(loop.state.step)} from {saved.name}")

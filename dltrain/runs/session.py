@@ -72,7 +72,7 @@ class Session:
     components: Components
     batches: dict[str, Batches]
     console: Console
-    home: run_dir.Folder
+    home: run_dir.RunDir
     timer: Timer
     stop: Stop
     standalone: bool
@@ -108,7 +108,7 @@ class Session:
             if self.step == self.start_step:
                 self._discard()
                 if not self.is_new:
-                    self.home.status("failed", reason.code, self.step, str(reason))
+                    self.home.write_status("failed", reason.code, self.step, str(reason))
                 raise
             state, error = "failed", str(reason)
         except Stopped as reason:
@@ -134,8 +134,8 @@ class Session:
 
     def _train_and_test(self) -> dict[str, Any]:
         save_metadata(self.home, self.job, self.components, resumed=self.saved is not None)
-        self.home.status("running", step=self.start_step)
-        self.console.attach(self.home.path / "train.log")
+        self.home.write_status("running", step=self.start_step)
+        self.console.open_log(self.home.path / "train.log")
         self.checkpoints.open()
         warn_missing_logs(self.home.path, self.start_step, self.console)
         self.tracker = Tracker(self.home.path, self._first_step_to_log())
@@ -197,12 +197,12 @@ class Session:
 
     def _abort(self, code: int) -> None:
         """On a second signal, leave no half-written checkpoint."""
-        self.checkpoints.abandon()
-        self.home.status("interrupted", code, self.step, "aborted by a second signal")
+        self.checkpoints.remove_temp()
+        self.home.write_status("interrupted", code, self.step, "aborted by a second signal")
 
     def _discard(self) -> None:
         """Remove a run that has not started; files of earlier sessions stay."""
-        self.console.detach()
+        self.console.close_log()
         self.checkpoints.close()
         if self.tracker is not None:
             self.tracker.close()
@@ -216,12 +216,12 @@ class Session:
             state, error = "failed", late
         code = NAMES.get(str(error), 143) if state == "interrupted" else EXIT_CODES[state]
         with contextlib.suppress(OSError):
-            self.home.status(state, code, self.step, error)
+            self.home.write_status(state, code, self.step, error)
         if error:
             self.console.error([f"{state}: {error}", *failures.next_steps(state, self.home.path, self.checkpoints)])
         if state == "interrupted" and error == SAVES.name and self.stop.requeue:
-            self.console.say(slurm.requeue())
-        self.console.detach()
+            self.console.info(slurm.requeue())
+        self.console.close_log()
         return Outcome(state, code, self.home.path, result, error)
 
     def _close(self, state: str, result: dict[str, Any]) -> str | None:

@@ -53,7 +53,7 @@ def content_of(root: Path) -> dict[str, bytes]:
 
 
 def hashes(run: Path) -> dict[str, str]:
-    return {name: entry["sha256"] for name, entry in Checkpoints(run).manifest().items()}
+    return {name: entry["sha256"] for name, entry in Checkpoints(run).read_manifest().items()}
 
 
 @pytest.mark.parametrize("kind", ["average", "augmented", "forecast"])

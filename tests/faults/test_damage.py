@@ -179,7 +179,7 @@ def test_a_checkpoint_of_another_format_is_refused_by_its_number(run: Path, dltr
     before = contents(run)
     child = dltrain("resume", str(run), ALLOW)
     assert child.code == 5
-    assert "expected checkpoint format 1 or 2 of this dltrain, got 99, which a newer one has written" in child.stderr
+    assert "expected checkpoint format 1 or 2, got 99. A newer dltrain wrote it" in child.stderr
     assert contents(run) == before
 
 

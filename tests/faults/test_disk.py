@@ -45,7 +45,7 @@ def test_a_full_disk_at_a_checkpoint_leaves_the_old_one_and_says_so(
     assert status(stopped)["state"] == "failed"
     assert not leftovers(stopped)
     assert all(sha256(path) == was for path, was in files.items())
-    assert Checkpoints(stopped).newest()[1]["loop"]["step"] == 13
+    assert Checkpoints(stopped).load_newest()[1]["loop"]["step"] == 13
     assert dltrain("resume", str(stopped), ALLOW).code == 0
     assert_same(stopped, whole_run("forecast"))
 
@@ -72,7 +72,7 @@ def test_a_full_disk_under_the_curves_ends_the_run_in_order(
     assert child.code == 1
     assert "could not write: File too large" in child.stderr
     assert "Traceback" not in child.stderr
-    assert Checkpoints(stopped).newest()[1]["loop"]["step"] == 13
+    assert Checkpoints(stopped).load_newest()[1]["loop"]["step"] == 13
     assert dltrain("resume", str(stopped), ALLOW).code == 0
     assert_same(stopped, whole_run("forecast"))
 

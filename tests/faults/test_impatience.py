@@ -148,8 +148,8 @@ def test_when_the_best_weights_are_lost_a_resumed_run_says_so_at_once_and_ends_w
     gate.open("train-13")
     assert child.wait().code == 143
     checkpoints = Checkpoints(run)
-    best = checkpoints.path / checkpoints.named("best.pt")
-    assert best.name != checkpoints.named("last.pt")
+    best = checkpoints.path / checkpoints.resolve("best.pt")
+    assert best.name != checkpoints.resolve("last.pt")
     best.write_bytes(best.read_bytes()[:-100])
     resumed = dltrain("resume", str(run), ALLOW)
     assert resumed.code == 0, resumed.stderr
