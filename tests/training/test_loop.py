@@ -499,7 +499,7 @@ def test_every_stage_watches_its_own_metric_and_keeps_its_own_best(tmp_path: Pat
     watched = [sorted({"distance", "accuracy"} & line.keys()) for line in lines(tmp_path, "val")]
     assert watched == [["distance"], ["distance"], ["accuracy"]]
     assert loop.state.best == lines(tmp_path, "val")[-1]["accuracy"]
-    assert "the distance was measured" in loop.console._stream.getvalue()  # type: ignore[attr-defined]
+    assert "the distance was measured" in loop.console.screen.stream.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_stage_stops_early_by_its_own_metric_and_the_next_one_still_comes(tmp_path: Path) -> None:
