@@ -14,7 +14,7 @@ from dltrain.data.loader import Batches
 from dltrain.errors import CheckpointError, ConfigError, OutputError, WorkerError
 from dltrain.loggers.console import Console
 from dltrain.loggers.formatting import format_count
-from dltrain.loggers.tracker import EVENTS, METRICS, Tracker
+from dltrain.loggers.tracker import Tracker
 from dltrain.optim.ema import EMA
 from dltrain.plots import draw
 from dltrain.runs import failures, provenance, slurm
@@ -25,7 +25,7 @@ from dltrain.runs.report import Report, command_line, describe_environment, fini
 from dltrain.storage import run_dir
 from dltrain.storage.checkpoint_format import STATE_ERRORS
 from dltrain.storage.checkpoints import Checkpoints
-from dltrain.storage.run_files import BEST
+from dltrain.storage.run_files import BEST, EVENTS, METRICS
 from dltrain.training import nan_trace
 from dltrain.training.device import is_out_of_memory
 from dltrain.training.divergence import Diverged
