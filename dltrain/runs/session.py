@@ -17,12 +17,12 @@ from dltrain.loggers.formatting import format_count
 from dltrain.loggers.tracker import Tracker
 from dltrain.optim.ema import EMA
 from dltrain.plots import draw
-from dltrain.runs import failures, provenance, slurm
+from dltrain.runs import failures, slurm
 from dltrain.runs import job as stored
 from dltrain.runs.assemble import Components
 from dltrain.runs.dry_run import prepare_run
 from dltrain.runs.report import Report, command_line, describe_environment, finite_or_none
-from dltrain.storage import run_dir
+from dltrain.storage import run_dir, run_files
 from dltrain.storage.checkpoint_format import STATE_ERRORS
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.storage.run_files import BEST, EVENTS, METRICS
@@ -133,7 +133,7 @@ class Session:
         home, saved = self.home, self.saved
         self.save_metadata()
         home.write_status("running", step=self.start_step)
-        self.console.open_log(home.path / "train.log")
+        self.console.open_log(home.path / run_files.LOG)
         self.checkpoints.open()
         self.warn_missing_logs()
         tracker = self.tracker = Tracker(home.path, self.first_step_to_write())
@@ -158,11 +158,11 @@ class Session:
     def save_metadata(self) -> None:
         """What the run is, before it starts or goes on: longer than it was first asked to, perhaps."""
         home, config = self.home, to_yaml(redaction.masked(self.components.config))
-        home.write(stored.JOB, stored.dump_job(self.job))  # first: from here on the run can be resumed
-        home.write("config.yaml", config)
-        home.write("command.txt", command_line(self.job) + "\n")
+        home.write(run_files.JOB, stored.dump_job(self.job))  # first: from here on the run can be resumed
+        home.write(run_files.CONFIG, config)
+        home.write(run_files.COMMAND, command_line(self.job) + "\n")
         if self.saved is None:
-            home.write_json(provenance.ENVIRONMENT, describe_environment(self.job, self.components))
+            home.write_json(run_files.ENVIRONMENT, describe_environment(self.job, self.components))
 
     def restore(self, loop: Loop, name: str, state: dict[str, Any]) -> None:
         """Take up a checkpoint.
@@ -194,7 +194,7 @@ class Session:
             if filters is not None:
                 tracker.image("filters", filters, loop.state.step)
             tracker.scalars(loop.state.step, loop.epoch, "test", evaluation.metrics)
-        self.home.write_json("result.json", result)
+        self.home.write_json(run_files.RESULT, result)
         self.report.show(result)
         return result
 
@@ -285,7 +285,7 @@ class Session:
         if report is None:
             return f"{reason}. Repeated, all steps were finite: this run does not repeat itself"
         with contextlib.suppress(OSError):
-            self.home.write_json("nan_report.json", finite_or_none(report))
+            self.home.write_json(run_files.NAN_REPORT, finite_or_none(report))
         return nan_trace.summarize(report)
 
     def build_loop(self, components: Components, batches: dict[str, Batches], tracker: Tracker) -> Loop:
@@ -314,5 +314,5 @@ def newest_checkpoint(path: Path) -> tuple[SavedState | None, list[str]]:
     if not any(path.glob("checkpoints/step-*.pt")):
         return None, ["no checkpoint was written yet: it starts from the beginning"]
     name, state, refused = Checkpoints(path).load_newest()
-    back = [f"went back to {path / 'checkpoints' / name}"] if refused else []
+    back = [f"went back to {path / run_files.CHECKPOINTS / name}"] if refused else []
     return (name, state), [*refused, *back]
