@@ -39,7 +39,7 @@ def test_the_weights_that_the_validation_metric_finds_best_are_kept(
     assert loop.state.best == said[wanted - 1]
     assert loop.state.best_step == 2 * wanted
     assert torch.equal(weights(model), task.evaluated[wanted - 1])
-    assert Checkpoints(tmp_path).entry("best.pt")["step"] == 2 * wanted
+    assert Checkpoints(tmp_path).read_entry("best.pt")["step"] == 2 * wanted
     assert not any(task.modes), "weights are evaluated in eval mode"
     assert model.training
 
@@ -98,7 +98,7 @@ def test_early_stopping_counts_evaluations_not_steps_or_epochs(
     assert [line["step"] for line in lines(tmp_path, "val")] == [3 * n for n in range(1, evaluations + 1)]
     assert loop.state.stopped_early and loop.state.step == 3 * evaluations
     assert (loop.state.best, loop.state.best_step) == best
-    assert Checkpoints(tmp_path).entry("last.pt")["step"] == loop.state.step
+    assert Checkpoints(tmp_path).read_entry("last.pt")["step"] == loop.state.step
 
 
 def test_a_plateau_of_the_metric_lowers_the_rate(tmp_path: Path) -> None:
