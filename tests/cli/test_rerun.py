@@ -103,7 +103,7 @@ def test_what_differs_between_then_and_now_is_listed_before_the_run(
         "code": f"1111 -> {now['code']}",
         "test data": f"0000 -> {now['data']['test']}",
     }
-    assert said.err.index("what differs") < said.err.index("epoch 1/1")
+    assert said.err.index("differences from") < said.err.index("epoch 1/1")
 
 
 def test_a_folder_that_does_not_say_where_it_ran_is_run_again_all_the_same(

@@ -165,7 +165,7 @@ def test_out_of_memory_says_what_asks_for_less(wrong: Run) -> None:
     child, run = wrong("memory", 0, 0, "task.most=20")
     assert child.code == 4
     assert read(run / "status.json")["state"] == "out_of_memory"
-    for words in ("Batches of 64", "MB in use", "data.batch_size=32 trainer.accumulate=2", "trainer.on_oom=shrink"):
+    for words in ("Batch size 64", "peak memory", "data.batch_size=32 trainer.accumulate=2", "trainer.on_oom=shrink"):
         assert words in child.stderr
     assert "Traceback" not in child.stderr
 
