@@ -17,7 +17,7 @@ from dltrain.errors import CheckpointError, ConfigError, OutputError, WorkerErro
 from dltrain.loggers.console import Console, count
 from dltrain.loggers.tracker import EVENTS, METRICS, Tracker
 from dltrain.optim.ema import EMA
-from dltrain.plots import draw
+from dltrain.plots import grids
 from dltrain.runs import failures, provenance, slurm
 from dltrain.runs import job as stored
 from dltrain.runs.assemble import Components, build_optimizer
@@ -183,7 +183,7 @@ class Session:
         """The loop, then the best weights on the test split; writes and shows the result."""
         loop.run()
         evaluation = loop.evaluate(self.batches["test"])
-        shown, filters = loop.show(evaluation), draw.first_filters(loop.eval_model)
+        shown, filters = loop.show(evaluation), grids.first_filters(loop.eval_model)
         result = self.report.result(loop, self.timer, evaluation)
         self.stop.finish()  # what follows is quick; a half of it would be written again by a session to come
         if not tracker.ends_with(loop.state.step, "test"):
