@@ -1,6 +1,8 @@
 """Everything that a run is made of, its data read and rehearsed, before anything is trained."""
 
 import contextlib
+import dataclasses
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,13 +12,16 @@ from torch import nn
 from dltrain.config.compose import Job
 from dltrain.data.bad_samples import BadSamples
 from dltrain.data.fingerprint import fingerprint
-from dltrain.data.loader import Batches
+from dltrain.data.loader import Batch, Batches
 from dltrain.data.spec import Source, Splits
 from dltrain.data.worker_pool import TIMEOUT_S
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 from dltrain.runs import classifier_features, provenance
-from dltrain.runs.assemble import Components, build_components, build_optimizer
+from dltrain.runs.assemble import Components, build_components
 from dltrain.storage.checkpoints import unreadable
+from dltrain.training.device import DTYPES, Device
+
+FAILURES = (RuntimeError, ValueError, IndexError, KeyError, TypeError)  # of shapes, types or kernels
 
 
 @contextlib.contextmanager
@@ -75,7 +80,7 @@ def check_checkpointable(components: Components) -> None:
         for name, value in state.items():
             if not isinstance(value, torch.Tensor) and (reason := unreadable(value)):
                 kept = f"{group} (its state_dict, {name})"
-                raise ConfigError(problem(kept, "tensors and plain Python", type(value).__name__, f"{reason}."))
+                raise ConfigError(format_error(kept, "tensors and plain Python", type(value).__name__, f"{reason}."))
 
 
 def source_batches(components: Components, source: Source, batch_size: int, training: bool = False) -> Batches:
@@ -108,26 +113,55 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
     batch = {name: value[:2] for name, value in next(iter(batches["train"])).items()}
     held = {name: value[:2] for name, value in next(iter(batches["test"])).items()}
     try:
-        cuda = [torch.cuda.current_device()] if components.device.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda), components.device.autocast():
-            for stage in (stages := components.task.stages(model)):
-                unknown = {"inputs": batch["inputs"]} if stage.data == "unlabelled" else batch
-                for turn in stage.turns:
-                    build_optimizer(job, components, turn, steps=1)
-                    turn.loss(unknown, 0.0)
-            model.eval()
-            with torch.no_grad():
-                for goal in [stage.goal for stage in stages if stage.goal] + [components.task.goal]:
-                    goal.evaluate(model, [held])
-    except (RuntimeError, ValueError, IndexError, KeyError, TypeError) as error:
-        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
-        chosen = " ".join(f"{group}={job.choices[group]}" for group in ("model", "task", "data"))
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"{chosen}: these do not fit together. Two examples are: {shapes}. {first}") from error
+        compute_losses(components, batch, held, components.device)
+    except FAILURES as error:
+        raise explain(components, job, batch, held, error) from error
     finally:
         model.train()
         for name, buffer in model.named_buffers():
             buffer.copy_(kept[name])
+
+
+def compute_losses(components: Components, batch: Batch, held: Batch, device: Device) -> None:
+    """Compute the losses of a training batch and the metrics of a held-out one, in a lower precision also gradients."""
+    model, task = components.model, components.task
+    cuda = [torch.cuda.current_device()] if device.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda), device.autocast():
+        for stage in (stages := task.stages(model)):
+            unknown = {"inputs": batch["inputs"]} if stage.data == "unlabelled" else batch
+            for turn in stage.turns:
+                components.build_optimizer(turn, steps=1)
+                total = turn.loss(unknown, 0.0).total
+                if device.precision in DTYPES and not device.compile and total.requires_grad:
+                    torch.autograd.grad(total, [p for p in turn.parameters if p.requires_grad], allow_unused=True)
+        model.eval()
+        with torch.no_grad():
+            for goal in [stage.goal for stage in stages if stage.goal] + [task.goal]:
+                goal.evaluate(model, [held])
+    model.train()
+
+
+def explain(components: Components, job: Job, batch: Batch, held: Batch, error: Exception) -> ConfigError:
+    """Return why losses cannot be computed: because of the precision, if fp32 works, or of shapes that do not fit."""
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    device = components.device
+    if device.precision in DTYPES:
+        components.model.train()
+        with contextlib.suppress(*FAILURES):
+            compute_losses(components, batch, held, dataclasses.replace(device, precision="fp32"))
+            lacking = (
+                f"{failing_module(error)} cannot be computed in {device.precision} on this {device.device.type.upper()}"
+            )
+            return ConfigError(f"device.precision: not supported because {lacking}. Use device.precision=fp32. {first}")
+    shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
+    chosen = " ".join(f"{group}={job.choices[group]}" for group in ("model", "task", "data"))
+    return ConfigError(f"{chosen}: these do not fit together. Two examples are: {shapes}. {first}")
+
+
+def failing_module(error: Exception) -> str:
+    """Return the kind of the innermost module in which an error occurred."""
+    owners = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((type(owner).__name__ for owner in reversed(owners) if isinstance(owner, nn.Module)), "the loss")
 
 
 def check_batch_norm(components: Components, batches: Batches) -> None:
@@ -139,4 +173,4 @@ def check_batch_norm(components: Components, batches: Batches) -> None:
     alone = batches.examples % batches.batch_size == 1 or batches.batch_size == 1
     if alone and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in components.model.modules()):
         expected = f"a size that leaves no batch of one of {batches.examples} examples to the batch norm"
-        raise ConfigError(problem("data.batch_size", expected, batches.batch_size))
+        raise ConfigError(format_error("data.batch_size", expected, batches.batch_size))

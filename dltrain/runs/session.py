@@ -1,17 +1,15 @@
 """One session of a run that has its folder: trains, and whatever happens says how it ended."""
 
 import contextlib
-import functools
 import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from dltrain import redaction
 from dltrain.config.compose import Job
+from dltrain.config.plain import to_yaml
 from dltrain.data.loader import Batches
 from dltrain.errors import CheckpointError, ConfigError, OutputError, WorkerError
 from dltrain.loggers.console import Console, count
@@ -20,7 +18,7 @@ from dltrain.optim.ema import EMA
 from dltrain.plots import grids
 from dltrain.runs import failures, provenance, slurm
 from dltrain.runs import job as stored
-from dltrain.runs.assemble import Components, build_optimizer
+from dltrain.runs.assemble import Components
 from dltrain.runs.dry_run import prepare_run
 from dltrain.runs.report import Report, command_line, describe_environment, finite_or_none
 from dltrain.storage import run_dir
@@ -28,7 +26,8 @@ from dltrain.storage.checkpoint_format import MISFIT
 from dltrain.storage.checkpoints import BEST, Checkpoints
 from dltrain.training import nan_trace
 from dltrain.training.device import is_out_of_memory
-from dltrain.training.loop import Diverged, Loop
+from dltrain.training.divergence import Diverged
+from dltrain.training.loop import Loop
 from dltrain.training.meters import Timer
 from dltrain.training.run_logger import RunLogger
 from dltrain.training.signals import NAMES, SAVES, Stop, Stopped
@@ -137,7 +136,7 @@ class Session:
         self.warn_missing_logs()
         tracker = self.tracker = Tracker(home.path, self.first_step_to_write())
         loop = self.build_loop(self.components, self.batches, tracker)
-        self.report.print_start(loop.steps)
+        self.report.print_start(loop.stages.steps)
         if saved is None:
             self.report.log_config(tracker)
         else:
@@ -154,7 +153,7 @@ class Session:
 
     def save_metadata(self) -> None:
         """What the run is, before it starts or goes on: longer than it was first asked to, perhaps."""
-        home, config = self.home, OmegaConf.to_yaml(OmegaConf.create(redaction.masked(self.components.config)))
+        home, config = self.home, to_yaml(redaction.masked(self.components.config))
         home.write(stored.JOB, stored.dump_job(self.job))  # first: from here on the run can be resumed
         home.write("config.yaml", config)
         home.write("command.txt", command_line(self.job) + "\n")
@@ -175,15 +174,15 @@ class Session:
         best = self.checkpoints.path / self.checkpoints.named(BEST)
         if loop.state.best is not None and (damage := self.checkpoints.damage(best)):
             self.console.warn(f"{best}: passed over, {damage}; the best is now that of what follows")
-            loop.reset_best()
+            loop.state.reset_best()
         state.clear()  # it is in place: do not hold it twice
         self.console.say(f"goes on at step {count(loop.state.step)} with {name}")
 
     def train_and_test(self, loop: Loop, tracker: Tracker) -> dict[str, Any]:
         """The loop, then the best weights on the test split; writes and shows the result."""
         loop.run()
-        evaluation = loop.evaluate(self.batches["test"])
-        shown, filters = loop.show(evaluation), grids.first_filters(loop.eval_model)
+        evaluation = loop.evaluator.evaluate(self.batches["test"])
+        shown, filters = loop.evaluator.show(evaluation), grids.first_filters(loop.evaluator.model)
         result = self.report.result(loop, self.timer, evaluation)
         self.stop.finish()  # what follows is quick; a half of it would be written again by a session to come
         if not tracker.ends_with(loop.state.step, "test"):
@@ -274,7 +273,7 @@ class Session:
                 loop = self.build_loop(components, batches, self.opened())
                 if saved:
                     loop.load_state_dict(saved[1], {})
-                report = nan_trace.find(loop, noticed)
+                report = nan_trace.trace(loop, noticed)
         except Exception as error:  # whatever goes wrong here must not hide what went wrong there
             return f"{reason}. Looking for the step failed: {type(error).__name__}: {error}"
         except Stopped:
@@ -283,7 +282,7 @@ class Session:
             return f"{reason}. Repeated, all steps were finite: this run does not repeat itself"
         with contextlib.suppress(OSError):
             self.home.write_json("nan_report.json", finite_or_none(report))
-        return nan_trace.sentence(report)
+        return nan_trace.summarize(report)
 
     def build_loop(self, components: Components, batches: dict[str, Batches], tracker: Tracker) -> Loop:
         """The loop with everything it turns."""
@@ -292,7 +291,7 @@ class Session:
             components.task,
             components.model,
             batches,
-            functools.partial(build_optimizer, self.job, components),
+            components.build_optimizer,
             EMA(components.model, decay) if decay else None,
             components.trainer,
             components.device,

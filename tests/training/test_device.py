@@ -128,15 +128,6 @@ def test_what_runs_is_said_in_one_line() -> None:
     assert "\n" not in line
 
 
-def test_bf16_is_proposed_exactly_where_the_cpu_has_it_and_the_model_gains() -> None:
-    able = torch.cpu.get_capabilities()
-    has = bool(able.get("amx_bf16", False) or able.get("avx512_bf16", False))
-    assert (device.faster_precision(cpu(), nn.LSTM(2, 2)) is not None) == has
-    assert (device.faster_precision(cpu(), nn.Conv2d(2, 2, 1)) is not None) == has
-    assert device.faster_precision(cpu(), nn.Linear(2, 2)) is None
-    assert device.faster_precision(cpu(precision="bf16"), nn.LSTM(2, 2)) is None
-
-
 def test_peak_memory_grows_by_what_is_held() -> None:
     before = device.peak_memory_mb(CPU)
     held = torch.ones(64 * 2**20)  # 256 MB, every page touched

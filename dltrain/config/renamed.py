@@ -1,0 +1,88 @@
+"""Keys and classes that had other names in earlier versions: old names are explained, and stored runs are upgraded."""
+
+from typing import Any
+
+# Group -> old key -> new key.
+KEYS = {
+    "model": {"hidden": "hidden_size", "depth": "num_layers", "heads": "num_heads", "feedforward": "ffn_ratio"},
+    "data": {"length": "context_length", "side": "image_size", "labels": "num_labels", "holes": "missing"},
+    "task": {"critic_turns": "n_critic", "code_l1": "latent_l1", "activity": "sparsity_target"},
+    "regularization": {
+        "average": "ema_decay",
+        "biases": "decay_biases",
+        "early_stopping": "early_stopping_patience",
+    },
+    "optimizer.schedule": {
+        "rise": "pct_start",
+        "start": "start_factor",
+        "end": "end_factor",
+        "every": "step_size",
+        "factor": "gamma",
+    },
+}
+# Arguments of the same name that were not renamed.
+KEPT = {("dltrain.optim.schedules.Plateau", "factor")}
+# Module -> where its classes are now. Only what a YAML could name.
+MODULES = {
+    **{f"dltrain.data.{name}": f"dltrain.datasets.{name}" for name in ("cifar10", "digits", "gates", "image_folder")},
+    **{f"dltrain.data.{name}": f"dltrain.datasets.{name}" for name in ("mnist", "npz", "ring", "table", "text")},
+    "dltrain.data.series": "dltrain.datasets.time_series",
+    "dltrain.models.adversarial": "dltrain.models.gan",
+    "dltrain.models.boltzmann": "dltrain.models.rbm",
+    "dltrain.tasks.boltzmann": "dltrain.tasks.contrastive_divergence",
+    "dltrain.muon": "dltrain.optim.muon",
+    "dltrain.schedule": "dltrain.optim.schedules",
+}
+
+
+def new_key(key: str) -> str | None:
+    """Return today's name of an old key such as ``model.hidden``, or None."""
+    group, _, name = key.rpartition(".")
+    new = "_provides_" if name == "_facts_" else KEYS.get(group, {}).get(name)
+    return f"{group}.{new}" if new else None
+
+
+def new_target(target: str) -> str | None:
+    """Return where the class of an old ``_target_`` is today, or None."""
+    module, _, name = target.rpartition(".")
+    return f"{MODULES[module]}.{name}" if module in MODULES else None
+
+
+def upgrade(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the job.yaml of an earlier version in today's names.
+
+    Args:
+        content: ``overrides`` and ``config`` as they are stored, and what else a job has.
+    """
+    keys: dict[str, str] = {}
+    config = _with_new_names(content["config"], "", keys)
+    typed = [_with_new_key(word, keys) for word in content["overrides"]]
+    return {**content, "config": config, "overrides": typed}
+
+
+def _with_new_names(node: Any, group: str, keys: dict[str, str]) -> Any:
+    """Rename classes and keys of a configuration; ``keys`` receives every key renamed. A user's class keeps its own."""
+    if isinstance(node, list):
+        return [_with_new_names(item, group, keys) for item in node]
+    if not isinstance(node, dict):
+        return node
+    target = str(node.get("_target_", "dltrain."))
+    target = new_target(target) or target
+    found: dict[Any, Any] = {}
+    for name, value in node.items():
+        key = f"{group}.{name}"
+        new = new_key(key) if target.startswith("dltrain.") or name == "_facts_" else None
+        if new is None or (target, name) in KEPT or new.rpartition(".")[2] in node:
+            found[name] = _with_new_names(value, f"{group}.{name}".lstrip("."), keys)
+        else:
+            keys[key] = new
+            found[new.rpartition(".")[2]] = value
+    return {**found, "_target_": target} if "_target_" in node else found
+
+
+def _with_new_key(word: str, keys: dict[str, str]) -> str:
+    """Rename the key of a typed override, if the configuration has it under its new name."""
+    key, equals, value = word.partition("=")
+    sign = key[: len(key) - len(key.lstrip("+~"))]
+    new = keys.get(key.lstrip("+~").replace("/", "."))
+    return f"{sign}{new}{equals}{value}" if new else word

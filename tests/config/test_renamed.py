@@ -1,0 +1,83 @@
+"""Old names of keys and classes are answered with today's."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from dltrain.cli.main import main
+from dltrain.config import compose, renamed
+
+OPTIONS = {
+    "model.ffn_ratio": ["model=transformer"],
+    "model.num_heads": ["model=transformer"],
+    "data.context_length": ["model=gpt", "data=text"],
+    "data.image_size": ["model=cnn", "data=image_folder", "data.path=."],
+    "data.num_labels": ["model=mlp", "data=digits"],
+    "task.n_critic": ["model=gan", "data=ring"],
+    "task.latent_l1": ["model=autoencoder", "data=digits"],
+    "task.sparsity_target": ["model=autoencoder", "data=digits"],
+    "optimizer.schedule.pct_start": ["optimizer/schedule=one_cycle"],
+    "optimizer.schedule.start_factor": ["optimizer/schedule=one_cycle"],
+    "optimizer.schedule.end_factor": ["optimizer/schedule=cosine"],
+    "optimizer.schedule.step_size": ["optimizer/schedule=step"],
+    "optimizer.schedule.gamma": ["optimizer/schedule=step"],
+}
+KEYS = [(f"{group}.{old}", f"{group}.{new}") for group, names in renamed.KEYS.items() for old, new in names.items()]
+
+
+@pytest.mark.parametrize(("old", "new"), KEYS)
+def test_an_old_key_is_answered_with_the_new_one(old: str, new: str, capsys: pytest.CaptureFixture[str]) -> None:
+    choices = OPTIONS.get(new, [])
+    assert main([*choices, f"{old}=1"]) == 2
+    assert f"dltrain: {old}: unknown key. It is called {new} now." in capsys.readouterr().err
+    assert OmegaConf.select(compose.compose(choices).config, new, throw_on_missing=False) is not None or "labels" in new
+
+
+@pytest.mark.parametrize("old", renamed.MODULES)
+def test_a_class_that_has_moved_is_named_and_not_imported(old: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"model._target_={old}.Thing"]) == 2
+    assert f"model._target_: expected {renamed.MODULES[old]}.Thing, got {old}.Thing" in capsys.readouterr().err
+
+
+def test_a_users_own_class_keeps_its_keys() -> None:
+    node = {"_target_": "mine.Model", "hidden": 3, "inner": {"_target_": "dltrain.models.boltzmann.RBM", "hidden": 3}}
+    stored = {
+        "config": {"model": node, "task": {"_target_": "theirs.Task", "activity": 1}},
+        "overrides": ["model.hidden=3"],
+    }
+    assert renamed.upgrade(stored) == {
+        "config": {
+            "model": {**node, "inner": {"_target_": "dltrain.models.rbm.RBM", "hidden": 3}},
+            "task": {"_target_": "theirs.Task", "activity": 1},
+        },
+        "overrides": ["model.hidden=3"],
+    }
+
+
+def test_keys_are_renamed_where_they_stand_and_where_they_were_typed() -> None:
+    schedule = {"_target_": "dltrain.schedule.Step", "every": 0.5, "factor": 0.1}
+    stored = {
+        "config": {
+            "optimizer": {"schedule": schedule},
+            "data": {"_facts_": ["shape"]},
+            "regularization": {"biases": True},
+        },
+        "overrides": ["++optimizer.schedule.every=0.5", "regularization.biases=true", "seed=1"],
+    }
+    upgraded = renamed.upgrade(stored)
+    assert upgraded["config"] == {
+        "optimizer": {"schedule": {"_target_": "dltrain.optim.schedules.Step", "step_size": 0.5, "gamma": 0.1}},
+        "data": {"_provides_": ["shape"]},
+        "regularization": {"decay_biases": True},
+    }
+    assert upgraded["overrides"] == [
+        "++optimizer.schedule.step_size=0.5",
+        "regularization.decay_biases=true",
+        "seed=1",
+    ]
+    assert renamed.upgrade(upgraded) == upgraded
+
+
+def test_plateau_keeps_its_factor() -> None:
+    node = {"_target_": "dltrain.schedule.Plateau", "factor": 0.1}
+    config = renamed.upgrade({"config": {"optimizer": {"schedule": node}}, "overrides": []})["config"]
+    assert config["optimizer"]["schedule"] == {"_target_": "dltrain.optim.schedules.Plateau", "factor": 0.1}
