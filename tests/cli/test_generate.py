@@ -91,7 +91,7 @@ def asked(run: Path, count: int = 64, seed: int = 0, **wished: object) -> Tensor
 
     noise = torch.Generator().manual_seed(seed)
     wish = Wish(count, noise, components.device.device, train=train, **wished)  # type: ignore[arg-type]
-    return evaluation.look(
+    return evaluation.run_in_eval_mode(
         lambda model: components.task.generate(model, wish), components.model, components.device
     ).float()
 
