@@ -70,7 +70,7 @@ class Components:
             schedule,
             steps,
             Regularization(**regularization),
-            self.device.scaler(),
+            self.device.make_scaler(),
             partial=any(p.requires_grad and id(p) not in owned for p in self.model.parameters()),
             skip=self.trainer.on_non_finite == "skip",
         )
@@ -84,7 +84,7 @@ def build_components(job: Job) -> Components:
     """
     config, errors = job.resolved, list[str]()
     with collect_errors(errors):
-        devices.find(config["device"]["name"])
+        devices.resolve_device(config["device"]["name"])
     with collect_errors(errors):
         trainer = build_trainer_config(config)
     with collect_errors(errors):
@@ -98,8 +98,8 @@ def build_components(job: Job) -> Components:
         raise ConfigError(*errors)
     task, facts = build_task(job, data.spec)
     model = build_model(job, facts)
-    device = devices.choose(**config["device"], model=model)
-    devices.prepare(device, config["seed"])
+    device = devices.select_device(**config["device"], model=model)
+    devices.configure_process(device, config["seed"])
     model = device.place(model)
     precision_notes = (precision.use_fp32_where_needed(model, device), precision.advise(model, device))
     if device.compile:

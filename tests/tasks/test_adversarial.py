@@ -52,7 +52,7 @@ def batch_of(count: int = 32, shape: tuple[int, ...] = (2,), classes: int = 8) -
 
 
 def on_cpu(model: nn.Module) -> devices.Device:
-    return devices.choose("cpu", "fp32", False, False, False, model)
+    return devices.select_device("cpu", "fp32", False, False, False, model)
 
 
 def made_of(*typed: str) -> tuple[compose.Job, assemble.Components]:

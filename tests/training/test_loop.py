@@ -80,7 +80,7 @@ def looped(
     def optimizer(turn: Turn, steps: int) -> Optimizer:
         owned = {id(p) for p in turn.parameters}
         others = any(p.requires_grad and id(p) not in owned for p in model.parameters())
-        return Optimizer(make, turn.parameters, schedule(), steps, regularization, device.scaler(), partial=others)
+        return Optimizer(make, turn.parameters, schedule(), steps, regularization, device.make_scaler(), partial=others)
 
     splits = {"train": Batches(train or source(), batch_size, seed=3, training=True)}
     if val:
@@ -563,7 +563,7 @@ def test_the_weights_that_the_validation_metric_likes_best_are_kept(
     assert loop.state.best == said[wanted - 1]
     assert loop.state.best_step == 2 * wanted
     assert torch.equal(weights(model), task.judged[wanted - 1])
-    assert Checkpoints(tmp_path).entry("best.pt")["step"] == 2 * wanted
+    assert Checkpoints(tmp_path).read_entry("best.pt")["step"] == 2 * wanted
     assert not any(task.modes), "weights are judged in evaluation mode"
     assert model.training
 
@@ -613,7 +613,7 @@ def test_early_stopping_counts_evaluations_not_steps_or_epochs(tmp_path: Path) -
     assert [line["step"] for line in lines(tmp_path, "val")] == [3 * n for n in range(1, 8)]
     assert loop.state.stopped_early and loop.state.step == 21
     assert (loop.state.best, loop.state.best_step) == (1.0, 12)
-    assert Checkpoints(tmp_path).entry("last.pt")["step"] == 21
+    assert Checkpoints(tmp_path).read_entry("last.pt")["step"] == 21
 
 
 def test_a_metric_that_is_no_number_counts_as_no_improvement(tmp_path: Path) -> None:
