@@ -55,7 +55,7 @@ class Job:
     sweep_resume: str | None = None
 
     def __post_init__(self) -> None:
-        interpolation.learn_secrets(self.config, plain(self.config))
+        interpolation.register_secrets(self.config, plain(self.config))
 
     def title(self) -> str:
         """What was chosen, as a user would type it."""

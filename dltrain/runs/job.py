@@ -22,9 +22,9 @@ RUN_DIR = compose.OURS_IN_HYDRA[False]
 
 def dump_job(job: Job) -> str:
     """A job as YAML, interpolations as they are written and secrets masked."""
-    typed = [redaction.masked_word(word) for word in job.overrides]
-    parts = {"choices": job.choices, "overrides": typed, "config_dirs": redaction.masked(list(job.config_dirs))}
-    return OmegaConf.to_yaml({**parts, "config": redaction.masked(OmegaConf.to_container(job.config))})
+    typed = [redaction.mask_override(word) for word in job.overrides]
+    parts = {"choices": job.choices, "overrides": typed, "config_dirs": redaction.mask(list(job.config_dirs))}
+    return OmegaConf.to_yaml({**parts, "config": redaction.mask(OmegaConf.to_container(job.config))})
 
 
 def load_job(path: Path, allow: Iterable[str] = ()) -> Job:
@@ -203,7 +203,7 @@ def _is_overridden(key: str, typed: Iterable[str]) -> bool:
 def _missing_secrets(content: dict[str, Any], typed: list[str]) -> list[str]:
     """Ask for the secrets, which no folder keeps, unless they were typed."""
     hint = "No run keeps a secret: give it again, {}=VALUE, or let the run's command read it, {}='${{oc.env:NAME}}'"
-    missing = [key for key in redaction.asked_again(content) if not _is_overridden(key, map(_override_key, typed))]
+    missing = [key for key in redaction.masked_keys(content) if not _is_overridden(key, map(_override_key, typed))]
     return [format_error(key, "its value", None, hint.format(key, key)) for key in missing]
 
 
@@ -225,8 +225,8 @@ def _override_key(text: str) -> str:
 def config_differences(before: Any, after: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
     """Where two configurations differ: key -> both values."""
     if not (isinstance(before, dict) and isinstance(after, dict)):
-        shown = redaction.masked(after, prefix)
-        return {} if before in (after, shown) else {prefix: (redaction.masked(before, prefix), shown)}
+        shown = redaction.mask(after, prefix)
+        return {} if before in (after, shown) else {prefix: (redaction.mask(before, prefix), shown)}
     found: dict[str, tuple[Any, Any]] = {}
     for name in dict.fromkeys([*before, *after]):
         key = f"{prefix}.{name}" if prefix else str(name)

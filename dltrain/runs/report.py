@@ -120,17 +120,17 @@ class Report:
 
     def choices(self) -> dict[str, Any]:
         """What tells this run from others in TensorBoard's HParams tab."""
-        words = map(redaction.masked_word, self.job.overrides)
+        words = map(redaction.mask_override, self.job.overrides)
         typed = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
         chosen = {**{k: v for k, v in self.job.choices.items() if v}, "seed": self.components.config["seed"]}
         chosen["optimizer.lr"] = self.components.config["optimizer"].get("lr")
-        return {k: v for k, v in {**typed, **redaction.masked(chosen)}.items() if not k.startswith("hydra.")}
+        return {k: v for k, v in {**typed, **redaction.mask(chosen)}.items() if not k.startswith("hydra.")}
 
 
 def command_line(job: Job) -> str:
     """The command that repeats a run."""
-    dirs = [word for name in job.config_dirs for word in ("--config-dir", redaction.hidden(name))]
-    return shlex.join(["dltrain", *dirs, *map(redaction.masked_word, job.overrides)])
+    dirs = [word for name in job.config_dirs for word in ("--config-dir", redaction.redact(name))]
+    return shlex.join(["dltrain", *dirs, *map(redaction.mask_override, job.overrides)])
 
 
 def describe_environment(job: Job, components: Components) -> dict[str, Any]:

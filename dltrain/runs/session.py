@@ -154,7 +154,7 @@ class Session:
 
     def save_metadata(self) -> None:
         """What the run is, before it starts or goes on: longer than it was first asked to, perhaps."""
-        home, config = self.home, OmegaConf.to_yaml(OmegaConf.create(redaction.masked(self.components.config)))
+        home, config = self.home, OmegaConf.to_yaml(OmegaConf.create(redaction.mask(self.components.config)))
         home.write(stored.JOB, stored.dump_job(self.job))  # first: from here on the run can be resumed
         home.write("config.yaml", config)
         home.write("command.txt", command_line(self.job) + "\n")

@@ -58,7 +58,7 @@ class Folder:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file whole."""
-        self.write(name, json.dumps(redaction.masked(content), indent=2, allow_nan=False) + "\n")
+        self.write(name, json.dumps(redaction.mask(content), indent=2, allow_nan=False) + "\n")
 
     def status(self, state: str, exit_code: int | None = None, step: int = 0, error: str | None = None) -> None:
         """Say how the run stands: running, finished, interrupted, failed, diverged or out_of_memory."""
