@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from dltrain.cli.hydra_flags import Parser, at_least_one, seed
 from dltrain.cli.main import Command, is_override, trusted
+from dltrain.config.revise import revise_job
 from dltrain.data.inputs import Given, check
 from dltrain.errors import ConfigError, OutOfMemory, format_error, suggest
 from dltrain.loggers.console import Console
 from dltrain.runs import job as stored
 from dltrain.runs import overridable
-from dltrain.storage.atomic import write_whole
+from dltrain.storage.atomic import write_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +68,7 @@ def main(command: Command, started: float) -> int:
     check(asked.given)
     if asked.out:
         refuse_existing(Path(os.path.expanduser(asked.out)), asked.force)
-    job, changed = stored.revise_job(stored.load_job(path, trusted(typed)), typed)
+    job, changed = revise_job(stored.load_job(path, trusted(typed)), typed)
     overridable.check_predict(changed)
     job.ready()
     from dltrain.runs import export
@@ -80,7 +81,7 @@ def main(command: Command, started: float) -> int:
     step = restore_weights(components, path, f"{asked.checkpoint}.pt")
     made = made_up(components, asked)
     write(out, export.encode(made, out, spec), asked.force)
-    Console().say(f"{path}: {asked.checkpoint} checkpoint, of step {step:,}: {len(made.examples):,} examples")
+    Console().info(f"{path}: {asked.checkpoint} checkpoint, of step {step:,}: {len(made.examples):,} examples")
     print(out)
     return 0
 
@@ -241,6 +242,6 @@ def write(path: Path, content: bytes, force: bool) -> None:
     """
     refuse_existing(path, force)
     try:
-        write_whole(path, content)
+        write_atomic(path, content)
     except OSError as error:
         raise ConfigError(format_error("--out", f"a file that can be written at {path}", error.strerror)) from error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dltrain.cli.hydra_flags import Parser, above_zero, at_least_one, seed
 from dltrain.cli.main import Command, is_override, trusted
 from dltrain.cli.stdio import says
+from dltrain.config.revise import revise_job
 from dltrain.data.inputs import Given, check
 from dltrain.errors import ConfigError, format_error
 from dltrain.loggers.console import Console
@@ -69,7 +70,7 @@ def main(command: Command, started: float) -> int:
     asked, run, names, typed = read(command.words)
     path = stored.find_run(run)
     check(names)
-    job, changed = stored.revise_job(stored.load_job(path, trusted(typed)), typed)
+    job, changed = revise_job(stored.load_job(path, trusted(typed)), typed)
     overridable.check_predict(changed)
     job.ready()
     from dltrain.runs.inference import load_trained, rebuild_components
@@ -78,9 +79,9 @@ def main(command: Command, started: float) -> int:
     wishes = wishes_of(asked, components.task)
     trained = load_trained(components, path, f"{asked.checkpoint}.pt")
     console = Console()
-    console.say(f"{path}: {asked.checkpoint} checkpoint, of step {trained.step:,}")
+    console.info(f"{path}: {asked.checkpoint} checkpoint, of step {trained.step:,}")
     for note in trained.notes:
-        console.warn(f"{path}: {note}")
+        console.warning(f"{path}: {note}")
     given = Given(tuple(names), asked.text, asked.batch or 2 * trained.components.data.batch_size)
     write(trained.predict(given, wishes), asked.format, asked.top)
     return 0

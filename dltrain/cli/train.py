@@ -6,10 +6,11 @@ from dltrain.cli.main import Command
 from dltrain.cli.resume import go_on
 from dltrain.config import compose
 from dltrain.config.compose import Job
+from dltrain.config.revise import config_differences
 from dltrain.errors import ConfigError, format_error
 from dltrain.loggers.console import Console
 from dltrain.runs import job as stored
-from dltrain.storage import run_dir
+from dltrain.storage import folder_checks
 
 
 def main(command: Command, started: float) -> int:
@@ -23,11 +24,11 @@ def main(command: Command, started: float) -> int:
 
         return run_sweep(jobs, console, command.overrides)
     job = compose.compose(command.overrides, command.config_dirs)
-    if job.config.trainer.resume == "auto" and (path := earlier(job)) is not None:
-        before = compose.plain(stored.load_job(path, job.allow).config)
-        return go_on(job, path, stored.config_differences(before, compose.plain(job.config)), console, started)
-    run_dir.check(job.run_dir, compose.default_root())
-    console.say(job.title())
+    if job.resolved["trainer"]["resume"] == "auto" and (path := earlier(job)) is not None:
+        changed = config_differences(stored.load_job(path, job.allow).config, job.config)
+        return go_on(job, path, changed, console, started)
+    folder_checks.check_available(job.run_dir, compose.default_root())
+    console.info(job.title())
     job.ready()
     from dltrain.runs.launch import train
 

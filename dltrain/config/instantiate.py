@@ -12,6 +12,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 from dltrain.config import renamed
+from dltrain.config.plain import Fact
 from dltrain.errors import ConfigError, format_error, suggest
 
 Node = Mapping[str, Any]
@@ -240,7 +241,7 @@ def readable(hint: Any) -> str:
 
 
 def needs(node: Node, key: str, allow: tuple[str, ...] = ()) -> list[str]:
-    """The facts a node cannot do without: ``${spec.NAME}`` given to an argument that does not admit None."""
+    """The facts a node cannot do without: a `Fact` given to an argument that does not admit None."""
     hints = annotations(target(node["_target_"], key, allow))
-    pulled = {n: v[7:-1] for n, v in node.items() if isinstance(v, str) and v.startswith("${spec.") and v.endswith("}")}
-    return [fact for name, fact in pulled.items() if name in hints and not fits(None, hints[name])]
+    facts = {name: value.name for name, value in node.items() if isinstance(value, Fact)}
+    return [fact for name, fact in facts.items() if name in hints and not fits(None, hints[name])]

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
@@ -50,14 +50,14 @@ def refuse_assembled(content: Any, file: Path) -> None:
         raise ConfigError(*(format_error(key, expected, text) for key, text in found))
 
 
-def register_secrets(config: DictConfig, written: dict[str, Any]) -> None:
+def register_secrets(written: dict[str, Any]) -> None:
     """Register the secrets of a configuration, as far as they can be resolved yet, for redaction.
 
     Args:
-        config: A configuration.
-        written: The same as plain Python, with unresolved interpolations.
+        written: A configuration as plain Python, with unresolved interpolations.
     """
     OmegaConf.register_new_resolver("oc.env", resolve_env, replace=True)
+    config = OmegaConf.create(written)
     for key, value in validation.leaves(written):
         if redaction.is_secret(key) or "oc.env" in str(value):
             with suppress(OmegaConfBaseException, RecursionError):
