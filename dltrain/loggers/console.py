@@ -175,7 +175,7 @@ class Console:
 
 def clean(text: str) -> str:
     """Mask secrets and remove control characters, except tabs and newlines."""
-    return redaction.hidden(CONTROL_CODES.sub("", text))
+    return redaction.redact(CONTROL_CODES.sub("", text))
 
 
 def clean_record(record: logging.LogRecord) -> bool:
