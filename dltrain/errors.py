@@ -1,4 +1,4 @@
-"""What a user did wrong, said once and clearly. Every module may use it."""
+"""Exceptions that end a command with an exit code, and the form of their messages."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -6,14 +6,14 @@ from typing import ClassVar
 
 from dltrain import redaction
 
-LONGEST = 240  # letters of a value that are shown
+MAX_LENGTH = 240  # characters of a value in a message
 
 
-class Refusal(Exception):
-    """The command ends with an exit code of its own, one line per problem and no traceback.
+class DltrainError(Exception):
+    """Base class of errors that end the command with exit code `code` and without a traceback.
 
     Args:
-        problems: One line (or short paragraph) each.
+        problems: One line or short paragraph each.
     """
 
     code: ClassVar[int]
@@ -23,49 +23,49 @@ class Refusal(Exception):
         self.problems = problems
 
 
-class ConfigError(Refusal):
-    """Mistakes in what the user asked for, each of the form ``key: expected X, got Y``; see `problem`."""
+class ConfigError(DltrainError):
+    """Invalid configuration or arguments, one line per mistake; see `format_error`."""
 
     code = 2
 
 
-class CheckpointError(Refusal):
-    """Checkpoints that are refused, each file with the reason; nothing is overwritten."""
+class CheckpointError(DltrainError):
+    """Checkpoints that cannot be loaded, each file with the reason."""
 
     code = 5
 
 
-class WorkerError(Refusal):
-    """A process that reads data is gone or hangs: who it was, and what to do."""
+class WorkerError(DltrainError):
+    """A data loading worker died or hangs."""
 
     code = 1
 
 
-class OutputError(Refusal):
-    """Standard output takes nothing: it is closed or full."""
+class OutputError(DltrainError):
+    """Standard output cannot be written: it is closed or full."""
 
     code = 1
 
 
-class OutOfMemory(Refusal):
-    """There is not enough memory for what was asked, and what asks for less."""
+class OutOfMemory(DltrainError):
+    """Not enough memory, with the settings that need less."""
 
     code = 4
 
 
-def problem(key: str, expected: str, got: object, hint: str = "") -> str:
-    """One mistake as one line: the key, what was expected, what was received and what to do."""
-    line = f"{key}: expected {expected}, got {show(redaction.masked(got, key))}"
+def format_error(key: str, expected: str, got: object, hint: str = "") -> str:
+    """Return ``key: expected X, got Y. Hint.``, with secrets redacted in `got`."""
+    line = f"{key}: expected {expected}, got {shorten(redaction.masked(got, key))}"
     return f"{line}. {hint}" if hint else line
 
 
-def show(value: object) -> str:
-    """A value as a user would type it; only what is longer than any path is shortened."""
+def shorten(value: object) -> str:
+    """Return `value` as a user would type it, cut to `MAX_LENGTH` characters."""
     text = "nothing" if value is None else str(value)
-    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+    return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 3] + "..."
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence that proposes the known name most like ``name``, or an empty string."""
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return "Did you mean ...?" with the known name closest to `name`, or an empty string if none is close."""
     close = get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"Did you mean {close[0]}?" if close else ""

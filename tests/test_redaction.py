@@ -14,7 +14,7 @@ import pytest
 from dltrain import redaction
 from dltrain.cli import main
 from dltrain.config import compose
-from dltrain.errors import problem
+from dltrain.errors import format_error
 
 SECRET, FROM_OUTSIDE, SPOKEN = "s3cr3t-Value+1/2=", "fr0m-the-environment", "b34rer-of-news"
 SMALL = ["data=digits", "device=cpu", "trainer.max_steps=2"]
@@ -114,7 +114,7 @@ def test_a_secret_that_is_known_is_hidden_wherever_it_turns_up() -> None:
     redaction.learn_words(["model.api_key='abc def'", "x={token: ticK}", "model.password=pw,long-one", "seed=12345"])
     said = "abc def, ticK, pw and long-one in 12345"
     assert redaction.hidden(said) == "***, ***, pw and *** in 12345"
-    assert problem("model.api_key", "text", "pw") == "model.api_key: expected text, got ***"
+    assert format_error("model.api_key", "text", "pw") == "model.api_key: expected text, got ***"
     redaction.forget()
     assert redaction.hidden(said) == said
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from dltrain.cli.hydra_flags import Parser
 from dltrain.cli.main import Command, trusted
-from dltrain.errors import ConfigError, nearest, problem
+from dltrain.config.revise import revise_job
+from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.loggers.console import Console
 from dltrain.runs import job as stored
 from dltrain.runs import overridable
@@ -48,7 +49,7 @@ def main(command: Command, started: float) -> int:
     asked, typed = read(command)
     path = stored.find_run(asked.run)
     name = checkpoint(path, asked.checkpoint)
-    job, changed = stored.revise_job(stored.load_job(path, trusted(typed)), typed)
+    job, changed = revise_job(stored.load_job(path, trusted(typed)), typed)
     overridable.check_predict(changed)
     job.ready()
     from dltrain.runs import classifier_features
@@ -58,7 +59,7 @@ def main(command: Command, started: float) -> int:
     trained = load_trained(rebuild_components(job), path, name, own=True)
     classifier_features.attach_features(trained.components, job.allow)
     if getattr(trained.splits, asked.split) is None:
-        raise ConfigError(problem("--split", "test or train, as the run holds out no examples", asked.split))
+        raise ConfigError(format_error("--split", "test or train, as the run holds out no examples", asked.split))
     for note in trained.notes:
         console.warn(note)
     console.say(f"{path}: {name.removesuffix('.pt')} checkpoint, of step {trained.step:,}")
@@ -81,7 +82,7 @@ def read(command: Command) -> tuple[argparse.Namespace, list[str]]:
     names = [word for word in others if word not in command.overrides]
     if len(names) != 1:
         usage = "dltrain evaluate RUN, RUN being a run's folder or latest"
-        raise ConfigError(problem("evaluate", usage, " ".join(names) or None))
+        raise ConfigError(format_error("evaluate", usage, " ".join(names) or None))
     asked.run = names[0]
     return asked, command.overrides
 
@@ -98,8 +99,8 @@ def checkpoint(path: Path, asked: str) -> str:
     known = sorted(found.name for found in folder.glob("*.pt"))
     if file.name in known and (file.name == asked or (os.path.exists(file) and file.samefile(folder / file.name))):
         return file.name
-    hint = nearest(file.name, ["best", "last", *known]) or f"It has {' '.join(known) or 'none'}."
-    raise ConfigError(problem("--checkpoint", f"best, last or a file of {folder}", asked, hint))
+    hint = suggest(file.name, ["best", "last", *known]) or f"It has {' '.join(known) or 'none'}."
+    raise ConfigError(format_error("--checkpoint", f"best, last or a file of {folder}", asked, hint))
 
 
 def show(console: Console, asked: argparse.Namespace, about: dict[str, Any], trained: "Trained") -> None:

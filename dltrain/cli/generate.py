@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from dltrain.cli.hydra_flags import Parser, at_least_one, seed
 from dltrain.cli.main import Command, is_override, trusted
+from dltrain.config.revise import revise_job
 from dltrain.data.inputs import Given, check
-from dltrain.errors import ConfigError, OutOfMemory, nearest, problem
+from dltrain.errors import ConfigError, OutOfMemory, format_error, suggest
 from dltrain.loggers.console import Console
 from dltrain.runs import job as stored
 from dltrain.runs import overridable
@@ -67,7 +68,7 @@ def main(command: Command, started: float) -> int:
     check(asked.given)
     if asked.out:
         refuse_existing(Path(os.path.expanduser(asked.out)), asked.force)
-    job, changed = stored.revise_job(stored.load_job(path, trusted(typed)), typed)
+    job, changed = revise_job(stored.load_job(path, trusted(typed)), typed)
     overridable.check_predict(changed)
     job.ready()
     from dltrain.runs import export
@@ -107,9 +108,11 @@ def read(words: Iterable[str]) -> tuple[argparse.Namespace, str, list[str]]:
     names = [word for word in others if word not in typed]
     if len(names) != 1:
         usage = "dltrain generate RUN, RUN being a run's folder or latest, before --given"
-        raise ConfigError(problem("generate", usage, " ".join(names) or None))
+        raise ConfigError(format_error("generate", usage, " ".join(names) or None))
     if asked.given and asked.count:
-        raise ConfigError(problem("--count", "no number with --given, which gives as many as it is given", asked.count))
+        raise ConfigError(
+            format_error("--count", "no number with --given, which gives as many as it is given", asked.count)
+        )
     return asked, names[0], typed
 
 
@@ -198,7 +201,7 @@ def read_given(components: "Components", splits: "Splits", names: Iterable[str])
     batches = (Batches(Source(piece.rows, splits.test.prepare), COUNT, components.device.device) for piece in pieces)
     examples = [batch["inputs"] for piece in batches for batch in piece]
     if not examples:
-        raise ConfigError(problem("--given", "at least one example", "none"))
+        raise ConfigError(format_error("--given", "at least one example", "none"))
     return torch.cat(examples)
 
 
@@ -209,14 +212,14 @@ def label_of(name: str, spec: "Spec") -> int:
         ConfigError: Naming the nearest.
     """
     if not spec.classes:
-        raise ConfigError(problem("--class", "nothing, as this run's data have no classes", name))
+        raise ConfigError(format_error("--class", "nothing, as this run's data have no classes", name))
     names = list(spec.class_names or map(str, range(spec.classes)))
     if name in names:
         return names.index(name)
     if name.isdecimal() and int(name) < spec.classes:
         return int(name)
-    hint = nearest(name, names) or f"It is one of {', '.join(names[:SHOWN])}{' ...' if len(names) > SHOWN else ''}."
-    raise ConfigError(problem("--class", f"a class by name, or a number from 0 to {spec.classes - 1}", name, hint))
+    hint = suggest(name, names) or f"It is one of {', '.join(names[:SHOWN])}{' ...' if len(names) > SHOWN else ''}."
+    raise ConfigError(format_error("--class", f"a class by name, or a number from 0 to {spec.classes - 1}", name, hint))
 
 
 def refuse_existing(path: Path, force: bool) -> None:
@@ -226,9 +229,9 @@ def refuse_existing(path: Path, force: bool) -> None:
         ConfigError: Saying what to do.
     """
     if not os.path.isdir(path.parent):
-        raise ConfigError(problem("--out", "a file in a folder that is there", path))
+        raise ConfigError(format_error("--out", "a file in a folder that is there", path))
     if os.path.isdir(path) or (os.path.exists(path) and not force):
-        raise ConfigError(problem("--out", "a new file", path, "It exists; --force replaces a file."))
+        raise ConfigError(format_error("--out", "a new file", path, "It exists; --force replaces a file."))
 
 
 def write(path: Path, content: bytes, force: bool) -> None:
@@ -241,4 +244,4 @@ def write(path: Path, content: bytes, force: bool) -> None:
     try:
         write_whole(path, content)
     except OSError as error:
-        raise ConfigError(problem("--out", f"a file that can be written at {path}", error.strerror)) from error
+        raise ConfigError(format_error("--out", f"a file that can be written at {path}", error.strerror)) from error

@@ -4,7 +4,7 @@ import argparse
 import math
 from typing import Any, NoReturn
 
-from dltrain.errors import ConfigError, nearest, problem, show
+from dltrain.errors import ConfigError, format_error, shorten, suggest
 
 MOST = 2**31 - 1  # of what is counted
 DIGITS = 40  # a number of more is larger than any bound; Python refuses to read very long ones
@@ -25,8 +25,8 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             names = list(action.choices)
-            hint = nearest(str(value), names)
-            raise ConfigError(problem(action.option_strings[-1], f"one of {' '.join(names)}", value, hint))
+            hint = suggest(str(value), names)
+            raise ConfigError(format_error(action.option_strings[-1], f"one of {' '.join(names)}", value, hint))
 
     def add_showing(self) -> None:
         """Flags that only show something; Hydra answers them itself."""
@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
         known = [flag for action in self._actions for flag in action.option_strings]
         if names:
             raise ConfigError(
-                *(f"{n}: {REFUSED.get(n) or f'unknown flag. {nearest(n, known)}'}".strip() for n in names)
+                *(f"{n}: {REFUSED.get(n) or f'unknown flag. {suggest(n, known)}'}".strip() for n in names)
             )
 
 
@@ -77,5 +77,5 @@ def whole(text: str, least: int, most: int) -> int:
     number = int(text) if text.isdecimal() and len(text) < DIGITS else -1
     if not least <= number <= most:
         also = f" and at most {most:,}" if text.isdecimal() and number != 0 else ""
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}{also}, got {show(text)}")
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}{also}, got {shorten(text)}")
     return number

@@ -18,7 +18,7 @@ from dltrain import redaction
 from dltrain.cli import stdio
 from dltrain.cli.hydra_flags import Parser
 from dltrain.config.compose import conf_dir, expand, search_path
-from dltrain.errors import ConfigError, Refusal, nearest, problem
+from dltrain.errors import ConfigError, DltrainError, format_error, suggest
 from dltrain.loggers.console import CONTROL
 from dltrain.training.signals import NAMES, Stopped
 
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with stdio.ready(), careful(), named():
             return dispatch(argv)
-    except Refusal as error:
+    except DltrainError as error:
         for line in error.problems:
             print(f"dltrain: {harmless(line)}", file=sys.stderr)
         return error.code
@@ -126,11 +126,11 @@ def named() -> Iterator[None]:
         if error.errno != errno.ENAMETOOLONG:
             raise
         wanted = f"a name that the system takes ({error.strerror})"
-        raise ConfigError(problem("file", wanted, error.filename)) from None
+        raise ConfigError(format_error("file", wanted, error.filename)) from None
     except RuntimeError as error:
         if "home directory" not in str(error):
             raise
-        raise ConfigError(problem("~NAME", "a user who has a home on this machine", "another")) from None
+        raise ConfigError(format_error("~NAME", "a user who has a home on this machine", "another")) from None
 
 
 def dispatch(argv: list[str]) -> int:
@@ -151,8 +151,8 @@ def read(argv: list[str]) -> Command:
         ConfigError: For flags that do not exist, or that dltrain refuses.
     """
     named = bool(argv) and argv[0] in VERBS
-    if argv and not named and argv[0].isalpha() and (close := nearest(argv[0], VERBS)):
-        raise ConfigError(problem(argv[0], "a verb or KEY=VALUE", argv[0], close))
+    if argv and not named and argv[0].isalpha() and (close := suggest(argv[0], VERBS)):
+        raise ConfigError(format_error(argv[0], "a verb or KEY=VALUE", argv[0], close))
     verb = argv[0] if named else "train"
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("-m", "--multirun", action="store_true")
@@ -189,7 +189,7 @@ def is_override(word: str) -> bool:
     if "/" in key:
         return (conf_dir() / key).is_dir()
     head = key.partition(".")[0]
-    return head in known() or bool(nearest(head, known("config.yaml")))
+    return head in known() or bool(suggest(head, known("config.yaml")))
 
 
 @functools.cache
@@ -212,7 +212,7 @@ def one_run(command: Command) -> tuple[Path, list[str], list[str]]:
     names = [word for word in command.rest if word not in flags]
     if flags or len(names) != 1:
         usage = f"dltrain {command.verb} RUN, RUN being a run's folder or latest"
-        raise ConfigError(problem(command.verb, usage, " ".join(flags or names) or None))
+        raise ConfigError(format_error(command.verb, usage, " ".join(flags or names) or None))
     return job.find_run(names[0]), command.overrides, trusted(command.overrides)
 
 
@@ -273,7 +273,7 @@ def prepare_completion(words: list[str]) -> None:
     what, _, shell = words[0].partition("=") if len(words) == 1 else ("", "", "")
     if what not in ("install", "uninstall", "query") or shell not in ("bash", "fish", "zsh"):
         raise ConfigError(
-            problem("--shell-completion", "install=SHELL, SHELL being bash, fish or zsh", " ".join(words))
+            format_error("--shell-completion", "install=SHELL, SHELL being bash, fish or zsh", " ".join(words))
         )
     line = os.environ.get("COMP_LINE", "dltrain ").split(" ")
     # Hydra would look into the packages that its own keys name.

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from dltrain.cli.hydra_flags import Parser, above_zero, at_least_one, seed
 from dltrain.cli.main import Command, is_override, trusted
 from dltrain.cli.stdio import says
+from dltrain.config.revise import revise_job
 from dltrain.data.inputs import Given, check
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 from dltrain.loggers.console import Console
 from dltrain.runs import job as stored
 from dltrain.runs import overridable
@@ -69,7 +70,7 @@ def main(command: Command, started: float) -> int:
     asked, run, names, typed = read(command.words)
     path = stored.find_run(run)
     check(names)
-    job, changed = stored.revise_job(stored.load_job(path, trusted(typed)), typed)
+    job, changed = revise_job(stored.load_job(path, trusted(typed)), typed)
     overridable.check_predict(changed)
     job.ready()
     from dltrain.runs.inference import load_trained, rebuild_components
@@ -106,7 +107,9 @@ def read(words: Iterable[str]) -> tuple[argparse.Namespace, str, list[str], list
     typed = [word for word in others if is_override(word)]
     names = [*(word for word in others if word not in typed), *after]
     if not names:
-        raise ConfigError(problem("predict", "dltrain predict RUN INPUT, RUN being a run's folder or latest", None))
+        raise ConfigError(
+            format_error("predict", "dltrain predict RUN INPUT, RUN being a run's folder or latest", None)
+        )
     return asked, names[0], names[1:], typed
 
 
@@ -127,7 +130,7 @@ def wishes_of(asked: argparse.Namespace, task: "Task") -> dict[str, Any]:
     kind = type(task).__name__
     if type(task).predict is Task.predict:
         hint = "dltrain generate RUN shows what its model makes up, with --given INPUT of what it is given."
-        raise ConfigError(problem("predict", "a run whose task says something about examples", kind, hint))
+        raise ConfigError(format_error("predict", "a run whose task says something about examples", kind, hint))
     wishes = {name: getattr(asked, name) for name in OF_THE_TASK if getattr(asked, name) is not None}
     known = inspect.signature(task.predict).parameters
     if wrong := [name for name in wishes if name not in known]:
@@ -161,7 +164,7 @@ def likeliest(record: dict[str, Any], top: int) -> dict[str, Any]:
     """
     tables = {key: value for key, value in record.items() if isinstance(value, dict)}
     if not tables:
-        raise ConfigError(problem("--top", "a run that tells classes apart", top))
+        raise ConfigError(format_error("--top", "a run that tells classes apart", top))
     kept = {key: sorted(table, key=lambda name: -(table[name] or 0))[:top] for key, table in tables.items()}
     return {**record, **{key: {name: tables[key][name] for name in names} for key, names in kept.items()}}
 

@@ -2,6 +2,7 @@
 
 from dltrain.cli.main import Command, one_run
 from dltrain.config import compose
+from dltrain.config.revise import RUN_DIR, revise_job
 from dltrain.loggers.console import Console
 from dltrain.runs import job as stored
 from dltrain.runs.provenance import Origin
@@ -28,8 +29,8 @@ def main(command: Command, started: float) -> int:
         print(USAGE)
         return 0
     path, typed, allow = one_run(command)
-    job, changed = stored.revise_job(stored.load_job(path, allow), typed)
-    changed.pop(stored.RUN_DIR, None)
+    job, changed = revise_job(stored.load_job(path, allow), typed)
+    changed.pop(RUN_DIR, None)
     run_dir.check(job.run_dir, compose.default_root())
     console = Console()
     console.say(f"{job.title()} (again)")

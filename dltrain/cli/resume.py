@@ -5,6 +5,7 @@ from typing import Any
 
 from dltrain.cli.main import Command, one_run
 from dltrain.config.compose import Job
+from dltrain.config.revise import revise_job
 from dltrain.loggers.console import Console
 from dltrain.runs import job as stored
 from dltrain.runs import overridable
@@ -30,7 +31,7 @@ def main(command: Command, started: float) -> int:
         print(USAGE)
         return 0
     path, typed, allow = one_run(command)
-    job, changed = stored.revise_job(stored.load_job(path, allow), typed)
+    job, changed = revise_job(stored.load_job(path, allow), typed)
     return go_on(job, path, changed, Console(), started)
 
 
@@ -47,7 +48,7 @@ def go_on(job: Job, path: Path, changed: dict[str, tuple[Any, Any]], console: Co
     Raises:
         ConfigError: When what was changed would make it another run.
     """
-    overridable.check_resume(changed, str(path), job.config.device.precision)
+    overridable.check_resume(changed, str(path), job.resolved["device"]["precision"])
     if stored.is_finished(path) and not any(map(is_longer, changed.items())):
         console.say(f"{path}: this run is finished. trainer.epochs=N trains on.")
         return 0

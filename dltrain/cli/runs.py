@@ -9,7 +9,7 @@ from typing import Any
 
 from dltrain.cli.main import Command, Parser
 from dltrain.config import compose
-from dltrain.errors import ConfigError, nearest, problem
+from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.loggers.console import Console, count, duration
 from dltrain.runs import job
 from dltrain.runs.index import MAIN_GROUPS, RunInfo, run_info
@@ -42,7 +42,7 @@ def main(command: Command, started: float) -> int:
     root = Path(asked.folder).expanduser() if asked.folder else compose.default_root()
     if asked.folder and not root.is_dir():
         there = [str(path) for path in root.parent.glob("*/")]
-        raise ConfigError(problem("runs", "a folder of runs", asked.folder, nearest(str(root), there)))
+        raise ConfigError(format_error("runs", "a folder of runs", asked.folder, suggest(str(root), there)))
     found = [root] if (root / job.JOB).is_file() else job.list_runs(root)
     rows = sorted(map(run_info, found), key=ORDERS[asked.sort])
     if asked.json:
@@ -67,9 +67,9 @@ def read(command: Command) -> argparse.Namespace:
     parser.refuse([word for word in others if word.startswith("-")])
     if asked.sort not in ORDERS:
         expected = f"one of {' '.join(ORDERS)}"
-        raise ConfigError(problem("--sort", expected, asked.sort, nearest(asked.sort, ORDERS)))
+        raise ConfigError(format_error("--sort", expected, asked.sort, suggest(asked.sort, ORDERS)))
     if len(others) > 1 or command.overrides:
-        raise ConfigError(problem("runs", "dltrain runs [FOLDER]", " ".join(others)))
+        raise ConfigError(format_error("runs", "dltrain runs [FOLDER]", " ".join(others)))
     asked.folder = others[0] if others else None
     return asked
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dltrain.cli.main import Command, Parser
 from dltrain.config.compose import Job, compose
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 from dltrain.loggers.console import Console
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def main(command: Command, started: float) -> int:
     from dltrain.runs import assemble
 
     facts, example = facts_given(job, given) if given.input else facts_of_data(job)
-    batch_size = job.config.data.batch_size
+    batch_size = job.resolved["data"]["batch_size"]
     make = functools.partial(assemble.build_model, job, facts)
     summary = summarise(make, [example], batch_size, optimizer_states(job))
     show(Console(), summary, batch_size, job)
@@ -60,7 +60,7 @@ def read(flags: list[str]) -> argparse.Namespace:
     if (given.input is None) != (given.outputs is None):
         raise ConfigError("--input and --outputs: expected both or neither. Example: --input 3x32x32 --outputs 10")
     if given.outputs is not None and given.outputs < 1:
-        raise ConfigError(problem("--outputs", "a whole number at least 1", given.outputs))
+        raise ConfigError(format_error("--outputs", "a whole number at least 1", given.outputs))
     return given
 
 
@@ -68,7 +68,7 @@ def shape(text: str) -> tuple[int, ...]:
     """``3x32x32`` -> (3, 32, 32)."""
     sizes = text.split("x")
     if not all(size.isdigit() and int(size) for size in sizes) or len(sizes) > 3:
-        raise ConfigError(problem("--input", "one to three sizes such as 3x32x32, 96x7 or 784", text))
+        raise ConfigError(format_error("--input", "one to three sizes such as 3x32x32, 96x7 or 784", text))
     return tuple(map(int, sizes))
 
 
@@ -78,17 +78,17 @@ def facts_given(job: Job, given: argparse.Namespace) -> tuple[dict[str, Any], "T
 
     from dltrain.config import instantiate
     from dltrain.data.spec import Spec
-    from dltrain.runs import assemble
+    from dltrain.runs import assemble, compatibility
 
     sizes: tuple[int, ...] = given.input
-    needed = instantiate.needs(assemble.raw(job, "model"), "model", job.allow)
+    needed = instantiate.needs(job.resolved["model"], "model", job.allow)
     tokens = "vocabulary" in needed
     if tokens:
         spec = Spec(shape=sizes, length=sizes[0], vocabulary=given.outputs, features=given.outputs)
     else:
         spec = Spec(shape=sizes, size=functools.reduce(int.__mul__, sizes), **named(sizes))
     facts = assemble.spec_facts(spec) | {"outputs": given.outputs, "each_step": tokens, "causal": tokens}
-    if set(needed) & set(assemble.TASK_FACTS) - facts.keys():  # what only the task that the model is made for can say
+    if set(needed) & set(compatibility.TASK_FACTS) - facts.keys():  # stated by the model's own task
         facts = {**assemble.build_task(job, spec)[1], **facts}
     return facts, torch.zeros(sizes, dtype=torch.int64 if tokens else torch.float32, device="meta")
 
@@ -110,7 +110,7 @@ def facts_of_data(job: Job) -> tuple[dict[str, Any], "Tensor"]:
     from dltrain.data.spec import Data
     from dltrain.runs import assemble
 
-    data: Data = instantiate.build(assemble.node(job, "data"), "data", job.allow)
+    data: Data = instantiate.build(job.resolved["data"], "data", job.allow)
     _, facts = assemble.build_task(job, data.spec)
     kind = torch.float32 if data.spec.vocabulary is None else torch.int64
     return facts, torch.zeros(data.spec.shape or (), dtype=kind, device="meta")
@@ -121,9 +121,8 @@ def optimizer_states(job: Job) -> int:
     import torch
 
     from dltrain.config import instantiate
-    from dltrain.runs import assemble
 
-    node = assemble.node(job, "optimizer")
+    node = dict(job.resolved["optimizer"])
     node.pop("schedule")
     weight = torch.nn.Parameter(torch.ones(2, 2))
     optimizer = instantiate.partial(node, "optimizer", job.allow)([{"params": [weight]}])

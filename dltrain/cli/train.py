@@ -6,7 +6,8 @@ from dltrain.cli.main import Command
 from dltrain.cli.resume import go_on
 from dltrain.config import compose
 from dltrain.config.compose import Job
-from dltrain.errors import ConfigError, problem
+from dltrain.config.revise import config_differences
+from dltrain.errors import ConfigError, format_error
 from dltrain.loggers.console import Console
 from dltrain.runs import job as stored
 from dltrain.storage import run_dir
@@ -23,9 +24,9 @@ def main(command: Command, started: float) -> int:
 
         return run_sweep(jobs, console, command.overrides)
     job = compose.compose(command.overrides, command.config_dirs)
-    if job.config.trainer.resume == "auto" and (path := earlier(job)) is not None:
-        before = compose.plain(stored.load_job(path, job.allow).config)
-        return go_on(job, path, stored.config_differences(before, compose.plain(job.config)), console, started)
+    if job.resolved["trainer"]["resume"] == "auto" and (path := earlier(job)) is not None:
+        changed = config_differences(stored.load_job(path, job.allow).config, job.config)
+        return go_on(job, path, changed, console, started)
     run_dir.check(job.run_dir, compose.default_root())
     console.say(job.title())
     job.ready()
@@ -41,6 +42,6 @@ def earlier(job: Job) -> Path | None:
         ConfigError: When the command does not say where that would be.
     """
     if job.run_dir is None:
-        raise ConfigError(problem("trainer.resume", "hydra.run.dir=FOLDER with auto, the same each time", "none"))
+        raise ConfigError(format_error("trainer.resume", "hydra.run.dir=FOLDER with auto, the same each time", "none"))
     path = Path(job.run_dir).expanduser()
     return path if (path / stored.JOB).is_file() else None

@@ -19,7 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from dltrain.config import interpolation, overrides, schema, validation
-from dltrain.errors import ConfigError, problem
+from dltrain.config.plain import resolve
+from dltrain.errors import ConfigError, format_error
 
 # Of Hydra's own keys a user may set one, in a run or in a sweep; its plugins, callbacks and loggers would run whatever
 # they name.
@@ -35,7 +36,7 @@ class Job:
     """One composed run.
 
     Args:
-        config: Everything below the root except ``hydra``.
+        config: Everything below the root except ``hydra``, interpolations as they are written.
         choices: Group -> the option chosen, e.g. ``{"model": "lstm"}``.
         overrides: What the user typed, as Hydra reads it; where the run goes is not part of it.
         run_dir: The run folder the user named, or None for a fresh one.
@@ -45,7 +46,7 @@ class Job:
         sweep_resume: The folder of the sweep to go on with, or None for a new one.
     """
 
-    config: DictConfig
+    config: dict[str, Any]
     choices: dict[str, str]
     overrides: tuple[str, ...]
     run_dir: str | None
@@ -55,7 +56,13 @@ class Job:
     sweep_resume: str | None = None
 
     def __post_init__(self) -> None:
-        interpolation.learn_secrets(self.config, plain(self.config))
+        interpolation.learn_secrets(self.config)
+
+    @functools.cached_property
+    def resolved(self) -> dict[str, Any]:
+        """The configuration with its interpolations resolved; a `Fact` stands for what data and task will state."""
+        with explained():
+            return resolve(self.config)
 
     def title(self) -> str:
         """What was chosen, as a user would type it."""
@@ -65,7 +72,7 @@ class Job:
 
     def ready(self) -> None:
         """Put into the environment what must be there before torch is imported."""
-        if self.config.device.deterministic:
+        if self.resolved["device"]["deterministic"]:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
@@ -92,7 +99,9 @@ def session(config_dirs: tuple[str, ...], sweep: bool) -> Iterator["Composer"]:
     """
     missing = [folder for folder in config_dirs if not Path(folder).is_dir()]
     if missing:
-        raise ConfigError(*(problem("--config-dir", "an existing folder of YAML groups", name) for name in missing))
+        raise ConfigError(
+            *(format_error("--config-dir", "an existing folder of YAML groups", name) for name in missing)
+        )
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3", job_name="dltrain"):
         yield Composer(config_dirs, sweep)
@@ -189,7 +198,7 @@ class Composer:
         key, value = override.key_or_group, override.value()
         if is_hydras(override):
             ours = OURS_IN_HYDRA[self.sweep]
-            return None if key == ours else problem(key, f"{ours}, the only key of Hydra's to set here", value)
+            return None if key == ours else format_error(key, f"{ours}, the only key of Hydra's to set here", value)
         missing = validation.unknown(key, content, self.groups)
         if missing:
             return None if override.is_add() or override.is_force_add() else missing
@@ -208,7 +217,7 @@ class Composer:
         name = OmegaConf.select(whole, "sweep.resume")
         if self.sweep or name is None:
             return []
-        return [problem("sweep.resume", "-m with it", name, "A single run goes on with: dltrain resume RUN")]
+        return [format_error("sweep.resume", "-m with it", name, "A single run goes on with: dltrain resume RUN")]
 
     def as_job(self, whole: DictConfig, parsed: Sequence[Override], allow: list[str]) -> Job:
         """Take apart what Hydra composed."""
@@ -217,7 +226,7 @@ class Composer:
             places = (whole.hydra.run.dir, whole.hydra.sweep.dir)
         run_dir, sweep_dir = (None if place in ("auto", "", None) else str(place) for place in places)
         typed = tuple(str(o.input_line) for o in parsed if head(o) not in PLACES)
-        config = OmegaConf.masked_copy(whole, [key for key in whole if key not in PLACES])  # type: ignore[misc]
+        config = {key: value for key, value in plain(whole).items() if key not in PLACES}
         named = OmegaConf.select(whole, "sweep.resume")
         resumed = None if named is None else str(named)
         return Job(config, choices, typed, run_dir, sweep_dir, self.config_dirs, tuple(allow), resumed)
@@ -240,7 +249,7 @@ def allowed(parsed: Sequence[Override], content: dict[str, Any]) -> tuple[list[s
         [str(n) for n in (v if isinstance(v, list) else [v] if v else [])]
         for v in (typed, content.get("allow_targets"))
     )
-    wrong = problem("allow_targets", "this key on the command line only", found, "No YAML may set it.")
+    wrong = format_error("allow_targets", "this key on the command line only", found, "No YAML may set it.")
     return allow, [] if found in ([], allow) else [wrong]
 
 

@@ -12,7 +12,8 @@ from pickle import UnpicklingError
 from typing import Any
 
 from dltrain.config import renamed
-from dltrain.errors import ConfigError, nearest, problem
+from dltrain.config.plain import Fact
+from dltrain.errors import ConfigError, format_error, suggest
 
 Node = Mapping[str, Any]
 # Annotation -> the types that fit it, and how it is called.
@@ -105,7 +106,7 @@ def mistakes(node: Node, key: str, allow: tuple[str, ...] = ()) -> Iterator[str]
         return
     method, role = ROLES.get(key, ("__init__", ""))
     if isinstance(made, type) and not hasattr(made, method):
-        yield problem(f"{key}._target_", role, node["_target_"])
+        yield format_error(f"{key}._target_", role, node["_target_"])
         return
     known = {name: p for name, p in parameters(made).items() if name not in ("self", "params")}
     given = {name: value for name, value in node.items() if not name.startswith("_")}
@@ -116,7 +117,7 @@ def mistakes(node: Node, key: str, allow: tuple[str, ...] = ()) -> Iterator[str]
         if name not in names and not open_ended:
             new = renamed.new_key(f"{key}.{name}")
             takes = f"{made.__name__} takes {' '.join(names) or 'none'}."
-            hint = f"It is called {new} now." if new else nearest(name, names) or takes
+            hint = f"It is called {new} now." if new else suggest(name, names) or takes
             yield f"{key}.{name}: unknown argument. {hint}"
         else:
             yield from wrong_argument(f"{key}.{name}", value, hints.get(name, Any), allow)
@@ -131,7 +132,7 @@ def wrong_argument(key: str, value: Any, hint: Any, allow: tuple[str, ...]) -> I
     elif is_node(value):
         yield from mistakes(value, key, allow)
     elif not fits(value, hint):
-        yield problem(key, readable(hint), value)
+        yield format_error(key, readable(hint), value)
 
 
 def parameters(made: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
@@ -150,23 +151,25 @@ def target(path: Any, key: str, allow: tuple[str, ...]) -> Callable[..., Any]:
     """
     path = str(path)
     if new := renamed.new_target(path):
-        raise ConfigError(problem(f"{key}._target_", new, path, "The class has moved."))
+        raise ConfigError(format_error(f"{key}._target_", new, path, "The class has moved."))
     module, _, name = path.rpartition(".")
     trusted = next((prefix for prefix in allow if path.startswith(f"{prefix}.")), None)
     library = next((prefix for prefix in LIBRARIES if prefix == f"{module}."), None)
     if not (trusted or library or path.startswith(OURS)) or name.startswith("_"):
-        raise ConfigError(problem(f"{key}._target_", ALLOWED, path, trust_hint(path.split(".", maxsplit=1)[0])))
+        raise ConfigError(format_error(f"{key}._target_", ALLOWED, path, trust_hint(path.split(".", maxsplit=1)[0])))
     try:
         if trusted:
             trust_folder()
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, SyntaxError) as error:
-        raise ConfigError(problem(f"{key}._target_", "something that can be imported", path, f"{error}.")) from None
+        raise ConfigError(
+            format_error(f"{key}._target_", "something that can be imported", path, f"{error}.")
+        ) from None
     # A name that a module has merely imported from elsewhere is not its own.
     root = f"{trusted}." if trusted else library or "dltrain."
     own = callable(found) and f"{getattr(found, '__module__', '')}.".startswith(root)
     if not own or not (trusted or isinstance(found, type) or (library == MODELS and makes_model(found))):
-        raise ConfigError(problem(f"{key}._target_", f"a class of {root.rstrip('.')}", path))
+        raise ConfigError(format_error(f"{key}._target_", f"a class of {root.rstrip('.')}", path))
     return found
 
 
@@ -238,7 +241,7 @@ def readable(hint: Any) -> str:
 
 
 def needs(node: Node, key: str, allow: tuple[str, ...] = ()) -> list[str]:
-    """The facts a node cannot do without: ``${spec.NAME}`` given to an argument that does not admit None."""
+    """The facts a node cannot do without: a `Fact` given to an argument that does not admit None."""
     hints = annotations(target(node["_target_"], key, allow))
-    pulled = {n: v[7:-1] for n, v in node.items() if isinstance(v, str) and v.startswith("${spec.") and v.endswith("}")}
-    return [fact for name, fact in pulled.items() if name in hints and not fits(None, hints[name])]
+    facts = {name: value.name for name, value in node.items() if isinstance(value, Fact)}
+    return [fact for name, fact in facts.items() if name in hints and not fits(None, hints[name])]

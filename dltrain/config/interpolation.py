@@ -6,13 +6,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from dltrain import redaction, secret_names
 from dltrain.config import schema, validation
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 FACT = re.compile(r"\$\{spec\.(\w+)")
 # ${oc.env:MY_${...}}, and the same with a resolver whose own name is put together: which variable it is nobody sees.
@@ -35,7 +35,7 @@ def unresolvable(written: dict[str, Any]) -> Iterator[str]:
                     yield mistake
             except (OmegaConfBaseException, RecursionError) as error:
                 reason = re.sub(r"^.*while resolving interpolation: ", "", str(error).split("\n")[0])
-                yield problem(key, "a value", value, f"{reason.rstrip('.')}.")
+                yield format_error(key, "a value", value, f"{reason.rstrip('.')}.")
 
 
 def refuse_assembled(content: Any, file: Path) -> None:
@@ -47,17 +47,17 @@ def refuse_assembled(content: Any, file: Path) -> None:
     found = [(key, text) for key, text in validation.leaves(content) if ASSEMBLED.search(str(text))]
     if found:
         expected = f"${{oc.env:NAME}} with a name that stands there in {file}"
-        raise ConfigError(*(problem(key, expected, text) for key, text in found))
+        raise ConfigError(*(format_error(key, expected, text) for key, text in found))
 
 
-def learn_secrets(config: DictConfig, written: dict[str, Any]) -> None:
+def learn_secrets(written: dict[str, Any]) -> None:
     """Know what lies behind names that say that it is secret, of keys or of variables, as far as it can be told yet.
 
     Args:
-        config: A configuration.
-        written: The same as plain Python, interpolations as they are written.
+        written: A configuration as plain Python, interpolations as they are written.
     """
     OmegaConf.register_new_resolver("oc.env", variable, replace=True)  # what is resolved later is heard of, too
+    config = OmegaConf.create(written)
     for key, value in validation.leaves(written):
         text = str(value)
         refers = "${" in text and secret_names.refers_to_secret(text)

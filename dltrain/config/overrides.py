@@ -8,7 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
-from dltrain.errors import nearest, problem
+from dltrain.errors import format_error, suggest
 
 QUOTES = set("'\"[]{}")
 
@@ -27,7 +27,9 @@ def parse(typed: list[str], options: Options) -> tuple[list[Override], list[str]
     for text in typed:
         key, equals, _ = text.partition("=")
         if not key or not (equals or text.startswith("~")):
-            problems.append(problem(text, "KEY=VALUE or GROUP=OPTION", text, nearest(text, ("--help", "--multirun"))))
+            problems.append(
+                format_error(text, "KEY=VALUE or GROUP=OPTION", text, suggest(text, ("--help", "--multirun")))
+            )
             continue
         try:
             parsed.append(read(as_hydra_says(text, options)))
@@ -71,7 +73,7 @@ def several(override: Override) -> str:
     """Say that there are several values where one is needed."""
     text = str(override.input_line)
     key, _, value = text.partition("=")
-    return problem(key, "one value", value, f"To run all of them, add -m: dltrain -m {shlex.quote(text)}")
+    return format_error(key, "one value", value, f"To run all of them, add -m: dltrain -m {shlex.quote(text)}")
 
 
 def spread(parsed: list[Override], options: Options) -> tuple[list[list[Override]], list[str]]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dltrain.errors import nearest, problem
+from dltrain.errors import format_error, suggest
 from dltrain.redaction import MASK
 
 SPANS = ("step", "epoch", "minute")
@@ -199,7 +199,7 @@ def check(key: str, value: Any) -> str | None:
         return None
     items = value if isinstance(value, list) else [value]
     wrong = [item for item in items if not word.admits(item)]
-    return problem(key, word.text, wrong[0], nearest(str(wrong[0]), word.names)) if wrong else None
+    return format_error(key, word.text, wrong[0], suggest(str(wrong[0]), word.names)) if wrong else None
 
 
 def mistyped(key: str, value: Any, default: Any) -> str | None:
@@ -214,7 +214,7 @@ def mistyped(key: str, value: Any, default: Any) -> str | None:
         text = word.text
         fits = word.null if value is None else word.many or type(default) is list or type(value) is not list
         fits = fits and not isinstance(value, Mapping)
-    return None if fits else problem(key, text, "null" if value is None else value)
+    return None if fits else format_error(key, text, "null" if value is None else value)
 
 
 def unsettled(value: Any) -> bool:

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from dltrain.config import renamed, schema
-from dltrain.errors import nearest, problem
+from dltrain.errors import format_error, suggest
 
 Node = Mapping[str, Any]
 
@@ -17,10 +17,10 @@ def wrong_option(group: str, option: Any, options: Sequence[str]) -> str | None:
     """The mistake in ``group=option``, or None."""
     if isinstance(option, list):
         hint = f"To run all of them, add -m: dltrain -m {group}={','.join(map(str, option))}"
-        return problem(group, "one option", ",".join(map(str, option)), hint)
+        return format_error(group, "one option", ",".join(map(str, option)), hint)
     if option in options:
         return None
-    return problem(group, f"one of {' '.join(options)}", option, nearest(str(option), options))
+    return format_error(group, f"one of {' '.join(options)}", option, suggest(str(option), options))
 
 
 def find(key: str, content: Node) -> Any:
@@ -56,7 +56,7 @@ def unknown(key: str, content: Node, groups: Sequence[str]) -> str | None:
     names = [str(name) for name in inside if not str(name).startswith("_")]
     if not parent:
         listing = f"The groups and keys are: {' '.join(names)}."
-        return f"{key}: unknown key. {nearest(part, names) or elsewhere(part, content) or listing}"
+        return f"{key}: unknown key. {suggest(part, names) or elsewhere(part, content) or listing}"
     close = get_close_matches(part, names, 1, cutoff=0.5)
     hint = f"Did you mean {parent}.{close[0]}?" if close else f"The keys of {parent} are: {' '.join(names) or 'none'}."
     return f"{key}: unknown key. {hint}"
@@ -66,7 +66,7 @@ def wrong_value(key: str, value: Any, content: Node, groups: Sequence[str]) -> s
     """The mistake in a value, and in those it contains; None if there is none. The key is there."""
     node = find(key, content)
     if value is None and key in PLAIN:
-        return problem(key, "a group of keys", None)
+        return format_error(key, "a group of keys", None)
     if isinstance(value, Mapping) and isinstance(node, Mapping):
         pairs = [(f"{key}.{name}", item) for name, item in value.items()]
         found = (unknown(k, content, groups) or wrong_value(k, v, content, groups) for k, v in pairs)
@@ -102,7 +102,7 @@ def misplaced(content: Node, own: Node, groups: Sequence[str]) -> Iterator[str]:
                 yield 'experiment: expected a first line "# @package _global_" in this YAML, or nobody reads it'
             elif name not in known and (prefix or name not in groups) and f"${{{prefix}{name}" not in pulled:
                 new = renamed.new_key(f"{prefix}{name}")
-                hint = f"It is called {new} now." if new else nearest(name, known)
+                hint = f"It is called {new} now." if new else suggest(name, known)
                 yield f"{prefix}{name}: unknown key. {hint}".rstrip()
         yield from (f"{prefix}{name}: expected a value, got nothing" for name in known if name not in node)
 
@@ -119,12 +119,12 @@ def misshapen(content: Node, own: Node) -> Iterator[str]:
         if found is None and default is not None:
             yield f"{key}: expected a value, got nothing"
         elif isinstance(found, Mapping) != isinstance(default, Mapping):
-            yield problem(key, "a group of keys" if isinstance(default, Mapping) else "a value", found)
+            yield format_error(key, "a group of keys" if isinstance(default, Mapping) else "a value", found)
     for group in PLAIN:
         node = _at(group, content)
         if isinstance(node, Mapping):
             wrong = [f"{group}.{name}" for name, value in node.items() if isinstance(value, Mapping)]
-            yield from (problem(key, "a value", "a group of keys") for key in wrong)
+            yield from (format_error(key, "a value", "a group of keys") for key in wrong)
 
 
 def _at(key: str, content: Node) -> Any:
@@ -147,4 +147,4 @@ def endless(content: Node) -> Iterator[str]:
     """A training that would never end."""
     trainer = content.get("trainer", {})
     if trainer.get("epochs", 1) is None and trainer.get("max_steps", 1) is None:
-        yield problem("trainer.epochs", "a whole number of at least 1", "null", "trainer.max_steps is null too.")
+        yield format_error("trainer.epochs", "a whole number of at least 1", "null", "trainer.max_steps is null too.")

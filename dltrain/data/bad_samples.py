@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from dltrain.data.checks import at_least, one_of
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 ANSWERS = ("stop", "skip")
 MOST = 100
@@ -26,7 +26,7 @@ class BadSamples:
         """Leave an example out; the same one counts once.
 
         Args:
-            mistake: Names it and says what is wrong, as `dltrain.errors.problem` does.
+            mistake: Names it and says what is wrong, as `dltrain.errors.format_error` does.
 
         Raises:
             ConfigError: It stops the run, or there are too many.
@@ -38,7 +38,7 @@ class BadSamples:
             return
         if len(self.found) >= self.most:
             expected = f"at most {self.most:,} examples that cannot be read"
-            raise ConfigError(problem("data.max_bad_samples", expected, "one more", f"The last one: {mistake}"))
+            raise ConfigError(format_error("data.max_bad_samples", expected, "one more", f"The last one: {mistake}"))
         self.found.append(mistake)
 
     def restore(self, found: Iterable[str]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from dltrain.data.checks import nearest_file
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 STANDARD_INPUT = "-"
 
@@ -41,19 +41,21 @@ class Given:
             ConfigError: When there are none, or not such as are wanted.
         """
         if self.text is not None:
-            raise ConfigError(problem("--text", f"{wanted} as INPUT, since this run did not learn text", self.text))
+            raise ConfigError(
+                format_error("--text", f"{wanted} as INPUT, since this run did not learn text", self.text)
+            )
         if not self.names:
-            raise ConfigError(problem("INPUT", f"{wanted}, or {STANDARD_INPUT} for standard input", None))
+            raise ConfigError(format_error("INPUT", f"{wanted}, or {STANDARD_INPUT} for standard input", None))
         for number, name in enumerate(self.names, 1):
             if not os.path.isdir(name):
                 yield GivenFile(number, name)
                 continue
             found = sorted(path for path in Path(name).rglob("*") if path.suffix.casefold() in endings)
             if strange := next(filter(_is_strange, found), None):
-                raise ConfigError(problem(f"INPUT {number}", "files and folders in it", strange, "It is neither."))
+                raise ConfigError(format_error(f"INPUT {number}", "files and folders in it", strange, "It is neither."))
             if not found:
                 there = f"a folder without {' '.join(endings)}" if endings else "a folder"
-                raise ConfigError(problem(f"INPUT {number}", wanted, name, f"It is {there}."))
+                raise ConfigError(format_error(f"INPUT {number}", wanted, name, f"It is {there}."))
             yield from (GivenFile(number, str(path)) for path in found)
 
 
@@ -105,7 +107,7 @@ class GivenFile:
             raise ConfigError(*(re.sub(r"^[\w.]+:", f"INPUT {self.number}:", p) for p in error.problems)) from error
         except OSError as error:
             wanted = f"a file that can be read at {self.path}"
-            raise ConfigError(problem(f"INPUT {self.number}", wanted, error.strerror or str(error))) from error
+            raise ConfigError(format_error(f"INPUT {self.number}", wanted, error.strerror or str(error))) from error
 
 
 def check(names: Iterable[str]) -> None:
@@ -117,23 +119,23 @@ def check(names: Iterable[str]) -> None:
     names = list(names)
     problems = [line for number, name in enumerate(names, 1) if (line := _mistake(number, name))]
     if names.count(STANDARD_INPUT) > 1:
-        problems.append(problem("INPUT", f"{STANDARD_INPUT} once", f"{names.count(STANDARD_INPUT)} times"))
+        problems.append(format_error("INPUT", f"{STANDARD_INPUT} once", f"{names.count(STANDARD_INPUT)} times"))
     if problems:
         raise ConfigError(*problems)
 
 
 def _mistake(number: int, name: str) -> str | None:
     if name == STANDARD_INPUT:
-        return None if sys.stdin else problem(f"INPUT {number}", "standard input", "a closed one")
+        return None if sys.stdin else format_error(f"INPUT {number}", "standard input", "a closed one")
     there = os.path.exists(name)  # Path.exists raises for a name that is too long
     if there and os.access(name, os.R_OK):
         if _is_strange(Path(name)):
             hint = f"A pipe can be standard input: {STANDARD_INPUT} < {name}"
-            return problem(f"INPUT {number}", f"a file, a folder or {STANDARD_INPUT}", name, hint)
+            return format_error(f"INPUT {number}", f"a file, a folder or {STANDARD_INPUT}", name, hint)
         return None
     if there:
-        return problem(f"INPUT {number}", "a file that may be read", name)
-    return problem(f"INPUT {number}", "an existing file or folder", name, nearest_file(name))
+        return format_error(f"INPUT {number}", "a file that may be read", name)
+    return format_error(f"INPUT {number}", "an existing file or folder", name, nearest_file(name))
 
 
 def _is_strange(path: Path) -> bool:

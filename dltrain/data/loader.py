@@ -12,7 +12,7 @@ from torch import Tensor
 from dltrain.data.bad_samples import BadSamples
 from dltrain.data.spec import Source
 from dltrain.data.worker_pool import TIMEOUT_S, Loaded
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 Batch = dict[str, Tensor]
 
@@ -77,7 +77,7 @@ class Batches:
             yield batch
         if empty:
             got = f"{self.examples} that cannot"
-            raise ConfigError(problem("data.path", "an example that can be read in each part", got))
+            raise ConfigError(format_error("data.path", "an example that can be read in each part", got))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, from batch ``start`` on; what comes before ``start`` is not read.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 # What numpy and zipfile raise for files that are damaged, encrypted or packed as they cannot unpack.
 UNREADABLE = (
@@ -38,7 +38,9 @@ def read(key: str, path: Path, names: Sequence[str]) -> list[np.ndarray]:
         with np.load(path, allow_pickle=False) as arrays:
             return [arrays[name] for name in names]
     except UNREADABLE as error:
-        raise ConfigError(problem(key, f"whole arrays of numbers in {path}", " ".join(str(error).split()))) from error
+        raise ConfigError(
+            format_error(key, f"whole arrays of numbers in {path}", " ".join(str(error).split()))
+        ) from error
 
 
 def refuse(key: str, path: Path, names: Sequence[str], sizes: dict[str, int]) -> None:
@@ -55,8 +57,10 @@ def refuse(key: str, path: Path, names: Sequence[str], sizes: dict[str, int]) ->
     """
     if missing := [name for name in names if name not in sizes]:
         there = ", ".join(sizes)
-        raise ConfigError(problem(key, f"the arrays {', '.join(names)} in {path}", f"no {missing[0]} among {there}"))
+        raise ConfigError(
+            format_error(key, f"the arrays {', '.join(names)} in {path}", f"no {missing[0]} among {there}")
+        )
     memory, size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), sum(sizes[name] for name in names)
     if size > memory:
         expected = f"arrays that fit into the {memory / 1e9:,.0f} GB of this machine in {path}"
-        raise ConfigError(problem(key, expected, f"{size / 1e9:,.0f} GB when they are unpacked"))
+        raise ConfigError(format_error(key, expected, f"{size / 1e9:,.0f} GB when they are unpacked"))

@@ -10,7 +10,7 @@ import torch
 from dltrain.data.inputs import Given, GivenFile
 from dltrain.data.spec import Inputs
 from dltrain.datasets.array_file import UNREADABLE, refuse
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 ENDINGS = (".npy", ".npz")
 MAGIC = (b"\x93NUMPY", b"PK\x03\x04")
@@ -29,7 +29,7 @@ def _all(given: Given, shape: tuple[int, ...]) -> Iterator[Example]:
         with file.blamed():
             for name, example in examples(file, file.content(), shape):
                 if example.dtype.kind not in "fiub" or not np.isfinite(example).all():
-                    raise ConfigError(problem("INPUT", f"finite numbers in {name['input']}", example.dtype))
+                    raise ConfigError(format_error("INPUT", f"finite numbers in {name['input']}", example.dtype))
                 yield name, example.astype(np.float32)
 
 
@@ -64,9 +64,9 @@ def examples(file: GivenFile, content: bytes, shape: tuple[int, ...]) -> Iterato
     array = _array(file, content)
     arranged = _arranged(array, shape)
     if arranged is None:
-        raise ConfigError(problem("INPUT", f"examples of shape {shape} in {file.path}", f"an array {array.shape}"))
+        raise ConfigError(format_error("INPUT", f"examples of shape {shape} in {file.path}", f"an array {array.shape}"))
     if not len(arranged):
-        raise ConfigError(problem("INPUT", f"at least one example in {file.path}", f"an array {array.shape}"))
+        raise ConfigError(format_error("INPUT", f"at least one example in {file.path}", f"an array {array.shape}"))
     for place, example in enumerate(arranged):
         yield {"input": f"{file.name}[{place}]"}, example
 
@@ -80,14 +80,14 @@ def _array(file: GivenFile, content: bytes) -> np.ndarray:
         wanted = [name for name in NAMES if name in found.files] or found.files
         if len(found.files) > 1 and wanted == found.files:
             expected = f"one array, or one called {' or '.join(NAMES)}, in {file.path}"
-            raise ConfigError(problem("INPUT", expected, ", ".join(found.files)))
+            raise ConfigError(format_error("INPUT", expected, ", ".join(found.files)))
         sizes = {member.filename.removesuffix(".npy"): member.file_size for member in found.zip.infolist()}
         refuse("INPUT", file.path, wanted[:1], sizes)
         return found[wanted[0]]
     except (*UNREADABLE, IndexError) as error:
         # NumPy advises to load such a file unsafely.
         got = "something else, or objects of Python's, which may run code" if "pickle" in str(error) else str(error)
-        raise ConfigError(problem("INPUT", f"arrays that can be read in {file.path}", got)) from error
+        raise ConfigError(format_error("INPUT", f"arrays that can be read in {file.path}", got)) from error
 
 
 def _arranged(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dltrain.data.bad_samples import BadSamples
-from dltrain.errors import ConfigError, nearest, problem
+from dltrain.errors import ConfigError, format_error, suggest
 
 LARGEST = float(np.finfo(np.float32).max)
 HOLES = ("", "na", "nan")
@@ -43,7 +43,7 @@ class Table:
         """Which column has this name."""
         if name not in self.header:
             known = f"one of the columns of {self.path.name}: {', '.join(self.header)}"
-            raise ConfigError(problem("data.column", known, name, nearest(str(name), self.header)))
+            raise ConfigError(format_error("data.column", known, name, suggest(str(name), self.header)))
         return self.places([name])[0]
 
     def places(self, names: Iterable[str]) -> list[int]:
@@ -56,12 +56,14 @@ class Table:
         missing = [name for name in names if name not in self.header]
         if missing:
             known = f"the column{'s' * (len(missing) > 1)} {', '.join(missing)} in {self.path}"
-            raise ConfigError(problem("data.column", known, ", ".join(self.header)))
+            raise ConfigError(format_error("data.column", known, ", ".join(self.header)))
         for name in names:
             if (times := self.header.count(name)) > 1:
                 called = f"called {name}" if name else "without a name"
                 expected = f"one column {called} in {self.path}"
-                raise ConfigError(problem("data.column", expected, f"{times} of them", "Give each a name of its own"))
+                raise ConfigError(
+                    format_error("data.column", expected, f"{times} of them", "Give each a name of its own")
+                )
         return [self.header.index(name) for name in names]
 
     def cells(self, place: int) -> list[str]:
@@ -105,7 +107,7 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(problem("data.path", f"a CSV file in UTF-8 at {path}", str(error))) from error
+        raise ConfigError(format_error("data.path", f"a CSV file in UTF-8 at {path}", str(error))) from error
 
 
 def tables(lines: Iterable[str], path: Path, size: int | None, bad: BadSamples | None = None) -> Iterator[Table]:
@@ -155,14 +157,16 @@ def _check(table: Table) -> None:
     """Refuse what is no table with names over its columns."""
     if any("\t" in name for name in table.header):
         expected = f"cells between commas or semicolons in {table.path}"
-        raise ConfigError(problem("data.path", expected, "tabs between the names of its first line"))
+        raise ConfigError(format_error("data.path", expected, "tabs between the names of its first line"))
     if not table.rows:
-        raise ConfigError(problem("data.path", f"a line of names and rows of numbers in {table.path}", "no rows"))
+        raise ConfigError(format_error("data.path", f"a line of names and rows of numbers in {table.path}", "no rows"))
     if all(table.number(name) is not None for name in table.header):
         got = ", ".join(table.header)
-        raise ConfigError(problem("data.path", f"the names of the columns in the first line of {table.path}", got))
+        raise ConfigError(format_error("data.path", f"the names of the columns in the first line of {table.path}", got))
     if any(map(_is_torn, table.header)):
-        raise ConfigError(problem("data.path", f"a CSV file in UTF-8 at {table.path}", "other bytes in its first line"))
+        raise ConfigError(
+            format_error("data.path", f"a CSV file in UTF-8 at {table.path}", "other bytes in its first line")
+        )
 
 
 def without(table: Table, mistakes: Mapping[int, str], bad: BadSamples) -> Table:
@@ -180,7 +184,7 @@ def without(table: Table, mistakes: Mapping[int, str], bad: BadSamples) -> Table
         bad.add(mistakes[row])
     kept = [row for row in range(len(table.rows)) if row not in mistakes]
     if not kept:
-        raise ConfigError(problem("data.path", f"a line that can be read in {table.path}", "none"))
+        raise ConfigError(format_error("data.path", f"a line that can be read in {table.path}", "none"))
     return replace(table, rows=[table.rows[row] for row in kept], lines=[table.lines[row] for row in kept])
 
 
@@ -191,10 +195,10 @@ def _torn_rows(table: Table) -> dict[int, str]:
         torn = next(filter(_is_torn, row), None)
         if torn is not None:
             got = torn.encode(errors="backslashreplace").decode()
-            found[number] = problem("data.path", f"text in UTF-8 in line {line} of {table.path}", got)
+            found[number] = format_error("data.path", f"text in UTF-8 in line {line} of {table.path}", got)
         elif len(row) != len(table.header):
             expected = f"{len(table.header)} cells in line {line} of {table.path}, as in its first line"
-            found[number] = problem("data.path", expected, len(row))
+            found[number] = format_error("data.path", expected, len(row))
     return found
 
 
@@ -226,7 +230,7 @@ def numbers(table: Table, place: int, remedy: str = "Choose columns of numbers w
         if value is None or abs(value) > LARGEST:
             size = "finite number" if value is None else f"number between -{LARGEST:.2g} and {LARGEST:.2g}"
             where = f"a {size} in column {table.header[place]}, line {table.lines[row]} of {table.path}"
-            raise ConfigError(problem("data.column", where, cell, remedy if value is None else ""))
+            raise ConfigError(format_error("data.column", where, cell, remedy if value is None else ""))
         values[row] = value
     return values
 
@@ -247,6 +251,6 @@ def refuse_holes(table: Table, places: Iterable[int], remedy: str) -> None:
         lines = [line for cell, line in zip(table.cells(place), table.lines, strict=True) if is_hole(cell)]
         if lines:
             where = f"a value in column {table.header[place]}, line {lines[0]} of {table.path}"
-            problems.append(problem("data.path", where, f"a hole ({len(lines)} in this column)", remedy))
+            problems.append(format_error("data.path", where, f"a hole ({len(lines)} in this column)", remedy))
     if problems:
         raise ConfigError(*problems)

@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 SILENCE_S = 60  # a server that says nothing for so long is given up
 
@@ -22,7 +22,7 @@ def not_there(name: str, root: Path, missing: Path) -> ConfigError:
     """The refusal of a set whose files are not there, with the command that fetches them."""
     command = f"dltrain data={name} data.download=true data.root={shlex.quote(str(root))}"
     hint = f"{missing.relative_to(root)} is not there. This command downloads the files: {command}"
-    return ConfigError(problem("data.root", f"the folder that holds the files of {name}", root, hint))
+    return ConfigError(format_error("data.root", f"the folder that holds the files of {name}", root, hint))
 
 
 def fetch(dataset: str, root: Path, whole: Callable[[], bool]) -> None:
@@ -50,7 +50,7 @@ def fetch(dataset: str, root: Path, whole: Callable[[], bool]) -> None:
                 _publish(fresh, root)
     except (OSError, RuntimeError, HTTPException, tarfile.TarError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        wanted = problem("data.download", f"to download {dataset} into {root}", reason)
+        wanted = format_error("data.download", f"to download {dataset} into {root}", reason)
         hint = f"Check the network and the folder. By hand: {by_hand(kind, root)}"
         raise ConfigError(f"{wanted}. {hint}") from error
 

@@ -15,7 +15,7 @@ from dltrain.data.splits import hold_out_of_each
 from dltrain.data.worker_pool import TIMEOUT_S
 from dltrain.datasets.image_inputs import ENDINGS, UNREADABLE, decoded, picture_inputs
 from dltrain.datasets.images import Look, picture_facts
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 TRAIN = "train"
 TEST = "test"
@@ -96,12 +96,12 @@ class ImageFolder:
         found: Listing = []
         if unknown := sorted(set(_folders(root)) - set(self.classes)):
             expected = f"in {root} the classes {', '.join(self.classes)}"
-            raise ConfigError(problem("data.path", expected, unknown[0]))
+            raise ConfigError(format_error("data.path", expected, unknown[0]))
         for number, name in enumerate(self.classes):
             files = sorted(file for file in (root / name).rglob("*") if file.suffix.casefold() in ENDINGS)
             found.extend((file, number) for file in files)
         if not found:
-            raise ConfigError(problem("data.path", f"pictures ({', '.join(ENDINGS)}) in {root}", "none"))
+            raise ConfigError(format_error("data.path", f"pictures ({', '.join(ENDINGS)}) in {root}", "none"))
         return found
 
 
@@ -135,13 +135,13 @@ class Pictures:
             return decoded(path, "RGB", self.image_size, self.image_size)
         except UNREADABLE as error:
             expected = f"a picture that can be read at {path} (number {index} of its part)"
-            raise ConfigError(problem("data.path", expected, str(error), "Replace or delete it")) from error
+            raise ConfigError(format_error("data.path", expected, str(error), "Replace or delete it")) from error
 
 
 def _folders(root: Path) -> list[str]:
     names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not names:
-        raise ConfigError(problem("data.path", f"one folder per class in {root}", "none"))
+        raise ConfigError(format_error("data.path", f"one folder per class in {root}", "none"))
     return names
 
 

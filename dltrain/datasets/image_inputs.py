@@ -13,7 +13,7 @@ from dltrain.data.spec import Inputs
 from dltrain.datasets import array_inputs
 from dltrain.datasets.array_inputs import Example, gathered
 from dltrain.datasets.images import Look
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -52,7 +52,7 @@ def _picture(file: GivenFile, content: bytes, shape: tuple[int, ...]) -> np.ndar
         pixels = decoded(io.BytesIO(content), MODES[channels], height, width)
     except UNREADABLE as error:
         reason = "not a picture" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise ConfigError(problem("INPUT", f"a picture that can be read at {file.path}", reason)) from error
+        raise ConfigError(format_error("INPUT", f"a picture that can be read at {file.path}", reason)) from error
     return pixels.reshape(height, width, channels).transpose(2, 0, 1)
 
 
@@ -97,8 +97,8 @@ def _as_stored(pixels: np.ndarray, look: Look, name: str) -> np.ndarray:
     whole = look.white > 1
     expected = f"bytes from 0 to {look.white:g}" if whole else "floats from 0 to 1"
     if (pixels.dtype != np.uint8) if whole else (pixels.dtype.kind != "f"):
-        raise ConfigError(problem("INPUT", f"{expected} in {name}, as in training", pixels.dtype))
+        raise ConfigError(format_error("INPUT", f"{expected} in {name}, as in training", pixels.dtype))
     least, most = pixels.min(initial=0), pixels.max(initial=0)
     if not (least >= 0 and most <= look.white):  # not a number compares as false
-        raise ConfigError(problem("INPUT", f"{expected} in {name}, as in training", f"{least:g} to {most:g}"))
+        raise ConfigError(format_error("INPUT", f"{expected} in {name}, as in training", f"{least:g} to {most:g}"))
     return pixels if whole else pixels.astype(np.float32)

@@ -11,7 +11,7 @@ from dltrain.data.checks import one_of
 from dltrain.data.loader import Batch, uniform
 from dltrain.data.spec import Files, Source, Spec, Splits
 from dltrain.data.splits import hold_out_of_each
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 Rows = dict[str, Tensor]
 
@@ -57,7 +57,7 @@ class Look:
         self.mean = _per_channel("data.mean", mean, channels)
         self.std = _per_channel("data.std", std, channels)
         if not bool((self.std > 0).all()):
-            raise ConfigError(problem("data.std", "numbers above 0", std))
+            raise ConfigError(format_error("data.std", "numbers above 0", std))
         self.augment = [one_of("data.augment", name, AUGMENTATIONS) for name in augment]
         self.white = white
 
@@ -102,7 +102,9 @@ def answered(splits: Splits, count: int | None) -> Splits:
     if count is None or not isinstance(rows, Mapping):
         return splits
     if not 1 <= count <= most:
-        raise ConfigError(problem("data.num_labels", f"from 1 to {most:,}, the number of training examples", count))
+        raise ConfigError(
+            format_error("data.num_labels", f"from 1 to {most:,}, the number of training examples", count)
+        )
     _, known = hold_out_of_each(rows["labels"], count / most)
     train = replace(splits.train, rows=picked(rows, known))
     return replace(splits, train=train, unlabelled=replace(splits.train, rows={"pixels": rows["pixels"]}))
@@ -111,7 +113,7 @@ def answered(splits: Splits, count: int | None) -> Splits:
 def _per_channel(key: str, value: float | list[float], channels: int) -> Tensor:
     numbers = torch.tensor(value, dtype=torch.float64).flatten()
     if len(numbers) not in (1, channels):
-        raise ConfigError(problem(key, f"one number, or {channels} (one per channel)", value))
+        raise ConfigError(format_error(key, f"one number, or {channels} (one per channel)", value))
     return numbers.expand(channels)[:, None, None]
 
 

@@ -15,7 +15,7 @@ from dltrain.data.splits import hold_out
 from dltrain.datasets.download import fetch, not_there
 from dltrain.datasets.image_inputs import picture_inputs
 from dltrain.datasets.images import Look, Rows, answered, picked, picture_facts
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 SIDE = 28
 PICTURES_HEADER = 16
@@ -117,7 +117,9 @@ def _read(raw: Path, part: str) -> Rows:
     pixels = _bytes(pictures, PICTURES_HEADER).view(-1, 1, SIDE, SIDE)
     if len(pixels) != len(classes):
         got = f"{len(pixels)} pictures and {len(classes)} labels"
-        raise ConfigError(problem("data.root", f"one label for each picture in {raw}", got, "Download the files again"))
+        raise ConfigError(
+            format_error("data.root", f"one label for each picture in {raw}", got, "Download the files again")
+        )
     return {"pixels": pixels, "labels": classes}
 
 
@@ -137,5 +139,5 @@ def _bytes(path: Path, header: int) -> Tensor:
     """What follows the header of an idx file."""
     if not _whole([path]):
         got = f"{path.stat().st_size:,} bytes"
-        raise ConfigError(problem("data.root", f"a whole file {path}", got, "data.download=true fetches it again"))
+        raise ConfigError(format_error("data.root", f"a whole file {path}", got, "data.download=true fetches it again"))
     return torch.from_numpy(np.fromfile(path, dtype=np.uint8)[header:])

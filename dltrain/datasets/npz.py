@@ -19,7 +19,7 @@ from dltrain.datasets.array_inputs import array_inputs
 from dltrain.datasets.image_inputs import picture_inputs
 from dltrain.datasets.images import Look, Rows, picked, picture_facts
 from dltrain.datasets.table import as_they_are
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
 PARTS = ("train", "test")
@@ -100,7 +100,7 @@ class Npz:
         return {"pixels": torch.from_numpy(np.ascontiguousarray(pixels)), "labels": labels}
 
     def _wrong(self, expected: str, got: object) -> ConfigError:
-        return ConfigError(problem("data.path", f"{expected} ({self.path})", got))
+        return ConfigError(format_error("data.path", f"{expected} ({self.path})", got))
 
 
 def _header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
@@ -115,7 +115,7 @@ def _header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
                 shape, _, kind = read(member)
                 return shape, kind
     except array_file.UNREADABLE as error:
-        raise ConfigError(problem("data.path", f"a whole .npz file at {path}", str(error))) from error
+        raise ConfigError(format_error("data.path", f"a whole .npz file at {path}", str(error))) from error
 
 
 def _provides_of_x(shape: tuple[int, ...], kind: np.dtype, path: Path) -> Spec:
@@ -134,7 +134,7 @@ def _provides_of_x(shape: tuple[int, ...], kind: np.dtype, path: Path) -> Spec:
     if len(example) == 1 and kind.kind in "fiub":
         return Spec(shape=example, size=example[0])
     wanted = "x_train of pictures (uint8 with 3 or 4 axes), sequences (float with 3 axes) or vectors (2 axes)"
-    raise ConfigError(problem("data.path", f"{wanted} in {path}", f"{kind} with shape {shape}"))
+    raise ConfigError(format_error("data.path", f"{wanted} in {path}", f"{kind} with shape {shape}"))
 
 
 def _provides_of_y(path: Path) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def _provides_of_y(path: Path) -> dict[str, Any]:
     if labels.dtype.kind not in "iub" or train.size != len(train) or test.size != len(test) or labels.min() < 0:
         wanted = "one whole number from 0 on per example (a class), or floats, in y_train and y_test"
         got = f"{train.dtype} with shape {train.shape} and {test.dtype} with shape {test.shape}"
-        raise ConfigError(problem("data.path", f"{wanted} of {path}", got))
+        raise ConfigError(format_error("data.path", f"{wanted} of {path}", got))
     classes = int(labels.max()) + 1
     return {"classes": classes, "class_names": tuple(str(number) for number in range(classes))}
 

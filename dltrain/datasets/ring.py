@@ -12,7 +12,7 @@ from dltrain.data.loader import uniform
 from dltrain.data.spec import Inputs, Spec, Splits
 from dltrain.datasets.array_inputs import array_inputs
 from dltrain.datasets.table import as_they_are
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 EXAMPLES = {"train": 10_000, "val": 2_000, "test": 2_000}
 
@@ -68,5 +68,5 @@ def normal(count: int) -> Tensor:
 
 def _positive(key: str, value: float) -> float:
     if not value > 0:
-        raise ConfigError(problem(key, "a number above 0", value))
+        raise ConfigError(format_error(key, "a number above 0", value))
     return value

@@ -1,7 +1,7 @@
 """Text that slipped into a column of numbers."""
 
 from dltrain.datasets.csv_file import Table, is_hole
-from dltrain.errors import problem
+from dltrain.errors import format_error
 
 FEW_CLASSES = 20  # so many different whole numbers may also be names
 SLIPS = 0.1  # up to this part of text in a column of numbers is taken for slips
@@ -21,5 +21,5 @@ def slips(table: Table) -> dict[int, str]:
         if many and len(text) <= SLIPS * len(read):
             for row in text:
                 where = f"a finite number in column {name}, line {table.lines[row]} of {table.path}"
-                found.setdefault(row, problem("data.path", where, table.rows[row][place]))
+                found.setdefault(row, format_error("data.path", where, table.rows[row][place]))
     return found

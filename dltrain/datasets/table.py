@@ -16,7 +16,7 @@ from dltrain.data.splits import permutation, share
 from dltrain.datasets.csv_file import LARGEST, Table, is_hole, numbers, read, readable, refuse_holes, tables, without
 from dltrain.datasets.exact import deviation
 from dltrain.datasets.slips import FEW_CLASSES, slips
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 MOST_WORDS = 1000
 FEWEST_ROWS = 3
@@ -70,7 +70,7 @@ class CsvTable:
         target = table.place(column or table.header[-1])
         places = [place for place in range(len(table.header)) if place != target]
         if not places:
-            raise ConfigError(problem("data.path", "a column besides the predicted one", table.header[target]))
+            raise ConfigError(format_error("data.path", "a column besides the predicted one", table.header[target]))
         self.parts = _parts(table, validation, test)
         train = self.parts[0].numpy()
         self._refuse_holes(table, places)
@@ -126,7 +126,7 @@ def _parts(table: Table, validation: float, test: float) -> list[Tensor]:
     """Which rows train, validate and test."""
     count = len(table.rows)
     if count < FEWEST_ROWS:
-        raise ConfigError(problem("data.path", f"at least {FEWEST_ROWS} rows in {table.path}", count))
+        raise ConfigError(format_error("data.path", f"at least {FEWEST_ROWS} rows in {table.path}", count))
     held = [share(count, validation), share(count, test)]
     return list(permutation(count).split([count - sum(held), *held]))
 
@@ -155,7 +155,9 @@ def _standardised(values: np.ndarray, mean: float, scale: float, table: Table, p
     if len(far):
         row = int(far[0])
         where = f"column {table.header[place]}, line {table.lines[row]} of {table.path}"
-        raise ConfigError(problem("data.column", f"a number like those of training in {where}", table.rows[row][place]))
+        raise ConfigError(
+            format_error("data.column", f"a number like those of training in {where}", table.rows[row][place])
+        )
     return found
 
 
@@ -186,7 +188,7 @@ def _fitted(table: Table, place: int, train: np.ndarray) -> Column:
     known = values[train][~np.isnan(values[train])]
     if not len(known):
         got = "holes only"
-        raise ConfigError(problem("data.path", f"a number in the training part of {name}", got))
+        raise ConfigError(format_error("data.path", f"a number in the training part of {name}", got))
     return Numbers(name, known.mean(), float(deviation(known)))
 
 
@@ -195,7 +197,7 @@ def _known_words(table: Table, place: int, train: np.ndarray) -> dict[str, int]:
     words = sorted({cells[row] for row in train if not is_hole(cells[row])})
     if len(words) > MOST_WORDS:
         expected = f"at most {MOST_WORDS:,} different words in column {table.header[place]} of {table.path}"
-        raise ConfigError(problem("data.path", expected, f"{len(words):,}", "Take the column out of the file"))
+        raise ConfigError(format_error("data.path", expected, f"{len(words):,}", "Take the column out of the file"))
     return {word: number for number, word in enumerate(words)}
 
 
@@ -222,5 +224,5 @@ def _answers(table: Table, target: int, train: np.ndarray) -> tuple[dict[str, Te
 
 def _classes(names: list[str]) -> dict[str, Any]:
     if len(names) < 2:
-        raise ConfigError(problem("data.column", "a column of at least two different values", names[0]))
+        raise ConfigError(format_error("data.column", "a column of at least two different values", names[0]))
     return {"classes": len(names), "class_names": tuple(names)}

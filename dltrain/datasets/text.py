@@ -13,7 +13,7 @@ from dltrain.data.inputs import Given
 from dltrain.data.loader import Batch
 from dltrain.data.spec import Inputs, Source, Spec, Splits
 from dltrain.data.splits import share
-from dltrain.errors import ConfigError, problem, show
+from dltrain.errors import ConfigError, format_error, shorten
 
 BUNDLED = Path(__file__).parent / "bundled" / "moby_dick.txt"
 BYTES = 256
@@ -88,7 +88,7 @@ class Text:
         if len(part) <= self.context_length:
             expected = f"more than length = {self.context_length} tokens in each part of {self.path}"
             hint = "Shorten data.context_length, or enlarge data.validation and data.test"
-            raise ConfigError(problem("data.context_length", expected, f"{len(part)} tokens in one part", hint))
+            raise ConfigError(format_error("data.context_length", expected, f"{len(part)} tokens in one part", hint))
         return Source({"tokens": part.unfold(0, self.context_length + 1, stride)}, NextToken())
 
 
@@ -107,7 +107,7 @@ class NextToken(nn.Module):
 
 def _whole(name: str, tokens: list[int]) -> Inputs:
     if not tokens:
-        raise ConfigError(problem(name, "a text of at least one character", "an empty one"))
+        raise ConfigError(format_error(name, "a text of at least one character", "an empty one"))
     return Inputs({"tokens": torch.tensor([[*tokens, UNKNOWN]])}, [{"input": name}])
 
 
@@ -157,7 +157,7 @@ class Characters:
         try:
             return self.encode(content.decode("utf-8-sig"))
         except UnicodeDecodeError as error:
-            raise ConfigError(problem("text", "a text in UTF-8", str(error))) from error
+            raise ConfigError(format_error("text", "a text in UTF-8", str(error))) from error
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, whose lines may end as they do anywhere: a file's do when it is read for training.
@@ -168,8 +168,8 @@ class Characters:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
         unknown = sorted(set(text) - set(self.numbers))
         if unknown:
-            known = f"characters of the training text ({show(repr(''.join(self.characters)))})"
-            raise ConfigError(problem("text", known, repr("".join(unknown))))
+            known = f"characters of the training text ({shorten(repr(''.join(self.characters)))})"
+            raise ConfigError(format_error("text", known, repr("".join(unknown))))
         return [self.numbers[character] for character in text]
 
     def decode(self, tokens: list[int]) -> str:
@@ -182,7 +182,7 @@ def _read(path: Path) -> str:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         hint = "data.tokens=bytes reads any file"
-        raise ConfigError(problem("data.path", f"a text in UTF-8 at {path}", str(error), hint)) from error
+        raise ConfigError(format_error("data.path", f"a text in UTF-8 at {path}", str(error), hint)) from error
     if not text:
-        raise ConfigError(problem("data.path", f"a text at {path}", "an empty file"))
+        raise ConfigError(format_error("data.path", f"a text at {path}", "an empty file"))
     return text

@@ -17,7 +17,7 @@ from dltrain.datasets.exact import exact_pairs
 from dltrain.datasets.future_timestamps import Time, following
 from dltrain.datasets.timestamps import is_time, moments, refuse_disorder, season_of
 from dltrain.datasets.windows import Normalise, Span
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 BUNDLED = Path(__file__).parent / "bundled"
 HEAD = 500
@@ -136,7 +136,9 @@ class TimeSeries:
         refuse_disorder(table)
         table.places(self.names)
         if (rows := len(table.rows)) < self.window:
-            raise ConfigError(problem("data.path", f"at least data.window={self.window} rows in {table.path}", rows))
+            raise ConfigError(
+                format_error("data.path", f"at least data.window={self.window} rows in {table.path}", rows)
+            )
         times: Sequence[Time | None] = following(table, self.horizon) or [None] * self.horizon
         if self.missing == "refuse":  # a hole before the window does not matter
             table = replace(table, rows=table.rows[-self.window :], lines=table.lines[-self.window :])
@@ -165,7 +167,7 @@ class TimeSeries:
         )
         expected = f"at least {enough} rows for window {window}, horizon {horizon} and season {season} in {self.path}"
         hint = "Shorten data.window or data.horizon"
-        return ConfigError(problem("data.path", expected, f"{rows} rows", hint))
+        return ConfigError(format_error("data.path", expected, f"{rows} rows", hint))
 
 
 def _columns(head: Table, column: str | list[str] | None) -> list[str]:
@@ -174,16 +176,16 @@ def _columns(head: Table, column: str | list[str] | None) -> list[str]:
         names = [name for place, name in enumerate(head.header) if not is_time(name) and head.numeric(place)]
         if not names:
             expected = f"a column of numbers in {head.path}, besides the time"
-            raise ConfigError(problem("data.column", expected, f"the columns {', '.join(head.header)}"))
+            raise ConfigError(format_error("data.column", expected, f"the columns {', '.join(head.header)}"))
         head.places(names)
         return names
     names = [column] if isinstance(column, str) else list(column)
     for name in names:
         numbers(head, head.place(name))
     if len(set(names)) < len(names):
-        raise ConfigError(problem("data.column", "each column once", ", ".join(names)))
+        raise ConfigError(format_error("data.column", "each column once", ", ".join(names)))
     if not names:
-        raise ConfigError(problem("data.column", f"one or more of {', '.join(head.header)}", "an empty list"))
+        raise ConfigError(format_error("data.column", f"one or more of {', '.join(head.header)}", "an empty list"))
     return names
 
 
@@ -198,7 +200,7 @@ def _filled(table: Table, names: list[str], missing: str, ends: list[int]) -> np
         for column, name in zip(values.T, names, strict=True):
             if end > 0 and np.isnan(column[:end]).all():
                 expected = f"a number in the first {end} rows of column {name} of {table.path}"
-                raise ConfigError(problem("data.path", expected, "holes only"))
+                raise ConfigError(format_error("data.path", expected, "holes only"))
             column[:end] = _without_holes(column[:end], missing)
     return values
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from dltrain.datasets.csv_file import Table
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 NAMES = ("date", "time", "datetime", "timestamp", "ts", "ds", "year", "quarter", "month", "week", "day", "hour")
 FORMATS = ("%Y-%m-%d", "%Y-%m", "%Y")
@@ -92,7 +92,7 @@ def _falls(values: Sequence[float]) -> bool:
 
 def _disorder(table: Table, got: str) -> ConfigError:
     expected = f"rows in the order of time in {table.path}"
-    return ConfigError(problem("data.path", expected, got, "Sort the file, oldest row first"))
+    return ConfigError(format_error("data.path", expected, got, "Sort the file, oldest row first"))
 
 
 def _moment(cell: str) -> datetime | None:

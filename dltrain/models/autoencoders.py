@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 from dltrain.models.conditional import Told, told_classes
 from dltrain.models.layers import activation as activation_named
 from dltrain.models.layers import check, fully_connected
@@ -134,7 +134,7 @@ def _halved(height: int, width: int, times: int) -> list[tuple[int, int]]:
     if min(sides[-1]) < 1:
         most = min(height, width).bit_length() - 1
         got = f"{times}, each halving a picture of {height}x{width}"
-        raise ConfigError(problem("model.hidden_size", f"at most {most} convolutions", got))
+        raise ConfigError(format_error("model.hidden_size", f"at most {most} convolutions", got))
     return sides
 
 

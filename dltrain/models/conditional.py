@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 
 class Told(nn.Module):
@@ -46,5 +46,5 @@ def told_classes(conditional: bool, classes: int | None) -> int:
         ConfigError: When it is to be told classes that the data have not.
     """
     if conditional and not classes:
-        raise ConfigError(problem("model.conditional", "false, as these data have no classes", conditional))
+        raise ConfigError(format_error("model.conditional", "false, as these data have no classes", conditional))
     return classes or 0 if conditional else 0

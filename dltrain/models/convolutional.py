@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dltrain.errors import ConfigError, nearest, problem
+from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.models.layers import activation as activation_named
 from dltrain.models.layers import check, choose, fully_connected
 from dltrain.models.layers import norm as norm_named
@@ -31,11 +31,11 @@ class _Block:
         for name in ("channels", "kernel", "stride"):
             size = getattr(self, name)
             if not isinstance(size, int) or size < 1:
-                raise ConfigError(problem(f"{self.key}.{name}", "an integer of at least 1", size))
+                raise ConfigError(format_error(f"{self.key}.{name}", "an integer of at least 1", size))
         choose(f"{self.key}.padding", self.padding, {"same": True, "valid": True})
         choose(f"{self.key}.pool", self.pool, {**POOLS, "none": None})
         if self.padding == "same" and self.kernel % 2 == 0:
-            raise ConfigError(problem(f"{self.key}.kernel", "an odd number where padding is same", self.kernel))
+            raise ConfigError(format_error(f"{self.key}.kernel", "an odd number where padding is same", self.kernel))
 
     @property
     def pad(self) -> int:
@@ -45,13 +45,17 @@ class _Block:
     def side(self, pixels: int) -> int:
         """Pixels along one side of the picture behind this block."""
         if self.kernel > pixels + 2 * self.pad:
-            raise ConfigError(problem(f"{self.key}.kernel", f"at most {pixels}, the picture's side here", self.kernel))
+            raise ConfigError(
+                format_error(f"{self.key}.kernel", f"at most {pixels}, the picture's side here", self.kernel)
+            )
         pixels = (pixels + 2 * self.pad - self.kernel) // self.stride + 1
         if self.pool == "none":
             return pixels
         if pixels < 2:
             hint = "Pool in fewer blocks, or use larger pictures."
-            raise ConfigError(problem(f"{self.key}.pool", "none, as the picture is one pixel here", self.pool, hint))
+            raise ConfigError(
+                format_error(f"{self.key}.pool", "none, as the picture is one pixel here", self.pool, hint)
+            )
         return pixels // 2
 
     def layers(self, channels: int) -> list[nn.Module]:
@@ -67,13 +71,15 @@ def _read(number: int, block: Mapping[str, Any], activation: str, norm: str) -> 
     """One entry of ``blocks``, checked; what it leaves out comes from the whole network."""
     key = f"model.blocks[{number}]"
     if not isinstance(block, Mapping):
-        raise ConfigError(problem(key, "a mapping such as {channels: 32, pool: max}", block))
+        raise ConfigError(format_error(key, "a mapping such as {channels: 32, pool: max}", block))
     known = [field.name for field in fields(_Block) if field.name != "key"]
     unknown = [
-        problem(key, f"some of {', '.join(known)}", name, nearest(name, known)) for name in block if name not in known
+        format_error(key, f"some of {', '.join(known)}", name, suggest(name, known))
+        for name in block
+        if name not in known
     ]
     if "channels" not in block:
-        unknown.append(problem(f"{key}.channels", "an integer of at least 1", None))
+        unknown.append(format_error(f"{key}.channels", "an integer of at least 1", None))
     if unknown:
         raise ConfigError(*unknown)
     return _Block(key=key, **{"activation": activation, "norm": norm, **block})

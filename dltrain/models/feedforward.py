@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 from dltrain.models.layers import activation as activation_named
 from dltrain.models.layers import check, fully_connected
 
@@ -75,7 +75,7 @@ class MLP(nn.Module):
         if len(widths) != num_layers:
             hint = f"Set model.num_layers={len(widths)}, or give model.hidden_size as one number."
             raise ConfigError(
-                problem("model.num_layers", f"{len(widths)}, the length of model.hidden_size", num_layers, hint)
+                format_error("model.num_layers", f"{len(widths)}, the length of model.hidden_size", num_layers, hint)
             )
         self.layers = fully_connected(size, widths, outputs, activation, norm, dropout)
 

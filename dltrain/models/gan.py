@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 from dltrain.models.autoencoders import Told
 from dltrain.models.layers import check, choose, fully_connected
 from dltrain.models.layers import norm as norm_named
@@ -91,7 +91,7 @@ class GAN(Adversaries):
         if len(widths) != num_layers:
             hint = f"Set model.num_layers={len(widths)}, or give model.hidden_size as one number."
             raise ConfigError(
-                problem("model.num_layers", f"{len(widths)}, the length of model.hidden_size", num_layers, hint)
+                format_error("model.num_layers", f"{len(widths)}, the length of model.hidden_size", num_layers, hint)
             )
         told, norm = told_classes(conditional, classes), critic_norm_of(critic_norm, spectral)
         makes = fully_connected(latent + told, widths, size, activation, "none", 0.0)
@@ -219,7 +219,7 @@ def critic_norm_of(name: str, spectral: bool) -> str:
     norm = choose("model.critic_norm", name, NORMS)
     if spectral and norm != "none":
         hint = "The norm's own scale would undo the bound."
-        raise ConfigError(problem("model.critic_norm", "none beside model.spectral=true", name, hint))
+        raise ConfigError(format_error("model.critic_norm", "none beside model.spectral=true", name, hint))
     return norm
 
 
@@ -230,5 +230,5 @@ def told_classes(conditional: bool, classes: int | None) -> int:
         ConfigError: When there are none.
     """
     if conditional and classes is None:
-        raise ConfigError(problem("model.conditional", "false, as these data have no classes", conditional))
+        raise ConfigError(format_error("model.conditional", "false, as these data have no classes", conditional))
     return classes if conditional and classes else 0

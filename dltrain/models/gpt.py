@@ -5,7 +5,7 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 from dltrain.models.layers import Block, Positions, check
 
 
@@ -58,7 +58,7 @@ class GPT(nn.Module):
         )
         if outputs != vocabulary:
             hint = "A gpt predicts the next token; another task wants another model."
-            raise ConfigError(problem("model.outputs", f"{vocabulary}, the size of the vocabulary", outputs, hint))
+            raise ConfigError(format_error("model.outputs", f"{vocabulary}, the size of the vocabulary", outputs, hint))
         self.embedding = nn.Embedding(vocabulary, hidden_size)
         self.positions = Positions(length, hidden_size)
         self.dropout = nn.Dropout(dropout)

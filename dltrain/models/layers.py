@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dltrain.errors import ConfigError, nearest, problem
+from dltrain.errors import ConfigError, format_error, suggest
 
 T = TypeVar("T")
 
@@ -40,18 +40,18 @@ def choose(key: str, name: object, known: Mapping[str, T]) -> T:
     """
     if isinstance(name, str) and name in known:
         return known[name]
-    raise ConfigError(problem(key, f"one of {', '.join(known)}", name, nearest(str(name), known)))
+    raise ConfigError(format_error(key, f"one of {', '.join(known)}", name, suggest(str(name), known)))
 
 
 def check(dropout: float = 0.0, **sizes: int | None) -> None:
     """Refuse sizes below one and a dropout outside [0, 1), all in one report; None is no size and passes."""
     wrong = [
-        problem(f"model.{name}", "an integer of at least 1", size)
+        format_error(f"model.{name}", "an integer of at least 1", size)
         for name, size in sizes.items()
         if size is not None and size < 1
     ]
     if not 0 <= dropout < 1:
-        wrong.append(problem("model.dropout", "a number from 0 to below 1", dropout))
+        wrong.append(format_error("model.dropout", "a number from 0 to below 1", dropout))
     if wrong:
         raise ConfigError(*wrong)
 
@@ -163,7 +163,9 @@ class Positions(nn.Module):
         """The steps with their positions."""
         steps = x.shape[1]
         if steps > len(self.weight):
-            raise ConfigError(problem("model.length", f"at least {steps}, the steps of the input", len(self.weight)))
+            raise ConfigError(
+                format_error("model.length", f"at least {steps}, the steps of the input", len(self.weight))
+            )
         return x + self.weight[:steps]
 
 
@@ -201,7 +203,7 @@ class Block(nn.Module):
         super().__init__()
         if width % num_heads:
             raise ConfigError(
-                problem("model.num_heads", f"a divisor of model.hidden_size, which is {width}", num_heads)
+                format_error("model.num_heads", f"a divisor of model.hidden_size, which is {width}", num_heads)
             )
         self.num_heads, self.causal, self.dropout = num_heads, causal, dropout
         self.norm1 = nn.LayerNorm(width, bias=bias)

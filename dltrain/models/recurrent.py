@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 from dltrain.models.layers import Steps, check, choose
 
 CELLS: Mapping[str, Callable[..., nn.Module]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
@@ -65,7 +65,9 @@ class Recurrent(nn.Module):
         )
         if causal and bidirectional:
             hint = "A backward stack would show it the steps that it is to predict."
-            raise ConfigError(problem("model.bidirectional", "false, as this task predicts the next step", True, hint))
+            raise ConfigError(
+                format_error("model.bidirectional", "false, as this task predicts the next step", True, hint)
+            )
         self.hidden_size, self.bidirectional, self.each_step = hidden_size, bidirectional, each_step
         self.steps = Steps(features, hidden_size, vocabulary)
         self.layers = choose("model.cell", cell, CELLS)(
@@ -111,6 +113,6 @@ def _options(cell: str, activation: str | None) -> dict[str, Any]:
     if activation is not None:
         hint = "model=rnn takes tanh or relu."
         raise ConfigError(
-            problem("model.activation", f"null, as the functions of the {cell} are fixed", activation, hint)
+            format_error("model.activation", f"null, as the functions of the {cell} are fixed", activation, hint)
         )
     return {}

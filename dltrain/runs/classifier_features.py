@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from dltrain.config import instantiate
 from dltrain.config.compose import Job
 from dltrain.data.spec import Data, Spec
-from dltrain.errors import CheckpointError, ConfigError, problem
+from dltrain.errors import CheckpointError, ConfigError, format_error
 from dltrain.runs import job as stored
-from dltrain.runs.assemble import Components, build_model, build_task, node
+from dltrain.runs.assemble import Components, build_model, build_task
 from dltrain.storage.checkpoint_format import MISFIT, weights_of
 from dltrain.storage.checkpoints import BEST, Checkpoints
 from dltrain.tasks.classification import Classification
@@ -89,7 +89,7 @@ def load_features(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> Class
     path = _find_classifier(folder)
     try:
         job = stored.load_job(path, allow)
-        data: Data = instantiate.build(node(job, "data"), "data", allow)
+        data: Data = instantiate.build(job.resolved["data"], "data", allow)
         task, facts = build_task(job, data.spec)
         if not isinstance(task, Classification):
             raise ConfigError(_format_rejection("with the task classification", type(task).__name__.lower(), path))
@@ -113,7 +113,7 @@ def check_same_images(theirs: Spec, ours: Spec, path: Path) -> None:
         ConfigError: Saying what it reads.
     """
     if ours.low is None:
-        raise ConfigError(problem(KEY, "null, as these data are no pictures from black to white", path))
+        raise ConfigError(format_error(KEY, "null, as these data are no pictures from black to white", path))
     if theirs.shape != ours.shape or theirs.low is None:
         wanted, read = ("x".join(map(str, spec.shape or ())) for spec in (ours, theirs))
         raise ConfigError(_format_rejection(f"that tells pictures of {wanted} apart", f"one of {read}", path))
@@ -130,7 +130,9 @@ def describe_classifier(path: Path, job: Job) -> str:
 
 def _find_classifier(folder: str) -> Path:
     if folder == "latest":
-        raise ConfigError(problem(KEY, "the folder of a run", folder, "Another run will be the latest one tomorrow."))
+        raise ConfigError(
+            format_error(KEY, "the folder of a run", folder, "Another run will be the latest one tomorrow.")
+        )
     try:
         return stored.find_run(folder)
     except ConfigError as error:
@@ -139,4 +141,4 @@ def _find_classifier(folder: str) -> Path:
 
 
 def _format_rejection(wanted: str, got: str, path: Path) -> str:
-    return problem(KEY, f"the folder of a run {wanted}", got, f"It is {path}.")
+    return format_error(KEY, f"the folder of a run {wanted}", got, f"It is {path}.")

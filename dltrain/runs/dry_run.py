@@ -13,9 +13,9 @@ from dltrain.data.fingerprint import fingerprint
 from dltrain.data.loader import Batches
 from dltrain.data.spec import Source, Splits
 from dltrain.data.worker_pool import TIMEOUT_S
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 from dltrain.runs import classifier_features, provenance
-from dltrain.runs.assemble import Components, build_components, build_optimizer
+from dltrain.runs.assemble import Components, build_components
 from dltrain.storage.checkpoints import unreadable
 
 
@@ -75,7 +75,7 @@ def check_checkpointable(components: Components) -> None:
         for name, value in state.items():
             if not isinstance(value, torch.Tensor) and (reason := unreadable(value)):
                 kept = f"{group} (its state_dict, {name})"
-                raise ConfigError(problem(kept, "tensors and plain Python", type(value).__name__, f"{reason}."))
+                raise ConfigError(format_error(kept, "tensors and plain Python", type(value).__name__, f"{reason}."))
 
 
 def source_batches(components: Components, source: Source, batch_size: int, training: bool = False) -> Batches:
@@ -113,7 +113,7 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
             for stage in (stages := components.task.stages(model)):
                 unknown = {"inputs": batch["inputs"]} if stage.data == "unlabelled" else batch
                 for turn in stage.turns:
-                    build_optimizer(job, components, turn, steps=1)
+                    components.build_optimizer(turn, steps=1)
                     turn.loss(unknown, 0.0)
             model.eval()
             with torch.no_grad():
@@ -139,4 +139,4 @@ def check_batch_norm(components: Components, batches: Batches) -> None:
     alone = batches.examples % batches.batch_size == 1 or batches.batch_size == 1
     if alone and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in components.model.modules()):
         expected = f"a size that leaves no batch of one of {batches.examples} examples to the batch norm"
-        raise ConfigError(problem("data.batch_size", expected, batches.batch_size))
+        raise ConfigError(format_error("data.batch_size", expected, batches.batch_size))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dltrain.data.spec import Spec
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 from dltrain.loggers import film
 from dltrain.plots import charts
 
@@ -57,7 +57,9 @@ def encode(made: Generated, path: Path, spec: Spec) -> bytes:
     fitting = encoders(spec)
     if path.suffix.lower() not in fitting:
         shape = "x".join(map(str, spec.shape or ()))
-        raise ConfigError(problem("--out", f"a file ending in {' or '.join(fitting)} for examples of {shape}", path))
+        raise ConfigError(
+            format_error("--out", f"a file ending in {' or '.join(fitting)} for examples of {shape}", path)
+        )
     return fitting[path.suffix.lower()](made)
 
 

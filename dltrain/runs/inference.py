@@ -17,7 +17,7 @@ from dltrain.data.fingerprint import fingerprint
 from dltrain.data.inputs import Given
 from dltrain.data.loader import Batches
 from dltrain.data.spec import Inputs, Source, Splits
-from dltrain.errors import CheckpointError, ConfigError, problem
+from dltrain.errors import CheckpointError, ConfigError, format_error
 from dltrain.runs import provenance
 from dltrain.runs.assemble import Components, build_components
 from dltrain.runs.dry_run import source_batches
@@ -109,7 +109,9 @@ def load_trained(components: Components, path: Path, name: str, own: bool = Fals
     if others and own and getattr(components.data, "fitted", True):
         hint = "Scales and classes come from them; data.path= or data.root= says where they are now"
         other = f"dltrain predict {path} INPUT says what the model makes of other data"
-        raise ConfigError(problem(f"data ({others})", "those the run was trained on", "others", f"{hint}. {other}."))
+        raise ConfigError(
+            format_error(f"data ({others})", "those the run was trained on", "others", f"{hint}. {other}.")
+        )
     check_class_names(components, path)
     fitted = "; scales and names come from them" * getattr(components.data, "fitted", True)
     notes = (f"data ({others}): not those it was trained on{fitted}",) if others else ()
@@ -128,7 +130,7 @@ def check_class_names(components: Components, path: Path) -> None:
         return  # the folder does not say
     known, now = (safe_read.named(found, "task").get("class_names") for found in (config, components.config))
     if known and known != now and redaction.MASK not in str(known):
-        raise ConfigError(problem("data (classes)", " ".join(map(str, known)), " ".join(map(str, now or ()))))
+        raise ConfigError(format_error("data (classes)", " ".join(map(str, known)), " ".join(map(str, now or ()))))
 
 
 def eval_batches(components: Components, splits: Splits, split: str) -> Batches:

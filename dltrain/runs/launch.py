@@ -6,7 +6,7 @@ from pathlib import Path
 from dltrain.config import compose
 from dltrain.config.compose import Job
 from dltrain.data.loader import Batches
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 from dltrain.loggers.console import Console
 from dltrain.runs import provenance
 from dltrain.runs.assemble import Components
@@ -94,4 +94,4 @@ def check_not_shorter(done: int, components: Components, batches: dict[str, Batc
     steps = Stages(components.task.stages(components.model), batches, components.trainer).steps
     if steps < done:
         hint = "trainer.epochs or trainer.max_steps makes it shorter than it is. dltrain rerun begins a shorter one."
-        raise ConfigError(problem("trainer", f"at least the {done:,} steps that are done", f"{steps:,}", hint))
+        raise ConfigError(format_error("trainer", f"at least the {done:,} steps that are done", f"{steps:,}", hint))

@@ -1,12 +1,7 @@
 """The configuration keys that `resume` and `predict` may override."""
 
-from collections.abc import Mapping
-from typing import Any
-
+from dltrain.config.revise import Changes
 from dltrain.errors import ConfigError
-
-# Key -> its value before and after.
-Changes = Mapping[str, tuple[Any, Any]]
 
 # Keys of a resumed run that leave every step as it was; `device.` is free too, except for the precision.
 RESUME = (
@@ -19,7 +14,7 @@ RESUME = (
 # Keys of `data` that say where the data are and how they are read, not what the trained model receives.
 PREDICT_DATA = (
     *("path", "root", "download", "batch_size", "workers", "worker_timeout"),
-    *("on_bad_sample", "max_bad_samples", "holes"),
+    *("on_bad_sample", "max_bad_samples", "missing"),
 )
 PREDICT = ("device.", "task.features", "allow_targets")  # prefixes
 

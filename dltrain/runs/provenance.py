@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dltrain import redaction
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 from dltrain.loggers.console import Console
 from dltrain.storage import safe_read
 
@@ -149,7 +149,7 @@ def check_same_data(path: Path, now: Mapping[str, str], skipping: bool) -> None:
         if not changed_splits(path, now, skipping=True):
             hint = f"Files have other sizes. data.on_bad_sample=skip goes on, without what cannot be read; {hint}"
         raise ConfigError(
-            *(problem(f"data ({s})", f"what the run began with, {then.get(s)}", now.get(s)) for s in others),
+            *(format_error(f"data ({s})", f"what the run began with, {then.get(s)}", now.get(s)) for s in others),
             f"data: a run goes on with the data that it began with. {hint}",
         )
 

@@ -1,17 +1,15 @@
 """One session of a run that has its folder: trains, and whatever happens says how it ended."""
 
 import contextlib
-import functools
 import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from dltrain import redaction
 from dltrain.config.compose import Job
+from dltrain.config.plain import to_yaml
 from dltrain.data.loader import Batches
 from dltrain.errors import CheckpointError, ConfigError, OutputError, WorkerError
 from dltrain.loggers.console import Console, count
@@ -20,7 +18,7 @@ from dltrain.optim.ema import EMA
 from dltrain.plots import draw
 from dltrain.runs import failures, provenance, slurm
 from dltrain.runs import job as stored
-from dltrain.runs.assemble import Components, build_optimizer
+from dltrain.runs.assemble import Components
 from dltrain.runs.dry_run import prepare_run
 from dltrain.runs.report import Report, command_line, describe_environment, finite_or_none
 from dltrain.storage import run_dir
@@ -154,7 +152,7 @@ class Session:
 
     def save_metadata(self) -> None:
         """What the run is, before it starts or goes on: longer than it was first asked to, perhaps."""
-        home, config = self.home, OmegaConf.to_yaml(OmegaConf.create(redaction.masked(self.components.config)))
+        home, config = self.home, to_yaml(redaction.masked(self.components.config))
         home.write(stored.JOB, stored.dump_job(self.job))  # first: from here on the run can be resumed
         home.write("config.yaml", config)
         home.write("command.txt", command_line(self.job) + "\n")
@@ -292,7 +290,7 @@ class Session:
             components.task,
             components.model,
             batches,
-            functools.partial(build_optimizer, self.job, components),
+            components.build_optimizer,
             EMA(components.model, decay) if decay else None,
             components.trainer,
             components.device,

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dltrain import redaction
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 from dltrain.storage import safe_read
 from dltrain.storage.atomic import write_whole
 from dltrain.storage.run_files import LOCK, half_written, refuse_links, refuse_strange, refuse_taken, remove, written
@@ -136,7 +136,7 @@ def in_use(path: Path) -> str:
     """Say who uses a folder."""
     owner = status_of(path)
     who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
-    return problem("hydra.run.dir", "a folder that no other run uses", path, f"It is in use by {who}.")
+    return format_error("hydra.run.dir", "a folder that no other run uses", path, f"It is in use by {who}.")
 
 
 def status_of(path: Path) -> dict[str, Any]:
@@ -213,7 +213,7 @@ def check_writable(path: Path, key: str = "hydra.run.dir") -> None:
 
 def unwritable(path: Path, error: OSError, key: str = "hydra.run.dir") -> str:
     """Say that a folder cannot be made."""
-    return problem(key, "a folder that can be written", path, f"{error.strerror}.")
+    return format_error(key, "a folder that can be written", path, f"{error.strerror}.")
 
 
 def stamp(seconds: float) -> str:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 # Any of these says that a run lives here.
 SIGNS = ("status.json", "config.yaml", "metrics.jsonl", "checkpoints")
@@ -55,7 +55,7 @@ def refuse_taken(path: Path, locked: bool = False) -> None:
     """
     found = [file.name for file in written(path)] + [LOCK] * (not locked and is_foreign_lock(path))
     if taken := next(iter(found), None):
-        raise ConfigError(problem("hydra.run.dir", "a folder that holds no run yet", path, f"It has {taken}."))
+        raise ConfigError(format_error("hydra.run.dir", "a folder that holds no run yet", path, f"It has {taken}."))
 
 
 def is_foreign_lock(path: Path) -> bool:
@@ -72,7 +72,7 @@ def refuse_links(path: Path) -> None:
     """
     for entry in entries(path):
         if entry.is_symlink() and not is_own_link(Path(entry.path)):
-            raise ConfigError(problem("RUN", "files that lie in the run's folder", entry.path, "It is a link."))
+            raise ConfigError(format_error("RUN", "files that lie in the run's folder", entry.path, "It is a link."))
 
 
 def is_own_link(link: Path) -> bool:
@@ -90,7 +90,7 @@ def refuse_strange(path: Path) -> None:
     """
     for entry in entries(path):
         if is_strange(Path(entry.path)):
-            raise ConfigError(problem("RUN", "files and folders in the run's folder", entry.path, STRANGE))
+            raise ConfigError(format_error("RUN", "files and folders in the run's folder", entry.path, STRANGE))
 
 
 def is_strange(path: Path) -> bool:
@@ -111,4 +111,4 @@ def entries(path: Path) -> Iterator[os.DirEntry[str]]:
                     yield from sorted(found, key=lambda entry: entry.name)
     except OSError as error:
         hint = f"{error.strerror or error}."
-        raise ConfigError(problem("RUN", "a folder that can be read", path, hint)) from None
+        raise ConfigError(format_error("RUN", "a folder that can be read", path, hint)) from None

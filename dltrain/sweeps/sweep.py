@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dltrain import redaction
 from dltrain.config.compose import Job
-from dltrain.errors import Refusal
+from dltrain.errors import DltrainError
 from dltrain.loggers.console import Console
 from dltrain.storage import run_dir
 from dltrain.sweeps import sweep_dir
@@ -110,7 +110,7 @@ class Sweep:
         self.stop.rearm()
         try:
             self.train(row, begun)
-        except Refusal as error:
+        except DltrainError as error:
             self.console.error(list(error.problems))
             row.error = "; ".join(error.problems)
         except KeyboardInterrupt:

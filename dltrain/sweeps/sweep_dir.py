@@ -9,8 +9,8 @@ from typing import Any
 from dltrain import redaction
 from dltrain.config import compose
 from dltrain.config.compose import Job
-from dltrain.errors import ConfigError, nearest, problem
-from dltrain.runs.job import config_differences
+from dltrain.config.revise import config_differences
+from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.storage import run_dir, run_files, safe_read
 from dltrain.storage.atomic import write_durably
 
@@ -32,7 +32,7 @@ def open_sweep_dir(jobs: list[Job], names: list[str], command: str) -> run_dir.F
         ConfigError: When the folder is taken, in use, damaged, or that of another sweep.
     """
     if len(asked := {str(job.sweep_resume) for job in jobs}) > 1:
-        raise ConfigError(problem("sweep.resume", "one folder", " ".join(sorted(asked))))
+        raise ConfigError(format_error("sweep.resume", "one folder", " ".join(sorted(asked))))
     content = {"command": command, "jobs": [describe_job(job, name) for job, name in zip(jobs, names, strict=True)]}
     path = resumed_path(jobs[0])
     return create_sweep_dir(jobs[0], content) if path is None else reopen_sweep_dir(path, content)
@@ -41,7 +41,7 @@ def open_sweep_dir(jobs: list[Job], names: list[str], command: str) -> run_dir.F
 def describe_job(job: Job, name: str) -> dict[str, Any]:
     """One job as ``sweep.json`` has it; secrets are masked, so that they are neither kept nor compared."""
     typed = [redaction.masked_word(word) for word in job.overrides]
-    return {"folder": name, "overrides": typed, "config": redaction.masked(compose.plain(job.config))}
+    return {"folder": name, "overrides": typed, "config": redaction.masked(job.config)}
 
 
 def resumed_path(job: Job) -> Path | None:
@@ -52,11 +52,11 @@ def resumed_path(job: Job) -> Path | None:
     """
     named = Path(job.sweep_dir).expanduser() if job.sweep_dir else None
     if job.sweep_resume is None:
-        again = named is not None and job.config.trainer.resume == "auto" and (named / SWEEP).exists()
+        again = named is not None and job.resolved["trainer"]["resume"] == "auto" and (named / SWEEP).exists()
         return named if again else None
     path = Path(job.sweep_resume).expanduser()
     if named is not None and not (path.exists() and named.exists() and path.samefile(named)):
-        raise ConfigError(problem("hydra.sweep.dir", f"{path} as sweep.resume has it, or nothing", named))
+        raise ConfigError(format_error("hydra.sweep.dir", f"{path} as sweep.resume has it, or nothing", named))
     return path
 
 
@@ -100,7 +100,7 @@ def check_free(path: Path, names: Iterable[str], locked: bool = False) -> None:
         taken = run_files.LOCK
     if taken:
         hint = f"It has {taken}." + f" To go on with it: sweep.resume={path}" * (taken == SWEEP)
-        raise ConfigError(problem("hydra.sweep.dir", "a folder that holds no sweep yet", path, hint))
+        raise ConfigError(format_error("hydra.sweep.dir", "a folder that holds no sweep yet", path, hint))
 
 
 def reopen_sweep_dir(path: Path, content: dict[str, Any]) -> run_dir.Folder:
@@ -127,7 +127,9 @@ def check_no_links(path: Path, names: Iterable[str]) -> None:
         file = path / name
         if file.is_symlink() or run_files.is_strange(file):
             hint = "It is a link." if file.is_symlink() else run_files.STRANGE
-            raise ConfigError(problem("sweep.resume", "files and folders that lie in the sweep's folder", file, hint))
+            raise ConfigError(
+                format_error("sweep.resume", "files and folders that lie in the sweep's folder", file, hint)
+            )
 
 
 def lock_dir(path: Path, key: str) -> run_dir.Folder:
@@ -159,10 +161,12 @@ def read_sweep(path: Path) -> dict[str, Any]:
     except OSError as error:
         known = [str(file.parent) for file in path.absolute().parent.glob(f"*/{SWEEP}")]
         known += [str(file.parent) for file in (compose.default_root() / "sweep").glob(f"*/{SWEEP}")]
-        hint = nearest(str(path.absolute()), known) or f"{error.strerror}."
-        raise ConfigError(problem("sweep.resume", f"the folder of a sweep, with {SWEEP}", path, hint)) from None
+        hint = suggest(str(path.absolute()), known) or f"{error.strerror}."
+        raise ConfigError(format_error("sweep.resume", f"the folder of a sweep, with {SWEEP}", path, hint)) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(problem("sweep.resume", f"a {SWEEP} that can be read", path / SWEEP, f"{error}.")) from None
+        raise ConfigError(
+            format_error("sweep.resume", f"a {SWEEP} that can be read", path / SWEEP, f"{error}.")
+        ) from None
 
 
 def job_differences(path: Path, before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
@@ -170,7 +174,7 @@ def job_differences(path: Path, before: dict[str, Any], now: dict[str, Any]) -> 
     old, new = before["jobs"], now["jobs"]
     if len(old) != len(new):
         hint = f"It was begun with: {before['command']}"
-        yield problem("sweep.resume", f"the {len(old)} jobs of the sweep in {path}", f"{len(new)}", hint)
+        yield format_error("sweep.resume", f"the {len(old)} jobs of the sweep in {path}", f"{len(new)}", hint)
         return
     for number, (was, is_now) in enumerate(zip(old, new, strict=True)):
         if was["overrides"] != is_now["overrides"]:

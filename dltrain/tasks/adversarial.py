@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.mode_coverage import modes_found
 from dltrain.metrics.sample_quality import Quality
 from dltrain.plots import charts
@@ -228,10 +228,12 @@ class Adversarial(Task):
     def _refuse(self, model: nn.Module) -> None:
         if not set(PARTS) <= set(getattr(model, "parts", ())):
             expected = "a model with a generator and a critic, such as gan or dcgan, for task=adversarial"
-            raise ConfigError(problem("model", expected, type(model).__name__))
+            raise ConfigError(format_error("model", expected, type(model).__name__))
         if self.penalty and mixes(model):
             hint = "The penalty is on the gradient of each example by itself; a batch norm mixes them."
-            raise ConfigError(problem("model.critic_norm", "layer or none beside a gradient penalty", "batch", hint))
+            raise ConfigError(
+                format_error("model.critic_norm", "layer or none beside a gradient penalty", "batch", hint)
+            )
 
 
 def said(model: nn.Module, examples: Tensor, labels: Tensor | None) -> Tensor:

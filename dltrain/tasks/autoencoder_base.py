@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 from dltrain.plots import charts
 from dltrain.tasks.base import Batch, Evaluation, Shown, Stage, Task, Wish
 from dltrain.tasks.pixel_range import Scale
@@ -67,7 +67,7 @@ class Autoencoding(Task):
         """
         if not set(PARTS) <= set(getattr(model, "parts", ())):
             expected = "a model with an encoder and a decoder, such as vae or autoencoder"
-            raise ConfigError(problem("model", expected, type(model).__name__))
+            raise ConfigError(format_error("model", expected, type(model).__name__))
         return super().stages(model)
 
     def seen(self, outputs: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.sample_quality import Network, Quality
 
 Batch = dict[str, Tensor]
@@ -176,7 +176,7 @@ class Task(ABC):
         Raises:
             ConfigError: For tasks that have nothing to say about a single example.
         """
-        raise ConfigError(problem("task", "a task that predicts", type(self).__name__))
+        raise ConfigError(format_error("task", "a task that predicts", type(self).__name__))
 
     def generate(self, model: nn.Module, wish: Wish) -> Tensor:
         """New examples, for ``dltrain generate``.
@@ -193,7 +193,7 @@ class Task(ABC):
             ConfigError: For what this task or model cannot do.
         """
         hint = "dltrain predict RUN INPUT says what its model makes of data."
-        raise ConfigError(problem("generate", "a run whose task makes up examples", type(self).__name__, hint))
+        raise ConfigError(format_error("generate", "a run whose task makes up examples", type(self).__name__, hint))
 
     def look_through(self, network: Network) -> None:
         """Judge what the model makes up by the features of a trained classifier, named by the key ``task.features``."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.running import Mean
 from dltrain.plots import charts, draw
 from dltrain.tasks import rbm
@@ -150,7 +150,9 @@ def refuse_unknown(wish: Wish) -> None:
         ConfigError: Saying why.
     """
     if wish.label is not None:
-        raise ConfigError(problem("--class", "none, as this model is told no classes", wish.label))
+        raise ConfigError(format_error("--class", "none, as this model is told no classes", wish.label))
     if wish.interpolate:
         why = "Its hidden units are 0 or 1 and drawn anew in each step, so that nothing lies between two examples."
-        raise ConfigError(problem("--interpolate", "no such flag for a model without a code of numbers", "it", why))
+        raise ConfigError(
+            format_error("--interpolate", "no such flag for a model without a code of numbers", "it", why)
+        )

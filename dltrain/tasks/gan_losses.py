@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
-from dltrain.errors import ConfigError, nearest, problem
+from dltrain.errors import ConfigError, format_error, suggest
 
 
 class Game(NamedTuple):
@@ -46,7 +46,7 @@ def find_game(name: str) -> Game:
         ConfigError: With the nearest name.
     """
     if name not in GAMES:
-        raise ConfigError(problem("task.loss_name", f"one of {' '.join(GAMES)}", name, nearest(name, GAMES)))
+        raise ConfigError(format_error("task.loss_name", f"one of {' '.join(GAMES)}", name, suggest(name, GAMES)))
     return GAMES[name]
 
 

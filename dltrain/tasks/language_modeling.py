@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.running import Mean
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Shown, Task, Wish
 
@@ -47,7 +47,7 @@ class LanguageModeling(Task):
         temperature: float = 0.8,
     ) -> None:
         if not 0 < temperature < math.inf:
-            raise ConfigError(problem("task.temperature", "a number above 0", temperature))
+            raise ConfigError(format_error("task.temperature", "a number above 0", temperature))
         self.vocabulary = vocabulary
         self.length = length
         self.encode = encode
@@ -106,7 +106,7 @@ class LanguageModeling(Task):
             seed: Names the continuation.
         """
         if self.decode is None:
-            raise ConfigError(problem("task.decode", "data that turn tokens into text", None))
+            raise ConfigError(format_error("task.decode", "data that turn tokens into text", None))
         lines = []
         for tokens, targets in zip(batch["inputs"].split(1), batch["targets"].split(1), strict=True):
             characters = len(self.decode(tokens[0].tolist()))
@@ -135,7 +135,9 @@ class LanguageModeling(Task):
             ConfigError: Always.
         """
         hint = "dltrain predict RUN --text TEXT goes on with a text."
-        raise ConfigError(problem("generate", "a run whose model makes up whole examples", type(self).__name__, hint))
+        raise ConfigError(
+            format_error("generate", "a run whose model makes up whole examples", type(self).__name__, hint)
+        )
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Shown]:
         """A sample of generated text."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.running import Mean
 from dltrain.plots import charts, draw
 from dltrain.tasks import rbm
@@ -196,7 +196,7 @@ def layers_of(model: nn.Module) -> list[rbm.Machine]:
     layers = list(getattr(model, "layers", []))
     if not layers or not all(hasattr(layer, "up") and hasattr(layer, "down") for layer in layers):
         expected = "one of layers that lead up and down, such as dbn, for task=layerwise"
-        raise ConfigError(problem("model", expected, type(model).__name__))
+        raise ConfigError(format_error("model", expected, type(model).__name__))
     return layers
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 from dltrain.tasks.base import Loss
 
 Machine = Any  # nn.Module has no type for its parts
@@ -158,4 +158,4 @@ def refuse_others(task: str, machine: Machine) -> None:
     """
     if not (hasattr(machine, "up") and hasattr(machine, "down")):
         expected = "one with the parts up and down, such as rbm"
-        raise ConfigError(problem("model", f"{expected}, for task={task}", type(machine).__name__))
+        raise ConfigError(format_error("model", f"{expected}, for task={task}", type(machine).__name__))

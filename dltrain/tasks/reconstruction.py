@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from dltrain.errors import ConfigError, nearest, problem
+from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.metrics.running import Components, Mean
 from dltrain.tasks.autoencoder_base import Autoencoding, Memory, decode, encode, gathered
 from dltrain.tasks.base import Batch, Evaluation, Loss, Wish
@@ -73,7 +73,7 @@ class Reconstruction(Autoencoding):
         choose("code", code, CODES)
         self._refuse_unbounded(distance, corruption)
         if sparsity and code != "sigmoid":
-            raise ConfigError(problem("task.code", "sigmoid, as task.sparsity compares shares", code))
+            raise ConfigError(format_error("task.code", "sigmoid, as task.sparsity compares shares", code))
         self.distance, self.activation = distance, CODES[code]()
         self.corruption, self.amount = corruption, amount
         self.sparsity, self.sparsity_target, self.latent_l1, self.contraction = (
@@ -87,10 +87,10 @@ class Reconstruction(Autoencoding):
         if self.scale.bounded:
             return
         if distance == "bernoulli":
-            raise ConfigError(problem("task.distance", "mse for data that are not pictures", distance))
+            raise ConfigError(format_error("task.distance", "mse for data that are not pictures", distance))
         if corruption == "salt_and_pepper":
             expected = "gaussian or masking for data that are not pictures"
-            raise ConfigError(problem("task.corruption", expected, corruption))
+            raise ConfigError(format_error("task.corruption", expected, corruption))
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """The distance after corruption, and the penalties."""
@@ -209,7 +209,7 @@ def choose(key: str, name: str, known: Iterable[str]) -> None:
         ConfigError: With the nearest name.
     """
     if name not in known:
-        raise ConfigError(problem(f"task.{key}", f"one of {' '.join(known)}", name, nearest(name, list(known))))
+        raise ConfigError(format_error(f"task.{key}", f"one of {' '.join(known)}", name, suggest(name, list(known))))
 
 
 def sparseness(means: Tensor, target: float) -> Tensor:

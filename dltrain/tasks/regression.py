@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dltrain.errors import ConfigError, nearest, problem
+from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.metrics.running import Mean
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Task
 
@@ -74,7 +74,7 @@ def free(names: Iterable[str], taken: Iterable[str]) -> list[str]:
     names, taken = list(names), list(taken)
     for name in filter(taken.__contains__, names):
         hint = "The lines of dltrain predict say something else under these names: rename the column"
-        raise ConfigError(problem("data.column", f"a name other than {', '.join(taken)}", name, hint))
+        raise ConfigError(format_error("data.column", f"a name other than {', '.join(taken)}", name, hint))
     return names
 
 
@@ -113,5 +113,5 @@ def find_loss(name: str) -> Callable[[Tensor, Tensor], Tensor]:
         ConfigError: With the nearest name.
     """
     if name not in LOSSES:
-        raise ConfigError(problem("task.loss_name", f"one of {' '.join(LOSSES)}", name, nearest(name, LOSSES)))
+        raise ConfigError(format_error("task.loss_name", f"one of {' '.join(LOSSES)}", name, suggest(name, LOSSES)))
     return LOSSES[name]

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 from dltrain.tasks.base import Wish
 from dltrain.tasks.told import chosen
 
@@ -58,7 +58,9 @@ def wished(model: nn.Module, wish: Wish) -> tuple[Tensor, Tensor | None]:
             not told.
     """
     if wish.given is not None:
-        raise ConfigError(problem("--given", "nothing, as a generator reads noise only", f"{len(wish.given)} examples"))
+        raise ConfigError(
+            format_error("--given", "nothing, as a generator reads noise only", f"{len(wish.given)} examples")
+        )
     steps = min(COLUMNS, wish.count) if wish.interpolate else 1
     ways = math.ceil(wish.count / steps)
     labels, noise = chosen(classes_told(model), wish, ways), fixed(model, ways, wish.noise)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 from dltrain.tasks.base import Batch, Wish
 
 
@@ -30,7 +30,7 @@ def chosen(classes: int, wish: Wish, count: int, known: bool = True) -> Tensor |
         return None if drawn is None else drawn.to(wish.device)
     if not classes:
         hint = "Train one with model.conditional=true."
-        raise ConfigError(problem("--class", "none, as this model is told no classes", wish.label, hint))
+        raise ConfigError(format_error("--class", "none, as this model is told no classes", wish.label, hint))
     if not 0 <= wish.label < classes:
-        raise ConfigError(problem("--class", f"a class from 0 to {classes - 1}", wish.label))
+        raise ConfigError(format_error("--class", f"a class from 0 to {classes - 1}", wish.label))
     return torch.full((count,), wish.label, device=wish.device)

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from dltrain.errors import ConfigError, nearest, problem
+from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.metrics.running import Mean, Spread
 from dltrain.metrics.sample_quality import Quality
 from dltrain.plots import charts
@@ -74,17 +74,17 @@ class Variational(Autoencoding):
         super().__init__(shape, size, low, high, class_names)
         self.bernoulli = self._is_bernoulli(likelihood)
         if binarise and not self.bernoulli:
-            raise ConfigError(problem("task.binarise", "false where numbers are not from 0 to 1", binarise))
+            raise ConfigError(format_error("task.binarise", "false where numbers are not from 0 to 1", binarise))
         self.std, self.beta, self.warmup, self.binarise = std, beta, warmup, binarise
         self.importance_samples = importance_samples
         self.quality = None if features is None else Quality()
 
     def _is_bernoulli(self, likelihood: str) -> bool:
         if likelihood not in LIKELIHOODS:
-            hint = nearest(likelihood, LIKELIHOODS)
-            raise ConfigError(problem("task.likelihood", f"one of {' '.join(LIKELIHOODS)}", likelihood, hint))
+            hint = suggest(likelihood, LIKELIHOODS)
+            raise ConfigError(format_error("task.likelihood", f"one of {' '.join(LIKELIHOODS)}", likelihood, hint))
         if likelihood == "bernoulli" and not self.scale.bounded:
-            raise ConfigError(problem("task.likelihood", "gaussian for data that are not pictures", likelihood))
+            raise ConfigError(format_error("task.likelihood", "gaussian for data that are not pictures", likelihood))
         return self.scale.bounded if likelihood == "auto" else likelihood == "bernoulli"
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dltrain.errors import ConfigError, problem
+from dltrain.errors import ConfigError, format_error
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
@@ -80,11 +80,11 @@ def find(name: str) -> str:
     if name == "auto":
         return next(kind for kind, found in there.items() if found)
     if name not in there:
-        raise ConfigError(problem("device.name", "one of auto cpu cuda mps", name))
+        raise ConfigError(format_error("device.name", "one of auto cpu cuda mps", name))
     if not there[name]:
         usable = " ".join(kind for kind, found in there.items() if found)
         raise ConfigError(
-            problem("device", "a device of this machine", name, f"{why_not(name)} Usable here: {usable}.")
+            format_error("device", "a device of this machine", name, f"{why_not(name)} Usable here: {usable}.")
         )
     return name
 
@@ -106,7 +106,7 @@ def find_precision(precision: str, device: torch.device) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if precision == "tf32" and device.type != "cuda":
         raise ConfigError(
-            problem("device.precision", "auto fp32 bf16 or fp16 on this device", precision, "Only CUDA has tf32.")
+            format_error("device.precision", "auto fp32 bf16 or fp16 on this device", precision, "Only CUDA has tf32.")
         )
     return precision
 

@@ -85,9 +85,10 @@ class Known(NamedTuple):
 
 
 def rebuilt(folder: Path, *typed: str, weights: str = "model") -> Known:
+    from dltrain.config.revise import revise_job
     from dltrain.runs import job as stored
 
-    made = assemble.build_components(stored.revise_job(stored.load_job(folder), list(typed))[0])
+    made = assemble.build_components(revise_job(stored.load_job(folder), list(typed))[0])
     state = Checkpoints(folder).load("best.pt")
     made.model.load_state_dict(state["model"] if weights == "model" else state[weights]["model"])
     made.model.eval()

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dltrain.config import instantiate
+from dltrain.config.plain import Fact
 from dltrain.errors import ConfigError
 
 THEIRS = """
@@ -212,9 +213,9 @@ def test_a_fact_is_needed_where_none_is_not_welcome() -> None:
     node = {
         "_target_": "dltrain.models.recurrent.Recurrent",
         "cell": "lstm",
-        "features": "${spec.features}",
-        "outputs": "${spec.outputs}",
+        "features": Fact("features"),
+        "outputs": Fact("outputs"),
         "hidden": 3,
-        "vocabulary": "${spec.vocabulary}",
+        "vocabulary": Fact("vocabulary"),
     }
     assert instantiate.needs(node, "model") == ["features", "outputs"]

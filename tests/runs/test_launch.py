@@ -374,7 +374,7 @@ def test_every_optimizer_and_schedule_moves_every_weight_of_the_configured_model
     job = compose.compose(["model=mlp", "model.hidden_size=8", *small("digits"), "device=cpu", typed, *scale])
     made = assemble.build_components(job)
     (turn,) = made.task.stages(made.model)[0].turns
-    optimizer = assemble.build_optimizer(job, made, turn, 10)
+    optimizer = made.build_optimizer(turn, 10)
     batch = next(dry_run.build_batches(made, made.data.load())["train"].epoch(0))
     before = [p.detach().clone() for p in turn.parameters]
     for number in range(3):

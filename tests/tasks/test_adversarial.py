@@ -1,7 +1,6 @@
 """Adversarial turns, losses and figures against closed forms, finite differences and scikit-learn."""
 
 import copy
-import functools
 import json
 import math
 from pathlib import Path
@@ -82,11 +81,9 @@ COMPILED = [
 def test_a_turn_changes_its_own_parameters_and_leaves_weights_and_gradients_of_the_other_alone(
     kind: str, compiled: bool
 ) -> None:
-    job, made = made_of(*TURNS[kind], f"device.compile={str(compiled).lower()}")
+    _, made = made_of(*TURNS[kind], f"device.compile={str(compiled).lower()}")
     (stage,) = made.task.stages(made.model)
-    runner = StepRunner(
-        functools.partial(assemble.build_optimizer, job, made), made.trainer, made.device, 64, Console()
-    )
+    runner = StepRunner(made.build_optimizer, made.trainer, made.device, 64, Console())
     runner.begin(stage, 10)
     batches = dry_run.build_batches(made, made.data.load())["train"].epoch(0)
     group = [next(batches) for _ in range(made.trainer.accumulate)]
@@ -262,8 +259,8 @@ def test_a_model_that_is_no_pair_of_networks_is_refused() -> None:
 
 def test_the_model_names_its_task_and_its_optimizer_and_the_user_overrides_both() -> None:
     config = compose.compose(["model=dcgan", "data=mnist"]).config
-    assert config.task._target_ == "dltrain.tasks.adversarial.Adversarial"
-    assert (config.optimizer.lr, list(config.optimizer.betas)) == (2e-4, [0.5, 0.999])
+    assert config["task"]["_target_"] == "dltrain.tasks.adversarial.Adversarial"
+    assert (config["optimizer"]["lr"], config["optimizer"]["betas"]) == (2e-4, [0.5, 0.999])
     assert compose.compose(["model=dcgan", "data=mnist", "optimizer=rmsprop"]).choices["optimizer"] == "rmsprop"
 
 

@@ -1,0 +1,118 @@
+"""Change keys of a stored configuration, as a command line would."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from dltrain import redaction
+from dltrain.config import compose, interpolation, overrides, schema, validation
+from dltrain.config.compose import Composer, Job
+from dltrain.errors import ConfigError, format_error
+
+RUN_DIR = compose.OURS_IN_HYDRA[False]
+Changes = dict[str, tuple[Any, Any]]
+
+
+def revise_job(job: Job, typed: list[str]) -> tuple[Job, Changes]:
+    """Return a stored job with keys changed, and the changes: key -> value before and after.
+
+    Args:
+        job: What the run's folder says.
+        typed: ``KEY=VALUE``, or ``GROUP=OPTION`` for a whole group; ``hydra.run.dir`` names a folder.
+
+    Raises:
+        ConfigError: With one line for each mistake.
+    """
+    with compose.session((), sweep=False) as composer:
+        parsed, problems = overrides.parse(typed, composer.options)
+        values, wrong = overrides.single(parsed)
+        problems += wrong
+        before = _fill_defaults(job.config, compose.plain(composer.base()), composer.groups)
+        config, choices, run_dir = OmegaConf.create(before), dict(job.choices), None
+        found = [value[0] for value in values]
+        groups = [override for override in found if composer.options(override.key_or_group)]
+        groups.sort(key=lambda override: override.key_or_group.count("/"))
+        # As in every command, options are chosen before keys are set, in whichever order they were typed.
+        for override in [*groups, *(override for override in found if override not in groups)]:
+            key, value = override.key_or_group, override.value()
+            if mistake := _override_error(composer, override, compose.plain(config)):
+                problems.append(mistake)
+            elif override in groups:
+                _select_group(config, choices, key, composer.base(f"{key}={value}"))
+            elif key == RUN_DIR:
+                run_dir = None if value in ("auto", None) else str(value)
+            elif key != "allow_targets":
+                OmegaConf.update(config, key, value, merge=False)
+    content = compose.plain(config)
+    problems += [*schema.out_of_range(content), *validation.endless(content), *_missing_secrets(content, typed)]
+    problems += [] if problems else interpolation.unresolvable(content)
+    if problems:
+        raise ConfigError(*dict.fromkeys(problems))
+    kept = [text for text in job.overrides if not _is_overridden(_override_key(text), typed)]
+    new = [text for text in typed if _override_key(text) != RUN_DIR]
+    changes = config_differences(before, content) | ({RUN_DIR: ("its own", run_dir)} if run_dir else {})
+    return Job(content, choices, (*kept, *new), run_dir, None, job.config_dirs, job.allow), changes
+
+
+def config_differences(before: Any, after: Any, prefix: str = "") -> Changes:
+    """Return where two configurations differ: key -> both values, secrets masked."""
+    if not (isinstance(before, dict) and isinstance(after, dict)):
+        shown = redaction.masked(after, prefix)
+        return {} if before in (after, shown) else {prefix: (redaction.masked(before, prefix), shown)}
+    found: Changes = {}
+    for name in dict.fromkeys([*before, *after]):
+        key = f"{prefix}.{name}" if prefix else str(name)
+        found |= config_differences(before.get(name), after.get(name), key)
+    return found
+
+
+def _fill_defaults(content: dict[str, Any], own: dict[str, Any], groups: list[str]) -> dict[str, Any]:
+    """Return a stored configuration with the defaults of keys that are newer than it.
+
+    Raises:
+        ConfigError: When it does not have the structure of a configuration.
+    """
+    if wrong := list(validation.misshapen(content, own)):
+        raise ConfigError(*wrong)
+    filled = content | {group: own[group] | content[group] for group in validation.PLAIN if group in content}
+    if wrong := list(validation.misplaced({**filled, "sweep": own["sweep"]}, own, groups)):
+        raise ConfigError(*wrong)
+    return filled
+
+
+def _select_group(config: DictConfig, choices: dict[str, str], key: str, base: DictConfig) -> None:
+    """Take a whole group, and the groups within it, from a configuration in which its option was chosen."""
+    place = key.replace("/", ".")
+    OmegaConf.update(config, place, OmegaConf.select(base, place), merge=False)
+    chosen = base.hydra.runtime.choices
+    choices.update({name: chosen[name] for name in chosen if f"{name}/".startswith(f"{key}/")})
+
+
+def _override_error(composer: Composer, override: Override, content: dict[str, Any]) -> str | None:
+    """Return the mistake in an override, or None."""
+    key = override.key_or_group
+    if override.is_delete() or override.is_add():
+        return format_error(str(override.input_line), "KEY=VALUE for a key that the run has", override.input_line)
+    if not composer.options(key):
+        return composer.wrong_value(override, content)
+    hint = f"It changes several groups: dltrain {key}={override.value()} is a run of its own"
+    mistake = format_error(key, "an option of one group", override.value(), hint)
+    return composer.wrong_option(override) or (None if key.split("/")[0] in content else mistake)
+
+
+def _missing_secrets(content: dict[str, Any], typed: list[str]) -> list[str]:
+    """Return a request for each secret that was not typed: no folder keeps secrets."""
+    hint = "No run keeps a secret: give it again, {}=VALUE, or let the run's command read it, {}='${{oc.env:NAME}}'"
+    missing = [key for key in redaction.asked_again(content) if not _is_overridden(key, typed)]
+    return [format_error(key, "its value", None, hint.format(key, key)) for key in missing]
+
+
+def _is_overridden(key: str, typed: Iterable[str]) -> bool:
+    """Return whether a key, or the group that it belongs to, is among the overrides typed."""
+    return any(f"{key}.".startswith(f"{_override_key(text)}.") for text in typed)
+
+
+def _override_key(text: str) -> str:
+    return text.lstrip("+~").split("=", 1)[0].replace("/", ".")

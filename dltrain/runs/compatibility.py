@@ -1,0 +1,73 @@
+"""Whether data, task and model fit one another: which facts a group needs, and which options would fit."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from dltrain.config import compose, instantiate
+from dltrain.config.compose import Job
+from dltrain.errors import ConfigError
+
+Facts = dict[str, Any]
+
+# Stated by the task, not by the data.
+TASK_FACTS = ("outputs", "each_step", "causal", "statistics", "answers", "visible", "lowest")
+
+# Fact that is missing -> the fact that the data state in its place, and the task for that.
+OTHER_TARGETS = {
+    "classes": ("targets", "numbers: add task=regression"),
+    "targets": ("classes", "classes: add task=classification"),
+}
+
+
+def check_facts(job: Job, group: str, facts: Facts) -> None:
+    """Refuse a task or a model that needs a fact which the data, or the task, do not state.
+
+    Args:
+        job: The run.
+        group: ``task`` or ``model``.
+        facts: What is stated, by name; None is not stated.
+
+    Raises:
+        ConfigError: Naming the missing facts and the options that would fit.
+    """
+    needed = instantiate.needs(job.resolved[group], group, job.allow)
+    missing = [fact for fact in needed if facts.get(fact) is None]
+    if not missing:
+        return
+    chosen = f"{group}={job.choices[group]}"
+    source = "task" if set(missing) & set(TASK_FACTS) else "data"
+    other = f"{source}={job.choices[source]}"
+    hint = f"Data that fit {chosen}: {matching_data(job, needed)}"
+    if source == "task":
+        hint = f"It is made for {matching_task(job, group)}"
+    elif group == "task" and (targets := other_targets(missing, facts)):
+        hint = f"What {other} predicts are {targets}. {hint}"
+    lacking = f"{chosen} needs {' and '.join(missing)}, which {other} does not state"
+    raise ConfigError(f"{chosen} {other}: {lacking}. {hint}.")
+
+
+def other_targets(missing: Iterable[str], facts: Facts) -> str | None:
+    """Return what the data have to predict in place of what the task needs, and the task for it."""
+    return next((hint for fact, (stated, hint) in OTHER_TARGETS.items() if fact in missing and facts.get(stated)), None)
+
+
+def matching_data(job: Job, needed: Iterable[str]) -> str:
+    """Return the names of the data that declare all facts needed of data."""
+    wanted = set(needed) - set(TASK_FACTS)
+    options = compose.options("data", job.config_dirs).items()
+    return " ".join(name for name, option in options if wanted <= set(option.get("_provides_", []))) or "none"
+
+
+def matching_task(job: Job, group: str) -> str:
+    """Return the task that an option names in its own YAML; other options fit every task with outputs."""
+    written = compose.options(group, job.config_dirs).get(job.choices[group], {}).get("defaults", [])
+    tasks = [name for entry in written if isinstance(entry, dict) for key, name in entry.items() if "/task" in key]
+    return f"task={tasks[0]}" if tasks else "a task that asks for an answer, such as classification"
+
+
+def unused_regularization(job: Job) -> str | None:
+    """Return a note on the regularization that is set and that nothing in this run reads."""
+    written = str([job.config[group] for group in ("model", "task", "data", "optimizer")])
+    names = [name for name in ("dropout", "label_smoothing") if job.resolved["regularization"].get(name)]
+    unused = [name for name in names if f"${{regularization.{name}}}" not in written]
+    return f"nothing in this run reads regularization.{' or regularization.'.join(unused)}" if unused else None
