@@ -37,7 +37,8 @@ LIGHT = [
     "runs/index",
     "runs/slurm",
 ]
-LIGHT += ["storage/run_dir", "storage/run_files", "storage/safe_read", "storage/atomic", "training/signals"]
+LIGHT += ["storage/run_dir", "storage/folder_checks", "storage/run_files", "storage/safe_read", "storage/atomic"]
+LIGHT += ["training/signals"]
 LIGHT += ["loggers/console"]
 CONFIG = {f"config/{name}.py" for name in ("compose", "interpolation", "plain", "revise")}
 

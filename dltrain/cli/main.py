@@ -20,7 +20,7 @@ from dltrain.cli.hydra_flags import Parser
 from dltrain.config.compose import conf_dir, expand
 from dltrain.config.composer import search_path
 from dltrain.errors import ConfigError, DltrainError, format_error, suggest
-from dltrain.loggers.console import CONTROL
+from dltrain.loggers.formatting import CONTROL_CODES
 from dltrain.training.signals import NAMES, Stopped
 
 STARTED = time.perf_counter()
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def harmless(text: str) -> str:
     """A line for a terminal: no secrets, and nothing that moves the cursor or looks like another line."""
-    shown = CONTROL.sub("", text).replace("\n", " ")
+    shown = CONTROL_CODES.sub("", text).replace("\n", " ")
     return redaction.hidden("".join(c for c in shown if c.isprintable() or c == "\t"))
 
 

@@ -217,12 +217,12 @@ def _open_lines(path: Path, purge_step: int | None) -> TextIO:
 
 def _last_line(path: Path) -> dict[str, Any]:
     lines = path.read_text("utf-8").splitlines()
-    return safe_read.mapping(lines[-1]) if lines else {}
+    return safe_read.parse_mapping(lines[-1]) if lines else {}
 
 
 def _keep(line: bytes, purge_step: int | None) -> bool:
     try:
-        step = safe_read.mapping(line.decode()).get("step")
+        step = safe_read.parse_mapping(line.decode()).get("step")
     except UnicodeDecodeError:
         return False
     return type(step) is int and line.endswith(b"\n") and (purge_step is None or step < purge_step)

@@ -1,6 +1,8 @@
-"""Everything that a run is made of, its data read and rehearsed, before anything is trained."""
+"""Build a run, load its data, and try one batch before anything is trained."""
 
 import contextlib
+import dataclasses
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,39 +12,43 @@ from torch import nn
 from dltrain.config.compose import Job
 from dltrain.data.bad_samples import BadSamples
 from dltrain.data.fingerprint import fingerprint
-from dltrain.data.loader import Batches
+from dltrain.data.loader import Batch, Batches
 from dltrain.data.spec import Source, Splits
 from dltrain.data.worker_pool import TIMEOUT_S
 from dltrain.errors import ConfigError, format_error
 from dltrain.runs import classifier_features, provenance
 from dltrain.runs.assemble import Components, build_components
-from dltrain.storage.checkpoints import unreadable
+from dltrain.storage.checkpoint_format import load_error
+from dltrain.training import precision
+from dltrain.training.device import DTYPES, Device
+
+FAILURES = (RuntimeError, ValueError, IndexError, KeyError, TypeError)  # of shapes, types or kernels
 
 
 @contextlib.contextmanager
 def prepare_run(
-    job: Job, notes: Sequence[str] = (), begun: Path | None = None
+    job: Job, notes: Sequence[str] = (), resumed: Path | None = None
 ) -> Iterator[tuple[Components, dict[str, Batches]]]:
-    """Everything that a run is made of, rehearsed; worker processes end with it.
+    """Yield a run's components and batches after a dry run; data loading workers end with the context.
 
     Args:
-        job: What to build.
-        notes: What there is to say besides.
-        begun: The folder of a run that goes on, or None.
+        job: The run's configuration and command.
+        notes: Further messages for the start of the run.
+        resumed: The folder of a run that is resumed, or None.
 
     Raises:
-        ConfigError: When something makes no sense, or the data are not those that the run began with.
+        ConfigError: When the configuration is invalid, or a resumed run had other data.
     """
     components = build_components(job)
     classifier_features.attach_features(components, job.allow)
     components.notes = (*components.notes, *notes)
     splits = components.data.load()
     components.fingerprint = fingerprint(splits)
-    if begun is not None:
+    if resumed is not None:
         skipping = components.config["data"].get("on_bad_sample") == "skip"
-        provenance.check_same_data(begun, components.fingerprint, skipping)
+        provenance.check_same_data(resumed, components.fingerprint, skipping)
     batches = build_batches(components, splits)
-    del splits  # rows that now lie on another device need not stay here
+    del splits  # the batches may have copied them to another device
     try:
         dry_run(components, batches, job)
         yield components, batches
@@ -52,7 +58,7 @@ def prepare_run(
 
 
 def build_batches(components: Components, splits: Splits) -> dict[str, Batches]:
-    """The splits in batches on the device; evaluation takes larger batches, it keeps no gradients."""
+    """Return split -> batches on the device; evaluation keeps no gradients, so its batches are twice as large."""
     data = components.data
     found = {
         "train": source_batches(components, splits.train, data.batch_size, training=True),
@@ -66,20 +72,20 @@ def build_batches(components: Components, splits: Splits) -> dict[str, Batches]:
 
 
 def check_checkpointable(components: Components) -> None:
-    """A class of the user's own may keep something that no checkpoint gives back: say so before anything is trained.
+    """Refuse a model or task of the user's own whose state a checkpoint cannot hold.
 
     Raises:
-        ConfigError: Naming it.
+        ConfigError: Naming the entry of its state_dict.
     """
     for group, state in (("model", components.model.state_dict()), ("task", components.task.state_dict())):
         for name, value in state.items():
-            if not isinstance(value, torch.Tensor) and (reason := unreadable(value)):
+            if not isinstance(value, torch.Tensor) and (reason := load_error(value)):
                 kept = f"{group} (its state_dict, {name})"
                 raise ConfigError(format_error(kept, "tensors and plain Python", type(value).__name__, f"{reason}."))
 
 
 def source_batches(components: Components, source: Source, batch_size: int, training: bool = False) -> Batches:
-    """One split in batches on the device."""
+    """Return the batches of one source on the device."""
     data = components.data
     return Batches(
         source,
@@ -95,12 +101,12 @@ def source_batches(components: Components, source: Source, batch_size: int, trai
 
 
 def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> None:
-    """Two training examples and two to evaluate, without a step, so that what does not fit is said at once.
+    """Compute the losses of two training examples and the metrics of two test examples, without an optimizer step.
 
-    Random numbers and running statistics are as before afterwards.
+    The random state and the buffers of the model are restored afterwards.
 
     Raises:
-        ConfigError: Naming model, task, data and the shapes that do not fit, or what the optimizer refuses.
+        ConfigError: When model, task and data do not fit, with the shapes, or when the optimizer refuses its arguments.
     """
     check_batch_norm(components, batches["train"])
     check_checkpointable(components)
@@ -108,35 +114,62 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
     batch = {name: value[:2] for name, value in next(iter(batches["train"])).items()}
     held = {name: value[:2] for name, value in next(iter(batches["test"])).items()}
     try:
-        cuda = [torch.cuda.current_device()] if components.device.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda), components.device.autocast():
-            for stage in (stages := components.task.stages(model)):
-                unknown = {"inputs": batch["inputs"]} if stage.data == "unlabelled" else batch
-                for turn in stage.turns:
-                    components.build_optimizer(turn, steps=1)
-                    turn.loss(unknown, 0.0)
-            model.eval()
-            with torch.no_grad():
-                for goal in [stage.goal for stage in stages if stage.goal] + [components.task.goal]:
-                    goal.evaluate(model, [held])
-    except (RuntimeError, ValueError, IndexError, KeyError, TypeError) as error:
-        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
-        chosen = " ".join(f"{group}={job.choices[group]}" for group in ("model", "task", "data"))
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"{chosen}: these do not fit together. Two examples are: {shapes}. {first}") from error
+        compute_losses(components, batch, held, components.device)
+    except FAILURES as error:
+        raise explain(components, job, batch, held, error) from error
     finally:
         model.train()
         for name, buffer in model.named_buffers():
             buffer.copy_(kept[name])
 
 
+def compute_losses(components: Components, batch: Batch, held: Batch, device: Device) -> None:
+    """Compute the losses of a training batch and the metrics of a held-out one, in a lower precision also gradients."""
+    model, task = components.model, components.task
+    cuda = [torch.cuda.current_device()] if device.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda), device.autocast():
+        for stage in (stages := task.stages(model)):
+            unknown = {"inputs": batch["inputs"]} if stage.data == "unlabelled" else batch
+            for turn in stage.turns:
+                components.build_optimizer(turn, steps=1)
+                total = turn.loss(unknown, 0.0).total
+                if precision.may_lack_kernels(device) and not device.compile and total.requires_grad:
+                    torch.autograd.grad(total, [p for p in turn.parameters if p.requires_grad], allow_unused=True)
+        model.eval()
+        with torch.no_grad():
+            for goal in [stage.goal for stage in stages if stage.goal] + [task.goal]:
+                goal.evaluate(model, [held])
+    model.train()
+
+
+def explain(components: Components, job: Job, batch: Batch, held: Batch, error: Exception) -> ConfigError:
+    """Return why losses cannot be computed: because of the precision, if fp32 works, or of shapes that do not fit."""
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    device = components.device
+    if device.precision in DTYPES:
+        components.model.train()
+        with contextlib.suppress(*FAILURES):
+            compute_losses(components, batch, held, dataclasses.replace(device, precision="fp32"))
+            lacking = f"this {device.device.type.upper()} cannot compute {failing_module(error)} in {device.precision}"
+            return ConfigError(f"device.precision: not supported because {lacking}. Use device.precision=fp32. {first}")
+    shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
+    chosen = " ".join(f"{group}={job.choices[group]}" for group in ("model", "task", "data"))
+    return ConfigError(f"{chosen}: these do not fit together. Two examples are: {shapes}. {first}")
+
+
+def failing_module(error: Exception) -> str:
+    """Return the kind of the innermost module in which an error occurred."""
+    owners = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((type(owner).__name__ for owner in reversed(owners) if isinstance(owner, nn.Module)), "the loss")
+
+
 def check_batch_norm(components: Components, batches: Batches) -> None:
-    """Batch normalisation has no statistics of one example, which the last batch of an epoch may be.
+    """Refuse a last batch of one example, for which batch normalization has no statistics.
 
     Raises:
         ConfigError: Naming the batch size.
     """
     alone = batches.examples % batches.batch_size == 1 or batches.batch_size == 1
     if alone and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in components.model.modules()):
-        expected = f"a size that leaves no batch of one of {batches.examples} examples to the batch norm"
+        expected = f"a size that leaves no batch of one example (of {batches.examples}), for batch normalization"
         raise ConfigError(format_error("data.batch_size", expected, batches.batch_size))

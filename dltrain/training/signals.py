@@ -1,4 +1,4 @@
-"""What comes from outside while a run is on its way: signals, and the end of its time."""
+"""Signals and the time limit of a run."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-GRACE_S = 15  # a stop that has not been obeyed by then is forced: who sent the signal may kill us 30 s after it
+GRACE_S = 15  # after that a stop is forced: schedulers commonly kill a process 30 s after the first signal
 
 ENDS: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
 NAMES = {signal.Signals(number).name: code for number, code in ENDS.items()}
@@ -15,7 +15,7 @@ SAVES = signal.SIGUSR1
 
 
 class Stopped(BaseException):
-    """The run ends before its time. Not an `Exception`, so that nothing takes it for a failure.
+    """The run is stopped early. A `BaseException`, so that ``except Exception`` does not catch it.
 
     Args:
         reason: ``SIGINT``, ``SIGTERM``, ``SIGUSR1`` or ``max_minutes``.
@@ -27,28 +27,28 @@ class Stopped(BaseException):
 
 
 class Stop:
-    """Hears signals and says between two steps what they ask for.
+    """Handles signals: the loop checks between two steps whether to stop or save.
 
-    While it is armed, a signal only sets `reason` and the loop obeys when its step is done; otherwise, or when the loop
-    does not obey in time (a worker that hangs), `Stopped` is raised where the program stands. The second signal leaves
-    at once.
+    In cooperative mode a signal only sets `reason`, and the loop stops after its step. Otherwise, or when the loop does
+    not stop in time (a hanging worker), `Stopped` is raised in whatever code is running. The second signal exits
+    immediately.
 
     Args:
-        on_abort: Called before leaving at once, with the exit code.
+        on_abort: Called with the exit code before an immediate exit.
     """
 
     def __init__(self, on_abort: Callable[[int], None] = lambda code: None) -> None:
         self.on_abort = on_abort
         self.reason: str | None = None
-        self.save = False  # write a checkpoint and go on
-        self.requeue = False  # under Slurm, SIGUSR1 ends the run too
-        self.armed = False
-        self.ending = False
-        self.held = False  # what is being done must not be done by half
+        self.save = False  # write a checkpoint and continue
+        self.requeue = False  # SIGUSR1 stops the run too, to be requeued by Slurm
+        self.is_cooperative = False
+        self.ending = False  # the run is over: no signal is forced any more
+        self.deferred = False  # the code that runs must not be interrupted halfway
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["Stop"]:
-        """Handle signals; afterwards everything is as it was. Only a main thread can."""
+        """Install the signal handlers and restore the earlier ones on exit; does nothing outside the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
@@ -63,29 +63,29 @@ class Stop:
 
     @contextlib.contextmanager
     def cooperative(self) -> Iterator[None]:
-        """While the loop asks for itself."""
-        self.armed = True
+        """Let the caller check `reason` itself instead of raising `Stopped`."""
+        self.is_cooperative = True
         try:
             yield
         finally:
-            self.armed = False
+            self.is_cooperative = False
 
     @contextlib.contextmanager
     def defer_signals(self) -> Iterator[None]:
-        """While something is done that must not be done by half; only a second signal cuts it short."""
-        before, self.held = self.held, True
+        """Do not force a stop inside the context; only a second signal interrupts it."""
+        before, self.deferred = self.deferred, True
         try:
             yield
         finally:
-            self.held = before
+            self.deferred = before
 
     @contextlib.contextmanager
     def time_limit(self, minutes: float | None) -> Iterator[None]:
-        """Ask for a stop when the time is up."""
+        """Request a stop after this many minutes; None for no limit."""
         if minutes is None:
             yield
             return
-        timer = threading.Timer(minutes * 60, self.time_is_up)
+        timer = threading.Timer(minutes * 60, self._time_is_up)
         timer.daemon = True
         timer.start()
         try:
@@ -93,25 +93,24 @@ class Stop:
         finally:
             timer.cancel()
 
-    def time_is_up(self) -> None:
-        """The run has had the time it was given."""
+    def _time_is_up(self) -> None:
         self.reason = self.reason or "max_minutes"
 
     def finish(self) -> None:
-        """The run is writing down how it ended, which nothing but a second signal may cut short."""
-        self.armed = self.ending = True
+        """Let a run write its results; from here on only a second signal interrupts it."""
+        self.is_cooperative = self.ending = True
         signal.alarm(0)
 
     def disarm(self) -> None:
-        """Between two runs of a sweep: a signal only sets `reason`, and of the last run nothing else stays."""
-        self.armed = self.ending = True
+        """Reset between two runs of a sweep, where a signal only sets `reason`."""
+        self.is_cooperative = self.ending = True
         self.on_abort = lambda code: None
         self.save = self.requeue = False
         self.reason = self.reason if self.reason in NAMES else None
 
     def rearm(self) -> None:
-        """The next run of a sweep begins."""
-        self.armed = self.ending = False
+        """Raise `Stopped` on signals again, for the next run of a sweep."""
+        self.is_cooperative = self.ending = False
 
     def _end(self, number: int, frame: FrameType | None) -> None:
         name, again = signal.Signals(number).name, self.reason in NAMES
@@ -119,7 +118,7 @@ class Stop:
             self.on_abort(ENDS[number])
             os._exit(ENDS[number])
         self.reason = name
-        if not self.armed:
+        if not self.is_cooperative:
             raise Stopped(name)
         if not self.ending:
             signal.alarm(GRACE_S)
@@ -130,7 +129,7 @@ class Stop:
             self.reason = self.reason or "SIGUSR1"
 
     def _force(self, number: int, frame: FrameType | None) -> None:
-        if self.held:
+        if self.deferred:
             signal.alarm(1)
             return
         raise Stopped(self.reason or "SIGTERM")

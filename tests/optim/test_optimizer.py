@@ -18,7 +18,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dltrain.optim.ema import EMA
 from dltrain.optim.muon import Muon
-from dltrain.optim.optimizer import Optimizer, Regularization
+from dltrain.optim.optimizer import Optimizer
+from dltrain.optim.regularization import Regularization
 from dltrain.optim.schedules import Constant, Cosine, OneCycle, Plateau, Schedule
 from dltrain.tasks.base import Loss
 
@@ -143,7 +144,7 @@ def test_the_penalty_is_what_the_gradient_belongs_to() -> None:
     optimizer = optimizer_of(model, partial(torch.optim.SGD, lr=1.0), l1=0.3, l2=0.2)
     matrices = [p for p in model.parameters() if p.ndim > 1]
     expected = sum(0.3 * p.abs().sum() + 0.1 * p.square().sum() for p in matrices)
-    torch.testing.assert_close(optimizer.penalty(), expected.detach())  # type: ignore[union-attr]
+    torch.testing.assert_close(optimizer.regularizer.penalty(), expected.detach())  # type: ignore[union-attr]
     gradients = torch.autograd.grad(expected, matrices)  # type: ignore[arg-type]
     before = [p.detach().clone() for p in matrices]
     optimizer.backward(Loss(sum((p * 0).sum() for p in model.parameters()), 1))  # type: ignore[arg-type]

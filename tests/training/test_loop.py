@@ -25,17 +25,19 @@ from dltrain.datasets.table import Ready
 from dltrain.loggers.console import Console
 from dltrain.loggers.tracker import Tracker
 from dltrain.optim.ema import EMA
-from dltrain.optim.optimizer import Optimizer, Regularization
+from dltrain.optim.optimizer import Optimizer
+from dltrain.optim.regularization import Regularization
 from dltrain.optim.schedules import Constant, Cosine, Plateau, Schedule
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.tasks.base import Batch, Evaluation, Goal, Loss, Shown, Stage, Task, Turn
 from dltrain.tasks.classification import Classification
 from dltrain.training.device import Device
-from dltrain.training.loop import Diverged, Loop, grouped, improves
+from dltrain.training.divergence import Diverged
+from dltrain.training.loop import Loop, grouped
 from dltrain.training.meters import Timer
 from dltrain.training.run_logger import RunLogger
 from dltrain.training.signals import Stop
-from dltrain.training.state import TrainerConfig
+from dltrain.training.state import TrainerConfig, improves
 
 ROWS, SIZE, CLASSES, BATCH = 61, 5, 3, 8  # the last batch has 5 examples
 EPOCH = -(-ROWS // BATCH)
@@ -78,7 +80,7 @@ def looped(
     def optimizer(turn: Turn, steps: int) -> Optimizer:
         owned = {id(p) for p in turn.parameters}
         others = any(p.requires_grad and id(p) not in owned for p in model.parameters())
-        return Optimizer(make, turn.parameters, schedule(), steps, regularization, device.scaler(), partial=others)
+        return Optimizer(make, turn.parameters, schedule(), steps, regularization, device.make_scaler(), partial=others)
 
     splits = {"train": Batches(train or source(), batch_size, seed=3, training=True)}
     if val:
@@ -233,9 +235,9 @@ def test_steps_epochs_and_minutes_say_when_to_log_and_evaluate(
     loop.run()
     assert [line["step"] for line in lines(tmp_path, "train")] == logged
     assert [line["step"] for line in lines(tmp_path, "val")] == evaluated
-    assert loop.state.step == loop.steps == steps
+    assert loop.state.step == loop.stages.steps == steps
     epochs = [line["epoch"] for line in lines(tmp_path, "train")]
-    size, whole = plan.get("accumulate", 1), loop.stages.present.epoch_steps
+    size, whole = plan.get("accumulate", 1), loop.current.epoch_steps
     assert epochs == pytest.approx([step // whole + step % whole * size / EPOCH for step in logged])
 
 
@@ -258,9 +260,9 @@ def test_the_last_checkpoint_is_written_when_due_and_at_the_end(
     span: tuple[float, str], wanted: list[int], tmp_path: Path
 ) -> None:
     loop = looped(tmp_path, Scripted([1.0, 2.0]), checkpoint_every=span, eval_every=(16.0, "step"))
-    loop.checkpoints = Saves(tmp_path)
+    loop.checkpointer.checkpoints = saves = Saves(tmp_path)
     loop.run()
-    assert loop.checkpoints.steps == wanted
+    assert saves.steps == wanted
 
 
 def test_an_epoch_sees_every_example_once_and_each_epoch_in_another_order(tmp_path: Path) -> None:
@@ -399,7 +401,7 @@ def test_each_turn_moves_its_own_parameters_and_nothing_else(tmp_path: Path) -> 
 def test_turns_come_in_their_order_and_every_second_step_where_asked(tmp_path: Path) -> None:
     task, _, loop = duel(tmp_path)
     loop.run()
-    assert loop.state.step == loop.steps == 3 * EPOCH
+    assert loop.state.step == loop.stages.steps == 3 * EPOCH
     names = [name for name, *_ in task.seen]
     assert names[:EPOCH] == ["copy"] * EPOCH
     assert names[EPOCH:] == ["generator", "generator", "critic"] * EPOCH
@@ -487,7 +489,7 @@ def test_a_stage_reads_examples_without_answers_where_it_asks_for_them(tmp_path:
     alone = sum(size for name, size in task.read if name == "alone")
     told = sum(size for name, size in task.read if name == "told")
     assert (alone, told) == (2 * 2 * ROWS, ROWS)
-    assert loop.state.step == loop.steps
+    assert loop.state.step == loop.stages.steps
     assert lines(tmp_path, "train")[-1]["epoch"] == 3
 
 
@@ -502,7 +504,7 @@ def test_every_stage_watches_its_own_metric_and_keeps_its_own_best(tmp_path: Pat
 
 def test_a_stage_stops_early_by_its_own_metric_and_the_next_one_still_comes(tmp_path: Path) -> None:
     task = Lessons([1.0, 2.0, 3.0])
-    looped(tmp_path, task, unlabelled=without_answers(ROWS), early_stopping=1, eval_every=(1.0, "step")).run()
+    looped(tmp_path, task, unlabelled=without_answers(ROWS), early_stopping_patience=1, eval_every=(1.0, "step")).run()
     names = [name for name, _ in task.read]
     assert names[:2] == ["alone"] * 2 and names[2] == "told"
 
@@ -561,7 +563,7 @@ def test_the_weights_that_the_validation_metric_likes_best_are_kept(
     assert loop.state.best == said[wanted - 1]
     assert loop.state.best_step == 2 * wanted
     assert torch.equal(weights(model), task.judged[wanted - 1])
-    assert Checkpoints(tmp_path).entry("best.pt")["step"] == 2 * wanted
+    assert Checkpoints(tmp_path).read_entry("best.pt")["step"] == 2 * wanted
     assert not any(task.modes), "weights are judged in evaluation mode"
     assert model.training
 
@@ -606,16 +608,18 @@ def test_a_metric_improves_only_when_it_is_a_better_number(
 
 def test_early_stopping_counts_evaluations_not_steps_or_epochs(tmp_path: Path) -> None:
     said = [3.0, 2.0, 2.5, 1.0, 1.5, 1.2, 1.1, 0.1]
-    loop = looped(tmp_path, Scripted(said), eval_every=(3.0, "step"), epochs=20, early_stopping=3)
+    loop = looped(tmp_path, Scripted(said), eval_every=(3.0, "step"), epochs=20, early_stopping_patience=3)
     loop.run()
     assert [line["step"] for line in lines(tmp_path, "val")] == [3 * n for n in range(1, 8)]
     assert loop.state.stopped_early and loop.state.step == 21
     assert (loop.state.best, loop.state.best_step) == (1.0, 12)
-    assert Checkpoints(tmp_path).entry("last.pt")["step"] == 21
+    assert Checkpoints(tmp_path).read_entry("last.pt")["step"] == 21
 
 
 def test_a_metric_that_is_no_number_counts_as_no_improvement(tmp_path: Path) -> None:
-    loop = looped(tmp_path, Scripted([1.0, NAN, NAN, 0.5]), eval_every=(2.0, "step"), epochs=9, early_stopping=2)
+    loop = looped(
+        tmp_path, Scripted([1.0, NAN, NAN, 0.5]), eval_every=(2.0, "step"), epochs=9, early_stopping_patience=2
+    )
     loop.run()
     assert loop.state.step == 6
 
@@ -650,8 +654,8 @@ def test_averaged_weights_are_those_that_are_judged_and_kept(tmp_path: Path) -> 
         wanted.append(averaged)
     for judged, expected in zip(task.judged, wanted, strict=True):
         torch.testing.assert_close(judged, expected)
-    assert torch.equal(weights(loop.eval_model), task.judged[2])
-    assert loop.eval_model is not model
+    assert torch.equal(weights(loop.evaluator.model), task.judged[2])
+    assert loop.evaluator.model is not model
 
 
 class Poisoned(Classification):
@@ -672,7 +676,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_the_best_weights_stay(tmp_pat
     with pytest.raises(Diverged, match="nan by step 6"):
         loop.run()
     assert lines(tmp_path, "train")[-1]["non_finite"]["loss"] == "nan"
-    loop.checkpoints.wait()  # a thread puts the best in its place
+    loop.checkpointer.checkpoints.wait()  # a thread puts the best in its place
     best = Checkpoints(tmp_path).load("best.pt")["model"]
     assert all(value.isfinite().all() for value in best.values())
     assert gc.get_freeze_count() == 0
@@ -764,13 +768,12 @@ EVERYTHING = Regularization(l1=1e-4, l2=1e-4, weight_decay=0.01, clip_norm=1.0, 
 )
 def test_a_step_never_waits_for_the_device(given: dict[str, Any], tmp_path: Path) -> None:
     loop = looped(tmp_path, **{"model": network(dropout=0.1), **given})
-    (span,) = loop.stages.spans
     loop.begin_stage()
-    groups = grouped(span.batches.epoch(0), loop.config.accumulate)
-    loop.take_step(span.stage, next(groups), measure=True)  # the optimizer makes its state, the epoch its order
+    groups = grouped(loop.current.batches.epoch(0), loop.config.accumulate)
+    loop.take_step(next(groups), measure_norm=True)  # the optimizer makes its state, the epoch its order
     with Watch() as watch:
         for group in itertools.islice(groups, 3):
-            loop.take_step(span.stage, group, measure=False)
+            loop.take_step(group, measure_norm=False)
             loop.logger.progress(loop.state, loop.stages, loop.goal.metric)
     assert watch.calls["mm"] + watch.calls["addmm"] > 0, "the steps were watched"
     assert watch.waits == {}
@@ -818,7 +821,7 @@ def test_nothing_piles_up_over_the_steps(collector: bool, given: dict[str, Any],
     (gc.enable if collector else gc.disable)()
     try:
         loop = looped(tmp_path, task, epochs=None, max_steps=500, **every, **given)
-        task.wait = loop.checkpoints.wait
+        task.wait = loop.checkpointer.checkpoints.wait
         loop.run()
     finally:
         gc.enable()

@@ -66,17 +66,17 @@ def test_a_record_keeps_no_graph_alive_and_reads_half_precision() -> None:
     ],
 )
 def test_spans_in_steps_and_epochs_fall_due_by_the_step_alone(span: tuple[float, str], wanted: list[int]) -> None:
-    trigger = Trigger(span, steps_per_epoch=5)
-    assert [step for step in range(1, 13) if trigger.at(step)] == wanted
-    assert trigger.at(wanted[0]), "asked again it says the same"
+    trigger = Trigger(span, epoch_steps=5)
+    assert [step for step in range(1, 13) if trigger.fires(step)] == wanted
+    assert trigger.fires(wanted[0]), "asked again it says the same"
 
 
 def test_a_span_in_minutes_falls_due_by_the_clock_once_each_time() -> None:
-    trigger = Trigger((0.3 / 60, "minute"), steps_per_epoch=5)
-    assert not trigger.at(1)
+    trigger = Trigger((0.3 / 60, "minute"), epoch_steps=5)
+    assert not trigger.fires(1)
     time.sleep(0.31)
-    assert trigger.at(2)
-    assert not trigger.at(3)
+    assert trigger.fires(2)
+    assert not trigger.fires(3)
 
 
 def test_a_pause_within_a_pause_counts_once() -> None:

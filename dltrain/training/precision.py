@@ -1,0 +1,115 @@
+"""Layers that the device cannot compute in the run's precision, and precisions that are slow or fast on this CPU."""
+
+import contextlib
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.rnn import PackedSequence
+
+from dltrain.errors import ConfigError
+from dltrain.training.device import DTYPES, Device
+
+
+def use_fp32_where_needed(model: nn.Module, device: Device) -> str | None:
+    """Compute in fp32 each layer that the device cannot compute in its precision, and return a note that says so.
+
+    Each layer is tried, forward and backward, with its own weights and settings.
+
+    Raises:
+        ConfigError: When the device can compute no layer in its precision.
+    """
+    if not may_lack_kernels(device):
+        return None
+    layers = [layer for layer in model.modules() if example_inputs(layer)]
+    missing = [layer for layer in layers if not is_supported(layer, device)]
+    if not missing:
+        return None
+    kinds = " and ".join(dict.fromkeys(layer._get_name() for layer in missing))
+    reason = f"torch has no {device.precision} kernel for {kinds} on this {device.device.type.upper()}"
+    if len(missing) == len(layers):
+        raise ConfigError(f"device.precision: not supported because {reason}. Use device.precision=fp32.")
+    for layer in missing:
+        layer.forward = MethodType(_forward_in_fp32, layer)  # a deep copy rebinds it
+    return f"{kinds}: computed in fp32, because {reason}; the other layers are computed in {device.precision}"
+
+
+def may_lack_kernels(device: Device) -> bool:
+    """Whether layers have to be tried: fp32 and CUDA have a kernel for every layer."""
+    return device.precision in DTYPES and device.device.type != "cuda"
+
+
+def is_supported(layer: nn.Module, device: Device) -> bool:
+    """Whether the device computes `layer` in its precision, forward and backward, or fails in fp32, too."""
+
+    def is_computed(precision: contextlib.AbstractContextManager) -> bool:
+        with contextlib.suppress(Exception), precision:  # a subclass may take other inputs
+            _compute(layer, device.device)
+            return True
+        return False
+
+    return is_computed(device.autocast()) or not is_computed(contextlib.nullcontext())
+
+
+def _compute(layer: nn.Module, device: torch.device) -> None:
+    """Compute `layer` and its gradients on copies of its tensors; random numbers are as before afterwards."""
+    tensors = {name: p.detach().clone().requires_grad_() for name, p in layer.named_parameters()}
+    tensors |= {name: buffer.clone() for name, buffer in layer.named_buffers()}
+    inputs = tuple(x.to(device) for x in example_inputs(layer))
+    with torch.random.fork_rng(devices=[]):
+        output = functional_call(layer, tensors, inputs)
+    (output if isinstance(output, Tensor) else output[0]).sum().backward()
+
+
+def example_inputs(layer: nn.Module) -> tuple[Tensor, ...]:
+    """Return the smallest inputs of a layer that autocast computes in a lower precision, and nothing for others."""
+    if isinstance(layer, nn.RNNBase):
+        return (torch.zeros(1, 1, layer.input_size),)
+    if isinstance(layer, nn.Linear):
+        return (torch.zeros(1, layer.in_features),)
+    if isinstance(layer, nn.MultiheadAttention):
+        return tuple(torch.zeros(1, 1, width) for width in (layer.embed_dim, layer.kdim, layer.vdim))
+    if isinstance(layer, _ConvNd):
+        extents = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        return (torch.zeros(1, layer.in_channels, *extents),)
+    return ()
+
+
+def _forward_in_fp32(layer: nn.Module, *args: Any, **named: Any) -> Any:
+    """The layer's own forward pass without autocast."""
+    with torch.autocast(next(layer.parameters()).device.type, enabled=False):
+        return type(layer).forward(layer, *_to_fp32(args), **{name: _to_fp32(value) for name, value in named.items()})
+
+
+def _to_fp32(value: Any) -> Any:
+    if isinstance(value, PackedSequence) or (isinstance(value, Tensor) and value.is_floating_point()):
+        return value.float()
+    return tuple(map(_to_fp32, value)) if isinstance(value, tuple) else value
+
+
+def advise(model: nn.Module, device: Device) -> str | None:
+    """Return a note when another precision is faster on this CPU."""
+    if device.device.type != "cpu":
+        return None
+    convolves = any(isinstance(layer, _ConvNd) for layer in model.modules())
+    if device.precision in DTYPES and not _is_fast(device.precision, convolves):
+        lower = device.precision
+        return f"torch has no fast {lower} kernels for this CPU: device.precision={lower} is much slower than fp32"
+    features = torch.cpu.get_capabilities()
+    in_hardware = features.get("amx_bf16", False) or features.get("avx512_bf16", False)
+    gains = convolves or any(isinstance(layer, nn.LSTM) for layer in model.modules())
+    if device.precision == "fp32" and gains and in_hardware and _is_fast("bf16", convolves):
+        return "This CPU multiplies bf16 in hardware: device.precision=bf16 would be faster."
+    return None
+
+
+def _is_fast(precision: str, convolves: bool) -> bool:
+    """Whether oneDNN has kernels for `precision` on this CPU other than slow reference code."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if precision == "fp16" and convolves and not torch.cpu.get_capabilities().get("amx_fp16", False):
+        return False  # the gradient of a convolution's weights is reference code
+    return getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported")()

@@ -1,0 +1,258 @@
+"""Layers and precisions that a device lacks: computed in fp32 with a note, or refused in one line."""
+
+import contextlib
+import copy
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from dltrain.errors import ConfigError
+from dltrain.training import precision
+from dltrain.training.device import DTYPES, Device
+
+OLDER_CPU = "AVX2"  # oneDNN has no bf16 kernels for it
+OLDER_CPUS = ["SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_BF16"]
+MODELS = sorted(file.stem for file in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
+SMALL = {
+    "cnn": ["model.blocks=[{channels: 4}]"],
+    "dbn": ["model.hidden_size=[8,8]", "task.pretrain_epochs=1", "data.num_labels=20"],
+    "dcgan": ["model.hidden_size=4"],
+}
+STEPS, PICTURES = torch.randn(2, 5, 3), torch.randn(2, 4, 6, 6)
+LAYERS: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {
+    "RNN": (nn.RNN(3, 4, nonlinearity="relu"), (STEPS,)),
+    "GRU": (nn.GRU(3, 4, num_layers=2, bidirectional=True), (STEPS,)),
+    "LSTM": (nn.LSTM(3, 4), (STEPS,)),
+    "LSTM, two layers": (nn.LSTM(3, 4, num_layers=2, batch_first=True, dropout=0.1), (STEPS,)),
+    "LSTM, bidirectional": (nn.LSTM(3, 4, bidirectional=True, bias=False), (STEPS,)),
+    "LSTM with projections": (nn.LSTM(3, 4, proj_size=2), (STEPS,)),
+    "linear": (nn.Linear(3, 4), (STEPS,)),
+    "convolution": (nn.Conv2d(4, 8, 3, padding=1, groups=2), (PICTURES,)),
+    "dilated convolution": (nn.Conv2d(4, 8, 3, dilation=2, padding=2, padding_mode="circular"), (PICTURES,)),
+    "convolution over time": (nn.Conv1d(5, 8, 3), (STEPS,)),
+    "transposed convolution": (nn.ConvTranspose2d(4, 8, 4, stride=2, padding=1), (PICTURES,)),
+    "channels last": (nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last), (PICTURES,)),
+    "spectral norm": (spectral_norm(nn.Conv2d(4, 8, 3)), (PICTURES,)),
+    "attention": (
+        nn.MultiheadAttention(4, 2, kdim=3, vdim=5),
+        (torch.randn(2, 2, 4), STEPS[:, :2], torch.ones(2, 2, 5)),
+    ),
+    "embedding": (nn.Embedding(3, 4), (torch.zeros(2, 5, dtype=torch.int64),)),
+    "batch norm": (nn.BatchNorm2d(4), (PICTURES,)),
+}
+
+
+def on_cpu(kind: str) -> Device:
+    return Device(torch.device("cpu"), kind, channels_last=False, compile=False, deterministic=False)
+
+
+def computes(layer: nn.Module, inputs: tuple[Tensor, ...], device: Device) -> bool:
+    """Train and evaluate a layer on ordinary inputs."""
+    with contextlib.suppress(RuntimeError), device.autocast():
+        output = layer.train()(*inputs)
+        (output if isinstance(output, Tensor) else output[0]).sum().backward()
+        with torch.inference_mode():
+            layer.eval()(*inputs)
+        return True
+    return False
+
+
+@pytest.mark.parametrize("kind", ["fp32", *DTYPES])
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_layer_is_computed_in_the_precision_or_in_fp32_with_a_note(name: str, kind: str) -> None:
+    layer, inputs = copy.deepcopy(LAYERS[name])
+    device, model = on_cpu(kind), nn.ModuleList([layer, nn.Linear(2, 2)])
+    supported = computes(copy.deepcopy(layer), inputs, device)
+    note = precision.use_fp32_where_needed(model, device)
+    assert (note is None) == supported
+    if note is not None:
+        assert note.startswith(f"{type(layer).__name__}: computed in fp32, because torch has no {kind} kernel for ")
+    assert computes(layer, inputs, device)
+    assert computes(copy.deepcopy(model)[0], inputs, device), "a copy, as EMA makes it, is computed the same way"
+
+
+def test_a_layer_in_fp32_takes_its_state_and_packed_sequences_in_the_precision_around_it() -> None:
+    lstm, state = nn.LSTM(3, 4), torch.zeros(1, 5, 4, dtype=torch.bfloat16)
+    lstm.forward = precision.MethodType(precision._forward_in_fp32, lstm)
+    with on_cpu("bf16").autocast():
+        outputs, _ = lstm(STEPS.bfloat16(), hx=(state, state))
+        packed, _ = lstm(nn.utils.rnn.pack_sequence([torch.ones(2, 3).bfloat16()]), (state[:, :1], state[:, :1]))
+    assert outputs.dtype == packed.data.dtype == torch.float32
+    assert list(lstm.state_dict()) == list(nn.LSTM(3, 4).state_dict())
+
+
+@pytest.mark.parametrize("kind", DTYPES)
+def test_a_model_of_which_no_layer_can_be_computed_is_refused(kind: str) -> None:
+    lstm, device = nn.LSTM(3, 4), on_cpu(kind)
+    if computes(copy.deepcopy(lstm), (STEPS,), device):
+        assert precision.use_fp32_where_needed(lstm, device) is None
+        return
+    line = f"device.precision: not supported because torch has no {kind} kernel for LSTM on this CPU. Use .*=fp32"
+    with pytest.raises(ConfigError, match=line):
+        precision.use_fp32_where_needed(lstm, device)
+
+
+def test_trying_a_layer_leaves_the_model_and_random_numbers_unchanged() -> None:
+    model = nn.ModuleList([spectral_norm(nn.Linear(3, 4)), nn.LSTM(3, 4, num_layers=2, dropout=0.5)])
+    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    precision.use_fp32_where_needed(model, on_cpu("bf16"))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+class Gated(nn.Linear):
+    """A linear layer with another input."""
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        return super().forward(x) * gate
+
+
+def test_a_layer_that_takes_other_inputs_is_left_alone() -> None:
+    gated = Gated(3, 4)
+    assert precision.use_fp32_where_needed(gated, on_cpu("bf16")) is None
+    assert gated(STEPS, torch.ones(4)).shape == (2, 5, 4)
+
+
+# Advice --------------------------------------------------------------------------------------------------------------
+
+
+def test_bf16_is_advised_exactly_where_the_cpu_has_it_and_the_model_gains() -> None:
+    features = torch.cpu.get_capabilities()
+    in_hardware = bool(features.get("amx_bf16", False) or features.get("avx512_bf16", False))
+    gains = in_hardware and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert (precision.advise(nn.LSTM(2, 2), on_cpu("fp32")) is not None) == gains
+    assert (precision.advise(nn.Conv2d(2, 2, 1), on_cpu("fp32")) is not None) == gains
+    assert precision.advise(nn.Linear(2, 2), on_cpu("fp32")) is None
+
+
+@pytest.mark.parametrize("kind", DTYPES)
+def test_a_precision_without_fast_kernels_is_called_slow(kind: str) -> None:
+    slow = not getattr(torch.ops.mkldnn, f"_is_mkldnn_{kind}_supported")()
+    note = precision.advise(nn.Linear(2, 2), on_cpu(kind))
+    assert (note is not None) == slow
+    assert note is None or f"device.precision={kind} is much slower than fp32" in note
+    slow = slow or (kind == "fp16" and not torch.cpu.get_capabilities().get("amx_fp16", False))
+    assert (precision.advise(nn.Conv2d(2, 2, 1), on_cpu(kind)) is not None) == slow
+
+
+# Whole models on older CPUs ------------------------------------------------------------------------------------------
+
+PREPARE = """
+import json, sys
+from dltrain.config import compose
+from dltrain.errors import DltrainError
+from dltrain.runs.dry_run import prepare_run
+for typed in json.load(sys.stdin):
+    try:
+        with prepare_run(compose.compose(typed)) as (components, _):
+            print(json.dumps([0, components.notes]))
+    except DltrainError as error:
+        print(json.dumps([error.code, error.problems]))
+"""
+TRAIN = """
+import contextlib, io, json, sys
+from dltrain.cli import main
+for number, typed in enumerate(json.load(sys.stdin)):
+    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(said):
+        code = main.main([*typed, "trainer.max_steps=1", f"hydra.run.dir=run{number}"])
+    print(json.dumps([code, said.getvalue().splitlines()]))
+"""
+
+
+def on_older_cpu(code: str, isa: str, commands: list[list[str]], folder: Path) -> list[tuple[int, list[str]]]:
+    """Exit code and lines of each command, in one process whose oneDNN knows no instructions newer than ``isa``."""
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": isa},
+        input=json.dumps(commands),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0 and "Traceback" not in ended.stderr, ended.stderr
+    return [json.loads(line) for line in ended.stdout.splitlines()]
+
+
+def check_all_models(
+    code: str, isa: str, kinds: list[str], small: Callable[[str], list[str]], folder: Path, *more: str
+) -> None:
+    data = {model: "text" if model == "gpt" else "digits" for model in MODELS}
+    commands = [
+        [f"model={model}", *small(data[model]), *SMALL.get(model, []), "device=cpu", f"device.precision={kind}", *more]
+        for model in MODELS
+        for kind in kinds
+    ]
+    found = on_older_cpu(code, isa, commands, folder)
+    for typed, (ended, lines) in zip(commands, found, strict=True):
+        said = "\n".join(lines)
+        assert ended in (0, 2) and "do not fit together" not in said and "Traceback" not in said, (typed, said)
+        kind = next(word for word in typed if word.startswith("device.precision")).split("=")[1]
+        refused = [line for line in lines if "device.precision: not supported" in line]
+        assert len(refused) == (ended == 2) and all(f"no {kind} kernel for" in line for line in refused), (typed, said)
+
+
+def test_every_model_is_computed_on_an_older_cpu_or_refused_in_one_line(
+    small: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    check_all_models(PREPARE, OLDER_CPU, list(DTYPES), small, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", OLDER_CPUS)
+def test_every_model_trains_on_any_older_cpu_or_is_refused_in_one_line(
+    isa: str, small: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    check_all_models(TRAIN, isa, ["fp32", *DTYPES], small, tmp_path)
+
+
+OWN = """
+import torch
+from torch import Tensor, nn
+
+class Determinant(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.det(x.unflatten(1, (2, 2)))[:, None]
+
+class Volume(nn.Module):
+    def __init__(self, size: int, outputs: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(size, 4), Determinant(), nn.Linear(1, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+"""
+
+
+@pytest.mark.parametrize("kind", DTYPES)
+def test_an_operation_of_an_own_module_that_lacks_the_precision_is_refused_by_name(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dltrain.cli import main
+
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    yaml = "_target_: volume.Volume\nsize: ${spec.size}\noutputs: ${spec.outputs}\n"
+    (tmp_path / "conf" / "model" / "volume.yaml").write_text(yaml)
+    (tmp_path / "volume.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    typed: list[Any] = ["--config-dir", "conf", "allow_targets=[volume]", "model=volume", "data=digits", "device=cpu"]
+    code = main.main([*typed, f"device.precision={kind}", "trainer.max_steps=1"])
+    said = capsys.readouterr().err
+    with on_cpu(kind).autocast(), contextlib.suppress(RuntimeError):
+        torch.det(nn.Linear(2, 2)(torch.ones(2, 2)))
+        assert code == 0
+        return
+    assert code == 2 and said.count("\n") <= 2
+    assert f"device.precision: not supported because this CPU cannot compute Determinant in {kind}. Use" in said
+    assert "do not fit together" not in said and not list(tmp_path.glob("outputs/*/*"))
