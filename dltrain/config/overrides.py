@@ -8,6 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
+from dltrain import redaction
 from dltrain.errors import format_error, suggest
 
 QUOTES = set("'\"[]{}")
@@ -37,7 +38,8 @@ def parse(typed: list[str], options: Options) -> tuple[list[Override], list[str]
         try:
             parsed.append(parse_override(to_hydra_syntax(text, options)))
         except HydraException as error:
-            errors.append(f"{text}: cannot be parsed: {str(error).splitlines()[0]}{_quoting_hint(text)}")
+            shown = redaction.mask_override(text)
+            errors.append(f"{shown}: cannot be parsed: {str(error).splitlines()[0]}{_quoting_hint(shown)}")
     return parsed, errors
 
 
@@ -74,7 +76,7 @@ def single_values(parsed: list[Override]) -> tuple[list[list[Override]], list[st
 
 
 def _several(override: Override) -> str:
-    text = str(override.input_line)
+    text = redaction.mask_override(str(override.input_line))
     key, _, value = text.partition("=")
     return format_error(key, "one value", value, f"To run all of them, add -m: dltrain -m {shlex.quote(text)}")
 
@@ -87,7 +89,8 @@ def sweep_values(parsed: list[Override], options: Options) -> tuple[list[list[Ov
             values.append([parse_override(text) for text in _each_value(override, options)])
         except HydraException as error:
             values.append([])
-            errors.append(f"{override.input_line}: cannot be swept: {error}")
+            shown = redaction.mask_override(str(override.input_line))
+            errors.append(f"{shown}: cannot be swept: {error}")
         else:
             if not values[-1]:
                 errors.append(f"{override.input_line}: expected at least one value, got none")

@@ -141,7 +141,7 @@ class Console:
             caption: Below the table; empty for none.
             results: Write to standard output, where other programs may read it.
         """
-        heads, *cells = [[redaction.hidden(CONTROL_CODES.sub("", cell)) for cell in row] for row in (columns, *rows)]
+        heads, *cells = [[redaction.redact(CONTROL_CODES.sub("", cell)) for cell in row] for row in (columns, *rows)]
         table = _Table(title, heads, cells, caption)
         self._record(table.plain())
         self._clear()
@@ -156,7 +156,7 @@ class Console:
 
     def _message(self, *parts: tuple[str, str]) -> None:
         """Show a message given as pairs of style and text, and keep it in the log file."""
-        parts = tuple((redaction.hidden(CONTROL_CODES.sub("", text)), style) for style, text in parts)
+        parts = tuple((redaction.redact(CONTROL_CODES.sub("", text)), style) for style, text in parts)
         plain = "".join(text for text, _ in parts)
         self._record(plain)
         self._clear()
@@ -202,7 +202,7 @@ class Console:
     def _record(self, text: str) -> None:
         if self._log is None:
             return
-        text, now = redaction.hidden(text), time.strftime("%Y-%m-%d %H:%M:%S")
+        text, now = redaction.redact(text), time.strftime("%Y-%m-%d %H:%M:%S")
         try:
             self._log.write("".join(f"{now} {line}\n" for line in text.split("\n")))
         except OSError as error:
@@ -268,4 +268,4 @@ class _Table(NamedTuple):
 def _safe(text: str, stream: TextIO) -> str:
     """The text with what the stream's encoding cannot say spelled out."""
     encoding = stream.encoding or "utf-8"
-    return redaction.hidden(CONTROL_CODES.sub("", text)).encode(encoding, "backslashreplace").decode(encoding)
+    return redaction.redact(CONTROL_CODES.sub("", text)).encode(encoding, "backslashreplace").decode(encoding)

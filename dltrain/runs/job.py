@@ -18,9 +18,9 @@ JOB = "job.yaml"
 
 def dump_job(job: Job) -> str:
     """Return a job as YAML, interpolations as they are written and secrets masked."""
-    typed = [redaction.masked_word(word) for word in job.overrides]
-    content = {"choices": job.choices, "overrides": typed, "config_dirs": redaction.masked(list(job.config_dirs))}
-    return plain.to_yaml({**content, "config": redaction.masked(job.config)})
+    typed = [redaction.mask_override(word) for word in job.overrides]
+    content = {"choices": job.choices, "overrides": typed, "config_dirs": redaction.mask(list(job.config_dirs))}
+    return plain.to_yaml({**content, "config": redaction.mask(job.config)})
 
 
 def load_job(path: Path, allow: Iterable[str] = ()) -> Job:

@@ -95,7 +95,7 @@ def describe_platform(device: str) -> dict[str, Any]:
         "device": device,
         "cpus": os.cpu_count(),
         "commit": git_commit(),
-        "argv": [redaction.masked_word(word) for word in sys.argv[1:]],
+        "argv": [redaction.mask_override(word) for word in sys.argv[1:]],
         "folder": str(Path.cwd()),
     }
 

@@ -121,11 +121,11 @@ class Report:
 
     def hparams(self) -> dict[str, Any]:
         """Return the settings that TensorBoard's HParams tab shows."""
-        words = map(redaction.masked_word, self.job.overrides)
+        words = map(redaction.mask_override, self.job.overrides)
         typed = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
         chosen = {**{k: v for k, v in self.job.choices.items() if v}, "seed": self.components.config["seed"]}
         chosen["optimizer.lr"] = self.components.config["optimizer"].get("lr")
-        return {k: v for k, v in {**typed, **redaction.masked(chosen)}.items() if not k.startswith("hydra.")}
+        return {k: v for k, v in {**typed, **redaction.mask(chosen)}.items() if not k.startswith("hydra.")}
 
 
 def print_metrics(

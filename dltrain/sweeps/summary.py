@@ -72,9 +72,9 @@ def write_summary(home: Path, rows: list[JobResult], swept: list[str]) -> None:
     table.writeheader()
     for row in rows:
         tested = {f"{name}/test": value for name, value in row.test.items()}
-        table.writerow({**vars(row), **row.choices, **tested, "seconds": f"{row.seconds:.3f}"})
-    write_atomic(home / "summary.csv", redaction.hidden(text.getvalue()).encode(errors="backslashreplace"))
-    content = redaction.masked({"jobs": [vars(row) for row in rows], "over_seeds": seed_statistics(rows, swept)})
+        table.writerow(redaction.mask({**vars(row), **row.choices, **tested, "seconds": f"{row.seconds:.3f}"}))
+    write_atomic(home / "summary.csv", text.getvalue().encode(errors="backslashreplace"))
+    content = redaction.mask({"jobs": [vars(row) for row in rows], "over_seeds": seed_statistics(rows, swept)})
     write_atomic(home / "summary.json", json.dumps(content, indent=2).encode())
 
 

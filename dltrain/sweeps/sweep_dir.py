@@ -40,8 +40,8 @@ def open_sweep_dir(jobs: list[Job], names: list[str], command: str) -> run_dir.R
 
 def describe_job(job: Job, name: str) -> dict[str, Any]:
     """One job as ``sweep.json`` has it; secrets are masked, so that they are neither kept nor compared."""
-    typed = [redaction.masked_word(word) for word in job.overrides]
-    return {"folder": name, "overrides": typed, "config": redaction.masked(job.config)}
+    typed = [redaction.mask_override(word) for word in job.overrides]
+    return {"folder": name, "overrides": typed, "config": redaction.mask(job.config)}
 
 
 def resumed_path(job: Job) -> Path | None:
