@@ -92,7 +92,7 @@ def test_a_deterministic_run_gives_the_same_bytes_twice(typed: list[str], tmp_pa
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         kept = Checkpoints(tmp_path / name)
-        found.append({file: kept.entry(file)["sha256"] for file in ("last.pt", "best.pt")})
+        found.append({file: kept.read_entry(file)["sha256"] for file in ("last.pt", "best.pt")})
     assert found[0] == found[1]
 
 

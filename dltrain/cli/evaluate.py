@@ -61,8 +61,8 @@ def main(command: Command, started: float) -> int:
     if getattr(trained.splits, asked.split) is None:
         raise ConfigError(format_error("--split", "test or train, as the run holds out no examples", asked.split))
     for note in trained.notes:
-        console.warn(note)
-    console.say(f"{path}: {name.removesuffix('.pt')} checkpoint, of step {trained.step:,}")
+        console.warning(note)
+    console.info(f"{path}: {name.removesuffix('.pt')} checkpoint, of step {trained.step:,}")
     show(console, asked, {"folder": str(path), "checkpoint": name, "step": trained.step}, trained)
     return 0
 
@@ -112,7 +112,7 @@ def show(console: Console, asked: argparse.Namespace, about: dict[str, Any], tra
     if not asked.json:
         report.print_metrics(console, found.metrics, found.baselines, split=asked.split)
         for name in seen.values():
-            console.say(report.feature_note(name))
+            console.info(report.feature_note(name))
         return
     figures = {"metric": trained.components.task.metric, "metrics": found.metrics, "baselines": found.baselines, **seen}
     print(json.dumps(report.finite_or_none({**about, "split": asked.split, **figures}), indent=2, allow_nan=False))

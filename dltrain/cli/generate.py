@@ -16,7 +16,7 @@ from dltrain.errors import ConfigError, OutOfMemory, format_error, suggest
 from dltrain.loggers.console import Console
 from dltrain.runs import job as stored
 from dltrain.runs import overridable
-from dltrain.storage.atomic import write_whole
+from dltrain.storage.atomic import write_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,7 +81,7 @@ def main(command: Command, started: float) -> int:
     step = restore_weights(components, path, f"{asked.checkpoint}.pt")
     made = made_up(components, asked)
     write(out, export.encode(made, out, spec), asked.force)
-    Console().say(f"{path}: {asked.checkpoint} checkpoint, of step {step:,}: {len(made.examples):,} examples")
+    Console().info(f"{path}: {asked.checkpoint} checkpoint, of step {step:,}: {len(made.examples):,} examples")
     print(out)
     return 0
 
@@ -242,6 +242,6 @@ def write(path: Path, content: bytes, force: bool) -> None:
     """
     refuse_existing(path, force)
     try:
-        write_whole(path, content)
+        write_atomic(path, content)
     except OSError as error:
         raise ConfigError(format_error("--out", f"a file that can be written at {path}", error.strerror)) from error

@@ -79,9 +79,9 @@ def main(command: Command, started: float) -> int:
     wishes = wishes_of(asked, components.task)
     trained = load_trained(components, path, f"{asked.checkpoint}.pt")
     console = Console()
-    console.say(f"{path}: {asked.checkpoint} checkpoint, of step {trained.step:,}")
+    console.info(f"{path}: {asked.checkpoint} checkpoint, of step {trained.step:,}")
     for note in trained.notes:
-        console.warn(f"{path}: {note}")
+        console.warning(f"{path}: {note}")
     given = Given(tuple(names), asked.text, asked.batch or 2 * trained.components.data.batch_size)
     write(trained.predict(given, wishes), asked.format, asked.top)
     return 0

@@ -6,7 +6,7 @@ from dltrain.config.revise import RUN_DIR, revise_job
 from dltrain.loggers.console import Console
 from dltrain.runs import job as stored
 from dltrain.runs.provenance import Origin
-from dltrain.storage import run_dir
+from dltrain.storage import folder_checks
 
 USAGE = """\
 dltrain rerun RUN [GROUP=OPTION ...] [KEY=VALUE ...]
@@ -31,9 +31,9 @@ def main(command: Command, started: float) -> int:
     path, typed, allow = one_run(command)
     job, changed = revise_job(stored.load_job(path, allow), typed)
     changed.pop(RUN_DIR, None)
-    run_dir.check(job.run_dir, compose.default_root())
+    folder_checks.check_available(job.run_dir, compose.default_root())
     console = Console()
-    console.say(f"{job.title()} (again)")
+    console.info(f"{job.title()} (again)")
     job.ready()
     from dltrain.runs.launch import train
 

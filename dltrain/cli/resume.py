@@ -50,9 +50,9 @@ def go_on(job: Job, path: Path, changed: dict[str, tuple[Any, Any]], console: Co
     """
     overridable.check_resume(changed, str(path), job.resolved["device"]["precision"])
     if stored.is_finished(path) and not any(map(is_longer, changed.items())):
-        console.say(f"{path}: this run is finished. trainer.epochs=N trains on.")
+        console.info(f"{path}: this run is finished. trainer.epochs=N trains on.")
         return 0
-    console.say(f"{job.title()} (resumed)")
+    console.info(f"{job.title()} (resumed)")
     job.ready()
     from dltrain.runs.launch import resume
 

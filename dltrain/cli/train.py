@@ -10,7 +10,7 @@ from dltrain.config.revise import config_differences
 from dltrain.errors import ConfigError, format_error
 from dltrain.loggers.console import Console
 from dltrain.runs import job as stored
-from dltrain.storage import run_dir
+from dltrain.storage import folder_checks
 
 
 def main(command: Command, started: float) -> int:
@@ -27,8 +27,8 @@ def main(command: Command, started: float) -> int:
     if job.resolved["trainer"]["resume"] == "auto" and (path := earlier(job)) is not None:
         changed = config_differences(stored.load_job(path, job.allow).config, job.config)
         return go_on(job, path, changed, console, started)
-    run_dir.check(job.run_dir, compose.default_root())
-    console.say(job.title())
+    folder_checks.check_available(job.run_dir, compose.default_root())
+    console.info(job.title())
     job.ready()
     from dltrain.runs.launch import train
 

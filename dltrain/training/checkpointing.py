@@ -8,7 +8,8 @@ from torch import nn
 from dltrain.data.bad_samples import BadSamples
 from dltrain.loggers.console import Console
 from dltrain.optim.ema import EMA
-from dltrain.storage.checkpoints import BEST, Checkpoints
+from dltrain.storage.checkpoints import Checkpoints
+from dltrain.storage.run_files import BEST
 from dltrain.tasks.base import Task
 from dltrain.training.device import random_state, restore_random_state
 from dltrain.training.divergence import Diverged, check_losses, has_finite_weights
@@ -74,7 +75,7 @@ class Checkpointer:
             return True
         if stop:
             raise Diverged(f"weights are no longer finite numbers at step {step}")
-        self.console.say(f"step {step} is not saved: its weights are not finite")
+        self.console.info(f"step {step} is not saved: its weights are not finite")
         return False
 
     def state_dict(self, state: TrainState) -> dict[str, Any]:

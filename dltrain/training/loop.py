@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from dltrain.data.loader import Batch, Batches
-from dltrain.loggers.console import count
+from dltrain.loggers.formatting import format_count
 from dltrain.optim.ema import EMA
 from dltrain.optim.optimizer import Optimizer
 from dltrain.storage.checkpoints import Checkpoints
@@ -134,7 +134,9 @@ class Loop:
         stage, steps = self.current.stage, self.current.steps
         self.runner.begin_stage(stage, steps)
         if len(self.stages) > 1:
-            self.console.say(f"stage {stage.name}: {count(steps)} steps, from step {count(self.state.step)}")
+            self.console.info(
+                f"stage {stage.name}: {format_count(steps)} steps, from step {format_count(self.state.step)}"
+            )
 
     def _run_stage(self) -> None:
         """Train to the end of the stage or until early stopping."""
@@ -236,7 +238,7 @@ class Loop:
             raise Stopped(self.stop.reason)
         self.stop.save = False
         self.save()
-        self.console.say(f"saved at step {self.state.step}, as SIGUSR1 asked")
+        self.console.info(f"saved at step {self.state.step}, as SIGUSR1 asked")
 
     def save(self, best: bool = False) -> None:
         """Write a checkpoint; `best` marks the weights as the best so far."""

@@ -104,7 +104,7 @@ class StepRunner:
         if self.device.device.type == "cuda":
             torch.cuda.empty_cache()
         self.num_chunks *= 2
-        self.console.say(
+        self.console.info(
             f"out of memory in step {info.step + 1}: from now on {self.chunk_size} examples at a time. The batch stays "
             f"{self.batch_size} for weights and losses; statistics of a batch norm are those of the parts."
         )
