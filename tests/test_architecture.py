@@ -105,6 +105,7 @@ def test_no_two_modules_import_each_other() -> None:
         ),
         ("rich", {"loggers/console.py"}),
         ("tensorboard", {"loggers/tracker.py"}),
+        ("matplotlib", {"plots/figures.py", "plots/charts.py"}),
         ("torchvision", {"datasets/download.py", "datasets/cifar10.py"}),
     ],
 )
@@ -119,6 +120,15 @@ def test_what_answers_a_mistake_does_not_import_torch() -> None:
     code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint(*sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True)
     assert not {"torch", "torchvision", "tensorboard", "matplotlib", "pandas"} & set(ended.stdout.split())
+
+
+def test_no_module_imports_matplotlib_before_a_picture_is_drawn() -> None:
+    names = ["dltrain." + ".".join(file.relative_to(PACKAGE).with_suffix("").parts) for file in FILES]
+    names = [name for name in names if not name.endswith("__")]
+    code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint(*sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True)
+    assert {"torch", "dltrain.plots.charts"} <= set(ended.stdout.split())
+    assert "matplotlib" not in ended.stdout.split()
 
 
 def test_packages_have_empty_init_files() -> None:

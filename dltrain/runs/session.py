@@ -13,7 +13,7 @@ from dltrain.errors import CheckpointError, ConfigError, OutputError, WorkerErro
 from dltrain.loggers.console import Console
 from dltrain.loggers.tracker import METRICS, Tracker
 from dltrain.optim.ema import EMA
-from dltrain.plots import draw
+from dltrain.plots import grids
 from dltrain.runs import failures, slurm
 from dltrain.runs.assemble import Components
 from dltrain.runs.divergence import trace_divergence
@@ -177,7 +177,7 @@ class Session:
     def _test(self, loop: Loop, tracker: Tracker) -> dict[str, Any]:
         """Evaluate the best weights on the test split; write, print and return the result."""
         evaluation = loop.evaluator.evaluate(self.batches["test"])
-        shown, filters = loop.evaluator.show(evaluation), draw.first_filters(loop.evaluator.model)
+        shown, filters = loop.evaluator.show(evaluation), grids.first_filters(loop.evaluator.model)
         result = self.report.result(loop, self.timer, evaluation)
         self.stop.finish()  # what follows is quick, and a later session would repeat an interrupted half of it
         step = loop.state.step
