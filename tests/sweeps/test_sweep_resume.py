@@ -22,7 +22,7 @@ def test_what_ended_as_it_would_end_again_is_kept_and_what_failed_is_tried_again
     home = here / "whole"
     rows, before = told(home), {path.name: state(path) for path in home.iterdir() if path.is_dir()}
     asked = capsys.readouterr().err
-    assert "To try again what failed: dltrain --config-dir my_conf -m" in asked
+    assert "Retry failed jobs with: dltrain --config-dir my_conf -m" in asked
     assert f"sweep.resume={home}" in asked
     assert main.main([*typed, "sweep.resume=whole"]) == 1
     said = capsys.readouterr().err
@@ -45,7 +45,7 @@ def test_a_signal_ends_the_sweep_and_the_same_command_goes_on(
     assert [row["state"] for row in told(here / "cut")] == ["interrupted"]
     assert json.loads((here / "cut" / "status.json").read_text())["exit_code"] == code
     said = capsys.readouterr().err
-    again = shlex.split(next(line for line in said.splitlines() if line.startswith("Go on with: dltrain -"))[12:])
+    again = shlex.split(next(line for line in said.splitlines() if line.startswith("Resume with: dltrain -"))[13:])
     assert main.main(again[1:]) == 0
     assert told(here / "cut") == told(here / "whole")
     assert checkpoints(here / "cut") == checkpoints(here / "whole")
@@ -79,7 +79,7 @@ def test_a_finished_sweep_has_nothing_left_to_do(
     assert main.main([*DONE, "hydra.sweep.dir=whole", "sweep.resume=whole"]) == 0
     said = capsys.readouterr()
     assert said.err.count("(finished, not run again)") == 2
-    assert "Go on with" not in said.err
+    assert "Resume with" not in said.err
     assert {path.name: state(path) for path in (finished / "whole").iterdir() if path.is_dir()} == before
     assert told(finished / "whole", but=()) == table
     # A sweep is no run, and a command that asks for something else does not go on with it.
@@ -95,7 +95,10 @@ def test_a_finished_sweep_has_nothing_left_to_do(
         ("-m model=perceptron,mlp seed=1", "job 0: the sweep has model=perceptron seed=0"),
         ("-m model=perceptron,mlp seed=1", "job 1: seed: the sweep has 0, the configuration now 1"),
         ("-m model=mlp,perceptron seed=0", "job 0: the sweep has model=perceptron seed=0"),
-        ("-m model=perceptron,mlp,gru seed=0", "expected the 2 jobs of the sweep in whole, got 3. It was begun with: "),
+        (
+            "-m model=perceptron,mlp,gru seed=0",
+            "expected the 2 jobs of the sweep in whole, got 3. It was started",
+        ),
         ("-m model=perceptron,mlp seed=0 optimizer.lr=0.5", "job 1: optimizer.lr: the sweep has 0.001"),
         ("-m model=perceptron,mlp seed=0 hydra.sweep.dir=other", "hydra.sweep.dir: expected whole as sweep.resume"),
         ("model=mlp seed=0", "sweep.resume: expected -m with it, got whole"),
