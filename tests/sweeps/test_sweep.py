@@ -34,8 +34,8 @@ from dltrain.models.feedforward import MLP
 ALIVE = weakref.WeakSet()
 
 class Faulty(MLP):
-    def __init__(self, size: int, outputs: int, hidden: int, trouble: str = "none") -> None:
-        super().__init__(size, outputs, hidden)
+    def __init__(self, size: int, outputs: int, hidden_size: int, trouble: str = "none") -> None:
+        super().__init__(size, outputs, hidden_size)
         ALIVE.add(self)
         with open("alive", "a") as file:
             print(trouble, len(ALIVE), file=file)
@@ -60,11 +60,11 @@ class Faulty(MLP):
         return float("nan") if self.trouble == "loss" else 1.0
 
 class Broken(torch.nn.Module):
-    def __init__(self, outputs: int, hidden: int) -> None:
+    def __init__(self, outputs: int, hidden_size: int) -> None:
         raise OSError("the model is broken")
 
 class Stopped(torch.nn.Module):
-    def __init__(self, outputs: int, hidden: int) -> None:
+    def __init__(self, outputs: int, hidden_size: int) -> None:
         raise KeyboardInterrupt
 """
 
@@ -89,7 +89,7 @@ def write_models(folder: Path) -> None:
     (folder / "failing_models.py").write_text(THEIRS)
     (folder / "my_conf" / "model").mkdir(parents=True)
     for name, more in (("Broken", ""), ("Stopped", ""), ("Faulty", "size: ${spec.size}\ntrouble: none\n")):
-        text = f"_target_: failing_models.{name}\noutputs: ${{spec.outputs}}\nhidden: 8\n{more}"
+        text = f"_target_: failing_models.{name}\noutputs: ${{spec.outputs}}\nhidden_size: 8\n{more}"
         (folder / "my_conf" / "model" / f"{name.lower()}.yaml").write_text(text)
 
 
@@ -369,7 +369,7 @@ def test_yaml_that_changed_under_a_sweep_is_seen(here: Path, capsys: pytest.Capt
     typed = [*OWN, "-m", "model=broken", "seed=0,1", *SMALL]
     assert main.main([*typed, "hydra.sweep.dir=whole"]) == 1
     file = here / "my_conf" / "model" / "broken.yaml"
-    file.write_text(file.read_text().replace("hidden: 8", "hidden: 9"))
+    file.write_text(file.read_text().replace("hidden_size: 8", "hidden_size: 9"))
     assert main.main([*typed, "sweep.resume=whole"]) == 2
     assert "job 0: model.hidden_size: the sweep has 8, the configuration now 9" in capsys.readouterr().err
 
