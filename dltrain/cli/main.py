@@ -17,7 +17,8 @@ from pathlib import Path
 from dltrain import redaction
 from dltrain.cli import stdio
 from dltrain.cli.hydra_flags import Parser
-from dltrain.config.compose import conf_dir, expand, search_path
+from dltrain.config.compose import conf_dir, expand
+from dltrain.config.composer import search_path
 from dltrain.errors import ConfigError, DltrainError, format_error, suggest
 from dltrain.loggers.formatting import CONTROL_CODES
 from dltrain.training.signals import NAMES, Stopped

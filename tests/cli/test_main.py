@@ -170,7 +170,7 @@ def test_bash_completes_through_the_script_that_is_installed(tmp_path: Path) -> 
         ("resume R lr=1", "RUN: expected the folder of a run"),
         ("evaluate ~nosuch/x", "~NAME: expected a user who has a home on this machine"),
         ("=lstm", "expected KEY=VALUE"),
-        ("model=[lstm", "model=[lstm: cannot be read"),
+        ("model=[lstm", "model=[lstm: cannot be parsed"),
     ],
 )
 def test_what_makes_no_sense_is_refused(
