@@ -12,6 +12,7 @@ from dltrain.data.spec import Data, Spec
 from dltrain.errors import CheckpointError, ConfigError, format_error
 from dltrain.runs import job as stored
 from dltrain.runs.assemble import Components, build_model, build_task
+from dltrain.storage import run_files
 from dltrain.storage.checkpoint_format import STATE_ERRORS, effective_weights
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.storage.run_files import BEST
@@ -124,7 +125,7 @@ def describe_classifier(path: Path, job: Job) -> str:
     """Return the run of a classifier and its accuracy on its own test split."""
     name = f"{job.choices['model']}-{job.choices['data']}/{path.resolve().name}"
     try:
-        return f"{name} (accuracy {json.loads((path / 'result.json').read_text())['test']['accuracy']:.3g})"
+        return f"{name} (accuracy {json.loads((path / run_files.RESULT).read_text())['test']['accuracy']:.3g})"
     except (OSError, ValueError, KeyError, TypeError):
         return name
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from dltrain.data.spec import Spec
 from dltrain.errors import ConfigError, format_error
 from dltrain.loggers import film
-from dltrain.plots import charts
+from dltrain.plots import charts, grids
 
 COLUMNS = 8  # of a grid, unless it would be more than twice as high as wide
 GIF_SIDE = 224  # approximate side to which images of a GIF are enlarged, in pixels
@@ -67,11 +67,13 @@ def _grid(made: Generated) -> bytes:
     """A grid of images; reconstructions stand below their inputs."""
     count = len(made.examples)
     if made.given is None:
-        return film.png(charts.samples(made.examples, COLUMNS if made.ways else max(COLUMNS, math.isqrt(count // 2))))
+        return film.encode_png(
+            grids.images(made.examples, COLUMNS if made.ways else max(COLUMNS, math.isqrt(count // 2)))
+        )
     columns = min(COLUMNS, count)
     rows = zip(made.given.split(columns), made.examples.split(columns), strict=True)
     wide = [_pad_row(row, columns) for pair in rows for row in pair]
-    return film.png(charts.samples(torch.cat(wide), columns))
+    return film.encode_png(grids.images(torch.cat(wide), columns))
 
 
 def _pad_row(row: Tensor, columns: int) -> Tensor:
@@ -82,15 +84,19 @@ def _pad_row(row: Tensor, columns: int) -> Tensor:
 def _gif(made: Generated) -> bytes:
     """One image after the other; reconstructions stand beside their inputs."""
     each = made.examples[:, None] if made.given is None else torch.stack([made.given, made.examples], 1)
-    return film.gif([film.image(charts.samples(pictures, tile=GIF_SIDE)) for pictures in each], FRAME_MS, LAST_FRAME_MS)
+    return film.encode_gif(
+        [film.to_pil(grids.images(pictures, tile=GIF_SIDE)) for pictures in each], FRAME_MS, LAST_FRAME_MS
+    )
 
 
 def _scatter(made: Generated) -> bytes:
     title = f"{len(made.examples):,} points"
     if made.given is None:
-        return film.png(charts.scatter(made.examples, None, (), title))
+        return film.encode_png(charts.scatter(made.examples, None, (), title))
     kinds = torch.arange(2).repeat_interleave(len(made.examples))
-    return film.png(charts.scatter(torch.cat([made.given, made.examples]), kinds, ("given", "made of them"), title))
+    return film.encode_png(
+        charts.scatter(torch.cat([made.given, made.examples]), kinds, ("given", "made of them"), title)
+    )
 
 
 def _npy(made: Generated) -> bytes:

@@ -21,7 +21,7 @@ from dltrain.errors import CheckpointError, ConfigError, format_error
 from dltrain.runs import provenance
 from dltrain.runs.assemble import Components, build_components
 from dltrain.runs.dry_run import source_batches
-from dltrain.storage import safe_read
+from dltrain.storage import run_files, safe_read
 from dltrain.storage.checkpoint_format import STATE_ERRORS, effective_weights
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.storage.run_files import BEST
@@ -126,7 +126,7 @@ def check_class_names(components: Components, path: Path) -> None:
         ConfigError: With the names of both.
     """
     try:
-        config = yaml.safe_load(safe_read.read_yaml_text(path / "config.yaml"))
+        config = yaml.safe_load(safe_read.read_yaml_text(path / run_files.CONFIG))
     except (OSError, ValueError, YAMLError):
         return  # without config.yaml there is nothing to compare
     known, now = (safe_read.get_mapping(found, "task").get("class_names") for found in (config, components.config))
@@ -158,7 +158,7 @@ def restore_weights(components: Components, path: Path, name: str) -> int:
         raise CheckpointError(
             *error.problems, *([f"Another checkpoint is available: --checkpoint {other}"] * there)
         ) from None
-    load_weights(components, state, path / "checkpoints" / name)
+    load_weights(components, state, path / run_files.CHECKPOINTS / name)
     components.model.eval()
     return state["loop"]["step"]
 

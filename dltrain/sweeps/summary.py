@@ -13,7 +13,7 @@ from typing import Any
 from dltrain import redaction
 from dltrain.loggers.console import Console
 from dltrain.loggers.formatting import format_duration
-from dltrain.storage import run_dir, safe_read
+from dltrain.storage import run_dir, run_files, safe_read
 from dltrain.storage.atomic import write_atomic
 
 # States that running a job again would not change.
@@ -49,7 +49,7 @@ def load_result(number: int, chosen: dict[str, str], path: Path) -> JobResult | 
         return None
     error = status.get("error")
     row = JobResult(number, chosen, status["state"], folder=str(path), error=None if error is None else str(error))
-    result = safe_read.read_mapping(path / "result.json")
+    result = safe_read.read_mapping(path / run_files.RESULT)
     row.add_metrics(result)
     took = [recorded_seconds(path.parent, number), result.get("seconds")]
     row.seconds = next((seconds for seconds in took if safe_read.is_number(seconds)), 0.0)
@@ -58,7 +58,7 @@ def load_result(number: int, chosen: dict[str, str], path: Path) -> JobResult | 
 
 def recorded_seconds(home: Path, number: int) -> Any:
     """Return the seconds that a job took, by an earlier summary, or None."""
-    rows = safe_read.read_mapping(home / "summary.json").get("jobs")
+    rows = safe_read.read_mapping(home / run_files.SUMMARY_JSON).get("jobs")
     known = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
     return next((row.get("seconds") for row in known if row.get("job") == number), None)
 
@@ -72,10 +72,10 @@ def write_summary(home: Path, rows: list[JobResult], swept: list[str]) -> None:
     table.writeheader()
     for row in rows:
         tested = {f"{name}/test": value for name, value in row.test.items()}
-        table.writerow({**vars(row), **row.choices, **tested, "seconds": f"{row.seconds:.3f}"})
-    write_atomic(home / "summary.csv", redaction.hidden(text.getvalue()).encode(errors="backslashreplace"))
-    content = redaction.masked({"jobs": [vars(row) for row in rows], "over_seeds": seed_statistics(rows, swept)})
-    write_atomic(home / "summary.json", json.dumps(content, indent=2).encode())
+        table.writerow(redaction.mask({**vars(row), **row.choices, **tested, "seconds": f"{row.seconds:.3f}"}))
+    write_atomic(home / run_files.SUMMARY_CSV, text.getvalue().encode(errors="backslashreplace"))
+    content = redaction.mask({"jobs": [vars(row) for row in rows], "over_seeds": seed_statistics(rows, swept)})
+    write_atomic(home / run_files.SUMMARY_JSON, json.dumps(content, indent=2).encode())
 
 
 def print_summary(console: Console, rows: list[JobResult], swept: list[str], home: Path) -> None:
@@ -104,7 +104,7 @@ def print_summary(console: Console, rows: list[JobResult], swept: list[str], hom
     for row in rows:
         if row.error:
             console.error([f"job {row.job} {row.state}: {row.error}"])
-    console.info(f"summary      {home / 'summary.csv'}")
+    console.info(f"summary      {home / run_files.SUMMARY_CSV}")
     console.info(f"tensorboard --logdir {shlex.quote(str(home))}")
 
 

@@ -38,7 +38,9 @@ def run_sweep(jobs: list[Job], console: Console, typed: list[str]) -> int:
     swept = varying_keys(jobs)
     chosen = [job_choices(job, swept) for job in jobs]
     names = [job_name(number, choices) for number, choices in enumerate(chosen)]
-    command = shlex.join(["dltrain", *config_dir_flags(jobs[0]), "-m", *map(redaction.masked_word, drop_resume(typed))])
+    command = shlex.join(
+        ["dltrain", *config_dir_flags(jobs[0]), "-m", *map(redaction.mask_override, drop_resume(typed))]
+    )
     with contextlib.closing(sweep_dir.open_sweep_dir(jobs, names, command)) as home:
         return Sweep(jobs, chosen, names, home, console, command).run(swept)
 
@@ -178,7 +180,7 @@ def varying_keys(jobs: list[Job]) -> list[str]:
 def job_choices(job: Job, swept: list[str]) -> dict[str, str]:
     """Return the values by which a job differs from the others, secrets masked."""
     found = override_values(job)
-    return {key: redaction.masked_word(f"{key}={found[key]}").split("=", 1)[1] for key in swept}
+    return {key: redaction.mask_override(f"{key}={found[key]}").split("=", 1)[1] for key in swept}
 
 
 def job_name(number: int, chosen: dict[str, str]) -> str:

@@ -14,7 +14,6 @@ from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.storage import folder_checks, run_dir, run_files, safe_read
 from dltrain.storage.atomic import write_durable
 
-SWEEP = "sweep.json"
 # Any of these files marks the folder of a sweep or a run.
 MARKERS = (*run_files.SWEEP_FILES, *run_files.MARKERS)
 MAX_SHOWN = 5  # differences in one message
@@ -40,8 +39,8 @@ def open_sweep_dir(jobs: list[Job], names: list[str], command: str) -> run_dir.R
 
 def describe_job(job: Job, name: str) -> dict[str, Any]:
     """Return the entry of a job in ``sweep.json``; secrets are masked, so they are neither stored nor compared."""
-    typed = [redaction.masked_word(word) for word in job.overrides]
-    return {"folder": name, "overrides": typed, "config": redaction.masked(job.config)}
+    typed = [redaction.mask_override(word) for word in job.overrides]
+    return {"folder": name, "overrides": typed, "config": redaction.mask(job.config)}
 
 
 def resumed_path(job: Job) -> Path | None:
@@ -52,7 +51,7 @@ def resumed_path(job: Job) -> Path | None:
     """
     named = Path(job.sweep_dir).expanduser() if job.sweep_dir else None
     if job.sweep_resume is None:
-        again = named is not None and job.resolved["trainer"]["resume"] == "auto" and (named / SWEEP).exists()
+        again = named is not None and job.resolved["trainer"]["resume"] == "auto" and (named / run_files.SWEEP).exists()
         return named if again else None
     path = Path(job.sweep_resume).expanduser()
     if named is not None and not (path.exists() and named.exists() and path.samefile(named)):
@@ -77,7 +76,7 @@ def create_sweep_dir(job: Job, content: dict[str, Any]) -> run_dir.RunDir:
     home = lock_dir(path, "hydra.sweep.dir")
     try:
         check_free(path, names, locked=True)
-        write_durable(path / SWEEP, json.dumps(content, indent=2).encode())
+        write_durable(path / run_files.SWEEP, json.dumps(content, indent=2).encode())
     except BaseException:
         home.close()
         raise
@@ -99,7 +98,7 @@ def check_free(path: Path, names: Iterable[str], locked: bool = False) -> None:
     if taken is None and not locked and folder_checks.has_foreign_lock(path):
         taken = run_files.LOCK
     if taken:
-        hint = f"It has {taken}." + f" To resume it: sweep.resume={path}" * (taken == SWEEP)
+        hint = f"It has {taken}." + f" To resume it: sweep.resume={path}" * (taken == run_files.SWEEP)
         raise ConfigError(format_error("hydra.sweep.dir", "a folder that holds no sweep yet", path, hint))
 
 
@@ -152,20 +151,22 @@ def read_sweep(path: Path) -> dict[str, Any]:
         ConfigError: When there is none, naming the nearest sweep, or when it is damaged.
     """
     try:
-        content = safe_read.parse_json(safe_read.read_text(path / SWEEP))
+        content = safe_read.parse_json(safe_read.read_text(path / run_files.SWEEP))
         for job in content["jobs"]:
             typed = isinstance(job["overrides"], list) and all(isinstance(word, str) for word in job["overrides"])
             if not (typed and isinstance(job["config"], dict)):
                 raise ValueError("a job has no configuration")
         return {"command": str(content["command"]), "jobs": content["jobs"]}
     except OSError as error:
-        known = [str(file.parent) for file in path.absolute().parent.glob(f"*/{SWEEP}")]
-        known += [str(file.parent) for file in (compose.default_root() / "sweep").glob(f"*/{SWEEP}")]
+        known = [str(file.parent) for file in path.absolute().parent.glob(f"*/{run_files.SWEEP}")]
+        known += [str(file.parent) for file in (compose.default_root() / "sweep").glob(f"*/{run_files.SWEEP}")]
         hint = suggest(str(path.absolute()), known) or f"{error.strerror}."
-        raise ConfigError(format_error("sweep.resume", f"the folder of a sweep, with {SWEEP}", path, hint)) from None
+        raise ConfigError(
+            format_error("sweep.resume", f"the folder of a sweep, with {run_files.SWEEP}", path, hint)
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            format_error("sweep.resume", f"a {SWEEP} that can be read", path / SWEEP, f"{error}.")
+            format_error("sweep.resume", f"a {run_files.SWEEP} that can be read", path / run_files.SWEEP, f"{error}.")
         ) from None
 
 

@@ -15,7 +15,8 @@ from PIL import Image, ImageSequence
 
 from dltrain.cli import main
 from dltrain.loggers import film
-from dltrain.loggers.film import FILM, FOLDER, LAST_MILLISECONDS, MILLISECONDS, Film
+from dltrain.loggers.film import FRAME_MS, LAST_FRAME_MS, Film
+from dltrain.storage.run_files import FILM, FRAMES
 
 
 def picture(number: int) -> torch.Tensor:
@@ -41,7 +42,7 @@ def test_a_film_shows_every_frame_in_the_order_of_steps_and_the_last_one_longest
     with Image.open(tmp_path / FILM) as moving:
         pace = [page.info["duration"] for page in ImageSequence.Iterator(moving)]
         assert moving.info["loop"] == 0
-    assert pace == [MILLISECONDS] * 3 + [LAST_MILLISECONDS]
+    assert pace == [FRAME_MS] * 3 + [LAST_FRAME_MS]
     assert moving.size == (30, 20)
 
 
@@ -63,8 +64,8 @@ def test_what_an_interrupted_session_took_too_much_is_gone_and_other_files_stay(
     first = Film(tmp_path)
     for step in range(1, 7):
         first.add(picture(step), step)
-    others = [tmp_path / FOLDER / name for name in ("00000009.txt", "9 copy.png", "notes.png")]
-    half = tmp_path / FOLDER / ".00000007.png.123.tmp"
+    others = [tmp_path / FRAMES / name for name in ("00000009.txt", "9 copy.png", "notes.png")]
+    half = tmp_path / FRAMES / ".00000007.png.123.tmp"
     for path in (*others, half):
         path.write_bytes(b"")
     second = Film(tmp_path, purge_step=4)
@@ -94,13 +95,13 @@ def test_what_is_no_picture_of_ours_is_left_out_and_shown_to_no_other_program(tm
     (programs / "gs").write_text(f"#!/bin/sh\ntouch {ran}\n")
     (programs / "gs").chmod(0o755)
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 30 20\n%%EndComments\nshowpage\n%%EOF\n"
-    (tmp_path / FOLDER / "00000002.png").write_bytes(eps)
+    (tmp_path / FRAMES / "00000002.png").write_bytes(eps)
     # A few bytes, and nine hundred million pixels.
     head = b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
     bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
     data = b"IDAT" + zlib.compress(b"\0" * 100)
     bomb += struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
-    (tmp_path / FOLDER / "00000003.png").write_bytes(bomb)
+    (tmp_path / FRAMES / "00000003.png").write_bytes(bomb)
     script = "import sys, pathlib; from dltrain.loggers.film import Film; Film(pathlib.Path(sys.argv[1])).write()"
     environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=environment, check=True, timeout=60)
@@ -111,7 +112,7 @@ def test_what_is_no_picture_of_ours_is_left_out_and_shown_to_no_other_program(tm
 def test_a_long_run_has_a_film_of_some_of_its_frames_the_last_among_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(film, "MOST", 5)
+    monkeypatch.setattr(film, "MAX_FRAMES", 5)
     kept = Film(tmp_path)
     for step in range(12):
         kept.add(picture(step), step)
@@ -142,23 +143,23 @@ def test_a_run_takes_a_frame_at_every_evaluation_and_one_that_goes_on_the_same(t
     assert len(set(files(whole).values())) == 4
     assert main.main([*RUN, "trainer.max_steps=6", f"hydra.run.dir={longer}"]) == 0
     for step in (7, 8):  # as if it had been killed later than its last checkpoint
-        (longer / FOLDER / f"{step:08}.png").write_bytes(b"")
+        (longer / FRAMES / f"{step:08}.png").write_bytes(b"")
     assert main.main(["resume", str(longer), "trainer.max_steps=9"]) == 0
     assert files(longer) == files(whole)
 
 
 def test_a_run_whose_task_takes_no_frames_has_no_film(plain_run: Path) -> None:
-    assert not (plain_run / FOLDER).exists()
+    assert not (plain_run / FRAMES).exists()
     assert not (plain_run / FILM).exists()
 
 
-@pytest.mark.parametrize(("place", "said"), [(FILM, "Is a directory"), (FOLDER, "File exists")])
+@pytest.mark.parametrize(("place", "said"), [(FILM, "Is a directory"), (FRAMES, "File exists")])
 def test_a_film_that_cannot_be_written_ends_the_run_as_other_files_do(
     place: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
     assert main.main([*RUN, "trainer.max_steps=3", f"hydra.run.dir={run}"]) == 0
-    shutil.rmtree(run / FOLDER)
+    shutil.rmtree(run / FRAMES)
     (run / FILM).unlink()
     (run / place).mkdir() if place == FILM else (run / place).touch()
     assert main.main(["resume", str(run), "trainer.max_steps=6"]) == 1
