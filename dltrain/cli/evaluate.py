@@ -13,6 +13,7 @@ from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.loggers.console import Console
 from dltrain.runs import job as stored
 from dltrain.runs import overridable
+from dltrain.storage import run_files
 
 if TYPE_CHECKING:
     from dltrain.runs.inference import Trained
@@ -95,7 +96,7 @@ def checkpoint(path: Path, asked: str) -> str:
     """
     if asked in ("best", "last"):
         return f"{asked}.pt"
-    folder, file = path / "checkpoints", Path(asked)
+    folder, file = path / run_files.CHECKPOINTS, Path(asked)
     known = sorted(found.name for found in folder.glob("*.pt"))
     if file.name in known and (file.name == asked or (os.path.exists(file) and file.samefile(folder / file.name))):
         return file.name

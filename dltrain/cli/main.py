@@ -17,7 +17,8 @@ from pathlib import Path
 from dltrain import redaction
 from dltrain.cli import stdio
 from dltrain.cli.hydra_flags import Parser
-from dltrain.config.compose import conf_dir, expand, search_path
+from dltrain.config.compose import conf_dir, expand
+from dltrain.config.composer import search_path
 from dltrain.errors import ConfigError, DltrainError, format_error, suggest
 from dltrain.loggers.formatting import CONTROL_CODES
 from dltrain.training.signals import NAMES, Stopped
@@ -69,8 +70,8 @@ def main(argv: list[str] | None = None) -> int:
         ended by Ctrl-C and SIGTERM.
     """
     argv = sys.argv[1:] if argv is None else argv
-    redaction.forget()
-    redaction.learn_words(argv)
+    redaction.clear()
+    redaction.register_overrides(argv)
     try:
         with stdio.ready(), careful(), named():
             return dispatch(argv)
@@ -89,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except Exception:
         # Of dltrain, or of a model of the user's own: Python itself would print the secrets in it.
-        for line in redaction.hidden(traceback.format_exc()).splitlines():
+        for line in redaction.redact(traceback.format_exc()).splitlines():
             print(harmless(line), file=sys.stderr)
         return 1
 
@@ -97,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
 def harmless(text: str) -> str:
     """A line for a terminal: no secrets, and nothing that moves the cursor or looks like another line."""
     shown = CONTROL_CODES.sub("", text).replace("\n", " ")
-    return redaction.hidden("".join(c for c in shown if c.isprintable() or c == "\t"))
+    return redaction.redact("".join(c for c in shown if c.isprintable() or c == "\t"))
 
 
 @contextlib.contextmanager

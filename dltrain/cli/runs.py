@@ -14,6 +14,7 @@ from dltrain.loggers.console import Console
 from dltrain.loggers.formatting import format_count, format_duration
 from dltrain.runs import job
 from dltrain.runs.index import MAIN_GROUPS, RunInfo, run_info
+from dltrain.storage import run_files
 
 USAGE = """\
 dltrain runs [FOLDER] [--sort KEY] [--json]
@@ -44,7 +45,7 @@ def main(command: Command, started: float) -> int:
     if asked.folder and not root.is_dir():
         there = [str(path) for path in root.parent.glob("*/")]
         raise ConfigError(format_error("runs", "a folder of runs", asked.folder, suggest(str(root), there)))
-    found = [root] if (root / job.JOB).is_file() else job.list_runs(root)
+    found = [root] if (root / run_files.JOB).is_file() else job.list_runs(root)
     rows = sorted(map(run_info, found), key=ORDERS[asked.sort])
     if asked.json:
         print(json.dumps(rows, indent=2))

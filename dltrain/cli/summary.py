@@ -81,7 +81,7 @@ def facts_given(job: Job, given: argparse.Namespace) -> tuple[dict[str, Any], "T
     from dltrain.runs import assemble, compatibility
 
     sizes: tuple[int, ...] = given.input
-    needed = instantiate.needs(job.resolved["model"], "model", job.allow)
+    needed = instantiate.required_facts(job.resolved["model"], "model", job.allow)
     tokens = "vocabulary" in needed
     if tokens:
         spec = Spec(shape=sizes, length=sizes[0], vocabulary=given.outputs, features=given.outputs)

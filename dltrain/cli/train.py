@@ -10,7 +10,7 @@ from dltrain.config.revise import config_differences
 from dltrain.errors import ConfigError, format_error
 from dltrain.loggers.console import Console
 from dltrain.runs import job as stored
-from dltrain.storage import folder_checks
+from dltrain.storage import folder_checks, run_files
 
 
 def main(command: Command, started: float) -> int:
@@ -44,4 +44,4 @@ def earlier(job: Job) -> Path | None:
     if job.run_dir is None:
         raise ConfigError(format_error("trainer.resume", "hydra.run.dir=FOLDER with auto, the same each time", "none"))
     path = Path(job.run_dir).expanduser()
-    return path if (path / stored.JOB).is_file() else None
+    return path if (path / run_files.JOB).is_file() else None

@@ -14,6 +14,7 @@ from dltrain.loggers.formatting import format_count, format_duration
 from dltrain.loggers.tracker import Tracker
 from dltrain.runs.assemble import Components
 from dltrain.runs.metadata import command_line
+from dltrain.storage import run_files
 from dltrain.tasks.base import Evaluation, Task
 from dltrain.training import device as devices
 from dltrain.training.loop import Loop
@@ -73,7 +74,7 @@ class Report:
 
     def log_config(self, tracker: Tracker) -> None:
         """Write configuration and command to TensorBoard."""
-        tracker.text("config", f"```yaml\n{(self.folder / 'config.yaml').read_text()}\n```")
+        tracker.text("config", f"```yaml\n{(self.folder / run_files.CONFIG).read_text()}\n```")
         tracker.text("command", f"`{command_line(self.job)}`")
 
     def result(self, loop: Loop, timer: Timer, evaluation: Evaluation) -> dict[str, Any]:
@@ -121,11 +122,11 @@ class Report:
 
     def hparams(self) -> dict[str, Any]:
         """Return the settings that TensorBoard's HParams tab shows."""
-        words = map(redaction.masked_word, self.job.overrides)
+        words = map(redaction.mask_override, self.job.overrides)
         typed = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
         chosen = {**{k: v for k, v in self.job.choices.items() if v}, "seed": self.components.config["seed"]}
         chosen["optimizer.lr"] = self.components.config["optimizer"].get("lr")
-        return {k: v for k, v in {**typed, **redaction.masked(chosen)}.items() if not k.startswith("hydra.")}
+        return {k: v for k, v in {**typed, **redaction.mask(chosen)}.items() if not k.startswith("hydra.")}
 
 
 def print_metrics(

@@ -13,14 +13,14 @@ from dltrain.errors import CheckpointError, ConfigError, OutputError, WorkerErro
 from dltrain.loggers.console import Console
 from dltrain.loggers.tracker import METRICS, Tracker
 from dltrain.optim.ema import EMA
-from dltrain.plots import draw
+from dltrain.plots import grids
 from dltrain.runs import failures, slurm
 from dltrain.runs.assemble import Components
 from dltrain.runs.divergence import trace_divergence
 from dltrain.runs.metadata import save_metadata
 from dltrain.runs.report import Report, finite_or_none
 from dltrain.runs.restore import SavedState, restore_loop, warn_missing_logs
-from dltrain.storage import run_dir
+from dltrain.storage import run_dir, run_files
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.training.device import is_out_of_memory
 from dltrain.training.divergence import Diverged
@@ -135,7 +135,7 @@ class Session:
     def _train_and_test(self) -> dict[str, Any]:
         save_metadata(self.home, self.job, self.components, resumed=self.saved is not None)
         self.home.write_status("running", step=self.start_step)
-        self.console.open_log(self.home.path / "train.log")
+        self.console.open_log(self.home.path / run_files.LOG)
         self.checkpoints.open()
         warn_missing_logs(self.home.path, self.start_step, self.console)
         self.tracker = Tracker(self.home.path, self._first_step_to_log())
@@ -177,7 +177,7 @@ class Session:
     def _test(self, loop: Loop, tracker: Tracker) -> dict[str, Any]:
         """Evaluate the best weights on the test split; write, print and return the result."""
         evaluation = loop.evaluator.evaluate(self.batches["test"])
-        shown, filters = loop.evaluator.show(evaluation), draw.first_filters(loop.evaluator.model)
+        shown, filters = loop.evaluator.show(evaluation), grids.first_filters(loop.evaluator.model)
         result = self.report.result(loop, self.timer, evaluation)
         self.stop.finish()  # what follows is quick, and a later session would repeat an interrupted half of it
         step = loop.state.step
@@ -186,7 +186,7 @@ class Session:
             if filters is not None:
                 tracker.image("filters", filters, step)
             tracker.scalars(step, loop.epoch, "test", evaluation.metrics)
-        self.home.write_json("result.json", result)
+        self.home.write_json(run_files.RESULT, result)
         self.report.print_result(result)
         return result
 
@@ -249,5 +249,5 @@ class Session:
         reason, report = trace_divergence(diverged, self.job, self.home.path, self.step, self._build_loop, self.console)
         if report:
             with contextlib.suppress(OSError):
-                self.home.write_json("nan_report.json", finite_or_none(report))
+                self.home.write_json(run_files.NAN_REPORT, finite_or_none(report))
         return reason

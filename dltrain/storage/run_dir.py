@@ -58,7 +58,7 @@ class RunDir:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file atomically, secrets masked."""
-        self.write(name, json.dumps(redaction.masked(content), indent=2, allow_nan=False) + "\n")
+        self.write(name, json.dumps(redaction.mask(content), indent=2, allow_nan=False) + "\n")
 
     def write_status(self, state: str, exit_code: int | None = None, step: int = 0, error: str | None = None) -> None:
         """Write ``status.json``.

@@ -170,7 +170,7 @@ def test_bash_completes_through_the_script_that_is_installed(tmp_path: Path) -> 
         ("resume R lr=1", "RUN: expected the folder of a run"),
         ("evaluate ~nosuch/x", "~NAME: expected a user who has a home on this machine"),
         ("=lstm", "expected KEY=VALUE"),
-        ("model=[lstm", "model=[lstm: cannot be read"),
+        ("model=[lstm", "model=[lstm: cannot be parsed"),
     ],
 )
 def test_what_makes_no_sense_is_refused(
@@ -186,6 +186,13 @@ def test_what_makes_no_sense_is_refused(
 def test_all_unknown_flags_are_named(nowhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["--one", "--two", "--help"]) == 2
     assert [line.split(":")[1].strip() for line in capsys.readouterr().err.splitlines()] == ["--one", "--two"]
+
+
+def test_a_message_moves_no_cursor_and_is_one_line(nowhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["data.\x1b[2J\x9b2Jtrap\ndltrain: all is well=1"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("dltrain: data.") and said.count("\n") == 1 and "trap" in said
+    assert not {"\x1b", "\x9b"} & set(said)
 
 
 def test_a_reader_who_leaves_early_sees_no_traceback(tmp_path: Path) -> None:
