@@ -89,7 +89,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_newest_good_one(
     if known or bad.exists():
         assert f"{bad}: refused" in child.stderr
         assert f"falling back to {good}" in child.stderr
-    assert f"with {good.name}" in child.stderr
+    assert f"from {good.name}" in child.stderr
     assert_same(run, whole_run("forecast"))
 
 
@@ -123,7 +123,7 @@ def test_the_newest_checkpoint_is_kept_though_a_damaged_one_is_of_a_later_step(
     assert written.exists()
     again = dltrain("resume", str(run), ALLOW)
     assert again.code == 0, again.stderr
-    assert f"with {written.name}" in again.stderr
+    assert f"from {written.name}" in again.stderr
     assert_same(run, whole_run("forecast"))
 
 
