@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from dltrain.config import interpolation, overrides, schema, validation
+from dltrain.config.groups import conf_dir, search_dirs
 from dltrain.config.plain import resolve
 from dltrain.errors import ConfigError, format_error
 
@@ -76,13 +77,6 @@ class Job:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
-def conf_dir() -> Path:
-    """The folder of YAML groups: beside the package in a checkout, inside it in a wheel."""
-    package = Path(__file__).parents[1]
-    beside = package.parent / "conf"
-    return beside if (beside / "config.yaml").is_file() else package / "conf"
-
-
 def checkout() -> Path | None:
     """The checkout that the current folder lies in, if dltrain runs from one."""
     root = Path(__file__).parents[2]
@@ -97,11 +91,7 @@ def session(config_dirs: tuple[str, ...], sweep: bool) -> Iterator["Composer"]:
     Raises:
         ConfigError: When a folder is not there.
     """
-    missing = [folder for folder in config_dirs if not Path(folder).is_dir()]
-    if missing:
-        raise ConfigError(
-            *(format_error("--config-dir", "an existing folder of YAML groups", name) for name in missing)
-        )
+    search_dirs(config_dirs)
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3", job_name="dltrain"):
         yield Composer(config_dirs, sweep)
@@ -147,7 +137,7 @@ class Composer:
 
     def __init__(self, config_dirs: tuple[str, ...], sweep: bool) -> None:
         self.config_dirs, self.sweep = config_dirs, sweep
-        self.folders = (conf_dir(), *map(Path, config_dirs))
+        self.folders = search_dirs(config_dirs)
         self.groups = sorted({entry.name for folder in self.folders for entry in folder.iterdir() if entry.is_dir()})
         self.options = functools.cache(self.find_options)
         self.base = functools.cache(self.call_hydra)

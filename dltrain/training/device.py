@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import math
 import random
 import sys
 from dataclasses import dataclass
@@ -190,7 +191,7 @@ def spare_compiler(spare: bool) -> None:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Most memory in use so far, in MB: the device's on CUDA, else the process's."""
+    """Return the peak memory in MB: the device's on CUDA, else the process's; NaN where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     try:
@@ -198,7 +199,9 @@ def peak_memory_mb(device: torch.device) -> float:
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) / 2**10
     except (OSError, IndexError):
-        import resource
-
+        try:
+            import resource
+        except ImportError:  # Windows
+            return math.nan
         unit = 2**20 if sys.platform == "darwin" else 2**10
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

@@ -22,7 +22,7 @@ from dltrain.tasks.base import Evaluation, Goal, Shown, Stage, Task, Turn
 from dltrain.training.device import Device, random_state, restore_random_state
 from dltrain.training.evaluation import evaluate, improves, run_in_eval_mode
 from dltrain.training.run_logger import RunLogger
-from dltrain.training.signals import NAMES, Stop, Stopped
+from dltrain.training.signals import SIGNAL_EXIT_CODES, Stop, Stopped
 from dltrain.training.stages import StageProgress, Stages, following
 from dltrain.training.state import TrainerConfig, TrainState
 from dltrain.training.step import StepInfo, StepRunner
@@ -270,7 +270,7 @@ class Loop:
     def _interruptible(self, batches: Batches) -> Iterator[Batch]:
         """Batches, until a signal asks for the end."""
         for batch in batches:
-            if self.stop.reason in NAMES:
+            if self.stop.reason in SIGNAL_EXIT_CODES:
                 raise Stopped(self.stop.reason)
             yield batch
 

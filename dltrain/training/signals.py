@@ -1,4 +1,7 @@
-"""What comes from outside while a run is on its way: signals, and the end of its time."""
+"""Signals and the time limit of a run: what they ask for, and when the loop obeys.
+
+A platform may lack a signal: Windows has neither ``SIGUSR1`` nor ``SIGALRM``. What needs it is then switched off.
+"""
 
 import contextlib
 import os
@@ -7,15 +10,20 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-GRACE_S = 15  # a stop that has not been obeyed by then is forced: who sent the signal may kill us 30 s after it
+GRACE_S = 15  # the loop's time to stop by itself; schedulers kill about 30 s after their signal
 
-ENDS: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
-NAMES = {signal.Signals(number).name: code for number, code in ENDS.items()}
-SAVES = signal.SIGUSR1
+SIGNAL_EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}
+SAVE_SIGNAL = "SIGUSR1"
+
+
+def _alarm(seconds: int) -> None:
+    """Send ``SIGALRM`` after some seconds, 0 for never."""
+    if hasattr(signal, "alarm"):
+        signal.alarm(seconds)
 
 
 class Stopped(BaseException):
-    """The run ends before its time. Not an `Exception`, so that nothing takes it for a failure.
+    """The run is stopped early. Not an `Exception`, so that no handler of failures catches it.
 
     Args:
         reason: ``SIGINT``, ``SIGTERM``, ``SIGUSR1`` or ``max_minutes``.
@@ -27,43 +35,44 @@ class Stopped(BaseException):
 
 
 class Stop:
-    """Hears signals and says between two steps what they ask for.
+    """Handler of signals that the loop asks between two steps.
 
-    While it is armed, a signal only sets `reason` and the loop obeys when its step is done; otherwise, or when the loop
-    does not obey in time (a worker that hangs), `Stopped` is raised where the program stands. The second signal leaves
-    at once.
+    While it is armed, a signal only sets `reason`, and the loop stops after its step. Otherwise, or when the loop does
+    not stop in time (a worker hangs), `Stopped` is raised wherever the program is. A second signal ends the process at
+    once.
 
     Args:
-        on_abort: Called before leaving at once, with the exit code.
+        on_abort: Called before the process ends at once, with the exit code.
     """
 
     def __init__(self, on_abort: Callable[[int], None] = lambda code: None) -> None:
         self.on_abort = on_abort
         self.reason: str | None = None
-        self.save = False  # write a checkpoint and go on
-        self.requeue = False  # under Slurm, SIGUSR1 ends the run too
+        self.save = False  # write a checkpoint and continue
+        self.requeue = False  # under Slurm, SIGUSR1 stops the run too
         self.armed = False
         self.ending = False
-        self.held = False  # what is being done must not be done by half
+        self.held = False  # in a section that must not be interrupted
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["Stop"]:
-        """Handle signals; afterwards everything is as it was. Only a main thread can."""
+        """Handle signals, and restore the previous handlers at the end. Without effect outside the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        handlers = {**dict.fromkeys(ENDS, self._end), SAVES: self._save, signal.SIGALRM: self._force}
-        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        handlers = {**dict.fromkeys(SIGNAL_EXIT_CODES, self._end), SAVE_SIGNAL: self._save, "SIGALRM": self._force}
+        numbers = {getattr(signal, name): handler for name, handler in handlers.items() if hasattr(signal, name)}
+        before = {number: signal.signal(number, handler) for number, handler in numbers.items()}
         try:
             yield self
         finally:
-            signal.alarm(0)
+            _alarm(0)
             for number, handler in before.items():
                 signal.signal(number, handler)
 
     @contextlib.contextmanager
     def cooperative(self) -> Iterator[None]:
-        """While the loop asks for itself."""
+        """Only set `reason` on a signal: the loop asks for it."""
         self.armed = True
         try:
             yield
@@ -72,7 +81,7 @@ class Stop:
 
     @contextlib.contextmanager
     def defer_signals(self) -> Iterator[None]:
-        """While something is done that must not be done by half; only a second signal cuts it short."""
+        """Let nothing but a second signal interrupt the block."""
         before, self.held = self.held, True
         try:
             yield
@@ -81,7 +90,7 @@ class Stop:
 
     @contextlib.contextmanager
     def time_limit(self, minutes: float | None) -> Iterator[None]:
-        """Ask for a stop when the time is up."""
+        """Ask the loop to stop after some minutes; None for no limit."""
         if minutes is None:
             yield
             return
@@ -94,43 +103,43 @@ class Stop:
             timer.cancel()
 
     def time_is_up(self) -> None:
-        """The run has had the time it was given."""
+        """Ask the loop to stop because ``trainer.max_minutes`` have passed."""
         self.reason = self.reason or "max_minutes"
 
     def finish(self) -> None:
-        """The run is writing down how it ended, which nothing but a second signal may cut short."""
+        """Let nothing but a second signal interrupt the end of the run, which writes its result."""
         self.armed = self.ending = True
-        signal.alarm(0)
+        _alarm(0)
 
     def disarm(self) -> None:
-        """Between two runs of a sweep: a signal only sets `reason`, and of the last run nothing else stays."""
+        """Between two runs of a sweep, only set `reason` on a signal, and drop the state of the last run."""
         self.armed = self.ending = True
         self.on_abort = lambda code: None
         self.save = self.requeue = False
-        self.reason = self.reason if self.reason in NAMES else None
+        self.reason = self.reason if self.reason in SIGNAL_EXIT_CODES else None
 
     def rearm(self) -> None:
-        """The next run of a sweep begins."""
+        """Start the next run of a sweep."""
         self.armed = self.ending = False
 
     def _end(self, number: int, frame: FrameType | None) -> None:
-        name, again = signal.Signals(number).name, self.reason in NAMES
-        if again:
-            self.on_abort(ENDS[number])
-            os._exit(ENDS[number])
+        name, is_second = signal.Signals(number).name, self.reason in SIGNAL_EXIT_CODES
+        if is_second:
+            self.on_abort(SIGNAL_EXIT_CODES[name])
+            os._exit(SIGNAL_EXIT_CODES[name])
         self.reason = name
         if not self.armed:
             raise Stopped(name)
         if not self.ending:
-            signal.alarm(GRACE_S)
+            _alarm(GRACE_S)
 
     def _save(self, number: int, frame: FrameType | None) -> None:
         self.save = True
         if self.requeue:
-            self.reason = self.reason or "SIGUSR1"
+            self.reason = self.reason or SAVE_SIGNAL
 
     def _force(self, number: int, frame: FrameType | None) -> None:
         if self.held:
-            signal.alarm(1)
+            _alarm(1)
             return
         raise Stopped(self.reason or "SIGTERM")

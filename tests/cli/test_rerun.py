@@ -169,8 +169,3 @@ def test_a_folder_that_is_taken_is_refused_before_torch_is_imported(plain_run: P
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.stdout.split() == ["False", "2"]
     assert "hydra.run.dir: expected a folder that holds no run yet" in ended.stderr
-
-
-def test_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.main(["rerun", "--help"]) == 0
-    assert capsys.readouterr().out.startswith("dltrain rerun RUN")
