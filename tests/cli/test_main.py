@@ -229,7 +229,7 @@ def test_bash_completes_through_the_script_that_is_installed(tmp_path: Path) -> 
         ("runs -m", "-m: not supported because dltrain runs runs no sweep. dltrain -m"),
         ("evaluate R/sed=1", "RUN: expected the folder of a run, or latest, got R/sed=1"),
         ("resume R lr=1", "RUN: expected the folder of a run"),
-        ("evaluate ~nosuch/x", "~NAME: expected a user who has a home on this machine"),
+        ("evaluate ~nosuch/x", "~NAME: expected a user with a home on this machine"),
         ("=lstm", "expected KEY=VALUE"),
         ("model=[lstm", "model=[lstm: cannot be read"),
     ],
