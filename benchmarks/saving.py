@@ -99,7 +99,7 @@ def run(folder: Path, kind: dict[str, Any]) -> dict[str, Any]:
             if ours or loop.state.step == kind["steps"]:
                 save(loop, best)
             else:
-                torch.save(loop.state_dict(), written)
+                torch.save(loop.checkpointer.state_dict(loop.state), written)
             stood[NAMES[not ours]].append(time.perf_counter() - begun)
 
         Optimizer.step, Loop.save = stamped, alternating  # type: ignore[method-assign, assignment]

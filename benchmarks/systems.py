@@ -74,13 +74,13 @@ def dltrain(task: Task, precision: str = "fp32") -> None:
     from dltrain.cli import main
     from dltrain.training.step import StepRunner
 
-    take = StepRunner.take
+    run_step = StepRunner.run
 
     def stamped(*args: Any, **kwargs: Any) -> None:
-        take(*args, **kwargs)
+        run_step(*args, **kwargs)
         task.stamp()
 
-    StepRunner.take = stamped  # type: ignore[method-assign]
+    StepRunner.run = stamped  # type: ignore[method-assign]
     run = task.scratch / "run"
     code = main.main([*words(task, precision), f"hydra.run.dir={run}"])
     if code:

@@ -55,7 +55,7 @@ class OutOfMemory(DltrainError):
 
 def format_error(key: str, expected: str, got: object, hint: str = "") -> str:
     """Return ``key: expected X, got Y. Hint.``, with secrets redacted in `got`."""
-    line = f"{key}: expected {expected}, got {shorten(redaction.masked(got, key))}"
+    line = f"{redaction.mask_override(key)}: expected {expected}, got {shorten(redaction.mask(got, key))}"
     return f"{line}. {hint}" if hint else line
 
 

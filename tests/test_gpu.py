@@ -92,7 +92,7 @@ def test_a_deterministic_run_gives_the_same_bytes_twice(typed: list[str], tmp_pa
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         kept = Checkpoints(tmp_path / name)
-        found.append({file: kept.entry(file)["sha256"] for file in ("last.pt", "best.pt")})
+        found.append({file: kept.read_entry(file)["sha256"] for file in ("last.pt", "best.pt")})
     assert found[0] == found[1]
 
 
@@ -134,16 +134,15 @@ def test_a_step_never_waits_for_the_gpu(typed: list[str], tmp_path: Path) -> Non
     mode: Any = torch.cuda.get_sync_debug_mode()
     with Tracker(home.path) as tracker:
         loop = whole.make_loop(made, batches, tracker)
-        (span,) = loop.stages.spans
         loop.begin_stage()
-        groups = grouped(span.batches.epoch(0), loop.config.accumulate)
+        groups = grouped(loop.current.batches.epoch(0), loop.config.accumulate)
         for group in itertools.islice(groups, 3):
-            loop.take_step(span.stage, group, measure=True)
+            loop.take_step(group, measure_norm=True)
         loop.log()
         torch.cuda.set_sync_debug_mode("error")
         try:
             for group in itertools.islice(groups, 5):
-                loop.take_step(span.stage, group, measure=False)
+                loop.take_step(group, measure_norm=False)
                 loop.logger.progress(loop.state, loop.stages, loop.goal.metric)
         finally:
             torch.cuda.set_sync_debug_mode(mode)

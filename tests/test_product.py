@@ -192,7 +192,7 @@ def test_every_key_of_regularization_is_read_by_something() -> None:
     keys = set(OmegaConf.load(CONF / "regularization" / "none.yaml"))
     written = "".join(file.read_text() for file in CONF.rglob("*.yaml"))
     code = "".join(
-        (PACKAGE / name).read_text() for name in ("runs/session.py", "optim/optimizer.py", "runs/assemble.py")
+        (PACKAGE / name).read_text() for name in ("runs/session.py", "optim/regularization.py", "runs/assemble.py")
     )
     for key in keys:
         assert f"${{regularization.{key}}}" in written or f'"{key}"' in code or f"    {key}: " in code, key

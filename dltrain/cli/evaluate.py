@@ -31,8 +31,8 @@ def main(arguments: argparse.Namespace, started: float) -> int:
         expected = "test or train, as the run holds out no examples"
         raise ConfigError(format_error("--split", expected, arguments.split))
     for note in trained.notes:
-        console.warn(note)
-    console.say(f"{path}: {name.removesuffix('.pt')} checkpoint, of step {trained.step:,}")
+        console.warning(note)
+    console.info(f"{path}: {name.removesuffix('.pt')} checkpoint, of step {trained.step:,}")
     source = {"folder": str(path), "checkpoint": name, "step": trained.step}
     print_metrics(console, arguments, source, trained)
     return 0
@@ -67,4 +67,4 @@ def print_metrics(console: Console, arguments: argparse.Namespace, source: dict[
         return
     report.print_metrics(console, evaluation.metrics, evaluation.baselines, split=split)
     for name in features.values():
-        console.say(report.feature_note(name))
+        console.info(report.feature_note(name))

@@ -10,7 +10,7 @@ from dltrain.errors import ConfigError, format_error
 from dltrain.loggers.console import Console
 from dltrain.runs.job import open_run
 from dltrain.runs.overridable import check_predict
-from dltrain.storage.atomic import write_whole
+from dltrain.storage.atomic import write_atomic
 
 
 def main(arguments: argparse.Namespace, started: float) -> int:
@@ -38,7 +38,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     count = arguments.count or generation.COUNT
     made = generation.generate(components, count, arguments.seed, label, arguments.interpolate, given)
     write(out, export.encode(made, out, spec), arguments.force)
-    Console().say(f"{path}: {arguments.checkpoint} checkpoint, of step {step:,}: {len(made.examples):,} examples")
+    Console().info(f"{path}: {arguments.checkpoint} checkpoint, of step {step:,}: {len(made.examples):,} examples")
     print(out)
     return 0
 
@@ -63,6 +63,6 @@ def write(path: Path, content: bytes, force: bool) -> None:
     """
     refuse_existing(path, force)
     try:
-        write_whole(path, content)
+        write_atomic(path, content)
     except OSError as error:
         raise ConfigError(format_error("--out", f"a file that can be written at {path}", error.strerror)) from error

@@ -8,7 +8,8 @@ import hydra
 from omegaconf import DictConfig
 
 from dltrain.cli.verbs import VERBS
-from dltrain.config.compose import expand, search_path
+from dltrain.config.compose import expand
+from dltrain.config.composer import search_path
 from dltrain.config.groups import conf_dir
 from dltrain.errors import ConfigError, format_error
 

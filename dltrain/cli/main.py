@@ -15,7 +15,7 @@ from dltrain import __version__, redaction
 from dltrain.cli.args import parse
 from dltrain.cli.stdio import standard_streams
 from dltrain.errors import ConfigError, DltrainError, format_error
-from dltrain.loggers.console import CONTROL
+from dltrain.loggers.formatting import CONTROL_CODES
 from dltrain.training.signals import SIGNAL_EXIT_CODES, Stopped
 
 STARTED = time.perf_counter()
@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         ended by Ctrl-C and SIGTERM.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    redaction.forget()
-    redaction.learn_words(argv)
+    redaction.clear()
+    redaction.register_overrides(argv)
     try:
         with standard_streams(), weights_only_loading(), explained_paths():
             return run(argv)
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of standard output has seen enough
         return 0
     except Exception:  # a bug of dltrain's or of the user's model; Python itself would print the secrets in it
-        for line in redaction.hidden(traceback.format_exc()).splitlines():
+        for line in redaction.redact(traceback.format_exc()).splitlines():
             print(printable(line), file=sys.stderr)
         return 1
 
@@ -98,8 +98,8 @@ def version() -> str:
 
 def printable(text: str) -> str:
     """Return one line without secrets, control codes and line breaks, safe to print on a terminal."""
-    shown = CONTROL.sub("", text).replace("\n", " ")
-    return redaction.hidden("".join(c for c in shown if c.isprintable() or c == "\t"))
+    shown = CONTROL_CODES.sub("", text).replace("\n", " ")
+    return redaction.redact("".join(c for c in shown if c.isprintable() or c == "\t"))
 
 
 @contextlib.contextmanager

@@ -33,9 +33,9 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     options = task_options(arguments, components.task)
     trained = load_trained(components, path, f"{arguments.checkpoint}.pt")
     console = Console()
-    console.say(f"{path}: {arguments.checkpoint} checkpoint, of step {trained.step:,}")
+    console.info(f"{path}: {arguments.checkpoint} checkpoint, of step {trained.step:,}")
     for note in trained.notes:
-        console.warn(f"{path}: {note}")
+        console.warning(f"{path}: {note}")
     given = Given(tuple(names), arguments.text, arguments.batch or 2 * trained.components.data.batch_size)
     print_lines(trained.predict(given, options), arguments.format, arguments.top)
     return 0

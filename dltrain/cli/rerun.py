@@ -7,16 +7,16 @@ from dltrain.config.revise import RUN_DIR
 from dltrain.loggers.console import Console
 from dltrain.runs.job import open_run
 from dltrain.runs.provenance import Origin
-from dltrain.storage import run_dir
+from dltrain.storage.folder_checks import check_available
 
 
 def main(arguments: argparse.Namespace, started: float) -> int:
     """Read the folder, list the differences, train."""
     path, job, changes = open_run(arguments.names[0], arguments.overrides)
     changes.pop(RUN_DIR, None)
-    run_dir.check(job.run_dir, default_root())
+    check_available(job.run_dir, default_root())
     console = Console()
-    console.say(f"{job.title()} (again)")
+    console.info(f"{job.title()} (again)")
     job.ready()
     from dltrain.runs.launch import train
 

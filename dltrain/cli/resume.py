@@ -34,9 +34,9 @@ def resume_run(job: Job, path: Path, changes: Changes, console: Console, started
     """
     check_resume(changes, str(path), job.resolved["device"]["precision"])
     if is_finished(path) and not extends_training(changes):
-        console.say(f"{path}: this run is finished. trainer.epochs=N trains on.")
+        console.info(f"{path}: this run is finished. trainer.epochs=N trains on.")
         return 0
-    console.say(f"{job.title()} (resumed)")
+    console.info(f"{job.title()} (resumed)")
     job.ready()
     from dltrain.runs.launch import resume
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from dltrain.config.compose import default_root
 from dltrain.errors import ConfigError, format_error, suggest
-from dltrain.loggers.console import Console, count, duration
+from dltrain.loggers.console import Console
+from dltrain.loggers.formatting import format_count, format_duration
 from dltrain.runs.index import MAIN_GROUPS, RunInfo, run_info
 from dltrain.runs.job import JOB, list_runs
 
@@ -32,7 +33,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     elif rows:
         Console().table("", COLUMNS, [cells(row) for row in rows], results=True)
     else:
-        Console().say(f"no runs below {root}")
+        Console().info(f"no runs below {root}")
     return 0
 
 
@@ -40,9 +41,9 @@ def cells(row: RunInfo) -> list[str]:
     """Return a row as the table shows it."""
     shown = {key: "" if row[key] is None else str(row[key]) for key in COLUMNS}
     shown["value"] = "" if row["value"] is None else f"{row['value']:.4g}"
-    shown["step"] = "" if row["step"] is None else count(row["step"])
-    shown["time"] = "" if row["time"] is None else duration(row["time"])
-    shown["age"] = duration(row["age"])
+    shown["step"] = "" if row["step"] is None else format_count(row["step"])
+    shown["time"] = "" if row["time"] is None else format_duration(row["time"])
+    shown["age"] = format_duration(row["age"])
     here, path = Path.cwd(), Path(row["folder"])
     shown["folder"] = str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
     shown["typed"] = textwrap.shorten(shown["typed"], MAX_TYPED, placeholder=" ...")

@@ -7,7 +7,7 @@ from dltrain.config.compose import compose, default_root, expand
 from dltrain.config.revise import config_differences
 from dltrain.loggers.console import Console
 from dltrain.runs.job import load_job, previous_run
-from dltrain.storage import run_dir
+from dltrain.storage.folder_checks import check_available
 
 
 def main(arguments: argparse.Namespace, started: float) -> int:
@@ -24,8 +24,8 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     if job.resolved["trainer"]["resume"] == "auto" and (path := previous_run(job)) is not None:
         changes = config_differences(load_job(path, job.allow).config, job.config)
         return resume_run(job, path, changes, console, started)
-    run_dir.check(job.run_dir, default_root())
-    console.say(job.title())
+    check_available(job.run_dir, default_root())
+    console.info(job.title())
     job.ready()
     from dltrain.runs.launch import train
 

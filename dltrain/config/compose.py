@@ -57,7 +57,7 @@ class Job:
     sweep_resume: str | None = None
 
     def __post_init__(self) -> None:
-        interpolation.learn_secrets(self.config)
+        interpolation.register_secrets(self.config)
 
     @functools.cached_property
     def resolved(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from dltrain import redaction, secret_names
+from dltrain import redaction
 from dltrain.config import schema, validation
 from dltrain.errors import ConfigError, format_error
 
@@ -50,28 +50,23 @@ def refuse_assembled(content: Any, file: Path) -> None:
         raise ConfigError(*(format_error(key, expected, text) for key, text in found))
 
 
-def learn_secrets(written: dict[str, Any]) -> None:
-    """Know what lies behind names that say that it is secret, of keys or of variables, as far as it can be told yet.
+def register_secrets(written: dict[str, Any]) -> None:
+    """Register the secrets of a configuration, as far as they can be resolved yet, for redaction.
 
     Args:
-        written: A configuration as plain Python, interpolations as they are written.
+        written: A configuration as plain Python, with unresolved interpolations.
     """
-    OmegaConf.register_new_resolver("oc.env", variable, replace=True)  # what is resolved later is heard of, too
+    OmegaConf.register_new_resolver("oc.env", resolve_env, replace=True)
     config = OmegaConf.create(written)
     for key, value in validation.leaves(written):
-        text = str(value)
-        refers = "${" in text and secret_names.refers_to_secret(text)
-        if not (refers or redaction.is_secret(key) or "oc.env" in text or "://" in text):
-            continue
-        with suppress(OmegaConfBaseException, RecursionError):
-            found = OmegaConf.select(config, key)
-            redaction.learn(found, key)
-            if refers:
-                redaction.learn(found, text if redaction.is_secret(text) else "secret", key)
+        if redaction.is_secret(key) or "oc.env" in str(value):
+            with suppress(OmegaConfBaseException, RecursionError):
+                redaction.register_secrets(OmegaConf.select(config, key), key)
 
 
-def variable(name: str, *default: Any) -> Any:
-    """What ``${oc.env:NAME}`` stands for; a secret is known from here on, in whichever way its name came about."""
+def resolve_env(name: str, *default: Any) -> Any:
+    """Return the value of an environment variable, registered for redaction if its name marks it as a secret."""
     value = oc.env(name, *default)
-    redaction.learn(value, "secret" if secret_names.is_secret_variable(str(name)) else "")
+    if redaction.is_secret_variable(str(name)):
+        redaction.register_secrets(value, "secret")
     return value

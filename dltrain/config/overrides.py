@@ -8,6 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
+from dltrain import redaction
 from dltrain.errors import format_error, suggest
 
 QUOTES = set("'\"[]{}")
@@ -40,7 +41,8 @@ def parse(typed: list[str], options: Options) -> tuple[list[Override], list[str]
         try:
             parsed.append(read(as_hydra_says(text, options)))
         except HydraException as error:
-            problems.append(f"{text}: cannot be read: {str(error).splitlines()[0]}{in_quotes(text)}")
+            shown = redaction.mask_override(text)
+            problems.append(f"{shown}: cannot be read: {str(error).splitlines()[0]}{in_quotes(shown)}")
     return parsed, problems
 
 
@@ -77,7 +79,7 @@ def single(parsed: list[Override]) -> tuple[list[list[Override]], list[str]]:
 
 def several(override: Override) -> str:
     """Say that there are several values where one is needed."""
-    text = str(override.input_line)
+    text = redaction.mask_override(str(override.input_line))
     key, _, value = text.partition("=")
     return format_error(key, "one value", value, f"To run all of them, add -m: dltrain -m {shlex.quote(text)}")
 
@@ -90,7 +92,7 @@ def spread(parsed: list[Override], options: Options) -> tuple[list[list[Override
             values.append([read(text) for text in texts(override, options)])
         except HydraException as error:
             values.append([])
-            problems.append(f"{override.input_line}: cannot be swept: {error}")
+            problems.append(f"{redaction.mask_override(str(override.input_line))}: cannot be swept: {error}")
         else:
             if not values[-1]:
                 problems.append(f"{override.input_line}: expected at least one value, got none")

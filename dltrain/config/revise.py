@@ -59,8 +59,8 @@ def revise_job(job: Job, typed: list[str]) -> tuple[Job, Changes]:
 def config_differences(before: Any, after: Any, prefix: str = "") -> Changes:
     """Return where two configurations differ: key -> both values, secrets masked."""
     if not (isinstance(before, dict) and isinstance(after, dict)):
-        shown = redaction.masked(after, prefix)
-        return {} if before in (after, shown) else {prefix: (redaction.masked(before, prefix), shown)}
+        shown = redaction.mask(after, prefix)
+        return {} if before in (after, shown) else {prefix: (redaction.mask(before, prefix), shown)}
     found: Changes = {}
     for name in dict.fromkeys([*before, *after]):
         key = f"{prefix}.{name}" if prefix else str(name)
@@ -105,7 +105,7 @@ def _override_error(composer: Composer, override: Override, content: dict[str, A
 def _missing_secrets(content: dict[str, Any], typed: list[str]) -> list[str]:
     """Return a request for each secret that was not typed: no folder keeps secrets."""
     hint = "No run keeps a secret: give it again, {}=VALUE, or let the run's command read it, {}='${{oc.env:NAME}}'"
-    missing = [key for key in redaction.asked_again(content) if not _is_overridden(key, typed)]
+    missing = [key for key in redaction.masked_keys(content) if not _is_overridden(key, typed)]
     return [format_error(key, "its value", None, hint.format(key, key)) for key in missing]
 
 

@@ -1,6 +1,5 @@
 """What people see while a run goes on: a live line on a terminal, plain lines elsewhere, the same in a log file."""
 
-import math
 import os
 import re
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from dltrain import redaction
+from dltrain.loggers.formatting import CONTROL_CODES, format_duration, format_rate
 
 if TYPE_CHECKING:
     from rich.console import Console as Rich
@@ -20,7 +20,6 @@ REDRAW_S = 0.1  # a live line is drawn at most this often
 REPEAT_S = 60.0  # without a terminal a line is written at least this often
 BAR = 16
 
-CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
 NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?( ?%)?|nan|[-+]?inf|-|")
 
 
@@ -42,12 +41,12 @@ class Console:
         self._reported: int | None = None
         self._due = self._first_due()
 
-    def attach(self, path: Path) -> None:
+    def open_log(self, path: Path) -> None:
         """Also append every message, and a progress line per epoch, to a log file with the time of each."""
-        self.detach()
+        self.close_log()
         self._log = open(path, "a", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
 
-    def detach(self) -> None:
+    def close_log(self) -> None:
         """Close the log file and take the live line away: the run is over."""
         self._clear()
         if self._log is not None:
@@ -100,8 +99,8 @@ class Console:
         parts = [f"epoch {epoch}/{epochs}", f"step {step}/{steps}"]
         parts += [] if loss is None else [f"loss {loss:.4g}"]
         parts += [] if metric_value is None else [f"{metric_name} {metric_value:.4g}"]
-        parts.append(rate(samples_per_s))
-        parts += [] if seconds_left is None else [f"left {duration(seconds_left)}"]
+        parts.append(format_rate(samples_per_s))
+        parts += [] if seconds_left is None else [f"left {format_duration(seconds_left)}"]
         if turned:
             self._reported = over
             self._record("  ".join(parts))
@@ -112,11 +111,11 @@ class Console:
             self._due = now + REDRAW_S
             self._draw(self._rich, parts, step / max(steps, 1))
 
-    def say(self, message: str) -> None:
+    def info(self, message: str) -> None:
         """A message."""
         self._message(("", message))
 
-    def warn(self, message: str) -> None:
+    def warning(self, message: str) -> None:
         """Something that the user should know about and that does not end the run."""
         self._message(("bold yellow", "warning: "), ("", message))
 
@@ -142,7 +141,7 @@ class Console:
             caption: Below the table; empty for none.
             results: Write to standard output, where other programs may read it.
         """
-        heads, *cells = [[redaction.hidden(CONTROL.sub("", cell)) for cell in row] for row in (columns, *rows)]
+        heads, *cells = [[redaction.redact(CONTROL_CODES.sub("", cell)) for cell in row] for row in (columns, *rows)]
         table = _Table(title, heads, cells, caption)
         self._record(table.plain())
         self._clear()
@@ -157,7 +156,7 @@ class Console:
 
     def _message(self, *parts: tuple[str, str]) -> None:
         """Show a message given as pairs of style and text, and keep it in the log file."""
-        parts = tuple((redaction.hidden(CONTROL.sub("", text)), style) for style, text in parts)
+        parts = tuple((redaction.redact(CONTROL_CODES.sub("", text)), style) for style, text in parts)
         plain = "".join(text for text, _ in parts)
         self._record(plain)
         self._clear()
@@ -203,12 +202,12 @@ class Console:
     def _record(self, text: str) -> None:
         if self._log is None:
             return
-        text, now = redaction.hidden(text), time.strftime("%Y-%m-%d %H:%M:%S")
+        text, now = redaction.redact(text), time.strftime("%Y-%m-%d %H:%M:%S")
         try:
             self._log.write("".join(f"{now} {line}\n" for line in text.split("\n")))
         except OSError as error:
             self._log = None
-            self.warn(f"train.log ends here: {error}")
+            self.warning(f"train.log ends here: {error}")
 
     @contextmanager
     def _unbroken(self) -> Iterator[None]:
@@ -269,29 +268,4 @@ class _Table(NamedTuple):
 def _safe(text: str, stream: TextIO) -> str:
     """The text with what the stream's encoding cannot say spelled out."""
     encoding = stream.encoding or "utf-8"
-    return redaction.hidden(CONTROL.sub("", text)).encode(encoding, "backslashreplace").decode(encoding)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: ``4.2s``, ``1m 05s``, ``2h 03m``, ``3d 04h``."""
-    if not math.isfinite(seconds) or seconds < 0:
-        return "?"
-    if seconds < 9.95:
-        return f"{seconds:.1f}s"
-    whole = round(seconds)
-    for unit, size, part, below in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
-        if whole >= size:
-            return f"{whole // size}{unit} {whole % size // below:02d}{part}"
-    return f"{whole}s"
-
-
-def count(number: int) -> str:
-    """A whole number with thousands apart: ``61,706``."""
-    return f"{number:,}"
-
-
-def rate(per_second: float) -> str:
-    """How many per second, with three digits where there are no more before the point: ``812/s``, ``0.53/s``."""
-    if not math.isfinite(per_second):
-        return "?/s"
-    return f"{per_second:,.0f}/s" if per_second >= 100 else f"{per_second:.3g}/s"
+    return redaction.redact(CONTROL_CODES.sub("", text)).encode(encoding, "backslashreplace").decode(encoding)

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from dltrain.storage.atomic import write_whole
+from dltrain.storage.atomic import write_atomic
 
 FOLDER, FILM = "frames", "film.gif"
 FRAME = re.compile(r"\d{8,}\.png", re.ASCII)
@@ -44,7 +44,7 @@ class Film:
         """Keep a frame, uint8 of 3 x height x width."""
         path = self.folder / FOLDER / f"{step:08d}.png"
         path.parent.mkdir(exist_ok=True)
-        write_whole(path, png(picture))
+        write_atomic(path, png(picture))
 
     def write(self) -> None:
         """Write the film, if there is anything to show."""
@@ -52,7 +52,7 @@ class Film:
         every = -(-len(frames) // MOST) or 1
         pictures = list(_opened(frames[::-1][::every][::-1]))  # the last one is always there
         if pictures:
-            write_whole(self.folder / FILM, gif(pictures, MILLISECONDS, LAST_MILLISECONDS))
+            write_atomic(self.folder / FILM, gif(pictures, MILLISECONDS, LAST_MILLISECONDS))
 
 
 def png(picture: Tensor) -> bytes:

@@ -94,7 +94,7 @@ class Tracker:
         """Show text, read as Markdown, in TensorBoard's Text tab."""
         plugin = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
         shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
-        content = TensorProto(dtype=DT_STRING, string_val=[redaction.hidden(markdown).encode()], tensor_shape=shape)
+        content = TensorProto(dtype=DT_STRING, string_val=[redaction.redact(markdown).encode()], tensor_shape=shape)
         self._summary(step, Summary.Value(tag=tag, metadata=plugin, tensor=content))
 
     def image(self, tag: str, picture: Tensor, step: int) -> None:
@@ -132,7 +132,7 @@ class Tracker:
             elif isinstance(value, (int, float)) and math.isfinite(value):
                 start.hparams[name].number_value = value
             else:
-                start.hparams[name].string_value = redaction.hidden(str(value))
+                start.hparams[name].string_value = redaction.redact(str(value))
         status = STATUS_SUCCESS if succeeded else STATUS_FAILURE
         end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
         started = plugin_data_pb2.HParamsPluginData(session_start_info=start)
@@ -217,12 +217,12 @@ def _open_lines(path: Path, purge_step: int | None) -> TextIO:
 
 def _last_line(path: Path) -> dict[str, Any]:
     lines = path.read_text("utf-8").splitlines()
-    return safe_read.mapping(lines[-1]) if lines else {}
+    return safe_read.parse_mapping(lines[-1]) if lines else {}
 
 
 def _keep(line: bytes, purge_step: int | None) -> bool:
     try:
-        step = safe_read.mapping(line.decode()).get("step")
+        step = safe_read.parse_mapping(line.decode()).get("step")
     except UnicodeDecodeError:
         return False
     return type(step) is int and line.endswith(b"\n") and (purge_step is None or step < purge_step)

@@ -1,50 +1,51 @@
-"""How the learning rate moves over a run: factors on the optimizer's own rate, pure functions of the step."""
+"""Learning rate schedules: factors on the optimizer's own rate."""
 
 from math import cos, isnan, pi
 from typing import Any, Literal
 
 
 class Schedule:
-    """A rate that stays, after a linear rise.
+    """Base of all schedules: a constant rate after a linear warm-up.
 
     Args:
-        warmup: Steps of linear rise from ``1 / warmup`` to 1; a value between 0 and 1 is a fraction of all steps.
+        warmup: Steps in which the factor rises linearly from ``1 / warmup`` to 1; a value between 0 and 1 is a
+            fraction of all steps.
     """
 
     def __init__(self, warmup: float = 0) -> None:
         self.warmup = warmup
 
     def factor(self, step: int, steps: int) -> float:
-        """What the optimizer's learning rate is multiplied by in the step numbered from 0, of ``steps`` in all."""
-        rise = in_steps(self.warmup, steps)
-        return (step + 1) / rise if step < rise else 1.0
+        """Return the learning rate factor at `step`, counted from 0, of `steps`."""
+        warmup = to_steps(self.warmup, steps)
+        return (step + 1) / warmup if step < warmup else 1.0
 
     def momentum(self, step: int, steps: int) -> float | None:
-        """The momentum (or Adam's beta1) of this step; None leaves it as the optimizer has it."""
+        """Return the momentum (or Adam's beta1) at `step`; None keeps the optimizer's own."""
         return None
 
     def observe(self, metric: float, better: Literal["min", "max"]) -> None:
-        """Hear the watched metric after an evaluation."""
+        """Adapt to the watched metric after an evaluation."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must know besides the step."""
+        """Return what the schedule depends on besides the step."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` said."""
+        """Restore what `state_dict` returned."""
 
 
 class Constant(Schedule):
-    """The optimizer's own rate throughout, after a linear rise."""
+    """Constant learning rate after a linear warm-up."""
 
 
 class Step(Schedule):
-    """Cut the rate at regular intervals.
+    """Multiply the rate by a factor at regular intervals.
 
     Args:
-        step_size: Steps between two cuts; a value between 0 and 1 is a fraction of all steps.
-        gamma: What each cut multiplies the rate by, between 0 and 1.
-        warmup: See `Schedule`; cuts are counted from the start of the run.
+        step_size: Steps between two changes; a value between 0 and 1 is a fraction of all steps.
+        gamma: Factor of each change, between 0 and 1.
+        warmup: See `Schedule`; intervals are counted from the start of the run.
 
     Source: He et al. 2016, "Deep residual learning for image recognition", section 3.4.
     """
@@ -55,16 +56,16 @@ class Step(Schedule):
         self.gamma = gamma
 
     def factor(self, step: int, steps: int) -> float:
-        """Falls by the same ratio at each cut."""
-        cuts = step // max(1, in_steps(self.step_size, steps))
-        return super().factor(step, steps) * self.gamma**cuts
+        """Return ``gamma`` to the power of the intervals completed."""
+        changes = step // max(1, to_steps(self.step_size, steps))
+        return super().factor(step, steps) * self.gamma**changes
 
 
 class Cosine(Schedule):
-    """Half a cosine from the full rate down to ``end_factor``.
+    """Cosine decay from the full rate to ``end_factor``.
 
     Args:
-        end_factor: Factor that the end of the run approaches, between 0 and 1.
+        end_factor: Factor approached at the end of the run, between 0 and 1.
         warmup: See `Schedule`; the cosine spans the steps after it.
 
     Source: Loshchilov, Hutter 2017, "SGDR: stochastic gradient descent with warm restarts", equation 5, one cycle.
@@ -75,24 +76,24 @@ class Cosine(Schedule):
         self.end_factor = end_factor
 
     def factor(self, step: int, steps: int) -> float:
-        """Rises while warming up, then falls."""
-        rise = in_steps(self.warmup, steps)
-        if step < rise:
+        """Return the factor of the warm-up, then of the cosine."""
+        warmup = to_steps(self.warmup, steps)
+        if step < warmup:
             return super().factor(step, steps)
-        return between(1.0, self.end_factor, (step - rise) / max(1, steps - rise))
+        return cosine_between(1.0, self.end_factor, (step - warmup) / max(1, steps - warmup))
 
 
 class OneCycle(Schedule):
-    """Up to the full rate, then down to almost nothing, with momentum moving the other way.
+    """One cycle: a cosine rise to the full rate and a cosine decay to near zero, with momentum in opposite phase.
 
     Args:
         pct_start: Fraction of all steps in which the rate rises, between 0 and 1.
         start_factor: Factor of the first step.
         end_factor: Factor of the last step.
-        momentum: Lowest and highest momentum; the lowest goes with the highest rate. None leaves momentum alone.
+        momentum: Lowest and highest momentum; the lowest coincides with the highest rate. None keeps the optimizer's.
 
     Source: Smith, Topin 2018, "Super-convergence"; the cosine form of fastai and torch.
-    Differs: an optimizer that runs without momentum (plain SGD) is left without.
+    Differs: an optimizer without momentum (plain SGD) stays without.
     """
 
     def __init__(
@@ -109,11 +110,11 @@ class OneCycle(Schedule):
         self.range = momentum
 
     def factor(self, step: int, steps: int) -> float:
-        """From ``start_factor`` to 1 to ``end_factor`` along two half cosines."""
+        """Return the factor: from ``start_factor`` to 1 to ``end_factor`` along two half cosines."""
         return self._cycle(step, steps, self.start_factor, 1.0, self.end_factor)
 
     def momentum(self, step: int, steps: int) -> float | None:
-        """From the highest to the lowest and back."""
+        """Return the momentum: from the highest to the lowest and back."""
         if self.range is None:
             return None
         low, high = self.range
@@ -123,18 +124,18 @@ class OneCycle(Schedule):
         peak = max(0.0, self.pct_start * steps - 1)
         last = max(1, steps - 1)
         if step <= peak and peak > 0:
-            return between(start, top, step / peak)
-        return between(top, end, (step - peak) / max(1.0, last - peak))
+            return cosine_between(start, top, step / peak)
+        return cosine_between(top, end, (step - peak) / max(1.0, last - peak))
 
 
 class Noam(Schedule):
-    """A linear rise, then a fall with the inverse square root of the step.
+    """Linear warm-up, then decay with the inverse square root of the step.
 
     The factor is the paper's whole learning rate, so the optimizer's own rate is a multiplier near 1.
 
     Args:
         width: Width of the model (``d_model``).
-        warmup: Steps of rise; a value between 0 and 1 is a fraction of all steps.
+        warmup: Steps of warm-up; a value between 0 and 1 is a fraction of all steps.
 
     Source: Vaswani et al. 2017, "Attention is all you need", equation 3.
     """
@@ -144,28 +145,28 @@ class Noam(Schedule):
         self.width = width
 
     def factor(self, step: int, steps: int) -> float:
-        """``width^-0.5 * min(s^-0.5, s * warmup^-1.5)`` with s counted from 1."""
+        """Return ``width^-0.5 * min(s^-0.5, s * warmup^-1.5)`` with s counted from 1."""
         number = step + 1
-        rise = max(1, in_steps(self.warmup, steps))
-        return self.width**-0.5 * min(number**-0.5, number * rise**-1.5)
+        warmup = max(1, to_steps(self.warmup, steps))
+        return self.width**-0.5 * min(number**-0.5, number * warmup**-1.5)
 
 
 class Plateau(Schedule):
-    """Cut the rate when the watched metric stops getting better.
+    """Reduce the rate when the watched metric stops improving.
 
     Args:
-        factor: What each cut multiplies the rate by, between 0 and 1.
-        patience: Evaluations without improvement that are let pass before a cut.
+        factor: Factor of each reduction, between 0 and 1.
+        patience: Evaluations in a row without improvement that are tolerated.
         threshold: Smallest improvement that counts, relative to the best metric so far.
         warmup: See `Schedule`.
 
     Source: torch.optim.lr_scheduler.ReduceLROnPlateau with a relative threshold.
-    Differs: the threshold is taken of the metric's size, so that negative metrics work too.
+    Differs: the threshold is relative to the metric's absolute value, so that negative metrics work too.
     """
 
     def __init__(self, factor: float = 0.1, patience: int = 10, threshold: float = 1e-4, warmup: float = 0) -> None:
         super().__init__(warmup)
-        self.cut = factor
+        self.reduction = factor
         self.patience = patience
         self.threshold = threshold
         self.scale = 1.0
@@ -173,18 +174,18 @@ class Plateau(Schedule):
         self.waited = 0
 
     def factor(self, step: int, steps: int) -> float:
-        """Depends on the metrics heard so far, which `state_dict` keeps."""
+        """Return the factor of the warm-up times all reductions so far."""
         return super().factor(step, steps) * self.scale
 
     def observe(self, metric: float, better: Literal["min", "max"]) -> None:
-        """Cut once more than ``patience`` evaluations in a row were no better."""
+        """Reduce the rate after more than ``patience`` evaluations in a row without improvement."""
         if self._improves(metric, better):
             self.best = metric
             self.waited = 0
             return
         self.waited += 1
         if self.waited > self.patience:
-            self.scale *= self.cut
+            self.scale *= self.reduction
             self.waited = 0
 
     def _improves(self, metric: float, better: Literal["min", "max"]) -> bool:
@@ -194,19 +195,19 @@ class Plateau(Schedule):
         return metric < self.best - margin if better == "min" else metric > self.best + margin
 
     def state_dict(self) -> dict[str, Any]:
-        """The cuts made and the metric waited on."""
+        """Return the reductions, the best metric and the evaluations since."""
         return {"scale": self.scale, "best": self.best, "waited": self.waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on waiting where the run stopped."""
+        """Restore what `state_dict` returned."""
         self.scale, self.best, self.waited = state["scale"], state["best"], state["waited"]
 
 
-def in_steps(span: float, steps: int) -> int:
-    """A span given in steps, or between 0 and 1 as a fraction of all steps."""
-    return round(span * steps) if 0 < span < 1 else int(span)
+def to_steps(duration: float, steps: int) -> int:
+    """Return a duration in steps; a value between 0 and 1 is a fraction of all steps."""
+    return round(duration * steps) if 0 < duration < 1 else int(duration)
 
 
-def between(start: float, end: float, progress: float) -> float:
-    """Along half a cosine from ``start`` to ``end`` as progress goes from 0 to 1."""
+def cosine_between(start: float, end: float, progress: float) -> float:
+    """Interpolate from `start` to `end` along half a cosine, with `progress` from 0 to 1."""
     return end + (start - end) * (1 + cos(pi * min(1.0, progress))) / 2

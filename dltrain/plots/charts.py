@@ -1,186 +1,189 @@
-"""Pictures of many examples at once, for generative models: each is a uint8 tensor of 3 x height x width."""
+"""Charts of how well a model works, legible 270 pixels wide; each is a uint8 tensor of 3 x height x width."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dltrain.plots.axes import tick_labels, ticks
-from dltrain.plots.sheet import DIM, FAINT, GREY, INK, SMALL, WHITE, Colour, Dot, Point, Sheet, Stroke, fit, width_of
+from dltrain.plots.figures import FAINT, GREY, INK, picture, short
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Source: Okabe, Ito 2008, "Color Universal Design", without their yellow, which is faint on white; then two of
 # Tol 2021, "Colour schemes", muted.
-COLOURS: tuple[Colour, ...] = (
-    (0, 114, 178),
-    (213, 94, 0),
-    (0, 158, 115),
-    (204, 121, 167),
-    (230, 159, 0),
-    (86, 180, 233),
-    INK,
-    (136, 34, 85),
-    (153, 153, 51),
-    GREY,
-)
-SQUARE = (400, 400)  # width and height of a scatter plot's area
-FLAT = (400, 170)  # of a histogram's
-PAD = 12
-LEFT = 56  # of the area; like all that surrounds it the same for all numbers, so that frames of a film have one size
-ABOVE, BELOW = PAD + 26, PAD + 22
-LINE = 19  # from one name of the legend to the next
-NAMES, MOST = 150, 20  # width of the legend's names, and their number, at most
-LARGE, TINY, MANY = 2.6, 1.6, 2500  # radius of a point, and of one of more than so many
-APART = 24  # a class's name stands at the median of its points if no other class's is as near as this
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK, "#882255", "#999933", GREY)
+PANELS = 3  # forecasts in one picture
+COLUMNS = 3  # captioned images in one row
 BINS = 40
-TILE, GAP = 56, 2  # the side that small pictures are enlarged to, and what is between them
+MANY = 2500  # points; more are drawn smaller
 
 
-def scatter(points: Tensor, classes: Tensor | None, names: Sequence[str], title: str) -> Tensor:
-    """Points in a plane, coloured by class; one unit is as long on both axes.
-
-    The farthest half per cent on each side may lie outside; the title says how many do.
+@picture(height=2.7)
+def confusion(figure: "Figure", counts: Tensor, names: Sequence[str]) -> None:
+    """A confusion matrix: shade is the share of the row, the count is written where it fits.
 
     Args:
+        figure: Where to draw.
+        counts: Examples of each true class (row) that were taken for each class (column), classes x classes.
+        names: One name per class.
+    """
+    counts = counts.detach().cpu().double()
+    shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    rate = 100 * float(counts.trace() / counts.sum().clamp(min=1))
+    axes = figure.subplots()
+    axes.set_title(f"accuracy {rate:.1f} % of {int(counts.sum()):,}")
+    # The root makes a few mistakes visible beside many hits.
+    axes.imshow(shares.sqrt().numpy(), "Blues", vmin=0, vmax=1)
+    cell = 120 / len(counts)  # points, about
+    for row, column in counts.nonzero().tolist() if cell > 4 else ():
+        text = f"{int(counts[row, column])}"
+        size = min(7, cell, 1.5 * cell / len(text))
+        colour = "white" if shares[row, column] > 0.35 else INK
+        if size > 4:
+            axes.text(column, row, text, fontsize=size, color=colour, ha="center", va="center_baseline")
+    ticks = range(0, len(counts), math.ceil(len(counts) / 20))
+    labels = [short(names[tick], 10) for tick in ticks]
+    level = len(ticks) * (1 + max(map(len, labels))) <= 36
+    axes.set_xticks(ticks, labels, rotation=0 if level else 90)
+    axes.set_yticks(ticks, labels)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+
+
+@picture(height=3.2)
+def captioned(figure: "Figure", pictures: Tensor, captions: Sequence[str]) -> None:
+    """Images in rows of three, each with its caption below.
+
+    Args:
+        figure: Where to draw.
+        pictures: uint8, or floating and then stretched each from its own smallest to its own largest value;
+            N x channels x height x width, shown in colour when there are 3 channels, else as their mean.
+        captions: One per image.
+    """
+    axes = figure.subplots()
+    for place, (pixels, caption) in enumerate(zip(pictures, captions, strict=True)):
+        row, column = divmod(place, COLUMNS)
+        height, width = (0.47 * side / max(pixels.shape[1:]) for side in pixels.shape[1:])
+        extent = (column - width, column + width, -1.25 * row - height, -1.25 * row + height)
+        axes.imshow(_visible(pixels), "gray", vmin=0, vmax=1, extent=extent)
+        text = textwrap.fill(short(caption, 99), 16, max_lines=2, placeholder="…")
+        axes.text(column, -1.25 * row - 0.49, text, fontsize=6.5, linespacing=1, ha="center", va="top")
+    axes.set(xlim=(-0.5, COLUMNS - 0.5), ylim=(-1.25 * math.ceil(len(pictures) / COLUMNS) + 0.5, 0.5))
+    axes.axis("off")
+
+
+def _visible(pixels: Tensor) -> np.ndarray:
+    """An image as matplotlib reads it: height x width of grey, or height x width x 3, from 0 to 1."""
+    values = pixels.detach().cpu().float().nan_to_num()
+    low, high = (values.min(), values.max()) if pixels.is_floating_point() else (torch.zeros(()), torch.full((), 255.0))
+    values = (values - low) / (high - low).clamp(min=1e-12)
+    return (values.permute(1, 2, 0) if len(values) == 3 else values.mean(0)).numpy()
+
+
+@picture(height=3.2)
+def forecasts(figure: "Figure", history: Tensor, truth: Tensor, predicted: Tensor, captions: Sequence[str]) -> None:
+    """Up to three forecasts and what came, one panel each, after the end of the history.
+
+    Args:
+        figure: Where to draw.
+        history: What was known, N x steps; the last steps are shown, four times the horizon but at least 32.
+        truth: What came, N x horizon.
+        predicted: What was forecast, N x horizon.
+        captions: One per example; one that repeats that of the panel above is left out.
+    """
+    count, horizon = min(PANELS, len(truth)), truth.shape[1]
+    before, came, said = (part[:count].detach().double().cpu().numpy() for part in (history, truth, predicted))
+    before = before[:, -max(32, 4 * horizon) :]
+    past, known = np.arange(1 - before.shape[1], 1), before[:, -1:]
+    ahead = np.arange(1 - known.shape[1], horizon + 1)
+    lines = [
+        (past, before, "history", GREY),
+        (ahead, np.concatenate([known, came], 1), "truth", INK),
+        (ahead, np.concatenate([known, said], 1), "forecast", COLOURS[1]),
+    ]
+    panels = figure.subplots(max(1, count), sharex=True, squeeze=False)[:, 0]
+    for example, axes in enumerate(panels[:count]):
+        axes.axvline(0, color=FAINT, linewidth=0.8)
+        for steps, values, name, colour in lines:
+            axes.plot(steps, values[example], color=colour, linewidth=1.2, label=name)
+        axes.locator_params("y", nbins=4)
+        if example == 0 or captions[example] != captions[example - 1]:
+            axes.set_title(short(captions[example], 38))
+    panels[-1].set_xlabel("steps ahead")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
+
+
+@picture(height=3.1)
+def scatter(figure: "Figure", points: Tensor, classes: Tensor | None, names: Sequence[str], title: str) -> None:
+    """Points in a plane, coloured by class; one unit is as long on both axes.
+
+    The farthest half per cent on each side may lie outside; the title says how many do. Of more than ten classes nine
+    have a colour of their own.
+
+    Args:
+        figure: Where to draw.
         points: N x 2.
         classes: Which of ``names`` each is of, N; None for one colour and no names.
         names: One per class.
         title: Written above.
     """
     points = points.detach().double().cpu()
-    kinds = torch.zeros(len(points), dtype=torch.long) if classes is None else classes.detach().long().cpu()
-    legend = [] if classes is None else list(names)
-    area = _Area(SQUARE, *_square(points), legend)
-    inside = area.holds(points)
-    spots, kinds = [area.pixel(x, y) for x, y in points[inside].tolist()], kinds[inside]
-    radius = LARGE if len(points) <= MANY else TINY
-    dots = [(spot, _colour(kind), radius) for spot, kind in zip(spots, kinds.tolist(), strict=True)]
-    outside = f" ({len(points) - len(spots):,} outside)" if len(spots) < len(points) else ""
-    sheet = area.sheet(title + outside, dots=dots)
-    for kind, (x, y) in _medians(torch.tensor(spots), kinds, len(legend)).items():
-        _haloed(sheet, x, y, fit(legend[kind], 90))
-    return sheet.tensor()
+    labels = list(names) if classes is not None and len(names) else [""]
+    kinds = torch.zeros(len(points)) if classes is None else classes.detach().cpu().clamp(max=len(COLOURS) - 1)
+    if len(labels) > len(COLOURS):
+        labels[len(COLOURS) - 1 :] = [f"{len(labels) - len(COLOURS) + 1} more"]
+    low, high = _square(points)
+    inside = ((points >= low) & (points <= high)).all(1)
+    outside = len(points) - int(inside.sum())
+    figure.set_layout_engine("none")  # the axes of all frames of a film are in the same place
+    axes = figure.add_axes((0.15, 0.21, 0.82, 0.714), aspect="equal")
+    axes.set_title(short(title, 38) + (f" ({outside:,} outside)" if outside else ""))
+    axes.set(xlim=(float(low[0]), float(high[0])), ylim=(float(low[1]), float(high[1])))
+    axes.locator_params(nbins=5)
+    size = 2.4 if len(points) <= MANY else 1.4
+    for kind, (name, colour) in enumerate(zip(labels, COLOURS, strict=False)):
+        x, y = points[inside & (kinds == kind)].T.numpy()
+        label = short(name, 28 // min(4, len(labels)))
+        axes.plot(x, y, "o", color=colour, markersize=size, markeredgewidth=0, alpha=0.85, label=label)
+    if any(labels):
+        figure.legend(loc="lower center", ncols=4, markerscale=3.6 / size, fontsize=6.5)
 
 
-def histograms(values: Mapping[str, Tensor], title: str) -> Tensor:
+@picture(height=1.9)
+def histograms(figure: "Figure", values: Mapping[str, Tensor], title: str) -> None:
     """How sets of numbers are spread: the share of each set's numbers in each of 40 bins, and their means.
 
     The farthest half per cent on each side may lie outside.
 
     Args:
+        figure: Where to draw.
         values: Name -> numbers, of any shape.
         title: Written above.
     """
     sets = {name: numbers.detach().double().cpu().flatten() for name, numbers in values.items()}
     sets = {name: numbers[numbers.isfinite()] for name, numbers in sets.items()}
     low, high = _span(torch.cat(list(sets.values())))
-    shares = [torch.histc(numbers, BINS, low, high) / max(1, len(numbers)) for numbers in sets.values()]
-    top = 1.05 * max(float(torch.stack(shares).max()), 0.01)
-    legend = [f"{name}, mean {float(numbers.mean()):.3g}" if len(numbers) else name for name, numbers in sets.items()]
-    area = _Area(FLAT, (low, high), (0.0, top), legend, percent=True)
-    edges = torch.linspace(low, high, BINS + 1).tolist()
-    outlines = [_outline(area, edges, heights.tolist(), _colour(kind)) for kind, heights in enumerate(shares)]
-    return area.sheet(title, outlines).tensor()
+    axes = figure.subplots()
+    axes.set_title(short(title, 38))
+    for (name, numbers), colour in zip(sets.items(), COLOURS, strict=False):
+        shares = torch.histc(numbers, BINS, low, high) / max(1, len(numbers))
+        label = f"{short(name, 12)}, mean {float(numbers.mean()):.3g}" if len(numbers) else short(name, 12)
+        axes.stairs(shares.numpy(), np.linspace(low, high, BINS + 1), fill=True, alpha=0.6, color=colour, label=label)
+    axes.yaxis.set_major_formatter("{x:.0%}")
+    axes.locator_params(nbins=5)
+    figure.legend(loc="outside lower center", ncols=2)
 
 
-def samples(pictures: Tensor, columns: int = 8, tile: int = TILE) -> Tensor:
-    """Pictures side by side, black where they are 0 and white where they are 1; each pixel stays one square.
-
-    Args:
-        pictures: N x channels x height x width; shown in colour when there are 3 channels, else as their mean.
-        columns: Pictures in one row.
-        tile: The side that small pictures are enlarged to, about.
-    """
-    count, channels, height, width = pictures.shape
-    pictures = pictures.detach().float().cpu().nan_to_num().clamp(0, 1)
-    pictures = (pictures if channels == 3 else pictures.mean(1, keepdim=True).expand(-1, 3, -1, -1)).mul(255).round()
-    times = max(1, round(tile / max(height, width)))
-    pictures = pictures.byte().repeat_interleave(times, 2).repeat_interleave(times, 3)
-    columns = min(columns, count)
-    rows = math.ceil(count / columns)
-    down, right = height * times + GAP, width * times + GAP
-    grid = torch.full((3, rows * down + GAP, columns * right + GAP), 255, dtype=torch.uint8)
-    for index, picture in enumerate(pictures):
-        y, x = GAP + index // columns * down, GAP + index % columns * right
-        grid[:, y : y + height * times, x : x + width * times] = picture
-    return grid
-
-
-class _Area:
-    """Where a chart's numbers lie on its sheet.
-
-    Args:
-        size: Width and height in pixels.
-        across: Lowest and highest number from left to right.
-        upwards: From below to above.
-        legend: Names, each with the colour of its number; none if empty.
-        percent: Numbers upwards are shares.
-    """
-
-    def __init__(
-        self,
-        size: tuple[int, int],
-        across: tuple[float, float],
-        upwards: tuple[float, float],
-        legend: Sequence[str],
-        percent: bool = False,
-    ) -> None:
-        self.width, self.height = size
-        self.across, self.upwards = across, upwards
-        more = [f"and {len(legend) - MOST} more"] if len(legend) > MOST else []
-        self.legend, self.more, self.percent = [fit(name, NAMES) for name in legend[:MOST]], more, percent
-
-    def pixel(self, x: float, y: float) -> Point:
-        """Where a point lies, in pixels from the sheet's upper left corner."""
-        (left, right), (low, high) = self.across, self.upwards
-        return (
-            LEFT + self.width * (x - left) / (right - left),
-            ABOVE + self.height * (high - y) / (high - low),
-        )
-
-    def holds(self, points: Tensor) -> Tensor:
-        """Which points lie within it; those that are no numbers do not."""
-        low, high = torch.tensor([self.across, self.upwards], dtype=torch.double).T
-        return ((points >= low) & (points <= high)).all(1)
-
-    def sheet(self, title: str, strokes: Sequence[Stroke] = (), dots: Sequence[Dot] = ()) -> Sheet:
-        """The chart with its axes, title and legend."""
-        beside = LEFT + self.width + 22
-        marks: list[Dot] = [((beside, ABOVE + 8 + LINE * n), _colour(n), 5) for n in range(len(self.legend))]
-        names = [*self.legend, *self.more]
-        room = 16 + max(map(width_of, names)) if names else 0
-        width, height = beside + room + PAD, ABOVE + max(self.height, LINE * len(names)) + BELOW
-        sheet = Sheet(width, height, [*self._axes(), *strokes], [*dots, *marks])
-        sheet.write(LEFT, PAD + 6, fit(title, width - LEFT - PAD))
-        for number, name in enumerate(names):
-            sheet.write(beside + 12, ABOVE + 8 + LINE * number, name)
-        self._write(sheet)
-        return sheet
-
-    def _axes(self) -> list[Stroke]:
-        (left, right), (low, high) = self.across, self.upwards
-        lines = [[self.pixel(tick, low), self.pixel(tick, high)] for tick in ticks(left, right, 7)]
-        lines += [[self.pixel(left, tick), self.pixel(right, tick)] for tick in ticks(low, high, 5)]
-        corner = [self.pixel(left, high), self.pixel(left, low), self.pixel(right, low)]
-        return [*((line, FAINT, 1) for line in lines), (corner, GREY, 1)]
-
-    def _write(self, sheet: Sheet) -> None:
-        across, upwards = ticks(*self.across, 7), ticks(*self.upwards, 5)
-        for tick, label in zip(across, tick_labels(across), strict=True):
-            x, y = self.pixel(tick, self.upwards[0])
-            sheet.write(round(x), round(y) + 6, label, "ma", SMALL, DIM)
-        labels = [f"{100 * tick:.0f} %" for tick in upwards] if self.percent else tick_labels(upwards)
-        for tick, label in zip(upwards, labels, strict=True):
-            x, y = self.pixel(self.across[0], tick)
-            sheet.write(round(x) - 6, round(y), label, "rm", SMALL, DIM)
-
-
-def _square(points: Tensor) -> tuple[tuple[float, float], tuple[float, float]]:
-    """The least square around nearly all points: its two sides."""
-    sides = [_span(points[:, axis]) for axis in (0, 1)]
-    half = max(high - low for low, high in sides) / 2
-    (x, y) = ((low + high) / 2 for low, high in sides)
-    return (x - half, x + half), (y - half, y + half)
+def _square(points: Tensor) -> tuple[Tensor, Tensor]:
+    """The lower left and the upper right corner of the least square around nearly all points."""
+    spans = torch.tensor([_span(points[:, axis]) for axis in (0, 1)], dtype=torch.double)
+    middle, half = spans.mean(1), (spans[:, 1] - spans[:, 0]).max() / 2
+    return middle - half, middle + half
 
 
 def _span(numbers: Tensor) -> tuple[float, float]:
@@ -192,30 +195,3 @@ def _span(numbers: Tensor) -> tuple[float, float]:
     low, high = float(finite[beyond]), float(finite[-1 - beyond])
     room = 0.06 * (high - low) or 0.5 * abs(high) or 0.5
     return low - room, high + room
-
-
-def _outline(area: _Area, edges: list[float], heights: list[float], colour: Colour) -> Stroke:
-    """The steps of a histogram."""
-    corners = [(edge, height) for index, height in enumerate(heights) for edge in edges[index : index + 2]]
-    return [area.pixel(x, y) for x, y in [(edges[0], 0.0), *corners, (edges[-1], 0.0)]], colour, 2
-
-
-def _medians(spots: Tensor, kinds: Tensor, count: int) -> dict[int, tuple[int, int]]:
-    """Class -> the median of its points, for classes whose median lies by itself."""
-    here = [kind for kind in range(count) if bool((kinds == kind).any())]
-    middles = torch.stack([spots[kinds == kind].median(0).values for kind in here]) if here else torch.empty(0, 2)
-    near = torch.cdist(middles, middles).fill_diagonal_(math.inf)
-    alone = [number for number in range(len(here)) if float(near[number].min()) >= APART]
-    return {here[number]: (round(float(x)), round(float(y))) for number in alone for x, y in [middles[number]]}
-
-
-def _haloed(sheet: Sheet, x: int, y: int, text: str) -> None:
-    """Text that can be read on points of any colour."""
-    for right in (-1, 0, 1):
-        for down in (-1, 0, 1):
-            sheet.write(x + right, y + down, text, "mm", colour=WHITE)
-    sheet.write(x, y, text, "mm")
-
-
-def _colour(kind: int) -> Colour:
-    return COLOURS[kind % len(COLOURS)]

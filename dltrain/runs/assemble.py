@@ -14,7 +14,8 @@ from dltrain.config.compose import Job
 from dltrain.config.plain import fill_facts
 from dltrain.data.spec import Data, Spec
 from dltrain.errors import ConfigError, format_error
-from dltrain.optim.optimizer import Optimizer, Regularization
+from dltrain.optim.optimizer import Optimizer
+from dltrain.optim.regularization import Regularization
 from dltrain.runs import compatibility
 from dltrain.runs.compatibility import Facts
 from dltrain.tasks.base import Task, Turn
@@ -69,7 +70,7 @@ class Components:
             schedule,
             steps,
             Regularization(**regularization),
-            self.device.scaler(),
+            self.device.make_scaler(),
             partial=any(p.requires_grad and id(p) not in owned for p in self.model.parameters()),
             skip=self.trainer.on_non_finite == "skip",
         )
@@ -83,7 +84,7 @@ def build_components(job: Job) -> Components:
     """
     config, errors = job.resolved, list[str]()
     with collect_errors(errors):
-        devices.find(config["device"]["name"])
+        devices.resolve_device(config["device"]["name"])
     with collect_errors(errors):
         trainer = build_trainer_config(config)
     with collect_errors(errors):
@@ -97,8 +98,8 @@ def build_components(job: Job) -> Components:
         raise ConfigError(*errors)
     task, facts = build_task(job, data.spec)
     model = build_model(job, facts)
-    device = devices.choose(**config["device"], model=model)
-    devices.prepare(device, config["seed"])
+    device = devices.select_device(**config["device"], model=model)
+    devices.configure_process(device, config["seed"])
     model = device.place(model)
     precision_notes = (precision.use_fp32_where_needed(model, device), precision.advise(model, device))
     if device.compile:
@@ -128,10 +129,10 @@ def build_trainer_config(config: dict[str, Any]) -> TrainerConfig:
         log_every=log,
         eval_every=evaluation,
         checkpoint_every=checkpoint,
-        early_stopping=config["regularization"]["early_stopping_patience"],
+        early_stopping_patience=config["regularization"]["early_stopping_patience"],
         max_minutes=trainer["max_minutes"],
         on_non_finite=trainer["on_non_finite"],
-        shrink=trainer["on_oom"] == "shrink",
+        split_on_oom=trainer["on_oom"] == "shrink",
     )
 
 

@@ -12,8 +12,9 @@ from dltrain.data.spec import Data, Spec
 from dltrain.errors import CheckpointError, ConfigError, format_error
 from dltrain.runs import job as stored
 from dltrain.runs.assemble import Components, build_model, build_task
-from dltrain.storage.checkpoint_format import MISFIT, weights_of
-from dltrain.storage.checkpoints import BEST, Checkpoints
+from dltrain.storage.checkpoint_format import STATE_ERRORS, effective_weights
+from dltrain.storage.checkpoints import Checkpoints
+from dltrain.storage.run_files import BEST
 from dltrain.tasks.classification import Classification
 from dltrain.tasks.pixel_range import Scale
 
@@ -95,13 +96,13 @@ def load_features(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> Class
             raise ConfigError(_format_rejection("with the task classification", type(task).__name__.lower(), path))
         check_same_images(data.spec, spec, path)
         model = build_model(job, facts)
-        model.load_state_dict(weights_of(Checkpoints(path).load(BEST)))
+        model.load_state_dict(effective_weights(Checkpoints(path).load(BEST)))
         network = ClassifierFeatures(model, Scale(data.spec.low, data.spec.high), describe_classifier(path, job))
         network(torch.zeros(2, *(spec.shape or ())))
         return network
     except (ConfigError, CheckpointError) as error:
         raise ConfigError(*(p if p.startswith(KEY) else f"{KEY}: {path}: {p}" for p in error.problems)) from error
-    except MISFIT as error:  # the weights do not fit, or the model is not such a classifier
+    except STATE_ERRORS as error:  # the weights do not fit, or the model is not such a classifier
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConfigError(_format_rejection("whose model ends in a linear layer", reason, path)) from error
 

@@ -1,4 +1,4 @@
-"""Everything that a run is made of, its data read and rehearsed, before anything is trained."""
+"""Build a run, load its data, and try one batch before anything is trained."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,8 @@ from dltrain.data.worker_pool import TIMEOUT_S
 from dltrain.errors import ConfigError, format_error
 from dltrain.runs import classifier_features, provenance
 from dltrain.runs.assemble import Components, build_components
-from dltrain.storage.checkpoints import unreadable
+from dltrain.storage.checkpoint_format import load_error
+from dltrain.training import precision
 from dltrain.training.device import DTYPES, Device
 
 FAILURES = (RuntimeError, ValueError, IndexError, KeyError, TypeError)  # of shapes, types or kernels
@@ -26,28 +27,28 @@ FAILURES = (RuntimeError, ValueError, IndexError, KeyError, TypeError)  # of sha
 
 @contextlib.contextmanager
 def prepare_run(
-    job: Job, notes: Sequence[str] = (), begun: Path | None = None
+    job: Job, notes: Sequence[str] = (), resumed: Path | None = None
 ) -> Iterator[tuple[Components, dict[str, Batches]]]:
-    """Everything that a run is made of, rehearsed; worker processes end with it.
+    """Yield a run's components and batches after a dry run; data loading workers end with the context.
 
     Args:
-        job: What to build.
-        notes: What there is to say besides.
-        begun: The folder of a run that goes on, or None.
+        job: The run's configuration and command.
+        notes: Further messages for the start of the run.
+        resumed: The folder of a run that is resumed, or None.
 
     Raises:
-        ConfigError: When something makes no sense, or the data are not those that the run began with.
+        ConfigError: When the configuration is invalid, or a resumed run had other data.
     """
     components = build_components(job)
     classifier_features.attach_features(components, job.allow)
     components.notes = (*components.notes, *notes)
     splits = components.data.load()
     components.fingerprint = fingerprint(splits)
-    if begun is not None:
+    if resumed is not None:
         skipping = components.config["data"].get("on_bad_sample") == "skip"
-        provenance.check_same_data(begun, components.fingerprint, skipping)
+        provenance.check_same_data(resumed, components.fingerprint, skipping)
     batches = build_batches(components, splits)
-    del splits  # rows that now lie on another device need not stay here
+    del splits  # the batches may have copied them to another device
     try:
         dry_run(components, batches, job)
         yield components, batches
@@ -57,7 +58,7 @@ def prepare_run(
 
 
 def build_batches(components: Components, splits: Splits) -> dict[str, Batches]:
-    """The splits in batches on the device; evaluation takes larger batches, it keeps no gradients."""
+    """Return split -> batches on the device; evaluation keeps no gradients, so its batches are twice as large."""
     data = components.data
     found = {
         "train": source_batches(components, splits.train, data.batch_size, training=True),
@@ -71,20 +72,20 @@ def build_batches(components: Components, splits: Splits) -> dict[str, Batches]:
 
 
 def check_checkpointable(components: Components) -> None:
-    """A class of the user's own may keep something that no checkpoint gives back: say so before anything is trained.
+    """Refuse a model or task of the user's own whose state a checkpoint cannot hold.
 
     Raises:
-        ConfigError: Naming it.
+        ConfigError: Naming the entry of its state_dict.
     """
     for group, state in (("model", components.model.state_dict()), ("task", components.task.state_dict())):
         for name, value in state.items():
-            if not isinstance(value, torch.Tensor) and (reason := unreadable(value)):
+            if not isinstance(value, torch.Tensor) and (reason := load_error(value)):
                 kept = f"{group} (its state_dict, {name})"
                 raise ConfigError(format_error(kept, "tensors and plain Python", type(value).__name__, f"{reason}."))
 
 
 def source_batches(components: Components, source: Source, batch_size: int, training: bool = False) -> Batches:
-    """One split in batches on the device."""
+    """Return the batches of one source on the device."""
     data = components.data
     return Batches(
         source,
@@ -100,12 +101,12 @@ def source_batches(components: Components, source: Source, batch_size: int, trai
 
 
 def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> None:
-    """Two training examples and two to evaluate, without a step, so that what does not fit is said at once.
+    """Compute the losses of two training examples and the metrics of two test examples, without an optimizer step.
 
-    Random numbers and running statistics are as before afterwards.
+    The random state and the buffers of the model are restored afterwards.
 
     Raises:
-        ConfigError: Naming model, task, data and the shapes that do not fit, or what the optimizer refuses.
+        ConfigError: When model, task and data do not fit, with the shapes, or when the optimizer refuses its arguments.
     """
     check_batch_norm(components, batches["train"])
     check_checkpointable(components)
@@ -132,7 +133,7 @@ def compute_losses(components: Components, batch: Batch, held: Batch, device: De
             for turn in stage.turns:
                 components.build_optimizer(turn, steps=1)
                 total = turn.loss(unknown, 0.0).total
-                if device.precision in DTYPES and not device.compile and total.requires_grad:
+                if precision.may_lack_kernels(device) and not device.compile and total.requires_grad:
                     torch.autograd.grad(total, [p for p in turn.parameters if p.requires_grad], allow_unused=True)
         model.eval()
         with torch.no_grad():
@@ -149,9 +150,7 @@ def explain(components: Components, job: Job, batch: Batch, held: Batch, error: 
         components.model.train()
         with contextlib.suppress(*FAILURES):
             compute_losses(components, batch, held, dataclasses.replace(device, precision="fp32"))
-            lacking = (
-                f"{failing_module(error)} cannot be computed in {device.precision} on this {device.device.type.upper()}"
-            )
+            lacking = f"this {device.device.type.upper()} cannot compute {failing_module(error)} in {device.precision}"
             return ConfigError(f"device.precision: not supported because {lacking}. Use device.precision=fp32. {first}")
     shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
     chosen = " ".join(f"{group}={job.choices[group]}" for group in ("model", "task", "data"))
@@ -165,12 +164,12 @@ def failing_module(error: Exception) -> str:
 
 
 def check_batch_norm(components: Components, batches: Batches) -> None:
-    """Batch normalisation has no statistics of one example, which the last batch of an epoch may be.
+    """Refuse a last batch of one example, for which batch normalization has no statistics.
 
     Raises:
         ConfigError: Naming the batch size.
     """
     alone = batches.examples % batches.batch_size == 1 or batches.batch_size == 1
     if alone and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in components.model.modules()):
-        expected = f"a size that leaves no batch of one of {batches.examples} examples to the batch norm"
+        expected = f"a size that leaves no batch of one example (of {batches.examples}), for batch normalization"
         raise ConfigError(format_error("data.batch_size", expected, batches.batch_size))

@@ -14,7 +14,7 @@ from torch import Tensor
 from dltrain.data.spec import Spec
 from dltrain.errors import ConfigError, format_error
 from dltrain.loggers import film
-from dltrain.plots import charts
+from dltrain.plots import charts, grids
 
 COLUMNS = 8  # of a grid, unless it would be more than twice as high as wide
 GIF_SIDE = 224  # the side that the pictures of a GIF are enlarged to, about
@@ -67,11 +67,11 @@ def _grid(made: Generated) -> bytes:
     """Pictures side by side; what was made of given ones below them."""
     count = len(made.examples)
     if made.given is None:
-        return film.png(charts.samples(made.examples, COLUMNS if made.ways else max(COLUMNS, math.isqrt(count // 2))))
+        return film.png(grids.images(made.examples, COLUMNS if made.ways else max(COLUMNS, math.isqrt(count // 2))))
     columns = min(COLUMNS, count)
     rows = zip(made.given.split(columns), made.examples.split(columns), strict=True)
     wide = [_pad_row(row, columns) for pair in rows for row in pair]
-    return film.png(charts.samples(torch.cat(wide), columns))
+    return film.png(grids.images(torch.cat(wide), columns))
 
 
 def _pad_row(row: Tensor, columns: int) -> Tensor:
@@ -82,7 +82,7 @@ def _pad_row(row: Tensor, columns: int) -> Tensor:
 def _gif(made: Generated) -> bytes:
     """One picture after the other; what was made of given ones beside them."""
     each = made.examples[:, None] if made.given is None else torch.stack([made.given, made.examples], 1)
-    return film.gif([film.image(charts.samples(pictures, tile=GIF_SIDE)) for pictures in each], FRAME_MS, LAST_FRAME_MS)
+    return film.gif([film.image(grids.images(pictures, tile=GIF_SIDE)) for pictures in each], FRAME_MS, LAST_FRAME_MS)
 
 
 def _scatter(made: Generated) -> bytes:

@@ -1,4 +1,4 @@
-"""What a run says when it ends before its time: what went wrong, and what a user may do now."""
+"""Messages of runs that end early: what went wrong, and how to continue."""
 
 import shlex
 import shutil
@@ -10,34 +10,34 @@ from dltrain.training.device import peak_memory_mb
 
 
 def next_steps(state: str, run: Path, checkpoints: Checkpoints) -> list[str]:
-    """Where the run lies, where it stands, and the command that goes on."""
-    lines, place = [f"The run lies in {run}"], shlex.quote(str(run))
-    if steps := [entry["step"] for entry in checkpoints.manifest().values()]:
-        lines.append(f"Its last checkpoint is that of step {max(steps)}.")
-    ways = {
-        "diverged": f"A new run with a lower rate: dltrain rerun {place} optimizer.lr=...",
-        "out_of_memory": f"Go on with: dltrain resume {place} trainer.on_oom=shrink",
+    """Return where the run is, its last checkpoint, and the command that continues it."""
+    lines, folder = [f"Run folder: {run}"], shlex.quote(str(run))
+    if steps := [entry["step"] for entry in checkpoints.read_manifest().values()]:
+        lines.append(f"Last checkpoint: step {max(steps)}")
+    commands = {
+        "diverged": f"Start again with a lower learning rate: dltrain rerun {folder} optimizer.lr=...",
+        "out_of_memory": f"Resume with: dltrain resume {folder} trainer.on_oom=shrink",
     }
-    return [*lines, ways.get(state, f"Go on with: dltrain resume {place}")]
+    return [*lines, commands.get(state, f"Resume with: dltrain resume {folder}")]
 
 
 def describe_out_of_memory(error: BaseException, components: Components) -> str:
-    """How much memory was asked for, and what asks for less."""
+    """Return the error, the memory in use, and the settings that need less."""
     trainer, size = components.config["trainer"], components.data.batch_size
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     half = f"data.batch_size={max(1, size // 2)} trainer.accumulate={2 * trainer['accumulate']}"
     return (
-        f"{first}. Batches of {size}, at most {peak_memory_mb(components.device.device):,.0f} MB in use. "
-        f"Try {half} (a step stays the same), trainer.on_oom=shrink (dltrain does that itself), "
+        f"{first}. Batch size {size}, peak memory {peak_memory_mb(components.device.device):,.0f} MB. "
+        f"Try {half} (the same optimizer steps), trainer.on_oom=shrink (splits batches automatically), "
         "device.precision=bf16, or a smaller model"
     )
 
 
 def describe_write_error(error: OSError, run: Path, checkpoints: Checkpoints) -> str:
-    """What could not be written, and what the disk says."""
+    """Return what could not be written, the free space, and the size of a checkpoint."""
     if not run.is_dir():
-        return f"the run's folder is gone: {run}"
+        return f"the run folder was removed: {run}"
     free = shutil.disk_usage(run).free / 1e6
-    sizes = [entry["bytes"] for entry in checkpoints.manifest().values() if "bytes" in entry]
+    sizes = [entry["bytes"] for entry in checkpoints.read_manifest().values() if "bytes" in entry]
     needed = f", a checkpoint takes {max(sizes) / 1e6:,.1f} MB" if sizes else ""
     return f"could not write: {error.strerror or error}: {error.filename or run}; {free:,.0f} MB are free there{needed}"

@@ -1,4 +1,4 @@
-"""What a run's folder tells in a few small files; neither torch nor a checkpoint is touched."""
+"""Facts about a run for tables of runs, from its small files; without torch, and without reading checkpoints."""
 
 import os
 import shlex
@@ -10,26 +10,27 @@ from typing import Any
 
 from dltrain.runs import provenance
 from dltrain.storage import run_dir
-from dltrain.storage.safe_read import content, is_number, mapping, named, text
+from dltrain.storage.safe_read import get_mapping, is_number, parse_mapping, read_mapping, read_text
 
-MAIN_GROUPS = ("model", "data", "task")  # choices that have a column of their own
-TAIL_BYTES = 4096  # more than a line of metrics.jsonl has
+MAIN_GROUPS = ("model", "data", "task")  # groups that have a column
+TAIL_BYTES = 4096  # more than one line of metrics.jsonl
 MANIFEST = "checkpoints/manifest.json"
-LOST = "lost"  # it says that it is running, and no process is at work in it
+LOST = "lost"  # its status is running, but no process holds its lock
 
 RunInfo = dict[str, Any]
 
 
 def run_info(path: Path) -> RunInfo:
-    """What is known of one run; None where its folder does not say.
+    """Return what is known of one run; None for what its folder does not say.
 
-    Keys: folder, model, data, task, metric and value (by which the run is judged, as TensorBoard names it), better
-    (``min`` or ``max``), state, error, step, age (seconds since it was last written to), updated (the same as a time),
-    time (seconds that it took), choices, typed.
+    Keys: folder, model, data, task, metric and value (the run's main metric, as TensorBoard names it), better (``min``
+    or ``max``), state, error, step, age (seconds since the run last wrote), updated (the same as a time), time (seconds
+    taken), choices, typed.
     """
-    status, result, began = run_dir.status_of(path), content(path / "result.json"), provenance.load_environment(path)
-    entries = [entry for entry in content(path / MANIFEST).values() if isinstance(entry, dict)]
-    state, choices = run_state(path, status), named(began, "choices")
+    status, result = run_dir.read_status(path), read_mapping(path / "result.json")
+    began = provenance.load_environment(path)
+    entries = [entry for entry in read_mapping(path / MANIFEST).values() if isinstance(entry, dict)]
+    state, choices = run_state(path, status), get_mapping(began, "choices")
     updated = last_active(path)
     took = elapsed_seconds(status, entries, time.time() if state == "running" else updated)
     steps = [status.get("step"), *(entry.get("step") for entry in entries)]
@@ -37,12 +38,12 @@ def run_info(path: Path) -> RunInfo:
     return {
         "folder": str(path),
         **{group: choices.get(group) for group in MAIN_GROUPS},
-        **headline_metric(result, entries, named(began, "metric")),
+        **headline_metric(result, entries, get_mapping(began, "metric")),
         "state": state,
         "error": status.get("error"),
         "step": largest_number(steps),
         "age": max(0.0, time.time() - updated),
-        "updated": run_dir.stamp(updated),
+        "updated": run_dir.iso_time(updated),
         "time": largest_number([result.get("seconds")]) or took,
         "choices": choices,
         "typed": typed_overrides(path),
@@ -50,18 +51,18 @@ def run_info(path: Path) -> RunInfo:
 
 
 def run_state(path: Path, status: dict[str, Any]) -> str | None:
-    """How a run stands; a process that was killed could not say so itself."""
+    """Return the state of a run, which a killed process could not record itself."""
     state = status.get("state")
     return LOST if state == "running" and not run_dir.is_locked(path) else state
 
 
 def last_active(path: Path) -> float:
-    """When a run was last at work, in seconds since 1970: a process that was killed could write no status."""
+    """Return when a run last wrote, in seconds since 1970; a killed process wrote no last status."""
     return max(modification_time(path / name) for name in ("status.json", "metrics.jsonl", MANIFEST))
 
 
 def modification_time(path: Path) -> float:
-    """When a file was written, in seconds since 1970; 0 where it is not there."""
+    """Return when a file was written, in seconds since 1970, or 0 if there is none."""
     try:
         return path.stat().st_mtime
     except OSError:
@@ -69,14 +70,14 @@ def modification_time(path: Path) -> float:
 
 
 def largest_number(values: Iterable[Any]) -> Any:
-    """The greatest of those that are finite numbers, or None."""
+    """Return the largest of the finite numbers among `values`, or None."""
     return max(filter(is_number, values), default=None)
 
 
 def headline_metric(result: dict[str, Any], entries: list[dict[str, Any]], known: dict[str, Any]) -> RunInfo:
-    """The figure by which a run is judged: that of the test, before that the best of validation so far."""
+    """Return the main metric of a run: on the test split, or the best on validation before that."""
     name = str(result.get("metric") or known.get("name"))
-    value, split = largest_number([named(result, "test").get(name)]), "test"
+    value, split = largest_number([get_mapping(result, "test").get(name)]), "test"
     if value is None:
         best = [entry.get("metric") for entry in entries if entry.get("best")]
         value, split = largest_number(best[-1:]), "val"
@@ -84,7 +85,7 @@ def headline_metric(result: dict[str, Any], entries: list[dict[str, Any]], known
 
 
 def elapsed_seconds(status: dict[str, Any], entries: list[dict[str, Any]], until: float) -> float | None:
-    """Seconds that a run without a result took: this session's, and those of earlier ones as its checkpoints tell."""
+    """Return the seconds that a run without a result took, earlier sessions included as its checkpoints record."""
     try:
         here = until - datetime.fromisoformat(status["started"]).timestamp()
     except (KeyError, ValueError, TypeError, OverflowError):
@@ -93,23 +94,23 @@ def elapsed_seconds(status: dict[str, Any], entries: list[dict[str, Any]], until
 
 
 def last_step(path: Path) -> Any:
-    """The step of the last whole line of a run's log."""
+    """Return the step of the last complete line of a run's log, or None."""
     if not path.is_file():
         return None
     try:
         with path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
             lines = file.read().split(b"\n")[:-1]
-        return mapping(lines[-1].decode()).get("step") if lines else None
+        return parse_mapping(lines[-1].decode()).get("step") if lines else None
     except (OSError, ValueError):
         return None
 
 
 def typed_overrides(path: Path) -> str | None:
-    """What the run's command said besides the choices that have a column, and besides where it goes."""
+    """Return the overrides of a run's command, without those that have a column, or None."""
     try:
-        words = shlex.split(text(path / "command.txt"))[1:]
+        words = shlex.split(read_text(path / "command.txt"))[1:]
     except (OSError, ValueError):
         return None
-    named = tuple(f"{group}=" for group in MAIN_GROUPS)
-    return " ".join(word for word in words if not word.startswith(named))
+    columns = tuple(f"{group}=" for group in MAIN_GROUPS)
+    return " ".join(word for word in words if not word.startswith(columns))

@@ -22,8 +22,9 @@ from dltrain.runs import provenance
 from dltrain.runs.assemble import Components, build_components
 from dltrain.runs.dry_run import source_batches
 from dltrain.storage import safe_read
-from dltrain.storage.checkpoint_format import MISFIT, weights_of
-from dltrain.storage.checkpoints import BEST, Checkpoints
+from dltrain.storage.checkpoint_format import STATE_ERRORS, effective_weights
+from dltrain.storage.checkpoints import Checkpoints
+from dltrain.storage.run_files import BEST
 from dltrain.tasks.base import Evaluation
 from dltrain.training.evaluation import evaluate
 
@@ -125,10 +126,10 @@ def check_class_names(components: Components, path: Path) -> None:
         ConfigError: With both.
     """
     try:
-        config = yaml.safe_load(safe_read.plain_yaml(path / "config.yaml"))
+        config = yaml.safe_load(safe_read.read_yaml_text(path / "config.yaml"))
     except (OSError, ValueError, YAMLError):
         return  # the folder does not say
-    known, now = (safe_read.named(found, "task").get("class_names") for found in (config, components.config))
+    known, now = (safe_read.get_mapping(found, "task").get("class_names") for found in (config, components.config))
     if known and known != now and redaction.MASK not in str(known):
         raise ConfigError(format_error("data (classes)", " ".join(map(str, known)), " ".join(map(str, now or ()))))
 
@@ -153,7 +154,7 @@ def restore_weights(components: Components, path: Path, name: str) -> int:
             ways = f"dltrain resume {path} goes on with the run, dltrain rerun {path} begins it anew"
             raise CheckpointError(f"{path}: no checkpoint was written yet. {ways}") from None
         other = "best" if name != BEST else "last"
-        there = (saved.path / saved.named(f"{other}.pt")).is_file()
+        there = (saved.path / saved.resolve(f"{other}.pt")).is_file()
         raise CheckpointError(*error.problems, *([f"Another one may do: --checkpoint {other}"] * there)) from None
     load_weights(components, state, path / "checkpoints" / name)
     components.model.eval()
@@ -180,9 +181,9 @@ def load_weights(components: Components, state: dict[str, Any], file: Path) -> N
         CheckpointError: When they do not fit the model.
     """
     try:
-        components.model.load_state_dict(weights_of(state))
+        components.model.load_state_dict(effective_weights(state))
         components.task.load_state_dict(state["task"])
-    except MISFIT as error:
+    except STATE_ERRORS as error:
         wrong = str(error).splitlines()[:2] or [type(error).__name__]
         reason = " ".join(line.strip() for line in wrong)
         raise CheckpointError(f"{file}: refused, it does not fit this model: {reason}") from None

@@ -12,16 +12,16 @@ from dltrain.config.compose import Job
 from dltrain.config.revise import Changes, revise_job
 from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.runs import index
-from dltrain.storage import run_dir, run_files, safe_read
+from dltrain.storage import folder_checks, run_dir, safe_read
 
 JOB = "job.yaml"
 
 
 def dump_job(job: Job) -> str:
     """Return a job as YAML, interpolations as they are written and secrets masked."""
-    typed = [redaction.masked_word(word) for word in job.overrides]
-    content = {"choices": job.choices, "overrides": typed, "config_dirs": redaction.masked(list(job.config_dirs))}
-    return plain.to_yaml({**content, "config": redaction.masked(job.config)})
+    typed = [redaction.mask_override(word) for word in job.overrides]
+    content = {"choices": job.choices, "overrides": typed, "config_dirs": redaction.mask(list(job.config_dirs))}
+    return plain.to_yaml({**content, "config": redaction.mask(job.config)})
 
 
 def open_run(name: str, typed: list[str]) -> tuple[Path, Job, Changes]:
@@ -50,7 +50,7 @@ def load_job(path: Path, allow: Iterable[str] = ()) -> Job:
     """
     file = path / JOB
     try:
-        content = plain.from_yaml(safe_read.plain_yaml(file))
+        content = plain.from_yaml(safe_read.read_yaml_text(file))
         choices, dirs = content["choices"], content["config_dirs"]
         check_types(content["config"], choices, [*content["overrides"], *dirs])
         content = renamed.upgrade(content)
@@ -99,7 +99,7 @@ def find_run(name: str) -> Path:
         ConfigError: Naming the nearest runs, or an entry of the folder that is neither a file nor a folder.
     """
     path = latest_run() if name == "latest" else locate_run(name)
-    run_files.refuse_strange(path)
+    folder_checks.refuse_special(path)
     return path
 
 
@@ -163,7 +163,7 @@ def previous_run(job: Job) -> Path | None:
 
 def is_finished(path: Path) -> bool:
     """Return whether the run in a folder ended by itself, and not because its time was up."""
-    if run_dir.status_of(path).get("state") != "finished":
+    if run_dir.read_status(path).get("state") != "finished":
         return False
-    result = safe_read.content(path / "result.json")
+    result = safe_read.read_mapping(path / "result.json")
     return bool(result) and not result.get("out_of_time")

@@ -33,7 +33,7 @@ def summarize_job(job: Job, shape: tuple[int, ...] | None, outputs: int | None) 
 
 def shape_facts(job: Job, shape: tuple[int, ...], outputs: int) -> tuple[dict[str, Any], Tensor]:
     """Return the facts that follow from a shape, and an example of it."""
-    needed = instantiate.needs(job.resolved["model"], "model", job.allow)
+    needed = instantiate.required_facts(job.resolved["model"], "model", job.allow)
     is_text = "vocabulary" in needed
     if is_text:
         spec = Spec(shape=shape, length=shape[0], vocabulary=outputs, features=outputs)

@@ -1,4 +1,4 @@
-"""Then and now: what has changed since a run began that its figures or bytes may depend on."""
+"""What the results of a run depend on besides its configuration, and how it differs from an earlier run."""
 
 import hashlib
 import os
@@ -22,42 +22,42 @@ COMPARED = ("python", "platform", "packages", "processor", "device", "threads", 
 
 @dataclass(frozen=True)
 class Origin:
-    """A run that is repeated.
+    """The run that a new run repeats.
 
     Args:
         path: Its folder.
-        changed: Key -> its value then and now, where the command changes it.
+        changed: Key that the command overrides -> value then and now.
     """
 
     path: Path
     changed: Mapping[str, tuple[Any, Any]]
 
     def print_differences(self, console: Console, now: Mapping[str, Any]) -> None:
-        """Say what differs from that run; ``now`` is what `dltrain.runs.report.describe_environment` says."""
+        """Print what differs from that run; `now` is the new run's `dltrain.runs.metadata.describe_environment`."""
         found = {**self.changed, **environment_differences(load_environment(self.path), now)}
         if not found:
-            console.say(f"nothing differs from {self.path}: the same bytes are to be expected")
+            console.info(f"nothing differs from {self.path}: the results should be identical")
             return
         console.start(
-            f"what differs from {self.path}, then and now:",
-            {name: f"{shown(then)} -> {shown(this)}" for name, (then, this) in found.items()},
+            f"differences from {self.path}, then and now:",
+            {name: " -> ".join("none" if v is None else str(v) for v in values) for name, values in found.items()},
         )
 
 
 def load_environment(path: Path) -> dict[str, Any]:
-    """What a run's folder says about where the run began; empty where it does not say."""
-    return safe_read.content(path / ENVIRONMENT)
+    """Return the environment in which a run began, or an empty dictionary if its folder does not say."""
+    return safe_read.read_mapping(path / ENVIRONMENT)
 
 
 def environment_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Where two environments differ: name -> both values."""
+    """Return where two environments differ: name -> both values."""
     before, after = dict(flatten_environment(then)), dict(flatten_environment(now))
     names = dict.fromkeys([*after, *before])
     return {n: (before.get(n), after.get(n)) for n in names if before.get(n) != after.get(n)}
 
 
 def flatten_environment(environment: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The things to compare, each by its own name: ``torch``, ``test data``."""
+    """Yield the values to compare, each under its own name: ``torch``, ``test data``."""
     for name in COMPARED:
         value = environment.get(name)
         if name == "commit" and isinstance(value, dict):
@@ -69,10 +69,10 @@ def flatten_environment(environment: Mapping[str, Any]) -> Iterator[tuple[str, A
 
 
 def code_fingerprint(allow: Iterable[str]) -> str:
-    """A fingerprint of dltrain's own source and of a user's modules that are in use.
+    """Return a fingerprint of the source code of dltrain and of the user's modules that are imported.
 
     Args:
-        allow: The prefixes of a user's modules.
+        allow: Prefixes of the user's modules.
     """
     package = Path(__file__).parents[1]
     files = {file.relative_to(package).as_posix(): file for file in package.rglob("*.py")}
@@ -86,7 +86,7 @@ def code_fingerprint(allow: Iterable[str]) -> str:
 
 
 def describe_platform(device: str) -> dict[str, Any]:
-    """What a result depends on besides the configuration: versions, device, commit."""
+    """Return versions, device and commit, on which results depend besides the configuration."""
     packages = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy", "dltrain")
     return {
         "python": platform.python_version(),
@@ -95,13 +95,13 @@ def describe_platform(device: str) -> dict[str, Any]:
         "device": device,
         "cpus": os.cpu_count(),
         "commit": git_commit(),
-        "argv": [redaction.masked_word(word) for word in sys.argv[1:]],
+        "argv": [redaction.mask_override(word) for word in sys.argv[1:]],
         "folder": str(Path.cwd()),
     }
 
 
 def package_version(package: str) -> str | None:
-    """The installed version of a package, or None."""
+    """Return the installed version of a package, or None."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -109,7 +109,7 @@ def package_version(package: str) -> str | None:
 
 
 def git_commit() -> dict[str, Any] | None:
-    """The commit dltrain runs from, and whether files differ from it; None outside a checkout."""
+    """Return the commit of dltrain's checkout and whether files differ from it, or None outside a checkout."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
@@ -123,7 +123,7 @@ def git_commit() -> dict[str, Any] | None:
 
 
 def processor_name() -> str:
-    """The name of the processor: what its vector units can do decides how sums are rounded."""
+    """Return the name of the processor, whose vector instructions decide how sums are rounded."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -133,40 +133,38 @@ def processor_name() -> str:
 
 
 def check_same_data(path: Path, now: Mapping[str, str], skipping: bool) -> None:
-    """Refuse data that are not those a run began with.
+    """Refuse to resume a run with other data.
 
     Args:
         path: The run's folder.
-        now: The fingerprint of each split.
-        skipping: Examples that cannot be read are left out: then a file may have gone bad since.
+        now: Split -> fingerprint.
+        skipping: Unreadable examples are skipped, so file sizes may differ.
 
     Raises:
         ConfigError: Naming the splits.
     """
     then = load_environment(path).get("data", {})
     if others := changed_splits(path, now, skipping):
-        hint = f"data.path= or data.root= says where those are; dltrain rerun {path} begins a new run with these"
+        hint = f"Set data.path= or data.root= to the original data, or start a new run: dltrain rerun {path}"
         if not changed_splits(path, now, skipping=True):
-            hint = f"Files have other sizes. data.on_bad_sample=skip goes on, without what cannot be read; {hint}"
+            hint = f"File sizes differ; data.on_bad_sample=skip resumes without unreadable files. {hint}"
         raise ConfigError(
-            *(format_error(f"data ({s})", f"what the run began with, {then.get(s)}", now.get(s)) for s in others),
-            f"data: a run goes on with the data that it began with. {hint}",
+            *(
+                format_error(f"data ({s})", f"the fingerprint at the start of the run, {then.get(s)}", now.get(s))
+                for s in others
+            ),
+            f"data: a run must resume with the data that it began with. {hint}",
         )
 
 
 def changed_splits(path: Path, now: Mapping[str, str], skipping: bool = False) -> list[str]:
-    """The splits that are not those a run began with; none where its folder does not say."""
+    """Return the splits that differ from those a run began with; none if its folder does not say."""
     then = load_environment(path).get("data")
     if not isinstance(then, dict):
         return []
-    kept = 1 if skipping else 2  # of a fingerprint of files, what stands after the dash is that of their sizes
+    kept = 1 if skipping else 2  # a fingerprint of files has that of their sizes after a dash
     return [
         split
         for split in dict.fromkeys([*now, *then])
         if str(then.get(split)).split("-")[:kept] != str(now.get(split)).split("-")[:kept]
     ]
-
-
-def shown(value: Any) -> str:
-    """A value as people read it."""
-    return "none" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""One session of a run that has its folder: trains, and whatever happens says how it ended."""
+"""One session of a run: trains in the run's folder and records how the training ended."""
 
 import contextlib
 import time
@@ -7,39 +7,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dltrain import redaction
 from dltrain.config.compose import Job
-from dltrain.config.plain import to_yaml
 from dltrain.data.loader import Batches
 from dltrain.errors import CheckpointError, ConfigError, OutputError, WorkerError
-from dltrain.loggers.console import Console, count
-from dltrain.loggers.tracker import EVENTS, METRICS, Tracker
+from dltrain.loggers.console import Console
+from dltrain.loggers.tracker import METRICS, Tracker
 from dltrain.optim.ema import EMA
-from dltrain.plots import draw
-from dltrain.runs import failures, provenance, slurm
-from dltrain.runs import job as stored
+from dltrain.plots import grids
+from dltrain.runs import failures, slurm
 from dltrain.runs.assemble import Components
-from dltrain.runs.dry_run import prepare_run
-from dltrain.runs.report import Report, command_line, describe_environment, finite_or_none
+from dltrain.runs.divergence import trace_divergence
+from dltrain.runs.metadata import save_metadata
+from dltrain.runs.report import Report, finite_or_none
+from dltrain.runs.restore import SavedState, restore_loop, warn_missing_logs
 from dltrain.storage import run_dir
-from dltrain.storage.checkpoint_format import MISFIT
-from dltrain.storage.checkpoints import BEST, Checkpoints
-from dltrain.training import nan_trace
+from dltrain.storage.checkpoints import Checkpoints
 from dltrain.training.device import is_out_of_memory
-from dltrain.training.loop import Diverged, Loop
+from dltrain.training.divergence import Diverged
+from dltrain.training.loop import Loop
 from dltrain.training.meters import Timer
 from dltrain.training.run_logger import RunLogger
-from dltrain.training.signals import SAVE_SIGNAL, SIGNAL_EXIT_CODES, Stop, Stopped
+from dltrain.training.signals import SIGNAL_EXIT_CODES, SAVE_SIGNAL, Stop, Stopped
 
 EXIT_CODES = {"finished": 0, "failed": 1, "diverged": 3, "out_of_memory": 4}
-
-# A checkpoint by its file, and what it holds.
-SavedState = tuple[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended."""
+    """How a run ended.
+
+    Args:
+        state: ``finished``, ``interrupted``, ``failed``, ``diverged`` or ``out_of_memory``.
+        exit_code: That of the command.
+        folder: The run's.
+        result: The content of ``result.json``; empty unless the run finished.
+        error: What went wrong, or the signal that interrupted the run.
+    """
 
     state: str
     exit_code: int
@@ -48,71 +51,75 @@ class Outcome:
     error: str | None = None
 
 
+@dataclass
 class Session:
-    """A run that has its folder: trains, and whatever happens says how it ended.
+    """Training of a run in its folder, from a checkpoint or from the beginning.
 
     Args:
-        job: What to run.
-        components: What it is made of.
-        batches: Split -> its batches.
-        console: Where to say so.
-        home: The run's folder.
-        timer: Measures.
-        stop: Hears signals.
-        alone: The run is not part of a sweep.
-        saved: Where to go on, or None.
-        fresh: Nothing of the run was there before.
+        job: The run's configuration and command.
+        components: Its data, task, model and device.
+        batches: Split -> batches.
+        console: Where messages go.
+        home: The run's folder, locked.
+        timer: Counts from the start of the command.
+        stop: Handles signals.
+        standalone: The run is not part of a sweep.
+        saved: The checkpoint to resume from, or None.
+        is_new: The folder held no run before.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        components: Components,
-        batches: dict[str, Batches],
-        console: Console,
-        home: run_dir.Folder,
-        timer: Timer,
-        stop: Stop,
-        standalone: bool,
-        saved: SavedState | None = None,
-        is_new: bool = True,
-    ) -> None:
-        self.job, self.components, self.batches, self.console, self.home = job, components, batches, console, home
-        self.timer, self.stop, self.saved, self.is_new = timer, stop, saved, is_new
-        self.report = Report(job, components, batches, console, home.path, standalone)
-        trainer = components.config["trainer"]
-        self.checkpoints = Checkpoints(home.path, trainer["keep_last"], trainer["keep_best"], self.sync)
-        self.stop.on_abort, self.stop.requeue = self.leave, trainer["requeue"] and slurm.in_job()
-        self.start_step = saved[1]["loop"]["step"] if saved else 0  # steps that earlier sessions have taken
+    job: Job
+    components: Components
+    batches: dict[str, Batches]
+    console: Console
+    home: run_dir.RunDir
+    timer: Timer
+    stop: Stop
+    standalone: bool
+    saved: SavedState | None = None
+    is_new: bool = True
+
+    def __post_init__(self) -> None:
+        self.report = Report(self.job, self.components, self.batches, self.console, self.home.path, self.standalone)
+        trainer = self.components.config["trainer"]
+        self.checkpoints = Checkpoints(self.home.path, trainer["keep_last"], trainer["keep_best"], self._sync_logs)
+        self.stop.on_abort, self.stop.requeue = self._abort, trainer["requeue"] and slurm.in_job()
+        self.start_step = self.saved.step if self.saved else 0
         self.tracker: Tracker | None = None
         self.loop: Loop | None = None
 
     @property
     def step(self) -> int:
-        """Optimizer steps so far."""
+        """Optimizer steps taken so far, in this session and earlier ones."""
         return self.loop.state.step if self.loop is not None else self.start_step
 
     def run(self) -> Outcome:
-        """Train, evaluate, report; every end leaves a status and an exit code."""
+        """Train, evaluate and report; every ending leaves a status and an exit code.
+
+        Raises:
+            ConfigError: When the run cannot start; nothing is left of a new run.
+            CheckpointError: When it cannot resume.
+            Stopped: When a signal came before anything was worth keeping.
+        """
         result: dict[str, Any] = {}
         try:
-            result, state, error = self.execute(), "finished", None
+            result, state, error = self._train_and_test(), "finished", None
         except (ConfigError, CheckpointError) as reason:
             if self.step == self.start_step:
-                self.discard_session()
+                self._discard()
                 if not self.is_new:
-                    self.home.status("failed", reason.code, self.step, str(reason))
+                    self.home.write_status("failed", reason.code, self.step, str(reason))
                 raise
             state, error = "failed", str(reason)
         except Stopped as reason:
-            if self.is_new and self.loop is None:  # nothing was done, nothing stays
-                self.discard_session()
+            if self.is_new and self.loop is None:
+                self._discard()
                 raise
             state, error = "interrupted", reason.reason
-        except KeyboardInterrupt:  # where no handler could be set: in a thread of a user's own program
+        except KeyboardInterrupt:  # no signal handler can be set in a thread of a user's own program
             state, error = "interrupted", "SIGINT"
         except Diverged as reason:
-            state, error = "diverged", self.trace_divergence(reason)
+            state, error = "diverged", self._trace_divergence(reason)
         except (WorkerError, OutputError) as reason:
             state, error = "failed", str(reason)
         except OSError as reason:
@@ -123,168 +130,36 @@ class Session:
             else:
                 state, error = "failed", f"{type(reason).__name__}: {reason}"
                 self.console.error(traceback.format_exc().splitlines())
-        return self.end(state, result, error)
+        return self._finish(state, result, error)
 
-    def execute(self) -> dict[str, Any]:
-        """All of it, from the files of a new run to its result."""
-        home, saved = self.home, self.saved
-        self.save_metadata()
-        home.status("running", step=self.start_step)
-        self.console.attach(home.path / "train.log")
+    def _train_and_test(self) -> dict[str, Any]:
+        save_metadata(self.home, self.job, self.components, resumed=self.saved is not None)
+        self.home.write_status("running", step=self.start_step)
+        self.console.open_log(self.home.path / "train.log")
         self.checkpoints.open()
-        self.warn_missing_logs()
-        tracker = self.tracker = Tracker(home.path, self.first_step_to_write())
-        loop = self.build_loop(self.components, self.batches, tracker)
-        self.report.print_start(loop.steps)
-        if saved is None:
-            self.report.log_config(tracker)
-        else:
-            self.restore(loop, *saved)
-        self.loop = loop
-        with self.stop.time_limit(self.remaining_minutes()):
-            return self.train_and_test(loop, tracker)
-
-    def warn_missing_logs(self) -> None:
-        """Say which curves of earlier sessions are gone; a checkpoint does not hold them."""
-        lost = [name for name in (METRICS, EVENTS) if not any(self.home.path.glob(f"{name}*"))]
-        if self.start_step and lost:
-            self.console.warn(f"{' and '.join(lost)}: not there, what was logged up to step {self.start_step} is lost")
-
-    def save_metadata(self) -> None:
-        """What the run is, before it starts or goes on: longer than it was first asked to, perhaps."""
-        home, config = self.home, to_yaml(redaction.masked(self.components.config))
-        home.write(stored.JOB, stored.dump_job(self.job))  # first: from here on the run can be resumed
-        home.write("config.yaml", config)
-        home.write("command.txt", command_line(self.job) + "\n")
+        warn_missing_logs(self.home.path, self.start_step, self.console)
+        self.tracker = Tracker(self.home.path, self._first_step_to_log())
+        loop = self._build_loop(self.components, self.batches)
+        self.report.print_start(loop.stages.steps)
         if self.saved is None:
-            home.write_json(provenance.ENVIRONMENT, describe_environment(self.job, self.components))
+            self.report.log_config(self.tracker)
+        else:
+            restore_loop(loop, self.saved, self.checkpoints, self.console)
+        self.loop = loop
+        minutes = self.components.trainer.max_minutes
+        used = (time.perf_counter() - self.timer.started) / 60  # the start of the command counts
+        with self.stop.time_limit(None if minutes is None else max(0.0, minutes - used)):
+            loop.run()
+            return self._test(loop, self.tracker)
 
-    def restore(self, loop: Loop, name: str, state: dict[str, Any]) -> None:
-        """Take up a checkpoint.
-
-        Raises:
-            CheckpointError: When it is not one of such a run; its file is whole, so somebody has made it so.
-        """
-        try:
-            loop.load_state_dict(state, self.checkpoints.manifest().get(name, {}))
-        except MISFIT as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise CheckpointError(f"{name}: refused, this run cannot go on with it. {reason}") from error
-        best = self.checkpoints.path / self.checkpoints.named(BEST)
-        if loop.state.best is not None and (damage := self.checkpoints.damage(best)):
-            self.console.warn(f"{best}: passed over, {damage}; the best is now that of what follows")
-            loop.reset_best()
-        state.clear()  # it is in place: do not hold it twice
-        self.console.say(f"goes on at step {count(loop.state.step)} with {name}")
-
-    def train_and_test(self, loop: Loop, tracker: Tracker) -> dict[str, Any]:
-        """The loop, then the best weights on the test split; writes and shows the result."""
-        loop.run()
-        evaluation = loop.evaluate(self.batches["test"])
-        shown, filters = loop.show(evaluation), draw.first_filters(loop.eval_model)
-        result = self.report.result(loop, self.timer, evaluation)
-        self.stop.finish()  # what follows is quick; a half of it would be written again by a session to come
-        if not tracker.ends_with(loop.state.step, "test"):
-            loop.logger.show(loop.state.step, "test", shown)
-            if filters is not None:
-                tracker.image("filters", filters, loop.state.step)
-            tracker.scalars(loop.state.step, loop.epoch, "test", evaluation.metrics)
-        self.home.write_json("result.json", result)
-        self.report.show(result)
-        return result
-
-    def first_step_to_write(self) -> int | None:
-        """What an interrupted session wrote from this step on is written again; None where there was none."""
+    def _first_step_to_log(self) -> int | None:
+        """Return the step from which on an earlier session's log is overwritten, or None without one."""
         if self.saved is not None:
             return self.start_step + 1
         return 0 if (self.home.path / METRICS).exists() else None
 
-    def remaining_minutes(self) -> float | None:
-        """Minutes until training has to stop, from now; this command's start-up counts."""
-        limit = self.components.trainer.max_minutes
-        return None if limit is None else max(0.0, limit - (time.perf_counter() - self.timer.started) / 60)
-
-    def opened(self) -> Tracker:
-        """The tracker, which is there once anything is trained."""
+    def _build_loop(self, components: Components, batches: dict[str, Batches]) -> Loop:
         assert self.tracker is not None
-        return self.tracker
-
-    def sync(self) -> None:
-        """What a checkpoint goes with must be on the disk before it."""
-        if self.tracker is not None:
-            self.tracker.sync()
-
-    def discard_session(self) -> None:
-        """Leave nothing of a run that never began; what an earlier session left stays."""
-        self.console.detach()
-        self.checkpoints.close()
-        if self.tracker is not None:
-            self.tracker.close()
-        if self.is_new:
-            self.home.discard()
-
-    def leave(self, code: int) -> None:
-        """A second signal came: nothing half-written may stay."""
-        self.checkpoints.abandon()
-        self.home.status("interrupted", code, self.step, "left at once")
-
-    def end(self, state: str, result: dict[str, Any], error: str | None) -> Outcome:
-        """Write down how the run ended, as far as the disk lets us."""
-        self.stop.finish()
-        if (late := self.close(state, result)) and state in ("finished", "interrupted"):
-            state, error = "failed", late
-        code = SIGNAL_EXIT_CODES.get(str(error), 143) if state == "interrupted" else EXIT_CODES[state]
-        with contextlib.suppress(OSError):
-            self.home.status(state, code, self.step, error)
-        if error:
-            self.console.error([f"{state}: {error}", *failures.next_steps(state, self.home.path, self.checkpoints)])
-        if state == "interrupted" and error == SAVE_SIGNAL and self.stop.requeue:
-            self.console.say(slurm.requeue())
-        self.console.detach()
-        return Outcome(state, code, self.home.path, result, error)
-
-    def close(self, state: str, result: dict[str, Any]) -> str | None:
-        """Finish every file of the run; what went wrong with it, or None."""
-        problem = None
-        try:
-            self.checkpoints.wait()
-            if self.tracker is not None:
-                self.tracker.film()
-            if self.tracker is not None and state != "interrupted":
-                final = {f"{k}/test": v for k, v in result.get("test", {}).items() if v is not None}
-                self.tracker.hparams(self.report.choices(), final, succeeded=state == "finished")
-        except OSError as reason:
-            problem = failures.describe_write_error(reason, self.home.path, self.checkpoints)
-        self.checkpoints.close()
-        if self.tracker is not None:
-            with contextlib.suppress(OSError):
-                self.tracker.close()
-        return problem
-
-    def trace_divergence(self, reason: Diverged) -> str:
-        """Where it began to diverge; written to ``nan_report.json``, too."""
-        noticed = self.step
-        try:
-            self.checkpoints.wait()
-            saved = newest_checkpoint(self.home.path)[0]
-            self.console.say(f"{reason}; repeating from step {saved[1]['loop']['step'] if saved else 0} to see where")
-            with prepare_run(self.job) as (components, batches):
-                loop = self.build_loop(components, batches, self.opened())
-                if saved:
-                    loop.load_state_dict(saved[1], {})
-                report = nan_trace.find(loop, noticed)
-        except Exception as error:  # whatever goes wrong here must not hide what went wrong there
-            return f"{reason}. Looking for the step failed: {type(error).__name__}: {error}"
-        except Stopped:
-            return f"{reason}. Looking for the step was interrupted"
-        if report is None:
-            return f"{reason}. Repeated, all steps were finite: this run does not repeat itself"
-        with contextlib.suppress(OSError):
-            self.home.write_json("nan_report.json", finite_or_none(report))
-        return nan_trace.sentence(report)
-
-    def build_loop(self, components: Components, batches: dict[str, Batches], tracker: Tracker) -> Loop:
-        """The loop with everything it turns."""
         decay = components.config["regularization"]["ema_decay"]
         return Loop(
             components.task,
@@ -294,20 +169,85 @@ class Session:
             EMA(components.model, decay) if decay else None,
             components.trainer,
             components.device,
-            RunLogger(tracker, self.console, self.timer, components.device.device),
+            RunLogger(self.tracker, self.console, self.timer, components.device.device),
             self.checkpoints,
             self.stop,
         )
 
+    def _test(self, loop: Loop, tracker: Tracker) -> dict[str, Any]:
+        """Evaluate the best weights on the test split; write, print and return the result."""
+        evaluation = loop.evaluator.evaluate(self.batches["test"])
+        shown, filters = loop.evaluator.show(evaluation), grids.first_filters(loop.evaluator.model)
+        result = self.report.result(loop, self.timer, evaluation)
+        self.stop.finish()  # what follows is quick, and a later session would repeat an interrupted half of it
+        step = loop.state.step
+        if not tracker.ends_with(step, "test"):
+            loop.logger.show(step, "test", shown)
+            if filters is not None:
+                tracker.image("filters", filters, step)
+            tracker.scalars(step, loop.epoch, "test", evaluation.metrics)
+        self.home.write_json("result.json", result)
+        self.report.print_result(result)
+        return result
 
-def newest_checkpoint(path: Path) -> tuple[SavedState | None, list[str]]:
-    """The newest good checkpoint of a run if it has one, and what there is to say about it.
+    def _sync_logs(self) -> None:
+        """Flush the logs to disk before a checkpoint refers to their last step."""
+        if self.tracker is not None:
+            self.tracker.sync()
 
-    Raises:
-        CheckpointError: When there are some and none of them is whole.
-    """
-    if not any(path.glob("checkpoints/step-*.pt")):
-        return None, ["no checkpoint was written yet: it starts from the beginning"]
-    name, state, refused = Checkpoints(path).newest()
-    back = [f"went back to {path / 'checkpoints' / name}"] if refused else []
-    return (name, state), [*refused, *back]
+    def _abort(self, code: int) -> None:
+        """On a second signal, leave no half-written checkpoint."""
+        self.checkpoints.remove_temp()
+        self.home.write_status("interrupted", code, self.step, "aborted by a second signal")
+
+    def _discard(self) -> None:
+        """Remove a run that has not started; files of earlier sessions stay."""
+        self.console.close_log()
+        self.checkpoints.close()
+        if self.tracker is not None:
+            self.tracker.close()
+        if self.is_new:
+            self.home.discard()
+
+    def _finish(self, state: str, result: dict[str, Any], error: str | None) -> Outcome:
+        """Record how the run ended, as far as the disk allows, and tell the user how to continue."""
+        self.stop.finish()
+        if (late := self._close(state, result)) and state in ("finished", "interrupted"):
+            state, error = "failed", late
+        code = SIGNAL_EXIT_CODES.get(str(error), 143) if state == "interrupted" else EXIT_CODES[state]
+        with contextlib.suppress(OSError):
+            self.home.write_status(state, code, self.step, error)
+        if error:
+            self.console.error([f"{state}: {error}", *failures.next_steps(state, self.home.path, self.checkpoints)])
+        if state == "interrupted" and error == SAVE_SIGNAL and self.stop.requeue:
+            self.console.info(slurm.requeue())
+        self.console.close_log()
+        return Outcome(state, code, self.home.path, result, error)
+
+    def _close(self, state: str, result: dict[str, Any]) -> str | None:
+        """Finish every file of the run, and return what could not be written, or None."""
+        error = None
+        try:
+            self.checkpoints.wait()
+            if self.tracker is not None:
+                self.tracker.film()
+            if self.tracker is not None and state != "interrupted":
+                final = {f"{k}/test": v for k, v in result.get("test", {}).items() if v is not None}
+                self.tracker.hparams(self.report.hparams(), final, succeeded=state == "finished")
+        except OSError as reason:
+            error = failures.describe_write_error(reason, self.home.path, self.checkpoints)
+        self.checkpoints.close()
+        if self.tracker is not None:
+            with contextlib.suppress(OSError):
+                self.tracker.close()
+        return error
+
+    def _trace_divergence(self, diverged: Diverged) -> str:
+        """Return the cause of a divergence, and write ``nan_report.json``."""
+        with contextlib.suppress(OSError):
+            self.checkpoints.wait()
+        reason, report = trace_divergence(diverged, self.job, self.home.path, self.step, self._build_loop, self.console)
+        if report:
+            with contextlib.suppress(OSError):
+                self.home.write_json("nan_report.json", finite_or_none(report))
+        return reason

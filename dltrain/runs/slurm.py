@@ -1,4 +1,4 @@
-"""Slurm: the job that this process belongs to, put back into the queue."""
+"""Put the Slurm job of this process back into the queue."""
 
 import os
 import subprocess
@@ -8,16 +8,12 @@ TIMEOUT_S = 30
 
 
 def in_job() -> bool:
-    """Whether this process belongs to a job of Slurm's."""
+    """Return whether this process belongs to a Slurm job."""
     return bool(os.environ.get(JOB_ID))
 
 
 def requeue() -> str:
-    """Ask Slurm to run this job again from its beginning.
-
-    Returns:
-        What came of it, in a sentence.
-    """
+    """Ask Slurm to run this job again, and return what it answered."""
     job = os.environ.get(JOB_ID, "")
     try:
         subprocess.run(
@@ -27,4 +23,4 @@ def requeue() -> str:
         return f"scontrol requeue {job} failed: {error.stderr.decode(errors='replace').strip()}"
     except (OSError, subprocess.SubprocessError) as error:
         return f"scontrol requeue {job} failed: {error}"
-    return f"job {job} is back in the queue"
+    return f"requeued Slurm job {job}"

@@ -1,96 +1,104 @@
-"""Files that are whole whatever happens: written beside, made durable, then put in their place at once."""
+"""Atomic file writes: write a temporary file, then rename it into place."""
 
 import contextlib
 import hashlib
 import os
+import re
 import shutil
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, Generic, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple
 
-Item = TypeVar("Item")
-LARGE = 2**20  # bytes that are worth a thread
+PARALLEL_BYTES = 2**20  # from this size on, hashing runs in a thread while the data is written
+TEMP_NAME = re.compile(r"\.(.+)\.\d+\.tmp", re.ASCII)  # of `temp_path`
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one; after a power cut it may be the old one."""
-    temporary = beside(path)
-    temporary.unlink(missing_ok=True)
+def write_atomic(path: Path, content: bytes) -> None:
+    """Replace `path` in one step: readers see the old or the new content.
+
+    Not durable: after a power failure the old content may be back.
+    """
+    temp = temp_path(path)
+    temp.unlink(missing_ok=True)
     try:
-        with open(temporary, "xb") as file:  # never through a link that somebody has put there
+        with open(temp, "xb") as file:  # "x" does not follow a link placed there
             file.write(content)
-        os.replace(temporary, path)
+        os.replace(temp, path)
     except OSError:
         with contextlib.suppress(OSError):
-            temporary.unlink()
+            temp.unlink()
         raise
 
 
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file so that a crash at any moment leaves the old one or the new one, whole."""
-    put(grow(beside(path), lambda file: file.write(content)), path)
-    sync(path.parent)
+def write_durable(path: Path, content: bytes) -> None:
+    """Replace `path` atomically and return once the new content survives a power failure."""
+    commit(write_temp(temp_path(path), lambda file: file.write(content)), path)
+    fsync(path.parent)
 
 
-class Grown(NamedTuple):
-    """A file that is written to its end, beside the place where it belongs."""
+class PendingFile(NamedTuple):
+    """A complete temporary file that is not yet in its final place."""
 
-    temporary: Path
+    temp: Path
     sha256: str
     size: int
 
     def discard(self) -> None:
-        """Nobody wants it any more."""
+        """Delete the temporary file."""
         with contextlib.suppress(OSError):
-            self.temporary.unlink()
+            self.temp.unlink()
 
 
-def grow(temporary: Path, write: Callable[[Any], Any]) -> Grown:
-    """Let ``write`` fill a file; nothing is left of it when this fails."""
-    hashed = Hashed()
+def write_temp(temp: Path, write: Callable[[Any], Any]) -> PendingFile:
+    """Write and hash a temporary file; deletes it on failure.
+
+    Args:
+        temp: Where to write, usually `temp_path` of the final path.
+        write: Called with the file object.
+    """
+    file = HashingFile()
     try:
-        temporary.unlink(missing_ok=True)
-        with open(temporary, "xb", buffering=0) as hashed.file:
-            write(hashed)
+        temp.unlink(missing_ok=True)
+        with open(temp, "xb", buffering=0) as file.raw:
+            write(file)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise hashed.error or error from None
+            temp.unlink()
+        raise file.error or error from None
     finally:
-        hashed.close()
-    return Grown(temporary, hashed.digest.hexdigest(), hashed.size)
+        file.close()
+    return PendingFile(temp, file.digest.hexdigest(), file.size)
 
 
-def put(grown: Grown, path: Path) -> None:
-    """Make a file durable, then put it in its place; it is gone when this fails.
+def commit(pending: PendingFile, path: Path) -> None:
+    """Make the content durable and rename it to `path`; deletes the temporary file on failure.
 
-    Its name is durable once its folder is, see `sync`.
+    The new name is durable only after `fsync` of the folder.
     """
     try:
-        sync(grown.temporary)
-        os.replace(grown.temporary, path)
+        fsync(pending.temp)
+        os.replace(pending.temp, path)
     except BaseException:
-        grown.discard()
+        pending.discard()
         raise
 
 
-class Hashed:
-    """A file that is only written to, and hashed on the way: what is large, by a thread while it is being written."""
+class HashingFile:
+    """A write-only file object that computes SHA-256, in a thread for large writes."""
 
-    file: IO[bytes]
+    raw: IO[bytes]
 
     def __init__(self) -> None:
         self.digest, self.size = hashlib.sha256(), 0
-        self.error: OSError | None = None
+        self.error: OSError | None = None  # torch.save replaces it by a RuntimeError
         self.pool: ThreadPoolExecutor | None = None
 
     def write(self, content: Any) -> int:
-        """Write and hash; what goes wrong is kept, since torch hides it behind an error of its own."""
+        """Write a bytes-like object."""
         view = memoryview(content).cast("B")
         self.size += view.nbytes
-        if view.nbytes < LARGE:
+        if view.nbytes < PARALLEL_BYTES:
             self.digest.update(view)
             self._write(view)
             return view.nbytes
@@ -105,27 +113,27 @@ class Hashed:
     def _write(self, view: memoryview) -> None:
         try:
             while view.nbytes:
-                view = view[self.file.write(view) :]
+                view = view[self.raw.write(view) :]
         except OSError as error:
             self.error = error
             raise
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing; torch.save calls it, and writes are unbuffered."""
 
     def close(self) -> None:
-        """Let the thread go."""
+        """Stop the hashing thread."""
         if self.pool is not None:
             self.pool.shutdown()
 
 
-def beside(path: Path) -> Path:
-    """Where a file grows until it is whole."""
+def temp_path(path: Path) -> Path:
+    """Return the temporary path of `path`, in the same folder and unique to this process."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
-def sync(path: Path) -> None:
-    """Make a file, or the names in a folder, durable."""
+def fsync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -133,83 +141,12 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def link(path: Path, name: str) -> None:
-    """Make ``path`` stand for ``name`` in the same folder, at once; a copy where the file system has no links."""
-    temporary = beside(path)
-    temporary.unlink(missing_ok=True)
+def replace_link(link: Path, target: str) -> None:
+    """Atomically point `link` at `target` in the same folder; copies it where symbolic links are not supported."""
+    temp = temp_path(link)
+    temp.unlink(missing_ok=True)
     try:
-        temporary.symlink_to(name)
+        temp.symlink_to(target)
     except OSError:
-        shutil.copyfile(path.with_name(name), temporary)
-    os.replace(temporary, path)
-
-
-class Writer(Generic[Item]):
-    """Hands items to a function in a thread of its own, one after the other.
-
-    At most one item waits: a newer one takes its place.
-
-    Args:
-        write: Called in the thread; what it raises comes out of the next `put` or `wait`.
-        drop: Called with an item that a newer one has replaced.
-    """
-
-    def __init__(self, write: Callable[[Item], None], drop: Callable[[Item], None]) -> None:
-        self.write, self.drop = write, drop
-        self.waiting: Item | None = None
-        self.busy = False
-        self.closed = False
-        self.error: BaseException | None = None
-        self.changed = threading.Condition()
-        self.thread: threading.Thread | None = None
-
-    def put(self, item: Item) -> None:
-        """Have an item written; returns at once."""
-        with self.changed:
-            self._complain()
-            if self.waiting is not None:
-                self.drop(self.waiting)
-            self.waiting = item
-            if self.thread is None:
-                self.thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
-                self.thread.start()
-            self.changed.notify_all()
-
-    def wait(self) -> None:
-        """Return when nothing is left to write."""
-        with self.changed:
-            while self.waiting is not None or self.busy:
-                self.changed.wait()
-            self._complain()
-
-    def close(self) -> None:
-        """Write what waits, then end the thread."""
-        with self.changed:
-            self.closed = True
-            self.changed.notify_all()
-        if self.thread is not None:
-            self.thread.join()
-
-    def _complain(self) -> None:
-        error, self.error = self.error, None
-        if error is not None:
-            raise error
-
-    def _run(self) -> None:
-        while (item := self._next()) is not None:
-            try:
-                self.write(item)
-            except BaseException as error:  # the main thread raises it
-                self.error = error
-            del item
-            with self.changed:
-                self.busy = False
-                self.changed.notify_all()
-
-    def _next(self) -> Item | None:
-        with self.changed:
-            while self.waiting is None and not self.closed:
-                self.changed.wait()
-            item, self.waiting = self.waiting, None
-            self.busy = item is not None
-            return item
+        shutil.copyfile(link.with_name(target), temp)
+    os.replace(temp, link)

@@ -1,32 +1,35 @@
-"""What a checkpoint holds: the same bytes for the same state, in this format or an earlier one, of this model."""
+"""Contents of a checkpoint: deterministic bytes, format versions, and loading as tensors and plain Python only."""
 
+import hashlib
+import io
+import re
 import sys
+import zipfile
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import torch
 
 from dltrain.errors import CheckpointError
 
 FORMAT = 2
-# All that a run needs to go on; who made a file by hand may have left something out.
-PARTS = ("model", "average", "optimizers", "schedules", "record", "parts", "task", "loop", "bad_samples", "rng")
-# What torch and others raise for a state that is not theirs.
-MISFIT = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
-MISFITS = 6  # how many differences are named
+REQUIRED = ("model", "average", "optimizers", "schedules", "record", "parts", "task", "loop", "bad_samples", "rng")
+# What load_state_dict of torch and of users' classes raises for a state that does not fit.
+STATE_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
+MAX_DIFFERENCES = 6  # shown in an error message
 
 
 def canonical(value: Any) -> Any:
-    """``value`` on the CPU, such that equal states have equal bytes.
+    """Copy a state to the CPU such that equal states are saved as equal bytes.
 
-    What pickle writes depends on which parts of a state are one object, so everything but the tensors is made anew and
-    words are interned.
+    Pickle encodes which objects are identical, so containers are rebuilt and strings interned. A tensor that views a
+    larger storage is cloned, since torch.save would write the whole storage.
     """
     if isinstance(value, torch.Tensor):
-        found = value.detach().cpu()
-        # A view would bring all that it is a view of.
-        alone = found.untyped_storage().nbytes() == found.numel() * found.element_size()
-        return found if alone else found.clone()
+        tensor = value.detach().cpu()
+        owns_storage = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        return tensor if owns_storage else tensor.clone()
     if isinstance(value, dict):
         return {canonical(key): canonical(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -34,61 +37,112 @@ def canonical(value: Any) -> Any:
     return sys.intern(value) if type(value) is str else value
 
 
-def upgraded(found: Any) -> dict[str, Any]:
-    """What was loaded, as this dltrain writes it.
+def load_file(file: Path | IO[bytes]) -> Any:
+    """Load a torch file onto the CPU as tensors and plain Python; invalid files raise almost any exception."""
+    return torch.load(file, map_location="cpu", weights_only=True)
 
-    Format 1 kept the schedule of each optimizer within it; since format 2 schedules stand beside optimizers.
+
+def load_error(value: Any) -> str | None:
+    """Return why `value` could not be loaded back from a checkpoint, or None."""
+    file = io.BytesIO()
+    try:
+        torch.save(canonical(value), file)
+        file.seek(0)
+        load_file(file)
+    except Exception as error:  # pickle raises almost any exception
+        return describe_load_error(error)
+    return None
+
+
+def describe_load_error(error: Exception) -> str:
+    """Return the reason in an error of torch.load, without its advice to load the file unsafely."""
+    text = str(error).strip()
+    reason = re.search(r"(Trying to load|Unsupported) .*?(?=\. |\.?\n|$)", text)
+    return reason[0] if reason else text.split(". ")[0].split("\n")[0] or type(error).__name__
+
+
+def find_damage(file: Path, sha256: str | None) -> str | None:
+    """Return what is wrong with a checkpoint file, or None.
 
     Args:
-        found: Whatever lay in the file.
+        file: The checkpoint.
+        sha256: Its expected hash; None checks the checksums inside the file.
+    """
+    if not file.is_file():
+        return "it is missing"
+    if sha256 is None:
+        return find_zip_damage(file)
+    try:
+        with open(file, "rb") as content:
+            actual = hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    return None if actual == sha256 else f"it is damaged: its sha256 is {actual[:12]}…, expected {sha256[:12]}…"
+
+
+def find_zip_damage(file: Path) -> str | None:
+    """Return what is wrong with a checkpoint by the CRCs of its zip entries, or None."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entry = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError):
+        return "it is damaged: the file is truncated or not a checkpoint"
+    return f"it is damaged: the checksum of {entry} does not match" if entry else None
+
+
+def upgrade(content: Any) -> dict[str, Any]:
+    """Convert a loaded checkpoint to the current format.
+
+    Format 1 stored each schedule inside its optimizer; format 2 stores schedules separately.
 
     Raises:
-        ValueError: When it is of no format that this dltrain knows, or lacks something.
+        ValueError: If the format is unknown or an entry is missing or has the wrong type.
     """
-    number = found.get("format") if isinstance(found, dict) else None
-    if number not in (1, FORMAT):
-        newer = ", which a newer one has written" if isinstance(number, int) and number > FORMAT else ""
-        raise ValueError(f"expected checkpoint format 1 or {FORMAT} of this dltrain, got {number}{newer}")
-    if number == 1 and isinstance(found.get("optimizers"), dict):
-        found["schedules"] = {turn: state.pop("schedule", {}) for turn, state in found["optimizers"].items()}
-        found["format"] = FORMAT
-    if missing := [part for part in PARTS if part not in found]:
+    version = content.get("format") if isinstance(content, dict) else None
+    if version not in (1, FORMAT):
+        hint = ". A newer dltrain wrote it" if isinstance(version, int) and version > FORMAT else ""
+        raise ValueError(f"expected checkpoint format 1 or {FORMAT}, got {version}{hint}")
+    if version == 1 and isinstance(content.get("optimizers"), dict):
+        content["schedules"] = {turn: state.pop("schedule", {}) for turn, state in content["optimizers"].items()}
+        content["format"] = FORMAT
+    if missing := [key for key in REQUIRED if key not in content]:
         raise ValueError(f"it lacks {', '.join(missing)}")
-    if not isinstance(found["model"], dict) or not isinstance(found["average"], dict | None):
-        raise ValueError("it holds no weights by name")
-    if not isinstance(found["loop"], dict) or type(found["loop"].get("step")) is not int:
-        raise ValueError("it does not say at which step it was written")
-    return found
+    if not isinstance(content["model"], dict) or not isinstance(content["average"], dict | None):
+        raise ValueError("it has no named weights")
+    if not isinstance(content["loop"], dict) or type(content["loop"].get("step")) is not int:
+        raise ValueError("it has no step")
+    return content
 
 
-def weights_of(state: dict[str, Any]) -> dict[str, Any]:
-    """The weights of a checkpoint that count: the averaged ones where there are some."""
+def effective_weights(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the weights to evaluate: the moving average if the checkpoint has one."""
     return state["model"] if state["average"] is None else state["average"]["model"]
 
 
-def refuse_misfit(file: str, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuse weights that are not those of this model.
+def refuse_mismatch(file: str, saved: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint whose weights do not fit the model.
 
     Args:
-        file: Where they come from.
-        saved: Name -> tensor, of the checkpoint.
-        wanted: Name -> tensor, of the model.
+        file: Name of the checkpoint.
+        saved: Its weights by name.
+        expected: State dict of the model.
 
     Raises:
-        CheckpointError: Naming what differs.
+        CheckpointError: Naming missing, unexpected and differently shaped weights.
     """
-    lines = [f"{name} is missing" for name in wanted if name not in saved]
-    lines += [f"{name} is not in this model" for name in saved if name not in wanted]
+    lines = [f"{name} is missing" for name in expected if name not in saved]
+    lines += [f"{name} is not in this model" for name in saved if name not in expected]
     lines += [
         f"{name} has shape {shape(saved[name])}, this model's has {shape(value)}"
-        for name, value in wanted.items()
+        for name, value in expected.items()
         if name in saved and shape(saved[name]) != shape(value)
     ]
     if lines:
-        shown = lines[:MISFITS] + ([f"and {len(lines) - MISFITS} more"] if len(lines) > MISFITS else [])
-        raise CheckpointError(f"{file}: refused, it is of another model: {'; '.join(shown)}")
+        more = [f"and {len(lines) - MAX_DIFFERENCES} more"] * (len(lines) > MAX_DIFFERENCES)
+        shown = "; ".join(lines[:MAX_DIFFERENCES] + more)
+        raise CheckpointError(f"{file}: refused, it is of another model: {shown}")
 
 
 def shape(value: Any) -> tuple[int, ...] | None:
-    """The shape of a tensor; None of anything else."""
+    """Return the shape of a tensor, or None for anything else."""
     return tuple(value.shape) if isinstance(value, torch.Tensor) else None

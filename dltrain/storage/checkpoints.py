@@ -1,68 +1,63 @@
-"""Checkpoints: written whole, checked by hash, loaded as data only. What is damaged is passed over, never loaded."""
+"""The checkpoints folder of a run: written atomically, verified by hash, loaded as data only."""
 
 import contextlib
-import hashlib
-import io
 import itertools
 import json
 import os
-import re
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from dltrain.errors import CheckpointError
-from dltrain.storage import safe_read
-from dltrain.storage.atomic import Grown, Writer, beside, grow, link, put, write_durably
-from dltrain.storage.checkpoint_format import FORMAT, canonical, upgraded
-
-MANIFEST = "manifest.json"
-LAST, BEST = "last.pt", "best.pt"
-FILE = re.compile(r"step-[\d-]+\.pt")  # a manifest that names another would have other people's files removed
+from dltrain.storage import manifest
+from dltrain.storage.atomic import PendingFile, commit, replace_link, temp_path, write_durable, write_temp
+from dltrain.storage.background_writer import BackgroundWriter
+from dltrain.storage.checkpoint_format import FORMAT, canonical, describe_load_error, find_damage, load_file, upgrade
+from dltrain.storage.run_files import BEST, CHECKPOINTS, LAST, MANIFEST
 
 
 @dataclass(frozen=True)
-class Written:
-    """A checkpoint that is written but not yet durable, nor in its place."""
+class PendingCheckpoint:
+    """A checkpoint in a temporary file, and its manifest entry without hash and size."""
 
-    file: Grown
-    step: int
+    file: PendingFile
     entry: dict[str, Any]
 
 
 class Checkpoints:
     """The ``checkpoints`` folder of a run.
 
-    Files are named by their step; ``last.pt`` and ``best.pt`` are links to two of them, and ``manifest.json`` says
-    step, metric, SHA-256 and size of each. Training waits until a file is written; a thread makes it durable.
+    Files are named by their step; ``last.pt`` and ``best.pt`` are links to two of them; ``manifest.json`` has step,
+    metric, SHA-256 and size of each. Training waits for a file to be written; a thread makes it durable.
 
     Args:
-        run: The run's folder.
-        keep_last: How many of the newest are kept.
-        keep_best: How many of those that were the best when they were written are kept.
-        before: Called in the thread before a checkpoint is written: what it goes with must be durable first.
+        run: The run folder.
+        keep_last: How many of the newest checkpoints to keep.
+        keep_best: How many of those that were the best when written to keep.
+        before: Called in the thread before a checkpoint is committed, to make the run's other files durable first.
     """
 
     def __init__(
         self, run: Path, keep_last: int = 2, keep_best: int = 1, before: Callable[[], None] = lambda: None
     ) -> None:
-        self.path = run / "checkpoints"
+        self.path = run / CHECKPOINTS
         self.keep_last, self.keep_best, self.before = keep_last, keep_best, before
-        self.writer: Writer[Written] = Writer(self._put, lambda written: written.file.discard())
+        self.writer: BackgroundWriter[PendingCheckpoint] = BackgroundWriter(
+            self._commit, lambda pending: pending.file.discard()
+        )
         self.count = 0
 
     def open(self) -> None:
-        """Make the folder, and sweep up what a process that was killed left half-written; needs the run's lock."""
+        """Create the folder and remove temporary files of a killed process; requires the run's lock."""
         self.path.mkdir(exist_ok=True)
-        self.abandon()
+        self.remove_temp()
 
-    def abandon(self) -> None:
-        """Remove what is half-written."""
+    def remove_temp(self) -> None:
+        """Remove temporary files."""
         for file in self.path.glob(".*.tmp"):
             file.unlink(missing_ok=True)
 
@@ -76,212 +71,150 @@ class Checkpoints:
         best: bool = False,
         measured: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        """Write the state, and have it made durable.
+        """Write a checkpoint and have the thread make it durable.
 
-        One that waits for the disk gives way to a newer one, unless it is the best and the newer is not: a disk that
-        is slower than training costs older checkpoints, not time.
+        If an earlier one still waits for the disk, the new one replaces it, unless that is the best so far and the new
+        one is not. A disk slower than training costs intermediate checkpoints, not time.
 
         Args:
             state: Tensors and plain Python.
             step: Optimizer steps so far; names the file.
             metric: The watched metric, for the manifest.
-            best: It is the best so far.
-            measured: What belongs to the manifest only, since it differs from run to run.
+            best: Whether it is the best so far.
+            measured: Timings for the manifest only, so that equal states give equal files.
 
         Raises:
-            OSError: When this or an earlier one could not be written; what was there before is intact.
+            OSError: If this or an earlier checkpoint could not be written; earlier files are intact.
         """
         waiting = self.writer.waiting
         if waiting is not None and waiting.entry["best"] and not best:
             self.wait()
-        entry = {"step": step, "metric": metric, "best": best, **measured}
         self.count += 1
         content = canonical({"format": FORMAT, **state})
-        temporary = beside(self.path / f"step-{step:08}-{self.count}")
-        self.writer.put(Written(grow(temporary, lambda file: torch.save(content, file)), step, entry))
+        temp = temp_path(self.path / f"step-{step:08}-{self.count}")
+        file = write_temp(temp, lambda file: torch.save(content, file))
+        self.writer.submit(PendingCheckpoint(file, {"step": step, "metric": metric, "best": best, **measured}))
 
     def wait(self) -> None:
-        """Return when everything is on the disk.
+        """Block until all checkpoints are durable.
 
         Raises:
-            OSError: When something could not be written.
+            OSError: If one could not be written.
         """
         self.writer.wait()
 
     def close(self) -> None:
-        """Write what waits and end the thread; what went wrong has been or is said by `wait`."""
+        """Write the waiting checkpoint and end the thread; call `wait` first to see its errors."""
         self.writer.close()
 
-    def _put(self, written: Written) -> None:
+    def _commit(self, pending: PendingCheckpoint) -> None:
         try:
             self.before()
         except OSError:
-            written.file.discard()
+            pending.file.discard()
             raise
-        name = self._free_name(written.step)
-        put(written.file, self.path / name)
-        entry = {**written.entry, "sha256": written.file.sha256, "bytes": written.file.size}
-        files = {**self.manifest(), name: entry}
-        there = {**self._unknown(), **files}
-        kept = self._kept(there) | {name}
-        listed = {k: entry for k, entry in files.items() if k in kept}
-        write_durably(self.path / MANIFEST, json.dumps(listed, indent=2).encode())
-        link(self.path / LAST, name)
-        if written.entry["best"]:
-            link(self.path / BEST, name)
-        # Only now that the new one is durable may old ones go; one that cannot be removed does no harm.
-        for old in there.keys() - kept:
+        name = self._free_name(pending.entry["step"])
+        commit(pending.file, self.path / name)
+        entry = {**pending.entry, "sha256": pending.file.sha256, "bytes": pending.file.size}
+        listed = {**self.read_manifest(), name: entry}
+        files = {**self._scan(), **listed}
+        kept = self._select_kept(files) | {name}
+        listed = {name: entry for name, entry in listed.items() if name in kept}
+        write_durable(self.path / MANIFEST, json.dumps(listed, indent=2).encode())
+        replace_link(self.path / LAST, name)
+        if pending.entry["best"]:
+            replace_link(self.path / BEST, name)
+        # Old files go only now that the new one is durable; one that cannot be removed does no harm.
+        for old in files.keys() - kept:
             with contextlib.suppress(OSError):
                 (self.path / old).unlink()
 
     def _free_name(self, step: int) -> str:
-        """A file's name is never used again, so that a good one is never replaced by one that is not yet known."""
+        """Return an unused file name, so that a good checkpoint is never overwritten."""
         stem = f"step-{step:08}"
         names = itertools.chain([f"{stem}.pt"], (f"{stem}-{n}.pt" for n in itertools.count(1)))
         return next(name for name in names if not (self.path / name).exists())
 
-    def _unknown(self) -> dict[str, Any]:
-        """Every file, as far as its name tells; a process that was killed may not have listed its last one."""
+    def _scan(self) -> dict[str, Any]:
+        """Return an entry for every file, by its name: a killed process may not have listed its last one."""
         best = self.path / BEST
-        named = os.readlink(best) if best.is_symlink() else None
+        target = os.readlink(best) if best.is_symlink() else None
         files = self.path.glob("step-*.pt")
-        return {file.name: {"step": step_of(file.name), "best": file.name == named} for file in files}
+        return {file.name: {"step": manifest.step_of(file.name), "best": file.name == target} for file in files}
 
-    def _kept(self, files: dict[str, Any]) -> set[str]:
-        ordered = in_order(files)
-        best = [name for name in ordered if files[name]["best"]]
-        return set(ordered[-self.keep_last :]) | set(best[-self.keep_best :])
+    def _select_kept(self, files: dict[str, Any]) -> set[str]:
+        names = manifest.sort_by_step(files)
+        best = [name for name in names if files[name]["best"]]
+        return set(names[-self.keep_last :]) | set(best[-self.keep_best :])
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
-    def manifest(self) -> dict[str, Any]:
-        """What the folder holds, by file name, as far as the manifest can be read."""
-        found = safe_read.content(self.path / MANIFEST)
-        return found if all(is_entry(name, entry) for name, entry in found.items()) else {}
+    def read_manifest(self) -> dict[str, Any]:
+        """Return file name -> entry; empty if the manifest is missing or invalid."""
+        return manifest.read_manifest(self.path)
 
-    def entry(self, name: str) -> dict[str, Any]:
-        """What the manifest says about ``last.pt``, ``best.pt`` or a file."""
-        return self.manifest()[self.named(name)]
+    def read_entry(self, name: str) -> dict[str, Any]:
+        """Return the manifest entry of ``last.pt``, ``best.pt`` or a file."""
+        return self.read_manifest()[self.resolve(name)]
 
-    def named(self, name: str) -> str:
-        """The file that ``last.pt`` or ``best.pt`` stands for; by the manifest, which is written before the links.
+    def resolve(self, name: str) -> str:
+        """Return the file that ``last.pt`` or ``best.pt`` stands for; other names are returned as they are.
 
-        Of a run that ended before it was ever validated the last weights are the best.
+        The manifest is written before the links and takes precedence. Without a best checkpoint, the last is the best.
         """
-        files = self.manifest()
-        ordered = [file for file in in_order(files) if name != BEST or files[file]["best"]]
-        if name in (LAST, BEST) and ordered:
-            return ordered[-1]
+        files = self.read_manifest()
+        names = [file for file in manifest.sort_by_step(files) if name != BEST or files[file]["best"]]
+        if name in (LAST, BEST) and names:
+            return names[-1]
         link = self.path / name
         if link.is_symlink():
             return Path(os.readlink(link)).name
-        return self.named(LAST) if name == BEST and files and not link.exists() else name
+        return self.resolve(LAST) if name == BEST and files and not link.exists() else name
 
     def load(self, name: str) -> dict[str, Any]:
-        """Read one checkpoint onto the CPU; only tensors and plain Python can come out of it.
+        """Load a checkpoint onto the CPU as tensors and plain Python.
 
         Raises:
-            CheckpointError: When the file is missing, is not the one that was written, or holds anything else.
+            CheckpointError: If the file is missing, damaged, or holds anything else.
         """
         while True:
-            file = self.path / self.named(name)
+            file = self.path / self.resolve(name)
             try:
                 return self._load(file)
             except CheckpointError:
-                if self.named(name) == file.name:
-                    raise  # otherwise a run that goes on has replaced it meanwhile
+                if self.resolve(name) == file.name:
+                    raise  # otherwise a running process replaced the checkpoint meanwhile: try the new one
 
     def _load(self, file: Path) -> dict[str, Any]:
-        if reason := self.damage(file):
+        if reason := self.find_damage(file):
             raise CheckpointError(f"{file}: refused, {reason}")
         try:
-            found = read(file)
-        except Exception as error:  # torch raises nearly anything for a file that is not a checkpoint
-            reason = said(error)
+            content = load_file(file)
+        except Exception as error:  # torch raises almost any exception for an invalid file
+            reason = describe_load_error(error)
             raise CheckpointError(f"{file}: refused, it does not load as tensors and plain values: {reason}") from None
         try:
-            return upgraded(found)
+            return upgrade(content)
         except ValueError as error:
             raise CheckpointError(f"{file}: refused, {error}") from None
 
-    def newest(self) -> tuple[str, dict[str, Any], list[str]]:
-        """The newest checkpoint that is whole: its file, its content, and why newer ones were passed over.
+    def load_newest(self) -> tuple[str, dict[str, Any], list[str]]:
+        """Load the newest valid checkpoint, listed in the manifest or not.
+
+        Returns:
+            Its file name, its content, and why newer ones were skipped.
 
         Raises:
-            CheckpointError: When none is whole, naming each with its reason.
+            CheckpointError: If none is valid, with the reason for each.
         """
-        refused: list[str] = []
-        for name in reversed(self._all()):
+        skipped: list[str] = []
+        for name in reversed(manifest.sort_by_step({**self._scan(), **self.read_manifest()})):
             try:
-                return name, self.load(name), refused
+                return name, self.load(name), skipped
             except CheckpointError as error:
-                refused += error.problems
-        raise CheckpointError(*(refused or [f"{self.path}: refused, it holds no checkpoint"]))
+                skipped += error.problems
+        raise CheckpointError(*(skipped or [f"{self.path}: refused, it holds no checkpoint"]))
 
-    def _all(self) -> list[str]:
-        """Every checkpoint, the newest last, whether or not the manifest knows it."""
-        return in_order({**self._unknown(), **self.manifest()})
-
-    def damage(self, file: Path) -> str | None:
-        """What is wrong with a file, or None; without a manifest the check sums within the file must do."""
-        if not file.is_file():
-            return "it is missing"
-        wanted = self.manifest().get(file.name, {}).get("sha256")
-        if wanted is not None:
-            try:
-                with open(file, "rb") as content:
-                    found = hashlib.file_digest(content, "sha256").hexdigest()
-            except OSError as error:
-                return f"it cannot be read: {error.strerror}"
-            return None if found == wanted else f"it is damaged: its sha256 is {found[:12]}…, expected {wanted[:12]}…"
-        try:
-            with zipfile.ZipFile(file) as content:
-                broken = content.testzip()
-        except (zipfile.BadZipFile, OSError, EOFError):
-            return "it is damaged: it was not written to its end"
-        return f"it is damaged: {broken} does not match its check sum" if broken else None
-
-
-def read(file: Path | IO[bytes]) -> Any:
-    """What lies in a file of torch's, on the CPU: tensors and plain Python, or it raises nearly anything."""
-    return torch.load(file, map_location="cpu", weights_only=True)
-
-
-def unreadable(value: Any) -> str | None:
-    """Why a value could not be read back from a checkpoint, or None."""
-    file = io.BytesIO()
-    try:
-        torch.save(canonical(value), file)
-        file.seek(0)
-        read(file)
-    except Exception as error:  # pickle, too, raises nearly anything
-        return said(error)
-    return None
-
-
-def said(error: Exception) -> str:
-    """Why torch does not load a file; its advice, to load the file unsafely, is for nobody."""
-    text = str(error).strip()
-    found = re.search(r"(Trying to load|Unsupported) .*?(?=\. |\.?\n|$)", text)
-    return found[0] if found else text.split(". ")[0].split("\n")[0] or type(error).__name__
-
-
-def in_order(files: dict[str, Any]) -> list[str]:
-    """File names, the newest last; of several of one step the one written last is the newest."""
-    return sorted(files, key=lambda name: (files[name]["step"], len(name), name))
-
-
-def is_entry(name: str, entry: Any) -> bool:
-    """Whether a manifest's line is about a checkpoint: what it says besides its sum are numbers, or nothing."""
-    if not (FILE.fullmatch(name) and name.isascii() and isinstance(entry, dict)):
-        return False
-    known = entry.keys() >= {"step", "best", "sha256"} and type(entry["step"]) is int
-    figures = [value for key, value in entry.items() if key not in ("step", "best", "sha256") and value is not None]
-    numbers = all(isinstance(value, float) or safe_read.is_number(value) for value in figures)
-    return known and numbers and isinstance(entry["sha256"], str)
-
-
-def step_of(name: str) -> int:
-    """The step in a file's name; -1 where there is none."""
-    digits = name.removeprefix("step-").split("-")[0].split(".")[0]
-    return int(digits) if digits.isascii() and digits.isdigit() else -1
+    def find_damage(self, file: Path) -> str | None:
+        """Return what is wrong with a file, or None; files not in the manifest are checked by their own checksums."""
+        return find_damage(file, self.read_manifest().get(file.name, {}).get("sha256"))

@@ -1,4 +1,4 @@
-"""The run folder: made exclusively, locked while in use, never overwritten."""
+"""A run folder: created exclusively, locked while in use, never overwritten."""
 
 import contextlib
 import json
@@ -6,7 +6,6 @@ import os
 import platform
 import secrets
 import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -16,54 +15,62 @@ from filelock import FileLock, Timeout
 from dltrain import redaction
 from dltrain.errors import ConfigError, format_error
 from dltrain.storage import safe_read
-from dltrain.storage.atomic import write_whole
-from dltrain.storage.run_files import LOCK, half_written, refuse_links, refuse_strange, refuse_taken, remove, written
+from dltrain.storage.atomic import write_atomic
+from dltrain.storage.folder_checks import refuse_links, refuse_special, refuse_taken, unwritable_error
+from dltrain.storage.run_files import LOCK, STATUS, list_run_files, list_temp_files, remove
 
-LOCK_WAIT_S = 0.2  # somebody may be looking whether it is held
+LOCK_WAIT_S = 0.2  # `is_locked` of another process holds the lock for a moment
 
 
-class Folder:
-    """One run's folder. Use `create` or `reopen`; close it when the run ends.
+class RunDir:
+    """A locked run folder. Use `create` or `reopen`, and `close` it when the run ends.
 
     Args:
-        path: Where it lies; it exists.
-        made: The folders that were made for it, the innermost first: nothing in them is anybody else's.
-        taken: A run lives here, and goes on.
+        path: An existing folder.
+        created: Folders that were created for it, innermost first; `discard` removes them.
+        resume: The folder already holds the run to be resumed.
 
     Raises:
-        ConfigError: When another process uses it, or a run has left its results there and is not to go on.
+        ConfigError: If another process uses the folder, or it holds a run and `resume` is False.
     """
 
-    def __init__(self, path: Path, made: list[Path], taken: bool = False) -> None:
-        self.path, self.made = path, made
+    def __init__(self, path: Path, created: list[Path], resume: bool = False) -> None:
+        self.path, self.created = path, created
         self.lock, self.new_lock = FileLock(path / LOCK), not (path / LOCK).exists()
         self.started = time.time()
-        if not taken:
-            refuse_taken(path)  # before anything is written there
+        if not resume:
+            refuse_taken(path)  # before the lock file is created
         try:
             self.lock.acquire(timeout=LOCK_WAIT_S, poll_interval=LOCK_WAIT_S / 10)
-            if not taken:
+            if not resume:
                 refuse_taken(path, locked=True)
-            for file in half_written(path):
+            for file in list_temp_files(path):
                 file.unlink(missing_ok=True)
         except Timeout:
-            raise ConfigError(in_use(path)) from None
+            raise ConfigError(in_use_error(path)) from None
         except (ConfigError, OSError):
             self.close()
             raise
 
     def write(self, name: str, content: str) -> None:
-        """Write a file whole: a reader sees the old one or the new one. Its secrets are masked already."""
-        write_whole(self.path / name, content.encode())
+        """Write a text file atomically; the caller has redacted it."""
+        write_atomic(self.path / name, content.encode())
 
     def write_json(self, name: str, content: Any) -> None:
-        """Write a JSON file whole."""
-        self.write(name, json.dumps(redaction.masked(content), indent=2, allow_nan=False) + "\n")
+        """Write a JSON file atomically, secrets masked."""
+        self.write(name, json.dumps(redaction.mask(content), indent=2, allow_nan=False) + "\n")
 
-    def status(self, state: str, exit_code: int | None = None, step: int = 0, error: str | None = None) -> None:
-        """Say how the run stands: running, finished, interrupted, failed, diverged or out_of_memory."""
+    def write_status(self, state: str, exit_code: int | None = None, step: int = 0, error: str | None = None) -> None:
+        """Write ``status.json``.
+
+        Args:
+            state: running, finished, interrupted, failed, diverged or out_of_memory.
+            exit_code: Of the command; None while it runs.
+            step: Optimizer steps so far.
+            error: What ended the run early.
+        """
         self.write_json(
-            "status.json",
+            STATUS,
             {
                 "state": state,
                 "exit_code": exit_code,
@@ -71,81 +78,97 @@ class Folder:
                 "error": error,
                 "pid": os.getpid(),
                 "host": platform.node(),
-                "started": stamp(self.started),
-                "updated": stamp(time.time()),
+                "started": iso_time(self.started),
+                "updated": iso_time(time.time()),
             },
         )
 
     def close(self) -> None:
-        """Give the folder free. The lock's file stays: removing it would let two others in at once."""
+        """Release the lock. The lock file stays: if it were removed, two processes could lock the folder."""
         self.lock.release()
 
     def discard(self) -> None:
-        """Leave nothing of a run that never began, and everything that was there before."""
+        """Remove everything that this run created and nothing else; for a run that never started."""
         self.close()
-        if self.path in self.made:
+        if self.path in self.created:
             shutil.rmtree(self.path)
-            remove_empty(self.made[1:])
+            remove_empty(self.created[1:])
             return
-        for file in written(self.path):  # nothing of this was there when the run took the folder
+        for file in list_run_files(self.path):  # none of them existed when the folder was taken
             remove(file)
         if self.new_lock:
             (self.path / LOCK).unlink(missing_ok=True)
 
 
-def create(path: str | None, root: Path, name: str) -> Folder:
-    """Make a run's folder: exactly ``path``, or a fresh ``root/name/<time>-<4 hex>``.
+def create(path: str | None, root: Path, name: str) -> RunDir:
+    """Create a run folder.
+
+    Args:
+        path: The folder, or None for a unique ``root/name/<time>-<4 hex digits>``.
+        root: Parent of folders that the user did not name.
+        name: Name of the experiment.
 
     Raises:
-        ConfigError: When ``path`` holds a run already, or nothing can be written there.
+        ConfigError: If `path` already holds a run or cannot be written.
     """
-    parent = root / file_name(name) if path is None else Path(path).expanduser()
-    made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
+    parent = root / safe_name(name) if path is None else Path(path).expanduser()
+    created = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     try:
         if path is None:
-            found = fresh(parent)
-            return Folder(found, [found, *made])
+            unique = make_unique(parent)
+            return RunDir(unique, [unique, *created])
         parent.mkdir(parents=True, exist_ok=True)
-        return Folder(parent, made)
+        return RunDir(parent, created)
     except OSError as error:
-        raise ConfigError(unwritable(parent, error)) from None
+        raise ConfigError(unwritable_error(parent, error)) from None
 
 
-def file_name(text: str) -> str:
-    """Text as the name of one file or folder, whatever it holds; at most 80 bytes of it."""
+def reopen(path: Path) -> RunDir:
+    """Open the folder of a run to resume it.
+
+    Raises:
+        ConfigError: If another process uses it, it cannot be written, or it contains links or special files.
+    """
+    refuse_links(path)
+    refuse_special(path)
+    try:
+        return RunDir(path, [], resume=True)
+    except OSError as error:
+        raise ConfigError(unwritable_error(path, error, "RUN")) from None
+
+
+def make_unique(parent: Path) -> Path:
+    """Create a folder named by the time; `mkdir` arbitrates between runs of the same second."""
+    while True:
+        path = parent / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            if not parent.is_dir():
+                raise
+
+
+def safe_name(text: str) -> str:
+    """Return a valid file name of at most 80 bytes for any text."""
     safe = "".join(c if c.isalnum() or c in "=,.-_" else "_" for c in text).lstrip(".")
     return safe.encode()[:80].decode(errors="ignore")
 
 
-def reopen(path: Path) -> Folder:
-    """The folder of a run that goes on.
-
-    Raises:
-        ConfigError: When another process uses it, naming it, nothing can be written there, or something in it is a
-            link, or neither a file nor a folder.
-    """
-    refuse_links(path)
-    refuse_strange(path)
-    try:
-        return Folder(path, [], taken=True)
-    except OSError as error:
-        raise ConfigError(unwritable(path, error, "RUN")) from None
+def remove_empty(folders: list[Path]) -> None:
+    """Remove folders, innermost first, up to the first that is not empty."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
-def in_use(path: Path) -> str:
-    """Say who uses a folder."""
-    owner = status_of(path)
-    who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
-    return format_error("hydra.run.dir", "a folder that no other run uses", path, f"It is in use by {who}.")
-
-
-def status_of(path: Path) -> dict[str, Any]:
-    """What a run's ``status.json`` says; empty where there is none that can be read."""
-    return safe_read.content(path / "status.json")
+def read_status(path: Path) -> dict[str, Any]:
+    """Return the content of ``status.json``; empty if it cannot be read."""
+    return safe_read.read_mapping(path / STATUS)
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process is at work in a run's folder."""
+    """Return whether a process has locked the run folder."""
     if not (path / LOCK).is_file() or (path / LOCK).is_symlink():
         return False
     lock = FileLock(path / LOCK)
@@ -157,65 +180,13 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-def remove_empty(folders: list[Path]) -> None:
-    """Remove folders, the innermost first, up to one in which somebody else has put something."""
-    with contextlib.suppress(OSError):
-        for folder in folders:
-            folder.rmdir()
+def in_use_error(path: Path) -> str:
+    """Return the error message for a folder that another process has locked."""
+    owner = read_status(path)
+    who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
+    return format_error("hydra.run.dir", "a folder that no other run uses", path, f"It is in use by {who}.")
 
 
-def fresh(parent: Path) -> Path:
-    """A new folder named by the time; `mkdir` decides who owns it when several runs start in one second."""
-    while True:
-        path = parent / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-        try:
-            path.mkdir(parents=True)
-            return path
-        except FileExistsError:
-            if not parent.is_dir():
-                raise
-
-
-def check(path: str | None, root: Path) -> None:
-    """Refuse a place where a run cannot go, before any work is done, and leave nothing there.
-
-    Args:
-        path: The folder a user named, or None.
-        root: Where a fresh folder would be made.
-
-    Raises:
-        ConfigError: When ``path`` holds a run already, or nothing can be written there.
-    """
-    if path is not None:
-        refuse_taken(Path(path).expanduser())
-    check_writable(root if path is None else Path(path))
-
-
-def check_writable(path: Path, key: str = "hydra.run.dir") -> None:
-    """Refuse a place where no folder can be made, and leave nothing there.
-
-    Args:
-        path: The folder that is to be made.
-        key: What names it.
-
-    Raises:
-        ConfigError: Naming both.
-    """
-    there = path.expanduser().absolute()
-    while not there.exists():
-        there = there.parent
-    try:
-        # Permissions do not tell everything: only trying does.
-        os.rmdir(tempfile.mkdtemp(prefix=".dltrain", dir=there))
-    except OSError as error:
-        raise ConfigError(unwritable(path, error, key)) from None
-
-
-def unwritable(path: Path, error: OSError, key: str = "hydra.run.dir") -> str:
-    """Say that a folder cannot be made."""
-    return format_error(key, "a folder that can be written", path, f"{error.strerror}.")
-
-
-def stamp(seconds: float) -> str:
-    """Local time in ISO 8601."""
+def iso_time(seconds: float) -> str:
+    """Format seconds since the epoch as local time in ISO 8601."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))

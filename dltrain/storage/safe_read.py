@@ -1,8 +1,4 @@
-"""Small files that anybody may have written, read as data: none of them is waited for, fills memory or ends in a
-traceback.
-
-Imports nothing of dltrain's, so that every module may use it.
-"""
+"""Read small untrusted text, JSON and YAML files: regular files only, bounded size and nesting."""
 
 import json
 import math
@@ -12,93 +8,94 @@ from typing import Any
 
 import yaml
 
-LARGEST = 2**26  # bytes of a file that is read whole: a sweep of ten thousand jobs has less
-LARGEST_YAML = 2**20  # reading YAML takes seconds per megabyte
-DEEPEST = 64  # lists and mappings within one another
+MAX_BYTES = 2**26  # a sweep of ten thousand jobs needs less
+MAX_YAML_BYTES = 2**20  # parsing YAML takes seconds per megabyte
+MAX_DEPTH = 64  # of nested lists and mappings
 
-TOO_DEEP = f"it has more than {DEEPEST} lists and mappings within one another"
+TOO_DEEP = f"it nests lists and mappings more than {MAX_DEPTH} levels deep"
 
 
-def text(file: Path, largest: int = LARGEST) -> str:
-    """What a file holds.
+def read_text(file: Path, max_bytes: int = MAX_BYTES) -> str:
+    """Read a regular UTF-8 file.
 
     Raises:
-        OSError: When it is not there or may not be read.
-        ValueError: When it is large, no text in UTF-8, or something else than a file: a pipe is waited for, for ever.
+        OSError: If it cannot be read.
+        ValueError: If it is not a regular file (a pipe would block), too large or not UTF-8.
     """
-    found = file.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise ValueError("it is no file")
-    if found.st_size > largest:
-        raise ValueError(f"it has more than {largest:,} bytes")
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is not a regular file")
+    if status.st_size > max_bytes:
+        raise ValueError(f"it has more than {max_bytes:,} bytes")
     return file.read_text("utf-8")
 
 
-def parsed(content: str) -> Any:
-    """A text of JSON as the value that it stands for.
+def parse_json(text: str) -> Any:
+    """Parse JSON.
 
     Raises:
-        ValueError: When it stands for none, or for one that is nested deeper than anything dltrain writes.
+        ValueError: If it is invalid or nested too deeply.
     """
     try:
-        found = json.loads(content)
+        value = json.loads(text)
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
-    level, depth = [found], 0
-    while nodes := [node for node in level if isinstance(node, dict | list)]:
+    level, depth = [value], 0
+    while containers := [node for node in level if isinstance(node, dict | list)]:
         depth += 1
-        if depth > DEEPEST:
+        if depth > MAX_DEPTH:
             raise ValueError(TOO_DEEP)
-        level = [item for node in nodes for item in (node.values() if isinstance(node, dict) else node)]
-    return found
+        level = [item for node in containers for item in (node.values() if isinstance(node, dict) else node)]
+    return value
 
 
-def mapping(content: str) -> dict[str, Any]:
-    """What a text of JSON says by name; empty where it says nothing so."""
+def parse_mapping(text: str) -> dict[str, Any]:
+    """Parse a JSON object; empty if the text is anything else."""
     try:
-        found = parsed(content)
+        value = parse_json(text)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
-def content(file: Path) -> dict[str, Any]:
-    """What a file of JSON says by name; empty where it cannot be read."""
+def read_mapping(file: Path) -> dict[str, Any]:
+    """Read a file with a JSON object; empty if it cannot be read or is anything else."""
     try:
-        return mapping(text(file))
+        return parse_mapping(read_text(file))
     except (OSError, ValueError):
         return {}
 
 
-def named(content: dict[str, Any], name: str) -> dict[str, Any]:
-    """What stands below a name; empty where nothing does."""
-    found = content.get(name)
-    return found if isinstance(found, dict) else {}
+def get_mapping(mapping: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return the mapping at a key; empty if there is none."""
+    value = mapping.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number that a float can hold."""
+    """Return whether a value is a finite number in the range of a float."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:
         return False
 
 
-def plain_yaml(file: Path) -> str:
-    """A file of YAML that is as long as what is in it: a few lines of anchors and aliases stand for gigabytes.
+def read_yaml_text(file: Path) -> str:
+    """Read and check a YAML file; the text is safe to parse.
 
     Raises:
-        OSError: When it is not there or may not be read.
-        ValueError: When it has anchors or aliases, is large or deeply nested, or no text.
-        YAMLError: When it is no YAML.
+        OSError: If it cannot be read.
+        ValueError: If it has anchors or aliases (a few lines can expand to gigabytes), is too large or nested too
+            deeply, or is not UTF-8.
+        YAMLError: If it is not valid YAML.
     """
-    found, depth = text(file, LARGEST_YAML), 0
-    for event in yaml.parse(found, Loader=yaml.SafeLoader):
-        if getattr(event, "anchor", None) is not None:  # of an alias, too
+    text, depth = read_text(file, MAX_YAML_BYTES), 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if getattr(event, "anchor", None) is not None:  # aliases have one, too
             raise ValueError("it has anchors or aliases, which dltrain does not write")
         if isinstance(event, yaml.ScalarEvent):
-            event.value.encode()  # half of a pair of characters cannot be written into any file of a run's
+            event.value.encode()  # a lone surrogate could not be written to the run's files
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
+        if depth > MAX_DEPTH:
             raise ValueError(TOO_DEEP)
-    return found
+    return text

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from dltrain import redaction
-from dltrain.loggers.console import Console, duration
+from dltrain.loggers.console import Console
+from dltrain.loggers.formatting import format_duration
 from dltrain.storage import run_dir, safe_read
-from dltrain.storage.atomic import write_whole
+from dltrain.storage.atomic import write_atomic
 
 # How a job ended that would end so again.
 FINAL_STATES = ("finished", "diverged", "out_of_memory")
@@ -36,19 +37,19 @@ class JobResult:
     def take(self, result: dict[str, Any]) -> None:
         """What ``result.json`` says; a metric that is no finite number is null there."""
         self.metric = str(result.get("metric", ""))
-        found = safe_read.named(result, "test").items()
+        found = safe_read.get_mapping(result, "test").items()
         self.test = {name: value if safe_read.is_number(value) else None for name, value in found}
         self.value = self.test.get(self.metric)
 
 
 def load_result(number: int, chosen: dict[str, str], path: Path) -> JobResult | None:
     """The row of a job that an earlier command has brought to its end, or None if there is something left to do."""
-    status = run_dir.status_of(path)
+    status = run_dir.read_status(path)
     if status.get("state") not in FINAL_STATES:
         return None
     error = status.get("error")
     row = JobResult(number, chosen, status["state"], folder=str(path), error=None if error is None else str(error))
-    result = safe_read.content(path / "result.json")
+    result = safe_read.read_mapping(path / "result.json")
     row.take(result)
     took = [recorded_seconds(path.parent, number), result.get("seconds")]
     row.seconds = next((seconds for seconds in took if safe_read.is_number(seconds)), 0.0)
@@ -57,7 +58,7 @@ def load_result(number: int, chosen: dict[str, str], path: Path) -> JobResult | 
 
 def recorded_seconds(home: Path, number: int) -> Any:
     """How long a job took, as an earlier summary says; None where it does not."""
-    rows = safe_read.content(home / "summary.json").get("jobs")
+    rows = safe_read.read_mapping(home / "summary.json").get("jobs")
     known = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
     return next((row.get("seconds") for row in known if row.get("job") == number), None)
 
@@ -71,10 +72,10 @@ def write_summary(home: Path, rows: list[JobResult], swept: list[str]) -> None:
     table.writeheader()
     for row in rows:
         tested = {f"{name}/test": value for name, value in row.test.items()}
-        table.writerow({**vars(row), **row.choices, **tested, "seconds": f"{row.seconds:.3f}"})
-    write_whole(home / "summary.csv", redaction.hidden(text.getvalue()).encode(errors="backslashreplace"))
-    content = redaction.masked({"jobs": [vars(row) for row in rows], "over_seeds": seed_statistics(rows, swept)})
-    write_whole(home / "summary.json", json.dumps(content, indent=2).encode())
+        table.writerow(redaction.mask({**vars(row), **row.choices, **tested, "seconds": f"{row.seconds:.3f}"}))
+    write_atomic(home / "summary.csv", text.getvalue().encode(errors="backslashreplace"))
+    content = redaction.mask({"jobs": [vars(row) for row in rows], "over_seeds": seed_statistics(rows, swept)})
+    write_atomic(home / "summary.json", json.dumps(content, indent=2).encode())
 
 
 def print_summary(console: Console, rows: list[JobResult], swept: list[str], home: Path) -> None:
@@ -86,7 +87,7 @@ def print_summary(console: Console, rows: list[JobResult], swept: list[str], hom
             *row.choices.values(),
             format_value(row),
             row.state,
-            duration(row.seconds),
+            format_duration(row.seconds),
             Path(row.folder).name,
         ]
         for row in rows
@@ -103,8 +104,8 @@ def print_summary(console: Console, rows: list[JobResult], swept: list[str], hom
     for row in rows:
         if row.error:
             console.error([f"job {row.job} {row.state}: {row.error}"])
-    console.say(f"summary      {home / 'summary.csv'}")
-    console.say(f"tensorboard --logdir {shlex.quote(str(home))}")
+    console.info(f"summary      {home / 'summary.csv'}")
+    console.info(f"tensorboard --logdir {shlex.quote(str(home))}")
 
 
 def seed_statistics(rows: list[JobResult], swept: list[str]) -> list[dict[str, Any]]:

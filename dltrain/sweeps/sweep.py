@@ -38,7 +38,9 @@ def run_sweep(jobs: list[Job], console: Console, typed: list[str]) -> int:
     swept = varying_keys(jobs)
     chosen = [job_choices(job, swept) for job in jobs]
     names = [job_name(number, choices) for number, choices in enumerate(chosen)]
-    command = shlex.join(["dltrain", *config_dir_flags(jobs[0]), "-m", *map(redaction.masked_word, drop_resume(typed))])
+    command = shlex.join(
+        ["dltrain", *config_dir_flags(jobs[0]), "-m", *map(redaction.mask_override, drop_resume(typed))]
+    )
     with contextlib.closing(sweep_dir.open_sweep_dir(jobs, names, command)) as home:
         return Sweep(jobs, chosen, names, home, console, command).run(swept)
 
@@ -60,7 +62,7 @@ class Sweep:
         jobs: list[Job],
         chosen: list[dict[str, str]],
         names: list[str],
-        home: run_dir.Folder,
+        home: run_dir.RunDir,
         console: Console,
         command: str,
     ) -> None:
@@ -73,9 +75,9 @@ class Sweep:
 
     def run(self, swept: list[str]) -> int:
         """What is left of the jobs, and the table of all of them."""
-        self.home.status("running")
+        self.home.write_status("running")
         jobs = f"{len(self.jobs)} job{'s' * (len(self.jobs) > 1)}"
-        self.console.say(f"sweep of {jobs} over {', '.join(swept) or 'nothing'} in {self.home.path}")
+        self.console.info(f"sweep of {jobs} over {', '.join(swept) or 'nothing'} in {self.home.path}")
         with self.stop.listening():
             self.stop.disarm()
             for number in range(len(self.jobs)):
@@ -97,9 +99,9 @@ class Sweep:
         text = " ".join(f"{key}={value}" for key, value in self.chosen[number].items())
         title = f"job {number + 1} of {len(self.jobs)}: {text}".rstrip(": ")
         if number in self.rows:
-            self.console.say(f"{title} ({self.rows[number].state}, not run again)")
+            self.console.info(f"{title} ({self.rows[number].state}, not run again)")
             return
-        self.console.say(title)
+        self.console.info(title)
         self.rows[number] = self.run_job(number)
         free_memory()
 
@@ -150,10 +152,10 @@ class Sweep:
         state, code = (INTERRUPTED, self.code) if interrupted else ("finished", 0)
         if not interrupted and states != {"finished"}:
             state, code = "failed", 1
-        self.home.status(state, code)
+        self.home.write_status(state, code)
         if interrupted or "failed" in states:
             what = "Go on with" if interrupted else "To try again what failed"
-            self.console.say(f"{what}: {self.command} {shlex.quote(f'sweep.resume={quote_path(self.home.path)}')}")
+            self.console.info(f"{what}: {self.command} {shlex.quote(f'sweep.resume={quote_path(self.home.path)}')}")
         return code
 
 
@@ -178,13 +180,13 @@ def varying_keys(jobs: list[Job]) -> list[str]:
 def job_choices(job: Job, swept: list[str]) -> dict[str, str]:
     """What tells a job from the others, as everybody may read it."""
     found = override_values(job)
-    return {key: redaction.masked_word(f"{key}={found[key]}").split("=", 1)[1] for key in swept}
+    return {key: redaction.mask_override(f"{key}={found[key]}").split("=", 1)[1] for key in swept}
 
 
 def job_name(number: int, chosen: dict[str, str]) -> str:
     """A short folder name that tells jobs apart in TensorBoard: ``0_model=lstm,lr=0.01``."""
     text = ",".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in chosen.items())
-    return f"{number}_{run_dir.file_name(text)}" if text else str(number)
+    return f"{number}_{run_dir.safe_name(text)}" if text else str(number)
 
 
 def config_dir_flags(job: Job) -> list[str]:

@@ -11,16 +11,16 @@ from dltrain.config import compose
 from dltrain.config.compose import Job
 from dltrain.config.revise import config_differences
 from dltrain.errors import ConfigError, format_error, suggest
-from dltrain.storage import run_dir, run_files, safe_read
-from dltrain.storage.atomic import write_durably
+from dltrain.storage import folder_checks, run_dir, run_files, safe_read
+from dltrain.storage.atomic import write_durable
 
 SWEEP = "sweep.json"
 # Any of these says that a sweep or a run lives here.
-MARKERS = (SWEEP, *run_files.SUMMARIES, *run_files.SIGNS)
+MARKERS = (*run_files.SWEEP_FILES, *run_files.MARKERS)
 MAX_SHOWN = 5  # differences that are told
 
 
-def open_sweep_dir(jobs: list[Job], names: list[str], command: str) -> run_dir.Folder:
+def open_sweep_dir(jobs: list[Job], names: list[str], command: str) -> run_dir.RunDir:
     """The folder of a sweep, locked: a new one, or that of the sweep to go on with.
 
     Args:
@@ -40,8 +40,8 @@ def open_sweep_dir(jobs: list[Job], names: list[str], command: str) -> run_dir.F
 
 def describe_job(job: Job, name: str) -> dict[str, Any]:
     """One job as ``sweep.json`` has it; secrets are masked, so that they are neither kept nor compared."""
-    typed = [redaction.masked_word(word) for word in job.overrides]
-    return {"folder": name, "overrides": typed, "config": redaction.masked(job.config)}
+    typed = [redaction.mask_override(word) for word in job.overrides]
+    return {"folder": name, "overrides": typed, "config": redaction.mask(job.config)}
 
 
 def resumed_path(job: Job) -> Path | None:
@@ -60,7 +60,7 @@ def resumed_path(job: Job) -> Path | None:
     return path
 
 
-def create_sweep_dir(job: Job, content: dict[str, Any]) -> run_dir.Folder:
+def create_sweep_dir(job: Job, content: dict[str, Any]) -> run_dir.RunDir:
     """A fresh folder, or the one that ``hydra.sweep.dir`` names, with what the sweep is.
 
     Raises:
@@ -68,16 +68,16 @@ def create_sweep_dir(job: Job, content: dict[str, Any]) -> run_dir.Folder:
     """
     root = compose.default_root()
     path = Path(job.sweep_dir).expanduser() if job.sweep_dir else None
-    run_dir.check_writable(path or root, "hydra.sweep.dir")
+    folder_checks.check_writable(path or root, "hydra.sweep.dir")
     if path is None:
-        path = run_dir.fresh(root / "sweep")
+        path = run_dir.make_unique(root / "sweep")
     names = [job["folder"] for job in content["jobs"]]
     check_free(path, names)  # before anything is written there
     path.mkdir(parents=True, exist_ok=True)
     home = lock_dir(path, "hydra.sweep.dir")
     try:
         check_free(path, names, locked=True)
-        write_durably(path / SWEEP, json.dumps(content, indent=2).encode())
+        write_durable(path / SWEEP, json.dumps(content, indent=2).encode())
     except BaseException:
         home.close()
         raise
@@ -96,14 +96,14 @@ def check_free(path: Path, names: Iterable[str], locked: bool = False) -> None:
         ConfigError: Naming the file that says so.
     """
     taken = next((name for name in (*MARKERS, *names) if os.path.lexists(path / name)), None)
-    if taken is None and not locked and run_files.is_foreign_lock(path):
+    if taken is None and not locked and folder_checks.has_foreign_lock(path):
         taken = run_files.LOCK
     if taken:
         hint = f"It has {taken}." + f" To go on with it: sweep.resume={path}" * (taken == SWEEP)
         raise ConfigError(format_error("hydra.sweep.dir", "a folder that holds no sweep yet", path, hint))
 
 
-def reopen_sweep_dir(path: Path, content: dict[str, Any]) -> run_dir.Folder:
+def reopen_sweep_dir(path: Path, content: dict[str, Any]) -> run_dir.RunDir:
     """The folder of a sweep whose jobs are those of the command.
 
     Raises:
@@ -123,16 +123,16 @@ def check_no_links(path: Path, names: Iterable[str]) -> None:
     Raises:
         ConfigError: Naming the first that does, or that is neither a file nor a folder.
     """
-    for name in (SWEEP, *run_files.SUMMARIES, "status.json", run_files.LOCK, *names):
+    for name in (*run_files.SWEEP_FILES, run_files.STATUS, run_files.LOCK, *names):
         file = path / name
-        if file.is_symlink() or run_files.is_strange(file):
-            hint = "It is a link." if file.is_symlink() else run_files.STRANGE
+        if file.is_symlink() or folder_checks.is_special(file):
+            hint = "It is a link." if file.is_symlink() else folder_checks.SPECIAL_HINT
             raise ConfigError(
                 format_error("sweep.resume", "files and folders that lie in the sweep's folder", file, hint)
             )
 
 
-def lock_dir(path: Path, key: str) -> run_dir.Folder:
+def lock_dir(path: Path, key: str) -> run_dir.RunDir:
     """The folder, so that no other sweep works in it.
 
     Raises:
@@ -140,9 +140,9 @@ def lock_dir(path: Path, key: str) -> run_dir.Folder:
     """
     try:
         # In the summary folders have one name, however they were typed.
-        return run_dir.Folder(Path(os.path.abspath(path)), [], taken=True)
+        return run_dir.RunDir(Path(os.path.abspath(path)), [], resume=True)
     except OSError as error:
-        raise ConfigError(run_dir.unwritable(path, error, key)) from None
+        raise ConfigError(folder_checks.unwritable_error(path, error, key)) from None
 
 
 def read_sweep(path: Path) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def read_sweep(path: Path) -> dict[str, Any]:
         ConfigError: When the folder is none of a sweep, naming the nearest, or does not say.
     """
     try:
-        content = safe_read.parsed(safe_read.text(path / SWEEP))
+        content = safe_read.parse_json(safe_read.read_text(path / SWEEP))
         for job in content["jobs"]:
             typed = isinstance(job["overrides"], list) and all(isinstance(word, str) for word in job["overrides"])
             if not (typed and isinstance(job["config"], dict)):

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.mode_coverage import modes_found
 from dltrain.metrics.sample_quality import Quality
-from dltrain.plots import charts
+from dltrain.plots import charts, grids
 from dltrain.tasks import sampling
 from dltrain.tasks.autoencoder_base import gathered
 from dltrain.tasks.base import Batch, Evaluation, Loss, Shown, Stage, Task, Turn, Wish
@@ -209,7 +209,7 @@ class Adversarial(Task):
         drawn = sampling.fixed(model, rows if told else rows * columns, Generator().manual_seed(1))
         drawn = drawn.repeat_interleave(told, 0) if told else drawn
         pictures = in_rows(self.made, model, drawn, sampling.spread(model, len(drawn), columns))
-        return charts.samples(self.scale.unit(pictures), columns)
+        return grids.images(self.scale.unit(pictures), columns)
 
     def _plane(self, model: nn.Module, real: Tensor) -> Tensor:
         drawn = sampling.fixed(model, len(real), Generator().manual_seed(1))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.errors import ConfigError, format_error
-from dltrain.plots import charts
+from dltrain.plots import charts, grids
 from dltrain.tasks.base import Batch, Evaluation, Shown, Stage, Task, Wish
 from dltrain.tasks.pixel_range import Scale
 from dltrain.tasks.told import chosen, classes_of
@@ -116,7 +116,7 @@ class Autoencoding(Task):
         shown = []
         if self.pictures:
             versions = len(memory.remade)
-            sheet = charts.samples(alternating(*memory.remade), COLUMNS // versions * versions)
+            sheet = grids.images(alternating(*memory.remade), COLUMNS // versions * versions)
             shown.append(Shown("reconstructions", sheet))
         if memory.codes.shape[1] > 1:
             shown.append(Shown("codes", latent_map(memory.codes, memory.labels, self.class_names)))
@@ -183,7 +183,7 @@ def latent_map(codes: Tensor, labels: Tensor | None, names: Sequence[str]) -> Te
     """Codes in the plane: as they are where there are two variables, else along their first two principal axes."""
     plain = codes.shape[1] == 2
     points = codes if plain else codes @ principal(codes)[:, :2]
-    title = "codes" if plain else f"codes, first two principal axes of {codes.shape[1]}"
+    title = "codes" if plain else f"codes, 2 of {codes.shape[1]} principal axes"
     return charts.scatter(points, labels if names else None, names, title)
 
 

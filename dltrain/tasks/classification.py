@@ -1,6 +1,5 @@
 """Tell classes apart."""
 
-import functools
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
@@ -9,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dltrain.metrics.running import Mean, confusion, macro_f1
-from dltrain.plots import draw
+from dltrain.plots import charts
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Shown, Task
 
-WORST = 16
+WORST = 9
 
 
 class Classification(Task):
@@ -71,17 +70,14 @@ class Classification(Task):
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Shown]:
         """The confusion matrix and, for pictures, a grid of the worst mistakes."""
-        shown = [Shown("confusion", draw.confusion(evaluation.extra["confusion"], self.class_names))]
+        shown = [Shown("confusion", charts.confusion(evaluation.extra["confusion"], self.class_names))]
         worst: _Worst = evaluation.extra["worst"]
         wrong = (worst.losses > 0).nonzero().flatten()
         if worst.inputs.dim() == 4 and worst.inputs.shape[1] in (1, 3) and len(wrong):
-            name = functools.partial(self._caption, worst)
-            shown.append(Shown("worst_mistakes", draw.grid(worst.inputs[wrong].cpu(), [name(int(n)) for n in wrong])))
+            pairs = torch.stack([worst.targets[wrong], worst.predicted[wrong]], 1).tolist()
+            captions = [f"{self.class_names[truth]}, not {self.class_names[said]}" for truth, said in pairs]
+            shown.append(Shown("worst_mistakes", charts.captioned(worst.inputs[wrong], captions)))
         return shown
-
-    def _caption(self, worst: "_Worst", number: int) -> str:
-        truth, said = int(worst.targets[number]), int(worst.predicted[number])
-        return f"{self.class_names[truth]}, not {self.class_names[said]}"
 
 
 class _Worst:

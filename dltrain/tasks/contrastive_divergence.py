@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 
 from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.running import Mean
-from dltrain.plots import charts, draw
+from dltrain.plots import grids
 from dltrain.tasks import rbm
 from dltrain.tasks.base import Batch, Evaluation, Loss, Shown, Stage, Task, Wish
 from dltrain.tasks.pixel_range import Scale
@@ -99,15 +99,15 @@ class ContrastiveDivergence(Task):
         visible = evaluation.extra["visible"]
         rows = zip(self._pictures(visible).split(8), self._again(model, visible).split(8), strict=True)
         return [
-            Shown("filters", draw.filters(self._pictures(model.up.weight))),
+            Shown("filters", grids.filters(self._pictures(model.up.weight))),
             Shown("samples", self.frame(model)),
-            Shown("reconstructions", charts.samples(torch.cat([row for pair in rows for row in pair]))),
+            Shown("reconstructions", grids.images(torch.cat([row for pair in rows for row in pair]))),
         ]
 
     def frame(self, model: rbm.Machine) -> Tensor:
         """What chains that always begin at the same noise have come to after 100 Gibbs steps."""
         hidden = rbm.dream(model, SHOWN, GLANCE, Generator().manual_seed(0))
-        return charts.samples(self._below(model, hidden))
+        return grids.images(self._below(model, hidden))
 
     def generate(self, model: rbm.Machine, wish: Wish) -> Tensor:
         """Probabilities of the pixels after 1,000 Gibbs steps from noise; of given examples, their reconstructions.

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.metrics.running import Mean
-from dltrain.plots import draw
+from dltrain.plots import charts
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Shown, Task
 from dltrain.tasks.regression import add_errors, find_loss, free, in_units, restore, rooted
 
-PANELS = 6
 TAKEN = ("input", "time", "step")  # what a line of `dltrain predict` says besides
 # A naive forecast whose error is below this part of another one's is perfect: the rest is float32.
 ROUNDING = 1e-6
@@ -101,15 +100,16 @@ class Forecasting(Task):
         batch, forecast = evaluation.extra["drawn"]
         truth, predicted = restore(batch["targets"], batch), restore(forecast, batch)
         history = restore(batch["history"], {**batch, "scale": torch.ones(())})
-        picks = torch.linspace(0, len(truth) - 1, min(PANELS, len(truth))).long()
+        picks = torch.linspace(0, len(truth) - 1, min(charts.PANELS, len(truth))).long()
         column = [int(n) % self.columns for n in range(len(picks))]
         past = min(history.shape[1], max(2 * self.season, 3 * self.horizon))
         parts = [
             torch.stack([part[p, :, c] for p, c in zip(picks, column, strict=True)])
             for part in (history, truth, predicted)
         ]
-        captions = [self.target_names[c] for c in column]
-        return [Shown("forecasts", draw.forecasts(parts[0][:, -past:], parts[1], parts[2], captions, self.unit))]
+        unit = f" ({self.unit})" if self.unit else ""
+        captions = [self.target_names[c] + unit for c in column]
+        return [Shown("forecasts", charts.forecasts(parts[0][:, -past:], parts[1], parts[2], captions))]
 
 
 def naive_forecasts(history: Tensor, horizon: int, season: int) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.running import Mean
-from dltrain.plots import charts, draw
+from dltrain.plots import grids
 from dltrain.tasks import rbm
 from dltrain.tasks.base import Batch, Evaluation, Goal, Line, Loss, Shown, Stage, Turn, Wish
 from dltrain.tasks.classification import Classification
@@ -150,12 +150,12 @@ class Layerwise(Classification):
 
     def _show_layers(self, model: rbm.Machine, evaluation: Evaluation) -> list[Shown]:
         """The lowest weights as filters, and what chains in the topmost layer have come to."""
-        filters = draw.filters(layers_of(model)[0].up.weight.unflatten(1, self.shape))
+        filters = grids.filters(layers_of(model)[0].up.weight.unflatten(1, self.shape))
         return [Shown("filters", filters), Shown("samples", self.frame(model))]
 
     def frame(self, model: rbm.Machine) -> Tensor:
         """What the network makes of chains in its topmost layer that always begin at the same noise."""
-        return charts.samples(self._dream(model, SHOWN, GLANCE, Generator().manual_seed(0)))
+        return grids.images(self._dream(model, SHOWN, GLANCE, Generator().manual_seed(0)))
 
     def generate(self, model: rbm.Machine, wish: Wish) -> Tensor:
         """Pictures: 1,000 Gibbs steps in the topmost layer, and from there down; of given ones, up and down again.

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.metrics.running import Mean, Spread
 from dltrain.metrics.sample_quality import Quality
-from dltrain.plots import charts
+from dltrain.plots import grids
 from dltrain.tasks.autoencoder_base import COLUMNS, REMADE, Autoencoding, Memory, classes_told, decode, encode
 from dltrain.tasks.base import Batch, Evaluation, Loss, Shown, Wish
 from dltrain.tasks.told import classes_of
@@ -205,7 +205,7 @@ class Variational(Autoencoding):
         """Samples from the same noise each time; of a conditional model the classes in turn."""
         if not self.pictures:
             return None
-        return charts.samples(self._samples(model, SHEET, torch.Generator().manual_seed(SEED)), COLUMNS)
+        return grids.images(self._samples(model, SHEET, torch.Generator().manual_seed(SEED)), COLUMNS)
 
     def _samples(self, model: nn.Module, count: int, noise: Generator) -> Tensor:
         """Decoded codes from the prior; of a conditional model the classes in turn."""

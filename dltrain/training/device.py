@@ -1,8 +1,8 @@
-"""Where a run computes and in which precision. What runs is decided by what the machine is, never by a stopwatch."""
+"""Device and precision of a run, and the setup of the process. Nothing here is decided by timing."""
 
+import math
 import contextlib
 import ctypes
-import math
 import random
 import sys
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Device:
-    """The machine as a run uses it.
+    """Device, precision and layout of a run.
 
     Args:
-        device: Where tensors live.
-        precision: What arithmetic is done in: fp32, tf32, bf16 or fp16; weights stay in fp32.
-        channels_last: Pictures and convolution weights have their channels innermost.
-        compile: Whether the model is compiled.
-        deterministic: Only algorithms that give the same bytes every time.
+        device: Where tensors are.
+        precision: Of the arithmetic: fp32, tf32, bf16 or fp16; weights stay in fp32.
+        channels_last: Images and convolution weights have their channels innermost in memory.
+        compile: Compile the model.
+        deterministic: Use deterministic algorithms only.
     """
 
     device: torch.device
@@ -39,59 +39,63 @@ class Device:
     deterministic: bool
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """The context in which a loss is computed; may be entered again and again."""
+        """Return the context in which losses are computed; it can be entered repeatedly."""
         if self.precision not in DTYPES:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, DTYPES[self.precision])
 
-    def scaler(self) -> torch.amp.GradScaler | None:
-        """A loss scaler where gradients would underflow (fp16), one per optimizer."""
+    def make_scaler(self) -> torch.amp.GradScaler | None:
+        """Return a new loss scaler for fp16, whose gradients would underflow; each optimizer needs its own."""
         return torch.amp.GradScaler(self.device.type) if self.precision == "fp16" else None
 
     def place(self, model: nn.Module) -> nn.Module:
-        """The model on the device, laid out for it."""
+        """Move the model to the device, in its memory layout."""
         layout = torch.channels_last if self.channels_last else torch.preserve_format
         return model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
 
     def describe(self) -> str:
-        """One line for people."""
+        """Return device, precision and options in one line."""
         name = torch.cuda.get_device_name() if self.device.type == "cuda" else self.device.type.upper()
         threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
         extras = [word for word, on in (("channels_last", self.channels_last), ("compiled", self.compile)) if on]
         return ", ".join([f"{name} in {self.precision}{threads}", *extras])
 
 
-def choose(
+def select_device(
     name: str, precision: str, compile: bool, channels_last: bool | str, deterministic: bool, model: nn.Module
 ) -> Device:
-    """Decide where and how ``model`` runs.
+    """Return the device and options for a model; ``auto`` values are resolved.
 
     Raises:
-        ConfigError: When the device that was asked for is not there, or cannot do the precision.
+        ConfigError: When the device is not available, or does not support the precision.
     """
-    device = torch.device(find(name))
+    device = torch.device(resolve_device(name))
     if channels_last == "auto":
         channels_last = device.type != "mps" and any(isinstance(m, nn.Conv2d) for m in model.modules())
-    return Device(device, find_precision(precision, device), bool(channels_last), compile, deterministic)
+    return Device(device, _resolve_precision(precision, device), bool(channels_last), compile, deterministic)
 
 
-def find(name: str) -> str:
-    """The device's type: the one asked for, or the best there is."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+def resolve_device(name: str) -> str:
+    """Return the type of the device; ``auto`` is the best available.
+
+    Raises:
+        ConfigError: When it is unknown or not available.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return next(kind for kind, found in there.items() if found)
-    if name not in there:
+        return next(kind for kind, found in available.items() if found)
+    if name not in available:
         raise ConfigError(format_error("device.name", "one of auto cpu cuda mps", name))
-    if not there[name]:
-        usable = " ".join(kind for kind, found in there.items() if found)
+    if not available[name]:
+        usable = " ".join(kind for kind, found in available.items() if found)
         raise ConfigError(
-            format_error("device", "a device of this machine", name, f"{why_not(name)} Usable here: {usable}.")
+            format_error("device", "a device of this machine", name, f"{_unavailable(name)} Usable here: {usable}.")
         )
     return name
 
 
-def why_not(name: str) -> str:
-    """Why a device cannot be used."""
+def _unavailable(name: str) -> str:
+    """Return why a device is not available."""
     if name == "mps":
         return "This machine or this build of torch has no Metal."
     if torch.version.cuda is None:
@@ -99,8 +103,8 @@ def why_not(name: str) -> str:
     return f"torch {torch.__version__} finds no NVIDIA GPU or driver."
 
 
-def find_precision(precision: str, device: torch.device) -> str:
-    """The precision that runs: the one asked for, or what the device does best without a surprise."""
+def _resolve_precision(precision: str, device: torch.device) -> str:
+    """Return the precision; ``auto`` is fp32 except on CUDA."""
     if precision == "auto":
         if device.type != "cuda":
             return "fp32"
@@ -113,7 +117,8 @@ def find_precision(precision: str, device: torch.device) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: a device's or, in the words of torch's allocator, the machine's."""
+    """Return whether memory ran out, on the device or on the host."""
+    # torch reports the host's memory as a plain RuntimeError.
     words = ("can't allocate memory", "not enough memory", "out of memory")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(word in str(error) for word in words)
@@ -121,7 +126,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def random_state() -> dict[str, Any]:
-    """Every random generator that a model may draw from, as tensors and plain Python."""
+    """Return the state of every random generator that a model may use, as tensors and plain Python."""
     plain = np.random.get_state(legacy=False)
     state = {**plain["state"], "key": plain["state"]["key"].tolist()}
     return {
@@ -133,7 +138,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Go on drawing where `random_state` was taken; generators of devices that are not here are left out."""
+    """Restore what `random_state` returned, except for devices that do not exist here."""
     torch.set_rng_state(state["torch"])
     for number, numbers in enumerate(state["cuda"][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(numbers, number)
@@ -143,12 +148,12 @@ def restore_random_state(state: dict[str, Any]) -> None:
     np.random.set_state({**state["numpy"], "state": {**state["numpy"]["state"], "key": key}})
 
 
-def prepare(device: Device, seed: int) -> None:
-    """Set the process up for one run; also undoes what an earlier run of a sweep left behind."""
+def configure_process(device: Device, seed: int) -> None:
+    """Set seeds and global options of torch for a run, and reset those of an earlier run in a sweep."""
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    spare_compiler(not device.compile)
+    _skip_compiler_import(not device.compile)
     if torch.are_deterministic_algorithms_enabled() != device.deterministic:  # the call imports torch's compiler, 3 s
         torch.use_deterministic_algorithms(device.deterministic)
     torch.backends.cudnn.benchmark = device.device.type == "cuda" and not device.deterministic
@@ -156,46 +161,45 @@ def prepare(device: Device, seed: int) -> None:
     torch.backends.cudnn.allow_tf32 = device.precision != "fp32"
     torch.set_flush_denormal(True)
     if device.device.type == "cpu":
-        hold_memory()
+        _keep_freed_memory()
     if device.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
 
 
-def hold_memory() -> None:
-    """Keep what a step has freed for the next step, instead of giving it back to the system and asking for it again.
+def _keep_freed_memory() -> None:
+    """Keep memory that a step frees for the next step instead of returning it to the system.
 
-    By default glibc gives back every block above 32 MB at once, and the system hands out zeroed pages one by one when
-    it is asked again, which takes a tenth of the time of a step of a large network. Other C libraries have no such
-    call.
+    By default glibc returns every block above 32 MB at once. Getting zeroed pages back one by one takes a tenth of a
+    large network's step. Other C libraries have no such option.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
-        change = ctypes.CDLL(None).mallopt
-        change(M_MMAP_THRESHOLD, 2**31 - 1)
-        change(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, 2**31 - 1)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def spare_compiler(spare: bool) -> None:
-    """Keep torch.optim from importing torch's compiler, which takes two seconds, in a run that compiles nothing.
+def _skip_compiler_import(skip: bool) -> None:
+    """Keep torch.optim from importing torch's compiler (2 s) in a run that does not compile.
 
-    These methods import it at their first call to be told to stay out of it, and remember the answer in an attribute;
-    here is the answer. Where another version of torch has no such attribute, nothing happens.
+    At their first call these methods import the compiler only to be excluded from it, and cache the result in an
+    attribute, which is set here instead. Versions of torch without this attribute are left alone.
     """
     for name in ("add_param_group", "state_dict", "load_state_dict", "zero_grad"):
         inner: Any = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
         if inner is None:
             continue
-        if spare and "torch._dynamo" not in sys.modules:
+        if skip and "torch._dynamo" not in sys.modules:
             inner.__dynamo_disable = inner
-        elif not spare and vars(inner).get("__dynamo_disable") is inner:
+        elif not skip and vars(inner).get("__dynamo_disable") is inner:
             del vars(inner)["__dynamo_disable"]
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Return the peak memory in MB: the device's on CUDA, else the process's; NaN where the system does not say."""
+    """Return the peak memory so far in MB: of the device on CUDA, else of the process. NaN if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     try:
-        # Linux counts in ru_maxrss what the parent held when it forked this process; this it does not.
+        # On Linux ru_maxrss includes what the parent held when it forked this process; VmHWM does not.
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) / 2**10
     except (OSError, IndexError):

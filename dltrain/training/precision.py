@@ -22,7 +22,7 @@ def use_fp32_where_needed(model: nn.Module, device: Device) -> str | None:
     Raises:
         ConfigError: When the device can compute no layer in its precision.
     """
-    if device.precision not in DTYPES or device.device.type == "cuda":  # there, every layer has a kernel
+    if not may_lack_kernels(device):
         return None
     layers = [layer for layer in model.modules() if example_inputs(layer)]
     missing = [layer for layer in layers if not is_supported(layer, device)]
@@ -35,6 +35,11 @@ def use_fp32_where_needed(model: nn.Module, device: Device) -> str | None:
     for layer in missing:
         layer.forward = MethodType(_forward_in_fp32, layer)  # a deep copy rebinds it
     return f"{kinds}: computed in fp32, because {reason}; the other layers are computed in {device.precision}"
+
+
+def may_lack_kernels(device: Device) -> bool:
+    """Whether layers have to be tried: fp32 and CUDA have a kernel for every layer."""
+    return device.precision in DTYPES and device.device.type != "cuda"
 
 
 def is_supported(layer: nn.Module, device: Device) -> bool:
@@ -89,18 +94,22 @@ def advise(model: nn.Module, device: Device) -> str | None:
     """Return a note when another precision is faster on this CPU."""
     if device.device.type != "cpu":
         return None
-    if device.precision in DTYPES and not _is_fast(device.precision):
+    convolves = any(isinstance(layer, _ConvNd) for layer in model.modules())
+    if device.precision in DTYPES and not _is_fast(device.precision, convolves):
         lower = device.precision
         return f"torch has no fast {lower} kernels for this CPU: device.precision={lower} is much slower than fp32"
     features = torch.cpu.get_capabilities()
     in_hardware = features.get("amx_bf16", False) or features.get("avx512_bf16", False)
-    gains = any(isinstance(layer, nn.Conv2d | nn.LSTM) for layer in model.modules())
-    if device.precision == "fp32" and gains and in_hardware and _is_fast("bf16"):
+    gains = convolves or any(isinstance(layer, nn.LSTM) for layer in model.modules())
+    if device.precision == "fp32" and gains and in_hardware and _is_fast("bf16", convolves):
         return "This CPU multiplies bf16 in hardware: device.precision=bf16 would be faster."
     return None
 
 
-def _is_fast(precision: str) -> bool:
+def _is_fast(precision: str, convolves: bool) -> bool:
     """Whether oneDNN has kernels for `precision` on this CPU other than slow reference code."""
-    available = torch.backends.mkldnn.is_available()
-    return available and getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported")()
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if precision == "fp16" and convolves and not torch.cpu.get_capabilities().get("amx_fp16", False):
+        return False  # the gradient of a convolution's weights is reference code
+    return getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported")()

@@ -1,4 +1,4 @@
-"""Signals and the time limit of a run: what they ask for, and when the loop obeys.
+"""Signals and the time limit of a run.
 
 A platform may lack a signal: Windows has neither ``SIGUSR1`` nor ``SIGALRM``. What needs it is then switched off.
 """
@@ -10,20 +10,14 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-GRACE_S = 15  # the loop's time to stop by itself; schedulers kill about 30 s after their signal
+GRACE_S = 15  # after that a stop is forced: schedulers commonly kill a process 30 s after the first signal
 
 SIGNAL_EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}
 SAVE_SIGNAL = "SIGUSR1"
 
 
-def _alarm(seconds: int) -> None:
-    """Send ``SIGALRM`` after some seconds, 0 for never."""
-    if hasattr(signal, "alarm"):
-        signal.alarm(seconds)
-
-
 class Stopped(BaseException):
-    """The run is stopped early. Not an `Exception`, so that no handler of failures catches it.
+    """The run is stopped early. A `BaseException`, so that ``except Exception`` does not catch it.
 
     Args:
         reason: ``SIGINT``, ``SIGTERM``, ``SIGUSR1`` or ``max_minutes``.
@@ -35,28 +29,28 @@ class Stopped(BaseException):
 
 
 class Stop:
-    """Handler of signals that the loop asks between two steps.
+    """Handles signals: the loop checks between two steps whether to stop or save.
 
-    While it is armed, a signal only sets `reason`, and the loop stops after its step. Otherwise, or when the loop does
-    not stop in time (a worker hangs), `Stopped` is raised wherever the program is. A second signal ends the process at
-    once.
+    In cooperative mode a signal only sets `reason`, and the loop stops after its step. Otherwise, or when the loop does
+    not stop in time (a hanging worker), `Stopped` is raised in whatever code is running. The second signal exits
+    immediately.
 
     Args:
-        on_abort: Called before the process ends at once, with the exit code.
+        on_abort: Called with the exit code before an immediate exit.
     """
 
     def __init__(self, on_abort: Callable[[int], None] = lambda code: None) -> None:
         self.on_abort = on_abort
         self.reason: str | None = None
         self.save = False  # write a checkpoint and continue
-        self.requeue = False  # under Slurm, SIGUSR1 stops the run too
-        self.armed = False
-        self.ending = False
-        self.held = False  # in a section that must not be interrupted
+        self.requeue = False  # SIGUSR1 stops the run too, to be requeued by Slurm
+        self.is_cooperative = False
+        self.ending = False  # the run is over: no signal is forced any more
+        self.deferred = False  # the code that runs must not be interrupted halfway
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["Stop"]:
-        """Handle signals, and restore the previous handlers at the end. Without effect outside the main thread."""
+        """Install the signal handlers and restore the earlier ones on exit; does nothing outside the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
@@ -72,29 +66,29 @@ class Stop:
 
     @contextlib.contextmanager
     def cooperative(self) -> Iterator[None]:
-        """Only set `reason` on a signal: the loop asks for it."""
-        self.armed = True
+        """Let the caller check `reason` itself instead of raising `Stopped`."""
+        self.is_cooperative = True
         try:
             yield
         finally:
-            self.armed = False
+            self.is_cooperative = False
 
     @contextlib.contextmanager
     def defer_signals(self) -> Iterator[None]:
-        """Let nothing but a second signal interrupt the block."""
-        before, self.held = self.held, True
+        """Do not force a stop inside the context; only a second signal interrupts it."""
+        before, self.deferred = self.deferred, True
         try:
             yield
         finally:
-            self.held = before
+            self.deferred = before
 
     @contextlib.contextmanager
     def time_limit(self, minutes: float | None) -> Iterator[None]:
-        """Ask the loop to stop after some minutes; None for no limit."""
+        """Request a stop after this many minutes; None for no limit."""
         if minutes is None:
             yield
             return
-        timer = threading.Timer(minutes * 60, self.time_is_up)
+        timer = threading.Timer(minutes * 60, self._time_is_up)
         timer.daemon = True
         timer.start()
         try:
@@ -102,33 +96,32 @@ class Stop:
         finally:
             timer.cancel()
 
-    def time_is_up(self) -> None:
-        """Ask the loop to stop because ``trainer.max_minutes`` have passed."""
+    def _time_is_up(self) -> None:
         self.reason = self.reason or "max_minutes"
 
     def finish(self) -> None:
-        """Let nothing but a second signal interrupt the end of the run, which writes its result."""
-        self.armed = self.ending = True
+        """Let a run write its results; from here on only a second signal interrupts it."""
+        self.is_cooperative = self.ending = True
         _alarm(0)
 
     def disarm(self) -> None:
-        """Between two runs of a sweep, only set `reason` on a signal, and drop the state of the last run."""
-        self.armed = self.ending = True
+        """Reset between two runs of a sweep, where a signal only sets `reason`."""
+        self.is_cooperative = self.ending = True
         self.on_abort = lambda code: None
         self.save = self.requeue = False
         self.reason = self.reason if self.reason in SIGNAL_EXIT_CODES else None
 
     def rearm(self) -> None:
-        """Start the next run of a sweep."""
-        self.armed = self.ending = False
+        """Raise `Stopped` on signals again, for the next run of a sweep."""
+        self.is_cooperative = self.ending = False
 
     def _end(self, number: int, frame: FrameType | None) -> None:
-        name, is_second = signal.Signals(number).name, self.reason in SIGNAL_EXIT_CODES
-        if is_second:
+        name, again = signal.Signals(number).name, self.reason in SIGNAL_EXIT_CODES
+        if again:
             self.on_abort(SIGNAL_EXIT_CODES[name])
             os._exit(SIGNAL_EXIT_CODES[name])
         self.reason = name
-        if not self.armed:
+        if not self.is_cooperative:
             raise Stopped(name)
         if not self.ending:
             _alarm(GRACE_S)
@@ -139,7 +132,13 @@ class Stop:
             self.reason = self.reason or SAVE_SIGNAL
 
     def _force(self, number: int, frame: FrameType | None) -> None:
-        if self.held:
+        if self.deferred:
             _alarm(1)
             return
         raise Stopped(self.reason or "SIGTERM")
+
+
+def _alarm(seconds: int) -> None:
+    """Send ``SIGALRM`` after some seconds, 0 for never."""
+    if hasattr(signal, "alarm"):
+        signal.alarm(seconds)

@@ -1,4 +1,4 @@
-"""The stages of a run: which data each learns from, how long it is, and when things fall due in it."""
+"""The stages of a run with their data, lengths and intervals."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,13 +9,13 @@ from dltrain.training.meters import Trigger
 from dltrain.training.state import TrainerConfig, TrainState
 
 
-class StageProgress:
-    """One stage and its place in the run.
+class StagePlan:
+    """One stage with its data, its length in steps, and the triggers of logging, evaluation and checkpoints.
 
     Args:
-        stage: What is learned in it.
-        batches: What it learns from.
-        config: When things happen.
+        stage: The task's stage.
+        batches: Its training data.
+        config: Lengths and intervals.
     """
 
     def __init__(self, stage: Stage, batches: Batches, config: TrainerConfig) -> None:
@@ -24,53 +24,32 @@ class StageProgress:
         epochs = config.epochs if stage.epochs is None else stage.epochs
         limits = (math.inf if epochs is None else epochs * self.epoch_steps, config.max_steps or math.inf)
         self.steps = int(min(limits))
-        self.log_due, self.evaluation_due, self.save_due = (
-            Trigger(span, self.epoch_steps) for span in (config.log_every, config.eval_every, config.checkpoint_every)
-        )
-
-    @property
-    def epochs(self) -> int:
-        """Passes over its data, the last one perhaps in part."""
-        return -(-self.steps // self.epoch_steps)
+        self.epochs = -(-self.steps // self.epoch_steps)  # the last one may be cut short
+        self.log_trigger = Trigger(config.log_every, self.epoch_steps)
+        self.eval_trigger = Trigger(config.eval_every, self.epoch_steps)
+        self.checkpoint_trigger = Trigger(config.checkpoint_every, self.epoch_steps)
 
 
 class Stages:
-    """All stages of a run, in order; one of them is the present one.
+    """All stages of a run, in order.
 
     Args:
-        stages: As the task has them.
+        stages: The task's stages.
         batches: Split -> its batches.
-        config: When things happen.
+        config: Lengths and intervals.
     """
 
     def __init__(self, stages: Sequence[Stage], batches: Mapping[str, Batches], config: TrainerConfig) -> None:
-        self.spans = [StageProgress(stage, batches.get(stage.data, batches["train"]), config) for stage in stages]
-        self.steps = sum(span.steps for span in self.spans)
-        self.epochs = sum(span.epochs for span in self.spans)
-        self.number = 0
+        self.plans = [StagePlan(stage, batches.get(stage.data, batches["train"]), config) for stage in stages]
+        self.steps = sum(plan.steps for plan in self.plans)
+        self.epochs = sum(plan.epochs for plan in self.plans)
 
     def __len__(self) -> int:
-        return len(self.spans)
+        return len(self.plans)
 
-    @property
-    def present(self) -> StageProgress:
-        """The stage that is being trained."""
-        return self.spans[self.number]
-
-    def enter(self, number: int) -> StageProgress:
-        """Make a stage the present one."""
-        self.number = number
-        return self.present
+    def __getitem__(self, index: int) -> StagePlan:
+        return self.plans[index]
 
     def epoch(self, state: TrainState) -> float:
-        """Epochs done, with a fraction, those of earlier stages included."""
-        return state.epoch + state.batch / len(self.present.batches)
-
-
-def following(state: TrainState, number: int) -> TrainState:
-    """Where a run stands when a stage has ended and the next begins.
-
-    Stages have metrics of their own, so that the best of one says nothing about the next. Epochs go on counting: the
-    order of examples, which an epoch names, is another one in each stage.
-    """
-    return TrainState(step=state.step, stage=number, stage_start=state.step, epoch=state.epoch + 1)
+        """Return the epochs done so far, with a fraction, those of earlier stages included."""
+        return state.epoch + state.batch / len(self.plans[state.stage].batches)

@@ -1,25 +1,27 @@
 """The trainer's configuration and the position of a run."""
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
-Interval = tuple[float, str]
+Interval = tuple[float, str]  # a number and its unit: step, epoch or minute
 
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """When things happen. A span is a number and its unit: step, epoch or minute.
+    """How long a run trains, and how often it logs, evaluates and saves.
 
     Args:
         epochs: Passes over the training data; None goes by ``max_steps`` alone.
-        max_steps: Optimizer steps at most; None for no limit.
+        max_steps: Most optimizer steps of a stage; None for no limit.
         accumulate: Batches whose gradients are averaged into one step.
-        log_every: When the loss is read back from the device and logged.
-        eval_every: When the validation split is evaluated.
-        checkpoint_every: When ``last.pt`` is written.
-        early_stopping: Evaluations without improvement after which training stops; 0 for never.
+        log_every: Interval between two reads of the loss from the device.
+        eval_every: Interval between two evaluations on the validation split.
+        checkpoint_every: Interval between two checkpoints.
+        early_stopping_patience: Evaluations without improvement after which training stops; 0 for never.
         max_minutes: Time after which training stops; None for no limit.
-        on_non_finite: What follows from a loss or gradient that is no finite number: stop, skip the step, or ignore.
-        shrink: When memory runs out, go on with smaller parts of a batch instead of ending.
+        on_non_finite: What a NaN or infinite loss or gradient leads to: stop, skip the step, or ignore.
+        split_on_oom: Split batches into smaller chunks when memory runs out, instead of failing.
     """
 
     epochs: int | None
@@ -28,26 +30,26 @@ class TrainerConfig:
     log_every: Interval
     eval_every: Interval
     checkpoint_every: Interval
-    early_stopping: int = 0
+    early_stopping_patience: int = 0
     max_minutes: float | None = None
     on_non_finite: str = "stop"
-    shrink: bool = False
+    split_on_oom: bool = False
 
 
 @dataclass
 class TrainState:
-    """Where a run stands: all that is needed to go on, beside weights, optimizers and seed.
+    """The position of a run: all it needs to resume besides weights, optimizers and seed.
 
     Args:
         step: Optimizer steps so far.
-        stage: The number of the present stage.
-        stage_start: Steps before it.
-        epoch: Epochs done in this stage.
+        stage: Index of the current stage.
+        stage_start: Steps before the current stage.
+        epoch: Epochs done, those of earlier stages included.
         batch: Batches done in this epoch.
-        best: The watched metric at its best, in this stage.
-        best_step: When that was.
-        evaluations: How often the validation split was evaluated, in this stage.
-        evaluating: The evaluation of this step is due and not done.
+        best: Best value of the watched metric in this stage.
+        best_step: The step of that value.
+        evaluations: Evaluations on the validation split in this stage.
+        evaluating: The evaluation of this step has begun and is not done.
         evaluated: The step of the last evaluation.
         without_improvement: Evaluations since the best.
         stopped_early: Training has ended for lack of improvement.
@@ -65,3 +67,41 @@ class TrainState:
     evaluated: int = 0
     without_improvement: int = 0
     stopped_early: bool = False
+
+    def next_stage(self) -> "TrainState":
+        """Return the state at the start of the next stage.
+
+        Each stage has a metric of its own, so the best value starts over. Epochs go on counting because the epoch
+        determines the order of the examples.
+        """
+        return TrainState(step=self.step, stage=self.stage + 1, stage_start=self.step, epoch=self.epoch + 1)
+
+    def record_evaluation(self, value: float, better: Literal["min", "max"], patience: int) -> bool:
+        """Update the best value and early stopping after an evaluation.
+
+        Args:
+            value: The watched metric.
+            better: Whether small or large values are better.
+            patience: Evaluations without improvement after which training stops; 0 for never.
+
+        Returns:
+            Whether the value is the best so far.
+        """
+        best = improves(value, self.best, better)
+        self.evaluations, self.evaluated, self.evaluating = self.evaluations + 1, self.step, False
+        self.without_improvement = 0 if best else self.without_improvement + 1
+        if best:
+            self.best, self.best_step = value, self.step
+        self.stopped_early = 0 < patience <= self.without_improvement
+        return best
+
+    def reset_best(self) -> None:
+        """Start over with the best value, for when its weights are lost."""
+        self.best, self.best_step = None, 0
+
+
+def improves(value: float, best: float | None, better: str) -> bool:
+    """Return whether a metric is better than the best so far; NaN and infinite values never are."""
+    if not math.isfinite(value):
+        return False
+    return best is None or (value > best if better == "max" else value < best)

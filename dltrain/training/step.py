@@ -1,4 +1,4 @@
-"""What happens within one step: the turns of a stage, each with its losses, gradients and optimizer."""
+"""One training step: the turns of a stage, each with its losses, gradients and optimizer."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -10,33 +10,33 @@ from dltrain.loggers.console import Console
 from dltrain.optim.optimizer import SKIPPED, Optimizer
 from dltrain.tasks.base import Loss, Stage, Turn
 from dltrain.training.device import Device, is_out_of_memory
-from dltrain.training.meters import SINGLE_TURN, LossBuffer
+from dltrain.training.meters import LossBuffer, log_name
 from dltrain.training.state import TrainerConfig
 
 
 class StepInfo(NamedTuple):
-    """Where a step stands.
+    """The position of a step.
 
     Args:
-        step: In the run, counted from 0.
-        in_stage: In its stage, counted from 0.
+        step: Index in the run.
+        step_in_stage: Index in the stage.
         progress: From 0 to 1 over the run.
     """
 
     step: int
-    in_stage: int
+    step_in_stage: int
     progress: float
 
 
 class StepRunner:
-    """Takes turns and remembers, on the device, what there is to log.
+    """Runs the turns of a step and buffers their losses on the device.
 
     Args:
         make_optimizer: Makes the optimizer of a turn, given the turn and the number of steps of its stage.
-        config: What to do when numbers are not finite or memory runs out.
+        config: Says what to do on NaN, infinity and out of memory.
         device: Where and in which precision the model computes.
         batch_size: Examples per batch.
-        console: Where to say that batches are cut into parts.
+        console: Reports that batches are split into chunks.
     """
 
     def __init__(
@@ -50,106 +50,108 @@ class StepRunner:
         self.make_optimizer, self.config, self.device = make_optimizer, config, device
         self.batch_size, self.console = batch_size, console
         self.autocast = device.autocast()
-        self.loss_buffer = LossBuffer(lenient=config.on_non_finite == "skip")
+        self.loss_buffer = LossBuffer(skip_non_finite=config.on_non_finite == "skip")
         self.optimizers: dict[str, Optimizer] = {}
-        self.parts = 1  # into how many a batch is cut, once memory has run out
+        self.num_chunks = 1  # per batch; doubled when memory runs out
 
-    def begin(self, stage: Stage, steps: int) -> None:
+    def begin_stage(self, stage: Stage, steps: int) -> None:
         """Make the optimizers of a stage."""
         self.optimizers = {turn.name: self.make_optimizer(turn, steps) for turn in stage.turns}
 
-    def take(self, stage: Stage, group: list[Batch], moment: StepInfo, measure: bool) -> None:
-        """Every turn that is due."""
+    def run(self, stage: Stage, batches: list[Batch], info: StepInfo, measure_norm: bool) -> None:
+        """Run each turn that is due in this step."""
         for turn in stage.turns:
-            if (moment.step + 1) % turn.every == 0:
-                self.take_turn(turn, group, moment, measure)
+            if (info.step + 1) % turn.every == 0:
+                self.run_turn(turn, batches, info, measure_norm)
 
-    def take_turn(self, turn: Turn, group: list[Batch], moment: StepInfo, measure: bool) -> None:
-        """One move: the losses of all micro-batches, the gradient of their exact mean, one step of the optimizer."""
-        while (losses := self.find_gradients(turn, group, moment)) is None:
-            pass  # not enough memory: again in smaller parts
+    def run_turn(self, turn: Turn, batches: list[Batch], info: StepInfo, measure_norm: bool) -> None:
+        """Take one optimizer step with the gradient of the mean loss over all micro-batches.
+
+        Args:
+            turn: What is minimized, and for which parameters.
+            batches: The micro-batches.
+            info: The position of the step.
+            measure_norm: Buffer the gradient norm for the log.
+        """
+        while (losses := self.compute_gradients(turn, batches, info)) is None:
+            pass  # out of memory: try again in smaller chunks
         for loss in losses:
             self.loss_buffer.add(turn.name, loss)
-        norm = self.optimizers[turn.name].step(moment.in_stage, measure=measure)
-        if measure and norm is not None:  # of this very step: what another one had would be lost in a checkpoint
+        norm = self.optimizers[turn.name].step(info.step_in_stage, measure=measure_norm)
+        if measure_norm and norm is not None:  # a norm of an earlier step would be lost in a checkpoint
             self.loss_buffer.norms[turn.name] = norm
 
-    def find_gradients(self, turn: Turn, group: list[Batch], moment: StepInfo) -> list[Loss] | None:
-        """The losses, their gradients in place; None when memory ran out and the next try takes smaller parts."""
+    def compute_gradients(self, turn: Turn, batches: list[Batch], info: StepInfo) -> list[Loss] | None:
+        """Accumulate the gradients of all micro-batches.
+
+        Returns:
+            The losses, or None when memory ran out and the next try uses smaller chunks.
+        """
         optimizer = self.optimizers[turn.name]
         losses: list[Loss] = []
         try:
-            for batch in group if self.parts == 1 else in_parts(group, self.parts):
+            for batch in batches if self.num_chunks == 1 else split(batches, self.num_chunks):
                 with self.autocast:
-                    loss = turn.loss(batch, moment.progress)
+                    loss = turn.loss(batch, info.progress)
                 optimizer.backward(loss, first=not losses)
                 losses.append(loss)
             return losses
         except RuntimeError as error:
-            if not is_out_of_memory(error) or not self.config.shrink or self.parts >= self.batch_size:
+            if not is_out_of_memory(error) or not self.config.split_on_oom or self.num_chunks >= self.batch_size:
                 raise
-        # The error is gone, and with it the tensors that its traceback held.
+        # Only here is the error gone, and with it the tensors that its traceback held.
         optimizer.drop_gradients()
-        self.shrink(moment.step + 1)
-        return None
-
-    def shrink(self, step: int) -> None:
-        """Halve what is computed at once; a step stays the same mean over the same examples."""
         if self.device.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.parts *= 2
-        self.console.say(
-            f"out of memory in step {step}: from now on {self.at_a_time} examples at a time. The batch stays "
+        self.num_chunks *= 2
+        self.console.info(
+            f"out of memory in step {info.step + 1}: from now on {self.chunk_size} examples at a time. The batch stays "
             f"{self.batch_size} for weights and losses; statistics of a batch norm are those of the parts."
         )
+        return None
 
     @property
-    def at_a_time(self) -> int:
+    def chunk_size(self) -> int:
         """Examples that are computed at once."""
-        return -(-self.batch_size // self.parts)
+        return -(-self.batch_size // self.num_chunks)
 
     @property
-    def skipped(self) -> int:
-        """Steps that were left out for numbers that were not finite."""
+    def skipped_steps(self) -> int:
+        """Steps that were skipped because gradients were not finite; waits for the device."""
         return sum(int(optimizer.skipped) for optimizer in self.optimizers.values())
 
     def read(self) -> dict[str, float]:
-        """What was remembered since the last time, and the learning rates; waits for the device."""
+        """Return the buffered losses, norms and learning rates by their logged names; waits for the device."""
         readings = {
-            named(name, turn): value for turn, o in self.optimizers.items() for name, value in o.readings().items()
+            log_name(name, turn): value for turn, o in self.optimizers.items() for name, value in o.readings().items()
         }
         values = self.loss_buffer.read(readings)
         for turn, optimizer in self.optimizers.items():
-            values[named("lr", turn)] = optimizer.lr
-            optimizer.know_skipped(values.get(named(SKIPPED, turn), 0))
+            values[log_name("lr", turn)] = optimizer.lr
+            optimizer.set_known_skipped(values.get(log_name(SKIPPED, turn), 0))
         return values
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on, besides the weights."""
+        """Return what the next step depends on besides the weights, under the keys that a checkpoint uses."""
         return {
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "schedules": {name: optimizer.schedule.state_dict() for name, optimizer in self.optimizers.items()},
             "record": self.loss_buffer.state_dict(),
-            "parts": self.parts,
+            "parts": self.num_chunks,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` said, in a stage that has begun."""
+        """Restore what `state_dict` returned; the optimizers of the stage must exist."""
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
             optimizer.schedule.load_state_dict(state["schedules"][name])
         self.loss_buffer.load_state_dict(state["record"], self.device.device)
-        self.parts = state["parts"]
+        self.num_chunks = state["parts"]
 
 
-def named(name: str, turn: str) -> str:
-    """The name under which something of a turn is logged; a turn that is alone needs none of its own."""
-    return name if turn == SINGLE_TURN else f"{name}_{turn}"
-
-
-def in_parts(group: list[Batch], parts: int) -> Iterator[Batch]:
-    """Batches cut into at most ``parts`` parts each."""
-    for batch in group:
-        size = max(1, -(-len(batch["inputs"]) // parts))
+def split(batches: list[Batch], num_chunks: int) -> Iterator[Batch]:
+    """Yield each batch in at most `num_chunks` chunks of equal size; the last may be smaller."""
+    for batch in batches:
+        size = max(1, -(-len(batch["inputs"]) // num_chunks))
         for values in zip(*(value.split(size) for value in batch.values()), strict=True):
             yield dict(zip(batch, values, strict=True))

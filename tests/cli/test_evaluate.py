@@ -122,7 +122,7 @@ def test_a_forecaster_is_judged_on_its_training_part_too(kept: Kept, evaluate: C
 
 
 def test_a_checkpoint_may_be_named_by_its_file(plain_run: Path, evaluate: Callable[..., Said]) -> None:
-    file = plain_run / "checkpoints" / Checkpoints(plain_run).named("best.pt")
+    file = plain_run / "checkpoints" / Checkpoints(plain_run).resolve("best.pt")
     for name in (file, file.name):
         assert evaluate(plain_run, "--checkpoint", name).out == evaluate(plain_run).out
 
@@ -201,15 +201,14 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_gives_way_to_its_success
     saved.open()
 
     def go_on() -> None:
-        for step in range(80):
-            state = {
-                **dict.fromkeys(checkpoint_format.PARTS),
-                "model": {"w": torch.zeros(20_000)},
-                "loop": {"step": step},
-            }
-            saved.save(state, step, float(step), best=True)
-            saved.wait()
-        over.set()
+        try:
+            for step in range(80):
+                required = dict.fromkeys(checkpoint_format.REQUIRED)
+                state = {**required, "model": {"w": torch.zeros(20_000)}, "loop": {"step": step}}
+                saved.save(state, step, float(step), best=True)
+                saved.wait()
+        finally:
+            over.set()
 
     training = threading.Thread(target=go_on)
     training.start()
@@ -267,7 +266,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_other_proposed(
     kept: Kept, evaluate: Callable[..., Said], tmp_path: Path
 ) -> None:
     run = copy_of(kept("forecast"), tmp_path)
-    file = run / "checkpoints" / Checkpoints(run).named("best.pt")
+    file = run / "checkpoints" / Checkpoints(run).resolve("best.pt")
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)

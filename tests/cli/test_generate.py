@@ -22,7 +22,7 @@ from torch import Tensor
 from dltrain.cli import main
 from dltrain.config import groups
 from dltrain.datasets.digits import Digits
-from dltrain.plots import charts
+from dltrain.plots import charts, grids
 from dltrain.runs import job
 from dltrain.runs.assemble import build_components
 from dltrain.runs.inference import eval_batches, restore_weights
@@ -91,7 +91,7 @@ def asked(run: Path, count: int = 64, seed: int = 0, **wished: object) -> Tensor
 
     noise = torch.Generator().manual_seed(seed)
     wish = Wish(count, noise, components.device.device, train=train, **wished)  # type: ignore[arg-type]
-    return evaluation.look(
+    return evaluation.run_in_eval_mode(
         lambda model: components.task.generate(model, wish), components.model, components.device
     ).float()
 
@@ -131,7 +131,7 @@ def test_every_generative_model_makes_up_what_its_task_says(model: str, kept: Ke
     examples = asked(run, 10, 3)
     assert examples.shape == (10, 1, 8, 8)
     assert 0 <= float(examples.min()) < float(examples.max()) <= 1
-    assert torch.equal(pixels(Path("generated.png")), charts.samples(examples))
+    assert torch.equal(pixels(Path("generated.png")), grids.images(examples))
     assert generate(run, "--count", 10, "--seed", 4, "--out", "other.npy").code == 0
     assert generate(run, "--count", 10, "--seed", 3, "--out", "same.npy").code == 0
     other, same = np.load("other.npy"), np.load("same.npy")
@@ -164,7 +164,7 @@ def test_given_pictures_stand_above_what_the_model_makes_of_them(
     assert generate(run, "--given", *scans, "device=cpu").code == 0
     remade = asked(run, given=given)
     shown = pixels(Path("generated.png")).int()
-    wanted = charts.samples(torch.cat([unit, remade]), columns=3).int()
+    wanted = grids.images(torch.cat([unit, remade]), columns=3).int()
     # Files hold bytes, and digits have 17 shades: all is the same but for rounding.
     assert int((shown - wanted).abs().max()) <= 1
     assert generate(run, "--given", *scans, "--out", "remade.npy").code == 0
@@ -174,9 +174,9 @@ def test_given_pictures_stand_above_what_the_model_makes_of_them(
 def test_many_given_pictures_come_in_rows_of_eight(kept: Kept, generate: Generate, tmp_path: Path) -> None:
     np.save(tmp_path / "many.npy", Digits().load().test.rows["pixels"][:11].numpy())
     assert generate(kept("model=vae", *SHORT), "--given", "many.npy", "--out", "rows.png").code == 0
-    side = 56 + charts.GAP
+    side = 56 + grids.GAP
     grid = pixels(Path("rows.png"))
-    assert grid.shape == (3, 4 * side + charts.GAP, 8 * side + charts.GAP)
+    assert grid.shape == (3, 4 * side + grids.GAP, 8 * side + grids.GAP)
     white = [bool((grid[:, row * side + 2 : (row + 1) * side, 3 * side + 2 :] == 255).all()) for row in range(4)]
     assert white == [False, False, True, True]
 
@@ -337,7 +337,7 @@ def test_the_command_itself_prints_the_file_and_nothing_else(kept: Kept, tmp_pat
     ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
     assert ended.stdout == "nine.png\n"
     assert ended.stderr == f"{run}: best checkpoint, of step 2: 9 examples\n"
-    assert torch.equal(pixels(tmp_path / "nine.png"), charts.samples(asked(run, 9)))
+    assert torch.equal(pixels(tmp_path / "nine.png"), grids.images(asked(run, 9)))
 
 
 def test_nothing_that_is_given_is_refused_in_one_line(kept: Kept, generate: Generate) -> None:

@@ -249,6 +249,13 @@ def test_all_unknown_flags_are_named(nowhere: Path, capsys: pytest.CaptureFixtur
     assert [line.split(":")[1].strip() for line in capsys.readouterr().err.splitlines()] == ["--one", "--two"]
 
 
+def test_a_message_moves_no_cursor_and_is_one_line(nowhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["data.\x1b[2J\x9b2Jtrap\ndltrain: all is well=1"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("dltrain: data.") and said.count("\n") == 1 and "trap" in said
+    assert not {"\x1b", "\x9b"} & set(said)
+
+
 def test_a_reader_who_leaves_early_sees_no_traceback(tmp_path: Path) -> None:
     script = f"'{sys.executable}' -m dltrain --help | true; echo ${{PIPESTATUS[0]}}"
     ended = subprocess.run(

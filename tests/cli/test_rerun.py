@@ -53,7 +53,7 @@ def content_of(root: Path) -> dict[str, bytes]:
 
 
 def hashes(run: Path) -> dict[str, str]:
-    return {name: entry["sha256"] for name, entry in Checkpoints(run).manifest().items()}
+    return {name: entry["sha256"] for name, entry in Checkpoints(run).read_manifest().items()}
 
 
 @pytest.mark.parametrize("kind", ["average", "augmented", "forecast"])
@@ -103,7 +103,7 @@ def test_what_differs_between_then_and_now_is_listed_before_the_run(
         "code": f"1111 -> {now['code']}",
         "test data": f"0000 -> {now['data']['test']}",
     }
-    assert said.err.index("what differs") < said.err.index("epoch 1/1")
+    assert said.err.index("differences from") < said.err.index("epoch 1/1")
 
 
 def test_a_folder_that_does_not_say_where_it_ran_is_run_again_all_the_same(

@@ -37,7 +37,7 @@ import sys, time
 from pathlib import Path
 from dltrain.storage import run_dir
 home = run_dir.reopen(Path(sys.argv[1]))
-home.status("running", step=3)
+home.write_status("running", step=3)
 print("ready", flush=True)
 time.sleep(60)
 """
@@ -165,7 +165,7 @@ def several(kept: Kept, tmp_path: Path) -> Path:
     states = {"mlp-digits/b": "failed", "lstm-timeseries/c": "diverged"}
     for name, state in states.items():
         home = run_dir.reopen(root / name)
-        home.status(state, 1, step=len(name))
+        home.write_status(state, 1, step=len(name))
         os.utime(root / name / "status.json", (time.time() - 60,) * 2)
         home.close()
     return root

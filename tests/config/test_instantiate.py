@@ -101,7 +101,7 @@ def test_a_constructor_may_wait_for_its_last_arguments() -> None:
         "numpy.load",
         "dltrain.runs.launch.shutil.rmtree",
         "dltrain.storage.run_dir.subprocess.run",
-        "dltrain.storage.run_dir.Folder",
+        "dltrain.storage.run_dir.RunDir",
         "dltrain.models.layers.nn.Module",
         "dltrain.models.layers.Tensor",
         "dltrain.models.recurrent.nn",

@@ -148,7 +148,9 @@ def test_a_run_does_not_go_on_with_other_data_and_stays_as_it_was(
     assert main.main(["resume", str(run), "trainer.epochs=2"]) == 2
     said = capsys.readouterr().err
     changed = [
-        split for split in ("train", "val", "test") if f"data ({split}): expected what the run began with" in said
+        split
+        for split in ("train", "val", "test")
+        if f"data ({split}): expected the fingerprint at the start of the run" in said
     ]
     assert len(changed) == 1  # one row lies in one part
     assert f"dltrain rerun {run}" in said and "Traceback" not in said
@@ -180,8 +182,8 @@ def test_a_picture_of_another_size_needs_a_word_and_another_name_is_refused(
     picture = sorted(root.rglob("*.png"))[0]
     picture.write_bytes(picture.read_bytes() + b"0")
     assert main.main(["resume", str(run), "trainer.epochs=2"]) == 2
-    assert "data.on_bad_sample=skip goes on" in capsys.readouterr().err
+    assert "data.on_bad_sample=skip resumes" in capsys.readouterr().err
     assert main.main(["resume", str(run), "trainer.epochs=2", "data.on_bad_sample=skip"]) == 0
     picture.rename(picture.with_name("other.png"))
     assert main.main(["resume", str(run), "trainer.epochs=3", "data.on_bad_sample=skip"]) == 2
-    assert "Files have other sizes" not in capsys.readouterr().err
+    assert "File sizes differ" not in capsys.readouterr().err

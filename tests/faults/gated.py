@@ -21,7 +21,7 @@ import torch
 
 from dltrain.data.spec import Splits
 from dltrain.datasets import text
-from dltrain.plots import draw
+from dltrain.plots import grids
 from dltrain.tasks import adversarial, classification, forecasting, language_modeling, layerwise, variational
 from dltrain.tasks.base import Batch, Evaluation, Loss, Shown, Stage
 
@@ -96,7 +96,7 @@ class Classification(Gated, classification.Classification):
     """Makes a film of its first filters, too."""
 
     def frame(self, model: torch.nn.Module) -> torch.Tensor | None:
-        return draw.first_filters(model)
+        return grids.first_filters(model)
 
 
 class Forecasting(Gated, forecasting.Forecasting):

@@ -40,12 +40,12 @@ def test_a_full_disk_at_a_checkpoint_leaves_the_old_one_and_says_so(
     assert child.code == 1
     assert "could not write: File too large" in child.stderr
     assert " MB are free there" in child.stderr
-    assert "Its last checkpoint is that of step 13." in child.stderr
+    assert "Last checkpoint: step 13" in child.stderr
     assert "Traceback" not in child.stderr
     assert status(stopped)["state"] == "failed"
     assert not leftovers(stopped)
     assert all(sha256(path) == was for path, was in files.items())
-    assert Checkpoints(stopped).newest()[1]["loop"]["step"] == 13
+    assert Checkpoints(stopped).load_newest()[1]["loop"]["step"] == 13
     assert dltrain("resume", str(stopped), ALLOW).code == 0
     assert_same(stopped, whole_run("forecast"))
 
@@ -60,7 +60,7 @@ def test_a_file_system_without_space_is_named_with_what_is_free(dltrain: Callabl
         pytest.skip("needs the right to mount a file system")
     assert child.code == 1
     assert "could not write: No space left on device" in child.stderr
-    assert "Its last checkpoint is that of step 2." in child.stderr
+    assert "Last checkpoint: step 2" in child.stderr
 
 
 @pytest.mark.faults
@@ -72,7 +72,7 @@ def test_a_full_disk_under_the_curves_ends_the_run_in_order(
     assert child.code == 1
     assert "could not write: File too large" in child.stderr
     assert "Traceback" not in child.stderr
-    assert Checkpoints(stopped).newest()[1]["loop"]["step"] == 13
+    assert Checkpoints(stopped).load_newest()[1]["loop"]["step"] == 13
     assert dltrain("resume", str(stopped), ALLOW).code == 0
     assert_same(stopped, whole_run("forecast"))
 
@@ -127,6 +127,6 @@ def test_a_folder_that_is_deleted_under_a_run_ends_it_with_a_clear_message(
         shutil.rmtree(run, ignore_errors=True)
     gate.open(moment)
     assert child.wait().code == 1
-    assert f"the run's folder is gone: {run}" in child.stderr
+    assert f"the run folder was removed: {run}" in child.stderr
     assert "Traceback" not in child.stderr
     assert not run.exists()

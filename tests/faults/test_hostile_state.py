@@ -82,7 +82,7 @@ def test_a_state_that_has_not_the_shape_of_its_weights_is_refused(change: Callab
     command = [sys.executable, "-m", "dltrain", "resume", str(sent), "trainer.max_steps=4"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 5, done.stderr
-    assert "refused, this run cannot go on with it" in done.stderr
+    assert "refused, this run cannot resume from it" in done.stderr
     assert "Traceback" not in done.stderr
     assert before == {file: file.read_bytes() for file in (sent / "checkpoints").glob("*.pt")}
 

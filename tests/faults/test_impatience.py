@@ -131,7 +131,7 @@ def test_a_run_is_not_made_shorter_than_it_is(
     before = (run / "job.yaml").read_bytes()
     refused = dltrain("resume", str(run), ALLOW, "trainer.epochs=1")
     assert refused.code == 2
-    assert "at least the 13 steps that are done, got 8" in refused.stderr
+    assert "at least the 13 steps already taken, got 8" in refused.stderr
     assert (run / "job.yaml").read_bytes() == before
     assert dltrain("resume", str(run), ALLOW).code == 0
     before = (run / "job.yaml").read_bytes()
@@ -148,12 +148,12 @@ def test_when_the_best_weights_are_lost_a_resumed_run_says_so_at_once_and_ends_w
     gate.open("train-13")
     assert child.wait().code == 143
     checkpoints = Checkpoints(run)
-    best = checkpoints.path / checkpoints.named("best.pt")
-    assert best.name != checkpoints.named("last.pt")
+    best = checkpoints.path / checkpoints.resolve("best.pt")
+    assert best.name != checkpoints.resolve("last.pt")
     best.write_bytes(best.read_bytes()[:-100])
     resumed = dltrain("resume", str(run), ALLOW)
     assert resumed.code == 0, resumed.stderr
-    assert f"{best}: passed over, it is damaged" in resumed.stderr
+    assert f"{best}: ignored, it is damaged" in resumed.stderr
     assert json.loads((run / "result.json").read_text())["best"]["step"] > 13
     assert dltrain("evaluate", str(run), ALLOW).code == 0
 
@@ -179,7 +179,7 @@ def test_curves_that_somebody_has_removed_are_missed(dltrain: Callable[..., Chil
     (run / "metrics.jsonl").unlink()
     resumed = dltrain("resume", str(run), "trainer.max_steps=4")
     assert resumed.code == 0
-    assert "metrics.jsonl: not there, what was logged up to step 2 is lost" in resumed.stderr
+    assert "metrics.jsonl: missing, the log up to step 2 is lost" in resumed.stderr
     assert "is lost" not in dltrain("resume", str(run), "trainer.max_steps=6").stderr
 
 

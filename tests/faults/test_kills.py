@@ -119,7 +119,7 @@ def kill_during_saves(count: int, start: Callable[..., Child], dltrain: Callable
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
         caught += bool(list(folder.glob(".*.tmp")))
-        name, state, refused = Checkpoints(run).newest()
+        name, state, refused = Checkpoints(run).load_newest()
         assert not refused, f"kill {number}: {refused}"
         assert state["loop"]["step"] >= max(reached, least), f"kill {number}: {name} is older than what was there"
         reached = state["loop"]["step"]

@@ -39,7 +39,7 @@ def test_a_run_that_is_trained_on_equals_one_that_was_asked_for_all_of_it(
     assert again.code == 0 and "this run is finished" in again.stderr
     longer = dltrain("resume", str(short), "trainer.max_steps=20")
     assert longer.code == 0, longer.stderr
-    found = [Checkpoints(tmp_path / name).entry("last.pt")["sha256"] for name in ("short", "long")]
+    found = [Checkpoints(tmp_path / name).read_entry("last.pt")["sha256"] for name in ("short", "long")]
     assert found[0] == found[1]
     assert steps_of(short) == [20, 20, ["trainer.max_steps=20"]]
     again = dltrain("resume", str(short))

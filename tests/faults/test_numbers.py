@@ -79,7 +79,7 @@ def test_a_loss_that_is_no_number_is_explained_and_the_last_good_checkpoint_stay
     assert torch.equal(source.prepare(picked)["inputs"][: len(given)], given)
     assert "in step 15 (learning rate 0.001; the loss before it was" in child.stderr
     assert "Traceback" not in child.stderr
-    name, state, refused = Checkpoints(run).newest()
+    name, state, refused = Checkpoints(run).load_newest()
     assert (name, refused) == ("step-00000010.pt", [])
     assert all(value.isfinite().all() for value in state["model"].values())
 
@@ -117,7 +117,7 @@ def test_what_is_no_number_is_ignored_when_asked_but_never_saved(wrong: Run) -> 
     child, run = wrong("loss", 15, 99, "trainer.on_non_finite=ignore")
     assert child.code == 0, child.stderr
     assert "is not saved: its weights are not finite" in child.stderr
-    assert Checkpoints(run).entry("last.pt")["step"] == 10
+    assert Checkpoints(run).read_entry("last.pt")["step"] == 10
     assert all(value.isfinite().all() for value in weights(run).values())
 
 
@@ -147,7 +147,7 @@ def test_steps_that_overflow_in_fp16_are_counted_and_resumed(wrong: Run, dltrain
         previous = line["skipped_steps"]
         taken += 1
     assert taken == STEPS
-    last = Checkpoints(run).entry("last.pt")["sha256"]
+    last = Checkpoints(run).read_entry("last.pt")["sha256"]
     shutil.copytree(run, tmp_path / "half", symlinks=True)
     manifest = read(tmp_path / "half" / "checkpoints" / "manifest.json")
     final = f"step-{STEPS:08}.pt"
@@ -158,14 +158,14 @@ def test_steps_that_overflow_in_fp16_are_counted_and_resumed(wrong: Run, dltrain
     (tmp_path / "half" / "status.json").write_text(json.dumps({**status, "state": "running"}))
     again = dltrain("resume", str(tmp_path / "half"), "allow_targets=[numbers_gone_wrong]")
     assert again.code == 0, again.stderr
-    assert Checkpoints(tmp_path / "half").entry("last.pt")["sha256"] == last
+    assert Checkpoints(tmp_path / "half").read_entry("last.pt")["sha256"] == last
 
 
 def test_out_of_memory_says_what_asks_for_less(wrong: Run) -> None:
     child, run = wrong("memory", 0, 0, "task.most=20")
     assert child.code == 4
     assert read(run / "status.json")["state"] == "out_of_memory"
-    for words in ("Batches of 64", "MB in use", "data.batch_size=32 trainer.accumulate=2", "trainer.on_oom=shrink"):
+    for words in ("Batch size 64", "peak memory", "data.batch_size=32 trainer.accumulate=2", "trainer.on_oom=shrink"):
         assert words in child.stderr
     assert "Traceback" not in child.stderr
 

@@ -56,7 +56,7 @@ def test_a_signal_ends_a_run_after_its_step_and_says_how_to_go_on(
     assert child.ended_at - sent < 20
     found = status(run)
     assert (found["state"], found["exit_code"], found["step"], found["error"]) == ("interrupted", code, 13, number.name)
-    assert "Its last checkpoint is that of step 13." in child.stderr
+    assert "Last checkpoint: step 13" in child.stderr
     assert f"dltrain resume {run}" in child.stderr
     assert "Traceback" not in child.stderr
     assert steps(run) == 13  # every step was written down, and none after the stop
@@ -195,7 +195,7 @@ def test_under_slurm_sigusr1_saves_and_puts_the_job_back_into_the_queue(
     assert child.wait().code == 143
     assert calls.read_text() == "requeue 4711\n"
     assert status(run)["state"] == "interrupted"
-    assert "job 4711 is back in the queue" in child.stderr
+    assert "requeued Slurm job 4711" in child.stderr
     # Slurm runs the same command again.
     second = start(*recipe("forecast", data_root), f"hydra.run.dir={run}", *again, environment=environment).wait()
     assert second.code == 0, second.stderr

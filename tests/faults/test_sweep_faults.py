@@ -80,7 +80,7 @@ def test_a_sweep_killed_in_its_third_job_goes_on_there_and_touches_no_finished_o
     assert again.code == 0, again.stderr
     assert {name: written(home / name) for name in JOBS[:2]} == before
     assert_same_sweep(home, whole_sweep)
-    from_where = "goes on at step " if moment == "train-12" else "it starts from the beginning"
+    from_where = "resumed at step " if moment == "train-12" else "starting from the beginning"
     assert again.stderr.count(from_where) == 1
     assert [f"job {n} of 4: seed={n - 1} (finished, not run again)" in again.stderr for n in (1, 2, 3)] == [1, 1, 0]
 

@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from dltrain.loggers.console import Console, count, duration, rate
+from dltrain.loggers.console import Console
+from dltrain.loggers.formatting import format_count, format_duration, format_rate
 
 SESSION = """
     import time
@@ -23,7 +24,7 @@ SESSION = """
                          metric_name="accuracy", metric_value=0.5, samples_per_s=812.3, seconds_left=245)
         time.sleep(0.01)
         if step == 10:
-            console.warn("the disk is [nearly] full")
+            console.warning("the disk is [nearly] full")
     console.table("test", ["method", "mse"], [["lstm", "0.25"], ["naive", "1.5"]], "lower is better")
     console.error(["data.path: expected a file", "model.num_layers: expected a number"])
 """
@@ -116,7 +117,7 @@ def test_a_pipe_never_gets_escape_codes_or_carriage_returns(environment):
 def test_escape_codes_within_a_message_are_taken_out():
     code = """
         from dltrain.loggers.console import Console
-        Console().say("a \\x1b[31mred\\x1b[0m word\\r and\\ttab")
+        Console().info("a \\x1b[31mred\\x1b[0m word\\r and\\ttab")
         Console().table("", ["\\x1b[1mhead"], [["\\x1b[31mcell"]])
     """
     _, err = in_a_pipe(code)
@@ -124,7 +125,7 @@ def test_escape_codes_within_a_message_are_taken_out():
 
 
 def test_a_pipe_does_not_pay_for_rich_and_nobody_pays_for_torch():
-    code = "import sys; from dltrain.loggers.console import Console; Console().say('a')\n"
+    code = "import sys; from dltrain.loggers.console import Console; Console().info('a')\n"
     code += "print(sorted({'rich', 'torch', 'numpy'} & set(sys.modules)))"
     out, _ = in_a_pipe(code)
     assert out == "[]\n"
@@ -192,7 +193,7 @@ def test_a_dumb_terminal_gets_plain_lines():
 def test_a_table_of_results_goes_to_standard_output_whole():
     code = """
         from dltrain.loggers.console import Console
-        Console().say("note")
+        Console().info("note")
         Console().table("", ["folder", "mse"], [["x" * 300, "0.5"], ["y", "12.25"]], results=True)
     """
     out, err = in_a_pipe(code, COLUMNS="40")
@@ -206,7 +207,7 @@ def test_a_table_of_results_goes_to_standard_output_whole():
 
 
 def test_a_stream_that_cannot_say_a_letter_gets_it_spelled_out():
-    code = "from dltrain.loggers.console import Console; c = Console(); c.say('Größe')"
+    code = "from dltrain.loggers.console import Console; c = Console(); c.info('Größe')"
     code += "; c.table('', ['ß'], [['é']], results=True)"
     out, err = in_a_pipe(code, PYTHONIOENCODING="ascii")
     assert err == "Gr\\xf6\\xdfe\n"
@@ -218,12 +219,12 @@ def test_a_terminal_that_goes_away_does_not_end_the_run(tmp_path):
         import pathlib, sys
         from dltrain.loggers.console import Console
         console = Console()
-        console.attach(pathlib.Path({str(tmp_path / "train.log")!r}))
+        console.open_log(pathlib.Path({str(tmp_path / "train.log")!r}))
         console.progress(1, 2, 1, 9, 0.5, "mse", None, 12.0, 60.0)
         print("ready", flush=True)
         sys.stdin.readline()
         for number in range(3):
-            console.say(f"message {{number}}")
+            console.info(f"message {{number}}")
             console.progress(2, 2, 9, 9, 0.5, "mse", None, 12.0, 60.0)
         print("done", flush=True)
     """
@@ -242,7 +243,7 @@ def test_a_terminal_that_goes_away_does_not_end_the_run(tmp_path):
 def test_the_log_file_holds_every_message_with_its_time(tmp_path):
     code = SESSION.replace(
         "console = Console()",
-        f"console = Console(); import pathlib; console.attach(pathlib.Path({str(tmp_path / 'train.log')!r}))",
+        f"console = Console(); import pathlib; console.open_log(pathlib.Path({str(tmp_path / 'train.log')!r}))",
     )
     _, err = in_a_pipe(code)
     written = (tmp_path / "train.log").read_text()
@@ -255,12 +256,12 @@ def test_the_log_file_holds_every_message_with_its_time(tmp_path):
 
 def test_nothing_is_logged_after_the_log_file_is_detached(tmp_path, capsys):
     console = Console()
-    console.attach(tmp_path / "a.log")
-    console.say("one")
-    console.attach(tmp_path / "b.log")
-    console.say("two")
-    console.detach()
-    console.say("three")
+    console.open_log(tmp_path / "a.log")
+    console.info("one")
+    console.open_log(tmp_path / "b.log")
+    console.info("two")
+    console.close_log()
+    console.info("three")
     assert [(tmp_path / name).read_text()[20:] for name in ("a.log", "b.log")] == ["one\n", "two\n"]
     assert capsys.readouterr().err == "one\ntwo\nthree\n"
 
@@ -302,7 +303,7 @@ def test_a_second_run_of_the_same_console_starts_anew(capsys):
     for _ in range(2):
         console.start("", {})
         advance(console, epoch=9, epochs=9, step=90)
-        console.detach()
+        console.close_log()
     assert len(capsys.readouterr().err.splitlines()) == 2
 
 
@@ -332,16 +333,16 @@ def test_a_step_without_a_line_costs_a_few_microseconds():
     ],
 )
 def test_durations_are_said_as_people_say_them(seconds, said):
-    assert duration(seconds) == said
+    assert format_duration(seconds) == said
 
 
 def test_counts_and_rates_are_said_as_people_say_them():
-    assert [count(n) for n in (7, 61706, 1234567)] == ["7", "61,706", "1,234,567"]
-    assert [rate(x) for x in (0.527, 12.34, 99.96, 812.3, 12345.6)] == [
+    assert [format_count(n) for n in (7, 61706, 1234567)] == ["7", "61,706", "1,234,567"]
+    assert [format_rate(x) for x in (0.527, 12.34, 99.96, 812.3, 12345.6)] == [
         "0.527/s",
         "12.3/s",
         "100/s",
         "812/s",
         "12,346/s",
     ]
-    assert rate(float("nan")) == "?/s"
+    assert format_rate(float("nan")) == "?/s"

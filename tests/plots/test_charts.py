@@ -1,145 +1,222 @@
-"""Pictures of many examples: what is drawn is where it belongs, in colours that can be told apart."""
+"""Charts: the numbers are in the axes, and whatever a run brings about is drawn."""
 
 import math
+import subprocess
+import sys
+import warnings
 
+import numpy as np
 import pytest
 import torch
+from matplotlib import style
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from dltrain.plots import charts
-from dltrain.plots.charts import ABOVE, COLOURS, FLAT, GAP, LEFT, SQUARE
-from dltrain.plots.sheet import BLUE, ORANGE
+from dltrain.plots.charts import COLOURS, PANELS
+from dltrain.plots.figures import STYLE
+
+SCRIPTS = ["日本語", "עברית", "हिन्दी", "Ελληνικά", "🙂", "$x^2$ & $", "a\udc80\0\nb", "", "long " * 99]
+
+
+def drawn(chart, *args):
+    """The figure of a chart before it becomes a picture."""
+    with style.context(["default", STYLE]):
+        figure = Figure(layout="constrained")
+        chart.__wrapped__(figure, *args)
+    return figure
 
 
 def is_picture(picture: Tensor) -> bool:
     return picture.dtype == torch.uint8 and picture.dim() == 3 and len(picture) == 3 and picture.is_contiguous()
 
 
-def margins_are_white(picture: Tensor, pixels: int = 3) -> bool:
-    edges = [picture[:, :pixels], picture[:, -pixels:], picture[:, :, :pixels], picture[:, :, -pixels:]]
-    return all(bool((edge == 255).all()) for edge in edges)
+def is_drawn(picture: Tensor) -> bool:
+    """Whether something is on the white, and nothing reaches the outermost pixels."""
+    edges = (picture[:, 0], picture[:, -1], picture[:, :, 0], picture[:, :, -1])
+    return is_picture(picture) and bool((picture < 128).any()) and all(bool((edge > 250).all()) for edge in edges)
 
 
-def near(picture: Tensor, colour: tuple[int, int, int], tolerance: int = 40) -> Tensor:
-    """Where a colour lies within the plotting area, as (row, column) from its upper left corner."""
-    area = picture[:, ABOVE : ABOVE + SQUARE[1], LEFT : LEFT + SQUARE[0]].int()
-    return ((area - torch.tensor(colour)[:, None, None]).abs().amax(0) <= tolerance).nonzero().double()
+# --- all charts -----------------------------------------------------------------------------------------------------
+
+STEPS = torch.linspace(0, 1, 20).expand(3, -1)
+CHARTS = {
+    "confusion": lambda names: charts.confusion(torch.eye(len(names)), names),
+    "captioned": lambda names: charts.captioned(torch.rand(len(names), 1, 8, 8), names),
+    "forecasts": lambda names: charts.forecasts(STEPS, STEPS, STEPS, names[-3:]),
+    "scatter": lambda names: charts.scatter(torch.rand(len(names), 2), torch.arange(len(names)), names, names[-1]),
+    "histograms": lambda names: charts.histograms({name: torch.rand(9) for name in names[-2:]}, names[-1]),
+}
 
 
-def test_points_lie_where_their_numbers_say_one_unit_as_long_on_both_axes() -> None:
-    points = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 5.0]]).repeat(20, 1)  # dots are opaque in stacks
-    picture = charts.scatter(points, torch.arange(3).repeat(20), [" ", " ", " "], "three points")
-    assert is_picture(picture)
-    assert margins_are_white(picture)
-    start, right, up = (near(picture, COLOURS[kind]).mean(0) for kind in range(3))
-    assert float(right[0] - start[0]) == pytest.approx(0, abs=1)
-    assert float(up[1] - start[1]) == pytest.approx(0, abs=1)
-    assert float(right[1] - start[1]) == pytest.approx(2 * float(start[0] - up[0]), abs=2)
+@pytest.mark.parametrize("kind", CHARTS)
+def test_names_of_any_script_and_length_are_drawn_without_a_warning(kind):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert is_drawn(CHARTS[kind](SCRIPTS))
 
 
-def test_class_names_stand_on_classes_that_lie_apart_and_in_the_legend_of_all() -> None:
-    noise = torch.Generator().manual_seed(0)
-    apart = torch.randn(200, 2, generator=noise) + torch.tensor([[0.0, 0.0], [30.0, 0.0]]).repeat(100, 1)
-    together = torch.randn(100, 2, generator=noise).repeat_interleave(2, 0)
-    kinds = torch.arange(2).repeat(100)
-    for points, labelled in ((apart, True), (together, False)):
-        named, silent = (charts.scatter(points, kinds, names, "") for names in (["one", "two"], ["", ""]))
-        area = slice(LEFT, LEFT + SQUARE[0])
-        assert bool((named[..., area] != silent[:, :, area]).any()) == labelled
-        assert not torch.equal(named[..., -40:], torch.full_like(named[..., -40:], 255))
+@pytest.mark.parametrize("kind", CHARTS)
+def test_a_picture_depends_on_its_numbers_alone(kind, monkeypatch):
+    """Neither on a user's settings nor on what was drawn before: the frames of a resumed run are the same bytes."""
+    import matplotlib
+
+    torch.manual_seed(0)
+    first = CHARTS[kind](list("abcde"))
+    monkeypatch.setitem(matplotlib.rcParams, "font.size", 30)
+    monkeypatch.setitem(matplotlib.rcParams, "axes.facecolor", "black")
+    torch.manual_seed(0)
+    assert torch.equal(first, CHARTS[kind](list("abcde")))
+    assert matplotlib.rcParams["font.size"] == 30
 
 
-def test_the_farthest_points_lie_outside_and_are_counted() -> None:
-    points = torch.rand(1000, 2)
-    far = torch.cat([points, torch.full((3, 2), 1e6), torch.full((2, 2), math.nan)])
-    picture = charts.scatter(far, None, (), "points")
-    assert torch.equal(picture, charts.scatter(far, None, (), "points"))
-    # All is as without them but for the words in the title.
-    assert (near(picture, BLUE).amax(0) - near(picture, BLUE).amin(0) > 300).all()
-    assert not torch.equal(picture[:, :ABOVE], charts.scatter(points, None, (), "points")[:, :ABOVE])
+def test_matplotlib_is_imported_with_the_first_picture_and_pyplot_never():
+    code = (
+        "import sys, torch; from dltrain.plots import charts, grids; grids.images(torch.rand(1, 1, 8, 8));"
+        "print('matplotlib' in sys.modules); charts.histograms({'a': torch.rand(9)}, '');"
+        "print('matplotlib' in sys.modules, 'matplotlib.pyplot' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["False", "True", "False"]
 
 
-@pytest.mark.parametrize("spread", [1e-4, 1.0, 1e5])
-def test_frames_of_a_film_have_one_size_whatever_the_numbers(spread: float) -> None:
-    points = spread * torch.randn(100, 2, generator=torch.Generator().manual_seed(0)) + 3 * spread
-    wanted = charts.scatter(torch.rand(9, 2), torch.zeros(9), ["real", "made up"], "a").shape
-    assert charts.scatter(points, torch.zeros(100), ["real", "made up"], "b").shape == wanted
-
-
-@pytest.mark.parametrize("points", [torch.zeros(0, 2), torch.zeros(1, 2), torch.full((5, 2), math.nan)])
-def test_nothing_one_point_and_no_numbers_are_drawn(points: Tensor) -> None:
-    assert is_picture(charts.scatter(points, None, (), "few"))
-    assert is_picture(charts.scatter(points, torch.zeros(len(points)), ["a"], "few"))
-
-
-@pytest.mark.parametrize("classes", [10, 47, 300])
-def test_many_classes_and_long_names_stay_within_the_margins(classes: int) -> None:
-    kinds = torch.arange(classes).repeat(4)
-    names = [f"a rather long class name {kind}" for kind in range(classes)]
-    picture = charts.scatter(torch.randn(4 * classes, 2), kinds, names, "a title that is much too long " * 9)
-    assert margins_are_white(picture)
-    assert max(picture.shape) < 720
-
-
-def test_colours_are_told_apart_by_everybody() -> None:
+def test_colours_are_told_apart_by_everybody():
     """As a dichromat without the cones for long waves sees them (Viénot et al. 1999), no two are alike."""
     to_lms = torch.tensor([[17.8824, 43.5161, 4.11935], [3.45565, 27.1554, 3.86714], [0.0299566, 0.184309, 1.46709]])
     blind = torch.tensor([[0.0, 2.02344, -2.52581], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    colours = torch.tensor(COLOURS, dtype=torch.float)
-    seen = colours @ (torch.linalg.inv(to_lms) @ blind @ to_lms).T
-    for each in (colours, seen):
-        assert float(torch.pdist(each).min()) > 20
+    colours = 255 * torch.tensor([to_rgb(colour) for colour in COLOURS])
+    for seen in (colours, colours @ (torch.linalg.inv(to_lms) @ blind @ to_lms).T):
+        assert float(torch.pdist(seen).min()) > 20
 
 
-def test_histograms_show_shares_in_bins_and_the_means() -> None:
-    one, other = torch.linspace(0, 1, 1000), torch.linspace(3, 4, 50)
-    picture = charts.histograms({"real": one, "made up": other}, "outputs")
-    assert is_picture(picture)
-    assert margins_are_white(picture)
-    area = picture[:, ABOVE : ABOVE + FLAT[1], LEFT : LEFT + FLAT[0]]
-    blue, orange = (
-        ((area.int() - torch.tensor(colour)[:, None, None]).abs().amax(0) <= 40).nonzero() for colour in (BLUE, ORANGE)
+# --- confusion ------------------------------------------------------------------------------------------------------
+
+
+def test_a_confusion_matrix_shades_shares_of_rows_and_writes_counts():
+    (axes,) = drawn(charts.confusion, torch.tensor([[3, 1], [0, 1000]]), ["cat", "dog"]).axes
+    assert np.allclose(np.square(axes.images[0].get_array()), [[0.75, 0.25], [0, 1]])
+    assert {text.get_position(): text.get_text() for text in axes.texts} == {(0, 0): "3", (1, 0): "1", (1, 1): "1000"}
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog"]
+    assert axes.get_title("left") == "accuracy 99.9 % of 1,004"
+
+
+@pytest.mark.parametrize("classes", [1, 10, 47, 300])
+def test_a_confusion_matrix_of_any_size_is_drawn_also_without_examples(classes):
+    names = [f"a rather long class name {number}" for number in range(classes)]
+    for counts in (torch.zeros(classes, classes), torch.eye(classes).long() * 9_000_000):
+        assert is_drawn(charts.confusion(counts, names))
+
+
+# --- captioned images -----------------------------------------------------------------------------------------------
+
+
+def test_images_are_stretched_from_black_to_white_and_bytes_are_not():
+    pictures = torch.tensor([[2.0, 4.0], [-1.0, 0.0]]).view(2, 1, 1, 2)
+    (axes,) = drawn(charts.captioned, pictures, ["one", "two"]).axes
+    assert [image.get_array().tolist() for image in axes.images] == [[[0, 1]], [[0, 1]]]
+    assert [text.get_text() for text in axes.texts] == ["one", "two"]
+    (axes,) = drawn(charts.captioned, torch.full((1, 3, 2, 2), 51, dtype=torch.uint8), ["red"]).axes
+    assert np.allclose(axes.images[0].get_array(), np.full((2, 2, 3), 0.2))
+
+
+def test_each_image_has_a_caption():
+    with pytest.raises(ValueError, match="zip"):
+        charts.captioned(torch.zeros(3, 1, 8, 8), ["a", "b"])
+
+
+@pytest.mark.parametrize("shape", [(0, 1, 8, 8), (1, 3, 700, 35), (2, 2, 8, 8)])
+def test_no_images_long_ones_and_nan_are_drawn(shape):
+    assert is_picture(charts.captioned(torch.full(shape, math.nan), ["a"] * shape[0]))
+
+
+# --- forecasts ------------------------------------------------------------------------------------------------------
+
+
+def test_truth_and_forecast_go_on_where_the_history_ends():
+    history, truth, predicted = torch.arange(40.0)[None], torch.tensor([[50.0, 60.0]]), torch.tensor([[7.0, 8.0]])
+    (axes,) = drawn(charts.forecasts, history, truth, predicted, ["sales (units)"]).axes
+    lines = {line.get_label(): [list(axis) for axis in line.get_data()] for line in axes.lines}
+    assert lines["truth"] == [[0, 1, 2], [39, 50, 60]]
+    assert lines["forecast"] == [[0, 1, 2], [39, 7, 8]]
+    assert lines["history"] == [list(range(-31, 1)), list(range(8, 40))]
+    assert axes.get_title("left") == "sales (units)"
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 9])
+def test_a_few_panels_are_drawn_each_name_once(number):
+    wave = torch.randn(number, 60, generator=torch.Generator().manual_seed(0)) * 1e5
+    figure = drawn(charts.forecasts, wave[:, :48], wave[:, 48:], wave[:, 48:], ["co2"] * number)
+    assert len(figure.axes) == max(1, min(number, PANELS))
+    assert [axes.get_title("left") for axes in figure.axes].count("co2") == min(number, 1)
+    assert is_picture(charts.forecasts(wave[:, :48], wave[:, 48:], wave[:, 48:], ["co2"] * number))
+
+
+@pytest.mark.parametrize("value", [0.0, -3.0, 1e-9, 1e12, 3e38, math.nan, math.inf])
+def test_a_constant_or_missing_series_is_drawn(value):
+    flat = torch.full((2, 40), value)
+    assert is_drawn(charts.forecasts(flat, flat[:, :1], flat[:, :1], ["a", "b"]))
+
+
+# --- scatter --------------------------------------------------------------------------------------------------------
+
+
+def test_points_are_drawn_by_class_one_unit_as_long_on_both_axes():
+    points = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 5.0]])
+    figure = drawn(charts.scatter, points, torch.tensor([0, 1, 0]), ["real", "made up"], "points")
+    (axes,) = figure.axes
+    lines = {line.get_label(): np.transpose(line.get_data()).tolist() for line in axes.lines}
+    assert lines == {"real": [[0, 0], [0, 5]], "made up": [[10, 0]]}
+    assert np.ptp(axes.get_xlim()) == pytest.approx(np.ptp(axes.get_ylim()))
+    assert axes.get_aspect() == 1
+
+
+def test_the_farthest_points_lie_outside_and_are_counted():
+    far = torch.cat([torch.rand(1000, 2), torch.full((3, 2), 1e6), torch.full((2, 2), math.nan)])
+    (axes,) = drawn(charts.scatter, far, None, (), "points").axes
+    assert axes.get_title("left").startswith("points (")
+    assert -0.2 < axes.get_xlim()[0] < 0 < 1 < axes.get_xlim()[1] < 1.2
+
+
+def test_of_many_classes_those_without_a_colour_are_counted():
+    figure = drawn(charts.scatter, torch.rand(47, 2), torch.arange(47), [str(n) for n in range(47)], "codes")
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == [*map(str, range(9)), "38 more"]
+    assert len(figure.axes[0].lines[-1].get_xdata()) <= 38
+
+
+@pytest.mark.parametrize("spread", [1e-4, 1.0, 1e5, 1e30])
+def test_frames_of_a_film_have_one_size_and_one_place_for_the_axes(spread):
+    points = spread * torch.randn(100, 2, generator=torch.Generator().manual_seed(0)) + 3 * spread
+    kinds = torch.arange(100) % 2
+    wanted = drawn(charts.scatter, torch.rand(100, 2), kinds, ["real", "made up"], "a").axes[0].get_position().bounds
+    assert drawn(charts.scatter, points, kinds, ["real", "made up"], "b").axes[0].get_position().bounds == wanted
+    assert is_drawn(charts.scatter(points, kinds, ["real", "made up"], "b"))
+
+
+@pytest.mark.parametrize("points", [torch.zeros(0, 2), torch.zeros(1, 2), torch.full((5, 2), math.nan)])
+def test_no_points_one_point_and_nan_are_drawn(points):
+    assert is_drawn(charts.scatter(points, None, (), "few"))
+    assert is_drawn(charts.scatter(points, torch.zeros(len(points)), ["a"], "few"))
+
+
+# --- histograms -----------------------------------------------------------------------------------------------------
+
+
+def test_histograms_show_the_share_of_each_set_in_bins_and_its_mean():
+    figure = drawn(
+        charts.histograms, {"real": torch.linspace(0, 1, 1000), "made up": torch.full((50,), 3.0)}, "outputs"
     )
-    high = FLAT[1] // 2
-    assert blue[blue[:, 0] < high][:, 1].max() < orange[orange[:, 0] < high][:, 1].min()
-    assert abs(int(blue[:, 0].min()) - int(orange[:, 0].min())) < 25  # both are even, however many numbers they are
+    real, made_up = (patch.get_data() for patch in figure.axes[0].patches)
+    assert real.values.sum() == pytest.approx(1) == made_up.values.sum()
+    place = made_up.values.argmax()
+    assert made_up.edges[place] <= 3 <= made_up.edges[place + 1]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["real, mean 0.5", "made up, mean 3"]
 
 
 @pytest.mark.parametrize(
     "values", [torch.zeros(0), torch.ones(5), torch.tensor([math.nan, math.inf]), torch.rand(3, 4)]
 )
-def test_histograms_of_nothing_of_one_number_and_of_none_are_drawn(values: Tensor) -> None:
-    assert is_picture(charts.histograms({"one": values, "other": torch.rand(9)}, ""))
-    assert is_picture(charts.histograms({"one": values}, ""))
-
-
-def test_samples_are_the_pixels_themselves_on_a_scale_that_is_the_same_for_all() -> None:
-    pictures = torch.rand(11, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    pictures[0], pictures[1] = 0.5, 0.25
-    sheet = charts.samples(pictures, columns=4)
-    times, side = 7, 56
-    assert is_picture(sheet)
-    assert sheet.shape == (3, 3 * (side + GAP) + GAP, 4 * (side + GAP) + GAP)
-    for number, picture in enumerate(pictures):
-        y, x = (GAP + place * (side + GAP) for place in divmod(number, 4))
-        tile = sheet[:, y : y + side, x : x + side]
-        assert torch.equal(tile[:, ::times, ::times], (255 * picture).round().byte().expand(3, -1, -1))
-        for shift in range(1, times):
-            assert torch.equal(tile[:, shift::times], tile[:, ::times])
-            assert torch.equal(tile[:, :, shift::times], tile[:, :, ::times])
-    assert bool((sheet[:, -side:, -side:] == 255).all())
-
-
-@pytest.mark.parametrize(("channels", "side", "tile"), [(3, 32, 64), (1, 28, 56), (2, 28, 56), (3, 200, 200)])
-def test_colours_stay_and_other_channels_are_averaged(channels: int, side: int, tile: int) -> None:
-    picture = torch.rand(1, channels, side, side)
-    sheet = charts.samples(picture)
-    assert sheet.shape == (3, tile + 2 * GAP, tile + 2 * GAP)
-    shown = sheet[:, GAP : -GAP or None : tile // side, GAP : -GAP or None : tile // side]
-    wanted = picture[0] if channels == 3 else picture[0].mean(0).expand(3, -1, -1)
-    assert int((shown.int() - (255 * wanted).round().int()).abs().max()) <= 1
-
-
-def test_what_is_beyond_black_and_white_or_no_number_is_drawn() -> None:
-    sheet = charts.samples(torch.tensor([-5.0, 2.0, math.nan, 1.0]).view(4, 1, 1, 1))
-    assert sheet[0, 30, [30, 88, 146, 204]].tolist() == [0, 255, 0, 255]
+def test_histograms_of_nothing_of_one_number_and_of_nan_are_drawn(values):
+    assert is_drawn(charts.histograms({"one": values, "other": torch.rand(9)}, ""))
+    assert is_drawn(charts.histograms({"one": values}, ""))

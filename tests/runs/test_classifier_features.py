@@ -82,7 +82,7 @@ def test_the_result_names_the_network_and_the_console_says_what_cannot_be_compar
     assert result["features"].startswith(f"mlp-digits/{judge.name} (accuracy 0.")
     assert set(Quality.figures) <= set(result["test"])
     said = capsys.readouterr().err
-    assert f"by {result['features']}; FID, by a network of ImageNet, cannot be compared" in said
+    assert f"by {result['features']}; not comparable with FID" in said
 
 
 def test_without_one_the_result_says_that_pixels_were_compared(tmp_path: Path) -> None:

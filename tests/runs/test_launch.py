@@ -104,7 +104,7 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 def hashes(outcome: Outcome) -> dict[str, str]:
-    return {name: Checkpoints(outcome.folder).entry(name)["sha256"] for name in ("last.pt", "best.pt")}
+    return {name: Checkpoints(outcome.folder).read_entry(name)["sha256"] for name in ("last.pt", "best.pt")}
 
 
 # --- the folder -----------------------------------------------------------------------------------------------------
@@ -119,7 +119,7 @@ def test_a_run_leaves_exactly_the_files_of_the_design(kind: str, request: pytest
     found = sorted(str(f.relative_to(outcome.folder)) for f in outcome.folder.rglob("*") if f.is_file())
     events = [name for name in found if name.startswith("events.out.tfevents.")]
     assert len(events) == 1
-    kept = [f"checkpoints/{name}" for name in Checkpoints(outcome.folder).manifest()]
+    kept = [f"checkpoints/{name}" for name in Checkpoints(outcome.folder).read_manifest()]
     checkpoints = [f"checkpoints/{name}" for name in ("best.pt", "last.pt", "manifest.json")]
     assert sorted(set(found) - set(events)) == sorted([*FILES, *checkpoints, *kept])
     assert 1 <= len(kept) <= 3
@@ -163,8 +163,8 @@ def test_the_manifests_hashes_are_those_of_files_that_load_as_data_only(classifi
     home = classified.folder / "checkpoints"
     manifest = read(home / "manifest.json")
     checkpoints = Checkpoints(classified.folder)
-    assert checkpoints.entry("last.pt")["step"] == 6
-    assert checkpoints.entry("best.pt")["step"] == classified.result["best"]["step"]
+    assert checkpoints.read_entry("last.pt")["step"] == 6
+    assert checkpoints.read_entry("best.pt")["step"] == classified.result["best"]["step"]
     for name, entry in manifest.items():
         content = (home / name).read_bytes()
         assert (entry["sha256"], entry["bytes"]) == (hashlib.sha256(content).hexdigest(), len(content))
@@ -465,7 +465,7 @@ def test_a_run_that_ends_badly_says_so_and_keeps_its_best_weights(
     assert ("Traceback" in log) == (fault == "bug")
     best = model_of(outcome, "best.pt")
     assert all(value.isfinite().all() for value in best.values())
-    assert Checkpoints(outcome.folder).entry("best.pt")["step"] in (2, 4)
+    assert Checkpoints(outcome.folder).read_entry("best.pt")["step"] in (2, 4)
     assert not (outcome.folder / "result.json").exists()
     assert not run_dir.is_locked(outcome.folder)
     assert gc.get_freeze_count() == 0

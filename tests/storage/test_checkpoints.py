@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from dltrain.errors import CheckpointError
-from dltrain.storage.checkpoints import Checkpoints, step_of
+from dltrain.storage.checkpoints import Checkpoints
+from dltrain.storage.manifest import step_of
 
 
 def state(value: float = 1.0) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def save(checkpoints: Checkpoints, step: int, value: float = 1.0, metric: float 
     """Save and wait; the file."""
     checkpoints.save(state(value), step, metric, **more)
     checkpoints.wait()
-    return checkpoints.path / checkpoints.named("last.pt")
+    return checkpoints.path / checkpoints.resolve("last.pt")
 
 
 def files(checkpoints: Checkpoints) -> list[str]:
@@ -83,7 +84,7 @@ def test_the_manifest_says_step_metric_hash_and_size_of_every_file(checkpoints: 
         }
     assert first_weight(checkpoints.load("last.pt")) == 3
     assert first_weight(checkpoints.load("best.pt")) == 2
-    assert checkpoints.entry("best.pt")["step"] == 3
+    assert checkpoints.read_entry("best.pt")["step"] == 3
 
 
 def test_last_and_best_are_links_that_move_with_the_folder(checkpoints: Checkpoints, tmp_path: Path) -> None:
@@ -151,8 +152,8 @@ def test_a_slow_disk_costs_older_checkpoints_and_neither_time_nor_the_best(tmp_p
     free.set()
     checkpoints.save(state(), 5, None)
     checkpoints.wait()
-    assert sorted(entry["step"] for entry in checkpoints.manifest().values()) == [1, 4, 5]
-    assert checkpoints.entry("best.pt")["step"] == 4
+    assert sorted(entry["step"] for entry in checkpoints.read_manifest().values()) == [1, 4, 5]
+    assert checkpoints.read_entry("best.pt")["step"] == 4
     checkpoints.close()
 
 
@@ -199,7 +200,7 @@ def test_a_damaged_one_is_passed_over_for_the_newest_that_is_whole(checkpoints: 
     file = save(checkpoints, 5, 5.0)
     content = file.read_bytes()
     file.write_bytes(content[: int(kept * len(content))])
-    name, found, refused = checkpoints.newest()
+    name, found, refused = checkpoints.load_newest()
     assert name == "step-00000003.pt" and first_weight(found) == 3
     assert len(refused) == 1 and str(file) in refused[0] and "damaged" in refused[0]
 
@@ -209,7 +210,7 @@ def test_when_all_are_damaged_each_is_named_with_its_reason(checkpoints: Checkpo
     both[0].write_bytes(b"")
     both[1].unlink()
     with pytest.raises(CheckpointError) as caught:
-        checkpoints.newest()
+        checkpoints.load_newest()
     assert [str(file) in line for file, line in zip(reversed(both), caught.value.problems, strict=True)] == [True, True]
     assert "missing" in caught.value.problems[0] and "damaged" in caught.value.problems[1]
 
@@ -220,11 +221,11 @@ def test_without_a_manifest_the_newest_whole_file_is_found(checkpoints: Checkpoi
     file = save(checkpoints, 5, 5.0)
     place = checkpoints.path / "manifest.json"
     place.unlink() if manifest is None else place.write_text(manifest)
-    assert first_weight(checkpoints.newest()[1]) == 5
+    assert first_weight(checkpoints.load_newest()[1]) == 5
     content = bytearray(file.read_bytes())
     content[len(content) // 3] ^= 1  # in the data of a tensor or beside it: the zip's own check sum must see it
     file.write_bytes(content[:-40])
-    assert first_weight(checkpoints.newest()[1]) == 3
+    assert first_weight(checkpoints.load_newest()[1]) == 3
 
 
 @pytest.mark.parametrize(
@@ -243,18 +244,18 @@ def test_a_manifest_that_says_anything_else_than_numbers_counts_as_none(
     checkpoints: Checkpoints, more: dict[str, Any]
 ) -> None:
     save(checkpoints, 5)
-    known = checkpoints.manifest()["step-00000005.pt"]
+    known = checkpoints.read_manifest()["step-00000005.pt"]
     for name, entry in (("step-00000005.pt", {**known, **more}), ("step-٣.pt", known), ("step-3.pt/../x", known)):
         (checkpoints.path / "manifest.json").write_text(json.dumps({name: entry}))
-        assert checkpoints.manifest() == {}
-        assert checkpoints.newest()[0] == "step-00000005.pt"
+        assert checkpoints.read_manifest() == {}
+        assert checkpoints.load_newest()[0] == "step-00000005.pt"
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"step-00000005.pt": ' + "[" * 900 + "]" * 900 + "}"])
 def test_a_manifest_that_is_nested_deeply_counts_as_none(checkpoints: Checkpoints, content: str) -> None:
     save(checkpoints, 5)
     (checkpoints.path / "manifest.json").write_text(content)
-    assert checkpoints.newest()[0] == "step-00000005.pt"
+    assert checkpoints.load_newest()[0] == "step-00000005.pt"
 
 
 @pytest.mark.parametrize("name", ["step-²-1.pt", "step-٣.pt"])
@@ -262,13 +263,13 @@ def test_digits_of_other_scripts_are_no_step(checkpoints: Checkpoints, name: str
     assert step_of(name) == -1
     save(checkpoints, 5)
     (checkpoints.path / name).write_bytes(b"")
-    assert checkpoints.newest()[0] == "step-00000005.pt"
+    assert checkpoints.load_newest()[0] == "step-00000005.pt"
     save(checkpoints, 6)
 
 
 def test_a_checkpoint_of_another_format_is_refused_by_its_number(checkpoints: Checkpoints) -> None:
     torch.save({"format": 99, **state()}, checkpoints.path / "step-00000005.pt")
-    with pytest.raises(CheckpointError, match=r"expected checkpoint format 1 or 2 .* got 99"):
+    with pytest.raises(CheckpointError, match=r"expected checkpoint format 1 or 2, got 99"):
         checkpoints.load("step-00000005.pt")
 
 
@@ -285,7 +286,7 @@ class Trap:
 def test_loading_never_runs_code_even_when_the_hash_is_right(checkpoints: Checkpoints, tmp_path: Path) -> None:
     file = save(checkpoints, 5)
     torch.save({"model": Trap(tmp_path / "sprung")}, file)
-    manifest = checkpoints.manifest()
+    manifest = checkpoints.read_manifest()
     manifest[file.name]["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
     (checkpoints.path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="does not load as tensors and plain values"):

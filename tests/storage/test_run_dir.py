@@ -13,7 +13,7 @@ import pytest
 from dltrain.cli import main
 from dltrain.errors import ConfigError
 from dltrain.runs import provenance
-from dltrain.storage import atomic, run_dir, run_files
+from dltrain.storage import atomic, folder_checks, run_dir, run_files
 
 
 def test_many_runs_of_the_same_second_get_folders_of_their_own(tmp_path: Path) -> None:
@@ -32,14 +32,14 @@ def test_a_name_that_is_taken_is_not_used_again(tmp_path: Path, monkeypatch: pyt
     drawn = iter(["aaaa", "aaaa", "aaaa", "bbbb"])
     monkeypatch.setattr("secrets.token_hex", lambda count: next(drawn))
     monkeypatch.setattr(time, "strftime", lambda *_: "20300101-000000")
-    assert [run_dir.fresh(tmp_path).name for _ in range(2)] == ["20300101-000000-aaaa", "20300101-000000-bbbb"]
+    assert [run_dir.make_unique(tmp_path).name for _ in range(2)] == ["20300101-000000-aaaa", "20300101-000000-bbbb"]
 
 
 def test_a_named_folder_is_used_exactly(tmp_path: Path) -> None:
     home = run_dir.create(str(tmp_path / "a" / "b"), tmp_path, "x")
     assert home.path == tmp_path / "a" / "b"
     home.close()
-    assert [file.name for file in home.path.iterdir()] == [run_dir.LOCK]
+    assert [file.name for file in home.path.iterdir()] == [run_files.LOCK]
 
 
 def test_a_named_folder_may_lie_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,10 +49,10 @@ def test_a_named_folder_may_lie_in_the_home_folder(tmp_path: Path, monkeypatch: 
     home.close()
 
 
-@pytest.mark.parametrize("sign", [*run_files.WRITTEN, "events.out.tfevents.1.of-another-tool", run_files.LOCK])
+@pytest.mark.parametrize("sign", [*run_files.RUN_FILES, "events.out.tfevents.1.of-another-tool", run_files.LOCK])
 def test_a_folder_that_holds_a_run_is_refused_and_left_alone(tmp_path: Path, sign: str) -> None:
     (tmp_path / sign).write_text("mine")
-    for refuse in (run_dir.check, lambda path, root: run_dir.create(path, root, "x")):
+    for refuse in (folder_checks.check_available, lambda path, root: run_dir.create(path, root, "x")):
         with pytest.raises(ConfigError, match=f"expected a folder that holds no run yet, got .*{sign}"):
             refuse(str(tmp_path), tmp_path)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(sign, "mine")]
@@ -76,7 +76,7 @@ def test_only_what_dltrain_left_half_written_is_swept_up(tmp_path: Path) -> None
     for name in (".status.json.123.tmp", ".notes.tmp", ".thesis.tex.123.tmp"):
         (tmp_path / name).write_text("half")
     run_dir.create(str(tmp_path), tmp_path, "x").close()
-    assert sorted(file.name for file in tmp_path.iterdir()) == [run_dir.LOCK, ".notes.tmp", ".thesis.tex.123.tmp"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [run_files.LOCK, ".notes.tmp", ".thesis.tex.123.tmp"]
 
 
 def test_one_of_two_runs_that_want_the_same_folder_at_once_gets_it(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_one_of_two_runs_that_want_the_same_folder_at_once_gets_it(tmp_path: Pat
         except ConfigError as error:
             return str(error)
         time.sleep(0.2)
-        home.status("running")
+        home.write_status("running")
         home.close()
         return "got it"
 
@@ -105,23 +105,23 @@ def test_a_place_that_cannot_be_written_is_refused_before_and_when_it_is_made(tm
         *(Path(p) / "dltrain" / "x" for p in ["/proc"] if os.path.isdir(p)),
     ]
     for place in places:
-        for refuse in (run_dir.check, lambda path, root: run_dir.create(path, root, "x")):
+        for refuse in (folder_checks.check_available, lambda path, root: run_dir.create(path, root, "x")):
             with pytest.raises(ConfigError, match=r"hydra\.run\.dir: expected a folder that can be written"):
                 refuse(str(place), tmp_path)
         with pytest.raises(ConfigError, match=f"expected a folder that can be written, got {place}"):
-            run_dir.check(None, place)
+            folder_checks.check_available(None, place)
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_check_leaves_nothing(tmp_path: Path) -> None:
-    run_dir.check(str(tmp_path / "a" / "b"), tmp_path)
-    run_dir.check(None, tmp_path / "outputs")
+    folder_checks.check_available(str(tmp_path / "a" / "b"), tmp_path)
+    folder_checks.check_available(None, tmp_path / "outputs")
     assert not list(tmp_path.iterdir())
 
 
-def leave(home: run_dir.Folder) -> None:
+def leave(home: run_dir.RunDir) -> None:
     """What a run writes before its first step."""
-    home.status("running")
+    home.write_status("running")
     for name in (
         "config.yaml",
         "command.txt",
@@ -175,16 +175,16 @@ def test_a_users_own_files_are_neither_overwritten_nor_deleted(
 
 
 def test_a_lock_that_was_there_before_a_run_that_never_began_stays(tmp_path: Path) -> None:
-    (tmp_path / run_dir.LOCK).touch()
+    (tmp_path / run_files.LOCK).touch()
     home = run_dir.create(str(tmp_path), tmp_path, "x")
     leave(home)
     home.discard()
-    assert [file.name for file in tmp_path.iterdir()] == [run_dir.LOCK]
+    assert [file.name for file in tmp_path.iterdir()] == [run_files.LOCK]
 
 
 def test_a_reader_sees_a_whole_file_always(tmp_path: Path) -> None:
     home = run_dir.create(str(tmp_path), tmp_path, "x")
-    home.status("running", step=0)
+    home.write_status("running", step=0)
     torn = []
 
     def watch() -> None:
@@ -199,17 +199,17 @@ def test_a_reader_sees_a_whole_file_always(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as pool:
         watching = pool.submit(watch)
         for step in range(300):
-            home.status("running", step=step)
+            home.write_status("running", step=step)
         home.write("end", "")
         watching.result()
     home.close()
     assert not torn
-    assert sorted(file.name for file in tmp_path.iterdir()) == [run_dir.LOCK, "end", "status.json"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [run_files.LOCK, "end", "status.json"]
 
 
 def test_a_link_where_a_file_grows_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "victim.txt").write_text("all my work")
-    for name, write in (("a", atomic.write_whole), ("b", atomic.write_durably)):
+    for name, write in (("a", atomic.write_atomic), ("b", atomic.write_durable)):
         (tmp_path / f".{name}.{os.getpid()}.tmp").symlink_to(tmp_path / "victim.txt")
         write(tmp_path / name, b"new")
         assert (tmp_path / name).read_text() == "new" and not (tmp_path / name).is_symlink()
@@ -218,7 +218,7 @@ def test_a_link_where_a_file_grows_is_not_followed(tmp_path: Path) -> None:
 
 def test_the_status_says_how_a_run_stands(tmp_path: Path) -> None:
     home = run_dir.create(str(tmp_path), tmp_path, "x")
-    home.status("failed", 1, step=7, error="no more coffee")
+    home.write_status("failed", 1, step=7, error="no more coffee")
     home.close()
     status = json.loads((tmp_path / "status.json").read_text())
     assert {key: status[key] for key in ("state", "exit_code", "step", "error", "pid")} == {

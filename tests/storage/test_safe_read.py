@@ -10,9 +10,9 @@ from dltrain.storage import safe_read
 
 def test_what_is_plain_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"a": [1, {"b": null}], "ü": 0.5}')
-    assert safe_read.content(tmp_path / "a.json") == {"a": [1, {"b": None}], "ü": 0.5}
+    assert safe_read.read_mapping(tmp_path / "a.json") == {"a": [1, {"b": None}], "ü": 0.5}
     (tmp_path / "a.yaml").write_text("a: [1, {b: c}]\n")
-    assert safe_read.plain_yaml(tmp_path / "a.yaml") == "a: [1, {b: c}]\n"
+    assert safe_read.read_yaml_text(tmp_path / "a.yaml") == "a: [1, {b: c}]\n"
 
 
 @pytest.mark.parametrize(
@@ -21,26 +21,26 @@ def test_what_is_plain_is_read(tmp_path: Path) -> None:
 )
 def test_what_is_no_mapping_or_cannot_be_read_says_nothing(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
-    assert safe_read.content(tmp_path / "a.json") == {}
+    assert safe_read.read_mapping(tmp_path / "a.json") == {}
 
 
 def test_as_deep_as_allowed_is_read_and_one_deeper_is_not() -> None:
-    deep = ['{"a": ' + "[" * n + "]" * n + "}" for n in (safe_read.DEEPEST - 1, safe_read.DEEPEST)]
-    assert [bool(safe_read.mapping(text)) for text in deep] == [True, False]
+    deep = ['{"a": ' + "[" * n + "]" * n + "}" for n in (safe_read.MAX_DEPTH - 1, safe_read.MAX_DEPTH)]
+    assert [bool(safe_read.parse_mapping(text)) for text in deep] == [True, False]
 
 
 def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero"), tmp_path / "gone"):
-        assert safe_read.content(path) == {}
-    with pytest.raises(ValueError, match="it is no file"):
-        safe_read.plain_yaml(tmp_path / "pipe")
+        assert safe_read.read_mapping(path) == {}
+    with pytest.raises(ValueError, match="it is not a regular file"):
+        safe_read.read_yaml_text(tmp_path / "pipe")
 
 
 def test_a_file_that_would_fill_memory_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "a.json").open("wb") as file:
         file.truncate(2**40)  # a terabyte of nothing takes no room
-    assert safe_read.content(tmp_path / "a.json") == {}
+    assert safe_read.read_mapping(tmp_path / "a.json") == {}
 
 
 @pytest.mark.parametrize(

@@ -288,8 +288,8 @@ def test_a_signal_ends_the_sweep_and_the_same_command_goes_on(
 def test_a_signal_between_two_jobs_is_not_lost(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The signal comes when the first job has written its last word, which nothing reads any more.
     class Ends(Console):
-        def detach(self) -> None:
-            super().detach()
+        def close_log(self) -> None:
+            super().close_log()
             if list(here.glob("cut/0*/result.json")) and not (here / "cut" / "summary.csv").exists():
                 os.kill(os.getpid(), signal.SIGTERM)
 
@@ -398,7 +398,7 @@ def test_two_sweeps_never_work_in_one_folder(
     monkeypatch.chdir(finished)
     # The lock is the system's: another open file of this very process is as good as another process.
     with contextlib.closing(run_dir.reopen(finished / "whole")) as other:
-        other.status("running")
+        other.write_status("running")
         assert main.main([*DONE, "sweep.resume=whole"]) == 2
     assert f"It is in use by process {os.getpid()} on " in capsys.readouterr().err
     assert main.main([*DONE, "sweep.resume=whole"]) == 0

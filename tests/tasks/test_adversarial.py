@@ -52,7 +52,7 @@ def batch_of(count: int = 32, shape: tuple[int, ...] = (2,), classes: int = 8) -
 
 
 def on_cpu(model: nn.Module) -> devices.Device:
-    return devices.choose("cpu", "fp32", False, False, False, model)
+    return devices.select_device("cpu", "fp32", False, False, False, model)
 
 
 def made_of(*typed: str) -> tuple[compose.Job, assemble.Components]:
@@ -84,7 +84,7 @@ def test_a_turn_changes_its_own_parameters_and_leaves_weights_and_gradients_of_t
     _, made = made_of(*TURNS[kind], f"device.compile={str(compiled).lower()}")
     (stage,) = made.task.stages(made.model)
     runner = StepRunner(made.build_optimizer, made.trainer, made.device, 64, Console())
-    runner.begin(stage, 10)
+    runner.begin_stage(stage, 10)
     batches = dry_run.build_batches(made, made.data.load())["train"].epoch(0)
     group = [next(batches) for _ in range(made.trainer.accumulate)]
     critic, generator = list(made.model.critic.parameters()), list(made.model.generator.parameters())
@@ -93,7 +93,7 @@ def test_a_turn_changes_its_own_parameters_and_leaves_weights_and_gradients_of_t
         before, theirs = [[p.detach().clone() for p in half] for half in (own, others)]
         for p in others:
             p.grad = torch.full_like(p, 7.0)
-        runner.take_turn(turn, group, StepInfo(0, 0, 0.0), measure=True)
+        runner.run_turn(turn, group, StepInfo(0, 0, 0.0), measure_norm=True)
         assert all(torch.equal(p, value) for p, value in zip(others, theirs, strict=True))
         assert all(p.grad is not None and bool((p.grad == 7.0).all()) for p in others)
         # A bias may stay: that of the critic's answers, where those on real and made-up examples move it both ways.

@@ -25,14 +25,14 @@ def cpu(**given: Any) -> Device:
 
 def choose(model: nn.Module | None = None, **given: Any) -> Device:
     settings = {"name": "cpu", "precision": "auto", "compile": False, "channels_last": "auto", "deterministic": False}
-    return device.choose(**{**settings, **given}, model=model or nn.Linear(2, 2))
+    return device.select_device(**{**settings, **given}, model=model or nn.Linear(2, 2))
 
 
 @pytest.fixture(autouse=True)
 def as_before() -> Any:
     """Leave the process as it was."""
     yield
-    device.prepare(cpu(), 0)
+    device.configure_process(cpu(), 0)
 
 
 def test_auto_on_a_cpu_is_fp32_whatever_the_cpu_can_do() -> None:
@@ -42,7 +42,7 @@ def test_auto_on_a_cpu_is_fp32_whatever_the_cpu_can_do() -> None:
 
 def test_auto_takes_the_best_device_there_is() -> None:
     best = "cuda" if CUDA else "mps" if torch.backends.mps.is_available() else "cpu"
-    assert device.find("auto") == best
+    assert device.resolve_device("auto") == best
 
 
 def test_auto_lays_out_convolutions_with_their_channels_last_and_nothing_else() -> None:
@@ -62,12 +62,12 @@ def test_a_model_is_laid_out_with_its_values_unchanged() -> None:
 @pytest.mark.skipif(CUDA, reason="there is CUDA here")
 def test_a_device_that_is_not_there_is_refused_with_those_that_are() -> None:
     with pytest.raises(ConfigError, match=r"device: expected a device of this machine, got cuda.*Usable here:.*cpu"):
-        device.find("cuda")
+        device.resolve_device("cuda")
 
 
 def test_a_device_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ConfigError, match="one of auto cpu cuda mps, got tpu"):
-        device.find("tpu")
+        device.resolve_device("tpu")
 
 
 def test_tf32_is_refused_where_there_is_none() -> None:
@@ -88,11 +88,11 @@ def test_matrices_are_multiplied_in_the_precision_while_weights_stay_fp32(precis
 
 
 def test_only_fp16_needs_a_scaler_and_each_optimizer_gets_its_own() -> None:
-    assert cpu(precision="fp32").scaler() is None
-    assert cpu(precision="bf16").scaler() is None
+    assert cpu(precision="fp32").make_scaler() is None
+    assert cpu(precision="bf16").make_scaler() is None
     fp16 = cpu(precision="fp16")
-    assert isinstance(fp16.scaler(), torch.amp.GradScaler)
-    assert fp16.scaler() is not fp16.scaler()
+    assert isinstance(fp16.make_scaler(), torch.amp.GradScaler)
+    assert fp16.make_scaler() is not fp16.make_scaler()
 
 
 def test_fp32_needs_no_context() -> None:
@@ -101,23 +101,23 @@ def test_fp32_needs_no_context() -> None:
 
 def test_determinism_is_set_for_a_run_and_reset_for_the_next() -> None:
     for wanted in (True, False):
-        device.prepare(cpu(deterministic=wanted), 0)
+        device.configure_process(cpu(deterministic=wanted), 0)
         assert torch.are_deterministic_algorithms_enabled() == wanted
 
 
 @pytest.mark.parametrize(("precision", "wanted"), [("fp32", "highest"), ("tf32", "high"), ("bf16", "high")])
 def test_fp32_means_fp32_and_is_restored_after_another_run(precision: str, wanted: str) -> None:
-    device.prepare(cpu(precision=precision), 0)
+    device.configure_process(cpu(precision=precision), 0)
     assert torch.get_float32_matmul_precision() == wanted
     assert torch.backends.cudnn.allow_tf32 == (precision != "fp32")
-    device.prepare(cpu(), 0)
+    device.configure_process(cpu(), 0)
     assert torch.get_float32_matmul_precision() == "highest"
     assert not torch.backends.cudnn.allow_tf32
 
 
 def test_a_run_begins_with_the_random_numbers_that_the_seed_names() -> None:
     torch.rand(3)
-    device.prepare(cpu(), 5)
+    device.configure_process(cpu(), 5)
     drawn = torch.rand(3)
     assert torch.equal(drawn, torch.rand(3, generator=torch.Generator().manual_seed(5)))
 
@@ -145,7 +145,7 @@ def test_a_step_finds_the_memory_of_the_step_before() -> None:
                 torch.ones(16_000_000)
             return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
         given_back = faults()
-        device.prepare(device.Device(torch.device("cpu"), "fp32", False, False, False), 0)
+        device.configure_process(device.Device(torch.device("cpu"), "fp32", False, False, False), 0)
         for _ in range(5):
             faults()  # the blocks find their places
         print(given_back, faults())

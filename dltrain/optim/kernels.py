@@ -1,0 +1,57 @@
+"""The fastest implementation of a torch optimizer: fused or foreach kernels, and a step without torch's wrappers."""
+
+import inspect
+from collections.abc import Callable, Container, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def kernel_options(kind: Any, given: Container[str], parameters: Sequence[Tensor]) -> dict[str, bool]:
+    """Return the arguments that select the fastest kernels of an optimizer.
+
+    Args:
+        kind: The class of the optimizer.
+        given: Names of the arguments that are already set; ``fused`` or ``foreach`` among them decide.
+        parameters: All on one device.
+    """
+    accepted = inspect.signature(kind).parameters
+    if "fused" in given or "foreach" in given:
+        return {}
+    device = parameters[0].device.type
+    # Adagrad has fused kernels on GPUs only in newer versions of torch.
+    devices = ("cpu",) if kind is torch.optim.Adagrad else ("cpu", "cuda", "mps")
+    if "fused" in accepted and device in devices:
+        return {"fused": True}
+    return {"foreach": True} if "foreach" in accepted else {}
+
+
+def bare_step(optimizer: Any) -> Callable[[], Any]:
+    """Return an optimizer's step without torch's wrappers for profilers, hooks and its compiler.
+
+    They are unused here, take a tenth of a small network's step, and import the compiler at the first call (2 s).
+    """
+    step = torch.no_grad()(inspect.unwrap(type(optimizer).step))
+    return partial(step, optimizer)
+
+
+def match_state_layout(optimizer: Any) -> None:
+    """Give the state of each weight the memory layout of the weight.
+
+    Fused kernels go by addresses and check neither shape nor layout.
+
+    Raises:
+        ValueError: When a state does not have the shape of its weight.
+    """
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if not isinstance(value, Tensor):
+                continue
+            expected = torch.Size() if name == "step" else weight.shape
+            if value.shape != expected or value.layout != torch.strided:
+                found = f"{tuple(value.shape)}, expected {tuple(expected)}"
+                raise ValueError(f"the optimizer's {name} has shape {found}")
+            if name != "step" and value.stride() != weight.stride():
+                state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)

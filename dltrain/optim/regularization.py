@@ -1,0 +1,104 @@
+"""L1 and L2 penalties, gradient clipping and decoupled weight decay for any optimizer."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Regularization:
+    """Strengths of all regularization in the optimizer; 0 turns each off.
+
+    Args:
+        l1: Adds ``l1 * sum |w|`` to the loss.
+        l2: Adds ``l2 / 2 * sum w^2`` to the loss, so that it equals torch's ``weight_decay`` under SGD.
+        weight_decay: Decoupled: each step multiplies weights by ``1 - lr * weight_decay``, whatever the optimizer.
+            Added to a ``weight_decay`` of the optimizer's own.
+        clip_norm: Largest norm of all gradients together.
+        clip_value: Largest absolute value in a gradient.
+        decay_biases: Penalize biases and norm scales too.
+
+    Source: decoupled decay: Loshchilov, Hutter 2019, "Decoupled weight decay regularization", algorithm 2.
+    """
+
+    l1: float = 0.0
+    l2: float = 0.0
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    clip_value: float = 0.0
+    decay_biases: bool = False
+
+    def penalized(self, parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+        """Return the parameters that penalties and decay apply to."""
+        return [p for p in parameters if self.decay_biases or p.ndim >= 2]
+
+
+class Regularizer:
+    """Applies a `Regularization` to the gradients and weights of one optimizer.
+
+    Args:
+        config: The strengths.
+        parameters: All parameters of the optimizer.
+        groups: Its parameter groups, whose learning rates scale the decay.
+    """
+
+    def __init__(
+        self, config: Regularization, parameters: Sequence[nn.Parameter], groups: Sequence[dict[str, Any]]
+    ) -> None:
+        self.config, self.device = config, parameters[0].device
+        self.penalized = config.penalized(parameters)
+        self.changes_gradients = any((config.l1, config.l2, config.clip_norm, config.clip_value))
+        self.decayed: list[tuple[int, list[Tensor]]] = []  # index of a group -> its weights that decay
+        if config.weight_decay:
+            chosen = {id(p) for p in self.penalized}
+            members = [[p for p in group["params"] if id(p) in chosen] for group in groups]
+            self.decayed = [(index, weights) for index, weights in enumerate(members) if weights]
+
+    def apply(self, gradients: list[Tensor], measure: bool) -> Tensor | None:
+        """Add penalties to the gradients and clip them, in place.
+
+        Args:
+            gradients: Of all parameters that have one.
+            measure: Return the norm of all gradients together, penalties included, before clipping.
+        """
+        self._add_penalties()
+        norm = None
+        if measure or self.config.clip_norm:
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        if norm is not None and self.config.clip_norm:
+            torch._foreach_mul_(gradients, (self.config.clip_norm / (norm + 1e-6)).clamp_(max=1.0))
+        if limit := self.config.clip_value:
+            torch._foreach_clamp_min_(gradients, -limit)
+            torch._foreach_clamp_max_(gradients, limit)
+        return norm if measure else None
+
+    def _add_penalties(self) -> None:
+        l1, l2 = self.config.l1, self.config.l2
+        if not (l1 or l2):
+            return
+        weights = [p for p in self.penalized if p.grad is not None]
+        gradients = [g for p in weights if (g := p.grad) is not None]
+        if weights and l2:
+            torch._foreach_add_(gradients, weights, alpha=l2)
+        if weights and l1:
+            torch._foreach_add_(gradients, torch._foreach_sign(weights), alpha=l1)
+
+    @torch.no_grad()
+    def decay(self, groups: Sequence[dict[str, Any]]) -> None:
+        """Shrink the weights by their group's learning rate times ``weight_decay``."""
+        for index, weights in self.decayed:
+            torch._foreach_mul_(weights, 1 - groups[index]["lr"] * self.config.weight_decay)
+
+    @torch.no_grad()
+    def penalty(self) -> Tensor:
+        """Return what L1 and L2 currently add to the loss, as a scalar on the device."""
+        total = torch.zeros((), device=self.device)
+        for weight in self.penalized:
+            if self.config.l1:
+                total += self.config.l1 * weight.abs().sum()
+            if self.config.l2:
+                total += self.config.l2 / 2 * weight.square().sum()
+        return total

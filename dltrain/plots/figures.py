@@ -1,0 +1,83 @@
+"""Matplotlib figures as tensors, without pyplot; matplotlib is imported with the first figure."""
+
+import functools
+import logging
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+P = ParamSpec("P")
+
+INK, GREY, FAINT = "#202124", "#969ba0", "#e2e5e9"
+WIDTH, DPI = 2.7, 200  # inches, dots per inch: TensorBoard's cards are 270 pixels wide, high-density screens have twice
+STYLE: dict[str, Any] = {
+    "font.size": 7,
+    "axes.titlesize": 7,
+    "axes.formatter.limits": (-3, 5),
+    "axes.titlelocation": "left",
+    "axes.titlepad": 3,
+    "axes.labelpad": 2,
+    "axes.linewidth": 0.5,
+    "axes.edgecolor": GREY,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.color": INK,
+    "text.parse_math": False,  # a class may be called $x^2$
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "legend.handlelength": 1,
+    "legend.handletextpad": 0.4,
+    "legend.columnspacing": 0.9,
+    "legend.borderpad": 0,
+    "figure.constrained_layout.h_pad": 0.03,
+    "figure.constrained_layout.w_pad": 0.03,
+}
+STYLE |= {f"{axis}tick.{key}": value for axis in "xy" for key, value in [("major.width", 0.5), ("major.size", 2)]}
+STYLE |= {f"{axis}tick.{key}": value for axis in "xy" for key, value in [("color", GREY), ("labelcolor", INK)]}
+
+
+def picture(height: float) -> Callable[[Callable[Concatenate["Figure", P], None]], Callable[P, Tensor]]:
+    """Decorate a function that draws on a new figure, so that it returns the picture, uint8 of 3 x height x width.
+
+    Args:
+        height: Of the figure, in inches; its width is always the same.
+    """
+
+    def decorate(draw: Callable[Concatenate["Figure", P], None]) -> Callable[P, Tensor]:
+        @functools.wraps(draw)
+        def drawn(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+            return _rendered(lambda figure: draw(figure, *args, **kwargs), height)
+
+        return drawn
+
+    return decorate
+
+
+def _rendered(draw: Callable[["Figure"], None], height: float) -> Tensor:
+    """The picture of what a function draws, whatever a user's matplotlibrc says."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # caches in a temporary folder where there is no home
+    from matplotlib import style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with style.context(["default", STYLE]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that the font lacks are drawn as boxes
+        figure = Figure((WIDTH, height), DPI, layout="constrained")
+        canvas = FigureCanvasAgg(figure)
+        draw(figure)
+        canvas.draw()
+        pixels = np.array(canvas.buffer_rgba())[..., :3]
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def short(text: str, most: int) -> str:
+    """Text as one line of printable characters, at most ``most`` of them."""
+    text = "".join(letter if letter.isprintable() else " " for letter in text)
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"

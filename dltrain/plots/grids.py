@@ -1,0 +1,51 @@
+"""Grids of images and filters, pixel by pixel; each is a uint8 tensor of 3 x height x width."""
+
+import math
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+TILE, GAP = 56, 2  # pixels: the side that small images are enlarged to, and what is between them
+
+
+def images(pictures: Tensor, columns: int = 8, tile: int = TILE, gap: int = GAP) -> Tensor:
+    """Images side by side, black where they are 0 and white where they are 1; each pixel stays one square.
+
+    Args:
+        pictures: N x channels x height x width; shown in colour when there are 3 channels, else as their mean.
+        columns: Images in one row.
+        tile: The side that small images are enlarged to, about.
+        gap: Pixels between them.
+    """
+    count, channels, height, width = pictures.shape
+    pictures = pictures.detach().float().cpu().nan_to_num().clamp(0, 1)
+    pictures = (pictures if channels == 3 else pictures.mean(1, keepdim=True).expand(-1, 3, -1, -1)).mul(255).round()
+    times = max(1, round(tile / max(height, width)))
+    pictures = pictures.byte().repeat_interleave(times, 2).repeat_interleave(times, 3)
+    columns = max(1, min(columns, count))
+    rows = math.ceil(count / columns)
+    tiles = F.pad(pictures, (0, gap, 0, gap, 0, 0, 0, rows * columns - count), value=255)
+    tiles = tiles.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4)
+    return F.pad(tiles.flatten(3, 4).flatten(1, 2), (gap, 0, gap, 0), value=255)
+
+
+def filters(weight: Tensor, columns: int = 8, most: int = 64) -> Tensor:
+    """The first filters of a layer, each by its own range: grey is zero, brighter is positive, darker negative.
+
+    Args:
+        weight: out x in x height x width, shown in colour when in is 3, else as the mean over in.
+        columns: Filters in one row.
+        most: Number of filters to show.
+    """
+    weight = weight[:most].detach().float().cpu()
+    weight = weight if weight.shape[1] == 3 else weight.mean(1, keepdim=True)
+    bound = weight.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12)
+    return images(0.5 + 0.5 * weight / bound, columns, gap=3 * GAP)
+
+
+def first_filters(model: nn.Module) -> Tensor | None:
+    """Return the `filters` of a model's first 2-D convolution that is larger than 1 x 1; None where there is none."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1:
+            return filters(module.weight)
+    return None

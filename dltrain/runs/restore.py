@@ -1,0 +1,85 @@
+"""Resume a run from its newest undamaged checkpoint."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dltrain.data.loader import Batches
+from dltrain.errors import CheckpointError, ConfigError, format_error
+from dltrain.loggers.console import Console
+from dltrain.loggers.formatting import format_count
+from dltrain.loggers.tracker import EVENTS, METRICS
+from dltrain.runs.assemble import Components
+from dltrain.storage.checkpoint_format import STATE_ERRORS
+from dltrain.storage.checkpoints import Checkpoints
+from dltrain.storage.run_files import BEST
+from dltrain.training.loop import Loop
+from dltrain.training.stages import Stages
+
+
+class SavedState(NamedTuple):
+    """A checkpoint that has been loaded.
+
+    Args:
+        name: Of its file.
+        content: The state of the loop and all that it turns.
+    """
+
+    name: str
+    content: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken so far."""
+        return self.content["loop"]["step"]
+
+
+def newest_checkpoint(path: Path) -> tuple[SavedState | None, list[str]]:
+    """Return the newest undamaged checkpoint of a run, if it has checkpoints, and notes for the user.
+
+    Raises:
+        CheckpointError: When all of them are damaged.
+    """
+    if not any(path.glob("checkpoints/step-*.pt")):
+        return None, ["no checkpoint was written yet: starting from the beginning"]
+    name, content, damaged = Checkpoints(path).load_newest()
+    notes = [f"falling back to {path / 'checkpoints' / name}"] if damaged else []
+    return SavedState(name, content), [*damaged, *notes]
+
+
+def check_not_shorter(saved: SavedState, components: Components, batches: dict[str, Batches]) -> None:
+    """Refuse a run that would end before the step that it has reached.
+
+    Raises:
+        ConfigError: Naming both numbers of steps.
+    """
+    steps = Stages(components.task.stages(components.model), batches, components.trainer).steps
+    if steps < saved.step:
+        taken = f"at least the {saved.step:,} steps already taken"
+        hint = "trainer.epochs or trainer.max_steps is too small. For a shorter run: dltrain rerun."
+        raise ConfigError(format_error("trainer", taken, f"{steps:,}", hint))
+
+
+def warn_missing_logs(run: Path, step: int, console: Console) -> None:
+    """Warn when a run that has taken steps has lost its logs: a checkpoint does not contain them."""
+    lost = [name for name in (METRICS, EVENTS) if not any(run.glob(f"{name}*"))]
+    if step and lost:
+        console.warning(f"{' and '.join(lost)}: missing, the log up to step {step} is lost")
+
+
+def restore_loop(loop: Loop, saved: SavedState, checkpoints: Checkpoints, console: Console) -> None:
+    """Load a checkpoint into the loop, and drop it from `saved` so that it is not held twice.
+
+    Raises:
+        CheckpointError: When the file is undamaged but not a checkpoint of such a run.
+    """
+    try:
+        loop.load_state_dict(saved.content, checkpoints.read_manifest().get(saved.name, {}))
+    except STATE_ERRORS as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CheckpointError(f"{saved.name}: refused, this run cannot resume from it. {reason}") from error
+    best = checkpoints.path / checkpoints.resolve(BEST)
+    if loop.state.best is not None and (damage := checkpoints.find_damage(best)):
+        console.warning(f"{best}: ignored, {damage}; the best checkpoint is now searched from here on")
+        loop.state.reset_best()
+    saved.content.clear()
+    console.info(f"resumed at step {format_count(loop.state.step)} from {saved.name}")

@@ -1,0 +1,109 @@
+"""What a checkpoint of a run contains, and saving and loading it."""
+
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+
+from dltrain.data.bad_samples import BadSamples
+from dltrain.loggers.console import Console
+from dltrain.optim.ema import EMA
+from dltrain.storage.checkpoints import Checkpoints
+from dltrain.storage.run_files import BEST
+from dltrain.tasks.base import Task
+from dltrain.training.device import random_state, restore_random_state
+from dltrain.training.divergence import Diverged, check_losses, has_finite_weights
+from dltrain.training.meters import Timer
+from dltrain.training.signals import Stop
+from dltrain.training.state import TrainState
+from dltrain.training.step import StepRunner
+
+
+class Checkpointer:
+    """Saves and restores everything that the next step depends on.
+
+    Args:
+        task: May keep a state of its own.
+        model: The model that is trained.
+        ema: Its averaged weights, or None.
+        runner: Holds the optimizers and the losses not yet logged.
+        bad_samples: The examples that were skipped.
+        checkpoints: The files.
+        timer: Does not count the time that saving takes.
+        stop: Defers signals while a checkpoint is written.
+        console: Reports checkpoints that are skipped.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        ema: EMA | None,
+        runner: StepRunner,
+        bad_samples: BadSamples,
+        checkpoints: Checkpoints,
+        timer: Timer,
+        stop: Stop,
+        console: Console,
+    ) -> None:
+        self.task, self.model, self.ema, self.runner, self.bad_samples = task, model, ema, runner, bad_samples
+        self.checkpoints, self.timer, self.stop, self.console = checkpoints, timer, stop, console
+        self.last_best_step = 0  # the step of the best weights saved last
+
+    def save(self, state: TrainState, metric: float | None, best: bool = False) -> None:
+        """Write a checkpoint.
+
+        Args:
+            state: The position of the run.
+            metric: The watched metric, for the manifest.
+            best: These weights are the best so far.
+
+        Raises:
+            Diverged: When a loss or a weight is not finite and `on_non_finite` is ``stop``.
+        """
+        with self.timer.pause(), self.stop.defer_signals():
+            if self._is_finite(state.step):
+                self.last_best_step = state.step if best else self.last_best_step
+                self.checkpoints.save(self.state_dict(state), state.step, metric, best, self.timer.state_dict())
+
+    def _is_finite(self, step: int) -> bool:
+        """Check the losses not yet logged and the weights, to keep a diverged state out of the checkpoints."""
+        stop = self.runner.config.on_non_finite == "stop"
+        if stop:
+            check_losses(self.runner.loss_buffer.means(), step)
+        if has_finite_weights(self.model):
+            return True
+        if stop:
+            raise Diverged(f"weights are no longer finite numbers at step {step}")
+        self.console.info(f"step {step} is not saved: its weights are not finite")
+        return False
+
+    def state_dict(self, state: TrainState) -> dict[str, Any]:
+        """Return tensors and plain Python only; equal at equal steps, whether or not the run was interrupted."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.ema.state_dict() if self.ema is not None else None,
+            **self.runner.state_dict(),
+            "task": self.task.state_dict(),
+            "loop": asdict(state),
+            "bad_samples": list(self.bad_samples.found),
+            "rng": random_state(),
+        }
+
+    def load_state_dict(self, content: dict[str, Any]) -> None:
+        """Restore everything but the position of the run; the optimizers of its stage must exist."""
+        self.load_weights(content)
+        self.runner.load_state_dict(content)
+        self.task.load_state_dict(content["task"])
+        self.bad_samples.restore(content["bad_samples"])
+        restore_random_state(content["rng"])
+
+    def load_weights(self, content: dict[str, Any]) -> None:
+        """Restore the weights and their average."""
+        self.model.load_state_dict(content["model"])
+        if self.ema is not None:
+            self.ema.load_state_dict(content["average"])
+
+    def load_best(self) -> None:
+        """Restore the best weights that were saved."""
+        self.load_weights(self.checkpoints.load(BEST))

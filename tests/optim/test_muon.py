@@ -1,0 +1,54 @@
+"""Muon against torch's Muon and AdamW."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from small_network import loss_of, optimizer_of, same, train, train_in_torch
+from torch import nn
+
+from dltrain.optim.muon import Muon
+from dltrain.optim.schedules import Cosine
+from dltrain.tasks.base import Loss
+
+
+def test_muon_gives_matrices_to_torchs_muon_and_all_else_to_adamw() -> None:
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Unflatten(1, (1, 6)), nn.Conv1d(1, 2, 3), nn.Flatten(), nn.Linear(8, 1))
+    theirs = copy.deepcopy(ours)
+    make = partial(Muon, lr=0.02, weight_decay=0.1, adamw={"lr": 1e-3, "betas": [0.9, 0.95]})
+    optimizer = optimizer_of(ours, make)
+    train(ours, optimizer, 5)
+    matrices = torch.optim.Muon([theirs[3].weight], lr=0.02, weight_decay=0.1)
+    biases = [theirs[1].bias, theirs[3].bias]
+    groups = [{"params": [theirs[1].weight]}, {"params": biases, "weight_decay": 0.0}]
+    others = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    for _ in range(5):
+        matrices.zero_grad()
+        train_in_torch(theirs, others, 1)
+        matrices.step()
+    same(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert sorted({group["lr"] for group in optimizer.optimizer.param_groups}) == [1e-3, 0.02]
+
+
+def test_muon_scales_all_its_rates_and_decays_each_weight_at_its_own() -> None:
+    model = nn.Sequential(nn.Conv1d(1, 1, 1, bias=False), nn.Linear(1, 1, bias=False))
+    make = partial(Muon, lr=0.2, weight_decay=0.0, adamw={"lr": 0.1})
+    optimizer = optimizer_of(model, make, Cosine(), weight_decay=0.5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(1.0)
+    optimizer.backward(Loss(sum((p * 0).sum() for p in model.parameters()), 1))  # type: ignore[arg-type]
+    optimizer.step(50)
+    assert [group["lr"] for group in optimizer.optimizer.param_groups] == pytest.approx([0.1, 0.05])
+    assert model[0].weight.item() == pytest.approx(1 - 0.05 * 0.5)
+    assert model[1].weight.item() == pytest.approx(1 - 0.1 * 0.5)
+
+
+@pytest.mark.parametrize("vectors_only", [False, True])
+def test_muon_handles_models_of_vectors_or_of_matrices_alone(vectors_only: bool) -> None:
+    model = nn.LayerNorm(6) if vectors_only else nn.Linear(6, 1, bias=False)
+    before = loss_of(model).item()
+    train(model, optimizer_of(model, partial(Muon, adamw={"lr": 0.01})), 20)
+    assert loss_of(model).item() < before
