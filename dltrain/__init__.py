@@ -1,3 +1,3 @@
 """Train deep networks from a configuration."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

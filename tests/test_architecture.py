@@ -40,7 +40,7 @@ LIGHT = [
 LIGHT += ["storage/run_dir", "storage/folder_checks", "storage/run_files", "storage/safe_read", "storage/atomic"]
 LIGHT += ["training/signals"]
 LIGHT += ["loggers/console"]
-CONFIG = {f"config/{name}.py" for name in ("compose", "interpolation", "plain", "revise")}
+CONFIG = {f"config/{name}.py" for name in ("compose", "composer", "interpolation", "plain", "revise")}
 
 
 def package_of(file: Path) -> str:
@@ -95,10 +95,16 @@ def test_no_two_modules_import_each_other() -> None:
 @pytest.mark.parametrize(
     ("library", "allowed"),
     [
-        ("hydra", {"cli/hydra_flags.py", *(f"config/{name}.py" for name in ("compose", "overrides", "revise"))}),
+        (
+            "hydra",
+            {"cli/hydra_flags.py", *(f"config/{name}.py" for name in ("compose", "composer", "overrides", "revise"))},
+        ),
         (
             "omegaconf",
-            {"cli/hydra_flags.py", *(f"config/{name}.py" for name in ("compose", "interpolation", "plain", "revise"))},
+            {
+                "cli/hydra_flags.py",
+                *(f"config/{name}.py" for name in ("compose", "composer", "interpolation", "plain", "revise")),
+            },
         ),
         ("rich", {"loggers/console.py"}),
         ("tensorboard", {"loggers/tracker.py"}),

@@ -1,11 +1,9 @@
-"""A node of configuration becomes an object: allowed targets only, names and types checked, all mistakes at once."""
+"""Build an object from its configuration: allowed classes only, arguments checked, all errors reported together."""
 
 import functools
 import importlib
 import inspect
 import sys
-import types
-import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,24 +11,17 @@ from typing import Any
 
 from dltrain.config import renamed
 from dltrain.config.plain import Fact
+from dltrain.config.signatures import annotations, describe, fits, parameters
 from dltrain.errors import ConfigError, format_error, suggest
 
 Node = Mapping[str, Any]
-# Annotation -> the types that fit it, and how it is called.
-KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
-    bool: ((bool,), "true or false"),
-    int: ((int,), "a whole number"),
-    float: ((int, float), "a number"),
-    str: ((str,), "text"),
-    type(None): ((type(None),), "null"),
-}
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
-# Where a target may come from: anywhere in dltrain's own families, and exactly one name below a library's package.
+# Where a target may come from: dltrain's own classes, or exactly one name below the package of a library.
 OURS = ("dltrain.datasets.", "dltrain.models.", "dltrain.tasks.", "dltrain.optim.muon.", "dltrain.optim.schedules.")
 MODELS = "torchvision.models."
 LIBRARIES = ("torch.nn.", "torch.optim.", MODELS)
-# Where a class stands -> what it must be able to do, and how it is called.
+# Key -> the method that its class must have, and what such a class is called.
 ROLES = {
     "data": ("load", "a data set"),
     "task": ("evaluate", "a task"),
@@ -42,112 +33,99 @@ ALLOWED = "a class of dltrain, torch.nn, torch.optim or torchvision.models"
 
 
 def build(node: Node, key: str, allow: tuple[str, ...] = ()) -> Any:
-    """Build the object a node describes, and first those it contains.
+    """Build the object that a node describes, and those that it contains.
 
     Args:
-        node: ``_target_`` and the arguments of its constructor; other keys with a leading underscore are notes.
-        key: Where the node stands, for messages.
-        allow: Module prefixes the user trusts, beside dltrain's own and those of torch.
+        node: ``_target_`` and the arguments of its constructor; other keys with a leading underscore are ignored.
+        key: The key of the node, for messages.
+        allow: Prefixes of modules that the user trusts besides dltrain's own and torch's.
 
     Raises:
-        ConfigError: With every mistake of the node.
+        ConfigError: With every error of the node.
     """
     return partial(node, key, allow)()
 
 
 def partial(node: Node, key: str, allow: tuple[str, ...] = ()) -> functools.partial[Any]:
-    """The constructor of a node with its arguments bound; what lies deeper is built at once.
+    """Return the constructor of a node with its arguments bound; nodes inside it are built.
 
     Raises:
-        ConfigError: With every mistake of the node; when it is called, too.
+        ConfigError: With every error of the node, here or when the result is called.
     """
-    problems = list(mistakes(node, key, allow))
-    if problems:
-        raise ConfigError(*problems)
-    made = target(node["_target_"], key, allow)
+    errors = list(node_errors(node, key, allow))
+    if errors:
+        raise ConfigError(*errors)
+    constructor = find_target(node["_target_"], key, allow)
     if str(node["_target_"]).startswith(LIBRARIES):
-        made = explained(made, key)
-    return functools.partial(made, **arguments(node, key, allow))
+        constructor = _with_config_errors(constructor, key)
+    arguments = {
+        name: build(value, f"{key}.{name}", allow) if _is_node(value) else value
+        for name, value in node.items()
+        if not name.startswith("_")
+    }
+    return functools.partial(constructor, **arguments)
 
 
-def explained(made: Callable[..., Any], key: str) -> Callable[..., Any]:
-    """A library's constructor, with its complaints about arguments as ours."""
+def _with_config_errors(constructor: Callable[..., Any], key: str) -> Callable[..., Any]:
+    """Raise what a library's constructor says of its arguments as a `ConfigError`."""
 
-    @functools.wraps(made)
+    @functools.wraps(constructor)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            return made(*args, **kwargs)
+            return constructor(*args, **kwargs)
         except (ValueError, TypeError, RuntimeError, AssertionError, LookupError, OSError, UnpicklingError) as error:
-            raise ConfigError(f"{key}: {made.__name__} refuses these values: {error}") from error
+            raise ConfigError(f"{key}: {constructor.__name__} refuses these values: {error}") from error
 
     return call
 
 
-def arguments(node: Node, key: str, allow: tuple[str, ...]) -> dict[str, Any]:
-    """The arguments of a node, those that are nodes themselves built."""
-    return {
-        name: build(value, f"{key}.{name}", allow) if is_node(value) else value
-        for name, value in node.items()
-        if not name.startswith("_")
-    }
-
-
-def is_node(value: Any) -> bool:
-    """Whether a value describes an object."""
+def _is_node(value: Any) -> bool:
     return isinstance(value, Mapping) and "_target_" in value
 
 
-def mistakes(node: Node, key: str, allow: tuple[str, ...] = ()) -> Iterator[str]:
-    """Everything that would keep a node from being built."""
+def node_errors(node: Node, key: str, allow: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield every error that prevents a node from being built."""
     try:
-        made = target(node.get("_target_"), key, allow)
+        constructor = find_target(node.get("_target_"), key, allow)
     except ConfigError as error:
         yield from error.problems
         return
     method, role = ROLES.get(key, ("__init__", ""))
-    if isinstance(made, type) and not hasattr(made, method):
+    if isinstance(constructor, type) and not hasattr(constructor, method):
         yield format_error(f"{key}._target_", role, node["_target_"])
         return
-    known = {name: p for name, p in parameters(made).items() if name not in ("self", "params")}
+    known = {name: p for name, p in parameters(constructor).items() if name not in ("self", "params")}
     given = {name: value for name, value in node.items() if not name.startswith("_")}
     open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
     names = [name for name, p in known.items() if p.kind in NAMED]
-    hints = annotations(made)
+    hints = annotations(constructor)
     for name, value in given.items():
         if name not in names and not open_ended:
             new = renamed.new_key(f"{key}.{name}")
-            takes = f"{made.__name__} takes {' '.join(names) or 'none'}."
+            takes = f"{constructor.__name__} takes {' '.join(names) or 'none'}."
             hint = f"It is called {new} now." if new else suggest(name, names) or takes
             yield f"{key}.{name}: unknown argument. {hint}"
         else:
-            yield from wrong_argument(f"{key}.{name}", value, hints.get(name, Any), allow)
+            yield from _argument_errors(f"{key}.{name}", value, hints.get(name, Any), allow)
     missing = [name for name in names if known[name].default is inspect.Parameter.empty and name not in given]
     yield from (f"{key}.{name}: expected a value, got nothing" for name in missing)
 
 
-def wrong_argument(key: str, value: Any, hint: Any, allow: tuple[str, ...]) -> Iterator[str]:
-    """What is wrong with one argument, or with what it contains."""
+def _argument_errors(key: str, value: Any, hint: Any, allow: tuple[str, ...]) -> Iterator[str]:
+    """Yield every error of one argument, or of the node that it is."""
     if value == "???":
         yield f"{key}: expected a value, got nothing. Set it: {key}=..."
-    elif is_node(value):
-        yield from mistakes(value, key, allow)
+    elif _is_node(value):
+        yield from node_errors(value, key, allow)
     elif not fits(value, hint):
-        yield format_error(key, readable(hint), value)
+        yield format_error(key, describe(hint), value)
 
 
-def parameters(made: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """The arguments of a constructor; anything goes where they cannot be read."""
-    try:
-        return inspect.signature(made).parameters
-    except (ValueError, TypeError):
-        return {"anything": inspect.Parameter("anything", inspect.Parameter.VAR_KEYWORD)}
-
-
-def target(path: Any, key: str, allow: tuple[str, ...]) -> Callable[..., Any]:
-    """The class or function a ``_target_`` names, if YAML may name it.
+def find_target(path: Any, key: str, allow: tuple[str, ...]) -> Callable[..., Any]:
+    """Return the class or function that a ``_target_`` names.
 
     Raises:
-        ConfigError: When it may not, or does not exist. What is not allowed is not imported.
+        ConfigError: If it is not allowed, and then its module is not imported, or does not exist.
     """
     path = str(path)
     if new := renamed.new_target(path):
@@ -156,92 +134,43 @@ def target(path: Any, key: str, allow: tuple[str, ...]) -> Callable[..., Any]:
     trusted = next((prefix for prefix in allow if path.startswith(f"{prefix}.")), None)
     library = next((prefix for prefix in LIBRARIES if prefix == f"{module}."), None)
     if not (trusted or library or path.startswith(OURS)) or name.startswith("_"):
-        raise ConfigError(format_error(f"{key}._target_", ALLOWED, path, trust_hint(path.split(".", maxsplit=1)[0])))
+        raise ConfigError(format_error(f"{key}._target_", ALLOWED, path, _trust_hint(path.split(".", maxsplit=1)[0])))
     try:
         if trusted:
-            trust_folder()
+            _search_current_folder()
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, SyntaxError) as error:
-        raise ConfigError(
-            format_error(f"{key}._target_", "something that can be imported", path, f"{error}.")
-        ) from None
-    # A name that a module has merely imported from elsewhere is not its own.
+        expected = "something that can be imported"
+        raise ConfigError(format_error(f"{key}._target_", expected, path, f"{error}.")) from None
+    # A name that a module has imported from elsewhere is not its own.
     root = f"{trusted}." if trusted else library or "dltrain."
     own = callable(found) and f"{getattr(found, '__module__', '')}.".startswith(root)
-    if not own or not (trusted or isinstance(found, type) or (library == MODELS and makes_model(found))):
+    if not own or not (trusted or isinstance(found, type) or (library == MODELS and _is_model_builder(found))):
         raise ConfigError(format_error(f"{key}._target_", f"a class of {root.rstrip('.')}", path))
     return found
 
 
-def makes_model(found: Any) -> bool:
-    """Whether a function of torchvision.models makes one of its models; others of its functions do other things."""
+def _is_model_builder(found: Any) -> bool:
+    """Return whether a function of torchvision.models builds a model; its other functions have side effects."""
     models = importlib.import_module("torchvision.models")
     return getattr(found, "__name__", "") in models.list_models(module=models)
 
 
-def trust_hint(package: str) -> str:
-    """How to allow a module of the user's own; nobody means to build a model from Python's library."""
+def _trust_hint(package: str) -> str:
+    """Explain how to allow a module of the user's own."""
     known = {"dltrain", "torch", "torchvision", *sys.stdlib_module_names}
     return "" if package in known else f"If you trust that code, add allow_targets=[{package}] to the command."
 
 
-def trust_folder() -> None:
-    """A user's own module lies in the current folder, which an installed command does not search by itself."""
+def _search_current_folder() -> None:
+    """Make modules in the current folder importable, which an installed command does not do by itself."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
 
 
-def annotations(made: Callable[..., Any]) -> dict[str, Any]:
-    """The types of a constructor's arguments; nothing where a library's cannot be read."""
-    try:
-        return typing.get_type_hints(made.__init__ if isinstance(made, type) else made)  # type: ignore[misc]
-    except (NameError, TypeError, AttributeError):
-        return {}
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value may be passed where ``hint`` is asked for; unusual hints admit everything but None."""
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(fits(value, part) for part in plain(parts))
-    if origin is typing.Literal:
-        return value in parts
-    if origin in (list, tuple):
-        return isinstance(value, list | tuple) and fits_each(value, origin, parts)
-    if hint in KINDS:
-        return isinstance(value, KINDS[hint][0]) and (hint is bool or not isinstance(value, bool))
-    return value is not None or hint is Any or not isinstance(hint, type)
-
-
-def fits_each(values: list[Any] | tuple[Any, ...], origin: type, parts: tuple[Any, ...]) -> bool:
-    """Whether the items of a list are what ``list[...]`` or ``tuple[...]`` asks for."""
-    if origin is tuple and parts and Ellipsis not in parts:
-        return len(values) == len(parts) and all(map(fits, values, parts))
-    return all(fits(value, part) for part in parts[:1] for value in values)
-
-
-def plain(parts: tuple[Any, ...]) -> list[Any]:
-    """The alternatives that YAML can say: it has no tensors."""
-    return [part for part in parts if getattr(part, "__module__", "") != "torch"]
-
-
-def readable(hint: Any) -> str:
-    """A type in words."""
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(map(readable, plain(parts)))
-    if origin is typing.Literal:
-        return "one of " + " ".join(map(str, parts))
-    if origin is tuple and Ellipsis not in parts:
-        return f"a list of {len(parts)}"
-    if origin in (list, tuple):
-        return "a list"
-    return KINDS[hint][1] if hint in KINDS else getattr(hint, "__name__", str(hint))
-
-
-def needs(node: Node, key: str, allow: tuple[str, ...] = ()) -> list[str]:
-    """The facts a node cannot do without: a `Fact` given to an argument that does not admit None."""
-    hints = annotations(target(node["_target_"], key, allow))
+def required_facts(node: Node, key: str, allow: tuple[str, ...] = ()) -> list[str]:
+    """Return the facts that a node cannot do without: a `Fact` for an argument that does not accept None."""
+    hints = annotations(find_target(node["_target_"], key, allow))
     facts = {name: value.name for name, value in node.items() if isinstance(value, Fact)}
     return [fact for name, fact in facts.items() if name in hints and not fits(None, hints[name])]

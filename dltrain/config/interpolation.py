@@ -31,7 +31,7 @@ def unresolvable(written: dict[str, Any]) -> Iterator[str]:
             try:
                 found = OmegaConf.select(whole, key)
                 # Of the environment everything comes as text, which is no number.
-                if "oc." in value and not OmegaConf.is_config(found) and (mistake := schema.check(key, found)):
+                if "oc." in value and not OmegaConf.is_config(found) and (mistake := schema.check_range(key, found)):
                     yield mistake
             except (OmegaConfBaseException, RecursionError) as error:
                 reason = re.sub(r"^.*while resolving interpolation: ", "", str(error).split("\n")[0])

@@ -1,4 +1,4 @@
-"""What a user typed, word by word: overrides read, and the values of a sweep spread out."""
+"""Parse the overrides of a command line, and list the values of each key of a sweep."""
 
 import functools
 import shlex
@@ -17,8 +17,12 @@ Options = Callable[[str], Sequence[str]]
 
 
 @functools.cache
-def read(text: str) -> Override:
-    """One override as Hydra reads it."""
+def parse_override(text: str) -> Override:
+    """Return one override as Hydra parses it.
+
+    Raises:
+        HydraException: If it is not valid.
+    """
     return OverridesParser.create().parse_override(text)
 
 
@@ -29,39 +33,39 @@ def allowed_modules(typed: list[str]) -> list[str]:
 
 
 def parse(typed: list[str], options: Options) -> tuple[list[Override], list[str]]:
-    """The overrides as Hydra reads them, and the mistakes in those that it cannot read."""
-    parsed, problems = [], []
+    """Return the overrides as Hydra parses them, and the errors of those that it cannot parse."""
+    parsed, errors = [], []
     for text in typed:
         key, equals, _ = text.partition("=")
         if not key or not (equals or text.startswith("~")):
-            problems.append(
-                format_error(text, "KEY=VALUE or GROUP=OPTION", text, suggest(text, ("--help", "--multirun")))
-            )
+            hint = suggest(text, ("--help", "--multirun"))
+            errors.append(format_error(text, "KEY=VALUE or GROUP=OPTION", text, hint))
             continue
         try:
-            parsed.append(read(as_hydra_says(text, options)))
+            parsed.append(parse_override(to_hydra_syntax(text, options)))
         except HydraException as error:
             shown = redaction.mask_override(text)
-            problems.append(f"{shown}: cannot be read: {str(error).splitlines()[0]}{in_quotes(shown)}")
-    return parsed, problems
+            errors.append(f"{shown}: cannot be parsed: {str(error).splitlines()[0]}{_quoting_hint(shown)}")
+    return parsed, errors
 
 
-def in_quotes(text: str) -> str:
-    """A sentence that proposes a value in quotes where that can be read, or an empty string."""
+def _quoting_hint(text: str) -> str:
+    """Suggest to quote the value if that makes the override valid, else return an empty string."""
     key, _, value = text.partition("=")
     quoted = f"{key}='{value}'"
     try:
-        read(quoted)
+        parse_override(quoted)
     except HydraException:
         return ""
     special = set('"$`\\!') & set(value)
     return f". Quote it: {shlex.quote(quoted) if special else f'{chr(34)}{quoted}{chr(34)}'}"
 
 
-def as_hydra_says(text: str, options: Options) -> str:
-    """``optimizer.schedule=cosine`` for ``optimizer/schedule=cosine``, and ``GROUP=null`` for ``~GROUP``.
+def to_hydra_syntax(text: str, options: Options) -> str:
+    """Rewrite what Hydra would not accept.
 
-    A path in the home of a user, ``~/x.csv``, which a shell leaves as it is behind an equals sign, is put into quotes.
+    ``optimizer.schedule=cosine`` becomes ``optimizer/schedule=cosine``, ``GROUP=null`` becomes ``~GROUP``, and a path
+    ``~/x.csv``, which a shell does not expand after an equals sign, is quoted.
     """
     key, equals, value = text.partition("=")
     if value.startswith("~") and not QUOTES & set(value):
@@ -72,35 +76,35 @@ def as_hydra_says(text: str, options: Options) -> str:
     return f"~{key}" if value == "null" and options(key) else text
 
 
-def single(parsed: list[Override]) -> tuple[list[list[Override]], list[str]]:
-    """One value for each key, and the mistakes in those that have several."""
-    return [[o] for o in parsed if not o.is_sweep_override()], [several(o) for o in parsed if o.is_sweep_override()]
+def single_values(parsed: list[Override]) -> tuple[list[list[Override]], list[str]]:
+    """Return the overrides of a single run, and an error for each key with several values."""
+    return [[o] for o in parsed if not o.is_sweep_override()], [_several(o) for o in parsed if o.is_sweep_override()]
 
 
-def several(override: Override) -> str:
-    """Say that there are several values where one is needed."""
+def _several(override: Override) -> str:
     text = redaction.mask_override(str(override.input_line))
     key, _, value = text.partition("=")
     return format_error(key, "one value", value, f"To run all of them, add -m: dltrain -m {shlex.quote(text)}")
 
 
-def spread(parsed: list[Override], options: Options) -> tuple[list[list[Override]], list[str]]:
-    """All values for each key, and the mistakes in those that have none."""
-    values, problems = [], []
+def sweep_values(parsed: list[Override], options: Options) -> tuple[list[list[Override]], list[str]]:
+    """Return all values of each key, and an error for each key without any."""
+    values, errors = [], []
     for override in parsed:
         try:
-            values.append([read(text) for text in texts(override, options)])
+            values.append([parse_override(text) for text in _each_value(override, options)])
         except HydraException as error:
             values.append([])
-            problems.append(f"{redaction.mask_override(str(override.input_line))}: cannot be swept: {error}")
+            shown = redaction.mask_override(str(override.input_line))
+            errors.append(f"{shown}: cannot be swept: {error}")
         else:
             if not values[-1]:
-                problems.append(f"{override.input_line}: expected at least one value, got none")
-    return [found for found in values if found], problems
+                errors.append(f"{override.input_line}: expected at least one value, got none")
+    return [found for found in values if found], errors
 
 
-def texts(override: Override, options: Options) -> list[str]:
-    """An override for each value of a key."""
+def _each_value(override: Override, options: Options) -> list[str]:
+    """Return an override for each value of a key."""
     if not override.is_sweep_override():
         return [str(override.input_line)]
     if override.value_type is ValueType.GLOB_CHOICE_SWEEP:

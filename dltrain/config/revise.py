@@ -8,10 +8,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from dltrain import redaction
 from dltrain.config import compose, interpolation, overrides, schema, validation
-from dltrain.config.compose import Composer, Job
+from dltrain.config.compose import Job
+from dltrain.config.composer import SETTABLE_IN_HYDRA, Composer, plain
 from dltrain.errors import ConfigError, format_error
 
-RUN_DIR = compose.OURS_IN_HYDRA[False]
+RUN_DIR = SETTABLE_IN_HYDRA[False]
 Changes = dict[str, tuple[Any, Any]]
 
 
@@ -27,9 +28,9 @@ def revise_job(job: Job, typed: list[str]) -> tuple[Job, Changes]:
     """
     with compose.session((), sweep=False) as composer:
         parsed, problems = overrides.parse(typed, composer.options)
-        values, wrong = overrides.single(parsed)
+        values, wrong = overrides.single_values(parsed)
         problems += wrong
-        before = _fill_defaults(job.config, compose.plain(composer.base()), composer.groups)
+        before = _fill_defaults(job.config, plain(composer.base()), composer.groups)
         config, choices, run_dir = OmegaConf.create(before), dict(job.choices), None
         found = [value[0] for value in values]
         groups = [override for override in found if composer.options(override.key_or_group)]
@@ -37,7 +38,7 @@ def revise_job(job: Job, typed: list[str]) -> tuple[Job, Changes]:
         # As in every command, options are chosen before keys are set, in whichever order they were typed.
         for override in [*groups, *(override for override in found if override not in groups)]:
             key, value = override.key_or_group, override.value()
-            if mistake := _override_error(composer, override, compose.plain(config)):
+            if mistake := _override_error(composer, override, plain(config)):
                 problems.append(mistake)
             elif override in groups:
                 _select_group(config, choices, key, composer.base(f"{key}={value}"))
@@ -45,7 +46,7 @@ def revise_job(job: Job, typed: list[str]) -> tuple[Job, Changes]:
                 run_dir = None if value in ("auto", None) else str(value)
             elif key != "allow_targets":
                 OmegaConf.update(config, key, value, merge=False)
-    content = compose.plain(config)
+    content = plain(config)
     problems += [*schema.out_of_range(content), *validation.endless(content), *_missing_secrets(content, typed)]
     problems += [] if problems else interpolation.unresolvable(content)
     if problems:
@@ -74,10 +75,10 @@ def _fill_defaults(content: dict[str, Any], own: dict[str, Any], groups: list[st
     Raises:
         ConfigError: When it does not have the structure of a configuration.
     """
-    if wrong := list(validation.misshapen(content, own)):
+    if wrong := list(validation.misshapen_groups(content, own)):
         raise ConfigError(*wrong)
     filled = content | {group: own[group] | content[group] for group in validation.PLAIN if group in content}
-    if wrong := list(validation.misplaced({**filled, "sweep": own["sweep"]}, own, groups)):
+    if wrong := list(validation.misplaced_keys({**filled, "sweep": own["sweep"]}, own, groups)):
         raise ConfigError(*wrong)
     return filled
 

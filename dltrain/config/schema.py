@@ -1,6 +1,6 @@
-"""The words of the configuration: what each may be. A word means the same wherever it stands, so it is said once.
+"""What each configuration key may be: types, ranges and choices, checked before torch is imported.
 
-Checked before torch is imported, over every value of the composed configuration.
+A name means the same in every group; the few that do not are listed with their group.
 """
 
 import math
@@ -12,104 +12,110 @@ from typing import Any
 from dltrain.errors import format_error, suggest
 from dltrain.redaction import MASK
 
-SPANS = ("step", "epoch", "minute")
+UNITS = ("step", "epoch", "minute")
 
 
 @dataclass(frozen=True)
-class Word:
-    """What a value may be.
+class FieldSpec:
+    """The values that a key accepts.
 
     Args:
-        text: In words.
-        admits: Whether one value is such.
+        text: A description for messages: "a number above 0".
+        accepts: Returns whether one value is valid.
         names: The names to choose from, if it is a choice.
-        many: Whether a list of such values may stand where YAML has one.
-        null: Whether null may stand where YAML has a value.
+        many: Whether a list of such values may replace the scalar in YAML.
+        null: Whether null may replace the value in YAML.
+        edges: Values at the edge of the range that are valid, for tests.
     """
 
     text: str
-    admits: Callable[[Any], bool]
+    accepts: Callable[[Any], bool]
     names: tuple[str, ...] = ()
     many: bool = False
     null: bool = False
+    edges: tuple[float, ...] = ()
 
 
-def whole(least: int, below: float = math.inf, many: bool = False, null: bool = False) -> Word:
-    """A whole number."""
+def integer(least: int, below: float = math.inf, many: bool = False, null: bool = False) -> FieldSpec:
+    """Accept whole numbers from `least` to below `below`."""
     text = f"a whole number of at least {least}"
-    return Word(text, lambda value: type(value) is int and least <= value < below, many=many, null=null)
+    return FieldSpec(text, lambda value: type(value) is int and least <= value < below, (), many, null, (least,))
 
 
-def real(interval: str, many: bool = False, null: bool = False) -> Word:
-    """A number in an interval written as mathematics does: ``(0, 1]``."""
+def real(interval: str, many: bool = False, null: bool = False) -> FieldSpec:
+    """Accept numbers in an interval in mathematical notation: ``(0, 1]``."""
     low, high = (float(part) for part in interval[1:-1].split(","))
-    closed, shut = interval[0] == "[", interval[-1] == "]"
+    low_closed, high_closed = interval[0] == "[", interval[-1] == "]"
 
-    def admits(value: Any) -> bool:
+    def accepts(value: Any) -> bool:
         if type(value) not in (int, float):
             return False
-        return (value >= low if closed else value > low) and (value <= high if shut else value < high)
+        return (value >= low if low_closed else value > low) and (value <= high if high_closed else value < high)
 
-    ends = [] if low == -math.inf else [f"of at least {low:g}" if closed else f"above {low:g}"]
-    ends += [] if high == math.inf else [f"at most {high:g}" if shut else f"below {high:g}"]
-    return Word(f"a number {' and '.join(ends)}".rstrip(), admits, many=many, null=null)
-
-
-def choice(*names: str) -> Word:
-    """One of several names."""
-    return Word(f"one of {' '.join(names)}", lambda value: value in names, names)
+    ends = [] if low == -math.inf else [f"of at least {low:g}" if low_closed else f"above {low:g}"]
+    ends += [] if high == math.inf else [f"at most {high:g}" if high_closed else f"below {high:g}"]
+    edges = [low if low_closed else low + 1e-6] if low != -math.inf else []
+    edges += [high if high_closed else high - 1e-6] if high != math.inf else []
+    return FieldSpec(f"a number {' and '.join(ends)}".rstrip(), accepts, (), many, null, tuple(edges))
 
 
-def span(value: Any) -> tuple[float, str] | None:
-    """``"2 epochs"`` -> (2, "epoch"); a bare number counts steps; None if it is no span."""
+def choice(*names: str) -> FieldSpec:
+    """Accept one of several names."""
+    return FieldSpec(f"one of {' '.join(names)}", lambda value: value in names, names)
+
+
+def parse_interval(value: Any) -> tuple[float, str] | None:
+    """Return ``(2, "epoch")`` for ``"2 epochs"``; a bare number counts steps; None if it is no interval."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(value))
     unit = (match[2] or "step").removesuffix("s") if match else ""
-    if not match or unit not in SPANS or float(match[1]) <= 0:
+    if not match or unit not in UNITS or float(match[1]) <= 0:
         return None
     count = float(match[1])
     return None if unit != "minute" and count != int(count) else (count, unit)
 
 
-EVERY = Word('a span such as "50 steps", "1 epoch" or "10 minutes"', lambda value: span(value) is not None)
+INTERVAL = FieldSpec(
+    'an interval such as "50 steps", "1 epoch" or "10 minutes"', lambda value: parse_interval(value) is not None
+)
 
-# A word that is missing here may be anything its constructor takes.
-WORDS = {
-    "seed": whole(0, below=2**63),
-    "epochs": whole(1, null=True),
-    "max_steps": whole(1),
-    "accumulate": whole(1),
-    "log_every": EVERY,
-    "eval_every": EVERY,
-    "checkpoint_every": EVERY,
+# A key that is not listed accepts whatever its constructor's annotation does.
+FIELDS = {
+    "seed": integer(0, below=2**63),
+    "epochs": integer(1, null=True),
+    "max_steps": integer(1),
+    "accumulate": integer(1),
+    "log_every": INTERVAL,
+    "eval_every": INTERVAL,
+    "checkpoint_every": INTERVAL,
     "max_minutes": real("(0, inf)"),
-    "keep_last": whole(1),
-    "keep_best": whole(1),
+    "keep_last": integer(1),
+    "keep_best": integer(1),
     "trainer.resume": choice("never", "auto"),
     "on_non_finite": choice("stop", "skip", "ignore"),
     "on_oom": choice("stop", "shrink"),
-    "batch_size": whole(1),
-    "workers": whole(0),
+    "batch_size": integer(1),
+    "workers": integer(0),
     "worker_timeout": real("(0, inf)"),
     "on_bad_sample": choice("stop", "skip"),
-    "max_bad_samples": whole(1),
-    "window": whole(1),
-    "horizon": whole(1),
-    "season": whole(1),
-    "stride": whole(1, many=True),
-    "kernel": whole(1, many=True),
-    "num_labels": whole(1, null=True),
+    "max_bad_samples": integer(1),
+    "window": integer(1),
+    "horizon": integer(1),
+    "season": integer(1),
+    "stride": integer(1, many=True),
+    "kernel": integer(1, many=True),
+    "num_labels": integer(1, null=True),
     "gate": choice("and", "or", "nand", "nor", "xor", "xnor"),
     "validation": real("[0, 1)"),
     "test": real("(0, 1)"),
     "mean": real("(-inf, inf)", many=True),
     "std": real("(0, inf)", many=True),
-    "hidden_size": whole(1, many=True),
-    "ffn_ratio": whole(1),
-    "num_layers": whole(1),
-    "num_heads": whole(1),
-    "channels": whole(1),
-    "context_length": whole(1),
-    "image_size": whole(1),
+    "hidden_size": integer(1, many=True),
+    "ffn_ratio": integer(1),
+    "num_layers": integer(1),
+    "num_heads": integer(1),
+    "channels": integer(1),
+    "context_length": integer(1),
+    "image_size": integer(1),
     "lr": real("(0, inf)"),
     "momentum": real("[0, 1)", null=True),
     "betas": real("[0, 1)"),
@@ -124,33 +130,33 @@ WORDS = {
     "label_smoothing": real("[0, 1)"),
     "clip_norm": real("[0, inf)"),
     "clip_value": real("[0, inf)"),
-    "early_stopping_patience": whole(0),
+    "early_stopping_patience": integer(0),
     "ema_decay": real("[0, 1)"),
     "dampening": real("[0, 1]"),
     "momentum_decay": real("[0, inf)"),
     "lr_decay": real("[0, inf)"),
     "initial_accumulator_value": real("[0, inf)"),
-    "ns_steps": whole(1),
+    "ns_steps": integer(1),
     "step_size": real("(0, inf)"),
     "factor": real("(0, inf)"),
     "gamma": real("(0, inf)"),
     "pct_start": real("[0, 1]"),
     "start_factor": real("[0, inf)"),
     "end_factor": real("[0, inf)"),
-    "patience": whole(0),
+    "patience": integer(0),
     "threshold": real("[0, inf)"),
-    "width": whole(1),
+    "width": integer(1),
     "method": choice("contrastive_divergence", "denoising"),
-    "cd_steps": whole(1),
+    "cd_steps": integer(1),
     "task.noise": real("[0, 1)"),
-    "pretrain_epochs": whole(0),
+    "pretrain_epochs": integer(0),
     "pretrain_lr": real("(0, inf)", null=True),
-    "latent": whole(1),
-    "statistics": whole(1),
+    "latent": integer(1),
+    "statistics": integer(1),
     "likelihood": choice("auto", "bernoulli", "gaussian"),
     "beta": real("[0, inf)"),
     "task.warmup": real("[0, 1]"),
-    "importance_samples": whole(1),
+    "importance_samples": integer(1),
     "distance": choice("mse", "bernoulli"),
     "task.code": choice("identity", "relu", "sigmoid", "tanh"),
     "corruption": choice("none", "gaussian", "masking", "salt_and_pepper"),
@@ -162,21 +168,21 @@ WORDS = {
     "precision": choice("auto", "fp32", "tf32", "bf16", "fp16"),
     "normalise": choice("last", "window", "train"),
     "loss_name": choice("mse", "l1", "huber", "non_saturating", "least_squares", "hinge", "wasserstein"),
-    "answers": whole(1),
+    "answers": integer(1),
     "critic_norm": choice("batch", "layer", "none"),
-    "n_critic": whole(1),
+    "n_critic": integer(1),
     "critic_lr": real("(0, inf)", null=True),
     "generator_lr": real("(0, inf)", null=True),
     "clip": real("[0, inf)"),
     "penalty": real("[0, inf)", null=True),
-    "modes": whole(1),
+    "modes": integer(1),
     "radius": real("(0, inf)"),
     "tokens": choice("characters", "bytes"),
     "pool": choice("max", "avg", "none"),
     "padding": choice("same", "valid"),
 }
 
-# What may stand where YAML has a value of a type, and how that is called.
+# YAML type -> the types that may replace it, and their name in messages.
 KINDS: dict[type, tuple[tuple[type, ...], str]] = {
     bool: ((bool,), "true or false"),
     int: ((int,), "a whole number"),
@@ -187,52 +193,52 @@ KINDS: dict[type, tuple[tuple[type, ...], str]] = {
 }
 
 
-def of(key: str) -> Word | None:
-    """The word a key ends with, if it has a fixed meaning; a few have one at one place only."""
-    return WORDS.get(key) or WORDS.get(key.rsplit(".", 1)[-1])
+def field_of(key: str) -> FieldSpec | None:
+    """Return what a dotted key accepts, or None if any value of the right type will do."""
+    return FIELDS.get(key) or FIELDS.get(key.rsplit(".", 1)[-1])
 
 
-def check(key: str, value: Any) -> str | None:
-    """Hold one value against its word; returns the mistake, or None. Null is for the constructor to judge."""
-    word = of(key)
-    if word is None or value is None or unsettled(value):
+def check_range(key: str, value: Any) -> str | None:
+    """Return the error if `value` is outside the range of `key`, else None. Constructors judge null."""
+    field = field_of(key)
+    if field is None or value is None or is_deferred(value):
         return None
     items = value if isinstance(value, list) else [value]
-    wrong = [item for item in items if not word.admits(item)]
-    return format_error(key, word.text, wrong[0], suggest(str(wrong[0]), word.names)) if wrong else None
+    wrong = [item for item in items if not field.accepts(item)]
+    return format_error(key, field.text, wrong[0], suggest(str(wrong[0]), field.names)) if wrong else None
 
 
-def mistyped(key: str, value: Any, default: Any) -> str | None:
-    """Hold the type of what a user typed against that of the value YAML gives; returns the mistake, or None."""
-    word = of(key)
-    if default is None or default == "auto" or unsettled(default) or unsettled(value):
+def check_type(key: str, value: Any, default: Any) -> str | None:
+    """Return the error if a typed value has another type than the default in YAML, else None."""
+    field = field_of(key)
+    if default is None or default == "auto" or is_deferred(default) or is_deferred(value):
         return None
-    if word is None:
+    if field is None:
         kinds, text = KINDS[type(default)]
         fits = value is None or type(value) in kinds
     else:
-        text = word.text
-        fits = word.null if value is None else word.many or type(default) is list or type(value) is not list
+        text = field.text
+        fits = field.null if value is None else field.many or type(default) is list or type(value) is not list
         fits = fits and not isinstance(value, Mapping)
     return None if fits else format_error(key, text, "null" if value is None else value)
 
 
-def unsettled(value: Any) -> bool:
-    """Whether a value is filled in later: an interpolation, or one the user must give (again)."""
+def is_deferred(value: Any) -> bool:
+    """Return whether a value is known only later: an interpolation, or one that the user must still give."""
     return isinstance(value, str) and ("${" in value or value in ("???", MASK))
 
 
 def out_of_range(content: Mapping[str, Any]) -> Iterator[str]:
-    """All values of a configuration that their words do not admit."""
+    """Yield an error for each value of a configuration that is out of range."""
     for key, value in leaves(content):
-        if found := check(key, value):
+        if found := check_range(key, value):
             yield found
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Key and value of every leaf that dltrain's words speak about; lists of plain values count as leaves.
+    """Yield key and value of every leaf that `FIELDS` describes; a list of plain values is one leaf.
 
-    What a class of the user's own takes, it names as it likes.
+    The arguments of a user's own class are left out: there a name may mean something else.
     """
     if isinstance(node, Mapping):
         if str(node.get("_target_", "dltrain.")).startswith(("dltrain.", "torch.", "torchvision.")):

@@ -120,7 +120,8 @@ def build_trainer_config(config: dict[str, Any]) -> TrainerConfig:
     if trainer["epochs"] is None and trainer["max_steps"] is None:
         raise ConfigError(format_error("trainer.epochs", "a whole number", None, "trainer.max_steps is null, too."))
     log, evaluation, checkpoint = (
-        schema.span(trainer[name]) or (1.0, "epoch") for name in ("log_every", "eval_every", "checkpoint_every")
+        schema.parse_interval(trainer[name]) or (1.0, "epoch")
+        for name in ("log_every", "eval_every", "checkpoint_every")
     )
     return TrainerConfig(
         epochs=trainer["epochs"],

@@ -30,7 +30,7 @@ def check_facts(job: Job, group: str, facts: Facts) -> None:
     Raises:
         ConfigError: Naming the missing facts and the options that would fit.
     """
-    needed = instantiate.needs(job.resolved[group], group, job.allow)
+    needed = instantiate.required_facts(job.resolved[group], group, job.allow)
     missing = [fact for fact in needed if facts.get(fact) is None]
     if not missing:
         return

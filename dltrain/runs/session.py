@@ -27,7 +27,7 @@ from dltrain.training.divergence import Diverged
 from dltrain.training.loop import Loop
 from dltrain.training.meters import Timer
 from dltrain.training.run_logger import RunLogger
-from dltrain.training.signals import SIGNAL_EXIT_CODES, SAVE_SIGNAL, Stop, Stopped
+from dltrain.training.signals import SAVE_SIGNAL, SIGNAL_EXIT_CODES, Stop, Stopped
 
 EXIT_CODES = {"finished": 0, "failed": 1, "diverged": 3, "out_of_memory": 4}
 

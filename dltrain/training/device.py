@@ -1,8 +1,8 @@
 """Device and precision of a run, and the setup of the process. Nothing here is decided by timing."""
 
-import math
 import contextlib
 import ctypes
+import math
 import random
 import sys
 from dataclasses import dataclass

@@ -231,7 +231,7 @@ def test_bash_completes_through_the_script_that_is_installed(tmp_path: Path) -> 
         ("resume R lr=1", "RUN: expected the folder of a run"),
         ("evaluate ~nosuch/x", "~NAME: expected a user with a home on this machine"),
         ("=lstm", "expected KEY=VALUE"),
-        ("model=[lstm", "model=[lstm: cannot be read"),
+        ("model=[lstm", "model=[lstm: cannot be parsed"),
     ],
 )
 def test_a_wrong_command_is_refused_in_the_right_words(

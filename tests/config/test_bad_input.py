@@ -72,7 +72,7 @@ TABLE: dict[str, list[list[str]]] = {
     "data.path=tabel.csv": [["data.path", "an existing CSV file", "tabel.csv", "Did you mean table.csv?"]],
     "data.path=./tabel.csv": [["data.path", "./tabel.csv", "Did you mean ./table.csv?"]],
     "data.path='~/nowhere.csv'": [["data.path", "an existing CSV file", "got ~/nowhere.csv"]],
-    "'data.path=a (1).csv'": [["data.path=a (1).csv", "cannot be read", """Quote it: "data.path='a (1).csv'\""""]],
+    "'data.path=a (1).csv'": [["data.path=a (1).csv", "cannot be parsed", """Quote it: "data.path='a (1).csv'\""""]],
     "data.path=fiel.csv": [["data.path", "an existing CSV file", "fiel.csv"]],
     "data.path=hole.csv": [["hole.csv", "line 32", "data.missing=interpolate"]],
     "data.path=words.csv data.column=name": [["data.column", "number", "row 0"]],

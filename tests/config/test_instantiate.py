@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from dltrain.config import instantiate
+from dltrain.config import instantiate, signatures
 from dltrain.config.plain import Fact
 from dltrain.errors import ConfigError
 
@@ -204,9 +204,9 @@ def test_what_a_library_refuses_is_explained() -> None:
     ],
 )
 def test_types_are_checked_as_they_are_written(hint: Any, right: list[Any], wrong: list[Any], text: str) -> None:
-    assert all(instantiate.fits(value, hint) for value in right)
-    assert not any(instantiate.fits(value, hint) for value in wrong)
-    assert text in instantiate.readable(hint)
+    assert all(signatures.fits(value, hint) for value in right)
+    assert not any(signatures.fits(value, hint) for value in wrong)
+    assert text in signatures.describe(hint)
 
 
 def test_a_fact_is_needed_where_none_is_not_welcome() -> None:
@@ -218,4 +218,4 @@ def test_a_fact_is_needed_where_none_is_not_welcome() -> None:
         "hidden": 3,
         "vocabulary": Fact("vocabulary"),
     }
-    assert instantiate.needs(node, "model") == ["features", "outputs"]
+    assert instantiate.required_facts(node, "model") == ["features", "outputs"]

@@ -21,16 +21,16 @@ def test_an_interval_admits_what_mathematics_says(
     interval: str, inside: list[float], outside: list[float], text: str
 ) -> None:
     word = schema.real(interval)
-    assert all(word.admits(value) for value in inside)
-    assert not any(word.admits(value) for value in outside)
-    assert not any(word.admits(value) for value in (math.nan, True, "0.5", None, [0.5]))
+    assert all(word.accepts(value) for value in inside)
+    assert not any(word.accepts(value) for value in outside)
+    assert not any(word.accepts(value) for value in (math.nan, True, "0.5", None, [0.5]))
     assert word.text == text
 
 
 def test_a_whole_number_is_neither_a_truth_value_nor_a_float() -> None:
-    word = schema.whole(1)
-    assert word.admits(1)
-    assert not any(word.admits(value) for value in (0, True, 1.0, "1", None))
+    word = schema.integer(1)
+    assert word.accepts(1)
+    assert not any(word.accepts(value) for value in (0, True, 1.0, "1", None))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_whole_number_is_neither_a_truth_value_nor_a_float() -> None:
     ],
 )
 def test_a_span_is_a_number_and_a_unit(typed: Any, meant: tuple[float, str] | None) -> None:
-    assert schema.span(typed) == meant
+    assert schema.parse_interval(typed) == meant
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_span_is_a_number_and_a_unit(typed: Any, meant: tuple[float, str] | No
     ],
 )
 def test_a_value_is_held_against_its_word_wherever_it_stands(key: str, value: Any, mistake: str | None) -> None:
-    found = schema.check(key, value)
+    found = schema.check_range(key, value)
     assert found is None if mistake is None else mistake in str(found)
 
 
@@ -101,7 +101,7 @@ def test_a_value_is_held_against_its_word_wherever_it_stands(key: str, value: An
     ],
 )
 def test_what_is_typed_must_be_of_the_kind_that_yaml_has(key: str, value: Any, default: Any, right: bool) -> None:
-    found = schema.mistyped(key, value, default)
+    found = schema.check_type(key, value, default)
     assert (found is None) is right
     assert right or str(found).startswith(f"{key}: expected ")
 

@@ -1,0 +1,194 @@
+"""Compose one configuration with Hydra and check it. Hydra must be initialized."""
+
+import copy
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hydra
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from dltrain.config import interpolation, schema, validation
+from dltrain.errors import ConfigError, format_error
+
+# The only key of Hydra that a user may set, in a run or in a sweep. Its plugins, callbacks and loggers would run any
+# code that they name.
+SETTABLE_IN_HYDRA = {False: "hydra.run.dir", True: "hydra.sweep.dir"}
+# Where a run goes is not part of its configuration.
+LOCATIONS = ("hydra", "sweep")
+# Parts of Hydra's configuration that differ from run to run and have no effect here.
+FREE_IN_HYDRA = ("run", "sweep", "runtime", "overrides", "job", "searchpath")
+
+
+class Composed(NamedTuple):
+    """The fields of a `dltrain.config.compose.Job`."""
+
+    config: dict[str, Any]
+    choices: dict[str, str]
+    overrides: tuple[str, ...]
+    run_dir: str | None
+    sweep_dir: str | None
+    config_dirs: tuple[str, ...]
+    allow: tuple[str, ...]
+    sweep_resume: str | None
+
+
+class Composer:
+    """Composes runs, each combination of options only once.
+
+    Args:
+        conf_dir: dltrain's own folder of YAML groups.
+        config_dirs: The user's folders of YAML groups.
+        sweep: Whether the run is one of several.
+    """
+
+    def __init__(self, conf_dir: Path, config_dirs: tuple[str, ...], sweep: bool) -> None:
+        self.config_dirs, self.sweep = config_dirs, sweep
+        self.folders = (conf_dir, *map(Path, config_dirs))
+        self.groups = sorted({entry.name for folder in self.folders for entry in folder.iterdir() if entry.is_dir()})
+        self.options = functools.cache(self._find_options)
+        self.base = functools.cache(self._call_hydra)
+
+    def _find_options(self, group: str) -> list[str]:
+        """Return the names of the options of a group."""
+        files = (file for folder in self.folders for file in (folder / group).glob("*.yaml")) if group else ()
+        return sorted({file.stem for file in files})
+
+    def _call_hydra(self, *overrides: str) -> DictConfig:
+        with hydra_errors():
+            return hydra.compose("config", [*overrides, *search_path(self.config_dirs)], return_hydra_config=True)
+
+    def compose(self, parsed: Sequence[Override]) -> Composed:
+        """Compose one run.
+
+        Raises:
+            ConfigError: With one line for each error.
+        """
+        chosen = [o for o in parsed if not is_hydras(o) and self.options(o.key_or_group)]
+        values = [o for o in parsed if o not in chosen]
+        found = {id(o): self.wrong_option(o) for o in chosen}
+        # Compose what is right so far even if something is wrong, so that all errors are reported together.
+        base = self.base(*(str(o.input_line) for o in chosen if not found[id(o)]))
+        content = plain(base)
+        found |= {id(o): self.wrong_value(o, content) for o in values}
+        whole = _with_overrides(base, [o for o in values if not found[id(o)]])
+        content = plain(whole)
+        errors = [text for text in found.values() if text]
+        errors += [*interpolation.unresolvable(content), *schema.out_of_range(content), *validation.endless(content)]
+        if self.config_dirs or any(o.type is not OverrideType.CHANGE or isinstance(o.value(), dict) for o in parsed):
+            errors += self._structure_errors(whole, content)
+        allow, not_allowed = _allowed_modules(parsed, content)
+        errors += [*not_allowed, *self._misplaced_sweep(whole)]
+        if errors:
+            raise ConfigError(*errors)
+        return self._take_apart(whole, parsed, allow)
+
+    def wrong_option(self, override: Override) -> str | None:
+        """Return the error in ``group=option``, or None. A deleted group is checked in the whole configuration."""
+        if override.is_delete():
+            return None
+        return validation.wrong_option(override.key_or_group, override.value(), self.options(override.key_or_group))
+
+    def wrong_value(self, override: Override, content: dict[str, Any]) -> str | None:
+        """Return the error in ``key=value``, or None. An added key is checked in the whole configuration."""
+        key, value = override.key_or_group, override.value()
+        if is_hydras(override):
+            settable = SETTABLE_IN_HYDRA[self.sweep]
+            expected = f"{settable}, the only key of Hydra that can be set here"
+            return None if key == settable else format_error(key, expected, value)
+        unknown = validation.unknown_key(key, content, self.groups)
+        if unknown:
+            return None if override.is_add() or override.is_force_add() else unknown
+        return None if override.is_delete() else validation.wrong_value(key, value, content, self.groups)
+
+    def _structure_errors(self, whole: DictConfig, content: dict[str, Any]) -> list[str]:
+        """Return what the user's own YAML, or keys added and deleted, must not change."""
+        own, refused = self.base(), "not supported because dltrain runs no plugins, callbacks or loggers of Hydra"
+        touched = [k for k in whole.hydra if k not in FREE_IN_HYDRA and plain(whole.hydra[k]) != plain(own.hydra[k])]
+        shape = list(validation.misshapen_groups(content, plain(own)))
+        keys = shape or validation.misplaced_keys(content, plain(own), self.groups)
+        return [*(f"hydra.{name}: {refused}" for name in touched), *keys]
+
+    def _misplaced_sweep(self, whole: DictConfig) -> list[str]:
+        """Return the error if a sweep to resume is named without ``-m``."""
+        name = OmegaConf.select(whole, "sweep.resume")
+        if self.sweep or name is None:
+            return []
+        return [format_error("sweep.resume", "-m with it", name, "A single run is resumed by: dltrain resume RUN")]
+
+    def _take_apart(self, whole: DictConfig, parsed: Sequence[Override], allow: list[str]) -> Composed:
+        """Separate dltrain's configuration from Hydra's."""
+        choices = {k: v for k, v in whole.hydra.runtime.choices.items() if v is not None and not k.startswith("hydra/")}
+        with hydra_errors():
+            places = (whole.hydra.run.dir, whole.hydra.sweep.dir)
+        run_dir, sweep_dir = (None if place in ("auto", "", None) else str(place) for place in places)
+        typed = tuple(str(o.input_line) for o in parsed if _first_name(o) not in LOCATIONS)
+        config = {key: value for key, value in plain(whole).items() if key not in LOCATIONS}
+        named = OmegaConf.select(whole, "sweep.resume")
+        resumed = None if named is None else str(named)
+        return Composed(config, choices, typed, run_dir, sweep_dir, self.config_dirs, tuple(allow), resumed)
+
+
+def _first_name(override: Override) -> str:
+    return override.key_or_group.replace("/", ".").split(".")[0]
+
+
+def is_hydras(override: Override) -> bool:
+    """Return whether an override sets a key of Hydra itself."""
+    return _first_name(override) == "hydra"
+
+
+def _allowed_modules(parsed: Sequence[Override], content: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Return the modules that the command line allows YAML to name, and the error if YAML allows some itself."""
+    typed = next((o.value() for o in reversed(parsed) if o.key_or_group == "allow_targets"), None)
+    allow, found = (
+        [str(n) for n in (v if isinstance(v, list) else [v] if v else [])]
+        for v in (typed, content.get("allow_targets"))
+    )
+    wrong = format_error("allow_targets", "this key on the command line only", found, "No YAML may set it.")
+    return allow, [] if found in ([], allow) else [wrong]
+
+
+def search_path(config_dirs: tuple[str, ...]) -> list[str]:
+    """Return the override by which Hydra searches the user's own folders."""
+    folders = ",".join(f"'file://{Path(folder).resolve()}'" for folder in config_dirs)
+    return [f"hydra.searchpath=[{folders}]"] if folders else []
+
+
+@contextmanager
+def hydra_errors() -> Iterator[None]:
+    """Raise errors of Hydra, OmegaConf and YAML as a `ConfigError` of one line."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise ConfigError(" ".join(line.strip() for line in str(error).splitlines() if line.strip())) from None
+
+
+def _with_overrides(base: DictConfig, values: list[Override]) -> DictConfig:
+    """Return a copy with keys set, added and deleted."""
+    whole = copy.deepcopy(base)
+    for override in values:
+        key, value = override.key_or_group, override.value()
+        with hydra_errors():
+            if override.is_delete():
+                parent, _, name = key.rpartition(".")
+                with open_dict(whole):
+                    del (OmegaConf.select(whole, parent) if parent else whole)[name]
+            else:
+                OmegaConf.update(whole, key, value, force_add=override.is_add() or override.is_force_add())
+    return whole
+
+
+def plain(node: Any) -> Any:
+    """Return a configuration as dictionaries and lists without Hydra's part, interpolations as they are written."""
+    if not OmegaConf.is_config(node):
+        return node
+    if "hydra" in node:
+        node = OmegaConf.masked_copy(node, [key for key in node if key != "hydra"])
+    return OmegaConf.to_container(node)

@@ -1,0 +1,72 @@
+"""Compare plain values with the annotations of a constructor."""
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+# Annotation -> the types that match it, and its name in messages.
+KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "true or false"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    str: ((str,), "text"),
+    type(None): ((type(None),), "null"),
+}
+
+
+def parameters(made: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a constructor; any keyword where they cannot be read."""
+    try:
+        return inspect.signature(made).parameters
+    except (ValueError, TypeError):
+        return {"anything": inspect.Parameter("anything", inspect.Parameter.VAR_KEYWORD)}
+
+
+def annotations(made: Callable[..., Any]) -> dict[str, Any]:
+    """Return the annotations of a constructor's arguments; none where a library's cannot be resolved."""
+    try:
+        return typing.get_type_hints(made.__init__ if isinstance(made, type) else made)  # type: ignore[misc]
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Return whether a plain value matches an annotation; unusual annotations match everything but None."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, part) for part in _without_tensors(parts))
+    if origin is typing.Literal:
+        return value in parts
+    if origin in (list, tuple):
+        return isinstance(value, list | tuple) and _items_fit(value, origin, parts)
+    if hint in KINDS:
+        return isinstance(value, KINDS[hint][0]) and (hint is bool or not isinstance(value, bool))
+    return value is not None or hint is Any or not isinstance(hint, type)
+
+
+def _items_fit(values: list[Any] | tuple[Any, ...], origin: type, parts: tuple[Any, ...]) -> bool:
+    """Return whether the items of a list match ``list[...]`` or ``tuple[...]``."""
+    if origin is tuple and parts and Ellipsis not in parts:
+        return len(values) == len(parts) and all(map(fits, values, parts))
+    return all(fits(value, part) for part in parts[:1] for value in values)
+
+
+def _without_tensors(parts: tuple[Any, ...]) -> list[Any]:
+    """Return the alternatives of a union that YAML can express."""
+    return [part for part in parts if getattr(part, "__module__", "") != "torch"]
+
+
+def describe(hint: Any) -> str:
+    """Return an annotation in words."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(describe, _without_tensors(parts)))
+    if origin is typing.Literal:
+        return "one of " + " ".join(map(str, parts))
+    if origin is tuple and Ellipsis not in parts:
+        return f"a list of {len(parts)}"
+    if origin in (list, tuple):
+        return "a list"
+    return KINDS[hint][1] if hint in KINDS else getattr(hint, "__name__", str(hint))
