@@ -133,7 +133,7 @@ def test_help_lists_every_option_of_every_group_and_the_names_that_scripts_rely_
     text = capsys.readouterr().out
     conf = groups.conf_dir()
     for file in conf.glob("*/**/*.yaml"):
-        (line,) = [line for line in text.splitlines() if line.startswith(f"{file.parent.relative_to(conf)}: ")]
+        (line,) = [line for line in text.splitlines() if line.startswith(f"  {file.parent.relative_to(conf)}: ")]
         assert file.stem in line.split(": ")[1].split(", ")
     names = "trainer.epochs trainer.max_steps trainer.accumulate trainer.log_every trainer.eval_every seed optimizer.lr"
     names += " trainer.checkpoint_every data.batch_size data.workers data.path data.column data.window data.horizon"

@@ -148,7 +148,8 @@ def test_a_user_s_own_module_is_part_of_the_code(tmp_path: Path, monkeypatch: py
         (["experiment=lenet5_mnist"], "It changes several groups: dltrain experiment=lenet5_mnist is a run of its own"),
         (["optimizer.lr=-1", "trainer.epochs=x"], "optimizer.lr: expected a number above 0, got -1"),
         (["seed=1,2"], "seed: expected one value"),
-        (["--sort"], "rerun: expected dltrain rerun RUN"),
+        (["--sort"], "--sort: unknown flag"),
+        (["another"], "rerun: expected dltrain rerun RUN"),
         (["data=timeseries"], "task=classification needs"),
     ],
 )

@@ -247,7 +247,7 @@ def test_where_no_run_is_nothing_is_listed(runs: Callable[..., Said], tmp_path: 
         (["--sort", "metrik"], "--sort: expected one of model data task metric"),
         (["--sort", "metrik"], "Did you mean metric?"),
         (["--jason"], "--jason: unknown flag. Did you mean --json?"),
-        (["here", "there"], "runs: expected dltrain runs [FOLDER], got here there"),
+        (["here", "there"], "runs: expected dltrain runs [FOLDER] [FLAGS], got here there"),
         (["seed=1"], "runs: expected dltrain runs [FOLDER]"),
     ],
 )
