@@ -10,6 +10,7 @@ from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.loggers.console import Console
 from dltrain.runs.job import open_run
 from dltrain.runs.overridable import check_predict
+from dltrain.storage.run_files import CHECKPOINTS
 
 if TYPE_CHECKING:
     from dltrain.runs.inference import Trained
@@ -46,7 +47,7 @@ def checkpoint_file(path: Path, name: str) -> str:
     """
     if name in ("best", "last"):
         return f"{name}.pt"
-    folder, file = path / "checkpoints", Path(name)
+    folder, file = path / CHECKPOINTS, Path(name)
     known = sorted(found.name for found in folder.glob("*.pt"))
     if file.name in known and (file.name == name or (os.path.exists(file) and file.samefile(folder / file.name))):
         return file.name

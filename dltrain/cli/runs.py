@@ -12,7 +12,8 @@ from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.loggers.console import Console
 from dltrain.loggers.formatting import format_count, format_duration
 from dltrain.runs.index import MAIN_GROUPS, RunInfo, run_info
-from dltrain.runs.job import JOB, list_runs
+from dltrain.runs.job import list_runs
+from dltrain.storage.run_files import JOB
 
 COLUMNS = (*MAIN_GROUPS, "metric", "value", "state", "step", "age", "time", "folder", "typed")
 MAX_TYPED = 48  # characters of the overrides in the table

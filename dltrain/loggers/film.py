@@ -1,4 +1,4 @@
-"""The film of a run: one frame for each evaluation, as files, and all of them as an animated picture."""
+"""The film of a run: one PNG frame per evaluation, and an animated GIF of them."""
 
 import contextlib
 import io
@@ -10,25 +10,25 @@ from PIL import Image
 from torch import Tensor
 
 from dltrain.storage.atomic import write_atomic
+from dltrain.storage.run_files import FILM, FRAMES
 
-FOLDER, FILM = "frames", "film.gif"
-FRAME = re.compile(r"\d{8,}\.png", re.ASCII)
-MILLISECONDS, LAST_MILLISECONDS = 250, 2000
-MOST = 200  # frames of a film; of more, every second, third ... is taken
-LARGEST = 2**24  # pixels of a frame; a file of a few bytes may stand for any number
+FRAME_NAME = re.compile(r"\d{8,}\.png", re.ASCII)
+FRAME_MS, LAST_FRAME_MS = 250, 2000
+MAX_FRAMES = 200  # in the GIF; of more frames every second, third ... is shown
+MAX_PIXELS = 2**24  # per frame; a small file can decompress to any size
 
 
 class Film:
-    """Frames in ``<run>/frames``, and ``<run>/film.gif`` made of them when the run ends or is interrupted.
+    """Frames in ``<run>/frames``, and ``<run>/film.gif`` written when the run ends or is interrupted.
 
     Args:
-        folder: The run's folder.
-        purge_step: Frames from this step on are those of an interrupted session, and are taken again.
+        folder: The run folder.
+        purge_step: Delete frames from this step on; a resumed run writes them again.
     """
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
         self.folder = folder
-        for file in (folder / FOLDER).glob(".*.tmp"):  # of a process that was killed
+        for file in (folder / FRAMES).glob(".*.tmp"):  # left by a killed process
             file.unlink(missing_ok=True)
         if purge_step is not None:
             for frame in self.frames():
@@ -36,55 +36,60 @@ class Film:
                     frame.unlink()
 
     def frames(self) -> list[Path]:
-        """The files of all frames, the earliest first."""
-        found = (path for path in (self.folder / FOLDER).glob("*.png") if FRAME.fullmatch(path.name))
-        return sorted(found, key=lambda path: int(path.stem))
+        """Return the frame files in the order of their steps."""
+        frames = (path for path in (self.folder / FRAMES).glob("*.png") if FRAME_NAME.fullmatch(path.name))
+        return sorted(frames, key=lambda path: int(path.stem))
 
     def add(self, picture: Tensor, step: int) -> None:
-        """Keep a frame, uint8 of 3 x height x width."""
-        path = self.folder / FOLDER / f"{step:08d}.png"
+        """Save a frame.
+
+        Args:
+            picture: uint8 of shape (3, height, width).
+            step: Optimizer steps so far.
+        """
+        path = self.folder / FRAMES / f"{step:08d}.png"
         path.parent.mkdir(exist_ok=True)
-        write_atomic(path, png(picture))
+        write_atomic(path, encode_png(picture))
 
     def write(self) -> None:
-        """Write the film, if there is anything to show."""
+        """Write the GIF if there are frames."""
         frames = self.frames()
-        every = -(-len(frames) // MOST) or 1
-        pictures = list(_opened(frames[::-1][::every][::-1]))  # the last one is always there
+        stride = -(-len(frames) // MAX_FRAMES) or 1
+        pictures = list(_open_frames(frames[::-1][::stride][::-1]))  # counted from the last, which is always shown
         if pictures:
-            write_atomic(self.folder / FILM, gif(pictures, MILLISECONDS, LAST_MILLISECONDS))
+            write_atomic(self.folder / FILM, encode_gif(pictures, FRAME_MS, LAST_FRAME_MS))
 
 
-def png(picture: Tensor) -> bytes:
-    """A picture, uint8 of 3 x height x width, as a file."""
+def encode_png(picture: Tensor) -> bytes:
+    """Encode a uint8 picture of shape (3, height, width) as PNG."""
     file = io.BytesIO()
-    image(picture).save(file, "PNG")
+    to_pil(picture).save(file, "PNG")
     return file.getvalue()
 
 
-def gif(pictures: Sequence[Image.Image], pace: int, last: int) -> bytes:
-    """Pictures of one size as a file that shows one after the other, again and again.
+def encode_gif(pictures: Sequence[Image.Image], frame_ms: int, last_frame_ms: int) -> bytes:
+    """Encode pictures of one size as a GIF that repeats forever.
 
     Args:
         pictures: At least one.
-        pace: How long each is shown, in milliseconds.
-        last: How long the last one is.
+        frame_ms: Duration of each frame in milliseconds.
+        last_frame_ms: Duration of the last frame.
     """
     file, pages = io.BytesIO(), [picture.convert("P", palette=Image.Palette.ADAPTIVE) for picture in pictures]
-    times = [pace] * (len(pages) - 1) + [last]
-    pages[0].save(file, "GIF", save_all=True, append_images=pages[1:], duration=times, loop=0)
+    durations = [frame_ms] * (len(pages) - 1) + [last_frame_ms]
+    pages[0].save(file, "GIF", save_all=True, append_images=pages[1:], duration=durations, loop=0)
     return file.getvalue()
 
 
-def image(picture: Tensor) -> Image.Image:
-    """A picture, uint8 of 3 x height x width, as Pillow has it."""
+def to_pil(picture: Tensor) -> Image.Image:
+    """Convert a uint8 picture of shape (3, height, width) to a Pillow image."""
     return Image.fromarray(picture.detach().cpu().permute(1, 2, 0).contiguous().numpy())
 
 
-def _opened(frames: Sequence[Path]) -> Iterator[Image.Image]:
-    """The frames that can be read: a power cut may have damaged some, and others may be none of ours."""
+def _open_frames(frames: Sequence[Path]) -> Iterator[Image.Image]:
+    """Yield the readable frames: some may be damaged by a power failure or not be pictures at all."""
     for frame in frames:
-        # Pillow raises nearly anything for a file that is no picture, and has other programs read some kinds.
+        # Pillow raises almost any exception for invalid files, and starts other programs for some formats but PNG.
         with contextlib.suppress(Exception), Image.open(frame, formats=("PNG",)) as picture:
-            if picture.width * picture.height <= LARGEST:
+            if picture.width * picture.height <= MAX_PIXELS:
                 yield picture.convert("RGB")

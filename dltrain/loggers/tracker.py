@@ -1,6 +1,5 @@
-"""What a run says about itself for later: TensorBoard events and ``metrics.jsonl``, side by side in one folder."""
+"""Metrics of a run: TensorBoard events and ``metrics.jsonl``."""
 
-import io
 import json
 import math
 import os
@@ -11,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
@@ -24,25 +22,24 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 
 from dltrain import redaction
-from dltrain.loggers.film import Film
+from dltrain.loggers.film import Film, encode_png
 from dltrain.storage import safe_read
+from dltrain.storage.atomic import write_durable
+from dltrain.storage.run_files import EVENTS, METRICS
 
-METRICS = "metrics.jsonl"
-EVENTS = "events.out.tfevents"
-STAMP = re.compile(rf"{EVENTS}\.(\d{{10}})\.(\d{{9}})\.", re.ASCII)  # seconds, nanoseconds
-RESERVED = ("step", "epoch", "split", "non_finite")
+EVENTS_TIME = re.compile(rf"{EVENTS}\.(\d{{10}})\.(\d{{9}})\.", re.ASCII)  # seconds, nanoseconds
+RESERVED_NAMES = ("step", "epoch", "split", "non_finite")
 
 
 class Tracker:
-    """Writes ``events.out.tfevents.*`` and ``metrics.jsonl`` into one folder, each call at once.
+    """Write ``events.out.tfevents.*`` and ``metrics.jsonl`` to a folder, unbuffered.
 
-    TensorBoard's own writer is not used: it holds events back for up to two minutes, and imports TensorFlow wherever
-    that is installed.
+    TensorBoard's own writer buffers events for up to two minutes and imports TensorFlow if it is installed.
 
     Args:
-        folder: Where to write; it is made when missing.
-        purge_step: First step that will be written again by a resumed run. Lines of that step and later are
-            dropped from ``metrics.jsonl``; TensorBoard hides the old points. None keeps everything.
+        folder: Where to write; created if missing.
+        purge_step: First step that a resumed run writes again. Lines of this step and later are removed from
+            ``metrics.jsonl``; TensorBoard hides the old points. None keeps everything.
     """
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
@@ -52,29 +49,29 @@ class Tracker:
         self._last: dict[str, float] = {}
         first = not any(folder.glob(f"{EVENTS}*"))
         self._lines = _open_lines(folder / METRICS, purge_step)
-        self._found = _last_line(folder / METRICS)
+        self._last_logged = _last_line(folder / METRICS)
         self._film = Film(folder, purge_step)
         self._file = open(folder / _file_name(folder), "xb")  # noqa: SIM115
         self._events = RecordWriter(self._file)
         self._write(Event(wall_time=self._started, file_version="brain.Event:2"))
-        # TensorBoard takes the first START as the beginning and hides later steps at every other one.
+        # The first START begins the run; at every later one TensorBoard hides the points from that step on.
         if first or purge_step is not None:
             start = SessionLog(status=SessionLog.START)
             self._write(Event(wall_time=self._started, step=purge_step or 0, session_log=start))
 
     def scalars(self, step: int, epoch: float, split: str, values: dict[str, float]) -> None:
-        """Log numbers of one moment: one TensorBoard event and one line of JSON.
+        """Log values of one step: one TensorBoard event and one JSON line.
 
         Args:
             step: Optimizer steps so far, the x axis of every curve.
-            epoch: Epochs so far, with a fraction; TensorBoard gets it as ``epoch`` beside the train split.
+            epoch: Epochs so far, fractional; a curve of its own for the train split.
             split: ``train``, ``val`` or ``test``.
-            values: Name -> value. TensorBoard's tag is ``<name>/<split>``, but ``lr`` and names with a slash
-                (``grad/norm``) stand for themselves. In the JSON line a value that is not finite is null, and
-                ``non_finite`` says what it was: the line stays valid JSON for every reader.
+            values: Name -> value. The TensorBoard tag is ``<name>/<split>``; ``lr`` and names with a slash
+                (``grad/norm``) are used as they are. JSON has no NaN or infinity: such a value is null, and
+                ``non_finite`` has its text.
 
         Raises:
-            ValueError: When a name is one of the line's own keys.
+            ValueError: If a name is reserved for the JSON line's own keys.
         """
         line = _line(step, epoch, split, values)
         curves = {_tag(name, split): value for name, value in values.items()}
@@ -87,44 +84,41 @@ class Tracker:
         self._lines.flush()
 
     def ends_with(self, step: int, split: str) -> bool:
-        """Whether this moment is the last that an earlier session has logged."""
-        return (self._found.get("step"), self._found.get("split")) == (step, split)
+        """Return whether an earlier session logged this step and split last."""
+        return (self._last_logged.get("step"), self._last_logged.get("split")) == (step, split)
 
     def text(self, tag: str, markdown: str, step: int = 0) -> None:
-        """Show text, read as Markdown, in TensorBoard's Text tab."""
+        """Show Markdown in TensorBoard's Text tab."""
         plugin = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
         shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
         content = TensorProto(dtype=DT_STRING, string_val=[redaction.redact(markdown).encode()], tensor_shape=shape)
         self._summary(step, Summary.Value(tag=tag, metadata=plugin, tensor=content))
 
     def image(self, tag: str, picture: Tensor, step: int) -> None:
-        """Show a picture, uint8 of 3 x height x width, in TensorBoard's Images tab."""
+        """Show a uint8 picture of shape (3, height, width) in TensorBoard's Images tab."""
         _, height, width = picture.shape
-        file = io.BytesIO()
-        Image.fromarray(picture.detach().cpu().permute(1, 2, 0).contiguous().numpy()).save(file, "PNG")
-        encoded = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=file.getvalue())
+        png = encode_png(picture)
+        encoded = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
         self._summary(step, Summary.Value(tag=tag, image=encoded))
 
     def frame(self, picture: Tensor, step: int) -> None:
-        """Add a picture, uint8 of 3 x height x width, to the film of the run."""
+        """Add a uint8 picture of shape (3, height, width) to the run's film."""
         self._film.add(picture, step)
 
     def film(self) -> None:
-        """Write the film, as far as it has come."""
+        """Write the film of the frames so far."""
         self._film.write()
 
     def hparams(self, choices: dict[str, Any], metrics: dict[str, float], succeeded: bool = True) -> None:
-        """Make the run a row of TensorBoard's HParams tab; call it once, when the run ends.
+        """Add the run to TensorBoard's HParams tab; call it once, at the end of the run.
 
         Args:
-            choices: Name -> bool, int, float or str; values of other types are shown as text.
-            metrics: Name -> final value, logged as ``best/<name>`` at the last step. A name with a slash stays as it
-                is, and is not logged again when it is the last point of that curve. Values that are not finite are
-                left out.
-            succeeded: Whether the run ended as it should.
+            choices: Name -> bool, int, float or str; other types are shown as text.
+            metrics: Name -> final value, logged as ``best/<name>`` at the last step. A name with a slash is used as
+                it is, and not logged again if it is the last point of that curve. Non-finite values are omitted.
+            succeeded: Whether the run finished.
         """
-        # No "experiment" summary: TensorBoard would take the first run's and hide every column that this one lacks.
-        # Without it the columns are those of all runs together.
+        # No "experiment" summary: TensorBoard would hide the columns that the first run lacks.
         start = plugin_data_pb2.SessionStartInfo(start_time_secs=self._started)
         for name, value in choices.items():
             if isinstance(value, bool):
@@ -147,12 +141,12 @@ class Tracker:
         )
 
     def sync(self) -> None:
-        """Wait until everything written so far is on the disk itself; any thread may call it."""
+        """Flush everything written so far to disk; thread-safe."""
         for file in (self._lines, self._file):
             os.fsync(file.fileno())
 
     def close(self) -> None:
-        """Close both files; calling it again does nothing."""
+        """Close both files; may be called again."""
         self._lines.close()
         self._file.close()
 
@@ -179,39 +173,36 @@ def _points(curves: dict[str, float]) -> list[Summary.Value]:
 
 
 def _line(step: int, epoch: float, split: str, values: dict[str, float]) -> str:
-    """One line of ``metrics.jsonl``."""
-    if not values.keys().isdisjoint(RESERVED):
-        raise ValueError(f"expected names other than {', '.join(RESERVED)} for logged values, got {', '.join(values)}")
+    """Return a line of ``metrics.jsonl``."""
+    if not values.keys().isdisjoint(RESERVED_NAMES):
+        raise ValueError(
+            f"expected names other than {', '.join(RESERVED_NAMES)} for logged values, got {', '.join(values)}"
+        )
     line: dict[str, Any] = {"step": step, "epoch": epoch, "split": split}
-    lost = {}
+    non_finite = {}
     for name, value in values.items():
         finite = math.isfinite(value)
         line[name] = value if finite else None
         if not finite:
-            lost[name] = str(value)
-    if lost:
-        line["non_finite"] = lost
+            non_finite[name] = str(value)
+    if non_finite:
+        line["non_finite"] = non_finite
     return json.dumps(line, allow_nan=False) + "\n"
 
 
 def _file_name(folder: Path) -> str:
-    """A name that sorts after those of earlier sessions, whatever the clock says: TensorBoard reads in that order."""
-    stamps = (STAMP.match(file.name) for file in folder.glob(f"{EVENTS}.*"))
-    earlier = [int(stamp[1] + stamp[2]) for stamp in stamps if stamp]
+    """Return a name that sorts after earlier sessions even if the clock went back: TensorBoard reads in that order."""
+    matches = (EVENTS_TIME.match(file.name) for file in folder.glob(f"{EVENTS}.*"))
+    earlier = [int(match[1] + match[2]) for match in matches if match]
     now = max(time.time_ns(), *(number + 1 for number in earlier), 0)
     return f"{EVENTS}.{now // 10**9:010d}.{now % 10**9:09d}.{socket.gethostname()}.{os.getpid()}"
 
 
 def _open_lines(path: Path, purge_step: int | None) -> TextIO:
-    """``metrics.jsonl``, ready for the next line: without purged steps and without a last line that was cut off."""
+    """Open ``metrics.jsonl`` for appending, after removing purged steps and an incomplete last line."""
     if path.exists():
         kept = [line for line in path.read_bytes().splitlines(keepends=True) if _keep(line, purge_step)]
-        fresh = path.with_name(f"{path.name}.new")
-        with open(fresh, "wb") as file:
-            file.writelines(kept)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
+        write_durable(path, b"".join(kept))
     return open(path, "a", encoding="utf-8")
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from dltrain.runs import provenance
-from dltrain.storage import run_dir
+from dltrain.storage import run_dir, run_files
 from dltrain.storage.safe_read import get_mapping, is_number, parse_mapping, read_mapping, read_text
 
 MAIN_GROUPS = ("model", "data", "task")  # groups that have a column
 TAIL_BYTES = 4096  # more than one line of metrics.jsonl
-MANIFEST = "checkpoints/manifest.json"
+MANIFEST = f"{run_files.CHECKPOINTS}/{run_files.MANIFEST}"
 LOST = "lost"  # its status is running, but no process holds its lock
 
 RunInfo = dict[str, Any]
@@ -27,14 +27,14 @@ def run_info(path: Path) -> RunInfo:
     or ``max``), state, error, step, age (seconds since the run last wrote), updated (the same as a time), time (seconds
     taken), choices, typed.
     """
-    status, result = run_dir.read_status(path), read_mapping(path / "result.json")
+    status, result = run_dir.read_status(path), read_mapping(path / run_files.RESULT)
     began = provenance.load_environment(path)
     entries = [entry for entry in read_mapping(path / MANIFEST).values() if isinstance(entry, dict)]
     state, choices = run_state(path, status), get_mapping(began, "choices")
     updated = last_active(path)
     took = elapsed_seconds(status, entries, time.time() if state == "running" else updated)
     steps = [status.get("step"), *(entry.get("step") for entry in entries)]
-    steps += [last_step(path / "metrics.jsonl")] if state in ("running", LOST) else []
+    steps += [last_step(path / run_files.METRICS)] if state in ("running", LOST) else []
     return {
         "folder": str(path),
         **{group: choices.get(group) for group in MAIN_GROUPS},
@@ -58,7 +58,7 @@ def run_state(path: Path, status: dict[str, Any]) -> str | None:
 
 def last_active(path: Path) -> float:
     """Return when a run last wrote, in seconds since 1970; a killed process wrote no last status."""
-    return max(modification_time(path / name) for name in ("status.json", "metrics.jsonl", MANIFEST))
+    return max(modification_time(path / name) for name in (run_files.STATUS, run_files.METRICS, MANIFEST))
 
 
 def modification_time(path: Path) -> float:
@@ -109,7 +109,7 @@ def last_step(path: Path) -> Any:
 def typed_overrides(path: Path) -> str | None:
     """Return the overrides of a run's command, without those that have a column, or None."""
     try:
-        words = shlex.split(read_text(path / "command.txt"))[1:]
+        words = shlex.split(read_text(path / run_files.COMMAND))[1:]
     except (OSError, ValueError):
         return None
     columns = tuple(f"{group}=" for group in MAIN_GROUPS)

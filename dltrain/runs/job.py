@@ -12,9 +12,7 @@ from dltrain.config.compose import Job
 from dltrain.config.revise import Changes, revise_job
 from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.runs import index
-from dltrain.storage import folder_checks, run_dir, safe_read
-
-JOB = "job.yaml"
+from dltrain.storage import folder_checks, run_dir, run_files, safe_read
 
 
 def dump_job(job: Job) -> str:
@@ -48,7 +46,7 @@ def load_job(path: Path, allow: Iterable[str] = ()) -> Job:
     Raises:
         ConfigError: When ``job.yaml`` cannot be read or is not one of a run.
     """
-    file = path / JOB
+    file = path / run_files.JOB
     try:
         content = plain.from_yaml(safe_read.read_yaml_text(file))
         choices, dirs = content["choices"], content["config_dirs"]
@@ -59,9 +57,13 @@ def load_job(path: Path, allow: Iterable[str] = ()) -> Job:
         config["allow_targets"] = list(allow)
         return Job(config, dict(choices), tuple(typed), None, None, tuple(dirs), tuple(allow))
     except OSError as error:
-        raise ConfigError(format_error("RUN", f"the folder of a run, with {JOB}", path, f"{error.strerror}.")) from None
+        raise ConfigError(
+            format_error("RUN", f"the folder of a run, with {run_files.JOB}", path, f"{error.strerror}.")
+        ) from None
     except (YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(format_error("RUN", f"a {JOB} that can be read", file, str(error).split("\n")[0])) from None
+        raise ConfigError(
+            format_error("RUN", f"a {run_files.JOB} that can be read", file, str(error).split("\n")[0])
+        ) from None
 
 
 def check_types(config: Any, choices: Mapping[str, Any], words: Iterable[Any]) -> None:
@@ -123,13 +125,13 @@ def locate_run(name: str) -> Path:
         ConfigError: Naming the nearest runs.
     """
     path, root = Path(name).expanduser(), compose.default_root()
-    if (path / JOB).exists():
+    if (path / run_files.JOB).exists():
         return path
     known = {str(run): run for start in (path.parent, root) if start.is_dir() for run in list_runs(start)}
     known.pop(str(path), None)  # without job.yaml it cannot be meant
     close = suggest(str(path), known) or suggest_run(path.name, known.values())
     below = [str(run) for run in list_runs(path)][:3] if path.is_dir() else []
-    if (path / "sweep.json").is_file():
+    if (path / run_files.SWEEP).is_file():
         below.append(f"and a sweep, which its own command resumes with -m sweep.resume={path}")
     hint = f"It contains {' '.join(below)}." if below else close or f"dltrain runs {root} lists what there is."
     raise ConfigError(format_error("RUN", "the folder of a run, or latest", name, hint))
@@ -144,8 +146,8 @@ def suggest_run(name: str, known: Iterable[Path]) -> str:
 
 def list_runs(root: Path) -> list[Path]:
     """Return the folders of runs at most three levels below `root`, sorted by path."""
-    found = {file.parent for depth in ("*", "*/*", "*/*/*") for file in root.glob(f"{depth}/status.json")}
-    return sorted(run for run in found if all((run / name).is_file() for name in ("config.yaml", "status.json")))
+    found = {file.parent for depth in ("*", "*/*", "*/*/*") for file in root.glob(f"{depth}/{run_files.STATUS}")}
+    return sorted(run for run in found if all((run / name).is_file() for name in (run_files.CONFIG, run_files.STATUS)))
 
 
 def previous_run(job: Job) -> Path | None:
@@ -158,12 +160,12 @@ def previous_run(job: Job) -> Path | None:
         expected = "hydra.run.dir=FOLDER with auto, the same each time"
         raise ConfigError(format_error("trainer.resume", expected, "none"))
     path = Path(job.run_dir).expanduser()
-    return path if (path / JOB).is_file() else None
+    return path if (path / run_files.JOB).is_file() else None
 
 
 def is_finished(path: Path) -> bool:
     """Return whether the run in a folder ended by itself, and not because its time was up."""
     if run_dir.read_status(path).get("state") != "finished":
         return False
-    result = safe_read.read_mapping(path / "result.json")
+    result = safe_read.read_mapping(path / run_files.RESULT)
     return bool(result) and not result.get("out_of_time")

@@ -10,17 +10,17 @@ from dltrain.config.compose import Job
 from dltrain.config.plain import to_yaml
 from dltrain.runs import provenance
 from dltrain.runs.assemble import Components
-from dltrain.runs.job import JOB, dump_job
-from dltrain.storage import run_dir
+from dltrain.runs.job import dump_job
+from dltrain.storage import run_dir, run_files
 
 
 def save_metadata(home: run_dir.RunDir, job: Job, components: Components, resumed: bool) -> None:
     """Write the files that say what a run is; a resumed run keeps the environment in which it began."""
-    home.write(JOB, dump_job(job))  # first: from here on the run can be resumed
-    home.write("config.yaml", to_yaml(redaction.mask(components.config)))
-    home.write("command.txt", command_line(job) + "\n")
+    home.write(run_files.JOB, dump_job(job))  # first: from here on the run can be resumed
+    home.write(run_files.CONFIG, to_yaml(redaction.mask(components.config)))
+    home.write(run_files.COMMAND, command_line(job) + "\n")
     if not resumed:
-        home.write_json(provenance.ENVIRONMENT, describe_environment(job, components))
+        home.write_json(run_files.ENVIRONMENT, describe_environment(job, components))
 
 
 def command_line(job: Job) -> str:

@@ -14,9 +14,8 @@ from typing import Any
 from dltrain import redaction
 from dltrain.errors import ConfigError, format_error
 from dltrain.loggers.console import Console
-from dltrain.storage import safe_read
+from dltrain.storage import run_files, safe_read
 
-ENVIRONMENT = "environment.json"
 COMPARED = ("python", "platform", "packages", "processor", "device", "threads", "commit", "code", "data")
 
 
@@ -46,7 +45,7 @@ class Origin:
 
 def load_environment(path: Path) -> dict[str, Any]:
     """Return the environment in which a run began, or an empty dictionary if its folder does not say."""
-    return safe_read.read_mapping(path / ENVIRONMENT)
+    return safe_read.read_mapping(path / run_files.ENVIRONMENT)
 
 
 def environment_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -14,6 +14,7 @@ from dltrain.loggers.formatting import format_count, format_duration
 from dltrain.loggers.tracker import Tracker
 from dltrain.runs.assemble import Components
 from dltrain.runs.metadata import command_line
+from dltrain.storage import run_files
 from dltrain.tasks.base import Evaluation, Task
 from dltrain.training import device as devices
 from dltrain.training.loop import Loop
@@ -73,7 +74,7 @@ class Report:
 
     def log_config(self, tracker: Tracker) -> None:
         """Write configuration and command to TensorBoard."""
-        tracker.text("config", f"```yaml\n{(self.folder / 'config.yaml').read_text()}\n```")
+        tracker.text("config", f"```yaml\n{(self.folder / run_files.CONFIG).read_text()}\n```")
         tracker.text("command", f"`{command_line(self.job)}`")
 
     def result(self, loop: Loop, timer: Timer, evaluation: Evaluation) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dltrain.loggers.console import Console
 from dltrain.loggers.formatting import format_count
 from dltrain.loggers.tracker import EVENTS, METRICS
 from dltrain.runs.assemble import Components
+from dltrain.storage import run_files
 from dltrain.storage.checkpoint_format import STATE_ERRORS
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.storage.run_files import BEST
@@ -42,7 +43,7 @@ def newest_checkpoint(path: Path) -> tuple[SavedState | None, list[str]]:
     if not any(path.glob("checkpoints/step-*.pt")):
         return None, ["no checkpoint was written yet: starting from the beginning"]
     name, content, damaged = Checkpoints(path).load_newest()
-    notes = [f"falling back to {path / 'checkpoints' / name}"] if damaged else []
+    notes = [f"falling back to {path / run_files.CHECKPOINTS / name}"] if damaged else []
     return SavedState(name, content), [*damaged, *notes]
 
 

@@ -20,7 +20,7 @@ from dltrain.runs.divergence import trace_divergence
 from dltrain.runs.metadata import save_metadata
 from dltrain.runs.report import Report, finite_or_none
 from dltrain.runs.restore import SavedState, restore_loop, warn_missing_logs
-from dltrain.storage import run_dir
+from dltrain.storage import run_dir, run_files
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.training.device import is_out_of_memory
 from dltrain.training.divergence import Diverged
@@ -135,7 +135,7 @@ class Session:
     def _train_and_test(self) -> dict[str, Any]:
         save_metadata(self.home, self.job, self.components, resumed=self.saved is not None)
         self.home.write_status("running", step=self.start_step)
-        self.console.open_log(self.home.path / "train.log")
+        self.console.open_log(self.home.path / run_files.LOG)
         self.checkpoints.open()
         warn_missing_logs(self.home.path, self.start_step, self.console)
         self.tracker = Tracker(self.home.path, self._first_step_to_log())
@@ -186,7 +186,7 @@ class Session:
             if filters is not None:
                 tracker.image("filters", filters, step)
             tracker.scalars(step, loop.epoch, "test", evaluation.metrics)
-        self.home.write_json("result.json", result)
+        self.home.write_json(run_files.RESULT, result)
         self.report.print_result(result)
         return result
 
@@ -249,5 +249,5 @@ class Session:
         reason, report = trace_divergence(diverged, self.job, self.home.path, self.step, self._build_loop, self.console)
         if report:
             with contextlib.suppress(OSError):
-                self.home.write_json("nan_report.json", finite_or_none(report))
+                self.home.write_json(run_files.NAN_REPORT, finite_or_none(report))
         return reason

@@ -12,6 +12,7 @@ import pytest
 from dltrain.config import compose, revise
 from dltrain.errors import ConfigError
 from dltrain.runs import job as stored
+from dltrain.storage import run_files
 
 Kept = Callable[..., Path]
 
@@ -84,7 +85,7 @@ def test_the_runs_of_sweeps_are_found_and_the_sweep_itself_is_no_run(outputs: Pa
 
 def test_a_job_comes_back_as_it_was_composed(tmp_path: Path) -> None:
     job = compose.compose(["model=gru", "data=timeseries", "optimizer/schedule=cosine", "optimizer.lr=0.01"])
-    (tmp_path / stored.JOB).write_text(stored.dump_job(job))
+    (tmp_path / run_files.JOB).write_text(stored.dump_job(job))
     found = stored.load_job(tmp_path)
     assert found.config == job.config
     assert (found.choices, found.overrides, found.config_dirs) == (job.choices, job.overrides, job.config_dirs)
@@ -93,8 +94,8 @@ def test_a_job_comes_back_as_it_was_composed(tmp_path: Path) -> None:
 
 def test_the_folder_trusts_no_module_whatever_it_says(tmp_path: Path) -> None:
     job = compose.compose(["allow_targets=[mine]"])
-    (tmp_path / stored.JOB).write_text(stored.dump_job(job))
-    assert "mine" in (tmp_path / stored.JOB).read_text()
+    (tmp_path / run_files.JOB).write_text(stored.dump_job(job))
+    assert "mine" in (tmp_path / run_files.JOB).read_text()
     assert (stored.load_job(tmp_path).allow, stored.load_job(tmp_path).config["allow_targets"]) == ((), [])
     assert stored.load_job(tmp_path, ["mine"]).allow == ("mine",)
 
@@ -139,7 +140,7 @@ def test_a_folder_without_a_job_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_job_is_refused_in_one_line_that_names_the_file(tmp_path: Path, content: str) -> None:
-    (tmp_path / stored.JOB).write_text(content)
+    (tmp_path / run_files.JOB).write_text(content)
     text = refused(lambda: stored.load_job(tmp_path))
     assert "RUN: expected a job.yaml that can be read" in text and "\n" not in text
 
@@ -147,7 +148,7 @@ def test_a_damaged_job_is_refused_in_one_line_that_names_the_file(tmp_path: Path
 def test_a_few_lines_that_stand_for_gigabytes_are_refused_at_once(tmp_path: Path, plain_run: Path) -> None:
     laughs = ["a0: &a0 [ha, ha, ha, ha, ha, ha, ha, ha, ha]"]
     laughs += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
-    (tmp_path / stored.JOB).write_text("\n".join([*laughs, (plain_run / stored.JOB).read_text()]))
+    (tmp_path / run_files.JOB).write_text("\n".join([*laughs, (plain_run / run_files.JOB).read_text()]))
     begun = time.process_time()
     assert "it has anchors or aliases" in refused(lambda: stored.load_job(tmp_path))
     assert time.process_time() - begun < 5
@@ -156,14 +157,14 @@ def test_a_few_lines_that_stand_for_gigabytes_are_refused_at_once(tmp_path: Path
 def test_keys_of_a_users_own_mapping_may_be_numbers(tmp_path: Path, plain_run: Path) -> None:
     config = "config: {model: {_target_: x, names: {0: cat, 1: dog}}}"
     text = f"choices: {{model: a, data: b, task: c}}\noverrides: []\nconfig_dirs: []\n{config}\n"
-    (tmp_path / stored.JOB).write_text(text)
+    (tmp_path / run_files.JOB).write_text(text)
     assert stored.load_job(tmp_path).config["model"]["names"] == {0: "cat", 1: "dog"}
 
 
 def test_a_job_that_was_cut_off_anywhere_is_refused_or_read(tmp_path: Path, plain_run: Path) -> None:
-    content = (plain_run / stored.JOB).read_bytes()
+    content = (plain_run / run_files.JOB).read_bytes()
     for length in range(0, len(content), 97):
-        (tmp_path / stored.JOB).write_bytes(content[:length])
+        (tmp_path / run_files.JOB).write_bytes(content[:length])
         try:
             stored.load_job(tmp_path)
         except ConfigError as error:
