@@ -1,4 +1,4 @@
-"""Looking at pictures through a trained classifier: its last hidden layer, by which made-up pictures are judged."""
+"""Features of images from the last hidden layer of a trained classifier, to score generated images."""
 
 import json
 from pathlib import Path
@@ -23,12 +23,12 @@ KEY = "task.features"
 
 
 class ClassifierFeatures(nn.Module):
-    """A classifier that says what its last linear layer reads, besides what it makes of it; it never learns.
+    """A frozen classifier that also returns the input of its last linear layer.
 
     Args:
         classifier: The trained model.
-        scale: What black and white are to it.
-        name: Which run it is of, and how good it is.
+        scale: The values of black and white in its inputs.
+        name: Its run and accuracy, for reports.
 
     Shape:
         - Input: (B, channels, height, width), from 0 (black) to 1 (white)
@@ -46,11 +46,11 @@ class ClassifierFeatures(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """One pass gives both."""
+        """Return features and logits of one forward pass."""
         logits = self.classifier(self.scale.standard(pictures))
         read, self.read = self.read, None
         if read is None or read.dim() != 2 or logits.dim() != 2:
-            raise ValueError("its last linear layer does not see each picture once")
+            raise ValueError("its last linear layer is not called once per image")
         return read.float(), logits.float()
 
     def _keep(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -58,35 +58,35 @@ class ClassifierFeatures(nn.Module):
 
 
 def attach_features(components: Components, allow: tuple[str, ...]) -> None:
-    """Let a task that judges examples see them through the run that its configuration names, if it names one.
+    """Give a task that scores generated images the classifier named by ``task.features``, if any.
 
     Args:
-        components: What a run is made of.
-        allow: Module prefixes that this command trusts.
+        components: Those of the run.
+        allow: Module prefixes that the command allows.
 
     Raises:
-        ConfigError: Naming task.features, when that is no classifier of such pictures.
+        ConfigError: When ``task.features`` is not a classifier of such images.
     """
     folder = components.config["task"].get("features")
     if folder is None or components.task.quality is None:
         return
     device = components.device.device
-    # Making a model draws random numbers, which are not to change those of the run.
+    # Building a model draws random numbers, which must not change those of the run.
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
         network = load_features(str(folder), components.data.spec, allow)
     components.task.look_through(network.to(device))
 
 
 def load_features(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> ClassifierFeatures:
-    """The classifier of a run, with the weights that did best.
+    """Return the classifier of a run, with its best weights.
 
     Args:
         folder: The run's.
-        spec: Facts of the pictures that it is to see.
-        allow: Module prefixes that this command trusts.
+        spec: Facts of the images to score.
+        allow: Module prefixes that the command allows.
 
     Raises:
-        ConfigError: Naming task.features.
+        ConfigError: When the run has no classifier of such images; the message names ``task.features``.
     """
     path = _find_classifier(folder)
     try:
@@ -109,10 +109,10 @@ def load_features(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> Class
 
 
 def check_same_images(theirs: Spec, ours: Spec, path: Path) -> None:
-    """Refuse a classifier of something else.
+    """Refuse a classifier of images of another shape.
 
     Raises:
-        ConfigError: Saying what it reads.
+        ConfigError: With both shapes.
     """
     if ours.low is None:
         raise ConfigError(format_error(KEY, "null, as these data are no pictures from black to white", path))
@@ -122,7 +122,7 @@ def check_same_images(theirs: Spec, ours: Spec, path: Path) -> None:
 
 
 def describe_classifier(path: Path, job: Job) -> str:
-    """Which run the features are of, and its accuracy on its own test split."""
+    """Return the run of a classifier and its accuracy on its own test split."""
     name = f"{job.choices['model']}-{job.choices['data']}/{path.resolve().name}"
     try:
         return f"{name} (accuracy {json.loads((path / run_files.RESULT).read_text())['test']['accuracy']:.3g})"

@@ -1,4 +1,4 @@
-"""What a model made up, as a file: a grid of pictures, a picture of points, a moving picture, or the numbers."""
+"""Write generated examples as a grid of images, a scatter plot, an animation, or numbers."""
 
 import csv
 import io
@@ -17,17 +17,17 @@ from dltrain.loggers import film
 from dltrain.plots import charts, grids
 
 COLUMNS = 8  # of a grid, unless it would be more than twice as high as wide
-GIF_SIDE = 224  # the side that the pictures of a GIF are enlarged to, about
-FRAME_MS, LAST_FRAME_MS = 120, 1000  # milliseconds that one is shown, and the last
+GIF_SIDE = 224  # approximate side to which images of a GIF are enlarged, in pixels
+FRAME_MS, LAST_FRAME_MS = 120, 1000  # milliseconds for which each frame and the last one are shown
 
 
 class Generated(NamedTuple):
-    """What a model made up.
+    """Generated examples.
 
     Args:
-        examples: As `Task.generate` gives them.
-        given: Those of which they were made, one for each, in the same form; or None.
-        ways: They lead from one to another, in rows of eight.
+        examples: As `Task.generate` returns them.
+        given: The inputs of which they are reconstructions, one for each, in the same form; or None.
+        ways: The examples are interpolations, in rows of eight.
     """
 
     examples: Tensor
@@ -39,7 +39,7 @@ Encode = Callable[[Generated], bytes]
 
 
 def encoders(spec: Spec) -> dict[str, Encode]:
-    """How examples of data with these facts can be kept: ending of a file's name -> what makes its content."""
+    """Return the formats for examples of data with these facts: file extension -> encoder."""
     shape = spec.shape or ()
     if len(shape) == 3 and spec.low is not None:
         return {".png": _grid, ".gif": _gif, ".npy": _npy}
@@ -49,10 +49,10 @@ def encoders(spec: Spec) -> dict[str, Encode]:
 
 
 def encode(made: Generated, path: Path, spec: Spec) -> bytes:
-    """The content of a file of this name.
+    """Return the content of the file `path`, in the format of its extension.
 
     Raises:
-        ConfigError: When such examples cannot be kept in such a file.
+        ConfigError: When the extension does not fit such examples.
     """
     fitting = encoders(spec)
     if path.suffix.lower() not in fitting:
@@ -64,7 +64,7 @@ def encode(made: Generated, path: Path, spec: Spec) -> bytes:
 
 
 def _grid(made: Generated) -> bytes:
-    """Pictures side by side; what was made of given ones below them."""
+    """A grid of images; reconstructions stand below their inputs."""
     count = len(made.examples)
     if made.given is None:
         return film.encode_png(
@@ -77,12 +77,12 @@ def _grid(made: Generated) -> bytes:
 
 
 def _pad_row(row: Tensor, columns: int) -> Tensor:
-    """A row of a grid, filled up with white."""
+    """A row of a grid, padded with white."""
     return torch.cat([row, row.new_ones(columns - len(row), *row.shape[1:])])
 
 
 def _gif(made: Generated) -> bytes:
-    """One picture after the other; what was made of given ones beside them."""
+    """One image after the other; reconstructions stand beside their inputs."""
     each = made.examples[:, None] if made.given is None else torch.stack([made.given, made.examples], 1)
     return film.encode_gif(
         [film.to_pil(grids.images(pictures, tile=GIF_SIDE)) for pictures in each], FRAME_MS, LAST_FRAME_MS

@@ -1,4 +1,4 @@
-"""A run's folder becomes its trained model again, with the data that it was trained on."""
+"""Load the trained model of a run, with the data that it was trained on."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -33,13 +33,13 @@ DOUBLE_FROM = 1e6
 
 @dataclass
 class Trained:
-    """A model with trained weights, and what it was trained with.
+    """A model with trained weights, and the data that it was trained on.
 
     Args:
         components: Data, task and device, and the model in evaluation mode.
-        splits: The run's own data, whose ``prepare`` knows what was fitted on them.
+        splits: The run's own data; their ``prepare`` applies what was fitted on them.
         step: Optimizer steps of the checkpoint.
-        notes: What a user should know about it.
+        notes: Warnings for the user.
     """
 
     components: Components
@@ -48,21 +48,21 @@ class Trained:
     notes: tuple[str, ...] = ()
 
     def predict(self, given: Given, asked: Mapping[str, Any]) -> Iterator[list[dict[str, Any]]]:
-        """The lines about what a user brings, some at a time.
+        """Yield the predictions for a user's inputs, some lines at a time.
 
         Args:
-            given: What the user brings.
+            given: The inputs.
             asked: Further arguments of `Task.predict`.
 
         Raises:
-            ConfigError: When the turn comes of something that cannot be read.
+            ConfigError: When an input cannot be read; predictions for those before it have been yielded.
         """
         for piece in self.components.data.inputs(given):
             lines = self._lines(piece, given.batch, asked)
             yield [{**name, **json_values(line)} for name, line in zip(piece.names, lines, strict=True)]
 
     def evaluate(self, split: str) -> Evaluation:
-        """The figures of a split: ``test``, ``val``, or ``train`` without augmentation and with all that tests have."""
+        """Return the metrics of a split: ``test``, ``val``, or ``train`` without augmentation."""
         batches = eval_batches(self.components, self.splits, split)
         try:
             return evaluate(self.components.task.evaluate, self.components.model, batches, self.components.device)
@@ -78,29 +78,29 @@ class Trained:
 
 
 def rebuild_components(job: Job) -> Components:
-    """What a run was made of, before its data are read.
+    """Return the components of a trained run, before its data are loaded.
 
     Args:
-        job: What the run's folder says, with what may be changed.
+        job: The job of the run's folder, with the keys that were overridden.
 
     Raises:
-        ConfigError: When the run's data are no longer where it found them, or something else is wrong with the job.
+        ConfigError: When the run's data have moved, or the job is invalid.
     """
     with explain_missing_data():
         return build_components(job)
 
 
 def load_trained(components: Components, path: Path, name: str, own: bool = False) -> Trained:
-    """The trained model of a run.
+    """Return the trained model of a run.
 
     Args:
-        components: What the run was made of.
+        components: Those of the run.
         path: The run's folder.
-        name: Of the checkpoint: ``best.pt``, ``last.pt`` or a file's.
-        own: Refuse data that are not those the run was trained on, instead of saying so.
+        name: The checkpoint: ``best.pt``, ``last.pt`` or a file in ``checkpoints/``.
+        own: Refuse data other than those that the run was trained on, instead of warning.
 
     Raises:
-        ConfigError: When the run's data cannot be read, or are others.
+        ConfigError: When the run's data cannot be read or differ.
         CheckpointError: When the checkpoint is missing, damaged, or of another model.
     """
     with explain_missing_data():
@@ -108,8 +108,8 @@ def load_trained(components: Components, path: Path, name: str, own: bool = Fals
     skipping = own and components.config["data"].get("on_bad_sample") == "skip"
     others = ", ".join(provenance.changed_splits(path, fingerprint(splits), skipping))
     if others and own and getattr(components.data, "fitted", True):
-        hint = "Scales and classes come from them; data.path= or data.root= says where they are now"
-        other = f"dltrain predict {path} INPUT says what the model makes of other data"
+        hint = "Normalization and classes are fitted on them; data.path= or data.root= sets their location"
+        other = f"For predictions on other data: dltrain predict {path} INPUT"
         raise ConfigError(
             format_error(f"data ({others})", "those the run was trained on", "others", f"{hint}. {other}.")
         )
@@ -120,28 +120,28 @@ def load_trained(components: Components, path: Path, name: str, own: bool = Fals
 
 
 def check_class_names(components: Components, path: Path) -> None:
-    """Refuse data whose classes have other names than those that the model has learned.
+    """Refuse data whose classes have other names than those that the model was trained on.
 
     Raises:
-        ConfigError: With both.
+        ConfigError: With the names of both.
     """
     try:
         config = yaml.safe_load(safe_read.read_yaml_text(path / run_files.CONFIG))
     except (OSError, ValueError, YAMLError):
-        return  # the folder does not say
+        return  # without config.yaml there is nothing to compare
     known, now = (safe_read.get_mapping(found, "task").get("class_names") for found in (config, components.config))
     if known and known != now and redaction.MASK not in str(known):
         raise ConfigError(format_error("data (classes)", " ".join(map(str, known)), " ".join(map(str, now or ()))))
 
 
 def eval_batches(components: Components, splits: Splits, split: str) -> Batches:
-    """The batches of a split as evaluation takes them: in order, whole, without augmentation."""
+    """Return the batches of a split for evaluation: in order, complete, without augmentation."""
     source = Source(getattr(splits, split).rows, splits.test.prepare)
     return source_batches(components, source, 2 * components.data.batch_size)
 
 
 def restore_weights(components: Components, path: Path, name: str) -> int:
-    """Give a model the weights of a run's checkpoint, ready to be asked; the step they are of.
+    """Load the weights of a run's checkpoint, switch the model to evaluation mode, and return the checkpoint's step.
 
     Raises:
         CheckpointError: When the checkpoint is missing, damaged, or of another model.
@@ -151,11 +151,13 @@ def restore_weights(components: Components, path: Path, name: str) -> int:
         state = saved.load(name)
     except CheckpointError as error:
         if not any(saved.path.glob("*.pt")):
-            ways = f"dltrain resume {path} goes on with the run, dltrain rerun {path} begins it anew"
+            ways = f"Resume the run with dltrain resume {path}, or start it again with dltrain rerun {path}"
             raise CheckpointError(f"{path}: no checkpoint was written yet. {ways}") from None
         other = "best" if name != BEST else "last"
         there = (saved.path / saved.resolve(f"{other}.pt")).is_file()
-        raise CheckpointError(*error.problems, *([f"Another one may do: --checkpoint {other}"] * there)) from None
+        raise CheckpointError(
+            *error.problems, *([f"Another checkpoint is available: --checkpoint {other}"] * there)
+        ) from None
     load_weights(components, state, path / run_files.CHECKPOINTS / name)
     components.model.eval()
     return state["loop"]["step"]
@@ -163,19 +165,19 @@ def restore_weights(components: Components, path: Path, name: str) -> int:
 
 @contextmanager
 def explain_missing_data() -> Iterator[None]:
-    """Data that are not found meanwhile are the run's own: say why they are needed."""
+    """Explain, when data are not found, that the run's own data are needed."""
     try:
         yield
     except ConfigError as error:
         if not any(line.startswith("data.") for line in error.problems):
             raise
-        needed = "The run's own data are read again, since scales and names come from them"
-        where = f"data: {needed}; data.path=... or data.root=... says where they are now."
+        needed = "The run's own data are needed, because normalization and names are fitted on them"
+        where = f"data: {needed}; data.path=... or data.root=... sets their location."
         raise ConfigError(*error.problems, where) from error
 
 
 def load_weights(components: Components, state: dict[str, Any], file: Path) -> None:
-    """Take the weights of a checkpoint that count: the averaged ones where there are some.
+    """Load the weights of a checkpoint, the averaged ones if there are any.
 
     Raises:
         CheckpointError: When they do not fit the model.
@@ -190,9 +192,9 @@ def load_weights(components: Components, state: dict[str, Any], file: Path) -> N
 
 
 def json_values(value: Any) -> Any:
-    """``value`` as JSON can say it: what is no number is null.
+    """Return nested values as JSON has them: NaN and Inf as None, numbers rounded to the digits of their type.
 
-    Nine digits name a float32 exactly; of a large number, whose small moves may matter, a float64 is named.
+    Nine digits represent a float32 exactly; numbers from `DOUBLE_FROM` on may be float64 and keep 15.
     """
     if isinstance(value, dict):
         return {key: json_values(item) for key, item in value.items()}

@@ -1,4 +1,4 @@
-"""What came of a sweep: a row for each job, in ``summary.csv``, ``summary.json`` and on the screen."""
+"""Results of a sweep, one row per job, in ``summary.csv``, ``summary.json`` and as a table."""
 
 import csv
 import io
@@ -16,13 +16,13 @@ from dltrain.loggers.formatting import format_duration
 from dltrain.storage import run_dir, run_files, safe_read
 from dltrain.storage.atomic import write_atomic
 
-# How a job ended that would end so again.
+# States that running a job again would not change.
 FINAL_STATES = ("finished", "diverged", "out_of_memory")
 
 
 @dataclass
 class JobResult:
-    """One job of a sweep, as the summary tells it."""
+    """One job of a sweep, as a row of the summary."""
 
     job: int
     choices: dict[str, str]
@@ -34,8 +34,8 @@ class JobResult:
     folder: str = ""
     error: str | None = None
 
-    def take(self, result: dict[str, Any]) -> None:
-        """What ``result.json`` says; a metric that is no finite number is null there."""
+    def add_metrics(self, result: dict[str, Any]) -> None:
+        """Take the metrics of ``result.json``, where NaN and Inf are null."""
         self.metric = str(result.get("metric", ""))
         found = safe_read.get_mapping(result, "test").items()
         self.test = {name: value if safe_read.is_number(value) else None for name, value in found}
@@ -43,28 +43,28 @@ class JobResult:
 
 
 def load_result(number: int, chosen: dict[str, str], path: Path) -> JobResult | None:
-    """The row of a job that an earlier command has brought to its end, or None if there is something left to do."""
+    """Return the result of a job that an earlier command finished, or None if it has to run."""
     status = run_dir.read_status(path)
     if status.get("state") not in FINAL_STATES:
         return None
     error = status.get("error")
     row = JobResult(number, chosen, status["state"], folder=str(path), error=None if error is None else str(error))
     result = safe_read.read_mapping(path / run_files.RESULT)
-    row.take(result)
+    row.add_metrics(result)
     took = [recorded_seconds(path.parent, number), result.get("seconds")]
     row.seconds = next((seconds for seconds in took if safe_read.is_number(seconds)), 0.0)
     return row if result or row.state != "finished" else None
 
 
 def recorded_seconds(home: Path, number: int) -> Any:
-    """How long a job took, as an earlier summary says; None where it does not."""
+    """Return the seconds that a job took, by an earlier summary, or None."""
     rows = safe_read.read_mapping(home / run_files.SUMMARY_JSON).get("jobs")
     known = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
     return next((row.get("seconds") for row in known if row.get("job") == number), None)
 
 
 def write_summary(home: Path, rows: list[JobResult], swept: list[str]) -> None:
-    """``summary.csv`` and ``summary.json``, rewritten after every job so that nothing is lost."""
+    """Write ``summary.csv`` and ``summary.json``, after every job, so that nothing is lost."""
     metrics = dict.fromkeys(name for row in rows for name in row.test)
     heads = ["job", *swept, "state", *[f"{name}/test" for name in metrics], "seconds", "folder", "error"]
     text = io.StringIO()
@@ -79,7 +79,7 @@ def write_summary(home: Path, rows: list[JobResult], swept: list[str]) -> None:
 
 
 def print_summary(console: Console, rows: list[JobResult], swept: list[str], home: Path) -> None:
-    """The table of all jobs, what seeds add up to, and every failure."""
+    """Print the table of all jobs, the statistics over seeds, and every failure."""
     metric = f"{next((row.metric for row in rows if row.metric), 'metric')} (test)"
     table = [
         [
@@ -109,9 +109,9 @@ def print_summary(console: Console, rows: list[JobResult], swept: list[str], hom
 
 
 def seed_statistics(rows: list[JobResult], swept: list[str]) -> list[dict[str, Any]]:
-    """Mean and deviation of the metric over seeds, for jobs that differ in nothing else; empty without several seeds.
+    """Return mean and sample standard deviation of the metric over seeds, for jobs that differ in nothing else.
 
-    The deviation is that of a sample, and unknown of a single one.
+    Empty unless seeds were swept; the deviation of a single seed is None.
     """
     if "seed" not in swept:
         return []
@@ -132,10 +132,10 @@ def seed_statistics(rows: list[JobResult], swept: list[str]) -> list[dict[str, A
 
 
 def format_value(row: JobResult) -> str:
-    """The metric of a job; one that ended well with a metric that is no finite number says so."""
+    """Return the metric of a job as text; of a finished job without a finite metric ``not finite``."""
     return "not finite" if row.state == "finished" and row.value is None else format_number(row.value)
 
 
 def format_number(number: float | None) -> str:
-    """Four significant digits."""
+    """Return a number with four significant digits."""
     return "" if number is None else f"{number:.4g}"

@@ -1,4 +1,4 @@
-"""A sweep: every combination of the values given, one after the other in one process, and a table at the end."""
+"""Run every combination of the values of a sweep, one job after the other in one process."""
 
 import contextlib
 import gc
@@ -22,18 +22,18 @@ INTERRUPTED = "interrupted"
 
 
 def run_sweep(jobs: list[Job], console: Console, typed: list[str]) -> int:
-    """Run all jobs; one that fails does not touch the next.
+    """Run all jobs; a job that fails does not affect the others.
 
     Args:
-        jobs: What to run.
-        console: Where to say so.
-        typed: The command's overrides, for the command that goes on.
+        jobs: All combinations, in order.
+        console: Where messages go.
+        typed: The command's overrides, from which the command that resumes the sweep is made.
 
     Returns:
-        0, 1 if any failed, or 130 or 143 if Ctrl-C or SIGTERM ended it.
+        0, 1 if a job failed, or 130 or 143 if Ctrl-C or SIGTERM ended the sweep.
 
     Raises:
-        ConfigError: When the sweep cannot be begun or gone on with.
+        ConfigError: When the sweep cannot start or resume.
     """
     swept = varying_keys(jobs)
     chosen = [job_choices(job, swept) for job in jobs]
@@ -46,15 +46,15 @@ def run_sweep(jobs: list[Job], console: Console, typed: list[str]) -> int:
 
 
 class Sweep:
-    """A sweep that has its folder.
+    """A sweep in its folder.
 
     Args:
-        jobs: What to run.
-        chosen: What tells each job from the others.
-        names: The folder of each job.
-        home: The sweep's folder.
-        console: Where to say so.
-        command: What began the sweep.
+        jobs: All combinations, in order.
+        chosen: For each job, the values by which it differs from the others.
+        names: For each job, the name of its folder.
+        home: The sweep's folder, locked.
+        console: Where messages go.
+        command: The command that started the sweep.
     """
 
     def __init__(
@@ -71,42 +71,42 @@ class Sweep:
         found = (load_result(number, chosen[number], path) for number, path in enumerate(self.paths))
         self.rows = {row.job: row for row in found if row is not None}
         self.stop = Stop()
-        self.code = 130  # if it is interrupted
+        self.code = 130  # of an interrupted sweep
 
     def run(self, swept: list[str]) -> int:
-        """What is left of the jobs, and the table of all of them."""
+        """Run the jobs that are left, print the summary of all, and return the exit code."""
         self.home.write_status("running")
         jobs = f"{len(self.jobs)} job{'s' * (len(self.jobs) > 1)}"
         self.console.info(f"sweep of {jobs} over {', '.join(swept) or 'nothing'} in {self.home.path}")
         with self.stop.listening():
             self.stop.disarm()
             for number in range(len(self.jobs)):
-                if self.over():
+                if self.is_interrupted():
                     break
-                self.job(number)
+                self.run_job(number)
                 write_summary(self.home.path, self.sorted_rows(), swept)
             print_summary(self.console, self.sorted_rows(), swept, self.home.path)
-            return self.end()
+            return self.finish()
 
-    def over(self) -> bool:
-        """Whether a signal has ended the sweep, in a job or between two."""
+    def is_interrupted(self) -> bool:
+        """Return whether a signal has ended the sweep, within a job or between two."""
         if self.stop.reason in NAMES:
             self.code = NAMES[self.stop.reason]
         return self.stop.reason in NAMES or any(row.state == INTERRUPTED for row in self.rows.values())
 
-    def job(self, number: int) -> None:
-        """One job, unless an earlier command has brought it to its end."""
+    def run_job(self, number: int) -> None:
+        """Run one job, unless an earlier command has finished it."""
         text = " ".join(f"{key}={value}" for key, value in self.chosen[number].items())
         title = f"job {number + 1} of {len(self.jobs)}: {text}".rstrip(": ")
         if number in self.rows:
             self.console.info(f"{title} ({self.rows[number].state}, not run again)")
             return
         self.console.info(title)
-        self.rows[number] = self.run_job(number)
+        self.rows[number] = self.try_job(number)
         free_memory()
 
-    def run_job(self, number: int) -> JobResult:
-        """Whatever happens becomes a row."""
+    def try_job(self, number: int) -> JobResult:
+        """Run one job and return its result, whether it fails or not."""
         begun = time.perf_counter()
         row = JobResult(number, self.chosen[number], "failed")
         self.stop.rearm()
@@ -128,7 +128,7 @@ class Sweep:
         return row
 
     def train(self, row: JobResult, begun: float) -> None:
-        """Train, or go on where the job's folder stands; write into the row how it went."""
+        """Train a job, or resume it if it has a folder, and record the outcome in `row`."""
         from dltrain.runs.launch import resume, train
 
         job, path = self.jobs[row.job], self.paths[row.job]
@@ -137,16 +137,16 @@ class Sweep:
         else:
             outcome = train(job, self.console, begun, str(path), self.stop)
         row.state, row.error, row.folder = outcome.state, outcome.error, str(outcome.folder)
-        row.take(outcome.result)
+        row.add_metrics(outcome.result)
         if row.state == INTERRUPTED:
             self.code = outcome.exit_code
 
     def sorted_rows(self) -> list[JobResult]:
-        """The rows so far, in the order of the jobs."""
+        """Return the results so far, in the order of the jobs."""
         return [self.rows[number] for number in sorted(self.rows)]
 
-    def end(self) -> int:
-        """Write down how the sweep ended, and say what goes on with it."""
+    def finish(self) -> int:
+        """Record how the sweep ended, print the command that resumes it, and return the exit code."""
         states = {row.state for row in self.rows.values()}
         interrupted = INTERRUPTED in states or len(self.rows) < len(self.jobs)
         state, code = (INTERRUPTED, self.code) if interrupted else ("finished", 0)
@@ -154,53 +154,53 @@ class Sweep:
             state, code = "failed", 1
         self.home.write_status(state, code)
         if interrupted or "failed" in states:
-            what = "Go on with" if interrupted else "To try again what failed"
+            what = "Resume with" if interrupted else "Retry failed jobs with"
             self.console.info(f"{what}: {self.command} {shlex.quote(f'sweep.resume={quote_path(self.home.path)}')}")
         return code
 
 
 def free_memory() -> None:
-    """Nothing of a job is left for the next to trip over."""
+    """Free the memory of a job before the next one starts."""
     gc.collect()
     if torch := sys.modules.get("torch"):
         torch.cuda.empty_cache()
 
 
 def override_values(job: Job) -> dict[str, str]:
-    """What a job's command sets: key -> value."""
+    """Return what the overrides of a job set: key -> value."""
     return dict(text.lstrip("+").split("=", 1) for text in job.overrides if "=" in text)
 
 
 def varying_keys(jobs: list[Job]) -> list[str]:
-    """The keys whose values differ between jobs, in the order they were typed."""
+    """Return the keys whose values differ between jobs, in the order in which they were typed."""
     first = override_values(jobs[0])
     return [key for key in first if len({override_values(job)[key] for job in jobs}) > 1]
 
 
 def job_choices(job: Job, swept: list[str]) -> dict[str, str]:
-    """What tells a job from the others, as everybody may read it."""
+    """Return the values by which a job differs from the others, secrets masked."""
     found = override_values(job)
     return {key: redaction.mask_override(f"{key}={found[key]}").split("=", 1)[1] for key in swept}
 
 
 def job_name(number: int, chosen: dict[str, str]) -> str:
-    """A short folder name that tells jobs apart in TensorBoard: ``0_model=lstm,lr=0.01``."""
+    """Return the name of a job's folder, also shown by TensorBoard: ``0_model=lstm,lr=0.01``."""
     text = ",".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in chosen.items())
     return f"{number}_{run_dir.safe_name(text)}" if text else str(number)
 
 
 def config_dir_flags(job: Job) -> list[str]:
-    """The flags that name folders of a user's own."""
+    """Return the flags that name the user's own configuration folders."""
     return [word for name in job.config_dirs for word in ("--config-dir", name)]
 
 
 def drop_resume(typed: list[str]) -> list[str]:
-    """A sweep's command as it was typed first."""
+    """Return a sweep's overrides without ``sweep.resume``."""
     return [word for word in typed if not word.lstrip("+").startswith("sweep.resume=")]
 
 
 def quote_path(path: Path) -> str:
-    """A path as an override may say it."""
+    """Return a path quoted for an override."""
     text = str(path)
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return text if re.fullmatch(r"[\w./-]+", text, re.ASCII) else f"'{escaped}'"

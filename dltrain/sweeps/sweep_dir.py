@@ -1,4 +1,4 @@
-"""A sweep's folder: what the sweep is, written down before its first job, and held against the command that goes on."""
+"""The folder of a sweep: records its jobs before the first starts, and checks that a resuming command has the same."""
 
 import json
 import os
@@ -14,18 +14,18 @@ from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.storage import folder_checks, run_dir, run_files, safe_read
 from dltrain.storage.atomic import write_durable
 
-# Any of these says that a sweep or a run lives here.
+# Any of these files marks the folder of a sweep or a run.
 MARKERS = (*run_files.SWEEP_FILES, *run_files.MARKERS)
-MAX_SHOWN = 5  # differences that are told
+MAX_SHOWN = 5  # differences in one message
 
 
 def open_sweep_dir(jobs: list[Job], names: list[str], command: str) -> run_dir.RunDir:
-    """The folder of a sweep, locked: a new one, or that of the sweep to go on with.
+    """Return the locked folder of a sweep: a new one, or that of the sweep to resume.
 
     Args:
-        jobs: What the command asks for.
-        names: The folder of each job.
-        command: What goes on with the sweep.
+        jobs: The jobs of the command.
+        names: For each job, the name of its folder.
+        command: The command, without ``sweep.resume``.
 
     Raises:
         ConfigError: When the folder is taken, in use, damaged, or that of another sweep.
@@ -38,16 +38,16 @@ def open_sweep_dir(jobs: list[Job], names: list[str], command: str) -> run_dir.R
 
 
 def describe_job(job: Job, name: str) -> dict[str, Any]:
-    """One job as ``sweep.json`` has it; secrets are masked, so that they are neither kept nor compared."""
+    """Return the entry of a job in ``sweep.json``; secrets are masked, so they are neither stored nor compared."""
     typed = [redaction.mask_override(word) for word in job.overrides]
     return {"folder": name, "overrides": typed, "config": redaction.mask(job.config)}
 
 
 def resumed_path(job: Job) -> Path | None:
-    """The sweep that a command goes on with, or None.
+    """Return the folder of the sweep that a command resumes, or None for a new sweep.
 
     Raises:
-        ConfigError: When it names two.
+        ConfigError: When the command names two folders.
     """
     named = Path(job.sweep_dir).expanduser() if job.sweep_dir else None
     if job.sweep_resume is None:
@@ -60,10 +60,10 @@ def resumed_path(job: Job) -> Path | None:
 
 
 def create_sweep_dir(job: Job, content: dict[str, Any]) -> run_dir.RunDir:
-    """A fresh folder, or the one that ``hydra.sweep.dir`` names, with what the sweep is.
+    """Create the folder of a new sweep, at ``hydra.sweep.dir`` or under a name of its own, with its ``sweep.json``.
 
     Raises:
-        ConfigError: When something lives there already, or nothing can be written there.
+        ConfigError: When the folder holds a sweep or a run, or is not writable.
     """
     root = compose.default_root()
     path = Path(job.sweep_dir).expanduser() if job.sweep_dir else None
@@ -84,43 +84,43 @@ def create_sweep_dir(job: Job, content: dict[str, Any]) -> run_dir.RunDir:
 
 
 def check_free(path: Path, names: Iterable[str], locked: bool = False) -> None:
-    """Refuse a folder in which something lives, or anything where a job's folder would be.
+    """Refuse a folder that holds a sweep or a run, or an entry with the name of a job's folder.
 
     Args:
         path: The folder.
-        names: Those of the jobs' folders.
-        locked: By this process: the lock is its own.
+        names: Names of the jobs' folders.
+        locked: The lock in the folder is held by this process.
 
     Raises:
-        ConfigError: Naming the file that says so.
+        ConfigError: Naming the entry.
     """
     taken = next((name for name in (*MARKERS, *names) if os.path.lexists(path / name)), None)
     if taken is None and not locked and folder_checks.has_foreign_lock(path):
         taken = run_files.LOCK
     if taken:
-        hint = f"It has {taken}." + f" To go on with it: sweep.resume={path}" * (taken == run_files.SWEEP)
+        hint = f"It has {taken}." + f" To resume it: sweep.resume={path}" * (taken == run_files.SWEEP)
         raise ConfigError(format_error("hydra.sweep.dir", "a folder that holds no sweep yet", path, hint))
 
 
 def reopen_sweep_dir(path: Path, content: dict[str, Any]) -> run_dir.RunDir:
-    """The folder of a sweep whose jobs are those of the command.
+    """Return the locked folder of a sweep with the same jobs as the command.
 
     Raises:
-        ConfigError: With what differs, or naming what leads elsewhere.
+        ConfigError: When the jobs differ, or the folder contains links.
     """
     check_no_links(path, [job["folder"] for job in content["jobs"]])
     wrong = list(job_differences(path, read_sweep(path), json.loads(json.dumps(content))))
     if wrong:
         more = [f"... and {len(wrong) - MAX_SHOWN} more"] * (len(wrong) > MAX_SHOWN)
-        raise ConfigError(*wrong[:MAX_SHOWN], *more, "sweep.resume needs the command that the sweep was begun with")
+        raise ConfigError(*wrong[:MAX_SHOWN], *more, "sweep.resume: expected the command that started the sweep")
     return lock_dir(path, "sweep.resume")
 
 
 def check_no_links(path: Path, names: Iterable[str]) -> None:
-    """Refuse a sweep whose files, or the folders of whose jobs, lie elsewhere: its jobs would write there.
+    """Refuse links in place of a sweep's files and folders, through which its jobs would write elsewhere.
 
     Raises:
-        ConfigError: Naming the first that does, or that is neither a file nor a folder.
+        ConfigError: Naming the first link, or entry that is neither a file nor a folder.
     """
     for name in (*run_files.SWEEP_FILES, run_files.STATUS, run_files.LOCK, *names):
         file = path / name
@@ -132,23 +132,23 @@ def check_no_links(path: Path, names: Iterable[str]) -> None:
 
 
 def lock_dir(path: Path, key: str) -> run_dir.RunDir:
-    """The folder, so that no other sweep works in it.
+    """Return the folder, locked against other sweeps.
 
     Raises:
-        ConfigError: When one does, or nothing can be written there.
+        ConfigError: When another sweep holds the lock, or the folder is not writable.
     """
     try:
-        # In the summary folders have one name, however they were typed.
+        # The summary has absolute paths, however the folder was typed.
         return run_dir.RunDir(Path(os.path.abspath(path)), [], resume=True)
     except OSError as error:
         raise ConfigError(folder_checks.unwritable_error(path, error, key)) from None
 
 
 def read_sweep(path: Path) -> dict[str, Any]:
-    """What a sweep is, as its folder has it.
+    """Return the content of a folder's ``sweep.json``.
 
     Raises:
-        ConfigError: When the folder is none of a sweep, naming the nearest, or does not say.
+        ConfigError: When there is none, naming the nearest sweep, or when it is damaged.
     """
     try:
         content = safe_read.parse_json(safe_read.read_text(path / run_files.SWEEP))
@@ -171,10 +171,10 @@ def read_sweep(path: Path) -> dict[str, Any]:
 
 
 def job_differences(path: Path, before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
-    """What makes a command another sweep than the one in a folder."""
+    """Yield the differences between the jobs of a sweep and those of a command."""
     old, new = before["jobs"], now["jobs"]
     if len(old) != len(new):
-        hint = f"It was begun with: {before['command']}"
+        hint = f"It was started with: {before['command']}"
         yield format_error("sweep.resume", f"the {len(old)} jobs of the sweep in {path}", f"{len(new)}", hint)
         return
     for number, (was, is_now) in enumerate(zip(old, new, strict=True)):

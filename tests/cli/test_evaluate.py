@@ -139,7 +139,7 @@ def test_data_that_lie_elsewhere_now_are_judged_and_others_are_refused(
     said = evaluate(run, f"data.path={other}")
     assert (said.code, said.out) == (2, "")
     assert "data (train, val, test): expected those the run was trained on, got others" in said.err
-    assert f"dltrain predict {run} INPUT says what the model makes of other data" in said.err
+    assert f"For predictions on other data: dltrain predict {run} INPUT" in said.err
 
 
 def test_other_pictures_of_the_same_classes_are_judged_and_those_of_others_are_refused(
@@ -283,7 +283,7 @@ def test_a_run_that_has_no_checkpoint_yet_is_told_apart_from_one_that_lost_some(
     for name in ("best", "last"):
         said = evaluate(run, "--checkpoint", name)
         assert said.code == 5 and "--checkpoint" not in said.err
-        ways = f"dltrain resume {run} goes on with the run, dltrain rerun {run} begins it anew"
+        ways = f"Resume the run with dltrain resume {run}, or start it again with dltrain rerun {run}"
         assert f"{run}: no checkpoint was written yet. {ways}" in said.err
 
 

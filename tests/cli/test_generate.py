@@ -237,7 +237,7 @@ def test_no_data_are_needed_but_for_given_pictures_and_models_that_start_from_ex
         for answer in (given,) if free else (said, given):
             assert answer.code == 2
             assert "data.root" in answer.err
-            assert "data.path=... or data.root=... says where they are now" in answer.err
+            assert "data.path=... or data.root=... sets their location" in answer.err
 
 
 def test_nothing_is_overwritten_unless_that_is_said(kept: Kept, generate: Generate) -> None:

@@ -523,7 +523,7 @@ def test_data_that_are_gone_are_asked_for_and_may_lie_elsewhere(
     (tmp_path / "here.csv").rename(tmp_path / "there.csv")
     said = predict(folder, own_files["csv"])
     assert said.code == 2 and "data.path: expected an existing CSV file" in said.err
-    assert "The run's own data are read again, since scales and names come from them" in said.err
+    assert "The run's own data are needed, because normalization and names are fitted on them" in said.err
     said = predict(folder, own_files["csv"], f"data.path={tmp_path}/there.csv")
     assert said.out == before and "warning" not in said.err
     (tmp_path / "here.csv").write_bytes(content.replace(b"1", b"2"))

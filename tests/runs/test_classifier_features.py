@@ -193,7 +193,7 @@ class Rows(nn.Module):
         return self.last(x[:, 0]).mean(1)
 
 
-@pytest.mark.parametrize(("classifier", "said"), [(nn.Conv2d(1, 10, 8), "no linear layer"), (Rows(), "picture once")])
+@pytest.mark.parametrize(("classifier", "said"), [(nn.Conv2d(1, 10, 8), "no linear layer"), (Rows(), "once per image")])
 def test_a_classifier_without_a_last_hidden_layer_of_the_whole_picture_says_so(
     classifier: nn.Module, said: str, digits: Spec
 ) -> None:

@@ -1,0 +1,29 @@
+"""Folders in which the tests of sweeps run."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from sweep_examples import DONE, write_models
+
+from dltrain.cli import main
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with models that fail."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "failing_models", raising=False)
+    write_models(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The current folder of a sweep that is done; the tests that use it change nothing there."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main.main([*DONE, "hydra.sweep.dir=whole"]) == 0
+    return folder

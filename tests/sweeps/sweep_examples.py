@@ -1,0 +1,84 @@
+"""Small sweeps, and models of a user's own that fail in different ways."""
+
+import csv
+from pathlib import Path
+
+SMALL = ["data.series=sunspots", "data.window=12", "data.horizon=3", "trainer.max_steps=4", "device=cpu"]
+OWN = ["--config-dir", "my_conf", "allow_targets=[failing_models]"]
+DONE = ["-m", "model=perceptron,mlp", "seed=0", *SMALL]
+THEIRS = """
+import os
+import pathlib
+import signal
+import weakref
+
+import torch
+
+from dltrain.models.feedforward import MLP
+
+ALIVE = weakref.WeakSet()
+
+class Faulty(MLP):
+    def __init__(self, size: int, outputs: int, hidden_size: int, trouble: str = "none") -> None:
+        super().__init__(size, outputs, hidden_size)
+        ALIVE.add(self)
+        with open("alive", "a") as file:
+            print(trouble, len(ALIVE), file=file)
+        self.trouble, self.steps = trouble, 0
+
+    def forward(self, inputs):
+        found = super().forward(inputs)
+        if torch.is_grad_enabled():
+            self.steps += 1
+        elif self.trouble == "metric":
+            return found * float("nan")
+        return found * self.meet_trouble() if self.steps == 3 else found
+
+    def meet_trouble(self) -> float:
+        if self.trouble == "raise":
+            raise RuntimeError("the third step is broken")
+        if self.trouble == "memory":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 PiB")
+        if self.trouble in ("SIGTERM", "SIGINT") and not pathlib.Path("met").exists():
+            pathlib.Path("met").touch()
+            os.kill(os.getpid(), getattr(signal, self.trouble))
+        return float("nan") if self.trouble == "loss" else 1.0
+
+class Broken(torch.nn.Module):
+    def __init__(self, outputs: int, hidden_size: int) -> None:
+        raise OSError("the model is broken")
+
+class Stopped(torch.nn.Module):
+    def __init__(self, outputs: int, hidden_size: int) -> None:
+        raise KeyboardInterrupt
+"""
+
+
+def write_models(folder: Path) -> None:
+    """Models of a user's own that fail in different ways."""
+    (folder / "failing_models.py").write_text(THEIRS)
+    (folder / "my_conf" / "model").mkdir(parents=True)
+    for name, more in (("Broken", ""), ("Stopped", ""), ("Faulty", "size: ${spec.size}\ntrouble: none\n")):
+        text = f"_target_: failing_models.{name}\noutputs: ${{spec.outputs}}\nhidden_size: 8\n{more}"
+        (folder / "my_conf" / "model" / f"{name.lower()}.yaml").write_text(text)
+
+
+def told(home: Path, but: tuple[str, ...] = ("seconds",)) -> list[dict[str, str]]:
+    """The summary of a sweep, without what differs from time to time."""
+    rows = list(csv.DictReader((home / "summary.csv").open()))
+    return [{k: Path(v).name if k == "folder" else v for k, v in row.items() if k not in but} for row in rows]
+
+
+def state(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file of a folder: when it was written, and what it holds."""
+    return {
+        str(file.relative_to(folder)): (file.stat().st_mtime_ns, file.read_bytes())
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+
+
+def checkpoints(home: Path) -> dict[str, bytes]:
+    """The last checkpoint of each job, and its best."""
+    names = [file for name in ("last.pt", "best.pt") for file in home.glob(f"*/checkpoints/{name}")]
+    return {str(file.relative_to(home)): file.read_bytes() for file in names}

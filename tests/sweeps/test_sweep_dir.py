@@ -1,0 +1,76 @@
+"""The folder of a sweep: exclusive, and refused when it is damaged or contains links."""
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from sweep_examples import DONE, state
+
+from dltrain.cli import main
+from dltrain.storage import run_dir
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", "{}", '{"jobs": 3, "command": ""}', '{"jobs": [{}], "command": ""}', "[" * 100_000),
+        '{"jobs": [{"overrides": [1], "config": {}}, {"overrides": [], "config": {}}], "command": ""}',
+    ],
+)
+def test_a_damaged_sweep_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "sweep.json").write_text(text)
+    assert main.main([*DONE, "sweep.resume=whole"]) == 2
+    assert "sweep.resume: expected a sweep.json that can be read, got whole/sweep.json" in capsys.readouterr().err
+    assert os.listdir(tmp_path / "whole") == ["sweep.json"]
+
+
+def test_two_sweeps_never_work_in_one_folder(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(finished)
+    # The lock is the system's: another open file of this very process is as good as another process.
+    with contextlib.closing(run_dir.reopen(finished / "whole")) as other:
+        other.write_status("running")
+        assert main.main([*DONE, "sweep.resume=whole"]) == 2
+    assert f"It is in use by process {os.getpid()} on " in capsys.readouterr().err
+    assert main.main([*DONE, "sweep.resume=whole"]) == 0
+
+
+@pytest.mark.parametrize("name", ["1_model=mlp", "0_model=perceptron", "status.json", "summary.csv", "sweep.json"])
+def test_a_sweep_whose_folders_or_files_are_links_is_refused_and_nothing_is_written_there(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished / "whole", "whole", symlinks=True)
+    shutil.move(f"whole/{name}", "victim")
+    os.symlink(tmp_path / "victim", f"whole/{name}")
+    if Path("victim").is_dir():
+        Path("victim/status.json").unlink()  # as if there were something left to do
+    before = state(tmp_path)
+    assert main.main([*DONE, "sweep.resume=whole"]) == 2
+    said = f"sweep.resume: expected files and folders that lie in the sweep's folder, got whole/{name}. It is a link."
+    assert said in capsys.readouterr().err
+    assert state(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["status.json", "config.yaml", "sweep.json", "summary.csv", "1_model=mlp"])
+def test_a_sweep_does_not_go_where_something_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / name).write_text("{}")
+    assert main.main([*DONE, "hydra.sweep.dir=taken"]) == 2
+    assert f"It has {name}." in capsys.readouterr().err
+    assert os.listdir(tmp_path / "taken") == [name]
+
+
+def test_where_a_sweep_goes_on_is_not_part_of_what_its_jobs_are(finished: Path) -> None:
+    for file in ("job.yaml", "config.yaml", "command.txt"):
+        assert "sweep" not in (finished / "whole" / "0_model=perceptron" / file).read_text()
