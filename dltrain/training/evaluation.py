@@ -50,7 +50,7 @@ class Evaluator:
         """Evaluate on a split; `goal` defaults to the task's own.
 
         Raises:
-            Stopped: When a signal asks for the end.
+            Stopped: On SIGINT or SIGTERM.
         """
         return evaluate((goal or self.task.goal).evaluate, self.model, self._interruptible(batches), self.device)
 
