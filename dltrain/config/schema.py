@@ -1,6 +1,6 @@
 """What each configuration key may be: types, ranges and choices, checked before torch is imported.
 
-A name means the same in every group; the few that do not are listed with their group.
+A name means the same everywhere; the few that do not are listed with their group or with their class.
 """
 
 import math
@@ -167,7 +167,8 @@ FIELDS = {
     "contraction": real("[0, inf)"),
     "precision": choice("auto", "fp32", "tf32", "bf16", "fp16"),
     "normalise": choice("last", "window", "train"),
-    "loss_name": choice("mse", "l1", "huber", "non_saturating", "least_squares", "hinge", "wasserstein"),
+    "loss_name": choice("mse", "l1", "huber"),
+    "Adversarial.loss_name": choice("non_saturating", "least_squares", "hinge", "wasserstein"),
     "answers": integer(1),
     "critic_norm": choice("batch", "layer", "none"),
     "n_critic": integer(1),
@@ -179,6 +180,7 @@ FIELDS = {
     "radius": real("(0, inf)"),
     "tokens": choice("characters", "bytes"),
     "pool": choice("max", "avg", "none"),
+    "LeNet5.pool": choice("max", "avg"),
     "padding": choice("same", "valid"),
 }
 
@@ -193,14 +195,20 @@ KINDS: dict[type, tuple[tuple[type, ...], str]] = {
 }
 
 
-def field_of(key: str) -> FieldSpec | None:
-    """Return what a dotted key accepts, or None if any value of the right type will do."""
-    return FIELDS.get(key) or FIELDS.get(key.rsplit(".", 1)[-1])
+def field_of(key: str, target: str = "") -> FieldSpec | None:
+    """Return what a dotted key accepts, or None if any value of the right type will do.
+
+    Args:
+        key: For instance ``model.hidden_size``.
+        target: The ``_target_`` of its group.
+    """
+    name = key.rsplit(".", 1)[-1]
+    return FIELDS.get(f"{target.rsplit('.', 1)[-1]}.{name}") or FIELDS.get(key) or FIELDS.get(name)
 
 
-def check_range(key: str, value: Any) -> str | None:
+def check_range(key: str, value: Any, target: str = "") -> str | None:
     """Return the error if `value` is outside the range of `key`, else None. Constructors judge null."""
-    field = field_of(key)
+    field = field_of(key, target)
     if field is None or value is None or is_deferred(value):
         return None
     items = value if isinstance(value, list) else [value]
@@ -230,22 +238,23 @@ def is_deferred(value: Any) -> bool:
 
 def out_of_range(content: Mapping[str, Any]) -> Iterator[str]:
     """Yield an error for each value of a configuration that is out of range."""
-    for key, value in leaves(content):
-        if found := check_range(key, value):
+    for key, value, target in leaves(content):
+        if found := check_range(key, value, target):
             yield found
 
 
-def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield key and value of every leaf that `FIELDS` describes; a list of plain values is one leaf.
+def leaves(node: Any, prefix: str = "", target: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Yield key, value and class of every leaf that `FIELDS` describes; a list of plain values is one leaf.
 
     The arguments of a user's own class are left out: there a name may mean something else.
     """
     if isinstance(node, Mapping):
-        if str(node.get("_target_", "dltrain.")).startswith(("dltrain.", "torch.", "torchvision.")):
+        target = str(node.get("_target_", ""))
+        if not target or target.startswith(("dltrain.", "torch.", "torchvision.")):
             for name, value in node.items():
-                yield from leaves(value, f"{prefix}.{name}" if prefix else str(name))
+                yield from leaves(value, f"{prefix}.{name}" if prefix else str(name), target)
     elif isinstance(node, list) and any(isinstance(item, Mapping) for item in node):
         for number, item in enumerate(node):
-            yield from leaves(item, f"{prefix}.{number}")
+            yield from leaves(item, f"{prefix}.{number}", target)
     else:
-        yield prefix, node
+        yield prefix, node, target

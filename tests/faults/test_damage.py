@@ -203,7 +203,7 @@ def test_a_checkpoint_of_the_first_format_goes_on_to_the_same_bytes(
     ("change", "said"),
     [
         pytest.param({"rng": None, "record": None}, "it lacks record, rng", id="parts that are missing"),
-        pytest.param({"loop": {"steps": 7}}, "does not say at which step", id="no step"),
+        pytest.param({"loop": {"steps": 7}}, "it has no step", id="no step"),
         pytest.param({"loop": {"step": 7, "x": 0}}, "cannot resume from it. TypeError", id="a loop of another kind"),
         pytest.param({"optimizers": {}, "schedules": {}}, "cannot resume from it. KeyError", id="no optimizer"),
     ],

@@ -1,4 +1,4 @@
-"""The film of a run: frames at every evaluation, the same after an interruption, and an animated picture of them."""
+"""The film of a run: one frame per evaluation, the same after an interruption, and a GIF of them."""
 
 import json
 import os
@@ -20,20 +20,20 @@ from dltrain.storage.run_files import FILM, FRAMES
 
 
 def picture(number: int) -> torch.Tensor:
-    """A picture that can be told from others, also when a GIF has rounded its colours."""
+    """Return a picture that is distinguishable from others after GIF quantization."""
     shown = torch.zeros(3, 20, 30, dtype=torch.uint8)
     shown[:, :, : number % 30] = 255
     return shown
 
 
 def shown(path: Path) -> list[int]:
-    """The numbers of the pictures of a film."""
+    """Return the numbers of the pictures in a film."""
     with Image.open(path) as moving:
         pages = [page.convert("L").tobytes()[: page.width] for page in ImageSequence.Iterator(moving)]
     return [sum(value > 128 for value in row) for row in pages]
 
 
-def test_a_film_shows_every_frame_in_the_order_of_steps_and_the_last_one_longest(tmp_path: Path) -> None:
+def test_a_film_shows_every_frame_in_order_and_the_last_one_longest(tmp_path: Path) -> None:
     kept = Film(tmp_path)
     for step in (9, 10, 1000, 123_456_789):
         kept.add(picture(step % 29), step)
@@ -46,7 +46,7 @@ def test_a_film_shows_every_frame_in_the_order_of_steps_and_the_last_one_longest
     assert moving.size == (30, 20)
 
 
-def test_frames_are_the_pictures_themselves(tmp_path: Path) -> None:
+def test_frames_are_lossless(tmp_path: Path) -> None:
     wanted = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     kept = Film(tmp_path)
     kept.add(wanted, 7)
@@ -60,7 +60,7 @@ def test_without_frames_nothing_is_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_an_interrupted_session_took_too_much_is_gone_and_other_files_stay(tmp_path: Path) -> None:
+def test_frames_after_the_checkpoint_are_removed_and_other_files_stay(tmp_path: Path) -> None:
     first = Film(tmp_path)
     for step in range(1, 7):
         first.add(picture(step), step)
@@ -75,7 +75,7 @@ def test_what_an_interrupted_session_took_too_much_is_gone_and_other_files_stay(
     assert len(Film(tmp_path).frames()) == 3
 
 
-def test_frames_that_a_power_cut_has_damaged_are_left_out(tmp_path: Path) -> None:
+def test_damaged_frames_are_skipped(tmp_path: Path) -> None:
     kept = Film(tmp_path)
     for step in range(1, 5):
         kept.add(picture(step), step)
@@ -86,17 +86,17 @@ def test_frames_that_a_power_cut_has_damaged_are_left_out(tmp_path: Path) -> Non
     assert shown(tmp_path / FILM) == [1, 4]
 
 
-def test_what_is_no_picture_of_ours_is_left_out_and_shown_to_no_other_program(tmp_path: Path) -> None:
+def test_foreign_and_oversized_pictures_are_skipped_and_start_no_program(tmp_path: Path) -> None:
     kept, ran, programs = Film(tmp_path), tmp_path / "ran", tmp_path / "programs"
     for step in (1, 4):
         kept.add(picture(step), step)
-    # Pillow has Ghostscript draw what begins so; here is one that says that it was called.
+    # Pillow runs Ghostscript for EPS files; this one records that it was called.
     programs.mkdir()
     (programs / "gs").write_text(f"#!/bin/sh\ntouch {ran}\n")
     (programs / "gs").chmod(0o755)
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 30 20\n%%EndComments\nshowpage\n%%EOF\n"
     (tmp_path / FRAMES / "00000002.png").write_bytes(eps)
-    # A few bytes, and nine hundred million pixels.
+    # A small file of nine hundred million pixels.
     head = b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
     bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
     data = b"IDAT" + zlib.compress(b"\0" * 100)
@@ -109,9 +109,7 @@ def test_what_is_no_picture_of_ours_is_left_out_and_shown_to_no_other_program(tm
     assert not ran.exists()
 
 
-def test_a_long_run_has_a_film_of_some_of_its_frames_the_last_among_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_film_skips_frames_but_keeps_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(film, "MAX_FRAMES", 5)
     kept = Film(tmp_path)
     for step in range(12):
@@ -132,29 +130,29 @@ RUN = (
 
 
 def files(run: Path) -> dict[str, bytes]:
-    """Frames and film of a run."""
+    """Return the frames and the film of a run."""
     return {path.name: path.read_bytes() for path in [*run.glob("frames/*"), run / FILM]}
 
 
-def test_a_run_takes_a_frame_at_every_evaluation_and_one_that_goes_on_the_same(tmp_path: Path) -> None:
+def test_a_resumed_run_has_the_same_frames_and_film(tmp_path: Path) -> None:
     whole, longer = tmp_path / "whole", tmp_path / "longer"
     assert main.main([*RUN, "trainer.max_steps=9", f"hydra.run.dir={whole}"]) == 0
     assert sorted(files(whole)) == [f"{step:08}.png" for step in (3, 6, 9)] + [FILM]
     assert len(set(files(whole).values())) == 4
     assert main.main([*RUN, "trainer.max_steps=6", f"hydra.run.dir={longer}"]) == 0
-    for step in (7, 8):  # as if it had been killed later than its last checkpoint
+    for step in (7, 8):  # as if killed after its last checkpoint
         (longer / FRAMES / f"{step:08}.png").write_bytes(b"")
     assert main.main(["resume", str(longer), "trainer.max_steps=9"]) == 0
     assert files(longer) == files(whole)
 
 
-def test_a_run_whose_task_takes_no_frames_has_no_film(plain_run: Path) -> None:
+def test_a_task_without_frames_has_no_film(plain_run: Path) -> None:
     assert not (plain_run / FRAMES).exists()
     assert not (plain_run / FILM).exists()
 
 
 @pytest.mark.parametrize(("place", "said"), [(FILM, "Is a directory"), (FRAMES, "File exists")])
-def test_a_film_that_cannot_be_written_ends_the_run_as_other_files_do(
+def test_a_film_that_cannot_be_written_fails_the_run(
     place: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"

@@ -9,7 +9,7 @@ import torch
 from run_examples import PICTURES, SPANS, STEPS, TEXT, equal, hashes, lines, model_of
 from torch.nn import functional as F
 
-from dltrain.config import compose
+from dltrain.config import compose, groups
 from dltrain.data.loader import Batches
 from dltrain.datasets.time_series import TimeSeries
 from dltrain.models.recurrent import Recurrent
@@ -136,8 +136,8 @@ def test_a_compiled_model_learns_the_same(train: Callable[..., Outcome], small: 
     assert set(model_of(found[0])) == set(model_of(found[1])), "checkpoints of both load into either"
 
 
-OPTIMIZERS = sorted(file.stem for file in (compose.conf_dir() / "optimizer").glob("*.yaml"))
-SCHEDULES = sorted(file.stem for file in (compose.conf_dir() / "optimizer" / "schedule").glob("*.yaml"))
+OPTIMIZERS = sorted(file.stem for file in (groups.conf_dir() / "optimizer").glob("*.yaml"))
+SCHEDULES = sorted(file.stem for file in (groups.conf_dir() / "optimizer" / "schedule").glob("*.yaml"))
 
 
 @pytest.mark.parametrize(

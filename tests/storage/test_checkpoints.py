@@ -1,4 +1,4 @@
-"""Checkpoints: whole, hashed, data only."""
+"""Checkpoints: atomic, hashed, data only."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ def checkpoints(tmp_path: Path) -> Iterator[Checkpoints]:
 
 
 def save(checkpoints: Checkpoints, step: int, value: float = 1.0, metric: float | None = None, **more: Any) -> Path:
-    """Save and wait; the file."""
+    """Save a checkpoint, wait, and return its file."""
     checkpoints.save(state(value), step, metric, **more)
     checkpoints.wait()
     return checkpoints.path / checkpoints.resolve("last.pt")
@@ -51,7 +51,7 @@ def first_weight(found: dict[str, Any]) -> float:
     return float(found["model"]["weight"][0, 0])
 
 
-def test_what_was_saved_comes_back_with_its_types(checkpoints: Checkpoints) -> None:
+def test_a_saved_state_round_trips_with_its_types(checkpoints: Checkpoints) -> None:
     save(checkpoints, 5)
     found = checkpoints.load("last.pt")
     assert torch.equal(found["model"]["weight"], state()["model"]["weight"])
@@ -67,7 +67,7 @@ def test_a_file_is_readable_by_torch_as_plain_data(checkpoints: Checkpoints) -> 
     assert found["loop"]["step"] == 5
 
 
-def test_the_manifest_says_step_metric_hash_and_size_of_every_file(checkpoints: Checkpoints) -> None:
+def test_the_manifest_has_step_metric_hash_and_size_of_every_file(checkpoints: Checkpoints) -> None:
     save(checkpoints, 3, 2.0, 0.25, best=True)
     save(checkpoints, 9, 3.0, None)
     manifest = json.loads((checkpoints.path / "manifest.json").read_text())
@@ -95,13 +95,13 @@ def test_last_and_best_are_links_that_move_with_the_folder(checkpoints: Checkpoi
     assert {name: first_weight(content) for name, content in found.items()} == {"best": 2, "last": 3}
 
 
-def test_nothing_temporary_is_left_behind(checkpoints: Checkpoints) -> None:
+def test_no_temporary_files_are_left(checkpoints: Checkpoints) -> None:
     for step in range(50):
         save(checkpoints, step)
     assert files(checkpoints) == ["last.pt", "manifest.json", "step-00000048.pt", "step-00000049.pt"]
 
 
-def test_what_a_killed_process_left_half_written_is_swept_up(checkpoints: Checkpoints) -> None:
+def test_temporary_files_of_a_killed_process_are_removed(checkpoints: Checkpoints) -> None:
     (checkpoints.path / ".step-00000007.pt.1234.tmp").write_bytes(b"half")
     save(checkpoints, 5)
     checkpoints.open()
@@ -109,7 +109,7 @@ def test_what_a_killed_process_left_half_written_is_swept_up(checkpoints: Checkp
 
 
 @pytest.mark.parametrize(("last", "best", "wanted"), [(1, 1, [3, 6]), (2, 1, [3, 5, 6]), (3, 2, [2, 3, 4, 5, 6])])
-def test_as_many_are_kept_as_were_asked_for(tmp_path: Path, last: int, best: int, wanted: list[int]) -> None:
+def test_keep_last_and_keep_best_are_respected(tmp_path: Path, last: int, best: int, wanted: list[int]) -> None:
     checkpoints = Checkpoints(tmp_path, last, best)
     checkpoints.open()
     for step in range(1, 7):
@@ -126,7 +126,7 @@ def test_a_second_checkpoint_of_a_step_does_not_replace_the_first(checkpoints: C
     assert first_weight(checkpoints.load("last.pt")) == 2
 
 
-def test_the_state_is_copied_before_training_goes_on(checkpoints: Checkpoints) -> None:
+def test_training_may_change_the_state_after_save(checkpoints: Checkpoints) -> None:
     given = state()
     checkpoints.save(given, 5, None)
     given["model"]["weight"].fill_(99.0)
@@ -134,7 +134,7 @@ def test_the_state_is_copied_before_training_goes_on(checkpoints: Checkpoints) -
     assert first_weight(checkpoints.load("last.pt")) == 1
 
 
-def test_a_slow_disk_costs_older_checkpoints_and_neither_time_nor_the_best(tmp_path: Path) -> None:
+def test_a_slow_disk_drops_waiting_checkpoints_but_not_the_best(tmp_path: Path) -> None:
     free, written = threading.Event(), []
 
     def before() -> None:
@@ -144,7 +144,7 @@ def test_a_slow_disk_costs_older_checkpoints_and_neither_time_nor_the_best(tmp_p
     checkpoints = Checkpoints(tmp_path, keep_last=9, before=before)
     checkpoints.open()
     checkpoints.save(state(), 1, None)
-    while not written:  # the first is being written
+    while not written:  # until the first is being committed
         time.sleep(0.001)
     checkpoints.save(state(), 2, None)
     checkpoints.save(state(), 3, None, best=True)
@@ -157,7 +157,7 @@ def test_a_slow_disk_costs_older_checkpoints_and_neither_time_nor_the_best(tmp_p
     checkpoints.close()
 
 
-def test_equal_states_give_equal_bytes_also_after_they_were_loaded(tmp_path: Path) -> None:
+def test_equal_states_give_equal_bytes_also_after_loading(tmp_path: Path) -> None:
     found = []
     given = state()
     for name in ("a", "b", "c"):
@@ -182,7 +182,7 @@ def test_a_flipped_bit_anywhere_is_refused(checkpoints: Checkpoints, place: floa
         checkpoints.load("last.pt")
 
 
-def test_a_file_that_was_cut_off_or_is_missing_is_refused(checkpoints: Checkpoints) -> None:
+def test_a_truncated_or_missing_file_is_refused(checkpoints: Checkpoints) -> None:
     with pytest.raises(CheckpointError, match="missing"):
         checkpoints.load("last.pt")
     file = save(checkpoints, 5)
@@ -195,7 +195,7 @@ def test_a_file_that_was_cut_off_or_is_missing_is_refused(checkpoints: Checkpoin
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.999])
-def test_a_damaged_one_is_passed_over_for_the_newest_that_is_whole(checkpoints: Checkpoints, kept: float) -> None:
+def test_a_damaged_checkpoint_is_skipped_for_the_newest_valid_one(checkpoints: Checkpoints, kept: float) -> None:
     save(checkpoints, 3, 3.0)
     file = save(checkpoints, 5, 5.0)
     content = file.read_bytes()
@@ -205,7 +205,7 @@ def test_a_damaged_one_is_passed_over_for_the_newest_that_is_whole(checkpoints: 
     assert len(refused) == 1 and str(file) in refused[0] and "damaged" in refused[0]
 
 
-def test_when_all_are_damaged_each_is_named_with_its_reason(checkpoints: Checkpoints) -> None:
+def test_if_all_are_damaged_each_is_named_with_its_reason(checkpoints: Checkpoints) -> None:
     both = [save(checkpoints, 3), save(checkpoints, 5)]
     both[0].write_bytes(b"")
     both[1].unlink()
@@ -216,14 +216,14 @@ def test_when_all_are_damaged_each_is_named_with_its_reason(checkpoints: Checkpo
 
 
 @pytest.mark.parametrize("manifest", [None, "", "{", "[]", '{"step-00000005.pt": {}}', '{"step-00000003.pt": 7}'])
-def test_without_a_manifest_the_newest_whole_file_is_found(checkpoints: Checkpoints, manifest: str | None) -> None:
+def test_without_a_manifest_the_newest_valid_file_is_found(checkpoints: Checkpoints, manifest: str | None) -> None:
     save(checkpoints, 3, 3.0)
     file = save(checkpoints, 5, 5.0)
     place = checkpoints.path / "manifest.json"
     place.unlink() if manifest is None else place.write_text(manifest)
     assert first_weight(checkpoints.load_newest()[1]) == 5
     content = bytearray(file.read_bytes())
-    content[len(content) // 3] ^= 1  # in the data of a tensor or beside it: the zip's own check sum must see it
+    content[len(content) // 3] ^= 1  # inside or outside a tensor: the zip's own checksum must detect it
     file.write_bytes(content[:-40])
     assert first_weight(checkpoints.load_newest()[1]) == 3
 
@@ -240,9 +240,7 @@ def test_without_a_manifest_the_newest_whole_file_is_found(checkpoints: Checkpoi
         {"step": "5"},
     ],
 )
-def test_a_manifest_that_says_anything_else_than_numbers_counts_as_none(
-    checkpoints: Checkpoints, more: dict[str, Any]
-) -> None:
+def test_a_manifest_with_invalid_values_is_ignored(checkpoints: Checkpoints, more: dict[str, Any]) -> None:
     save(checkpoints, 5)
     known = checkpoints.read_manifest()["step-00000005.pt"]
     for name, entry in (("step-00000005.pt", {**known, **more}), ("step-٣.pt", known), ("step-3.pt/../x", known)):
@@ -252,14 +250,14 @@ def test_a_manifest_that_says_anything_else_than_numbers_counts_as_none(
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"step-00000005.pt": ' + "[" * 900 + "]" * 900 + "}"])
-def test_a_manifest_that_is_nested_deeply_counts_as_none(checkpoints: Checkpoints, content: str) -> None:
+def test_a_deeply_nested_manifest_is_ignored(checkpoints: Checkpoints, content: str) -> None:
     save(checkpoints, 5)
     (checkpoints.path / "manifest.json").write_text(content)
     assert checkpoints.load_newest()[0] == "step-00000005.pt"
 
 
 @pytest.mark.parametrize("name", ["step-²-1.pt", "step-٣.pt"])
-def test_digits_of_other_scripts_are_no_step(checkpoints: Checkpoints, name: str) -> None:
+def test_non_ascii_digits_are_not_a_step(checkpoints: Checkpoints, name: str) -> None:
     assert step_of(name) == -1
     save(checkpoints, 5)
     (checkpoints.path / name).write_bytes(b"")
@@ -267,14 +265,14 @@ def test_digits_of_other_scripts_are_no_step(checkpoints: Checkpoints, name: str
     save(checkpoints, 6)
 
 
-def test_a_checkpoint_of_another_format_is_refused_by_its_number(checkpoints: Checkpoints) -> None:
+def test_an_unknown_format_is_refused_by_its_number(checkpoints: Checkpoints) -> None:
     torch.save({"format": 99, **state()}, checkpoints.path / "step-00000005.pt")
     with pytest.raises(CheckpointError, match=r"expected checkpoint format 1 or 2, got 99"):
         checkpoints.load("step-00000005.pt")
 
 
 class Trap:
-    """Runs code when it is unpickled by a reader that is not careful."""
+    """Runs code when unpickled without weights_only."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -293,10 +291,10 @@ def test_loading_never_runs_code_even_when_the_hash_is_right(checkpoints: Checkp
         checkpoints.load("last.pt")
     assert not (tmp_path / "sprung").exists()
     torch.load(file, weights_only=False)
-    assert (tmp_path / "sprung").exists(), "the trap works on a careless reader"
+    assert (tmp_path / "sprung").exists(), "the trap works without weights_only"
 
 
-def test_a_write_that_fails_leaves_the_old_checkpoint_whole(checkpoints: Checkpoints) -> None:
+def test_a_failed_write_leaves_the_old_checkpoint_intact(checkpoints: Checkpoints) -> None:
     save(checkpoints, 5)
     with pytest.raises((AttributeError, TypeError, pickle.PicklingError)):
         checkpoints.save({"model": lambda: None}, 6, 0.5)

@@ -1,4 +1,4 @@
-"""The run folder: made exclusively, never overwritten, and nothing left of a run that never began."""
+"""The run folder: created exclusively, never overwritten, removed if the run never started."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from dltrain.runs import provenance
 from dltrain.storage import atomic, folder_checks, run_dir, run_files
 
 
-def test_many_runs_of_the_same_second_get_folders_of_their_own(tmp_path: Path) -> None:
+def test_runs_of_the_same_second_get_unique_folders(tmp_path: Path) -> None:
     def make(_: int) -> Path:
         home = run_dir.create(None, tmp_path, "lstm-timeseries")
         home.close()
@@ -28,7 +28,7 @@ def test_many_runs_of_the_same_second_get_folders_of_their_own(tmp_path: Path) -
     assert {path.parent for path in paths} == {tmp_path / "lstm-timeseries"}
 
 
-def test_a_name_that_is_taken_is_not_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_taken_name_is_not_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = iter(["aaaa", "aaaa", "aaaa", "bbbb"])
     monkeypatch.setattr("secrets.token_hex", lambda count: next(drawn))
     monkeypatch.setattr(time, "strftime", lambda *_: "20300101-000000")
@@ -42,7 +42,7 @@ def test_a_named_folder_is_used_exactly(tmp_path: Path) -> None:
     assert [file.name for file in home.path.iterdir()] == [run_files.LOCK]
 
 
-def test_a_named_folder_may_lie_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     home = run_dir.create("~/mine", tmp_path, "x")
     assert home.path == tmp_path / "mine"
@@ -50,7 +50,7 @@ def test_a_named_folder_may_lie_in_the_home_folder(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("sign", [*run_files.RUN_FILES, "events.out.tfevents.1.of-another-tool", run_files.LOCK])
-def test_a_folder_that_holds_a_run_is_refused_and_left_alone(tmp_path: Path, sign: str) -> None:
+def test_a_folder_that_holds_a_run_is_refused_and_unchanged(tmp_path: Path, sign: str) -> None:
     (tmp_path / sign).write_text("mine")
     for refuse in (folder_checks.check_available, lambda path, root: run_dir.create(path, root, "x")):
         with pytest.raises(ConfigError, match=f"expected a folder that holds no run yet, got .*{sign}"):
@@ -60,7 +60,7 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_alone(tmp_path: Path, sig
 
 @pytest.mark.parametrize("there", [True, False])
 @pytest.mark.parametrize("name", ["train.log", "film.gif", "checkpoints", "events.out.tfevents.1.x", run_files.LOCK])
-def test_a_link_where_a_run_writes_is_refused_and_not_followed(tmp_path: Path, name: str, there: bool) -> None:
+def test_a_link_in_place_of_a_run_file_is_refused(tmp_path: Path, name: str, there: bool) -> None:
     victim, mine = tmp_path / "victim.txt", tmp_path / "mine"
     mine.mkdir()
     (mine / name).symlink_to(victim)
@@ -72,14 +72,14 @@ def test_a_link_where_a_run_writes_is_refused_and_not_followed(tmp_path: Path, n
     assert victim.exists() == there and (not there or victim.read_text() == "all my work")
 
 
-def test_only_what_dltrain_left_half_written_is_swept_up(tmp_path: Path) -> None:
+def test_only_temporary_files_of_dltrain_are_removed(tmp_path: Path) -> None:
     for name in (".status.json.123.tmp", ".notes.tmp", ".thesis.tex.123.tmp"):
         (tmp_path / name).write_text("half")
     run_dir.create(str(tmp_path), tmp_path, "x").close()
     assert sorted(file.name for file in tmp_path.iterdir()) == [run_files.LOCK, ".notes.tmp", ".thesis.tex.123.tmp"]
 
 
-def test_one_of_two_runs_that_want_the_same_folder_at_once_gets_it(tmp_path: Path) -> None:
+def test_one_of_several_simultaneous_runs_gets_the_folder(tmp_path: Path) -> None:
     def attempt(_: int) -> str:
         try:
             home = run_dir.create(str(tmp_path / "same"), tmp_path, "x")
@@ -96,9 +96,9 @@ def test_one_of_two_runs_that_want_the_same_folder_at_once_gets_it(tmp_path: Pat
     assert all("expected a folder that" in text and "hydra.run.dir" in text for text in found if text != "got it")
 
 
-def test_a_place_that_cannot_be_written_is_refused_before_and_when_it_is_made(tmp_path: Path) -> None:
+def test_an_unwritable_place_is_refused_by_check_and_create(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    # What the kernel shows there cannot be written even by root.
+    # Not even root can write to /proc.
     places = [
         tmp_path / "file" / "x",
         tmp_path / "file",
@@ -119,8 +119,8 @@ def test_a_check_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def leave(home: run_dir.RunDir) -> None:
-    """What a run writes before its first step."""
+def write_files(home: run_dir.RunDir) -> None:
+    """Write what a run writes before its first step."""
     home.write_status("running")
     for name in (
         "config.yaml",
@@ -136,24 +136,24 @@ def leave(home: run_dir.RunDir) -> None:
     (home.path / "checkpoints").mkdir()
 
 
-def test_nothing_is_left_of_a_run_that_never_began(tmp_path: Path) -> None:
+def test_discard_removes_all_files_and_created_folders(tmp_path: Path) -> None:
     home = run_dir.create(None, tmp_path / "outputs", "lstm-timeseries")
-    leave(home)
+    write_files(home)
     home.discard()
     assert not list(tmp_path.iterdir())
 
 
-def test_what_was_there_before_a_run_that_never_began_stays(tmp_path: Path) -> None:
+def test_discard_keeps_existing_files(tmp_path: Path) -> None:
     other = run_dir.create(None, tmp_path / "outputs", "lstm-timeseries")
     home = run_dir.create(None, tmp_path / "outputs", "lstm-timeseries")
-    leave(home)
+    write_files(home)
     home.discard()
     assert list((tmp_path / "outputs" / "lstm-timeseries").iterdir()) == [other.path]
     other.close()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("all my work")
     home = run_dir.create(str(tmp_path / "mine"), tmp_path, "x")
-    leave(home)
+    write_files(home)
     home.discard()
     assert [file.name for file in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
@@ -174,15 +174,15 @@ def test_a_users_own_files_are_neither_overwritten_nor_deleted(
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "mine")]
 
 
-def test_a_lock_that_was_there_before_a_run_that_never_began_stays(tmp_path: Path) -> None:
+def test_discard_keeps_an_existing_lock_file(tmp_path: Path) -> None:
     (tmp_path / run_files.LOCK).touch()
     home = run_dir.create(str(tmp_path), tmp_path, "x")
-    leave(home)
+    write_files(home)
     home.discard()
     assert [file.name for file in tmp_path.iterdir()] == [run_files.LOCK]
 
 
-def test_a_reader_sees_a_whole_file_always(tmp_path: Path) -> None:
+def test_readers_never_see_an_incomplete_file(tmp_path: Path) -> None:
     home = run_dir.create(str(tmp_path), tmp_path, "x")
     home.write_status("running", step=0)
     torn = []
@@ -207,7 +207,7 @@ def test_a_reader_sees_a_whole_file_always(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == [run_files.LOCK, "end", "status.json"]
 
 
-def test_a_link_where_a_file_grows_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_in_place_of_a_temporary_file_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "victim.txt").write_text("all my work")
     for name, write in (("a", atomic.write_atomic), ("b", atomic.write_durable)):
         (tmp_path / f".{name}.{os.getpid()}.tmp").symlink_to(tmp_path / "victim.txt")
@@ -216,7 +216,7 @@ def test_a_link_where_a_file_grows_is_not_followed(tmp_path: Path) -> None:
     assert (tmp_path / "victim.txt").read_text() == "all my work"
 
 
-def test_the_status_says_how_a_run_stands(tmp_path: Path) -> None:
+def test_the_status_file_has_the_state_of_the_run(tmp_path: Path) -> None:
     home = run_dir.create(str(tmp_path), tmp_path, "x")
     home.write_status("failed", 1, step=7, error="no more coffee")
     home.close()
@@ -230,7 +230,7 @@ def test_the_status_says_how_a_run_stands(tmp_path: Path) -> None:
     }
 
 
-def test_the_environment_names_the_versions_that_a_result_depends_on() -> None:
+def test_the_environment_has_the_versions_that_a_result_depends_on() -> None:
     import torch
 
     found = provenance.describe_platform("CPU")
@@ -243,7 +243,7 @@ def test_the_environment_names_the_versions_that_a_result_depends_on() -> None:
 
 
 @pytest.mark.slow
-def test_eight_commands_of_the_same_second_leave_eight_runs(tmp_path: Path) -> None:
+def test_eight_commands_of_the_same_second_give_eight_runs(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dltrain", "data.series=sunspots", "data.window=12", "data.horizon=3"]
     command += ["trainer.max_steps=2", "model.hidden_size=4"]
     started = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) for _ in range(8)]

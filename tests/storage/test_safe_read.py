@@ -1,4 +1,4 @@
-"""Small files that anybody may have written: what can be read is read, and nothing else happens."""
+"""Small untrusted files: read if valid, otherwise empty or an error."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from dltrain.storage import safe_read
 
 
-def test_what_is_plain_is_read(tmp_path: Path) -> None:
+def test_valid_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"a": [1, {"b": null}], "ü": 0.5}')
     assert safe_read.read_mapping(tmp_path / "a.json") == {"a": [1, {"b": None}], "ü": 0.5}
     (tmp_path / "a.yaml").write_text("a: [1, {b: c}]\n")
@@ -19,17 +19,17 @@ def test_what_is_plain_is_read(tmp_path: Path) -> None:
     "content",
     [b"", b"{", b"[1]", b"3", b'"a"', b'{"a": "\xff"}', b"[" * 100_000, b'{"a":' + b"[" * 500 + b"]" * 500 + b"}"],
 )
-def test_what_is_no_mapping_or_cannot_be_read_says_nothing(tmp_path: Path, content: bytes) -> None:
+def test_anything_but_a_json_object_is_empty(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
     assert safe_read.read_mapping(tmp_path / "a.json") == {}
 
 
-def test_as_deep_as_allowed_is_read_and_one_deeper_is_not() -> None:
+def test_nesting_is_read_up_to_the_limit() -> None:
     deep = ['{"a": ' + "[" * n + "]" * n + "}" for n in (safe_read.MAX_DEPTH - 1, safe_read.MAX_DEPTH)]
     assert [bool(safe_read.parse_mapping(text)) for text in deep] == [True, False]
 
 
-def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero"), tmp_path / "gone"):
         assert safe_read.read_mapping(path) == {}
@@ -37,9 +37,9 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
         safe_read.read_yaml_text(tmp_path / "pipe")
 
 
-def test_a_file_that_would_fill_memory_is_not_read(tmp_path: Path) -> None:
+def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "a.json").open("wb") as file:
-        file.truncate(2**40)  # a terabyte of nothing takes no room
+        file.truncate(2**40)  # a sparse file of a terabyte
     assert safe_read.read_mapping(tmp_path / "a.json") == {}
 
 
@@ -47,5 +47,5 @@ def test_a_file_that_would_fill_memory_is_not_read(tmp_path: Path) -> None:
     ("value", "is_one"),
     [(1, True), (0.5, True), (10**400, False), (float("nan"), False), (True, False), ("1", False), (None, False)],
 )
-def test_numbers_are_finite_and_fit_a_float(value: object, is_one: bool) -> None:
+def test_is_number_accepts_finite_floats(value: object, is_one: bool) -> None:
     assert safe_read.is_number(value) == is_one

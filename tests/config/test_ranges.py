@@ -1,0 +1,73 @@
+"""Ranges are stated in config/schema, and constructors check them too: none refuses what the schema accepts."""
+
+import importlib
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from dltrain.config import compose, schema
+from dltrain.errors import ConfigError
+
+CONF = compose.conf_dir()
+# Facts for models and tasks of any kind.
+FACTS: dict[str, Any] = {
+    **{"shape": [1, 16, 16], "size": 256, "features": 16, "length": 16, "channels": 1, "height": 16, "width": 16},
+    **{"outputs": 4, "classes": 4, "class_names": list("abcd"), "statistics": 2, "visible": 256, "lowest": 256},
+    **{"answers": 1, "low": [0.0], "high": [1.0], "horizon": 3, "columns": 1, "season": 1, "unit": "", "targets": 1},
+    **{"target_names": ["y"], "vocabulary": 11, "each_step": False, "causal": False, "encode": list, "decode": str},
+}
+
+
+def options() -> list[tuple[str, str, str, Any]]:
+    """Group, option, key and an edge value of every range and choice that YAML's own classes have."""
+    found = []
+    for group in ("model", "data", "task", "optimizer/schedule"):
+        for file in sorted((CONF / group).glob("*.yaml")):
+            node = OmegaConf.to_container(OmegaConf.load(file))
+            for key, value in node.items():
+                field = schema.field_of(f"{group.replace('/', '.')}.{key}", node["_target_"])
+                if field and not str(value).startswith("${") and key != "_target_":
+                    found += [(group, file.stem, key, edge) for edge in (*field.edges, *field.names)]
+    return found
+
+
+def constructor_and_arguments(group: str, option: str) -> tuple[Any, dict[str, Any]]:
+    node = OmegaConf.load(CONF / group / f"{option}.yaml")
+    regularization = OmegaConf.load(CONF / "regularization/none.yaml")
+    whole = OmegaConf.create({"spec": FACTS, "regularization": regularization}, flags={"allow_objects": True})
+    whole.node = node
+    resolved = OmegaConf.to_container(whole, resolve=True)["node"]
+    module, _, name = resolved["_target_"].rpartition(".")
+    arguments = {k: v for k, v in resolved.items() if k != "defaults" and not k.startswith("_")}
+    return getattr(importlib.import_module(module), name), arguments
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("data")
+    x, y = np.random.default_rng(0).random((40, 6)), np.arange(40) % 2
+    np.savez(folder / "a.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    (folder / "a.csv").write_text("a,b\n" + "".join(f"{n},{n % 2}\n" for n in range(40)))
+    for name in ("a", "b"):
+        (folder / "pictures" / name).mkdir(parents=True)
+        (folder / "pictures" / name / "1.png").touch()
+    return {"npz": str(folder / "a.npz"), "csv": str(folder / "a.csv"), "image_folder": str(folder / "pictures")}
+
+
+@pytest.mark.parametrize(("group", "option", "key", "value"), options(), ids=str)
+def test_a_constructor_accepts_every_edge_of_the_range(
+    group: str, option: str, key: str, value: Any, files: dict[str, str]
+) -> None:
+    build, arguments = constructor_and_arguments(group, option)
+    if option in files:
+        arguments["path"] = files[option]
+    if isinstance(arguments[key], list):
+        value = [value] * len(arguments[key])
+    try:
+        build(**{**arguments, key: value})
+    except ConfigError as error:  # what is left are conditions on two values, such as validation + test below 1
+        (line,) = error.problems
+        assert not re.match(r"\S+: expected (one of|a number|a whole number|an integer)\b", line), line
