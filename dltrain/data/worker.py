@@ -92,8 +92,9 @@ def identity(batch: Any) -> Any:
 
 def init_worker(number: int) -> None:
     """Ignore signals sent to the process group, so that the main process can finish its step; end with the parent."""
-    for ignored in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(ignored, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "sigtimedwait"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()

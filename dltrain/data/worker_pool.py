@@ -122,7 +122,7 @@ class WorkerLoader:
             WorkerError: A worker died.
             TimeoutError: All workers are alive but gave nothing for a while.
         """
-        watching = threading.current_thread() is threading.main_thread()
+        watching = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGCHLD, self._on_child_exit) if watching else None
         try:
             self._raise_if_dead()
@@ -172,7 +172,7 @@ class WorkerLoader:
 
 def _exit_message(process: BaseProcess) -> str:
     number = -(process.exitcode or 0)
-    if number == signal.SIGBUS:
+    if number == getattr(signal, "SIGBUS", None):
         return _shared_memory_message(f"worker process {process.pid}")
     how = f"was killed by signal {number} ({signal.strsignal(number)})" if number > 0 else "exited unexpectedly"
     return (
