@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dltrain.data.spec import Spec, Splits
     from dltrain.runs.assemble import Components
     from dltrain.runs.export import Generated
-    from dltrain.tasks.base import Wish
+    from dltrain.tasks.base import GenerateRequest
 
 USAGE = """\
 dltrain generate RUN [FLAGS] [device=... device.KEY=VALUE data.KEY=VALUE ...]
@@ -123,17 +123,17 @@ def made_up(components: "Components", asked: argparse.Namespace) -> "Generated":
         ConfigError: When the model cannot do what is wished.
     """
     from dltrain.runs.export import Generated
-    from dltrain.tasks.pixel_range import Scale
+    from dltrain.tasks.pixel_range import PixelRange
     from dltrain.training.evaluation import run_in_eval_mode
 
     with contextlib.ExitStack() as held, spared(asked.count or COUNT):
-        wish = wish_of(components, asked, held)
+        request = generate_request(components, asked, held)
         examples = run_in_eval_mode(
-            functools.partial(components.task.generate, wish=wish), components.model, components.device
+            functools.partial(components.task.generate, request=request), components.model, components.device
         )
     spec = components.data.spec
-    given = None if wish.given is None else Scale(spec.low, spec.high).unit(wish.given).float().cpu()
-    return Generated(examples.float().cpu(), given, wish.interpolate)
+    given = None if request.given is None else PixelRange(spec.low, spec.high).to_unit(request.given).float().cpu()
+    return Generated(examples.float().cpu(), given, request.interpolate)
 
 
 @contextlib.contextmanager
@@ -155,7 +155,7 @@ def spared(count: int) -> Iterator[None]:
         raise OutOfMemory(f"out of memory: {first}. {hint}") from None
 
 
-def wish_of(components: "Components", asked: argparse.Namespace, held: contextlib.ExitStack) -> "Wish":
+def generate_request(components: "Components", asked: argparse.Namespace, held: contextlib.ExitStack) -> "GenerateRequest":
     """What the command asks of the model; ``held`` closes what it reads from.
 
     Raises:
@@ -164,7 +164,7 @@ def wish_of(components: "Components", asked: argparse.Namespace, held: contextli
     import torch
 
     from dltrain.runs.inference import eval_batches, explain_missing_data
-    from dltrain.tasks.base import Wish
+    from dltrain.tasks.base import GenerateRequest
 
     @functools.cache
     def splits() -> "Splits":
@@ -175,7 +175,7 @@ def wish_of(components: "Components", asked: argparse.Namespace, held: contextli
         return held.enter_context(contextlib.closing(eval_batches(components, splits(), "train")))
 
     given = read_given(components, splits(), asked.given) if asked.given else None
-    return Wish(
+    return GenerateRequest(
         count=(asked.count or COUNT) if given is None else len(given),
         noise=torch.Generator().manual_seed(asked.seed),
         device=components.device.device,
