@@ -10,7 +10,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from dltrain.config import compose, instantiate
+from dltrain.config import compose, groups, instantiate
 from dltrain.config.compose import Job
 from dltrain.data.spec import Spec
 from dltrain.errors import ConfigError
@@ -18,7 +18,7 @@ from dltrain.loggers.console import Console
 from dltrain.runs import assemble, dry_run, launch, report
 from dltrain.storage.checkpoints import Checkpoints
 
-CONF = compose.conf_dir()
+CONF = groups.conf_dir()
 PACKAGE = CONF.parent / "dltrain"
 OPTIONS = {group.name: sorted(file.stem for file in group.glob("*.yaml")) for group in CONF.iterdir() if group.is_dir()}
 

@@ -1,81 +1,79 @@
-"""Flags of the command line as argparse reads them, with its complaints as ours."""
+"""Flags that Hydra itself answers: ``--cfg``, ``--info``, ``--hydra-help`` and ``--shell-completion``."""
 
 import argparse
-import math
-from typing import Any, NoReturn
+import os
+import sys
 
-from dltrain.errors import ConfigError, format_error, shorten, suggest
+import hydra
+from omegaconf import DictConfig
 
-MOST = 2**31 - 1  # of what is counted
-DIGITS = 40  # a number of more is larger than any bound; Python refuses to read very long ones
-# Flags of Hydra's that dltrain refuses, and why.
-REFUSED = {
-    "--experimental-rerun": "refused, it runs whatever the file says. The run's command.txt repeats a run.",
-    "--resolve": "refused, facts such as ${spec.features} come from the data. A run's config.yaml has them filled in.",
-}
+from dltrain.cli.verbs import VERBS
+from dltrain.config.compose import expand
+from dltrain.config.composer import search_path
+from dltrain.config.groups import conf_dir
+from dltrain.errors import ConfigError, format_error
 
-
-class Parser(argparse.ArgumentParser):
-    """argparse, with its complaints as ours."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say what argparse found wrong."""
-        raise ConfigError(message)
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if action.choices is not None and value not in action.choices:
-            names = list(action.choices)
-            hint = suggest(str(value), names)
-            raise ConfigError(format_error(action.option_strings[-1], f"one of {' '.join(names)}", value, hint))
-
-    def add_showing(self) -> None:
-        """Flags that only show something; Hydra answers them itself."""
-        for names in (("-h", "--help"), ("--hydra-help",), ("-sc", "--shell-completion")):
-            self.add_argument(*names, action="store_true")
-        self.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
-        self.add_argument("-p", "--package")
-        shown = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-        self.add_argument("-i", "--info", nargs="?", const="all", choices=shown)
-
-    def refuse(self, words: list[str]) -> None:
-        """Refuse flags that do not exist or would run foreign code.
-
-        Raises:
-            ConfigError: With a line for each.
-        """
-        names = [word.split("=", 1)[0] for word in words]
-        known = [flag for action in self._actions for flag in action.option_strings]
-        if names:
-            raise ConfigError(
-                *(f"{n}: {REFUSED.get(n) or f'unknown flag. {suggest(n, known)}'}".strip() for n in names)
-            )
+SHELLS = ("bash", "fish", "zsh")
 
 
-def at_least_one(text: str) -> int:
-    """A count."""
-    return whole(text, 1, MOST)
+def show(arguments: argparse.Namespace, flags: list[str]) -> int:
+    """Let Hydra answer, once the overrides are known to be right.
 
+    Args:
+        arguments: The command line, parsed.
+        flags: The flags that only print something, as Hydra reads them.
 
-def above_zero(text: str) -> float:
-    """A temperature."""
+    Returns:
+        The exit code.
+    """
+    if arguments.shell_completion:
+        prepare_completion(arguments.overrides)
+        overrides = arguments.overrides
+    else:
+        overrides = checked_overrides(arguments, flags[0])
+
+    def nothing(config: DictConfig) -> None:
+        """Never called: these flags only print. Hydra needs a function to decorate."""
+
+    sys.argv = ["dltrain", *flags, *overrides]
     try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
-    return value
+        hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(nothing)()
+    except SystemExit as stop:
+        return 2 if stop.code else 0
+    return 0
 
 
-def seed(text: str) -> int:
-    """What names random numbers."""
-    return whole(text, 0, 2**63 - 1)
+def checked_overrides(arguments: argparse.Namespace, flag: str) -> list[str]:
+    """Return the overrides as Hydra reads them.
+
+    Raises:
+        ConfigError: For mistakes in them, or when they describe several jobs.
+    """
+    if not arguments.overrides and not arguments.config_dir:
+        return []
+    config_dirs = tuple(arguments.config_dir)
+    jobs = expand(arguments.overrides, config_dirs, sweep=arguments.multirun)
+    if len(jobs) > 1:
+        raise ConfigError(f"{flag}: expected one job, got a sweep. Give each key one value.")
+    return [*jobs[0].overrides, *search_path(config_dirs)]
 
 
-def whole(text: str, least: int, most: int) -> int:
-    """A whole number between two bounds."""
-    number = int(text) if text.isdecimal() and len(text) < DIGITS else -1
-    if not least <= number <= most:
-        also = f" and at most {most:,}" if text.isdecimal() and number != 0 else ""
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}{also}, got {shorten(text)}")
-    return number
+def prepare_completion(words: list[str]) -> None:
+    """Complete verbs, and leave in ``COMP_LINE`` what Hydra can complete: it knows no verbs.
+
+    Raises:
+        ConfigError: When the action or the shell is missing or unknown.
+    """
+    action, _, shell = words[0].partition("=") if len(words) == 1 else ("", "", "")
+    if action not in ("install", "uninstall", "query") or shell not in SHELLS:
+        expected = "install=SHELL, SHELL being bash, fish or zsh"
+        raise ConfigError(format_error("--shell-completion", expected, " ".join(words)))
+    line = os.environ.get("COMP_LINE", "dltrain ").split(" ")
+    # Hydra would import the packages that hydra. keys name.
+    line = [word for word in line[:-1] if not word.lstrip("+~").startswith("hydra")] + line[-1:]
+    if action == "query" and len(line) == 2:
+        for verb in filter(lambda verb: verb.startswith(line[1]), VERBS):
+            print(verb)
+    if len(line) > 2 and line[1] in VERBS:
+        line = [line[0], *(word for word in line[2:-1] if "=" in word or word.startswith("-")), *line[2:][-1:]]
+    os.environ["COMP_LINE"] = " ".join(line)

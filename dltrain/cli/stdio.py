@@ -1,92 +1,60 @@
-"""Standard input, output and error as a shell hands them over: closed, full, or in an alphabet of their own."""
+"""Standard streams as a shell passes them: closed, full, or with an encoding that lacks characters."""
 
 import contextlib
-import errno
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO, cast
 
 from dltrain.errors import OutputError
 
-FULL = (errno.ENOSPC, errno.EBADF, errno.EIO, errno.EDQUOT, errno.EFBIG)
 
-
-class Output:
-    """Standard output, whose own mistakes are told from those of files.
-
-    Args:
-        stream: What it stands for.
-    """
+class StandardOutput:
+    """Standard output whose failures are `OutputError`, so that they are not taken for those of files."""
 
     def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
+        self._stream = stream
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
+        return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write a text, as any stream does.
-
-        Raises:
-            OutputError: When it is full.
-        """
-        with self._explained():
-            return self.stream.write(text)
+        """Write like any text stream."""
+        return self._explain(self._stream.write, text)
 
     def flush(self) -> None:
-        """Let go of what is held, as any stream does.
+        """Flush like any text stream."""
+        self._explain(self._stream.flush)
 
-        Raises:
-            OutputError: When it is full.
-        """
-        with self._explained():
-            self.stream.flush()
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explain(self, call: Callable[..., Any], *arguments: str) -> Any:
         try:
-            yield
+            return call(*arguments)
         except OSError as error:
-            if error.errno not in FULL:
+            # Python flushes at exit and would report the error a second time.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            if isinstance(error, BrokenPipeError):
                 raise
-            # Python would try to write it once more at its end, and complain.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
             raise OutputError(f"standard output cannot be written: {error.strerror}") from None
 
 
 @contextlib.contextmanager
-def ready() -> Iterator[None]:
-    """Let a command write to standard output, and say it once if that cannot take what is written.
+def standard_streams() -> Iterator[None]:
+    """Make standard streams safe to use for the duration of a command.
 
     Raises:
-        OutputError: When it is closed or full.
+        OutputError: When standard output is closed or full.
     """
     closed = sys.stdout is None
-    occupy()
-    if closed:
-        raise OutputError("standard output is closed; >/dev/null throws away what comes out")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name may hold what the terminal has no letter for
-    with contextlib.redirect_stdout(cast(TextIO, Output(sys.stdout))):
-        yield
-        sys.stdout.flush()
-
-
-def occupy() -> None:
-    """Put nothing where a standard stream is closed, or the next file that is opened would take its place."""
-    while (free := os.open(os.devnull, os.O_RDWR)) <= 2:
+    while (free := os.open(os.devnull, os.O_RDWR)) <= 2:  # or the next file would take the place of a closed stream
         pass
     os.close(free)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
-
-
-def says(text: str) -> bool:
-    """Whether standard output has all letters of a text."""
-    try:
-        text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+    if closed:
+        raise OutputError("standard output is closed; >/dev/null discards the output")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    with contextlib.redirect_stdout(cast(TextIO, StandardOutput(sys.stdout))):
+        yield
+        sys.stdout.flush()

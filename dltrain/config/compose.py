@@ -15,8 +15,9 @@ from omegaconf import OmegaConf
 
 from dltrain.config import interpolation, overrides
 from dltrain.config.composer import Composer, hydra_errors
+from dltrain.config.groups import conf_dir, search_dirs
 from dltrain.config.plain import resolve
-from dltrain.errors import ConfigError, format_error
+from dltrain.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,6 @@ class Job:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
-def conf_dir() -> Path:
-    """Return the folder of YAML groups: beside the package in a checkout, inside it in a wheel."""
-    package = Path(__file__).parents[1]
-    beside = package.parent / "conf"
-    return beside if (beside / "config.yaml").is_file() else package / "conf"
-
-
 def checkout() -> Path | None:
     """Return the checkout that contains the current folder, if dltrain runs from one."""
     root = Path(__file__).parents[2]
@@ -115,10 +109,7 @@ def session(config_dirs: tuple[str, ...], sweep: bool) -> Iterator[Composer]:
     Raises:
         ConfigError: If a folder does not exist.
     """
-    missing = [folder for folder in config_dirs if not Path(folder).is_dir()]
-    if missing:
-        expected = "an existing folder of YAML groups"
-        raise ConfigError(*(format_error("--config-dir", expected, name) for name in missing))
+    search_dirs(config_dirs)
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3", job_name="dltrain"):
         yield Composer(conf_dir(), config_dirs, sweep)
@@ -128,7 +119,7 @@ def session(config_dirs: tuple[str, ...], sweep: bool) -> Iterator[Composer]:
 def options(group: str, config_dirs: tuple[str, ...]) -> Mapping[str, dict[str, Any]]:
     """Return the YAML of every option of a group as it is written."""
     found: dict[str, dict[str, Any]] = {}
-    for folder in (conf_dir(), *map(Path, config_dirs)):
+    for folder in search_dirs(config_dirs):
         for file in sorted((folder / group).glob("*.yaml")):
             found[file.stem] = OmegaConf.to_container(OmegaConf.load(file))  # type: ignore[assignment]
     return found

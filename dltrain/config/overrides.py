@@ -26,6 +26,12 @@ def parse_override(text: str) -> Override:
     return OverridesParser.create().parse_override(text)
 
 
+def allowed_modules(typed: list[str]) -> list[str]:
+    """Return the module prefixes that ``allow_targets=`` on a command line lets YAML name."""
+    values = [word.split("=", 1)[1] for word in typed if word.startswith("allow_targets=")]
+    return [name.strip() for value in values for name in value.strip("[]").split(",") if name.strip()]
+
+
 def parse(typed: list[str], options: Options) -> tuple[list[Override], list[str]]:
     """Return the overrides as Hydra parses them, and the errors of those that it cannot parse."""
     parsed, errors = [], []

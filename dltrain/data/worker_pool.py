@@ -128,7 +128,7 @@ class Loaded:
             WorkerError: One of them is gone.
             TimeoutError: They are there and have given nothing for a while.
         """
-        watching = threading.current_thread() is threading.main_thread()
+        watching = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGCHLD, self._child_ended) if watching else None
         try:
             self._refuse_dead()
@@ -193,7 +193,7 @@ def _kill(iterator: Any) -> None:
 def _lost(process: BaseProcess) -> str:
     """How a process ended, and what to do about it."""
     number = -(process.exitcode or 0)
-    if number == signal.SIGBUS:
+    if number == getattr(signal, "SIGBUS", None):
         return _too_little(f"worker process {process.pid}")
     how = f"was killed by signal {number} ({signal.strsignal(number)})" if number > 0 else "ended by itself"
     return (

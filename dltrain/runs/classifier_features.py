@@ -27,7 +27,7 @@ class ClassifierFeatures(nn.Module):
 
     Args:
         classifier: The trained model.
-        scale: The values of black and white in its inputs.
+        pixel_range: The values of black and white in its inputs.
         name: Its run and accuracy, for reports.
 
     Shape:

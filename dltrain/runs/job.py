@@ -7,8 +7,9 @@ from typing import Any
 from yaml import YAMLError
 
 from dltrain import redaction
-from dltrain.config import compose, interpolation, plain, renamed
+from dltrain.config import compose, interpolation, overrides, plain, renamed
 from dltrain.config.compose import Job
+from dltrain.config.revise import Changes, revise_job
 from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.runs import index
 from dltrain.storage import folder_checks, run_dir, run_files, safe_read
@@ -19,6 +20,20 @@ def dump_job(job: Job) -> str:
     typed = [redaction.mask_override(word) for word in job.overrides]
     content = {"choices": job.choices, "overrides": typed, "config_dirs": redaction.mask(list(job.config_dirs))}
     return plain.to_yaml({**content, "config": redaction.mask(job.config)})
+
+
+def open_run(name: str, typed: list[str]) -> tuple[Path, Job, Changes]:
+    """Return a run's folder, its job with overrides applied, and what they change.
+
+    Args:
+        name: The run's folder, or ``latest``.
+        typed: The overrides of this command; only they allow modules.
+
+    Raises:
+        ConfigError: When there is no such run, or an override is wrong.
+    """
+    path = find_run(name)
+    return path, *revise_job(load_job(path, overrides.allowed_modules(typed)), typed)
 
 
 def load_job(path: Path, allow: Iterable[str] = ()) -> Job:
@@ -133,6 +148,19 @@ def list_runs(root: Path) -> list[Path]:
     """Return the folders of runs at most three levels below `root`, sorted by path."""
     found = {file.parent for depth in ("*", "*/*", "*/*/*") for file in root.glob(f"{depth}/{run_files.STATUS}")}
     return sorted(run for run in found if all((run / name).is_file() for name in (run_files.CONFIG, run_files.STATUS)))
+
+
+def previous_run(job: Job) -> Path | None:
+    """Return the run that the same command with ``trainer.resume=auto`` has started before, or None.
+
+    Raises:
+        ConfigError: When the command names no folder.
+    """
+    if job.run_dir is None:
+        expected = "hydra.run.dir=FOLDER with auto, the same each time"
+        raise ConfigError(format_error("trainer.resume", expected, "none"))
+    path = Path(job.run_dir).expanduser()
+    return path if (path / run_files.JOB).is_file() else None
 
 
 def is_finished(path: Path) -> bool:

@@ -38,6 +38,15 @@ def check_resume(changes: Changes, run: str, precision: str) -> None:
         raise ConfigError(*lines, f"For a new run with these values: dltrain rerun {run} KEY=VALUE ...")
 
 
+def extends_training(changes: Changes) -> bool:
+    """Return whether changes give a finished run more to do; null is no limit."""
+    for key in ("trainer.epochs", "trainer.max_steps", "trainer.max_minutes"):
+        before, after = changes.get(key, (0, 0))
+        if after is None or (before is not None and after > before):
+            return True
+    return False
+
+
 def check_predict(changes: Changes) -> None:
     """Refuse changes that a trained model was not made for.
 

@@ -27,7 +27,7 @@ from dltrain.training.divergence import Diverged
 from dltrain.training.loop import Loop
 from dltrain.training.meters import Timer
 from dltrain.training.run_logger import RunLogger
-from dltrain.training.signals import NAMES, SAVES, Stop, Stopped
+from dltrain.training.signals import SAVE_SIGNAL, SIGNAL_EXIT_CODES, Stop, Stopped
 
 EXIT_CODES = {"finished": 0, "failed": 1, "diverged": 3, "out_of_memory": 4}
 
@@ -214,12 +214,12 @@ class Session:
         self.stop.finish()
         if (late := self._close(state, result)) and state in ("finished", "interrupted"):
             state, error = "failed", late
-        code = NAMES.get(str(error), 143) if state == "interrupted" else EXIT_CODES[state]
+        code = SIGNAL_EXIT_CODES.get(str(error), 143) if state == "interrupted" else EXIT_CODES[state]
         with contextlib.suppress(OSError):
             self.home.write_status(state, code, self.step, error)
         if error:
             self.console.error([f"{state}: {error}", *failures.next_steps(state, self.home.path, self.checkpoints)])
-        if state == "interrupted" and error == SAVES.name and self.stop.requeue:
+        if state == "interrupted" and error == SAVE_SIGNAL and self.stop.requeue:
             self.console.info(slurm.requeue())
         self.console.close_log()
         return Outcome(state, code, self.home.path, result, error)

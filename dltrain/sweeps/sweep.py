@@ -16,7 +16,7 @@ from dltrain.loggers.console import Console
 from dltrain.storage import run_dir
 from dltrain.sweeps import sweep_dir
 from dltrain.sweeps.summary import JobResult, load_result, print_summary, write_summary
-from dltrain.training.signals import NAMES, Stop, Stopped
+from dltrain.training.signals import SIGNAL_EXIT_CODES, Stop, Stopped
 
 INTERRUPTED = "interrupted"
 
@@ -90,9 +90,9 @@ class Sweep:
 
     def is_interrupted(self) -> bool:
         """Return whether a signal has ended the sweep, within a job or between two."""
-        if self.stop.reason in NAMES:
-            self.code = NAMES[self.stop.reason]
-        return self.stop.reason in NAMES or any(row.state == INTERRUPTED for row in self.rows.values())
+        if self.stop.reason in SIGNAL_EXIT_CODES:
+            self.code = SIGNAL_EXIT_CODES[self.stop.reason]
+        return self.stop.reason in SIGNAL_EXIT_CODES or any(row.state == INTERRUPTED for row in self.rows.values())
 
     def run_job(self, number: int) -> None:
         """Run one job, unless an earlier command has finished it."""

@@ -183,7 +183,7 @@ class Task(ABC):
 
         Args:
             model: In evaluation mode.
-            wish: What is wanted.
+            request: What to generate.
 
         Returns:
             Examples as `Spec.shape` has them: pictures from 0 (black) to 1 (white), anything else in the data's own

@@ -18,7 +18,7 @@ def chosen(classes: int, request: GenerateRequest, count: int, known: bool = Tru
 
     Args:
         classes: How many the model is told; 0 for none.
-        wish: What is wanted.
+        request: What to generate.
         count: How many examples.
         known: Draw classes where none is wished for.
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import math
 import random
 import sys
 from dataclasses import dataclass
@@ -194,7 +195,7 @@ def _skip_compiler_import(skip: bool) -> None:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Return the peak memory so far in MB: of the device on CUDA, else of the process."""
+    """Return the peak memory so far in MB: of the device on CUDA, else of the process. NaN if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     try:
@@ -202,7 +203,9 @@ def peak_memory_mb(device: torch.device) -> float:
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) / 2**10
     except (OSError, IndexError):
-        import resource
-
+        try:
+            import resource
+        except ImportError:  # Windows
+            return math.nan
         unit = 2**20 if sys.platform == "darwin" else 2**10
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

@@ -10,7 +10,7 @@ from dltrain.data.loader import Batch, Batches
 from dltrain.optim.ema import EMA
 from dltrain.tasks.base import Evaluation, Goal, Media, Task
 from dltrain.training.device import Device
-from dltrain.training.signals import NAMES, Stop, Stopped
+from dltrain.training.signals import SIGNAL_EXIT_CODES, Stop, Stopped
 
 T = TypeVar("T")
 
@@ -50,13 +50,13 @@ class Evaluator:
         """Evaluate on a split; `goal` defaults to the task's own.
 
         Raises:
-            Stopped: When a signal asks for the end.
+            Stopped: On SIGINT or SIGTERM.
         """
         return evaluate((goal or self.task.goal).evaluate, self.model, self._interruptible(batches), self.device)
 
     def _interruptible(self, batches: Batches) -> Iterator[Batch]:
         for batch in batches:
-            if self.stop.reason in NAMES:
+            if self.stop.reason in SIGNAL_EXIT_CODES:
                 raise Stopped(self.stop.reason)
             yield batch
 

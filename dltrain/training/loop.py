@@ -41,7 +41,7 @@ class Loop:
         device: Where and in which precision the model computes.
         logger: Receives metrics, images and progress.
         checkpoints: The checkpoint files.
-        stop: Tells between two steps what signals asked for.
+        stop: Checked between two steps for signals.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Loop:
 
         Raises:
             Diverged: When a loss or a weight is no longer finite.
-            Stopped: When a signal asked for it; the run can be resumed from its last checkpoint.
+            Stopped: On a signal; the run can be resumed from its last checkpoint.
         """
         # Imported objects live until the end: keep the garbage collector from walking them during training.
         gc.collect()
@@ -229,16 +229,16 @@ class Loop:
         return best
 
     def _handle_signal(self) -> None:
-        """Save or stop, as a signal asked for.
+        """Stop or save, as requested by a signal.
 
         Raises:
-            Stopped: When it asked for the end.
+            Stopped: When it requests a stop.
         """
         if self.stop.reason:
             raise Stopped(self.stop.reason)
         self.stop.save = False
         self.save()
-        self.console.info(f"saved at step {self.state.step}, as SIGUSR1 asked")
+        self.console.info(f"saved at step {self.state.step} on SIGUSR1")
 
     def save(self, best: bool = False) -> None:
         """Write a checkpoint; `best` marks the weights as the best so far."""

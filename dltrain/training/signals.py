@@ -1,4 +1,7 @@
-"""Signals and the time limit of a run."""
+"""Signals and the time limit of a run.
+
+A platform may lack a signal: Windows has neither ``SIGUSR1`` nor ``SIGALRM``. What needs it is then switched off.
+"""
 
 import contextlib
 import os
@@ -9,9 +12,8 @@ from types import FrameType
 
 GRACE_S = 15  # after that a stop is forced: schedulers commonly kill a process 30 s after the first signal
 
-ENDS: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
-NAMES = {signal.Signals(number).name: code for number, code in ENDS.items()}
-SAVES = signal.SIGUSR1
+SIGNAL_EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}
+SAVE_SIGNAL = "SIGUSR1"
 
 
 class Stopped(BaseException):
@@ -52,12 +54,13 @@ class Stop:
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        handlers = {**dict.fromkeys(ENDS, self._end), SAVES: self._save, signal.SIGALRM: self._force}
-        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        handlers = {**dict.fromkeys(SIGNAL_EXIT_CODES, self._end), SAVE_SIGNAL: self._save, "SIGALRM": self._force}
+        numbers = {getattr(signal, name): handler for name, handler in handlers.items() if hasattr(signal, name)}
+        before = {number: signal.signal(number, handler) for number, handler in numbers.items()}
         try:
             yield self
         finally:
-            signal.alarm(0)
+            _alarm(0)
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -99,37 +102,43 @@ class Stop:
     def finish(self) -> None:
         """Let a run write its results; from here on only a second signal interrupts it."""
         self.is_cooperative = self.ending = True
-        signal.alarm(0)
+        _alarm(0)
 
     def disarm(self) -> None:
         """Reset between two runs of a sweep, where a signal only sets `reason`."""
         self.is_cooperative = self.ending = True
         self.on_abort = lambda code: None
         self.save = self.requeue = False
-        self.reason = self.reason if self.reason in NAMES else None
+        self.reason = self.reason if self.reason in SIGNAL_EXIT_CODES else None
 
     def rearm(self) -> None:
         """Raise `Stopped` on signals again, for the next run of a sweep."""
         self.is_cooperative = self.ending = False
 
     def _end(self, number: int, frame: FrameType | None) -> None:
-        name, again = signal.Signals(number).name, self.reason in NAMES
+        name, again = signal.Signals(number).name, self.reason in SIGNAL_EXIT_CODES
         if again:
-            self.on_abort(ENDS[number])
-            os._exit(ENDS[number])
+            self.on_abort(SIGNAL_EXIT_CODES[name])
+            os._exit(SIGNAL_EXIT_CODES[name])
         self.reason = name
         if not self.is_cooperative:
             raise Stopped(name)
         if not self.ending:
-            signal.alarm(GRACE_S)
+            _alarm(GRACE_S)
 
     def _save(self, number: int, frame: FrameType | None) -> None:
         self.save = True
         if self.requeue:
-            self.reason = self.reason or "SIGUSR1"
+            self.reason = self.reason or SAVE_SIGNAL
 
     def _force(self, number: int, frame: FrameType | None) -> None:
         if self.deferred:
-            signal.alarm(1)
+            _alarm(1)
             return
         raise Stopped(self.reason or "SIGTERM")
+
+
+def _alarm(seconds: int) -> None:
+    """Send ``SIGALRM`` after some seconds, 0 for never."""
+    if hasattr(signal, "alarm"):
+        signal.alarm(seconds)

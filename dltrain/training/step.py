@@ -105,8 +105,8 @@ class StepRunner:
             torch.cuda.empty_cache()
         self.num_chunks *= 2
         self.console.info(
-            f"out of memory in step {info.step + 1}: from now on {self.chunk_size} examples at a time. The batch stays "
-            f"{self.batch_size} for weights and losses; statistics of a batch norm are those of the parts."
+            f"out of memory in step {info.step + 1}: from now on {self.chunk_size} examples at a time. "
+            f"Losses and gradients are still those of batches of {self.batch_size}; batch norm statistics are not."
         )
         return None
 

@@ -300,8 +300,3 @@ def test_the_wrong_folder_is_answered_with_the_nearest_without_torch(plain_run: 
     )
     assert ended.stdout.split() == ["False", "2"]
     assert f"Did you mean {plain_run}?" in ended.stderr
-
-
-def test_help_is_printed(evaluate: Callable[..., Said]) -> None:
-    said = evaluate("--help")
-    assert said.code == 0 and said.out.startswith("dltrain evaluate RUN")

@@ -148,7 +148,8 @@ def test_a_user_s_own_module_is_part_of_the_code(tmp_path: Path, monkeypatch: py
         (["experiment=lenet5_mnist"], "It changes several groups: dltrain experiment=lenet5_mnist is a run of its own"),
         (["optimizer.lr=-1", "trainer.epochs=x"], "optimizer.lr: expected a number above 0, got -1"),
         (["seed=1,2"], "seed: expected one value"),
-        (["--sort"], "rerun: expected dltrain rerun RUN"),
+        (["--sort"], "--sort: unknown flag"),
+        (["another"], "rerun: expected dltrain rerun RUN"),
         (["data=timeseries"], "task=classification needs"),
     ],
 )
@@ -169,8 +170,3 @@ def test_a_folder_that_is_taken_is_refused_before_torch_is_imported(plain_run: P
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.stdout.split() == ["False", "2"]
     assert "hydra.run.dir: expected a folder that holds no run yet" in ended.stderr
-
-
-def test_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.main(["rerun", "--help"]) == 0
-    assert capsys.readouterr().out.startswith("dltrain rerun RUN")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from dltrain.config import compose
+from dltrain.config import compose, groups
 from dltrain.errors import ConfigError
 
 Write = Callable[..., tuple[str, ...]]
@@ -217,7 +217,7 @@ def test_outputs_lie_in_the_checkout_or_else_in_the_current_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert compose.default_root() == tmp_path / "outputs"
-    checkout = compose.conf_dir().parent
+    checkout = groups.conf_dir().parent
     monkeypatch.chdir(checkout / "tests")
     assert compose.default_root() == checkout / "outputs"
 

@@ -124,7 +124,7 @@ def test_what_is_no_number_is_ignored_when_asked_but_never_saved(wrong: Run) -> 
 def test_a_metric_that_is_no_number_is_never_the_best_and_is_said(wrong: Run) -> None:
     child, run = wrong("metric", 0, 0)
     assert child.code == 0, child.stderr
-    assert "accuracy/val is nan at step 10: never the best" in child.stderr
+    assert "accuracy/val is nan at step 10, which never counts as the best" in child.stderr
     assert read(run / "result.json")["best"] == {"step": 0, "accuracy": None}
     assert not (run / "checkpoints" / "best.pt").exists()
     assert (run / "checkpoints" / "last.pt").exists()

@@ -163,7 +163,7 @@ def test_sigusr1_saves_and_the_run_goes_on(
     child.until((run / "checkpoints" / "step-00000013.pt").exists)
     gate.open("train-15")
     assert child.wait().code == 0
-    assert "saved at step 13, as SIGUSR1 asked" in child.stderr
+    assert "saved at step 13 on SIGUSR1" in child.stderr
     assert_same(run, whole_run("forecast"))
 
 

@@ -40,7 +40,7 @@ def test_streams_that_are_closed_end_in_one_line_or_are_not_missed(plain_run: Pa
     said = shell(f"evaluate {plain_run} >&-")
     assert (said.returncode, said.stderr) == (
         1,
-        "dltrain: standard output is closed; >/dev/null throws away what comes out\n",
+        "dltrain: standard output is closed; >/dev/null discards the output\n",
     )
     said = shell(f"predict {plain_run} - <&-")
     assert (said.returncode, said.stderr) == (2, "dltrain: INPUT 1: expected standard input, got a closed one\n")

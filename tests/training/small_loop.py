@@ -61,6 +61,7 @@ def make_loop(
     val: bool = True,
     train: Source | None = None,
     unlabelled: Source | None = None,
+    console: Console | None = None,
     **plan: Any,
 ) -> Loop:
     """A loop over a small classification problem, ready to run; the folder gets what a run writes."""
@@ -90,7 +91,7 @@ def make_loop(
         EMA(model, average) if average else None,
         TrainerConfig(**given),
         device,
-        RunLogger(Tracker(folder), Console(io.StringIO()), Timer(time.perf_counter()), device.device),
+        RunLogger(Tracker(folder), console or Console(io.StringIO()), Timer(time.perf_counter()), device.device),
         checkpoints,
         Stop(),
     )

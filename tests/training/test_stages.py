@@ -1,6 +1,7 @@
 """Stages and turns: their order, data, schedules, metrics and logs."""
 
 import functools
+import io
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from dltrain.data.spec import Source
+from dltrain.loggers.console import Console
 from dltrain.optim.schedules import Cosine
 from dltrain.tasks.base import Batch, Evaluation, Goal, Loss, Stage, Task, Turn
 from dltrain.tasks.classification import Classification
@@ -187,12 +189,14 @@ def test_a_stage_reads_examples_without_answers_where_it_asks_for_them(tmp_path:
 
 
 def test_every_stage_watches_its_own_metric_and_keeps_its_own_best(tmp_path: Path) -> None:
-    loop = make_loop(tmp_path, Lessons([3.0, math.nan]), unlabelled=without_answers(ROWS))
+    stream = io.StringIO()
+    task, unlabelled = Lessons([3.0, math.nan]), without_answers(ROWS)
+    loop = make_loop(tmp_path, task, unlabelled=unlabelled, console=Console(stream))
     loop.run()
     watched = [sorted({"distance", "accuracy"} & line.keys()) for line in lines(tmp_path, "val")]
     assert watched == [["distance"], ["distance"], ["accuracy"]]
     assert loop.state.best == lines(tmp_path, "val")[-1]["accuracy"]
-    assert "the distance was measured" in loop.console._stream.getvalue()  # type: ignore[attr-defined]
+    assert "the distance was measured" in stream.getvalue()
 
 
 def test_a_stage_stops_early_by_its_own_metric_and_the_next_one_still_comes(tmp_path: Path) -> None:

@@ -1,0 +1,90 @@
+"""Parse a command line: overrides ``group=option key=value``, flags and names, in any order."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import NoReturn
+
+from dltrain.cli.verbs import VERBS, Verb
+from dltrain.config.groups import is_override
+from dltrain.errors import ConfigError, format_error, suggest
+
+COMPOSED = ("train", "summary")  # verbs whose words all set something; the others name runs and files, too
+SWEEP = ("-m", "--multirun")
+# Flags of Hydra that dltrain refuses.
+REFUSED = {
+    "--experimental-rerun": "it runs whatever the file says. The run's command.txt repeats a run.",
+    "--resolve": "facts such as ${spec.features} come from the data. A run's config.yaml has them filled in.",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """`argparse.ArgumentParser` that raises `ConfigError` and leaves ``--help`` to its caller."""
+
+    def __init__(self, prog: str, verb: Verb, **options: str) -> None:
+        texts = {"usage": verb.usage, "description": verb.description, **options}
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog, formatter_class=formatter, add_help=False, allow_abbrev=False, **texts)  # type: ignore[arg-type]
+        self.add_argument("-h", "--help", action="store_true", help="print this help")
+        verb.add_flags(self)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a message of argparse, ``argument -c/--cfg: expected ...``, as ours."""
+        raise ConfigError(re.sub(r"^argument (-\w+/)?", "", message))
+
+    def refuse(self, words: Sequence[str], verb: str) -> None:
+        """Refuse flags that the verb does not have.
+
+        Raises:
+            ConfigError: With a line for each.
+        """
+        reasons = dict(REFUSED)
+        if verb != "train":
+            sweep = "dltrain -m GROUP=A,B KEY=1,2 trains every combination."
+            reasons |= dict.fromkeys(SWEEP, f"dltrain {verb} runs no sweep. {sweep}")
+        known = [flag for action in self._actions for flag in action.option_strings]
+        problems = []
+        for flag in (word.split("=", 1)[0] for word in words):
+            reason = reasons.get(flag)
+            unknown = f"{flag}: unknown flag. {suggest(flag, known)}".rstrip()
+            problems.append(f"{flag}: not supported because {reason}" if reason else unknown)
+        if problems:
+            raise ConfigError(*problems)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line.
+
+    Returns:
+        The flags of the verb by name, and ``verb``, ``overrides`` (those of groups and keys), ``names`` (runs, files
+        and folders, in their order) and ``help``.
+
+    Raises:
+        ConfigError: For an unknown verb, unknown or refused flags, wrong values of flags, too few or too many names.
+    """
+    name, words = split_verb(argv)
+    verb = VERBS[name]
+    parser = Parser(f"dltrain {name}", verb)
+    end = words.index("--") if "--" in words else len(words)
+    found, rest = parser.parse_known_args(words[:end])
+    parser.refuse([word for word in rest if word.startswith("-") and word != "-"], name)
+    found.verb = name
+    found.overrides = [word for word in rest if name in COMPOSED or is_override(word)]
+    found.names = [word for word in rest if word not in found.overrides] + words[end + 1 :]
+    least, most = verb.names
+    if not (found.help or least <= len(found.names) <= most):
+        raise ConfigError(format_error(name, verb.usage, " ".join(found.names) or None))
+    return found
+
+
+def split_verb(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the verb of a command line, ``train`` if it names none, and the other words.
+
+    Raises:
+        ConfigError: For a misspelled verb.
+    """
+    if argv and argv[0] in VERBS:
+        return argv[0], list(argv[1:])
+    if argv and argv[0].isalpha() and (hint := suggest(argv[0], VERBS)):
+        raise ConfigError(format_error(argv[0], "a verb or KEY=VALUE", argv[0], hint))
+    return "train", list(argv)

@@ -1,0 +1,63 @@
+"""Types of flags for argparse: functions from a word to a value that raise `argparse.ArgumentTypeError`."""
+
+import argparse
+import math
+from collections.abc import Callable
+
+from dltrain.errors import shorten, suggest
+
+MAX_COUNT = 2**31 - 1
+MAX_SEED = 2**63 - 1
+MAX_DIGITS = 40  # above every bound here; int() refuses very long texts
+
+
+def one_of(*names: str) -> Callable[[str], str]:
+    """Return the type of a flag that takes one of some names."""
+
+    def parse(text: str) -> str:
+        if text not in names:
+            hint = suggest(text, names)
+            message = f"expected one of {' '.join(names)}, got {shorten(text)}"
+            raise argparse.ArgumentTypeError(f"{message}. {hint}" if hint else message)
+        return text
+
+    return parse
+
+
+def count(text: str) -> int:
+    """Parse a whole number of at least 1."""
+    return _integer(text, 1, MAX_COUNT)
+
+
+def seed(text: str) -> int:
+    """Parse a random seed: a whole number of at least 0."""
+    return _integer(text, 0, MAX_SEED)
+
+
+def positive(text: str) -> float:
+    """Parse a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {shorten(text)}")
+    return value
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """Parse the sizes of one example: ``3x32x32`` -> (3, 32, 32)."""
+    sizes = text.split("x")
+    if len(sizes) > 3 or not all(size.isdecimal() and 0 < len(size) < MAX_DIGITS and int(size) for size in sizes):
+        raise argparse.ArgumentTypeError(
+            f"expected one to three sizes such as 3x32x32, 96x7 or 784, got {shorten(text)}"
+        )
+    return tuple(map(int, sizes))
+
+
+def _integer(text: str, low: int, high: int) -> int:
+    number = int(text) if text.isdecimal() and len(text) < MAX_DIGITS else -1
+    if not low <= number <= high:
+        bound = f" and at most {high:,}" if text.isdecimal() and number != 0 else ""
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least {low}{bound}, got {shorten(text)}")
+    return number

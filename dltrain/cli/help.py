@@ -1,0 +1,70 @@
+"""Help texts: ``dltrain --help`` and ``dltrain VERB --help``. Needs neither Hydra nor a composition."""
+
+from argparse import ArgumentParser
+from collections.abc import Sequence
+
+from dltrain.cli.args import Parser
+from dltrain.cli.verbs import VERBS
+from dltrain.config.groups import list_groups
+
+KEYS = """\
+  seed                                random seed: initialization, data order, augmentation
+  trainer.epochs trainer.max_steps    passes over the training data; optimizer steps at most
+  trainer.accumulate                  batches whose gradients are averaged into one step
+  trainer.log_every                   when the loss is logged: "50 steps", "1 epoch", "5 minutes"
+  trainer.eval_every                  when the validation split is evaluated
+  trainer.checkpoint_every            when a checkpoint is written
+  trainer.max_minutes                 time after which training stops, with a checkpoint
+  optimizer.lr                        learning rate
+  model.hidden_size model.num_layers  width and number of the hidden layers
+  data.batch_size data.workers        examples per batch; processes that read files
+  data.path data.column               your own file, and the column to predict
+  data.window data.horizon            past steps read, next steps predicted
+  data.root data.download             where data sets are; whether to fetch missing ones
+  data.on_bad_sample                  stop, or skip what cannot be read (images, lines of a CSV file)
+  device.precision                    auto fp32 tf32 bf16 fp16
+  hydra.run.dir hydra.sweep.dir       the folder of the run or the sweep
+  sweep.resume                        with -m: the folder of a sweep to continue"""
+OWN_MODEL = "  dltrain --config-dir my_conf model=mine 'allow_targets=[mine]'"
+EXIT_CODES = """\
+  0 done, 1 failed, 2 wrong usage, 3 diverged, 4 out of memory, 5 checkpoint refused, 130 Ctrl-C, 143 SIGTERM"""
+
+
+def verb_help(name: str) -> str:
+    """Return the help of a verb."""
+    verb = VERBS[name]
+    parser = Parser(f"dltrain {name}", verb, epilog=f"examples:\n{_indent(verb.examples.splitlines())}")
+    for argument, text in verb.arguments:
+        parser.add_argument(argument, help=text)
+    return parser.format_help()
+
+
+def program_help(config_dirs: Sequence[str]) -> str:
+    """Return the help of dltrain: verbs, groups with their options, keys and flags.
+
+    Raises:
+        ConfigError: When one of the user's folders does not exist.
+    """
+    groups = [f"{group}: {', '.join(options)}" for group, options in list_groups(config_dirs).items()]
+    sections = {
+        "examples": _indent(VERBS["train"].examples.splitlines()),
+        "groups (GROUP=OPTION)": _indent(groups),
+        "keys (KEY=VALUE), the others by dltrain --cfg job": KEYS,
+        "your own model, a class in mine.py and its YAML in my_conf/model/mine.yaml": OWN_MODEL,
+        "exit codes": EXIT_CODES,
+    }
+    parser = Parser(
+        "dltrain",
+        VERBS["train"],
+        usage="dltrain [VERB] [GROUP=OPTION ...] [KEY=VALUE ...] [FLAGS]",
+        description="Train deep networks from a configuration.",
+        epilog="\n\n".join(f"{title}:\n{text}" for title, text in sections.items()),
+    )
+    verbs = parser.add_subparsers(metavar="VERB", help="dltrain VERB --help", parser_class=ArgumentParser)
+    for name, verb in VERBS.items():
+        verbs.add_parser(name, help=verb.summary)
+    return parser.format_help()
+
+
+def _indent(lines: Sequence[str]) -> str:
+    return "\n".join(f"  {line}" for line in lines)

@@ -1,0 +1,289 @@
+"""The verbs of the command line: for each its arguments, flags and help."""
+
+from argparse import SUPPRESS, ArgumentParser
+from collections.abc import Callable
+from typing import NamedTuple
+
+from dltrain.cli.flag_types import count, one_of, positive, seed, shape
+
+RUN = ("RUN", "the run's folder, or latest for the one that was active last")
+LOCATION = ("KEY=VALUE", "where the data are now and where to compute: data.path=FILE data.root=DIR device=cpu")
+SCORE = ("task.features=RUN", "score samples by the features of that run's classifier")
+RESUMABLE = (
+    "what leaves the training steps as they are: trainer.epochs and trainer.max_steps (train longer), other keys of "
+    "trainer. about logs, checkpoints and time, data.workers, data.root, data.path, data.on_bad_sample, device="
+)
+
+
+class Verb(NamedTuple):
+    """What a verb accepts and what its help says.
+
+    Args:
+        summary: One line for the list of verbs.
+        usage: The command in one line.
+        description: A paragraph or two.
+        examples: Commands, one per line.
+        arguments: Words that are no flags, with help: ``(("RUN", "the run's folder"), ...)``.
+        names: How many of them may be names of runs, files or folders, at least and at most.
+        add_flags: Declares the flags.
+    """
+
+    summary: str
+    usage: str
+    description: str
+    examples: str
+    arguments: tuple[tuple[str, str], ...]
+    names: tuple[int, float]
+    add_flags: Callable[[ArgumentParser], None]
+
+
+def train_flags(parser: ArgumentParser) -> None:
+    """Declare the flags of ``dltrain`` itself; Hydra answers those that only print something."""
+    add = parser.add_argument
+    add("-m", "--multirun", action="store_true", help="run a sweep: every combination of the values, one by one")
+    add("-r", "--run", action="store_true", help=SUPPRESS)
+    _config_dir(parser)
+    add("-c", "--cfg", type=one_of("job", "hydra", "all"), metavar="job", help="print the configuration as YAML")
+    add("-p", "--package", metavar="KEY", help="with --cfg job: only the part below KEY")
+    infos = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+    add(
+        "-i",
+        "--info",
+        nargs="?",
+        const="all",
+        type=one_of(*infos),
+        metavar="WHAT",
+        help="print what Hydra composes from",
+    )
+    completion = 'shell completion: eval "$(dltrain -sc install=bash)"'
+    add("-sc", "--shell-completion", action="store_true", help=completion)
+    add("--hydra-help", action="store_true", help="print Hydra's own help")
+    add("--version", action="store_true", help="print the versions of dltrain, torch, Hydra and Python")
+
+
+def summary_flags(parser: ArgumentParser) -> None:
+    """Declare the flags of ``dltrain summary``."""
+    _config_dir(parser)
+    one = "one example instead of data=: 3x32x32 an image, 96x7 a series of 7, 784 a vector, 1024 tokens"
+    parser.add_argument("--input", type=shape, metavar="SHAPE", help=one)
+    sizes = "number of outputs; the vocabulary size of a language model"
+    parser.add_argument("--outputs", type=count, metavar="N", help=sizes)
+
+
+def evaluate_flags(parser: ArgumentParser) -> None:
+    """Declare the flags of ``dltrain evaluate``."""
+    add = parser.add_argument
+    split = "which of the run's own splits: test (default), val or train (without augmentation)"
+    add("--split", type=one_of("test", "val", "train"), default="test", metavar="SPLIT", help=split)
+    checkpoint = "best on the validation split (default), last, or a file of the run's checkpoints/"
+    add("--checkpoint", default="best", metavar="WHICH", help=checkpoint)
+    add("--json", action="store_true", help="print one JSON object instead of the table")
+
+
+def predict_flags(parser: ArgumentParser) -> None:
+    """Declare the flags of ``dltrain predict``."""
+    add = parser.add_argument
+    formats = "jsonl, JSON lines (default), or csv, with one header for all INPUTs"
+    add("--format", type=one_of("jsonl", "csv"), default="jsonl", metavar="FORMAT", help=formats)
+    _checkpoint(parser)
+    add("--batch", type=count, metavar="N", help="examples at a time (default: twice data.batch_size)")
+    add("--top", type=count, metavar="K", help="only the K most probable classes, in descending order")
+    add("--text", help="a prompt to continue, instead of INPUT")
+    add("--length", type=count, metavar="N", help="tokens to generate (default: 200)")
+    add("--temperature", type=positive, metavar="T", help="sampling temperature (default: 0.8)")
+    add("--seed", type=seed, metavar="N", help="random seed of the sampling (default: 0)")
+
+
+def generate_flags(parser: ArgumentParser) -> None:
+    """Declare the flags of ``dltrain generate``."""
+    add = parser.add_argument
+    add("--count", type=count, metavar="N", help="number of examples (default: 64)")
+    add("--seed", type=seed, default=0, metavar="N", help="random seed (default: 0)")
+    add("--class", dest="label", metavar="NAME", help="only this class, by name or number, of a conditional model")
+    add("--interpolate", action="store_true", help="interpolate between samples")
+    given = "reconstruct these images (files, folders, .npy, .npz), each below its original"
+    add("--given", nargs="+", default=[], metavar="INPUT", help=given)
+    out = "the file to write (default: generated.png; generated.csv for examples that cannot be drawn)"
+    add("--out", metavar="FILE", help=out)
+    add("--force", action="store_true", help="overwrite FILE")
+    _checkpoint(parser)
+
+
+def runs_flags(parser: ArgumentParser) -> None:
+    """Declare the flags of ``dltrain runs``."""
+    keys = ("model", "data", "task", "metric", "state", "step", "age", "time", "folder", "typed")
+    order = f"one of {' '.join(keys)}: age (default) lists the newest first, metric the best"
+    parser.add_argument("--sort", type=one_of(*keys), default="age", metavar="KEY", help=order)
+    parser.add_argument("--json", action="store_true", help="print one JSON array of objects, with all that is known")
+
+
+def no_flags(parser: ArgumentParser) -> None:
+    """Declare nothing but ``--help``."""
+
+
+def _config_dir(parser: ArgumentParser) -> None:
+    add = "a folder of your own YAML groups, searched after dltrain's; may be repeated"
+    parser.add_argument("-cd", "--config-dir", action="append", default=[], metavar="DIR", help=add)
+
+
+def _checkpoint(parser: ArgumentParser) -> None:
+    which = "best on the validation split (default), or last"
+    parser.add_argument("--checkpoint", type=one_of("best", "last"), default="best", metavar="WHICH", help=which)
+
+
+VERBS = {
+    "train": Verb(
+        summary="train, evaluate and keep a run (the default)",
+        usage="dltrain [train] [-m] [GROUP=OPTION ...] [KEY=VALUE ...] [FLAGS]",
+        description="""\
+Train a model, evaluate its best checkpoint on the test split and keep both in a folder of the run. Overrides and
+flags may come in any order. dltrain --help lists the groups and the most used keys.""",
+        examples="""\
+dltrain model=lstm data=timeseries
+dltrain model=gru data=timeseries data.series=elnino data.horizon=12
+dltrain model=cnn data=digits regularization=dropout optimizer/schedule=cosine
+dltrain -m model=gru,lstm optimizer.lr=1e-3,3e-3 'seed=range(0,3)'
+dltrain model=lstm --cfg job""",
+        arguments=(("GROUP=OPTION", "an option of a group: model=lstm"), ("KEY=VALUE", "a key: optimizer.lr=3e-4")),
+        names=(0, 0),
+        add_flags=train_flags,
+    ),
+    "resume": Verb(
+        summary="continue an interrupted run, to the same bytes",
+        usage="dltrain resume RUN [KEY=VALUE ...]",
+        description="""\
+Continue a run that was interrupted, killed or out of time: in the same folder, with the same curves, to the same
+bytes as if it had never stopped. A damaged checkpoint is skipped for the newest intact one; exit code 5 if there is
+none.""",
+        examples="""\
+dltrain resume latest
+dltrain resume outputs/lstm-timeseries/20261122-170146-f8f5 trainer.epochs=40""",
+        arguments=(
+            RUN,
+            ("KEY=VALUE", RESUMABLE),
+        ),
+        names=(1, 1),
+        add_flags=no_flags,
+    ),
+    "rerun": Verb(
+        summary="repeat a run in a new folder, after listing what differs from then",
+        usage="dltrain rerun RUN [GROUP=OPTION ...] [KEY=VALUE ...]",
+        description="""\
+Repeat a run in a new folder, which hydra.run.dir= may name; the old folder is not changed. First list what differs
+between then and now: keys changed in this command, versions of Python and packages, processor, device, threads,
+commit, source code and data. If nothing differs, the checkpoints of the new run have the same bytes (on CUDA with
+device.deterministic=true).""",
+        examples="""\
+dltrain rerun latest
+dltrain rerun outputs/lstm-timeseries/20261122-170146-f8f5 seed=1 optimizer.lr=3e-4""",
+        arguments=(
+            RUN,
+            ("GROUP=OPTION", "replaces a whole group; other keys stay as the run had them"),
+            ("KEY=VALUE", "replaces one key"),
+        ),
+        names=(1, 1),
+        add_flags=no_flags,
+    ),
+    "evaluate": Verb(
+        summary="metrics of a run's checkpoint on one of its splits",
+        usage="dltrain evaluate RUN [KEY=VALUE ...] [FLAGS]",
+        description="""\
+Compute the metrics of a checkpoint and print the table that the run printed at its end. The run's folder is only
+read, and the run may still be training.
+
+The data are the run's own, or other images and arrays of the same classes. Other tables, series and texts are
+rejected because normalization and vocabulary would have to be refit; use dltrain predict for those.""",
+        examples="""\
+dltrain evaluate latest
+dltrain evaluate outputs/lstm-timeseries/20261122-170146-f8f5 --split val
+dltrain evaluate latest data.path=/mnt/disk/sales.csv device=cpu""",
+        arguments=(
+            RUN,
+            LOCATION,
+            SCORE,
+        ),
+        names=(1, 1),
+        add_flags=evaluate_flags,
+    ),
+    "predict": Verb(
+        summary="predictions of a run's model for files, standard input or text",
+        usage="dltrain predict RUN [INPUT ...] [KEY=VALUE ...] [FLAGS] [-- INPUT ...]",
+        description="""\
+Print the predictions of a run's model for new data: lines on standard output, messages on standard error. INPUT is
+of the kind that the run was trained on:
+
+  images    image files of any size and colour, folders of them, or .npy and .npz files of arrays
+            -> class, class_name, probability, and the probabilities of all classes
+  arrays    .npy and .npz files (the array x, x_test, or the only one)
+  tables    CSV files with the run's columns; other columns, and the predicted one, are ignored
+            -> as for images, or the number under its column's name, in its own unit
+  series    CSV files with the run's columns, of which the last data.window rows are read; without INPUT the run's
+            own series
+            -> one line per step ahead: its time, its number, each series in its own unit
+  text      text files, or --text
+            -> a continuation, and nats per character of the prompt (the loss of dltrain evaluate)
+
+All INPUTs are checked for existence before the first is read. One that cannot be read ends the command with exit
+code 2 and names it; the lines of those before it are printed. The run's own data are needed, since normalization and
+class names come from them.""",
+        examples="""\
+dltrain predict latest holiday.jpg
+dltrain predict outputs/cnn-image_folder/20261122-170146-f8f5 scans/ --top 3 --format csv > classes.csv
+cat new.csv | dltrain predict latest -
+dltrain predict latest --text "It was " --length 500""",
+        arguments=(
+            RUN,
+            ("INPUT", "a file or folder, or - for standard input; after -- every word is an INPUT"),
+            LOCATION,
+        ),
+        names=(1, float("inf")),
+        add_flags=predict_flags,
+    ),
+    "generate": Verb(
+        summary="samples, reconstructions and interpolations of a run's model",
+        usage="dltrain generate RUN [KEY=VALUE ...] [FLAGS]",
+        description="""\
+Generate examples with a run's model, write them to a file and print its name. The suffix of the file decides what is
+written: .png a grid of images, or a scatter plot of points; .gif one image after the other; .npy the numbers, pixels
+from 0 (black) to 1 (white); .csv the numbers, one line per example.
+
+The same seed gives the same examples. The run's data are needed only for --given, and for models that start from
+training examples (autoencoders).""",
+        examples="""\
+dltrain generate latest --count 100 --seed 1 --out digits.png
+dltrain generate outputs/vae-mnist/20261122-170146-f8f5 --interpolate --out walk.gif
+dltrain generate latest --class 3
+dltrain generate latest --given seven.png scans/""",
+        arguments=((RUN[0], f"{RUN[1]}; it comes before --given"), LOCATION),
+        names=(1, 1),
+        add_flags=generate_flags,
+    ),
+    "runs": Verb(
+        summary="a table of runs: choices, metric, state, age",
+        usage="dltrain runs [FOLDER] [FLAGS]",
+        description="""\
+List the runs below a folder, those of sweeps included. The metric is that of the test split once a run has ended,
+before that the best on the validation split. A run is lost if its status is running but no process works on it: it
+was killed, and dltrain resume continues it.""",
+        examples="""\
+dltrain runs
+dltrain runs outputs/sweep --sort metric""",
+        arguments=(("FOLDER", "where to search (default: where runs go by default)"),),
+        names=(0, 1),
+        add_flags=runs_flags,
+    ),
+    "summary": Verb(
+        summary="layers, parameters, multiply-adds and memory of a model; trains nothing",
+        usage="dltrain summary [GROUP=OPTION ...] [KEY=VALUE ...] [--input SHAPE --outputs N]",
+        description="""\
+Print layers, parameters, multiply-adds, the receptive field, and the memory of a training step. Nothing is trained
+and no weights are allocated: large models take no longer than small ones.""",
+        examples="""\
+dltrain summary model=cnn data=digits
+dltrain summary model=lenet5 --input 1x28x28 --outputs 10
+dltrain summary model=gpt --input 1024 --outputs 50257 model.hidden_size=768 model.num_layers=12 model.num_heads=12""",
+        arguments=(("GROUP=OPTION", "an option of a group: model=lstm"), ("KEY=VALUE", "a key: model.hidden_size=64")),
+        names=(0, 0),
+        add_flags=summary_flags,
+    ),
+}

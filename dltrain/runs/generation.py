@@ -1,0 +1,116 @@
+"""Generate examples with a run's trained model: samples, reconstructions of given examples, interpolations."""
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from dltrain.data.inputs import Given
+from dltrain.data.loader import Batches
+from dltrain.data.spec import Source, Spec, Splits
+from dltrain.errors import ConfigError, OutOfMemory, format_error, suggest
+from dltrain.runs.assemble import Components
+from dltrain.runs.export import Generated
+from dltrain.runs.inference import eval_batches, explain_missing_data
+from dltrain.tasks.base import GenerateRequest
+from dltrain.tasks.pixel_range import PixelRange
+from dltrain.training.device import is_out_of_memory
+from dltrain.training.evaluation import run_in_eval_mode
+
+COUNT = 64  # examples, unless a number is given
+BATCH_SIZE = 64
+MAX_NAMES = 20  # classes that a message lists
+
+
+def generate(
+    components: Components, count: int, seed: int, label: int | None, interpolate: bool, inputs: Sequence[str]
+) -> Generated:
+    """Generate examples, with pixels in [0, 1].
+
+    Args:
+        components: What the run was built of, with trained weights.
+        count: Number of examples; with ``inputs`` there is one for each of those.
+        seed: Random seed, at least 0.
+        label: The class to generate, or None for all.
+        interpolate: Whether to interpolate between samples.
+        inputs: Files and folders of examples to reconstruct.
+
+    Raises:
+        ConfigError: When the task does not support this, or an input cannot be read.
+        OutOfMemory: When all examples at once need too much memory.
+    """
+
+    @functools.cache
+    def splits() -> Splits:
+        with explain_missing_data():
+            return components.data.load()
+
+    with contextlib.ExitStack() as stack, explain_out_of_memory(count):
+
+        def train() -> Batches:
+            return stack.enter_context(contextlib.closing(eval_batches(components, splits(), "train")))
+
+        given = read_inputs(components, splits(), inputs) if inputs else None
+        request = GenerateRequest(
+            count=count if given is None else len(given),
+            noise=torch.Generator().manual_seed(seed),
+            device=components.device.device,
+            label=label,
+            interpolate=interpolate,
+            given=given,
+            train=train,
+        )
+        generator = functools.partial(components.task.generate, request=request)
+        examples = run_in_eval_mode(generator, components.model, components.device)
+    spec = components.data.spec
+    shown = None if given is None else PixelRange(spec.low, spec.high).to_unit(given).float().cpu()
+    return Generated(examples.float().cpu(), shown, interpolate)
+
+
+@contextlib.contextmanager
+def explain_out_of_memory(count: int) -> Iterator[None]:
+    """Raise errors of full memory as `OutOfMemory`, with a hint."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        hint = f"All {count:,} examples are generated at once: try a smaller --count"
+        raise OutOfMemory(f"out of memory: {reason}. {hint}") from None
+
+
+def read_inputs(components: Components, splits: Splits, names: Sequence[str]) -> Tensor:
+    """Return a user's examples as the model takes them.
+
+    Raises:
+        ConfigError: Naming one that cannot be read.
+    """
+    pieces = components.data.inputs(Given(tuple(names)))
+    device = components.device.device
+    batches = (Batches(Source(piece.rows, splits.test.prepare), BATCH_SIZE, device) for piece in pieces)
+    examples = [batch["inputs"] for piece in batches for batch in piece]
+    if not examples:
+        raise ConfigError(format_error("--given", "at least one example", "none"))
+    return torch.cat(examples)
+
+
+def class_number(name: str, spec: Spec) -> int:
+    """Return the number of a class given by its name or its number.
+
+    Raises:
+        ConfigError: For an unknown class, or data without classes.
+    """
+    if not spec.classes:
+        raise ConfigError("--class: not supported because this run's data have no classes")
+    names = list(spec.class_names or map(str, range(spec.classes)))
+    if name in names:
+        return names.index(name)
+    if name.isdecimal() and int(name) < spec.classes:
+        return int(name)
+    listed = f"{', '.join(names[:MAX_NAMES])}{' ...' if len(names) > MAX_NAMES else ''}"
+    hint = suggest(name, names) or f"It is one of {listed}."
+    expected = f"a class by name, or a number from 0 to {spec.classes - 1}"
+    raise ConfigError(format_error("--class", expected, name, hint))
