@@ -13,7 +13,7 @@ from dltrain.metrics.sample_quality import Quality
 from dltrain.plots import charts, grids
 from dltrain.tasks import sampling
 from dltrain.tasks.autoencoder_base import gathered
-from dltrain.tasks.base import Batch, Evaluation, Loss, Media, Stage, Task, Turn, GenerateRequest
+from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Loss, Media, Stage, Task, Turn
 from dltrain.tasks.gan_losses import find_game, gradient_penalty
 from dltrain.tasks.pixel_range import PixelRange
 from dltrain.tasks.sampling import in_rows

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dltrain.errors import ConfigError, format_error
 from dltrain.plots import charts, grids
-from dltrain.tasks.base import Batch, Evaluation, Media, Stage, Task, GenerateRequest
+from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Media, Stage, Task
 from dltrain.tasks.pixel_range import PixelRange
 from dltrain.tasks.told import chosen, classes_of
 
@@ -96,7 +96,10 @@ class Autoencoding(Task):
             ConfigError: When a class is wished for that the model does not know.
         """
         if request.given is not None:
-            given, labels = request.given.to(request.device), chosen(classes_told(model), request, len(request.given), known=False)
+            given, labels = (
+                request.given.to(request.device),
+                chosen(classes_told(model), request, len(request.given), known=False),
+            )
             return self.seen(decode(model, self.codes(model, given, labels), labels))
         steps = min(COLUMNS, request.count) if request.interpolate else 1
         ways = math.ceil(request.count / steps)

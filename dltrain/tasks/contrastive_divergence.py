@@ -11,7 +11,7 @@ from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.running import Mean
 from dltrain.plots import grids
 from dltrain.tasks import rbm
-from dltrain.tasks.base import Batch, Evaluation, Loss, Media, Stage, Task, GenerateRequest
+from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Loss, Media, Stage, Task
 from dltrain.tasks.pixel_range import PixelRange
 
 DREAM = 1000  # Gibbs steps from noise to an example of `generate`

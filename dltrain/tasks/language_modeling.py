@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.running import Mean
-from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task, GenerateRequest
+from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Line, Loss, Media, Task
 
 SAMPLE_TOKENS = 200
 UNKNOWN = -1  # as a target: the token that comes after a text

@@ -12,7 +12,7 @@ from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.running import Mean
 from dltrain.plots import grids
 from dltrain.tasks import rbm
-from dltrain.tasks.base import Batch, Evaluation, Goal, Line, Loss, Media, Stage, Turn, GenerateRequest
+from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Goal, Line, Loss, Media, Stage, Turn
 from dltrain.tasks.classification import Classification
 from dltrain.tasks.contrastive_divergence import DREAM, GLANCE, SHOWN, refuse_unknown
 from dltrain.tasks.pixel_range import PixelRange

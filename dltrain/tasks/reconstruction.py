@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.metrics.running import Components, Mean
 from dltrain.tasks.autoencoder_base import Autoencoding, Memory, decode, encode, gathered
-from dltrain.tasks.base import Batch, Evaluation, Loss, GenerateRequest
+from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Loss
 from dltrain.tasks.told import classes_of
 
 DISTANCES = ("mse", "bernoulli")

@@ -13,7 +13,7 @@ from dltrain.metrics.running import Mean, Spread
 from dltrain.metrics.sample_quality import Quality
 from dltrain.plots import grids
 from dltrain.tasks.autoencoder_base import COLUMNS, REMADE, Autoencoding, Memory, classes_told, decode, encode
-from dltrain.tasks.base import Batch, Evaluation, Loss, Media, GenerateRequest
+from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Loss, Media
 from dltrain.tasks.told import classes_of
 
 LIKELIHOODS = ("auto", "bernoulli", "gaussian")

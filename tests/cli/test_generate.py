@@ -26,7 +26,7 @@ from dltrain.plots import charts, grids
 from dltrain.runs import job
 from dltrain.runs.assemble import build_components
 from dltrain.runs.inference import eval_batches, restore_weights
-from dltrain.tasks.base import Task, GenerateRequest
+from dltrain.tasks.base import GenerateRequest, Task
 from dltrain.training import evaluation
 
 CONF = groups.conf_dir()

@@ -198,4 +198,6 @@ def test_a_classifier_without_a_last_hidden_layer_of_the_whole_picture_says_so(
     classifier: nn.Module, said: str, digits: Spec
 ) -> None:
     with pytest.raises(ValueError, match=said):
-        classifier_features.ClassifierFeatures(classifier, PixelRange(digits.low, digits.high), "it")(torch.rand(2, 1, 8, 8))
+        classifier_features.ClassifierFeatures(classifier, PixelRange(digits.low, digits.high), "it")(
+            torch.rand(2, 1, 8, 8)
+        )

@@ -22,7 +22,7 @@ from dltrain.models.gan import DCGAN, GAN
 from dltrain.runs import assemble, dry_run, inference, launch
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.tasks.adversarial import Adversarial, told_apart
-from dltrain.tasks.base import Task, GenerateRequest
+from dltrain.tasks.base import GenerateRequest, Task
 from dltrain.tasks.gan_losses import GAMES, find_game, gradient_penalty
 from dltrain.tasks.sampling import between
 from dltrain.training import device as devices

@@ -260,7 +260,8 @@ def test_a_trained_machine_dreams_of_its_patterns_and_repairs_them(bars: Callabl
     made = assemble.build_components(job)
     made.model.load_state_dict(torch.load(outcome.folder / "checkpoints" / "last.pt", weights_only=True)["model"])
     with torch.inference_mode():
-        dreams = made.task.generate(made.model, GenerateRequest(200, Generator().manual_seed(0), CPU)).flatten(1).round()
+        request = GenerateRequest(200, Generator().manual_seed(0), CPU)
+        dreams = made.task.generate(made.model, request).flatten(1).round()
         given = torch.tensor(PATTERNS).float().view(3, 1, 3, 3) * 2 - 1
         again = made.task.generate(made.model, GenerateRequest(3, Generator(), CPU, given=given)).flatten(1)
     hits = (dreams[:, None] == torch.tensor(PATTERNS)).all(2)
