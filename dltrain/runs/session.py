@@ -11,7 +11,7 @@ from dltrain.config.compose import Job
 from dltrain.data.loader import Batches
 from dltrain.errors import CheckpointError, ConfigError, OutputError, WorkerError
 from dltrain.loggers.console import Console
-from dltrain.loggers.tracker import METRICS, Tracker
+from dltrain.loggers.tracker import Tracker
 from dltrain.optim.ema import EMA
 from dltrain.plots import grids
 from dltrain.runs import failures, slurm
@@ -22,6 +22,7 @@ from dltrain.runs.report import Report, finite_or_none
 from dltrain.runs.restore import SavedState, restore_loop, warn_missing_logs
 from dltrain.storage import run_dir, run_files
 from dltrain.storage.checkpoints import Checkpoints
+from dltrain.storage.run_files import METRICS
 from dltrain.training.device import is_out_of_memory
 from dltrain.training.divergence import Diverged
 from dltrain.training.loop import Loop
