@@ -139,7 +139,9 @@ class Session:
         self.console.open_log(self.home.path / run_files.LOG)
         self.checkpoints.open()
         warn_missing_logs(self.home.path, self.start_step, self.console)
-        self.tracker = Tracker(self.home.path, self._first_step_to_log())
+        first = self.start_step + 1 if self.saved else 0
+        has_log = self.saved is not None or (self.home.path / METRICS).exists()
+        self.tracker = Tracker(self.home.path, first if has_log else None)  # overwrites an earlier log from `first` on
         loop = self._build_loop(self.components, self.batches)
         self.report.print_start(loop.stages.steps)
         if self.saved is None:
@@ -152,12 +154,6 @@ class Session:
         with self.stop.time_limit(None if minutes is None else max(0.0, minutes - used)):
             loop.run()
             return self._test(loop, self.tracker)
-
-    def _first_step_to_log(self) -> int | None:
-        """Return the step from which on an earlier session's log is overwritten, or None without one."""
-        if self.saved is not None:
-            return self.start_step + 1
-        return 0 if (self.home.path / METRICS).exists() else None
 
     def _build_loop(self, components: Components, batches: dict[str, Batches]) -> Loop:
         assert self.tracker is not None
