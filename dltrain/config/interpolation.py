@@ -1,4 +1,4 @@
-"""What a configuration refers to: values elsewhere in it, and variables of the environment, some of them secret."""
+"""Check interpolations: references to other keys and to environment variables, some of them secret."""
 
 import re
 from collections.abc import Iterator
@@ -15,47 +15,42 @@ from dltrain.config import schema, validation
 from dltrain.errors import ConfigError, format_error
 
 FACT = re.compile(r"\$\{spec\.(\w+)")
-# ${oc.env:MY_${...}}, and the same with a resolver whose own name is put together: which variable it is nobody sees.
+# ${oc.env:MY_${...}}, also with a computed resolver name: it cannot be seen which variable is read.
 ASSEMBLED = re.compile(r"\$\{\s*oc\.env\s*:[^,}]*\$\{|\$\{[^{}:]*\$\{[^{}]*\}[^{}:]*:")
 
 
 def unresolvable(written: dict[str, Any]) -> Iterator[str]:
-    """What refers to nothing, to itself or to a value that does not fit; facts of the data are there later.
+    """Yield an error for each interpolation without a value, in a cycle, or with a value out of range.
 
-    Args:
-        written: A configuration as plain Python, interpolations as they are written.
+    Facts, ``${spec.NAME}``, are known only later and always accepted.
     """
     whole = OmegaConf.create({**written, "spec": dict.fromkeys(FACT.findall(str(written)))})
     for key, value in validation.leaves(written):
         if isinstance(value, str) and "${" in value:
             try:
                 found = OmegaConf.select(whole, key)
-                # Of the environment everything comes as text, which is no number.
-                if "oc." in value and not OmegaConf.is_config(found) and (mistake := schema.check_range(key, found)):
-                    yield mistake
+                # Environment variables are text, which is no number.
+                if "oc." in value and not OmegaConf.is_config(found) and (wrong := schema.check_range(key, found)):
+                    yield wrong
             except (OmegaConfBaseException, RecursionError) as error:
                 reason = re.sub(r"^.*while resolving interpolation: ", "", str(error).split("\n")[0])
                 yield format_error(key, "a value", value, f"{reason.rstrip('.')}.")
 
 
 def refuse_assembled(content: Any, file: Path) -> None:
-    """Refuse variables of the environment whose names are put together: a folder could ask for any secret unseen.
+    """Reject environment variables with computed names: a run folder could read any secret unnoticed.
 
     Raises:
-        ConfigError: Naming the keys.
+        ConfigError: With one line per key.
     """
     found = [(key, text) for key, text in validation.leaves(content) if ASSEMBLED.search(str(text))]
     if found:
-        expected = f"${{oc.env:NAME}} with a name that stands there in {file}"
+        expected = f"${{oc.env:NAME}} with a literal name in {file}"
         raise ConfigError(*(format_error(key, expected, text) for key, text in found))
 
 
 def register_secrets(written: dict[str, Any]) -> None:
-    """Register the secrets of a configuration, as far as they can be resolved yet, for redaction.
-
-    Args:
-        written: A configuration as plain Python, with unresolved interpolations.
-    """
+    """Register the secrets of a configuration for redaction, as far as they can be resolved yet."""
     OmegaConf.register_new_resolver("oc.env", resolve_env, replace=True)
     config = OmegaConf.create(written)
     for key, value in validation.leaves(written):

@@ -11,11 +11,7 @@ from dltrain.errors import ConfigError, format_error, suggest
 
 
 class Fact:
-    """The place of a value that the data or the task state: ``${spec.NAME}``.
-
-    Args:
-        name: NAME.
-    """
+    """Placeholder of a value that the data or the task state: ``${spec.NAME}``."""
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -49,7 +49,7 @@ class Loaded:
         self.processes: list[BaseProcess] = []
         self.plan = Plan()
         self.reader = Reader(files, workers)
-        self.loader: DataLoader = DataLoader(
+        self.loader: DataLoader[Any] = DataLoader(
             self.reader,  # type: ignore[arg-type]
             batch_sampler=self.plan,
             num_workers=workers,

@@ -89,7 +89,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_newest_good_one(
     if known or bad.exists():
         assert f"{bad}: refused" in child.stderr
         assert f"falling back to {good}" in child.stderr
-    assert f"with {good.name}" in child.stderr
+    assert f"from {good.name}" in child.stderr
     assert_same(run, whole_run("forecast"))
 
 
@@ -123,7 +123,7 @@ def test_the_newest_checkpoint_is_kept_though_a_damaged_one_is_of_a_later_step(
     assert written.exists()
     again = dltrain("resume", str(run), ALLOW)
     assert again.code == 0, again.stderr
-    assert f"with {written.name}" in again.stderr
+    assert f"from {written.name}" in again.stderr
     assert_same(run, whole_run("forecast"))
 
 
@@ -203,7 +203,7 @@ def test_a_checkpoint_of_the_first_format_goes_on_to_the_same_bytes(
     ("change", "said"),
     [
         pytest.param({"rng": None, "record": None}, "it lacks record, rng", id="parts that are missing"),
-        pytest.param({"loop": {"steps": 7}}, "does not say at which step", id="no step"),
+        pytest.param({"loop": {"steps": 7}}, "it has no step", id="no step"),
         pytest.param({"loop": {"step": 7, "x": 0}}, "cannot resume from it. TypeError", id="a loop of another kind"),
         pytest.param({"optimizers": {}, "schedules": {}}, "cannot resume from it. KeyError", id="no optimizer"),
     ],

@@ -1,0 +1,47 @@
+"""Runs that several tests look at."""
+
+import contextlib
+import io
+from collections.abc import Callable
+
+import pytest
+from run_examples import PICTURES, SPANS, STEPS, TEXT
+
+from dltrain.config import compose
+from dltrain.loggers.console import Console
+from dltrain.runs import launch
+from dltrain.runs.launch import Outcome
+
+
+@pytest.fixture(scope="package")
+def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Outcome]:
+    """Runs a command in a fresh folder, with the current folder empty."""
+
+    def run_it(*typed: str, config_dirs: tuple[str, ...] = ()) -> Outcome:
+        path = tmp_path_factory.mktemp("runs") / "run"
+        with contextlib.chdir(tmp_path_factory.mktemp("cwd")):
+            job = compose.compose(["device=cpu", *typed, f"hydra.run.dir={path}"], config_dirs)
+            return launch.train(job, Console(io.StringIO()), 0.0)
+
+    return run_it
+
+
+@pytest.fixture(scope="package")
+def classified(train: Callable[..., Outcome], small: Callable[[str], list[str]]) -> Outcome:
+    return train(*PICTURES, *small("digits"), *SPANS)
+
+
+@pytest.fixture(scope="package")
+def forecast(train: Callable[..., Outcome], small: Callable[[str], list[str]]) -> Outcome:
+    typed = ["model=lstm", "regularization.dropout=0.2", "trainer.log_every=4", "seed=7"]
+    return train(*typed, *small("timeseries"), f"trainer.max_steps={STEPS}")
+
+
+@pytest.fixture(scope="package")
+def regressed(train: Callable[..., Outcome], small: Callable[[str], list[str]]) -> Outcome:
+    return train("model=mlp", "task=regression", *small("csv"), "data.column=price", *SPANS)
+
+
+@pytest.fixture(scope="package")
+def written(train: Callable[..., Outcome], small: Callable[[str], list[str]]) -> Outcome:
+    return train(*TEXT, *small("text"), *SPANS)

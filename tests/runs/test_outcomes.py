@@ -1,0 +1,245 @@
+"""How runs end, well or badly, and what is left then."""
+
+import gc
+import io
+import json
+import math
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from run_examples import SPANS, equal, events, hashes, lines, model_of, read
+
+from dltrain.config import compose
+from dltrain.data.loader import Batches
+from dltrain.datasets.image_folder import Pictures
+from dltrain.errors import ConfigError
+from dltrain.loggers.console import Console
+from dltrain.runs import assemble, dry_run, launch, report
+from dltrain.runs.launch import Outcome
+from dltrain.storage import run_dir
+from dltrain.storage.checkpoints import Checkpoints
+
+FAULTY = '''
+import os
+import signal
+
+import torch
+from dltrain.tasks.classification import Classification
+
+
+class Faulty(Classification):
+    """Goes wrong in the step after ``after``."""
+
+    def __init__(self, classes, fault, after):
+        super().__init__(classes)
+        self.fault, self.left = fault, after
+
+    def loss(self, model, batch, progress):
+        loss = super().loss(model, batch, progress)
+        self.left -= torch.is_grad_enabled()
+        if self.left >= 0:
+            return loss
+        if self.fault == "poison":
+            return loss._replace(total=loss.total * float("nan"))
+        if self.fault == "key":
+            os.kill(os.getpid(), signal.SIGINT)
+            return loss
+        raise {
+            "memory": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\\nmore"),
+            "bug": ZeroDivisionError("a bug in the step"),
+        }[self.fault]
+
+    def evaluate(self, model, batches):
+        evaluation = super().evaluate(model, batches)
+        if self.fault == "metric":
+            evaluation.metrics["accuracy"] = float("nan")
+        return evaluation
+'''
+YAML = "# A task that goes wrong.\n_target_: faulty.Faulty\nclasses: ${spec.classes}\nfault: none\nafter: 5\n"
+
+
+@pytest.fixture
+def go_wrong(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    train: Callable[..., Outcome],
+    small: Callable[[str], list[str]],
+) -> Callable[..., Outcome]:
+    """Trains with a user's own task, which goes wrong as it is told."""
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    (tmp_path / "conf" / "task").mkdir(parents=True)
+    (tmp_path / "conf" / "task" / "faulty.yaml").write_text(YAML)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "faulty", raising=False)
+    common = ["model=mlp", *small("digits"), "task=faulty", "allow_targets=[faulty]", "trainer.eval_every=2"]
+    return lambda fault, *more: train(*common, f"task.fault={fault}", *more, config_dirs=(str(tmp_path / "conf"),))
+
+
+@pytest.mark.parametrize(
+    ("fault", "state", "code", "says"),
+    [
+        ("poison", "diverged", 3, "loss became nan"),
+        ("key", "interrupted", 130, "SIGINT"),
+        ("memory", "out_of_memory", 4, "CUDA out of memory. Tried to allocate 9 GiB"),
+        ("bug", "failed", 1, "ZeroDivisionError: a bug in the step"),
+    ],
+)
+def test_a_run_that_ends_badly_says_so_and_keeps_its_best_weights(
+    fault: str, state: str, code: int, says: str, go_wrong: Callable[..., Outcome]
+) -> None:
+    outcome = go_wrong(fault)
+    assert (outcome.state, outcome.exit_code) == (state, code)
+    status = read(outcome.folder / "status.json")
+    assert (status["state"], status["exit_code"]) == (state, code)
+    assert says in status["error"]
+    log = (outcome.folder / "train.log").read_text()
+    assert says in log and str(outcome.folder) in log
+    assert ("Traceback" in log) == (fault == "bug")
+    best = model_of(outcome, "best.pt")
+    assert all(value.isfinite().all() for value in best.values())
+    assert Checkpoints(outcome.folder).read_entry("best.pt")["step"] in (2, 4)
+    assert not (outcome.folder / "result.json").exists()
+    assert not run_dir.is_locked(outcome.folder)
+    assert gc.get_freeze_count() == 0
+    # A run that may go on has no final figures yet.
+    assert ("_hparams_/session_end_info" in events(outcome).summary_metadata) == (state != "interrupted")
+
+
+def test_a_run_after_one_that_diverged_is_as_if_alone(
+    go_wrong: Callable[..., Outcome],
+    train: Callable[..., Outcome],
+    small: Callable[[str], list[str]],
+    regressed: Outcome,
+) -> None:
+    go_wrong("poison")
+    again = train("model=mlp", "task=regression", *small("csv"), "data.column=price", *SPANS)
+    assert hashes(again) == hashes(regressed)
+
+
+def test_a_metric_that_is_no_number_ends_well_with_null_in_the_result(go_wrong: Callable[..., Outcome]) -> None:
+    outcome = go_wrong("metric", "task.after=1000", "trainer.max_steps=4")
+    assert outcome.exit_code == 0
+    result = read(outcome.folder / "result.json")
+    assert result["test"]["accuracy"] is None and result["best"]["accuracy"] is None
+    assert not (outcome.folder / "checkpoints" / "best.pt").exists()
+    assert equal(model_of(outcome), Checkpoints(outcome.folder).load("last.pt")["model"])
+
+
+def test_a_run_keeps_the_command_with_a_users_own_folders(go_wrong: Callable[..., Outcome]) -> None:
+    outcome = go_wrong("metric", "task.after=1000", "trainer.max_steps=1")
+    words = shlex.split((outcome.folder / "command.txt").read_text())
+    assert words[:2] == ["dltrain", "--config-dir"] and "allow_targets=[faulty]" in words
+
+
+def test_training_without_an_end_is_refused_and_leaves_nothing(
+    train: Callable[..., Outcome], tmp_path: Path, small: Callable[[str], list[str]]
+) -> None:
+    typed = ["model=mlp", *small("digits"), "trainer.epochs=null", f"hydra.run.dir={tmp_path}/run"]
+    with pytest.raises(ConfigError, match=r"trainer\.epochs"):
+        launch.train(compose.compose(typed), Console(io.StringIO()), 0.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_that_cannot_be_read_in_mid_run_ends_it_with_a_status(
+    train: Callable[..., Outcome], own_files: dict[str, Path], tmp_path: Path
+) -> None:
+    for number in range(40):
+        folder = tmp_path / ("red" if number % 2 else "blue")
+        folder.mkdir(exist_ok=True)
+        (folder / f"{number}.png").write_bytes(next(own_files["image_folder"].rglob(f"{number}.png")).read_bytes())
+    typed = ["model=mlp", "data=image_folder", f"data.path={tmp_path}", "data.image_size=8", "data.workers=0"]
+    made = assemble.build_components(compose.compose([*typed, "data.batch_size=4", "device=cpu"]))
+    source = made.data.load().train
+    last = int(Batches(source, 4, training=True).order(0)[-1])
+    assert isinstance(source.rows, Pictures)
+    source.rows.listing[last][0].write_bytes(b"no picture")
+    outcome = train(*typed, "data.batch_size=4", "trainer.epochs=1")
+    assert (outcome.state, outcome.exit_code) == ("failed", 1)
+    status = read(outcome.folder / "status.json")
+    assert status["state"] == "failed" and status["step"] > 0 and ".png" in status["error"]
+
+
+def test_without_validation_the_last_weights_are_tested(
+    train: Callable[..., Outcome], small: Callable[[str], list[str]]
+) -> None:
+    outcome = train("model=mlp", *small("digits"), "data.validation=0", "trainer.max_steps=12")
+    assert outcome.exit_code == 0
+    assert {line["split"] for line in lines(outcome)} == {"train", "test"}
+    assert outcome.result["best"] == {"step": 12, "accuracy": None}
+    assert (outcome.folder / "checkpoints" / "best.pt").is_file()
+    made = assemble.build_components(
+        compose.compose(["model=mlp", *small("digits"), "data.validation=0", "device=cpu"])
+    )
+    made.model.load_state_dict(model_of(outcome))
+    made.model.eval()
+    with torch.inference_mode():
+        metrics = made.task.evaluate(made.model, dry_run.build_batches(made, made.data.load())["test"]).metrics
+    assert metrics == outcome.result["test"]
+
+
+def test_regularization_and_schedule_of_the_configuration_reach_the_loop(
+    train: Callable[..., Outcome], small: Callable[[str], list[str]]
+) -> None:
+    outcome = train(
+        "model=mlp",
+        *small("digits"),
+        "regularization=standard",
+        "regularization.early_stopping_patience=2",
+        "regularization.ema_decay=0.5",
+        "optimizer.lr=1e-30",
+        "optimizer/schedule=plateau",
+        "optimizer.schedule.patience=0",
+        "trainer.eval_every=2",
+        "trainer.log_every=1",
+    )
+    # Nothing is learned at such a rate, so the first evaluation stays the best.
+    assert outcome.result["stopped_early"] and outcome.result["steps"] == 6
+    assert outcome.result["best"]["step"] == 2
+    rates = [line["lr"] for line in lines(outcome) if line["split"] == "train"]
+    assert rates == pytest.approx([1e-30] * 4 + [1e-31] * 2)
+    saved = Checkpoints(outcome.folder).load("best.pt")
+    assert saved["average"]["updates"] == 2
+    assert not equal(saved["average"]["model"], {k: v + 1 for k, v in saved["model"].items()})
+
+
+def test_numbers_that_json_cannot_say_become_null() -> None:
+    said = {"a": math.nan, "b": {"c": -math.inf, "d": 1.5}, "e": None, "f": "x"}
+    assert report.finite_or_none(said) == {"a": None, "b": {"c": None, "d": 1.5}, "e": None, "f": "x"}
+
+
+CHILD = """
+import json, sys
+from dltrain.cli.main import main
+code = main(sys.argv[2:])
+open(sys.argv[1], "w").write(json.dumps(sorted(sys.modules)))
+sys.exit(code)
+"""
+
+
+def test_the_default_command_imports_only_what_it_needs_and_writes_plain_lines_to_standard_error(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-c", CHILD, str(tmp_path / "modules"), "trainer.max_steps=2", "device=cpu"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=False)
+    error = done.stderr.decode()
+    assert done.returncode == 0, error
+    output = done.stdout.decode()
+    lines = [line.split()[0] for line in output.splitlines() if line.strip()]
+    assert lines == ["loss", "-----------------", "test", "repeat", "last", "season"], "standard output is the result"
+    assert not {"\r", "\x1b"} & set(error + output)
+    modules = set(json.loads((tmp_path / "modules").read_text()))
+    for name in ("torchvision", "torch.utils.tensorboard", "torch._dynamo", "tensorflow", "sklearn", "pandas"):
+        assert name not in modules, name
+    (folder,) = re.findall(r"^run +(\S+)$", error, re.MULTILINE)
+    assert Path(folder).is_relative_to(tmp_path / "outputs" / "lstm-timeseries"), "beside the user, not in the package"
+    assert f"tensorboard --logdir {folder}" in error
+    result = read(Path(folder) / "result.json")
+    assert 0 < result["seconds_to_first_step"] < result["seconds"]
+    for word in ("best naive forecast (season plus drift)", "mae", "step 2/2"):
+        assert word in error, word

@@ -1,0 +1,133 @@
+"""What a run leaves in its folder, TensorBoard's events included."""
+
+import hashlib
+import os
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from run_examples import events, lines, model_of, read
+
+from dltrain.runs.launch import Outcome
+from dltrain.storage.checkpoints import Checkpoints
+
+FILES = [".lock", "command.txt", "config.yaml", "environment.json", "job.yaml"]
+FILES += ["metrics.jsonl", "result.json", "status.json", "train.log"]
+
+
+@pytest.mark.parametrize("kind", ["classified", "forecast", "regressed", "written"])
+def test_a_run_leaves_exactly_the_files_of_the_design(kind: str, request: pytest.FixtureRequest) -> None:
+    outcome = request.getfixturevalue(kind)
+    found = sorted(str(f.relative_to(outcome.folder)) for f in outcome.folder.rglob("*") if f.is_file())
+    events = [name for name in found if name.startswith("events.out.tfevents.")]
+    assert len(events) == 1
+    kept = [f"checkpoints/{name}" for name in Checkpoints(outcome.folder).read_manifest()]
+    checkpoints = [f"checkpoints/{name}" for name in ("best.pt", "last.pt", "manifest.json")]
+    assert sorted(set(found) - set(events)) == sorted([*FILES, *checkpoints, *kept])
+    assert 1 <= len(kept) <= 3
+
+
+def test_what_the_files_say_is_true(classified: Outcome) -> None:
+    home = classified.folder
+    status, result, environment = (read(home / f"{name}.json") for name in ("status", "result", "environment"))
+    assert (status["state"], status["exit_code"], status["step"], status["error"]) == ("finished", 0, 6, None)
+    assert status["pid"] == os.getpid()
+    assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert result["steps"] == 6 and result["device"] == "cpu" and result["precision"] == "fp32"
+    model = model_of(classified)
+    assert result["parameters"] == sum(value.numel() for value in model.values())
+    for name in ("seconds", "training_seconds", "samples_per_second", "seconds_to_first_step", "peak_memory_mb"):
+        assert result[name] > 0, name
+    evaluated = {line["step"]: line["accuracy"] for line in lines(classified) if line["split"] == "val"}
+    best = max(evaluated, key=lambda step: evaluated[step])
+    assert result["best"] == {"step": best, "accuracy": evaluated[best]}
+    tests = [line for line in lines(classified) if line["split"] == "test"]
+    assert len(tests) == 1 and tests[0]["accuracy"] == result["test"]["accuracy"]
+    assert classified.result == result
+
+
+def test_the_configuration_is_kept_as_composed_and_resolved(classified: Outcome) -> None:
+    text = (classified.folder / "config.yaml").read_text()
+    assert "${" not in text and "???" not in text
+    config = OmegaConf.load(classified.folder / "config.yaml")
+    assert config.model.outputs == 10 and config.model.dropout == 0.2
+    assert config.trainer.max_steps == 6 and config.seed == 0
+
+
+def test_the_log_holds_all_messages_as_plain_text(classified: Outcome) -> None:
+    log = (classified.folder / "train.log").read_text()
+    assert "\x1b" not in log and "\r" not in log
+    for word in ("model", "digits", "fp32", "step 6/6", "accuracy", f"tensorboard --logdir {classified.folder}"):
+        assert word in log, word
+
+
+def test_the_manifests_hashes_are_those_of_files_that_load_as_data_only(classified: Outcome) -> None:
+    home = classified.folder / "checkpoints"
+    manifest = read(home / "manifest.json")
+    checkpoints = Checkpoints(classified.folder)
+    assert checkpoints.read_entry("last.pt")["step"] == 6
+    assert checkpoints.read_entry("best.pt")["step"] == classified.result["best"]["step"]
+    for name, entry in manifest.items():
+        content = (home / name).read_bytes()
+        assert (entry["sha256"], entry["bytes"]) == (hashlib.sha256(content).hexdigest(), len(content))
+        saved = torch.load(home / name, weights_only=True)
+        assert saved["loop"]["step"] == entry["step"]
+
+
+def test_spans_in_steps_and_epochs_are_read_from_the_configuration(classified: Outcome) -> None:
+    steps = {
+        split: [line["step"] for line in lines(classified) if line["split"] == split] for split in ("train", "val")
+    }
+    assert steps == {"train": [1, 2, 3, 4, 6], "val": [3, 6]}
+
+
+# --- TensorBoard ----------------------------------------------------------------------------------------------------
+
+SCALARS = {"loss/train", "loss/val", "loss/test", "lr", "grad/norm", "throughput/samples_per_s", "memory/peak_mb"}
+TAGS = {
+    "classified": ({"accuracy", "macro_f1"}, {"confusion", "worst_mistakes"}, {"filters"}, set()),
+    "forecast": ({"mae", "rmse", "skill"}, {"forecasts"}, set(), set()),
+    "regressed": ({"mae", "rmse"}, set(), set(), set()),
+    "written": ({"perplexity", "bits_per_token"}, set(), set(), {"sample"}),
+}
+
+
+@pytest.mark.parametrize("kind", TAGS)
+def test_tensorboard_reads_back_every_tag_with_rising_steps(kind: str, request: pytest.FixtureRequest) -> None:
+    outcome = request.getfixturevalue(kind)
+    metrics, pictures, whole, texts = TAGS[kind]
+    found = events(outcome)
+    tags = found.Tags()
+    assert SCALARS | {f"{m}/{split}" for m in metrics for split in ("val", "test")} <= set(tags["scalars"])
+    assert set(tags["images"]) == {f"{p}/{split}" for p in pictures for split in ("val", "test")} | whole
+    text = {tag for tag in tags["tensors"] if not tag.startswith("_hparams_")}
+    assert text == {"config", "command"} | {f"{t}/{split}" for t in texts for split in ("val", "test")}
+    for kinds, reader in (("scalars", found.Scalars), ("images", found.Images), ("tensors", found.Tensors)):
+        for tag in tags[kinds]:
+            steps = [event.step for event in reader(tag)]
+            assert steps == sorted(set(steps)), tag
+            assert max(steps) <= outcome.result["steps"], "the x axis counts optimizer steps"
+    last = outcome.result["steps"]
+    for tag in ("loss/train", "loss/val", "loss/test", "lr"):
+        assert found.Scalars(tag)[-1].step == last
+
+
+def test_tensorboards_curves_are_those_of_the_log(classified: Outcome) -> None:
+    found = events(classified)
+    for split, name in (("train", "loss"), ("val", "loss"), ("val", "accuracy"), ("test", "macro_f1")):
+        wanted = [(line["step"], line[name]) for line in lines(classified) if line["split"] == split]
+        curve = [(event.step, event.value) for event in found.Scalars(f"{name}/{split}")]
+        assert [step for step, _ in curve] == [step for step, _ in wanted]
+        assert [value for _, value in curve] == pytest.approx([value for _, value in wanted], rel=1e-6)
+
+
+def test_tensorboard_has_the_configuration_the_command_and_the_hparams(classified: Outcome) -> None:
+    found = events(classified)
+    text = {tag: found.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in ("config", "command")}
+    assert "max_steps: 6" in text["config"]
+    assert (classified.folder / "command.txt").read_text().strip() in text["command"]
+    assert set(found.PluginTagToContent("hparams")) == {
+        "_hparams_/session_start_info",
+        "_hparams_/session_end_info",
+    }
+    assert found.Scalars("accuracy/test")[-1].value == pytest.approx(classified.result["test"]["accuracy"])
