@@ -69,7 +69,7 @@ def hf(task: Task) -> None:
             outputs = self.model(inputs)
             return {"loss": loss_of(outputs, labels), "logits": outputs}
 
-    class Rows(Dataset):
+    class Rows(Dataset[Any]):
         def __init__(self, rows: TensorDataset) -> None:
             self.inputs, self.labels = rows.tensors
 

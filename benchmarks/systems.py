@@ -60,7 +60,7 @@ class Task:
     def dataset(self) -> TensorDataset:
         return TensorDataset(*tensors(self.folder, self.name))
 
-    def loader(self) -> DataLoader:
+    def loader(self) -> DataLoader[Any]:
         return DataLoader(self.dataset(), batch_size=self.workload.batch, shuffle=True)
 
 

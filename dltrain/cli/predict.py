@@ -63,7 +63,7 @@ def task_options(arguments: argparse.Namespace, task: "Task") -> dict[str, Any]:
 
 def print_lines(pieces: Iterable[list[dict[str, Any]]], form: str, top: int | None) -> None:
     """Print all records, each piece as soon as it is there."""
-    writer: csv.DictWriter | None = None
+    writer: csv.DictWriter[str] | None = None
     for piece in pieces:
         for line in piece:
             record = line if top is None else most_probable(line, top)

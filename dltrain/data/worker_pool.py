@@ -51,7 +51,7 @@ class WorkerLoader:
         self.processes: list[BaseProcess] = []
         self.sampler = EpochSampler()
         self.reader = BatchReader(files, workers)
-        self.loader: DataLoader = DataLoader(
+        self.loader: DataLoader[Any] = DataLoader(
             self.reader,  # type: ignore[arg-type]
             batch_sampler=self.sampler,
             num_workers=workers,

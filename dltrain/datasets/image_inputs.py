@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dltrain.data.inputs import InputFile, InputFiles
 from dltrain.data.spec import Inputs
@@ -51,7 +51,7 @@ def _decode(file: InputFile, content: bytes, shape: tuple[int, ...]) -> np.ndarr
     try:
         pixels = decode_image(io.BytesIO(content), MODES[channels], height, width)
     except UNREADABLE as error:
-        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise ConfigError(format_error("INPUT", f"a readable image at {file.path}", reason)) from error
     return pixels.reshape(height, width, channels).transpose(2, 0, 1)
 

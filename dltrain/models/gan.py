@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from dltrain.errors import ConfigError, format_error
-from dltrain.models.autoencoders import Told
+from dltrain.models.conditional import Told
 from dltrain.models.layers import check, choose, fully_connected
 from dltrain.models.layers import norm as norm_named
 

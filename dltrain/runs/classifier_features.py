@@ -17,7 +17,7 @@ from dltrain.storage.checkpoint_format import STATE_ERRORS, effective_weights
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.storage.run_files import BEST
 from dltrain.tasks.classification import Classification
-from dltrain.tasks.pixel_range import Scale
+from dltrain.tasks.pixel_range import PixelRange
 
 KEY = "task.features"
 
@@ -27,7 +27,7 @@ class ClassifierFeatures(nn.Module):
 
     Args:
         classifier: The trained model.
-        scale: The values of black and white in its inputs.
+        pixel_range: The values of black and white in its inputs.
         name: Its run and accuracy, for reports.
 
     Shape:
@@ -35,9 +35,9 @@ class ClassifierFeatures(nn.Module):
         - Output: features (B, F) and logits (B, classes)
     """
 
-    def __init__(self, classifier: nn.Module, scale: Scale, name: str) -> None:
+    def __init__(self, classifier: nn.Module, pixel_range: PixelRange, name: str) -> None:
         super().__init__()
-        self.classifier, self.scale, self.name = classifier, scale, name
+        self.classifier, self.pixel_range, self.name = classifier, pixel_range, name
         self.read: Tensor | None = None
         layers = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
         if not layers:
@@ -47,7 +47,7 @@ class ClassifierFeatures(nn.Module):
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Return features and logits of one forward pass."""
-        logits = self.classifier(self.scale.standard(pictures))
+        logits = self.classifier(self.pixel_range.from_unit(pictures))
         read, self.read = self.read, None
         if read is None or read.dim() != 2 or logits.dim() != 2:
             raise ValueError("its last linear layer is not called once per image")
@@ -98,7 +98,7 @@ def load_features(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> Class
         check_same_images(data.spec, spec, path)
         model = build_model(job, facts)
         model.load_state_dict(effective_weights(Checkpoints(path).load(BEST)))
-        network = ClassifierFeatures(model, Scale(data.spec.low, data.spec.high), describe_classifier(path, job))
+        network = ClassifierFeatures(model, PixelRange(data.spec.low, data.spec.high), describe_classifier(path, job))
         network(torch.zeros(2, *(spec.shape or ())))
         return network
     except (ConfigError, CheckpointError) as error:

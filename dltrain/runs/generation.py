@@ -14,8 +14,8 @@ from dltrain.errors import ConfigError, OutOfMemory, format_error, suggest
 from dltrain.runs.assemble import Components
 from dltrain.runs.export import Generated
 from dltrain.runs.inference import eval_batches, explain_missing_data
-from dltrain.tasks.base import Wish
-from dltrain.tasks.pixel_range import Scale
+from dltrain.tasks.base import GenerateRequest
+from dltrain.tasks.pixel_range import PixelRange
 from dltrain.training.device import is_out_of_memory
 from dltrain.training.evaluation import run_in_eval_mode
 
@@ -53,7 +53,7 @@ def generate(
             return stack.enter_context(contextlib.closing(eval_batches(components, splits(), "train")))
 
         given = read_inputs(components, splits(), inputs) if inputs else None
-        wish = Wish(
+        request = GenerateRequest(
             count=count if given is None else len(given),
             noise=torch.Generator().manual_seed(seed),
             device=components.device.device,
@@ -62,10 +62,10 @@ def generate(
             given=given,
             train=train,
         )
-        generator = functools.partial(components.task.generate, wish=wish)
+        generator = functools.partial(components.task.generate, request=request)
         examples = run_in_eval_mode(generator, components.model, components.device)
     spec = components.data.spec
-    shown = None if given is None else Scale(spec.low, spec.high).unit(given).float().cpu()
+    shown = None if given is None else PixelRange(spec.low, spec.high).to_unit(given).float().cpu()
     return Generated(examples.float().cpu(), shown, interpolate)
 
 

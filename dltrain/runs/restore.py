@@ -7,12 +7,11 @@ from dltrain.data.loader import Batches
 from dltrain.errors import CheckpointError, ConfigError, format_error
 from dltrain.loggers.console import Console
 from dltrain.loggers.formatting import format_count
-from dltrain.loggers.tracker import EVENTS, METRICS
 from dltrain.runs.assemble import Components
 from dltrain.storage import run_files
 from dltrain.storage.checkpoint_format import STATE_ERRORS
 from dltrain.storage.checkpoints import Checkpoints
-from dltrain.storage.run_files import BEST
+from dltrain.storage.run_files import BEST, EVENTS, METRICS
 from dltrain.training.loop import Loop
 from dltrain.training.stages import Stages
 

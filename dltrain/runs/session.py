@@ -11,7 +11,7 @@ from dltrain.config.compose import Job
 from dltrain.data.loader import Batches
 from dltrain.errors import CheckpointError, ConfigError, OutputError, WorkerError
 from dltrain.loggers.console import Console
-from dltrain.loggers.tracker import METRICS, Tracker
+from dltrain.loggers.tracker import Tracker
 from dltrain.optim.ema import EMA
 from dltrain.plots import grids
 from dltrain.runs import failures, slurm
@@ -22,6 +22,7 @@ from dltrain.runs.report import Report, finite_or_none
 from dltrain.runs.restore import SavedState, restore_loop, warn_missing_logs
 from dltrain.storage import run_dir, run_files
 from dltrain.storage.checkpoints import Checkpoints
+from dltrain.storage.run_files import METRICS
 from dltrain.training.device import is_out_of_memory
 from dltrain.training.divergence import Diverged
 from dltrain.training.loop import Loop
@@ -138,7 +139,9 @@ class Session:
         self.console.open_log(self.home.path / run_files.LOG)
         self.checkpoints.open()
         warn_missing_logs(self.home.path, self.start_step, self.console)
-        self.tracker = Tracker(self.home.path, self._first_step_to_log())
+        first = self.start_step + 1 if self.saved else 0
+        has_log = self.saved is not None or (self.home.path / METRICS).exists()
+        self.tracker = Tracker(self.home.path, first if has_log else None)  # overwrites an earlier log from `first` on
         loop = self._build_loop(self.components, self.batches)
         self.report.print_start(loop.stages.steps)
         if self.saved is None:
@@ -151,12 +154,6 @@ class Session:
         with self.stop.time_limit(None if minutes is None else max(0.0, minutes - used)):
             loop.run()
             return self._test(loop, self.tracker)
-
-    def _first_step_to_log(self) -> int | None:
-        """Return the step from which on an earlier session's log is overwritten, or None without one."""
-        if self.saved is not None:
-            return self.start_step + 1
-        return 0 if (self.home.path / METRICS).exists() else None
 
     def _build_loop(self, components: Components, batches: dict[str, Batches]) -> Loop:
         assert self.tracker is not None

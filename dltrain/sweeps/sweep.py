@@ -107,11 +107,11 @@ class Sweep:
 
     def try_job(self, number: int) -> JobResult:
         """Run one job and return its result, whether it fails or not."""
-        begun = time.perf_counter()
+        started = time.perf_counter()
         row = JobResult(number, self.chosen[number], "failed")
         self.stop.rearm()
         try:
-            self.train(row, begun)
+            self.train(row, started)
         except DltrainError as error:
             self.console.error(list(error.problems))
             row.error = "; ".join(error.problems)
@@ -124,18 +124,18 @@ class Sweep:
             row.error = f"{type(error).__name__}: {error}"
         finally:
             self.stop.disarm()
-        row.seconds = time.perf_counter() - begun
+        row.seconds = time.perf_counter() - started
         return row
 
-    def train(self, row: JobResult, begun: float) -> None:
+    def train(self, row: JobResult, started: float) -> None:
         """Train a job, or resume it if it has a folder, and record the outcome in `row`."""
         from dltrain.runs.launch import resume, train
 
         job, path = self.jobs[row.job], self.paths[row.job]
         if path.is_dir():
-            outcome = resume(job, path, self.console, begun, standalone=False, stop=self.stop)
+            outcome = resume(job, path, self.console, started, standalone=False, stop=self.stop)
         else:
-            outcome = train(job, self.console, begun, str(path), self.stop)
+            outcome = train(job, self.console, started, str(path), self.stop)
         row.state, row.error, row.folder = outcome.state, outcome.error, str(outcome.folder)
         row.add_metrics(outcome.result)
         if row.state == INTERRUPTED:

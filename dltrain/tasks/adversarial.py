@@ -13,9 +13,9 @@ from dltrain.metrics.sample_quality import Quality
 from dltrain.plots import charts, grids
 from dltrain.tasks import sampling
 from dltrain.tasks.autoencoder_base import gathered
-from dltrain.tasks.base import Batch, Evaluation, Loss, Shown, Stage, Task, Turn, Wish
+from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Loss, Media, Stage, Task, Turn
 from dltrain.tasks.gan_losses import find_game, gradient_penalty
-from dltrain.tasks.pixel_range import Scale
+from dltrain.tasks.pixel_range import PixelRange
 from dltrain.tasks.sampling import in_rows
 from dltrain.tasks.told import classes_of
 
@@ -78,7 +78,7 @@ class Adversarial(Task):
         generator_lr: float | None = None,
         features: str | None = None,
     ) -> None:
-        self.shape, self.scale, self.classes = tuple(shape), Scale(low, high), classes
+        self.shape, self.pixel_range, self.classes = tuple(shape), PixelRange(low, high), classes
         self.game, self.clip, self.n_critic = find_game(loss_name), clip, n_critic
         self.penalty = (PENALTY if loss_name == "wasserstein" and not clip else 0.0) if penalty is None else penalty
         self.critic_lr, self.generator_lr = critic_lr, generator_lr
@@ -151,7 +151,7 @@ class Adversarial(Task):
     def made(self, model: nn.Module, drawn: Tensor, labels: Tensor | None) -> Tensor:
         """What the generator makes of noise (B, latent), as the critic reads it: (B, *shape)."""
         raw = model.generator(drawn, labels).float()  # type: ignore[operator]
-        return self.scale.standard((raw.tanh() + 1) / 2) if self.scale.bounded else raw
+        return self.pixel_range.from_unit((raw.tanh() + 1) / 2) if self.pixel_range.bounded else raw
 
     @torch.no_grad()
     def _clip(self, model: nn.Module) -> None:
@@ -180,7 +180,7 @@ class Adversarial(Task):
             "told_apart": told_apart(on_real, on_fake),
         }
         metrics = {name: float(value) for name, value in figures.items()}
-        metrics |= self.quality.measure(self.scale.unit(real), self.scale.unit(fake))
+        metrics |= self.quality.measure(self.pixel_range.to_unit(real), self.pixel_range.to_unit(fake))
         if self.in_plane and self.classes and labels is not None:
             metrics |= modes_found(real, labels, fake, self.classes)
         self.real = real[:POINTS] if self.in_plane else None
@@ -191,17 +191,17 @@ class Adversarial(Task):
         missed = (self.classes or 0) - metrics.get("modes", math.inf)
         return [f"{missed:.0f} of {self.classes} modes are missed"] if missed > 0 else []
 
-    def show(self, model: nn.Module, evaluation: Evaluation) -> list[Shown]:
+    def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
         """Made-up examples from fixed noise, and the critic's outputs on real and made-up ones."""
         sheet = self.frame(model)
-        outputs = Shown("critic", charts.histograms(evaluation.extra["critic"], "the critic's outputs"))
-        return [outputs] if sheet is None else [Shown("samples", sheet), outputs]
+        outputs = Media("critic", charts.histograms(evaluation.extra["critic"], "the critic's outputs"))
+        return [outputs] if sheet is None else [Media("samples", sheet), outputs]
 
     def frame(self, model: nn.Module) -> Tensor | None:
         """Points over those evaluated last, or a sheet of pictures, each class that the generator is told a column."""
         if self.real is not None:
             return self._plane(model, self.real)
-        if not (self.scale.bounded and len(self.shape) == 3):
+        if not (self.pixel_range.bounded and len(self.shape) == 3):
             return None
         told = min(sampling.classes_told(model), MOST_COLUMNS)
         columns = told or COLUMNS
@@ -209,7 +209,7 @@ class Adversarial(Task):
         drawn = sampling.fixed(model, rows if told else rows * columns, Generator().manual_seed(1))
         drawn = drawn.repeat_interleave(told, 0) if told else drawn
         pictures = in_rows(self.made, model, drawn, sampling.spread(model, len(drawn), columns))
-        return grids.images(self.scale.unit(pictures), columns)
+        return grids.images(self.pixel_range.to_unit(pictures), columns)
 
     def _plane(self, model: nn.Module, real: Tensor) -> Tensor:
         drawn = sampling.fixed(model, len(real), Generator().manual_seed(1))
@@ -217,13 +217,13 @@ class Adversarial(Task):
         kinds = torch.arange(2).repeat_interleave(len(real))
         return charts.scatter(torch.cat([real, fake]), kinds, ["real", "made up"], "points")
 
-    def generate(self, model: nn.Module, wish: Wish) -> Tensor:
+    def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
         """Examples of noise, or ways of at most eight steps from one to another, each within one class.
 
         Raises:
             ConfigError: When examples are given, or a class is wished for that the generator is not told.
         """
-        return self.scale.unit(in_rows(self.made, model, *sampling.wished(model, wish)))
+        return self.pixel_range.to_unit(in_rows(self.made, model, *sampling.wished(model, request)))
 
     def _refuse(self, model: nn.Module) -> None:
         if not set(PARTS) <= set(getattr(model, "parts", ())):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from dltrain.errors import ConfigError, format_error
 from dltrain.plots import charts, grids
-from dltrain.tasks.base import Batch, Evaluation, Shown, Stage, Task, Wish
-from dltrain.tasks.pixel_range import Scale
+from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Media, Stage, Task
+from dltrain.tasks.pixel_range import PixelRange
 from dltrain.tasks.told import chosen, classes_of
 
 PARTS = ("encoder", "decoder")
@@ -47,13 +47,13 @@ class Autoencoding(Task):
         class_names: list[str] | None = None,
     ) -> None:
         self.shape, self.size = tuple(shape), size
-        self.scale = Scale(low, high)
+        self.pixel_range = PixelRange(low, high)
         self.class_names = list(class_names or [])
 
     @property
     def pictures(self) -> bool:
         """Whether examples can be looked at."""
-        return self.scale.bounded and len(self.shape) == 3
+        return self.pixel_range.bounded and len(self.shape) == 3
 
     def facts(self) -> dict[str, Any]:
         """How many numbers the encoder gives for each latent variable."""
@@ -72,21 +72,21 @@ class Autoencoding(Task):
 
     def seen(self, outputs: Tensor) -> Tensor:
         """What the decoder's raw numbers look like: pictures from 0 to 1, other data as a model reads them."""
-        return outputs.sigmoid() if self.scale.bounded else outputs
+        return outputs.sigmoid() if self.pixel_range.bounded else outputs
 
     @abstractmethod
     def codes(self, model: nn.Module, inputs: Tensor, labels: Tensor | None) -> Tensor:
         """The code of each example, (B, latent): a point, or the mean of a Gaussian."""
 
     @abstractmethod
-    def drawn(self, model: nn.Module, wish: Wish, labels: Tensor | None, count: int) -> Tensor:
+    def drawn(self, model: nn.Module, request: GenerateRequest, labels: Tensor | None, count: int) -> Tensor:
         """Codes of examples that do not exist, (count, latent)."""
 
-    def ends(self, model: nn.Module, wish: Wish, labels: Tensor | None, count: int) -> Tensor:
+    def ends(self, model: nn.Module, request: GenerateRequest, labels: Tensor | None, count: int) -> Tensor:
         """Codes between which a way leads, (count, latent)."""
-        return self.drawn(model, wish, labels, count)
+        return self.drawn(model, request, labels, count)
 
-    def generate(self, model: nn.Module, wish: Wish) -> Tensor:
+    def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
         """Decoded codes, or ways of at most eight steps between two codes each, or given examples made again.
 
         A conditional model for which no class is wished draws one for each example, or for each way; of a given example
@@ -95,31 +95,34 @@ class Autoencoding(Task):
         Raises:
             ConfigError: When a class is wished for that the model does not know.
         """
-        if wish.given is not None:
-            given, labels = wish.given.to(wish.device), chosen(classes_told(model), wish, len(wish.given), known=False)
+        if request.given is not None:
+            given, labels = (
+                request.given.to(request.device),
+                chosen(classes_told(model), request, len(request.given), known=False),
+            )
             return self.seen(decode(model, self.codes(model, given, labels), labels))
-        steps = min(COLUMNS, wish.count) if wish.interpolate else 1
-        ways = math.ceil(wish.count / steps)
-        labels = chosen(classes_told(model), wish, ways)
-        if wish.interpolate:
+        steps = min(COLUMNS, request.count) if request.interpolate else 1
+        ways = math.ceil(request.count / steps)
+        labels = chosen(classes_told(model), request, ways)
+        if request.interpolate:
             both = None if labels is None else labels.repeat(2)
-            start, end = self.ends(model, wish, both, 2 * ways).chunk(2)
+            start, end = self.ends(model, request, both, 2 * ways).chunk(2)
             codes = between(start, end, steps)
             labels = None if labels is None else labels.repeat_interleave(steps)
         else:
-            codes = self.drawn(model, wish, labels, ways)
-        return self.seen(decode(model, codes, labels))[: wish.count]
+            codes = self.drawn(model, request, labels, ways)
+        return self.seen(decode(model, codes, labels))[: request.count]
 
-    def show(self, model: nn.Module, evaluation: Evaluation) -> list[Shown]:
+    def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
         """Examples beside what was made of them, and the map of the code, coloured by class."""
         memory: Memory = evaluation.extra["memory"]
         shown = []
         if self.pictures:
             versions = len(memory.remade)
             sheet = grids.images(alternating(*memory.remade), COLUMNS // versions * versions)
-            shown.append(Shown("reconstructions", sheet))
+            shown.append(Media("reconstructions", sheet))
         if memory.codes.shape[1] > 1:
-            shown.append(Shown("codes", latent_map(memory.codes, memory.labels, self.class_names)))
+            shown.append(Media("codes", latent_map(memory.codes, memory.labels, self.class_names)))
         return shown
 
 

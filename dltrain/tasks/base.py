@@ -48,7 +48,7 @@ class Turn:
     lr: float | None = None
 
 
-class Shown(NamedTuple):
+class Media(NamedTuple):
     """Something to look at: a picture (uint8, 3 x height x width) or a text (Markdown)."""
 
     tag: str
@@ -86,7 +86,7 @@ class Goal(NamedTuple):
     metric: str
     better: Literal["min", "max"]
     evaluate: Callable[[nn.Module, Iterable[Batch]], Evaluation]
-    show: Callable[[nn.Module, Evaluation], list[Shown]] = lambda model, evaluation: []
+    show: Callable[[nn.Module, Evaluation], list[Media]] = lambda model, evaluation: []
 
 
 @dataclass
@@ -110,7 +110,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Wish:
+class GenerateRequest:
     """What a user wants a model to make up.
 
     Args:
@@ -178,12 +178,12 @@ class Task(ABC):
         """
         raise ConfigError(format_error("task", "a task that predicts", type(self).__name__))
 
-    def generate(self, model: nn.Module, wish: Wish) -> Tensor:
+    def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
         """New examples, for ``dltrain generate``.
 
         Args:
             model: In evaluation mode.
-            wish: What is wanted.
+            request: What to generate.
 
         Returns:
             Examples as `Spec.shape` has them: pictures from 0 (black) to 1 (white), anything else in the data's own
@@ -207,7 +207,7 @@ class Task(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027  most tasks remember nothing
         """Go on from what `state_dict` said."""
 
-    def show(self, model: nn.Module, evaluation: Evaluation) -> list[Shown]:
+    def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
         """Pictures and text that say how well it works; drawn from ``evaluation.extra`` and the model."""
         return []
 

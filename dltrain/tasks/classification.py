@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from dltrain.metrics.running import Mean, confusion, macro_f1
 from dltrain.plots import charts
-from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Shown, Task
+from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
 
 WORST = 9
 
@@ -68,15 +68,15 @@ class Classification(Task):
         said = {"class": likely, "class_name": self.class_names[likely], "probability": shares[likely]}
         return {**said, "probabilities": dict(zip(self.class_names, shares, strict=True))}
 
-    def show(self, model: nn.Module, evaluation: Evaluation) -> list[Shown]:
+    def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
         """The confusion matrix and, for pictures, a grid of the worst mistakes."""
-        shown = [Shown("confusion", charts.confusion(evaluation.extra["confusion"], self.class_names))]
+        shown = [Media("confusion", charts.confusion(evaluation.extra["confusion"], self.class_names))]
         worst: _Worst = evaluation.extra["worst"]
         wrong = (worst.losses > 0).nonzero().flatten()
         if worst.inputs.dim() == 4 and worst.inputs.shape[1] in (1, 3) and len(wrong):
             pairs = torch.stack([worst.targets[wrong], worst.predicted[wrong]], 1).tolist()
             captions = [f"{self.class_names[truth]}, not {self.class_names[said]}" for truth, said in pairs]
-            shown.append(Shown("worst_mistakes", charts.captioned(worst.inputs[wrong], captions)))
+            shown.append(Media("worst_mistakes", charts.captioned(worst.inputs[wrong], captions)))
         return shown
 
 

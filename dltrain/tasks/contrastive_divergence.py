@@ -11,8 +11,8 @@ from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.running import Mean
 from dltrain.plots import grids
 from dltrain.tasks import rbm
-from dltrain.tasks.base import Batch, Evaluation, Loss, Shown, Stage, Task, Wish
-from dltrain.tasks.pixel_range import Scale
+from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Loss, Media, Stage, Task
+from dltrain.tasks.pixel_range import PixelRange
 
 DREAM = 1000  # Gibbs steps from noise to an example of `generate`
 GLANCE = 100  # and to one that is shown while training
@@ -45,7 +45,7 @@ class ContrastiveDivergence(Task):
     def __init__(
         self, shape: list[int], low: list[float], high: list[float], cd_steps: int = 1, persistent: bool = False
     ) -> None:
-        self.shape, self.scale = tuple(shape), Scale(low, high)
+        self.shape, self.pixel_range = tuple(shape), PixelRange(low, high)
         self.cd_steps, self.persistent = cd_steps, persistent
         self.chains = rbm.Chains(cd_steps, persistent)
 
@@ -94,14 +94,14 @@ class ContrastiveDivergence(Task):
                 each["nll"] = rbm.free_energy(model, states)
         return {name: values.mean() for name, values in each.items()}
 
-    def show(self, model: rbm.Machine, evaluation: Evaluation) -> list[Shown]:
+    def show(self, model: rbm.Machine, evaluation: Evaluation) -> list[Media]:
         """The weights as filters, what chains from noise have come to, and reconstructions below their originals."""
         visible = evaluation.extra["visible"]
         rows = zip(self._pictures(visible).split(8), self._again(model, visible).split(8), strict=True)
         return [
-            Shown("filters", grids.filters(self._pictures(model.up.weight))),
-            Shown("samples", self.frame(model)),
-            Shown("reconstructions", grids.images(torch.cat([row for pair in rows for row in pair]))),
+            Media("filters", grids.filters(self._pictures(model.up.weight))),
+            Media("samples", self.frame(model)),
+            Media("reconstructions", grids.images(torch.cat([row for pair in rows for row in pair]))),
         ]
 
     def frame(self, model: rbm.Machine) -> Tensor:
@@ -109,16 +109,16 @@ class ContrastiveDivergence(Task):
         hidden = rbm.dream(model, SHOWN, GLANCE, Generator().manual_seed(0))
         return grids.images(self._below(model, hidden))
 
-    def generate(self, model: rbm.Machine, wish: Wish) -> Tensor:
+    def generate(self, model: rbm.Machine, request: GenerateRequest) -> Tensor:
         """Probabilities of the pixels after 1,000 Gibbs steps from noise; of given examples, their reconstructions.
 
         Raises:
             ConfigError: For a class, which the model does not know, or a way from one example to another.
         """
-        refuse_unknown(wish)
-        if wish.given is None:
-            return self._below(model, rbm.dream(model, wish.count, DREAM, wish.noise))
-        return self._again(model, self._visible(wish.given.to(wish.device)))
+        refuse_unknown(request)
+        if request.given is None:
+            return self._below(model, rbm.dream(model, request.count, DREAM, request.noise))
+        return self._again(model, self._visible(request.given.to(request.device)))
 
     def _again(self, model: rbm.Machine, visible: Tensor) -> Tensor:
         """Reconstructions."""
@@ -129,7 +129,7 @@ class ContrastiveDivergence(Task):
         return self._pictures(model.down(hidden).float().sigmoid())
 
     def _visible(self, inputs: Tensor) -> Tensor:
-        return self.scale.unit(inputs).flatten(1)
+        return self.pixel_range.to_unit(inputs).flatten(1)
 
     def _pictures(self, visible: Tensor) -> Tensor:
         return visible.unflatten(1, self.shape)
@@ -143,15 +143,15 @@ class ContrastiveDivergence(Task):
         self.chains.visible = state["chains"]
 
 
-def refuse_unknown(wish: Wish) -> None:
+def refuse_unknown(request: GenerateRequest) -> None:
     """Refuse what a machine of binary units has no way to do.
 
     Raises:
         ConfigError: Saying why.
     """
-    if wish.label is not None:
-        raise ConfigError(format_error("--class", "none, as this model is told no classes", wish.label))
-    if wish.interpolate:
+    if request.label is not None:
+        raise ConfigError(format_error("--class", "none, as this model is told no classes", request.label))
+    if request.interpolate:
         why = "Its hidden units are 0 or 1 and drawn anew in each step, so that nothing lies between two examples."
         raise ConfigError(
             format_error("--interpolate", "no such flag for a model without a code of numbers", "it", why)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dltrain.metrics.running import Mean
 from dltrain.plots import charts
-from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Shown, Task
+from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
 from dltrain.tasks.regression import add_errors, find_loss, free, in_units, restore, rooted
 
 TAKEN = ("input", "time", "step")  # what a line of `dltrain predict` says besides
@@ -95,7 +95,7 @@ class Forecasting(Task):
             for step, row in enumerate(window, 1)
         ]
 
-    def show(self, model: nn.Module, evaluation: Evaluation) -> list[Shown]:
+    def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
         """Forecasts over the truth, for examples spread over the first batch."""
         batch, forecast = evaluation.extra["drawn"]
         truth, predicted = restore(batch["targets"], batch), restore(forecast, batch)
@@ -109,7 +109,7 @@ class Forecasting(Task):
         ]
         unit = f" ({self.unit})" if self.unit else ""
         captions = [self.target_names[c] + unit for c in column]
-        return [Shown("forecasts", charts.forecasts(parts[0][:, -past:], parts[1], parts[2], captions))]
+        return [Media("forecasts", charts.forecasts(parts[0][:, -past:], parts[1], parts[2], captions))]
 
 
 def naive_forecasts(history: Tensor, horizon: int, season: int) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.running import Mean
-from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Shown, Task, Wish
+from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Line, Loss, Media, Task
 
 SAMPLE_TOKENS = 200
 UNKNOWN = -1  # as a target: the token that comes after a text
@@ -128,7 +128,7 @@ class LanguageModeling(Task):
             total += F.cross_entropy(logits, wanted.flatten(), ignore_index=UNKNOWN, reduction="sum").cpu()
         return float(total)
 
-    def generate(self, model: nn.Module, wish: Wish) -> Tensor:
+    def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
         """Text is made up by `predict`, which goes on with one.
 
         Raises:
@@ -139,7 +139,7 @@ class LanguageModeling(Task):
             format_error("generate", "a run whose model makes up whole examples", type(self).__name__, hint)
         )
 
-    def show(self, model: nn.Module, evaluation: Evaluation) -> list[Shown]:
+    def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
         """A sample of generated text."""
         if self.decode is None:
             return []
@@ -147,7 +147,7 @@ class LanguageModeling(Task):
         start = torch.tensor([self.start], device=device)
         tokens = generate(model, start, SAMPLE_TOKENS, self.length, self.temperature)
         text = self.decode(tokens[0].tolist())
-        return [Shown("sample", text="\n".join(f"    {line}" for line in text.splitlines()))]
+        return [Media("sample", text="\n".join(f"    {line}" for line in text.splitlines()))]
 
 
 def generate(

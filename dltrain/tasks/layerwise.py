@@ -12,10 +12,10 @@ from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.running import Mean
 from dltrain.plots import grids
 from dltrain.tasks import rbm
-from dltrain.tasks.base import Batch, Evaluation, Goal, Line, Loss, Shown, Stage, Turn, Wish
+from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Goal, Line, Loss, Media, Stage, Turn
 from dltrain.tasks.classification import Classification
 from dltrain.tasks.contrastive_divergence import DREAM, GLANCE, SHOWN, refuse_unknown
-from dltrain.tasks.pixel_range import Scale
+from dltrain.tasks.pixel_range import PixelRange
 
 
 class Layerwise(Classification):
@@ -64,7 +64,7 @@ class Layerwise(Classification):
         pretrain_lr: float | None = None,
     ) -> None:
         super().__init__(classes, class_names, label_smoothing)
-        self.shape, self.scale = tuple(shape), Scale(low, high)
+        self.shape, self.pixel_range = tuple(shape), PixelRange(low, high)
         self.method, self.noise = method, noise
         self.cd_steps, self.persistent = cd_steps, persistent
         self.pretrain_epochs, self.pretrain_lr = pretrain_epochs, pretrain_lr
@@ -140,24 +140,24 @@ class Layerwise(Classification):
         return super().predict(model, self._unit(batch))
 
     def _unit(self, batch: Batch) -> Batch:
-        return {**batch, "inputs": self.scale.unit(batch["inputs"])}
+        return {**batch, "inputs": self.pixel_range.to_unit(batch["inputs"])}
 
     # --- what it makes up -------------------------------------------------------------------------------------------
 
-    def show(self, model: rbm.Machine, evaluation: Evaluation) -> list[Shown]:
+    def show(self, model: rbm.Machine, evaluation: Evaluation) -> list[Media]:
         """What a classifier shows, and the layers."""
         return [*super().show(model, evaluation), *self._show_layers(model, evaluation)]
 
-    def _show_layers(self, model: rbm.Machine, evaluation: Evaluation) -> list[Shown]:
+    def _show_layers(self, model: rbm.Machine, evaluation: Evaluation) -> list[Media]:
         """The lowest weights as filters, and what chains in the topmost layer have come to."""
         filters = grids.filters(layers_of(model)[0].up.weight.unflatten(1, self.shape))
-        return [Shown("filters", filters), Shown("samples", self.frame(model))]
+        return [Media("filters", filters), Media("samples", self.frame(model))]
 
     def frame(self, model: rbm.Machine) -> Tensor:
         """What the network makes of chains in its topmost layer that always begin at the same noise."""
         return grids.images(self._dream(model, SHOWN, GLANCE, Generator().manual_seed(0)))
 
-    def generate(self, model: rbm.Machine, wish: Wish) -> Tensor:
+    def generate(self, model: rbm.Machine, request: GenerateRequest) -> Tensor:
         """Pictures: 1,000 Gibbs steps in the topmost layer, and from there down; of given ones, up and down again.
 
         Fine-tuning changes the weights that they come from, so that they are worse than before it.
@@ -165,11 +165,11 @@ class Layerwise(Classification):
         Raises:
             ConfigError: For a class, which is not asked of a layer, or a way from one example to another.
         """
-        refuse_unknown(wish)
-        if wish.given is None:
-            return self._dream(model, wish.count, DREAM, wish.noise)
+        refuse_unknown(request)
+        if request.given is None:
+            return self._dream(model, request.count, DREAM, request.noise)
         layers = layers_of(model)
-        top = upwards(layers, self.scale.unit(wish.given.to(wish.device)).flatten(1))
+        top = upwards(layers, self.pixel_range.to_unit(request.given.to(request.device)).flatten(1))
         return downwards(layers, top).unflatten(1, self.shape)
 
     def _dream(self, model: rbm.Machine, count: int, steps: int, noise: Generator) -> Tensor:

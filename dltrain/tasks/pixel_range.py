@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class Scale:
+class PixelRange:
     """Turns standardised pictures into numbers from 0 (black) to 1 (white) and back; leaves other data as they are.
 
     Args:
@@ -22,14 +22,14 @@ class Scale:
         self.low = torch.tensor(list(low or [0.0]))[:, None, None]
         self.span = torch.tensor(list(high or [1.0]))[:, None, None] - self.low
 
-    def unit(self, inputs: Tensor) -> Tensor:
+    def to_unit(self, inputs: Tensor) -> Tensor:
         """From 0 to 1."""
         if not self.bounded:
             return inputs
         self._follow(inputs)
         return (inputs - self.low) / self.span
 
-    def standard(self, unit: Tensor) -> Tensor:
+    def from_unit(self, unit: Tensor) -> Tensor:
         """What a model reads for numbers from 0 to 1."""
         if not self.bounded:
             return unit

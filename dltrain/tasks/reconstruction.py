@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.metrics.running import Components, Mean
 from dltrain.tasks.autoencoder_base import Autoencoding, Memory, decode, encode, gathered
-from dltrain.tasks.base import Batch, Evaluation, Loss, Wish
+from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Loss
 from dltrain.tasks.told import classes_of
 
 DISTANCES = ("mse", "bernoulli")
@@ -84,7 +84,7 @@ class Reconstruction(Autoencoding):
         )
 
     def _refuse_unbounded(self, distance: str, corruption: str) -> None:
-        if self.scale.bounded:
+        if self.pixel_range.bounded:
             return
         if distance == "bernoulli":
             raise ConfigError(format_error("task.distance", "mse for data that are not pictures", distance))
@@ -94,8 +94,8 @@ class Reconstruction(Autoencoding):
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """The distance after corruption, and the penalties."""
-        unit, labels = self.scale.unit(batch["inputs"]), classes_of(batch)
-        inputs = batch["inputs"] if self.corruption == "none" else self.scale.standard(self.corrupted(unit))
+        unit, labels = self.pixel_range.to_unit(batch["inputs"]), classes_of(batch)
+        inputs = batch["inputs"] if self.corruption == "none" else self.pixel_range.from_unit(self.corrupted(unit))
         if self.contraction:
             # The penalty is differentiated twice, which a compiled encoder cannot be.
             inputs = inputs.detach().requires_grad_()
@@ -154,13 +154,13 @@ class Reconstruction(Autoencoding):
         generator, mean, memory = torch.Generator().manual_seed(SEED), Mean(), Memory()
         components = Components() if self.size <= WIDEST else None
         for batch in batches:
-            unit, labels = self.scale.unit(batch["inputs"]), classes_of(batch)
+            unit, labels = self.pixel_range.to_unit(batch["inputs"]), classes_of(batch)
             spoilt = unit if self.corruption == "none" else self.corrupted(unit, generator)
             code = self.codes(model, batch["inputs"], labels)
             made = decode(model, code, labels)
             clean = (self.seen(made) - unit).square().mean()
             if self.corruption != "none":
-                made = decode(model, self.codes(model, self.scale.standard(spoilt), labels), labels)
+                made = decode(model, self.codes(model, self.pixel_range.from_unit(spoilt), labels), labels)
             mean.add(len(unit), loss=self.apart(made, unit).mean(), mse=clean)
             if not memory.count:
                 memory.keep(unit, *([] if self.corruption == "none" else [spoilt]), self.seen(made))
@@ -176,28 +176,28 @@ class Reconstruction(Autoencoding):
         same = {"loss": error} if self.distance == "mse" and self.corruption == "none" else {}
         return {f"{latent} principal components": {**same, "mse": error / self.size}}
 
-    def drawn(self, model: nn.Module, wish: Wish, labels: Tensor | None, count: int) -> Tensor:
+    def drawn(self, model: nn.Module, request: GenerateRequest, labels: Tensor | None, count: int) -> Tensor:
         """Codes from a Gaussian that is fitted to the codes of the training examples.
 
         An autoencoder knows no distribution of its codes. Theirs need not look like a Gaussian, and where they do not,
         most codes drawn here belong to no example.
         """
-        codes = self._known_codes(model, wish)
+        codes = self._known_codes(model, request)
         mean = codes.mean(0)
         covariance = (codes - mean).T @ (codes - mean) / len(codes)
         variances, axes = torch.linalg.eigh(covariance)
-        standard = torch.randn(count, len(mean), generator=wish.noise, dtype=torch.double)
-        return (mean + standard * variances.clamp(min=0).sqrt() @ axes.T).float().to(wish.device)
+        standard = torch.randn(count, len(mean), generator=request.noise, dtype=torch.double)
+        return (mean + standard * variances.clamp(min=0).sqrt() @ axes.T).float().to(request.device)
 
-    def ends(self, model: nn.Module, wish: Wish, labels: Tensor | None, count: int) -> Tensor:
+    def ends(self, model: nn.Module, request: GenerateRequest, labels: Tensor | None, count: int) -> Tensor:
         """Codes of training examples, chosen at random."""
-        codes = self._known_codes(model, wish)
-        chosen = torch.randint(len(codes), (count,), generator=wish.noise)
-        return codes[chosen].float().to(wish.device)
+        codes = self._known_codes(model, request)
+        chosen = torch.randint(len(codes), (count,), generator=request.noise)
+        return codes[chosen].float().to(request.device)
 
-    def _known_codes(self, model: nn.Module, wish: Wish) -> Tensor:
+    def _known_codes(self, model: nn.Module, request: GenerateRequest) -> Tensor:
         """Codes of training examples, in double precision on the CPU."""
-        inputs, labels = gathered(wish.train(), FITTED)
+        inputs, labels = gathered(request.train(), FITTED)
         parts = zip(inputs.split(512), [None] * len(inputs) if labels is None else labels.split(512), strict=False)
         return torch.cat([self.codes(model, rows, known).double().cpu() for rows, known in parts])
 

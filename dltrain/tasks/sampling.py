@@ -8,7 +8,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from dltrain.errors import ConfigError, format_error
-from dltrain.tasks.base import Wish
+from dltrain.tasks.base import GenerateRequest
 from dltrain.tasks.told import chosen
 
 ROWS = 500  # examples that pass through a network at a time
@@ -50,24 +50,24 @@ def in_rows(
     return torch.cat([make(model, part, of) for part, of in zip(rows.split(ROWS), told, strict=False)])
 
 
-def wished(model: nn.Module, wish: Wish) -> tuple[Tensor, Tensor | None]:
+def wished(model: nn.Module, request: GenerateRequest) -> tuple[Tensor, Tensor | None]:
     """Noise and classes of what a user wants: single examples, or ways of at most eight steps between two of a class.
 
     Raises:
         ConfigError: When examples are given, of which a generator makes nothing, or a class is wished for that it is
             not told.
     """
-    if wish.given is not None:
+    if request.given is not None:
         raise ConfigError(
-            format_error("--given", "nothing, as a generator reads noise only", f"{len(wish.given)} examples")
+            format_error("--given", "nothing, as a generator reads noise only", f"{len(request.given)} examples")
         )
-    steps = min(COLUMNS, wish.count) if wish.interpolate else 1
-    ways = math.ceil(wish.count / steps)
-    labels, noise = chosen(classes_told(model), wish, ways), fixed(model, ways, wish.noise)
-    if wish.interpolate:
-        noise = between(noise, fixed(model, ways, wish.noise), steps)
+    steps = min(COLUMNS, request.count) if request.interpolate else 1
+    ways = math.ceil(request.count / steps)
+    labels, noise = chosen(classes_told(model), request, ways), fixed(model, ways, request.noise)
+    if request.interpolate:
+        noise = between(noise, fixed(model, ways, request.noise), steps)
         labels = None if labels is None else labels.repeat_interleave(steps)
-    return noise[: wish.count], None if labels is None else labels[: wish.count]
+    return noise[: request.count], None if labels is None else labels[: request.count]
 
 
 def between(start: Tensor, end: Tensor, steps: int) -> Tensor:

@@ -13,7 +13,7 @@ from dltrain.metrics.running import Mean, Spread
 from dltrain.metrics.sample_quality import Quality
 from dltrain.plots import grids
 from dltrain.tasks.autoencoder_base import COLUMNS, REMADE, Autoencoding, Memory, classes_told, decode, encode
-from dltrain.tasks.base import Batch, Evaluation, Loss, Shown, Wish
+from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Loss, Media
 from dltrain.tasks.told import classes_of
 
 LIKELIHOODS = ("auto", "bernoulli", "gaussian")
@@ -83,13 +83,13 @@ class Variational(Autoencoding):
         if likelihood not in LIKELIHOODS:
             hint = suggest(likelihood, LIKELIHOODS)
             raise ConfigError(format_error("task.likelihood", f"one of {' '.join(LIKELIHOODS)}", likelihood, hint))
-        if likelihood == "bernoulli" and not self.scale.bounded:
+        if likelihood == "bernoulli" and not self.pixel_range.bounded:
             raise ConfigError(format_error("task.likelihood", "gaussian for data that are not pictures", likelihood))
-        return self.scale.bounded if likelihood == "auto" else likelihood == "bernoulli"
+        return self.pixel_range.bounded if likelihood == "auto" else likelihood == "bernoulli"
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """The negative bound by one code per example, with beta as the run's progress has it."""
-        unit, labels = self.scale.unit(batch["inputs"]), classes_of(batch)
+        unit, labels = self.pixel_range.to_unit(batch["inputs"]), classes_of(batch)
         wanted = torch.bernoulli(unit.clamp(0, 1)) if self.binarise else unit
         mean, log_variance = self.posterior(model, self._read(batch, wanted), labels)
         code = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
@@ -121,7 +121,7 @@ class Variational(Autoencoding):
         return math.log(self.std) + 0.5 * math.log(2 * math.pi)
 
     def _read(self, batch: Batch, wanted: Tensor) -> Tensor:
-        return self.scale.standard(wanted) if self.binarise else batch["inputs"]
+        return self.pixel_range.from_unit(wanted) if self.binarise else batch["inputs"]
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """The negative bound and its two terms, the importance-weighted bound, and how many variables are active.
@@ -145,7 +145,7 @@ class Variational(Autoencoding):
                 memory.keep(wanted[:REMADE], self.seen(decode(model, center[:REMADE], told)))
             memory.add(center, labels)
             if self.quality is not None and sum(map(len, real)) < JUDGED:
-                real.append(self.scale.unit(batch["inputs"]))
+                real.append(self.pixel_range.to_unit(batch["inputs"]))
         metrics = mean.read() | {"active_units": int((means.variance() > ACTIVE).sum())}
         if self.quality is not None:
             metrics |= self._judged(model, self.quality, torch.cat(real)[:JUDGED], noise)
@@ -159,7 +159,7 @@ class Variational(Autoencoding):
 
     def _wanted(self, batch: Batch, noise: Generator) -> Tensor:
         """What the decoder is to say, the same at every evaluation."""
-        unit = self.scale.unit(batch["inputs"])
+        unit = self.pixel_range.to_unit(batch["inputs"])
         if not self.binarise:
             return unit
         return (torch.rand(unit.shape, generator=noise).to(unit.device) < unit).to(unit.dtype)
@@ -196,10 +196,10 @@ class Variational(Autoencoding):
             least = numbers.variance().sum() / (2 * self.std**2) + self.size * self._log_scale
         return {"loss": float(least), "reconstruction": float(least), "kl": 0.0, "iwae": float(least)}
 
-    def show(self, model: nn.Module, evaluation: Evaluation) -> list[Shown]:
+    def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
         """Examples and what was made of them, the map of the code, and samples from the same noise each time."""
         sheet = self.frame(model)
-        return [*super().show(model, evaluation), *([] if sheet is None else [Shown("samples", sheet)])]
+        return [*super().show(model, evaluation), *([] if sheet is None else [Media("samples", sheet)])]
 
     def frame(self, model: nn.Module) -> Tensor | None:
         """Samples from the same noise each time; of a conditional model the classes in turn."""
@@ -218,9 +218,9 @@ class Variational(Autoencoding):
         """The mean of each example's posterior."""
         return self.posterior(model, inputs, labels)[0]
 
-    def drawn(self, model: nn.Module, wish: Wish, labels: Tensor | None, count: int) -> Tensor:
+    def drawn(self, model: nn.Module, request: GenerateRequest, labels: Tensor | None, count: int) -> Tensor:
         """Codes from the prior."""
-        return torch.randn(count, _latent(model), generator=wish.noise).to(wish.device)
+        return torch.randn(count, _latent(model), generator=request.noise).to(request.device)
 
 
 def _latent(model: nn.Module) -> int:

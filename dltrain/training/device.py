@@ -38,7 +38,7 @@ class Device:
     compile: bool
     deterministic: bool
 
-    def autocast(self) -> contextlib.AbstractContextManager:
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
         """Return the context in which losses are computed; it can be entered repeatedly."""
         if self.precision not in DTYPES:
             return contextlib.nullcontext()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dltrain.data.loader import Batch, Batches
 from dltrain.optim.ema import EMA
-from dltrain.tasks.base import Evaluation, Goal, Shown, Task
+from dltrain.tasks.base import Evaluation, Goal, Media, Task
 from dltrain.training.device import Device
 from dltrain.training.signals import SIGNAL_EXIT_CODES, Stop, Stopped
 
@@ -60,7 +60,7 @@ class Evaluator:
                 raise Stopped(self.stop.reason)
             yield batch
 
-    def show(self, evaluation: Evaluation, goal: Goal | None = None) -> list[Shown]:
+    def show(self, evaluation: Evaluation, goal: Goal | None = None) -> list[Media]:
         """Return images and text that illustrate an evaluation."""
         show = (goal or self.task.goal).show
         return run_in_eval_mode(lambda model: show(model, evaluation), self.model, self.device)

@@ -45,7 +45,7 @@ def may_lack_kernels(device: Device) -> bool:
 def is_supported(layer: nn.Module, device: Device) -> bool:
     """Whether the device computes `layer` in its precision, forward and backward, or fails in fp32, too."""
 
-    def is_computed(precision: contextlib.AbstractContextManager) -> bool:
+    def is_computed(precision: contextlib.AbstractContextManager[None]) -> bool:
         with contextlib.suppress(Exception), precision:  # a subclass may take other inputs
             _compute(layer, device.device)
             return True

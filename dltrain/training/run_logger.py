@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dltrain.loggers.console import Console
 from dltrain.loggers.tracker import Tracker
-from dltrain.tasks.base import Evaluation, Shown
+from dltrain.tasks.base import Evaluation, Media
 from dltrain.training.device import peak_memory_mb
 from dltrain.training.meters import Timer
 from dltrain.training.stages import Stages
@@ -58,7 +58,7 @@ class RunLogger:
         epoch: float,
         evaluation: Evaluation,
         metric: str,
-        shown: Iterable[Shown],
+        shown: Iterable[Media],
         frame: Tensor | None,
     ) -> None:
         """Log an evaluation on the validation split.
@@ -83,7 +83,7 @@ class RunLogger:
         if frame is not None:
             self.tracker.frame(frame, step)
 
-    def show(self, step: int, split: str, shown: Iterable[Shown]) -> None:
+    def show(self, step: int, split: str, shown: Iterable[Media]) -> None:
         """Log images and text of a split."""
         for item in shown:
             if item.image is not None:

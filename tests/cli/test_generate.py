@@ -26,7 +26,7 @@ from dltrain.plots import charts, grids
 from dltrain.runs import job
 from dltrain.runs.assemble import build_components
 from dltrain.runs.inference import eval_batches, restore_weights
-from dltrain.tasks.base import Task, Wish
+from dltrain.tasks.base import GenerateRequest, Task
 from dltrain.training import evaluation
 
 CONF = groups.conf_dir()
@@ -90,7 +90,7 @@ def asked(run: Path, count: int = 64, seed: int = 0, **wished: object) -> Tensor
         return eval_batches(components, components.data.load(), "train")
 
     noise = torch.Generator().manual_seed(seed)
-    wish = Wish(count, noise, components.device.device, train=train, **wished)  # type: ignore[arg-type]
+    wish = GenerateRequest(count, noise, components.device.device, train=train, **wished)  # type: ignore[arg-type]
     return evaluation.run_in_eval_mode(
         lambda model: components.task.generate(model, wish), components.model, components.device
     ).float()

@@ -34,7 +34,6 @@ class Child:
     status: int = 0
     began: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
-    ended_at: float = 0.0
 
     @property
     def code(self) -> int:
@@ -112,7 +111,7 @@ class Server:
                 child.began.set()
             else:
                 child = self.children.pop(said["ended"])
-                child.status, child.ended_at = said["status"], time.monotonic()
+                child.status = said["status"]
                 child.ended.set()
 
     def start(

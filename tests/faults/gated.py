@@ -23,7 +23,7 @@ from dltrain.data.spec import Splits
 from dltrain.datasets import text
 from dltrain.plots import grids
 from dltrain.tasks import adversarial, classification, forecasting, language_modeling, layerwise, variational
-from dltrain.tasks.base import Batch, Evaluation, Loss, Shown, Stage
+from dltrain.tasks.base import Batch, Evaluation, Loss, Media, Stage
 
 
 class Gate:
@@ -78,7 +78,7 @@ class Gated:
             self.gate.pass_by("evaluate")
             yield batch
 
-    def show(self, model: torch.nn.Module, evaluation: Evaluation) -> list[Shown]:
+    def show(self, model: torch.nn.Module, evaluation: Evaluation) -> list[Media]:
         self.gate.pass_by("show")
         return super().show(model, evaluation)  # type: ignore[misc]
 

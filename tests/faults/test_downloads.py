@@ -245,10 +245,8 @@ def test_arrays_that_are_larger_than_the_memory_are_refused_unread(tmp_path: Pat
             bomb.writestr(f"{name}.npy", bytes(16))
         bomb.filelist[2].file_size = 2**50  # the directory at the end says how large each will be
     assert path.stat().st_size < 10_000
-    begun = time.monotonic()
     with pytest.raises(ConfigError, match=r"1,125,900 GB uncompressed"):
         Npz(str(path))
-    assert time.monotonic() - begun < 1
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.95])

@@ -15,7 +15,7 @@ from dltrain.datasets.digits import Digits
 from dltrain.metrics.sample_quality import Quality
 from dltrain.runs import classifier_features, job
 from dltrain.runs.inference import eval_batches, load_trained, rebuild_components
-from dltrain.tasks.pixel_range import Scale
+from dltrain.tasks.pixel_range import PixelRange
 
 JUDGE = ("model=mlp", "model.hidden_size=[48,12]", "data=digits", "trainer.epochs=8", "optimizer.lr=5e-3")
 AVERAGED = "regularization.ema_decay=0.9"
@@ -198,4 +198,6 @@ def test_a_classifier_without_a_last_hidden_layer_of_the_whole_picture_says_so(
     classifier: nn.Module, said: str, digits: Spec
 ) -> None:
     with pytest.raises(ValueError, match=said):
-        classifier_features.ClassifierFeatures(classifier, Scale(digits.low, digits.high), "it")(torch.rand(2, 1, 8, 8))
+        classifier_features.ClassifierFeatures(classifier, PixelRange(digits.low, digits.high), "it")(
+            torch.rand(2, 1, 8, 8)
+        )

@@ -22,7 +22,7 @@ from dltrain.models.gan import DCGAN, GAN
 from dltrain.runs import assemble, dry_run, inference, launch
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.tasks.adversarial import Adversarial, told_apart
-from dltrain.tasks.base import Task, Wish
+from dltrain.tasks.base import GenerateRequest, Task
 from dltrain.tasks.gan_losses import GAMES, find_game, gradient_penalty
 from dltrain.tasks.sampling import between
 from dltrain.training import device as devices
@@ -376,8 +376,8 @@ def test_every_column_of_a_sheet_is_one_class_made_of_the_noise_of_its_row() -> 
     assert len({tuple(row) for row in noise[0::3].tolist()}) == 21
 
 
-def wish(count: int = 10, seed: int = 0, **rest: Any) -> Wish:
-    return Wish(count, torch.Generator().manual_seed(seed), torch.device("cpu"), **rest)
+def wish(count: int = 10, seed: int = 0, **rest: Any) -> GenerateRequest:
+    return GenerateRequest(count, torch.Generator().manual_seed(seed), torch.device("cpu"), **rest)
 
 
 def test_a_seed_names_what_is_generated_on_the_scale_of_people() -> None:
@@ -390,7 +390,7 @@ def test_a_seed_names_what_is_generated_on_the_scale_of_people() -> None:
 def test_a_class_is_generated_that_the_model_knows_and_refused_where_it_knows_none() -> None:
     task, model = Adversarial(**PICTURE), pictures(conditional=True, classes=3).eval()
     noise = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
-    wanted = task.scale.unit(task.made(model, noise, torch.full((10,), 2)))
+    wanted = task.pixel_range.to_unit(task.made(model, noise, torch.full((10,), 2)))
     torch.testing.assert_close(task.generate(model, wish(label=2)), wanted)
     with pytest.raises(ConfigError, match="--class: expected a class from 0 to 2, got 3"):
         task.generate(model, wish(label=3))

@@ -18,7 +18,7 @@ from dltrain.loggers.console import Console
 from dltrain.models.rbm import RBM
 from dltrain.runs import assemble, dry_run, launch
 from dltrain.tasks import rbm
-from dltrain.tasks.base import Batch, Wish
+from dltrain.tasks.base import Batch, GenerateRequest
 from dltrain.tasks.contrastive_divergence import ContrastiveDivergence
 
 CPU = torch.device("cpu")
@@ -238,7 +238,7 @@ def test_evaluation_pictures_and_dreams_repeat_and_leave_torchs_random_numbers_a
 ) -> None:
     made = assemble.build_components(compose.compose(bars("task.persistent=true")))
     batches = dry_run.build_batches(made, made.data.load())
-    wish = lambda: Wish(5, Generator().manual_seed(3), CPU)  # noqa: E731
+    wish = lambda: GenerateRequest(5, Generator().manual_seed(3), CPU)  # noqa: E731
     with torch.inference_mode():
         before = torch.get_rng_state()
         first, second = (made.task.evaluate(made.model, batches["val"]) for _ in range(2))
@@ -260,9 +260,10 @@ def test_a_trained_machine_dreams_of_its_patterns_and_repairs_them(bars: Callabl
     made = assemble.build_components(job)
     made.model.load_state_dict(torch.load(outcome.folder / "checkpoints" / "last.pt", weights_only=True)["model"])
     with torch.inference_mode():
-        dreams = made.task.generate(made.model, Wish(200, Generator().manual_seed(0), CPU)).flatten(1).round()
+        request = GenerateRequest(200, Generator().manual_seed(0), CPU)
+        dreams = made.task.generate(made.model, request).flatten(1).round()
         given = torch.tensor(PATTERNS).float().view(3, 1, 3, 3) * 2 - 1
-        again = made.task.generate(made.model, Wish(3, Generator(), CPU, given=given)).flatten(1)
+        again = made.task.generate(made.model, GenerateRequest(3, Generator(), CPU, given=given)).flatten(1)
     hits = (dreams[:, None] == torch.tensor(PATTERNS)).all(2)
     assert hits.any(1).float().mean() > 0.7
     assert (hits.sum(0) > 20).all(), "every pattern is dreamt of"
@@ -275,7 +276,7 @@ def test_a_trained_machine_dreams_of_its_patterns_and_repairs_them(bars: Callabl
 def test_what_a_machine_cannot_make_up_is_refused(wish: dict[str, Any], said: str) -> None:
     task = ContrastiveDivergence([1, 2, 3], [0.0], [1.0])
     with pytest.raises(ConfigError, match=said):
-        task.generate(machine(), Wish(4, Generator(), CPU, **wish))
+        task.generate(machine(), GenerateRequest(4, Generator(), CPU, **wish))
 
 
 def test_a_model_that_is_no_machine_is_refused() -> None:

@@ -16,7 +16,7 @@ from dltrain.errors import ConfigError
 from dltrain.loggers.console import Console
 from dltrain.models.rbm import DBN
 from dltrain.runs import assemble, dry_run, launch
-from dltrain.tasks.base import Wish
+from dltrain.tasks.base import GenerateRequest
 from dltrain.tasks.classification import Classification
 from dltrain.tasks.layerwise import Layerwise
 
@@ -169,7 +169,7 @@ def test_dreams_come_down_from_the_topmost_layer_and_repeat() -> None:
     network, task = DBN(6, 3, [5, 4]), layerwise()
     before = torch.get_rng_state()
     with torch.no_grad():
-        wish = [Wish(9, Generator().manual_seed(seed), torch.device("cpu")) for seed in (0, 0, 1)]
+        wish = [GenerateRequest(9, Generator().manual_seed(seed), torch.device("cpu")) for seed in (0, 0, 1)]
         one, same, other = (task.generate(network, each) for each in wish)
         again = task.generate(network, dataclasses.replace(wish[0], given=torch.full((2, 1, 2, 3), 0.3)))
         frames = [task.frame(network) for _ in range(2)]

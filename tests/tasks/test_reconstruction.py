@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from dltrain.errors import ConfigError
 from dltrain.metrics.running import Components
 from dltrain.models.autoencoders import ConvAutoencoder, DenseAutoencoder
-from dltrain.tasks.base import Wish
+from dltrain.tasks.base import GenerateRequest
 from dltrain.tasks.reconstruction import Reconstruction, sparseness, squared_jacobian
 
 PICTURE = {"shape": [1, 6, 6], "size": 36, "low": [-1.0], "high": [3.0]}
@@ -268,12 +268,12 @@ def test_a_compiled_encoder_can_be_contracted() -> None:
 # --- making things up -----------------------------------------------------------------------------------------------
 
 
-def wish(count: int, x: Tensor, seed: int = 0, **more: Any) -> Wish:
+def wish(count: int, x: Tensor, seed: int = 0, **more: Any) -> GenerateRequest:
     noise = torch.Generator().manual_seed(seed)
-    return Wish(count, noise, torch.device("cpu"), train=lambda: batches(x, 100), **more)
+    return GenerateRequest(count, noise, torch.device("cpu"), train=lambda: batches(x, 100), **more)
 
 
-def decoded(model: nn.Module, task: Reconstruction, asked: Wish) -> Tensor:
+def decoded(model: nn.Module, task: Reconstruction, asked: GenerateRequest) -> Tensor:
     """The codes that are decoded for a wish."""
     codes: list[Tensor] = []
     with torch.no_grad(), model.decoder.register_forward_pre_hook(lambda _, given: codes.append(given[0])):

@@ -11,7 +11,7 @@ from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_diverg
 
 from dltrain.errors import ConfigError
 from dltrain.models.autoencoders import DenseAutoencoder
-from dltrain.tasks.base import Wish
+from dltrain.tasks.base import GenerateRequest
 from dltrain.tasks.variational import Variational, divergence
 
 PICTURE = {"shape": [1, 6, 6], "size": 36, "low": [0.0], "high": [1.0]}
@@ -296,8 +296,8 @@ def test_an_active_variable_is_one_whose_mean_varies() -> None:
 # --- making things up -----------------------------------------------------------------------------------------------
 
 
-def wish(count: int, seed: int = 0, **more: Any) -> Wish:
-    return Wish(count, torch.Generator().manual_seed(seed), torch.device("cpu"), **more)
+def wish(count: int, seed: int = 0, **more: Any) -> GenerateRequest:
+    return GenerateRequest(count, torch.Generator().manual_seed(seed), torch.device("cpu"), **more)
 
 
 def test_samples_are_decoded_from_the_prior() -> None:

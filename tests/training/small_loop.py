@@ -22,7 +22,7 @@ from dltrain.optim.optimizer import Optimizer
 from dltrain.optim.regularization import Regularization
 from dltrain.optim.schedules import Constant, Schedule
 from dltrain.storage.checkpoints import Checkpoints
-from dltrain.tasks.base import Batch, Evaluation, Loss, Shown, Task, Turn
+from dltrain.tasks.base import Batch, Evaluation, Loss, Media, Task, Turn
 from dltrain.tasks.classification import Classification
 from dltrain.training.device import Device
 from dltrain.training.loop import Loop
@@ -134,5 +134,5 @@ class Scripted(Classification):
         self.modes.append(model.training)
         return Evaluation({"accuracy": next(self.said)})
 
-    def show(self, model: nn.Module, evaluation: Evaluation) -> list[Shown]:
+    def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
         return []
