@@ -23,7 +23,7 @@ def take_over_workers(iterator: Iterator[Any]) -> list[BaseProcess]:
     return private._workers
 
 
-def end_workers(loader: DataLoader, kill: bool) -> None:
+def end_workers(loader: DataLoader[Any], kill: bool) -> None:
     """End the workers of a loader; its next iteration starts new ones.
 
     Args:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Child, Gate
+from children import Child, Gate
 from pictures import BROKEN, command, paint
 from same import assert_same, lines
 

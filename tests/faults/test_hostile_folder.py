@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Child, Server
+from children import Child, Server
 from omegaconf import OmegaConf
 
 from dltrain.data.inputs import InputFiles

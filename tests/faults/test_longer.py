@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from conftest import Child
+from children import Child
 from omegaconf import OmegaConf
 from PIL import Image
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Child, Gate
+from children import Child, Gate
 from pictures import command, paint
 from same import assert_same, status, whole
 
