@@ -27,7 +27,7 @@ SKIP = "data.on_bad_sample=skip"
 
 def split(root: Path, workers: int, training: bool = False, skip: bool = False) -> tuple[Batches, list[Path]]:
     """The training or the test pictures, and their files."""
-    splits = ImageFolder(str(root), side=8, validation=0, test=0.2).load()
+    splits = ImageFolder(str(root), image_size=8, validation=0, test=0.2).load()
     source = splits.train if training else splits.test
     bad = BadSamples("skip" if skip else "stop")
     return Batches(source, 4, workers=workers, training=training, bad=bad), [path for path, _ in source.rows.listing]

@@ -107,7 +107,7 @@ def test_a_killed_worker_is_named_at_once_and_the_run_goes_on_to_the_same_bytes(
 
 
 def test_a_worker_that_is_killed_while_it_waits_is_replaced(tmp_path: Path) -> None:
-    splits = ImageFolder(str(paint(tmp_path)), side=8).load()
+    splits = ImageFolder(str(paint(tmp_path)), image_size=8).load()
     batches = Batches(splits.train, 4, training=True, workers=2)
     list(batches.epoch(0))
     for process in multiprocessing.active_children():
