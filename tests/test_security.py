@@ -402,7 +402,7 @@ def test_checkpoints_are_loaded_by_one_function() -> None:
         for line in file.read_text().splitlines()
         if re.search(r"\btorch\.load\(|\bfrom torch import .*\bload\b|\bfrom torch\.serialization\b", line)
     ]
-    assert [name for name, _ in calls] == ["checkpoints.py"]
+    assert [name for name, _ in calls] == ["checkpoint_format.py"]
     assert "weights_only=True" in calls[0][1]
 
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from dltrain.config.groups import is_override
-from dltrain.data.inputs import check
+from dltrain.data.inputs import check_inputs
 from dltrain.errors import ConfigError, format_error
 from dltrain.loggers.console import Console
 from dltrain.runs.job import open_run
@@ -21,7 +21,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
         reason = "--given yields one example per INPUT"
         raise ConfigError(f"--count: not supported with --given because {reason}")
     path, job, changes = open_run(arguments.names[0], overrides)
-    check(given)
+    check_inputs(given)
     if arguments.out:
         refuse_existing(Path(os.path.expanduser(arguments.out)), arguments.force)
     check_predict(changes)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from dltrain.data.inputs import Given, check
+from dltrain.data.inputs import InputFiles, check_inputs
 from dltrain.errors import ConfigError
 from dltrain.loggers.console import Console
 from dltrain.runs.job import open_run
@@ -24,7 +24,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     """Read the folder, rebuild the model, print its predictions."""
     run, *names = arguments.names
     path, job, changes = open_run(run, arguments.overrides)
-    check(names)
+    check_inputs(names)
     check_predict(changes)
     job.ready()
     from dltrain.runs.inference import load_trained, rebuild_components
@@ -36,8 +36,8 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     console.info(f"{path}: {arguments.checkpoint} checkpoint, of step {trained.step:,}")
     for note in trained.notes:
         console.warning(f"{path}: {note}")
-    given = Given(tuple(names), arguments.text, arguments.batch or 2 * trained.components.data.batch_size)
-    print_lines(trained.predict(given, options), arguments.format, arguments.top)
+    files = InputFiles(tuple(names), arguments.text, arguments.batch or 2 * trained.components.data.batch_size)
+    print_lines(trained.predict(files, options), arguments.format, arguments.top)
     return 0
 
 

@@ -24,8 +24,9 @@ KEYS = {
 KEPT = {("dltrain.optim.schedules.Plateau", "factor")}
 # Module -> where its classes are now. Only what a YAML could name.
 MODULES = {
-    **{f"dltrain.data.{name}": f"dltrain.datasets.{name}" for name in ("cifar10", "digits", "gates", "image_folder")},
-    **{f"dltrain.data.{name}": f"dltrain.datasets.{name}" for name in ("mnist", "npz", "ring", "table", "text")},
+    **{f"dltrain.data.{name}": f"dltrain.datasets.{name}" for name in ("cifar10", "digits", "image_folder")},
+    **{f"dltrain.data.{name}": f"dltrain.datasets.{name}" for name in ("mnist", "npz", "table", "text")},
+    **{f"dltrain.data.{name}": "dltrain.datasets.synthetic" for name in ("gates", "ring")},
     "dltrain.data.series": "dltrain.datasets.time_series",
     "dltrain.models.adversarial": "dltrain.models.gan",
     "dltrain.models.boltzmann": "dltrain.models.rbm",

@@ -1,46 +1,46 @@
-"""Examples that cannot be read: each is named, and either ends the run or is left out and counted."""
+"""Policy for unreadable examples: stop the run, or skip and count them."""
 
 from collections.abc import Iterable
 
 from dltrain.data.checks import at_least, one_of
 from dltrain.errors import ConfigError, format_error
 
-ANSWERS = ("stop", "skip")
-MOST = 100
+POLICIES = ("stop", "skip")
+MAX_BAD_SAMPLES = 100
 
 
 class BadSamples:
-    """What a run does about examples that cannot be read, and those that it has left out.
+    """Policy for unreadable examples, and those that a run has skipped.
 
     Args:
-        answer: ``stop``, or ``skip`` to go on without them; None stops, and the data have no key that says otherwise.
-        most: How many may be left out, in all parts of the data together, before the run stops anyway.
+        policy: ``stop`` or ``skip``. None stops, for data without the key data.on_bad_sample.
+        limit: Examples to skip at most, in all splits together; at least 1.
     """
 
-    def __init__(self, answer: str | None = None, most: int = MOST) -> None:
-        self.answer = answer if answer is None else one_of("data.on_bad_sample", answer, ANSWERS)
-        self.most = at_least("data.max_bad_samples", most, 1)
+    def __init__(self, policy: str | None = None, limit: int = MAX_BAD_SAMPLES) -> None:
+        self.policy = policy if policy is None else one_of("data.on_bad_sample", policy, POLICIES)
+        self.limit = at_least("data.max_bad_samples", limit, 1)
         self.found: list[str] = []
 
-    def add(self, mistake: str) -> None:
-        """Leave an example out; the same one counts once.
+    def add(self, message: str) -> None:
+        """Skip an example, or stop. The same example counts once.
 
         Args:
-            mistake: Names it and says what is wrong, as `dltrain.errors.format_error` does.
+            message: Names the example and says what is wrong with it.
 
         Raises:
-            ConfigError: It stops the run, or there are too many.
+            ConfigError: The policy is to stop, or ``limit`` is exceeded.
         """
-        if self.answer != "skip":
-            hint = ". data.on_bad_sample=skip goes on without" if self.answer else ""
-            raise ConfigError(f"{mistake}{hint}")
-        if mistake in self.found:
+        if self.policy != "skip":
+            hint = ". data.on_bad_sample=skip leaves such examples out" if self.policy else ""
+            raise ConfigError(f"{message}{hint}")
+        if message in self.found:
             return
-        if len(self.found) >= self.most:
-            expected = f"at most {self.most:,} examples that cannot be read"
-            raise ConfigError(format_error("data.max_bad_samples", expected, "one more", f"The last one: {mistake}"))
-        self.found.append(mistake)
+        if len(self.found) >= self.limit:
+            expected = f"at most {self.limit:,} unreadable examples"
+            raise ConfigError(format_error("data.max_bad_samples", expected, "one more", f"The last one: {message}"))
+        self.found.append(message)
 
     def restore(self, found: Iterable[str]) -> None:
-        """Go on counting where an earlier session stopped."""
+        """Continue with the examples that an earlier session of the run skipped."""
         self.found = list(found)

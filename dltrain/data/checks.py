@@ -1,4 +1,4 @@
-"""What the arguments of every kind of data must keep to."""
+"""Checks of the arguments that data sets share."""
 
 import os
 from collections.abc import Iterable
@@ -9,60 +9,58 @@ from dltrain.errors import ConfigError, format_error, suggest
 
 
 def at_least(key: str, value: int, least: int) -> int:
-    """``value``, if it is a whole number of at least ``least``."""
+    """Return ``value`` if it is an integer of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(format_error(key, f"a whole number of at least {least}", value))
     return value
 
 
-def fraction(key: str, value: float, zero: bool = True) -> float:
-    """``value``, if it is a part of one: below 1, and above 0 unless ``zero`` is welcome."""
+def check_fraction(key: str, value: float, zero: bool = True) -> float:
+    """Return ``value`` if it lies in [0, 1), or in (0, 1) unless ``zero``."""
     if not 0 <= value < 1 or (value == 0 and not zero):
-        raise ConfigError(format_error(key, f"a fraction from 0 {'' if zero else '(without 0) '}to below 1", value))
+        raise ConfigError(format_error(key, f"a fraction {'of at least' if zero else 'above'} 0 and below 1", value))
     return value
 
 
-def fractions(validation: float, test: float) -> None:
-    """Refuse held out parts that leave nothing to train on."""
-    fraction("data.validation", validation)
-    fraction("data.test", test, zero=False)
+def check_held_out(validation: float, test: float) -> None:
+    """Check the fractions that are held out: both valid, and something left to train on."""
+    check_fraction("data.validation", validation)
+    check_fraction("data.test", test, zero=False)
     if validation + test >= 1:
-        both = f"{validation} + {test}"
-        raise ConfigError(
-            format_error("data.validation", "validation + test below 1, so that a part is left to train", both)
-        )
+        expected = "data.validation + data.test below 1, to leave examples to train on"
+        raise ConfigError(format_error("data.validation", expected, f"{validation} + {test}"))
 
 
 def one_of(key: str, value: str, known: Iterable[str]) -> str:
-    """``value``, if it is one of the known names."""
+    """Return ``value`` if it is one of the known names."""
     names = list(known)
     if value not in names:
         raise ConfigError(format_error(key, f"one of {', '.join(names)}", value, suggest(str(value), names)))
     return value
 
 
-def file(path: str, what: str) -> Path:
-    """The path of a file that is there."""
-    found = os.path.expanduser(path)  # where Path.expanduser and Path.is_file raise, these say no
+def existing_file(path: str, expected: str) -> Path:
+    """Return the path of an existing file, ``~`` expanded."""
+    found = os.path.expanduser(path)  # Path.expanduser and Path.is_file raise for some names, os.path does not
     if not os.path.isfile(found):
-        raise ConfigError(format_error("data.path", what, path, nearest_file(path)))
+        raise ConfigError(format_error("data.path", expected, path, similar_file(path)))
     return Path(found)
 
 
-def folder(path: str | Path, what: str) -> Path:
-    """The path of a folder that is there."""
+def existing_folder(path: str | Path, expected: str) -> Path:
+    """Return the path of an existing folder, ``~`` expanded."""
     found = os.path.expanduser(path)
     if not os.path.isdir(found):
-        raise ConfigError(format_error("data.path", what, path))
+        raise ConfigError(format_error("data.path", expected, path))
     return Path(found)
 
 
-def nearest_file(path: str) -> str:
-    """Propose the file of the same folder whose name is most like that of one that is not there."""
+def similar_file(path: str) -> str:
+    """Return a hint with the most similar file name in the folder of a missing file, or an empty string."""
     parent, name = os.path.split(path)
     try:
-        beside = os.listdir(os.path.expanduser(parent or "."))
+        siblings = os.listdir(os.path.expanduser(parent or "."))
     except OSError:
         return ""
-    close = get_close_matches(name, beside, n=1, cutoff=0.5)
+    close = get_close_matches(name, siblings, n=1, cutoff=0.5)
     return f"Did you mean {os.path.join(parent, close[0])}?" if close else ""

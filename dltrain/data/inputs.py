@@ -1,4 +1,4 @@
-"""What a user brings to be predicted: files, folders, standard input, or a text in the command itself."""
+"""User-provided inputs for prediction: files, folders, standard input, or a text on the command line."""
 
 import io
 import os
@@ -10,61 +10,60 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from dltrain.data.checks import nearest_file
+from dltrain.data.checks import similar_file
 from dltrain.errors import ConfigError, format_error
 
 STANDARD_INPUT = "-"
 
 
 @dataclass(frozen=True)
-class Given:
-    """All that a user brings.
+class InputFiles:
+    """The inputs of a command.
 
     Args:
-        names: Files, folders, or ``-`` for standard input.
-        text: A text, for data that are text.
-        batch: Examples that are predicted at a time.
+        names: Paths of files and folders, or ``-`` for standard input.
+        text: A text, for text data.
+        batch_size: Examples per piece.
     """
 
     names: tuple[str, ...] = ()
     text: str | None = None
-    batch: int = 64
+    batch_size: int = 64
 
-    def files(self, wanted: str, endings: Iterable[str] = ()) -> "Iterator[GivenFile]":
-        """The files one after another; those of a folder, and below it, in alphabetical order.
+    def expand(self, expected: str, suffixes: Iterable[str] = ()) -> "Iterator[InputFile]":
+        """Yield each file, folders replaced by the files below them in alphabetical order.
 
         Args:
-            wanted: What the data read, for messages.
-            endings: Which files of a folder count; none: folders are refused.
+            expected: Kind of file that the data set reads, for messages.
+            suffixes: Suffixes of the files to take from folders, in lower case; none rejects folders.
 
         Raises:
-            ConfigError: When there are none, or not such as are wanted.
+            ConfigError: There is no file, or one of the wrong kind.
         """
         if self.text is not None:
-            raise ConfigError(
-                format_error("--text", f"{wanted} as INPUT, since this run did not learn text", self.text)
-            )
+            hint = f"Pass {expected} as INPUT."
+            raise ConfigError(f"--text: not supported because this run was not trained on text. {hint}")
         if not self.names:
-            raise ConfigError(format_error("INPUT", f"{wanted}, or {STANDARD_INPUT} for standard input", None))
+            raise ConfigError(format_error("INPUT", f"{expected}, or {STANDARD_INPUT} for standard input", None))
         for number, name in enumerate(self.names, 1):
             if not os.path.isdir(name):
-                yield GivenFile(number, name)
+                yield InputFile(number, name)
                 continue
-            found = sorted(path for path in Path(name).rglob("*") if path.suffix.casefold() in endings)
-            if strange := next(filter(_is_strange, found), None):
-                raise ConfigError(format_error(f"INPUT {number}", "files and folders in it", strange, "It is neither."))
+            found = sorted(path for path in Path(name).rglob("*") if path.suffix.casefold() in suffixes)
+            if special := next(filter(_is_special, found), None):
+                raise ConfigError(format_error(f"INPUT {number}", "regular files in a folder", special))
             if not found:
-                there = f"a folder without {' '.join(endings)}" if endings else "a folder"
-                raise ConfigError(format_error(f"INPUT {number}", wanted, name, f"It is {there}."))
-            yield from (GivenFile(number, str(path)) for path in found)
+                got = f"a folder without {' '.join(suffixes)}" if suffixes else "a folder"
+                raise ConfigError(format_error(f"INPUT {number}", expected, f"{got}: {name}"))
+            yield from (InputFile(number, str(path)) for path in found)
 
 
 @dataclass(frozen=True)
-class GivenFile:
+class InputFile:
     """One file, or standard input.
 
     Args:
-        number: Of the INPUT that it belongs to, from 1.
+        number: Position of the INPUT argument that it belongs to, from 1.
         name: Its path, or ``-``.
     """
 
@@ -73,21 +72,21 @@ class GivenFile:
 
     @property
     def path(self) -> Path:
-        """Its path; for messages only where it is standard input."""
+        """Path of the file; "standard input", for messages only, otherwise."""
         return Path("standard input" if self.name == STANDARD_INPUT else self.name)
 
     @property
     def suffix(self) -> str:
-        """How its name ends, in small letters."""
+        """Suffix of the file name in lower case."""
         return self.path.suffix.casefold()
 
-    def content(self) -> bytes:
-        """All of it."""
+    def read_bytes(self) -> bytes:
+        """Read the whole content."""
         return sys.stdin.buffer.read() if self.name == STANDARD_INPUT else self.path.read_bytes()
 
     @contextmanager
-    def lines(self) -> Iterator[TextIO]:
-        """Its lines, read as they are asked for, in UTF-8 with or without a byte order mark."""
+    def open_text(self) -> Iterator[TextIO]:
+        """Open as UTF-8 text with an optional byte order mark; standard input stays open afterwards."""
         if self.name != STANDARD_INPUT:
             with self.path.open(encoding="utf-8-sig", newline="") as lines:
                 yield lines
@@ -96,48 +95,48 @@ class GivenFile:
         try:
             yield text
         finally:
-            text.detach()  # or closing it would close standard input
+            text.detach()  # closing the wrapper would close standard input
 
     @contextmanager
-    def blamed(self) -> Iterator[None]:
-        """Mistakes found meanwhile are this file's, whatever key they would have in training."""
+    def errors_as_input(self) -> Iterator[None]:
+        """Report errors under ``INPUT n`` instead of the key that they have in training."""
         try:
             yield
         except ConfigError as error:
             raise ConfigError(*(re.sub(r"^[\w.]+:", f"INPUT {self.number}:", p) for p in error.problems)) from error
         except OSError as error:
-            wanted = f"a file that can be read at {self.path}"
-            raise ConfigError(format_error(f"INPUT {self.number}", wanted, error.strerror or str(error))) from error
+            expected = f"a readable file at {self.path}"
+            raise ConfigError(format_error(f"INPUT {self.number}", expected, error.strerror or str(error))) from error
 
 
-def check(names: Iterable[str]) -> None:
-    """Refuse what is not there or may not be read, before anything is done.
+def check_inputs(names: Iterable[str]) -> None:
+    """Check that all inputs exist and are readable, before any of them is read.
 
     Raises:
-        ConfigError: With a line for each.
+        ConfigError: With one line per input that is not.
     """
     names = list(names)
-    problems = [line for number, name in enumerate(names, 1) if (line := _mistake(number, name))]
+    problems = [line for number, name in enumerate(names, 1) if (line := _problem_of(number, name))]
     if names.count(STANDARD_INPUT) > 1:
         problems.append(format_error("INPUT", f"{STANDARD_INPUT} once", f"{names.count(STANDARD_INPUT)} times"))
     if problems:
         raise ConfigError(*problems)
 
 
-def _mistake(number: int, name: str) -> str | None:
+def _problem_of(number: int, name: str) -> str | None:
+    key = f"INPUT {number}"
     if name == STANDARD_INPUT:
-        return None if sys.stdin else format_error(f"INPUT {number}", "standard input", "a closed one")
-    there = os.path.exists(name)  # Path.exists raises for a name that is too long
-    if there and os.access(name, os.R_OK):
-        if _is_strange(Path(name)):
-            hint = f"A pipe can be standard input: {STANDARD_INPUT} < {name}"
-            return format_error(f"INPUT {number}", f"a file, a folder or {STANDARD_INPUT}", name, hint)
-        return None
-    if there:
-        return format_error(f"INPUT {number}", "a file that may be read", name)
-    return format_error(f"INPUT {number}", "an existing file or folder", name, nearest_file(name))
+        return None if sys.stdin else format_error(key, "standard input", "a closed one")
+    if not os.path.exists(name):  # Path.exists raises for a name that is too long
+        return format_error(key, "an existing file or folder", name, similar_file(name))
+    if not os.access(name, os.R_OK):
+        return format_error(key, "a readable file", f"{name}, without permission to read it")
+    if _is_special(Path(name)):
+        hint = f"Pass a pipe as standard input: {STANDARD_INPUT} < {name}"
+        return format_error(key, f"a file, a folder or {STANDARD_INPUT}", name, hint)
+    return None
 
 
-def _is_strange(path: Path) -> bool:
-    """Whether it is a pipe or a device, of which some never end."""
+def _is_special(path: Path) -> bool:
+    """Whether a path is a pipe or a device, which may never end."""
     return path.exists() and not (path.is_file() or path.is_dir())

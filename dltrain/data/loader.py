@@ -1,7 +1,7 @@
-"""Order, randomness and place of data: a split becomes batches on the device.
+"""Batches of a split on the device.
 
-The order of an epoch is a permutation from (seed, epoch) and the randomness of an example is keyed by (seed, epoch,
-index), so any number of workers, and a resume in the middle of an epoch, see the same bytes.
+The order of an epoch is a permutation of (seed, epoch), and the randomness of an example is keyed by (seed, epoch,
+index). The bytes of a batch therefore depend neither on the number of workers nor on where in an epoch a run resumes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from dltrain.data.bad_samples import BadSamples
+from dltrain.data.keyed_random import key, mix
 from dltrain.data.spec import Source
-from dltrain.data.worker_pool import TIMEOUT_S, Loaded
+from dltrain.data.worker_pool import TIMEOUT_S, WorkerLoader
 from dltrain.errors import ConfigError, format_error
 
 Batch = dict[str, Tensor]
 
-# Rows are gathered and prepared for many steps at once, so that a step of training only slices: 8 MiB stay in cache.
+# Rows are gathered and prepared for many steps at once, so that a training step only slices. 8 MiB stay in cache.
 CHUNK_BYTES = 8 * 2**20
 
 
@@ -25,14 +26,14 @@ class Batches:
 
     Args:
         source: The split.
-        batch_size: Examples per batch; the last batch of an epoch may be shorter.
-        device: Where the batches live.
-        seed: Names the order and the randomness of all epochs.
-        training: Shuffle and augment; otherwise the order is that of the data.
-        workers: Processes that decode `Files`; tensors need none.
-        channels_last: Lay out pictures with the channels innermost.
-        bad: What to do about examples that cannot be read; all splits of a run share it.
-        timeout: Seconds after which a worker that gives nothing counts as hanging.
+        batch_size: Examples per batch, at least 1; the last batch of an epoch may be smaller.
+        device: Device of the batches.
+        seed: Seed of the order and of the augmentation in all epochs.
+        training: Shuffle and augment. Otherwise batches keep the order of the data.
+        workers: Processes that decode `Files`, at least 0; unused for tensors.
+        channels_last: Convert images to the channels_last memory format.
+        bad: Policy for unreadable examples, shared by all splits of a run. None stops at the first one.
+        timeout: Seconds without a batch after which workers count as hanging.
     """
 
     def __init__(
@@ -56,60 +57,60 @@ class Batches:
         self.channels_last = channels_last
         self.prepare = source.prepare.to(self.device).eval()
         self.augment = source.augment.to(self.device) if training and source.augment is not None else None
-        self._reader = (
-            _Resident(source.rows, batch_size, self.device)
+        self._loader = (
+            TensorLoader(source.rows, batch_size, self.device)
             if isinstance(source.rows, Mapping)
-            else Loaded(source.rows, batch_size, self.device, workers, timeout, self.bad)
+            else WorkerLoader(source.rows, batch_size, self.device, workers, timeout, self.bad)
         )
 
     def __len__(self) -> int:
         return -(-self.examples // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches of the first epoch that hold an example.
+        """Yield the non-empty batches of epoch 0.
 
         Raises:
-            ConfigError: There is none.
+            ConfigError: No example can be read.
         """
         empty = True
         for batch in filter(None, self.epoch(0)):
             empty = False
             yield batch
         if empty:
-            got = f"{self.examples} that cannot"
-            raise ConfigError(format_error("data.path", "an example that can be read in each part", got))
+            got = f"{self.examples} unreadable examples"
+            raise ConfigError(format_error("data.path", "at least one readable example in each split", got))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch, from batch ``start`` on; what comes before ``start`` is not read.
+        """Yield the batches of an epoch from batch number ``start`` on, without reading the earlier ones.
 
-        A batch is shorter by its examples that cannot be read. One that has no other is empty, ``{}``, and keeps its
-        place, so that the number of a batch means the same in every session of a run.
+        Unreadable examples are left out of their batch. A batch without any readable example is ``{}``: it keeps its
+        place, so that batch numbers mean the same when a run resumes.
         """
         order = self.order(epoch)
-        for indices, rows, skip in self._reader.read(order, start):
+        for indices, rows, skip in self._loader.chunks(order, start):
             if not rows:
                 yield {}
                 continue
             with torch.no_grad():
-                batch = self._prepared(rows, indices, epoch)
+                batch = self._prepare(rows, indices, epoch)
             parts = [value.split(self.batch_size) for value in batch.values()]
             for values in list(zip(*parts, strict=True))[skip:]:
                 yield dict(zip(batch, values, strict=True))
 
     def order(self, epoch: int) -> Tensor:
-        """The examples' indices in the order of one epoch, int64 on the CPU."""
+        """Return the example indices in the order of an epoch, int64 on the CPU."""
         if not self.training:
             return torch.arange(self.examples)
         generator = torch.Generator().manual_seed(key(self.seed, epoch))
         return torch.randperm(self.examples, generator=generator)
 
     def close(self) -> None:
-        """End the worker processes."""
-        if isinstance(self._reader, Loaded):
-            self._reader.close()
-        del self._reader
+        """End the worker processes and release the data."""
+        if isinstance(self._loader, WorkerLoader):
+            self._loader.close()
+        del self._loader
 
-    def _prepared(self, rows: Batch, indices: Tensor, epoch: int) -> Batch:
+    def _prepare(self, rows: Batch, indices: Tensor, epoch: int) -> Batch:
         batch: Batch = self.prepare(rows)
         if self.augment is not None:
             batch = self.augment(batch, mix(indices.to(self.device) + key(self.seed, epoch)))
@@ -118,69 +119,35 @@ class Batches:
         return batch
 
 
-class _Resident:
-    """Tensors that live on the device: rows are gathered for a whole chunk of batches at a time.
+class TensorLoader:
+    """Rows of tensors that live on the device, gathered for a chunk of batches at a time.
 
-    Chunks start at fixed places, so an example's neighbours, and with them the bytes of vectorised arithmetic, do not
-    depend on where a run was resumed.
+    Chunk boundaries do not depend on ``start``: vectorized arithmetic may round a row differently next to other rows,
+    and a resumed run must see the same bytes.
     """
 
     def __init__(self, rows: Mapping[str, Tensor], batch_size: int, device: torch.device) -> None:
-        self.rows = {name: rows_to(value, device) for name, value in rows.items()}
+        self.rows = {name: to_device(value, device) for name, value in rows.items()}
         self.device = device
         row_bytes = sum(value[:1].numel() * value.element_size() for value in rows.values())
-        # Rows grow when they are prepared (a byte becomes a float32), so count four bytes for one.
+        # Preparing a row enlarges it (a byte becomes a float32), so count four bytes for one.
         self.batches = max(1, CHUNK_BYTES // max(1, 4 * row_bytes * batch_size))
         self.batch_size = batch_size
 
-    def read(self, order: Tensor, start: int) -> Iterator[tuple[Tensor, Batch, int]]:
-        chunk = self.batches * self.batch_size
+    def chunks(self, order: Tensor, start: int) -> Iterator[tuple[Tensor, Batch, int]]:
+        """Yield (indices, rows, batches to skip) for each chunk from the one with batch ``start`` on."""
         first = start // self.batches
         order = order.to(self.device)
-        for number, indices in enumerate(order.split(chunk)[first:], first):
+        for number, indices in enumerate(order.split(self.batches * self.batch_size)[first:], first):
             rows = {name: value[indices] for name, value in self.rows.items()}
             yield indices, rows, start - number * self.batches if number == first else 0
 
 
-def rows_to(value: Tensor, device: torch.device) -> Tensor:
-    """``value`` on the device; a view of overlapping windows stays a view, so nothing is copied more than once."""
+def to_device(value: Tensor, device: torch.device) -> Tensor:
+    """Move a tensor; overlapping windows stay a view, so that only their base is copied."""
     if value.device == device or device.type == "cpu":
         return value
     base = value._base
     if base is None or base.numel() >= value.numel():
         return value.to(device)
     return base.contiguous().to(device).as_strided(value.shape, value.stride(), value.storage_offset())
-
-
-_GOLDEN = -7046029254386353131  # 2**64 / golden ratio, as a signed number
-
-
-def key(*parts: int) -> int:
-    """One 63-bit number from several, the same on every machine."""
-    value = torch.zeros((), dtype=torch.int64)
-    for part in parts:
-        value = mix(value + part)
-    return int(value) & (2**63 - 1)
-
-
-def mix(value: Tensor) -> Tensor:
-    """SplitMix64's finaliser on int64 tensors: a different, well spread number for each input.
-
-    Source: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators".
-    """
-    value = value + _GOLDEN
-    value = (value ^ _shift(value, 30)) * -4658895280553007687
-    value = (value ^ _shift(value, 27)) * -7723592293110705685
-    return value ^ _shift(value, 31)
-
-
-def _shift(value: Tensor, bits: int) -> Tensor:
-    """Logical shift to the right; torch's own keeps the sign."""
-    return (value >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def uniform(keys: Tensor, count: int) -> Tensor:
-    """Uniform numbers in [0, 1) named by the keys: int64 (B,) -> float32 (B, count)."""
-    lanes = torch.arange(1, count + 1, device=keys.device)
-    bits = mix(keys[:, None] + lanes * _GOLDEN)
-    return _shift(bits, 40).to(torch.float32) * 2.0**-24

@@ -1,4 +1,4 @@
-"""The facts that data state. Models and tasks meet data only through them."""
+"""The interface between data sets and the rest: facts, splits, batches of rows."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -6,38 +6,38 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from dltrain.data.inputs import Given
+from dltrain.data.inputs import InputFiles
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A closed list of facts about one data set; None where it has nothing to say.
+    """Facts about a data set; None where a fact does not apply.
 
-    YAML pulls a fact by name, ``features: ${spec.features}``. A model or task whose argument does not admit None
-    refuses data that do not state it, which is how a pairing that makes no sense stops at once.
+    YAML refers to a fact by name, ``features: ${spec.features}``. A model or task whose argument does not accept None
+    rejects data without that fact, so a meaningless combination fails at once.
 
     Args:
-        shape: Shape of one example's ``inputs``, without the batch axis.
-        size: Numbers in a whole example, flattened.
-        features: Numbers per step of a sequence (an image is a sequence of rows; a token counts as one-hot).
+        shape: Shape of the ``inputs`` of one example, without the batch axis.
+        size: Numbers in a flattened example.
+        features: Numbers per step of a sequence. An image is a sequence of pixel rows; a token counts as one-hot.
         length: Steps per example.
-        channels: Of an image.
-        height: Of an image, in pixels.
-        width: Of an image, in pixels.
-        low: What a model reads for black, one number per channel; None where inputs have no bounds.
-        high: What it reads for white, likewise.
-        classes: Number of classes to tell apart.
+        channels: Channels of an image.
+        height: Height of an image in pixels.
+        width: Width of an image in pixels.
+        low: Model input for black, one number per channel; None if inputs are not images.
+        high: Model input for white, one number per channel; None if inputs are not images.
+        classes: Number of classes.
         class_names: One name per class.
         targets: Numbers to predict per example (regression).
         target_names: One name per predicted number or series.
         columns: Series that are predicted together.
         horizon: Steps to predict.
-        season: Steps after which a series repeats, for the naive forecasts.
+        season: Steps per season of a series, for the naive forecasts.
         unit: Unit of the predicted numbers.
         vocabulary: Number of different tokens.
-        pad: The token that fills short sequences.
-        decode: Turns a list of tokens into text.
-        encode: Turns text into a list of tokens.
+        pad: Token that pads short sequences.
+        decode: Converts a list of tokens to text.
+        encode: Converts text to a list of tokens.
     """
 
     shape: tuple[int, ...] | None = None
@@ -64,20 +64,21 @@ class Spec:
 
 
 class Files(Protocol):
-    """Examples that must be decoded one by one or do not fit into memory; read by worker processes."""
+    """Examples that are decoded one by one by worker processes, e.g. because they do not fit into memory.
+
+    A method ``files() -> Iterable[(name, bytes)]`` is optional: it gives the file name, relative to the data set, and
+    the file size of each example for the fingerprint.
+    """
 
     def __len__(self) -> int:
-        """Number of examples."""
+        """Return the number of examples."""
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        """A whole batch at once: name -> tensor with one row per index.
+        """Decode a batch: name -> tensor with one row per index.
 
         Raises:
-            ConfigError: One of the examples cannot be read; asked for alone, it is named.
+            ConfigError: An example cannot be read. For a single index, the message names the example.
         """
-
-    # Optional: files() -> (name, bytes) of each example's file, which tells these data from others; the name is the
-    # same wherever the whole set lies.
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,12 @@ class Source:
     """One split of a data set.
 
     Args:
-        rows: Tensors whose first axis counts the examples (views such as ``unfold`` are welcome: a row is copied only
-            when it is drawn), or `Files`.
-        prepare: Turns a batch of rows, already on the device, into what the task reads (``inputs``, ``targets``, ...).
-            It works on any number of rows at once, each row by itself, and draws no random numbers.
-        augment: Changes a prepared batch at random, in training only: ``augment(batch, keys)``, where ``keys`` (int64,
-            one per example) name the randomness of each example; see `dltrain.data.loader.uniform`.
+        rows: Tensors whose first axis counts the examples, or `Files`. Views such as those of ``unfold`` stay views: a
+            row is copied only when it is drawn.
+        prepare: Module that turns a batch of rows on the device into the fields a task reads (``inputs``, ``targets``,
+            ...). It treats each row by itself and draws no random numbers.
+        augment: Random change of a prepared batch in training, ``augment(batch, keys)``. The keys (int64, one per
+            example) are the source of randomness; see `dltrain.data.keyed_random.uniform`.
     """
 
     rows: Mapping[str, Tensor] | Files
@@ -103,14 +104,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Splits:
-    """What ``load`` returns: the three parts of a data set.
+    """The splits of a data set.
 
     Args:
         train: Training examples.
-        val: Examples to choose by; None when a recipe trains on everything.
-        test: Examples that nothing is chosen by.
-        unlabelled: All training examples without answers, where those of some are held back; None where ``train`` has
-            all that there are.
+        val: Validation examples; None if all examples are used for training.
+        test: Test examples.
+        unlabelled: All training examples without labels, if only some of them are labelled; otherwise None.
     """
 
     train: Source
@@ -120,12 +120,11 @@ class Splits:
 
 
 class Inputs(NamedTuple):
-    """Some of what a user brought, as `Source.rows` has examples, without what is to be predicted.
+    """User-provided examples as `Source.rows`, without known targets.
 
     Args:
-        rows: As those of a split, so that its ``prepare`` makes of them what the task reads. What comes after a series
-            or a text is unknown, and stands there as NaN or -1.
-        names: For each line of the task's answer what it is about, in order: ``input``, and a line, a time ...
+        rows: Rows in the format of a split, for its ``prepare``. Unknown future values are NaN (series) or -1 (tokens).
+        names: For each line of the prediction, in order, what it refers to: ``input`` and, for example, a line number.
     """
 
     rows: Mapping[str, Tensor]
@@ -133,19 +132,19 @@ class Inputs(NamedTuple):
 
 
 class Data(Protocol):
-    """A data set as YAML builds it. Construction is quick and says the facts; `load` reads everything.
+    """A data set as YAML builds it. The constructor is quick and states the facts; `load` reads everything.
 
-    Both raise `dltrain.errors.ConfigError` naming the ``data.`` key when something is missing or makes no sense.
+    Both raise `dltrain.errors.ConfigError` with the ``data.`` key that is wrong. Optional attributes: ``bad``
+    (`dltrain.data.bad_samples.BadSamples`), ``worker_timeout`` (seconds), and ``fitted``, False if nothing is fitted to
+    the training split, so that the model can be evaluated on other data with the same classes.
     """
 
     spec: Spec
     batch_size: int
     workers: int
-    # Optional: bad (`dltrain.data.bad_samples.BadSamples`) and worker_timeout, in seconds; fitted, false where nothing
-    # is fitted to the training part, so that other examples of the same classes are seen in the same way.
 
     def load(self) -> Splits:
-        """Read everything and cut it into splits."""
+        """Read the data and return the splits."""
 
-    def inputs(self, given: Given) -> Iterator[Inputs]:
-        """Read a user's own examples, some at a time; a mistake in one is raised when its turn comes."""
+    def inputs(self, files: InputFiles) -> Iterator[Inputs]:
+        """Read user-provided examples in pieces; an error in one of them is raised when its turn comes."""

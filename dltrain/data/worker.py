@@ -1,4 +1,4 @@
-"""What a worker process does: reads batches of `Files`, says on what it is at work, and obeys its parent only."""
+"""Code that runs in worker processes: read batches of `Files`, report progress, end with the parent process."""
 
 import multiprocessing
 import os
@@ -17,63 +17,63 @@ from dltrain.errors import ConfigError
 Rows = dict[str, Tensor]
 
 IDLE = -1
-LOOK_S = 2.0  # between two looks at whether the main process is there
+PARENT_CHECK_S = 2.0
 
 
-class Reader:
-    """`Files` as DataLoader wants them: what cannot be read comes back as a mistake and not as an exception.
+class BatchReader:
+    """`Files` as the dataset of a DataLoader; unreadable examples are returned as messages instead of raised.
 
     Args:
         files: One split.
-        workers: Processes that will have a copy.
+        workers: Number of worker processes.
     """
 
     def __init__(self, files: Files, workers: int) -> None:
         self.files = files
-        # Of each worker: its process, and the first example of the batch that it is reading. All processes see it.
-        self.now = multiprocessing.RawArray("q", [IDLE] * 2 * workers)
+        # Per worker, in shared memory: its process and the first example of the batch it is reading.
+        self.progress = multiprocessing.RawArray("q", [IDLE] * 2 * workers)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitems__(self, indices: list[int]) -> tuple[list[int], Rows, list[str]]:
-        """The examples of a batch that can be read, their rows, and the mistakes of the others."""
+        """Return the indices of the readable examples, their rows, and one message per unreadable example."""
         worker = get_worker_info()
         if worker is None:
             return self._read(indices)
-        self.now[2 * worker.id : 2 * worker.id + 2] = [os.getpid(), indices[0]]
-        kept, rows, mistakes = self._read(indices)
-        self.now[2 * worker.id + 1] = IDLE
+        self.progress[2 * worker.id : 2 * worker.id + 2] = [os.getpid(), indices[0]]
+        kept, rows, errors = self._read(indices)
+        self.progress[2 * worker.id + 1] = IDLE
         for value in rows.values():
-            value.share_memory_()  # here, where an error reaches the main process
-        return kept, rows, mistakes
+            value.share_memory_()  # here, because an error in torch's sending thread would not reach the main process
+        return kept, rows, errors
 
     def busy(self) -> list[tuple[int, int]]:
-        """The workers that are reading: process, and first example of the batch."""
-        pairs = zip(self.now[::2], self.now[1::2], strict=True)
+        """Return (process, first example of its batch) for each worker that is reading."""
+        pairs = zip(self.progress[::2], self.progress[1::2], strict=True)
         return [(pid, example) for pid, example in pairs if example != IDLE]
 
     def _read(self, indices: list[int]) -> tuple[list[int], Rows, list[str]]:
         try:
             return indices, self.files.__getitems__(indices), []
         except ConfigError:
-            return self._one_by_one(indices)
+            return self._read_one_by_one(indices)
 
-    def _one_by_one(self, indices: list[int]) -> tuple[list[int], Rows, list[str]]:
+    def _read_one_by_one(self, indices: list[int]) -> tuple[list[int], Rows, list[str]]:
         found: dict[int, Rows] = {}
-        mistakes = []
+        errors = []
         for index in indices:
             try:
                 found[index] = self.files.__getitems__([index])
             except ConfigError as error:
-                mistakes.append(str(error))
+                errors.append(str(error))
         parts = list(found.values())
         rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
-        return list(found), rows, mistakes
+        return list(found), rows, errors
 
 
-class Plan:
-    """The batch sampler: a DataLoader keeps its sampler for life, the order changes every epoch."""
+class EpochSampler:
+    """Batch sampler whose batches are replaced every epoch; a DataLoader keeps its sampler for life."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -85,25 +85,25 @@ class Plan:
         return len(self.batches)
 
 
-def as_is(read: Any) -> Any:
-    """A batch comes as a whole: there is nothing left to collate."""
-    return read
+def identity(batch: Any) -> Any:
+    """Return a batch unchanged: `BatchReader` has already collated it."""
+    return batch
 
 
-def begin(number: int) -> None:
-    """Leave signals to the main process: a group of processes gets them all, and its step must still be finished."""
+def init_worker(number: int) -> None:
+    """Ignore signals sent to the process group, so that the main process can finish its step; end with the parent."""
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "sigtimedwait"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
 
 
-def _end_with_parent(parent: int) -> None:
-    """End when the main process says so with SIGTERM, or is gone; a lock that a killed one held may not keep us."""
+def _exit_with_parent(parent: int) -> None:
+    """Exit when the parent sends SIGTERM or is gone, even if a killed worker still holds a lock."""
     while os.getppid() == parent:
-        received = signal.sigtimedwait({signal.SIGTERM}, LOOK_S)
+        received = signal.sigtimedwait({signal.SIGTERM}, PARENT_CHECK_S)
         if received is not None and received.si_pid == parent:
             break
     os._exit(0)

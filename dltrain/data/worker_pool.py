@@ -1,4 +1,4 @@
-"""Worker processes that decode `Files`: who dies, who hangs and what cannot be read is named at once."""
+"""Worker processes that decode `Files`, and errors that name a worker that died or hangs."""
 
 import contextlib
 import shutil
@@ -18,26 +18,27 @@ from torch.utils.data import DataLoader
 
 from dltrain.data.bad_samples import BadSamples
 from dltrain.data.spec import Files
-from dltrain.data.worker import Plan, Reader, Rows, as_is, begin
+from dltrain.data.torch_workers import end_workers, is_shared_memory_full, is_timeout, take_over_workers
+from dltrain.data.worker import BatchReader, EpochSampler, Rows, identity, init_worker
 from dltrain.errors import WorkerError
 
 TIMEOUT_S = 300.0
-SHARED = Path("/dev/shm")
+SHARED_MEMORY = Path("/dev/shm")
 
-CHECK_S = 5.0  # between two looks at the workers while they give nothing; their end is mostly heard of at once
-PATIENCE_S = 1.0  # between the end of a worker and the moment when the system says so
+CHECK_S = 5.0  # between two checks of silent workers; SIGCHLD usually reports an exit much earlier
+EXIT_WAIT_S = 1.0  # between the error that an exiting worker causes and the system reporting its exit
 
 
-class Loaded:
-    """The batches of `Files`.
+class WorkerLoader:
+    """Batches of `Files`, decoded by worker processes.
 
     Args:
         files: One split.
         batch_size: Examples per batch.
-        device: Where the batches go.
-        workers: Processes that decode; 0 decodes in this one.
-        timeout: Seconds after which a worker that gives nothing counts as hanging.
-        bad: What to do about examples that cannot be read.
+        device: Device of the batches.
+        workers: Worker processes; 0 decodes in this process.
+        timeout: Seconds without a batch after which workers count as hanging.
+        bad: Policy for unreadable examples.
     """
 
     def __init__(
@@ -46,173 +47,146 @@ class Loaded:
         self.batch_size, self.device, self.bad = batch_size, device, bad
         self.timeout = timeout
         self.failed = False
+        self.iterator: Iterator[Any] = iter(())
         self.processes: list[BaseProcess] = []
-        self.plan = Plan()
-        self.reader = Reader(files, workers)
+        self.sampler = EpochSampler()
+        self.reader = BatchReader(files, workers)
         self.loader: DataLoader[Any] = DataLoader(
             self.reader,  # type: ignore[arg-type]
-            batch_sampler=self.plan,
+            batch_sampler=self.sampler,
             num_workers=workers,
             pin_memory=device.type == "cuda",
             persistent_workers=workers > 0,
             timeout=min(CHECK_S, timeout) if workers else 0,
-            collate_fn=as_is,
-            worker_init_fn=begin,
-            # Spelled out so that nothing draws a base seed for the workers from the global generator.
+            collate_fn=identity,
+            worker_init_fn=init_worker,
+            # Without a generator, the base seed of the workers would come from the global one.
             generator=torch.Generator(),
         )
 
-    def read(self, order: Tensor, start: int) -> Iterator[tuple[Tensor, Rows, int]]:
-        """Indices and rows of each batch from ``start`` on; both are empty where none of its examples can be read.
+    def chunks(self, order: Tensor, start: int) -> Iterator[tuple[Tensor, Rows, int]]:
+        """Yield (indices, rows, 0) for each batch from ``start`` on; both are empty if no example can be read.
 
         Raises:
-            ConfigError: An example cannot be read.
-            WorkerError: A worker is gone or hangs.
+            ConfigError: An example cannot be read and may not be skipped.
+            WorkerError: A worker died or hangs.
         """
-        iterator = self._begin([part.tolist() for part in order.split(self.batch_size)[start:]])
-        while (batch := self._next(iterator)) is not None:
-            indices, rows, mistakes = batch
-            for mistake in mistakes:
-                self.bad.add(mistake)
+        self._start_epoch([part.tolist() for part in order.split(self.batch_size)[start:]])
+        while (batch := self._next()) is not None:
+            indices, rows, errors = batch
+            for error in errors:
+                self.bad.add(error)
             moved = {name: value.to(self.device, non_blocking=True) for name, value in rows.items()}
             yield torch.tensor(indices), moved, 0
 
     def close(self) -> None:
-        """End the workers, also one that hangs; none is left as a zombie."""
-        # DataLoader has no public way to end its workers now.
-        iterator: Any = self.loader._iterator
-        if iterator is not None and (self.failed or self._dead()):
-            _kill(iterator)
-        elif iterator is not None:
-            iterator._shutdown_workers()
-        self.loader._iterator, self.processes, self.failed = None, [], False
+        """End the workers, hanging ones included, and leave no zombie."""
+        end_workers(self.loader, kill=self.failed or bool(self._dead()))
+        self.processes, self.failed = [], False
 
-    def _begin(self, batches: list[list[int]]) -> Iterator[Any]:
-        """An epoch; the first one starts the workers, and so does one before which a worker has ended."""
+    def _start_epoch(self, batches: list[list[int]]) -> None:
+        """Iterate over ``batches``; start workers if there are none or one has died since the last epoch."""
         if self._dead():
             self.close()
-        self.plan.batches.clear()
-        while self.processes and self._next(self.loader._iterator) is not None:  # type: ignore[arg-type]
-            pass  # an epoch that nobody wanted to the end: what had been asked for still comes
-        self.plan.batches = batches
+        self.sampler.batches.clear()
+        while self.processes and self._next() is not None:
+            pass  # the last epoch was left early: drain the batches that workers had prefetched
+        self.sampler.batches = batches
         if self.processes:
             with self._watched():
-                return iter(self.loader)
-        iterator: Any = iter(self.loader)
+                self.iterator = iter(self.loader)
+            return
+        self.iterator = iter(self.loader)
         if self.loader.num_workers:
-            self.processes = iterator._workers
-            # torch would raise the end of a worker wherever the main process stands then, in the middle of anything.
-            torch._C._remove_worker_pids(id(iterator))
-            iterator._worker_pids_set = False
-        return iterator
+            self.processes = take_over_workers(self.iterator)
 
-    def _next(self, iterator: Iterator[Any]) -> Any:
-        """The next batch as `Reader` gives it, or None."""
+    def _next(self) -> Any:
+        """Return the next batch of `BatchReader`, or None at the end of the epoch."""
         if not self.processes:
-            return next(iterator, None)
-        limit = time.monotonic() + self.timeout
+            return next(self.iterator, None)
+        deadline = time.monotonic() + self.timeout
         while True:
             try:
                 with self._watched():
-                    return next(iterator, None)
+                    return next(self.iterator, None)
             except TimeoutError:
-                if time.monotonic() >= limit:
+                if time.monotonic() >= deadline:
                     self.failed = True
                     raise WorkerError(self._hanging()) from None
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
-        """While the workers are waited for: what befalls one of them is raised at once.
+        """Wait for the workers and raise as soon as one of them dies.
 
         Raises:
-            WorkerError: One of them is gone.
-            TimeoutError: They are there and have given nothing for a while.
+            WorkerError: A worker died.
+            TimeoutError: All workers are alive but gave nothing for a while.
         """
         watching = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
-        before = signal.signal(signal.SIGCHLD, self._child_ended) if watching else None
+        before = signal.signal(signal.SIGCHLD, self._on_child_exit) if watching else None
         try:
-            self._refuse_dead()
+            self._raise_if_dead()
             yield
         except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
-            waited = "DataLoader timed out" in str(error)
-            found = self._explanation(error, 0 if waited else PATIENCE_S)
-            if found is None and waited:
+            timed_out = is_timeout(error)
+            cause = self._find_cause(error, 0 if timed_out else EXIT_WAIT_S)
+            if cause is None and timed_out:
                 raise TimeoutError from None
-            if found is None:
+            if cause is None:
                 raise
             self.failed = True
-            raise WorkerError(found) from None
+            raise WorkerError(cause) from None
         finally:
             if watching:
                 signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
 
-    def _child_ended(self, number: int, frame: FrameType | None) -> None:
-        self._refuse_dead()
+    def _on_child_exit(self, number: int, frame: FrameType | None) -> None:
+        self._raise_if_dead()
 
     def _dead(self) -> list[BaseProcess]:
         return [process for process in self.processes if not process.is_alive()]
 
-    def _refuse_dead(self) -> None:
+    def _raise_if_dead(self) -> None:
         if dead := self._dead():
-            raise WorkerError(_lost(dead[0]))
+            raise WorkerError(_exit_message(dead[0]))
 
-    def _explanation(self, error: Exception, patience: float) -> str | None:
-        """What is behind an error while a batch was awaited; None if no worker is gone."""
-        if "allocate shared memory" in str(error):
-            return _too_little("a worker process")
+    def _find_cause(self, error: Exception, wait_s: float) -> str | None:
+        """Return the message for an error raised while waiting, or None if all workers are alive."""
+        if is_shared_memory_full(error):
+            return _shared_memory_message("a worker process")
         if isinstance(error, WorkerError):
             return str(error)
-        limit = time.monotonic() + patience
-        while not (dead := self._dead()) and time.monotonic() < limit:
-            time.sleep(PATIENCE_S / 20)
-        return _lost(dead[0]) if dead else None
+        deadline = time.monotonic() + wait_s
+        while not (dead := self._dead()) and time.monotonic() < deadline:
+            time.sleep(EXIT_WAIT_S / 20)
+        return _exit_message(dead[0]) if dead else None
 
     def _hanging(self) -> str:
-        names = [f"worker process {pid} in the batch that begins with example {n}" for pid, n in self.reader.busy()]
-        who = " and ".join(names) or "no worker process is reading, none has finished"
+        busy = [f"worker process {pid} in the batch that begins with example {n}" for pid, n in self.reader.busy()]
+        who = " and ".join(busy) or "any worker process; all of them are idle"
         return (
             f"data.worker_timeout: expected a batch within {self.timeout:g} seconds, got none from {who}. "
-            "Are the files within reach? Where reading takes so long, raise data.worker_timeout."
+            "Check that the files can be reached, or raise data.worker_timeout if reading takes that long."
         )
 
 
-def _kill(iterator: Any) -> None:
-    """End the workers of a DataLoader by force.
-
-    torch waits 5 seconds for each that hangs, and for ever for a lock that a killed one held: it must not try.
-    """
-    iterator._shutdown = True
-    for process in iterator._workers:
-        process.kill()
-    for process in iterator._workers:
-        process.join(PATIENCE_S)
-    if hasattr(iterator, "_pin_memory_thread_done_event"):
-        iterator._pin_memory_thread_done_event.set()
-
-
-def _lost(process: BaseProcess) -> str:
-    """How a process ended, and what to do about it."""
+def _exit_message(process: BaseProcess) -> str:
     number = -(process.exitcode or 0)
     if number == getattr(signal, "SIGBUS", None):
-        return _too_little(f"worker process {process.pid}")
-    how = f"was killed by signal {number} ({signal.strsignal(number)})" if number > 0 else "ended by itself"
+        return _shared_memory_message(f"worker process {process.pid}")
+    how = f"was killed by signal {number} ({signal.strsignal(number)})" if number > 0 else "exited unexpectedly"
     return (
-        f"data.workers: worker process {process.pid} {how}. If the memory of the system was full (its log says so), "
-        "take fewer data.workers or a smaller data.batch_size; data.workers=0 needs no such process."
+        f"data.workers: worker process {process.pid} {how}. If the system ran out of memory (see its log), reduce "
+        "data.workers or data.batch_size. data.workers=0 decodes without worker processes."
     )
 
 
-def _too_little(who: str) -> str:
-    """What to do where there is too little shared memory."""
+def _shared_memory_message(who: str) -> str:
+    free = ""
+    if SHARED_MEMORY.is_dir():
+        usage = shutil.disk_usage(SHARED_MEMORY)
+        free = f" ({SHARED_MEMORY}: {usage.free / 1e6:,.0f} MB of {usage.total / 1e6:,.0f} MB are free)"
     return (
-        f"data.workers: {who} found too little shared memory{_shared()}. Give a container more with --shm-size=2g, "
-        "take a smaller data.batch_size, or data.workers=0, which needs none."
+        f"data.workers: {who} found too little shared memory{free}. Give the container more with --shm-size=2g, reduce "
+        "data.batch_size, or set data.workers=0, which needs no shared memory."
     )
-
-
-def _shared() -> str:
-    """How much there is, where that can be asked."""
-    if not SHARED.is_dir():
-        return ""
-    usage = shutil.disk_usage(SHARED)
-    return f" ({SHARED}: {usage.free / 1e6:,.0f} MB of {usage.total / 1e6:,.0f} MB are free)"

@@ -1,4 +1,4 @@
-"""Arrays of an .npz file: plain numbers that fit into memory; never objects, whose reading would run code."""
+"""Arrays in .npz files. Pickled objects are rejected, because unpickling runs code."""
 
 import lzma
 import os
@@ -13,28 +13,27 @@ import numpy as np
 
 from dltrain.errors import ConfigError, format_error
 
-# What numpy and zipfile raise for files that are damaged, encrypted or packed as they cannot unpack.
+# What numpy and zipfile raise for damaged or encrypted files and for unknown compressions.
 UNREADABLE = (
     *(OSError, ValueError, EOFError, MemoryError, OverflowError, TypeError, KeyError, SyntaxError, RuntimeError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, tokenize.TokenError),
 )
 
 
-def read(key: str, path: Path, names: Sequence[str]) -> list[np.ndarray]:
-    """Some arrays of a file.
+def load_arrays(key: str, path: Path, names: Sequence[str]) -> list[np.ndarray]:
+    """Load some arrays of a file.
 
     Args:
-        key: Of the configuration, for messages.
-        path: Of the file.
-        names: Of the arrays.
+        key: Configuration key for messages.
+        path: The .npz file.
+        names: Names of the arrays.
 
     Raises:
-        ConfigError: The file is damaged, lacks an array, holds objects, or is larger than the memory once unpacked.
+        ConfigError: The file is damaged, lacks an array, holds objects, or does not fit into memory.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            sizes = {member.filename.removesuffix(".npy"): member.file_size for member in archive.infolist()}
-        refuse(key, path, names, sizes)
+            check_members(key, path, names, member_sizes(archive))
         with np.load(path, allow_pickle=False) as arrays:
             return [arrays[name] for name in names]
     except UNREADABLE as error:
@@ -43,24 +42,27 @@ def read(key: str, path: Path, names: Sequence[str]) -> list[np.ndarray]:
         ) from error
 
 
-def refuse(key: str, path: Path, names: Sequence[str], sizes: dict[str, int]) -> None:
-    """Refuse a file without the arrays, or with such as cannot be held.
+def member_sizes(archive: zipfile.ZipFile) -> dict[str, int]:
+    """Return the uncompressed size in bytes of each array of an .npz file."""
+    return {member.filename.removesuffix(".npy"): member.file_size for member in archive.infolist()}
+
+
+def check_members(key: str, path: Path, names: Sequence[str], sizes: dict[str, int]) -> None:
+    """Check that a file has the arrays and that they fit into memory.
 
     Args:
-        key: Of the configuration, for messages.
-        path: Of the file.
-        names: Of the arrays.
-        sizes: Of what is in the file, in bytes when it is unpacked.
+        key: Configuration key for messages.
+        path: The .npz file.
+        names: Names of the arrays.
+        sizes: Uncompressed size in bytes of each array in the file.
 
     Raises:
-        ConfigError: Saying what is missing, or how large they are.
+        ConfigError: An array is missing, or they are too large.
     """
     if missing := [name for name in names if name not in sizes]:
-        there = ", ".join(sizes)
-        raise ConfigError(
-            format_error(key, f"the arrays {', '.join(names)} in {path}", f"no {missing[0]} among {there}")
-        )
+        got = f"no {missing[0]} among {', '.join(sizes)}"
+        raise ConfigError(format_error(key, f"the arrays {', '.join(names)} in {path}", got))
     memory, size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), sum(sizes[name] for name in names)
     if size > memory:
         expected = f"arrays that fit into the {memory / 1e9:,.0f} GB of this machine in {path}"
-        raise ConfigError(format_error(key, expected, f"{size / 1e9:,.0f} GB when they are unpacked"))
+        raise ConfigError(format_error(key, expected, f"{size / 1e9:,.0f} GB uncompressed"))

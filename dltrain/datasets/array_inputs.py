@@ -1,4 +1,4 @@
-"""Arrays that a user brings in .npy and .npz files, one example after another."""
+"""User-provided arrays in .npy and .npz files."""
 
 import io
 from collections.abc import Iterator
@@ -7,101 +7,106 @@ from typing import Any
 import numpy as np
 import torch
 
-from dltrain.data.inputs import Given, GivenFile
+from dltrain.data.inputs import InputFile, InputFiles
 from dltrain.data.spec import Inputs
-from dltrain.datasets.array_file import UNREADABLE, refuse
+from dltrain.datasets.array_file import UNREADABLE, check_members, member_sizes
 from dltrain.errors import ConfigError, format_error
 
-ENDINGS = (".npy", ".npz")
+SUFFIXES = (".npy", ".npz")
 MAGIC = (b"\x93NUMPY", b"PK\x03\x04")
 NAMES = ("x", "x_test")
 
 Example = tuple[dict[str, Any], np.ndarray]
 
 
-def array_inputs(given: Given, shape: tuple[int, ...]) -> Iterator[Inputs]:
-    """Examples of numbers, as they are."""
-    return gathered(_all(given, shape), given.batch, "inputs")
+def read_arrays(files: InputFiles, shape: tuple[int, ...]) -> Iterator[Inputs]:
+    """Read examples of numbers of one shape, in float32."""
+    return stack_examples(_examples(files, shape), files.batch_size, "inputs")
 
 
-def _all(given: Given, shape: tuple[int, ...]) -> Iterator[Example]:
-    for file in given.files(f"a .npy or .npz file of examples of shape {shape}"):
-        with file.blamed():
-            for name, example in examples(file, file.content(), shape):
+def _examples(files: InputFiles, shape: tuple[int, ...]) -> Iterator[Example]:
+    for file in files.expand(f"a .npy or .npz file of examples of shape {shape}"):
+        with file.errors_as_input():
+            for name, example in iterate_examples(file, file.read_bytes(), shape):
                 if example.dtype.kind not in "fiub" or not np.isfinite(example).all():
                     raise ConfigError(format_error("INPUT", f"finite numbers in {name['input']}", example.dtype))
                 yield name, example.astype(np.float32)
 
 
-def gathered(found: Iterator[Example], size: int, key: str) -> Iterator[Inputs]:
-    """Examples ``size`` at a time; those before a mistake come before it is raised."""
-    held: list[Example] = []
-    mistake = None
+def stack_examples(examples: Iterator[Example], size: int, key: str) -> Iterator[Inputs]:
+    """Stack examples in pieces of ``size``; those before an error are yielded before it is raised."""
+    pending: list[Example] = []
+    error = None
     try:
-        for example in found:
-            held.append(example)
-            if len(held) == size:
-                yield _stacked(held, key)
-                held = []
-    except ConfigError as error:
-        mistake = error
-    if held:
-        yield _stacked(held, key)
-    if mistake is not None:
-        raise mistake
+        for example in examples:
+            pending.append(example)
+            if len(pending) == size:
+                yield _stack(pending, key)
+                pending = []
+    except ConfigError as caught:
+        error = caught
+    if pending:
+        yield _stack(pending, key)
+    if error is not None:
+        raise error
 
 
-def _stacked(held: list[Example], key: str) -> Inputs:
-    return Inputs({key: torch.from_numpy(np.stack([value for _, value in held]))}, [name for name, _ in held])
+def _stack(examples: list[Example], key: str) -> Inputs:
+    return Inputs({key: torch.from_numpy(np.stack([value for _, value in examples]))}, [name for name, _ in examples])
 
 
-def examples(file: GivenFile, content: bytes, shape: tuple[int, ...]) -> Iterator[Example]:
-    """The examples of a file of arrays, each in the shape of the run's own and named by its place.
+def iterate_examples(file: InputFile, content: bytes, shape: tuple[int, ...]) -> Iterator[Example]:
+    """Yield the examples of an array file with their names, ``file[index]``.
+
+    Args:
+        file: The file, for names and messages.
+        content: Its content.
+        shape: Shape of one example. The file may hold one example or several, and images with the channels last.
 
     Raises:
-        ConfigError: When the file holds no such array.
+        ConfigError: The file holds no such examples.
     """
-    array = _array(file, content)
-    arranged = _arranged(array, shape)
+    array = _load(file, content)
+    arranged = _arrange(array, shape)
     if arranged is None:
         raise ConfigError(format_error("INPUT", f"examples of shape {shape} in {file.path}", f"an array {array.shape}"))
     if not len(arranged):
         raise ConfigError(format_error("INPUT", f"at least one example in {file.path}", f"an array {array.shape}"))
-    for place, example in enumerate(arranged):
-        yield {"input": f"{file.name}[{place}]"}, example
+    for index, example in enumerate(arranged):
+        yield {"input": f"{file.name}[{index}]"}, example
 
 
-def _array(file: GivenFile, content: bytes) -> np.ndarray:
-    """The array of a file; of several the one called ``x`` or ``x_test``. Pickled objects are refused."""
+def _load(file: InputFile, content: bytes) -> np.ndarray:
+    """Load the only array, or the one named ``x`` or ``x_test``; pickled objects are rejected."""
     try:
         found = np.load(io.BytesIO(content), allow_pickle=False)
         if isinstance(found, np.ndarray):
             return found
-        wanted = [name for name in NAMES if name in found.files] or found.files
-        if len(found.files) > 1 and wanted == found.files:
+        names = [name for name in NAMES if name in found.files] or found.files
+        if len(found.files) > 1 and names == found.files:
             expected = f"one array, or one called {' or '.join(NAMES)}, in {file.path}"
             raise ConfigError(format_error("INPUT", expected, ", ".join(found.files)))
-        sizes = {member.filename.removesuffix(".npy"): member.file_size for member in found.zip.infolist()}
-        refuse("INPUT", file.path, wanted[:1], sizes)
-        return found[wanted[0]]
+        check_members("INPUT", file.path, names[:1], member_sizes(found.zip))
+        return found[names[0]]
     except (*UNREADABLE, IndexError) as error:
-        # NumPy advises to load such a file unsafely.
-        got = "something else, or objects of Python's, which may run code" if "pickle" in str(error) else str(error)
-        raise ConfigError(format_error("INPUT", f"arrays that can be read in {file.path}", got)) from error
+        # NumPy's own message recommends to allow pickles, which would run code from the file.
+        got = "another format, or Python objects, which may run code" if "pickle" in str(error) else str(error)
+        raise ConfigError(format_error("INPUT", f"readable arrays in {file.path}", got)) from error
 
 
-def _arranged(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-    """An array whose first axis counts examples of this shape; pictures may have their channels last, or none."""
-    if array.shape in (shape, *_layouts(shape)):
+def _arrange(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return the array as (examples, *shape), or None if it cannot be arranged so."""
+    if array.shape in (shape, *_image_layouts(shape)):
         array = array[None]
     if array.shape[1:] == shape:
         return array
-    if array.shape[1:] not in _layouts(shape):
+    if array.shape[1:] not in _image_layouts(shape):
         return None
     return array.transpose(0, 3, 1, 2) if array.ndim == 4 else array[:, None]
 
 
-def _layouts(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+def _image_layouts(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Return the other layouts of an image: channels last, and none for one channel."""
     if len(shape) != 3:
         return []
     channels, height, width = shape

@@ -1,4 +1,4 @@
-"""CSV files, read so that whatever is wrong in them can be named by column and line."""
+"""Read CSV files, with errors that name the column and line."""
 
 import csv
 import re
@@ -16,9 +16,9 @@ from dltrain.data.bad_samples import BadSamples
 from dltrain.errors import ConfigError, format_error, suggest
 
 LARGEST = float(np.finfo(np.float32).max)
-HOLES = ("", "na", "nan")
+MISSING = ("", "na", "nan")
 QUOTED = re.compile(r'"[^"]*"')
-TORN = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8, as Python's surrogateescape shows them
+INVALID_UTF8 = re.compile("[\udc80-\udcff]")  # how surrogateescape decodes such bytes
 
 
 @dataclass(frozen=True)
@@ -26,31 +26,31 @@ class Table:
     """The cells of a CSV file.
 
     Args:
-        path: Of the file.
+        path: The file.
         header: Names of the columns.
         rows: Cells as text, one list per row.
         lines: Line of the file, from 1, on which each row ends.
-        comma: Whether numbers are written with a decimal comma, as is usual between semicolons.
+        decimal_comma: Whether numbers have a decimal comma, as is usual in files with semicolons.
     """
 
     path: Path
     header: list[str]
     rows: list[list[str]]
     lines: list[int]
-    comma: bool
+    decimal_comma: bool
 
-    def place(self, name: str) -> int:
-        """Which column has this name."""
+    def index_of(self, name: str) -> int:
+        """Return the index of a column."""
         if name not in self.header:
             known = f"one of the columns of {self.path.name}: {', '.join(self.header)}"
             raise ConfigError(format_error("data.column", known, name, suggest(str(name), self.header)))
-        return self.places([name])[0]
+        return self.indices_of([name])[0]
 
-    def places(self, names: Iterable[str]) -> list[int]:
-        """Which columns have these names.
+    def indices_of(self, names: Iterable[str]) -> list[int]:
+        """Return the indices of columns.
 
         Raises:
-            ConfigError: Naming those that are missing, or one that several columns have.
+            ConfigError: Columns are missing, or several have the same name.
         """
         names = list(names)
         missing = [name for name in names if name not in self.header]
@@ -61,66 +61,66 @@ class Table:
             if (times := self.header.count(name)) > 1:
                 called = f"called {name}" if name else "without a name"
                 expected = f"one column {called} in {self.path}"
-                raise ConfigError(
-                    format_error("data.column", expected, f"{times} of them", "Give each a name of its own")
-                )
+                raise ConfigError(format_error("data.column", expected, f"{times} of them", "Rename the others"))
         return [self.header.index(name) for name in names]
 
-    def cells(self, place: int) -> list[str]:
-        """The text of one column."""
-        return [row[place] for row in self.rows]
+    def cells(self, column: int) -> list[str]:
+        """Return the cells of one column."""
+        return [row[column] for row in self.rows]
 
-    def numeric(self, place: int) -> bool:
-        """Whether a column holds numbers: at least one, and no text."""
-        found = [self.number(cell) for cell in self.cells(place) if not is_hole(cell)]
+    def is_numeric(self, column: int) -> bool:
+        """Whether a column holds at least one number and no text."""
+        found = [self.parse_number(cell) for cell in self.cells(column) if not is_missing(cell)]
         return bool(found) and None not in found
 
-    def number(self, cell: str) -> float | None:
-        """The finite number in a cell, or None for text."""
+    def parse_number(self, cell: str) -> float | None:
+        """Return the finite number in a cell, or None for text."""
         if "_" in cell:  # Python reads 1_0 as 10
             return None
         try:
-            value = float(cell.replace(",", ".") if self.comma else cell)
+            value = float(cell.replace(",", ".") if self.decimal_comma else cell)
         except ValueError:
             return None
         return value if isfinite(value) else None
 
 
-def read(path: Path, limit: int | None = None, bad: BadSamples | None = None) -> Table:
-    """Read a file in UTF-8, with or without a byte order mark, its cells between commas or semicolons.
+def read_csv(path: Path, limit: int | None = None, bad: BadSamples | None = None) -> Table:
+    """Read a UTF-8 file, with or without a byte order mark, with commas or semicolons between the cells.
 
     Args:
-        path: Of a file that is there.
-        limit: Read only so many rows.
-        bad: What to do about lines that cannot be read; None refuses them.
+        path: An existing file.
+        limit: Read at most this many rows.
+        bad: Policy for unreadable lines; None rejects them.
 
     Raises:
-        ConfigError: The file is not such a file; the message names the line.
+        ConfigError: The file is not a CSV file; the message names the line.
     """
-    with readable(path), path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-        return next(tables(lines, path, limit, bad))
+    with csv_errors(path), path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        return next(iterate_tables(lines, path, limit, bad))
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """What goes wrong in reading a file, as a mistake of the user's."""
+def csv_errors(path: Path) -> Iterator[None]:
+    """Raise errors in reading a file as ConfigError."""
     try:
         yield
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(format_error("data.path", f"a CSV file in UTF-8 at {path}", str(error))) from error
 
 
-def tables(lines: Iterable[str], path: Path, size: int | None, bad: BadSamples | None = None) -> Iterator[Table]:
-    """A file's rows in tables of ``size``, or all in one; there is at least one row.
+def iterate_tables(
+    lines: Iterable[str], path: Path, size: int | None, bad: BadSamples | None = None
+) -> Iterator[Table]:
+    """Yield the rows of a file in tables of ``size`` rows, or in one table; there is at least one row.
 
     Args:
-        lines: Of the file; no more are read than are needed.
-        path: Of the file, for messages.
-        size: Rows at a time.
-        bad: What to do about lines that cannot be read; None refuses them.
+        lines: Lines of the file, read as they are needed.
+        path: The file, for messages.
+        size: Rows per table; None reads all rows into one.
+        bad: Policy for unreadable lines; None rejects them.
 
     Raises:
-        ConfigError: The file is not such a file; the message names the line.
+        ConfigError: The file is not a CSV file; the message names the line.
     """
     lines = iter(lines)
     first = next(lines, "")
@@ -128,20 +128,22 @@ def tables(lines: Iterable[str], path: Path, size: int | None, bad: BadSamples |
     delimiter = ";" if bare.count(";") > bare.count(",") else ","
     reader = csv.reader(chain([first], lines), delimiter=delimiter, skipinitialspace=True)
     header = [name.strip() for name in next(reader, [])]
-    rows = _rows(reader, alone=len(header) == 1)
+    rows = _iterate_rows(reader, single_column=len(header) == 1)
     found = list(islice(rows, size))
     while True:
-        table = Table(path, header, [row for row, _ in found], [line for _, line in found], comma=delimiter == ";")
-        _check(table)
-        yield without(table, _torn_rows(table), bad or BadSamples())
+        table = Table(
+            path, header, [row for row, _ in found], [line for _, line in found], decimal_comma=delimiter == ";"
+        )
+        _check_table(table)
+        yield drop_rows(table, _find_bad_rows(table), bad or BadSamples())
         if not (found := list(islice(rows, size))):
             return
 
 
-def _rows(reader: Any, alone: bool) -> Iterator[tuple[list[str], int]]:
-    """Rows, each with the line on which it ends.
+def _iterate_rows(reader: Any, single_column: bool) -> Iterator[tuple[list[str], int]]:
+    """Yield each row with the line on which it ends.
 
-    An empty line is a hole where there is one column, and nothing where there are several, or at the end of the file.
+    An empty line is a missing value in a file of one column, except at its end; otherwise it is ignored.
     """
     empty: list[tuple[list[str], int]] = []
     for row in reader:
@@ -149,52 +151,52 @@ def _rows(reader: Any, alone: bool) -> Iterator[tuple[list[str], int]]:
             yield from empty
             empty.clear()
             yield [cell.strip() for cell in row], reader.line_num
-        elif alone:
+        elif single_column:
             empty.append(([""], reader.line_num))
 
 
-def _check(table: Table) -> None:
-    """Refuse what is no table with names over its columns."""
+def _check_table(table: Table) -> None:
+    """Reject a file without named columns or without rows."""
     if any("\t" in name for name in table.header):
         expected = f"cells between commas or semicolons in {table.path}"
         raise ConfigError(format_error("data.path", expected, "tabs between the names of its first line"))
     if not table.rows:
         raise ConfigError(format_error("data.path", f"a line of names and rows of numbers in {table.path}", "no rows"))
-    if all(table.number(name) is not None for name in table.header):
+    if all(table.parse_number(name) is not None for name in table.header):
         got = ", ".join(table.header)
         raise ConfigError(format_error("data.path", f"the names of the columns in the first line of {table.path}", got))
-    if any(map(_is_torn, table.header)):
+    if any(map(_has_invalid_utf8, table.header)):
         raise ConfigError(
             format_error("data.path", f"a CSV file in UTF-8 at {table.path}", "other bytes in its first line")
         )
 
 
-def without(table: Table, mistakes: Mapping[int, str], bad: BadSamples) -> Table:
-    """The table without some of its rows.
+def drop_rows(table: Table, messages: Mapping[int, str], bad: BadSamples) -> Table:
+    """Return the table without its bad rows.
 
     Args:
         table: The file.
-        mistakes: Row -> what is wrong with it.
-        bad: What to do about such rows.
+        messages: Row -> what is wrong with it.
+        bad: Policy for these rows.
 
     Raises:
-        ConfigError: They are refused, there are too many, or no row is left.
+        ConfigError: Bad rows are rejected, there are too many, or no row is left.
     """
-    for row in sorted(mistakes):
-        bad.add(mistakes[row])
-    kept = [row for row in range(len(table.rows)) if row not in mistakes]
+    for row in sorted(messages):
+        bad.add(messages[row])
+    kept = [row for row in range(len(table.rows)) if row not in messages]
     if not kept:
-        raise ConfigError(format_error("data.path", f"a line that can be read in {table.path}", "none"))
+        raise ConfigError(format_error("data.path", f"a readable line in {table.path}", "none"))
     return replace(table, rows=[table.rows[row] for row in kept], lines=[table.lines[row] for row in kept])
 
 
-def _torn_rows(table: Table) -> dict[int, str]:
-    """Rows that are no text, or have not as many cells as the first: row -> what is wrong with it."""
+def _find_bad_rows(table: Table) -> dict[int, str]:
+    """Find rows that are not UTF-8 or have the wrong number of cells: row -> what is wrong with it."""
     found = {}
     for number, (row, line) in enumerate(zip(table.rows, table.lines, strict=True)):
-        torn = next(filter(_is_torn, row), None)
-        if torn is not None:
-            got = torn.encode(errors="backslashreplace").decode()
+        invalid = next(filter(_has_invalid_utf8, row), None)
+        if invalid is not None:
+            got = invalid.encode(errors="backslashreplace").decode()
             found[number] = format_error("data.path", f"text in UTF-8 in line {line} of {table.path}", got)
         elif len(row) != len(table.header):
             expected = f"{len(table.header)} cells in line {line} of {table.path}, as in its first line"
@@ -202,55 +204,55 @@ def _torn_rows(table: Table) -> dict[int, str]:
     return found
 
 
-def _is_torn(cell: str) -> bool:
-    return not cell.isascii() and TORN.search(cell) is not None
+def _has_invalid_utf8(cell: str) -> bool:
+    return not cell.isascii() and INVALID_UTF8.search(cell) is not None
 
 
-def is_hole(cell: str) -> bool:
-    """Whether a cell says that there is no value: it is empty, NA or NaN."""
-    return cell.casefold() in HOLES
+def is_missing(cell: str) -> bool:
+    """Whether a cell is a missing value: empty, NA or NaN."""
+    return cell.casefold() in MISSING
 
 
-def numbers(table: Table, place: int, remedy: str = "Choose columns of numbers with data.column") -> np.ndarray:
-    """One column as float64 (rows,), with NaN for holes.
+def parse_numbers(table: Table, column: int, hint: str = "Choose columns of numbers with data.column") -> np.ndarray:
+    """Return one column in float64 (rows,), with NaN for missing values.
 
     Args:
         table: The file.
-        place: Which column.
-        remedy: What the user can do about text in it.
+        column: Index of the column.
+        hint: What to do about text in it, for the message.
 
     Raises:
-        ConfigError: A cell holds text, or a number that no float32 holds; the message names the first.
+        ConfigError: A cell holds text, or a number beyond the range of float32; the message names the first.
     """
     values = np.full(len(table.rows), np.nan)
-    for row, cell in enumerate(table.cells(place)):
-        if is_hole(cell):
+    for row, cell in enumerate(table.cells(column)):
+        if is_missing(cell):
             continue
-        value = table.number(cell)
+        value = table.parse_number(cell)
         if value is None or abs(value) > LARGEST:
             size = "finite number" if value is None else f"number between -{LARGEST:.2g} and {LARGEST:.2g}"
-            where = f"a {size} in column {table.header[place]}, line {table.lines[row]} of {table.path}"
-            raise ConfigError(format_error("data.column", where, cell, remedy if value is None else ""))
+            where = f"a {size} in column {table.header[column]}, line {table.lines[row]} of {table.path}"
+            raise ConfigError(format_error("data.column", where, cell, hint if value is None else ""))
         values[row] = value
     return values
 
 
-def refuse_holes(table: Table, places: Iterable[int], remedy: str) -> None:
-    """Refuse columns with holes.
+def reject_missing(table: Table, columns: Iterable[int], hint: str) -> None:
+    """Reject columns with missing values.
 
     Args:
         table: The file.
-        places: Columns to look at.
-        remedy: What the user can do instead.
+        columns: Indices of the columns.
+        hint: What to do instead, for the message.
 
     Raises:
-        ConfigError: One line per column with holes: where the first one is and how many there are.
+        ConfigError: With one line per column: where the first missing value is, and how many there are.
     """
     problems = []
-    for place in places:
-        lines = [line for cell, line in zip(table.cells(place), table.lines, strict=True) if is_hole(cell)]
+    for column in columns:
+        lines = [line for cell, line in zip(table.cells(column), table.lines, strict=True) if is_missing(cell)]
         if lines:
-            where = f"a value in column {table.header[place]}, line {lines[0]} of {table.path}"
-            problems.append(format_error("data.path", where, f"a hole ({len(lines)} in this column)", remedy))
+            where = f"a value in column {table.header[column]}, line {lines[0]} of {table.path}"
+            problems.append(format_error("data.path", where, f"a missing value ({len(lines)} in this column)", hint))
     if problems:
         raise ConfigError(*problems)

@@ -1,4 +1,4 @@
-"""The 8x8 handwritten digits that come with the package."""
+"""The bundled handwritten digits of 8x8 pixels."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dltrain.data.checks import at_least, fraction
-from dltrain.data.inputs import Given
+from dltrain.data.checks import at_least, check_fraction
+from dltrain.data.inputs import InputFiles
 from dltrain.data.spec import Inputs, Splits
-from dltrain.data.splits import hold_out_of_each
-from dltrain.datasets.image_inputs import picture_inputs
-from dltrain.datasets.images import Look, answered, picked, picture_facts
+from dltrain.data.splits import hold_out_stratified
+from dltrain.datasets.image_inputs import read_images
+from dltrain.datasets.images import ImageTransform, image_spec, limit_labels, select_rows
 
 BUNDLED = Path(__file__).parent / "bundled" / "digits.csv.gz"
 WHITE = 16.0
@@ -19,16 +19,16 @@ TEST = 250
 
 
 class Digits:
-    """1,797 pictures of 8x8 pixels, 10 classes; always the same 250 of them, about 25 of each class, are the test.
+    """1,797 handwritten digits of 8x8 pixels in 10 classes; a fixed 250, about 25 per class, are the test split.
 
     Args:
-        validation: Fraction of the other 1,547 that is held out; 0 trains on all of them.
-        num_labels: Training examples whose labels are known, at least 1; None for all.
-        mean: Taken from the pixels, on the scale from 0 to 1.
-        std: What the pixels are divided by after that.
-        augment: Any of ``flip`` and ``crop``.
-        batch_size: Examples per step.
-        workers: Not needed here: all pictures stay in memory.
+        validation: Fraction of the other 1,547 to hold out, in [0, 1).
+        num_labels: Training examples that keep their label, at least 1; None keeps all.
+        mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
+        std: Divisor of the pixels after that, above 0.
+        augment: Any of ``flip`` and ``crop``; see `dltrain.datasets.images.ImageTransform`.
+        batch_size: Examples per step, at least 1.
+        workers: Unused: the images stay in memory.
 
     Source: Alpaydin, Kaynak 1998, "Optical recognition of handwritten digits", UCI (its test set).
     """
@@ -43,22 +43,24 @@ class Digits:
         batch_size: int = 64,
         workers: int = 0,
     ) -> None:
-        self.validation = fraction("data.validation", validation)
+        self.validation = check_fraction("data.validation", validation)
         self.num_labels = None if num_labels is None else at_least("data.num_labels", num_labels, 1)
-        self.look = Look(1, mean, std, augment or [], WHITE)
+        self.transform = ImageTransform(1, mean, std, augment or [], WHITE)
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
-        self.spec = self.look.facts(picture_facts(1, 8, 8, [str(digit) for digit in range(10)]))
+        self.spec = self.transform.add_bounds(image_spec(1, 8, 8, [str(digit) for digit in range(10)]))
 
     def load(self) -> Splits:
-        """Read the file: 64 pixels from 0 to 16 and the class in each line."""
+        """Read the file: each line holds 64 pixels from 0 to 16 and the class."""
         table = torch.from_numpy(np.loadtxt(BUNDLED, delimiter=",", dtype=np.uint8))
         rows = {"pixels": table[:, :64].reshape(-1, 1, 8, 8), "labels": table[:, 64].contiguous()}
-        rest, test = hold_out_of_each(rows["labels"], TEST / len(table))
-        train, val = hold_out_of_each(rows["labels"][rest], self.validation)
-        parts = self.look.splits(picked(rows, rest[train]), picked(rows, rest[val]), picked(rows, test))
-        return answered(parts, self.num_labels)
+        rest, test = hold_out_stratified(rows["labels"], TEST / len(table))
+        train, val = hold_out_stratified(rows["labels"][rest], self.validation)
+        parts = self.transform.splits(
+            select_rows(rows, rest[train]), select_rows(rows, rest[val]), select_rows(rows, test)
+        )
+        return limit_labels(parts, self.num_labels)
 
-    def inputs(self, given: Given) -> Iterator[Inputs]:
-        """Read a user's picture files and arrays."""
-        return picture_inputs(given, self.look, (1, 8, 8))
+    def inputs(self, files: InputFiles) -> Iterator[Inputs]:
+        """Read image files and arrays."""
+        return read_images(files, self.transform, (1, 8, 8))

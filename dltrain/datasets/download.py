@@ -1,4 +1,4 @@
-"""Data sets that torchvision downloads: once, whole, with the hash that it knows, and into their own folder only."""
+"""Download data sets with torchvision: once, completely, verified by hash, and into their own folder only."""
 
 import os
 import shlex
@@ -15,48 +15,48 @@ from filelock import FileLock
 
 from dltrain.errors import ConfigError, format_error
 
-SILENCE_S = 60  # a server that says nothing for so long is given up
+TIMEOUT_S = 60  # without data from the server
 
 
-def not_there(name: str, root: Path, missing: Path) -> ConfigError:
-    """The refusal of a set whose files are not there, with the command that fetches them."""
+def missing_files(name: str, root: Path, missing: Path) -> ConfigError:
+    """Return the error for missing files of a data set, with the command that downloads them."""
     command = f"dltrain data={name} data.download=true data.root={shlex.quote(str(root))}"
-    hint = f"{missing.relative_to(root)} is not there. This command downloads the files: {command}"
-    return ConfigError(format_error("data.root", f"the folder that holds the files of {name}", root, hint))
+    hint = f"{missing.relative_to(root)} is missing. To download the files: {command}"
+    return ConfigError(format_error("data.root", f"a folder with the files of {name}", root, hint))
 
 
-def fetch(dataset: str, root: Path, whole: Callable[[], bool]) -> None:
-    """Download one of torchvision's sets into ``root``; processes that want the same wait for each other.
+def download_dataset(dataset: str, root: Path, is_complete: Callable[[], bool]) -> None:
+    """Download a data set of torchvision into ``root``; concurrent downloads of the same set wait for each other.
 
-    A file gets its place when all of them are whole, so nobody meets half of one, whatever ends the download.
+    Files are moved to their place after all of them are complete, so an interrupted download leaves no partial file.
 
     Args:
-        dataset: Its class in torchvision.
-        root: The folder of all sets.
-        whole: Whether its files are there: while this process waited, another may have fetched them.
+        dataset: Name of its class in torchvision.
+        root: Folder of all data sets.
+        is_complete: Whether its files exist: another process may have downloaded them while this one waited.
 
     Raises:
-        ConfigError: With what went wrong, and the command that fetches the files by hand.
+        ConfigError: The download failed; the message has a command to download the files by hand.
     """
     # torchvision takes seconds to import, and only a download needs it.
     from torchvision import datasets
 
-    kind, fresh = getattr(datasets, dataset), root / f".fetching-{dataset}"
+    kind, temporary = getattr(datasets, dataset), root / f".fetching-{dataset}"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{dataset}.lock"), _empty(fresh), _careful():
-            if not whole():
-                kind(fresh, download=True)
-                _publish(fresh, root)
+        with FileLock(root / f".{dataset}.lock"), _empty_folder(temporary), _safe_network():
+            if not is_complete():
+                kind(temporary, download=True)
+                _move_files(temporary, root)
     except (OSError, RuntimeError, HTTPException, tarfile.TarError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        wanted = format_error("data.download", f"to download {dataset} into {root}", reason)
-        hint = f"Check the network and the folder. By hand: {by_hand(kind, root)}"
-        raise ConfigError(f"{wanted}. {hint}") from error
+        failed = format_error("data.download", f"to download {dataset} into {root}", reason)
+        hint = f"Check the network and the folder. To download by hand: {shell_command(kind, root)}"
+        raise ConfigError(f"{failed}. {hint}") from error
 
 
-def by_hand(kind: Any, root: Path) -> str:
-    """The command that does the same on a machine with a network, as torchvision's class describes it."""
+def shell_command(kind: Any, root: Path) -> str:
+    """Return a shell command that downloads the files, from the addresses in torchvision's class."""
     folder = shlex.quote(str(root))
     if hasattr(kind, "mirrors"):
         raw = shlex.quote(str(root / kind.__name__ / "raw"))
@@ -66,8 +66,8 @@ def by_hand(kind: Any, root: Path) -> str:
 
 
 @contextmanager
-def _empty(folder: Path) -> Iterator[None]:
-    """A folder without what a process that was killed has left in it; afterwards it is gone."""
+def _empty_folder(folder: Path) -> Iterator[None]:
+    """Remove what a killed process left in the folder before, and the folder afterwards."""
     shutil.rmtree(folder, ignore_errors=True)
     try:
         yield
@@ -76,21 +76,20 @@ def _empty(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _careful() -> Iterator[None]:
-    """Wait for no server without end, and let no archive write outside its folder (torchvision before 0.29 would)."""
+def _safe_network() -> Iterator[None]:
+    """Set a timeout for servers, and keep archives from writing outside their folder (torchvision before 0.29)."""
     if hasattr(tarfile, "data_filter"):  # Python 3.11.4
         tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SILENCE_S)
+    socket.setdefaulttimeout(TIMEOUT_S)
     try:
         yield
     finally:
         socket.setdefaulttimeout(before)
 
 
-def _publish(fresh: Path, root: Path) -> None:
-    """Move every file to its place."""
-    for file in sorted(path for path in fresh.rglob("*") if path.is_file()):
-        place = root / file.relative_to(fresh)
+def _move_files(source: Path, target: Path) -> None:
+    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+        place = target / file.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
         os.replace(file, place)

@@ -1,115 +1,101 @@
-"""The times that follow the last row of a table, written as its own are."""
+"""Timestamps of the steps after the last row of a table, in the format of its own."""
 
 import calendar
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
 from itertools import count, islice, pairwise
 from statistics import median_low
 
-from dltrain.datasets.csv_file import Table, is_hole
-from dltrain.datasets.timestamps import DAY, column_of_moments, is_time
+from dltrain.datasets.csv_file import Table, is_missing
+from dltrain.datasets.timestamps import DAY, find_time_column, is_time_name
 
 Time = str | int | float
 
 SATURDAY = 5
-DATE = 10  # characters of 2024-01-31
-ZONE = re.compile(r"(Z|[+-]\d\d(:?\d\d)?)$")
-WEEK = re.compile(r"\d{4}-?W\d\d(-?\d)?")
-UNPADDED = re.compile(r"[-/]\d(?!\d)")  # 2024-1, 2024/1/31
+OFFSET = re.compile(r"(?<=.{11})(Z|[+-]\d\d(:?\d\d)?)$")  # from UTC, behind a date and an hour
+# Formats that may be cut short: to the month, the minute, the millisecond ...
+FORMATS = ("%Y-%m-%dT%H:%M:%S.%f", "%Y-%m-%d %H:%M:%S.%f", "%Y/%m/%d %H:%M:%S.%f", "%Y%m%d", "%G-W%V-%u", "%GW%V%u")
+FORMATS_WITHOUT_ZEROS = ("%Y-%-m-%-d", "%Y/%-m/%-d", "%Y-%-m", "%Y/%-m")
 
 
-def following(table: Table, steps: int) -> list[Time | None] | None:
-    """The times of the steps after the last row, at the usual distance of the rows.
+def continue_times(table: Table, steps: int) -> Sequence[Time] | None:
+    """Return the times of the steps after the last row.
 
-    Dates go on by months where all rows are of one day of the month, or of its end; otherwise by the median distance,
-    and over weekends where the rows leave them out. Numbers go on where their column's name says that it counts time.
+    Dates advance by calendar months if all rows are on the same day of the month or on its last day; otherwise by the
+    median distance of the rows, without weekends if the rows have none. Numbers advance if the name of their column
+    says that they are times.
 
     Args:
         table: Rows in the order of time.
-        steps: How many.
+        steps: Number of times.
 
     Returns:
-        One time for each step, None after the last day of the year 9999; or None where no column says the time.
+        One time per step, or None if the table has no times, or times in a format that is not supported.
     """
     if len(table.rows) < 2:
         return None
-    if found := column_of_moments(table):
-        place, moments = found
-        write = _writer(table.cells(place))
-        if write(moments[-1]) != table.rows[-1][place]:  # read, but in a form that is not written here
-            return None
-        times = [write(moment) for moment in islice(_onwards(moments), steps)]
-        return [*times, *[None] * (steps - len(times))] if times else None
-    for place, name in enumerate(table.header):
-        if is_time(name) and table.numeric(place) and not any(map(is_hole, table.cells(place))):
-            return list(islice(_numbers_onwards(table, place), steps)) or None
+    if found := find_time_column(table):
+        column, times = found[0], [time.replace(tzinfo=None) for time in found[1]]
+        write = _writer(table.cells(column), times)
+        return _continue_dates(times, steps, write) if write else None
+    for column, name in enumerate(table.header):
+        if is_time_name(name) and table.is_numeric(column) and not any(map(is_missing, table.cells(column))):
+            return list(islice(_future_numbers(table, column), steps)) or None
     return None
 
 
-def _onwards(moments: Sequence[datetime]) -> Iterator[datetime]:
-    """What comes after the last moment, while the calendar lasts; nothing where moments usually stay the same."""
-    with suppress(ValueError, OverflowError):  # there is no year 10000
-        yield from _endless(moments)
+def _continue_dates(times: Sequence[datetime], steps: int, write: Callable[[datetime], str]) -> list[str] | None:
+    try:
+        return [write(time) for time in islice(_future_dates(times), steps)] or None
+    except (ValueError, OverflowError):  # after the year 9999
+        return None
 
 
-def _endless(moments: Sequence[datetime]) -> Iterator[datetime]:
-    months = [moment.year * 12 + moment.month - 1 for moment in moments]
-    at_end = all(moment.day == _days_of(months[row]) for row, moment in enumerate(moments))
-    same_day = at_end or len({moment.day for moment in moments}) == 1
+def _future_dates(times: Sequence[datetime]) -> Iterator[datetime]:
+    """Yield the times after the last one, without end; none if the median distance is 0."""
+    months = [time.year * 12 + time.month - 1 for time in times]
+    last_days = all(time.day == _days_in(month) for time, month in zip(times, months, strict=True))
+    same_day = last_days or len({time.day for time in times}) == 1
     if same_day and all(later > earlier for earlier, later in pairwise(months)):
         step = median_low([later - earlier for earlier, later in pairwise(months)])
-        yield from (_in_month(moments[-1], months[-1] + number * step, at_end) for number in count(1))
-    distance = median_low([later - earlier for earlier, later in pairwise(moments)])
-    skipped = moments[-1] - moments[0] > distance * (len(moments) - 1)
-    working = distance == DAY and skipped and all(moment.weekday() < SATURDAY for moment in moments)
+        yield from (_in_month(times[-1], months[-1] + number * step, last_days) for number in count(1))
+    distance = median_low([later - earlier for earlier, later in pairwise(times)])
+    has_gaps = times[-1] - times[0] > distance * (len(times) - 1)
+    weekdays_only = distance == DAY and has_gaps and all(time.weekday() < SATURDAY for time in times)
     for number in count(1) if distance else ():
-        moment = moments[-1] + number * distance
-        if not working or moment.weekday() < SATURDAY:
-            yield moment
+        time = times[-1] + number * distance
+        if not weekdays_only or time.weekday() < SATURDAY:
+            yield time
 
 
-def _days_of(month: int) -> int:
-    """Days of a month, counted from that of year 0."""
+def _days_in(month: int) -> int:
+    """Return the days of a month, counted from January of the year 0."""
     return calendar.monthrange(month // 12, month % 12 + 1)[1]
 
 
-def _in_month(moment: datetime, month: int, at_end: bool) -> datetime:
-    days = _days_of(month)
-    return moment.replace(year=month // 12, month=month % 12 + 1, day=days if at_end else min(moment.day, days))
+def _in_month(time: datetime, month: int, last_day: bool) -> datetime:
+    days = _days_in(month)
+    return time.replace(year=month // 12, month=month % 12 + 1, day=days if last_day else min(time.day, days))
 
 
-def _writer(cells: Sequence[str]) -> Callable[[datetime], str]:
-    """Writes a time as the last of a column's cells has its own."""
-    zone = found.group() if (found := ZONE.search(cells[-1][DATE:])) else ""
-    bare = cells[-1].removesuffix(zone)
-    padded = not any(map(UNPADDED.search, cells))
-
-    def write(moment: datetime) -> str:
-        if bare.isdigit():
-            return moment.date().isoformat().replace("-", "")[: len(bare)]
-        if WEEK.fullmatch(bare):
-            return _week(moment, "-" if "-" in bare else "")[: len(bare)]
-        if len(bare) > DATE:
-            text = moment.isoformat(bare[DATE], "microseconds")[: len(bare)]
-            return (text.replace("-", "/") if "/" in bare else text) + zone
-        mark = "/" if "/" in bare else "-"
-        parts = moment.date().isoformat().split("-")[: 1 + bare.count(mark)]
-        return mark.join(part if padded else part.lstrip("0") for part in parts)
-
-    return write
+def _writer(cells: Sequence[str], times: Sequence[datetime]) -> Callable[[datetime], str] | None:
+    """Return a function that writes times in the format of the cells; None if that is not supported."""
+    bare = [OFFSET.sub("", cell) for cell in cells]
+    last, offset = bare[-1], cells[-1].removeprefix(bare[-1])
+    for form in FORMATS:
+        if all(time.strftime(form)[: len(cell)] == cell for time, cell in zip(times, bare, strict=True)):
+            return lambda time: time.strftime(form)[: len(last)] + offset
+    for form in FORMATS_WITHOUT_ZEROS:
+        if all(time.strftime(form) == cell for time, cell in zip(times, bare, strict=True)):
+            return lambda time: time.strftime(form)
+    return None
 
 
-def _week(moment: datetime, mark: str) -> str:
-    year, week, day = moment.isocalendar()
-    return f"{year}{mark}W{week:02}{mark}{day}"
-
-
-def _numbers_onwards(table: Table, place: int) -> Iterator[int | float]:
-    """Numbers after the last; decimal fractions stay as exact as they are written."""
-    cells = [cell.replace(",", ".") if table.comma else cell for cell in table.cells(place)]
+def _future_numbers(table: Table, column: int) -> Iterator[int | float]:
+    """Yield the numbers after the last one; Decimal keeps 0.1 + 0.2 at 0.3."""
+    cells = [cell.replace(",", ".") if table.decimal_comma else cell for cell in table.cells(column)]
     values = [Decimal(cell) for cell in cells]
     step = median_low([later - earlier for earlier, later in pairwise(values)])
     for number in count(1) if step else ():

@@ -1,4 +1,4 @@
-"""Pictures that a user brings: files of the usual formats, folders of them, or arrays."""
+"""User-provided images: files in the usual formats, folders of them, or arrays."""
 
 import io
 import warnings
@@ -8,97 +8,105 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from dltrain.data.inputs import Given, GivenFile
+from dltrain.data.inputs import InputFile, InputFiles
 from dltrain.data.spec import Inputs
 from dltrain.datasets import array_inputs
-from dltrain.datasets.array_inputs import Example, gathered
-from dltrain.datasets.images import Look
+from dltrain.datasets.array_inputs import Example, stack_examples
+from dltrain.datasets.images import ImageTransform
 from dltrain.errors import ConfigError, format_error
 
-ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-# Pillow decides by content what a file is, and hands some kinds to other programs: PostScript to Ghostscript.
+# Pillow detects the format from the content, and would pass PostScript on to Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-DEEP = ("I", "F")  # modes of more than 8 bits per pixel, I;16 and its kin among them
-WHITE_OF_16_BITS = 65535
+DEEP_MODES = ("I", "F")  # prefixes of the modes with more than 8 bits per pixel, such as I;16
+WHITE_16_BIT = 65535
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
-def picture_inputs(given: Given, look: Look, shape: tuple[int, ...]) -> Iterator[Inputs]:
-    """Pictures in the channels, size and scale of a data set.
+def read_images(files: InputFiles, transform: ImageTransform, shape: tuple[int, ...]) -> Iterator[Inputs]:
+    """Read images in the channels, size and pixel scale of a data set.
 
     Args:
-        given: Picture files in any size and colour, which are converted, and arrays, which must be like the set's.
-        look: Knows the set's scale.
-        shape: Of the set's pictures: channels, height, width.
+        files: Image files, which are converted, and arrays, whose shape and scale must be those of the data set.
+        transform: Knows the pixel scale of the data set.
+        shape: Channels, height and width of its images.
     """
-    return gathered(_all(given, look, shape), given.batch, "pixels")
+    return stack_examples(_examples(files, transform, shape), files.batch_size, "pixels")
 
 
-def _all(given: Given, look: Look, shape: tuple[int, ...]) -> Iterator[Example]:
-    for file in given.files("picture files, folders of them, or .npy and .npz files of pictures", ENDINGS):
-        with file.blamed():
-            content = file.content()
-            if file.suffix in array_inputs.ENDINGS or content.startswith(array_inputs.MAGIC):
-                for name, pixels in array_inputs.examples(file, content, shape):
-                    yield name, _as_stored(pixels, look, name["input"])
+def _examples(files: InputFiles, transform: ImageTransform, shape: tuple[int, ...]) -> Iterator[Example]:
+    for file in files.expand("image files, folders of them, or .npy and .npz files of images", SUFFIXES):
+        with file.errors_as_input():
+            content = file.read_bytes()
+            if file.suffix in array_inputs.SUFFIXES or content.startswith(array_inputs.MAGIC):
+                for name, pixels in array_inputs.iterate_examples(file, content, shape):
+                    yield name, _check_scale(pixels, transform.white, name["input"])
             else:
-                yield {"input": file.name}, look.stored(_picture(file, content, shape))
+                yield {"input": file.name}, transform.to_stored_scale(_decode(file, content, shape))
 
 
-def _picture(file: GivenFile, content: bytes, shape: tuple[int, ...]) -> np.ndarray:
+def _decode(file: InputFile, content: bytes, shape: tuple[int, ...]) -> np.ndarray:
     channels, height, width = shape
     try:
-        pixels = decoded(io.BytesIO(content), MODES[channels], height, width)
+        pixels = decode_image(io.BytesIO(content), MODES[channels], height, width)
     except UNREADABLE as error:
-        reason = "not a picture" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise ConfigError(format_error("INPUT", f"a picture that can be read at {file.path}", reason)) from error
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise ConfigError(format_error("INPUT", f"a readable image at {file.path}", reason)) from error
     return pixels.reshape(height, width, channels).transpose(2, 0, 1)
 
 
-def decoded(source: Path | io.BytesIO, mode: str, height: int, width: int) -> np.ndarray:
-    """A picture, the right way up, in one of PIL's modes and in one size, as bytes (height, width, channels).
+def decode_image(source: Path | io.BytesIO, mode: str, height: int, width: int) -> np.ndarray:
+    """Decode an image to bytes (height, width, channels), upright according to its EXIF orientation.
 
-    Its sides are scaled alike until it covers that size, and what sticks out is cut in equal parts on both ends.
+    It is scaled without distortion until it covers the size, and cropped at the center.
+
+    Args:
+        source: File or content.
+        mode: Mode of PIL to convert to.
+        height: Height of the result in pixels.
+        width: Width of the result in pixels.
 
     Raises:
-        OSError, SyntaxError, ValueError, Image.DecompressionBombError: It cannot be read.
+        OSError, SyntaxError, ValueError, Image.DecompressionBombError: The image cannot be read.
     """
     with warnings.catch_warnings():
-        # Pillow warns of 90 million pixels, as cameras have them, and refuses twice as many.
+        # Pillow warns above 90 million pixels, which cameras produce, and raises above twice as many.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(source, formats=FORMATS) as picture:
-            upright = _in_mode(ImageOps.exif_transpose(picture), mode)
+        with Image.open(source, formats=FORMATS) as image:
+            upright = _convert(ImageOps.exif_transpose(image), mode)
     return np.asarray(ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR))
 
 
-def _in_mode(picture: Image.Image, mode: str) -> Image.Image:
-    """A picture in one of PIL's modes; what is transparent lies on white where the mode cannot say so."""
-    if picture.mode.startswith(DEEP):
-        picture = _of_bytes(picture)
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    """Convert to a mode of PIL, on a white background if that has no transparency."""
+    if image.mode.startswith(DEEP_MODES):
+        image = _to_8_bit(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
         if mode not in ("LA", "RGBA"):
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture.convert(mode)
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert(mode)
 
 
-def _of_bytes(picture: Image.Image) -> Image.Image:
-    """Grey levels from 0 to 65,535 as levels from 0 to 255; Pillow itself makes all above 255 white."""
-    levels = np.asarray(picture)
-    if picture.mode == "F" or levels.min() < 0 or levels.max() > WHITE_OF_16_BITS:
-        got = f"{'fractions' if picture.mode == 'F' else 'whole numbers'} from {levels.min():g} to {levels.max():g}"
-        raise ValueError(f"grey levels that are {got}, and no file says which is white; 8 and 16 bits are read")
-    return Image.fromarray((levels / (WHITE_OF_16_BITS / 255)).round().astype(np.uint8))
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Scale gray levels from 0 to 65,535 to bytes; Pillow itself clips them at 255."""
+    levels = np.asarray(image)
+    if image.mode == "F" or levels.min() < 0 or levels.max() > WHITE_16_BIT:
+        kind = "fractions" if image.mode == "F" else "whole numbers"
+        raise ValueError(
+            f"gray levels of 8 or 16 bits are supported, not {kind} from {levels.min():g} to {levels.max():g}"
+        )
+    return Image.fromarray((levels / (WHITE_16_BIT / 255)).round().astype(np.uint8))
 
 
-def _as_stored(pixels: np.ndarray, look: Look, name: str) -> np.ndarray:
-    """Pixels of an array, which must be on the set's own scale: no file says which other it would be."""
-    whole = look.white > 1
-    expected = f"bytes from 0 to {look.white:g}" if whole else "floats from 0 to 1"
+def _check_scale(pixels: np.ndarray, white: float, name: str) -> np.ndarray:
+    """Return pixels that are on the scale of the data set; which scale an array has cannot be inferred."""
+    whole = white > 1
+    expected = f"{f'bytes from 0 to {white:g}' if whole else 'floats from 0 to 1'} in {name}, as in training"
     if (pixels.dtype != np.uint8) if whole else (pixels.dtype.kind != "f"):
-        raise ConfigError(format_error("INPUT", f"{expected} in {name}, as in training", pixels.dtype))
+        raise ConfigError(format_error("INPUT", expected, pixels.dtype))
     least, most = pixels.min(initial=0), pixels.max(initial=0)
-    if not (least >= 0 and most <= look.white):  # not a number compares as false
-        raise ConfigError(format_error("INPUT", f"{expected} in {name}, as in training", f"{least:g} to {most:g}"))
+    if not (least >= 0 and most <= white):  # NaN fails, too
+        raise ConfigError(format_error("INPUT", expected, f"{least:g} to {most:g}"))
     return pixels if whole else pixels.astype(np.float32)

@@ -1,4 +1,4 @@
-"""What all pictures share: their facts, how pixels become numbers, and how pictures vary at random in training."""
+"""What all image data sets share: facts, pixel scaling and augmentation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -8,19 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.data.checks import one_of
-from dltrain.data.loader import Batch, uniform
+from dltrain.data.keyed_random import uniform
+from dltrain.data.loader import Batch
 from dltrain.data.spec import Files, Source, Spec, Splits
-from dltrain.data.splits import hold_out_of_each
+from dltrain.data.splits import hold_out_stratified
 from dltrain.errors import ConfigError, format_error
 
 Rows = dict[str, Tensor]
 
 AUGMENTATIONS = ("flip", "crop")
-CROP_PAD = 4
+CROP_PADDING = 4
 
 
-def picture_facts(channels: int, height: int, width: int, class_names: Sequence[str] | None) -> Spec:
-    """The facts of pictures; read as a sequence, each row of pixels (of all channels) is a step."""
+def image_spec(channels: int, height: int, width: int, class_names: Sequence[str] | None) -> Spec:
+    """Return the facts of images. As a sequence, each row of pixels (of all channels) is a step."""
     return Spec(
         shape=(channels, height, width),
         size=channels * height * width,
@@ -34,16 +35,16 @@ def picture_facts(channels: int, height: int, width: int, class_names: Sequence[
     )
 
 
-class Look:
-    """How pictures reach a model: their scale, and how they vary in training.
+class ImageTransform:
+    """Scaling of pixels and augmentation of a set of images.
 
     Args:
-        channels: Of the pictures.
-        mean: Taken from the pixels, on the scale from 0 (black) to 1 (white); a number, or one per channel.
-        std: What the pixels are divided by after that, on the same scale.
-        augment: Any of ``flip`` (left and right, for half of the pictures) and ``crop`` (moved by up to 4 pixels each
-            way, black where nothing was).
-        white: The stored value that stands for 1.
+        channels: Channels of the images.
+        mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
+        std: Divisor of the pixels after that, above 0, on the same scale.
+        augment: Any of ``flip`` (horizontally, with probability 1/2) and ``crop`` (shift by up to 4 pixels in each
+            direction, filled with black).
+        white: Stored value of white; black is 0.
     """
 
     def __init__(
@@ -61,52 +62,52 @@ class Look:
         self.augment = [one_of("data.augment", name, AUGMENTATIONS) for name in augment]
         self.white = white
 
-    def stored(self, pixels: np.ndarray) -> np.ndarray:
-        """Bytes from 0 to 255 on the set's own scale; where that is one of whole numbers, rounded to them."""
+    def to_stored_scale(self, pixels: np.ndarray) -> np.ndarray:
+        """Convert bytes from 0 to 255 to the stored scale, rounded if that consists of whole numbers."""
         if self.white == 255:
             return pixels
         scaled = pixels.astype(np.float32) * (self.white / 255)
         return scaled.round().astype(np.uint8) if self.white > 1 else scaled
 
-    def facts(self, spec: Spec) -> Spec:
-        """``spec`` with what black and white are to a model."""
+    def add_bounds(self, spec: Spec) -> Spec:
+        """Return ``spec`` with the model inputs for black and white."""
         channels = spec.channels or 1
         black, white = (-self.mean / self.std), ((1 - self.mean) / self.std)
         low, high = (tuple(v.expand(channels, 1, 1).flatten().float().tolist()) for v in (black, white))
         return replace(spec, low=low, high=high)
 
     def splits(self, train: Rows | Files, val: Rows | Files | None, test: Rows | Files) -> Splits:
-        """Three sources of ``pixels`` (B, channels, height, width) and ``labels`` (B,); only training is augmented."""
-        prepare = Pixels(self.mean, self.std, self.white)
-        augment = Augment("flip" in self.augment, "crop" in self.augment, self.mean, self.std) if self.augment else None
-        held = Source(val, prepare) if val is not None and len(Source(val, prepare)) else None
-        return Splits(Source(train, prepare, augment), held, Source(test, prepare))
+        """Return splits of ``pixels`` (B, channels, height, width) and ``labels`` (B,); only training augments."""
+        prepare = ScalePixels(self.mean, self.std, self.white)
+        augment = FlipAndCrop("flip" in self.augment, "crop" in self.augment, prepare) if self.augment else None
+        held_out = Source(val, prepare) if val is not None and len(Source(val, prepare)) else None
+        return Splits(Source(train, prepare, augment), held_out, Source(test, prepare))
 
 
-def picked(rows: Mapping[str, Tensor], indices: Tensor) -> Rows:
-    """Some rows of all of them."""
+def select_rows(rows: Mapping[str, Tensor], indices: Tensor) -> Rows:
+    """Return the rows with these indices."""
     return {name: value[indices] for name, value in rows.items()}
 
 
-def answered(splits: Splits, count: int | None) -> Splits:
-    """The same data as if the labels of only some training examples were known; those of ``val`` and ``test`` stay.
+def limit_labels(splits: Splits, count: int | None) -> Splits:
+    """Keep the labels of only some training examples; all of them remain as ``unlabelled``.
 
     Args:
-        splits: With resident rows.
-        count: How many; the same ones in every run, and of each class its share, to within one. None for all.
+        splits: Splits of tensors.
+        count: Labeled examples to keep, at least 1: the same ones in every run, with the same fraction of every class
+            to within one example. None keeps all.
 
     Raises:
-        ConfigError: When there are fewer.
+        ConfigError: ``count`` is larger than the training split.
     """
-    rows, most = splits.train.rows, len(splits.train)
+    rows, available = splits.train.rows, len(splits.train)
     if count is None or not isinstance(rows, Mapping):
         return splits
-    if not 1 <= count <= most:
-        raise ConfigError(
-            format_error("data.num_labels", f"from 1 to {most:,}, the number of training examples", count)
-        )
-    _, known = hold_out_of_each(rows["labels"], count / most)
-    train = replace(splits.train, rows=picked(rows, known))
+    if not 1 <= count <= available:
+        expected = f"from 1 to {available:,}, the number of training examples"
+        raise ConfigError(format_error("data.num_labels", expected, count))
+    _, labelled = hold_out_stratified(rows["labels"], count / available)
+    train = replace(splits.train, rows=select_rows(rows, labelled))
     return replace(splits, train=train, unlabelled=replace(splits.train, rows={"pixels": rows["pixels"]}))
 
 
@@ -117,12 +118,12 @@ def _per_channel(key: str, value: float | list[float], channels: int) -> Tensor:
     return numbers.expand(channels)[:, None, None]
 
 
-class Pixels(nn.Module):
-    """Pixels as floating point numbers less their mean, in units of their deviation.
+class ScalePixels(nn.Module):
+    """Pixels minus their mean, divided by their standard deviation.
 
     Shape:
-        pixels (B, channels, height, width) and labels (B,), if they are known -> inputs (B, channels, height, width) in
-        float32 and targets (B,) in int64, or in float32 where labels are numbers
+        pixels (B, channels, height, width) and optional labels (B,) -> inputs (B, channels, height, width) in float32
+        and targets (B,) in int64, or in float32 if labels are floats
     """
 
     scale: Tensor
@@ -134,15 +135,20 @@ class Pixels(nn.Module):
         self.register_buffer("offset", (-mean / std).float())
 
     def forward(self, rows: Rows) -> Batch:
-        """Prepare any number of pictures at once."""
+        """Prepare any number of images at once."""
         batch = {"inputs": torch.addcmul(self.offset, rows["pixels"].float(), self.scale)}
         if (labels := rows.get("labels")) is not None:
             batch["targets"] = labels if labels.is_floating_point() else labels.long()
         return batch
 
 
-class Augment(nn.Module):
-    """Flip and crop a whole batch at once, each picture by the numbers that its key names.
+class FlipAndCrop(nn.Module):
+    """Random horizontal flip and shift of each image, for a whole batch at once.
+
+    Args:
+        flip: Flip each image with probability 1/2.
+        crop: Shift each image by up to 4 pixels in each direction.
+        scaling: Module that scaled the pixels; it knows the value of black.
 
     Shape:
         inputs (B, channels, height, width) -> the same
@@ -150,19 +156,19 @@ class Augment(nn.Module):
 
     black: Tensor
 
-    def __init__(self, flip: bool, crop: bool, mean: Tensor, std: Tensor) -> None:
+    def __init__(self, flip: bool, crop: bool, scaling: ScalePixels) -> None:
         super().__init__()
         self.flip = flip
-        self.pad = CROP_PAD if crop else 0
-        self.register_buffer("black", (-mean / std).float())
+        self.padding = CROP_PADDING if crop else 0
+        self.register_buffer("black", scaling.offset.clone())
 
     def forward(self, batch: Batch, keys: Tensor) -> Batch:
-        """Change ``inputs`` only; the targets stay."""
+        """Augment ``inputs``; other fields stay as they are."""
         pixels = batch["inputs"]
         count, channels, height, width = pixels.shape
         flip, down, right = uniform(keys, 3).unbind(1)
-        rows = self._moved(height, down)
-        columns = self._moved(width, right)
+        rows = self._shifted(height, down)
+        columns = self._shifted(width, right)
         if self.flip:
             columns = torch.where(flip[:, None] < 0.5, width - 1 - columns, columns)
         inside = _within(rows, height)[:, :, None] & _within(columns, width)[:, None, :]
@@ -171,9 +177,9 @@ class Augment(nn.Module):
         moved = pixels.flatten(2).gather(2, places).view(pixels.shape)
         return {**batch, "inputs": torch.where(inside[:, None], moved, self.black)}
 
-    def _moved(self, size: int, draw: Tensor) -> Tensor:
-        """From which place (B, size) each pixel is taken; it may lie outside by up to ``pad``."""
-        shift = (draw * (2 * self.pad + 1)).long() - self.pad
+    def _shifted(self, size: int, draw: Tensor) -> Tensor:
+        """Return the source coordinate (B, size) of each pixel; up to ``padding`` outside the image."""
+        shift = (draw * (2 * self.padding + 1)).long() - self.padding
         return torch.arange(size, device=draw.device) + shift[:, None]
 
 

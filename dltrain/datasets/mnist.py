@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST from their original files."""
+"""MNIST and Fashion-MNIST in their original IDX files."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,34 +8,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dltrain.data.checks import at_least, fraction
-from dltrain.data.inputs import Given
+from dltrain.data.checks import at_least, check_fraction
+from dltrain.data.inputs import InputFiles
 from dltrain.data.spec import Inputs, Splits
 from dltrain.data.splits import hold_out
-from dltrain.datasets.download import fetch, not_there
-from dltrain.datasets.image_inputs import picture_inputs
-from dltrain.datasets.images import Look, Rows, answered, picked, picture_facts
+from dltrain.datasets.download import download_dataset, missing_files
+from dltrain.datasets.image_inputs import read_images
+from dltrain.datasets.images import ImageTransform, Rows, image_spec, limit_labels, select_rows
 from dltrain.errors import ConfigError, format_error
 
-SIDE = 28
-PICTURES_HEADER = 16
+SIZE = 28
+IMAGES_HEADER = 16
 LABELS_HEADER = 8
 PARTS = ("train", "t10k")
 
 
 class MNIST:
-    """70,000 handwritten digits of 28x28 pixels, 10 classes; the last 10,000 are the test.
+    """70,000 handwritten digits of 28x28 pixels in 10 classes; the last 10,000 are the test split.
 
     Args:
-        root: Folder that holds ``MNIST/raw``, as torchvision lays it out.
-        download: Fetch the files when they are not there.
-        validation: Fraction of the 60,000 that is held out; 0 trains on all of them.
-        num_labels: Training examples whose labels are known, at least 1; None for all.
-        mean: Taken from the pixels, on the scale from 0 to 1.
-        std: What the pixels are divided by after that.
-        augment: Any of ``flip`` and ``crop``.
-        batch_size: Examples per step.
-        workers: Not needed here: all pictures stay in memory.
+        root: Folder with ``MNIST/raw``, the layout of torchvision.
+        download: Download missing files.
+        validation: Fraction of the 60,000 to hold out, in [0, 1).
+        num_labels: Training examples that keep their label, at least 1; None keeps all.
+        mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
+        std: Divisor of the pixels after that, above 0.
+        augment: Any of ``flip`` and ``crop``; see `dltrain.datasets.images.ImageTransform`.
+        batch_size: Examples per step, at least 1.
+        workers: Unused: the images stay in memory.
 
     Source: LeCun, Bottou, Bengio, Haffner 1998, "Gradient-based learning applied to document recognition".
     """
@@ -58,35 +58,37 @@ class MNIST:
     ) -> None:
         self.root = Path(root).expanduser()
         self.download = download
-        self.validation = fraction("data.validation", validation)
+        self.validation = check_fraction("data.validation", validation)
         self.num_labels = None if num_labels is None else at_least("data.num_labels", num_labels, 1)
-        self.look = Look(1, mean, std, augment or [])
+        self.transform = ImageTransform(1, mean, std, augment or [])
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
-        self.spec = self.look.facts(picture_facts(1, SIDE, SIDE, self.class_names))
+        self.spec = self.transform.add_bounds(image_spec(1, SIZE, SIZE, self.class_names))
 
     def load(self) -> Splits:
-        """Read the four files, after fetching them if that was asked for."""
+        """Read the four files; download them first if ``download``."""
         raw = self.root / self.folder / "raw"
         files = [path for part in PARTS for path in _paths(raw, part)]
         missing = [path for path in files if not path.is_file()]
-        if self.download and not _whole(files):
-            fetch(self.folder, self.root, lambda: _whole(files))
+        if self.download and not _complete(files):
+            download_dataset(self.folder, self.root, lambda: _complete(files))
         elif missing:
-            raise not_there(self.name, self.root, missing[0])
-        rest, test = (_read(raw, part) for part in PARTS)
+            raise missing_files(self.name, self.root, missing[0])
+        rest, test = (_read_part(raw, part) for part in PARTS)
         if not self.validation:
-            return answered(self.look.splits(rest, None, test), self.num_labels)
+            return limit_labels(self.transform.splits(rest, None, test), self.num_labels)
         train, val = hold_out(len(rest["labels"]), self.validation)
-        return answered(self.look.splits(picked(rest, train), picked(rest, val), test), self.num_labels)
+        return limit_labels(
+            self.transform.splits(select_rows(rest, train), select_rows(rest, val), test), self.num_labels
+        )
 
-    def inputs(self, given: Given) -> Iterator[Inputs]:
-        """Read a user's picture files and arrays."""
-        return picture_inputs(given, self.look, (1, SIDE, SIDE))
+    def inputs(self, files: InputFiles) -> Iterator[Inputs]:
+        """Read image files and arrays."""
+        return read_images(files, self.transform, (1, SIZE, SIZE))
 
 
 class FashionMNIST(MNIST):
-    """70,000 pictures of clothes, laid out as MNIST is; their mean is 0.2860 and their deviation 0.3530.
+    """70,000 images of clothing in the format of MNIST; their mean is 0.2860, their standard deviation 0.3530.
 
     Source: Xiao, Rasul, Vollgraf 2017, "Fashion-MNIST: a novel image dataset for benchmarking machine learning".
     """
@@ -111,33 +113,33 @@ def _paths(raw: Path, part: str) -> tuple[Path, Path]:
     return raw / f"{part}-images-idx3-ubyte", raw / f"{part}-labels-idx1-ubyte"
 
 
-def _read(raw: Path, part: str) -> Rows:
-    pictures, labels = _paths(raw, part)
-    classes = _bytes(labels, LABELS_HEADER)
-    pixels = _bytes(pictures, PICTURES_HEADER).view(-1, 1, SIDE, SIDE)
+def _read_part(raw: Path, part: str) -> Rows:
+    images, labels = _paths(raw, part)
+    classes = _read_idx(labels, LABELS_HEADER)
+    pixels = _read_idx(images, IMAGES_HEADER).view(-1, 1, SIZE, SIZE)
     if len(pixels) != len(classes):
-        got = f"{len(pixels)} pictures and {len(classes)} labels"
-        raise ConfigError(
-            format_error("data.root", f"one label for each picture in {raw}", got, "Download the files again")
-        )
+        got = f"{len(pixels)} images and {len(classes)} labels"
+        raise ConfigError(format_error("data.root", f"one label per image in {raw}", got, "Download the files again"))
     return {"pixels": pixels, "labels": classes}
 
 
-def _whole(files: list[Path]) -> bool:
-    """Whether idx files are there and as long as they say."""
-    return all(path.is_file() and path.stat().st_size == _length(path) for path in files)
+def _complete(files: list[Path]) -> bool:
+    """Whether all IDX files exist and have the size that their header states."""
+    return all(path.is_file() and path.stat().st_size == _expected_size(path) for path in files)
 
 
-def _length(path: Path) -> int:
-    """The length of an idx file in bytes; its number of examples is its second big-endian word."""
+def _expected_size(path: Path) -> int:
+    """Return the size of an IDX file in bytes; the number of examples is its second big-endian word."""
     with path.open("rb") as file:
         count = int.from_bytes(file.read(8)[4:], "big")
-    return PICTURES_HEADER + count * SIDE * SIDE if "images" in path.name else LABELS_HEADER + count
+    return IMAGES_HEADER + count * SIZE * SIZE if "images" in path.name else LABELS_HEADER + count
 
 
-def _bytes(path: Path, header: int) -> Tensor:
-    """What follows the header of an idx file."""
-    if not _whole([path]):
+def _read_idx(path: Path, header: int) -> Tensor:
+    """Return the bytes after the header of an IDX file."""
+    if not _complete([path]):
         got = f"{path.stat().st_size:,} bytes"
-        raise ConfigError(format_error("data.root", f"a whole file {path}", got, "data.download=true fetches it again"))
+        raise ConfigError(
+            format_error("data.root", f"a complete file {path}", got, "data.download=true downloads it again")
+        )
     return torch.from_numpy(np.fromfile(path, dtype=np.uint8)[header:])

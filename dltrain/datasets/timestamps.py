@@ -1,4 +1,4 @@
-"""What the time column of a CSV file says: where it is, how far apart its rows are, and whether they are in order."""
+"""The time column of a CSV file: find and parse it, infer the season, check the order of the rows."""
 
 import re
 from collections.abc import Sequence
@@ -10,92 +10,86 @@ from dltrain.errors import ConfigError, format_error
 
 NAMES = ("date", "time", "datetime", "timestamp", "ts", "ds", "year", "quarter", "month", "week", "day", "hour")
 FORMATS = ("%Y-%m-%d", "%Y-%m", "%Y")
-MONTH = re.compile(r"((?:1[89]|2[01])\d\d)(0[1-9]|1[0-2])")  # 202012 under a name of time: no likely count of anything
+MONTH = re.compile(r"((?:1[89]|2[01])\d\d)(0[1-9]|1[0-2])")  # 202012, which is unlikely to be a count
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
-# Shortest and longest distance between two rows, and the steps after which such series repeat.
+# Shortest and longest distance of two rows, and the steps per season of such a series.
 SEASONS = ((HOUR, HOUR, 24), (DAY, DAY, 7), (7 * DAY, 7 * DAY, 52), (28 * DAY, 31 * DAY, 12))
-EVIDENT = 0.9
+SEASON_SHARE = 0.9  # of the distances must lie in that range
 
 
-def is_time(name: str) -> bool:
-    """Whether a column's name says that it counts time."""
+def is_time_name(name: str) -> bool:
+    """Whether the name of a column says that it holds timestamps."""
     return name.casefold() in NAMES
 
 
-def moments(table: Table) -> list[datetime] | None:
-    """The rows' times from the first column in which every cell is one, or None."""
-    found = column_of_moments(table)
-    return found[1] if found else None
+def parse_times(table: Table) -> list[datetime] | None:
+    """Return the local times of the first column of timestamps, or None without one."""
+    found = find_time_column(table)
+    return [time.replace(tzinfo=None) for time in found[1]] if found else None
 
 
-def column_of_moments(table: Table) -> tuple[int, list[datetime]] | None:
-    """The first column in which every cell is a time: its place, and the times as clocks showed them."""
-    found = _column(table)
-    return (found[0], [time.replace(tzinfo=None) for time in found[1]]) if found else None
-
-
-def _column(table: Table) -> tuple[int, list[datetime]] | None:
-    """The first column in which every cell is a time: its place, and the times with what they say of their zones."""
-    for place, name in enumerate(table.header):
-        if not is_time(name) and table.number(table.rows[0][place]) is not None:
+def find_time_column(table: Table) -> tuple[int, list[datetime]] | None:
+    """Return the index and the times of the first column in which every cell is a timestamp, or None."""
+    for column, name in enumerate(table.header):
+        if not is_time_name(name) and table.parse_number(table.rows[0][column]) is not None:
             continue
         found: list[datetime] = []
-        for cell in table.cells(place):
-            time = _moment(cell)
+        for cell in table.cells(column):
+            time = _parse_time(cell)
             if time is None:
                 break
             found.append(time)
         else:
-            return place, found
+            return column, found
     return None
 
 
-def season_of(times: list[datetime] | None) -> int:
-    """Steps after which such a series repeats, where the distance of its rows makes it evident; otherwise 1."""
+def infer_season(times: list[datetime] | None) -> int:
+    """Return the steps per season of hourly, daily, weekly or monthly rows; otherwise 1."""
     steps = [later - earlier for earlier, later in pairwise(times or [])]
     for shortest, longest, season in SEASONS:
-        if steps and sum(shortest <= step <= longest for step in steps) >= EVIDENT * len(steps):
+        if steps and sum(shortest <= step <= longest for step in steps) >= SEASON_SHARE * len(steps):
             return season
     return 1
 
 
-def refuse_disorder(table: Table) -> None:
-    """Refuse rows that go back in time: cut by place, the past would be predicted from the future."""
-    found = _column(table)
+def check_order(table: Table) -> None:
+    """Reject rows that go back in time: split by position, the past would be predicted from the future."""
+    found = find_time_column(table)
     if found is None:
-        _refuse_counting_down(table)
+        _reject_descending_numbers(table)
         return
     times = found[1]
-    # Where all say how far from UTC they are, a clock that is set back is no disorder.
+    # With UTC offsets in all rows, the end of daylight saving time is not a step back.
     if not all(time.tzinfo for time in times):
         times = [time.replace(tzinfo=None) for time in times]
     for line, (earlier, later) in zip(table.lines[1:], pairwise(times), strict=False):
         if later < earlier:
-            raise _disorder(table, f"{later} after {earlier} in line {line}")
+            raise _order_error(table, f"{later} after {earlier} in line {line}")
 
 
-def _refuse_counting_down(table: Table) -> None:
-    """Refuse numbers that count time backwards; such as begin anew with each year or day are welcome."""
-    for place, name in enumerate(table.header):
-        if not is_time(name) or not table.numeric(place):
+def _reject_descending_numbers(table: Table) -> None:
+    """Reject numeric times that only decrease; numbers that restart every year or day are fine."""
+    for column, name in enumerate(table.header):
+        if not is_time_name(name) or not table.is_numeric(column):
             continue
-        values = [value for cell in table.cells(place) if (value := table.number(cell)) is not None]
-        if len(values) > 2 and _falls(values):
-            raise _disorder(table, f"{name} from {values[0]:g} down to {values[-1]:g}")
+        values = [value for cell in table.cells(column) if (value := table.parse_number(cell)) is not None]
+        if len(values) > 2 and _descends(values):
+            raise _order_error(table, f"{name} from {values[0]:g} down to {values[-1]:g}")
 
 
-def _falls(values: Sequence[float]) -> bool:
+def _descends(values: Sequence[float]) -> bool:
     return values[-1] < values[0] and all(later <= earlier for earlier, later in pairwise(values))
 
 
-def _disorder(table: Table, got: str) -> ConfigError:
+def _order_error(table: Table, got: str) -> ConfigError:
     expected = f"rows in the order of time in {table.path}"
     return ConfigError(format_error("data.path", expected, got, "Sort the file, oldest row first"))
 
 
-def _moment(cell: str) -> datetime | None:
+def _parse_time(cell: str) -> datetime | None:
     if month := MONTH.fullmatch(cell):
         return datetime(int(month[1]), int(month[2]), 1)
     text = cell.replace("/", "-")

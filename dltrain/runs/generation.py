@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from dltrain.data.inputs import Given
+from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batches
 from dltrain.data.spec import Source, Spec, Splits
 from dltrain.errors import ConfigError, OutOfMemory, format_error, suggest
@@ -88,7 +88,7 @@ def read_inputs(components: Components, splits: Splits, names: Sequence[str]) ->
     Raises:
         ConfigError: Naming one that cannot be read.
     """
-    pieces = components.data.inputs(Given(tuple(names)))
+    pieces = components.data.inputs(InputFiles(tuple(names)))
     device = components.device.device
     batches = (Batches(Source(piece.rows, splits.test.prepare), BATCH_SIZE, device) for piece in pieces)
     examples = [batch["inputs"] for piece in batches for batch in piece]

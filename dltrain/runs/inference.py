@@ -14,7 +14,7 @@ from yaml import YAMLError
 from dltrain import redaction
 from dltrain.config.compose import Job
 from dltrain.data.fingerprint import fingerprint
-from dltrain.data.inputs import Given
+from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batches
 from dltrain.data.spec import Inputs, Source, Splits
 from dltrain.errors import CheckpointError, ConfigError, format_error
@@ -47,18 +47,18 @@ class Trained:
     step: int
     notes: tuple[str, ...] = ()
 
-    def predict(self, given: Given, asked: Mapping[str, Any]) -> Iterator[list[dict[str, Any]]]:
+    def predict(self, files: InputFiles, asked: Mapping[str, Any]) -> Iterator[list[dict[str, Any]]]:
         """Yield the predictions for a user's inputs, some lines at a time.
 
         Args:
-            given: The inputs.
+            files: The inputs.
             asked: Further arguments of `Task.predict`.
 
         Raises:
             ConfigError: When an input cannot be read; predictions for those before it have been yielded.
         """
-        for piece in self.components.data.inputs(given):
-            lines = self._lines(piece, given.batch, asked)
+        for piece in self.components.data.inputs(files):
+            lines = self._lines(piece, files.batch_size, asked)
             yield [{**name, **json_values(line)} for name, line in zip(piece.names, lines, strict=True)]
 
     def evaluate(self, split: str) -> Evaluation:

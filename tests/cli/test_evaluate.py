@@ -1,4 +1,4 @@
-"""``dltrain evaluate``: the figures of a run once more, from its folder alone."""
+"""``dltrain evaluate``: the metrics of a run, from its folder alone."""
 
 import json
 import shutil
@@ -22,20 +22,20 @@ from dltrain.storage.checkpoints import Checkpoints
 Kept = Callable[..., Path]
 
 
-class Said(NamedTuple):
+class Result(NamedTuple):
     code: int
     out: str
     err: str
 
 
 @pytest.fixture
-def evaluate(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+def evaluate(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     """Runs the command in this process."""
 
-    def call(*words: object) -> Said:
+    def call(*words: object) -> Result:
         capsys.readouterr()
         code = main.main(["evaluate", *map(str, words)])
-        return Said(code, *capsys.readouterr())
+        return Result(code, *capsys.readouterr())
 
     return call
 
@@ -60,7 +60,7 @@ def last_validation(run: Path) -> dict[str, Any]:
 # --- the same figures ---------------------------------------------------------------------------------------------
 
 
-def test_the_figures_are_those_of_the_result_to_the_last_digit(any_run: Path, evaluate: Callable[..., Said]) -> None:
+def test_the_figures_are_those_of_the_result_to_the_last_digit(any_run: Path, evaluate: Callable[..., Result]) -> None:
     said, result = evaluate(any_run, "--json"), json.loads((any_run / "result.json").read_text())
     found = json.loads(said.out)
     assert said.code == 0 and "warning" not in said.err
@@ -68,11 +68,11 @@ def test_the_figures_are_those_of_the_result_to_the_last_digit(any_run: Path, ev
     assert (found["metric"], found["step"], found["split"]) == (result["metric"], result["best"]["step"], "test")
 
 
-def test_the_table_is_the_one_that_the_run_printed(any_run: Path, evaluate: Callable[..., Said]) -> None:
+def test_the_table_is_the_one_that_the_run_printed(any_run: Path, evaluate: Callable[..., Result]) -> None:
     assert evaluate(any_run).out == any_run.with_name("printed").read_text()
 
 
-def test_averaged_weights_are_judged_where_the_run_had_them(kept: Kept, evaluate: Callable[..., Said]) -> None:
+def test_averaged_weights_are_evaluated_where_the_run_had_them(kept: Kept, evaluate: Callable[..., Result]) -> None:
     run = kept("average")
     state, made = Checkpoints(run).load("best.pt"), assemble.build_components(job.load_job(run))
     test = made.data.load().test
@@ -88,7 +88,7 @@ def test_averaged_weights_are_judged_where_the_run_had_them(kept: Kept, evaluate
 
 
 def test_validation_gives_the_metric_by_which_the_checkpoint_was_chosen(
-    kept: Kept, evaluate: Callable[..., Said]
+    kept: Kept, evaluate: Callable[..., Result]
 ) -> None:
     run = kept("average")
     best = json.loads((run / "result.json").read_text())["best"]["accuracy"]
@@ -96,14 +96,16 @@ def test_validation_gives_the_metric_by_which_the_checkpoint_was_chosen(
 
 
 @pytest.mark.parametrize("kind", ["average", "forecast"])
-def test_the_last_checkpoint_gives_what_the_log_says_last(kept: Kept, evaluate: Callable[..., Said], kind: str) -> None:
+def test_the_last_checkpoint_gives_what_the_log_says_last(
+    kept: Kept, evaluate: Callable[..., Result], kind: str
+) -> None:
     run = kept(kind)
     wanted, found = last_validation(run), json.loads(evaluate(run, "--split=val", "--checkpoint", "last", "--json").out)
     assert found["step"] == wanted["step"] == json.loads((run / "status.json").read_text())["step"]
     assert found["metrics"] == {name: wanted[name] for name in found["metrics"]}
 
 
-def test_training_examples_are_judged_as_they_are(kept: Kept, evaluate: Callable[..., Said]) -> None:
+def test_training_examples_are_evaluated_without_augmentation(kept: Kept, evaluate: Callable[..., Result]) -> None:
     run = kept("augmented")
     made = assemble.build_components(job.load_job(run))
     train = made.data.load().train
@@ -116,19 +118,19 @@ def test_training_examples_are_judged_as_they_are(kept: Kept, evaluate: Callable
     assert said == pytest.approx(float(right), abs=1e-6)
 
 
-def test_a_forecaster_is_judged_on_its_training_part_too(kept: Kept, evaluate: Callable[..., Said]) -> None:
+def test_a_forecaster_is_evaluated_on_its_training_part_too(kept: Kept, evaluate: Callable[..., Result]) -> None:
     found = json.loads(evaluate(kept("forecast"), "--split", "train", "--json").out)
     assert 0 < found["metrics"]["mae"] < 5 and "repeat last" in found["baselines"]
 
 
-def test_a_checkpoint_may_be_named_by_its_file(plain_run: Path, evaluate: Callable[..., Said]) -> None:
+def test_a_checkpoint_may_be_named_by_its_file(plain_run: Path, evaluate: Callable[..., Result]) -> None:
     file = plain_run / "checkpoints" / Checkpoints(plain_run).resolve("best.pt")
     for name in (file, file.name):
         assert evaluate(plain_run, "--checkpoint", name).out == evaluate(plain_run).out
 
 
-def test_data_that_lie_elsewhere_now_are_judged_and_others_are_refused(
-    own_files: dict[str, Path], kept: Kept, evaluate: Callable[..., Said], tmp_path: Path
+def test_moved_data_are_evaluated_and_other_data_are_refused(
+    own_files: dict[str, Path], kept: Kept, evaluate: Callable[..., Result], tmp_path: Path
 ) -> None:
     run = kept("model=mlp", "data=csv", f"data.path={own_files['csv']}", "data.column=kind", "trainer.epochs=1")
     same, other = tmp_path / "same.csv", tmp_path / "other.csv"
@@ -142,8 +144,8 @@ def test_data_that_lie_elsewhere_now_are_judged_and_others_are_refused(
     assert f"For predictions on other data: dltrain predict {run} INPUT" in said.err
 
 
-def test_other_pictures_of_the_same_classes_are_judged_and_those_of_others_are_refused(
-    evaluate: Callable[..., Said], tmp_path: Path
+def test_other_images_of_the_same_classes_are_evaluated_and_other_classes_are_refused(
+    evaluate: Callable[..., Result], tmp_path: Path
 ) -> None:
     """Grey 40 is class a, grey 200 is class b; in the other folder the labels of every second picture are wrong."""
     for name, classes, wrong in (("own", "ab", False), ("other", "ab", True), ("strange", "cd", False)):
@@ -174,7 +176,7 @@ def test_other_pictures_of_the_same_classes_are_judged_and_those_of_others_are_r
 
 
 def test_a_run_of_a_sweep_may_have_a_name_that_looks_like_a_key(
-    plain_run: Path, evaluate: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plain_run: Path, evaluate: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy_of(plain_run, tmp_path).rename(tmp_path / "model=mlp,lr=0.1")
     monkeypatch.chdir(tmp_path)
@@ -184,8 +186,8 @@ def test_a_run_of_a_sweep_may_have_a_name_that_looks_like_a_key(
 # --- the folder is left alone -------------------------------------------------------------------------------------
 
 
-def test_nothing_is_written_and_a_run_that_goes_on_may_be_judged(
-    plain_run: Path, evaluate: Callable[..., Said], tmp_path: Path
+def test_nothing_is_written_and_a_run_in_progress_may_be_evaluated(
+    plain_run: Path, evaluate: Callable[..., Result], tmp_path: Path
 ) -> None:
     run = copy_of(plain_run, tmp_path)
     home = run_dir.reopen(run)
@@ -248,22 +250,22 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_gives_way_to_its_success
         (["another"], "evaluate: expected dltrain evaluate RUN"),
     ],
 )
-def test_what_would_be_another_model_or_makes_no_sense_is_refused(
-    plain_run: Path, evaluate: Callable[..., Said], typed: list[str], said: str
+def test_overrides_of_the_model_and_wrong_flags_are_refused(
+    plain_run: Path, evaluate: Callable[..., Result], typed: list[str], said: str
 ) -> None:
     found = evaluate(plain_run, *typed)
     assert found.code == 2
     assert said in found.err and "Traceback" not in found.err
 
 
-def test_a_split_that_the_run_does_not_have_is_refused(kept: Kept, evaluate: Callable[..., Said]) -> None:
+def test_a_split_that_the_run_does_not_have_is_refused(kept: Kept, evaluate: Callable[..., Result]) -> None:
     said = evaluate(kept("unvalidated"), "--split", "val")
     assert said.code == 2
     assert "--split: expected test or train, as the run holds out no examples, got val" in said.err
 
 
 def test_a_damaged_checkpoint_is_refused_and_the_other_proposed(
-    kept: Kept, evaluate: Callable[..., Said], tmp_path: Path
+    kept: Kept, evaluate: Callable[..., Result], tmp_path: Path
 ) -> None:
     run = copy_of(kept("forecast"), tmp_path)
     file = run / "checkpoints" / Checkpoints(run).resolve("best.pt")
@@ -275,8 +277,8 @@ def test_a_damaged_checkpoint_is_refused_and_the_other_proposed(
     assert "it is damaged" in said.err and "--checkpoint last" in said.err
 
 
-def test_a_run_that_has_no_checkpoint_yet_is_told_apart_from_one_that_lost_some(
-    plain_run: Path, evaluate: Callable[..., Said], tmp_path: Path
+def test_a_run_without_a_checkpoint_yet_is_distinguished_from_one_that_lost_some(
+    plain_run: Path, evaluate: Callable[..., Result], tmp_path: Path
 ) -> None:
     run = copy_of(plain_run, tmp_path)
     shutil.rmtree(run / "checkpoints")

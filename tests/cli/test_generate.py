@@ -1,4 +1,4 @@
-"""``dltrain generate``: what the models of runs make up, as files, through the real command."""
+"""``dltrain generate``: samples of the models of runs, as files, through the real command."""
 
 import csv
 import importlib
@@ -50,7 +50,7 @@ GENERATIVE = [name for name, task in MODELS.items() if task is not None and task
 Kept = Callable[..., Path]
 
 
-class Said(NamedTuple):
+class Result(NamedTuple):
     code: int
     out: str
     err: str
@@ -59,30 +59,30 @@ class Said(NamedTuple):
 @pytest.fixture
 def generate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Said]:
+) -> Callable[..., Result]:
     """The command, in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
-    def call(*words: object) -> Said:
+    def call(*words: object) -> Result:
         capsys.readouterr()
         code = main.main(["generate", *map(str, words)])
-        return Said(code, *capsys.readouterr())
+        return Result(code, *capsys.readouterr())
 
     return call
 
 
-Generate = Callable[..., Said]
+Generate = Callable[..., Result]
 
 
-def refused(said: Said) -> str:
+def refused(said: Result) -> str:
     """The one line of a refusal."""
     assert (said.code, said.out) == (2, "")
     (line,) = said.err.splitlines()
     return line
 
 
-def asked(run: Path, count: int = 64, seed: int = 0, **wished: object) -> Tensor:
-    """What the task itself makes up, without the command."""
+def generated(run: Path, count: int = 64, seed: int = 0, **wished: object) -> Tensor:
+    """Return what the task itself generates, without the command."""
     components = build_components(job.load_job(run))
     restore_weights(components, run, "best.pt")
 
@@ -122,13 +122,13 @@ def test_there_are_generative_models() -> None:
 
 
 @pytest.mark.parametrize("model", GENERATIVE)
-def test_every_generative_model_makes_up_what_its_task_says(model: str, kept: Kept, generate: Generate) -> None:
+def test_every_generative_model_generates_what_its_task_does(model: str, kept: Kept, generate: Generate) -> None:
     run = kept(f"model={model}", *SHORT, *NARROW.get(model, []))
     said = generate(run, "--count", 10, "--seed", 3)
     assert said.code == 0, said.err
     assert said.out == "generated.png\n"
     assert f"{run}: best checkpoint, of step " in said.err
-    examples = asked(run, 10, 3)
+    examples = generated(run, 10, 3)
     assert examples.shape == (10, 1, 8, 8)
     assert 0 <= float(examples.min()) < float(examples.max()) <= 1
     assert torch.equal(pixels(Path("generated.png")), grids.images(examples))
@@ -141,7 +141,7 @@ def test_every_generative_model_makes_up_what_its_task_says(model: str, kept: Ke
 
 @pytest.mark.parametrize("flag", ["--interpolate", "--given", "--class"])
 @pytest.mark.parametrize("model", GENERATIVE)
-def test_what_a_model_cannot_do_is_refused_in_one_line(
+def test_an_unsupported_flag_is_refused_in_one_line(
     model: str, flag: str, kept: Kept, generate: Generate, scans: list[Path]
 ) -> None:
     words = {"--interpolate": [], "--given": scans, "--class": ["3"]}[flag]
@@ -154,7 +154,7 @@ def test_what_a_model_cannot_do_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize("model", ["vae", "autoencoder", "rbm"])
-def test_given_pictures_stand_above_what_the_model_makes_of_them(
+def test_given_images_are_shown_above_their_reconstructions(
     model: str, kept: Kept, generate: Generate, scans: list[Path]
 ) -> None:
     run = kept(f"model={model}", *SHORT, *NARROW.get(model, []))
@@ -162,7 +162,7 @@ def test_given_pictures_stand_above_what_the_model_makes_of_them(
     given = data.prepare({name: value[:3] for name, value in data.rows.items()})["inputs"]
     unit = data.rows["pixels"][:3].float() / 16
     assert generate(run, "--given", *scans, "device=cpu").code == 0
-    remade = asked(run, given=given)
+    remade = generated(run, given=given)
     shown = pixels(Path("generated.png")).int()
     wanted = grids.images(torch.cat([unit, remade]), columns=3).int()
     # Files hold bytes, and digits have 17 shades: all is the same but for rounding.
@@ -187,14 +187,14 @@ def test_a_moving_picture_shows_one_example_after_the_other(kept: Kept, generate
     with Image.open("way.GIF") as moving:
         shown = [page.convert("L").resize((8, 8)) for page in ImageSequence.Iterator(moving)]
     assert len(shown) == 12
-    grid = asked(run, 12, interpolate=True)
+    grid = generated(run, 12, interpolate=True)
     for page, picture in zip(shown, grid, strict=True):
         assert np.abs(np.array(page) / 255 - picture[0].numpy()).mean() < 0.05
 
 
 def test_points_are_drawn_or_written_as_numbers(kept: Kept, generate: Generate) -> None:
     run = kept("model=gan", "data=ring", "trainer.max_steps=2")
-    points = asked(run, 20)
+    points = generated(run, 20)
     assert points.shape == (20, 2)
     for name in ("points.png", "points.csv", "points.npy"):
         assert generate(run, "--count", 20, "--out", name).out == f"{name}\n"
@@ -209,12 +209,10 @@ def test_points_are_drawn_or_written_as_numbers(kept: Kept, generate: Generate) 
 
 
 @pytest.mark.parametrize(("name", "number"), [("3", 3), ("0", 0)])
-def test_a_class_is_made_where_the_model_was_told_classes(
-    name: str, number: int, kept: Kept, generate: Generate
-) -> None:
+def test_a_conditional_model_generates_one_class(name: str, number: int, kept: Kept, generate: Generate) -> None:
     run = kept(*CONDITIONAL)
     assert generate(run, "--class", name, "--count", 4, "--out", "one.npy").code == 0
-    assert np.array_equal(np.load("one.npy"), asked(run, 4, label=number).numpy())
+    assert np.array_equal(np.load("one.npy"), generated(run, 4, label=number).numpy())
 
 
 def test_a_class_has_a_name(kept: Kept, generate: Generate, data_root: Path) -> None:
@@ -240,7 +238,7 @@ def test_no_data_are_needed_but_for_given_pictures_and_models_that_start_from_ex
             assert "data.path=... or data.root=... sets their location" in answer.err
 
 
-def test_nothing_is_overwritten_unless_that_is_said(kept: Kept, generate: Generate) -> None:
+def test_nothing_is_overwritten_without_force(kept: Kept, generate: Generate) -> None:
     run = kept("model=gan", *SHORT)
     Path("generated.png").write_bytes(b"mine")
     for words in ([], ["--out", "generated.png"]):
@@ -303,7 +301,7 @@ def test_mistakes_are_answered_in_one_line(words: str, line: str, kept: Kept, ge
         ),
     ],
 )
-def test_a_run_that_makes_nothing_up_says_what_it_can_do(
+def test_a_run_that_cannot_generate_names_the_verb_for_it(
     run: str | tuple[str, ...], instead: str, kept: Kept, generate: Generate
 ) -> None:
     folder = kept(run) if isinstance(run, str) else kept(*run, "trainer.max_steps=1")
@@ -337,7 +335,7 @@ def test_the_command_itself_prints_the_file_and_nothing_else(kept: Kept, tmp_pat
     ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
     assert ended.stdout == "nine.png\n"
     assert ended.stderr == f"{run}: best checkpoint, of step 2: 9 examples\n"
-    assert torch.equal(pixels(tmp_path / "nine.png"), grids.images(asked(run, 9)))
+    assert torch.equal(pixels(tmp_path / "nine.png"), grids.images(generated(run, 9)))
 
 
 def test_nothing_that_is_given_is_refused_in_one_line(kept: Kept, generate: Generate) -> None:

@@ -256,7 +256,7 @@ def test_a_message_moves_no_cursor_and_is_one_line(nowhere: Path, capsys: pytest
     assert not {"\x1b", "\x9b"} & set(said)
 
 
-def test_a_reader_who_leaves_early_sees_no_traceback(tmp_path: Path) -> None:
+def test_a_closed_pipe_ends_without_a_traceback(tmp_path: Path) -> None:
     script = f"'{sys.executable}' -m dltrain --help | true; echo ${{PIPESTATUS[0]}}"
     ended = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
@@ -284,7 +284,7 @@ LONG = "a" * 300
         "hydra.run.dir='~nosuch/x'",
     ],
 )
-def test_a_name_that_no_file_can_have_is_refused_in_one_line(
+def test_a_file_name_that_is_too_long_is_refused_in_one_line(
     nowhere: Path, plain_run: Path, capsys: pytest.CaptureFixture[str], typed: str
 ) -> None:
     assert main.main(typed.format(run=plain_run).split()) == 2

@@ -1,4 +1,4 @@
-"""``dltrain predict``: what it says about files is what the model says about the tensors they were made from."""
+"""``dltrain predict``: predictions for files equal those of the model for the tensors they were made from."""
 
 import csv
 import io
@@ -38,7 +38,7 @@ Small = Callable[[str], list[str]]
 Train = Callable[..., Path]
 
 
-class Said(NamedTuple):
+class Result(NamedTuple):
     code: int
     out: str
     err: str
@@ -66,14 +66,14 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
 
 
 @pytest.fixture
-def predict(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Said]:
+def predict(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Runs the command in this process, with something on standard input."""
 
-    def call(*words: object, stdin: bytes = b"") -> Said:
+    def call(*words: object, stdin: bytes = b"") -> Result:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         capsys.readouterr()
         code = main.main(["predict", *map(str, words)])
-        return Said(code, *capsys.readouterr())
+        return Result(code, *capsys.readouterr())
 
     return call
 
@@ -128,8 +128,8 @@ def brought(option: str, folder: Path, own_files: dict[str, Path]) -> Path:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_every_data_option_answers_to_what_its_users_have(
-    option: str, train: Train, predict: Callable[..., Said], small: Small, own_files: dict[str, Path], tmp_path: Path
+def test_every_data_option_predicts_for_the_files_of_its_users(
+    option: str, train: Train, predict: Callable[..., Result], small: Small, own_files: dict[str, Path], tmp_path: Path
 ) -> None:
     model = TEXT if option == "text" else ["model=mlp"]
     said = predict(train(*model, *small(option)), brought(option, tmp_path, own_files))
@@ -148,7 +148,7 @@ PNG = {"digits": 255 / 16, "mnist": 1, "fashion_mnist": 1, "cifar10": 1, "npz": 
 
 @pytest.mark.parametrize("option", PNG)
 def test_picture_files_of_test_examples_are_classified_as_the_examples_themselves(
-    option: str, train: Train, predict: Callable[..., Said], small: Small, tmp_path: Path
+    option: str, train: Train, predict: Callable[..., Result], small: Small, tmp_path: Path
 ) -> None:
     folder = train("model=mlp", *small(option))
     known = rebuilt(folder)
@@ -168,7 +168,7 @@ def test_picture_files_of_test_examples_are_classified_as_the_examples_themselve
 
 
 def test_files_of_a_folder_per_class_are_classified_as_in_the_test(
-    train: Train, predict: Callable[..., Said], tmp_path: Path
+    train: Train, predict: Callable[..., Result], tmp_path: Path
 ) -> None:
     random = np.random.default_rng(2)
     for number in range(24):
@@ -186,7 +186,7 @@ def test_files_of_a_folder_per_class_are_classified_as_in_the_test(
 
 
 def test_arrays_are_classified_as_picture_files_are(
-    train: Train, predict: Callable[..., Said], small: Small, tmp_path: Path
+    train: Train, predict: Callable[..., Result], small: Small, tmp_path: Path
 ) -> None:
     folder = train("model=mlp", *small("mnist"))
     known = rebuilt(folder)
@@ -204,7 +204,7 @@ def test_arrays_are_classified_as_picture_files_are(
 
 
 def test_top_names_the_likeliest_classes_only_also_in_csv(
-    train: Train, predict: Callable[..., Said], small: Small, tmp_path: Path
+    train: Train, predict: Callable[..., Result], small: Small, tmp_path: Path
 ) -> None:
     folder = train("model=mlp", *small("cifar10"))
     random = np.random.default_rng(0)
@@ -223,7 +223,7 @@ def test_top_names_the_likeliest_classes_only_also_in_csv(
 
 
 def test_averaged_weights_are_those_that_predict(
-    train: Train, predict: Callable[..., Said], small: Small, tmp_path: Path
+    train: Train, predict: Callable[..., Result], small: Small, tmp_path: Path
 ) -> None:
     folder = train("model=mlp", *small("digits"), "regularization.ema_decay=0.5", "optimizer.lr=0.05")
     averaged, live = (rebuilt(folder, weights=name) for name in ("average", "model"))
@@ -234,7 +234,7 @@ def test_averaged_weights_are_those_that_predict(
 
 
 def test_last_and_best_are_different_checkpoints(
-    train: Train, predict: Callable[..., Said], small: Small, tmp_path: Path
+    train: Train, predict: Callable[..., Result], small: Small, tmp_path: Path
 ) -> None:
     # A learning rate that destroys what the first step learned: the best is not the last.
     spans = ["trainer.max_steps=3", "trainer.eval_every=1 steps", "trainer.checkpoint_every=1 steps"]
@@ -272,8 +272,8 @@ def as_csv(rows: list[dict], names: list[str], delimiter: str = ",") -> str:
     return text.getvalue()
 
 
-def test_rows_of_the_test_are_classified_as_there_whatever_else_the_file_holds(
-    held_out: Callable, predict: Callable[..., Said]
+def test_rows_of_the_test_split_are_classified_as_in_evaluation_in_any_file(
+    held_out: Callable, predict: Callable[..., Result]
 ) -> None:
     folder, known, rows = held_out("kind")
     wanted = outputs_of(known).softmax(1)
@@ -287,7 +287,7 @@ def test_rows_of_the_test_are_classified_as_there_whatever_else_the_file_holds(
 
 
 def test_numbers_are_predicted_in_the_units_of_their_column_also_from_decimal_commas(
-    held_out: Callable, predict: Callable[..., Said], tmp_path: Path, own_files: dict[str, Path]
+    held_out: Callable, predict: Callable[..., Result], tmp_path: Path, own_files: dict[str, Path]
 ) -> None:
     folder, known, rows = held_out("price")
     table = np.genfromtxt(own_files["csv"], delimiter=",", names=True, dtype=None, encoding="utf-8")
@@ -311,8 +311,8 @@ def test_numbers_are_predicted_in_the_units_of_their_column_also_from_decimal_co
         (lambda text: "", "INPUT 1: expected a line of names and rows of numbers"),
     ],
 )
-def test_what_is_wrong_with_a_table_is_said_with_its_number_and_place(
-    change: Callable[[str], str], message: str, held_out: Callable, predict: Callable[..., Said], own_files: dict
+def test_an_error_in_a_table_names_its_input_and_place(
+    change: Callable[[str], str], message: str, held_out: Callable, predict: Callable[..., Result], own_files: dict
 ) -> None:
     folder, _, _ = held_out("kind")
     said = predict(folder, "-", stdin=change(own_files["csv"].read_text()).encode())
@@ -324,7 +324,11 @@ def test_what_is_wrong_with_a_table_is_said_with_its_number_and_place(
 
 @pytest.mark.parametrize("normalise", ["last", "window", "train"])
 def test_a_file_that_ends_where_a_test_window_does_is_forecast_as_in_evaluation(
-    normalise: str, train: Train, predict: Callable[..., Said], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    normalise: str,
+    train: Train,
+    predict: Callable[..., Result],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     path = two_series(tmp_path_factory.getbasetemp())
     typed = [f"data.path={path}", f"data.column=[{','.join(COLUMNS)}]", f"data.normalise={normalise}"]
@@ -349,7 +353,9 @@ def test_a_file_that_ends_where_a_test_window_does_is_forecast_as_in_evaluation(
         assert error < 1000  # it is in the units of the file, near a million
 
 
-def test_without_input_the_series_of_the_run_goes_on(train: Train, predict: Callable[..., Said], small: Small) -> None:
+def test_without_input_the_series_of_the_run_goes_on(
+    train: Train, predict: Callable[..., Result], small: Small
+) -> None:
     folder = train("model=mlp", *small("timeseries"))
     alone, named = predict(folder).lines, predict(folder, BUNDLED / "elnino.csv").lines
     assert [line["temperature"] for line in alone] == [line["temperature"] for line in named]
@@ -358,7 +364,7 @@ def test_without_input_the_series_of_the_run_goes_on(train: Train, predict: Call
 
 
 def test_series_that_cannot_be_forecast_are_refused(
-    train: Train, predict: Callable[..., Said], small: Small, tmp_path: Path
+    train: Train, predict: Callable[..., Result], small: Small, tmp_path: Path
 ) -> None:
     folder = train("model=mlp", *small("timeseries"))
     short, other, back, hole = (tmp_path / f"{name}.csv" for name in ("short", "other", "back", "hole"))
@@ -372,7 +378,7 @@ def test_series_that_cannot_be_forecast_are_refused(
         (other, "the column temperature in"),
         (back, "rows in the order of time"),
         (hole, "data.missing=interpolate or data.missing=last fills them"),
-        (tmp_path, "It is a folder."),
+        (tmp_path, "got a folder: "),
     ):
         said = predict(folder, path)
         assert said.code == 2 and "INPUT 1: expected " in said.err and message in said.err
@@ -383,8 +389,8 @@ def test_series_that_cannot_be_forecast_are_refused(
 
 
 @pytest.mark.parametrize("characters", [16 * 9 + 1, 150, 2, 16])
-def test_nats_per_character_are_what_evaluation_calls_loss(
-    characters: int, train: Train, predict: Callable[..., Said], small: Small, tmp_path: Path
+def test_nats_per_character_equal_the_loss_of_evaluation(
+    characters: int, train: Train, predict: Callable[..., Result], small: Small, tmp_path: Path
 ) -> None:
     folder = train(*TEXT, *small("text"))
     known = rebuilt(folder)
@@ -408,8 +414,8 @@ def test_nats_per_character_are_what_evaluation_calls_loss(
         assert line["nats_per_character"] == pytest.approx(loss, rel=1e-5)
 
 
-def test_a_text_goes_on_as_long_and_as_wildly_as_asked(
-    train: Train, predict: Callable[..., Said], small: Small
+def test_a_text_is_continued_by_length_seed_and_temperature(
+    train: Train, predict: Callable[..., Result], small: Small
 ) -> None:
     folder = train(*TEXT, *small("text"))
     model = rebuilt(folder).made
@@ -428,7 +434,7 @@ def test_a_text_goes_on_as_long_and_as_wildly_as_asked(
 
 
 def test_text_comes_from_standard_input_and_bytes_need_no_alphabet(
-    train: Train, predict: Callable[..., Said], small: Small
+    train: Train, predict: Callable[..., Result], small: Small
 ) -> None:
     folder = train(*TEXT, *small("text"), "data.tokens=bytes")
     (line,) = predict(folder, "-", "--length", 5, stdin="Grüße €".encode()).lines
@@ -454,7 +460,7 @@ def test_a_number_that_json_cannot_say_is_null_wherever_it_stands() -> None:
 
 
 def test_a_list_is_several_cells_of_csv(
-    train: Train, predict: Callable[..., Said], small: Small, tmp_path: Path
+    train: Train, predict: Callable[..., Result], small: Small, tmp_path: Path
 ) -> None:
     folder = train("model=perceptron", "data=ring", "task=perceptron_rule")
     np.save(tmp_path / "x.npy", np.eye(2, dtype=np.float32))
@@ -466,7 +472,7 @@ def test_a_list_is_several_cells_of_csv(
 
 
 def test_inputs_that_are_missing_are_all_named_before_anything_is_read(
-    train: Train, predict: Callable[..., Said], small: Small, tmp_path: Path
+    train: Train, predict: Callable[..., Result], small: Small, tmp_path: Path
 ) -> None:
     folder = train("model=mlp", *small("digits"))
     Image.new("L", (8, 8)).save(tmp_path / "there.png")
@@ -481,7 +487,7 @@ def test_inputs_that_are_missing_are_all_named_before_anything_is_read(
 
 
 def test_a_picture_that_cannot_be_read_is_named_and_those_before_it_are_out(
-    train: Train, predict: Callable[..., Said], small: Small, tmp_path: Path
+    train: Train, predict: Callable[..., Result], small: Small, tmp_path: Path
 ) -> None:
     folder = train("model=mlp", *small("digits"))
     noise = np.random.default_rng(0).integers(0, 256, (90, 90), dtype=np.uint8)
@@ -492,14 +498,14 @@ def test_a_picture_that_cannot_be_read_is_named_and_those_before_it_are_out(
         said = predict(folder, tmp_path / "a.png", tmp_path / bad, tmp_path / "a.png")
         assert said.code == 2
         assert [json.loads(line)["input"] for line in said.out.splitlines()] == [str(tmp_path / "a.png")]
-        assert f"INPUT 2: expected a picture that can be read at {tmp_path / bad}" in said.err
+        assert f"INPUT 2: expected a readable image at {tmp_path / bad}" in said.err
     (tmp_path / "empty").mkdir()
     said = predict(folder, tmp_path / "empty")
-    assert said.code == 2 and "It is a folder without .bmp" in said.err
+    assert said.code == 2 and "got a folder without .bmp" in said.err
 
 
 def test_arrays_that_run_code_are_refused(
-    train: Train, predict: Callable[..., Said], small: Small, tmp_path: Path
+    train: Train, predict: Callable[..., Result], small: Small, tmp_path: Path
 ) -> None:
     class Payload:
         def __reduce__(self) -> tuple:
@@ -510,12 +516,12 @@ def test_arrays_that_run_code_are_refused(
     (tmp_path / "y.npy").write_bytes(pickle.dumps(Payload()))
     for name in ("x.npy", "y.npy"):
         said = predict(folder, tmp_path / name)
-        assert said.code == 2 and "INPUT 1: expected arrays that can be read" in said.err and "pickle" not in said.err
+        assert said.code == 2 and "INPUT 1: expected readable arrays" in said.err and "pickle" not in said.err
     assert not (tmp_path / "pwned").exists()
 
 
-def test_data_that_are_gone_are_asked_for_and_may_lie_elsewhere(
-    train: Train, predict: Callable[..., Said], small: Small, own_files: dict[str, Path], tmp_path: Path
+def test_missing_data_are_reported_and_may_have_moved(
+    train: Train, predict: Callable[..., Result], small: Small, own_files: dict[str, Path], tmp_path: Path
 ) -> None:
     content = own_files["csv"].read_bytes()
     (tmp_path / "here.csv").write_bytes(content)
@@ -546,19 +552,19 @@ def test_data_that_are_gone_are_asked_for_and_may_lie_elsewhere(
         (["--batch", "1" * 30], "expected a whole number of at least 1 and at most 2,147,483,647"),
         (["--seed", "9" * 5000], "expected a whole number of at least 0 and at most"),
         (["--length", "3", "-"], "--length: not supported for the task Classification"),
-        (["--text", "hello"], "--text: expected picture files"),
-        ([], "INPUT: expected picture files, folders of them, or .npy and .npz files of pictures, or -"),
+        (["--text", "hello"], "--text: not supported because this run was not trained on text. Pass image files"),
+        ([], "INPUT: expected image files, folders of them, or .npy and .npz files of images, or -"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(
-    words: list[str], message: str, train: Train, predict: Callable[..., Said], small: Small
+def test_unsupported_flags_and_overrides_are_refused(
+    words: list[str], message: str, train: Train, predict: Callable[..., Result], small: Small
 ) -> None:
     said = predict(train("model=mlp", *small("digits")), *words)
     assert said.code == 2 and message in said.err and said.out == ""
 
 
 def test_a_run_that_predicts_nothing_is_sent_to_generate_before_its_data_are_read(
-    train: Train, predict: Callable[..., Said], own_files: dict[str, Path], tmp_path: Path
+    train: Train, predict: Callable[..., Result], own_files: dict[str, Path], tmp_path: Path
 ) -> None:
     (tmp_path / "here.npz").write_bytes(own_files["npz"].read_bytes())
     folder = train("model=vae", "data=npz", f"data.path={tmp_path}/here.npz", "data.batch_size=16")
@@ -571,7 +577,7 @@ def test_a_run_that_predicts_nothing_is_sent_to_generate_before_its_data_are_rea
 
 
 def test_a_damaged_checkpoint_is_refused_and_the_other_proposed(
-    train: Train, predict: Callable[..., Said], small: Small, tmp_path: Path
+    train: Train, predict: Callable[..., Result], small: Small, tmp_path: Path
 ) -> None:
     folder = train("model=mlp", *small("digits"), "trainer.log_every=1")
     file = folder / "checkpoints" / "best.pt"
@@ -583,9 +589,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_other_proposed(
     assert said.code == 5 and "it is damaged" in said.err and "--checkpoint last" in said.err
 
 
-def test_what_would_change_what_the_model_sees_is_refused(
-    train: Train, predict: Callable[..., Said], small: Small
-) -> None:
+def test_overrides_of_the_models_inputs_are_refused(train: Train, predict: Callable[..., Result], small: Small) -> None:
     folder = train("model=mlp", *small("timeseries"))
     for typed in ("data.window=30", "data.normalise=train", "data.column=[temperature]"):
         said = predict(folder, typed)
@@ -615,7 +619,7 @@ def test_lines_come_while_standard_input_is_still_open(train: Train, small: Smal
 
 
 def test_a_file_may_have_an_equals_sign_in_its_name(
-    train: Train, predict: Callable[..., Said], small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Train, predict: Callable[..., Result], small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = train("model=mlp", *small("digits"))
     monkeypatch.chdir(tmp_path)
@@ -624,7 +628,7 @@ def test_a_file_may_have_an_equals_sign_in_its_name(
 
 
 def test_behind_two_dashes_every_word_is_a_file(
-    train: Train, predict: Callable[..., Said], small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Train, predict: Callable[..., Result], small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = train("model=mlp", *small("digits"))
     monkeypatch.chdir(tmp_path)
@@ -636,12 +640,12 @@ def test_behind_two_dashes_every_word_is_a_file(
     assert said.code == 2 and "INPUT 1: expected an existing file or folder, got data.batch_size=3" in said.err
 
 
-def both_formats(predict: Callable[..., Said], *words: object) -> Iterator[tuple[dict, dict]]:
+def both_formats(predict: Callable[..., Result], *words: object) -> Iterator[tuple[dict, dict]]:
     rows = csv.DictReader(io.StringIO(predict(*words, "--format", "csv").out))
     yield from itertools.zip_longest(predict(*words).lines, rows)
 
 
-def test_csv_says_what_json_lines_say(train: Train, predict: Callable[..., Said], small: Small) -> None:
+def test_csv_and_json_lines_agree(train: Train, predict: Callable[..., Result], small: Small) -> None:
     for line, row in both_formats(predict, train("model=mlp", *small("timeseries"))):
         assert row == {name: str(value) for name, value in line.items()}
     for line, row in both_formats(predict, train(*TEXT, *small("text")), "--text", "It was"):

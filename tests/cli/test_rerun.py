@@ -1,4 +1,4 @@
-"""``dltrain rerun``: a new run of what an earlier one was, and what differs between then and now."""
+"""``dltrain rerun``: repeat a run, and list what differs between then and now."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from dltrain.storage.checkpoints import Checkpoints
 Kept = Callable[..., Path]
 
 
-class Said(NamedTuple):
+class Result(NamedTuple):
     code: int
     out: str
     err: str
@@ -32,13 +32,13 @@ class Said(NamedTuple):
 
 
 @pytest.fixture
-def rerun(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Said]:
+def rerun(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Result]:
     """Runs the command in this process, into the folder ``again``."""
 
-    def call(*words: object) -> Said:
+    def call(*words: object) -> Result:
         capsys.readouterr()
         code = main.main(["rerun", *map(str, words), f"hydra.run.dir={tmp_path / 'again'}"])
-        return Said(code, *capsys.readouterr())
+        return Result(code, *capsys.readouterr())
 
     return call
 
@@ -58,7 +58,7 @@ def hashes(run: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("kind", ["average", "augmented", "forecast"])
 def test_when_nothing_differs_the_new_run_has_the_same_bytes(
-    kept: Kept, rerun: Callable[..., Said], tmp_path: Path, kind: str
+    kept: Kept, rerun: Callable[..., Result], tmp_path: Path, kind: str
 ) -> None:
     run = kept(kind)
     before = content_of(run)
@@ -70,8 +70,8 @@ def test_when_nothing_differs_the_new_run_has_the_same_bytes(
     assert content_of(run) == before
 
 
-def test_another_seed_is_said_and_gives_other_bytes(
-    plain_run: Path, rerun: Callable[..., Said], tmp_path: Path
+def test_another_seed_is_listed_and_gives_other_bytes(
+    plain_run: Path, rerun: Callable[..., Result], tmp_path: Path
 ) -> None:
     said = rerun(plain_run, "seed=1")
     assert said.differing() == {"seed": "0 -> 1"}
@@ -79,7 +79,7 @@ def test_another_seed_is_said_and_gives_other_bytes(
 
 
 def test_what_differs_between_then_and_now_is_listed_before_the_run(
-    plain_run: Path, rerun: Callable[..., Said], tmp_path: Path
+    plain_run: Path, rerun: Callable[..., Result], tmp_path: Path
 ) -> None:
     run = copy_of(plain_run, tmp_path)
     file = run / "environment.json"
@@ -107,7 +107,7 @@ def test_what_differs_between_then_and_now_is_listed_before_the_run(
 
 
 def test_a_folder_that_does_not_say_where_it_ran_is_run_again_all_the_same(
-    plain_run: Path, rerun: Callable[..., Said], tmp_path: Path
+    plain_run: Path, rerun: Callable[..., Result], tmp_path: Path
 ) -> None:
     run = copy_of(plain_run, tmp_path)
     (run / "environment.json").write_text("{")
@@ -117,7 +117,7 @@ def test_a_folder_that_does_not_say_where_it_ran_is_run_again_all_the_same(
     assert hashes(tmp_path / "again") == hashes(run)
 
 
-def test_the_command_that_is_kept_repeats_the_new_run(kept: Kept, rerun: Callable[..., Said], tmp_path: Path) -> None:
+def test_the_command_that_is_kept_repeats_the_new_run(kept: Kept, rerun: Callable[..., Result], tmp_path: Path) -> None:
     run = kept("model=mlp", "data=digits", "trainer.max_steps=2", "optimizer.lr=0.3", "model.hidden_size=8")
     said = rerun(run, "optimizer.momentum=0.5", "optimizer=momentum", "model.hidden_size=16")
     assert said.code == 0, said.err
@@ -153,8 +153,8 @@ def test_a_user_s_own_module_is_part_of_the_code(tmp_path: Path, monkeypatch: py
         (["data=timeseries"], "task=classification needs"),
     ],
 )
-def test_what_makes_no_sense_is_refused_and_leaves_no_folder(
-    plain_run: Path, rerun: Callable[..., Said], tmp_path: Path, typed: list[str], said: str
+def test_a_wrong_command_is_refused_and_leaves_no_folder(
+    plain_run: Path, rerun: Callable[..., Result], tmp_path: Path, typed: list[str], said: str
 ) -> None:
     found = rerun(plain_run, *typed)
     assert found.code == 2

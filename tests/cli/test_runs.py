@@ -1,4 +1,4 @@
-"""``dltrain runs``: a table of runs from their folders, whatever has become of them."""
+"""``dltrain runs``: a table of runs from their folders, in whatever state they are."""
 
 import json
 import os
@@ -43,7 +43,7 @@ time.sleep(60)
 """
 
 
-class Said(NamedTuple):
+class Result(NamedTuple):
     code: int
     out: str
     err: str
@@ -55,13 +55,13 @@ class Said(NamedTuple):
 
 
 @pytest.fixture
-def runs(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+def runs(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     """Runs the command in this process."""
 
-    def call(*words: object) -> Said:
+    def call(*words: object) -> Result:
         capsys.readouterr()
         code = main.main(["runs", *map(str, words)])
-        return Said(code, *capsys.readouterr())
+        return Result(code, *capsys.readouterr())
 
     return call
 
@@ -77,11 +77,11 @@ def put(run: Path, place: Path, age: float = 0.0, **status: Any) -> Path:
     return place
 
 
-def names(said: Said) -> list[str]:
+def names(said: Result) -> list[str]:
     return [Path(row["folder"]).name for row in said.rows]
 
 
-def test_a_row_says_what_was_chosen_and_what_the_run_reached(any_run: Path, runs: Callable[..., Said]) -> None:
+def test_a_row_has_the_choices_and_the_result_of_its_run(any_run: Path, runs: Callable[..., Result]) -> None:
     (row,) = runs(any_run, "--json").rows
     result, config = (any_run / "result.json").read_text(), (any_run / "environment.json").read_text()
     found, choices = json.loads(result), json.loads(config)["choices"]
@@ -92,7 +92,7 @@ def test_a_row_says_what_was_chosen_and_what_the_run_reached(any_run: Path, runs
     assert 0 <= row["age"] < 600
 
 
-def test_the_table_shows_the_same_for_people(kept: Kept, runs: Callable[..., Said], tmp_path: Path) -> None:
+def test_the_table_shows_the_same_for_people(kept: Kept, runs: Callable[..., Result], tmp_path: Path) -> None:
     run = put(kept("forecast"), tmp_path / "lstm-timeseries" / "one", age=7300)
     mae = json.loads((run / "result.json").read_text())["test"]["mae"]
     head, rule, line = runs(tmp_path).out.splitlines()
@@ -105,7 +105,7 @@ def test_the_table_shows_the_same_for_people(kept: Kept, runs: Callable[..., Sai
 
 
 def test_folders_are_named_from_where_one_stands(
-    plain_run: Path, runs: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plain_run: Path, runs: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(plain_run, tmp_path / "outputs" / "mlp-digits" / "one")
     monkeypatch.chdir(tmp_path)
@@ -114,7 +114,7 @@ def test_folders_are_named_from_where_one_stands(
 
 
 def test_a_killed_run_is_lost_and_one_that_is_at_work_runs(
-    plain_run: Path, runs: Callable[..., Said], tmp_path: Path
+    plain_run: Path, runs: Callable[..., Result], tmp_path: Path
 ) -> None:
     run = put(plain_run, tmp_path / "run")
     (run / "result.json").unlink()
@@ -131,7 +131,7 @@ def test_a_killed_run_is_lost_and_one_that_is_at_work_runs(
 
 
 def test_before_the_test_the_best_of_the_validation_counts(
-    kept: Kept, runs: Callable[..., Said], tmp_path: Path
+    kept: Kept, runs: Callable[..., Result], tmp_path: Path
 ) -> None:
     run = put(kept("average"), tmp_path / "run", state="interrupted", error="SIGINT")
     best = json.loads((run / "result.json").read_text())["best"]["accuracy"]
@@ -140,7 +140,7 @@ def test_before_the_test_the_best_of_the_validation_counts(
     assert (row["metric"], row["value"], row["error"]) == ("accuracy/val", best, "SIGINT")
 
 
-def test_age_is_that_of_what_was_written_last(plain_run: Path, runs: Callable[..., Said], tmp_path: Path) -> None:
+def test_age_is_that_of_the_file_written_last(plain_run: Path, runs: Callable[..., Result], tmp_path: Path) -> None:
     run = put(plain_run, tmp_path / "run", age=5000)
     assert runs(run, "--json").rows[0]["age"] == pytest.approx(5000, abs=60)
     os.utime(run / "metrics.jsonl", (time.time() - 500,) * 2)
@@ -182,22 +182,22 @@ def several(kept: Kept, tmp_path: Path) -> Path:
         ("data", ["a", "0_seed=0", "b", "c", "d"]),
     ],
 )
-def test_runs_are_sorted_as_asked(several: Path, runs: Callable[..., Said], key: str, order: list[str]) -> None:
+def test_runs_are_sorted_by_the_key(several: Path, runs: Callable[..., Result], key: str, order: list[str]) -> None:
     assert names(runs(several, "--sort", key, "--json")) == order
 
 
-def test_without_a_word_the_newest_comes_first_and_sweeps_are_in(several: Path, runs: Callable[..., Said]) -> None:
+def test_without_a_word_the_newest_comes_first_and_sweeps_are_in(several: Path, runs: Callable[..., Result]) -> None:
     assert names(runs(several, "--json")) == ["a", "0_seed=0", "b", "c", "d"]
     assert names(runs(several / "sweep", "--json")) == ["0_seed=0"]
 
 
 @pytest.mark.parametrize("key", ["step", "time"])
-def test_the_longest_comes_first(several: Path, runs: Callable[..., Said], key: str) -> None:
+def test_the_longest_comes_first(several: Path, runs: Callable[..., Result], key: str) -> None:
     values = [row[key] for row in runs(several, "--sort", key, "--json").rows]
     assert values == sorted(values, reverse=True) and len(set(values)) > 1
 
 
-def test_whatever_is_damaged_leaves_a_hole_and_not_a_traceback(several: Path, runs: Callable[..., Said]) -> None:
+def test_damaged_files_leave_empty_cells_and_no_traceback(several: Path, runs: Callable[..., Result]) -> None:
     wrong = ["", "{", "[]", '"text"', '{"choices": 3, "metric": [], "test": "x", "step": "y", "started": 5, "a": 1}']
     for run, content in zip(sorted(several.glob("*/[a-d]")), wrong, strict=False):
         for name in ("environment.json", "result.json", "checkpoints/manifest.json", "metrics.jsonl", "command.txt"):
@@ -226,7 +226,7 @@ HUGE = json.dumps({"step": 10**400, "state": "running", "started": "0001-01-01"}
     ],
 )
 def test_one_bad_folder_leaves_the_others_in_the_list(
-    several: Path, runs: Callable[..., Said], name: str, content: str
+    several: Path, runs: Callable[..., Result], name: str, content: str
 ) -> None:
     (several / "mlp-digits" / "a" / name).write_bytes(content.encode(errors="surrogateescape"))
     for key in ("age", "metric", "state", "step", "time", "model"):
@@ -235,7 +235,7 @@ def test_one_bad_folder_leaves_the_others_in_the_list(
         assert shown.code == 0 and len(shown.out.splitlines()) == 7
 
 
-def test_where_no_run_is_nothing_is_listed(runs: Callable[..., Said], tmp_path: Path) -> None:
+def test_where_no_run_is_nothing_is_listed(runs: Callable[..., Result], tmp_path: Path) -> None:
     assert runs(tmp_path, "--json").rows == []
     said = runs(tmp_path)
     assert (said.code, said.out) == (0, "") and f"no runs below {tmp_path}" in said.err
@@ -251,12 +251,12 @@ def test_where_no_run_is_nothing_is_listed(runs: Callable[..., Said], tmp_path: 
         (["seed=1"], "runs: expected dltrain runs [FOLDER]"),
     ],
 )
-def test_what_makes_no_sense_is_refused(runs: Callable[..., Said], typed: list[str], said: str) -> None:
+def test_wrong_arguments_are_refused(runs: Callable[..., Result], typed: list[str], said: str) -> None:
     found = runs(*typed)
     assert found.code == 2 and said in found.err
 
 
-def test_the_wrong_folder_is_answered_with_the_nearest(several: Path, runs: Callable[..., Said]) -> None:
+def test_the_wrong_folder_is_answered_with_the_nearest(several: Path, runs: Callable[..., Result]) -> None:
     found = runs(several / "mlp-digit")
     assert found.code == 2
     assert f"Did you mean {several / 'mlp-digits'}?" in found.err

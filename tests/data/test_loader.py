@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.data import loader as module
-from dltrain.data.loader import Batches, key, mix, rows_to, uniform
+from dltrain.data.keyed_random import key, mix, uniform
+from dltrain.data.loader import Batches, to_device
 from dltrain.data.spec import Source
 from dltrain.datasets.time_series import TimeSeries
 
@@ -127,7 +128,7 @@ def test_views_of_windows_equal_copies_and_share_the_memory_of_the_series():
 def test_a_view_that_moves_to_a_device_keeps_its_values_and_stays_a_view():
     series = torch.arange(60.0).view(2, 30)
     view = series[:, 4:25].unfold(1, 8, 1).transpose(0, 1)
-    moved = rows_to(view, torch.device("meta"))
+    moved = to_device(view, torch.device("meta"))
     assert moved.shape == view.shape and moved.stride() == view.stride()
     assert moved.storage_offset() == view.storage_offset()
     assert moved.untyped_storage().nbytes() == series.untyped_storage().nbytes()
@@ -183,7 +184,7 @@ def test_mix_is_the_published_splitmix64():
 
 
 def test_a_key_is_the_same_in_another_process():
-    code = "from dltrain.data.loader import key; print(key(7, 3))"
+    code = "from dltrain.data.keyed_random import key; print(key(7, 3))"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(other.stdout) == key(7, 3)
     assert 0 <= key(7, 3) < 2**63

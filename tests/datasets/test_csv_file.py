@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dltrain.data.inputs import Given
+from dltrain.data.inputs import InputFiles
 from dltrain.datasets import csv_file
 from dltrain.datasets.table import CsvTable
 from dltrain.datasets.time_series import TimeSeries
@@ -29,10 +29,10 @@ def test_a_table_in_which_columns_share_a_name_is_refused(header: str, said: str
 
 def test_rows_to_predict_may_repeat_names_only_of_what_the_model_does_not_see(tmp_path: Path) -> None:
     data = CsvTable(written(tmp_path, "a.csv", "a,b,y"))
-    (piece,) = data.inputs(Given((written(tmp_path, "others.csv", "note,a,note,b"),)))
+    (piece,) = data.inputs(InputFiles((written(tmp_path, "others.csv", "note,a,note,b"),)))
     assert piece.rows["inputs"].shape == (60, 2)
     with pytest.raises(ConfigError, match=r"INPUT 1: expected one column called a in .*, got 2 of them"):
-        next(data.inputs(Given((written(tmp_path, "twice.csv", "a,a,b"),))))
+        next(data.inputs(InputFiles((written(tmp_path, "twice.csv", "a,a,b"),))))
 
 
 def test_series_that_share_a_name_are_refused_and_so_is_one_asked_for_twice(tmp_path: Path) -> None:
@@ -46,14 +46,14 @@ def test_series_that_share_a_name_are_refused_and_so_is_one_asked_for_twice(tmp_
 
 
 def test_digits_parted_by_underscores_are_no_number() -> None:
-    (table,) = csv_file.tables(["a;b\n", "1_0;1,5\n"], Path("a.csv"), None)
-    assert [table.number(cell) for cell in table.rows[0]] == [None, 1.5]
+    (table,) = csv_file.iterate_tables(["a;b\n", "1_0;1,5\n"], Path("a.csv"), None)
+    assert [table.parse_number(cell) for cell in table.rows[0]] == [None, 1.5]
 
 
 def test_cells_between_tabs_are_refused_with_what_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("a\tb\n1,5\t2\n")
     with pytest.raises(ConfigError, match=r"data.path: expected cells between commas or semicolons in .*, got tabs"):
-        csv_file.read(tmp_path / "a.csv")
+        csv_file.read_csv(tmp_path / "a.csv")
 
 
 @pytest.mark.parametrize("cell", ["1e300", "-4e38"])
@@ -65,7 +65,7 @@ def test_numbers_that_no_float32_holds_are_refused_with_their_place(cell: str, t
     for read in (
         lambda: CsvTable(str(tmp_path / "large.csv")),
         TimeSeries(path=str(tmp_path / "large.csv"), window=3, horizon=1).load,
-        lambda: next(data.inputs(Given((str(tmp_path / "large.csv"),)))),
+        lambda: next(data.inputs(InputFiles((str(tmp_path / "large.csv"),)))),
     ):
         with pytest.raises(ConfigError, match=said):
             read()
@@ -75,5 +75,5 @@ def test_a_number_too_far_from_those_of_training_is_refused_with_its_place(tmp_p
     rows = "".join(f"{row}e-20,{row}\n" for row in range(60))
     (tmp_path / "a.csv").write_text("a,y\n" + rows)
     (tmp_path / "new.csv").write_text("a\n1e-20\n1e30\n")
-    with pytest.raises(ConfigError, match=r"a number like those of training in column a, line 3 of .*, got 1e30"):
-        next(CsvTable(str(tmp_path / "a.csv")).inputs(Given((str(tmp_path / "new.csv"),))))
+    with pytest.raises(ConfigError, match=r"a number like those in training in column a, line 3 of .*, got 1e30"):
+        next(CsvTable(str(tmp_path / "a.csv")).inputs(InputFiles((str(tmp_path / "new.csv"),))))

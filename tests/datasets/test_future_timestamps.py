@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dltrain.datasets.csv_file import read
-from dltrain.datasets.future_timestamps import following
+from dltrain.datasets.csv_file import read_csv
+from dltrain.datasets.future_timestamps import continue_times
 
 CASES = [
     ("date", ["2024-01-30", "2024-01-31", "2024-02-01"], ["2024-02-02", "2024-02-03"]),
@@ -34,8 +34,7 @@ CASES = [
     ("time", ["2024-01-31T23:59:59.000", "2024-01-31T23:59:59.500"], ["2024-02-01T00:00:00.000"]),
     ("time", ["2024-01-31T23:59:59.0Z", "2024-01-31T23:59:59.5Z"], ["2024-02-01T00:00:00.0Z"]),
     ("time", ["2024-01-31T22+01", "2024-01-31T23+01"], ["2024-02-01T00+01"]),
-    ("date", ["9999-12-29", "9999-12-30"], ["9999-12-31", None, None]),
-    ("date", ["9999-10", "9999-11"], ["9999-12", None]),
+    ("date", ["9999-12-29", "9999-12-30"], None),
     ("year", ["9998", "9999"], None),
     # No month of a year, but a count.
     ("time", ["200112", "200113"], [200114, 200115]),
@@ -56,12 +55,12 @@ def table(folder: Path, name: str, cells: list[str], value: str = "x") -> Path:
 
 @pytest.mark.parametrize(("name", "cells", "wanted"), CASES)
 def test_time_goes_on_as_it_did(name: str, cells: list[str], wanted: list, tmp_path: Path) -> None:
-    assert following(read(table(tmp_path, name, cells)), len(wanted or "12")) == wanted
+    assert continue_times(read_csv(table(tmp_path, name, cells)), len(wanted or "12")) == wanted
 
 
 def test_decimal_commas_count_time_too(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("time;x\n0,5;1\n1,0;2\n")
-    assert following(read(tmp_path / "a.csv"), 2) == [1.5, 2.0]
+    assert continue_times(read_csv(tmp_path / "a.csv"), 2) == [1.5, 2.0]
 
 
 @pytest.mark.parametrize(
@@ -77,4 +76,4 @@ def test_decimal_commas_count_time_too(tmp_path: Path) -> None:
     ],
 )
 def test_where_nothing_says_the_time_there_is_none(name: str, cells: list[str], tmp_path: Path) -> None:
-    assert following(read(table(tmp_path, name, cells)), 3) is None
+    assert continue_times(read_csv(table(tmp_path, name, cells)), 3) is None

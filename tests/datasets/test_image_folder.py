@@ -85,7 +85,7 @@ def test_a_corrupt_picture_is_refused_with_its_file_and_index(workers, tmp_path)
     splits = ImageFolder(str(tmp_path)).load()
     with pytest.raises(ConfigError) as caught:
         joined(splits.test, workers)
-    assert "test/red/001.png (number 1 of its part)" in str(caught.value)
+    assert "test/red/001.png (number 1 of its split)" in str(caught.value)
 
 
 @pytest.mark.parametrize(

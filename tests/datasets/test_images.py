@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from dltrain.data.loader import key, mix, uniform
-from dltrain.datasets.images import Look
+from dltrain.data.keyed_random import key, mix, uniform
+from dltrain.datasets.images import ImageTransform
 from dltrain.errors import ConfigError
 
 
@@ -20,14 +20,14 @@ def keys(count, epoch=0):
 
 def prepared(augment, mean=0.5, std=0.25):
     rows = pictures()
-    source = Look(3, mean, std, augment).splits(rows, None, rows).train
+    source = ImageTransform(3, mean, std, augment).splits(rows, None, rows).train
     return source, source.prepare(rows)
 
 
 def test_pixels_are_scaled_by_mean_and_deviation_of_each_channel():
     rows = pictures()
     mean, std = [0.1, 0.5, 0.9], [0.2, 0.3, 0.4]
-    batch = Look(3, mean, std, []).splits(rows, None, rows).test.prepare(rows)
+    batch = ImageTransform(3, mean, std, []).splits(rows, None, rows).test.prepare(rows)
     expected = (rows["pixels"].double() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     assert batch["inputs"].dtype == torch.float32 and batch["targets"].dtype == torch.int64
     torch.testing.assert_close(batch["inputs"].double(), expected, atol=1e-5, rtol=0)
@@ -35,7 +35,7 @@ def test_pixels_are_scaled_by_mean_and_deviation_of_each_channel():
 
 def test_one_half_and_one_half_scale_to_minus_one_and_one():
     rows = {"pixels": torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1), "labels": torch.tensor([0, 1])}
-    inputs = Look(1, 0.5, 0.5, []).splits(rows, None, rows).test.prepare(rows)["inputs"]
+    inputs = ImageTransform(1, 0.5, 0.5, []).splits(rows, None, rows).test.prepare(rows)["inputs"]
     assert inputs.flatten().tolist() == pytest.approx([-1, 1], abs=1e-6)
 
 
@@ -75,7 +75,7 @@ def test_augmentation_follows_the_keys_and_keeps_the_targets():
 
 def test_only_training_pictures_are_augmented():
     rows = pictures()
-    splits = Look(3, 0.5, 0.5, ["flip"]).splits(rows, rows, rows)
+    splits = ImageTransform(3, 0.5, 0.5, ["flip"]).splits(rows, rows, rows)
     assert splits.train.augment is not None and splits.val.augment is None and splits.test.augment is None
 
 
@@ -89,4 +89,4 @@ def test_only_training_pictures_are_augmented():
 )
 def test_a_look_that_makes_no_sense_is_refused(arguments, part):
     with pytest.raises(ConfigError, match=part.replace("?", r"\?")):
-        Look(**{"channels": 3, "mean": 0.5, "std": 0.5, "augment": [], **arguments})
+        ImageTransform(**{"channels": 3, "mean": 0.5, "std": 0.5, "augment": [], **arguments})

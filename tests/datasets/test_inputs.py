@@ -13,13 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from dltrain.data.inputs import Given, check
+from dltrain.data.inputs import InputFiles, check_inputs
 from dltrain.data.spec import Inputs
 from dltrain.datasets import csv_file
-from dltrain.datasets.array_inputs import array_inputs
+from dltrain.datasets.array_inputs import read_arrays
 from dltrain.datasets.digits import Digits
-from dltrain.datasets.image_inputs import picture_inputs
-from dltrain.datasets.images import Look
+from dltrain.datasets.image_inputs import read_images
+from dltrain.datasets.images import ImageTransform
 from dltrain.datasets.npz import Npz
 from dltrain.datasets.table import CsvTable
 from dltrain.datasets.text import Text
@@ -27,8 +27,8 @@ from dltrain.datasets.time_series import TimeSeries
 from dltrain.errors import ConfigError
 
 
-def given(*paths: Path, **more) -> Given:
-    return Given(tuple(map(str, paths)), **more)
+def given(*paths: Path, **more) -> InputFiles:
+    return InputFiles(tuple(map(str, paths)), **more)
 
 
 def joined(pieces: Iterator[Inputs], key: str = "pixels") -> torch.Tensor:
@@ -36,7 +36,7 @@ def joined(pieces: Iterator[Inputs], key: str = "pixels") -> torch.Tensor:
 
 
 def read(paths: list[Path], shape: tuple[int, ...], white: float = 255.0, **more) -> torch.Tensor:
-    return joined(picture_inputs(given(*paths, **more), Look(shape[0], 0.5, 0.5, [], white), shape))
+    return joined(read_images(given(*paths, **more), ImageTransform(shape[0], 0.5, 0.5, [], white), shape))
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ def test_grey_levels_of_16_bits_keep_their_shades(tmp_path):
 )
 def test_grey_levels_on_an_unknown_scale_are_refused(levels, said, tmp_path):
     Image.fromarray(levels.reshape(6, 5)).save(tmp_path / "a.tif")
-    with pytest.raises(ConfigError, match=f"INPUT 1: expected a picture that can be read at .*a.tif, got .*{said}"):
+    with pytest.raises(ConfigError, match=f"INPUT 1: expected a readable image at .*a.tif, got .*{said}"):
         read([tmp_path / "a.tif"], (1, 6, 5))
 
 
@@ -137,7 +137,7 @@ def test_folders_are_read_in_order_with_all_below_and_nothing_that_is_no_picture
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("L", (2, 2), 100 * number).save(tmp_path / name)
     (tmp_path / "a" / "notes.txt").write_text("no picture")
-    pieces = list(picture_inputs(given(tmp_path, batch=2), Look(1, 0.5, 0.5, []), (1, 2, 2)))
+    pieces = list(read_images(given(tmp_path, batch_size=2), ImageTransform(1, 0.5, 0.5, []), (1, 2, 2)))
     names = [name["input"] for piece in pieces for name in piece.names]
     assert names == [str(tmp_path / name) for name in ("a/c.bmp", "a/z.JPG", "b.png")]
     assert [len(piece.names) for piece in pieces] == [2, 1]
@@ -172,15 +172,15 @@ def test_arrays_hold_one_example_or_many_and_channels_first_or_last(shape, tmp_p
     for layout in layouts:
         np.save(tmp_path / "many.npy", layout)
         np.save(tmp_path / "one.npy", layout[4])
-        assert np.array_equal(joined(array_inputs(given(tmp_path / "many.npy", batch=4), shape), "inputs"), values)
-        assert np.array_equal(joined(array_inputs(given(tmp_path / "one.npy"), shape), "inputs"), values[4:5])
+        assert np.array_equal(joined(read_arrays(given(tmp_path / "many.npy", batch_size=4), shape), "inputs"), values)
+        assert np.array_equal(joined(read_arrays(given(tmp_path / "one.npy"), shape), "inputs"), values[4:5])
 
 
 def test_of_several_arrays_the_inputs_are_taken(tmp_path):
     x, y = np.random.default_rng(0).random((3, 2)), np.zeros(3)
     for name, arrays in (("x", {"x": x, "y": y}), ("test", {"x_train": y, "x_test": x}), ("only", {"anything": x})):
         np.savez(tmp_path / f"{name}.npz", **arrays)
-        assert joined(array_inputs(given(tmp_path / f"{name}.npz"), (2,)), "inputs").shape == (3, 2)
+        assert joined(read_arrays(given(tmp_path / f"{name}.npz"), (2,)), "inputs").shape == (3, 2)
     np.savez(tmp_path / "unclear.npz", a=x, b=x)
     np.savez(tmp_path / "none.npz")
     (tmp_path / "half.npz").write_bytes((tmp_path / "x.npz").read_bytes()[:200])
@@ -188,13 +188,13 @@ def test_of_several_arrays_the_inputs_are_taken(tmp_path):
     np.save(tmp_path / "words.npy", np.array([["a", "b"]]))
     for name, message in (
         ("unclear.npz", "one array, or one called x or x_test, in .* got a, b"),
-        ("none.npz", "arrays that can be read"),
-        ("half.npz", "arrays that can be read"),
+        ("none.npz", "readable arrays"),
+        ("half.npz", "readable arrays"),
         ("nan.npy", "finite numbers in .*nan.npy.0."),
         ("words.npy", "finite numbers in"),
     ):
         with pytest.raises(ConfigError, match=f"INPUT 1: expected {message}"):
-            list(array_inputs(given(tmp_path / name), (2,)))
+            list(read_arrays(given(tmp_path / name), (2,)))
 
 
 def test_vectors_and_float_pictures_of_an_npz_are_read_like_its_own(tmp_path):
@@ -205,14 +205,14 @@ def test_vectors_and_float_pictures_of_an_npz_are_read_like_its_own(tmp_path):
         data = Npz(str(tmp_path / "data.npz"))
         own = data.load().test.rows
         key = "pixels" if "pixels" in own else "inputs"
-        assert torch.equal(joined(data.inputs(given(tmp_path / "data.npz", batch=8)), key), own[key])
+        assert torch.equal(joined(data.inputs(given(tmp_path / "data.npz", batch_size=8)), key), own[key])
 
 
 def test_an_example_before_a_mistake_comes_before_it_is_raised(tmp_path):
     np.save(tmp_path / "good.npy", np.zeros((3, 2)))
-    pieces = array_inputs(given(tmp_path / "good.npy", tmp_path / "gone.npy", batch=2), (2,))
+    pieces = read_arrays(given(tmp_path / "good.npy", tmp_path / "gone.npy", batch_size=2), (2,))
     assert [len(next(pieces).names) for _ in range(2)] == [2, 1]
-    with pytest.raises(ConfigError, match=r"INPUT 2: expected a file that can be read at .*gone.npy, got No such file"):
+    with pytest.raises(ConfigError, match=r"INPUT 2: expected a readable file at .*gone.npy, got No such file"):
         next(pieces)
 
 
@@ -222,18 +222,18 @@ def test_an_example_before_a_mistake_comes_before_it_is_raised(tmp_path):
 def test_a_table_in_pieces_is_the_table_in_one():
     lines = ['"a,b;c";x\n', "1,5;2\n", "\n", "2,5;3\n", "3,5;4\n", "\n", "\n"]
     path = Path("a.csv")
-    (whole,) = csv_file.tables(lines, path, None)
-    pieces = list(csv_file.tables(lines, path, 2))
+    (whole,) = csv_file.iterate_tables(lines, path, None)
+    pieces = list(csv_file.iterate_tables(lines, path, 2))
     assert [len(piece.rows) for piece in pieces] == [2, 1]
     assert whole.rows == [row for piece in pieces for row in piece.rows] == [["1,5", "2"], ["2,5", "3"], ["3,5", "4"]]
     assert whole.lines == [line for piece in pieces for line in piece.lines] == [2, 4, 5]
-    assert all(piece.comma and piece.header == ["a,b;c", "x"] for piece in pieces)
+    assert all(piece.decimal_comma and piece.header == ["a,b;c", "x"] for piece in pieces)
 
 
 def test_an_empty_line_of_one_column_is_a_hole_unless_nothing_follows():
-    (table,) = csv_file.tables(["x\n", "1\n", "\n", "3\n", "\n"], Path("a.csv"), None)
+    (table,) = csv_file.iterate_tables(["x\n", "1\n", "\n", "3\n", "\n"], Path("a.csv"), None)
     assert table.rows == [["1"], [""], ["3"]] and table.lines == [2, 3, 4]
-    pieces = list(csv_file.tables(["x\n", "1\n", "\n", "3\n", "\n"], Path("a.csv"), 1))
+    pieces = list(csv_file.iterate_tables(["x\n", "1\n", "\n", "3\n", "\n"], Path("a.csv"), 1))
     assert [piece.rows for piece in pieces] == [[["1"]], [[""]], [["3"]]]
 
 
@@ -279,8 +279,8 @@ def test_a_text_is_whole_and_what_follows_it_is_unknown(tmp_path):
 
 def test_standard_input_stays_open_for_whoever_comes_next(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\ufeffa,é\n1,2\n".encode())))
-    (file,) = Given(("-",)).files("anything")
-    with file.lines() as lines:
+    (file,) = InputFiles(("-",)).expand("anything")
+    with file.open_text() as lines:
         assert list(lines) == ["a,é\n", "1,2\n"]
     assert not sys.stdin.buffer.closed
 
@@ -290,7 +290,7 @@ def test_a_file_that_may_not_be_read_is_said_before_anything_else(tmp_path):
     (tmp_path / "secret.csv").chmod(0)
     long = "x" * 5000
     with pytest.raises(ConfigError) as caught:
-        check([str(tmp_path / "secrets.csv"), "-", long])
+        check_inputs([str(tmp_path / "secrets.csv"), "-", long])
     assert [line.split(":")[0] for line in caught.value.problems] == ["INPUT 1", "INPUT 3"]
     assert f"Did you mean {tmp_path / 'secret.csv'}?" in caught.value.problems[0]
 
@@ -312,8 +312,8 @@ HEADS = ["{'descr': '<f8', 'shape': (2,), ", "{'descr': }", "{'descr': '<f8', 'f
 def test_a_damaged_head_of_an_array_is_refused(tmp_path, head):
     words = head.encode().ljust(118)
     (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(words).to_bytes(2, "little") + words + bytes(16))
-    with pytest.raises(ConfigError, match=r"^INPUT 1: expected arrays that can be read in .*x.npy"):
-        next(array_inputs(given(tmp_path / "x.npy"), (2,)))
+    with pytest.raises(ConfigError, match=r"^INPUT 1: expected readable arrays in .*x.npy"):
+        next(read_arrays(given(tmp_path / "x.npy"), (2,)))
 
 
 def test_an_encrypted_archive_is_refused_in_training_and_prediction(tmp_path):
@@ -323,21 +323,21 @@ def test_an_encrypted_archive_is_refused_in_training_and_prediction(tmp_path):
         for found in re.finditer(mark, content):
             content[found.start() + flags] |= 1
     (tmp_path / "x.npz").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"^data.path: expected a whole .npz file at .*encrypted"):
+    with pytest.raises(ConfigError, match=r"^data.path: expected a complete .npz file at .*encrypted"):
         Npz(str(tmp_path / "x.npz"))
-    with pytest.raises(ConfigError, match=r"^INPUT 1: expected arrays that can be read in .*encrypted"):
-        next(array_inputs(given(tmp_path / "x.npz"), (2,)))
+    with pytest.raises(ConfigError, match=r"^INPUT 1: expected readable arrays in .*encrypted"):
+        next(read_arrays(given(tmp_path / "x.npz"), (2,)))
 
 
 def test_arrays_of_a_user_that_are_larger_than_the_memory_are_refused_unread(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as bomb:
         bomb.writestr("x.npy", bytes(16))
         bomb.filelist[0].file_size = 2**50  # the directory at the end says how large each will be
-    with pytest.raises(ConfigError, match=r"^INPUT 1: .* 1,125,900 GB when they are unpacked"):
-        next(array_inputs(given(tmp_path / "x.npz"), (2,)))
+    with pytest.raises(ConfigError, match=r"^INPUT 1: .* 1,125,900 GB uncompressed"):
+        next(read_arrays(given(tmp_path / "x.npz"), (2,)))
 
 
 def test_an_array_without_examples_is_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((0, 2)))
     with pytest.raises(ConfigError, match=r"INPUT 1: expected at least one example in .*x.npy, got an array \(0, 2\)"):
-        next(array_inputs(given(tmp_path / "x.npy"), (2,)))
+        next(read_arrays(given(tmp_path / "x.npy"), (2,)))

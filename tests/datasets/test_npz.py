@@ -99,5 +99,5 @@ def test_arrays_that_make_no_sense_are_refused(changed, part, tmp_path):
 
 def test_a_file_that_is_no_npz_is_refused(tmp_path):
     (tmp_path / "a.npz").write_text("hello")
-    with pytest.raises(ConfigError, match=r"whole \.npz"):
+    with pytest.raises(ConfigError, match=r"complete \.npz"):
         Npz(str(tmp_path / "a.npz"))

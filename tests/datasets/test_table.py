@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from dltrain.data.inputs import Given
+from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batches
 from dltrain.datasets.table import CsvTable
 from dltrain.errors import ConfigError
@@ -83,7 +83,7 @@ def test_a_column_that_never_changes_keeps_its_units(tmp_path):
     data = CsvTable(path)
     assert data.columns[0].scale == 1 and data.rows["scale"].unique().tolist() == [1]
     (tmp_path / "new.csv").write_text("x\n0.2\n")
-    (piece,) = data.inputs(Given((str(tmp_path / "new.csv"),)))
+    (piece,) = data.inputs(InputFiles((str(tmp_path / "new.csv"),)))
     assert piece.rows["inputs"].item() == pytest.approx(0.1)
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dltrain.data.inputs import Given
+from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batches
 from dltrain.datasets.text import BUNDLED, Text
 from dltrain.errors import ConfigError
@@ -106,7 +106,7 @@ def test_without_validation_there_is_no_validation_split():
 def test_lines_of_a_users_text_end_as_those_of_training_do(tmp_path, end):
     data = Text(write(tmp_path / "a.txt", f"ab{end}" * 100), context_length=4)
     (tmp_path / "new.txt").write_bytes(f"ba{end}ab".encode())
-    (piece,) = data.inputs(Given((str(tmp_path / "new.txt"),)))
+    (piece,) = data.inputs(InputFiles((str(tmp_path / "new.txt"),)))
     assert data.spec.decode(piece.rows["tokens"][0, :-1].tolist()) == "ba\nab"
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dltrain.data.inputs import Given
+from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batches
 from dltrain.data.spec import Source
 from dltrain.datasets.time_series import BUNDLED, TimeSeries
@@ -156,13 +156,13 @@ def test_without_validation_there_is_no_validation_split():
 
 
 @pytest.mark.parametrize(
-    ("holes", "expected"),
+    ("missing", "expected"),
     [("interpolate", [1, 1, 2, 3, 4, 5]), ("last", [1, 1, 2, 2, 2, 5])],
 )
-def test_holes_are_filled_as_asked(holes, expected, tmp_path):
+def test_missing_values_are_filled_as_asked(missing, expected, tmp_path):
     cells = ["", 1, 2, "NA", "nan", 5, *list(range(6, 60))]
     path = write(tmp_path / "a.csv", ["t", "a"], [["x", cell] for cell in cells])
-    batch = batch_of(TimeSeries(path=path, column="a", window=6, horizon=2, missing=holes).load().train)
+    batch = batch_of(TimeSeries(path=path, column="a", window=6, horizon=2, missing=missing).load().train)
     np.testing.assert_allclose(restored(batch, "inputs")[0, :, 0], expected, atol=1e-5)
 
 
@@ -253,7 +253,7 @@ def test_a_clock_that_is_set_back_is_no_disorder_where_offsets_say_so(tmp_path):
     path = write(tmp_path / "a.csv", ["date", "a"], [[time, row] for row, time in enumerate(times)])
     data = TimeSeries(path=path, window=2, horizon=2)
     data.load()
-    (piece,) = data.inputs(Given())
+    (piece,) = data.inputs(InputFiles())
     wanted = [(start + row * timedelta(minutes=30)).astimezone(zone).isoformat() for row in (60, 61)]
     assert [name["time"] for name in piece.names] == wanted
     times[7], times[8] = times[8], times[7]

@@ -1,163 +1,13 @@
-"""`dltrain` in child processes that can be stopped, killed and starved."""
+"""Fixtures that start, stop, kill and starve `dltrain` in child processes."""
 
-import contextlib
 import functools
-import itertools
-import json
-import os
-import queue
-import signal
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from children import TIMEOUT_S, Child, Gate, Server
 from recipes import recipe
-
-HERE = Path(__file__).parent
-TIMEOUT_S = 60.0
-
-
-@dataclass
-class Child:
-    """One command on its way. ``code`` is its exit code, or minus the signal that killed it."""
-
-    stdout_path: Path
-    stderr_path: Path
-    cwd: Path
-    pid: int = 0
-    status: int = 0
-    began: threading.Event = field(default_factory=threading.Event)
-    ended: threading.Event = field(default_factory=threading.Event)
-    ended_at: float = 0.0
-
-    @property
-    def code(self) -> int:
-        return os.waitstatus_to_exitcode(self.status)
-
-    @property
-    def stdout(self) -> str:
-        return self.stdout_path.read_text()
-
-    @property
-    def stderr(self) -> str:
-        return self.stderr_path.read_text()
-
-    def send(self, number: int) -> None:
-        """A real signal, to this process alone."""
-        os.kill(self.pid, number)
-
-    def kill(self) -> "Child":
-        """SIGKILL to the process and what it started; returns when it is dead."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-        return self.wait()
-
-    def wait(self, timeout: float = TIMEOUT_S) -> "Child":
-        """Return when it has ended; one that takes too long is killed, and that is a failure."""
-        if not self.ended.wait(timeout):
-            os.killpg(self.pid, signal.SIGKILL)
-            self.ended.wait(10)
-            pytest.fail(f"no end after {timeout:.0f} s\n{self.stderr}")
-        return self
-
-    def until(self, happened: Callable[[], Any], timeout: float = TIMEOUT_S, interval: float = 0.002) -> Any:
-        """Return what ``happened`` says as soon as it is true; the end of the process is not waited through."""
-        limit = time.monotonic() + timeout
-        while not (found := happened()):
-            if self.ended.is_set() and not (found := happened()):
-                pytest.fail(f"it ended with {self.code} before it came to that\n{self.stderr}")
-            if found:
-                break
-            if time.monotonic() > limit:
-                self.kill()
-                pytest.fail(f"it did not come to that in {timeout:.0f} s\n{self.stderr}")
-            time.sleep(interval)
-        return found
-
-
-class Server:
-    """The fork server of `server.py`, seen from the tests."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.numbers = folder, itertools.count()
-        self.ready = threading.Event()
-        self.beginning: queue.SimpleQueue[Child] = queue.SimpleQueue()
-        self.children: dict[int, Child] = {}
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        for name in ("SLURM_JOB_ID", "DLTRAIN_DATA"):
-            environment.pop(name, None)
-        call = [sys.executable, str(HERE / "server.py")]
-        self.process = subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
-        self.reader = threading.Thread(target=self.read, daemon=True)
-        self.reader.start()
-        assert self.ready.wait(TIMEOUT_S), "the server did not start"
-
-    def read(self) -> None:
-        """What the server says, as it says it."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            said = json.loads(line)
-            if "ready" in said:
-                self.ready.set()
-            elif "began" in said:
-                child = self.beginning.get()
-                child.pid = said["began"]
-                self.children[child.pid] = child
-                child.began.set()
-            else:
-                child = self.children.pop(said["ended"])
-                child.status, child.ended_at = said["status"], time.monotonic()
-                child.ended.set()
-
-    def start(
-        self,
-        argv: list[str],
-        cwd: Path,
-        environment: dict[str, str] | None = None,
-        limits: dict[str, int] | None = None,
-        stderr: Path | None = None,
-    ) -> Child:
-        """Begin a command.
-
-        Args:
-            argv: What follows ``dltrain``.
-            cwd: The folder it runs in.
-            environment: Added to that of the tests.
-            limits: Of the system, e.g. ``{"RLIMIT_FSIZE": 1_000_000}``; of a path, how many bytes fit there: a file
-                system of its own, which needs rights. Without them the command ends with exit code 77.
-            stderr: Where its messages go, if not where they can be read.
-        """
-        number = next(self.numbers)
-        child = Child(self.folder / f"{number}.out", self.folder / f"{number}.err", cwd)
-        for path in (child.stdout_path, child.stderr_path):
-            path.touch()
-        request = {
-            "argv": argv,
-            "cwd": str(cwd),
-            "environment": environment or {},
-            "limits": limits or {},
-            "path": [str(HERE)],
-            "stdout": str(child.stdout_path),
-            "stderr": str(stderr or child.stderr_path),
-        }
-        self.beginning.put(child)
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(request).encode() + b"\n")
-        self.process.stdin.flush()
-        assert child.began.wait(TIMEOUT_S)
-        return child
-
-    def close(self) -> None:
-        """End the server, and with it whatever it has started."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(10)
 
 
 @pytest.fixture(scope="session")
@@ -187,31 +37,6 @@ def start(server: Server, tmp_path: Path) -> Iterator[Callable[..., Child]]:
 def dltrain(start: Callable[..., Child]) -> Callable[..., Child]:
     """``dltrain("model=mlp", ...)``: a command from its beginning to its end."""
     return lambda *argv, timeout=TIMEOUT_S, **more: start(*argv, **more).wait(timeout)
-
-
-class Gate:
-    """The folder that `gated.py` looks into: makes a process wait at a moment of one's choice."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir()
-        self.environment = {"GATE": str(folder)}
-
-    def close(self, moment: str) -> None:
-        """Wait at ``train-7``, ``evaluate-2`` ..."""
-        (self.folder / moment).touch()
-
-    def delay(self, seconds: float) -> None:
-        """Make every batch take longer."""
-        (self.folder / "delay").write_text(str(seconds))
-
-    def reached(self, child: Child, moment: str) -> None:
-        """Return when the process waits there."""
-        child.until((self.folder / f"{moment}.reached").exists)
-
-    def open(self, moment: str) -> None:
-        """Let the process go on."""
-        (self.folder / f"{moment}.reached").unlink()
 
 
 @pytest.fixture

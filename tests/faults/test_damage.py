@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Child, Gate, Server
+from children import Child, Gate, Server
 from recipes import recipe
 from same import assert_same, checkpoints, know, sha256
 

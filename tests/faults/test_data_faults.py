@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Child, Gate
+from children import Child, Gate
 from pictures import BROKEN, command, paint
 from same import assert_same, lines
 
@@ -27,7 +27,7 @@ SKIP = "data.on_bad_sample=skip"
 
 def split(root: Path, workers: int, training: bool = False, skip: bool = False) -> tuple[Batches, list[Path]]:
     """The training or the test pictures, and their files."""
-    splits = ImageFolder(str(root), side=8, validation=0, test=0.2).load()
+    splits = ImageFolder(str(root), image_size=8, validation=0, test=0.2).load()
     source = splits.train if training else splits.test
     bad = BadSamples("skip" if skip else "stop")
     return Batches(source, 4, workers=workers, training=training, bad=bad), [path for path, _ in source.rows.listing]
@@ -43,7 +43,7 @@ def test_a_picture_that_cannot_be_read_ends_the_run_with_its_file_and_number(
     with pytest.raises(ConfigError) as caught:
         list(batches)
     batches.close()
-    assert f"{files[6]} (number 6 of its part)" in str(caught.value)
+    assert f"{files[6]} (number 6 of its split)" in str(caught.value)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -80,7 +80,7 @@ def test_a_split_of_which_nothing_can_be_read_is_refused_whatever_may_be_skipped
     batches, files = split(paint(tmp_path), 0, skip=True)
     for path in files:
         path.write_bytes(b"")
-    with pytest.raises(ConfigError, match="an example that can be read"):
+    with pytest.raises(ConfigError, match="at least one readable example"):
         list(batches)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Child, Gate
+from children import Child, Gate
 from recipes import recipe
 from same import assert_same, checkpoints, know
 

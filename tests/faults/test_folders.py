@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Child, Gate
+from children import Child, Gate
 from omegaconf import OmegaConf
 from recipes import recipe
 from same import assert_same, status

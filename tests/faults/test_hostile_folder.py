@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Child, Server
+from children import Child, Server
 from omegaconf import OmegaConf
 
-from dltrain.data.inputs import Given
+from dltrain.data.inputs import InputFiles
 from dltrain.errors import ConfigError
 
 RUN = ["model=mlp", "data=digits", "device=cpu", "trainer.max_steps=2"]
@@ -160,8 +160,8 @@ def test_a_pipe_is_no_input(ended: Path, dltrain: Callable[..., Child], tmp_path
     child = dltrain("predict", str(ended), "pipe", timeout=30)
     assert child.code == 2
     assert "dltrain: INPUT 1: expected a file, a folder or -, got pipe. " in child.stderr
-    with pytest.raises(ConfigError, match=r"INPUT 1: expected files and folders in it, got .*a\.png"):
-        next(Given((str(tmp_path / "pictures"),)).files("pictures", [".png"]))
+    with pytest.raises(ConfigError, match=r"INPUT 1: expected regular files in a folder, got .*a\.png"):
+        next(InputFiles((str(tmp_path / "pictures"),)).expand("pictures", [".png"]))
 
 
 @pytest.mark.parametrize("name", [*FILES, *DEEPER, "checkpoints/last.pt"])

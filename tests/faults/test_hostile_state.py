@@ -172,8 +172,8 @@ def test_weights_that_a_library_finds_in_its_cache_are_loaded_as_data_only(
 @pytest.mark.parametrize(
     ("group", "target"),
     [
-        ("data", "dltrain.datasets.download.fetch"),
-        ("data", "dltrain.data.checks.folder"),
+        ("data", "dltrain.datasets.download.download_dataset"),
+        ("data", "dltrain.data.checks.existing_folder"),
         ("model", "torchvision.models.list_models"),
         ("model", "torchvision.models.get_model"),
         ("model", "dltrain.optim.schedules.Constant"),
@@ -205,5 +205,5 @@ def test_no_picture_is_handed_to_another_program(
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     (tmp_path / "page.png").write_text(PAGE)
     assert main.main(["predict", str(sent), str(tmp_path / "page.png")]) == 2
-    assert "not a picture" in capsys.readouterr().err
+    assert "not an image" in capsys.readouterr().err
     assert not (tmp_path / "canary").exists()

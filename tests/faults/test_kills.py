@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Child, Gate
+from children import Child, Gate
 from recipes import SHAPE, recipe
 from same import assert_same, steps, whole
 

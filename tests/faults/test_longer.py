@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from conftest import Child
+from children import Child
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -64,5 +64,5 @@ def test_a_run_that_cannot_go_on_keeps_all_that_it_had(dltrain: Callable[..., Ch
         file.write_bytes(bytes(file.stat().st_size))
     before = {file.name for file in run.iterdir()}
     child = dltrain("resume", str(run))
-    assert child.code == 2 and "a picture that can be read" in child.stderr, child.stderr
+    assert child.code == 2 and "a readable image" in child.stderr, child.stderr
     assert before <= {file.name for file in run.iterdir()}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Child, Gate
+from children import Child, Gate
 from recipes import ACCUMULATE, SHAPE, recipe
 from same import assert_same, curves, status, steps
 

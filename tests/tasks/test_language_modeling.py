@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.text import Perplexity
 
-from dltrain.datasets.text import Characters
+from dltrain.datasets.text import CharacterTokenizer
 from dltrain.errors import ConfigError
 from dltrain.tasks.language_modeling import SAMPLE_TOKENS, LanguageModeling, continue_tokens
 
@@ -126,7 +126,7 @@ def test_however_cold_a_sample_is_it_is_the_greedy_one(table: Table, temperature
 
 
 def test_a_prompt_that_nobody_asked_for_gives_way_to_the_first_token_and_one_asked_for_is_refused() -> None:
-    data = {"encode": Characters("abc").encode, "decode": Characters("abc").decode}
+    data = {"encode": CharacterTokenizer("abc").encode, "decode": CharacterTokenizer("abc").decode}
     assert LanguageModeling(3, LENGTH, **data).start == [0]
     assert LanguageModeling(3, LENGTH, **data, prompt="cab").start == [2, 0, 1]
     with pytest.raises(ConfigError, match=r"^task.prompt: expected characters of the training text \('abc'\), got 'x'"):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dltrain.config import compose
-from dltrain.datasets.gates import GATES, INPUTS
+from dltrain.datasets.synthetic import GATE_INPUTS, GATES
 from dltrain.loggers.console import Console
 from dltrain.runs import assemble, dry_run, launch
 from dltrain.tasks.perceptron_rule import PerceptronRule
@@ -132,7 +132,7 @@ def test_from_zero_weights_novikoffs_bound_holds(gate: str) -> None:
         "nand": [-1, -1, 1.5],
         "nor": [-1, -1, 0.5],
     }
-    x = np.column_stack([INPUTS, np.ones(4)])
+    x = np.column_stack([GATE_INPUTS, np.ones(4)])
     y = 2 * np.array(GATES[gate]) - 1
     normal = np.array(normals[gate]) / np.linalg.norm(normals[gate])
     bound = (np.linalg.norm(x, axis=1).max() / (y * (x @ normal)).min()) ** 2
@@ -141,7 +141,7 @@ def test_from_zero_weights_novikoffs_bound_holds(gate: str) -> None:
     nn.init.zeros_(unit.bias)
     optimizer = torch.optim.SGD(unit.parameters(), lr=1.0)
     for _ in range(100):
-        for inputs, target in zip(INPUTS, GATES[gate], strict=True):
+        for inputs, target in zip(GATE_INPUTS, GATES[gate], strict=True):
             batch: dict[str, Any] = {"inputs": torch.tensor([inputs]), "targets": torch.tensor([target])}
             loss = task.loss(unit, batch, 0.0)
             mistakes += int(1 - loss.parts["accuracy"])

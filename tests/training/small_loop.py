@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from dltrain.data.loader import Batches
 from dltrain.data.spec import Source
-from dltrain.datasets.table import Ready
 from dltrain.loggers.console import Console
 from dltrain.loggers.tracker import Tracker
 from dltrain.optim.ema import EMA
@@ -40,7 +39,7 @@ NEVER = (1_000_000.0, "step")
 def source(seed: int = 0, rows: int = ROWS) -> Source:
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(rows, SIZE, generator=generator)
-    return Source({"inputs": inputs, "targets": inputs[:, :CLASSES].argmax(1)}, Ready())
+    return Source({"inputs": inputs, "targets": inputs[:, :CLASSES].argmax(1)}, nn.Identity())
 
 
 def network(seed: int = 0, dropout: float = 0.0) -> nn.Sequential:

@@ -62,36 +62,54 @@ def test_intervals_in_steps_and_epochs_depend_on_the_step_alone(interval: tuple[
     assert trigger.fires(wanted[0]), "asked again it says the same"
 
 
-def test_an_interval_in_minutes_fires_once_each_time() -> None:
-    trigger = Trigger((0.3 / 60, "minute"), epoch_steps=5)
+class Clock:
+    """Replaces `time.perf_counter` and advances only by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    for name in ("perf_counter", "monotonic"):
+        monkeypatch.setattr(time, name, found)
+    return found
+
+
+def test_an_interval_in_minutes_fires_once_each_time(clock: Clock) -> None:
+    trigger = Trigger((2, "minute"), epoch_steps=5)
+    clock.now += 119
     assert not trigger.fires(1)
-    time.sleep(0.31)
+    clock.now += 2
     assert trigger.fires(2)
     assert not trigger.fires(3)
 
 
-def test_a_pause_within_a_pause_counts_once() -> None:
-    timer = Timer(time.perf_counter())
-    begun = time.perf_counter()
+def test_a_pause_within_a_pause_counts_once(clock: Clock) -> None:
+    timer = Timer(clock())
     with timer.pause(), timer.pause():
-        time.sleep(0.03)
-    assert 0.03 <= timer.paused <= time.perf_counter() - begun
+        clock.now += 3
+    assert timer.paused == 3
 
 
-def test_the_time_before_training_begins_is_no_training_time() -> None:
-    timer = Timer(time.perf_counter())
+def test_the_time_before_training_begins_is_no_training_time(clock: Clock) -> None:
+    timer = Timer(clock())
+    clock.now += 7
     with timer.pause():
-        time.sleep(0.02)
-    begun = time.perf_counter()
+        clock.now += 2
     timer.begin()
-    assert 0 <= timer.training_seconds() <= time.perf_counter() - begun
+    clock.now += 1
+    assert (timer.training_seconds(), timer.total_seconds()) == (1, 10)
 
 
-def test_pauses_are_no_training_time_also_when_they_end_badly() -> None:
-    begun = time.perf_counter()
-    timer = Timer(begun)
+def test_pauses_are_no_training_time_also_when_they_end_badly(clock: Clock) -> None:
+    timer = Timer(clock())
+    clock.now += 1
     with pytest.raises(KeyError), timer.pause():
-        time.sleep(0.05)
+        clock.now += 5
         raise KeyError
-    assert timer.paused >= 0.05
-    assert timer.training_seconds() <= time.perf_counter() - begun - 0.05
+    assert (timer.paused, timer.training_seconds()) == (5, 1)

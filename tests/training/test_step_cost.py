@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dltrain.data.spec import Source
-from dltrain.datasets.table import Ready
 from dltrain.optim.regularization import Regularization
 from dltrain.optim.schedules import Cosine
 from dltrain.tasks.base import Batch, Evaluation, Loss
@@ -47,7 +46,7 @@ def huge() -> Source:
     """Inputs so large that scaled gradients overflow float16 at first."""
     rows = source().rows
     assert isinstance(rows, dict)
-    return Source({**rows, "inputs": 100 * rows["inputs"]}, Ready())
+    return Source({**rows, "inputs": 100 * rows["inputs"]}, nn.Identity())
 
 
 WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique", "bincount")

@@ -1,0 +1,37 @@
+"""Random numbers computed from integer keys instead of drawn from a generator."""
+
+import torch
+from torch import Tensor
+
+_GOLDEN = -7046029254386353131  # 2**64 / golden ratio as a signed integer
+
+
+def key(*parts: int) -> int:
+    """Hash integers into one 63-bit key, the same on every machine."""
+    value = torch.zeros((), dtype=torch.int64)
+    for part in parts:
+        value = mix(value + part)
+    return int(value) & (2**63 - 1)
+
+
+def mix(value: Tensor) -> Tensor:
+    """Scramble int64 values one to one with the finalizer of SplitMix64.
+
+    Source: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators".
+    """
+    value = value + _GOLDEN
+    value = (value ^ _shift_right(value, 30)) * -4658895280553007687
+    value = (value ^ _shift_right(value, 27)) * -7723592293110705685
+    return value ^ _shift_right(value, 31)
+
+
+def uniform(keys: Tensor, count: int) -> Tensor:
+    """Return ``count`` uniform numbers in [0, 1) per key: int64 (B,) -> float32 (B, count)."""
+    lanes = torch.arange(1, count + 1, device=keys.device)
+    bits = mix(keys[:, None] + lanes * _GOLDEN)
+    return _shift_right(bits, 40).to(torch.float32) * 2.0**-24
+
+
+def _shift_right(value: Tensor, bits: int) -> Tensor:
+    """Logical right shift; torch's operator is arithmetic and keeps the sign."""
+    return (value >> bits) & ((1 << (64 - bits)) - 1)
