@@ -70,7 +70,7 @@ class Components:
         self.sums += rows.sum(0)
         self.products.addmm_(rows.T, rows)
 
-    def left_out(self, kept: int) -> float:
+    def residual(self, kept: int) -> float:
         """The mean squared distance of a row from its projection onto the first ``kept`` components."""
         mean = self.sums / self.count
         variances = torch.linalg.eigvalsh(self.products / self.count - torch.outer(mean, mean))
