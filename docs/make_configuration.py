@@ -27,7 +27,8 @@ Every key: its meaning, what it may be, and its default. Generated from `conf/` 
 up to date.
 
 Set a key with `KEY=VALUE`, choose an option with `GROUP=OPTION`. Keys that a model or task pulls from the data
-(`${spec.features}`) and those that follow another key (`${regularization.dropout}`) are left out. `null` means no value.
+(`${spec.features}`) and those that follow another key (`${regularization.dropout}`) are left out.
+`null` means no value.
 """
 
 
@@ -35,7 +36,7 @@ def rows_of(group: str, text: str) -> Iterator[tuple[str, str, str, str]]:
     """Yield key, meaning, accepted values and default of each key of a YAML file.
 
     Raises:
-        ValueError: If a key has no comment that says what it means.
+        ValueError: If a key has no comment.
     """
     content = yaml.safe_load(text)
     target = str(content.get("_target_", ""))

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterator
+from itertools import pairwise
 from math import pi
 
 import torch
@@ -46,7 +47,7 @@ class Spirals:
         cuts = [0, int(0.6 * self.examples), int(0.8 * self.examples), self.examples]
         train, val, test = (
             Source({"points": points[start:end], "labels": labels[start:end]}, Prepare())
-            for start, end in zip(cuts, cuts[1:], strict=False)
+            for start, end in pairwise(cuts)
         )
         return Splits(train, val, test)
 
