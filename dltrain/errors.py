@@ -1,10 +1,12 @@
 """Exceptions that end a command with an exit code, and the form of their messages."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from dltrain import redaction
+
+T = TypeVar("T")
 
 MAX_LENGTH = 240  # characters of a value in a message
 
@@ -69,3 +71,14 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """Return "Did you mean ...?" with the known name closest to `name`, or an empty string if none is close."""
     close = get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"Did you mean {close[0]}?" if close else ""
+
+
+def choose(key: str, name: object, options: Mapping[str, T]) -> T:
+    """Return the option called `name`.
+
+    Raises:
+        ConfigError: If there is none, with all names and the closest one.
+    """
+    if isinstance(name, str) and name in options:
+        return options[name]
+    raise ConfigError(format_error(key, f"one of {' '.join(options)}", name, suggest(str(name), options)))

@@ -1,6 +1,6 @@
-"""How much one set of examples is like another, by their features: scores of generative models.
+"""Scores of generative models: similarity of two sets of features.
 
-All of them are sums over whole sets, computed on the CPU in double precision: a score is the same wherever it runs.
+Computed on the CPU in double precision, so that a score is the same for every device.
 """
 
 import math
@@ -8,43 +8,43 @@ import math
 import torch
 from torch import Tensor
 
-ROWS = 512  # distances are computed for so many examples at a time
+BATCH_SIZE = 512  # rows of a distance matrix that are computed at a time
 
 
 def frechet(real: Tensor, fake: Tensor) -> float:
-    r"""Fréchet distance between the normal distributions with the means and covariances of two sets.
+    r"""Return the Fréchet distance between normal distributions with the means and covariances of two sets.
 
     .. math:: |m - m'|^2 + \operatorname{tr}(C + C' - 2 (C C')^{1/2})
 
-    The product of covariances is never formed. With ``C = R^T R``, R triangular, the eigenvalues of ``C C'`` are the
-    squared singular values of ``R R'^T``, which are as exact where there are fewer examples than features.
+    The trace of the root is a sum of singular values: with ``C = R^T R``, R triangular, the eigenvalues of ``C C'`` are
+    the squared singular values of ``R R'^T``, which is exact also for fewer examples than features.
 
     Args:
         real: Features, one row per example.
-        fake: Those of the other set.
+        fake: Features of the other set.
 
     Returns:
-        0 for equal means and covariances; not a number where a feature is none.
+        0 for equal means and covariances; NaN if a feature is not finite.
 
     Source: Heusel et al. 2017, equation 6, arXiv:1706.08500; the distance is that of Dowson and Landau 1982.
     """
-    real, fake = _precise(real), _precise(fake)
+    real, fake = _to_float64(real), _to_float64(fake)
     if not bool(real.isfinite().all() and fake.isfinite().all()):
         return math.nan
-    apart = (real.mean(0) - fake.mean(0)).square().sum()
-    one, other = _root(real), _root(fake)
-    shared = torch.linalg.svdvals(one @ other.T).sum()
-    return max(0.0, float(apart + one.square().sum() + other.square().sum() - 2 * shared))
+    distance = (real.mean(0) - fake.mean(0)).square().sum()
+    root, other = _covariance_root(real), _covariance_root(fake)
+    trace = torch.linalg.svdvals(root @ other.T).sum()
+    return max(0.0, float(distance + root.square().sum() + other.square().sum() - 2 * trace))
 
 
-def _root(features: Tensor) -> Tensor:
-    """R with the covariance R^T R; a single example has none."""
-    centred = (features - features.mean(0)) / math.sqrt(max(1, len(features) - 1))
-    return torch.linalg.qr(centred, mode="r").R
+def _covariance_root(features: Tensor) -> Tensor:
+    """Return R with the covariance R^T R; that of a single example is 0."""
+    centered = (features - features.mean(0)) / math.sqrt(max(1, len(features) - 1))
+    return torch.linalg.qr(centered, mode="r").R
 
 
 def classifier_score(logits: Tensor) -> float:
-    r"""How sure a classifier is about each example, and how evenly it spreads all of them over the classes.
+    r"""Return the inception score: how certain a classifier is, and how evenly its predictions cover the classes.
 
     .. math:: \exp \mathbb{E}_x \operatorname{KL}(p(y|x) \,\|\, p(y))
 
@@ -54,46 +54,47 @@ def classifier_score(logits: Tensor) -> float:
     Returns:
         From 1 to the number of classes.
 
-    Source: Salimans et al. 2016, section 4, arXiv:1606.03498, there with an Inception network of ImageNet.
-    Differs: Over all examples at once, not the mean over ten parts.
+    Source: Salimans et al. 2016, section 4, arXiv:1606.03498, with an Inception network for ImageNet.
+
+    Differs: over all examples at once, not the mean over ten parts.
     """
-    each = _precise(logits).log_softmax(1)
-    every = each.logsumexp(0) - math.log(len(each))
-    return float((each.exp() * (each - every)).sum(1).mean().exp())
+    conditional = _to_float64(logits).log_softmax(1)
+    marginal = conditional.logsumexp(0) - math.log(len(conditional))
+    return float((conditional.exp() * (conditional - marginal)).sum(1).mean().exp())
 
 
 def precision_recall(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, float]:
-    """The share of made-up examples that lie among the real ones, and of real ones that lie among the made-up.
+    """Return the shares of generated examples near real ones (precision) and of real ones near generated ones (recall).
 
-    An example lies among a set if, for a member of the set, it is no farther away than that member's k-th nearest
-    neighbour within the set.
+    An example is near a set if its distance from a member of the set is at most that of the member's k-th nearest
+    neighbor within the set.
 
     Args:
         real: Features, one row per example.
-        fake: Those of the other set; scores of sets of other sizes cannot be compared.
-        k: Which neighbour; fewer where a set is smaller than that.
+        fake: Features of the other set; scores depend on the sizes of the sets.
+        k: Number of the neighbor; less if a set is smaller.
 
     Returns:
-        Precision and recall, from 0 to 1.
+        Precision and recall, in [0, 1].
 
-    Source: Kynkäänniemi et al. 2019, equations 1 and 2, arXiv:1904.06991; they take k = 3.
+    Source: Kynkäänniemi et al. 2019, equations 1 and 2, arXiv:1904.06991; there k = 3.
     """
-    real, fake = _precise(real), _precise(fake)
-    # Distances come from products, whose rounding grows with how far from zero everything is.
+    real, fake = _to_float64(real), _to_float64(fake)
+    # Distances are computed from products, whose rounding errors grow with the distance from the origin.
     real, fake = real - real.mean(0), fake - real.mean(0)
-    return _covered(fake, real, k), _covered(real, fake, k)
+    return _share_near(fake, real, k), _share_near(real, fake, k)
 
 
-def _covered(asked: Tensor, members: Tensor, k: int) -> float:
-    """The share of ``asked`` that lies among ``members``."""
+def _share_near(queries: Tensor, members: Tensor, k: int) -> float:
+    """Return the share of ``queries`` near ``members``."""
     nearest = min(k, len(members) - 1) + 1  # the nearest to every member is itself
     radii = torch.cat(
-        [torch.cdist(rows, members).topk(nearest, largest=False).values[:, -1] for rows in members.split(ROWS)]
+        [torch.cdist(rows, members).topk(nearest, largest=False).values[:, -1] for rows in members.split(BATCH_SIZE)]
     )
-    inside = [(torch.cdist(rows, members) <= radii).any(1) for rows in asked.split(ROWS)]
+    inside = [(torch.cdist(rows, members) <= radii).any(1) for rows in queries.split(BATCH_SIZE)]
     return float(torch.cat(inside).double().mean())
 
 
-def _precise(values: Tensor) -> Tensor:
-    """On the CPU, as some devices have no double precision; one row per example."""
+def _to_float64(values: Tensor) -> Tensor:
+    """Return one row per example, on the CPU, as some devices have no double precision."""
     return values.detach().cpu().double().flatten(1)

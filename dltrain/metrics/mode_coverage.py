@@ -1,40 +1,40 @@
-"""Which of several distributions in a plane a generative model has found."""
+"""Coverage of the modes of a 2-D distribution by generated points."""
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-NEAR = 3.0  # deviations
+MAX_DISTANCE = 3.0  # standard deviations from a mode
 
 
 def modes_found(real: Tensor, labels: Tensor, fake: Tensor, classes: int) -> dict[str, float]:
-    """How many modes are covered, and how well.
+    """Return how many modes are covered, and how well.
 
-    A mode is a class of the real points: their mean, and their deviation (the root of their variances' mean over both
-    axes). A made-up point is good if it lies within three deviations of the nearest mode, and then belongs to it.
+    A mode is a class of the real points: their mean, and their standard deviation (the root of the mean variance of
+    both axes). A generated point belongs to the nearest mode if it lies within three standard deviations.
 
     Args:
         real: Real points, (N, 2).
-        labels: Their classes, int64 (N,).
-        fake: Made-up points, (M, 2).
-        classes: How many classes there are.
+        labels: Classes of the real points, int64 (N,).
+        fake: Generated points, (M, 2).
+        classes: Number of classes.
 
     Returns:
-        modes, the number of modes that a good point belongs to; high_quality, the share of good points; coverage, from
-        0 to 1, how much of the real distribution over the modes is met by good points: the sum over all modes of the
-        lesser of both shares.
+        ``modes``, the number of modes with generated points; ``high_quality``, the share of generated points that
+        belong to a mode; ``coverage``, the overlap of the real and generated distributions over the modes: the sum over
+        all modes of the smaller share, in [0, 1].
 
-    Source: modes and high_quality: Srivastava et al. 2017, "VEEGAN", section 4.1; coverage is one minus the distance in
-    variation of both distributions over modes.
+    Source: modes and high_quality: Srivastava et al. 2017, "VEEGAN", section 4.1; coverage is one minus the total
+    variation distance.
     """
     real, fake = real.cpu().double(), fake.cpu().double()
     members = one_hot(labels.cpu(), classes).double()
     counts = members.sum(0)
     means = members.T @ real / counts[:, None]
     variances = members.T @ (real - means[labels.cpu()]).square() / (counts - 1)[:, None]
-    apart = torch.cdist(fake, means) / variances.mean(1).sqrt()
-    nearest, mode = apart.nan_to_num(torch.inf).min(1)  # a class of fewer than two points has no deviation
-    good = nearest <= NEAR
+    distances = torch.cdist(fake, means) / variances.mean(1).sqrt()
+    nearest, mode = distances.nan_to_num(torch.inf).min(1)  # the variance of fewer than two points is NaN
+    good = nearest <= MAX_DISTANCE
     hits = torch.bincount(mode[good], minlength=classes)
     met = torch.minimum(hits / len(fake), counts / len(real))
     return {

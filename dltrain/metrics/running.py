@@ -1,7 +1,6 @@
-"""Sums that live on the device and are read once: exact means over batches of any size.
+"""Running sums on the device: exact means over batches of any size, without synchronization until they are read.
 
-torchmetrics would do, but importing it costs seconds because it imports torchvision; what dltrain reports so far are
-sums. The tests hold them against torchmetrics and scikit-learn.
+Our own, as importing torchmetrics takes seconds. The tests compare with torchmetrics and scikit-learn.
 """
 
 import torch
@@ -16,14 +15,14 @@ class Mean:
         self._weights: dict[str, Tensor | float] = {}
 
     def add(self, weight: float | Tensor, **means: Tensor) -> None:
-        """Take in means over ``weight`` examples, tokens or numbers."""
+        """Add means over ``weight`` examples, tokens or numbers."""
         for name, mean in means.items():
             value = mean.detach().double() * weight
             self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._weights[name] = self._weights.get(name, 0.0) + weight
 
     def read(self) -> dict[str, float]:
-        """The means, in one copy from the device."""
+        """Return the means, in one copy from the device."""
         if not self._sums:
             return {}
         values = torch.stack([self._sums[name] / self._weights[name] for name in self._sums])
@@ -31,38 +30,38 @@ class Mean:
 
 
 class Spread:
-    """Mean and variance of each column over all rows, gathered without leaving the device."""
+    """Running mean and variance of each column."""
 
     def __init__(self) -> None:
-        self.count, self.first, self.sums, self.squares = 0, torch.empty(0), torch.empty(0), torch.empty(0)
+        self.count, self.offset, self.sums, self.squares = 0, torch.empty(0), torch.empty(0), torch.empty(0)
 
     def add(self, rows: Tensor) -> None:
-        """Take in a batch (B, D)."""
+        """Add a batch (B, D)."""
         if not self.count:
-            self.first = rows[0].double()
-            self.sums, self.squares = torch.zeros_like(self.first), torch.zeros_like(self.first)
-        apart = rows.double() - self.first  # from a value nearby, so that large numbers do not drown small differences
+            self.offset = rows[0].double()
+            self.sums, self.squares = torch.zeros_like(self.offset), torch.zeros_like(self.offset)
+        rows = rows.double() - self.offset  # keeps the digits of small differences between large numbers
         self.count += len(rows)
-        self.sums += apart.sum(0)
-        self.squares += apart.square().sum(0)
+        self.sums += rows.sum(0)
+        self.squares += rows.square().sum(0)
 
     def mean(self) -> Tensor:
-        """Of each column, in double precision."""
-        return self.first + self.sums / self.count
+        """Return the means in double precision."""
+        return self.offset + self.sums / self.count
 
     def variance(self) -> Tensor:
-        """Of each column, in double precision; not below 0."""
+        """Return the population variances in double precision, at least 0."""
         return (self.squares / self.count - (self.sums / self.count).square()).clamp(min=0)
 
 
 class Components:
-    """Principal components of rows that come in batches, gathered without leaving the device."""
+    """Running covariance of rows, for the error of a projection onto principal components."""
 
     def __init__(self) -> None:
         self.count, self.sums, self.products = 0, torch.empty(0), torch.empty(0)
 
     def add(self, rows: Tensor) -> None:
-        """Take in a batch (B, D)."""
+        """Add a batch (B, D)."""
         rows = rows.double()
         if not self.count:
             self.sums, self.products = torch.zeros_like(rows[0]), rows.new_zeros(rows.shape[1], rows.shape[1])
@@ -70,21 +69,20 @@ class Components:
         self.sums += rows.sum(0)
         self.products.addmm_(rows.T, rows)
 
-    def left_out(self, kept: int) -> float:
-        """The mean squared distance of a row from its projection onto the first ``kept`` components."""
+    def residual(self, kept: int) -> float:
+        """Return the mean squared distance of a row from its projection onto the first ``kept`` components."""
         mean = self.sums / self.count
         variances = torch.linalg.eigvalsh(self.products / self.count - torch.outer(mean, mean))
         return float(variances[: max(0, len(variances) - kept)].clamp(min=0).sum())
 
 
 def confusion(targets: Tensor, predicted: Tensor, classes: int) -> Tensor:
-    """Counts (classes, classes): rows are the truth, columns what was predicted."""
+    """Return counts (classes, classes): rows are targets, columns predictions."""
     return torch.bincount(targets * classes + predicted, minlength=classes * classes).view(classes, classes)
 
 
 def macro_f1(counts: Tensor) -> float:
-    """Unweighted mean over the classes of the harmonic mean of precision and recall; classes never seen count not."""
+    """Return the unweighted mean F1 score of the classes that occur as targets or predictions."""
     counts = counts.double()
-    hits, truth, said = counts.diag(), counts.sum(1), counts.sum(0)
-    present = truth + said > 0
-    return float((2 * hits[present] / (truth + said)[present]).mean())
+    hits, total = counts.diag(), counts.sum(1) + counts.sum(0)
+    return float((2 * hits / total)[total > 0].mean())

@@ -1,4 +1,4 @@
-"""How good made-up examples are, beside real ones."""
+"""Quality of generated samples in comparison with real examples."""
 
 from collections.abc import Iterator
 from typing import ClassVar, Protocol
@@ -9,76 +9,76 @@ from torch.nn import functional as F
 
 from dltrain.metrics import generative
 
-SIDE = 8  # pictures are averaged to at most so many pixels each way
-ROWS = 512  # pictures that go through the network at a time
-NEIGHBOURS = 2000  # precision and recall compare every example with every other
+MAX_SIDE = 8  # pixels along a side to which images are averaged
+BATCH_SIZE = 512  # images per pass through the network
+MAX_COMPARED = 2000  # examples for precision and recall, which compare all pairs
 
 
 class Network(Protocol):
-    """A trained classifier through which pictures are looked at."""
+    """A trained classifier that computes features of images."""
 
     name: str
 
-    def __call__(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, F) and logits (B, classes) of pictures from 0 to 1."""
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features (B, F) and logits (B, classes) of images in [0, 1]."""
 
 
 class Quality:
-    """Compares made-up examples with real ones by features: those of a classifier, or the examples as they are.
+    """Scores of generated samples, from the features of a classifier or from the examples themselves.
 
     Args:
-        classes: Number of classes of the data; None where they have none.
-        network: The classifier; `Task.look_through` sets it.
+        classes: Number of classes of the data, if any.
+        network: Classifier, which may also be set later.
     """
 
     figures: ClassVar[tuple[str, ...]] = ("frechet", "precision", "recall", "classifier_score")
 
     def __init__(self, classes: int | None = None, network: Network | None = None) -> None:
         self.classes, self.network = classes, network
-        self.raw = "points"  # what is compared without a network, as far as it has been seen
+        self._raw_name = "points"  # of the features without a network, updated by each `measure`
 
     @property
     def name(self) -> str:
-        """What the features are; figures with other features cannot be compared."""
-        return self.raw if self.network is None else self.network.name
+        """Name of the features; scores of different features are not comparable."""
+        return self._raw_name if self.network is None else self.network.name
 
     def measure(self, real: Tensor, fake: Tensor) -> dict[str, float]:
-        """The scores of made-up examples.
+        """Return the scores of generated samples.
 
         Args:
-            real: Examples of the data; pictures from 0 to 1.
-            fake: As many made-up ones.
+            real: Examples of the data; images in [0, 1].
+            fake: As many generated ones.
 
         Returns:
-            frechet (0 is best), precision and recall (1 is best; of the first 2,000 of both), and with a classifier
-            classifier_score (the number of classes is best).
+            ``frechet`` (best 0), ``precision`` and ``recall`` (best 1; of the first 2,000 of both), and with a
+            classifier ``classifier_score`` (best the number of classes).
         """
         (real, _), (fake, logits) = self.features(real), self.features(fake)
-        precision, recall = generative.precision_recall(real[:NEIGHBOURS], fake[:NEIGHBOURS])
-        found = {"frechet": generative.frechet(real, fake), "precision": precision, "recall": recall}
-        return found if logits is None else {**found, "classifier_score": generative.classifier_score(logits)}
+        precision, recall = generative.precision_recall(real[:MAX_COMPARED], fake[:MAX_COMPARED])
+        scores = {"frechet": generative.frechet(real, fake), "precision": precision, "recall": recall}
+        return scores if logits is None else {**scores, "classifier_score": generative.classifier_score(logits)}
 
     def features(self, examples: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What is compared, one row per example on the CPU, and the classifier's logits if there is one."""
+        """Return features, one row per example on the CPU, and the logits of the classifier if there is one."""
         examples = examples.detach().float()
         if self.network is None:
-            return self._plain(examples).flatten(1).cpu(), None
-        features, logits = zip(*self._seen(examples), strict=True)
+            return self._downsample(examples).flatten(1).cpu(), None
+        features, logits = zip(*self._apply_network(examples), strict=True)
         return torch.cat(features), torch.cat(logits)
 
-    def _seen(self, pictures: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Some pictures at a time; in full precision, whatever the model that made them computes in."""
+    def _apply_network(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield features and logits in batches, in full precision under any autocast."""
         assert self.network is not None
-        for rows in pictures.split(ROWS):
+        for rows in images.split(BATCH_SIZE):
             with torch.autocast(rows.device.type, enabled=False), torch.no_grad():
                 features, logits = self.network(rows)
             yield features.cpu(), logits.cpu()
 
-    def _plain(self, examples: Tensor) -> Tensor:
+    def _downsample(self, examples: Tensor) -> Tensor:
         if examples.dim() != 4:
-            self.raw = "points"
+            self._raw_name = "points"
             return examples
-        height, width = (min(SIDE, side) for side in examples.shape[2:])
+        height, width = (min(MAX_SIDE, side) for side in examples.shape[2:])
         averaged = (height, width) != tuple(examples.shape[2:])
-        self.raw = f"pixels averaged to {width}x{height}" if averaged else f"pixels, {width}x{height}"
+        self._raw_name = f"pixels averaged to {width}x{height}" if averaged else f"pixels, {width}x{height}"
         return F.adaptive_avg_pool2d(examples, (height, width))

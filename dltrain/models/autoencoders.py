@@ -1,6 +1,6 @@
-"""Autoencoders: one network makes a short code of an example, another makes the example of its code again.
+"""Autoencoders, fully connected and convolutional.
 
-What a code is, the task says: a point, or mean and log-variance of a Gaussian, as in a variational autoencoder.
+The task decides what the code is: a point, or mean and log-variance of a Gaussian (variational autoencoder).
 """
 
 import math
@@ -11,39 +11,61 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from dltrain.errors import ConfigError, format_error
-from dltrain.models.conditional import Told, told_classes
-from dltrain.models.layers import activation as activation_named
-from dltrain.models.layers import check, fully_connected
+from dltrain.models.conditional import Conditional, num_conditioning_classes
+from dltrain.models.layers import activation as make_activation
+from dltrain.models.layers import check_sizes, fully_connected
 
-KERNEL = 4  # a multiple of the stride, so that a transposed convolution reaches every pixel equally often
+KERNEL = 4  # a multiple of the stride, so that a transposed convolution covers all pixels equally often
 
 
-class DenseAutoencoder(nn.Module):
-    """Fully connected encoder and decoder, one the mirror of the other.
+class AutoencoderBase(nn.Module):
+    """Encoder and decoder.
 
     Args:
-        shape: Of one example.
-        statistics: Numbers that the encoder gives for each latent variable: 2 where the code is a Gaussian (all means,
-            then all log-variances), 1 where it is a point.
-        hidden_size: Width of the encoder's hidden layer, at least 1; a list says it layer by layer.
-        latent: Latent variables, at least 1.
-        activation: Of the hidden layers.
-        conditional: Encoder and decoder are told the class of an example.
-        classes: Number of classes, where there are any.
+        encoder: (B, *shape) and labels -> (B, statistics * latent).
+        decoder: (B, latent) and labels -> (B, *shape), unbounded; the task maps it to the range of the data.
+        latent: Number of latent variables.
 
     Shape:
-        - encoder: (B, *shape), and labels int64 (B,) or None -> (B, statistics * latent).
-        - decoder: (B, latent), and labels likewise -> (B, *shape), raw numbers that the task makes an example of.
-        - Input and output of the whole: (B, *shape).
-
-    Raises:
-        ConfigError: When a value is out of range, a name unknown, or there is no class to be told.
-
-    Source: Kingma and Welling 2014, "Auto-encoding variational Bayes", appendix C; the sizes are those of PyTorch's
-    public example (784-400-20, ReLU).
+        - Input and output: (B, *shape).
     """
 
     parts: ClassVar[tuple[str, ...]] = ("encoder", "decoder")
+
+    def __init__(self, encoder: Conditional, decoder: Conditional, latent: int) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.latent = encoder, decoder, latent
+        self.num_conditioning_classes = decoder.num_classes
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return the decoded code, or the decoded mean of a Gaussian code."""
+        return self.decoder(self.encoder(x, labels)[:, : self.latent], labels)
+
+
+class DenseAutoencoder(AutoencoderBase):
+    """Fully connected encoder and a decoder that mirrors it.
+
+    Args:
+        shape: Shape of an example.
+        statistics: Encoder outputs per latent variable: 2 for a Gaussian code (all means, then all log-variances), 1
+            for a point.
+        hidden_size: Width of the encoder's hidden layer, at least 1; a list gives one width per layer.
+        latent: Number of latent variables, at least 1.
+        activation: Activation function of the hidden layers.
+        conditional: Condition encoder and decoder on the class of an example.
+        classes: Number of classes of the data, if any.
+
+    Shape:
+        - encoder: (B, *shape), and labels int64 (B,) or None -> (B, statistics * latent).
+        - decoder: (B, latent), and labels int64 (B,) or None -> (B, *shape), unbounded.
+        - Input and output: (B, *shape).
+
+    Raises:
+        ConfigError: If a value is out of range, a name unknown, or a conditional model gets data without classes.
+
+    Source: Kingma and Welling 2014, "Auto-encoding variational Bayes", appendix C; sizes of PyTorch's VAE example
+    (784-400-20, ReLU).
+    """
 
     def __init__(
         self,
@@ -55,48 +77,42 @@ class DenseAutoencoder(nn.Module):
         conditional: bool = False,
         classes: int | None = None,
     ) -> None:
-        super().__init__()
         widths = [hidden_size] if isinstance(hidden_size, int) else list(hidden_size)
-        check(statistics=statistics, hidden_size=min(widths, default=1), latent=latent)
-        told, size, self.latent = told_classes(conditional, classes), math.prod(shape), latent
-        inwards = fully_connected(size + told, widths, statistics * latent, activation, "none", 0.0)
-        outwards = fully_connected(latent + told, widths[::-1], size, activation, "none", 0.0)
-        self.encoder = Told(inwards, told)
-        self.decoder = Told(nn.Sequential(*outwards, nn.Unflatten(1, tuple(shape))), told)
-
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """What the decoder makes of the code, or of its mean."""
-        return self.decoder(self.encoder(x, labels)[:, : self.latent], labels)
+        check_sizes(statistics=statistics, hidden_size=min(widths, default=1), latent=latent)
+        num_classes, size = num_conditioning_classes(conditional, classes), math.prod(shape)
+        encoder = fully_connected(size + num_classes, widths, statistics * latent, activation, "none", 0.0)
+        decoder = fully_connected(latent + num_classes, widths[::-1], size, activation, "none", 0.0)
+        decoder.append(nn.Unflatten(1, tuple(shape)))
+        super().__init__(Conditional(encoder, num_classes), Conditional(decoder, num_classes), latent)
 
 
-class ConvAutoencoder(nn.Module):
-    """Convolutions that halve a picture, a linear code, and transposed convolutions that double it again.
+class ConvAutoencoder(AutoencoderBase):
+    """Strided convolutions, a linear code, and transposed convolutions that mirror the encoder.
 
     Args:
-        channels: Of the picture, at least 1.
-        height: Of the picture in pixels.
-        width: Likewise.
-        statistics: As in `DenseAutoencoder`.
-        hidden_size: Channels behind each convolution; every one of them halves the picture.
-        latent: Latent variables, at least 1.
-        activation: Of all layers but the code and the last.
-        conditional: Encoder and decoder are told the class of an example.
-        classes: Number of classes, where there are any.
+        channels: Channels of the images, at least 1.
+        height: Height of the images in pixels.
+        width: Width of the images in pixels.
+        statistics: Encoder outputs per latent variable: 2 for a Gaussian code (all means, then all log-variances), 1
+            for a point.
+        hidden_size: Output channels of each convolution; each convolution halves the image.
+        latent: Number of latent variables, at least 1.
+        activation: Activation function of all layers except the code and the output.
+        conditional: Condition encoder and decoder on the class of an example.
+        classes: Number of classes of the data, if any.
 
     Shape:
         - encoder: (B, channels, height, width), and labels int64 (B,) or None -> (B, statistics * latent).
-        - decoder: (B, latent), and labels likewise -> (B, channels, height, width), raw numbers.
-        - Input and output of the whole: (B, channels, height, width).
+        - decoder: (B, latent), and labels int64 (B,) or None -> (B, channels, height, width), unbounded.
+        - Input and output: (B, channels, height, width).
 
     Raises:
-        ConfigError: When a value is out of range, a name unknown, the picture too small, or there is no class to be
-            told.
+        ConfigError: If a value is out of range, a name unknown, the image too small, or a conditional model gets data
+            without classes.
 
     Source: strides instead of pooling, Radford et al. 2016, "Unsupervised representation learning with DCGANs"; kernels
     of 4, Odena et al. 2016, "Deconvolution and checkerboard artifacts".
     """
-
-    parts: ClassVar[tuple[str, ...]] = ("encoder", "decoder")
 
     def __init__(
         self,
@@ -110,46 +126,43 @@ class ConvAutoencoder(nn.Module):
         conditional: bool = False,
         classes: int | None = None,
     ) -> None:
-        super().__init__()
-        check(channels=channels, statistics=statistics, hidden_size=min(hidden_size, default=0), latent=latent)
-        told, self.latent = told_classes(conditional, classes), latent
-        sides = _halved(height, width, len(hidden_size))
-        size = hidden_size[-1] * sides[-1][0] * sides[-1][1]
-        halving = _halving([channels + told, *hidden_size], activation)
-        inwards = [*halving, nn.Flatten(), nn.Linear(size, statistics * latent)]
-        outwards = [nn.Linear(latent + told, size), activation_named(activation)]
-        doubling = _doubling([*hidden_size[::-1], channels], sides, activation)
-        outwards += [nn.Unflatten(1, (hidden_size[-1], *sides[-1])), *doubling]
-        self.encoder = Told(nn.Sequential(*inwards), told, planes=True)
-        self.decoder = Told(nn.Sequential(*outwards), told)
-
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """What the decoder makes of the code, or of its mean."""
-        return self.decoder(self.encoder(x, labels)[:, : self.latent], labels)
+        check_sizes(channels=channels, statistics=statistics, hidden_size=min(hidden_size, default=0), latent=latent)
+        num_classes = num_conditioning_classes(conditional, classes)
+        sizes = _halved(height, width, len(hidden_size))
+        flat = hidden_size[-1] * sizes[-1][0] * sizes[-1][1]
+        convolutions = _downsampling([channels + num_classes, *hidden_size], activation)
+        encoder = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(flat, statistics * latent))
+        decoder = nn.Sequential(
+            nn.Linear(latent + num_classes, flat),
+            make_activation(activation),
+            nn.Unflatten(1, (hidden_size[-1], *sizes[-1])),
+            *_upsampling([*hidden_size[::-1], channels], sizes, activation),
+        )
+        super().__init__(Conditional(encoder, num_classes, as_channels=True), Conditional(decoder, num_classes), latent)
 
 
 def _halved(height: int, width: int, times: int) -> list[tuple[int, int]]:
-    """Height and width in front of each convolution, and behind the last."""
-    sides = [(height >> number, width >> number) for number in range(times + 1)]
-    if min(sides[-1]) < 1:
-        most = min(height, width).bit_length() - 1
-        got = f"{times}, each halving a picture of {height}x{width}"
-        raise ConfigError(format_error("model.hidden_size", f"at most {most} convolutions", got))
-    return sides
+    """Return height and width of the image and of the output of each convolution."""
+    sizes = [(height >> number, width >> number) for number in range(times + 1)]
+    if min(sizes[-1]) < 1:
+        limit = min(height, width).bit_length() - 1
+        got = f"{times}, each halving an image of {height}x{width}"
+        raise ConfigError(format_error("model.hidden_size", f"at most {limit} convolutions", got))
+    return sizes
 
 
-def _halving(channels: Sequence[int], activation: str) -> list[nn.Module]:
+def _downsampling(channels: Sequence[int], activation: str) -> list[nn.Module]:
     layers: list[nn.Module] = []
-    for before, behind in pairwise(channels):
-        layers += [nn.Conv2d(before, behind, KERNEL, stride=2, padding=1), activation_named(activation)]
+    for inputs, outputs in pairwise(channels):
+        layers += [nn.Conv2d(inputs, outputs, KERNEL, stride=2, padding=1), make_activation(activation)]
     return layers
 
 
-def _doubling(channels: Sequence[int], sides: Sequence[tuple[int, int]], activation: str) -> list[nn.Module]:
-    """The way back through the same sides; one that was odd gets its last row or column again."""
+def _upsampling(channels: Sequence[int], sizes: Sequence[tuple[int, int]], activation: str) -> list[nn.Module]:
+    """Return layers that restore the sizes in reverse order; output padding restores an odd row or column."""
     layers: list[nn.Module] = []
-    for (before, behind), (height, width) in zip(pairwise(channels), sides[-2::-1], strict=True):
+    for (inputs, outputs), (height, width) in zip(pairwise(channels), sizes[-2::-1], strict=True):
         odd = (height % 2, width % 2)
-        doubled = nn.ConvTranspose2d(before, behind, KERNEL, stride=2, padding=1, output_padding=odd)
-        layers += [activation_named(activation), doubled]
-    return layers[1:]  # the code's layer has its activation already
+        transposed = nn.ConvTranspose2d(inputs, outputs, KERNEL, stride=2, padding=1, output_padding=odd)
+        layers += [make_activation(activation), transposed]
+    return layers[1:]  # the layer before already has its activation

@@ -1,4 +1,4 @@
-"""Networks that are told a class beside what they read."""
+"""Layers that are conditioned on a class label."""
 
 import torch
 from torch import Tensor, nn
@@ -6,45 +6,44 @@ from torch import Tensor, nn
 from dltrain.errors import ConfigError, format_error
 
 
-class Told(nn.Module):
-    """Layers that may be told the class of every example, one-hot beside their input.
+class Conditional(nn.Module):
+    """Layers whose input is concatenated with the one-hot class of each example.
 
     Args:
-        layers: What reads both.
-        classes: Number of classes; 0 for layers that are told none.
-        planes: The input is a picture, and a class a channel of ones beside it; otherwise the input is flattened.
+        layers: Network that reads the concatenated input.
+        num_classes: Number of classes; 0 leaves the input as it is.
+        as_channels: Append the classes as constant channels to a feature map; otherwise the input is flattened first.
 
     Shape:
-        - Input: (B, N, ...), and labels int64 (B,). A label that is no class, or no labels, means that none is known.
-        - Output: what ``layers`` make of (B, N + classes, ...).
+        - Input: (B, N, ...), and labels int64 (B,) or None. A label outside the classes, or None, is encoded as zeros.
+        - Output: that of ``layers`` on (B, N + num_classes, ...).
 
-    Source: Kingma et al. 2014, "Semi-supervised learning with deep generative models", section 2.1: both networks of a
-    conditional autoencoder read the class.
+    Source: Kingma et al. 2014, "Semi-supervised learning with deep generative models", section 2.1.
     """
 
-    def __init__(self, layers: nn.Module, classes: int = 0, planes: bool = False) -> None:
+    def __init__(self, layers: nn.Module, num_classes: int = 0, as_channels: bool = False) -> None:
         super().__init__()
-        self.layers, self.classes, self.planes = layers, classes, planes
+        self.layers, self.num_classes, self.as_channels = layers, num_classes, as_channels
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """What the layers make of the input."""
-        x = x if self.planes else x.flatten(1)
-        return self.layers(torch.cat([x, self._hot(x, labels)], 1) if self.classes else x)
+        """Return the output of the layers."""
+        x = x if self.as_channels else x.flatten(1)
+        return self.layers(torch.cat([x, self._one_hot(x, labels)], 1) if self.num_classes else x)
 
-    def _hot(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        """The classes one-hot, in the shape of the input but for the axis of channels."""
+    def _one_hot(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        """Return (B, num_classes, ...) with the spatial axes of ``x``."""
         if labels is None:
-            return x.new_zeros(len(x), self.classes, *x.shape[2:])
-        hot = (labels[:, None] == torch.arange(self.classes, device=x.device)).to(x.dtype)
-        return hot.view(*hot.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
+            return x.new_zeros(len(x), self.num_classes, *x.shape[2:])
+        one_hot = (labels[:, None] == torch.arange(self.num_classes, device=x.device)).to(x.dtype)
+        return one_hot.view(*one_hot.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
 
 
-def told_classes(conditional: bool, classes: int | None) -> int:
-    """How many classes a model is told; 0 for none.
+def num_conditioning_classes(conditional: bool, classes: int | None) -> int:
+    """Return the number of classes that a model is conditioned on; 0 for none.
 
     Raises:
-        ConfigError: When it is to be told classes that the data have not.
+        ConfigError: If a conditional model is asked for and the data have no classes.
     """
     if conditional and not classes:
         raise ConfigError(format_error("model.conditional", "false, as these data have no classes", conditional))
-    return classes or 0 if conditional else 0
+    return classes if conditional and classes else 0

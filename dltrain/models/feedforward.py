@@ -2,9 +2,8 @@
 
 from torch import Tensor, nn
 
-from dltrain.errors import ConfigError, format_error
-from dltrain.models.layers import activation as activation_named
-from dltrain.models.layers import check, fully_connected
+from dltrain.models.layers import activation as make_activation
+from dltrain.models.layers import check_sizes, fully_connected, layer_widths
 
 
 class Perceptron(nn.Module):
@@ -12,28 +11,28 @@ class Perceptron(nn.Module):
 
     Args:
         size: Numbers per example, at least 1.
-        outputs: Numbers per answer, at least 1.
-        activation: Of the output; ``identity`` leaves it linear, as losses on logits want it.
+        outputs: Outputs per example, at least 1.
+        activation: Activation function of the output; ``identity`` for losses on logits.
 
     Shape:
         - Input: (B, ...) with ``size`` numbers per example.
         - Output: (B, outputs).
 
     Raises:
-        ConfigError: When a value is out of range or a name unknown.
+        ConfigError: If a value is out of range or a name unknown.
 
     Source: Rosenblatt 1958, "The perceptron".
 
-    Differs: trained by gradient descent on the task's loss, not by Rosenblatt's rule with a step function.
+    Differs: trained by gradient descent on the task's loss; ``task=perceptron_rule`` is Rosenblatt's rule.
     """
 
     def __init__(self, size: int, outputs: int, activation: str = "identity") -> None:
         super().__init__()
-        check(size=size, outputs=outputs)
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(size, outputs), activation_named(activation))
+        check_sizes(size=size, outputs=outputs)
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(size, outputs), make_activation(activation))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The answer for every example."""
+        """Return the outputs of each example."""
         return self.layers(x)
 
 
@@ -42,19 +41,19 @@ class MLP(nn.Module):
 
     Args:
         size: Numbers per example, at least 1.
-        outputs: Numbers per answer, at least 1.
-        hidden_size: Width of the hidden layers, at least 1; a list says it layer by layer.
-        num_layers: Number of hidden layers, at least 1; the length of ``hidden_size`` where that is a list.
-        activation: Of the hidden layers.
-        norm: In front of each activation: ``batch``, ``layer``, ``group`` or ``none``.
-        dropout: Share of each hidden layer that is dropped in training, 0 to below 1.
+        outputs: Outputs per example, at least 1.
+        hidden_size: Width of the hidden layers, at least 1; a list gives one width per layer.
+        num_layers: Number of hidden layers, at least 1; the length of ``hidden_size`` if that is a list.
+        activation: Activation function of the hidden layers.
+        norm: Normalization before each activation: ``batch``, ``layer``, ``group`` or ``none``.
+        dropout: Dropout probability of the hidden layers, in [0, 1).
 
     Shape:
         - Input: (B, ...) with ``size`` numbers per example.
         - Output: (B, outputs).
 
     Raises:
-        ConfigError: When a value is out of range or a name unknown.
+        ConfigError: If a value is out of range or a name unknown.
 
     Source: Rumelhart, Hinton and Williams 1986, "Learning representations by back-propagating errors".
     """
@@ -70,15 +69,10 @@ class MLP(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        widths = [hidden_size] * num_layers if isinstance(hidden_size, int) else list(hidden_size)
-        check(dropout, size=size, outputs=outputs, num_layers=num_layers, hidden_size=min(widths, default=1))
-        if len(widths) != num_layers:
-            hint = f"Set model.num_layers={len(widths)}, or give model.hidden_size as one number."
-            raise ConfigError(
-                format_error("model.num_layers", f"{len(widths)}, the length of model.hidden_size", num_layers, hint)
-            )
+        widths = layer_widths(hidden_size, num_layers)
+        check_sizes(dropout, size=size, outputs=outputs)
         self.layers = fully_connected(size, widths, outputs, activation, norm, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The answer for every example."""
+        """Return the outputs of each example."""
         return self.layers(x)

@@ -1,4 +1,4 @@
-"""Adversarial networks: a generator makes examples of noise, a critic tells them from real ones."""
+"""Generative adversarial networks: a generator and a critic, fully connected or convolutional."""
 
 import math
 from collections.abc import Mapping
@@ -9,64 +9,66 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from dltrain.errors import ConfigError, format_error
-from dltrain.models.conditional import Told
-from dltrain.models.layers import check, choose, fully_connected
-from dltrain.models.layers import norm as norm_named
+from dltrain.errors import ConfigError, choose, format_error
+from dltrain.models.conditional import Conditional, num_conditioning_classes
+from dltrain.models.layers import check_sizes, fully_connected, layer_widths
+from dltrain.models.layers import norm as make_norm
 
-NORMS: Mapping[str, str] = {name: name for name in ("batch", "layer", "none")}
-KERNEL = 4  # a multiple of the stride, so that a transposed convolution reaches every pixel equally often
-SLOPE = 0.2  # of the critic's leaky units; Radford et al. 2016, section 3
-DEVIATION = 0.02  # of all weights before training; likewise
-LEAST_SIDE = 4  # the coarsest maps keep at least so many pixels each way, unless the picture itself has fewer than 8
+CRITIC_NORMS: Mapping[str, str] = {name: name for name in ("batch", "layer", "none")}
+KERNEL = 4  # a multiple of the stride, so that a transposed convolution covers all pixels equally often
+NEGATIVE_SLOPE = 0.2  # of the critic's leaky ReLU; Radford et al. 2016, section 3
+INIT_STD = 0.02  # of all initial weights; Radford et al. 2016, section 3
+MIN_SIDE = 4  # pixels along a side of the coarsest feature maps, unless the image itself has fewer than 8
 
 
-class Adversaries(nn.Module):
-    """A generator and a critic, and what their task needs to know about them.
+class GANBase(nn.Module):
+    """Generator and critic.
 
     Args:
-        generator: Makes raw numbers in the shape of an example of noise.
-        critic: Says of every example how real it looks, in any real numbers.
-        latent: Numbers of noise per example.
+        generator: (B, latent) and labels -> (B, ...), unbounded; the task maps it to the range of the data.
+        critic: (B, ...) and labels -> (B, answers), unbounded; larger for examples that look real.
+        latent: Size of a noise vector.
 
     Shape:
-        - generator: (B, latent), and labels int64 (B,) or None -> (B, ...), in the shape of an example.
-        - critic: (B, ...), and labels likewise -> (B, answers).
-        - Input and output of the whole: (B, ...) -> (B, 2 * answers).
+        - generator: (B, latent), and labels int64 (B,) or None -> (B, ...), the shape of an example.
+        - critic: (B, ...), and labels int64 (B,) or None -> (B, answers).
+        - Input: (B, ...). Output: (B, 2 * answers).
     """
 
     parts: ClassVar[tuple[str, ...]] = ("generator", "critic")
 
-    def __init__(self, generator: nn.Module, critic: nn.Module, latent: int) -> None:
+    def __init__(self, generator: Conditional, critic: Conditional, latent: int) -> None:
         super().__init__()
         self.generator, self.critic, self.latent = generator, critic, latent
+        self.num_conditioning_classes = generator.num_classes
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The critic's answers to examples, and to what the generator makes when their own numbers are the noise."""
+        """Return the critic's outputs for ``x`` and for generated examples, with the numbers of ``x`` as the noise."""
         numbers = x.flatten(1)
         noise = numbers.repeat(1, -(-self.latent // numbers.shape[1]))[:, : self.latent]
         return torch.cat([self.critic(x, labels), self.critic(self.generator(noise, labels), labels)], dim=1)
 
 
-class GAN(Adversaries):
+class GAN(GANBase):
     """Fully connected generator and critic for examples of any shape.
 
     Args:
-        shape: Of one example.
-        size: Numbers per example, at least 1; what has a shape and no size is no numbers, but tokens.
-        answers: Numbers that the critic says of each example, at least 1.
-        latent: Numbers of noise per example, at least 1.
-        hidden_size: Width of the hidden layers of both, at least 1; or a list, one width per layer of the generator,
-            which the critic mirrors.
-        num_layers: Number of hidden layers of each, at least 1; the length of ``hidden_size`` where that is a list.
-        activation: Of the hidden layers of both.
-        critic_norm: In front of each activation of the critic: ``batch``, ``layer`` or ``none``.
-        spectral: Divide every weight of the critic by its spectral norm, its largest singular value.
-        conditional: Both are told the class of an example.
-        classes: Number of classes, where there are any.
+        shape: Shape of an example.
+        size: Numbers per example, at least 1.
+        answers: Outputs of the critic per example, at least 1.
+        latent: Size of a noise vector, at least 1.
+        hidden_size: Width of the hidden layers, at least 1; a list gives one width per layer of the generator, in
+            reverse order for the critic.
+        num_layers: Number of hidden layers of each network, at least 1; the length of ``hidden_size`` if that is a
+            list.
+        activation: Activation function of the hidden layers.
+        critic_norm: Normalization before each activation of the critic: ``batch``, ``layer`` or ``none``.
+        spectral: Apply spectral normalization to all weights of the critic.
+        conditional: Condition generator and critic on the class of an example.
+        classes: Number of classes of the data, if any.
 
     Raises:
-        ConfigError: When a value is out of range, a name unknown, or two of them exclude each other.
+        ConfigError: If a value is out of range, a name unknown, or two values exclude each other.
 
     Source: Goodfellow et al. 2014, "Generative adversarial nets"; conditional: Mirza and Osindero 2014; spectral:
     Miyato et al. 2018, "Spectral normalization for generative adversarial networks", one power iteration per pass.
@@ -86,48 +88,44 @@ class GAN(Adversaries):
         conditional: bool = False,
         classes: int | None = None,
     ) -> None:
-        widths = [hidden_size] * num_layers if isinstance(hidden_size, int) else list(hidden_size)
-        check(size=size, answers=answers, latent=latent, hidden_size=min(widths, default=1), num_layers=num_layers)
-        if len(widths) != num_layers:
-            hint = f"Set model.num_layers={len(widths)}, or give model.hidden_size as one number."
-            raise ConfigError(
-                format_error("model.num_layers", f"{len(widths)}, the length of model.hidden_size", num_layers, hint)
-            )
-        told, norm = told_classes(conditional, classes), critic_norm_of(critic_norm, spectral)
-        makes = fully_connected(latent + told, widths, size, activation, "none", 0.0)
-        judges = fully_connected(size + told, widths[::-1], answers, activation, norm, 0.0)
-        generator = Told(nn.Sequential(*makes, nn.Unflatten(1, tuple(shape))), told)
-        critic = Told(judges, told)
-        super().__init__(generator, bounded(critic) if spectral else critic, latent)
+        widths = layer_widths(hidden_size, num_layers)
+        check_sizes(size=size, answers=answers, latent=latent)
+        num_classes, norm = num_conditioning_classes(conditional, classes), _choose_norm(critic_norm, spectral)
+        generator = fully_connected(latent + num_classes, widths, size, activation, "none", 0.0)
+        generator.append(nn.Unflatten(1, tuple(shape)))
+        critic = fully_connected(size + num_classes, widths[::-1], answers, activation, norm, 0.0)
+        if spectral:
+            _add_spectral_norm(critic)
+        super().__init__(Conditional(generator, num_classes), Conditional(critic, num_classes), latent)
 
 
-class DCGAN(Adversaries):
-    """Convolutional generator and critic: strides instead of pooling, batch norm, no hidden fully connected layers.
+class DCGAN(GANBase):
+    """Convolutional generator and critic with strides instead of pooling and no fully connected hidden layers.
 
-    The critic halves the picture until its shorter side has 4 to 7 pixels, the generator takes the same sides
-    backwards: 28x28 is 7-14-28, 32x32 is 4-8-16-32, 64x64 is 4-8-16-32-64.
+    The critic halves the image until its shorter side has 4 to 7 pixels, the generator takes the same sizes in reverse
+    order: 28x28 is 7-14-28, 32x32 is 4-8-16-32, 64x64 is 4-8-16-32-64.
 
     Args:
-        channels: Of the picture, at least 1.
-        height: Of the picture in pixels, at least 2.
-        width: Likewise.
-        answers: Numbers that the critic says of each example, at least 1.
-        latent: Numbers of noise per example, at least 1.
-        hidden_size: Channels of the maps of half the picture's size, at least 1; every halving doubles them.
-        critic_norm: Behind each convolution of the critic but the first: ``batch``, ``layer`` or ``none``.
-        spectral: Divide every weight of the critic by its spectral norm, its largest singular value.
-        conditional: Both are told the class of an example: the generator beside the noise, the critic as channels of
-            zeros and ones beside those of the picture.
-        classes: Number of classes, where there are any.
+        channels: Channels of the images, at least 1.
+        height: Height of the images in pixels, at least 2.
+        width: Width of the images in pixels, at least 2.
+        answers: Outputs of the critic per example, at least 1.
+        latent: Size of a noise vector, at least 1.
+        hidden_size: Channels of the feature maps at half the image size, at least 1; doubled at each halving.
+        critic_norm: Normalization after each convolution of the critic but the first: ``batch``, ``layer`` or ``none``.
+        spectral: Apply spectral normalization to all weights of the critic.
+        conditional: Condition generator and critic on the class of an example: appended to the noise, and as constant
+            channels to the image.
+        classes: Number of classes of the data, if any.
 
     Raises:
-        ConfigError: When a value is out of range, a name unknown, or two of them exclude each other.
+        ConfigError: If a value is out of range, a name unknown, or two values exclude each other.
 
     Source: Radford, Metz and Chintala 2016, "Unsupervised representation learning with deep convolutional generative
-    adversarial networks", section 3; kernels of 4 and sizes are those of PyTorch's public example.
+    adversarial networks", section 3; kernels of 4 and sizes of PyTorch's DCGAN example.
 
-    Differs: the number of halvings follows the picture, where the paper has four for 64x64; the critic answers with raw
-    numbers, and whoever wants probabilities takes the sigmoid.
+    Differs: the number of halvings depends on the image, where the paper has four for 64x64; the critic returns logits,
+    not probabilities.
     """
 
     def __init__(
@@ -143,92 +141,70 @@ class DCGAN(Adversaries):
         conditional: bool = False,
         classes: int | None = None,
     ) -> None:
-        check(
-            channels=channels,
-            height=height // 2,
-            width=width // 2,
-            answers=answers,
-            latent=latent,
-            hidden_size=hidden_size,
+        check_sizes(channels=channels, height=height // 2, width=width // 2)
+        check_sizes(answers=answers, latent=latent, hidden_size=hidden_size)
+        num_classes, norm = num_conditioning_classes(conditional, classes), _choose_norm(critic_norm, spectral)
+        halvings = max(1, (min(height, width) // MIN_SIDE).bit_length() - 1)
+        sizes = [(height >> number, width >> number) for number in range(halvings + 1)]
+        widths = [hidden_size * 2**number for number in range(halvings)]
+        generator = nn.Sequential(*_upsampling(latent + num_classes, [*widths[::-1], channels], sizes[::-1]))
+        critic = nn.Sequential(
+            *_downsampling([channels + num_classes, *widths], norm),
+            nn.Flatten(),
+            nn.Linear(widths[-1] * math.prod(sizes[-1]), answers),
         )
-        told, norm = told_classes(conditional, classes), critic_norm_of(critic_norm, spectral)
-        sides = halved(height, width)
-        widths = [hidden_size * 2**number for number in range(len(sides) - 1)]
-        generator = Told(nn.Sequential(*_makes(latent + told, [*widths[::-1], channels], sides[::-1])), told)
-        judges = [*_judges([channels + told, *widths], norm), nn.Flatten()]
-        judges += [nn.Linear(widths[-1] * math.prod(sides[-1]), answers)]
-        critic = Told(nn.Sequential(*judges), told, planes=True)
-        generator.apply(begin)
-        critic.apply(begin)
-        super().__init__(generator, bounded(critic) if spectral else critic, latent)
+        generator.apply(_initialize)
+        critic.apply(_initialize)
+        if spectral:
+            _add_spectral_norm(critic)
+        super().__init__(
+            Conditional(generator, num_classes), Conditional(critic, num_classes, as_channels=True), latent
+        )
 
 
-def _makes(latent: int, channels: list[int], sides: list[tuple[int, int]]) -> list[nn.Module]:
-    """From noise to maps of the coarsest size, and doubled to each of the next; an odd side gets its last row again."""
-    (height, width), size = sides[0], channels[0] * math.prod(sides[0])
-    layers: list[nn.Module] = [nn.Linear(latent, size, bias=False), nn.Unflatten(1, (channels[0], height, width))]
-    for (before, behind), (height, width) in zip(pairwise(channels), sides[1:], strict=True):
-        odd, last = (height % 2, width % 2), (height, width) == sides[-1]
-        doubled = nn.ConvTranspose2d(before, behind, KERNEL, stride=2, padding=1, output_padding=odd, bias=last)
-        layers += [nn.BatchNorm2d(before), nn.ReLU(), doubled]
+def _upsampling(latent: int, channels: list[int], sizes: list[tuple[int, int]]) -> list[nn.Module]:
+    """Return layers from noise to the coarsest maps and from there to each of the sizes."""
+    (height, width), flat = sizes[0], channels[0] * math.prod(sizes[0])
+    layers: list[nn.Module] = [nn.Linear(latent, flat, bias=False), nn.Unflatten(1, (channels[0], height, width))]
+    for (inputs, outputs), (height, width) in zip(pairwise(channels), sizes[1:], strict=True):
+        odd, last = (height % 2, width % 2), (height, width) == sizes[-1]
+        transposed = nn.ConvTranspose2d(inputs, outputs, KERNEL, stride=2, padding=1, output_padding=odd, bias=last)
+        layers += [nn.BatchNorm2d(inputs), nn.ReLU(), transposed]
     return layers
 
 
-def _judges(channels: list[int], norm: str) -> list[nn.Module]:
-    """Convolutions that halve the picture; the first has no norm, so that the critic sees its brightness."""
+def _downsampling(channels: list[int], norm: str) -> list[nn.Module]:
+    """Return convolutions that halve the image; the first has no norm, which would hide the brightness."""
     layers: list[nn.Module] = []
-    for number, (before, behind) in enumerate(pairwise(channels)):
-        here = norm if number else "none"
-        layers += [nn.Conv2d(before, behind, KERNEL, stride=2, padding=1, bias=here == "none")]
-        layers += [norm_named(here, behind, dims=2), nn.LeakyReLU(SLOPE)]
+    for number, (inputs, outputs) in enumerate(pairwise(channels)):
+        norm_here = norm if number else "none"
+        layers += [nn.Conv2d(inputs, outputs, KERNEL, stride=2, padding=1, bias=norm_here == "none")]
+        layers += [make_norm(norm_here, outputs, dims=2), nn.LeakyReLU(NEGATIVE_SLOPE)]
     return layers
 
 
-def halved(height: int, width: int) -> list[tuple[int, int]]:
-    """The picture's sides, and those of the maps behind each halving."""
-    times = max(1, (min(height, width) // LEAST_SIDE).bit_length() - 1)
-    return [(height >> number, width >> number) for number in range(times + 1)]
-
-
-def begin(module: nn.Module) -> None:
-    """The weights before training: N(0, 0.02), of norms N(1, 0.02), no biases."""
+def _initialize(module: nn.Module) -> None:
+    """Draw weights from N(0, 0.02), those of norms from N(1, 0.02), and set biases to 0."""
     if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.normal_(module.weight, 0.0, DEVIATION)
+        nn.init.normal_(module.weight, 0.0, INIT_STD)
     elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
-        nn.init.normal_(module.weight, 1.0, DEVIATION)
+        nn.init.normal_(module.weight, 1.0, INIT_STD)
     else:
         return
     if module.bias is not None:
         nn.init.zeros_(module.bias)
 
 
-def bounded(critic: nn.Module) -> nn.Module:
-    """Bound the slope of every linear layer and convolution, as the matrix (out, in x height x width), at 1."""
+def _add_spectral_norm(critic: nn.Module) -> None:
+    """Divide each weight, as a matrix (out, in * height * width), by its largest singular value."""
     for module in list(critic.modules()):
         if isinstance(module, nn.Linear | nn.Conv2d):
             spectral_norm(module)
-    return critic
 
 
-def critic_norm_of(name: str, spectral: bool) -> str:
-    """The norm of the critic.
-
-    Raises:
-        ConfigError: Where its scale would undo the bound of a spectral norm.
-    """
-    norm = choose("model.critic_norm", name, NORMS)
+def _choose_norm(name: str, spectral: bool) -> str:
+    norm = choose("model.critic_norm", name, CRITIC_NORMS)
     if spectral and norm != "none":
-        hint = "The norm's own scale would undo the bound."
-        raise ConfigError(format_error("model.critic_norm", "none beside model.spectral=true", name, hint))
+        hint = "The scale of a norm would undo the bound of spectral normalization."
+        raise ConfigError(format_error("model.critic_norm", "none with model.spectral=true", name, hint))
     return norm
-
-
-def told_classes(conditional: bool, classes: int | None) -> int:
-    """How many classes generator and critic are told.
-
-    Raises:
-        ConfigError: When there are none.
-    """
-    if conditional and classes is None:
-        raise ConfigError(format_error("model.conditional", "false, as these data have no classes", conditional))
-    return classes if conditional and classes else 0

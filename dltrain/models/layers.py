@@ -1,15 +1,12 @@
-"""What two families of models share: names, checks, the reading of steps and the attention block."""
+"""Activation functions, norms, checks and blocks that several models use."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dltrain.errors import ConfigError, format_error, suggest
-
-T = TypeVar("T")
+from dltrain.errors import ConfigError, choose, format_error
 
 ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
     "celu": nn.CELU,
@@ -32,19 +29,12 @@ ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
 }
 
 
-def choose(key: str, name: object, known: Mapping[str, T]) -> T:
-    """The value that ``name`` stands for.
+def check_sizes(dropout: float = 0.0, **sizes: int | None) -> None:
+    """Check that sizes are at least 1 and the dropout in [0, 1); None passes.
 
     Raises:
-        ConfigError: When the name is unknown; the message proposes the nearest.
+        ConfigError: With all wrong values.
     """
-    if isinstance(name, str) and name in known:
-        return known[name]
-    raise ConfigError(format_error(key, f"one of {', '.join(known)}", name, suggest(str(name), known)))
-
-
-def check(dropout: float = 0.0, **sizes: int | None) -> None:
-    """Refuse sizes below one and a dropout outside [0, 1), all in one report; None is no size and passes."""
     wrong = [
         format_error(f"model.{name}", "an integer of at least 1", size)
         for name, size in sizes.items()
@@ -56,23 +46,45 @@ def check(dropout: float = 0.0, **sizes: int | None) -> None:
         raise ConfigError(*wrong)
 
 
+def layer_widths(hidden_size: int | list[int], num_layers: int) -> list[int]:
+    """Return one width per hidden layer, of one width for all or a list of widths.
+
+    Raises:
+        ConfigError: If a width is below 1, or there are not ``num_layers`` widths.
+    """
+    widths = [hidden_size] * num_layers if isinstance(hidden_size, int) else list(hidden_size)
+    check_sizes(num_layers=num_layers, hidden_size=min(widths, default=1))
+    if len(widths) != num_layers:
+        expected = f"{len(widths)}, the length of model.hidden_size"
+        hint = f"Set model.num_layers={len(widths)}, or give model.hidden_size as one number."
+        raise ConfigError(format_error("model.num_layers", expected, num_layers, hint))
+    return widths
+
+
 def activation(name: str, key: str = "model.activation") -> nn.Module:
-    """The activation function of that name; ``key`` is named when there is none."""
+    """Return the activation function called ``name``.
+
+    Raises:
+        ConfigError: If there is none, naming ``key``.
+    """
     return choose(key, name, ACTIVATIONS)()
 
 
 def norm(name: str, channels: int, dims: int, key: str = "model.norm") -> nn.Module:
-    """The normalisation of that name.
+    """Return the normalization layer called ``name``.
 
     Args:
         name: ``batch``, ``layer``, ``group`` (groups of at least 16 channels) or ``none``.
-        channels: Features of a vector or channels of a picture.
+        channels: Features of a vector, or channels of a feature map.
         dims: 0 for vectors (B, channels), 2 for feature maps (B, channels, height, width).
-        key: Named in the message when the name is unknown.
+        key: Key for the error message.
 
-    Source: Ioffe and Szegedy 2015; Ba, Kiros and Hinton 2016; Wu and He 2018, who find 16 channels a group best.
+    Raises:
+        ConfigError: If the name is unknown.
 
-    Differs: layer norm of a feature map takes mean and variance over channels and pixels and scales per channel.
+    Source: Ioffe and Szegedy 2015; Ba, Kiros and Hinton 2016; Wu and He 2018, who find 16 channels per group best.
+
+    Differs: layer norm of a feature map computes mean and variance over channels and pixels and scales per channel.
     """
     return choose(key, name, NORMS)(channels, dims)
 
@@ -101,7 +113,7 @@ NORMS: Mapping[str, Callable[[int, int], nn.Module]] = {
 def fully_connected(
     size: int, hidden_size: Sequence[int], outputs: int, activation_name: str, norm_name: str, dropout: float
 ) -> nn.Sequential:
-    """Hidden layers (linear, norm, activation, dropout) and a linear output on flattened inputs.
+    """Return hidden layers (linear, norm, activation, dropout) and a linear output, on flattened inputs.
 
     Shape:
         - Input: (B, ...) with ``size`` numbers per example.
@@ -109,7 +121,7 @@ def fully_connected(
     """
     layers: list[nn.Module] = [nn.Flatten()]
     for width in hidden_size:
-        # A bias in front of a norm would only be subtracted again, or doubled by the norm's own.
+        # A bias before a norm is redundant: batch norm subtracts it, and every norm has a bias of its own.
         layers += [nn.Linear(size, width, bias=norm_name == "none"), norm(norm_name, width, dims=0)]
         layers += [activation(activation_name), nn.Dropout(dropout)]
         size = width
@@ -117,17 +129,17 @@ def fully_connected(
 
 
 class Steps(nn.Module):
-    """Reads an input as a sequence of steps: rows of a picture, steps of a series, or tokens through an embedding.
+    """Sequence view of an input: rows of an image, steps of a series, or embedded tokens.
 
     Args:
-        features: Numbers per step, where there are no tokens.
-        hidden_size: Width of the embedding of tokens.
-        vocabulary: Number of different tokens; None reads numbers.
+        features: Numbers per step, without a vocabulary.
+        hidden_size: Size of a token embedding.
+        vocabulary: Number of distinct tokens; None for numeric inputs.
 
     Shape:
-        - Input: (B, T, features), pictures (B, C, H, W) with H steps of C * W = features numbers, or with a
-          vocabulary int64 (B, T).
-        - Output: (B, T, width), where ``width`` is ``hidden_size`` for tokens and otherwise ``features``.
+        - Input: (B, T, features); images (B, C, H, W) as H steps of C * W features; or, with a vocabulary, int64
+          (B, T).
+        - Output: (B, T, width), where ``width`` is ``hidden_size`` for tokens and ``features`` otherwise.
     """
 
     def __init__(self, features: int, hidden_size: int, vocabulary: int | None = None) -> None:
@@ -136,22 +148,22 @@ class Steps(nn.Module):
         self.embedding = None if vocabulary is None else nn.Embedding(vocabulary, hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The input as (B, T, width)."""
+        """Return the input as (B, T, width)."""
         if self.embedding is not None:
             return self.embedding(x)
         return x.transpose(1, 2).flatten(2) if x.dim() == 4 else x
 
 
 class Positions(nn.Module):
-    """Adds a learned vector to every step, so that attention can tell them apart.
+    """Learned position embedding, added to every step.
 
     Args:
-        length: The longest sequence that can be read.
+        length: Maximum number of steps.
         width: Numbers per step.
-        std: Deviation of the vectors before training.
+        std: Standard deviation of the initial embedding.
 
     Shape:
-        - Input and output: (B, T, width) with T at most ``length``.
+        - Input and output: (B, T, width), T up to ``length``.
     """
 
     def __init__(self, length: int, width: int, std: float = 0.02) -> None:
@@ -160,34 +172,32 @@ class Positions(nn.Module):
         nn.init.normal_(self.weight, std=std)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The steps with their positions."""
-        steps = x.shape[1]
-        if steps > len(self.weight):
-            raise ConfigError(
-                format_error("model.length", f"at least {steps}, the steps of the input", len(self.weight))
-            )
+        """Return the steps with their positions added."""
+        steps, limit = x.shape[1], len(self.weight)
+        if steps > limit:
+            raise ConfigError(format_error("model.length", f"at least {steps}, the steps of the input", limit))
         return x + self.weight[:steps]
 
 
 class Block(nn.Module):
-    """Self-attention and a two-layer network, each behind a norm and added to its input.
+    """Pre-norm transformer block: self-attention and a two-layer network, each with a residual connection.
 
     Args:
         width: Numbers per step.
-        num_heads: Attention heads; must divide ``width``.
-        ffn_ratio: Width of the inner layer of the two-layer network, in multiples of ``width``.
-        activation_name: Of the inner layer.
-        dropout: Share of attention weights, and of each branch's output, that is dropped in training.
-        causal: A step sees itself and earlier steps only.
-        bias: Linear layers and norms have a bias.
+        num_heads: Number of attention heads; divides ``width``.
+        ffn_ratio: Width of the feed-forward layer, as a multiple of ``width``.
+        activation_name: Activation function of the feed-forward layer.
+        dropout: Dropout probability of the attention weights and of each branch's output.
+        causal: Mask later steps.
+        bias: Use biases in linear layers and norms.
 
     Shape:
         - Input and output: (B, T, width).
 
     Raises:
-        ConfigError: When ``num_heads`` does not divide ``width``.
+        ConfigError: If ``num_heads`` does not divide ``width``.
 
-    Source: Vaswani et al. 2017, section 3; the norm in front as in Radford et al. 2019 (GPT-2), section 2.3.
+    Source: Vaswani et al. 2017, section 3; pre-norm as in Radford et al. 2019 (GPT-2), section 2.3.
     """
 
     def __init__(
@@ -202,9 +212,8 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         if width % num_heads:
-            raise ConfigError(
-                format_error("model.num_heads", f"a divisor of model.hidden_size, which is {width}", num_heads)
-            )
+            expected = f"a divisor of model.hidden_size, which is {width}"
+            raise ConfigError(format_error("model.num_heads", expected, num_heads))
         self.num_heads, self.causal, self.dropout = num_heads, causal, dropout
         self.norm1 = nn.LayerNorm(width, bias=bias)
         self.qkv = nn.Linear(width, 3 * width, bias=bias)
@@ -216,13 +225,13 @@ class Block(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The steps after both branches."""
+        """Return the steps after both branches."""
         x = x + self.drop(self.mix(self._attend(self.qkv(self.norm1(x)))))
         return x + self.drop(self.down(self.activation(self.up(self.norm2(x)))))
 
     def _attend(self, qkv: Tensor) -> Tensor:
-        """Every head looks at its own slice of queries, keys and values: (B, T, 3 * width) -> (B, T, width)."""
+        """Compute multi-head attention: (B, T, 3 * width) -> (B, T, width)."""
         q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
-        dropped = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropped, is_causal=self.causal)
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal)
         return y.transpose(1, 2).flatten(2)

@@ -1,4 +1,4 @@
-"""Restricted Boltzmann machines, and deep networks made of a stack of them."""
+"""Restricted Boltzmann machines and deep belief networks."""
 
 from itertools import pairwise
 from typing import Any
@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dltrain.models.layers import check
+from dltrain.models.layers import check_sizes
 
 
 class Down(nn.Module):
-    """From hidden to visible units, through the transposed weight of the way up and a bias of its own.
+    """Linear layer from hidden to visible units, with the transposed weight of ``up`` and its own bias.
 
     Args:
-        up: From visible to hidden units; it owns the weight, which is thus trained and saved once.
+        up: Layer from visible to hidden units, which owns the weight.
 
     Shape:
         - Input: (B, hidden).
@@ -24,81 +24,80 @@ class Down(nn.Module):
     def __init__(self, up: nn.Linear) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(up.in_features))
-        self._tied = (up,)  # in a tuple it is no part of this module; a copy of both refers to the copy
+        self._tied = (up,)  # a tuple, so that `up` is not a submodule; a deep copy of both refers to the copy
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """What the hidden units say about the visible ones."""
+        """Return the logits of the visible units."""
         return F.linear(hidden, self._tied[0].weight.t(), self.bias)
 
 
 class RBM(nn.Module):
-    """Restricted Boltzmann machine: binary visible and hidden units, tied by one symmetric weight.
+    """Restricted Boltzmann machine of binary units.
 
-    Its energy is ``E(v, h) = -b.v - c.h - h.Wv``, where ``W`` and ``c`` are weight and bias of ``up`` and ``b`` is the
+    The energy is ``E(v, h) = -b.v - c.h - h.Wv``, where ``W`` and ``c`` are weight and bias of ``up`` and ``b`` is the
     bias of ``down``. Given one side, the units of the other are independent: ``P(h = 1 | v) = sigmoid(up(v))`` and
     ``P(v = 1 | h) = sigmoid(down(h))``.
 
     Args:
-        size: Visible units, at least 1.
-        hidden_size: Hidden units, at least 1.
-        std: Deviation of the weights before training.
+        size: Number of visible units, at least 1.
+        hidden_size: Number of hidden units, at least 1.
+        std: Standard deviation of the initial weights.
 
     Shape:
-        - Input: (B, ...) with ``size`` numbers per example, from 0 to 1.
+        - Input: (B, ...) with ``size`` numbers per example, in [0, 1].
         - Output: (B, size), the logits of a reconstruction.
 
     Raises:
-        ConfigError: When a value is out of range.
+        ConfigError: If a value is out of range.
 
     Source: Smolensky 1986, "harmony theory"; Hinton 2002, "Training products of experts by minimizing contrastive
-    divergence"; the weights at the start, Hinton 2010, "A practical guide to training restricted Boltzmann machines",
-    section 8.
+    divergence"; initial weights, Hinton 2010, "A practical guide to training restricted Boltzmann machines", section 8.
 
-    Differs: biases of visible units start at 0, not at the log odds of the training data.
+    Differs: visible biases start at 0, not at the log odds of the training data.
     """
 
     parts = ("up", "down")
 
     def __init__(self, size: int, hidden_size: int = 500, std: float = 0.01) -> None:
         super().__init__()
-        check(size=size, hidden_size=hidden_size)
+        check_sizes(size=size, hidden_size=hidden_size)
         self.up = nn.Linear(size, hidden_size)
         self.down = Down(self.up)
         nn.init.normal_(self.up.weight, std=std)
         nn.init.zeros_(self.up.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Once up and down again, with probabilities in the place of states."""
+        """Return the mean-field reconstruction."""
         return self.down(self.up(x.flatten(1)).sigmoid())
 
 
 class DBN(nn.Module):
-    """A stack of restricted Boltzmann machines, each upon the hidden units of the one below, and a linear output.
+    """Deep belief network: stacked restricted Boltzmann machines and a linear output.
 
-    Upwards it is a multilayer perceptron of sigmoid units, which is what answers; downwards it makes up examples.
+    Upwards it is a multilayer perceptron of sigmoid units, which classifies; downwards it generates examples.
 
     Args:
-        size: Visible units of the lowest layer, at least 1.
-        outputs: Numbers per answer, at least 1.
-        hidden_size: Width of each hidden layer, the lowest first.
-        dropout: Share of each hidden layer that is dropped while the answer is learned, 0 to below 1.
+        size: Number of visible units of the lowest layer, at least 1.
+        outputs: Outputs per example, at least 1.
+        hidden_size: Width of each hidden layer, lowest first.
+        dropout: Dropout probability of the hidden layers during fine-tuning, in [0, 1).
 
     Shape:
-        - Input: (B, ...) with ``size`` numbers per example, from 0 to 1.
+        - Input: (B, ...) with ``size`` numbers per example, in [0, 1].
         - Output: (B, outputs).
 
     Raises:
-        ConfigError: When a value is out of range.
+        ConfigError: If a value is out of range.
 
-    Source: Hinton, Osindero and Teh 2006, "A fast learning algorithm for deep belief nets"; the weights at the start,
-    Glorot and Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks", equation 16.
+    Source: Hinton, Osindero and Teh 2006, "A fast learning algorithm for deep belief nets"; initial weights, Glorot and
+    Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks", equation 16.
 
-    Differs: the way up and the way down share their weights after pretraining, too.
+    Differs: recognition and generative weights stay tied after pretraining.
     """
 
     def __init__(self, size: int, outputs: int, hidden_size: list[int], dropout: float = 0.0) -> None:
         super().__init__()
-        check(dropout, size=size, outputs=outputs, hidden_size=min(hidden_size, default=0))
+        check_sizes(dropout, size=size, outputs=outputs, hidden_size=min(hidden_size, default=0))
         widths = [size, *hidden_size]
         layers = [RBM(below, above) for below, above in pairwise(widths)]
         for layer in layers:
@@ -108,7 +107,7 @@ class DBN(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The answer for every example."""
+        """Return the outputs of each example."""
         x = x.flatten(1)
         for layer in self.layers:
             x = self.drop(layer.up(x).sigmoid())

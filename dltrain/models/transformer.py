@@ -1,38 +1,38 @@
-"""A transformer encoder for series and sequences."""
+"""Transformer encoder for series and sequences."""
 
 from torch import Tensor, nn
 
-from dltrain.models.layers import Block, Positions, Steps, check
+from dltrain.models.layers import Block, Positions, Steps, check_sizes
 
 
 class Transformer(nn.Module):
-    """Blocks of attention over all steps and a linear output, at every step or at the end.
+    """Transformer blocks and a linear output, at every step or at the last one.
 
     Args:
         features: Numbers per step, at least 1.
-        length: Steps of the longest sequence, at least 1.
-        outputs: Numbers per answer, at least 1.
-        hidden_size: Width of a step inside the network, at least 1.
+        length: Maximum number of steps, at least 1.
+        outputs: Outputs per answer, at least 1.
+        hidden_size: Size of a hidden state, at least 1.
         num_layers: Number of blocks, at least 1.
-        num_heads: Attention heads; must divide ``hidden_size``.
-        ffn_ratio: Width of the inner layer of each block, in multiples of ``hidden_size``, at least 1.
-        dropout: Share of the inputs, attention weights and branches that is dropped in training, 0 to below 1.
-        activation: Of the inner layers.
-        vocabulary: Number of different tokens, where the input is tokens.
-        each_step: An answer at every step; otherwise one, read from the last step, which has looked at all others.
-        causal: A step sees itself and earlier steps only.
+        num_heads: Number of attention heads; divides ``hidden_size``.
+        ffn_ratio: Width of the feed-forward layers, as a multiple of ``hidden_size``, at least 1.
+        dropout: Dropout probability of the inputs, attention weights and branches, in [0, 1).
+        activation: Activation function of the feed-forward layers.
+        vocabulary: Number of distinct tokens; None for numeric inputs.
+        each_step: Return an output at every step; otherwise only at the last step.
+        causal: Mask later steps.
 
     Shape:
-        - Input: (B, T, features), (B, C, H, W) read as H steps, or with a vocabulary int64 (B, T); T up to ``length``.
+        - Input: (B, T, features); images (B, C, H, W) as H steps; or, with a vocabulary, int64 (B, T); T up to
+          ``length``.
         - Output: (B, T, outputs) with ``each_step``, otherwise (B, outputs).
 
     Raises:
-        ConfigError: When a value is out of range, a name unknown, or ``num_heads`` does not divide ``hidden_size``.
+        ConfigError: If a value is out of range, a name unknown, or ``num_heads`` does not divide ``hidden_size``.
 
     Source: Vaswani et al. 2017, "Attention is all you need", section 3, the encoder.
 
-    Differs: the norm stands in front of each branch, positions are learned, the activation is GELU, and
-    the output reads one step.
+    Differs: pre-norm blocks, learned positions, GELU, and an output that reads one step.
     """
 
     def __init__(
@@ -51,12 +51,12 @@ class Transformer(nn.Module):
         causal: bool = False,
     ) -> None:
         super().__init__()
-        check(dropout, features=features, length=length, outputs=outputs, vocabulary=vocabulary)
-        check(hidden_size=hidden_size, num_layers=num_layers, num_heads=num_heads, ffn_ratio=ffn_ratio)
+        check_sizes(dropout, features=features, length=length, outputs=outputs, vocabulary=vocabulary)
+        check_sizes(hidden_size=hidden_size, num_layers=num_layers, num_heads=num_heads, ffn_ratio=ffn_ratio)
         self.each_step = each_step
         self.steps = Steps(features, hidden_size, vocabulary)
         self.widen = nn.Linear(features, hidden_size) if vocabulary is None else nn.Identity()
-        # The size of widened standardised numbers and fresh embeddings, which drown positions of GPT-2's 0.02.
+        # The scale of standardized inputs and of initial embeddings; GPT-2's 0.02 would vanish.
         self.positions = Positions(length, hidden_size, std=0.5)
         self.dropout = nn.Dropout(dropout)
         blocks = [Block(hidden_size, num_heads, ffn_ratio, activation, dropout, causal) for _ in range(num_layers)]
@@ -65,8 +65,8 @@ class Transformer(nn.Module):
         self.head = nn.Linear(hidden_size, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The answer at every step or at the end."""
+        """Return the outputs at every step or at the last one."""
         x = self.dropout(self.positions(self.widen(self.steps(x))))
         x = self.blocks(x)
-        # A mean over steps would blur the latest values, from which a forecast starts.
+        # A mean over steps would blur the latest values, which a forecast continues.
         return self.head(self.norm(x if self.each_step else x[:, -1]))

@@ -1,4 +1,4 @@
-"""Receptive fields, followed through the operations of a forward pass."""
+"""Receptive fields of tensors, tracked through the operations of a forward pass."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,20 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Per spatial axis: how many inputs one value depends on, and how many inputs apart two neighbours are.
+# Per spatial axis: the number of inputs that one value depends on, and the distance of two neighbors in inputs.
 Field = tuple[tuple[int, int], ...]
 
 aten = torch.ops.aten
 
 
-class Reach:
-    """The field of every tensor that still has one: what convolutions, pooling and pointwise operations make of it.
+class ReceptiveField:
+    """Receptive field of each tensor that has one: after convolutions, pooling and pointwise operations.
 
-    The axes behind batch and channels are the spatial ones. The first convolution starts the count; an operation
-    that mixes or reorders places ends it. Only places count: a gate made from the whole picture is not seen.
+    Spatial axes are those after batch and channels. Tracking starts at the first convolution and ends at an operation
+    that mixes or reorders positions. A gate computed from the whole image is not tracked.
 
     Args:
-        inputs: What the model is called with.
+        inputs: Arguments of the model.
 
     Source: Araujo, Norris, Sim 2019, "Computing receptive fields of convolutional neural networks", equation 2.
     """
@@ -27,23 +27,23 @@ class Reach:
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         self.fields: dict[int, Field] = {}
         self.padded: dict[int, Tensor] = {}
-        # Tensors are held, so that no later one takes the same identity.
+        # Kept alive, so that no later tensor gets the same id.
         self.held: list[Tensor] = list(inputs)
 
     def field(self, tensor: Tensor) -> tuple[int, ...] | None:
-        """Inputs that one value of ``tensor`` depends on, per spatial axis."""
+        """Return the number of inputs that one value of ``tensor`` depends on, per spatial axis."""
         found = self.fields.get(id(tensor))
         return None if found is None else tuple(size for size, _ in found)
 
-    def follow(self, func: Any, args: Sequence[Any], out: Any) -> None:
-        """Note the field of what one operation returns."""
+    def update(self, func: Any, args: Sequence[Any], out: Any) -> None:
+        """Record the receptive field of the output of one operation."""
         result = out[0] if isinstance(out, tuple | list) and out else out
         inputs = _tensors(args)
         if not isinstance(result, Tensor) or not inputs:
             return
         kind = func._overloadpacket
         if not self.fields:
-            self._begin(kind, inputs[0], result)
+            self._start(kind, inputs[0], result)
         rule = RULES.get(kind)
         if rule is None:
             found = self._pointwise(inputs, result)
@@ -51,37 +51,37 @@ class Reach:
             field = self.fields.get(id(inputs[0]))
             found = None if field is None else rule(field, args)
         if found is not None and len(found) == result.dim() - 2:
-            self._note(result, found)
+            self._record(result, found)
         else:
             self.fields.pop(id(result), None)
 
-    def _begin(self, kind: Any, given: Tensor, result: Tensor) -> None:
-        """The first convolution's input has the field of a single place, and so has what was padded to make it."""
+    def _start(self, kind: Any, source: Tensor, result: Tensor) -> None:
+        """Give the input of the first convolution, and the tensor that was padded to make it, a field of 1."""
         if kind is aten.constant_pad_nd:
-            self.padded[id(result)] = given
+            self.padded[id(result)] = source
             self.held.append(result)
         elif kind is aten.convolution:
-            single = ((1, 1),) * (given.dim() - 2)
-            self._note(given, single)
-            if id(given) in self.padded:
-                self._note(self.padded[id(given)], single)
+            single = ((1, 1),) * (source.dim() - 2)
+            self._record(source, single)
+            if id(source) in self.padded:
+                self._record(self.padded[id(source)], single)
 
-    def _note(self, tensor: Tensor, field: Field) -> None:
+    def _record(self, tensor: Tensor, field: Field) -> None:
         self.fields[id(tensor)] = field
         self.held.append(tensor)
 
     def _pointwise(self, inputs: Sequence[Tensor], result: Tensor) -> Field | None:
-        """The widest of the inputs, if all that have the result's places have a field."""
-        places = result.shape[2:]
-        fields = [self.fields.get(id(t)) for t in inputs if t.dim() == result.dim() and t.shape[2:] == places]
+        """Return the largest field of the inputs, if all inputs of the output's spatial shape have one."""
+        spatial = result.shape[2:]
+        fields = [self.fields.get(id(t)) for t in inputs if t.dim() == result.dim() and t.shape[2:] == spatial]
         known = [field for field in fields if field is not None]
-        if not places or not known or len(known) < len(fields):
+        if not spatial or not known or len(known) < len(fields):
             return None
         return tuple(max(axis) for axis in zip(*known, strict=True))
 
 
 def _tensors(args: Sequence[Any]) -> list[Tensor]:
-    """The tensors among the arguments, those in lists included (``cat``)."""
+    """Return the tensors among the arguments, also in lists (``cat``)."""
     flat = [item for arg in args for item in (arg if isinstance(arg, tuple | list) else [arg])]
     return [item for item in flat if isinstance(item, Tensor)]
 
@@ -112,18 +112,18 @@ def _each(value: Any, axes: int) -> list[int]:
     return values * axes if len(values) == 1 else values
 
 
-def _cut(field: Field, args: Sequence[Any]) -> Field | None:
+def _slice(field: Field, args: Sequence[Any]) -> Field | None:
     return field if len(args) < 5 or args[4] == 1 else None
 
 
 def _unsqueeze(field: Field, args: Sequence[Any]) -> Field | None:
-    place = args[1] % (args[0].dim() + 1) - 2
-    return (*field[:place], (1, 1), *field[place:]) if place >= 0 else None
+    axis = args[1] % (args[0].dim() + 1) - 2
+    return (*field[:axis], (1, 1), *field[axis:]) if axis >= 0 else None
 
 
 def _squeeze(field: Field, args: Sequence[Any]) -> Field | None:
-    place = args[1] % args[0].dim() - 2
-    return (*field[:place], *field[place + 1 :]) if place >= 0 else None
+    axis = args[1] % args[0].dim() - 2
+    return (*field[:axis], *field[axis + 1 :]) if axis >= 0 else None
 
 
 def _same(field: Field, args: Sequence[Any]) -> Field:
@@ -137,7 +137,7 @@ RULES: dict[Any, Callable[[Field, Sequence[Any]], Field | None]] = {
     aten.avg_pool2d: lambda field, args: _pool(field, args, 0),
     aten.avg_pool3d: lambda field, args: _pool(field, args, 0),
     aten.constant_pad_nd: _same,
-    aten.slice: _cut,
+    aten.slice: _slice,
     aten.unsqueeze: _unsqueeze,
     aten.squeeze: _squeeze,
 }

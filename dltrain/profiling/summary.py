@@ -1,4 +1,4 @@
-"""What a network is made of and what a training step will cost, without training and without memory for it."""
+"""Summary of a model: layers, parameters, multiply-adds and memory of a training step, without running it."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from dltrain.profiling.receptive_field import Reach
+from dltrain.profiling.receptive_field import ReceptiveField
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,12 @@ class Row:
     """One layer.
 
     Args:
-        name: Its path in the model; ``(model)`` is what the model itself does between its layers.
-        kind: Its class.
-        shape: Of its output, the batch included; of the last call when it is called several times.
-        parameters: Numbers that it owns; those shared with a layer above count there.
-        multiply_adds: Of one forward pass of the batch: matrix products, convolutions and attention.
-        receptive_field: Steps or pixels of the input that one output depends on, per axis; None where that has no
-            meaning.
+        name: Path in the model; ``(model)`` is the model itself, without its layers.
+        kind: Name of its class.
+        shape: Shape of its output in the last call, including the batch.
+        parameters: Number of parameters; shared ones count in the first layer that has them.
+        multiply_adds: Multiply-adds of one forward pass of the batch: matrix products, convolutions and attention.
+        receptive_field: Steps or pixels of the input that one output depends on, per axis; None if undefined.
     """
 
     name: str
@@ -39,13 +38,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that one training step needs at the same time.
+    """Bytes of a training step.
 
     Args:
         parameters: Parameters and buffers.
-        gradients: One number per trainable parameter.
-        optimizer: What the optimizer keeps between steps.
-        activations: What the forward pass keeps for the backward pass, the batch itself included.
+        gradients: Gradients of the trainable parameters.
+        optimizer: State of the optimizer.
+        activations: Tensors saved for the backward pass, and the batch.
     """
 
     parameters: int
@@ -55,7 +54,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Sum of all."""
         return self.parameters + self.gradients + self.optimizer + self.activations
 
 
@@ -73,49 +72,52 @@ class Summary:
 def summarise(
     make: Callable[[], nn.Module], examples: Sequence[Tensor], batch_size: int, optimizer_states: int
 ) -> Summary:
-    """Run one forward pass without data or arithmetic and write down what happens.
+    """Return the summary of a model, from one forward pass on the meta device.
 
-    Exact are shapes, parameters and multiply-adds (the masked half of causal attention counts, as in most papers).
-    Activations are those of float32 without compilation: of every tensor kept for the backward pass, once, and of
-    attention as its fused kernels keep it. Approximate they are for recurrent layers, which are counted as if
-    computed step by step (cuDNN keeps a packed buffer instead), for dropout (a mask of floats here, of bytes on a
-    GPU), under autocast (about half), and because a library may need room of its own to work in.
+    Shapes, parameters and multiply-adds are exact (including the masked half of causal attention, as in most papers).
+    Activation memory is an estimate for float32 without compilation: recurrent layers are counted step by step, dropout
+    masks as floats, attention as its fused kernels save it; autocast and kernel workspace are ignored.
 
     Args:
-        make: Builds the model; called on the meta device.
-        examples: One example of each argument of the model, without a batch axis; only shape and type are read.
+        make: Function that builds the model; called on the meta device.
+        examples: One example per argument of the model, without a batch axis; only shape and type matter.
         batch_size: Examples per batch.
-        optimizer_states: Numbers kept per trainable parameter: 0 for SGD, 1 with momentum, 2 for Adam.
+        optimizer_states: Optimizer state numbers per trainable parameter: 0 for SGD, 1 with momentum, 2 for Adam.
     """
     with torch.device("meta"):
         model = make().to("meta").train()
     inputs = [torch.empty((batch_size, *e.shape), dtype=e.dtype, device="meta") for e in examples]
-    kept = _Kept([*model.parameters(), *model.buffers()])
-    watch = _Watch(model, inputs)
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(kept.keep, kept.fetch), _Fused(), watch:
+    saved = _SavedTensors([*model.parameters(), *model.buffers()])
+    tracer = _Tracer(model, inputs)
+    with (
+        torch.enable_grad(),
+        torch.autograd.graph.saved_tensors_hooks(saved.save, saved.load),
+        _FusedAttention(),
+        tracer,
+    ):
         model(*inputs)
     trainable = [p for p in model.parameters() if p.requires_grad]
     memory = Memory(
         parameters=_bytes([*model.parameters(), *model.buffers()]),
         gradients=_bytes(trainable),
         optimizer=optimizer_states * _bytes(trainable),
-        activations=kept.bytes(inputs),
+        activations=saved.bytes(inputs),
     )
     return Summary(
-        rows=tuple(watch.rows(model)),
+        rows=tuple(tracer.rows(model)),
         parameters=sum(p.numel() for p in model.parameters()),
         trainable=sum(p.numel() for p in trainable),
-        multiply_adds=sum(watch.multiply_adds.values()),
+        multiply_adds=sum(tracer.multiply_adds.values()),
         memory=memory,
     )
 
 
-class _Watch(TorchDispatchMode):
-    """Sees every operation, and charges it to the layer in whose forward it happens."""
+class _Tracer(TorchDispatchMode):
+    """Counts the multiply-adds of each operation for the layer in whose forward pass it runs."""
 
     def __init__(self, model: nn.Module, inputs: Sequence[Tensor]) -> None:
         super().__init__()
-        self.reach = Reach(inputs)
+        self.receptive_field = ReceptiveField(inputs)
         self.multiply_adds: dict[nn.Module, int] = defaultdict(int)
         self.outputs: dict[nn.Module, Tensor | None] = {}
         self.active = [model]
@@ -128,7 +130,7 @@ class _Watch(TorchDispatchMode):
         flops = flop_registry.get(func._overloadpacket)
         if flops is not None:
             self.multiply_adds[self.active[-1]] += flops(*args, **(kwargs or {}), out_val=out) // 2
-        self.reach.follow(func, args, out)
+        self.receptive_field.update(func, args, out)
         return out
 
     def _enter(self, module: nn.Module, inputs: Any) -> None:
@@ -140,12 +142,12 @@ class _Watch(TorchDispatchMode):
         self.outputs[module] = first_tensor(output)
 
     def rows(self, model: nn.Module) -> Iterator[Row]:
-        """Layers without layers inside, and those that compute or own something beside their layers."""
+        """Yield layers without sublayers, and those that have parameters or operations of their own."""
         names = {module: name for name, module in model.named_modules()}
-        seen: set[Tensor] = set()
+        counted: set[Tensor] = set()
         for module, output in self.outputs.items():
-            own = set(self._own(module)) - seen
-            seen |= own
+            own = set(self._own(module)) - counted
+            counted |= own
             inner = any(child in self.outputs for child in module.modules() if child is not module)
             if inner and not own and not self.multiply_adds[module]:
                 continue
@@ -155,19 +157,19 @@ class _Watch(TorchDispatchMode):
                 shape=() if output is None else tuple(output.shape),
                 parameters=sum(p.numel() for p in own),
                 multiply_adds=self.multiply_adds[module],
-                receptive_field=None if output is None else self.reach.field(output),
+                receptive_field=None if output is None else self.receptive_field.field(output),
             )
 
     def _own(self, module: nn.Module) -> Iterator[Tensor]:
-        """Parameters of a module and of what it contains without calling it, as attention does its projection."""
+        """Yield parameters of a module and of submodules that it does not call, such as the projection of attention."""
         yield from module.parameters(recurse=False)
         for child in module.children():
             if child not in self.outputs:
                 yield from self._own(child)
 
 
-class _Fused(TorchFunctionMode):
-    """Attention as fused kernels do it; the meta device would write out all weights of all pairs."""
+class _FusedAttention(TorchFunctionMode):
+    """Replaces attention by a fused kernel, as the meta device would save the attention weights of all pairs."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -179,31 +181,31 @@ class _Fused(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-class _Kept:
-    """Storages that the backward pass will need, each once."""
+class _SavedTensors:
+    """Storages saved for the backward pass, each once, without those of ``excluded`` tensors."""
 
-    def __init__(self, standing: Iterable[Tensor]) -> None:
-        self.standing = {tensor.untyped_storage()._cdata for tensor in standing}
+    def __init__(self, excluded: Iterable[Tensor]) -> None:
+        self.excluded = {tensor.untyped_storage()._cdata for tensor in excluded}
         self.storages: dict[int, torch.UntypedStorage] = {}
 
-    def keep(self, tensor: Tensor) -> None:
+    def save(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        if storage._cdata not in self.standing:
-            # Held, so that no later storage takes the same address.
+        if storage._cdata not in self.excluded:
+            # Kept alive, so that no later storage gets the same address.
             self.storages[storage._cdata] = storage
 
-    def fetch(self, packed: None) -> Tensor:
+    def load(self, packed: None) -> Tensor:
         raise RuntimeError("a summary has no backward pass")
 
     def bytes(self, inputs: Iterable[Tensor]) -> int:
-        """Of all kept storages, and of the batch, which stays whether kept or not."""
+        """Return the size of all saved storages and of the batch."""
         for tensor in inputs:
-            self.keep(tensor)
+            self.save(tensor)
         return sum(storage.nbytes() for storage in self.storages.values())
 
 
 def first_tensor(output: Any) -> Tensor | None:
-    """The tensor that speaks for what a layer returns: a recurrent layer also returns its state."""
+    """Return the first tensor of a layer's output; a recurrent layer, for example, also returns its state."""
     if isinstance(output, Tensor):
         return output
     if isinstance(output, dict):

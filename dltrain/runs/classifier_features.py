@@ -74,7 +74,7 @@ def attach_features(components: Components, allow: tuple[str, ...]) -> None:
     # Building a model draws random numbers, which must not change those of the run.
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
         network = load_features(str(folder), components.data.spec, allow)
-    components.task.look_through(network.to(device))
+    components.task.quality.network = network.to(device)
 
 
 def load_features(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> ClassifierFeatures:

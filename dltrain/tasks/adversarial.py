@@ -1,5 +1,6 @@
-"""Learn to make examples: a generator against a critic that tells them from real ones."""
+"""Adversarial training of a generator and a critic."""
 
+import functools
 import math
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
@@ -7,55 +8,54 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from dltrain.errors import ConfigError, format_error
+from dltrain.errors import ConfigError, choose, format_error
 from dltrain.metrics.mode_coverage import modes_found
 from dltrain.metrics.sample_quality import Quality
 from dltrain.plots import charts, grids
 from dltrain.tasks import sampling
-from dltrain.tasks.autoencoder_base import gathered
-from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Loss, Media, Stage, Task, Turn
-from dltrain.tasks.gan_losses import find_game, gradient_penalty
+from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Loss, Media, Stage, Task, Turn, check_parts
+from dltrain.tasks.gan_losses import GAN_LOSSES, gradient_penalty
 from dltrain.tasks.pixel_range import PixelRange
-from dltrain.tasks.sampling import in_rows
-from dltrain.tasks.told import classes_of
+from dltrain.tasks.sampling import apply_in_batches, class_labels
 
-MOST = 2_000  # examples that are judged: precision and recall compare each with each
-SHOWN, COLUMNS, MOST_COLUMNS = 64, 8, 16  # pictures on a sheet, and in one of its rows
-POINTS = 1_000  # points in a plane that are shown, real ones and made up ones
+MAX_EVALUATED = 2_000  # examples of a split that are evaluated; precision and recall compare all pairs
+GRID_IMAGES, GRID_COLUMNS, MAX_COLUMNS = 64, 8, 16  # of a grid of samples
+PLOTTED_POINTS = 1_000  # real and generated points of a scatter plot, each
 PENALTY = 10.0  # Gulrajani et al. 2017, section 4
-PARTS = ("generator", "critic")
 
 
 class Adversarial(Task):
-    """A critic learns to tell real examples from made-up ones, and a generator to make such as it takes for real.
+    """Adversarial training: the critic learns to separate real from generated samples, the generator to fool it.
 
-    A step has two turns on the same batch, first the critic's, then the generator's, each with fresh noise. Real and
-    made-up examples pass through a critic with batch norm apart, as in DCGAN (Radford et al. 2016). Pictures are the
-    hyperbolic tangent of the generator's raw numbers, mapped from black to white; other data are the raw numbers.
+    A step has two turns on the same batch, first the critic's, then the generator's, each with new noise. A critic with
+    batch norm sees real and generated examples in separate passes (Radford et al. 2016). Images are the hyperbolic
+    tangent of the generator's output, mapped to the range from black to white; other data are its output.
 
-    Metrics, over at most 2,000 examples of a split and as many made-up ones, always from the same noise: those of
-    `Quality`, of which ``frechet`` is watched; ``loss`` of the critic and ``loss_generator``, which say who is ahead
-    and nothing about quality, but for ``wasserstein``, where minus ``loss`` estimates the distance; the critic's mean
-    outputs ``critic_real`` and ``critic_fake``, and ``told_apart``, the share of pairs of a real and a made-up example
-    of which it prefers the real one. For points in a plane with classes also those of `modes_found`, of which
-    ``coverage`` is watched: Fréchet's distance knows mean and covariance only, and a smear over a ring has those, too.
+    Metrics, over at most 2,000 examples of a split and as many generated from fixed noise:
+
+    - those of `Quality`; ``frechet`` is the goal;
+    - ``loss`` and ``loss_generator``, the losses of critic and generator, which measure their balance and not quality
+      (for ``wasserstein``, minus ``loss`` estimates the distance of the distributions);
+    - ``critic_real`` and ``critic_fake``, the mean outputs of the critic, and ``critic_auc``;
+    - for 2-D points with classes those of `modes_found`; ``coverage`` is the goal, as the Fréchet distance compares
+      only mean and covariance and does not detect missing modes.
 
     Args:
-        shape: Of one example.
-        low: What a model reads for black, one number per channel; None for data without bounds.
-        high: What it reads for white, likewise.
-        classes: Number of classes, where there are any.
+        shape: Shape of an example.
+        low: Model input for black, one number per channel; None for data without bounds.
+        high: Model input for white, one number per channel; None for data without bounds.
+        classes: Number of classes of the data, if any.
         class_names: One name per class.
         loss_name: ``non_saturating``, ``least_squares``, ``hinge`` or ``wasserstein``.
-        clip: Keep the critic's weights within this size; 0 for any.
-        penalty: Weight of the critic's gradient penalty; None is 10 for ``wasserstein`` without ``clip`` and 0 for all
-            else.
-        n_critic: Steps, in all of which the critic moves, for one move of the generator.
-        critic_lr: Learning rate of the critic; None takes the optimizer's.
-        generator_lr: Learning rate of the generator, likewise.
-        features: Folder of a run, through whose classifier `Quality` looks.
+        clip: Bound on the absolute values of the critic's weights; 0 for none.
+        penalty: Weight of the critic's gradient penalty; None for 10 with ``wasserstein`` without ``clip``, and 0
+            otherwise.
+        n_critic: Steps of the critic per step of the generator.
+        critic_lr: Learning rate of the critic; None for that of the optimizer.
+        generator_lr: Learning rate of the generator; None for that of the optimizer.
+        features: Run folder of the classifier whose features `Quality` compares.
 
-    Source: Goodfellow et al. 2014, algorithm 1; losses: see `Game`; clipping: Arjovsky et al. 2017, algorithm 1;
+    Source: Goodfellow et al. 2014, algorithm 1; losses: see `gan_losses`; clipping: Arjovsky et al. 2017, algorithm 1;
     penalty: Gulrajani et al. 2017; two learning rates: Heusel et al. 2017.
     """
 
@@ -79,87 +79,86 @@ class Adversarial(Task):
         features: str | None = None,
     ) -> None:
         self.shape, self.pixel_range, self.classes = tuple(shape), PixelRange(low, high), classes
-        self.game, self.clip, self.n_critic = find_game(loss_name), clip, n_critic
+        self.losses, self.clip, self.n_critic = choose("task.loss_name", loss_name, GAN_LOSSES), clip, n_critic
         self.penalty = (PENALTY if loss_name == "wasserstein" and not clip else 0.0) if penalty is None else penalty
         self.critic_lr, self.generator_lr = critic_lr, generator_lr
         self.quality = Quality(classes)
-        self.in_plane = self.shape == (2,)
-        self.apart: bool | None = None  # real and made-up examples pass through the critic apart; the model decides
-        self.real: Tensor | None = None  # points that were evaluated last, to be drawn
-        if self.in_plane and classes:
-            self.metric, self.better = "coverage", "max"  # type: ignore[misc]  # what is watched depends on the data
+        self.is_2d = self.shape == (2,)
+        self.separate: bool | None = None  # real and generated examples in separate passes; set from the model
+        self.real_points: Tensor | None = None  # of the latest evaluation, for the scatter plot
+        if self.is_2d and classes:
+            self.metric, self.better = "coverage", "max"  # type: ignore[misc]  # the goal depends on the data
 
     def facts(self) -> dict[str, Any]:
-        """The critic's answer to an example is one number."""
+        """Return the number of outputs of the critic per example: 1."""
         return {"answers": 1}
 
     def stages(self, model: nn.Module) -> list[Stage]:
-        """One, in which critic and generator take turns.
+        """Return one stage in which critic and generator take turns.
 
         Raises:
-            ConfigError: For a model without these parts, or a critic whose norm mixes what the penalty takes singly.
+            ConfigError: If the model has no generator and critic, or the critic has batch norm and a gradient penalty.
         """
-        self._refuse(model)
-        critic, generator = ([p for p in getattr(model, name).parameters() if p.requires_grad] for name in PARTS[::-1])
+        expected = "a model with a generator and a critic, such as gan or dcgan, for task=adversarial"
+        check_parts(model, ("generator", "critic"), expected)
+        if self.penalty and has_batch_norm(model):
+            hint = "The penalty is on the gradient of single examples, which batch norm mixes."
+            raise ConfigError(format_error("model.critic_norm", "layer or none with task.penalty", "batch", hint))
+        critic, generator = (
+            [p for p in getattr(model, name).parameters() if p.requires_grad] for name in ("critic", "generator")
+        )
+        critic_loss = functools.partial(self.loss, model)
+        generator_loss = functools.partial(self.generator_loss, model)
         turns = [
-            Turn("critic", critic, lambda batch, progress: self.loss(model, batch, progress), lr=self.critic_lr),
-            Turn(
-                "generator",
-                generator,
-                lambda batch, progress: self.generator_loss(model, batch),
-                every=self.n_critic,
-                lr=self.generator_lr,
-            ),
+            Turn("critic", critic, critic_loss, lr=self.critic_lr),
+            Turn("generator", generator, generator_loss, self.n_critic, self.generator_lr),
         ]
         return [Stage("train", turns)]
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
-        """The critic's loss; no gradient reaches the generator."""
-        real, labels = batch["inputs"], classes_of(batch)
-        self._clip(model)
+        """Return the critic's loss, without gradients for the generator."""
+        real, labels = batch["inputs"], class_labels(batch)
+        self._clip_weights(model)
         with torch.no_grad():
-            fake = self.made(model, sampling.fresh(model, real), labels)
-        # Before the scores: a compiled critic keeps what a spectral norm's next pass would change.
-        slope = gradient_penalty(model, real, fake, labels) if self.penalty else None
-        on_real, on_fake = self.said_of_both(model, real, fake, labels)
-        total, parts = (
-            self.game.critic(on_real, on_fake),
-            {"critic_real": on_real.mean(), "critic_fake": on_fake.mean()},
-        )
-        if slope is None:
-            return Loss(total, len(real), parts)
-        return Loss(total + self.penalty * slope, len(real), {**parts, "gradient_penalty": slope})
+            fake = self.sample(model, sampling.training_noise(model, real), labels)
+        # Before the outputs, as a compiled critic keeps buffers that the next pass of a spectral norm changes.
+        penalty = gradient_penalty(model, real, fake, labels) if self.penalty else None
+        on_real, on_fake = self._critic_outputs(model, real, fake, labels)
+        total, parts = self.losses.critic(on_real, on_fake), {"critic_real": on_real.mean()}
+        parts["critic_fake"] = on_fake.mean()
+        if penalty is not None:
+            total, parts["gradient_penalty"] = total + self.penalty * penalty, penalty
+        return Loss(total, len(real), parts)
 
-    def said_of_both(
+    def _critic_outputs(
         self, model: nn.Module, real: Tensor, fake: Tensor, labels: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """The critic's answers: in one pass, which is faster, unless a batch norm has to see both kinds apart."""
-        if self.apart is None:
-            self.apart = mixes(model)
-        if self.apart:
-            return said(model, real, labels), said(model, fake, labels)
-        both = said(model, torch.cat([real, fake]), None if labels is None else labels.repeat(2))
+        """Return the critic's outputs on both; in one pass, which is faster, unless batch norm would mix them."""
+        if self.separate is None:
+            self.separate = has_batch_norm(model)
+        if self.separate:
+            return critic_output(model, real, labels), critic_output(model, fake, labels)
+        both = critic_output(model, torch.cat([real, fake]), None if labels is None else labels.repeat(2))
         on_real, on_fake = both.chunk(2)
         return on_real, on_fake
 
-    def generator_loss(self, model: nn.Module, batch: Batch) -> Loss:
-        """The generator's loss: of the batch it reads the number of examples, and their classes."""
-        real, labels = batch["inputs"], classes_of(batch)
-        fake = self.made(model, sampling.fresh(model, real), labels)
-        return Loss(self.game.generator(said(model, fake, labels)), len(real))
+    def generator_loss(self, model: nn.Module, batch: Batch, progress: float = 0.0) -> Loss:
+        """Return the generator's loss on as many generated examples as the batch has, of the same classes."""
+        real, labels = batch["inputs"], class_labels(batch)
+        fake = self.sample(model, sampling.training_noise(model, real), labels)
+        return Loss(self.losses.generator(critic_output(model, fake, labels)), len(real))
 
-    def made(self, model: nn.Module, drawn: Tensor, labels: Tensor | None) -> Tensor:
-        """What the generator makes of noise (B, latent), as the critic reads it: (B, *shape)."""
-        raw = model.generator(drawn, labels).float()  # type: ignore[operator]
+    def sample(self, model: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
+        """Generate examples from noise, as the critic reads them: (B, latent) -> (B, *shape)."""
+        raw = model.generator(noise, labels).float()  # type: ignore[operator]
         return self.pixel_range.from_unit((raw.tanh() + 1) / 2) if self.pixel_range.bounded else raw
 
     @torch.no_grad()
-    def _clip(self, model: nn.Module) -> None:
-        """Keep the critic's weights within bounds, at the beginning of the critic's turn.
+    def _clip_weights(self, model: nn.Module) -> None:
+        """Clip the critic's weights at the start of its turn.
 
-        A turn may change its own parameters only, and this is where the critic's begins: before autocast keeps rounded
-        copies of them, and before a graph is built on them. Its scores here are therefore those of bounded weights;
-        the generator's turn sees weights that are one step of the optimizer further.
+        A turn may change only its own parameters, and only before autocast caches them and a graph is built on them.
+        The critic's loss is therefore that of clipped weights; the generator's turn uses them one optimizer step later.
         """
         if self.clip:
             weights = list(model.critic.parameters())  # type: ignore[union-attr]
@@ -167,87 +166,85 @@ class Adversarial(Task):
             torch._foreach_clamp_max_(weights, self.clip)
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Made-up examples beside real ones of the same classes, and what the critic says of both."""
-        real, labels = gathered(batches, MOST)
-        drawn = sampling.fixed(model, len(real), Generator().manual_seed(0))
-        fake = in_rows(self.made, model, drawn, labels)
-        on_real, on_fake = in_rows(said, model, real, labels), in_rows(said, model, fake, labels)
-        figures = {
-            "loss": self.game.critic(on_real, on_fake),
-            "loss_generator": self.game.generator(on_fake),
+        """Compare real with generated examples of the same classes, and the critic's outputs on both."""
+        real, labels = sampling.first_examples(batches, MAX_EVALUATED)
+        noise = sampling.reproducible_noise(model, len(real), Generator().manual_seed(0))
+        fake = apply_in_batches(self.sample, model, noise, labels)
+        on_real, on_fake = (apply_in_batches(critic_output, model, examples, labels) for examples in (real, fake))
+        values = {
+            "loss": self.losses.critic(on_real, on_fake),
+            "loss_generator": self.losses.generator(on_fake),
             "critic_real": on_real.mean(),
             "critic_fake": on_fake.mean(),
-            "told_apart": told_apart(on_real, on_fake),
+            "critic_auc": critic_auc(on_real, on_fake),
         }
-        metrics = {name: float(value) for name, value in figures.items()}
+        metrics = {name: float(value) for name, value in values.items()}
         metrics |= self.quality.measure(self.pixel_range.to_unit(real), self.pixel_range.to_unit(fake))
-        if self.in_plane and self.classes and labels is not None:
+        if self.is_2d and self.classes and labels is not None:
             metrics |= modes_found(real, labels, fake, self.classes)
-        self.real = real[:POINTS] if self.in_plane else None
-        return Evaluation(metrics, extra={"critic": {"real": on_real, "made up": on_fake}}, notes=self._notes(metrics))
-
-    def _notes(self, metrics: dict[str, float]) -> list[str]:
-        """Modes that are missed, of which there is no warning in the losses."""
+        self.real_points = real[:PLOTTED_POINTS] if self.is_2d else None
         missed = (self.classes or 0) - metrics.get("modes", math.inf)
-        return [f"{missed:.0f} of {self.classes} modes are missed"] if missed > 0 else []
+        notes = [f"{missed:.0f} of {self.classes} modes are missed"] if missed > 0 else []
+        return Evaluation(metrics, extra={"critic": {"real": on_real, "generated": on_fake}}, notes=notes)
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Made-up examples from fixed noise, and the critic's outputs on real and made-up ones."""
-        sheet = self.frame(model)
-        outputs = Media("critic", charts.histograms(evaluation.extra["critic"], "the critic's outputs"))
-        return [outputs] if sheet is None else [Media("samples", sheet), outputs]
+        """Return samples from fixed noise, and histograms of the critic's outputs."""
+        samples = self.frame(model)
+        outputs = Media("critic", charts.histograms(evaluation.extra["critic"], "outputs of the critic"))
+        return [outputs] if samples is None else [Media("samples", samples), outputs]
 
     def frame(self, model: nn.Module) -> Tensor | None:
-        """Points over those evaluated last, or a sheet of pictures, each class that the generator is told a column."""
-        if self.real is not None:
-            return self._plane(model, self.real)
+        """Return points over those evaluated last, or a grid of images with one column per conditioning class."""
+        if self.real_points is not None:
+            return self._scatter(model, self.real_points)
         if not (self.pixel_range.bounded and len(self.shape) == 3):
             return None
-        told = min(sampling.classes_told(model), MOST_COLUMNS)
-        columns = told or COLUMNS
-        rows = SHOWN // columns
-        drawn = sampling.fixed(model, rows if told else rows * columns, Generator().manual_seed(1))
-        drawn = drawn.repeat_interleave(told, 0) if told else drawn
-        pictures = in_rows(self.made, model, drawn, sampling.spread(model, len(drawn), columns))
-        return grids.images(self.pixel_range.to_unit(pictures), columns)
+        classes = min(sampling.num_classes(model), MAX_COLUMNS)
+        columns = classes or GRID_COLUMNS
+        rows = GRID_IMAGES // columns
+        generator = Generator().manual_seed(1)
+        noise = sampling.reproducible_noise(model, rows if classes else rows * columns, generator)
+        noise = noise.repeat_interleave(classes, 0) if classes else noise
+        images = apply_in_batches(self.sample, model, noise, sampling.cyclic_labels(model, len(noise), columns))
+        return grids.images(self.pixel_range.to_unit(images), columns)
 
-    def _plane(self, model: nn.Module, real: Tensor) -> Tensor:
-        drawn = sampling.fixed(model, len(real), Generator().manual_seed(1))
-        fake = in_rows(self.made, model, drawn, sampling.spread(model, len(real)))
+    def _scatter(self, model: nn.Module, real: Tensor) -> Tensor:
+        noise = sampling.reproducible_noise(model, len(real), Generator().manual_seed(1))
+        fake = apply_in_batches(self.sample, model, noise, sampling.cyclic_labels(model, len(real)))
         kinds = torch.arange(2).repeat_interleave(len(real))
-        return charts.scatter(torch.cat([real, fake]), kinds, ["real", "made up"], "points")
+        return charts.scatter(torch.cat([real, fake]), kinds, ["real", "generated"], "points")
 
     def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
-        """Examples of noise, or ways of at most eight steps from one to another, each within one class.
+        """Return examples from noise, or paths of at most eight steps between two examples of a class.
 
         Raises:
-            ConfigError: When examples are given, or a class is wished for that the generator is not told.
+            ConfigError: If examples are given, or the generator does not know the requested class.
         """
-        return self.pixel_range.to_unit(in_rows(self.made, model, *sampling.wished(model, request)))
+        if request.given is not None:
+            expected = "no examples, as a generator reads only noise"
+            raise ConfigError(format_error("--given", expected, f"{len(request.given)} examples"))
+        paths, steps = sampling.path_layout(request)
+        labels = sampling.requested_labels(model, request, paths)
+        noise = sampling.reproducible_noise(model, paths, request.noise)
+        if request.interpolate:
+            end = sampling.reproducible_noise(model, paths, request.noise)
+            noise = sampling.slerp_path(noise, end, steps)[: request.count]
+            labels = None if labels is None else labels.repeat_interleave(steps)[: request.count]
+        return self.pixel_range.to_unit(apply_in_batches(self.sample, model, noise, labels))
 
-    def _refuse(self, model: nn.Module) -> None:
-        if not set(PARTS) <= set(getattr(model, "parts", ())):
-            expected = "a model with a generator and a critic, such as gan or dcgan, for task=adversarial"
-            raise ConfigError(format_error("model", expected, type(model).__name__))
-        if self.penalty and mixes(model):
-            hint = "The penalty is on the gradient of each example by itself; a batch norm mixes them."
-            raise ConfigError(
-                format_error("model.critic_norm", "layer or none beside a gradient penalty", "batch", hint)
-            )
 
-
-def said(model: nn.Module, examples: Tensor, labels: Tensor | None) -> Tensor:
-    """The critic's answers, (B,), in full precision."""
+def critic_output(model: nn.Module, examples: Tensor, labels: Tensor | None) -> Tensor:
+    """Return the critic's outputs, (B,), in full precision."""
     return model.critic(examples, labels).float().squeeze(1)  # type: ignore[operator]
 
 
-def mixes(model: nn.Module) -> bool:
-    """Whether what the critic says of one example depends on the others in a batch."""
+def has_batch_norm(model: nn.Module) -> bool:
+    """Return whether the critic's output on an example depends on the others in its batch."""
     critic: nn.Module = model.critic  # type: ignore[assignment]
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in critic.modules())
 
 
-def told_apart(on_real: Tensor, on_fake: Tensor) -> Tensor:
-    """The share of all pairs in which the real example is preferred; half of those that it cannot tell apart."""
-    apart = on_real[:, None] - on_fake
-    return ((apart.sign() + 1) / 2).mean()
+def critic_auc(on_real: Tensor, on_fake: Tensor) -> Tensor:
+    """Return the area under the critic's ROC curve: the share of pairs with a larger output for the real example."""
+    difference = on_real[:, None] - on_fake
+    return ((difference.sign() + 1) / 2).mean()

@@ -1,4 +1,4 @@
-"""The contract between a task and the loop: what is learned, and in which turns."""
+"""The contract between tasks and the training loop: losses, stages, evaluation, prediction, generation."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -9,19 +9,19 @@ import torch
 from torch import Generator, Tensor, nn
 
 from dltrain.errors import ConfigError, format_error
-from dltrain.metrics.sample_quality import Network, Quality
+from dltrain.metrics.sample_quality import Quality
 
 Batch = dict[str, Tensor]
 Line = dict[str, Any]
 
 
 class Loss(NamedTuple):
-    """What a turn minimises.
+    """Loss of one batch.
 
     Args:
-        total: Mean loss over ``weight`` examples or tokens, a scalar that can be differentiated.
-        weight: How many examples or tokens the mean is over: a number, or a 0-d tensor when only the device knows.
-        parts: Named scalars that are logged beside the loss, means over the same weight.
+        total: Mean loss over ``weight`` examples or tokens, a differentiable scalar.
+        weight: Number of examples or tokens: a number, or a 0-d tensor if only the device knows.
+        parts: Named scalars to log with the loss, means over the same weight.
     """
 
     total: Tensor
@@ -31,14 +31,14 @@ class Loss(NamedTuple):
 
 @dataclass
 class Turn:
-    """One optimizer's move within a step.
+    """One optimizer's update within a step.
 
     Args:
-        name: Tells apart several turns of a stage (``generator``, ``critic``).
-        parameters: What this turn, and nothing else, may change.
+        name: Name of the turn within its stage (``generator``, ``critic``).
+        parameters: The parameters that this turn updates; it must not change any others.
         loss: ``loss(batch, progress)``, where progress rises from 0 to 1 over the run.
-        every: Move only in every n-th step.
-        lr: The learning rate at the schedule's factor 1; None takes the optimizer's own.
+        every: Update only in every n-th step.
+        lr: Learning rate at a schedule factor of 1; None for that of the optimizer.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Turn:
 
 
 class Media(NamedTuple):
-    """Something to look at: a picture (uint8, 3 x height x width) or a text (Markdown)."""
+    """An image (uint8, 3 x height x width) or a text (Markdown) to log."""
 
     tag: str
     image: Tensor | None = None
@@ -58,13 +58,13 @@ class Media(NamedTuple):
 
 @dataclass
 class Evaluation:
-    """What one pass over a split says.
+    """Result of one pass over a split.
 
     Args:
         metrics: Name -> value, ``loss`` among them.
-        baselines: Naive method -> the same metrics, where naive methods exist.
-        extra: Whatever `Task.show` wants to draw without a second pass.
-        notes: What people should be told, a sentence each (the latent variables have collapsed).
+        baselines: Naive method -> its metrics, if there are naive methods.
+        extra: Data for `Task.show`, so that it needs no second pass.
+        notes: Sentences for the user, such as a warning about posterior collapse.
     """
 
     metrics: dict[str, float]
@@ -74,13 +74,13 @@ class Evaluation:
 
 
 class Goal(NamedTuple):
-    """What is watched: which weights are the best, and when training stops early.
+    """The metric that selects the best weights and stops training early.
 
     Args:
-        metric: Name of a metric.
-        better: Whether a small or a large value is wanted.
-        evaluate: ``evaluate(model, batches)``, which gives that metric among others.
-        show: ``show(model, evaluation)``, pictures and text of that evaluation.
+        metric: Name of the metric.
+        better: Whether small or large values are better.
+        evaluate: ``evaluate(model, batches)``, which returns that metric among others.
+        show: ``show(model, evaluation)``, images and text of that evaluation.
     """
 
     metric: str
@@ -94,12 +94,12 @@ class Stage:
     """A span of training with fixed turns.
 
     Args:
-        name: For people.
-        turns: Taken in this order in each step.
-        epochs: Passes over the data; None takes what the trainer says.
-        data: Which examples are learned from: ``train``, whose answers are known, or ``unlabelled``, all that there
-            are and without answers. Data that hold no answers back have the same examples in both.
-        goal: What is watched in this stage, where it is not the task's own metric.
+        name: Name for messages.
+        turns: Turns of a step, in order.
+        epochs: Passes over the data; None for those of the trainer.
+        data: Training examples of the stage: ``train``, those with known targets, or ``unlabelled``, all of them
+            without targets. The two are the same for data without held-back targets.
+        goal: Goal of this stage, if it is not that of the task.
     """
 
     name: str
@@ -111,16 +111,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """What a user wants a model to make up.
+    """What to generate.
 
     Args:
-        count: How many examples.
-        noise: Where all randomness is drawn from, on the CPU, so that a seed means the same everywhere.
-        device: Where the model is.
-        label: The class they should be of; None for any.
-        interpolate: Let them lead from one to another instead of drawing each by itself.
-        given: Examples as the model reads them; one is made of each, in the same order. None for none.
-        train: Gives the run's own training examples, for models that know no distribution of their own.
+        count: Number of examples.
+        noise: Source of all randomness, on the CPU, so that a seed means the same on every device.
+        device: Device of the model.
+        label: Class of all examples; None for any class.
+        interpolate: Generate paths between two examples instead of single examples.
+        given: Examples as the model reads them; each is reconstructed, in order. None to generate new ones.
+        train: Returns the run's training batches, for models without a prior distribution.
     """
 
     count: int
@@ -133,87 +133,91 @@ class GenerateRequest:
 
 
 class Task(ABC):
-    """What is learned. Most tasks write only `loss` and `evaluate`."""
+    """What to learn and how to measure it. Most tasks implement only `facts`, `loss` and `evaluate`."""
 
     metric: ClassVar[str]
     better: ClassVar[Literal["min", "max"]]
-    quality: Quality | None = None  # of tasks that judge what their model makes up
+    quality: Quality | None = None  # scores generated samples, in tasks that have some
 
     @property
     def goal(self) -> Goal:
-        """What is watched, but for stages that have a goal of their own."""
+        """The goal of all stages without their own."""
         return Goal(self.metric, self.better, self.evaluate, self.show)
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """What the model must know: ``outputs``, ``each_step`` (an output at every step), ``causal``."""
+        """Return what the model must know: ``outputs``, ``each_step`` (an output at every step), ``causal``."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
-        """The loss of one batch; `stages` uses it unless a task takes turns of its own."""
+        """Return the loss of one batch."""
 
     def stages(self, model: nn.Module) -> list[Stage]:
-        """The spans of training: here one, in which one turn owns every trainable parameter."""
+        """Return the stages of training: by default one, with one turn that owns all trainable parameters."""
         owned = [p for p in model.parameters() if p.requires_grad]
         return [Stage("train", [Turn("train", owned, lambda batch, progress: self.loss(model, batch, progress))])]
 
     @abstractmethod
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Metrics over a whole split, exact also when the last batch is short."""
+        """Return metrics over a whole split, exact also if the last batch is short."""
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
-        """What the model says about examples whose answers nobody knows, for people and other programs to read.
+        """Return predictions for examples whose targets are unknown.
 
-        A task may take more arguments, each with a default; ``dltrain predict`` has a flag of the same name for it.
+        A task may add arguments with defaults; ``dltrain predict`` passes the flags of the same names.
 
         Args:
-            model: In evaluation mode.
+            model: Model in evaluation mode.
             batch: As for `evaluate`; targets are missing, NaN or -1.
 
         Returns:
-            Lines of plain Python, in the data's own units: one for each example, or several, as the data expect.
+            Plain Python lines in the units of the data: one per example, or as many as the data define.
 
         Raises:
-            ConfigError: For tasks that have nothing to say about a single example.
+            ConfigError: If the task has no predictions for single examples.
         """
         raise ConfigError(format_error("task", "a task that predicts", type(self).__name__))
 
     def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
-        """New examples, for ``dltrain generate``.
+        """Return new examples, for ``dltrain generate``.
 
         Args:
-            model: In evaluation mode.
+            model: Model in evaluation mode.
             request: What to generate.
 
         Returns:
-            Examples as `Spec.shape` has them: pictures from 0 (black) to 1 (white), anything else in the data's own
-            units.
+            Examples of shape `Spec.shape`: images in [0, 1] from black to white, other data in their own units.
 
         Raises:
-            ConfigError: For what this task or model cannot do.
+            ConfigError: If the task or model does not support the request.
         """
-        hint = "dltrain predict RUN INPUT says what its model makes of data."
-        raise ConfigError(format_error("generate", "a run whose task makes up examples", type(self).__name__, hint))
-
-    def look_through(self, network: Network) -> None:
-        """Judge what the model makes up by the features of a trained classifier, named by the key ``task.features``."""
-        if self.quality is not None:
-            self.quality.network = network
+        hint = "Use dltrain predict RUN INPUT for predictions."
+        raise ConfigError(format_error("generate", "a run whose task generates examples", type(self).__name__, hint))
 
     def state_dict(self) -> dict[str, Any]:
-        """What the task itself remembers from step to step (a carried hidden state); tensors and plain Python."""
+        """Return the state that the task carries from step to step, as tensors and plain Python."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027  most tasks remember nothing
-        """Go on from what `state_dict` said."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027  most tasks have no state
+        """Restore what `state_dict` returned."""
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Pictures and text that say how well it works; drawn from ``evaluation.extra`` and the model."""
+        """Return images and text for the log, from ``evaluation.extra`` and the model."""
         return []
 
     def frame(self, model: nn.Module) -> Tensor | None:
-        """A picture, uint8 3 x height x width and always of one size, for the film that the run's folder keeps.
+        """Return an image for the run's film, uint8 3 x height x width and always of one size.
 
-        It is drawn at every evaluation, and from the same noise each time, so that the film shows the model learn.
+        It is drawn at every evaluation from the same noise, so that the film shows the progress of training.
         """
         return None
+
+
+def check_parts(model: nn.Module, parts: Iterable[str], expected: str) -> None:
+    """Check that a model has modules of these names.
+
+    Raises:
+        ConfigError: With what is ``expected`` and the class of the model.
+    """
+    if not all(hasattr(model, part) for part in parts):
+        raise ConfigError(format_error("model", expected, type(model).__name__))

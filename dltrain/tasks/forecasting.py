@@ -1,4 +1,4 @@
-"""Predict the next steps of series, and say whether that beats knowing nothing."""
+"""Forecasting, compared with naive forecasts."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
@@ -6,30 +6,37 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from dltrain.errors import choose
 from dltrain.metrics.running import Mean
 from dltrain.plots import charts
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
-from dltrain.tasks.regression import add_errors, find_loss, free, in_units, restore, rooted
+from dltrain.tasks.regression import (
+    LOSSES,
+    add_errors,
+    check_target_names,
+    denormalize,
+    denormalize_error,
+    mse_to_rmse,
+)
 
-TAKEN = ("input", "time", "step")  # what a line of `dltrain predict` says besides
-# A naive forecast whose error is below this part of another one's is perfect: the rest is float32.
-ROUNDING = 1e-6
+RESERVED = ("input", "time", "step")  # other names in the output of `dltrain predict`
+ROUNDING = 1e-6  # MAE, relative to the worst naive forecast, below which a naive forecast is perfect up to float32
 
 
 class Forecasting(Task):
-    """The model's outputs (B, horizon * columns) are the next ``horizon`` steps of all series.
+    """Forecasting: the model's outputs (B, horizon * columns) are the next ``horizon`` steps of all series.
 
-    Batches hold ``inputs`` (B, window, columns) and ``targets`` (B, horizon, columns), both normalised, ``shift``,
+    Batches have ``inputs`` (B, window, columns) and ``targets`` (B, horizon, columns), both normalized, ``shift``,
     ``shift_rest`` and ``scale`` (B, 1, columns) to undo that, and in evaluation ``history`` (B, past, columns) and
-    ``ahead`` (B, horizon, columns): what was and what came less the shift, in the data's own units.
+    ``ahead`` (B, horizon, columns): past and future values minus the shift, in the units of the data.
 
     Args:
         horizon: Steps to predict.
-        columns: Series that are predicted together.
-        season: Steps after which the series repeat, for the naive forecasts.
-        unit: Unit of the series, for pictures.
+        columns: Number of series that are predicted together.
+        season: Steps of a season, for the naive forecasts.
+        unit: Unit of the series, for plots.
         target_names: One name per series.
-        loss_name: What is minimised, on normalised values: mse, l1 or huber.
+        loss_name: ``mse``, ``l1`` or ``huber``, on normalized values.
     """
 
     metric: ClassVar[str] = "mae"
@@ -48,47 +55,47 @@ class Forecasting(Task):
         self.columns = columns
         self.season = season or 1
         self.unit = unit or ""
-        self.target_names = free(target_names or [str(n) for n in range(columns)], TAKEN)
-        self.distance = find_loss(loss_name)
+        self.target_names = check_target_names(target_names or [str(n) for n in range(columns)], RESERVED)
+        self.distance = choose("task.loss_name", loss_name, LOSSES)
 
     def facts(self) -> dict[str, Any]:
-        """One output per step and series."""
+        """Return one output per step and series."""
         return {"outputs": self.horizon * self.columns, "each_step": False, "causal": False}
 
     def forecast(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Normalised forecasts, shape (B, horizon, columns)."""
+        """Return normalized forecasts, (B, horizon, columns)."""
         return model(batch["inputs"]).view(-1, self.horizon, self.columns)
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
-        """Mean distance over the examples, on normalised values."""
+        """Return the mean distance over the examples, on normalized values."""
         predicted = self.forecast(model, batch)
         return Loss(self.distance(predicted, batch["targets"].to(predicted.dtype)), len(predicted))
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """MAE and RMSE in the data's units, of the model and of the naive forecasts, and the skill against the best.
+        """Return MAE and RMSE of the model and of the naive forecasts, in the units of the data, and the skill.
 
-        Skill is 1 - MAE / (MAE of the best naive forecast): 0 is no better, 1 is perfect. There is none where a naive
-        forecast is perfect.
+        Skill is 1 - MAE / (MAE of the best naive forecast): 0 is no better, 1 is perfect. It is undefined, and left
+        out, if a naive forecast is perfect.
         """
-        ours, drawn = Mean(), None
+        ours, first = Mean(), None
         naive: dict[str, Mean] = {}
         for batch in batches:
             predicted = self.forecast(model, batch).float()
             ours.add(len(predicted), loss=self.distance(predicted, batch["targets"]))
-            add_errors(ours, in_units(predicted - batch["targets"], batch))
+            add_errors(ours, denormalize_error(predicted - batch["targets"], batch))
             for name, values in naive_forecasts(batch["history"], self.horizon, self.season).items():
                 add_errors(naive.setdefault(name, Mean()), values - batch["ahead"])
-            drawn = drawn or (batch, predicted)
-        metrics = rooted(ours.read())
-        baselines = {name: rooted(mean.read()) for name, mean in naive.items()}
-        maes = [found["mae"] for found in baselines.values()]
+            first = first or (batch, predicted)
+        metrics = mse_to_rmse(ours.read())
+        baselines = {name: mse_to_rmse(mean.read()) for name, mean in naive.items()}
+        maes = [baseline["mae"] for baseline in baselines.values()]
         if (best := min(maes)) > ROUNDING * max(maes):
             metrics["skill"] = 1 - metrics["mae"] / best
-        return Evaluation(metrics, baselines, {"drawn": drawn})
+        return Evaluation(metrics, baselines, {"first": first})
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
-        """A line for each step ahead of each window: its number and each series in the data's own units."""
-        windows = restore(self.forecast(model, batch), batch).tolist()
+        """Return a line per step of each window: its number and each series in the units of the data."""
+        windows = denormalize(self.forecast(model, batch), batch).tolist()
         return [
             {"step": step, **dict(zip(self.target_names, row, strict=True))}
             for window in windows
@@ -96,16 +103,16 @@ class Forecasting(Task):
         ]
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Forecasts over the truth, for examples spread over the first batch."""
-        batch, forecast = evaluation.extra["drawn"]
-        truth, predicted = restore(batch["targets"], batch), restore(forecast, batch)
-        history = restore(batch["history"], {**batch, "scale": torch.ones(())})
-        picks = torch.linspace(0, len(truth) - 1, min(charts.PANELS, len(truth))).long()
+        """Return plots of forecasts and targets, for examples spread over the first batch."""
+        batch, forecast = evaluation.extra["first"]
+        targets, predicted = denormalize(batch["targets"], batch), denormalize(forecast, batch)
+        history = denormalize(batch["history"], {**batch, "scale": torch.ones(())})
+        picks = torch.linspace(0, len(targets) - 1, min(charts.PANELS, len(targets))).long()
         column = [int(n) % self.columns for n in range(len(picks))]
         past = min(history.shape[1], max(2 * self.season, 3 * self.horizon))
         parts = [
             torch.stack([part[p, :, c] for p, c in zip(picks, column, strict=True)])
-            for part in (history, truth, predicted)
+            for part in (history, targets, predicted)
         ]
         unit = f" ({self.unit})" if self.unit else ""
         captions = [self.target_names[c] + unit for c in column]
@@ -113,16 +120,17 @@ class Forecasting(Task):
 
 
 def naive_forecasts(history: Tensor, horizon: int, season: int) -> dict[str, Tensor]:
-    """What a forecaster must beat: (B, past, columns) -> name -> (B, horizon, columns).
+    """Return naive forecasts by name: (B, past, columns) -> (B, horizon, columns) each.
 
-    Repeat the last value; repeat the last season; the last season plus its drift, the change over the season before
-    it. Source: Hyndman and Athanasopoulos, Forecasting: Principles and Practice, section 5.2.
+    The last value; the last season; and the last season plus its drift, the mean change from the season before it.
+
+    Source: Hyndman and Athanasopoulos, Forecasting: Principles and Practice, section 5.2.
     """
     last = history[:, -1:].expand(-1, horizon, -1)
     if history.shape[1] < 2 * season:
         return {"repeat last": last}
     steps = torch.arange(horizon, device=history.device)
     cycle = history[:, history.shape[1] - season + steps % season]
-    rounds = (steps // season + 1).view(1, -1, 1)
+    seasons = (steps // season + 1).view(1, -1, 1)
     drift = (history[:, -season:] - history[:, -2 * season : -season]).mean(1, keepdim=True)
-    return {"repeat last": last, "last season": cycle, "season plus drift": cycle + rounds * drift}
+    return {"repeat last": last, "last season": cycle, "season plus drift": cycle + seasons * drift}

@@ -1,4 +1,4 @@
-"""Predict the next token."""
+"""Language modeling: prediction of the next token."""
 
 import math
 import re
@@ -14,23 +14,22 @@ from dltrain.metrics.running import Mean
 from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Line, Loss, Media, Task
 
 SAMPLE_TOKENS = 200
-UNKNOWN = -1  # as a target: the token that comes after a text
-WINDOWS = 64  # read at a time
-COLD = 1e-4  # a temperature below which the likeliest token is taken: logits divided by it may be infinite
+UNKNOWN = -1  # target of the last token of a text
+WINDOWS = 64  # windows of a text per pass
+MIN_TEMPERATURE = 1e-4  # below it the most likely token is taken, as logits / temperature may overflow
 
 
 class LanguageModeling(Task):
-    """Cross-entropy between the model's outputs (B, T, vocabulary) and ``targets`` (B, T), each input's next token.
+    """Language modeling: cross-entropy between the model's outputs (B, T, vocabulary) and the next tokens (B, T).
 
     Args:
-        vocabulary: Number of different tokens.
-        length: Tokens the model reads at most.
-        encode: Text to tokens, for the prompt of a sample.
-        decode: Tokens to text.
+        vocabulary: Number of distinct tokens.
+        length: Context length in tokens.
+        encode: Function from text to tokens, for the prompt of samples.
+        decode: Function from tokens to text.
         label_smoothing: Share of each target that is spread evenly over the vocabulary, in training only.
-        prompt: What a sample of generated text starts with; None is a new line, or the first token of the vocabulary
-            where the text has none.
-        temperature: Of a sample; below 1 prefers what is likely.
+        prompt: Start of sampled text; None for a newline, or the first token of a vocabulary without it.
+        temperature: Sampling temperature, above 0.
     """
 
     metric: ClassVar[str] = "loss"
@@ -53,11 +52,10 @@ class LanguageModeling(Task):
         self.encode = encode
         self.decode = decode
         self.label_smoothing = label_smoothing
-        self.start = self._start(prompt)
+        self.start = self._prompt_tokens(prompt)
         self.temperature = temperature
 
-    def _start(self, prompt: str | None) -> list[int]:
-        """The tokens of a prompt."""
+    def _prompt_tokens(self, prompt: str | None) -> list[int]:
         if self.encode is None:
             return [0]
         try:
@@ -68,17 +66,17 @@ class LanguageModeling(Task):
             raise ConfigError(*(re.sub("^text:", "task.prompt:", line) for line in error.problems)) from None
 
     def facts(self) -> dict[str, Any]:
-        """One output per token of the vocabulary at every step, from that step's past alone."""
+        """Return one output per token of the vocabulary at every step, without access to later steps."""
         return {"outputs": self.vocabulary, "each_step": True, "causal": True}
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
-        """Mean cross-entropy over the tokens, in nats."""
+        """Return the mean cross-entropy over the tokens, in nats."""
         targets = batch["targets"].flatten()
         logits = model(batch["inputs"]).flatten(0, 1)
         return Loss(F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing), len(targets))
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Loss in nats per token, perplexity and bits per token."""
+        """Return loss in nats per token, perplexity and bits per token."""
         mean = Mean()
         for batch in batches:
             targets = batch["targets"].flatten()
@@ -96,73 +94,70 @@ class LanguageModeling(Task):
         temperature: float | None = None,
         seed: int = 0,
     ) -> list[Line]:
-        """How well each text was foreseen, and how it may go on.
+        """Return the negative log-likelihood of each text, and a continuation.
 
         Args:
-            model: In evaluation mode.
-            batch: ``inputs`` (B, T), whole texts of any length; ``targets`` (B, T) are -1 where nobody knows.
+            model: Model in evaluation mode.
+            batch: ``inputs`` (B, T), whole texts of any length; ``targets`` (B, T), -1 if unknown.
             length: Tokens to add.
-            temperature: Below 1 prefers what is likely; None takes that of the task's samples.
-            seed: Names the continuation.
+            temperature: Sampling temperature; None for that of the task.
+            seed: Random seed of the continuation.
         """
         if self.decode is None:
             raise ConfigError(format_error("task.decode", "data that turn tokens into text", None))
+        temperature = self.temperature if temperature is None else temperature
         lines = []
         for tokens, targets in zip(batch["inputs"].split(1), batch["targets"].split(1), strict=True):
             characters = len(self.decode(tokens[0].tolist()))
-            nats = self.surprise(model, tokens, targets) / (characters - 1) if characters > 1 else None
-            heat = self.temperature if temperature is None else temperature
-            longer = generate(model, tokens, length, self.length, heat, seed)
-            said = {"characters": characters, "nats_per_character": nats}
-            lines.append({**said, "continuation": self.decode(longer[0, tokens.shape[1] :].tolist())})
+            nats = self.nll(model, tokens, targets) / (characters - 1) if characters > 1 else None
+            extended = continue_tokens(model, tokens, length, self.length, temperature, seed)
+            continuation = self.decode(extended[0, tokens.shape[1] :].tolist())
+            lines.append({"characters": characters, "nats_per_character": nats, "continuation": continuation})
         return lines
 
-    def surprise(self, model: nn.Module, tokens: Tensor, targets: Tensor) -> float:
-        """Cross-entropy of one text (1, T) in nats, summed; read as evaluation does, ``self.length`` at a time."""
+    def nll(self, model: nn.Module, tokens: Tensor, targets: Tensor) -> float:
+        """Return the negative log-likelihood of one text (1, T) in nats, in windows of ``length`` as in evaluation."""
         total = torch.zeros((), dtype=torch.float64)
         whole = tokens.shape[1] // self.length * self.length
-        pieces = [part[:, :whole].view(-1, self.length).split(WINDOWS) for part in (tokens, targets)]
+        windows = [part[:, :whole].view(-1, self.length).split(WINDOWS) for part in (tokens, targets)]
         rest = [part[:, whole:] for part in (tokens, targets) if whole < part.shape[1]]
-        for read, wanted in [*zip(*pieces, strict=True), *([rest] if rest else [])]:
-            logits = model(read).flatten(0, 1).float()
-            total += F.cross_entropy(logits, wanted.flatten(), ignore_index=UNKNOWN, reduction="sum").cpu()
+        for inputs, next_tokens in [*zip(*windows, strict=True), *([rest] if rest else [])]:
+            logits = model(inputs).flatten(0, 1).float()
+            total += F.cross_entropy(logits, next_tokens.flatten(), ignore_index=UNKNOWN, reduction="sum").cpu()
         return float(total)
 
     def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
-        """Text is made up by `predict`, which goes on with one.
+        """Raise an error, as `predict` generates text.
 
         Raises:
             ConfigError: Always.
         """
-        hint = "dltrain predict RUN --text TEXT goes on with a text."
-        raise ConfigError(
-            format_error("generate", "a run whose model makes up whole examples", type(self).__name__, hint)
-        )
+        hint = "Use dltrain predict RUN --text TEXT to continue a text."
+        raise ConfigError(format_error("generate", "a run whose task generates examples", type(self).__name__, hint))
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """A sample of generated text."""
+        """Return a sample of text."""
         if self.decode is None:
             return []
-        device = next(model.parameters()).device
-        start = torch.tensor([self.start], device=device)
-        tokens = generate(model, start, SAMPLE_TOKENS, self.length, self.temperature)
+        prompt = torch.tensor([self.start], device=next(model.parameters()).device)
+        tokens = continue_tokens(model, prompt, SAMPLE_TOKENS, self.length, self.temperature)
         text = self.decode(tokens[0].tolist())
         return [Media("sample", text="\n".join(f"    {line}" for line in text.splitlines()))]
 
 
-def generate(
+def continue_tokens(
     model: nn.Module, tokens: Tensor, count: int, length: int, temperature: float = 1.0, seed: int = 0
 ) -> Tensor:
-    """Continue ``tokens`` (B, T) by ``count`` sampled ones, reading the last ``length`` each time.
+    """Append ``count`` sampled tokens to ``tokens`` (B, T), with a context of the last ``length`` tokens.
 
-    Draws from a generator of its own, so that looking at a model does not change how it trains.
+    Draws from its own generator, so that samples during training do not change it.
     """
     generator = torch.Generator().manual_seed(seed)
     for _ in range(count):
         logits = model(tokens[:, -length:])[:, -1].float()
-        if temperature < COLD:
-            drawn = logits.argmax(-1, keepdim=True)
+        if temperature < MIN_TEMPERATURE:
+            next_token = logits.argmax(-1, keepdim=True)
         else:
-            drawn = torch.multinomial((logits / temperature).softmax(-1).cpu(), 1, generator=generator)
-        tokens = torch.cat([tokens, drawn.to(tokens.device)], dim=1)
+            next_token = torch.multinomial((logits / temperature).softmax(-1).cpu(), 1, generator=generator)
+        tokens = torch.cat([tokens, next_token.to(tokens.device)], dim=1)
     return tokens

@@ -1,4 +1,4 @@
-"""Between what models of pictures read and the scale from black to white."""
+"""Conversion between model inputs and the range from black to white."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,14 @@ from torch import Tensor
 
 
 class PixelRange:
-    """Turns standardised pictures into numbers from 0 (black) to 1 (white) and back; leaves other data as they are.
+    """Maps standardized images to [0, 1] from black to white and back; leaves other data unchanged.
 
     Args:
-        low: What a model reads for black, one number per channel; None for data without bounds.
-        high: What it reads for white, likewise.
+        low: Model input for black, one number per channel; None for data without bounds.
+        high: Model input for white, one number per channel; None for data without bounds.
 
     Shape:
-        - Input and output of all methods: (B, channels, height, width), or anything where there are no bounds.
+        - Input and output of both methods: (B, channels, height, width), or any shape without bounds.
     """
 
     def __init__(self, low: Sequence[float] | None, high: Sequence[float] | None) -> None:
@@ -23,20 +23,20 @@ class PixelRange:
         self.span = torch.tensor(list(high or [1.0]))[:, None, None] - self.low
 
     def to_unit(self, inputs: Tensor) -> Tensor:
-        """From 0 to 1."""
+        """Return model inputs as numbers in [0, 1]."""
         if not self.bounded:
             return inputs
-        self._follow(inputs)
+        self._move_to(inputs.device)
         return (inputs - self.low) / self.span
 
     def from_unit(self, unit: Tensor) -> Tensor:
-        """What a model reads for numbers from 0 to 1."""
+        """Return numbers in [0, 1] as model inputs."""
         if not self.bounded:
             return unit
-        self._follow(unit)
+        self._move_to(unit.device)
         return unit * self.span + self.low
 
-    def _follow(self, values: Tensor) -> None:
-        """Keep the bounds where the pictures are: moved once, not in each step."""
-        if self.low.device != values.device:
-            self.low, self.span = self.low.to(values.device), self.span.to(values.device)
+    def _move_to(self, device: torch.device) -> None:
+        """Move the bounds once, not in each step."""
+        if self.low.device != device:
+            self.low, self.span = self.low.to(device), self.span.to(device)

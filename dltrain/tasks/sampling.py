@@ -1,83 +1,120 @@
-"""The noise and the classes that a generator makes examples of."""
+"""Labels, noise and interpolation paths from which tasks generate examples."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from dltrain.errors import ConfigError, format_error
-from dltrain.tasks.base import GenerateRequest
-from dltrain.tasks.told import chosen
+from dltrain.tasks.base import Batch, GenerateRequest
 
-ROWS = 500  # examples that pass through a network at a time
-COLUMNS = 8  # steps of a way from one example to another
-
-
-def fresh(model: nn.Module, like: Tensor) -> Tensor:
-    """Noise for as many examples as there are, (B, latent), drawn from the generator that a checkpoint keeps."""
-    return torch.randn(len(like), model.latent, device=like.device)  # type: ignore[call-overload]
+BATCH_SIZE = 500  # examples per pass through a network
+PATH_STEPS = 8  # examples of a path, both ends included
 
 
-def fixed(model: nn.Module, count: int, generator: Generator) -> Tensor:
-    """Noise that is the same on every device, (count, latent)."""
-    drawn: Tensor = torch.randn(count, model.latent, generator=generator)  # type: ignore[call-overload]
-    return drawn.to(place_of(model))
+def class_labels(batch: Batch) -> Tensor | None:
+    """Return the class of each example, int64 (B,), or None if the targets are no classes."""
+    targets = batch.get("targets")
+    return targets if targets is not None and targets.dtype == torch.int64 and targets.dim() == 1 else None
 
 
-def place_of(model: nn.Module) -> torch.device:
-    """Where a model is."""
+def first_examples(batches: Iterable[Batch], limit: int) -> tuple[Tensor, Tensor | None]:
+    """Return up to ``limit`` inputs, and their classes if there are any."""
+    inputs, labels, count = [], [], 0
+    for batch in batches:
+        inputs.append(batch["inputs"])
+        labels.append(class_labels(batch))
+        count += len(inputs[-1])
+        if count >= limit:
+            break
+    known = [found for found in labels if found is not None]
+    return torch.cat(inputs)[:limit], torch.cat(known)[:limit] if known else None
+
+
+def model_device(model: nn.Module) -> torch.device:
+    """Return the device of the parameters."""
     return next(model.parameters()).device
 
 
-def classes_told(model: nn.Module) -> int:
-    """How many classes the generator is told; 0 for none."""
-    return model.generator.classes  # type: ignore[return-value, union-attr]
+def num_classes(model: nn.Module) -> int:
+    """Return the number of classes that a generative model is conditioned on; 0 for none."""
+    return getattr(model, "num_conditioning_classes", 0)
 
 
-def spread(model: nn.Module, count: int, classes: int | None = None) -> Tensor | None:
-    """All classes in turn, or the first ones; None for a generator that is told none."""
-    told = classes_told(model)
-    return (torch.arange(count) % min(told, classes or told)).to(place_of(model)) if told else None
+def training_noise(model: nn.Module, like: Tensor) -> Tensor:
+    """Draw one noise vector per example, (B, latent), from torch's global generator on the device of ``like``."""
+    return torch.randn(len(like), model.latent, device=like.device)  # type: ignore[call-overload]
 
 
-def in_rows(
-    make: Callable[[nn.Module, Tensor, Tensor | None], Tensor], model: nn.Module, rows: Tensor, labels: Tensor | None
-) -> Tensor:
-    """``make(model, rows, labels)`` for some rows at a time."""
-    told = [None] * len(rows) if labels is None else labels.split(ROWS)
-    return torch.cat([make(model, part, of) for part, of in zip(rows.split(ROWS), told, strict=False)])
+def reproducible_noise(model: nn.Module, count: int, generator: Generator) -> Tensor:
+    """Draw noise vectors on the CPU, so that they are the same for every device, (count, latent)."""
+    noise: Tensor = torch.randn(count, model.latent, generator=generator)  # type: ignore[call-overload]
+    return noise.to(model_device(model))
 
 
-def wished(model: nn.Module, request: GenerateRequest) -> tuple[Tensor, Tensor | None]:
-    """Noise and classes of what a user wants: single examples, or ways of at most eight steps between two of a class.
+def cyclic_labels(model: nn.Module, count: int, limit: int | None = None) -> Tensor | None:
+    """Return the first ``limit`` classes, or all, over and over; None for an unconditional model."""
+    classes = num_classes(model)
+    return (torch.arange(count) % min(classes, limit or classes)).to(model_device(model)) if classes else None
+
+
+def requested_labels(model: nn.Module, request: GenerateRequest, count: int, draw: bool = True) -> Tensor | None:
+    """Return the classes of examples to generate, int64 (count,); None for an unconditional model.
+
+    Args:
+        model: Generative model.
+        request: What to generate.
+        count: Number of labels.
+        draw: Draw random classes if none is requested; otherwise return None.
 
     Raises:
-        ConfigError: When examples are given, of which a generator makes nothing, or a class is wished for that it is
-            not told.
+        ConfigError: If the model does not know the requested class.
     """
-    if request.given is not None:
-        raise ConfigError(
-            format_error("--given", "nothing, as a generator reads noise only", f"{len(request.given)} examples")
-        )
-    steps = min(COLUMNS, request.count) if request.interpolate else 1
-    ways = math.ceil(request.count / steps)
-    labels, noise = chosen(classes_told(model), request, ways), fixed(model, ways, request.noise)
-    if request.interpolate:
-        noise = between(noise, fixed(model, ways, request.noise), steps)
-        labels = None if labels is None else labels.repeat_interleave(steps)
-    return noise[: request.count], None if labels is None else labels[: request.count]
+    classes = num_classes(model)
+    if request.label is None:
+        drawn = torch.randint(classes, (count,), generator=request.noise) if classes and draw else None
+        return None if drawn is None else drawn.to(request.device)
+    if not classes:
+        hint = "Train one with model.conditional=true."
+        raise ConfigError(format_error("--class", "none, as this model is not conditional", request.label, hint))
+    if not 0 <= request.label < classes:
+        raise ConfigError(format_error("--class", f"a class from 0 to {classes - 1}", request.label))
+    return torch.full((count,), request.label, device=request.device)
 
 
-def between(start: Tensor, end: Tensor, steps: int) -> Tensor:
-    """Points on great circles, both ends included: (N, D), (N, D) -> (N * steps, D).
+def apply_in_batches(
+    function: Callable[[nn.Module, Tensor, Tensor | None], Tensor],
+    model: nn.Module,
+    rows: Tensor,
+    labels: Tensor | None,
+) -> Tensor:
+    """Return ``function(model, rows, labels)``, computed `BATCH_SIZE` rows at a time."""
+    parts = [None] * len(rows) if labels is None else labels.split(BATCH_SIZE)
+    return torch.cat([function(model, part, of) for part, of in zip(rows.split(BATCH_SIZE), parts, strict=False)])
 
-    A straight line would lead through the middle, where a normal distribution of many dimensions has no points.
+
+def path_layout(request: GenerateRequest) -> tuple[int, int]:
+    """Return the number of paths and of examples per path; single examples are paths of one."""
+    steps = min(PATH_STEPS, request.count) if request.interpolate else 1
+    return math.ceil(request.count / steps), steps
+
+
+def lerp_path(start: Tensor, end: Tensor, steps: int) -> Tensor:
+    """Return points on straight lines, both ends included: (N, D), (N, D) -> (N * steps, D)."""
+    share = torch.linspace(0, 1, steps, device=start.device)[:, None]
+    return torch.lerp(start[:, None], end[:, None], share).flatten(0, 1)
+
+
+def slerp_path(start: Tensor, end: Tensor, steps: int) -> Tensor:
+    """Return points on great circles, both ends included: (N, D), (N, D) -> (N * steps, D).
+
+    A straight line would pass near the origin, where a high-dimensional normal distribution has no mass.
 
     Source: White 2016, "Sampling generative networks", section 2.1.
     """
     share = torch.linspace(0, 1, steps, device=start.device)[:, None]
     angle = cosine_similarity(start, end).clamp(-1, 1).acos().clamp(1e-4, math.pi - 1e-4)[:, None, None]
-    way = ((1 - share) * angle).sin() * start[:, None] + (share * angle).sin() * end[:, None]
-    return (way / angle.sin()).flatten(0, 1)
+    path = ((1 - share) * angle).sin() * start[:, None] + (share * angle).sin() * end[:, None]
+    return (path / angle.sin()).flatten(0, 1)

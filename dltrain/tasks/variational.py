@@ -1,4 +1,4 @@
-"""Learn to make up examples: the variational autoencoder."""
+"""Variational autoencoder."""
 
 import math
 from collections.abc import Iterable
@@ -8,50 +8,49 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from dltrain.errors import ConfigError, format_error, suggest
+from dltrain.errors import ConfigError, choose, format_error
 from dltrain.metrics.running import Mean, Spread
 from dltrain.metrics.sample_quality import Quality
 from dltrain.plots import grids
-from dltrain.tasks.autoencoder_base import COLUMNS, REMADE, Autoencoding, Memory, classes_told, decode, encode
+from dltrain.tasks.autoencoder_base import GRID_COLUMNS, NUM_RECONSTRUCTED, Autoencoding, Collected, decode, encode
 from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Loss, Media
-from dltrain.tasks.told import classes_of
+from dltrain.tasks.sampling import BATCH_SIZE, class_labels, cyclic_labels, reproducible_noise
 
-LIKELIHOODS = ("auto", "bernoulli", "gaussian")
-ACTIVE = 0.01  # variance over examples of a posterior mean that carries something; Burda et al. 2016, section 4.2
-SEED = 0  # of all that is drawn to evaluate and to show
-SHEET = 64  # samples on a sheet
-JUDGED = 2_000  # samples and real examples that `Quality` compares
-ROWS = 500  # of them that are decoded at a time
-AT_ONCE = 2**20  # numbers that the decoder makes at a time in an evaluation
+LIKELIHOODS = {name: name for name in ("auto", "bernoulli", "gaussian")}
+ACTIVE = 0.01  # variance over examples of an active unit's posterior mean; Burda et al. 2016, section 4.2
+SEED = 0  # of all noise in an evaluation
+GRID_IMAGES = 64  # of a grid of samples
+NUM_SCORED = 2_000  # samples and real examples that `Quality` compares
+MAX_DECODED = 2**20  # decoder outputs, in numbers, that an evaluation computes at a time
 
 
 class Variational(Autoencoding):
-    r"""The evidence lower bound of a Gaussian code, with a standard Gaussian as the prior.
+    r"""Variational autoencoder: evidence lower bound with a Gaussian code and a standard Gaussian prior.
 
     .. math:: -\log p(x) \le \mathbb{E}_{q(z|x)}[-\log p(x|z)] + \operatorname{KL}(q(z|x) \,\|\, p(z))
 
-    All figures are nats per example. Evaluation takes beta = 1 and draws the same noise each time.
+    Metrics are in nats per example. Evaluation uses beta = 1 and the same noise each time.
 
     Args:
-        shape: Of one example.
-        size: Numbers in one example.
-        low: What a model reads for black, one number per channel; None for data without bounds.
-        high: What it reads for white, likewise.
-        class_names: One name per class, for the map of the code.
-        likelihood: ``bernoulli`` for numbers from 0 to 1 (all of them, not only 0 and 1), ``gaussian``, or ``auto``:
-            bernoulli for pictures, else gaussian.
-        std: Of the Gaussian likelihood: on the scale from 0 to 1 for pictures, otherwise as a model reads the data.
-        beta: What the divergence from the prior counts in training.
+        shape: Shape of an example.
+        size: Numbers per example.
+        low: Model input for black, one number per channel; None for data without bounds.
+        high: Model input for white, one number per channel; None for data without bounds.
+        class_names: One name per class, for the scatter plot of the codes.
+        likelihood: ``bernoulli`` for numbers in [0, 1] (not only 0 and 1), ``gaussian``, or ``auto``: bernoulli for
+            images, gaussian otherwise.
+        std: Standard deviation of the Gaussian likelihood; for images relative to [0, 1].
+        beta: Weight of the KL divergence in training.
         warmup: Share of the run over which beta rises from 0.
-        binarise: Draw each number of a picture to be 0 or 1, with itself as the probability, anew at every reading.
-        importance_samples: Codes per example at evaluation.
-        features: Folder of a run through whose classifier `Quality` judges samples; None judges none.
+        binarise: Draw each pixel as 0 or 1 with its value as the probability, each time it is read.
+        importance_samples: Codes per example in an evaluation.
+        features: Run folder of the classifier whose features `Quality` compares; None to skip these scores.
 
     Raises:
-        ConfigError: When a likelihood is unknown or does not suit the data.
+        ConfigError: If the likelihood is unknown or does not fit the data.
 
     Source: Kingma and Welling 2014, "Auto-encoding variational Bayes", equation 10 and appendix B; beta, Higgins et al.
-    2017; its warm-up, Sønderby et al. 2016; the importance-weighted bound, Burda et al. 2016, equation 8.
+    2017; warm-up, Sønderby et al. 2016; importance-weighted bound, Burda et al. 2016, equation 8.
     """
 
     statistics: ClassVar[int] = 2
@@ -72,163 +71,148 @@ class Variational(Autoencoding):
         features: str | None = None,
     ) -> None:
         super().__init__(shape, size, low, high, class_names)
-        self.bernoulli = self._is_bernoulli(likelihood)
+        bounded = self.pixel_range.bounded
+        if choose("task.likelihood", likelihood, LIKELIHOODS) == "bernoulli" and not bounded:
+            raise ConfigError(format_error("task.likelihood", "gaussian for data other than images", likelihood))
+        self.bernoulli = bounded if likelihood == "auto" else likelihood == "bernoulli"
         if binarise and not self.bernoulli:
-            raise ConfigError(format_error("task.binarise", "false where numbers are not from 0 to 1", binarise))
+            raise ConfigError(format_error("task.binarise", "false for a Gaussian likelihood", binarise))
         self.std, self.beta, self.warmup, self.binarise = std, beta, warmup, binarise
         self.importance_samples = importance_samples
         self.quality = None if features is None else Quality()
 
-    def _is_bernoulli(self, likelihood: str) -> bool:
-        if likelihood not in LIKELIHOODS:
-            hint = suggest(likelihood, LIKELIHOODS)
-            raise ConfigError(format_error("task.likelihood", f"one of {' '.join(LIKELIHOODS)}", likelihood, hint))
-        if likelihood == "bernoulli" and not self.pixel_range.bounded:
-            raise ConfigError(format_error("task.likelihood", "gaussian for data that are not pictures", likelihood))
-        return self.pixel_range.bounded if likelihood == "auto" else likelihood == "bernoulli"
-
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
-        """The negative bound by one code per example, with beta as the run's progress has it."""
-        unit, labels = self.pixel_range.to_unit(batch["inputs"]), classes_of(batch)
-        wanted = torch.bernoulli(unit.clamp(0, 1)) if self.binarise else unit
-        mean, log_variance = self.posterior(model, self._read(batch, wanted), labels)
+        """Return the negative bound with one code per example, and beta at this progress of the run."""
+        unit, labels = self.pixel_range.to_unit(batch["inputs"]), class_labels(batch)
+        targets = torch.bernoulli(unit.clamp(0, 1)) if self.binarise else unit
+        mean, log_variance = self.posterior(model, self._encoder_inputs(batch, targets), labels)
         code = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
-        reconstruction = self.distortion(decode(model, code, labels), wanted).mean()
-        kl = divergence(mean, log_variance).mean()
-        parts = {"reconstruction": reconstruction, "kl": kl}
-        return Loss(reconstruction + self.weight(progress) * kl, len(wanted), parts)
-
-    def weight(self, progress: float) -> float:
-        """Beta at some point of the run."""
-        return self.beta * min(1.0, progress / self.warmup) if self.warmup else self.beta
+        reconstruction = self.nll(decode(model, code, labels), targets).mean()
+        kl = kl_from_standard(mean, log_variance).mean()
+        beta = self.beta * min(1.0, progress / self.warmup) if self.warmup else self.beta
+        return Loss(reconstruction + beta * kl, len(targets), {"reconstruction": reconstruction, "kl": kl})
 
     def posterior(self, model: nn.Module, inputs: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the code of each example, (B, latent) each."""
+        """Return mean and log-variance of each example's code, (B, latent) each."""
         mean, log_variance = encode(model, inputs, labels).chunk(2, 1)
         return mean, log_variance
 
-    def distortion(self, outputs: Tensor, wanted: Tensor) -> Tensor:
-        """-log p(x|z) of each example, (B,), given the decoder's raw numbers."""
+    def nll(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return -log p(x|z) of each example, (B,), from the decoder's output."""
         if self.bernoulli:
-            each = F.binary_cross_entropy_with_logits(outputs, wanted, reduction="none")
+            each = F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
             return each.flatten(1).sum(1)
-        squared = (self.seen(outputs) - wanted).square().flatten(1).sum(1)
+        squared = (self.to_data_range(outputs) - targets).square().flatten(1).sum(1)
         return squared / (2 * self.std**2) + self.size * self._log_scale
 
     @property
     def _log_scale(self) -> float:
-        """Minus the logarithm of the Gaussian likelihood's density at its mean, per number."""
+        """Minus the log density of the Gaussian likelihood at its mean, per number."""
         return math.log(self.std) + 0.5 * math.log(2 * math.pi)
 
-    def _read(self, batch: Batch, wanted: Tensor) -> Tensor:
-        return self.pixel_range.from_unit(wanted) if self.binarise else batch["inputs"]
+    def _encoder_inputs(self, batch: Batch, targets: Tensor) -> Tensor:
+        return self.pixel_range.from_unit(targets) if self.binarise else batch["inputs"]
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """The negative bound and its two terms, the importance-weighted bound, and how many variables are active.
+        """Return the negative bound and its two terms, the importance-weighted bound, and the number of active units.
 
-        ``iwae`` lies between the negative bound and -log p(x). The baseline knows the mean of each number over the
-        examples that are evaluated, and nothing else: what a decoder says that ignores its code.
+        ``iwae`` lies between the negative bound and -log p(x). The baseline is a decoder that ignores its code and
+        returns the mean of the evaluated examples.
         """
-        noise, mean, memory = torch.Generator().manual_seed(SEED), Mean(), Memory()
+        noise, mean, collected = torch.Generator().manual_seed(SEED), Mean(), Collected()
         means, numbers, real = Spread(), Spread(), list[Tensor]()
         for batch in batches:
-            wanted, labels = self._wanted(batch, noise), classes_of(batch)
-            center, log_variance = self.posterior(model, self._read(batch, wanted), labels)
-            distortions, log_weights = self.weighed(model, wanted, labels, center, log_variance, noise)
-            reconstruction, kl = distortions.mean(), divergence(center, log_variance).mean()
+            targets, labels = self._eval_targets(batch, noise), class_labels(batch)
+            center, log_variance = self.posterior(model, self._encoder_inputs(batch, targets), labels)
+            nll, log_weights = self.importance_weights(model, targets, labels, center, log_variance, noise)
+            reconstruction, kl = nll.mean(), kl_from_standard(center, log_variance).mean()
             iwae = math.log(self.importance_samples) - log_weights.logsumexp(0).mean()
-            mean.add(len(wanted), loss=reconstruction + kl, reconstruction=reconstruction, kl=kl, iwae=iwae)
+            mean.add(len(targets), loss=reconstruction + kl, reconstruction=reconstruction, kl=kl, iwae=iwae)
             means.add(center)
-            numbers.add(wanted.flatten(1))
-            if not memory.count:
-                told = None if labels is None else labels[:REMADE]
-                memory.keep(wanted[:REMADE], self.seen(decode(model, center[:REMADE], told)))
-            memory.add(center, labels)
-            if self.quality is not None and sum(map(len, real)) < JUDGED:
+            numbers.add(targets.flatten(1))
+            if not collected.count:
+                first = None if labels is None else labels[:NUM_RECONSTRUCTED]
+                outputs = decode(model, center[:NUM_RECONSTRUCTED], first)
+                collected.add_examples(targets, self.to_data_range(outputs))
+            collected.add_codes(center, labels)
+            if self.quality is not None and sum(map(len, real)) < NUM_SCORED:
                 real.append(self.pixel_range.to_unit(batch["inputs"]))
         metrics = mean.read() | {"active_units": int((means.variance() > ACTIVE).sum())}
         if self.quality is not None:
-            metrics |= self._judged(model, self.quality, torch.cat(real)[:JUDGED], noise)
-        notes = [collapsed(metrics["kl"], center.shape[1])] if not metrics["active_units"] else []
-        return Evaluation(metrics, {"mean example": self._baseline(numbers)}, {"memory": memory}, notes)
+            metrics |= self._score_samples(model, self.quality, torch.cat(real)[:NUM_SCORED], noise)
+        notes = [] if metrics["active_units"] else [collapse_note(metrics["kl"], center.shape[1])]
+        return Evaluation(metrics, {"mean example": self._baseline(numbers)}, {"collected": collected}, notes)
 
-    def _judged(self, model: nn.Module, quality: Quality, real: Tensor, noise: Generator) -> dict[str, float]:
-        """The scores of as many samples as there are real examples."""
-        made = [self._samples(model, len(rows), noise) for rows in real.split(ROWS)]
-        return quality.measure(real, torch.cat(made))
+    def _score_samples(self, model: nn.Module, quality: Quality, real: Tensor, noise: Generator) -> dict[str, float]:
+        """Return the scores of as many samples as there are real examples."""
+        samples = [self._samples(model, len(rows), noise) for rows in real.split(BATCH_SIZE)]
+        return quality.measure(real, torch.cat(samples))
 
-    def _wanted(self, batch: Batch, noise: Generator) -> Tensor:
-        """What the decoder is to say, the same at every evaluation."""
+    def _eval_targets(self, batch: Batch, noise: Generator) -> Tensor:
+        """Return the targets of the decoder, the same in every evaluation."""
         unit = self.pixel_range.to_unit(batch["inputs"])
         if not self.binarise:
             return unit
         return (torch.rand(unit.shape, generator=noise).to(unit.device) < unit).to(unit.dtype)
 
-    def weighed(
+    def importance_weights(
         self,
         model: nn.Module,
-        wanted: Tensor,
+        targets: Tensor,
         labels: Tensor | None,
         mean: Tensor,
         log_variance: Tensor,
         noise: Generator,
     ) -> tuple[Tensor, Tensor]:
-        """Several codes for each example: -log p(x|z) and log p(x,z) - log q(z|x) of each, (importance_samples, B)."""
-        count, at_once = len(wanted), max(1, AT_ONCE // wanted.numel())
-        distortions, log_weights = [], []
+        """Draw codes; return -log p(x|z) and log p(x,z) - log q(z|x) of each, (importance_samples, B)."""
+        count, at_once = len(targets), max(1, MAX_DECODED // targets.numel())
+        nlls, log_weights = [], []
         for start in range(0, self.importance_samples, at_once):
             drawn = min(at_once, self.importance_samples - start)
             standard = torch.randn(drawn, *mean.shape, generator=noise).to(mean.device)
             codes = mean + torch.exp(0.5 * log_variance) * standard
-            told = None if labels is None else labels.repeat(drawn)
-            outputs = decode(model, codes.flatten(0, 1), told)
-            again = wanted.expand(drawn, *wanted.shape).flatten(0, 1)
-            distortions.append(self.distortion(outputs, again).view(drawn, count))
-            log_weights.append(0.5 * (standard.square() - codes.square() + log_variance).sum(2) - distortions[-1])
-        return torch.cat(distortions), torch.cat(log_weights)
+            outputs = decode(model, codes.flatten(0, 1), None if labels is None else labels.repeat(drawn))
+            repeated = targets.expand(drawn, *targets.shape).flatten(0, 1)
+            nlls.append(self.nll(outputs, repeated).view(drawn, count))
+            log_weights.append(0.5 * (standard.square() - codes.square() + log_variance).sum(2) - nlls[-1])
+        return torch.cat(nlls), torch.cat(log_weights)
 
     def _baseline(self, numbers: Spread) -> dict[str, float]:
-        """The figures of a decoder that always says the mean of all examples; the best that ignores its code."""
+        """Return the metrics of the best decoder that ignores its code: it returns the mean example."""
         if self.bernoulli:
-            share = numbers.mean().clamp(0, 1)
-            least = (torch.special.entr(share) + torch.special.entr(1 - share)).sum()
+            probability = numbers.mean().clamp(0, 1)
+            loss = (torch.special.entr(probability) + torch.special.entr(1 - probability)).sum()
         else:
-            least = numbers.variance().sum() / (2 * self.std**2) + self.size * self._log_scale
-        return {"loss": float(least), "reconstruction": float(least), "kl": 0.0, "iwae": float(least)}
+            loss = numbers.variance().sum() / (2 * self.std**2) + self.size * self._log_scale
+        return {"loss": float(loss), "reconstruction": float(loss), "kl": 0.0, "iwae": float(loss)}
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Examples and what was made of them, the map of the code, and samples from the same noise each time."""
-        sheet = self.frame(model)
-        return [*super().show(model, evaluation), *([] if sheet is None else [Media("samples", sheet)])]
+        """Return reconstructions, a scatter plot of the codes, and samples from fixed noise."""
+        samples = self.frame(model)
+        return [*super().show(model, evaluation), *([] if samples is None else [Media("samples", samples)])]
 
     def frame(self, model: nn.Module) -> Tensor | None:
-        """Samples from the same noise each time; of a conditional model the classes in turn."""
-        if not self.pictures:
+        """Return samples from fixed noise; of a conditional model, the classes in turn."""
+        if not self.has_images:
             return None
-        return grids.images(self._samples(model, SHEET, torch.Generator().manual_seed(SEED)), COLUMNS)
+        return grids.images(self._samples(model, GRID_IMAGES, torch.Generator().manual_seed(SEED)), GRID_COLUMNS)
 
     def _samples(self, model: nn.Module, count: int, noise: Generator) -> Tensor:
-        """Decoded codes from the prior; of a conditional model the classes in turn."""
-        device, classes = next(model.parameters()).device, classes_told(model)
-        codes = torch.randn(count, _latent(model), generator=noise).to(device)
-        labels = torch.arange(count, device=device) % classes if classes else None
-        return self.seen(decode(model, codes, labels))
+        """Return decoded codes from the prior; of a conditional model, the classes in turn."""
+        codes = reproducible_noise(model, count, noise)
+        return self.to_data_range(decode(model, codes, cyclic_labels(model, count)))
 
     def codes(self, model: nn.Module, inputs: Tensor, labels: Tensor | None) -> Tensor:
-        """The mean of each example's posterior."""
+        """Return the mean of each example's posterior."""
         return self.posterior(model, inputs, labels)[0]
 
-    def drawn(self, model: nn.Module, request: GenerateRequest, labels: Tensor | None, count: int) -> Tensor:
-        """Codes from the prior."""
-        return torch.randn(count, _latent(model), generator=request.noise).to(request.device)
+    def sample_codes(self, model: nn.Module, request: GenerateRequest, count: int) -> Tensor:
+        """Draw codes from the prior."""
+        return reproducible_noise(model, count, request.noise)
 
 
-def _latent(model: nn.Module) -> int:
-    return model.latent  # type: ignore[return-value]
-
-
-def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    r"""KL of a Gaussian with independent variables from the standard Gaussian, in nats: (B, D), (B, D) -> (B,).
+def kl_from_standard(mean: Tensor, log_variance: Tensor) -> Tensor:
+    r"""Return the KL divergence of diagonal Gaussians from the standard Gaussian, in nats: (B, D), (B, D) -> (B,).
 
     .. math:: -\frac12 \sum_j (1 + \log \sigma_j^2 - \mu_j^2 - \sigma_j^2)
 
@@ -237,9 +221,9 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1)
 
 
-def collapsed(kl: float, latent: int) -> str:
-    """What to tell people whose decoder ignores the code."""
+def collapse_note(kl: float, latent: int) -> str:
+    """Return a warning about posterior collapse."""
     return (
-        f"posterior collapse: none of {latent} latent variables tells examples apart (KL {kl:.2g} nats), the decoder "
-        "ignores its code. A smaller task.beta, or a longer task.warmup, may help."
+        f"posterior collapse: none of {latent} latent variables is active (KL {kl:.2g} nats), the decoder ignores its "
+        "code. Try a smaller task.beta or a longer task.warmup."
     )

@@ -286,8 +286,8 @@ def test_mistakes_are_answered_in_one_line(words: str, line: str, kept: Kept, ge
 @pytest.mark.parametrize(
     ("run", "instead"),
     [
-        ("plain", "Classification. dltrain predict RUN INPUT says what its model makes of data"),
-        ("forecast", "Forecasting. dltrain predict RUN INPUT"),
+        ("plain", "Classification. Use dltrain predict RUN INPUT for predictions"),
+        ("forecast", "Forecasting. Use dltrain predict RUN INPUT"),
         (
             (
                 "model=gpt",

@@ -109,7 +109,7 @@ def within(asked: Tensor, members: Tensor, k: int) -> float:
 
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_precision_and_recall_are_what_brute_force_counts(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generative, "ROWS", 7)  # several pieces, the last one short
+    monkeypatch.setattr(generative, "BATCH_SIZE", 7)  # several pieces, the last one short
     noise = torch.Generator().manual_seed(k)
     real = torch.randn(40, 3, generator=noise).double()
     fake = 0.6 * torch.randn(25, 3, generator=noise).double() + 0.4

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from dltrain.errors import ConfigError
 from dltrain.models.autoencoders import ConvAutoencoder, DenseAutoencoder
-from dltrain.models.conditional import Told
+from dltrain.models.conditional import Conditional
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -49,20 +49,20 @@ def test_more_convolutions_than_a_picture_can_be_halved_are_refused() -> None:
 
 def test_a_class_is_told_one_hot_beside_the_numbers() -> None:
     x, labels = drawn(4, 2, 3), torch.tensor([2, 0, 1, 2])
-    told = Told(nn.Identity(), classes=3)(x, labels)
+    told = Conditional(nn.Identity(), num_classes=3)(x, labels)
     assert torch.equal(told, torch.cat([x.flatten(1), F.one_hot(labels, 3).float()], 1))
 
 
 def test_a_class_is_a_plane_of_ones_beside_a_picture() -> None:
     x, labels = drawn(2, 1, 4, 5), torch.tensor([1, 0])
-    told = Told(nn.Identity(), classes=2, planes=True)(x, labels)
+    told = Conditional(nn.Identity(), num_classes=2, as_channels=True)(x, labels)
     assert torch.equal(told[:, :1], x)
     assert told[:, 1:].mean((2, 3)).tolist() == [[0, 1], [1, 0]] and set(told[:, 1:].unique().tolist()) == {0, 1}
 
 
 @pytest.mark.parametrize("labels", [None, torch.tensor([-1, -1])])
 def test_an_unknown_class_is_none_of_them(labels: Tensor | None) -> None:
-    assert torch.equal(Told(nn.Identity(), classes=3)(drawn(2, 4), labels)[:, 4:], torch.zeros(2, 3))
+    assert torch.equal(Conditional(nn.Identity(), num_classes=3)(drawn(2, 4), labels)[:, 4:], torch.zeros(2, 3))
 
 
 def conditional(kind: str, conditional: bool) -> nn.Module:

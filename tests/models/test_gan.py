@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.errors import ConfigError
-from dltrain.models.gan import DCGAN, GAN, Adversaries
+from dltrain.models.gan import DCGAN, GAN, GANBase
 from dltrain.optim.ema import EMA
 
 
@@ -80,13 +80,13 @@ def test_weights_begin_as_the_paper_says() -> None:
             assert module.weight.std().item() == pytest.approx(0.02, rel=0.5)
 
 
-def norms(model: Adversaries) -> list[float]:
+def norms(model: GANBase) -> list[float]:
     """The largest singular values of what the critic multiplies by."""
     found = [m.weight for m in model.critic.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     return [torch.linalg.svdvals(weight.detach().flatten(1).double())[0].item() for weight in found]
 
 
-def shaken(model: Adversaries, x: Tensor) -> Adversaries:
+def shaken(model: GANBase, x: Tensor) -> GANBase:
     """The critic with other weights, large ones, after the iterations of some passes in training."""
     with torch.no_grad():
         for parameter in model.critic.parameters():
@@ -138,7 +138,7 @@ def test_a_critic_with_spectral_norm_may_be_asked_twice_before_its_gradients_are
 
 
 @pytest.mark.parametrize("make", [pictures, points])
-def test_a_conditional_model_hears_the_class_and_another_does_not(make: type[Adversaries]) -> None:
+def test_a_conditional_model_hears_the_class_and_another_does_not(make: type[GANBase]) -> None:
     for conditional in (True, False):
         model = make(conditional=conditional, classes=3).eval()
         noise, one, other = torch.randn(2, 6), torch.tensor([0, 1]), torch.tensor([2, 1])

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from dltrain.errors import ConfigError
-from dltrain.models.layers import ACTIVATIONS, NORMS, Positions, activation, check, norm
+from dltrain.models.layers import ACTIVATIONS, NORMS, Positions, activation, check_sizes, norm
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "tanh", "relu", "gelu", "silu", "elu", "selu", "softplus", "mish"])
@@ -58,7 +58,7 @@ def test_an_unknown_norm_names_the_nearest() -> None:
 
 def test_all_wrong_sizes_are_reported_together() -> None:
     with pytest.raises(ConfigError) as caught:
-        check(1.5, hidden_size=-3, num_layers=2, num_heads=0, vocabulary=None)
+        check_sizes(1.5, hidden_size=-3, num_layers=2, num_heads=0, vocabulary=None)
     assert [line.split(":")[0] for line in caught.value.problems] == [
         "model.hidden_size",
         "model.num_heads",

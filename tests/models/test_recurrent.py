@@ -75,7 +75,7 @@ def test_dropout_on_one_layer_acts_and_does_not_warn() -> None:
     ("wrong", "message"),
     [
         ({"bidirectional": True, "causal": True}, r"model\.bidirectional"),
-        ({"cell": "rnn", "activation": "gelu"}, r"model\.activation: expected one of tanh, relu, got gelu"),
+        ({"cell": "rnn", "activation": "gelu"}, r"model\.activation: expected one of tanh relu, got gelu"),
         ({"cell": "lstm", "activation": "relu"}, r"model\.activation: expected null.* got relu"),
         ({"cell": "lsmt"}, r"model\.cell.*Did you mean lstm\?"),
         ({"hidden_size": -3}, r"model\.hidden_size: expected an integer of at least 1, got -3"),

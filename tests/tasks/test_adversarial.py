@@ -21,17 +21,17 @@ from dltrain.models.feedforward import MLP
 from dltrain.models.gan import DCGAN, GAN
 from dltrain.runs import assemble, dry_run, inference, launch
 from dltrain.storage.checkpoints import Checkpoints
-from dltrain.tasks.adversarial import Adversarial, told_apart
+from dltrain.tasks.adversarial import Adversarial, critic_auc
 from dltrain.tasks.base import GenerateRequest, Task
-from dltrain.tasks.gan_losses import GAMES, find_game, gradient_penalty
-from dltrain.tasks.sampling import between
+from dltrain.tasks.gan_losses import GAN_LOSSES, gradient_penalty
+from dltrain.tasks.sampling import slerp_path
 from dltrain.training import device as devices
 from dltrain.training.evaluation import evaluate, run_in_eval_mode
 from dltrain.training.step import StepInfo, StepRunner
 
 RING = {"shape": [2], "classes": 8, "class_names": [str(n) for n in range(8)]}
 PICTURE = {"shape": [1, 8, 8], "low": [-0.5], "high": [1.5], "classes": 3}
-LOSSES = sorted(GAMES)
+LOSSES = sorted(GAN_LOSSES)
 SMALL = ["model.hidden_size=16", "model.num_layers=2", "model.latent=4", "data.batch_size=64", "device=cpu"]
 
 
@@ -129,8 +129,8 @@ def by_hand(name: str, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
 def test_losses_equal_their_closed_forms(name: str) -> None:
     real, fake = torch.randn(2, 50, generator=torch.Generator().manual_seed(0), dtype=torch.double)
     critic, generator = by_hand(name, real, fake)
-    torch.testing.assert_close(GAMES[name].critic(real, fake), critic)
-    torch.testing.assert_close(GAMES[name].generator(fake), generator)
+    torch.testing.assert_close(GAN_LOSSES[name].critic(real, fake), critic)
+    torch.testing.assert_close(GAN_LOSSES[name].generator(fake), generator)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -166,7 +166,7 @@ def test_a_critic_with_batch_norm_sees_real_and_made_up_examples_apart() -> None
 
 def test_an_unknown_loss_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match=r"task\.loss_name.*Did you mean wasserstein"):
-        find_game("waserstein")
+        Adversarial(**RING, loss_name="waserstein")
 
 
 def penalty_by_differences(critic: nn.Module, places: Tensor, step: float = 1e-5) -> Tensor:
@@ -272,12 +272,12 @@ def test_pictures_lie_between_black_and_white_on_the_models_scale_and_points_any
     with torch.no_grad():
         for p in model.generator.parameters():
             p.mul_(100)
-    made = task.made(model, torch.randn(50, 4), None)
+    made = task.sample(model, torch.randn(50, 4), None)
     assert made.min().item() == pytest.approx(-0.5) and made.max().item() == pytest.approx(1.5)
-    raw, unit = model.generator(torch.ones(2, 4), None), task.made(model, torch.ones(2, 4), None)
+    raw, unit = model.generator(torch.ones(2, 4), None), task.sample(model, torch.ones(2, 4), None)
     torch.testing.assert_close(unit, (raw.tanh() + 1) / 2 * 2.0 - 0.5)
     plain, z = points(), torch.randn(3, 4)
-    assert torch.equal(Adversarial(**RING).made(plain, z, None), plain.generator(z, None))
+    assert torch.equal(Adversarial(**RING).sample(plain, z, None), plain.generator(z, None))
 
 
 # Evaluation ----------------------------------------------------------------------------------------------------------
@@ -296,11 +296,11 @@ def test_figures_of_the_critic_are_those_of_its_outputs() -> None:
         assert found.metrics[name] == pytest.approx(value.item(), rel=1e-5), name
     truth = [1] * 52 + [0] * 52
     auc = roc_auc_score(truth, torch.cat([real, fake]).tolist())
-    assert found.metrics["told_apart"] == pytest.approx(auc, abs=1e-6)
+    assert found.metrics["critic_auc"] == pytest.approx(auc, abs=1e-6)
 
 
 def test_a_critic_that_says_the_same_of_all_tells_half_of_the_pairs_apart() -> None:
-    assert told_apart(torch.zeros(5), torch.zeros(7)).item() == 0.5
+    assert critic_auc(torch.zeros(5), torch.zeros(7)).item() == 0.5
 
 
 def test_an_evaluation_repeats_itself_to_the_bit_and_draws_nothing_that_training_draws() -> None:
@@ -390,11 +390,11 @@ def test_a_seed_names_what_is_generated_on_the_scale_of_people() -> None:
 def test_a_class_is_generated_that_the_model_knows_and_refused_where_it_knows_none() -> None:
     task, model = Adversarial(**PICTURE), pictures(conditional=True, classes=3).eval()
     noise = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
-    wanted = task.pixel_range.to_unit(task.made(model, noise, torch.full((10,), 2)))
+    wanted = task.pixel_range.to_unit(task.sample(model, noise, torch.full((10,), 2)))
     torch.testing.assert_close(task.generate(model, wish(label=2)), wanted)
     with pytest.raises(ConfigError, match="--class: expected a class from 0 to 2, got 3"):
         task.generate(model, wish(label=3))
-    with pytest.raises(ConfigError, match="told no classes"):
+    with pytest.raises(ConfigError, match="not conditional"):
         task.generate(pictures(), wish(label=2))
 
 
@@ -405,10 +405,10 @@ def test_a_generator_makes_nothing_of_given_examples() -> None:
 
 def test_ways_lead_on_great_circles_from_one_noise_to_another() -> None:
     start, end = torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(0))
-    way = between(start, end, 8).view(5, 8, 64)
+    way = slerp_path(start, end, 8).view(5, 8, 64)
     torch.testing.assert_close(way[:, 0], start)
     torch.testing.assert_close(way[:, -1], end)
-    unit = between(F.normalize(start), F.normalize(end), 8).view(5, 8, 64)
+    unit = slerp_path(F.normalize(start), F.normalize(end), 8).view(5, 8, 64)
     torch.testing.assert_close(unit.norm(dim=2), torch.ones(5, 8))
     steps = (unit[:, :-1] * unit[:, 1:]).sum(2).acos()
     torch.testing.assert_close(steps, steps[:, :1].expand(-1, 7), rtol=1e-3, atol=1e-4)

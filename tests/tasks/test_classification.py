@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
-from dltrain.tasks.classification import WORST, Classification
+from dltrain.tasks.classification import NUM_WORST, Classification
 
 CLASSES = 5
 SIZES = [16, 16, 16, 3]
@@ -60,7 +60,7 @@ def test_the_worst_mistakes_of_all_batches_are_kept_in_order() -> None:
     evaluation = Classification(CLASSES).evaluate(nn.Identity(), batches(logits, targets))
     each = F.cross_entropy(logits, targets, reduction="none").numpy()
     wrong = np.flatnonzero(logits.argmax(1).numpy() != targets.numpy())
-    order = wrong[np.argsort(-each[wrong])][:WORST]
+    order = wrong[np.argsort(-each[wrong])][:NUM_WORST]
     assert len(order) > 3
     worst = evaluation.extra["worst"]
     count = int((worst.losses > 0).sum())

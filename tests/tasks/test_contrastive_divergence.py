@@ -76,7 +76,7 @@ def test_the_partition_function_sums_over_all_states(visible: int, hidden: int) 
 
 def test_a_sum_of_many_states_is_taken_in_parts() -> None:
     made = machine(40, 13)
-    assert rbm.CHUNK < 2**13
+    assert rbm.STATES_AT_ONCE < 2**13
     weight, b, c = numbers(made)
     h = all_states(13)
     terms = h @ c + np.logaddexp(0, h @ weight.T + b).sum(1)
@@ -160,7 +160,7 @@ def test_the_update_of_cd_is_the_formula(steps: int) -> None:
 
 def test_persistent_chains_go_on_where_they_were() -> None:
     made = machine()
-    chains, first, second = rbm.Chains(1, persistent=True), states(5, 6), states(3, 6, seed=1)
+    chains, first, second = rbm.GibbsChains(1, persistent=True), states(5, 6), states(3, 6, seed=1)
     torch.manual_seed(7)
     once = chain(made, first.double().numpy(), 1)
     twice = chain(made, once, 1)
@@ -174,7 +174,7 @@ def test_persistent_chains_go_on_where_they_were() -> None:
 
 
 def test_chains_that_do_not_persist_remember_nothing() -> None:
-    chains = rbm.Chains(1, persistent=False)
+    chains = rbm.GibbsChains(1, persistent=False)
     chains.loss(machine(), states(5, 6))
     assert chains.visible is None
 
@@ -271,7 +271,8 @@ def test_a_trained_machine_dreams_of_its_patterns_and_repairs_them(bars: Callabl
 
 
 @pytest.mark.parametrize(
-    ("wish", "said"), [({"label": 3}, "--class: expected none"), ({"interpolate": True}, "0 or 1")]
+    ("wish", "said"),
+    [({"label": 3}, "--class: expected none"), ({"interpolate": True}, "not supported for RBMs")],
 )
 def test_what_a_machine_cannot_make_up_is_refused(wish: dict[str, Any], said: str) -> None:
     task = ContrastiveDivergence([1, 2, 3], [0.0], [1.0])

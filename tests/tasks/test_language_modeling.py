@@ -10,7 +10,7 @@ from torchmetrics.text import Perplexity
 
 from dltrain.datasets.text import CharacterTokenizer
 from dltrain.errors import ConfigError
-from dltrain.tasks.language_modeling import SAMPLE_TOKENS, LanguageModeling, generate
+from dltrain.tasks.language_modeling import SAMPLE_TOKENS, LanguageModeling, continue_tokens
 
 VOCABULARY, LENGTH = 11, 6
 SIZES = [4, 4, 1]
@@ -76,13 +76,13 @@ def test_a_cold_sample_is_the_greedy_continuation_also_past_the_models_length(ta
     for _ in range(3 * LENGTH):
         wanted.append(int(table.rows.weight[wanted[-1]].argmax()))
     with torch.no_grad():
-        tokens = generate(table, torch.tensor([[3]]), 3 * LENGTH, LENGTH, temperature=1e-3)
+        tokens = continue_tokens(table, torch.tensor([[3]]), 3 * LENGTH, LENGTH, temperature=1e-3)
     assert tokens[0].tolist() == wanted
 
 
 def test_samples_follow_the_models_probabilities(table: Table) -> None:
     with torch.no_grad():
-        drawn = generate(table, torch.full((20_000, 1), 5), 1, LENGTH, temperature=0.7)[:, 1]
+        drawn = continue_tokens(table, torch.full((20_000, 1), 5), 1, LENGTH, temperature=0.7)[:, 1]
     shares = torch.bincount(drawn, minlength=VOCABULARY) / len(drawn)
     torch.testing.assert_close(shares, (table.rows.weight[5] / 0.7).softmax(0).detach(), atol=0.015, rtol=0)
 
@@ -90,7 +90,7 @@ def test_samples_follow_the_models_probabilities(table: Table) -> None:
 def test_sampling_draws_nothing_from_the_global_generator_and_repeats_itself(table: Table) -> None:
     state = torch.get_rng_state()
     with torch.no_grad():
-        once, again = (generate(table, torch.tensor([[1]]), 20, LENGTH) for _ in range(2))
+        once, again = (continue_tokens(table, torch.tensor([[1]]), 20, LENGTH) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(once, again)
 
@@ -121,8 +121,8 @@ def test_data_without_a_way_back_to_text_show_nothing() -> None:
 @pytest.mark.parametrize("temperature", [1e-40, 1e-320])
 def test_however_cold_a_sample_is_it_is_the_greedy_one(table: Table, temperature: float) -> None:
     with torch.no_grad():
-        tokens = generate(table, torch.tensor([[3]]), 8, LENGTH, temperature=temperature)
-        assert torch.equal(tokens, generate(table, torch.tensor([[3]]), 8, LENGTH, temperature=1e-3))
+        tokens = continue_tokens(table, torch.tensor([[3]]), 8, LENGTH, temperature=temperature)
+        assert torch.equal(tokens, continue_tokens(table, torch.tensor([[3]]), 8, LENGTH, temperature=1e-3))
 
 
 def test_a_prompt_that_nobody_asked_for_gives_way_to_the_first_token_and_one_asked_for_is_refused() -> None:

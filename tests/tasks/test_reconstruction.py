@@ -14,7 +14,7 @@ from dltrain.errors import ConfigError
 from dltrain.metrics.running import Components
 from dltrain.models.autoencoders import ConvAutoencoder, DenseAutoencoder
 from dltrain.tasks.base import GenerateRequest
-from dltrain.tasks.reconstruction import Reconstruction, sparseness, squared_jacobian
+from dltrain.tasks.reconstruction import Reconstruction, sparsity_divergence, squared_jacobian
 
 PICTURE = {"shape": [1, 6, 6], "size": 36, "low": [-1.0], "high": [3.0]}
 LATENT = 3
@@ -84,7 +84,7 @@ def test_what_components_leave_out_is_scikit_learns(kept: int) -> None:
         found.add(rows)
     pca = PCA(kept).fit(x.numpy())
     error = x.numpy() - pca.inverse_transform(pca.transform(x.numpy()))
-    assert found.left_out(kept) == pytest.approx((error**2).sum(1).mean(), rel=1e-4, abs=1e-6)
+    assert found.residual(kept) == pytest.approx((error**2).sum(1).mean(), rel=1e-4, abs=1e-6)
 
 
 def test_a_linear_autoencoder_reaches_the_principal_components_and_no_less() -> None:
@@ -113,20 +113,20 @@ def test_very_large_examples_are_not_compared_with_components() -> None:
 
 def test_masking_blackens_its_share_and_nothing_else() -> None:
     unit = torch.rand(400, 50) + 0.5
-    found = Reconstruction(**PICTURE, corruption="masking", amount=0.3).corrupted(unit)
+    found = Reconstruction(**PICTURE, corruption="masking", amount=0.3).corrupt(unit)
     assert float((found == 0).float().mean()) == pytest.approx(0.3, abs=0.02)
     assert torch.equal(found[found != 0], unit[found != 0])
 
 
 def test_salt_and_pepper_are_alike_in_number() -> None:
     unit = torch.full((400, 50), 0.5)
-    found = Reconstruction(**PICTURE, corruption="salt_and_pepper", amount=0.4).corrupted(unit)
+    found = Reconstruction(**PICTURE, corruption="salt_and_pepper", amount=0.4).corrupt(unit)
     shares = [float((found == value).float().mean()) for value in (0, 1, 0.5)]
     assert shares == pytest.approx([0.2, 0.2, 0.6], abs=0.02)
 
 
 def test_gaussian_noise_has_the_deviation_that_was_asked_for() -> None:
-    apart = Reconstruction(**PICTURE, corruption="gaussian", amount=0.7).corrupted(torch.zeros(200, 100))
+    apart = Reconstruction(**PICTURE, corruption="gaussian", amount=0.7).corrupt(torch.zeros(200, 100))
     assert (float(apart.mean()), float(apart.std())) == pytest.approx((0, 0.7), abs=0.02)
 
 
@@ -138,7 +138,7 @@ def test_the_corrupted_example_is_read_and_the_clean_one_wanted(corruption: str)
     torch.manual_seed(7)
     loss = task.loss(model, {"inputs": x}, 0.0)
     torch.manual_seed(7)
-    torch.testing.assert_close(read[0], 4 * task.corrupted((x + 1) / 4) - 1)
+    torch.testing.assert_close(read[0], 4 * task.corrupt((x + 1) / 4) - 1)
     assert not torch.equal(read[0], x)
     made = model.decoder(model.encoder(read[0])).sigmoid()
     torch.testing.assert_close(loss.total, (made - (x + 1) / 4).square().sum() / 9)
@@ -166,9 +166,9 @@ def test_sparseness_is_the_divergence_by_hand() -> None:
     by_hand = sum(
         target * math.log(target / mean) + (1 - target) * math.log((1 - target) / (1 - mean)) for mean in means
     )
-    assert float(sparseness(torch.tensor(means), target)) == pytest.approx(by_hand, rel=1e-6)
-    assert float(sparseness(torch.tensor([0.05]), target)) == pytest.approx(0, abs=1e-9)
-    assert torch.isfinite(sparseness(torch.tensor([0.0, 1.0]), target))
+    assert float(sparsity_divergence(torch.tensor(means), target)) == pytest.approx(by_hand, rel=1e-6)
+    assert float(sparsity_divergence(torch.tensor([0.05]), target)) == pytest.approx(0, abs=1e-9)
+    assert torch.isfinite(sparsity_divergence(torch.tensor([0.0, 1.0]), target))
 
 
 def test_a_sparse_code_is_compared_by_its_mean_activity() -> None:
@@ -176,7 +176,7 @@ def test_a_sparse_code_is_compared_by_its_mean_activity() -> None:
     task = Reconstruction(**PICTURE, code="sigmoid", sparsity=3.0, sparsity_target=0.1)
     loss = task.loss(model, {"inputs": x}, 0.0)
     code = model.encoder(x).sigmoid()
-    torch.testing.assert_close(loss.parts["sparsity"], 3 * sparseness(code.mean(0), 0.1))
+    torch.testing.assert_close(loss.parts["sparsity"], 3 * sparsity_divergence(code.mean(0), 0.1))
     distance = (model.decoder(code).sigmoid() - (x + 1) / 4).square().sum() / 9
     torch.testing.assert_close(loss.parts["reconstruction"], distance)
     torch.testing.assert_close(loss.total, distance + loss.parts["sparsity"])
@@ -323,7 +323,7 @@ def test_codes_that_never_vary_can_be_drawn_from() -> None:
     ("given", "said"),
     [
         ({"distance": "bernuolli"}, r"task\.distance: .*Did you mean bernoulli"),
-        ({"distance": "bernoulli"}, r"task\.distance: expected mse for data that are not pictures"),
+        ({"distance": "bernoulli"}, r"task\.distance: expected mse for data other than images"),
         ({"corruption": "salt"}, r"task\.corruption: expected one of none gaussian masking salt_and_pepper"),
         ({"corruption": "salt_and_pepper"}, r"task\.corruption: expected gaussian or masking"),
         ({"code": "softmax"}, r"task\.code: expected one of identity relu sigmoid tanh"),

@@ -12,7 +12,7 @@ from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_diverg
 from dltrain.errors import ConfigError
 from dltrain.models.autoencoders import DenseAutoencoder
 from dltrain.tasks.base import GenerateRequest
-from dltrain.tasks.variational import Variational, divergence
+from dltrain.tasks.variational import Variational, kl_from_standard
 
 PICTURE = {"shape": [1, 6, 6], "size": 36, "low": [0.0], "high": [1.0]}
 LATENT = 3
@@ -60,7 +60,7 @@ def evaluate(task: Variational, model: nn.Module, *given: Any, **more: Any) -> A
 def test_the_divergence_equals_sampling_within_one_percent_and_torchs_own() -> None:
     mean, log_variance = drawn(4, 5), 0.5 * drawn(4, 5, seed=1)
     q, p = Normal(mean, torch.exp(0.5 * log_variance)), Normal(0.0, 1.0)
-    closed = divergence(mean, log_variance)
+    closed = kl_from_standard(mean, log_variance)
     torch.manual_seed(0)
     z = q.sample((200_000,))
     sampled = (q.log_prob(z) - p.log_prob(z)).sum(2).mean(0)
@@ -71,21 +71,21 @@ def test_the_divergence_equals_sampling_within_one_percent_and_torchs_own() -> N
 def test_the_bernoulli_likelihood_is_that_of_torch() -> None:
     outputs, wanted = 3 * drawn(5, 1, 6, 6), (drawn(5, 1, 6, 6, seed=1) > 0).float()
     expected = -Bernoulli(logits=outputs).log_prob(wanted).flatten(1).sum(1)
-    torch.testing.assert_close(Variational(**PICTURE).distortion(outputs, wanted), expected)
+    torch.testing.assert_close(Variational(**PICTURE).nll(outputs, wanted), expected)
 
 
 def test_the_gaussian_likelihood_of_pictures_is_on_the_scale_from_black_to_white() -> None:
     task = Variational(**PICTURE, likelihood="gaussian", std=0.3)
     outputs, wanted = drawn(5, 1, 6, 6), drawn(5, 1, 6, 6, seed=1).sigmoid()
     expected = -Normal(outputs.sigmoid(), 0.3).log_prob(wanted).flatten(1).sum(1)
-    torch.testing.assert_close(task.distortion(outputs, wanted), expected)
+    torch.testing.assert_close(task.nll(outputs, wanted), expected)
 
 
 def test_the_gaussian_likelihood_of_other_data_is_in_their_units() -> None:
     task = Variational([4], 4, std=0.3)
     outputs, wanted = drawn(5, 4), drawn(5, 4, seed=1)
     expected = -Normal(outputs, 0.3).log_prob(wanted).sum(1)
-    torch.testing.assert_close(task.distortion(outputs, wanted), expected)
+    torch.testing.assert_close(task.nll(outputs, wanted), expected)
 
 
 def test_the_loss_is_the_public_examples() -> None:
@@ -213,12 +213,12 @@ def test_the_importance_weighted_bound_is_no_worse_and_tightens_with_samples() -
 def test_codes_decoded_in_parts_are_as_many_as_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     x, model = pictures(10), network()
     whole = evaluate(Variational(**PICTURE, importance_samples=300), model, x).metrics
-    monkeypatch.setattr("dltrain.tasks.variational.AT_ONCE", 7 * 360)
+    monkeypatch.setattr("dltrain.tasks.variational.MAX_DECODED", 7 * 360)
     task = Variational(**PICTURE, importance_samples=300)
     parts = evaluate(task, model, x).metrics
     assert parts == pytest.approx(whole, rel=2e-3)
     mean, log_variance = task.posterior(model, x, None)
-    shapes = [found.shape for found in task.weighed(model, x, None, mean, log_variance, torch.Generator())]
+    shapes = [found.shape for found in task.importance_weights(model, x, None, mean, log_variance, torch.Generator())]
     assert shapes == [(300, 10), (300, 10)]
 
 
@@ -336,7 +336,7 @@ def test_a_conditional_model_makes_the_class_that_is_wished_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "label", "said"), [(network(), 1, "told no classes"), (network(conditional=True, classes=3), 3, "0 to 2")]
+    ("model", "label", "said"), [(network(), 1, "not conditional"), (network(conditional=True, classes=3), 3, "0 to 2")]
 )
 def test_a_class_that_the_model_does_not_know_is_refused(model: nn.Module, label: int, said: str) -> None:
     with pytest.raises(ConfigError, match=f"--class: .*{said}"):
@@ -359,7 +359,7 @@ def test_samples_are_judged_beside_the_data_where_features_are_named() -> None:
             return seen[:, 0, :, [0, -1]].mean(1), seen[:, 0, 0]
 
     task, x = Variational(**PICTURE, features="a run"), pictures(300)
-    task.look_through(Ends())
+    task.quality.network = Ends()
     young, trained_up = network(), trained(network(), task, x, 400)
     before, after = (evaluate(task, model.eval(), x).metrics for model in (young, trained_up))
     assert after["frechet"] < 0.2 * before["frechet"] and after["recall"] > before["recall"]
@@ -374,7 +374,7 @@ def test_samples_are_judged_beside_the_data_where_features_are_named() -> None:
     ("given", "said"),
     [
         ({"likelihood": "gausian"}, r"task\.likelihood: .*Did you mean gaussian"),
-        ({"likelihood": "bernoulli"}, r"task\.likelihood: expected gaussian for data that are not pictures"),
+        ({"likelihood": "bernoulli"}, r"task\.likelihood: expected gaussian for data other than images"),
         ({"binarise": True}, r"task\.binarise: expected false"),
     ],
 )
