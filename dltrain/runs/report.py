@@ -10,7 +10,7 @@ from dltrain import redaction
 from dltrain.config.compose import Job
 from dltrain.data.loader import Batches
 from dltrain.loggers.console import Console
-from dltrain.loggers.formatting import format_count, format_duration
+from dltrain.loggers.formatting import format_count, format_duration, format_number
 from dltrain.loggers.tracker import Tracker
 from dltrain.runs.assemble import Components
 from dltrain.runs.metadata import command_line
@@ -167,11 +167,6 @@ def skill_note(gain: float, baselines: dict[str, dict[str, float]]) -> str:
     """Return how a forecast compares with the best naive one, in a sentence."""
     best = min(baselines, key=lambda name: baselines[name]["mae"])
     return f"MAE is {abs(gain):.1%} {'below' if gain >= 0 else 'above'} the best naive forecast ({best})"
-
-
-def format_number(value: float | None) -> str:
-    """Return a number with four significant digits."""
-    return "" if value is None else f"{value:.4g}"
 
 
 def finite_or_none(value: Any) -> Any:
