@@ -27,7 +27,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
 
     console = Console()
     trained = load_trained(rebuild_components(job), path, name, own=True)
-    attach_features(trained.components, job.allow)
+    attach_features(trained.components)
     if getattr(trained.splits, arguments.split) is None:
         expected = "test or train, as the run holds out no examples"
         raise ConfigError(format_error("--split", expected, arguments.split))

@@ -57,23 +57,15 @@ class ClassifierFeatures(nn.Module):
         self.read = inputs[0]
 
 
-def attach_features(components: Components, allow: tuple[str, ...]) -> None:
-    """Give a task that scores generated images the classifier named by ``task.features``, if any.
-
-    Args:
-        components: Those of the run.
-        allow: Module prefixes that the command allows.
-
-    Raises:
-        ConfigError: When ``task.features`` is not a classifier of such images.
-    """
+def attach_features(components: Components) -> None:
+    """Give a task that scores generated images the classifier that ``task.features`` names, if any."""
     folder = components.config["task"].get("features")
     if folder is None or components.task.quality is None:
         return
     device = components.device.device
     # Building a model draws random numbers, which must not change those of the run.
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
-        network = load_features(str(folder), components.data.spec, allow)
+        network = load_features(str(folder), components.data.spec, components.allow)
     components.task.quality.network = network.to(device)
 
 
@@ -95,10 +87,10 @@ def load_features(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> Class
         task, facts = build_task(job, data.spec)
         if not isinstance(task, Classification):
             raise ConfigError(_format_rejection("with the task classification", type(task).__name__.lower(), path))
-        check_same_images(data.spec, spec, path)
+        _check_same_images(data.spec, spec, path)
         model = build_model(job, facts)
         model.load_state_dict(effective_weights(Checkpoints(path).load(BEST)))
-        network = ClassifierFeatures(model, PixelRange(data.spec.low, data.spec.high), describe_classifier(path, job))
+        network = ClassifierFeatures(model, PixelRange(data.spec.low, data.spec.high), _describe_classifier(path, job))
         network(torch.zeros(2, *(spec.shape or ())))
         return network
     except (ConfigError, CheckpointError) as error:
@@ -108,12 +100,8 @@ def load_features(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> Class
         raise ConfigError(_format_rejection("whose model ends in a linear layer", reason, path)) from error
 
 
-def check_same_images(theirs: Spec, ours: Spec, path: Path) -> None:
-    """Refuse a classifier of images of another shape.
-
-    Raises:
-        ConfigError: With both shapes.
-    """
+def _check_same_images(theirs: Spec, ours: Spec, path: Path) -> None:
+    """Refuse a classifier of images of another shape."""
     if ours.low is None:
         raise ConfigError(format_error(KEY, "null, as these data are no pictures from black to white", path))
     if theirs.shape != ours.shape or theirs.low is None:
@@ -121,7 +109,7 @@ def check_same_images(theirs: Spec, ours: Spec, path: Path) -> None:
         raise ConfigError(_format_rejection(f"that tells pictures of {wanted} apart", f"one of {read}", path))
 
 
-def describe_classifier(path: Path, job: Job) -> str:
+def _describe_classifier(path: Path, job: Job) -> str:
     """Return the run of a classifier and its accuracy on its own test split."""
     name = f"{job.choices['model']}-{job.choices['data']}/{path.resolve().name}"
     try:

@@ -49,11 +49,7 @@ def encoders(spec: Spec) -> dict[str, Encode]:
 
 
 def encode(made: Generated, path: Path, spec: Spec) -> bytes:
-    """Return the content of the file `path`, in the format of its extension.
-
-    Raises:
-        ConfigError: When the extension does not fit such examples.
-    """
+    """Return the content of the file `path`, in the format of its extension."""
     fitting = encoders(spec)
     if path.suffix.lower() not in fitting:
         shape = "x".join(map(str, spec.shape or ()))

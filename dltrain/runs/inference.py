@@ -48,11 +48,7 @@ class Trained:
     notes: tuple[str, ...] = ()
 
     def predict(self, files: InputFiles, asked: Mapping[str, Any]) -> Iterator[list[dict[str, Any]]]:
-        """Yield the predictions for a user's inputs, some lines at a time.
-
-        Args:
-            files: The inputs.
-            asked: Further arguments of `Task.predict`.
+        """Yield the predictions for a user's inputs, some lines at a time; `asked` goes to `Task.predict`.
 
         Raises:
             ConfigError: When an input cannot be read; predictions for those before it have been yielded.
@@ -78,14 +74,7 @@ class Trained:
 
 
 def rebuild_components(job: Job) -> Components:
-    """Return the components of a trained run, before its data are loaded.
-
-    Args:
-        job: The job of the run's folder, with the keys that were overridden.
-
-    Raises:
-        ConfigError: When the run's data have moved, or the job is invalid.
-    """
+    """Return the components of a trained run, before its data are loaded."""
     with explain_missing_data():
         return build_components(job)
 
@@ -94,14 +83,9 @@ def load_trained(components: Components, path: Path, name: str, own: bool = Fals
     """Return the trained model of a run.
 
     Args:
-        components: Those of the run.
         path: The run's folder.
         name: The checkpoint: ``best.pt``, ``last.pt`` or a file in ``checkpoints/``.
         own: Refuse data other than those that the run was trained on, instead of warning.
-
-    Raises:
-        ConfigError: When the run's data cannot be read or differ.
-        CheckpointError: When the checkpoint is missing, damaged, or of another model.
     """
     with explain_missing_data():
         splits = components.data.load()
@@ -113,18 +97,14 @@ def load_trained(components: Components, path: Path, name: str, own: bool = Fals
         raise ConfigError(
             format_error(f"data ({others})", "those the run was trained on", "others", f"{hint}. {other}.")
         )
-    check_class_names(components, path)
+    _check_class_names(components, path)
     fitted = "; scales and names come from them" * getattr(components.data, "fitted", True)
     notes = (f"data ({others}): not those it was trained on{fitted}",) if others else ()
     return Trained(components, splits, restore_weights(components, path, name), notes)
 
 
-def check_class_names(components: Components, path: Path) -> None:
-    """Refuse data whose classes have other names than those that the model was trained on.
-
-    Raises:
-        ConfigError: With the names of both.
-    """
+def _check_class_names(components: Components, path: Path) -> None:
+    """Refuse data whose classes have other names than those that the model was trained on."""
     try:
         config = yaml.safe_load(safe_read.read_yaml_text(path / run_files.CONFIG))
     except (OSError, ValueError, YAMLError):
@@ -141,11 +121,7 @@ def eval_batches(components: Components, splits: Splits, split: str) -> Batches:
 
 
 def restore_weights(components: Components, path: Path, name: str) -> int:
-    """Load the weights of a run's checkpoint, switch the model to evaluation mode, and return the checkpoint's step.
-
-    Raises:
-        CheckpointError: When the checkpoint is missing, damaged, or of another model.
-    """
+    """Load the weights of a run's checkpoint, switch the model to evaluation mode, and return the checkpoint's step."""
     saved = Checkpoints(path)
     try:
         state = saved.load(name)
@@ -158,7 +134,7 @@ def restore_weights(components: Components, path: Path, name: str) -> int:
         raise CheckpointError(
             *error.problems, *([f"Another checkpoint is available: --checkpoint {other}"] * there)
         ) from None
-    load_weights(components, state, path / run_files.CHECKPOINTS / name)
+    _load_weights(components, state, path / run_files.CHECKPOINTS / name)
     components.model.eval()
     return state["loop"]["step"]
 
@@ -176,12 +152,8 @@ def explain_missing_data() -> Iterator[None]:
         raise ConfigError(*error.problems, where) from error
 
 
-def load_weights(components: Components, state: dict[str, Any], file: Path) -> None:
-    """Load the weights of a checkpoint, the averaged ones if there are any.
-
-    Raises:
-        CheckpointError: When they do not fit the model.
-    """
+def _load_weights(components: Components, state: dict[str, Any], file: Path) -> None:
+    """Load the weights of a checkpoint, the averaged ones if there are any."""
     try:
         components.model.load_state_dict(effective_weights(state))
         components.task.load_state_dict(state["task"])

@@ -28,9 +28,6 @@ def open_run(name: str, typed: list[str]) -> tuple[Path, Job, Changes]:
     Args:
         name: The run's folder, or ``latest``.
         typed: The overrides of this command; only they allow modules.
-
-    Raises:
-        ConfigError: When there is no such run, or an override is wrong.
     """
     path = find_run(name)
     return path, *revise_job(load_job(path, overrides.allowed_modules(typed)), typed)
@@ -50,7 +47,7 @@ def load_job(path: Path, allow: Iterable[str] = ()) -> Job:
     try:
         content = plain.from_yaml(safe_read.read_yaml_text(file))
         choices, dirs = content["choices"], content["config_dirs"]
-        check_types(content["config"], choices, [*content["overrides"], *dirs])
+        _check_types(content["config"], choices, [*content["overrides"], *dirs])
         content = renamed.upgrade(content)
         config, typed = content["config"], content["overrides"]
         interpolation.refuse_assembled(config, file)
@@ -66,12 +63,8 @@ def load_job(path: Path, allow: Iterable[str] = ()) -> Job:
         ) from None
 
 
-def check_types(config: Any, choices: Mapping[str, Any], words: Iterable[Any]) -> None:
-    """Refuse values of types that no job has.
-
-    Raises:
-        ValueError: Saying which.
-    """
+def _check_types(config: Any, choices: Mapping[str, Any], words: Iterable[Any]) -> None:
+    """Refuse values of types that no job has."""
     if not all(isinstance(choices.get(group), str) for group in ("model", "data", "task")):
         raise ValueError("it chooses no model, data or task")
     if not all(isinstance(word, str) for word in (*choices, *choices.values(), *words)):
@@ -100,17 +93,12 @@ def find_run(name: str) -> Path:
     Raises:
         ConfigError: Naming the nearest runs, or an entry of the folder that is neither a file nor a folder.
     """
-    path = latest_run() if name == "latest" else locate_run(name)
+    path = _latest_run() if name == "latest" else _locate_run(name)
     folder_checks.refuse_special(path)
     return path
 
 
-def latest_run() -> Path:
-    """Return the run below the default folder that was active last.
-
-    Raises:
-        ConfigError: When there is none.
-    """
+def _latest_run() -> Path:
     root = compose.default_root()
     found = max(list_runs(root), key=index.last_active, default=None)
     if found is None:
@@ -118,18 +106,13 @@ def latest_run() -> Path:
     return found
 
 
-def locate_run(name: str) -> Path:
-    """Return the folder of the run at a path.
-
-    Raises:
-        ConfigError: Naming the nearest runs.
-    """
+def _locate_run(name: str) -> Path:
     path, root = Path(name).expanduser(), compose.default_root()
     if (path / run_files.JOB).exists():
         return path
     known = {str(run): run for start in (path.parent, root) if start.is_dir() for run in list_runs(start)}
     known.pop(str(path), None)  # without job.yaml it cannot be meant
-    close = suggest(str(path), known) or suggest_run(path.name, known.values())
+    close = suggest(str(path), known) or _suggest_run(path.name, known.values())
     below = [str(run) for run in list_runs(path)][:3] if path.is_dir() else []
     if (path / run_files.SWEEP).is_file():
         below.append(f"and a sweep, which its own command resumes with -m sweep.resume={path}")
@@ -137,7 +120,7 @@ def locate_run(name: str) -> Path:
     raise ConfigError(format_error("RUN", "the folder of a run, or latest", name, hint))
 
 
-def suggest_run(name: str, known: Iterable[Path]) -> str:
+def _suggest_run(name: str, known: Iterable[Path]) -> str:
     """Return a sentence that proposes the run whose folder's name is closest to `name`."""
     names = {run.name: run for run in known}
     close = suggest(name, names)
@@ -151,11 +134,7 @@ def list_runs(root: Path) -> list[Path]:
 
 
 def previous_run(job: Job) -> Path | None:
-    """Return the run that the same command with ``trainer.resume=auto`` has started before, or None.
-
-    Raises:
-        ConfigError: When the command names no folder.
-    """
+    """Return the run that the same command with ``trainer.resume=auto`` has started before, or None."""
     if job.run_dir is None:
         expected = "hydra.run.dir=FOLDER with auto, the same each time"
         raise ConfigError(format_error("trainer.resume", expected, "none"))

@@ -20,16 +20,7 @@ PREDICT = ("device.", "task.features", "allow_targets")  # prefixes
 
 
 def check_resume(changes: Changes, run: str, precision: str) -> None:
-    """Refuse changes that would alter the training steps of a resumed run.
-
-    Args:
-        changes: What the command overrides.
-        run: The run's folder, for the message.
-        precision: The run's `device.precision`.
-
-    Raises:
-        ConfigError: With the difference for each key.
-    """
+    """Refuse changes that would alter the training steps of the resumed run in the folder `run`."""
     # With fp16 the schedule learns of skipped steps when losses are read back, which log_every decides.
     free = [key for key in RESUME if precision != "fp16" or key != "trainer.log_every"]
     fixed = [k for k in changes if k not in free and (not k.startswith("device.") or k == "device.precision")]
@@ -48,11 +39,7 @@ def extends_training(changes: Changes) -> bool:
 
 
 def check_predict(changes: Changes) -> None:
-    """Refuse changes that a trained model was not made for.
-
-    Raises:
-        ConfigError: With the difference for each key.
-    """
+    """Refuse changes that a trained model was not made for."""
     data = [f"data.{name}" for name in PREDICT_DATA]
     free = f"Only device. and data.{{{','.join(PREDICT_DATA)}}} may change."
     lines = [

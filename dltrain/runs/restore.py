@@ -17,12 +17,7 @@ from dltrain.training.stages import Stages
 
 
 class SavedState(NamedTuple):
-    """A checkpoint that has been loaded.
-
-    Args:
-        name: Of its file.
-        content: The state of the loop and all that it turns.
-    """
+    """A loaded checkpoint: the name of its file, and the state of the loop and of its parts."""
 
     name: str
     content: dict[str, Any]
@@ -47,11 +42,7 @@ def newest_checkpoint(path: Path) -> tuple[SavedState | None, list[str]]:
 
 
 def check_not_shorter(saved: SavedState, components: Components, batches: dict[str, Batches]) -> None:
-    """Refuse a run that would end before the step that it has reached.
-
-    Raises:
-        ConfigError: Naming both numbers of steps.
-    """
+    """Refuse a run that would end before the step that it has reached."""
     steps = Stages(components.task.stages(components.model), batches, components.trainer).steps
     if steps < saved.step:
         taken = f"at least the {saved.step:,} steps already taken"

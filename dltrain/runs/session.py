@@ -57,13 +57,9 @@ class Session:
     """Training of a run in its folder, from a checkpoint or from the beginning.
 
     Args:
-        job: The run's configuration and command.
-        components: Its data, task, model and device.
         batches: Split -> batches.
-        console: Where messages go.
         home: The run's folder, locked.
         timer: Counts from the start of the command.
-        stop: Handles signals.
         standalone: The run is not part of a sweep.
         saved: The checkpoint to resume from, or None.
         is_new: The folder held no run before.

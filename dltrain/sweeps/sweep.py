@@ -131,7 +131,7 @@ class Sweep:
 
         job, path = self.jobs[row.job], self.paths[row.job]
         if path.is_dir():
-            outcome = resume(job, path, self.console, started, standalone=False, stop=self.stop)
+            outcome = resume(job, path, self.console, started, self.stop)
         else:
             outcome = train(job, self.console, started, str(path), self.stop)
         row.state, row.error, row.folder = outcome.state, outcome.error, str(outcome.folder)
