@@ -51,7 +51,6 @@ def _refuse_existing(path: Path, force: bool) -> None:
 
 
 def _write(path: Path, content: bytes, force: bool) -> None:
-    """Write a file atomically; without ``force`` only a new one."""
     _refuse_existing(path, force)
     try:
         write_atomic(path, content)

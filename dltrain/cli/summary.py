@@ -25,7 +25,6 @@ def main(arguments: argparse.Namespace, started: float) -> int:
 
 
 def _print_summary(summary: "Summary", job: Job) -> None:
-    """Print the table and the totals on standard output."""
     batch_size = job.resolved["data"]["batch_size"]
     rows = [
         [

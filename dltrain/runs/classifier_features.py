@@ -15,7 +15,6 @@ from dltrain.runs.assemble import Components, build_model, build_task
 from dltrain.storage import run_files
 from dltrain.storage.checkpoint_format import STATE_ERRORS, effective_weights
 from dltrain.storage.checkpoints import Checkpoints
-from dltrain.storage.run_files import BEST
 from dltrain.tasks.classification import Classification
 from dltrain.tasks.pixel_range import PixelRange
 
@@ -89,7 +88,7 @@ def load_features(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> Class
             raise ConfigError(_format_rejection("with the task classification", type(task).__name__.lower(), path))
         _check_same_images(data.spec, spec, path)
         model = build_model(job, facts)
-        model.load_state_dict(effective_weights(Checkpoints(path).load(BEST)))
+        model.load_state_dict(effective_weights(Checkpoints(path).load(run_files.BEST)))
         network = ClassifierFeatures(model, PixelRange(data.spec.low, data.spec.high), _describe_classifier(path, job))
         network(torch.zeros(2, *(spec.shape or ())))
         return network
@@ -101,7 +100,6 @@ def load_features(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> Class
 
 
 def _check_same_images(theirs: Spec, ours: Spec, path: Path) -> None:
-    """Refuse a classifier of images of another shape."""
     if ours.low is None:
         raise ConfigError(format_error(KEY, "null, as these data are no pictures from black to white", path))
     if theirs.shape != ours.shape or theirs.low is None:

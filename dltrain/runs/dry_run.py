@@ -150,7 +150,6 @@ def _explain(components: Components, job: Job, batch: Batch, held: Batch, error:
 
 
 def _failing_module(error: Exception) -> str:
-    """Return the kind of the innermost module in which an error occurred."""
     owners = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
     return next((type(owner).__name__ for owner in reversed(owners) if isinstance(owner, nn.Module)), "the loss")
 

@@ -73,7 +73,6 @@ def _grid(made: Generated) -> bytes:
 
 
 def _pad_row(row: Tensor, columns: int) -> Tensor:
-    """A row of a grid, padded with white."""
     return torch.cat([row, row.new_ones(columns - len(row), *row.shape[1:])])
 
 

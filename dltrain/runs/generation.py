@@ -81,7 +81,6 @@ def _explain_out_of_memory(count: int) -> Iterator[None]:
 
 
 def _read_inputs(components: Components, splits: Splits, names: Sequence[str]) -> Tensor:
-    """Return a user's examples as the model takes them."""
     pieces = components.data.inputs(InputFiles(tuple(names)))
     device = components.device.device
     batches = (Batches(Source(piece.rows, splits.test.prepare), BATCH_SIZE, device) for piece in pieces)

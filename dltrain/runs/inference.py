@@ -24,7 +24,6 @@ from dltrain.runs.dry_run import source_batches
 from dltrain.storage import run_files, safe_read
 from dltrain.storage.checkpoint_format import STATE_ERRORS, effective_weights
 from dltrain.storage.checkpoints import Checkpoints
-from dltrain.storage.run_files import BEST
 from dltrain.tasks.base import Evaluation
 from dltrain.training.evaluation import evaluate
 
@@ -104,7 +103,6 @@ def load_trained(components: Components, path: Path, name: str, own: bool = Fals
 
 
 def _check_class_names(components: Components, path: Path) -> None:
-    """Refuse data whose classes have other names than those that the model was trained on."""
     try:
         config = yaml.safe_load(safe_read.read_yaml_text(path / run_files.CONFIG))
     except (OSError, ValueError, YAMLError):
@@ -121,7 +119,7 @@ def eval_batches(components: Components, splits: Splits, split: str) -> Batches:
 
 
 def restore_weights(components: Components, path: Path, name: str) -> int:
-    """Load the weights of a run's checkpoint, switch the model to evaluation mode, and return the checkpoint's step."""
+    """Load a checkpoint's weights, averaged if there are such, for evaluation; return its step."""
     saved = Checkpoints(path)
     try:
         state = saved.load(name)
@@ -129,12 +127,18 @@ def restore_weights(components: Components, path: Path, name: str) -> int:
         if not any(saved.path.glob("*.pt")):
             ways = f"Resume the run with dltrain resume {path}, or start it again with dltrain rerun {path}"
             raise CheckpointError(f"{path}: no checkpoint was written yet. {ways}") from None
-        other = "best" if name != BEST else "last"
+        other = "best" if name != run_files.BEST else "last"
         there = (saved.path / saved.resolve(f"{other}.pt")).is_file()
         raise CheckpointError(
             *error.problems, *([f"Another checkpoint is available: --checkpoint {other}"] * there)
         ) from None
-    _load_weights(components, state, path / run_files.CHECKPOINTS / name)
+    try:
+        components.model.load_state_dict(effective_weights(state))
+        components.task.load_state_dict(state["task"])
+    except STATE_ERRORS as error:
+        reason = " ".join(map(str.strip, str(error).splitlines()[:2])) or type(error).__name__
+        file = path / run_files.CHECKPOINTS / name
+        raise CheckpointError(f"{file}: refused, it does not fit this model: {reason}") from None
     components.model.eval()
     return state["loop"]["step"]
 
@@ -150,17 +154,6 @@ def explain_missing_data() -> Iterator[None]:
         needed = "The run's own data are needed, because normalization and names are fitted on them"
         where = f"data: {needed}; data.path=... or data.root=... sets their location."
         raise ConfigError(*error.problems, where) from error
-
-
-def _load_weights(components: Components, state: dict[str, Any], file: Path) -> None:
-    """Load the weights of a checkpoint, the averaged ones if there are any."""
-    try:
-        components.model.load_state_dict(effective_weights(state))
-        components.task.load_state_dict(state["task"])
-    except STATE_ERRORS as error:
-        wrong = str(error).splitlines()[:2] or [type(error).__name__]
-        reason = " ".join(line.strip() for line in wrong)
-        raise CheckpointError(f"{file}: refused, it does not fit this model: {reason}") from None
 
 
 def json_values(value: Any) -> Any:

@@ -64,7 +64,6 @@ def load_job(path: Path, allow: Iterable[str] = ()) -> Job:
 
 
 def _check_types(config: Any, choices: Mapping[str, Any], words: Iterable[Any]) -> None:
-    """Refuse values of types that no job has."""
     if not all(isinstance(choices.get(group), str) for group in ("model", "data", "task")):
         raise ValueError("it chooses no model, data or task")
     if not all(isinstance(word, str) for word in (*choices, *choices.values(), *words)):
@@ -93,38 +92,30 @@ def find_run(name: str) -> Path:
     Raises:
         ConfigError: Naming the nearest runs, or an entry of the folder that is neither a file nor a folder.
     """
-    path = _latest_run() if name == "latest" else _locate_run(name)
+    root, path = compose.default_root(), Path(name).expanduser()
+    if name == "latest":
+        if not (runs := list_runs(root)):
+            raise ConfigError(format_error("RUN", f"a run below {root}", "latest", "There is none."))
+        path = max(runs, key=index.last_active)
+    elif not (path / run_files.JOB).exists():
+        raise ConfigError(format_error("RUN", "the folder of a run, or latest", name, _hint(path, root)))
     folder_checks.refuse_special(path)
     return path
 
 
-def _latest_run() -> Path:
-    root = compose.default_root()
-    found = max(list_runs(root), key=index.last_active, default=None)
-    if found is None:
-        raise ConfigError(format_error("RUN", f"a run below {root}", "latest", "There is none."))
-    return found
-
-
-def _locate_run(name: str) -> Path:
-    path, root = Path(name).expanduser(), compose.default_root()
-    if (path / run_files.JOB).exists():
-        return path
-    known = {str(run): run for start in (path.parent, root) if start.is_dir() for run in list_runs(start)}
-    known.pop(str(path), None)  # without job.yaml it cannot be meant
-    close = suggest(str(path), known) or _suggest_run(path.name, known.values())
+def _hint(path: Path, root: Path) -> str:
+    """Return a sentence on the runs in and near a folder that is none."""
     below = [str(run) for run in list_runs(path)][:3] if path.is_dir() else []
     if (path / run_files.SWEEP).is_file():
         below.append(f"and a sweep, which its own command resumes with -m sweep.resume={path}")
-    hint = f"It contains {' '.join(below)}." if below else close or f"dltrain runs {root} lists what there is."
-    raise ConfigError(format_error("RUN", "the folder of a run, or latest", name, hint))
-
-
-def _suggest_run(name: str, known: Iterable[Path]) -> str:
-    """Return a sentence that proposes the run whose folder's name is closest to `name`."""
-    names = {run.name: run for run in known}
-    close = suggest(name, names)
-    return f"Did you mean {names[close[13:-1]]}?" if close else ""
+    if below:
+        return f"It contains {' '.join(below)}."
+    known = {str(run): run for start in (path.parent, root) if start.is_dir() for run in list_runs(start)}
+    known.pop(str(path), None)  # without job.yaml it cannot be meant
+    names = {run.name: str(run) for run in known.values()}
+    close = suggest(path.name, names).removeprefix("Did you mean ").removesuffix("?")
+    by_name = f"Did you mean {names[close]}?" if close else ""
+    return suggest(str(path), known) or by_name or f"dltrain runs {root} lists what there is."
 
 
 def list_runs(root: Path) -> list[Path]:

@@ -32,7 +32,6 @@ def summarize_job(job: Job, shape: tuple[int, ...] | None, outputs: int | None) 
 
 
 def _shape_facts(job: Job, shape: tuple[int, ...], outputs: int) -> tuple[dict[str, Any], Tensor]:
-    """Return the facts that follow from a shape, and an example of it."""
     needed = instantiate.required_facts(job.resolved["model"], "model", job.allow)
     is_text = "vocabulary" in needed
     if is_text:
@@ -55,7 +54,6 @@ def _axis_facts(shape: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _data_facts(job: Job) -> tuple[dict[str, Any], Tensor]:
-    """Return the facts of the job's data and task, and an example; no data are loaded."""
     data: Data = instantiate.build(job.resolved["data"], "data", job.allow)
     _, facts = build_task(job, data.spec)
     dtype = torch.float32 if data.spec.vocabulary is None else torch.int64

@@ -25,13 +25,7 @@ SHOWN_BAD_SAMPLES = 3
 
 @dataclass
 class Report:
-    """Printed and stored summaries of one run.
-
-    Args:
-        batches: Split -> batches.
-        folder: The run's folder.
-        standalone: The run is not part of a sweep, so its metrics go to standard output.
-    """
+    """Printed and stored summaries of one run; its metrics go to standard output unless a sweep runs it."""
 
     job: Job
     components: Components

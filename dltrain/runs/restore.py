@@ -11,7 +11,6 @@ from dltrain.runs.assemble import Components
 from dltrain.storage import run_files
 from dltrain.storage.checkpoint_format import STATE_ERRORS
 from dltrain.storage.checkpoints import Checkpoints
-from dltrain.storage.run_files import BEST, EVENTS, METRICS
 from dltrain.training.loop import Loop
 from dltrain.training.stages import Stages
 
@@ -52,7 +51,7 @@ def check_not_shorter(saved: SavedState, components: Components, batches: dict[s
 
 def warn_missing_logs(run: Path, step: int, console: Console) -> None:
     """Warn when a run that has taken steps has lost its logs: a checkpoint does not contain them."""
-    lost = [name for name in (METRICS, EVENTS) if not any(run.glob(f"{name}*"))]
+    lost = [name for name in (run_files.METRICS, run_files.EVENTS) if not any(run.glob(f"{name}*"))]
     if step and lost:
         console.warning(f"{' and '.join(lost)}: missing, the log up to step {step} is lost")
 
@@ -68,7 +67,7 @@ def restore_loop(loop: Loop, saved: SavedState, checkpoints: Checkpoints, consol
     except STATE_ERRORS as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise CheckpointError(f"{saved.name}: refused, this run cannot resume from it. {reason}") from error
-    best = checkpoints.path / checkpoints.resolve(BEST)
+    best = checkpoints.path / checkpoints.resolve(run_files.BEST)
     if loop.state.best is not None and (damage := checkpoints.find_damage(best)):
         console.warning(f"{best}: ignored, {damage}; the best checkpoint is now searched from here on")
         loop.state.reset_best()

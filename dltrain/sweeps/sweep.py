@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 
 from dltrain import redaction
@@ -41,30 +42,26 @@ def run_sweep(jobs: list[Job], console: Console, typed: list[str]) -> int:
         return Sweep(jobs, chosen, [home.path / name for name in names], home, console, command).run(swept)
 
 
+@dataclass
 class Sweep:
     """A sweep in its folder.
 
     Args:
-        jobs: All combinations, in order.
         chosen: For each job, the values by which it differs from the others.
         paths: For each job, its folder.
         home: The sweep's folder, locked.
-        console: Where messages go.
         command: The command that started the sweep.
     """
 
-    def __init__(
-        self,
-        jobs: list[Job],
-        chosen: list[dict[str, str]],
-        paths: list[Path],
-        home: run_dir.RunDir,
-        console: Console,
-        command: str,
-    ) -> None:
-        self.jobs, self.chosen, self.paths = jobs, chosen, paths
-        self.home, self.console, self.command = home, console, command
-        found = (load_result(number, chosen[number], path) for number, path in enumerate(paths))
+    jobs: list[Job]
+    chosen: list[dict[str, str]]
+    paths: list[Path]
+    home: run_dir.RunDir
+    console: Console
+    command: str
+
+    def __post_init__(self) -> None:
+        found = (load_result(number, self.chosen[number], path) for number, path in enumerate(self.paths))
         self.rows = {row.job: row for row in found if row is not None}
         self.stop = Stop()
         self.code = 130  # of an interrupted sweep

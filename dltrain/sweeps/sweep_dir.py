@@ -89,7 +89,6 @@ def _check_free(path: Path, names: Iterable[str], locked: bool = False) -> None:
 
 
 def _reopen_sweep_dir(path: Path, content: dict[str, Any]) -> run_dir.RunDir:
-    """Return the locked folder of a sweep with the same jobs as the command."""
     _check_no_links(path, [job["folder"] for job in content["jobs"]])
     wrong = list(_job_differences(path, _read_sweep(path), json.loads(json.dumps(content))))
     if wrong:
