@@ -69,16 +69,7 @@ def attach_features(components: Components) -> None:
 
 
 def load_features(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> ClassifierFeatures:
-    """Return the classifier of a run, with its best weights.
-
-    Args:
-        folder: The run's.
-        spec: Facts of the images to score.
-        allow: Module prefixes that the command allows.
-
-    Raises:
-        ConfigError: When the run has no classifier of such images; the message names ``task.features``.
-    """
+    """Return the classifier of the run in `folder`, with its best weights, for images as `spec` describes them."""
     path = _find_classifier(folder)
     try:
         job = stored.load_job(path, allow)

@@ -25,9 +25,6 @@ def check_facts(job: Job, group: str, facts: Facts) -> None:
     Args:
         group: ``task`` or ``model``.
         facts: What is stated, by name; None is not stated.
-
-    Raises:
-        ConfigError: Naming the missing facts and the options that would fit.
     """
     needed = instantiate.required_facts(job.resolved[group], group, job.allow)
     missing = [fact for fact in needed if facts.get(fact) is None]

@@ -30,11 +30,9 @@ def generate(
     """Generate examples, with pixels in [0, 1].
 
     Args:
-        components: What the run was built of, with trained weights.
         count: Number of examples; with ``inputs`` there is one for each of those.
         seed: Random seed, at least 0.
         label: The class to generate, or None for all.
-        interpolate: Whether to interpolate between samples.
         inputs: Files and folders of examples to reconstruct.
 
     Raises:

@@ -34,11 +34,7 @@ def open_run(name: str, typed: list[str]) -> tuple[Path, Job, Changes]:
 
 
 def load_job(path: Path, allow: Iterable[str] = ()) -> Job:
-    """Return the job of the run in a folder.
-
-    Args:
-        path: The run's folder.
-        allow: Module prefixes that the command line allows; those in the folder are ignored.
+    """Return the job of the run in a folder; its own ``allow_targets`` are replaced by `allow`.
 
     Raises:
         ConfigError: When ``job.yaml`` cannot be read or is not one of a run.
@@ -87,11 +83,7 @@ def _named_arguments(config: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
 
 
 def find_run(name: str) -> Path:
-    """Return the folder of a run, given its path or ``latest``, the run that was active last.
-
-    Raises:
-        ConfigError: Naming the nearest runs, or an entry of the folder that is neither a file nor a folder.
-    """
+    """Return the folder of a run, given its path or ``latest``, the run that was active last."""
     root, path = compose.default_root(), Path(name).expanduser()
     if name == "latest":
         if not (runs := list_runs(root)):

@@ -16,15 +16,12 @@ from dltrain.runs.compatibility import TASK_FACTS
 
 
 def summarize_job(job: Job, shape: tuple[int, ...] | None, outputs: int | None) -> Summary:
-    """Summarize the model and a training step of a job.
-
-    Args:
-        job: The composed job.
-        shape: Sizes of one example without the batch, or None for the shape of the job's data.
-        outputs: Number of outputs, if a shape is given.
-    """
+    """Summarize the model and a training step, for the job's data or for one example's shape and number of outputs."""
     if shape is None or outputs is None:
-        facts, example = _data_facts(job)
+        data: Data = instantiate.build(job.resolved["data"], "data", job.allow)
+        _, facts = build_task(job, data.spec)
+        dtype = torch.float32 if data.spec.vocabulary is None else torch.int64
+        example = torch.zeros(data.spec.shape or (), dtype=dtype, device="meta")
     else:
         facts, example = _shape_facts(job, shape, outputs)
     build = functools.partial(build_model, job, facts)
@@ -51,13 +48,6 @@ def _axis_facts(shape: tuple[int, ...]) -> dict[str, Any]:
         image = {"channels": channels, "height": height, "width": width}
         return {**image, "features": channels * width, "length": height}
     return {"length": shape[0], "features": shape[1], "columns": shape[1]} if len(shape) == 2 else {}
-
-
-def _data_facts(job: Job) -> tuple[dict[str, Any], Tensor]:
-    data: Data = instantiate.build(job.resolved["data"], "data", job.allow)
-    _, facts = build_task(job, data.spec)
-    dtype = torch.float32 if data.spec.vocabulary is None else torch.int64
-    return facts, torch.zeros(data.spec.shape or (), dtype=dtype, device="meta")
 
 
 def _optimizer_states(job: Job) -> int:

@@ -125,7 +125,6 @@ def check_same_data(path: Path, now: Mapping[str, str], skipping: bool) -> None:
     """Refuse to resume a run with other data.
 
     Args:
-        path: The run's folder.
         now: Split -> fingerprint.
         skipping: Unreadable examples are skipped, so file sizes may differ.
     """

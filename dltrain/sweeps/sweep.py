@@ -27,9 +27,6 @@ def run_sweep(jobs: list[Job], console: Console, typed: list[str]) -> int:
 
     Returns:
         0, 1 if a job failed, or 130 or 143 if Ctrl-C or SIGTERM ended the sweep.
-
-    Raises:
-        ConfigError: When the sweep cannot start or resume.
     """
     values = [_override_values(job) for job in jobs]
     swept = [key for key in values[0] if len({found[key] for found in values}) > 1]  # as they were typed

@@ -23,7 +23,6 @@ def open_sweep_dir(jobs: list[Job], names: list[str], command: str) -> run_dir.R
     """Return the locked folder of a sweep: a new one, or that of the sweep to resume.
 
     Args:
-        jobs: The jobs of the command.
         names: For each job, the name of its folder.
         command: The command, without ``sweep.resume``.
 
