@@ -18,17 +18,11 @@ def main(arguments: argparse.Namespace, started: float) -> int:
 
     summary = summarize_job(job, arguments.input, arguments.outputs)
     batch_size = job.resolved["data"]["batch_size"]
-    rows = [
-        [
-            row.name,
-            row.kind,
-            "x".join(map(str, row.shape[1:])),
-            f"{row.parameters:,}",
-            f"{row.multiply_adds // batch_size:,}",
-            "x".join(map(str, row.receptive_field or ())),
-        ]
-        for row in summary.rows
-    ]
+    rows = []
+    for row in summary.rows:
+        output, field = ("x".join(map(str, sizes)) for sizes in (row.shape[1:], row.receptive_field or ()))
+        operations = row.multiply_adds // batch_size
+        rows.append([row.name, row.kind, output, f"{row.parameters:,}", f"{operations:,}", field])
     memory = summary.memory
     kinds = ("parameters", "gradients", "optimizer", "activations")
     shares = ", ".join(f"{kind} {_format_bytes(getattr(memory, kind))}" for kind in kinds)

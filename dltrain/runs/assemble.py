@@ -34,7 +34,6 @@ class Components:
         allow: Module prefixes that the command allows YAML to name.
         data: The data set, not loaded yet.
         model: The model on its device, with its initial weights.
-        notes: Messages for the start of the run.
         fingerprint: Split -> fingerprint of its data, once they are loaded.
     """
 

@@ -109,9 +109,8 @@ def _describe_classifier(path: Path, job: Job) -> str:
 
 def _find_classifier(folder: str) -> Path:
     if folder == "latest":
-        raise ConfigError(
-            format_error(KEY, "the folder of a run", folder, "Another run will be the latest one tomorrow.")
-        )
+        hint = "Another run will be the latest one tomorrow."
+        raise ConfigError(format_error(KEY, "the folder of a run", folder, hint))
     try:
         return stored.find_run(folder)
     except ConfigError as error:

@@ -20,12 +20,7 @@ OTHER_TARGETS = {
 
 
 def check_facts(job: Job, group: str, facts: Facts) -> None:
-    """Refuse a task or a model that needs a fact which the data, or the task, do not state.
-
-    Args:
-        group: ``task`` or ``model``.
-        facts: What is stated, by name; None is not stated.
-    """
+    """Refuse a ``task`` or ``model``, the `group`, that needs a fact which is missing or None in `facts`."""
     needed = instantiate.required_facts(job.resolved[group], group, job.allow)
     missing = [fact for fact in needed if facts.get(fact) is None]
     if not missing:

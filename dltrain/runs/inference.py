@@ -38,7 +38,6 @@ class Trained:
         components: Data, task and device, and the model in evaluation mode.
         splits: The run's own data; their ``prepare`` applies what was fitted on them.
         step: Optimizer steps of the checkpoint.
-        notes: Warnings for the user.
     """
 
     components: Components
@@ -93,9 +92,8 @@ def load_trained(components: Components, path: Path, name: str, own: bool = Fals
     if others and own and getattr(components.data, "fitted", True):
         hint = "Normalization and classes are fitted on them; data.path= or data.root= sets their location"
         other = f"For predictions on other data: dltrain predict {path} INPUT"
-        raise ConfigError(
-            format_error(f"data ({others})", "those the run was trained on", "others", f"{hint}. {other}.")
-        )
+        expected = "those the run was trained on"
+        raise ConfigError(format_error(f"data ({others})", expected, "others", f"{hint}. {other}."))
     _check_class_names(components, path)
     fitted = "; scales and names come from them" * getattr(components.data, "fitted", True)
     notes = (f"data ({others}): not those it was trained on{fitted}",) if others else ()

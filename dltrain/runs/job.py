@@ -23,12 +23,7 @@ def dump_job(job: Job) -> str:
 
 
 def open_run(name: str, typed: list[str]) -> tuple[Path, Job, Changes]:
-    """Return a run's folder, its job with overrides applied, and what they change.
-
-    Args:
-        name: The run's folder, or ``latest``.
-        typed: The overrides of this command; only they allow modules.
-    """
+    """Return a run's folder, its job with overrides applied, and what they change; only `typed` allows modules."""
     path = find_run(name)
     return path, *revise_job(load_job(path, overrides.allowed_modules(typed)), typed)
 
@@ -50,13 +45,11 @@ def load_job(path: Path, allow: Iterable[str] = ()) -> Job:
         config["allow_targets"] = list(allow)
         return Job(config, dict(choices), tuple(typed), None, None, tuple(dirs), tuple(allow))
     except OSError as error:
-        raise ConfigError(
-            format_error("RUN", f"the folder of a run, with {run_files.JOB}", path, f"{error.strerror}.")
-        ) from None
+        expected = f"the folder of a run, with {run_files.JOB}"
+        raise ConfigError(format_error("RUN", expected, path, f"{error.strerror}.")) from None
     except (YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(
-            format_error("RUN", f"a {run_files.JOB} that can be read", file, str(error).split("\n")[0])
-        ) from None
+        expected = f"a {run_files.JOB} that can be read"
+        raise ConfigError(format_error("RUN", expected, file, str(error).split("\n")[0])) from None
 
 
 def _check_types(config: Any, choices: Mapping[str, Any], words: Iterable[Any]) -> None:

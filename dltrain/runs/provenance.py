@@ -21,12 +21,7 @@ COMPARED = ("python", "platform", "packages", "processor", "device", "threads", 
 
 @dataclass(frozen=True)
 class Origin:
-    """The run that a new run repeats.
-
-    Args:
-        path: Its folder.
-        changed: Key that the command overrides -> value then and now.
-    """
+    """The run that a new run repeats; `changed` has the keys that the command overrides -> value then and now."""
 
     path: Path
     changed: Mapping[str, tuple[Any, Any]]
@@ -122,24 +117,15 @@ def processor_name() -> str:
 
 
 def check_same_data(path: Path, now: Mapping[str, str], skipping: bool) -> None:
-    """Refuse to resume a run with other data.
-
-    Args:
-        now: Split -> fingerprint.
-        skipping: Unreadable examples are skipped, so file sizes may differ.
-    """
+    """Refuse to resume a run with other data; `skipping` leaves out unreadable examples, so file sizes may differ."""
     then = load_environment(path).get("data", {})
     if others := changed_splits(path, now, skipping):
         hint = f"Set data.path= or data.root= to the original data, or start a new run: dltrain rerun {path}"
         if not changed_splits(path, now, skipping=True):
             hint = f"File sizes differ; data.on_bad_sample=skip resumes without unreadable files. {hint}"
-        raise ConfigError(
-            *(
-                format_error(f"data ({s})", f"the fingerprint at the start of the run, {then.get(s)}", now.get(s))
-                for s in others
-            ),
-            f"data: a run must resume with the data that it began with. {hint}",
-        )
+        known = "the fingerprint at the start of the run"
+        lines = [format_error(f"data ({split})", f"{known}, {then.get(split)}", now.get(split)) for split in others]
+        raise ConfigError(*lines, f"data: a run must resume with the data that it began with. {hint}")
 
 
 def changed_splits(path: Path, now: Mapping[str, str], skipping: bool = False) -> list[str]:

@@ -28,11 +28,7 @@ class SavedState(NamedTuple):
 
 
 def newest_checkpoint(path: Path) -> tuple[SavedState | None, list[str]]:
-    """Return the newest undamaged checkpoint of a run, if it has checkpoints, and notes for the user.
-
-    Raises:
-        CheckpointError: When all of them are damaged.
-    """
+    """Return the newest undamaged checkpoint of a run, if it has checkpoints, and notes for the user."""
     if not any(path.glob("checkpoints/step-*.pt")):
         return None, ["no checkpoint was written yet: starting from the beginning"]
     name, content, damaged = Checkpoints(path).load_newest()
@@ -57,11 +53,7 @@ def warn_missing_logs(run: Path, step: int, console: Console) -> None:
 
 
 def restore_loop(loop: Loop, saved: SavedState, checkpoints: Checkpoints, console: Console) -> None:
-    """Load a checkpoint into the loop, and drop it from `saved` so that it is not held twice.
-
-    Raises:
-        CheckpointError: When the file is undamaged but not a checkpoint of such a run.
-    """
+    """Load a checkpoint into the loop, and drop it from `saved` so that it is not held twice."""
     try:
         loop.load_state_dict(saved.content, checkpoints.read_manifest().get(saved.name, {}))
     except STATE_ERRORS as error:

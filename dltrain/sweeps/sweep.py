@@ -30,7 +30,8 @@ def run_sweep(jobs: list[Job], console: Console, typed: list[str]) -> int:
     """
     values = [_override_values(job) for job in jobs]
     swept = [key for key in values[0] if len({found[key] for found in values}) > 1]  # as they were typed
-    chosen = [{key: _masked(key, found[key]) for key in swept} for found in values]
+    masked = [{key: redaction.mask_override(f"{key}={found[key]}") for key in swept} for found in values]
+    chosen = [{key: word.split("=", 1)[1] for key, word in words.items()} for words in masked]
     names = [_job_name(number, choices) for number, choices in enumerate(chosen)]
     dirs = [word for name in jobs[0].config_dirs for word in ("--config-dir", name)]
     kept = [redaction.mask_override(word) for word in typed if not word.lstrip("+").startswith("sweep.resume=")]
@@ -153,10 +154,6 @@ class Sweep:
 
 def _override_values(job: Job) -> dict[str, str]:
     return dict(text.lstrip("+").split("=", 1) for text in job.overrides if "=" in text)
-
-
-def _masked(key: str, value: str) -> str:
-    return redaction.mask_override(f"{key}={value}").split("=", 1)[1]
 
 
 def _job_name(number: int, chosen: dict[str, str]) -> str:

@@ -25,21 +25,13 @@ def open_sweep_dir(jobs: list[Job], names: list[str], command: str) -> run_dir.R
     Args:
         names: For each job, the name of its folder.
         command: The command, without ``sweep.resume``.
-
-    Raises:
-        ConfigError: When the folder is taken, in use, damaged, or that of another sweep.
     """
     if len(asked := {str(job.sweep_resume) for job in jobs}) > 1:
         raise ConfigError(format_error("sweep.resume", "one folder", " ".join(sorted(asked))))
-    # Secrets are masked, so they are neither stored nor compared.
-    entries = [
-        {
-            "folder": name,
-            "overrides": [redaction.mask_override(word) for word in job.overrides],
-            "config": redaction.mask(job.config),
-        }
-        for job, name in zip(jobs, names, strict=True)
-    ]
+    entries = []
+    for job, name in zip(jobs, names, strict=True):  # secrets are masked, so they are neither stored nor compared
+        typed = [redaction.mask_override(word) for word in job.overrides]
+        entries.append({"folder": name, "overrides": typed, "config": redaction.mask(job.config)})
     content = {"command": command, "jobs": entries}
     path = _resumed_path(jobs[0])
     return _create_sweep_dir(jobs[0], content) if path is None else _reopen_sweep_dir(path, content)
@@ -102,9 +94,8 @@ def _check_no_links(path: Path, names: Iterable[str]) -> None:
         file = path / name
         if file.is_symlink() or folder_checks.is_special(file):
             hint = "It is a link." if file.is_symlink() else folder_checks.SPECIAL_HINT
-            raise ConfigError(
-                format_error("sweep.resume", "files and folders that lie in the sweep's folder", file, hint)
-            )
+            expected = "files and folders that lie in the sweep's folder"
+            raise ConfigError(format_error("sweep.resume", expected, file, hint))
 
 
 def _lock_dir(path: Path, key: str) -> run_dir.RunDir:
@@ -128,13 +119,11 @@ def _read_sweep(path: Path) -> dict[str, Any]:
         known = [str(file.parent) for file in path.absolute().parent.glob(f"*/{run_files.SWEEP}")]
         known += [str(file.parent) for file in (compose.default_root() / "sweep").glob(f"*/{run_files.SWEEP}")]
         hint = suggest(str(path.absolute()), known) or f"{error.strerror}."
-        raise ConfigError(
-            format_error("sweep.resume", f"the folder of a sweep, with {run_files.SWEEP}", path, hint)
-        ) from None
+        expected = f"the folder of a sweep, with {run_files.SWEEP}"
+        raise ConfigError(format_error("sweep.resume", expected, path, hint)) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            format_error("sweep.resume", f"a {run_files.SWEEP} that can be read", path / run_files.SWEEP, f"{error}.")
-        ) from None
+        expected = f"a {run_files.SWEEP} that can be read"
+        raise ConfigError(format_error("sweep.resume", expected, path / run_files.SWEEP, f"{error}.")) from None
 
 
 def _job_differences(path: Path, before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
