@@ -1,4 +1,4 @@
-"""What checkpoints cost the training loop, seen within runs of dltrain's whole command.
+"""Measure what checkpoints cost the training loop, within runs of dltrain's whole command.
 
     python saving.py [--rounds N] [--only tiny|large]
 
@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def report(label: str, rounds: list[dict[str, Any]], epoch: int) -> None:
-    """One paragraph per network: medians over all checkpoints, with the quartiles."""
+    """Print one paragraph per network: medians over all checkpoints, with quartiles."""
     step = 1000 * statistics.median(found["step"] for found in rounds)
     print(f"{label}: a step takes {step:.3f} ms, a checkpoint has {rounds[0]['bytes'] / 1e6:.1f} MB")
     for what in ("standstill", "loss in all"):
@@ -65,7 +65,7 @@ def report(label: str, rounds: list[dict[str, Any]], epoch: int) -> None:
 
 
 def child(folder: Path, kind: dict[str, Any]) -> dict[str, Any]:
-    """One run in a fresh process."""
+    """Run one measurement in a new process."""
     call = [sys.executable, __file__, "--child", str(folder), json.dumps(kind)]
     done = subprocess.run(call, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -74,13 +74,13 @@ def child(folder: Path, kind: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(folder: Path, kind: dict[str, Any]) -> dict[str, Any]:
-    """Train; every second checkpoint is written plainly."""
+    """Train; every second checkpoint is a plain `torch.save`."""
     from dltrain.cli import main as cli
     from dltrain.optim.optimizer import Optimizer
     from dltrain.training.loop import Loop
 
     stamps: list[float] = []
-    stood: dict[str, list[float]] = {name: [] for name in NAMES}
+    stopped: dict[str, list[float]] = {name: [] for name in NAMES}
     step, save = Optimizer.step, Loop.save
     part, every = kind["part"], CYCLE * kind["part"]
 
@@ -100,7 +100,7 @@ def run(folder: Path, kind: dict[str, Any]) -> dict[str, Any]:
                 save(loop, best)
             else:
                 torch.save(loop.checkpointer.state_dict(loop.state), written)
-            stood[NAMES[not ours]].append(time.perf_counter() - begun)
+            stopped[NAMES[not ours]].append(time.perf_counter() - begun)
 
         Optimizer.step, Loop.save = stamped, alternating  # type: ignore[method-assign, assignment]
         task = Task("mlp", folder, Path(scratch), kind["steps"])
@@ -111,11 +111,11 @@ def run(folder: Path, kind: dict[str, Any]) -> dict[str, Any]:
     costs = costs_of(stamps[: kind["steps"]], part)
     steps = statistics.median(later - sooner for sooner, later in itertools.pairwise(stamps))
     lost = {"checkpoint": costs[::2], "plain": costs[1::2]}
-    return {"standstill": stood, "loss in all": lost, "step": steps, "bytes": size}
+    return {"standstill": stopped, "loss in all": lost, "step": steps, "bytes": size}
 
 
 def costs_of(stamps: list[float], part: int) -> list[float]:
-    """Seconds that each checkpoint took from training.
+    """Return the seconds that each checkpoint took from training.
 
     A step's stamp comes before its checkpoint, so the time from the stamp of a step with one is the time of the next.
     """
