@@ -2,13 +2,12 @@
 
     python saving.py [--rounds N] [--only tiny|large]
 
-Every other checkpoint is replaced by a plain `torch.save` of the same state into a new file. What is measured of each:
-how long the loop stands still, and what it loses in all. For that, a checkpoint is due every 9 n steps, and the n steps
-after it are compared with the n steps that follow these, so that the work of threads and system counts, too: of ours,
-the hash, the wait for the disk and the removal of an older one. A plain write leaves its work for the disk to later,
-and nothing is removed in these steps; its file goes in the rest, which is not looked at. The rest also lets the memory
-of a removed file cool down: for a second or two it is cheap to write into, and whoever came next would have the
-advantage.
+Every other checkpoint is replaced by a plain `torch.save` of the same state into a new file. Two figures are measured: how
+long the loop is blocked, and how much time it loses in all. For the second, a checkpoint is written every 9 n steps, and the
+n steps after it are compared with the n steps that follow those, so that the work of threads and of the system counts too:
+hashing, waiting for the disk, removing an older file. A plain write leaves the disk to work later, and its file is removed in
+the remaining steps, which are not measured. These also let the memory of a removed file cool down, which would favour the
+next write.
 """
 
 import argparse

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import examples
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import examples
 from dltrain.data.loader import Batches
 from dltrain.data.spec import Data
 from dltrain.datasets.npz import Npz
