@@ -11,7 +11,7 @@ ARGS ?=
 DIR ?= outputs
 PORT ?= 6006
 
-.PHONY: help run train sweep tensorboard test test-faults test-all check lint format type bench wheel clean
+.PHONY: help run train sweep tensorboard test test-faults test-all check lint format type docs bench wheel clean
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ format: .venv/installed-dev ## put the code into its form
 
 type: .venv/installed-dev ## check the types
 	$(BIN)/mypy
+
+docs: .venv/installed ## generate docs/configuration.md from conf/
+	$(BIN)/python docs/make_configuration.py
 
 bench: .venv/installed ## training rates against a bare loop and other trainers that are installed
 	$(BIN)/python benchmarks/bench.py $(ARGS)

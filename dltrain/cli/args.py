@@ -33,11 +33,7 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(re.sub(r"^argument (-\w+/)?", "", message))
 
     def refuse(self, words: Sequence[str], verb: str) -> None:
-        """Refuse flags that the verb does not have.
-
-        Raises:
-            ConfigError: With a line for each.
-        """
+        """Refuse flags that the verb does not have, with a line for each."""
         reasons = dict(REFUSED)
         if verb != "train":
             sweep = "dltrain -m GROUP=A,B KEY=1,2 trains every combination."
@@ -58,11 +54,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Returns:
         The flags of the verb by name, and ``verb``, ``overrides`` (those of groups and keys), ``names`` (runs, files
         and folders, in their order) and ``help``.
-
-    Raises:
-        ConfigError: For an unknown verb, unknown or refused flags, wrong values of flags, too few or too many names.
     """
-    name, words = split_verb(argv)
+    name, words = _split_verb(argv)
     verb = VERBS[name]
     parser = Parser(f"dltrain {name}", verb)
     end = words.index("--") if "--" in words else len(words)
@@ -77,12 +70,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return found
 
 
-def split_verb(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the verb of a command line, ``train`` if it names none, and the other words.
-
-    Raises:
-        ConfigError: For a misspelled verb.
-    """
+def _split_verb(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the verb, ``train`` if the command line names none, and the other words."""
     if argv and argv[0] in VERBS:
         return argv[0], list(argv[1:])
     if argv and argv[0].isalpha() and (hint := suggest(argv[0], VERBS)):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def main(arguments: argparse.Namespace, started: float) -> int:
     """Read the folder, rebuild the model, evaluate and print."""
     path, job, changes = open_run(arguments.names[0], arguments.overrides)
-    name = checkpoint_file(path, arguments.checkpoint)
+    name = _checkpoint_file(path, arguments.checkpoint)
     check_predict(changes)
     job.ready()
     from dltrain.runs.classifier_features import attach_features
@@ -34,17 +34,12 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     for note in trained.notes:
         console.warning(note)
     console.info(f"{path}: {name.removesuffix('.pt')} checkpoint, of step {trained.step:,}")
-    source = {"folder": str(path), "checkpoint": name, "step": trained.step}
-    print_metrics(console, arguments, source, trained)
+    _print_metrics(console, arguments, {"folder": str(path), "checkpoint": name, "step": trained.step}, trained)
     return 0
 
 
-def checkpoint_file(path: Path, name: str) -> str:
-    """Return the file name of a checkpoint given as ``best``, ``last`` or a file of the run.
-
-    Raises:
-        ConfigError: When the run has no such file.
-    """
+def _checkpoint_file(path: Path, name: str) -> str:
+    """Return the file name of a checkpoint given as ``best``, ``last`` or a file of the run."""
     if name in ("best", "last"):
         return f"{name}.pt"
     folder, file = path / CHECKPOINTS, Path(name)
@@ -55,7 +50,7 @@ def checkpoint_file(path: Path, name: str) -> str:
     raise ConfigError(format_error("--checkpoint", f"best, last or a file of {folder}", name, hint))
 
 
-def print_metrics(console: Console, arguments: argparse.Namespace, source: dict[str, Any], trained: "Trained") -> None:
+def _print_metrics(console: Console, arguments: argparse.Namespace, source: dict[str, Any], trained: "Trained") -> None:
     """Evaluate and print a table, or with ``--json`` an object that begins with ``source``."""
     from dltrain.runs import report
 

@@ -18,12 +18,11 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     given = [word for word in arguments.given if not is_override(word)]
     overrides = [*arguments.overrides, *filter(is_override, arguments.given)]
     if given and arguments.count:
-        reason = "--given yields one example per INPUT"
-        raise ConfigError(f"--count: not supported with --given because {reason}")
+        raise ConfigError("--count: not supported with --given because --given yields one example per INPUT")
     path, job, changes = open_run(arguments.names[0], overrides)
     check_inputs(given)
     if arguments.out:
-        refuse_existing(Path(os.path.expanduser(arguments.out)), arguments.force)
+        _refuse_existing(Path(os.path.expanduser(arguments.out)), arguments.force)
     check_predict(changes)
     job.ready()
     from dltrain.runs import export, generation
@@ -37,31 +36,23 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     label = None if arguments.label is None else generation.class_number(arguments.label, spec)
     count = arguments.count or generation.COUNT
     made = generation.generate(components, count, arguments.seed, label, arguments.interpolate, given)
-    write(out, export.encode(made, out, spec), arguments.force)
+    _write(out, export.encode(made, out, spec), arguments.force)
     Console().info(f"{path}: {arguments.checkpoint} checkpoint, of step {step:,}: {len(made.examples):,} examples")
     print(out)
     return 0
 
 
-def refuse_existing(path: Path, force: bool) -> None:
-    """Refuse a path that exists, unless it is a file and ``force`` is set, or whose folder does not.
-
-    Raises:
-        ConfigError: For such a path.
-    """
+def _refuse_existing(path: Path, force: bool) -> None:
+    """Refuse a path that exists, unless it is a file and ``force`` is set, or whose folder does not."""
     if not os.path.isdir(path.parent):
         raise ConfigError(format_error("--out", "a file in an existing folder", path))
     if os.path.isdir(path) or (os.path.exists(path) and not force):
         raise ConfigError(format_error("--out", "a new file", path, "It exists; --force replaces a file."))
 
 
-def write(path: Path, content: bytes, force: bool) -> None:
-    """Write a file atomically; without ``force`` only a new one.
-
-    Raises:
-        ConfigError: When it exists or cannot be written.
-    """
-    refuse_existing(path, force)
+def _write(path: Path, content: bytes, force: bool) -> None:
+    """Write a file atomically; without ``force`` only a new one."""
+    _refuse_existing(path, force)
     try:
         write_atomic(path, content)
     except OSError as error:

@@ -40,11 +40,7 @@ def verb_help(name: str) -> str:
 
 
 def program_help(config_dirs: Sequence[str]) -> str:
-    """Return the help of dltrain: verbs, groups with their options, keys and flags.
-
-    Raises:
-        ConfigError: When one of the user's folders does not exist.
-    """
+    """Return the help of dltrain: verbs, groups with their options, keys and flags."""
     groups = [f"{group}: {', '.join(options)}" for group, options in list_groups(config_dirs).items()]
     sections = {
         "examples": _indent(VERBS["train"].examples.splitlines()),

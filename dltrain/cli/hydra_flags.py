@@ -17,20 +17,12 @@ SHELLS = ("bash", "fish", "zsh")
 
 
 def show(arguments: argparse.Namespace, flags: list[str]) -> int:
-    """Let Hydra answer, once the overrides are known to be right.
-
-    Args:
-        arguments: The command line, parsed.
-        flags: The flags that only print something, as Hydra reads them.
-
-    Returns:
-        The exit code.
-    """
+    """Let Hydra answer `flags`, which only print something, once the overrides are known to be right."""
+    overrides = arguments.overrides
     if arguments.shell_completion:
-        prepare_completion(arguments.overrides)
-        overrides = arguments.overrides
+        _prepare_completion(overrides)
     else:
-        overrides = checked_overrides(arguments, flags[0])
+        overrides = _checked_overrides(arguments, flags[0])
 
     def nothing(config: DictConfig) -> None:
         """Never called: these flags only print. Hydra needs a function to decorate."""
@@ -43,12 +35,8 @@ def show(arguments: argparse.Namespace, flags: list[str]) -> int:
     return 0
 
 
-def checked_overrides(arguments: argparse.Namespace, flag: str) -> list[str]:
-    """Return the overrides as Hydra reads them.
-
-    Raises:
-        ConfigError: For mistakes in them, or when they describe several jobs.
-    """
+def _checked_overrides(arguments: argparse.Namespace, flag: str) -> list[str]:
+    """Return the overrides as Hydra reads them; several jobs are refused."""
     if not arguments.overrides and not arguments.config_dir:
         return []
     config_dirs = tuple(arguments.config_dir)
@@ -58,12 +46,8 @@ def checked_overrides(arguments: argparse.Namespace, flag: str) -> list[str]:
     return [*jobs[0].overrides, *search_path(config_dirs)]
 
 
-def prepare_completion(words: list[str]) -> None:
-    """Complete verbs, and leave in ``COMP_LINE`` what Hydra can complete: it knows no verbs.
-
-    Raises:
-        ConfigError: When the action or the shell is missing or unknown.
-    """
+def _prepare_completion(words: list[str]) -> None:
+    """Complete verbs, and leave in ``COMP_LINE`` what Hydra can complete: it knows no verbs."""
     action, _, shell = words[0].partition("=") if len(words) == 1 else ("", "", "")
     if action not in ("install", "uninstall", "query") or shell not in SHELLS:
         expected = "install=SHELL, SHELL being bash, fish or zsh"

@@ -23,21 +23,16 @@ HYDRA_FLAGS = ("cfg", "package", "info", "hydra_help", "shell_completion")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Returns:
-        The exit code: 0 done, 1 failed, 2 wrong usage, 3 diverged, 4 out of memory, 5 checkpoint refused, 130 and 143
-        ended by Ctrl-C and SIGTERM.
-    """
+    """Run one command and return its exit code, one of those that ``dltrain --help`` lists."""
     argv = list(sys.argv[1:] if argv is None else argv)
     redaction.clear()
     redaction.register_overrides(argv)
     try:
-        with standard_streams(), weights_only_loading(), explained_paths():
+        with standard_streams(), _weights_only_loading(), _explained_paths():
             return run(argv)
     except DltrainError as error:
         for line in error.problems:
-            print(f"dltrain: {printable(line)}", file=sys.stderr)
+            print(f"dltrain: {_printable(line)}", file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
         return 130
@@ -48,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except Exception:  # a bug of dltrain's or of the user's model; Python itself would print the secrets in it
         for line in redaction.redact(traceback.format_exc()).splitlines():
-            print(printable(line), file=sys.stderr)
+            print(_printable(line), file=sys.stderr)
         return 1
 
 
@@ -63,47 +58,41 @@ def run(argv: Sequence[str]) -> int:
         return 0
     if arguments.verb == "train":
         if arguments.version:
-            print(version())
+            print(_version())
             return 0
-        if flags := printing_flags(arguments):
+        if flags := _printing_flags(arguments):
             from dltrain.cli.hydra_flags import show
 
             return show(arguments, flags)
     return importlib.import_module(f"dltrain.cli.{arguments.verb}").main(arguments, STARTED)
 
 
-def printing_flags(arguments: argparse.Namespace) -> list[str]:
-    """Return the flags that Hydra answers, as it reads them.
-
-    Raises:
-        ConfigError: For ``--package`` without ``--cfg``.
-    """
+def _printing_flags(arguments: argparse.Namespace) -> list[str]:
+    """Return the flags that Hydra answers, as it reads them."""
     if arguments.package and not arguments.cfg:
         raise ConfigError("--package: expected --cfg job with it")
     found: list[str] = []
     for name in HYDRA_FLAGS:
-        value = getattr(arguments, name)
-        if value:
+        if value := getattr(arguments, name):
             found += [f"--{name.replace('_', '-')}", *([] if value is True else [value])]
     return found
 
 
-def version() -> str:
-    """Return the versions of dltrain and of what decides how it behaves."""
+def _version() -> str:
     from importlib import metadata
 
     torch, hydra = metadata.version("torch"), metadata.version("hydra-core")
     return f"dltrain {__version__} (torch {torch}, hydra {hydra}, Python {platform.python_version()})"
 
 
-def printable(text: str) -> str:
+def _printable(text: str) -> str:
     """Return one line without secrets, control codes and line breaks, safe to print on a terminal."""
     shown = CONTROL_CODES.sub("", text).replace("\n", " ")
     return redaction.redact("".join(c for c in shown if c.isprintable() or c == "\t"))
 
 
 @contextlib.contextmanager
-def weights_only_loading() -> Iterator[None]:
+def _weights_only_loading() -> Iterator[None]:
     """Make every `torch.load`, those in libraries included, load only tensors and plain values."""
     names = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
     before = {name: os.environ.pop(name, None) for name in names}
@@ -116,12 +105,8 @@ def weights_only_loading() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def explained_paths() -> Iterator[None]:
-    """Turn errors of the system about impossible paths into `ConfigError`.
-
-    Raises:
-        ConfigError: For a name that is too long, and for the home of an unknown user.
-    """
+def _explained_paths() -> Iterator[None]:
+    """Turn errors of the system about impossible paths into `ConfigError`: long names, homes of unknown users."""
     try:
         yield
     except OSError as error:

@@ -30,23 +30,19 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     from dltrain.runs.inference import load_trained, rebuild_components
 
     components = rebuild_components(job)
-    options = task_options(arguments, components.task)
+    options = _task_options(arguments, components.task)
     trained = load_trained(components, path, f"{arguments.checkpoint}.pt")
     console = Console()
     console.info(f"{path}: {arguments.checkpoint} checkpoint, of step {trained.step:,}")
     for note in trained.notes:
         console.warning(f"{path}: {note}")
     files = InputFiles(tuple(names), arguments.text, arguments.batch or 2 * trained.components.data.batch_size)
-    print_lines(trained.predict(files, options), arguments.format, arguments.top)
+    _print_lines(trained.predict(files, options), arguments.format, arguments.top)
     return 0
 
 
-def task_options(arguments: argparse.Namespace, task: "Task") -> dict[str, Any]:
-    """Return the flags that this task's `predict` takes.
-
-    Raises:
-        ConfigError: For a flag that it does not take, or a task that predicts nothing.
-    """
+def _task_options(arguments: argparse.Namespace, task: "Task") -> dict[str, Any]:
+    """Return the flags that this task's `predict` takes; refuse the others."""
     from dltrain.tasks.base import Task
 
     kind = type(task).__name__
@@ -56,28 +52,27 @@ def task_options(arguments: argparse.Namespace, task: "Task") -> dict[str, Any]:
     options = {name: getattr(arguments, name) for name in TASK_FLAGS if getattr(arguments, name) is not None}
     known = inspect.signature(task.predict).parameters
     if wrong := [name for name in options if name not in known]:
-        reason = "which generates no text"
-        raise ConfigError(*(f"--{name}: not supported for the task {kind}, {reason}" for name in wrong))
+        raise ConfigError(*(f"--{name}: not supported for the task {kind}, which generates no text" for name in wrong))
     return options
 
 
-def print_lines(pieces: Iterable[list[dict[str, Any]]], form: str, top: int | None) -> None:
+def _print_lines(pieces: Iterable[list[dict[str, Any]]], form: str, top: int | None) -> None:
     """Print all records, each piece as soon as it is there."""
     writer: csv.DictWriter[str] | None = None
     for piece in pieces:
         for line in piece:
-            record = line if top is None else most_probable(line, top)
+            record = line if top is None else _most_probable(line, top)
             if form == "jsonl":
-                print(json_line(record))
+                print(_json_line(record))
                 continue
             if writer is None:  # with --top the header still has all classes; most of their cells stay empty
-                writer = csv.DictWriter(sys.stdout, [name for name, _ in cells(line)], lineterminator="\n")
+                writer = csv.DictWriter(sys.stdout, [name for name, _ in _cells(line)], lineterminator="\n")
                 writer.writeheader()
-            writer.writerow(dict(cells(record)))
+            writer.writerow(dict(_cells(record)))
         sys.stdout.flush()
 
 
-def json_line(record: dict[str, Any]) -> str:
+def _json_line(record: dict[str, Any]) -> str:
     """Return a record as JSON, in ASCII where standard output cannot encode it."""
     text = json.dumps(record, ensure_ascii=False, allow_nan=False)
     try:
@@ -87,12 +82,8 @@ def json_line(record: dict[str, Any]) -> str:
     return text
 
 
-def most_probable(record: dict[str, Any], top: int) -> dict[str, Any]:
-    """Return a record with the ``top`` most probable classes only.
-
-    Raises:
-        ConfigError: When the record has no probabilities.
-    """
+def _most_probable(record: dict[str, Any], top: int) -> dict[str, Any]:
+    """Return a record with the ``top`` most probable classes only."""
     tables = {key: value for key, value in record.items() if isinstance(value, dict)}
     if not tables:
         raise ConfigError("--top: not supported because this run predicts no classes")
@@ -100,7 +91,7 @@ def most_probable(record: dict[str, Any], top: int) -> dict[str, Any]:
     return {**record, **{key: {name: tables[key][name] for name in names} for key, names in kept.items()}}
 
 
-def cells(record: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _cells(record: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the cells of a record: ``probabilities.cat`` for a table in it, ``outputs.0`` for a list."""
     for key, value in record.items():
         nested = dict(enumerate(value)) if isinstance(value, list) else value

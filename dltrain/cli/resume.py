@@ -17,21 +17,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
 
 
 def resume_run(job: Job, path: Path, changes: Changes, console: Console, started: float) -> int:
-    """Continue a run, unless it is finished and the changes do not extend it.
-
-    Args:
-        job: The run's job with the changes.
-        path: The run's folder.
-        changes: Key -> value before and after.
-        console: Shows messages.
-        started: When the command began, by `time.perf_counter`.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        ConfigError: When a change would alter the training steps.
-    """
+    """Continue a run, unless it is finished and `changes` (key -> value before and after) do not extend it."""
     check_resume(changes, str(path), job.resolved["device"]["precision"])
     if is_finished(path) and not extends_training(changes):
         console.info(f"{path}: this run is finished. trainer.epochs=N trains on.")

@@ -32,14 +32,13 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     if arguments.json:
         print(json.dumps(rows, indent=2))
     elif rows:
-        Console().table("", COLUMNS, [cells(row) for row in rows], results=True)
+        Console().table("", COLUMNS, [_cells(row) for row in rows], results=True)
     else:
         Console().info(f"no runs below {root}")
     return 0
 
 
-def cells(row: RunInfo) -> list[str]:
-    """Return a row as the table shows it."""
+def _cells(row: RunInfo) -> list[str]:
     shown = {key: "" if row[key] is None else str(row[key]) for key in COLUMNS}
     shown["value"] = "" if row["value"] is None else f"{row['value']:.4g}"
     shown["step"] = "" if row["step"] is None else format_count(row["step"])
@@ -51,29 +50,27 @@ def cells(row: RunInfo) -> list[str]:
     return [shown[key] for key in COLUMNS]
 
 
-def by_metric(row: RunInfo) -> tuple[bool, str, float]:
+def _by_metric(row: RunInfo) -> tuple[bool, str, float]:
     """Sort runs of one metric together, the best first; those without a metric last."""
     value = row["value"] or 0.0
     return row["value"] is None, row["metric"] or "", -value if row["better"] == "max" else value
 
 
-def by_text(key: str) -> Callable[[RunInfo], tuple[str, float]]:
-    """Sort alphabetically, the newest first among equals."""
-    return lambda row: (str(row[key] or ""), row["age"])
+def _by_text(key: str) -> Callable[[RunInfo], tuple[str, float]]:
+    return lambda row: (str(row[key] or ""), row["age"])  # the newest first among equals
 
 
-def largest(key: str) -> Callable[[RunInfo], float]:
-    """Sort the largest first."""
+def _largest(key: str) -> Callable[[RunInfo], float]:
     return lambda row: -(row[key] or 0)
 
 
 ORDERS: dict[str, Callable[[RunInfo], Any]] = {
-    **{key: by_text(key) for key in MAIN_GROUPS},
-    "metric": by_metric,
-    "state": by_text("state"),
-    "step": largest("step"),
+    **{key: _by_text(key) for key in MAIN_GROUPS},
+    "metric": _by_metric,
+    "state": _by_text("state"),
+    "step": _largest("step"),
     "age": lambda row: row["age"],
-    "time": largest("time"),
+    "time": _largest("time"),
     "folder": lambda row: row["folder"],
-    "typed": by_text("typed"),
+    "typed": _by_text("typed"),
 }

@@ -40,11 +40,7 @@ class StandardOutput:
 
 @contextlib.contextmanager
 def standard_streams() -> Iterator[None]:
-    """Make standard streams safe to use for the duration of a command.
-
-    Raises:
-        OutputError: When standard output is closed or full.
-    """
+    """Make standard streams safe to use for the duration of a command; refuse a closed standard output."""
     closed = sys.stdout is None
     while (free := os.open(os.devnull, os.O_RDWR)) <= 2:  # or the next file would take the place of a closed stream
         pass

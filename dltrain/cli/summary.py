@@ -20,11 +20,11 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     job = compose(arguments.overrides, tuple(arguments.config_dir))
     from dltrain.runs.model_summary import summarize_job
 
-    print_summary(summarize_job(job, arguments.input, arguments.outputs), job)
+    _print_summary(summarize_job(job, arguments.input, arguments.outputs), job)
     return 0
 
 
-def print_summary(summary: "Summary", job: Job) -> None:
+def _print_summary(summary: "Summary", job: Job) -> None:
     """Print the table and the totals on standard output."""
     batch_size = job.resolved["data"]["batch_size"]
     rows = [
@@ -40,18 +40,18 @@ def print_summary(summary: "Summary", job: Job) -> None:
     ]
     memory = summary.memory
     shares = ", ".join(
-        f"{name} {format_bytes(getattr(memory, name))}"
+        f"{name} {_format_bytes(getattr(memory, name))}"
         for name in ("parameters", "gradients", "optimizer", "activations")
     )
     caption = (
         f"{summary.parameters:,} parameters ({summary.trainable:,} trainable), "
         f"{summary.multiply_adds // batch_size:,} multiply-adds per example\n"
-        f"a step of {batch_size} takes about {format_bytes(memory.total)} in fp32: {shares}"
+        f"a step of {batch_size} takes about {_format_bytes(memory.total)} in fp32: {shares}"
     )
     Console().table(f"model={job.choices['model']}", COLUMNS, rows, caption, results=True)
 
 
-def format_bytes(count: float) -> str:
+def _format_bytes(count: float) -> str:
     """Return a number of bytes with three digits and a unit: ``1.5 MB``."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:

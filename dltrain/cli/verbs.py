@@ -19,13 +19,9 @@ class Verb(NamedTuple):
     """What a verb accepts and what its help says.
 
     Args:
-        summary: One line for the list of verbs.
-        usage: The command in one line.
-        description: A paragraph or two.
         examples: Commands, one per line.
         arguments: Words that are no flags, with help: ``(("RUN", "the run's folder"), ...)``.
         names: How many of them may be names of runs, files or folders, at least and at most.
-        add_flags: Declares the flags.
     """
 
     summary: str
@@ -34,10 +30,10 @@ class Verb(NamedTuple):
     examples: str
     arguments: tuple[tuple[str, str], ...]
     names: tuple[int, float]
-    add_flags: Callable[[ArgumentParser], None]
+    add_flags: Callable[[ArgumentParser], None] = lambda parser: None
 
 
-def train_flags(parser: ArgumentParser) -> None:
+def _train_flags(parser: ArgumentParser) -> None:
     """Declare the flags of ``dltrain`` itself; Hydra answers those that only print something."""
     add = parser.add_argument
     add("-m", "--multirun", action="store_true", help="run a sweep: every combination of the values, one by one")
@@ -46,23 +42,15 @@ def train_flags(parser: ArgumentParser) -> None:
     add("-c", "--cfg", type=one_of("job", "hydra", "all"), metavar="job", help="print the configuration as YAML")
     add("-p", "--package", metavar="KEY", help="with --cfg job: only the part below KEY")
     infos = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-    add(
-        "-i",
-        "--info",
-        nargs="?",
-        const="all",
-        type=one_of(*infos),
-        metavar="WHAT",
-        help="print what Hydra composes from",
-    )
+    info = "print what Hydra composes from"
+    add("-i", "--info", nargs="?", const="all", type=one_of(*infos), metavar="WHAT", help=info)
     completion = 'shell completion: eval "$(dltrain -sc install=bash)"'
     add("-sc", "--shell-completion", action="store_true", help=completion)
     add("--hydra-help", action="store_true", help="print Hydra's own help")
     add("--version", action="store_true", help="print the versions of dltrain, torch, Hydra and Python")
 
 
-def summary_flags(parser: ArgumentParser) -> None:
-    """Declare the flags of ``dltrain summary``."""
+def _summary_flags(parser: ArgumentParser) -> None:
     _config_dir(parser)
     one = "one example instead of data=: 3x32x32 an image, 96x7 a series of 7, 784 a vector, 1024 tokens"
     parser.add_argument("--input", type=shape, metavar="SHAPE", help=one)
@@ -70,8 +58,7 @@ def summary_flags(parser: ArgumentParser) -> None:
     parser.add_argument("--outputs", type=count, metavar="N", help=sizes)
 
 
-def evaluate_flags(parser: ArgumentParser) -> None:
-    """Declare the flags of ``dltrain evaluate``."""
+def _evaluate_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     split = "which of the run's own splits: test (default), val or train (without augmentation)"
     add("--split", type=one_of("test", "val", "train"), default="test", metavar="SPLIT", help=split)
@@ -80,8 +67,7 @@ def evaluate_flags(parser: ArgumentParser) -> None:
     add("--json", action="store_true", help="print one JSON object instead of the table")
 
 
-def predict_flags(parser: ArgumentParser) -> None:
-    """Declare the flags of ``dltrain predict``."""
+def _predict_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     formats = "jsonl, JSON lines (default), or csv, with one header for all INPUTs"
     add("--format", type=one_of("jsonl", "csv"), default="jsonl", metavar="FORMAT", help=formats)
@@ -94,8 +80,7 @@ def predict_flags(parser: ArgumentParser) -> None:
     add("--seed", type=seed, metavar="N", help="random seed of the sampling (default: 0)")
 
 
-def generate_flags(parser: ArgumentParser) -> None:
-    """Declare the flags of ``dltrain generate``."""
+def _generate_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--count", type=count, metavar="N", help="number of examples (default: 64)")
     add("--seed", type=seed, default=0, metavar="N", help="random seed (default: 0)")
@@ -109,16 +94,11 @@ def generate_flags(parser: ArgumentParser) -> None:
     _checkpoint(parser)
 
 
-def runs_flags(parser: ArgumentParser) -> None:
-    """Declare the flags of ``dltrain runs``."""
+def _runs_flags(parser: ArgumentParser) -> None:
     keys = ("model", "data", "task", "metric", "state", "step", "age", "time", "folder", "typed")
     order = f"one of {' '.join(keys)}: age (default) lists the newest first, metric the best"
     parser.add_argument("--sort", type=one_of(*keys), default="age", metavar="KEY", help=order)
     parser.add_argument("--json", action="store_true", help="print one JSON array of objects, with all that is known")
-
-
-def no_flags(parser: ArgumentParser) -> None:
-    """Declare nothing but ``--help``."""
 
 
 def _config_dir(parser: ArgumentParser) -> None:
@@ -146,7 +126,7 @@ dltrain -m model=gru,lstm optimizer.lr=1e-3,3e-3 'seed=range(0,3)'
 dltrain model=lstm --cfg job""",
         arguments=(("GROUP=OPTION", "an option of a group: model=lstm"), ("KEY=VALUE", "a key: optimizer.lr=3e-4")),
         names=(0, 0),
-        add_flags=train_flags,
+        add_flags=_train_flags,
     ),
     "resume": Verb(
         summary="continue an interrupted run, to the same bytes",
@@ -158,12 +138,8 @@ none.""",
         examples="""\
 dltrain resume latest
 dltrain resume outputs/lstm-timeseries/20261122-170146-f8f5 trainer.epochs=40""",
-        arguments=(
-            RUN,
-            ("KEY=VALUE", RESUMABLE),
-        ),
+        arguments=(RUN, ("KEY=VALUE", RESUMABLE)),
         names=(1, 1),
-        add_flags=no_flags,
     ),
     "rerun": Verb(
         summary="repeat a run in a new folder, after listing what differs from then",
@@ -182,7 +158,6 @@ dltrain rerun outputs/lstm-timeseries/20261122-170146-f8f5 seed=1 optimizer.lr=3
             ("KEY=VALUE", "replaces one key"),
         ),
         names=(1, 1),
-        add_flags=no_flags,
     ),
     "evaluate": Verb(
         summary="metrics of a run's checkpoint on one of its splits",
@@ -197,13 +172,9 @@ rejected because normalization and vocabulary would have to be refit; use dltrai
 dltrain evaluate latest
 dltrain evaluate outputs/lstm-timeseries/20261122-170146-f8f5 --split val
 dltrain evaluate latest data.path=/mnt/disk/sales.csv device=cpu""",
-        arguments=(
-            RUN,
-            LOCATION,
-            SCORE,
-        ),
+        arguments=(RUN, LOCATION, SCORE),
         names=(1, 1),
-        add_flags=evaluate_flags,
+        add_flags=_evaluate_flags,
     ),
     "predict": Verb(
         summary="predictions of a run's model for files, standard input or text",
@@ -237,7 +208,7 @@ dltrain predict latest --text "It was " --length 500""",
             LOCATION,
         ),
         names=(1, float("inf")),
-        add_flags=predict_flags,
+        add_flags=_predict_flags,
     ),
     "generate": Verb(
         summary="samples, reconstructions and interpolations of a run's model",
@@ -256,7 +227,7 @@ dltrain generate latest --class 3
 dltrain generate latest --given seven.png scans/""",
         arguments=((RUN[0], f"{RUN[1]}; it comes before --given"), LOCATION),
         names=(1, 1),
-        add_flags=generate_flags,
+        add_flags=_generate_flags,
     ),
     "runs": Verb(
         summary="a table of runs: choices, metric, state, age",
@@ -270,7 +241,7 @@ dltrain runs
 dltrain runs outputs/sweep --sort metric""",
         arguments=(("FOLDER", "where to search (default: where runs go by default)"),),
         names=(0, 1),
-        add_flags=runs_flags,
+        add_flags=_runs_flags,
     ),
     "summary": Verb(
         summary="layers, parameters, multiply-adds and memory of a model; trains nothing",
@@ -284,6 +255,6 @@ dltrain summary model=lenet5 --input 1x28x28 --outputs 10
 dltrain summary model=gpt --input 1024 --outputs 50257 model.hidden_size=768 model.num_layers=12 model.num_heads=12""",
         arguments=(("GROUP=OPTION", "an option of a group: model=lstm"), ("KEY=VALUE", "a key: model.hidden_size=64")),
         names=(0, 0),
-        add_flags=summary_flags,
+        add_flags=_summary_flags,
     ),
 }

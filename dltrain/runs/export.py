@@ -82,7 +82,7 @@ def _pad_row(row: Tensor, columns: int) -> Tensor:
 
 
 def _gif(made: Generated) -> bytes:
-    """One image after the other; reconstructions stand beside their inputs."""
+    """All images in one grid; reconstructions follow their inputs."""
     each = made.examples[:, None] if made.given is None else torch.stack([made.given, made.examples], 1)
     return film.encode_gif(
         [film.to_pil(grids.images(pictures, tile=GIF_SIDE)) for pictures in each], FRAME_MS, LAST_FRAME_MS

@@ -135,7 +135,7 @@ class LinearGaussian(nn.Module):
     """p(z) standard, p(x|z) = N(Wz + b, std^2): p(x) and p(z|x) are Gaussians that are known exactly.
 
     Args:
-        exact: The encoder says p(z|x); otherwise a Gaussian beside it.
+        exact: The encoder says p(z|x); otherwise a shifted Gaussian.
     """
 
     def __init__(self, size: int, latent: int, std: float, exact: bool) -> None:

@@ -1,0 +1,57 @@
+"""A task of your own: quantile regression, which predicts a lower and an upper bound."""
+
+from collections.abc import Iterable
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dltrain.metrics.running import Mean
+from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Task
+
+
+class Quantiles(Task):
+    """Predict quantiles of one number.
+
+    Args:
+        targets: Numbers to predict per example, as the data state; must be 1.
+        quantiles: Each between 0 and 1.
+    """
+
+    metric: ClassVar[str] = "pinball"
+    better: ClassVar[Literal["min", "max"]] = "min"
+
+    def __init__(self, targets: int, quantiles: list[float]) -> None:
+        self.quantiles = quantiles
+
+    def facts(self) -> dict[str, Any]:
+        """One output per quantile, for the whole example."""
+        return {"outputs": len(self.quantiles), "each_step": False, "causal": False}
+
+    def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
+        """Return the mean pinball loss."""
+        predicted = model(batch["inputs"])
+        return Loss(self._pinball(predicted, batch).mean(), len(predicted))
+
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
+        """Return the loss and the share of targets between the lowest and the highest quantile."""
+        mean = Mean()
+        for batch in batches:
+            predicted, target = model(batch["inputs"]).float(), self._target(batch)
+            inside = (predicted.amin(1) <= target) & (target <= predicted.amax(1))
+            loss = self._pinball(predicted, batch).mean()
+            mean.add(len(predicted), loss=loss, pinball=loss, coverage=inside.float().mean())
+        return Evaluation(mean.read())
+
+    def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
+        """Return the quantiles in the units of the data."""
+        values = model(batch["inputs"]).double() * batch["scale"] + batch["shift"]
+        return [dict(zip(map(str, self.quantiles), row, strict=True)) for row in values.tolist()]
+
+    def _target(self, batch: Batch) -> Tensor:
+        return batch.get("values", batch["targets"])[:, 0]
+
+    def _pinball(self, predicted: Tensor, batch: Batch) -> Tensor:
+        error = self._target(batch)[:, None] - predicted
+        quantiles = torch.tensor(self.quantiles, device=error.device)
+        return torch.maximum(quantiles * error, (quantiles - 1) * error)

@@ -1,0 +1,58 @@
+"""The examples of docs/extending.md train, sweep, resume and predict."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from dltrain.cli.main import main
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+CONF = ["--config-dir", str(EXAMPLES / "conf")]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    (tmp_path / "table.csv").write_text("a,b,y\n" + "".join(f"{n},{n % 7},{2 * n + n % 7}\n" for n in range(200)))
+    (tmp_path / "points.csv").write_text("0.5,0.1\n-0.2,0.3\n")
+    yield tmp_path
+    for name in ("my_model", "my_data", "my_task", "my_optimizer"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    ("module", "choices", "given", "keys"),
+    [
+        ("my_model", ["model=moving_average", "data.series=sunspots", "data.window=24"], [], {"time", "step"}),
+        ("my_data", ["model=mlp", "data=spirals"], ["points.csv"], {"class", "class_name", "probability"}),
+        ("my_task", ["model=mlp", "data=csv", "data.path=table.csv", "task=quantiles"], ["table.csv"], {"0.1", "0.9"}),
+        ("my_optimizer", ["optimizer=lion", "data.series=sunspots", "data.window=24"], [], {"time", "step"}),
+    ],
+)
+def test_an_example_trains_resumes_and_predicts(
+    module: str, choices: list[str], given: list[str], keys: set[str], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trust = f"allow_targets=[{module}]"
+    assert main([*CONF, *choices, trust, "device=cpu", "trainer.max_steps=3", "hydra.run.dir=run"]) == 0
+    assert main(["resume", "run", trust, "trainer.max_steps=6"]) == 0
+    assert json.loads((here / "run" / "result.json").read_text())["steps"] == 6
+    capsys.readouterr()
+    assert main(["predict", "run", *given, trust]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines and all(keys <= set(line) for line in lines)
+
+
+def test_an_example_is_swept_beside_a_model_of_dltrain(here: Path) -> None:
+    typed = ["-m", "model=moving_average,lstm", "data.series=sunspots", "data.window=24", "trainer.max_steps=2"]
+    assert main([*typed, *CONF, "allow_targets=[my_model]", "device=cpu", "hydra.sweep.dir=sweep"]) == 0
+    rows = json.loads((here / "sweep" / "summary.json").read_text())
+    assert "moving_average" in json.dumps(rows)
+
+
+def test_spirals_are_learned(here: Path) -> None:
+    typed = ["model=mlp", "data=spirals", "optimizer.lr=0.01", "trainer.epochs=20", "allow_targets=[my_data]"]
+    assert main([*CONF, *typed, "device=cpu", "hydra.run.dir=run"]) == 0
+    assert json.loads((here / "run" / "result.json").read_text())["test"]["accuracy"] > 0.9
