@@ -72,7 +72,7 @@ def _grid(made: Generated) -> bytes:
 
 
 def _gif(made: Generated) -> bytes:
-    """One image after the other; reconstructions stand beside their inputs."""
+    """All images in one grid; reconstructions follow their inputs."""
     each = made.examples[:, None] if made.given is None else torch.stack([made.given, made.examples], 1)
     frames = [film.to_pil(grids.images(pictures, tile=GIF_SIDE)) for pictures in each]
     return film.encode_gif(frames, FRAME_MS, LAST_FRAME_MS)
