@@ -154,7 +154,7 @@ def test_one_batch_can_be_learned_by_heart(model: str, data: str, task: str, sma
 
 
 def jobs_to_refuse(small: Callable[[str], list[str]]) -> Iterator[tuple[Job, Spec, str]]:
-    """Every pair that makes no sense; model and task are swapped into a composed job, faster than composing anew."""
+    """Every pair that makes no sense; model and task are swapped into a composed job, faster than composing."""
     yaml = {(group, name): node for group in ("model", "task") for name, node in compose.options(group, ()).items()}
     yaml = {key: {k: v for k, v in node.items() if k != "defaults"} for key, node in yaml.items()}
     for data in OPTIONS["data"]:

@@ -150,7 +150,7 @@ class Optimizer:
         return self._rates.groups[0]["lr"]
 
     def readings(self) -> dict[str, Tensor]:
-        """Return scalars on the device to log beside the loss."""
+        """Return scalars on the device to log with the loss."""
         config = self.regularizer.config
         found = {"penalty": self.regularizer.penalty()} if config.l1 or config.l2 else {}
         return {**found, SKIPPED: self.skipped} if self.scaler is not None or self.skip else found
