@@ -30,7 +30,7 @@ class Job:
         overrides: The overrides as Hydra parses them, without those of the run's location.
         run_dir: The run folder that was named, or None for a new one.
         sweep_dir: The sweep's folder that was named, or None for a new one.
-        config_dirs: Folders searched before dltrain's own.
+        config_dirs: Folders searched after dltrain's own.
         allow: Prefixes of modules that the command line allows YAML to name.
         sweep_resume: The folder of the sweep to resume, or None for a new one.
     """
