@@ -19,12 +19,7 @@ MAX_PIXELS = 2**24  # per frame; a small file can decompress to any size
 
 
 class Film:
-    """Frames in ``<run>/frames``, and ``<run>/film.gif`` written when the run ends or is interrupted.
-
-    Args:
-        folder: The run folder.
-        purge_step: Delete frames from this step on; a resumed run writes them again.
-    """
+    """Frames in ``<run>/frames`` and ``<run>/film.gif``; a resumed run writes those from `purge_step` on again."""
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
         self.folder = folder
@@ -41,12 +36,7 @@ class Film:
         return sorted(frames, key=lambda path: int(path.stem))
 
     def add(self, picture: Tensor, step: int) -> None:
-        """Save a frame.
-
-        Args:
-            picture: uint8 of shape (3, height, width).
-            step: Optimizer steps so far.
-        """
+        """Save a uint8 picture of shape (3, height, width) as the frame of a step."""
         path = self.folder / FRAMES / f"{step:08d}.png"
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, encode_png(picture))
@@ -68,13 +58,7 @@ def encode_png(picture: Tensor) -> bytes:
 
 
 def encode_gif(pictures: Sequence[Image.Image], frame_ms: int, last_frame_ms: int) -> bytes:
-    """Encode pictures of one size as a GIF that repeats forever.
-
-    Args:
-        pictures: At least one.
-        frame_ms: Duration of each frame in milliseconds.
-        last_frame_ms: Duration of the last frame.
-    """
+    """Encode at least one picture, all of one size, as a GIF that repeats forever; durations in milliseconds."""
     file, pages = io.BytesIO(), [picture.convert("P", palette=Image.Palette.ADAPTIVE) for picture in pictures]
     durations = [frame_ms] * (len(pages) - 1) + [last_frame_ms]
     pages[0].save(file, "GIF", save_all=True, append_images=pages[1:], duration=durations, loop=0)

@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,13 +18,7 @@ from dltrain.storage.background_writer import BackgroundWriter
 from dltrain.storage.checkpoint_format import FORMAT, canonical, describe_load_error, find_damage, load_file, upgrade
 from dltrain.storage.run_files import BEST, CHECKPOINTS, LAST, MANIFEST
 
-
-@dataclass(frozen=True)
-class PendingCheckpoint:
-    """A checkpoint in a temporary file, and its manifest entry without hash and size."""
-
-    file: PendingFile
-    entry: dict[str, Any]
+Pending = tuple[PendingFile, dict[str, Any]]  # a written checkpoint and its manifest entry without hash and size
 
 
 class Checkpoints:
@@ -46,9 +39,7 @@ class Checkpoints:
     ) -> None:
         self.path = run / CHECKPOINTS
         self.keep_last, self.keep_best, self.before = keep_last, keep_best, before
-        self.writer: BackgroundWriter[PendingCheckpoint] = BackgroundWriter(
-            self._commit, lambda pending: pending.file.discard()
-        )
+        self.writer: BackgroundWriter[Pending] = BackgroundWriter(self._commit, lambda pending: pending[0].discard())
         self.count = 0
 
     def open(self) -> None:
@@ -78,51 +69,46 @@ class Checkpoints:
 
         Args:
             state: Tensors and plain Python.
-            step: Optimizer steps so far; names the file.
-            metric: The watched metric, for the manifest.
-            best: Whether it is the best so far.
             measured: Timings for the manifest only, so that equal states give equal files.
 
         Raises:
             OSError: If this or an earlier checkpoint could not be written; earlier files are intact.
         """
         waiting = self.writer.waiting
-        if waiting is not None and waiting.entry["best"] and not best:
+        if waiting is not None and waiting[1]["best"] and not best:
             self.wait()
         self.count += 1
         content = canonical({"format": FORMAT, **state})
         temp = temp_path(self.path / f"step-{step:08}-{self.count}")
         file = write_temp(temp, lambda file: torch.save(content, file))
-        self.writer.submit(PendingCheckpoint(file, {"step": step, "metric": metric, "best": best, **measured}))
+        self.writer.submit((file, {"step": step, "metric": metric, "best": best, **measured}))
 
     def wait(self) -> None:
-        """Block until all checkpoints are durable.
-
-        Raises:
-            OSError: If one could not be written.
-        """
+        """Block until all checkpoints are durable; an OSError if one could not be written."""
         self.writer.wait()
 
     def close(self) -> None:
         """Write the waiting checkpoint and end the thread; call `wait` first to see its errors."""
         self.writer.close()
 
-    def _commit(self, pending: PendingCheckpoint) -> None:
+    def _commit(self, pending: Pending) -> None:
+        file, entry = pending
         try:
             self.before()
         except OSError:
-            pending.file.discard()
+            file.discard()
             raise
-        name = self._free_name(pending.entry["step"])
-        commit(pending.file, self.path / name)
-        entry = {**pending.entry, "sha256": pending.file.sha256, "bytes": pending.file.size}
-        listed = {**self.read_manifest(), name: entry}
+        name = self._free_name(entry["step"])
+        commit(file, self.path / name)
+        listed = {**self.read_manifest(), name: {**entry, "sha256": file.sha256, "bytes": file.size}}
         files = {**self._scan(), **listed}
-        kept = self._select_kept(files) | {name}
-        listed = {name: entry for name, entry in listed.items() if name in kept}
+        names = manifest.sort_by_step(files)
+        best = [file for file in names if files[file]["best"]]
+        kept = {name, *names[-self.keep_last :], *best[-self.keep_best :]}
+        listed = {name: listed[name] for name in listed if name in kept}
         write_durable(self.path / MANIFEST, json.dumps(listed, indent=2).encode())
         replace_link(self.path / LAST, name)
-        if pending.entry["best"]:
+        if entry["best"]:
             replace_link(self.path / BEST, name)
         # Old files go only now that the new one is durable; one that cannot be removed does no harm.
         for old in files.keys() - kept:
@@ -141,11 +127,6 @@ class Checkpoints:
         target = os.readlink(best) if best.is_symlink() else None
         files = self.path.glob("step-*.pt")
         return {file.name: {"step": manifest.step_of(file.name), "best": file.name == target} for file in files}
-
-    def _select_kept(self, files: dict[str, Any]) -> set[str]:
-        names = manifest.sort_by_step(files)
-        best = [name for name in names if files[name]["best"]]
-        return set(names[-self.keep_last :]) | set(best[-self.keep_best :])
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -172,11 +153,7 @@ class Checkpoints:
         return self.resolve(LAST) if name == BEST and files and not link.exists() else name
 
     def load(self, name: str) -> dict[str, Any]:
-        """Load a checkpoint onto the CPU as tensors and plain Python.
-
-        Raises:
-            CheckpointError: If the file is missing, damaged, or holds anything else.
-        """
+        """Load a checkpoint onto the CPU as tensors and plain Python; a `CheckpointError` for anything else."""
         while True:
             file = self.path / self.resolve(name)
             try:
@@ -199,13 +176,10 @@ class Checkpoints:
             raise CheckpointError(f"{file}: refused, {error}") from None
 
     def load_newest(self) -> tuple[str, dict[str, Any], list[str]]:
-        """Load the newest valid checkpoint, listed in the manifest or not.
+        """Load the newest valid checkpoint, listed in the manifest or not; a `CheckpointError` if none is.
 
         Returns:
             Its file name, its content, and why newer ones were skipped.
-
-        Raises:
-            CheckpointError: If none is valid, with the reason for each.
         """
         skipped: list[str] = []
         for name in reversed(manifest.sort_by_step({**self._scan(), **self.read_manifest()})):
