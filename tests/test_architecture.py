@@ -35,7 +35,6 @@ LIGHT = [
     "runs/overridable",
     "runs/provenance",
     "runs/index",
-    "runs/slurm",
 ]
 LIGHT += ["storage/run_dir", "storage/folder_checks", "storage/run_files", "storage/safe_read", "storage/atomic"]
 LIGHT += ["training/signals"]
