@@ -61,7 +61,7 @@ def read() -> argparse.Namespace:
 
 
 def names(known: Sequence[str] | dict[str, Any]) -> Any:
-    """A reader of names with commas between them."""
+    """Return a parser of comma-separated names."""
 
     def split(text: str) -> list[str]:
         if wrong := [name for name in text.split(",") if name not in known]:
@@ -72,7 +72,7 @@ def names(known: Sequence[str] | dict[str, Any]) -> Any:
 
 
 def compare(folder: Path, options: argparse.Namespace, load: float) -> int:
-    """All rounds, the table and the file."""
+    """Run all rounds, print the table and write the file."""
     for system in options.systems:
         if lacking := missing(system):
             print(f"{system}: skipped, not installed: {', '.join(lacking)}")
@@ -95,7 +95,7 @@ def compare(folder: Path, options: argparse.Namespace, load: float) -> int:
 
 
 def fitting(systems: list[str], name: str) -> Iterator[str]:
-    """Those of the systems that are installed and asked of this workload."""
+    """Yield the systems that are installed and can train this workload."""
     workload = WORKLOADS[name]
     for system in systems:
         compared = workload.example is None or system in ("dltrain", "bare", "dltrain-bf16")
@@ -104,11 +104,11 @@ def fitting(systems: list[str], name: str) -> Iterator[str]:
 
 
 def child(system: str, name: str, folder: Path, steps: int, threads: int | None) -> Measured:
-    """One run in a fresh process; what it wrote, or how it failed."""
+    """Run one system in a new process; return its measurements or its error."""
     result = folder / "result.json"
     result.unlink(missing_ok=True)
     script = str(Path(__file__).with_name("child.py"))
-    # Keras picks its backend by this; the rest keeps networks and GPUs out of the comparison.
+    # Keras selects its backend by this variable; the others keep network access and GPUs out of the comparison.
     env = {**os.environ, "KERAS_BACKEND": "torch", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     env |= {} if threads is None else {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     words = [sys.executable, script, system, name, str(folder), str(steps), str(time.time()), str(result)]
@@ -117,7 +117,7 @@ def child(system: str, name: str, folder: Path, steps: int, threads: int | None)
 
 
 def on_terminal(words: list[str], env: dict[str, str]) -> str:
-    """Run a command on a terminal of its own, so that its progress is drawn; returns the end of what it wrote."""
+    """Run a command in a pseudo-terminal, so that it draws its progress; return the end of its output."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=env)
     os.close(theirs)
@@ -126,7 +126,7 @@ def on_terminal(words: list[str], env: dict[str, str]) -> str:
         while written := os.read(ours, 2**16):
             tail = (tail + written)[-2000:]
     except OSError:
-        pass  # how Linux says that the other end is closed
+        pass  # Linux reports a closed terminal this way
     finally:
         os.close(ours)
         process.wait()
@@ -134,7 +134,7 @@ def on_terminal(words: list[str], env: dict[str, str]) -> str:
 
 
 def summed(rounds: Rounds, name: str, system: str) -> Measured:
-    """One row: medians over the rounds, and ratios with their range."""
+    """Return one row: medians over the rounds, and ratios with their range."""
     row: Measured = {"workload": name, "system": system}
     done = [measured for measured in rounds[name, system] if "error" not in measured]
     if len(done) < len(rounds[name, system]):
@@ -175,7 +175,7 @@ def cells(row: Measured) -> list[str]:
 
 
 def warn(rows: list[Measured]) -> None:
-    """Say what makes the numbers doubtful."""
+    """Print what makes the numbers doubtful."""
     for row in rows:
         if "error" in row:
             print(f"{row['workload']} {row['system']} failed:\n{row['error']}")
@@ -191,7 +191,7 @@ def warn(rows: list[Measured]) -> None:
 
 
 def grow(folder: Path, options: argparse.Namespace) -> int:
-    """Time and memory of a step of the tiny MLP, early and late in one run of dltrain."""
+    """Compare time and memory of a step early and late in one run of the tiny MLP."""
     prepare(folder, "mlp")
     early, late = GROWTH
     measured = child("dltrain", "mlp", folder, late + early + 1, options.threads)
@@ -210,7 +210,7 @@ def grow(folder: Path, options: argparse.Namespace) -> int:
 
 
 def machine(options: argparse.Namespace, load: float) -> Measured:
-    """Where the numbers hold."""
+    """Return the machine and versions that the numbers hold for."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -226,7 +226,7 @@ def machine(options: argparse.Namespace, load: float) -> Measured:
 
 
 def show(text: str) -> None:
-    """What is being measured, on one line that is overwritten."""
+    """Print what is being measured on one line, which the next call overwrites."""
     if sys.stderr.isatty():
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""One system trains one workload in a process of its own and writes what was measured.
+"""Train one workload with one system in this process and write the measurements.
 
     python child.py SYSTEM WORKLOAD DATA_FOLDER STEPS STARTED RESULT.json
 
@@ -62,14 +62,14 @@ def main(system: str, name: str, folder: str, steps: str, started: str, result: 
 
 
 def around(stamps: list[float], step: int) -> float:
-    """Microseconds per step near ``step``: the lower quartile of 20 blocks; what grows, grows in all of them."""
+    """Return microseconds per step near `step`: the lower quartile of 20 blocks."""
     edges = stamps[step - 10 * BLOCK : step + 10 * BLOCK + 1 : BLOCK]
     blocks = sorted(1e6 * (b - a) / BLOCK for a, b in itertools.pairwise(edges))
     return blocks[len(blocks) // 4]
 
 
 def peak_mb() -> float:
-    """Most memory this process held. Linux' ru_maxrss would count what its parent held when it forked."""
+    """Return the peak memory of this process. ru_maxrss would include the parent's at the time of the fork."""
     status = Path("/proc/self/status")
     if status.exists():
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line) / 2**10
@@ -77,7 +77,7 @@ def peak_mb() -> float:
 
 
 def resident_mb() -> float:
-    """Memory this process holds now."""
+    """Return the present memory of this process."""
     status = Path("/proc/self/status")
     if not status.exists():
         return peak_mb()

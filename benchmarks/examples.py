@@ -1,4 +1,4 @@
-"""The loops of PyTorch's public examples of generative models: their layers, operations and habits, in our words.
+"""The loops of PyTorch's public examples of generative models, rewritten: the same layers, operations and reads.
 
 Source: pytorch/examples, vae/main.py and dcgan/main.py.
 """
@@ -13,7 +13,7 @@ LATENT = 100
 
 
 class VAE(nn.Module):
-    """784-400-20, with a layer of its own for mean and for log-variance."""
+    """Layers of 784, 400 and 20 units, with separate layers for mean and log-variance."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class VAE(nn.Module):
 
 
 def vae(task: Any) -> None:
-    """One Adam; the loss, summed over the batch, is read in every step."""
+    """Train with one Adam; the summed loss is read in every step."""
     model, seen, step = task.model(), 0.0, 0
     optimizer = torch.optim.Adam(model.parameters(), lr=task.workload.lr)
     model.train()
@@ -50,7 +50,7 @@ def vae(task: Any) -> None:
 
 
 def dcgan(task: Any) -> None:
-    """Two Adams; the critic learns from real and made-up pictures, the generator from the same made-up ones.
+    """Train with two Adams; the critic and the generator use the same generated images.
 
     The generator's turn also computes gradients of the critic, which are thrown away; losses are printed in every step.
     """

@@ -1,6 +1,6 @@
 """Other trainers on the same model, tensors and batch size, with the logging and progress that they show by default.
 
-Left at their defaults but for: no evaluation, no checkpoints, and no clipping, since nobody else here clips.
+At their defaults, but without evaluation, checkpoints and clipping, which the other systems lack.
 """
 
 import importlib.util
@@ -22,12 +22,12 @@ NEEDS = {
 
 
 def missing(system: str) -> list[str]:
-    """The packages that a system lacks here."""
+    """Return the packages that a system needs and that are not installed."""
     return [name for name in NEEDS.get(system, ()) if importlib.util.find_spec(name) is None]
 
 
 def lightning(task: Task) -> None:
-    """Lightning, with the loss logged as its guides do and its TensorBoard logger."""
+    """Train with Lightning, its TensorBoard logger, and the loss logged as its guides do."""
     from lightning import LightningModule, Trainer
 
     loss_of = task.workload.loss
@@ -55,7 +55,7 @@ def lightning(task: Task) -> None:
 
 
 def hf(task: Task) -> None:
-    """Hugging Face's Trainer; its AdamW without decay is Adam."""
+    """Train with Hugging Face's Trainer; its AdamW without decay is Adam."""
     from transformers import Trainer, TrainingArguments
 
     loss_of = task.workload.loss
@@ -94,12 +94,12 @@ def hf(task: Task) -> None:
 
 
 def fastai(task: Task) -> None:
-    """fastai's Learner around torch's Adam; it validates after each epoch, on one batch here."""
+    """Train with fastai's Learner and torch's Adam; it validates after each epoch, here on one batch."""
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner
     from fastai.optimizer import OptimWrapper
 
-    importlib.import_module("fastai.callback.progress")  # its bar becomes a default
+    importlib.import_module("fastai.callback.progress")  # makes its progress bar the default
 
     def adam(parameters: Any, **options: Any) -> OptimWrapper:
         return OptimWrapper(parameters, torch.optim.Adam, **options)
@@ -113,7 +113,7 @@ def fastai(task: Task) -> None:
 
 
 def keras(task: Task) -> None:
-    """Keras on torch, around the same torch module; the optimizer is Keras' own."""
+    """Train with Keras on torch, around the same module, with Keras' own optimizer."""
     import keras as k
 
     class Adam(k.optimizers.Adam):
@@ -140,7 +140,7 @@ def keras(task: Task) -> None:
 
 
 def whole_epochs(task: Task) -> tuple[TensorDataset, int]:
-    """Rows and epochs that come to at least ``task.steps``, for systems that count epochs only."""
+    """Return rows and epochs of at least ``task.steps``, for systems that count epochs only."""
     rows, wanted = task.dataset(), task.steps * task.workload.batch
     if wanted >= len(rows):
         return rows, -(-wanted // len(rows))

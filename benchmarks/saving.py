@@ -1,14 +1,13 @@
-"""What checkpoints cost the training loop, seen within runs of dltrain's whole command.
+"""Measure what checkpoints cost the training loop, within runs of dltrain's whole command.
 
     python saving.py [--rounds N] [--only tiny|large]
 
-Every other checkpoint is replaced by a plain `torch.save` of the same state into a new file. What is measured of each:
-how long the loop stands still, and what it loses in all. For that, a checkpoint is due every 9 n steps, and the n steps
-after it are compared with the n steps that follow these, so that the work of threads and system counts, too: of ours,
-the hash, the wait for the disk and the removal of an older one. A plain write leaves its work for the disk to later,
-and nothing is removed in these steps; its file goes in the rest, which is not looked at. The rest also lets the memory
-of a removed file cool down: for a second or two it is cheap to write into, and whoever came next would have the
-advantage.
+Every other checkpoint is replaced by a plain `torch.save` of the same state into a new file. Two figures are measured:
+how long the loop is blocked, and how much time it loses in all. For the second, a checkpoint is written every 9 n
+steps, and the n steps after it are compared with the n steps that follow those, so that the work of threads and of the
+system counts too: hashing, waiting for the disk, removing an older file. A plain write leaves the disk to work later,
+and its file is removed in the remaining steps, which are not measured. These also let the memory of a removed file cool
+down, which would favour the next write.
 """
 
 import argparse
@@ -50,7 +49,7 @@ def main() -> int:
 
 
 def report(label: str, rounds: list[dict[str, Any]], epoch: int) -> None:
-    """One paragraph per network: medians over all checkpoints, with the quartiles."""
+    """Print one paragraph per network: medians over all checkpoints, with quartiles."""
     step = 1000 * statistics.median(found["step"] for found in rounds)
     print(f"{label}: a step takes {step:.3f} ms, a checkpoint has {rounds[0]['bytes'] / 1e6:.1f} MB")
     for what in ("standstill", "loss in all"):
@@ -65,7 +64,7 @@ def report(label: str, rounds: list[dict[str, Any]], epoch: int) -> None:
 
 
 def child(folder: Path, kind: dict[str, Any]) -> dict[str, Any]:
-    """One run in a fresh process."""
+    """Run one measurement in a new process."""
     call = [sys.executable, __file__, "--child", str(folder), json.dumps(kind)]
     done = subprocess.run(call, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -74,13 +73,13 @@ def child(folder: Path, kind: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(folder: Path, kind: dict[str, Any]) -> dict[str, Any]:
-    """Train; every second checkpoint is written plainly."""
+    """Train; every second checkpoint is a plain `torch.save`."""
     from dltrain.cli import main as cli
     from dltrain.optim.optimizer import Optimizer
     from dltrain.training.loop import Loop
 
     stamps: list[float] = []
-    stood: dict[str, list[float]] = {name: [] for name in NAMES}
+    stopped: dict[str, list[float]] = {name: [] for name in NAMES}
     step, save = Optimizer.step, Loop.save
     part, every = kind["part"], CYCLE * kind["part"]
 
@@ -100,7 +99,7 @@ def run(folder: Path, kind: dict[str, Any]) -> dict[str, Any]:
                 save(loop, best)
             else:
                 torch.save(loop.checkpointer.state_dict(loop.state), written)
-            stood[NAMES[not ours]].append(time.perf_counter() - begun)
+            stopped[NAMES[not ours]].append(time.perf_counter() - begun)
 
         Optimizer.step, Loop.save = stamped, alternating  # type: ignore[method-assign, assignment]
         task = Task("mlp", folder, Path(scratch), kind["steps"])
@@ -111,11 +110,11 @@ def run(folder: Path, kind: dict[str, Any]) -> dict[str, Any]:
     costs = costs_of(stamps[: kind["steps"]], part)
     steps = statistics.median(later - sooner for sooner, later in itertools.pairwise(stamps))
     lost = {"checkpoint": costs[::2], "plain": costs[1::2]}
-    return {"standstill": stood, "loss in all": lost, "step": steps, "bytes": size}
+    return {"standstill": stopped, "loss in all": lost, "step": steps, "bytes": size}
 
 
 def costs_of(stamps: list[float], part: int) -> list[float]:
-    """Seconds that each checkpoint took from training.
+    """Return the seconds that each checkpoint took from training.
 
     A step's stamp comes before its checkpoint, so the time from the stamp of a step with one is the time of the next.
     """

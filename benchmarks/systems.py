@@ -18,7 +18,7 @@ LOG_EVERY = 50
 
 @dataclass
 class Task:
-    """What one child process is to do, and what it saw.
+    """The work of one child process, and its measurements.
 
     Args:
         name: Of the workload.
@@ -41,17 +41,17 @@ class Task:
         return WORKLOADS[self.name]
 
     def stamp(self, *_: Any) -> None:
-        """An optimizer step is done."""
+        """Record that an optimizer step is done."""
         self.stamps.append(time.perf_counter())
         if self.watch is not None:
             self.watch(len(self.stamps))
 
     def stamp_torch(self) -> None:
-        """Stamp every step of every torch optimizer: a list that torch walks anyway gets one more entry."""
+        """Record every step of every torch optimizer through a hook."""
         register_optimizer_step_post_hook(self.stamp)
 
     def model(self) -> nn.Module:
-        """The workload's model, as dltrain would start it."""
+        """Return the workload's model with the initial weights of dltrain."""
         torch.manual_seed(0)
         model = self.workload.model()
         self.seen["parameters"] = sum(p.numel() for p in model.parameters())
@@ -65,7 +65,7 @@ class Task:
 
 
 def dltrain(task: Task, precision: str = "fp32") -> None:
-    """The whole command, as it is installed: log, progress, TensorBoard, metrics, result; through its entry point.
+    """Train with the installed command: log, progress, TensorBoard, metrics and result included.
 
     Only evaluation and checkpoints are put off to the end, behind the last stamp, as they are for everyone here.
     """
@@ -90,7 +90,7 @@ def dltrain(task: Task, precision: str = "fp32") -> None:
 
 
 def words(task: Task, precision: str) -> list[str]:
-    """What a user would type."""
+    """Return the overrides of the command line."""
     return [
         *task.workload.overrides,
         f"data.path={file_of(task.folder, task.name)}",
@@ -107,7 +107,7 @@ def words(task: Task, precision: str) -> list[str]:
 
 
 def bare(task: Task, precision: str = "fp32") -> None:
-    """The loop that tutorials teach, with the loss printed now and then; it keeps nothing."""
+    """Train with the loop of tutorials, which prints the loss now and then and saves nothing."""
     if task.workload.example is not None:
         return task.workload.example(task)
     model, loss_of = task.model(), task.workload.loss

@@ -1,4 +1,4 @@
-"""What is trained: seven models on made-up data, in files for dltrain and as ready tensors for everyone else."""
+"""Seven models on synthetic data: in files for dltrain, as tensors for the other systems."""
 
 import string
 from collections.abc import Callable
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import examples
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import examples
 from dltrain.data.loader import Batches
 from dltrain.data.spec import Data
 from dltrain.datasets.npz import Npz
@@ -26,7 +26,7 @@ from dltrain.models.recurrent import Recurrent
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 LR = 1e-3
-HELD = 64  # examples that nobody trains on; nobody evaluates while it is measured
+HELD = 64  # held-out examples; no system evaluates while it is measured
 WINDOW, HORIZON = 96, 24
 CONTEXT, ALPHABET = 64, string.ascii_letters + string.digits + " .\n"
 CIFAR_BLOCKS: list[dict[str, Any]] = [
@@ -41,7 +41,7 @@ CIFAR_BLOCKS: list[dict[str, Any]] = [
 
 @dataclass(frozen=True)
 class Workload:
-    """One row of the comparison.
+    """One workload of the comparison.
 
     Args:
         batch: Examples per step.
@@ -195,7 +195,7 @@ WORKLOADS = {
         400,
         20,
         examples.VAE,
-        F.cross_entropy,  # not used: the example has a loss of its own
+        F.cross_entropy,  # not used: the example has its own loss
         write_digits,
         read_light,
         ("model=vae", "data.mean=0.0", "data.std=1.0", "optimizer=adam", *ARRAYS),
@@ -206,7 +206,7 @@ WORKLOADS = {
         40,
         5,
         lambda: DCGAN(channels=3, height=32, width=32, answers=1, latent=examples.LATENT, hidden_size=16),
-        F.cross_entropy,  # likewise
+        F.cross_entropy,  # not used, as above
         write_colours,
         read_npz,
         ("model=dcgan", "model.hidden_size=16", "optimizer=adam_gan", *ARRAYS),
@@ -219,12 +219,12 @@ SUFFIX = {"lstm": "csv", "gpt": "txt"}
 
 
 def file_of(folder: Path, name: str) -> Path:
-    """The file that dltrain reads."""
+    """Return the file that dltrain reads."""
     return folder / f"{name}.{SUFFIX.get(name, 'npz')}"
 
 
 def prepare(folder: Path, name: str) -> None:
-    """Write a workload's file, and the same numbers, normalised alike, as tensors."""
+    """Write a workload's file, and the same numbers, normalized the same way, as tensors."""
     workload = WORKLOADS[name]
     path = file_of(folder, name)
     workload.write(path)
@@ -234,6 +234,6 @@ def prepare(folder: Path, name: str) -> None:
 
 
 def tensors(folder: Path, name: str) -> tuple[Tensor, Tensor]:
-    """What everyone but dltrain trains on."""
+    """Return the tensors that the other systems train on."""
     loaded = torch.load(folder / f"{name}.pt", weights_only=True)
     return loaded["inputs"], loaded["targets"]

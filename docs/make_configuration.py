@@ -1,102 +1,172 @@
-"""Generate docs/configuration.md from conf/ and dltrain/config/schema.py: python docs/make_configuration.py."""
+"""Generate docs/configuration.md from conf/, dltrain/config/schema.py and the constructors.
+
+Run it with ``make docs``.
+"""
 
 import re
+import types
+import typing
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
-from dltrain.config import schema
+from dltrain.config import schema, signatures
 from dltrain.config.groups import conf_dir
+from dltrain.config.instantiate import find_target
+from dltrain.training.device import select_device
 
 PAGE = Path(__file__).with_name("configuration.md")
-GROUPS = {
-    "": "Every run",
-    "data": "`data=`",
-    "model": "`model=`",
-    "task": "`task=`",
-    "optimizer": "`optimizer=`",
-    "optimizer/schedule": "`optimizer/schedule=`",
-    "regularization": "`regularization=`",
-    "device": "`device=`",
-}
+GROUPS = ("data", "model", "task", "optimizer", "optimizer/schedule", "regularization", "device", "experiment")
 HEAD = """# Configuration
 
-Every key: its meaning, what it may be, and its default. Generated from `conf/` by `make docs`; a test checks that it is
-up to date.
+Which keys a run has: their meaning, what they may be, and their defaults. Generated from `conf/` by `make docs`; a test
+checks that it is up to date.
 
-Set a key with `KEY=VALUE`, choose an option with `GROUP=OPTION`. Keys that a model or task pulls from the data
-(`${spec.features}`) and those that follow another key (`${regularization.dropout}`) are left out.
-`null` means no value.
+Set a key with `KEY=VALUE` and choose an option with `GROUP=OPTION`. `null` means no value, `???` a value that you must
+give. Arguments that are pulled from the data (`${spec.features}`) or follow another key (`model.dropout` follows
+`regularization.dropout`, `task.label_smoothing` follows `regularization.label_smoothing`) are left out.
+`dltrain --cfg job` prints all keys of one run.
 """
+LEFT_OUT = {"defaults", "_target_", "_provides_", "job", "output_subdir"}
 
 
-def rows_of(group: str, text: str) -> Iterator[tuple[str, str, str, str]]:
-    """Yield key, meaning, accepted values and default of each key of a YAML file.
+class Row(NamedTuple):
+    """What the page says of a key of one option."""
+
+    key: str
+    meaning: str
+    values: str
+    default: str
+
+
+def rows_of(group: str, text: str) -> Iterator[Row]:
+    """Yield a row for each key of a YAML file.
 
     Raises:
         ValueError: If a key has no comment.
     """
     content = yaml.safe_load(text)
-    target = str(content.get("_target_", ""))
     parents: list[str] = []
     for line in text.splitlines():
         if not (match := re.match(r"^( *)(\w+):(?: +(.*?))??(?: +# (.*))?$", line)):
             continue
-        indent, name, value, meaning = len(match[1]) // 2, match[2], match[3], match[4]
-        parents = [*parents[:indent], name]
+        parents = [*parents[: len(match[1]) // 2], match[2]]
         node = content
         for part in parents:
             node = node.get(part) if isinstance(node, dict) else None
-        skipped = {"defaults", "hydra", "_target_", "_provides_"} & set(parents)
-        if skipped or isinstance(node, dict) or "${" in str(value):
+        if LEFT_OUT & set(parents) or isinstance(node, dict) or re.search(r"\${(?!oc)", str(match[3])):
             continue
-        key = ".".join([*group.replace("/", ".").split("."), *parents]).lstrip(".")
-        if not meaning:
+        key = ".".join([*filter(None, group.split("/")), *parents])
+        if not match[4]:
             raise ValueError(f"{key} has no comment that says what it means")
-        yield f"`{key}`", meaning, accepted(key, node, target), f"`{yaml_text(node)}`"
+        target = str(content.get("_target_", ""))
+        shown = re.sub(r"\$\{oc\.env:(\w+),\"(.*)\"\}", r"$\1, else \2", yaml_text(node))
+        yield Row(f"`{key}`", match[4], accepted(key, node, target), f"`{shown}`")
 
 
 def accepted(key: str, default: Any, target: str) -> str:
-    """Return what a key accepts, in words."""
-    field = schema.field_of(key, target)
-    if field is not None:
-        text = field.text.replace("one of ", "") if field.names else field.text
-        text = " ".join(f"`{name}`" for name in field.names) or text
-        return text + (" or a list of them" if field.many or isinstance(default, list) else "")
-    return "" if default is None or default == "auto" else schema.KINDS[type(default)][1]
+    """Return what a key accepts, in words: its range, and the annotation of its constructor."""
+    field, hint = schema.field_of(key, target), annotation(key, target)
+    kinds = alternatives(hint) if hint else []
+    listed = [kind for kind in kinds if typing.get_origin(kind) in (list, tuple)]
+    plain = [kind for kind in kinds if kind not in listed and kind is not type(None)]
+    lists = bool(listed) if kinds else isinstance(default, list)
+    scalar = bool(plain) if kinds else not lists
+    null = default is None or (type(None) in kinds if kinds else bool(field and field.null))
+    if field is None:
+        words = " or ".join(dict.fromkeys(signatures.describe(kind) for kind in [*plain, *listed]))
+        words = words.replace("one of ", "") or schema.KINDS[str if default is None else type(default)][1]
+    else:
+        words = " ".join(f"`{name}`" for name in field.names) or field.text
+        many = "a list of them" if scalar else f"a list, each {words}"
+        words = f"{words} or {many}" if lists and scalar else many if lists else words
+    return f"{words} or null" if null else words
+
+
+def annotation(key: str, target: str) -> Any:
+    """Return the annotation of the argument that a key sets, or None if it sets no argument directly."""
+    if not target and not key.startswith("device."):
+        return None
+    made = find_target(target, key, ()) if target else select_device
+    return signatures.annotations(made).get(key.rsplit(".", 1)[-1])
+
+
+def alternatives(hint: Any) -> list[Any]:
+    """Return the members of a union, or the annotation itself."""
+    return [*typing.get_args(hint)] if typing.get_origin(hint) in (typing.Union, types.UnionType) else [hint]
 
 
 def yaml_text(value: Any) -> str:
     """Return a value as YAML writes it on one line."""
-    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip().strip("'")
 
 
-def table(group: str) -> str:
-    """Return the table of a group; equal rows of several options share one."""
-    files = sorted((conf_dir() / group).glob("*.yaml")) if group else [conf_dir() / "config.yaml"]
-    found: dict[tuple[str, ...], list[str]] = {}
-    for file in files:
-        for row in rows_of(group, file.read_text("utf-8")):
-            found.setdefault(row, []).append(file.stem)
-    names = [file.stem for file in files]
-    single = len(files) == 1 or group in ("regularization", "device")
-    lines = ["| key | meaning | values | default |", "| --- | --- | --- | --- |"]
-    if not single:
-        lines = ["| key | meaning | values | default | options |", "| --- | --- | --- | --- | --- |"]
-    for row, options in sorted(found.items(), key=lambda item: (item[0][0], item[1])):
-        if single and options[0] not in (names[0], "none", "auto"):
-            continue  # other options only set other defaults
-        shown = "all" if len(options) == len(names) else " ".join(f"`{name}`" for name in options)
-        cells = [*row] if single else [*row, shown]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+def description(text: str) -> str:
+    """Return the first sentence of the comment at the top of a YAML file."""
+    comment = re.match(r"(?:# @package .*\n)?((?:#.*\n)+)", text)
+    joined = comment[1].replace("\n", "").replace("#", "").strip() if comment else ""
+    return re.split(r"(?<=[^.]\.) +(?=[A-Z])", joined)[0].replace("  ", " ")
+
+
+def options_table(files: dict[str, str], sets: bool) -> str:
+    """Return the table of a group's options, for presets with the keys that they set."""
+    lines = ["| option | |", "| --- | --- |"]
+    for name, text in files.items():
+        values = (
+            {k: v for k, v in yaml.safe_load(text).items() if k != "defaults"} if sets and "defaults:" in text else {}
+        )
+        shown = f" Sets {', '.join(f'`{key}: {yaml_text(value)}`' for key, value in values.items())}." if values else ""
+        lines.append(f"| `{name}` | {description(text).replace('<', '&lt;')}{shown} |")
     return "\n".join(lines)
+
+
+def keys_table(group: str, files: dict[str, str]) -> str:
+    """Return the table of a group's keys; options for which a key means the same share a row."""
+    found: dict[tuple[str, str, str], dict[str, str]] = defaultdict(dict)
+    for option, text in files.items():
+        for row in rows_of(group, text):
+            found[row[:3]][option] = row.default
+    named = len(files) > 1
+    lines = [
+        "| key | meaning | values | default |" + " options |" * named,
+        "| --- | --- | --- | --- |" + " --- |" * named,
+    ]
+    for (key, meaning, values), defaults in sorted(found.items(), key=lambda item: item[0][0].strip("`")):
+        cells = [key, meaning, values, defaults_text(defaults)]
+        if named:
+            cells.append("all" if len(defaults) == len(files) else " ".join(f"`{option}`" for option in defaults))
+        lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def defaults_text(defaults: dict[str, str]) -> str:
+    """Return the most common default of a key, then those of the options that differ."""
+    common = Counter(defaults.values()).most_common(1)[0][0]
+    others: dict[str, list[str]] = defaultdict(list)
+    for option, default in defaults.items():
+        if default != common:
+            others[default].append(f"`{option}`")
+    return "; ".join([common, *(f"{default} for {' '.join(options)}" for default, options in others.items())])
 
 
 def page() -> str:
     """Return the whole page."""
-    return HEAD + "".join(f"\n## {title}\n\n{table(group)}\n" for group, title in GROUPS.items())
+    parts = [
+        HEAD,
+        "\n## Every run\n\n",
+        keys_table("", {"config": (conf_dir() / "config.yaml").read_text("utf-8")}),
+        "\n",
+    ]
+    for group in GROUPS:
+        files = {file.stem: file.read_text("utf-8") for file in sorted((conf_dir() / group).glob("*.yaml"))}
+        presets = group in ("regularization", "device")
+        base = {name: text for name, text in files.items() if "defaults:" not in text} if presets else files
+        parts += [f"\n## `{group}=`\n\n", options_table(files, sets=presets), "\n"]
+        parts += ["\n", keys_table(group, base), "\n"] if group != "experiment" else []
+    return "".join(parts)
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ RUNS = {
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """``kept("plain")``, ``kept("model=mlp", ...)``: the folder of such a run, made once. No test may change it.
 
-    What the run wrote to standard output lies beside it, in ``printed``.
+    ``printed`` in its folder has the run's standard output.
     """
     from dltrain.cli import main
 

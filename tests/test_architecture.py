@@ -35,7 +35,6 @@ LIGHT = [
     "runs/overridable",
     "runs/provenance",
     "runs/index",
-    "runs/slurm",
 ]
 LIGHT += ["storage/run_dir", "storage/folder_checks", "storage/run_files", "storage/safe_read", "storage/atomic"]
 LIGHT += ["training/signals"]
@@ -106,7 +105,7 @@ def test_no_two_modules_import_each_other() -> None:
                 *(f"config/{name}.py" for name in ("compose", "composer", "interpolation", "plain", "revise")),
             },
         ),
-        ("rich", {"loggers/screen.py", "loggers/table.py"}),
+        ("rich", {"loggers/screen.py"}),
         ("tensorboard", {"loggers/tracker.py"}),
         ("matplotlib", {"plots/figures.py", "plots/charts.py"}),
         ("torchvision", {"datasets/download.py", "datasets/cifar10.py"}),

@@ -233,7 +233,7 @@ def good_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def sent_run(good_run: Path, trap: Path) -> Path:
-    """A copy of it, as somebody may send one."""
+    """A copy of the folder, as a stranger may send it."""
     return Path(shutil.copytree(good_run, trap / "sent"))
 
 
@@ -340,7 +340,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(
             said = capsys.readouterr().err
             assert "refused" in said
             assert "Traceback" not in said
-            assert "weights_only" not in said, "nobody is told how to load it anyway"
+            assert "weights_only" not in said, "the message must not explain how to load it anyway"
             assert "safe_globals" not in said
 
 
@@ -415,8 +415,8 @@ def test_our_own_yaml_names_no_plugins_and_only_our_own_targets() -> None:
 
 
 def test_tensorboard_listens_to_this_machine_only() -> None:
-    told = subprocess.run(["make", "-n", "tensorboard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    (line,) = [line for line in told.splitlines() if "tensorboard --logdir" in line]
+    dry_run = subprocess.run(["make", "-n", "tensorboard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (line,) = [line for line in dry_run.splitlines() if "tensorboard --logdir" in line]
     assert " --host localhost " in line
     for file in [ROOT / "Makefile", *(ROOT / "dltrain").rglob("*.py"), ROOT / "README.md"]:
         assert "bind_all" not in file.read_text()

@@ -4,16 +4,12 @@ import argparse
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.loggers.console import Console
 from dltrain.runs.job import open_run
 from dltrain.runs.overridable import check_predict
 from dltrain.storage.run_files import CHECKPOINTS
-
-if TYPE_CHECKING:
-    from dltrain.runs.inference import Trained
 
 
 def main(arguments: argparse.Namespace, started: float) -> int:
@@ -22,19 +18,29 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     name = _checkpoint_file(path, arguments.checkpoint)
     check_predict(changes)
     job.ready()
+    from dltrain.runs import report
     from dltrain.runs.classifier_features import attach_features
     from dltrain.runs.inference import load_trained, rebuild_components
 
     console = Console()
     trained = load_trained(rebuild_components(job), path, name, own=True)
-    attach_features(trained.components, job.allow)
+    attach_features(trained.components)
     if getattr(trained.splits, arguments.split) is None:
         expected = "test or train, as the run holds out no examples"
         raise ConfigError(format_error("--split", expected, arguments.split))
     for note in trained.notes:
         console.warning(note)
     console.info(f"{path}: {name.removesuffix('.pt')} checkpoint, of step {trained.step:,}")
-    _print_metrics(console, arguments, {"folder": str(path), "checkpoint": name, "step": trained.step}, trained)
+    task, evaluation = trained.components.task, trained.evaluate(arguments.split)
+    features = report.feature_source(task, evaluation)
+    if arguments.json:
+        source = {"folder": str(path), "checkpoint": name, "step": trained.step, "split": arguments.split}
+        figures = {"metric": task.metric, "metrics": evaluation.metrics, "baselines": evaluation.baselines, **features}
+        print(json.dumps(report.finite_or_none({**source, **figures}), indent=2, allow_nan=False))
+        return 0
+    report.print_metrics(console, evaluation.metrics, evaluation.baselines, split=arguments.split)
+    for note in features.values():
+        console.info(report.feature_note(note))
     return 0
 
 
@@ -48,19 +54,3 @@ def _checkpoint_file(path: Path, name: str) -> str:
         return file.name
     hint = suggest(file.name, ["best", "last", *known]) or f"It has {' '.join(known) or 'none'}."
     raise ConfigError(format_error("--checkpoint", f"best, last or a file of {folder}", name, hint))
-
-
-def _print_metrics(console: Console, arguments: argparse.Namespace, source: dict[str, Any], trained: "Trained") -> None:
-    """Evaluate and print a table, or with ``--json`` an object that begins with ``source``."""
-    from dltrain.runs import report
-
-    split, task = arguments.split, trained.components.task
-    evaluation = trained.evaluate(split)
-    features = report.feature_source(task, evaluation)
-    if arguments.json:
-        figures = {"metric": task.metric, "metrics": evaluation.metrics, "baselines": evaluation.baselines, **features}
-        print(json.dumps(report.finite_or_none({**source, "split": split, **figures}), indent=2, allow_nan=False))
-        return
-    report.print_metrics(console, evaluation.metrics, evaluation.baselines, split=split)
-    for name in features.values():
-        console.info(report.feature_note(name))

@@ -1,6 +1,7 @@
 """Types of flags for argparse: functions from a word to a value that raise `argparse.ArgumentTypeError`."""
 
 import argparse
+import functools
 import math
 from collections.abc import Callable
 
@@ -24,14 +25,16 @@ def one_of(*names: str) -> Callable[[str], str]:
     return parse
 
 
-def count(text: str) -> int:
-    """Parse a whole number of at least 1."""
-    return _integer(text, 1, MAX_COUNT)
+def _integer(text: str, low: int, high: int) -> int:
+    number = int(text) if text.isdecimal() and len(text) < MAX_DIGITS else -1
+    if not low <= number <= high:
+        bound = f" and at most {high:,}" if text.isdecimal() and number != 0 else ""
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least {low}{bound}, got {shorten(text)}")
+    return number
 
 
-def seed(text: str) -> int:
-    """Parse a random seed: a whole number of at least 0."""
-    return _integer(text, 0, MAX_SEED)
+count = functools.partial(_integer, low=1, high=MAX_COUNT)
+seed = functools.partial(_integer, low=0, high=MAX_SEED)
 
 
 def positive(text: str) -> float:
@@ -53,11 +56,3 @@ def shape(text: str) -> tuple[int, ...]:
             f"expected one to three sizes such as 3x32x32, 96x7 or 784, got {shorten(text)}"
         )
     return tuple(map(int, sizes))
-
-
-def _integer(text: str, low: int, high: int) -> int:
-    number = int(text) if text.isdecimal() and len(text) < MAX_DIGITS else -1
-    if not low <= number <= high:
-        bound = f" and at most {high:,}" if text.isdecimal() and number != 0 else ""
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least {low}{bound}, got {shorten(text)}")
-    return number

@@ -36,7 +36,12 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     label = None if arguments.label is None else generation.class_number(arguments.label, spec)
     count = arguments.count or generation.COUNT
     made = generation.generate(components, count, arguments.seed, label, arguments.interpolate, given)
-    _write(out, export.encode(made, out, spec), arguments.force)
+    content = export.encode(made, out, spec)
+    _refuse_existing(out, arguments.force)
+    try:
+        write_atomic(out, content)
+    except OSError as error:
+        raise ConfigError(format_error("--out", f"a file that can be written at {out}", error.strerror)) from error
     Console().info(f"{path}: {arguments.checkpoint} checkpoint, of step {step:,}: {len(made.examples):,} examples")
     print(out)
     return 0
@@ -48,12 +53,3 @@ def _refuse_existing(path: Path, force: bool) -> None:
         raise ConfigError(format_error("--out", "a file in an existing folder", path))
     if os.path.isdir(path) or (os.path.exists(path) and not force):
         raise ConfigError(format_error("--out", "a new file", path, "It exists; --force replaces a file."))
-
-
-def _write(path: Path, content: bytes, force: bool) -> None:
-    """Write a file atomically; without ``force`` only a new one."""
-    _refuse_existing(path, force)
-    try:
-        write_atomic(path, content)
-    except OSError as error:
-        raise ConfigError(format_error("--out", f"a file that can be written at {path}", error.strerror)) from error

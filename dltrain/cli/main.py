@@ -68,7 +68,6 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _printing_flags(arguments: argparse.Namespace) -> list[str]:
-    """Return the flags that Hydra answers, as it reads them."""
     if arguments.package and not arguments.cfg:
         raise ConfigError("--package: expected --cfg job with it")
     found: list[str] = []

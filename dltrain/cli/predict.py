@@ -57,7 +57,6 @@ def _task_options(arguments: argparse.Namespace, task: "Task") -> dict[str, Any]
 
 
 def _print_lines(pieces: Iterable[list[dict[str, Any]]], form: str, top: int | None) -> None:
-    """Print all records, each piece as soon as it is there."""
     writer: csv.DictWriter[str] | None = None
     for piece in pieces:
         for line in piece:
@@ -83,7 +82,6 @@ def _json_line(record: dict[str, Any]) -> str:
 
 
 def _most_probable(record: dict[str, Any], top: int) -> dict[str, Any]:
-    """Return a record with the ``top`` most probable classes only."""
     tables = {key: value for key, value in record.items() if isinstance(value, dict)}
     if not tables:
         raise ConfigError("--top: not supported because this run predicts no classes")

@@ -29,7 +29,7 @@ class Verb(NamedTuple):
     description: str
     examples: str
     arguments: tuple[tuple[str, str], ...]
-    names: tuple[int, float]
+    names: tuple[int, float] = (1, 1)
     add_flags: Callable[[ArgumentParser], None] = lambda parser: None
 
 
@@ -139,7 +139,6 @@ none.""",
 dltrain resume latest
 dltrain resume outputs/lstm-timeseries/20261122-170146-f8f5 trainer.epochs=40""",
         arguments=(RUN, ("KEY=VALUE", RESUMABLE)),
-        names=(1, 1),
     ),
     "rerun": Verb(
         summary="repeat a run in a new folder, after listing what differs from then",
@@ -157,7 +156,6 @@ dltrain rerun outputs/lstm-timeseries/20261122-170146-f8f5 seed=1 optimizer.lr=3
             ("GROUP=OPTION", "replaces a whole group; other keys stay as the run had them"),
             ("KEY=VALUE", "replaces one key"),
         ),
-        names=(1, 1),
     ),
     "evaluate": Verb(
         summary="metrics of a run's checkpoint on one of its splits",
@@ -173,7 +171,6 @@ dltrain evaluate latest
 dltrain evaluate outputs/lstm-timeseries/20261122-170146-f8f5 --split val
 dltrain evaluate latest data.path=/mnt/disk/sales.csv device=cpu""",
         arguments=(RUN, LOCATION, SCORE),
-        names=(1, 1),
         add_flags=_evaluate_flags,
     ),
     "predict": Verb(
@@ -226,7 +223,6 @@ dltrain generate outputs/vae-mnist/20261122-170146-f8f5 --interpolate --out walk
 dltrain generate latest --class 3
 dltrain generate latest --given seven.png scans/""",
         arguments=((RUN[0], f"{RUN[1]}; it comes before --given"), LOCATION),
-        names=(1, 1),
         add_flags=_generate_flags,
     ),
     "runs": Verb(

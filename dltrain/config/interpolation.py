@@ -29,7 +29,7 @@ def unresolvable(written: dict[str, Any]) -> Iterator[str]:
         if isinstance(value, str) and "${" in value:
             try:
                 found = OmegaConf.select(whole, key)
-                # Environment variables are text, which is no number.
+                # Environment variables are text even where a number is expected.
                 if "oc." in value and not OmegaConf.is_config(found) and (wrong := schema.check_range(key, found)):
                     yield wrong
             except (OmegaConfBaseException, RecursionError) as error:

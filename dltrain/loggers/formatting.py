@@ -24,6 +24,11 @@ def format_count(number: int) -> str:
     return f"{number:,}"
 
 
+def format_number(number: float | None) -> str:
+    """Format a number with four significant digits, None as an empty string."""
+    return "" if number is None else f"{number:.4g}"
+
+
 def format_rate(per_second: float) -> str:
     """Format a rate per second with at least three significant digits: ``812/s``, ``0.53/s``."""
     if not math.isfinite(per_second):

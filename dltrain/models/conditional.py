@@ -42,7 +42,7 @@ def num_conditioning_classes(conditional: bool, classes: int | None) -> int:
     """Return the number of classes that a model is conditioned on; 0 for none.
 
     Raises:
-        ConfigError: If a conditional model is asked for and the data have no classes.
+        ConfigError: If the model is conditional and the data have no classes.
     """
     if conditional and not classes:
         raise ConfigError(format_error("model.conditional", "false, as these data have no classes", conditional))

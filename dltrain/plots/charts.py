@@ -37,7 +37,7 @@ def confusion(figure: "Figure", counts: Tensor, names: Sequence[str]) -> None:
     rate = 100 * float(counts.trace() / counts.sum().clamp(min=1))
     axes = figure.subplots()
     axes.set_title(f"accuracy {rate:.1f} % of {int(counts.sum()):,}")
-    # The root makes a few mistakes visible beside many hits.
+    # The root keeps a few mistakes visible next to many hits.
     axes.imshow(shares.sqrt().numpy(), "Blues", vmin=0, vmax=1)
     cell = 120 / len(counts)  # points, about
     for row, column in counts.nonzero().tolist() if cell > 4 else ():

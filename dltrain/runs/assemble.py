@@ -33,11 +33,7 @@ class Components:
         config: The whole configuration with all facts filled in, as ``config.yaml`` has it.
         allow: Module prefixes that the command allows YAML to name.
         data: The data set, not loaded yet.
-        task: What is learned.
         model: The model on its device, with its initial weights.
-        device: Where it is trained, and in which precision.
-        trainer: How long, and what happens when.
-        notes: Messages for the start of the run.
         fingerprint: Split -> fingerprint of its data, once they are loaded.
     """
 
@@ -52,11 +48,7 @@ class Components:
     fingerprint: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def build_optimizer(self, turn: Turn, steps: int) -> Optimizer:
-        """Return the optimizer of one turn for a stage of `steps` steps.
-
-        Raises:
-            ConfigError: When the optimizer or its schedule refuses its arguments.
-        """
+        """Return the optimizer of one turn for a stage of `steps` steps."""
         node = dict(self.config["optimizer"])
         if turn.lr is not None:
             node["lr"] = turn.lr
@@ -77,23 +69,19 @@ class Components:
 
 
 def build_components(job: Job) -> Components:
-    """Build data, task and model, and move the model to the device.
-
-    Raises:
-        ConfigError: With the mistakes of all groups, as far as they can be found independently.
-    """
+    """Build data, task and model, and move the model to the device; report the mistakes of all groups together."""
     config, errors = job.resolved, list[str]()
-    with collect_errors(errors):
+    with _collect_errors(errors):
         devices.resolve_device(config["device"]["name"])
-    with collect_errors(errors):
-        trainer = build_trainer_config(config)
-    with collect_errors(errors):
+    with _collect_errors(errors):
+        trainer = _build_trainer_config(config)
+    with _collect_errors(errors):
         data: Data = instantiate.build(config["data"], "data", job.allow)
     if errors:
         # The YAML of data declares which facts they state: a pair that cannot fit is reported with the other mistakes.
         declared: Facts = dict.fromkeys([*config["data"].get("_provides_", []), *compatibility.TASK_FACTS], True)
         for group in ("task", "model"):
-            with collect_errors(errors):
+            with _collect_errors(errors):
                 compatibility.check_facts(job, group, declared)
         raise ConfigError(*errors)
     task, facts = build_task(job, data.spec)
@@ -103,19 +91,15 @@ def build_components(job: Job) -> Components:
     model = device.place(model)
     precision_notes = (precision.use_fp32_where_needed(model, device), precision.advise(model, device))
     if device.compile:
-        for module in callable_modules(model):
+        called = [getattr(model, name) for name in getattr(model, "parts", ())]  # by the task: a GAN's generator
+        for module in called or [model]:
             module.compile()
     notes = compatibility.unused_regularization(job), *precision_notes
-    filled = yaml_values(fill_facts(config, facts))
+    filled = _yaml_values(fill_facts(config, facts))
     return Components(filled, job.allow, data, task, model, device, trainer, tuple(note for note in notes if note))
 
 
-def build_trainer_config(config: dict[str, Any]) -> TrainerConfig:
-    """Return how long a run is trained, and what happens when.
-
-    Raises:
-        ConfigError: When the training has no end.
-    """
+def _build_trainer_config(config: dict[str, Any]) -> TrainerConfig:
     trainer = config["trainer"]
     if trainer["epochs"] is None and trainer["max_steps"] is None:
         raise ConfigError(format_error("trainer.epochs", "a whole number", None, "trainer.max_steps is null, too."))
@@ -138,11 +122,7 @@ def build_trainer_config(config: dict[str, Any]) -> TrainerConfig:
 
 
 def build_task(job: Job, spec: Spec) -> tuple[Task, Facts]:
-    """Return the task for these data, and the facts of both.
-
-    Raises:
-        ConfigError: When the data do not state what the task needs.
-    """
+    """Return the task for these data, and the facts of both."""
     facts = spec_facts(spec)
     compatibility.check_facts(job, "task", facts)
     node = fill_facts(job.resolved["task"], facts, "task")
@@ -156,23 +136,14 @@ def spec_facts(spec: Spec) -> Facts:
 
 
 def build_model(job: Job, facts: Facts) -> nn.Module:
-    """Return the model for these facts, its weights initialized from the run's seed.
-
-    Raises:
-        ConfigError: When the facts lack what the model needs.
-    """
+    """Return the model for these facts, its weights initialized from the run's seed."""
     compatibility.check_facts(job, "model", facts)
     node = fill_facts(job.resolved["model"], facts, "model")
     torch.manual_seed(job.resolved["seed"])
     return instantiate.build(node, "model", job.allow)
 
 
-def callable_modules(model: nn.Module) -> list[nn.Module]:
-    """Return the modules that a task calls: those that the model names in ``parts`` (``generator``), or itself."""
-    return [getattr(model, name) for name in getattr(model, "parts", ())] or [model]
-
-
-def yaml_values(config: dict[str, Any]) -> dict[str, Any]:
+def _yaml_values(config: dict[str, Any]) -> dict[str, Any]:
     """Return a configuration as ``config.yaml`` keeps it: groups last, and of other objects their type."""
 
     def convert(value: Any) -> Any:
@@ -186,7 +157,7 @@ def yaml_values(config: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def collect_errors(errors: list[str]) -> Iterator[None]:
+def _collect_errors(errors: list[str]) -> Iterator[None]:
     """Gather the mistakes of several steps, so that all are reported together."""
     try:
         yield

@@ -15,7 +15,6 @@ from dltrain.runs.assemble import Components, build_model, build_task
 from dltrain.storage import run_files
 from dltrain.storage.checkpoint_format import STATE_ERRORS, effective_weights
 from dltrain.storage.checkpoints import Checkpoints
-from dltrain.storage.run_files import BEST
 from dltrain.tasks.classification import Classification
 from dltrain.tasks.pixel_range import PixelRange
 
@@ -57,37 +56,20 @@ class ClassifierFeatures(nn.Module):
         self.read = inputs[0]
 
 
-def attach_features(components: Components, allow: tuple[str, ...]) -> None:
-    """Give a task that scores generated images the classifier named by ``task.features``, if any.
-
-    Args:
-        components: Those of the run.
-        allow: Module prefixes that the command allows.
-
-    Raises:
-        ConfigError: When ``task.features`` is not a classifier of such images.
-    """
+def attach_features(components: Components) -> None:
+    """Give a task that scores generated images the classifier that ``task.features`` names, if any."""
     folder = components.config["task"].get("features")
     if folder is None or components.task.quality is None:
         return
     device = components.device.device
     # Building a model draws random numbers, which must not change those of the run.
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
-        network = load_features(str(folder), components.data.spec, allow)
+        network = load_features(str(folder), components.data.spec, components.allow)
     components.task.quality.network = network.to(device)
 
 
 def load_features(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> ClassifierFeatures:
-    """Return the classifier of a run, with its best weights.
-
-    Args:
-        folder: The run's.
-        spec: Facts of the images to score.
-        allow: Module prefixes that the command allows.
-
-    Raises:
-        ConfigError: When the run has no classifier of such images; the message names ``task.features``.
-    """
+    """Return the classifier of the run in `folder`, with its best weights, for images as `spec` describes them."""
     path = _find_classifier(folder)
     try:
         job = stored.load_job(path, allow)
@@ -95,10 +77,10 @@ def load_features(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> Class
         task, facts = build_task(job, data.spec)
         if not isinstance(task, Classification):
             raise ConfigError(_format_rejection("with the task classification", type(task).__name__.lower(), path))
-        check_same_images(data.spec, spec, path)
+        _check_same_images(data.spec, spec, path)
         model = build_model(job, facts)
-        model.load_state_dict(effective_weights(Checkpoints(path).load(BEST)))
-        network = ClassifierFeatures(model, PixelRange(data.spec.low, data.spec.high), describe_classifier(path, job))
+        model.load_state_dict(effective_weights(Checkpoints(path).load(run_files.BEST)))
+        network = ClassifierFeatures(model, PixelRange(data.spec.low, data.spec.high), _describe_classifier(path, job))
         network(torch.zeros(2, *(spec.shape or ())))
         return network
     except (ConfigError, CheckpointError) as error:
@@ -108,12 +90,7 @@ def load_features(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> Class
         raise ConfigError(_format_rejection("whose model ends in a linear layer", reason, path)) from error
 
 
-def check_same_images(theirs: Spec, ours: Spec, path: Path) -> None:
-    """Refuse a classifier of images of another shape.
-
-    Raises:
-        ConfigError: With both shapes.
-    """
+def _check_same_images(theirs: Spec, ours: Spec, path: Path) -> None:
     if ours.low is None:
         raise ConfigError(format_error(KEY, "null, as these data are no pictures from black to white", path))
     if theirs.shape != ours.shape or theirs.low is None:
@@ -121,7 +98,7 @@ def check_same_images(theirs: Spec, ours: Spec, path: Path) -> None:
         raise ConfigError(_format_rejection(f"that tells pictures of {wanted} apart", f"one of {read}", path))
 
 
-def describe_classifier(path: Path, job: Job) -> str:
+def _describe_classifier(path: Path, job: Job) -> str:
     """Return the run of a classifier and its accuracy on its own test split."""
     name = f"{job.choices['model']}-{job.choices['data']}/{path.resolve().name}"
     try:
@@ -132,9 +109,8 @@ def describe_classifier(path: Path, job: Job) -> str:
 
 def _find_classifier(folder: str) -> Path:
     if folder == "latest":
-        raise ConfigError(
-            format_error(KEY, "the folder of a run", folder, "Another run will be the latest one tomorrow.")
-        )
+        hint = "Another run will be the latest one tomorrow."
+        raise ConfigError(format_error(KEY, "the folder of a run", folder, hint))
     try:
         return stored.find_run(folder)
     except ConfigError as error:

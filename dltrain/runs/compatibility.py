@@ -20,16 +20,7 @@ OTHER_TARGETS = {
 
 
 def check_facts(job: Job, group: str, facts: Facts) -> None:
-    """Refuse a task or a model that needs a fact which the data, or the task, do not state.
-
-    Args:
-        job: The run.
-        group: ``task`` or ``model``.
-        facts: What is stated, by name; None is not stated.
-
-    Raises:
-        ConfigError: Naming the missing facts and the options that would fit.
-    """
+    """Refuse a ``task`` or ``model``, the `group`, that needs a fact which is missing or None in `facts`."""
     needed = instantiate.required_facts(job.resolved[group], group, job.allow)
     missing = [fact for fact in needed if facts.get(fact) is None]
     if not missing:
@@ -37,28 +28,24 @@ def check_facts(job: Job, group: str, facts: Facts) -> None:
     chosen = f"{group}={job.choices[group]}"
     source = "task" if set(missing) & set(TASK_FACTS) else "data"
     other = f"{source}={job.choices[source]}"
-    hint = f"Data that fit {chosen}: {matching_data(job, needed)}"
+    hint = f"Data that fit {chosen}: {_matching_data(job, needed)}"
     if source == "task":
-        hint = f"It is made for {matching_task(job, group)}"
-    elif group == "task" and (targets := other_targets(missing, facts)):
-        hint = f"What {other} predicts are {targets}. {hint}"
+        hint = f"It is made for {_matching_task(job, group)}"
+    elif group == "task":
+        found = [to for fact, (stated, to) in OTHER_TARGETS.items() if fact in missing and facts.get(stated)]
+        hint = f"What {other} predicts are {found[0]}. {hint}" if found else hint
     lacking = f"{chosen} needs {' and '.join(missing)}, which {other} does not state"
     raise ConfigError(f"{chosen} {other}: {lacking}. {hint}.")
 
 
-def other_targets(missing: Iterable[str], facts: Facts) -> str | None:
-    """Return what the data have to predict in place of what the task needs, and the task for it."""
-    return next((hint for fact, (stated, hint) in OTHER_TARGETS.items() if fact in missing and facts.get(stated)), None)
-
-
-def matching_data(job: Job, needed: Iterable[str]) -> str:
+def _matching_data(job: Job, needed: Iterable[str]) -> str:
     """Return the names of the data that declare all facts needed of data."""
     wanted = set(needed) - set(TASK_FACTS)
     options = compose.options("data", job.config_dirs).items()
     return " ".join(name for name, option in options if wanted <= set(option.get("_provides_", []))) or "none"
 
 
-def matching_task(job: Job, group: str) -> str:
+def _matching_task(job: Job, group: str) -> str:
     """Return the task that an option names in its own YAML; other options fit every task with outputs."""
     written = compose.options(group, job.config_dirs).get(job.choices[group], {}).get("defaults", [])
     tasks = [name for entry in written if isinstance(entry, dict) for key, name in entry.items() if "/task" in key]

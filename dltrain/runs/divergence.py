@@ -27,12 +27,8 @@ def trace_divergence(
     """Repeat a run from its newest checkpoint to the step at which it was found to have diverged.
 
     Args:
-        diverged: What was noticed.
-        job: The run's configuration and command.
-        run: The run's folder.
-        noticed: The step at which it was noticed.
+        noticed: That step.
         build_loop: Returns a loop over fresh components.
-        console: Where messages go.
 
     Returns:
         The cause in a sentence, and the content of ``nan_report.json``, empty when the cause was not found.

@@ -32,15 +32,11 @@ def prepare_run(
     """Yield a run's components and batches after a dry run; data loading workers end with the context.
 
     Args:
-        job: The run's configuration and command.
         notes: Further messages for the start of the run.
-        resumed: The folder of a run that is resumed, or None.
-
-    Raises:
-        ConfigError: When the configuration is invalid, or a resumed run had other data.
+        resumed: The folder of a run that is resumed, whose data must be the same.
     """
     components = build_components(job)
-    classifier_features.attach_features(components, job.allow)
+    classifier_features.attach_features(components)
     components.notes = (*components.notes, *notes)
     splits = components.data.load()
     components.fingerprint = fingerprint(splits)
@@ -71,12 +67,8 @@ def build_batches(components: Components, splits: Splits) -> dict[str, Batches]:
     return found
 
 
-def check_checkpointable(components: Components) -> None:
-    """Refuse a model or task of the user's own whose state a checkpoint cannot hold.
-
-    Raises:
-        ConfigError: Naming the entry of its state_dict.
-    """
+def _check_checkpointable(components: Components) -> None:
+    """Refuse a model or task of the user's own whose state a checkpoint cannot hold."""
     for group, state in (("model", components.model.state_dict()), ("task", components.task.state_dict())):
         for name, value in state.items():
             if not isinstance(value, torch.Tensor) and (reason := load_error(value)):
@@ -108,22 +100,22 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
     Raises:
         ConfigError: When model, task and data do not fit, with the shapes, or when the optimizer refuses its arguments.
     """
-    check_batch_norm(components, batches["train"])
-    check_checkpointable(components)
+    _check_batch_norm(components, batches["train"])
+    _check_checkpointable(components)
     model, kept = components.model, {name: buffer.clone() for name, buffer in components.model.named_buffers()}
     batch = {name: value[:2] for name, value in next(iter(batches["train"])).items()}
     held = {name: value[:2] for name, value in next(iter(batches["test"])).items()}
     try:
-        compute_losses(components, batch, held, components.device)
+        _compute_losses(components, batch, held, components.device)
     except FAILURES as error:
-        raise explain(components, job, batch, held, error) from error
+        raise _explain(components, job, batch, held, error) from error
     finally:
         model.train()
         for name, buffer in model.named_buffers():
             buffer.copy_(kept[name])
 
 
-def compute_losses(components: Components, batch: Batch, held: Batch, device: Device) -> None:
+def _compute_losses(components: Components, batch: Batch, held: Batch, device: Device) -> None:
     """Compute the losses of a training batch and the metrics of a held-out one, in a lower precision also gradients."""
     model, task = components.model, components.task
     cuda = [torch.cuda.current_device()] if device.device.type == "cuda" else []
@@ -142,33 +134,28 @@ def compute_losses(components: Components, batch: Batch, held: Batch, device: De
     model.train()
 
 
-def explain(components: Components, job: Job, batch: Batch, held: Batch, error: Exception) -> ConfigError:
+def _explain(components: Components, job: Job, batch: Batch, held: Batch, error: Exception) -> ConfigError:
     """Return why losses cannot be computed: because of the precision, if fp32 works, or of shapes that do not fit."""
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     device = components.device
     if device.precision in DTYPES:
         components.model.train()
         with contextlib.suppress(*FAILURES):
-            compute_losses(components, batch, held, dataclasses.replace(device, precision="fp32"))
-            lacking = f"this {device.device.type.upper()} cannot compute {failing_module(error)} in {device.precision}"
+            _compute_losses(components, batch, held, dataclasses.replace(device, precision="fp32"))
+            lacking = f"this {device.device.type.upper()} cannot compute {_failing_module(error)} in {device.precision}"
             return ConfigError(f"device.precision: not supported because {lacking}. Use device.precision=fp32. {first}")
     shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
     chosen = " ".join(f"{group}={job.choices[group]}" for group in ("model", "task", "data"))
     return ConfigError(f"{chosen}: these do not fit together. Two examples are: {shapes}. {first}")
 
 
-def failing_module(error: Exception) -> str:
-    """Return the kind of the innermost module in which an error occurred."""
+def _failing_module(error: Exception) -> str:
     owners = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
     return next((type(owner).__name__ for owner in reversed(owners) if isinstance(owner, nn.Module)), "the loss")
 
 
-def check_batch_norm(components: Components, batches: Batches) -> None:
-    """Refuse a last batch of one example, for which batch normalization has no statistics.
-
-    Raises:
-        ConfigError: Naming the batch size.
-    """
+def _check_batch_norm(components: Components, batches: Batches) -> None:
+    """Refuse a last batch of one example, for which batch normalization has no statistics."""
     alone = batches.examples % batches.batch_size == 1 or batches.batch_size == 1
     if alone and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in components.model.modules()):
         expected = f"a size that leaves no batch of one example (of {batches.examples}), for batch normalization"

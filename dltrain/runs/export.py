@@ -49,17 +49,12 @@ def encoders(spec: Spec) -> dict[str, Encode]:
 
 
 def encode(made: Generated, path: Path, spec: Spec) -> bytes:
-    """Return the content of the file `path`, in the format of its extension.
-
-    Raises:
-        ConfigError: When the extension does not fit such examples.
-    """
+    """Return the content of the file `path`, in the format of its extension."""
     fitting = encoders(spec)
     if path.suffix.lower() not in fitting:
         shape = "x".join(map(str, spec.shape or ()))
-        raise ConfigError(
-            format_error("--out", f"a file ending in {' or '.join(fitting)} for examples of {shape}", path)
-        )
+        expected = f"a file ending in {' or '.join(fitting)} for examples of {shape}"
+        raise ConfigError(format_error("--out", expected, path))
     return fitting[path.suffix.lower()](made)
 
 
@@ -67,26 +62,20 @@ def _grid(made: Generated) -> bytes:
     """A grid of images; reconstructions stand below their inputs."""
     count = len(made.examples)
     if made.given is None:
-        return film.encode_png(
-            grids.images(made.examples, COLUMNS if made.ways else max(COLUMNS, math.isqrt(count // 2)))
-        )
+        columns = COLUMNS if made.ways else max(COLUMNS, math.isqrt(count // 2))
+        return film.encode_png(grids.images(made.examples, columns))
     columns = min(COLUMNS, count)
     rows = zip(made.given.split(columns), made.examples.split(columns), strict=True)
-    wide = [_pad_row(row, columns) for pair in rows for row in pair]
+    white = made.examples.new_ones(-count % columns, *made.examples.shape[1:])  # fills the last rows
+    wide = [picture for pair in rows for row in pair for picture in (row, white[: columns - len(row)])]
     return film.encode_png(grids.images(torch.cat(wide), columns))
 
 
-def _pad_row(row: Tensor, columns: int) -> Tensor:
-    """A row of a grid, padded with white."""
-    return torch.cat([row, row.new_ones(columns - len(row), *row.shape[1:])])
-
-
 def _gif(made: Generated) -> bytes:
-    """One image after the other; reconstructions stand beside their inputs."""
+    """All images in one grid; reconstructions follow their inputs."""
     each = made.examples[:, None] if made.given is None else torch.stack([made.given, made.examples], 1)
-    return film.encode_gif(
-        [film.to_pil(grids.images(pictures, tile=GIF_SIDE)) for pictures in each], FRAME_MS, LAST_FRAME_MS
-    )
+    frames = [film.to_pil(grids.images(pictures, tile=GIF_SIDE)) for pictures in each]
+    return film.encode_gif(frames, FRAME_MS, LAST_FRAME_MS)
 
 
 def _scatter(made: Generated) -> bytes:
@@ -94,9 +83,8 @@ def _scatter(made: Generated) -> bytes:
     if made.given is None:
         return film.encode_png(charts.scatter(made.examples, None, (), title))
     kinds = torch.arange(2).repeat_interleave(len(made.examples))
-    return film.encode_png(
-        charts.scatter(torch.cat([made.given, made.examples]), kinds, ("given", "made of them"), title)
-    )
+    points = torch.cat([made.given, made.examples])
+    return film.encode_png(charts.scatter(points, kinds, ("given", "made of them"), title))
 
 
 def _npy(made: Generated) -> bytes:

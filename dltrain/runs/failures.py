@@ -1,12 +1,17 @@
 """Messages of runs that end early: what went wrong, and how to continue."""
 
+import os
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 from dltrain.runs.assemble import Components
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.training.device import peak_memory_mb
+
+SLURM_JOB = "SLURM_JOB_ID"  # environment variable
+SLURM_TIMEOUT_S = 30
 
 
 def next_steps(state: str, run: Path, checkpoints: Checkpoints) -> list[str]:
@@ -41,3 +46,16 @@ def describe_write_error(error: OSError, run: Path, checkpoints: Checkpoints) ->
     sizes = [entry["bytes"] for entry in checkpoints.read_manifest().values() if "bytes" in entry]
     needed = f", a checkpoint takes {max(sizes) / 1e6:,.1f} MB" if sizes else ""
     return f"could not write: {error.strerror or error}: {error.filename or run}; {free:,.0f} MB are free there{needed}"
+
+
+def requeue() -> str:
+    """Ask Slurm to run this process's job again, and return what it answered."""
+    job = os.environ.get(SLURM_JOB, "")
+    call = ["scontrol", "requeue", job]
+    try:
+        subprocess.run(call, stdin=subprocess.DEVNULL, capture_output=True, timeout=SLURM_TIMEOUT_S, check=True)
+    except subprocess.CalledProcessError as error:
+        return f"scontrol requeue {job} failed: {error.stderr.decode(errors='replace').strip()}"
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"scontrol requeue {job} failed: {error}"
+    return f"requeued Slurm job {job}"

@@ -30,15 +30,12 @@ def generate(
     """Generate examples, with pixels in [0, 1].
 
     Args:
-        components: What the run was built of, with trained weights.
         count: Number of examples; with ``inputs`` there is one for each of those.
         seed: Random seed, at least 0.
         label: The class to generate, or None for all.
-        interpolate: Whether to interpolate between samples.
         inputs: Files and folders of examples to reconstruct.
 
     Raises:
-        ConfigError: When the task does not support this, or an input cannot be read.
         OutOfMemory: When all examples at once need too much memory.
     """
 
@@ -47,12 +44,12 @@ def generate(
         with explain_missing_data():
             return components.data.load()
 
-    with contextlib.ExitStack() as stack, explain_out_of_memory(count):
+    with contextlib.ExitStack() as stack, _explain_out_of_memory(count):
 
         def train() -> Batches:
             return stack.enter_context(contextlib.closing(eval_batches(components, splits(), "train")))
 
-        given = read_inputs(components, splits(), inputs) if inputs else None
+        given = _read_inputs(components, splits(), inputs) if inputs else None
         request = GenerateRequest(
             count=count if given is None else len(given),
             noise=torch.Generator().manual_seed(seed),
@@ -70,8 +67,7 @@ def generate(
 
 
 @contextlib.contextmanager
-def explain_out_of_memory(count: int) -> Iterator[None]:
-    """Raise errors of full memory as `OutOfMemory`, with a hint."""
+def _explain_out_of_memory(count: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
@@ -82,12 +78,7 @@ def explain_out_of_memory(count: int) -> Iterator[None]:
         raise OutOfMemory(f"out of memory: {reason}. {hint}") from None
 
 
-def read_inputs(components: Components, splits: Splits, names: Sequence[str]) -> Tensor:
-    """Return a user's examples as the model takes them.
-
-    Raises:
-        ConfigError: Naming one that cannot be read.
-    """
+def _read_inputs(components: Components, splits: Splits, names: Sequence[str]) -> Tensor:
     pieces = components.data.inputs(InputFiles(tuple(names)))
     device = components.device.device
     batches = (Batches(Source(piece.rows, splits.test.prepare), BATCH_SIZE, device) for piece in pieces)
@@ -98,11 +89,7 @@ def read_inputs(components: Components, splits: Splits, names: Sequence[str]) ->
 
 
 def class_number(name: str, spec: Spec) -> int:
-    """Return the number of a class given by its name or its number.
-
-    Raises:
-        ConfigError: For an unknown class, or data without classes.
-    """
+    """Return the number of a class given by its name or its number."""
     if not spec.classes:
         raise ConfigError("--class: not supported because this run's data have no classes")
     names = list(spec.class_names or map(str, range(spec.classes)))

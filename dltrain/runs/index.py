@@ -30,70 +30,65 @@ def run_info(path: Path) -> RunInfo:
     status, result = run_dir.read_status(path), read_mapping(path / run_files.RESULT)
     began = provenance.load_environment(path)
     entries = [entry for entry in read_mapping(path / MANIFEST).values() if isinstance(entry, dict)]
-    state, choices = run_state(path, status), get_mapping(began, "choices")
+    state, choices = status.get("state"), get_mapping(began, "choices")
+    if state == "running" and not run_dir.is_locked(path):  # a killed process could not record its state
+        state = LOST
     updated = last_active(path)
-    took = elapsed_seconds(status, entries, time.time() if state == "running" else updated)
+    took = _elapsed_seconds(status, entries, time.time() if state == "running" else updated)
     steps = [status.get("step"), *(entry.get("step") for entry in entries)]
-    steps += [last_step(path / run_files.METRICS)] if state in ("running", LOST) else []
+    steps += [_last_step(path / run_files.METRICS)] if state in ("running", LOST) else []
     return {
         "folder": str(path),
         **{group: choices.get(group) for group in MAIN_GROUPS},
-        **headline_metric(result, entries, get_mapping(began, "metric")),
+        **_headline_metric(result, entries, get_mapping(began, "metric")),
         "state": state,
         "error": status.get("error"),
-        "step": largest_number(steps),
+        "step": _largest_number(steps),
         "age": max(0.0, time.time() - updated),
         "updated": run_dir.iso_time(updated),
-        "time": largest_number([result.get("seconds")]) or took,
+        "time": _largest_number([result.get("seconds")]) or took,
         "choices": choices,
-        "typed": typed_overrides(path),
+        "typed": _typed_overrides(path),
     }
-
-
-def run_state(path: Path, status: dict[str, Any]) -> str | None:
-    """Return the state of a run, which a killed process could not record itself."""
-    state = status.get("state")
-    return LOST if state == "running" and not run_dir.is_locked(path) else state
 
 
 def last_active(path: Path) -> float:
     """Return when a run last wrote, in seconds since 1970; a killed process wrote no last status."""
-    return max(modification_time(path / name) for name in (run_files.STATUS, run_files.METRICS, MANIFEST))
+    return max(_modification_time(path / name) for name in (run_files.STATUS, run_files.METRICS, MANIFEST))
 
 
-def modification_time(path: Path) -> float:
-    """Return when a file was written, in seconds since 1970, or 0 if there is none."""
+def _modification_time(path: Path) -> float:
     try:
         return path.stat().st_mtime
     except OSError:
         return 0.0
 
 
-def largest_number(values: Iterable[Any]) -> Any:
+def _largest_number(values: Iterable[Any]) -> Any:
     """Return the largest of the finite numbers among `values`, or None."""
     return max(filter(is_number, values), default=None)
 
 
-def headline_metric(result: dict[str, Any], entries: list[dict[str, Any]], known: dict[str, Any]) -> RunInfo:
+def _headline_metric(result: dict[str, Any], entries: list[dict[str, Any]], known: dict[str, Any]) -> RunInfo:
     """Return the main metric of a run: on the test split, or the best on validation before that."""
     name = str(result.get("metric") or known.get("name"))
-    value, split = largest_number([get_mapping(result, "test").get(name)]), "test"
+    value, split = _largest_number([get_mapping(result, "test").get(name)]), "test"
     if value is None:
         best = [entry.get("metric") for entry in entries if entry.get("best")]
-        value, split = largest_number(best[-1:]), "val"
+        value, split = _largest_number(best[-1:]), "val"
     return {"metric": None if value is None else f"{name}/{split}", "value": value, "better": known.get("better")}
 
 
-def elapsed_seconds(status: dict[str, Any], entries: list[dict[str, Any]], until: float) -> float | None:
+def _elapsed_seconds(status: dict[str, Any], entries: list[dict[str, Any]], until: float) -> float | None:
     """Return the seconds that a run without a result took, earlier sessions included as its checkpoints record."""
     try:
         here = until - datetime.fromisoformat(status["started"]).timestamp()
     except (KeyError, ValueError, TypeError, OverflowError):
         return None
-    return largest_number([here, *(entry.get("seconds") for entry in entries)])
+    return _largest_number([here, *(entry.get("seconds") for entry in entries)])
 
 
-def last_step(path: Path) -> Any:
+def _last_step(path: Path) -> Any:
     """Return the step of the last complete line of a run's log, or None."""
     if not path.is_file():
         return None
@@ -106,7 +101,7 @@ def last_step(path: Path) -> Any:
         return None
 
 
-def typed_overrides(path: Path) -> str | None:
+def _typed_overrides(path: Path) -> str | None:
     """Return the overrides of a run's command, without those that have a column, or None."""
     try:
         words = shlex.split(read_text(path / run_files.COMMAND))[1:]

@@ -24,7 +24,6 @@ from dltrain.runs.dry_run import source_batches
 from dltrain.storage import run_files, safe_read
 from dltrain.storage.checkpoint_format import STATE_ERRORS, effective_weights
 from dltrain.storage.checkpoints import Checkpoints
-from dltrain.storage.run_files import BEST
 from dltrain.tasks.base import Evaluation
 from dltrain.training.evaluation import evaluate
 
@@ -39,7 +38,6 @@ class Trained:
         components: Data, task and device, and the model in evaluation mode.
         splits: The run's own data; their ``prepare`` applies what was fitted on them.
         step: Optimizer steps of the checkpoint.
-        notes: Warnings for the user.
     """
 
     components: Components
@@ -48,11 +46,7 @@ class Trained:
     notes: tuple[str, ...] = ()
 
     def predict(self, files: InputFiles, asked: Mapping[str, Any]) -> Iterator[list[dict[str, Any]]]:
-        """Yield the predictions for a user's inputs, some lines at a time.
-
-        Args:
-            files: The inputs.
-            asked: Further arguments of `Task.predict`.
+        """Yield the predictions for a user's inputs, some lines at a time; `asked` goes to `Task.predict`.
 
         Raises:
             ConfigError: When an input cannot be read; predictions for those before it have been yielded.
@@ -78,14 +72,7 @@ class Trained:
 
 
 def rebuild_components(job: Job) -> Components:
-    """Return the components of a trained run, before its data are loaded.
-
-    Args:
-        job: The job of the run's folder, with the keys that were overridden.
-
-    Raises:
-        ConfigError: When the run's data have moved, or the job is invalid.
-    """
+    """Return the components of a trained run, before its data are loaded."""
     with explain_missing_data():
         return build_components(job)
 
@@ -94,14 +81,9 @@ def load_trained(components: Components, path: Path, name: str, own: bool = Fals
     """Return the trained model of a run.
 
     Args:
-        components: Those of the run.
         path: The run's folder.
         name: The checkpoint: ``best.pt``, ``last.pt`` or a file in ``checkpoints/``.
         own: Refuse data other than those that the run was trained on, instead of warning.
-
-    Raises:
-        ConfigError: When the run's data cannot be read or differ.
-        CheckpointError: When the checkpoint is missing, damaged, or of another model.
     """
     with explain_missing_data():
         splits = components.data.load()
@@ -110,21 +92,15 @@ def load_trained(components: Components, path: Path, name: str, own: bool = Fals
     if others and own and getattr(components.data, "fitted", True):
         hint = "Normalization and classes are fitted on them; data.path= or data.root= sets their location"
         other = f"For predictions on other data: dltrain predict {path} INPUT"
-        raise ConfigError(
-            format_error(f"data ({others})", "those the run was trained on", "others", f"{hint}. {other}.")
-        )
-    check_class_names(components, path)
+        expected = "those the run was trained on"
+        raise ConfigError(format_error(f"data ({others})", expected, "others", f"{hint}. {other}."))
+    _check_class_names(components, path)
     fitted = "; scales and names come from them" * getattr(components.data, "fitted", True)
     notes = (f"data ({others}): not those it was trained on{fitted}",) if others else ()
     return Trained(components, splits, restore_weights(components, path, name), notes)
 
 
-def check_class_names(components: Components, path: Path) -> None:
-    """Refuse data whose classes have other names than those that the model was trained on.
-
-    Raises:
-        ConfigError: With the names of both.
-    """
+def _check_class_names(components: Components, path: Path) -> None:
     try:
         config = yaml.safe_load(safe_read.read_yaml_text(path / run_files.CONFIG))
     except (OSError, ValueError, YAMLError):
@@ -141,11 +117,7 @@ def eval_batches(components: Components, splits: Splits, split: str) -> Batches:
 
 
 def restore_weights(components: Components, path: Path, name: str) -> int:
-    """Load the weights of a run's checkpoint, switch the model to evaluation mode, and return the checkpoint's step.
-
-    Raises:
-        CheckpointError: When the checkpoint is missing, damaged, or of another model.
-    """
+    """Load a checkpoint's weights, averaged if there are such, for evaluation; return its step."""
     saved = Checkpoints(path)
     try:
         state = saved.load(name)
@@ -153,12 +125,18 @@ def restore_weights(components: Components, path: Path, name: str) -> int:
         if not any(saved.path.glob("*.pt")):
             ways = f"Resume the run with dltrain resume {path}, or start it again with dltrain rerun {path}"
             raise CheckpointError(f"{path}: no checkpoint was written yet. {ways}") from None
-        other = "best" if name != BEST else "last"
+        other = "best" if name != run_files.BEST else "last"
         there = (saved.path / saved.resolve(f"{other}.pt")).is_file()
         raise CheckpointError(
             *error.problems, *([f"Another checkpoint is available: --checkpoint {other}"] * there)
         ) from None
-    load_weights(components, state, path / run_files.CHECKPOINTS / name)
+    try:
+        components.model.load_state_dict(effective_weights(state))
+        components.task.load_state_dict(state["task"])
+    except STATE_ERRORS as error:
+        reason = " ".join(map(str.strip, str(error).splitlines()[:2])) or type(error).__name__
+        file = path / run_files.CHECKPOINTS / name
+        raise CheckpointError(f"{file}: refused, it does not fit this model: {reason}") from None
     components.model.eval()
     return state["loop"]["step"]
 
@@ -174,21 +152,6 @@ def explain_missing_data() -> Iterator[None]:
         needed = "The run's own data are needed, because normalization and names are fitted on them"
         where = f"data: {needed}; data.path=... or data.root=... sets their location."
         raise ConfigError(*error.problems, where) from error
-
-
-def load_weights(components: Components, state: dict[str, Any], file: Path) -> None:
-    """Load the weights of a checkpoint, the averaged ones if there are any.
-
-    Raises:
-        CheckpointError: When they do not fit the model.
-    """
-    try:
-        components.model.load_state_dict(effective_weights(state))
-        components.task.load_state_dict(state["task"])
-    except STATE_ERRORS as error:
-        wrong = str(error).splitlines()[:2] or [type(error).__name__]
-        reason = " ".join(line.strip() for line in wrong)
-        raise CheckpointError(f"{file}: refused, it does not fit this model: {reason}") from None
 
 
 def json_values(value: Any) -> Any:

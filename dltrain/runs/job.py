@@ -23,25 +23,13 @@ def dump_job(job: Job) -> str:
 
 
 def open_run(name: str, typed: list[str]) -> tuple[Path, Job, Changes]:
-    """Return a run's folder, its job with overrides applied, and what they change.
-
-    Args:
-        name: The run's folder, or ``latest``.
-        typed: The overrides of this command; only they allow modules.
-
-    Raises:
-        ConfigError: When there is no such run, or an override is wrong.
-    """
+    """Return a run's folder, its job with overrides applied, and what they change; only `typed` allows modules."""
     path = find_run(name)
     return path, *revise_job(load_job(path, overrides.allowed_modules(typed)), typed)
 
 
 def load_job(path: Path, allow: Iterable[str] = ()) -> Job:
-    """Return the job of the run in a folder.
-
-    Args:
-        path: The run's folder.
-        allow: Module prefixes that the command line allows; those in the folder are ignored.
+    """Return the job of the run in a folder; its own ``allow_targets`` are replaced by `allow`.
 
     Raises:
         ConfigError: When ``job.yaml`` cannot be read or is not one of a run.
@@ -50,28 +38,21 @@ def load_job(path: Path, allow: Iterable[str] = ()) -> Job:
     try:
         content = plain.from_yaml(safe_read.read_yaml_text(file))
         choices, dirs = content["choices"], content["config_dirs"]
-        check_types(content["config"], choices, [*content["overrides"], *dirs])
+        _check_types(content["config"], choices, [*content["overrides"], *dirs])
         content = renamed.upgrade(content)
         config, typed = content["config"], content["overrides"]
         interpolation.refuse_assembled(config, file)
         config["allow_targets"] = list(allow)
         return Job(config, dict(choices), tuple(typed), None, None, tuple(dirs), tuple(allow))
     except OSError as error:
-        raise ConfigError(
-            format_error("RUN", f"the folder of a run, with {run_files.JOB}", path, f"{error.strerror}.")
-        ) from None
+        expected = f"the folder of a run, with {run_files.JOB}"
+        raise ConfigError(format_error("RUN", expected, path, f"{error.strerror}.")) from None
     except (YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(
-            format_error("RUN", f"a {run_files.JOB} that can be read", file, str(error).split("\n")[0])
-        ) from None
+        expected = f"a {run_files.JOB} that can be read"
+        raise ConfigError(format_error("RUN", expected, file, str(error).split("\n")[0])) from None
 
 
-def check_types(config: Any, choices: Mapping[str, Any], words: Iterable[Any]) -> None:
-    """Refuse values of types that no job has.
-
-    Raises:
-        ValueError: Saying which.
-    """
+def _check_types(config: Any, choices: Mapping[str, Any], words: Iterable[Any]) -> None:
     if not all(isinstance(choices.get(group), str) for group in ("model", "data", "task")):
         raise ValueError("it chooses no model, data or task")
     if not all(isinstance(word, str) for word in (*choices, *choices.values(), *words)):
@@ -95,53 +76,31 @@ def _named_arguments(config: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
 
 
 def find_run(name: str) -> Path:
-    """Return the folder of a run, given its path or ``latest``, the run that was active last.
-
-    Raises:
-        ConfigError: Naming the nearest runs, or an entry of the folder that is neither a file nor a folder.
-    """
-    path = latest_run() if name == "latest" else locate_run(name)
+    """Return the folder of a run, given its path or ``latest``, the run that was active last."""
+    root, path = compose.default_root(), Path(name).expanduser()
+    if name == "latest":
+        if not (runs := list_runs(root)):
+            raise ConfigError(format_error("RUN", f"a run below {root}", "latest", "There is none."))
+        path = max(runs, key=index.last_active)
+    elif not (path / run_files.JOB).exists():
+        raise ConfigError(format_error("RUN", "the folder of a run, or latest", name, _hint(path, root)))
     folder_checks.refuse_special(path)
     return path
 
 
-def latest_run() -> Path:
-    """Return the run below the default folder that was active last.
-
-    Raises:
-        ConfigError: When there is none.
-    """
-    root = compose.default_root()
-    found = max(list_runs(root), key=index.last_active, default=None)
-    if found is None:
-        raise ConfigError(format_error("RUN", f"a run below {root}", "latest", "There is none."))
-    return found
-
-
-def locate_run(name: str) -> Path:
-    """Return the folder of the run at a path.
-
-    Raises:
-        ConfigError: Naming the nearest runs.
-    """
-    path, root = Path(name).expanduser(), compose.default_root()
-    if (path / run_files.JOB).exists():
-        return path
-    known = {str(run): run for start in (path.parent, root) if start.is_dir() for run in list_runs(start)}
-    known.pop(str(path), None)  # without job.yaml it cannot be meant
-    close = suggest(str(path), known) or suggest_run(path.name, known.values())
+def _hint(path: Path, root: Path) -> str:
+    """Return a sentence on the runs in and near a folder that is none."""
     below = [str(run) for run in list_runs(path)][:3] if path.is_dir() else []
     if (path / run_files.SWEEP).is_file():
         below.append(f"and a sweep, which its own command resumes with -m sweep.resume={path}")
-    hint = f"It contains {' '.join(below)}." if below else close or f"dltrain runs {root} lists what there is."
-    raise ConfigError(format_error("RUN", "the folder of a run, or latest", name, hint))
-
-
-def suggest_run(name: str, known: Iterable[Path]) -> str:
-    """Return a sentence that proposes the run whose folder's name is closest to `name`."""
-    names = {run.name: run for run in known}
-    close = suggest(name, names)
-    return f"Did you mean {names[close[13:-1]]}?" if close else ""
+    if below:
+        return f"It contains {' '.join(below)}."
+    known = {str(run): run for start in (path.parent, root) if start.is_dir() for run in list_runs(start)}
+    known.pop(str(path), None)  # without job.yaml it cannot be meant
+    names = {run.name: str(run) for run in known.values()}
+    close = suggest(path.name, names).removeprefix("Did you mean ").removesuffix("?")
+    by_name = f"Did you mean {names[close]}?" if close else ""
+    return suggest(str(path), known) or by_name or f"dltrain runs {root} lists what there is."
 
 
 def list_runs(root: Path) -> list[Path]:
@@ -151,11 +110,7 @@ def list_runs(root: Path) -> list[Path]:
 
 
 def previous_run(job: Job) -> Path | None:
-    """Return the run that the same command with ``trainer.resume=auto`` has started before, or None.
-
-    Raises:
-        ConfigError: When the command names no folder.
-    """
+    """Return the run that the same command with ``trainer.resume=auto`` has started before, or None."""
     if job.run_dir is None:
         expected = "hydra.run.dir=FOLDER with auto, the same each time"
         raise ConfigError(format_error("trainer.resume", expected, "none"))

@@ -28,8 +28,6 @@ def train(
     """Train and evaluate a new run.
 
     Args:
-        job: The run's configuration and command.
-        console: Where messages go.
         started: Start of the command, by `time.perf_counter`.
         path: The run's folder within a sweep; None takes the one of the job.
         stop: Handles signals; a sweep passes its own, so that none is lost between its jobs.
@@ -52,25 +50,20 @@ def train(
             return Session(job, components, batches, console, home, Timer(started), stop, standalone).run()
 
 
-def resume(
-    job: Job, path: Path, console: Console, started: float, standalone: bool = True, stop: Stop | None = None
-) -> Outcome:
+def resume(job: Job, path: Path, console: Console, started: float, stop: Stop | None = None) -> Outcome:
     """Resume a run from its newest undamaged checkpoint, or from the beginning if it has none.
 
     Args:
         job: The job of the run's folder, with the keys that were overridden.
-        path: The run's folder.
-        console: Where messages go.
         started: Start of the command, by `time.perf_counter`.
-        standalone: The run is not part of a sweep.
-        stop: Handles signals; a sweep passes its own, so that none is lost between its jobs.
+        stop: Handles signals; given by a sweep of which the run is part.
 
     Raises:
         ConfigError: When the folder is in use or its content is invalid; it is left as it was.
         CheckpointError: When all checkpoints are damaged; the folder is left as it was.
         Stopped: When a signal came before anything was done.
     """
-    stop = stop or Stop()
+    standalone, stop = stop is None, stop or Stop()
     with stop.listening(), contextlib.closing(run_dir.reopen(path)) as home:
         saved, notes = newest_checkpoint(path)
         with prepare_run(job, notes, path) as (components, batches):

@@ -16,36 +16,32 @@ from dltrain.runs.compatibility import TASK_FACTS
 
 
 def summarize_job(job: Job, shape: tuple[int, ...] | None, outputs: int | None) -> Summary:
-    """Summarize the model and a training step of a job.
-
-    Args:
-        job: The composed job.
-        shape: Sizes of one example without the batch, or None for the shape of the job's data.
-        outputs: Number of outputs, if a shape is given.
-    """
+    """Summarize the model and a training step, for the job's data or for one example's shape and number of outputs."""
     if shape is None or outputs is None:
-        facts, example = data_facts(job)
+        data: Data = instantiate.build(job.resolved["data"], "data", job.allow)
+        _, facts = build_task(job, data.spec)
+        dtype = torch.float32 if data.spec.vocabulary is None else torch.int64
+        example = torch.zeros(data.spec.shape or (), dtype=dtype, device="meta")
     else:
-        facts, example = shape_facts(job, shape, outputs)
+        facts, example = _shape_facts(job, shape, outputs)
     build = functools.partial(build_model, job, facts)
-    return summarise(build, [example], job.resolved["data"]["batch_size"], optimizer_states(job))
+    return summarise(build, [example], job.resolved["data"]["batch_size"], _optimizer_states(job))
 
 
-def shape_facts(job: Job, shape: tuple[int, ...], outputs: int) -> tuple[dict[str, Any], Tensor]:
-    """Return the facts that follow from a shape, and an example of it."""
+def _shape_facts(job: Job, shape: tuple[int, ...], outputs: int) -> tuple[dict[str, Any], Tensor]:
     needed = instantiate.required_facts(job.resolved["model"], "model", job.allow)
     is_text = "vocabulary" in needed
     if is_text:
         spec = Spec(shape=shape, length=shape[0], vocabulary=outputs, features=outputs)
     else:
-        spec = Spec(shape=shape, size=math.prod(shape), **axis_facts(shape))
+        spec = Spec(shape=shape, size=math.prod(shape), **_axis_facts(shape))
     facts = spec_facts(spec) | {"outputs": outputs, "each_step": is_text, "causal": is_text}
     if set(needed) & set(TASK_FACTS) - facts.keys():  # stated by the model's own task
         facts = {**build_task(job, spec)[1], **facts}
     return facts, torch.zeros(shape, dtype=torch.int64 if is_text else torch.float32, device="meta")
 
 
-def axis_facts(shape: tuple[int, ...]) -> dict[str, Any]:
+def _axis_facts(shape: tuple[int, ...]) -> dict[str, Any]:
     """Return the named sizes of an image (channels, height, width) or a series (length, features)."""
     if len(shape) == 3:
         channels, height, width = shape
@@ -54,15 +50,7 @@ def axis_facts(shape: tuple[int, ...]) -> dict[str, Any]:
     return {"length": shape[0], "features": shape[1], "columns": shape[1]} if len(shape) == 2 else {}
 
 
-def data_facts(job: Job) -> tuple[dict[str, Any], Tensor]:
-    """Return the facts of the job's data and task, and an example; no data are loaded."""
-    data: Data = instantiate.build(job.resolved["data"], "data", job.allow)
-    _, facts = build_task(job, data.spec)
-    dtype = torch.float32 if data.spec.vocabulary is None else torch.int64
-    return facts, torch.zeros(data.spec.shape or (), dtype=dtype, device="meta")
-
-
-def optimizer_states(job: Job) -> int:
+def _optimizer_states(job: Job) -> int:
     """Return how many numbers the optimizer keeps per parameter, by letting it take one step."""
     node = dict(job.resolved["optimizer"])
     node.pop("schedule")

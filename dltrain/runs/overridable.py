@@ -20,16 +20,7 @@ PREDICT = ("device.", "task.features", "allow_targets")  # prefixes
 
 
 def check_resume(changes: Changes, run: str, precision: str) -> None:
-    """Refuse changes that would alter the training steps of a resumed run.
-
-    Args:
-        changes: What the command overrides.
-        run: The run's folder, for the message.
-        precision: The run's `device.precision`.
-
-    Raises:
-        ConfigError: With the difference for each key.
-    """
+    """Refuse changes that would alter the training steps of the resumed run in the folder `run`."""
     # With fp16 the schedule learns of skipped steps when losses are read back, which log_every decides.
     free = [key for key in RESUME if precision != "fp16" or key != "trainer.log_every"]
     fixed = [k for k in changes if k not in free and (not k.startswith("device.") or k == "device.precision")]
@@ -40,19 +31,13 @@ def check_resume(changes: Changes, run: str, precision: str) -> None:
 
 def extends_training(changes: Changes) -> bool:
     """Return whether changes give a finished run more to do; null is no limit."""
-    for key in ("trainer.epochs", "trainer.max_steps", "trainer.max_minutes"):
-        before, after = changes.get(key, (0, 0))
-        if after is None or (before is not None and after > before):
-            return True
-    return False
+    keys = ("trainer.epochs", "trainer.max_steps", "trainer.max_minutes")
+    pairs = (changes.get(key, (0, 0)) for key in keys)
+    return any(after is None or (before is not None and after > before) for before, after in pairs)
 
 
 def check_predict(changes: Changes) -> None:
-    """Refuse changes that a trained model was not made for.
-
-    Raises:
-        ConfigError: With the difference for each key.
-    """
+    """Refuse changes that a trained model was not made for."""
     data = [f"data.{name}" for name in PREDICT_DATA]
     free = f"Only device. and data.{{{','.join(PREDICT_DATA)}}} may change."
     lines = [

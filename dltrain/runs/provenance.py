@@ -21,19 +21,16 @@ COMPARED = ("python", "platform", "packages", "processor", "device", "threads", 
 
 @dataclass(frozen=True)
 class Origin:
-    """The run that a new run repeats.
-
-    Args:
-        path: Its folder.
-        changed: Key that the command overrides -> value then and now.
-    """
+    """The run that a new run repeats; `changed` has the keys that the command overrides -> value then and now."""
 
     path: Path
     changed: Mapping[str, tuple[Any, Any]]
 
     def print_differences(self, console: Console, now: Mapping[str, Any]) -> None:
         """Print what differs from that run; `now` is the new run's `dltrain.runs.metadata.describe_environment`."""
-        found = {**self.changed, **environment_differences(load_environment(self.path), now)}
+        before, after = dict(_flatten(load_environment(self.path))), dict(_flatten(now))
+        names = [name for name in dict.fromkeys([*after, *before]) if before.get(name) != after.get(name)]
+        found = {**self.changed, **{name: (before.get(name), after.get(name)) for name in names}}
         if not found:
             console.info(f"nothing differs from {self.path}: the results should be identical")
             return
@@ -48,14 +45,7 @@ def load_environment(path: Path) -> dict[str, Any]:
     return safe_read.read_mapping(path / run_files.ENVIRONMENT)
 
 
-def environment_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return where two environments differ: name -> both values."""
-    before, after = dict(flatten_environment(then)), dict(flatten_environment(now))
-    names = dict.fromkeys([*after, *before])
-    return {n: (before.get(n), after.get(n)) for n in names if before.get(n) != after.get(n)}
-
-
-def flatten_environment(environment: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _flatten(environment: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the values to compare, each under its own name: ``torch``, ``test data``."""
     for name in COMPARED:
         value = environment.get(name)
@@ -68,11 +58,7 @@ def flatten_environment(environment: Mapping[str, Any]) -> Iterator[tuple[str, A
 
 
 def code_fingerprint(allow: Iterable[str]) -> str:
-    """Return a fingerprint of the source code of dltrain and of the user's modules that are imported.
-
-    Args:
-        allow: Prefixes of the user's modules.
-    """
+    """Return a fingerprint of the source code of dltrain and of the imported modules that `allow` prefixes."""
     package = Path(__file__).parents[1]
     files = {file.relative_to(package).as_posix(): file for file in package.rglob("*.py")}
     for name, module in list(sys.modules.items()):
@@ -90,24 +76,23 @@ def describe_platform(device: str) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: package_version(name) for name in packages},
+        "packages": {name: _package_version(name) for name in packages},
         "device": device,
         "cpus": os.cpu_count(),
-        "commit": git_commit(),
+        "commit": _git_commit(),
         "argv": [redaction.mask_override(word) for word in sys.argv[1:]],
         "folder": str(Path.cwd()),
     }
 
 
-def package_version(package: str) -> str | None:
-    """Return the installed version of a package, or None."""
+def _package_version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
 
 
-def git_commit() -> dict[str, Any] | None:
+def _git_commit() -> dict[str, Any] | None:
     """Return the commit of dltrain's checkout and whether files differ from it, or None outside a checkout."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
@@ -132,28 +117,15 @@ def processor_name() -> str:
 
 
 def check_same_data(path: Path, now: Mapping[str, str], skipping: bool) -> None:
-    """Refuse to resume a run with other data.
-
-    Args:
-        path: The run's folder.
-        now: Split -> fingerprint.
-        skipping: Unreadable examples are skipped, so file sizes may differ.
-
-    Raises:
-        ConfigError: Naming the splits.
-    """
+    """Refuse to resume a run with other data; `skipping` leaves out unreadable examples, so file sizes may differ."""
     then = load_environment(path).get("data", {})
     if others := changed_splits(path, now, skipping):
         hint = f"Set data.path= or data.root= to the original data, or start a new run: dltrain rerun {path}"
         if not changed_splits(path, now, skipping=True):
             hint = f"File sizes differ; data.on_bad_sample=skip resumes without unreadable files. {hint}"
-        raise ConfigError(
-            *(
-                format_error(f"data ({s})", f"the fingerprint at the start of the run, {then.get(s)}", now.get(s))
-                for s in others
-            ),
-            f"data: a run must resume with the data that it began with. {hint}",
-        )
+        known = "the fingerprint at the start of the run"
+        lines = [format_error(f"data ({split})", f"{known}, {then.get(split)}", now.get(split)) for split in others]
+        raise ConfigError(*lines, f"data: a run must resume with the data that it began with. {hint}")
 
 
 def changed_splits(path: Path, now: Mapping[str, str], skipping: bool = False) -> list[str]:

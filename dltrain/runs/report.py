@@ -10,7 +10,7 @@ from dltrain import redaction
 from dltrain.config.compose import Job
 from dltrain.data.loader import Batches
 from dltrain.loggers.console import Console
-from dltrain.loggers.formatting import format_count, format_duration
+from dltrain.loggers.formatting import format_count, format_duration, format_number
 from dltrain.loggers.tracker import Tracker
 from dltrain.runs.assemble import Components
 from dltrain.runs.metadata import command_line
@@ -25,16 +25,7 @@ SHOWN_BAD_SAMPLES = 3
 
 @dataclass
 class Report:
-    """Printed and stored summaries of one run.
-
-    Args:
-        job: The run's configuration and command.
-        components: Its data, task, model and device.
-        batches: Split -> batches.
-        console: Where messages go.
-        folder: The run's folder.
-        standalone: The run is not part of a sweep, so its metrics go to standard output.
-    """
+    """Printed and stored summaries of one run; its metrics go to standard output unless a sweep runs it."""
 
     job: Job
     components: Components
@@ -136,20 +127,13 @@ def print_metrics(
     results: bool = True,
     split: str = "test",
 ) -> None:
-    """Print the metrics of one split and those of naive baselines.
-
-    Args:
-        console: Where the table goes.
-        metrics: Name -> value.
-        baselines: Method -> its metrics.
-        results: Print to standard output instead of standard error.
-        split: Heads the row of metrics.
-    """
+    """Print the metrics of one split and those of naive baselines; on standard output if they are `results`."""
     rows = [[split, *map(format_number, metrics.values())]]
     rows += [[name, *[format_number(values.get(m)) for m in metrics]] for name, values in baselines.items()]
     console.table("", ["", *metrics], rows, results=results)
     if metrics.get("skill") is not None and baselines:
-        console.info(skill_note(metrics["skill"], baselines))
+        gain, best = metrics["skill"], min(baselines, key=lambda name: baselines[name]["mae"])
+        console.info(f"MAE is {abs(gain):.1%} {'below' if gain >= 0 else 'above'} the best naive forecast ({best})")
 
 
 def feature_source(task: Task, evaluation: Evaluation) -> dict[str, str]:
@@ -161,17 +145,6 @@ def feature_source(task: Task, evaluation: Evaluation) -> dict[str, str]:
 def feature_note(features: str) -> str:
     """Return what scores of generated samples can be compared with, in a sentence."""
     return f"frechet, precision and recall by {features}; not comparable with FID, which uses an ImageNet network"
-
-
-def skill_note(gain: float, baselines: dict[str, dict[str, float]]) -> str:
-    """Return how a forecast compares with the best naive one, in a sentence."""
-    best = min(baselines, key=lambda name: baselines[name]["mae"])
-    return f"MAE is {abs(gain):.1%} {'below' if gain >= 0 else 'above'} the best naive forecast ({best})"
-
-
-def format_number(value: float | None) -> str:
-    """Return a number with four significant digits."""
-    return "" if value is None else f"{value:.4g}"
 
 
 def finite_or_none(value: Any) -> Any:

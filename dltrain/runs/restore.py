@@ -11,18 +11,12 @@ from dltrain.runs.assemble import Components
 from dltrain.storage import run_files
 from dltrain.storage.checkpoint_format import STATE_ERRORS
 from dltrain.storage.checkpoints import Checkpoints
-from dltrain.storage.run_files import BEST, EVENTS, METRICS
 from dltrain.training.loop import Loop
 from dltrain.training.stages import Stages
 
 
 class SavedState(NamedTuple):
-    """A checkpoint that has been loaded.
-
-    Args:
-        name: Of its file.
-        content: The state of the loop and all that it turns.
-    """
+    """A loaded checkpoint: the name of its file, and the state of the loop and of its parts."""
 
     name: str
     content: dict[str, Any]
@@ -34,11 +28,7 @@ class SavedState(NamedTuple):
 
 
 def newest_checkpoint(path: Path) -> tuple[SavedState | None, list[str]]:
-    """Return the newest undamaged checkpoint of a run, if it has checkpoints, and notes for the user.
-
-    Raises:
-        CheckpointError: When all of them are damaged.
-    """
+    """Return the newest undamaged checkpoint of a run, if it has checkpoints, and notes for the user."""
     if not any(path.glob("checkpoints/step-*.pt")):
         return None, ["no checkpoint was written yet: starting from the beginning"]
     name, content, damaged = Checkpoints(path).load_newest()
@@ -47,11 +37,7 @@ def newest_checkpoint(path: Path) -> tuple[SavedState | None, list[str]]:
 
 
 def check_not_shorter(saved: SavedState, components: Components, batches: dict[str, Batches]) -> None:
-    """Refuse a run that would end before the step that it has reached.
-
-    Raises:
-        ConfigError: Naming both numbers of steps.
-    """
+    """Refuse a run that would end before the step that it has reached."""
     steps = Stages(components.task.stages(components.model), batches, components.trainer).steps
     if steps < saved.step:
         taken = f"at least the {saved.step:,} steps already taken"
@@ -61,25 +47,21 @@ def check_not_shorter(saved: SavedState, components: Components, batches: dict[s
 
 def warn_missing_logs(run: Path, step: int, console: Console) -> None:
     """Warn when a run that has taken steps has lost its logs: a checkpoint does not contain them."""
-    lost = [name for name in (METRICS, EVENTS) if not any(run.glob(f"{name}*"))]
+    lost = [name for name in (run_files.METRICS, run_files.EVENTS) if not any(run.glob(f"{name}*"))]
     if step and lost:
         console.warning(f"{' and '.join(lost)}: missing, the log up to step {step} is lost")
 
 
 def restore_loop(loop: Loop, saved: SavedState, checkpoints: Checkpoints, console: Console) -> None:
-    """Load a checkpoint into the loop, and drop it from `saved` so that it is not held twice.
-
-    Raises:
-        CheckpointError: When the file is undamaged but not a checkpoint of such a run.
-    """
+    """Load a checkpoint into the loop, and drop it from `saved` so that it is not held twice."""
     try:
         loop.load_state_dict(saved.content, checkpoints.read_manifest().get(saved.name, {}))
     except STATE_ERRORS as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise CheckpointError(f"{saved.name}: refused, this run cannot resume from it. {reason}") from error
-    best = checkpoints.path / checkpoints.resolve(BEST)
+    best = checkpoints.path / checkpoints.resolve(run_files.BEST)
     if loop.state.best is not None and (damage := checkpoints.find_damage(best)):
         console.warning(f"{best}: ignored, {damage}; the best checkpoint is now searched from here on")
-        loop.state.reset_best()
+        loop.state.best, loop.state.best_step = None, 0
     saved.content.clear()
     console.info(f"resumed at step {format_count(loop.state.step)} from {saved.name}")

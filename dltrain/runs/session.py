@@ -1,6 +1,7 @@
 """One session of a run: trains in the run's folder and records how the training ended."""
 
 import contextlib
+import os
 import time
 import traceback
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from dltrain.loggers.console import Console
 from dltrain.loggers.tracker import Tracker
 from dltrain.optim.ema import EMA
 from dltrain.plots import grids
-from dltrain.runs import failures, slurm
+from dltrain.runs import failures
 from dltrain.runs.assemble import Components
 from dltrain.runs.divergence import trace_divergence
 from dltrain.runs.metadata import save_metadata
@@ -22,7 +23,6 @@ from dltrain.runs.report import Report, finite_or_none
 from dltrain.runs.restore import SavedState, restore_loop, warn_missing_logs
 from dltrain.storage import run_dir, run_files
 from dltrain.storage.checkpoints import Checkpoints
-from dltrain.storage.run_files import METRICS
 from dltrain.training.device import is_out_of_memory
 from dltrain.training.divergence import Diverged
 from dltrain.training.loop import Loop
@@ -39,8 +39,6 @@ class Outcome:
 
     Args:
         state: ``finished``, ``interrupted``, ``failed``, ``diverged`` or ``out_of_memory``.
-        exit_code: That of the command.
-        folder: The run's.
         result: The content of ``result.json``; empty unless the run finished.
         error: What went wrong, or the signal that interrupted the run.
     """
@@ -57,13 +55,8 @@ class Session:
     """Training of a run in its folder, from a checkpoint or from the beginning.
 
     Args:
-        job: The run's configuration and command.
-        components: Its data, task, model and device.
-        batches: Split -> batches.
-        console: Where messages go.
         home: The run's folder, locked.
         timer: Counts from the start of the command.
-        stop: Handles signals.
         standalone: The run is not part of a sweep.
         saved: The checkpoint to resume from, or None.
         is_new: The folder held no run before.
@@ -84,7 +77,10 @@ class Session:
         self.report = Report(self.job, self.components, self.batches, self.console, self.home.path, self.standalone)
         trainer = self.components.config["trainer"]
         self.checkpoints = Checkpoints(self.home.path, trainer["keep_last"], trainer["keep_best"], self._sync_logs)
-        self.stop.on_abort, self.stop.requeue = self._abort, trainer["requeue"] and slurm.in_job()
+        self.stop.on_abort, self.stop.requeue = (
+            self._abort,
+            trainer["requeue"] and bool(os.environ.get(failures.SLURM_JOB)),
+        )
         self.start_step = self.saved.step if self.saved else 0
         self.tracker: Tracker | None = None
         self.loop: Loop | None = None
@@ -140,7 +136,7 @@ class Session:
         self.checkpoints.open()
         warn_missing_logs(self.home.path, self.start_step, self.console)
         first = self.start_step + 1 if self.saved else 0
-        has_log = self.saved is not None or (self.home.path / METRICS).exists()
+        has_log = self.saved is not None or (self.home.path / run_files.METRICS).exists()
         self.tracker = Tracker(self.home.path, first if has_log else None)  # overwrites an earlier log from `first` on
         loop = self._build_loop(self.components, self.batches)
         self.report.print_start(loop.stages.steps)
@@ -217,7 +213,7 @@ class Session:
         if error:
             self.console.error([f"{state}: {error}", *failures.next_steps(state, self.home.path, self.checkpoints)])
         if state == "interrupted" and error == SAVE_SIGNAL and self.stop.requeue:
-            self.console.info(slurm.requeue())
+            self.console.info(failures.requeue())
         self.console.close_log()
         return Outcome(state, code, self.home.path, result, error)
 
@@ -227,7 +223,7 @@ class Session:
         try:
             self.checkpoints.wait()
             if self.tracker is not None:
-                self.tracker.film()
+                self.tracker.film.write()
             if self.tracker is not None and state != "interrupted":
                 final = {f"{k}/test": v for k, v in result.get("test", {}).items() if v is not None}
                 self.tracker.hparams(self.report.hparams(), final, succeeded=state == "finished")

@@ -12,7 +12,7 @@ from typing import Any
 
 from dltrain import redaction
 from dltrain.loggers.console import Console
-from dltrain.loggers.formatting import format_duration
+from dltrain.loggers.formatting import format_duration, format_number
 from dltrain.storage import run_dir, run_files, safe_read
 from dltrain.storage.atomic import write_atomic
 
@@ -51,16 +51,11 @@ def load_result(number: int, chosen: dict[str, str], path: Path) -> JobResult | 
     row = JobResult(number, chosen, status["state"], folder=str(path), error=None if error is None else str(error))
     result = safe_read.read_mapping(path / run_files.RESULT)
     row.add_metrics(result)
-    took = [recorded_seconds(path.parent, number), result.get("seconds")]
+    earlier = safe_read.read_mapping(path.parent / run_files.SUMMARY_JSON).get("jobs")
+    known = [job for job in earlier if isinstance(job, dict)] if isinstance(earlier, list) else []
+    took: list[Any] = [*(job.get("seconds") for job in known if job.get("job") == number), result.get("seconds")]
     row.seconds = next((seconds for seconds in took if safe_read.is_number(seconds)), 0.0)
     return row if result or row.state != "finished" else None
-
-
-def recorded_seconds(home: Path, number: int) -> Any:
-    """Return the seconds that a job took, by an earlier summary, or None."""
-    rows = safe_read.read_mapping(home / run_files.SUMMARY_JSON).get("jobs")
-    known = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-    return next((row.get("seconds") for row in known if row.get("job") == number), None)
 
 
 def write_summary(home: Path, rows: list[JobResult], swept: list[str]) -> None:
@@ -74,27 +69,20 @@ def write_summary(home: Path, rows: list[JobResult], swept: list[str]) -> None:
         tested = {f"{name}/test": value for name, value in row.test.items()}
         table.writerow(redaction.mask({**vars(row), **row.choices, **tested, "seconds": f"{row.seconds:.3f}"}))
     write_atomic(home / run_files.SUMMARY_CSV, text.getvalue().encode(errors="backslashreplace"))
-    content = redaction.mask({"jobs": [vars(row) for row in rows], "over_seeds": seed_statistics(rows, swept)})
+    content = redaction.mask({"jobs": [vars(row) for row in rows], "over_seeds": _seed_statistics(rows, swept)})
     write_atomic(home / run_files.SUMMARY_JSON, json.dumps(content, indent=2).encode())
 
 
 def print_summary(console: Console, rows: list[JobResult], swept: list[str], home: Path) -> None:
     """Print the table of all jobs, the statistics over seeds, and every failure."""
     metric = f"{next((row.metric for row in rows if row.metric), 'metric')} (test)"
-    table = [
-        [
-            str(row.job),
-            *row.choices.values(),
-            format_value(row),
-            row.state,
-            format_duration(row.seconds),
-            Path(row.folder).name,
-        ]
-        for row in rows
-    ]
+    table = []
+    for row in rows:
+        value = "not finite" if row.state == "finished" and row.value is None else format_number(row.value)
+        ending = (value, row.state, format_duration(row.seconds), Path(row.folder).name)
+        table.append([str(row.job), *row.choices.values(), *ending])
     console.table("sweep", ["job", *swept, metric, "state", "time", "folder"], table, results=True)
-    groups = seed_statistics(rows, swept)
-    if groups:
+    if groups := _seed_statistics(rows, swept):
         others = [key for key in swept if key != "seed"]
         lines = [
             [*g["choices"].values(), format_number(g["mean"]), format_number(g["deviation"]), str(g["seeds"])]
@@ -108,7 +96,7 @@ def print_summary(console: Console, rows: list[JobResult], swept: list[str], hom
     console.info(f"tensorboard --logdir {shlex.quote(str(home))}")
 
 
-def seed_statistics(rows: list[JobResult], swept: list[str]) -> list[dict[str, Any]]:
+def _seed_statistics(rows: list[JobResult], swept: list[str]) -> list[dict[str, Any]]:
     """Return mean and sample standard deviation of the metric over seeds, for jobs that differ in nothing else.
 
     Empty unless seeds were swept; the deviation of a single seed is None.
@@ -129,13 +117,3 @@ def seed_statistics(rows: list[JobResult], swept: list[str]) -> list[dict[str, A
         }
         for key, values in found.items()
     ]
-
-
-def format_value(row: JobResult) -> str:
-    """Return the metric of a job as text; of a finished job without a finite metric ``not finite``."""
-    return "not finite" if row.state == "finished" and row.value is None else format_number(row.value)
-
-
-def format_number(number: float | None) -> str:
-    """Return a number with four significant digits."""
-    return "" if number is None else f"{number:.4g}"

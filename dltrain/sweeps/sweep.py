@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 
 from dltrain import redaction
@@ -22,53 +23,43 @@ INTERRUPTED = "interrupted"
 
 
 def run_sweep(jobs: list[Job], console: Console, typed: list[str]) -> int:
-    """Run all jobs; a job that fails does not affect the others.
-
-    Args:
-        jobs: All combinations, in order.
-        console: Where messages go.
-        typed: The command's overrides, from which the command that resumes the sweep is made.
+    """Run all jobs, given with the command's overrides; a job that fails does not affect the others.
 
     Returns:
         0, 1 if a job failed, or 130 or 143 if Ctrl-C or SIGTERM ended the sweep.
-
-    Raises:
-        ConfigError: When the sweep cannot start or resume.
     """
-    swept = varying_keys(jobs)
-    chosen = [job_choices(job, swept) for job in jobs]
-    names = [job_name(number, choices) for number, choices in enumerate(chosen)]
-    command = shlex.join(
-        ["dltrain", *config_dir_flags(jobs[0]), "-m", *map(redaction.mask_override, drop_resume(typed))]
-    )
+    values = [_override_values(job) for job in jobs]
+    swept = [key for key in values[0] if len({found[key] for found in values}) > 1]  # as they were typed
+    masked = [{key: redaction.mask_override(f"{key}={found[key]}") for key in swept} for found in values]
+    chosen = [{key: word.split("=", 1)[1] for key, word in words.items()} for words in masked]
+    names = [_job_name(number, choices) for number, choices in enumerate(chosen)]
+    dirs = [word for name in jobs[0].config_dirs for word in ("--config-dir", name)]
+    kept = [redaction.mask_override(word) for word in typed if not word.lstrip("+").startswith("sweep.resume=")]
+    command = shlex.join(["dltrain", *dirs, "-m", *kept])
     with contextlib.closing(sweep_dir.open_sweep_dir(jobs, names, command)) as home:
-        return Sweep(jobs, chosen, names, home, console, command).run(swept)
+        return Sweep(jobs, chosen, [home.path / name for name in names], home, console, command).run(swept)
 
 
+@dataclass
 class Sweep:
     """A sweep in its folder.
 
     Args:
-        jobs: All combinations, in order.
         chosen: For each job, the values by which it differs from the others.
-        names: For each job, the name of its folder.
+        paths: For each job, its folder.
         home: The sweep's folder, locked.
-        console: Where messages go.
         command: The command that started the sweep.
     """
 
-    def __init__(
-        self,
-        jobs: list[Job],
-        chosen: list[dict[str, str]],
-        names: list[str],
-        home: run_dir.RunDir,
-        console: Console,
-        command: str,
-    ) -> None:
-        self.jobs, self.chosen, self.home, self.console, self.command = jobs, chosen, home, console, command
-        self.paths = [home.path / name for name in names]
-        found = (load_result(number, chosen[number], path) for number, path in enumerate(self.paths))
+    jobs: list[Job]
+    chosen: list[dict[str, str]]
+    paths: list[Path]
+    home: run_dir.RunDir
+    console: Console
+    command: str
+
+    def __post_init__(self) -> None:
+        found = (load_result(number, self.chosen[number], path) for number, path in enumerate(self.paths))
         self.rows = {row.job: row for row in found if row is not None}
         self.stop = Stop()
         self.code = 130  # of an interrupted sweep
@@ -81,20 +72,20 @@ class Sweep:
         with self.stop.listening():
             self.stop.disarm()
             for number in range(len(self.jobs)):
-                if self.is_interrupted():
+                if self._is_interrupted():
                     break
-                self.run_job(number)
-                write_summary(self.home.path, self.sorted_rows(), swept)
-            print_summary(self.console, self.sorted_rows(), swept, self.home.path)
-            return self.finish()
+                self._run_job(number)
+                write_summary(self.home.path, self._sorted_rows(), swept)
+            print_summary(self.console, self._sorted_rows(), swept, self.home.path)
+            return self._finish()
 
-    def is_interrupted(self) -> bool:
+    def _is_interrupted(self) -> bool:
         """Return whether a signal has ended the sweep, within a job or between two."""
         if self.stop.reason in SIGNAL_EXIT_CODES:
             self.code = SIGNAL_EXIT_CODES[self.stop.reason]
         return self.stop.reason in SIGNAL_EXIT_CODES or any(row.state == INTERRUPTED for row in self.rows.values())
 
-    def run_job(self, number: int) -> None:
+    def _run_job(self, number: int) -> None:
         """Run one job, unless an earlier command has finished it."""
         text = " ".join(f"{key}={value}" for key, value in self.chosen[number].items())
         title = f"job {number + 1} of {len(self.jobs)}: {text}".rstrip(": ")
@@ -102,16 +93,18 @@ class Sweep:
             self.console.info(f"{title} ({self.rows[number].state}, not run again)")
             return
         self.console.info(title)
-        self.rows[number] = self.try_job(number)
-        free_memory()
+        self.rows[number] = self._try_job(number)
+        gc.collect()
+        if torch := sys.modules.get("torch"):
+            torch.cuda.empty_cache()
 
-    def try_job(self, number: int) -> JobResult:
+    def _try_job(self, number: int) -> JobResult:
         """Run one job and return its result, whether it fails or not."""
         started = time.perf_counter()
         row = JobResult(number, self.chosen[number], "failed")
         self.stop.rearm()
         try:
-            self.train(row, started)
+            self._train(row, started)
         except DltrainError as error:
             self.console.error(list(error.problems))
             row.error = "; ".join(error.problems)
@@ -127,13 +120,13 @@ class Sweep:
         row.seconds = time.perf_counter() - started
         return row
 
-    def train(self, row: JobResult, started: float) -> None:
+    def _train(self, row: JobResult, started: float) -> None:
         """Train a job, or resume it if it has a folder, and record the outcome in `row`."""
         from dltrain.runs.launch import resume, train
 
         job, path = self.jobs[row.job], self.paths[row.job]
         if path.is_dir():
-            outcome = resume(job, path, self.console, started, standalone=False, stop=self.stop)
+            outcome = resume(job, path, self.console, started, self.stop)
         else:
             outcome = train(job, self.console, started, str(path), self.stop)
         row.state, row.error, row.folder = outcome.state, outcome.error, str(outcome.folder)
@@ -141,11 +134,11 @@ class Sweep:
         if row.state == INTERRUPTED:
             self.code = outcome.exit_code
 
-    def sorted_rows(self) -> list[JobResult]:
+    def _sorted_rows(self) -> list[JobResult]:
         """Return the results so far, in the order of the jobs."""
         return [self.rows[number] for number in sorted(self.rows)]
 
-    def finish(self) -> int:
+    def _finish(self) -> int:
         """Record how the sweep ended, print the command that resumes it, and return the exit code."""
         states = {row.state for row in self.rows.values()}
         interrupted = INTERRUPTED in states or len(self.rows) < len(self.jobs)
@@ -155,51 +148,21 @@ class Sweep:
         self.home.write_status(state, code)
         if interrupted or "failed" in states:
             what = "Resume with" if interrupted else "Retry failed jobs with"
-            self.console.info(f"{what}: {self.command} {shlex.quote(f'sweep.resume={quote_path(self.home.path)}')}")
+            self.console.info(f"{what}: {self.command} {shlex.quote(f'sweep.resume={_quote_path(self.home.path)}')}")
         return code
 
 
-def free_memory() -> None:
-    """Free the memory of a job before the next one starts."""
-    gc.collect()
-    if torch := sys.modules.get("torch"):
-        torch.cuda.empty_cache()
-
-
-def override_values(job: Job) -> dict[str, str]:
-    """Return what the overrides of a job set: key -> value."""
+def _override_values(job: Job) -> dict[str, str]:
     return dict(text.lstrip("+").split("=", 1) for text in job.overrides if "=" in text)
 
 
-def varying_keys(jobs: list[Job]) -> list[str]:
-    """Return the keys whose values differ between jobs, in the order in which they were typed."""
-    first = override_values(jobs[0])
-    return [key for key in first if len({override_values(job)[key] for job in jobs}) > 1]
-
-
-def job_choices(job: Job, swept: list[str]) -> dict[str, str]:
-    """Return the values by which a job differs from the others, secrets masked."""
-    found = override_values(job)
-    return {key: redaction.mask_override(f"{key}={found[key]}").split("=", 1)[1] for key in swept}
-
-
-def job_name(number: int, chosen: dict[str, str]) -> str:
+def _job_name(number: int, chosen: dict[str, str]) -> str:
     """Return the name of a job's folder, also shown by TensorBoard: ``0_model=lstm,lr=0.01``."""
     text = ",".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in chosen.items())
     return f"{number}_{run_dir.safe_name(text)}" if text else str(number)
 
 
-def config_dir_flags(job: Job) -> list[str]:
-    """Return the flags that name the user's own configuration folders."""
-    return [word for name in job.config_dirs for word in ("--config-dir", name)]
-
-
-def drop_resume(typed: list[str]) -> list[str]:
-    """Return a sweep's overrides without ``sweep.resume``."""
-    return [word for word in typed if not word.lstrip("+").startswith("sweep.resume=")]
-
-
-def quote_path(path: Path) -> str:
+def _quote_path(path: Path) -> str:
     """Return a path quoted for an override."""
     text = str(path)
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")

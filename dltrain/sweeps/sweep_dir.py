@@ -23,32 +23,22 @@ def open_sweep_dir(jobs: list[Job], names: list[str], command: str) -> run_dir.R
     """Return the locked folder of a sweep: a new one, or that of the sweep to resume.
 
     Args:
-        jobs: The jobs of the command.
         names: For each job, the name of its folder.
         command: The command, without ``sweep.resume``.
-
-    Raises:
-        ConfigError: When the folder is taken, in use, damaged, or that of another sweep.
     """
     if len(asked := {str(job.sweep_resume) for job in jobs}) > 1:
         raise ConfigError(format_error("sweep.resume", "one folder", " ".join(sorted(asked))))
-    content = {"command": command, "jobs": [describe_job(job, name) for job, name in zip(jobs, names, strict=True)]}
-    path = resumed_path(jobs[0])
-    return create_sweep_dir(jobs[0], content) if path is None else reopen_sweep_dir(path, content)
+    entries = []
+    for job, name in zip(jobs, names, strict=True):  # secrets are masked, so they are neither stored nor compared
+        typed = [redaction.mask_override(word) for word in job.overrides]
+        entries.append({"folder": name, "overrides": typed, "config": redaction.mask(job.config)})
+    content = {"command": command, "jobs": entries}
+    path = _resumed_path(jobs[0])
+    return _create_sweep_dir(jobs[0], content) if path is None else _reopen_sweep_dir(path, content)
 
 
-def describe_job(job: Job, name: str) -> dict[str, Any]:
-    """Return the entry of a job in ``sweep.json``; secrets are masked, so they are neither stored nor compared."""
-    typed = [redaction.mask_override(word) for word in job.overrides]
-    return {"folder": name, "overrides": typed, "config": redaction.mask(job.config)}
-
-
-def resumed_path(job: Job) -> Path | None:
-    """Return the folder of the sweep that a command resumes, or None for a new sweep.
-
-    Raises:
-        ConfigError: When the command names two folders.
-    """
+def _resumed_path(job: Job) -> Path | None:
+    """Return the folder of the sweep that a command resumes, or None for a new sweep."""
     named = Path(job.sweep_dir).expanduser() if job.sweep_dir else None
     if job.sweep_resume is None:
         again = named is not None and job.resolved["trainer"]["resume"] == "auto" and (named / run_files.SWEEP).exists()
@@ -59,23 +49,19 @@ def resumed_path(job: Job) -> Path | None:
     return path
 
 
-def create_sweep_dir(job: Job, content: dict[str, Any]) -> run_dir.RunDir:
-    """Create the folder of a new sweep, at ``hydra.sweep.dir`` or under a name of its own, with its ``sweep.json``.
-
-    Raises:
-        ConfigError: When the folder holds a sweep or a run, or is not writable.
-    """
+def _create_sweep_dir(job: Job, content: dict[str, Any]) -> run_dir.RunDir:
+    """Create the folder of a new sweep, at ``hydra.sweep.dir`` or under a name of its own, with its ``sweep.json``."""
     root = compose.default_root()
     path = Path(job.sweep_dir).expanduser() if job.sweep_dir else None
     folder_checks.check_writable(path or root, "hydra.sweep.dir")
     if path is None:
         path = run_dir.make_unique(root / "sweep")
     names = [job["folder"] for job in content["jobs"]]
-    check_free(path, names)  # before anything is written there
+    _check_free(path, names)  # before anything is written there
     path.mkdir(parents=True, exist_ok=True)
-    home = lock_dir(path, "hydra.sweep.dir")
+    home = _lock_dir(path, "hydra.sweep.dir")
     try:
-        check_free(path, names, locked=True)
+        _check_free(path, names, locked=True)
         write_durable(path / run_files.SWEEP, json.dumps(content, indent=2).encode())
     except BaseException:
         home.close()
@@ -83,17 +69,8 @@ def create_sweep_dir(job: Job, content: dict[str, Any]) -> run_dir.RunDir:
     return home
 
 
-def check_free(path: Path, names: Iterable[str], locked: bool = False) -> None:
-    """Refuse a folder that holds a sweep or a run, or an entry with the name of a job's folder.
-
-    Args:
-        path: The folder.
-        names: Names of the jobs' folders.
-        locked: The lock in the folder is held by this process.
-
-    Raises:
-        ConfigError: Naming the entry.
-    """
+def _check_free(path: Path, names: Iterable[str], locked: bool = False) -> None:
+    """Refuse a folder that holds a sweep or a run, or an entry with the name of a job's folder."""
     taken = next((name for name in (*MARKERS, *names) if os.path.lexists(path / name)), None)
     if taken is None and not locked and folder_checks.has_foreign_lock(path):
         taken = run_files.LOCK
@@ -102,41 +79,26 @@ def check_free(path: Path, names: Iterable[str], locked: bool = False) -> None:
         raise ConfigError(format_error("hydra.sweep.dir", "a folder that holds no sweep yet", path, hint))
 
 
-def reopen_sweep_dir(path: Path, content: dict[str, Any]) -> run_dir.RunDir:
-    """Return the locked folder of a sweep with the same jobs as the command.
-
-    Raises:
-        ConfigError: When the jobs differ, or the folder contains links.
-    """
-    check_no_links(path, [job["folder"] for job in content["jobs"]])
-    wrong = list(job_differences(path, read_sweep(path), json.loads(json.dumps(content))))
+def _reopen_sweep_dir(path: Path, content: dict[str, Any]) -> run_dir.RunDir:
+    _check_no_links(path, [job["folder"] for job in content["jobs"]])
+    wrong = list(_job_differences(path, _read_sweep(path), json.loads(json.dumps(content))))
     if wrong:
         more = [f"... and {len(wrong) - MAX_SHOWN} more"] * (len(wrong) > MAX_SHOWN)
         raise ConfigError(*wrong[:MAX_SHOWN], *more, "sweep.resume: expected the command that started the sweep")
-    return lock_dir(path, "sweep.resume")
+    return _lock_dir(path, "sweep.resume")
 
 
-def check_no_links(path: Path, names: Iterable[str]) -> None:
-    """Refuse links in place of a sweep's files and folders, through which its jobs would write elsewhere.
-
-    Raises:
-        ConfigError: Naming the first link, or entry that is neither a file nor a folder.
-    """
+def _check_no_links(path: Path, names: Iterable[str]) -> None:
+    """Refuse links in place of a sweep's files and folders, through which its jobs would write elsewhere."""
     for name in (*run_files.SWEEP_FILES, run_files.STATUS, run_files.LOCK, *names):
         file = path / name
         if file.is_symlink() or folder_checks.is_special(file):
             hint = "It is a link." if file.is_symlink() else folder_checks.SPECIAL_HINT
-            raise ConfigError(
-                format_error("sweep.resume", "files and folders that lie in the sweep's folder", file, hint)
-            )
+            expected = "files and folders that lie in the sweep's folder"
+            raise ConfigError(format_error("sweep.resume", expected, file, hint))
 
 
-def lock_dir(path: Path, key: str) -> run_dir.RunDir:
-    """Return the folder, locked against other sweeps.
-
-    Raises:
-        ConfigError: When another sweep holds the lock, or the folder is not writable.
-    """
+def _lock_dir(path: Path, key: str) -> run_dir.RunDir:
     try:
         # The summary has absolute paths, however the folder was typed.
         return run_dir.RunDir(Path(os.path.abspath(path)), [], resume=True)
@@ -144,12 +106,8 @@ def lock_dir(path: Path, key: str) -> run_dir.RunDir:
         raise ConfigError(folder_checks.unwritable_error(path, error, key)) from None
 
 
-def read_sweep(path: Path) -> dict[str, Any]:
-    """Return the content of a folder's ``sweep.json``.
-
-    Raises:
-        ConfigError: When there is none, naming the nearest sweep, or when it is damaged.
-    """
+def _read_sweep(path: Path) -> dict[str, Any]:
+    """Return the content of a folder's ``sweep.json``; errors name the nearest sweep."""
     try:
         content = safe_read.parse_json(safe_read.read_text(path / run_files.SWEEP))
         for job in content["jobs"]:
@@ -161,17 +119,14 @@ def read_sweep(path: Path) -> dict[str, Any]:
         known = [str(file.parent) for file in path.absolute().parent.glob(f"*/{run_files.SWEEP}")]
         known += [str(file.parent) for file in (compose.default_root() / "sweep").glob(f"*/{run_files.SWEEP}")]
         hint = suggest(str(path.absolute()), known) or f"{error.strerror}."
-        raise ConfigError(
-            format_error("sweep.resume", f"the folder of a sweep, with {run_files.SWEEP}", path, hint)
-        ) from None
+        expected = f"the folder of a sweep, with {run_files.SWEEP}"
+        raise ConfigError(format_error("sweep.resume", expected, path, hint)) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            format_error("sweep.resume", f"a {run_files.SWEEP} that can be read", path / run_files.SWEEP, f"{error}.")
-        ) from None
+        expected = f"a {run_files.SWEEP} that can be read"
+        raise ConfigError(format_error("sweep.resume", expected, path / run_files.SWEEP, f"{error}.")) from None
 
 
-def job_differences(path: Path, before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
-    """Yield the differences between the jobs of a sweep and those of a command."""
+def _job_differences(path: Path, before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     old, new = before["jobs"], now["jobs"]
     if len(old) != len(new):
         hint = f"It was started with: {before['command']}"

@@ -1,4 +1,4 @@
-"""The examples of docs/extending.md train, sweep, resume and predict."""
+"""The examples of docs/extending.md are swept, and their runs resume and predict."""
 
 import json
 import sys
@@ -32,24 +32,19 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("my_optimizer", ["optimizer=lion", "data.series=sunspots", "data.window=24"], [], {"time", "step"}),
     ],
 )
-def test_an_example_trains_resumes_and_predicts(
+def test_jobs_of_a_sweep_of_an_example_resume_and_predict(
     module: str, choices: list[str], given: list[str], keys: set[str], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trust = f"allow_targets=[{module}]"
-    assert main([*CONF, *choices, trust, "device=cpu", "trainer.max_steps=3", "hydra.run.dir=run"]) == 0
-    assert main(["resume", "run", trust, "trainer.max_steps=6"]) == 0
-    assert json.loads((here / "run" / "result.json").read_text())["steps"] == 6
+    short = ["seed=0,1", "device=cpu", "trainer.max_steps=3", "hydra.sweep.dir=sweep"]
+    assert main(["-m", *CONF, *choices, trust, *short]) == 0
+    first, second = (row["folder"] for row in json.loads((here / "sweep" / "summary.json").read_text())["jobs"])
+    assert main(["resume", first, trust, "trainer.max_steps=6"]) == 0
+    assert json.loads((Path(first) / "result.json").read_text())["steps"] == 6
     capsys.readouterr()
-    assert main(["predict", "run", *given, trust]) == 0
+    assert main(["predict", second, *given, trust]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines and all(keys <= set(line) for line in lines)
-
-
-def test_an_example_is_swept_beside_a_model_of_dltrain(here: Path) -> None:
-    typed = ["-m", "model=moving_average,lstm", "data.series=sunspots", "data.window=24", "trainer.max_steps=2"]
-    assert main([*typed, *CONF, "allow_targets=[my_model]", "device=cpu", "hydra.sweep.dir=sweep"]) == 0
-    rows = json.loads((here / "sweep" / "summary.json").read_text())
-    assert "moving_average" in json.dumps(rows)
 
 
 def test_spirals_are_learned(here: Path) -> None:

@@ -55,7 +55,7 @@ class Gate:
 
 
 class Gated:
-    """Beside a task: passes by the gate with every batch; the rehearsal before a run does not count."""
+    """Passes the gate with every batch of a task, except in the dry run."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

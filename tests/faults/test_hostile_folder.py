@@ -1,4 +1,4 @@
-"""A run's folder that somebody else wrote: its configuration is data, and names nothing that is imported or called."""
+"""A run folder written by a stranger: its configuration is data, and names nothing that is imported or called."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ EVIL = {
 
 @pytest.fixture(scope="session")
 def ended(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run without checkpoints, so that resuming builds everything anew."""
+    """A run without checkpoints, so that resuming builds everything from the configuration."""
     path = tmp_path_factory.mktemp("ended") / "run"
     child = server.start([*RUN, f"hydra.run.dir={path}"], path.parent).wait()
     assert child.code == 0, child.stderr

@@ -29,7 +29,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def sent(trained: Path, tmp_path: Path) -> Path:
-    """A copy that somebody has sent us."""
+    """A copy of a stranger."""
     return shutil.copytree(trained, tmp_path / "sent", symlinks=True)
 
 

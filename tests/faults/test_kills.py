@@ -107,7 +107,7 @@ def test_forty_kills_during_saves_never_cost_a_good_checkpoint(
 
 
 def kill_during_saves(count: int, start: Callable[..., Child], dltrain: Callable[..., Child], tmp_path: Path) -> None:
-    """Kill one run again and again while a file grows; then let it end, and compare it with one that nobody killed."""
+    """Kill one run again and again while a file grows; then let it end, and compare it with one that was not killed."""
     draw, run, total = random.Random(0), tmp_path / "run", 8 * count + 20
     command = [*BIG, f"trainer.max_steps={total}", "trainer.resume=auto"]
     folder, reached, caught = run / "checkpoints", 0, 0
@@ -131,7 +131,7 @@ def kill_during_saves(count: int, start: Callable[..., Child], dltrain: Callable
     assert reference.code == 0, reference.stderr
     assert_same(run, tmp_path / "whole")
     names = {path.name for path in folder.glob("step-*.pt")}
-    assert len(names) <= 3, f"checkpoints are left that nobody removes: {sorted(names)}"
+    assert len(names) <= 3, f"checkpoints are left over: {sorted(names)}"
 
 
 def newest(folder: Path) -> int:

@@ -187,7 +187,7 @@ def test_too_little_shared_memory_is_said_with_the_remedies(tmp_path: Path) -> N
     narrow = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     mount = "mount -t tmpfs -o size=64k tmpfs /dev/shm"
     if subprocess.run([*narrow, mount], capture_output=True, check=False).returncode:
-        pytest.skip("this system lets nobody mount a file system of his own")
+        pytest.skip("this system does not allow mounting a file system in a namespace")
     asked = command(paint(tmp_path / "pictures"), "data.workers=2", "data.image_size=128", "data.batch_size=8")
     asked = [word for word in asked if "gated" not in word]
     call = [*narrow, f'{mount} && exec "$@"', "sh", sys.executable, "-m", "dltrain", *asked]

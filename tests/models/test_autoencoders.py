@@ -1,4 +1,4 @@
-"""Autoencoders: the public example's size, pictures of any size there and back, and classes told one-hot."""
+"""Autoencoders: the public example's size, pictures of any size there and back, and one-hot classes."""
 
 import pytest
 import torch
@@ -49,15 +49,15 @@ def test_more_convolutions_than_a_picture_can_be_halved_are_refused() -> None:
 
 def test_a_class_is_told_one_hot_beside_the_numbers() -> None:
     x, labels = drawn(4, 2, 3), torch.tensor([2, 0, 1, 2])
-    told = Conditional(nn.Identity(), num_classes=3)(x, labels)
-    assert torch.equal(told, torch.cat([x.flatten(1), F.one_hot(labels, 3).float()], 1))
+    joined = Conditional(nn.Identity(), num_classes=3)(x, labels)
+    assert torch.equal(joined, torch.cat([x.flatten(1), F.one_hot(labels, 3).float()], 1))
 
 
 def test_a_class_is_a_plane_of_ones_beside_a_picture() -> None:
     x, labels = drawn(2, 1, 4, 5), torch.tensor([1, 0])
-    told = Conditional(nn.Identity(), num_classes=2, as_channels=True)(x, labels)
-    assert torch.equal(told[:, :1], x)
-    assert told[:, 1:].mean((2, 3)).tolist() == [[0, 1], [1, 0]] and set(told[:, 1:].unique().tolist()) == {0, 1}
+    joined = Conditional(nn.Identity(), num_classes=2, as_channels=True)(x, labels)
+    assert torch.equal(joined[:, :1], x)
+    assert joined[:, 1:].mean((2, 3)).tolist() == [[0, 1], [1, 0]] and set(joined[:, 1:].unique().tolist()) == {0, 1}
 
 
 @pytest.mark.parametrize("labels", [None, torch.tensor([-1, -1])])

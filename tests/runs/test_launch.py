@@ -53,7 +53,7 @@ def test_a_whole_run_equals_a_plain_pytorch_loop_bit_for_bit(forecast: Outcome) 
     batches = Batches(data.load().train, 64, seed=7, training=True)
     torch.manual_seed(7)
     model = Recurrent(cell="lstm", features=1, outputs=6, hidden_size=64, num_layers=2, dropout=0.2)
-    torch.manual_seed(7)  # the seed names the weights and, anew, what training draws
+    torch.manual_seed(7)  # the seed determines the weights and, again, what training draws
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     order = (batch for epoch in range(STEPS) for batch in batches.epoch(epoch))
     losses = []

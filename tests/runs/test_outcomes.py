@@ -71,7 +71,7 @@ def go_wrong(
     train: Callable[..., Outcome],
     small: Callable[[str], list[str]],
 ) -> Callable[..., Outcome]:
-    """Trains with a user's own task, which goes wrong as it is told."""
+    """Trains with a user's own task, which fails in a given way."""
     (tmp_path / "faulty.py").write_text(FAULTY)
     (tmp_path / "conf" / "task").mkdir(parents=True)
     (tmp_path / "conf" / "task" / "faulty.yaml").write_text(YAML)
@@ -237,7 +237,9 @@ def test_the_default_command_imports_only_what_it_needs_and_writes_plain_lines_t
     for name in ("torchvision", "torch.utils.tensorboard", "torch._dynamo", "tensorflow", "sklearn", "pandas"):
         assert name not in modules, name
     (folder,) = re.findall(r"^run +(\S+)$", error, re.MULTILINE)
-    assert Path(folder).is_relative_to(tmp_path / "outputs" / "lstm-timeseries"), "beside the user, not in the package"
+    assert Path(folder).is_relative_to(tmp_path / "outputs" / "lstm-timeseries"), (
+        "below the user's folder, not in the package"
+    )
     assert f"tensorboard --logdir {folder}" in error
     result = read(Path(folder) / "result.json")
     assert 0 < result["seconds_to_first_step"] < result["seconds"]

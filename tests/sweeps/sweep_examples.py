@@ -63,7 +63,7 @@ def write_models(folder: Path) -> None:
         (folder / "my_conf" / "model" / f"{name.lower()}.yaml").write_text(text)
 
 
-def told(home: Path, but: tuple[str, ...] = ("seconds",)) -> list[dict[str, str]]:
+def summary_rows(home: Path, but: tuple[str, ...] = ("seconds",)) -> list[dict[str, str]]:
     """The summary of a sweep, without what differs from time to time."""
     rows = list(csv.DictReader((home / "summary.csv").open()))
     return [{k: Path(v).name if k == "folder" else v for k, v in row.items() if k not in but} for row in rows]

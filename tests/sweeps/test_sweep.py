@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from sweep_examples import OWN, SMALL, told, write_models
+from sweep_examples import OWN, SMALL, summary_rows, write_models
 
 from dltrain.cli import main
 
@@ -125,7 +125,7 @@ def test_a_job_that_fails_diverges_or_runs_out_of_memory_does_not_touch_the_next
 ) -> None:
     typed = [*OWN, "-m", "model=faulty", f"model.trouble={TROUBLES}", *SMALL]
     assert main.main([*typed, "hydra.sweep.dir=whole"]) == 1
-    rows, said = told(here / "whole"), capsys.readouterr()
+    rows, said = summary_rows(here / "whole"), capsys.readouterr()
     states = ["finished", "failed", "out_of_memory", "diverged", "finished", "finished"]
     assert [row["state"] for row in rows] == states
     assert [bool(row["error"]) for row in rows] == [state != "finished" for state in states]

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from sweep_examples import DONE, OWN, SMALL, checkpoints, state, told
+from sweep_examples import DONE, OWN, SMALL, checkpoints, state, summary_rows
 
 from dltrain.cli import main
 from dltrain.loggers.console import Console
@@ -20,7 +20,7 @@ def test_what_ended_as_it_would_end_again_is_kept_and_what_failed_is_tried_again
     typed = [*OWN, "-m", "model=faulty", "model.trouble=none,raise,memory,loss", *SMALL, "hydra.sweep.dir=whole"]
     assert main.main(typed) == 1
     home = here / "whole"
-    rows, before = told(home), {path.name: state(path) for path in home.iterdir() if path.is_dir()}
+    rows, before = summary_rows(home), {path.name: state(path) for path in home.iterdir() if path.is_dir()}
     asked = capsys.readouterr().err
     assert "Retry failed jobs with: dltrain --config-dir my_conf -m" in asked
     assert f"sweep.resume={home}" in asked
@@ -28,7 +28,7 @@ def test_what_ended_as_it_would_end_again_is_kept_and_what_failed_is_tried_again
     said = capsys.readouterr().err
     for number, end in ((1, "finished"), (3, "out_of_memory"), (4, "diverged")):
         assert f"job {number} of 4: model.trouble={rows[number - 1]['model.trouble']} ({end}, not run again)" in said
-    assert told(home) == rows
+    assert summary_rows(home) == rows
     for path in (home / row["folder"] for row in rows):
         assert (state(path) == before[path.name]) == ("raise" not in path.name)
 
@@ -42,12 +42,12 @@ def test_a_signal_ends_the_sweep_and_the_same_command_goes_on(
     assert main.main([*typed, "hydra.sweep.dir=whole"]) == 0
     (here / "met").unlink()
     assert main.main([*typed, "hydra.sweep.dir=cut"]) == code
-    assert [row["state"] for row in told(here / "cut")] == ["interrupted"]
+    assert [row["state"] for row in summary_rows(here / "cut")] == ["interrupted"]
     assert json.loads((here / "cut" / "status.json").read_text())["exit_code"] == code
     said = capsys.readouterr().err
     again = shlex.split(next(line for line in said.splitlines() if line.startswith("Resume with: dltrain -"))[13:])
     assert main.main(again[1:]) == 0
-    assert told(here / "cut") == told(here / "whole")
+    assert summary_rows(here / "cut") == summary_rows(here / "whole")
     assert checkpoints(here / "cut") == checkpoints(here / "whole")
     assert len(checkpoints(here / "whole")) == 4
     assert [group["seeds"] for group in json.loads((here / "cut" / "summary.json").read_text())["over_seeds"]] == [2]
@@ -65,9 +65,9 @@ def test_a_signal_between_two_jobs_is_not_lost(here: Path, monkeypatch: pytest.M
     # As a scheduler types it, which repeats a command word by word.
     typed = ["-m", "model=perceptron", "seed=0,1", *SMALL, "hydra.sweep.dir=cut", "trainer.resume=auto"]
     assert main.main(typed) == 143
-    assert [row["state"] for row in told(here / "cut")] == ["finished"]
+    assert [row["state"] for row in summary_rows(here / "cut")] == ["finished"]
     assert main.main(typed) == 0
-    assert [row["state"] for row in told(here / "cut")] == ["finished"] * 2
+    assert [row["state"] for row in summary_rows(here / "cut")] == ["finished"] * 2
 
 
 def test_a_finished_sweep_has_nothing_left_to_do(
@@ -75,13 +75,13 @@ def test_a_finished_sweep_has_nothing_left_to_do(
 ) -> None:
     monkeypatch.chdir(finished)
     before = {path.name: state(path) for path in (finished / "whole").iterdir() if path.is_dir()}
-    table = told(finished / "whole", but=())
+    table = summary_rows(finished / "whole", but=())
     assert main.main([*DONE, "hydra.sweep.dir=whole", "sweep.resume=whole"]) == 0
     said = capsys.readouterr()
     assert said.err.count("(finished, not run again)") == 2
     assert "Resume with" not in said.err
     assert {path.name: state(path) for path in (finished / "whole").iterdir() if path.is_dir()} == before
-    assert told(finished / "whole", but=()) == table
+    assert summary_rows(finished / "whole", but=()) == table
     # A sweep is no run, and a command that asks for something else does not go on with it.
     assert main.main(["resume", "whole"]) == 2
     assert "a sweep, which its own command resumes with -m sweep.resume=whole" in capsys.readouterr().err
@@ -137,17 +137,17 @@ def test_what_an_earlier_command_wrote_is_shown_as_far_as_it_can_be_read(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished / "whole", "whole", symlinks=True)
-    seconds = {row["job"]: row["seconds"] for row in told(tmp_path / "whole", but=())}
+    seconds = {row["job"]: row["seconds"] for row in summary_rows(tmp_path / "whole", but=())}
     for text in ('{"jobs": [1]}', '{"jobs": [{"job": 0, "seconds": "x"}]}', '{"jobs": 3}', "[" * 100_000):
         (tmp_path / "whole" / "summary.json").write_text(text)
         assert main.main([*DONE, "sweep.resume=whole"]) == 0
     result = json.loads((tmp_path / "whole" / "0_model=perceptron" / "result.json").read_text())
-    found = {row["job"]: row["seconds"] for row in told(tmp_path / "whole", but=())}
+    found = {row["job"]: row["seconds"] for row in summary_rows(tmp_path / "whole", but=())}
     assert found == {**seconds, "0": f"{result['seconds']:.3f}", "1": found["1"]}
     for text in ('{"test": [1], "metric": "mae"}', '{"test": {"mae": "x"}, "metric": ["mae"], "seconds": "x"}'):
         (tmp_path / "whole" / "0_model=perceptron" / "result.json").write_text(text)
         assert main.main([*DONE, "sweep.resume=whole"]) == 0
-        assert told(tmp_path / "whole")[0]["mae/test"] == ""
+        assert summary_rows(tmp_path / "whole")[0]["mae/test"] == ""
     (tmp_path / "whole" / "0_model=perceptron" / "status.json").write_text('{"state": "diverged", "error": "\\ud800"}')
     assert main.main([*DONE, "sweep.resume=whole"]) == 1
     assert "Traceback" not in capsys.readouterr().err

@@ -1,6 +1,5 @@
 """Adversarial turns, losses and figures against closed forms, finite differences and scikit-learn."""
 
-import copy
 import json
 import math
 from pathlib import Path
@@ -8,23 +7,21 @@ from typing import Any
 
 import pytest
 import torch
+from gan_examples import losses_by_hand, pictures, points
 from sklearn.metrics import roc_auc_score
-from torch import Tensor, nn
-from torch.nn import functional as F
+from task_examples import request
+from torch import nn
 
 from dltrain.config import compose
 from dltrain.data.loader import Batch
 from dltrain.errors import ConfigError
 from dltrain.loggers.console import Console
-from dltrain.metrics.mode_coverage import modes_found
 from dltrain.models.feedforward import MLP
 from dltrain.models.gan import DCGAN, GAN
 from dltrain.runs import assemble, dry_run, inference, launch
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.tasks.adversarial import Adversarial, critic_auc
-from dltrain.tasks.base import GenerateRequest, Task
-from dltrain.tasks.gan_losses import GAN_LOSSES, gradient_penalty
-from dltrain.tasks.sampling import slerp_path
+from dltrain.tasks.gan_losses import GAN_LOSSES
 from dltrain.training import device as devices
 from dltrain.training.evaluation import evaluate, run_in_eval_mode
 from dltrain.training.step import StepInfo, StepRunner
@@ -33,16 +30,6 @@ RING = {"shape": [2], "classes": 8, "class_names": [str(n) for n in range(8)]}
 PICTURE = {"shape": [1, 8, 8], "low": [-0.5], "high": [1.5], "classes": 3}
 LOSSES = sorted(GAN_LOSSES)
 SMALL = ["model.hidden_size=16", "model.num_layers=2", "model.latent=4", "data.batch_size=64", "device=cpu"]
-
-
-def points(seed: int = 0, **rest: Any) -> GAN:
-    torch.manual_seed(seed)
-    return GAN([2], 2, 1, latent=4, hidden_size=16, num_layers=2, **rest)
-
-
-def pictures(**rest: Any) -> DCGAN:
-    torch.manual_seed(0)
-    return DCGAN(1, 8, 8, 1, latent=4, hidden_size=4, **rest)
 
 
 def batch_of(count: int = 32, shape: tuple[int, ...] = (2,), classes: int = 8) -> Batch:
@@ -111,36 +98,14 @@ def test_the_generator_moves_once_in_as_many_steps_as_the_critic_has_turns() -> 
 # Losses --------------------------------------------------------------------------------------------------------------
 
 
-def by_hand(name: str, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses of critic and generator as the papers write them."""
-    one, zero = torch.ones_like(real), torch.zeros_like(real)
-    if name == "non_saturating":
-        critic = F.binary_cross_entropy(real.sigmoid(), one) + F.binary_cross_entropy(fake.sigmoid(), zero)
-        return critic, -fake.sigmoid().log().mean()
-    if name == "least_squares":
-        return F.mse_loss(real, one) / 2 + F.mse_loss(fake, zero) / 2, F.mse_loss(fake, one) / 2
-    if name == "hinge":
-        worse = [-torch.minimum(zero, -1 + real).mean(), -torch.minimum(zero, -1 - fake).mean()]
-        return worse[0] + worse[1], -fake.mean()
-    return -(real.mean() - fake.mean()), -fake.mean()
-
-
 @pytest.mark.parametrize("name", LOSSES)
-def test_losses_equal_their_closed_forms(name: str) -> None:
-    real, fake = torch.randn(2, 50, generator=torch.Generator().manual_seed(0), dtype=torch.double)
-    critic, generator = by_hand(name, real, fake)
-    torch.testing.assert_close(GAN_LOSSES[name].critic(real, fake), critic)
-    torch.testing.assert_close(GAN_LOSSES[name].generator(fake), generator)
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_a_turn_weighs_real_and_fresh_made_up_examples(name: str) -> None:
+def test_the_losses_are_those_of_real_and_newly_generated_examples(name: str) -> None:
     task, model, batch = Adversarial(**RING, loss_name=name, penalty=0.0), points(), batch_of()
     torch.manual_seed(5)
     loss = task.loss(model, batch, 0.0)
     torch.manual_seed(5)
     fake = model.generator(torch.randn(32, 4), None)
-    wanted = by_hand(name, model.critic(batch["inputs"], None).flatten(), model.critic(fake, None).flatten())
+    wanted = losses_by_hand(name, model.critic(batch["inputs"], None).flatten(), model.critic(fake, None).flatten())
     torch.testing.assert_close(loss.total, wanted[0])
     torch.manual_seed(5)
     torch.testing.assert_close(task.generator_loss(model, batch).total, wanted[1])
@@ -156,64 +121,19 @@ def test_a_critic_with_batch_norm_sees_real_and_made_up_examples_apart() -> None
     total = task.loss(model, batch, 0.0).total
     torch.manual_seed(5)
     fake = model.generator(torch.randn(8, 4), None).tanh()
-    apart = by_hand("non_saturating", model.critic(batch["inputs"], None).flatten(), model.critic(fake, None).flatten())
-    mixed = by_hand(
+    apart = losses_by_hand(
+        "non_saturating", model.critic(batch["inputs"], None).flatten(), model.critic(fake, None).flatten()
+    )
+    mixed = losses_by_hand(
         "non_saturating", *(half.flatten() for half in model.critic(torch.cat([batch["inputs"], fake]), None).chunk(2))
     )
     torch.testing.assert_close(total, apart[0])
     assert not torch.allclose(total, mixed[0])
 
 
-def test_an_unknown_loss_is_refused_with_the_nearest_name() -> None:
+def test_an_unknown_loss_is_rejected_with_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match=r"task\.loss_name.*Did you mean wasserstein"):
         Adversarial(**RING, loss_name="waserstein")
-
-
-def penalty_by_differences(critic: nn.Module, places: Tensor, step: float = 1e-5) -> Tensor:
-    """The penalty from central differences of the critic in double precision, one coordinate at a time."""
-    flat, slopes = places.flatten(1), []
-    for axis in range(flat.shape[1]):
-        moved = torch.zeros_like(flat)
-        moved[:, axis] = step
-        ahead, behind = (critic((flat + s * moved).view_as(places), None).flatten() for s in (1, -1))
-        slopes.append((ahead - behind) / (2 * step))
-    return (torch.stack(slopes, 1).norm(dim=1) - 1).square().mean()
-
-
-def places_of(real: Tensor, fake: Tensor) -> Tensor:
-    torch.manual_seed(3)
-    share = torch.rand(len(real), *[1] * (real.dim() - 1))
-    return (1 - share) * real + share * fake
-
-
-@pytest.mark.parametrize("kind", ["points", "pictures"])
-def test_the_gradient_penalty_and_its_gradient_equal_finite_differences(kind: str) -> None:
-    model = points(activation="tanh") if kind == "points" else pictures(critic_norm="layer")
-    shape = (2,) if kind == "points" else (1, 8, 8)
-    real, fake = torch.randn(2, 6, *shape, generator=torch.Generator().manual_seed(2))
-    exact, places = copy.deepcopy(model).double(), places_of(real, fake).double()
-    torch.manual_seed(3)
-    penalty = gradient_penalty(model, real, fake, None)
-    assert penalty.item() == pytest.approx(penalty_by_differences(exact.critic, places).item(), rel=1e-4)
-    weight = next(p for p in model.critic.parameters())
-    (gradient,) = torch.autograd.grad(penalty, weight)
-    index, bent = (0,) * weight.dim(), next(p for p in exact.critic.parameters())
-    sides = []
-    for step in (1e-4, -1e-4):
-        with torch.no_grad():
-            bent[index] += step
-            sides.append(penalty_by_differences(exact.critic, places))
-            bent[index] -= step
-    assert gradient[index].item() == pytest.approx(((sides[0] - sides[1]) / 2e-4).item(), rel=1e-2, abs=1e-5)
-
-
-def test_the_gradient_penalty_is_as_precise_under_autocast() -> None:
-    model, (real, fake) = points(), torch.randn(2, 6, 2)
-    torch.manual_seed(3)
-    exact = gradient_penalty(model, real, fake, None)
-    with torch.autocast("cpu", torch.bfloat16):
-        torch.manual_seed(3)
-        assert torch.equal(gradient_penalty(model, real, fake, None), exact)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +210,7 @@ def test_figures_of_the_critic_are_those_of_its_outputs() -> None:
     real = model.critic(torch.cat([b["inputs"] for b in batches]), None).flatten()
     drawn = torch.randn(52, 4, generator=torch.Generator().manual_seed(0))
     fake = model.critic(model.generator(drawn, None), None).flatten()
-    critic, generator = by_hand("non_saturating", real, fake)
+    critic, generator = losses_by_hand("non_saturating", real, fake)
     wanted = {"loss": critic, "loss_generator": generator, "critic_real": real.mean(), "critic_fake": fake.mean()}
     for name, value in wanted.items():
         assert found.metrics[name] == pytest.approx(value.item(), rel=1e-5), name
@@ -299,7 +219,7 @@ def test_figures_of_the_critic_are_those_of_its_outputs() -> None:
     assert found.metrics["critic_auc"] == pytest.approx(auc, abs=1e-6)
 
 
-def test_a_critic_that_says_the_same_of_all_tells_half_of_the_pairs_apart() -> None:
+def test_a_constant_critic_has_an_auc_of_one_half() -> None:
     assert critic_auc(torch.zeros(5), torch.zeros(7)).item() == 0.5
 
 
@@ -321,27 +241,7 @@ def test_points_with_classes_are_watched_by_coverage_and_all_else_by_frechets_di
     assert Adversarial(shape=[2]).goal.metric == "frechet"
 
 
-def test_modes_are_counted_as_on_paper() -> None:
-    # Two classes around (0, 0) and (10, 0), deviation 1 along both axes.
-    cross = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]]) * math.sqrt(1.5)
-    real, labels = torch.cat([cross, cross + torch.tensor([10.0, 0])]), torch.arange(2).repeat_interleave(4)
-    near_first, near_second, nowhere = [2.9, 0.0], [10.0, -2.9], [3.1, 0.0]
-    fake = torch.tensor([near_first, near_first, near_first, near_second, nowhere])
-    found = modes_found(real, labels, fake, 2)
-    assert found == pytest.approx({"modes": 2, "high_quality": 4 / 5, "coverage": 1 / 2 + 1 / 5})
-    assert modes_found(real, labels, fake[:3], 2) == pytest.approx({"modes": 1, "high_quality": 1, "coverage": 0.5})
-    assert modes_found(real, labels, fake[4:], 2) == pytest.approx({"modes": 0, "high_quality": 0, "coverage": 0})
-
-
-def test_real_points_cover_every_mode_and_a_class_without_points_is_none() -> None:
-    ring = assemble.build_components(compose.compose(["model=gan", "data=ring", "device=cpu"])).data.load()
-    train, val = ring.train.rows, ring.val.rows  # type: ignore[union-attr]
-    found = modes_found(val["inputs"], val["targets"], train["inputs"][:2000], 8)
-    assert found["modes"] == 8 and found["high_quality"] > 0.98 and found["coverage"] > 0.98
-    assert modes_found(val["inputs"], val["targets"], train["inputs"][:2000], 9)["modes"] == 8
-
-
-def test_missed_modes_are_said() -> None:
+def test_missed_modes_are_reported() -> None:
     model = points()
     evaluation = evaluate(Adversarial(**RING).evaluate, model, [batch_of(200)], on_cpu(model))
     assert evaluation.notes == [f"{8 - evaluation.metrics['modes']:.0f} of 8 modes are missed"]
@@ -376,13 +276,9 @@ def test_every_column_of_a_sheet_is_one_class_made_of_the_noise_of_its_row() -> 
     assert len({tuple(row) for row in noise[0::3].tolist()}) == 21
 
 
-def wish(count: int = 10, seed: int = 0, **rest: Any) -> GenerateRequest:
-    return GenerateRequest(count, torch.Generator().manual_seed(seed), torch.device("cpu"), **rest)
-
-
 def test_a_seed_names_what_is_generated_on_the_scale_of_people() -> None:
     task, model = Adversarial(**PICTURE), pictures().eval()
-    one, same, other = (task.generate(model, wish(seed=seed)) for seed in (0, 0, 1))
+    one, same, other = (task.generate(model, request(10, seed)) for seed in (0, 0, 1))
     assert one.shape == (10, 1, 8, 8) and torch.equal(one, same) and not torch.equal(one, other)
     assert one.min() >= 0 and one.max() <= 1
 
@@ -391,46 +287,35 @@ def test_a_class_is_generated_that_the_model_knows_and_refused_where_it_knows_no
     task, model = Adversarial(**PICTURE), pictures(conditional=True, classes=3).eval()
     noise = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
     wanted = task.pixel_range.to_unit(task.sample(model, noise, torch.full((10,), 2)))
-    torch.testing.assert_close(task.generate(model, wish(label=2)), wanted)
+    torch.testing.assert_close(task.generate(model, request(10, label=2)), wanted)
     with pytest.raises(ConfigError, match="--class: expected a class from 0 to 2, got 3"):
-        task.generate(model, wish(label=3))
+        task.generate(model, request(10, label=3))
     with pytest.raises(ConfigError, match="not conditional"):
-        task.generate(pictures(), wish(label=2))
+        task.generate(pictures(), request(10, label=2))
 
 
-def test_a_generator_makes_nothing_of_given_examples() -> None:
+def test_given_examples_are_rejected() -> None:
     with pytest.raises(ConfigError, match="--given"):
-        Adversarial(**PICTURE).generate(pictures(), wish(given=torch.zeros(3, 1, 8, 8)))
-
-
-def test_ways_lead_on_great_circles_from_one_noise_to_another() -> None:
-    start, end = torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(0))
-    way = slerp_path(start, end, 8).view(5, 8, 64)
-    torch.testing.assert_close(way[:, 0], start)
-    torch.testing.assert_close(way[:, -1], end)
-    unit = slerp_path(F.normalize(start), F.normalize(end), 8).view(5, 8, 64)
-    torch.testing.assert_close(unit.norm(dim=2), torch.ones(5, 8))
-    steps = (unit[:, :-1] * unit[:, 1:]).sum(2).acos()
-    torch.testing.assert_close(steps, steps[:, :1].expand(-1, 7), rtol=1e-3, atol=1e-4)
+        Adversarial(**PICTURE).generate(pictures(), request(3, given=torch.zeros(3, 1, 8, 8)))
 
 
 @pytest.mark.parametrize("count", [1, 5, 20])
-def test_as_many_are_generated_as_asked_for_on_the_way_too(count: int) -> None:
+def test_interpolation_generates_the_requested_number(count: int) -> None:
     task, model = Adversarial(**PICTURE), pictures(conditional=True, classes=3).eval()
-    assert len(task.generate(model, wish(count, interpolate=True))) == count
+    assert len(task.generate(model, request(count, interpolate=True))) == count
 
 
 # Whole runs ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_conditional_generator_makes_the_class_it_is_asked_for(tmp_path: Path) -> None:
+def test_a_trained_conditional_generator_generates_the_requested_class(tmp_path: Path) -> None:
     typed = ["experiment=ring_gan", "model.conditional=true", "trainer.max_steps=400", "model.hidden_size=64"]
     job = compose.compose([*typed, "trainer.eval_every=400", "device=cpu", f"hydra.run.dir={tmp_path / 'run'}"])
     assert launch.train(job, Console(), 0.0).state == "finished"
     found = inference.load_trained(inference.rebuild_components(job), tmp_path / "run", "best.pt").components
     for mode in (0, 3, 6):
         made = run_in_eval_mode(
-            lambda model, mode=mode: found.task.generate(model, wish(200, label=mode)), found.model, found.device
+            lambda model, mode=mode: found.task.generate(model, request(200, label=mode)), found.model, found.device
         )
         turns = (torch.atan2(made[:, 1], made[:, 0]) / (2 * math.pi) * 8).round() % 8
         assert (turns == mode).float().mean() > 0.8
@@ -448,8 +333,3 @@ def test_the_averaged_generator_is_what_is_evaluated_and_kept(tmp_path: Path) ->
         made.model.load_state_dict(weights)
         figures[name] = evaluate(made.task.evaluate, made.model, batches, made.device).metrics
     assert figures["average"] == result != figures["model"]
-
-
-def test_the_task_is_one_that_judges_what_it_makes() -> None:
-    task: Task = Adversarial(**RING)
-    assert task.quality is not None and task.quality.name == "points"

@@ -224,11 +224,11 @@ def test_likelihood_rises_and_is_measured_exactly(bars: Callable[..., list[str]]
     assert outcome.exit_code == 0
     last = torch.load(outcome.folder / "checkpoints" / "last.pt", weights_only=True)
     said = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
-    told = [line["nll"] for line in said if line["split"] == "val"]
+    nll = [line["nll"] for line in said if line["split"] == "val"]
     assert start == pytest.approx(9 * np.log(2), abs=0.1)
     assert np.log(3) < exact_nll(last["model"]) < 0.5 * start
     # Batches of the validation split hold the three patterns in other shares than the test, which has each as often.
-    assert told[-1] < 0.5 * start and len(told) == 5
+    assert nll[-1] < 0.5 * start and len(nll) == 5
     best = torch.load(outcome.folder / "checkpoints" / "best.pt", weights_only=True)
     assert outcome.result["test"]["nll"] == pytest.approx(exact_nll(best["model"]), abs=1e-3)
 

@@ -1,4 +1,4 @@
-"""Forecasting: metrics in the data's own units beside naive forecasts, against plain numpy over the raw file."""
+"""Forecasting: metrics in the units of the data, with naive forecasts, compared with plain numpy on the raw file."""
 
 from dataclasses import replace
 from pathlib import Path

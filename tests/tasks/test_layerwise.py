@@ -98,8 +98,8 @@ def test_layers_learn_to_bring_back_what_they_read(method: str, tmp_path: Path) 
     more = [f"task.method={method}", "model.hidden_size=[64,32]", "task.pretrain_epochs=8", "optimizer.lr=0.005"]
     outcome, _ = trained(tmp_path, *more)
     for number in (1, 2):
-        told = [line.get(f"reconstruction_layer{number}") for line in lines(outcome, "val")]
-        found = [value for value in told if value is not None]
+        logged = [line.get(f"reconstruction_layer{number}") for line in lines(outcome, "val")]
+        found = [value for value in logged if value is not None]
         # A layer that knows nothing says 1/2 of each unit.
         units = 64
         assert found[-1] < found[0] and found[-1] < 0.98 * units * np.log(2)

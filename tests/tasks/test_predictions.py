@@ -1,4 +1,4 @@
-"""What tasks say about examples whose answers nobody knows, against arithmetic on the model's outputs."""
+"""Predictions of tasks for examples without targets, compared with arithmetic on the model's outputs."""
 
 import pytest
 import torch

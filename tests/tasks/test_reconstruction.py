@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.decomposition import PCA
+from task_examples import evaluate, fit, in_batches, normal, request
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,10 +21,6 @@ PICTURE = {"shape": [1, 6, 6], "size": 36, "low": [-1.0], "high": [3.0]}
 LATENT = 3
 
 
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 def pictures(count: int, seed: int = 0) -> Tensor:
     """As a model reads them: black is -1, white 3."""
     return 4 * torch.rand(count, 1, 6, 6, generator=torch.Generator().manual_seed(seed)) - 1
@@ -31,22 +28,12 @@ def pictures(count: int, seed: int = 0) -> Tensor:
 
 def correlated(count: int) -> Tensor:
     """Ten numbers that five directions explain, the fewer the less."""
-    return drawn(count, 5) * torch.tensor([3.0, 2.0, 1.0, 0.5, 0.2]) @ torch.linalg.qr(drawn(10, 5, seed=1)).Q.T + 2
+    return normal(count, 5) * torch.tensor([3.0, 2.0, 1.0, 0.5, 0.2]) @ torch.linalg.qr(normal(10, 5, seed=1)).Q.T + 2
 
 
 def network(**changes: Any) -> DenseAutoencoder:
     torch.manual_seed(0)
     return DenseAutoencoder([1, 6, 6], 1, **{"hidden_size": 16, "latent": LATENT, **changes})
-
-
-def batches(inputs: Tensor, size: int = 16, **more: Tensor) -> list[dict[str, Tensor]]:
-    whole = {"inputs": inputs, **more}
-    return [dict(zip(whole, part, strict=True)) for part in zip(*(v.split(size) for v in whole.values()), strict=True)]
-
-
-def evaluate(task: Reconstruction, model: nn.Module, *given: Any, **more: Any) -> Any:
-    with torch.inference_mode():
-        return task.evaluate(model, batches(*given, **more))
 
 
 # --- the distance ---------------------------------------------------------------------------------------------------
@@ -78,7 +65,7 @@ def test_figures_are_means_over_examples_also_with_a_short_last_batch() -> None:
 
 @pytest.mark.parametrize("kept", [1, 3, 7, 10])
 def test_what_components_leave_out_is_scikit_learns(kept: int) -> None:
-    x = drawn(60, 10) @ drawn(10, 10, seed=1) + 5
+    x = normal(60, 10) @ normal(10, 10, seed=1) + 5
     found = Components()
     for rows in x.split(25):
         found.add(rows)
@@ -91,11 +78,7 @@ def test_a_linear_autoencoder_reaches_the_principal_components_and_no_less() -> 
     x, task = correlated(200), Reconstruction([10], 10)
     torch.manual_seed(0)
     model = DenseAutoencoder([10], 1, hidden_size=[], latent=2)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    for _ in range(800):
-        optimizer.zero_grad()
-        task.loss(model, {"inputs": x}, 0.0).total.backward()
-        optimizer.step()
+    fit(model, task, {"inputs": x}, 800, 0.02)
     evaluation = evaluate(task, model, x)
     pca = PCA(2).fit(x.numpy())
     least = ((x.numpy() - pca.inverse_transform(pca.transform(x.numpy()))) ** 2).sum(1).mean()
@@ -103,8 +86,8 @@ def test_a_linear_autoencoder_reaches_the_principal_components_and_no_less() -> 
     assert 0.999 * least < evaluation.metrics["loss"] < 1.01 * least
 
 
-def test_very_large_examples_are_not_compared_with_components() -> None:
-    x, model = drawn(3, 2_049), DenseAutoencoder([2_049], 1, hidden_size=[], latent=2)
+def test_very_large_examples_have_no_baseline() -> None:
+    x, model = normal(3, 2_049), DenseAutoencoder([2_049], 1, hidden_size=[], latent=2)
     assert evaluate(Reconstruction([2_049], 2_049), model, x).baselines == {}
 
 
@@ -118,20 +101,20 @@ def test_masking_blackens_its_share_and_nothing_else() -> None:
     assert torch.equal(found[found != 0], unit[found != 0])
 
 
-def test_salt_and_pepper_are_alike_in_number() -> None:
+def test_salt_and_pepper_are_equally_frequent() -> None:
     unit = torch.full((400, 50), 0.5)
     found = Reconstruction(**PICTURE, corruption="salt_and_pepper", amount=0.4).corrupt(unit)
     shares = [float((found == value).float().mean()) for value in (0, 1, 0.5)]
     assert shares == pytest.approx([0.2, 0.2, 0.6], abs=0.02)
 
 
-def test_gaussian_noise_has_the_deviation_that_was_asked_for() -> None:
+def test_gaussian_noise_has_the_requested_deviation() -> None:
     apart = Reconstruction(**PICTURE, corruption="gaussian", amount=0.7).corrupt(torch.zeros(200, 100))
     assert (float(apart.mean()), float(apart.std())) == pytest.approx((0, 0.7), abs=0.02)
 
 
 @pytest.mark.parametrize("corruption", ["gaussian", "masking", "salt_and_pepper"])
-def test_the_corrupted_example_is_read_and_the_clean_one_wanted(corruption: str) -> None:
+def test_the_model_reads_the_corrupted_example_and_targets_the_clean_one(corruption: str) -> None:
     x, read, model = pictures(9), [], network()
     task = Reconstruction(**PICTURE, corruption=corruption, amount=0.5)
     model.encoder.register_forward_pre_hook(lambda _, given: read.append(given[0]))
@@ -185,11 +168,7 @@ def test_a_sparse_code_is_compared_by_its_mean_activity() -> None:
 def test_training_moves_the_activity_of_a_sparse_code_to_its_target() -> None:
     x, model = pictures(64), network(latent=10)
     task = Reconstruction(**PICTURE, code="sigmoid", sparsity=3.0, sparsity_target=0.1)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    for _ in range(200):
-        optimizer.zero_grad()
-        task.loss(model, {"inputs": x}, 0.0).total.backward()
-        optimizer.step()
+    fit(model, task, {"inputs": x}, 200, 0.01)
     assert model.encoder(x).sigmoid().mean(0).tolist() == pytest.approx([0.1] * 10, abs=0.05)
 
 
@@ -265,45 +244,43 @@ def test_a_compiled_encoder_can_be_contracted() -> None:
     assert all(p.grad is not None for p in model.parameters())
 
 
-# --- making things up -----------------------------------------------------------------------------------------------
+# --- generation -----------------------------------------------------------------------------------------------------
 
 
-def wish(count: int, x: Tensor, seed: int = 0, **more: Any) -> GenerateRequest:
-    noise = torch.Generator().manual_seed(seed)
-    return GenerateRequest(count, noise, torch.device("cpu"), train=lambda: batches(x, 100), **more)
+def request_from(x: Tensor, count: int, seed: int = 0, **more: Any) -> GenerateRequest:
+    return request(count, seed, train=lambda: in_batches(x, 100), **more)
 
 
-def decoded(model: nn.Module, task: Reconstruction, asked: GenerateRequest) -> Tensor:
-    """The codes that are decoded for a wish."""
+def decoded_codes(model: nn.Module, task: Reconstruction, request: GenerateRequest) -> Tensor:
     codes: list[Tensor] = []
     with torch.no_grad(), model.decoder.register_forward_pre_hook(lambda _, given: codes.append(given[0])):
-        task.generate(model, asked)
+        task.generate(model, request)
     return codes[0]
 
 
 def test_codes_are_drawn_from_the_gaussian_of_the_training_examples() -> None:
     x, model, task = pictures(600), network(), Reconstruction(**PICTURE)
     own = model.encoder(x).detach()
-    made = decoded(model, task, wish(20_000, x))
+    made = decoded_codes(model, task, request_from(x, 20_000))
     spread = own.std(0)
     torch.testing.assert_close(made.mean(0) / spread, own.mean(0) / spread, atol=0.05, rtol=0)
     torch.testing.assert_close(torch.corrcoef(made.T), torch.corrcoef(own.T), atol=0.05, rtol=0)
     torch.testing.assert_close(made.std(0), spread, atol=0, rtol=0.05)
 
 
-def test_a_way_leads_from_the_code_of_an_example_to_that_of_another() -> None:
+def test_a_path_leads_from_the_code_of_an_example_to_that_of_another() -> None:
     x, model, task = pictures(50), network(), Reconstruction(**PICTURE)
-    ways = decoded(model, task, wish(24, x, interpolate=True)).view(3, 8, LATENT)
+    ways = decoded_codes(model, task, request_from(x, 24, interpolate=True)).view(3, 8, LATENT)
     apart = torch.cdist(ways[:, [0, 7]].flatten(0, 1), model.encoder(x).detach())
     assert apart.amin(1).max() < 1e-5
     torch.testing.assert_close(ways[:, 3], torch.lerp(ways[:, 0], ways[:, 7], 3 / 7))
 
 
-def test_given_examples_are_made_again_and_a_seed_names_what_is_made() -> None:
+def test_given_examples_are_reconstructed_and_a_seed_determines_the_samples() -> None:
     x, model, task = pictures(50), network(), Reconstruction(**PICTURE, code="tanh")
-    made = task.generate(model, wish(5, x, given=x[:5]))
+    made = task.generate(model, request_from(x, 5, given=x[:5]))
     torch.testing.assert_close(made, model.decoder(model.encoder(x[:5]).tanh()).sigmoid())
-    one, same, other = (task.generate(model, wish(9, x, seed=seed)) for seed in (4, 4, 5))
+    one, same, other = (task.generate(model, request_from(x, 9, seed=seed)) for seed in (4, 4, 5))
     assert torch.equal(one, same) and not torch.equal(one, other)
     assert bool((one >= 0).all() and (one <= 1).all())
 
@@ -312,11 +289,11 @@ def test_codes_that_never_vary_can_be_drawn_from() -> None:
     x, model = pictures(50), network()
     with torch.no_grad():
         model.encoder.layers[-1].weight[1] = 0
-    made = decoded(model, Reconstruction(**PICTURE), wish(500, x))
+    made = decoded_codes(model, Reconstruction(**PICTURE), request_from(x, 500))
     assert made.isfinite().all() and float(np.ptp(made[:, 1].numpy())) < 1e-5
 
 
-# --- what does not fit ----------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -330,6 +307,6 @@ def test_codes_that_never_vary_can_be_drawn_from() -> None:
         ({"sparsity": 1.0}, r"task\.code: expected sigmoid, as task\.sparsity"),
     ],
 )
-def test_what_does_not_suit_the_data_is_refused(given: dict[str, Any], said: str) -> None:
+def test_settings_that_do_not_fit_the_data_are_rejected(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Reconstruction([4], 4, **given)

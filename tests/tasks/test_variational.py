@@ -6,20 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from task_examples import evaluate, fit, normal, request
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_divergence
 
 from dltrain.errors import ConfigError
 from dltrain.models.autoencoders import DenseAutoencoder
-from dltrain.tasks.base import GenerateRequest
 from dltrain.tasks.variational import Variational, kl_from_standard
 
 PICTURE = {"shape": [1, 6, 6], "size": 36, "low": [0.0], "high": [1.0]}
 LATENT = 3
-
-
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def pictures(count: int, seed: int = 0, low: float = 0.0, high: float = 1.0) -> Tensor:
@@ -34,31 +30,11 @@ def network(**changes: Any) -> DenseAutoencoder:
     return DenseAutoencoder([1, 6, 6], 2, **{"hidden_size": 32, "latent": LATENT, **changes})
 
 
-def batches(inputs: Tensor, size: int = 16, **more: Tensor) -> list[dict[str, Tensor]]:
-    whole = {"inputs": inputs, **more}
-    return [dict(zip(whole, part, strict=True)) for part in zip(*(v.split(size) for v in whole.values()), strict=True)]
-
-
-def trained(model: nn.Module, task: Variational, inputs: Tensor, steps: int = 300, **more: Tensor) -> nn.Module:
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    torch.manual_seed(1)
-    for step in range(steps):
-        optimizer.zero_grad()
-        task.loss(model, {"inputs": inputs, **more}, step / steps).total.backward()
-        optimizer.step()
-    return model.eval()
-
-
-def evaluate(task: Variational, model: nn.Module, *given: Any, **more: Any) -> Any:
-    with torch.inference_mode():
-        return task.evaluate(model, batches(*given, **more))
-
-
 # --- the two terms --------------------------------------------------------------------------------------------------
 
 
 def test_the_divergence_equals_sampling_within_one_percent_and_torchs_own() -> None:
-    mean, log_variance = drawn(4, 5), 0.5 * drawn(4, 5, seed=1)
+    mean, log_variance = normal(4, 5), 0.5 * normal(4, 5, seed=1)
     q, p = Normal(mean, torch.exp(0.5 * log_variance)), Normal(0.0, 1.0)
     closed = kl_from_standard(mean, log_variance)
     torch.manual_seed(0)
@@ -69,21 +45,21 @@ def test_the_divergence_equals_sampling_within_one_percent_and_torchs_own() -> N
 
 
 def test_the_bernoulli_likelihood_is_that_of_torch() -> None:
-    outputs, wanted = 3 * drawn(5, 1, 6, 6), (drawn(5, 1, 6, 6, seed=1) > 0).float()
+    outputs, wanted = 3 * normal(5, 1, 6, 6), (normal(5, 1, 6, 6, seed=1) > 0).float()
     expected = -Bernoulli(logits=outputs).log_prob(wanted).flatten(1).sum(1)
     torch.testing.assert_close(Variational(**PICTURE).nll(outputs, wanted), expected)
 
 
 def test_the_gaussian_likelihood_of_pictures_is_on_the_scale_from_black_to_white() -> None:
     task = Variational(**PICTURE, likelihood="gaussian", std=0.3)
-    outputs, wanted = drawn(5, 1, 6, 6), drawn(5, 1, 6, 6, seed=1).sigmoid()
+    outputs, wanted = normal(5, 1, 6, 6), normal(5, 1, 6, 6, seed=1).sigmoid()
     expected = -Normal(outputs.sigmoid(), 0.3).log_prob(wanted).flatten(1).sum(1)
     torch.testing.assert_close(task.nll(outputs, wanted), expected)
 
 
 def test_the_gaussian_likelihood_of_other_data_is_in_their_units() -> None:
     task = Variational([4], 4, std=0.3)
-    outputs, wanted = drawn(5, 4), drawn(5, 4, seed=1)
+    outputs, wanted = normal(5, 4), normal(5, 4, seed=1)
     expected = -Normal(outputs, 0.3).log_prob(wanted).sum(1)
     torch.testing.assert_close(task.nll(outputs, wanted), expected)
 
@@ -104,7 +80,7 @@ def test_the_loss_is_the_public_examples() -> None:
     torch.testing.assert_close(8 * loss.parts["reconstruction"], bce)
 
 
-def test_pictures_are_compared_as_light_whatever_scale_the_model_reads() -> None:
+def test_images_are_compared_in_the_unit_range_for_any_input_scale() -> None:
     model, metrics = network(), []
     for low, high in ((0.0, 1.0), (-0.5, 3.0)):
         shifted = nn.Sequential()
@@ -159,12 +135,12 @@ class LinearGaussian(nn.Module):
     """p(z) standard, p(x|z) = N(Wz + b, std^2): p(x) and p(z|x) are Gaussians that are known exactly.
 
     Args:
-        exact: The encoder says p(z|x); otherwise a Gaussian beside it.
+        exact: The encoder says p(z|x); otherwise a shifted Gaussian.
     """
 
     def __init__(self, size: int, latent: int, std: float, exact: bool) -> None:
         super().__init__()
-        weight, bias = drawn(size, latent), drawn(size, seed=1)
+        weight, bias = normal(size, latent), normal(size, seed=1)
         # Independent posteriors need orthogonal columns.
         self.weight, self.bias = torch.linalg.qr(weight).Q * torch.tensor([2.0, 1.0])[:latent], bias
         self.precision = self.weight.square().sum(0) / std**2 + 1
@@ -194,7 +170,7 @@ def test_with_the_exact_posterior_both_bounds_are_the_likelihood() -> None:
     assert metrics["iwae"] == pytest.approx(truth, rel=1e-5)  # each weight is p(x) itself
 
 
-def test_beside_the_exact_posterior_the_bound_is_off_by_the_divergence_and_importance_weights_close_the_gap() -> None:
+def test_an_inexact_posterior_loosens_the_bound_and_importance_weights_close_the_gap() -> None:
     metrics, truth = linear(exact=False, samples=500)
     assert metrics["loss"] > truth + 0.05
     assert truth <= metrics["iwae"] + 0.002
@@ -202,7 +178,7 @@ def test_beside_the_exact_posterior_the_bound_is_off_by_the_divergence_and_impor
 
 
 def test_the_importance_weighted_bound_is_no_worse_and_tightens_with_samples() -> None:
-    model = trained(network(), Variational(**PICTURE), pictures(64))
+    model = fit(network(), Variational(**PICTURE), {"inputs": pictures(64)}, 300, 3e-3)
     found = [
         evaluate(Variational(**PICTURE, importance_samples=n), model, pictures(200, 1)).metrics for n in (2, 20, 200)
     ]
@@ -210,7 +186,7 @@ def test_the_importance_weighted_bound_is_no_worse_and_tightens_with_samples() -
     assert found[-1]["loss"] > bounds[0] > bounds[1] > bounds[2]
 
 
-def test_codes_decoded_in_parts_are_as_many_as_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_codes_decoded_in_parts_are_all_importance_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     x, model = pictures(10), network()
     whole = evaluate(Variational(**PICTURE, importance_samples=300), model, x).metrics
     monkeypatch.setattr("dltrain.tasks.variational.MAX_DECODED", 7 * 360)
@@ -235,7 +211,7 @@ def test_evaluating_showing_and_generating_repeat_to_the_bit_and_leave_the_globa
     for one, other in zip(*shown, strict=True):
         assert torch.equal(one.image, other.image) and one.image.dtype == torch.uint8
     assert torch.equal(task.frame(model), shown[0][2].image)
-    made = [task.generate(model, wish(9, seed=seed)) for seed in (0, 0, 1)]
+    made = [task.generate(model, request(9, seed=seed)) for seed in (0, 0, 1)]
     assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
     assert evaluations[0].metrics == evaluations[1].metrics
     assert torch.equal(torch.get_rng_state(), before)
@@ -265,7 +241,7 @@ class Collapsed(nn.Module):
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
-def test_collapse_is_said_and_is_as_good_as_the_mean_example(likelihood: str) -> None:
+def test_posterior_collapse_is_reported_and_equals_the_mean_example(likelihood: str) -> None:
     x = pictures(40)
     evaluation = evaluate(Variational(**PICTURE, likelihood=likelihood), Collapsed(x.mean(0).logit()), x)
     (note,) = evaluation.notes
@@ -277,7 +253,7 @@ def test_collapse_is_said_and_is_as_good_as_the_mean_example(likelihood: str) ->
 
 def test_a_model_that_learns_is_not_called_collapsed() -> None:
     task, x = Variational(**PICTURE), pictures(64)
-    evaluation = evaluate(task, trained(network(), task, x), pictures(50, seed=1))
+    evaluation = evaluate(task, fit(network(), task, {"inputs": x}, 300, 3e-3), pictures(50, seed=1))
     assert evaluation.notes == [] and evaluation.metrics["active_units"] >= 1
     assert evaluation.metrics["loss"] < evaluation.baselines["mean example"]["loss"] - 1
 
@@ -293,63 +269,59 @@ def test_an_active_variable_is_one_whose_mean_varies() -> None:
     assert evaluate(Variational(**PICTURE), Half(x[0]), x).metrics["active_units"] == 1
 
 
-# --- making things up -----------------------------------------------------------------------------------------------
-
-
-def wish(count: int, seed: int = 0, **more: Any) -> GenerateRequest:
-    return GenerateRequest(count, torch.Generator().manual_seed(seed), torch.device("cpu"), **more)
+# --- generation -----------------------------------------------------------------------------------------------------
 
 
 def test_samples_are_decoded_from_the_prior() -> None:
     model, task = network(), Variational(**PICTURE)
     expected = model.decoder(torch.randn(7, LATENT, generator=torch.Generator().manual_seed(0))).sigmoid()
-    torch.testing.assert_close(task.generate(model, wish(7)), expected)
+    torch.testing.assert_close(task.generate(model, request(7)), expected)
 
 
-def test_ways_are_straight_lines_of_eight_codes() -> None:
+def test_paths_are_straight_lines_of_eight_codes() -> None:
     codes = []
     model, task = network(), Variational(**PICTURE)
     model.decoder.register_forward_pre_hook(lambda _, given: codes.append(given[0]))
-    assert task.generate(model, wish(20, interpolate=True)).shape == (20, 1, 6, 6)
+    assert task.generate(model, request(20, interpolate=True)).shape == (20, 1, 6, 6)
     ways = codes[0].view(3, 8, LATENT)
     steps = ways.diff(dim=1)
     torch.testing.assert_close(steps, steps[:, :1].expand_as(steps), atol=1e-5, rtol=1e-4)
     assert steps[:, 0].abs().amax(1).min() > 1e-3 and not torch.equal(ways[0, -1], ways[1, 0])
 
 
-def test_given_examples_are_made_again_from_the_mean_of_their_codes() -> None:
+def test_given_examples_are_reconstructed_from_the_mean_of_their_codes() -> None:
     model, task, x = network(), Variational(**PICTURE), pictures(5)
     expected = model.decoder(model.encoder(x)[:, :LATENT]).sigmoid()
-    torch.testing.assert_close(task.generate(model, wish(5, given=x)), expected)
+    torch.testing.assert_close(task.generate(model, request(5, given=x)), expected)
 
 
-def test_a_conditional_model_makes_the_class_that_is_wished_for() -> None:
+def test_a_conditional_model_generates_the_requested_class() -> None:
     labels = torch.arange(60) % 2
     bright = labels[:, None, None, None].float().expand(-1, 1, 6, 6)
     task = Variational(**PICTURE)
-    model = trained(network(conditional=True, classes=2), task, bright, 800, targets=labels)
-    dark, light = (task.generate(model, wish(9, label=label)) for label in (0, 1))
+    model = fit(network(conditional=True, classes=2), task, {"inputs": bright, "targets": labels}, 800, 3e-3)
+    dark, light = (task.generate(model, request(9, label=label)) for label in (0, 1))
     assert dark.mean() < 0.1 and light.mean() > 0.9
-    assert 0.2 < task.generate(model, wish(40)).mean() < 0.8
-    mixed = task.generate(model, wish(16, interpolate=True)).view(2, 8, 36).mean(2)
+    assert 0.2 < task.generate(model, request(40)).mean() < 0.8
+    mixed = task.generate(model, request(16, interpolate=True)).view(2, 8, 36).mean(2)
     assert (mixed.amax(1) - mixed.amin(1)).max() < 0.3, "a way leads through one class"
 
 
 @pytest.mark.parametrize(
     ("model", "label", "said"), [(network(), 1, "not conditional"), (network(conditional=True, classes=3), 3, "0 to 2")]
 )
-def test_a_class_that_the_model_does_not_know_is_refused(model: nn.Module, label: int, said: str) -> None:
+def test_a_class_unknown_to_the_model_is_rejected(model: nn.Module, label: int, said: str) -> None:
     with pytest.raises(ConfigError, match=f"--class: .*{said}"):
-        Variational(**PICTURE).generate(model, wish(4, label=label))
+        Variational(**PICTURE).generate(model, request(4, label=label))
 
 
-def test_numbers_that_are_no_classes_are_not_taken_for_them() -> None:
+def test_numeric_targets_are_not_used_as_classes() -> None:
     task, model = Variational(**PICTURE), network(conditional=True, classes=2)
-    for targets in (drawn(8, 1), torch.arange(8).float()):
+    for targets in (normal(8, 1), torch.arange(8).float()):
         assert task.loss(model, {"inputs": pictures(8), "targets": targets}, 0.0).total.isfinite()
 
 
-def test_samples_are_judged_beside_the_data_where_features_are_named() -> None:
+def test_samples_are_scored_against_the_data_if_features_are_set() -> None:
     class Ends:
         """Looks at the first and the last column."""
 
@@ -360,14 +332,14 @@ def test_samples_are_judged_beside_the_data_where_features_are_named() -> None:
 
     task, x = Variational(**PICTURE, features="a run"), pictures(300)
     task.quality.network = Ends()
-    young, trained_up = network(), trained(network(), task, x, 400)
-    before, after = (evaluate(task, model.eval(), x).metrics for model in (young, trained_up))
+    untrained, trained = network(), fit(network(), task, {"inputs": x}, 400, 3e-3)
+    before, after = (evaluate(task, model.eval(), x).metrics for model in (untrained, trained))
     assert after["frechet"] < 0.2 * before["frechet"] and after["recall"] > before["recall"]
-    assert evaluate(task, trained_up, x).metrics == after
-    assert "frechet" not in evaluate(Variational(**PICTURE), trained_up, x).metrics
+    assert evaluate(task, trained, x).metrics == after
+    assert "frechet" not in evaluate(Variational(**PICTURE), trained, x).metrics
 
 
-# --- what does not fit ----------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -378,20 +350,20 @@ def test_samples_are_judged_beside_the_data_where_features_are_named() -> None:
         ({"binarise": True}, r"task\.binarise: expected false"),
     ],
 )
-def test_what_does_not_suit_the_data_is_refused(given: dict[str, Any], said: str) -> None:
+def test_settings_that_do_not_fit_the_data_are_rejected(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Variational([4], 4, **given)
 
 
-def test_a_model_without_encoder_and_decoder_is_refused() -> None:
+def test_a_model_without_encoder_and_decoder_is_rejected() -> None:
     with pytest.raises(ConfigError, match="expected a model with an encoder and a decoder, such as vae"):
         Variational([4], 4).stages(nn.Linear(4, 4))
 
 
-def test_data_that_are_no_pictures_have_no_pictures_to_show() -> None:
+def test_data_other_than_images_show_no_images() -> None:
     torch.manual_seed(0)
     task, model = Variational([4], 4), DenseAutoencoder([4], 2, hidden_size=8, latent=2)
-    evaluation = evaluate(task, model, drawn(30, 4))
+    evaluation = evaluate(task, model, normal(30, 4))
     assert [item.tag for item in task.show(model, evaluation)] == ["codes"]
     assert task.frame(model) is None
     assert math.isfinite(evaluation.metrics["loss"])

@@ -1,4 +1,4 @@
-"""What a user's own model keeps beside its weights: what a checkpoint cannot give back is refused before training."""
+"""Extra state of a user's own model: what a checkpoint cannot restore is rejected before training."""
 
 from pathlib import Path
 

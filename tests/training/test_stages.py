@@ -162,15 +162,15 @@ class Lessons(Classification):
             self.read.append(("alone", len(batch["inputs"])))
             return Loss(model(batch["inputs"]).square().mean(), len(batch["inputs"]))
 
-        def told(batch: Batch, progress: float) -> Loss:
-            self.read.append(("told", len(batch["inputs"])))
+        def labelled(batch: Batch, progress: float) -> Loss:
+            self.read.append(("labelled", len(batch["inputs"])))
             return self.loss(model, batch, progress)
 
         def far(model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
             return Evaluation({"distance": next(self.said)}, notes=["the distance was measured"])
 
         first = Stage("alone", [Turn("alone", owned, alone)], 2, "unlabelled", Goal("distance", "min", far))
-        return [first, Stage("told", [Turn("train", owned, told)], 1)]
+        return [first, Stage("labelled", [Turn("train", owned, labelled)], 1)]
 
 
 def without_answers(examples: int) -> Source:
@@ -182,8 +182,8 @@ def test_a_stage_reads_examples_without_answers_where_it_asks_for_them(tmp_path:
     loop = make_loop(tmp_path, task, unlabelled=without_answers(2 * ROWS))
     loop.run()
     alone = sum(size for name, size in task.read if name == "alone")
-    told = sum(size for name, size in task.read if name == "told")
-    assert (alone, told) == (2 * 2 * ROWS, ROWS)
+    labelled = sum(size for name, size in task.read if name == "labelled")
+    assert (alone, labelled) == (2 * 2 * ROWS, ROWS)
     assert loop.state.step == loop.stages.steps
     assert lines(tmp_path, "train")[-1]["epoch"] == 3
 
@@ -205,7 +205,7 @@ def test_a_stage_stops_early_by_its_own_metric_and_the_next_one_still_comes(tmp_
         tmp_path, task, unlabelled=without_answers(ROWS), early_stopping_patience=1, eval_every=(1.0, "step")
     ).run()
     names = [name for name, _ in task.read]
-    assert names[:2] == ["alone"] * 2 and names[2] == "told"
+    assert names[:2] == ["alone"] * 2 and names[2] == "labelled"
 
 
 def test_examples_come_in_another_order_in_each_stage(tmp_path: Path) -> None:

@@ -1,0 +1,101 @@
+"""Every command of README and docs runs, made short; those that take long or need real data sets are composed."""
+
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dltrain.cli import args
+from dltrain.cli.main import main
+from dltrain.cli.verbs import VERBS
+from dltrain.config import compose
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+WRONG = "dltrain modle=lstm optimizer.lr=fast"  # the example of an error
+# Data sets that are not bundled, long evaluations, sweeps, and the examples, which test_examples.py runs.
+SLOW = re.compile(r"mnist|cifar10|shakespeare|moby_dick|ring_gan|^dltrain -m |--config-dir conf")
+# What makes a command short: pattern of the command -> overrides.
+SHORT = {
+    "": ["trainer.max_steps=2", "trainer.epochs=null", "device=cpu"],
+    "gpt": ["model.num_layers=1", "model.hidden_size=16"],
+    "image_folder": ["data.workers=0", "data.image_size=16"],
+    "^dltrain( model=(lstm|gru|transformer).*)?$": ["data.window=24"],
+}
+
+
+def commands() -> list[str]:
+    """Every command in an indented line or between backticks, once and without its comment."""
+    found = []
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        found += re.findall(r"^    (dltrain(?: (?!: ).*)?)$", text, re.MULTILINE)
+        found += [line for line in re.findall(r"`(dltrain(?: [^`]*)?)`", text) if line.split()[-1] not in VERBS]
+    return list(dict.fromkeys(line.split(" #")[0].strip() for line in found))
+
+
+def is_training(line: str) -> bool:
+    return line.split()[1:2] == [] or (line.split()[1] not in VERBS and not re.search("--(help|cfg|shell)", line))
+
+
+QUICK = [line for line in commands() if line != WRONG and not SLOW.search(line)]
+LONG = [line for line in commands() if SLOW.search(line)]
+
+
+@pytest.fixture
+def here(
+    tmp_path: Path, own_files: dict[str, Path], data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """A current folder with the files that the pages name; the data sets are small stand-ins."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DLTRAIN_DATA", str(data_root))
+    shutil.copy(own_files["csv"], "table.csv")
+    shutil.copytree(own_files["image_folder"], "pictures")
+    (tmp_path / "sales.csv").write_text("units\n" + "".join(f"{100 + n % 7}\n" for n in range(600)))
+    (tmp_path / "book.txt").write_text("It was a bright cold day in April.\n" * 60)
+    shutil.copytree(ROOT / "examples", tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, text in re.findall(r"```\w+\n# (my_\S+)\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.startswith("my_")]:
+        del sys.modules[name]
+
+
+def kind_of_run(line: str, small: Callable[[str], list[str]]) -> list[str]:
+    """What is trained for a command that asks for RUN or latest."""
+    if "generate" in line:
+        return ["model=vae", "data=digits", "trainer.max_steps=2"]
+    if "INPUT" in line:
+        return ["model=mlp", *small("csv"), "trainer.max_steps=2"]
+    return ["forecast"] if "predict" in line else ["plain"]
+
+
+@pytest.mark.parametrize("line", [*QUICK, *(pytest.param(line, marks=pytest.mark.slow) for line in LONG)])
+def test_a_command_runs(line: str, here: Path, kept: Callable[..., Path], small: Callable[[str], list[str]]) -> None:
+    run = "outputs/model-data/run"
+    if re.search(r"\b(RUN|latest)\b", line):
+        shutil.copytree(kept(*kind_of_run(line, small)), here / run)
+    words = shlex.split(line.replace("RUN", run).replace("INPUT ...", "table.csv").replace("seed=S", "seed=0"))[1:]
+    if is_training(line):
+        words += [word for pattern, overrides in SHORT.items() if re.search(pattern, line) for word in overrides]
+    elif "resume" in line:
+        words.append("trainer.max_steps=25")
+    assert main(words) == 0
+
+
+@pytest.mark.parametrize("line", LONG)
+def test_a_command_that_takes_long_composes(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT / "examples")
+    found = args.parse(shlex.split(line.replace("seed=S", "seed=0"))[1:])
+    assert compose.expand(found.overrides, tuple(found.config_dir), sweep=found.multirun)
+
+
+def test_the_errors_in_readme_are_those_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = (ROOT / "README.md").read_text("utf-8").split(f"    {WRONG}\n")[1].split("\n\n")[0]
+    assert main(shlex.split(WRONG)[1:]) == 2
+    assert capsys.readouterr().err.splitlines() == [line.strip() for line in shown.splitlines()]
