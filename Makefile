@@ -11,7 +11,7 @@ ARGS ?=
 DIR ?= outputs
 PORT ?= 6006
 
-.PHONY: help run train sweep tensorboard test test-faults test-all check lint format type docs bench wheel clean
+.PHONY: help run train sweep tensorboard test test-faults test-all test-lowest coverage check lint format type docs bench wheel clean
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -48,6 +48,17 @@ test-faults: .venv/installed-dev ## every stop, kill and damage of tests/faults,
 
 test-all: .venv/installed-dev ## all tests: slow ones, and those that need a GPU where there is one
 	$(BIN)/python -m pytest -m '' $(ARGS)
+
+test-lowest: ## a sample of the tests with the lowest versions that pyproject.toml admits, in .venv-lowest
+	$(PYTHON) -m venv .venv-lowest
+	grep -oE '^    "[a-z-]+>=[0-9.]+' pyproject.toml | sed 's/ *"//; s/>=/==/' > .venv-lowest/lowest.txt
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-lowest/lowest.txt \
+		--editable . pytest pytest-xdist scikit-learn
+	.venv-lowest/bin/python -m pytest --numprocesses 2 tests/config tests/cli/test_main.py tests/runs tests/plots $(ARGS)
+
+coverage: .venv/installed-dev ## run the default tests and write the coverage of each file to coverage.txt
+	$(BIN)/python -m pytest --numprocesses 2 --cov=dltrain --cov-report= $(ARGS)
+	$(BIN)/coverage report --skip-covered > coverage.txt && tail -n 1 coverage.txt
 
 check: lint type ## all that reads the code without running it
 

@@ -4,15 +4,13 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from dltrain import redaction
 from dltrain.loggers.formatting import CONTROL_CODES, format_duration, format_rate
-from dltrain.loggers.log_file import LogFile
-from dltrain.loggers.screen import ScreenHandler, print_results
-from dltrain.loggers.table import Table
+from dltrain.loggers.screen import ScreenHandler, Table, print_results
 
 REDRAW_S = 0.1  # shortest time between two drawings of the live line
 REPEAT_S = 60.0  # longest time between two progress lines without a terminal
@@ -23,9 +21,6 @@ class Console:
 
     A terminal gets colors and a live progress line, unless ``TERM=dumb``; ``NO_COLOR`` removes the colors. Anything
     else gets plain text without escape codes. Secrets and control characters are removed from all output.
-
-    Args:
-        stream: Where messages go; None is standard error.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -52,12 +47,7 @@ class Console:
         self._remove_log()
 
     def start(self, title: str, facts: Mapping[str, str]) -> None:
-        """Announce a run.
-
-        Args:
-            title: First line; may be empty.
-            facts: Shown in two aligned columns.
-        """
+        """Announce a run: a title, which may be empty, and facts in two aligned columns."""
         self._reset_progress()
         width = max(map(len, facts), default=0)
         if title:
@@ -77,21 +67,10 @@ class Console:
         samples_per_s: float,
         seconds_left: float | None,
     ) -> None:
-        """Show progress; cheap enough to call after every step.
+        """Show progress; cheap enough to call after every step. Values that are None are omitted.
 
         On a terminal the live line is redrawn at most ten times per second. Elsewhere, and in the log file, a line is
-        written at the end of each epoch: when `step` reaches `steps` or `epoch` changes.
-
-        Args:
-            epoch: Current epoch, from 1.
-            epochs: Epochs in total.
-            step: Optimizer steps so far.
-            steps: Steps in total.
-            loss: Training loss; None omits it.
-            metric_name: Name of the watched metric.
-            metric_value: Its last value; None omits it.
-            samples_per_s: Training throughput.
-            seconds_left: Estimated time to the end; None omits it.
+        written at the end of each epoch: when `step` reaches `steps` or `epoch`, counted from 1, changes.
         """
         now, terminal = time.monotonic(), self.screen.rich is not None
         finished = epoch if step >= steps else epoch - 1
@@ -137,14 +116,9 @@ class Console:
         caption: str = "",
         results: bool = False,
     ) -> None:
-        """Show a table; numbers are aligned to the right. Without a terminal it is never wrapped or cut.
+        """Show a table, numbers aligned to the right; without a terminal it is never wrapped or cut.
 
-        Args:
-            title: Above the table; may be empty.
-            columns: Column headers.
-            rows: One text per column.
-            caption: Below the table; may be empty.
-            results: Write to standard output, where other programs may read it.
+        With `results` it goes to standard output, where other programs may read it.
         """
         header, *body = [[clean(cell) for cell in row] for row in (columns, *rows)]
         table = Table(clean(title), header, body, clean(caption))
@@ -171,6 +145,27 @@ class Console:
 
     def _reset_progress(self) -> None:
         self._reported, self._due = None, time.monotonic() + REPEAT_S
+
+
+class LogFile(logging.FileHandler):
+    """Append records to a file; on a failed write `on_error` is called and training continues without it."""
+
+    def __init__(self, path: Path, on_error: Callable[[OSError], None]) -> None:
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        self.on_error = on_error
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the lines of a message, each with its time."""
+        moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
+        return "\n".join(f"{moment} {line}" for line in record.getMessage().split("\n"))
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Report an OSError; raise any other error."""
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            self.on_error(error)
+        elif error is not None:
+            raise error
 
 
 def clean(text: str) -> str:

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -19,12 +19,7 @@ MAX_PIXELS = 2**24  # per frame; a small file can decompress to any size
 
 
 class Film:
-    """Frames in ``<run>/frames``, and ``<run>/film.gif`` written when the run ends or is interrupted.
-
-    Args:
-        folder: The run folder.
-        purge_step: Delete frames from this step on; a resumed run writes them again.
-    """
+    """Frames in ``<run>/frames`` and ``<run>/film.gif``; a resumed run writes those from `purge_step` on again."""
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
         self.folder = folder
@@ -41,12 +36,7 @@ class Film:
         return sorted(frames, key=lambda path: int(path.stem))
 
     def add(self, picture: Tensor, step: int) -> None:
-        """Save a frame.
-
-        Args:
-            picture: uint8 of shape (3, height, width).
-            step: Optimizer steps so far.
-        """
+        """Save a uint8 picture of shape (3, height, width) as the frame of a step."""
         path = self.folder / FRAMES / f"{step:08d}.png"
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, encode_png(picture))
@@ -55,7 +45,12 @@ class Film:
         """Write the GIF if there are frames."""
         frames = self.frames()
         stride = -(-len(frames) // MAX_FRAMES) or 1
-        pictures = list(_open_frames(frames[::-1][::stride][::-1]))  # counted from the last, which is always shown
+        pictures = []
+        for frame in frames[::-1][::stride][::-1]:  # counted from the last, which is always shown
+            # Pillow raises almost any exception for damaged files, and starts other programs for some formats but PNG.
+            with contextlib.suppress(Exception), Image.open(frame, formats=("PNG",)) as picture:
+                if picture.width * picture.height <= MAX_PIXELS:
+                    pictures.append(picture.convert("RGB"))
         if pictures:
             write_atomic(self.folder / FILM, encode_gif(pictures, FRAME_MS, LAST_FRAME_MS))
 
@@ -68,13 +63,7 @@ def encode_png(picture: Tensor) -> bytes:
 
 
 def encode_gif(pictures: Sequence[Image.Image], frame_ms: int, last_frame_ms: int) -> bytes:
-    """Encode pictures of one size as a GIF that repeats forever.
-
-    Args:
-        pictures: At least one.
-        frame_ms: Duration of each frame in milliseconds.
-        last_frame_ms: Duration of the last frame.
-    """
+    """Encode at least one picture, all of one size, as a GIF that repeats forever; durations in milliseconds."""
     file, pages = io.BytesIO(), [picture.convert("P", palette=Image.Palette.ADAPTIVE) for picture in pictures]
     durations = [frame_ms] * (len(pages) - 1) + [last_frame_ms]
     pages[0].save(file, "GIF", save_all=True, append_images=pages[1:], duration=durations, loop=0)
@@ -84,12 +73,3 @@ def encode_gif(pictures: Sequence[Image.Image], frame_ms: int, last_frame_ms: in
 def to_pil(picture: Tensor) -> Image.Image:
     """Convert a uint8 picture of shape (3, height, width) to a Pillow image."""
     return Image.fromarray(picture.detach().cpu().permute(1, 2, 0).contiguous().numpy())
-
-
-def _open_frames(frames: Sequence[Path]) -> Iterator[Image.Image]:
-    """Yield the readable frames: some may be damaged by a power failure or not be pictures at all."""
-    for frame in frames:
-        # Pillow raises almost any exception for invalid files, and starts other programs for some formats but PNG.
-        with contextlib.suppress(Exception), Image.open(frame, formats=("PNG",)) as picture:
-            if picture.width * picture.height <= MAX_PIXELS:
-                yield picture.convert("RGB")

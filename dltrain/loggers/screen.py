@@ -2,27 +2,59 @@
 
 import logging
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, TextIO
-
-from dltrain.loggers.table import Table
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
+    from rich.table import Table as RichTable
 
 BAR_WIDTH = 16
+NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?( ?%)?|nan|[-+]?inf|-|")
+
+
+class Table(NamedTuple):
+    """A table; columns that contain only numbers are aligned to the right. Title and caption may be empty."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str
+
+    def is_numeric(self, column: int) -> bool:
+        """Return whether all cells of a column are numbers or empty."""
+        return all(NUMBER.fullmatch(row[column]) for row in self.rows)
+
+    def plain(self) -> str:
+        """Return lines of text, as wide as the content."""
+        widths = [max(map(len, cells)) for cells in zip(self.columns, *self.rows, strict=True)]
+        specs = [f"{'>' if self.is_numeric(column) else '<'}{width}" for column, width in enumerate(widths)]
+        lines = [self.columns, ["-" * width for width in widths], *self.rows]
+        texts = ["  ".join(map(format, line, specs)).rstrip() for line in lines]
+        return "\n".join(part for part in (self.title, *texts, self.caption) if part)
+
+    def rich(self) -> "RichTable":
+        """Return the same table for a terminal."""
+        from rich.box import SIMPLE_HEAD
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        table = RichTable(box=SIMPLE_HEAD, title_justify="left", caption_justify="left")
+        table.title = Text(self.title, "bold") if self.title else None
+        table.caption = Text(self.caption, "dim") if self.caption else None
+        for column, header in enumerate(self.columns):
+            justify = "right" if self.is_numeric(column) else "left"
+            table.add_column(Text(header), justify=justify, overflow="fold")  # type: ignore[arg-type]
+        for row in self.rows:
+            table.add_row(*map(Text, row))
+        return table
 
 
 class ScreenHandler(logging.Handler):
-    """Log handler that also draws a live line below the messages.
-
-    If the stream breaks (a closed terminal), all further output is discarded.
-
-    Args:
-        stream: Usually standard error.
-    """
+    """Log handler that also draws a live line below the messages; silent once its stream breaks."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(logging.INFO)
@@ -60,10 +92,7 @@ class ScreenHandler(logging.Handler):
     def draw(self, line: str, bold: int, fraction: float) -> None:
         """Draw the live line over the previous one, cut to the width of the terminal.
 
-        Args:
-            line: Its text.
-            bold: How many of the first characters are bold.
-            fraction: Progress in [0, 1], shown as a bar if there is room.
+        Its first `bold` characters are bold; `fraction`, in [0, 1], is shown as a bar if there is room.
         """
         from rich.text import Text
 

@@ -37,7 +37,7 @@ class Tracker:
     TensorBoard's own writer buffers events for up to two minutes and imports TensorFlow if it is installed.
 
     Args:
-        folder: Where to write; created if missing.
+        folder: Created if missing.
         purge_step: First step that a resumed run writes again. Lines of this step and later are removed from
             ``metrics.jsonl``; TensorBoard hides the old points. None keeps everything.
     """
@@ -49,8 +49,9 @@ class Tracker:
         self._last: dict[str, float] = {}
         first = not any(folder.glob(f"{EVENTS}*"))
         self._lines = _open_lines(folder / METRICS, purge_step)
-        self._last_logged = _last_line(folder / METRICS)
-        self._film = Film(folder, purge_step)
+        logged = (folder / METRICS).read_text("utf-8").splitlines()
+        self._last_logged = safe_read.parse_mapping(logged[-1]) if logged else {}
+        self.film = Film(folder, purge_step)
         self._file = open(folder / _file_name(folder), "xb")  # noqa: SIM115
         self._events = RecordWriter(self._file)
         self._write(Event(wall_time=self._started, file_version="brain.Event:2"))
@@ -68,13 +69,10 @@ class Tracker:
             split: ``train``, ``val`` or ``test``.
             values: Name -> value. The TensorBoard tag is ``<name>/<split>``; ``lr`` and names with a slash
                 (``grad/norm``) are used as they are. JSON has no NaN or infinity: such a value is null, and
-                ``non_finite`` has its text.
-
-        Raises:
-            ValueError: If a name is reserved for the JSON line's own keys.
+                ``non_finite`` has its text. Names of the JSON line's own keys raise a ValueError.
         """
         line = _line(step, epoch, split, values)
-        curves = {_tag(name, split): value for name, value in values.items()}
+        curves = {n if "/" in n or n == "lr" else f"{n}/{split}": value for n, value in values.items()}
         if split == "train":
             curves["epoch"] = epoch
         self._step = step
@@ -101,14 +99,6 @@ class Tracker:
         encoded = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
         self._summary(step, Summary.Value(tag=tag, image=encoded))
 
-    def frame(self, picture: Tensor, step: int) -> None:
-        """Add a uint8 picture of shape (3, height, width) to the run's film."""
-        self._film.add(picture, step)
-
-    def film(self) -> None:
-        """Write the film of the frames so far."""
-        self._film.write()
-
     def hparams(self, choices: dict[str, Any], metrics: dict[str, float], succeeded: bool = True) -> None:
         """Add the run to TensorBoard's HParams tab; call it once, at the end of the run.
 
@@ -116,7 +106,6 @@ class Tracker:
             choices: Name -> bool, int, float or str; other types are shown as text.
             metrics: Name -> final value, logged as ``best/<name>`` at the last step. A name with a slash is used as
                 it is, and not logged again if it is the last point of that curve. Non-finite values are omitted.
-            succeeded: Whether the run finished.
         """
         # No "experiment" summary: TensorBoard would hide the columns that the first run lacks.
         start = plugin_data_pb2.SessionStartInfo(start_time_secs=self._started)
@@ -164,28 +153,18 @@ class Tracker:
         self._file.flush()
 
 
-def _tag(name: str, split: str) -> str:
-    return name if "/" in name or name == "lr" else f"{name}/{split}"
-
-
 def _points(curves: dict[str, float]) -> list[Summary.Value]:
     return [Summary.Value(tag=name, simple_value=value) for name, value in curves.items()]
 
 
 def _line(step: int, epoch: float, split: str, values: dict[str, float]) -> str:
-    """Return a line of ``metrics.jsonl``."""
     if not values.keys().isdisjoint(RESERVED_NAMES):
         raise ValueError(
             f"expected names other than {', '.join(RESERVED_NAMES)} for logged values, got {', '.join(values)}"
         )
     line: dict[str, Any] = {"step": step, "epoch": epoch, "split": split}
-    non_finite = {}
-    for name, value in values.items():
-        finite = math.isfinite(value)
-        line[name] = value if finite else None
-        if not finite:
-            non_finite[name] = str(value)
-    if non_finite:
+    line |= {name: value if math.isfinite(value) else None for name, value in values.items()}
+    if non_finite := {name: str(value) for name, value in values.items() if not math.isfinite(value)}:
         line["non_finite"] = non_finite
     return json.dumps(line, allow_nan=False) + "\n"
 
@@ -204,11 +183,6 @@ def _open_lines(path: Path, purge_step: int | None) -> TextIO:
         kept = [line for line in path.read_bytes().splitlines(keepends=True) if _keep(line, purge_step)]
         write_durable(path, b"".join(kept))
     return open(path, "a", encoding="utf-8")
-
-
-def _last_line(path: Path) -> dict[str, Any]:
-    lines = path.read_text("utf-8").splitlines()
-    return safe_read.parse_mapping(lines[-1]) if lines else {}
 
 
 def _keep(line: bytes, purge_step: int | None) -> bool:

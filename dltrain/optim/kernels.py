@@ -10,13 +10,7 @@ from torch import Tensor
 
 
 def kernel_options(kind: Any, given: Container[str], parameters: Sequence[Tensor]) -> dict[str, bool]:
-    """Return the arguments that select the fastest kernels of an optimizer.
-
-    Args:
-        kind: The class of the optimizer.
-        given: Names of the arguments that are already set; ``fused`` or ``foreach`` among them decide.
-        parameters: All on one device.
-    """
+    """Return the arguments for an optimizer's fastest kernels; none if `given` has ``fused`` or ``foreach``."""
     accepted = inspect.signature(kind).parameters
     if "fused" in given or "foreach" in given:
         return {}
@@ -38,12 +32,9 @@ def bare_step(optimizer: Any) -> Callable[[], Any]:
 
 
 def match_state_layout(optimizer: Any) -> None:
-    """Give the state of each weight the memory layout of the weight.
+    """Give the state of each weight the memory layout of the weight; a `ValueError` if its shape does not fit.
 
     Fused kernels go by addresses and check neither shape nor layout.
-
-    Raises:
-        ValueError: When a state does not have the shape of its weight.
     """
     for weight, state in optimizer.state.items():
         for name, value in state.items():

@@ -26,10 +26,7 @@ class Optimizer:
     Args:
         make: A torch optimizer with its arguments bound; called with parameter groups. Fused or foreach kernels are
             chosen where they exist and ``make`` does not set them.
-        parameters: What this turn may change.
-        schedule: Returns factors on the optimizer's own learning rate.
         steps: Steps of the stage.
-        regularization: Penalties, decay and clipping.
         scaler: For float16. A step whose gradients overflow leaves the optimizer and its state alone and is counted
             in `skipped`. The schedule does not count it from the time that the host knows of it, see
             `set_known_skipped`; decoupled decay goes on.
@@ -65,12 +62,7 @@ class Optimizer:
         self._rates.set(0)
 
     def backward(self, loss: Loss, first: bool = True) -> None:
-        """Accumulate the gradients of one micro-batch.
-
-        Args:
-            loss: Weights of micro-batches may differ: the gradient is that of the mean over all examples.
-            first: This is the step's first micro-batch.
-        """
+        """Accumulate the gradients of one micro-batch, for the gradient of the mean loss over all examples."""
         total = loss.total
         if first:
             self._first_weight, self._weight_sum = loss.weight, None
@@ -87,11 +79,9 @@ class Optimizer:
             total.backward(inputs=self._inputs)
 
     def step(self, number: int, measure: bool = False) -> Tensor | None:
-        """Update the weights and drop the gradients.
+        """Update the weights at step `number` of the stage and drop the gradients.
 
-        Args:
-            number: Index of the step in its stage.
-            measure: Return the norm of all gradients together, penalties included, before clipping.
+        If `measure`, return the norm of all gradients together, penalties included, before clipping.
         """
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
@@ -109,7 +99,11 @@ class Optimizer:
         if self.scaler is None:
             self._bare_step()
         else:
-            self._step_scaled(self.scaler)
+            # The scale falls after an overflow and only then: this counts skipped steps without waiting for the device.
+            before = self.scaler.scale(self._one)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.skipped += self.scaler.scale(self._one) < before
         self.drop_gradients()
         return norm
 
@@ -122,13 +116,6 @@ class Optimizer:
         if self._weight_sum is not None:
             torch._foreach_div_(gradients, self._weight_sum)
         return self.regularizer.apply(gradients, measure)
-
-    def _step_scaled(self, scaler: torch.amp.GradScaler) -> None:
-        # The scale falls after an overflow and only then: this counts skipped steps without waiting for the device.
-        before = scaler.scale(self._one)
-        scaler.step(self.optimizer)
-        scaler.update()
-        self.skipped += scaler.scale(self._one) < before
 
     def drop_gradients(self) -> None:
         """Set all gradients to None, in half the time of ``zero_grad``."""
@@ -165,11 +152,7 @@ class Optimizer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned; kernels stay those of this machine.
-
-        Raises:
-            ValueError: When a state does not have the shape of its weight.
-        """
+        """Restore what `state_dict` returned; kernels stay those of this machine."""
         self.optimizer.load_state_dict(state["optimizer"])
         self._rates.rebind(self.optimizer.param_groups)
         for group in self._rates.groups:
@@ -183,13 +166,7 @@ class Optimizer:
 
 
 class ScheduledRates:
-    """Sets learning rate and momentum of parameter groups by a schedule.
-
-    Args:
-        schedule: Returns factors on the groups' own learning rates.
-        steps: Steps of the stage.
-        groups: Parameter groups of an optimizer.
-    """
+    """Sets learning rate and momentum of parameter groups by factors of a schedule."""
 
     def __init__(self, schedule: Schedule, steps: int, groups: list[dict[str, Any]]) -> None:
         self.schedule, self.steps, self.groups = schedule, steps, groups

@@ -12,24 +12,16 @@ from torch import Tensor, nn
 class Regularization:
     """Strengths of all regularization in the optimizer; 0 turns each off.
 
-    Args:
-        l1: Adds ``l1 * sum |w|`` to the loss.
-        l2: Adds ``l2 / 2 * sum w^2`` to the loss, so that it equals torch's ``weight_decay`` under SGD.
-        weight_decay: Decoupled: each step multiplies weights by ``1 - lr * weight_decay``, whatever the optimizer.
-            Added to a ``weight_decay`` of the optimizer's own.
-        clip_norm: Largest norm of all gradients together.
-        clip_value: Largest absolute value in a gradient.
-        decay_biases: Penalize biases and norm scales too.
-
     Source: decoupled decay: Loshchilov, Hutter 2019, "Decoupled weight decay regularization", algorithm 2.
     """
 
-    l1: float = 0.0
-    l2: float = 0.0
+    l1: float = 0.0  # adds l1 * sum |w| to the loss
+    l2: float = 0.0  # adds l2 / 2 * sum w^2 to the loss, which equals torch's weight_decay under SGD
+    # Each step multiplies weights by 1 - lr * weight_decay, in addition to a weight_decay of the optimizer's own.
     weight_decay: float = 0.0
-    clip_norm: float = 0.0
-    clip_value: float = 0.0
-    decay_biases: bool = False
+    clip_norm: float = 0.0  # largest norm of all gradients together
+    clip_value: float = 0.0  # largest absolute value in a gradient
+    decay_biases: bool = False  # penalize biases and norm scales too
 
     def penalized(self, parameters: Iterable[nn.Parameter]) -> list[Tensor]:
         """Return the parameters that penalties and decay apply to."""
@@ -37,13 +29,7 @@ class Regularization:
 
 
 class Regularizer:
-    """Applies a `Regularization` to the gradients and weights of one optimizer.
-
-    Args:
-        config: The strengths.
-        parameters: All parameters of the optimizer.
-        groups: Its parameter groups, whose learning rates scale the decay.
-    """
+    """Applies a `Regularization` to the gradients and weights of one optimizer."""
 
     def __init__(
         self, config: Regularization, parameters: Sequence[nn.Parameter], groups: Sequence[dict[str, Any]]
@@ -60,9 +46,7 @@ class Regularizer:
     def apply(self, gradients: list[Tensor], measure: bool) -> Tensor | None:
         """Add penalties to the gradients and clip them, in place.
 
-        Args:
-            gradients: Of all parameters that have one.
-            measure: Return the norm of all gradients together, penalties included, before clipping.
+        If `measure`, return the norm of all gradients together, penalties included, before clipping.
         """
         self._add_penalties()
         norm = None

@@ -52,8 +52,7 @@ class Step(Schedule):
 
     def __init__(self, step_size: float, gamma: float = 0.1, warmup: float = 0) -> None:
         super().__init__(warmup)
-        self.step_size = step_size
-        self.gamma = gamma
+        self.step_size, self.gamma = step_size, gamma
 
     def factor(self, step: int, steps: int) -> float:
         """Return ``gamma`` to the power of the intervals completed."""
@@ -104,9 +103,7 @@ class OneCycle(Schedule):
         momentum: tuple[float, float] | None = (0.85, 0.95),
     ) -> None:
         super().__init__()
-        self.pct_start = pct_start
-        self.start_factor = start_factor
-        self.end_factor = end_factor
+        self.pct_start, self.start_factor, self.end_factor = pct_start, start_factor, end_factor
         self.range = momentum
 
     def factor(self, step: int, steps: int) -> float:
@@ -166,12 +163,9 @@ class Plateau(Schedule):
 
     def __init__(self, factor: float = 0.1, patience: int = 10, threshold: float = 1e-4, warmup: float = 0) -> None:
         super().__init__(warmup)
-        self.reduction = factor
-        self.patience = patience
-        self.threshold = threshold
-        self.scale = 1.0
+        self.reduction, self.patience, self.threshold = factor, patience, threshold
+        self.scale, self.waited = 1.0, 0
         self.best: float | None = None
-        self.waited = 0
 
     def factor(self, step: int, steps: int) -> float:
         """Return the factor of the warm-up times all reductions so far."""
@@ -180,13 +174,11 @@ class Plateau(Schedule):
     def observe(self, metric: float, better: Literal["min", "max"]) -> None:
         """Reduce the rate after more than ``patience`` evaluations in a row without improvement."""
         if self._improves(metric, better):
-            self.best = metric
-            self.waited = 0
+            self.best, self.waited = metric, 0
             return
         self.waited += 1
         if self.waited > self.patience:
-            self.scale *= self.reduction
-            self.waited = 0
+            self.scale, self.waited = self.scale * self.reduction, 0
 
     def _improves(self, metric: float, better: Literal["min", "max"]) -> bool:
         if self.best is None:

@@ -62,6 +62,6 @@ def restore_loop(loop: Loop, saved: SavedState, checkpoints: Checkpoints, consol
     best = checkpoints.path / checkpoints.resolve(run_files.BEST)
     if loop.state.best is not None and (damage := checkpoints.find_damage(best)):
         console.warning(f"{best}: ignored, {damage}; the best checkpoint is now searched from here on")
-        loop.state.reset_best()
+        loop.state.best, loop.state.best_step = None, 0
     saved.content.clear()
     console.info(f"resumed at step {format_count(loop.state.step)} from {saved.name}")

@@ -223,7 +223,7 @@ class Session:
         try:
             self.checkpoints.wait()
             if self.tracker is not None:
-                self.tracker.film()
+                self.tracker.film.write()
             if self.tracker is not None and state != "interrupted":
                 final = {f"{k}/test": v for k, v in result.get("test", {}).items() if v is not None}
                 self.tracker.hparams(self.report.hparams(), final, succeeded=state == "finished")

@@ -51,12 +51,7 @@ class PendingFile(NamedTuple):
 
 
 def write_temp(temp: Path, write: Callable[[Any], Any]) -> PendingFile:
-    """Write and hash a temporary file; deletes it on failure.
-
-    Args:
-        temp: Where to write, usually `temp_path` of the final path.
-        write: Called with the file object.
-    """
+    """Write and hash a temporary file, `write` being called with the file object; deletes it on failure."""
     file = HashingFile()
     try:
         temp.unlink(missing_ok=True)

@@ -8,13 +8,9 @@ Item = TypeVar("Item")
 
 
 class BackgroundWriter(Generic[Item]):
-    """Call a function on submitted items in a thread, in order.
+    """Call `write` on submitted items in a thread, in order; the next `submit` or `wait` raises its exceptions.
 
-    At most one item waits: a newer one replaces it.
-
-    Args:
-        write: Called in the thread; its exceptions are raised by the next `submit` or `wait`.
-        drop: Called with a waiting item that was replaced.
+    At most one item waits: a newer one replaces it, and `drop` is called with the replaced one.
     """
 
     def __init__(self, write: Callable[[Item], None], drop: Callable[[Item], None]) -> None:

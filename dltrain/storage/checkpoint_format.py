@@ -62,12 +62,7 @@ def describe_load_error(error: Exception) -> str:
 
 
 def find_damage(file: Path, sha256: str | None) -> str | None:
-    """Return what is wrong with a checkpoint file, or None.
-
-    Args:
-        file: The checkpoint.
-        sha256: Its expected hash; None checks the checksums inside the file.
-    """
+    """Return what is wrong with a checkpoint file, by its hash or else by the checksums inside, or None."""
     if not file.is_file():
         return "it is missing"
     if sha256 is None:
@@ -91,12 +86,9 @@ def find_zip_damage(file: Path) -> str | None:
 
 
 def upgrade(content: Any) -> dict[str, Any]:
-    """Convert a loaded checkpoint to the current format.
+    """Convert a loaded checkpoint to the current format; a `ValueError` says what is wrong with it.
 
     Format 1 stored each schedule inside its optimizer; format 2 stores schedules separately.
-
-    Raises:
-        ValueError: If the format is unknown or an entry is missing or has the wrong type.
     """
     version = content.get("format") if isinstance(content, dict) else None
     if version not in (1, FORMAT):
@@ -120,16 +112,7 @@ def effective_weights(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def refuse_mismatch(file: str, saved: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint whose weights do not fit the model.
-
-    Args:
-        file: Name of the checkpoint.
-        saved: Its weights by name.
-        expected: State dict of the model.
-
-    Raises:
-        CheckpointError: Naming missing, unexpected and differently shaped weights.
-    """
+    """Raise a `CheckpointError` that names each weight that is missing, unexpected or of another shape."""
     lines = [f"{name} is missing" for name in expected if name not in saved]
     lines += [f"{name} is not in this model" for name in saved if name not in expected]
     lines += [

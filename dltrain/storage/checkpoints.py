@@ -4,8 +4,8 @@ import contextlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,19 +13,16 @@ from typing import Any
 import torch
 
 from dltrain.errors import CheckpointError
-from dltrain.storage import manifest
+from dltrain.storage import safe_read
 from dltrain.storage.atomic import PendingFile, commit, replace_link, temp_path, write_durable, write_temp
 from dltrain.storage.background_writer import BackgroundWriter
 from dltrain.storage.checkpoint_format import FORMAT, canonical, describe_load_error, find_damage, load_file, upgrade
 from dltrain.storage.run_files import BEST, CHECKPOINTS, LAST, MANIFEST
 
+# Files listed in the manifest may be deleted, so a manifest must not name anything else.
+CHECKPOINT_NAME = re.compile(r"step-[\d-]+\.pt", re.ASCII)
 
-@dataclass(frozen=True)
-class PendingCheckpoint:
-    """A checkpoint in a temporary file, and its manifest entry without hash and size."""
-
-    file: PendingFile
-    entry: dict[str, Any]
+Pending = tuple[PendingFile, dict[str, Any]]  # a written checkpoint and its manifest entry without hash and size
 
 
 class Checkpoints:
@@ -46,9 +43,7 @@ class Checkpoints:
     ) -> None:
         self.path = run / CHECKPOINTS
         self.keep_last, self.keep_best, self.before = keep_last, keep_best, before
-        self.writer: BackgroundWriter[PendingCheckpoint] = BackgroundWriter(
-            self._commit, lambda pending: pending.file.discard()
-        )
+        self.writer: BackgroundWriter[Pending] = BackgroundWriter(self._commit, lambda pending: pending[0].discard())
         self.count = 0
 
     def open(self) -> None:
@@ -78,51 +73,46 @@ class Checkpoints:
 
         Args:
             state: Tensors and plain Python.
-            step: Optimizer steps so far; names the file.
-            metric: The watched metric, for the manifest.
-            best: Whether it is the best so far.
             measured: Timings for the manifest only, so that equal states give equal files.
 
         Raises:
             OSError: If this or an earlier checkpoint could not be written; earlier files are intact.
         """
         waiting = self.writer.waiting
-        if waiting is not None and waiting.entry["best"] and not best:
+        if waiting is not None and waiting[1]["best"] and not best:
             self.wait()
         self.count += 1
         content = canonical({"format": FORMAT, **state})
         temp = temp_path(self.path / f"step-{step:08}-{self.count}")
         file = write_temp(temp, lambda file: torch.save(content, file))
-        self.writer.submit(PendingCheckpoint(file, {"step": step, "metric": metric, "best": best, **measured}))
+        self.writer.submit((file, {"step": step, "metric": metric, "best": best, **measured}))
 
     def wait(self) -> None:
-        """Block until all checkpoints are durable.
-
-        Raises:
-            OSError: If one could not be written.
-        """
+        """Block until all checkpoints are durable; an OSError if one could not be written."""
         self.writer.wait()
 
     def close(self) -> None:
         """Write the waiting checkpoint and end the thread; call `wait` first to see its errors."""
         self.writer.close()
 
-    def _commit(self, pending: PendingCheckpoint) -> None:
+    def _commit(self, pending: Pending) -> None:
+        file, entry = pending
         try:
             self.before()
         except OSError:
-            pending.file.discard()
+            file.discard()
             raise
-        name = self._free_name(pending.entry["step"])
-        commit(pending.file, self.path / name)
-        entry = {**pending.entry, "sha256": pending.file.sha256, "bytes": pending.file.size}
-        listed = {**self.read_manifest(), name: entry}
+        name = self._free_name(entry["step"])
+        commit(file, self.path / name)
+        listed = {**self.read_manifest(), name: {**entry, "sha256": file.sha256, "bytes": file.size}}
         files = {**self._scan(), **listed}
-        kept = self._select_kept(files) | {name}
-        listed = {name: entry for name, entry in listed.items() if name in kept}
+        names = sort_by_step(files)
+        best = [file for file in names if files[file]["best"]]
+        kept = {name, *names[-self.keep_last :], *best[-self.keep_best :]}
+        listed = {name: listed[name] for name in listed if name in kept}
         write_durable(self.path / MANIFEST, json.dumps(listed, indent=2).encode())
         replace_link(self.path / LAST, name)
-        if pending.entry["best"]:
+        if entry["best"]:
             replace_link(self.path / BEST, name)
         # Old files go only now that the new one is durable; one that cannot be removed does no harm.
         for old in files.keys() - kept:
@@ -140,18 +130,14 @@ class Checkpoints:
         best = self.path / BEST
         target = os.readlink(best) if best.is_symlink() else None
         files = self.path.glob("step-*.pt")
-        return {file.name: {"step": manifest.step_of(file.name), "best": file.name == target} for file in files}
-
-    def _select_kept(self, files: dict[str, Any]) -> set[str]:
-        names = manifest.sort_by_step(files)
-        best = [name for name in names if files[name]["best"]]
-        return set(names[-self.keep_last :]) | set(best[-self.keep_best :])
+        return {file.name: {"step": step_of(file.name), "best": file.name == target} for file in files}
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def read_manifest(self) -> dict[str, Any]:
         """Return file name -> entry; empty if the manifest is missing or invalid."""
-        return manifest.read_manifest(self.path)
+        entries = safe_read.read_mapping(self.path / MANIFEST)
+        return entries if all(is_entry(name, entry) for name, entry in entries.items()) else {}
 
     def read_entry(self, name: str) -> dict[str, Any]:
         """Return the manifest entry of ``last.pt``, ``best.pt`` or a file."""
@@ -163,7 +149,7 @@ class Checkpoints:
         The manifest is written before the links and takes precedence. Without a best checkpoint, the last is the best.
         """
         files = self.read_manifest()
-        names = [file for file in manifest.sort_by_step(files) if name != BEST or files[file]["best"]]
+        names = [file for file in sort_by_step(files) if name != BEST or files[file]["best"]]
         if name in (LAST, BEST) and names:
             return names[-1]
         link = self.path / name
@@ -172,11 +158,7 @@ class Checkpoints:
         return self.resolve(LAST) if name == BEST and files and not link.exists() else name
 
     def load(self, name: str) -> dict[str, Any]:
-        """Load a checkpoint onto the CPU as tensors and plain Python.
-
-        Raises:
-            CheckpointError: If the file is missing, damaged, or holds anything else.
-        """
+        """Load a checkpoint onto the CPU as tensors and plain Python; a `CheckpointError` for anything else."""
         while True:
             file = self.path / self.resolve(name)
             try:
@@ -199,16 +181,13 @@ class Checkpoints:
             raise CheckpointError(f"{file}: refused, {error}") from None
 
     def load_newest(self) -> tuple[str, dict[str, Any], list[str]]:
-        """Load the newest valid checkpoint, listed in the manifest or not.
+        """Load the newest valid checkpoint, listed in the manifest or not; a `CheckpointError` if none is.
 
         Returns:
             Its file name, its content, and why newer ones were skipped.
-
-        Raises:
-            CheckpointError: If none is valid, with the reason for each.
         """
         skipped: list[str] = []
-        for name in reversed(manifest.sort_by_step({**self._scan(), **self.read_manifest()})):
+        for name in reversed(sort_by_step({**self._scan(), **self.read_manifest()})):
             try:
                 return name, self.load(name), skipped
             except CheckpointError as error:
@@ -218,3 +197,24 @@ class Checkpoints:
     def find_damage(self, file: Path) -> str | None:
         """Return what is wrong with a file, or None; files not in the manifest are checked by their own checksums."""
         return find_damage(file, self.read_manifest().get(file.name, {}).get("sha256"))
+
+
+def is_entry(name: str, entry: Any) -> bool:
+    """Return whether a manifest entry is valid: a checkpoint's name, and numbers or null except for the hash."""
+    if not (CHECKPOINT_NAME.fullmatch(name) and isinstance(entry, dict)):
+        return False
+    complete = entry.keys() >= {"step", "best", "sha256"} and type(entry["step"]) is int
+    values = [value for key, value in entry.items() if key not in ("step", "best", "sha256") and value is not None]
+    numeric = all(isinstance(value, float) or safe_read.is_number(value) for value in values)
+    return complete and numeric and isinstance(entry["sha256"], str)
+
+
+def sort_by_step(files: dict[str, Any]) -> list[str]:
+    """Return file names, oldest first; checkpoints of the same step in the order they were written."""
+    return sorted(files, key=lambda name: (files[name]["step"], len(name), name))
+
+
+def step_of(name: str) -> int:
+    """Return the step in a checkpoint's file name, or -1."""
+    digits = name.removeprefix("step-").split("-")[0].split(".")[0]
+    return int(digits) if digits.isascii() and digits.isdigit() else -1

@@ -16,30 +16,14 @@ SPECIAL_HINT = "It is neither a file nor a folder."
 
 
 def check_available(path: str | None, root: Path) -> None:
-    """Check that a new run can be created; leaves nothing behind.
-
-    Args:
-        path: Folder given by the user, or None.
-        root: Where a run folder is created if `path` is None.
-
-    Raises:
-        ConfigError: If `path` already holds a run or cannot be written.
-    """
+    """Check that a run can be created in `path`, or in `root` if that is None; leaves nothing behind."""
     if path is not None:
         refuse_taken(Path(path).expanduser())
     check_writable(root if path is None else Path(path))
 
 
 def check_writable(path: Path, key: str = "hydra.run.dir") -> None:
-    """Check that the folder `path` can be created; leaves nothing behind.
-
-    Args:
-        path: Folder to be created.
-        key: Configuration key that names it.
-
-    Raises:
-        ConfigError: If it cannot.
-    """
+    """Check that the folder `path`, named by `key`, can be created; leaves nothing behind."""
     existing = path.expanduser().absolute()
     while not existing.exists():
         existing = existing.parent
@@ -56,15 +40,7 @@ def unwritable_error(path: Path, error: OSError, key: str = "hydra.run.dir") -> 
 
 
 def refuse_taken(path: Path, locked: bool = False) -> None:
-    """Refuse a folder that holds a run or any file that a run would overwrite.
-
-    Args:
-        path: Folder to check.
-        locked: This process holds the lock, so the lock file is its own.
-
-    Raises:
-        ConfigError: Naming the first such file.
-    """
+    """Refuse a folder with a run or a file that a run would overwrite; `locked`: the lock file is this process's."""
     found = [file.name for file in list_run_files(path)] + [LOCK] * (not locked and has_foreign_lock(path))
     if found:
         raise ConfigError(format_error("hydra.run.dir", "a folder that holds no run yet", path, f"It has {found[0]}."))
@@ -77,11 +53,7 @@ def has_foreign_lock(path: Path) -> bool:
 
 
 def refuse_links(path: Path) -> None:
-    """Refuse to resume a run that contains links: writing through them would change files elsewhere.
-
-    Raises:
-        ConfigError: Naming the first link.
-    """
+    """Refuse to resume a run that contains links: writing through them would change files elsewhere."""
     for entry in scan(path):
         if entry.is_symlink() and not is_own_link(Path(entry.path)):
             raise ConfigError(format_error("RUN", "files that lie in the run's folder", entry.path, "It is a link."))
@@ -95,11 +67,7 @@ def is_own_link(link: Path) -> bool:
 
 
 def refuse_special(path: Path) -> None:
-    """Refuse a run folder that contains pipes, devices or sockets: opening one can block forever.
-
-    Raises:
-        ConfigError: Naming the first one.
-    """
+    """Refuse a run folder that contains pipes, devices or sockets: opening one can block forever."""
     for entry in scan(path):
         if is_special(Path(entry.path)):
             raise ConfigError(format_error("RUN", "files and folders in the run's folder", entry.path, SPECIAL_HINT))
@@ -111,11 +79,7 @@ def is_special(path: Path) -> bool:
 
 
 def scan(path: Path) -> Iterator[os.DirEntry[str]]:
-    """Yield the entries of a run folder, its checkpoints and its frames, sorted by name.
-
-    Raises:
-        ConfigError: If one of the folders cannot be read.
-    """
+    """Yield the entries of a run folder, its checkpoints and its frames, sorted by name."""
     try:
         for folder in (path, path / CHECKPOINTS, path / FRAMES):
             if folder.is_dir():

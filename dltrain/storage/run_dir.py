@@ -29,9 +29,6 @@ class RunDir:
         path: An existing folder.
         created: Folders that were created for it, innermost first; `discard` removes them.
         resume: The folder already holds the run to be resumed.
-
-    Raises:
-        ConfigError: If another process uses the folder, or it holds a run and `resume` is False.
     """
 
     def __init__(self, path: Path, created: list[Path], resume: bool = False) -> None:
@@ -47,7 +44,9 @@ class RunDir:
             for file in list_temp_files(path):
                 file.unlink(missing_ok=True)
         except Timeout:
-            raise ConfigError(in_use_error(path)) from None
+            owner = read_status(path)
+            hint = f"It is in use by process {owner.get('pid', '?')} on {owner.get('host', '?')}."
+            raise ConfigError(format_error("hydra.run.dir", "a folder that no other run uses", path, hint)) from None
         except (ConfigError, OSError):
             self.close()
             raise
@@ -61,14 +60,7 @@ class RunDir:
         self.write(name, json.dumps(redaction.mask(content), indent=2, allow_nan=False) + "\n")
 
     def write_status(self, state: str, exit_code: int | None = None, step: int = 0, error: str | None = None) -> None:
-        """Write ``status.json``.
-
-        Args:
-            state: running, finished, interrupted, failed, diverged or out_of_memory.
-            exit_code: Of the command; None while it runs.
-            step: Optimizer steps so far.
-            error: What ended the run early.
-        """
+        """Write ``status.json``: the state, and the exit code (None while it runs), step and error of the run."""
         self.write_json(
             STATUS,
             {
@@ -92,7 +84,9 @@ class RunDir:
         self.close()
         if self.path in self.created:
             shutil.rmtree(self.path)
-            remove_empty(self.created[1:])
+            with contextlib.suppress(OSError):  # up to the first folder that is not empty
+                for folder in self.created[1:]:
+                    folder.rmdir()
             return
         for file in list_run_files(self.path):  # none of them existed when the folder was taken
             remove(file)
@@ -101,16 +95,7 @@ class RunDir:
 
 
 def create(path: str | None, root: Path, name: str) -> RunDir:
-    """Create a run folder.
-
-    Args:
-        path: The folder, or None for a unique ``root/name/<time>-<4 hex digits>``.
-        root: Parent of folders that the user did not name.
-        name: Name of the experiment.
-
-    Raises:
-        ConfigError: If `path` already holds a run or cannot be written.
-    """
+    """Create a run folder: `path`, or if that is None a unique ``root/name/<time>-<4 hex digits>``."""
     parent = root / safe_name(name) if path is None else Path(path).expanduser()
     created = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     try:
@@ -124,11 +109,7 @@ def create(path: str | None, root: Path, name: str) -> RunDir:
 
 
 def reopen(path: Path) -> RunDir:
-    """Open the folder of a run to resume it.
-
-    Raises:
-        ConfigError: If another process uses it, it cannot be written, or it contains links or special files.
-    """
+    """Open and lock the folder of a run to resume it; links and special files in it are refused."""
     refuse_links(path)
     refuse_special(path)
     try:
@@ -155,13 +136,6 @@ def safe_name(text: str) -> str:
     return safe.encode()[:80].decode(errors="ignore")
 
 
-def remove_empty(folders: list[Path]) -> None:
-    """Remove folders, innermost first, up to the first that is not empty."""
-    with contextlib.suppress(OSError):
-        for folder in folders:
-            folder.rmdir()
-
-
 def read_status(path: Path) -> dict[str, Any]:
     """Return the content of ``status.json``; empty if it cannot be read."""
     return safe_read.read_mapping(path / STATUS)
@@ -178,13 +152,6 @@ def is_locked(path: Path) -> bool:
         return True
     lock.release()
     return False
-
-
-def in_use_error(path: Path) -> str:
-    """Return the error message for a folder that another process has locked."""
-    owner = read_status(path)
-    who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
-    return format_error("hydra.run.dir", "a folder that no other run uses", path, f"It is in use by {who}.")
 
 
 def iso_time(seconds: float) -> str:

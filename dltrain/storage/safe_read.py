@@ -16,12 +16,7 @@ TOO_DEEP = f"it nests lists and mappings more than {MAX_DEPTH} levels deep"
 
 
 def read_text(file: Path, max_bytes: int = MAX_BYTES) -> str:
-    """Read a regular UTF-8 file.
-
-    Raises:
-        OSError: If it cannot be read.
-        ValueError: If it is not a regular file (a pipe would block), too large or not UTF-8.
-    """
+    """Read a regular UTF-8 file; a `ValueError` if it is too large, not UTF-8 or not regular (a pipe would block)."""
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("it is not a regular file")
@@ -31,11 +26,7 @@ def read_text(file: Path, max_bytes: int = MAX_BYTES) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON.
-
-    Raises:
-        ValueError: If it is invalid or nested too deeply.
-    """
+    """Parse JSON; a `ValueError` if it is invalid or nested too deeply."""
     try:
         value = json.loads(text)
     except RecursionError:

@@ -9,7 +9,6 @@ from dltrain.data.bad_samples import BadSamples
 from dltrain.loggers.console import Console
 from dltrain.optim.ema import EMA
 from dltrain.storage.checkpoints import Checkpoints
-from dltrain.storage.run_files import BEST
 from dltrain.tasks.base import Task
 from dltrain.training.device import random_state, restore_random_state
 from dltrain.training.divergence import Diverged, check_losses, has_finite_weights
@@ -20,19 +19,7 @@ from dltrain.training.step import StepRunner
 
 
 class Checkpointer:
-    """Saves and restores everything that the next step depends on.
-
-    Args:
-        task: May keep a state of its own.
-        model: The model that is trained.
-        ema: Its averaged weights, or None.
-        runner: Holds the optimizers and the losses not yet logged.
-        bad_samples: The examples that were skipped.
-        checkpoints: The files.
-        timer: Does not count the time that saving takes.
-        stop: Defers signals while a checkpoint is written.
-        console: Reports checkpoints that are skipped.
-    """
+    """Saves and restores everything that the next step depends on."""
 
     def __init__(
         self,
@@ -51,12 +38,7 @@ class Checkpointer:
         self.last_best_step = 0  # the step of the best weights saved last
 
     def save(self, state: TrainState, metric: float | None, best: bool = False) -> None:
-        """Write a checkpoint.
-
-        Args:
-            state: The position of the run.
-            metric: The watched metric, for the manifest.
-            best: These weights are the best so far.
+        """Write a checkpoint; `metric` goes into the manifest, `best` marks these weights as the best so far.
 
         Raises:
             Diverged: When a loss or a weight is not finite and `on_non_finite` is ``stop``.
@@ -103,7 +85,3 @@ class Checkpointer:
         self.model.load_state_dict(content["model"])
         if self.ema is not None:
             self.ema.load_state_dict(content["average"])
-
-    def load_best(self) -> None:
-        """Restore the best weights that were saved."""
-        self.load_weights(self.checkpoints.load(BEST))

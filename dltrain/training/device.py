@@ -22,19 +22,11 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Device:
-    """Device, precision and layout of a run.
-
-    Args:
-        device: Where tensors are.
-        precision: Of the arithmetic: fp32, tf32, bf16 or fp16; weights stay in fp32.
-        channels_last: Images and convolution weights have their channels innermost in memory.
-        compile: Compile the model.
-        deterministic: Use deterministic algorithms only.
-    """
+    """Device, precision and layout of a run."""
 
     device: torch.device
-    precision: str
-    channels_last: bool
+    precision: str  # of the arithmetic: fp32, tf32, bf16 or fp16; weights stay in fp32
+    channels_last: bool  # images and convolution weights have their channels innermost in memory
     compile: bool
     deterministic: bool
 
@@ -64,11 +56,7 @@ class Device:
 def select_device(
     name: str, precision: str, compile: bool, channels_last: bool | str, deterministic: bool, model: nn.Module
 ) -> Device:
-    """Return the device and options for a model; ``auto`` values are resolved.
-
-    Raises:
-        ConfigError: When the device is not available, or does not support the precision.
-    """
+    """Return the device and options for a model, with ``auto`` resolved; a `ConfigError` for what is not supported."""
     device = torch.device(resolve_device(name))
     if channels_last == "auto":
         channels_last = device.type != "mps" and any(isinstance(m, nn.Conv2d) for m in model.modules())
@@ -76,11 +64,7 @@ def select_device(
 
 
 def resolve_device(name: str) -> str:
-    """Return the type of the device; ``auto`` is the best available.
-
-    Raises:
-        ConfigError: When it is unknown or not available.
-    """
+    """Return the type of the device; ``auto`` is the best available. A `ConfigError` when it is unknown or missing."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return next(kind for kind, found in available.items() if found)
@@ -95,7 +79,6 @@ def resolve_device(name: str) -> str:
 
 
 def _unavailable(name: str) -> str:
-    """Return why a device is not available."""
     if name == "mps":
         return "This machine or this build of torch has no Metal."
     if torch.version.cuda is None:

@@ -12,15 +12,7 @@ class Diverged(Exception):
 
 
 def check_losses(values: Mapping[str, float], step: int) -> None:
-    """Check the losses among logged values.
-
-    Args:
-        values: Name -> value; losses are those whose name starts with ``loss``.
-        step: Optimizer steps so far, for the message.
-
-    Raises:
-        Diverged: When a loss is NaN or infinite.
-    """
+    """Raise `Diverged` when a value whose name starts with ``loss`` is not finite; `step` is for the message."""
     losses = [value for name, value in values.items() if name.startswith("loss")]
     if not all(map(math.isfinite, losses)):
         raise Diverged(f"the training loss became {sum(losses)} by step {step}")

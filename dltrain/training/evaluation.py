@@ -32,26 +32,14 @@ def evaluate(evaluate_fn: Evaluate, model: nn.Module, batches: Iterable[Batch], 
 
 
 class Evaluator:
-    """Evaluates the weights that count: the EMA where there is one, else the model's own.
-
-    Args:
-        task: Defines the metrics, images and text.
-        model: The model that is trained.
-        ema: Its averaged weights, or None.
-        device: Where and in which precision the model computes.
-        stop: Interrupts an evaluation on SIGINT or SIGTERM.
-    """
+    """Evaluates the weights that count: the EMA where there is one, else the model's own."""
 
     def __init__(self, task: Task, model: nn.Module, ema: EMA | None, device: Device, stop: Stop) -> None:
         self.task, self.device, self.stop = task, device, stop
         self.model = model if ema is None else ema.module
 
     def evaluate(self, batches: Batches, goal: Goal | None = None) -> Evaluation:
-        """Evaluate on a split; `goal` defaults to the task's own.
-
-        Raises:
-            Stopped: On SIGINT or SIGTERM.
-        """
+        """Evaluate on a split; `goal` defaults to the task's own. A signal raises `Stopped`."""
         return evaluate((goal or self.task.goal).evaluate, self.model, self._interruptible(batches), self.device)
 
     def _interruptible(self, batches: Batches) -> Iterator[Batch]:

@@ -15,6 +15,7 @@ from dltrain.loggers.formatting import format_count
 from dltrain.optim.ema import EMA
 from dltrain.optim.optimizer import Optimizer
 from dltrain.storage.checkpoints import Checkpoints
+from dltrain.storage.run_files import BEST
 from dltrain.tasks.base import Evaluation, Goal, Task, Turn
 from dltrain.training.checkpointing import Checkpointer
 from dltrain.training.device import Device
@@ -31,17 +32,10 @@ class Loop:
     """Trains a model on one task.
 
     Args:
-        task: Defines stages, losses and metrics.
-        model: The model, on the device.
         batches: Split -> its batches: ``train``, optionally ``unlabelled`` and ``val``. Without ``val`` the last
             weights are the best.
         make_optimizer: Makes the optimizer of a turn, given the turn and the number of steps of its stage.
         ema: Averaged weights that are evaluated and kept instead of the model's own, or None.
-        config: How long to train, and how often to log, evaluate and save.
-        device: Where and in which precision the model computes.
-        logger: Receives metrics, images and progress.
-        checkpoints: The checkpoint files.
-        stop: Checked between two steps for signals.
     """
 
     def __init__(
@@ -108,7 +102,7 @@ class Loop:
         if self.val is None:
             state.best_step = state.step
         elif state.best is not None and state.best_step != state.step:
-            self.checkpointer.load_best()
+            self.checkpointer.load_weights(self.checkpointer.checkpoints.load(BEST))
 
     def _run_stages(self) -> None:
         self.logger.begin(self.state)
@@ -153,7 +147,7 @@ class Loop:
             self._run_epoch()
 
     def _run_epoch(self) -> None:
-        """Train to the end of the epoch, or of the stage."""
+        """Train to the end of the epoch, or of the stage; signals take effect between two steps."""
         state, current = self.state, self.current
         for group in grouped(current.batches.epoch(state.epoch, state.batch), self.config.accumulate):
             step = state.step + 1 - state.stage_start
@@ -172,8 +166,12 @@ class Loop:
                 self.logger.progress(state, self.stages, self.goal.metric)
             if ended:
                 return
-            if self.stop.reason or self.stop.save:
-                self._handle_signal()
+            if self.stop.reason:
+                raise Stopped(self.stop.reason)
+            if self.stop.save:
+                self.stop.save = False
+                self.save()
+                self.console.info(f"saved at step {state.step} on SIGUSR1")
         state.epoch, state.batch = state.epoch + 1, 0
 
     def take_step(self, group: list[Batch], measure_norm: bool) -> None:
@@ -192,11 +190,7 @@ class Loop:
             self.timer.examples += len(batch["inputs"])
 
     def log(self) -> None:
-        """Read the buffered losses from the device and log them.
-
-        Raises:
-            Diverged: When a loss is not finite and `on_non_finite` is ``stop``.
-        """
+        """Read the buffered losses from the device and log them; raises `Diverged` for `on_non_finite=stop`."""
         values = self.runner.read()  # waits for the device
         self.logger.log_training(self.state.step, self.epoch, values)
         if self.config.on_non_finite == "stop":
@@ -228,29 +222,12 @@ class Loop:
                 optimizer.schedule.observe(value, goal.better)
         return best
 
-    def _handle_signal(self) -> None:
-        """Stop or save, as requested by a signal.
-
-        Raises:
-            Stopped: When it requests a stop.
-        """
-        if self.stop.reason:
-            raise Stopped(self.stop.reason)
-        self.stop.save = False
-        self.save()
-        self.console.info(f"saved at step {self.state.step} on SIGUSR1")
-
     def save(self, best: bool = False) -> None:
         """Write a checkpoint; `best` marks the weights as the best so far."""
         self.checkpointer.save(self.state, self.logger.metric, best)
 
     def load_state_dict(self, content: dict[str, Any], measured: dict[str, float]) -> None:
-        """Continue from a checkpoint.
-
-        Args:
-            content: What the checkpoint holds.
-            measured: Times and counts from the manifest.
-        """
+        """Continue from the content of a checkpoint, and from the times and counts in its manifest."""
         self.state = TrainState(**content["loop"])
         self.begin_stage()
         self.checkpointer.load_state_dict(content)

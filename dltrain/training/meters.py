@@ -20,11 +20,7 @@ def log_name(name: str, turn: str) -> str:
 
 
 class Timer:
-    """Measures a run; never influences what is computed.
-
-    Args:
-        started: When the command began, as given by `time.perf_counter`.
-    """
+    """Measures a run from `started`, a `time.perf_counter` value; never influences what is computed."""
 
     def __init__(self, started: float) -> None:
         self.started = started
@@ -105,11 +101,7 @@ class Trigger:
 
 
 class LossBuffer:
-    """Keeps losses on the device and reads them in one copy.
-
-    Args:
-        skip_non_finite: Leave NaN and infinite losses out of the means, as their steps are skipped.
-    """
+    """Keeps losses on the device and reads them in one copy; `skip_non_finite` leaves NaN and infinity out."""
 
     def __init__(self, skip_non_finite: bool = False) -> None:
         self.skip_non_finite = skip_non_finite

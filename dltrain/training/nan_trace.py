@@ -15,18 +15,14 @@ MAX_EXAMPLES = 20  # of a batch that are named in a message; the report names al
 
 
 class NonFiniteFound(Exception):
-    """The first loss or gradient that is not finite, with a report of its step."""
-
-    def __init__(self, report: dict[str, Any]) -> None:
-        super().__init__(report)
-        self.report = report
+    """The first loss or gradient that is not finite; the argument is a report of its step."""
 
 
 def trace(loop: Loop, until: int) -> dict[str, Any] | None:
-    """Repeat training until the first loss or gradient that is not finite.
+    """Repeat training until the first loss or gradient that is not finite, without logging or saving.
 
     Args:
-        loop: A loop at the start or at a checkpoint; nothing is logged or saved.
+        loop: At the start or at a checkpoint.
         until: The step by which the divergence was noticed.
 
     Returns:
@@ -36,7 +32,7 @@ def trace(loop: Loop, until: int) -> dict[str, Any] | None:
     try:
         _repeat_steps(loop, until)
     except NonFiniteFound as found:
-        return {**found.report, "repeated_from": start}
+        return {**found.args[0], "repeated_from": start}
     return None
 
 
@@ -54,14 +50,7 @@ def _repeat_steps(loop: Loop, until: int) -> None:
 
 
 def _repeat_step(loop: Loop, group: list[Batch], last_loss: float | None) -> float | None:
-    """Take one step, checking each loss and gradient.
-
-    Returns:
-        The loss of the last turn; `last_loss` when no turn was due.
-
-    Raises:
-        NonFiniteFound: When one is not finite.
-    """
+    """Take one step, checking each loss and gradient; return the loss of the last turn that was due."""
     state, batches = loop.state, [batch for batch in group if batch]
     info = StepInfo(state.step, state.step - state.stage_start, state.step / loop.stages.steps)
     for turn in loop.current.stage.turns:
@@ -74,7 +63,8 @@ def _repeat_step(loop: Loop, group: list[Batch], last_loss: float | None) -> flo
         bad_loss = next((total for total in totals if not math.isfinite(total)), None)
         bad_gradient = None
         if bad_loss is None and optimizer.scaler is None:  # a scaler handles overflowing gradients itself
-            bad_gradient = _first_bad_gradient(loop.model)
+            gradients = ((name, weight.grad) for name, weight in loop.model.named_parameters())
+            bad_gradient = next((name for name, g in gradients if g is not None and not g.isfinite().all()), None)
         if bad_loss is not None or bad_gradient is not None:
             torch.set_rng_state(random_state)
             raise NonFiniteFound(_report(loop, turn, group, bad_loss, bad_gradient, last_loss))
@@ -133,10 +123,6 @@ def _float_tensors(value: Any) -> list[Tensor]:
         return [value] if value.is_floating_point() else []
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
     return [tensor for item in items for tensor in _float_tensors(item)]
-
-
-def _first_bad_gradient(model: nn.Module) -> str | None:
-    return next((n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()), None)
 
 
 def summarize(report: dict[str, Any]) -> str:

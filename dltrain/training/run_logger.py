@@ -19,14 +19,7 @@ PROGRESS_SECONDS = 0.2  # shortest time between two updates of the progress line
 
 
 class RunLogger:
-    """Logs values that the loop has already read from the device.
-
-    Args:
-        tracker: Receives metrics, images and text.
-        console: Shows the progress line and notes.
-        timer: Measures throughput.
-        device: Whose memory is logged.
-    """
+    """Logs values that the loop has already read from the device, with throughput and memory."""
 
     def __init__(self, tracker: Tracker, console: Console, timer: Timer, device: torch.device) -> None:
         self.tracker, self.console, self.timer, self.device = tracker, console, timer, device
@@ -61,16 +54,7 @@ class RunLogger:
         shown: Iterable[Media],
         frame: Tensor | None,
     ) -> None:
-        """Log an evaluation on the validation split.
-
-        Args:
-            step: Optimizer steps so far.
-            epoch: Epochs so far.
-            evaluation: Metrics and notes.
-            metric: Name of the watched metric.
-            shown: Images and text.
-            frame: Next frame of the film, if there is one.
-        """
+        """Log an evaluation on the validation split: metrics and notes, images and text, a frame of the film."""
         self.metric = evaluation.metrics[metric]
         # Scalars are written last: where an earlier session has written them, it has written the images too.
         if not self.tracker.ends_with(step, "val"):
@@ -81,7 +65,7 @@ class RunLogger:
         for note in evaluation.notes:
             self.console.info(f"step {step}: {note}")
         if frame is not None:
-            self.tracker.frame(frame, step)
+            self.tracker.film.add(frame, step)
 
     def show(self, step: int, split: str, shown: Iterable[Media]) -> None:
         """Log images and text of a split."""

@@ -17,11 +17,7 @@ SAVE_SIGNAL = "SIGUSR1"
 
 
 class Stopped(BaseException):
-    """The run is stopped early. A `BaseException`, so that ``except Exception`` does not catch it.
-
-    Args:
-        reason: ``SIGINT``, ``SIGTERM``, ``SIGUSR1`` or ``max_minutes``.
-    """
+    """The run is stopped early, for one of the signals or ``max_minutes``. ``except Exception`` does not catch it."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

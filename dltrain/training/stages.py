@@ -10,13 +10,7 @@ from dltrain.training.state import TrainerConfig, TrainState
 
 
 class StagePlan:
-    """One stage with its data, its length in steps, and the triggers of logging, evaluation and checkpoints.
-
-    Args:
-        stage: The task's stage.
-        batches: Its training data.
-        config: Lengths and intervals.
-    """
+    """One stage with its data, its length in steps, and the triggers of logging, evaluation and checkpoints."""
 
     def __init__(self, stage: Stage, batches: Batches, config: TrainerConfig) -> None:
         self.stage, self.batches = stage, batches
@@ -31,13 +25,7 @@ class StagePlan:
 
 
 class Stages:
-    """All stages of a run, in order.
-
-    Args:
-        stages: The task's stages.
-        batches: Split -> its batches.
-        config: Lengths and intervals.
-    """
+    """All stages of a run, in order; `batches` maps each split to its batches."""
 
     def __init__(self, stages: Sequence[Stage], batches: Mapping[str, Batches], config: TrainerConfig) -> None:
         self.plans = [StagePlan(stage, batches.get(stage.data, batches["train"]), config) for stage in stages]

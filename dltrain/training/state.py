@@ -9,63 +9,35 @@ Interval = tuple[float, str]  # a number and its unit: step, epoch or minute
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """How long a run trains, and how often it logs, evaluates and saves.
+    """How long a run trains, and how often it logs, evaluates and saves."""
 
-    Args:
-        epochs: Passes over the training data; None goes by ``max_steps`` alone.
-        max_steps: Most optimizer steps of a stage; None for no limit.
-        accumulate: Batches whose gradients are averaged into one step.
-        log_every: Interval between two reads of the loss from the device.
-        eval_every: Interval between two evaluations on the validation split.
-        checkpoint_every: Interval between two checkpoints.
-        early_stopping_patience: Evaluations without improvement after which training stops; 0 for never.
-        max_minutes: Time after which training stops; None for no limit.
-        on_non_finite: What a NaN or infinite loss or gradient leads to: stop, skip the step, or ignore.
-        split_on_oom: Split batches into smaller chunks when memory runs out, instead of failing.
-    """
-
-    epochs: int | None
-    max_steps: int | None
-    accumulate: int
-    log_every: Interval
+    epochs: int | None  # passes over the training data; None goes by `max_steps` alone
+    max_steps: int | None  # most optimizer steps of a stage; None for no limit
+    accumulate: int  # batches whose gradients are averaged into one step
+    log_every: Interval  # between two reads of the loss from the device
     eval_every: Interval
     checkpoint_every: Interval
-    early_stopping_patience: int = 0
+    early_stopping_patience: int = 0  # evaluations without improvement after which training stops; 0 for never
     max_minutes: float | None = None
-    on_non_finite: str = "stop"
-    split_on_oom: bool = False
+    on_non_finite: str = "stop"  # what NaN or infinity in a loss or gradient leads to: stop, skip the step, or ignore
+    split_on_oom: bool = False  # compute batches in smaller chunks when memory runs out, instead of failing
 
 
 @dataclass
 class TrainState:
-    """The position of a run: all it needs to resume besides weights, optimizers and seed.
+    """The position of a run: all it needs to resume besides weights, optimizers and seed."""
 
-    Args:
-        step: Optimizer steps so far.
-        stage: Index of the current stage.
-        stage_start: Steps before the current stage.
-        epoch: Epochs done, those of earlier stages included.
-        batch: Batches done in this epoch.
-        best: Best value of the watched metric in this stage.
-        best_step: The step of that value.
-        evaluations: Evaluations on the validation split in this stage.
-        evaluating: The evaluation of this step has begun and is not done.
-        evaluated: The step of the last evaluation.
-        without_improvement: Evaluations since the best.
-        stopped_early: Training has ended for lack of improvement.
-    """
-
-    step: int = 0
-    stage: int = 0
-    stage_start: int = 0
-    epoch: int = 0
-    batch: int = 0
-    best: float | None = None
+    step: int = 0  # optimizer steps so far
+    stage: int = 0  # index of the current stage
+    stage_start: int = 0  # steps before the current stage
+    epoch: int = 0  # epochs done, those of earlier stages included
+    batch: int = 0  # batches done in this epoch
+    best: float | None = None  # value of the watched metric in this stage
     best_step: int = 0
-    evaluations: int = 0
-    evaluating: bool = False
-    evaluated: int = 0
-    without_improvement: int = 0
+    evaluations: int = 0  # on the validation split in this stage
+    evaluating: bool = False  # the evaluation of this step has begun and is not done
+    evaluated: int = 0  # the step of the last evaluation
+    without_improvement: int = 0  # evaluations since the best
     stopped_early: bool = False
 
     def next_stage(self) -> "TrainState":
@@ -77,16 +49,7 @@ class TrainState:
         return TrainState(step=self.step, stage=self.stage + 1, stage_start=self.step, epoch=self.epoch + 1)
 
     def record_evaluation(self, value: float, better: Literal["min", "max"], patience: int) -> bool:
-        """Update the best value and early stopping after an evaluation.
-
-        Args:
-            value: The watched metric.
-            better: Whether small or large values are better.
-            patience: Evaluations without improvement after which training stops; 0 for never.
-
-        Returns:
-            Whether the value is the best so far.
-        """
+        """Update the best value and early stopping; return whether `value` is the best so far."""
         best = improves(value, self.best, better)
         self.evaluations, self.evaluated, self.evaluating = self.evaluations + 1, self.step, False
         self.without_improvement = 0 if best else self.without_improvement + 1
@@ -94,10 +57,6 @@ class TrainState:
             self.best, self.best_step = value, self.step
         self.stopped_early = 0 < patience <= self.without_improvement
         return best
-
-    def reset_best(self) -> None:
-        """Start over with the best value, for when its weights are lost."""
-        self.best, self.best_step = None, 0
 
 
 def improves(value: float, best: float | None, better: str) -> bool:

@@ -15,29 +15,15 @@ from dltrain.training.state import TrainerConfig
 
 
 class StepInfo(NamedTuple):
-    """The position of a step.
+    """The position of a step."""
 
-    Args:
-        step: Index in the run.
-        step_in_stage: Index in the stage.
-        progress: From 0 to 1 over the run.
-    """
-
-    step: int
+    step: int  # index in the run
     step_in_stage: int
-    progress: float
+    progress: float  # from 0 to 1 over the run
 
 
 class StepRunner:
-    """Runs the turns of a step and buffers their losses on the device.
-
-    Args:
-        make_optimizer: Makes the optimizer of a turn, given the turn and the number of steps of its stage.
-        config: Says what to do on NaN, infinity and out of memory.
-        device: Where and in which precision the model computes.
-        batch_size: Examples per batch.
-        console: Reports that batches are split into chunks.
-    """
+    """Runs the turns of a step and buffers their losses on the device."""
 
     def __init__(
         self,
@@ -65,14 +51,7 @@ class StepRunner:
                 self.run_turn(turn, batches, info, measure_norm)
 
     def run_turn(self, turn: Turn, batches: list[Batch], info: StepInfo, measure_norm: bool) -> None:
-        """Take one optimizer step with the gradient of the mean loss over all micro-batches.
-
-        Args:
-            turn: What is minimized, and for which parameters.
-            batches: The micro-batches.
-            info: The position of the step.
-            measure_norm: Buffer the gradient norm for the log.
-        """
+        """Take one optimizer step with the gradient of the mean loss over all micro-batches."""
         while (losses := self.compute_gradients(turn, batches, info)) is None:
             pass  # out of memory: try again in smaller chunks
         for loss in losses:
@@ -82,11 +61,7 @@ class StepRunner:
             self.loss_buffer.norms[turn.name] = norm
 
     def compute_gradients(self, turn: Turn, batches: list[Batch], info: StepInfo) -> list[Loss] | None:
-        """Accumulate the gradients of all micro-batches.
-
-        Returns:
-            The losses, or None when memory ran out and the next try uses smaller chunks.
-        """
+        """Accumulate the gradients of all micro-batches; None when memory ran out and smaller chunks are next."""
         optimizer = self.optimizers[turn.name]
         losses: list[Loss] = []
         try:
