@@ -55,7 +55,6 @@ def classifier_score(logits: Tensor) -> float:
         From 1 to the number of classes.
 
     Source: Salimans et al. 2016, section 4, arXiv:1606.03498, with an Inception network for ImageNet.
-
     Differs: over all examples at once, not the mean over ten parts.
     """
     conditional = _to_float64(logits).log_softmax(1)
@@ -86,7 +85,6 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, flo
 
 
 def _share_near(queries: Tensor, members: Tensor, k: int) -> float:
-    """Return the share of ``queries`` near ``members``."""
     nearest = min(k, len(members) - 1) + 1  # the nearest to every member is itself
     radii = torch.cat(
         [torch.cdist(rows, members).topk(nearest, largest=False).values[:, -1] for rows in members.split(BATCH_SIZE)]

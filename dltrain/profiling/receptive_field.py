@@ -18,9 +18,6 @@ class ReceptiveField:
     Spatial axes are those after batch and channels. Tracking starts at the first convolution and ends at an operation
     that mixes or reorders positions. A gate computed from the whole image is not tracked.
 
-    Args:
-        inputs: Arguments of the model.
-
     Source: Araujo, Norris, Sim 2019, "Computing receptive fields of convolutional neural networks", equation 2.
     """
 
@@ -81,7 +78,6 @@ class ReceptiveField:
 
 
 def _tensors(args: Sequence[Any]) -> list[Tensor]:
-    """Return the tensors among the arguments, also in lists (``cat``)."""
     flat = [item for arg in args for item in (arg if isinstance(arg, tuple | list) else [arg])]
     return [item for item in flat if isinstance(item, Tensor)]
 

@@ -41,16 +41,11 @@ class Adversarial(Task):
       only mean and covariance and does not detect missing modes.
 
     Args:
-        shape: Shape of an example.
-        low: Model input for black, one number per channel; None for data without bounds.
-        high: Model input for white, one number per channel; None for data without bounds.
-        classes: Number of classes of the data, if any.
-        class_names: One name per class.
+        low, high: Model inputs for black and white, one number per channel; None for data without bounds.
         loss_name: ``non_saturating``, ``least_squares``, ``hinge`` or ``wasserstein``.
         clip: Bound on the absolute values of the critic's weights; 0 for none.
         penalty: Weight of the critic's gradient penalty; None for 10 with ``wasserstein`` without ``clip``, and 0
             otherwise.
-        n_critic: Steps of the critic per step of the generator.
         critic_lr: Learning rate of the critic; None for that of the optimizer.
         generator_lr: Learning rate of the generator; None for that of the optimizer.
         features: Run folder of the classifier whose features `Quality` compares.
@@ -96,8 +91,7 @@ class Adversarial(Task):
     def stages(self, model: nn.Module) -> list[Stage]:
         """Return one stage in which critic and generator take turns.
 
-        Raises:
-            ConfigError: If the model has no generator and critic, or the critic has batch norm and a gradient penalty.
+        Raise ConfigError if the model has no generator and critic, or the critic has batch norm and a gradient penalty.
         """
         expected = "a model with a generator and a critic, such as gan or dcgan, for task=adversarial"
         check_parts(model, ("generator", "critic"), expected)
@@ -217,8 +211,7 @@ class Adversarial(Task):
     def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
         """Return examples from noise, or paths of at most eight steps between two examples of a class.
 
-        Raises:
-            ConfigError: If examples are given, or the generator does not know the requested class.
+        Raise ConfigError if examples are given, or the generator does not know the requested class.
         """
         if request.given is not None:
             expected = "no examples, as a generator reads only noise"

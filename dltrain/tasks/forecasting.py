@@ -31,11 +31,7 @@ class Forecasting(Task):
     ``ahead`` (B, horizon, columns): past and future values minus the shift, in the units of the data.
 
     Args:
-        horizon: Steps to predict.
-        columns: Number of series that are predicted together.
         season: Steps of a season, for the naive forecasts.
-        unit: Unit of the series, for plots.
-        target_names: One name per series.
         loss_name: ``mse``, ``l1`` or ``huber``, on normalized values.
     """
 

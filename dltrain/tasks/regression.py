@@ -27,8 +27,6 @@ class Regression(Task):
     the data.
 
     Args:
-        targets: Numbers to predict per example.
-        target_names: One name per number.
         loss_name: ``mse``, ``l1`` or ``huber`` (quadratic below 1).
     """
 
@@ -66,11 +64,7 @@ class Regression(Task):
 
 
 def check_target_names(names: Iterable[str], reserved: Iterable[str]) -> list[str]:
-    """Return the names if none of them is reserved in the output of `dltrain predict`.
-
-    Raises:
-        ConfigError: If one is.
-    """
+    """Return the names if none of them is reserved in the output of `dltrain predict`."""
     names, reserved = list(names), list(reserved)
     for name in filter(reserved.__contains__, names):
         hint = "The output of dltrain predict has other values under these names: rename the column."
