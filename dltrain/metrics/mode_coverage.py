@@ -36,8 +36,4 @@ def modes_found(real: Tensor, labels: Tensor, fake: Tensor, classes: int) -> dic
     good = nearest <= MAX_DISTANCE
     hits = torch.bincount(mode[good], minlength=classes)
     met = torch.minimum(hits / len(fake), counts / len(real))
-    return {
-        "modes": float((hits > 0).sum()),
-        "high_quality": float(good.double().mean()),
-        "coverage": float(met.sum()),
-    }
+    return {"modes": float((hits > 0).sum()), "high_quality": float(good.double().mean()), "coverage": float(met.sum())}

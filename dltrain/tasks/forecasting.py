@@ -10,14 +10,7 @@ from dltrain.errors import choose
 from dltrain.metrics.running import Mean
 from dltrain.plots import charts
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
-from dltrain.tasks.regression import (
-    LOSSES,
-    add_errors,
-    check_target_names,
-    denormalize,
-    denormalize_error,
-    mse_to_rmse,
-)
+from dltrain.tasks.regression import LOSSES, add_errors, check_target_names, denormalize, denormalize_error, mse_to_rmse
 
 RESERVED = ("input", "time", "step")  # other names in the output of `dltrain predict`
 ROUNDING = 1e-6  # MAE, relative to the worst naive forecast, below which a naive forecast is perfect up to float32
