@@ -20,8 +20,7 @@ def frechet(real: Tensor, fake: Tensor) -> float:
     the squared singular values of ``R R'^T``, which is exact also for fewer examples than features.
 
     Args:
-        real: Features, one row per example.
-        fake: Features of the other set.
+        real, fake: Features, one row per example.
 
     Returns:
         0 for equal means and covariances; NaN if a feature is not finite.
@@ -48,11 +47,7 @@ def classifier_score(logits: Tensor) -> float:
 
     .. math:: \exp \mathbb{E}_x \operatorname{KL}(p(y|x) \,\|\, p(y))
 
-    Args:
-        logits: One row per example, one column per class.
-
-    Returns:
-        From 1 to the number of classes.
+    From 1 to the number of classes; ``logits`` have one row per example, one column per class.
 
     Source: Salimans et al. 2016, section 4, arXiv:1606.03498, with an Inception network for ImageNet.
     Differs: over all examples at once, not the mean over ten parts.
@@ -69,12 +64,8 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, flo
     neighbor within the set.
 
     Args:
-        real: Features, one row per example.
-        fake: Features of the other set; scores depend on the sizes of the sets.
+        real, fake: Features, one row per example; scores depend on the sizes of the sets.
         k: Number of the neighbor; less if a set is smaller.
-
-    Returns:
-        Precision and recall, in [0, 1].
 
     Source: Kynkäänniemi et al. 2019, equations 1 and 2, arXiv:1904.06991; there k = 3.
     """

@@ -75,22 +75,14 @@ def norm(name: str, channels: int, dims: int, key: str = "model.norm") -> nn.Mod
     return choose(key, name, NORMS)(channels, dims)
 
 
-def _batch(channels: int, dims: int) -> nn.Module:
-    return nn.BatchNorm2d(channels) if dims else nn.BatchNorm1d(channels)
-
-
-def _layer(channels: int, dims: int) -> nn.Module:
-    return nn.GroupNorm(1, channels) if dims else nn.LayerNorm(channels)
-
-
 def _group(channels: int, dims: int) -> nn.Module:
     most = max(1, channels // 16)
     return nn.GroupNorm(next(groups for groups in range(most, 0, -1) if channels % groups == 0), channels)
 
 
 NORMS: Mapping[str, Callable[[int, int], nn.Module]] = {
-    "batch": _batch,
-    "layer": _layer,
+    "batch": lambda channels, dims: nn.BatchNorm2d(channels) if dims else nn.BatchNorm1d(channels),
+    "layer": lambda channels, dims: nn.GroupNorm(1, channels) if dims else nn.LayerNorm(channels),
     "group": _group,
     "none": nn.Identity,
 }

@@ -70,13 +70,11 @@ class Recurrent(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs at every step or after all steps."""
         states, _ = self.layers(self.steps(x))
-        return self.head(self.dropout(states if self.each_step else self._final(states)))
-
-    def _final(self, states: Tensor) -> Tensor:
-        """Return the state after all steps, (B, T, width) -> (B, width); the backward stack ends at the first step."""
-        if not self.bidirectional:
-            return states[:, -1]
-        return torch.cat([states[:, -1, : self.hidden_size], states[:, 0, self.hidden_size :]], dim=-1)
+        if not self.each_step and self.bidirectional:  # the backward stack ends at the first step
+            states = torch.cat([states[:, -1, : self.hidden_size], states[:, 0, self.hidden_size :]], dim=-1)
+        elif not self.each_step:
+            states = states[:, -1]
+        return self.head(self.dropout(states))
 
 
 def _open_forget_gates(layers: nn.Module, hidden_size: int) -> None:

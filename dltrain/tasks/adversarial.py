@@ -46,8 +46,7 @@ class Adversarial(Task):
         clip: Bound on the absolute values of the critic's weights; 0 for none.
         penalty: Weight of the critic's gradient penalty; None for 10 with ``wasserstein`` without ``clip``, and 0
             otherwise.
-        critic_lr: Learning rate of the critic; None for that of the optimizer.
-        generator_lr: Learning rate of the generator; None for that of the optimizer.
+        critic_lr, generator_lr: Learning rates; None for that of the optimizer.
         features: Run folder of the classifier whose features `Quality` compares.
 
     Source: Goodfellow et al. 2014, algorithm 1; losses: see `gan_losses`; clipping: Arjovsky et al. 2017, algorithm 1;
@@ -89,10 +88,7 @@ class Adversarial(Task):
         return {"answers": 1}
 
     def stages(self, model: nn.Module) -> list[Stage]:
-        """Return one stage in which critic and generator take turns.
-
-        Raise ConfigError if the model has no generator and critic, or the critic has batch norm and a gradient penalty.
-        """
+        """Return one stage in which critic and generator take turns."""
         expected = "a model with a generator and a critic, such as gan or dcgan, for task=adversarial"
         check_parts(model, ("generator", "critic"), expected)
         if self.penalty and has_batch_norm(model):
@@ -209,10 +205,7 @@ class Adversarial(Task):
         return charts.scatter(torch.cat([real, fake]), kinds, ["real", "generated"], "points")
 
     def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
-        """Return examples from noise, or paths of at most eight steps between two examples of a class.
-
-        Raise ConfigError if examples are given, or the generator does not know the requested class.
-        """
+        """Return examples from noise, or paths of at most eight steps between two examples of a class."""
         if request.given is not None:
             expected = "no examples, as a generator reads only noise"
             raise ConfigError(format_error("--given", expected, f"{len(request.given)} examples"))

@@ -53,10 +53,7 @@ class Autoencoding(Task):
         return {"statistics": self.statistics}
 
     def stages(self, model: nn.Module) -> list[Stage]:
-        """Return one stage that trains encoder and decoder.
-
-        Raise ConfigError if the model has no encoder and decoder.
-        """
+        """Return one stage that trains encoder and decoder."""
         expected = "a model with an encoder and a decoder, such as vae or autoencoder"
         check_parts(model, ("encoder", "decoder"), expected)
         return super().stages(model)
@@ -82,8 +79,6 @@ class Autoencoding(Task):
 
         Without a requested class, a conditional model draws one per example or path; given examples are reconstructed
         without a class.
-
-        Raise ConfigError if the model does not know the requested class.
         """
         if request.given is not None:
             given = request.given.to(request.device)

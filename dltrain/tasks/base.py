@@ -158,23 +158,16 @@ class Task(ABC):
 
         A task may add arguments with defaults; ``dltrain predict`` passes the flags of the same names.
 
-        Args:
-            batch: As for `evaluate`; targets are missing, NaN or -1.
-
-        Returns:
-            Plain Python lines in the units of the data: one per example, or as many as the data define.
-
-        Raise ConfigError if the task has no predictions for single examples.
+        The batch is as for `evaluate`, but targets are missing, NaN or -1. Lines are plain Python in the units of the
+        data: one per example, or as many as the data define. Raise ConfigError if the task has no such predictions.
         """
         raise ConfigError(format_error("task", "a task that predicts", type(self).__name__))
 
     def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
         """Return new examples, for ``dltrain generate``, with the model in evaluation mode.
 
-        Returns:
-            Examples of shape `Spec.shape`: images in [0, 1] from black to white, other data in their own units.
-
-        Raise ConfigError if the task or model does not support the request.
+        They have the shape `Spec.shape`: images in [0, 1] from black to white, other data in their own units. Raise
+        ConfigError if the task or model does not support the request.
         """
         hint = "Use dltrain predict RUN INPUT for predictions."
         raise ConfigError(format_error("generate", "a run whose task generates examples", type(self).__name__, hint))

@@ -75,10 +75,7 @@ class Layerwise(Classification):
     # --- pretraining ------------------------------------------------------------------------------------------------
 
     def stages(self, model: rbm.RBM) -> list[Stage]:
-        """Return one stage per layer, lowest first, and one for fine-tuning.
-
-        Raise ConfigError if the model has no such layers.
-        """
+        """Return one stage per layer, lowest first, and one for fine-tuning."""
         layers = rbm_layers(model)
         self.chains = [rbm.GibbsChains(self.cd_steps, self.persistent) for _ in layers]
         upward = [p for layer in layers for p in layer.up.parameters()] + list(model.head.parameters())
@@ -164,8 +161,6 @@ class Layerwise(Classification):
         """Return images after 1,000 Gibbs steps in the top layer, or reconstructions of given ones.
 
         Fine-tuning changes the weights, so that samples are better before it.
-
-        Raise ConfigError if a class or an interpolation is requested.
         """
         check_request(request)
         if request.given is None:

@@ -86,11 +86,6 @@ def pseudo_log_likelihood(rbm: RBM, states: Tensor, noise: Generator) -> Tensor:
     return total * (size / units.shape[1])
 
 
-def has_exact_likelihood(rbm: RBM) -> bool:
-    """Return whether the RBM is small enough to compute its partition function."""
-    return min(rbm.up.weight.shape) <= MAX_EXACT_UNITS
-
-
 def log_partition(rbm: RBM) -> Tensor:
     """Return ``log Z``: a sum over all states of the smaller side, in which the other side factorizes.
 

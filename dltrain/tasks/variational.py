@@ -133,13 +133,11 @@ class Variational(Autoencoding):
                 real.append(self.pixel_range.to_unit(batch["inputs"]))
         metrics = mean.read() | {"active_units": int((means.variance() > ACTIVE).sum())}
         if self.quality is not None:
-            metrics |= self._score_samples(model, self.quality, torch.cat(real)[:NUM_SCORED], noise)
+            scored = torch.cat(real)[:NUM_SCORED]
+            samples = [self._samples(model, len(rows), noise) for rows in scored.split(BATCH_SIZE)]
+            metrics |= self.quality.measure(scored, torch.cat(samples))
         notes = [] if metrics["active_units"] else [collapse_note(metrics["kl"], center.shape[1])]
         return Evaluation(metrics, {"mean example": self._baseline(numbers)}, {"collected": collected}, notes)
-
-    def _score_samples(self, model: nn.Module, quality: Quality, real: Tensor, noise: Generator) -> dict[str, float]:
-        samples = [self._samples(model, len(rows), noise) for rows in real.split(BATCH_SIZE)]
-        return quality.measure(real, torch.cat(samples))
 
     def _eval_targets(self, batch: Batch, noise: Generator) -> Tensor:
         unit = self.pixel_range.to_unit(batch["inputs"])
