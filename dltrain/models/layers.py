@@ -66,7 +66,6 @@ def norm(name: str, channels: int, dims: int, key: str = "model.norm") -> nn.Mod
 
     Args:
         name: ``batch``, ``layer``, ``group`` (groups of at least 16 channels) or ``none``.
-        channels: Features of a vector, or channels of a feature map.
         dims: 0 for vectors (B, channels), 2 for feature maps (B, channels, height, width).
 
     Source: Ioffe and Szegedy 2015; Ba, Kiros and Hinton 2016; Wu and He 2018, who find 16 channels per group best.
@@ -108,8 +107,6 @@ class Steps(nn.Module):
     """Sequence view of an input: rows of an image, steps of a series, or embedded tokens.
 
     Args:
-        features: Numbers per step, without a vocabulary.
-        hidden_size: Size of a token embedding.
         vocabulary: Number of distinct tokens; None for numeric inputs.
 
     Shape: (B, T, features), images (B, C, H, W) as H steps of C * W features, or tokens int64 (B, T) -> (B, T, width),
@@ -131,11 +128,6 @@ class Steps(nn.Module):
 class Positions(nn.Module):
     """Learned position embedding, added to every step.
 
-    Args:
-        length: Maximum number of steps.
-        width: Numbers per step.
-        std: Standard deviation of the initial embedding.
-
     Shape: (B, T, width) -> (B, T, width), T up to ``length``.
     """
 
@@ -156,10 +148,8 @@ class Block(nn.Module):
     """Pre-norm transformer block: self-attention and a two-layer network, each with a residual connection.
 
     Args:
-        width: Numbers per step.
         num_heads: Number of attention heads; divides ``width``.
         ffn_ratio: Width of the feed-forward layer, as a multiple of ``width``.
-        dropout: Dropout probability of the attention weights and of each branch's output.
 
     Raise ConfigError if ``num_heads`` does not divide ``width``.
     Shape: (B, T, width) -> (B, T, width).

@@ -47,7 +47,6 @@ class Adversarial(Task):
         penalty: Weight of the critic's gradient penalty; None for 10 with ``wasserstein`` without ``clip``, and 0
             otherwise.
         critic_lr, generator_lr: Learning rates; None for that of the optimizer.
-        features: Run folder of the classifier whose features `Quality` compares.
 
     Source: Goodfellow et al. 2014, algorithm 1; losses: see `gan_losses`; clipping: Arjovsky et al. 2017, algorithm 1;
     penalty: Gulrajani et al. 2017; two learning rates: Heusel et al. 2017.

@@ -36,7 +36,6 @@ class Turn:
     Args:
         parameters: The parameters that this turn updates; it must not change any others.
         loss: ``loss(batch, progress)``, where progress rises from 0 to 1 over the run.
-        every: Update only in every n-th step.
         lr: Learning rate at a schedule factor of 1; None for that of the optimizer.
     """
 
@@ -77,7 +76,6 @@ class Goal(NamedTuple):
 
     Args:
         evaluate: ``evaluate(model, batches)``, which returns that metric among others.
-        show: ``show(model, evaluation)``, images and text of that evaluation.
     """
 
     metric: str
@@ -94,7 +92,6 @@ class Stage:
         epochs: Passes over the data; None for those of the trainer.
         data: Training examples of the stage: ``train``, those with known targets, or ``unlabelled``, all of them
             without targets. The two are the same for data without held-back targets.
-        goal: Goal of this stage, if it is not that of the task.
     """
 
     name: str
@@ -110,7 +107,6 @@ class GenerateRequest:
 
     Args:
         noise: Source of all randomness, on the CPU, so that a seed means the same on every device.
-        label: Class of all examples; None for any class.
         given: Examples as the model reads them; each is reconstructed, in order. None to generate new ones.
         train: Returns the run's training batches, for models without a prior distribution.
     """

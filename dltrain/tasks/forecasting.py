@@ -24,7 +24,6 @@ class Forecasting(Task):
     ``ahead`` (B, horizon, columns): past and future values minus the shift, in the units of the data.
 
     Args:
-        season: Steps of a season, for the naive forecasts.
         loss_name: ``mse``, ``l1`` or ``huber``, on normalized values.
     """
 

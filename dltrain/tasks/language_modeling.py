@@ -94,9 +94,7 @@ class LanguageModeling(Task):
 
         Args:
             batch: ``inputs`` (B, T), whole texts of any length; ``targets`` (B, T), -1 if unknown.
-            length: Tokens to add.
             temperature: Sampling temperature; None for that of the task.
-            seed: Random seed of the continuation.
         """
         if self.decode is None:
             raise ConfigError(format_error("task.decode", "data that turn tokens into text", None))

@@ -32,7 +32,6 @@ class Layerwise(Classification):
         label_smoothing: Share of each target that is spread evenly over all classes, in fine-tuning.
         method: ``contrastive_divergence`` for restricted Boltzmann machines, or ``denoising`` for autoencoders with
             tied weights.
-        persistent: Continue the chains from step to step, instead of starting them at the data.
         noise: Share of the units that ``denoising`` sets to 0.
         pretrain_epochs: Epochs per layer; 0 for no pretraining.
         pretrain_lr: Learning rate of pretraining; None for that of the optimizer.

@@ -35,8 +35,6 @@ class Reconstruction(Autoencoding):
         amount: Amount of corruption; for images relative to [0, 1].
         sparsity: Weight of the divergence of each unit's mean activity from ``sparsity_target``; needs a sigmoid code.
         sparsity_target: Mean activity of each unit of a sparse code, in (0, 1).
-        latent_l1: Weight of the sum of the code's absolute values.
-        contraction: Weight of the squared norm of the code's Jacobian.
 
     Source: denoising, Vincent et al. 2010, section 3.3; sparse, Ng 2011, "Sparse autoencoder", section 3; contractive,
     Rifai et al. 2011, equation 2.

@@ -64,8 +64,6 @@ def requested_labels(model: nn.Module, request: GenerateRequest, count: int, dra
     """Return the classes of examples to generate, int64 (count,); None for an unconditional model.
 
     Args:
-        model: Generative model.
-        count: Number of labels.
         draw: Draw random classes if none is requested; otherwise return None.
 
     Raise ConfigError if the model does not know the requested class.

@@ -36,10 +36,8 @@ class Variational(Autoencoding):
         likelihood: ``bernoulli`` for numbers in [0, 1] (not only 0 and 1), ``gaussian``, or ``auto``: bernoulli for
             images, gaussian otherwise.
         std: Standard deviation of the Gaussian likelihood; for images relative to [0, 1].
-        beta: Weight of the KL divergence in training.
         warmup: Share of the run over which beta rises from 0.
         binarise: Draw each pixel as 0 or 1 with its value as the probability, each time it is read.
-        importance_samples: Codes per example in an evaluation.
         features: Run folder of the classifier whose features `Quality` compares; None to skip these scores.
 
     Raise ConfigError if the likelihood is unknown or does not fit the data.
