@@ -1,6 +1,7 @@
 """What many tests need: small files in the formats that dltrain reads, and runs made of them."""
 
 import contextlib
+import gc
 import io
 import os
 import struct
@@ -21,6 +22,13 @@ def write_idx(path: Path, values: np.ndarray) -> None:
     """An array of bytes in MNIST's format."""
     magic = BYTES_3D if values.ndim == 3 else BYTES_1D
     path.write_bytes(struct.pack(f">{1 + values.ndim}I", magic, *values.shape) + values.astype(np.uint8).tobytes())
+
+
+@pytest.fixture(autouse=True)
+def imports_are_frozen() -> None:
+    """A run collects garbage before it trains: keep the collector from walking all that was imported."""
+    gc.collect(1)
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The whole product: every option composes, every sensible pair trains and loads back, every other is refused."""
+"""Every option of every group is trained; `slow` tests train every sensible combination of model, data and task."""
 
 import itertools
 import json
@@ -64,14 +64,39 @@ TRAINED = [t for t in SENSIBLE if t[1] == "digits" or t[2] in MADE_FOR.get(t[0],
 RULE = [(m, d, "perceptron_rule") for m, d, t in SENSIBLE if t == "classification"]
 TRAINED += [t for t in RULE if t[0] == "perceptron"]
 REFUSED = [t for t in TRIPLES if t not in SENSIBLE and t not in RULE]
-# What models that are made for one task do with data that differ from others in nothing they see is left to `slow`.
-ALIKE = {"fashion_mnist", "npz", "cifar10"}
+# Data of one kind differ in nothing that a model sees: the default tests take one of each.
+KIND = dict.fromkeys(PICTURES - {"image_folder"}, "pixels") | {"gates": "points", "ring": "points"}
+ALIKE = set(OPTIONS["data"]) - set({KIND.get(data, data): data for data in reversed(OPTIONS["data"])}.values())
+SUPERVISED = {"classification", "regression", "forecasting", "language_modeling"}
+
+
+def covering(triples: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """Every model with each of its tasks, every task with each kind of data, every data set."""
+    seen, found = set(), []
+    for model, data, task in sorted(triples, key=lambda triple: triple[1] != "digits"):
+        facts = {(model, task), (KIND.get(data, data), task), data}
+        if not facts <= seen:
+            seen |= facts
+            found.append((model, data, task))
+    return found
+
+
+COVERING = covering(TRAINED)
+SCHEDULES = sorted(file.stem for file in (CONF / "optimizer" / "schedule").glob("*.yaml"))
+SETTINGS = [f"{group}={name}" for group in ("optimizer", "regularization") for name in OPTIONS[group]]
+SETTINGS += [f"optimizer/schedule={name}" for name in SCHEDULES]
+# Each setting is tried with one of the cases.
+SETTING_OF = dict(zip([t for t in COVERING if t[2] in SUPERVISED], SETTINGS, strict=False))
 NEVER_NOTHING = {"variational", "contrastive_divergence"}  # the loss of examples that are known by heart is not near 0
 SMALLER = {
     "cnn": ["model.hidden_size=[16]"],
     "dbn": ["model.hidden_size=[32,32]"],
     "dcgan": ["model.hidden_size=8"],
     "rbm": ["model.hidden_size=32"],
+    "gpt": ["model.hidden_size=32", "model.num_heads=2", "model.num_layers=2"],
+    "gpt_moby_dick_cpu": ["data.batch_size=2"],
+    "gpt_shakespeare_cpu": ["data.batch_size=2"],
+    "cifar10_cnn": ["data.batch_size=8"],
     "layerwise_mnist": ["data.num_labels=20"],
 }
 RATES = {"perceptron": 3e-2, "mlp": 1e-2, "cnn": 1e-3}
@@ -94,35 +119,36 @@ def test_every_option_is_known_to_these_tests() -> None:
     assert set(OPTIONS["task"]) == set.union({"perceptron_rule"}, *TASKS.values(), *map(set, MADE_FOR.values()))
 
 
-@pytest.mark.parametrize(
-    ("group", "option"),
-    [(g, o) for g, options in OPTIONS.items() for o in options]
-    + [("optimizer/schedule", file.stem) for file in sorted((CONF / "optimizer" / "schedule").glob("*.yaml"))],
-)
-def test_every_option_of_every_group_composes(group: str, option: str) -> None:
-    job = compose.compose([f"{group}={option}"])
-    assert job.choices[group] == option
+def test_every_setting_is_tried() -> None:
+    assert set(SETTING_OF.values()) == set(SETTINGS)
 
 
-def some(triples: Iterable[tuple[str, str, str]], slow: set[str]) -> list[Any]:
-    """All of these triples; models that are made for one task on these data are slow tests."""
-    late = pytest.mark.slow
-    return [pytest.param(*t, marks=late) if t[0] in MADE_FOR and t[1] in slow else t for t in triples]
+@pytest.mark.parametrize("option", OPTIONS["device"])
+def test_every_device_composes(option: str) -> None:
+    assert compose.compose([f"device={option}"]).choices["device"] == option
 
 
-@pytest.mark.parametrize(("model", "data", "task"), some(TRAINED, ALIKE))
+def others_are_slow(default: list[tuple[str, str, str]], triples: Iterable[tuple[str, str, str]]) -> list[Any]:
+    """All of these triples, of which the default tests train only some."""
+    return [t if t in default else pytest.param(*t, marks=pytest.mark.slow) for t in triples]
+
+
+@pytest.mark.parametrize(("model", "data", "task"), others_are_slow(COVERING, TRAINED))
 def test_a_sensible_pair_trains_evaluates_saves_and_loads_back_equal(
     model: str, data: str, task: str, here: Path, small: Callable[[str], list[str]], own_files: dict[str, Path]
 ) -> None:
-    column = ["data.column=price"] if task == "regression" else []
-    job = composed(model, data, task, small, "trainer.max_steps=2", f"hydra.run.dir={here}/run", "device=cpu", *column)
+    more = ["trainer.max_steps=2", f"hydra.run.dir={here}/run", "device=cpu"]
+    more += ["data.column=price"] if task == "regression" else []
+    more += [SETTING_OF[model, data, task]] if (model, data, task) in SETTING_OF else []
+    job = composed(model, data, task, small, *more)
     outcome = launch.train(job, Console(), 0.0)
     assert outcome.state == "finished"
     result = json.loads((here / "run" / "result.json").read_text())
     again = assemble.build_components(job)
     assert result["steps"] == 2 * len(again.task.stages(again.model))
     checkpoints = Checkpoints(here / "run")
-    again.model.load_state_dict(checkpoints.load("best.pt")["model"])
+    state = checkpoints.load("best.pt")
+    again.model.load_state_dict((state.get("average") or state)["model"])
     batches = dry_run.build_batches(again, again.data.load())
     again.model.eval()
     with torch.inference_mode():
@@ -132,7 +158,10 @@ def test_a_sensible_pair_trains_evaluates_saves_and_loads_back_equal(
 
 @pytest.mark.parametrize(
     ("model", "data", "task"),
-    some((t for t in TRAINED if t[2] not in NEVER_NOTHING), ALIKE | {"mnist", "image_folder"}),
+    others_are_slow(
+        list({(m, t): (m, d, t) for m, d, t in reversed(COVERING)}.values()),
+        [t for t in TRAINED if t[2] not in NEVER_NOTHING],
+    ),
 )
 def test_one_batch_can_be_learned_by_heart(model: str, data: str, task: str, small: Callable[[str], list[str]]) -> None:
     column = ["data.column=price"] if task == "regression" else []
@@ -153,23 +182,27 @@ def test_one_batch_can_be_learned_by_heart(model: str, data: str, task: str, sma
     assert last <= 0.1 * first  # a perceptron may have known a single example from the start
 
 
-def jobs_to_refuse(small: Callable[[str], list[str]]) -> Iterator[tuple[Job, Spec, str]]:
-    """Every pair that makes no sense; model and task are swapped into a composed job, faster than composing."""
+def jobs_to_refuse(data: str, small: Callable[[str], list[str]]) -> Iterator[tuple[Job, Spec, str]]:
+    """Every pair with these data that makes no sense; swapping model and task is faster than composing each."""
     yaml = {(group, name): node for group in ("model", "task") for name, node in compose.options(group, ()).items()}
     yaml = {key: {k: v for k, v in node.items() if k != "defaults"} for key, node in yaml.items()}
-    for data in OPTIONS["data"]:
-        job = compose.compose(["model=mlp", *small(data)])
-        spec = instantiate.build(job.resolved["data"], "data", job.allow).spec
-        for model, task in itertools.product(OPTIONS["model"], OPTIONS["task"]):
-            if (model, data, task) in REFUSED:
-                config = {**job.config, "model": yaml["model", model], "task": yaml["task", task]}
-                choices = {**job.choices, "model": model, "task": task}
-                yield Job(config, choices, job.overrides, None, None), spec, f"{model} {data} {task}"
+    job = compose.compose(["model=mlp", *small(data)])
+    spec = instantiate.build(job.resolved["data"], "data", job.allow).spec
+    for model, task in itertools.product(OPTIONS["model"], OPTIONS["task"]):
+        if (model, data, task) in REFUSED:
+            config = {**job.config, "model": yaml["model", model], "task": yaml["task", task]}
+            choices = {**job.choices, "model": model, "task": task}
+            yield Job(config, choices, job.overrides, None, None), spec, f"{model} {data} {task}"
 
 
-def test_every_other_pair_is_refused_and_told_what_fits(here: Path, small: Callable[[str], list[str]]) -> None:
+@pytest.mark.parametrize(
+    "data", [pytest.param(data, marks=pytest.mark.slow) if data in ALIKE else data for data in OPTIONS["data"]]
+)
+def test_every_other_pair_is_refused_and_told_what_fits(
+    data: str, here: Path, small: Callable[[str], list[str]]
+) -> None:
     count = 0
-    for job, spec, name in jobs_to_refuse(small):
+    for job, spec, name in jobs_to_refuse(data, small):
         count += 1
         with pytest.raises(ConfigError) as caught:
             assemble.build_model(job, assemble.build_task(job, spec)[1])
@@ -177,7 +210,7 @@ def test_every_other_pair_is_refused_and_told_what_fits(here: Path, small: Calla
         chosen = [f"{group}={option} " for group, option in zip(("model", "data", "task"), name.split(), strict=True)]
         assert sum(choice in message for choice in chosen) >= 2, message
         assert "Data that fit" in message or "It is made for" in message, message
-    assert count == len(REFUSED)
+    assert count == sum(triple[1] == data for triple in REFUSED)
     assert not (here / "outputs").exists()
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -45,7 +45,12 @@ class Film:
         """Write the GIF if there are frames."""
         frames = self.frames()
         stride = -(-len(frames) // MAX_FRAMES) or 1
-        pictures = list(_open_frames(frames[::-1][::stride][::-1]))  # counted from the last, which is always shown
+        pictures = []
+        for frame in frames[::-1][::stride][::-1]:  # counted from the last, which is always shown
+            # Pillow raises almost any exception for damaged files, and starts other programs for some formats but PNG.
+            with contextlib.suppress(Exception), Image.open(frame, formats=("PNG",)) as picture:
+                if picture.width * picture.height <= MAX_PIXELS:
+                    pictures.append(picture.convert("RGB"))
         if pictures:
             write_atomic(self.folder / FILM, encode_gif(pictures, FRAME_MS, LAST_FRAME_MS))
 
@@ -68,12 +73,3 @@ def encode_gif(pictures: Sequence[Image.Image], frame_ms: int, last_frame_ms: in
 def to_pil(picture: Tensor) -> Image.Image:
     """Convert a uint8 picture of shape (3, height, width) to a Pillow image."""
     return Image.fromarray(picture.detach().cpu().permute(1, 2, 0).contiguous().numpy())
-
-
-def _open_frames(frames: Sequence[Path]) -> Iterator[Image.Image]:
-    """Yield the readable frames: some may be damaged by a power failure or not be pictures at all."""
-    for frame in frames:
-        # Pillow raises almost any exception for invalid files, and starts other programs for some formats but PNG.
-        with contextlib.suppress(Exception), Image.open(frame, formats=("PNG",)) as picture:
-            if picture.width * picture.height <= MAX_PIXELS:
-                yield picture.convert("RGB")

@@ -49,7 +49,8 @@ class Tracker:
         self._last: dict[str, float] = {}
         first = not any(folder.glob(f"{EVENTS}*"))
         self._lines = _open_lines(folder / METRICS, purge_step)
-        self._last_logged = _last_line(folder / METRICS)
+        logged = (folder / METRICS).read_text("utf-8").splitlines()
+        self._last_logged = safe_read.parse_mapping(logged[-1]) if logged else {}
         self.film = Film(folder, purge_step)
         self._file = open(folder / _file_name(folder), "xb")  # noqa: SIM115
         self._events = RecordWriter(self._file)
@@ -182,11 +183,6 @@ def _open_lines(path: Path, purge_step: int | None) -> TextIO:
         kept = [line for line in path.read_bytes().splitlines(keepends=True) if _keep(line, purge_step)]
         write_durable(path, b"".join(kept))
     return open(path, "a", encoding="utf-8")
-
-
-def _last_line(path: Path) -> dict[str, Any]:
-    lines = path.read_text("utf-8").splitlines()
-    return safe_read.parse_mapping(lines[-1]) if lines else {}
 
 
 def _keep(line: bytes, purge_step: int | None) -> bool:

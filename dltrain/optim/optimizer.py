@@ -99,7 +99,11 @@ class Optimizer:
         if self.scaler is None:
             self._bare_step()
         else:
-            self._step_scaled(self.scaler)
+            # The scale falls after an overflow and only then: this counts skipped steps without waiting for the device.
+            before = self.scaler.scale(self._one)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.skipped += self.scaler.scale(self._one) < before
         self.drop_gradients()
         return norm
 
@@ -112,13 +116,6 @@ class Optimizer:
         if self._weight_sum is not None:
             torch._foreach_div_(gradients, self._weight_sum)
         return self.regularizer.apply(gradients, measure)
-
-    def _step_scaled(self, scaler: torch.amp.GradScaler) -> None:
-        # The scale falls after an overflow and only then: this counts skipped steps without waiting for the device.
-        before = scaler.scale(self._one)
-        scaler.step(self.optimizer)
-        scaler.update()
-        self.skipped += scaler.scale(self._one) < before
 
     def drop_gradients(self) -> None:
         """Set all gradients to None, in half the time of ``zero_grad``."""

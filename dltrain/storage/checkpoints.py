@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -12,11 +13,14 @@ from typing import Any
 import torch
 
 from dltrain.errors import CheckpointError
-from dltrain.storage import manifest
+from dltrain.storage import safe_read
 from dltrain.storage.atomic import PendingFile, commit, replace_link, temp_path, write_durable, write_temp
 from dltrain.storage.background_writer import BackgroundWriter
 from dltrain.storage.checkpoint_format import FORMAT, canonical, describe_load_error, find_damage, load_file, upgrade
 from dltrain.storage.run_files import BEST, CHECKPOINTS, LAST, MANIFEST
+
+# Files listed in the manifest may be deleted, so a manifest must not name anything else.
+CHECKPOINT_NAME = re.compile(r"step-[\d-]+\.pt", re.ASCII)
 
 Pending = tuple[PendingFile, dict[str, Any]]  # a written checkpoint and its manifest entry without hash and size
 
@@ -102,7 +106,7 @@ class Checkpoints:
         commit(file, self.path / name)
         listed = {**self.read_manifest(), name: {**entry, "sha256": file.sha256, "bytes": file.size}}
         files = {**self._scan(), **listed}
-        names = manifest.sort_by_step(files)
+        names = sort_by_step(files)
         best = [file for file in names if files[file]["best"]]
         kept = {name, *names[-self.keep_last :], *best[-self.keep_best :]}
         listed = {name: listed[name] for name in listed if name in kept}
@@ -126,13 +130,14 @@ class Checkpoints:
         best = self.path / BEST
         target = os.readlink(best) if best.is_symlink() else None
         files = self.path.glob("step-*.pt")
-        return {file.name: {"step": manifest.step_of(file.name), "best": file.name == target} for file in files}
+        return {file.name: {"step": step_of(file.name), "best": file.name == target} for file in files}
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def read_manifest(self) -> dict[str, Any]:
         """Return file name -> entry; empty if the manifest is missing or invalid."""
-        return manifest.read_manifest(self.path)
+        entries = safe_read.read_mapping(self.path / MANIFEST)
+        return entries if all(is_entry(name, entry) for name, entry in entries.items()) else {}
 
     def read_entry(self, name: str) -> dict[str, Any]:
         """Return the manifest entry of ``last.pt``, ``best.pt`` or a file."""
@@ -144,7 +149,7 @@ class Checkpoints:
         The manifest is written before the links and takes precedence. Without a best checkpoint, the last is the best.
         """
         files = self.read_manifest()
-        names = [file for file in manifest.sort_by_step(files) if name != BEST or files[file]["best"]]
+        names = [file for file in sort_by_step(files) if name != BEST or files[file]["best"]]
         if name in (LAST, BEST) and names:
             return names[-1]
         link = self.path / name
@@ -182,7 +187,7 @@ class Checkpoints:
             Its file name, its content, and why newer ones were skipped.
         """
         skipped: list[str] = []
-        for name in reversed(manifest.sort_by_step({**self._scan(), **self.read_manifest()})):
+        for name in reversed(sort_by_step({**self._scan(), **self.read_manifest()})):
             try:
                 return name, self.load(name), skipped
             except CheckpointError as error:
@@ -192,3 +197,24 @@ class Checkpoints:
     def find_damage(self, file: Path) -> str | None:
         """Return what is wrong with a file, or None; files not in the manifest are checked by their own checksums."""
         return find_damage(file, self.read_manifest().get(file.name, {}).get("sha256"))
+
+
+def is_entry(name: str, entry: Any) -> bool:
+    """Return whether a manifest entry is valid: a checkpoint's name, and numbers or null except for the hash."""
+    if not (CHECKPOINT_NAME.fullmatch(name) and isinstance(entry, dict)):
+        return False
+    complete = entry.keys() >= {"step", "best", "sha256"} and type(entry["step"]) is int
+    values = [value for key, value in entry.items() if key not in ("step", "best", "sha256") and value is not None]
+    numeric = all(isinstance(value, float) or safe_read.is_number(value) for value in values)
+    return complete and numeric and isinstance(entry["sha256"], str)
+
+
+def sort_by_step(files: dict[str, Any]) -> list[str]:
+    """Return file names, oldest first; checkpoints of the same step in the order they were written."""
+    return sorted(files, key=lambda name: (files[name]["step"], len(name), name))
+
+
+def step_of(name: str) -> int:
+    """Return the step in a checkpoint's file name, or -1."""
+    digits = name.removeprefix("step-").split("-")[0].split(".")[0]
+    return int(digits) if digits.isascii() and digits.isdigit() else -1

@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from dltrain.errors import CheckpointError
-from dltrain.storage.checkpoints import Checkpoints
-from dltrain.storage.manifest import step_of
+from dltrain.storage.checkpoints import Checkpoints, step_of
 
 
 def state(value: float = 1.0) -> dict[str, Any]:
