@@ -133,7 +133,7 @@ def scatter(figure: "Figure", points: Tensor, classes: Tensor | None, names: Seq
     inside = ((points >= low) & (points <= high)).all(1)
     outside = len(points) - int(inside.sum())
     figure.set_layout_engine("none")  # the axes of all frames of a film are in the same place
-    axes = figure.add_axes((0.15, 0.21, 0.82, 0.714), aspect="equal")
+    axes = figure.add_axes((0.15, 0.21, 0.79, 0.714), aspect="equal")
     axes.set_title(short(title, 38) + (f" ({outside:,} outside)" if outside else ""))
     axes.set(xlim=(float(low[0]), float(high[0])), ylim=(float(low[1]), float(high[1])))
     axes.locator_params(nbins=5)
