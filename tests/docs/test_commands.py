@@ -23,6 +23,7 @@ SLOW = re.compile(r"mnist|cifar10|shakespeare|moby_dick|ring_gan|^dltrain -m |--
 SHORT = {
     "": ["trainer.max_steps=2", "trainer.epochs=null", "device=cpu"],
     "gpt": ["model.num_layers=1", "model.hidden_size=16"],
+    "layerwise": ["data.num_labels=20"],
     "image_folder": ["data.workers=0", "data.image_size=16"],
     "^dltrain( model=(lstm|gru|transformer).*)?$": ["data.window=24"],
 }
@@ -70,6 +71,8 @@ def kind_of_run(line: str, small: Callable[[str], list[str]]) -> list[str]:
     """What is trained for a command that asks for RUN or latest."""
     if "generate" in line:
         return ["model=vae", "data=digits", "trainer.max_steps=2"]
+    if "features" in line:
+        return ["model=mlp", *small("fashion_mnist"), "trainer.max_steps=2"]
     if "INPUT" in line:
         return ["model=mlp", *small("csv"), "trainer.max_steps=2"]
     return ["forecast"] if "predict" in line else ["plain"]
