@@ -47,6 +47,7 @@ def test_jobs_of_a_sweep_of_an_example_resume_and_predict(
     assert lines and all(keys <= set(line) for line in lines)
 
 
+@pytest.mark.slow
 def test_spirals_are_learned(here: Path) -> None:
     typed = ["model=mlp", "data=spirals", "optimizer.lr=0.01", "trainer.epochs=20", "allow_targets=[my_data]"]
     assert main([*CONF, *typed, "device=cpu", "hydra.run.dir=run"]) == 0
