@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dltrain.data.inputs import InputFiles
 from dltrain.data.spec import Inputs, Source, Spec, Splits
+from dltrain.errors import ConfigError, format_error
 
 
 class Prepare(nn.Module):
@@ -53,8 +54,12 @@ class Spirals:
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
         """Read points for ``dltrain predict``: CSV files with two numbers per line."""
-        for file in files.expand("CSV files with two numbers per line"):
-            with file.open_text() as lines:
-                points = torch.tensor([[float(x), float(y)] for x, y in csv.reader(lines)])
+        expected = "CSV files with two numbers per line"
+        for file in files.expand(expected):
+            try:
+                with file.open_text() as lines:
+                    points = torch.tensor([[float(x), float(y)] for x, y in csv.reader(lines)]).view(-1, 2)
+            except ValueError as error:
+                raise ConfigError(format_error(f"INPUT {file.number}", expected, file.path, f"{error}.")) from None
             names = [{"input": file.path.name, "line": number + 1} for number in range(len(points))]
             yield Inputs({"points": points}, names)

@@ -6,8 +6,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.running import Mean
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Task
+from dltrain.tasks.regression import denormalize, target_values
 
 
 class Quantiles(Task):
@@ -22,6 +24,8 @@ class Quantiles(Task):
     better: ClassVar[Literal["min", "max"]] = "min"
 
     def __init__(self, targets: int, quantiles: list[float]) -> None:
+        if targets != 1:
+            raise ConfigError(format_error("task.targets", "1, the only number of targets supported", targets))
         self.quantiles = quantiles
 
     def facts(self) -> dict[str, Any]:
@@ -37,7 +41,7 @@ class Quantiles(Task):
         """Return the loss and the share of targets between the lowest and the highest quantile."""
         mean = Mean()
         for batch in batches:
-            predicted, target = model(batch["inputs"]).float(), self._target(batch)
+            predicted, target = model(batch["inputs"]).float(), target_values(batch)[:, 0]
             inside = (predicted.amin(1) <= target) & (target <= predicted.amax(1))
             loss = self._pinball(predicted, batch).mean()
             mean.add(len(predicted), loss=loss, pinball=loss, coverage=inside.float().mean())
@@ -45,13 +49,10 @@ class Quantiles(Task):
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return the quantiles in the units of the data."""
-        values = model(batch["inputs"]).double() * batch["scale"] + batch["shift"]
-        return [dict(zip(map(str, self.quantiles), row, strict=True)) for row in values.tolist()]
-
-    def _target(self, batch: Batch) -> Tensor:
-        return batch.get("values", batch["targets"])[:, 0]
+        rows = denormalize(model(batch["inputs"]), batch).tolist()
+        return [dict(zip(map(str, self.quantiles), row, strict=True)) for row in rows]
 
     def _pinball(self, predicted: Tensor, batch: Batch) -> Tensor:
-        error = self._target(batch)[:, None] - predicted
+        error = target_values(batch) - predicted
         quantiles = torch.tensor(self.quantiles, device=error.device)
         return torch.maximum(quantiles * error, (quantiles - 1) * error)

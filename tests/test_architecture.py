@@ -1,6 +1,7 @@
 """The import rules: which package may know which, and where a library may be used."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,12 @@ def test_a_module_imports_only_packages_below_its_own(file: Path) -> None:
 
 def test_every_package_has_a_floor() -> None:
     assert {package_of(file) for file in FILES} - {"__init__", "__main__"} == set(FLOOR)
+
+
+def test_the_page_lists_the_packages_in_this_order() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    rows = [line for line in page.splitlines() if re.match(r"\| \d", line)]
+    assert [re.findall(r"`(\w+)`", row) for row in rows] == FLOORS
 
 
 def test_no_two_modules_import_each_other() -> None:

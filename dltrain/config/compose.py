@@ -3,7 +3,7 @@
 import functools
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +11,16 @@ from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
 
 from dltrain.config import interpolation, overrides
-from dltrain.config.composer import Composer, hydra_errors
+from dltrain.config.composer import Composer, first_name, hydra_errors, module_names, plain
 from dltrain.config.groups import conf_dir, search_dirs
 from dltrain.config.plain import resolve
 from dltrain.errors import ConfigError
+
+LOCATIONS = ("hydra", "sweep")  # where a run goes is not part of its configuration
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Job:
         overrides: The overrides as Hydra parses them, without those of the run's location.
         run_dir: The run folder that was named, or None for a new one.
         sweep_dir: The sweep's folder that was named, or None for a new one.
-        config_dirs: Folders searched before dltrain's own.
+        config_dirs: Folders searched after dltrain's own.
         allow: Prefixes of modules that the command line allows YAML to name.
         sweep_resume: The folder of the sweep to resume, or None for a new one.
     """
@@ -65,13 +68,6 @@ class Job:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
-def checkout() -> Path | None:
-    """Return the checkout that contains the current folder, if dltrain runs from one."""
-    root = Path(__file__).parents[2]
-    inside = (root / "conf" / "config.yaml").is_file() and Path.cwd().is_relative_to(root)
-    return root if inside else None
-
-
 def compose(typed: list[str], config_dirs: tuple[str, ...] = ()) -> Job:
     """Compose one run.
 
@@ -94,7 +90,7 @@ def expand(typed: list[str], config_dirs: tuple[str, ...] = (), sweep: bool = Tr
         errors += wrong
         for combination in itertools.product(*values):
             try:
-                jobs.append(Job(**composer.compose(combination)._asdict()))
+                jobs.append(_job_of(composer.compose(combination), combination, config_dirs))
             except ConfigError as error:
                 errors += error.problems
     if errors:
@@ -102,13 +98,23 @@ def expand(typed: list[str], config_dirs: tuple[str, ...] = (), sweep: bool = Tr
     return jobs
 
 
+def _job_of(whole: DictConfig, parsed: Sequence[Override], config_dirs: tuple[str, ...]) -> Job:
+    """Separate dltrain's configuration from Hydra's."""
+    choices = {k: v for k, v in whole.hydra.runtime.choices.items() if v is not None and not k.startswith("hydra/")}
+    with hydra_errors():
+        places = (whole.hydra.run.dir, whole.hydra.sweep.dir)
+    run_dir, sweep_dir = (None if place in ("auto", "", None) else str(place) for place in places)
+    typed = tuple(str(o.input_line) for o in parsed if first_name(o) not in LOCATIONS)
+    config = {key: value for key, value in plain(whole).items() if key not in LOCATIONS}
+    allow = tuple(module_names(config.get("allow_targets")))
+    resumed = OmegaConf.select(whole, "sweep.resume")
+    resumed = None if resumed is None else str(resumed)
+    return Job(config, choices, typed, run_dir, sweep_dir, config_dirs, allow, resumed)
+
+
 @contextmanager
 def session(config_dirs: tuple[str, ...], sweep: bool) -> Iterator[Composer]:
-    """Initialize Hydra for dltrain's groups and the user's own.
-
-    Raises:
-        ConfigError: If a folder does not exist.
-    """
+    """Initialize Hydra for dltrain's groups and the user's own."""
     search_dirs(config_dirs)
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3", job_name="dltrain"):
@@ -126,5 +132,7 @@ def options(group: str, config_dirs: tuple[str, ...]) -> Mapping[str, dict[str, 
 
 
 def default_root() -> Path:
-    """Return the folder of runs: ``outputs`` of the checkout, or else of the current folder."""
-    return (checkout() or Path(os.getcwd())) / "outputs"
+    """Return the folder of runs: ``outputs`` of the checkout that the current folder is in, else of that folder."""
+    root = Path(__file__).parents[2]
+    in_checkout = (root / "conf" / "config.yaml").is_file() and Path.cwd().is_relative_to(root)
+    return (root if in_checkout else Path.cwd()) / "outputs"

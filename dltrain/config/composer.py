@@ -5,7 +5,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import hydra
 from hydra.core.override_parser.types import Override, OverrideType
@@ -20,23 +20,8 @@ from dltrain.errors import ConfigError, format_error
 # The only key of Hydra that a user may set, in a run or in a sweep. Its plugins, callbacks and loggers would run any
 # code that they name.
 SETTABLE_IN_HYDRA = {False: "hydra.run.dir", True: "hydra.sweep.dir"}
-# Where a run goes is not part of its configuration.
-LOCATIONS = ("hydra", "sweep")
 # Parts of Hydra's configuration that differ from run to run and have no effect here.
 FREE_IN_HYDRA = ("run", "sweep", "runtime", "overrides", "job", "searchpath")
-
-
-class Composed(NamedTuple):
-    """The fields of a `dltrain.config.compose.Job`."""
-
-    config: dict[str, Any]
-    choices: dict[str, str]
-    overrides: tuple[str, ...]
-    run_dir: str | None
-    sweep_dir: str | None
-    config_dirs: tuple[str, ...]
-    allow: tuple[str, ...]
-    sweep_resume: str | None
 
 
 class Composer:
@@ -56,7 +41,6 @@ class Composer:
         self.base = functools.cache(self._call_hydra)
 
     def _find_options(self, group: str) -> list[str]:
-        """Return the names of the options of a group."""
         files = (file for folder in self.folders for file in (folder / group).glob("*.yaml")) if group else ()
         return sorted({file.stem for file in files})
 
@@ -64,12 +48,8 @@ class Composer:
         with hydra_errors():
             return hydra.compose("config", [*overrides, *search_path(self.config_dirs)], return_hydra_config=True)
 
-    def compose(self, parsed: Sequence[Override]) -> Composed:
-        """Compose one run.
-
-        Raises:
-            ConfigError: With one line for each error.
-        """
+    def compose(self, parsed: Sequence[Override]) -> DictConfig:
+        """Compose and check one run; the result has Hydra's own keys, too."""
         chosen = [o for o in parsed if not is_hydras(o) and self.options(o.key_or_group)]
         values = [o for o in parsed if o not in chosen]
         found = {id(o): self.wrong_option(o) for o in chosen}
@@ -83,11 +63,17 @@ class Composer:
         errors += [*interpolation.unresolvable(content), *schema.out_of_range(content), *validation.endless(content)]
         if self.config_dirs or any(o.type is not OverrideType.CHANGE or isinstance(o.value(), dict) for o in parsed):
             errors += self._structure_errors(whole, content)
-        allow, not_allowed = _allowed_modules(parsed, content)
-        errors += [*not_allowed, *self._misplaced_sweep(whole)]
+        typed = next((o.value() for o in reversed(parsed) if o.key_or_group == "allow_targets"), None)
+        allowed = module_names(content.get("allow_targets"))
+        if allowed not in ([], module_names(typed)):
+            expected = "this key on the command line only"
+            errors.append(format_error("allow_targets", expected, allowed, "No YAML may set it."))
+        if not self.sweep and (name := OmegaConf.select(whole, "sweep.resume")) is not None:
+            hint = "A single run is resumed by: dltrain resume RUN"
+            errors.append(format_error("sweep.resume", "-m with it", name, hint))
         if errors:
             raise ConfigError(*errors)
-        return self._take_apart(whole, parsed, allow)
+        return whole
 
     def wrong_option(self, override: Override) -> str | None:
         """Return the error in ``group=option``, or None. A deleted group is checked in the whole configuration."""
@@ -115,44 +101,20 @@ class Composer:
         keys = shape or validation.misplaced_keys(content, plain(own), self.groups)
         return [*(f"hydra.{name}: {refused}" for name in touched), *keys]
 
-    def _misplaced_sweep(self, whole: DictConfig) -> list[str]:
-        """Return the error if a sweep to resume is named without ``-m``."""
-        name = OmegaConf.select(whole, "sweep.resume")
-        if self.sweep or name is None:
-            return []
-        return [format_error("sweep.resume", "-m with it", name, "A single run is resumed by: dltrain resume RUN")]
 
-    def _take_apart(self, whole: DictConfig, parsed: Sequence[Override], allow: list[str]) -> Composed:
-        """Separate dltrain's configuration from Hydra's."""
-        choices = {k: v for k, v in whole.hydra.runtime.choices.items() if v is not None and not k.startswith("hydra/")}
-        with hydra_errors():
-            places = (whole.hydra.run.dir, whole.hydra.sweep.dir)
-        run_dir, sweep_dir = (None if place in ("auto", "", None) else str(place) for place in places)
-        typed = tuple(str(o.input_line) for o in parsed if _first_name(o) not in LOCATIONS)
-        config = {key: value for key, value in plain(whole).items() if key not in LOCATIONS}
-        named = OmegaConf.select(whole, "sweep.resume")
-        resumed = None if named is None else str(named)
-        return Composed(config, choices, typed, run_dir, sweep_dir, self.config_dirs, tuple(allow), resumed)
-
-
-def _first_name(override: Override) -> str:
+def first_name(override: Override) -> str:
+    """Return the first part of an override's key."""
     return override.key_or_group.replace("/", ".").split(".")[0]
 
 
 def is_hydras(override: Override) -> bool:
     """Return whether an override sets a key of Hydra itself."""
-    return _first_name(override) == "hydra"
+    return first_name(override) == "hydra"
 
 
-def _allowed_modules(parsed: Sequence[Override], content: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Return the modules that the command line allows YAML to name, and the error if YAML allows some itself."""
-    typed = next((o.value() for o in reversed(parsed) if o.key_or_group == "allow_targets"), None)
-    allow, found = (
-        [str(n) for n in (v if isinstance(v, list) else [v] if v else [])]
-        for v in (typed, content.get("allow_targets"))
-    )
-    wrong = format_error("allow_targets", "this key on the command line only", found, "No YAML may set it.")
-    return allow, [] if found in ([], allow) else [wrong]
+def module_names(value: Any) -> list[str]:
+    """Return the module prefixes that a value of ``allow_targets`` names: a list, one name, or null."""
+    return [str(name) for name in (value if isinstance(value, list) else [value] if value else [])]
 
 
 def search_path(config_dirs: tuple[str, ...]) -> list[str]:

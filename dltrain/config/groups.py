@@ -20,11 +20,7 @@ def conf_dir() -> Path:
 
 
 def search_dirs(config_dirs: Sequence[str]) -> tuple[Path, ...]:
-    """Return the folders to search: dltrain's own and the user's.
-
-    Raises:
-        ConfigError: For each that does not exist.
-    """
+    """Return the folders to search: dltrain's own and the user's."""
     missing = [folder for folder in config_dirs if not Path(folder).is_dir()]
     if missing:
         expected = "an existing folder of YAML groups"
@@ -33,11 +29,7 @@ def search_dirs(config_dirs: Sequence[str]) -> tuple[Path, ...]:
 
 
 def list_groups(config_dirs: Sequence[str] = ()) -> dict[str, list[str]]:
-    """Return the options of each group, sorted: ``{"model": ["cnn", ...], "optimizer/schedule": [...]}``.
-
-    Raises:
-        ConfigError: When one of the user's folders does not exist.
-    """
+    """Return the options of each group, sorted: ``{"model": ["cnn", ...], "optimizer/schedule": [...]}``."""
     found: dict[str, set[str]] = {}
     for root in search_dirs(config_dirs):
         for file in root.glob("*/**/*.yaml"):

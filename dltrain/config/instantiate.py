@@ -47,11 +47,7 @@ def build(node: Node, key: str, allow: tuple[str, ...] = ()) -> Any:
 
 
 def partial(node: Node, key: str, allow: tuple[str, ...] = ()) -> functools.partial[Any]:
-    """Return the constructor of a node with its arguments bound; nodes inside it are built.
-
-    Raises:
-        ConfigError: With every error of the node, here or when the result is called.
-    """
+    """Return the constructor of a node with its arguments bound; nodes inside it are built."""
     errors = list(node_errors(node, key, allow))
     if errors:
         raise ConfigError(*errors)
@@ -135,9 +131,9 @@ def find_target(path: Any, key: str, allow: tuple[str, ...]) -> Callable[..., An
     library = next((prefix for prefix in LIBRARIES if prefix == f"{module}."), None)
     if not (trusted or library or path.startswith(OURS)) or name.startswith("_"):
         raise ConfigError(format_error(f"{key}._target_", ALLOWED, path, _trust_hint(path.split(".", maxsplit=1)[0])))
+    if trusted and (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # an installed command does not search the current folder by itself
     try:
-        if trusted:
-            _search_current_folder()
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, SyntaxError) as error:
         expected = "something that can be imported"
@@ -160,13 +156,6 @@ def _trust_hint(package: str) -> str:
     """Explain how to allow a module of the user's own."""
     known = {"dltrain", "torch", "torchvision", *sys.stdlib_module_names}
     return "" if package in known else f"If you trust that code, add allow_targets=[{package}] to the command."
-
-
-def _search_current_folder() -> None:
-    """Make modules in the current folder importable, which an installed command does not do by itself."""
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
 
 
 def required_facts(node: Node, key: str, allow: tuple[str, ...] = ()) -> list[str]:

@@ -38,11 +38,7 @@ def unresolvable(written: dict[str, Any]) -> Iterator[str]:
 
 
 def refuse_assembled(content: Any, file: Path) -> None:
-    """Reject environment variables with computed names: a run folder could read any secret unnoticed.
-
-    Raises:
-        ConfigError: With one line per key.
-    """
+    """Reject environment variables with computed names: a run folder could read any secret unnoticed."""
     found = [(key, text) for key, text in validation.leaves(content) if ASSEMBLED.search(str(text))]
     if found:
         expected = f"${{oc.env:NAME}} with a literal name in {file}"

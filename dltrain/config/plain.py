@@ -51,16 +51,7 @@ def resolve(written: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fill_facts(node: Any, facts: Mapping[str, Any], key: str = "") -> Any:
-    """Return a copy of a resolved configuration with every `Fact` replaced by its value.
-
-    Args:
-        node: The configuration or a part of it.
-        facts: Values by name.
-        key: Where the part stands, for the message.
-
-    Raises:
-        ConfigError: When there is no such fact.
-    """
+    """Return a copy of a resolved configuration with every `Fact` replaced by its value."""
     if isinstance(node, Mapping):
         return {name: fill_facts(value, facts, f"{key}.{name}".lstrip(".")) for name, value in node.items()}
     if isinstance(node, list):

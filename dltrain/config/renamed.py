@@ -7,11 +7,7 @@ KEYS = {
     "model": {"hidden": "hidden_size", "depth": "num_layers", "heads": "num_heads", "feedforward": "ffn_ratio"},
     "data": {"length": "context_length", "side": "image_size", "labels": "num_labels", "holes": "missing"},
     "task": {"critic_turns": "n_critic", "code_l1": "latent_l1", "activity": "sparsity_target"},
-    "regularization": {
-        "average": "ema_decay",
-        "biases": "decay_biases",
-        "early_stopping": "early_stopping_patience",
-    },
+    "regularization": {"average": "ema_decay", "biases": "decay_biases", "early_stopping": "early_stopping_patience"},
     "optimizer.schedule": {
         "rise": "pct_start",
         "start": "start_factor",
@@ -50,11 +46,7 @@ def new_target(target: str) -> str | None:
 
 
 def upgrade(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the job.yaml of an earlier version in today's names.
-
-    Args:
-        content: ``overrides`` and ``config`` as they are stored, and what else a job has.
-    """
+    """Return the job.yaml of an earlier version in today's names."""
     keys: dict[str, str] = {}
     config = _with_new_names(content["config"], "", keys)
     typed = [_with_new_key(word, keys) for word in content["overrides"]]

@@ -70,11 +70,7 @@ def config_differences(before: Any, after: Any, prefix: str = "") -> Changes:
 
 
 def _fill_defaults(content: dict[str, Any], own: dict[str, Any], groups: list[str]) -> dict[str, Any]:
-    """Return a stored configuration with the defaults of keys that are newer than it.
-
-    Raises:
-        ConfigError: When it does not have the structure of a configuration.
-    """
+    """Return a stored configuration with the defaults of keys that are newer than it."""
     if wrong := list(validation.misshapen_groups(content, own)):
         raise ConfigError(*wrong)
     filled = content | {group: own[group] | content[group] for group in validation.PLAIN if group in content}

@@ -6,14 +6,10 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from dltrain.config import schema
+
 # Annotation -> the types that match it, and its name in messages.
-KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
-    bool: ((bool,), "true or false"),
-    int: ((int,), "a whole number"),
-    float: ((int, float), "a number"),
-    str: ((str,), "text"),
-    type(None): ((type(None),), "null"),
-}
+KINDS: dict[Any, tuple[tuple[type, ...], str]] = {**schema.KINDS, type(None): ((type(None),), "null")}
 
 
 def parameters(made: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
@@ -47,14 +43,12 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def _items_fit(values: list[Any] | tuple[Any, ...], origin: type, parts: tuple[Any, ...]) -> bool:
-    """Return whether the items of a list match ``list[...]`` or ``tuple[...]``."""
     if origin is tuple and parts and Ellipsis not in parts:
         return len(values) == len(parts) and all(map(fits, values, parts))
     return all(fits(value, part) for part in parts[:1] for value in values)
 
 
 def _without_tensors(parts: tuple[Any, ...]) -> list[Any]:
-    """Return the alternatives of a union that YAML can express."""
     return [part for part in parts if getattr(part, "__module__", "") != "torch"]
 
 

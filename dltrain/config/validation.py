@@ -108,12 +108,7 @@ def misplaced_keys(content: Node, own: Node, groups: Sequence[str]) -> Iterator[
 
 
 def misshapen_groups(content: Node, own: Node) -> Iterator[str]:
-    """Yield an error where a group replaces a value, a value replaces a group, or a required one is missing.
-
-    Args:
-        content: The configuration.
-        own: dltrain's own configuration, unchanged.
-    """
+    """Yield an error where a group replaces a value, a value replaces a group, or a required one is missing."""
     for key, default in [(k, v) for k, v in own.items() if k != "sweep"] + [("optimizer.schedule", {})]:
         found = _get(key, content)
         if found is None and default is not None:

@@ -20,8 +20,7 @@ def frechet(real: Tensor, fake: Tensor) -> float:
     the squared singular values of ``R R'^T``, which is exact also for fewer examples than features.
 
     Args:
-        real: Features, one row per example.
-        fake: Features of the other set.
+        real, fake: Features, one row per example.
 
     Returns:
         0 for equal means and covariances; NaN if a feature is not finite.
@@ -48,14 +47,9 @@ def classifier_score(logits: Tensor) -> float:
 
     .. math:: \exp \mathbb{E}_x \operatorname{KL}(p(y|x) \,\|\, p(y))
 
-    Args:
-        logits: One row per example, one column per class.
-
-    Returns:
-        From 1 to the number of classes.
+    From 1 to the number of classes; ``logits`` have one row per example, one column per class.
 
     Source: Salimans et al. 2016, section 4, arXiv:1606.03498, with an Inception network for ImageNet.
-
     Differs: over all examples at once, not the mean over ten parts.
     """
     conditional = _to_float64(logits).log_softmax(1)
@@ -70,12 +64,8 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, flo
     neighbor within the set.
 
     Args:
-        real: Features, one row per example.
-        fake: Features of the other set; scores depend on the sizes of the sets.
+        real, fake: Features, one row per example; scores depend on the sizes of the sets.
         k: Number of the neighbor; less if a set is smaller.
-
-    Returns:
-        Precision and recall, in [0, 1].
 
     Source: Kynkäänniemi et al. 2019, equations 1 and 2, arXiv:1904.06991; there k = 3.
     """
@@ -86,7 +76,6 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, flo
 
 
 def _share_near(queries: Tensor, members: Tensor, k: int) -> float:
-    """Return the share of ``queries`` near ``members``."""
     nearest = min(k, len(members) - 1) + 1  # the nearest to every member is itself
     radii = torch.cat(
         [torch.cdist(rows, members).topk(nearest, largest=False).values[:, -1] for rows in members.split(BATCH_SIZE)]

@@ -17,7 +17,6 @@ def modes_found(real: Tensor, labels: Tensor, fake: Tensor, classes: int) -> dic
         real: Real points, (N, 2).
         labels: Classes of the real points, int64 (N,).
         fake: Generated points, (M, 2).
-        classes: Number of classes.
 
     Returns:
         ``modes``, the number of modes with generated points; ``high_quality``, the share of generated points that
@@ -37,8 +36,4 @@ def modes_found(real: Tensor, labels: Tensor, fake: Tensor, classes: int) -> dic
     good = nearest <= MAX_DISTANCE
     hits = torch.bincount(mode[good], minlength=classes)
     met = torch.minimum(hits / len(fake), counts / len(real))
-    return {
-        "modes": float((hits > 0).sum()),
-        "high_quality": float(good.double().mean()),
-        "coverage": float(met.sum()),
-    }
+    return {"modes": float((hits > 0).sum()), "high_quality": float(good.double().mean()), "coverage": float(met.sum())}

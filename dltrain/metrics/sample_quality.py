@@ -27,7 +27,6 @@ class Quality:
     """Scores of generated samples, from the features of a classifier or from the examples themselves.
 
     Args:
-        classes: Number of classes of the data, if any.
         network: Classifier, which may also be set later.
     """
 

@@ -24,10 +24,8 @@ class AutoencoderBase(nn.Module):
     Args:
         encoder: (B, *shape) and labels -> (B, statistics * latent).
         decoder: (B, latent) and labels -> (B, *shape), unbounded; the task maps it to the range of the data.
-        latent: Number of latent variables.
 
-    Shape:
-        - Input and output: (B, *shape).
+    Shape: (B, *shape) -> (B, *shape).
     """
 
     parts: ClassVar[tuple[str, ...]] = ("encoder", "decoder")
@@ -46,23 +44,12 @@ class DenseAutoencoder(AutoencoderBase):
     """Fully connected encoder and a decoder that mirrors it.
 
     Args:
-        shape: Shape of an example.
         statistics: Encoder outputs per latent variable: 2 for a Gaussian code (all means, then all log-variances), 1
             for a point.
         hidden_size: Width of the encoder's hidden layer, at least 1; a list gives one width per layer.
-        latent: Number of latent variables, at least 1.
-        activation: Activation function of the hidden layers.
-        conditional: Condition encoder and decoder on the class of an example.
-        classes: Number of classes of the data, if any.
+        latent: At least 1.
 
-    Shape:
-        - encoder: (B, *shape), and labels int64 (B,) or None -> (B, statistics * latent).
-        - decoder: (B, latent), and labels int64 (B,) or None -> (B, *shape), unbounded.
-        - Input and output: (B, *shape).
-
-    Raises:
-        ConfigError: If a value is out of range, a name unknown, or a conditional model gets data without classes.
-
+    Shape: (B, *shape), and labels int64 (B,) or None -> (B, *shape).
     Source: Kingma and Welling 2014, "Auto-encoding variational Bayes", appendix C; sizes of PyTorch's VAE example
     (784-400-20, ReLU).
     """
@@ -90,26 +77,13 @@ class ConvAutoencoder(AutoencoderBase):
     """Strided convolutions, a linear code, and transposed convolutions that mirror the encoder.
 
     Args:
-        channels: Channels of the images, at least 1.
-        height: Height of the images in pixels.
-        width: Width of the images in pixels.
+        channels, latent: At least 1.
+        height, width: Size of the images in pixels.
         statistics: Encoder outputs per latent variable: 2 for a Gaussian code (all means, then all log-variances), 1
             for a point.
         hidden_size: Output channels of each convolution; each convolution halves the image.
-        latent: Number of latent variables, at least 1.
-        activation: Activation function of all layers except the code and the output.
-        conditional: Condition encoder and decoder on the class of an example.
-        classes: Number of classes of the data, if any.
 
-    Shape:
-        - encoder: (B, channels, height, width), and labels int64 (B,) or None -> (B, statistics * latent).
-        - decoder: (B, latent), and labels int64 (B,) or None -> (B, channels, height, width), unbounded.
-        - Input and output: (B, channels, height, width).
-
-    Raises:
-        ConfigError: If a value is out of range, a name unknown, the image too small, or a conditional model gets data
-            without classes.
-
+    Shape: (B, channels, height, width), and labels int64 (B,) or None -> (B, channels, height, width).
     Source: strides instead of pooling, Radford et al. 2016, "Unsupervised representation learning with DCGANs"; kernels
     of 4, Odena et al. 2016, "Deconvolution and checkerboard artifacts".
     """

@@ -66,7 +66,6 @@ class _Block:
 
 
 def _parse_block(number: int, block: Mapping[str, Any], activation: str, norm: str) -> _Block:
-    """Check one entry of ``blocks`` and fill in the activation and norm of the network."""
     key = f"model.blocks[{number}]"
     if not isinstance(block, Mapping):
         raise ConfigError(format_error(key, "a mapping such as {channels: 32, pool: max}", block))
@@ -84,24 +83,16 @@ class CNN(nn.Module):
     """Blocks of convolution, norm, activation and pooling, then fully connected layers.
 
     Args:
-        channels: Channels of the images, at least 1.
-        height: Height of the images in pixels, at least 1.
-        width: Width of the images in pixels, at least 1.
-        outputs: Outputs per example, at least 1.
-        blocks: One mapping per convolution with ``channels`` and optionally ``kernel`` (3), ``stride`` (1),
-            ``padding`` (``same`` or ``valid``), ``activation``, ``norm`` and ``pool`` (``max`` or ``avg`` of 2x2
-            pixels, or ``none``).
+        channels, height, width, outputs: At least 1.
+        blocks: One mapping per convolution with ``channels`` and optionally ``kernel`` (3), ``stride`` (1), ``padding``
+            (``same`` or ``valid``), ``activation``, ``norm`` and ``pool`` (``max`` or ``avg`` of 2x2 pixels, or
+            ``none``).
         hidden_size: Widths of the fully connected hidden layers; may be empty.
         activation: Activation function of the hidden layers, and of blocks without their own.
         norm: ``batch``, ``layer``, ``group`` or ``none``, for the hidden layers and for blocks without their own.
         dropout: Dropout probability of the fully connected hidden layers, in [0, 1).
 
-    Shape:
-        - Input: (B, channels, height, width).
-        - Output: (B, outputs).
-
-    Raises:
-        ConfigError: If a value is out of range, a name unknown, or the image too small for a block.
+    Shape: (B, channels, height, width) -> (B, outputs).
     """
 
     def __init__(
@@ -137,24 +128,14 @@ class LeNet5(nn.Module):
     """LeNet-5: two 5x5 convolutions with pooling, then fully connected layers of 120 and 84.
 
     Args:
-        channels: Channels of the images, at least 1.
-        height: Height of the images in pixels; less than 32 is zero-padded to 32.
-        width: Width of the images in pixels; less than 32 is zero-padded to 32.
-        outputs: Outputs per example, at least 1.
-        activation: Activation function of all layers but the last.
+        channels, outputs: At least 1.
+        height, width: Size of the images in pixels; less than 32 is zero-padded to 32.
         pool: ``avg`` or ``max``.
         dropout: Dropout probability of the layers of 120 and 84, in [0, 1).
 
-    Shape:
-        - Input: (B, channels, height, width).
-        - Output: (B, outputs).
-
-    Raises:
-        ConfigError: If a value is out of range or a name unknown.
-
+    Shape: (B, channels, height, width) -> (B, outputs).
     Source: LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based learning applied to document recognition",
     section II.B.
-
     Differs: the second convolution reads all six maps (there a subset), pooling has no weights, tanh is not scaled, and
     the output is linear (there radial basis functions): 61,706 parameters for one channel and ten outputs.
     """

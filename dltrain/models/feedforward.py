@@ -10,19 +10,11 @@ class Perceptron(nn.Module):
     """One linear layer.
 
     Args:
-        size: Numbers per example, at least 1.
-        outputs: Outputs per example, at least 1.
+        size, outputs: At least 1.
         activation: Activation function of the output; ``identity`` for losses on logits.
 
-    Shape:
-        - Input: (B, ...) with ``size`` numbers per example.
-        - Output: (B, outputs).
-
-    Raises:
-        ConfigError: If a value is out of range or a name unknown.
-
+    Shape: (B, ...) with ``size`` numbers per example -> (B, outputs).
     Source: Rosenblatt 1958, "The perceptron".
-
     Differs: trained by gradient descent on the task's loss; ``task=perceptron_rule`` is Rosenblatt's rule.
     """
 
@@ -40,21 +32,13 @@ class MLP(nn.Module):
     """Fully connected hidden layers and a linear output.
 
     Args:
-        size: Numbers per example, at least 1.
-        outputs: Outputs per example, at least 1.
+        size, outputs: At least 1.
         hidden_size: Width of the hidden layers, at least 1; a list gives one width per layer.
         num_layers: Number of hidden layers, at least 1; the length of ``hidden_size`` if that is a list.
-        activation: Activation function of the hidden layers.
         norm: Normalization before each activation: ``batch``, ``layer``, ``group`` or ``none``.
         dropout: Dropout probability of the hidden layers, in [0, 1).
 
-    Shape:
-        - Input: (B, ...) with ``size`` numbers per example.
-        - Output: (B, outputs).
-
-    Raises:
-        ConfigError: If a value is out of range or a name unknown.
-
+    Shape: (B, ...) with ``size`` numbers per example -> (B, outputs).
     Source: Rumelhart, Hinton and Williams 1986, "Learning representations by back-propagating errors".
     """
 

@@ -27,12 +27,8 @@ class GANBase(nn.Module):
     Args:
         generator: (B, latent) and labels -> (B, ...), unbounded; the task maps it to the range of the data.
         critic: (B, ...) and labels -> (B, answers), unbounded; larger for examples that look real.
-        latent: Size of a noise vector.
 
-    Shape:
-        - generator: (B, latent), and labels int64 (B,) or None -> (B, ...), the shape of an example.
-        - critic: (B, ...), and labels int64 (B,) or None -> (B, answers).
-        - Input: (B, ...). Output: (B, 2 * answers).
+    Shape: (B, ...), and labels int64 (B,) or None -> (B, 2 * answers).
     """
 
     parts: ClassVar[tuple[str, ...]] = ("generator", "critic")
@@ -53,22 +49,12 @@ class GAN(GANBase):
     """Fully connected generator and critic for examples of any shape.
 
     Args:
-        shape: Shape of an example.
-        size: Numbers per example, at least 1.
-        answers: Outputs of the critic per example, at least 1.
-        latent: Size of a noise vector, at least 1.
+        size, answers, latent: At least 1.
         hidden_size: Width of the hidden layers, at least 1; a list gives one width per layer of the generator, in
             reverse order for the critic.
         num_layers: Number of hidden layers of each network, at least 1; the length of ``hidden_size`` if that is a
             list.
-        activation: Activation function of the hidden layers.
         critic_norm: Normalization before each activation of the critic: ``batch``, ``layer`` or ``none``.
-        spectral: Apply spectral normalization to all weights of the critic.
-        conditional: Condition generator and critic on the class of an example.
-        classes: Number of classes of the data, if any.
-
-    Raises:
-        ConfigError: If a value is out of range, a name unknown, or two values exclude each other.
 
     Source: Goodfellow et al. 2014, "Generative adversarial nets"; conditional: Mirza and Osindero 2014; spectral:
     Miyato et al. 2018, "Spectral normalization for generative adversarial networks", one power iteration per pass.
@@ -106,24 +92,15 @@ class DCGAN(GANBase):
     order: 28x28 is 7-14-28, 32x32 is 4-8-16-32, 64x64 is 4-8-16-32-64.
 
     Args:
-        channels: Channels of the images, at least 1.
-        height: Height of the images in pixels, at least 2.
-        width: Width of the images in pixels, at least 2.
-        answers: Outputs of the critic per example, at least 1.
-        latent: Size of a noise vector, at least 1.
+        channels, answers, latent: At least 1.
+        height, width: Size of the images in pixels, at least 2.
         hidden_size: Channels of the feature maps at half the image size, at least 1; doubled at each halving.
         critic_norm: Normalization after each convolution of the critic but the first: ``batch``, ``layer`` or ``none``.
-        spectral: Apply spectral normalization to all weights of the critic.
         conditional: Condition generator and critic on the class of an example: appended to the noise, and as constant
             channels to the image.
-        classes: Number of classes of the data, if any.
-
-    Raises:
-        ConfigError: If a value is out of range, a name unknown, or two values exclude each other.
 
     Source: Radford, Metz and Chintala 2016, "Unsupervised representation learning with deep convolutional generative
     adversarial networks", section 3; kernels of 4 and sizes of PyTorch's DCGAN example.
-
     Differs: the number of halvings depends on the image, where the paper has four for 64x64; the critic returns logits,
     not probabilities.
     """

@@ -14,24 +14,12 @@ class GPT(nn.Module):
     """Causal transformer over tokens whose output layer shares the weights of the embedding.
 
     Args:
-        vocabulary: Number of distinct tokens, at least 1.
-        length: Context length in tokens, at least 1.
+        vocabulary, length, hidden_size, num_layers: At least 1.
         outputs: Equal to ``vocabulary``.
-        hidden_size: Size of a hidden state, at least 1.
-        num_layers: Number of blocks, at least 1.
         num_heads: Number of attention heads; divides ``hidden_size``.
         dropout: Dropout probability of the embeddings, attention weights and branches, in [0, 1).
-        activation: Activation function of the feed-forward layers.
-        bias: Use biases in linear layers and norms.
 
-    Shape:
-        - Input: int64 (B, T), T up to ``length``.
-        - Output: (B, T, vocabulary), the logits of each next token.
-
-    Raises:
-        ConfigError: If a value is out of range, ``num_heads`` does not divide ``hidden_size``, or ``outputs`` is not
-            ``vocabulary``.
-
+    Shape: int64 (B, T), T up to ``length`` -> (B, T, vocabulary), the logits of each next token.
     Source: Radford et al. 2019, "Language models are unsupervised multitask learners" (GPT-2), section 2.3; shared
     weights, Press and Wolf 2017.
     """
@@ -74,7 +62,6 @@ class GPT(nn.Module):
 
 
 def _initialize(module: nn.Module) -> None:
-    """Initialize a layer as GPT-2 does."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear) and module.bias is not None:

@@ -30,11 +30,7 @@ ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
 
 
 def check_sizes(dropout: float = 0.0, **sizes: int | None) -> None:
-    """Check that sizes are at least 1 and the dropout in [0, 1); None passes.
-
-    Raises:
-        ConfigError: With all wrong values.
-    """
+    """Check that sizes are at least 1 and the dropout in [0, 1); None passes."""
     wrong = [
         format_error(f"model.{name}", "an integer of at least 1", size)
         for name, size in sizes.items()
@@ -49,8 +45,7 @@ def check_sizes(dropout: float = 0.0, **sizes: int | None) -> None:
 def layer_widths(hidden_size: int | list[int], num_layers: int) -> list[int]:
     """Return one width per hidden layer, of one width for all or a list of widths.
 
-    Raises:
-        ConfigError: If a width is below 1, or there are not ``num_layers`` widths.
+    Raise ConfigError if a width is below 1, or there are not ``num_layers`` widths.
     """
     widths = [hidden_size] * num_layers if isinstance(hidden_size, int) else list(hidden_size)
     check_sizes(num_layers=num_layers, hidden_size=min(widths, default=1))
@@ -62,11 +57,7 @@ def layer_widths(hidden_size: int | list[int], num_layers: int) -> list[int]:
 
 
 def activation(name: str, key: str = "model.activation") -> nn.Module:
-    """Return the activation function called ``name``.
-
-    Raises:
-        ConfigError: If there is none, naming ``key``.
-    """
+    """Return the activation function called ``name``."""
     return choose(key, name, ACTIVATIONS)()
 
 
@@ -75,26 +66,12 @@ def norm(name: str, channels: int, dims: int, key: str = "model.norm") -> nn.Mod
 
     Args:
         name: ``batch``, ``layer``, ``group`` (groups of at least 16 channels) or ``none``.
-        channels: Features of a vector, or channels of a feature map.
         dims: 0 for vectors (B, channels), 2 for feature maps (B, channels, height, width).
-        key: Key for the error message.
-
-    Raises:
-        ConfigError: If the name is unknown.
 
     Source: Ioffe and Szegedy 2015; Ba, Kiros and Hinton 2016; Wu and He 2018, who find 16 channels per group best.
-
     Differs: layer norm of a feature map computes mean and variance over channels and pixels and scales per channel.
     """
     return choose(key, name, NORMS)(channels, dims)
-
-
-def _batch(channels: int, dims: int) -> nn.Module:
-    return nn.BatchNorm2d(channels) if dims else nn.BatchNorm1d(channels)
-
-
-def _layer(channels: int, dims: int) -> nn.Module:
-    return nn.GroupNorm(1, channels) if dims else nn.LayerNorm(channels)
 
 
 def _group(channels: int, dims: int) -> nn.Module:
@@ -103,8 +80,8 @@ def _group(channels: int, dims: int) -> nn.Module:
 
 
 NORMS: Mapping[str, Callable[[int, int], nn.Module]] = {
-    "batch": _batch,
-    "layer": _layer,
+    "batch": lambda channels, dims: nn.BatchNorm2d(channels) if dims else nn.BatchNorm1d(channels),
+    "layer": lambda channels, dims: nn.GroupNorm(1, channels) if dims else nn.LayerNorm(channels),
     "group": _group,
     "none": nn.Identity,
 }
@@ -115,9 +92,7 @@ def fully_connected(
 ) -> nn.Sequential:
     """Return hidden layers (linear, norm, activation, dropout) and a linear output, on flattened inputs.
 
-    Shape:
-        - Input: (B, ...) with ``size`` numbers per example.
-        - Output: (B, outputs).
+    Shape: (B, ...) with ``size`` numbers per example -> (B, outputs).
     """
     layers: list[nn.Module] = [nn.Flatten()]
     for width in hidden_size:
@@ -132,14 +107,10 @@ class Steps(nn.Module):
     """Sequence view of an input: rows of an image, steps of a series, or embedded tokens.
 
     Args:
-        features: Numbers per step, without a vocabulary.
-        hidden_size: Size of a token embedding.
         vocabulary: Number of distinct tokens; None for numeric inputs.
 
-    Shape:
-        - Input: (B, T, features); images (B, C, H, W) as H steps of C * W features; or, with a vocabulary, int64
-          (B, T).
-        - Output: (B, T, width), where ``width`` is ``hidden_size`` for tokens and ``features`` otherwise.
+    Shape: (B, T, features), images (B, C, H, W) as H steps of C * W features, or tokens int64 (B, T) -> (B, T, width),
+    where ``width`` is ``hidden_size`` for tokens and ``features`` otherwise.
     """
 
     def __init__(self, features: int, hidden_size: int, vocabulary: int | None = None) -> None:
@@ -157,13 +128,7 @@ class Steps(nn.Module):
 class Positions(nn.Module):
     """Learned position embedding, added to every step.
 
-    Args:
-        length: Maximum number of steps.
-        width: Numbers per step.
-        std: Standard deviation of the initial embedding.
-
-    Shape:
-        - Input and output: (B, T, width), T up to ``length``.
+    Shape: (B, T, width) -> (B, T, width), T up to ``length``.
     """
 
     def __init__(self, length: int, width: int, std: float = 0.02) -> None:
@@ -183,20 +148,11 @@ class Block(nn.Module):
     """Pre-norm transformer block: self-attention and a two-layer network, each with a residual connection.
 
     Args:
-        width: Numbers per step.
         num_heads: Number of attention heads; divides ``width``.
         ffn_ratio: Width of the feed-forward layer, as a multiple of ``width``.
-        activation_name: Activation function of the feed-forward layer.
-        dropout: Dropout probability of the attention weights and of each branch's output.
-        causal: Mask later steps.
-        bias: Use biases in linear layers and norms.
 
-    Shape:
-        - Input and output: (B, T, width).
-
-    Raises:
-        ConfigError: If ``num_heads`` does not divide ``width``.
-
+    Raise ConfigError if ``num_heads`` does not divide ``width``.
+    Shape: (B, T, width) -> (B, T, width).
     Source: Vaswani et al. 2017, section 3; pre-norm as in Radford et al. 2019 (GPT-2), section 2.3.
     """
 

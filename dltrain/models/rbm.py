@@ -13,12 +13,7 @@ from dltrain.models.layers import check_sizes
 class Down(nn.Module):
     """Linear layer from hidden to visible units, with the transposed weight of ``up`` and its own bias.
 
-    Args:
-        up: Layer from visible to hidden units, which owns the weight.
-
-    Shape:
-        - Input: (B, hidden).
-        - Output: (B, visible), logits.
+    Shape: (B, hidden) -> (B, visible), logits.
     """
 
     def __init__(self, up: nn.Linear) -> None:
@@ -39,20 +34,11 @@ class RBM(nn.Module):
     ``P(v = 1 | h) = sigmoid(down(h))``.
 
     Args:
-        size: Number of visible units, at least 1.
-        hidden_size: Number of hidden units, at least 1.
-        std: Standard deviation of the initial weights.
+        size, hidden_size: At least 1.
 
-    Shape:
-        - Input: (B, ...) with ``size`` numbers per example, in [0, 1].
-        - Output: (B, size), the logits of a reconstruction.
-
-    Raises:
-        ConfigError: If a value is out of range.
-
+    Shape: (B, ...) with ``size`` numbers per example, in [0, 1] -> (B, size), the logits of a reconstruction.
     Source: Smolensky 1986, "harmony theory"; Hinton 2002, "Training products of experts by minimizing contrastive
     divergence"; initial weights, Hinton 2010, "A practical guide to training restricted Boltzmann machines", section 8.
-
     Differs: visible biases start at 0, not at the log odds of the training data.
     """
 
@@ -77,21 +63,13 @@ class DBN(nn.Module):
     Upwards it is a multilayer perceptron of sigmoid units, which classifies; downwards it generates examples.
 
     Args:
-        size: Number of visible units of the lowest layer, at least 1.
-        outputs: Outputs per example, at least 1.
+        size, outputs: At least 1.
         hidden_size: Width of each hidden layer, lowest first.
         dropout: Dropout probability of the hidden layers during fine-tuning, in [0, 1).
 
-    Shape:
-        - Input: (B, ...) with ``size`` numbers per example, in [0, 1].
-        - Output: (B, outputs).
-
-    Raises:
-        ConfigError: If a value is out of range.
-
+    Shape: (B, ...) with ``size`` numbers per example, in [0, 1] -> (B, outputs).
     Source: Hinton, Osindero and Teh 2006, "A fast learning algorithm for deep belief nets"; initial weights, Glorot and
     Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks", equation 16.
-
     Differs: recognition and generative weights stay tied after pretraining.
     """
 

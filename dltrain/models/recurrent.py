@@ -17,24 +17,15 @@ class Recurrent(nn.Module):
 
     Args:
         cell: ``rnn``, ``lstm`` or ``gru``.
-        features: Numbers per step, at least 1.
-        outputs: Outputs per answer, at least 1.
-        hidden_size: Size of the hidden state, at least 1.
-        num_layers: Number of recurrent layers, at least 1.
+        features, outputs, hidden_size, num_layers: At least 1.
         bidirectional: Add a second stack that reads the steps backwards; their states are concatenated.
         dropout: Dropout probability of each layer's output, in [0, 1); the recurrent state is not dropped.
         activation: ``tanh`` or ``relu`` for rnn; None for lstm and gru, whose functions are fixed.
         vocabulary: Number of distinct tokens; None for numeric inputs.
         each_step: Return an output at every step; otherwise only after all steps.
-        causal: Whether the task forbids access to later steps.
 
-    Shape:
-        - Input: (B, T, features); images (B, C, H, W) as H steps; or, with a vocabulary, int64 (B, T).
-        - Output: (B, T, outputs) with ``each_step``, otherwise (B, outputs).
-
-    Raises:
-        ConfigError: If a value is out of range, a name unknown, or both ``bidirectional`` and ``causal`` are set.
-
+    Shape: (B, T, features), images (B, C, H, W) as H steps, or tokens int64 (B, T) -> (B, T, outputs) with
+    ``each_step``, otherwise (B, outputs).
     Source: Elman 1990; Hochreiter and Schmidhuber 1997 with the forget gate of Gers et al. 2000; Cho et al. 2014. The
     initial forget gate bias of 1 is that of Jozefowicz, Zaremba and Sutskever 2015.
     """
@@ -79,13 +70,11 @@ class Recurrent(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs at every step or after all steps."""
         states, _ = self.layers(self.steps(x))
-        return self.head(self.dropout(states if self.each_step else self._final(states)))
-
-    def _final(self, states: Tensor) -> Tensor:
-        """Return the state after all steps, (B, T, width) -> (B, width); the backward stack ends at the first step."""
-        if not self.bidirectional:
-            return states[:, -1]
-        return torch.cat([states[:, -1, : self.hidden_size], states[:, 0, self.hidden_size :]], dim=-1)
+        if not self.each_step and self.bidirectional:  # the backward stack ends at the first step
+            states = torch.cat([states[:, -1, : self.hidden_size], states[:, 0, self.hidden_size :]], dim=-1)
+        elif not self.each_step:
+            states = states[:, -1]
+        return self.head(self.dropout(states))
 
 
 def _open_forget_gates(layers: nn.Module, hidden_size: int) -> None:
@@ -96,7 +85,6 @@ def _open_forget_gates(layers: nn.Module, hidden_size: int) -> None:
 
 
 def _cell_options(cell: str, activation: str | None) -> dict[str, Any]:
-    """Return the constructor arguments that only this cell has."""
     if cell == "rnn":
         return {"nonlinearity": choose("model.activation", activation or "tanh", {"tanh": "tanh", "relu": "relu"})}
     if activation is not None:

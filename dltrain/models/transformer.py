@@ -9,29 +9,16 @@ class Transformer(nn.Module):
     """Transformer blocks and a linear output, at every step or at the last one.
 
     Args:
-        features: Numbers per step, at least 1.
-        length: Maximum number of steps, at least 1.
-        outputs: Outputs per answer, at least 1.
-        hidden_size: Size of a hidden state, at least 1.
-        num_layers: Number of blocks, at least 1.
+        features, length, outputs, hidden_size, num_layers: At least 1.
         num_heads: Number of attention heads; divides ``hidden_size``.
         ffn_ratio: Width of the feed-forward layers, as a multiple of ``hidden_size``, at least 1.
         dropout: Dropout probability of the inputs, attention weights and branches, in [0, 1).
-        activation: Activation function of the feed-forward layers.
         vocabulary: Number of distinct tokens; None for numeric inputs.
         each_step: Return an output at every step; otherwise only at the last step.
-        causal: Mask later steps.
 
-    Shape:
-        - Input: (B, T, features); images (B, C, H, W) as H steps; or, with a vocabulary, int64 (B, T); T up to
-          ``length``.
-        - Output: (B, T, outputs) with ``each_step``, otherwise (B, outputs).
-
-    Raises:
-        ConfigError: If a value is out of range, a name unknown, or ``num_heads`` does not divide ``hidden_size``.
-
+    Shape: (B, T, features), images (B, C, H, W) as H steps, or tokens int64 (B, T), T up to ``length`` ->
+    (B, T, outputs) with ``each_step``, otherwise (B, outputs).
     Source: Vaswani et al. 2017, "Attention is all you need", section 3, the encoder.
-
     Differs: pre-norm blocks, learned positions, GELU, and an output that reads one step.
     """
 

@@ -28,9 +28,7 @@ def confusion(figure: "Figure", counts: Tensor, names: Sequence[str]) -> None:
     """A confusion matrix: shade is the share of the row, the count is written where it fits.
 
     Args:
-        figure: Where to draw.
         counts: Examples of each true class (row) that were taken for each class (column), classes x classes.
-        names: One name per class.
     """
     counts = counts.detach().cpu().double()
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
@@ -60,10 +58,8 @@ def captioned(figure: "Figure", pictures: Tensor, captions: Sequence[str]) -> No
     """Images in rows of three, each with its caption below.
 
     Args:
-        figure: Where to draw.
         pictures: uint8, or floating and then stretched each from its own smallest to its own largest value;
             N x channels x height x width, shown in colour when there are 3 channels, else as their mean.
-        captions: One per image.
     """
     axes = figure.subplots()
     for place, (pixels, caption) in enumerate(zip(pictures, captions, strict=True)):
@@ -90,7 +86,6 @@ def forecasts(figure: "Figure", history: Tensor, truth: Tensor, predicted: Tenso
     """Up to three forecasts and what came, one panel each, after the end of the history.
 
     Args:
-        figure: Where to draw.
         history: What was known, N x steps; the last steps are shown, four times the horizon but at least 32.
         truth: What came, N x horizon.
         predicted: What was forecast, N x horizon.
@@ -126,11 +121,8 @@ def scatter(figure: "Figure", points: Tensor, classes: Tensor | None, names: Seq
     have a colour of their own.
 
     Args:
-        figure: Where to draw.
         points: N x 2.
         classes: Which of ``names`` each is of, N; None for one colour and no names.
-        names: One per class.
-        title: Written above.
     """
     points = points.detach().double().cpu()
     labels = list(names) if classes is not None and len(names) else [""]
@@ -141,7 +133,7 @@ def scatter(figure: "Figure", points: Tensor, classes: Tensor | None, names: Seq
     inside = ((points >= low) & (points <= high)).all(1)
     outside = len(points) - int(inside.sum())
     figure.set_layout_engine("none")  # the axes of all frames of a film are in the same place
-    axes = figure.add_axes((0.15, 0.21, 0.82, 0.714), aspect="equal")
+    axes = figure.add_axes((0.15, 0.21, 0.79, 0.714), aspect="equal")
     axes.set_title(short(title, 38) + (f" ({outside:,} outside)" if outside else ""))
     axes.set(xlim=(float(low[0]), float(high[0])), ylim=(float(low[1]), float(high[1])))
     axes.locator_params(nbins=5)
@@ -161,9 +153,7 @@ def histograms(figure: "Figure", values: Mapping[str, Tensor], title: str) -> No
     The farthest half per cent on each side may lie outside.
 
     Args:
-        figure: Where to draw.
         values: Name -> numbers, of any shape.
-        title: Written above.
     """
     sets = {name: numbers.detach().double().cpu().flatten() for name, numbers in values.items()}
     sets = {name: numbers[numbers.isfinite()] for name, numbers in sets.items()}

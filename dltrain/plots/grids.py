@@ -13,9 +13,7 @@ def images(pictures: Tensor, columns: int = 8, tile: int = TILE, gap: int = GAP)
 
     Args:
         pictures: N x channels x height x width; shown in colour when there are 3 channels, else as their mean.
-        columns: Images in one row.
         tile: The side that small images are enlarged to, about.
-        gap: Pixels between them.
     """
     count, channels, height, width = pictures.shape
     pictures = pictures.detach().float().cpu().nan_to_num().clamp(0, 1)
@@ -34,8 +32,6 @@ def filters(weight: Tensor, columns: int = 8, most: int = 64) -> Tensor:
 
     Args:
         weight: out x in x height x width, shown in colour when in is 3, else as the mean over in.
-        columns: Filters in one row.
-        most: Number of filters to show.
     """
     weight = weight[:most].detach().float().cpu()
     weight = weight if weight.shape[1] == 3 else weight.mean(1, keepdim=True)

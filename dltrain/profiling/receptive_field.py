@@ -18,9 +18,6 @@ class ReceptiveField:
     Spatial axes are those after batch and channels. Tracking starts at the first convolution and ends at an operation
     that mixes or reorders positions. A gate computed from the whole image is not tracked.
 
-    Args:
-        inputs: Arguments of the model.
-
     Source: Araujo, Norris, Sim 2019, "Computing receptive fields of convolutional neural networks", equation 2.
     """
 
@@ -81,7 +78,6 @@ class ReceptiveField:
 
 
 def _tensors(args: Sequence[Any]) -> list[Tensor]:
-    """Return the tensors among the arguments, also in lists (``cat``)."""
     flat = [item for arg in args for item in (arg if isinstance(arg, tuple | list) else [arg])]
     return [item for item in flat if isinstance(item, Tensor)]
 
@@ -112,10 +108,6 @@ def _each(value: Any, axes: int) -> list[int]:
     return values * axes if len(values) == 1 else values
 
 
-def _slice(field: Field, args: Sequence[Any]) -> Field | None:
-    return field if len(args) < 5 or args[4] == 1 else None
-
-
 def _unsqueeze(field: Field, args: Sequence[Any]) -> Field | None:
     axis = args[1] % (args[0].dim() + 1) - 2
     return (*field[:axis], (1, 1), *field[axis:]) if axis >= 0 else None
@@ -126,18 +118,14 @@ def _squeeze(field: Field, args: Sequence[Any]) -> Field | None:
     return (*field[:axis], *field[axis + 1 :]) if axis >= 0 else None
 
 
-def _same(field: Field, args: Sequence[Any]) -> Field:
-    return field
-
-
 RULES: dict[Any, Callable[[Field, Sequence[Any]], Field | None]] = {
     aten.convolution: _convolution,
     aten.max_pool2d_with_indices: lambda field, args: _pool(field, args, 4),
     aten.max_pool3d_with_indices: lambda field, args: _pool(field, args, 4),
     aten.avg_pool2d: lambda field, args: _pool(field, args, 0),
     aten.avg_pool3d: lambda field, args: _pool(field, args, 0),
-    aten.constant_pad_nd: _same,
-    aten.slice: _slice,
+    aten.constant_pad_nd: lambda field, args: field,
+    aten.slice: lambda field, args: field if len(args) < 5 or args[4] == 1 else None,
     aten.unsqueeze: _unsqueeze,
     aten.squeeze: _squeeze,
 }

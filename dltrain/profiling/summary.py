@@ -21,7 +21,6 @@ class Row:
 
     Args:
         name: Path in the model; ``(model)`` is the model itself, without its layers.
-        kind: Name of its class.
         shape: Shape of its output in the last call, including the batch.
         parameters: Number of parameters; shared ones count in the first layer that has them.
         multiply_adds: Multiply-adds of one forward pass of the batch: matrix products, convolutions and attention.
@@ -43,7 +42,6 @@ class Memory:
     Args:
         parameters: Parameters and buffers.
         gradients: Gradients of the trainable parameters.
-        optimizer: State of the optimizer.
         activations: Tensors saved for the backward pass, and the batch.
     """
 
@@ -81,7 +79,6 @@ def summarise(
     Args:
         make: Function that builds the model; called on the meta device.
         examples: One example per argument of the model, without a batch axis; only shape and type matter.
-        batch_size: Examples per batch.
         optimizer_states: Optimizer state numbers per trainable parameter: 0 for SGD, 1 with momentum, 2 for Adam.
     """
     with torch.device("meta"):

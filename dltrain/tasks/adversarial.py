@@ -41,19 +41,12 @@ class Adversarial(Task):
       only mean and covariance and does not detect missing modes.
 
     Args:
-        shape: Shape of an example.
-        low: Model input for black, one number per channel; None for data without bounds.
-        high: Model input for white, one number per channel; None for data without bounds.
-        classes: Number of classes of the data, if any.
-        class_names: One name per class.
+        low, high: Model inputs for black and white, one number per channel; None for data without bounds.
         loss_name: ``non_saturating``, ``least_squares``, ``hinge`` or ``wasserstein``.
         clip: Bound on the absolute values of the critic's weights; 0 for none.
         penalty: Weight of the critic's gradient penalty; None for 10 with ``wasserstein`` without ``clip``, and 0
             otherwise.
-        n_critic: Steps of the critic per step of the generator.
-        critic_lr: Learning rate of the critic; None for that of the optimizer.
-        generator_lr: Learning rate of the generator; None for that of the optimizer.
-        features: Run folder of the classifier whose features `Quality` compares.
+        critic_lr, generator_lr: Learning rates; None for that of the optimizer.
 
     Source: Goodfellow et al. 2014, algorithm 1; losses: see `gan_losses`; clipping: Arjovsky et al. 2017, algorithm 1;
     penalty: Gulrajani et al. 2017; two learning rates: Heusel et al. 2017.
@@ -94,11 +87,7 @@ class Adversarial(Task):
         return {"answers": 1}
 
     def stages(self, model: nn.Module) -> list[Stage]:
-        """Return one stage in which critic and generator take turns.
-
-        Raises:
-            ConfigError: If the model has no generator and critic, or the critic has batch norm and a gradient penalty.
-        """
+        """Return one stage in which critic and generator take turns."""
         expected = "a model with a generator and a critic, such as gan or dcgan, for task=adversarial"
         check_parts(model, ("generator", "critic"), expected)
         if self.penalty and has_batch_norm(model):
@@ -215,11 +204,7 @@ class Adversarial(Task):
         return charts.scatter(torch.cat([real, fake]), kinds, ["real", "generated"], "points")
 
     def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
-        """Return examples from noise, or paths of at most eight steps between two examples of a class.
-
-        Raises:
-            ConfigError: If examples are given, or the generator does not know the requested class.
-        """
+        """Return examples from noise, or paths of at most eight steps between two examples of a class."""
         if request.given is not None:
             expected = "no examples, as a generator reads only noise"
             raise ConfigError(format_error("--given", expected, f"{len(request.given)} examples"))

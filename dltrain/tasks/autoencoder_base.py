@@ -24,11 +24,7 @@ class Autoencoding(Task):
     compared as the model reads them.
 
     Args:
-        shape: Shape of an example.
-        size: Numbers per example.
-        low: Model input for black, one number per channel; None for data without bounds.
-        high: Model input for white, one number per channel; None for data without bounds.
-        class_names: One name per class, for the scatter plot of the codes.
+        low, high: Model inputs for black and white, one number per channel; None for data without bounds.
     """
 
     metric: ClassVar[str] = "loss"
@@ -57,11 +53,7 @@ class Autoencoding(Task):
         return {"statistics": self.statistics}
 
     def stages(self, model: nn.Module) -> list[Stage]:
-        """Return one stage that trains encoder and decoder.
-
-        Raises:
-            ConfigError: If the model has no encoder and decoder.
-        """
+        """Return one stage that trains encoder and decoder."""
         expected = "a model with an encoder and a decoder, such as vae or autoencoder"
         check_parts(model, ("encoder", "decoder"), expected)
         return super().stages(model)
@@ -87,9 +79,6 @@ class Autoencoding(Task):
 
         Without a requested class, a conditional model draws one per example or path; given examples are reconstructed
         without a class.
-
-        Raises:
-            ConfigError: If the model does not know the requested class.
         """
         if request.given is not None:
             given = request.given.to(request.device)

@@ -34,10 +34,8 @@ class Turn:
     """One optimizer's update within a step.
 
     Args:
-        name: Name of the turn within its stage (``generator``, ``critic``).
         parameters: The parameters that this turn updates; it must not change any others.
         loss: ``loss(batch, progress)``, where progress rises from 0 to 1 over the run.
-        every: Update only in every n-th step.
         lr: Learning rate at a schedule factor of 1; None for that of the optimizer.
     """
 
@@ -77,10 +75,7 @@ class Goal(NamedTuple):
     """The metric that selects the best weights and stops training early.
 
     Args:
-        metric: Name of the metric.
-        better: Whether small or large values are better.
         evaluate: ``evaluate(model, batches)``, which returns that metric among others.
-        show: ``show(model, evaluation)``, images and text of that evaluation.
     """
 
     metric: str
@@ -94,12 +89,9 @@ class Stage:
     """A span of training with fixed turns.
 
     Args:
-        name: Name for messages.
-        turns: Turns of a step, in order.
         epochs: Passes over the data; None for those of the trainer.
         data: Training examples of the stage: ``train``, those with known targets, or ``unlabelled``, all of them
             without targets. The two are the same for data without held-back targets.
-        goal: Goal of this stage, if it is not that of the task.
     """
 
     name: str
@@ -114,11 +106,7 @@ class GenerateRequest:
     """What to generate.
 
     Args:
-        count: Number of examples.
         noise: Source of all randomness, on the CPU, so that a seed means the same on every device.
-        device: Device of the model.
-        label: Class of all examples; None for any class.
-        interpolate: Generate paths between two examples instead of single examples.
         given: Examples as the model reads them; each is reconstructed, in order. None to generate new ones.
         train: Returns the run's training batches, for models without a prior distribution.
     """
@@ -162,34 +150,20 @@ class Task(ABC):
         """Return metrics over a whole split, exact also if the last batch is short."""
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
-        """Return predictions for examples whose targets are unknown.
+        """Return predictions for examples whose targets are unknown, with the model in evaluation mode.
 
         A task may add arguments with defaults; ``dltrain predict`` passes the flags of the same names.
 
-        Args:
-            model: Model in evaluation mode.
-            batch: As for `evaluate`; targets are missing, NaN or -1.
-
-        Returns:
-            Plain Python lines in the units of the data: one per example, or as many as the data define.
-
-        Raises:
-            ConfigError: If the task has no predictions for single examples.
+        The batch is as for `evaluate`, but targets are missing, NaN or -1. Lines are plain Python in the units of the
+        data: one per example, or as many as the data define. Raise ConfigError if the task has no such predictions.
         """
         raise ConfigError(format_error("task", "a task that predicts", type(self).__name__))
 
     def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
-        """Return new examples, for ``dltrain generate``.
+        """Return new examples, for ``dltrain generate``, with the model in evaluation mode.
 
-        Args:
-            model: Model in evaluation mode.
-            request: What to generate.
-
-        Returns:
-            Examples of shape `Spec.shape`: images in [0, 1] from black to white, other data in their own units.
-
-        Raises:
-            ConfigError: If the task or model does not support the request.
+        They have the shape `Spec.shape`: images in [0, 1] from black to white, other data in their own units. Raise
+        ConfigError if the task or model does not support the request.
         """
         hint = "Use dltrain predict RUN INPUT for predictions."
         raise ConfigError(format_error("generate", "a run whose task generates examples", type(self).__name__, hint))
@@ -214,10 +188,6 @@ class Task(ABC):
 
 
 def check_parts(model: nn.Module, parts: Iterable[str], expected: str) -> None:
-    """Check that a model has modules of these names.
-
-    Raises:
-        ConfigError: With what is ``expected`` and the class of the model.
-    """
+    """Check that a model has modules of these names."""
     if not all(hasattr(model, part) for part in parts):
         raise ConfigError(format_error("model", expected, type(model).__name__))

@@ -18,8 +18,6 @@ class Classification(Task):
     """Classification: cross-entropy between the model's outputs (B, classes) and ``targets`` (B), int64.
 
     Args:
-        classes: Number of classes.
-        class_names: One name per class; numbers if None.
         label_smoothing: Share of each target that is spread evenly over all classes, in training only.
 
     Source: label smoothing, Szegedy et al. 2016, section 7.

@@ -30,11 +30,8 @@ class ContrastiveDivergence(Task):
     with at most 16 units on one side, ``nll``, the exact negative log-likelihood.
 
     Args:
-        shape: Shape of an example.
-        low: Model input for black, one number per channel.
-        high: Model input for white, one number per channel.
+        low, high: Model inputs for black and white, one number per channel.
         cd_steps: Gibbs steps per loss, at least 1: the k of CD-k.
-        persistent: Continue the chains from step to step, instead of starting them at the data.
 
     Source: Hinton 2002, "Training products of experts by minimizing contrastive divergence"; Tieleman 2008.
     """
@@ -54,11 +51,7 @@ class ContrastiveDivergence(Task):
         return {"visible": math.prod(self.shape), "outputs": None, "each_step": False, "causal": False}
 
     def stages(self, model: nn.Module) -> list[Stage]:
-        """Return one stage, with new chains.
-
-        Raises:
-            ConfigError: If the model is not an RBM.
-        """
+        """Return one stage, with new chains. Raise ConfigError if the model is not an RBM."""
         expected = "one with the parts up and down, such as rbm, for task=contrastive_divergence"
         check_parts(model, ("up", "down"), expected)
         self.chains = rbm.GibbsChains(self.cd_steps, self.persistent)
@@ -90,7 +83,7 @@ class ContrastiveDivergence(Task):
             "reconstruction": rbm.reconstruction_error(model, visible),
             "free_energy": energy,
         }
-        if rbm.has_exact_likelihood(model):
+        if min(model.up.weight.shape) <= rbm.MAX_EXACT_UNITS:
             with torch.autocast(visible.device.type, enabled=False):
                 each["nll"] = rbm.free_energy(model, states)
         return {name: values.mean() for name, values in each.items()}
@@ -111,11 +104,7 @@ class ContrastiveDivergence(Task):
         return grids.images(self._decode(model, hidden))
 
     def generate(self, model: rbm.RBM, request: GenerateRequest) -> Tensor:
-        """Return pixel probabilities after 1,000 Gibbs steps from noise, or reconstructions of given examples.
-
-        Raises:
-            ConfigError: If a class or an interpolation is requested.
-        """
+        """Return pixel probabilities after 1,000 Gibbs steps from noise, or reconstructions of given examples."""
         check_request(request)
         if request.given is None:
             return self._decode(model, rbm.sample_from_noise(model, request.count, GENERATE_STEPS, request.noise))
@@ -125,7 +114,6 @@ class ContrastiveDivergence(Task):
         return self._decode(model, model.up(visible).float().sigmoid())
 
     def _decode(self, model: rbm.RBM, hidden: Tensor) -> Tensor:
-        """Return the probabilities of the pixels."""
         return self._images(model.down(hidden).float().sigmoid())
 
     def _visible(self, inputs: Tensor) -> Tensor:
@@ -144,11 +132,7 @@ class ContrastiveDivergence(Task):
 
 
 def check_request(request: GenerateRequest) -> None:
-    """Check that a request is one that RBMs support.
-
-    Raises:
-        ConfigError: If a class or an interpolation is requested.
-    """
+    """Check that a request is one that RBMs support."""
     if request.label is not None:
         raise ConfigError(format_error("--class", "none, as this model is not conditional", request.label))
     if request.interpolate:

@@ -10,14 +10,7 @@ from dltrain.errors import choose
 from dltrain.metrics.running import Mean
 from dltrain.plots import charts
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
-from dltrain.tasks.regression import (
-    LOSSES,
-    add_errors,
-    check_target_names,
-    denormalize,
-    denormalize_error,
-    mse_to_rmse,
-)
+from dltrain.tasks.regression import LOSSES, add_errors, check_target_names, denormalize, denormalize_error, mse_to_rmse
 
 RESERVED = ("input", "time", "step")  # other names in the output of `dltrain predict`
 ROUNDING = 1e-6  # MAE, relative to the worst naive forecast, below which a naive forecast is perfect up to float32
@@ -31,11 +24,6 @@ class Forecasting(Task):
     ``ahead`` (B, horizon, columns): past and future values minus the shift, in the units of the data.
 
     Args:
-        horizon: Steps to predict.
-        columns: Number of series that are predicted together.
-        season: Steps of a season, for the naive forecasts.
-        unit: Unit of the series, for plots.
-        target_names: One name per series.
         loss_name: ``mse``, ``l1`` or ``huber``, on normalized values.
     """
 

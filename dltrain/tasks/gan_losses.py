@@ -45,9 +45,7 @@ def gradient_penalty(model: nn.Module, real: Tensor, fake: Tensor, labels: Tenso
 
     Args:
         model: Model whose critic treats each example independently (no batch norm).
-        real: Real examples.
         fake: As many generated examples, detached.
-        labels: Classes of both, or None.
 
     Source: Gulrajani et al. 2017, "Improved training of Wasserstein GANs", equation 3 and algorithm 1.
     """

@@ -23,10 +23,6 @@ class LanguageModeling(Task):
     """Language modeling: cross-entropy between the model's outputs (B, T, vocabulary) and the next tokens (B, T).
 
     Args:
-        vocabulary: Number of distinct tokens.
-        length: Context length in tokens.
-        encode: Function from text to tokens, for the prompt of samples.
-        decode: Function from tokens to text.
         label_smoothing: Share of each target that is spread evenly over the vocabulary, in training only.
         prompt: Start of sampled text; None for a newline, or the first token of a vocabulary without it.
         temperature: Sampling temperature, above 0.
@@ -97,11 +93,8 @@ class LanguageModeling(Task):
         """Return the negative log-likelihood of each text, and a continuation.
 
         Args:
-            model: Model in evaluation mode.
             batch: ``inputs`` (B, T), whole texts of any length; ``targets`` (B, T), -1 if unknown.
-            length: Tokens to add.
             temperature: Sampling temperature; None for that of the task.
-            seed: Random seed of the continuation.
         """
         if self.decode is None:
             raise ConfigError(format_error("task.decode", "data that turn tokens into text", None))
@@ -127,11 +120,7 @@ class LanguageModeling(Task):
         return float(total)
 
     def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
-        """Raise an error, as `predict` generates text.
-
-        Raises:
-            ConfigError: Always.
-        """
+        """Raise an error, as `predict` generates text."""
         hint = "Use dltrain predict RUN --text TEXT to continue a text."
         raise ConfigError(format_error("generate", "a run whose task generates examples", type(self).__name__, hint))
 

@@ -27,16 +27,11 @@ class Layerwise(Classification):
     labelled examples.
 
     Args:
-        classes: Number of classes.
-        shape: Shape of an example.
-        low: Model input for black, one number per channel; the layers read numbers from 0 (black) to 1 (white).
-        high: Model input for white, one number per channel.
-        class_names: One name per class; numbers if None.
+        low, high: Model inputs for black and white, one number per channel; the layers read numbers from 0 (black) to 1
+            (white).
         label_smoothing: Share of each target that is spread evenly over all classes, in fine-tuning.
         method: ``contrastive_divergence`` for restricted Boltzmann machines, or ``denoising`` for autoencoders with
             tied weights.
-        cd_steps: Gibbs steps per loss.
-        persistent: Continue the chains from step to step, instead of starting them at the data.
         noise: Share of the units that ``denoising`` sets to 0.
         pretrain_epochs: Epochs per layer; 0 for no pretraining.
         pretrain_lr: Learning rate of pretraining; None for that of the optimizer.
@@ -44,7 +39,6 @@ class Layerwise(Classification):
     Source: Hinton, Osindero and Teh 2006, "A fast learning algorithm for deep belief nets"; Bengio, Lamblin, Popovici
     and Larochelle 2007, "Greedy layer-wise training of deep networks"; Vincent et al. 2010, "Stacked denoising
     autoencoders".
-
     Differs: layers read the probabilities of the units below, not sampled states.
     """
 
@@ -80,11 +74,7 @@ class Layerwise(Classification):
     # --- pretraining ------------------------------------------------------------------------------------------------
 
     def stages(self, model: rbm.RBM) -> list[Stage]:
-        """Return one stage per layer, lowest first, and one for fine-tuning.
-
-        Raises:
-            ConfigError: If the model has no such layers.
-        """
+        """Return one stage per layer, lowest first, and one for fine-tuning."""
         layers = rbm_layers(model)
         self.chains = [rbm.GibbsChains(self.cd_steps, self.persistent) for _ in layers]
         upward = [p for layer in layers for p in layer.up.parameters()] + list(model.head.parameters())
@@ -103,7 +93,6 @@ class Layerwise(Classification):
         return Stage(name, [turn], self.pretrain_epochs, "unlabelled", goal)
 
     def _divergence_loss(self, layers: list[rbm.RBM], number: int, batch: Batch, progress: float) -> Loss:
-        """Return the contrastive divergence of one layer."""
         loss = self.chains[number].loss(layers[number], self._layer_inputs(layers, number, batch))
         return loss._replace(parts={f"free_energy_layer{number + 1}": loss.parts["free_energy"]})
 
@@ -118,11 +107,9 @@ class Layerwise(Classification):
 
     @torch.no_grad()
     def _layer_inputs(self, layers: list[rbm.RBM], number: int, batch: Batch) -> Tensor:
-        """Return the probabilities of the units below a layer."""
         return propagate_up(layers[:number], self._unit(batch)["inputs"].flatten(1))
 
     def _evaluate_layer(self, number: int, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Return the reconstruction error of one layer."""
         mean, layers = Mean(), rbm_layers(model)
         for batch in batches:
             inputs = self._layer_inputs(layers, number, batch)
@@ -153,7 +140,6 @@ class Layerwise(Classification):
         return super().predict(model, self._unit(batch))
 
     def _unit(self, batch: Batch) -> Batch:
-        """Return the batch with inputs in [0, 1]."""
         return {**batch, "inputs": self.pixel_range.to_unit(batch["inputs"])}
 
     # --- samples ----------------------------------------------------------------------------------------------------
@@ -163,7 +149,6 @@ class Layerwise(Classification):
         return [*super().show(model, evaluation), *self._show_layers(model, evaluation)]
 
     def _show_layers(self, model: rbm.RBM, evaluation: Evaluation) -> list[Media]:
-        """Return the lowest weights as filters, and samples of the top layer."""
         filters = grids.filters(rbm_layers(model)[0].up.weight.unflatten(1, self.shape))
         return [Media("filters", filters), Media("samples", self.frame(model))]
 
@@ -175,9 +160,6 @@ class Layerwise(Classification):
         """Return images after 1,000 Gibbs steps in the top layer, or reconstructions of given ones.
 
         Fine-tuning changes the weights, so that samples are better before it.
-
-        Raises:
-            ConfigError: If a class or an interpolation is requested.
         """
         check_request(request)
         if request.given is None:
@@ -195,8 +177,7 @@ class Layerwise(Classification):
 def rbm_layers(model: nn.Module) -> list[rbm.RBM]:
     """Return the layers of a network, lowest first, each with the parts ``up`` and ``down``.
 
-    Raises:
-        ConfigError: If the model has no such layers.
+    Raise ConfigError if the model has no such layers.
     """
     layers = list(getattr(model, "layers", []))
     if not layers or not all(hasattr(layer, "up") and hasattr(layer, "down") for layer in layers):

@@ -26,7 +26,6 @@ class PerceptronRule(Task):
 
     Args:
         classes: Number of classes, at least 2.
-        class_names: One name per class; numbers if None.
 
     Source: McCulloch and Pitts 1943 (the unit); Rosenblatt 1958, "The perceptron"; Novikoff 1962, "On convergence
     proofs for perceptrons"; Nilsson 1965, "Learning machines", section 5.1 (Kesler's construction).

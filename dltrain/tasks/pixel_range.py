@@ -10,11 +10,9 @@ class PixelRange:
     """Maps standardized images to [0, 1] from black to white and back; leaves other data unchanged.
 
     Args:
-        low: Model input for black, one number per channel; None for data without bounds.
-        high: Model input for white, one number per channel; None for data without bounds.
+        low, high: Model inputs for black and white, one number per channel; None for data without bounds.
 
-    Shape:
-        - Input and output of both methods: (B, channels, height, width), or any shape without bounds.
+    Shape: (B, channels, height, width), or any shape without bounds -> the same shape.
     """
 
     def __init__(self, low: Sequence[float] | None, high: Sequence[float] | None) -> None:

@@ -61,7 +61,6 @@ def reconstruction_error(rbm: RBM, visible: Tensor, inputs: Tensor | None = None
     """Return the cross-entropy between visible units and their mean-field reconstruction, in nats, (B,).
 
     Args:
-        rbm: Model.
         visible: Targets, (B, visible).
         inputs: What to reconstruct from; the targets if None.
     """
@@ -73,7 +72,6 @@ def pseudo_log_likelihood(rbm: RBM, states: Tensor, noise: Generator) -> Tensor:
     """Estimate ``sum_i log P(v_i | all other units)`` of each example, (B,).
 
     Args:
-        rbm: Model.
         states: Binary visible units, (B, visible).
         noise: Draws 8 units per example; the sum is exact if there are no more.
 
@@ -86,11 +84,6 @@ def pseudo_log_likelihood(rbm: RBM, states: Tensor, noise: Generator) -> Tensor:
         flipped = states.scatter(1, unit, 1 - states.gather(1, unit))
         total += F.logsigmoid(free_energy(rbm, flipped) - energy)
     return total * (size / units.shape[1])
-
-
-def has_exact_likelihood(rbm: RBM) -> bool:
-    """Return whether the RBM is small enough to compute its partition function."""
-    return min(rbm.up.weight.shape) <= MAX_EXACT_UNITS
 
 
 def log_partition(rbm: RBM) -> Tensor:
@@ -116,7 +109,6 @@ class GibbsChains:
     """Markov chains that draw the model's samples in contrastive divergence.
 
     Args:
-        steps: Gibbs steps per loss: the k of CD-k.
         persistent: Continue the chains from loss to loss, instead of starting them at the data.
 
     Source: Hinton 2002; persistent chains, Tieleman 2008, "Training restricted Boltzmann machines using approximations

@@ -27,11 +27,7 @@ class Reconstruction(Autoencoding):
     Penalties are means over examples; a weight of 0 turns one off.
 
     Args:
-        shape: Shape of an example.
-        size: Numbers per example.
-        low: Model input for black, one number per channel; None for data without bounds.
-        high: Model input for white, one number per channel; None for data without bounds.
-        class_names: One name per class, for the scatter plot of the codes.
+        low, high: Model inputs for black and white, one number per channel; None for data without bounds.
         distance: ``mse``, squared error, or ``bernoulli``, cross-entropy of numbers in [0, 1], in nats.
         code: Activation function of the code: ``identity``, ``relu``, ``sigmoid`` or ``tanh``.
         corruption: Corruption of the inputs. ``gaussian`` adds noise of standard deviation ``amount``; ``masking`` sets
@@ -39,11 +35,6 @@ class Reconstruction(Autoencoding):
         amount: Amount of corruption; for images relative to [0, 1].
         sparsity: Weight of the divergence of each unit's mean activity from ``sparsity_target``; needs a sigmoid code.
         sparsity_target: Mean activity of each unit of a sparse code, in (0, 1).
-        latent_l1: Weight of the sum of the code's absolute values.
-        contraction: Weight of the squared norm of the code's Jacobian.
-
-    Raises:
-        ConfigError: If a name is unknown, or does not fit the data or the code.
 
     Source: denoising, Vincent et al. 2010, section 3.3; sparse, Ng 2011, "Sparse autoencoder", section 3; contractive,
     Rifai et al. 2011, equation 2.
@@ -97,7 +88,6 @@ class Reconstruction(Autoencoding):
         return Loss(total, len(unit), {"reconstruction": distance, **penalties} if penalties else {})
 
     def _penalties(self, code: Tensor, inputs: Tensor) -> Iterable[tuple[str, Tensor]]:
-        """Yield name and weighted value of each penalty that is on."""
         if self.sparsity:
             yield "sparsity", self.sparsity * sparsity_divergence(code.mean(0), self.sparsity_target)
         if self.latent_l1:

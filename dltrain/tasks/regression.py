@@ -11,11 +11,7 @@ from dltrain.errors import ConfigError, choose, format_error
 from dltrain.metrics.running import Mean
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Task
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mse": F.mse_loss,
-    "l1": F.l1_loss,
-    "huber": F.smooth_l1_loss,
-}
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.smooth_l1_loss}
 
 RESERVED = ("input", "line")  # other names in the output of `dltrain predict`
 
@@ -27,8 +23,6 @@ class Regression(Task):
     the data.
 
     Args:
-        targets: Numbers to predict per example.
-        target_names: One name per number.
         loss_name: ``mse``, ``l1`` or ``huber`` (quadratic below 1).
     """
 
@@ -66,11 +60,7 @@ class Regression(Task):
 
 
 def check_target_names(names: Iterable[str], reserved: Iterable[str]) -> list[str]:
-    """Return the names if none of them is reserved in the output of `dltrain predict`.
-
-    Raises:
-        ConfigError: If one is.
-    """
+    """Return the names if none of them is reserved in the output of `dltrain predict`."""
     names, reserved = list(names), list(reserved)
     for name in filter(reserved.__contains__, names):
         hint = "The output of dltrain predict has other values under these names: rename the column."

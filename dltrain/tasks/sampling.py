@@ -64,13 +64,9 @@ def requested_labels(model: nn.Module, request: GenerateRequest, count: int, dra
     """Return the classes of examples to generate, int64 (count,); None for an unconditional model.
 
     Args:
-        model: Generative model.
-        request: What to generate.
-        count: Number of labels.
         draw: Draw random classes if none is requested; otherwise return None.
 
-    Raises:
-        ConfigError: If the model does not know the requested class.
+    Raise ConfigError if the model does not know the requested class.
     """
     classes = num_classes(model)
     if request.label is None:

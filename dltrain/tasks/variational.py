@@ -32,23 +32,15 @@ class Variational(Autoencoding):
     Metrics are in nats per example. Evaluation uses beta = 1 and the same noise each time.
 
     Args:
-        shape: Shape of an example.
-        size: Numbers per example.
-        low: Model input for black, one number per channel; None for data without bounds.
-        high: Model input for white, one number per channel; None for data without bounds.
-        class_names: One name per class, for the scatter plot of the codes.
+        low, high: Model inputs for black and white, one number per channel; None for data without bounds.
         likelihood: ``bernoulli`` for numbers in [0, 1] (not only 0 and 1), ``gaussian``, or ``auto``: bernoulli for
             images, gaussian otherwise.
         std: Standard deviation of the Gaussian likelihood; for images relative to [0, 1].
-        beta: Weight of the KL divergence in training.
         warmup: Share of the run over which beta rises from 0.
         binarise: Draw each pixel as 0 or 1 with its value as the probability, each time it is read.
-        importance_samples: Codes per example in an evaluation.
         features: Run folder of the classifier whose features `Quality` compares; None to skip these scores.
 
-    Raises:
-        ConfigError: If the likelihood is unknown or does not fit the data.
-
+    Raise ConfigError if the likelihood is unknown or does not fit the data.
     Source: Kingma and Welling 2014, "Auto-encoding variational Bayes", equation 10 and appendix B; beta, Higgins et al.
     2017; warm-up, Sønderby et al. 2016; importance-weighted bound, Burda et al. 2016, equation 8.
     """
@@ -139,17 +131,13 @@ class Variational(Autoencoding):
                 real.append(self.pixel_range.to_unit(batch["inputs"]))
         metrics = mean.read() | {"active_units": int((means.variance() > ACTIVE).sum())}
         if self.quality is not None:
-            metrics |= self._score_samples(model, self.quality, torch.cat(real)[:NUM_SCORED], noise)
+            scored = torch.cat(real)[:NUM_SCORED]
+            samples = [self._samples(model, len(rows), noise) for rows in scored.split(BATCH_SIZE)]
+            metrics |= self.quality.measure(scored, torch.cat(samples))
         notes = [] if metrics["active_units"] else [collapse_note(metrics["kl"], center.shape[1])]
         return Evaluation(metrics, {"mean example": self._baseline(numbers)}, {"collected": collected}, notes)
 
-    def _score_samples(self, model: nn.Module, quality: Quality, real: Tensor, noise: Generator) -> dict[str, float]:
-        """Return the scores of as many samples as there are real examples."""
-        samples = [self._samples(model, len(rows), noise) for rows in real.split(BATCH_SIZE)]
-        return quality.measure(real, torch.cat(samples))
-
     def _eval_targets(self, batch: Batch, noise: Generator) -> Tensor:
-        """Return the targets of the decoder, the same in every evaluation."""
         unit = self.pixel_range.to_unit(batch["inputs"])
         if not self.binarise:
             return unit

@@ -47,6 +47,18 @@ def test_jobs_of_a_sweep_of_an_example_resume_and_predict(
     assert lines and all(keys <= set(line) for line in lines)
 
 
+def test_mistakes_are_reported_without_a_traceback(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trust = "allow_targets=[my_data,my_task]"
+    (here / "words.csv").write_text("x,y\n")
+    typed = ["model=mlp", "data=spirals", trust, "device=cpu", "trainer.max_steps=1", "hydra.run.dir=run"]
+    assert main([*CONF, *typed]) == 0
+    assert main(["predict", "run", "words.csv", trust]) == 2
+    assert main([*CONF, "data=csv", "data.path=table.csv", "model=mlp", "task=quantiles", "task.targets=2", trust]) == 2
+    said = capsys.readouterr().err
+    assert "INPUT 1: expected CSV files with two numbers per line, got words.csv" in said
+    assert "task.targets: expected 1" in said
+
+
 @pytest.mark.slow
 def test_spirals_are_learned(here: Path) -> None:
     typed = ["model=mlp", "data=spirals", "optimizer.lr=0.01", "trainer.epochs=20", "allow_targets=[my_data]"]
