@@ -41,7 +41,7 @@ tensorboard: .venv/installed ## look at the runs in DIR (outputs) on localhost, 
 	$(BIN)/tensorboard --logdir $(DIR) --host localhost --port $(PORT)
 
 test: .venv/installed-dev ## the tests that need bundled data only, in a few minutes
-	$(BIN)/python -m pytest --numprocesses 2 $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 test-faults: .venv/installed-dev ## every stop, kill and damage of tests/faults, in a few minutes
 	$(BIN)/python -m pytest tests/faults -m 'faults or not faults' --numprocesses 2 $(ARGS)
@@ -57,7 +57,7 @@ test-lowest: ## a sample of the tests with the lowest versions that pyproject.to
 	.venv-lowest/bin/python -m pytest --numprocesses 2 tests/config tests/cli/test_main.py tests/runs tests/plots $(ARGS)
 
 coverage: .venv/installed-dev ## run the default tests and write the coverage of each file to coverage.txt
-	$(BIN)/python -m pytest --numprocesses 2 --cov=dltrain --cov-report= $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov=dltrain --cov-report= $(ARGS)
 	$(BIN)/coverage report --skip-covered > coverage.txt && tail -n 1 coverage.txt
 
 check: lint type ## all that reads the code without running it

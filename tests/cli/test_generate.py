@@ -329,13 +329,11 @@ def test_mistakes_are_answered_without_torch(words: str, tmp_path: Path) -> None
     assert "Traceback" not in ended.stderr
 
 
-def test_the_command_itself_prints_the_file_and_nothing_else(kept: Kept, tmp_path: Path) -> None:
+def test_the_command_prints_the_file_and_nothing_else(kept: Kept, generate: Generate) -> None:
     run = kept("model=gan", *SHORT)
-    words = [sys.executable, "-m", "dltrain", "generate", str(run), "--count", "9", "--out", "nine.png", "device=cpu"]
-    ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
-    assert ended.stdout == "nine.png\n"
-    assert ended.stderr == f"{run}: best checkpoint, of step 2: 9 examples\n"
-    assert torch.equal(pixels(tmp_path / "nine.png"), grids.images(generated(run, 9)))
+    said = generate(run, "--count", 9, "--out", "nine.png", "device=cpu")
+    assert said == (0, "nine.png\n", f"{run}: best checkpoint, of step 2: 9 examples\n")
+    assert torch.equal(pixels(Path("nine.png")), grids.images(generated(run, 9)))
 
 
 def test_nothing_that_is_given_is_refused_in_one_line(kept: Kept, generate: Generate) -> None:

@@ -100,11 +100,10 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_platform_without_posix_signals_trains(tmp_path: Path, own_files: dict[str, Path], workers: int) -> None:
+def test_a_platform_without_posix_signals_trains(tmp_path: Path, own_files: dict[str, Path]) -> None:
     words = ["model=mlp", "model.hidden_size=4", "trainer.max_steps=1", "device=cpu", "hydra.run.dir=run"]
-    images = ["data=image_folder", f"data.path={own_files['image_folder']}", "data.image_size=8"]
-    words += [*images, "data.batch_size=8", f"data.workers={workers}"] if workers else ["data=digits"]
+    words += ["data=image_folder", f"data.path={own_files['image_folder']}", "data.image_size=8"]
+    words += ["data.batch_size=8", "data.workers=1"]
     ended = subprocess.run(
         [sys.executable, "-c", NOT_EVERYWHERE, *words],
         cwd=tmp_path,

@@ -56,7 +56,7 @@ def hashes(run: Path) -> dict[str, str]:
     return {name: entry["sha256"] for name, entry in Checkpoints(run).read_manifest().items()}
 
 
-@pytest.mark.parametrize("kind", ["average", "augmented", "forecast"])
+@pytest.mark.parametrize("kind", ["augmented", "forecast"])
 def test_when_nothing_differs_the_new_run_has_the_same_bytes(
     kept: Kept, rerun: Callable[..., Result], tmp_path: Path, kind: str
 ) -> None:

@@ -59,6 +59,7 @@ def test_mistakes_are_reported_without_a_traceback(here: Path, capsys: pytest.Ca
     assert "task.targets: expected 1" in said
 
 
+@pytest.mark.slow
 def test_spirals_are_learned(here: Path) -> None:
     typed = ["model=mlp", "data=spirals", "optimizer.lr=0.01", "trainer.epochs=20", "allow_targets=[my_data]"]
     assert main([*CONF, *typed, "device=cpu", "hydra.run.dir=run"]) == 0

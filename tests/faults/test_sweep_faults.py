@@ -101,7 +101,8 @@ def test_a_second_sweep_in_the_same_folder_is_refused_while_the_first_lives(
     child.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.faults)])
+@pytest.mark.faults
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_sweep_within_seconds_and_it_goes_on(
     number: signal.Signals,
     whole_sweep: Path,

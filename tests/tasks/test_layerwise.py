@@ -26,6 +26,12 @@ EPOCH = -(-1299 // 64)  # steps of an epoch of the digits, with and without labe
 State = dict[str, torch.Tensor]
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[launch.Outcome, assemble.Components]:
+    """A run with nothing special, and the same parts before training."""
+    return trained(tmp_path_factory.mktemp("plain"), "task.pretrain_lr=0.002", "trainer.log_every=1 epoch")
+
+
 def trained(folder: Path, *more: str) -> tuple[launch.Outcome, assemble.Components]:
     """A run of three layers, with a checkpoint of every epoch."""
     job = compose.compose([*SMALL, "trainer.keep_last=99", f"hydra.run.dir={folder / 'run'}", *more])
@@ -50,14 +56,15 @@ def lines(outcome: launch.Outcome, split: str) -> list[dict[str, Any]]:
     "more",
     [
         [],
-        ["task.persistent=true", "task.cd_steps=2", "trainer.accumulate=2"],
-        ["task.method=denoising", "device.precision=bf16"],
-        ["optimizer=adamw", "regularization=l2", "regularization.clip_norm=1"],
+        ["task.persistent=true", "task.cd_steps=2", "trainer.accumulate=2", "regularization=l2"],
+        ["task.method=denoising", "device.precision=bf16", "optimizer=adamw", "regularization.clip_norm=1"],
     ],
-    ids=["CD-1", "PCD-2 accumulated", "denoising in bf16", "decay"],
+    ids=["CD-1", "PCD-2 accumulated with decay", "denoising in bf16 with clipping"],
 )
-def test_each_stage_trains_one_layer_only(more: list[str], tmp_path: Path) -> None:
-    outcome, fresh = trained(tmp_path, *more)
+def test_each_stage_trains_one_layer_only(
+    more: list[str], tmp_path: Path, plain: tuple[launch.Outcome, assemble.Components]
+) -> None:
+    outcome, fresh = trained(tmp_path, *more) if more else plain
     ends = last_of_each_stage(outcome)
     assert len(ends) == 4
     before = {name: value.clone() for name, value in fresh.model.state_dict().items()}
@@ -70,8 +77,10 @@ def test_each_stage_trains_one_layer_only(more: list[str], tmp_path: Path) -> No
         before = after
 
 
-def test_the_stages_read_all_examples_without_labels_and_then_those_with_labels(tmp_path: Path) -> None:
-    outcome, made = trained(tmp_path)
+def test_the_stages_read_all_examples_without_labels_and_then_those_with_labels(
+    plain: tuple[launch.Outcome, assemble.Components],
+) -> None:
+    outcome, made = plain
     stages = made.task.stages(made.model)
     assert [stage.data for stage in stages] == ["unlabelled"] * 3 + ["train"]
     batches = dry_run.build_batches(made, made.data.load())
@@ -80,8 +89,10 @@ def test_the_stages_read_all_examples_without_labels_and_then_those_with_labels(
     assert outcome.result["steps"] == 3 * 2 * EPOCH + 2 * 1
 
 
-def test_every_layer_has_losses_rates_and_a_metric_of_its_own(tmp_path: Path) -> None:
-    outcome, _ = trained(tmp_path, "task.pretrain_lr=0.002", "trainer.log_every=1 epoch")
+def test_every_layer_has_losses_rates_and_a_metric_of_its_own(
+    plain: tuple[launch.Outcome, assemble.Components],
+) -> None:
+    outcome, _ = plain
     logged = [{name for name in line if name.startswith(("loss", "lr", "grad"))} for line in lines(outcome, "train")]
     for number in (1, 2, 3):
         assert {f"loss_layer{number}", f"lr_layer{number}", f"grad/norm_layer{number}"} in logged

@@ -108,7 +108,7 @@ def test_what_is_right_moves_nothing() -> None:
     assert [line["class"] for line in task.predict(unit, batch)] == [1, 0]
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 @pytest.mark.parametrize("gate", DIVIDED)
 def test_the_rule_converges_where_a_line_divides(gate: str, seed: int, tmp_path: Path) -> None:
     outcome, _ = trained(tmp_path, "data=gates", f"data.gate={gate}", f"seed={seed}")

@@ -206,7 +206,7 @@ def check_all_models(
 def test_every_model_is_computed_on_an_older_cpu_or_refused_in_one_line(
     small: Callable[[str], list[str]], tmp_path: Path
 ) -> None:
-    check_all_models(PREPARE, OLDER_CPU, list(DTYPES), small, tmp_path)
+    check_all_models(PREPARE, OLDER_CPU, ["bf16"], small, tmp_path)
 
 
 @pytest.mark.slow
