@@ -93,16 +93,19 @@ class TimeSeries:
         if season is None:
             season = bundled.season if bundled else infer_season(parse_times(head))
         self.lead = max(window, 2 * at_least("data.season", season, 1))
+        self.spec = self._facts(season, bundled.unit if bundled else None)
+
+    def _facts(self, season: int, unit: str | None) -> Spec:
         columns = len(self.names)
-        self.spec = Spec(
-            shape=(window, columns),
-            size=window * columns,
+        return Spec(
+            shape=(self.window, columns),
+            size=self.window * columns,
             features=columns,
-            length=window,
+            length=self.window,
             columns=columns,
-            horizon=horizon,
+            horizon=self.horizon,
             season=season,
-            unit=bundled.unit if bundled else None,
+            unit=unit,
             target_names=tuple(self.names),
         )
 
