@@ -103,6 +103,7 @@ FIELDS = {
     "season": integer(1),
     "stride": integer(1, many=True),
     "kernel": integer(1, many=True),
+    "decimal": choice("point", "comma"),
     "num_labels": integer(1, null=True),
     "gate": choice("and", "or", "nand", "nor", "xor", "xnor"),
     "validation": real("[0, 1)"),
