@@ -10,7 +10,7 @@ lowercase words or numbers.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -84,15 +84,6 @@ def mask_override(text: str) -> str:
     else:
         secret = any(is_secret(k) and not re.fullmatch(REFERENCE, v.strip("'\"")) for k, v in PAIR.findall(value))
     return f"{key}={MASK}" if secret else redact(text)
-
-
-def masked_keys(content: Any, key: str = "") -> Iterator[str]:
-    """Yield the dotted key of each value that is masked, or contains a mask."""
-    if isinstance(content, Mapping | list):
-        for name, item in content.items() if isinstance(content, Mapping) else enumerate(content):
-            yield from masked_keys(item, f"{key}.{name}" if key else str(name))
-    elif isinstance(content, str) and MASK in content:
-        yield key
 
 
 def register_secrets(value: Any, key: str) -> None:

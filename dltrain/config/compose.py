@@ -58,9 +58,8 @@ class Job:
 
     def title(self) -> str:
         """Return the command of the run with every group's option."""
-        first = [group for group in ("experiment", "model", "data", "task") if group in self.choices]
-        groups = dict.fromkeys([*first, *reversed(self.choices)])
-        return " ".join(["dltrain", *(f"{group}={self.choices[group]}" for group in groups)])
+        groups = dict.fromkeys(["experiment", "model", "data", "task", *reversed(self.choices)])
+        return " ".join(["dltrain", *(f"{group}={self.choices[group]}" for group in groups if group in self.choices)])
 
     def ready(self) -> None:
         """Set the environment variables that torch reads when it is imported."""
@@ -115,10 +114,9 @@ def _job_of(whole: DictConfig, parsed: Sequence[Override], config_dirs: tuple[st
 @contextmanager
 def session(config_dirs: tuple[str, ...], sweep: bool) -> Iterator[Composer]:
     """Initialize Hydra for dltrain's groups and the user's own."""
-    search_dirs(config_dirs)
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3", job_name="dltrain"):
-        yield Composer(conf_dir(), config_dirs, sweep)
+        yield Composer(config_dirs, sweep)
 
 
 @functools.cache
