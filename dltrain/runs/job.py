@@ -84,7 +84,7 @@ def find_run(name: str) -> Path:
         path = max(runs, key=index.last_active)
     elif not (path / run_files.JOB).exists():
         raise ConfigError(format_error("RUN", "the folder of a run, or latest", name, _hint(path, root)))
-    folder_checks.refuse_special(path)
+    folder_checks.check_entries(path)
     return path
 
 
