@@ -60,12 +60,7 @@ def _is_literal(key: str, value: Any) -> bool:
 
 
 def mask(value: Any, key: str = "") -> Any:
-    """Return a configuration with each secret replaced by ``***``.
-
-    Args:
-        value: Nested mappings, lists and scalars.
-        key: Dotted key of `value`.
-    """
+    """Return the value of a dotted key, nested mappings, lists and scalars, with each secret replaced by ``***``."""
     if isinstance(value, Mapping):
         return {name: item if name == "_target_" else mask(item, f"{key}.{name}") for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -87,7 +82,7 @@ def mask_override(text: str) -> str:
 
 
 def register_secrets(value: Any, key: str) -> None:
-    """Register the secrets in a configuration for `redact`; see `mask` for the arguments."""
+    """Register the secrets in the value of a dotted key for `redact`."""
     if isinstance(value, Mapping):
         for name, item in value.items():
             register_secrets(item, "" if name == "_target_" else f"{key}.{name}")

@@ -68,20 +68,12 @@ class Job:
 
 
 def compose(typed: list[str], config_dirs: tuple[str, ...] = ()) -> Job:
-    """Compose one run.
-
-    Raises:
-        ConfigError: With one line per error of the command.
-    """
+    """Compose one run; a `ConfigError` has one line per error of the command."""
     return expand(typed, config_dirs, sweep=False)[0]
 
 
 def expand(typed: list[str], config_dirs: tuple[str, ...] = (), sweep: bool = True) -> list[Job]:
-    """Compose every run of a command: one, or with `sweep` every combination of the values given.
-
-    Raises:
-        ConfigError: With one line per error, whichever run it is in.
-    """
+    """Compose every run of a command: one, or with `sweep` every combination of the values given."""
     jobs: list[Job] = []
     with session(config_dirs, sweep) as composer:
         parsed, errors = overrides.parse(typed, composer.options)

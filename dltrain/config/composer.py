@@ -26,12 +26,7 @@ FREE_IN_HYDRA = ("run", "sweep", "runtime", "overrides", "job", "searchpath")
 
 
 class Composer:
-    """Composes runs, each combination of options only once.
-
-    Args:
-        config_dirs: The user's folders of YAML groups.
-        sweep: Whether the run is one of several.
-    """
+    """Composes the runs of a command, each combination of options only once."""
 
     def __init__(self, config_dirs: tuple[str, ...], sweep: bool) -> None:
         self.config_dirs, self.sweep, self.folders = config_dirs, sweep, search_dirs(config_dirs)

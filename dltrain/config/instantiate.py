@@ -113,11 +113,7 @@ def node_errors(node: Node, key: str, allow: tuple[str, ...] = ()) -> Iterator[s
 
 
 def find_target(path: Any, key: str, allow: tuple[str, ...]) -> Callable[..., Any]:
-    """Return the class or function that a ``_target_`` names.
-
-    Raises:
-        ConfigError: If it is not allowed, and then its module is not imported, or does not exist.
-    """
+    """Return the class or function that a ``_target_`` names; a module that is not allowed is not imported."""
     path = str(path)
     if new := renamed.new_target(path):
         raise ConfigError(format_error(f"{key}._target_", new, path, "The class has moved."))

@@ -18,11 +18,7 @@ Options = Callable[[str], Sequence[str]]
 
 @functools.cache
 def parse_override(text: str) -> Override:
-    """Return one override as Hydra parses it.
-
-    Raises:
-        HydraException: If it is not valid.
-    """
+    """Return one override as Hydra parses it; a `HydraException` if it is not valid."""
     return OverridesParser.create().parse_override(text)
 
 
@@ -93,12 +89,11 @@ def sweep_values(parsed: list[Override], options: Options) -> tuple[list[list[Ov
         try:
             values.append([parse_override(text) for text in _each_value(override, options)])
         except HydraException as error:
-            values.append([])
             shown = redaction.mask_override(str(override.input_line))
             errors.append(f"{shown}: cannot be swept: {error}")
-        else:
-            if not values[-1]:
-                errors.append(f"{override.input_line}: expected at least one value, got none")
+            continue
+        if not values[-1]:
+            errors.append(f"{override.input_line}: expected at least one value, got none")
     return [found for found in values if found], errors
 
 

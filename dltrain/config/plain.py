@@ -21,11 +21,7 @@ class Fact:
 
 
 def from_yaml(text: str) -> Any:
-    """Return the content of a YAML document, interpolations as they are written.
-
-    Raises:
-        ValueError: When the document is not a configuration.
-    """
+    """Return a YAML document, interpolations as they are written; a `ValueError` if it is not a configuration."""
     try:
         return OmegaConf.to_container(OmegaConf.create(text))
     except OmegaConfBaseException as error:
@@ -38,11 +34,7 @@ def to_yaml(content: Mapping[str, Any]) -> str:
 
 
 def resolve(written: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy with every interpolation replaced by its value, and those of facts by a `Fact`.
-
-    Raises:
-        OmegaConfBaseException: When an interpolation has no value.
-    """
+    """Return a copy with every interpolation replaced by its value, and those of facts by a `Fact`."""
     whole = OmegaConf.create(dict(written), flags={"allow_objects": True})
     whole.spec = {name: Fact(name) for name in FACT.findall(str(written))}
     resolved: Any = OmegaConf.to_container(whole, resolve=True)

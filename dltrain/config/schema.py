@@ -134,11 +134,9 @@ KINDS: dict[type, tuple[tuple[type, ...], str]] = {
 
 
 def field_of(key: str, target: str = "") -> FieldSpec | None:
-    """Return what a dotted key accepts, or None if any value of the right type will do.
+    """Return what a key such as ``model.hidden_size`` accepts, or None if any value of the right type will do.
 
-    Args:
-        key: For instance ``model.hidden_size``.
-        target: The ``_target_`` of its group.
+    Some keys mean something else in one class, the ``_target_`` of their group.
     """
     name = key.rsplit(".", 1)[-1]
     return FIELDS.get(f"{target.rsplit('.', 1)[-1]}.{name}") or FIELDS.get(key) or FIELDS.get(name)
