@@ -17,7 +17,6 @@ from omegaconf import DictConfig, OmegaConf
 from dltrain.config import interpolation, overrides
 from dltrain.config.composer import Composer, first_name, hydra_errors, module_names, plain
 from dltrain.config.groups import conf_dir, search_dirs
-from dltrain.config.plain import resolve
 from dltrain.errors import ConfigError
 
 LOCATIONS = ("hydra", "sweep")  # where a run goes is not part of its configuration
@@ -54,7 +53,7 @@ class Job:
     def resolved(self) -> dict[str, Any]:
         """The configuration with its interpolations resolved; a `Fact` stands for what data and task will state."""
         with hydra_errors():
-            return resolve(self.config)
+            return interpolation.resolve(self.config)
 
     def title(self) -> str:
         """Return the command of the run with every group's option."""

@@ -22,9 +22,6 @@ def revise_job(job: Job, typed: list[str]) -> tuple[Job, Changes]:
     Args:
         job: What the run's folder says.
         typed: ``KEY=VALUE``, or ``GROUP=OPTION`` for a whole group; ``hydra.run.dir`` names a folder.
-
-    Raises:
-        ConfigError: With one line for each mistake.
     """
     with compose.session((), sweep=False) as composer:
         parsed, problems = overrides.parse(typed, composer.options)

@@ -32,7 +32,10 @@ def run_sweep(jobs: list[Job], console: Console, typed: list[str]) -> int:
     swept = [key for key in values[0] if len({found[key] for found in values}) > 1]  # as they were typed
     masked = [{key: redaction.mask_override(f"{key}={found[key]}") for key in swept} for found in values]
     chosen = [{key: word.split("=", 1)[1] for key, word in words.items()} for words in masked]
-    names = [_job_name(number, choices) for number, choices in enumerate(chosen)]
+    names = []  # of the jobs' folders, also shown by TensorBoard: 0_model=lstm,lr=0.01
+    for number, choices in enumerate(chosen):
+        text = ",".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in choices.items())
+        names.append(f"{number}_{run_dir.safe_name(text)}" if text else str(number))
     dirs = [word for name in jobs[0].config_dirs for word in ("--config-dir", name)]
     kept = [redaction.mask_override(word) for word in typed if not word.lstrip("+").startswith("sweep.resume=")]
     command = shlex.join(["dltrain", *dirs, "-m", *kept])
@@ -145,12 +148,6 @@ class Sweep:
             what = "Resume with" if interrupted else "Retry failed jobs with"
             self.console.info(f"{what}: {self.command} {shlex.quote(f'sweep.resume={_quote_path(self.home.path)}')}")
         return code
-
-
-def _job_name(number: int, chosen: dict[str, str]) -> str:
-    """Return the name of a job's folder, also shown by TensorBoard: ``0_model=lstm,lr=0.01``."""
-    text = ",".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in chosen.items())
-    return f"{number}_{run_dir.safe_name(text)}" if text else str(number)
 
 
 def _quote_path(path: Path) -> str:
