@@ -24,27 +24,16 @@ LOCATIONS = ("hydra", "sweep")  # where a run goes is not part of its configurat
 
 @dataclass(frozen=True)
 class Job:
-    """One composed run.
+    """One composed run."""
 
-    Args:
-        config: Everything below the root except ``hydra``, interpolations as they are written.
-        choices: Group -> the option chosen, e.g. ``{"model": "lstm"}``.
-        overrides: The overrides as Hydra parses them, without those of the run's location.
-        run_dir: The run folder that was named, or None for a new one.
-        sweep_dir: The sweep's folder that was named, or None for a new one.
-        config_dirs: Folders searched after dltrain's own.
-        allow: Prefixes of modules that the command line allows YAML to name.
-        sweep_resume: The folder of the sweep to resume, or None for a new one.
-    """
-
-    config: dict[str, Any]
-    choices: dict[str, str]
-    overrides: tuple[str, ...]
-    run_dir: str | None
-    sweep_dir: str | None
-    config_dirs: tuple[str, ...] = ()
-    allow: tuple[str, ...] = ()
-    sweep_resume: str | None = None
+    config: dict[str, Any]  # everything below the root except ``hydra``, interpolations as they are written
+    choices: dict[str, str]  # group -> the option chosen: {"model": "lstm"}
+    overrides: tuple[str, ...]  # as Hydra parses them, without those of the run's location
+    run_dir: str | None  # the run folder that was named, or None for a new one
+    sweep_dir: str | None  # the sweep's folder that was named, or None for a new one
+    config_dirs: tuple[str, ...] = ()  # folders searched after dltrain's own
+    allow: tuple[str, ...] = ()  # prefixes of modules that the command line allows YAML to name
+    sweep_resume: str | None = None  # the folder of the sweep to resume, or None for a new one
 
     def __post_init__(self) -> None:
         interpolation.register_secrets(self.config)

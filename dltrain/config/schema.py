@@ -17,23 +17,14 @@ UNITS = ("step", "epoch", "minute")
 
 @dataclass(frozen=True)
 class FieldSpec:
-    """The values that a key accepts.
+    """The values that a key accepts."""
 
-    Args:
-        text: A description for messages: "a number above 0".
-        accepts: Returns whether one value is valid.
-        names: The names to choose from, if it is a choice.
-        many: Whether a list of such values may replace the scalar in YAML.
-        null: Whether null may replace the value in YAML.
-        edges: Values at the edge of the range that are valid, for tests.
-    """
-
-    text: str
-    accepts: Callable[[Any], bool]
-    names: tuple[str, ...] = ()
-    many: bool = False
-    null: bool = False
-    edges: tuple[float, ...] = ()
+    text: str  # a description for messages: "a number above 0"
+    accepts: Callable[[Any], bool]  # whether one value is valid
+    names: tuple[str, ...] = ()  # to choose from, if it is a choice
+    many: bool = False  # a list of such values may replace the scalar in YAML
+    null: bool = False  # null may replace the value in YAML
+    edges: tuple[float, ...] = ()  # valid values at the edge of the range, for tests
 
 
 def integer(least: int, below: float = math.inf, many: bool = False, null: bool = False) -> FieldSpec:

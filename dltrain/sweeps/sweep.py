@@ -45,21 +45,14 @@ def run_sweep(jobs: list[Job], console: Console, typed: list[str]) -> int:
 
 @dataclass
 class Sweep:
-    """A sweep in its folder.
-
-    Args:
-        chosen: For each job, the values by which it differs from the others.
-        paths: For each job, its folder.
-        home: The sweep's folder, locked.
-        command: The command that started the sweep.
-    """
+    """A sweep in its folder."""
 
     jobs: list[Job]
-    chosen: list[dict[str, str]]
-    paths: list[Path]
-    home: run_dir.RunDir
+    chosen: list[dict[str, str]]  # for each job, the values by which it differs from the others
+    paths: list[Path]  # of the jobs' folders
+    home: run_dir.RunDir  # the sweep's folder, locked
     console: Console
-    command: str
+    command: str  # that started the sweep
 
     def __post_init__(self) -> None:
         found = (load_result(number, self.chosen[number], path) for number, path in enumerate(self.paths))
