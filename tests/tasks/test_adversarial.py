@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def test_a_turn_changes_its_own_parameters_and_leaves_weights_and_gradients_of_t
         before, theirs = [[p.detach().clone() for p in half] for half in (own, others)]
         for p in others:
             p.grad = torch.full_like(p, 7.0)
-        runner.run_turn(turn, group, StepInfo(0, 0, 0.0), measure_norm=True)
+        runner.run(replace(stage, turns=[replace(turn, every=1)]), group, StepInfo(0, 0, 0.0), measure_norm=True)
         assert all(torch.equal(p, value) for p, value in zip(others, theirs, strict=True))
         assert all(p.grad is not None and bool((p.grad == 7.0).all()) for p in others)
         # A bias may stay: that of the critic's answers, where those on real and made-up examples move it both ways.
