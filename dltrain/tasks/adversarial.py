@@ -3,7 +3,8 @@
 import functools
 import math
 from collections.abc import Iterable
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -24,6 +25,7 @@ PLOTTED_POINTS = 1_000  # real and generated points of a scatter plot, each
 PENALTY = 10.0  # Gulrajani et al. 2017, section 4
 
 
+@dataclass(eq=False)
 class Adversarial(Task):
     """Adversarial training: the critic learns to separate real from generated samples, the generator to fool it.
 
@@ -52,34 +54,31 @@ class Adversarial(Task):
     penalty: Gulrajani et al. 2017; two learning rates: Heusel et al. 2017.
     """
 
-    metric: ClassVar[str] = "frechet"
-    better: ClassVar[Literal["min", "max"]] = "min"
-    quality: Quality
+    metric = "frechet"
 
-    def __init__(
-        self,
-        shape: list[int],
-        low: list[float] | None = None,
-        high: list[float] | None = None,
-        classes: int | None = None,
-        class_names: list[str] | None = None,
-        loss_name: str = "non_saturating",
-        clip: float = 0.0,
-        penalty: float | None = None,
-        n_critic: int = 1,
-        critic_lr: float | None = None,
-        generator_lr: float | None = None,
-        features: str | None = None,
-    ) -> None:
-        self.shape, self.pixel_range, self.classes = tuple(shape), PixelRange(low, high), classes
-        self.losses, self.clip, self.n_critic = choose("task.loss_name", loss_name, GAN_LOSSES), clip, n_critic
-        self.penalty = (PENALTY if loss_name == "wasserstein" and not clip else 0.0) if penalty is None else penalty
-        self.critic_lr, self.generator_lr = critic_lr, generator_lr
-        self.quality = Quality(classes)
-        self.is_2d = self.shape == (2,)
+    shape: list[int]
+    low: list[float] | None = None
+    high: list[float] | None = None
+    classes: int | None = None
+    class_names: list[str] | None = None
+    loss_name: str = "non_saturating"
+    clip: float = 0.0
+    penalty: float | None = None
+    n_critic: int = 1
+    critic_lr: float | None = None
+    generator_lr: float | None = None
+    features: str | None = None
+
+    def __post_init__(self) -> None:
+        self.pixel_range = PixelRange(self.low, self.high)
+        self.quality: Quality = Quality(self.classes)
+        self.losses = choose("task.loss_name", self.loss_name, GAN_LOSSES)
+        if self.penalty is None:
+            self.penalty = PENALTY if self.loss_name == "wasserstein" and not self.clip else 0.0
+        self.is_2d = tuple(self.shape) == (2,)
         self.separate: bool | None = None  # real and generated examples in separate passes; set from the model
         self.real_points: Tensor | None = None  # of the latest evaluation, for the scatter plot
-        if self.is_2d and classes:
+        if self.is_2d and self.classes:
             self.metric, self.better = "coverage", "max"  # type: ignore[misc]  # the goal depends on the data
 
     def facts(self) -> dict[str, Any]:
@@ -112,24 +111,18 @@ class Adversarial(Task):
             fake = self.sample(model, sampling.training_noise(model, real), labels)
         # Before the outputs, as a compiled critic keeps buffers that the next pass of a spectral norm changes.
         penalty = gradient_penalty(model, real, fake, labels) if self.penalty else None
-        on_real, on_fake = self._critic_outputs(model, real, fake, labels)
-        total, parts = self.losses.critic(on_real, on_fake), {"critic_real": on_real.mean()}
-        parts["critic_fake"] = on_fake.mean()
-        if penalty is not None:
-            total, parts["gradient_penalty"] = total + self.penalty * penalty, penalty
-        return Loss(total, len(real), parts)
-
-    def _critic_outputs(
-        self, model: nn.Module, real: Tensor, fake: Tensor, labels: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the critic's outputs on both; in one pass, which is faster, unless batch norm would mix them."""
         if self.separate is None:
             self.separate = has_batch_norm(model)
         if self.separate:
-            return critic_output(model, real, labels), critic_output(model, fake, labels)
-        both = critic_output(model, torch.cat([real, fake]), None if labels is None else labels.repeat(2))
-        on_real, on_fake = both.chunk(2)
-        return on_real, on_fake
+            on_real, on_fake = critic_output(model, real, labels), critic_output(model, fake, labels)
+        else:  # one pass is faster
+            both = critic_output(model, torch.cat([real, fake]), None if labels is None else labels.repeat(2))
+            on_real, on_fake = both.chunk(2)
+        total = self.losses.critic(on_real, on_fake)
+        parts = {"critic_real": on_real.mean(), "critic_fake": on_fake.mean()}
+        if self.penalty and penalty is not None:
+            total, parts["gradient_penalty"] = total + self.penalty * penalty, penalty
+        return Loss(total, len(real), parts)
 
     def generator_loss(self, model: nn.Module, batch: Batch, progress: float = 0.0) -> Loss:
         """Return the generator's loss on as many generated examples as the batch has, of the same classes."""

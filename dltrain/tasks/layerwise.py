@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,7 @@ from dltrain.tasks.contrastive_divergence import FRAME_STEPS, GENERATE_STEPS, NU
 from dltrain.tasks.pixel_range import PixelRange
 
 
+@dataclass(eq=False, kw_only=True)
 class Layerwise(Classification):
     """Layer-wise pretraining: each layer learns to model the units of the layer below; then all are fine-tuned.
 
@@ -29,7 +31,6 @@ class Layerwise(Classification):
     Args:
         low, high: Model inputs for black and white, one number per channel; the layers read numbers from 0 (black) to 1
             (white).
-        label_smoothing: Share of each target that is spread evenly over all classes, in fine-tuning.
         method: ``contrastive_divergence`` for restricted Boltzmann machines, or ``denoising`` for autoencoders with
             tied weights.
         noise: Share of the units that ``denoising`` sets to 0.
@@ -42,26 +43,19 @@ class Layerwise(Classification):
     Differs: layers read the probabilities of the units below, not sampled states.
     """
 
-    def __init__(
-        self,
-        classes: int,
-        shape: list[int],
-        low: list[float],
-        high: list[float],
-        class_names: list[str] | None = None,
-        label_smoothing: float = 0.0,
-        method: Literal["contrastive_divergence", "denoising"] = "contrastive_divergence",
-        cd_steps: int = 1,
-        persistent: bool = False,
-        noise: float = 0.25,
-        pretrain_epochs: int = 10,
-        pretrain_lr: float | None = None,
-    ) -> None:
-        super().__init__(classes, class_names, label_smoothing)
-        self.shape, self.pixel_range = tuple(shape), PixelRange(low, high)
-        self.method, self.noise = method, noise
-        self.cd_steps, self.persistent = cd_steps, persistent
-        self.pretrain_epochs, self.pretrain_lr = pretrain_epochs, pretrain_lr
+    shape: list[int]
+    low: list[float]
+    high: list[float]
+    method: Literal["contrastive_divergence", "denoising"] = "contrastive_divergence"
+    cd_steps: int = 1
+    persistent: bool = False
+    noise: float = 0.25
+    pretrain_epochs: int = 10
+    pretrain_lr: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.pixel_range = PixelRange(self.low, self.high)
         self.chains: list[rbm.GibbsChains] = []
 
     def facts(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -24,6 +25,7 @@ NUM_SCORED = 2_000  # samples and real examples that `Quality` compares
 MAX_DECODED = 2**20  # decoder outputs, in numbers, that an evaluation computes at a time
 
 
+@dataclass(eq=False)
 class Variational(Autoencoding):
     r"""Variational autoencoder: evidence lower bound with a Gaussian code and a standard Gaussian prior.
 
@@ -32,7 +34,6 @@ class Variational(Autoencoding):
     Metrics are in nats per example. Evaluation uses beta = 1 and the same noise each time.
 
     Args:
-        low, high: Model inputs for black and white, one number per channel; None for data without bounds.
         likelihood: ``bernoulli`` for numbers in [0, 1] (not only 0 and 1), ``gaussian``, or ``auto``: bernoulli for
             images, gaussian otherwise.
         std: Standard deviation of the Gaussian likelihood; for images relative to [0, 1].
@@ -47,31 +48,23 @@ class Variational(Autoencoding):
 
     statistics: ClassVar[int] = 2
 
-    def __init__(
-        self,
-        shape: list[int],
-        size: int,
-        low: list[float] | None = None,
-        high: list[float] | None = None,
-        class_names: list[str] | None = None,
-        likelihood: str = "auto",
-        std: float = 0.1,
-        beta: float = 1.0,
-        warmup: float = 0.0,
-        binarise: bool = False,
-        importance_samples: int = 10,
-        features: str | None = None,
-    ) -> None:
-        super().__init__(shape, size, low, high, class_names)
+    likelihood: str = "auto"
+    std: float = 0.1
+    beta: float = 1.0
+    warmup: float = 0.0
+    binarise: bool = False
+    importance_samples: int = 10
+    features: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         bounded = self.pixel_range.bounded
-        if choose("task.likelihood", likelihood, LIKELIHOODS) == "bernoulli" and not bounded:
-            raise ConfigError(format_error("task.likelihood", "gaussian for data other than images", likelihood))
-        self.bernoulli = bounded if likelihood == "auto" else likelihood == "bernoulli"
-        if binarise and not self.bernoulli:
-            raise ConfigError(format_error("task.binarise", "false for a Gaussian likelihood", binarise))
-        self.std, self.beta, self.warmup, self.binarise = std, beta, warmup, binarise
-        self.importance_samples = importance_samples
-        self.quality = None if features is None else Quality()
+        if choose("task.likelihood", self.likelihood, LIKELIHOODS) == "bernoulli" and not bounded:
+            raise ConfigError(format_error("task.likelihood", "gaussian for data other than images", self.likelihood))
+        self.bernoulli = bounded if self.likelihood == "auto" else self.likelihood == "bernoulli"
+        if self.binarise and not self.bernoulli:
+            raise ConfigError(format_error("task.binarise", "false for a Gaussian likelihood", self.binarise))
+        self.quality = None if self.features is None else Quality()
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the negative bound with one code per example, and beta at this progress of the run."""
@@ -122,7 +115,7 @@ class Variational(Autoencoding):
             mean.add(len(targets), loss=reconstruction + kl, reconstruction=reconstruction, kl=kl, iwae=iwae)
             means.add(center)
             numbers.add(targets.flatten(1))
-            if not collected.count:
+            if not collected.examples:
                 first = None if labels is None else labels[:NUM_RECONSTRUCTED]
                 outputs = decode(model, center[:NUM_RECONSTRUCTED], first)
                 collected.add_examples(targets, self.to_data_range(outputs))
@@ -134,7 +127,11 @@ class Variational(Autoencoding):
             scored = torch.cat(real)[:NUM_SCORED]
             samples = [self._samples(model, len(rows), noise) for rows in scored.split(BATCH_SIZE)]
             metrics |= self.quality.measure(scored, torch.cat(samples))
-        notes = [] if metrics["active_units"] else [collapse_note(metrics["kl"], center.shape[1])]
+        collapsed = (
+            f"posterior collapse: none of {center.shape[1]} latent variables is active (KL {metrics['kl']:.2g} nats), "
+            "the decoder ignores its code. Try a smaller task.beta or a longer task.warmup."
+        )
+        notes = [] if metrics["active_units"] else [collapsed]
         return Evaluation(metrics, {"mean example": self._baseline(numbers)}, {"collected": collected}, notes)
 
     def _eval_targets(self, batch: Batch, noise: Generator) -> Tensor:
@@ -207,11 +204,3 @@ def kl_from_standard(mean: Tensor, log_variance: Tensor) -> Tensor:
     Source: Kingma and Welling 2014, appendix B.
     """
     return -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1)
-
-
-def collapse_note(kl: float, latent: int) -> str:
-    """Return a warning about posterior collapse."""
-    return (
-        f"posterior collapse: none of {latent} latent variables is active (KL {kl:.2g} nats), the decoder ignores its "
-        "code. Try a smaller task.beta or a longer task.warmup."
-    )
