@@ -1,6 +1,5 @@
 """Quality of generated samples in comparison with real examples."""
 
-from collections.abc import Iterator
 from typing import ClassVar, Protocol
 
 import torch
@@ -62,16 +61,13 @@ class Quality:
         examples = examples.detach().float()
         if self.network is None:
             return self._downsample(examples).flatten(1).cpu(), None
-        features, logits = zip(*self._apply_network(examples), strict=True)
-        return torch.cat(features), torch.cat(logits)
-
-    def _apply_network(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield features and logits in batches, in full precision under any autocast."""
-        assert self.network is not None
-        for rows in images.split(BATCH_SIZE):
+        parts = []
+        for rows in examples.split(BATCH_SIZE):
             with torch.autocast(rows.device.type, enabled=False), torch.no_grad():
                 features, logits = self.network(rows)
-            yield features.cpu(), logits.cpu()
+            parts.append((features.cpu(), logits.cpu()))
+        all_features, all_logits = zip(*parts, strict=True)
+        return torch.cat(all_features), torch.cat(all_logits)
 
     def _downsample(self, examples: Tensor) -> Tensor:
         if examples.dim() != 4:

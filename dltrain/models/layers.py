@@ -182,12 +182,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the steps after both branches."""
-        x = x + self.drop(self.mix(self._attend(self.qkv(self.norm1(x)))))
-        return x + self.drop(self.down(self.activation(self.up(self.norm2(x)))))
-
-    def _attend(self, qkv: Tensor) -> Tensor:
-        """Compute multi-head attention: (B, T, 3 * width) -> (B, T, width)."""
-        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
+        qkv = self.qkv(self.norm1(x)).chunk(3, dim=-1)
+        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in qkv)  # (B, heads, T, size)
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal)
-        return y.transpose(1, 2).flatten(2)
+        x = x + self.drop(self.mix(y.transpose(1, 2).flatten(2)))
+        return x + self.drop(self.down(self.activation(self.up(self.norm2(x)))))

@@ -95,13 +95,9 @@ class Adversarial(Task):
         critic, generator = (
             [p for p in getattr(model, name).parameters() if p.requires_grad] for name in ("critic", "generator")
         )
-        critic_loss = functools.partial(self.loss, model)
         generator_loss = functools.partial(self.generator_loss, model)
-        turns = [
-            Turn("critic", critic, critic_loss, lr=self.critic_lr),
-            Turn("generator", generator, generator_loss, self.n_critic, self.generator_lr),
-        ]
-        return [Stage("train", turns)]
+        first = Turn("critic", critic, functools.partial(self.loss, model), lr=self.critic_lr)
+        return [Stage("train", [first, Turn("generator", generator, generator_loss, self.n_critic, self.generator_lr)])]
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the critic's loss, without gradients for the generator."""
@@ -137,10 +133,9 @@ class Adversarial(Task):
 
     @torch.no_grad()
     def _clip_weights(self, model: nn.Module) -> None:
-        """Clip the critic's weights at the start of its turn.
+        """Clip the critic's weights before its loss, when autocast has not cached them and no graph is built on them.
 
-        A turn may change only its own parameters, and only before autocast caches them and a graph is built on them.
-        The critic's loss is therefore that of clipped weights; the generator's turn uses them one optimizer step later.
+        The generator's turn therefore uses weights that are one optimizer step from clipped ones.
         """
         if self.clip:
             weights = list(model.critic.parameters())  # type: ignore[union-attr]

@@ -78,24 +78,18 @@ class Layerwise(Classification):
 
     def _pretraining_stage(self, layers: list[rbm.RBM], number: int) -> Stage:
         name = f"layer{number + 1}"
-        method = self._divergence_loss if self.method == "contrastive_divergence" else self._denoising_loss
-        turn = Turn(
-            name, list(layers[number].parameters()), functools.partial(method, layers, number), lr=self.pretrain_lr
-        )
+        loss = functools.partial(self._layer_loss, layers, number)
+        turn = Turn(name, list(layers[number].parameters()), loss, lr=self.pretrain_lr)
         evaluate = functools.partial(self._evaluate_layer, number)
         goal = Goal(f"reconstruction_{name}", "min", evaluate, self._show_layers)
         return Stage(name, [turn], self.pretrain_epochs, "unlabelled", goal)
 
-    def _divergence_loss(self, layers: list[rbm.RBM], number: int, batch: Batch, progress: float) -> Loss:
-        loss = self.chains[number].loss(layers[number], self._layer_inputs(layers, number, batch))
-        return loss._replace(parts={f"free_energy_layer{number + 1}": loss.parts["free_energy"]})
-
-    def _denoising_loss(self, layers: list[rbm.RBM], number: int, batch: Batch, progress: float) -> Loss:
-        """Return the cross-entropy between the layer's inputs and their reconstruction after masking.
-
-        Source: Vincent et al. 2010, section 3.3; masking noise, section 3.4.
-        """
+    def _layer_loss(self, layers: list[rbm.RBM], number: int, batch: Batch, progress: float) -> Loss:
+        """Source of denoising: Vincent et al. 2010, section 3.3; masking noise, section 3.4."""
         inputs = self._layer_inputs(layers, number, batch)
+        if self.method == "contrastive_divergence":
+            loss = self.chains[number].loss(layers[number], inputs)
+            return loss._replace(parts={f"free_energy_layer{number + 1}": loss.parts["free_energy"]})
         masked = inputs * (torch.rand_like(inputs) >= self.noise)
         return Loss(rbm.reconstruction_error(layers[number], inputs, masked).mean(), len(inputs))
 
