@@ -10,7 +10,7 @@ from dltrain import redaction
 from dltrain.config.compose import Job
 from dltrain.data.loader import Batches
 from dltrain.loggers.console import Console
-from dltrain.loggers.formatting import format_count, format_duration, format_number
+from dltrain.loggers.formatting import format_duration, format_number
 from dltrain.loggers.tracker import Tracker
 from dltrain.runs.assemble import Components
 from dltrain.runs.metadata import command_line
@@ -47,15 +47,13 @@ class Report:
     def print_start(self, steps: int) -> None:
         """Print what will be trained, on which data and device."""
         components, choices = self.components, self.job.choices
-        sizes = ", ".join(
-            f"{format_count(self.batches[s].examples)} {s}" for s in ("train", "val", "test") if s in self.batches
-        )
+        sizes = ", ".join(f"{self.batches[s].examples:,} {s}" for s in ("train", "val", "test") if s in self.batches)
         self.console.start(
             "",
             {
-                "model": f"{choices['model']}, {format_count(self.num_parameters)} parameters",
+                "model": f"{choices['model']}, {self.num_parameters:,} parameters",
                 "data": f"{choices['data']}: {sizes}",
-                "task": f"{choices['task']}, {format_count(steps)} steps of {components.data.batch_size}",
+                "task": f"{choices['task']}, {steps:,} steps of {components.data.batch_size}",
                 "device": components.device.describe(),
                 "folder": str(self.folder),
             },
@@ -102,10 +100,10 @@ class Report:
         if "features" in result:
             self.console.info(feature_note(result["features"]))
         self.console.info(
-            f"{format_duration(result['seconds'])} in all, {format_count(int(result['samples_per_second']))} samples/s"
+            f"{format_duration(result['seconds'])} in all, {int(result['samples_per_second']):,} samples/s"
         )
         if self.bad_samples:
-            self.console.info(f"{format_count(len(self.bad_samples))} examples could not be read and were left out:")
+            self.console.info(f"{len(self.bad_samples):,} examples could not be read and were left out:")
             for reason in self.bad_samples[:SHOWN_BAD_SAMPLES]:
                 self.console.info(f"  {reason}")
         self.console.info(f"run          {self.folder}")
