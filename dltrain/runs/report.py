@@ -1,4 +1,4 @@
-"""What a run prints: its configuration at the start, its results at the end."""
+"""What a run records and prints: what it is at the start, its results at the end."""
 
 import math
 import shlex
@@ -6,15 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dltrain import redaction
 from dltrain.config.compose import Job
+from dltrain.config.plain import to_yaml
 from dltrain.data.loader import Batches
 from dltrain.loggers.console import Console
 from dltrain.loggers.formatting import format_duration, format_number
 from dltrain.loggers.tracker import Tracker
+from dltrain.runs import provenance
 from dltrain.runs.assemble import Components
-from dltrain.runs.metadata import command_line
-from dltrain.storage import run_files
+from dltrain.runs.job import dump_job
+from dltrain.storage import run_dir, run_files
 from dltrain.tasks.base import Evaluation, Task
 from dltrain.training import device as devices
 from dltrain.training.loop import Loop
@@ -116,6 +120,34 @@ class Report:
         chosen = {**{k: v for k, v in self.job.choices.items() if v}, "seed": self.components.config["seed"]}
         chosen["optimizer.lr"] = self.components.config["optimizer"].get("lr")
         return {k: v for k, v in {**typed, **redaction.mask(chosen)}.items() if not k.startswith("hydra.")}
+
+
+def save_metadata(home: run_dir.RunDir, job: Job, components: Components, resumed: bool) -> None:
+    """Write the files that say what a run is; a resumed run keeps the environment in which it began."""
+    home.write(run_files.JOB, dump_job(job))  # first: from here on the run can be resumed
+    home.write(run_files.CONFIG, to_yaml(redaction.mask(components.config)))
+    home.write(run_files.COMMAND, command_line(job) + "\n")
+    if not resumed:
+        home.write_json(run_files.ENVIRONMENT, describe_environment(job, components))
+
+
+def command_line(job: Job) -> str:
+    """Return the command that repeats a run, secrets masked."""
+    dirs = [word for name in job.config_dirs for word in ("--config-dir", redaction.redact(name))]
+    return shlex.join(["dltrain", *dirs, *map(redaction.mask_override, job.overrides)])
+
+
+def describe_environment(job: Job, components: Components) -> dict[str, Any]:
+    """Return what ``environment.json`` holds: what a table of runs shows, and what results depend on."""
+    return {
+        "choices": job.choices,
+        "metric": {"name": components.task.metric, "better": components.task.better},
+        **provenance.describe_platform(components.device.describe()),
+        "processor": f"{provenance.processor_name()}, {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+        "code": provenance.code_fingerprint(job.allow),
+        "data": components.fingerprint,
+    }
 
 
 def print_metrics(
