@@ -11,11 +11,10 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from dltrain.errors import ConfigError, choose, format_error
 from dltrain.models.conditional import Conditional, num_conditioning_classes
-from dltrain.models.layers import check_sizes, fully_connected, layer_widths
+from dltrain.models.layers import KERNEL, check_sizes, fully_connected, layer_widths, upsampling
 from dltrain.models.layers import norm as make_norm
 
 CRITIC_NORMS: Mapping[str, str] = {name: name for name in ("batch", "layer", "none")}
-KERNEL = 4  # a multiple of the stride, so that a transposed convolution covers all pixels equally often
 NEGATIVE_SLOPE = 0.2  # of the critic's leaky ReLU; Radford et al. 2016, section 3
 INIT_STD = 0.02  # of all initial weights; Radford et al. 2016, section 3
 MIN_SIDE = 4  # pixels along a side of the coarsest feature maps, unless the image itself has fewer than 8
@@ -141,12 +140,10 @@ class DCGAN(GANBase):
 
 def _upsampling(latent: int, channels: list[int], sizes: list[tuple[int, int]]) -> list[nn.Module]:
     """Return layers from noise to the coarsest maps and from there to each of the sizes."""
-    (height, width), flat = sizes[0], channels[0] * math.prod(sizes[0])
-    layers: list[nn.Module] = [nn.Linear(latent, flat, bias=False), nn.Unflatten(1, (channels[0], height, width))]
-    for (inputs, outputs), (height, width) in zip(pairwise(channels), sizes[1:], strict=True):
-        odd, last = (height % 2, width % 2), (height, width) == sizes[-1]
-        transposed = nn.ConvTranspose2d(inputs, outputs, KERNEL, stride=2, padding=1, output_padding=odd, bias=last)
-        layers += [nn.BatchNorm2d(inputs), nn.ReLU(), transposed]
+    flat = channels[0] * math.prod(sizes[0])
+    layers: list[nn.Module] = [nn.Linear(latent, flat, bias=False), nn.Unflatten(1, (channels[0], *sizes[0]))]
+    for (inputs, outputs), size in zip(pairwise(channels), sizes[1:], strict=True):
+        layers += [nn.BatchNorm2d(inputs), nn.ReLU(), upsampling(inputs, outputs, size, bias=size == sizes[-1])]
     return layers
 
 
