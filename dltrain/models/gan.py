@@ -49,10 +49,8 @@ class GAN(GANBase):
 
     Args:
         size, answers, latent: At least 1.
-        hidden_size: Width of the hidden layers, at least 1; a list gives one width per layer of the generator, in
-            reverse order for the critic.
-        num_layers: Number of hidden layers of each network, at least 1; the length of ``hidden_size`` if that is a
-            list.
+        hidden_size: Width of the hidden layers; a list gives one per layer, in reverse order for the critic.
+        num_layers: Number of hidden layers of each network; the length of ``hidden_size`` if that is a list.
         critic_norm: Normalization before each activation of the critic: ``batch``, ``layer`` or ``none``.
 
     Source: Goodfellow et al. 2014, "Generative adversarial nets"; conditional: Mirza and Osindero 2014; spectral:
@@ -95,8 +93,6 @@ class DCGAN(GANBase):
         height, width: Size of the images in pixels, at least 2.
         hidden_size: Channels of the feature maps at half the image size, at least 1; doubled at each halving.
         critic_norm: Normalization after each convolution of the critic but the first: ``batch``, ``layer`` or ``none``.
-        conditional: Condition generator and critic on the class of an example: appended to the noise, and as constant
-            channels to the image.
 
     Source: Radford, Metz and Chintala 2016, "Unsupervised representation learning with deep convolutional generative
     adversarial networks", section 3; kernels of 4 and sizes of PyTorch's DCGAN example.
@@ -133,9 +129,8 @@ class DCGAN(GANBase):
         critic.apply(_initialize)
         if spectral:
             _add_spectral_norm(critic)
-        super().__init__(
-            Conditional(generator, num_classes), Conditional(critic, num_classes, as_channels=True), latent
-        )
+        critic_on_images = Conditional(critic, num_classes, as_channels=True)
+        super().__init__(Conditional(generator, num_classes), critic_on_images, latent)
 
 
 def _upsampling(latent: int, channels: list[int], sizes: list[tuple[int, int]]) -> list[nn.Module]:
