@@ -44,7 +44,7 @@ def show(arguments: argparse.Namespace, flags: Mapping[str, str | bool]) -> int:
 
 
 def _prepare_completion(words: list[str]) -> None:
-    """Complete verbs, and leave in ``COMP_LINE`` what Hydra can complete: it knows no verbs."""
+    """Complete verbs, and reduce ``COMP_LINE`` to the words that Hydra can complete."""
     action, _, shell = words[0].partition("=") if len(words) == 1 else ("", "", "")
     if action not in ("install", "uninstall", "query") or shell not in SHELLS:
         expected = "install=SHELL, SHELL being bash, fish or zsh"

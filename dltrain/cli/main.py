@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Stopped as stopped:
         print("dltrain: interrupted before anything was done", file=sys.stderr)
         return SIGNAL_EXIT_CODES.get(stopped.reason, 143)
-    except BrokenPipeError:  # the reader of standard output has seen enough
+    except BrokenPipeError:  # the reader of standard output has closed it
         return 0
     except Exception:  # a bug of dltrain's or of the user's model; Python itself would print the secrets in it
         for line in redaction.redact(traceback.format_exc()).splitlines():

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -53,7 +54,7 @@ def partial(node: Node, key: str, allow: tuple[str, ...] = ()) -> functools.part
         raise ConfigError(*errors)
     constructor = find_target(node["_target_"], key, allow)
     if str(node["_target_"]).startswith(LIBRARIES):
-        constructor = _with_config_errors(constructor, key)
+        constructor = _library_errors(key, constructor.__name__)(constructor)
     arguments = {
         name: build(value, f"{key}.{name}", allow) if _is_node(value) else value
         for name, value in node.items()
@@ -62,17 +63,13 @@ def partial(node: Node, key: str, allow: tuple[str, ...] = ()) -> functools.part
     return functools.partial(constructor, **arguments)
 
 
-def _with_config_errors(constructor: Callable[..., Any], key: str) -> Callable[..., Any]:
+@contextmanager
+def _library_errors(key: str, name: str) -> Iterator[None]:
     """Raise what a library's constructor says of its arguments as a `ConfigError`."""
-
-    @functools.wraps(constructor)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return constructor(*args, **kwargs)
-        except (ValueError, TypeError, RuntimeError, AssertionError, LookupError, OSError, UnpicklingError) as error:
-            raise ConfigError(f"{key}: {constructor.__name__} refuses these values: {error}") from error
-
-    return call
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError, AssertionError, LookupError, OSError, UnpicklingError) as error:
+        raise ConfigError(f"{key}: {name} refuses these values: {error}") from error
 
 
 def _is_node(value: Any) -> bool:

@@ -163,15 +163,8 @@ def is_deferred(value: Any) -> bool:
     return isinstance(value, str) and ("${" in value or value in ("???", MASK))
 
 
-def out_of_range(content: Mapping[str, Any]) -> Iterator[str]:
-    """Yield an error for each value of a configuration that is out of range."""
-    for key, value, target in leaves(content):
-        if found := check_range(key, value, target):
-            yield found
-
-
-def leaves(node: Any, prefix: str = "", target: str = "") -> Iterator[tuple[str, Any, str]]:
-    """Yield key, value and class of every leaf that `FIELDS` describes; a list of plain values is one leaf.
+def out_of_range(node: Any, prefix: str = "", target: str = "") -> Iterator[str]:
+    """Yield an error for each value of a configuration that is out of range.
 
     The arguments of a user's own class are left out: there a name may mean something else.
     """
@@ -179,9 +172,9 @@ def leaves(node: Any, prefix: str = "", target: str = "") -> Iterator[tuple[str,
         target = str(node.get("_target_", ""))
         if not target or target.startswith(("dltrain.", "torch.", "torchvision.")):
             for name, value in node.items():
-                yield from leaves(value, f"{prefix}.{name}" if prefix else str(name), target)
+                yield from out_of_range(value, f"{prefix}.{name}" if prefix else str(name), target)
     elif isinstance(node, list) and any(isinstance(item, Mapping) for item in node):
         for number, item in enumerate(node):
-            yield from leaves(item, f"{prefix}.{number}", target)
-    else:
-        yield prefix, node, target
+            yield from out_of_range(item, f"{prefix}.{number}", target)
+    elif error := check_range(prefix, node, target):
+        yield error

@@ -53,12 +53,12 @@ def write_temp(temp: Path, write: Callable[[Any], Any]) -> PendingFile:
             temp.unlink()
         raise file.error or error from None
     finally:
-        file.close()
+        file.pool.shutdown()
     return PendingFile(temp, file.digest.hexdigest(), file.size)
 
 
 def commit(pending: PendingFile, path: Path, durable: bool = True) -> None:
-    """Make the content durable and rename it to `path`; deletes the temporary file on failure.
+    """Rename a temporary file to `path`, by default once its content is durable; deletes it on failure.
 
     The new name is durable only after `fsync` of the folder.
     """
@@ -104,10 +104,6 @@ class HashingFile:
 
     def flush(self) -> None:
         """Do nothing; torch.save calls it, and writes are unbuffered."""
-
-    def close(self) -> None:
-        """Stop the hashing thread."""
-        self.pool.shutdown()
 
 
 def temp_path(path: Path) -> Path:

@@ -68,18 +68,15 @@ class Sweep:
         with self.stop.listening():
             self.stop.disarm()
             for number in range(len(self.jobs)):
-                if self._is_interrupted():
+                if self.stop.reason in SIGNAL_EXIT_CODES:
+                    self.code = SIGNAL_EXIT_CODES[self.stop.reason]
+                    break
+                if any(row.state == INTERRUPTED for row in self.rows.values()):
                     break
                 self._run_job(number)
                 write_summary(self.home.path, self._sorted_rows(), swept)
             print_summary(self.console, self._sorted_rows(), swept, self.home.path)
             return self._finish()
-
-    def _is_interrupted(self) -> bool:
-        """Return whether a signal has ended the sweep, within a job or between two."""
-        if self.stop.reason in SIGNAL_EXIT_CODES:
-            self.code = SIGNAL_EXIT_CODES[self.stop.reason]
-        return self.stop.reason in SIGNAL_EXIT_CODES or any(row.state == INTERRUPTED for row in self.rows.values())
 
     def _run_job(self, number: int) -> None:
         """Run one job, unless an earlier command has finished it."""
