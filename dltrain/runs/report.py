@@ -10,7 +10,7 @@ import torch
 
 from dltrain import redaction
 from dltrain.config.compose import Job
-from dltrain.config.plain import to_yaml
+from dltrain.config.interpolation import to_yaml
 from dltrain.data.loader import Batches
 from dltrain.loggers.console import Console
 from dltrain.loggers.formatting import format_duration, format_number

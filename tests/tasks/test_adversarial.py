@@ -259,9 +259,9 @@ def test_points_are_shown_over_real_ones_and_pictures_on_a_sheet_beside_the_crit
         (Adversarial(shape=[5]), GAN([5], 5, 1, latent=4), {"inputs": torch.randn(40, 5)}),
     ):
         evaluation = evaluate(task.evaluate, model, [batch], on_cpu(model))
-        shown[task.shape] = [item.tag for item in task.show(model, evaluation)]
+        shown[tuple(task.shape)] = [item.tag for item in task.show(model, evaluation)]
         frame = task.frame(model)
-        assert (frame is None) == (task.shape == (5,))
+        assert (frame is None) == (task.shape == [5])
         assert frame is None or (frame.dtype, frame.shape[0]) == (torch.uint8, 3)
     assert shown == {(2,): ["samples", "critic"], (1, 8, 8): ["samples", "critic"], (5,): ["critic"]}
 
