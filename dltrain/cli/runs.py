@@ -3,7 +3,6 @@
 import argparse
 import json
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
         siblings = [str(path) for path in root.parent.glob("*/")]
         raise ConfigError(format_error("runs", "a folder of runs", root, suggest(str(root), siblings)))
     found = [root] if (root / JOB).is_file() else list_runs(root)
-    rows = sorted(map(run_info, found), key=ORDERS[arguments.sort])
+    rows = sorted(map(run_info, found), key=lambda row: _sort_key(row, arguments.sort))
     if arguments.json:
         print(json.dumps(rows, indent=2))
     elif rows:
@@ -50,27 +49,11 @@ def _cells(row: RunInfo) -> list[str]:
     return [shown[key] for key in COLUMNS]
 
 
-def _by_metric(row: RunInfo) -> tuple[bool, str, float]:
-    """Sort runs of one metric together, the best first; those without a metric last."""
-    value = row["value"] or 0.0
-    return row["value"] is None, row["metric"] or "", -value if row["better"] == "max" else value
-
-
-def _by_text(key: str) -> Callable[[RunInfo], tuple[str, float]]:
-    return lambda row: (str(row[key] or ""), row["age"])  # the newest first among equals
-
-
-def _largest(key: str) -> Callable[[RunInfo], float]:
-    return lambda row: -(row[key] or 0)
-
-
-ORDERS: dict[str, Callable[[RunInfo], Any]] = {
-    **{key: _by_text(key) for key in MAIN_GROUPS},
-    "metric": _by_metric,
-    "state": _by_text("state"),
-    "step": _largest("step"),
-    "age": lambda row: row["age"],
-    "time": _largest("time"),
-    "folder": lambda row: row["folder"],
-    "typed": _by_text("typed"),
-}
+def _sort_key(row: RunInfo, key: str) -> Any:
+    """Return what sorts runs by a column: the best metric, the largest number and the newest run first."""
+    if key == "metric":  # runs of one metric together, those without one last
+        value = row["value"] or 0.0
+        return row["value"] is None, row["metric"] or "", -value if row["better"] == "max" else value
+    if key in ("step", "time"):
+        return -(row[key] or 0)
+    return row["age"] if key == "age" else (str(row[key] or ""), row["age"])

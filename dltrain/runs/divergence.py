@@ -11,7 +11,7 @@ from dltrain.runs.assemble import Components
 from dltrain.runs.dry_run import prepare_run
 from dltrain.runs.restore import newest_checkpoint
 from dltrain.training import nan_trace
-from dltrain.training.divergence import Diverged
+from dltrain.training.checkpointing import Diverged
 from dltrain.training.loop import Loop
 from dltrain.training.signals import Stopped
 

@@ -7,7 +7,7 @@ import torch
 
 from dltrain import redaction
 from dltrain.config.compose import Job
-from dltrain.config.plain import to_yaml
+from dltrain.config.interpolation import to_yaml
 from dltrain.runs import provenance
 from dltrain.runs.assemble import Components
 from dltrain.runs.job import dump_job

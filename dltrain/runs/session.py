@@ -23,8 +23,8 @@ from dltrain.runs.report import Report, finite_or_none
 from dltrain.runs.restore import SavedState, restore_loop, warn_missing_logs
 from dltrain.storage import run_dir, run_files
 from dltrain.storage.checkpoints import Checkpoints
+from dltrain.training.checkpointing import Diverged
 from dltrain.training.device import is_out_of_memory
-from dltrain.training.divergence import Diverged
 from dltrain.training.loop import Loop
 from dltrain.training.meters import Timer
 from dltrain.training.run_logger import RunLogger

@@ -124,7 +124,7 @@ class Task(ABC):
     """What to learn and how to measure it. Most tasks implement only `facts`, `loss` and `evaluate`."""
 
     metric: ClassVar[str]
-    better: ClassVar[Literal["min", "max"]]
+    better: ClassVar[Literal["min", "max"]] = "min"
     quality: Quality | None = None  # scores generated samples, in tasks that have some
 
     @property
