@@ -47,6 +47,8 @@ def prepare_run(
     del splits  # the batches may have copied them to another device
     try:
         dry_run(components, batches, job)
+        if note := components.task.fit_baselines(batches["train"], batches.get("val")):
+            components.notes = (*components.notes, note)
         yield components, batches
     finally:
         for split in batches.values():

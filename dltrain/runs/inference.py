@@ -20,7 +20,7 @@ from dltrain.data.spec import Source, Splits
 from dltrain.errors import CheckpointError, ConfigError, format_error
 from dltrain.runs import provenance
 from dltrain.runs.assemble import Components, build_components
-from dltrain.runs.dry_run import source_batches
+from dltrain.runs.dry_run import build_batches, source_batches
 from dltrain.storage import run_files, safe_read
 from dltrain.storage.checkpoint_format import STATE_ERRORS, effective_weights
 from dltrain.storage.checkpoints import Checkpoints
@@ -55,11 +55,14 @@ class Trained:
 
     def evaluate(self, split: str) -> Evaluation:
         """Return the metrics of a split: ``test``, ``val``, or ``train`` without augmentation."""
-        batches = eval_batches(self.components, self.splits, split)
+        task, model = self.components.task, self.components.model
+        run, batches = build_batches(self.components, self.splits), eval_batches(self.components, self.splits, split)
         try:
-            return evaluate(self.components.task.evaluate, self.components.model, batches, self.components.device)
+            task.fit_baselines(run["train"], run.get("val"))  # in the order of the run, for the same bytes
+            return evaluate(task.evaluate, model, batches, self.components.device)
         finally:
-            batches.close()
+            for each in (*run.values(), batches):
+                each.close()
 
 
 def rebuild_components(job: Job) -> Components:

@@ -157,13 +157,13 @@ def print_metrics(
     results: bool = True,
     split: str = "test",
 ) -> None:
-    """Print the metrics of one split and those of naive baselines; on standard output if they are `results`."""
+    """Print the metrics of one split and those of baselines; on standard output if they are `results`."""
     rows = [[split, *map(format_number, metrics.values())]]
     rows += [[name, *[format_number(values.get(m)) for m in metrics]] for name, values in baselines.items()]
     console.table("", ["", *metrics], rows, results=results)
     if metrics.get("skill") is not None and baselines:
         gain, best = metrics["skill"], min(baselines, key=lambda name: baselines[name]["mae"])
-        console.info(f"MAE is {abs(gain):.1%} {'below' if gain >= 0 else 'above'} the best naive forecast ({best})")
+        console.info(f"MAE is {abs(gain):.1%} {'below' if gain >= 0 else 'above'} the best baseline ({best})")
 
 
 def feature_source(task: Task, evaluation: Evaluation) -> dict[str, str]:
