@@ -31,8 +31,8 @@ class Quality:
 
     figures: ClassVar[tuple[str, ...]] = ("frechet", "precision", "recall", "classifier_score")
 
-    def __init__(self, classes: int | None = None, network: Network | None = None) -> None:
-        self.classes, self.network = classes, network
+    def __init__(self, network: Network | None = None) -> None:
+        self.network = network
         self._raw_name = "points"  # of the features without a network, updated by each `measure`
 
     @property
@@ -41,15 +41,10 @@ class Quality:
         return self._raw_name if self.network is None else self.network.name
 
     def measure(self, real: Tensor, fake: Tensor) -> dict[str, float]:
-        """Return the scores of generated samples.
+        """Return the scores of generated samples in comparison with as many examples; images are in [0, 1].
 
-        Args:
-            real: Examples of the data; images in [0, 1].
-            fake: As many generated ones.
-
-        Returns:
-            ``frechet`` (best 0), ``precision`` and ``recall`` (best 1; of the first 2,000 of both), and with a
-            classifier ``classifier_score`` (best the number of classes).
+        ``frechet`` (best 0), ``precision`` and ``recall`` (best 1; of the first 2,000 of both), and with a classifier
+        ``classifier_score`` (best the number of classes).
         """
         (real, _), (fake, logits) = self.features(real), self.features(fake)
         precision, recall = generative.precision_recall(real[:MAX_COMPARED], fake[:MAX_COMPARED])

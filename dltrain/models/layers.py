@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from dltrain.errors import ConfigError, choose, format_error
 
+KERNEL = 4  # a multiple of the stride, so that a transposed convolution covers all pixels equally often
 ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
     "celu": nn.CELU,
     "elu": nn.ELU,
@@ -101,6 +102,12 @@ def fully_connected(
         layers += [activation(activation_name), nn.Dropout(dropout)]
         size = width
     return nn.Sequential(*layers, nn.Linear(size, outputs))
+
+
+def upsampling(inputs: int, outputs: int, size: tuple[int, int], bias: bool = True) -> nn.ConvTranspose2d:
+    """Return a transposed convolution that doubles feature maps to ``size``, an odd row or column included."""
+    odd = (size[0] % 2, size[1] % 2)
+    return nn.ConvTranspose2d(inputs, outputs, KERNEL, stride=2, padding=1, output_padding=odd, bias=bias)
 
 
 class Steps(nn.Module):

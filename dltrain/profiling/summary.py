@@ -96,15 +96,11 @@ def summarise(
         model(*inputs)
     for tensor in inputs:
         save(tensor)
-    for tensor in (*model.parameters(), *model.buffers()):
-        saved.pop(tensor.untyped_storage()._cdata, None)
+    weights = [*model.parameters(), *model.buffers()]
+    known = {tensor.untyped_storage()._cdata for tensor in weights}
+    activations = sum(storage.nbytes() for address, storage in saved.items() if address not in known)
     trainable = [p for p in model.parameters() if p.requires_grad]
-    memory = Memory(
-        parameters=_bytes([*model.parameters(), *model.buffers()]),
-        gradients=_bytes(trainable),
-        optimizer=optimizer_states * _bytes(trainable),
-        activations=sum(storage.nbytes() for storage in saved.values()),
-    )
+    memory = Memory(_bytes(weights), _bytes(trainable), optimizer_states * _bytes(trainable), activations)
     return Summary(
         rows=tuple(tracer.rows(model)),
         parameters=sum(p.numel() for p in model.parameters()),

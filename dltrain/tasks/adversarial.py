@@ -30,8 +30,8 @@ class Adversarial(Task):
     """Adversarial training: the critic learns to separate real from generated samples, the generator to fool it.
 
     A step has two turns on the same batch, first the critic's, then the generator's, each with new noise. A critic with
-    batch norm sees real and generated examples in separate passes (Radford et al. 2016). Images are the hyperbolic
-    tangent of the generator's output, mapped to the range from black to white; other data are its output.
+    batch norm sees real and generated examples in separate passes (Radford et al. 2016). Images are the generator's
+    output after tanh, mapped to the range from black to white; other data are its output.
 
     Metrics, over at most 2,000 examples of a split and as many generated from fixed noise:
 
@@ -48,7 +48,6 @@ class Adversarial(Task):
         clip: Bound on the absolute values of the critic's weights; 0 for none.
         penalty: Weight of the critic's gradient penalty; None for 10 with ``wasserstein`` without ``clip``, and 0
             otherwise.
-        critic_lr, generator_lr: Learning rates; None for that of the optimizer.
 
     Source: Goodfellow et al. 2014, algorithm 1; losses: see `gan_losses`; clipping: Arjovsky et al. 2017, algorithm 1;
     penalty: Gulrajani et al. 2017; two learning rates: Heusel et al. 2017.
@@ -71,7 +70,7 @@ class Adversarial(Task):
 
     def __post_init__(self) -> None:
         self.pixel_range = PixelRange(self.low, self.high)
-        self.quality: Quality = Quality(self.classes)
+        self.quality: Quality = Quality()
         self.losses = choose("task.loss_name", self.loss_name, GAN_LOSSES)
         if self.penalty is None:
             self.penalty = PENALTY if self.loss_name == "wasserstein" and not self.clip else 0.0

@@ -42,22 +42,26 @@ class Classification(Task):
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the mean cross-entropy over the examples."""
         targets = batch["targets"]
-        total = F.cross_entropy(model(batch["inputs"]), targets, label_smoothing=self.label_smoothing)
-        return Loss(total, len(targets))
+        outputs = model(self.model_inputs(batch))
+        return Loss(F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing), len(targets))
+
+    def model_inputs(self, batch: Batch) -> Tensor:
+        """Return the inputs as the model reads them."""
+        return batch["inputs"]
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return loss, accuracy and macro F1; keep the confusion matrix and the worst errors for `show`."""
         mean, counts, worst = Mean(), None, list[Tensor]()  # worst: inputs, targets, predicted classes, losses
         for batch in batches:
-            targets = batch["targets"]
-            logits = model(batch["inputs"]).float()
+            inputs, targets = self.model_inputs(batch), batch["targets"]
+            logits = model(inputs).float()
             each = F.cross_entropy(logits, targets, reduction="none")
             predicted = logits.argmax(1)
             mean.add(len(targets), loss=each.mean())
             batch_counts = confusion(targets, predicted, self.classes)
             counts = batch_counts if counts is None else counts + batch_counts
             losses = torch.where(predicted == targets, torch.zeros_like(each), each)
-            pool = [batch["inputs"], targets, predicted, losses]
+            pool = [inputs, targets, predicted, losses]
             pool = [torch.cat(pair) for pair in zip(worst, pool, strict=True)] if worst else pool
             highest = pool[3].topk(min(NUM_WORST, len(pool[3]))).indices
             worst = [part[highest] for part in pool]
@@ -68,7 +72,7 @@ class Classification(Task):
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return the most likely class of each example, by number and name, and the probabilities of all classes."""
         lines = []
-        for row in model(batch["inputs"]).float().softmax(1).tolist():
+        for row in model(self.model_inputs(batch)).float().softmax(1).tolist():
             best = max(range(len(row)), key=row.__getitem__)
             line = {"class": best, "class_name": self.names[best], "probability": row[best]}
             lines.append({**line, "probabilities": dict(zip(self.names, row, strict=True))})

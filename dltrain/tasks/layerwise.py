@@ -13,7 +13,7 @@ from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.running import Mean
 from dltrain.plots import grids
 from dltrain.tasks import rbm
-from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Goal, Line, Loss, Media, Stage, Turn
+from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Goal, Loss, Media, Stage, Turn
 from dltrain.tasks.classification import Classification
 from dltrain.tasks.contrastive_divergence import FRAME_STEPS, GENERATE_STEPS, NUM_SAMPLES, check_request
 from dltrain.tasks.pixel_range import PixelRange
@@ -95,7 +95,11 @@ class Layerwise(Classification):
 
     @torch.no_grad()
     def _layer_inputs(self, layers: list[rbm.RBM], number: int, batch: Batch) -> Tensor:
-        return propagate_up(layers[:number], self._unit(batch)["inputs"].flatten(1))
+        return propagate_up(layers[:number], self.model_inputs(batch).flatten(1))
+
+    def model_inputs(self, batch: Batch) -> Tensor:
+        """Return pixels from 0 (black) to 1 (white)."""
+        return self.pixel_range.to_unit(batch["inputs"])
 
     def _evaluate_layer(self, number: int, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         mean, layers = Mean(), rbm_layers(model)
@@ -112,23 +116,6 @@ class Layerwise(Classification):
         """Restore the persistent chains; there are none if the model is not being trained."""
         for chains, visible in zip(self.chains, state["chains"], strict=False):
             chains.visible = visible
-
-    # --- classification ---------------------------------------------------------------------------------------------
-
-    def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
-        """Return the mean cross-entropy over the examples."""
-        return super().loss(model, self._unit(batch), progress)
-
-    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Return the metrics of `Classification`."""
-        return super().evaluate(model, map(self._unit, batches))
-
-    def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
-        """Return the predictions of `Classification`."""
-        return super().predict(model, self._unit(batch))
-
-    def _unit(self, batch: Batch) -> Batch:
-        return {**batch, "inputs": self.pixel_range.to_unit(batch["inputs"])}
 
     # --- samples ----------------------------------------------------------------------------------------------------
 

@@ -22,12 +22,10 @@ class PerceptronRule(Task):
 
     The rule is gradient descent on ``-y w.x``, summed over the errors: with ``data.batch_size=1 optimizer=sgd
     optimizer.lr=1`` each step is Rosenblatt's. Larger batches take the mean over their examples. For linearly separable
-    classes the number of errors is finite; from zero weights it is at most ``(R / gamma)^2`` (Novikoff), with ``R`` the
-    norm of the longest input, including a 1 for the bias, and ``gamma`` the margin of any separating hyperplane of unit
-    weights. Our ``perceptron`` starts at small random weights.
+    classes the number of errors is finite (Novikoff).
 
     Args:
-        classes: Number of classes, at least 2.
+        classes: At least 2.
 
     Source: McCulloch and Pitts 1943 (the unit); Rosenblatt 1958, "The perceptron"; Novikoff 1962, "On convergence
     proofs for perceptrons"; Nilsson 1965, "Learning machines", section 5.1 (Kesler's construction).
