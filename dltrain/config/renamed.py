@@ -50,7 +50,11 @@ def upgrade(content: dict[str, Any]) -> dict[str, Any]:
     keys: dict[str, str] = {}
     config = _with_new_names(content["config"], "", keys)
     _keep_reading(config.get("data") or {})
-    typed = [_with_new_key(word, keys) for word in content["overrides"]]
+    typed = []
+    for word in content["overrides"]:
+        key = word.partition("=")[0].lstrip("+~")
+        new = keys.get(key.replace("/", "."))
+        typed.append(word.replace(key, new, 1) if new else word)
     return {**content, "config": config, "overrides": typed}
 
 
@@ -81,11 +85,3 @@ def _with_new_names(node: Any, group: str, keys: dict[str, str]) -> Any:
             keys[key] = new
             found[new.rpartition(".")[2]] = value
     return {**found, "_target_": target} if "_target_" in node else found
-
-
-def _with_new_key(word: str, keys: dict[str, str]) -> str:
-    """Rename the key of a typed override, if the configuration has it under its new name."""
-    key, equals, value = word.partition("=")
-    sign = key[: len(key) - len(key.lstrip("+~"))]
-    new = keys.get(key.lstrip("+~").replace("/", "."))
-    return f"{sign}{new}{equals}{value}" if new else word

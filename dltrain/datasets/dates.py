@@ -1,0 +1,199 @@
+"""Dates in a column of text: find the form in which they are written and parse them."""
+
+import re
+from dataclasses import replace
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from dltrain.datasets.date_cells import ZONES, DateCells, prepare_cells, sample_texts
+from dltrain.datasets.date_form import DateForm, day_precedes, drop_zeros, find_patterns, pattern_regex
+from dltrain.datasets.date_values import UNSURE, parse_texts
+
+DATES_SHARE = 0.9  # of the different cells; the others are errors in a column of dates
+REGULAR = 2  # plausibility of equal steps in one direction
+MARGIN = 0.05  # by which an irregular reading must be more plausible than the next one
+TINY = 1e-9
+LEAST_SHARE = 0.7  # of steps in one direction or of one length; less may be chance
+
+Reading = tuple[float, str, np.ndarray]
+
+
+class Dates(NamedTuple):
+    """The dates of a column.
+
+    Args:
+        times: Local times (datetime64), NaT for missing cells.
+        utc: The same instants in UTC if every cell has an offset; otherwise None.
+        form: How they are written.
+        bad: Position of the first cell that is not a date although most are; None if all are dates.
+    """
+
+    times: pd.Series
+    utc: pd.Series | None
+    form: DateForm
+    bad: int | None
+
+
+def parse_dates(cells: pd.Series, day_first: bool | None = None, named_time: bool = False) -> Dates | None:
+    """Parse the dates of a column.
+
+    Args:
+        cells: Stripped text, NaN for missing cells.
+        day_first: Whether the day precedes the month; None decides by the column.
+        named_time: Whether the name of the column says that it holds times: then years, months as in 202105 and Unix
+            times are dates, too.
+
+    Returns:
+        The dates, or None if fewer than nine in ten different cells are dates.
+    """
+    known = cells.dropna()
+    if known.empty:
+        return None
+    probe = prepare_cells([str(cell) for cell in known.iloc[[0, len(known) // 2, -1]]])
+    if not any(find_patterns(text, named_time) for text in probe.texts):
+        return None
+    codes, unique = pd.factorize(cells)
+    originals: list[str] = unique.tolist()
+    prepared = prepare_cells(originals)
+    found = _choose_reading(prepared, originals, day_first, named_time)
+    return _spread(*found, prepared.offsets, codes, cells.index) if found else None
+
+
+def _spread(times: np.ndarray, form: DateForm, offsets: list[str], codes: np.ndarray, index: pd.Index) -> Dates:
+    """Return the dates of all cells from those of the different cells."""
+
+    def spread(values: np.ndarray) -> pd.Series:
+        return pd.Series(np.append(values, np.datetime64("NaT"))[codes], index=index)
+
+    bad = np.flatnonzero(np.isnat(times)[codes] & (codes >= 0))
+    position = int(bad[0]) if len(bad) else None
+    if offsets:
+        form = replace(form, offset=offsets[codes[codes >= 0][-1]])
+    if offsets and all(offsets):
+        seconds = {offset: _offset_seconds(offset) for offset in set(offsets)}
+        shift = np.array([seconds[offset] for offset in offsets], dtype="m8[s]")
+        return Dates(spread(times), spread(times - shift), form, position)
+    return Dates(spread(times), spread(times) if "%s" in form.pattern else None, form, position)
+
+
+def _offset_seconds(offset: str) -> int:
+    if offset.strip().upper() in ZONES:
+        return 3600 * ZONES[offset.strip().upper()]
+    digits = re.sub(r"\D", "", offset).ljust(4, "0")
+    seconds = 3600 * int(digits[:2]) + 60 * int(digits[2:])
+    return -seconds if "-" in offset else seconds
+
+
+def _choose_reading(
+    cells: DateCells, originals: list[str], day_first: bool | None, named_time: bool
+) -> tuple[np.ndarray, DateForm] | None:
+    """Return the most plausible times of the different cells, and their form."""
+    texts = cells.texts
+    probes = (texts[0], texts[len(texts) // 2], texts[-1])
+    patterns = next((found for text in probes if (found := find_patterns(text, named_time))), [])
+    if day_first is not None and len(patterns) > 1:
+        patterns = [pattern for pattern in patterns if day_precedes(pattern) in (day_first, None)]
+    readings: list[Reading] = []
+    for pattern in patterns:
+        if _share(_parse_all(sample_texts(texts), pattern, named_time)[0]) >= DATES_SHARE:
+            times, full = _parse_all(texts, pattern, named_time)
+            if _share(times) >= (1 if pattern in UNSURE else DATES_SHARE) and not _are_days(pattern, texts):
+                readings.append((_plausibility(times) if len(patterns) > 1 else 0, full, times))
+                if "%b" in pattern or pattern in UNSURE:
+                    break
+    if not readings:
+        return None
+    best = max(readings, key=lambda reading: reading[0])
+    rivals = [reading for reading in readings if best[0] - reading[0] < (MARGIN if best[0] < REGULAR else TINY)]
+    best, rivals = _nearest_years(best, rivals)
+    if "." in best[1]:  # usually with the day first
+        best, rivals = rivals[0], []
+    form = replace(_complete(best[1], cells), readings=_two_readings(originals, best, rivals))
+    if cells.other_months:
+        other = parse_texts(cells.other_months, best[1])
+        form = replace(form, readings=_two_readings(originals, best, [(0, "", other)]))
+    return best[2], form
+
+
+def _nearest_years(best: Reading, rivals: list[Reading]) -> tuple[Reading, list[Reading]]:
+    """Choose between years in the first and in the last place by the shorter span of time, if it is clearly shorter."""
+    spans = [np.ptp(times[~np.isnat(times)]) for _, _, times in rivals]
+    shortest = rivals[int(np.argmin(spans))]
+    first = shortest[1].startswith("%y")
+    others = [span for span, rival in zip(spans, rivals, strict=True) if rival[1].startswith("%y") != first]
+    if not others or min(spans) * 2 > min(others):
+        return best, rivals
+    kept = [rival for rival in rivals if rival[1].startswith("%y") == first]
+    return (best, kept) if best[1].startswith("%y") == first else (kept[0], kept)
+
+
+def _are_days(pattern: str, texts: list[str]) -> bool:
+    """Whether "May 14" is followed by "May 15", which is the day of a month rather than a year."""
+    return pattern == "%b %y" and any(text[:3] == later[:3] for text, later in pairwise(texts))
+
+
+def _share(times: np.ndarray) -> float:
+    return 1 - float(np.isnat(times).mean())
+
+
+def _two_readings(originals: list[str], best: Reading, rivals: list[Reading]) -> tuple[str, ...]:
+    """Return the first cell that a rival reads differently, and both times; nothing if there is none."""
+    for _, _, times in rivals:
+        different = np.flatnonzero((times != best[2]) & ~np.isnat(times) & ~np.isnat(best[2]))
+        if len(different):
+            return originals[different[0]], *(str(read[different[0]])[:10] for read in (best[2], times))
+    return ()
+
+
+def _parse_all(texts: list[str], pattern: str, named_time: bool) -> tuple[np.ndarray, str]:
+    """Parse dates of a pattern, and some that are longer or shorter, such as those without seconds.
+
+    Returns:
+        The times and the longest pattern.
+    """
+    times, longest = parse_texts(texts, pattern), pattern
+    for _ in range(4):
+        left = np.flatnonzero(np.isnat(times))
+        found = find_patterns(texts[left[0]], named_time) if len(left) and pattern not in UNSURE else []
+        other = next((other for other in found if len(found) == 1 or other[:8] == pattern[:8]), None)
+        if other is None or other in UNSURE:
+            break
+        times[left] = parse_texts([texts[index] for index in left], other)
+        longest = max(longest, other, key=len)
+    return times, longest
+
+
+def _plausibility(times: np.ndarray) -> float:
+    """Return the share of steps in one direction, plus that of the most frequent step, in days, weekdays or months."""
+    known = pd.Series(times).dropna().drop_duplicates()
+    if len(known) < 3:
+        return 0
+    steps = known.diff().dropna()
+    ordered = known.sort_values()
+    days = ordered.to_numpy().astype("M8[D]")
+    months = (ordered.dt.year * 12 + ordered.dt.month).diff()[1:][np.diff(ordered.dt.day) == 0]
+    weekdays = np.busday_count(days[:-1], days[1:])
+    counts = (
+        ordered.diff().value_counts().max(),
+        months.value_counts().max() if len(months) else 0,
+        (weekdays == 1).sum() if (ordered.dt.day_of_week < 5).all() else 0,
+    )
+    ahead = (steps > pd.Timedelta(0)).mean()
+    return sum(float(share) for share in (max(ahead, 1 - ahead), max(counts) / len(steps)) if share >= LEAST_SHARE)
+
+
+def _complete(pattern: str, cells: DateCells) -> DateForm:
+    """Return the form of a pattern, with what was separated from the cells."""
+    sample = sample_texts(cells.texts)
+    regex = pattern_regex(pattern)
+    parts = [match.groupdict() for text in sample if (match := regex.fullmatch(text))]
+    digits = max((len(part.get("f") or part.get("s") or "") for part in parts), default=0)
+    pattern = drop_zeros(pattern, sample)
+    if cells.ordinal:
+        pattern = re.sub("%-?d", "%o", pattern)
+    if cells.offsets:
+        pattern = re.sub(r"( %Y)?$", r"%z\1", pattern, count=1)
+    return replace(cells.form, pattern=cells.lead + pattern, digits=digits)
