@@ -77,13 +77,13 @@ def select_rows(table: Table, where: str | None) -> Table:
 
     Args:
         table: The file.
-        where: ``column=value``; None takes all rows.
+        where: ``column:value`` or ``column=value``; None takes all rows.
     """
     if where is None:
         return table
-    name, equals, value = str(where).partition("=")
-    if not equals:
-        raise ConfigError(format_error("data.where", "a column and its value, such as store=A", where))
+    name, sign, value = str(where).partition("=" if "=" in str(where) else ":")
+    if not sign:
+        raise ConfigError(format_error("data.where", "a column and its value, such as store:A", where))
     cells = table.columns[table.index_of(name.strip())]
     rows = np.flatnonzero(cells.among([value.strip().casefold()]))
     if not len(rows):
@@ -173,7 +173,7 @@ def _reject_repeated(table: Table, found: TimeColumn, one: Series, row: int, gro
             name, value = table.header[other], cells[int(one.rows[first])]
             hint = (
                 f"Column {name} tells {len(cells.words)} series apart: data.group={name} reads them all, "
-                f"data.where='{name}={value}' one of them"
+                f"data.where={name}:{value} one of them"
             )
             break
     expected = f"one row for each time in {table.path}" + (f" and {group} {one.name}" if one.name else "")

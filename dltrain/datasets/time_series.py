@@ -56,7 +56,7 @@ class TimeSeries:
         column: Name of the column to forecast, or a list of names. ``auto`` takes all columns of numbers except
             timestamps, row numbers and flags (0 or 1); None takes these as well, but for timestamps, as before 0.3.
         group: Column that tells several series of one file apart, such as a store or a sensor.
-        where: ``column=value``: only the rows with this value are read.
+        where: ``column:value``: only the rows with this value are read.
         header: Whether the first line names the columns; otherwise they are called column_1, column_2, ...
         decimal: Decimal mark, ``point`` or ``comma``; None finds it from the rows.
         day_first: Whether 05/06/2020 is the fifth of June; None finds it from the rows.
