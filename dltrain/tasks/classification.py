@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.running import Mean, confusion, macro_f1
 from dltrain.plots import charts
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
@@ -28,7 +29,7 @@ class Classification(Task):
 
     def __init__(self, classes: int, class_names: list[str] | None = None, label_smoothing: float = 0.0) -> None:
         self.classes = classes
-        self.class_names = list(class_names) if class_names else [str(n) for n in range(classes)]
+        self.class_names = name_classes(classes, class_names)
         self.label_smoothing = label_smoothing
 
     def facts(self) -> dict[str, Any]:
@@ -76,6 +77,18 @@ class Classification(Task):
             captions = [f"{self.class_names[target]}, not {self.class_names[found]}" for target, found in pairs]
             media.append(Media("worst_mistakes", charts.captioned(worst.inputs[wrong], captions)))
         return media
+
+
+def name_classes(classes: int, names: list[str] | None) -> list[str]:
+    """Return one name per class, by default its number.
+
+    Raises:
+        ConfigError: There is a single class, which any model predicts without an error.
+    """
+    names = list(names) if names else [str(number) for number in range(classes)]
+    if classes < 2:
+        raise ConfigError(format_error("data", "at least two classes", f"one: {names[0]}"))
+    return names
 
 
 class _WorstErrors:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dltrain.metrics.running import Mean
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Task
+from dltrain.tasks.classification import name_classes
 
 
 class PerceptronRule(Task):
@@ -36,7 +37,7 @@ class PerceptronRule(Task):
 
     def __init__(self, classes: int, class_names: list[str] | None = None) -> None:
         self.classes = classes
-        self.class_names = list(class_names) if class_names else [str(n) for n in range(classes)]
+        self.class_names = name_classes(classes, class_names)
 
     def facts(self) -> dict[str, Any]:
         """Return one output for two classes, and one per class for more."""
