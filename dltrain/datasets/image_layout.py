@@ -14,8 +14,9 @@ ALSO_CLASSES = ("train", "valid")  # a vehicle, the opposite of invalid
 
 # The name of a split, possibly after a prefix: Train, validation_set, seg_test.
 _SPLIT = re.compile(
-    r"(?P<prefix>.+[\W_])?(?:(?P<train>train(?:ing)?)|(?P<val>val(?:id(?:ation)?)?|dev)|(?P<test>test(?:ing)?))"
-    r"[\W_]*(?:set|data|images?|split)?",
+    r"(?P<prefix>.+[\W_])?"
+    r"(?:(?P<train>train(?:ing)?)|(?P<val>val(?:id(?:ation)?)?|dev(?:elopment)?)|(?P<test>test(?:ing)?))"
+    r"[\W_]*(?:(?:data)?set|data|images?|split)?",
     re.IGNORECASE,
 )
 

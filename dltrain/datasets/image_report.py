@@ -48,8 +48,8 @@ def describe_copies(parts: Mapping[str, Listing], root: Path) -> list[str]:
     capped = f" among the first {MAX_HASHED:,} of equal size" if len(candidates) > MAX_HASHED else ""
     if not groups:
         return [f"copies: no image is in two splits{capped}"] if capped else []
-    first = dict(reversed(groups[0]))
-    pair = " and ".join(f"{path.relative_to(root).as_posix()} ({split})" for split, path in list(first.items())[:2])
+    first = dict(reversed(groups[0]))  # of each split the first file
+    pair = " and ".join(f"{first[split].relative_to(root).as_posix()} ({split})" for split in [*first][:-3:-1])
     return [f"copies: {len(groups):,} {'images are' if len(groups) > 1 else 'image is'} in two splits{capped}: {pair}"]
 
 
