@@ -10,7 +10,7 @@ lowercase words or numbers.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -60,12 +60,7 @@ def _is_literal(key: str, value: Any) -> bool:
 
 
 def mask(value: Any, key: str = "") -> Any:
-    """Return a configuration with each secret replaced by ``***``.
-
-    Args:
-        value: Nested mappings, lists and scalars.
-        key: Dotted key of `value`.
-    """
+    """Return the value of a dotted key, nested mappings, lists and scalars, with each secret replaced by ``***``."""
     if isinstance(value, Mapping):
         return {name: item if name == "_target_" else mask(item, f"{key}.{name}") for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -86,17 +81,8 @@ def mask_override(text: str) -> str:
     return f"{key}={MASK}" if secret else redact(text)
 
 
-def masked_keys(content: Any, key: str = "") -> Iterator[str]:
-    """Yield the dotted key of each value that is masked, or contains a mask."""
-    if isinstance(content, Mapping | list):
-        for name, item in content.items() if isinstance(content, Mapping) else enumerate(content):
-            yield from masked_keys(item, f"{key}.{name}" if key else str(name))
-    elif isinstance(content, str) and MASK in content:
-        yield key
-
-
 def register_secrets(value: Any, key: str) -> None:
-    """Register the secrets in a configuration for `redact`; see `mask` for the arguments."""
+    """Register the secrets in the value of a dotted key for `redact`."""
     if isinstance(value, Mapping):
         for name, item in value.items():
             register_secrets(item, "" if name == "_target_" else f"{key}.{name}")

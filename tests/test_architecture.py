@@ -40,7 +40,7 @@ LIGHT = [
 LIGHT += ["storage/run_dir", "storage/folder_checks", "storage/run_files", "storage/safe_read", "storage/atomic"]
 LIGHT += ["training/signals"]
 LIGHT += ["loggers/console"]
-CONFIG = {f"config/{name}.py" for name in ("compose", "composer", "interpolation", "plain", "revise")}
+CONFIG = {f"config/{name}.py" for name in ("compose", "composer", "interpolation", "revise")}
 
 
 def package_of(file: Path) -> str:
@@ -109,7 +109,7 @@ def test_no_two_modules_import_each_other() -> None:
             "omegaconf",
             {
                 "cli/hydra_flags.py",
-                *(f"config/{name}.py" for name in ("compose", "composer", "interpolation", "plain", "revise")),
+                *(f"config/{name}.py" for name in ("compose", "composer", "interpolation", "revise")),
             },
         ),
         ("rich", {"loggers/screen.py"}),

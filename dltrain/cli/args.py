@@ -55,7 +55,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         The flags of the verb by name, and ``verb``, ``overrides`` (those of groups and keys), ``names`` (runs, files
         and folders, in their order) and ``help``.
     """
-    name, words = _split_verb(argv)
+    name, words = "train", list(argv)
+    if words and words[0] in VERBS:
+        name = words.pop(0)
+    elif words and words[0].isalpha() and (hint := suggest(words[0], VERBS)):
+        raise ConfigError(format_error(words[0], "a verb or KEY=VALUE", words[0], hint))
     verb = VERBS[name]
     parser = Parser(f"dltrain {name}", verb)
     end = words.index("--") if "--" in words else len(words)
@@ -68,12 +72,3 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if not (found.help or least <= len(found.names) <= most):
         raise ConfigError(format_error(name, verb.usage, " ".join(found.names) or None))
     return found
-
-
-def _split_verb(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the verb, ``train`` if the command line names none, and the other words."""
-    if argv and argv[0] in VERBS:
-        return argv[0], list(argv[1:])
-    if argv and argv[0].isalpha() and (hint := suggest(argv[0], VERBS)):
-        raise ConfigError(format_error(argv[0], "a verb or KEY=VALUE", argv[0], hint))
-    return "train", list(argv)

@@ -2,6 +2,7 @@
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from textwrap import indent
 
 from dltrain.cli.args import Parser
 from dltrain.cli.verbs import VERBS
@@ -33,7 +34,7 @@ EXIT_CODES = """\
 def verb_help(name: str) -> str:
     """Return the help of a verb."""
     verb = VERBS[name]
-    parser = Parser(f"dltrain {name}", verb, epilog=f"examples:\n{_indent(verb.examples.splitlines())}")
+    parser = Parser(f"dltrain {name}", verb, epilog=f"examples:\n{indent(verb.examples, '  ')}")
     for argument, text in verb.arguments:
         parser.add_argument(argument, help=text)
     return parser.format_help()
@@ -41,10 +42,10 @@ def verb_help(name: str) -> str:
 
 def program_help(config_dirs: Sequence[str]) -> str:
     """Return the help of dltrain: verbs, groups with their options, keys and flags."""
-    groups = [f"{group}: {', '.join(options)}" for group, options in list_groups(config_dirs).items()]
+    groups = [f"  {group}: {', '.join(options)}" for group, options in list_groups(config_dirs).items()]
     sections = {
-        "examples": _indent(VERBS["train"].examples.splitlines()),
-        "groups (GROUP=OPTION)": _indent(groups),
+        "examples": indent(VERBS["train"].examples, "  "),
+        "groups (GROUP=OPTION)": "\n".join(groups),
         "keys (KEY=VALUE), the others by dltrain --cfg job": KEYS,
         "your own model, a class in mine.py and its YAML in my_conf/model/mine.yaml": OWN_MODEL,
         "exit codes": EXIT_CODES,
@@ -60,7 +61,3 @@ def program_help(config_dirs: Sequence[str]) -> str:
     for name, verb in VERBS.items():
         verbs.add_parser(name, help=verb.summary)
     return parser.format_help()
-
-
-def _indent(lines: Sequence[str]) -> str:
-    return "\n".join(f"  {line}" for line in lines)

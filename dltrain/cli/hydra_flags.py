@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 
 import hydra
 from omegaconf import DictConfig
@@ -16,18 +17,25 @@ from dltrain.errors import ConfigError, format_error
 SHELLS = ("bash", "fish", "zsh")
 
 
-def show(arguments: argparse.Namespace, flags: list[str]) -> int:
+def show(arguments: argparse.Namespace, flags: Mapping[str, str | bool]) -> int:
     """Let Hydra answer `flags`, which only print something, once the overrides are known to be right."""
-    overrides = arguments.overrides
+    if "package" in flags and "cfg" not in flags:
+        raise ConfigError("--package: expected --cfg job with it")
+    words = [f"--{name.replace('_', '-')}" for name in flags]
+    overrides, config_dirs = arguments.overrides, tuple(arguments.config_dir)
     if arguments.shell_completion:
         _prepare_completion(overrides)
-    else:
-        overrides = _checked_overrides(arguments, flags[0])
+    elif overrides or config_dirs:
+        jobs = expand(overrides, config_dirs, sweep=arguments.multirun)
+        if len(jobs) > 1:
+            raise ConfigError(f"{words[0]}: expected one job, got a sweep. Give each key one value.")
+        overrides = [*jobs[0].overrides, *search_path(config_dirs)]
 
     def nothing(config: DictConfig) -> None:
         """Never called: these flags only print. Hydra needs a function to decorate."""
 
-    sys.argv = ["dltrain", *flags, *overrides]
+    values = [word if value is True else f"{word}={value}" for word, value in zip(words, flags.values(), strict=True)]
+    sys.argv = ["dltrain", *values, *overrides]
     try:
         hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(nothing)()
     except SystemExit as stop:
@@ -35,19 +43,8 @@ def show(arguments: argparse.Namespace, flags: list[str]) -> int:
     return 0
 
 
-def _checked_overrides(arguments: argparse.Namespace, flag: str) -> list[str]:
-    """Return the overrides as Hydra reads them; several jobs are refused."""
-    if not arguments.overrides and not arguments.config_dir:
-        return []
-    config_dirs = tuple(arguments.config_dir)
-    jobs = expand(arguments.overrides, config_dirs, sweep=arguments.multirun)
-    if len(jobs) > 1:
-        raise ConfigError(f"{flag}: expected one job, got a sweep. Give each key one value.")
-    return [*jobs[0].overrides, *search_path(config_dirs)]
-
-
 def _prepare_completion(words: list[str]) -> None:
-    """Complete verbs, and leave in ``COMP_LINE`` what Hydra can complete: it knows no verbs."""
+    """Complete verbs, and reduce ``COMP_LINE`` to the words that Hydra can complete."""
     action, _, shell = words[0].partition("=") if len(words) == 1 else ("", "", "")
     if action not in ("install", "uninstall", "query") or shell not in SHELLS:
         expected = "install=SHELL, SHELL being bash, fish or zsh"

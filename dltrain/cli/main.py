@@ -1,6 +1,5 @@
 """The entry point: choose the verb, and turn every error into a line and an exit code. Imports no torch, no Hydra."""
 
-import argparse
 import contextlib
 import errno
 import importlib
@@ -39,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Stopped as stopped:
         print("dltrain: interrupted before anything was done", file=sys.stderr)
         return SIGNAL_EXIT_CODES.get(stopped.reason, 143)
-    except BrokenPipeError:  # the reader of standard output has seen enough
+    except BrokenPipeError:  # the reader of standard output has closed it
         return 0
     except Exception:  # a bug of dltrain's or of the user's model; Python itself would print the secrets in it
         for line in redaction.redact(traceback.format_exc()).splitlines():
@@ -56,32 +55,17 @@ def run(argv: Sequence[str]) -> int:
         is_top_level = arguments.verb == "train" and "train" not in argv[:1]
         print(program_help(arguments.config_dir) if is_top_level else verb_help(arguments.verb), end="")
         return 0
-    if arguments.verb == "train":
-        if arguments.version:
-            print(_version())
-            return 0
-        if flags := _printing_flags(arguments):
-            from dltrain.cli.hydra_flags import show
+    if arguments.verb == "train" and arguments.version:
+        from importlib.metadata import version
 
-            return show(arguments, flags)
+        torch, hydra = version("torch"), version("hydra-core")
+        print(f"dltrain {__version__} (torch {torch}, hydra {hydra}, Python {platform.python_version()})")
+        return 0
+    if flags := {name: value for name in HYDRA_FLAGS if (value := vars(arguments).get(name))}:
+        from dltrain.cli.hydra_flags import show
+
+        return show(arguments, flags)
     return importlib.import_module(f"dltrain.cli.{arguments.verb}").main(arguments, STARTED)
-
-
-def _printing_flags(arguments: argparse.Namespace) -> list[str]:
-    if arguments.package and not arguments.cfg:
-        raise ConfigError("--package: expected --cfg job with it")
-    found: list[str] = []
-    for name in HYDRA_FLAGS:
-        if value := getattr(arguments, name):
-            found += [f"--{name.replace('_', '-')}", *([] if value is True else [value])]
-    return found
-
-
-def _version() -> str:
-    from importlib import metadata
-
-    torch, hydra = metadata.version("torch"), metadata.version("hydra-core")
-    return f"dltrain {__version__} (torch {torch}, hydra {hydra}, Python {platform.python_version()})"
 
 
 def _printable(text: str) -> str:

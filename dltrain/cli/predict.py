@@ -58,27 +58,18 @@ def _task_options(arguments: argparse.Namespace, task: "Task") -> dict[str, Any]
 
 def _print_lines(pieces: Iterable[list[dict[str, Any]]], form: str, top: int | None) -> None:
     writer: csv.DictWriter[str] | None = None
+    unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
     for piece in pieces:
         for line in piece:
             record = line if top is None else _most_probable(line, top)
             if form == "jsonl":
-                print(_json_line(record))
+                print(json.dumps(record, ensure_ascii=not unicode, allow_nan=False))
                 continue
             if writer is None:  # with --top the header still has all classes; most of their cells stay empty
                 writer = csv.DictWriter(sys.stdout, [name for name, _ in _cells(line)], lineterminator="\n")
                 writer.writeheader()
             writer.writerow(dict(_cells(record)))
         sys.stdout.flush()
-
-
-def _json_line(record: dict[str, Any]) -> str:
-    """Return a record as JSON, in ASCII where standard output cannot encode it."""
-    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
-    try:
-        text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:
-        return json.dumps(record, allow_nan=False)
-    return text
 
 
 def _most_probable(record: dict[str, Any], top: int) -> dict[str, Any]:

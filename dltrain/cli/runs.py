@@ -3,14 +3,13 @@
 import argparse
 import json
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from dltrain.config.compose import default_root
 from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.loggers.console import Console
-from dltrain.loggers.formatting import format_count, format_duration, format_number
+from dltrain.loggers.formatting import format_duration, format_number
 from dltrain.runs.index import MAIN_GROUPS, RunInfo, run_info
 from dltrain.runs.job import list_runs
 from dltrain.storage.run_files import JOB
@@ -28,7 +27,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
         siblings = [str(path) for path in root.parent.glob("*/")]
         raise ConfigError(format_error("runs", "a folder of runs", root, suggest(str(root), siblings)))
     found = [root] if (root / JOB).is_file() else list_runs(root)
-    rows = sorted(map(run_info, found), key=ORDERS[arguments.sort])
+    rows = sorted(map(run_info, found), key=lambda row: _sort_key(row, arguments.sort))
     if arguments.json:
         print(json.dumps(rows, indent=2))
     elif rows:
@@ -41,7 +40,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
 def _cells(row: RunInfo) -> list[str]:
     shown = {key: "" if row[key] is None else str(row[key]) for key in COLUMNS}
     shown["value"] = format_number(row["value"])
-    shown["step"] = "" if row["step"] is None else format_count(row["step"])
+    shown["step"] = "" if row["step"] is None else f"{row['step']:,}"
     shown["time"] = "" if row["time"] is None else format_duration(row["time"])
     shown["age"] = format_duration(row["age"])
     here, path = Path.cwd(), Path(row["folder"])
@@ -50,27 +49,11 @@ def _cells(row: RunInfo) -> list[str]:
     return [shown[key] for key in COLUMNS]
 
 
-def _by_metric(row: RunInfo) -> tuple[bool, str, float]:
-    """Sort runs of one metric together, the best first; those without a metric last."""
-    value = row["value"] or 0.0
-    return row["value"] is None, row["metric"] or "", -value if row["better"] == "max" else value
-
-
-def _by_text(key: str) -> Callable[[RunInfo], tuple[str, float]]:
-    return lambda row: (str(row[key] or ""), row["age"])  # the newest first among equals
-
-
-def _largest(key: str) -> Callable[[RunInfo], float]:
-    return lambda row: -(row[key] or 0)
-
-
-ORDERS: dict[str, Callable[[RunInfo], Any]] = {
-    **{key: _by_text(key) for key in MAIN_GROUPS},
-    "metric": _by_metric,
-    "state": _by_text("state"),
-    "step": _largest("step"),
-    "age": lambda row: row["age"],
-    "time": _largest("time"),
-    "folder": lambda row: row["folder"],
-    "typed": _by_text("typed"),
-}
+def _sort_key(row: RunInfo, key: str) -> Any:
+    """Return what sorts runs by a column: the best metric, the largest number and the newest run first."""
+    if key == "metric":  # runs of one metric together, those without one last
+        value = row["value"] or 0.0
+        return row["value"] is None, row["metric"] or "", -value if row["better"] == "max" else value
+    if key in ("step", "time"):
+        return -(row[key] or 0)
+    return row["age"] if key == "age" else (str(row[key] or ""), row["age"])

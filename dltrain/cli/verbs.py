@@ -16,20 +16,14 @@ RESUMABLE = (
 
 
 class Verb(NamedTuple):
-    """What a verb accepts and what its help says.
-
-    Args:
-        examples: Commands, one per line.
-        arguments: Words that are no flags, with help: ``(("RUN", "the run's folder"), ...)``.
-        names: How many of them may be names of runs, files or folders, at least and at most.
-    """
+    """What a verb accepts and what its help says."""
 
     summary: str
     usage: str
     description: str
-    examples: str
-    arguments: tuple[tuple[str, str], ...]
-    names: tuple[int, float] = (1, 1)
+    examples: str  # commands, one per line
+    arguments: tuple[tuple[str, str], ...]  # words that are no flags, with help: (("RUN", "the run's folder"), ...)
+    names: tuple[int, float] = (1, 1)  # at least and at most as many names of runs, files or folders
     add_flags: Callable[[ArgumentParser], None] = lambda parser: None
 
 

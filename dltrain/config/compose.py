@@ -17,7 +17,6 @@ from omegaconf import DictConfig, OmegaConf
 from dltrain.config import interpolation, overrides
 from dltrain.config.composer import Composer, first_name, hydra_errors, module_names, plain
 from dltrain.config.groups import conf_dir, search_dirs
-from dltrain.config.plain import resolve
 from dltrain.errors import ConfigError
 
 LOCATIONS = ("hydra", "sweep")  # where a run goes is not part of its configuration
@@ -25,27 +24,16 @@ LOCATIONS = ("hydra", "sweep")  # where a run goes is not part of its configurat
 
 @dataclass(frozen=True)
 class Job:
-    """One composed run.
+    """One composed run."""
 
-    Args:
-        config: Everything below the root except ``hydra``, interpolations as they are written.
-        choices: Group -> the option chosen, e.g. ``{"model": "lstm"}``.
-        overrides: The overrides as Hydra parses them, without those of the run's location.
-        run_dir: The run folder that was named, or None for a new one.
-        sweep_dir: The sweep's folder that was named, or None for a new one.
-        config_dirs: Folders searched after dltrain's own.
-        allow: Prefixes of modules that the command line allows YAML to name.
-        sweep_resume: The folder of the sweep to resume, or None for a new one.
-    """
-
-    config: dict[str, Any]
-    choices: dict[str, str]
-    overrides: tuple[str, ...]
-    run_dir: str | None
-    sweep_dir: str | None
-    config_dirs: tuple[str, ...] = ()
-    allow: tuple[str, ...] = ()
-    sweep_resume: str | None = None
+    config: dict[str, Any]  # everything below the root except ``hydra``, interpolations as they are written
+    choices: dict[str, str]  # group -> the option chosen: {"model": "lstm"}
+    overrides: tuple[str, ...]  # as Hydra parses them, without those of the run's location
+    run_dir: str | None  # the run folder that was named, or None for a new one
+    sweep_dir: str | None  # the sweep's folder that was named, or None for a new one
+    config_dirs: tuple[str, ...] = ()  # folders searched after dltrain's own
+    allow: tuple[str, ...] = ()  # prefixes of modules that the command line allows YAML to name
+    sweep_resume: str | None = None  # the folder of the sweep to resume, or None for a new one
 
     def __post_init__(self) -> None:
         interpolation.register_secrets(self.config)
@@ -54,13 +42,12 @@ class Job:
     def resolved(self) -> dict[str, Any]:
         """The configuration with its interpolations resolved; a `Fact` stands for what data and task will state."""
         with hydra_errors():
-            return resolve(self.config)
+            return interpolation.resolve(self.config)
 
     def title(self) -> str:
         """Return the command of the run with every group's option."""
-        first = [group for group in ("experiment", "model", "data", "task") if group in self.choices]
-        groups = dict.fromkeys([*first, *reversed(self.choices)])
-        return " ".join(["dltrain", *(f"{group}={self.choices[group]}" for group in groups)])
+        groups = dict.fromkeys(["experiment", "model", "data", "task", *reversed(self.choices)])
+        return " ".join(["dltrain", *(f"{group}={self.choices[group]}" for group in groups if group in self.choices)])
 
     def ready(self) -> None:
         """Set the environment variables that torch reads when it is imported."""
@@ -69,20 +56,12 @@ class Job:
 
 
 def compose(typed: list[str], config_dirs: tuple[str, ...] = ()) -> Job:
-    """Compose one run.
-
-    Raises:
-        ConfigError: With one line per error of the command.
-    """
+    """Compose one run; a `ConfigError` has one line per error of the command."""
     return expand(typed, config_dirs, sweep=False)[0]
 
 
 def expand(typed: list[str], config_dirs: tuple[str, ...] = (), sweep: bool = True) -> list[Job]:
-    """Compose every run of a command: one, or with `sweep` every combination of the values given.
-
-    Raises:
-        ConfigError: With one line per error, whichever run it is in.
-    """
+    """Compose every run of a command: one, or with `sweep` every combination of the values given."""
     jobs: list[Job] = []
     with session(config_dirs, sweep) as composer:
         parsed, errors = overrides.parse(typed, composer.options)
@@ -115,10 +94,9 @@ def _job_of(whole: DictConfig, parsed: Sequence[Override], config_dirs: tuple[st
 @contextmanager
 def session(config_dirs: tuple[str, ...], sweep: bool) -> Iterator[Composer]:
     """Initialize Hydra for dltrain's groups and the user's own."""
-    search_dirs(config_dirs)
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3", job_name="dltrain"):
-        yield Composer(conf_dir(), config_dirs, sweep)
+        yield Composer(config_dirs, sweep)
 
 
 @functools.cache

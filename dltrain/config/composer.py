@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from dltrain.config import interpolation, schema, validation
+from dltrain.config.groups import search_dirs
 from dltrain.errors import ConfigError, format_error
 
 # The only key of Hydra that a user may set, in a run or in a sweep. Its plugins, callbacks and loggers would run any
@@ -25,17 +26,10 @@ FREE_IN_HYDRA = ("run", "sweep", "runtime", "overrides", "job", "searchpath")
 
 
 class Composer:
-    """Composes runs, each combination of options only once.
+    """Composes the runs of a command, each combination of options only once."""
 
-    Args:
-        conf_dir: dltrain's own folder of YAML groups.
-        config_dirs: The user's folders of YAML groups.
-        sweep: Whether the run is one of several.
-    """
-
-    def __init__(self, conf_dir: Path, config_dirs: tuple[str, ...], sweep: bool) -> None:
-        self.config_dirs, self.sweep = config_dirs, sweep
-        self.folders = (conf_dir, *map(Path, config_dirs))
+    def __init__(self, config_dirs: tuple[str, ...], sweep: bool) -> None:
+        self.config_dirs, self.sweep, self.folders = config_dirs, sweep, search_dirs(config_dirs)
         self.groups = sorted({entry.name for folder in self.folders for entry in folder.iterdir() if entry.is_dir()})
         self.options = functools.cache(self._find_options)
         self.base = functools.cache(self._call_hydra)
@@ -50,7 +44,7 @@ class Composer:
 
     def compose(self, parsed: Sequence[Override]) -> DictConfig:
         """Compose and check one run; the result has Hydra's own keys, too."""
-        chosen = [o for o in parsed if not is_hydras(o) and self.options(o.key_or_group)]
+        chosen = [o for o in parsed if first_name(o) != "hydra" and self.options(o.key_or_group)]
         values = [o for o in parsed if o not in chosen]
         found = {id(o): self.wrong_option(o) for o in chosen}
         # Compose what is right so far even if something is wrong, so that all errors are reported together.
@@ -84,7 +78,7 @@ class Composer:
     def wrong_value(self, override: Override, content: dict[str, Any]) -> str | None:
         """Return the error in ``key=value``, or None. An added key is checked in the whole configuration."""
         key, value = override.key_or_group, override.value()
-        if is_hydras(override):
+        if first_name(override) == "hydra":
             settable = SETTABLE_IN_HYDRA[self.sweep]
             expected = f"{settable}, the only key of Hydra that can be set here"
             return None if key == settable else format_error(key, expected, value)
@@ -105,11 +99,6 @@ class Composer:
 def first_name(override: Override) -> str:
     """Return the first part of an override's key."""
     return override.key_or_group.replace("/", ".").split(".")[0]
-
-
-def is_hydras(override: Override) -> bool:
-    """Return whether an override sets a key of Hydra itself."""
-    return first_name(override) == "hydra"
 
 
 def module_names(value: Any) -> list[str]:

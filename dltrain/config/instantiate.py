@@ -5,12 +5,13 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 from dltrain.config import renamed
-from dltrain.config.plain import Fact
+from dltrain.config.interpolation import Fact
 from dltrain.config.signatures import annotations, describe, fits, parameters
 from dltrain.errors import ConfigError, format_error, suggest
 
@@ -53,7 +54,7 @@ def partial(node: Node, key: str, allow: tuple[str, ...] = ()) -> functools.part
         raise ConfigError(*errors)
     constructor = find_target(node["_target_"], key, allow)
     if str(node["_target_"]).startswith(LIBRARIES):
-        constructor = _with_config_errors(constructor, key)
+        constructor = _library_errors(key, constructor.__name__)(constructor)
     arguments = {
         name: build(value, f"{key}.{name}", allow) if _is_node(value) else value
         for name, value in node.items()
@@ -62,17 +63,13 @@ def partial(node: Node, key: str, allow: tuple[str, ...] = ()) -> functools.part
     return functools.partial(constructor, **arguments)
 
 
-def _with_config_errors(constructor: Callable[..., Any], key: str) -> Callable[..., Any]:
+@contextmanager
+def _library_errors(key: str, name: str) -> Iterator[None]:
     """Raise what a library's constructor says of its arguments as a `ConfigError`."""
-
-    @functools.wraps(constructor)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return constructor(*args, **kwargs)
-        except (ValueError, TypeError, RuntimeError, AssertionError, LookupError, OSError, UnpicklingError) as error:
-            raise ConfigError(f"{key}: {constructor.__name__} refuses these values: {error}") from error
-
-    return call
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError, AssertionError, LookupError, OSError, UnpicklingError) as error:
+        raise ConfigError(f"{key}: {name} refuses these values: {error}") from error
 
 
 def _is_node(value: Any) -> bool:
@@ -96,33 +93,24 @@ def node_errors(node: Node, key: str, allow: tuple[str, ...] = ()) -> Iterator[s
     names = [name for name, p in known.items() if p.kind in NAMED]
     hints = annotations(constructor)
     for name, value in given.items():
+        argument, hint = f"{key}.{name}", hints.get(name, Any)
         if name not in names and not open_ended:
-            new = renamed.new_key(f"{key}.{name}")
             takes = f"{constructor.__name__} takes {' '.join(names) or 'none'}."
-            hint = f"It is called {new} now." if new else suggest(name, names) or takes
-            yield f"{key}.{name}: unknown argument. {hint}"
-        else:
-            yield from _argument_errors(f"{key}.{name}", value, hints.get(name, Any), allow)
+            new = renamed.new_key(argument)
+            advice = f"It is called {new} now." if new else suggest(name, names) or takes
+            yield f"{argument}: unknown argument. {advice}"
+        elif value == "???":
+            yield f"{argument}: expected a value, got nothing. Set it: {argument}=..."
+        elif _is_node(value):
+            yield from node_errors(value, argument, allow)
+        elif not fits(value, hint):
+            yield format_error(argument, describe(hint), value)
     missing = [name for name in names if known[name].default is inspect.Parameter.empty and name not in given]
     yield from (f"{key}.{name}: expected a value, got nothing" for name in missing)
 
 
-def _argument_errors(key: str, value: Any, hint: Any, allow: tuple[str, ...]) -> Iterator[str]:
-    """Yield every error of one argument, or of the node that it is."""
-    if value == "???":
-        yield f"{key}: expected a value, got nothing. Set it: {key}=..."
-    elif _is_node(value):
-        yield from node_errors(value, key, allow)
-    elif not fits(value, hint):
-        yield format_error(key, describe(hint), value)
-
-
 def find_target(path: Any, key: str, allow: tuple[str, ...]) -> Callable[..., Any]:
-    """Return the class or function that a ``_target_`` names.
-
-    Raises:
-        ConfigError: If it is not allowed, and then its module is not imported, or does not exist.
-    """
+    """Return the class or function that a ``_target_`` names; a module that is not allowed is not imported."""
     path = str(path)
     if new := renamed.new_target(path):
         raise ConfigError(format_error(f"{key}._target_", new, path, "The class has moved."))
@@ -130,7 +118,10 @@ def find_target(path: Any, key: str, allow: tuple[str, ...]) -> Callable[..., An
     trusted = next((prefix for prefix in allow if path.startswith(f"{prefix}.")), None)
     library = next((prefix for prefix in LIBRARIES if prefix == f"{module}."), None)
     if not (trusted or library or path.startswith(OURS)) or name.startswith("_"):
-        raise ConfigError(format_error(f"{key}._target_", ALLOWED, path, _trust_hint(path.split(".", maxsplit=1)[0])))
+        package = path.split(".", maxsplit=1)[0]
+        known = package in {"dltrain", "torch", "torchvision", *sys.stdlib_module_names}
+        advice = "" if known else f"If you trust that code, add allow_targets=[{package}] to the command."
+        raise ConfigError(format_error(f"{key}._target_", ALLOWED, path, advice))
     if trusted and (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)  # an installed command does not search the current folder by itself
     try:
@@ -150,12 +141,6 @@ def _is_model_builder(found: Any) -> bool:
     """Return whether a function of torchvision.models builds a model; its other functions have side effects."""
     models = importlib.import_module("torchvision.models")
     return getattr(found, "__name__", "") in models.list_models(module=models)
-
-
-def _trust_hint(package: str) -> str:
-    """Explain how to allow a module of the user's own."""
-    known = {"dltrain", "torch", "torchvision", *sys.stdlib_module_names}
-    return "" if package in known else f"If you trust that code, add allow_targets=[{package}] to the command."
 
 
 def required_facts(node: Node, key: str, allow: tuple[str, ...] = ()) -> list[str]:

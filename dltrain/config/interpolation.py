@@ -1,7 +1,7 @@
-"""Check interpolations: references to other keys and to environment variables, some of them secret."""
+"""Interpolations: references to other keys, to environment variables (some are secret), and to facts of the data."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from omegaconf.resolvers import oc
 
 from dltrain import redaction
 from dltrain.config import schema, validation
-from dltrain.errors import ConfigError, format_error
+from dltrain.errors import ConfigError, format_error, suggest
 
 FACT = re.compile(r"\$\{spec\.(\w+)")
 # ${oc.env:MY_${...}}, also with a computed resolver name: it cannot be seen which variable is read.
@@ -61,3 +61,48 @@ def resolve_env(name: str, *default: Any) -> Any:
     if redaction.is_secret_variable(str(name)):
         redaction.register_secrets(value, "secret")
     return value
+
+
+class Fact:
+    """Placeholder of a value that the data or the task state: ``${spec.NAME}``."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"${{spec.{self.name}}}"
+
+
+def from_yaml(text: str) -> Any:
+    """Return a YAML document, interpolations as they are written; a `ValueError` if it is not a configuration."""
+    try:
+        return OmegaConf.to_container(OmegaConf.create(text))
+    except OmegaConfBaseException as error:
+        raise ValueError(str(error)) from error
+
+
+def to_yaml(content: Mapping[str, Any]) -> str:
+    """Return a configuration as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.create(dict(content)))
+
+
+def resolve(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy with every interpolation replaced by its value, and those of facts by a `Fact`."""
+    whole = OmegaConf.create(dict(written), flags={"allow_objects": True})
+    whole.spec = {name: Fact(name) for name in FACT.findall(str(written))}
+    resolved: Any = OmegaConf.to_container(whole, resolve=True)
+    del resolved["spec"]
+    return resolved
+
+
+def fill_facts(node: Any, facts: Mapping[str, Any], key: str = "") -> Any:
+    """Return a copy of a resolved configuration with every `Fact` replaced by its value."""
+    if isinstance(node, Mapping):
+        return {name: fill_facts(value, facts, f"{key}.{name}".lstrip(".")) for name, value in node.items()}
+    if isinstance(node, list):
+        return [fill_facts(value, facts, f"{key}.{number}") for number, value in enumerate(node)]
+    if not isinstance(node, Fact):
+        return node
+    if node.name not in facts:
+        raise ConfigError(format_error(key, "a fact that the data or the task state", node, suggest(node.name, facts)))
+    return facts[node.name]

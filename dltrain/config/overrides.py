@@ -18,11 +18,7 @@ Options = Callable[[str], Sequence[str]]
 
 @functools.cache
 def parse_override(text: str) -> Override:
-    """Return one override as Hydra parses it.
-
-    Raises:
-        HydraException: If it is not valid.
-    """
+    """Return one override as Hydra parses it; a `HydraException` if it is not valid."""
     return OverridesParser.create().parse_override(text)
 
 
@@ -78,13 +74,12 @@ def to_hydra_syntax(text: str, options: Options) -> str:
 
 def single_values(parsed: list[Override]) -> tuple[list[list[Override]], list[str]]:
     """Return the overrides of a single run, and an error for each key with several values."""
-    return [[o] for o in parsed if not o.is_sweep_override()], [_several(o) for o in parsed if o.is_sweep_override()]
-
-
-def _several(override: Override) -> str:
-    text = redaction.mask_override(str(override.input_line))
-    key, _, value = text.partition("=")
-    return format_error(key, "one value", value, f"To run all of them, add -m: dltrain -m {shlex.quote(text)}")
+    errors = []
+    for text in (redaction.mask_override(str(o.input_line)) for o in parsed if o.is_sweep_override()):
+        key, _, value = text.partition("=")
+        hint = f"To run all of them, add -m: dltrain -m {shlex.quote(text)}"
+        errors.append(format_error(key, "one value", value, hint))
+    return [[o] for o in parsed if not o.is_sweep_override()], errors
 
 
 def sweep_values(parsed: list[Override], options: Options) -> tuple[list[list[Override]], list[str]]:
@@ -94,12 +89,11 @@ def sweep_values(parsed: list[Override], options: Options) -> tuple[list[list[Ov
         try:
             values.append([parse_override(text) for text in _each_value(override, options)])
         except HydraException as error:
-            values.append([])
             shown = redaction.mask_override(str(override.input_line))
             errors.append(f"{shown}: cannot be swept: {error}")
-        else:
-            if not values[-1]:
-                errors.append(f"{override.input_line}: expected at least one value, got none")
+            continue
+        if not values[-1]:
+            errors.append(f"{override.input_line}: expected at least one value, got none")
     return [found for found in values if found], errors
 
 

@@ -49,7 +49,11 @@ def upgrade(content: dict[str, Any]) -> dict[str, Any]:
     """Return the job.yaml of an earlier version in today's names."""
     keys: dict[str, str] = {}
     config = _with_new_names(content["config"], "", keys)
-    typed = [_with_new_key(word, keys) for word in content["overrides"]]
+    typed = []
+    for word in content["overrides"]:
+        key = word.partition("=")[0].lstrip("+~")
+        new = keys.get(key.replace("/", "."))
+        typed.append(word.replace(key, new, 1) if new else word)
     return {**content, "config": config, "overrides": typed}
 
 
@@ -71,11 +75,3 @@ def _with_new_names(node: Any, group: str, keys: dict[str, str]) -> Any:
             keys[key] = new
             found[new.rpartition(".")[2]] = value
     return {**found, "_target_": target} if "_target_" in node else found
-
-
-def _with_new_key(word: str, keys: dict[str, str]) -> str:
-    """Rename the key of a typed override, if the configuration has it under its new name."""
-    key, equals, value = word.partition("=")
-    sign = key[: len(key) - len(key.lstrip("+~"))]
-    new = keys.get(key.lstrip("+~").replace("/", "."))
-    return f"{sign}{new}{equals}{value}" if new else word

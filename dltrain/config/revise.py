@@ -22,9 +22,6 @@ def revise_job(job: Job, typed: list[str]) -> tuple[Job, Changes]:
     Args:
         job: What the run's folder says.
         typed: ``KEY=VALUE``, or ``GROUP=OPTION`` for a whole group; ``hydra.run.dir`` names a folder.
-
-    Raises:
-        ConfigError: With one line for each mistake.
     """
     with compose.session((), sweep=False) as composer:
         parsed, problems = overrides.parse(typed, composer.options)
@@ -102,7 +99,8 @@ def _override_error(composer: Composer, override: Override, content: dict[str, A
 def _missing_secrets(content: dict[str, Any], typed: list[str]) -> list[str]:
     """Return a request for each secret that was not typed: no folder keeps secrets."""
     hint = "No run keeps a secret: give it again, {}=VALUE, or let the run's command read it, {}='${{oc.env:NAME}}'"
-    missing = [key for key in redaction.masked_keys(content) if not _is_overridden(key, typed)]
+    masked = [key for key, value in validation.leaves(content) if redaction.MASK in str(value)]
+    missing = [key for key in masked if not _is_overridden(key, typed)]
     return [format_error(key, "its value", None, hint.format(key, key)) for key in missing]
 
 

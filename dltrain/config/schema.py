@@ -17,23 +17,14 @@ UNITS = ("step", "epoch", "minute")
 
 @dataclass(frozen=True)
 class FieldSpec:
-    """The values that a key accepts.
+    """The values that a key accepts."""
 
-    Args:
-        text: A description for messages: "a number above 0".
-        accepts: Returns whether one value is valid.
-        names: The names to choose from, if it is a choice.
-        many: Whether a list of such values may replace the scalar in YAML.
-        null: Whether null may replace the value in YAML.
-        edges: Values at the edge of the range that are valid, for tests.
-    """
-
-    text: str
-    accepts: Callable[[Any], bool]
-    names: tuple[str, ...] = ()
-    many: bool = False
-    null: bool = False
-    edges: tuple[float, ...] = ()
+    text: str  # a description for messages: "a number above 0"
+    accepts: Callable[[Any], bool]  # whether one value is valid
+    names: tuple[str, ...] = ()  # to choose from, if it is a choice
+    many: bool = False  # a list of such values may replace the scalar in YAML
+    null: bool = False  # null may replace the value in YAML
+    edges: tuple[float, ...] = ()  # valid values at the edge of the range, for tests
 
 
 def integer(least: int, below: float = math.inf, many: bool = False, null: bool = False) -> FieldSpec:
@@ -78,111 +69,49 @@ INTERVAL = FieldSpec(
     'an interval such as "50 steps", "1 epoch" or "10 minutes"', lambda value: parse_interval(value) is not None
 )
 
-# A key that is not listed accepts whatever its constructor's annotation does.
-FIELDS = {
+
+# Names -> what they accept. A key that is not listed accepts whatever its constructor's annotation does.
+TABLE = {
     "seed": integer(0, below=2**63),
-    "epochs": integer(1, null=True),
-    "max_steps": integer(1),
-    "accumulate": integer(1),
-    "log_every": INTERVAL,
-    "eval_every": INTERVAL,
-    "checkpoint_every": INTERVAL,
-    "max_minutes": real("(0, inf)"),
-    "keep_last": integer(1),
-    "keep_best": integer(1),
+    "epochs num_labels": integer(1, null=True),
+    "max_steps accumulate keep_last keep_best batch_size max_bad_samples window horizon season cd_steps": integer(1),
+    "num_layers num_heads channels context_length image_size width ffn_ratio latent statistics answers": integer(1),
+    "ns_steps importance_samples n_critic modes": integer(1),
+    "workers early_stopping_patience patience pretrain_epochs": integer(0),
+    "stride kernel hidden_size": integer(1, many=True),
+    "lr max_minutes worker_timeout eps step_size factor gamma radius": real("(0, inf)"),
+    "pretrain_lr critic_lr generator_lr": real("(0, inf)", null=True),
+    "validation betas dropout label_smoothing ema_decay task.noise": real("[0, 1)"),
+    "momentum": real("[0, 1)", null=True),
+    "alpha rho dampening pct_start task.warmup": real("[0, 1]"),
+    "test sparsity_target": real("(0, 1)"),
+    "mean": real("(-inf, inf)", many=True),
+    "std": real("(0, inf)", many=True),
+    "weight_decay l1 l2 clip clip_norm clip_value momentum_decay lr_decay initial_accumulator_value": real("[0, inf)"),
+    "warmup start_factor end_factor threshold beta amount sparsity latent_l1 contraction": real("[0, inf)"),
+    "penalty": real("[0, inf)", null=True),
+    "log_every eval_every checkpoint_every": INTERVAL,
     "trainer.resume": choice("never", "auto"),
     "on_non_finite": choice("stop", "skip", "ignore"),
     "on_oom": choice("stop", "shrink"),
-    "batch_size": integer(1),
-    "workers": integer(0),
-    "worker_timeout": real("(0, inf)"),
     "on_bad_sample": choice("stop", "skip"),
-    "max_bad_samples": integer(1),
-    "window": integer(1),
-    "horizon": integer(1),
-    "season": integer(1),
-    "stride": integer(1, many=True),
-    "kernel": integer(1, many=True),
-    "num_labels": integer(1, null=True),
     "gate": choice("and", "or", "nand", "nor", "xor", "xnor"),
-    "validation": real("[0, 1)"),
-    "test": real("(0, 1)"),
-    "mean": real("(-inf, inf)", many=True),
-    "std": real("(0, inf)", many=True),
-    "hidden_size": integer(1, many=True),
-    "ffn_ratio": integer(1),
-    "num_layers": integer(1),
-    "num_heads": integer(1),
-    "channels": integer(1),
-    "context_length": integer(1),
-    "image_size": integer(1),
-    "lr": real("(0, inf)"),
-    "momentum": real("[0, 1)", null=True),
-    "betas": real("[0, 1)"),
-    "alpha": real("[0, 1]"),
-    "rho": real("[0, 1]"),
-    "eps": real("(0, inf)"),
-    "weight_decay": real("[0, inf)"),
-    "warmup": real("[0, inf)"),
-    "dropout": real("[0, 1)"),
-    "l1": real("[0, inf)"),
-    "l2": real("[0, inf)"),
-    "label_smoothing": real("[0, 1)"),
-    "clip_norm": real("[0, inf)"),
-    "clip_value": real("[0, inf)"),
-    "early_stopping_patience": integer(0),
-    "ema_decay": real("[0, 1)"),
-    "dampening": real("[0, 1]"),
-    "momentum_decay": real("[0, inf)"),
-    "lr_decay": real("[0, inf)"),
-    "initial_accumulator_value": real("[0, inf)"),
-    "ns_steps": integer(1),
-    "step_size": real("(0, inf)"),
-    "factor": real("(0, inf)"),
-    "gamma": real("(0, inf)"),
-    "pct_start": real("[0, 1]"),
-    "start_factor": real("[0, inf)"),
-    "end_factor": real("[0, inf)"),
-    "patience": integer(0),
-    "threshold": real("[0, inf)"),
-    "width": integer(1),
     "method": choice("contrastive_divergence", "denoising"),
-    "cd_steps": integer(1),
-    "task.noise": real("[0, 1)"),
-    "pretrain_epochs": integer(0),
-    "pretrain_lr": real("(0, inf)", null=True),
-    "latent": integer(1),
-    "statistics": integer(1),
     "likelihood": choice("auto", "bernoulli", "gaussian"),
-    "beta": real("[0, inf)"),
-    "task.warmup": real("[0, 1]"),
-    "importance_samples": integer(1),
     "distance": choice("mse", "bernoulli"),
     "task.code": choice("identity", "relu", "sigmoid", "tanh"),
     "corruption": choice("none", "gaussian", "masking", "salt_and_pepper"),
-    "amount": real("[0, inf)"),
-    "sparsity": real("[0, inf)"),
-    "sparsity_target": real("(0, 1)"),
-    "latent_l1": real("[0, inf)"),
-    "contraction": real("[0, inf)"),
     "precision": choice("auto", "fp32", "tf32", "bf16", "fp16"),
     "normalise": choice("last", "window", "train"),
     "loss_name": choice("mse", "l1", "huber"),
     "Adversarial.loss_name": choice("non_saturating", "least_squares", "hinge", "wasserstein"),
-    "answers": integer(1),
     "critic_norm": choice("batch", "layer", "none"),
-    "n_critic": integer(1),
-    "critic_lr": real("(0, inf)", null=True),
-    "generator_lr": real("(0, inf)", null=True),
-    "clip": real("[0, inf)"),
-    "penalty": real("[0, inf)", null=True),
-    "modes": integer(1),
-    "radius": real("(0, inf)"),
     "tokens": choice("characters", "bytes"),
     "pool": choice("max", "avg", "none"),
     "LeNet5.pool": choice("max", "avg"),
     "padding": choice("same", "valid"),
 }
+FIELDS = {name: field for names, field in TABLE.items() for name in names.split()}
 
 # YAML type -> the types that may replace it, and their name in messages.
 KINDS: dict[type, tuple[tuple[type, ...], str]] = {
@@ -196,11 +125,9 @@ KINDS: dict[type, tuple[tuple[type, ...], str]] = {
 
 
 def field_of(key: str, target: str = "") -> FieldSpec | None:
-    """Return what a dotted key accepts, or None if any value of the right type will do.
+    """Return what a key such as ``model.hidden_size`` accepts, or None if any value of the right type will do.
 
-    Args:
-        key: For instance ``model.hidden_size``.
-        target: The ``_target_`` of its group.
+    Some keys mean something else in one class, the ``_target_`` of their group.
     """
     name = key.rsplit(".", 1)[-1]
     return FIELDS.get(f"{target.rsplit('.', 1)[-1]}.{name}") or FIELDS.get(key) or FIELDS.get(name)
@@ -236,15 +163,8 @@ def is_deferred(value: Any) -> bool:
     return isinstance(value, str) and ("${" in value or value in ("???", MASK))
 
 
-def out_of_range(content: Mapping[str, Any]) -> Iterator[str]:
-    """Yield an error for each value of a configuration that is out of range."""
-    for key, value, target in leaves(content):
-        if found := check_range(key, value, target):
-            yield found
-
-
-def leaves(node: Any, prefix: str = "", target: str = "") -> Iterator[tuple[str, Any, str]]:
-    """Yield key, value and class of every leaf that `FIELDS` describes; a list of plain values is one leaf.
+def out_of_range(node: Any, prefix: str = "", target: str = "") -> Iterator[str]:
+    """Yield an error for each value of a configuration that is out of range.
 
     The arguments of a user's own class are left out: there a name may mean something else.
     """
@@ -252,9 +172,9 @@ def leaves(node: Any, prefix: str = "", target: str = "") -> Iterator[tuple[str,
         target = str(node.get("_target_", ""))
         if not target or target.startswith(("dltrain.", "torch.", "torchvision.")):
             for name, value in node.items():
-                yield from leaves(value, f"{prefix}.{name}" if prefix else str(name), target)
+                yield from out_of_range(value, f"{prefix}.{name}" if prefix else str(name), target)
     elif isinstance(node, list) and any(isinstance(item, Mapping) for item in node):
         for number, item in enumerate(node):
-            yield from leaves(item, f"{prefix}.{number}", target)
-    else:
-        yield prefix, node, target
+            yield from out_of_range(item, f"{prefix}.{number}", target)
+    elif error := check_range(prefix, node, target):
+        yield error

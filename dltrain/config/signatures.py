@@ -35,17 +35,13 @@ def fits(value: Any, hint: Any) -> bool:
         return any(fits(value, part) for part in _without_tensors(parts))
     if origin is typing.Literal:
         return value in parts
+    if origin is tuple and parts and Ellipsis not in parts:
+        return isinstance(value, list | tuple) and len(value) == len(parts) and all(map(fits, value, parts))
     if origin in (list, tuple):
-        return isinstance(value, list | tuple) and _items_fit(value, origin, parts)
+        return isinstance(value, list | tuple) and all(fits(item, part) for part in parts[:1] for item in value)
     if hint in KINDS:
         return isinstance(value, KINDS[hint][0]) and (hint is bool or not isinstance(value, bool))
     return value is not None or hint is Any or not isinstance(hint, type)
-
-
-def _items_fit(values: list[Any] | tuple[Any, ...], origin: type, parts: tuple[Any, ...]) -> bool:
-    if origin is tuple and parts and Ellipsis not in parts:
-        return len(values) == len(parts) and all(map(fits, values, parts))
-    return all(fits(value, part) for part in parts[:1] for value in values)
 
 
 def _without_tensors(parts: tuple[Any, ...]) -> list[Any]:

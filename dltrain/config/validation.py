@@ -109,24 +109,20 @@ def misplaced_keys(content: Node, own: Node, groups: Sequence[str]) -> Iterator[
 
 def misshapen_groups(content: Node, own: Node) -> Iterator[str]:
     """Yield an error where a group replaces a value, a value replaces a group, or a required one is missing."""
+    optimizer = content.get("optimizer")
+    schedule = optimizer.get("schedule") if isinstance(optimizer, Mapping) else None
+    nodes = {**content, "optimizer.schedule": schedule}
     for key, default in [(k, v) for k, v in own.items() if k != "sweep"] + [("optimizer.schedule", {})]:
-        found = _get(key, content)
+        found = nodes.get(key)
         if found is None and default is not None:
             yield f"{key}: expected a value, got nothing"
         elif isinstance(found, Mapping) != isinstance(default, Mapping):
             yield format_error(key, "a group of keys" if isinstance(default, Mapping) else "a value", found)
     for group in PLAIN:
-        node = _get(group, content)
+        node = content.get(group)
         if isinstance(node, Mapping):
             wrong = [f"{group}.{name}" for name, value in node.items() if isinstance(value, Mapping)]
             yield from (format_error(key, "a value", "a group of keys") for key in wrong)
-
-
-def _get(key: str, content: Node) -> Any:
-    try:
-        return lookup(key, content)
-    except LookupError:
-        return None
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -7,18 +7,15 @@ import re
 import socket
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, TextIO
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
 from tensorboard.plugins.hparams.metadata import SESSION_END_INFO_TAG, SESSION_START_INFO_TAG, create_summary_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
+from tensorboard.util.tensor_util import make_tensor_proto
 from torch import Tensor
 
 from dltrain import redaction
@@ -88,8 +85,7 @@ class Tracker:
     def text(self, tag: str, markdown: str, step: int = 0) -> None:
         """Show Markdown in TensorBoard's Text tab."""
         plugin = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
-        shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
-        content = TensorProto(dtype=DT_STRING, string_val=[redaction.redact(markdown).encode()], tensor_shape=shape)
+        content = make_tensor_proto([redaction.redact(markdown).encode()])
         self._summary(step, Summary.Value(tag=tag, metadata=plugin, tensor=content))
 
     def image(self, tag: str, picture: Tensor, step: int) -> None:
@@ -138,12 +134,6 @@ class Tracker:
         """Close both files; may be called again."""
         self._lines.close()
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     def _summary(self, step: int, *values: Summary.Value) -> None:
         self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))

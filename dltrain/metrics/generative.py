@@ -12,18 +12,13 @@ BATCH_SIZE = 512  # rows of a distance matrix that are computed at a time
 
 
 def frechet(real: Tensor, fake: Tensor) -> float:
-    r"""Return the Fréchet distance between normal distributions with the means and covariances of two sets.
+    r"""Return the Fréchet distance between normal distributions with the means and covariances of two sets of rows.
 
     .. math:: |m - m'|^2 + \operatorname{tr}(C + C' - 2 (C C')^{1/2})
 
     The trace of the root is a sum of singular values: with ``C = R^T R``, R triangular, the eigenvalues of ``C C'`` are
-    the squared singular values of ``R R'^T``, which is exact also for fewer examples than features.
-
-    Args:
-        real, fake: Features, one row per example.
-
-    Returns:
-        0 for equal means and covariances; NaN if a feature is not finite.
+    the squared singular values of ``R R'^T``, which is exact also for fewer examples than features. The distance is NaN
+    if a feature is not finite.
 
     Source: Heusel et al. 2017, equation 6, arXiv:1706.08500; the distance is that of Dowson and Landau 1982.
     """
@@ -85,5 +80,4 @@ def _share_near(queries: Tensor, members: Tensor, k: int) -> float:
 
 
 def _to_float64(values: Tensor) -> Tensor:
-    """Return one row per example, on the CPU, as some devices have no double precision."""
     return values.detach().cpu().double().flatten(1)

@@ -12,16 +12,13 @@ def modes_found(real: Tensor, labels: Tensor, fake: Tensor, classes: int) -> dic
 
     A mode is a class of the real points: their mean, and their standard deviation (the root of the mean variance of
     both axes). A generated point belongs to the nearest mode if it lies within three standard deviations.
+    ``modes`` is the number of modes with generated points; ``high_quality`` the share of generated points that belong
+    to a mode; ``coverage`` the overlap of the real and generated distributions over the modes: the sum over all modes
+    of the smaller share, in [0, 1].
 
     Args:
-        real: Real points, (N, 2).
+        real, fake: Points, (N, 2) and (M, 2).
         labels: Classes of the real points, int64 (N,).
-        fake: Generated points, (M, 2).
-
-    Returns:
-        ``modes``, the number of modes with generated points; ``high_quality``, the share of generated points that
-        belong to a mode; ``coverage``, the overlap of the real and generated distributions over the modes: the sum over
-        all modes of the smaller share, in [0, 1].
 
     Source: modes and high_quality: Srivastava et al. 2017, "VEEGAN", section 4.1; coverage is one minus the total
     variation distance.

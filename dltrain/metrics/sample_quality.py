@@ -1,6 +1,5 @@
 """Quality of generated samples in comparison with real examples."""
 
-from collections.abc import Iterator
 from typing import ClassVar, Protocol
 
 import torch
@@ -32,8 +31,8 @@ class Quality:
 
     figures: ClassVar[tuple[str, ...]] = ("frechet", "precision", "recall", "classifier_score")
 
-    def __init__(self, classes: int | None = None, network: Network | None = None) -> None:
-        self.classes, self.network = classes, network
+    def __init__(self, network: Network | None = None) -> None:
+        self.network = network
         self._raw_name = "points"  # of the features without a network, updated by each `measure`
 
     @property
@@ -42,15 +41,10 @@ class Quality:
         return self._raw_name if self.network is None else self.network.name
 
     def measure(self, real: Tensor, fake: Tensor) -> dict[str, float]:
-        """Return the scores of generated samples.
+        """Return the scores of generated samples in comparison with as many examples; images are in [0, 1].
 
-        Args:
-            real: Examples of the data; images in [0, 1].
-            fake: As many generated ones.
-
-        Returns:
-            ``frechet`` (best 0), ``precision`` and ``recall`` (best 1; of the first 2,000 of both), and with a
-            classifier ``classifier_score`` (best the number of classes).
+        ``frechet`` (best 0), ``precision`` and ``recall`` (best 1; of the first 2,000 of both), and with a classifier
+        ``classifier_score`` (best the number of classes).
         """
         (real, _), (fake, logits) = self.features(real), self.features(fake)
         precision, recall = generative.precision_recall(real[:MAX_COMPARED], fake[:MAX_COMPARED])
@@ -62,16 +56,13 @@ class Quality:
         examples = examples.detach().float()
         if self.network is None:
             return self._downsample(examples).flatten(1).cpu(), None
-        features, logits = zip(*self._apply_network(examples), strict=True)
-        return torch.cat(features), torch.cat(logits)
-
-    def _apply_network(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield features and logits in batches, in full precision under any autocast."""
-        assert self.network is not None
-        for rows in images.split(BATCH_SIZE):
+        parts = []
+        for rows in examples.split(BATCH_SIZE):
             with torch.autocast(rows.device.type, enabled=False), torch.no_grad():
                 features, logits = self.network(rows)
-            yield features.cpu(), logits.cpu()
+            parts.append((features.cpu(), logits.cpu()))
+        all_features, all_logits = zip(*parts, strict=True)
+        return torch.cat(all_features), torch.cat(all_logits)
 
     def _downsample(self, examples: Tensor) -> Tensor:
         if examples.dim() != 4:

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 
 from dltrain.errors import ConfigError, format_error
 from dltrain.models.conditional import Conditional, num_conditioning_classes
+from dltrain.models.layers import KERNEL, check_sizes, fully_connected, upsampling
 from dltrain.models.layers import activation as make_activation
-from dltrain.models.layers import check_sizes, fully_connected
-
-KERNEL = 4  # a multiple of the stride, so that a transposed convolution covers all pixels equally often
 
 
 class AutoencoderBase(nn.Module):
@@ -79,8 +77,6 @@ class ConvAutoencoder(AutoencoderBase):
     Args:
         channels, latent: At least 1.
         height, width: Size of the images in pixels.
-        statistics: Encoder outputs per latent variable: 2 for a Gaussian code (all means, then all log-variances), 1
-            for a point.
         hidden_size: Output channels of each convolution; each convolution halves the image.
 
     Shape: (B, channels, height, width), and labels int64 (B,) or None -> (B, channels, height, width).
@@ -133,10 +129,8 @@ def _downsampling(channels: Sequence[int], activation: str) -> list[nn.Module]:
 
 
 def _upsampling(channels: Sequence[int], sizes: Sequence[tuple[int, int]], activation: str) -> list[nn.Module]:
-    """Return layers that restore the sizes in reverse order; output padding restores an odd row or column."""
+    """Return layers that restore the sizes in reverse order."""
     layers: list[nn.Module] = []
-    for (inputs, outputs), (height, width) in zip(pairwise(channels), sizes[-2::-1], strict=True):
-        odd = (height % 2, width % 2)
-        transposed = nn.ConvTranspose2d(inputs, outputs, KERNEL, stride=2, padding=1, output_padding=odd)
-        layers += [make_activation(activation), transposed]
+    for (inputs, outputs), size in zip(pairwise(channels), sizes[-2::-1], strict=True):
+        layers += [make_activation(activation), upsampling(inputs, outputs, size)]
     return layers[1:]  # the layer before already has its activation

@@ -26,14 +26,12 @@ class Conditional(nn.Module):
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the output of the layers."""
         x = x if self.as_channels else x.flatten(1)
-        return self.layers(torch.cat([x, self._one_hot(x, labels)], 1) if self.num_classes else x)
-
-    def _one_hot(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        """Return (B, num_classes, ...) with the spatial axes of ``x``."""
-        if labels is None:
-            return x.new_zeros(len(x), self.num_classes, *x.shape[2:])
+        if not self.num_classes:
+            return self.layers(x)
+        labels = x.new_full((len(x),), -1) if labels is None else labels
         one_hot = (labels[:, None] == torch.arange(self.num_classes, device=x.device)).to(x.dtype)
-        return one_hot.view(*one_hot.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
+        one_hot = one_hot.view(*one_hot.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
+        return self.layers(torch.cat([x, one_hot], 1))
 
 
 def num_conditioning_classes(conditional: bool, classes: int | None) -> int:

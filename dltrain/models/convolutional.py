@@ -155,7 +155,8 @@ class LeNet5(nn.Module):
         missing = max(0, 32 - height), max(0, 32 - width)
         pooling = choose("model.pool", pool, POOLS)
         self.features = nn.Sequential(
-            *_odd_padding(*missing),
+            # An odd row or column; the convolution pads both sides equally, and without a copy.
+            *([nn.ZeroPad2d((0, missing[1] % 2, 0, missing[0] % 2))] if missing[0] % 2 or missing[1] % 2 else []),
             nn.Conv2d(channels, 6, 5, padding=(missing[0] // 2, missing[1] // 2)),
             make_activation(activation),
             pooling(2),
@@ -163,19 +164,9 @@ class LeNet5(nn.Module):
             make_activation(activation),
             pooling(2),
         )
-        size = 16 * _feature_side(max(32, height)) * _feature_side(max(32, width))
-        self.head = fully_connected(size, [120, 84], outputs, activation, "none", dropout)
+        rows, columns = (((max(32, side) - 4) // 2 - 4) // 2 for side in (height, width))
+        self.head = fully_connected(16 * rows * columns, [120, 84], outputs, activation, "none", dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs of each image."""
         return self.head(self.features(x))
-
-
-def _odd_padding(rows: int, columns: int) -> list[nn.Module]:
-    """Return a layer for an odd row or column; the convolution pads both sides equally, and without a copy."""
-    return [nn.ZeroPad2d((0, columns % 2, 0, rows % 2))] if rows % 2 or columns % 2 else []
-
-
-def _feature_side(pixels: int) -> int:
-    """Return the side of the feature maps after both convolutions and poolings."""
-    return ((pixels - 4) // 2 - 4) // 2

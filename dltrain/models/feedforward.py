@@ -33,8 +33,8 @@ class MLP(nn.Module):
 
     Args:
         size, outputs: At least 1.
-        hidden_size: Width of the hidden layers, at least 1; a list gives one width per layer.
-        num_layers: Number of hidden layers, at least 1; the length of ``hidden_size`` if that is a list.
+        hidden_size: Width of the hidden layers; a list gives one per layer.
+        num_layers: Number of hidden layers; the length of ``hidden_size`` if that is a list.
         norm: Normalization before each activation: ``batch``, ``layer``, ``group`` or ``none``.
         dropout: Dropout probability of the hidden layers, in [0, 1).
 

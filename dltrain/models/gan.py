@@ -11,11 +11,10 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from dltrain.errors import ConfigError, choose, format_error
 from dltrain.models.conditional import Conditional, num_conditioning_classes
-from dltrain.models.layers import check_sizes, fully_connected, layer_widths
+from dltrain.models.layers import KERNEL, check_sizes, fully_connected, layer_widths, upsampling
 from dltrain.models.layers import norm as make_norm
 
 CRITIC_NORMS: Mapping[str, str] = {name: name for name in ("batch", "layer", "none")}
-KERNEL = 4  # a multiple of the stride, so that a transposed convolution covers all pixels equally often
 NEGATIVE_SLOPE = 0.2  # of the critic's leaky ReLU; Radford et al. 2016, section 3
 INIT_STD = 0.02  # of all initial weights; Radford et al. 2016, section 3
 MIN_SIDE = 4  # pixels along a side of the coarsest feature maps, unless the image itself has fewer than 8
@@ -50,10 +49,8 @@ class GAN(GANBase):
 
     Args:
         size, answers, latent: At least 1.
-        hidden_size: Width of the hidden layers, at least 1; a list gives one width per layer of the generator, in
-            reverse order for the critic.
-        num_layers: Number of hidden layers of each network, at least 1; the length of ``hidden_size`` if that is a
-            list.
+        hidden_size: Width of the hidden layers; a list gives one per layer, in reverse order for the critic.
+        num_layers: Number of hidden layers of each network; the length of ``hidden_size`` if that is a list.
         critic_norm: Normalization before each activation of the critic: ``batch``, ``layer`` or ``none``.
 
     Source: Goodfellow et al. 2014, "Generative adversarial nets"; conditional: Mirza and Osindero 2014; spectral:
@@ -96,8 +93,6 @@ class DCGAN(GANBase):
         height, width: Size of the images in pixels, at least 2.
         hidden_size: Channels of the feature maps at half the image size, at least 1; doubled at each halving.
         critic_norm: Normalization after each convolution of the critic but the first: ``batch``, ``layer`` or ``none``.
-        conditional: Condition generator and critic on the class of an example: appended to the noise, and as constant
-            channels to the image.
 
     Source: Radford, Metz and Chintala 2016, "Unsupervised representation learning with deep convolutional generative
     adversarial networks", section 3; kernels of 4 and sizes of PyTorch's DCGAN example.
@@ -134,19 +129,16 @@ class DCGAN(GANBase):
         critic.apply(_initialize)
         if spectral:
             _add_spectral_norm(critic)
-        super().__init__(
-            Conditional(generator, num_classes), Conditional(critic, num_classes, as_channels=True), latent
-        )
+        critic_on_images = Conditional(critic, num_classes, as_channels=True)
+        super().__init__(Conditional(generator, num_classes), critic_on_images, latent)
 
 
 def _upsampling(latent: int, channels: list[int], sizes: list[tuple[int, int]]) -> list[nn.Module]:
     """Return layers from noise to the coarsest maps and from there to each of the sizes."""
-    (height, width), flat = sizes[0], channels[0] * math.prod(sizes[0])
-    layers: list[nn.Module] = [nn.Linear(latent, flat, bias=False), nn.Unflatten(1, (channels[0], height, width))]
-    for (inputs, outputs), (height, width) in zip(pairwise(channels), sizes[1:], strict=True):
-        odd, last = (height % 2, width % 2), (height, width) == sizes[-1]
-        transposed = nn.ConvTranspose2d(inputs, outputs, KERNEL, stride=2, padding=1, output_padding=odd, bias=last)
-        layers += [nn.BatchNorm2d(inputs), nn.ReLU(), transposed]
+    flat = channels[0] * math.prod(sizes[0])
+    layers: list[nn.Module] = [nn.Linear(latent, flat, bias=False), nn.Unflatten(1, (channels[0], *sizes[0]))]
+    for (inputs, outputs), size in zip(pairwise(channels), sizes[1:], strict=True):
+        layers += [nn.BatchNorm2d(inputs), nn.ReLU(), upsampling(inputs, outputs, size, bias=size == sizes[-1])]
     return layers
 
 

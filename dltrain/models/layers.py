@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from dltrain.errors import ConfigError, choose, format_error
 
+KERNEL = 4  # a multiple of the stride, so that a transposed convolution covers all pixels equally often
 ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
     "celu": nn.CELU,
     "elu": nn.ELU,
@@ -103,6 +104,12 @@ def fully_connected(
     return nn.Sequential(*layers, nn.Linear(size, outputs))
 
 
+def upsampling(inputs: int, outputs: int, size: tuple[int, int], bias: bool = True) -> nn.ConvTranspose2d:
+    """Return a transposed convolution that doubles feature maps to ``size``, an odd row or column included."""
+    odd = (size[0] % 2, size[1] % 2)
+    return nn.ConvTranspose2d(inputs, outputs, KERNEL, stride=2, padding=1, output_padding=odd, bias=bias)
+
+
 class Steps(nn.Module):
     """Sequence view of an input: rows of an image, steps of a series, or embedded tokens.
 
@@ -182,12 +189,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the steps after both branches."""
-        x = x + self.drop(self.mix(self._attend(self.qkv(self.norm1(x)))))
-        return x + self.drop(self.down(self.activation(self.up(self.norm2(x)))))
-
-    def _attend(self, qkv: Tensor) -> Tensor:
-        """Compute multi-head attention: (B, T, 3 * width) -> (B, T, width)."""
-        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
+        qkv = self.qkv(self.norm1(x)).chunk(3, dim=-1)
+        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in qkv)  # (B, heads, T, size)
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal)
-        return y.transpose(1, 2).flatten(2)
+        x = x + self.drop(self.mix(y.transpose(1, 2).flatten(2)))
+        return x + self.drop(self.down(self.activation(self.up(self.norm2(x)))))

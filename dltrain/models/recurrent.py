@@ -62,8 +62,9 @@ class Recurrent(nn.Module):
             dropout=dropout if num_layers > 1 else 0.0,  # torch warns about dropout with one layer
             **_cell_options(cell, activation),
         )
-        if cell == "lstm":
-            _open_forget_gates(self.layers, hidden_size)
+        for name, bias in self.layers.named_parameters():
+            if cell == "lstm" and name.startswith("bias_ih"):
+                nn.init.ones_(bias[hidden_size : 2 * hidden_size])  # forget gates, open for long gradients
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(hidden_size * (2 if bidirectional else 1), outputs)
 
@@ -75,13 +76,6 @@ class Recurrent(nn.Module):
         elif not self.each_step:
             states = states[:, -1]
         return self.head(self.dropout(states))
-
-
-def _open_forget_gates(layers: nn.Module, hidden_size: int) -> None:
-    """Set the forget gate biases to 1, so that gradients reach far back from the start of training."""
-    for name, bias in layers.named_parameters():
-        if name.startswith("bias_ih"):
-            nn.init.ones_(bias[hidden_size : 2 * hidden_size])
 
 
 def _cell_options(cell: str, activation: str | None) -> dict[str, Any]:

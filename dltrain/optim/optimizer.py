@@ -52,14 +52,16 @@ class Optimizer:
         self._kernels = kernel_options(inspect.unwrap(make.func), make.keywords, self.parameters)
         self.optimizer: Any = make(_decay_groups(make, self.parameters, regularization), **self._kernels)
         self._bare_step = bare_step(self.optimizer)
-        self._rates = ScheduledRates(schedule, steps, self.optimizer.param_groups)
-        self.regularizer = Regularizer(regularization, self.parameters, self.optimizer.param_groups)
+        self.schedule, self.steps, self._factor = schedule, steps, math.nan
+        self._groups: list[dict[str, Any]] = self.optimizer.param_groups
+        self._base_rates = [group["lr"] for group in self._groups]
+        self.regularizer = Regularizer(regularization, self.parameters, self._groups)
         self._first_weight: float | Tensor = 1.0  # of the step's first micro-batch
         self._weight_sum: float | Tensor | None = None  # relative to the first; None for a single micro-batch
         self._one = torch.ones((), device=self.parameters[0].device)
         self.skipped = torch.zeros_like(self._one)
         self._known_skipped = 0
-        self._rates.set(0)
+        self._set_rates(0)
 
     def backward(self, loss: Loss, first: bool = True) -> None:
         """Accumulate the gradients of one micro-batch, for the gradient of the mean loss over all examples."""
@@ -93,9 +95,9 @@ class Optimizer:
             self._known_skipped += 1
             self.drop_gradients()
             return norm
-        self._rates.set(number - self._known_skipped)
+        self._set_rates(number - self._known_skipped)
         if self.regularizer.decayed:
-            self.regularizer.decay(self._rates.groups)
+            self.regularizer.decay(self._groups)
         if self.scaler is None:
             self._bare_step()
         else:
@@ -106,6 +108,20 @@ class Optimizer:
             self.skipped += self.scaler.scale(self._one) < before
         self.drop_gradients()
         return norm
+
+    def _set_rates(self, step: int) -> None:
+        """Set the learning rate and momentum that the schedule has at `step`, counted from 0."""
+        factor = self.schedule.factor(step, self.steps)
+        if factor != self._factor:
+            self._factor = factor
+            for group, rate in zip(self._groups, self._base_rates, strict=True):
+                group["lr"] = rate * factor
+        momentum = self.schedule.momentum(step, self.steps)
+        for group in self._groups if momentum is not None else ():
+            if "betas" in group:
+                group["betas"] = (momentum, *group["betas"][1:])
+            elif group.get("momentum"):
+                group["momentum"] = momentum
 
     @torch.no_grad()
     def _finish_gradients(self, measure: bool) -> Tensor | None:
@@ -127,14 +143,9 @@ class Optimizer:
         self._known_skipped = int(count)
 
     @property
-    def schedule(self) -> Schedule:
-        """The learning rate schedule."""
-        return self._rates.schedule
-
-    @property
     def lr(self) -> float:
         """The learning rate of the last step (of the first group)."""
-        return self._rates.groups[0]["lr"]
+        return self._groups[0]["lr"]
 
     def readings(self) -> dict[str, Tensor]:
         """Return scalars on the device to log with the loss."""
@@ -154,44 +165,15 @@ class Optimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned; kernels stay those of this machine."""
         self.optimizer.load_state_dict(state["optimizer"])
-        self._rates.rebind(self.optimizer.param_groups)
-        for group in self._rates.groups:
+        self._groups, self._factor = self.optimizer.param_groups, math.nan  # the next step sets the rates
+        for group in self._groups:
             group.update(self._kernels)
-        if any(group.get("fused") for group in self._rates.groups):
+        if any(group.get("fused") for group in self._groups):
             match_state_layout(self.optimizer)
         if self.scaler is not None and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.skipped.copy_(state["skipped"])
         self._known_skipped = state["known"]
-
-
-class ScheduledRates:
-    """Sets learning rate and momentum of parameter groups by factors of a schedule."""
-
-    def __init__(self, schedule: Schedule, steps: int, groups: list[dict[str, Any]]) -> None:
-        self.schedule, self.steps, self.groups = schedule, steps, groups
-        self._base_rates = [group["lr"] for group in groups]
-        self._factor: float | None = None
-
-    def rebind(self, groups: list[dict[str, Any]]) -> None:
-        """Continue with the groups of a loaded state, whose rates are set at the next step."""
-        self.groups, self._factor = groups, None
-
-    def set(self, step: int) -> None:
-        """Set the values of a step, counted from 0."""
-        factor = self.schedule.factor(step, self.steps)
-        if factor != self._factor:
-            self._factor = factor
-            for group, rate in zip(self.groups, self._base_rates, strict=True):
-                group["lr"] = rate * factor
-        momentum = self.schedule.momentum(step, self.steps)
-        if momentum is None:
-            return
-        for group in self.groups:
-            if "betas" in group:
-                group["betas"] = (momentum, *group["betas"][1:])
-            elif group.get("momentum"):
-                group["momentum"] = momentum
 
 
 def _decay_groups(
@@ -202,9 +184,6 @@ def _decay_groups(
     decay = make.keywords.get("weight_decay", argument.default if argument else 0.0)
     if regularization.decay_biases or not decay:
         return [{"params": parameters}]
-    spared = [p for p in parameters if p.ndim < 2]
-    groups: list[dict[str, Any]] = [
-        {"params": regularization.penalized(parameters)},
-        {"params": spared, "weight_decay": 0.0},
-    ]
+    spared = {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}
+    groups = ({"params": regularization.penalized(parameters)}, spared)
     return [group for group in groups if group["params"]]

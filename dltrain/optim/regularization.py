@@ -48,7 +48,13 @@ class Regularizer:
 
         If `measure`, return the norm of all gradients together, penalties included, before clipping.
         """
-        self._add_penalties()
+        l1, l2 = self.config.l1, self.config.l2
+        weights = [p for p in self.penalized if p.grad is not None] if l1 or l2 else []
+        penalized = [g for p in weights if (g := p.grad) is not None]
+        if weights and l2:
+            torch._foreach_add_(penalized, weights, alpha=l2)
+        if weights and l1:
+            torch._foreach_add_(penalized, torch._foreach_sign(weights), alpha=l1)
         norm = None
         if measure or self.config.clip_norm:
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
@@ -58,17 +64,6 @@ class Regularizer:
             torch._foreach_clamp_min_(gradients, -limit)
             torch._foreach_clamp_max_(gradients, limit)
         return norm if measure else None
-
-    def _add_penalties(self) -> None:
-        l1, l2 = self.config.l1, self.config.l2
-        if not (l1 or l2):
-            return
-        weights = [p for p in self.penalized if p.grad is not None]
-        gradients = [g for p in weights if (g := p.grad) is not None]
-        if weights and l2:
-            torch._foreach_add_(gradients, weights, alpha=l2)
-        if weights and l1:
-            torch._foreach_add_(gradients, torch._foreach_sign(weights), alpha=l1)
 
     @torch.no_grad()
     def decay(self, groups: Sequence[dict[str, Any]]) -> None:

@@ -25,10 +25,10 @@ MANY = 2500  # points; more are drawn smaller
 
 @picture(height=2.7)
 def confusion(figure: "Figure", counts: Tensor, names: Sequence[str]) -> None:
-    """A confusion matrix: shade is the share of the row, the count is written where it fits.
+    """Draw a confusion matrix: shade is the share of the row; counts are written where they fit.
 
     Args:
-        counts: Examples of each true class (row) that were taken for each class (column), classes x classes.
+        counts: Examples of each true class (row) that were predicted as each class (column), (classes, classes).
     """
     counts = counts.detach().cpu().double()
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
@@ -55,11 +55,11 @@ def confusion(figure: "Figure", counts: Tensor, names: Sequence[str]) -> None:
 
 @picture(height=3.2)
 def captioned(figure: "Figure", pictures: Tensor, captions: Sequence[str]) -> None:
-    """Images in rows of three, each with its caption below.
+    """Draw images in rows of three, each above its caption.
 
     Args:
-        pictures: uint8, or floating and then stretched each from its own smallest to its own largest value;
-            N x channels x height x width, shown in colour when there are 3 channels, else as their mean.
+        pictures: (N, channels, height, width), in color if there are 3 channels, otherwise as their mean; uint8, or
+            floats, each image from its own minimum to its maximum.
     """
     axes = figure.subplots()
     for place, (pixels, caption) in enumerate(zip(pictures, captions, strict=True)):
@@ -74,7 +74,7 @@ def captioned(figure: "Figure", pictures: Tensor, captions: Sequence[str]) -> No
 
 
 def _visible(pixels: Tensor) -> np.ndarray:
-    """An image as matplotlib reads it: height x width of grey, or height x width x 3, from 0 to 1."""
+    """Return an image as matplotlib reads it, in [0, 1]: (height, width) in gray, or (height, width, 3)."""
     values = pixels.detach().cpu().float().nan_to_num()
     low, high = (values.min(), values.max()) if pixels.is_floating_point() else (torch.zeros(()), torch.full((), 255.0))
     values = (values - low) / (high - low).clamp(min=1e-12)
@@ -83,13 +83,12 @@ def _visible(pixels: Tensor) -> np.ndarray:
 
 @picture(height=3.2)
 def forecasts(figure: "Figure", history: Tensor, truth: Tensor, predicted: Tensor, captions: Sequence[str]) -> None:
-    """Up to three forecasts and what came, one panel each, after the end of the history.
+    """Draw up to three forecasts after the end of the history, one panel each.
 
     Args:
-        history: What was known, N x steps; the last steps are shown, four times the horizon but at least 32.
-        truth: What came, N x horizon.
-        predicted: What was forecast, N x horizon.
-        captions: One per example; one that repeats that of the panel above is left out.
+        history: Known values, (N, steps); the last steps are shown, four times the horizon but at least 32.
+        truth, predicted: Actual and forecast values, (N, horizon).
+        captions: One per example; a repeated one is shown once.
     """
     count, horizon = min(PANELS, len(truth)), truth.shape[1]
     before, came, said = (part[:count].detach().double().cpu().numpy() for part in (history, truth, predicted))
@@ -115,21 +114,21 @@ def forecasts(figure: "Figure", history: Tensor, truth: Tensor, predicted: Tenso
 
 @picture(height=3.1)
 def scatter(figure: "Figure", points: Tensor, classes: Tensor | None, names: Sequence[str], title: str) -> None:
-    """Points in a plane, coloured by class; one unit is as long on both axes.
+    """Draw points, (N, 2), with equal scales on both axes; of more than ten classes nine have their own color.
 
-    The farthest half per cent on each side may lie outside; the title says how many do. Of more than ten classes nine
-    have a colour of their own.
+    The farthest half percent on each side may lie outside; the title states how many do.
 
     Args:
-        points: N x 2.
-        classes: Which of ``names`` each is of, N; None for one colour and no names.
+        classes: Index in ``names`` of each point, (N,); None for one color and no names.
     """
     points = points.detach().double().cpu()
     labels = list(names) if classes is not None and len(names) else [""]
     kinds = torch.zeros(len(points)) if classes is None else classes.detach().cpu().clamp(max=len(COLOURS) - 1)
     if len(labels) > len(COLOURS):
         labels[len(COLOURS) - 1 :] = [f"{len(labels) - len(COLOURS) + 1} more"]
-    low, high = _square(points)
+    spans = torch.tensor([_span(points[:, axis]) for axis in (0, 1)], dtype=torch.double)
+    middle, half = spans.mean(1), (spans[:, 1] - spans[:, 0]).max() / 2
+    low, high = middle - half, middle + half
     inside = ((points >= low) & (points <= high)).all(1)
     outside = len(points) - int(inside.sum())
     figure.set_layout_engine("none")  # the axes of all frames of a film are in the same place
@@ -148,12 +147,9 @@ def scatter(figure: "Figure", points: Tensor, classes: Tensor | None, names: Seq
 
 @picture(height=1.9)
 def histograms(figure: "Figure", values: Mapping[str, Tensor], title: str) -> None:
-    """How sets of numbers are spread: the share of each set's numbers in each of 40 bins, and their means.
+    """Draw the histogram of each set of numbers, of any shape, as shares in 40 bins; the legend has the means.
 
-    The farthest half per cent on each side may lie outside.
-
-    Args:
-        values: Name -> numbers, of any shape.
+    The farthest half percent on each side may lie outside.
     """
     sets = {name: numbers.detach().double().cpu().flatten() for name, numbers in values.items()}
     sets = {name: numbers[numbers.isfinite()] for name, numbers in sets.items()}
@@ -169,15 +165,8 @@ def histograms(figure: "Figure", values: Mapping[str, Tensor], title: str) -> No
     figure.legend(loc="outside lower center", ncols=2)
 
 
-def _square(points: Tensor) -> tuple[Tensor, Tensor]:
-    """The lower left and the upper right corner of the least square around nearly all points."""
-    spans = torch.tensor([_span(points[:, axis]) for axis in (0, 1)], dtype=torch.double)
-    middle, half = spans.mean(1), (spans[:, 1] - spans[:, 0]).max() / 2
-    return middle - half, middle + half
-
-
 def _span(numbers: Tensor) -> tuple[float, float]:
-    """From the lowest to the highest of nearly all numbers, and some room."""
+    """Return the range of nearly all numbers, with a margin."""
     finite = numbers[numbers.isfinite()].sort().values
     if not len(finite):
         return 0.0, 1.0

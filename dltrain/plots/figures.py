@@ -44,40 +44,32 @@ STYLE |= {f"{axis}tick.{key}": value for axis in "xy" for key, value in [("color
 
 
 def picture(height: float) -> Callable[[Callable[Concatenate["Figure", P], None]], Callable[P, Tensor]]:
-    """Decorate a function that draws on a new figure, so that it returns the picture, uint8 of 3 x height x width.
-
-    Args:
-        height: Of the figure, in inches; its width is always the same.
-    """
+    """Decorate a function that draws on a figure of this height in inches: it returns the image, uint8 (3, H, W)."""
 
     def decorate(draw: Callable[Concatenate["Figure", P], None]) -> Callable[P, Tensor]:
         @functools.wraps(draw)
         def drawn(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-            return _rendered(lambda figure: draw(figure, *args, **kwargs), height)
+            logging.getLogger("matplotlib").setLevel(logging.ERROR)  # caches in a temporary folder if there is no home
+            from matplotlib import style
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+            from matplotlib.figure import Figure
+
+            # The style overrides a user's matplotlibrc.
+            with style.context(["default", STYLE]), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # letters that the font lacks are drawn as boxes
+                figure = Figure((WIDTH, height), DPI, layout="constrained")
+                canvas = FigureCanvasAgg(figure)
+                draw(figure, *args, **kwargs)
+                canvas.draw()
+                pixels = np.array(canvas.buffer_rgba())[..., :3]
+            return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
         return drawn
 
     return decorate
 
 
-def _rendered(draw: Callable[["Figure"], None], height: float) -> Tensor:
-    """The picture of what a function draws, whatever a user's matplotlibrc says."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # caches in a temporary folder where there is no home
-    from matplotlib import style
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with style.context(["default", STYLE]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # letters that the font lacks are drawn as boxes
-        figure = Figure((WIDTH, height), DPI, layout="constrained")
-        canvas = FigureCanvasAgg(figure)
-        draw(figure)
-        canvas.draw()
-        pixels = np.array(canvas.buffer_rgba())[..., :3]
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-
-
 def short(text: str, most: int) -> str:
-    """Text as one line of printable characters, at most ``most`` of them."""
+    """Return text as one line of at most ``most`` printable characters."""
     text = "".join(letter if letter.isprintable() else " " for letter in text)
     return text if len(text) <= most else text[: most - 1].rstrip() + "…"

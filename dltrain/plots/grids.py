@@ -5,21 +5,21 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-TILE, GAP = 56, 2  # pixels: the side that small images are enlarged to, and what is between them
+TILE, GAP = 56, 2  # pixels: the side to which small images are enlarged, and the space between images
 
 
 def images(pictures: Tensor, columns: int = 8, tile: int = TILE, gap: int = GAP) -> Tensor:
-    """Images side by side, black where they are 0 and white where they are 1; each pixel stays one square.
+    """Return a grid of images, black at 0 and white at 1; each pixel stays one square.
 
     Args:
-        pictures: N x channels x height x width; shown in colour when there are 3 channels, else as their mean.
-        tile: The side that small images are enlarged to, about.
+        pictures: (N, channels, height, width), in color if there are 3 channels, otherwise as their mean.
+        tile: Approximate side in pixels to which small images are enlarged.
     """
     count, channels, height, width = pictures.shape
     pictures = pictures.detach().float().cpu().nan_to_num().clamp(0, 1)
     pictures = (pictures if channels == 3 else pictures.mean(1, keepdim=True).expand(-1, 3, -1, -1)).mul(255).round()
-    times = max(1, round(tile / max(height, width)))
-    pictures = pictures.byte().repeat_interleave(times, 2).repeat_interleave(times, 3)
+    scale = max(1, round(tile / max(height, width)))
+    pictures = pictures.byte().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
     columns = max(1, min(columns, count))
     rows = math.ceil(count / columns)
     tiles = F.pad(pictures, (0, gap, 0, gap, 0, 0, 0, rows * columns - count), value=255)
@@ -28,10 +28,10 @@ def images(pictures: Tensor, columns: int = 8, tile: int = TILE, gap: int = GAP)
 
 
 def filters(weight: Tensor, columns: int = 8, most: int = 64) -> Tensor:
-    """The first filters of a layer, each by its own range: grey is zero, brighter is positive, darker negative.
+    """Return a grid of the first filters, each scaled by its own maximum: gray is zero, brighter is positive.
 
     Args:
-        weight: out x in x height x width, shown in colour when in is 3, else as the mean over in.
+        weight: (out, in, height, width), in color if there are 3 inputs, otherwise as their mean.
     """
     weight = weight[:most].detach().float().cpu()
     weight = weight if weight.shape[1] == 3 else weight.mean(1, keepdim=True)
@@ -40,7 +40,7 @@ def filters(weight: Tensor, columns: int = 8, most: int = 64) -> Tensor:
 
 
 def first_filters(model: nn.Module) -> Tensor | None:
-    """Return the `filters` of a model's first 2-D convolution that is larger than 1 x 1; None where there is none."""
+    """Return the `filters` of a model's first 2-D convolution that is larger than 1 x 1; None if there is none."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1:
             return filters(module.weight)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 # Per spatial axis: the number of inputs that one value depends on, and the distance of two neighbors in inputs.
 Field = tuple[tuple[int, int], ...]
@@ -35,7 +36,7 @@ class ReceptiveField:
     def update(self, func: Any, args: Sequence[Any], out: Any) -> None:
         """Record the receptive field of the output of one operation."""
         result = out[0] if isinstance(out, tuple | list) and out else out
-        inputs = _tensors(args)
+        inputs = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
         if not isinstance(result, Tensor) or not inputs:
             return
         kind = func._overloadpacket
@@ -77,11 +78,6 @@ class ReceptiveField:
         return tuple(max(axis) for axis in zip(*known, strict=True))
 
 
-def _tensors(args: Sequence[Any]) -> list[Tensor]:
-    flat = [item for arg in args for item in (arg if isinstance(arg, tuple | list) else [arg])]
-    return [item for item in flat if isinstance(item, Tensor)]
-
-
 def _windowed(field: Field, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Field:
     axes = zip(field, kernel, stride, dilation, strict=True)
     return tuple((size + (k - 1) * d * jump, jump * s) for (size, jump), k, s, d in axes)
@@ -90,9 +86,7 @@ def _windowed(field: Field, kernel: Sequence[int], stride: Sequence[int], dilati
 def _convolution(field: Field, args: Sequence[Any]) -> Field | None:
     weight, stride, dilation, transposed = args[1], args[3], args[5], args[6]
     axes = len(field)
-    if transposed:
-        return None
-    return _windowed(field, weight.shape[2:], _each(stride, axes), _each(dilation, axes))
+    return None if transposed else _windowed(field, weight.shape[2:], _each(stride, axes), _each(dilation, axes))
 
 
 def _pool(field: Field, args: Sequence[Any], dilation_at: int) -> Field:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from dltrain.profiling.receptive_field import ReceptiveField
@@ -84,22 +85,22 @@ def summarise(
     with torch.device("meta"):
         model = make().to("meta").train()
     inputs = [torch.empty((batch_size, *e.shape), dtype=e.dtype, device="meta") for e in examples]
-    saved = _SavedTensors([*model.parameters(), *model.buffers()])
+    saved: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no later storage gets the same address
+
+    def save(tensor: Tensor) -> None:
+        saved.setdefault(tensor.untyped_storage()._cdata, tensor.untyped_storage())
+
     tracer = _Tracer(model, inputs)
-    with (
-        torch.enable_grad(),
-        torch.autograd.graph.saved_tensors_hooks(saved.save, saved.load),
-        _FusedAttention(),
-        tracer,
-    ):
+    hooks = torch.autograd.graph.saved_tensors_hooks(save, lambda packed: packed)
+    with torch.enable_grad(), hooks, _FusedAttention(), tracer:
         model(*inputs)
+    for tensor in inputs:
+        save(tensor)
+    weights = [*model.parameters(), *model.buffers()]
+    known = {tensor.untyped_storage()._cdata for tensor in weights}
+    activations = sum(storage.nbytes() for address, storage in saved.items() if address not in known)
     trainable = [p for p in model.parameters() if p.requires_grad]
-    memory = Memory(
-        parameters=_bytes([*model.parameters(), *model.buffers()]),
-        gradients=_bytes(trainable),
-        optimizer=optimizer_states * _bytes(trainable),
-        activations=saved.bytes(inputs),
-    )
+    memory = Memory(_bytes(weights), _bytes(trainable), optimizer_states * _bytes(trainable), activations)
     return Summary(
         rows=tuple(tracer.rows(model)),
         parameters=sum(p.numel() for p in model.parameters()),
@@ -136,7 +137,8 @@ class _Tracer(TorchDispatchMode):
 
     def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
         self.active.pop()
-        self.outputs[module] = first_tensor(output)
+        # A recurrent layer also returns its state.
+        self.outputs[module] = next((leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)), None)
 
     def rows(self, model: nn.Module) -> Iterator[Row]:
         """Yield layers without sublayers, and those that have parameters or operations of their own."""
@@ -176,40 +178,6 @@ class _FusedAttention(TorchFunctionMode):
             if fits:
                 return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)[0]
         return func(*args, **kwargs)
-
-
-class _SavedTensors:
-    """Storages saved for the backward pass, each once, without those of ``excluded`` tensors."""
-
-    def __init__(self, excluded: Iterable[Tensor]) -> None:
-        self.excluded = {tensor.untyped_storage()._cdata for tensor in excluded}
-        self.storages: dict[int, torch.UntypedStorage] = {}
-
-    def save(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self.excluded:
-            # Kept alive, so that no later storage gets the same address.
-            self.storages[storage._cdata] = storage
-
-    def load(self, packed: None) -> Tensor:
-        raise RuntimeError("a summary has no backward pass")
-
-    def bytes(self, inputs: Iterable[Tensor]) -> int:
-        """Return the size of all saved storages and of the batch."""
-        for tensor in inputs:
-            self.save(tensor)
-        return sum(storage.nbytes() for storage in self.storages.values())
-
-
-def first_tensor(output: Any) -> Tensor | None:
-    """Return the first tensor of a layer's output; a recurrent layer, for example, also returns its state."""
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, dict):
-        output = list(output.values())
-    if isinstance(output, tuple | list):
-        return next((found for item in output if (found := first_tensor(item)) is not None), None)
-    return None
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

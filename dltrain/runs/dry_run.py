@@ -47,6 +47,8 @@ def prepare_run(
     del splits  # the batches may have copied them to another device
     try:
         dry_run(components, batches, job)
+        if note := components.task.fit_baselines(batches["train"], batches.get("val")):
+            components.notes = (*components.notes, note)
         yield components, batches
     finally:
         for split in batches.values():
@@ -54,17 +56,13 @@ def prepare_run(
 
 
 def build_batches(components: Components, splits: Splits) -> dict[str, Batches]:
-    """Return split -> batches on the device; evaluation keeps no gradients, so its batches are twice as large."""
-    data = components.data
-    found = {
-        "train": source_batches(components, splits.train, data.batch_size, training=True),
-        "test": source_batches(components, splits.test, 2 * data.batch_size),
+    """Return split -> batches on the device."""
+    sources = {"train": splits.train, "test": splits.test, "val": splits.val, "unlabelled": splits.unlabelled}
+    return {
+        split: source_batches(components, source, training=split in ("train", "unlabelled"))
+        for split, source in sources.items()
+        if source is not None
     }
-    if splits.val is not None:
-        found["val"] = source_batches(components, splits.val, 2 * data.batch_size)
-    if splits.unlabelled is not None:
-        found["unlabelled"] = source_batches(components, splits.unlabelled, data.batch_size, training=True)
-    return found
 
 
 def _check_checkpointable(components: Components) -> None:
@@ -76,12 +74,12 @@ def _check_checkpointable(components: Components) -> None:
                 raise ConfigError(format_error(kept, "tensors and plain Python", type(value).__name__, f"{reason}."))
 
 
-def source_batches(components: Components, source: Source, batch_size: int, training: bool = False) -> Batches:
-    """Return the batches of one source on the device."""
+def source_batches(components: Components, source: Source, training: bool = False) -> Batches:
+    """Return batches on the device; evaluation keeps no gradients, so its batches are twice as large."""
     data = components.data
     return Batches(
         source,
-        batch_size,
+        data.batch_size if training else 2 * data.batch_size,
         device=components.device.device,
         seed=components.config["seed"],
         training=training,

@@ -7,7 +7,7 @@ from typing import Any
 from yaml import YAMLError
 
 from dltrain import redaction
-from dltrain.config import compose, interpolation, overrides, plain, renamed
+from dltrain.config import compose, interpolation, overrides, renamed
 from dltrain.config.compose import Job
 from dltrain.config.revise import Changes, revise_job
 from dltrain.errors import ConfigError, format_error, suggest
@@ -19,7 +19,7 @@ def dump_job(job: Job) -> str:
     """Return a job as YAML, interpolations as they are written and secrets masked."""
     typed = [redaction.mask_override(word) for word in job.overrides]
     content = {"choices": job.choices, "overrides": typed, "config_dirs": redaction.mask(list(job.config_dirs))}
-    return plain.to_yaml({**content, "config": redaction.mask(job.config)})
+    return interpolation.to_yaml({**content, "config": redaction.mask(job.config)})
 
 
 def open_run(name: str, typed: list[str]) -> tuple[Path, Job, Changes]:
@@ -36,7 +36,7 @@ def load_job(path: Path, allow: Iterable[str] = ()) -> Job:
     """
     file = path / run_files.JOB
     try:
-        content = plain.from_yaml(safe_read.read_yaml_text(file))
+        content = interpolation.from_yaml(safe_read.read_yaml_text(file))
         choices, dirs = content["choices"], content["config_dirs"]
         _check_types(content["config"], choices, [*content["overrides"], *dirs])
         content = renamed.upgrade(content)
@@ -84,7 +84,7 @@ def find_run(name: str) -> Path:
         path = max(runs, key=index.last_active)
     elif not (path / run_files.JOB).exists():
         raise ConfigError(format_error("RUN", "the folder of a run, or latest", name, _hint(path, root)))
-    folder_checks.refuse_special(path)
+    folder_checks.check_entries(path)
     return path
 
 

@@ -19,16 +19,7 @@ def write_atomic(path: Path, content: bytes) -> None:
 
     Not durable: after a power failure the old content may be back.
     """
-    temp = temp_path(path)
-    temp.unlink(missing_ok=True)
-    try:
-        with open(temp, "xb") as file:  # "x" does not follow a link placed there
-            file.write(content)
-        os.replace(temp, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temp.unlink()
-        raise
+    commit(write_temp(temp_path(path), lambda file: file.write(content)), path, durable=False)
 
 
 def write_durable(path: Path, content: bytes) -> None:
@@ -55,24 +46,25 @@ def write_temp(temp: Path, write: Callable[[Any], Any]) -> PendingFile:
     file = HashingFile()
     try:
         temp.unlink(missing_ok=True)
-        with open(temp, "xb", buffering=0) as file.raw:
+        with open(temp, "xb", buffering=0) as file.raw:  # "x" does not follow a link placed there
             write(file)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temp.unlink()
         raise file.error or error from None
     finally:
-        file.close()
+        file.pool.shutdown()
     return PendingFile(temp, file.digest.hexdigest(), file.size)
 
 
-def commit(pending: PendingFile, path: Path) -> None:
-    """Make the content durable and rename it to `path`; deletes the temporary file on failure.
+def commit(pending: PendingFile, path: Path, durable: bool = True) -> None:
+    """Rename a temporary file to `path`, by default once its content is durable; deletes it on failure.
 
     The new name is durable only after `fsync` of the folder.
     """
     try:
-        fsync(pending.temp)
+        if durable:
+            fsync(pending.temp)
         os.replace(pending.temp, path)
     except BaseException:
         pending.discard()
@@ -87,39 +79,31 @@ class HashingFile:
     def __init__(self) -> None:
         self.digest, self.size = hashlib.sha256(), 0
         self.error: OSError | None = None  # torch.save replaces it by a RuntimeError
-        self.pool: ThreadPoolExecutor | None = None
+        self.pool = ThreadPoolExecutor(1)  # starts its thread at the first large write
 
     def write(self, content: Any) -> int:
         """Write a bytes-like object."""
         view = memoryview(content).cast("B")
         self.size += view.nbytes
+        hashing = None
         if view.nbytes < PARALLEL_BYTES:
             self.digest.update(view)
-            self._write(view)
-            return view.nbytes
-        self.pool = self.pool or ThreadPoolExecutor(1)
-        hashing = self.pool.submit(self.digest.update, view)
+        else:
+            hashing = self.pool.submit(self.digest.update, view)
         try:
-            self._write(view)
-        finally:
-            hashing.result()
-        return view.nbytes
-
-    def _write(self, view: memoryview) -> None:
-        try:
-            while view.nbytes:
-                view = view[self.raw.write(view) :]
+            rest = view
+            while rest.nbytes:
+                rest = rest[self.raw.write(rest) :]
         except OSError as error:
             self.error = error
             raise
+        finally:
+            if hashing is not None:
+                hashing.result()
+        return view.nbytes
 
     def flush(self) -> None:
         """Do nothing; torch.save calls it, and writes are unbuffered."""
-
-    def close(self) -> None:
-        """Stop the hashing thread."""
-        if self.pool is not None:
-            self.pool.shutdown()
 
 
 def temp_path(path: Path) -> Path:

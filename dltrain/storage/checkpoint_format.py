@@ -62,27 +62,21 @@ def describe_load_error(error: Exception) -> str:
 
 
 def find_damage(file: Path, sha256: str | None) -> str | None:
-    """Return what is wrong with a checkpoint file, by its hash or else by the checksums inside, or None."""
+    """Return what is wrong with a checkpoint file, by its hash or else by the CRCs of its zip entries, or None."""
     if not file.is_file():
         return "it is missing"
-    if sha256 is None:
-        return find_zip_damage(file)
     try:
+        if sha256 is None:
+            with zipfile.ZipFile(file) as archive:
+                entry = archive.testzip()
+            return f"it is damaged: the checksum of {entry} does not match" if entry else None
         with open(file, "rb") as content:
             actual = hashlib.file_digest(content, "sha256").hexdigest()
+    except (zipfile.BadZipFile, EOFError):
+        return "it is damaged: the file is truncated or not a checkpoint"
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
     return None if actual == sha256 else f"it is damaged: its sha256 is {actual[:12]}…, expected {sha256[:12]}…"
-
-
-def find_zip_damage(file: Path) -> str | None:
-    """Return what is wrong with a checkpoint by the CRCs of its zip entries, or None."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            entry = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError):
-        return "it is damaged: the file is truncated or not a checkpoint"
-    return f"it is damaged: the checksum of {entry} does not match" if entry else None
 
 
 def upgrade(content: Any) -> dict[str, Any]:

@@ -1,28 +1,34 @@
 """The checkpoints folder of a run: written atomically, verified by hash, loaded as data only."""
 
 import contextlib
-import itertools
 import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from concurrent import futures
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from dltrain.errors import CheckpointError
 from dltrain.storage import safe_read
 from dltrain.storage.atomic import PendingFile, commit, replace_link, temp_path, write_durable, write_temp
-from dltrain.storage.background_writer import BackgroundWriter
 from dltrain.storage.checkpoint_format import FORMAT, canonical, describe_load_error, find_damage, load_file, upgrade
 from dltrain.storage.run_files import BEST, CHECKPOINTS, LAST, MANIFEST
 
 # Files listed in the manifest may be deleted, so a manifest must not name anything else.
 CHECKPOINT_NAME = re.compile(r"step-[\d-]+\.pt", re.ASCII)
 
-Pending = tuple[PendingFile, dict[str, Any]]  # a written checkpoint and its manifest entry without hash and size
+
+class Write(NamedTuple):
+    """A written checkpoint that a thread makes durable, and its manifest entry without hash and size."""
+
+    future: Future[None]
+    file: PendingFile
+    entry: dict[str, Any]
 
 
 class Checkpoints:
@@ -43,7 +49,8 @@ class Checkpoints:
     ) -> None:
         self.path = run / CHECKPOINTS
         self.keep_last, self.keep_best, self.before = keep_last, keep_best, before
-        self.writer: BackgroundWriter[Pending] = BackgroundWriter(self._commit, lambda pending: pending[0].discard())
+        self.thread = ThreadPoolExecutor(1, "checkpoints")  # starts with the first checkpoint
+        self.writes: list[Write] = []  # in order; of those that are not done, one is running and at most one waits
         self.count = 0
 
     def open(self) -> None:
@@ -78,31 +85,42 @@ class Checkpoints:
         Raises:
             OSError: If this or an earlier checkpoint could not be written; earlier files are intact.
         """
-        waiting = self.writer.waiting
-        if waiting is not None and waiting[1]["best"] and not best:
+        if self.writes and self.writes[-1].entry["best"] and not best and not self.writes[-1].future.running():
             self.wait()
         self.count += 1
         content = canonical({"format": FORMAT, **state})
         temp = temp_path(self.path / f"step-{step:08}-{self.count}")
         file = write_temp(temp, lambda file: torch.save(content, file))
-        self.writer.submit((file, {"step": step, "metric": metric, "best": best, **measured}))
+        self._raise_errors()
+        if self.writes and self.writes[-1].future.cancel():
+            self.writes.pop().file.discard()
+        entry = {"step": step, "metric": metric, "best": best, **measured}
+        self.writes.append(Write(self.thread.submit(self._commit, file, entry), file, entry))
 
     def wait(self) -> None:
         """Block until all checkpoints are durable; an OSError if one could not be written."""
-        self.writer.wait()
+        futures.wait([write.future for write in self.writes])
+        self._raise_errors()
 
     def close(self) -> None:
         """Write the waiting checkpoint and end the thread; call `wait` first to see its errors."""
-        self.writer.close()
+        self.thread.shutdown()
 
-    def _commit(self, pending: Pending) -> None:
-        file, entry = pending
+    def _raise_errors(self) -> None:
+        while self.writes and self.writes[0].future.done():
+            self.writes.pop(0).future.result()
+
+    def _commit(self, file: PendingFile, entry: dict[str, Any]) -> None:
         try:
             self.before()
         except OSError:
             file.discard()
             raise
-        name = self._free_name(entry["step"])
+        stem, number = f"step-{entry['step']:08}", 0
+        name = f"{stem}.pt"
+        while (self.path / name).exists():  # never overwrite a good checkpoint
+            number += 1
+            name = f"{stem}-{number}.pt"
         commit(file, self.path / name)
         listed = {**self.read_manifest(), name: {**entry, "sha256": file.sha256, "bytes": file.size}}
         files = {**self._scan(), **listed}
@@ -118,12 +136,6 @@ class Checkpoints:
         for old in files.keys() - kept:
             with contextlib.suppress(OSError):
                 (self.path / old).unlink()
-
-    def _free_name(self, step: int) -> str:
-        """Return an unused file name, so that a good checkpoint is never overwritten."""
-        stem = f"step-{step:08}"
-        names = itertools.chain([f"{stem}.pt"], (f"{stem}-{n}.pt" for n in itertools.count(1)))
-        return next(name for name in names if not (self.path / name).exists())
 
     def _scan(self) -> dict[str, Any]:
         """Return an entry for every file, by its name: a killed process may not have listed its last one."""

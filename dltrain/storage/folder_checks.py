@@ -5,7 +5,6 @@ A run folder may come from someone else, so its contents are not trusted.
 
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from dltrain.errors import ConfigError, format_error
@@ -52,11 +51,22 @@ def has_foreign_lock(path: Path) -> bool:
     return os.path.lexists(lock) and (lock.is_symlink() or not lock.is_file() or lock.stat().st_size > 0)
 
 
-def refuse_links(path: Path) -> None:
-    """Refuse to resume a run that contains links: writing through them would change files elsewhere."""
-    for entry in scan(path):
-        if entry.is_symlink() and not is_own_link(Path(entry.path)):
-            raise ConfigError(format_error("RUN", "files that lie in the run's folder", entry.path, "It is a link."))
+def check_entries(path: Path, links: bool = True) -> None:
+    """Refuse a run folder with pipes, devices or sockets: opening one can block forever.
+
+    Without `links`, refuse links too: writing through them would change files elsewhere.
+    """
+    try:
+        folders = [folder for folder in (path, path / CHECKPOINTS, path / FRAMES) if folder.is_dir()]
+        files = [file for folder in folders for file in sorted(folder.iterdir())]
+    except OSError as error:
+        hint = f"{error.strerror or error}."
+        raise ConfigError(format_error("RUN", "a folder that can be read", path, hint)) from None
+    for file in files:
+        if not links and file.is_symlink() and not is_own_link(file):
+            raise ConfigError(format_error("RUN", "files that lie in the run's folder", file, "It is a link."))
+        if is_special(file):
+            raise ConfigError(format_error("RUN", "files and folders in the run's folder", file, SPECIAL_HINT))
 
 
 def is_own_link(link: Path) -> bool:
@@ -66,25 +76,6 @@ def is_own_link(link: Path) -> bool:
     return known and os.sep not in os.readlink(link)
 
 
-def refuse_special(path: Path) -> None:
-    """Refuse a run folder that contains pipes, devices or sockets: opening one can block forever."""
-    for entry in scan(path):
-        if is_special(Path(entry.path)):
-            raise ConfigError(format_error("RUN", "files and folders in the run's folder", entry.path, SPECIAL_HINT))
-
-
 def is_special(path: Path) -> bool:
     """Return whether `path` exists and is neither a file nor a folder."""
     return path.exists() and not (path.is_file() or path.is_dir())
-
-
-def scan(path: Path) -> Iterator[os.DirEntry[str]]:
-    """Yield the entries of a run folder, its checkpoints and its frames, sorted by name."""
-    try:
-        for folder in (path, path / CHECKPOINTS, path / FRAMES):
-            if folder.is_dir():
-                with os.scandir(folder) as entries:
-                    yield from sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        hint = f"{error.strerror or error}."
-        raise ConfigError(format_error("RUN", "a folder that can be read", path, hint)) from None

@@ -15,9 +15,9 @@ from filelock import FileLock, Timeout
 from dltrain import redaction
 from dltrain.errors import ConfigError, format_error
 from dltrain.storage import safe_read
-from dltrain.storage.atomic import write_atomic
-from dltrain.storage.folder_checks import refuse_links, refuse_special, refuse_taken, unwritable_error
-from dltrain.storage.run_files import LOCK, STATUS, list_run_files, list_temp_files, remove
+from dltrain.storage.atomic import TEMP_NAME, write_atomic
+from dltrain.storage.folder_checks import check_entries, refuse_taken, unwritable_error
+from dltrain.storage.run_files import LOCK, RUN_FILES, STATUS, SWEEP_FILES, list_run_files
 
 LOCK_WAIT_S = 0.2  # `is_locked` of another process holds the lock for a moment
 
@@ -41,8 +41,10 @@ class RunDir:
             self.lock.acquire(timeout=LOCK_WAIT_S, poll_interval=LOCK_WAIT_S / 10)
             if not resume:
                 refuse_taken(path, locked=True)
-            for file in list_temp_files(path):
-                file.unlink(missing_ok=True)
+            for file in path.glob(".*.tmp"):  # of a killed run or sweep
+                temp = TEMP_NAME.fullmatch(file.name)
+                if temp and temp[1] in (*RUN_FILES, *SWEEP_FILES):
+                    file.unlink(missing_ok=True)
         except Timeout:
             owner = read_status(path)
             hint = f"It is in use by process {owner.get('pid', '?')} on {owner.get('host', '?')}."
@@ -61,19 +63,10 @@ class RunDir:
 
     def write_status(self, state: str, exit_code: int | None = None, step: int = 0, error: str | None = None) -> None:
         """Write ``status.json``: the state, and the exit code (None while it runs), step and error of the run."""
-        self.write_json(
-            STATUS,
-            {
-                "state": state,
-                "exit_code": exit_code,
-                "step": step,
-                "error": error,
-                "pid": os.getpid(),
-                "host": platform.node(),
-                "started": iso_time(self.started),
-                "updated": iso_time(time.time()),
-            },
-        )
+        process = {"pid": os.getpid(), "host": platform.node()}
+        times = {"started": iso_time(self.started), "updated": iso_time(time.time())}
+        outcome = {"state": state, "exit_code": exit_code, "step": step, "error": error}
+        self.write_json(STATUS, {**outcome, **process, **times})
 
     def close(self) -> None:
         """Release the lock. The lock file stays: if it were removed, two processes could lock the folder."""
@@ -89,7 +82,10 @@ class RunDir:
                     folder.rmdir()
             return
         for file in list_run_files(self.path):  # none of them existed when the folder was taken
-            remove(file)
+            if file.is_dir() and not file.is_symlink():
+                shutil.rmtree(file, ignore_errors=True)
+            else:
+                file.unlink(missing_ok=True)
         if self.new_lock:
             (self.path / LOCK).unlink(missing_ok=True)
 
@@ -110,8 +106,7 @@ def create(path: str | None, root: Path, name: str) -> RunDir:
 
 def reopen(path: Path) -> RunDir:
     """Open and lock the folder of a run to resume it; links and special files in it are refused."""
-    refuse_links(path)
-    refuse_special(path)
+    check_entries(path, links=False)
     try:
         return RunDir(path, [], resume=True)
     except OSError as error:

@@ -28,11 +28,14 @@ def run_sweep(jobs: list[Job], console: Console, typed: list[str]) -> int:
     Returns:
         0, 1 if a job failed, or 130 or 143 if Ctrl-C or SIGTERM ended the sweep.
     """
-    values = [_override_values(job) for job in jobs]
+    values = [dict(word.lstrip("+").split("=", 1) for word in job.overrides if "=" in word) for job in jobs]
     swept = [key for key in values[0] if len({found[key] for found in values}) > 1]  # as they were typed
     masked = [{key: redaction.mask_override(f"{key}={found[key]}") for key in swept} for found in values]
     chosen = [{key: word.split("=", 1)[1] for key, word in words.items()} for words in masked]
-    names = [_job_name(number, choices) for number, choices in enumerate(chosen)]
+    names = []  # of the jobs' folders, also shown by TensorBoard: 0_model=lstm,lr=0.01
+    for number, choices in enumerate(chosen):
+        text = ",".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in choices.items())
+        names.append(f"{number}_{run_dir.safe_name(text)}" if text else str(number))
     dirs = [word for name in jobs[0].config_dirs for word in ("--config-dir", name)]
     kept = [redaction.mask_override(word) for word in typed if not word.lstrip("+").startswith("sweep.resume=")]
     command = shlex.join(["dltrain", *dirs, "-m", *kept])
@@ -42,21 +45,14 @@ def run_sweep(jobs: list[Job], console: Console, typed: list[str]) -> int:
 
 @dataclass
 class Sweep:
-    """A sweep in its folder.
-
-    Args:
-        chosen: For each job, the values by which it differs from the others.
-        paths: For each job, its folder.
-        home: The sweep's folder, locked.
-        command: The command that started the sweep.
-    """
+    """A sweep in its folder."""
 
     jobs: list[Job]
-    chosen: list[dict[str, str]]
-    paths: list[Path]
-    home: run_dir.RunDir
+    chosen: list[dict[str, str]]  # for each job, the values by which it differs from the others
+    paths: list[Path]  # of the jobs' folders
+    home: run_dir.RunDir  # the sweep's folder, locked
     console: Console
-    command: str
+    command: str  # that started the sweep
 
     def __post_init__(self) -> None:
         found = (load_result(number, self.chosen[number], path) for number, path in enumerate(self.paths))
@@ -72,18 +68,15 @@ class Sweep:
         with self.stop.listening():
             self.stop.disarm()
             for number in range(len(self.jobs)):
-                if self._is_interrupted():
+                if self.stop.reason in SIGNAL_EXIT_CODES:
+                    self.code = SIGNAL_EXIT_CODES[self.stop.reason]
+                    break
+                if any(row.state == INTERRUPTED for row in self.rows.values()):
                     break
                 self._run_job(number)
                 write_summary(self.home.path, self._sorted_rows(), swept)
             print_summary(self.console, self._sorted_rows(), swept, self.home.path)
             return self._finish()
-
-    def _is_interrupted(self) -> bool:
-        """Return whether a signal has ended the sweep, within a job or between two."""
-        if self.stop.reason in SIGNAL_EXIT_CODES:
-            self.code = SIGNAL_EXIT_CODES[self.stop.reason]
-        return self.stop.reason in SIGNAL_EXIT_CODES or any(row.state == INTERRUPTED for row in self.rows.values())
 
     def _run_job(self, number: int) -> None:
         """Run one job, unless an earlier command has finished it."""
@@ -99,12 +92,21 @@ class Sweep:
             torch.cuda.empty_cache()
 
     def _try_job(self, number: int) -> JobResult:
-        """Run one job and return its result, whether it fails or not."""
+        """Train a job, or resume it if it has a folder, and return its result, whether it fails or not."""
         started = time.perf_counter()
-        row = JobResult(number, self.chosen[number], "failed")
+        job, path, row = self.jobs[number], self.paths[number], JobResult(number, self.chosen[number], "failed")
         self.stop.rearm()
         try:
-            self._train(row, started)
+            from dltrain.runs.launch import resume, train
+
+            if path.is_dir():
+                outcome = resume(job, path, self.console, started, self.stop)
+            else:
+                outcome = train(job, self.console, started, str(path), self.stop)
+            row.state, row.error, row.folder = outcome.state, outcome.error, str(outcome.folder)
+            row.add_metrics(outcome.result)
+            if row.state == INTERRUPTED:
+                self.code = outcome.exit_code
         except DltrainError as error:
             self.console.error(list(error.problems))
             row.error = "; ".join(error.problems)
@@ -119,20 +121,6 @@ class Sweep:
             self.stop.disarm()
         row.seconds = time.perf_counter() - started
         return row
-
-    def _train(self, row: JobResult, started: float) -> None:
-        """Train a job, or resume it if it has a folder, and record the outcome in `row`."""
-        from dltrain.runs.launch import resume, train
-
-        job, path = self.jobs[row.job], self.paths[row.job]
-        if path.is_dir():
-            outcome = resume(job, path, self.console, started, self.stop)
-        else:
-            outcome = train(job, self.console, started, str(path), self.stop)
-        row.state, row.error, row.folder = outcome.state, outcome.error, str(outcome.folder)
-        row.add_metrics(outcome.result)
-        if row.state == INTERRUPTED:
-            self.code = outcome.exit_code
 
     def _sorted_rows(self) -> list[JobResult]:
         """Return the results so far, in the order of the jobs."""
@@ -150,16 +138,6 @@ class Sweep:
             what = "Resume with" if interrupted else "Retry failed jobs with"
             self.console.info(f"{what}: {self.command} {shlex.quote(f'sweep.resume={_quote_path(self.home.path)}')}")
         return code
-
-
-def _override_values(job: Job) -> dict[str, str]:
-    return dict(text.lstrip("+").split("=", 1) for text in job.overrides if "=" in text)
-
-
-def _job_name(number: int, chosen: dict[str, str]) -> str:
-    """Return the name of a job's folder, also shown by TensorBoard: ``0_model=lstm,lr=0.01``."""
-    text = ",".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in chosen.items())
-    return f"{number}_{run_dir.safe_name(text)}" if text else str(number)
 
 
 def _quote_path(path: Path) -> str:

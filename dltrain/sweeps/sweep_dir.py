@@ -80,22 +80,18 @@ def _check_free(path: Path, names: Iterable[str], locked: bool = False) -> None:
 
 
 def _reopen_sweep_dir(path: Path, content: dict[str, Any]) -> run_dir.RunDir:
-    _check_no_links(path, [job["folder"] for job in content["jobs"]])
+    # Through links in place of a sweep's files and folders its jobs would write elsewhere.
+    names = [job["folder"] for job in content["jobs"]]
+    for file in (path / name for name in (*run_files.SWEEP_FILES, run_files.STATUS, run_files.LOCK, *names)):
+        if file.is_symlink() or folder_checks.is_special(file):
+            hint = "It is a link." if file.is_symlink() else folder_checks.SPECIAL_HINT
+            expected = "files and folders that lie in the sweep's folder"
+            raise ConfigError(format_error("sweep.resume", expected, file, hint))
     wrong = list(_job_differences(path, _read_sweep(path), json.loads(json.dumps(content))))
     if wrong:
         more = [f"... and {len(wrong) - MAX_SHOWN} more"] * (len(wrong) > MAX_SHOWN)
         raise ConfigError(*wrong[:MAX_SHOWN], *more, "sweep.resume: expected the command that started the sweep")
     return _lock_dir(path, "sweep.resume")
-
-
-def _check_no_links(path: Path, names: Iterable[str]) -> None:
-    """Refuse links in place of a sweep's files and folders, through which its jobs would write elsewhere."""
-    for name in (*run_files.SWEEP_FILES, run_files.STATUS, run_files.LOCK, *names):
-        file = path / name
-        if file.is_symlink() or folder_checks.is_special(file):
-            hint = "It is a link." if file.is_symlink() else folder_checks.SPECIAL_HINT
-            expected = "files and folders that lie in the sweep's folder"
-            raise ConfigError(format_error("sweep.resume", expected, file, hint))
 
 
 def _lock_dir(path: Path, key: str) -> run_dir.RunDir:

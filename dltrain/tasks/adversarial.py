@@ -3,7 +3,8 @@
 import functools
 import math
 from collections.abc import Iterable
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -24,12 +25,13 @@ PLOTTED_POINTS = 1_000  # real and generated points of a scatter plot, each
 PENALTY = 10.0  # Gulrajani et al. 2017, section 4
 
 
+@dataclass(eq=False)
 class Adversarial(Task):
     """Adversarial training: the critic learns to separate real from generated samples, the generator to fool it.
 
     A step has two turns on the same batch, first the critic's, then the generator's, each with new noise. A critic with
-    batch norm sees real and generated examples in separate passes (Radford et al. 2016). Images are the hyperbolic
-    tangent of the generator's output, mapped to the range from black to white; other data are its output.
+    batch norm sees real and generated examples in separate passes (Radford et al. 2016). Images are the generator's
+    output after tanh, mapped to the range from black to white; other data are its output.
 
     Metrics, over at most 2,000 examples of a split and as many generated from fixed noise:
 
@@ -46,40 +48,36 @@ class Adversarial(Task):
         clip: Bound on the absolute values of the critic's weights; 0 for none.
         penalty: Weight of the critic's gradient penalty; None for 10 with ``wasserstein`` without ``clip``, and 0
             otherwise.
-        critic_lr, generator_lr: Learning rates; None for that of the optimizer.
 
     Source: Goodfellow et al. 2014, algorithm 1; losses: see `gan_losses`; clipping: Arjovsky et al. 2017, algorithm 1;
     penalty: Gulrajani et al. 2017; two learning rates: Heusel et al. 2017.
     """
 
-    metric: ClassVar[str] = "frechet"
-    better: ClassVar[Literal["min", "max"]] = "min"
-    quality: Quality
+    metric = "frechet"
 
-    def __init__(
-        self,
-        shape: list[int],
-        low: list[float] | None = None,
-        high: list[float] | None = None,
-        classes: int | None = None,
-        class_names: list[str] | None = None,
-        loss_name: str = "non_saturating",
-        clip: float = 0.0,
-        penalty: float | None = None,
-        n_critic: int = 1,
-        critic_lr: float | None = None,
-        generator_lr: float | None = None,
-        features: str | None = None,
-    ) -> None:
-        self.shape, self.pixel_range, self.classes = tuple(shape), PixelRange(low, high), classes
-        self.losses, self.clip, self.n_critic = choose("task.loss_name", loss_name, GAN_LOSSES), clip, n_critic
-        self.penalty = (PENALTY if loss_name == "wasserstein" and not clip else 0.0) if penalty is None else penalty
-        self.critic_lr, self.generator_lr = critic_lr, generator_lr
-        self.quality = Quality(classes)
-        self.is_2d = self.shape == (2,)
+    shape: list[int]
+    low: list[float] | None = None
+    high: list[float] | None = None
+    classes: int | None = None
+    class_names: list[str] | None = None
+    loss_name: str = "non_saturating"
+    clip: float = 0.0
+    penalty: float | None = None
+    n_critic: int = 1
+    critic_lr: float | None = None
+    generator_lr: float | None = None
+    features: str | None = None
+
+    def __post_init__(self) -> None:
+        self.pixel_range = PixelRange(self.low, self.high)
+        self.quality: Quality = Quality()
+        self.losses = choose("task.loss_name", self.loss_name, GAN_LOSSES)
+        if self.penalty is None:
+            self.penalty = PENALTY if self.loss_name == "wasserstein" and not self.clip else 0.0
+        self.is_2d = tuple(self.shape) == (2,)
         self.separate: bool | None = None  # real and generated examples in separate passes; set from the model
         self.real_points: Tensor | None = None  # of the latest evaluation, for the scatter plot
-        if self.is_2d and classes:
+        if self.is_2d and self.classes:
             self.metric, self.better = "coverage", "max"  # type: ignore[misc]  # the goal depends on the data
 
     def facts(self) -> dict[str, Any]:
@@ -96,13 +94,9 @@ class Adversarial(Task):
         critic, generator = (
             [p for p in getattr(model, name).parameters() if p.requires_grad] for name in ("critic", "generator")
         )
-        critic_loss = functools.partial(self.loss, model)
         generator_loss = functools.partial(self.generator_loss, model)
-        turns = [
-            Turn("critic", critic, critic_loss, lr=self.critic_lr),
-            Turn("generator", generator, generator_loss, self.n_critic, self.generator_lr),
-        ]
-        return [Stage("train", turns)]
+        first = Turn("critic", critic, functools.partial(self.loss, model), lr=self.critic_lr)
+        return [Stage("train", [first, Turn("generator", generator, generator_loss, self.n_critic, self.generator_lr)])]
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the critic's loss, without gradients for the generator."""
@@ -112,24 +106,18 @@ class Adversarial(Task):
             fake = self.sample(model, sampling.training_noise(model, real), labels)
         # Before the outputs, as a compiled critic keeps buffers that the next pass of a spectral norm changes.
         penalty = gradient_penalty(model, real, fake, labels) if self.penalty else None
-        on_real, on_fake = self._critic_outputs(model, real, fake, labels)
-        total, parts = self.losses.critic(on_real, on_fake), {"critic_real": on_real.mean()}
-        parts["critic_fake"] = on_fake.mean()
-        if penalty is not None:
-            total, parts["gradient_penalty"] = total + self.penalty * penalty, penalty
-        return Loss(total, len(real), parts)
-
-    def _critic_outputs(
-        self, model: nn.Module, real: Tensor, fake: Tensor, labels: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the critic's outputs on both; in one pass, which is faster, unless batch norm would mix them."""
         if self.separate is None:
             self.separate = has_batch_norm(model)
         if self.separate:
-            return critic_output(model, real, labels), critic_output(model, fake, labels)
-        both = critic_output(model, torch.cat([real, fake]), None if labels is None else labels.repeat(2))
-        on_real, on_fake = both.chunk(2)
-        return on_real, on_fake
+            on_real, on_fake = critic_output(model, real, labels), critic_output(model, fake, labels)
+        else:  # one pass is faster
+            both = critic_output(model, torch.cat([real, fake]), None if labels is None else labels.repeat(2))
+            on_real, on_fake = both.chunk(2)
+        total = self.losses.critic(on_real, on_fake)
+        parts = {"critic_real": on_real.mean(), "critic_fake": on_fake.mean()}
+        if self.penalty and penalty is not None:
+            total, parts["gradient_penalty"] = total + self.penalty * penalty, penalty
+        return Loss(total, len(real), parts)
 
     def generator_loss(self, model: nn.Module, batch: Batch, progress: float = 0.0) -> Loss:
         """Return the generator's loss on as many generated examples as the batch has, of the same classes."""
@@ -144,10 +132,9 @@ class Adversarial(Task):
 
     @torch.no_grad()
     def _clip_weights(self, model: nn.Module) -> None:
-        """Clip the critic's weights at the start of its turn.
+        """Clip the critic's weights before its loss, when autocast has not cached them and no graph is built on them.
 
-        A turn may change only its own parameters, and only before autocast caches them and a graph is built on them.
-        The critic's loss is therefore that of clipped weights; the generator's turn uses them one optimizer step later.
+        The generator's turn therefore uses weights that are one optimizer step from clipped ones.
         """
         if self.clip:
             weights = list(model.critic.parameters())  # type: ignore[union-attr]

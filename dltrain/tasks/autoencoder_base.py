@@ -1,8 +1,8 @@
 """Base class of tasks that train an encoder and a decoder, and pictures of codes and reconstructions."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ NUM_RECONSTRUCTED = 16  # examples that are shown next to their reconstructions
 NUM_CODES = 2_000  # codes in the scatter plot
 
 
+@dataclass(eq=False)
 class Autoencoding(Task):
     """Base class of tasks for a model with ``encoder(x, labels)`` and ``decoder(code, labels)``.
 
@@ -27,21 +28,17 @@ class Autoencoding(Task):
         low, high: Model inputs for black and white, one number per channel; None for data without bounds.
     """
 
-    metric: ClassVar[str] = "loss"
-    better: ClassVar[Literal["min", "max"]] = "min"
+    metric = "loss"
     statistics: ClassVar[int]  # encoder outputs per latent variable
 
-    def __init__(
-        self,
-        shape: list[int],
-        size: int,
-        low: list[float] | None = None,
-        high: list[float] | None = None,
-        class_names: list[str] | None = None,
-    ) -> None:
-        self.shape, self.size = tuple(shape), size
-        self.pixel_range = PixelRange(low, high)
-        self.class_names = list(class_names or [])
+    shape: list[int]
+    size: int
+    low: list[float] | None = None
+    high: list[float] | None = None
+    class_names: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        self.pixel_range = PixelRange(self.low, self.high)
 
     @property
     def has_images(self) -> bool:
@@ -54,8 +51,7 @@ class Autoencoding(Task):
 
     def stages(self, model: nn.Module) -> list[Stage]:
         """Return one stage that trains encoder and decoder."""
-        expected = "a model with an encoder and a decoder, such as vae or autoencoder"
-        check_parts(model, ("encoder", "decoder"), expected)
+        check_parts(model, ("encoder", "decoder"), "a model with an encoder and a decoder, such as vae or autoencoder")
         return super().stages(model)
 
     def to_data_range(self, outputs: Tensor) -> Tensor:
@@ -103,8 +99,17 @@ class Autoencoding(Task):
             interleaved = torch.stack(collected.examples, 1).flatten(0, 1)
             media.append(Media("reconstructions", grids.images(interleaved, GRID_COLUMNS // versions * versions)))
         if collected.codes.shape[1] > 1:
-            media.append(Media("codes", plot_codes(collected.codes, collected.labels, self.class_names)))
+            media.append(Media("codes", self._plot_codes(collected)))
         return media
+
+    def _plot_codes(self, collected: "Collected") -> Tensor:
+        """Draw 2-D codes, or the first two principal components of others."""
+        points, title = collected.codes, "codes"
+        if points.shape[1] > 2:
+            title = f"codes, 2 of {points.shape[1]} principal components"
+            points = points @ principal_axes(points)[:, :2]
+        labels = collected.labels if self.class_names and len(collected.labels) else None
+        return charts.scatter(points, labels, self.class_names or [], title)
 
 
 class Collected:
@@ -112,29 +117,18 @@ class Collected:
 
     def __init__(self) -> None:
         self.examples: list[Tensor] = []
-        self.count = 0
-        self._parts: list[tuple[Tensor, Tensor | None]] = []
+        self.codes, self.labels = torch.empty(0), torch.empty(0, dtype=torch.int64)
 
     def add_examples(self, *versions: Tensor) -> None:
         """Keep examples of the first batch."""
         self.examples = [version[:NUM_RECONSTRUCTED].cpu() for version in versions]
 
     def add_codes(self, codes: Tensor, labels: Tensor | None) -> None:
-        """Keep the codes of a batch, up to `NUM_CODES` in all."""
-        if self.count < NUM_CODES:
-            self._parts.append((codes.cpu(), None if labels is None else labels.cpu()))
-            self.count += len(codes)
-
-    @property
-    def codes(self) -> Tensor:
-        """Codes, (N, latent)."""
-        return torch.cat([codes for codes, _ in self._parts])[:NUM_CODES]
-
-    @property
-    def labels(self) -> Tensor | None:
-        """Classes of the codes, if there are any."""
-        labels = [found for _, found in self._parts if found is not None]
-        return torch.cat(labels)[:NUM_CODES] if labels else None
+        """Keep the codes of a batch and their classes, if there are any, up to `NUM_CODES` in all."""
+        if len(self.codes) < NUM_CODES:
+            self.codes = torch.cat([self.codes, codes.cpu()])[:NUM_CODES]
+            if labels is not None:
+                self.labels = torch.cat([self.labels, labels.cpu()])[:NUM_CODES]
 
 
 def encode(model: nn.Module, inputs: Tensor, labels: Tensor | None) -> Tensor:
@@ -145,14 +139,6 @@ def encode(model: nn.Module, inputs: Tensor, labels: Tensor | None) -> Tensor:
 def decode(model: nn.Module, codes: Tensor, labels: Tensor | None) -> Tensor:
     """Return the decoder's output, (B, *shape), in full precision."""
     return model.decoder(codes, labels).float()  # type: ignore[operator]
-
-
-def plot_codes(codes: Tensor, labels: Tensor | None, names: Sequence[str]) -> Tensor:
-    """Draw 2-D codes, or the first two principal components of others."""
-    is_2d = codes.shape[1] == 2
-    points = codes if is_2d else codes @ principal_axes(codes)[:, :2]
-    title = "codes" if is_2d else f"codes, 2 of {codes.shape[1]} principal components"
-    return charts.scatter(points, labels if names else None, names, title)
 
 
 def principal_axes(rows: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -20,6 +21,7 @@ NUM_SAMPLES = 64  # samples of a grid
 NUM_RECONSTRUCTED = 16  # examples that are shown with their reconstructions
 
 
+@dataclass(eq=False)
 class ContrastiveDivergence(Task):
     """Contrastive divergence: raise the probability of the data and lower that of the model's samples.
 
@@ -36,15 +38,18 @@ class ContrastiveDivergence(Task):
     Source: Hinton 2002, "Training products of experts by minimizing contrastive divergence"; Tieleman 2008.
     """
 
-    metric: ClassVar[str] = "pseudo_log_likelihood"
-    better: ClassVar[Literal["min", "max"]] = "max"
+    metric = "pseudo_log_likelihood"
+    better = "max"
 
-    def __init__(
-        self, shape: list[int], low: list[float], high: list[float], cd_steps: int = 1, persistent: bool = False
-    ) -> None:
-        self.shape, self.pixel_range = tuple(shape), PixelRange(low, high)
-        self.cd_steps, self.persistent = cd_steps, persistent
-        self.chains = rbm.GibbsChains(cd_steps, persistent)
+    shape: list[int]
+    low: list[float]
+    high: list[float]
+    cd_steps: int = 1
+    persistent: bool = False
+
+    def __post_init__(self) -> None:
+        self.pixel_range = PixelRange(self.low, self.high)
+        self.chains = rbm.GibbsChains(self.cd_steps, self.persistent)
 
     def facts(self) -> dict[str, Any]:
         """Return the number of visible units, one per pixel; there are no outputs."""

@@ -3,7 +3,8 @@
 import math
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ WINDOWS = 64  # windows of a text per pass
 MIN_TEMPERATURE = 1e-4  # below it the most likely token is taken, as logits / temperature may overflow
 
 
+@dataclass(eq=False)
 class LanguageModeling(Task):
     """Language modeling: cross-entropy between the model's outputs (B, T, vocabulary) and the next tokens (B, T).
 
@@ -28,38 +30,26 @@ class LanguageModeling(Task):
         temperature: Sampling temperature, above 0.
     """
 
-    metric: ClassVar[str] = "loss"
-    better: ClassVar[Literal["min", "max"]] = "min"
+    metric = "loss"
 
-    def __init__(
-        self,
-        vocabulary: int,
-        length: int,
-        encode: Callable[[str], list[int]] | None = None,
-        decode: Callable[[list[int]], str] | None = None,
-        label_smoothing: float = 0.0,
-        prompt: str | None = None,
-        temperature: float = 0.8,
-    ) -> None:
-        if not 0 < temperature < math.inf:
-            raise ConfigError(format_error("task.temperature", "a number above 0", temperature))
-        self.vocabulary = vocabulary
-        self.length = length
-        self.encode = encode
-        self.decode = decode
-        self.label_smoothing = label_smoothing
-        self.start = self._prompt_tokens(prompt)
-        self.temperature = temperature
+    vocabulary: int
+    length: int
+    encode: Callable[[str], list[int]] | None = None
+    decode: Callable[[list[int]], str] | None = None
+    label_smoothing: float = 0.0
+    prompt: str | None = None
+    temperature: float = 0.8
 
-    def _prompt_tokens(self, prompt: str | None) -> list[int]:
-        if self.encode is None:
-            return [0]
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            raise ConfigError(format_error("task.temperature", "a number above 0", self.temperature))
+        self.start = [0]
         try:
-            return self.encode("\n" if prompt is None else str(prompt)) or [0]
+            if self.encode is not None:
+                self.start = self.encode("\n" if self.prompt is None else str(self.prompt)) or [0]
         except ConfigError as error:
-            if prompt is None:
-                return [0]
-            raise ConfigError(*(re.sub("^text:", "task.prompt:", line) for line in error.problems)) from None
+            if self.prompt is not None:
+                raise ConfigError(*(re.sub("^text:", "task.prompt:", line) for line in error.problems)) from None
 
     def facts(self) -> dict[str, Any]:
         """Return one output per token of the vocabulary at every step, without access to later steps."""

@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -12,12 +13,13 @@ from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.running import Mean
 from dltrain.plots import grids
 from dltrain.tasks import rbm
-from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Goal, Line, Loss, Media, Stage, Turn
+from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Goal, Loss, Media, Stage, Turn
 from dltrain.tasks.classification import Classification
 from dltrain.tasks.contrastive_divergence import FRAME_STEPS, GENERATE_STEPS, NUM_SAMPLES, check_request
 from dltrain.tasks.pixel_range import PixelRange
 
 
+@dataclass(eq=False, kw_only=True)
 class Layerwise(Classification):
     """Layer-wise pretraining: each layer learns to model the units of the layer below; then all are fine-tuned.
 
@@ -29,7 +31,6 @@ class Layerwise(Classification):
     Args:
         low, high: Model inputs for black and white, one number per channel; the layers read numbers from 0 (black) to 1
             (white).
-        label_smoothing: Share of each target that is spread evenly over all classes, in fine-tuning.
         method: ``contrastive_divergence`` for restricted Boltzmann machines, or ``denoising`` for autoencoders with
             tied weights.
         noise: Share of the units that ``denoising`` sets to 0.
@@ -42,26 +43,19 @@ class Layerwise(Classification):
     Differs: layers read the probabilities of the units below, not sampled states.
     """
 
-    def __init__(
-        self,
-        classes: int,
-        shape: list[int],
-        low: list[float],
-        high: list[float],
-        class_names: list[str] | None = None,
-        label_smoothing: float = 0.0,
-        method: Literal["contrastive_divergence", "denoising"] = "contrastive_divergence",
-        cd_steps: int = 1,
-        persistent: bool = False,
-        noise: float = 0.25,
-        pretrain_epochs: int = 10,
-        pretrain_lr: float | None = None,
-    ) -> None:
-        super().__init__(classes, class_names, label_smoothing)
-        self.shape, self.pixel_range = tuple(shape), PixelRange(low, high)
-        self.method, self.noise = method, noise
-        self.cd_steps, self.persistent = cd_steps, persistent
-        self.pretrain_epochs, self.pretrain_lr = pretrain_epochs, pretrain_lr
+    shape: list[int]
+    low: list[float]
+    high: list[float]
+    method: Literal["contrastive_divergence", "denoising"] = "contrastive_divergence"
+    cd_steps: int = 1
+    persistent: bool = False
+    noise: float = 0.25
+    pretrain_epochs: int = 10
+    pretrain_lr: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.pixel_range = PixelRange(self.low, self.high)
         self.chains: list[rbm.GibbsChains] = []
 
     def facts(self) -> dict[str, Any]:
@@ -84,30 +78,28 @@ class Layerwise(Classification):
 
     def _pretraining_stage(self, layers: list[rbm.RBM], number: int) -> Stage:
         name = f"layer{number + 1}"
-        method = self._divergence_loss if self.method == "contrastive_divergence" else self._denoising_loss
-        turn = Turn(
-            name, list(layers[number].parameters()), functools.partial(method, layers, number), lr=self.pretrain_lr
-        )
+        loss = functools.partial(self._layer_loss, layers, number)
+        turn = Turn(name, list(layers[number].parameters()), loss, lr=self.pretrain_lr)
         evaluate = functools.partial(self._evaluate_layer, number)
         goal = Goal(f"reconstruction_{name}", "min", evaluate, self._show_layers)
         return Stage(name, [turn], self.pretrain_epochs, "unlabelled", goal)
 
-    def _divergence_loss(self, layers: list[rbm.RBM], number: int, batch: Batch, progress: float) -> Loss:
-        loss = self.chains[number].loss(layers[number], self._layer_inputs(layers, number, batch))
-        return loss._replace(parts={f"free_energy_layer{number + 1}": loss.parts["free_energy"]})
-
-    def _denoising_loss(self, layers: list[rbm.RBM], number: int, batch: Batch, progress: float) -> Loss:
-        """Return the cross-entropy between the layer's inputs and their reconstruction after masking.
-
-        Source: Vincent et al. 2010, section 3.3; masking noise, section 3.4.
-        """
+    def _layer_loss(self, layers: list[rbm.RBM], number: int, batch: Batch, progress: float) -> Loss:
+        """Source of denoising: Vincent et al. 2010, section 3.3; masking noise, section 3.4."""
         inputs = self._layer_inputs(layers, number, batch)
+        if self.method == "contrastive_divergence":
+            loss = self.chains[number].loss(layers[number], inputs)
+            return loss._replace(parts={f"free_energy_layer{number + 1}": loss.parts["free_energy"]})
         masked = inputs * (torch.rand_like(inputs) >= self.noise)
         return Loss(rbm.reconstruction_error(layers[number], inputs, masked).mean(), len(inputs))
 
     @torch.no_grad()
     def _layer_inputs(self, layers: list[rbm.RBM], number: int, batch: Batch) -> Tensor:
-        return propagate_up(layers[:number], self._unit(batch)["inputs"].flatten(1))
+        return propagate_up(layers[:number], self.model_inputs(batch).flatten(1))
+
+    def model_inputs(self, batch: Batch) -> Tensor:
+        """Return pixels from 0 (black) to 1 (white)."""
+        return self.pixel_range.to_unit(batch["inputs"])
 
     def _evaluate_layer(self, number: int, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         mean, layers = Mean(), rbm_layers(model)
@@ -124,23 +116,6 @@ class Layerwise(Classification):
         """Restore the persistent chains; there are none if the model is not being trained."""
         for chains, visible in zip(self.chains, state["chains"], strict=False):
             chains.visible = visible
-
-    # --- classification ---------------------------------------------------------------------------------------------
-
-    def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
-        """Return the mean cross-entropy over the examples."""
-        return super().loss(model, self._unit(batch), progress)
-
-    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Return the metrics of `Classification`."""
-        return super().evaluate(model, map(self._unit, batches))
-
-    def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
-        """Return the predictions of `Classification`."""
-        return super().predict(model, self._unit(batch))
-
-    def _unit(self, batch: Batch) -> Batch:
-        return {**batch, "inputs": self.pixel_range.to_unit(batch["inputs"])}
 
     # --- samples ----------------------------------------------------------------------------------------------------
 

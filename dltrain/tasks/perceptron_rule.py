@@ -1,7 +1,8 @@
 """Rosenblatt's perceptron learning rule."""
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Task
 from dltrain.tasks.classification import name_classes
 
 
+@dataclass(eq=False)
 class PerceptronRule(Task):
     """Perceptron rule: update the weights on errors only, ``w <- w + y x`` if ``y w.x <= 0``.
 
@@ -21,23 +23,23 @@ class PerceptronRule(Task):
 
     The rule is gradient descent on ``-y w.x``, summed over the errors: with ``data.batch_size=1 optimizer=sgd
     optimizer.lr=1`` each step is Rosenblatt's. Larger batches take the mean over their examples. For linearly separable
-    classes the number of errors is finite; from zero weights it is at most ``(R / gamma)^2`` (Novikoff), with ``R`` the
-    norm of the longest input, including a 1 for the bias, and ``gamma`` the margin of any separating hyperplane of unit
-    weights. Our ``perceptron`` starts at small random weights.
+    classes the number of errors is finite (Novikoff).
 
     Args:
-        classes: Number of classes, at least 2.
+        classes: At least 2.
 
     Source: McCulloch and Pitts 1943 (the unit); Rosenblatt 1958, "The perceptron"; Novikoff 1962, "On convergence
     proofs for perceptrons"; Nilsson 1965, "Learning machines", section 5.1 (Kesler's construction).
     """
 
-    metric: ClassVar[str] = "accuracy"
-    better: ClassVar[Literal["min", "max"]] = "max"
+    metric = "accuracy"
+    better = "max"
 
-    def __init__(self, classes: int, class_names: list[str] | None = None) -> None:
-        self.classes = classes
-        self.class_names = name_classes(classes, class_names)
+    classes: int
+    class_names: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        self.names = name_classes(self.classes, self.class_names)
 
     def facts(self) -> dict[str, Any]:
         """Return one output for two classes, and one per class for more."""
@@ -64,7 +66,7 @@ class PerceptronRule(Task):
         outputs = model(batch["inputs"]).float()
         classes = outputs.argmax(1) if self.classes > 2 else (outputs[:, 0] > 0).long()
         pairs = zip(classes.tolist(), outputs.tolist(), strict=True)
-        return [{"class": c, "class_name": self.class_names[c], "outputs": values} for c, values in pairs]
+        return [{"class": c, "class_name": self.names[c], "outputs": values} for c, values in pairs]
 
 
 def class_margins(outputs: Tensor, targets: Tensor) -> Tensor:

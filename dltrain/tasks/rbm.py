@@ -4,6 +4,7 @@ An RBM is a module with the parts ``up``, a linear layer, and ``down``; each map
 the other. Its distribution is ``P(v) = exp(-F(v)) / Z`` with the free energy ``F`` and the partition function ``Z``.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -105,6 +106,7 @@ def log_partition(rbm: RBM) -> Tensor:
     return torch.cat(parts).logsumexp(0)
 
 
+@dataclass
 class GibbsChains:
     """Markov chains that draw the model's samples in contrastive divergence.
 
@@ -115,9 +117,9 @@ class GibbsChains:
     to the likelihood gradient".
     """
 
-    def __init__(self, steps: int, persistent: bool) -> None:
-        self.steps, self.persistent = steps, persistent
-        self.visible: Tensor | None = None
+    steps: int
+    persistent: bool
+    visible: Tensor | None = None  # where persistent chains are
 
     def loss(self, rbm: RBM, visible: Tensor) -> Loss:
         """Return ``F(data) - F(model)``, whose gradient is the contrastive divergence update.
@@ -128,13 +130,8 @@ class GibbsChains:
         Source: Hinton 2010, section 3.
         """
         energy = free_energy(rbm, visible).mean()
-        total = energy - free_energy(rbm, self.advance(rbm, visible)).mean()
-        return Loss(total, len(visible), {"free_energy": energy})
-
-    def advance(self, rbm: RBM, visible: Tensor) -> Tensor:
-        """Run the chains and return their visible units, detached."""
-        start = self.visible if self.persistent and self.visible is not None else visible
+        start = visible if self.visible is None else self.visible
         states = gibbs(rbm, start.to(visible.device), self.steps)
         if self.persistent:
             self.visible = states
-        return states
+        return Loss(energy - free_energy(rbm, states).mean(), len(visible), {"free_energy": energy})

@@ -1,6 +1,7 @@
 """Autoencoders: plain, denoising, sparse and contractive."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -21,13 +22,13 @@ NUM_FITTED = 10_000  # training examples for the Gaussian of the codes
 MAX_COMPONENTS_SIZE = 2_048  # numbers per example up to which an evaluation computes principal components
 
 
+@dataclass(eq=False)
 class Reconstruction(Autoencoding):
     """Autoencoder: distance between examples and their reconstructions, summed over the numbers of an example.
 
     Penalties are means over examples; a weight of 0 turns one off.
 
     Args:
-        low, high: Model inputs for black and white, one number per channel; None for data without bounds.
         distance: ``mse``, squared error, or ``bernoulli``, cross-entropy of numbers in [0, 1], in nats.
         code: Activation function of the code: ``identity``, ``relu``, ``sigmoid`` or ``tanh``.
         corruption: Corruption of the inputs. ``gaussian`` adds noise of standard deviation ``amount``; ``masking`` sets
@@ -42,35 +43,27 @@ class Reconstruction(Autoencoding):
 
     statistics: ClassVar[int] = 1
 
-    def __init__(
-        self,
-        shape: list[int],
-        size: int,
-        low: list[float] | None = None,
-        high: list[float] | None = None,
-        class_names: list[str] | None = None,
-        distance: str = "mse",
-        code: str = "identity",
-        corruption: str = "none",
-        amount: float = 0.25,
-        sparsity: float = 0.0,
-        sparsity_target: float = 0.05,
-        latent_l1: float = 0.0,
-        contraction: float = 0.0,
-    ) -> None:
-        super().__init__(shape, size, low, high, class_names)
-        self.distance = choose("task.distance", distance, DISTANCES)
-        self.corruption, self.amount = choose("task.corruption", corruption, CORRUPTIONS), amount
-        self.activation = choose("task.code", code, CODES)()
-        self.sparsity, self.sparsity_target = sparsity, sparsity_target
-        self.latent_l1, self.contraction = latent_l1, contraction
-        if sparsity and code != "sigmoid":
-            raise ConfigError(format_error("task.code", "sigmoid, as task.sparsity compares activities", code))
-        if not self.pixel_range.bounded and distance == "bernoulli":
-            raise ConfigError(format_error("task.distance", "mse for data other than images", distance))
-        if not self.pixel_range.bounded and corruption == "salt_and_pepper":
+    distance: str = "mse"
+    code: str = "identity"
+    corruption: str = "none"
+    amount: float = 0.25
+    sparsity: float = 0.0
+    sparsity_target: float = 0.05
+    latent_l1: float = 0.0
+    contraction: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choose("task.distance", self.distance, DISTANCES)
+        choose("task.corruption", self.corruption, CORRUPTIONS)
+        self.activation = choose("task.code", self.code, CODES)()
+        if self.sparsity and self.code != "sigmoid":
+            raise ConfigError(format_error("task.code", "sigmoid, as task.sparsity compares activities", self.code))
+        if not self.pixel_range.bounded and self.distance == "bernoulli":
+            raise ConfigError(format_error("task.distance", "mse for data other than images", self.distance))
+        if not self.pixel_range.bounded and self.corruption == "salt_and_pepper":
             expected = "gaussian or masking for data other than images"
-            raise ConfigError(format_error("task.corruption", expected, corruption))
+            raise ConfigError(format_error("task.corruption", expected, self.corruption))
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the distance after corruption plus the penalties."""
@@ -140,7 +133,7 @@ class Reconstruction(Autoencoding):
             if corrupted:
                 outputs = decode(model, self.codes(model, self.pixel_range.from_unit(inputs), labels), labels)
             mean.add(len(unit), loss=self.distances(outputs, unit).mean(), mse=mse)
-            if not collected.count:
+            if not collected.examples:
                 collected.add_examples(unit, *([inputs] if corrupted else []), self.to_data_range(outputs))
             collected.add_codes(code, labels)
             if components is not None:

@@ -33,11 +33,6 @@ def first_examples(batches: Iterable[Batch], limit: int) -> tuple[Tensor, Tensor
     return torch.cat(inputs)[:limit], torch.cat(known)[:limit] if known else None
 
 
-def model_device(model: nn.Module) -> torch.device:
-    """Return the device of the parameters."""
-    return next(model.parameters()).device
-
-
 def num_classes(model: nn.Module) -> int:
     """Return the number of classes that a generative model is conditioned on; 0 for none."""
     return getattr(model, "num_conditioning_classes", 0)
@@ -51,13 +46,15 @@ def training_noise(model: nn.Module, like: Tensor) -> Tensor:
 def reproducible_noise(model: nn.Module, count: int, generator: Generator) -> Tensor:
     """Draw noise vectors on the CPU, so that they are the same for every device, (count, latent)."""
     noise: Tensor = torch.randn(count, model.latent, generator=generator)  # type: ignore[call-overload]
-    return noise.to(model_device(model))
+    return noise.to(next(model.parameters()).device)
 
 
 def cyclic_labels(model: nn.Module, count: int, limit: int | None = None) -> Tensor | None:
     """Return the first ``limit`` classes, or all, over and over; None for an unconditional model."""
     classes = num_classes(model)
-    return (torch.arange(count) % min(classes, limit or classes)).to(model_device(model)) if classes else None
+    return (
+        (torch.arange(count) % min(classes, limit or classes)).to(next(model.parameters()).device) if classes else None
+    )
 
 
 def requested_labels(model: nn.Module, request: GenerateRequest, count: int, draw: bool = True) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -24,6 +25,7 @@ NUM_SCORED = 2_000  # samples and real examples that `Quality` compares
 MAX_DECODED = 2**20  # decoder outputs, in numbers, that an evaluation computes at a time
 
 
+@dataclass(eq=False)
 class Variational(Autoencoding):
     r"""Variational autoencoder: evidence lower bound with a Gaussian code and a standard Gaussian prior.
 
@@ -32,7 +34,6 @@ class Variational(Autoencoding):
     Metrics are in nats per example. Evaluation uses beta = 1 and the same noise each time.
 
     Args:
-        low, high: Model inputs for black and white, one number per channel; None for data without bounds.
         likelihood: ``bernoulli`` for numbers in [0, 1] (not only 0 and 1), ``gaussian``, or ``auto``: bernoulli for
             images, gaussian otherwise.
         std: Standard deviation of the Gaussian likelihood; for images relative to [0, 1].
@@ -47,37 +48,31 @@ class Variational(Autoencoding):
 
     statistics: ClassVar[int] = 2
 
-    def __init__(
-        self,
-        shape: list[int],
-        size: int,
-        low: list[float] | None = None,
-        high: list[float] | None = None,
-        class_names: list[str] | None = None,
-        likelihood: str = "auto",
-        std: float = 0.1,
-        beta: float = 1.0,
-        warmup: float = 0.0,
-        binarise: bool = False,
-        importance_samples: int = 10,
-        features: str | None = None,
-    ) -> None:
-        super().__init__(shape, size, low, high, class_names)
+    likelihood: str = "auto"
+    std: float = 0.1
+    beta: float = 1.0
+    warmup: float = 0.0
+    binarise: bool = False
+    importance_samples: int = 10
+    features: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         bounded = self.pixel_range.bounded
-        if choose("task.likelihood", likelihood, LIKELIHOODS) == "bernoulli" and not bounded:
-            raise ConfigError(format_error("task.likelihood", "gaussian for data other than images", likelihood))
-        self.bernoulli = bounded if likelihood == "auto" else likelihood == "bernoulli"
-        if binarise and not self.bernoulli:
-            raise ConfigError(format_error("task.binarise", "false for a Gaussian likelihood", binarise))
-        self.std, self.beta, self.warmup, self.binarise = std, beta, warmup, binarise
-        self.importance_samples = importance_samples
-        self.quality = None if features is None else Quality()
+        if choose("task.likelihood", self.likelihood, LIKELIHOODS) == "bernoulli" and not bounded:
+            raise ConfigError(format_error("task.likelihood", "gaussian for data other than images", self.likelihood))
+        self.bernoulli = bounded if self.likelihood == "auto" else self.likelihood == "bernoulli"
+        if self.binarise and not self.bernoulli:
+            raise ConfigError(format_error("task.binarise", "false for a Gaussian likelihood", self.binarise))
+        self.log_scale = math.log(self.std) + 0.5 * math.log(2 * math.pi)  # minus the log density at the mean
+        self.quality = None if self.features is None else Quality()
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the negative bound with one code per example, and beta at this progress of the run."""
         unit, labels = self.pixel_range.to_unit(batch["inputs"]), class_labels(batch)
         targets = torch.bernoulli(unit.clamp(0, 1)) if self.binarise else unit
-        mean, log_variance = self.posterior(model, self._encoder_inputs(batch, targets), labels)
+        inputs = self.pixel_range.from_unit(targets) if self.binarise else batch["inputs"]
+        mean, log_variance = self.posterior(model, inputs, labels)
         code = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
         reconstruction = self.nll(decode(model, code, labels), targets).mean()
         kl = kl_from_standard(mean, log_variance).mean()
@@ -95,15 +90,7 @@ class Variational(Autoencoding):
             each = F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
             return each.flatten(1).sum(1)
         squared = (self.to_data_range(outputs) - targets).square().flatten(1).sum(1)
-        return squared / (2 * self.std**2) + self.size * self._log_scale
-
-    @property
-    def _log_scale(self) -> float:
-        """Minus the log density of the Gaussian likelihood at its mean, per number."""
-        return math.log(self.std) + 0.5 * math.log(2 * math.pi)
-
-    def _encoder_inputs(self, batch: Batch, targets: Tensor) -> Tensor:
-        return self.pixel_range.from_unit(targets) if self.binarise else batch["inputs"]
+        return squared / (2 * self.std**2) + self.size * self.log_scale
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return the negative bound and its two terms, the importance-weighted bound, and the number of active units.
@@ -114,34 +101,34 @@ class Variational(Autoencoding):
         noise, mean, collected = torch.Generator().manual_seed(SEED), Mean(), Collected()
         means, numbers, real = Spread(), Spread(), list[Tensor]()
         for batch in batches:
-            targets, labels = self._eval_targets(batch, noise), class_labels(batch)
-            center, log_variance = self.posterior(model, self._encoder_inputs(batch, targets), labels)
+            inputs, labels = batch["inputs"], class_labels(batch)
+            targets = unit = self.pixel_range.to_unit(inputs)
+            if self.binarise:
+                targets = (torch.rand(unit.shape, generator=noise).to(unit.device) < unit).to(unit.dtype)
+                inputs = self.pixel_range.from_unit(targets)
+            center, log_variance = self.posterior(model, inputs, labels)
             nll, log_weights = self.importance_weights(model, targets, labels, center, log_variance, noise)
             reconstruction, kl = nll.mean(), kl_from_standard(center, log_variance).mean()
             iwae = math.log(self.importance_samples) - log_weights.logsumexp(0).mean()
             mean.add(len(targets), loss=reconstruction + kl, reconstruction=reconstruction, kl=kl, iwae=iwae)
             means.add(center)
             numbers.add(targets.flatten(1))
-            if not collected.count:
+            if not collected.examples:
                 first = None if labels is None else labels[:NUM_RECONSTRUCTED]
                 outputs = decode(model, center[:NUM_RECONSTRUCTED], first)
                 collected.add_examples(targets, self.to_data_range(outputs))
             collected.add_codes(center, labels)
             if self.quality is not None and sum(map(len, real)) < NUM_SCORED:
-                real.append(self.pixel_range.to_unit(batch["inputs"]))
+                real.append(unit)
         metrics = mean.read() | {"active_units": int((means.variance() > ACTIVE).sum())}
         if self.quality is not None:
             scored = torch.cat(real)[:NUM_SCORED]
             samples = [self._samples(model, len(rows), noise) for rows in scored.split(BATCH_SIZE)]
             metrics |= self.quality.measure(scored, torch.cat(samples))
-        notes = [] if metrics["active_units"] else [collapse_note(metrics["kl"], center.shape[1])]
+        collapsed = f"none of {center.shape[1]} latent variables is active (KL {metrics['kl']:.2g} nats)"
+        advice = "the decoder ignores its code. Try a smaller task.beta or a longer task.warmup."
+        notes = [] if metrics["active_units"] else [f"posterior collapse: {collapsed}, {advice}"]
         return Evaluation(metrics, {"mean example": self._baseline(numbers)}, {"collected": collected}, notes)
-
-    def _eval_targets(self, batch: Batch, noise: Generator) -> Tensor:
-        unit = self.pixel_range.to_unit(batch["inputs"])
-        if not self.binarise:
-            return unit
-        return (torch.rand(unit.shape, generator=noise).to(unit.device) < unit).to(unit.dtype)
 
     def importance_weights(
         self,
@@ -171,7 +158,7 @@ class Variational(Autoencoding):
             probability = numbers.mean().clamp(0, 1)
             loss = (torch.special.entr(probability) + torch.special.entr(1 - probability)).sum()
         else:
-            loss = numbers.variance().sum() / (2 * self.std**2) + self.size * self._log_scale
+            loss = numbers.variance().sum() / (2 * self.std**2) + self.size * self.log_scale
         return {"loss": float(loss), "reconstruction": float(loss), "kl": 0.0, "iwae": float(loss)}
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
@@ -207,11 +194,3 @@ def kl_from_standard(mean: Tensor, log_variance: Tensor) -> Tensor:
     Source: Kingma and Welling 2014, appendix B.
     """
     return -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1)
-
-
-def collapse_note(kl: float, latent: int) -> str:
-    """Return a warning about posterior collapse."""
-    return (
-        f"posterior collapse: none of {latent} latent variables is active (KL {kl:.2g} nats), the decoder ignores its "
-        "code. Try a smaller task.beta or a longer task.warmup."
-    )

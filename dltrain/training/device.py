@@ -60,7 +60,14 @@ def select_device(
     device = torch.device(resolve_device(name))
     if channels_last == "auto":
         channels_last = device.type != "mps" and any(isinstance(m, nn.Conv2d) for m in model.modules())
-    return Device(device, _resolve_precision(precision, device), bool(channels_last), compile, deterministic)
+    if precision == "auto":
+        bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "fp32" if device.type != "cuda" else "bf16" if bf16 else "fp16"
+    if precision == "tf32" and device.type != "cuda":
+        raise ConfigError(
+            format_error("device.precision", "auto fp32 bf16 or fp16 on this device", precision, "Only CUDA has tf32.")
+        )
+    return Device(device, precision, bool(channels_last), compile, deterministic)
 
 
 def resolve_device(name: str) -> str:
@@ -72,31 +79,13 @@ def resolve_device(name: str) -> str:
         raise ConfigError(format_error("device.name", "one of auto cpu cuda mps", name))
     if not available[name]:
         usable = " ".join(kind for kind, found in available.items() if found)
-        raise ConfigError(
-            format_error("device", "a device of this machine", name, f"{_unavailable(name)} Usable here: {usable}.")
-        )
+        reason = f"torch {torch.__version__} finds no NVIDIA GPU or driver."
+        if name == "mps":
+            reason = "This machine or this build of torch has no Metal."
+        elif torch.version.cuda is None:
+            reason = "This build of torch has no CUDA."
+        raise ConfigError(format_error("device", "a device of this machine", name, f"{reason} Usable here: {usable}."))
     return name
-
-
-def _unavailable(name: str) -> str:
-    if name == "mps":
-        return "This machine or this build of torch has no Metal."
-    if torch.version.cuda is None:
-        return "This build of torch has no CUDA."
-    return f"torch {torch.__version__} finds no NVIDIA GPU or driver."
-
-
-def _resolve_precision(precision: str, device: torch.device) -> str:
-    """Return the precision; ``auto`` is fp32 except on CUDA."""
-    if precision == "auto":
-        if device.type != "cuda":
-            return "fp32"
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if precision == "tf32" and device.type != "cuda":
-        raise ConfigError(
-            format_error("device.precision", "auto fp32 bf16 or fp16 on this device", precision, "Only CUDA has tf32.")
-        )
-    return precision
 
 
 def is_out_of_memory(error: BaseException) -> bool:

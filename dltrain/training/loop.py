@@ -11,15 +11,13 @@ from typing import Any
 from torch import nn
 
 from dltrain.data.loader import Batch, Batches
-from dltrain.loggers.formatting import format_count
 from dltrain.optim.ema import EMA
 from dltrain.optim.optimizer import Optimizer
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.storage.run_files import BEST
 from dltrain.tasks.base import Evaluation, Goal, Task, Turn
-from dltrain.training.checkpointing import Checkpointer
+from dltrain.training.checkpointing import Checkpointer, check_losses
 from dltrain.training.device import Device
-from dltrain.training.divergence import check_losses
 from dltrain.training.evaluation import Evaluator
 from dltrain.training.run_logger import RunLogger
 from dltrain.training.signals import Stop, Stopped
@@ -58,9 +56,7 @@ class Loop:
         self.stages = Stages(task.stages(model), batches, config)
         self.runner = StepRunner(make_optimizer, config, device, train.batch_size, self.console)
         self.evaluator = Evaluator(task, model, ema, device, stop)
-        self.checkpointer = Checkpointer(
-            task, model, ema, self.runner, train.bad, checkpoints, self.timer, stop, self.console
-        )
+        self.checkpointer = Checkpointer(task, model, ema, self.runner, train.bad, checkpoints, self.timer, stop)
         self.mid_step = False  # a step has begun and is not done
         self.out_of_time = False
 
@@ -72,7 +68,7 @@ class Loop:
     @property
     def current(self) -> StagePlan:
         """The stage that is being trained."""
-        return self.stages[self.state.stage]
+        return self.stages.plans[self.state.stage]
 
     @property
     def goal(self) -> Goal:
@@ -110,7 +106,7 @@ class Loop:
             if not self.runner.optimizers:  # they exist in a resumed run
                 self.begin_stage()
             self._run_stage()
-            while self.state.stage + 1 < len(self.stages):
+            while self.state.stage + 1 < len(self.stages.plans):
                 self.state = self.state.next_stage()
                 self.begin_stage()
                 self._run_stage()
@@ -127,10 +123,8 @@ class Loop:
         """Make the optimizers of the current stage."""
         stage, steps = self.current.stage, self.current.steps
         self.runner.begin_stage(stage, steps)
-        if len(self.stages) > 1:
-            self.console.info(
-                f"stage {stage.name}: {format_count(steps)} steps, from step {format_count(self.state.step)}"
-            )
+        if len(self.stages.plans) > 1:
+            self.console.info(f"stage {stage.name}: {steps:,} steps, from step {self.state.step:,}")
 
     def _run_stage(self) -> None:
         """Train to the end of the stage or until early stopping."""

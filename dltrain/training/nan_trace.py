@@ -14,10 +14,6 @@ from dltrain.training.step import StepInfo
 MAX_EXAMPLES = 20  # of a batch that are named in a message; the report names all
 
 
-class NonFiniteFound(Exception):
-    """The first loss or gradient that is not finite; the argument is a report of its step."""
-
-
 def trace(loop: Loop, until: int) -> dict[str, Any] | None:
     """Repeat training until the first loss or gradient that is not finite, without logging or saving.
 
@@ -28,29 +24,23 @@ def trace(loop: Loop, until: int) -> dict[str, Any] | None:
     Returns:
         A report of the step, or None when all steps up to ``until`` are finite this time.
     """
-    start = loop.state.step
-    try:
-        _repeat_steps(loop, until)
-    except NonFiniteFound as found:
-        return {**found.args[0], "repeated_from": start}
-    return None
-
-
-def _repeat_steps(loop: Loop, until: int) -> None:
     if not loop.runner.optimizers:
         loop.begin_stage()
     loop.model.train()
-    state, last_loss = loop.state, None
+    state, start, last_loss = loop.state, loop.state.step, None
     while state.step < until:
         for group in grouped(loop.current.batches.epoch(state.epoch, state.batch), loop.config.accumulate):
-            last_loss = _repeat_step(loop, group, last_loss)
+            report, last_loss = _repeat_step(loop, group, last_loss)
+            if report is not None:
+                return {**report, "repeated_from": start}
             if state.step >= until:
-                return
+                return None
         state.epoch, state.batch = state.epoch + 1, 0
+    return None
 
 
-def _repeat_step(loop: Loop, group: list[Batch], last_loss: float | None) -> float | None:
-    """Take one step, checking each loss and gradient; return the loss of the last turn that was due."""
+def _repeat_step(loop: Loop, group: list[Batch], last_loss: float | None) -> tuple[dict[str, Any] | None, float | None]:
+    """Take one step, checking each loss and gradient; return a report, or None and the loss of the last turn."""
     state, batches = loop.state, [batch for batch in group if batch]
     info = StepInfo(state.step, state.step - state.stage_start, state.step / loop.stages.steps)
     for turn in loop.current.stage.turns:
@@ -67,12 +57,12 @@ def _repeat_step(loop: Loop, group: list[Batch], last_loss: float | None) -> flo
             bad_gradient = next((name for name, g in gradients if g is not None and not g.isfinite().all()), None)
         if bad_loss is not None or bad_gradient is not None:
             torch.set_rng_state(random_state)
-            raise NonFiniteFound(_report(loop, turn, group, bad_loss, bad_gradient, last_loss))
+            return _report(loop, turn, group, bad_loss, bad_gradient, last_loss), last_loss
         last_loss = sum(totals) / max(1, len(totals))
         optimizer.step(info.step_in_stage)
     state.step += 1
     state.batch += len(group)
-    return last_loss
+    return None, last_loss
 
 
 def _report(

@@ -44,24 +44,20 @@ def may_lack_kernels(device: Device) -> bool:
 
 def is_supported(layer: nn.Module, device: Device) -> bool:
     """Whether the device computes `layer` in its precision, forward and backward, or fails in fp32, too."""
-
-    def is_computed(precision: contextlib.AbstractContextManager[None]) -> bool:
-        with contextlib.suppress(Exception), precision:  # a subclass may take other inputs
-            _compute(layer, device.device)
-            return True
-        return False
-
-    return is_computed(device.autocast()) or not is_computed(contextlib.nullcontext())
+    return _is_computed(layer, device, device.autocast()) or not _is_computed(layer, device, contextlib.nullcontext())
 
 
-def _compute(layer: nn.Module, device: torch.device) -> None:
-    """Compute `layer` and its gradients on copies of its tensors; random numbers are as before afterwards."""
-    tensors = {name: p.detach().clone().requires_grad_() for name, p in layer.named_parameters()}
-    tensors |= {name: buffer.clone() for name, buffer in layer.named_buffers()}
-    inputs = tuple(x.to(device) for x in example_inputs(layer))
-    with torch.random.fork_rng(devices=[]):
-        output = functional_call(layer, tensors, inputs)
-    (output if isinstance(output, Tensor) else output[0]).sum().backward()
+def _is_computed(layer: nn.Module, device: Device, precision: contextlib.AbstractContextManager[None]) -> bool:
+    """Try `layer` and its gradients on copies of its tensors; random numbers are as before afterwards."""
+    with contextlib.suppress(Exception), precision:  # a subclass may take other inputs
+        tensors = {name: p.detach().clone().requires_grad_() for name, p in layer.named_parameters()}
+        tensors |= {name: buffer.clone() for name, buffer in layer.named_buffers()}
+        inputs = tuple(x.to(device.device) for x in example_inputs(layer))
+        with torch.random.fork_rng(devices=[]):
+            output = functional_call(layer, tensors, inputs)
+        (output if isinstance(output, Tensor) else output[0]).sum().backward()
+        return True
+    return False
 
 
 def example_inputs(layer: nn.Module) -> tuple[Tensor, ...]:

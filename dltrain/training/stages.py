@@ -32,12 +32,6 @@ class Stages:
         self.steps = sum(plan.steps for plan in self.plans)
         self.epochs = sum(plan.epochs for plan in self.plans)
 
-    def __len__(self) -> int:
-        return len(self.plans)
-
-    def __getitem__(self, index: int) -> StagePlan:
-        return self.plans[index]
-
     def epoch(self, state: TrainState) -> float:
         """Return the epochs done so far, with a fraction, those of earlier stages included."""
         return state.epoch + state.batch / len(self.plans[state.stage].batches)

@@ -45,20 +45,17 @@ class StepRunner:
         self.optimizers = {turn.name: self.make_optimizer(turn, steps) for turn in stage.turns}
 
     def run(self, stage: Stage, batches: list[Batch], info: StepInfo, measure_norm: bool) -> None:
-        """Run each turn that is due in this step."""
+        """Take one optimizer step of each turn that is due, with the gradient of the mean loss over all batches."""
         for turn in stage.turns:
-            if (info.step + 1) % turn.every == 0:
-                self.run_turn(turn, batches, info, measure_norm)
-
-    def run_turn(self, turn: Turn, batches: list[Batch], info: StepInfo, measure_norm: bool) -> None:
-        """Take one optimizer step with the gradient of the mean loss over all micro-batches."""
-        while (losses := self.compute_gradients(turn, batches, info)) is None:
-            pass  # out of memory: try again in smaller chunks
-        for loss in losses:
-            self.loss_buffer.add(turn.name, loss)
-        norm = self.optimizers[turn.name].step(info.step_in_stage, measure=measure_norm)
-        if measure_norm and norm is not None:  # a norm of an earlier step would be lost in a checkpoint
-            self.loss_buffer.norms[turn.name] = norm
+            if (info.step + 1) % turn.every:
+                continue
+            while (losses := self.compute_gradients(turn, batches, info)) is None:
+                pass  # out of memory: try again in smaller chunks
+            for loss in losses:
+                self.loss_buffer.add(turn.name, loss)
+            norm = self.optimizers[turn.name].step(info.step_in_stage, measure=measure_norm)
+            if measure_norm and norm is not None:  # a norm of an earlier step would be lost in a checkpoint
+                self.loss_buffer.norms[turn.name] = norm
 
     def compute_gradients(self, turn: Turn, batches: list[Batch], info: StepInfo) -> list[Loss] | None:
         """Accumulate the gradients of all micro-batches; None when memory ran out and smaller chunks are next."""

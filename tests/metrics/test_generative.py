@@ -176,7 +176,7 @@ def test_scores_are_the_same_under_autocast_and_in_whatever_precision_examples_c
             return hidden, self.last(hidden)
 
     real, fake = torch.rand(600, 1, 4, 4), torch.rand(600, 1, 4, 4).bfloat16()
-    quality = Quality(4, Network())
+    quality = Quality(Network())
     plain = quality.measure(real, fake)
     with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
         assert quality.measure(real, fake) == plain

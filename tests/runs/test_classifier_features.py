@@ -62,7 +62,7 @@ def test_better_pictures_score_better_through_it(judge: Path, digits: Spec) -> N
     pixels = Digits(validation=0.1).load().train.rows["pixels"].float() / 16
     real, others = pixels[::2], pixels[1::2]
     noise = torch.rand(real.shape, generator=torch.Generator().manual_seed(0))
-    quality = Quality(10, classifier_features.load_features(str(judge), digits))
+    quality = Quality(classifier_features.load_features(str(judge), digits))
     good, fair, bad = (quality.measure(real, fake) for fake in (others, (real + noise) / 2, noise))
     assert good["frechet"] < fair["frechet"] < bad["frechet"]
     assert good["classifier_score"] > fair["classifier_score"] > 1

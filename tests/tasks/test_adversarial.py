@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def test_a_turn_changes_its_own_parameters_and_leaves_weights_and_gradients_of_t
         before, theirs = [[p.detach().clone() for p in half] for half in (own, others)]
         for p in others:
             p.grad = torch.full_like(p, 7.0)
-        runner.run_turn(turn, group, StepInfo(0, 0, 0.0), measure_norm=True)
+        runner.run(replace(stage, turns=[replace(turn, every=1)]), group, StepInfo(0, 0, 0.0), measure_norm=True)
         assert all(torch.equal(p, value) for p, value in zip(others, theirs, strict=True))
         assert all(p.grad is not None and bool((p.grad == 7.0).all()) for p in others)
         # A bias may stay: that of the critic's answers, where those on real and made-up examples move it both ways.
@@ -258,9 +259,9 @@ def test_points_are_shown_over_real_ones_and_pictures_on_a_sheet_beside_the_crit
         (Adversarial(shape=[5]), GAN([5], 5, 1, latent=4), {"inputs": torch.randn(40, 5)}),
     ):
         evaluation = evaluate(task.evaluate, model, [batch], on_cpu(model))
-        shown[task.shape] = [item.tag for item in task.show(model, evaluation)]
+        shown[tuple(task.shape)] = [item.tag for item in task.show(model, evaluation)]
         frame = task.frame(model)
-        assert (frame is None) == (task.shape == (5,))
+        assert (frame is None) == (task.shape == [5])
         assert frame is None or (frame.dtype, frame.shape[0]) == (torch.uint8, 3)
     assert shown == {(2,): ["samples", "critic"], (1, 8, 8): ["samples", "critic"], (5,): ["critic"]}
 

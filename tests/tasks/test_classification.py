@@ -62,10 +62,10 @@ def test_the_worst_mistakes_of_all_batches_are_kept_in_order() -> None:
     wrong = np.flatnonzero(logits.argmax(1).numpy() != targets.numpy())
     order = wrong[np.argsort(-each[wrong])][:NUM_WORST]
     assert len(order) > 3
-    worst = evaluation.extra["worst"]
-    count = int((worst.losses > 0).sum())
+    inputs, _, _, losses = evaluation.extra["worst"]
+    count = int((losses > 0).sum())
     assert count == len(order)
-    assert torch.equal(worst.inputs[:count], logits[torch.from_numpy(order)])
+    assert torch.equal(inputs[:count], logits[torch.from_numpy(order)])
 
 
 def test_pictures_are_shown_with_their_worst_mistakes_and_vectors_without() -> None:

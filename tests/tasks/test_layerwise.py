@@ -125,7 +125,7 @@ def test_no_pretraining_leaves_one_stage(tmp_path: Path) -> None:
 
 
 def layerwise(**more: Any) -> Layerwise:
-    return Layerwise(3, [1, 2, 3], [-1.0], [3.0], **more)
+    return Layerwise(3, shape=[1, 2, 3], low=[-1.0], high=[3.0], **more)
 
 
 def test_a_denoising_layer_learns_by_the_formula() -> None:

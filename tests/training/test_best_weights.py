@@ -16,7 +16,7 @@ from dltrain.optim.schedules import Plateau
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.tasks.base import Batch, Loss
 from dltrain.tasks.classification import Classification
-from dltrain.training.divergence import Diverged
+from dltrain.training.checkpointing import Diverged
 from dltrain.training.state import improves
 
 NAN = math.nan

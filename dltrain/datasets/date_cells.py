@@ -1,0 +1,95 @@
+"""Cells of a column of dates, freed from offsets, weekdays and foreign months, so that pandas parses them."""
+
+import re
+from dataclasses import dataclass, field, replace
+
+from dltrain.datasets.date_form import ENGLISH, DateForm
+from dltrain.datasets.date_names import find_languages, spell
+
+SAMPLE = 2000
+ORDINAL = re.compile(r"(?<=\d)(?:st|nd|rd|th|er|º|ª|°)(?![^\W\d_])", re.IGNORECASE)
+WORD = re.compile(r"[^\W\d_]{2,}\.?")
+WEEKDAY = re.compile(r"([^\W\d_]{2,}\.?)[.,]?\s+(?=.*[^\W\d_]{3}|\d{1,4}[-/.]\d{1,2}[-/.]\d)")
+NO_MONTHS = {"am", "pm", "de", "del", "of", "kw"}
+NOON = re.compile(r"(?<=\d)(\s?)([ap])(\.?)(\s?)(m)(\.?)$", re.IGNORECASE)
+ZONE = r"(?:[Zz]|UTC|GMT|[+-]\d\d(?::?\d\d)?)"
+OFFSET = re.compile(rf"((?::\d\d|T\d\d)\d*(?:[.,]\d+)?(?:\s?[AaPp]\.?[Mm]\.?)?)(\s?{ZONE})(?= \d{{4}}$|$)")
+
+
+@dataclass
+class DateCells:
+    """Different cells without offsets and weekdays, with English months, and the words that were replaced."""
+
+    texts: list[str]
+    offsets: list[str] = field(default_factory=list)
+    lead: str = ""
+    ordinal: bool = False
+    form: DateForm = field(default_factory=DateForm)
+    other_months: list[str] | None = None  # the texts in another language that has the same words
+
+
+def prepare_cells(texts: list[str]) -> DateCells | None:
+    """Separate what pandas does not parse; None if words are not the names of months or weekdays."""
+    cells, sample = DateCells(texts), sample_texts(texts)
+    if any(OFFSET.search(text) for text in sample):
+        texts, cells.offsets = _split_offsets(texts)
+    if noon := next((match for text in sample_texts(texts) if (match := NOON.search(text))), None):
+        first, second = "AP" if noon[2].isupper() else "ap"
+        cells.form = replace(cells.form, noon=(first + "".join(noon.groups()[2:]), second + "".join(noon.groups()[2:])))
+        texts = [NOON.sub(lambda match: f"{match[1]}{match[2]}m".upper(), text) for text in texts]
+    if any(ORDINAL.search(text) for text in sample):
+        cells.ordinal = any(re.search(r"\dth|\dst|\dnd|\drd", text, re.IGNORECASE) for text in sample)
+        texts = [ORDINAL.sub("", text) for text in texts]
+    cells.texts = texts
+    return _translate(cells) if any(WORD.search(text) for text in sample_texts(texts)) else cells
+
+
+def _split_offsets(texts: list[str]) -> tuple[list[str], list[str]]:
+    """Return the texts without their offsets from UTC, and the offsets."""
+    length = len(match[2]) if (match := OFFSET.search(texts[0])) and match.end(2) == len(texts[0]) else 0
+    ends = [text[-length:] for text in texts] if length > 1 else []
+    if ends and all(re.fullmatch(rf"\s?{ZONE}", end) for end in set(ends)):  # faster
+        return [text[:-length] for text in texts], ends
+    found = [OFFSET.search(text) for text in texts]
+    bare = [
+        text[: match.start(2)] + text[match.end(2) :] if match else text
+        for text, match in zip(texts, found, strict=True)
+    ]
+    return bare, [match[2] if match else "" for match in found]
+
+
+def sample_texts(texts: list[str]) -> list[str]:
+    """Return at most twice SAMPLE evenly spaced texts."""
+    return texts[:: max(1, len(texts) // SAMPLE)]
+
+
+def _translate(cells: DateCells) -> DateCells | None:
+    """Replace the names of months by English ones and remove the weekdays."""
+    days: dict[str, None] = {}
+    pieces: list[tuple[str, str, str]] = []
+    for full in cells.texts:
+        text = full
+        if lead := WEEKDAY.match(full):
+            days[lead[1]] = None
+            cells.lead = "%A" + lead[0].removeprefix(lead[1])
+            text = full[lead.end() :]
+        words = [match for match in WORD.finditer(text) if match[0].casefold().rstrip(".") not in NO_MONTHS]
+        word = words[0] if words and re.search(r"\d", text) else None
+        pieces.append((text[: word.start()], word[0], text[word.end() :]) if word else (text, "", ""))
+    months = dict.fromkeys(word for _, word, _ in pieces if word)
+    if len(months) > 40 or len(days) > 20:
+        return None
+    languages = find_languages(months, days)
+    if not languages:
+        return None
+    versions = [
+        [before + (ENGLISH[numbers[word] - 1] if word else "") + after for before, word, after in pieces]
+        for _, numbers, _ in languages
+    ]
+    cells.texts = versions[0]
+    cells.other_months = next((texts for texts in versions if texts != versions[0]), None)
+    language, numbers, weekdays = languages[0]
+    cells.form = replace(
+        cells.form, months=spell(numbers, language.month_lists), weekdays=spell(weekdays, language.weekday_lists)
+    )
+    return cells

@@ -1,0 +1,190 @@
+"""How dates are written: find the pattern of a date, and write other dates by it."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+ENGLISH = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+ENGLISH_MONTH = re.compile(rf"(?<![^\W\d_])(?:{'|'.join(ENGLISH)})(?![^\W\d_])")
+UNITS = {10: "s", 13: "ms", 16: "us", 19: "ns"}  # of the digits of a Unix time between 2001 and 2286
+PARTS = {"Y": r"\d{4}", "y": r"\d\d", "b": "[A-Z][a-z]{2}", "p": "[AP]M", "q": "[1-4]", "G": r"\d{4}", "u": "[1-7]"}
+PARTS |= {"M": r"\d\d", "S": r"\d\d", "f": r"\d+", "s": r"\d+", **dict.fromkeys("mdHIV", r"\d{1,2}")}
+LITERALS = re.compile(r"(?:[-/.,:'’\sTWQMh年月日년월일]|KW|de|del|of|г\.?)*")
+
+# Text, and the pattern that stands for it; of several, the column chooses.
+CLOCKS = (
+    (r"(?<!\d)\d{1,2}:\d\d:\d\d([.,])\d{1,9}", r"%H:%M:%S\1%f"),
+    (r"(?<!\d)\d{1,2}:\d\d:\d\d", "%H:%M:%S"),
+    (r"(?<!\d)\d{1,2}:\d\d(?!\d)", "%H:%M"),
+    (r"(?<=[\sT])\d{1,2}([.h])\d\d\1\d\d$", r"%H\1%M\1%S"),
+    (r"(?<=[\sT])\d{1,2}([.h])\d\d$", r"%H\1%M"),
+    (r"(?<=\d{8}[ T])\d{6}$", "%H%M%S"),
+    (r"(?<=\d{8}[ T])\d{4}$", "%H%M"),
+    (r"(?<=\dT)\d\d$|(?<=-\d\d )\d\d$", "%H"),
+    (r"(?<=\s)\d{1,2}(?=\s?[AP]M$)", "%H"),
+)
+DATES = (
+    (r"\d{4}(\s?[-/.]\s?|\s)\d{1,2}\1\d{1,2}", (r"%Y\1%m\1%d",)),
+    (r"\d{1,2}(\s?[-/.]\s?|\s)\d{1,2}\1\d{4}", (r"%d\1%m\1%Y", r"%m\1%d\1%Y")),
+    (r"\d{1,2}(\s?[-/.]\s?)\d{1,2}\1\d\d", (r"%d\1%m\1%y", r"%m\1%d\1%y", r"%y\1%m\1%d")),
+    (r"\d{4}([年년]\s?)\d{1,2}([月월]\s?)\d{1,2}([日일])", (r"%Y\1%m\2%d\3",)),
+    (r"\d{4}([年년]\s?)\d{1,2}([月월])", (r"%Y\1%m\2",)),
+    (r"\d{8}", ("%Y%m%d",)),
+    (r"\d{4}([-/]|[- ]?M)\d{1,2}", (r"%Y\1%m",)),
+    (r"\d{1,2}([-/])\d{4}", (r"%m\1%Y",)),
+    (r"\d{4}([-/ ]?(?:W|KW)\s?)\d{1,2}(-)[1-7]", (r"%G\1%V\2%u",)),
+    (r"\d{4}W\d\d[1-7]", ("%GW%V%u",)),
+    (r"\d{4}([-/ ]?(?:W|KW)\s?)\d{1,2}", (r"%G\1%V",)),
+    (r"((?:W|KW)\s?)\d{1,2}([-/ ])\d{4}", (r"\1%V\2%G",)),
+    (r"\d{4}([-/ ]?Q)[1-4]", (r"%Y\1%q",)),
+    (r"(Q\s?)[1-4]([-/ ]?)\d{4}", (r"\1%q\2%Y",)),
+    (r"[1-4](Q[-/ ]?)\d{4}", (r"%q\1%Y",)),
+    (r"\d{1,2}(\D{0,5}?)%b(\D{0,14}?)\d{4}", (r"%d\1%b\2%Y",)),
+    (r"\d{1,2}(\D{0,5}?)%b(\D{0,5}?)\d\d", (r"%d\1%b\2%y", r"%y\1%b\2%d")),
+    (r"%b(\D{1,5}?)\d{1,2}(\D{1,14}?)\d{4}", (r"%b\1%d\2%Y",)),
+    (r"%b(\D{1,5}?)\d{1,2}(\D{1,5}?)\d\d", (r"%b\1%d\2%y",)),
+    (r"\d{4}(\D{1,3})%b(\D{1,3})\d{1,2}", (r"%Y\1%b\2%d",)),
+    (r"%b(\D{0,5})\d{4}", (r"%b\1%Y",)),
+    (r"\d{4}(\D{0,3})%b", (r"%Y\1%b",)),
+    (r"%b(\s?[-/'’]\s?|\s['’]?)\d\d", (r"%b\1%y",)),
+)
+NUMBERS = (  # may also be counts
+    (r"\d{14}", ("%Y%m%d%H%M%S",)),
+    (r"\d{12}", ("%Y%m%d%H%M",)),
+    (r"\d{10}", ("%Y%m%d%H", "%s")),
+    (r"\d{13}|\d{16}|\d{19}", ("%s",)),
+    (r"\d{6}", ("%Y%m",)),
+    (r"\d{4}", ("%Y",)),
+    (r"\d{4}\.\d\d", ("%Y.%m",)),
+    (r"\d\d\.\d{4}", ("%m.%Y",)),
+)
+
+
+@dataclass(frozen=True)
+class DateForm:
+    """How the dates of a column are written.
+
+    Args:
+        pattern: Directives of `strptime`, and ``%-d`` (also ``m``, ``H``, ``I``, ``V``) without a leading zero, ``%q``
+            for the quarter, ``%o`` for the day with its English ending, ``%b`` and ``%A`` for the names below, ``%s``
+            for Unix time.
+        months: Names of the months; empty for numbers.
+        weekdays: Names of the weekdays from Monday on; empty without weekdays.
+        noon: Words for the hours before and after noon.
+        offset: Offset from UTC of the last date.
+        digits: Digits of the fraction of a second, or of the Unix time.
+        readings: The first date with two equally plausible readings, followed by both of them in ISO 8601.
+    """
+
+    pattern: str = ""
+    months: tuple[str, ...] = ()
+    weekdays: tuple[str, ...] = ()
+    noon: tuple[str, str] = ("AM", "PM")
+    offset: str = ""
+    digits: int = 0
+    readings: tuple[str, ...] = ()
+
+    @property
+    def ambiguous(self) -> bool:
+        """Whether another reading of the dates is equally plausible."""
+        return bool(self.readings)
+
+    @property
+    def day_first(self) -> bool | None:
+        """Whether the day precedes the month; None if they are written in the only usual order."""
+        return None if self.months or re.search("%[YG]|^%y", self.pattern[:4]) else day_precedes(self.pattern)
+
+
+def day_precedes(pattern: str) -> bool | None:
+    """Return whether the day precedes the month; None if one of them is missing."""
+    order = re.findall("%-?([dmo])", pattern)
+    return order[0] != "m" if len(order) == 2 else None
+
+
+def find_patterns(text: str, named_time: bool) -> list[str]:
+    """Return the possible patterns of a date with English months and without offset and weekday; none for other text.
+
+    Args:
+        text: A date.
+        named_time: Whether numbers are dates that may also be counts: years, months as in 202105, Unix times.
+    """
+    if "%" in text:
+        return []
+    text = ENGLISH_MONTH.sub("%b", text)
+    for clock, pattern in CLOCKS:
+        text, count = re.subn(clock, pattern, text, count=1)
+        if count:
+            break
+    if re.search(r"%H.*[AP]M", text):
+        text = re.sub("[AP]M", "%p", text.replace("%H", "%I"))
+    for date, patterns in (*DATES, *(NUMBERS if named_time else ())):
+        if match := re.fullmatch(rf"(?:{date})(?P<rest>(?:[T,:\s]+%[HI]\D*)?|\.|\s?г\.?)", text):
+            found = [match.expand(pattern) + match["rest"] for pattern in patterns]
+            return [pattern for pattern in found if LITERALS.fullmatch(re.sub(r"%\w", "", pattern))]
+    return []
+
+
+def pattern_regex(pattern: str) -> re.Pattern[str]:
+    """Return the expression that matches dates of a pattern, with a group for each directive."""
+    pieces = re.split(r"%(\w)", re.sub(r"\s+", " ", pattern))
+    return re.compile(
+        "".join(
+            f"(?P<{piece}>{PARTS[piece]})" if index % 2 else re.escape(piece).replace(r"\ ", r"\s+")
+            for index, piece in enumerate(pieces)
+        )
+    )
+
+
+def drop_zeros(pattern: str, texts: Sequence[str]) -> str:
+    """Return the pattern with ``%-d`` for ``%d`` (also ``m``, ``H``, ``I``, ``V``) where the texts have no zero."""
+    regex = pattern_regex(pattern)
+    matches = [match.groupdict() for text in texts if (match := regex.fullmatch(text))]
+    seen = {part: {match[part] for match in matches} for part in "mdHIV" if f"%{part}" in pattern}
+    if any(len(text) == 1 for texts in seen.values() for text in texts):
+        for part, values in seen.items():
+            if not any(value[0] == "0" and len(value) > 1 for value in values):
+                pattern = pattern.replace(f"%{part}", f"%-{part}")
+    return pattern
+
+
+def write_dates(times: Iterable[datetime], form: DateForm) -> list[str]:
+    """Write local times in the form of a column."""
+    return [_write_date(time, form) for time in times]
+
+
+def _write_date(time: datetime, form: DateForm) -> str:
+    def write(part: re.Match[str]) -> str:
+        text = WRITERS[part[2]](time, form)
+        return text.lstrip("0") or "0" if part[1] else text
+
+    return re.sub(r"%(-?)(\w)", write, form.pattern)
+
+
+def _ordinal(day: int) -> str:
+    return f"{day}{'th' if 10 < day < 14 else {1: 'st', 2: 'nd', 3: 'rd'}.get(day % 10, 'th')}"
+
+
+WRITERS: dict[str, Callable[[datetime, DateForm], str]] = {
+    "Y": lambda time, form: f"{time.year:04}",
+    "y": lambda time, form: f"{time.year % 100:02}",
+    "m": lambda time, form: f"{time.month:02}",
+    "d": lambda time, form: f"{time.day:02}",
+    "o": lambda time, form: _ordinal(time.day),
+    "b": lambda time, form: form.months[time.month - 1],
+    "A": lambda time, form: form.weekdays[time.weekday()],
+    "q": lambda time, form: str((time.month + 2) // 3),
+    "G": lambda time, form: f"{time.isocalendar().year:04}",
+    "V": lambda time, form: f"{time.isocalendar().week:02}",
+    "u": lambda time, form: str(time.isoweekday()),
+    "H": lambda time, form: f"{time.hour:02}",
+    "I": lambda time, form: f"{(time.hour + 11) % 12 + 1:02}",
+    "M": lambda time, form: f"{time.minute:02}",
+    "S": lambda time, form: f"{time.second:02}",
+    "f": lambda time, form: f"{time.microsecond:06}000"[: form.digits],
+    "p": lambda time, form: form.noon[time.hour >= 12],
+    "z": lambda time, form: form.offset,
+    "s": lambda time, form: str(
+        (time - datetime(1970, 1, 1)) // timedelta(microseconds=1) * 10**13 // 10 ** (29 - form.digits)
+    ),
+}

@@ -1,0 +1,69 @@
+"""Times of the steps after the last row, written in the form of the column."""
+
+import calendar
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from itertools import count, islice, pairwise
+from statistics import median_low
+
+import pandas as pd
+
+from dltrain.datasets.date_form import DateForm, write_dates
+from dltrain.datasets.steps import SATURDAY, infer_step
+
+
+def continue_dates(times: pd.Series, form: DateForm, steps: int) -> list[str] | None:
+    """Return the dates of the steps after the last row.
+
+    Dates advance by calendar months if all rows are on the same day of the month or on its last day; otherwise by the
+    median distance of the rows, without weekends if the rows have none.
+
+    Args:
+        times: Local times in the order of time.
+        form: Form of the column.
+        steps: Number of dates.
+
+    Returns:
+        One date per step, or None if the rows do not advance, or after the year 9999.
+    """
+    try:
+        return write_dates(islice(_future_dates(times.dropna()), steps), form) or None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _future_dates(times: pd.Series) -> Iterator[datetime]:
+    step = infer_step(times)
+    if step is None:
+        return
+    last: datetime = times.iloc[-1].to_pydatetime(warn=False)
+    length = timedelta(microseconds=int(step.length.astype(int)))
+    for number in count(1):
+        time = _add_months(last, number * step.months, step.last_day) if step.months else last + number * length
+        if not step.weekdays or time.weekday() < SATURDAY:
+            yield time
+
+
+def _add_months(time: datetime, months: int, last_day: bool) -> datetime:
+    years, month = divmod(time.month - 1 + months, 12)
+    days = calendar.monthrange(time.year + years, month + 1)[1]
+    return time.replace(year=time.year + years, month=month + 1, day=days if last_day else min(time.day, days))
+
+
+def continue_numbers(cells: Sequence[str], steps: int) -> list[int | float] | None:
+    """Return the numbers after the last one, by the median distance; Decimal keeps 0.1 + 0.2 at 0.3.
+
+    Args:
+        cells: Numbers with a decimal point, at least one.
+        steps: Number of numbers.
+
+    Returns:
+        One number per step, or None if the cells do not advance.
+    """
+    values = [Decimal(cell) for cell in cells]
+    step = median_low([later - earlier for earlier, later in pairwise(values)] or [Decimal(0)])
+    if not step:
+        return None
+    later = [values[-1] + number * step for number in range(1, steps + 1)]
+    return [int(value) if value == int(value) and "." not in cells[-1] else float(value) for value in later]

@@ -1,0 +1,175 @@
+"""Distances of rows in time: usual step, season, gaps, order."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+MINUTE, HOUR, DAY = np.timedelta64(1, "m"), np.timedelta64(1, "h"), np.timedelta64(1, "D")
+SATURDAY, SUNDAY = 5, 6
+# Shortest and longest step in days, and the steps per season.
+SEASONS = ((1, 1, 7), (7, 7, 52), (28, 31, 12), (89, 92, 4))
+USUAL_SHARE = 0.5  # of the steps must be the usual one, or times are irregular
+UNITS = ((7 * DAY, "week"), (DAY, "day"), (HOUR, "hour"), (MINUTE, "minute"), (np.timedelta64(1, "s"), "second"))
+
+
+class Step(NamedTuple):
+    """Usual distance of consecutive rows.
+
+    Args:
+        length: Median distance, more than 0.
+        months: Calendar months if all rows are on the same day of the month or on its last day; otherwise 0.
+        last_day: Whether all rows are on the last day of a month.
+        weekdays: Whether the step is a day and rows on weekends are missing.
+    """
+
+    length: np.timedelta64
+    months: int = 0
+    last_day: bool = False
+    weekdays: bool = False
+
+
+class Gaps(NamedTuple):
+    """Number of missing rows; position of the first row after a gap (None without one)."""
+
+    rows: int
+    position: int | None
+
+
+class Order(NamedTuple):
+    """Order of rows in time.
+
+    Args:
+        step_back: Position of the first row that is earlier than the one before it, or None.
+        repeated: Position of the first row with the time of an earlier row, or None.
+        repeats: Number of rows with the time of an earlier row.
+        clock_changes: Number of hours that come twice at the end of daylight saving time, which is not disorder.
+    """
+
+    step_back: int | None
+    repeated: int | None
+    repeats: int
+    clock_changes: int
+
+
+def infer_step(times: pd.Series) -> Step | None:
+    """Return the usual distance of consecutive rows; None if it is not positive."""
+    values = _known(times)
+    if len(values) < 2:
+        return None
+    length = median_step(values)
+    dates = pd.DatetimeIndex(values)
+    months = np.diff(dates.year * 12 + dates.month)
+    last_day = bool(dates.is_month_end.all())
+    if (last_day or len(dates.day.unique()) == 1) and (months > 0).all():
+        return Step(length, int(np.sort(months)[(len(months) - 1) // 2]), last_day)
+    if length <= np.timedelta64(0):
+        return None
+    has_gaps = values[-1] - values[0] > length * (len(values) - 1)
+    weekdays = length == DAY and has_gaps and bool((dates.day_of_week < SATURDAY).all())
+    return Step(length, weekdays=bool(weekdays))
+
+
+def median_step(values: np.ndarray) -> np.timedelta64:
+    """Return the lower median of the distances of consecutive times."""
+    return np.sort(np.diff(values))[(len(values) - 2) // 2]
+
+
+def infer_season(times: pd.Series) -> int:
+    """Return the steps per season: a day of hours or minutes, a week of days, a year of weeks, months or quarters.
+
+    Other steps, and irregular ones, give 1.
+    """
+    step = infer_step(times)
+    if step is None:
+        return 1
+    if step.weekdays:
+        return 5
+    distances = np.diff(_known(times))
+    for shortest, longest, season in SEASONS:
+        if _is_usual((distances >= shortest * DAY) & (distances <= longest * DAY)):
+            return season
+    minutes = round(step.length / MINUTE)
+    divides = 0 < minutes < 24 * 60 and 24 * 60 % minutes == 0
+    return 24 * 60 // minutes if divides and _is_usual(_is_close(distances, minutes * MINUTE)) else 1
+
+
+def step_words(times: pd.Series) -> str:
+    """Return the usual step in words, such as "15 minutes", "weekdays", "1 month" or "irregular"."""
+    step = infer_step(times)
+    if step is None or not (step.months or _is_usual(_is_close(np.diff(_known(times)), step.length))):
+        return "irregular"
+    if step.weekdays:
+        return "weekdays"
+    if step.months:
+        number, unit = (step.months / 12, "year") if step.months % 12 == 0 else (step.months, "month")
+    else:
+        length, unit = next((pair for pair in UNITS if step.length % pair[0] == np.timedelta64(0)), UNITS[-1])
+        number = float(step.length / length)
+    return f"{number:g} {unit}{'' if number == 1 else 's'}"
+
+
+def find_gaps(times: pd.Series) -> Gaps:
+    """Return the number of missing rows and the place of the first; none where the steps are irregular."""
+    step, positions = infer_step(times), np.flatnonzero(times.notna())
+    if step is None or step_words(times) == "irregular":
+        return Gaps(0, None)
+    values, _ = _without_clock_changes(_known(times))
+    if step.months:
+        dates = pd.DatetimeIndex(values)
+        missing = np.diff(dates.year * 12 + dates.month) // step.months - 1
+    elif step.weekdays:
+        missing = np.busday_count(values[:-1].astype("M8[D]"), values[1:].astype("M8[D]")) - 1
+    else:
+        missing = np.rint(np.diff(values) / step.length).astype(int) - 1
+    missing = np.maximum(missing, 0)
+    return Gaps(int(missing.sum()), int(positions[np.argmax(missing > 0) + 1]) if missing.any() else None)
+
+
+def check_order(times: pd.Series, utc: pd.Series | None = None) -> Order:
+    """Check whether rows are in the order of time.
+
+    Args:
+        times: Local times; an hour that comes twice once a year, on a weekend night, is no disorder.
+        utc: The same instants in UTC, if known: then nothing has to be guessed.
+    """
+    known = times if utc is None else utc
+    positions = np.flatnonzero(known.notna())
+    values, changes = (_known(known), 0) if utc is not None else _without_clock_changes(_known(known))
+    back = np.flatnonzero(np.diff(values) < np.timedelta64(0))
+    repeated = np.flatnonzero(pd.Series(values).duplicated())
+    return Order(
+        step_back=int(positions[back[0] + 1]) if len(back) else None,
+        repeated=int(positions[repeated[0]]) if len(repeated) else None,
+        repeats=len(repeated),
+        clock_changes=changes,
+    )
+
+
+def _known(times: pd.Series) -> np.ndarray:
+    return times.dropna().to_numpy().astype("M8[us]")
+
+
+def _is_usual(steps: np.ndarray) -> bool:
+    return bool(steps.mean() >= USUAL_SHARE)
+
+
+def _is_close(steps: np.ndarray, length: np.timedelta64) -> np.ndarray:
+    return np.abs(steps - length) <= length / 100
+
+
+def _without_clock_changes(values: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return local times of hourly or finer rows as if daylight saving time had no end, and the number of its ends."""
+    length = median_step(values) if len(values) > 2 else DAY
+    if not np.timedelta64(0) < length <= HOUR:
+        return values, 0
+    steps, before = np.diff(values), pd.DatetimeIndex(values[:-1])
+    night = ((before.day_of_week == SUNDAY) & (before.hour < 4)) | (
+        (before.day_of_week == SATURDAY) & (before.hour == 23)
+    )
+    season = ~before.month.isin((1, 6, 7, 12))
+    back = (steps == length - HOUR) & night & season
+    forward = (steps == length + HOUR) & night & season
+    if (np.diff(values[1:][back]) < 300 * DAY).any():  # more than once a year
+        return values, 0
+    return values + np.cumsum(np.append(0, back.astype(int) - forward.astype(int))) * HOUR, int(back.sum())

@@ -1,0 +1,80 @@
+"""Season, gaps and order of times, against ranges that pandas makes."""
+
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dltrain.datasets.steps import check_order, find_gaps, infer_season, step_words
+
+RANGES = [
+    ("min", 1440, "1 minute"),
+    ("5min", 288, "5 minutes"),
+    ("10min", 144, "10 minutes"),
+    ("15min", 96, "15 minutes"),
+    ("30min", 48, "30 minutes"),
+    ("h", 24, "1 hour"),
+    ("3h", 8, "3 hours"),
+    ("D", 7, "1 day"),
+    ("B", 5, "weekdays"),
+    ("W", 52, "1 week"),
+    ("MS", 12, "1 month"),
+    ("ME", 12, "1 month"),
+    ("QS", 4, "3 months"),
+    ("QE", 4, "3 months"),
+    ("YS", 1, "1 year"),
+    ("2s", 1, "2 seconds"),
+    ("7min", 1, "7 minutes"),
+]
+
+
+def series(start: str, periods: int, freq: str) -> pd.Series:
+    return pd.Series(pd.date_range(start, periods=periods, freq=freq))
+
+
+@pytest.mark.parametrize(("freq", "season", "words"), RANGES)
+def test_the_step_gives_the_season(freq: str, season: int, words: str) -> None:
+    times = series("2020-01-01", 60, freq)
+    assert (infer_season(times), step_words(times)) == (season, words)
+    assert find_gaps(times) == (0, None)
+    holes = times.drop([20, 21, 40]).reset_index(drop=True)
+    assert (infer_season(holes), step_words(holes)) == (season, words)
+    assert find_gaps(holes) == (3, 20)
+
+
+def test_irregular_times_have_no_season() -> None:
+    times = pd.Series(pd.Timestamp("2020-01-01") + pd.to_timedelta(np.random.default_rng(0).uniform(0, 99, 50), "D"))
+    assert infer_season(times.sort_values()) == 1
+    assert step_words(times.sort_values()) == "irregular"
+    assert infer_season(times[:1]) == infer_season(times[:0]) == infer_season(times[[0, 0, 0]]) == 1
+
+
+def test_rows_in_order_pass_and_others_are_found() -> None:
+    times = series("2020-01-01", 50, "D")
+    assert check_order(times) == (None, None, 0, 0)
+    assert check_order(times[::-1].reset_index(drop=True)).step_back == 1
+    assert check_order(pd.concat([times[:30], times[10:]], ignore_index=True)) == (30, 30, 20, 0)
+    panel = times.repeat(4).reset_index(drop=True)
+    assert check_order(panel) == (None, 1, 150, 0)
+    times[5] = pd.NaT
+    times[30] = pd.Timestamp("2020-01-20")
+    assert check_order(times).step_back == 30
+
+
+@pytest.mark.parametrize(
+    "zone", ["Europe/Berlin", "Europe/London", "America/New_York", "Australia/Sydney", "America/Santiago"]
+)
+@pytest.mark.parametrize("freq", ["h", "30min", "15min", "1min"])
+def test_the_hour_that_comes_twice_is_no_disorder(zone: str, freq: str) -> None:
+    instants = pd.date_range("2021-01-01", "2023-01-01" if freq != "1min" else "2021-12-01", freq=freq, tz="UTC")
+    local = pd.Series(instants.tz_convert(ZoneInfo(zone)).tz_localize(None))
+    assert check_order(local) == (None, None, 0, 2 if freq != "1min" else 1)
+    assert find_gaps(local).rows == 0
+    assert check_order(local, pd.Series(instants.tz_localize(None))) == (None, None, 0, 0)
+
+
+def test_a_step_back_at_another_time_is_disorder() -> None:
+    times = series("2021-10-26 00:00", 48, "15min")
+    times[20:] -= pd.Timedelta("1h")
+    assert check_order(times).step_back == 20
