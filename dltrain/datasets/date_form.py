@@ -1,4 +1,4 @@
-"""How dates are written: find the pattern of a date, and write other dates by it."""
+"""Patterns of dates: find the pattern of a text, and write times by it."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -19,7 +19,7 @@ PARTS |= {
 }
 LITERALS = re.compile(r"(?:[-/.,:'’_\sTWQMtwqmh年月日년월일]|KW|del?|d['’]|of|[гр]\.?)*")
 
-# Text, and the pattern that stands for it; of several, the column chooses.
+# Regular expression of a text and its patterns; the column decides between several patterns.
 CLOCKS = (
     (r"(?<!\d)\d{1,2}:\d\d:\d\d([.,])\d{1,9}", r"%H:%M:%S\1%f"),
     (r"(?<!\d)\d{1,2}:\d\d:\d\d", "%H:%M:%S"),

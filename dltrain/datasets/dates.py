@@ -16,7 +16,7 @@ TIME_NAMES = (
     *("date", "time", "datetime", "timestamp", "ts", "ds", "year", "quarter", "month", "week", "day", "hour"),
     *("yearmonth", "yearweek", "unix", "unixtime", "epoch", "datum", "zeit", "jahr", "monat", "fecha"),
 )
-DATES_SHARE = 0.9  # of the different cells; the others are errors in a column of dates
+DATES_SHARE = 0.9  # of the distinct cells; the others are errors in a column of dates
 REGULAR = 2  # plausibility of equal steps in one direction
 MARGIN = 0.05  # by which an irregular reading must be more plausible than the next one
 TINY = 1e-9
@@ -56,7 +56,7 @@ def parse_dates(cells: pd.Series, day_first: bool | None = None, named_time: boo
             times are dates, too.
 
     Returns:
-        The dates, or None if fewer than nine in ten different cells are dates.
+        The dates, or None if fewer than nine in ten distinct cells are dates.
     """
     known = cells.dropna()
     if known.empty:
@@ -72,7 +72,7 @@ def parse_dates(cells: pd.Series, day_first: bool | None = None, named_time: boo
 
 
 def _spread(times: np.ndarray, form: DateForm, offsets: list[str], codes: np.ndarray, index: pd.Index) -> Dates:
-    """Return the dates of all cells from those of the different cells."""
+    """Return the dates of all cells from those of the distinct cells."""
 
     def spread(values: np.ndarray) -> pd.Series:
         return pd.Series(np.append(values, np.datetime64("NaT"))[codes], index=index)
@@ -99,7 +99,7 @@ def _offset_seconds(offset: str) -> int:
 def _choose_reading(
     cells: DateCells, originals: list[str], day_first: bool | None, named_time: bool
 ) -> tuple[np.ndarray, DateForm] | None:
-    """Return the most plausible times of the different cells, and their form."""
+    """Return the most plausible times of the distinct cells, and their form."""
     texts = cells.texts
     probes = (texts[0], texts[len(texts) // 2], texts[-1])
     patterns = next((found for text in probes if (found := find_patterns(text, named_time))), [])
@@ -158,7 +158,7 @@ def _two_readings(originals: list[str], best: Reading, rivals: list[Reading]) ->
 
 
 def _parse_all(texts: list[str], pattern: str, named_time: bool) -> tuple[np.ndarray, str]:
-    """Parse dates of a pattern, and some that are longer or shorter, such as those without seconds.
+    """Parse dates of a pattern and of its variants, such as those without seconds.
 
     Returns:
         The times and the longest pattern.
