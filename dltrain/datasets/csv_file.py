@@ -33,15 +33,17 @@ class Notation:
         header: Whether the first line names the columns; otherwise they are called column_1, column_2, ...
         decimal: Decimal mark: ``point`` or ``comma``; None finds it.
         missing_words: Further words for a missing value.
+        delimiter: What stands between cells; None finds it from the first lines, otherwise from the first line alone.
     """
 
     header: bool = True
     decimal: str | None = None
     missing_words: Sequence[str] = ()
+    delimiter: str | None = None
 
     def found(self, table: Table) -> "Notation":
-        """Return the notation with the decimal mark of a table, for rows to predict: these may be too few to tell."""
-        return replace(self, decimal="comma" if table.decimal == COMMA else "point")
+        """Return the notation with the marks of a table, for rows to predict: these may be too few to tell."""
+        return replace(self, decimal="comma" if table.decimal == COMMA else "point", delimiter=table.delimiter)
 
     def __post_init__(self) -> None:
         if self.decimal is not None and self.decimal not in DECIMALS:
@@ -155,9 +157,9 @@ class Reader:
         self.path = path
         self.notation = notation
         lines = iter(lines)
-        head = list(islice(lines, SNIFFED))
+        head = list(islice(lines, 1 if notation.delimiter else SNIFFED))  # do not wait for rows that are still to come
         declared = re.fullmatch(r"sep=(.)\s*", head[0]) if head else None
-        self.delimiter = declared[1] if declared else find_delimiter(head)
+        self.delimiter = declared[1] if declared else find_delimiter(head, notation.delimiter)
         self.skipped = 1 if declared else 0
         self.rows = csv.reader(chain(head[self.skipped :], lines), delimiter=self.delimiter, skipinitialspace=True)
         first = next((row for row in self.rows if any(row)), [])
@@ -199,15 +201,22 @@ class Reader:
             header, columns = header[:-1], columns[:-1]
         words = frozenset(word.casefold() for word in self.notation.missing_words)
         decimal = DECIMALS.get(self.notation.decimal or "") or find_decimal(header, columns, lines, self)
-        table = Table(self.path, header, columns, lines, decimal, words)
+        table = Table(self.path, header, columns, lines, decimal, self.delimiter, words)
         if self.notation.header:
             _check_header(table)
         return table
 
 
-def find_delimiter(head: Sequence[str]) -> str:
-    """Return the delimiter that splits the first lines into as many cells as the header, leaving none of the others."""
-    best, delimiter = 0.0, ","
+def find_delimiter(head: Sequence[str], usual: str | None = None) -> str:
+    """Return the delimiter that splits the first lines into as many cells as the header, leaving none of the others.
+
+    Args:
+        head: The first lines.
+        usual: The delimiter to take where it occurs in them.
+    """
+    if usual and head and usual in head[0]:
+        return usual
+    best, delimiter = 0.0, usual or ","
     for candidate in DELIMITERS:
         rows = [row for row in csv.reader(head, delimiter=candidate, skipinitialspace=True) if any(row)]
         if not rows or len(rows[0]) == 1:

@@ -24,6 +24,7 @@ class Table:
         columns: Their cells.
         lines: Line of the file, from 1, on which each row ends.
         decimal: Decimal mark of its numbers.
+        delimiter: What stands between its cells.
         missing_words: Further words for a missing value, in lower case.
     """
 
@@ -32,6 +33,7 @@ class Table:
     columns: list[Cells]
     lines: np.ndarray
     decimal: str = POINT
+    delimiter: str = ","
     missing_words: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
