@@ -9,7 +9,7 @@ from typing import Any
 from dltrain.config.compose import default_root
 from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.loggers.console import Console
-from dltrain.loggers.formatting import format_count, format_duration, format_number
+from dltrain.loggers.formatting import format_duration, format_number
 from dltrain.runs.index import MAIN_GROUPS, RunInfo, run_info
 from dltrain.runs.job import list_runs
 from dltrain.storage.run_files import JOB
@@ -40,7 +40,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
 def _cells(row: RunInfo) -> list[str]:
     shown = {key: "" if row[key] is None else str(row[key]) for key in COLUMNS}
     shown["value"] = format_number(row["value"])
-    shown["step"] = "" if row["step"] is None else format_count(row["step"])
+    shown["step"] = "" if row["step"] is None else f"{row['step']:,}"
     shown["time"] = "" if row["time"] is None else format_duration(row["time"])
     shown["age"] = format_duration(row["age"])
     here, path = Path.cwd(), Path(row["folder"])

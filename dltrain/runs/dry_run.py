@@ -31,9 +31,7 @@ def prepare_run(
 ) -> Iterator[tuple[Components, dict[str, Batches]]]:
     """Yield a run's components and batches after a dry run; data loading workers end with the context.
 
-    Args:
-        notes: Further messages for the start of the run.
-        resumed: The folder of a run that is resumed, whose data must be the same.
+    The data of a `resumed` run must be those that it began with.
     """
     components = build_components(job)
     classifier_features.attach_features(components)
@@ -47,6 +45,8 @@ def prepare_run(
     del splits  # the batches may have copied them to another device
     try:
         dry_run(components, batches, job)
+        if note := components.task.fit_baselines(batches["train"], batches.get("val")):
+            components.notes = (*components.notes, note)
         yield components, batches
     finally:
         for split in batches.values():
@@ -54,17 +54,13 @@ def prepare_run(
 
 
 def build_batches(components: Components, splits: Splits) -> dict[str, Batches]:
-    """Return split -> batches on the device; evaluation keeps no gradients, so its batches are twice as large."""
-    data = components.data
-    found = {
-        "train": source_batches(components, splits.train, data.batch_size, training=True),
-        "test": source_batches(components, splits.test, 2 * data.batch_size),
+    """Return split -> batches on the device."""
+    sources = {"train": splits.train, "test": splits.test, "val": splits.val, "unlabelled": splits.unlabelled}
+    return {
+        split: source_batches(components, source, training=split in ("train", "unlabelled"))
+        for split, source in sources.items()
+        if source is not None
     }
-    if splits.val is not None:
-        found["val"] = source_batches(components, splits.val, 2 * data.batch_size)
-    if splits.unlabelled is not None:
-        found["unlabelled"] = source_batches(components, splits.unlabelled, data.batch_size, training=True)
-    return found
 
 
 def _check_checkpointable(components: Components) -> None:
@@ -76,12 +72,12 @@ def _check_checkpointable(components: Components) -> None:
                 raise ConfigError(format_error(kept, "tensors and plain Python", type(value).__name__, f"{reason}."))
 
 
-def source_batches(components: Components, source: Source, batch_size: int, training: bool = False) -> Batches:
-    """Return the batches of one source on the device."""
+def source_batches(components: Components, source: Source, training: bool = False) -> Batches:
+    """Return batches on the device; evaluation keeps no gradients, so its batches are twice as large."""
     data = components.data
     return Batches(
         source,
-        batch_size,
+        data.batch_size if training else 2 * data.batch_size,
         device=components.device.device,
         seed=components.config["seed"],
         training=training,
@@ -142,16 +138,14 @@ def _explain(components: Components, job: Job, batch: Batch, held: Batch, error:
         components.model.train()
         with contextlib.suppress(*FAILURES):
             _compute_losses(components, batch, held, dataclasses.replace(device, precision="fp32"))
-            lacking = f"this {device.device.type.upper()} cannot compute {_failing_module(error)} in {device.precision}"
+            owners = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+            modules = [type(owner).__name__ for owner in owners if isinstance(owner, nn.Module)]
+            failing = modules[-1] if modules else "the loss"
+            lacking = f"this {device.device.type.upper()} cannot compute {failing} in {device.precision}"
             return ConfigError(f"device.precision: not supported because {lacking}. Use device.precision=fp32. {first}")
     shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
     chosen = " ".join(f"{group}={job.choices[group]}" for group in ("model", "task", "data"))
     return ConfigError(f"{chosen}: these do not fit together. Two examples are: {shapes}. {first}")
-
-
-def _failing_module(error: Exception) -> str:
-    owners = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return next((type(owner).__name__ for owner in reversed(owners) if isinstance(owner, nn.Module)), "the loss")
 
 
 def _check_batch_norm(components: Components, batches: Batches) -> None:

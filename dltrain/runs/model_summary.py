@@ -11,7 +11,7 @@ from dltrain.config import instantiate
 from dltrain.config.compose import Job
 from dltrain.data.spec import Data, Spec
 from dltrain.profiling.summary import Summary, summarise
-from dltrain.runs.assemble import build_model, build_task, spec_facts
+from dltrain.runs.assemble import build_model, build_task
 from dltrain.runs.compatibility import TASK_FACTS
 
 
@@ -35,7 +35,7 @@ def _shape_facts(job: Job, shape: tuple[int, ...], outputs: int) -> tuple[dict[s
         spec = Spec(shape=shape, length=shape[0], vocabulary=outputs, features=outputs)
     else:
         spec = Spec(shape=shape, size=math.prod(shape), **_axis_facts(shape))
-    facts = spec_facts(spec) | {"outputs": outputs, "each_step": is_text, "causal": is_text}
+    facts = vars(spec) | {"outputs": outputs, "each_step": is_text, "causal": is_text}
     if set(needed) & set(TASK_FACTS) - facts.keys():  # stated by the model's own task
         facts = {**build_task(job, spec)[1], **facts}
     return facts, torch.zeros(shape, dtype=torch.int64 if is_text else torch.float32, device="meta")

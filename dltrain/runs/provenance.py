@@ -27,7 +27,7 @@ class Origin:
     changed: Mapping[str, tuple[Any, Any]]
 
     def print_differences(self, console: Console, now: Mapping[str, Any]) -> None:
-        """Print what differs from that run; `now` is the new run's `dltrain.runs.metadata.describe_environment`."""
+        """Print what differs from that run; `now` is the new run's `dltrain.runs.report.describe_environment`."""
         before, after = dict(_flatten(load_environment(self.path))), dict(_flatten(now))
         names = [name for name in dict.fromkeys([*after, *before]) if before.get(name) != after.get(name)]
         found = {**self.changed, **{name: (before.get(name), after.get(name)) for name in names}}

@@ -1,4 +1,4 @@
-"""What a run prints: its configuration at the start, its results at the end."""
+"""What a run records and prints: what it is at the start, its results at the end."""
 
 import math
 import shlex
@@ -6,15 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dltrain import redaction
 from dltrain.config.compose import Job
+from dltrain.config.interpolation import to_yaml
 from dltrain.data.loader import Batches
 from dltrain.loggers.console import Console
-from dltrain.loggers.formatting import format_count, format_duration, format_number
+from dltrain.loggers.formatting import format_duration, format_number
 from dltrain.loggers.tracker import Tracker
+from dltrain.runs import provenance
 from dltrain.runs.assemble import Components
-from dltrain.runs.metadata import command_line
-from dltrain.storage import run_files
+from dltrain.runs.job import dump_job
+from dltrain.storage import run_dir, run_files
 from dltrain.tasks.base import Evaluation, Task
 from dltrain.training import device as devices
 from dltrain.training.loop import Loop
@@ -47,15 +51,13 @@ class Report:
     def print_start(self, steps: int) -> None:
         """Print what will be trained, on which data and device."""
         components, choices = self.components, self.job.choices
-        sizes = ", ".join(
-            f"{format_count(self.batches[s].examples)} {s}" for s in ("train", "val", "test") if s in self.batches
-        )
+        sizes = ", ".join(f"{self.batches[s].examples:,} {s}" for s in ("train", "val", "test") if s in self.batches)
         self.console.start(
             "",
             {
-                "model": f"{choices['model']}, {format_count(self.num_parameters)} parameters",
+                "model": f"{choices['model']}, {self.num_parameters:,} parameters",
                 "data": f"{choices['data']}: {sizes}",
-                "task": f"{choices['task']}, {format_count(steps)} steps of {components.data.batch_size}",
+                "task": f"{choices['task']}, {steps:,} steps of {components.data.batch_size}",
                 "device": components.device.describe(),
                 "folder": str(self.folder),
             },
@@ -102,10 +104,10 @@ class Report:
         if "features" in result:
             self.console.info(feature_note(result["features"]))
         self.console.info(
-            f"{format_duration(result['seconds'])} in all, {format_count(int(result['samples_per_second']))} samples/s"
+            f"{format_duration(result['seconds'])} in all, {int(result['samples_per_second']):,} samples/s"
         )
         if self.bad_samples:
-            self.console.info(f"{format_count(len(self.bad_samples))} examples could not be read and were left out:")
+            self.console.info(f"{len(self.bad_samples):,} examples could not be read and were left out:")
             for reason in self.bad_samples[:SHOWN_BAD_SAMPLES]:
                 self.console.info(f"  {reason}")
         self.console.info(f"run          {self.folder}")
@@ -120,6 +122,34 @@ class Report:
         return {k: v for k, v in {**typed, **redaction.mask(chosen)}.items() if not k.startswith("hydra.")}
 
 
+def save_metadata(home: run_dir.RunDir, job: Job, components: Components, resumed: bool) -> None:
+    """Write the files that say what a run is; a resumed run keeps the environment in which it began."""
+    home.write(run_files.JOB, dump_job(job))  # first: from here on the run can be resumed
+    home.write(run_files.CONFIG, to_yaml(redaction.mask(components.config)))
+    home.write(run_files.COMMAND, command_line(job) + "\n")
+    if not resumed:
+        home.write_json(run_files.ENVIRONMENT, describe_environment(job, components))
+
+
+def command_line(job: Job) -> str:
+    """Return the command that repeats a run, secrets masked."""
+    dirs = [word for name in job.config_dirs for word in ("--config-dir", redaction.redact(name))]
+    return shlex.join(["dltrain", *dirs, *map(redaction.mask_override, job.overrides)])
+
+
+def describe_environment(job: Job, components: Components) -> dict[str, Any]:
+    """Return what ``environment.json`` holds: what a table of runs shows, and what results depend on."""
+    return {
+        "choices": job.choices,
+        "metric": {"name": components.task.metric, "better": components.task.better},
+        **provenance.describe_platform(components.device.describe()),
+        "processor": f"{provenance.processor_name()}, {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+        "code": provenance.code_fingerprint(job.allow),
+        "data": components.fingerprint,
+    }
+
+
 def print_metrics(
     console: Console,
     metrics: dict[str, float],
@@ -127,13 +157,13 @@ def print_metrics(
     results: bool = True,
     split: str = "test",
 ) -> None:
-    """Print the metrics of one split and those of naive baselines; on standard output if they are `results`."""
+    """Print the metrics of one split and those of baselines; on standard output if they are `results`."""
     rows = [[split, *map(format_number, metrics.values())]]
     rows += [[name, *[format_number(values.get(m)) for m in metrics]] for name, values in baselines.items()]
     console.table("", ["", *metrics], rows, results=results)
     if metrics.get("skill") is not None and baselines:
         gain, best = metrics["skill"], min(baselines, key=lambda name: baselines[name]["mae"])
-        console.info(f"MAE is {abs(gain):.1%} {'below' if gain >= 0 else 'above'} the best naive forecast ({best})")
+        console.info(f"MAE is {abs(gain):.1%} {'below' if gain >= 0 else 'above'} the best baseline ({best})")
 
 
 def feature_source(task: Task, evaluation: Evaluation) -> dict[str, str]:

@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 from dltrain.data.loader import Batches
 from dltrain.errors import CheckpointError, ConfigError, format_error
 from dltrain.loggers.console import Console
-from dltrain.loggers.formatting import format_count
 from dltrain.runs.assemble import Components
 from dltrain.storage import run_files
 from dltrain.storage.checkpoint_format import STATE_ERRORS
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.training.loop import Loop
-from dltrain.training.stages import Stages
+from dltrain.training.state import Stages
 
 
 class SavedState(NamedTuple):
@@ -64,4 +63,4 @@ def restore_loop(loop: Loop, saved: SavedState, checkpoints: Checkpoints, consol
         console.warning(f"{best}: ignored, {damage}; the best checkpoint is now searched from here on")
         loop.state.best, loop.state.best_step = None, 0
     saved.content.clear()
-    console.info(f"resumed at step {format_count(loop.state.step)} from {saved.name}")
+    console.info(f"resumed at step {loop.state.step:,} from {saved.name}")

@@ -60,7 +60,7 @@ class Evaluation:
 
     Args:
         metrics: Name -> value, ``loss`` among them.
-        baselines: Naive method -> its metrics, if there are naive methods.
+        baselines: Baseline -> its metrics, if there are baselines.
         extra: Data for `Task.show`, so that it needs no second pass.
         notes: Sentences for the user, such as a warning about posterior collapse.
     """
@@ -144,6 +144,12 @@ class Task(ABC):
         """Return the stages of training: by default one, with one turn that owns all trainable parameters."""
         owned = [p for p in model.parameters() if p.requires_grad]
         return [Stage("train", [Turn("train", owned, lambda batch, progress: self.loss(model, batch, progress))])]
+
+    def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:  # noqa: B027
+        """Fit baselines that need training examples, for `evaluate`; return a note for the user, or None.
+
+        Called once before training and before ``dltrain evaluate``. Batches of ``train`` are shuffled and augmented.
+        """
 
     @abstractmethod
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:

@@ -1,4 +1,4 @@
-"""Forecasting, compared with naive forecasts."""
+"""Forecasting, compared with naive forecasts and linear regression."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
@@ -11,9 +11,10 @@ from dltrain.metrics.running import Mean
 from dltrain.plots import charts
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
 from dltrain.tasks.regression import LOSSES, add_errors, check_target_names, denormalize, denormalize_error, mse_to_rmse
+from dltrain.tasks.ridge import MAX_SIZE, Ridge
 
 RESERVED = ("input", "time", "step")  # other names in the output of `dltrain predict`
-ROUNDING = 1e-6  # MAE, relative to the worst naive forecast, below which a naive forecast is perfect up to float32
+ROUNDING = 1e-6  # MAE, relative to the worst baseline, below which a baseline is perfect up to float32
 
 
 class Forecasting(Task):
@@ -29,6 +30,7 @@ class Forecasting(Task):
 
     metric: ClassVar[str] = "mae"
     better: ClassVar[Literal["min", "max"]] = "min"
+    ridge: Ridge | None = None
 
     def __init__(
         self,
@@ -59,23 +61,34 @@ class Forecasting(Task):
         predicted = self.forecast(model, batch)
         return Loss(self.distance(predicted, batch["targets"].to(predicted.dtype)), len(predicted))
 
-    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Return MAE and RMSE of the model and of the naive forecasts, in the units of the data, and the skill.
+    def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:
+        """Fit ridge regression of the targets on the inputs, both normalized; not for very wide windows."""
+        shape = next(iter(train))["inputs"].shape
+        if max(shape[1] * shape[2], self.horizon * self.columns) > MAX_SIZE:
+            return f"no ridge regression as a baseline: a window has more than {MAX_SIZE:,} inputs or outputs"
+        self.ridge = Ridge(train, val)
+        return None
 
-        Skill is 1 - MAE / (MAE of the best naive forecast): 0 is no better, 1 is perfect. It is undefined, and left
-        out, if a naive forecast is perfect.
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
+        """Return MAE and RMSE of the model and of the baselines, in the units of the data, and the skill.
+
+        Skill is 1 - MAE / (MAE of the best baseline): 0 is no better, 1 is perfect. It is undefined, and left out, if a
+        baseline is perfect.
         """
         ours, first = Mean(), None
-        naive: dict[str, Mean] = {}
+        others: dict[str, Mean] = {}
         for batch in batches:
             predicted = self.forecast(model, batch).float()
             ours.add(len(predicted), loss=self.distance(predicted, batch["targets"]))
             add_errors(ours, denormalize_error(predicted - batch["targets"], batch))
             for name, values in naive_forecasts(batch["history"], self.horizon, self.season).items():
-                add_errors(naive.setdefault(name, Mean()), values - batch["ahead"])
+                add_errors(others.setdefault(name, Mean()), values - batch["ahead"])
+            if self.ridge is not None:
+                error = self.ridge(batch["inputs"]).to(predicted).view_as(predicted) - batch["targets"]
+                add_errors(others.setdefault("ridge regression", Mean()), denormalize_error(error, batch))
             first = first or (batch, predicted)
         metrics = mse_to_rmse(ours.read())
-        baselines = {name: mse_to_rmse(mean.read()) for name, mean in naive.items()}
+        baselines = {name: mse_to_rmse(mean.read()) for name, mean in others.items()}
         maes = [baseline["mae"] for baseline in baselines.values()]
         if (best := min(maes)) > ROUNDING * max(maes):
             metrics["skill"] = 1 - metrics["mae"] / best
@@ -110,15 +123,16 @@ class Forecasting(Task):
 def naive_forecasts(history: Tensor, horizon: int, season: int) -> dict[str, Tensor]:
     """Return naive forecasts by name: (B, past, columns) -> (B, horizon, columns) each.
 
-    The last value; the last season; and the last season plus its drift, the mean change from the season before it.
+    The last value; the last season; and the last season plus its latest change, that from ``past - 1 - season`` to
+    ``past - 1``, once for each season ahead.
 
     Source: Hyndman and Athanasopoulos, Forecasting: Principles and Practice, section 5.2.
     """
-    last = history[:, -1:].expand(-1, horizon, -1)
-    if history.shape[1] < 2 * season:
-        return {"repeat last": last}
-    steps = torch.arange(horizon, device=history.device)
-    cycle = history[:, history.shape[1] - season + steps % season]
-    seasons = (steps // season + 1).view(1, -1, 1)
-    drift = (history[:, -season:] - history[:, -2 * season : -season]).mean(1, keepdim=True)
-    return {"repeat last": last, "last season": cycle, "season plus drift": cycle + seasons * drift}
+    last = history[:, -1:]
+    found = {"repeat last": last.expand(-1, horizon, -1)}
+    if (past := history.shape[1]) > season:
+        steps = torch.arange(horizon, device=history.device)
+        found["last season"] = history[:, past - season + steps % season]
+        change = (last - history[:, -1 - season, None]) * (steps // season + 1).view(1, -1, 1)
+        found["season plus change"] = found["last season"] + change
+    return found

@@ -231,7 +231,7 @@ def test_the_default_command_imports_only_what_it_needs_and_writes_plain_lines_t
     assert done.returncode == 0, error
     output = done.stdout.decode()
     lines = [line.split()[0] for line in output.splitlines() if line.strip()]
-    assert lines == ["loss", "-----------------", "test", "repeat", "last", "season"], "standard output is the result"
+    assert lines == ["loss", "-" * 18, "test", "repeat", "last", "season", "ridge"], "standard output is the result"
     assert not {"\r", "\x1b"} & set(error + output)
     modules = set(json.loads((tmp_path / "modules").read_text()))
     for name in ("torchvision", "torch.utils.tensorboard", "torch._dynamo", "tensorflow", "sklearn", "pandas"):
@@ -243,5 +243,5 @@ def test_the_default_command_imports_only_what_it_needs_and_writes_plain_lines_t
     assert f"tensorboard --logdir {folder}" in error
     result = read(Path(folder) / "result.json")
     assert 0 < result["seconds_to_first_step"] < result["seconds"]
-    for word in ("best naive forecast (season plus drift)", "mae", "step 2/2"):
+    for word in ("best baseline (ridge regression)", "mae", "step 2/2"):
         assert word in error, word

@@ -1,4 +1,4 @@
-"""Forecasting: metrics in the units of the data, with naive forecasts, compared with plain numpy on the raw file."""
+"""Forecasting: metrics in the units of the data, with baselines, compared with plain numpy and scikit-learn."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import mean_absolute_error, root_mean_squared_error
+from sklearn.linear_model import Ridge
+from sklearn.metrics import mean_absolute_error, mean_squared_error, root_mean_squared_error
 from torch import Tensor, nn
 
 from dltrain.data.inputs import InputFiles
@@ -14,22 +15,23 @@ from dltrain.data.loader import Batches
 from dltrain.datasets.time_series import TimeSeries
 from dltrain.errors import ConfigError
 from dltrain.tasks.forecasting import Forecasting, naive_forecasts
+from dltrain.tasks.ridge import PENALTIES
 
 WINDOW, HORIZON, SEASON = 10, 9, 4
-METHODS = ("repeat last", "last season", "season plus drift")
+METHODS = ("repeat last", "last season", "season plus change")
 
 
 def naive(past: np.ndarray, horizon: int, season: int) -> dict[str, np.ndarray]:
     """The three naive forecasts of one series, step by step."""
     n = len(past)
     found: dict[str, list[float]] = {name: [] for name in METHODS}
-    yearly = np.mean([past[n - 1 - k] - past[n - 1 - k - season] for k in range(season)])
+    change = past[n - 1] - past[n - 1 - season]
     for step in range(1, horizon + 1):
         back = season - (step - 1) % season
         rounds = (step - 1) // season + 1
         found["repeat last"].append(past[n - 1])
         found["last season"].append(past[n - back])
-        found["season plus drift"].append(past[n - back] + rounds * yearly)
+        found["season plus change"].append(past[n - back] + rounds * change)
     return {name: np.array(values) for name, values in found.items()}
 
 
@@ -46,8 +48,8 @@ def test_naive_forecasts_equal_a_plain_loop(horizon: int, season: int) -> None:
                 np.testing.assert_allclose(values[row, :, column].numpy(), wanted, rtol=1e-12)
 
 
-def test_a_past_shorter_than_two_seasons_leaves_only_its_last_value_to_repeat() -> None:
-    assert list(naive_forecasts(torch.zeros(2, 9, 1), 3, 5)) == ["repeat last"]
+def test_a_past_of_one_season_leaves_only_its_last_value_to_repeat() -> None:
+    assert list(naive_forecasts(torch.zeros(2, 5, 1), 3, 5)) == ["repeat last"]
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +107,35 @@ def test_metrics_are_in_the_datas_units_whatever_the_normalisation(
 
 
 @pytest.mark.parametrize("normalise", ["last", "window", "train"])
+@pytest.mark.parametrize("validation", [0.15, 0.0])
+def test_ridge_regression_is_that_of_scikit_learn_on_the_same_windows(
+    validation: float, normalise: str, table: tuple[Path, np.ndarray]
+) -> None:
+    data = TimeSeries(
+        path=str(table[0]), window=WINDOW, horizon=HORIZON, season=SEASON, normalise=normalise, validation=validation
+    )
+    splits = data.load()
+    task = Forecasting(HORIZON, 2, SEASON)
+    val = Batches(splits.val, 7) if splits.val else None
+    assert task.fit_baselines(Batches(splits.train, 11, training=True), val) is None
+    sets = [source.prepare(source.rows) for source in (splits.train, splits.val or splits.test, splits.test)]
+    (x, y), (held, wanted), (test, _) = [(s["inputs"].flatten(1).double(), s["targets"].flatten(1)) for s in sets]
+    models = [Ridge(alpha=len(x) * p).fit(x, y) for p in (PENALTIES if val else [0.01])]
+    best = min(models, key=lambda model: mean_squared_error(wanted, model.predict(held)))
+    forecasts = torch.from_numpy(best.predict(test)).view(-1, HORIZON, 2)
+    error = (forecasts - sets[2]["targets"]) * sets[2]["scale"]
+    found = task.evaluate(RepeatLast(), Batches(splits.test, 7)).baselines["ridge regression"]
+    assert found["mae"] == pytest.approx(float(error.abs().mean()), rel=1e-5)
+    assert found["rmse"] == pytest.approx(float(error.square().mean().sqrt()), rel=1e-5)
+
+
+def test_windows_of_more_than_2048_numbers_have_no_ridge_regression() -> None:
+    wide = [{"inputs": torch.zeros(1, 1_025, 2), "targets": torch.zeros(1, HORIZON, 2)}]
+    task = Forecasting(HORIZON, 2)
+    assert "no ridge regression" in str(task.fit_baselines(wide, None)) and task.ridge is None
+
+
+@pytest.mark.parametrize("normalise", ["last", "window", "train"])
 def test_small_moves_of_large_numbers_are_measured_drawn_and_forecast_as_those_of_small_ones(
     normalise: str, tmp_path: Path
 ) -> None:
@@ -129,7 +160,7 @@ def test_small_moves_of_large_numbers_are_measured_drawn_and_forecast_as_those_o
         assert said[1][name] == pytest.approx(figures, rel=1e-4)
 
 
-def test_where_a_naive_forecast_is_perfect_there_is_no_skill(tmp_path: Path) -> None:
+def test_where_a_baseline_is_perfect_there_is_no_skill(tmp_path: Path) -> None:
     for name, values in (("constant", [0.1] * 160), ("season", [0.1, 0.7, 0.3, 0.2] * 40), ("line", range(160))):
         path = tmp_path / f"{name}.csv"
         path.write_text("a\n" + "".join(f"{value / 10}\n" for value in values))

@@ -1,0 +1,74 @@
+"""Ridge regression from batches: the linear baseline of forecasting."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from dltrain.tasks.base import Batch
+
+MAX_SIZE = 2_048  # most inputs and most outputs of an example
+MAX_EXAMPLES = 10_000  # examples of a split that are used
+PENALTIES = [10.0 ** (n / 2) for n in range(-14, 3)]  # per training example; scikit-learn's is times their number
+DEFAULT_PENALTY = 0.01  # without validation examples
+
+
+class Ridge:
+    """Linear regression of flattened targets on flattened inputs, with an L2 penalty on the weights.
+
+    In float64 on the CPU, so that the model does not depend on device and precision.
+
+    Args:
+        train: Batches in random order, of which the first 10,000 examples are used.
+        val: Batches that choose the penalty, by the squared error of the first 10,000 examples; None for a penalty of
+            0.01 per training example, which suits inputs of a scale of about 1.
+
+    Source: Hoerl and Kennard 1970, "Ridge regression: biased estimation for nonorthogonal problems".
+    """
+
+    def __init__(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> None:
+        fitted = Moments(train)
+        variances, axes = torch.linalg.eigh(fitted.inputs)
+        products = axes.T @ fitted.products
+        models = (
+            fitted.affine(axes @ (products / (variances.clamp(min=0) + penalty)[:, None]))
+            for penalty in (PENALTIES if val is not None else [DEFAULT_PENALTY])
+        )
+        held = fitted if val is None else Moments(val)
+        self.weights, self.bias = min(models, key=held.relative_error)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return the predictions: (B, ...) -> (B, outputs), in float64 on the CPU."""
+        return flat_double(inputs) @ self.weights + self.bias
+
+
+class Moments:
+    """Means of inputs and targets, and covariances of the inputs with themselves and with the targets."""
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        count, sums, targets, squares, products = 0, *[torch.zeros(())] * 4
+        for batch in batches:
+            x, y = (flat_double(batch[name])[: MAX_EXAMPLES - count] for name in ("inputs", "targets"))
+            count += len(x)
+            sums, targets = sums + x.sum(0), targets + y.sum(0)
+            squares, products = squares + x.T @ x, products + x.T @ y
+            if count == MAX_EXAMPLES:
+                break
+        self.input_mean, self.target_mean = sums / count, targets / count
+        self.inputs = squares / count - torch.outer(self.input_mean, self.input_mean)
+        self.products = products / count - torch.outer(self.input_mean, self.target_mean)
+
+    def affine(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weights and the bias that fits them to the means."""
+        return weights, self.target_mean - self.input_mean @ weights
+
+    def relative_error(self, model: tuple[Tensor, Tensor]) -> float:
+        """Return the sum of squared errors per example, less a constant that is the same for all models."""
+        weights, bias = model
+        offset = self.input_mean @ weights + bias - self.target_mean
+        return float((weights * (self.inputs @ weights - 2 * self.products)).sum() + offset.square().sum())
+
+
+def flat_double(values: Tensor) -> Tensor:
+    """Return (B, ...) as (B, numbers) in float64 on the CPU, as some devices lack float64."""
+    return values.cpu().double().flatten(1)
