@@ -25,6 +25,7 @@ from dltrain.storage.checkpoints import Checkpoints
 from dltrain.training import nan_trace
 from dltrain.training.checkpointing import Diverged
 from dltrain.training.device import is_out_of_memory
+from dltrain.training.evaluation import non_finite
 from dltrain.training.loop import Loop
 from dltrain.training.meters import Timer
 from dltrain.training.run_logger import RunLogger
@@ -154,6 +155,8 @@ class Session:
     def _test(self, loop: Loop, tracker: Tracker) -> dict[str, Any]:
         """Evaluate the best weights on the test split; write, print and return the result."""
         evaluation = loop.evaluator.evaluate(self.batches["test"])
+        if names := non_finite(evaluation):
+            raise Diverged(f"not finite on the test split: {', '.join(names)}")
         shown, filters = loop.evaluator.show(evaluation), grids.first_filters(loop.evaluator.model)
         result = self.report.result(loop, self.timer, evaluation)
         self.stop.finish()  # what follows is quick, and a later session would repeat an interrupted half of it
@@ -237,7 +240,8 @@ class Session:
         except Stopped:
             return f"{diverged}. The search for its cause was interrupted"
         if report is None:
-            return f"{diverged}. All steps were finite when repeated: this run is not deterministic"
+            why = "the weights are too large to evaluate, or the run is not deterministic"
+            return f"{diverged}. Losses, gradients and weights were finite when repeated: {why}"
         with contextlib.suppress(OSError):
             self.home.write_json(run_files.NAN_REPORT, finite_or_none(report))
         return nan_trace.summarize(report)
