@@ -68,14 +68,21 @@ class Tracker:
                 (``grad/norm``) are used as they are. JSON has no NaN or infinity: such a value is null, and
                 ``non_finite`` has its text. Names of the JSON line's own keys raise a ValueError.
         """
-        line = _line(step, epoch, split, values)
+        if not values.keys().isdisjoint(RESERVED_NAMES):
+            reserved, got = ", ".join(RESERVED_NAMES), ", ".join(values)
+            raise ValueError(f"expected names other than {reserved} for logged values, got {got}")
+        line: dict[str, Any] = {"step": step, "epoch": epoch, "split": split}
+        line |= {name: value if math.isfinite(value) else None for name, value in values.items()}
+        if non_finite := {name: str(value) for name, value in values.items() if not math.isfinite(value)}:
+            line["non_finite"] = non_finite
+        text = json.dumps(line, allow_nan=False)
         curves = {n if "/" in n or n == "lr" else f"{n}/{split}": value for n, value in values.items()}
         if split == "train":
             curves["epoch"] = epoch
         self._step = step
         self._last |= curves
         self._summary(step, *_points(curves))
-        self._lines.write(line)
+        self._lines.write(f"{text}\n")
         self._lines.flush()
 
     def ends_with(self, step: int, split: str) -> bool:
@@ -145,18 +152,6 @@ class Tracker:
 
 def _points(curves: dict[str, float]) -> list[Summary.Value]:
     return [Summary.Value(tag=name, simple_value=value) for name, value in curves.items()]
-
-
-def _line(step: int, epoch: float, split: str, values: dict[str, float]) -> str:
-    if not values.keys().isdisjoint(RESERVED_NAMES):
-        raise ValueError(
-            f"expected names other than {', '.join(RESERVED_NAMES)} for logged values, got {', '.join(values)}"
-        )
-    line: dict[str, Any] = {"step": step, "epoch": epoch, "split": split}
-    line |= {name: value if math.isfinite(value) else None for name, value in values.items()}
-    if non_finite := {name: str(value) for name, value in values.items() if not math.isfinite(value)}:
-        line["non_finite"] = non_finite
-    return json.dumps(line, allow_nan=False) + "\n"
 
 
 def _file_name(folder: Path) -> str:

@@ -31,9 +31,7 @@ def prepare_run(
 ) -> Iterator[tuple[Components, dict[str, Batches]]]:
     """Yield a run's components and batches after a dry run; data loading workers end with the context.
 
-    Args:
-        notes: Further messages for the start of the run.
-        resumed: The folder of a run that is resumed, whose data must be the same.
+    The data of a `resumed` run must be those that it began with.
     """
     components = build_components(job)
     classifier_features.attach_features(components)
@@ -140,16 +138,14 @@ def _explain(components: Components, job: Job, batch: Batch, held: Batch, error:
         components.model.train()
         with contextlib.suppress(*FAILURES):
             _compute_losses(components, batch, held, dataclasses.replace(device, precision="fp32"))
-            lacking = f"this {device.device.type.upper()} cannot compute {_failing_module(error)} in {device.precision}"
+            owners = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+            modules = [type(owner).__name__ for owner in owners if isinstance(owner, nn.Module)]
+            failing = modules[-1] if modules else "the loss"
+            lacking = f"this {device.device.type.upper()} cannot compute {failing} in {device.precision}"
             return ConfigError(f"device.precision: not supported because {lacking}. Use device.precision=fp32. {first}")
     shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
     chosen = " ".join(f"{group}={job.choices[group]}" for group in ("model", "task", "data"))
     return ConfigError(f"{chosen}: these do not fit together. Two examples are: {shapes}. {first}")
-
-
-def _failing_module(error: Exception) -> str:
-    owners = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return next((type(owner).__name__ for owner in reversed(owners) if isinstance(owner, nn.Module)), "the loss")
 
 
 def _check_batch_norm(components: Components, batches: Batches) -> None:

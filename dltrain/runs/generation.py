@@ -59,8 +59,7 @@ def generate(
             given=given,
             train=train,
         )
-        generator = functools.partial(components.task.generate, request=request)
-        examples = run_in_eval_mode(generator, components.model, components.device)
+        examples = run_in_eval_mode(components.task.generate, components.model, components.device, request)
     spec = components.data.spec
     shown = None if given is None else PixelRange(spec.low, spec.high).to_unit(given).float().cpu()
     return Generated(examples.float().cpu(), shown, interpolate)

@@ -25,7 +25,7 @@ from dltrain.storage import run_files, safe_read
 from dltrain.storage.checkpoint_format import STATE_ERRORS, effective_weights
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.tasks.base import Evaluation
-from dltrain.training.evaluation import evaluate
+from dltrain.training.evaluation import run_in_eval_mode
 
 DOUBLE_FROM = 1e6
 
@@ -59,7 +59,7 @@ class Trained:
         run, batches = build_batches(self.components, self.splits), eval_batches(self.components, self.splits, split)
         try:
             task.fit_baselines(run["train"], run.get("val"))  # in the order of the run, for the same bytes
-            return evaluate(task.evaluate, model, batches, self.components.device)
+            return run_in_eval_mode(task.evaluate, model, self.components.device, batches)
         finally:
             for each in (*run.values(), batches):
                 each.close()

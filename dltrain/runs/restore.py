@@ -11,7 +11,7 @@ from dltrain.storage import run_files
 from dltrain.storage.checkpoint_format import STATE_ERRORS
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.training.loop import Loop
-from dltrain.training.stages import Stages
+from dltrain.training.state import Stages
 
 
 class SavedState(NamedTuple):

@@ -1,7 +1,7 @@
 """Evaluation of a model in eval mode, without changing it."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,21 +14,14 @@ from dltrain.training.signals import SIGNAL_EXIT_CODES, Stop, Stopped
 
 T = TypeVar("T")
 
-Evaluate = Callable[[nn.Module, Iterable[Batch]], Evaluation]
 
-
-def run_in_eval_mode(function: Callable[[nn.Module], T], model: nn.Module, device: Device) -> T:
-    """Return ``function(model)``, called in eval mode and without gradients; the model is left in training mode."""
+def run_in_eval_mode(function: Callable[..., T], model: nn.Module, device: Device, *inputs: Any) -> T:
+    """Return ``function(model, *inputs)`` in eval mode and without gradients; the model is left in training mode."""
     model.eval()
     with torch.inference_mode(), device.autocast():
-        result = function(model)
+        result = function(model, *inputs)
     model.train()
     return result
-
-
-def evaluate(evaluate_fn: Evaluate, model: nn.Module, batches: Iterable[Batch], device: Device) -> Evaluation:
-    """Evaluate the model in one pass over a split."""
-    return run_in_eval_mode(lambda model: evaluate_fn(model, batches), model, device)
 
 
 class Evaluator:
@@ -40,7 +33,8 @@ class Evaluator:
 
     def evaluate(self, batches: Batches, goal: Goal | None = None) -> Evaluation:
         """Evaluate on a split; `goal` defaults to the task's own. A signal raises `Stopped`."""
-        return evaluate((goal or self.task.goal).evaluate, self.model, self._interruptible(batches), self.device)
+        function = (goal or self.task.goal).evaluate
+        return run_in_eval_mode(function, self.model, self.device, self._interruptible(batches))
 
     def _interruptible(self, batches: Batches) -> Iterator[Batch]:
         for batch in batches:
@@ -50,8 +44,7 @@ class Evaluator:
 
     def show(self, evaluation: Evaluation, goal: Goal | None = None) -> list[Media]:
         """Return images and text that illustrate an evaluation."""
-        show = (goal or self.task.goal).show
-        return run_in_eval_mode(lambda model: show(model, evaluation), self.model, self.device)
+        return run_in_eval_mode((goal or self.task.goal).show, self.model, self.device, evaluation)
 
     def frame(self) -> Tensor | None:
         """Return the next frame of the task's film, if it has one."""

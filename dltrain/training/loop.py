@@ -21,8 +21,7 @@ from dltrain.training.device import Device
 from dltrain.training.evaluation import Evaluator
 from dltrain.training.run_logger import RunLogger
 from dltrain.training.signals import Stop, Stopped
-from dltrain.training.stages import StagePlan, Stages
-from dltrain.training.state import TrainerConfig, TrainState
+from dltrain.training.state import StagePlan, Stages, TrainerConfig, TrainState
 from dltrain.training.step import StepInfo, StepRunner
 
 

@@ -14,8 +14,7 @@ from dltrain.loggers.tracker import Tracker
 from dltrain.tasks.base import Evaluation, Media
 from dltrain.training.device import peak_memory_mb
 from dltrain.training.meters import Timer
-from dltrain.training.stages import Stages
-from dltrain.training.state import TrainState
+from dltrain.training.state import Stages, TrainState
 
 PROGRESS_SECONDS = 0.2  # shortest time between two updates of the progress line
 

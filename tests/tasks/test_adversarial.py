@@ -24,7 +24,7 @@ from dltrain.storage.checkpoints import Checkpoints
 from dltrain.tasks.adversarial import Adversarial, critic_auc
 from dltrain.tasks.gan_losses import GAN_LOSSES
 from dltrain.training import device as devices
-from dltrain.training.evaluation import evaluate, run_in_eval_mode
+from dltrain.training.evaluation import run_in_eval_mode
 from dltrain.training.step import StepInfo, StepRunner
 
 RING = {"shape": [2], "classes": 8, "class_names": [str(n) for n in range(8)]}
@@ -207,7 +207,7 @@ def test_pictures_lie_between_black_and_white_on_the_models_scale_and_points_any
 def test_figures_of_the_critic_are_those_of_its_outputs() -> None:
     task, model = Adversarial(**RING), points()
     batches = [batch_of(), batch_of(20)]
-    found = evaluate(task.evaluate, model, batches, on_cpu(model))
+    found = run_in_eval_mode(task.evaluate, model, on_cpu(model), batches)
     real = model.critic(torch.cat([b["inputs"] for b in batches]), None).flatten()
     drawn = torch.randn(52, 4, generator=torch.Generator().manual_seed(0))
     fake = model.critic(model.generator(drawn, None), None).flatten()
@@ -228,7 +228,7 @@ def test_an_evaluation_repeats_itself_to_the_bit_and_draws_nothing_that_training
     task, model = Adversarial(**RING), points()
     device = on_cpu(model)
     state = torch.get_rng_state()
-    one, other = (evaluate(task.evaluate, model, [batch_of(100)], device) for _ in range(2))
+    one, other = (run_in_eval_mode(task.evaluate, model, device, [batch_of(100)]) for _ in range(2))
     frames = [run_in_eval_mode(task.frame, model, device) for _ in range(2)]
     assert one.metrics == other.metrics
     assert frames[0] is not None and torch.equal(frames[0], frames[1])  # type: ignore[arg-type]
@@ -244,7 +244,7 @@ def test_points_with_classes_are_watched_by_coverage_and_all_else_by_frechets_di
 
 def test_missed_modes_are_reported() -> None:
     model = points()
-    evaluation = evaluate(Adversarial(**RING).evaluate, model, [batch_of(200)], on_cpu(model))
+    evaluation = run_in_eval_mode(Adversarial(**RING).evaluate, model, on_cpu(model), [batch_of(200)])
     assert evaluation.notes == [f"{8 - evaluation.metrics['modes']:.0f} of 8 modes are missed"]
 
 
@@ -258,7 +258,7 @@ def test_points_are_shown_over_real_ones_and_pictures_on_a_sheet_beside_the_crit
         (Adversarial(**PICTURE), pictures(), batch_of(40, (1, 8, 8), 3)),
         (Adversarial(shape=[5]), GAN([5], 5, 1, latent=4), {"inputs": torch.randn(40, 5)}),
     ):
-        evaluation = evaluate(task.evaluate, model, [batch], on_cpu(model))
+        evaluation = run_in_eval_mode(task.evaluate, model, on_cpu(model), [batch])
         shown[tuple(task.shape)] = [item.tag for item in task.show(model, evaluation)]
         frame = task.frame(model)
         assert (frame is None) == (task.shape == [5])
@@ -332,5 +332,5 @@ def test_the_averaged_generator_is_what_is_evaluated_and_kept(tmp_path: Path) ->
     batches = dry_run.build_batches(made, made.data.load())["test"]
     for name, weights in (("average", state["average"]["model"]), ("model", state["model"])):
         made.model.load_state_dict(weights)
-        figures[name] = evaluate(made.task.evaluate, made.model, batches, made.device).metrics
+        figures[name] = run_in_eval_mode(made.task.evaluate, made.model, made.device, batches).metrics
     assert figures["average"] == result != figures["model"]
