@@ -1,4 +1,4 @@
-"""Cells of a column of dates, freed from offsets, weekdays and foreign months, so that pandas parses them."""
+"""Normalize the cells of a date column for pandas: strip offsets and weekdays, translate months."""
 
 import re
 from dataclasses import dataclass, field, replace
@@ -20,7 +20,7 @@ OFFSET = re.compile(rf"((?::\d\d|T\d\d)\d*(?:[.,]\d+)?(?:\s?[AaPp]\.?[Mm]\.?)?)(
 
 @dataclass
 class DateCells:
-    """Different cells without offsets and weekdays, with English months, and the words that were replaced."""
+    """Distinct cells without offsets and weekdays, with English months, and the form of what was replaced."""
 
     texts: list[str]
     offsets: list[str] = field(default_factory=list)
@@ -31,7 +31,7 @@ class DateCells:
 
 
 def prepare_cells(texts: list[str]) -> DateCells:
-    """Separate what pandas does not parse."""
+    """Normalize distinct cells."""
     cells, sample = DateCells(texts), sample_texts(texts)
     if any(OFFSET.search(text) for text in sample):
         texts, cells.offsets = _split_offsets(texts)
@@ -68,7 +68,7 @@ def sample_texts(texts: list[str]) -> list[str]:
 
 
 def _translate(cells: DateCells) -> None:
-    """Replace the names of months by English ones and remove the weekdays, if a language has all words."""
+    """Replace the names of months by English ones and remove the weekdays, if one language has all of them."""
     days: dict[str, None] = {}
     comma = ""
     pieces: list[tuple[str, str, str]] = []

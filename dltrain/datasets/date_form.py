@@ -1,7 +1,7 @@
-"""How dates are written: find the pattern of a date, and write other dates by it."""
+"""Patterns of dates: find the pattern of a text, and write times by it."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -9,10 +9,17 @@ ENGLISH = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 ENGLISH_MONTH = re.compile(rf"(?<![^\W\d_])(?:{'|'.join(ENGLISH)})(?![^\W\d_])")
 UNITS = {10: "s", 13: "ms", 16: "us", 19: "ns"}  # of the digits of a Unix time between 2001 and 2286
 PARTS = {"Y": r"\d{4}", "y": r"\d\d", "b": "[A-Z][a-z]{2}", "p": "[AP]M", "q": "[1-4]", "G": r"\d{4}", "u": "[1-7]"}
-PARTS |= {"M": r"\d\d", "S": r"\d\d", "f": r"\d+", "s": r"\d+", **dict.fromkeys("mdHIV", r"\d{1,2}")}
+PARTS |= {
+    "M": r"\d\d",
+    "S": r"\d\d",
+    "f": r"\d+",
+    "s": r"\d+",
+    **dict.fromkeys("mdHI", r"\d{1,2}"),
+    "V": r"(?:0?[1-9]|[1-5]\d)",
+}
 LITERALS = re.compile(r"(?:[-/.,:'’_\sTWQMtwqmh年月日년월일]|KW|del?|d['’]|of|[гр]\.?)*")
 
-# Text, and the pattern that stands for it; of several, the column chooses.
+# Regular expression of a text and its patterns; the column decides between several patterns.
 CLOCKS = (
     (r"(?<!\d)\d{1,2}:\d\d:\d\d([.,])\d{1,9}", r"%H:%M:%S\1%f"),
     (r"(?<!\d)\d{1,2}:\d\d:\d\d", "%H:%M:%S"),
@@ -96,7 +103,7 @@ class DateForm:
     @property
     def day_first(self) -> bool | None:
         """Whether the day precedes the month; None if they are written in the only usual order."""
-        return None if self.months or re.search("%[YG]|^%y", self.pattern[:4]) else day_precedes(self.pattern)
+        return None if re.search("^%[Yy]", self.pattern) else day_precedes(self.pattern)
 
 
 def day_precedes(pattern: str) -> bool | None:
@@ -137,18 +144,6 @@ def pattern_regex(pattern: str) -> re.Pattern[str]:
             for index, piece in enumerate(pieces)
         )
     )
-
-
-def drop_zeros(pattern: str, texts: Sequence[str]) -> str:
-    """Return the pattern with ``%-d`` for ``%d`` (also ``m``, ``H``, ``I``, ``V``) where the texts have no zero."""
-    regex = pattern_regex(pattern)
-    matches = [match.groupdict() for text in texts if (match := regex.fullmatch(text))]
-    seen = {part: {match[part] for match in matches} for part in "mdHIV" if f"%{part}" in pattern}
-    if any(len(text) == 1 for texts in seen.values() for text in texts):
-        for part, values in seen.items():
-            if not any(value[0] == "0" and len(value) > 1 for value in values):
-                pattern = pattern.replace(f"%{part}", f"%-{part}")
-    return pattern
 
 
 def write_dates(times: Iterable[datetime], form: DateForm) -> list[str]:

@@ -1,4 +1,4 @@
-"""Times of dates whose pattern is known."""
+"""Parse texts of a known date pattern."""
 
 import re
 

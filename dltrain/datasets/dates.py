@@ -9,10 +9,14 @@ import numpy as np
 import pandas as pd
 
 from dltrain.datasets.date_cells import ZONES, DateCells, prepare_cells, sample_texts
-from dltrain.datasets.date_form import DateForm, day_precedes, drop_zeros, find_patterns, pattern_regex
+from dltrain.datasets.date_form import DateForm, day_precedes, find_patterns, pattern_regex
 from dltrain.datasets.date_values import UNSURE, parse_texts
 
-DATES_SHARE = 0.9  # of the different cells; the others are errors in a column of dates
+TIME_NAMES = (
+    *("date", "time", "datetime", "timestamp", "ts", "ds", "year", "quarter", "month", "week", "day", "hour"),
+    *("yearmonth", "yearweek", "unix", "unixtime", "epoch", "datum", "zeit", "jahr", "monat", "fecha"),
+)
+DATES_SHARE = 0.9  # of the distinct cells; the others are errors in a column of dates
 REGULAR = 2  # plausibility of equal steps in one direction
 MARGIN = 0.05  # by which an irregular reading must be more plausible than the next one
 TINY = 1e-9
@@ -37,6 +41,11 @@ class Dates(NamedTuple):
     bad: int | None
 
 
+def is_time_name(name: str) -> bool:
+    """Whether the name of a column says that it holds times; blanks and marks as in "Date/Time" do not matter."""
+    return re.sub(r"[\W_]", "", name.casefold()) in TIME_NAMES
+
+
 def parse_dates(cells: pd.Series, day_first: bool | None = None, named_time: bool = False) -> Dates | None:
     """Parse the dates of a column.
 
@@ -47,7 +56,7 @@ def parse_dates(cells: pd.Series, day_first: bool | None = None, named_time: boo
             times are dates, too.
 
     Returns:
-        The dates, or None if fewer than nine in ten different cells are dates.
+        The dates, or None if fewer than nine in ten distinct cells are dates.
     """
     known = cells.dropna()
     if known.empty:
@@ -63,7 +72,7 @@ def parse_dates(cells: pd.Series, day_first: bool | None = None, named_time: boo
 
 
 def _spread(times: np.ndarray, form: DateForm, offsets: list[str], codes: np.ndarray, index: pd.Index) -> Dates:
-    """Return the dates of all cells from those of the different cells."""
+    """Return the dates of all cells from those of the distinct cells."""
 
     def spread(values: np.ndarray) -> pd.Series:
         return pd.Series(np.append(values, np.datetime64("NaT"))[codes], index=index)
@@ -90,7 +99,7 @@ def _offset_seconds(offset: str) -> int:
 def _choose_reading(
     cells: DateCells, originals: list[str], day_first: bool | None, named_time: bool
 ) -> tuple[np.ndarray, DateForm] | None:
-    """Return the most plausible times of the different cells, and their form."""
+    """Return the most plausible times of the distinct cells, and their form."""
     texts = cells.texts
     probes = (texts[0], texts[len(texts) // 2], texts[-1])
     patterns = next((found for text in probes if (found := find_patterns(text, named_time))), [])
@@ -149,7 +158,7 @@ def _two_readings(originals: list[str], best: Reading, rivals: list[Reading]) ->
 
 
 def _parse_all(texts: list[str], pattern: str, named_time: bool) -> tuple[np.ndarray, str]:
-    """Parse dates of a pattern, and some that are longer or shorter, such as those without seconds.
+    """Parse dates of a pattern and of its variants, such as those without seconds.
 
     Returns:
         The times and the longest pattern.
@@ -158,12 +167,16 @@ def _parse_all(texts: list[str], pattern: str, named_time: bool) -> tuple[np.nda
     for _ in range(4):
         left = np.flatnonzero(np.isnat(times))
         found = find_patterns(texts[left[0]], named_time) if len(left) and pattern not in UNSURE else []
-        other = next((other for other in found if len(found) == 1 or other[:8] == pattern[:8]), None)
-        if other is None or other in UNSURE:
+        other = next((other for other in found if len(found) == 1 or other[:8] == pattern[:8]), "")
+        if not other or other in UNSURE or _date_parts(other) != _date_parts(pattern):
             break
         times[left] = parse_texts([texts[index] for index in left], other)
         longest = max(longest, other, key=len)
     return times, longest
+
+
+def _date_parts(pattern: str) -> set[str]:
+    return set(re.findall("%([YmdGVuq])", pattern.replace("%y", "%Y").replace("%b", "%m")))
 
 
 def _plausibility(times: np.ndarray) -> float:
@@ -187,11 +200,14 @@ def _plausibility(times: np.ndarray) -> float:
 
 def _complete(pattern: str, cells: DateCells) -> DateForm:
     """Return the form of a pattern, with what was separated from the cells."""
-    sample = sample_texts(cells.texts)
     regex = pattern_regex(pattern)
-    parts = [match.groupdict() for text in sample if (match := regex.fullmatch(text))]
+    parts = [match.groupdict() for text in sample_texts(cells.texts) if (match := regex.fullmatch(text))]
     digits = max((len(part.get("f") or part.get("s") or "") for part in parts), default=0)
-    pattern = drop_zeros(pattern, sample)
+    seen = {letter: {part[letter] for part in parts} for letter in "mdHIV" if f"%{letter}" in pattern}
+    if any(len(number) == 1 for numbers in seen.values() for number in numbers):
+        for letter, numbers in seen.items():
+            if not any(re.match(r"0\d", number) for number in numbers):
+                pattern = pattern.replace(f"%{letter}", f"%-{letter}")
     if cells.ordinal:
         pattern = re.sub("%-?d", "%o", pattern)
     if cells.offsets:

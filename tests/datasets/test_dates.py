@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from dltrain.datasets.date_form import write_dates
-from dltrain.datasets.dates import Dates, parse_dates
+from dltrain.datasets.dates import Dates, is_time_name, parse_dates
 
 # A format of strftime, and the precision that it keeps.
 FORMATS = [
@@ -144,6 +144,7 @@ PHRASES = [
     ["Q5 2021"],
     ["3 kg"],
     ["Total 2021"],
+    ["Jan-21", "2021-W05"],
     ["A 2021"],
     ["Eva No. 0001, of row 0"],
 ]
@@ -204,3 +205,8 @@ def test_missing_cells_stay_missing_and_a_cell_that_is_no_date_is_found() -> Non
     assert parse([*(f"14 May {year}" for year in range(2000, 2020)), "14 Foo 2020"]).bad == 20
     series = pd.Series(cells, index=range(100, 120))
     assert parse_dates(series).times.index.equals(series.index)
+
+
+def test_names_of_columns_say_that_they_hold_times() -> None:
+    assert all(map(is_time_name, ("Date", "date_time", "Date/Time", "TS", "Year Month")))
+    assert not any(map(is_time_name, ("update", "time spent", "days", "dated", "")))

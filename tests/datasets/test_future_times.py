@@ -1,4 +1,4 @@
-"""Times after the last row, as a person would go on writing them."""
+"""Times after the last row, in the form of the column."""
 
 import numpy as np
 import pandas as pd
