@@ -19,7 +19,7 @@ from dltrain.runs import failures
 from dltrain.runs.assemble import Components
 from dltrain.runs.dry_run import prepare_run
 from dltrain.runs.report import Report, finite_or_none, save_metadata
-from dltrain.runs.restore import SavedState, newest_checkpoint, restore_loop, warn_missing_logs
+from dltrain.runs.restore import SavedState, newest_checkpoint, restore_loop
 from dltrain.storage import run_dir, run_files
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.training import nan_trace
@@ -119,7 +119,9 @@ class Session:
         self.home.write_status("running", step=self.start_step)
         self.console.open_log(self.home.path / run_files.LOG)
         self.checkpoints.open()
-        warn_missing_logs(self.home.path, self.start_step, self.console)
+        lost = [name for name in (run_files.METRICS, run_files.EVENTS) if not any(self.home.path.glob(f"{name}*"))]
+        if self.start_step and lost:  # a checkpoint does not contain them
+            self.console.warning(f"{' and '.join(lost)}: missing, the log up to step {self.start_step} is lost")
         first = self.start_step + 1 if self.saved else 0
         has_log = self.saved is not None or (self.home.path / run_files.METRICS).exists()
         self.tracker = Tracker(self.home.path, first if has_log else None)  # overwrites an earlier log from `first` on

@@ -116,7 +116,6 @@ def _first_bad_module(loop: Loop, turn: Turn, group: list[Batch]) -> str | None:
 
 
 def _float_tensors(value: Any) -> list[Tensor]:
-    """Return every floating point tensor in the output of a module."""
     if isinstance(value, Tensor):
         return [value] if value.is_floating_point() else []
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
