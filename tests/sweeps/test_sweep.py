@@ -131,7 +131,7 @@ def test_a_job_that_fails_diverges_or_runs_out_of_memory_does_not_touch_the_next
     assert [bool(row["error"]) for row in rows] == [state != "finished" for state in states]
     assert [bool(row["mae/test"]) for row in rows] == [True, False, False, False, False, True]
     assert rows[0]["mae/test"] == rows[5]["mae/test"]
-    for number, why in ((1, "the third step is broken"), (2, "out of memory"), (3, "nan"), (4, "not finite on the test split")):
+    for number, why in ((1, "the third step is broken"), (2, "out of memory"), (3, "nan"), (4, "test split: ")):
         assert f"job {number} {states[number]}" in said.err
         assert why in rows[number]["error"]
     # Memory is given back: when a job makes its model, that of the job before is gone.
