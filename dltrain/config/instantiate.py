@@ -11,7 +11,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 from dltrain.config import renamed
-from dltrain.config.interpolation import Fact
+from dltrain.config.facts import Fact
 from dltrain.config.signatures import annotations, describe, fits, parameters
 from dltrain.errors import ConfigError, format_error, suggest
 

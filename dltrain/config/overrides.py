@@ -9,7 +9,7 @@ from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
 from dltrain import redaction
-from dltrain.errors import format_error, suggest
+from dltrain.errors import MAX_LENGTH, format_error, shorten, suggest
 
 QUOTES = set("'\"[]{}")
 
@@ -19,7 +19,10 @@ Options = Callable[[str], Sequence[str]]
 @functools.cache
 def parse_override(text: str) -> Override:
     """Return one override as Hydra parses it; a `HydraException` if it is not valid."""
-    return OverridesParser.create().parse_override(text)
+    try:
+        return OverridesParser.create().parse_override(text)
+    except (ValueError, RecursionError) as error:  # too many digits or brackets
+        raise HydraException(str(error)) from error
 
 
 def allowed_modules(typed: list[str]) -> list[str]:
@@ -41,7 +44,8 @@ def parse(typed: list[str], options: Options) -> tuple[list[Override], list[str]
             parsed.append(parse_override(to_hydra_syntax(text, options)))
         except HydraException as error:
             shown = redaction.mask_override(text)
-            errors.append(f"{shown}: cannot be parsed: {str(error).splitlines()[0]}{_quoting_hint(shown)}")
+            hint = _quoting_hint(shown) if len(shown) < MAX_LENGTH else ""
+            errors.append(f"{shorten(shown)}: cannot be parsed: {shorten(str(error).splitlines()[0])}{hint}")
     return parsed, errors
 
 

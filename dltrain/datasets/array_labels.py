@@ -64,7 +64,9 @@ class Labels:
         if self.one_hot:
             lines.append(f"labels: one-hot, {len(names)} columns")
         elif names != [str(number) for number in range(len(names))]:
-            lines.append(f"labels: {names[0]} to {names[-1]} become outputs 0 to {len(names) - 1}, named by the labels")
+            lines.append(f"labels: {shorten_names(names)} become outputs 0 to {len(names) - 1}, named by the labels")
+        if self.targets is not None:
+            lines.append("labels are floats: task=regression predicts them as numbers")
         if unseen := [name for number, name in enumerate(names) if not counts[number]]:
             where = "only in y_test" if tested >= {names.index(name) for name in unseen} else "without an example"
             lines.append(f"no training example of class {shorten_names(unseen)} ({where})")

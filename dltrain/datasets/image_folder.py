@@ -113,7 +113,7 @@ class ImageFolder:
         if split in self.folders:
             return f" from {self.folders[split].name}/" if train != self.path else ""
         option = f"data.test={self.test}" if split == TEST else f"data.validation={self.validation}"
-        return f" ({option})" if train == self.path else f" from {train.name}/ ({option}, as it has no folder)"
+        return f" ({option})" if train == self.path else f" from {train.name}/ ({option}; no images of its own)"
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
         """Read image files and arrays."""

@@ -72,7 +72,7 @@ def find_splits(root: Path) -> dict[str, Path]:
     splits = {split: folder for folder, split in named.items()}
     if TRAIN not in splits or len(splits) < len(named) or (others and (len(named) == 1 or TRAIN not in nested)):
         expected = f"one folder per class, or train, val and test with one folder per class in each, in {root}"
-        hint = "Move the other folders away, or rename them"
+        hint = "Folders named as splits hold the classes: move or rename those that do not"
         raise ConfigError(format_error("data.path", expected, ", ".join(folder.name for folder in folders), hint))
     return {split: _unwrap(folder) for split, folder in splits.items()}
 

@@ -115,8 +115,11 @@ class Npz:
         shape = " x ".join(map(str, self.spec.shape or ()))
         if self.transform:
             scale = self.transform.arrays
-            return f"images of {shape}, {scale}" + ("" if scale.known else ", kept on this scale")
-        kind = f"sequences of {shape}, steps x numbers" if self.spec.length else f"vectors of {shape}"
+            return f"images of {shape}, {scale}" + (
+                "" if scale.known else ", kept as they are; the ends count as black and white"
+            )
+        sequences = f"sequences of {shape}, steps x numbers (images of floats have a fourth axis)"
+        kind = sequences if self.spec.length else f"vectors of {shape}"
         return f"{kind}, not scaled: {', '.join(self.ranges)}"
 
     def _label(self, source: Source) -> Source:

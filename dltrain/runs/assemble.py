@@ -11,7 +11,7 @@ from torch import nn
 
 from dltrain.config import instantiate, schema
 from dltrain.config.compose import Job
-from dltrain.config.interpolation import fill_facts
+from dltrain.config.facts import fill_facts
 from dltrain.data.spec import Data, Spec
 from dltrain.errors import ConfigError, format_error
 from dltrain.optim.optimizer import Optimizer

@@ -1,5 +1,6 @@
 """What the results of a run depend on besides its configuration, and how it differs from an earlier run."""
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -73,23 +74,20 @@ def code_fingerprint(allow: Iterable[str]) -> str:
 def describe_platform(device: str) -> dict[str, Any]:
     """Return versions, device and commit, on which results depend besides the configuration."""
     packages = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy", "dltrain")
+    versions: dict[str, str | None] = dict.fromkeys(packages)
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _package_version(name) for name in packages},
+        "packages": versions,
         "device": device,
         "cpus": os.cpu_count(),
         "commit": _git_commit(),
         "argv": [redaction.mask_override(word) for word in sys.argv[1:]],
         "folder": str(Path.cwd()),
     }
-
-
-def _package_version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _git_commit() -> dict[str, Any] | None:

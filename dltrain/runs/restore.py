@@ -44,13 +44,6 @@ def check_not_shorter(saved: SavedState, components: Components, batches: dict[s
         raise ConfigError(format_error("trainer", taken, f"{steps:,}", hint))
 
 
-def warn_missing_logs(run: Path, step: int, console: Console) -> None:
-    """Warn when a run that has taken steps has lost its logs: a checkpoint does not contain them."""
-    lost = [name for name in (run_files.METRICS, run_files.EVENTS) if not any(run.glob(f"{name}*"))]
-    if step and lost:
-        console.warning(f"{' and '.join(lost)}: missing, the log up to step {step} is lost")
-
-
 def restore_loop(loop: Loop, saved: SavedState, checkpoints: Checkpoints, console: Console) -> None:
     """Load a checkpoint into the loop, and drop it from `saved` so that it is not held twice."""
     try:

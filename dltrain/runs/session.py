@@ -19,12 +19,13 @@ from dltrain.runs import failures
 from dltrain.runs.assemble import Components
 from dltrain.runs.dry_run import prepare_run
 from dltrain.runs.report import Report, finite_or_none, save_metadata
-from dltrain.runs.restore import SavedState, newest_checkpoint, restore_loop, warn_missing_logs
+from dltrain.runs.restore import SavedState, newest_checkpoint, restore_loop
 from dltrain.storage import run_dir, run_files
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.training import nan_trace
 from dltrain.training.checkpointing import Diverged
 from dltrain.training.device import is_out_of_memory
+from dltrain.training.evaluation import non_finite
 from dltrain.training.loop import Loop
 from dltrain.training.meters import Timer
 from dltrain.training.run_logger import RunLogger
@@ -118,7 +119,9 @@ class Session:
         self.home.write_status("running", step=self.start_step)
         self.console.open_log(self.home.path / run_files.LOG)
         self.checkpoints.open()
-        warn_missing_logs(self.home.path, self.start_step, self.console)
+        lost = [name for name in (run_files.METRICS, run_files.EVENTS) if not any(self.home.path.glob(f"{name}*"))]
+        if self.start_step and lost:  # a checkpoint does not contain them
+            self.console.warning(f"{' and '.join(lost)}: missing, the log up to step {self.start_step} is lost")
         first = self.start_step + 1 if self.saved else 0
         has_log = self.saved is not None or (self.home.path / run_files.METRICS).exists()
         self.tracker = Tracker(self.home.path, first if has_log else None)  # overwrites an earlier log from `first` on
@@ -154,6 +157,8 @@ class Session:
     def _test(self, loop: Loop, tracker: Tracker) -> dict[str, Any]:
         """Evaluate the best weights on the test split; write, print and return the result."""
         evaluation = loop.evaluator.evaluate(self.batches["test"])
+        if names := non_finite(evaluation):
+            raise Diverged(f"not finite on the test split: {', '.join(names)}")
         shown, filters = loop.evaluator.show(evaluation), grids.first_filters(loop.evaluator.model)
         result = self.report.result(loop, self.timer, evaluation)
         self.stop.finish()  # what follows is quick, and a later session would repeat an interrupted half of it
@@ -237,7 +242,8 @@ class Session:
         except Stopped:
             return f"{diverged}. The search for its cause was interrupted"
         if report is None:
-            return f"{diverged}. All steps were finite when repeated: this run is not deterministic"
+            why = "the weights are too large to evaluate, or the run is not deterministic"
+            return f"{diverged}. Losses, gradients and weights were finite when repeated: {why}"
         with contextlib.suppress(OSError):
             self.home.write_json(run_files.NAN_REPORT, finite_or_none(report))
         return nan_trace.summarize(report)

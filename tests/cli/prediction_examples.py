@@ -1,4 +1,4 @@
-"""What the tests of ``dltrain predict`` share: short runs, the command, and the trained model for comparison."""
+"""Helpers of the tests of ``dltrain predict``: results of the command, and the trained model for comparison."""
 
 import csv
 import io
@@ -36,7 +36,7 @@ Predict = Callable[..., Result]
 
 
 class Known(NamedTuple):
-    """A trained model as these tests build it, and the batches of its test split."""
+    """A trained model and the batches of its test split."""
 
     made: assemble.Components
     batches: Batches

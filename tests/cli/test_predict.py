@@ -19,8 +19,8 @@ from dltrain.runs.inference import json_values
 OPTIONS = sorted(file.stem for file in (groups.conf_dir() / "data").glob("*.yaml"))
 
 
-def brought(option: str, folder: Path, own_files: dict[str, Path]) -> Path:
-    """What a user of this data option has: extend this when a data option is added."""
+def input_file(option: str, folder: Path, own_files: dict[str, Path]) -> Path:
+    """Return an input file for a data option; extend this when an option is added."""
     pictures = {"digits", "mnist", "fashion_mnist", "cifar10", "npz", "image_folder"}
     if option in pictures:
         Image.new("RGB", (40, 31), (200, 30, 90)).save(folder / "mine.jpg")
@@ -34,11 +34,11 @@ def brought(option: str, folder: Path, own_files: dict[str, Path]) -> Path:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_every_data_option_predicts_for_the_files_of_its_users(
+def test_every_data_option_predicts_for_its_kind_of_file(
     option: str, train: Train, predict: Predict, small: Small, own_files: dict[str, Path], tmp_path: Path
 ) -> None:
     model = TEXT if option == "text" else ["model=mlp"]
-    said = predict(train(*model, *small(option)), brought(option, tmp_path, own_files))
+    said = predict(train(*model, *small(option)), input_file(option, tmp_path, own_files))
     assert said.lines and "best checkpoint, of step 2" in said.err
     for line in said.lines:
         assert line["input"].startswith(str(tmp_path)) or Path(line["input"]).is_file()
@@ -46,24 +46,24 @@ def test_every_data_option_predicts_for_the_files_of_its_users(
         assert numbers and np.isfinite(numbers).all()
 
 
-def test_a_number_that_json_cannot_say_is_null_wherever_it_stands() -> None:
+def test_numbers_that_json_cannot_represent_are_null() -> None:
     line = {"outputs": [float("inf"), 1.0, [float("nan")]], "probabilities": {"cat": float("-inf")}, "class": 1}
     assert json_values(line) == {"outputs": [None, 1.0, [None]], "probabilities": {"cat": None}, "class": 1}
 
 
-def test_a_list_is_several_cells_of_csv(train: Train, predict: Predict, small: Small, tmp_path: Path) -> None:
+def test_a_list_has_one_csv_column_per_item(train: Train, predict: Predict, small: Small, tmp_path: Path) -> None:
     folder = train("model=perceptron", "data=ring", "task=perceptron_rule")
     np.save(tmp_path / "x.npy", np.eye(2, dtype=np.float32))
     for line, row in both_formats(predict, folder, tmp_path / "x.npy"):
         assert [row[f"outputs.{number}"] for number in range(8)] == [str(value) for value in line["outputs"]]
 
 
-def test_a_missing_input_is_answered_without_torch(train: Train, small: Small, tmp_path: Path) -> None:
+def test_a_missing_input_is_reported_without_importing_torch(train: Train, small: Small, tmp_path: Path) -> None:
     ended = child(tmp_path, "predict", str(train("model=mlp", *small("digits"))), "nowhere.png")
     assert ended.returncode == 2 and "torch" not in imported(ended)
 
 
-def test_lines_come_while_standard_input_is_still_open(train: Train, small: Small, own_files: dict[str, Path]) -> None:
+def test_lines_are_written_while_standard_input_is_open(train: Train, small: Small, own_files: dict[str, Path]) -> None:
     folder = train("model=mlp", *small("csv"))
     rows = own_files["csv"].read_bytes().splitlines(keepends=True)
     words = [sys.executable, "-m", "dltrain", "predict", str(folder), "-", "--batch", "1"]
@@ -86,7 +86,7 @@ def test_a_file_may_have_an_equals_sign_in_its_name(
     assert [line["input"] for line in predict(folder, "data.x=1.png", "data.batch_size=3").lines] == ["data.x=1.png"]
 
 
-def test_behind_two_dashes_every_word_is_a_file(
+def test_every_word_after_two_dashes_is_a_file(
     train: Train, predict: Predict, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = train("model=mlp", *small("digits"))
@@ -106,7 +106,7 @@ def test_csv_and_json_lines_agree(train: Train, predict: Predict, small: Small) 
         assert row == {name: str(value) for name, value in line.items()}
 
 
-def test_large_numbers_keep_the_digits_that_tell_them_apart() -> None:
+def test_large_numbers_keep_their_digits() -> None:
     assert inference.json_values({"far": [2000000510.125, 0.1 + 0.2], "lost": float("inf")}) == {
         "far": [2000000510.125, 0.3],
         "lost": None,

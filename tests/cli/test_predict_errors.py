@@ -11,7 +11,7 @@ from PIL import Image
 from prediction_examples import Predict, Small, Train
 
 
-def test_inputs_that_are_missing_are_all_named_before_anything_is_read(
+def test_all_missing_inputs_are_reported_before_any_is_read(
     train: Train, predict: Predict, small: Small, tmp_path: Path
 ) -> None:
     folder = train("model=mlp", *small("digits"))
@@ -26,7 +26,7 @@ def test_inputs_that_are_missing_are_all_named_before_anything_is_read(
     assert predict(folder, "-", "-").code == 2
 
 
-def test_a_picture_that_cannot_be_read_is_named_and_those_before_it_are_out(
+def test_an_unreadable_image_is_reported_after_the_lines_of_those_before_it(
     train: Train, predict: Predict, small: Small, tmp_path: Path
 ) -> None:
     folder = train("model=mlp", *small("digits"))
@@ -44,7 +44,7 @@ def test_a_picture_that_cannot_be_read_is_named_and_those_before_it_are_out(
     assert said.code == 2 and "got a folder without .bmp" in said.err
 
 
-def test_arrays_that_run_code_are_refused(train: Train, predict: Predict, small: Small, tmp_path: Path) -> None:
+def test_arrays_of_python_objects_are_rejected(train: Train, predict: Predict, small: Small, tmp_path: Path) -> None:
     class Payload:
         def __reduce__(self) -> tuple:
             return os.mkdir, (str(tmp_path / "pwned"),)
@@ -58,7 +58,7 @@ def test_arrays_that_run_code_are_refused(train: Train, predict: Predict, small:
     assert not (tmp_path / "pwned").exists()
 
 
-def test_missing_data_are_reported_and_may_have_moved(
+def test_missing_data_of_the_run_are_reported_and_may_be_given_by_a_new_path(
     train: Train, predict: Predict, small: Small, own_files: dict[str, Path], tmp_path: Path
 ) -> None:
     content = own_files["csv"].read_bytes()
@@ -94,14 +94,14 @@ def test_missing_data_are_reported_and_may_have_moved(
         ([], "INPUT: expected image files, folders of them, or .npy and .npz files of images, or -"),
     ],
 )
-def test_unsupported_flags_and_overrides_are_refused(
+def test_unsupported_flags_and_overrides_are_rejected(
     words: list[str], message: str, train: Train, predict: Predict, small: Small
 ) -> None:
     said = predict(train("model=mlp", *small("digits")), *words)
     assert said.code == 2 and message in said.err and said.out == ""
 
 
-def test_a_run_that_predicts_nothing_is_sent_to_generate_before_its_data_are_read(
+def test_a_generative_run_is_referred_to_generate_before_its_data_are_read(
     train: Train, predict: Predict, own_files: dict[str, Path], tmp_path: Path
 ) -> None:
     (tmp_path / "here.npz").write_bytes(own_files["npz"].read_bytes())
@@ -114,7 +114,7 @@ def test_a_run_that_predicts_nothing_is_sent_to_generate_before_its_data_are_rea
     assert said.code == 2 and "dltrain generate RUN" in said.err and len(said.err.splitlines()) == 1
 
 
-def test_a_damaged_checkpoint_is_refused_and_the_other_proposed(
+def test_a_damaged_checkpoint_is_rejected_and_the_other_suggested(
     train: Train, predict: Predict, small: Small, tmp_path: Path
 ) -> None:
     folder = train("model=mlp", *small("digits"), "trainer.log_every=1")
@@ -127,7 +127,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_other_proposed(
     assert said.code == 5 and "it is damaged" in said.err and "--checkpoint last" in said.err
 
 
-def test_overrides_of_the_models_inputs_are_refused(train: Train, predict: Predict, small: Small) -> None:
+def test_overrides_of_the_models_inputs_are_rejected(train: Train, predict: Predict, small: Small) -> None:
     folder = train("model=mlp", *small("timeseries"))
     for typed in ("data.window=30", "data.normalise=train", "data.column=[temperature]"):
         said = predict(folder, typed)

@@ -12,12 +12,12 @@ from prediction_examples import Predict, Small, Train, outputs_of, rebuilt
 
 from dltrain.storage.checkpoints import Checkpoints
 
-# Data option -> what its stored numbers are multiplied by to fill a byte.
+# Data option -> factor from stored values to bytes.
 PNG = {"digits": 255 / 16, "mnist": 1, "fashion_mnist": 1, "cifar10": 1, "npz": 1}
 
 
 @pytest.mark.parametrize("option", PNG)
-def test_picture_files_of_test_examples_are_classified_as_the_examples_themselves(
+def test_image_files_of_test_examples_are_classified_as_in_the_test_split(
     option: str, train: Train, predict: Predict, small: Small, tmp_path: Path
 ) -> None:
     folder = train("model=mlp", *small(option))
@@ -37,7 +37,7 @@ def test_picture_files_of_test_examples_are_classified_as_the_examples_themselve
         assert line["probability"] == max(line["probabilities"].values())
 
 
-def test_files_of_a_folder_per_class_are_classified_as_in_the_test(
+def test_files_in_folders_by_class_are_classified_as_in_the_test_split(
     train: Train, predict: Predict, tmp_path: Path
 ) -> None:
     random = np.random.default_rng(2)
@@ -55,9 +55,7 @@ def test_files_of_a_folder_per_class_are_classified_as_in_the_test(
     assert {line["class_name"] for line in said} <= {"blue", "red"}
 
 
-def test_arrays_are_classified_as_picture_files_are(
-    train: Train, predict: Predict, small: Small, tmp_path: Path
-) -> None:
+def test_arrays_are_classified_as_image_files(train: Train, predict: Predict, small: Small, tmp_path: Path) -> None:
     folder = train("model=mlp", *small("mnist"))
     known = rebuilt(folder)
     pixels = known.made.data.load().test.rows["pixels"].numpy()
@@ -73,9 +71,7 @@ def test_arrays_are_classified_as_picture_files_are(
     assert line["probability"] == pytest.approx(wanted[3], rel=1e-5) and line["input"] == "-[0]"
 
 
-def test_top_names_the_likeliest_classes_only_also_in_csv(
-    train: Train, predict: Predict, small: Small, tmp_path: Path
-) -> None:
+def test_top_limits_the_classes_in_json_and_csv(train: Train, predict: Predict, small: Small, tmp_path: Path) -> None:
     folder = train("model=mlp", *small("cifar10"))
     random = np.random.default_rng(0)
     for number in range(3):
@@ -92,7 +88,7 @@ def test_top_names_the_likeliest_classes_only_also_in_csv(
         assert row["class_name"] == line["class_name"] == wanted[0][0]
 
 
-def test_averaged_weights_are_those_that_predict(train: Train, predict: Predict, small: Small, tmp_path: Path) -> None:
+def test_predictions_use_averaged_weights(train: Train, predict: Predict, small: Small, tmp_path: Path) -> None:
     folder = train("model=mlp", *small("digits"), "regularization.ema_decay=0.5", "optimizer.lr=0.05")
     averaged, live = (rebuilt(folder, weights=name) for name in ("average", "model"))
     np.save(tmp_path / "x.npy", averaged.made.data.load().test.rows["pixels"].numpy())
@@ -101,8 +97,8 @@ def test_averaged_weights_are_those_that_predict(train: Train, predict: Predict,
     assert said != pytest.approx(outputs_of(live).softmax(1).max(1).values.tolist(), rel=1e-2)
 
 
-def test_last_and_best_are_different_checkpoints(train: Train, predict: Predict, small: Small, tmp_path: Path) -> None:
-    # A learning rate that destroys what the first step learned: the best is not the last.
+def test_checkpoint_selects_best_or_last(train: Train, predict: Predict, small: Small, tmp_path: Path) -> None:
+    # At this learning rate the loss diverges after the first step, so that best and last differ.
     spans = ["trainer.max_steps=3", "trainer.eval_every=1 steps", "trainer.checkpoint_every=1 steps"]
     folder = train("model=mlp", *small("timeseries"), *spans, "optimizer=sgd", "optimizer.lr=10")
     steps = {name: Checkpoints(folder).load(f"{name}.pt")["loop"]["step"] for name in ("best", "last")}

@@ -15,7 +15,7 @@ COLUMNS = ["b", "a"]
 
 
 def two_series(folder: Path, rows: int = 260) -> Path:
-    """Days and two series, one large and hardly moving."""
+    """Write a daily file of two series, one of them large with small changes."""
     random, path = np.random.default_rng(3), folder / "two.csv"
     values = 1e6 + np.cumsum(random.normal(size=rows)), np.sin(np.arange(rows) / 5) + 0.1 * random.normal(size=rows)
     days = np.datetime64("2024-01-01") + np.arange(rows)
@@ -24,7 +24,7 @@ def two_series(folder: Path, rows: int = 260) -> Path:
 
 
 @pytest.mark.parametrize("normalise", ["last", "window", "train"])
-def test_a_file_that_ends_where_a_test_window_does_is_forecast_as_in_evaluation(
+def test_a_file_that_ends_with_a_test_window_is_forecast_as_in_evaluation(
     normalise: str,
     train: Train,
     predict: Predict,
@@ -54,7 +54,7 @@ def test_a_file_that_ends_where_a_test_window_does_is_forecast_as_in_evaluation(
         assert error < 1000  # it is in the units of the file, near a million
 
 
-def test_without_input_the_series_of_the_run_goes_on(train: Train, predict: Predict, small: Small) -> None:
+def test_without_input_the_series_of_the_run_is_forecast(train: Train, predict: Predict, small: Small) -> None:
     folder = train("model=mlp", *small("timeseries"))
     alone, named = predict(folder).lines, predict(folder, BUNDLED / "elnino.csv").lines
     assert [line["temperature"] for line in alone] == [line["temperature"] for line in named]
@@ -62,7 +62,7 @@ def test_without_input_the_series_of_the_run_goes_on(train: Train, predict: Pred
     assert last == "2010-12" and [line["time"] for line in alone] == [f"2011-0{month}" for month in range(1, 7)]
 
 
-def test_series_that_cannot_be_forecast_are_refused(
+def test_series_that_cannot_be_forecast_are_rejected(
     train: Train, predict: Predict, small: Small, tmp_path: Path
 ) -> None:
     folder = train("model=mlp", *small("timeseries"))

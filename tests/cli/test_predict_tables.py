@@ -13,7 +13,7 @@ from prediction_examples import Known, Predict, Small, Train, outputs_of, rebuil
 
 @pytest.fixture
 def held_out(own_files: dict[str, Path], train: Train, small: Small) -> Callable[[str], tuple[Path, Known, list[dict]]]:
-    """The folder of a run on the table, the model, and the rows of its test part as the file has them."""
+    """Return a function for the run on a column, its model, and the rows of its test split as in the file."""
 
     def made(column: str) -> tuple[Path, Known, list[dict]]:
         task = [] if column == "kind" else ["task=regression"]
@@ -34,9 +34,7 @@ def as_csv(rows: list[dict], names: list[str], delimiter: str = ",") -> str:
     return text.getvalue()
 
 
-def test_rows_of_the_test_split_are_classified_as_in_evaluation_in_any_file(
-    held_out: Callable, predict: Predict
-) -> None:
+def test_rows_are_classified_as_in_evaluation_in_any_order_of_columns(held_out: Callable, predict: Predict) -> None:
     folder, known, rows = held_out("kind")
     wanted = outputs_of(known).softmax(1)
     for names in ("a,b,c,d,e,f,price,kind", "price,f,e,d,note,c,b,a"):
@@ -48,7 +46,7 @@ def test_rows_of_the_test_split_are_classified_as_in_evaluation_in_any_file(
             assert [line["line"] for line in said] == list(range(2, 2 + len(rows)))
 
 
-def test_numbers_are_predicted_in_the_units_of_their_column_also_from_decimal_commas(
+def test_numbers_are_predicted_in_the_units_of_their_column_also_from_files_with_decimal_commas(
     held_out: Callable, predict: Predict, tmp_path: Path, own_files: dict[str, Path]
 ) -> None:
     folder, known, rows = held_out("price")

@@ -53,7 +53,7 @@ def test_a_text_is_continued_by_length_seed_and_temperature(train: Train, predic
     assert goes_on("--temperature", "1e-4") == model.data.spec.decode(tokens[8:])
 
 
-def test_text_comes_from_standard_input_and_bytes_need_no_alphabet(
+def test_text_is_read_from_standard_input_and_checked_against_the_vocabulary(
     train: Train, predict: Predict, small: Small
 ) -> None:
     folder = train(*TEXT, *small("text"), "data.tokens=bytes")

@@ -67,6 +67,22 @@ TABLE: dict[str, list[list[str]]] = {
     "'device.name=${x}' 'optimizer.lr=${y}'": [["optimizer.lr", "${y}"], ["device.name", "${x}"]],
     "'hydra.run.dir=${nothing}'": [["Interpolation key 'nothing' not found", "hydra.run.dir"]],
     "'model.activation=${oc.env:DLTRAIN_NOPE}'": [["model.activation", "'DLTRAIN_NOPE' not found"]],
+    # An interpolation is judged by its value.
+    "'data.batch_size=${spec.size}'": [["data.batch_size", "known before the data are read", "${spec.size}"]],
+    "'seed=${data}'": [["seed", "a whole number of at least 0", "a group of keys"]],
+    "'device.name=${trainer}'": [["device.name", "a value", "a group of keys"]],
+    "'++trainer=${device}'": [["trainer", "a group of keys", "${device}"]],
+    "'trainer.eval_every=${data}'": [["trainer.eval_every", '"1 epoch"', "a group of keys"]],
+    "'trainer.epochs=${trainer}'": [["trainer.epochs", "a value", "${trainer}"]],
+    "'model.hidden_size=${spec.hidden}'": [["model=lstm", "hidden"]],
+    "'model.activation=a${spec.size}'": [["model.activation", "a fact as the whole value", "a${spec.size}"]],
+    "'hydra.run.dir=${data}'": [["hydra.run.dir", "a folder", "${data}"]],
+    # Numbers that no tensor, timer or integer holds.
+    "regularization.l2=1e39": [["regularization.l2", "at most 3.4e+38", "1e+39"]],
+    "optimizer.weight_decay=1e300 optimizer=adamw": [["optimizer.weight_decay", "at most 3.4e+38", "1e+300"]],
+    "trainer.max_minutes=1e300": [["trainer.max_minutes", "at most 1e+08", "1e+300"]],
+    "data.batch_size=9223372036854775807": [["data.batch_size", "a whole number", "9223372036854775807"]],
+    f"seed={'9' * 5000}": [["seed", "cannot be parsed", "5000 digits"]],
     # What only the code can say.
     "data.path=nowhere.csv": [["data.path", "an existing CSV file", "nowhere.csv"]],
     "data.path=tabel.csv": [["data.path", "an existing CSV file", "tabel.csv", "Did you mean table.csv?"]],

@@ -26,8 +26,8 @@ def targets(data):
     ("numbers", "mapped"),
     [
         ([0, 1, 2], None),
-        ([1, 2, 3], "labels: 1 to 3 become outputs 0 to 2, named by the labels"),
-        ([3, 7, 200], "labels: 3 to 200 become outputs 0 to 2, named by the labels"),
+        ([1, 2, 3], "labels: 1, 2, 3 become outputs 0 to 2, named by the labels"),
+        ([3, 7, 200], "labels: 3, 7, 200 become outputs 0 to 2, named by the labels"),
     ],
 )
 @pytest.mark.parametrize("axes", [1, 2])
@@ -37,7 +37,7 @@ def test_whole_numbers_that_repeat_are_classes_named_by_the_numbers(numbers, map
     assert data.spec.class_names == tuple(map(str, numbers)) and targets(data) == [0, 1, 2, 0]
     said = data.describe()
     assert f"classes in y_train: {numbers[0]} 7, {numbers[1]} 7, {numbers[2]} 6" in said
-    assert [line for line in said if line.startswith("labels")] == ([mapped] if mapped else [])
+    assert [line for line in said if line.startswith("labels:")] == ([mapped] if mapped else [])
 
 
 def test_signs_are_classes(tmp_path):
@@ -57,6 +57,7 @@ def test_whole_and_one_hot_floats_can_be_predicted_as_numbers_too(tmp_path):
     for y, count in ((BASE + 1.0, 1), (np.eye(3)[BASE], 3)):
         data = read(tmp_path, y)
         assert data.spec.targets == count
+        assert "labels are floats: task=regression predicts them as numbers" in data.describe()
         source = data.load().test
         np.testing.assert_array_equal(source.rows["targets"], y[:4].reshape(4, count))  # as earlier runs read them
         batch = next(iter(Batches(source, 4)))

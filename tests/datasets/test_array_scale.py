@@ -37,10 +37,10 @@ def given(data: Npz, path: Path) -> torch.Tensor:
         (255 * UNIT, "floats from 0 to 255"),
         (np.float16(255) * UNIT.astype(np.float16), "floats from 0 to 255"),
         (np.concatenate([300 * UNIT[:1] - 20, 255 * UNIT[1:]]).clip(-20, 270), "floats from 0 to 255"),
-        (SIGNED, "kept on this scale"),
-        (3 * UNIT - 1.5, "kept on this scale"),
-        (16 * UNIT, "kept on this scale"),
-        (60_000 * UNIT, "kept on this scale"),
+        (SIGNED, "kept as they are"),
+        (3 * UNIT - 1.5, "kept as they are"),
+        (16 * UNIT, "kept as they are"),
+        (60_000 * UNIT, "kept as they are"),
     ],
 )
 def test_models_of_pixels_see_0_to_1_and_prediction_reads_the_test_array_as_testing_does(x, words, tmp_path):

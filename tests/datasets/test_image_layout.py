@@ -58,7 +58,7 @@ def test_folders_named_as_splits_are_splits_and_a_missing_one_is_cut_from_train(
     assert said[0] == f"{sum(expected):,} images in {tmp_path}"
     for split, count in zip(("train", "val", "test"), expected, strict=True):
         assert f"{split} {count} from" in said[1]
-    assert said[1].count("as it has no folder") == 3 - len(names)
+    assert said[1].count("no images of its own") == 3 - len(names)
     assert said[2:] == [f"classes: cat {sum(expected) // 2}, dog {sum(expected) // 2}"]
 
 
@@ -76,7 +76,7 @@ def test_a_class_may_be_named_as_a_split(names, tmp_path):
         (["train/Cat", "train/dog", "val/cat"], "got cat. Did you mean Cat"),
         (["val/cat", "test/cat"], "one folder per class, or train, val and test .*, got test, val"),
         (["train/cat", "training/cat"], "got train, training"),
-        (["train/cat", "train/dog", "holdout/cat"], "got holdout, train. Move the other folders away, or rename them"),
+        (["train/cat", "train/dog", "holdout/cat"], "got holdout, train. Folders named as splits hold the classes"),
         (["cat", "dog", "test"], "got cat, dog, test"),
         (["cat", "dog", "val/cat"], "got cat, dog, val"),
         (["train/cat", "train/dog", "test"], "one folder per class in .*test, got none. Images without a class"),

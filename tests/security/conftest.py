@@ -1,4 +1,4 @@
-"""A folder full of payloads, and run folders to put them into."""
+"""A folder with payloads, and run folders to insert them into."""
 
 import pickle
 import shutil
@@ -17,7 +17,7 @@ EVIL = "open('canary', 'w').close()\nclass Model:\n    def __init__(self, *args,
 
 @pytest.fixture
 def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A current folder full of things that must not be read as code; afterwards nothing has run."""
+    """Change to a folder with payloads, and check afterwards that none was run."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "evil.py").write_text(EVIL)
@@ -33,7 +33,7 @@ def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(scope="package")
 def good_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run."""
+    """Return the folder of a finished run."""
     folder = tmp_path_factory.mktemp("good")
     assert main.main(["model=lstm", "model.hidden_size=4", *SMALL, f"hydra.run.dir={folder / 'run'}"]) == 0
     return folder / "run"
@@ -41,5 +41,5 @@ def good_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def sent_run(good_run: Path, trap: Path) -> Path:
-    """A copy of the folder, as a stranger may send it."""
+    """Return a copy of a run folder in the current folder, to be modified."""
     return Path(shutil.copytree(good_run, trap / "sent"))

@@ -9,7 +9,7 @@ from dltrain.cli import main
 
 TOUCH = "touch canary"
 SMALL = ["data.series=sunspots", "data.window=12", "data.horizon=3", "trainer.max_steps=2", "device=cpu"]
-# What Hydra's own list lets pass, what it stops, and what hides behind a name of ours: each touches a file if it runs.
+# Targets that Hydra's own list allows, that it rejects, and that are reached through dltrain's modules.
 PAYLOADS: dict[str, dict[str, Any]] = {
     "torch.load": {"f": "evil.pt", "weights_only": False},
     "numpy.load": {"file": "evil.npy", "allow_pickle": True},
@@ -36,9 +36,9 @@ PAYLOADS: dict[str, dict[str, Any]] = {
     "hydra._internal.utils._run_hydra": {},
 }
 FEW = ("torch.load", "os.system", "evil.Model")
-# Where a node may stand: in a run's configuration, and in words.
+# Keys of a run's configuration at which a node is inserted.
 PLACES = ["model", "data", "task", "optimizer", "optimizer.schedule", "model.inner", "optimizer.schedule.inner"]
-# What reads a run's folder and builds what it says.
+# Commands that build the configuration of a run folder.
 READERS = [
     ["resume", "sent", "trainer.max_steps=4"],
     ["predict", "sent"],
@@ -48,7 +48,7 @@ READERS = [
 
 
 class Pickled:
-    """Touches a file when it is read."""
+    """An object that touches a file when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.system, (TOUCH,)
@@ -59,7 +59,7 @@ def node(target: str) -> dict[str, Any]:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """Run a command that is refused with a message; returns the message."""
+    """Run a command that is rejected, and return the message."""
     assert main.main(list(argv)) == 2, argv
     said = capsys.readouterr().err
     assert said.startswith("dltrain: ") or "\ndltrain: " in said

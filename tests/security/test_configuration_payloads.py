@@ -15,19 +15,19 @@ from payloads import FEW, PAYLOADS, PLACES, SMALL, node, refused
 
 
 def typed(place: str, value: dict[str, Any]) -> list[str]:
-    """A node as a command line says it."""
+    """Return a node as overrides."""
     if "." in place:
         return [f"++{place}={as_words(value)}"]
     return [f"++{place}.{name}={as_words(item)}" for name, item in value.items()]
 
 
 def as_words(value: Any) -> str:
-    """A value as an override has it, whose keys have no quotes."""
+    """Return a value as an override, in which keys have no quotes."""
     return re.sub(r'"(\w+)":', r"\1:", json.dumps(value, separators=(",", ":")))
 
 
-def test_three_payloads_do_run_where_only_hydra_looks(trap: Path) -> None:
-    # A test of refusals is worth something only if what is refused would have run.
+def test_three_payloads_run_with_hydras_own_checks(trap: Path) -> None:
+    # The other tests prove something only if the payloads would run.
     for target in ("torch.load", "numpy.load", "torch.utils.collect_env.run"):
         with contextlib.suppress(Exception):
             instantiate(node(target))
@@ -35,12 +35,12 @@ def test_three_payloads_do_run_where_only_hydra_looks(trap: Path) -> None:
 
 
 @pytest.mark.parametrize("target", PAYLOADS)
-def test_a_payload_on_the_command_line_is_refused(trap: Path, capsys: pytest.CaptureFixture[str], target: str) -> None:
+def test_a_payload_on_the_command_line_is_rejected(trap: Path, capsys: pytest.CaptureFixture[str], target: str) -> None:
     assert f"got {target}" in refused(capsys, *typed("model", node(target)), *SMALL)
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_payload_is_refused_wherever_it_stands(trap: Path, capsys: pytest.CaptureFixture[str], place: str) -> None:
+def test_a_payload_is_rejected_at_every_key(trap: Path, capsys: pytest.CaptureFixture[str], place: str) -> None:
     refused(capsys, *typed(place, node("evil.Model")), *SMALL)
 
 
@@ -64,14 +64,12 @@ def test_a_payload_is_refused_wherever_it_stands(trap: Path, capsys: pytest.Capt
         ["model._target_={_target_:evil.Model}"],
     ],
 )
-def test_a_payload_deep_inside_is_refused(trap: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+def test_a_nested_payload_is_rejected(trap: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     refused(capsys, *words, "trainer.max_steps=2", "device=cpu")
 
 
 @pytest.mark.parametrize("target", PAYLOADS)
-def test_a_payload_in_yaml_that_somebody_sent_is_refused(
-    trap: Path, capsys: pytest.CaptureFixture[str], target: str
-) -> None:
+def test_a_payload_in_foreign_yaml_is_rejected(trap: Path, capsys: pytest.CaptureFixture[str], target: str) -> None:
     sent = {
         "model/evil": node(target),
         "experiment/evil": {"allow_targets": [target.split(".", maxsplit=1)[0]], "model": node(target)},
@@ -91,7 +89,7 @@ def test_a_payload_in_yaml_that_somebody_sent_is_refused(
     "key",
     ["callbacks.x", "launcher", "sweeper", "job_logging.handlers.x", "hydra_logging.formatters.simple", "verbose.x"],
 )
-def test_a_payload_for_hydra_itself_is_refused(
+def test_a_payload_in_hydras_own_keys_is_rejected(
     trap: Path, capsys: pytest.CaptureFixture[str], key: str, target: str
 ) -> None:
     content: dict[str, Any] = node(target) if "logging" not in key else {"()": target, **PAYLOADS[target]}
@@ -111,7 +109,7 @@ def test_a_stored_run_of_hydra_is_not_unpickled(trap: Path, capsys: pytest.Captu
         refused(capsys, "resume", "latest", *flags)
 
 
-def test_what_is_refused_is_not_even_imported(trap: Path) -> None:
+def test_rejected_targets_are_not_imported(trap: Path) -> None:
     script = f"""
 import sys
 from dltrain.cli import main as cli

@@ -18,21 +18,21 @@ from dltrain.cli import main
 from dltrain.storage import run_dir
 
 
-def inserted(config: dict[str, Any], place: str, value: Any) -> None:
-    """Put a value into a configuration."""
+def insert(config: dict[str, Any], place: str, value: Any) -> None:
+    """Insert a value into a configuration."""
     *parents, name = place.split(".")
     for parent in parents:
         config = config[parent]
     config[name] = value
 
 
-def test_the_verbs_do_work_on_the_folder_that_nobody_touched(sent_run: Path) -> None:
+def test_the_verbs_accept_the_unmodified_folder(sent_run: Path) -> None:
     for words in READERS:
         assert main.main(words) == 0
 
 
 @pytest.mark.parametrize("target", PAYLOADS)
-def test_a_payload_in_a_run_folder_is_refused(sent_run: Path, capsys: pytest.CaptureFixture[str], target: str) -> None:
+def test_a_payload_in_a_run_folder_is_rejected(sent_run: Path, capsys: pytest.CaptureFixture[str], target: str) -> None:
     for file in ("job.yaml", "config.yaml"):
         content = yaml.safe_load((sent_run / file).read_text())
         config = content["config"] if file == "job.yaml" else content
@@ -48,10 +48,10 @@ def test_a_payload_anywhere_in_a_run_folder_does_not_run(
     sent_run: Path, capsys: pytest.CaptureFixture[str], place: str
 ) -> None:
     content = yaml.safe_load((sent_run / "job.yaml").read_text())
-    inserted(content["config"], place, node("evil.Model"))
+    insert(content["config"], place, node("evil.Model"))
     (sent_run / "job.yaml").write_text(yaml.safe_dump(content))
     for words in READERS:
-        # Who only reads weights need not build an optimizer.
+        # Commands that only read weights need not build an optimizer.
         assert main.main(words) == 2 or words[0] in ("predict", "evaluate"), words
         assert "Traceback" not in capsys.readouterr().err
 
@@ -70,14 +70,14 @@ def test_a_payload_anywhere_in_a_run_folder_does_not_run(
         "",
     ],
 )
-def test_a_job_that_is_none_is_refused(sent_run: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+def test_an_invalid_job_is_rejected(sent_run: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     (sent_run / "job.yaml").write_text(text)
     for words in READERS:
         refused(capsys, *words)
 
 
-def forged(run: Path, content: bytes) -> None:
-    """Put a file in the place of every checkpoint, with a manifest that vouches for it."""
+def forge_checkpoints(run: Path, content: bytes) -> None:
+    """Replace every checkpoint by a file, with its hash in the manifest."""
     manifest = json.loads((run / "checkpoints" / "manifest.json").read_text())
     for name, entry in manifest.items():
         (run / "checkpoints" / name).write_bytes(content)
@@ -92,7 +92,7 @@ def as_torch_writes(value: Any) -> bytes:
 
 
 def as_zip(name: str) -> bytes:
-    """A zip file as TorchScript writes one, with a pickle in it."""
+    """Return a zip file with the layout of TorchScript and a pickle in it."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr(f"archive/{name}", pickle.dumps(Pickled()))
@@ -110,10 +110,10 @@ def as_zip(name: str) -> bytes:
         pytest.param(lambda: as_zip("constants.pkl"), id="a TorchScript file"),
     ],
 )
-def test_a_checkpoint_that_would_run_code_is_refused(
+def test_a_checkpoint_that_would_run_code_is_rejected(
     sent_run: Path, capsys: pytest.CaptureFixture[str], content: Any
 ) -> None:
-    forged(sent_run, content())
+    forge_checkpoints(sent_run, content())
     for words in READERS:
         if words[0] != "rerun":
             assert main.main(words) == 5, words
@@ -124,7 +124,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(
             assert "safe_globals" not in said
 
 
-def test_names_in_a_run_folder_do_not_lead_out_of_it(sent_run: Path, trap: Path) -> None:
+def test_names_in_a_run_folder_cannot_refer_to_files_outside(sent_run: Path, trap: Path) -> None:
     (trap / "mine.txt").write_text("mine")
     manifest_file = sent_run / "checkpoints" / "manifest.json"
     manifest = json.loads(manifest_file.read_text())
