@@ -5,7 +5,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -33,17 +33,13 @@ class Notation:
         header: Whether the first line names the columns; otherwise they are called column_1, column_2, ...
         decimal: Decimal mark: ``point`` or ``comma``; None finds it.
         missing_words: Further words for a missing value.
-        delimiter: What stands between cells; None finds it from the first lines, otherwise from the first line alone.
+        trained_on: A table in the usual notation: rows to predict may be too few to tell theirs.
     """
 
     header: bool = True
     decimal: str | None = None
     missing_words: Sequence[str] = ()
-    delimiter: str | None = None
-
-    def found(self, table: Table) -> "Notation":
-        """Return the notation with the marks of a table, for rows to predict: these may be too few to tell."""
-        return replace(self, decimal="comma" if table.decimal == COMMA else "point", delimiter=table.delimiter)
+    trained_on: Table | None = None
 
     def __post_init__(self) -> None:
         if self.decimal is not None and self.decimal not in DECIMALS:
@@ -157,9 +153,14 @@ class Reader:
         self.path = path
         self.notation = notation
         lines = iter(lines)
-        head = list(islice(lines, 1 if notation.delimiter else SNIFFED))  # do not wait for rows that are still to come
+        head = list(islice(lines, 1 if notation.trained_on else SNIFFED))  # do not wait for rows that are still to come
         declared = re.fullmatch(r"sep=(.)\s*", head[0]) if head else None
-        self.delimiter = declared[1] if declared else find_delimiter(head, notation.delimiter)
+        self.delimiter = (
+            declared[1]
+            if declared
+            else find_delimiter(head, notation.trained_on.delimiter if notation.trained_on else None)
+        )
+        self.decimal = DECIMALS.get(notation.decimal or "")
         self.skipped = 1 if declared else 0
         self.rows = csv.reader(chain(head[self.skipped :], lines), delimiter=self.delimiter, skipinitialspace=True)
         first = next((row for row in self.rows if any(row)), [])
@@ -200,8 +201,8 @@ class Reader:
         if len(header) > 1 and not header[-1] and not any(columns[-1].words):
             header, columns = header[:-1], columns[:-1]
         words = frozenset(word.casefold() for word in self.notation.missing_words)
-        decimal = DECIMALS.get(self.notation.decimal or "") or find_decimal(header, columns, lines, self)
-        table = Table(self.path, header, columns, lines, decimal, self.delimiter, words)
+        self.decimal = self.decimal or find_decimal(header, columns, lines, self)
+        table = Table(self.path, header, columns, lines, self.decimal, self.delimiter, words)
         if self.notation.header:
             _check_header(table)
         return table
@@ -249,6 +250,8 @@ def find_decimal(header: list[str], columns: list[Cells], lines: np.ndarray, rea
         raise ConfigError(format_error("data.path", f"one decimal mark in {reader.path}", got, hint))
     if proofs:
         return next(iter(proofs))
+    if reader.notation.trained_on:
+        return reader.notation.trained_on.decimal
     for name, one in found.items():
         word = one.ambiguous
         # Commas between the cells go with decimal points: 4,006 beside 960 groups thousands, and 23.110 is a fraction.

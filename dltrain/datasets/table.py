@@ -1,6 +1,7 @@
 """A user's own table in a CSV file: columns of numbers, words and dates, one of which is predicted."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ class CsvTable:
         self.bad = BadSamples(on_bad_sample, max_bad_samples)
         self.notation = Notation(header, decimal, tuple(missing_words or ()))
         table = read_csv(existing_file(path, "an existing CSV file"), self.notation, self.bad)
-        self.notation = self.notation.found(table)
+        self.notation = replace(self.notation, trained_on=table)
         table = drop_rows(table, find_stray_text(table, refuse_mixed=ignore is not None), self.bad)
         if len(table) < MIN_ROWS:
             raise ConfigError(format_error("data.path", f"at least {MIN_ROWS} rows in {table.path}", len(table)))

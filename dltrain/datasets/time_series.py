@@ -1,6 +1,7 @@
 """Time series cut into windows: past steps predict the next ones."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count as count_up
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,7 +112,7 @@ class TimeSeries:
         self.path = existing_file(path, "an existing CSV file") if path else BUNDLED / f"{series}.csv"
         self.notation = Notation(header, decimal, tuple(missing_words or ()))
         self.table = select_rows(read_csv(self.path, self.notation), where)
-        self.notation = self.notation.found(self.table)
+        self.notation = replace(self.notation, trained_on=self.table)
         self.times = find_times(self.table, day_first)
         apart = list(self.times.columns) if self.times else []
         apart += [self.table.index_of(group)] if group else []
