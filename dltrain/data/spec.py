@@ -30,6 +30,7 @@ class Spec:
         class_names: One name per class.
         targets: Numbers to predict per example (regression).
         target_names: One name per predicted number or series.
+        series_names: Names of several series of a file, each split by time for itself.
         columns: Series that are predicted together.
         horizon: Steps to predict.
         season: Steps per season of a series, for the naive forecasts.
@@ -53,6 +54,7 @@ class Spec:
     class_names: tuple[str, ...] | None = None
     targets: int | None = None
     target_names: tuple[str, ...] | None = None
+    series_names: tuple[str, ...] | None = None
     columns: int | None = None
     horizon: int | None = None
     season: int | None = None
