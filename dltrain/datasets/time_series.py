@@ -104,6 +104,7 @@ class TimeSeries:
             length=self.window,
             columns=columns,
             horizon=self.horizon,
+            lags=self.window * columns,
             season=season,
             unit=unit,
             target_names=tuple(self.names),
