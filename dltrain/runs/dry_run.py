@@ -17,10 +17,10 @@ from dltrain.data.spec import Source, Splits
 from dltrain.data.worker_pool import TIMEOUT_S
 from dltrain.errors import ConfigError, format_error
 from dltrain.runs import classifier_features, provenance
-from dltrain.runs.assemble import Components, build_components
+from dltrain.runs.assemble import Components, build_components, memory_errors
 from dltrain.storage.checkpoint_format import load_error
 from dltrain.training import precision
-from dltrain.training.device import DTYPES, Device
+from dltrain.training.device import DTYPES, Device, is_out_of_memory
 
 FAILURES = (RuntimeError, ValueError, IndexError, KeyError, TypeError)  # of shapes, types or kernels
 
@@ -88,6 +88,7 @@ def source_batches(components: Components, source: Source, training: bool = Fals
     )
 
 
+@memory_errors()
 def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> None:
     """Compute the losses of two training examples and the metrics of two test examples, without an optimizer step.
 
@@ -104,6 +105,8 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
     try:
         _compute_losses(components, batch, held, components.device)
     except FAILURES as error:
+        if is_out_of_memory(error):
+            raise
         raise _explain(components, job, batch, held, error) from error
     finally:
         model.train()
