@@ -63,7 +63,7 @@ def format_error(key: str, expected: str, got: object, hint: str = "") -> str:
 
 def shorten(value: object) -> str:
     """Return `value` as a user would type it, cut to `MAX_LENGTH` characters."""
-    text = "nothing" if value is None else str(value)
+    text = "nothing" if value is None else "a group of keys" if isinstance(value, Mapping) else str(value)
     return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 3] + "..."
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def test_a_step_never_waits_for_the_gpu(typed: list[str], tmp_path: Path) -> Non
     home = create(str(tmp_path / "run"), tmp_path, "run")
     whole = session.Session(job, made, batches, Console(io.StringIO()), home, Timer(time.perf_counter()), Stop(), True)
     mode: Any = torch.cuda.get_sync_debug_mode()
-    with Tracker(home.path) as tracker:
+    with closing(Tracker(home.path)) as tracker:
         loop = whole.make_loop(made, batches, tracker)
         loop.begin_stage()
         groups = grouped(loop.current.batches.epoch(0), loop.config.accumulate)

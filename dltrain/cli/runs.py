@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from dltrain.config.compose import default_root
 from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.loggers.console import Console
-from dltrain.loggers.formatting import format_count, format_duration, format_number
+from dltrain.loggers.formatting import format_duration, format_number
 from dltrain.runs.index import MAIN_GROUPS, RunInfo, run_info
 from dltrain.runs.job import list_runs
 from dltrain.storage.run_files import JOB
@@ -31,16 +32,28 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     if arguments.json:
         print(json.dumps(rows, indent=2))
     elif rows:
-        Console().table("", COLUMNS, [_cells(row) for row in rows], results=True)
+        Console().table("", COLUMNS, [_cells(row) for row in _distinct_first(rows)], results=True)
     else:
         Console().info(f"no runs below {root}")
     return 0
 
 
+def _distinct_first(rows: list[RunInfo]) -> list[RunInfo]:
+    """Return the rows, their overrides in another order: first what differs within a folder, folders of YAML last."""
+    typed = [re.findall(r"--config-dir \S+|\S+", row["typed"] or "") for row in rows]
+    parents = [Path(row["folder"]).parent for row in rows]
+    shared: dict[Path, set[str]] = {}
+    for parent, words in zip(parents, typed, strict=True):
+        shared[parent] = shared.get(parent, set(words)) & set(words)
+    for parent, words in zip(parents, typed, strict=True):
+        words.sort(key=lambda word: (word in shared[parent], word.startswith("--")))
+    return [{**row, "typed": " ".join(words)} for row, words in zip(rows, typed, strict=True)]
+
+
 def _cells(row: RunInfo) -> list[str]:
     shown = {key: "" if row[key] is None else str(row[key]) for key in COLUMNS}
     shown["value"] = format_number(row["value"])
-    shown["step"] = "" if row["step"] is None else format_count(row["step"])
+    shown["step"] = "" if row["step"] is None else f"{row['step']:,}"
     shown["time"] = "" if row["time"] is None else format_duration(row["time"])
     shown["age"] = format_duration(row["age"])
     here, path = Path.cwd(), Path(row["folder"])

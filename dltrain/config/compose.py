@@ -13,11 +13,12 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from dltrain.config import interpolation, overrides
-from dltrain.config.composer import Composer, first_name, hydra_errors, module_names, plain
+from dltrain.config.composer import SETTABLE_IN_HYDRA, Composer, first_name, hydra_errors, module_names, plain
 from dltrain.config.groups import conf_dir, search_dirs
-from dltrain.errors import ConfigError
+from dltrain.errors import ConfigError, format_error
 
 LOCATIONS = ("hydra", "sweep")  # where a run goes is not part of its configuration
 
@@ -80,15 +81,23 @@ def expand(typed: list[str], config_dirs: tuple[str, ...] = (), sweep: bool = Tr
 def _job_of(whole: DictConfig, parsed: Sequence[Override], config_dirs: tuple[str, ...]) -> Job:
     """Separate dltrain's configuration from Hydra's."""
     choices = {k: v for k, v in whole.hydra.runtime.choices.items() if v is not None and not k.startswith("hydra/")}
-    with hydra_errors():
-        places = (whole.hydra.run.dir, whole.hydra.sweep.dir)
-    run_dir, sweep_dir = (None if place in ("auto", "", None) else str(place) for place in places)
+    run_dir, sweep_dir = (_place_of(whole, key) for key in SETTABLE_IN_HYDRA.values())
     typed = tuple(str(o.input_line) for o in parsed if first_name(o) not in LOCATIONS)
     config = {key: value for key, value in plain(whole).items() if key not in LOCATIONS}
     allow = tuple(module_names(config.get("allow_targets")))
     resumed = OmegaConf.select(whole, "sweep.resume")
     resumed = None if resumed is None else str(resumed)
     return Job(config, choices, typed, run_dir, sweep_dir, config_dirs, allow, resumed)
+
+
+def _place_of(whole: DictConfig, key: str) -> str | None:
+    """Return the folder that ``hydra.run.dir`` or ``hydra.sweep.dir`` names, or None for a new one."""
+    try:
+        place = OmegaConf.select(whole, key)
+    except OmegaConfBaseException as error:
+        written = OmegaConf.select(whole, key.rpartition(".")[0])._get_node("dir")._value()
+        raise ConfigError(format_error(key, "a folder", written, f"{str(error).splitlines()[0]}.")) from None
+    return None if place in ("auto", "", None) else str(place)
 
 
 @contextmanager

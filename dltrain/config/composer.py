@@ -2,7 +2,7 @@
 
 import copy
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from dltrain.config import interpolation, schema, validation
+from dltrain.config import interpolation, validation
 from dltrain.config.groups import search_dirs
 from dltrain.errors import ConfigError, format_error
 
@@ -54,8 +54,10 @@ class Composer:
         whole = _with_overrides(base, [o for o in values if not found[id(o)]])
         content = plain(whole)
         errors = [text for text in found.values() if text]
-        errors += [*interpolation.unresolvable(content), *schema.out_of_range(content), *validation.endless(content)]
-        if self.config_dirs or any(o.type is not OverrideType.CHANGE or isinstance(o.value(), dict) for o in parsed):
+        resolved, wrong = interpolation.check_values(content)
+        errors += [*wrong, *self.resolved_errors((o for o in values if not found[id(o)]), resolved, plain(base))]
+        changes = (o.type is OverrideType.CHANGE and not isinstance(o.value(), dict) for o in parsed)
+        if self.config_dirs or not all(changes) or any(map(is_interpolated, parsed)):
             errors += self._structure_errors(whole, content)
         typed = next((o.value() for o in reversed(parsed) if o.key_or_group == "allow_targets"), None)
         allowed = module_names(content.get("allow_targets"))
@@ -87,6 +89,16 @@ class Composer:
             return None if override.is_add() or override.is_force_add() else unknown
         return None if override.is_delete() else validation.wrong_value(key, value, content, self.groups)
 
+    def resolved_errors(
+        self, overrides: Iterable[Override], resolved: dict[str, Any], before: dict[str, Any]
+    ) -> Iterator[str]:
+        """Yield the errors of type in what the interpolations of a command line resolve to."""
+        for key in (o.key_or_group for o in overrides if is_interpolated(o)):
+            known = not validation.unknown_key(key, before, self.groups)
+            if known and not isinstance(validation.lookup(key, before), dict):
+                error = validation.wrong_value(key, validation.lookup(key, resolved), before, self.groups)
+                yield from [error] if error else []
+
     def _structure_errors(self, whole: DictConfig, content: dict[str, Any]) -> list[str]:
         """Return what the user's own YAML, or keys added and deleted, must not change."""
         own, refused = self.base(), "not supported because dltrain runs no plugins, callbacks or loggers of Hydra"
@@ -94,6 +106,11 @@ class Composer:
         shape = list(validation.misshapen_groups(content, plain(own)))
         keys = shape or validation.misplaced_keys(content, plain(own), self.groups)
         return [*(f"hydra.{name}: {refused}" for name in touched), *keys]
+
+
+def is_interpolated(override: Override) -> bool:
+    """Return whether an override sets a value with an interpolation in it."""
+    return not override.is_delete() and "${" in str(override.value())
 
 
 def first_name(override: Override) -> str:

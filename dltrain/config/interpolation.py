@@ -6,35 +6,41 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from dltrain import redaction
-from dltrain.config import schema, validation
-from dltrain.errors import ConfigError, format_error, suggest
+from dltrain.config import facts, schema, validation
+from dltrain.config.facts import FACT, Fact
+from dltrain.errors import ConfigError, format_error
 
-FACT = re.compile(r"\$\{spec\.(\w+)")
 # ${oc.env:MY_${...}}, also with a computed resolver name: it cannot be seen which variable is read.
 ASSEMBLED = re.compile(r"\$\{\s*oc\.env\s*:[^,}]*\$\{|\$\{[^{}:]*\$\{[^{}]*\}[^{}:]*:")
 
 
 def unresolvable(written: dict[str, Any]) -> Iterator[str]:
-    """Yield an error for each interpolation without a value, in a cycle, or with a value out of range.
-
-    Facts, ``${spec.NAME}``, are known only later and always accepted.
-    """
-    whole = OmegaConf.create({**written, "spec": dict.fromkeys(FACT.findall(str(written)))})
+    """Yield an error for each interpolation without a value, or in a cycle. Facts are known only later."""
+    whole = _with_placeholders(written)
     for key, value in validation.leaves(written):
         if isinstance(value, str) and "${" in value:
             try:
                 found = OmegaConf.select(whole, key)
-                # Environment variables are text even where a number is expected.
-                if "oc." in value and not OmegaConf.is_config(found) and (wrong := schema.check_range(key, found)):
-                    yield wrong
+                OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else None
             except (OmegaConfBaseException, RecursionError) as error:
                 reason = re.sub(r"^.*while resolving interpolation: ", "", str(error).split("\n")[0])
                 yield format_error(key, "a value", value, f"{reason.rstrip('.')}.")
+
+
+def check_values(written: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return a configuration with its interpolations resolved, as far as possible, and every error in its values."""
+    errors, wrong, resolved = list(unresolvable(written)), list(schema.out_of_range(written)), written
+    if not errors:
+        resolved = resolve(written)
+        errors += filter(None, (facts.misplaced_fact(*leaf) for leaf in validation.leaves(resolved)))
+        known = {error.partition(": ")[2] for error in wrong}  # a key that refers to a wrong one is not wrong itself
+        wrong += (error for error in schema.out_of_range(resolved) if error.partition(": ")[2] not in known)
+    return resolved, [*errors, *wrong, *validation.endless(resolved)]
 
 
 def refuse_assembled(content: Any, file: Path) -> None:
@@ -63,16 +69,6 @@ def resolve_env(name: str, *default: Any) -> Any:
     return value
 
 
-class Fact:
-    """Placeholder of a value that the data or the task state: ``${spec.NAME}``."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __str__(self) -> str:
-        return f"${{spec.{self.name}}}"
-
-
 def from_yaml(text: str) -> Any:
     """Return a YAML document, interpolations as they are written; a `ValueError` if it is not a configuration."""
     try:
@@ -88,21 +84,13 @@ def to_yaml(content: Mapping[str, Any]) -> str:
 
 def resolve(written: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy with every interpolation replaced by its value, and those of facts by a `Fact`."""
-    whole = OmegaConf.create(dict(written), flags={"allow_objects": True})
-    whole.spec = {name: Fact(name) for name in FACT.findall(str(written))}
-    resolved: Any = OmegaConf.to_container(whole, resolve=True)
+    resolved: Any = OmegaConf.to_container(_with_placeholders(written), resolve=True)
     del resolved["spec"]
     return resolved
 
 
-def fill_facts(node: Any, facts: Mapping[str, Any], key: str = "") -> Any:
-    """Return a copy of a resolved configuration with every `Fact` replaced by its value."""
-    if isinstance(node, Mapping):
-        return {name: fill_facts(value, facts, f"{key}.{name}".lstrip(".")) for name, value in node.items()}
-    if isinstance(node, list):
-        return [fill_facts(value, facts, f"{key}.{number}") for number, value in enumerate(node)]
-    if not isinstance(node, Fact):
-        return node
-    if node.name not in facts:
-        raise ConfigError(format_error(key, "a fact that the data or the task state", node, suggest(node.name, facts)))
-    return facts[node.name]
+def _with_placeholders(written: Mapping[str, Any]) -> DictConfig:
+    """Return a configuration in which a `Fact` stands for each value that it takes from the data or the task."""
+    whole = OmegaConf.create(dict(written), flags={"allow_objects": True})
+    whole.spec = {name: Fact(name) for name in FACT.findall(str(written))}
+    return whole

@@ -1,6 +1,7 @@
 """Parse the overrides of a command line, and list the values of each key of a sweep."""
 
 import functools
+import os
 import shlex
 from collections.abc import Callable, Sequence
 
@@ -9,7 +10,8 @@ from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
 from dltrain import redaction
-from dltrain.errors import format_error, suggest
+from dltrain.config import schema
+from dltrain.errors import MAX_LENGTH, format_error, shorten, suggest
 
 QUOTES = set("'\"[]{}")
 
@@ -19,7 +21,10 @@ Options = Callable[[str], Sequence[str]]
 @functools.cache
 def parse_override(text: str) -> Override:
     """Return one override as Hydra parses it; a `HydraException` if it is not valid."""
-    return OverridesParser.create().parse_override(text)
+    try:
+        return OverridesParser.create().parse_override(text)
+    except (ValueError, RecursionError) as error:  # too many digits or brackets
+        raise HydraException(str(error)) from error
 
 
 def allowed_modules(typed: list[str]) -> list[str]:
@@ -41,7 +46,8 @@ def parse(typed: list[str], options: Options) -> tuple[list[Override], list[str]
             parsed.append(parse_override(to_hydra_syntax(text, options)))
         except HydraException as error:
             shown = redaction.mask_override(text)
-            errors.append(f"{shown}: cannot be parsed: {str(error).splitlines()[0]}{_quoting_hint(shown)}")
+            hint = _quoting_hint(shown) if len(shown) < MAX_LENGTH else ""
+            errors.append(f"{shorten(shown)}: cannot be parsed: {shorten(str(error).splitlines()[0])}{hint}")
     return parsed, errors
 
 
@@ -77,8 +83,13 @@ def single_values(parsed: list[Override]) -> tuple[list[list[Override]], list[st
     errors = []
     for text in (redaction.mask_override(str(o.input_line)) for o in parsed if o.is_sweep_override()):
         key, _, value = text.partition("=")
-        hint = f"To run all of them, add -m: dltrain -m {shlex.quote(text)}"
-        errors.append(format_error(key, "one value", value, hint))
+        hints = [f"To run all of them, add -m: dltrain -m {shlex.quote(text)}"]
+        field = schema.field_of(key)
+        if os.path.exists(value):
+            hints = [f"""Quote it: "{key}='{value}'\""""]
+        elif "." in key and "(" not in value and (field is None or field.many):
+            hints.append(f"A list is written in brackets: {shlex.quote(f'{key}=[{value}]')}")
+        errors.append(format_error(key, "one value", value, ". ".join(hints)))
     return [[o] for o in parsed if not o.is_sweep_override()], errors
 
 

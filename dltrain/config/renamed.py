@@ -49,12 +49,22 @@ def upgrade(content: dict[str, Any]) -> dict[str, Any]:
     """Return the job.yaml of an earlier version in today's names."""
     keys: dict[str, str] = {}
     config = _with_new_names(content["config"], "", keys)
+    _keep_reading(config.get("data") or {})
     typed = []
     for word in content["overrides"]:
         key = word.partition("=")[0].lstrip("+~")
         new = keys.get(key.replace("/", "."))
         typed.append(word.replace(key, new, 1) if new else word)
     return {**content, "config": config, "overrides": typed}
+
+
+def _keep_reading(data: dict[str, Any]) -> None:
+    """Read the file of a run of version 0.2 or before as that version did."""
+    target = str(data.get("_target_", ""))
+    if target.endswith(".CsvTable") and "ignore" not in data:
+        data |= {"ignore": None, "stratify": False}
+    if target.endswith(".TimeSeries") and "group" not in data:
+        data.setdefault("column", None)
 
 
 def _with_new_names(node: Any, group: str, keys: dict[str, str]) -> Any:

@@ -7,7 +7,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from dltrain import redaction
-from dltrain.config import compose, interpolation, overrides, schema, validation
+from dltrain.config import compose, interpolation, overrides, validation
 from dltrain.config.compose import Job
 from dltrain.config.composer import SETTABLE_IN_HYDRA, Composer, plain
 from dltrain.errors import ConfigError, format_error
@@ -43,9 +43,10 @@ def revise_job(job: Job, typed: list[str]) -> tuple[Job, Changes]:
                 run_dir = None if value in ("auto", None) else str(value)
             elif key != "allow_targets":
                 OmegaConf.update(config, key, value, merge=False)
-    content = plain(config)
-    problems += [*schema.out_of_range(content), *validation.endless(content), *_missing_secrets(content, typed)]
-    problems += [] if problems else interpolation.unresolvable(content)
+        content = plain(config)
+        resolved, wrong = interpolation.check_values(content)
+        problems += [*wrong, *composer.resolved_errors(found, resolved, before)]
+    problems += _missing_secrets(content, typed)
     if problems:
         raise ConfigError(*dict.fromkeys(problems))
     kept = [text for text in job.overrides if not _is_overridden(_override_key(text), typed)]

@@ -9,10 +9,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dltrain.config.facts import Fact
 from dltrain.errors import format_error, suggest
 from dltrain.redaction import MASK
 
 UNITS = ("step", "epoch", "minute")
+
+
+LARGEST = 3.4028234663852886e38  # of float32, in which weights and losses are computed
+MOST = 2**53  # whole numbers from here on are not exact as floats
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class FieldSpec:
     edges: tuple[float, ...] = ()  # valid values at the edge of the range, for tests
 
 
-def integer(least: int, below: float = math.inf, many: bool = False, null: bool = False) -> FieldSpec:
+def integer(least: int, below: int = MOST, many: bool = False, null: bool = False) -> FieldSpec:
     """Accept whole numbers from `least` to below `below`."""
     text = f"a whole number of at least {least}"
     return FieldSpec(text, lambda value: type(value) is int and least <= value < below, (), many, null, (least,))
@@ -41,7 +46,7 @@ def real(interval: str, many: bool = False, null: bool = False) -> FieldSpec:
     def accepts(value: Any) -> bool:
         if type(value) not in (int, float):
             return False
-        return (value >= low if low_closed else value > low) and (value <= high if high_closed else value < high)
+        return (low <= value if low_closed else low < value) and (value <= high if high_closed else value < high)
 
     ends = [] if low == -math.inf else [f"of at least {low:g}" if low_closed else f"above {low:g}"]
     ends += [] if high == math.inf else [f"at most {high:g}" if high_closed else f"below {high:g}"]
@@ -62,7 +67,7 @@ def parse_interval(value: Any) -> tuple[float, str] | None:
     if not match or unit not in UNITS or float(match[1]) <= 0:
         return None
     count = float(match[1])
-    return None if unit != "minute" and count != int(count) else (count, unit)
+    return None if count >= MOST or (unit != "minute" and count != int(count)) else (count, unit)
 
 
 INTERVAL = FieldSpec(
@@ -79,7 +84,8 @@ TABLE = {
     "ns_steps importance_samples n_critic modes": integer(1),
     "workers early_stopping_patience patience pretrain_epochs": integer(0),
     "stride kernel hidden_size": integer(1, many=True),
-    "lr max_minutes worker_timeout eps step_size factor gamma radius": real("(0, inf)"),
+    "lr worker_timeout eps step_size factor gamma radius": real("(0, inf)"),
+    "max_minutes": real("(0, 1e8]", null=True),
     "pretrain_lr critic_lr generator_lr": real("(0, inf)", null=True),
     "validation betas dropout label_smoothing ema_decay task.noise": real("[0, 1)"),
     "momentum": real("[0, 1)", null=True),
@@ -95,6 +101,7 @@ TABLE = {
     "on_non_finite": choice("stop", "skip", "ignore"),
     "on_oom": choice("stop", "shrink"),
     "on_bad_sample": choice("stop", "skip"),
+    "decimal": choice("point", "comma"),
     "gate": choice("and", "or", "nand", "nor", "xor", "xnor"),
     "method": choice("contrastive_divergence", "denoising"),
     "likelihood": choice("auto", "bernoulli", "gaussian"),
@@ -136,11 +143,19 @@ def field_of(key: str, target: str = "") -> FieldSpec | None:
 def check_range(key: str, value: Any, target: str = "") -> str | None:
     """Return the error if `value` is outside the range of `key`, else None. Constructors judge null."""
     field = field_of(key, target)
-    if field is None or value is None or is_deferred(value):
-        return None
     items = value if isinstance(value, list) else [value]
-    wrong = [item for item in items if not field.accepts(item)]
-    return format_error(key, field.text, wrong[0], suggest(str(wrong[0]), field.names)) if wrong else None
+    if field is not None and value is not None and not is_deferred(value):
+        for item in items:
+            if not field.accepts(item):
+                return format_error(key, field.text, item, suggest(str(item), field.names))
+    large = next((item for item in items if is_too_large(item)), None)
+    limit = f"of at most {LARGEST:.2g} (float32)" if type(large) is float else "below 2**63"
+    return None if large is None else format_error(key, f"a number {limit}", large)
+
+
+def is_too_large(value: Any) -> bool:
+    """Return whether no tensor can hold a number: its absolute value exceeds float32's, or int64's."""
+    return (type(value) is float and LARGEST < abs(value) < math.inf) or (type(value) is int and abs(value) >= 2**63)
 
 
 def check_type(key: str, value: Any, default: Any) -> str | None:
@@ -153,14 +168,14 @@ def check_type(key: str, value: Any, default: Any) -> str | None:
         fits = value is None or type(value) in kinds
     else:
         text = field.text
-        fits = field.null if value is None else field.many or type(default) is list or type(value) is not list
+        fits = field.null if value is None else field.many or (type(value) is list) == (type(default) is list)
         fits = fits and not isinstance(value, Mapping)
     return None if fits else format_error(key, text, "null" if value is None else value)
 
 
 def is_deferred(value: Any) -> bool:
-    """Return whether a value is known only later: an interpolation, or one that the user must still give."""
-    return isinstance(value, str) and ("${" in value or value in ("???", MASK))
+    """Return whether a value is known only later: an interpolation, a fact, or one that the user must still give."""
+    return isinstance(value, Fact) or (isinstance(value, str) and ("${" in value or value in ("???", MASK)))
 
 
 def out_of_range(node: Any, prefix: str = "", target: str = "") -> Iterator[str]:

@@ -71,6 +71,8 @@ def wrong_value(key: str, value: Any, content: Node, groups: Sequence[str]) -> s
         pairs = [(f"{key}.{name}", item) for name, item in value.items()]
         errors = (unknown_key(k, content, groups) or wrong_value(k, v, content, groups) for k, v in pairs)
         return next((error for error in errors if error), None)
+    if key.partition(".")[0] in PLAIN and isinstance(value, Mapping | list) and not isinstance(node, Mapping):
+        return schema.check_type(key, value, node) or format_error(key, "a value", value)
     return schema.check_type(key, value, node)
 
 
@@ -136,6 +138,6 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def endless(content: Node) -> Iterator[str]:
     """Yield an error if nothing limits the length of training."""
-    trainer = content.get("trainer", {})
-    if trainer.get("epochs", 1) is None and trainer.get("max_steps", 1) is None:
+    trainer = content.get("trainer")
+    if isinstance(trainer, Mapping) and trainer.get("epochs", 1) is None and trainer.get("max_steps", 1) is None:
         yield format_error("trainer.epochs", "a whole number of at least 1", "null", "trainer.max_steps is null too.")

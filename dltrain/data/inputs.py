@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from dltrain.data.checks import similar_file
+from dltrain.data.folders import find_files
 from dltrain.errors import ConfigError, format_error
 
 STANDARD_INPUT = "-"
@@ -49,7 +50,8 @@ class InputFiles:
             if not os.path.isdir(name):
                 yield InputFile(number, name)
                 continue
-            found = sorted(path for path in Path(name).rglob("*") if path.suffix.casefold() in suffixes)
+            with InputFile(number, name).errors_as_input():
+                found = sorted(path for path in find_files(Path(name)) if path.suffix.casefold() in suffixes)
             if special := next(filter(_is_special, found), None):
                 raise ConfigError(format_error(f"INPUT {number}", "regular files in a folder", special))
             if not found:

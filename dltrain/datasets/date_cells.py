@@ -1,4 +1,4 @@
-"""Cells of a column of dates, freed from offsets, weekdays and foreign months, so that pandas parses them."""
+"""Normalize the cells of a date column for pandas: strip offsets and weekdays, translate months."""
 
 import re
 from dataclasses import dataclass, field, replace
@@ -9,16 +9,18 @@ from dltrain.datasets.date_names import find_languages, spell
 SAMPLE = 2000
 ORDINAL = re.compile(r"(?<=\d)(?:st|nd|rd|th|er|º|ª|°)(?![^\W\d_])", re.IGNORECASE)
 WORD = re.compile(r"[^\W\d_]{2,}\.?")
-WEEKDAY = re.compile(r"([^\W\d_]{2,}\.?)[.,]?\s+(?=.*[^\W\d_]{3}|\d{1,4}[-/.]\d{1,2}[-/.]\d)")
+WEEKDAY = re.compile(r"([^\W\d_]{2,}(?:-[^\W\d_]+)?\.?)[.,]?\s+(?=.*[^\W\d_]{3}|\d{1,4}[-/.]\d{1,2}[-/.]\d)")
 NO_MONTHS = {"am", "pm", "de", "del", "of", "kw"}
 NOON = re.compile(r"(?<=\d)(\s?)([ap])(\.?)(\s?)(m)(\.?)$", re.IGNORECASE)
-ZONE = r"(?:[Zz]|UTC|GMT|[+-]\d\d(?::?\d\d)?)"
+ZONES = {"Z": 0, "UTC": 0, "GMT": 0, "WET": 0, "WEST": 1, "BST": 1, "CET": 1, "CEST": 2, "EET": 2, "EEST": 3}
+ZONES |= {"EST": -5, "EDT": -4, "CST": -6, "CDT": -5, "MST": -7, "MDT": -6, "PST": -8, "PDT": -7}
+ZONE = rf"(?:z|{'|'.join(ZONES)}|[+-]\d\d(?::?\d\d)?)"
 OFFSET = re.compile(rf"((?::\d\d|T\d\d)\d*(?:[.,]\d+)?(?:\s?[AaPp]\.?[Mm]\.?)?)(\s?{ZONE})(?= \d{{4}}$|$)")
 
 
 @dataclass
 class DateCells:
-    """Different cells without offsets and weekdays, with English months, and the words that were replaced."""
+    """Distinct cells without offsets and weekdays, with English months, and the form of what was replaced."""
 
     texts: list[str]
     offsets: list[str] = field(default_factory=list)
@@ -28,8 +30,8 @@ class DateCells:
     other_months: list[str] | None = None  # the texts in another language that has the same words
 
 
-def prepare_cells(texts: list[str]) -> DateCells | None:
-    """Separate what pandas does not parse; None if words are not the names of months or weekdays."""
+def prepare_cells(texts: list[str]) -> DateCells:
+    """Normalize distinct cells."""
     cells, sample = DateCells(texts), sample_texts(texts)
     if any(OFFSET.search(text) for text in sample):
         texts, cells.offsets = _split_offsets(texts)
@@ -41,7 +43,9 @@ def prepare_cells(texts: list[str]) -> DateCells | None:
         cells.ordinal = any(re.search(r"\dth|\dst|\dnd|\drd", text, re.IGNORECASE) for text in sample)
         texts = [ORDINAL.sub("", text) for text in texts]
     cells.texts = texts
-    return _translate(cells) if any(WORD.search(text) for text in sample_texts(texts)) else cells
+    if any(WORD.search(text) for text in sample_texts(texts)):
+        _translate(cells)
+    return cells
 
 
 def _split_offsets(texts: list[str]) -> tuple[list[str], list[str]]:
@@ -63,25 +67,25 @@ def sample_texts(texts: list[str]) -> list[str]:
     return texts[:: max(1, len(texts) // SAMPLE)]
 
 
-def _translate(cells: DateCells) -> DateCells | None:
-    """Replace the names of months by English ones and remove the weekdays."""
+def _translate(cells: DateCells) -> None:
+    """Replace the names of months by English ones and remove the weekdays, if one language has all of them."""
     days: dict[str, None] = {}
+    comma = ""
     pieces: list[tuple[str, str, str]] = []
     for full in cells.texts:
         text = full
         if lead := WEEKDAY.match(full):
             days[lead[1]] = None
-            cells.lead = "%A" + lead[0].removeprefix(lead[1])
+            comma = lead[0].removeprefix(lead[1])
             text = full[lead.end() :]
         words = [match for match in WORD.finditer(text) if match[0].casefold().rstrip(".") not in NO_MONTHS]
         word = words[0] if words and re.search(r"\d", text) else None
         pieces.append((text[: word.start()], word[0], text[word.end() :]) if word else (text, "", ""))
     months = dict.fromkeys(word for _, word, _ in pieces if word)
-    if len(months) > 40 or len(days) > 20:
-        return None
-    languages = find_languages(months, days)
+    languages = find_languages(months, days) if len(months) + len(days) < 60 else []
     if not languages:
-        return None
+        return
+    cells.lead = "%A" + comma if days else ""
     versions = [
         [before + (ENGLISH[numbers[word] - 1] if word else "") + after for before, word, after in pieces]
         for _, numbers, _ in languages
@@ -92,4 +96,3 @@ def _translate(cells: DateCells) -> DateCells | None:
     cells.form = replace(
         cells.form, months=spell(numbers, language.month_lists), weekdays=spell(weekdays, language.weekday_lists)
     )
-    return cells

@@ -1,7 +1,7 @@
-"""How dates are written: find the pattern of a date, and write other dates by it."""
+"""Patterns of dates: find the pattern of a text, and write times by it."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -9,10 +9,17 @@ ENGLISH = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 ENGLISH_MONTH = re.compile(rf"(?<![^\W\d_])(?:{'|'.join(ENGLISH)})(?![^\W\d_])")
 UNITS = {10: "s", 13: "ms", 16: "us", 19: "ns"}  # of the digits of a Unix time between 2001 and 2286
 PARTS = {"Y": r"\d{4}", "y": r"\d\d", "b": "[A-Z][a-z]{2}", "p": "[AP]M", "q": "[1-4]", "G": r"\d{4}", "u": "[1-7]"}
-PARTS |= {"M": r"\d\d", "S": r"\d\d", "f": r"\d+", "s": r"\d+", **dict.fromkeys("mdHIV", r"\d{1,2}")}
-LITERALS = re.compile(r"(?:[-/.,:'’\sTWQMh年月日년월일]|KW|de|del|of|г\.?)*")
+PARTS |= {
+    "M": r"\d\d",
+    "S": r"\d\d",
+    "f": r"\d+",
+    "s": r"\d+",
+    **dict.fromkeys("mdHI", r"\d{1,2}"),
+    "V": r"(?:0?[1-9]|[1-5]\d)",
+}
+LITERALS = re.compile(r"(?:[-/.,:'’_\sTWQMtwqmh年月日년월일]|KW|del?|d['’]|of|[гр]\.?)*")
 
-# Text, and the pattern that stands for it; of several, the column chooses.
+# Regular expression of a text and its patterns; the column decides between several patterns.
 CLOCKS = (
     (r"(?<!\d)\d{1,2}:\d\d:\d\d([.,])\d{1,9}", r"%H:%M:%S\1%f"),
     (r"(?<!\d)\d{1,2}:\d\d:\d\d", "%H:%M:%S"),
@@ -21,25 +28,28 @@ CLOCKS = (
     (r"(?<=[\sT])\d{1,2}([.h])\d\d$", r"%H\1%M"),
     (r"(?<=\d{8}[ T])\d{6}$", "%H%M%S"),
     (r"(?<=\d{8}[ T])\d{4}$", "%H%M"),
-    (r"(?<=\dT)\d\d$|(?<=-\d\d )\d\d$", "%H"),
+    (r"(?<=\dT)\d\d$|(?<=[-/]\d\d )\d\d$", "%H"),
     (r"(?<=\s)\d{1,2}(?=\s?[AP]M$)", "%H"),
 )
 DATES = (
-    (r"\d{4}(\s?[-/.]\s?|\s)\d{1,2}\1\d{1,2}", (r"%Y\1%m\1%d",)),
+    (r"\d{4}(\s?[-/._]\s?|\s)\d{1,2}\1\d{1,2}", (r"%Y\1%m\1%d",)),
     (r"\d{1,2}(\s?[-/.]\s?|\s)\d{1,2}\1\d{4}", (r"%d\1%m\1%Y", r"%m\1%d\1%Y")),
     (r"\d{1,2}(\s?[-/.]\s?)\d{1,2}\1\d\d", (r"%d\1%m\1%y", r"%m\1%d\1%y", r"%y\1%m\1%d")),
     (r"\d{4}([年년]\s?)\d{1,2}([月월]\s?)\d{1,2}([日일])", (r"%Y\1%m\2%d\3",)),
     (r"\d{4}([年년]\s?)\d{1,2}([月월])", (r"%Y\1%m\2",)),
     (r"\d{8}", ("%Y%m%d",)),
-    (r"\d{4}([-/]|[- ]?M)\d{1,2}", (r"%Y\1%m",)),
+    (r"\d{4}([-/]|[- ]?[Mm])\d{1,2}", (r"%Y\1%m",)),
+    (r"\d{4}:\d\d", ("%Y:%m",)),
     (r"\d{1,2}([-/])\d{4}", (r"%m\1%Y",)),
-    (r"\d{4}([-/ ]?(?:W|KW)\s?)\d{1,2}(-)[1-7]", (r"%G\1%V\2%u",)),
+    (r"\d{4}([-/ ]?(?:[Ww]|KW)\s?)\d{1,2}(-)[1-7]", (r"%G\1%V\2%u",)),
     (r"\d{4}W\d\d[1-7]", ("%GW%V%u",)),
-    (r"\d{4}([-/ ]?(?:W|KW)\s?)\d{1,2}", (r"%G\1%V",)),
-    (r"((?:W|KW)\s?)\d{1,2}([-/ ])\d{4}", (r"\1%V\2%G",)),
-    (r"\d{4}([-/ ]?Q)[1-4]", (r"%Y\1%q",)),
-    (r"(Q\s?)[1-4]([-/ ]?)\d{4}", (r"\1%q\2%Y",)),
-    (r"[1-4](Q[-/ ]?)\d{4}", (r"%q\1%Y",)),
+    (r"\d{4}([-/ ]?(?:[Ww]|KW)\s?)\d{1,2}", (r"%G\1%V",)),
+    (r"((?:[Ww]|KW)\s?)\d{1,2}([-/ ])\d{4}", (r"\1%V\2%G",)),
+    (r"\d{4}([-/: ]?[QqT])[1-4]", (r"%Y\1%q",)),
+    (r"([QqT]\s?)[1-4]([-/ ]?)\d{4}", (r"\1%q\2%Y",)),
+    (r"(Q\s?)[1-4]([-/ ]['’]?|['’])\d\d", (r"\1%q\2%y",)),
+    (r"[1-4]([Qq][-/ ]?)\d{4}", (r"%q\1%Y",)),
+    (r"[1-4]([Qq][-/ ]?['’]?)\d\d", (r"%q\1%y",)),
     (r"\d{1,2}(\D{0,5}?)%b(\D{0,14}?)\d{4}", (r"%d\1%b\2%Y",)),
     (r"\d{1,2}(\D{0,5}?)%b(\D{0,5}?)\d\d", (r"%d\1%b\2%y", r"%y\1%b\2%d")),
     (r"%b(\D{1,5}?)\d{1,2}(\D{1,14}?)\d{4}", (r"%b\1%d\2%Y",)),
@@ -93,7 +103,7 @@ class DateForm:
     @property
     def day_first(self) -> bool | None:
         """Whether the day precedes the month; None if they are written in the only usual order."""
-        return None if self.months or re.search("%[YG]|^%y", self.pattern[:4]) else day_precedes(self.pattern)
+        return None if re.search("^%[Yy]", self.pattern) else day_precedes(self.pattern)
 
 
 def day_precedes(pattern: str) -> bool | None:
@@ -119,7 +129,7 @@ def find_patterns(text: str, named_time: bool) -> list[str]:
     if re.search(r"%H.*[AP]M", text):
         text = re.sub("[AP]M", "%p", text.replace("%H", "%I"))
     for date, patterns in (*DATES, *(NUMBERS if named_time else ())):
-        if match := re.fullmatch(rf"(?:{date})(?P<rest>(?:[T,:\s]+%[HI]\D*)?|\.|\s?г\.?)", text):
+        if match := re.fullmatch(rf"(?:{date})(?P<rest>(?:[T,:_\s]+%[HI]\D*)?|\.|\s?[гр]\.?)", text):
             found = [match.expand(pattern) + match["rest"] for pattern in patterns]
             return [pattern for pattern in found if LITERALS.fullmatch(re.sub(r"%\w", "", pattern))]
     return []
@@ -134,18 +144,6 @@ def pattern_regex(pattern: str) -> re.Pattern[str]:
             for index, piece in enumerate(pieces)
         )
     )
-
-
-def drop_zeros(pattern: str, texts: Sequence[str]) -> str:
-    """Return the pattern with ``%-d`` for ``%d`` (also ``m``, ``H``, ``I``, ``V``) where the texts have no zero."""
-    regex = pattern_regex(pattern)
-    matches = [match.groupdict() for text in texts if (match := regex.fullmatch(text))]
-    seen = {part: {match[part] for match in matches} for part in "mdHIV" if f"%{part}" in pattern}
-    if any(len(text) == 1 for texts in seen.values() for text in texts):
-        for part, values in seen.items():
-            if not any(value[0] == "0" and len(value) > 1 for value in values):
-                pattern = pattern.replace(f"%{part}", f"%-{part}")
-    return pattern
 
 
 def write_dates(times: Iterable[datetime], form: DateForm) -> list[str]:
@@ -171,7 +169,7 @@ WRITERS: dict[str, Callable[[datetime, DateForm], str]] = {
     "m": lambda time, form: f"{time.month:02}",
     "d": lambda time, form: f"{time.day:02}",
     "o": lambda time, form: _ordinal(time.day),
-    "b": lambda time, form: form.months[time.month - 1],
+    "b": lambda time, form: (form.months or ENGLISH)[time.month - 1],
     "A": lambda time, form: form.weekdays[time.weekday()],
     "q": lambda time, form: str((time.month + 2) // 3),
     "G": lambda time, form: f"{time.isocalendar().year:04}",

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
-LANGUAGES = "en de fr es it pt nl pl sv da nb fi cs sk sl hr hu ro tr et lv lt ca id ru uk el"
-NICKNAMES = {("de", "mrz"): 3, ("en", "sept"): 9}  # that the Unicode locale data lack
+LANGUAGES = "en de fr es it pt nl pl sv da nb fi cs sk sl hr hu ro tr et lv lt ca id is sr_Latn bg ru uk el"
+NICKNAMES = {("de", "mrz"): 3, ("de", "janner"): 1, ("en", "sept"): 9}  # that the Unicode locale data lack
 
 
 class Language(NamedTuple):
@@ -29,7 +29,7 @@ def load_language(code: str) -> Language:
     """Return the names of a language from Babel; months count from 1, weekdays from Monday as 0."""
     from babel import Locale
 
-    locale = Locale(code)
+    locale = Locale.parse(code)
     forms = [(context, width) for context in ("format", "stand-alone") for width in ("wide", "abbreviated", "short")]
     months = [[locale.months[c][w][n] for n in range(1, 13)] for c, w in forms if w in locale.months[c]]
     days = [[locale.days[c][w][n] for n in range(7)] for c, w in forms if w in locale.days[c]]

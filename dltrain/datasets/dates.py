@@ -8,15 +8,19 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from dltrain.datasets.date_cells import DateCells, prepare_cells, sample_texts
-from dltrain.datasets.date_form import NUMBERS, UNITS, DateForm, day_precedes, drop_zeros, find_patterns, pattern_regex
+from dltrain.datasets.date_cells import ZONES, DateCells, prepare_cells, sample_texts
+from dltrain.datasets.date_form import DateForm, day_precedes, find_patterns, pattern_regex
+from dltrain.datasets.date_values import UNSURE, parse_texts
 
-DATES_SHARE = 0.9  # of the different cells; the others are errors in a column of dates
+TIME_NAMES = (
+    *("date", "time", "datetime", "timestamp", "ts", "ds", "year", "quarter", "month", "week", "day", "hour"),
+    *("yearmonth", "yearweek", "unix", "unixtime", "epoch", "datum", "zeit", "jahr", "monat", "fecha"),
+)
+DATES_SHARE = 0.9  # of the distinct cells; the others are errors in a column of dates
 REGULAR = 2  # plausibility of equal steps in one direction
 MARGIN = 0.05  # by which an irregular reading must be more plausible than the next one
 TINY = 1e-9
-LATEST_SHORT_YEAR = 2035  # of a column of two-digit years
-UNSURE = {"%Y%m%d", *(pattern for _, patterns in NUMBERS for pattern in patterns)}  # dates only if all cells are
+LEAST_SHARE = 0.7  # of steps in one direction or of one length; less may be chance
 
 Reading = tuple[float, str, np.ndarray]
 
@@ -37,6 +41,11 @@ class Dates(NamedTuple):
     bad: int | None
 
 
+def is_time_name(name: str) -> bool:
+    """Whether the name of a column says that it holds times; blanks and marks as in "Date/Time" do not matter."""
+    return re.sub(r"[\W_]", "", name.casefold()) in TIME_NAMES
+
+
 def parse_dates(cells: pd.Series, day_first: bool | None = None, named_time: bool = False) -> Dates | None:
     """Parse the dates of a column.
 
@@ -47,26 +56,23 @@ def parse_dates(cells: pd.Series, day_first: bool | None = None, named_time: boo
             times are dates, too.
 
     Returns:
-        The dates, or None if fewer than nine in ten different cells are dates.
+        The dates, or None if fewer than nine in ten distinct cells are dates.
     """
     known = cells.dropna()
     if known.empty:
         return None
     probe = prepare_cells([str(cell) for cell in known.iloc[[0, len(known) // 2, -1]]])
-    if probe is None or not any(find_patterns(text, named_time) for text in probe.texts):
+    if not any(find_patterns(text, named_time) for text in probe.texts):
         return None
     codes, unique = pd.factorize(cells)
     originals: list[str] = unique.tolist()
     prepared = prepare_cells(originals)
-    found = _choose_reading(prepared, originals, day_first, named_time) if prepared else None
-    if prepared is None or found is None:
-        return None
-    times, form = found
-    return _spread(times, form, prepared.offsets, codes, cells.index)
+    found = _choose_reading(prepared, originals, day_first, named_time)
+    return _spread(*found, prepared.offsets, codes, cells.index) if found else None
 
 
 def _spread(times: np.ndarray, form: DateForm, offsets: list[str], codes: np.ndarray, index: pd.Index) -> Dates:
-    """Return the dates of all cells from those of the different cells."""
+    """Return the dates of all cells from those of the distinct cells."""
 
     def spread(values: np.ndarray) -> pd.Series:
         return pd.Series(np.append(values, np.datetime64("NaT"))[codes], index=index)
@@ -83,6 +89,8 @@ def _spread(times: np.ndarray, form: DateForm, offsets: list[str], codes: np.nda
 
 
 def _offset_seconds(offset: str) -> int:
+    if offset.strip().upper() in ZONES:
+        return 3600 * ZONES[offset.strip().upper()]
     digits = re.sub(r"\D", "", offset).ljust(4, "0")
     seconds = 3600 * int(digits[:2]) + 60 * int(digits[2:])
     return -seconds if "-" in offset else seconds
@@ -91,7 +99,7 @@ def _offset_seconds(offset: str) -> int:
 def _choose_reading(
     cells: DateCells, originals: list[str], day_first: bool | None, named_time: bool
 ) -> tuple[np.ndarray, DateForm] | None:
-    """Return the most plausible times of the different cells, and their form."""
+    """Return the most plausible times of the distinct cells, and their form."""
     texts = cells.texts
     probes = (texts[0], texts[len(texts) // 2], texts[-1])
     patterns = next((found for text in probes if (found := find_patterns(text, named_time))), [])
@@ -109,13 +117,26 @@ def _choose_reading(
         return None
     best = max(readings, key=lambda reading: reading[0])
     rivals = [reading for reading in readings if best[0] - reading[0] < (MARGIN if best[0] < REGULAR else TINY)]
+    best, rivals = _nearest_years(best, rivals)
     if "." in best[1]:  # usually with the day first
         best, rivals = rivals[0], []
     form = replace(_complete(best[1], cells), readings=_two_readings(originals, best, rivals))
     if cells.other_months:
-        other = _parse(cells.other_months, best[1])
+        other = parse_texts(cells.other_months, best[1])
         form = replace(form, readings=_two_readings(originals, best, [(0, "", other)]))
     return best[2], form
+
+
+def _nearest_years(best: Reading, rivals: list[Reading]) -> tuple[Reading, list[Reading]]:
+    """Choose between years in the first and in the last place by the shorter span of time, if it is clearly shorter."""
+    spans = [np.ptp(times[~np.isnat(times)]) for _, _, times in rivals]
+    shortest = rivals[int(np.argmin(spans))]
+    first = shortest[1].startswith("%y")
+    others = [span for span, rival in zip(spans, rivals, strict=True) if rival[1].startswith("%y") != first]
+    if not others or min(spans) * 2 > min(others):
+        return best, rivals
+    kept = [rival for rival in rivals if rival[1].startswith("%y") == first]
+    return (best, kept) if best[1].startswith("%y") == first else (kept[0], kept)
 
 
 def _are_days(pattern: str, texts: list[str]) -> bool:
@@ -137,71 +158,25 @@ def _two_readings(originals: list[str], best: Reading, rivals: list[Reading]) ->
 
 
 def _parse_all(texts: list[str], pattern: str, named_time: bool) -> tuple[np.ndarray, str]:
-    """Parse dates of a pattern, and some that are longer or shorter, such as those without seconds.
+    """Parse dates of a pattern and of its variants, such as those without seconds.
 
     Returns:
         The times and the longest pattern.
     """
-    times, longest = _parse(texts, pattern), pattern
+    times, longest = parse_texts(texts, pattern), pattern
     for _ in range(4):
         left = np.flatnonzero(np.isnat(times))
         found = find_patterns(texts[left[0]], named_time) if len(left) and pattern not in UNSURE else []
-        other = next((other for other in found if len(found) == 1 or other[:8] == pattern[:8]), None)
-        if other is None or other in UNSURE:
+        other = next((other for other in found if len(found) == 1 or other[:8] == pattern[:8]), "")
+        if not other or other in UNSURE or _date_parts(other) != _date_parts(pattern):
             break
-        times[left] = _parse([texts[index] for index in left], other)
+        times[left] = parse_texts([texts[index] for index in left], other)
         longest = max(longest, other, key=len)
     return times, longest
 
 
-def _parse(texts: list[str], pattern: str) -> np.ndarray:
-    """Return datetime64[us], NaT for texts of another pattern."""
-    if pattern in UNSURE:
-        return _parse_numbers(texts, pattern)
-    if "%q" in pattern or ("%V" in pattern and "%u" not in pattern):
-        matches = [match.groupdict() if (match := pattern_regex(pattern).fullmatch(text)) else {} for text in texts]
-        if "%q" in pattern:
-            texts = [f"{part['Y']}-{3 * int(part['q']) - 2}" if part else "" for part in matches]
-            return _parse(texts, "%Y-%m")
-        return _parse([f"{part['G']}-{part['V']}-1" if part else "" for part in matches], "%G-%V-%u")
-    late = [" 24:00" in text or "T24:00" in text for text in texts] if "%H:%M" in pattern else [False]
-    if any(late):  # the end of a day
-        texts = [re.sub("([ T])24:00", r"\g<1>00:00", text) for text in texts]
-    parsed = pd.to_datetime(pd.Series(texts, dtype=object), format=pattern, errors="coerce")
-    times = parsed.to_numpy().astype("M8[us]") + np.array(late) * np.timedelta64(1, "D")
-    return _in_one_century(times) if "%y" in pattern else times
-
-
-def _parse_numbers(texts: list[str], pattern: str) -> np.ndarray:
-    """Parse numbers of a fixed length that are dates of the years from 1800 to 2100."""
-    digits = len(texts[0])
-    length = len(re.sub(r"%\w", "00", pattern.replace("%Y", "0000"))) if pattern != "%s" else digits
-    texts = [text if len(text) == length and text.replace(".", "").isdigit() else "" for text in texts]
-    if pattern == "%s":
-        numbers = [int(text) if text and digits in UNITS else np.iinfo("i8").min for text in texts]
-        times = np.array(numbers, dtype="i8").view(f"M8[{UNITS.get(digits, 's')}]").astype("M8[us]")
-    else:
-        parsed = pd.to_datetime(pd.Series(texts, dtype=object), format=pattern, errors="coerce")
-        times = parsed.to_numpy().astype("M8[us]")
-    plausible = (times >= np.datetime64("1800")) & (times < np.datetime64("2101"))
-    return np.where(plausible, times, np.datetime64("NaT"))
-
-
-def _in_one_century(times: np.ndarray) -> np.ndarray:
-    """Move two-digit years to the shortest span of years that contains them and ends before LATEST_SHORT_YEAR."""
-    known = ~np.isnat(times)
-    years = times[known].astype("M8[Y]")
-    short = (years.astype(int) + 1970) % 100
-    seen = np.unique(short)
-    if not len(seen):
-        return times
-    gap = int(np.argmax(np.diff(seen, append=seen[0] + 100)))
-    first = int(seen[(gap + 1) % len(seen)])
-    last = first + int(seen[gap] - first) % 100
-    century = 2000 if 2000 + last <= LATEST_SHORT_YEAR else 1900
-    moved = (century + first + (short - first) % 100 - 1970).astype("M8[Y]")
-    times[known] = moved.astype("M8[us]") + (times[known] - years)
-    return times
+def _date_parts(pattern: str) -> set[str]:
+    return set(re.findall("%([YmdGVuq])", pattern.replace("%y", "%Y").replace("%b", "%m")))
 
 
 def _plausibility(times: np.ndarray) -> float:
@@ -219,16 +194,20 @@ def _plausibility(times: np.ndarray) -> float:
         months.value_counts().max() if len(months) else 0,
         (weekdays == 1).sum() if (ordered.dt.day_of_week < 5).all() else 0,
     )
-    return float(max((steps > pd.Timedelta(0)).mean(), (steps < pd.Timedelta(0)).mean()) + max(counts) / len(steps))
+    ahead = (steps > pd.Timedelta(0)).mean()
+    return sum(float(share) for share in (max(ahead, 1 - ahead), max(counts) / len(steps)) if share >= LEAST_SHARE)
 
 
 def _complete(pattern: str, cells: DateCells) -> DateForm:
     """Return the form of a pattern, with what was separated from the cells."""
-    sample = sample_texts(cells.texts)
     regex = pattern_regex(pattern)
-    parts = [match.groupdict() for text in sample if (match := regex.fullmatch(text))]
+    parts = [match.groupdict() for text in sample_texts(cells.texts) if (match := regex.fullmatch(text))]
     digits = max((len(part.get("f") or part.get("s") or "") for part in parts), default=0)
-    pattern = drop_zeros(pattern, sample)
+    seen = {letter: {part[letter] for part in parts} for letter in "mdHIV" if f"%{letter}" in pattern}
+    if any(len(number) == 1 for numbers in seen.values() for number in numbers):
+        for letter, numbers in seen.items():
+            if not any(re.match(r"0\d", number) for number in numbers):
+                pattern = pattern.replace(f"%{letter}", f"%-{letter}")
     if cells.ordinal:
         pattern = re.sub("%-?d", "%o", pattern)
     if cells.offsets:

@@ -13,27 +13,28 @@ from dltrain.data.inputs import InputFiles
 from dltrain.data.spec import Inputs, Splits
 from dltrain.data.splits import hold_out_stratified
 from dltrain.data.worker_pool import TIMEOUT_S
-from dltrain.datasets.image_inputs import SUFFIXES, UNREADABLE, decode_image, read_images
+from dltrain.datasets import image_report
+from dltrain.datasets.class_counts import count_classes, shorten_names
+from dltrain.datasets.image_inputs import UNREADABLE, decode_image, read_images
+from dltrain.datasets.image_layout import TEST, TRAIN, VAL, LeftOut, Listing, class_names, find_splits, list_images
 from dltrain.datasets.images import ImageTransform, image_spec
 from dltrain.errors import ConfigError, format_error
 
-TRAIN = "train"
-TEST = "test"
 CHANNELS = 3
-
-Listing = list[tuple[Path, int]]
 
 
 class ImageFolder:
-    """Images in ``path/train/<class>/`` and ``path/test/<class>/``, or in ``path/<class>/`` only.
+    """Images in ``train/<class>/``, ``val/<class>/`` and ``test/<class>/`` below ``path``, or in ``<class>/`` only.
 
-    They are decoded when they are needed, converted to RGB (on white if they are transparent), scaled without
+    A split without a folder is cut from ``train``. Folders may be links; hidden files and folders are left out. Images
+    are decoded when they are needed, converted to RGB (on white if they are transparent), scaled without
     distortion until they cover a square, and cropped at the center.
 
     Args:
         path: The folder.
         image_size: Height and width of the square in pixels, at least 1.
-        validation: Fraction of each class of the training images to hold out, in [0, 1).
+        validation: Fraction of each class of the training images to hold out, in [0, 1); unused if there is a folder
+            ``val``.
         test: Fraction of each class to hold out for testing, in (0, 1); unused if there is a folder ``test``.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
         std: Divisor of the pixels after that, above 0; one number, or one per channel.
@@ -71,38 +72,52 @@ class ImageFolder:
         self.workers = at_least("data.workers", workers, 0)
         self.worker_timeout = worker_timeout
         self.bad = BadSamples(on_bad_sample, max_bad_samples)
-        self.has_test = (self.path / TRAIN).is_dir() and (self.path / TEST).is_dir()
-        if not self.has_test:
-            check_held_out(validation, test)
-        self.classes = _class_names(self.path / TRAIN if self.has_test else self.path)
+        self.folders = find_splits(self.path)
+        if TEST not in self.folders:
+            check_held_out(0 if VAL in self.folders else validation, test)
+        self.classes, self.empty = class_names(self.folders[TRAIN])
+        self.parts: dict[str, Listing] = {}
+        self.left_out = LeftOut()
         self.spec = self.transform.add_bounds(image_spec(CHANNELS, image_size, image_size, self.classes))
 
     def load(self) -> Splits:
         """List and split the files; no image is decoded yet."""
-        if self.has_test:
-            rest, test = self._list_images(self.path / TRAIN), self._list_images(self.path / TEST)
-        else:
-            rest, test = _split(self._list_images(self.path), self.test)
-        train, val = _split(rest, self.validation)
-        parts = [ImageFiles(part, self.image_size, self.path) for part in (train, val, test)]
+        self.left_out = LeftOut()
+        self.parts = {
+            split: list_images(folder, split, self.classes, self.left_out) for split, folder in self.folders.items()
+        }
+        for split, fraction in ((TEST, self.test), (VAL, self.validation)):
+            if split not in self.folders:
+                self.parts[TRAIN], self.parts[split] = _split(self.parts[TRAIN], fraction)
+        parts = [ImageFiles(self.parts[split], self.image_size, self.path) for split in (TRAIN, VAL, TEST)]
         return self.transform.splits(*parts)
+
+    def describe(self) -> list[str]:
+        """Return what `load` has read, in lines for the user: splits, classes, what was left out, copies."""
+        parts = {split: self.parts[split] for split in (TRAIN, VAL, TEST)}
+        labels = [label for listing in parts.values() for _, label in listing]
+        empty = [f"no image of {shorten_names(self.empty)}: no output for it"] if self.empty else []
+        return [
+            f"{len(labels):,} images in {self.path}",
+            ", ".join(f"{split} {len(listing):,}{self._origin(split)}" for split, listing in parts.items()),
+            f"classes: {count_classes(labels, self.classes)}",
+            *empty,
+            *image_report.missing_classes(parts, self.classes),
+            *image_report.describe_left_out(self.path, self.folders[TRAIN], self.left_out),
+            *image_report.describe_copies(parts, self.path),
+        ]
+
+    def _origin(self, split: str) -> str:
+        """Return where a split comes from, unless it is what is left of a folder without splits."""
+        train = self.folders[TRAIN]
+        if split in self.folders:
+            return f" from {self.folders[split].name}/" if train != self.path else ""
+        option = f"data.test={self.test}" if split == TEST else f"data.validation={self.validation}"
+        return f" ({option})" if train == self.path else f" from {train.name}/ ({option}; no images of its own)"
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
         """Read image files and arrays."""
         return read_images(files, self.transform, (CHANNELS, self.image_size, self.image_size))
-
-    def _list_images(self, root: Path) -> Listing:
-        """Return each image below ``root`` with the index of its class, in alphabetical order."""
-        found: Listing = []
-        if unknown := sorted(set(_class_names(root)) - set(self.classes)):
-            expected = f"only the classes {', '.join(self.classes)} in {root}"
-            raise ConfigError(format_error("data.path", expected, unknown[0]))
-        for number, name in enumerate(self.classes):
-            files = sorted(file for file in (root / name).rglob("*") if file.suffix.casefold() in SUFFIXES)
-            found.extend((file, number) for file in files)
-        if not found:
-            raise ConfigError(format_error("data.path", f"images ({', '.join(SUFFIXES)}) in {root}", "none"))
-        return found
 
 
 class ImageFiles:
@@ -142,13 +157,6 @@ class ImageFiles:
         except UNREADABLE as error:
             expected = f"a readable image at {path} (number {index} of its split)"
             raise ConfigError(format_error("data.path", expected, str(error), "Replace or delete it")) from error
-
-
-def _class_names(root: Path) -> list[str]:
-    names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not names:
-        raise ConfigError(format_error("data.path", f"one folder per class in {root}", "none"))
-    return names
 
 
 def _split(listing: Listing, fraction: float) -> tuple[Listing, Listing]:

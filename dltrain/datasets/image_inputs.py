@@ -41,7 +41,7 @@ def _examples(files: InputFiles, transform: ImageTransform, shape: tuple[int, ..
             content = file.read_bytes()
             if file.suffix in array_inputs.SUFFIXES or content.startswith(array_inputs.MAGIC):
                 for name, pixels in array_inputs.iterate_examples(file, content, shape):
-                    yield name, _check_scale(pixels, transform.white, name["input"])
+                    yield name, transform.arrays.to_stored(pixels, "INPUT", name["input"])
             else:
                 yield {"input": file.name}, transform.to_stored_scale(_decode(file, content, shape))
 
@@ -98,15 +98,3 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
             f"gray levels of 8 or 16 bits are supported, not {kind} from {levels.min():g} to {levels.max():g}"
         )
     return Image.fromarray((levels / (WHITE_16_BIT / 255)).round().astype(np.uint8))
-
-
-def _check_scale(pixels: np.ndarray, white: float, name: str) -> np.ndarray:
-    """Return pixels that are on the scale of the data set; which scale an array has cannot be inferred."""
-    whole = white > 1
-    expected = f"{f'bytes from 0 to {white:g}' if whole else 'floats from 0 to 1'} in {name}, as in training"
-    if (pixels.dtype != np.uint8) if whole else (pixels.dtype.kind != "f"):
-        raise ConfigError(format_error("INPUT", expected, pixels.dtype))
-    least, most = pixels.min(initial=0), pixels.max(initial=0)
-    if not (least >= 0 and most <= white):  # NaN fails, too
-        raise ConfigError(format_error("INPUT", expected, f"{least:g} to {most:g}"))
-    return pixels if whole else pixels.astype(np.float32)

@@ -12,6 +12,7 @@ from dltrain.data.keyed_random import uniform
 from dltrain.data.loader import Batch
 from dltrain.data.spec import Files, Source, Spec, Splits
 from dltrain.data.splits import hold_out_stratified
+from dltrain.datasets.array_scale import ArrayScale
 from dltrain.errors import ConfigError, format_error
 
 Rows = dict[str, Tensor]
@@ -45,6 +46,7 @@ class ImageTransform:
         augment: Any of ``flip`` (horizontally, with probability 1/2) and ``crop`` (shift by up to 4 pixels in each
             direction, filled with black).
         white: Stored value of white; black is 0.
+        arrays: Scale of arrays; by default that of the stored values.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class ImageTransform:
         std: float | list[float],
         augment: list[str],
         white: float = 255.0,
+        arrays: ArrayScale | None = None,
     ) -> None:
         self.mean = _per_channel("data.mean", mean, channels)
         self.std = _per_channel("data.std", std, channels)
@@ -61,9 +64,13 @@ class ImageTransform:
             raise ConfigError(format_error("data.std", "numbers above 0", std))
         self.augment = [one_of("data.augment", name, AUGMENTATIONS) for name in augment]
         self.white = white
+        self.arrays = arrays or ArrayScale(white=white, whole=white > 1)
 
     def to_stored_scale(self, pixels: np.ndarray) -> np.ndarray:
         """Convert bytes from 0 to 255 to the stored scale, rounded if that consists of whole numbers."""
+        if not self.arrays.known:
+            reason = f"the model was trained on arrays of {self.arrays}. Pass arrays on this scale"
+            raise ConfigError(f"INPUT: image files are not supported because {reason}")
         if self.white == 255:
             return pixels
         scaled = pixels.astype(np.float32) * (self.white / 255)
@@ -72,8 +79,8 @@ class ImageTransform:
     def add_bounds(self, spec: Spec) -> Spec:
         """Return ``spec`` with the model inputs for black and white."""
         channels = spec.channels or 1
-        black, white = (-self.mean / self.std), ((1 - self.mean) / self.std)
-        low, high = (tuple(v.expand(channels, 1, 1).flatten().float().tolist()) for v in (black, white))
+        ends = ((end - self.mean) / self.std for end in self.arrays.bounds)
+        low, high = (tuple(end.expand(channels, 1, 1).flatten().float().tolist()) for end in ends)
         return replace(spec, low=low, high=high)
 
     def splits(self, train: Rows | Files, val: Rows | Files | None, test: Rows | Files) -> Splits:

@@ -4,11 +4,10 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dltrain.data.checks import at_least, check_fraction, existing_file
 from dltrain.data.inputs import InputFiles
@@ -16,6 +15,8 @@ from dltrain.data.spec import Inputs, Source, Spec, Splits
 from dltrain.data.splits import hold_out
 from dltrain.datasets.array_file import UNREADABLE, check_members, load_arrays, member_sizes
 from dltrain.datasets.array_inputs import read_arrays
+from dltrain.datasets.array_labels import find_labels
+from dltrain.datasets.array_scale import UNIT, ArrayScale, find_scale
 from dltrain.datasets.image_inputs import read_images
 from dltrain.datasets.images import ImageTransform, Rows, image_spec, select_rows
 from dltrain.errors import ConfigError, format_error
@@ -28,9 +29,10 @@ class Npz:
     """Arrays ``x_train``, ``y_train``, ``x_test`` and ``y_test`` whose first axis counts the examples.
 
     The shape and dtype of x decide what it is: uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) are images; floats with
-    four axes are images from 0 to 1; floats (N, T, F) are sequences of T steps; (N, D) are vectors. Images have at most
-    4 channels; if both the first and the last axis fit, the channels are last. The dtype of y decides what it is:
-    integers from 0 are classes, floats (N,) or (N, K) are numbers to predict. Only images are scaled.
+    four axes are images on the scale of x_train, see `dltrain.datasets.array_scale.find_scale`; floats (N, T, F) are
+    sequences of T steps; (N, D) are vectors. Images have at most 4 channels; if both the first and the last axis fit,
+    the channels are last. Whole numbers y that repeat, and one-hot rows, are classes, others numbers to predict; see
+    `dltrain.datasets.array_labels.find_labels`. Only images are scaled.
 
     Args:
         path: The .npz file.
@@ -42,8 +44,6 @@ class Npz:
         batch_size: Examples per step, at least 1.
         workers: Unused: the arrays stay in memory.
     """
-
-    fitted = False
 
     def __init__(
         self,
@@ -59,22 +59,71 @@ class Npz:
         self.validation = check_fraction("data.validation", validation)
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
-        shape, dtype = _read_header(self.path, "x_train")
-        facts = _facts_of_x(shape, dtype, self.path)
-        self.spec = replace(facts, **_facts_of_y(self.path))
-        white = 255.0 if dtype == np.uint8 else 1.0
-        self.transform = ImageTransform(facts.channels, mean, std, augment or [], white) if facts.channels else None
+        shape, self.dtype = _read_header(self.path, "x_train")
+        facts = _facts_of_x(shape, self.dtype, self.path)
+        self.y = load_arrays("data.path", self.path, ["y_train", "y_test"])
+        self.labels = find_labels(self.y[0], self.y[1], self.path)
+        self.spec = replace(facts, **self.labels.facts())
+        self.transform = self._make_transform(mean, std, augment or []) if facts.channels else None
         self.spec = self.transform.add_bounds(self.spec) if self.transform else self.spec
+        self.sizes: dict[str, int] = {}
+        self.ranges: list[str] = []
+
+    def _make_transform(
+        self, mean: float | list[float], std: float | list[float], augment: list[str]
+    ) -> ImageTransform:
+        scale = ArrayScale()
+        if self.dtype != np.uint8:  # the numbers themselves say what white is
+            (x,) = load_arrays("data.path", self.path, ["x_train"])
+            self._check_finite(x, "x_train")
+            scale = find_scale(x)
+        return ImageTransform(self.spec.channels or 1, mean, std, augment, 255.0 if scale.whole else 1.0, scale)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether other data would be read on another scale."""
+        return self.transform is not None and self.transform.arrays not in (ArrayScale(), UNIT)
 
     def load(self) -> Splits:
         """Read all arrays."""
         x, y, x_test, y_test = load_arrays("data.path", self.path, NAMES)
         rest, test = self._rows(x, y, "train"), self._rows(x_test, y_test, "test")
         parts = (*(select_rows(rest, indices) for indices in hold_out(len(x), self.validation)), test)
+        self.sizes = {
+            split: len(next(iter(p.values()))) for split, p in zip(("train", "val", "test"), parts, strict=True)
+        }
         if self.transform:
-            return self.transform.splits(*parts)
-        train, val, test_source = (Source(rows, nn.Identity()) for rows in parts)
-        return Splits(train, val if len(val) else None, test_source)
+            found = self.transform.splits(*parts)
+        else:
+            self.ranges = [
+                f"x_{n} from {v.min():g} to {v.max():g}" for n, v in (("train", x), ("test", x_test)) if v.size
+            ]
+            train, val, test_source = (Source(rows, nn.Identity()) for rows in parts)
+            found = Splits(train, val if len(val) else None, test_source)
+        return Splits(self._label(found.train), found.val and self._label(found.val), self._label(found.test))
+
+    def describe(self) -> list[str]:
+        """Return what `load` has read, in lines for the user: arrays, splits, scale, classes."""
+        sizes = ", ".join(f"{split} {size:,}" for split, size in self.sizes.items())
+        return [
+            f"{sum(self.sizes.values()):,} examples in {self.path}: {sizes}",
+            f"x: {self._describe_x()}",
+            *self.labels.describe(self.y[0], self.y[1]),
+        ]
+
+    def _describe_x(self) -> str:
+        shape = " x ".join(map(str, self.spec.shape or ()))
+        if self.transform:
+            scale = self.transform.arrays
+            return f"images of {shape}, {scale}" + (
+                "" if scale.known else ", kept as they are; the ends count as black and white"
+            )
+        sequences = f"sequences of {shape}, steps x numbers (images of floats have a fourth axis)"
+        kind = sequences if self.spec.length else f"vectors of {shape}"
+        return f"{kind}, not scaled: {', '.join(self.ranges)}"
+
+    def _label(self, source: Source) -> Source:
+        return replace(source, prepare=self.labels.prepare(source.prepare))
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
         """Read arrays, and image files if the examples are images."""
@@ -90,14 +139,18 @@ class Npz:
             x = x if x.shape[1:] == shape else x.transpose(0, 3, 1, 2)
         if x.shape[1:] != shape:
             raise self._error(f"examples of shape {shape} in x_{part} as in x_train", x.shape[1:])
-        if x.dtype.kind == "f" and not np.isfinite(x).all():
-            first = np.argwhere(~np.isfinite(x))[0].tolist()
-            raise self._error(f"finite numbers in x_{part}", f"{x[tuple(first)]} at {first}")
-        labels = _to_labels(y)
+        self._check_finite(x, f"x_{part}")
+        self._check_finite(y, f"y_{part}")
+        labels = self.labels.rows(y)
         if self.transform is None:
             return {"inputs": torch.from_numpy(x.astype(np.float32)), "targets": labels}
-        pixels = x if x.dtype == np.uint8 else x.astype(np.float32)
+        pixels = self.transform.arrays.to_stored(x, "data.path", f"x_{part}")
         return {"pixels": torch.from_numpy(np.ascontiguousarray(pixels)), "labels": labels}
+
+    def _check_finite(self, values: np.ndarray, name: str) -> None:
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            first = np.argwhere(~np.isfinite(values))[0].tolist()
+            raise self._error(f"finite numbers in {name}", f"{values[tuple(first)]} at {first}")
 
     def _error(self, expected: str, got: object) -> ConfigError:
         return ConfigError(format_error("data.path", f"{expected} ({self.path})", got))
@@ -134,24 +187,3 @@ def _facts_of_x(shape: tuple[int, ...], dtype: np.dtype, path: Path) -> Spec:
         return Spec(shape=example, size=example[0])
     expected = "x_train of images (uint8 with 3 or 4 axes), sequences (float with 3 axes) or vectors (2 axes)"
     raise ConfigError(format_error("data.path", f"{expected} in {path}", f"{dtype} with shape {shape}"))
-
-
-def _facts_of_y(path: Path) -> dict[str, Any]:
-    """Return the number of classes or of numbers to predict; y is read, because no header states the classes."""
-    train, test = load_arrays("data.path", path, ["y_train", "y_test"])
-    if train.dtype.kind == test.dtype.kind == "f":
-        return {"targets": _to_labels(train).shape[1]}
-    labels = np.concatenate([train.reshape(-1), test.reshape(-1)])
-    if labels.dtype.kind not in "iub" or train.size != len(train) or test.size != len(test) or labels.min() < 0:
-        expected = "one whole number from 0 per example (a class), or floats, in y_train and y_test"
-        got = f"{train.dtype} with shape {train.shape} and {test.dtype} with shape {test.shape}"
-        raise ConfigError(format_error("data.path", f"{expected} of {path}", got))
-    classes = int(labels.max()) + 1
-    return {"classes": classes, "class_names": tuple(str(number) for number in range(classes))}
-
-
-def _to_labels(y: np.ndarray) -> Tensor:
-    """Return classes (N,) in int64, or numbers to predict (N, K) in float32."""
-    if y.dtype.kind == "f":
-        return torch.from_numpy(y.astype(np.float32)).reshape(len(y), -1)
-    return torch.from_numpy(y.astype(np.int64)).reshape(-1)

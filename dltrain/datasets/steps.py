@@ -146,6 +146,11 @@ def check_order(times: pd.Series, utc: pd.Series | None = None) -> Order:
     )
 
 
+def descends(numbers: np.ndarray) -> bool:
+    """Whether numbers only decrease, unlike those that restart every year or day."""
+    return bool(len(numbers) > 2 and numbers[-1] < numbers[0] and (np.diff(numbers) <= 0).all())
+
+
 def _known(times: pd.Series) -> np.ndarray:
     return times.dropna().to_numpy().astype("M8[us]")
 

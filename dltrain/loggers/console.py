@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from dltrain import redaction
-from dltrain.loggers.formatting import CONTROL_CODES, format_duration, format_rate
+from dltrain.loggers.formatting import CONTROL_CODES
 from dltrain.loggers.screen import ScreenHandler, Table, print_results
 
 REDRAW_S = 0.1  # shortest time between two drawings of the live line
@@ -55,19 +55,8 @@ class Console:
         for name, fact in facts.items():
             self._log(logging.INFO, f"  {name:<{width}}  ", fact, "dim")
 
-    def progress(
-        self,
-        epoch: int,
-        epochs: int,
-        step: int,
-        steps: int,
-        loss: float | None,
-        metric_name: str,
-        metric_value: float | None,
-        samples_per_s: float,
-        seconds_left: float | None,
-    ) -> None:
-        """Show progress; cheap enough to call after every step. Values that are None are omitted.
+    def progress(self, epoch: int, epochs: int, step: int, steps: int, *figures: str) -> None:
+        """Show the position of a run and `figures` such as ``loss 0.5``; cheap enough to call after every step.
 
         On a terminal the live line is redrawn at most ten times per second. Elsewhere, and in the log file, a line is
         written at the end of each epoch: when `step` reaches `steps` or `epoch`, counted from 1, changes.
@@ -79,12 +68,8 @@ class Console:
         due = now >= self._due or (terminal and not self.screen.live)
         if not (epoch_ended or due):
             return
-        parts = [f"epoch {epoch}/{epochs}", f"step {step}/{steps}"]
-        parts += [] if loss is None else [f"loss {loss:.4g}"]
-        parts += [] if metric_value is None else [f"{metric_name} {metric_value:.4g}"]
-        parts.append(format_rate(samples_per_s))
-        parts += [] if seconds_left is None else [f"left {format_duration(seconds_left)}"]
-        line = clean("  ".join(parts))
+        title = f"epoch {epoch}/{epochs}"
+        line = clean("  ".join([title, f"step {step}/{steps}", *figures]))
         if epoch_ended:
             self._reported = finished
             self.logger.debug(line)
@@ -93,7 +78,7 @@ class Console:
             self.screen.print(line)
         elif due:
             self._due = now + REDRAW_S
-            self.screen.draw(line, len(parts[0]), step / max(steps, 1))
+            self.screen.draw(line, len(title), step / max(steps, 1))
 
     def info(self, message: str) -> None:
         """Show a message."""

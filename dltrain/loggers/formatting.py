@@ -1,4 +1,4 @@
-"""Formatting of counts, rates and durations, and the pattern of terminal control codes."""
+"""Formatting of numbers, rates and durations, and the pattern of terminal control codes."""
 
 import math
 import re
@@ -19,11 +19,6 @@ def format_duration(seconds: float) -> str:
     return f"{whole}s"
 
 
-def format_count(number: int) -> str:
-    """Format an integer with thousands separators: ``61,706``."""
-    return f"{number:,}"
-
-
 def format_number(number: float | None) -> str:
     """Format a number with four significant digits, None as an empty string."""
     return "" if number is None else f"{number:.4g}"
@@ -31,6 +26,4 @@ def format_number(number: float | None) -> str:
 
 def format_rate(per_second: float) -> str:
     """Format a rate per second with at least three significant digits: ``812/s``, ``0.53/s``."""
-    if not math.isfinite(per_second):
-        return "?/s"
     return f"{per_second:,.0f}/s" if per_second >= 100 else f"{per_second:.3g}/s"

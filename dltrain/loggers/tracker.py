@@ -7,18 +7,15 @@ import re
 import socket
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, TextIO
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
 from tensorboard.plugins.hparams.metadata import SESSION_END_INFO_TAG, SESSION_START_INFO_TAG, create_summary_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
+from tensorboard.util.tensor_util import make_tensor_proto
 from torch import Tensor
 
 from dltrain import redaction
@@ -71,14 +68,21 @@ class Tracker:
                 (``grad/norm``) are used as they are. JSON has no NaN or infinity: such a value is null, and
                 ``non_finite`` has its text. Names of the JSON line's own keys raise a ValueError.
         """
-        line = _line(step, epoch, split, values)
+        if not values.keys().isdisjoint(RESERVED_NAMES):
+            reserved, got = ", ".join(RESERVED_NAMES), ", ".join(values)
+            raise ValueError(f"expected names other than {reserved} for logged values, got {got}")
+        line: dict[str, Any] = {"step": step, "epoch": epoch, "split": split}
+        line |= {name: value if math.isfinite(value) else None for name, value in values.items()}
+        if non_finite := {name: str(value) for name, value in values.items() if not math.isfinite(value)}:
+            line["non_finite"] = non_finite
+        text = json.dumps(line, allow_nan=False)
         curves = {n if "/" in n or n == "lr" else f"{n}/{split}": value for n, value in values.items()}
         if split == "train":
             curves["epoch"] = epoch
         self._step = step
         self._last |= curves
         self._summary(step, *_points(curves))
-        self._lines.write(line)
+        self._lines.write(f"{text}\n")
         self._lines.flush()
 
     def ends_with(self, step: int, split: str) -> bool:
@@ -88,8 +92,7 @@ class Tracker:
     def text(self, tag: str, markdown: str, step: int = 0) -> None:
         """Show Markdown in TensorBoard's Text tab."""
         plugin = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
-        shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
-        content = TensorProto(dtype=DT_STRING, string_val=[redaction.redact(markdown).encode()], tensor_shape=shape)
+        content = make_tensor_proto([redaction.redact(markdown).encode()])
         self._summary(step, Summary.Value(tag=tag, metadata=plugin, tensor=content))
 
     def image(self, tag: str, picture: Tensor, step: int) -> None:
@@ -139,12 +142,6 @@ class Tracker:
         self._lines.close()
         self._file.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
     def _summary(self, step: int, *values: Summary.Value) -> None:
         self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 
@@ -155,18 +152,6 @@ class Tracker:
 
 def _points(curves: dict[str, float]) -> list[Summary.Value]:
     return [Summary.Value(tag=name, simple_value=value) for name, value in curves.items()]
-
-
-def _line(step: int, epoch: float, split: str, values: dict[str, float]) -> str:
-    if not values.keys().isdisjoint(RESERVED_NAMES):
-        raise ValueError(
-            f"expected names other than {', '.join(RESERVED_NAMES)} for logged values, got {', '.join(values)}"
-        )
-    line: dict[str, Any] = {"step": step, "epoch": epoch, "split": split}
-    line |= {name: value if math.isfinite(value) else None for name, value in values.items()}
-    if non_finite := {name: str(value) for name, value in values.items() if not math.isfinite(value)}:
-        line["non_finite"] = non_finite
-    return json.dumps(line, allow_nan=False) + "\n"
 
 
 def _file_name(folder: Path) -> str:

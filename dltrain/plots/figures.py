@@ -50,18 +50,17 @@ def picture(height: float) -> Callable[[Callable[Concatenate["Figure", P], None]
         @functools.wraps(draw)
         def drawn(*args: P.args, **kwargs: P.kwargs) -> Tensor:
             logging.getLogger("matplotlib").setLevel(logging.ERROR)  # caches in a temporary folder if there is no home
-            from matplotlib import style
-            from matplotlib.backends.backend_agg import FigureCanvasAgg
-            from matplotlib.figure import Figure
+            with warnings.catch_warnings(action="ignore"):  # letters that the font lacks are drawn as boxes
+                from matplotlib import style
+                from matplotlib.backends.backend_agg import FigureCanvasAgg
+                from matplotlib.figure import Figure
 
-            # The style overrides a user's matplotlibrc.
-            with style.context(["default", STYLE]), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # letters that the font lacks are drawn as boxes
-                figure = Figure((WIDTH, height), DPI, layout="constrained")
-                canvas = FigureCanvasAgg(figure)
-                draw(figure, *args, **kwargs)
-                canvas.draw()
-                pixels = np.array(canvas.buffer_rgba())[..., :3]
+                with style.context(["default", STYLE]):  # whatever a user's matplotlibrc has
+                    figure = Figure((WIDTH, height), DPI, layout="constrained")
+                    canvas = FigureCanvasAgg(figure)
+                    draw(figure, *args, **kwargs)
+                    canvas.draw()
+                    pixels = np.array(canvas.buffer_rgba())[..., :3]
             return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
         return drawn

@@ -1,6 +1,7 @@
 """Build what a run consists of: from its configuration data, task, model and device, each from the facts before it."""
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +12,9 @@ from torch import nn
 
 from dltrain.config import instantiate, schema
 from dltrain.config.compose import Job
-from dltrain.config.interpolation import fill_facts
+from dltrain.config.facts import fill_facts
 from dltrain.data.spec import Data, Spec
-from dltrain.errors import ConfigError, format_error
+from dltrain.errors import ConfigError, OutOfMemory, format_error
 from dltrain.optim.optimizer import Optimizer
 from dltrain.optim.regularization import Regularization
 from dltrain.runs import compatibility
@@ -25,27 +26,32 @@ from dltrain.training.device import Device
 from dltrain.training.state import TrainerConfig
 
 
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Raise what needs more memory than there is as `OutOfMemory`; also a decorator."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not devices.is_out_of_memory(error):
+            raise
+        tried = re.search(r"tried to allocate [\d.]+ \w+|sizes=.*", str(error), re.IGNORECASE)
+        what = tried[0] if tried else str(error).split("\n")[0]
+        raise OutOfMemory(f"out of memory: {what}. Use a smaller model or less data.") from error
+
+
 @dataclass
 class Components:
-    """What a run consists of, before it is trained.
+    """What a run consists of, before it is trained."""
 
-    Args:
-        config: The whole configuration with all facts filled in, as ``config.yaml`` has it.
-        allow: Module prefixes that the command allows YAML to name.
-        data: The data set, not loaded yet.
-        model: The model on its device, with its initial weights.
-        fingerprint: Split -> fingerprint of its data, once they are loaded.
-    """
-
-    config: dict[str, Any]
-    allow: tuple[str, ...]
-    data: Data
+    config: dict[str, Any]  # the whole configuration with all facts filled in, as ``config.yaml`` has it
+    allow: tuple[str, ...]  # module prefixes that the command allows YAML to name
+    data: Data  # not loaded yet
     task: Task
-    model: nn.Module
+    model: nn.Module  # on its device, with its initial weights
     device: Device
     trainer: TrainerConfig
     notes: tuple[str, ...] = ()
-    fingerprint: dict[str, str] = dataclasses.field(default_factory=dict)
+    fingerprint: dict[str, str] = dataclasses.field(default_factory=dict)  # by split, once the data are loaded
 
     def build_optimizer(self, turn: Turn, steps: int) -> Optimizer:
         """Return the optimizer of one turn for a stage of `steps` steps."""
@@ -68,6 +74,7 @@ class Components:
         )
 
 
+@memory_errors()
 def build_components(job: Job) -> Components:
     """Build data, task and model, and move the model to the device; report the mistakes of all groups together."""
     config, errors = job.resolved, list[str]()
@@ -103,36 +110,24 @@ def _build_trainer_config(config: dict[str, Any]) -> TrainerConfig:
     trainer = config["trainer"]
     if trainer["epochs"] is None and trainer["max_steps"] is None:
         raise ConfigError(format_error("trainer.epochs", "a whole number", None, "trainer.max_steps is null, too."))
-    log, evaluation, checkpoint = (
-        schema.parse_interval(trainer[name]) or (1.0, "epoch")
-        for name in ("log_every", "eval_every", "checkpoint_every")
-    )
+    names = ("epochs", "max_steps", "accumulate", "max_minutes", "on_non_finite")
+    arguments: dict[str, Any] = {name: trainer[name] for name in names}
+    for name in ("log_every", "eval_every", "checkpoint_every"):
+        arguments[name] = schema.parse_interval(trainer[name]) or (1.0, "epoch")
     return TrainerConfig(
-        epochs=trainer["epochs"],
-        max_steps=trainer["max_steps"],
-        accumulate=trainer["accumulate"],
-        log_every=log,
-        eval_every=evaluation,
-        checkpoint_every=checkpoint,
+        **arguments,
         early_stopping_patience=config["regularization"]["early_stopping_patience"],
-        max_minutes=trainer["max_minutes"],
-        on_non_finite=trainer["on_non_finite"],
         split_on_oom=trainer["on_oom"] == "shrink",
     )
 
 
 def build_task(job: Job, spec: Spec) -> tuple[Task, Facts]:
     """Return the task for these data, and the facts of both."""
-    facts = spec_facts(spec)
+    facts = vars(spec)
     compatibility.check_facts(job, "task", facts)
     node = fill_facts(job.resolved["task"], facts, "task")
     task: Task = instantiate.build(node, "task", job.allow)
     return task, facts | task.facts()
-
-
-def spec_facts(spec: Spec) -> Facts:
-    """Return what the data state, by name."""
-    return {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
 
 
 def build_model(job: Job, facts: Facts) -> nn.Module:

@@ -77,7 +77,11 @@ def load_features(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> Class
         task, facts = build_task(job, data.spec)
         if not isinstance(task, Classification):
             raise ConfigError(_format_rejection("with the task classification", type(task).__name__.lower(), path))
-        _check_same_images(data.spec, spec, path)
+        if spec.low is None:
+            raise ConfigError(format_error(KEY, "null, as these data are no pictures from black to white", path))
+        if data.spec.shape != spec.shape or data.spec.low is None:
+            wanted, read = ("x".join(map(str, each.shape or ())) for each in (spec, data.spec))
+            raise ConfigError(_format_rejection(f"that tells pictures of {wanted} apart", f"one of {read}", path))
         model = build_model(job, facts)
         model.load_state_dict(effective_weights(Checkpoints(path).load(run_files.BEST)))
         network = ClassifierFeatures(model, PixelRange(data.spec.low, data.spec.high), _describe_classifier(path, job))
@@ -88,14 +92,6 @@ def load_features(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> Class
     except STATE_ERRORS as error:  # the weights do not fit, or the model is not such a classifier
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConfigError(_format_rejection("whose model ends in a linear layer", reason, path)) from error
-
-
-def _check_same_images(theirs: Spec, ours: Spec, path: Path) -> None:
-    if ours.low is None:
-        raise ConfigError(format_error(KEY, "null, as these data are no pictures from black to white", path))
-    if theirs.shape != ours.shape or theirs.low is None:
-        wanted, read = ("x".join(map(str, spec.shape or ())) for spec in (ours, theirs))
-        raise ConfigError(_format_rejection(f"that tells pictures of {wanted} apart", f"one of {read}", path))
 
 
 def _describe_classifier(path: Path, job: Job) -> str:

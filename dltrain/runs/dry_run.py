@@ -16,11 +16,13 @@ from dltrain.data.loader import Batch, Batches
 from dltrain.data.spec import Source, Splits
 from dltrain.data.worker_pool import TIMEOUT_S
 from dltrain.errors import ConfigError, format_error
+from dltrain.optim.kernels import bare_step
 from dltrain.runs import classifier_features, provenance
-from dltrain.runs.assemble import Components, build_components
+from dltrain.runs.assemble import Components, build_components, memory_errors
 from dltrain.storage.checkpoint_format import load_error
+from dltrain.tasks.base import Loss, Turn
 from dltrain.training import precision
-from dltrain.training.device import DTYPES, Device
+from dltrain.training.device import DTYPES, Device, is_out_of_memory
 
 FAILURES = (RuntimeError, ValueError, IndexError, KeyError, TypeError)  # of shapes, types or kernels
 
@@ -31,9 +33,7 @@ def prepare_run(
 ) -> Iterator[tuple[Components, dict[str, Batches]]]:
     """Yield a run's components and batches after a dry run; data loading workers end with the context.
 
-    Args:
-        notes: Further messages for the start of the run.
-        resumed: The folder of a run that is resumed, whose data must be the same.
+    The data of a `resumed` run must be those that it began with.
     """
     components = build_components(job)
     classifier_features.attach_features(components)
@@ -56,17 +56,13 @@ def prepare_run(
 
 
 def build_batches(components: Components, splits: Splits) -> dict[str, Batches]:
-    """Return split -> batches on the device; evaluation keeps no gradients, so its batches are twice as large."""
-    data = components.data
-    found = {
-        "train": source_batches(components, splits.train, data.batch_size, training=True),
-        "test": source_batches(components, splits.test, 2 * data.batch_size),
+    """Return split -> batches on the device."""
+    sources = {"train": splits.train, "test": splits.test, "val": splits.val, "unlabelled": splits.unlabelled}
+    return {
+        split: source_batches(components, source, training=split in ("train", "unlabelled"))
+        for split, source in sources.items()
+        if source is not None
     }
-    if splits.val is not None:
-        found["val"] = source_batches(components, splits.val, 2 * data.batch_size)
-    if splits.unlabelled is not None:
-        found["unlabelled"] = source_batches(components, splits.unlabelled, data.batch_size, training=True)
-    return found
 
 
 def _check_checkpointable(components: Components) -> None:
@@ -78,12 +74,12 @@ def _check_checkpointable(components: Components) -> None:
                 raise ConfigError(format_error(kept, "tensors and plain Python", type(value).__name__, f"{reason}."))
 
 
-def source_batches(components: Components, source: Source, batch_size: int, training: bool = False) -> Batches:
-    """Return the batches of one source on the device."""
+def source_batches(components: Components, source: Source, training: bool = False) -> Batches:
+    """Return batches on the device; evaluation keeps no gradients, so its batches are twice as large."""
     data = components.data
     return Batches(
         source,
-        batch_size,
+        data.batch_size if training else 2 * data.batch_size,
         device=components.device.device,
         seed=components.config["seed"],
         training=training,
@@ -94,6 +90,7 @@ def source_batches(components: Components, source: Source, batch_size: int, trai
     )
 
 
+@memory_errors()
 def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> None:
     """Compute the losses of two training examples and the metrics of two test examples, without an optimizer step.
 
@@ -108,13 +105,29 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
     batch = {name: value[:2] for name, value in next(iter(batches["train"])).items()}
     held = {name: value[:2] for name, value in next(iter(batches["test"])).items()}
     try:
+        _check_optimizer(components)
         _compute_losses(components, batch, held, components.device)
     except FAILURES as error:
+        if is_out_of_memory(error):
+            raise
         raise _explain(components, job, batch, held, error) from error
     finally:
         model.train()
         for name, buffer in model.named_buffers():
             buffer.copy_(kept[name])
+
+
+def _check_optimizer(components: Components) -> None:
+    """Refuse an optimizer that cannot step from dense gradients alone: LBFGS, SparseAdam."""
+    weight = nn.Parameter(torch.ones(2, 2, device=components.device.device))
+    weight.grad = torch.ones_like(weight)
+    turn = Turn("trial", [weight], lambda batch, progress: Loss(weight.sum(), 1))
+    optimizer = components.build_optimizer(turn, steps=1).optimizer
+    try:
+        bare_step(optimizer)()
+    except FAILURES as error:
+        failure = f"{type(optimizer).__name__} cannot take a step: {error}"
+        raise ConfigError(f"optimizer._target_: not supported because {failure}") from error
 
 
 def _compute_losses(components: Components, batch: Batch, held: Batch, device: Device) -> None:
@@ -144,16 +157,14 @@ def _explain(components: Components, job: Job, batch: Batch, held: Batch, error:
         components.model.train()
         with contextlib.suppress(*FAILURES):
             _compute_losses(components, batch, held, dataclasses.replace(device, precision="fp32"))
-            lacking = f"this {device.device.type.upper()} cannot compute {_failing_module(error)} in {device.precision}"
+            owners = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+            modules = [type(owner).__name__ for owner in owners if isinstance(owner, nn.Module)]
+            failing = modules[-1] if modules else "the loss"
+            lacking = f"this {device.device.type.upper()} cannot compute {failing} in {device.precision}"
             return ConfigError(f"device.precision: not supported because {lacking}. Use device.precision=fp32. {first}")
     shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
     chosen = " ".join(f"{group}={job.choices[group]}" for group in ("model", "task", "data"))
     return ConfigError(f"{chosen}: these do not fit together. Two examples are: {shapes}. {first}")
-
-
-def _failing_module(error: Exception) -> str:
-    owners = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return next((type(owner).__name__ for owner in reversed(owners) if isinstance(owner, nn.Module)), "the loss")
 
 
 def _check_batch_norm(components: Components, batches: Batches) -> None:

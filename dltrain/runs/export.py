@@ -22,17 +22,11 @@ FRAME_MS, LAST_FRAME_MS = 120, 1000  # milliseconds for which each frame and the
 
 
 class Generated(NamedTuple):
-    """Generated examples.
-
-    Args:
-        examples: As `Task.generate` returns them.
-        given: The inputs of which they are reconstructions, one for each, in the same form; or None.
-        ways: The examples are interpolations, in rows of eight.
-    """
+    """Generated examples, as `Task.generate` returns them."""
 
     examples: Tensor
-    given: Tensor | None = None
-    ways: bool = False
+    given: Tensor | None = None  # the inputs of which they are reconstructions, one for each, in the same form
+    ways: bool = False  # the examples are interpolations, in rows of eight
 
 
 Encode = Callable[[Generated], bytes]

@@ -1,5 +1,6 @@
 """Facts about a run for tables of runs, from its small files; without torch, and without reading checkpoints."""
 
+import contextlib
 import os
 import shlex
 import time
@@ -54,14 +55,11 @@ def run_info(path: Path) -> RunInfo:
 
 def last_active(path: Path) -> float:
     """Return when a run last wrote, in seconds since 1970; a killed process wrote no last status."""
-    return max(_modification_time(path / name) for name in (run_files.STATUS, run_files.METRICS, MANIFEST))
-
-
-def _modification_time(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
+    times = [0.0]
+    for name in (run_files.STATUS, run_files.METRICS, MANIFEST):
+        with contextlib.suppress(OSError):
+            times.append((path / name).stat().st_mtime)
+    return max(times)
 
 
 def _largest_number(values: Iterable[Any]) -> Any:

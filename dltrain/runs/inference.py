@@ -25,24 +25,18 @@ from dltrain.storage import run_files, safe_read
 from dltrain.storage.checkpoint_format import STATE_ERRORS, effective_weights
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.tasks.base import Evaluation
-from dltrain.training.evaluation import evaluate
+from dltrain.training.evaluation import run_in_eval_mode
 
 DOUBLE_FROM = 1e6
 
 
 @dataclass
 class Trained:
-    """A model with trained weights, and the data that it was trained on.
+    """A model with trained weights, and the data that it was trained on."""
 
-    Args:
-        components: Data, task and device, and the model in evaluation mode.
-        splits: The run's own data; their ``prepare`` applies what was fitted on them.
-        step: Optimizer steps of the checkpoint.
-    """
-
-    components: Components
-    splits: Splits
-    step: int
+    components: Components  # the model in evaluation mode
+    splits: Splits  # the run's own data; their ``prepare`` applies what was fitted on them
+    step: int  # optimizer steps of the checkpoint
     notes: tuple[str, ...] = ()
 
     def predict(self, files: InputFiles, asked: Mapping[str, Any]) -> Iterator[list[dict[str, Any]]]:
@@ -51,8 +45,12 @@ class Trained:
         Raises:
             ConfigError: When an input cannot be read; predictions for those before it have been yielded.
         """
-        for piece in self.components.data.inputs(files):
-            lines = self._lines(piece, files.batch_size, asked)
+        task, model, device = self.components.task, self.components.model, self.components.device
+        for piece in user_inputs(self.components, files):
+            source = Source(piece.rows, self.splits.test.prepare)
+            batches = Batches(source, files.batch_size, device.device, channels_last=device.channels_last)
+            with torch.inference_mode(), device.autocast():
+                lines = [line for batch in batches for line in task.predict(model, batch, **asked)]
             yield [{**name, **json_values(line)} for name, line in zip(piece.names, lines, strict=True)]
 
     def evaluate(self, split: str) -> Evaluation:
@@ -61,17 +59,18 @@ class Trained:
         run, batches = build_batches(self.components, self.splits), eval_batches(self.components, self.splits, split)
         try:
             task.fit_baselines(run["train"], run.get("val"))  # in the order of the run, for the same bytes
-            return evaluate(task.evaluate, model, batches, self.components.device)
+            return run_in_eval_mode(task.evaluate, model, self.components.device, batches)
         finally:
             for each in (*run.values(), batches):
                 each.close()
 
-    def _lines(self, piece: Inputs, batch_size: int, asked: Mapping[str, Any]) -> list[dict[str, Any]]:
-        components = self.components
-        source = Source(piece.rows, self.splits.test.prepare)
-        batches = Batches(source, batch_size, components.device.device, channels_last=components.device.channels_last)
-        with torch.inference_mode(), components.device.autocast():
-            return [line for batch in batches for line in components.task.predict(components.model, batch, **asked)]
+
+def user_inputs(components: Components, files: InputFiles) -> Iterator[Inputs]:
+    """Return a user's inputs in pieces, as the run's data read them."""
+    read = getattr(components.data, "inputs", None)
+    if read is None:
+        raise ConfigError(f"INPUT: not supported because {type(components.data).__name__} has no method inputs(files)")
+    return read(files)
 
 
 def rebuild_components(job: Job) -> Components:
@@ -116,7 +115,7 @@ def _check_class_names(components: Components, path: Path) -> None:
 def eval_batches(components: Components, splits: Splits, split: str) -> Batches:
     """Return the batches of a split for evaluation: in order, complete, without augmentation."""
     source = Source(getattr(splits, split).rows, splits.test.prepare)
-    return source_batches(components, source, 2 * components.data.batch_size)
+    return source_batches(components, source)
 
 
 def restore_weights(components: Components, path: Path, name: str) -> int:

@@ -8,7 +8,7 @@ from dltrain.config.compose import Job
 from dltrain.loggers.console import Console
 from dltrain.runs import provenance
 from dltrain.runs.dry_run import prepare_run
-from dltrain.runs.metadata import describe_environment
+from dltrain.runs.report import describe_environment
 from dltrain.runs.restore import check_not_shorter, newest_checkpoint
 from dltrain.runs.session import Outcome, Session
 from dltrain.storage import folder_checks, run_dir

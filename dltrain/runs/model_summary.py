@@ -11,10 +11,11 @@ from dltrain.config import instantiate
 from dltrain.config.compose import Job
 from dltrain.data.spec import Data, Spec
 from dltrain.profiling.summary import Summary, summarise
-from dltrain.runs.assemble import build_model, build_task, spec_facts
+from dltrain.runs.assemble import build_model, build_task, memory_errors
 from dltrain.runs.compatibility import TASK_FACTS
 
 
+@memory_errors()
 def summarize_job(job: Job, shape: tuple[int, ...] | None, outputs: int | None) -> Summary:
     """Summarize the model and a training step, for the job's data or for one example's shape and number of outputs."""
     if shape is None or outputs is None:
@@ -34,20 +35,17 @@ def _shape_facts(job: Job, shape: tuple[int, ...], outputs: int) -> tuple[dict[s
     if is_text:
         spec = Spec(shape=shape, length=shape[0], vocabulary=outputs, features=outputs)
     else:
-        spec = Spec(shape=shape, size=math.prod(shape), **_axis_facts(shape))
-    facts = spec_facts(spec) | {"outputs": outputs, "each_step": is_text, "causal": is_text}
+        axes: dict[str, Any] = {}
+        if len(shape) == 3:  # an image
+            axes = dict(zip(("channels", "height", "width"), shape, strict=True))
+            axes |= {"features": axes["channels"] * axes["width"], "length": axes["height"]}
+        elif len(shape) == 2:  # a series
+            axes = {"length": shape[0], "features": shape[1], "columns": shape[1]}
+        spec = Spec(shape=shape, size=math.prod(shape), **axes)
+    facts = vars(spec) | {"outputs": outputs, "each_step": is_text, "causal": is_text}
     if set(needed) & set(TASK_FACTS) - facts.keys():  # stated by the model's own task
         facts = {**build_task(job, spec)[1], **facts}
     return facts, torch.zeros(shape, dtype=torch.int64 if is_text else torch.float32, device="meta")
-
-
-def _axis_facts(shape: tuple[int, ...]) -> dict[str, Any]:
-    """Return the named sizes of an image (channels, height, width) or a series (length, features)."""
-    if len(shape) == 3:
-        channels, height, width = shape
-        image = {"channels": channels, "height": height, "width": width}
-        return {**image, "features": channels * width, "length": height}
-    return {"length": shape[0], "features": shape[1], "columns": shape[1]} if len(shape) == 2 else {}
 
 
 def _optimizer_states(job: Job) -> int:

@@ -1,5 +1,6 @@
 """What the results of a run depend on besides its configuration, and how it differs from an earlier run."""
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -27,7 +28,7 @@ class Origin:
     changed: Mapping[str, tuple[Any, Any]]
 
     def print_differences(self, console: Console, now: Mapping[str, Any]) -> None:
-        """Print what differs from that run; `now` is the new run's `dltrain.runs.metadata.describe_environment`."""
+        """Print what differs from that run; `now` is the new run's `dltrain.runs.report.describe_environment`."""
         before, after = dict(_flatten(load_environment(self.path))), dict(_flatten(now))
         names = [name for name in dict.fromkeys([*after, *before]) if before.get(name) != after.get(name)]
         found = {**self.changed, **{name: (before.get(name), after.get(name)) for name in names}}
@@ -73,23 +74,20 @@ def code_fingerprint(allow: Iterable[str]) -> str:
 def describe_platform(device: str) -> dict[str, Any]:
     """Return versions, device and commit, on which results depend besides the configuration."""
     packages = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy", "dltrain")
+    versions: dict[str, str | None] = dict.fromkeys(packages)
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _package_version(name) for name in packages},
+        "packages": versions,
         "device": device,
         "cpus": os.cpu_count(),
         "commit": _git_commit(),
         "argv": [redaction.mask_override(word) for word in sys.argv[1:]],
         "folder": str(Path.cwd()),
     }
-
-
-def _package_version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _git_commit() -> dict[str, Any] | None:

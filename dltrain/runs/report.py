@@ -1,4 +1,4 @@
-"""What a run prints: its configuration at the start, its results at the end."""
+"""What a run records and prints: what it is at the start, its results at the end."""
 
 import math
 import shlex
@@ -6,21 +6,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dltrain import redaction
 from dltrain.config.compose import Job
+from dltrain.config.interpolation import to_yaml
 from dltrain.data.loader import Batches
+from dltrain.data.spec import Data
 from dltrain.loggers.console import Console
-from dltrain.loggers.formatting import format_count, format_duration, format_number
+from dltrain.loggers.formatting import format_duration, format_number
 from dltrain.loggers.tracker import Tracker
+from dltrain.runs import provenance
 from dltrain.runs.assemble import Components
-from dltrain.runs.metadata import command_line
-from dltrain.storage import run_files
+from dltrain.runs.job import dump_job
+from dltrain.storage import run_dir, run_files
 from dltrain.tasks.base import Evaluation, Task
 from dltrain.training import device as devices
 from dltrain.training.loop import Loop
 from dltrain.training.meters import Timer
 
 SHOWN_BAD_SAMPLES = 3
+
+
+WARNING = "warning: "  # at the start of a line of what a data set describes
 
 
 @dataclass
@@ -47,19 +55,22 @@ class Report:
     def print_start(self, steps: int) -> None:
         """Print what will be trained, on which data and device."""
         components, choices = self.components, self.job.choices
-        sizes = ", ".join(
-            f"{format_count(self.batches[s].examples)} {s}" for s in ("train", "val", "test") if s in self.batches
-        )
+        sizes = ", ".join(f"{self.batches[s].examples:,} {s}" for s in ("train", "val", "test") if s in self.batches)
         self.console.start(
             "",
             {
-                "model": f"{choices['model']}, {format_count(self.num_parameters)} parameters",
+                "model": f"{choices['model']}, {self.num_parameters:,} parameters",
                 "data": f"{choices['data']}: {sizes}",
-                "task": f"{choices['task']}, {format_count(steps)} steps of {components.data.batch_size}",
+                "task": f"{choices['task']}, {steps:,} steps of {components.data.batch_size}",
                 "device": components.device.describe(),
                 "folder": str(self.folder),
             },
         )
+        for line in describe_data(components.data):
+            if line.startswith(WARNING):
+                self.console.warning(line.removeprefix(WARNING))
+            else:
+                self.console.info(f"  {line}")
         for note in components.notes:
             self.console.info(note)
 
@@ -102,10 +113,10 @@ class Report:
         if "features" in result:
             self.console.info(feature_note(result["features"]))
         self.console.info(
-            f"{format_duration(result['seconds'])} in all, {format_count(int(result['samples_per_second']))} samples/s"
+            f"{format_duration(result['seconds'])} in all, {int(result['samples_per_second']):,} samples/s"
         )
         if self.bad_samples:
-            self.console.info(f"{format_count(len(self.bad_samples))} examples could not be read and were left out:")
+            self.console.info(f"{len(self.bad_samples):,} examples could not be read and were left out:")
             for reason in self.bad_samples[:SHOWN_BAD_SAMPLES]:
                 self.console.info(f"  {reason}")
         self.console.info(f"run          {self.folder}")
@@ -118,6 +129,42 @@ class Report:
         chosen = {**{k: v for k, v in self.job.choices.items() if v}, "seed": self.components.config["seed"]}
         chosen["optimizer.lr"] = self.components.config["optimizer"].get("lr")
         return {k: v for k, v in {**typed, **redaction.mask(chosen)}.items() if not k.startswith("hydra.")}
+
+
+def describe_data(data: Data) -> list[str]:
+    """Return what a loaded data set understood of its files, in a few lines; nothing if it does not say."""
+    describe = getattr(data, "describe", None)
+    return describe() if describe else []
+
+
+def save_metadata(home: run_dir.RunDir, job: Job, components: Components, resumed: bool) -> None:
+    """Write the files that say what a run is; a resumed run keeps the environment in which it began."""
+    home.write(run_files.JOB, dump_job(job))  # first: from here on the run can be resumed
+    home.write(run_files.CONFIG, to_yaml(redaction.mask(components.config)))
+    home.write(run_files.COMMAND, command_line(job) + "\n")
+    if lines := describe_data(components.data):
+        home.write(run_files.DATA, "\n".join(lines) + "\n")
+    if not resumed:
+        home.write_json(run_files.ENVIRONMENT, describe_environment(job, components))
+
+
+def command_line(job: Job) -> str:
+    """Return the command that repeats a run, secrets masked."""
+    dirs = [word for name in job.config_dirs for word in ("--config-dir", redaction.redact(name))]
+    return shlex.join(["dltrain", *dirs, *map(redaction.mask_override, job.overrides)])
+
+
+def describe_environment(job: Job, components: Components) -> dict[str, Any]:
+    """Return what ``environment.json`` holds: what a table of runs shows, and what results depend on."""
+    return {
+        "choices": job.choices,
+        "metric": {"name": components.task.metric, "better": components.task.better},
+        **provenance.describe_platform(components.device.describe()),
+        "processor": f"{provenance.processor_name()}, {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+        "code": provenance.code_fingerprint(job.allow),
+        "data": components.fingerprint,
+    }
 
 
 def print_metrics(

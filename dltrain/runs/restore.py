@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 from dltrain.data.loader import Batches
 from dltrain.errors import CheckpointError, ConfigError, format_error
 from dltrain.loggers.console import Console
-from dltrain.loggers.formatting import format_count
 from dltrain.runs.assemble import Components
 from dltrain.storage import run_files
 from dltrain.storage.checkpoint_format import STATE_ERRORS
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.training.loop import Loop
-from dltrain.training.stages import Stages
+from dltrain.training.state import Stages
 
 
 class SavedState(NamedTuple):
@@ -45,13 +44,6 @@ def check_not_shorter(saved: SavedState, components: Components, batches: dict[s
         raise ConfigError(format_error("trainer", taken, f"{steps:,}", hint))
 
 
-def warn_missing_logs(run: Path, step: int, console: Console) -> None:
-    """Warn when a run that has taken steps has lost its logs: a checkpoint does not contain them."""
-    lost = [name for name in (run_files.METRICS, run_files.EVENTS) if not any(run.glob(f"{name}*"))]
-    if step and lost:
-        console.warning(f"{' and '.join(lost)}: missing, the log up to step {step} is lost")
-
-
 def restore_loop(loop: Loop, saved: SavedState, checkpoints: Checkpoints, console: Console) -> None:
     """Load a checkpoint into the loop, and drop it from `saved` so that it is not held twice."""
     try:
@@ -64,4 +56,4 @@ def restore_loop(loop: Loop, saved: SavedState, checkpoints: Checkpoints, consol
         console.warning(f"{best}: ignored, {damage}; the best checkpoint is now searched from here on")
         loop.state.best, loop.state.best_step = None, 0
     saved.content.clear()
-    console.info(f"resumed at step {format_count(loop.state.step)} from {saved.name}")
+    console.info(f"resumed at step {loop.state.step:,} from {saved.name}")

@@ -17,14 +17,15 @@ from dltrain.optim.ema import EMA
 from dltrain.plots import grids
 from dltrain.runs import failures
 from dltrain.runs.assemble import Components
-from dltrain.runs.divergence import trace_divergence
-from dltrain.runs.metadata import save_metadata
-from dltrain.runs.report import Report, finite_or_none
-from dltrain.runs.restore import SavedState, restore_loop, warn_missing_logs
+from dltrain.runs.dry_run import prepare_run
+from dltrain.runs.report import Report, finite_or_none, save_metadata
+from dltrain.runs.restore import SavedState, newest_checkpoint, restore_loop
 from dltrain.storage import run_dir, run_files
 from dltrain.storage.checkpoints import Checkpoints
+from dltrain.training import nan_trace
 from dltrain.training.checkpointing import Diverged
 from dltrain.training.device import is_out_of_memory
+from dltrain.training.evaluation import non_finite
 from dltrain.training.loop import Loop
 from dltrain.training.meters import Timer
 from dltrain.training.run_logger import RunLogger
@@ -35,52 +36,36 @@ EXIT_CODES = {"finished": 0, "failed": 1, "diverged": 3, "out_of_memory": 4}
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended.
+    """How a run ended."""
 
-    Args:
-        state: ``finished``, ``interrupted``, ``failed``, ``diverged`` or ``out_of_memory``.
-        result: The content of ``result.json``; empty unless the run finished.
-        error: What went wrong, or the signal that interrupted the run.
-    """
-
-    state: str
+    state: str  # finished, interrupted, failed, diverged or out_of_memory
     exit_code: int
     folder: Path
-    result: dict[str, Any]
-    error: str | None = None
+    result: dict[str, Any]  # the content of ``result.json``; empty unless the run finished
+    error: str | None = None  # what went wrong, or the signal that interrupted the run
 
 
 @dataclass
 class Session:
-    """Training of a run in its folder, from a checkpoint or from the beginning.
-
-    Args:
-        home: The run's folder, locked.
-        timer: Counts from the start of the command.
-        standalone: The run is not part of a sweep.
-        saved: The checkpoint to resume from, or None.
-        is_new: The folder held no run before.
-    """
+    """Training of a run in its folder, from a checkpoint or from the beginning."""
 
     job: Job
     components: Components
     batches: dict[str, Batches]
     console: Console
-    home: run_dir.RunDir
-    timer: Timer
+    home: run_dir.RunDir  # the run's folder, locked
+    timer: Timer  # counts from the start of the command
     stop: Stop
-    standalone: bool
-    saved: SavedState | None = None
-    is_new: bool = True
+    standalone: bool  # the run is not part of a sweep
+    saved: SavedState | None = None  # the checkpoint to resume from
+    is_new: bool = True  # the folder held no run before
 
     def __post_init__(self) -> None:
         self.report = Report(self.job, self.components, self.batches, self.console, self.home.path, self.standalone)
         trainer = self.components.config["trainer"]
         self.checkpoints = Checkpoints(self.home.path, trainer["keep_last"], trainer["keep_best"], self._sync_logs)
-        self.stop.on_abort, self.stop.requeue = (
-            self._abort,
-            trainer["requeue"] and bool(os.environ.get(failures.SLURM_JOB)),
-        )
+        self.stop.on_abort = self._abort
+        self.stop.requeue = trainer["requeue"] and bool(os.environ.get(failures.SLURM_JOB))
         self.start_step = self.saved.step if self.saved else 0
         self.tracker: Tracker | None = None
         self.loop: Loop | None = None
@@ -134,7 +119,9 @@ class Session:
         self.home.write_status("running", step=self.start_step)
         self.console.open_log(self.home.path / run_files.LOG)
         self.checkpoints.open()
-        warn_missing_logs(self.home.path, self.start_step, self.console)
+        lost = [name for name in (run_files.METRICS, run_files.EVENTS) if not any(self.home.path.glob(f"{name}*"))]
+        if self.start_step and lost:  # a checkpoint does not contain them
+            self.console.warning(f"{' and '.join(lost)}: missing, the log up to step {self.start_step} is lost")
         first = self.start_step + 1 if self.saved else 0
         has_log = self.saved is not None or (self.home.path / run_files.METRICS).exists()
         self.tracker = Tracker(self.home.path, first if has_log else None)  # overwrites an earlier log from `first` on
@@ -170,6 +157,8 @@ class Session:
     def _test(self, loop: Loop, tracker: Tracker) -> dict[str, Any]:
         """Evaluate the best weights on the test split; write, print and return the result."""
         evaluation = loop.evaluator.evaluate(self.batches["test"])
+        if names := non_finite(evaluation):
+            raise Diverged(f"not finite on the test split: {', '.join(names)}")
         shown, filters = loop.evaluator.show(evaluation), grids.first_filters(loop.evaluator.model)
         result = self.report.result(loop, self.timer, evaluation)
         self.stop.finish()  # what follows is quick, and a later session would repeat an interrupted half of it
@@ -236,11 +225,25 @@ class Session:
         return error
 
     def _trace_divergence(self, diverged: Diverged) -> str:
-        """Return the cause of a divergence, and write ``nan_report.json``."""
+        """Repeat the steps from the newest checkpoint on, write ``nan_report.json``, and return the cause."""
         with contextlib.suppress(OSError):
             self.checkpoints.wait()
-        reason, report = trace_divergence(diverged, self.job, self.home.path, self.step, self._build_loop, self.console)
-        if report:
-            with contextlib.suppress(OSError):
-                self.home.write_json(run_files.NAN_REPORT, finite_or_none(report))
-        return reason
+        try:
+            saved, _ = newest_checkpoint(self.home.path)
+            start = saved.step if saved else 0
+            self.console.info(f"{diverged}; repeating from step {start} to find the cause")
+            with prepare_run(self.job) as (components, batches):
+                loop = self._build_loop(components, batches)
+                if saved:
+                    loop.load_state_dict(saved.content, {})
+                report = nan_trace.trace(loop, self.step)
+        except Exception as error:  # a failed search must not hide the divergence
+            return f"{diverged}. The search for its cause failed: {type(error).__name__}: {error}"
+        except Stopped:
+            return f"{diverged}. The search for its cause was interrupted"
+        if report is None:
+            why = "the weights are too large to evaluate, or the run is not deterministic"
+            return f"{diverged}. Losses, gradients and weights were finite when repeated: {why}"
+        with contextlib.suppress(OSError):
+            self.home.write_json(run_files.NAN_REPORT, finite_or_none(report))
+        return nan_trace.summarize(report)

@@ -50,7 +50,8 @@ def load_result(number: int, chosen: dict[str, str], path: Path) -> JobResult | 
     error = status.get("error")
     row = JobResult(number, chosen, status["state"], folder=str(path), error=None if error is None else str(error))
     result = safe_read.read_mapping(path / run_files.RESULT)
-    row.add_metrics(result)
+    if row.state == "finished":  # a run that was prolonged and diverged keeps its earlier result
+        row.add_metrics(result)
     earlier = safe_read.read_mapping(path.parent / run_files.SUMMARY_JSON).get("jobs")
     known = [job for job in earlier if isinstance(job, dict)] if isinstance(earlier, list) else []
     took: list[Any] = [*(job.get("seconds") for job in known if job.get("job") == number), result.get("seconds")]

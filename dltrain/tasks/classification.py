@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.running import Mean, confusion, macro_f1
 from dltrain.plots import charts
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
@@ -33,7 +34,7 @@ class Classification(Task):
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        self.names = self.class_names or [str(n) for n in range(self.classes)]
+        self.names = name_classes(self.classes, self.class_names)
 
     def facts(self) -> dict[str, Any]:
         """Return one output per class, for the whole example."""
@@ -88,3 +89,15 @@ class Classification(Task):
             captions = [f"{self.names[target]}, not {self.names[found]}" for target, found in pairs]
             media.append(Media("worst_mistakes", charts.captioned(inputs[wrong], captions)))
         return media
+
+
+def name_classes(classes: int, names: list[str] | None) -> list[str]:
+    """Return one name per class, by default its number.
+
+    Raises:
+        ConfigError: There is a single class, which any model predicts without an error.
+    """
+    names = names or [str(number) for number in range(classes)]
+    if classes < 2:
+        raise ConfigError(format_error("data", "at least two classes", f"one: {names[0]}"))
+    return names

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dltrain.metrics.running import Mean
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Task
+from dltrain.tasks.classification import name_classes
 
 
 @dataclass(eq=False)
@@ -37,6 +38,9 @@ class PerceptronRule(Task):
     classes: int
     class_names: list[str] | None = None
 
+    def __post_init__(self) -> None:
+        self.names = name_classes(self.classes, self.class_names)
+
     def facts(self) -> dict[str, Any]:
         """Return one output for two classes, and one per class for more."""
         return {"outputs": self.classes if self.classes > 2 else 1, "each_step": False, "causal": False}
@@ -61,9 +65,8 @@ class PerceptronRule(Task):
         """Return the class of each example, and the outputs; a threshold unit has no probabilities."""
         outputs = model(batch["inputs"]).float()
         classes = outputs.argmax(1) if self.classes > 2 else (outputs[:, 0] > 0).long()
-        names = self.class_names or [str(n) for n in range(self.classes)]
         pairs = zip(classes.tolist(), outputs.tolist(), strict=True)
-        return [{"class": c, "class_name": names[c], "outputs": values} for c, values in pairs]
+        return [{"class": c, "class_name": self.names[c], "outputs": values} for c, values in pairs]
 
 
 def class_margins(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -52,9 +52,9 @@ def reproducible_noise(model: nn.Module, count: int, generator: Generator) -> Te
 def cyclic_labels(model: nn.Module, count: int, limit: int | None = None) -> Tensor | None:
     """Return the first ``limit`` classes, or all, over and over; None for an unconditional model."""
     classes = num_classes(model)
-    return (
-        (torch.arange(count) % min(classes, limit or classes)).to(next(model.parameters()).device) if classes else None
-    )
+    if not classes:
+        return None
+    return (torch.arange(count) % min(classes, limit or classes)).to(next(model.parameters()).device)
 
 
 def requested_labels(model: nn.Module, request: GenerateRequest, count: int, draw: bool = True) -> Tensor | None:

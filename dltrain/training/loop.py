@@ -21,8 +21,7 @@ from dltrain.training.device import Device
 from dltrain.training.evaluation import Evaluator
 from dltrain.training.run_logger import RunLogger
 from dltrain.training.signals import Stop, Stopped
-from dltrain.training.stages import StagePlan, Stages
-from dltrain.training.state import TrainerConfig, TrainState
+from dltrain.training.state import StagePlan, Stages, TrainerConfig, TrainState
 from dltrain.training.step import StepInfo, StepRunner
 
 
@@ -207,7 +206,7 @@ class Loop:
         # Images at the 1st, 2nd, 4th, 8th, ... evaluation show the progress in a few pictures.
         due = (state.evaluations + 1).bit_count() == 1
         shown = self.evaluator.show(evaluation, goal) if due else []
-        frame = self.evaluator.frame()
+        frame = self.evaluator.frame(evaluation)
         value = evaluation.metrics[goal.metric]
         with self.stop.defer_signals():
             self.logger.log_evaluation(state.step, self.epoch, evaluation, goal.metric, shown, frame)

@@ -1,4 +1,4 @@
-"""Losses, intervals and times that the loop tracks between two logs."""
+"""Losses and times that the loop tracks between two logs."""
 
 import time
 from collections.abc import Iterator
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from dltrain.tasks.base import Loss
-from dltrain.training.state import Interval
 
 SINGLE_TURN = "train"  # the turn of a task with one turn
 
@@ -79,25 +78,6 @@ class Timer:
         """Continue from the measurements of an earlier session."""
         self.earlier = state
         self.examples = int(state.get("examples", 0))
-
-
-class Trigger:
-    """Fires at regular intervals: determined by the step alone, except for intervals in minutes."""
-
-    def __init__(self, interval: Interval, epoch_steps: int) -> None:
-        count, unit = interval
-        self.steps = 0 if unit == "minute" else int(count) * (epoch_steps if unit == "epoch" else 1)
-        self.seconds = count * 60
-        self.last = time.perf_counter()
-
-    def fires(self, step: int) -> bool:
-        """Return whether the interval ends with this step, counted from 1."""
-        if self.steps:
-            return step % self.steps == 0
-        if time.perf_counter() - self.last < self.seconds:
-            return False
-        self.last = time.perf_counter()
-        return True
 
 
 class LossBuffer:

@@ -1,6 +1,7 @@
 """Locates the first NaN or infinity by repeating training from a checkpoint and checking every step."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ MAX_EXAMPLES = 20  # of a batch that are named in a message; the report names al
 
 
 def trace(loop: Loop, until: int) -> dict[str, Any] | None:
-    """Repeat training until the first loss or gradient that is not finite, without logging or saving.
+    """Repeat training until the first loss, gradient or weight that is not finite, without logging or saving.
 
     Args:
         loop: At the start or at a checkpoint.
@@ -40,7 +41,7 @@ def trace(loop: Loop, until: int) -> dict[str, Any] | None:
 
 
 def _repeat_step(loop: Loop, group: list[Batch], last_loss: float | None) -> tuple[dict[str, Any] | None, float | None]:
-    """Take one step, checking each loss and gradient; return a report, or None and the loss of the last turn."""
+    """Take one step and check its numbers; return a report, or None and the loss of the last turn."""
     state, batches = loop.state, [batch for batch in group if batch]
     info = StepInfo(state.step, state.step - state.stage_start, state.step / loop.stages.steps)
     for turn in loop.current.stage.turns:
@@ -50,23 +51,30 @@ def _repeat_step(loop: Loop, group: list[Batch], last_loss: float | None) -> tup
         optimizer = loop.runner.optimizers[turn.name]
         losses = loop.runner.compute_gradients(turn, batches, info) or []
         totals = [float(loss.total.detach()) for loss in losses]
-        bad_loss = next((total for total in totals if not math.isfinite(total)), None)
-        bad_gradient = None
-        if bad_loss is None and optimizer.scaler is None:  # a scaler handles overflowing gradients itself
-            gradients = ((name, weight.grad) for name, weight in loop.model.named_parameters())
-            bad_gradient = next((name for name, g in gradients if g is not None and not g.isfinite().all()), None)
-        if bad_loss is not None or bad_gradient is not None:
+        what = None if all(map(math.isfinite, totals)) else "loss"
+        weights = dict(loop.model.named_parameters())
+        if what is None and optimizer.scaler is None:  # a scaler handles overflowing gradients itself
+            what = _first_not_finite("gradient of", {name: weight.grad for name, weight in weights.items()})
+        if what is not None:
             torch.set_rng_state(random_state)
-            return _report(loop, turn, group, bad_loss, bad_gradient, last_loss), last_loss
+            return _report(loop, turn, group, what, totals, last_loss), last_loss
         last_loss = sum(totals) / max(1, len(totals))
         optimizer.step(info.step_in_stage)
+        if what := _first_not_finite("weight", weights):
+            return _report(loop, turn, group, what, totals, last_loss), last_loss
     state.step += 1
     state.batch += len(group)
     return None, last_loss
 
 
+def _first_not_finite(kind: str, tensors: Mapping[str, Tensor | None]) -> str | None:
+    """Return kind and name of the first tensor with a NaN or infinity, or None."""
+    names = (name for name, value in tensors.items() if value is not None and not value.isfinite().all())
+    return next((f"{kind} {name}" for name in names), None)
+
+
 def _report(
-    loop: Loop, turn: Turn, group: list[Batch], loss: float | None, gradient: str | None, last_loss: float | None
+    loop: Loop, turn: Turn, group: list[Batch], what: str, totals: list[float], last_loss: float | None
 ) -> dict[str, Any]:
     state, batches = loop.state, loop.current.batches
     size = batches.batch_size
@@ -76,11 +84,11 @@ def _report(
         "epoch": state.epoch,
         "batch": state.batch,
         "turn": turn.name,
-        "what": "loss" if loss is not None else f"gradient of {gradient}",
-        "value": str(loss) if loss is not None else "not finite",
+        "what": what,
+        "value": next((str(total) for total in totals if not math.isfinite(total)), "not finite"),
         "lr": loop.runner.optimizers[turn.name].lr,
         "last_finite_loss": last_loss,
-        "module": _first_bad_module(loop, turn, group) if loss is not None else None,
+        "module": _first_bad_module(loop, turn, group) if what == "loss" else None,
         "examples": examples.tolist(),
     }
 
@@ -108,7 +116,6 @@ def _first_bad_module(loop: Loop, turn: Turn, group: list[Batch]) -> str | None:
 
 
 def _float_tensors(value: Any) -> list[Tensor]:
-    """Return every floating point tensor in the output of a module."""
     if isinstance(value, Tensor):
         return [value] if value.is_floating_point() else []
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()

@@ -75,7 +75,6 @@ def example_inputs(layer: nn.Module) -> tuple[Tensor, ...]:
 
 
 def _forward_in_fp32(layer: nn.Module, *args: Any, **named: Any) -> Any:
-    """The layer's own forward pass without autocast."""
     with torch.autocast(next(layer.parameters()).device.type, enabled=False):
         return type(layer).forward(layer, *_to_fp32(args), **{name: _to_fp32(value) for name, value in named.items()})
 

@@ -3,31 +3,35 @@
 import math
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dltrain.loggers.console import Console
+from dltrain.loggers.formatting import format_duration, format_rate
 from dltrain.loggers.tracker import Tracker
 from dltrain.tasks.base import Evaluation, Media
 from dltrain.training.device import peak_memory_mb
 from dltrain.training.meters import Timer
-from dltrain.training.stages import Stages
-from dltrain.training.state import TrainState
+from dltrain.training.state import Stages, TrainState
 
 PROGRESS_SECONDS = 0.2  # shortest time between two updates of the progress line
 
 
+@dataclass
 class RunLogger:
     """Logs values that the loop has already read from the device, with throughput and memory."""
 
-    def __init__(self, tracker: Tracker, console: Console, timer: Timer, device: torch.device) -> None:
-        self.tracker, self.console, self.timer, self.device = tracker, console, timer, device
-        self.loss: float | None = None  # the last one, for the progress line
-        self.metric: float | None = None  # the last watched metric
-        self.last_progress = 0.0
-        self.first_step = 0  # of this session
-        self.last_log = (0, 0.0)  # examples and training seconds by then
+    tracker: Tracker
+    console: Console
+    timer: Timer
+    device: torch.device
+    loss: float | None = None  # the last one, for the progress line
+    metric: float | None = None  # the last watched metric
+    last_progress: float = 0.0
+    first_step: int = 0  # of this session
+    last_log: tuple[int, float] = (0, 0.0)  # examples and training seconds by then
 
     def begin(self, state: TrainState) -> None:
         """Start a session at this state."""
@@ -83,14 +87,10 @@ class RunLogger:
         """Update the progress line."""
         self.last_progress = now = time.perf_counter()
         spent = now - (self.timer.first_step or now)
-        self.console.progress(
-            epoch=min(int(stages.epoch(state)) + 1, stages.epochs),
-            epochs=stages.epochs,
-            step=state.step,
-            steps=stages.steps,
-            loss=self.loss,
-            metric_name=f"{metric}/val",
-            metric_value=self.metric,
-            samples_per_s=self.timer.examples / max(self.timer.training_seconds(), 1e-9),
-            seconds_left=spent / max(state.step - self.first_step - 1, 1) * (stages.steps - state.step),
-        )
+        left = spent / max(state.step - self.first_step - 1, 1) * (stages.steps - state.step)
+        rate = self.timer.examples / max(self.timer.training_seconds(), 1e-9)
+        figures = [] if self.loss is None else [f"loss {self.loss:.4g}"]
+        figures += [] if self.metric is None else [f"{metric}/val {self.metric:.4g}"]
+        figures += [format_rate(rate), f"left {format_duration(left)}"]
+        epoch = min(int(stages.epoch(state)) + 1, stages.epochs)
+        self.console.progress(epoch, stages.epochs, state.step, stages.steps, *figures)

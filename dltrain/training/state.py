@@ -1,8 +1,13 @@
-"""The trainer's configuration and the position of a run."""
+"""The trainer's configuration, the stages of a run with their lengths and intervals, and its position in them."""
 
 import math
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from dltrain.data.loader import Batches
+from dltrain.tasks.base import Stage
 
 Interval = tuple[float, str]  # a number and its unit: step, epoch or minute
 
@@ -64,3 +69,50 @@ def improves(value: float, best: float | None, better: str) -> bool:
     if not math.isfinite(value):
         return False
     return best is None or (value > best if better == "max" else value < best)
+
+
+class Trigger:
+    """Fires at regular intervals: determined by the step alone, except for intervals in minutes."""
+
+    def __init__(self, interval: Interval, epoch_steps: int) -> None:
+        count, unit = interval
+        self.steps = 0 if unit == "minute" else int(count) * (epoch_steps if unit == "epoch" else 1)
+        self.seconds = count * 60
+        self.last = time.perf_counter()
+
+    def fires(self, step: int) -> bool:
+        """Return whether the interval ends with this step, counted from 1."""
+        if self.steps:
+            return step % self.steps == 0
+        if time.perf_counter() - self.last < self.seconds:
+            return False
+        self.last = time.perf_counter()
+        return True
+
+
+class StagePlan:
+    """One stage with its data, its length in steps, and the triggers of logging, evaluation and checkpoints."""
+
+    def __init__(self, stage: Stage, batches: Batches, config: TrainerConfig) -> None:
+        self.stage, self.batches = stage, batches
+        self.epoch_steps = -(-len(batches) // config.accumulate)
+        epochs = config.epochs if stage.epochs is None else stage.epochs
+        limits = (math.inf if epochs is None else epochs * self.epoch_steps, config.max_steps or math.inf)
+        self.steps = int(min(limits))
+        self.epochs = -(-self.steps // self.epoch_steps)  # the last one may be cut short
+        self.log_trigger = Trigger(config.log_every, self.epoch_steps)
+        self.eval_trigger = Trigger(config.eval_every, self.epoch_steps)
+        self.checkpoint_trigger = Trigger(config.checkpoint_every, self.epoch_steps)
+
+
+class Stages:
+    """All stages of a run, in order; `batches` maps each split to its batches."""
+
+    def __init__(self, stages: Sequence[Stage], batches: Mapping[str, Batches], config: TrainerConfig) -> None:
+        self.plans = [StagePlan(stage, batches.get(stage.data, batches["train"]), config) for stage in stages]
+        self.steps = sum(plan.steps for plan in self.plans)
+        self.epochs = sum(plan.epochs for plan in self.plans)
+
+    def epoch(self, state: TrainState) -> float:
+        """Return the epochs done so far, with a fraction, those of earlier stages included."""
+        return state.epoch + state.batch / len(self.plans[state.stage].batches)

@@ -35,7 +35,7 @@ CONDITIONAL = ("model=vae", "model.conditional=true", *SHORT)
 
 
 def task_of(model: str) -> type[Task] | None:
-    """The task that a model is made for, if it is made for one only."""
+    """Return the task that a model selects, or None if it works with several."""
     defaults = yaml.safe_load((CONF / "model" / f"{model}.yaml").read_text()).get("defaults", [])
     names = [part[key] for part in defaults if isinstance(part, dict) for key in part if "override /task@" in key]
     if not names:
@@ -60,7 +60,7 @@ class Result(NamedTuple):
 def generate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Result]:
-    """The command, in an empty folder."""
+    """Return a function that runs the command in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
     def call(*words: object) -> Result:
@@ -75,13 +75,13 @@ Generate = Callable[..., Result]
 
 
 def refused(said: Result) -> str:
-    """The one line of a refusal."""
+    """Return the one line of an error message."""
     assert (said.code, said.out) == (2, "")
     (line,) = said.err.splitlines()
     return line
 
 
-def generated(run: Path, count: int = 64, seed: int = 0, **wished: object) -> Tensor:
+def generated(run: Path, count: int = 64, seed: int = 0, **options: object) -> Tensor:
     """Return what the task itself generates, without the command."""
     components = build_components(job.load_job(run))
     restore_weights(components, run, "best.pt")
@@ -90,9 +90,9 @@ def generated(run: Path, count: int = 64, seed: int = 0, **wished: object) -> Te
         return eval_batches(components, components.data.load(), "train")
 
     noise = torch.Generator().manual_seed(seed)
-    wish = GenerateRequest(count, noise, components.device.device, train=train, **wished)  # type: ignore[arg-type]
+    request = GenerateRequest(count, noise, components.device.device, train=train, **options)  # type: ignore[arg-type]
     return evaluation.run_in_eval_mode(
-        lambda model: components.task.generate(model, wish), components.model, components.device
+        lambda model: components.task.generate(model, request), components.model, components.device
     ).float()
 
 
@@ -112,7 +112,7 @@ def scans(tmp_path: Path) -> list[Path]:
     return files
 
 
-# Machines that walk a thousand steps from noise to an example: narrow ones walk faster.
+# An RBM takes 1,000 Gibbs steps per example: narrow ones are faster.
 NARROW = {"rbm": ["model.hidden_size=32"], "dbn": ["model.hidden_size=[32,32]"]}
 
 
@@ -223,7 +223,7 @@ def test_a_class_has_a_name(kept: Kept, generate: Generate, data_root: Path) -> 
     assert "Did you mean ankle boot?" in refused(generate(run, "--class", "ankle bot"))
 
 
-def test_no_data_are_needed_but_for_given_pictures_and_models_that_start_from_examples(
+def test_data_are_read_only_for_given_images_and_models_without_a_prior(
     kept: Kept, generate: Generate, data_root: Path, scans: list[Path]
 ) -> None:
     gone = "data.root=/nowhere"
@@ -251,7 +251,7 @@ def test_nothing_is_overwritten_without_force(kept: Kept, generate: Generate) ->
     assert sorted(path.name for path in Path.cwd().iterdir()) == ["folder", "generated.png"]
 
 
-def test_the_run_and_random_numbers_stay_as_they_are(kept: Kept, generate: Generate) -> None:
+def test_the_run_and_the_random_state_are_unchanged(kept: Kept, generate: Generate) -> None:
     run = kept("model=vae", *SHORT)
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     assert generate(run).code == 0
@@ -336,12 +336,12 @@ def test_the_command_prints_the_file_and_nothing_else(kept: Kept, generate: Gene
     assert torch.equal(pixels(Path("nine.png")), grids.images(generated(run, 9)))
 
 
-def test_nothing_that_is_given_is_refused_in_one_line(kept: Kept, generate: Generate) -> None:
+def test_given_without_a_path_is_rejected_in_one_line(kept: Kept, generate: Generate) -> None:
     np.save("none.npy", np.zeros((0, 8, 8), np.uint8))
     assert "expected at least one example in none.npy" in refused(generate(kept(*CONDITIONAL), "--given", "none.npy"))
 
 
-def test_more_examples_than_memory_holds_are_refused_as_in_training(kept: Kept, generate: Generate) -> None:
+def test_out_of_memory_is_reported_as_in_training(kept: Kept, generate: Generate) -> None:
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, 8 * 2**30))
 

@@ -17,6 +17,7 @@ FILES = {
     "words.csv": "name,value\n" + "\n".join(f"row {row},{row}.5" for row in range(ROWS)),
     "few.csv": "value\n1\n2\n3\n",
     "table.csv": "a,b,kind\n" + "\n".join(f"{row},{row * 2 % 7},{'cat' if row % 2 else 'dog'}" for row in range(80)),
+    "a,b.csv": "a,b\n1,2\n",
     "file": "a file, not a folder",
     "old/status.json": "{}",
 }
@@ -67,6 +68,22 @@ TABLE: dict[str, list[list[str]]] = {
     "'device.name=${x}' 'optimizer.lr=${y}'": [["optimizer.lr", "${y}"], ["device.name", "${x}"]],
     "'hydra.run.dir=${nothing}'": [["Interpolation key 'nothing' not found", "hydra.run.dir"]],
     "'model.activation=${oc.env:DLTRAIN_NOPE}'": [["model.activation", "'DLTRAIN_NOPE' not found"]],
+    # An interpolation is judged by its value.
+    "'data.batch_size=${spec.size}'": [["data.batch_size", "known before the data are read", "${spec.size}"]],
+    "'seed=${data}'": [["seed", "a whole number of at least 0", "a group of keys"]],
+    "'device.name=${trainer}'": [["device.name", "a value", "a group of keys"]],
+    "'++trainer=${device}'": [["trainer", "a group of keys", "${device}"]],
+    "'trainer.eval_every=${data}'": [["trainer.eval_every", '"1 epoch"', "a group of keys"]],
+    "'trainer.epochs=${trainer}'": [["trainer.epochs", "a value", "${trainer}"]],
+    "'model.hidden_size=${spec.hidden}'": [["model=lstm", "hidden"]],
+    "'model.activation=a${spec.size}'": [["model.activation", "a fact as the whole value", "a${spec.size}"]],
+    "'hydra.run.dir=${data}'": [["hydra.run.dir", "a folder", "${data}"]],
+    # Numbers that no tensor, timer or integer holds.
+    "regularization.l2=1e39": [["regularization.l2", "at most 3.4e+38", "1e+39"]],
+    "optimizer.weight_decay=1e300 optimizer=adamw": [["optimizer.weight_decay", "at most 3.4e+38", "1e+300"]],
+    "trainer.max_minutes=1e300": [["trainer.max_minutes", "at most 1e+08", "1e+300"]],
+    "data.batch_size=9223372036854775807": [["data.batch_size", "a whole number", "9223372036854775807"]],
+    f"seed={'9' * 5000}": [["seed", "cannot be parsed", "5000 digits"]],
     # What only the code can say.
     "data.path=nowhere.csv": [["data.path", "an existing CSV file", "nowhere.csv"]],
     "data.path=tabel.csv": [["data.path", "an existing CSV file", "tabel.csv", "Did you mean table.csv?"]],
@@ -95,7 +112,15 @@ TABLE: dict[str, list[list[str]]] = {
     "model._target_=os.system": [["model._target_", "a class of dltrain", "os.system"]],
     "task._target_=torch.nn.Identity": [["task._target_", "a task", "torch.nn.Identity"]],
     "model._target_=mine.Model": [["model._target_", "mine.Model", "allow_targets=[mine]"]],
-    "model._target_=mine.Model allow_targets=[mine]": [["model._target_", "can be imported", "No module named 'mine'"]],
+    "model._target_=mine.Model allow_targets=[mine]": [
+        ["model._target_", "can be imported", "No module named 'mine'", "PYTHONPATH"]
+    ],
+    "optimizer._target_=torch.optim.ASGD": [["optimizer.betas optimizer.eps", "ASGD takes lr", "~optimizer.betas"]],
+    "~optimizer.betas ~optimizer.eps ~optimizer.amsgrad ~optimizer.weight_decay optimizer._target_=torch.optim.LBFGS": [
+        ["optimizer._target_", "LBFGS cannot take a step", "closure"]
+    ],
+    "data=csv data.column=units,price": [["data.column", "one value", "'data.column=[units,price]'"]],
+    "data=csv data.path=a,b.csv": [["data.path", "one value", """Quote it: "data.path='a,b.csv'\""""]],
 }
 
 

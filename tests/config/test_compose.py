@@ -82,7 +82,7 @@ def test_a_nested_group_may_be_typed_with_a_dot() -> None:
         ("+optimizer.maximize=true", "optimizer.maximize", True),
         ("data.path='a=b, c.csv'", "data.path", "a=b, c.csv"),
         ("data.column=[a,b]", "data.column", ["a", "b"]),
-        ("optimizer.lr=${seed}", "optimizer.lr", 0),
+        ("trainer.epochs=${data.window}", "trainer.epochs", 104),
         ("optimizer.schedule.pct_start=0.1", "optimizer.schedule.pct_start", 0.1),
     ],
 )

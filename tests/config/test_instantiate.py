@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dltrain.config import instantiate, signatures
-from dltrain.config.interpolation import Fact
+from dltrain.config.facts import Fact
 from dltrain.errors import ConfigError
 
 THEIRS = """

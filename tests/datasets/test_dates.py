@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from dltrain.datasets.date_form import write_dates
-from dltrain.datasets.dates import Dates, parse_dates
+from dltrain.datasets.dates import Dates, is_time_name, parse_dates
 
 # A format of strftime, and the precision that it keeps.
 FORMATS = [
@@ -72,6 +72,14 @@ def test_what_strftime_writes_is_parsed_and_written(form: str, unit: str) -> Non
         (["2021-Q2"], {}, "2021-04-01"),
         (["Q2 2021"], {}, "2021-04-01"),
         (["2Q2021"], {}, "2021-04-01"),
+        (["2021q2", "2021q3"], {}, "2021-04-01"),
+        (["2021-T2"], {}, "2021-04-01"),
+        (["2Q21"], {}, "2021-04-01"),
+        (["2021m5"], {}, "2021-05-01"),
+        (["21-05-14", "21-05-15", "21-05-16"], {}, "2021-05-14"),
+        (["14-05-21", "15-05-21", "16-05-21"], {}, "2021-05-14"),
+        (["2021-05-14_10:00:00"], {}, "2021-05-14T10:00"),
+        (["quinta-feira, 19 de setembro de 2019"], {}, "2019-09-19"),
         (["14. Mai 2021", "1. Juni 2021", "2. März 2021"], {}, "2021-05-14"),
         (["Mrz 2021", "Mai 2021"], {}, "2021-03-01"),
         (["Fr, 14.05.2021", "Sa, 15.05.2021"], {}, "2021-05-14"),
@@ -103,9 +111,13 @@ def test_cells_may_leave_out_what_is_zero() -> None:
     assert parse(cells).times.tolist() == [pd.Timestamp(time) for time in wanted]
 
 
-@pytest.mark.parametrize(
-    "form", ["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d %H:%M %z", "%d/%b/%Y:%H:%M:%S %z", "%d.%m.%Y %H:%M %z"]
-)
+def test_many_rows_are_parsed_as_few_are() -> None:
+    times = pd.date_range("2020-01-01", periods=5000, freq="17min")
+    for form in ("%m/%d/%Y %H:%M", "%-d.%-m.%Y %I:%M %p", "%b %d, %Y %H:%M"):
+        assert parse([time.strftime(form) for time in times]).times.tolist() == times.tolist()
+
+
+@pytest.mark.parametrize("form", ["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d %H:%M %z", "%d/%b/%Y:%H:%M:%S %z"])
 def test_offsets_give_the_instant(form: str) -> None:
     instants = pd.date_range("2024-10-26 12:00", periods=40, freq="h", tz="UTC")
     local = instants.tz_convert(ZoneInfo("Europe/Berlin"))
@@ -115,10 +127,11 @@ def test_offsets_give_the_instant(form: str) -> None:
     assert write(dates)[-1] == local[-1].strftime(form)
 
 
-@pytest.mark.parametrize("offset", ["Z", "+00", "-03:30", "+0530", " UTC", " GMT"])
+@pytest.mark.parametrize("offset", ["Z", "+00", "-03:30", "+0530", " UTC", " GMT", " CET", " EDT"])
 def test_an_offset_is_written_as_it_was(offset: str) -> None:
     dates = parse([f"2021-05-14T10:00:00{offset}", f"2021-05-14T11:00:00{offset}"])
-    zone = datetime.fromisoformat("2021-05-14T10:00" + offset.replace(" UTC", "Z").replace(" GMT", "Z"))
+    iso = {" UTC": "Z", " GMT": "Z", " CET": "+01", " EDT": "-04"}.get(offset, offset)
+    zone = datetime.fromisoformat("2021-05-14T10:00" + iso)
     assert dates.utc[0] == zone.astimezone(UTC).replace(tzinfo=None)
     assert write(dates)[1] == f"2021-05-14T11:00:00{offset}"
 
@@ -131,6 +144,7 @@ PHRASES = [
     ["Q5 2021"],
     ["3 kg"],
     ["Total 2021"],
+    ["Jan-21", "2021-W05"],
     ["A 2021"],
     ["Eva No. 0001, of row 0"],
 ]
@@ -188,5 +202,11 @@ def test_missing_cells_stay_missing_and_a_cell_that_is_no_date_is_found() -> Non
     dates = parse([*cells, "total"])
     assert dates.bad == 20 and dates.times.isna().tolist() == [index in (3, 20) for index in range(21)]
     assert parse(cells).bad is None
+    assert parse([*(f"14 May {year}" for year in range(2000, 2020)), "14 Foo 2020"]).bad == 20
     series = pd.Series(cells, index=range(100, 120))
     assert parse_dates(series).times.index.equals(series.index)
+
+
+def test_names_of_columns_say_that_they_hold_times() -> None:
+    assert all(map(is_time_name, ("Date", "date_time", "Date/Time", "TS", "Year Month")))
+    assert not any(map(is_time_name, ("update", "time spent", "days", "dated", "")))

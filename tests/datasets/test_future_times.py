@@ -1,8 +1,10 @@
-"""Times after the last row, as a person would go on writing them."""
+"""Times after the last row, in the form of the column."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from dltrain.datasets.date_form import DateForm
 from dltrain.datasets.dates import parse_dates
 from dltrain.datasets.future_times import continue_dates, continue_numbers
 
@@ -33,7 +35,6 @@ CASES = [
     (["2024-01-31T23:59:59.000", "2024-01-31T23:59:59.500"], ["2024-02-01T00:00:00.000"]),
     (["2024-01-31T23:59:59.0Z", "2024-01-31T23:59:59.5Z"], ["2024-02-01T00:00:00.0Z"]),
     (["2024-01-31T22+01", "2024-01-31T23+01"], ["2024-02-01T00+01"]),
-    (["9999-12-29", "9999-12-30"], None),
     (["2024-01-01", "2024-01-02", "2024-01-06", "2024-01-07"], ["2024-01-08", "2024-01-09"]),
     (["12/30/2021", "12/31/2021"], ["01/01/2022"]),
     (["30.9.21", "31.10.21"], ["30.11.21", "31.12.21"]),
@@ -55,6 +56,12 @@ CASES = [
 def test_dates_go_on_in_their_form(cells: list[str], wanted: list[str] | None) -> None:
     dates = parse_dates(pd.Series(cells), named_time=True)
     assert continue_dates(dates.times, dates.form, len(wanted or "12")) == wanted
+
+
+def test_after_the_year_9999_there_are_no_dates() -> None:
+    times = pd.Series(np.array(["9999-12-29", "9999-12-30"], dtype="M8[us]"))
+    assert continue_dates(times, DateForm("%Y-%m-%d"), 1) == ["9999-12-31"]
+    assert continue_dates(times, DateForm("%Y-%m-%d"), 2) is None
 
 
 @pytest.mark.parametrize(

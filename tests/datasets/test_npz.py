@@ -64,9 +64,11 @@ def test_floats_to_predict_are_targets(y, targets, tmp_path):
     assert found.dtype == np.float32
 
 
-def test_a_class_that_only_the_test_holds_counts(tmp_path):
+def test_a_class_that_only_the_test_holds_counts_and_is_said(tmp_path):
     data = Npz(save(tmp_path / "a.npz", np.ones((20, 7)), CLASSES, y_test=np.array([0, 1, 2, 5])))
-    assert data.spec.classes == 6
+    assert data.spec.class_names == ("0", "1", "2", "5")
+    data.load()
+    assert "no training example of class 5 (only in y_test)" in data.describe()
 
 
 def test_training_and_validation_share_the_training_arrays(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dltrain.datasets.steps import check_order, find_gaps, infer_season, step_words
+from dltrain.datasets.steps import check_order, descends, find_gaps, infer_season, step_words
 
 RANGES = [
     ("min", 1440, "1 minute"),
@@ -78,3 +78,8 @@ def test_a_step_back_at_another_time_is_disorder() -> None:
     times = series("2021-10-26 00:00", 48, "15min")
     times[20:] -= pd.Timedelta("1h")
     assert check_order(times).step_back == 20
+
+
+def test_only_numbers_without_a_restart_descend() -> None:
+    assert descends(np.array([3, 2, 2, 1]))
+    assert not any(map(descends, (np.array([3, 2, 1, 3, 2, 1]), np.array([2, 2, 2]), np.array([2, 1]), np.array([]))))

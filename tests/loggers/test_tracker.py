@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def row(group):
 
 
 def test_scalars_come_back_from_tensorboard_under_their_tags(tmp_path):
-    with Tracker(tmp_path) as tracker:
+    with closing(Tracker(tmp_path)) as tracker:
         tracker.scalars(5, 0.5, "train", {"loss": 0.25, "lr": 0.125, "grad/norm": 2.0})
         tracker.scalars(10, 1.0, "val", {"loss": 0.5, "accuracy": 0.75, "throughput/samples_per_s": 100.0})
     read = events(tmp_path)
@@ -81,7 +82,7 @@ def test_each_call_writes_one_event_and_one_line_at_once(tmp_path):
 
 
 def test_non_finite_values_are_valid_json_and_reach_tensorboard(tmp_path):
-    with Tracker(tmp_path) as tracker:
+    with closing(Tracker(tmp_path)) as tracker:
         tracker.scalars(1, 0.1, "train", {"loss": float("nan"), "grad/norm": float("-inf"), "lr": 0.5})
     (line,) = lines(tmp_path)
     assert (line["loss"], line["grad/norm"], line["lr"]) == (None, None, 0.5)
@@ -92,7 +93,7 @@ def test_non_finite_values_are_valid_json_and_reach_tensorboard(tmp_path):
 
 
 def test_reserved_names_are_refused_and_nothing_is_written(tmp_path):
-    with Tracker(tmp_path) as tracker, pytest.raises(ValueError, match="expected names other than step"):
+    with closing(Tracker(tmp_path)) as tracker, pytest.raises(ValueError, match="expected names other than step"):
         tracker.scalars(1, 0.1, "train", {"step": 3.0})
     assert lines(tmp_path) == []
     assert events(tmp_path).Tags()["scalars"] == []
@@ -100,7 +101,7 @@ def test_reserved_names_are_refused_and_nothing_is_written(tmp_path):
 
 def test_pictures_and_texts_round_trip(tmp_path):
     picture = torch.randint(0, 256, (3, 11, 17), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    with Tracker(tmp_path) as tracker:
+    with closing(Tracker(tmp_path)) as tracker:
         tracker.image("confusion", picture, step=7)
         tracker.text("config", "# Größe\n\n`a: 1`")
     read = events(tmp_path)
@@ -114,11 +115,11 @@ def test_pictures_and_texts_round_trip(tmp_path):
 
 
 def test_each_run_is_a_row_of_the_hparams_tab_with_its_final_metric(tmp_path):
-    with Tracker(tmp_path / "a") as tracker:
+    with closing(Tracker(tmp_path / "a")) as tracker:
         tracker.scalars(40, 1.0, "val", {"accuracy": 0.5})
         choices = {"model": "lstm", "lr": 0.5, "depth": 2, "bias": True, "sizes": [1, 2], "bound": float("inf")}
         tracker.hparams(choices, {"accuracy": 0.75, "f1": float("nan")})
-    with Tracker(tmp_path / "b") as tracker:
+    with closing(Tracker(tmp_path / "b")) as tracker:
         tracker.hparams({"model": "cnn", "kernel": 3}, {"mse": 0.25}, succeeded=False)
     tab = hparams_tab(tmp_path)
     assert set(tab) == {"a", "b"}
@@ -134,14 +135,14 @@ def test_each_run_is_a_row_of_the_hparams_tab_with_its_final_metric(tmp_path):
 
 
 def test_the_final_metric_is_logged_at_the_last_step(tmp_path):
-    with Tracker(tmp_path) as tracker:
+    with closing(Tracker(tmp_path)) as tracker:
         tracker.scalars(40, 1.0, "val", {"accuracy": 0.5})
         tracker.hparams({"model": "lstm"}, {"accuracy": 0.75})
     assert [(e.step, e.value) for e in events(tmp_path).Scalars("best/accuracy")] == [(40, 0.75)]
 
 
 def test_a_final_metric_at_the_end_of_its_curve_is_not_logged_twice(tmp_path):
-    with Tracker(tmp_path / "a") as tracker:
+    with closing(Tracker(tmp_path / "a")) as tracker:
         tracker.scalars(40, 1.0, "test", {"accuracy": 0.5, "loss": 2.0})
         tracker.hparams({"model": "lstm"}, {"accuracy/test": 0.5, "loss/test": 1.0})
     read = events(tmp_path / "a")
@@ -150,11 +151,11 @@ def test_a_final_metric_at_the_end_of_its_curve_is_not_logged_twice(tmp_path):
 
 
 def test_a_resumed_run_leaves_no_duplicates(tmp_path):
-    with Tracker(tmp_path) as tracker:
+    with closing(Tracker(tmp_path)) as tracker:
         for step in range(0, 60, 10):
             tracker.scalars(step, step / 10, "train", {"loss": 1.0})
         tracker.scalars(50, 5.0, "val", {"loss": 1.0})
-    with Tracker(tmp_path, purge_step=30) as tracker:
+    with closing(Tracker(tmp_path, purge_step=30)) as tracker:
         assert [line["step"] for line in lines(tmp_path)] == [0, 10, 20]
         tracker.scalars(30, 3.0, "train", {"loss": 2.0})
     expected = [(0, 1.0), (10, 1.0), (20, 1.0), (30, 2.0)]
@@ -169,7 +170,7 @@ def test_a_resumed_run_leaves_no_duplicates(tmp_path):
 
 def test_reopening_without_purging_keeps_everything(tmp_path):
     for split in ("val", "test"):
-        with Tracker(tmp_path) as tracker:
+        with closing(Tracker(tmp_path)) as tracker:
             tracker.scalars(50, 5.0, split, {"loss": 1.0})
     assert [line["split"] for line in lines(tmp_path)] == ["val", "test"]
     read = events(tmp_path)
@@ -180,7 +181,7 @@ def test_reopening_without_purging_keeps_everything(tmp_path):
 def test_an_incomplete_last_line_is_dropped(tmp_path, torn):
     whole = '{"step": 10, "epoch": 1, "split": "train", "loss": 1.0}\n'
     (tmp_path / "metrics.jsonl").write_text(whole + torn)
-    with Tracker(tmp_path) as tracker:
+    with closing(Tracker(tmp_path)) as tracker:
         tracker.scalars(30, 3.0, "train", {"loss": 2.0})
     assert [line["step"] for line in lines(tmp_path)] == [10, 30]
     assert [p.name for p in tmp_path.iterdir() if p.suffix == ".new"] == []
@@ -201,7 +202,7 @@ def test_foreign_lines_are_dropped(tmp_path, damaged):
     whole = b'{"step": 10, "epoch": 1, "split": "train", "loss": 1.0}\n'
     (tmp_path / "metrics.jsonl").write_bytes(whole + damaged + b"\n")
     for purge_step in (None, 20):
-        with Tracker(tmp_path, purge_step) as tracker:
+        with closing(Tracker(tmp_path, purge_step)) as tracker:
             assert tracker.ends_with(10, "train")
     assert [line["step"] for line in lines(tmp_path)] == [10]
 
@@ -209,7 +210,7 @@ def test_foreign_lines_are_dropped(tmp_path, damaged):
 @pytest.mark.parametrize("name", ["².3.x", "1.².x", f"{'9' * 200}.3.x", "٣.3.x"])
 def test_files_with_similar_names_are_ignored(tmp_path, name):
     (tmp_path / f"events.out.tfevents.{name}").touch()
-    with Tracker(tmp_path, 0) as tracker:
+    with closing(Tracker(tmp_path, 0)) as tracker:
         tracker.scalars(1, 0.1, "train", {"loss": 1.0})
     assert [line["step"] for line in lines(tmp_path)] == [1]
 
@@ -218,8 +219,8 @@ def test_neither_tensorflow_nor_torchvision_nor_torchs_writer_is_imported(tmp_pa
     (tmp_path / "tensorflow").mkdir()
     (tmp_path / "tensorflow" / "__init__.py").write_text("raise SystemExit('tensorflow was imported')")
     code = (
-        "import sys, pathlib, torch; from dltrain.loggers.tracker import Tracker\n"
-        "with Tracker(pathlib.Path(sys.argv[1])) as t:\n"
+        "import sys, pathlib, torch; from contextlib import closing; from dltrain.loggers.tracker import Tracker\n"
+        "with closing(Tracker(pathlib.Path(sys.argv[1]))) as t:\n"
         "    t.scalars(1, 1.0, 'train', {'loss': 1.0}); t.text('a', 'b'); t.hparams({'a': 1}, {'b': 2.0})\n"
         "    t.image('c', torch.zeros(3, 4, 4, dtype=torch.uint8), 1)\n"
         "sys.exit(sorted({'torchvision', 'torch.utils.tensorboard'} & set(sys.modules)) or 0)"

@@ -1,4 +1,4 @@
-"""Scores of made-up examples, held against other programs, closed forms and brute force."""
+"""Scores of random examples, compared with other libraries, closed forms and brute force."""
 
 import math
 
@@ -13,14 +13,14 @@ from dltrain.metrics.sample_quality import Quality
 
 
 def drawn(count: int, size: int, seed: int) -> Tensor:
-    """Correlated features around some point."""
+    """Return correlated features."""
     noise = torch.Generator().manual_seed(seed)
     mixed = torch.randn(count, size, generator=noise) @ torch.randn(size, size, generator=noise)
     return mixed + torch.randn(size, generator=noise)
 
 
 def by_matrix_root(real: Tensor, fake: Tensor) -> float:
-    """The Fréchet distance as the formula has it."""
+    """Return the Fréchet distance by the formula, with a matrix root."""
     one, other = real.double().numpy(), fake.double().numpy()
     first, second = np.cov(one.T), np.cov(other.T)
     apart = ((one.mean(0) - other.mean(0)) ** 2).sum()
@@ -28,7 +28,7 @@ def by_matrix_root(real: Tensor, fake: Tensor) -> float:
 
 
 @pytest.mark.parametrize(("real", "fake", "size"), [(500, 300, 20), (60, 4000, 84), (40, 50, 2), (25, 25, 24)])
-def test_the_frechet_distance_is_what_scipy_makes_of_the_formula(real: int, fake: int, size: int) -> None:
+def test_the_frechet_distance_equals_the_formula_in_scipy(real: int, fake: int, size: int) -> None:
     one, other = drawn(real, size, 0), drawn(fake, size, 1)
     assert generative.frechet(one, other) == pytest.approx(by_matrix_root(one, other), rel=1e-6)
 
@@ -68,7 +68,7 @@ def test_the_frechet_distance_is_safe_with_fewer_examples_than_features(count: i
     assert generative.frechet(1e4 + 1e-3 * real, 1e4 + 1e-3 * real) >= 0
 
 
-def test_features_that_are_no_numbers_have_no_frechet_distance() -> None:
+def test_the_frechet_distance_of_features_that_are_not_finite_is_nan() -> None:
     broken = torch.ones(5, 3)
     broken[2, 1] = math.nan
     assert math.isnan(generative.frechet(torch.rand(5, 3), broken))
@@ -95,20 +95,20 @@ def test_the_classifier_score_runs_from_one_to_the_number_of_classes() -> None:
     assert generative.classifier_score(torch.zeros(9, 7)) == pytest.approx(1)
 
 
-def within(asked: Tensor, members: Tensor, k: int) -> float:
+def within(queries: Tensor, members: Tensor, k: int) -> float:
     """The share of points that lie within some member's distance to its k-th neighbour, one after the other."""
     inside = 0
-    for point in asked:
+    for point in queries:
         for number, member in enumerate(members):
             others = sorted(float((member - other).norm()) for n, other in enumerate(members) if n != number)
             if float((point - member).norm()) <= others[k - 1]:
                 inside += 1
                 break
-    return inside / len(asked)
+    return inside / len(queries)
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
-def test_precision_and_recall_are_what_brute_force_counts(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precision_and_recall_equal_brute_force(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generative, "BATCH_SIZE", 7)  # several pieces, the last one short
     noise = torch.Generator().manual_seed(k)
     real = torch.randn(40, 3, generator=noise).double()
@@ -118,14 +118,14 @@ def test_precision_and_recall_are_what_brute_force_counts(k: int, monkeypatch: p
     assert 0 < recall < precision
 
 
-def test_copies_are_precise_and_complete_and_strangers_neither() -> None:
+def test_copies_have_full_precision_and_recall_and_distant_examples_none() -> None:
     real = drawn(50, 4, 0)
     assert generative.precision_recall(real, real.clone()) == (1, 1)
     assert generative.precision_recall(real, real + 1000) == (0, 0)
     assert generative.precision_recall(1e4 + real, 1e4 + real) == (1, 1)
 
 
-def test_one_good_example_again_and_again_is_precise_and_incomplete() -> None:
+def test_one_repeated_example_has_precision_without_recall() -> None:
     real = drawn(200, 4, 0)
     precision, recall = generative.precision_recall(real, real[:1].repeat(200, 1))
     assert precision == 1

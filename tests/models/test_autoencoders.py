@@ -1,4 +1,4 @@
-"""Autoencoders: the public example's size, pictures of any size there and back, and one-hot classes."""
+"""Autoencoders: sizes of PyTorch's example, images of any size, and one-hot classes."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_the_default_is_the_public_example() -> None:
+def test_the_default_has_the_sizes_of_pytorchs_example() -> None:
     model = DenseAutoencoder([1, 28, 28], statistics=2)
     example = [784 * 400 + 400, 2 * (400 * 20 + 20), 20 * 400 + 400, 400 * 784 + 784]
     assert sum(p.numel() for p in model.parameters()) == sum(example) == 652_824
@@ -35,25 +35,25 @@ def test_no_hidden_layer_leaves_two_linear_maps() -> None:
 
 @pytest.mark.parametrize("sides", [(28, 28), (16, 20), (13, 9), (8, 8), (9, 31)])
 @pytest.mark.parametrize("hidden", [[4], [4, 8], [4, 8, 8]])
-def test_a_picture_of_any_size_comes_back_in_its_size(sides: tuple[int, int], hidden: list[int]) -> None:
+def test_the_output_has_the_size_of_the_image(sides: tuple[int, int], hidden: list[int]) -> None:
     model = ConvAutoencoder(3, *sides, statistics=2, hidden_size=hidden, latent=5)
     assert model.encoder(drawn(2, 3, *sides)).shape == (2, 10)
     assert model(drawn(2, 3, *sides)).shape == (2, 3, *sides)
 
 
-def test_more_convolutions_than_a_picture_can_be_halved_are_refused() -> None:
+def test_more_convolutions_than_halvings_of_the_image_are_rejected() -> None:
     ConvAutoencoder(1, 8, 12, statistics=1, hidden_size=[2, 2, 2])
     with pytest.raises(ConfigError, match=r"model\.hidden_size: expected at most 3 convolutions, got 4"):
         ConvAutoencoder(1, 8, 12, statistics=1, hidden_size=[2, 2, 2, 2])
 
 
-def test_a_class_is_told_one_hot_beside_the_numbers() -> None:
+def test_a_class_is_appended_to_vectors_as_one_hot() -> None:
     x, labels = drawn(4, 2, 3), torch.tensor([2, 0, 1, 2])
     joined = Conditional(nn.Identity(), num_classes=3)(x, labels)
     assert torch.equal(joined, torch.cat([x.flatten(1), F.one_hot(labels, 3).float()], 1))
 
 
-def test_a_class_is_a_plane_of_ones_beside_a_picture() -> None:
+def test_a_class_is_appended_to_images_as_a_channel_of_ones() -> None:
     x, labels = drawn(2, 1, 4, 5), torch.tensor([1, 0])
     joined = Conditional(nn.Identity(), num_classes=2, as_channels=True)(x, labels)
     assert torch.equal(joined[:, :1], x)
@@ -61,7 +61,7 @@ def test_a_class_is_a_plane_of_ones_beside_a_picture() -> None:
 
 
 @pytest.mark.parametrize("labels", [None, torch.tensor([-1, -1])])
-def test_an_unknown_class_is_none_of_them(labels: Tensor | None) -> None:
+def test_an_unknown_class_is_encoded_as_zeros(labels: Tensor | None) -> None:
     assert torch.equal(Conditional(nn.Identity(), num_classes=3)(drawn(2, 4), labels)[:, 4:], torch.zeros(2, 3))
 
 
@@ -72,21 +72,21 @@ def conditional(kind: str, conditional: bool) -> nn.Module:
 
 
 @pytest.mark.parametrize("kind", ["dense", "convolutional"])
-def test_only_a_conditional_model_hears_the_class(kind: str) -> None:
+def test_only_a_conditional_model_depends_on_the_class(kind: str) -> None:
     x, code, one, other = drawn(3, 1, 8, 8), drawn(3, 4), torch.tensor([0, 1, 2]), torch.tensor([3, 1, 4])
-    for hears in (True, False):
-        model = conditional(kind, hears)
+    for depends in (True, False):
+        model = conditional(kind, depends)
         for part, read in ((model.encoder, x), (model.decoder, code)):
             moved = (part(read, one) - part(read, other)).flatten(1).abs().amax(1) > 1e-6
-            assert moved.tolist() == ([True, False, True] if hears else [False] * 3)
+            assert moved.tolist() == ([True, False, True] if depends else [False] * 3)
 
 
-def test_a_class_cannot_be_told_where_there_is_none() -> None:
+def test_a_conditional_model_needs_data_with_classes() -> None:
     with pytest.raises(ConfigError, match=r"model\.conditional: expected false, as these data have no classes"):
         DenseAutoencoder([4], statistics=1, conditional=True)
 
 
 @pytest.mark.parametrize("changes", [{"latent": 0}, {"hidden_size": [3, 0]}, {"activation": "rleu"}])
-def test_values_that_make_no_sense_are_refused(changes: dict[str, object]) -> None:
+def test_an_invalid_value_names_its_key(changes: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=rf"model\.{next(iter(changes))}"):
         DenseAutoencoder([4], **{"statistics": 1, **changes})

@@ -49,7 +49,7 @@ def test_the_cifar10_network_equals_its_layers_written_out() -> None:
 
 @pytest.mark.parametrize("side", [7, 8, 9])
 @pytest.mark.parametrize("kernel", [1, 3, 5])
-def test_padding_same_with_stride_two_halves_the_picture_and_rounds_up(kernel: int, side: int) -> None:
+def test_padding_same_with_stride_two_halves_the_image_and_rounds_up(kernel: int, side: int) -> None:
     model = small({"channels": 4, "kernel": kernel, "stride": 2}, side=side)
     assert model.features(torch.randn(2, 3, side, side)).shape[-2:] == (-(-side // 2),) * 2
     assert model(torch.randn(2, 3, side, side)).shape == (2, 10)
@@ -78,7 +78,7 @@ def test_with_a_norm_every_parameter_of_a_cnn_gets_a_gradient(norm: str) -> None
         assert parameter.grad.abs().max() > 1e-4, name
 
 
-def test_channels_last_goes_through_the_convolutions_and_changes_no_number() -> None:
+def test_channels_last_is_kept_by_the_convolutions_and_changes_no_output() -> None:
     x = torch.randn(2, 3, 32, 32)
     inner = x.contiguous(memory_format=torch.channels_last)
     for model in (cifar10(), LeNet5(3, 32, 32, 10)):
@@ -117,7 +117,7 @@ def test_lenet5_has_61706_parameters(channels: int, side: int) -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (27, 30), (28, 28), (31, 32), (32, 32), (28, 40), (48, 64)])
 @pytest.mark.parametrize("pool", ["avg", "max"])
-def test_lenet5_equals_its_layers_on_the_padded_picture(height: int, width: int, pool: str) -> None:
+def test_lenet5_equals_its_layers_on_the_padded_image(height: int, width: int, pool: str) -> None:
     model = LeNet5(1, height, width, 10, pool=pool)
     x = torch.randn(2, 1, height, width)
     rows, columns = max(0, 32 - height), max(0, 32 - width)

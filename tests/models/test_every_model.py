@@ -1,4 +1,4 @@
-"""Every model as its YAML builds it: what holds for all of them."""
+"""Properties of all models, built from their YAML."""
 
 import inspect
 from importlib import import_module
@@ -37,7 +37,7 @@ def build(name: str, facts: dict[str, object], **changes: object) -> nn.Module:
 
 
 def example(name: str, device: str = "cpu") -> tuple[nn.Module, Tensor]:
-    """A model and a batch that suits it: tokens for gpt, a picture for the rest."""
+    """Return a model and a batch for it: tokens for gpt, images for the others."""
     torch.manual_seed(0)
     if name == "gpt":
         return build(name, TEXT), torch.randint(0, 11, (4, 12), device=device)
@@ -81,7 +81,7 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_dropout_acts_in_training_and_only_there(name: str) -> None:
+def test_dropout_acts_only_in_training(name: str) -> None:
     facts, x = (TEXT, torch.randint(0, 11, (4, 12))) if name == "gpt" else (PICTURE, torch.randn(4, 3, 16, 20))
     if "dropout" not in inspect.signature(target(name)).parameters:
         pytest.skip("this model has no dropout layer, so nothing differs between training and evaluation")
@@ -115,7 +115,7 @@ def test_a_model_trains_under_bfloat16_autocast(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_saved_weights_load_and_name_each_number_once(name: str) -> None:
+def test_saved_weights_load_and_contain_each_parameter_once(name: str) -> None:
     model, x = example(name)
     state = model.state_dict()
     assert len({value.data_ptr() for value in state.values()}) == len(state)
@@ -127,17 +127,17 @@ def test_saved_weights_load_and_name_each_number_once(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "transformer", "mlp", "perceptron"])
-def test_a_series_gives_one_answer_per_example(name: str) -> None:
+def test_a_series_has_one_output_per_example(name: str) -> None:
     assert build(name, SERIES)(torch.randn(4, 12, 3)).shape == (4, 5)
 
 
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "transformer", "gpt"])
-def test_tokens_give_an_answer_at_each_step(name: str) -> None:
+def test_tokens_have_an_output_at_each_step(name: str) -> None:
     assert build(name, TEXT)(torch.randint(0, 11, (4, 12))).shape == (4, 12, 11)
 
 
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "transformer", "gpt"])
-def test_a_causal_model_does_not_know_later_tokens(name: str) -> None:
+def test_a_causal_model_does_not_depend_on_later_tokens(name: str) -> None:
     model = build(name, TEXT).eval()
     tokens = torch.randint(0, 11, (3, 12))
     before = model(tokens)
@@ -150,7 +150,7 @@ def test_a_causal_model_does_not_know_later_tokens(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "transformer"])
-def test_rows_of_a_picture_are_steps(name: str) -> None:
+def test_rows_of_an_image_are_steps(name: str) -> None:
     model = build(name, PICTURE)
     picture = torch.randn(2, 3, 16, 20)
     rows = torch.stack([picture[:, :, row].reshape(2, 60) for row in range(16)], dim=1)
@@ -161,6 +161,6 @@ def test_rows_of_a_picture_are_steps(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_compiled_model_gives_the_same_numbers(name: str) -> None:
+def test_a_compiled_model_gives_the_same_outputs(name: str) -> None:
     model, x = example(name)
     torch.testing.assert_close(torch.compile(model, backend="aot_eager")(x), model(x))

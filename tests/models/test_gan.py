@@ -1,4 +1,4 @@
-"""Generators and critics against the public example written out, and against singular values by torch.linalg."""
+"""Generators and critics, compared with PyTorch's DCGAN example and singular values of torch.linalg."""
 
 from copy import deepcopy
 
@@ -23,14 +23,16 @@ def points(**rest: object) -> GAN:
 
 @pytest.mark.parametrize("side", [(28, 28), (32, 32), (64, 64), (16, 20), (9, 31), (4, 7), (2, 2)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_picture_of_any_size_is_made_exactly_and_judged_by_one_number(side: tuple[int, int], channels: int) -> None:
+def test_images_of_any_size_are_generated_and_get_one_output_of_the_critic(
+    side: tuple[int, int], channels: int
+) -> None:
     model = pictures(*side, channels=channels)
     made = model.generator(torch.randn(3, 6), None)
     assert made.shape == (3, channels, *side)
     assert model.critic(made, None).shape == (3, 1)
 
 
-def test_28_pixels_are_made_of_7_and_14_and_64_of_4() -> None:
+def test_28_pixels_are_generated_from_7_and_64_from_4() -> None:
     for side, wanted in ((28, [7, 14, 28]), (32, [4, 8, 16, 32]), (64, [4, 8, 16, 32, 64])):
         x, sides = torch.randn(2, 6), []
         for layer in pictures(side, side).generator.layers:
@@ -40,7 +42,7 @@ def test_28_pixels_are_made_of_7_and_14_and_64_of_4() -> None:
 
 
 def example_of_64(latent: int, hidden: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """Both networks as pytorch/examples/dcgan has them, without tanh and sigmoid."""
+    """Return both networks of pytorch/examples/dcgan, without tanh and sigmoid."""
     makes: list[nn.Module] = [nn.ConvTranspose2d(latent, 8 * hidden, 4, 1, 0, bias=False)]
     judges: list[nn.Module] = [nn.Conv2d(3, hidden, 4, 2, 1), nn.LeakyReLU(0.2)]
     for times in (8, 4, 2):
@@ -53,7 +55,7 @@ def example_of_64(latent: int, hidden: int) -> tuple[nn.Sequential, nn.Sequentia
     return nn.Sequential(*makes), nn.Sequential(*judges, nn.Conv2d(8 * hidden, 1, 4, 1, 0))
 
 
-def test_64_pixels_are_those_of_the_public_example_layer_by_layer() -> None:
+def test_the_networks_for_64_pixels_equal_those_of_pytorchs_example() -> None:
     model = DCGAN(3, 64, 64, 1, latent=10, hidden_size=4)
     makes, judges = example_of_64(10, 4)
     ours, theirs = list(model.generator.parameters()), list(makes.parameters())
@@ -69,7 +71,7 @@ def test_64_pixels_are_those_of_the_public_example_layer_by_layer() -> None:
     torch.testing.assert_close(model.critic(made, None), judges(made).flatten(1))
 
 
-def test_weights_begin_as_the_paper_says() -> None:
+def test_initial_weights_are_those_of_the_paper() -> None:
     model = DCGAN(3, 32, 32, 1, hidden_size=32)
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
@@ -81,13 +83,13 @@ def test_weights_begin_as_the_paper_says() -> None:
 
 
 def norms(model: GANBase) -> list[float]:
-    """The largest singular values of what the critic multiplies by."""
+    """Return the largest singular value of each weight of the critic."""
     found = [m.weight for m in model.critic.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     return [torch.linalg.svdvals(weight.detach().flatten(1).double())[0].item() for weight in found]
 
 
-def shaken(model: GANBase, x: Tensor) -> GANBase:
-    """The critic with other weights, large ones, after the iterations of some passes in training."""
+def with_large_weights(model: GANBase, x: Tensor) -> GANBase:
+    """Give the critic large weights and run passes in training mode, which iterate its spectral norms."""
     with torch.no_grad():
         for parameter in model.critic.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=3.0)
@@ -104,15 +106,15 @@ def test_spectral_norm_keeps_the_largest_singular_value_of_every_layer_at_one(pr
         (points(spectral=True), torch.randn(4, 2)),
     ):
         with torch.autocast("cpu", precision, enabled=precision != torch.float32):
-            assert norms(shaken(model, x)) == pytest.approx([1.0] * len(norms(model)), abs=0.01)
+            assert norms(with_large_weights(model, x)) == pytest.approx([1.0] * len(norms(model)), abs=0.01)
 
 
 def test_without_spectral_norm_the_same_weights_are_larger() -> None:
-    assert min(norms(shaken(points(), torch.randn(4, 2)))) > 2
+    assert min(norms(with_large_weights(points(), torch.randn(4, 2)))) > 2
 
 
 def test_a_spectral_critic_is_a_function_with_slope_of_at_most_one() -> None:
-    model = shaken(points(spectral=True), torch.randn(4, 2))
+    model = with_large_weights(points(spectral=True), torch.randn(4, 2))
     one, other = torch.randn(2, 500, 2)
     rise = (model.critic(one, None) - model.critic(other, None)).abs().squeeze(1)
     assert (rise <= 1.02 * (one - other).norm(dim=1)).all()
@@ -123,14 +125,14 @@ def test_a_spectral_critic_is_copied_averaged_saved_and_loaded() -> None:
     model.critic(x, None).sum().backward()
     average, other = EMA(model, 0.9), pictures(critic_norm="none", spectral=True)
     average.update(deepcopy(model))
-    shaken(model, x)
+    with_large_weights(model, x)
     other.load_state_dict(model.state_dict(), strict=True)
     assert torch.equal(other.eval().critic(x, None), model.critic(x, None))
     average.load_state_dict({**average.state_dict(), "model": model.state_dict()})
     assert torch.equal(average.module.eval().critic(x, None), model.critic(x, None))
 
 
-def test_a_critic_with_spectral_norm_may_be_asked_twice_before_its_gradients_are_wanted() -> None:
+def test_a_critic_with_spectral_norm_supports_two_passes_before_backward() -> None:
     model = points(spectral=True)
     real, fake = torch.randn(2, 4, 2)
     (model.critic(real, None) - model.critic(fake, None)).sum().backward()
@@ -138,7 +140,7 @@ def test_a_critic_with_spectral_norm_may_be_asked_twice_before_its_gradients_are
 
 
 @pytest.mark.parametrize("make", [pictures, points])
-def test_a_conditional_model_hears_the_class_and_another_does_not(make: type[GANBase]) -> None:
+def test_only_a_conditional_model_depends_on_the_class(make: type[GANBase]) -> None:
     for conditional in (True, False):
         model = make(conditional=conditional, classes=3).eval()
         noise, one, other = torch.randn(2, 6), torch.tensor([0, 1]), torch.tensor([2, 1])
@@ -148,12 +150,12 @@ def test_a_conditional_model_hears_the_class_and_another_does_not(make: type[GAN
         torch.testing.assert_close(made[1], model.generator(noise, other)[1])
 
 
-def test_the_classes_of_a_conditional_model_are_not_asked_for_without_need() -> None:
+def test_a_conditional_model_needs_data_with_classes() -> None:
     with pytest.raises(ConfigError, match=r"model\.conditional.*no classes"):
         points(conditional=True)
 
 
-def test_a_norm_that_would_undo_the_spectral_bound_is_refused() -> None:
+def test_batch_norm_with_spectral_norm_is_rejected() -> None:
     with pytest.raises(ConfigError, match=r"model\.critic_norm: expected none"):
         pictures(spectral=True)
 
@@ -162,13 +164,13 @@ def test_a_norm_that_would_undo_the_spectral_bound_is_refused() -> None:
     ("wrong", "key"),
     [({"hidden_size": [8, 8], "num_layers": 3}, "num_layers"), ({"critic_norm": "bach"}, "critic_norm")],
 )
-def test_what_makes_no_sense_is_refused_with_its_key(wrong: dict[str, object], key: str) -> None:
+def test_an_invalid_value_names_its_key(wrong: dict[str, object], key: str) -> None:
     with pytest.raises(ConfigError, match=rf"model\.{key}"):
         GAN([2], 2, 1, **wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
-def test_a_compiled_spectral_critic_gives_the_same_numbers_and_iterates_too() -> None:
+def test_a_compiled_spectral_critic_gives_the_same_outputs_and_iterates() -> None:
     eager, x = pictures(critic_norm="none", spectral=True), torch.randn(4, 1, 28, 28)
     compiled = deepcopy(eager)
     compiled.critic.compile()

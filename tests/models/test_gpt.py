@@ -11,7 +11,7 @@ from dltrain.models.gpt import GPT
 
 
 def layer_like(block: nn.Module) -> nn.TransformerEncoderLayer:
-    """torch's encoder layer with the weights of a block, which makes it the decoder layer of GPT-2 under a mask."""
+    """Return torch's encoder layer with the weights of a block: with a causal mask, the layer of GPT-2."""
     layer = nn.TransformerEncoderLayer(32, 4, 128, 0.0, "gelu", batch_first=True, norm_first=True)
     with torch.no_grad():
         layer.self_attn.in_proj_weight.copy_(block.qkv.weight)
@@ -38,7 +38,7 @@ def test_a_gpt_equals_torchs_layers_with_the_same_weights(steps: int) -> None:
     torch.testing.assert_close(model(tokens), x @ model.embedding.weight.T, atol=1e-4, rtol=1e-4)
 
 
-def test_an_untrained_gpt_knows_as_much_as_chance() -> None:
+def test_the_loss_of_an_untrained_gpt_is_that_of_a_uniform_distribution() -> None:
     model = GPT(65, 64, 65)
     tokens, targets = torch.randint(0, 65, (2, 16, 64))
     loss = F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
@@ -52,7 +52,7 @@ def test_a_gpt_has_as_many_parameters_as_its_layers_say(bias: bool) -> None:
     assert sum(p.numel() for p in model.parameters()) == 65 * 128 + 64 * 128 + 4 * block + 128 + bias * 128
 
 
-def test_branches_start_smaller_the_deeper_the_network() -> None:
+def test_initial_branches_are_smaller_in_deeper_networks() -> None:
     model = GPT(65, 64, 65, hidden_size=128, num_layers=8)
     for block in model.blocks:
         assert block.mix.weight.std().item() == pytest.approx(0.02 / 4, rel=0.05)

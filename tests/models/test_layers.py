@@ -14,7 +14,7 @@ def test_an_activation_is_torchs_function_of_that_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_an_activation_leaves_its_input_alone(name: str) -> None:
+def test_an_activation_does_not_change_its_input(name: str) -> None:
     x = torch.randn(100)
     before = x.clone()
     activation(name)(x)
@@ -27,7 +27,7 @@ def test_an_unknown_activation_names_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("name", [None, 3, ["relu"]])
-def test_an_activation_that_is_no_name_is_refused(name: object) -> None:
+def test_an_activation_that_is_not_a_name_is_rejected(name: object) -> None:
     with pytest.raises(ConfigError, match=r"model\.activation"):
         activation(name)
 
@@ -39,13 +39,13 @@ def test_a_norm_fits_vectors_and_feature_maps_of_any_width(name: str, channels: 
         assert norm(name, channels, dims)(torch.randn(shape)).shape == shape
 
 
-def test_layer_norm_of_a_feature_map_has_mean_zero_and_variance_one_per_picture() -> None:
+def test_layer_norm_of_a_feature_map_has_mean_zero_and_variance_one_per_image() -> None:
     y = norm("layer", 6, 2)(torch.randn(4, 6, 8, 8) * 3 + 2).flatten(1)
     torch.testing.assert_close(y.mean(1), torch.zeros(4), atol=1e-5, rtol=0)
     torch.testing.assert_close(y.var(1, correction=0), torch.ones(4), atol=1e-4, rtol=0)
 
 
-def test_group_norm_of_a_vector_normalises_sixteen_numbers_at_a_time() -> None:
+def test_group_norm_of_a_vector_normalizes_groups_of_sixteen() -> None:
     y = norm("group", 32, 0)(torch.randn(4, 32) * 3 + 2).view(4, 2, 16)
     torch.testing.assert_close(y.mean(2), torch.zeros(4, 2), atol=1e-5, rtol=0)
     torch.testing.assert_close(y.var(2, correction=0), torch.ones(4, 2), atol=1e-3, rtol=0)
@@ -66,7 +66,7 @@ def test_all_wrong_sizes_are_reported_together() -> None:
     ]
 
 
-def test_positions_refuse_more_steps_than_they_have() -> None:
+def test_more_steps_than_positions_are_rejected() -> None:
     positions = Positions(8, 4)
     assert positions(torch.zeros(2, 5, 4)).shape == (2, 5, 4)
     with pytest.raises(ConfigError, match=r"model\.length: expected at least 9"):

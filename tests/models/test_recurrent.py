@@ -13,7 +13,7 @@ KINDS = [("rnn", "tanh"), ("rnn", "relu"), ("lstm", None), ("gru", None)]
 
 
 def pair(cell: str, activation: str | None, bidirectional: bool, **rest: Any) -> tuple[Recurrent, nn.Module]:
-    """Our model and torch's layers with our weights."""
+    """Return a model and torch's layers with the same weights."""
     model = Recurrent(cell, 3, 5, hidden_size=7, bidirectional=bidirectional, activation=activation, **rest)
     options = {} if activation is None else {"nonlinearity": activation}
     reference = TORCH[cell](3, 7, 2, bidirectional=bidirectional, **options)
@@ -36,7 +36,7 @@ def test_a_recurrent_network_equals_torch_nn_at_each_step(cell: str, activation:
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize(("cell", "activation"), KINDS)
-def test_a_recurrent_network_answers_from_torchs_final_states(cell: str, activation: str, bidirectional: bool) -> None:
+def test_a_recurrent_network_reads_torchs_final_states(cell: str, activation: str, bidirectional: bool) -> None:
     model, reference = pair(cell, activation, bidirectional)
     x = torch.randn(4, 9, 3)
     _, final = reference(x.transpose(0, 1))

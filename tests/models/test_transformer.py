@@ -10,7 +10,7 @@ from dltrain.models.transformer import Transformer
 
 
 def reference(block: Block, width: int, heads: int, activation: str) -> nn.TransformerEncoderLayer:
-    """torch's layer with the block's weights."""
+    """Return torch's layer with the weights of a block."""
     layer = nn.TransformerEncoderLayer(
         width, heads, block.up.out_features, 0.0, activation, batch_first=True, norm_first=True
     )
@@ -39,14 +39,14 @@ def test_a_transformer_equals_torchs_encoder_with_the_same_weights(causal: bool,
     torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_one_answer_reads_the_last_step() -> None:
+def test_a_single_output_reads_the_last_step() -> None:
     model = Transformer(3, 12, 5, hidden_size=32)
     x = torch.randn(4, 12, 3)
     steps = through(model, x, None, "gelu")
     torch.testing.assert_close(model(x), model.head(steps[:, -1]), atol=1e-5, rtol=1e-5)
 
 
-def test_a_transformer_tells_steps_apart() -> None:
+def test_a_transformer_depends_on_the_order_of_steps() -> None:
     model = Transformer(3, 12, 5)
     x = torch.randn(4, 12, 3)
     order = [3, 1, 2, 0, *range(4, 12)]

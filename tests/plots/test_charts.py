@@ -1,4 +1,4 @@
-"""Charts: the numbers are in the axes, and whatever a run brings about is drawn."""
+"""Charts: the axes have the data, and unusual names and values are drawn."""
 
 import math
 import subprocess
@@ -21,7 +21,7 @@ SCRIPTS = ["日本語", "עברית", "हिन्दी", "Ελληνικά", 
 
 
 def drawn(chart, *args):
-    """The figure of a chart before it becomes a picture."""
+    """Return the figure of a chart before it is rendered."""
     with style.context(["default", STYLE]):
         figure = Figure(layout="constrained")
         chart.__wrapped__(figure, *args)
@@ -33,7 +33,7 @@ def is_picture(picture: Tensor) -> bool:
 
 
 def is_drawn(picture: Tensor) -> bool:
-    """Whether something is on the white, and nothing reaches the outermost pixels."""
+    """Return whether the image is not blank and its border is white."""
     edges = (picture[:, 0], picture[:, -1], picture[:, :, 0], picture[:, :, -1])
     return is_picture(picture) and bool((picture < 128).any()) and all(bool((edge > 250).all()) for edge in edges)
 
@@ -58,7 +58,7 @@ def test_names_of_any_script_and_length_are_drawn_without_a_warning(kind):
 
 
 @pytest.mark.parametrize("kind", CHARTS)
-def test_a_picture_depends_on_its_numbers_alone(kind, monkeypatch):
+def test_a_chart_depends_only_on_its_data(kind, monkeypatch):
     """Neither on a user's settings nor on what was drawn before: the frames of a resumed run are the same bytes."""
     import matplotlib
 
@@ -73,7 +73,8 @@ def test_a_picture_depends_on_its_numbers_alone(kind, monkeypatch):
 
 def test_matplotlib_is_imported_with_the_first_picture_and_pyplot_never():
     code = (
-        "import sys, torch; from dltrain.plots import charts, grids; grids.images(torch.rand(1, 1, 8, 8));"
+        "import sys, torch, warnings; from dltrain.plots import charts, grids; grids.images(torch.rand(1, 1, 8, 8));"
+        "warnings.simplefilter('error');"  # older versions of matplotlib warn when they are imported
         "print('matplotlib' in sys.modules); charts.histograms({'a': torch.rand(9)}, '');"
         "print('matplotlib' in sys.modules, 'matplotlib.pyplot' in sys.modules)"
     )
@@ -81,8 +82,8 @@ def test_matplotlib_is_imported_with_the_first_picture_and_pyplot_never():
     assert ended.stdout.split() == ["False", "True", "False"]
 
 
-def test_colours_are_told_apart_by_everybody():
-    """As a dichromat without the cones for long waves sees them (Viénot et al. 1999), no two are alike."""
+def test_colors_differ_for_dichromats():
+    """No two are alike for a protanope, by the simulation of Viénot et al. 1999."""
     to_lms = torch.tensor([[17.8824, 43.5161, 4.11935], [3.45565, 27.1554, 3.86714], [0.0299566, 0.184309, 1.46709]])
     blind = torch.tensor([[0.0, 2.02344, -2.52581], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     colours = 255 * torch.tensor([to_rgb(colour) for colour in COLOURS])
@@ -126,14 +127,14 @@ def test_each_image_has_a_caption():
 
 
 @pytest.mark.parametrize("shape", [(0, 1, 8, 8), (1, 3, 700, 35), (2, 2, 8, 8)])
-def test_no_images_long_ones_and_nan_are_drawn(shape):
+def test_no_images_long_images_and_nan_are_drawn(shape):
     assert is_picture(charts.captioned(torch.full(shape, math.nan), ["a"] * shape[0]))
 
 
 # --- forecasts ------------------------------------------------------------------------------------------------------
 
 
-def test_truth_and_forecast_go_on_where_the_history_ends():
+def test_truth_and_forecast_start_at_the_end_of_the_history():
     history, truth, predicted = torch.arange(40.0)[None], torch.tensor([[50.0, 60.0]]), torch.tensor([[7.0, 8.0]])
     (axes,) = drawn(charts.forecasts, history, truth, predicted, ["sales (units)"]).axes
     lines = {line.get_label(): [list(axis) for axis in line.get_data()] for line in axes.lines}

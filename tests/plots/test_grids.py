@@ -1,4 +1,4 @@
-"""Grids of images and filters: every pixel is where it belongs, as it was."""
+"""Grids of images and filters: positions and values of pixels."""
 
 import math
 
@@ -33,7 +33,7 @@ def test_colours_stay_and_other_channels_are_averaged(channels, side, tile):
     assert int((shown.int() - (255 * wanted).round().int()).abs().max()) <= 1
 
 
-def test_what_is_beyond_black_and_white_or_nan_is_drawn_and_nothing_too():
+def test_values_outside_the_range_nan_and_empty_batches_are_drawn():
     sheet = grids.images(torch.tensor([-5.0, 2.0, math.nan, 1.0]).view(4, 1, 1, 1))
     assert sheet[0, 30, [30, 88, 146, 204]].tolist() == [0, 255, 0, 255]
     assert bool((grids.images(torch.zeros(0, 1, 8, 8)) == 255).all())

@@ -122,13 +122,11 @@ def test_a_run_after_one_that_diverged_is_as_if_alone(
     assert hashes(again) == hashes(regressed)
 
 
-def test_a_metric_that_is_no_number_ends_well_with_null_in_the_result(go_wrong: Callable[..., Outcome]) -> None:
+def test_a_metric_that_is_no_number_is_no_result(go_wrong: Callable[..., Outcome]) -> None:
     outcome = go_wrong("metric", "task.after=1000", "trainer.max_steps=4")
-    assert outcome.exit_code == 0
-    result = read(outcome.folder / "result.json")
-    assert result["test"]["accuracy"] is None and result["best"]["accuracy"] is None
-    assert not (outcome.folder / "checkpoints" / "best.pt").exists()
-    assert equal(model_of(outcome), Checkpoints(outcome.folder).load("last.pt")["model"])
+    assert (outcome.state, outcome.exit_code) == ("diverged", 3)
+    assert "not finite on the test split: accuracy" in str(outcome.error)
+    assert not (outcome.folder / "result.json").exists()
 
 
 def test_a_run_keeps_the_command_with_a_users_own_folders(go_wrong: Callable[..., Outcome]) -> None:

@@ -24,7 +24,7 @@ from dltrain.storage.checkpoints import Checkpoints
 from dltrain.tasks.adversarial import Adversarial, critic_auc
 from dltrain.tasks.gan_losses import GAN_LOSSES
 from dltrain.training import device as devices
-from dltrain.training.evaluation import evaluate, run_in_eval_mode
+from dltrain.training.evaluation import run_in_eval_mode
 from dltrain.training.step import StepInfo, StepRunner
 
 RING = {"shape": [2], "classes": 8, "class_names": [str(n) for n in range(8)]}
@@ -66,9 +66,7 @@ COMPILED = [
 
 
 @pytest.mark.parametrize(("kind", "compiled"), [*((name, False) for name in TURNS), *COMPILED])
-def test_a_turn_changes_its_own_parameters_and_leaves_weights_and_gradients_of_the_other_alone(
-    kind: str, compiled: bool
-) -> None:
+def test_a_turn_changes_only_the_weights_and_gradients_of_its_own_network(kind: str, compiled: bool) -> None:
     _, made = made_of(*TURNS[kind], f"device.compile={str(compiled).lower()}")
     (stage,) = made.task.stages(made.model)
     runner = StepRunner(made.build_optimizer, made.trainer, made.device, 64, Console())
@@ -90,7 +88,7 @@ def test_a_turn_changes_its_own_parameters_and_leaves_weights_and_gradients_of_t
             p.grad = None
 
 
-def test_the_generator_moves_once_in_as_many_steps_as_the_critic_has_turns() -> None:
+def test_the_generator_is_updated_every_n_critic_steps() -> None:
     critic, generator = Adversarial(**RING, n_critic=5, critic_lr=0.1).stages(points())[0].turns
     assert (critic.every, generator.every) == (1, 5)
     assert (critic.lr, generator.lr) == (0.1, None)
@@ -114,7 +112,7 @@ def test_the_losses_are_those_of_real_and_newly_generated_examples(name: str) ->
     assert not torch.equal(task.generator_loss(model, batch).total, wanted[1])  # other noise
 
 
-def test_a_critic_with_batch_norm_sees_real_and_made_up_examples_apart() -> None:
+def test_a_critic_with_batch_norm_reads_real_and_generated_examples_separately() -> None:
     torch.manual_seed(0)
     task, model = Adversarial([1, 16, 16], [-1.0], [1.0]), DCGAN(1, 16, 16, 1, latent=4, hidden_size=4)
     batch = batch_of(8, (1, 16, 16))
@@ -153,7 +151,7 @@ def test_a_wasserstein_critic_is_penalised_unless_it_is_clipped(asked: dict[str,
     assert ("gradient_penalty" in task.loss(points(), batch_of(), 0.0).parts) is bool(wanted)
 
 
-def test_a_clipped_critic_scores_with_bounded_weights_in_its_turn_and_only_there() -> None:
+def test_weights_are_clipped_in_the_critics_turn_only() -> None:
     task, model = Adversarial(**RING, loss_name="wasserstein", clip=0.01), points()
     before = [p.detach().clone() for p in model.generator.parameters()]
     task.generator_loss(model, batch_of())
@@ -166,19 +164,19 @@ def test_a_clipped_critic_scores_with_bounded_weights_in_its_turn_and_only_there
 # Which pairs make sense ----------------------------------------------------------------------------------------------
 
 
-def test_a_penalty_beside_a_batch_norm_is_refused() -> None:
+def test_a_gradient_penalty_with_batch_norm_is_rejected() -> None:
     task = Adversarial(**PICTURE, loss_name="wasserstein")
     with pytest.raises(ConfigError, match=r"model\.critic_norm: expected layer or none"):
         task.stages(DCGAN(1, 16, 16, 1))
     assert task.stages(DCGAN(1, 16, 16, 1, critic_norm="layer"))
 
 
-def test_a_model_that_is_no_pair_of_networks_is_refused() -> None:
+def test_a_model_without_generator_and_critic_is_rejected() -> None:
     with pytest.raises(ConfigError, match="a generator and a critic"):
         Adversarial(**RING).stages(MLP(2, 8))
 
 
-def test_the_model_names_its_task_and_its_optimizer_and_the_user_overrides_both() -> None:
+def test_the_model_selects_task_and_optimizer_and_both_can_be_overridden() -> None:
     config = compose.compose(["model=dcgan", "data=mnist"]).config
     assert config["task"]["_target_"] == "dltrain.tasks.adversarial.Adversarial"
     assert (config["optimizer"]["lr"], config["optimizer"]["betas"]) == (2e-4, [0.5, 0.999])
@@ -188,7 +186,7 @@ def test_the_model_names_its_task_and_its_optimizer_and_the_user_overrides_both(
 # Pictures and their scale --------------------------------------------------------------------------------------------
 
 
-def test_pictures_lie_between_black_and_white_on_the_models_scale_and_points_anywhere() -> None:
+def test_images_are_in_the_models_input_range_and_points_are_unbounded() -> None:
     task, model = Adversarial(**PICTURE), pictures()
     with torch.no_grad():
         for p in model.generator.parameters():
@@ -204,10 +202,10 @@ def test_pictures_lie_between_black_and_white_on_the_models_scale_and_points_any
 # Evaluation ----------------------------------------------------------------------------------------------------------
 
 
-def test_figures_of_the_critic_are_those_of_its_outputs() -> None:
+def test_metrics_of_the_critic_are_computed_from_its_outputs() -> None:
     task, model = Adversarial(**RING), points()
     batches = [batch_of(), batch_of(20)]
-    found = evaluate(task.evaluate, model, batches, on_cpu(model))
+    found = run_in_eval_mode(task.evaluate, model, on_cpu(model), batches)
     real = model.critic(torch.cat([b["inputs"] for b in batches]), None).flatten()
     drawn = torch.randn(52, 4, generator=torch.Generator().manual_seed(0))
     fake = model.critic(model.generator(drawn, None), None).flatten()
@@ -224,11 +222,11 @@ def test_a_constant_critic_has_an_auc_of_one_half() -> None:
     assert critic_auc(torch.zeros(5), torch.zeros(7)).item() == 0.5
 
 
-def test_an_evaluation_repeats_itself_to_the_bit_and_draws_nothing_that_training_draws() -> None:
+def test_evaluation_is_bitwise_reproducible_and_leaves_the_global_generator_unchanged() -> None:
     task, model = Adversarial(**RING), points()
     device = on_cpu(model)
     state = torch.get_rng_state()
-    one, other = (evaluate(task.evaluate, model, [batch_of(100)], device) for _ in range(2))
+    one, other = (run_in_eval_mode(task.evaluate, model, device, [batch_of(100)]) for _ in range(2))
     frames = [run_in_eval_mode(task.frame, model, device) for _ in range(2)]
     assert one.metrics == other.metrics
     assert frames[0] is not None and torch.equal(frames[0], frames[1])  # type: ignore[arg-type]
@@ -236,7 +234,7 @@ def test_an_evaluation_repeats_itself_to_the_bit_and_draws_nothing_that_training
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_points_with_classes_are_watched_by_coverage_and_all_else_by_frechets_distance() -> None:
+def test_the_goal_is_coverage_for_points_with_classes_and_frechet_otherwise() -> None:
     assert (Adversarial(**RING).goal.metric, Adversarial(**RING).goal.better) == ("coverage", "max")
     assert (Adversarial(**PICTURE).goal.metric, Adversarial(**PICTURE).goal.better) == ("frechet", "min")
     assert Adversarial(shape=[2]).goal.metric == "frechet"
@@ -244,21 +242,21 @@ def test_points_with_classes_are_watched_by_coverage_and_all_else_by_frechets_di
 
 def test_missed_modes_are_reported() -> None:
     model = points()
-    evaluation = evaluate(Adversarial(**RING).evaluate, model, [batch_of(200)], on_cpu(model))
+    evaluation = run_in_eval_mode(Adversarial(**RING).evaluate, model, on_cpu(model), [batch_of(200)])
     assert evaluation.notes == [f"{8 - evaluation.metrics['modes']:.0f} of 8 modes are missed"]
 
 
 # What people see -----------------------------------------------------------------------------------------------------
 
 
-def test_points_are_shown_over_real_ones_and_pictures_on_a_sheet_beside_the_critics_outputs() -> None:
+def test_points_are_shown_with_real_ones_and_images_as_a_grid() -> None:
     shown = {}
     for task, model, batch in (
         (Adversarial(**RING), points(), batch_of(40)),
         (Adversarial(**PICTURE), pictures(), batch_of(40, (1, 8, 8), 3)),
         (Adversarial(shape=[5]), GAN([5], 5, 1, latent=4), {"inputs": torch.randn(40, 5)}),
     ):
-        evaluation = evaluate(task.evaluate, model, [batch], on_cpu(model))
+        evaluation = run_in_eval_mode(task.evaluate, model, on_cpu(model), [batch])
         shown[tuple(task.shape)] = [item.tag for item in task.show(model, evaluation)]
         frame = task.frame(model)
         assert (frame is None) == (task.shape == [5])
@@ -266,7 +264,7 @@ def test_points_are_shown_over_real_ones_and_pictures_on_a_sheet_beside_the_crit
     assert shown == {(2,): ["samples", "critic"], (1, 8, 8): ["samples", "critic"], (5,): ["critic"]}
 
 
-def test_every_column_of_a_sheet_is_one_class_made_of_the_noise_of_its_row() -> None:
+def test_columns_of_a_grid_are_classes_and_rows_share_their_noise() -> None:
     task, model = Adversarial(**PICTURE), pictures(conditional=True, classes=3).eval()
     asked = []
     model.generator.register_forward_hook(lambda module, read, made: asked.append(read))
@@ -277,14 +275,14 @@ def test_every_column_of_a_sheet_is_one_class_made_of_the_noise_of_its_row() -> 
     assert len({tuple(row) for row in noise[0::3].tolist()}) == 21
 
 
-def test_a_seed_names_what_is_generated_on_the_scale_of_people() -> None:
+def test_a_seed_determines_the_generated_images_which_are_in_the_unit_range() -> None:
     task, model = Adversarial(**PICTURE), pictures().eval()
     one, same, other = (task.generate(model, request(10, seed)) for seed in (0, 0, 1))
     assert one.shape == (10, 1, 8, 8) and torch.equal(one, same) and not torch.equal(one, other)
     assert one.min() >= 0 and one.max() <= 1
 
 
-def test_a_class_is_generated_that_the_model_knows_and_refused_where_it_knows_none() -> None:
+def test_a_conditional_model_generates_a_class_and_others_reject_it() -> None:
     task, model = Adversarial(**PICTURE), pictures(conditional=True, classes=3).eval()
     noise = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
     wanted = task.pixel_range.to_unit(task.sample(model, noise, torch.full((10,), 2)))
@@ -322,7 +320,7 @@ def test_a_trained_conditional_generator_generates_the_requested_class(tmp_path:
         assert (turns == mode).float().mean() > 0.8
 
 
-def test_the_averaged_generator_is_what_is_evaluated_and_kept(tmp_path: Path) -> None:
+def test_the_averaged_generator_is_evaluated_and_stored(tmp_path: Path) -> None:
     typed = ["model=gan", "data=ring", *SMALL, "trainer.max_steps=30", "regularization.ema_decay=0.9"]
     job = compose.compose([*typed, f"hydra.run.dir={tmp_path / 'run'}"])
     assert launch.train(job, Console(), 0.0).state == "finished"
@@ -332,5 +330,5 @@ def test_the_averaged_generator_is_what_is_evaluated_and_kept(tmp_path: Path) ->
     batches = dry_run.build_batches(made, made.data.load())["test"]
     for name, weights in (("average", state["average"]["model"]), ("model", state["model"])):
         made.model.load_state_dict(weights)
-        figures[name] = evaluate(made.task.evaluate, made.model, batches, made.device).metrics
+        figures[name] = run_in_eval_mode(made.task.evaluate, made.model, made.device, batches).metrics
     assert figures["average"] == result != figures["model"]

@@ -1,4 +1,4 @@
-"""Classification against scikit-learn and torchmetrics, batch sizes uneven."""
+"""Classification, compared with scikit-learn and torchmetrics over uneven batches."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ SIZES = [16, 16, 16, 3]
 
 
 def examples(seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Logits that are right more often than not, and the truth."""
+    """Return logits with a majority of correct predictions, and targets."""
     generator = torch.Generator().manual_seed(seed)
     targets = torch.randint(CLASSES, (sum(SIZES),), generator=generator)
     logits = torch.randn(len(targets), CLASSES, generator=generator) + 1.5 * F.one_hot(targets, CLASSES)
@@ -43,7 +43,7 @@ def test_metrics_equal_scikit_learn_and_torchmetrics_over_uneven_batches() -> No
     assert metrics["accuracy"] == pytest.approx(peer.compute().item(), rel=1e-6)
 
 
-def test_the_training_loss_smooths_labels_as_the_paper_says_and_evaluation_does_not() -> None:
+def test_only_the_training_loss_smooths_labels() -> None:
     logits, targets = examples()
     task = Classification(CLASSES, label_smoothing=0.1)
     loss = task.loss(nn.Identity(), {"inputs": logits, "targets": targets}, 0.0)
@@ -55,7 +55,7 @@ def test_the_training_loss_smooths_labels_as_the_paper_says_and_evaluation_does_
     assert smoothed == Classification(CLASSES).evaluate(nn.Identity(), batches(logits, targets)).metrics
 
 
-def test_the_worst_mistakes_of_all_batches_are_kept_in_order() -> None:
+def test_the_worst_errors_of_all_batches_are_kept_in_order() -> None:
     logits, targets = examples(3)
     evaluation = Classification(CLASSES).evaluate(nn.Identity(), batches(logits, targets))
     each = F.cross_entropy(logits, targets, reduction="none").numpy()
@@ -68,7 +68,7 @@ def test_the_worst_mistakes_of_all_batches_are_kept_in_order() -> None:
     assert torch.equal(inputs[:count], logits[torch.from_numpy(order)])
 
 
-def test_pictures_are_shown_with_their_worst_mistakes_and_vectors_without() -> None:
+def test_the_worst_errors_are_shown_for_images_only() -> None:
     logits, targets = examples(4)
     task = Classification(CLASSES, ["ant", "bee", "cat", "dog", "emu"])
     vectors = task.evaluate(nn.Identity(), batches(logits, targets))
@@ -79,7 +79,7 @@ def test_pictures_are_shown_with_their_worst_mistakes_and_vectors_without() -> N
     assert all(item.image is not None and item.image.dtype == torch.uint8 for item in shown)
 
 
-def test_without_a_mistake_there_are_none_to_show() -> None:
+def test_without_errors_none_are_shown() -> None:
     _, targets = examples()
     perfect = (10.0 * F.one_hot(targets, CLASSES)).view(-1, 1, 1, CLASSES)
     task = Classification(CLASSES)
@@ -88,5 +88,5 @@ def test_without_a_mistake_there_are_none_to_show() -> None:
     assert [item.tag for item in task.show(nn.Flatten(), evaluation)] == ["confusion"]
 
 
-def test_the_model_is_told_one_output_per_class_for_the_whole_example() -> None:
+def test_the_facts_have_one_output_per_class() -> None:
     assert Classification(7).facts() == {"outputs": 7, "each_step": False, "causal": False}

@@ -1,4 +1,4 @@
-"""Contrastive divergence, and what a machine says about probabilities, against sums over all states."""
+"""Contrastive divergence and the likelihoods of an RBM, compared with sums over all states."""
 
 import functools
 import itertools
@@ -24,18 +24,18 @@ from dltrain.tasks.contrastive_divergence import ContrastiveDivergence
 CPU = torch.device("cpu")
 
 
-def machine(visible: int = 6, hidden: int = 4, seed: int = 0) -> RBM:
-    """A machine with weights and biases far from 0."""
+def random_rbm(visible: int = 6, hidden: int = 4, seed: int = 0) -> RBM:
+    """Return an RBM with weights and biases far from 0."""
     torch.manual_seed(seed)
-    made = RBM(visible, hidden)
-    for parameter in made.parameters():
+    model = RBM(visible, hidden)
+    for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.8)
-    return made
+    return model
 
 
-def numbers(made: RBM) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weight (visible x hidden), visible and hidden biases."""
-    weight, hidden, visible = (p.detach().double().numpy() for p in (made.up.weight, made.up.bias, made.down.bias))
+def parameters_of(model: RBM) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return weight (visible, hidden), visible biases and hidden biases."""
+    weight, hidden, visible = (p.detach().double().numpy() for p in (model.up.weight, model.up.bias, model.down.bias))
     return weight.T, visible, hidden
 
 
@@ -43,9 +43,9 @@ def all_states(units: int) -> np.ndarray:
     return np.array(list(itertools.product((0.0, 1.0), repeat=units)))
 
 
-def unnormalised(made: RBM) -> np.ndarray:
-    """exp(-E(v, h)) of all states of both sides: one row per visible, one column per hidden state."""
-    weight, b, c = numbers(made)
+def unnormalized(model: RBM) -> np.ndarray:
+    """Return exp(-E(v, h)) of all states: one row per visible, one column per hidden state."""
+    weight, b, c = parameters_of(model)
     v, h = all_states(len(b)), all_states(len(c))
     return np.exp(v @ weight @ h.T + (v @ b)[:, None] + h @ c)
 
@@ -62,77 +62,77 @@ def states(count: int, units: int, seed: int = 0) -> torch.Tensor:
 
 
 def test_the_free_energy_sums_over_all_hidden_states() -> None:
-    made = machine()
-    wanted = -np.log(unnormalised(made).sum(1))
-    found = rbm.free_energy(made, torch.tensor(all_states(6)).float())
+    model = random_rbm()
+    wanted = -np.log(unnormalized(model).sum(1))
+    found = rbm.free_energy(model, torch.tensor(all_states(6)).float())
     np.testing.assert_allclose(found.detach(), wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("visible", "hidden"), [(6, 4), (4, 6), (5, 5)])
 def test_the_partition_function_sums_over_all_states(visible: int, hidden: int) -> None:
-    made = machine(visible, hidden)
-    assert rbm.log_partition(made).item() == pytest.approx(np.log(unnormalised(made).sum()), abs=1e-4)
+    model = random_rbm(visible, hidden)
+    assert rbm.log_partition(model).item() == pytest.approx(np.log(unnormalized(model).sum()), abs=1e-4)
 
 
-def test_a_sum_of_many_states_is_taken_in_parts() -> None:
-    made = machine(40, 13)
+def test_the_partition_function_of_many_states_is_summed_in_parts() -> None:
+    model = random_rbm(40, 13)
     assert rbm.STATES_AT_ONCE < 2**13
-    weight, b, c = numbers(made)
+    weight, b, c = parameters_of(model)
     h = all_states(13)
     terms = h @ c + np.logaddexp(0, h @ weight.T + b).sum(1)
-    assert rbm.log_partition(made).item() == pytest.approx(np.logaddexp.reduce(terms), rel=1e-5)
+    assert rbm.log_partition(model).item() == pytest.approx(np.logaddexp.reduce(terms), rel=1e-5)
 
 
 def test_the_pseudo_likelihood_of_few_units_is_exact() -> None:
-    made, v = machine(7, 4), states(5, 7)
-    weight, b, c = numbers(made)
+    model, v = random_rbm(7, 4), states(5, 7)
+    weight, b, c = parameters_of(model)
     energy = lambda x: -x @ b - np.logaddexp(0, x @ weight + c).sum(-1)  # noqa: E731
     x, wanted = v.double().numpy(), 0.0
     for unit in range(7):
         flipped = x.copy()
         flipped[:, unit] = 1 - flipped[:, unit]
         wanted = wanted + np.log(sigmoid(energy(flipped) - energy(x)))
-    found = rbm.pseudo_log_likelihood(made, v, Generator().manual_seed(0))
+    found = rbm.pseudo_log_likelihood(model, v, Generator().manual_seed(0))
     np.testing.assert_allclose(found.detach(), wanted, rtol=1e-4)
 
 
 def test_the_pseudo_likelihood_of_many_units_is_estimated_without_bias() -> None:
-    made, v, noise = machine(20, 4), states(3, 20), Generator().manual_seed(0)
-    exact = rbm.pseudo_log_likelihood(made, v, noise) * 0
-    energy = rbm.free_energy(made, v)
+    model, v, noise = random_rbm(20, 4), states(3, 20), Generator().manual_seed(0)
+    exact = rbm.pseudo_log_likelihood(model, v, noise) * 0
+    energy = rbm.free_energy(model, v)
     for unit in range(20):
         flipped = v.clone()
         flipped[:, unit] = 1 - flipped[:, unit]
-        exact = exact + nn.functional.logsigmoid(rbm.free_energy(made, flipped) - energy)
-    draws = torch.stack([rbm.pseudo_log_likelihood(made, v, noise) for _ in range(400)]).detach()
+        exact = exact + nn.functional.logsigmoid(rbm.free_energy(model, flipped) - energy)
+    draws = torch.stack([rbm.pseudo_log_likelihood(model, v, noise) for _ in range(400)]).detach()
     assert draws.std(0).min() > 0
     torch.testing.assert_close(draws.mean(0), exact.detach(), rtol=0.05, atol=0.1)
 
 
 @pytest.mark.parametrize("noise", [None, Generator().manual_seed(0)])
-def test_gibbs_chains_come_to_the_distribution_of_the_machine(noise: Generator | None) -> None:
-    made = machine(3, 2, seed=1)
+def test_gibbs_chains_converge_to_the_distribution_of_the_model(noise: Generator | None) -> None:
+    model = random_rbm(3, 2, seed=1)
     torch.manual_seed(0)
-    found = rbm.gibbs(made, states(20_000, 3), 30, noise)
-    numbers_of = (found @ torch.tensor([4.0, 2.0, 1.0])).long()
-    shares = torch.bincount(numbers_of, minlength=8) / 20_000
-    wanted = unnormalised(made).sum(1)
+    found = rbm.gibbs(model, states(20_000, 3), 30, noise)
+    state_indices = (found @ torch.tensor([4.0, 2.0, 1.0])).long()
+    shares = torch.bincount(state_indices, minlength=8) / 20_000
+    wanted = unnormalized(model).sum(1)
     np.testing.assert_allclose(shares, wanted / wanted.sum(), atol=0.015)
 
 
-# --- the rule -------------------------------------------------------------------------------------------------------
+# --- the update -----------------------------------------------------------------------------------------------------
 
 
-def by_hand(made: RBM, v0: np.ndarray, vk: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """<v h> of the data less <v h> of the chains, with probabilities for h, and the same for v and h alone."""
-    weight, _, c = numbers(made)
+def by_hand(model: RBM, v0: np.ndarray, vk: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the differences in <v h>, <v> and <h> between data and chains, with probabilities for h."""
+    weight, _, c = parameters_of(model)
     p0, pk = sigmoid(v0 @ weight + c), sigmoid(vk @ weight + c)
     return v0.T @ p0 / len(v0) - vk.T @ pk / len(vk), v0.mean(0) - vk.mean(0), p0.mean(0) - pk.mean(0)
 
 
-def chain(made: RBM, v: np.ndarray, steps: int) -> np.ndarray:
-    """Gibbs steps with torch's random numbers, of probabilities computed here."""
-    weight, b, c = numbers(made)
+def chain(model: RBM, v: np.ndarray, steps: int) -> np.ndarray:
+    """Gibbs steps with torch's random parameters_of, of probabilities computed here."""
+    weight, b, c = parameters_of(model)
     drawn = lambda shares: torch.bernoulli(torch.tensor(shares).float()).double().numpy()  # noqa: E731
     for _ in range(steps):
         v = drawn(sigmoid(drawn(sigmoid(v @ weight + c)) @ weight.T + b))
@@ -140,42 +140,42 @@ def chain(made: RBM, v: np.ndarray, steps: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_the_update_of_cd_is_the_formula(steps: int) -> None:
-    made, rate = machine(), 0.1
+def test_the_update_of_contrastive_divergence_equals_the_formula(steps: int) -> None:
+    model, rate = random_rbm(), 0.1
     task = ContrastiveDivergence([1, 2, 3], [-2.0], [2.0], cd_steps=steps)
     v0 = states(5, 6)
-    before = [value.copy() for value in numbers(made)]
+    before = [value.copy() for value in parameters_of(model)]
     torch.manual_seed(7)
-    vk = chain(made, v0.double().numpy(), steps)
-    moves = by_hand(made, v0.double().numpy(), vk)
-    assert np.abs(moves[0]).max() > 0.05
+    vk = chain(model, v0.double().numpy(), steps)
+    updates = by_hand(model, v0.double().numpy(), vk)
+    assert np.abs(updates[0]).max() > 0.05
     torch.manual_seed(7)
-    loss = task.loss(made, {"inputs": 4 * v0.view(5, 1, 2, 3) - 2}, 0.0)
+    loss = task.loss(model, {"inputs": 4 * v0.view(5, 1, 2, 3) - 2}, 0.0)
     loss.total.backward()
-    torch.optim.SGD(made.parameters(), lr=rate).step()
-    for after, start, move in zip(numbers(made), before, moves, strict=True):
-        np.testing.assert_allclose(after - start, rate * move, atol=1e-6)
+    torch.optim.SGD(model.parameters(), lr=rate).step()
+    for after, start, update in zip(parameters_of(model), before, updates, strict=True):
+        np.testing.assert_allclose(after - start, rate * update, atol=1e-6)
     assert loss.weight == 5
 
 
-def test_persistent_chains_go_on_where_they_were() -> None:
-    made = machine()
+def test_persistent_chains_continue_from_their_states() -> None:
+    model = random_rbm()
     chains, first, second = rbm.GibbsChains(1, persistent=True), states(5, 6), states(3, 6, seed=1)
     torch.manual_seed(7)
-    once = chain(made, first.double().numpy(), 1)
-    twice = chain(made, once, 1)
-    moves = by_hand(made, second.double().numpy(), twice)
+    once = chain(model, first.double().numpy(), 1)
+    twice = chain(model, once, 1)
+    updates = by_hand(model, second.double().numpy(), twice)
     torch.manual_seed(7)
-    chains.loss(made, first)
+    chains.loss(model, first)
     assert chains.visible is not None and np.array_equal(chains.visible, once)
-    chains.loss(made, second).total.backward()
+    chains.loss(model, second).total.backward()
     assert np.array_equal(chains.visible, twice)
-    np.testing.assert_allclose(made.up.weight.grad.T, -moves[0], atol=1e-6)
+    np.testing.assert_allclose(model.up.weight.grad.T, -updates[0], atol=1e-6)
 
 
-def test_chains_that_do_not_persist_remember_nothing() -> None:
+def test_chains_that_are_not_persistent_keep_no_state() -> None:
     chains = rbm.GibbsChains(1, persistent=False)
-    chains.loss(machine(), states(5, 6))
+    chains.loss(random_rbm(), states(5, 6))
     assert chains.visible is None
 
 
@@ -186,7 +186,7 @@ PATTERNS = np.array([[1, 1, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 1, 0, 0, 0], [
 
 @pytest.fixture
 def bars(tmp_path: Path) -> Callable[..., list[str]]:
-    """Overrides for three patterns of 3 x 3 pixels: a bar in one of three rows."""
+    """Return overrides for data of three patterns of 3 x 3 pixels: a bar in one of three rows."""
     x = np.tile(PATTERNS, (40, 1)).reshape(-1, 3, 3).astype(np.uint8) * 255
     y = np.tile(np.arange(3), 40)
     np.savez(tmp_path / "bars.npz", x_train=x, y_train=y, x_test=x, y_test=y)
@@ -202,10 +202,10 @@ def bars(tmp_path: Path) -> Callable[..., list[str]]:
 
 
 def exact_nll(state: dict[str, torch.Tensor]) -> float:
-    """Of the patterns, each equally likely, by sums over all states of both sides."""
-    made = RBM(9, 6)
-    made.load_state_dict(state)
-    shares = unnormalised(made)
+    """Return the negative log-likelihood of equally likely patterns, by sums over all states."""
+    model = RBM(9, 6)
+    model.load_state_dict(state)
+    shares = unnormalized(model)
     where = PATTERNS @ (2 ** np.arange(8, -1, -1))
     return float(np.mean(np.log(shares.sum()) - np.log(shares.sum(1)[where])))
 
@@ -223,80 +223,82 @@ def test_likelihood_rises_and_is_measured_exactly(bars: Callable[..., list[str]]
     outcome = launch.train(job, Console(), 0.0)
     assert outcome.exit_code == 0
     last = torch.load(outcome.folder / "checkpoints" / "last.pt", weights_only=True)
-    said = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
-    nll = [line["nll"] for line in said if line["split"] == "val"]
+    logged = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
+    nll = [line["nll"] for line in logged if line["split"] == "val"]
     assert start == pytest.approx(9 * np.log(2), abs=0.1)
     assert np.log(3) < exact_nll(last["model"]) < 0.5 * start
-    # Batches of the validation split hold the three patterns in other shares than the test, which has each as often.
+    # The validation split has the three patterns in other shares than the test split.
     assert nll[-1] < 0.5 * start and len(nll) == 5
     best = torch.load(outcome.folder / "checkpoints" / "best.pt", weights_only=True)
     assert outcome.result["test"]["nll"] == pytest.approx(exact_nll(best["model"]), abs=1e-3)
 
 
-def test_evaluation_pictures_and_dreams_repeat_and_leave_torchs_random_numbers_alone(
+def test_evaluation_images_and_samples_are_reproducible_and_leave_torchs_random_state_unchanged(
     bars: Callable[..., list[str]],
 ) -> None:
-    made = assemble.build_components(compose.compose(bars("task.persistent=true")))
-    batches = dry_run.build_batches(made, made.data.load())
-    wish = lambda: GenerateRequest(5, Generator().manual_seed(3), CPU)  # noqa: E731
+    components = assemble.build_components(compose.compose(bars("task.persistent=true")))
+    batches = dry_run.build_batches(components, components.data.load())
     with torch.inference_mode():
         before = torch.get_rng_state()
-        first, second = (made.task.evaluate(made.model, batches["val"]) for _ in range(2))
-        shown = [[item.image for item in made.task.show(made.model, first)] for _ in range(2)]
-        frames = [made.task.frame(made.model) for _ in range(2)]
-        dreams = [made.task.generate(made.model, wish()) for _ in range(2)]
+        first, second = (components.task.evaluate(components.model, batches["val"]) for _ in range(2))
+        shown = [[item.image for item in components.task.show(components.model, first)] for _ in range(2)]
+        frames = [components.task.frame(components.model) for _ in range(2)]
+        samples = [
+            components.task.generate(components.model, GenerateRequest(5, Generator().manual_seed(3), CPU))
+            for _ in range(2)
+        ]
     assert first.metrics == second.metrics
     assert all(torch.equal(one, other) for one, other in zip(*shown, strict=True)) and len(shown[0]) == 3
     assert torch.equal(*frames) and frames[0].dtype == torch.uint8 and frames[0].shape[0] == 3
-    assert torch.equal(*dreams) and dreams[0].shape == (5, 1, 3, 3)
-    assert dreams[0].min() >= 0 and dreams[0].max() <= 1
+    assert torch.equal(*samples) and samples[0].shape == (5, 1, 3, 3)
+    assert samples[0].min() >= 0 and samples[0].max() <= 1
     assert torch.equal(before, torch.get_rng_state())
-    assert made.task.state_dict()["chains"] is None
+    assert components.task.state_dict()["chains"] is None
 
 
-def test_a_trained_machine_dreams_of_its_patterns_and_repairs_them(bars: Callable[..., list[str]]) -> None:
+def test_a_trained_rbm_generates_and_reconstructs_its_patterns(bars: Callable[..., list[str]]) -> None:
     job = compose.compose(bars("trainer.epochs=100", "task.cd_steps=5", "data.validation=0"))
     outcome = launch.train(job, Console(), 0.0)
-    made = assemble.build_components(job)
-    made.model.load_state_dict(torch.load(outcome.folder / "checkpoints" / "last.pt", weights_only=True)["model"])
+    components = assemble.build_components(job)
+    components.model.load_state_dict(torch.load(outcome.folder / "checkpoints" / "last.pt", weights_only=True)["model"])
     with torch.inference_mode():
         request = GenerateRequest(200, Generator().manual_seed(0), CPU)
-        dreams = made.task.generate(made.model, request).flatten(1).round()
+        samples = components.task.generate(components.model, request).flatten(1).round()
         given = torch.tensor(PATTERNS).float().view(3, 1, 3, 3) * 2 - 1
-        again = made.task.generate(made.model, GenerateRequest(3, Generator(), CPU, given=given)).flatten(1)
-    hits = (dreams[:, None] == torch.tensor(PATTERNS)).all(2)
+        again = components.task.generate(components.model, GenerateRequest(3, Generator(), CPU, given=given)).flatten(1)
+    hits = (samples[:, None] == torch.tensor(PATTERNS)).all(2)
     assert hits.any(1).float().mean() > 0.7
-    assert (hits.sum(0) > 20).all(), "every pattern is dreamt of"
+    assert (hits.sum(0) > 20).all(), "every pattern is generated"
     assert (again.round() == torch.tensor(PATTERNS)).all()
 
 
 @pytest.mark.parametrize(
-    ("wish", "said"),
+    ("options", "message"),
     [({"label": 3}, "--class: expected none"), ({"interpolate": True}, "not supported for RBMs")],
 )
-def test_what_a_machine_cannot_make_up_is_refused(wish: dict[str, Any], said: str) -> None:
+def test_an_unsupported_request_is_rejected(options: dict[str, Any], message: str) -> None:
     task = ContrastiveDivergence([1, 2, 3], [0.0], [1.0])
-    with pytest.raises(ConfigError, match=said):
-        task.generate(machine(), GenerateRequest(4, Generator(), CPU, **wish))
+    with pytest.raises(ConfigError, match=message):
+        task.generate(random_rbm(), GenerateRequest(4, Generator(), CPU, **options))
 
 
-def test_a_model_that_is_no_machine_is_refused() -> None:
+def test_a_model_that_is_no_rbm_is_rejected() -> None:
     with pytest.raises(ConfigError, match="such as rbm"):
         ContrastiveDivergence([1, 2, 3], [0.0], [1.0]).stages(nn.Linear(6, 2))
 
 
-def test_data_without_black_and_white_are_refused() -> None:
+def test_data_without_black_and_white_are_rejected() -> None:
     with pytest.raises(ConfigError, match="Data that fit"):
         assemble.build_components(
             compose.compose(["model=rbm", "data=timeseries", "task=contrastive_divergence", "device=cpu"])
         )
 
 
-def test_likelihoods_do_not_suffer_from_bfloat16(bars: Callable[..., list[str]]) -> None:
-    made = assemble.build_components(compose.compose(bars()))
-    nn.init.normal_(made.model.up.weight, std=0.5)
-    batches: list[Batch] = list(dry_run.build_batches(made, made.data.load())["val"])
-    score = functools.partial(made.task.evaluate, made.model, batches)
+def test_likelihoods_are_exact_under_bfloat16_autocast(bars: Callable[..., list[str]]) -> None:
+    components = assemble.build_components(compose.compose(bars()))
+    nn.init.normal_(components.model.up.weight, std=0.5)
+    batches: list[Batch] = list(dry_run.build_batches(components, components.data.load())["val"])
+    score = functools.partial(components.task.evaluate, components.model, batches)
     with torch.inference_mode():
         exact = score().metrics["nll"]
         with torch.autocast("cpu", torch.bfloat16):

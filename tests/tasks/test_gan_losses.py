@@ -19,7 +19,7 @@ def test_losses_equal_their_closed_forms(name: str) -> None:
 
 
 def penalty_by_differences(critic: nn.Module, places: Tensor, step: float = 1e-5) -> Tensor:
-    """The penalty from central differences of the critic in double precision, one coordinate at a time."""
+    """Return the penalty by central differences of the critic in double precision, coordinate by coordinate."""
     flat, slopes = places.flatten(1), []
     for axis in range(flat.shape[1]):
         moved = torch.zeros_like(flat)

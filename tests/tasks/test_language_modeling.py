@@ -1,4 +1,4 @@
-"""Language modelling against torchmetrics, and sampling against a greedy loop."""
+"""Language modeling, compared with torchmetrics, and sampling, compared with a greedy loop."""
 
 import math
 
@@ -17,7 +17,7 @@ SIZES = [4, 4, 1]
 
 
 def batches(seed: int = 0) -> list[dict[str, Tensor]]:
-    """Logits in place of tokens, so that a model that passes them on leaves only the task to be tested."""
+    """Return batches with logits as inputs, for an identity model."""
     generator = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(sum(SIZES), LENGTH, VOCABULARY, generator=generator)
     targets = torch.randint(VOCABULARY, (sum(SIZES), LENGTH), generator=generator)
@@ -35,7 +35,7 @@ def test_metrics_equal_torchmetrics_over_uneven_batches() -> None:
     assert metrics["bits_per_token"] == pytest.approx(math.log2(perplexity), rel=1e-5)
 
 
-def test_the_training_loss_is_the_mean_over_tokens_and_says_how_many() -> None:
+def test_the_training_loss_is_the_mean_over_tokens_weighted_by_their_number() -> None:
     (batch, *_) = batches()
     loss = LanguageModeling(VOCABULARY, LENGTH, label_smoothing=0.2).loss(nn.Identity(), batch, 0.0)
     assert loss.weight == SIZES[0] * LENGTH
@@ -44,7 +44,7 @@ def test_the_training_loss_is_the_mean_over_tokens_and_says_how_many() -> None:
     torch.testing.assert_close(loss.total, closed)
 
 
-def test_a_hopeless_model_has_infinite_perplexity_and_raises_nothing() -> None:
+def test_perplexity_that_overflows_is_infinite() -> None:
     logits = torch.zeros(1, LENGTH, VOCABULARY)
     logits[..., 0] = 1e4
     batch = {"inputs": logits, "targets": torch.ones(1, LENGTH, dtype=torch.int64)}
@@ -54,7 +54,7 @@ def test_a_hopeless_model_has_infinite_perplexity_and_raises_nothing() -> None:
 
 
 class Table(nn.Module):
-    """A model of pairs: the next token's logits are a row of a table; refuses more than LENGTH tokens."""
+    """A bigram model: the logits of the next token are a row of a table. It rejects more than LENGTH tokens."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ def table() -> Table:
     return Table()
 
 
-def test_a_cold_sample_is_the_greedy_continuation_also_past_the_models_length(table: Table) -> None:
+def test_a_sample_at_low_temperature_is_greedy_also_beyond_the_models_length(table: Table) -> None:
     wanted = [3]
     for _ in range(3 * LENGTH):
         wanted.append(int(table.rows.weight[wanted[-1]].argmax()))
@@ -87,7 +87,7 @@ def test_samples_follow_the_models_probabilities(table: Table) -> None:
     torch.testing.assert_close(shares, (table.rows.weight[5] / 0.7).softmax(0).detach(), atol=0.015, rtol=0)
 
 
-def test_sampling_draws_nothing_from_the_global_generator_and_repeats_itself(table: Table) -> None:
+def test_sampling_is_reproducible_and_leaves_the_global_generator_unchanged(table: Table) -> None:
     state = torch.get_rng_state()
     with torch.no_grad():
         once, again = (continue_tokens(table, torch.tensor([[1]]), 20, LENGTH) for _ in range(2))
@@ -113,19 +113,19 @@ def test_a_sample_starts_with_the_prompt_and_is_a_block_of_code_in_markdown(tabl
     assert SAMPLE_TOKENS + 2 <= characters <= SAMPLE_TOKENS + 3, "splitlines drops one newline at the end"
 
 
-def test_data_without_a_way_back_to_text_show_nothing() -> None:
+def test_data_without_a_decoder_show_no_text() -> None:
     task = LanguageModeling(VOCABULARY, LENGTH)
     assert task.show(nn.Identity(), task.evaluate(nn.Identity(), batches())) == []
 
 
 @pytest.mark.parametrize("temperature", [1e-40, 1e-320])
-def test_however_cold_a_sample_is_it_is_the_greedy_one(table: Table, temperature: float) -> None:
+def test_a_sample_at_any_low_temperature_is_greedy(table: Table, temperature: float) -> None:
     with torch.no_grad():
         tokens = continue_tokens(table, torch.tensor([[3]]), 8, LENGTH, temperature=temperature)
         assert torch.equal(tokens, continue_tokens(table, torch.tensor([[3]]), 8, LENGTH, temperature=1e-3))
 
 
-def test_a_prompt_that_nobody_asked_for_gives_way_to_the_first_token_and_one_asked_for_is_refused() -> None:
+def test_an_unknown_prompt_is_rejected_and_an_unknown_default_is_the_first_token() -> None:
     data = {"encode": CharacterTokenizer("abc").encode, "decode": CharacterTokenizer("abc").decode}
     assert LanguageModeling(3, LENGTH, **data).start == [0]
     assert LanguageModeling(3, LENGTH, **data, prompt="cab").start == [2, 0, 1]

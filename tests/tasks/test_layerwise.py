@@ -1,4 +1,4 @@
-"""Layer-wise pretraining: what each stage changes, what it reads, and what comes of it."""
+"""Layer-wise pretraining: the parameters, inputs, losses and metrics of each stage."""
 
 import dataclasses
 import json
@@ -28,12 +28,12 @@ State = dict[str, torch.Tensor]
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[launch.Outcome, assemble.Components]:
-    """A run with nothing special, and the same parts before training."""
+    """Return a run with default settings, and its components before training."""
     return trained(tmp_path_factory.mktemp("plain"), "task.pretrain_lr=0.002", "trainer.log_every=1 epoch")
 
 
 def trained(folder: Path, *more: str) -> tuple[launch.Outcome, assemble.Components]:
-    """A run of three layers, with a checkpoint of every epoch."""
+    """Train three layers, with a checkpoint of every epoch."""
     job = compose.compose([*SMALL, "trainer.keep_last=99", f"hydra.run.dir={folder / 'run'}", *more])
     outcome = launch.train(job, Console(), 0.0)
     assert outcome.exit_code == 0
@@ -41,15 +41,15 @@ def trained(folder: Path, *more: str) -> tuple[launch.Outcome, assemble.Componen
 
 
 def last_of_each_stage(outcome: launch.Outcome) -> list[State]:
-    """The weights at the end of each stage."""
+    """Return the weights at the end of each stage."""
     files = sorted((outcome.folder / "checkpoints").glob("step-*.pt"))
     found = [torch.load(file, weights_only=True) for file in files]
     return list({state["loop"]["stage"]: state["model"] for state in found}.values())
 
 
 def lines(outcome: launch.Outcome, split: str) -> list[dict[str, Any]]:
-    said = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in said if line["split"] == split]
+    logged = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in logged if line["split"] == split]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_each_stage_trains_one_layer_only(
         before = after
 
 
-def test_the_stages_read_all_examples_without_labels_and_then_those_with_labels(
+def test_pretraining_reads_all_examples_without_labels_and_fine_tuning_the_labelled_ones(
     plain: tuple[launch.Outcome, assemble.Components],
 ) -> None:
     outcome, made = plain
@@ -89,7 +89,7 @@ def test_the_stages_read_all_examples_without_labels_and_then_those_with_labels(
     assert outcome.result["steps"] == 3 * 2 * EPOCH + 2 * 1
 
 
-def test_every_layer_has_losses_rates_and_a_metric_of_its_own(
+def test_every_layer_logs_its_loss_learning_rate_and_metric(
     plain: tuple[launch.Outcome, assemble.Components],
 ) -> None:
     outcome, _ = plain
@@ -105,13 +105,13 @@ def test_every_layer_has_losses_rates_and_a_metric_of_its_own(
 
 
 @pytest.mark.parametrize("method", ["contrastive_divergence", "denoising"])
-def test_layers_learn_to_bring_back_what_they_read(method: str, tmp_path: Path) -> None:
+def test_layers_learn_to_reconstruct_their_inputs(method: str, tmp_path: Path) -> None:
     more = [f"task.method={method}", "model.hidden_size=[64,32]", "task.pretrain_epochs=8", "optimizer.lr=0.005"]
     outcome, _ = trained(tmp_path, *more)
     for number in (1, 2):
         logged = [line.get(f"reconstruction_layer{number}") for line in lines(outcome, "val")]
         found = [value for value in logged if value is not None]
-        # A layer that knows nothing says 1/2 of each unit.
+        # The cross-entropy of predicting 1/2 for each unit.
         units = 64
         assert found[-1] < found[0] and found[-1] < 0.98 * units * np.log(2)
     assert outcome.result["test"]["accuracy"] > 0.08
@@ -128,7 +128,7 @@ def layerwise(**more: Any) -> Layerwise:
     return Layerwise(3, shape=[1, 2, 3], low=[-1.0], high=[3.0], **more)
 
 
-def test_a_denoising_layer_learns_by_the_formula() -> None:
+def test_the_loss_of_a_denoising_layer_equals_the_formula() -> None:
     torch.manual_seed(0)
     network, task = DBN(6, 3, [5, 4]), layerwise(method="denoising", noise=0.4)
     unit = torch.rand(7, 6)
@@ -163,7 +163,7 @@ def test_a_layer_reads_the_probabilities_of_the_one_below() -> None:
     assert found == pytest.approx(wanted.item(), rel=1e-5)
 
 
-def test_answers_are_those_of_a_classifier_that_reads_black_as_0_and_white_as_1() -> None:
+def test_predictions_equal_those_of_a_classifier_on_pixels_from_0_to_1() -> None:
     torch.manual_seed(0)
     network, task, plain = DBN(6, 3, [5]), layerwise(), Classification(3)
     unit, targets = torch.rand(7, 1, 2, 3), torch.randint(0, 3, (7,))
@@ -171,18 +171,18 @@ def test_answers_are_those_of_a_classifier_that_reads_black_as_0_and_white_as_1(
     torch.testing.assert_close(task.loss(network, scaled, 0.0).total, plain.loss(network, batch, 0.0).total)
     with torch.no_grad():
         assert task.evaluate(network, [scaled]).metrics == pytest.approx(plain.evaluate(network, [batch]).metrics)
-        said, wanted = task.predict(network, scaled), plain.predict(network, batch)
-    assert [line["probability"] for line in said] == pytest.approx([line["probability"] for line in wanted])
+        found, wanted = task.predict(network, scaled), plain.predict(network, batch)
+    assert [line["probability"] for line in found] == pytest.approx([line["probability"] for line in wanted])
 
 
-def test_dreams_come_down_from_the_topmost_layer_and_repeat() -> None:
+def test_samples_come_from_the_top_layer_and_are_reproducible() -> None:
     torch.manual_seed(0)
     network, task = DBN(6, 3, [5, 4]), layerwise()
     before = torch.get_rng_state()
     with torch.no_grad():
-        wish = [GenerateRequest(9, Generator().manual_seed(seed), torch.device("cpu")) for seed in (0, 0, 1)]
-        one, same, other = (task.generate(network, each) for each in wish)
-        again = task.generate(network, dataclasses.replace(wish[0], given=torch.full((2, 1, 2, 3), 0.3)))
+        requests = [GenerateRequest(9, Generator().manual_seed(seed), torch.device("cpu")) for seed in (0, 0, 1)]
+        one, same, other = (task.generate(network, request) for request in requests)
+        again = task.generate(network, dataclasses.replace(requests[0], given=torch.full((2, 1, 2, 3), 0.3)))
         frames = [task.frame(network) for _ in range(2)]
     assert one.shape == (9, 1, 2, 3) and again.shape == (2, 1, 2, 3)
     assert torch.equal(one, same) and not torch.equal(one, other)
@@ -191,12 +191,12 @@ def test_dreams_come_down_from_the_topmost_layer_and_repeat() -> None:
     with torch.no_grad():
         network.layers[1].up.weight.zero_()
         network.layers[1].down.bias.copy_(torch.tensor([50.0, -50.0, 50.0, -50.0, 50.0]))
-        constant = task.generate(network, wish[0])
+        constant = task.generate(network, requests[0])
     below = torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0])
     wanted = torch.sigmoid(below @ network.layers[0].up.weight + network.layers[0].down.bias)
     torch.testing.assert_close(constant, wanted.detach().view(1, 1, 2, 3).expand(9, -1, -1, -1))
 
 
-def test_a_model_without_such_layers_is_refused() -> None:
+def test_a_model_without_rbm_layers_is_rejected() -> None:
     with pytest.raises(ConfigError, match="such as dbn"):
         layerwise().stages(nn.Linear(6, 3))

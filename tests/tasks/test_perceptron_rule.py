@@ -1,4 +1,4 @@
-"""Rosenblatt's rule against his update written out, Novikoff's bound, and what Minsky and Papert said."""
+"""Rosenblatt's rule: its update, Novikoff's bound, and XOR (Minsky and Papert)."""
 
 import json
 from pathlib import Path
@@ -28,14 +28,14 @@ def trained(folder: Path, *more: str) -> tuple[launch.Outcome, assemble.Componen
 
 
 def examples(made: assemble.Components, epochs: int) -> list[tuple[np.ndarray, int]]:
-    """The training examples in the order of the run, each with a 1 for the bias."""
+    """Return the training examples in the order of the run, each with a 1 for the bias."""
     batches = dry_run.build_batches(made, made.data.load())["train"]
     found = [batch for epoch in range(epochs) for batch in batches.epoch(epoch)]
     return [(np.append(b["inputs"].flatten().double().numpy(), 1.0), int(b["targets"])) for b in found]
 
 
 def weights(state: dict[str, torch.Tensor]) -> np.ndarray:
-    """Outputs x (inputs and bias)."""
+    """Return weights and bias, (outputs, inputs + 1)."""
     weight, bias = (state[f"layers.1.{name}"].double() for name in ("weight", "bias"))
     return torch.cat([weight, bias[:, None]], 1).numpy()
 
@@ -45,7 +45,7 @@ def last(outcome: launch.Outcome) -> np.ndarray:
 
 
 @pytest.mark.parametrize("gate", ["nand", "xor"])
-def test_with_batches_of_one_each_step_is_rosenblatts(gate: str, tmp_path: Path) -> None:
+def test_each_step_with_batches_of_one_is_rosenblatts_update(gate: str, tmp_path: Path) -> None:
     outcome, made = trained(tmp_path, "data=gates", f"data.gate={gate}", "trainer.epochs=7")
     w = start = weights(made.model.state_dict())[0]
     for x, target in examples(made, 7):
@@ -56,7 +56,7 @@ def test_with_batches_of_one_each_step_is_rosenblatts(gate: str, tmp_path: Path)
     np.testing.assert_allclose(last(outcome)[0], w, atol=1e-5)
 
 
-def test_of_many_classes_the_right_one_and_its_strongest_rival_move(tmp_path: Path) -> None:
+def test_an_error_among_many_classes_updates_the_target_and_the_largest_other_class(tmp_path: Path) -> None:
     outcome, made = trained(tmp_path, "data=digits", "data.num_labels=200", "trainer.epochs=2")
     w = weights(made.model.state_dict()).copy()
     moves = 0
@@ -72,7 +72,7 @@ def test_of_many_classes_the_right_one_and_its_strongest_rival_move(tmp_path: Pa
     np.testing.assert_allclose(last(outcome), w, atol=1e-3)
 
 
-def test_an_output_of_exactly_0_is_a_mistake_and_moves_the_weights() -> None:
+def test_an_output_of_exactly_0_is_an_error_and_updates_the_weights() -> None:
     x, targets = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1, 0])
     unit = nn.Linear(2, 1)
     nn.init.zeros_(unit.weight)
@@ -86,7 +86,7 @@ def test_an_output_of_exactly_0_is_a_mistake_and_moves_the_weights() -> None:
     assert task.evaluate(unit, [{"inputs": x, "targets": targets}]).metrics == {"loss": 0, "accuracy": 0, "mistakes": 2}
 
 
-def test_equal_outputs_of_many_classes_are_a_mistake_with_one_rival() -> None:
+def test_equal_outputs_of_many_classes_are_an_error_that_updates_one_other_class() -> None:
     units = nn.Linear(2, 3, bias=False)
     nn.init.zeros_(units.weight)
     x = torch.tensor([[1.0, 2.0]])
@@ -96,7 +96,7 @@ def test_equal_outputs_of_many_classes_are_a_mistake_with_one_rival() -> None:
     assert sorted(row.tolist() for row in units.weight.grad[:2]) == [[0, 0], [1, 2]]
 
 
-def test_what_is_right_moves_nothing() -> None:
+def test_correct_predictions_update_nothing() -> None:
     unit = nn.Linear(1, 1)
     with torch.no_grad():
         unit.weight.fill_(1.0)
@@ -110,14 +110,14 @@ def test_what_is_right_moves_nothing() -> None:
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 @pytest.mark.parametrize("gate", DIVIDED)
-def test_the_rule_converges_where_a_line_divides(gate: str, seed: int, tmp_path: Path) -> None:
+def test_the_rule_converges_on_linearly_separable_classes(gate: str, seed: int, tmp_path: Path) -> None:
     outcome, _ = trained(tmp_path, "data=gates", f"data.gate={gate}", f"seed={seed}")
     assert outcome.result["test"] == {"loss": 0, "accuracy": 1, "mistakes": 0}
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 @pytest.mark.parametrize("gate", ["xor", "xnor"])
-def test_one_unit_never_learns_what_no_line_divides(gate: str, seed: int, tmp_path: Path) -> None:
+def test_one_unit_does_not_learn_classes_that_are_not_linearly_separable(gate: str, seed: int, tmp_path: Path) -> None:
     outcome, _ = trained(tmp_path, "data=gates", f"data.gate={gate}", f"seed={seed}", "trainer.epochs=50")
     said = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
     found = [line["accuracy"] for line in said if line["split"] == "val"]

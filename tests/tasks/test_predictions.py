@@ -14,7 +14,7 @@ from dltrain.tasks.regression import Regression
 
 
 class Echo(nn.Module):
-    """Outputs that say how much text was read: for each token logits made of it and of its place."""
+    """Return logits of each token, computed from the token and its position."""
 
     def __init__(self, vocabulary: int, length: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ def test_classes_are_named_and_their_probabilities_add_up() -> None:
     assert Classification(3).predict(nn.Identity(), {"inputs": logits})[0]["class_name"] in ("0", "1", "2")
 
 
-def test_numbers_are_said_in_the_units_of_the_data() -> None:
+def test_numbers_are_predicted_in_the_units_of_the_data() -> None:
     batch = {"inputs": torch.tensor([[1.0], [2.0]]), "shift": torch.full((2, 1), 10.0), "scale": torch.full((2, 1), 3)}
     assert Regression(1, ["price"]).predict(nn.Identity(), batch) == [{"price": 13.0}, {"price": 16.0}]
     assert Regression(2).predict(nn.Identity(), {"inputs": torch.tensor([[1.0, 2.0]])}) == [
@@ -53,7 +53,7 @@ def test_a_forecast_has_a_line_for_each_step_of_each_window() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 24, 25, 500])
-def test_every_known_token_is_scored_once_as_evaluation_would(count: int) -> None:
+def test_every_known_token_is_scored_once_as_in_evaluation(count: int) -> None:
     vocabulary, length = 7, 6
     model = Echo(vocabulary, length)
     task = LanguageModeling(vocabulary, length, decode=lambda tokens: "".join(map(str, tokens)))
@@ -71,7 +71,7 @@ def test_every_known_token_is_scored_once_as_evaluation_would(count: int) -> Non
             assert line["nats_per_character"] == expected
 
 
-def test_a_task_that_has_nothing_to_say_about_an_example_says_so() -> None:
+def test_a_task_without_predictions_rejects_predict() -> None:
     class Silent(Regression):
         predict = Task.predict
 

@@ -1,4 +1,4 @@
-"""Autoencoders against scikit-learn's principal components, torch.func's Jacobian and sums written out by hand."""
+"""Autoencoders, compared with principal components of scikit-learn and the Jacobian of torch.func."""
 
 import math
 from typing import Any
@@ -22,12 +22,12 @@ LATENT = 3
 
 
 def pictures(count: int, seed: int = 0) -> Tensor:
-    """As a model reads them: black is -1, white 3."""
+    """Return random model inputs from black, -1, to white, 3."""
     return 4 * torch.rand(count, 1, 6, 6, generator=torch.Generator().manual_seed(seed)) - 1
 
 
 def correlated(count: int) -> Tensor:
-    """Ten numbers that five directions explain, the fewer the less."""
+    """Return ten numbers per example with variance in five directions."""
     return normal(count, 5) * torch.tensor([3.0, 2.0, 1.0, 0.5, 0.2]) @ torch.linalg.qr(normal(10, 5, seed=1)).Q.T + 2
 
 
@@ -53,7 +53,7 @@ def test_cross_entropy_is_torchs() -> None:
     torch.testing.assert_close(7 * loss.total, F.binary_cross_entropy(model(x).sigmoid(), (x + 1) / 4, reduction="sum"))
 
 
-def test_figures_are_means_over_examples_also_with_a_short_last_batch() -> None:
+def test_metrics_are_means_over_examples_also_with_a_short_last_batch() -> None:
     x, model = pictures(37), network()
     metrics = evaluate(Reconstruction(**PICTURE), model, x).metrics
     error = (model(x).sigmoid() - (x + 1) / 4).detach().numpy() ** 2
@@ -64,7 +64,7 @@ def test_figures_are_means_over_examples_also_with_a_short_last_batch() -> None:
 
 
 @pytest.mark.parametrize("kept", [1, 3, 7, 10])
-def test_what_components_leave_out_is_scikit_learns(kept: int) -> None:
+def test_the_residual_of_components_equals_scikit_learns(kept: int) -> None:
     x = normal(60, 10) @ normal(10, 10, seed=1) + 5
     found = Components()
     for rows in x.split(25):
@@ -94,7 +94,7 @@ def test_very_large_examples_have_no_baseline() -> None:
 # --- corruption -----------------------------------------------------------------------------------------------------
 
 
-def test_masking_blackens_its_share_and_nothing_else() -> None:
+def test_masking_sets_its_share_to_black() -> None:
     unit = torch.rand(400, 50) + 0.5
     found = Reconstruction(**PICTURE, corruption="masking", amount=0.3).corrupt(unit)
     assert float((found == 0).float().mean()) == pytest.approx(0.3, abs=0.02)
@@ -127,7 +127,7 @@ def test_the_model_reads_the_corrupted_example_and_targets_the_clean_one(corrupt
     torch.testing.assert_close(loss.total, (made - (x + 1) / 4).square().sum() / 9)
 
 
-def test_a_corrupted_evaluation_repeats_to_the_bit_and_leaves_the_global_generator_alone() -> None:
+def test_an_evaluation_with_corruption_is_bitwise_reproducible_and_leaves_the_global_generator_unchanged() -> None:
     x, model = pictures(40), network()
     task = Reconstruction(**PICTURE, corruption="masking", amount=0.5)
     torch.manual_seed(3)
@@ -144,7 +144,7 @@ def test_a_corrupted_evaluation_repeats_to_the_bit_and_leaves_the_global_generat
 # --- penalties ------------------------------------------------------------------------------------------------------
 
 
-def test_sparseness_is_the_divergence_by_hand() -> None:
+def test_the_sparsity_penalty_equals_the_formula() -> None:
     means, target = [0.05, 0.5, 0.9], 0.05
     by_hand = sum(
         target * math.log(target / mean) + (1 - target) * math.log((1 - target) / (1 - mean)) for mean in means
@@ -268,7 +268,7 @@ def test_codes_are_drawn_from_the_gaussian_of_the_training_examples() -> None:
     torch.testing.assert_close(made.std(0), spread, atol=0, rtol=0.05)
 
 
-def test_a_path_leads_from_the_code_of_an_example_to_that_of_another() -> None:
+def test_a_path_connects_the_codes_of_two_examples() -> None:
     x, model, task = pictures(50), network(), Reconstruction(**PICTURE)
     ways = decoded_codes(model, task, request_from(x, 24, interpolate=True)).view(3, 8, LATENT)
     apart = torch.cdist(ways[:, [0, 7]].flatten(0, 1), model.encoder(x).detach())
@@ -285,7 +285,7 @@ def test_given_examples_are_reconstructed_and_a_seed_determines_the_samples() ->
     assert bool((one >= 0).all() and (one <= 1).all())
 
 
-def test_codes_that_never_vary_can_be_drawn_from() -> None:
+def test_constant_codes_can_be_sampled() -> None:
     x, model = pictures(50), network()
     with torch.no_grad():
         model.encoder.layers[-1].weight[1] = 0

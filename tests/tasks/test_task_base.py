@@ -1,4 +1,4 @@
-"""What a task gets from the base class: one stage, one turn, every trainable parameter."""
+"""Defaults of the base class: one stage with one turn that owns all trainable parameters."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
@@ -46,5 +46,5 @@ def test_the_turns_loss_is_the_tasks_with_its_model_batch_and_progress() -> None
     assert torch.equal(loss.total, model(batch["inputs"]).sum() * 0.5)
 
 
-def test_a_task_shows_nothing_unless_it_says_so() -> None:
+def test_a_task_shows_nothing_by_default() -> None:
     assert Sum().show(nn.Linear(1, 1), Evaluation({})) == []

@@ -1,4 +1,4 @@
-"""The variational autoencoder's bound against sampling, torch.distributions and a model whose likelihood is known."""
+"""The bound of the VAE, compared with sampling, torch.distributions and a model of known likelihood."""
 
 import math
 from typing import Any
@@ -19,7 +19,7 @@ LATENT = 3
 
 
 def pictures(count: int, seed: int = 0, low: float = 0.0, high: float = 1.0) -> Tensor:
-    """Vertical bars at a place that differs from picture to picture."""
+    """Return images of a vertical bar at random positions."""
     place = torch.rand(count, 1, 1, 1, generator=torch.Generator().manual_seed(seed)) * 6
     unit = torch.exp(-((torch.arange(6) - place) ** 2)).expand(count, 1, 6, 6)
     return low + unit * (high - low)
@@ -50,7 +50,7 @@ def test_the_bernoulli_likelihood_is_that_of_torch() -> None:
     torch.testing.assert_close(Variational(**PICTURE).nll(outputs, wanted), expected)
 
 
-def test_the_gaussian_likelihood_of_pictures_is_on_the_scale_from_black_to_white() -> None:
+def test_the_gaussian_likelihood_of_images_is_in_the_unit_range() -> None:
     task = Variational(**PICTURE, likelihood="gaussian", std=0.3)
     outputs, wanted = normal(5, 1, 6, 6), normal(5, 1, 6, 6, seed=1).sigmoid()
     expected = -Normal(outputs.sigmoid(), 0.3).log_prob(wanted).flatten(1).sum(1)
@@ -64,7 +64,7 @@ def test_the_gaussian_likelihood_of_other_data_is_in_their_units() -> None:
     torch.testing.assert_close(task.nll(outputs, wanted), expected)
 
 
-def test_the_loss_is_the_public_examples() -> None:
+def test_the_loss_equals_that_of_pytorchs_example() -> None:
     x, model, task = pictures(8), network(), Variational(**PICTURE)
     torch.manual_seed(5)
     loss = task.loss(model, {"inputs": x}, 0.0)
@@ -104,14 +104,14 @@ def test_beta_rises_linearly_over_the_warm_up(beta: float, warmup: float, progre
     torch.testing.assert_close(loss.total, loss.parts["reconstruction"] + weight * loss.parts["kl"])
 
 
-def test_evaluation_takes_beta_for_one() -> None:
+def test_evaluation_uses_beta_1() -> None:
     x, model = pictures(20), network()
     plain, heavy = (evaluate(Variational(**PICTURE, beta=beta, warmup=1.0), model, x).metrics for beta in (1.0, 9.0))
     assert plain == heavy
     assert plain["loss"] == pytest.approx(plain["reconstruction"] + plain["kl"])
 
 
-def test_drawn_pixels_are_black_or_white_and_on_average_what_they_were() -> None:
+def test_binarised_pixels_are_black_or_white_with_the_original_mean() -> None:
     seen = []
 
     class Watching(DenseAutoencoder):
@@ -201,7 +201,7 @@ def test_codes_decoded_in_parts_are_all_importance_samples(monkeypatch: pytest.M
 # --- evaluation -----------------------------------------------------------------------------------------------------
 
 
-def test_evaluating_showing_and_generating_repeat_to_the_bit_and_leave_the_global_generator_alone() -> None:
+def test_evaluation_images_and_samples_are_bitwise_reproducible_and_leave_the_global_generator_unchanged() -> None:
     task, model, x = Variational(**PICTURE, binarise=True), network(), pictures(40)
     torch.manual_seed(3)
     before = torch.get_rng_state()
@@ -217,7 +217,7 @@ def test_evaluating_showing_and_generating_repeat_to_the_bit_and_leave_the_globa
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_figures_are_means_over_examples_also_with_a_short_last_batch() -> None:
+def test_metrics_are_means_over_examples_also_with_a_short_last_batch() -> None:
     task, model, x = Variational(**PICTURE, importance_samples=200), network(), pictures(33)
     whole, parts = (evaluate(task, model, x, size).metrics for size in (33, 16))
     assert parts["kl"] == pytest.approx(whole["kl"], rel=1e-6)
@@ -225,7 +225,7 @@ def test_figures_are_means_over_examples_also_with_a_short_last_batch() -> None:
 
 
 class Collapsed(nn.Module):
-    """Says the prior about every example, and the same about every code."""
+    """An encoder that returns the prior for every example, and a constant decoder."""
 
     latent = LATENT
 
@@ -251,7 +251,7 @@ def test_posterior_collapse_is_reported_and_equals_the_mean_example(likelihood: 
     assert {name: evaluation.metrics[name] for name in baseline} == pytest.approx(baseline, rel=1e-5)
 
 
-def test_a_model_that_learns_is_not_called_collapsed() -> None:
+def test_a_trained_model_is_not_reported_as_collapsed() -> None:
     task, x = Variational(**PICTURE), pictures(64)
     evaluation = evaluate(task, fit(network(), task, {"inputs": x}, 300, 3e-3), pictures(50, seed=1))
     assert evaluation.notes == [] and evaluation.metrics["active_units"] >= 1
@@ -323,7 +323,7 @@ def test_numeric_targets_are_not_used_as_classes() -> None:
 
 def test_samples_are_scored_against_the_data_if_features_are_set() -> None:
     class Ends:
-        """Looks at the first and the last column."""
+        """Returns the first and the last column as features."""
 
         name = "two columns"
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dltrain.tasks.base import Loss
-from dltrain.training.meters import LossBuffer, Timer, Trigger
+from dltrain.training.meters import LossBuffer, Timer
+from dltrain.training.state import Trigger
 
 
 def test_weights_may_be_numbers_or_tensors_side_by_side() -> None:

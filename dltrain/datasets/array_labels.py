@@ -1,0 +1,135 @@
+"""Labels in arrays: classes as numbers or one-hot vectors, or numbers to predict."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dltrain.data.loader import Batch
+from dltrain.datasets.class_counts import count_classes, shorten_names
+from dltrain.errors import ConfigError, format_error
+
+MIN_REPEATS = 2  # examples per class on average; numbers that repeat less are no classes
+SIGNS = [-1, 1]  # the only negative labels: -1 alone often stands for no label
+MAX_EXACT = 2**24  # float32 has all whole numbers up to this
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the labels of the training and test examples mean.
+
+    Args:
+        classes: The numbers that stand for classes, in order; None for numbers to predict.
+        one_hot: Each example has one 1, in the column of its class.
+        targets: Numbers per example that a regression predicts; None for integers that are classes.
+    """
+
+    classes: np.ndarray | None
+    one_hot: bool = False
+    targets: int | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the data state about their targets."""
+        names = None if self.classes is None else tuple(str(int(number)) for number in self.classes)
+        return {"classes": names and len(names), "class_names": names, "targets": self.targets}
+
+    def rows(self, y: np.ndarray) -> Tensor:
+        """Return numbers to predict (N, K) in float32, or else classes (N,) in int64."""
+        if self.targets is not None:
+            return torch.from_numpy(y.astype(np.float32)).reshape(len(y), -1)
+        return torch.from_numpy(self.indices(y))
+
+    def indices(self, y: np.ndarray) -> np.ndarray:
+        """Return the index of the class of each example, (N,) in int64."""
+        assert self.classes is not None
+        return y.argmax(1) if self.one_hot else np.searchsorted(self.classes, y.reshape(-1)).astype(np.int64)
+
+    def prepare(self, pixels: nn.Module) -> nn.Module:
+        """Return what prepares a batch after `pixels`: numbers that are classes, too, become both."""
+        if self.classes is None or self.targets is None:
+            return pixels
+        return nn.Sequential(pixels, ClassTargets(None if self.one_hot else torch.from_numpy(self.classes).float()))
+
+    def describe(self, train: np.ndarray, test: np.ndarray) -> list[str]:
+        """Return lines for the user: examples per class, and how labels were mapped."""
+        if self.classes is None:
+            return [f"labels: {self.targets} numbers to predict per example"]
+        counts, tested = Counter(self.indices(train).tolist()), set(self.indices(test).tolist())
+        names = [f"{number:.0f}" for number in self.classes]
+        lines = [f"classes in y_train: {count_classes(counts, names)}"]
+        if self.one_hot:
+            lines.append(f"labels: one-hot, {len(names)} columns")
+        elif names != [str(number) for number in range(len(names))]:
+            lines.append(f"labels: {shorten_names(names)} become outputs 0 to {len(names) - 1}, named by the labels")
+        if self.targets is not None:
+            lines.append("labels are floats: task=regression predicts them as numbers")
+        if unseen := [name for number, name in enumerate(names) if not counts[number]]:
+            where = "only in y_test" if tested >= {names.index(name) for name in unseen} else "without an example"
+            lines.append(f"no training example of class {shorten_names(unseen)} ({where})")
+        return lines
+
+
+def find_labels(train: np.ndarray, test: np.ndarray, path: Path) -> Labels:
+    """Return what the labels of a file mean.
+
+    Raises:
+        ConfigError: They are neither classes nor numbers to predict.
+    """
+    both, numeric = (train, test), all(y.dtype.kind in "fiub" for y in (train, test))
+    is_float = any(y.dtype.kind == "f" for y in both)
+    if numeric and train.shape[1:] == test.shape[1:] and all(map(_is_one_hot, both)):
+        columns = train.shape[1]
+        return Labels(np.arange(columns), one_hot=True, targets=columns if is_float else None)
+    if numeric and all(y.size == len(y) > 0 for y in both):
+        values = np.concatenate([y.reshape(-1) for y in both])
+        numbers = np.unique(values)
+        repeats = len(values) >= MIN_REPEATS * len(numbers)
+        classes = numbers.astype(np.int64) if _are_classes(numbers, is_float) and repeats else None
+        if is_float or not repeats or classes is not None:
+            return Labels(classes, targets=1 if is_float or classes is None else None)
+    elif numeric and is_float and len(train):
+        return Labels(None, targets=train.reshape(len(train), -1).shape[1])
+    expected = "one whole number from 0 per example (a class), one-hot classes, or floats, in y_train and y_test"
+    got = f"{train.dtype} with shape {train.shape} and {test.dtype} with shape {test.shape}"
+    raise ConfigError(format_error("data.path", f"{expected} of {path}", got))
+
+
+def _is_one_hot(y: np.ndarray) -> bool:
+    return y.ndim == 2 and y.shape[1] > 1 and bool(((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all())
+
+
+def _are_classes(numbers: np.ndarray, is_float: bool) -> bool:
+    """Whether different numbers, in order, can stand for classes."""
+    if not np.isfinite(numbers).all() or (numbers % 1).any() or (is_float and not len(numbers) >= 2):
+        return False
+    exact = not is_float or numbers[-1] < MAX_EXACT
+    return bool(exact and (numbers[0] >= 0 or numbers.tolist() == SIGNS))
+
+
+class ClassTargets(nn.Module):
+    """Numbers that stand for classes: ``targets`` become their indices, the numbers ``values``.
+
+    Args:
+        numbers: The numbers in order; None if targets are one-hot.
+
+    Shape:
+        targets (B, K) in float32 -> targets (B,) in int64, values (B, K)
+    """
+
+    numbers: Tensor | None
+
+    def __init__(self, numbers: Tensor | None) -> None:
+        super().__init__()
+        self.register_buffer("numbers", numbers)
+
+    def forward(self, batch: Batch) -> Batch:
+        """Convert the targets, if there are any."""
+        values = batch.get("targets")
+        if values is None:
+            return batch
+        found = values.argmax(1) if self.numbers is None else torch.searchsorted(self.numbers, values.flatten())
+        return {**batch, "targets": found, "values": values}

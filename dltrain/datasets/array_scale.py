@@ -1,0 +1,70 @@
+"""Scale of images in arrays: the same numbers mean the same shades in training, testing and prediction."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dltrain.errors import ConfigError, format_error
+
+OVERSHOOT = 0.1  # of the range, beyond black or white: what sharpening and resampling leave
+DARKEST_BYTES = 64  # floats up to a lower maximum are not taken for 0 to 255
+
+
+@dataclass(frozen=True)
+class ArrayScale:
+    """Numbers that stand for black and white in arrays of images.
+
+    Args:
+        black: Number for black.
+        white: Number for white.
+        whole: Whether pixels are bytes, otherwise floats.
+        known: Whether the scale is a usual one, so that bytes of image files can be converted to it.
+    """
+
+    black: float = 0.0
+    white: float = 255.0
+    whole: bool = True
+    known: bool = True
+
+    def __str__(self) -> str:
+        return f"{'bytes' if self.whole else 'floats'} from {self.black:g} to {self.white:g}"
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Black and white on the scale that pixels have after they are stored and divided by the stored white."""
+        return (0.0, 1.0) if self.known else (self.black, self.white)
+
+    def to_stored(self, pixels: np.ndarray, key: str, name: str) -> np.ndarray:
+        """Return the pixels of an array as they are stored: bytes, or floats from 0 to 1 if the scale is known.
+
+        Args:
+            key: Configuration key for messages.
+            name: Name of the array for messages.
+
+        Raises:
+            ConfigError: The array is on another scale.
+        """
+        expected = f"{self} in {name}, as in training"
+        large = not self.whole and self.known and self.white > 1  # floats, and bytes as well
+        if (pixels.dtype != np.uint8) if self.whole else pixels.dtype.kind not in ("fu" if large else "f"):
+            raise ConfigError(format_error(key, expected, pixels.dtype))
+        low, high = pixels.min(initial=self.black), pixels.max(initial=self.black)
+        margin = (self.white - self.black) * (0 if self.whole else OVERSHOOT if self.known else 1)
+        inside = low >= self.black - margin and high <= self.white + margin  # NaN fails, too
+        if not inside or (large and pixels.dtype.kind == "f" and 0 < high <= 1):
+            raise ConfigError(format_error(key, expected, f"{low:g} to {high:g}"))
+        if self.whole:
+            return pixels
+        return pixels.astype(np.float32) / np.float32(self.white) if large else pixels.astype(np.float32)
+
+
+UNIT = ArrayScale(0.0, 1.0, whole=False)
+
+
+def find_scale(pixels: np.ndarray) -> ArrayScale:
+    """Return the scale of training images in floats: 0 to 1, 0 to 255, or else from their least to their largest."""
+    low, high = float(pixels.min(initial=0)), float(pixels.max(initial=0))
+    for white, least in ((1.0, 0.0), (255.0, DARKEST_BYTES)):
+        if low >= -OVERSHOOT * white and least <= high <= (1 + OVERSHOOT) * white:
+            return ArrayScale(0.0, white, whole=False)
+    return ArrayScale(low, high, whole=False, known=False)

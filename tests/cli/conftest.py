@@ -1,0 +1,42 @@
+"""Fixtures of the tests of ``dltrain predict``."""
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+from prediction_examples import SHORT, Predict, Result, Train
+
+from dltrain.cli import main
+from dltrain.config import compose
+from dltrain.loggers.console import Console
+from dltrain.runs import launch
+
+
+@pytest.fixture(scope="session")
+def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """The folder of a short run; the same command is run once."""
+    known: dict[tuple[str, ...], Path] = {}
+
+    def once(*typed: str) -> Path:
+        if typed not in known:
+            folder = tmp_path_factory.mktemp("predict") / "run"
+            job = compose.compose([*SHORT, *typed, f"hydra.run.dir={folder}"])
+            assert launch.train(job, Console(io.StringIO()), 0.0).exit_code == 0
+            known[typed] = folder
+        return known[typed]
+
+    return once
+
+
+@pytest.fixture
+def predict(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Predict:
+    """Runs the command in this process, with something on standard input."""
+
+    def call(*words: object, stdin: bytes = b"") -> Result:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        capsys.readouterr()
+        code = main.main(["predict", *map(str, words)])
+        return Result(code, *capsys.readouterr())
+
+    return call

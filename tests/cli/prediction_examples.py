@@ -1,0 +1,63 @@
+"""Helpers of the tests of ``dltrain predict``: results of the command, and the trained model for comparison."""
+
+import csv
+import io
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from dltrain.data.loader import Batches
+from dltrain.runs import assemble, dry_run
+from dltrain.storage.checkpoints import Checkpoints
+
+SHORT = ["trainer.epochs=null", "trainer.max_steps=2", "device=cpu"]
+TEXT = ["model=gpt", "model.hidden_size=16", "model.num_heads=2", "model.num_layers=1"]
+
+Small = Callable[[str], list[str]]
+Train = Callable[..., Path]
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        assert self.code == 0, self.err
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+Predict = Callable[..., Result]
+
+
+class Known(NamedTuple):
+    """A trained model and the batches of its test split."""
+
+    made: assemble.Components
+    batches: Batches
+
+
+def rebuilt(folder: Path, *typed: str, weights: str = "model") -> Known:
+    from dltrain.config.revise import revise_job
+    from dltrain.runs import job as stored
+
+    made = assemble.build_components(revise_job(stored.load_job(folder), list(typed))[0])
+    state = Checkpoints(folder).load("best.pt")
+    made.model.load_state_dict(state["model"] if weights == "model" else state[weights]["model"])
+    made.model.eval()
+    return Known(made, dry_run.build_batches(made, made.data.load())["test"])
+
+
+def outputs_of(known: Known) -> torch.Tensor:
+    with torch.inference_mode():
+        return torch.cat([known.made.model(batch["inputs"]) for batch in known.batches])
+
+
+def both_formats(predict: Predict, *words: object) -> Iterator[tuple[dict, dict]]:
+    rows = csv.DictReader(io.StringIO(predict(*words, "--format", "csv").out))
+    yield from itertools.zip_longest(predict(*words).lines, rows)

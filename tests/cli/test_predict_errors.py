@@ -1,0 +1,144 @@
+"""``dltrain predict``: what is rejected, with which message."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from prediction_examples import Predict, Small, Train
+
+
+def test_all_missing_inputs_are_reported_before_any_is_read(
+    train: Train, predict: Predict, small: Small, tmp_path: Path
+) -> None:
+    folder = train("model=mlp", *small("digits"))
+    Image.new("L", (8, 8)).save(tmp_path / "there.png")
+    said = predict(folder, tmp_path / "there.png", tmp_path / "their.png", "gone/x.png")
+    assert said.code == 2 and said.out == ""
+    hint = f"Did you mean {tmp_path / 'there.png'}?"
+    assert said.err.splitlines() == [
+        f"dltrain: INPUT 2: expected an existing file or folder, got {tmp_path / 'their.png'}. {hint}",
+        "dltrain: INPUT 3: expected an existing file or folder, got gone/x.png",
+    ]
+    assert predict(folder, "-", "-").code == 2
+
+
+def test_an_unreadable_image_is_reported_after_the_lines_of_those_before_it(
+    train: Train, predict: Predict, small: Small, tmp_path: Path
+) -> None:
+    folder = train("model=mlp", *small("digits"))
+    noise = np.random.default_rng(0).integers(0, 256, (90, 90), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:4000])
+    (tmp_path / "c.png").write_text("no picture")
+    for bad in ("b.png", "c.png"):
+        said = predict(folder, tmp_path / "a.png", tmp_path / bad, tmp_path / "a.png")
+        assert said.code == 2
+        assert [json.loads(line)["input"] for line in said.out.splitlines()] == [str(tmp_path / "a.png")]
+        assert f"INPUT 2: expected a readable image at {tmp_path / bad}" in said.err
+    (tmp_path / "empty").mkdir()
+    said = predict(folder, tmp_path / "empty")
+    assert said.code == 2 and "got a folder without .bmp" in said.err
+
+
+def test_arrays_of_python_objects_are_rejected(train: Train, predict: Predict, small: Small, tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple:
+            return os.mkdir, (str(tmp_path / "pwned"),)
+
+    folder = train("model=mlp", *small("digits"))
+    np.save(tmp_path / "x.npy", np.array([Payload()], dtype=object), allow_pickle=True)
+    (tmp_path / "y.npy").write_bytes(pickle.dumps(Payload()))
+    for name in ("x.npy", "y.npy"):
+        said = predict(folder, tmp_path / name)
+        assert said.code == 2 and "INPUT 1: expected readable arrays" in said.err and "pickle" not in said.err
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_missing_data_of_the_run_are_reported_and_may_be_given_by_a_new_path(
+    train: Train, predict: Predict, small: Small, own_files: dict[str, Path], tmp_path: Path
+) -> None:
+    content = own_files["csv"].read_bytes()
+    (tmp_path / "here.csv").write_bytes(content)
+    folder = train("model=mlp", *small("csv"), f"data.path={tmp_path}/here.csv")
+    before = predict(folder, own_files["csv"]).out
+    (tmp_path / "here.csv").rename(tmp_path / "there.csv")
+    said = predict(folder, own_files["csv"])
+    assert said.code == 2 and "data.path: expected an existing CSV file" in said.err
+    assert "The run's own data are needed, because normalization and names are fitted on them" in said.err
+    said = predict(folder, own_files["csv"], f"data.path={tmp_path}/there.csv")
+    assert said.out == before and "warning" not in said.err
+    (tmp_path / "here.csv").write_bytes(content.replace(b"1", b"2"))
+    said = predict(folder, own_files["csv"])
+    assert said.code == 0 and "not those it was trained on" in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["optimizer.lr=1"], "optimizer.lr: a trained model keeps 0.001, got 1"),
+        (["model=lenet5"], "model."),
+        (["data=csv"], "data._target_: a trained model keeps dltrain.datasets.digits.Digits"),
+        (["data.batchsize=3"], "Did you mean data.batch_size?"),
+        (["--tpo", "3"], "--tpo: unknown flag. Did you mean --top?"),
+        (["--top", "0"], "expected a whole number of at least 1, got 0"),
+        (["--temperature", "0"], "expected a number above 0, got 0"),
+        (["--format", "jsonn"], "--format: expected one of jsonl csv, got jsonn. Did you mean jsonl?"),
+        (["--batch", "1" * 30], "expected a whole number of at least 1 and at most 2,147,483,647"),
+        (["--seed", "9" * 5000], "expected a whole number of at least 0 and at most"),
+        (["--length", "3", "-"], "--length: not supported for the task Classification"),
+        (["--text", "hello"], "--text: not supported because this run was not trained on text. Pass image files"),
+        ([], "INPUT: expected image files, folders of them, or .npy and .npz files of images, or -"),
+    ],
+)
+def test_unsupported_flags_and_overrides_are_rejected(
+    words: list[str], message: str, train: Train, predict: Predict, small: Small
+) -> None:
+    said = predict(train("model=mlp", *small("digits")), *words)
+    assert said.code == 2 and message in said.err and said.out == ""
+
+
+def test_a_generative_run_is_referred_to_generate_before_its_data_are_read(
+    train: Train, predict: Predict, own_files: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "here.npz").write_bytes(own_files["npz"].read_bytes())
+    folder = train("model=vae", "data=npz", f"data.path={tmp_path}/here.npz", "data.batch_size=16")
+    with np.load(tmp_path / "here.npz") as arrays:
+        wrong = {name: arrays[name] for name in arrays.files}
+    wrong["y_train"] = wrong["y_train"][:-1]  # found when the data are read
+    np.savez(tmp_path / "here.npz", **wrong)
+    said = predict(folder, tmp_path / "here.npz")
+    assert said.code == 2 and "dltrain generate RUN" in said.err and len(said.err.splitlines()) == 1
+
+
+def test_a_damaged_checkpoint_is_rejected_and_the_other_suggested(
+    train: Train, predict: Predict, small: Small, tmp_path: Path
+) -> None:
+    folder = train("model=mlp", *small("digits"), "trainer.log_every=1")
+    file = folder / "checkpoints" / "best.pt"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    said = predict(folder, tmp_path / "a.png")
+    assert said.code == 5 and "it is damaged" in said.err and "--checkpoint last" in said.err
+
+
+def test_overrides_of_the_models_inputs_are_rejected(train: Train, predict: Predict, small: Small) -> None:
+    folder = train("model=mlp", *small("timeseries"))
+    for typed in ("data.window=30", "data.normalise=train", "data.column=[temperature]"):
+        said = predict(folder, typed)
+        assert said.code == 2 and f"{typed.split('=')[0]}: a trained model keeps" in said.err
+
+
+def test_data_of_ones_own_without_inputs_are_named(
+    train: Train, predict: Predict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train("model=mlp", "data=digits", "trainer.max_steps=1")
+    monkeypatch.delattr("dltrain.datasets.digits.Digits.inputs")
+    shown = predict(run, "x.png")
+    assert shown.code == 2
+    assert "INPUT: not supported because Digits has no method inputs(files)" in shown.err

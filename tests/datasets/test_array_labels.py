@@ -1,0 +1,96 @@
+"""Labels in arrays: numbers and one-hot rows as classes, and other numbers to predict."""
+
+import numpy as np
+import pytest
+
+from dltrain.data.loader import Batches
+from dltrain.datasets.npz import Npz
+from dltrain.errors import ConfigError
+
+BASE = np.arange(20) % 3
+
+
+def read(folder, y, y_test=None):
+    y_test = y[:4] if y_test is None else y_test
+    x = np.arange(20.0)[:, None]
+    np.savez(folder / "a.npz", x_train=x, y_train=y, x_test=x[: len(y_test)], y_test=y_test)
+    return Npz(str(folder / "a.npz"))
+
+
+def targets(data):
+    return next(iter(Batches(data.load().test, 4)))["targets"].tolist()
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("numbers", "mapped"),
+    [
+        ([0, 1, 2], None),
+        ([1, 2, 3], "labels: 1, 2, 3 become outputs 0 to 2, named by the labels"),
+        ([3, 7, 200], "labels: 3, 7, 200 become outputs 0 to 2, named by the labels"),
+    ],
+)
+@pytest.mark.parametrize("axes", [1, 2])
+def test_whole_numbers_that_repeat_are_classes_named_by_the_numbers(numbers, mapped, kind, axes, tmp_path):
+    y = np.array(numbers, dtype=kind)[BASE]
+    data = read(tmp_path, y if axes == 1 else y[:, None])
+    assert data.spec.class_names == tuple(map(str, numbers)) and targets(data) == [0, 1, 2, 0]
+    said = data.describe()
+    assert f"classes in y_train: {numbers[0]} 7, {numbers[1]} 7, {numbers[2]} 6" in said
+    assert [line for line in said if line.startswith("labels:")] == ([mapped] if mapped else [])
+
+
+def test_signs_are_classes(tmp_path):
+    data = read(tmp_path, np.where(BASE, 1, -1))
+    assert data.spec.class_names == ("-1", "1") and targets(data) == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.int64, np.float32])
+def test_one_hot_rows_are_classes(kind, tmp_path):
+    data = read(tmp_path, np.eye(4)[BASE].astype(kind))
+    assert data.spec.class_names == ("0", "1", "2", "3") and targets(data) == [0, 1, 2, 0]
+    said = data.describe()
+    assert "labels: one-hot, 4 columns" in said and "no training example of class 3 (without an example)" in said
+
+
+def test_whole_and_one_hot_floats_can_be_predicted_as_numbers_too(tmp_path):
+    for y, count in ((BASE + 1.0, 1), (np.eye(3)[BASE], 3)):
+        data = read(tmp_path, y)
+        assert data.spec.targets == count
+        assert "labels are floats: task=regression predicts them as numbers" in data.describe()
+        source = data.load().test
+        np.testing.assert_array_equal(source.rows["targets"], y[:4].reshape(4, count))  # as earlier runs read them
+        batch = next(iter(Batches(source, 4)))
+        np.testing.assert_array_equal(batch["values"], y[:4].reshape(4, count))
+        assert set(source.prepare({"inputs": batch["inputs"]})) == {"inputs"}
+
+
+@pytest.mark.parametrize(
+    ("y", "count"),
+    [
+        (np.arange(20) * 7, 1),  # no number repeats
+        (np.arange(20) * 7.0, 1),
+        (BASE + 0.5, 1),
+        (BASE - 1.0, 1),
+        (np.eye(3)[BASE] * 2, 3),
+        (np.eye(3)[BASE] + np.eye(3)[(BASE + 1) % 3], 3),
+    ],
+)
+def test_other_numbers_are_predicted_as_numbers(y, count, tmp_path):
+    data = read(tmp_path, y)
+    assert (data.spec.targets, data.spec.classes) == (count, None)
+    np.testing.assert_array_equal(targets(data), y[:4].reshape(4, count))
+    assert f"labels: {count} numbers to predict per example" in data.describe()
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (BASE - 1, "one whole number from 0 per example"),  # -1 often stands for no label
+        (np.eye(3, dtype=int)[BASE] * 2, "one-hot classes"),
+        (np.where(BASE, np.nan, 1.0), r"finite numbers in y_train \(.*\), got nan at \[1\]"),
+    ],
+)
+def test_labels_that_make_no_sense_are_refused(y, message, tmp_path):
+    with pytest.raises(ConfigError, match=f"^data.path: expected .*{message}"):
+        read(tmp_path, y).load()

@@ -1,0 +1,60 @@
+"""No run whose weights or figures are not finite counts as finished."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from run_examples import read
+
+from dltrain.config import compose
+from dltrain.loggers.console import Console
+from dltrain.runs.launch import Outcome
+from dltrain.sweeps.sweep import run_sweep
+
+Train = Callable[..., Outcome]
+HUGE = ["optimizer=sgd", "optimizer.lr=1e30", "trainer.max_steps=1"]
+
+
+@pytest.mark.parametrize(
+    "more", [[], ["data.validation=0"], ["trainer.on_non_finite=ignore"], ["trainer.on_non_finite=skip"]], ids=str
+)
+def test_a_run_whose_last_step_blows_up_has_diverged_whatever_was_chosen_for_its_losses(
+    train: Train, small: Callable[[str], list[str]], more: list[str]
+) -> None:
+    outcome = train("model=mlp", *small("digits"), *HUGE, *more)
+    assert (outcome.state, outcome.exit_code, outcome.result) == ("diverged", 3, {})
+    assert read(outcome.folder / "status.json")["state"] == "diverged"
+    assert not (outcome.folder / "result.json").exists()
+    assert "not finite on the test split: loss" in str(outcome.error)
+
+
+@pytest.mark.parametrize("chosen", [("vae", "digits"), ("autoencoder", "digits"), ("gpt", "text")])
+def test_no_picture_and_no_text_is_made_of_weights_that_blew_up(
+    train: Train, small: Callable[[str], list[str]], chosen: tuple[str, str]
+) -> None:
+    outcome = train(f"model={chosen[0]}", *small(chosen[1]), *HUGE)
+    assert outcome.state == "diverged", outcome.error
+
+
+def test_the_weight_that_an_update_blew_up_is_named(train: Train, small: Callable[[str], list[str]]) -> None:
+    outcome = train("model=rbm", *small("digits"), "optimizer.lr=1e38", "trainer.max_steps=1")
+    assert outcome.state == "diverged"
+    assert "the weight up.weight is not finite in step 1" in str(outcome.error)
+
+
+def test_weights_that_are_no_numbers_are_no_result_even_where_steps_are_skipped(train: Train) -> None:
+    adamw = ["optimizer=adamw", "optimizer.eps=1e-300", "trainer.max_steps=2", "trainer.on_non_finite=skip"]
+    assert train("model=gan", "data=ring", *adamw).state == "diverged"
+
+
+def test_a_job_that_diverged_has_no_figure_in_the_table_of_its_sweep(
+    tmp_path: Path, small: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    typed = ["model=mlp", *small("digits"), "device=cpu", "optimizer=sgd", "optimizer.lr=0.1,1e30"]
+    typed += ["trainer.max_steps=1", "hydra.sweep.dir=sweep"]
+    assert run_sweep(compose.expand(typed), Console(), typed) == 1
+    jobs = json.loads((tmp_path / "sweep" / "summary.json").read_text())["jobs"]
+    assert [job["state"] for job in jobs] == ["finished", "diverged"]
+    assert jobs[0]["value"] is not None and jobs[1]["value"] is None

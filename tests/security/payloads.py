@@ -1,0 +1,67 @@
+"""Targets that would run code: each touches a file if it does."""
+
+import os
+from typing import Any
+
+import pytest
+
+from dltrain.cli import main
+
+TOUCH = "touch canary"
+SMALL = ["data.series=sunspots", "data.window=12", "data.horizon=3", "trainer.max_steps=2", "device=cpu"]
+# Targets that Hydra's own list allows, that it rejects, and that are reached through dltrain's modules.
+PAYLOADS: dict[str, dict[str, Any]] = {
+    "torch.load": {"f": "evil.pt", "weights_only": False},
+    "numpy.load": {"file": "evil.npy", "allow_pickle": True},
+    "torch.utils.collect_env.run": {"command": TOUCH},
+    "os.system": {"command": TOUCH},
+    "posix.system": {"command": TOUCH},
+    "subprocess.run": {"args": ["touch", "canary"]},
+    "subprocess.getoutput": {"cmd": TOUCH},
+    "builtins.eval": {"_args_": ["open('canary', 'w')"]},
+    "builtins.exec": {"_args_": ["open('canary', 'w')"]},
+    "pickle.loads": {"_args_": [{"_target_": "pathlib.Path.read_bytes", "self": "evil.pt"}]},
+    "shutil.rmtree": {"path": "victim"},
+    "logging.os.system": {"command": TOUCH},
+    "timeit.timeit": {"stmt": "open('canary', 'w')", "number": 1},
+    "importlib.import_module": {"name": "evil"},
+    "runpy.run_path": {"path_name": "evil.py"},
+    "evil.Model": {},
+    "torch.hub.load": {"repo_or_dir": ".", "model": "evil", "source": "local", "trust_repo": True},
+    "torch.nn.modules.module.torch.load": {"f": "evil.pt", "weights_only": False},
+    "torch.utils.data.datapipes.os.system": {"command": TOUCH},
+    "dltrain.storage.run_dir.subprocess.getoutput": {"cmd": TOUCH},
+    "dltrain.models.recurrent.nn.modules.module.torch.load": {"f": "evil.pt", "weights_only": False},
+    "hydra.utils.instantiate": {"config": {"_target_": "os.system", "command": TOUCH}},
+    "hydra._internal.utils._run_hydra": {},
+}
+FEW = ("torch.load", "os.system", "evil.Model")
+# Keys of a run's configuration at which a node is inserted.
+PLACES = ["model", "data", "task", "optimizer", "optimizer.schedule", "model.inner", "optimizer.schedule.inner"]
+# Commands that build the configuration of a run folder.
+READERS = [
+    ["resume", "sent", "trainer.max_steps=4"],
+    ["predict", "sent"],
+    ["evaluate", "sent"],
+    ["rerun", "sent"],
+]
+
+
+class Pickled:
+    """An object that touches a file when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (TOUCH,)
+
+
+def node(target: str) -> dict[str, Any]:
+    return {"_target_": target, **PAYLOADS[target]}
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """Run a command that is rejected, and return the message."""
+    assert main.main(list(argv)) == 2, argv
+    said = capsys.readouterr().err
+    assert said.startswith("dltrain: ") or "\ndltrain: " in said
+    assert "Traceback" not in said
+    return said

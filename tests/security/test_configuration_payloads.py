@@ -1,0 +1,129 @@
+"""Configuration is data: nothing that the command line, YAML or Hydra's own keys name is run."""
+
+import contextlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra.utils import instantiate
+from payloads import FEW, PAYLOADS, PLACES, SMALL, node, refused
+
+
+def typed(place: str, value: dict[str, Any]) -> list[str]:
+    """Return a node as overrides."""
+    if "." in place:
+        return [f"++{place}={as_words(value)}"]
+    return [f"++{place}.{name}={as_words(item)}" for name, item in value.items()]
+
+
+def as_words(value: Any) -> str:
+    """Return a value as an override, in which keys have no quotes."""
+    return re.sub(r'"(\w+)":', r"\1:", json.dumps(value, separators=(",", ":")))
+
+
+def test_three_payloads_run_with_hydras_own_checks(trap: Path) -> None:
+    # The other tests prove something only if the payloads would run.
+    for target in ("torch.load", "numpy.load", "torch.utils.collect_env.run"):
+        with contextlib.suppress(Exception):
+            instantiate(node(target))
+        (trap / "canary").unlink()
+
+
+@pytest.mark.parametrize("target", PAYLOADS)
+def test_a_payload_on_the_command_line_is_rejected(trap: Path, capsys: pytest.CaptureFixture[str], target: str) -> None:
+    assert f"got {target}" in refused(capsys, *typed("model", node(target)), *SMALL)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_payload_is_rejected_at_every_key(trap: Path, capsys: pytest.CaptureFixture[str], place: str) -> None:
+    refused(capsys, *typed(place, node("evil.Model")), *SMALL)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model=cnn", "data=digits", "model.blocks=[{_target_:os.system,command:touch canary}]"],
+        ["model=cnn", "data=digits", "model.blocks=[{channels:{_target_:os.system,command:touch canary}}]"],
+        ["model=mlp", "model.hidden_size=[{_target_:os.system,command:touch canary}]"],
+        ["model=mlp", "model.hidden_size={_target_:os.system,command:touch canary}"],
+        ["data=image_folder", "data.path=.", "data.augment=[{_target_:os.system,command:touch canary}]"],
+        ["optimizer.betas=[{_target_:evil.Model},{_target_:evil.Model}]"],
+        ["seed={_target_:evil.Model}"],
+        ["trainer={_target_:evil.Model}"],
+        ["device._target_=evil.Model"],
+        ["++regularization._target_=evil.Model"],
+        ["++trainer.log_every._target_=evil.Model"],
+        ["+extra={_target_:evil.Model}", "model.hidden_size=${extra}"],
+        ["model._target_=${oc.env:HOME}"],
+        ["model._target_=[evil.Model]"],
+        ["model._target_={_target_:evil.Model}"],
+    ],
+)
+def test_a_nested_payload_is_rejected(trap: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    refused(capsys, *words, "trainer.max_steps=2", "device=cpu")
+
+
+@pytest.mark.parametrize("target", PAYLOADS)
+def test_a_payload_in_foreign_yaml_is_rejected(trap: Path, capsys: pytest.CaptureFixture[str], target: str) -> None:
+    sent = {
+        "model/evil": node(target),
+        "experiment/evil": {"allow_targets": [target.split(".", maxsplit=1)[0]], "model": node(target)},
+    }
+    for name, content in sent.items():
+        file = trap / "sent" / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"# @package _global_\n{yaml.safe_dump(content)}" if "exp" in name else yaml.safe_dump(content))
+    assert f"got {target}" in refused(capsys, "--config-dir", "sent", "model=evil", *SMALL)
+    if target in FEW:
+        said = refused(capsys, "--config-dir", "sent", "experiment=evil", *SMALL)
+        assert "allow_targets: expected this key on the command line only" in said
+
+
+@pytest.mark.parametrize("target", ["torch.load"])
+@pytest.mark.parametrize(
+    "key",
+    ["callbacks.x", "launcher", "sweeper", "job_logging.handlers.x", "hydra_logging.formatters.simple", "verbose.x"],
+)
+def test_a_payload_in_hydras_own_keys_is_rejected(
+    trap: Path, capsys: pytest.CaptureFixture[str], key: str, target: str
+) -> None:
+    content: dict[str, Any] = node(target) if "logging" not in key else {"()": target, **PAYLOADS[target]}
+    for part in reversed(f"hydra.{key}".split(".")):
+        content = {part: content}
+    file = trap / "sent" / "experiment" / "evil.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"# @package _global_\n{yaml.safe_dump(content)}")
+    refused(capsys, "--config-dir", "sent", "experiment=evil", *SMALL)
+    refused(capsys, "--config-dir", "sent", "experiment=evil", "-m", "seed=0,1", *SMALL)
+    refused(capsys, *(f"+hydra.{key}.{name}={json.dumps(value)}" for name, value in node(target).items()), *SMALL)
+
+
+def test_a_stored_run_of_hydra_is_not_unpickled(trap: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flags in (["--experimental-rerun", "evil.pt"], ["--experimental-rerun=evil.pt"]):
+        assert "--experimental-rerun: not supported because it runs whatever the file says" in refused(capsys, *flags)
+        refused(capsys, "resume", "latest", *flags)
+
+
+def test_rejected_targets_are_not_imported(trap: Path) -> None:
+    script = f"""
+import sys
+from dltrain.cli import main as cli
+from dltrain.storage import run_dir
+import dltrain.runs.launch, dltrain.sweeps.sweep
+names = ["evil.Model", "timeit.timeit", "runpy.run_path", "torch.utils.collect_env.run", "hydra.utils.instantiate"]
+modules = {{name.rpartition(".")[0] for name in names}} | {{name.split(".")[0] for name in names}}
+absent = modules - sys.modules.keys()
+codes = [cli.main([f"model._target_={{name}}", *{SMALL!r}]) for name in names]
+print(sorted(absent & sys.modules.keys()), set(codes), sorted(absent))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=trap, capture_output=True, text=True, timeout=120, check=True
+    )
+    imported, codes, absent = re.fullmatch(r"(\[.*?\]) (\{.*?\}) (\[.*\])\n", ended.stdout).groups()  # type: ignore[union-attr]
+    assert (imported, codes) == ("[]", "{2}")
+    assert {"evil", "timeit", "runpy"} & set(re.findall(r"'(.*?)'", absent)), "nothing was there to be imported"

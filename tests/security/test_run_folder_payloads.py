@@ -1,0 +1,148 @@
+"""Run folders and checkpoints are data: nothing in them is run, and nothing leads out of them."""
+
+import contextlib
+import hashlib
+import io
+import json
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from payloads import FEW, PAYLOADS, PLACES, READERS, Pickled, node, refused
+
+from dltrain.cli import main
+from dltrain.storage import run_dir
+
+
+def insert(config: dict[str, Any], place: str, value: Any) -> None:
+    """Insert a value into a configuration."""
+    *parents, name = place.split(".")
+    for parent in parents:
+        config = config[parent]
+    config[name] = value
+
+
+def test_the_verbs_accept_the_unmodified_folder(sent_run: Path) -> None:
+    for words in READERS:
+        assert main.main(words) == 0
+
+
+@pytest.mark.parametrize("target", PAYLOADS)
+def test_a_payload_in_a_run_folder_is_rejected(sent_run: Path, capsys: pytest.CaptureFixture[str], target: str) -> None:
+    for file in ("job.yaml", "config.yaml"):
+        content = yaml.safe_load((sent_run / file).read_text())
+        config = content["config"] if file == "job.yaml" else content
+        config["model"] = node(target)
+        config["allow_targets"] = [target.split(".", maxsplit=1)[0], "evil"]
+        (sent_run / file).write_text(yaml.safe_dump(content))
+    for words in READERS if target in FEW else READERS[:1]:
+        assert f"got {target}" in refused(capsys, *words)
+
+
+@pytest.mark.parametrize("place", [*PLACES, "trainer", "device", "regularization", "seed"])
+def test_a_payload_anywhere_in_a_run_folder_does_not_run(
+    sent_run: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    content = yaml.safe_load((sent_run / "job.yaml").read_text())
+    insert(content["config"], place, node("evil.Model"))
+    (sent_run / "job.yaml").write_text(yaml.safe_dump(content))
+    for words in READERS:
+        # Commands that only read weights need not build an optimizer.
+        assert main.main(words) == 2 or words[0] in ("predict", "evaluate"), words
+        assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "!!python/object/apply:os.system ['touch canary']\n",
+        "config: !!python/object/apply:os.system ['touch canary']\n",
+        "config: !!python/name:os.system\n",
+        "choices: {}\n",
+        "config: 3\nchoices: []\noverrides: 1\nconfig_dirs: 2\n",
+        "- a\n",
+        "\x00",
+        "config: {model: ${evil:x}}\nchoices: {}\noverrides: []\nconfig_dirs: []\n",
+        "",
+    ],
+)
+def test_an_invalid_job_is_rejected(sent_run: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    (sent_run / "job.yaml").write_text(text)
+    for words in READERS:
+        refused(capsys, *words)
+
+
+def forge_checkpoints(run: Path, content: bytes) -> None:
+    """Replace every checkpoint by a file, with its hash in the manifest."""
+    manifest = json.loads((run / "checkpoints" / "manifest.json").read_text())
+    for name, entry in manifest.items():
+        (run / "checkpoints" / name).write_bytes(content)
+        entry |= {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    (run / "checkpoints" / "manifest.json").write_text(json.dumps(manifest))
+
+
+def as_torch_writes(value: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.getvalue()
+
+
+def as_zip(name: str) -> bytes:
+    """Return a zip file with the layout of TorchScript and a pickle in it."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(f"archive/{name}", pickle.dumps(Pickled()))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(lambda: pickle.dumps(Pickled()), id="a pickle"),
+        pytest.param(lambda: as_torch_writes(Pickled()), id="a pickle as torch writes it"),
+        pytest.param(lambda: as_torch_writes({"format": 1, "model": {"w": Pickled()}}), id="a pickle inside a state"),
+        pytest.param(lambda: as_torch_writes({"format": 1, "model": torch.nn.Linear(1, 1)}), id="a whole module"),
+        pytest.param(lambda: as_zip("data.pkl"), id="a zip file"),
+        pytest.param(lambda: as_zip("constants.pkl"), id="a TorchScript file"),
+    ],
+)
+def test_a_checkpoint_that_would_run_code_is_rejected(
+    sent_run: Path, capsys: pytest.CaptureFixture[str], content: Any
+) -> None:
+    forge_checkpoints(sent_run, content())
+    for words in READERS:
+        if words[0] != "rerun":
+            assert main.main(words) == 5, words
+            said = capsys.readouterr().err
+            assert "refused" in said
+            assert "Traceback" not in said
+            assert "weights_only" not in said, "the message must not explain how to load it anyway"
+            assert "safe_globals" not in said
+
+
+def test_names_in_a_run_folder_cannot_refer_to_files_outside(sent_run: Path, trap: Path) -> None:
+    (trap / "mine.txt").write_text("mine")
+    manifest_file = sent_run / "checkpoints" / "manifest.json"
+    manifest = json.loads(manifest_file.read_text())
+    entry = {**next(iter(manifest.values())), "step": 0, "best": False}
+    manifest_file.write_text(json.dumps({"../../mine.txt": entry, str(trap / "mine.txt"): entry, **manifest}))
+    content = yaml.safe_load((sent_run / "job.yaml").read_text())
+    content["choices"] |= {"model": "../../out", "data": "/x/../../.."}
+    (sent_run / "job.yaml").write_text(yaml.safe_dump(content))
+    before = set(trap.parent.rglob("*"))
+    for words in READERS:
+        main.main(words)
+    assert (trap / "mine.txt").read_text() == "mine"
+    new = set(trap.parent.rglob("*")) - before
+    assert all(path.is_relative_to(sent_run) or path.is_relative_to(trap / "outputs") for path in new), new
+
+
+@pytest.mark.parametrize("name", ["../../x-y", "/etc-x", "..-..", "a\x00b-\n", "x" * 500, "\U00020000" * 200])
+def test_a_name_is_never_a_path(trap: Path, name: str) -> None:
+    with contextlib.closing(run_dir.create(None, trap / "outputs", name)) as made:
+        assert made.path.parent.parent == trap / "outputs"
+        assert made.path.is_dir()
