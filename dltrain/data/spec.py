@@ -33,6 +33,7 @@ class Spec:
         series_names: Names of several series of a file, each split by time for itself.
         columns: Series that are predicted together.
         horizon: Steps to predict.
+        lags: Past values in an example of series, window times columns, for models with a linear path.
         season: Steps per season of a series, for the naive forecasts.
         unit: Unit of the predicted numbers.
         vocabulary: Number of different tokens.
@@ -57,6 +58,7 @@ class Spec:
     series_names: tuple[str, ...] | None = None
     columns: int | None = None
     horizon: int | None = None
+    lags: int | None = None
     season: int | None = None
     unit: str | None = None
     vocabulary: int | None = None

@@ -135,6 +135,7 @@ class TimeSeries:
             length=window,
             columns=columns,
             horizon=horizon,
+            lags=window * columns,
             season=season,
             unit=bundled.unit if bundled else None,
             target_names=tuple(self.names),
