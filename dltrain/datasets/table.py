@@ -177,7 +177,7 @@ def find_stray_text(table: Table, refuse_mixed: bool) -> dict[int, str]:
 
     Args:
         table: The file.
-        refuse_mixed: Whether to reject columns of numbers with more text than that.
+        refuse_mixed: Whether to reject columns of numbers with more text than that, if it is few different words.
     """
     found: dict[int, str] = {}
     for column, name in enumerate(table.header):
@@ -190,7 +190,7 @@ def find_stray_text(table: Table, refuse_mixed: bool) -> dict[int, str]:
             for row in text.tolist():
                 expected = f"a finite number in {table.place(column, row)}"
                 found.setdefault(row, format_error("data.path", expected, table.columns[column][row]))
-        elif refuse_mixed:
+        elif refuse_mixed and len(np.unique(table.columns[column].codes[text])) <= MAX_NUMERIC_CLASSES:
             word = table.columns[column][text[0]]
             got = f"{word}, and text in {len(text)} of {len(table)} rows"
             hint = (
