@@ -96,11 +96,13 @@ class Source:
             ...). It treats each row by itself and draws no random numbers.
         augment: Random change of a prepared batch in training, ``augment(batch, keys)``. The keys (int64, one per
             example) are the source of randomness; see `dltrain.data.keyed_random.uniform`.
+        fingerprinted: Tensors to fingerprint in place of `rows`; None for `rows`.
     """
 
     rows: Mapping[str, Tensor] | Files
     prepare: nn.Module
     augment: nn.Module | None = None
+    fingerprinted: Mapping[str, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.rows.values()))) if isinstance(self.rows, Mapping) else len(self.rows)
