@@ -59,7 +59,7 @@ def upgrade(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _keep_reading(data: dict[str, Any]) -> None:
-    """Read the file of a run of version 0.2 or before as that version did."""
+    """Read the file of a run of version 0.1 as that version did."""
     target = str(data.get("_target_", ""))
     if target.endswith(".CsvTable") and "ignore" not in data:
         data |= {"ignore": None, "stratify": False}

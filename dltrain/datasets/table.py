@@ -53,7 +53,7 @@ class CsvTable:
         day_first: Whether 05/06/2020 is the fifth of June; None finds it from the rows.
         missing_words: Words that mean a missing value in this file, besides the usual ones.
         ignore: Columns to leave out: a list of names, or ``auto`` for columns that identify the rows or have a text of
-            their own in most rows. None leaves nothing out and takes dates for words, as before 0.3.
+            their own in most rows. None leaves nothing out and takes dates for words, as version 0.1 did.
         missing: Policy for missing values: ``refuse``, or ``mean`` of the training rows. They are always rejected in
             the column to predict.
         stratify: Whether the splits have the same fraction of every class, as far as possible.
