@@ -172,7 +172,8 @@ WORKLOADS = {
         write_series,
         read_series,
         (
-            *("model=lstm", "model.hidden_size=64", "model.num_layers=2", "data=timeseries"),
+            *("model=lstm", "model.hidden_size=64", "model.num_layers=2", "model.linear_skip=null"),
+            *("data=timeseries", "optimizer=adam"),
             *(f"data.window={WINDOW}", f"data.horizon={HORIZON}", "data.validation=0.0", "data.test=0.02"),
         ),
         keras_loss="mse",

@@ -233,6 +233,19 @@ dltrain runs outputs/sweep --sort metric""",
         names=(0, 1),
         add_flags=_runs_flags,
     ),
+    "inspect": Verb(
+        summary="what is understood of a data set: columns, missing values, classes, splits; trains nothing",
+        usage="dltrain inspect data=OPTION [data.KEY=VALUE ...]",
+        description="""\
+Read a data set and print what training would make of it: columns and how they are read, missing values, times and
+season, classes and splits, and what is left out. Nothing is trained.""",
+        examples="""\
+dltrain inspect data=csv data.path=houses.csv
+dltrain inspect data=timeseries data.path=sales.csv data.group=store""",
+        arguments=(("GROUP=OPTION", "an option of a group: data=csv"), ("KEY=VALUE", "a key: data.path=houses.csv")),
+        names=(0, 0),
+        add_flags=_config_dir,
+    ),
     "summary": Verb(
         summary="layers, parameters, multiply-adds and memory of a model; trains nothing",
         usage="dltrain summary [GROUP=OPTION ...] [KEY=VALUE ...] [--input SHAPE --outputs N]",

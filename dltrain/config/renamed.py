@@ -49,12 +49,22 @@ def upgrade(content: dict[str, Any]) -> dict[str, Any]:
     """Return the content of the job.yaml of an earlier version with the new names."""
     keys: dict[str, str] = {}
     config = _with_new_names(content["config"], "", keys)
+    _keep_reading_as_before(config.get("data") or {})
     overrides = []
     for override in content["overrides"]:
         key = override.partition("=")[0].lstrip("+~")
         new = keys.get(key.replace("/", "."))
         overrides.append(override.replace(key, new, 1) if new else override)
     return {**content, "config": config, "overrides": overrides}
+
+
+def _keep_reading_as_before(data: dict[str, Any]) -> None:
+    """Set the arguments with which a file is read as version 0.2 and earlier versions read it."""
+    target = str(data.get("_target_", ""))
+    if target.endswith(".CsvTable") and "ignore" not in data:
+        data |= {"ignore": None, "stratify": False}
+    if target.endswith(".TimeSeries") and "group" not in data:
+        data.setdefault("column", None)
 
 
 def _with_new_names(node: Any, group: str, keys: dict[str, str]) -> Any:

@@ -275,3 +275,13 @@ def test_a_list_of_runs_opens_each_small_file_once_and_needs_no_torch(plain_run:
     found = dict(part.split("=") for part in ended.stderr.splitlines()[-1].split())
     assert found["torch"] == "False"
     assert int(found["opens"]) <= runs * (len(files) + 2)
+
+
+def test_what_differs_between_the_jobs_of_a_sweep_stands_before_what_they_share(
+    kept: Kept, runs: Callable[..., Result], tmp_path: Path
+) -> None:
+    for job, lr in enumerate(("0.1", "0.2")):
+        run = put(kept("plain"), tmp_path / "sweep" / str(job), 10)
+        (run / "command.txt").write_text(f"dltrain --config-dir my_conf trainer.epochs=1 optimizer.lr={lr}\n")
+    shown = runs(tmp_path)
+    assert all(f"optimizer.lr={lr} trainer.epochs=1" in shown.out for lr in ("0.1", "0.2")), shown.out

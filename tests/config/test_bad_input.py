@@ -17,6 +17,7 @@ FILES = {
     "words.csv": "name,value\n" + "\n".join(f"row {row},{row}.5" for row in range(ROWS)),
     "few.csv": "value\n1\n2\n3\n",
     "table.csv": "a,b,kind\n" + "\n".join(f"{row},{row * 2 % 7},{'cat' if row % 2 else 'dog'}" for row in range(80)),
+    "a,b.csv": "a,b\n1,2\n",
     "file": "a file, not a folder",
     "old/status.json": "{}",
 }
@@ -111,7 +112,15 @@ TABLE: dict[str, list[list[str]]] = {
     "model._target_=os.system": [["model._target_", "a class of dltrain", "os.system"]],
     "task._target_=torch.nn.Identity": [["task._target_", "a task", "torch.nn.Identity"]],
     "model._target_=mine.Model": [["model._target_", "mine.Model", "allow_targets=[mine]"]],
-    "model._target_=mine.Model allow_targets=[mine]": [["model._target_", "can be imported", "No module named 'mine'"]],
+    "model._target_=mine.Model allow_targets=[mine]": [
+        ["model._target_", "can be imported", "No module named 'mine'", "PYTHONPATH"]
+    ],
+    "optimizer._target_=torch.optim.ASGD": [["optimizer.betas optimizer.eps", "ASGD takes lr", "~optimizer.betas"]],
+    "~optimizer.betas ~optimizer.eps ~optimizer.amsgrad ~optimizer.weight_decay optimizer._target_=torch.optim.LBFGS": [
+        ["optimizer._target_", "LBFGS cannot take a step", "closure"]
+    ],
+    "data=csv data.column=units,price": [["data.column", "one value", "'data.column=[units,price]'"]],
+    "data=csv data.path=a,b.csv": [["data.path", "one value", """Quote it: "data.path='a,b.csv'\""""]],
 }
 
 
