@@ -99,7 +99,8 @@ class Normalize(nn.Module):
         if self.history:
             naive = self.naive_error[series].expand(len(moved), -1, -1)
             batch |= {"history": moved[..., :lead], "ahead": moved[..., lead:], "naive_error": naive}
-        return {name: value.transpose(1, 2).contiguous() for name, value in batch.items()}
+        batch = {name: value.transpose(1, 2).contiguous() for name, value in batch.items()}
+        return {**batch, "group": rows["group"]} if self.history and "group" in rows else batch
 
 
 def _typical_change(train: np.ndarray, horizon: int) -> np.ndarray:

@@ -83,7 +83,7 @@ def test_a_nested_group_may_be_typed_with_a_dot() -> None:
         ("data.path='a=b, c.csv'", "data.path", "a=b, c.csv"),
         ("data.column=[a,b]", "data.column", ["a", "b"]),
         ("trainer.epochs=${data.window}", "trainer.epochs", 104),
-        ("optimizer.schedule.warmup=0.1", "optimizer.schedule.warmup", 0.1),
+        ("optimizer.schedule.pct_start=0.1", "optimizer.schedule.pct_start", 0.1),
     ],
 )
 def test_values_arrive_as_they_were_typed(typed: str, key: str, expected: Any) -> None:

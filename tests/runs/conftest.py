@@ -33,7 +33,7 @@ def classified(train: Callable[..., Outcome], small: Callable[[str], list[str]])
 
 @pytest.fixture(scope="package")
 def forecast(train: Callable[..., Outcome], small: Callable[[str], list[str]]) -> Outcome:
-    typed = ["model=lstm", "regularization.dropout=0.2", "trainer.log_every=4", "seed=7"]
+    typed = ["model=lstm", "optimizer=adam", "regularization.dropout=0.2", "trainer.log_every=4", "seed=7"]
     return train(*typed, *small("timeseries"), f"trainer.max_steps={STEPS}")
 
 
