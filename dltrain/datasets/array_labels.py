@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.data.loader import Batch
-from dltrain.datasets.class_counts import count_classes, shorten_names
+from dltrain.datasets.class_counts import format_class_counts, shorten_names
 from dltrain.errors import ConfigError, format_error
 
 MIN_REPEATS = 2  # examples per class on average; numbers that repeat less are no classes
@@ -60,7 +60,7 @@ class Labels:
             return [f"labels: {self.targets} numbers to predict per example"]
         counts, tested = Counter(self.indices(train).tolist()), set(self.indices(test).tolist())
         names = [f"{number:.0f}" for number in self.classes]
-        lines = [f"classes in y_train: {count_classes(counts, names)}"]
+        lines = [f"classes in y_train: {format_class_counts(counts, names)}"]
         if self.one_hot:
             lines.append(f"labels: one-hot, {len(names)} columns")
         elif names != [str(number) for number in range(len(names))]:

@@ -72,8 +72,10 @@ def make_loop(
 
     def optimizer(turn: Turn, steps: int) -> Optimizer:
         owned = {id(p) for p in turn.parameters}
-        others = any(p.requires_grad and id(p) not in owned for p in model.parameters())
-        return Optimizer(make, turn.parameters, schedule(), steps, regularization, device.make_scaler(), partial=others)
+        only_own = any(p.requires_grad and id(p) not in owned for p in model.parameters())
+        return Optimizer(
+            make, turn.parameters, schedule(), steps, regularization, device.make_scaler(), only_own=only_own
+        )
 
     splits = {"train": Batches(train or source(), batch_size, seed=3, training=True)}
     if val:
