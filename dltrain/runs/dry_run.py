@@ -45,8 +45,8 @@ def prepare_run(
         provenance.check_same_data(resumed, components.fingerprint, skipping)
     batches = build_batches(components, splits)
     if splits.val is not None and (sampled := batches["val"].examples) < (whole := len(splits.val)):
-        note = f"trainer.eval_examples: validation reads the same {sampled:,} of {whole:,} examples each time"
-        components.notes = (*components.notes, note)
+        said = f"trainer.eval_examples: validation reads the same {sampled:,} of {whole:,} examples each time"
+        components.notes = (*components.notes, said)
     del splits  # the batches may have copied them to another device
     try:
         dry_run(components, batches, job)
