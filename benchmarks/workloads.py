@@ -50,7 +50,7 @@ class Workload:
         model: Makes the model that the other systems train.
         loss: Loss as a function of the model's output and the targets.
         write: Writes the file that dltrain reads.
-        data: Makes the dltrain data of that file; their training split gives the tensors of the other systems.
+        data: Makes dltrain's data set of that file; its training split becomes the tensors of the other systems.
         overrides: Command line of dltrain, without the path, batch size, learning rate and length of the run.
         lr: Learning rate.
         keras_loss: Name of the loss for Keras: ``cross_entropy`` or ``mse``.
@@ -89,7 +89,7 @@ def write_color_images(path: Path) -> None:
 
 def write_arrays(path: Path, x: np.ndarray, generator: np.random.Generator) -> None:
     y = generator.integers(0, 10, len(x))
-    y[:10] = y[-10:] = np.arange(10)
+    y[:10] = y[-10:] = np.arange(10)  # all classes are in the training and the test split
     np.savez(path, x_train=x[:-HELD_OUT], y_train=y[:-HELD_OUT], x_test=x[-HELD_OUT:], y_test=y[-HELD_OUT:])
 
 
@@ -102,7 +102,7 @@ def write_series(path: Path) -> None:
 
 def write_text(path: Path) -> None:
     characters = np.random.default_rng(0).choice(list(ALPHABET), 30_000)
-    path.write_text(ALPHABET + "".join(characters), encoding="utf-8")
+    path.write_text(ALPHABET + "".join(characters), encoding="utf-8")  # the vocabulary is the whole alphabet
 
 
 def read_npz(path: str) -> Data:

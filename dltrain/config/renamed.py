@@ -1,4 +1,4 @@
-"""Keys and classes that had other names in earlier versions: old names are explained, and stored runs are upgraded."""
+"""Keys and classes that had other names in earlier versions: new names for messages and for stored runs."""
 
 from typing import Any
 

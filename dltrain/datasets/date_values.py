@@ -28,13 +28,13 @@ def parse_texts(texts: list[str], pattern: str) -> np.ndarray:
     if any(late):  # 24:00 is the end of a day, which strptime rejects
         texts = [re.sub("([ T])24:00", r"\g<1>00:00", text) for text in texts]
     times = _strptime(texts, pattern) + np.array(late) * np.timedelta64(1, "D")
-    return _in_one_century(times) if "%y" in pattern else times
+    return _resolve_short_years(times) if "%y" in pattern else times
 
 
 def _strptime(texts: list[str], pattern: str) -> np.ndarray:
     date, _, clock = pattern.partition(" ")
     if len(texts) > MANY_TEXTS and clock and not pattern.startswith("%Y-%m-%d") and not re.search("%[YymdbGVu]", clock):
-        halves = [text.partition(" ") for text in texts]  # each repeats, so few are parsed
+        halves = [text.partition(" ") for text in texts]  # dates and times of day repeat: few distinct ones are parsed
         days = _parse_repeated([half[0] for half in halves], date)
         return days + (_parse_repeated([half[2] for half in halves], clock) - np.datetime64("1900-01-01"))
     parsed = pd.to_datetime(pd.Series(texts, dtype=object), format=pattern, errors="coerce")
@@ -60,7 +60,7 @@ def _parse_numbers(texts: list[str], pattern: str) -> np.ndarray:
     return np.where(plausible, times, np.datetime64("NaT"))
 
 
-def _in_one_century(times: np.ndarray) -> np.ndarray:
+def _resolve_short_years(times: np.ndarray) -> np.ndarray:
     """Move two-digit years to the shortest range of years that contains them all, at most until `MAX_SHORT_YEAR`."""
     known = ~np.isnat(times)
     years = times[known].astype("M8[Y]")

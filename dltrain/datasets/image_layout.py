@@ -20,7 +20,7 @@ _SPLIT = re.compile(
     re.IGNORECASE,
 )
 
-Listing = list[tuple[Path, int]]
+Listing = list[tuple[Path, int]]  # image files and the index of their class
 
 
 @dataclass

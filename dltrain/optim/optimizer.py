@@ -30,7 +30,7 @@ class Optimizer:
         scaler: Loss scaler for float16. If gradients overflow, the step changes neither the optimizer's state nor its
             parameters, except by decoupled decay, and is counted in `skipped`. The schedule leaves out skipped steps
             once `set_known_skipped` has been called with their number.
-        only_own: Compute gradients for ``parameters`` only, because the model has others that they do not need.
+        only_own: Compute gradients for ``parameters`` only, not for other parameters of the model.
         skip: Skip steps whose gradients are not finite; on a GPU this waits for the device in each step.
     """
 

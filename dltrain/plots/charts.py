@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dltrain.plots.figures import FAINT, GREY, INK, picture, short
+from dltrain.plots.figures import FAINT, GRAY, INK, picture, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Source: Okabe, Ito 2008, "Color Universal Design", without their yellow, which is faint on white; then two of
 # Tol 2021, "Colour schemes", muted.
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK, "#882255", "#999933", GREY)
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK, "#882255", "#999933", GRAY)
 TITLE = 32  # longest title of axes, in characters
 PANELS = 3  # forecasts in one chart
 COLUMNS = 3  # captioned images in one row
@@ -49,8 +49,8 @@ def confusion(figure: "Figure", counts: Tensor, names: Sequence[str]) -> None:
             axes.text(column, row, text, fontsize=size, color=color, ha="center", va="center_baseline")
     ticks = range(0, len(counts), math.ceil(len(counts) / 14))
     labels = [short(names[tick], 10) for tick in ticks]
-    level = len(ticks) * (1 + max(map(len, labels))) <= 36
-    axes.set_xticks(ticks, labels, rotation=0 if level else 90)
+    horizontal = len(ticks) * (1 + max(map(len, labels))) <= 36
+    axes.set_xticks(ticks, labels, rotation=0 if horizontal else 90)
     axes.set_yticks(ticks, labels)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
@@ -100,7 +100,7 @@ def forecasts(figure: "Figure", history: Tensor, truth: Tensor, predicted: Tenso
     past, known = np.arange(1 - before.shape[1], 1), before[:, -1:]
     ahead = np.arange(1 - known.shape[1], horizon + 1)
     lines = [
-        (past, before, "history", GREY),
+        (past, before, "history", GRAY),
         (ahead, np.concatenate([known, actual], 1), "truth", INK),
         (ahead, np.concatenate([known, forecast], 1), "forecast", COLORS[1]),
     ]

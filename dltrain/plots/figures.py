@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-INK, GREY, FAINT = "#202124", "#969ba0", "#e2e5e9"
+INK, GRAY, FAINT = "#202124", "#969ba0", "#e2e5e9"
 WIDTH, DPI = 2.7, 200  # inches, dots per inch: TensorBoard's cards are 270 pixels wide, high-density screens have twice
 STYLE: dict[str, Any] = {
     "font.size": 8,
@@ -25,7 +25,7 @@ STYLE: dict[str, Any] = {
     "axes.titlepad": 3,
     "axes.labelpad": 2,
     "axes.linewidth": 0.8,
-    "axes.edgecolor": GREY,
+    "axes.edgecolor": GRAY,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "text.color": INK,
@@ -40,7 +40,7 @@ STYLE: dict[str, Any] = {
     "figure.constrained_layout.w_pad": 0.03,
 }
 STYLE |= {f"{axis}tick.{key}": value for axis in "xy" for key, value in [("major.width", 0.8), ("major.size", 2.5)]}
-STYLE |= {f"{axis}tick.{key}": value for axis in "xy" for key, value in [("color", GREY), ("labelcolor", INK)]}
+STYLE |= {f"{axis}tick.{key}": value for axis in "xy" for key, value in [("color", GRAY), ("labelcolor", INK)]}
 
 
 def picture(height: float) -> Callable[[Callable[Concatenate["Figure", P], None]], Callable[P, Tensor]]:

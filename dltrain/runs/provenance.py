@@ -60,7 +60,7 @@ def _flatten(environment: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def code_fingerprint(allow: Iterable[str]) -> str:
-    """Return a hash of the source code of dltrain and of the imported modules that are, or are in, one of `allow`."""
+    """Return a hash of the source code of dltrain and of the imported modules in `allow` and their submodules."""
     package = Path(__file__).parents[1]
     files = {file.relative_to(package).as_posix(): file for file in package.rglob("*.py")}
     for name, module in list(sys.modules.items()):

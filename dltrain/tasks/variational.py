@@ -72,7 +72,7 @@ class Variational(Autoencoding):
         self.quality = None if self.features is None else Quality()
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
-        """Return the negative bound for one code per example, with the beta of this progress of the run."""
+        """Return the negative bound for one code per example, with the value of beta at this point of the run."""
         unit, labels = self.pixel_range.to_unit(batch["inputs"]), class_labels(batch)
         targets = torch.bernoulli(unit.clamp(0, 1)) if self.binarise else unit
         inputs = self.pixel_range.from_unit(targets) if self.binarise else batch["inputs"]

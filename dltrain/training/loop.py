@@ -31,7 +31,7 @@ class Loop:
     Args:
         batches: Split -> its batches: ``train``, optionally ``unlabelled`` and ``val``. Without ``val`` the last
             weights count as the best.
-        make_optimizer: Returns the optimizer for a turn and the number of steps of its stage.
+        make_optimizer: Makes an optimizer, given a turn and the number of steps of its stage.
         ema: Averaged weights, which are evaluated and restored as the best instead of the model's own, or None.
     """
 

@@ -17,7 +17,7 @@ from dltrain.config import schema
         ("(-inf, inf)", [-1e300, 0, 3], [math.inf, -math.inf], "a number"),
     ],
 )
-def test_an_interval_accepts_closed_ends_and_rejects_open_ends(
+def test_a_number_may_equal_a_closed_end_of_its_range_but_not_an_open_one(
     interval: str, inside: list[float], outside: list[float], text: str
 ) -> None:
     spec = schema.real(interval)
@@ -117,4 +117,4 @@ def test_every_value_is_checked_and_reported_with_its_full_key() -> None:
 
 
 def test_arguments_of_user_classes_are_not_checked() -> None:
-    assert not list(schema.out_of_range({"model": {"_target_": "theirs.Model", "depth": "deep", "dropout": 3}}))
+    assert not list(schema.out_of_range({"model": {"_target_": "user.Model", "depth": "deep", "dropout": 3}}))

@@ -100,13 +100,13 @@ def test_plateau_equals_torch_on_a_noisy_metric(better: Any) -> None:
     if better == "max":
         metrics = [1 - m for m in metrics]
     optimizer = sgd()
-    expected = lr_scheduler.ReduceLROnPlateau(
+    reference = lr_scheduler.ReduceLROnPlateau(
         optimizer, mode=better, factor=0.5, patience=3, threshold=1e-3, eps=0.0, min_lr=0.0
     )
     ours = Plateau(factor=0.5, patience=3, threshold=1e-3)
     seen = set()
     for metric in metrics:
-        expected.step(metric)
+        reference.step(metric)
         ours.observe(metric, better)
         seen.add(ours.factor(0, STEPS))
         assert ours.factor(0, STEPS) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)

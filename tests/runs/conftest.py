@@ -5,7 +5,7 @@ import io
 from collections.abc import Callable
 
 import pytest
-from run_examples import PICTURES, SPANS, STEPS, TEXT
+from run_examples import INTERVALS, PICTURES, STEPS, TEXT
 
 from dltrain.config import compose
 from dltrain.loggers.console import Console
@@ -27,21 +27,21 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Outcome]:
 
 
 @pytest.fixture(scope="package")
-def classified(train: Callable[..., Outcome], small: Callable[[str], list[str]]) -> Outcome:
-    return train(*PICTURES, *small("digits"), *SPANS)
+def classification_run(train: Callable[..., Outcome], small: Callable[[str], list[str]]) -> Outcome:
+    return train(*PICTURES, *small("digits"), *INTERVALS)
 
 
 @pytest.fixture(scope="package")
-def forecast(train: Callable[..., Outcome], small: Callable[[str], list[str]]) -> Outcome:
+def forecasting_run(train: Callable[..., Outcome], small: Callable[[str], list[str]]) -> Outcome:
     typed = ["model=lstm", "optimizer=adam", "regularization.dropout=0.2", "trainer.log_every=4", "seed=7"]
     return train(*typed, *small("timeseries"), f"trainer.max_steps={STEPS}")
 
 
 @pytest.fixture(scope="package")
-def regressed(train: Callable[..., Outcome], small: Callable[[str], list[str]]) -> Outcome:
-    return train("model=mlp", "task=regression", *small("csv"), "data.column=price", *SPANS)
+def regression_run(train: Callable[..., Outcome], small: Callable[[str], list[str]]) -> Outcome:
+    return train("model=mlp", "task=regression", *small("csv"), "data.column=price", *INTERVALS)
 
 
 @pytest.fixture(scope="package")
-def written(train: Callable[..., Outcome], small: Callable[[str], list[str]]) -> Outcome:
-    return train(*TEXT, *small("text"), *SPANS)
+def language_model_run(train: Callable[..., Outcome], small: Callable[[str], list[str]]) -> Outcome:
+    return train(*TEXT, *small("text"), *INTERVALS)

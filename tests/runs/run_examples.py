@@ -18,7 +18,12 @@ PICTURES = [
     "model.blocks=[{channels: 4, pool: max}]",
     "regularization.dropout=0.2",
 ]
-SPANS = ["trainer.max_steps=6", "trainer.log_every=2", "trainer.eval_every=3 steps", "trainer.checkpoint_every=1 epoch"]
+INTERVALS = [
+    "trainer.max_steps=6",
+    "trainer.log_every=2",
+    "trainer.eval_every=3 steps",
+    "trainer.checkpoint_every=1 epoch",
+]
 TEXT = ["model=gpt", "model.hidden_size=16", "model.num_heads=2", "model.num_layers=1", "regularization.dropout=0.1"]
 
 

@@ -30,7 +30,7 @@ def test_a_run_whose_last_step_overflows_has_diverged_with_every_on_non_finite(
 
 
 @pytest.mark.parametrize(("model", "data"), [("vae", "digits"), ("autoencoder", "digits"), ("gpt", "text")])
-def test_generative_models_with_non_finite_weights_end_as_diverged(
+def test_models_that_show_samples_end_as_diverged_with_non_finite_weights(
     train: Train, small: Callable[[str], list[str]], model: str, data: str
 ) -> None:
     outcome = train(f"model={model}", *small(data), *HUGE)

@@ -1,7 +1,7 @@
 """Runs of earlier versions can be used: dltrain 0.1.0 wrote tests/fixtures/runs_of_0.1 until SIGTERM stopped it.
 
 The expected metrics are those that 0.1.0 reached when it resumed the same folders. They are compared with a tolerance
-because sums in float32 differ between CPUs; on the CPU that made the fixtures the checkpoints were identical.
+because sums in float32 differ between CPUs; on the same CPU the checkpoints were identical.
 """
 
 import json

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from run_examples import PICTURES, SPANS, STEPS, TEXT, equal, hashes, lines, model_of
+from run_examples import INTERVALS, PICTURES, STEPS, TEXT, equal, hashes, lines, model_of
 from torch.nn import functional as F
 
 from dltrain.config import compose, groups
@@ -18,37 +18,40 @@ from dltrain.runs.launch import Outcome
 
 
 def test_the_command_that_is_kept_gives_the_same_bytes_in_a_fresh_folder(
-    classified: Outcome, train: Callable[..., Outcome]
+    classification_run: Outcome, train: Callable[..., Outcome]
 ) -> None:
-    program, *words = shlex.split((classified.folder / "command.txt").read_text())
+    program, *words = shlex.split((classification_run.folder / "command.txt").read_text())
     assert program == "dltrain" and not any("hydra.run.dir" in word for word in words)
     torch.rand(100)  # what happened before in the process does not matter
     again = train(*words)
-    assert hashes(again) == hashes(classified)
-    assert lines(again) == lines(classified)
-    assert again.result["test"] == classified.result["test"]
-    texts = [(o.folder / "config.yaml").read_text() for o in (classified, again)]
+    assert hashes(again) == hashes(classification_run)
+    assert lines(again) == lines(classification_run)
+    assert again.result["test"] == classification_run.result["test"]
+    texts = [(o.folder / "config.yaml").read_text() for o in (classification_run, again)]
     assert texts[0] == texts[1]
 
 
 def test_looking_closely_does_not_change_training(
-    classified: Outcome, written: Outcome, train: Callable[..., Outcome], small: Callable[[str], list[str]]
+    classification_run: Outcome,
+    language_model_run: Outcome,
+    train: Callable[..., Outcome],
+    small: Callable[[str], list[str]],
 ) -> None:
     busy = ["trainer.log_every=1", "trainer.eval_every=1", "trainer.checkpoint_every=1", "trainer.max_steps=6"]
-    assert equal(model_of(train(*PICTURES, *small("digits"), *busy)), model_of(classified))
+    assert equal(model_of(train(*PICTURES, *small("digits"), *busy)), model_of(classification_run))
     seldom = ["trainer.max_steps=6", "trainer.log_every=1000", "trainer.eval_every=1000"]
-    assert equal(model_of(train(*TEXT, *small("text"), *seldom)), model_of(written))
+    assert equal(model_of(train(*TEXT, *small("text"), *seldom)), model_of(language_model_run))
 
 
 def test_another_seed_gives_other_weights_and_another_order(
-    regressed: Outcome, train: Callable[..., Outcome], small: Callable[[str], list[str]]
+    regression_run: Outcome, train: Callable[..., Outcome], small: Callable[[str], list[str]]
 ) -> None:
-    other = train("model=mlp", "task=regression", *small("csv"), "data.column=price", *SPANS, "seed=1")
-    assert not equal(model_of(other), model_of(regressed))
-    assert lines(other)[0]["loss"] != lines(regressed)[0]["loss"]
+    other = train("model=mlp", "task=regression", *small("csv"), "data.column=price", *INTERVALS, "seed=1")
+    assert not equal(model_of(other), model_of(regression_run))
+    assert lines(other)[0]["loss"] != lines(regression_run)[0]["loss"]
 
 
-def test_a_whole_run_equals_a_plain_pytorch_loop_bit_for_bit(forecast: Outcome) -> None:
+def test_a_whole_run_equals_a_plain_pytorch_loop_bit_for_bit(forecasting_run: Outcome) -> None:
     data = TimeSeries(series="elnino", window=24, horizon=6)
     batches = Batches(data.load().train, 64, seed=7, training=True)
     torch.manual_seed(7)
@@ -64,8 +67,8 @@ def test_a_whole_run_equals_a_plain_pytorch_loop_bit_for_bit(forecast: Outcome) 
         optimizer.step()
         losses.append(loss.item())
     assert len(batches) < STEPS, "more than one epoch"
-    assert equal(model.state_dict(), model_of(forecast))
-    assert lines(forecast)[0]["loss"] == losses[0]
+    assert equal(model.state_dict(), model_of(forecasting_run))
+    assert lines(forecasting_run)[0]["loss"] == losses[0]
 
 
 def test_the_number_of_data_workers_changes_no_byte(
@@ -116,12 +119,12 @@ def test_lower_precision_trains_and_is_recorded(
 
 
 def test_channels_last_gives_nearly_the_same_numbers(
-    classified: Outcome, train: Callable[..., Outcome], small: Callable[[str], list[str]]
+    classification_run: Outcome, train: Callable[..., Outcome], small: Callable[[str], list[str]]
 ) -> None:
-    plain = train(*PICTURES, *small("digits"), *SPANS, "device.channels_last=false")
-    assert "channels_last" in (classified.folder / "train.log").read_text()
+    plain = train(*PICTURES, *small("digits"), *INTERVALS, "device.channels_last=false")
+    assert "channels_last" in (classification_run.folder / "train.log").read_text()
     assert "channels_last" not in (plain.folder / "train.log").read_text()
-    first, second = model_of(classified), model_of(plain)
+    first, second = model_of(classification_run), model_of(plain)
     for name, value in first.items():
         torch.testing.assert_close(value, second[name], rtol=1e-3, atol=1e-4)
 

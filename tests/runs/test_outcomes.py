@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from run_examples import SPANS, equal, events, hashes, lines, model_of, read
+from run_examples import INTERVALS, equal, events, hashes, lines, model_of, read
 
 from dltrain.config import compose
 from dltrain.data.loader import Batches
@@ -116,11 +116,11 @@ def test_a_run_after_one_that_diverged_is_as_if_alone(
     go_wrong: Callable[..., Outcome],
     train: Callable[..., Outcome],
     small: Callable[[str], list[str]],
-    regressed: Outcome,
+    regression_run: Outcome,
 ) -> None:
     go_wrong("poison")
-    again = train("model=mlp", "task=regression", *small("csv"), "data.column=price", *SPANS)
-    assert hashes(again) == hashes(regressed)
+    again = train("model=mlp", "task=regression", *small("csv"), "data.column=price", *INTERVALS)
+    assert hashes(again) == hashes(regression_run)
 
 
 def test_a_metric_that_is_no_number_is_no_result(go_wrong: Callable[..., Outcome]) -> None:

@@ -17,7 +17,12 @@ FILES += ["metrics.jsonl", "result.json", "status.json", "train.log"]
 
 @pytest.mark.parametrize(
     ("kind", "described"),
-    [("classified", []), ("forecast", ["data.txt"]), ("regressed", ["data.txt"]), ("written", [])],
+    [
+        ("classification_run", []),
+        ("forecasting_run", ["data.txt"]),
+        ("regression_run", ["data.txt"]),
+        ("language_model_run", []),
+    ],
 )
 def test_a_run_writes_exactly_the_documented_files(
     kind: str, described: list[str], request: pytest.FixtureRequest
@@ -32,46 +37,53 @@ def test_a_run_writes_exactly_the_documented_files(
     assert 1 <= len(kept) <= 3
 
 
-def test_status_result_and_environment_match_the_run(classified: Outcome) -> None:
-    folder = classified.folder
+def test_status_result_and_environment_match_the_run(classification_run: Outcome) -> None:
+    folder = classification_run.folder
     status, result, environment = (read(folder / f"{name}.json") for name in ("status", "result", "environment"))
     assert (status["state"], status["exit_code"], status["step"], status["error"]) == ("finished", 0, 6, None)
     assert status["pid"] == os.getpid()
     assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
     assert result["steps"] == 6 and result["device"] == "cpu" and result["precision"] == "fp32"
-    model = model_of(classified)
+    model = model_of(classification_run)
     assert result["parameters"] == sum(value.numel() for value in model.values())
     for name in ("seconds", "training_seconds", "samples_per_second", "seconds_to_first_step", "peak_memory_mb"):
         assert result[name] > 0, name
-    evaluated = {line["step"]: line["accuracy"] for line in lines(classified) if line["split"] == "val"}
+    evaluated = {line["step"]: line["accuracy"] for line in lines(classification_run) if line["split"] == "val"}
     best = max(evaluated, key=lambda step: evaluated[step])
     assert result["best"] == {"step": best, "accuracy": evaluated[best]}
-    tests = [line for line in lines(classified) if line["split"] == "test"]
+    tests = [line for line in lines(classification_run) if line["split"] == "test"]
     assert len(tests) == 1 and tests[0]["accuracy"] == result["test"]["accuracy"]
-    assert classified.result == result
+    assert classification_run.result == result
 
 
-def test_config_yaml_is_resolved(classified: Outcome) -> None:
-    text = (classified.folder / "config.yaml").read_text()
+def test_config_yaml_is_resolved(classification_run: Outcome) -> None:
+    text = (classification_run.folder / "config.yaml").read_text()
     assert "${" not in text and "???" not in text
-    config = OmegaConf.load(classified.folder / "config.yaml")
+    config = OmegaConf.load(classification_run.folder / "config.yaml")
     assert config.model.outputs == 10 and config.model.dropout == 0.2
     assert config.trainer.max_steps == 6 and config.seed == 0
 
 
-def test_the_log_has_all_messages_as_plain_text(classified: Outcome) -> None:
-    log = (classified.folder / "train.log").read_text()
+def test_the_log_has_all_messages_as_plain_text(classification_run: Outcome) -> None:
+    log = (classification_run.folder / "train.log").read_text()
     assert "\x1b" not in log and "\r" not in log
-    for word in ("model", "digits", "fp32", "step 6/6", "accuracy", f"tensorboard --logdir {classified.folder}"):
+    for word in (
+        "model",
+        "digits",
+        "fp32",
+        "step 6/6",
+        "accuracy",
+        f"tensorboard --logdir {classification_run.folder}",
+    ):
         assert word in log, word
 
 
-def test_hashes_of_the_manifest_are_right_and_checkpoints_load_with_weights_only(classified: Outcome) -> None:
-    folder = classified.folder / "checkpoints"
+def test_hashes_of_the_manifest_are_right_and_checkpoints_load_with_weights_only(classification_run: Outcome) -> None:
+    folder = classification_run.folder / "checkpoints"
     manifest = read(folder / "manifest.json")
-    checkpoints = Checkpoints(classified.folder)
+    checkpoints = Checkpoints(classification_run.folder)
     assert checkpoints.read_entry("last.pt")["step"] == 6
-    assert checkpoints.read_entry("best.pt")["step"] == classified.result["best"]["step"]
+    assert checkpoints.read_entry("best.pt")["step"] == classification_run.result["best"]["step"]
     for name, entry in manifest.items():
         content = (folder / name).read_bytes()
         assert (entry["sha256"], entry["bytes"]) == (hashlib.sha256(content).hexdigest(), len(content))
@@ -79,9 +91,10 @@ def test_hashes_of_the_manifest_are_right_and_checkpoints_load_with_weights_only
         assert saved["loop"]["step"] == entry["step"]
 
 
-def test_training_logs_and_evaluations_follow_their_intervals(classified: Outcome) -> None:
+def test_training_logs_and_evaluations_follow_their_intervals(classification_run: Outcome) -> None:
     steps = {
-        split: [line["step"] for line in lines(classified) if line["split"] == split] for split in ("train", "val")
+        split: [line["step"] for line in lines(classification_run) if line["split"] == split]
+        for split in ("train", "val")
     }
     assert steps == {"train": [1, 2, 3, 4, 6], "val": [3, 6]}
 
@@ -91,10 +104,10 @@ def test_training_logs_and_evaluations_follow_their_intervals(classified: Outcom
 SCALARS = {"loss/train", "loss/val", "loss/test", "lr", "grad/norm", "throughput/samples_per_s", "memory/peak_mb"}
 # Run -> metrics, images and, without a split in their tag, other images, and texts.
 TAGS = {
-    "classified": ({"accuracy", "macro_f1"}, {"confusion", "worst_mistakes"}, {"filters"}, set()),
-    "forecast": ({"mae", "rmse", "skill"}, {"forecasts"}, set(), set()),
-    "regressed": ({"mae", "rmse"}, set(), set(), set()),
-    "written": ({"perplexity", "bits_per_token"}, set(), set(), {"sample"}),
+    "classification_run": ({"accuracy", "macro_f1"}, {"confusion", "worst_mistakes"}, {"filters"}, set()),
+    "forecasting_run": ({"mae", "rmse", "skill"}, {"forecasts"}, set(), set()),
+    "regression_run": ({"mae", "rmse"}, set(), set(), set()),
+    "language_model_run": ({"perplexity", "bits_per_token"}, set(), set(), {"sample"}),
 }
 
 
@@ -118,22 +131,22 @@ def test_tensorboard_has_every_tag_with_ascending_steps(kind: str, request: pyte
         assert found.Scalars(tag)[-1].step == last
 
 
-def test_tensorboard_scalars_equal_those_of_the_log(classified: Outcome) -> None:
-    found = events(classified)
+def test_tensorboard_scalars_equal_those_of_the_log(classification_run: Outcome) -> None:
+    found = events(classification_run)
     for split, name in (("train", "loss"), ("val", "loss"), ("val", "accuracy"), ("test", "macro_f1")):
-        expected = [(line["step"], line[name]) for line in lines(classified) if line["split"] == split]
+        expected = [(line["step"], line[name]) for line in lines(classification_run) if line["split"] == split]
         curve = [(event.step, event.value) for event in found.Scalars(f"{name}/{split}")]
         assert [step for step, _ in curve] == [step for step, _ in expected]
         assert [value for _, value in curve] == pytest.approx([value for _, value in expected], rel=1e-6)
 
 
-def test_tensorboard_has_the_configuration_the_command_and_the_hparams(classified: Outcome) -> None:
-    found = events(classified)
+def test_tensorboard_has_the_configuration_the_command_and_the_hparams(classification_run: Outcome) -> None:
+    found = events(classification_run)
     text = {tag: found.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in ("config", "command")}
     assert "max_steps: 6" in text["config"]
-    assert (classified.folder / "command.txt").read_text().strip() in text["command"]
+    assert (classification_run.folder / "command.txt").read_text().strip() in text["command"]
     assert set(found.PluginTagToContent("hparams")) == {
         "_hparams_/session_start_info",
         "_hparams_/session_end_info",
     }
-    assert found.Scalars("accuracy/test")[-1].value == pytest.approx(classified.result["test"]["accuracy"])
+    assert found.Scalars("accuracy/test")[-1].value == pytest.approx(classification_run.result["test"]["accuracy"])

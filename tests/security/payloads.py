@@ -35,10 +35,11 @@ PAYLOADS: dict[str, dict[str, Any]] = {
     "hydra.utils.instantiate": {"config": {"_target_": "os.system", "command": TOUCH}},
     "hydra._internal.utils._run_hydra": {},
 }
+# Representative payloads, for places where trying all of them takes too long.
 FEW = ("torch.load", "os.system", "evil.Model")
 # Keys of a run's configuration at which a node is inserted.
 PLACES = ["model", "data", "task", "optimizer", "optimizer.schedule", "model.inner", "optimizer.schedule.inner"]
-# Commands that build the configuration of a run folder.
+# Commands that build the configuration of the run folder ``sent``.
 COMMANDS = [
     ["resume", "sent", "trainer.max_steps=4"],
     ["predict", "sent"],
