@@ -59,6 +59,59 @@ def test_mistakes_are_reported_without_a_traceback(here: Path, capsys: pytest.Ca
     assert "task.targets: expected 1" in said
 
 
+OWN = {
+    "mine.py": """
+import my_data
+
+
+class Bare:
+    spec, batch_size, load = my_data.Spirals().spec, 4, my_data.Spirals.load
+
+
+class Pair(my_data.Spirals):
+    def load(self):
+        return super().load().train, None
+
+
+class Flat:
+    def factor(self, step, steps):
+        return 1.0
+""",
+    "own/data/bare.yaml": "_target_: mine.Bare",
+    "own/data/pair.yaml": "_target_: mine.Pair",
+    "own/model/untargeted.yaml": "size: 3",
+    "own/optimizer/unscheduled.yaml": "_target_: torch.optim.SGD",
+    "own/optimizer/schedule/flat.yaml": "_target_: mine.Flat",
+}
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("data=bare", "data._target_: expected a class whose objects have workers, got Bare"),
+        ("data=pair", "data._target_: expected Splits from load(), got tuple"),
+        ("data=digits model=untargeted", "model._target_: expected a class, got nothing"),
+        ("data=digits optimizer=unscheduled", "optimizer.schedule: expected a value, got nothing. The defaults"),
+        (
+            "data=digits optimizer/schedule=flat",
+            "expected a subclass of dltrain.optim.schedules.Schedule, got mine.Flat",
+        ),
+        ("resume latest", "resume: expected the verb as the first word"),
+    ],
+)
+def test_a_class_or_yaml_that_lacks_something_is_refused_in_one_line(
+    typed: str, said: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in OWN.items():
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_text(text)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(here)])
+    choices = [] if "latest" in typed else ["model=mlp", "task=classification", "device=cpu", "allow_targets=[mine]"]
+    assert main(["--config-dir", "own", *choices, *typed.split()]) == 2
+    assert said in capsys.readouterr().err
+    sys.modules.pop("mine", None)
+
+
 @pytest.mark.slow
 def test_spirals_are_learned(here: Path) -> None:
     typed = ["model=mlp", "data=spirals", "optimizer.lr=0.01", "trainer.epochs=20", "allow_targets=[my_data]"]
