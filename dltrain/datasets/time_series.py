@@ -19,11 +19,12 @@ from dltrain.datasets.csv_table import Table, parse_column, reject_missing
 from dltrain.datasets.date_columns import find_times
 from dltrain.datasets.describe import count, listed, missing_line, splits_line
 from dltrain.datasets.numerics import split_float64
-from dltrain.datasets.series_table import check_order, choose_columns, continue_times, select_rows, split_series
+from dltrain.datasets.series_table import Series, check_order, choose_columns, continue_times, select_rows, split_series
 from dltrain.datasets.steps import infer_season, step_words
 from dltrain.datasets.windows import Normalize, SplitRange
 from dltrain.errors import ConfigError, format_error
 
+SEASONS = 3  # that a series must have before it counts as seasonal
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 BUNDLED = Path(__file__).parent / "bundled"
 
@@ -65,7 +66,7 @@ class TimeSeries:
         window: Steps that a model reads, at least 1.
         horizon: Steps that it predicts, at least 1.
         season: Steps per season, at least 1; None takes that of the bundled series, or infers it from the timestamps
-            (1 if that is not possible).
+            (1 if that is not possible, or if there are fewer than three seasons).
         normalise: ``last``: values minus the last of the window, divided by the root mean square of such differences
             over the horizon in training; ``window``: values minus the mean of the window, divided by its standard
             deviation; ``train``: values minus the mean of the training rows, divided by their standard deviation.
@@ -121,7 +122,11 @@ class TimeSeries:
         if season is None:
             times = self._first_times()
             season = bundled.season if bundled else 1 if times is None else infer_season(times)
+            season = season if season * SEASONS <= len(self.series[0].rows) else 1
         self.lead = max(window, 2 * at_least("data.season", season, 1))
+        self.short = [str(one.name) for one in self.series if not self._is_long(one)] if group else []
+        if 0 < len(self.short) < len(self.series):
+            self.series = [one for one in self.series if self._is_long(one)]
         columns = len(self.names)
         self.spec = Spec(
             shape=(window, columns),
@@ -130,10 +135,17 @@ class TimeSeries:
             length=window,
             columns=columns,
             horizon=horizon,
+            lags=window * columns,
             season=season,
             unit=bundled.unit if bundled else None,
             target_names=tuple(self.names),
+            series_names=tuple(str(one.name) for one in self.series) if group else None,
         )
+
+    def _is_long(self, one: Series) -> bool:
+        """Whether a series has a window in each split."""
+        ranges = self._split_ranges(len(one.rows)).values()
+        return all(part.count_windows(self.horizon) > 0 for part in ranges)
 
     def _first_times(self) -> pd.Series | None:
         """Return the times of the first series."""
@@ -143,12 +155,8 @@ class TimeSeries:
         """Fill missing values, fit the scales and cut the windows."""
         self.notes = check_order(self.table, self.times, self.series, self.group)
         parts = [self._split_ranges(len(one.rows)) for one in self.series]
-        long = [all(part.count_windows(self.horizon) > 0 for part in ranges.values()) for ranges in parts]
-        if not any(long):
-            raise self._too_short(max(len(one.rows) for one in self.series))
-        self.short = [str(one.name) for one, enough in zip(self.series, long, strict=True) if not enough]
-        self.series = [one for one, enough in zip(self.series, long, strict=True) if enough]
-        parts = [ranges for ranges, enough in zip(parts, long, strict=True) if enough]
+        if not all(map(self._is_long, self.series)):
+            raise self._too_short(len(self.series[0].rows))
         values = [
             _fill_missing(self.table.select(one.rows), self.names, self.missing, [part.end for part in ranges.values()])
             for one, ranges in zip(self.series, parts, strict=True)

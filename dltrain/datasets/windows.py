@@ -99,7 +99,8 @@ class Normalize(nn.Module):
         if self.history:
             naive = self.naive_error[series].expand(len(moved), -1, -1)
             batch |= {"history": moved[..., :lead], "ahead": moved[..., lead:], "naive_error": naive}
-        return {name: value.transpose(1, 2).contiguous() for name, value in batch.items()}
+        batch = {name: value.transpose(1, 2).contiguous() for name, value in batch.items()}
+        return {**batch, "group": rows["group"]} if self.history and "group" in rows else batch
 
 
 def _typical_change(train: np.ndarray, horizon: int) -> np.ndarray:
@@ -110,6 +111,6 @@ def _typical_change(train: np.ndarray, horizon: int) -> np.ndarray:
 
 
 def _seasonal_change(train: np.ndarray, season: int) -> np.ndarray:
-    """Return the mean absolute change of each column over a season, or over a step if there is no whole season."""
+    """Return the mean absolute change of each column over a season, or over a step if there are too few rows."""
     lag = season if season < len(train) else 1
     return replace_zero(np.abs(train[lag:] - train[:-lag]).mean(axis=0), train)

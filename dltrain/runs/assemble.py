@@ -69,7 +69,7 @@ class Components:
             steps,
             Regularization(**regularization),
             self.device.make_scaler(),
-            partial=any(p.requires_grad and id(p) not in owned for p in self.model.parameters()),
+            only_own=any(p.requires_grad and id(p) not in owned for p in self.model.parameters()),
             skip=self.trainer.on_non_finite == "skip",
         )
 

@@ -134,7 +134,7 @@ class Report:
 
 
 def describe_data(data: Data) -> list[str]:
-    """Return what a loaded data set understood of its files, in a few lines; nothing if it does not say."""
+    """Return the lines in which a loaded data set describes its files, if it has any."""
     describe = getattr(data, "describe", None)
     return describe() if describe else []
 
@@ -181,8 +181,12 @@ def print_metrics(
     rows += [[name, *[format_number(values.get(m)) for m in metrics]] for name, values in baselines.items()]
     console.table("", ["", *metrics], rows, results=results)
     if metrics.get("skill") is not None and baselines:
-        gain, best = metrics["skill"], min(baselines, key=lambda name: baselines[name]["mae"])
-        console.info(f"MAE is {abs(gain):.1%} {'below' if gain >= 0 else 'above'} the best baseline ({best})")
+        gain, least = metrics["skill"], min(values["mae"] for values in baselines.values())
+        # Several series are compared by MASE; with one series the skill is the same for both.
+        name = "mae" if math.isclose(gain, 1 - metrics["mae"] / least, rel_tol=1e-3, abs_tol=1e-3) else "mase"
+        best = min(baselines, key=lambda baseline: baselines[baseline].get(name, math.inf))
+        side = "below" if gain >= 0 else "above"
+        console.info(f"{name.upper()} is {abs(gain):.1%} {side} the best baseline ({best})")
 
 
 def feature_source(task: Task, evaluation: Evaluation) -> dict[str, str]:

@@ -51,6 +51,19 @@ TABLE: dict[str, list[list[str]]] = {
     "trainer={epoch: 3}": [["trainer.epoch", "Did you mean trainer.epochs?"]],
     "+trainer.epoch=3": [["trainer.epoch", "Did you mean epochs?"]],
     "~model": [["model", "expected a value"]],
+    # One line per mistake, also for what Hydra itself refuses, with --cfg and without.
+    "~model=gru +model=gru ++data=digits model@foo=gru seed=-1": [
+        ["~model=gru", "No match in the defaults list"],
+        ["+model=gru", "Multiple values for model"],
+        ["++data=digits", "not supported"],
+        ["model@foo=gru", "Could not override"],
+        ["seed", "at least 0"],
+    ],
+    "--cfg job +seed=3 ~model.hidden_size=3 optimizer.lr=-1": [
+        ["+seed", "a key that does not exist yet", "seed=3"],
+        ["~model.hidden_size", "its value, 64", "got 3"],
+        ["optimizer.lr", "above 0"],
+    ],
     "hydra.callbacks.x._target_=os.system": [["hydra.callbacks.x._target_", "hydra.run.dir"]],
     "hydra.run.dir=file/run": [["hydra.run.dir", "can be written", "file/run"]],
     "hydra.run.dir=old": [["hydra.run.dir", "holds no run yet", "old"]],

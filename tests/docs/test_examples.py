@@ -96,7 +96,10 @@ class Flat:
             "data=digits optimizer/schedule=flat",
             "expected a subclass of dltrain.optim.schedules.Schedule, got mine.Flat",
         ),
-        ("resume latest", "resume: expected the verb as the first word"),
+        (
+            "resume latest",
+            "resume: expected KEY=VALUE or GROUP=OPTION, got resume. A verb is the first word: dltrain resume ...",
+        ),
     ],
 )
 def test_a_class_or_yaml_that_lacks_something_is_refused_in_one_line(
