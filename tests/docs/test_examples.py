@@ -26,7 +26,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("module", "choices", "given", "keys"),
     [
-        ("my_model", ["model=moving_average", "data.series=sunspots", "data.window=24"], [], {"time", "step"}),
+        (
+            "my_model",
+            ["model=moving_average", "data.series=sunspots", "data.window=24", "optimizer/schedule=constant"],
+            [],
+            {"time", "step"},
+        ),
         ("my_data", ["model=mlp", "data=spirals"], ["points.csv"], {"class", "class_name", "probability"}),
         ("my_task", ["model=mlp", "data=csv", "data.path=table.csv", "task=quantiles"], ["table.csv"], {"0.1", "0.9"}),
         ("my_optimizer", ["optimizer=lion", "data.series=sunspots", "data.window=24"], [], {"time", "step"}),
