@@ -64,6 +64,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(f"dltrain {name}", verb)
     end = words.index("--") if "--" in words else len(words)
     found, rest = parser.parse_known_args(words[:end])
+    if late := next((word for word in rest if word in VERBS), None) if name == "train" else None:
+        hint = f"A verb is the first word: dltrain {late} ..."
+        raise ConfigError(format_error(late, "KEY=VALUE or GROUP=OPTION", late, hint))
     parser.refuse([word for word in rest if word.startswith("-") and word != "-"], name)
     found.verb = name
     found.overrides = [word for word in rest if name in COMPOSED or is_override(word)]

@@ -28,7 +28,7 @@ ROLES = {
     "task": ("evaluate", "a task"),
     "model": ("forward", "a model"),
     "optimizer": ("step", "an optimizer"),
-    "optimizer.schedule": ("factor", "a schedule"),
+    "optimizer.schedule": ("observe", "a subclass of dltrain.optim.schedules.Schedule"),
 }
 ALLOWED = "a class of dltrain, torch.nn, torch.optim or torchvision.models"
 
@@ -120,6 +120,8 @@ def _unknown_arguments(advice: Mapping[str, str], takes: str) -> Iterator[str]:
 
 def find_target(path: Any, key: str, allow: tuple[str, ...]) -> Callable[..., Any]:
     """Return the class or function that a ``_target_`` names; a module that is not allowed is not imported."""
+    if path is None:
+        raise ConfigError(f"{key}._target_: expected a class, got nothing. Set it in the YAML: _target_: module.Class")
     path = str(path)
     if new := renamed.new_target(path):
         raise ConfigError(format_error(f"{key}._target_", new, path, "The class has moved."))
@@ -155,6 +157,6 @@ def _is_model_builder(found: Any) -> bool:
 
 def required_facts(node: Node, key: str, allow: tuple[str, ...] = ()) -> list[str]:
     """Return the facts that a node cannot do without: a `Fact` for an argument that does not accept None."""
-    hints = annotations(find_target(node["_target_"], key, allow))
+    hints = annotations(find_target(node.get("_target_"), key, allow))
     facts = {name: value.name for name, value in node.items() if isinstance(value, Fact)}
     return [fact for name, fact in facts.items() if name in hints and not fits(None, hints[name])]

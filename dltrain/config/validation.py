@@ -11,6 +11,7 @@ Node = Mapping[str, Any]
 
 # Groups of plain values: their keys are exactly those of dltrain's own YAML.
 PLAIN = ("trainer", "regularization", "device", "sweep")
+NO_SCHEDULE = "The defaults of an optimizer's YAML name one: - schedule: constant"
 
 
 def wrong_option(group: str, option: Any, options: Sequence[str]) -> str | None:
@@ -117,7 +118,8 @@ def misshapen_groups(content: Node, own: Node) -> Iterator[str]:
     for key, default in [(k, v) for k, v in own.items() if k != "sweep"] + [("optimizer.schedule", {})]:
         found = nodes.get(key)
         if found is None and default is not None:
-            yield f"{key}: expected a value, got nothing"
+            hint = f". {NO_SCHEDULE}" if key == "optimizer.schedule" else ""
+            yield f"{key}: expected a value, got nothing{hint}"
         elif isinstance(found, Mapping) != isinstance(default, Mapping):
             yield format_error(key, "a group of keys" if isinstance(default, Mapping) else "a value", found)
     for group in PLAIN:

@@ -39,6 +39,8 @@ def prepare_run(
     classifier_features.attach_features(components)
     components.notes = (*components.notes, *notes)
     splits = components.data.load()
+    if not isinstance(splits, Splits):
+        raise ConfigError(format_error("data._target_", "Splits from load()", type(splits).__name__))
     components.fingerprint = fingerprint(splits)
     if resumed is not None:
         skipping = components.config["data"].get("on_bad_sample") == "skip"
@@ -159,6 +161,8 @@ def _compute_losses(components: Components, batch: Batch, held: Batch, device: D
 def _explain(components: Components, job: Job, batch: Batch, held: Batch, error: Exception) -> ConfigError:
     """Return why losses cannot be computed: because of the precision, if fp32 works, or of shapes that do not fit."""
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, KeyError):
+        first = f"{first} is missing."
     device = components.device
     if device.precision in DTYPES:
         components.model.train()

@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from dltrain.runs.assemble import Components
@@ -14,16 +15,17 @@ SLURM_JOB = "SLURM_JOB_ID"  # environment variable
 SLURM_TIMEOUT_S = 30
 
 
-def next_steps(state: str, run: Path, checkpoints: Checkpoints) -> list[str]:
-    """Return where the run is, its last checkpoint, and the command that continues it."""
+def next_steps(state: str, run: Path, checkpoints: Checkpoints, allow: Sequence[str] = ()) -> list[str]:
+    """Return where the run is, its last checkpoint, and the command that continues it and trusts `allow`."""
     lines, folder = [f"Run folder: {run}"], shlex.quote(str(run))
+    trust = f" 'allow_targets=[{','.join(allow)}]'" if allow else ""
     if steps := [entry["step"] for entry in checkpoints.read_manifest().values()]:
         lines.append(f"Last checkpoint: step {max(steps)}")
     commands = {
-        "diverged": f"Start again with a lower learning rate: dltrain rerun {folder} optimizer.lr=...",
-        "out_of_memory": f"Resume with: dltrain resume {folder} trainer.on_oom=shrink",
+        "diverged": f"Start again with a lower learning rate: dltrain rerun {folder} optimizer.lr=...{trust}",
+        "out_of_memory": f"Resume with: dltrain resume {folder} trainer.on_oom=shrink{trust}",
     }
-    return [*lines, commands.get(state, f"Resume with: dltrain resume {folder}")]
+    return [*lines, commands.get(state, f"Resume with: dltrain resume {folder}{trust}")]
 
 
 def describe_out_of_memory(error: BaseException, components: Components) -> str:

@@ -52,6 +52,9 @@ class Trained:
             batches = Batches(source, files.batch_size, device.device, channels_last=device.channels_last)
             with torch.inference_mode(), device.autocast():
                 lines = [line for batch in batches for line in task.predict(model, batch, **asked)]
+            if len(piece.names) != len(lines):
+                expected = f"{len(lines)} names from inputs(files), one per line of the prediction"
+                raise ConfigError(format_error("data", expected, len(piece.names)))
             yield [{**name, **json_values(line)} for name, line in zip(piece.names, lines, strict=True)]
 
     def evaluate(self, split: str, console: Console) -> Evaluation:

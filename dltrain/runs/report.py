@@ -115,6 +115,8 @@ class Report:
         self.console.info(
             f"{format_duration(result['seconds'])} in all, {int(result['samples_per_second']):,} samples/s"
         )
+        if result["out_of_time"]:
+            self.console.info(f"stopped by trainer.max_minutes at step {result['steps']:,}; dltrain resume continues")
         if self.bad_samples:
             self.console.info(f"{len(self.bad_samples):,} examples could not be read and were left out:")
             for reason in self.bad_samples[:SHOWN_BAD_SAMPLES]:

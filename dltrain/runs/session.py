@@ -200,7 +200,8 @@ class Session:
         with contextlib.suppress(OSError):
             self.home.write_status(state, code, self.step, error)
         if error:
-            self.console.error([f"{state}: {error}", *failures.next_steps(state, self.home.path, self.checkpoints)])
+            steps = failures.next_steps(state, self.home.path, self.checkpoints, self.components.allow)
+            self.console.error([f"{state}: {error}", *steps])
         if state == "interrupted" and error == SAVE_SIGNAL and self.stop.requeue:
             self.console.info(failures.requeue())
         self.console.close_log()

@@ -26,7 +26,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("module", "choices", "given", "keys"),
     [
-        ("my_model", ["model=moving_average", "data.series=sunspots", "data.window=24"], [], {"time", "step"}),
+        (
+            "my_model",
+            ["model=moving_average", "data.series=sunspots", "data.window=24", "optimizer/schedule=constant"],
+            [],
+            {"time", "step"},
+        ),
         ("my_data", ["model=mlp", "data=spirals"], ["points.csv"], {"class", "class_name", "probability"}),
         ("my_task", ["model=mlp", "data=csv", "data.path=table.csv", "task=quantiles"], ["table.csv"], {"0.1", "0.9"}),
         ("my_optimizer", ["optimizer=lion", "data.series=sunspots", "data.window=24"], [], {"time", "step"}),
@@ -57,6 +62,62 @@ def test_mistakes_are_reported_without_a_traceback(here: Path, capsys: pytest.Ca
     said = capsys.readouterr().err
     assert "INPUT 1: expected CSV files with two numbers per line, got words.csv" in said
     assert "task.targets: expected 1" in said
+
+
+OWN = {
+    "mine.py": """
+import my_data
+
+
+class Bare:
+    spec, batch_size, load = my_data.Spirals().spec, 4, my_data.Spirals.load
+
+
+class Pair(my_data.Spirals):
+    def load(self):
+        return super().load().train, None
+
+
+class Flat:
+    def factor(self, step, steps):
+        return 1.0
+""",
+    "own/data/bare.yaml": "_target_: mine.Bare",
+    "own/data/pair.yaml": "_target_: mine.Pair",
+    "own/model/untargeted.yaml": "size: 3",
+    "own/optimizer/unscheduled.yaml": "_target_: torch.optim.SGD",
+    "own/optimizer/schedule/flat.yaml": "_target_: mine.Flat",
+}
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("data=bare", "data._target_: expected a class whose objects have workers, got Bare"),
+        ("data=pair", "data._target_: expected Splits from load(), got tuple"),
+        ("data=digits model=untargeted", "model._target_: expected a class, got nothing"),
+        ("data=digits optimizer=unscheduled", "optimizer.schedule: expected a value, got nothing. The defaults"),
+        (
+            "data=digits optimizer/schedule=flat",
+            "expected a subclass of dltrain.optim.schedules.Schedule, got mine.Flat",
+        ),
+        (
+            "resume latest",
+            "resume: expected KEY=VALUE or GROUP=OPTION, got resume. A verb is the first word: dltrain resume ...",
+        ),
+    ],
+)
+def test_a_class_or_yaml_that_lacks_something_is_refused_in_one_line(
+    typed: str, said: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in OWN.items():
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_text(text)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(here)])
+    choices = [] if "latest" in typed else ["model=mlp", "task=classification", "device=cpu", "allow_targets=[mine]"]
+    assert main(["--config-dir", "own", *choices, *typed.split()]) == 2
+    assert said in capsys.readouterr().err
+    sys.modules.pop("mine", None)
 
 
 @pytest.mark.slow
