@@ -22,7 +22,7 @@ class Verb(NamedTuple):
     usage: str
     description: str
     examples: str  # commands, one per line
-    arguments: tuple[tuple[str, str], ...]  # words that are no flags, with help: (("RUN", "the run's folder"), ...)
+    arguments: tuple[tuple[str, str], ...]  # positional arguments with their help: (("RUN", "the run's folder"), ...)
     names: tuple[int, float] = (1, 1)  # at least and at most as many names of runs, files or folders
     add_flags: Callable[[ArgumentParser], None] = lambda parser: None
 

@@ -13,7 +13,7 @@ from dltrain.data.loader import Batch
 from dltrain.datasets.class_counts import format_class_counts, shorten_names
 from dltrain.errors import ConfigError, format_error
 
-MIN_REPEATS = 2  # examples per class on average; numbers that repeat less are no classes
+MIN_REPEATS = 2  # examples per class on average; numbers that repeat less often are not classes
 SIGNS = [-1, 1]  # the only negative labels: -1 alone often stands for no label
 MAX_EXACT = 2**24  # float32 has all whole numbers up to this
 
@@ -103,7 +103,7 @@ def _is_one_hot(y: np.ndarray) -> bool:
 
 
 def _are_classes(numbers: np.ndarray, is_float: bool) -> bool:
-    """Whether different numbers, in order, can stand for classes."""
+    """Return whether different numbers, in order, can stand for classes."""
     if not np.isfinite(numbers).all() or (numbers % 1).any() or (is_float and not len(numbers) >= 2):
         return False
     exact = not is_float or numbers[-1] < MAX_EXACT

@@ -111,6 +111,6 @@ def _typical_change(train: np.ndarray, horizon: int) -> np.ndarray:
 
 
 def _seasonal_change(train: np.ndarray, season: int) -> np.ndarray:
-    """Return the mean absolute change of each column over a season, or over a step if there is no whole season."""
+    """Return the mean absolute change of each column over a season, or over a step if there are too few rows."""
     lag = season if season < len(train) else 1
     return replace_zero(np.abs(train[lag:] - train[:-lag]).mean(axis=0), train)

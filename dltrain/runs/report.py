@@ -132,7 +132,7 @@ class Report:
 
 
 def describe_data(data: Data) -> list[str]:
-    """Return what a loaded data set understood of its files, in a few lines; nothing if it does not say."""
+    """Return the lines in which a loaded data set describes its files, if it has any."""
     describe = getattr(data, "describe", None)
     return describe() if describe else []
 

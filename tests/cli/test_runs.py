@@ -58,7 +58,7 @@ class Result(NamedTuple):
 
 @pytest.fixture
 def runs(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """Runs the command in this process."""
+    """Return a function that runs ``dltrain runs`` in this process."""
 
     def call(*words: object) -> Result:
         capsys.readouterr()

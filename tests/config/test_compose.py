@@ -16,7 +16,7 @@ Write = Callable[..., tuple[str, ...]]
 
 @pytest.fixture
 def own(tmp_path: Path) -> Write:
-    """Writes YAML files of a user's own; returns the folders for ``--config-dir``."""
+    """Return a function that writes YAML files of a user and returns the folders for ``--config-dir``."""
 
     def write(**files: str) -> tuple[str, ...]:
         for name, text in files.items():

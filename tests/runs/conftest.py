@@ -15,7 +15,7 @@ from dltrain.runs.launch import Outcome
 
 @pytest.fixture(scope="package")
 def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Outcome]:
-    """Runs a command in a fresh folder, with the current folder empty."""
+    """Return a function that trains in a new run folder, from an empty current folder."""
 
     def run_it(*typed: str, config_dirs: tuple[str, ...] = ()) -> Outcome:
         path = tmp_path_factory.mktemp("runs") / "run"

@@ -99,7 +99,7 @@ def test_a_finished_sweep_has_nothing_left_to_do(
             "-m model=perceptron,mlp,gru seed=0",
             "expected the 2 jobs of the sweep in whole, got 3. It was started",
         ),
-        ("-m model=perceptron,mlp seed=0 optimizer.lr=0.5", "job 1: optimizer.lr: the sweep has 0.001"),
+        ("-m model=perceptron,mlp seed=0 optimizer.lr=0.5", "job 1: optimizer.lr: the sweep has 0.005"),
         ("-m model=perceptron,mlp seed=0 hydra.sweep.dir=other", "hydra.sweep.dir: expected whole as sweep.resume"),
         ("model=mlp seed=0", "sweep.resume: expected -m with it, got whole"),
         ("-m model=mlp seed=0 sweep.resume=whole,other", "sweep.resume: expected one folder, got other whole"),

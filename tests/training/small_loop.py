@@ -113,7 +113,7 @@ def order(epochs: int, batch_size: int = BATCH, first: int = 0) -> list[Batch]:
 
 
 class Tokens(Classification):
-    """Counts only examples whose first number is positive, as a language model leaves out padding."""
+    """Count only examples whose first number is positive, as a language model leaves out padding."""
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         each = F.cross_entropy(model(batch["inputs"]), batch["targets"], reduction="none")
