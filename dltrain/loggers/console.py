@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -55,18 +56,19 @@ class Console:
         for name, fact in facts.items():
             self._log(logging.INFO, f"  {name:<{width}}  ", fact, "dim")
 
-    def progress(self, epoch: int, epochs: int, step: int, steps: int, *figures: str) -> None:
+    def progress(self, done: float, epochs: int, step: int, steps: int, *figures: str) -> None:
         """Show the position of a run and `figures` such as ``loss 0.5``; cheap enough to call after every step.
 
         On a terminal the live line is redrawn at most ten times per second. Elsewhere, and in the log file, a line is
-        written at the end of each epoch: when `step` reaches `steps` or `epoch`, counted from 1, changes.
+        written after each epoch: when `step` reaches `steps`, or `done`, the epochs so far, a whole number.
         """
-        finished = epoch if step >= steps else epoch - 1
+        epoch = math.ceil(done)
+        finished = epoch if step >= steps else int(done)
         self._reported = epoch - 1 if self._reported is None else self._reported
         epoch_ended, due = finished > self._reported, self._is_due()
         if not (epoch_ended or due):
             return
-        title = f"epoch {epoch}/{epochs}"
+        title = f"epoch {finished if epoch_ended else epoch}/{epochs}"
         line = clean("  ".join([title, f"step {step}/{steps}", *figures]))
         if epoch_ended:
             self._reported = finished

@@ -13,6 +13,7 @@ from typing import Any
 from dltrain import redaction
 from dltrain.loggers.console import Console
 from dltrain.loggers.formatting import format_duration, format_number
+from dltrain.runs import provenance
 from dltrain.storage import run_dir, run_files, safe_read
 from dltrain.storage.atomic import write_atomic
 
@@ -28,7 +29,9 @@ class JobResult:
     choices: dict[str, str]
     state: str
     metric: str = ""
-    value: float | None = None
+    better: str = ""  # min or max
+    validation: float | None = None  # the best of the metric on the validation split
+    value: float | None = None  # the metric on the test split
     test: dict[str, float | None] = field(default_factory=dict)
     seconds: float = 0.0
     folder: str = ""
@@ -40,6 +43,10 @@ class JobResult:
         found = safe_read.get_mapping(result, "test").items()
         self.test = {name: value if safe_read.is_number(value) else None for name, value in found}
         self.value = self.test.get(self.metric)
+        best = safe_read.get_mapping(result, "best").get(self.metric)
+        self.validation = best if safe_read.is_number(best) else None
+        began = provenance.load_environment(Path(self.folder))
+        self.better = str(safe_read.get_mapping(began, "metric").get("better", ""))
 
 
 def load_result(number: int, chosen: dict[str, str], path: Path) -> JobResult | None:
@@ -59,37 +66,53 @@ def load_result(number: int, chosen: dict[str, str], path: Path) -> JobResult | 
     return row if result or row.state != "finished" else None
 
 
+def best_job(rows: list[JobResult]) -> int | None:
+    """Return the job with the best metric on the validation split, the first of several, or None without any."""
+    values = {row.job: row.validation for row in rows if row.validation is not None}
+    if not values:
+        return None
+    choose = max if all(row.better == "max" for row in rows if row.job in values) else min
+    return choose(values, key=lambda job: values[job])
+
+
 def write_summary(home: Path, rows: list[JobResult], swept: list[str]) -> None:
     """Write ``summary.csv`` and ``summary.json``, after every job, so that nothing is lost."""
     metrics = dict.fromkeys(name for row in rows for name in row.test)
-    heads = ["job", *swept, "state", *[f"{name}/test" for name in metrics], "seconds", "folder", "error"]
+    chosen_by, best = f"{_metric(rows)}/val", best_job(rows)
+    tests = [f"{name}/test" for name in metrics]
+    heads = ["job", *swept, chosen_by, "best", "state", *tests, "seconds", "folder", "error"]
     text = io.StringIO()
     table = csv.DictWriter(text, heads, extrasaction="ignore")
     table.writeheader()
     for row in rows:
         tested = {f"{name}/test": value for name, value in row.test.items()}
-        table.writerow(redaction.mask({**vars(row), **row.choices, **tested, "seconds": f"{row.seconds:.3f}"}))
+        facts = {chosen_by: row.validation, "best": "best" * (row.job == best), "seconds": f"{row.seconds:.3f}"}
+        table.writerow(redaction.mask({**vars(row), **row.choices, **tested, **facts}))
     write_atomic(home / run_files.SUMMARY_CSV, text.getvalue().encode(errors="backslashreplace"))
-    content = redaction.mask({"jobs": [vars(row) for row in rows], "over_seeds": _seed_statistics(rows, swept)})
+    jobs = [vars(row) for row in rows]
+    content = redaction.mask({"best": best, "jobs": jobs, "over_seeds": _seed_statistics(rows, swept)})
     write_atomic(home / run_files.SUMMARY_JSON, json.dumps(content, indent=2).encode())
 
 
 def print_summary(console: Console, rows: list[JobResult], swept: list[str], home: Path) -> None:
-    """Print the table of all jobs, the statistics over seeds, and every failure."""
-    metric = f"{next((row.metric for row in rows if row.metric), 'metric')} (test)"
+    """Print the table of all jobs, the statistics over seeds, the best job on validation, and every failure."""
+    metric, best = _metric(rows), best_job(rows)
     table = []
     for row in rows:
-        value = "not finite" if row.state == "finished" and row.value is None else format_number(row.value)
-        ending = (value, row.state, format_duration(row.seconds), Path(row.folder).name)
+        numbers = map(format_number, (row.validation, row.value))
+        state = f"{row.state}, best" if row.job == best else row.state
+        ending = (*numbers, state, format_duration(row.seconds), Path(row.folder).name)
         table.append([str(row.job), *row.choices.values(), *ending])
-    console.table("sweep", ["job", *swept, metric, "state", "time", "folder"], table, results=True)
+    heads = [f"{metric} (val)", f"{metric} (test)"]
+    console.table("sweep", ["job", *swept, *heads, "state", "time", "folder"], table, results=True)
     if groups := _seed_statistics(rows, swept):
         others = [key for key in swept if key != "seed"]
-        lines = [
-            [*g["choices"].values(), format_number(g["mean"]), format_number(g["deviation"]), str(g["seeds"])]
-            for g in groups
-        ]
-        console.table("over seeds", [*others, metric, "deviation", "seeds"], lines, results=True)
+        numbers_of = ("validation", "mean", "deviation")
+        lines = [[*g["choices"].values(), *(format_number(g[n]) for n in numbers_of), str(g["seeds"])] for g in groups]
+        console.table("over seeds", [*others, *heads, "deviation", "seeds"], lines, results=True)
+    for row in rows:
+        if row.job == best:
+            console.info(f"best {metric} on validation: job {best}. Repeat it: dltrain rerun {shlex.quote(row.folder)}")
     for row in rows:
         if row.error:
             console.error([f"job {row.job} {row.state}: {row.error}"])
@@ -97,21 +120,29 @@ def print_summary(console: Console, rows: list[JobResult], swept: list[str], hom
     console.info(f"tensorboard --logdir {shlex.quote(str(home))}")
 
 
+def _metric(rows: list[JobResult]) -> str:
+    return next((row.metric for row in rows if row.metric), "metric")
+
+
 def _seed_statistics(rows: list[JobResult], swept: list[str]) -> list[dict[str, Any]]:
-    """Return mean and sample standard deviation of the metric over seeds, for jobs that differ in nothing else.
+    """Return means over seeds, and the sample standard deviation on the test split, for jobs alike in all else.
 
     Empty unless seeds were swept; the deviation of a single seed is None.
     """
     if "seed" not in swept:
         return []
     found: dict[tuple[tuple[str, str], ...], list[float]] = defaultdict(list)
+    validated: dict[tuple[tuple[str, str], ...], list[float]] = defaultdict(list)
     for row in rows:
         key = tuple((k, v) for k, v in row.choices.items() if k != "seed")
         if row.value is not None:
             found[key].append(row.value)
+        if row.validation is not None:
+            validated[key].append(row.validation)
     return [
         {
             "choices": dict(key),
+            "validation": statistics.fmean(validated[key]) if validated[key] else None,
             "mean": statistics.fmean(values),
             "deviation": statistics.stdev(values) if len(values) > 1 else None,
             "seeds": len(values),

@@ -92,5 +92,5 @@ class RunLogger:
         figures = [] if self.loss is None else [f"loss {self.loss:.4g}"]
         figures += [] if self.metric is None else [f"{metric}/val {self.metric:.4g}"]
         figures += [format_rate(rate), f"left {format_duration(left)}"]
-        epoch = min(int(stages.epoch(state)) + 1, stages.epochs)
-        self.console.progress(epoch, stages.epochs, state.step, stages.steps, *figures)
+        done = min(stages.epoch(state), stages.epochs)
+        self.console.progress(done, stages.epochs, state.step, stages.steps, *figures)

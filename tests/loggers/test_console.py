@@ -24,7 +24,7 @@ SESSION = """
     console = Console()
     console.start("lstm on digits", {"model": "LSTM, 61,706 parameters", "run folder": "outputs/[a]"})
     for step in range(1, 41):
-        console.progress((step - 1) // 20 + 1, 2, step, 40, f"loss {1 / step:.4g}", "812/s", "left 4m 05s")
+        console.progress(step / 20, 2, step, 40, f"loss {1 / step:.4g}", "812/s", "left 4m 05s")
         time.sleep(0.01)
         if step == 10:
             console.warning("the disk is [nearly] full")
@@ -84,8 +84,8 @@ def screen(written):
     return lines
 
 
-def advance(console, epoch=1, epochs=9, step=1, steps=90):
-    console.progress(epoch, epochs, step, steps, "loss 0.5", "12/s")
+def advance(console, done=0.5, epochs=9, step=1, steps=90):
+    console.progress(done, epochs, step, steps, "loss 0.5", "12/s")
 
 
 def test_a_pipe_gets_plain_lines_one_per_epoch():
@@ -96,7 +96,7 @@ def test_a_pipe_gets_plain_lines_one_per_epoch():
         "  model       LSTM, 61,706 parameters",
         "  run folder  outputs/[a]",
         "warning: the disk is [nearly] full",
-        "epoch 2/2  step 21/40  loss 0.04762  812/s  left 4m 05s",
+        "epoch 1/2  step 20/40  loss 0.05  812/s  left 4m 05s",
         "epoch 2/2  step 40/40  loss 0.025  812/s  left 4m 05s",
         "test",
         "method   mse",
@@ -162,7 +162,7 @@ def test_the_live_line_is_redrawn_ten_times_per_second_at_most():
         console = Console()
         for step in range(1000):
             now = step / 1000
-            console.progress(1, 1, step, 10**9, "loss 0.5", "12/s")
+            console.progress(0.5, 1, step, 10**9, "loss 0.5", "12/s")
     """
     assert on_a_terminal(code).count("epoch 1/1") == 10
 
@@ -171,7 +171,7 @@ def test_the_live_line_is_redrawn_ten_times_per_second_at_most():
 def test_the_live_line_is_cut_to_the_width_of_the_terminal(width):
     code = """
         from dltrain.loggers.console import Console
-        Console().progress(1, 10, 420, 1400, "loss 0.312", "accuracy" * 5 + " 0.91", "left 4m 05s")
+        Console().progress(0.5, 10, 420, 1400, "loss 0.312", "accuracy" * 5 + " 0.91", "left 4m 05s")
     """
     line = CODES.sub("", on_a_terminal(code, width=width)).strip("\r")
     assert len(line) <= width - 1
@@ -222,7 +222,7 @@ def test_closing_the_terminal_does_not_end_the_run(tmp_path):
         from dltrain.loggers.console import Console
         console = Console()
         console.open_log(pathlib.Path({str(tmp_path / "train.log")!r}))
-        console.progress(1, 2, 1, 9, "loss 0.5", "12/s")
+        console.progress(0.1, 2, 1, 9, "loss 0.5", "12/s")
         print("ready", flush=True)
         sys.stdin.readline()
         for number in range(3):
@@ -311,26 +311,26 @@ def test_each_epoch_has_one_line_with_steps_per_epoch_or_per_run(steps_of, capsy
     for step in range(1, 31):
         epoch = (step - 1) // 10 + 1
         done, steps = (step - (epoch - 1) * 10, 10) if steps_of == "epoch" else (step, 30)
-        advance(console, epoch=epoch, epochs=3, step=done, steps=steps)
+        advance(console, step / 10, epochs=3, step=done, steps=steps)
         if done == steps:
-            advance(console, epoch=epoch, epochs=3, step=done, steps=steps)
+            advance(console, step / 10, epochs=3, step=done, steps=steps)
     assert len(capsys.readouterr().err.splitlines()) == 3
 
 
 def test_a_run_resumed_in_its_third_epoch_has_no_lines_for_the_first_two(capsys):
     console = Console()
-    advance(console, epoch=3)
-    advance(console, epoch=3, step=2)
+    advance(console, 2.1)
+    advance(console, 2.2, step=2)
     assert capsys.readouterr().err == ""
-    advance(console, epoch=4, step=3)
-    assert capsys.readouterr().err.startswith("epoch 4/9  step 3/90  loss 0.5  12/s")
+    advance(console, 3.1, step=3)
+    assert capsys.readouterr().err.startswith("epoch 3/9  step 3/90  loss 0.5  12/s")
 
 
 def test_a_second_run_of_the_same_console_resets_progress(capsys):
     console = Console()
     for _ in range(2):
         console.start("", {})
-        advance(console, epoch=9, epochs=9, step=90)
+        advance(console, 9, epochs=9, step=90)
         console.close_log()
     assert len(capsys.readouterr().err.splitlines()) == 2
 

@@ -77,6 +77,19 @@ def test_the_table_is_a_result_and_shows_every_job(swept: Swept) -> None:
     assert [line.split()[0] for line in seeds.splitlines()[3:]] == ["gru", "lstm"]
 
 
+def test_the_best_job_on_validation_is_marked_with_the_command_that_repeats_it(swept: Swept) -> None:
+    rows, summary = swept.rows(), swept.summary()
+    values = {row["job"]: float(row["mae/val"]) for row in rows if row["mae/val"]}
+    best = min(values, key=lambda job: values[job])
+    assert len(values) == 4 and [row["job"] for row in rows if row["best"]] == [best] == [str(summary["best"])]
+    (folder,) = (row["folder"] for row in rows if row["job"] == best)
+    result = json.loads((Path(folder) / "result.json").read_text())
+    assert values[best] == result["best"]["mae"] == summary["jobs"][int(best)]["validation"]
+    heads = swept.out.splitlines()[1]
+    assert heads.index("mae (val)") < heads.index("mae (test)") and swept.out.count("finished, best") == 1
+    assert f"best mae on validation: job {best}. Repeat it: dltrain rerun" in swept.err and folder in swept.err
+
+
 def test_seeds_add_up_to_a_mean_and_a_deviation(swept: Swept) -> None:
     rows, groups = swept.rows(), swept.summary()["over_seeds"]
     assert [group["choices"] for group in groups] == [{"model": "gru"}, {"model": "lstm"}]

@@ -103,7 +103,7 @@ def test_a_finished_sweep_has_nothing_left_to_do(
         ("-m model=perceptron,mlp seed=0 hydra.sweep.dir=other", "hydra.sweep.dir: expected whole as sweep.resume"),
         ("model=mlp seed=0", "sweep.resume: expected -m with it, got whole"),
         ("-m model=mlp seed=0 sweep.resume=whole,other", "sweep.resume: expected one folder, got other whole"),
-        ("-m model=mlp seed=0 sweep.resume=[whole]", "sweep.resume: expected the folder of a sweep, with"),
+        ("-m model=mlp seed=0 sweep.resume=[whole]", "sweep.resume: expected a value, got ['whole']"),
         ("-m model=mlp seed=0 sweep.resume=3", "sweep.resume: expected the folder of a sweep, with sweep.json, got 3"),
         ("-m model=mlp seed=0 sweep.resume=hole", "with sweep.json, got hole. Did you mean "),
         ("-m model=mlp seed=0 sweep.resume=whole/0_model=mlp", "sweep.resume"),
