@@ -37,7 +37,8 @@ class Conditional(nn.Module):
 def num_conditioning_classes(conditional: bool, classes: int | None) -> int:
     """Return the number of classes that a model is conditioned on; 0 for none.
 
-    Raise ConfigError if the model is conditional and the data have no classes.
+    Raises:
+        ConfigError: The model is conditional and the data have no classes.
     """
     if conditional and not classes:
         raise ConfigError(format_error("model.conditional", "false, as these data have no classes", conditional))

@@ -63,7 +63,8 @@ def requested_labels(model: nn.Module, request: GenerateRequest, count: int, dra
     Args:
         draw: Draw random classes if none is requested; otherwise return None.
 
-    Raise ConfigError if the model does not know the requested class.
+    Raises:
+        ConfigError: The model does not know the requested class.
     """
     classes = num_classes(model)
     if request.label is None:

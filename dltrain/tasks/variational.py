@@ -41,7 +41,9 @@ class Variational(Autoencoding):
         binarise: Draw each pixel as 0 or 1 with its value as the probability, each time it is read.
         features: Run folder of the classifier whose features `Quality` compares; None to skip these scores.
 
-    Raise ConfigError if the likelihood is unknown or does not fit the data.
+    Raises:
+        ConfigError: The likelihood is unknown or does not fit the data.
+
     Source: Kingma and Welling 2014, "Auto-encoding variational Bayes", equation 10 and appendix B; beta, Higgins et al.
     2017; warm-up, Sønderby et al. 2016; importance-weighted bound, Burda et al. 2016, equation 8.
     """
