@@ -16,7 +16,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     changes.pop(RUN_DIR, None)
     check_available(job.run_dir, default_root())
     console = Console()
-    console.info(f"{job.title()} (again)")
+    console.info(f"{job.title()} (rerun)")
     job.ready()
     from dltrain.runs.launch import train
 

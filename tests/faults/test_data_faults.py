@@ -43,23 +43,25 @@ def test_an_unreadable_picture_is_reported_with_its_file_and_number(kind: str, w
 @pytest.mark.parametrize("workers", [0, 2])
 def test_skipping_bad_pictures_keeps_all_others_in_their_batches(workers: int, tmp_path: Path) -> None:
     reference, files = load_split(paint(tmp_path), 0, training=True)
-    whole = [batch for epoch in (0, 1) for batch in reference.epoch(epoch)]
+    intact = [batch for epoch in (0, 1) for batch in reference.epoch(epoch)]
     batches, _ = load_split(tmp_path, workers, training=True, skip=True)
     orders = [batches.order(epoch).tolist() for epoch in (0, 1)]
-    gone = {orders[0][0], *orders[0][4:8], orders[0][13], orders[0][-1]}  # 4 to 7 are the whole second batch
-    for number, content in zip(gone, list(BROKEN.values()) * 2, strict=False):
+    damaged = {orders[0][0], *orders[0][4:8], orders[0][13], orders[0][-1]}  # 4 to 7 are the whole second batch
+    for number, content in zip(damaged, list(BROKEN.values()) * 2, strict=False):
         files[number].write_bytes(content)
     found = [batch for epoch in (0, 1) for batch in batches.epoch(epoch)]
     batches.close()
-    kept = [[n not in gone for n in order[at : at + 4]] for order in orders for at in range(0, len(order), 4)]
-    assert len(found) == len(whole) == len(kept)
+    kept = [
+        [n not in damaged for n in order[start : start + 4]] for order in orders for start in range(0, len(order), 4)
+    ]
+    assert len(found) == len(intact) == len(kept)
     assert found[1] == {} and kept[1] == [False] * 4
-    for batch, before, keep in zip(found, whole, kept, strict=True):
+    for batch, before, keep in zip(found, intact, kept, strict=True):
         assert (batch == {}) == (not any(keep))
         for name in batch:
             assert torch.equal(batch[name], before[name][torch.tensor(keep)])
-    assert len(batches.bad.found) == len(gone)
-    assert all(any(str(files[n]) in message for message in batches.bad.found) for n in gone)
+    assert len(batches.bad.found) == len(damaged)
+    assert all(any(str(files[n]) in message for message in batches.bad.found) for n in damaged)
 
 
 def test_a_picture_that_is_bad_in_every_epoch_counts_once(tmp_path: Path) -> None:
@@ -79,7 +81,7 @@ def test_a_split_without_readable_pictures_is_refused_even_if_bad_ones_are_skipp
 
 
 def damage_pictures(root: Path, count: int = 5) -> list[Path]:
-    """Damage every fourth of the first blue pictures, in turn in each way of `BROKEN`; return their files."""
+    """Damage `count` blue pictures, every fourth one, with the kinds of `BROKEN` in turn; return their files."""
     files = sorted((root / "blue").iterdir())[1 : 4 * count : 4]
     for path, content in zip(files, itertools.cycle(BROKEN.values())):
         path.write_bytes(content)
