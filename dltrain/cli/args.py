@@ -9,7 +9,7 @@ from dltrain.cli.verbs import VERBS, Verb
 from dltrain.config.groups import is_override
 from dltrain.errors import ConfigError, format_error, suggest
 
-COMPOSED = ("train", "summary")  # verbs whose words all set something; the others name runs and files, too
+COMPOSED = ("train", "summary", "inspect")  # verbs whose words all set something; the others name runs and files, too
 SWEEP = ("-m", "--multirun")
 # Flags of Hydra that dltrain refuses.
 REFUSED = {

@@ -1,6 +1,7 @@
 """Features of images from the last hidden layer of a trained classifier, to score generated images."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ class ClassifierFeatures(nn.Module):
 
     Args:
         classifier: The trained model.
-        pixel_range: The values of black and white in its inputs.
+        model_inputs: Returns what it reads for images from 0 (black) to 1 (white).
         name: Its run and accuracy, for reports.
 
     Shape:
@@ -34,9 +35,9 @@ class ClassifierFeatures(nn.Module):
         - Output: features (B, F) and logits (B, classes)
     """
 
-    def __init__(self, classifier: nn.Module, pixel_range: PixelRange, name: str) -> None:
+    def __init__(self, classifier: nn.Module, model_inputs: Callable[[Tensor], Tensor], name: str) -> None:
         super().__init__()
-        self.classifier, self.pixel_range, self.name = classifier, pixel_range, name
+        self.classifier, self.model_inputs, self.name = classifier, model_inputs, name
         self.read: Tensor | None = None
         layers = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
         if not layers:
@@ -46,7 +47,7 @@ class ClassifierFeatures(nn.Module):
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Return features and logits of one forward pass."""
-        logits = self.classifier(self.pixel_range.from_unit(pictures))
+        logits = self.classifier(self.model_inputs(pictures))
         read, self.read = self.read, None
         if read is None or read.dim() != 2 or logits.dim() != 2:
             raise ValueError("its last linear layer is not called once per image")
@@ -84,7 +85,12 @@ def load_features(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> Class
             raise ConfigError(_format_rejection(f"that tells pictures of {wanted} apart", f"one of {read}", path))
         model = build_model(job, facts)
         model.load_state_dict(effective_weights(Checkpoints(path).load(run_files.BEST)))
-        network = ClassifierFeatures(model, PixelRange(data.spec.low, data.spec.high), _describe_classifier(path, job))
+        pixel_range = PixelRange(data.spec.low, data.spec.high)
+        network = ClassifierFeatures(
+            model,
+            lambda pictures: task.model_inputs({"inputs": pixel_range.from_unit(pictures)}),
+            _describe_classifier(path, job),
+        )
         network(torch.zeros(2, *(spec.shape or ())))
         return network
     except (ConfigError, CheckpointError) as error:

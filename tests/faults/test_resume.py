@@ -40,7 +40,7 @@ def moments(kind: str) -> dict[str, str]:
 
 
 def is_sampled(kind: str, name: str) -> bool:
-    """Whether a stop is tried in the default suite, too."""
+    """Return whether a stop is tried in the default suite, too."""
     return name.startswith("the middle") and kind in ("pictures", "layers")
 
 

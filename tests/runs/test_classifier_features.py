@@ -50,6 +50,18 @@ def test_features_are_what_the_last_layer_of_the_trained_classifier_reads(judge:
     assert float((logits.argmax(1) == batch["targets"]).double().mean()) > 0.7
 
 
+def test_a_classifier_that_was_pretrained_layer_by_layer_reads_pixels_as_it_was_trained(
+    kept: Callable[..., Path], digits: Spec
+) -> None:
+    words = ("model=dbn", "model.hidden_size=[48,12]", "task=layerwise", "data=digits")
+    dbn = kept(*words, "task.pretrain_epochs=1", "trainer.epochs=2")
+    trained = load_trained(rebuild_components(job.load_job(dbn)), dbn, "best.pt")
+    pixels = torch.rand(9, 1, 8, 8)  # what its layers read
+    _, logits = classifier_features.load_features(str(dbn), digits)(pixels)
+    with torch.no_grad():
+        assert torch.allclose(logits, trained.components.model(pixels), atol=1e-5)
+
+
 def test_the_network_is_frozen_and_named_by_its_run_and_accuracy(judge: Path, digits: Spec) -> None:
     network = classifier_features.load_features(str(judge), digits)
     accuracy = json.loads((judge / "result.json").read_text())["test"]["accuracy"]
@@ -198,6 +210,6 @@ def test_a_classifier_without_a_last_hidden_layer_of_the_whole_picture_says_so(
     classifier: nn.Module, said: str, digits: Spec
 ) -> None:
     with pytest.raises(ValueError, match=said):
-        classifier_features.ClassifierFeatures(classifier, PixelRange(digits.low, digits.high), "it")(
+        classifier_features.ClassifierFeatures(classifier, PixelRange(digits.low, digits.high).from_unit, "it")(
             torch.rand(2, 1, 8, 8)
         )
