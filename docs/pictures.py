@@ -1,6 +1,7 @@
 """Draw docs/curves.png and docs/terminal.svg from a run: python docs/pictures.py RUN."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,9 +12,10 @@ HERE = Path(__file__).parent
 
 
 def curves(run: Path) -> None:
-    """Draw training loss and validation error over the steps, with the best baseline."""
+    """Draw training loss and validation error over the steps, with the best baseline on the same split."""
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    result = json.loads((run / "result.json").read_text())
+    command = [sys.executable, "-m", "dltrain", "evaluate", str(run), "--split", "val", "--json"]
+    figures = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     figure = Figure(figsize=(9, 3), dpi=100, layout="constrained")
     left, right = figure.subplots(1, 2)
     train = [(e["step"], e["loss"]) for e in events if e["split"] == "train"]
@@ -21,9 +23,9 @@ def curves(run: Path) -> None:
     left.semilogy(*zip(*train, strict=True), color="tab:blue")
     left.set(title="loss/train", xlabel="step")
     right.plot(*zip(*val, strict=True), color="tab:orange", label="LSTM")
-    best = min(metrics["mae"] for metrics in result["baselines"].values())
-    right.axhline(best, color="grey", linestyle="--", label="best baseline (test)")
-    right.set(title="mae/val, ppm", xlabel="step")
+    name, best = min(figures["baselines"].items(), key=lambda item: item[1]["mae"])
+    right.axhline(best["mae"], color="grey", linestyle="--", label=name)
+    right.set(title="mae/val, ppm", xlabel="step", ylim=(0.9 * best["mae"], 2 * best["mae"]))
     right.legend(frameon=False)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)

@@ -31,7 +31,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     for note in trained.notes:
         console.warning(note)
     console.info(f"{path}: {name.removesuffix('.pt')} checkpoint, of step {trained.step:,}")
-    task, evaluation = trained.components.task, trained.evaluate(arguments.split)
+    task, evaluation = trained.components.task, trained.evaluate(arguments.split, console)
     features = report.feature_source(task, evaluation)
     if arguments.json:
         source = {"folder": str(path), "checkpoint": name, "step": trained.step, "split": arguments.split}

@@ -59,7 +59,7 @@ def upgrade(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _keep_reading_as_before(data: dict[str, Any]) -> None:
-    """Set the arguments with which a file is read as version 0.2 and earlier versions read it."""
+    """Set the arguments with which a file is read as version 0.1 read it."""
     target = str(data.get("_target_", ""))
     if target.endswith(".CsvTable") and "ignore" not in data:
         data |= {"ignore": None, "stratify": False}

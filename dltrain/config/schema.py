@@ -78,7 +78,7 @@ INTERVAL = FieldSpec(
 # Names -> what they accept. A key that is not listed accepts whatever its constructor's annotation does.
 TABLE = {
     "seed": integer(0, below=2**63),
-    "epochs num_labels": integer(1, null=True),
+    "epochs num_labels eval_examples": integer(1, null=True),
     "max_steps accumulate keep_last keep_best batch_size max_bad_samples window horizon season cd_steps": integer(1),
     "num_layers num_heads channels context_length image_size width ffn_ratio latent statistics answers": integer(1),
     "ns_steps importance_samples n_critic modes": integer(1),

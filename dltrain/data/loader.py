@@ -12,6 +12,7 @@ from torch import Tensor
 from dltrain.data.bad_samples import BadSamples
 from dltrain.data.keyed_random import key, mix
 from dltrain.data.spec import Source
+from dltrain.data.splits import permutation
 from dltrain.data.worker_pool import TIMEOUT_S, WorkerLoader
 from dltrain.errors import ConfigError, format_error
 
@@ -30,6 +31,7 @@ class Batches:
         device: Device of the batches.
         seed: Seed of the order and of the augmentation in all epochs.
         training: Shuffle and augment. Otherwise batches keep the order of the data.
+        sample: Read a fixed sample of at most this many examples, at least 1; None reads all.
         workers: Processes that decode `Files`, at least 0; unused for tensors.
         channels_last: Convert images to the channels_last memory format.
         bad: Policy for unreadable examples, shared by all splits of a run. None stops at the first one.
@@ -43,6 +45,7 @@ class Batches:
         device: torch.device | str = "cpu",
         seed: int = 0,
         training: bool = False,
+        sample: int | None = None,
         workers: int = 0,
         channels_last: bool = False,
         bad: BadSamples | None = None,
@@ -50,7 +53,9 @@ class Batches:
     ) -> None:
         self.device = torch.device(device)
         self.bad = bad or BadSamples()
-        self.examples = len(source)
+        count = len(source)
+        self._indices = torch.arange(count) if sample is None else permutation(count)[:sample].sort().values
+        self.examples = len(self._indices)
         self.batch_size = batch_size
         self.seed = seed
         self.training = training
@@ -100,9 +105,9 @@ class Batches:
     def order(self, epoch: int) -> Tensor:
         """Return the example indices in the order of an epoch, int64 on the CPU."""
         if not self.training:
-            return torch.arange(self.examples)
+            return self._indices
         generator = torch.Generator().manual_seed(key(self.seed, epoch))
-        return torch.randperm(self.examples, generator=generator)
+        return self._indices[torch.randperm(self.examples, generator=generator)]
 
     def close(self) -> None:
         """End the worker processes and release the data."""

@@ -53,7 +53,7 @@ class CsvTable:
         day_first: Whether 05/06/2020 is the fifth of June; None finds it from the rows.
         missing_words: Words that mean a missing value in this file, besides the usual ones.
         ignore: Columns to leave out: a list of names, or ``auto`` for columns that identify the rows or have a text of
-            their own in most rows. None leaves nothing out and takes dates for words, as before 0.3.
+            their own in most rows. None leaves nothing out and takes dates for words, as version 0.1 did.
         missing: Policy for missing values: ``refuse``, or ``mean`` of the training rows. They are always rejected in
             the column to predict.
         stratify: Whether the splits have the same fraction of every class, as far as possible.
@@ -177,7 +177,7 @@ def find_stray_text(table: Table, refuse_mixed: bool) -> dict[int, str]:
 
     Args:
         table: The file.
-        refuse_mixed: Whether to reject columns of numbers with more text than that.
+        refuse_mixed: Whether to reject columns of numbers with more text than that, if it is few different words.
     """
     found: dict[int, str] = {}
     for column, name in enumerate(table.header):
@@ -190,7 +190,7 @@ def find_stray_text(table: Table, refuse_mixed: bool) -> dict[int, str]:
             for row in text.tolist():
                 expected = f"a finite number in {table.place(column, row)}"
                 found.setdefault(row, format_error("data.path", expected, table.columns[column][row]))
-        elif refuse_mixed:
+        elif refuse_mixed and len(np.unique(table.columns[column].codes[text])) <= MAX_NUMERIC_CLASSES:
             word = table.columns[column][text[0]]
             got = f"{word}, and text in {len(text)} of {len(table)} rows"
             hint = (

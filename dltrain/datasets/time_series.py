@@ -56,7 +56,7 @@ class TimeSeries:
         series: A bundled series: ``co2`` (weekly), ``elnino`` (monthly) or ``sunspots`` (yearly).
         path: A CSV file with one row per step, oldest first, instead of ``series``.
         column: Name of the column to forecast, or a list of names. ``auto`` takes all columns of numbers except
-            timestamps, row numbers and flags (0 or 1); None takes these as well, but for timestamps, as before 0.3.
+            timestamps, row numbers and flags (0 or 1); None takes all but timestamps, as version 0.1 did.
         group: Column that tells several series of one file apart, such as a store or a sensor.
         where: ``column:value``: only the rows with this value are read.
         header: Whether the first line names the columns; otherwise they are called column_1, column_2, ...

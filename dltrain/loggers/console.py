@@ -61,11 +61,9 @@ class Console:
         On a terminal the live line is redrawn at most ten times per second. Elsewhere, and in the log file, a line is
         written at the end of each epoch: when `step` reaches `steps` or `epoch`, counted from 1, changes.
         """
-        now, terminal = time.monotonic(), self.screen.rich is not None
         finished = epoch if step >= steps else epoch - 1
         self._reported = epoch - 1 if self._reported is None else self._reported
-        epoch_ended = finished > self._reported
-        due = now >= self._due or (terminal and not self.screen.live)
+        epoch_ended, due = finished > self._reported, self._is_due()
         if not (epoch_ended or due):
             return
         title = f"epoch {epoch}/{epochs}"
@@ -73,12 +71,26 @@ class Console:
         if epoch_ended:
             self._reported = finished
             self.logger.debug(line)
-        if not terminal:
-            self._due = now + REPEAT_S
+        if due or self.screen.rich is None:
+            self._show_live(line, len(title), step / max(steps, 1))
+
+    def evaluation(self, batch: int, batches: int, *figures: str) -> None:
+        """Show the position of an evaluation as often as `progress` does within an epoch; not in the log file."""
+        if self._is_due():
+            title, share = "evaluation", batch / max(batches, 1)
+            line = clean("  ".join([title, f"batch {batch}/{batches}", f"{share:.0%}", *figures]))
+            self._show_live(line, len(title), share)
+
+    def _is_due(self) -> bool:
+        return time.monotonic() >= self._due or (self.screen.rich is not None and not self.screen.live)
+
+    def _show_live(self, line: str, bold: int, fraction: float) -> None:
+        if self.screen.rich is None:
+            self._due = time.monotonic() + REPEAT_S
             self.screen.print(line)
-        elif due:
-            self._due = now + REDRAW_S
-            self.screen.draw(line, len(title), step / max(steps, 1))
+        else:
+            self._due = time.monotonic() + REDRAW_S
+            self.screen.draw(line, bold, fraction)
 
     def info(self, message: str) -> None:
         """Show a message."""

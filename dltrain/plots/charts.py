@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 # Source: Okabe, Ito 2008, "Color Universal Design", without their yellow, which is faint on white; then two of
 # Tol 2021, "Colour schemes", muted.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK, "#882255", "#999933", GREY)
+TITLE = 32  # longest title of axes, in characters
 PANELS = 3  # forecasts in one chart
 COLUMNS = 3  # captioned images in one row
+PITCH = 1.4  # distance of the rows of captioned images, as a multiple of the column width
 BINS = 40
 MANY_POINTS = 2500  # above, points are drawn smaller
 
@@ -34,7 +36,8 @@ def confusion(figure: "Figure", counts: Tensor, names: Sequence[str]) -> None:
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
     rate = 100 * float(counts.trace() / counts.sum().clamp(min=1))
     axes = figure.subplots()
-    axes.set_title(f"accuracy {rate:.1f} % of {int(counts.sum()):,}")
+    total = int(counts.sum())
+    axes.set_title(f"accuracy {rate:.1f} % of {total:{',' if total < 1e7 else '.3g'}}")
     # The square root keeps a few errors visible next to many correct predictions.
     axes.imshow(shares.sqrt().numpy(), "Blues", vmin=0, vmax=1)
     cell = 120 / len(counts)  # approximate size in points
@@ -44,7 +47,7 @@ def confusion(figure: "Figure", counts: Tensor, names: Sequence[str]) -> None:
         color = "white" if shares[row, column] > 0.35 else INK
         if size > 4:
             axes.text(column, row, text, fontsize=size, color=color, ha="center", va="center_baseline")
-    ticks = range(0, len(counts), math.ceil(len(counts) / 20))
+    ticks = range(0, len(counts), math.ceil(len(counts) / 14))
     labels = [short(names[tick], 10) for tick in ticks]
     level = len(ticks) * (1 + max(map(len, labels))) <= 36
     axes.set_xticks(ticks, labels, rotation=0 if level else 90)
@@ -53,7 +56,7 @@ def confusion(figure: "Figure", counts: Tensor, names: Sequence[str]) -> None:
     axes.set_ylabel("true")
 
 
-@picture(height=3.2)
+@picture(height=2.6)
 def captioned(figure: "Figure", pictures: Tensor, captions: Sequence[str]) -> None:
     """Draw images in rows of three, each above its caption.
 
@@ -66,11 +69,11 @@ def captioned(figure: "Figure", pictures: Tensor, captions: Sequence[str]) -> No
     for place, (pixels, caption) in enumerate(zip(pictures, captions, strict=True)):
         row, column = divmod(place, COLUMNS)
         height, width = (0.47 * side / max(pixels.shape[1:]) for side in pixels.shape[1:])
-        extent = (column - width, column + width, -1.25 * row - height, -1.25 * row + height)
+        extent = (column - width, column + width, -PITCH * row - height, -PITCH * row + height)
         axes.imshow(_visible(pixels), "gray", vmin=0, vmax=1, extent=extent)
-        text = textwrap.fill(short(caption, 99), 16, max_lines=2, placeholder="…")
-        axes.text(column, -1.25 * row - 0.49, text, fontsize=6.5, linespacing=1, ha="center", va="top")
-    axes.set(xlim=(-0.5, COLUMNS - 0.5), ylim=(-1.25 * math.ceil(len(pictures) / COLUMNS) + 0.5, 0.5))
+        text = textwrap.fill(short(caption, 99), 14, max_lines=3, placeholder="…")
+        axes.text(column, -PITCH * row - 0.49, text, linespacing=1, ha="center", va="top")
+    axes.set(xlim=(-0.5, COLUMNS - 0.5), ylim=(-PITCH * math.ceil(len(pictures) / COLUMNS) + 0.5, 0.5))
     axes.axis("off")
 
 
@@ -105,10 +108,10 @@ def forecasts(figure: "Figure", history: Tensor, truth: Tensor, predicted: Tenso
     for example, axes in enumerate(panels[:count]):
         axes.axvline(0, color=FAINT, linewidth=0.8)
         for steps, values, name, color in lines:
-            axes.plot(steps, values[example], color=color, linewidth=1.2, label=name)
-        axes.locator_params("y", nbins=4)
+            axes.plot(steps, values[example], color=color, linewidth=1.8, label=name)
+        axes.locator_params("y", nbins=3)
         if example == 0 or captions[example] != captions[example - 1]:
-            axes.set_title(short(captions[example], 38))
+            axes.set_title(short(captions[example], TITLE))
     panels[-1].set_xlabel("steps ahead")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
 
@@ -134,20 +137,21 @@ def scatter(figure: "Figure", points: Tensor, classes: Tensor | None, names: Seq
     inside = ((points >= low) & (points <= high)).all(1)
     outside = len(points) - int(inside.sum())
     figure.set_layout_engine("none")  # so that the axes do not move between the frames of a film
-    axes = figure.add_axes((0.15, 0.21, 0.79, 0.714), aspect="equal")
-    axes.set_title(short(title, 38) + (f" ({outside:,} outside)" if outside else ""))
+    axes = figure.add_axes((0.17, 0.28, 0.76, 0.66), aspect="equal")
+    note = f" ({outside:,} outside)" if outside else ""
+    axes.set_title(short(title, TITLE + 8 - len(note)) + note, x=-0.2)  # from the edge of the figure on
     axes.set(xlim=(float(low[0]), float(high[0])), ylim=(float(low[1]), float(high[1])))
     axes.locator_params(nbins=5)
-    size = 2.4 if len(points) <= MANY_POINTS else 1.4
+    size = 3 if len(points) <= MANY_POINTS else 1.4
     for kind, (name, color) in enumerate(zip(labels, COLORS, strict=False)):
         x, y = points[inside & (kinds == kind)].T.numpy()
-        label = short(name, 28 // min(4, len(labels)))
+        label = short(name, 30 // min(3, len(labels)))
         axes.plot(x, y, "o", color=color, markersize=size, markeredgewidth=0, alpha=0.85, label=label)
     if any(labels):
-        figure.legend(loc="lower center", ncols=4, markerscale=3.6 / size, fontsize=6.5)
+        figure.legend(loc="lower center", ncols=3, markerscale=4 / size, fontsize=7.5, labelspacing=0.2)
 
 
-@picture(height=1.9)
+@picture(height=2.3)
 def histograms(figure: "Figure", values: Mapping[str, Tensor], title: str) -> None:
     """Draw a histogram of each set of numbers, as shares in 40 bins; the legend states the means.
 
@@ -160,14 +164,14 @@ def histograms(figure: "Figure", values: Mapping[str, Tensor], title: str) -> No
     sets = {name: numbers[numbers.isfinite()] for name, numbers in sets.items()}
     low, high = _span(torch.cat(list(sets.values())))
     axes = figure.subplots()
-    axes.set_title(short(title, 38))
+    axes.set_title(short(title, TITLE))
     for (name, numbers), color in zip(sets.items(), COLORS, strict=False):
         shares = torch.histc(numbers, BINS, low, high) / max(1, len(numbers))
         label = f"{short(name, 12)}, mean {float(numbers.mean()):.3g}" if len(numbers) else short(name, 12)
         axes.stairs(shares.numpy(), np.linspace(low, high, BINS + 1), fill=True, alpha=0.6, color=color, label=label)
     axes.yaxis.set_major_formatter("{x:.0%}")
     axes.locator_params(nbins=5)
-    figure.legend(loc="outside lower center", ncols=2)
+    figure.legend(loc="outside lower center")
 
 
 def _span(numbers: Tensor) -> tuple[float, float]:

@@ -18,19 +18,19 @@ P = ParamSpec("P")
 INK, GREY, FAINT = "#202124", "#969ba0", "#e2e5e9"
 WIDTH, DPI = 2.7, 200  # inches, dots per inch: TensorBoard's cards are 270 pixels wide, high-density screens have twice
 STYLE: dict[str, Any] = {
-    "font.size": 7,
-    "axes.titlesize": 7,
+    "font.size": 8,
+    "axes.titlesize": 8,
     "axes.formatter.limits": (-3, 5),
     "axes.titlelocation": "left",
     "axes.titlepad": 3,
     "axes.labelpad": 2,
-    "axes.linewidth": 0.5,
+    "axes.linewidth": 0.8,
     "axes.edgecolor": GREY,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "text.color": INK,
     "text.parse_math": False,  # a class may be called $x^2$
-    "legend.fontsize": 7,
+    "legend.fontsize": 8,
     "legend.frameon": False,
     "legend.handlelength": 1,
     "legend.handletextpad": 0.4,
@@ -39,7 +39,7 @@ STYLE: dict[str, Any] = {
     "figure.constrained_layout.h_pad": 0.03,
     "figure.constrained_layout.w_pad": 0.03,
 }
-STYLE |= {f"{axis}tick.{key}": value for axis in "xy" for key, value in [("major.width", 0.5), ("major.size", 2)]}
+STYLE |= {f"{axis}tick.{key}": value for axis in "xy" for key, value in [("major.width", 0.8), ("major.size", 2.5)]}
 STYLE |= {f"{axis}tick.{key}": value for axis in "xy" for key, value in [("color", GREY), ("labelcolor", INK)]}
 
 

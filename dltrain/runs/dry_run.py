@@ -48,6 +48,9 @@ def prepare_run(
         skipping = components.config["data"].get("on_bad_sample") == "skip"
         provenance.check_same_data(resumed, components.fingerprint, skipping)
     batches = build_batches(components, splits)
+    if splits.val is not None and (sampled := batches["val"].examples) < (whole := len(splits.val)):
+        said = f"trainer.eval_examples: validation reads the same {sampled:,} of {whole:,} examples each time"
+        components.notes = (*components.notes, said)
     del splits  # frees host memory if the batches have copied the data to another device
     try:
         dry_run(components, batches, job)
@@ -60,10 +63,11 @@ def prepare_run(
 
 
 def build_batches(components: Components, splits: Splits) -> dict[str, Batches]:
-    """Return name of the split -> batches on the device."""
+    """Return split -> batches on the device; of the validation split a fixed sample of ``trainer.eval_examples``."""
+    sample = components.config["trainer"]["eval_examples"]
     sources = {"train": splits.train, "test": splits.test, "val": splits.val, "unlabelled": splits.unlabelled}
     return {
-        split: source_batches(components, source, training=split in ("train", "unlabelled"))
+        split: source_batches(components, source, split in ("train", "unlabelled"), sample if split == "val" else None)
         for split, source in sources.items()
         if source is not None
     }
@@ -78,7 +82,9 @@ def _check_checkpointable(components: Components) -> None:
                 raise ConfigError(format_error(key, "tensors and plain Python", type(value).__name__, f"{reason}."))
 
 
-def source_batches(components: Components, source: Source, training: bool = False) -> Batches:
+def source_batches(
+    components: Components, source: Source, training: bool = False, sample: int | None = None
+) -> Batches:
     """Return batches on the device; those for evaluation are twice as large, as it stores no activations."""
     data = components.data
     return Batches(
@@ -87,6 +93,7 @@ def source_batches(components: Components, source: Source, training: bool = Fals
         device=components.device.device,
         seed=components.config["seed"],
         training=training,
+        sample=sample,
         workers=data.workers,
         channels_last=components.device.channels_last,
         bad=getattr(data, "bad", None) or BadSamples(),

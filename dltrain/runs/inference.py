@@ -18,6 +18,7 @@ from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batches
 from dltrain.data.spec import Inputs, Source, Splits
 from dltrain.errors import CheckpointError, ConfigError, format_error
+from dltrain.loggers.console import Console
 from dltrain.runs import provenance
 from dltrain.runs.assemble import Components, build_components
 from dltrain.runs.dry_run import build_batches, source_batches
@@ -25,7 +26,7 @@ from dltrain.storage import run_files, safe_read
 from dltrain.storage.checkpoint_format import STATE_ERRORS, effective_weights
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.tasks.base import Evaluation
-from dltrain.training.evaluation import run_in_eval_mode
+from dltrain.training.evaluation import run_in_eval_mode, with_progress
 
 DOUBLE_FROM = 1e6
 
@@ -53,13 +54,13 @@ class Trained:
                 lines = [line for batch in batches for line in task.predict(model, batch, **asked)]
             yield [{**name, **json_values(line)} for name, line in zip(piece.names, lines, strict=True)]
 
-    def evaluate(self, split: str) -> Evaluation:
+    def evaluate(self, split: str, console: Console) -> Evaluation:
         """Return the metrics of a split: ``test``, ``val``, or ``train`` without augmentation."""
         task, model = self.components.task, self.components.model
         run, batches = build_batches(self.components, self.splits), eval_batches(self.components, self.splits, split)
         try:
             task.fit_baselines(run["train"], run.get("val"))  # in the order of the run, for the same bytes
-            return run_in_eval_mode(task.evaluate, model, self.components.device, batches)
+            return run_in_eval_mode(task.evaluate, model, self.components.device, with_progress(batches, console))
         finally:
             for each in (*run.values(), batches):
                 each.close()

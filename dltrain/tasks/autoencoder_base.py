@@ -106,7 +106,7 @@ class Autoencoding(Task):
         """Draw 2-D codes, or the first two principal components of others."""
         points, title = collected.codes, "codes"
         if points.shape[1] > 2:
-            title = f"codes, 2 of {points.shape[1]} principal components"
+            title = f"2 of {points.shape[1]} principal components"
             points = points @ principal_axes(points)[:, :2]
         labels = collected.labels if self.class_names and len(collected.labels) else None
         return charts.scatter(points, labels, self.class_names or [], title)

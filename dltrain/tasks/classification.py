@@ -13,7 +13,7 @@ from dltrain.metrics.running import Mean, confusion, macro_f1
 from dltrain.plots import charts
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
 
-NUM_WORST = 9
+NUM_WORST = 6
 
 
 @dataclass(eq=False)

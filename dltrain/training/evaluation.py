@@ -1,6 +1,7 @@
 """Evaluation of a model in eval mode, without changing it."""
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -8,12 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.data.loader import Batch, Batches
+from dltrain.loggers.console import Console
+from dltrain.loggers.formatting import format_duration
 from dltrain.optim.ema import EMA
 from dltrain.tasks.base import Evaluation, Goal, Media, Task
 from dltrain.training.device import Device
 from dltrain.training.signals import SIGNAL_EXIT_CODES, Stop, Stopped
 
 T = TypeVar("T")
+QUIET_S = 2.0  # shorter evaluations show no progress
 
 
 def run_in_eval_mode(function: Callable[..., T], model: nn.Module, device: Device, *inputs: Any) -> T:
@@ -23,6 +27,20 @@ def run_in_eval_mode(function: Callable[..., T], model: nn.Module, device: Devic
         result = function(model, *inputs)
     model.train()
     return result
+
+
+def with_progress(batches: Batches, console: Console) -> Iterator[Batch]:
+    """Yield the batches, showing the share done and the time left once an evaluation takes long."""
+    started, shown = time.perf_counter(), False
+    for done, batch in enumerate(batches):
+        spent = time.perf_counter() - started
+        if done and spent >= QUIET_S:
+            shown = True
+            left = spent / done * (len(batches) - done)
+            console.evaluation(done, len(batches), f"left {format_duration(left)}")
+        yield batch
+    if shown:
+        console.screen.clear()
 
 
 def has_finite_weights(model: nn.Module) -> bool:
@@ -43,8 +61,10 @@ class Evaluator:
     Weights that are not finite are not computed with: their metric is NaN.
     """
 
-    def __init__(self, task: Task, model: nn.Module, ema: EMA | None, device: Device, stop: Stop) -> None:
-        self.task, self.device, self.stop = task, device, stop
+    def __init__(
+        self, task: Task, model: nn.Module, ema: EMA | None, device: Device, stop: Stop, console: Console
+    ) -> None:
+        self.task, self.device, self.stop, self.console = task, device, stop, console
         self.model = model if ema is None else ema.module
 
     def evaluate(self, batches: Batches, goal: Goal | None = None) -> Evaluation:
@@ -55,7 +75,7 @@ class Evaluator:
         return run_in_eval_mode(goal.evaluate, self.model, self.device, self._interruptible(batches))
 
     def _interruptible(self, batches: Batches) -> Iterator[Batch]:
-        for batch in batches:
+        for batch in with_progress(batches, self.console):
             if self.stop.reason in SIGNAL_EXIT_CODES:
                 raise Stopped(self.stop.reason)
             yield batch

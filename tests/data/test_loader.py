@@ -9,6 +9,7 @@ from dltrain.data import loader as module
 from dltrain.data.keyed_random import key, mix, uniform
 from dltrain.data.loader import Batches, to_device
 from dltrain.data.spec import Source
+from dltrain.data.splits import permutation
 from dltrain.datasets.time_series import TimeSeries
 
 COUNT = 103
@@ -70,6 +71,14 @@ def test_evaluation_keeps_the_order_of_the_data_and_does_not_augment():
     found = joined(list(Batches(resident(), 10, seed=5)))
     assert torch.equal(found["targets"], torch.arange(COUNT))
     assert torch.equal(found["inputs"], torch.arange(COUNT).float()[:, None] ** 2 * torch.ones(3))
+
+
+def test_a_sample_is_the_same_for_every_seed_and_epoch_and_keeps_the_order_of_the_data():
+    batches = [Batches(make(), 10, seed=seed, sample=25) for make in (resident, files) for seed in (0, 1)]
+    wanted = sorted(permutation(COUNT)[:25].tolist())
+    assert all(joined(list(each.epoch(epoch)))["targets"].tolist() == wanted for each in batches for epoch in (0, 3))
+    assert all((each.examples, len(each)) == (25, 3) for each in batches)
+    assert Batches(resident(), 10, sample=COUNT + 1).examples == COUNT
 
 
 def test_no_global_random_number_is_drawn_while_data_are_read():

@@ -28,7 +28,7 @@ def target(name: str) -> type[nn.Module]:
 
 
 def build(name: str, facts: dict[str, object], **changes: object) -> nn.Module:
-    spec = {"vocabulary": None, "outputs": 5, "each_step": False, "causal": False, **facts}
+    spec = {"vocabulary": None, "lags": None, "outputs": 5, "each_step": False, "causal": False, **facts}
     node = OmegaConf.load(CONF / f"{name}.yaml")
     config = OmegaConf.create({"spec": spec, "regularization": {"dropout": 0.0}, "model": node})
     resolved = OmegaConf.to_container(config, resolve=True)["model"]

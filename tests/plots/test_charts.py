@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import style
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from torch import Tensor
 
 from dltrain.plots import charts
@@ -55,6 +57,58 @@ def test_names_in_any_script_and_of_any_length_are_drawn_without_a_warning(kind)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert is_drawn(CHARTS[kind](NAMES))
+
+
+CARD = 270  # pixels, the width of a card in TensorBoard
+WORDS = ["airplane", "automobile", "Bird of prey", "cat", "deer", "dog", "frog", "horse", "ship", "Truck"]
+WIDE = {
+    "confusion": (charts.confusion, torch.eye(10).long() * 9000, WORDS),
+    "captioned": (charts.captioned, torch.rand(6, 1, 8, 8), [f"{word}, not automobile" for word in WORDS[:6]]),
+    "forecasts": (
+        charts.forecasts,
+        1e4 * STEPS,
+        1e4 * STEPS,
+        -1e4 * STEPS,
+        ["Mean temperature (°C), 2001-01-06 in all"] * 3,
+    ),
+    "scatter": (
+        charts.scatter,
+        torch.randn(900, 2) ** 3,
+        torch.arange(900) % 10,
+        WORDS,
+        "latent means of test examples",
+    ),
+    "histograms": (
+        charts.histograms,
+        {"real": torch.rand(9), "generated": -1e-9 * torch.rand(9)},
+        "outputs of the critic",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WIDE)
+def test_a_chart_is_legible_at_the_width_of_a_card_and_no_text_is_cut_off(kind, monkeypatch):
+    figures = []
+    draw = FigureCanvasAgg.draw
+    monkeypatch.setattr(FigureCanvasAgg, "draw", lambda canvas: [figures.append(canvas.figure), draw(canvas)])
+    chart, *args = WIDE[kind]
+    chart(*args)
+    (figure,) = figures
+    pixels_per_point = CARD / (72 * figure.get_figwidth())
+    assert len(figure.axes) <= 3
+    within = figure.bbox.padded(1)
+    texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    ticks = {label for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for label in axis.get_ticklabels()}
+    cells = set(figure.axes[0].texts) if kind == "confusion" else set()
+    for text in texts:
+        assert text in cells or text.get_fontsize() * pixels_per_point >= 10, text
+        box = text.get_window_extent()
+        if text not in ticks:  # matplotlib does not draw ticks outside the limits
+            assert within.contains(box.x0, box.y0) and within.contains(box.x1, box.y1), (text, box)
+    lines = [
+        line for axes in figure.axes for line in axes.lines if line.get_label() in ("history", "truth", "forecast")
+    ]
+    assert all(line.get_linewidth() * pixels_per_point >= 2 for line in lines)
 
 
 @pytest.mark.parametrize("kind", CHARTS)

@@ -17,6 +17,7 @@ from run_examples import SPANS, equal, events, hashes, lines, model_of, read
 
 from dltrain.config import compose
 from dltrain.data.loader import Batches
+from dltrain.data.splits import permutation
 from dltrain.datasets.image_folder import ImageFiles
 from dltrain.errors import ConfigError
 from dltrain.loggers.console import Console
@@ -179,6 +180,28 @@ def test_without_validation_the_last_weights_are_tested(
     with torch.inference_mode():
         metrics = made.task.evaluate(made.model, dry_run.build_batches(made, made.data.load())["test"]).metrics
     assert metrics == outcome.result["test"]
+
+
+def test_a_sampled_validation_split_decides_what_is_best_and_the_test_split_stays_whole(
+    tmp_path: Path, small: Callable[[str], list[str]]
+) -> None:
+    typed = ["model=mlp", *small("digits"), "device=cpu", "trainer.eval_examples=30", f"hydra.run.dir={tmp_path}/run"]
+    job, said = compose.compose([*typed, "trainer.epochs=2"]), io.StringIO()
+    outcome = launch.train(job, Console(said), 0.0)
+    made = assemble.build_components(job)
+    made.model.load_state_dict(model_of(outcome, "best.pt"))
+    made.model.eval()
+    splits = made.data.load()
+    assert splits.val is not None
+    sample = permutation(len(splits.val))[:30]
+    with torch.inference_mode():
+        whole = {
+            name: next(iter(Batches(part, len(part)))) for name, part in (("val", splits.val), ("test", splits.test))
+        }
+        right = {name: made.model(batch["inputs"]).argmax(1) == batch["targets"] for name, batch in whole.items()}
+    assert outcome.result["best"]["accuracy"] == pytest.approx(float(right["val"][sample].double().mean()))
+    assert outcome.result["test"]["accuracy"] == pytest.approx(float(right["test"].double().mean()))
+    assert said.getvalue().count(f"the same 30 of {len(splits.val)} examples") == 1
 
 
 def test_regularization_and_schedule_of_the_configuration_reach_the_loop(

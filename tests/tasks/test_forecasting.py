@@ -1,5 +1,6 @@
 """Forecasting: metrics in the units of the data, with baselines, compared with plain numpy and scikit-learn."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import mean_absolute_error, mean_squared_error, root_mean_squared_error
 from torch import Tensor, nn
 
+from dltrain.cli.main import main
 from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batches
 from dltrain.datasets.time_series import TimeSeries
@@ -232,3 +234,10 @@ def test_a_series_may_not_be_called_as_what_stands_beside_it_in_a_forecast() -> 
         ):
             Forecasting(HORIZON, 2, target_names=["a", name])
     assert Forecasting(HORIZON, 2, target_names=["line", "a"]).target_names == ["line", "a"]
+
+
+@pytest.mark.slow
+def test_the_default_run_forecasts_better_than_every_baseline(tmp_path: Path) -> None:
+    assert main(["device=cpu", f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert "ridge regression" in result["baselines"] and result["test"]["skill"] > 0
