@@ -1,4 +1,4 @@
-"""``dltrain rerun RUN``: repeat a run in a new folder, after listing what differs between then and now."""
+"""``dltrain rerun RUN``: repeat a run in a new folder and list the differences from the original run."""
 
 import argparse
 
@@ -11,12 +11,12 @@ from dltrain.storage.folder_checks import check_available
 
 
 def main(arguments: argparse.Namespace, started: float) -> int:
-    """Read the folder, list the differences, train."""
+    """Read the run folder and train with its configuration in a new folder."""
     path, job, changes = open_run(arguments.names[0], arguments.overrides)
     changes.pop(RUN_DIR, None)
     check_available(job.run_dir, default_root())
     console = Console()
-    console.info(f"{job.title()} (again)")
+    console.info(f"{job.title()} (rerun)")
     job.ready()
     from dltrain.runs.launch import train
 

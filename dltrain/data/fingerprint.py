@@ -1,4 +1,4 @@
-"""Fingerprints of data: two runs with equal fingerprints read the same data."""
+"""Fingerprints of data, by which a resumed or repeated run detects other data."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
@@ -17,13 +17,13 @@ DIGITS = 16  # of the 64 hexadecimal digits of a SHA-256
 def fingerprint(splits: Splits) -> dict[str, str]:
     """Return the fingerprint of each split.
 
-    Tensors are hashed by name, shape, dtype and bytes, before anything is prepared; of overlapping windows the tensor
-    below is hashed once. Tensors above 256 MiB are sampled in evenly spaced blocks of 256 MiB in total, the first and
-    the last included, so a change between two blocks is missed. `Files` are hashed by file name and, after a dash, by
-    file size.
+    Tensors are hashed by name, shape, dtype and bytes, as they are before `Source.prepare`. Overlapping windows are
+    hashed by the memory that they share, which is read once. Tensors above 256 MiB are sampled: evenly spaced blocks of
+    256 MiB in total, including the first and the last, so a change between two blocks is missed. `Files` have two
+    hashes joined by a dash: one of the file names and one of the file sizes.
     """
-    parts = {"train": splits.train, "val": splits.val, "test": splits.test, "unlabelled": splits.unlabelled}
-    return {name: _hash_source(source) for name, source in parts.items() if source is not None}
+    sources = {"train": splits.train, "val": splits.val, "test": splits.test, "unlabelled": splits.unlabelled}
+    return {name: _hash_source(source) for name, source in sources.items() if source is not None}
 
 
 def _hash_source(source: Source) -> str:
@@ -33,9 +33,9 @@ def _hash_source(source: Source) -> str:
         for name, value in rows.items():
             _hash_tensor(digest, name, value)
         return digest.hexdigest()[:DIGITS]
-    listed: Callable[[], Iterable[tuple[str, int]]] = getattr(rows, "files", list)
+    list_files: Callable[[], Iterable[tuple[str, int]]] = getattr(rows, "files", list)
     names, sizes = hashlib.sha256(f"{len(rows)}".encode()), hashlib.sha256()
-    for name, size in listed():
+    for name, size in list_files():
         names.update(f"\0{name}".encode(errors="surrogateescape"))
         sizes.update(f" {size}".encode())
     return f"{names.hexdigest()[:DIGITS]}-{sizes.hexdigest()[:DIGITS]}"
@@ -45,7 +45,7 @@ def _hash_tensor(digest: Any, name: str, value: Tensor) -> None:
     digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
     extent = 1 + sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
     if value.numel() >= extent > 0 and not value.is_contiguous():
-        # A transposed tensor or overlapping windows: hash the strides, then the underlying memory once.
+        # Transposed tensors and overlapping windows: hashing their memory avoids a contiguous copy.
         digest.update(str(value.stride()).encode())
         value = value.as_strided((extent,), (1,))
     for block in _blocks(value.detach().cpu()):
@@ -53,11 +53,11 @@ def _hash_tensor(digest: Any, name: str, value: Tensor) -> None:
 
 
 def _blocks(value: Tensor) -> list[Tensor]:
-    """Return the whole tensor, or evenly spaced blocks of its rows if it is too large."""
-    whole = value.numel() * value.element_size()
-    if whole <= WHOLE_BYTES:
+    """Return the tensor as one block, or evenly spaced blocks of its rows if it exceeds `WHOLE_BYTES`."""
+    total_bytes = value.numel() * value.element_size()
+    if total_bytes <= WHOLE_BYTES:
         return [value]
-    row_bytes = whole // len(value)
+    row_bytes = total_bytes // len(value)
     rows = max(1, BLOCK_BYTES // row_bytes)
     count = max(2, WHOLE_BYTES // (rows * row_bytes))
     last = len(value) - rows

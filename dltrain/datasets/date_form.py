@@ -1,4 +1,4 @@
-"""Patterns of dates: find the pattern of a text, and write times by it."""
+"""Date patterns: find the patterns that a text matches, and write times in the form of a column."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 
 ENGLISH = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 ENGLISH_MONTH = re.compile(rf"(?<![^\W\d_])(?:{'|'.join(ENGLISH)})(?![^\W\d_])")
-UNITS = {10: "s", 13: "ms", 16: "us", 19: "ns"}  # of the digits of a Unix time between 2001 and 2286
+UNITS = {10: "s", 13: "ms", 16: "us", 19: "ns"}  # number of digits of a Unix time (2001 to 2286) -> unit
+# Directive -> regular expression of its text.
 PARTS = {"Y": r"\d{4}", "y": r"\d\d", "b": "[A-Z][a-z]{2}", "p": "[AP]M", "q": "[1-4]", "G": r"\d{4}", "u": "[1-7]"}
 PARTS |= {
     "M": r"\d\d",
@@ -17,9 +18,10 @@ PARTS |= {
     **dict.fromkeys("mdHI", r"\d{1,2}"),
     "V": r"(?:0?[1-9]|[1-5]\d)",
 }
+# Text that may stand between the directives of a pattern.
 LITERALS = re.compile(r"(?:[-/.,:'’_\sTWQMtwqmh年月日년월일]|KW|del?|d['’]|of|[гр]\.?)*")
 
-# Regular expression of a text and its patterns; the column decides between several patterns.
+# Regular expression of a time of day -> its pattern; the first match counts.
 CLOCKS = (
     (r"(?<!\d)\d{1,2}:\d\d:\d\d([.,])\d{1,9}", r"%H:%M:%S\1%f"),
     (r"(?<!\d)\d{1,2}:\d\d:\d\d", "%H:%M:%S"),
@@ -31,6 +33,7 @@ CLOCKS = (
     (r"(?<=\dT)\d\d$|(?<=[-/]\d\d )\d\d$", "%H"),
     (r"(?<=\s)\d{1,2}(?=\s?[AP]M$)", "%H"),
 )
+# Regular expression of a date -> its possible patterns, between which the other dates of the column decide.
 DATES = (
     (r"\d{4}(\s?[-/._]\s?|\s)\d{1,2}\1\d{1,2}", (r"%Y\1%m\1%d",)),
     (r"\d{1,2}(\s?[-/.]\s?|\s)\d{1,2}\1\d{4}", (r"%d\1%m\1%Y", r"%m\1%d\1%Y")),
@@ -59,7 +62,7 @@ DATES = (
     (r"\d{4}(\D{0,3})%b", (r"%Y\1%b",)),
     (r"%b(\s?[-/'’]\s?|\s['’]?)\d\d", (r"%b\1%y",)),
 )
-NUMBERS = (  # may also be counts
+NUMBERS = (  # could be counts as well, so they are dates only where a time is expected (`named_time`)
     (r"\d{14}", ("%Y%m%d%H%M%S",)),
     (r"\d{12}", ("%Y%m%d%H%M",)),
     (r"\d{10}", ("%Y%m%d%H", "%s")),
@@ -81,9 +84,9 @@ class DateForm:
             for Unix time.
         months: Names of the months; empty for numbers.
         weekdays: Names of the weekdays from Monday on; empty without weekdays.
-        noon: Words for the hours before and after noon.
+        noon: Words that mark the hours before and after noon.
         offset: Offset from UTC of the last date.
-        digits: Digits of the fraction of a second, or of the Unix time.
+        digits: Number of digits of the fraction of a second, or of the Unix time.
         readings: The first date with two equally plausible readings, followed by both of them in ISO 8601.
     """
 
@@ -102,22 +105,23 @@ class DateForm:
 
     @property
     def day_first(self) -> bool | None:
-        """Whether the day precedes the month; None if they are written in the only usual order."""
+        """Whether the day precedes the month; None if the year comes first, as the day is always last then."""
         return None if re.search("^%[Yy]", self.pattern) else day_precedes(self.pattern)
 
 
 def day_precedes(pattern: str) -> bool | None:
-    """Return whether the day precedes the month; None if one of them is missing."""
+    """Return whether the day precedes the month in a pattern; None if one of them is missing."""
     order = re.findall("%-?([dmo])", pattern)
     return order[0] != "m" if len(order) == 2 else None
 
 
 def find_patterns(text: str, named_time: bool) -> list[str]:
-    """Return the possible patterns of a date with English months and without offset and weekday; none for other text.
+    """Return the possible patterns of a date without offset or weekday, or an empty list for other text.
 
     Args:
-        text: A date.
-        named_time: Whether numbers are dates that may also be counts: years, months as in 202105, Unix times.
+        text: A text; months are numbers or English abbreviations.
+        named_time: Whether the column's name says that it holds times. Then years, months as in 202105 and Unix times,
+            which otherwise could be counts, are dates.
     """
     if "%" in text:
         return []
@@ -136,7 +140,7 @@ def find_patterns(text: str, named_time: bool) -> list[str]:
 
 
 def pattern_regex(pattern: str) -> re.Pattern[str]:
-    """Return the expression that matches dates of a pattern, with a group for each directive."""
+    """Return the regular expression of the dates of a pattern, with a group for each directive."""
     pieces = re.split(r"%(\w)", re.sub(r"\s+", " ", pattern))
     return re.compile(
         "".join(
@@ -182,6 +186,7 @@ WRITERS: dict[str, Callable[[datetime, DateForm], str]] = {
     "f": lambda time, form: f"{time.microsecond:06}000"[: form.digits],
     "p": lambda time, form: form.noon[time.hour >= 12],
     "z": lambda time, form: form.offset,
+    # In integers, as floats cannot hold nanoseconds; 16 digits are microseconds, each further digit a factor of 10.
     "s": lambda time, form: str(
         (time - datetime(1970, 1, 1)) // timedelta(microseconds=1) * 10**13 // 10 ** (29 - form.digits)
     ),

@@ -13,16 +13,17 @@ CELLS: Mapping[str, Callable[..., nn.Module]] = {"rnn": nn.RNN, "lstm": nn.LSTM,
 
 
 class Recurrent(nn.Module):
-    """Stacked recurrent layers and a linear output, at every step or at the end.
+    """Stacked recurrent layers and a linear output layer, applied at every step or after the last one.
 
     Args:
         cell: ``rnn``, ``lstm`` or ``gru``.
         features, outputs, hidden_size, num_layers: At least 1.
-        bidirectional: Add a second stack that reads the steps backwards; their states are concatenated.
+        bidirectional: Read the steps in both directions in each layer and concatenate the states.
         dropout: Dropout probability of each layer's output, in [0, 1); the recurrent state is not dropped.
-        activation: ``tanh`` or ``relu`` for rnn; None for lstm and gru, whose functions are fixed.
+        activation: ``tanh`` or ``relu`` for rnn; None for lstm and gru, whose activation functions are fixed.
         vocabulary: Number of distinct tokens; None for numeric inputs.
         each_step: Return an output at every step; otherwise only after all steps.
+        causal: Whether outputs must not depend on later steps; excludes ``bidirectional``.
         linear_skip: Numbers in an example, of which a linear layer, zero at first, is added to the output after all
             steps; None for no such layer.
 
@@ -53,7 +54,7 @@ class Recurrent(nn.Module):
         check_sizes(hidden_size=hidden_size, num_layers=num_layers)
         if causal and bidirectional:
             expected = "false, as this task predicts the next step"
-            hint = "A backward stack would read the steps to predict."
+            hint = "The backward direction would read the steps to predict."
             raise ConfigError(format_error("model.bidirectional", expected, True, hint))
         if linear_skip is not None and (each_step or vocabulary is not None):
             expected = "null for tokens and for outputs at every step"
@@ -71,7 +72,7 @@ class Recurrent(nn.Module):
         )
         for name, bias in self.layers.named_parameters():
             if cell == "lstm" and name.startswith("bias_ih"):
-                nn.init.ones_(bias[hidden_size : 2 * hidden_size])  # forget gates, open for long gradients
+                nn.init.ones_(bias[hidden_size : 2 * hidden_size])  # open forget gates let gradients pass many steps
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(hidden_size * (2 if bidirectional else 1), outputs)
         self.skip = None if linear_skip is None else nn.Linear(linear_skip, outputs)
@@ -82,7 +83,7 @@ class Recurrent(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs at every step or after all steps."""
         states, _ = self.layers(self.steps(x))
-        if not self.each_step and self.bidirectional:  # the backward stack ends at the first step
+        if not self.each_step and self.bidirectional:  # the backward direction ends at the first step
             states = torch.cat([states[:, -1, : self.hidden_size], states[:, 0, self.hidden_size :]], dim=-1)
         elif not self.each_step:
             states = states[:, -1]
@@ -94,6 +95,6 @@ def _cell_options(cell: str, activation: str | None) -> dict[str, Any]:
     if cell == "rnn":
         return {"nonlinearity": choose("model.activation", activation or "tanh", {"tanh": "tanh", "relu": "relu"})}
     if activation is not None:
-        expected = f"null, as the functions of the {cell} are fixed"
+        expected = f"null, as the activation functions of the {cell} are fixed"
         raise ConfigError(format_error("model.activation", expected, activation, "model=rnn takes tanh or relu."))
     return {}

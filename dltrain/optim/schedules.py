@@ -1,4 +1,4 @@
-"""Learning rate schedules: factors on the optimizer's own rate."""
+"""Learning rate schedules: factors that multiply the learning rate of the optimizer."""
 
 from math import cos, isnan, pi
 from typing import Any, Literal
@@ -21,14 +21,14 @@ class Schedule:
         return (step + 1) / warmup if step < warmup else 1.0
 
     def momentum(self, step: int, steps: int) -> float | None:
-        """Return the momentum (or Adam's beta1) at `step`; None keeps the optimizer's own."""
+        """Return the momentum (or Adam's beta1) at `step`; None keeps that of the optimizer."""
         return None
 
     def observe(self, metric: float, better: Literal["min", "max"]) -> None:
-        """Adapt to the watched metric after an evaluation."""
+        """Adapt to the monitored metric after an evaluation."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the schedule depends on besides the step."""
+        """Return the state that cannot be computed from the step."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -43,8 +43,8 @@ class Step(Schedule):
     """Multiply the rate by a factor at regular intervals.
 
     Args:
-        step_size: Steps between two changes; a value between 0 and 1 is a fraction of all steps.
-        gamma: Factor of each change, between 0 and 1.
+        step_size: Steps between two reductions; a value between 0 and 1 is a fraction of all steps.
+        gamma: Factor of each reduction, between 0 and 1.
         warmup: See `Schedule`; intervals are counted from the start of the run.
 
     Source: He et al. 2016, "Deep residual learning for image recognition", section 3.4.
@@ -55,9 +55,9 @@ class Step(Schedule):
         self.step_size, self.gamma = step_size, gamma
 
     def factor(self, step: int, steps: int) -> float:
-        """Return ``gamma`` to the power of the intervals completed."""
-        changes = step // max(1, to_steps(self.step_size, steps))
-        return super().factor(step, steps) * self.gamma**changes
+        """Return the factor of the warm-up times ``gamma`` to the power of the number of completed intervals."""
+        reductions = step // max(1, to_steps(self.step_size, steps))
+        return super().factor(step, steps) * self.gamma**reductions
 
 
 class Cosine(Schedule):
@@ -67,7 +67,7 @@ class Cosine(Schedule):
         end_factor: Factor approached at the end of the run, between 0 and 1.
         warmup: See `Schedule`; the cosine spans the steps after it.
 
-    Source: Loshchilov, Hutter 2017, "SGDR: stochastic gradient descent with warm restarts", equation 5, one cycle.
+    Source: Loshchilov and Hutter 2017, "SGDR: stochastic gradient descent with warm restarts", equation 5, one cycle.
     """
 
     def __init__(self, end_factor: float = 0.0, warmup: float = 0) -> None:
@@ -75,7 +75,7 @@ class Cosine(Schedule):
         self.end_factor = end_factor
 
     def factor(self, step: int, steps: int) -> float:
-        """Return the factor of the warm-up, then of the cosine."""
+        """Return the factor of the warm-up, and after it that of the cosine."""
         warmup = to_steps(self.warmup, steps)
         if step < warmup:
             return super().factor(step, steps)
@@ -89,10 +89,11 @@ class OneCycle(Schedule):
         pct_start: Fraction of all steps in which the rate rises, between 0 and 1.
         start_factor: Factor of the first step.
         end_factor: Factor of the last step.
-        momentum: Lowest and highest momentum; the lowest coincides with the highest rate. None keeps the optimizer's.
+        momentum: Lowest and highest momentum; the lowest coincides with the highest rate. None keeps that of the
+            optimizer.
 
-    Source: Smith, Topin 2018, "Super-convergence"; the cosine form of fastai and torch.
-    Differs: an optimizer without momentum (plain SGD) stays without.
+    Source: Smith and Topin 2018, "Super-convergence"; with half cosines instead of lines, as in fastai and torch.
+    Differs: an optimizer without momentum (plain SGD) is not given any.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class OneCycle(Schedule):
 class Noam(Schedule):
     """Linear warm-up, then decay with the inverse square root of the step.
 
-    The factor is the paper's whole learning rate, so the optimizer's own rate is a multiplier near 1.
+    The factor is the learning rate of the paper, so the optimizer's learning rate should be near 1.
 
     Args:
         width: Width of the model (``d_model``).
@@ -149,12 +150,12 @@ class Noam(Schedule):
 
 
 class Plateau(Schedule):
-    """Reduce the rate when the watched metric stops improving.
+    """Reduce the rate when the monitored metric stops improving.
 
     Args:
         factor: Factor of each reduction, between 0 and 1.
         patience: Evaluations in a row without improvement that are tolerated.
-        threshold: Smallest improvement that counts, relative to the best metric so far.
+        threshold: Smallest improvement that counts, as a fraction of the best metric so far.
         warmup: See `Schedule`.
 
     Source: torch.optim.lr_scheduler.ReduceLROnPlateau with a relative threshold.
@@ -187,7 +188,7 @@ class Plateau(Schedule):
         return metric < self.best - margin if better == "min" else metric > self.best + margin
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the reductions, the best metric and the evaluations since."""
+        """Return the product of all reductions, the best metric and the evaluations without improvement."""
         return {"scale": self.scale, "best": self.best, "waited": self.waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -24,16 +24,20 @@ from dltrain.tasks.base import Loss, Turn
 from dltrain.training import precision
 from dltrain.training.device import DTYPES, Device, is_out_of_memory
 
-FAILURES = (RuntimeError, ValueError, IndexError, KeyError, TypeError)  # of shapes, types or kernels
+# Raised for shapes or types that do not fit, and for missing kernels.
+FAILURES = (RuntimeError, ValueError, IndexError, KeyError, TypeError)
 
 
 @contextlib.contextmanager
 def prepare_run(
     job: Job, notes: Sequence[str] = (), resumed: Path | None = None
 ) -> Iterator[tuple[Components, dict[str, Batches]]]:
-    """Yield a run's components and batches after a dry run; data loading workers end with the context.
+    """Yield a run's components and batches after a dry run; leaving the context stops the data loading workers.
 
-    The data of a `resumed` run must be those that it began with.
+    Args:
+        job: The run's configuration.
+        notes: Added to the notes of the components.
+        resumed: Folder of a run to resume. Its data must have the fingerprint with which the run began.
     """
     components = build_components(job)
     classifier_features.attach_features(components)
@@ -49,7 +53,7 @@ def prepare_run(
     if splits.val is not None and (sampled := batches["val"].examples) < (whole := len(splits.val)):
         said = f"trainer.eval_examples: validation reads the same {sampled:,} of {whole:,} examples each time"
         components.notes = (*components.notes, said)
-    del splits  # the batches may have copied them to another device
+    del splits  # frees host memory if the batches have copied the data to another device
     try:
         dry_run(components, batches, job)
         if note := components.task.fit_baselines(batches["train"], batches.get("val")):
@@ -72,18 +76,18 @@ def build_batches(components: Components, splits: Splits) -> dict[str, Batches]:
 
 
 def _check_checkpointable(components: Components) -> None:
-    """Refuse a model or task of the user's own whose state a checkpoint cannot hold."""
+    """Raise ConfigError if a checkpoint cannot hold the state of the model or task, which may be a user's class."""
     for group, state in (("model", components.model.state_dict()), ("task", components.task.state_dict())):
         for name, value in state.items():
             if not isinstance(value, torch.Tensor) and (reason := load_error(value)):
-                kept = f"{group} (its state_dict, {name})"
-                raise ConfigError(format_error(kept, "tensors and plain Python", type(value).__name__, f"{reason}."))
+                key = f"{group} ({name} of its state_dict)"
+                raise ConfigError(format_error(key, "tensors and plain Python", type(value).__name__, f"{reason}."))
 
 
 def source_batches(
     components: Components, source: Source, training: bool = False, sample: int | None = None
 ) -> Batches:
-    """Return batches on the device; evaluation keeps no gradients, so its batches are twice as large."""
+    """Return batches on the device; those for evaluation are twice as large, as it stores no activations."""
     data = components.data
     return Batches(
         source,
@@ -106,28 +110,28 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
     The random state and the buffers of the model are restored afterwards.
 
     Raises:
-        ConfigError: When model, task and data do not fit, with the shapes, or when the optimizer refuses its arguments.
+        ConfigError: Model, task and data do not fit together, or the optimizer refuses its arguments.
     """
     _check_batch_norm(components, batches["train"])
     _check_checkpointable(components)
-    model, kept = components.model, {name: buffer.clone() for name, buffer in components.model.named_buffers()}
+    model, buffers = components.model, {name: buffer.clone() for name, buffer in components.model.named_buffers()}
     batch = {name: value[:2] for name, value in next(iter(batches["train"])).items()}
-    held = {name: value[:2] for name, value in next(iter(batches["test"])).items()}
+    held_out = {name: value[:2] for name, value in next(iter(batches["test"])).items()}
     try:
         _check_optimizer(components)
-        _compute_losses(components, batch, held, components.device)
+        _compute_losses(components, batch, held_out, components.device)
     except FAILURES as error:
         if is_out_of_memory(error):
             raise
-        raise _explain(components, job, batch, held, error) from error
+        raise _explain(components, job, batch, held_out, error) from error
     finally:
         model.train()
         for name, buffer in model.named_buffers():
-            buffer.copy_(kept[name])
+            buffer.copy_(buffers[name])
 
 
 def _check_optimizer(components: Components) -> None:
-    """Refuse an optimizer that cannot step from dense gradients alone: LBFGS, SparseAdam."""
+    """Raise ConfigError if the optimizer needs more than dense gradients, as LBFGS and SparseAdam do."""
     weight = nn.Parameter(torch.ones(2, 2, device=components.device.device))
     weight.grad = torch.ones_like(weight)
     turn = Turn("trial", [weight], lambda batch, progress: Loss(weight.sum(), 1))
@@ -139,27 +143,27 @@ def _check_optimizer(components: Components) -> None:
         raise ConfigError(f"optimizer._target_: not supported because {failure}") from error
 
 
-def _compute_losses(components: Components, batch: Batch, held: Batch, device: Device) -> None:
-    """Compute the losses of a training batch and the metrics of a held-out one, in a lower precision also gradients."""
+def _compute_losses(components: Components, batch: Batch, held_out: Batch, device: Device) -> None:
+    """Compute training losses and held-out metrics, and gradients if kernels may be missing."""
     model, task = components.model, components.task
     cuda = [torch.cuda.current_device()] if device.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda), device.autocast():
         for stage in (stages := task.stages(model)):
-            unknown = {"inputs": batch["inputs"]} if stage.data == "unlabelled" else batch
+            stage_batch = {"inputs": batch["inputs"]} if stage.data == "unlabelled" else batch
             for turn in stage.turns:
                 components.build_optimizer(turn, steps=1)
-                total = turn.loss(unknown, 0.0).total
+                total = turn.loss(stage_batch, 0.0).total
                 if precision.may_lack_kernels(device) and not device.compile and total.requires_grad:
                     torch.autograd.grad(total, [p for p in turn.parameters if p.requires_grad], allow_unused=True)
         model.eval()
         with torch.no_grad():
             for goal in [stage.goal for stage in stages if stage.goal] + [task.goal]:
-                goal.evaluate(model, [held])
+                goal.evaluate(model, [held_out])
     model.train()
 
 
-def _explain(components: Components, job: Job, batch: Batch, held: Batch, error: Exception) -> ConfigError:
-    """Return why losses cannot be computed: because of the precision, if fp32 works, or of shapes that do not fit."""
+def _explain(components: Components, job: Job, batch: Batch, held_out: Batch, error: Exception) -> ConfigError:
+    """Return the error of a failed dry run: unsupported precision if fp32 works, otherwise shapes that do not fit."""
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if isinstance(error, KeyError):
         first = f"{first} is missing."
@@ -167,20 +171,20 @@ def _explain(components: Components, job: Job, batch: Batch, held: Batch, error:
     if device.precision in DTYPES:
         components.model.train()
         with contextlib.suppress(*FAILURES):
-            _compute_losses(components, batch, held, dataclasses.replace(device, precision="fp32"))
+            _compute_losses(components, batch, held_out, dataclasses.replace(device, precision="fp32"))
             owners = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
             modules = [type(owner).__name__ for owner in owners if isinstance(owner, nn.Module)]
             failing = modules[-1] if modules else "the loss"
-            lacking = f"this {device.device.type.upper()} cannot compute {failing} in {device.precision}"
-            return ConfigError(f"device.precision: not supported because {lacking}. Use device.precision=fp32. {first}")
+            reason = f"this {device.device.type.upper()} cannot compute {failing} in {device.precision}"
+            return ConfigError(f"device.precision: not supported because {reason}. Use device.precision=fp32. {first}")
     shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
     chosen = " ".join(f"{group}={job.choices[group]}" for group in ("model", "task", "data"))
-    return ConfigError(f"{chosen}: these do not fit together. Two examples are: {shapes}. {first}")
+    return ConfigError(f"{chosen}: these do not fit together. A batch of two examples has {shapes}. {first}")
 
 
 def _check_batch_norm(components: Components, batches: Batches) -> None:
-    """Refuse a last batch of one example, for which batch normalization has no statistics."""
+    """Raise ConfigError if batch normalization would get a batch of one example, which has no variance."""
     alone = batches.examples % batches.batch_size == 1 or batches.batch_size == 1
     if alone and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in components.model.modules()):
-        expected = f"a size that leaves no batch of one example (of {batches.examples}), for batch normalization"
+        expected = f"a size that leaves no batch of one example (of {batches.examples} in all), for batch normalization"
         raise ConfigError(format_error("data.batch_size", expected, batches.batch_size))

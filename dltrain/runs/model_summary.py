@@ -1,4 +1,4 @@
-"""The summary of a job's model: built on the meta device, for the data of the job or for a shape."""
+"""Summarize the model of a job, built on the meta device, for the job's data or for a given shape."""
 
 import functools
 import math
@@ -17,7 +17,13 @@ from dltrain.runs.compatibility import TASK_FACTS
 
 @memory_errors()
 def summarize_job(job: Job, shape: tuple[int, ...] | None, outputs: int | None) -> Summary:
-    """Summarize the model and a training step, for the job's data or for one example's shape and number of outputs."""
+    """Summarize the model and a training step.
+
+    Args:
+        job: The configuration.
+        shape: Shape of one example; None uses the job's data.
+        outputs: Number of outputs, for text the number of tokens; None uses the job's data.
+    """
     if shape is None or outputs is None:
         data: Data = instantiate.build(job.resolved["data"], "data", job.allow)
         _, facts = build_task(job, data.spec)
@@ -43,13 +49,13 @@ def _shape_facts(job: Job, shape: tuple[int, ...], outputs: int) -> tuple[dict[s
             axes = {"length": shape[0], "features": shape[1], "columns": shape[1]}
         spec = Spec(shape=shape, size=math.prod(shape), **axes)
     facts = vars(spec) | {"outputs": outputs, "each_step": is_text, "causal": is_text}
-    if set(needed) & set(TASK_FACTS) - facts.keys():  # stated by the model's own task
+    if set(needed) & set(TASK_FACTS) - facts.keys():  # facts that only the model's own task provides
         facts = {**build_task(job, spec)[1], **facts}
     return facts, torch.zeros(shape, dtype=torch.int64 if is_text else torch.float32, device="meta")
 
 
 def _optimizer_states(job: Job) -> int:
-    """Return how many numbers the optimizer keeps per parameter, by letting it take one step."""
+    """Return how many numbers the optimizer stores per parameter, measured by one step on a matrix of four numbers."""
     node = dict(job.resolved["optimizer"])
     node.pop("schedule")
     weight = torch.nn.Parameter(torch.ones(2, 2))

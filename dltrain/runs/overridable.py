@@ -3,7 +3,8 @@
 from dltrain.config.revise import Changes
 from dltrain.errors import ConfigError
 
-# Keys of a resumed run that leave every step as it was; `device.` is free too, except for the precision.
+# Keys that a resumed run may override: how long it trains, what it logs and keeps, how it handles interruptions and
+# lack of memory, and where and how its data are read. The keys of `device` except for the precision may change as well.
 RESUME = (
     *(f"trainer.{name}" for name in ("epochs", "max_steps", "max_minutes", "log_every", "checkpoint_every")),
     *(f"trainer.{name}" for name in ("keep_last", "keep_best", "requeue", "resume", "on_oom")),
@@ -11,7 +12,7 @@ RESUME = (
     *(f"data.{name}" for name in ("worker_timeout", "on_bad_sample", "max_bad_samples")),
 )
 
-# Keys of `data` that say where the data are and how they are read, not what the trained model receives.
+# Keys of `data` that decide where and how the data are read, not how they are presented to the model.
 PREDICT_DATA = (
     *("path", "root", "download", "batch_size", "workers", "worker_timeout"),
     *("on_bad_sample", "max_bad_samples", "missing"),
@@ -20,8 +21,8 @@ PREDICT = ("device.", "task.features", "allow_targets")  # prefixes
 
 
 def check_resume(changes: Changes, run: str, precision: str) -> None:
-    """Refuse changes that would alter the training steps of the resumed run in the folder `run`."""
-    # With fp16 the schedule learns of skipped steps when losses are read back, which log_every decides.
+    """Raise ConfigError for changes that the resumed run in the folder `run` does not allow."""
+    # With fp16, skipped steps are counted whenever losses are logged, and the count moves the schedule.
     free = [key for key in RESUME if precision != "fp16" or key != "trainer.log_every"]
     fixed = [k for k in changes if k not in free and (not k.startswith("device.") or k == "device.precision")]
     if fixed:
@@ -30,18 +31,18 @@ def check_resume(changes: Changes, run: str, precision: str) -> None:
 
 
 def extends_training(changes: Changes) -> bool:
-    """Return whether changes extend the training of a finished run; null removes a limit."""
+    """Return whether changes raise or remove (null) a limit of a finished run."""
     keys = ("trainer.epochs", "trainer.max_steps", "trainer.max_minutes")
     pairs = (changes.get(key, (0, 0)) for key in keys)
     return any(after is None or (before is not None and after > before) for before, after in pairs)
 
 
 def check_predict(changes: Changes) -> None:
-    """Refuse changes that a trained model was not made for."""
+    """Raise ConfigError for changes that do not suit a trained model."""
     data = [f"data.{name}" for name in PREDICT_DATA]
-    free = f"Only device. and data.{{{','.join(PREDICT_DATA)}}} may change."
+    hint = f"Only data.{{{','.join(PREDICT_DATA)}}}, device.*, task.features and allow_targets may change."
     lines = [
-        f"{key}: a trained model keeps {old}, got {new}. {free}"
+        f"{key}: a trained model keeps {old}, got {new}. {hint}"
         for key, (old, new) in changes.items()
         if not key.startswith(PREDICT) and key not in data
     ]

@@ -1,4 +1,4 @@
-"""Checks of run folders: free for a new run, writable, and without links or special files when resumed.
+"""Checks of run folders: no earlier run, writable, and without links or special files when resumed.
 
 A run folder may come from someone else, so its contents are not trusted.
 """
@@ -15,19 +15,19 @@ SPECIAL_HINT = "It is neither a file nor a folder."
 
 
 def check_available(path: str | None, root: Path) -> None:
-    """Check that a run can be created in `path`, or in `root` if that is None; leaves nothing behind."""
+    """Raise ConfigError if no run can be created in `path`, or in `root` if that is None; leave no files behind."""
     if path is not None:
         refuse_taken(Path(path).expanduser())
     check_writable(root if path is None else Path(path))
 
 
 def check_writable(path: Path, key: str = "hydra.run.dir") -> None:
-    """Check that the folder `path`, named by `key`, can be created; leaves nothing behind."""
+    """Raise ConfigError if the folder `path`, the value of `key`, cannot be created; leave no files behind."""
     existing = path.expanduser().absolute()
     while not existing.exists():
         existing = existing.parent
     try:
-        # Permission bits do not cover read-only file systems and the like, so create a folder.
+        # Permission bits do not cover read-only file systems, for example, so create a folder and remove it.
         os.rmdir(tempfile.mkdtemp(prefix=".dltrain", dir=existing))
     except OSError as error:
         raise ConfigError(unwritable_error(path, error, key)) from None
@@ -39,7 +39,12 @@ def unwritable_error(path: Path, error: OSError, key: str = "hydra.run.dir") -> 
 
 
 def refuse_taken(path: Path, locked: bool = False) -> None:
-    """Refuse a folder with a run or a file that a run would overwrite; `locked`: the lock file is this process's."""
+    """Raise ConfigError if a folder holds a run or a file that a run would overwrite.
+
+    Args:
+        path: The folder.
+        locked: Whether this process has locked the folder, so that its lock file is not checked.
+    """
     found = [file.name for file in list_run_files(path)] + [LOCK] * (not locked and has_foreign_lock(path))
     if found:
         raise ConfigError(format_error("hydra.run.dir", "a folder that holds no run yet", path, f"It has {found[0]}."))
@@ -52,9 +57,11 @@ def has_foreign_lock(path: Path) -> bool:
 
 
 def check_entries(path: Path, links: bool = True) -> None:
-    """Refuse a run folder with pipes, devices or sockets: opening one can block forever.
+    """Raise ConfigError if a run folder contains pipes, devices or sockets, as opening one can block forever.
 
-    Without `links`, refuse links too: writing through them would change files elsewhere.
+    Args:
+        path: The run folder.
+        links: Whether links are allowed; writing through them would change files elsewhere.
     """
     try:
         folders = [folder for folder in (path, path / CHECKPOINTS, path / FRAMES) if folder.is_dir()]
@@ -70,7 +77,7 @@ def check_entries(path: Path, links: bool = True) -> None:
 
 
 def is_own_link(link: Path) -> bool:
-    """Return whether dltrain creates this link: last.pt or best.pt (or its temporary file), to a file next to it."""
+    """Return whether dltrain creates such a link: last.pt, best.pt or their temporary files, to a file next to them."""
     temp = TEMP_NAME.fullmatch(link.name)
     known = (temp[1] if temp else link.name) in (LAST, BEST) and link.parent.name == CHECKPOINTS
     return known and os.sep not in os.readlink(link)

@@ -23,17 +23,20 @@ from dltrain.tasks.pixel_range import PixelRange
 class Layerwise(Classification):
     """Layer-wise pretraining: each layer learns to model the units of the layer below; then all are fine-tuned.
 
-    Stage ``layer1`` trains the lowest layer on all training examples, and so on upwards, with all other layers frozen.
-    Its metric is ``reconstruction_layer1``, the cross-entropy between the inputs of the layer and their reconstruction,
-    in nats per example. Stage ``fine_tuning`` trains the upward weights and the output layer by cross-entropy on the
-    labelled examples.
+    Stage ``layer1`` trains the lowest layer on all training examples, stage ``layer2`` the next, and so on, with all
+    other layers frozen. The metric of stage ``layer1`` is ``reconstruction_layer1``, the cross-entropy between the
+    inputs of the layer and their reconstruction, in nats per example. Stage ``fine_tuning`` trains the upward weights
+    and the output layer by cross-entropy on the labelled examples.
 
     Args:
+        shape: Shape of an image (C, H, W).
         low, high: Model inputs for black and white, one number per channel; the layers read numbers from 0 (black) to 1
             (white).
         method: ``contrastive_divergence`` for restricted Boltzmann machines, or ``denoising`` for autoencoders with
             tied weights.
-        noise: Share of the units that ``denoising`` sets to 0.
+        cd_steps: Gibbs steps per update of ``contrastive_divergence``.
+        persistent: Whether ``contrastive_divergence`` continues the Gibbs chains of the previous update.
+        noise: Fraction of the units that ``denoising`` sets to 0.
         pretrain_epochs: Epochs per layer; 0 for no pretraining.
         pretrain_lr: Learning rate of pretraining; None for that of the optimizer.
 
@@ -61,7 +64,7 @@ class Layerwise(Classification):
     def facts(self) -> dict[str, Any]:
         """Return the number of inputs of the lowest layer, one per pixel.
 
-        There are no ``outputs``, so that a model without layers is rejected.
+        ``outputs`` is None: models that require it have no layers to pretrain and are refused.
         """
         return {"lowest": math.prod(self.shape), "outputs": None, "each_step": False, "causal": False}
 
@@ -85,7 +88,10 @@ class Layerwise(Classification):
         return Stage(name, [turn], self.pretrain_epochs, "unlabelled", goal)
 
     def _layer_loss(self, layers: list[rbm.RBM], number: int, batch: Batch, progress: float) -> Loss:
-        """Source of denoising: Vincent et al. 2010, section 3.3; masking noise, section 3.4."""
+        """Return the loss of one layer.
+
+        Source: Vincent et al. 2010, for denoising section 3.3, for masking noise section 3.4.
+        """
         inputs = self._layer_inputs(layers, number, batch)
         if self.method == "contrastive_divergence":
             loss = self.chains[number].loss(layers[number], inputs)
@@ -113,7 +119,7 @@ class Layerwise(Classification):
         return {"chains": [chains.visible for chains in self.chains]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the persistent chains; there are none if the model is not being trained."""
+        """Restore the persistent chains; without a training run there are none, and `state` is ignored."""
         for chains, visible in zip(self.chains, state["chains"], strict=False):
             chains.visible = visible
 
@@ -132,9 +138,9 @@ class Layerwise(Classification):
         return grids.images(self._sample(model, NUM_SAMPLES, FRAME_STEPS, Generator().manual_seed(0)))
 
     def generate(self, model: rbm.RBM, request: GenerateRequest) -> Tensor:
-        """Return images after 1,000 Gibbs steps in the top layer, or reconstructions of given ones.
+        """Return images after 1,000 Gibbs steps in the top layer, or reconstructions of the given images.
 
-        Fine-tuning changes the weights, so that samples are better before it.
+        Samples of pretrained weights are better: fine-tuning optimizes the classifier alone.
         """
         check_request(request)
         if request.given is None:
@@ -144,20 +150,23 @@ class Layerwise(Classification):
         return propagate_down(layers, top).unflatten(1, self.shape)
 
     def _sample(self, model: rbm.RBM, count: int, steps: int, noise: Generator) -> Tensor:
-        """Source: Hinton, Osindero and Teh 2006, section 3."""
+        """Return images (count, C, H, W) from Gibbs steps in the top layer.
+
+        Source: Hinton, Osindero and Teh 2006, section 3.
+        """
         layers = rbm_layers(model)
         return propagate_down(layers, rbm.sample_from_noise(layers[-1], count, steps, noise)).unflatten(1, self.shape)
 
 
 def rbm_layers(model: nn.Module) -> list[rbm.RBM]:
-    """Return the layers of a network, lowest first, each with the parts ``up`` and ``down``.
+    """Return the layers of a network, lowest first, each with modules ``up`` and ``down``.
 
     Raises:
         ConfigError: The model has no such layers.
     """
     layers = list(getattr(model, "layers", []))
     if not layers or not all(hasattr(layer, "up") and hasattr(layer, "down") for layer in layers):
-        expected = "one whose layers have the parts up and down, such as dbn, for task=layerwise"
+        expected = "a model whose layers have modules up and down, such as dbn, for task=layerwise"
         raise ConfigError(format_error("model", expected, type(model).__name__))
     return layers
 

@@ -71,7 +71,7 @@ class Loop:
 
     @property
     def goal(self) -> Goal:
-        """The metric that is watched in the current stage."""
+        """The metric that is monitored in the current stage."""
         return self.current.stage.goal or self.task.goal
 
     def run(self) -> None:

@@ -28,7 +28,7 @@ class RunLogger:
     timer: Timer
     device: torch.device
     loss: float | None = None  # the last one, for the progress line
-    metric: float | None = None  # the last watched metric
+    metric: float | None = None  # the last value of the monitored metric
     last_progress: float = 0.0
     first_step: int = 0  # of this session
     last_log: tuple[int, float] = (0, 0.0)  # examples and training seconds by then

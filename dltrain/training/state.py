@@ -37,7 +37,7 @@ class TrainState:
     stage_start: int = 0  # steps before the current stage
     epoch: int = 0  # epochs done, those of earlier stages included
     batch: int = 0  # batches done in this epoch
-    best: float | None = None  # value of the watched metric in this stage
+    best: float | None = None  # value of the monitored metric in this stage
     best_step: int = 0
     evaluations: int = 0  # on the validation split in this stage
     evaluating: bool = False  # the evaluation of this step has begun and is not done

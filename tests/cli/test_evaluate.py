@@ -234,9 +234,9 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_gives_way_to_its_success
     [
         (
             ["model.hidden_size=8"],
-            "model.hidden_size: a trained model keeps 128, got 8. Only device. and data.{path,root,",
+            "model.hidden_size: a trained model keeps 128, got 8. Only data.{path,root,",
         ),
-        (["data.mean=0.9"], "data.mean: a trained model keeps 0.305, got 0.9. Only device. and data.{path,"),
+        (["data.mean=0.9"], "data.mean: a trained model keeps 0.305, got 0.9. Only data.{path,"),
         (["data.validation=0.2"], "data.validation: a trained model keeps 0.16, got 0.2"),
         (["seed=1", "trainer.epochs=9"], "trainer.epochs: a trained model keeps 1, got 9"),
         (["data=timeseries"], "data._target_: a trained model keeps dltrain.datasets.digits.Digits"),

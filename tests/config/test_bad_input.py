@@ -1,4 +1,4 @@
-"""The table of bad input: exit code 2, one clear line per mistake, no traceback, and nothing left on disk."""
+"""Bad input ends with exit code 2, one clear line per error and no traceback, and leaves nothing on disk."""
 
 import os
 import shlex
@@ -13,7 +13,7 @@ from dltrain.cli import main
 
 ROWS = 300
 FILES = {
-    "hole.csv": "value\n" + "\n".join("" if row == 30 else f"{row}.5" for row in range(ROWS)),
+    "gap.csv": "value\n" + "\n".join("" if row == 30 else f"{row}.5" for row in range(ROWS)),
     "words.csv": "name,value\n" + "\n".join(f"row {row},{row}.5" for row in range(ROWS)),
     "few.csv": "value\n1\n2\n3\n",
     "table.csv": "a,b,kind\n" + "\n".join(f"{row},{row * 2 % 7},{'cat' if row % 2 else 'dog'}" for row in range(80)),
@@ -22,9 +22,9 @@ FILES = {
     "old/status.json": "{}",
 }
 
-# A command, and for each of its mistakes what its line must say.
+# Command -> for each of its errors, the key and words that the error line must contain.
 TABLE: dict[str, list[list[str]]] = {
-    # Keys, options, types and ranges: found before torch is imported.
+    # Keys, options, types and ranges are checked before torch is imported.
     "modle=lstm": [["modle", "Did you mean model?"]],
     "model=lsmt": [["model", "lsmt", "gpt gru lenet5", "Did you mean lstm?"]],
     "optimizer.lrr=1": [["optimizer.lrr", "Did you mean optimizer.lr?"]],
@@ -81,7 +81,7 @@ TABLE: dict[str, list[list[str]]] = {
     "'device.name=${x}' 'optimizer.lr=${y}'": [["optimizer.lr", "${y}"], ["device.name", "${x}"]],
     "'hydra.run.dir=${nothing}'": [["Interpolation key 'nothing' not found", "hydra.run.dir"]],
     "'model.activation=${oc.env:DLTRAIN_NOPE}'": [["model.activation", "'DLTRAIN_NOPE' not found"]],
-    # An interpolation is judged by its value.
+    # Interpolations are checked by their values.
     "'data.batch_size=${spec.size}'": [["data.batch_size", "known before the data are read", "${spec.size}"]],
     "'seed=${data}'": [["seed", "a whole number of at least 0", "a group of keys"]],
     "'device.name=${trainer}'": [["device.name", "a value", "a group of keys"]],
@@ -91,20 +91,20 @@ TABLE: dict[str, list[list[str]]] = {
     "'model.hidden_size=${spec.hidden}'": [["model=lstm", "hidden"]],
     "'model.activation=a${spec.size}'": [["model.activation", "a fact as the whole value", "a${spec.size}"]],
     "'hydra.run.dir=${data}'": [["hydra.run.dir", "a folder", "${data}"]],
-    # Numbers that no tensor, timer or integer holds.
+    # Numbers too large for a tensor, a timer or an integer.
     "regularization.l2=1e39": [["regularization.l2", "at most 3.4e+38", "1e+39"]],
     "optimizer.weight_decay=1e300 optimizer=adamw": [["optimizer.weight_decay", "at most 3.4e+38", "1e+300"]],
     "trainer.max_minutes=1e300": [["trainer.max_minutes", "at most 1e+08", "1e+300"]],
     "data.batch_size=9223372036854775807": [["data.batch_size", "a whole number", "9223372036854775807"]],
     f"seed={'9' * 5000}": [["seed", "cannot be parsed", "5000 digits"]],
-    # What only the code can say.
+    # Errors that only building the components can find.
     "data.path=nowhere.csv": [["data.path", "an existing CSV file", "nowhere.csv"]],
     "data.path=tabel.csv": [["data.path", "an existing CSV file", "tabel.csv", "Did you mean table.csv?"]],
     "data.path=./tabel.csv": [["data.path", "./tabel.csv", "Did you mean ./table.csv?"]],
     "data.path='~/nowhere.csv'": [["data.path", "an existing CSV file", "got ~/nowhere.csv"]],
     "'data.path=a (1).csv'": [["data.path=a (1).csv", "cannot be parsed", """Quote it: "data.path='a (1).csv'\""""]],
     "data.path=fiel.csv": [["data.path", "an existing CSV file", "fiel.csv"]],
-    "data.path=hole.csv": [["hole.csv", "line 32", "data.missing=interpolate"]],
+    "data.path=gap.csv": [["gap.csv", "line 32", "data.missing=interpolate"]],
     "data.path=words.csv data.column=name": [["data.column", "number", "row 0"]],
     "data.path=words.csv data.column=valeu": [["data.column", "name, value", "valeu"]],
     "data.path=few.csv": [["data.path", "at least", "3 rows", "data.window"]],
@@ -138,8 +138,8 @@ TABLE: dict[str, list[list[str]]] = {
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder with the files that the table names."""
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Change to a folder that contains `FILES`."""
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -147,84 +147,87 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def lines_of(stderr: str) -> list[str]:
-    """The mistakes, without what was said before them."""
+def error_lines(stderr: str) -> list[str]:
+    """Return the error lines without their prefix, and drop all other lines."""
     return [line.removeprefix("dltrain: ") for line in stderr.splitlines() if line.startswith("dltrain: ")]
 
 
-def check(found: list[str], mistakes: list[list[str]]) -> None:
-    assert len(found) == len(mistakes), found
-    for line, (key, *said) in zip(found, mistakes, strict=True):
+def check_errors(stderr: str, expected: list[list[str]]) -> None:
+    lines = error_lines(stderr)
+    assert len(lines) == len(expected), lines
+    for line, (key, *words) in zip(lines, expected, strict=True):
         assert line.startswith(key) or key in line.split(": ", 1)[1], line
-        assert all(word in line for word in said), line
+        assert all(word in line for word in words), line
 
 
-@pytest.mark.parametrize("typed", TABLE)
-def test_bad_input_is_explained_and_leaves_nothing(here: Path, capsys: pytest.CaptureFixture[str], typed: str) -> None:
-    before = sorted(here.rglob("*"))
-    assert main.main(split(typed)) == 2
+@pytest.mark.parametrize("command", TABLE)
+def test_bad_input_is_explained_and_leaves_no_files(
+    workdir: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    before = sorted(workdir.rglob("*"))
+    assert main.main(split(command)) == 2
     shown = capsys.readouterr()
-    check(lines_of(shown.err), TABLE[typed])
+    check_errors(shown.err, TABLE[command])
     assert not shown.out
     assert "Traceback" not in shown.err
-    assert sorted(here.rglob("*")) == before
+    assert sorted(workdir.rglob("*")) == before
 
 
-def split(typed: str) -> list[str]:
-    """A command's words; braces and brackets stay together."""
-    return shlex.split(typed) if "{" not in typed or "$" in typed else [typed]
+def split(command: str) -> list[str]:
+    """Split a command as a shell does; one that contains a dictionary is a single word."""
+    return shlex.split(command) if "{" not in command or "$" in command else [command]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_a_device_that_is_not_there_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unavailable_device_is_refused(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["device=cuda"]) == 2
-    check(lines_of(capsys.readouterr().err), [["device", "a device of this machine", "cuda", "Usable here:", "cpu"]])
+    check_errors(capsys.readouterr().err, [["device", "a device of this machine", "cuda", "Usable here:", "cpu"]])
 
 
-def test_a_pair_that_makes_no_sense_is_refused_although_the_file_is_not_named_yet(
-    here: Path, capsys: pytest.CaptureFixture[str]
+def test_an_incompatible_pair_is_reported_together_with_a_missing_path(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.main(["model=lstm", "data=csv"]) == 2
     pair = ["model=lstm data=csv", "Data that fit model=lstm", "timeseries"]
-    check(lines_of(capsys.readouterr().err), [["data.path", "expected a value"], pair])
+    check_errors(capsys.readouterr().err, [["data.path", "expected a value"], pair])
 
 
 @pytest.mark.parametrize("flags", [[], ["-m"]])
-def test_an_output_folder_that_cannot_be_made_is_refused(
-    here: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
+def test_an_output_folder_that_cannot_be_created_is_refused(
+    workdir: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
 ) -> None:
-    (here / "outputs").write_text("a file, not a folder")
+    (workdir / "outputs").write_text("a file, not a folder")
     assert main.main(flags) == 2
-    check(lines_of(capsys.readouterr().err), [["dir", "can be written", str(here / "outputs")]])
+    check_errors(capsys.readouterr().err, [["dir", "can be written", str(workdir / "outputs")]])
 
 
-def test_what_an_optimizer_refuses_leaves_no_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = sorted(here.rglob("*"))
+def test_invalid_optimizer_arguments_leave_no_files(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(workdir.rglob("*"))
     assert main.main(["optimizer=nesterov", "+optimizer.dampening=0.5", "data.series=sunspots", "data.window=12"]) == 2
-    check(lines_of(capsys.readouterr().err), [["optimizer", "Nesterov", "zero dampening"]])
-    assert sorted(here.rglob("*")) == before
+    check_errors(capsys.readouterr().err, [["optimizer", "Nesterov", "zero dampening"]])
+    assert sorted(workdir.rglob("*")) == before
 
 
-def test_a_folder_of_ones_own_survives_a_mistake(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "mine").mkdir()
-    (here / "mine" / "thesis.tex").write_text("all my work")
-    typed = ["optimizer=nesterov", "+optimizer.dampening=0.5", "data.series=sunspots", "data.window=12"]
-    assert main.main([*typed, "hydra.run.dir=mine"]) == 2
-    assert [file.name for file in (here / "mine").rglob("*")] == ["thesis.tex"]
+def test_existing_files_in_the_run_folder_survive_an_error(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workdir / "mine").mkdir()
+    (workdir / "mine" / "thesis.tex").write_text("all my work")
+    command = ["optimizer=nesterov", "+optimizer.dampening=0.5", "data.series=sunspots", "data.window=12"]
+    assert main.main([*command, "hydra.run.dir=mine"]) == 2
+    assert [file.name for file in (workdir / "mine").rglob("*")] == ["thesis.tex"]
 
 
-def test_the_script_itself_ends_with_exit_code_2(here: Path) -> None:
-    command = Path(sys.executable).with_name("dltrain")
-    ended = subprocess.run(
-        [command, "data.path=nowhere.csv", "device.name=abacus"],
+def test_the_installed_script_exits_with_code_2(workdir: Path) -> None:
+    script = Path(sys.executable).with_name("dltrain")
+    completed = subprocess.run(
+        [script, "data.path=nowhere.csv", "device.name=abacus"],
         env={**os.environ, "HYDRA_FULL_ERROR": "1"},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    assert ended.returncode == 2
-    check(lines_of(ended.stderr), [["device", "abacus"], ["data.path", "nowhere.csv"]])
-    assert "Traceback" not in ended.stderr
-    assert not ended.stdout
-    assert not (here / "outputs").exists()
+    assert completed.returncode == 2
+    check_errors(completed.stderr, [["device", "abacus"], ["data.path", "nowhere.csv"]])
+    assert "Traceback" not in completed.stderr
+    assert not completed.stdout
+    assert not (workdir / "outputs").exists()

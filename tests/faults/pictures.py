@@ -1,4 +1,4 @@
-"""Folders of small pictures, some of them broken in ways that happen, and the command of a run that learns them."""
+"""Folders of small pictures, common kinds of unreadable pictures, and a command that trains on them."""
 
 import io
 import struct
@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-EACH = 24  # of either class
+EACH = 24  # pictures per class
 
 
 def paint(root: Path) -> Path:
-    """48 pictures in two classes, red and blue with noise."""
+    """Write 48 pictures of two classes, blue and red with noise; return `root`."""
     random = np.random.default_rng(0)
     for number, name in enumerate(("blue", "red")):
         folder = root / name
@@ -25,14 +25,14 @@ def paint(root: Path) -> Path:
 
 
 def truncated_jpeg() -> bytes:
-    """The first half of a picture."""
+    """Return the first half of a JPEG file."""
     whole = io.BytesIO()
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(whole, "JPEG")
     return whole.getvalue()[: len(whole.getvalue()) // 2]
 
 
 def bomb() -> bytes:
-    """A few bytes that say they are 30,000 x 30,000 pixels."""
+    """Return a small PNG file whose header claims 30,000 x 30,000 pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -47,7 +47,7 @@ BROKEN = {"a truncated JPEG": truncated_jpeg(), "nothing": b"", "text": b"this i
 
 
 def command(root: Path, *more: str) -> list[str]:
-    """A run of 4 epochs of 9 steps."""
+    """Return the command of a run of 4 epochs of 9 steps."""
     return [
         *[
             "model=mlp",

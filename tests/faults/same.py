@@ -1,4 +1,4 @@
-"""What two runs have to have in common: everything that was computed, to the bit."""
+"""Assertions that two runs computed the same, to the bit."""
 
 import hashlib
 import json
@@ -14,12 +14,12 @@ TIMES = ("seconds", "training_seconds", "samples_per_second", "seconds_to_first_
 
 
 def assert_same(run: Path, reference: Path, also_tested_at: int | None = None) -> None:
-    """``run`` has the bytes and the curves of ``reference``.
+    """Assert that `run` has the results, curves and checkpoints of `reference`, byte for byte.
 
     Args:
-        run: A run that was disturbed.
-        reference: One that was not.
-        also_tested_at: A step at which ``run`` had come to an end before, and was tested.
+        run: A run that was interrupted and resumed.
+        reference: A run of the same command that was not interrupted.
+        also_tested_at: A step at which `run` ended before it was resumed, so that it was also tested there.
     """
     extra = None if also_tested_at is None else (also_tested_at, "test")
     assert [line for line in lines(run) if (line["step"], line["split"]) != extra] == lines(reference)
@@ -34,11 +34,11 @@ def assert_same(run: Path, reference: Path, also_tested_at: int | None = None) -
     for name in ("last.pt", "best.pt"):
         if (reference / "checkpoints" / name).exists():
             assert_same_checkpoint(run / "checkpoints" / name, reference / "checkpoints" / name)
-    whole(run)
+    assert_intact(run)
 
 
 def assert_same_checkpoint(one: Path, other: Path) -> None:
-    """The same file, byte for byte; names what differs where it is not."""
+    """Assert that two checkpoints have the same bytes, or name the keys that differ."""
     if sha256(one) == sha256(other):
         return
     first, second = (torch.load(path, weights_only=True) for path in (one, other))
@@ -46,7 +46,7 @@ def assert_same_checkpoint(one: Path, other: Path) -> None:
 
 
 def different(one: Any, other: Any, at: str = "") -> list[str]:
-    """Where two checkpoints differ."""
+    """Return the keys whose values differ between two checkpoints."""
     if isinstance(one, dict) and isinstance(other, dict):
         return [found for key in {**one, **other} for found in different(one.get(key), other.get(key), f"{at}.{key}")]
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
@@ -54,27 +54,27 @@ def different(one: Any, other: Any, at: str = "") -> list[str]:
     return [] if one == other else [at]
 
 
-def whole(run: Path) -> None:
-    """Nothing half-written lies in a run's folder, and every checkpoint that the manifest names is what it says."""
+def assert_intact(run: Path) -> None:
+    """Assert that a run folder has no partial files, and that every checkpoint has the hash in the manifest."""
     assert not leftovers(run)
     for name, entry in json.loads((run / "checkpoints" / "manifest.json").read_text()).items():
         assert sha256(run / "checkpoints" / name) == entry["sha256"], name
 
 
 def leftovers(run: Path) -> list[Path]:
-    """Files that were never finished."""
+    """Return the temporary files in a run folder."""
     return [path for path in run.rglob("*") if "tmp" in path.name or path.name.endswith(".new")]
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The files, the newest last."""
+    """Return the checkpoint files of a run, the newest last."""
     found = sorted((run / "checkpoints").glob("step-*.pt"))
     assert len(found) >= 2
     return found
 
 
-def know(path: Path) -> None:
-    """Make the manifest say that a file is as it should be."""
+def update_manifest(path: Path) -> None:
+    """Write the hash and size of a changed checkpoint to the manifest."""
     manifest = path.parent / "manifest.json"
     files = json.loads(manifest.read_text())
     files[path.name] |= {"sha256": sha256(path), "bytes": path.stat().st_size}
@@ -86,20 +86,20 @@ def sha256(path: Path) -> str:
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
-    """What ``metrics.jsonl`` says, but for times and memory."""
+    """Return the lines of ``metrics.jsonl`` without times and memory."""
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if not name.startswith(MEASURED)} for line in found]
 
 
 def events(run: Path) -> EventAccumulator:
-    """A run as TensorBoard reads it."""
+    """Return the TensorBoard events of a run."""
     found = EventAccumulator(str(run), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
     found.Reload()
     return found
 
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Every scalar of TensorBoard, but for times and memory; no step twice."""
+    """Return the TensorBoard scalars except times and memory, and assert that no step occurs twice."""
     found = events(run)
     points = {t: [(p.step, p.value) for p in found.Scalars(t)] for t in found.Tags()["scalars"]}
     for tag, values in points.items():
@@ -109,7 +109,7 @@ def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def pictures(run: Path) -> dict[str, list[tuple[int, str]]]:
-    """Every picture of TensorBoard."""
+    """Return the step and hash of every TensorBoard image."""
     found = events(run)
     return {
         tag: [(p.step, hashlib.sha256(p.encoded_image_string).hexdigest()) for p in found.Images(tag)]
@@ -118,23 +118,23 @@ def pictures(run: Path) -> dict[str, list[tuple[int, str]]]:
 
 
 def frames(run: Path) -> dict[str, str]:
-    """Every frame of the film, and the film itself."""
+    """Return the hash of every frame of the film and of the film itself."""
     return {str(path.relative_to(run)): sha256(path) for path in [*run.glob("frames/*"), *run.glob("film.gif")]}
 
 
 def result(run: Path) -> dict[str, Any]:
-    """``result.json`` but for times and memory."""
+    """Return ``result.json`` without times and memory."""
     found = json.loads((run / "result.json").read_text())
     return {name: value for name, value in found.items() if name not in TIMES}
 
 
 def status(run: Path) -> dict[str, Any]:
-    """``status.json``."""
+    """Return ``status.json``."""
     return json.loads((run / "status.json").read_text())
 
 
 def steps(run: Path) -> int:
-    """The last training step that the run has logged so far; 0 before the first."""
+    """Return the last training step that the run has logged so far; 0 before the first."""
     path = run / "metrics.jsonl"
     if not path.exists():
         return 0

@@ -1,4 +1,4 @@
-"""A damaged checkpoint is never loaded, never replaces a good one, and is named; nothing in a folder is run as code."""
+"""Damaged checkpoints are reported, never loaded and never replace a good one; no code in a run folder is executed."""
 
 import json
 import os
@@ -12,49 +12,49 @@ import pytest
 import torch
 from children import Child, Gate, Server
 from recipes import recipe
-from same import assert_same, checkpoints, know, sha256
+from same import assert_same, checkpoints, sha256, update_manifest
 
 ALLOW = "allow_targets=[gated]"
 
 
 @pytest.fixture(scope="session")
 def killed(server: Server, tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
-    """A run that was killed at step 21: checkpoints of its epochs, and of what was best."""
+    """Return the folder of a run that was killed after step 21, with its last two checkpoints and the best one."""
     folder = tmp_path_factory.mktemp("killed")
     gate, run = Gate(folder / "gate"), folder / "run"
     gate.close("train-22")
     command = [*recipe("forecast", data_root), f"hydra.run.dir={run}", "trainer.keep_last=2"]
     child = server.start(command, folder, gate.environment)
     gate.reached(child, "train-22")
-    child.until(lambda: written(run / "checkpoints", "step-00000021.pt"))
+    child.until(lambda: is_listed(run / "checkpoints", "step-00000021.pt"))
     child.kill()
     return run
 
 
-def written(folder: Path, name: str) -> bool:
-    """Return whether the manifest lists a checkpoint, and the folder has exactly the listed ones."""
+def is_listed(folder: Path, name: str) -> bool:
+    """Return whether the manifest lists a checkpoint, and the folder has exactly the listed checkpoints."""
     listed = json.loads((folder / "manifest.json").read_text())
     return name in listed and {path.name for path in folder.glob("step-*.pt")} == set(listed)
 
 
 @pytest.fixture
 def run(killed: Path, tmp_path: Path) -> Path:
-    """A copy of it, to be damaged."""
+    """Return a copy of the killed run, to be damaged."""
     return shutil.copytree(killed, tmp_path / "run", symlinks=True)
 
 
 def contents(run: Path) -> dict[str, tuple[str, int]]:
-    """Hash and time of every file that a session must leave as it was."""
+    """Return the hash and modification time of every file except the lock."""
     files = [p for p in run.rglob("*") if p.is_file() and p.name != ".lock"]
     return {str(p.relative_to(run)): (sha256(p), p.stat().st_mtime_ns) for p in files}
 
 
-def cut(share: float) -> Callable[[Path], None]:
-    return lambda path: os.truncate(path, int(share * path.stat().st_size))
+def truncate(fraction: float) -> Callable[[Path], None]:
+    return lambda path: os.truncate(path, int(fraction * path.stat().st_size))
 
 
-def flip(path: Path) -> None:
-    """One bit in the middle."""
+def flip_bit(path: Path) -> None:
+    """Flip one bit in the middle of a file."""
     with open(path, "r+b") as file:
         file.seek(path.stat().st_size // 2)
         byte = file.read(1)
@@ -63,37 +63,43 @@ def flip(path: Path) -> None:
 
 
 DAMAGES = [
-    pytest.param(cut(0.0), id="empty", marks=pytest.mark.faults),
-    pytest.param(cut(0.3), id="cut at 30 %"),
-    pytest.param(cut(0.999), id="cut at 99.9 %", marks=pytest.mark.faults),
-    pytest.param(flip, id="one bit flipped"),
+    pytest.param(truncate(0.0), id="empty", marks=pytest.mark.faults),
+    pytest.param(truncate(0.3), id="truncated to 30 %"),
+    pytest.param(truncate(0.999), id="truncated to 99.9 %", marks=pytest.mark.faults),
+    pytest.param(flip_bit, id="one bit flipped"),
     pytest.param(Path.unlink, id="removed", marks=pytest.mark.faults),
 ]
 
 
-@pytest.mark.parametrize("known", [True, pytest.param(False, marks=pytest.mark.faults, id="without a manifest")])
+@pytest.mark.parametrize(
+    "listed",
+    [
+        pytest.param(True, id="in the manifest"),
+        pytest.param(False, marks=pytest.mark.faults, id="without a manifest"),
+    ],
+)
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_passed_over_for_the_newest_good_one(
+def test_a_damaged_checkpoint_is_skipped_for_the_newest_good_one(
     damage: Callable[[Path], None],
-    known: bool,
+    listed: bool,
     run: Path,
     dltrain: Callable[..., Child],
     whole_run: Callable[[str], Path],
 ) -> None:
     *_, good, bad = checkpoints(run)
     damage(bad)
-    if not known:
+    if not listed:
         (run / "checkpoints" / "manifest.json").unlink()
     child = dltrain("resume", str(run), ALLOW)
     assert child.code == 0, child.stderr
-    if known or bad.exists():
+    if listed or bad.exists():
         assert f"{bad}: refused" in child.stderr
         assert f"falling back to {good}" in child.stderr
     assert f"from {good.name}" in child.stderr
     assert_same(run, whole_run("forecast"))
 
 
-def test_when_every_checkpoint_is_damaged_each_is_named_and_nothing_is_touched(
+def test_when_every_checkpoint_is_damaged_each_is_reported_and_no_file_changes(
     run: Path, dltrain: Callable[..., Child]
 ) -> None:
     for number, path in enumerate(checkpoints(run)):
@@ -107,48 +113,46 @@ def test_when_every_checkpoint_is_damaged_each_is_named_and_nothing_is_touched(
 
 
 @pytest.mark.faults
-def test_the_newest_checkpoint_is_kept_though_a_damaged_one_is_of_a_later_step(
+def test_keep_last_keeps_a_new_checkpoint_rather_than_damaged_ones_of_later_steps(
     run: Path, start: Callable[..., Child], dltrain: Callable[..., Child], gate: Gate, whole_run: Callable[[str], Path]
 ) -> None:
     for path in checkpoints(run)[1:]:
-        flip(path)
+        flip_bit(path)
     oldest = int(checkpoints(run)[0].name[5:13])
     gate.close("train-3")
-    more = ["trainer.checkpoint_every=1", "trainer.keep_last=1"]
-    child = start("resume", str(run), ALLOW, *more, environment=gate.environment)
+    overrides = ["trainer.checkpoint_every=1", "trainer.keep_last=1"]
+    child = start("resume", str(run), ALLOW, *overrides, environment=gate.environment)
     gate.reached(child, "train-3")
-    written = run / "checkpoints" / f"step-{oldest + 2:08}.pt"
-    child.until(lambda: written.name in (run / "checkpoints" / "manifest.json").read_text())
+    newest = run / "checkpoints" / f"step-{oldest + 2:08}.pt"
+    child.until(lambda: newest.name in (run / "checkpoints" / "manifest.json").read_text())
     child.kill()
-    assert written.exists()
+    assert newest.exists()
     again = dltrain("resume", str(run), ALLOW)
     assert again.code == 0, again.stderr
-    assert f"from {written.name}" in again.stderr
+    assert f"from {newest.name}" in again.stderr
     assert_same(run, whole_run("forecast"))
 
 
 @pytest.mark.parametrize(
-    "lose",
+    "damage",
     [
         pytest.param(lambda f: (f / "manifest.json").unlink(), id="no manifest"),
         pytest.param(
-            lambda f: (f / "manifest.json").write_text('{"step-'), id="manifest cut off", marks=pytest.mark.faults
+            lambda f: (f / "manifest.json").write_text('{"step-'), id="truncated manifest", marks=pytest.mark.faults
         ),
-        pytest.param(
-            lambda f: (f / "manifest.json").write_text("{}"), id="manifest of before", marks=pytest.mark.faults
-        ),
+        pytest.param(lambda f: (f / "manifest.json").write_text("{}"), id="empty manifest", marks=pytest.mark.faults),
         pytest.param(
             lambda f: [(f / name).unlink() for name in ("last.pt", "best.pt")], id="no links", marks=pytest.mark.faults
         ),
         pytest.param(
-            lambda f: repoint(f / "last.pt", "step-00000001.pt"), id="link to nothing", marks=pytest.mark.faults
+            lambda f: repoint(f / "last.pt", "step-00000001.pt"), id="dangling link", marks=pytest.mark.faults
         ),
     ],
 )
 def test_without_a_manifest_or_links_the_newest_good_checkpoint_is_found(
-    lose: Callable[[Path], Any], run: Path, dltrain: Callable[..., Child], whole_run: Callable[[str], Path]
+    damage: Callable[[Path], Any], run: Path, dltrain: Callable[..., Child], whole_run: Callable[[str], Path]
 ) -> None:
-    lose(run / "checkpoints")
+    damage(run / "checkpoints")
     child = dltrain("resume", str(run), ALLOW)
     assert child.code == 0, child.stderr
     assert f"from {checkpoints(run)[-1].name}" in child.stderr or "resumed at step 21" in child.stderr
@@ -160,7 +164,7 @@ def repoint(link: Path, name: str) -> None:
     link.symlink_to(name)
 
 
-def test_a_run_that_is_not_there_is_answered_with_the_nearest(
+def test_a_missing_run_is_refused_with_the_nearest_name(
     run: Path, dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
     before = sorted(tmp_path.rglob("*"))
@@ -171,11 +175,11 @@ def test_a_run_that_is_not_there_is_answered_with_the_nearest(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_checkpoint_of_another_format_is_refused_by_its_number(run: Path, dltrain: Callable[..., Child]) -> None:
+def test_a_checkpoint_of_an_unknown_format_is_refused_with_its_number(run: Path, dltrain: Callable[..., Child]) -> None:
     for path in checkpoints(run):
         state = torch.load(path, weights_only=True)
         torch.save({**state, "format": 99}, path)
-        know(path)
+        update_manifest(path)
     before = contents(run)
     child = dltrain("resume", str(run), ALLOW)
     assert child.code == 5
@@ -183,46 +187,47 @@ def test_a_checkpoint_of_another_format_is_refused_by_its_number(run: Path, dltr
     assert contents(run) == before
 
 
-def test_a_checkpoint_of_the_first_format_goes_on_to_the_same_bytes(
+def test_a_checkpoint_of_format_1_resumes_to_the_same_bytes(
     run: Path, dltrain: Callable[..., Child], whole_run: Callable[[str], Path]
 ) -> None:
     for path in checkpoints(run):
         state = torch.load(path, weights_only=True)
         schedules = state.pop("schedules")
         assert schedules.keys() == state["optimizers"].keys() == {"train"}
-        assert schedules["train"], "a plateau's schedule has a state of its own"
+        assert schedules["train"], "the plateau schedule has a state"
         state["optimizers"]["train"]["schedule"] = schedules["train"]
         torch.save({**state, "format": 1}, path)
-        know(path)
+        update_manifest(path)
     child = dltrain("resume", str(run), ALLOW)
     assert child.code == 0, child.stderr
     assert_same(run, whole_run("forecast"))
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
-        pytest.param({"rng": None, "record": None}, "it lacks record, rng", id="parts that are missing"),
+        pytest.param({"rng": None, "record": None}, "it lacks record, rng", id="missing keys"),
         pytest.param({"loop": {"steps": 7}}, "it has no step", id="no step"),
-        pytest.param({"loop": {"step": 7, "x": 0}}, "cannot resume from it. TypeError", id="a loop of another kind"),
+        pytest.param({"loop": {"step": 7, "x": 0}}, "cannot resume from it. TypeError", id="unknown loop key"),
         pytest.param({"optimizers": {}, "schedules": {}}, "cannot resume from it. KeyError", id="no optimizer"),
     ],
 )
 @pytest.mark.faults
-def test_a_whole_file_that_is_no_state_of_this_run_is_refused_without_a_traceback(
-    change: dict[str, Any], said: str, run: Path, dltrain: Callable[..., Child]
+def test_an_intact_file_with_another_state_is_refused_without_a_traceback(
+    change: dict[str, Any], expected: str, run: Path, dltrain: Callable[..., Child]
 ) -> None:
     for path in checkpoints(run):
         state = {**torch.load(path, weights_only=True), **change}
+        # None in `change` removes a key; `average` is None in every checkpoint without an average.
         torch.save({name: value for name, value in state.items() if value is not None or name == "average"}, path)
-        know(path)
+        update_manifest(path)
     child = dltrain("resume", str(run), ALLOW)
     assert child.code == 5, child.stderr
-    assert said in child.stderr and "Traceback" not in child.stderr
+    assert expected in child.stderr and "Traceback" not in child.stderr
 
 
 class Evil:
-    """A pickle that leaves a file behind wherever it is loaded."""
+    """An object whose unpickling creates the file `canary`."""
 
     def __init__(self, canary: Path) -> None:
         self.canary = canary
@@ -231,21 +236,21 @@ class Evil:
         return (os.system, (f"touch {self.canary}",))
 
 
-@pytest.mark.parametrize("known", [True, False], ids=["in the manifest", "without a manifest"])
+@pytest.mark.parametrize("listed", [True, False], ids=["in the manifest", "without a manifest"])
 @pytest.mark.parametrize(
-    "plain", [pytest.param(True, id="bare pickle", marks=pytest.mark.faults), pytest.param(False, id="torch.save")]
+    "bare", [pytest.param(True, id="bare pickle", marks=pytest.mark.faults), pytest.param(False, id="torch.save")]
 )
-def test_a_malicious_checkpoint_is_refused_and_never_run(
-    known: bool, plain: bool, run: Path, dltrain: Callable[..., Child], tmp_path: Path
+def test_a_malicious_checkpoint_is_refused_and_never_executed(
+    listed: bool, bare: bool, run: Path, dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
     canary = tmp_path / "canary"
     for path in checkpoints(run):
-        if plain:
+        if bare:
             path.write_bytes(pickle.dumps({"format": 1, "model": Evil(canary)}))
         else:
             torch.save({"format": 1, "model": Evil(canary), "loop": {}}, path)
-        know(path)
-    if not known:
+        update_manifest(path)
+    if not listed:
         (run / "checkpoints" / "manifest.json").unlink()
     before = contents(run)
     child = dltrain("resume", str(run), ALLOW)
@@ -253,6 +258,6 @@ def test_a_malicious_checkpoint_is_refused_and_never_run(
     assert all(f"{path}: refused" in child.stderr for path in checkpoints(run))
     assert not canary.exists()
     assert contents(run) == before
-    if not plain:  # the bait works on who is careless
+    if not bare:  # an unsafe load does execute it
         torch.load(checkpoints(run)[0], weights_only=False)
         assert canary.exists()

@@ -1,10 +1,6 @@
-"""Data that cannot be read: named by file and place; left out and counted where that is wanted.
+"""Unreadable examples (row 34 of README.md): reported with file and number, or skipped and counted."""
 
-| row | tests |
-| --- | --- |
-| 34 | all |
-"""
-
+import itertools
 import json
 import signal
 from collections.abc import Callable
@@ -25,8 +21,8 @@ from dltrain.errors import ConfigError
 SKIP = "data.on_bad_sample=skip"
 
 
-def split(root: Path, workers: int, training: bool = False, skip: bool = False) -> tuple[Batches, list[Path]]:
-    """The training or the test pictures, and their files."""
+def load_split(root: Path, workers: int, training: bool = False, skip: bool = False) -> tuple[Batches, list[Path]]:
+    """Return the batches of the training or test pictures, and the files of the pictures."""
     splits = ImageFolder(str(root), image_size=8, validation=0, test=0.2).load()
     source = splits.train if training else splits.test
     bad = BadSamples("skip" if skip else "stop")
@@ -35,10 +31,8 @@ def split(root: Path, workers: int, training: bool = False, skip: bool = False) 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.faults)])
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_picture_that_cannot_be_read_ends_the_run_with_its_file_and_number(
-    kind: str, workers: int, tmp_path: Path
-) -> None:
-    batches, files = split(paint(tmp_path), workers)
+def test_an_unreadable_picture_is_reported_with_its_file_and_number(kind: str, workers: int, tmp_path: Path) -> None:
+    batches, files = load_split(paint(tmp_path), workers)
     files[6].write_bytes(BROKEN[kind])
     with pytest.raises(ConfigError) as caught:
         list(batches)
@@ -47,47 +41,49 @@ def test_a_picture_that_cannot_be_read_ends_the_run_with_its_file_and_number(
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_batch_without_its_bad_pictures_has_all_the_others_and_nothing_else(workers: int, tmp_path: Path) -> None:
-    reference, files = split(paint(tmp_path), 0, training=True)
-    whole = [batch for epoch in (0, 1) for batch in reference.epoch(epoch)]
-    batches, _ = split(tmp_path, workers, training=True, skip=True)
+def test_skipping_bad_pictures_keeps_all_others_in_their_batches(workers: int, tmp_path: Path) -> None:
+    reference, files = load_split(paint(tmp_path), 0, training=True)
+    intact = [batch for epoch in (0, 1) for batch in reference.epoch(epoch)]
+    batches, _ = load_split(tmp_path, workers, training=True, skip=True)
     orders = [batches.order(epoch).tolist() for epoch in (0, 1)]
-    gone = {orders[0][0], *orders[0][4:8], orders[0][13], orders[0][-1]}  # the second batch as a whole
-    for number, content in zip(gone, list(BROKEN.values()) * 2, strict=False):
+    damaged = {orders[0][0], *orders[0][4:8], orders[0][13], orders[0][-1]}  # 4 to 7 are the whole second batch
+    for number, content in zip(damaged, list(BROKEN.values()) * 2, strict=False):
         files[number].write_bytes(content)
     found = [batch for epoch in (0, 1) for batch in batches.epoch(epoch)]
     batches.close()
-    kept = [[n not in gone for n in order[at : at + 4]] for order in orders for at in range(0, len(order), 4)]
-    assert len(found) == len(whole) == len(kept)
+    kept = [
+        [n not in damaged for n in order[start : start + 4]] for order in orders for start in range(0, len(order), 4)
+    ]
+    assert len(found) == len(intact) == len(kept)
     assert found[1] == {} and kept[1] == [False] * 4
-    for batch, before, keep in zip(found, whole, kept, strict=True):
+    for batch, before, keep in zip(found, intact, kept, strict=True):
         assert (batch == {}) == (not any(keep))
         for name in batch:
             assert torch.equal(batch[name], before[name][torch.tensor(keep)])
-    assert len(batches.bad.found) == len(gone)
-    assert all(any(str(files[n]) in mistake for mistake in batches.bad.found) for n in gone)
+    assert len(batches.bad.found) == len(damaged)
+    assert all(any(str(files[n]) in message for message in batches.bad.found) for n in damaged)
 
 
 def test_a_picture_that_is_bad_in_every_epoch_counts_once(tmp_path: Path) -> None:
-    batches, files = split(paint(tmp_path), 0, training=True, skip=True)
+    batches, files = load_split(paint(tmp_path), 0, training=True, skip=True)
     files[3].write_bytes(b"")
     found = [len(batch["targets"]) for epoch in range(3) for batch in batches.epoch(epoch)]
     assert sum(found) == 3 * (len(files) - 1)
     assert len(batches.bad.found) == 1
 
 
-def test_a_split_of_which_nothing_can_be_read_is_refused_whatever_may_be_skipped(tmp_path: Path) -> None:
-    batches, files = split(paint(tmp_path), 0, skip=True)
+def test_a_split_without_readable_pictures_is_refused_even_if_bad_ones_are_skipped(tmp_path: Path) -> None:
+    batches, files = load_split(paint(tmp_path), 0, skip=True)
     for path in files:
         path.write_bytes(b"")
     with pytest.raises(ConfigError, match="at least one readable example"):
         list(batches)
 
 
-def spoil(root: Path, count: int = 5) -> list[Path]:
-    """Break some pictures of each class, each in another way."""
-    files = [path for name in ("blue", "red") for path in sorted((root / name).iterdir())[1 : 4 * count : 4]][:count]
-    for path, content in zip(files, list(BROKEN.values()) * count, strict=False):
+def damage_pictures(root: Path, count: int = 5) -> list[Path]:
+    """Damage `count` blue pictures, every fourth one, with the kinds of `BROKEN` in turn; return their files."""
+    files = sorted((root / "blue").iterdir())[1 : 4 * count : 4]
+    for path, content in zip(files, itertools.cycle(BROKEN.values())):
         path.write_bytes(content)
     return files
 
@@ -98,20 +94,20 @@ def result(run: Path) -> dict:
 
 @pytest.mark.parametrize("workers", [2, pytest.param(0, marks=pytest.mark.faults)])
 @pytest.mark.faults
-def test_a_run_that_skips_says_how_many_and_which_and_goes_on_after_a_kill_to_the_same_bytes(
+def test_a_run_reports_skipped_pictures_and_resumes_after_a_kill_to_the_same_bytes(
     workers: int, start: Callable[..., Child], dltrain: Callable[..., Child], gate: Gate, tmp_path: Path
 ) -> None:
-    bad = spoil(paint(tmp_path / "pictures"))
+    bad = damage_pictures(paint(tmp_path / "pictures"))
     run, whole = tmp_path / "run", tmp_path / "whole"
-    asked = command(tmp_path / "pictures", SKIP, f"data.workers={workers}")
-    reference = dltrain(*asked, "data.workers=0", f"hydra.run.dir={whole}")
+    arguments = command(tmp_path / "pictures", SKIP, f"data.workers={workers}")
+    reference = dltrain(*arguments, "data.workers=0", f"hydra.run.dir={whole}")
     assert reference.code == 0, reference.stderr
     assert result(whole)["bad_samples"] == len(bad)
     assert f"{len(bad)} examples could not be read and were left out" in reference.stderr
     assert sum(f"{path} (number " in reference.stderr for path in bad) == 3
 
     gate.close("train-13")  # in the middle of the second epoch
-    child = start(*asked, f"hydra.run.dir={run}", environment=gate.environment)
+    child = start(*arguments, f"hydra.run.dir={run}", environment=gate.environment)
     gate.reached(child, "train-13")
     child.kill()
     resumed = dltrain("resume", str(run), "allow_targets=[gated]")
@@ -119,36 +115,36 @@ def test_a_run_that_skips_says_how_many_and_which_and_goes_on_after_a_kill_to_th
     assert_same(run, whole)
 
 
-def test_a_batch_of_which_nothing_can_be_read_keeps_its_place_when_the_run_goes_on(
+def test_an_empty_batch_keeps_its_place_in_a_resumed_run(
     start: Callable[..., Child], dltrain: Callable[..., Child], gate: Gate, tmp_path: Path
 ) -> None:
     root = paint(tmp_path / "pictures")
-    each = -(-len(ImageFolder(str(root)).load().train) // 2)  # steps of an epoch
-    # Batches of one and two of three pictures gone: many batches are empty, and so are some steps of two batches.
+    epoch_steps = -(-len(ImageFolder(str(root)).load().train) // 2)
+    # Of three pictures, two are unreadable: many batches of one picture are empty, and so are steps of two batches.
     for path in [path for n, path in enumerate(sorted(root.rglob("*.png"))) if n % 3]:
         path.write_bytes(b"")
-    asked = command(root, SKIP, "data.workers=0", "data.batch_size=1", "trainer.accumulate=2", "trainer.epochs=3")
+    arguments = command(root, SKIP, "data.workers=0", "data.batch_size=1", "trainer.accumulate=2", "trainer.epochs=3")
     run, whole = tmp_path / "run", tmp_path / "whole"
-    reference = dltrain(*asked, f"hydra.run.dir={whole}")
+    reference = dltrain(*arguments, f"hydra.run.dir={whole}")
     assert reference.code == 0, reference.stderr
     gate.close("train-16")
-    child = start(*asked, f"hydra.run.dir={run}", environment=gate.environment)
+    child = start(*arguments, f"hydra.run.dir={run}", environment=gate.environment)
     gate.reached(child, "train-16")
     child.send(signal.SIGTERM)
     gate.open("train-16")
     assert child.wait().code == 143, child.stderr
     state = torch.load(run / "checkpoints" / "last.pt", weights_only=True)["loop"]
-    assert 0 < state["batch"] == 2 * (state["step"] - state["epoch"] * each)
+    assert 0 < state["batch"] == 2 * (state["step"] - state["epoch"] * epoch_steps)
     resumed = dltrain("resume", str(run), "allow_targets=[gated]")
     assert resumed.code == 0, resumed.stderr
-    assert result(whole)["steps"] == 3 * each > sum("grad/norm" in line for line in lines(whole))
+    assert result(whole)["steps"] == 3 * epoch_steps > sum("grad/norm" in line for line in lines(whole))
     assert_same(run, whole)
 
 
-def test_more_bad_samples_than_are_admitted_end_the_run_with_the_last_of_them(
+def test_more_bad_samples_than_allowed_end_the_run_and_the_last_is_reported(
     dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
-    spoil(paint(tmp_path / "pictures"))
+    damage_pictures(paint(tmp_path / "pictures"))
     child = dltrain(*command(tmp_path / "pictures", SKIP, "data.max_bad_samples=2", "data.workers=0"))
     assert child.code in (1, 2)
     assert "data.max_bad_samples: expected at most 2" in child.stderr and "(number " in child.stderr
@@ -156,7 +152,7 @@ def test_more_bad_samples_than_are_admitted_end_the_run_with_the_last_of_them(
 
 
 @pytest.mark.faults
-def test_a_picture_that_goes_bad_during_a_run_ends_it_and_the_run_goes_on_without_it(
+def test_a_picture_damaged_during_a_run_ends_it_and_a_resumed_run_can_skip_it(
     start: Callable[..., Child], dltrain: Callable[..., Child], gate: Gate, tmp_path: Path
 ) -> None:
     run, root = tmp_path / "run", paint(tmp_path / "pictures")
@@ -175,47 +171,52 @@ def test_a_picture_that_goes_bad_during_a_run_ends_it_and_the_run_goes_on_withou
 
 
 LINES = ["x,word,y,answer", *(f"{n / 7:.3f},{'ab'[n % 2]},{n % 5}.5,{n % 3}" for n in range(60))]
-SLIPS = {11: "1.571,a,0.5", 25: "oops,b,3.5,0", 26: "3.571,a,4.5,0,9", 40: "5.571,\udcff,3.5,2"}  # line -> what it says
+BAD_LINES = {
+    11: "1.571,a,0.5",
+    25: "oops,b,3.5,0",
+    26: "3.571,a,4.5,0,9",
+    40: "5.571,\udcff,3.5,2",
+}  # line number -> text
 
 
-def table(path: Path, slips: dict[int, str]) -> Path:
-    found = [slips.get(number, line) for number, line in enumerate(LINES, 1)]
-    path.write_bytes("\n".join(found).encode(errors="surrogateescape"))
+def write_table(path: Path, bad_lines: dict[int, str]) -> Path:
+    lines = [bad_lines.get(number, line) for number, line in enumerate(LINES, 1)]
+    path.write_bytes("\n".join(lines).encode(errors="surrogateescape"))
     return path
 
 
-@pytest.mark.parametrize("line", SLIPS)
-def test_a_line_that_cannot_be_read_is_refused_with_its_number(line: int, tmp_path: Path) -> None:
-    path = table(tmp_path / "a.csv", {line: SLIPS[line]})
+@pytest.mark.parametrize("line", BAD_LINES)
+def test_an_unreadable_line_is_refused_with_its_number(line: int, tmp_path: Path) -> None:
+    path = write_table(tmp_path / "a.csv", {line: BAD_LINES[line]})
     with pytest.raises(ConfigError) as caught:
         CsvTable(str(path))
     assert f"line {line} of {path}" in str(caught.value) and SKIP in str(caught.value)
 
 
-def test_a_table_without_its_bad_lines_is_that_of_a_file_that_never_had_them(tmp_path: Path) -> None:
-    data = CsvTable(str(table(tmp_path / "bad.csv", SLIPS)), on_bad_sample="skip")
+def test_skipping_bad_lines_equals_a_file_without_them(tmp_path: Path) -> None:
+    data = CsvTable(str(write_table(tmp_path / "bad.csv", BAD_LINES)), on_bad_sample="skip")
     good = tmp_path / "good.csv"
-    good.write_text("\n".join(line for number, line in enumerate(LINES, 1) if number not in SLIPS))
+    good.write_text("\n".join(line for number, line in enumerate(LINES, 1) if number not in BAD_LINES))
     clean = CsvTable(str(good))
     assert data.spec == clean.spec and data.rows.keys() == clean.rows.keys()
     assert all(torch.equal(data.rows[name], clean.rows[name]) for name in data.rows)
-    assert [mistake.split(" line ")[1].split()[0].rstrip(",") for mistake in data.bad.found] == ["11", "26", "40", "25"]
+    assert [message.split(" line ")[1].split()[0].rstrip(",") for message in data.bad.found] == ["11", "26", "40", "25"]
 
 
-def test_bad_lines_are_counted_in_the_result_and_said(dltrain: Callable[..., Child], tmp_path: Path) -> None:
-    path = table(tmp_path / "bad.csv", SLIPS)
-    asked = ["model=mlp", "model.hidden_size=4", "data=csv", f"data.path={path}", "trainer.epochs=2", "device=cpu"]
-    refused = dltrain(*asked)
+def test_skipped_lines_are_counted_in_the_result_and_reported(dltrain: Callable[..., Child], tmp_path: Path) -> None:
+    path = write_table(tmp_path / "bad.csv", BAD_LINES)
+    arguments = ["model=mlp", "model.hidden_size=4", "data=csv", f"data.path={path}", "trainer.epochs=2", "device=cpu"]
+    refused = dltrain(*arguments)
     assert refused.code == 2 and f"line 11 of {path}" in refused.stderr and not (tmp_path / "outputs").exists()
-    child = dltrain(*asked, SKIP, f"hydra.run.dir={tmp_path / 'run'}")
+    child = dltrain(*arguments, SKIP, f"hydra.run.dir={tmp_path / 'run'}")
     assert child.code == 0, child.stderr
     assert result(tmp_path / "run")["bad_samples"] == 4
     assert "4 examples could not be read and were left out" in child.stderr and f"line 11 of {path}" in child.stderr
-    few = dltrain(*asked, SKIP, "data.max_bad_samples=3")
+    few = dltrain(*arguments, SKIP, "data.max_bad_samples=3")
     assert few.code == 2 and "data.max_bad_samples: expected at most 3" in few.stderr
 
 
-def test_words_that_stand_among_few_whole_numbers_are_no_mistake(tmp_path: Path) -> None:
+def test_words_among_few_distinct_integers_are_categories_rather_than_bad_lines(tmp_path: Path) -> None:
     content = ["floor,size", *(f"{n % 7 if n % 20 else 'cellar'},{n / 7}" for n in range(100))]
     (tmp_path / "a.csv").write_text("\n".join(content))
     assert CsvTable(str(tmp_path / "a.csv")).spec.size == 8

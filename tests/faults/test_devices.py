@@ -9,7 +9,7 @@ import pytest
 import torch
 from children import Child, Gate
 from recipes import recipe
-from same import assert_same, checkpoints, know
+from same import assert_same, checkpoints, update_manifest
 
 from dltrain.storage.checkpoints import Checkpoints
 
@@ -44,7 +44,7 @@ def as_if_from_cuda(path: Path) -> None:
         for name, content in files.items():
             moved = content.replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0")
             new.writestr(name, moved if name.endswith("data.pkl") else content)
-    know(path)
+    update_manifest(path)
 
 
 def test_a_checkpoint_from_a_gpu_goes_on_on_a_cpu(

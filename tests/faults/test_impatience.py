@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from children import Child, Gate
 from recipes import recipe
-from same import assert_same, lines, status, whole
+from same import assert_intact, assert_same, lines, status
 
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.training.signals import GRACE_S
@@ -49,7 +49,7 @@ def test_a_save_that_takes_longer_than_a_stop_may_is_finished(
     assert child.wait().code == 143
     assert status(run)["step"] == 13
     assert (run / "checkpoints" / "step-00000013.pt").exists()
-    whole(run)
+    assert_intact(run)
     assert dltrain("resume", str(run), ALLOW).code == 0
     assert_same(run, whole_run("forecast"))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from children import Child, Gate
 from recipes import SHAPE, recipe
-from same import assert_same, steps, whole
+from same import assert_intact, assert_same, steps
 
 from dltrain.storage.checkpoints import Checkpoints
 
@@ -126,7 +126,7 @@ def kill_during_saves(count: int, start: Callable[..., Child], dltrain: Callable
     assert caught >= count // 2, f"only {caught} of {count} kills fell into a save"
     ended = dltrain(*command, f"hydra.run.dir={run}")
     assert ended.code == 0, ended.stderr
-    whole(run)
+    assert_intact(run)
     reference = dltrain(*command, "trainer.checkpoint_every=1 epoch", f"hydra.run.dir={tmp_path / 'whole'}")
     assert reference.code == 0, reference.stderr
     assert_same(run, tmp_path / "whole")

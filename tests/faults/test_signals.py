@@ -1,4 +1,4 @@
-"""Signals: what was begun is finished or undone, the run is kept, and the exit code and the message say so."""
+"""A signal completes or undoes the current action, leaves a run that can be resumed, and is reported."""
 
 import json
 import os
@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from children import Child, Gate
 from recipes import recipe
-from same import assert_same, leftovers, status, steps, whole
+from same import assert_intact, assert_same, leftovers, status, steps
 
 ALLOW = "allow_targets=[gated]"
-BIG = [
+BIG = [  # checkpoints of several MB, so that signals arrive during a save
     *["model=mlp", "model.hidden_size=1000", "model.num_layers=2", "data=digits", "data.batch_size=256", "device=cpu"],
     *["trainer.epochs=null", "trainer.max_steps=16", "trainer.checkpoint_every=1", "trainer.eval_every=16"],
 ]
@@ -24,12 +24,12 @@ BIG = [
 def waiting(
     start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Path
 ) -> Callable[..., tuple[Child, Path]]:
-    """``waiting("forecast", "train-5")``: a run that has come to a moment and waits there, and its folder."""
+    """``waiting("forecast", "train-5")``: start a run that waits there, see gated.py; return it and its folder."""
 
-    def begin(kind: str, moment: str, *more: str, **environment: str) -> tuple[Child, Path]:
+    def begin(kind: str, moment: str, *overrides: str, **environment: str) -> tuple[Child, Path]:
         run = tmp_path / "run"
         gate.close(moment)
-        command = [*recipe(kind, data_root), f"hydra.run.dir={run}", *more]
+        command = [*recipe(kind, data_root), f"hydra.run.dir={run}", *overrides]
         child = start(*command, environment={**gate.environment, **environment})
         gate.reached(child, moment)
         return child, run
@@ -40,7 +40,7 @@ def waiting(
 @pytest.mark.parametrize(
     ("number", "code"), [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.faults), (signal.SIGINT, 130)]
 )
-def test_a_signal_ends_a_run_after_its_step_and_says_how_to_go_on(
+def test_a_signal_ends_a_run_after_its_step_and_says_how_to_resume(
     number: signal.Signals,
     code: int,
     waiting: Callable[..., tuple[Child, Path]],
@@ -57,29 +57,29 @@ def test_a_signal_ends_a_run_after_its_step_and_says_how_to_go_on(
     assert "Last checkpoint: step 13" in child.stderr
     assert f"dltrain resume {run}" in child.stderr
     assert "Traceback" not in child.stderr
-    assert steps(run) == 13  # every step was written down, and none after the stop
+    assert steps(run) == 13  # every step was logged, and none after the stop
     assert dltrain("resume", str(run), ALLOW).code == 0
     assert_same(run, whole_run("forecast"))
 
 
-def test_a_second_ctrl_c_ends_a_run_at_once_and_nothing_is_half_written(
+def test_a_second_ctrl_c_ends_a_run_at_once_and_leaves_no_partial_files(
     waiting: Callable[..., tuple[Child, Path]], dltrain: Callable[..., Child], whole_run: Callable[[str], Path]
 ) -> None:
     child, run = waiting("forecast", "train-13")
     child.send(signal.SIGINT)
-    time.sleep(0.1)  # two presses, not one
+    time.sleep(0.1)  # so that the child receives two signals
     child.send(signal.SIGINT)
     assert child.wait().code == 130
     found = status(run)
     assert (found["state"], found["error"]) == ("interrupted", "aborted by a second signal")
-    whole(run)
+    assert_intact(run)
     assert dltrain("resume", str(run), ALLOW).code == 0
     assert_same(run, whole_run("forecast"))
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("number", range(6))
-def test_a_second_ctrl_c_during_a_save_leaves_nothing_half_written(
+def test_a_second_ctrl_c_during_a_save_leaves_no_partial_files(
     number: int, start: Callable[..., Child], dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
     run, folder = tmp_path / "run", tmp_path / "run" / "checkpoints"
@@ -92,10 +92,10 @@ def test_a_second_ctrl_c_during_a_save_leaves_nothing_half_written(
     assert child.wait().code == 130
     assert not leftovers(run)
     assert dltrain("resume", str(run)).code == 0
-    whole(run)
+    assert_intact(run)
 
 
-def test_sigterm_while_the_data_are_loaded_leaves_nothing(waiting: Callable[..., tuple[Child, Path]]) -> None:
+def test_sigterm_while_the_data_are_loaded_leaves_no_folder(waiting: Callable[..., tuple[Child, Path]]) -> None:
     child, run = waiting("text", "load-1", "data._target_=gated.Text")
     child.send(signal.SIGTERM)
     assert child.wait(20).code == 143
@@ -113,7 +113,7 @@ def test_sigterm_while_the_data_are_loaded_leaves_nothing(waiting: Callable[...,
         pytest.param("show-5", id="while the pictures of the test are drawn", marks=pytest.mark.faults),
     ],
 )
-def test_sigterm_at_an_awkward_moment_is_no_different(
+def test_sigterm_in_every_phase_leaves_a_run_that_can_be_resumed(
     moment: str,
     waiting: Callable[..., tuple[Child, Path]],
     dltrain: Callable[..., Child],
@@ -141,13 +141,13 @@ def test_sigterm_during_a_save_waits_for_it(start: Callable[..., Child], tmp_pat
     child.until(lambda: any(folder.glob(".step*.tmp")), interval=0)
     child.send(signal.SIGTERM)
     assert child.wait(20).code == 143
-    whole(run)
+    assert_intact(run)
     step = status(run)["step"]
     assert any(file.name.startswith(f"step-{step:08}") for file in folder.glob("step-*.pt"))
 
 
 @pytest.mark.faults
-def test_sigusr1_saves_and_the_run_goes_on(
+def test_sigusr1_saves_and_training_continues(
     waiting: Callable[..., tuple[Child, Path]], gate: Gate, whole_run: Callable[[str], Path]
 ) -> None:
     gate.close("train-15")
@@ -164,7 +164,7 @@ def test_sigusr1_saves_and_the_run_goes_on(
 
 @pytest.fixture
 def scontrol(tmp_path: Path) -> tuple[dict[str, str], Path]:
-    """The environment of a job of Slurm's, with a `scontrol` that only writes down how it was called, and where."""
+    """Return the environment of a Slurm job whose `scontrol` only logs its arguments, and the log file."""
     calls, folder = tmp_path / "calls", tmp_path / "bin"
     folder.mkdir()
     script = folder / "scontrol"
@@ -174,7 +174,7 @@ def scontrol(tmp_path: Path) -> tuple[dict[str, str], Path]:
 
 
 @pytest.mark.faults
-def test_under_slurm_sigusr1_saves_and_puts_the_job_back_into_the_queue(
+def test_under_slurm_sigusr1_saves_and_requeues_the_job(
     waiting: Callable[..., tuple[Child, Path]],
     start: Callable[..., Child],
     gate: Gate,
@@ -183,8 +183,8 @@ def test_under_slurm_sigusr1_saves_and_puts_the_job_back_into_the_queue(
     data_root: Path,
 ) -> None:
     environment, calls = scontrol
-    again = ["trainer.requeue=true", "trainer.resume=auto"]
-    child, run = waiting("forecast", "train-13", *again, **environment)
+    requeue = ["trainer.requeue=true", "trainer.resume=auto"]
+    child, run = waiting("forecast", "train-13", *requeue, **environment)
     child.send(signal.SIGUSR1)
     gate.open("train-13")
     assert child.wait().code == 143
@@ -192,14 +192,14 @@ def test_under_slurm_sigusr1_saves_and_puts_the_job_back_into_the_queue(
     assert status(run)["state"] == "interrupted"
     assert "requeued Slurm job 4711" in child.stderr
     # Slurm runs the same command again.
-    second = start(*recipe("forecast", data_root), f"hydra.run.dir={run}", *again, environment=environment).wait()
+    second = start(*recipe("forecast", data_root), f"hydra.run.dir={run}", *requeue, environment=environment).wait()
     assert second.code == 0, second.stderr
     assert_same(run, whole_run("forecast"))
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("number", "code", "requeue"), [(signal.SIGUSR1, 0, "false"), (signal.SIGTERM, 143, "true")])
-def test_under_slurm_nothing_is_requeued_that_was_not_to_be(
+def test_under_slurm_a_job_is_requeued_only_by_sigusr1_with_requeue_true(
     number: signal.Signals,
     code: int,
     requeue: str,
@@ -217,7 +217,7 @@ def test_under_slurm_nothing_is_requeued_that_was_not_to_be(
 
 
 @pytest.mark.faults
-def test_a_run_whose_time_is_up_ends_in_order_and_goes_on_to_the_same_bytes(
+def test_a_run_out_of_time_ends_normally_and_resumes_to_the_same_bytes(
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     gate: Gate,
@@ -231,7 +231,7 @@ def test_a_run_whose_time_is_up_ends_in_order_and_goes_on_to_the_same_bytes(
     child = start(*command, environment=gate.environment).wait()
     assert child.code == 0, child.stderr
     assert status(run)["state"] == "finished"
-    whole(run)
+    assert_intact(run)
     first = json.loads((run / "result.json").read_text())
     assert first["out_of_time"] and 0 < first["steps"] < 32
     assert (run / "checkpoints" / f"step-{first['steps']:08}.pt").exists()

@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full or in a poor alphabet: one line says so, and nothing is lost."""
+"""Standard streams that are closed, full or of a limited encoding: one error line, and no output is lost silently."""
 
 import json
 import os
@@ -10,62 +10,67 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-MORE = ["--version", "runs {run}", "evaluate {run}", "predict {run} {run}/x.npy"]
+COMMANDS = ["--version", "runs {run}", "evaluate {run}", "predict {run} {run}/x.npy"]
 
 
 @pytest.mark.parametrize("unbuffered", ["", pytest.param("1", marks=pytest.mark.faults)])
-@pytest.mark.parametrize("words", ["--help", *(pytest.param(words, marks=pytest.mark.faults) for words in MORE)])
-def test_standard_output_that_is_full_is_said_in_one_line(
-    plain_run: Path, tmp_path: Path, words: str, unbuffered: str
+@pytest.mark.parametrize(
+    "command", ["--help", *(pytest.param(command, marks=pytest.mark.faults) for command in COMMANDS)]
+)
+def test_a_full_standard_output_is_reported_in_one_line(
+    plain_run: Path, tmp_path: Path, command: str, unbuffered: str
 ) -> None:
     np.save(tmp_path / "x.npy", np.zeros((1, 8, 8), np.uint8))
-    typed = words.replace("{run}/x.npy", str(tmp_path / "x.npy")).format(run=plain_run)
-    ended = shell(f"{typed} >/dev/full", PYTHONUNBUFFERED=unbuffered)
-    assert ended.returncode == 1
-    lines = [line for line in ended.stderr.splitlines() if not line.startswith(str(plain_run))]
+    arguments = command.replace("{run}/x.npy", str(tmp_path / "x.npy")).format(run=plain_run)
+    completed = shell(f"{arguments} >/dev/full", PYTHONUNBUFFERED=unbuffered)
+    assert completed.returncode == 1
+    lines = [line for line in completed.stderr.splitlines() if not line.startswith(str(plain_run))]
     assert lines == ["dltrain: standard output cannot be written: No space left on device"]
 
 
 @pytest.mark.faults
-def test_a_run_whose_table_cannot_be_printed_says_so_and_can_go_on(tmp_path: Path) -> None:
-    said = shell(f"model=mlp data=digits device=cpu trainer.max_steps=2 hydra.run.dir={tmp_path}/run >/dev/full")
-    assert said.returncode == 1 and "Traceback" not in said.stderr
-    assert "standard output cannot be written: No space left on device" in said.stderr
-    said = shell(f"resume {tmp_path}/run")
-    assert said.returncode == 0 and "accuracy" in said.stdout
+def test_a_run_whose_result_cannot_be_printed_reports_it_and_can_be_resumed(tmp_path: Path) -> None:
+    completed = shell(f"model=mlp data=digits device=cpu trainer.max_steps=2 hydra.run.dir={tmp_path}/run >/dev/full")
+    assert completed.returncode == 1 and "Traceback" not in completed.stderr
+    assert "standard output cannot be written: No space left on device" in completed.stderr
+    completed = shell(f"resume {tmp_path}/run")
+    assert completed.returncode == 0 and "accuracy" in completed.stdout
 
 
 @pytest.mark.faults
-def test_streams_that_are_closed_end_in_one_line_or_are_not_missed(plain_run: Path) -> None:
-    said = shell(f"evaluate {plain_run} >&-")
-    assert (said.returncode, said.stderr) == (
+def test_closed_streams_are_reported_in_one_line_or_not_needed(plain_run: Path) -> None:
+    completed = shell(f"evaluate {plain_run} >&-")
+    assert (completed.returncode, completed.stderr) == (
         1,
         "dltrain: standard output is closed; >/dev/null discards the output\n",
     )
-    said = shell(f"predict {plain_run} - <&-")
-    assert (said.returncode, said.stderr) == (2, "dltrain: INPUT 1: expected standard input, got a closed one\n")
+    completed = shell(f"predict {plain_run} - <&-")
+    assert (completed.returncode, completed.stderr) == (
+        2,
+        "dltrain: INPUT 1: expected standard input, got a closed one\n",
+    )
     for closed in ("2>&-", "<&-"):
-        said = shell(f"evaluate {plain_run} {closed}")
-        assert said.returncode == 0 and "accuracy" in said.stdout
+        completed = shell(f"evaluate {plain_run} {closed}")
+        assert completed.returncode == 0 and "accuracy" in completed.stdout
     assert shell("--version 2>&- >&-").returncode == 1
 
 
 @pytest.mark.faults
-def test_letters_that_standard_output_has_not_are_written_as_numbers(plain_run: Path, tmp_path: Path) -> None:
+def test_characters_outside_the_encoding_are_escaped(plain_run: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "é.npy", np.zeros((1, 8, 8), np.uint8))
-    said = shell(f"predict {plain_run} {tmp_path}/é.npy", PYTHONIOENCODING="ascii")
-    assert json.loads(said.stdout)["input"] == f"{tmp_path}/é.npy[0]"
-    said = shell(f"predict {plain_run} {tmp_path}/é.npy --format csv", PYTHONIOENCODING="ascii")
-    assert said.stdout.splitlines()[1].startswith(f"{tmp_path}/\\xe9.npy[0],")
+    completed = shell(f"predict {plain_run} {tmp_path}/é.npy", PYTHONIOENCODING="ascii")
+    assert json.loads(completed.stdout)["input"] == f"{tmp_path}/é.npy[0]"
+    completed = shell(f"predict {plain_run} {tmp_path}/é.npy --format csv", PYTHONIOENCODING="ascii")
+    assert completed.stdout.splitlines()[1].startswith(f"{tmp_path}/\\xe9.npy[0],")
     shutil.copy(tmp_path / "é.npy", tmp_path / "\udcff.npy")
-    said = shell(f"predict {plain_run} {tmp_path}/$'\\xff'.npy")
-    assert json.loads(said.stdout)["input"] == f"{tmp_path}/\udcff.npy[0]"
+    completed = shell(f"predict {plain_run} {tmp_path}/$'\\xff'.npy")
+    assert json.loads(completed.stdout)["input"] == f"{tmp_path}/\udcff.npy[0]"
 
 
-def shell(words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A command of dltrain as a shell runs it, with its redirections."""
+def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a dltrain command in a shell, with its redirections."""
     return subprocess.run(
-        ["bash", "-c", f"'{sys.executable}' -m dltrain {words}"],
+        ["bash", "-c", f"'{sys.executable}' -m dltrain {command}"],
         env={**os.environ, "PYTHONIOENCODING": "utf-8", **environment},
         capture_output=True,
         text=True,

@@ -23,7 +23,7 @@ import pytest
 import torch
 from children import Child, Gate
 from pictures import command, paint
-from same import assert_same, status, whole
+from same import assert_intact, assert_same, status
 
 from dltrain.data.loader import Batches
 from dltrain.datasets.image_folder import ImageFolder
@@ -97,7 +97,7 @@ def test_a_killed_worker_is_named_at_once_and_the_run_goes_on_to_the_same_bytes(
     assert "data.workers=0" in child.stderr and "Traceback" not in child.stderr
     assert gone(pids, 1)
     run = tmp_path / "run"
-    whole(run)
+    assert_intact(run)
     assert status(run)["state"] == "failed"
     # Batches that it had delivered are still learned from, and a checkpoint is due every second step.
     assert Checkpoints(run).load("last.pt")["loop"]["step"] in (12, 14)
@@ -143,7 +143,7 @@ def test_a_worker_that_hangs_is_named_and_ended(
     assert named and "within 2 seconds" in child.stderr and "Traceback" not in child.stderr
     assert gone(pids, 1)
     assert status(tmp_path / "run")["state"] == "failed"
-    whole(tmp_path / "run")
+    assert_intact(tmp_path / "run")
 
 
 @pytest.mark.parametrize(

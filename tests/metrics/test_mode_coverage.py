@@ -1,4 +1,4 @@
-"""Coverage of modes, counted on paper and on the real points."""
+"""Mode coverage, compared with a calculation by hand, and that of real points."""
 
 import math
 
@@ -10,8 +10,8 @@ from dltrain.metrics.mode_coverage import modes_found
 from dltrain.runs import assemble
 
 
-def test_modes_are_counted_as_on_paper() -> None:
-    # Two classes around (0, 0) and (10, 0), deviation 1 along both axes.
+def test_modes_match_a_calculation_by_hand() -> None:
+    # Two classes around (0, 0) and (10, 0) with a standard deviation of 1 along both axes.
     cross = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]]) * math.sqrt(1.5)
     real, labels = torch.cat([cross, cross + torch.tensor([10.0, 0])]), torch.arange(2).repeat_interleave(4)
     near_first, near_second, nowhere = [2.9, 0.0], [10.0, -2.9], [3.1, 0.0]
@@ -22,7 +22,7 @@ def test_modes_are_counted_as_on_paper() -> None:
     assert modes_found(real, labels, fake[4:], 2) == pytest.approx({"modes": 0, "high_quality": 0, "coverage": 0})
 
 
-def test_real_points_cover_every_mode_and_a_class_without_points_is_none() -> None:
+def test_real_points_cover_every_mode_and_a_class_without_points_is_no_mode() -> None:
     ring = assemble.build_components(compose.compose(["model=gan", "data=ring", "device=cpu"])).data.load()
     train, val = ring.train.rows, ring.val.rows  # type: ignore[union-attr]
     found = modes_found(val["inputs"], val["targets"], train["inputs"][:2000], 8)

@@ -1,4 +1,4 @@
-"""Autoencoders: sizes of PyTorch's example, images of any size, and one-hot classes."""
+"""Autoencoders: layer sizes as in PyTorch's example, images of any size, and conditioning on classes."""
 
 import pytest
 import torch
@@ -10,16 +10,16 @@ from dltrain.models.autoencoders import ConvAutoencoder, DenseAutoencoder
 from dltrain.models.conditional import Conditional
 
 
-def drawn(*shape: int, seed: int = 0) -> Tensor:
+def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_the_default_has_the_sizes_of_pytorchs_example() -> None:
+def test_the_defaults_have_the_sizes_of_pytorchs_example() -> None:
     model = DenseAutoencoder([1, 28, 28], statistics=2)
     example = [784 * 400 + 400, 2 * (400 * 20 + 20), 20 * 400 + 400, 400 * 784 + 784]
     assert sum(p.numel() for p in model.parameters()) == sum(example) == 652_824
-    assert model.encoder(drawn(3, 1, 28, 28)).shape == (3, 40)
-    assert model.decoder(drawn(3, 20)).shape == (3, 1, 28, 28)
+    assert model.encoder(randn(3, 1, 28, 28)).shape == (3, 40)
+    assert model.decoder(randn(3, 20)).shape == (3, 1, 28, 28)
 
 
 def test_the_decoder_mirrors_the_encoder() -> None:
@@ -29,7 +29,7 @@ def test_the_decoder_mirrors_the_encoder() -> None:
 
 
 def test_no_hidden_layer_leaves_two_linear_maps() -> None:
-    model, x = DenseAutoencoder([6], statistics=1, hidden_size=[], latent=2), drawn(4, 6)
+    model, x = DenseAutoencoder([6], statistics=1, hidden_size=[], latent=2), randn(4, 6)
     torch.testing.assert_close(model(2 * x) - model(x), model(x) - model(torch.zeros_like(x)))
 
 
@@ -37,24 +37,24 @@ def test_no_hidden_layer_leaves_two_linear_maps() -> None:
 @pytest.mark.parametrize("hidden", [[4], [4, 8], [4, 8, 8]])
 def test_the_output_has_the_size_of_the_image(sides: tuple[int, int], hidden: list[int]) -> None:
     model = ConvAutoencoder(3, *sides, statistics=2, hidden_size=hidden, latent=5)
-    assert model.encoder(drawn(2, 3, *sides)).shape == (2, 10)
-    assert model(drawn(2, 3, *sides)).shape == (2, 3, *sides)
+    assert model.encoder(randn(2, 3, *sides)).shape == (2, 10)
+    assert model(randn(2, 3, *sides)).shape == (2, 3, *sides)
 
 
-def test_more_convolutions_than_halvings_of_the_image_are_rejected() -> None:
+def test_more_convolutions_than_an_image_can_be_halved_are_rejected() -> None:
     ConvAutoencoder(1, 8, 12, statistics=1, hidden_size=[2, 2, 2])
     with pytest.raises(ConfigError, match=r"model\.hidden_size: expected at most 3 convolutions, got 4"):
         ConvAutoencoder(1, 8, 12, statistics=1, hidden_size=[2, 2, 2, 2])
 
 
-def test_a_class_is_appended_to_vectors_as_one_hot() -> None:
-    x, labels = drawn(4, 2, 3), torch.tensor([2, 0, 1, 2])
+def test_a_class_is_appended_to_vectors_as_a_one_hot_vector() -> None:
+    x, labels = randn(4, 2, 3), torch.tensor([2, 0, 1, 2])
     joined = Conditional(nn.Identity(), num_classes=3)(x, labels)
     assert torch.equal(joined, torch.cat([x.flatten(1), F.one_hot(labels, 3).float()], 1))
 
 
 def test_a_class_is_appended_to_images_as_a_channel_of_ones() -> None:
-    x, labels = drawn(2, 1, 4, 5), torch.tensor([1, 0])
+    x, labels = randn(2, 1, 4, 5), torch.tensor([1, 0])
     joined = Conditional(nn.Identity(), num_classes=2, as_channels=True)(x, labels)
     assert torch.equal(joined[:, :1], x)
     assert joined[:, 1:].mean((2, 3)).tolist() == [[0, 1], [1, 0]] and set(joined[:, 1:].unique().tolist()) == {0, 1}
@@ -62,10 +62,10 @@ def test_a_class_is_appended_to_images_as_a_channel_of_ones() -> None:
 
 @pytest.mark.parametrize("labels", [None, torch.tensor([-1, -1])])
 def test_an_unknown_class_is_encoded_as_zeros(labels: Tensor | None) -> None:
-    assert torch.equal(Conditional(nn.Identity(), num_classes=3)(drawn(2, 4), labels)[:, 4:], torch.zeros(2, 3))
+    assert torch.equal(Conditional(nn.Identity(), num_classes=3)(randn(2, 4), labels)[:, 4:], torch.zeros(2, 3))
 
 
-def conditional(kind: str, conditional: bool) -> nn.Module:
+def make_autoencoder(kind: str, conditional: bool) -> nn.Module:
     if kind == "dense":
         return DenseAutoencoder([1, 8, 8], 2, hidden_size=16, latent=4, conditional=conditional, classes=5)
     return ConvAutoencoder(1, 8, 8, 2, hidden_size=[4], latent=4, conditional=conditional, classes=5)
@@ -73,12 +73,12 @@ def conditional(kind: str, conditional: bool) -> nn.Module:
 
 @pytest.mark.parametrize("kind", ["dense", "convolutional"])
 def test_only_a_conditional_model_depends_on_the_class(kind: str) -> None:
-    x, code, one, other = drawn(3, 1, 8, 8), drawn(3, 4), torch.tensor([0, 1, 2]), torch.tensor([3, 1, 4])
-    for depends in (True, False):
-        model = conditional(kind, depends)
-        for part, read in ((model.encoder, x), (model.decoder, code)):
-            moved = (part(read, one) - part(read, other)).flatten(1).abs().amax(1) > 1e-6
-            assert moved.tolist() == ([True, False, True] if depends else [False] * 3)
+    x, code, one, other = randn(3, 1, 8, 8), randn(3, 4), torch.tensor([0, 1, 2]), torch.tensor([3, 1, 4])
+    for conditional in (True, False):
+        model = make_autoencoder(kind, conditional)
+        for module, inputs in ((model.encoder, x), (model.decoder, code)):
+            differs = (module(inputs, one) - module(inputs, other)).flatten(1).abs().amax(1) > 1e-6
+            assert differs.tolist() == ([True, False, True] if conditional else [False] * 3)
 
 
 def test_a_conditional_model_needs_data_with_classes() -> None:

@@ -1,4 +1,4 @@
-"""Properties of all models, built from their YAML."""
+"""Properties of all models, built from their YAML files."""
 
 import inspect
 from importlib import import_module
@@ -14,7 +14,7 @@ from dltrain.training.precision import use_fp32_where_needed
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
-PICTURE = {
+IMAGE = {
     **{"shape": [3, 16, 20], "size": 3 * 16 * 20, "features": 60, "length": 16, "channels": 3, "height": 16},
     **{"width": 20, "classes": 5, "statistics": 2, "visible": 3 * 16 * 20, "lowest": 3 * 16 * 20, "answers": 1},
 }
@@ -28,10 +28,10 @@ def target(name: str) -> type[nn.Module]:
 
 
 def build(name: str, facts: dict[str, object], **changes: object) -> nn.Module:
-    spec = {"vocabulary": None, "outputs": 5, "each_step": False, "causal": False, **facts}
+    spec = {"vocabulary": None, "lags": None, "outputs": 5, "each_step": False, "causal": False, **facts}
     node = OmegaConf.load(CONF / f"{name}.yaml")
-    whole = OmegaConf.create({"spec": spec, "regularization": {"dropout": 0.0}, "model": node})
-    resolved = OmegaConf.to_container(whole, resolve=True)["model"]
+    config = OmegaConf.create({"spec": spec, "regularization": {"dropout": 0.0}, "model": node})
+    resolved = OmegaConf.to_container(config, resolve=True)["model"]
     arguments = {key: value for key, value in resolved.items() if key not in ("_target_", "defaults")}
     return target(name)(**arguments | changes)
 
@@ -41,32 +41,32 @@ def example(name: str, device: str = "cpu") -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
     if name == "gpt":
         return build(name, TEXT), torch.randint(0, 11, (4, 12), device=device)
-    return build(name, PICTURE), torch.randn(4, 3, 16, 20, device=device)
+    return build(name, IMAGE), torch.randn(4, 3, 16, 20, device=device)
 
 
-def test_there_is_a_yaml_for_every_model() -> None:
+def test_every_model_has_a_yaml_file() -> None:
     supervised = {"perceptron", "mlp", "cnn", "lenet5", "rnn", "lstm", "gru", "transformer", "gpt"}
-    coding = {"vae", "conv_vae", "autoencoder", "conv_autoencoder"}
-    assert set(NAMES) == supervised | coding | {"rbm", "dbn"} | {"gan", "dcgan"}
+    autoencoders = {"vae", "conv_vae", "autoencoder", "conv_autoencoder"}
+    assert set(NAMES) == supervised | autoencoders | {"rbm", "dbn"} | {"gan", "dcgan"}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_yaml_carries_every_argument_of_the_constructor(name: str) -> None:
+def test_a_yaml_file_has_every_argument_of_the_constructor(name: str) -> None:
     written = set(OmegaConf.load(CONF / f"{name}.yaml")) - {"_target_", "defaults"}
     assert written == set(inspect.signature(target(name)).parameters)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_defaults_in_the_yaml_are_those_of_the_constructor(name: str) -> None:
+def test_defaults_in_the_yaml_file_are_those_of_the_constructor(name: str) -> None:
     node = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
     for key, parameter in inspect.signature(target(name)).parameters.items():
-        pulled = str(node[key]).startswith("${")
-        if not pulled and parameter.default is not inspect.Parameter.empty and key != "activation":
+        interpolated = str(node[key]).startswith("${")
+        if not interpolated and parameter.default is not inspect.Parameter.empty and key != "activation":
             assert node[key] == parameter.default, key
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_yaml_begins_with_a_comment(name: str) -> None:
+def test_a_yaml_file_begins_with_a_comment(name: str) -> None:
     assert (CONF / f"{name}.yaml").read_text().startswith("# ")
 
 
@@ -76,13 +76,13 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
     model(x).square().sum().backward()
     for key, parameter in model.named_parameters():
         if name == "dbn" and key.endswith("down.bias"):
-            continue  # a stack answers upwards
+            continue  # used in pretraining and sampling, not in forward
         assert parameter.grad is not None and parameter.grad.abs().max() > 1e-6, key
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_dropout_acts_only_in_training(name: str) -> None:
-    facts, x = (TEXT, torch.randint(0, 11, (4, 12))) if name == "gpt" else (PICTURE, torch.randn(4, 3, 16, 20))
+    facts, x = (TEXT, torch.randint(0, 11, (4, 12))) if name == "gpt" else (IMAGE, torch.randn(4, 3, 16, 20))
     if "dropout" not in inspect.signature(target(name)).parameters:
         pytest.skip("this model has no dropout layer, so nothing differs between training and evaluation")
     model = build(name, facts, dropout=0.5)
@@ -92,7 +92,7 @@ def test_dropout_acts_only_in_training(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_model_builds_and_runs_on_meta(name: str) -> None:
+def test_a_model_builds_and_runs_on_the_meta_device(name: str) -> None:
     on_cpu, x = example(name)
     with torch.device("meta"):
         model, y = example(name, "meta")
@@ -103,14 +103,14 @@ def test_a_model_builds_and_runs_on_meta(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_trains_under_bfloat16_autocast(name: str) -> None:
     model, x = example(name)
-    exact = model(x)
+    in_fp32 = model(x)
     device = Device(torch.device("cpu"), "bf16", False, False, False)
     use_fp32_where_needed(model, device)  # older CPUs have no LSTM in bf16
     with device.autocast():
-        rough = model(x)
-    rough.float().sum().backward()
-    assert rough.dtype == torch.bfloat16
-    torch.testing.assert_close(rough.float(), exact, atol=0.03, rtol=0.05)
+        in_bf16 = model(x)
+    in_bf16.float().sum().backward()
+    assert in_bf16.dtype == torch.bfloat16
+    torch.testing.assert_close(in_bf16.float(), in_fp32, atol=0.03, rtol=0.05)
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
@@ -120,7 +120,7 @@ def test_saved_weights_load_and_contain_each_parameter_once(name: str) -> None:
     state = model.state_dict()
     assert len({value.data_ptr() for value in state.values()}) == len(state)
     torch.manual_seed(1)
-    other = build(name, TEXT if name == "gpt" else PICTURE)
+    other = build(name, TEXT if name == "gpt" else IMAGE)
     assert not torch.equal(other(x), model(x))
     other.load_state_dict(state)
     assert torch.equal(other(x), model(x))
@@ -144,19 +144,19 @@ def test_a_causal_model_does_not_depend_on_later_tokens(name: str) -> None:
     for step in range(12):
         changed = tokens.clone()
         changed[:, step] = (changed[:, step] + 1) % 11
-        moved = (model(changed) - before).abs().amax(dim=(0, 2))
-        assert moved[:step].sum() == 0, f"step {step} is known before it comes"
-        assert moved[step:].min() > 0, f"step {step} is not seen later"
+        difference = (model(changed) - before).abs().amax(dim=(0, 2))
+        assert difference[:step].sum() == 0, f"token {step} changes earlier outputs"
+        assert difference[step:].min() > 0, f"token {step} does not change all later outputs"
 
 
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "transformer"])
 def test_rows_of_an_image_are_steps(name: str) -> None:
-    model = build(name, PICTURE)
+    model = build(name, IMAGE)
     picture = torch.randn(2, 3, 16, 20)
     rows = torch.stack([picture[:, :, row].reshape(2, 60) for row in range(16)], dim=1)
     assert torch.equal(model(picture), model(rows))
-    inner = picture.contiguous(memory_format=torch.channels_last)
-    assert torch.equal(model(inner), model(rows))
+    channels_last = picture.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(model(channels_last), model(rows))
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ def train_in_torch(model: nn.Module, optimizer: torch.optim.Optimizer, steps: in
         optimizer.step()
 
 
-def same(a: nn.Module, b: nn.Module, **tolerance: float) -> None:
+def assert_same_parameters(a: nn.Module, b: nn.Module, **tolerance: float) -> None:
     for one, other in zip(a.parameters(), b.parameters(), strict=True):
         torch.testing.assert_close(one, other, **(tolerance or {"rtol": 0, "atol": 0}))
 

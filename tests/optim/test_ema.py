@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from small_network import network, optimizer_of, same, train
+from small_network import assert_same_parameters, network, optimizer_of, train
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -38,7 +38,7 @@ def test_an_average_past_its_warm_up_equals_torchs() -> None:
         train(model, optimizer, 1, start=step)
         ours.update(model)
         theirs.update_parameters(model)
-    same(ours.module, theirs.module)
+    assert_same_parameters(ours.module, theirs.module)
 
 
 def test_an_average_takes_running_statistics_in_and_copies_masks_and_counts() -> None:
@@ -64,4 +64,4 @@ def test_an_average_resumes_where_it_stopped() -> None:
     second.load_state_dict(torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))
     for average in (first, second):
         average.update(model)
-    same(first.module, second.module)
+    assert_same_parameters(first.module, second.module)

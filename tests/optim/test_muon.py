@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from small_network import loss_of, optimizer_of, same, train, train_in_torch
+from small_network import assert_same_parameters, loss_of, optimizer_of, train, train_in_torch
 from torch import nn
 
 from dltrain.optim.muon import Muon
@@ -28,7 +28,7 @@ def test_muon_gives_matrices_to_torchs_muon_and_all_else_to_adamw() -> None:
         matrices.zero_grad()
         train_in_torch(theirs, others, 1)
         matrices.step()
-    same(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert_same_parameters(ours, theirs, rtol=1e-5, atol=1e-6)
     assert sorted({group["lr"] for group in optimizer.optimizer.param_groups}) == [1e-3, 0.02]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from small_network import CONF, loss_of, network, optimizer_of, same, train, train_in_torch
+from small_network import CONF, assert_same_parameters, loss_of, network, optimizer_of, train, train_in_torch
 from torch import nn
 
 from dltrain.optim.optimizer import Optimizer
@@ -38,7 +38,7 @@ def test_accumulation_equals_one_batch_of_all_also_with_uneven_counts(
             start += size
         accumulating.step(step)
     train(theirs, whole, 5)
-    same(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert_same_parameters(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_accumulation_forgets_the_weights_of_the_step_before() -> None:
@@ -49,7 +49,7 @@ def test_accumulation_forgets_the_weights_of_the_step_before() -> None:
     accumulating.step(0)
     train(ours, accumulating, 1, start=1)
     train(theirs, whole, 2)
-    same(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert_same_parameters(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_a_step_measures_only_on_request_and_leaves_no_gradients() -> None:
@@ -95,7 +95,7 @@ def test_one_cycle_trains_as_torchs_does_with_momentum_cycled(make: partial) -> 
     for _ in range(30):
         train_in_torch(theirs, reference, 1)
         scheduler.step()
-    same(ours, theirs, rtol=1e-3, atol=1e-4)
+    assert_same_parameters(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
 def test_a_scaled_step_equals_an_unscaled_one_also_with_penalty_clipping_and_accumulation() -> None:
@@ -108,7 +108,7 @@ def test_a_scaled_step_equals_an_unscaled_one_also_with_penalty_clipping_and_acc
             optimizer.backward(Loss(loss_of(model, slice(0, 10)), 10))
             optimizer.backward(Loss(loss_of(model, slice(10, 32)), 22), first=False)
             optimizer.step(step)
-    same(ours, theirs, rtol=1e-6, atol=1e-7)
+    assert_same_parameters(ours, theirs, rtol=1e-6, atol=1e-7)
     assert scaled.skipped.item() == 0
 
 
@@ -119,7 +119,7 @@ def test_a_step_that_overflows_is_skipped_and_counted(kind: Any) -> None:
     before = copy.deepcopy(model)
     optimizer.backward(Loss(loss_of(model) * math.inf, 32))
     optimizer.step(0)
-    same(model, before)
+    assert_same_parameters(model, before)
     assert optimizer.skipped.item() == 1
     train(model, optimizer, 1)
     assert optimizer.skipped.item() == 1
@@ -158,7 +158,7 @@ def test_every_optimizer_in_conf_resumes_bit_equal_through_a_safe_file(file: Pat
     assert second.lr == first.lr
     train(model, first, 5, start=5)
     train(resumed, second, 5, start=5)
-    same(model, resumed)
+    assert_same_parameters(model, resumed)
     assert second.lr == first.lr
 
 

@@ -1,4 +1,4 @@
-"""Penalties, decay and clipping against torch's own, scikit-learn and closed forms."""
+"""Penalties, weight decay and clipping, compared with torch, scikit-learn and closed forms."""
 
 import math
 from functools import partial
@@ -7,7 +7,16 @@ import pytest
 import torch
 import yaml
 from sklearn.linear_model import Lasso
-from small_network import CONF, groups_in_torch, loss_of, network, optimizer_of, same, train, train_in_torch
+from small_network import (
+    CONF,
+    assert_same_parameters,
+    groups_in_torch,
+    loss_of,
+    network,
+    optimizer_of,
+    train,
+    train_in_torch,
+)
 from torch import nn
 
 from dltrain.optim.optimizer import Optimizer
@@ -24,17 +33,17 @@ def test_l2_equals_torchs_weight_decay_under_sgd(momentum: float, biases: bool) 
     train(ours, optimizer_of(ours, make, l2=0.05, decay_biases=biases), 10)
     groups = [{"params": list(theirs.parameters()), "weight_decay": 0.05}] if biases else groups_in_torch(theirs, 0.05)
     train_in_torch(theirs, torch.optim.SGD(groups, lr=0.1, momentum=momentum), 10)
-    same(ours, theirs, rtol=1e-6, atol=1e-7)
+    assert_same_parameters(ours, theirs, rtol=1e-6, atol=1e-7)
 
 
-def test_an_optimizers_own_weight_decay_leaves_out_biases_and_norm_scales() -> None:
+def test_the_weight_decay_of_an_optimizer_leaves_out_biases_and_norm_scales() -> None:
     ours, theirs = network(), network()
     train(ours, optimizer_of(ours, partial(torch.optim.AdamW, lr=0.01, weight_decay=0.5)), 10)
     train_in_torch(theirs, torch.optim.AdamW(groups_in_torch(theirs, 0.5), lr=0.01, fused=True), 10)
-    same(ours, theirs)
+    assert_same_parameters(ours, theirs)
 
 
-def test_decoupled_decay_of_adam_equals_torchs_adamw_under_a_moving_rate() -> None:
+def test_decoupled_decay_of_adam_equals_torchs_adamw_with_a_schedule() -> None:
     ours, theirs = network(), network()
     optimizer = optimizer_of(ours, partial(torch.optim.Adam, lr=0.01), Cosine(), weight_decay=0.5)
     train(ours, optimizer, 20)
@@ -43,12 +52,12 @@ def test_decoupled_decay_of_adam_equals_torchs_adamw_under_a_moving_rate() -> No
     for _ in range(20):
         train_in_torch(theirs, reference, 1)
         scheduler.step()
-    same(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert_same_parameters(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["l1", "l2", "weight_decay"])
 @pytest.mark.parametrize("biases", [False, True])
-def test_biases_and_norm_scales_carry_no_penalty_unless_asked(kind: str, biases: bool) -> None:
+def test_biases_and_norm_scales_are_penalized_only_with_decay_biases(kind: str, biases: bool) -> None:
     model = network()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -61,7 +70,7 @@ def test_biases_and_norm_scales_carry_no_penalty_unless_asked(kind: str, biases:
         torch.testing.assert_close(parameter.detach(), torch.full_like(parameter, expected))
 
 
-def test_l1_finds_the_support_that_scikit_learns_lasso_finds() -> None:
+def test_l1_finds_the_support_of_scikit_learns_lasso() -> None:
     generator = torch.Generator().manual_seed(3)
     inputs = torch.randn(200, 20, generator=generator)
     truth = torch.zeros(20)
@@ -69,12 +78,11 @@ def test_l1_finds_the_support_that_scikit_learns_lasso_finds() -> None:
     targets = inputs @ truth + 0.1 * torch.randn(200, generator=generator)
     lasso = Lasso(alpha=0.1, fit_intercept=False).fit(inputs.numpy(), targets.numpy())
     model = nn.Linear(20, 1, bias=False)
-    # Lasso halves the squared error.
     optimizer = Optimizer(
         partial(torch.optim.SGD, lr=0.1), list(model.parameters()), Cosine(), 400, Regularization(l1=0.1)
     )
     for step in range(400):
-        optimizer.backward(Loss((model(inputs)[:, 0] - targets).square().mean() / 2, 200))
+        optimizer.backward(Loss((model(inputs)[:, 0] - targets).square().mean() / 2, 200))  # halved as in Lasso
         optimizer.step(step)
     found = model.weight.detach()[0]
     expected = torch.tensor(lasso.coef_)
@@ -82,7 +90,7 @@ def test_l1_finds_the_support_that_scikit_learns_lasso_finds() -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=5e-3, check_dtype=False)
 
 
-def test_the_penalty_is_what_the_gradient_belongs_to() -> None:
+def test_the_reported_penalty_has_the_gradient_that_a_step_applies() -> None:
     model = network()
     optimizer = optimizer_of(model, partial(torch.optim.SGD, lr=1.0), l1=0.3, l2=0.2)
     matrices = [p for p in model.parameters() if p.ndim > 1]
@@ -97,7 +105,7 @@ def test_the_penalty_is_what_the_gradient_belongs_to() -> None:
 
 
 @pytest.mark.parametrize(("clip", "value"), [(0.5, 0.0), (1e3, 0.0), (0.0, 0.01), (0.5, 0.05)])
-def test_clipping_equals_torchs_and_the_norm_is_that_before_it(clip: float, value: float) -> None:
+def test_clipping_equals_torchs_and_the_reported_norm_is_unclipped(clip: float, value: float) -> None:
     ours, theirs = network(), network()
     optimizer = optimizer_of(ours, clip_norm=clip, clip_value=value)
     optimizer.backward(Loss(loss_of(ours), 32))
@@ -108,10 +116,10 @@ def test_clipping_equals_torchs_and_the_norm_is_that_before_it(clip: float, valu
         nn.utils.clip_grad_value_(theirs.parameters(), value)
     torch.optim.SGD(theirs.parameters(), lr=0.1).step()
     torch.testing.assert_close(norm, expected)
-    same(ours, theirs, rtol=1e-6, atol=1e-7)
+    assert_same_parameters(ours, theirs, rtol=1e-6, atol=1e-7)
 
 
-def test_parameters_without_a_gradient_are_left_alone() -> None:
+def test_parameters_without_a_gradient_do_not_change() -> None:
     model = network()
     unused = nn.Parameter(torch.ones(2, 2))
     optimizer = Optimizer(
@@ -126,7 +134,7 @@ def test_parameters_without_a_gradient_are_left_alone() -> None:
     assert torch.equal(unused, torch.ones(2, 2))
 
 
-def test_every_regularization_in_conf_says_only_what_none_says() -> None:
+def test_every_regularization_in_conf_overrides_only_keys_of_none() -> None:
     files = {file.stem: file.read_text() for file in (CONF / "regularization").glob("*.yaml")}
     none = yaml.safe_load(files.pop("none"))
     assert not any(none.values())

@@ -1,4 +1,4 @@
-"""The folder of a sweep: exclusive, and refused when it is damaged or contains links."""
+"""Sweep folders: used by one sweep at a time, and refused if they are damaged or contain links."""
 
 import contextlib
 import os
@@ -30,11 +30,11 @@ def test_a_damaged_sweep_is_refused(
     assert os.listdir(tmp_path / "whole") == ["sweep.json"]
 
 
-def test_two_sweeps_never_work_in_one_folder(
+def test_a_folder_is_refused_while_another_sweep_uses_it(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(finished)
-    # The lock is the system's: another open file of this very process is as good as another process.
+    # The system locks open files, not processes: a second open file in this process acts as another process.
     with contextlib.closing(run_dir.reopen(finished / "whole")) as other:
         other.write_status("running")
         assert main.main([*DONE, "sweep.resume=whole"]) == 2
@@ -43,7 +43,7 @@ def test_two_sweeps_never_work_in_one_folder(
 
 
 @pytest.mark.parametrize("name", ["1_model=mlp", "0_model=perceptron", "status.json", "summary.csv", "sweep.json"])
-def test_a_sweep_whose_folders_or_files_are_links_is_refused_and_nothing_is_written_there(
+def test_a_sweep_with_links_is_refused_and_nothing_is_written_through_them(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -51,16 +51,18 @@ def test_a_sweep_whose_folders_or_files_are_links_is_refused_and_nothing_is_writ
     shutil.move(f"whole/{name}", "victim")
     os.symlink(tmp_path / "victim", f"whole/{name}")
     if Path("victim").is_dir():
-        Path("victim/status.json").unlink()  # as if there were something left to do
+        Path("victim/status.json").unlink()  # so that the job is unfinished
     before = state(tmp_path)
     assert main.main([*DONE, "sweep.resume=whole"]) == 2
-    said = f"sweep.resume: expected files and folders that lie in the sweep's folder, got whole/{name}. It is a link."
-    assert said in capsys.readouterr().err
+    expected = (
+        f"sweep.resume: expected files and folders that lie in the sweep's folder, got whole/{name}. It is a link."
+    )
+    assert expected in capsys.readouterr().err
     assert state(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", ["status.json", "config.yaml", "sweep.json", "summary.csv", "1_model=mlp"])
-def test_a_sweep_does_not_go_where_something_lives(
+def test_a_new_sweep_is_refused_in_a_folder_with_a_run_or_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -71,6 +73,6 @@ def test_a_sweep_does_not_go_where_something_lives(
     assert os.listdir(tmp_path / "taken") == [name]
 
 
-def test_where_a_sweep_goes_on_is_not_part_of_what_its_jobs_are(finished: Path) -> None:
+def test_the_files_of_a_job_do_not_mention_its_sweep(finished: Path) -> None:
     for file in ("job.yaml", "config.yaml", "command.txt"):
         assert "sweep" not in (finished / "whole" / "0_model=perceptron" / file).read_text()

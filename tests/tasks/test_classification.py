@@ -1,4 +1,4 @@
-"""Classification, compared with scikit-learn and torchmetrics over uneven batches."""
+"""Classification, compared with scikit-learn and torchmetrics on batches of different sizes."""
 
 import numpy as np
 import pytest
@@ -27,29 +27,29 @@ def batches(inputs: Tensor, targets: Tensor) -> list[dict[str, Tensor]]:
     return [{"inputs": i, "targets": t} for i, t in parts]
 
 
-def test_metrics_equal_scikit_learn_and_torchmetrics_over_uneven_batches() -> None:
+def test_metrics_equal_scikit_learn_and_torchmetrics_on_uneven_batches() -> None:
     logits, targets = examples()
-    # The logits are the inputs: a model that passes them on leaves only the task to be tested.
+    # The inputs are the logits and the model is the identity, so that only the task is tested.
     evaluation = Classification(CLASSES).evaluate(nn.Identity(), batches(logits, targets))
-    truth, said = targets.numpy(), logits.argmax(1).numpy()
+    truth, predicted = targets.numpy(), logits.argmax(1).numpy()
     metrics = evaluation.metrics
-    assert metrics["accuracy"] == pytest.approx(accuracy_score(truth, said), rel=1e-6)
-    assert metrics["macro_f1"] == pytest.approx(f1_score(truth, said, average="macro"), rel=1e-6)
+    assert metrics["accuracy"] == pytest.approx(accuracy_score(truth, predicted), rel=1e-6)
+    assert metrics["macro_f1"] == pytest.approx(f1_score(truth, predicted, average="macro"), rel=1e-6)
     assert metrics["loss"] == pytest.approx(log_loss(truth, logits.double().softmax(1).numpy()), rel=1e-5)
-    assert (evaluation.extra["confusion"].numpy() == confusion_matrix(truth, said)).all()
-    peer = MulticlassAccuracy(CLASSES, average="micro")
+    assert (evaluation.extra["confusion"].numpy() == confusion_matrix(truth, predicted)).all()
+    reference = MulticlassAccuracy(CLASSES, average="micro")
     for batch in batches(logits, targets):
-        peer.update(batch["inputs"], batch["targets"])
-    assert metrics["accuracy"] == pytest.approx(peer.compute().item(), rel=1e-6)
+        reference.update(batch["inputs"], batch["targets"])
+    assert metrics["accuracy"] == pytest.approx(reference.compute().item(), rel=1e-6)
 
 
 def test_only_the_training_loss_smooths_labels() -> None:
     logits, targets = examples()
     task = Classification(CLASSES, label_smoothing=0.1)
     loss = task.loss(nn.Identity(), {"inputs": logits, "targets": targets}, 0.0)
-    wanted = 0.9 * F.one_hot(targets, CLASSES) + 0.1 / CLASSES
-    closed = -(wanted.double() * logits.double().log_softmax(1)).sum(1).mean()
-    assert loss.total.item() == pytest.approx(closed.item(), rel=1e-5)
+    smoothed_targets = 0.9 * F.one_hot(targets, CLASSES) + 0.1 / CLASSES
+    expected = -(smoothed_targets.double() * logits.double().log_softmax(1)).sum(1).mean()
+    assert loss.total.item() == pytest.approx(expected.item(), rel=1e-5)
     assert loss.weight == len(targets)
     smoothed = task.evaluate(nn.Identity(), batches(logits, targets)).metrics
     assert smoothed == Classification(CLASSES).evaluate(nn.Identity(), batches(logits, targets)).metrics
@@ -58,12 +58,12 @@ def test_only_the_training_loss_smooths_labels() -> None:
 def test_the_worst_errors_of_all_batches_are_kept_in_order() -> None:
     logits, targets = examples(3)
     evaluation = Classification(CLASSES).evaluate(nn.Identity(), batches(logits, targets))
-    each = F.cross_entropy(logits, targets, reduction="none").numpy()
+    losses = F.cross_entropy(logits, targets, reduction="none").numpy()
     wrong = np.flatnonzero(logits.argmax(1).numpy() != targets.numpy())
-    order = wrong[np.argsort(-each[wrong])][:NUM_WORST]
+    order = wrong[np.argsort(-losses[wrong])][:NUM_WORST]
     assert len(order) > 3
-    inputs, _, _, losses = evaluation.extra["worst"]
-    count = int((losses > 0).sum())
+    inputs, _, _, worst_losses = evaluation.extra["worst"]
+    count = int((worst_losses > 0).sum())
     assert count == len(order)
     assert torch.equal(inputs[:count], logits[torch.from_numpy(order)])
 

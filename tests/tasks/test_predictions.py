@@ -1,4 +1,4 @@
-"""Predictions of tasks for examples without targets, compared with arithmetic on the model's outputs."""
+"""Predictions of tasks for examples without targets, compared with calculations from the outputs of the model."""
 
 import pytest
 import torch
@@ -13,16 +13,16 @@ from dltrain.tasks.language_modeling import LanguageModeling
 from dltrain.tasks.regression import Regression
 
 
-class Echo(nn.Module):
-    """Return logits of each token, computed from the token and its position."""
+class TokenModel(nn.Module):
+    """Language model whose logits depend only on the current token and its position."""
 
     def __init__(self, vocabulary: int, length: int) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.randn(vocabulary, vocabulary, generator=torch.Generator().manual_seed(0)))
-        self.places = nn.Parameter(torch.randn(length, vocabulary, generator=torch.Generator().manual_seed(1)))
+        self.positions = nn.Parameter(torch.randn(length, vocabulary, generator=torch.Generator().manual_seed(1)))
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.table[tokens] + self.places[: tokens.shape[1]]
+        return self.table[tokens] + self.positions[: tokens.shape[1]]
 
 
 def test_classes_are_named_and_their_probabilities_add_up() -> None:
@@ -48,14 +48,14 @@ def test_a_forecast_has_a_line_for_each_step_of_each_window() -> None:
     scale, shift = torch.tensor([[[1.0, 10.0]], [[2.0, 20.0]]]), torch.tensor([[[0.5, 0.0]], [[0.0, 0.0]]])
     batch = {"inputs": outputs, "scale": scale, "shift": shift}
     lines = Forecasting(3, 2, target_names=["a", "b"]).predict(nn.Identity(), batch)
-    wanted = [(1, 0.5, 10), (2, 2.5, 30), (3, 4.5, 50), (1, 12, 140), (2, 16, 180), (3, 20, 220)]
-    assert [tuple(line.values()) for line in lines] == wanted and list(lines[0]) == ["step", "a", "b"]
+    expected = [(1, 0.5, 10), (2, 2.5, 30), (3, 4.5, 50), (1, 12, 140), (2, 16, 180), (3, 20, 220)]
+    assert [tuple(line.values()) for line in lines] == expected and list(lines[0]) == ["step", "a", "b"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 24, 25, 500])
 def test_every_known_token_is_scored_once_as_in_evaluation(count: int) -> None:
     vocabulary, length = 7, 6
-    model = Echo(vocabulary, length)
+    model = TokenModel(vocabulary, length)
     task = LanguageModeling(vocabulary, length, decode=lambda tokens: "".join(map(str, tokens)))
     tokens = torch.randint(vocabulary, (2, count), generator=torch.Generator().manual_seed(count))
     targets = torch.cat([tokens[:, 1:], torch.full((2, 1), -1)], dim=1)
@@ -63,7 +63,7 @@ def test_every_known_token_is_scored_once_as_in_evaluation(count: int) -> None:
         lines = task.predict(model, {"inputs": tokens, "targets": targets}, length=3)
         for line, text in zip(lines, tokens, strict=True):
             nats = [
-                F.cross_entropy(model.table[text[n]] + model.places[n % length], text[n + 1]).item()
+                F.cross_entropy(model.table[text[n]] + model.positions[n % length], text[n + 1]).item()
                 for n in range(count - 1)
             ]
             assert line["characters"] == count and len(line["continuation"]) == 3
@@ -72,10 +72,10 @@ def test_every_known_token_is_scored_once_as_in_evaluation(count: int) -> None:
 
 
 def test_a_task_without_predictions_rejects_predict() -> None:
-    class Silent(Regression):
+    class Unpredictive(Regression):
         predict = Task.predict
 
-    with pytest.raises(ConfigError, match="task: expected a task that predicts, got Silent"):
-        Silent(1).predict(nn.Identity(), {"inputs": torch.zeros(1, 1)})
+    with pytest.raises(ConfigError, match="task: expected a task that predicts, got Unpredictive"):
+        Unpredictive(1).predict(nn.Identity(), {"inputs": torch.zeros(1, 1)})
     with pytest.raises(ConfigError, match="data that turn tokens into text"):
         LanguageModeling(5, 4).predict(nn.Identity(), {"inputs": torch.zeros(1, 1), "targets": torch.zeros(1, 1)})
