@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dltrain.plots.figures import FAINT, GREY, INK, picture, short
+from dltrain.plots.figures import FAINT, GREY, INK, as_image, truncate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,7 +23,7 @@ BINS = 40
 MANY = 2500  # points; more are drawn smaller
 
 
-@picture(height=2.7)
+@as_image(height=2.7)
 def confusion(figure: "Figure", counts: Tensor, names: Sequence[str]) -> None:
     """Draw a confusion matrix: shade is the share of the row; counts are written where they fit.
 
@@ -45,7 +45,7 @@ def confusion(figure: "Figure", counts: Tensor, names: Sequence[str]) -> None:
         if size > 4:
             axes.text(column, row, text, fontsize=size, color=colour, ha="center", va="center_baseline")
     ticks = range(0, len(counts), math.ceil(len(counts) / 20))
-    labels = [short(names[tick], 10) for tick in ticks]
+    labels = [truncate(names[tick], 10) for tick in ticks]
     level = len(ticks) * (1 + max(map(len, labels))) <= 36
     axes.set_xticks(ticks, labels, rotation=0 if level else 90)
     axes.set_yticks(ticks, labels)
@@ -53,7 +53,7 @@ def confusion(figure: "Figure", counts: Tensor, names: Sequence[str]) -> None:
     axes.set_ylabel("true")
 
 
-@picture(height=3.2)
+@as_image(height=3.2)
 def captioned(figure: "Figure", pictures: Tensor, captions: Sequence[str]) -> None:
     """Draw images in rows of three, each above its caption.
 
@@ -67,7 +67,7 @@ def captioned(figure: "Figure", pictures: Tensor, captions: Sequence[str]) -> No
         height, width = (0.47 * side / max(pixels.shape[1:]) for side in pixels.shape[1:])
         extent = (column - width, column + width, -1.25 * row - height, -1.25 * row + height)
         axes.imshow(_visible(pixels), "gray", vmin=0, vmax=1, extent=extent)
-        text = textwrap.fill(short(caption, 99), 16, max_lines=2, placeholder="…")
+        text = textwrap.fill(truncate(caption, 99), 16, max_lines=2, placeholder="…")
         axes.text(column, -1.25 * row - 0.49, text, fontsize=6.5, linespacing=1, ha="center", va="top")
     axes.set(xlim=(-0.5, COLUMNS - 0.5), ylim=(-1.25 * math.ceil(len(pictures) / COLUMNS) + 0.5, 0.5))
     axes.axis("off")
@@ -81,7 +81,7 @@ def _visible(pixels: Tensor) -> np.ndarray:
     return (values.permute(1, 2, 0) if len(values) == 3 else values.mean(0)).numpy()
 
 
-@picture(height=3.2)
+@as_image(height=3.2)
 def forecasts(figure: "Figure", history: Tensor, truth: Tensor, predicted: Tensor, captions: Sequence[str]) -> None:
     """Draw up to three forecasts after the end of the history, one panel each.
 
@@ -107,12 +107,12 @@ def forecasts(figure: "Figure", history: Tensor, truth: Tensor, predicted: Tenso
             axes.plot(steps, values[example], color=colour, linewidth=1.2, label=name)
         axes.locator_params("y", nbins=4)
         if example == 0 or captions[example] != captions[example - 1]:
-            axes.set_title(short(captions[example], 38))
+            axes.set_title(truncate(captions[example], 38))
     panels[-1].set_xlabel("steps ahead")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
 
 
-@picture(height=3.1)
+@as_image(height=3.1)
 def scatter(figure: "Figure", points: Tensor, classes: Tensor | None, names: Sequence[str], title: str) -> None:
     """Draw points, (N, 2), with equal scales on both axes; of more than ten classes nine have their own color.
 
@@ -133,19 +133,19 @@ def scatter(figure: "Figure", points: Tensor, classes: Tensor | None, names: Seq
     outside = len(points) - int(inside.sum())
     figure.set_layout_engine("none")  # the axes of all frames of a film are in the same place
     axes = figure.add_axes((0.15, 0.21, 0.79, 0.714), aspect="equal")
-    axes.set_title(short(title, 38) + (f" ({outside:,} outside)" if outside else ""))
+    axes.set_title(truncate(title, 38) + (f" ({outside:,} outside)" if outside else ""))
     axes.set(xlim=(float(low[0]), float(high[0])), ylim=(float(low[1]), float(high[1])))
     axes.locator_params(nbins=5)
     size = 2.4 if len(points) <= MANY else 1.4
     for kind, (name, colour) in enumerate(zip(labels, COLOURS, strict=False)):
         x, y = points[inside & (kinds == kind)].T.numpy()
-        label = short(name, 28 // min(4, len(labels)))
+        label = truncate(name, 28 // min(4, len(labels)))
         axes.plot(x, y, "o", color=colour, markersize=size, markeredgewidth=0, alpha=0.85, label=label)
     if any(labels):
         figure.legend(loc="lower center", ncols=4, markerscale=3.6 / size, fontsize=6.5)
 
 
-@picture(height=1.9)
+@as_image(height=1.9)
 def histograms(figure: "Figure", values: Mapping[str, Tensor], title: str) -> None:
     """Draw the histogram of each set of numbers, of any shape, as shares in 40 bins; the legend has the means.
 
@@ -155,10 +155,10 @@ def histograms(figure: "Figure", values: Mapping[str, Tensor], title: str) -> No
     sets = {name: numbers[numbers.isfinite()] for name, numbers in sets.items()}
     low, high = _span(torch.cat(list(sets.values())))
     axes = figure.subplots()
-    axes.set_title(short(title, 38))
+    axes.set_title(truncate(title, 38))
     for (name, numbers), colour in zip(sets.items(), COLOURS, strict=False):
         shares = torch.histc(numbers, BINS, low, high) / max(1, len(numbers))
-        label = f"{short(name, 12)}, mean {float(numbers.mean()):.3g}" if len(numbers) else short(name, 12)
+        label = f"{truncate(name, 12)}, mean {float(numbers.mean()):.3g}" if len(numbers) else truncate(name, 12)
         axes.stairs(shares.numpy(), np.linspace(low, high, BINS + 1), fill=True, alpha=0.6, color=colour, label=label)
     axes.yaxis.set_major_formatter("{x:.0%}")
     axes.locator_params(nbins=5)
