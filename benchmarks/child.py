@@ -51,7 +51,7 @@ def main(system: str, name: str, folder: str, steps: str, started: str, result: 
     seconds = (stamps[-1] - stamps[warm - 1]) / (len(stamps) - warm)
     measured = {
         "ms_per_step": 1000 * seconds,
-        "samples_per_s": task.workload.batch / seconds,
+        "samples_per_s": task.workload.batch_size / seconds,
         "seconds_to_first_step": clocks + stamps[0] - float(started),
         "peak_mb": peak_mb(),
         **task.seen,

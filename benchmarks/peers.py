@@ -50,7 +50,7 @@ def lightning(task: Task) -> None:
     trainer = Trainer(
         max_steps=task.steps, accelerator="cpu", default_root_dir=task.scratch, enable_checkpointing=False
     )
-    loader = DataLoader(task.dataset(), batch_size=task.workload.batch, shuffle=True)
+    loader = DataLoader(task.dataset(), batch_size=task.workload.batch_size, shuffle=True)
     trainer.fit(Module(task.model()), loader)
 
 
@@ -83,7 +83,7 @@ def hf(task: Task) -> None:
     arguments = TrainingArguments(
         output_dir=str(task.scratch),
         max_steps=task.steps,
-        per_device_train_batch_size=task.workload.batch,
+        per_device_train_batch_size=task.workload.batch_size,
         learning_rate=LR,
         lr_scheduler_type="constant",
         max_grad_norm=0.0,
@@ -106,8 +106,8 @@ def fastai(task: Task) -> None:
 
     task.stamp_torch()
     rows, epochs = whole_epochs(task)
-    held = Subset(rows, range(min(len(rows), task.workload.batch)))
-    loaders = DataLoaders.from_dsets(rows, held, bs=task.workload.batch, num_workers=0, device=torch.device("cpu"))
+    held = Subset(rows, range(min(len(rows), task.workload.batch_size)))
+    loaders = DataLoaders.from_dsets(rows, held, bs=task.workload.batch_size, num_workers=0, device=torch.device("cpu"))
     learner = Learner(loaders, task.model(), loss_func=task.workload.loss, opt_func=adam, path=task.scratch)
     learner.fit(epochs, LR)
 
@@ -136,12 +136,12 @@ def keras(task: Task) -> None:
     rows, epochs = whole_epochs(task)
     model = Module(task.model())
     model.compile(optimizer=Adam(LR), loss=losses[task.workload.keras_loss])
-    model.fit(DataLoader(rows, batch_size=task.workload.batch, shuffle=True), epochs=epochs)
+    model.fit(DataLoader(rows, batch_size=task.workload.batch_size, shuffle=True), epochs=epochs)
 
 
 def whole_epochs(task: Task) -> tuple[TensorDataset, int]:
     """Return rows and epochs of at least ``task.steps``, for systems that count epochs only."""
-    rows, wanted = task.dataset(), task.steps * task.workload.batch
+    rows, wanted = task.dataset(), task.steps * task.workload.batch_size
     if wanted >= len(rows):
         return rows, -(-wanted // len(rows))
     return TensorDataset(*(part[:wanted] for part in rows.tensors)), 1

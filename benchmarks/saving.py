@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from systems import Task, words
+from systems import Task, overrides
 from workloads import WORKLOADS, prepare
 
 SMALL: dict[str, Any] = {"steps": 54_050, "part": 500, "overrides": []}
@@ -41,7 +41,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=Path(__file__).parent.parent / "outputs") as scratch:
         folder = Path(scratch)
         prepare(folder, "mlp")
-        epoch = 51_200 // WORKLOADS["mlp"].batch
+        epoch = 51_200 // WORKLOADS["mlp"].batch_size
         for name in [options.only] if options.only else KINDS:
             label, kind = KINDS[name]
             report(label, [child(folder, kind) for _ in range(options.rounds)], epoch)
@@ -104,7 +104,7 @@ def run(folder: Path, kind: dict[str, Any]) -> dict[str, Any]:
         Optimizer.step, Loop.save = stamped, alternating  # type: ignore[method-assign, assignment]
         task = Task("mlp", folder, Path(scratch), kind["steps"])
         last = [f"trainer.checkpoint_every={every}", f"hydra.run.dir={scratch}/run"]
-        if code := cli.main([*words(task, "fp32"), *kind["overrides"], *last]):
+        if code := cli.main([*overrides(task, "fp32"), *kind["overrides"], *last]):
             raise SystemExit(code)
         size = (Path(scratch) / "run" / "checkpoints" / "last.pt").stat().st_size
     costs = costs_of(stamps[: kind["steps"]], part)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader, TensorDataset
-from workloads import WORKLOADS, Workload, file_of, tensors
+from workloads import WORKLOADS, Workload, data_path, tensors
 
 LOG_EVERY = 50
 
@@ -21,10 +21,10 @@ class Task:
     """The work of one child process, and its measurements.
 
     Args:
-        name: Of the workload.
-        folder: Holds the data.
-        scratch: Where the system may write.
-        steps: How many to train.
+        name: Name of the workload.
+        folder: Folder of the data.
+        scratch: Folder for files of the system.
+        steps: Number of training steps.
         watch: Called after each step with the number of steps done.
     """
 
@@ -61,13 +61,13 @@ class Task:
         return TensorDataset(*tensors(self.folder, self.name))
 
     def loader(self) -> DataLoader[Any]:
-        return DataLoader(self.dataset(), batch_size=self.workload.batch, shuffle=True)
+        return DataLoader(self.dataset(), batch_size=self.workload.batch_size, shuffle=True)
 
 
 def dltrain(task: Task, precision: str = "fp32") -> None:
     """Train with the installed command: log, progress, TensorBoard, metrics and result included.
 
-    Only evaluation and checkpoints are put off to the end, behind the last stamp, as they are for everyone here.
+    As for every system, evaluation and checkpoints come after the last measured step.
     """
     import json
 
@@ -82,19 +82,19 @@ def dltrain(task: Task, precision: str = "fp32") -> None:
 
     StepRunner.run = stamped  # type: ignore[method-assign]
     run = task.scratch / "run"
-    code = main.main([*words(task, precision), f"hydra.run.dir={run}"])
+    code = main.main([*overrides(task, precision), f"hydra.run.dir={run}"])
     if code:
         raise SystemExit(code)
     result = json.loads((run / "result.json").read_text())
     task.seen = {"parameters": result["parameters"], "reported_samples_per_s": result["samples_per_second"]}
 
 
-def words(task: Task, precision: str) -> list[str]:
+def overrides(task: Task, precision: str) -> list[str]:
     """Return the overrides of the command line."""
     return [
         *task.workload.overrides,
-        f"data.path={file_of(task.folder, task.name)}",
-        f"data.batch_size={task.workload.batch}",
+        f"data.path={data_path(task.folder, task.name)}",
+        f"data.batch_size={task.workload.batch_size}",
         *(() if task.workload.example else ("optimizer=adam",)),
         f"optimizer.lr={task.workload.lr}",
         "device=cpu",
@@ -107,7 +107,7 @@ def words(task: Task, precision: str) -> list[str]:
 
 
 def bare(task: Task, precision: str = "fp32") -> None:
-    """Train with the loop of tutorials, which prints the loss now and then and saves nothing."""
+    """Train with the loop of PyTorch's tutorials, which prints the loss at intervals and saves nothing."""
     if task.workload.example is not None:
         return task.workload.example(task)
     model, loss_of = task.model(), task.workload.loss

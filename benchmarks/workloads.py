@@ -1,4 +1,4 @@
-"""Seven models on synthetic data: in files for dltrain, as tensors for the other systems."""
+"""Seven models and their synthetic data, written as files for dltrain and as tensors for the other systems."""
 
 import string
 from collections.abc import Callable
@@ -23,10 +23,10 @@ from dltrain.models.gan import DCGAN
 from dltrain.models.gpt import GPT
 from dltrain.models.recurrent import Recurrent
 
-Distance = Callable[[Tensor, Tensor], Tensor]
+LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 LR = 1e-3
-HELD = 64  # held-out examples; no system evaluates while it is measured
+HELD_OUT = 64  # test examples; evaluation is not part of the measured time
 WINDOW, HORIZON = 96, 24
 CONTEXT, ALPHABET = 64, string.ascii_letters + string.digits + " .\n"
 CIFAR_BLOCKS: list[dict[str, Any]] = [
@@ -44,25 +44,25 @@ class Workload:
     """One workload of the comparison.
 
     Args:
-        batch: Examples per step.
+        batch_size: Examples per step.
         steps: Steps of one run, a few seconds on two cores.
         warmup: Steps at the start that are not measured.
-        model: The model, by dltrain's own constructor.
-        loss: From the model's output and the targets.
+        model: Makes the model that the other systems train.
+        loss: Loss as a function of the model's output and the targets.
         write: Writes the file that dltrain reads.
-        data: How dltrain reads it, for the tensors that the others get.
-        overrides: What a user of dltrain types, besides the file.
+        data: Makes the dltrain data of that file; their training split gives the tensors of the other systems.
+        overrides: Command line of dltrain, without the path, batch size, learning rate and length of the run.
         lr: Learning rate.
-        keras_loss: The same loss in the words of Keras.
-        bf16: Whether to compare it in bf16 too.
-        example: The loop of a public example, which takes the place of the bare one; no other trainer is compared.
+        keras_loss: Name of the loss for Keras: ``cross_entropy`` or ``mse``.
+        bf16: Whether to compare bf16 as well.
+        example: Training loop of a public example, which replaces the bare loop; no other trainer is compared.
     """
 
-    batch: int
+    batch_size: int
     steps: int
     warmup: int
     model: Callable[[], nn.Module]
-    loss: Distance
+    loss: LossFunction
     write: Callable[[Path], None]
     data: Callable[[str], Data]
     overrides: tuple[str, ...]
@@ -73,24 +73,24 @@ class Workload:
 
 
 def write_vectors(path: Path) -> None:
-    draw = np.random.default_rng(0)
-    write_arrays(path, draw.standard_normal((51_200 + HELD, 32), dtype=np.float32), draw)
+    generator = np.random.default_rng(0)
+    write_arrays(path, generator.standard_normal((51_200 + HELD_OUT, 32), dtype=np.float32), generator)
 
 
 def write_digits(path: Path) -> None:
-    draw = np.random.default_rng(0)
-    write_arrays(path, draw.integers(0, 256, (25_600 + HELD, 28, 28), dtype=np.uint8), draw)
+    generator = np.random.default_rng(0)
+    write_arrays(path, generator.integers(0, 256, (25_600 + HELD_OUT, 28, 28), dtype=np.uint8), generator)
 
 
-def write_colours(path: Path) -> None:
-    draw = np.random.default_rng(0)
-    write_arrays(path, draw.integers(0, 256, (4_000 + HELD, 32, 32, 3), dtype=np.uint8), draw)
+def write_color_images(path: Path) -> None:
+    generator = np.random.default_rng(0)
+    write_arrays(path, generator.integers(0, 256, (4_000 + HELD_OUT, 32, 32, 3), dtype=np.uint8), generator)
 
 
-def write_arrays(path: Path, x: np.ndarray, draw: np.random.Generator) -> None:
-    y = draw.integers(0, 10, len(x))
+def write_arrays(path: Path, x: np.ndarray, generator: np.random.Generator) -> None:
+    y = generator.integers(0, 10, len(x))
     y[:10] = y[-10:] = np.arange(10)
-    np.savez(path, x_train=x[:-HELD], y_train=y[:-HELD], x_test=x[-HELD:], y_test=y[-HELD:])
+    np.savez(path, x_train=x[:-HELD_OUT], y_train=y[:-HELD_OUT], x_test=x[-HELD_OUT:], y_test=y[-HELD_OUT:])
 
 
 def write_series(path: Path) -> None:
@@ -101,15 +101,16 @@ def write_series(path: Path) -> None:
 
 
 def write_text(path: Path) -> None:
-    drawn = np.random.default_rng(0).choice(list(ALPHABET), 30_000)
-    path.write_text(ALPHABET + "".join(drawn), encoding="utf-8")
+    characters = np.random.default_rng(0).choice(list(ALPHABET), 30_000)
+    path.write_text(ALPHABET + "".join(characters), encoding="utf-8")
 
 
 def read_npz(path: str) -> Data:
     return Npz(path, validation=0.0)
 
 
-def read_light(path: str) -> Data:
+def read_unscaled_npz(path: str) -> Data:
+    """Read images with pixels from 0 to 1."""
     return Npz(path, validation=0.0, mean=0.0, std=1.0)
 
 
@@ -157,7 +158,7 @@ WORKLOADS = {
         4,
         lambda: CNN(channels=3, height=32, width=32, outputs=10, blocks=CIFAR_BLOCKS, hidden_size=[1024, 512]),
         F.cross_entropy,
-        write_colours,
+        write_color_images,
         read_npz,
         ("model=cnn", *ARRAYS),
         bf16=True,
@@ -171,7 +172,8 @@ WORKLOADS = {
         write_series,
         read_series,
         (
-            *("model=lstm", "model.hidden_size=64", "model.num_layers=2", "data=timeseries"),
+            *("model=lstm", "model.hidden_size=64", "model.num_layers=2", "model.linear_skip=null"),
+            *("data=timeseries", "optimizer=adam"),
             *(f"data.window={WINDOW}", f"data.horizon={HORIZON}", "data.validation=0.0", "data.test=0.02"),
         ),
         keras_loss="mse",
@@ -197,7 +199,7 @@ WORKLOADS = {
         examples.VAE,
         F.cross_entropy,  # not used: the example has its own loss
         write_digits,
-        read_light,
+        read_unscaled_npz,
         ("model=vae", "data.mean=0.0", "data.std=1.0", "optimizer=adam", *ARRAYS),
         example=examples.vae,
     ),
@@ -207,7 +209,7 @@ WORKLOADS = {
         5,
         lambda: DCGAN(channels=3, height=32, width=32, answers=1, latent=examples.LATENT, hidden_size=16),
         F.cross_entropy,  # not used, as above
-        write_colours,
+        write_color_images,
         read_npz,
         ("model=dcgan", "model.hidden_size=16", "optimizer=adam_gan", *ARRAYS),
         lr=2e-4,
@@ -218,15 +220,15 @@ WORKLOADS = {
 SUFFIX = {"lstm": "csv", "gpt": "txt"}
 
 
-def file_of(folder: Path, name: str) -> Path:
-    """Return the file that dltrain reads."""
+def data_path(folder: Path, name: str) -> Path:
+    """Return the path of the file that dltrain reads."""
     return folder / f"{name}.{SUFFIX.get(name, 'npz')}"
 
 
 def prepare(folder: Path, name: str) -> None:
-    """Write a workload's file, and the same numbers, normalized the same way, as tensors."""
+    """Write the file of a workload, and its normalized training split as tensors."""
     workload = WORKLOADS[name]
-    path = file_of(folder, name)
+    path = data_path(folder, name)
     workload.write(path)
     source = workload.data(str(path)).load().train
     batch = next(Batches(source, len(source)).epoch(0))

@@ -1,4 +1,4 @@
-"""Exceptions that end a command with an exit code, and the form of their messages."""
+"""Exceptions that end a command with an exit code, and the format of their messages."""
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -15,7 +15,7 @@ class DltrainError(Exception):
     """Base class of errors that end the command with exit code `code` and without a traceback.
 
     Args:
-        problems: One line or short paragraph each.
+        problems: Messages, each a line or a short paragraph.
     """
 
     code: ClassVar[int]
@@ -26,13 +26,13 @@ class DltrainError(Exception):
 
 
 class ConfigError(DltrainError):
-    """Invalid configuration or arguments, one line per mistake; see `format_error`."""
+    """Invalid configuration or arguments, one line per error; see `format_error`."""
 
     code = 2
 
 
 class CheckpointError(DltrainError):
-    """Checkpoints that cannot be loaded, each file with the reason."""
+    """No checkpoint can be loaded; the message has the reason for each file."""
 
     code = 5
 
@@ -50,7 +50,7 @@ class OutputError(DltrainError):
 
 
 class OutOfMemory(DltrainError):
-    """Not enough memory, with the settings that need less."""
+    """Out of memory; the message lists settings that reduce memory use."""
 
     code = 4
 
@@ -62,7 +62,7 @@ def format_error(key: str, expected: str, got: object, hint: str = "") -> str:
 
 
 def shorten(value: object) -> str:
-    """Return `value` as a user would type it, cut to `MAX_LENGTH` characters."""
+    """Return `value` as text for a message, of at most `MAX_LENGTH` characters."""
     text = "nothing" if value is None else "a group of keys" if isinstance(value, Mapping) else str(value)
     return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 3] + "..."
 
@@ -77,7 +77,7 @@ def choose(key: str, name: object, options: Mapping[str, T]) -> T:
     """Return the option called `name`.
 
     Raises:
-        ConfigError: If there is none, with all names and the closest one.
+        ConfigError: `name` is not an option; the message lists all names and suggests the closest one.
     """
     if isinstance(name, str) and name in options:
         return options[name]

@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 
 
 def curves(run: Path) -> None:
-    """Draw training loss and validation error over the steps, with the best naive forecast."""
+    """Draw training loss and validation error over the steps, with the best baseline."""
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     result = json.loads((run / "result.json").read_text())
     figure = Figure(figsize=(9, 3), dpi=100, layout="constrained")
@@ -22,7 +22,7 @@ def curves(run: Path) -> None:
     left.set(title="loss/train", xlabel="step")
     right.plot(*zip(*val, strict=True), color="tab:orange", label="LSTM")
     best = min(metrics["mae"] for metrics in result["baselines"].values())
-    right.axhline(best, color="grey", linestyle="--", label="best naive forecast (test)")
+    right.axhline(best, color="grey", linestyle="--", label="best baseline (test)")
     right.set(title="mae/val, ppm", xlabel="step")
     right.legend(frameon=False)
     for axes in (left, right):

@@ -1,4 +1,4 @@
-"""Data of your own: points in the plane, labeled by the arm of a spiral that they lie on."""
+"""Custom data: points in the plane, labeled by the arm of a spiral that they lie on."""
 
 import csv
 from collections.abc import Iterator

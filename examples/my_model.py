@@ -1,10 +1,10 @@
-"""A model of your own: a moving average of the steps, then a small network."""
+"""A custom model: the mean of the last steps, followed by a small network."""
 
 from torch import Tensor, nn
 
 
 class MovingAverage(nn.Module):
-    """Average the last `window` steps and map them to the outputs.
+    """Network with one hidden layer on the mean of the last `window` steps.
 
     Shape:
         - Input: (B, T, features).
@@ -17,5 +17,5 @@ class MovingAverage(nn.Module):
         self.layers = nn.Sequential(nn.Linear(features, hidden_size), nn.ReLU(), nn.Linear(hidden_size, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return one answer per example."""
+        """Return the outputs of each example."""
         return self.layers(x[:, -self.window :].mean(dim=1))

@@ -1,4 +1,4 @@
-"""An optimizer of your own: the sign of a momentum, Lion (Chen et al. 2023)."""
+"""A custom optimizer: Lion (Chen et al. 2023)."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 class Lion(torch.optim.Optimizer):
-    """Step by the sign of an interpolation between momentum and gradient.
+    """Lion without weight decay: each step has the sign of an interpolation between momentum and gradient.
 
     Args:
         params: Parameters or parameter groups.
         lr: Learning rate.
-        betas: Coefficients of the interpolation and of the momentum.
+        betas: Coefficients of the momentum in the interpolation and in its own update.
     """
 
     def __init__(self, params: Iterable[Any], lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99)) -> None:
@@ -21,7 +21,7 @@ class Lion(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Tensor | None:  # type: ignore[override]
-        """Update the parameters."""
+        """Update the parameters; `closure` is not supported."""
         for group in self.param_groups:
             first, second = group["betas"]
             for p in (p for p in group["params"] if p.grad is not None):

@@ -150,6 +150,7 @@ def test_a_sensible_pair_trains_evaluates_saves_and_loads_back_equal(
     state = checkpoints.load("best.pt")
     again.model.load_state_dict((state.get("average") or state)["model"])
     batches = dry_run.build_batches(again, again.data.load())
+    again.task.fit_baselines(batches["train"], batches.get("val"))
     again.model.eval()
     with torch.inference_mode():
         evaluation = again.task.evaluate(again.model, batches["test"])

@@ -9,7 +9,7 @@ from dltrain.cli.verbs import VERBS, Verb
 from dltrain.config.groups import is_override
 from dltrain.errors import ConfigError, format_error, suggest
 
-ONLY_OVERRIDES = ("train", "summary")  # verbs whose positional arguments are all overrides, never runs or files
+ONLY_OVERRIDES = ("train", "summary", "inspect")  # verbs whose positional arguments are all overrides
 SWEEP = ("-m", "--multirun")
 # Flags of Hydra that dltrain rejects, each with the reason.
 REFUSED = {

@@ -9,9 +9,10 @@ import hydra
 from omegaconf import DictConfig
 
 from dltrain.cli.verbs import VERBS
-from dltrain.config.compose import expand
+from dltrain.config.compose import expand, session
 from dltrain.config.composer import search_path
 from dltrain.config.groups import conf_dir
+from dltrain.config.overrides import parse_override
 from dltrain.errors import ConfigError, format_error
 
 SHELLS = ("bash", "fish", "zsh")
@@ -29,6 +30,9 @@ def show(arguments: argparse.Namespace, flags: Mapping[str, str | bool]) -> int:
         jobs = expand(overrides, config_dirs, sweep=arguments.multirun)
         if len(jobs) > 1:
             raise ConfigError(f"{words[0]}: expected one job, got a sweep. Give each key one value.")
+        with session(config_dirs, arguments.multirun) as composer:
+            if refused := composer.refused(map(parse_override, jobs[0].overrides)):
+                raise ConfigError(*map(str, refused.values()))
         overrides = [*jobs[0].overrides, *search_path(config_dirs)]
 
     def nothing(config: DictConfig) -> None:

@@ -13,10 +13,12 @@ from dltrain.runs.overridable import check_resume, extends_training
 def main(arguments: argparse.Namespace, started: float) -> int:
     """Read the folder and continue the run."""
     path, job, changes = open_run(arguments.names[0], arguments.overrides)
-    return resume_run(job, path, changes, Console(), started)
+    return resume_run(job, path, changes, Console(), started, arguments.change_schedule)
 
 
-def resume_run(job: Job, path: Path, changes: Changes, console: Console, started: float) -> int:
+def resume_run(
+    job: Job, path: Path, changes: Changes, console: Console, started: float, change_schedule: bool = False
+) -> int:
     """Continue a run, unless it is finished and `changes` (key -> value before and after) do not extend it."""
     check_resume(changes, str(path), job.resolved["device"]["precision"])
     if is_finished(path) and not extends_training(changes):
@@ -26,4 +28,4 @@ def resume_run(job: Job, path: Path, changes: Changes, console: Console, started
     job.ready()
     from dltrain.runs.launch import resume
 
-    return resume(job, path, console, started).exit_code
+    return resume(job, path, console, started, None, changes, change_schedule).exit_code

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,22 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     if arguments.json:
         print(json.dumps(rows, indent=2))
     elif rows:
-        Console().table("", COLUMNS, [_cells(row) for row in rows], results=True)
+        Console().table("", COLUMNS, [_cells(row) for row in _distinct_first(rows)], results=True)
     else:
         Console().info(f"no runs below {root}")
     return 0
+
+
+def _distinct_first(rows: list[RunInfo]) -> list[RunInfo]:
+    """Return the rows, their overrides in another order: first what differs within a folder, folders of YAML last."""
+    typed = [re.findall(r"--config-dir \S+|\S+", row["typed"] or "") for row in rows]
+    parents = [Path(row["folder"]).parent for row in rows]
+    shared: dict[Path, set[str]] = {}
+    for parent, words in zip(parents, typed, strict=True):
+        shared[parent] = shared.get(parent, set(words)) & set(words)
+    for parent, words in zip(parents, typed, strict=True):
+        words.sort(key=lambda word: (word in shared[parent], word.startswith("--")))
+    return [{**row, "typed": " ".join(words)} for row, words in zip(rows, typed, strict=True)]
 
 
 def _cells(row: RunInfo) -> list[str]:

@@ -22,7 +22,7 @@ class Verb(NamedTuple):
     usage: str
     description: str
     examples: str  # commands, one per line
-    arguments: tuple[tuple[str, str], ...]  # words that are no flags, with help: (("RUN", "the run's folder"), ...)
+    arguments: tuple[tuple[str, str], ...]  # positional arguments with their help: (("RUN", "the run's folder"), ...)
     names: tuple[int, float] = (1, 1)  # at least and at most as many names of runs, files or folders
     add_flags: Callable[[ArgumentParser], None] = lambda parser: None
 
@@ -88,6 +88,11 @@ def _generate_flags(parser: ArgumentParser) -> None:
     _checkpoint(parser)
 
 
+def _resume_flags(parser: ArgumentParser) -> None:
+    text = "let a schedule that depends on the length of training jump to the rate of the new length"
+    parser.add_argument("--change-schedule", action="store_true", help=text)
+
+
 def _runs_flags(parser: ArgumentParser) -> None:
     keys = ("model", "data", "task", "metric", "state", "step", "age", "time", "folder", "typed")
     order = f"one of {' '.join(keys)}: age (default) lists the newest first, metric the best"
@@ -124,7 +129,7 @@ dltrain model=lstm --cfg job""",
     ),
     "resume": Verb(
         summary="continue an interrupted run, to the same bytes",
-        usage="dltrain resume RUN [KEY=VALUE ...]",
+        usage="dltrain resume RUN [KEY=VALUE ...] [--change-schedule]",
         description="""\
 Continue a run that was interrupted, killed or out of time: in the same folder, with the same curves, to the same
 bytes as if it had never stopped. A damaged checkpoint is skipped for the newest intact one; exit code 5 if there is
@@ -133,6 +138,7 @@ none.""",
 dltrain resume latest
 dltrain resume outputs/lstm-timeseries/20261122-170146-f8f5 trainer.epochs=40""",
         arguments=(RUN, ("KEY=VALUE", RESUMABLE)),
+        add_flags=_resume_flags,
     ),
     "rerun": Verb(
         summary="repeat a run in a new folder, after listing what differs from then",
@@ -232,6 +238,19 @@ dltrain runs outputs/sweep --sort metric""",
         arguments=(("FOLDER", "where to search (default: where runs go by default)"),),
         names=(0, 1),
         add_flags=_runs_flags,
+    ),
+    "inspect": Verb(
+        summary="what is understood of a data set: columns, missing values, classes, splits; trains nothing",
+        usage="dltrain inspect data=OPTION [data.KEY=VALUE ...]",
+        description="""\
+Read a data set and print what training would make of it: columns and how they are read, missing values, times and
+season, classes and splits, and what is left out. Nothing is trained.""",
+        examples="""\
+dltrain inspect data=csv data.path=houses.csv
+dltrain inspect data=timeseries data.path=sales.csv data.group=store""",
+        arguments=(("GROUP=OPTION", "an option of a group: data=csv"), ("KEY=VALUE", "a key: data.path=houses.csv")),
+        names=(0, 0),
+        add_flags=_config_dir,
     ),
     "summary": Verb(
         summary="layers, parameters, multiply-adds and memory of a model; trains nothing",

@@ -3,7 +3,7 @@
 import copy
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class Composer:
         values = [o for o in parsed if o not in chosen]
         found = {id(o): self.wrong_option(o) for o in chosen}
         # Compose what is right so far even if something is wrong, so that all errors are reported together.
+        found |= self.refused(o for o in chosen if not found[id(o)])
         base = self.base(*(str(o.input_line) for o in chosen if not found[id(o)]))
         content = plain(base)
         found |= {id(o): self.wrong_value(o, content) for o in values}
@@ -71,6 +72,22 @@ class Composer:
             raise ConfigError(*errors)
         return whole
 
+    def refused(self, overrides: Iterable[Override]) -> dict[int, str | None]:
+        """Return Hydra's error for each override that it refuses next to those before it."""
+        kept: list[str] = []
+        found: dict[int, str | None] = {}
+        typed = [(id(o), str(o.input_line)) for o in overrides]
+        with suppress(ConfigError):  # all are right
+            self.base(*(text for _, text in typed))
+            return found
+        for key, text in typed:
+            try:
+                self.base(*kept, text)
+                kept.append(text)
+            except ConfigError as error:
+                found[key] = f"{text}: {error}"
+        return found
+
     def wrong_option(self, override: Override) -> str | None:
         """Return the error in ``group=option``, or None. A deleted group is checked in the whole configuration."""
         if override.is_delete():
@@ -87,7 +104,12 @@ class Composer:
         unknown = validation.unknown_key(key, content, self.groups)
         if unknown:
             return None if override.is_add() or override.is_force_add() else unknown
-        return None if override.is_delete() else validation.wrong_value(key, value, content, self.groups)
+        if override.is_add():
+            return format_error(f"+{key}", "a key that does not exist yet", key, f"To change it: {key}={value}")
+        if override.is_delete():
+            there = validation.lookup(key, content)
+            return None if value in (None, there) else format_error(f"~{key}", f"its value, {there}", value)
+        return validation.wrong_value(key, value, content, self.groups)
 
     def resolved_errors(
         self, overrides: Iterable[Override], resolved: dict[str, Any], before: dict[str, Any]

@@ -92,21 +92,30 @@ def node_errors(node: Node, key: str, allow: tuple[str, ...] = ()) -> Iterator[s
     open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
     names = [name for name, p in known.items() if p.kind in NAMED]
     hints = annotations(constructor)
+    unknown: dict[str, str] = {}
     for name, value in given.items():
         argument, hint = f"{key}.{name}", hints.get(name, Any)
         if name not in names and not open_ended:
-            takes = f"{constructor.__name__} takes {' '.join(names) or 'none'}."
             new = renamed.new_key(argument)
-            advice = f"It is called {new} now." if new else suggest(name, names) or takes
-            yield f"{argument}: unknown argument. {advice}"
+            unknown[argument] = f"It is called {new} now." if new else suggest(name, names)
         elif value == "???":
             yield f"{argument}: expected a value, got nothing. Set it: {argument}=..."
         elif _is_node(value):
             yield from node_errors(value, argument, allow)
         elif not fits(value, hint):
             yield format_error(argument, describe(hint), value)
+    yield from _unknown_arguments(unknown, f"{constructor.__name__} takes {' '.join(names) or 'none'}")
     missing = [name for name in names if known[name].default is inspect.Parameter.empty and name not in given]
     yield from (f"{key}.{name}: expected a value, got nothing" for name in missing)
+
+
+def _unknown_arguments(advice: Mapping[str, str], takes: str) -> Iterator[str]:
+    """Yield a line for each unknown argument, or one for all if they are those of another class."""
+    if all(advice.values()):
+        yield from (f"{argument}: unknown argument. {text}" for argument, text in advice.items())
+    else:
+        remove = " ".join(f"~{argument}" for argument in advice)
+        yield f"{' '.join(advice)}: unknown argument{'s' * (len(advice) > 1)}. {takes}. To remove: {remove}"
 
 
 def find_target(path: Any, key: str, allow: tuple[str, ...]) -> Callable[..., Any]:
@@ -128,7 +137,8 @@ def find_target(path: Any, key: str, allow: tuple[str, ...]) -> Callable[..., An
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, SyntaxError) as error:
         expected = "something that can be imported"
-        raise ConfigError(format_error(f"{key}._target_", expected, path, f"{error}.")) from None
+        searched = f" Searched: {Path.cwd()} and PYTHONPATH." if trusted and isinstance(error, ImportError) else ""
+        raise ConfigError(format_error(f"{key}._target_", expected, path, f"{error}.{searched}")) from None
     # A name that a module has imported from elsewhere is not its own.
     root = f"{trusted}." if trusted else library or "dltrain."
     own = callable(found) and f"{getattr(found, '__module__', '')}.".startswith(root)

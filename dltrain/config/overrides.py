@@ -1,6 +1,7 @@
 """Parse the overrides of a command line and expand those of a sweep into single values."""
 
 import functools
+import os
 import shlex
 from collections.abc import Callable, Sequence
 
@@ -9,6 +10,7 @@ from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
 from dltrain import redaction
+from dltrain.config import schema
 from dltrain.errors import MAX_LENGTH, format_error, shorten, suggest
 
 QUOTES = set("'\"[]{}")
@@ -81,8 +83,13 @@ def single_values(parsed: list[Override]) -> tuple[list[list[Override]], list[st
     errors = []
     for text in (redaction.mask_override(str(o.input_line)) for o in parsed if o.is_sweep_override()):
         key, _, value = text.partition("=")
-        hint = f"To run all of them, add -m: dltrain -m {shlex.quote(text)}"
-        errors.append(format_error(key, "one value", value, hint))
+        hints = [f"To run all of them, add -m: dltrain -m {shlex.quote(text)}"]
+        field = schema.field_of(key)
+        if os.path.exists(value):
+            hints = [f"""Quote it: "{key}='{value}'\""""]
+        elif "." in key and "(" not in value and (field is None or field.many):
+            hints.append(f"A list is written in brackets: {shlex.quote(f'{key}=[{value}]')}")
+        errors.append(format_error(key, "one value", value, ". ".join(hints)))
     return [[o] for o in parsed if not o.is_sweep_override()], errors
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-# Group -> old key -> new key.
+# Group -> old name of a key -> new name.
 KEYS = {
     "model": {"hidden": "hidden_size", "depth": "num_layers", "heads": "num_heads", "feedforward": "ffn_ratio"},
     "data": {"length": "context_length", "side": "image_size", "labels": "num_labels", "holes": "missing"},
@@ -16,9 +16,9 @@ KEYS = {
         "factor": "gamma",
     },
 }
-# Arguments of the same name that were not renamed.
+# Arguments that are called like an old key but were not renamed: (class, argument).
 KEPT = {("dltrain.optim.schedules.Plateau", "factor")}
-# Module -> where its classes are now. Only what a YAML could name.
+# Old module -> new module, for the classes that a `_target_` could name.
 MODULES = {
     **{f"dltrain.data.{name}": f"dltrain.datasets.{name}" for name in ("cifar10", "digits", "image_folder")},
     **{f"dltrain.data.{name}": f"dltrain.datasets.{name}" for name in ("mnist", "npz", "table", "text")},
@@ -33,32 +33,42 @@ MODULES = {
 
 
 def new_key(key: str) -> str | None:
-    """Return today's name of an old key such as ``model.hidden``, or None."""
+    """Return the new name of an old key such as ``model.hidden``, or None if the key was not renamed."""
     group, _, name = key.rpartition(".")
     new = "_provides_" if name == "_facts_" else KEYS.get(group, {}).get(name)
     return f"{group}.{new}" if new else None
 
 
 def new_target(target: str) -> str | None:
-    """Return where the class of an old ``_target_`` is today, or None."""
+    """Return the new ``_target_`` of a class that has moved, or None."""
     module, _, name = target.rpartition(".")
     return f"{MODULES[module]}.{name}" if module in MODULES else None
 
 
 def upgrade(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the job.yaml of an earlier version in today's names."""
+    """Return the content of the job.yaml of an earlier version with the new names."""
     keys: dict[str, str] = {}
     config = _with_new_names(content["config"], "", keys)
-    typed = []
-    for word in content["overrides"]:
-        key = word.partition("=")[0].lstrip("+~")
+    _keep_reading_as_before(config.get("data") or {})
+    overrides = []
+    for override in content["overrides"]:
+        key = override.partition("=")[0].lstrip("+~")
         new = keys.get(key.replace("/", "."))
-        typed.append(word.replace(key, new, 1) if new else word)
-    return {**content, "config": config, "overrides": typed}
+        overrides.append(override.replace(key, new, 1) if new else override)
+    return {**content, "config": config, "overrides": overrides}
+
+
+def _keep_reading_as_before(data: dict[str, Any]) -> None:
+    """Set the arguments with which a file is read as version 0.2 and earlier versions read it."""
+    target = str(data.get("_target_", ""))
+    if target.endswith(".CsvTable") and "ignore" not in data:
+        data |= {"ignore": None, "stratify": False}
+    if target.endswith(".TimeSeries") and "group" not in data:
+        data.setdefault("column", None)
 
 
 def _with_new_names(node: Any, group: str, keys: dict[str, str]) -> Any:
-    """Rename classes and keys of a configuration; ``keys`` receives every key renamed. A user's class keeps its own."""
+    """Rename classes and their keys, except for keys of classes outside dltrain; add old and new keys to ``keys``."""
     if isinstance(node, list):
         return [_with_new_names(item, group, keys) for item in node]
     if not isinstance(node, dict):

@@ -101,6 +101,7 @@ TABLE = {
     "on_non_finite": choice("stop", "skip", "ignore"),
     "on_oom": choice("stop", "shrink"),
     "on_bad_sample": choice("stop", "skip"),
+    "decimal": choice("point", "comma"),
     "gate": choice("and", "or", "nand", "nor", "xor", "xnor"),
     "method": choice("contrastive_divergence", "denoising"),
     "likelihood": choice("auto", "bernoulli", "gaussian"),

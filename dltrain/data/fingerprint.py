@@ -27,13 +27,14 @@ def fingerprint(splits: Splits) -> dict[str, str]:
 
 
 def _hash_source(source: Source) -> str:
-    if isinstance(source.rows, Mapping):
+    rows = source.rows if source.fingerprinted is None else source.fingerprinted
+    if isinstance(rows, Mapping):
         digest = hashlib.sha256()
-        for name, value in source.rows.items():
+        for name, value in rows.items():
             _hash_tensor(digest, name, value)
         return digest.hexdigest()[:DIGITS]
-    listed: Callable[[], Iterable[tuple[str, int]]] = getattr(source.rows, "files", list)
-    names, sizes = hashlib.sha256(f"{len(source.rows)}".encode()), hashlib.sha256()
+    listed: Callable[[], Iterable[tuple[str, int]]] = getattr(rows, "files", list)
+    names, sizes = hashlib.sha256(f"{len(rows)}".encode()), hashlib.sha256()
     for name, size in listed():
         names.update(f"\0{name}".encode(errors="surrogateescape"))
         sizes.update(f" {size}".encode())

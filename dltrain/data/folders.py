@@ -10,7 +10,7 @@ LEFTOVERS = ("__macosx", "@eadir", "$recycle.bin", "lost+found", "thumbs.db", "d
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a file or folder is hidden, or made by an operating system, a file server or an archiver."""
+    """Return whether a file or folder is hidden, or made by an operating system, a file server or an archiver."""
     return name.startswith(".") or name.casefold() in LEFTOVERS
 
 

@@ -140,5 +140,5 @@ def _problem_of(number: int, name: str) -> str | None:
 
 
 def _is_special(path: Path) -> bool:
-    """Whether a path is a pipe or a device, which may never end."""
+    """Return whether a path is a pipe or a device, which may never end."""
     return path.exists() and not (path.is_file() or path.is_dir())

@@ -30,8 +30,10 @@ class Spec:
         class_names: One name per class.
         targets: Numbers to predict per example (regression).
         target_names: One name per predicted number or series.
+        series_names: Names of several series of a file, each split by time for itself.
         columns: Series that are predicted together.
         horizon: Steps to predict.
+        lags: Past values in an example of series, window times columns, for models with a linear path.
         season: Steps per season of a series, for the naive forecasts.
         unit: Unit of the predicted numbers.
         vocabulary: Number of different tokens.
@@ -53,8 +55,10 @@ class Spec:
     class_names: tuple[str, ...] | None = None
     targets: int | None = None
     target_names: tuple[str, ...] | None = None
+    series_names: tuple[str, ...] | None = None
     columns: int | None = None
     horizon: int | None = None
+    lags: int | None = None
     season: int | None = None
     unit: str | None = None
     vocabulary: int | None = None
@@ -92,11 +96,13 @@ class Source:
             ...). It treats each row by itself and draws no random numbers.
         augment: Random change of a prepared batch in training, ``augment(batch, keys)``. The keys (int64, one per
             example) are the source of randomness; see `dltrain.data.keyed_random.uniform`.
+        fingerprinted: Tensors to fingerprint in place of `rows`; None for `rows`.
     """
 
     rows: Mapping[str, Tensor] | Files
     prepare: nn.Module
     augment: nn.Module | None = None
+    fingerprinted: Mapping[str, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.rows.values()))) if isinstance(self.rows, Mapping) else len(self.rows)

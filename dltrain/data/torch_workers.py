@@ -50,10 +50,10 @@ def _kill_workers(iterator: Any) -> None:
 
 
 def is_timeout(error: Exception) -> bool:
-    """Whether the loader raised because no batch arrived within its timeout."""
+    """Return whether the loader raised because no batch arrived within its timeout."""
     return "DataLoader timed out" in str(error)
 
 
 def is_shared_memory_full(error: Exception) -> bool:
-    """Whether a worker could not allocate shared memory for its batch."""
+    """Return whether a worker could not allocate shared memory for its batch."""
     return "allocate shared memory" in str(error)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.data.loader import Batch
-from dltrain.datasets.class_counts import count_classes, shorten_names
+from dltrain.datasets.class_counts import format_class_counts, shorten_names
 from dltrain.errors import ConfigError, format_error
 
-MIN_REPEATS = 2  # examples per class on average; numbers that repeat less are no classes
+MIN_REPEATS = 2  # examples per class on average; numbers that repeat less often are not classes
 SIGNS = [-1, 1]  # the only negative labels: -1 alone often stands for no label
 MAX_EXACT = 2**24  # float32 has all whole numbers up to this
 
@@ -60,7 +60,7 @@ class Labels:
             return [f"labels: {self.targets} numbers to predict per example"]
         counts, tested = Counter(self.indices(train).tolist()), set(self.indices(test).tolist())
         names = [f"{number:.0f}" for number in self.classes]
-        lines = [f"classes in y_train: {count_classes(counts, names)}"]
+        lines = [f"classes in y_train: {format_class_counts(counts, names)}"]
         if self.one_hot:
             lines.append(f"labels: one-hot, {len(names)} columns")
         elif names != [str(number) for number in range(len(names))]:
@@ -103,7 +103,7 @@ def _is_one_hot(y: np.ndarray) -> bool:
 
 
 def _are_classes(numbers: np.ndarray, is_float: bool) -> bool:
-    """Whether different numbers, in order, can stand for classes."""
+    """Return whether different numbers, in order, can stand for classes."""
     if not np.isfinite(numbers).all() or (numbers % 1).any() or (is_float and not len(numbers) >= 2):
         return False
     exact = not is_float or numbers[-1] < MAX_EXACT

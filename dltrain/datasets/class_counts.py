@@ -1,4 +1,4 @@
-"""Classes and their examples in words."""
+"""Format class names and numbers of examples for messages."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -6,8 +6,8 @@ from collections.abc import Iterable
 MAX_NAMED = 10
 
 
-def count_classes(labels: Iterable[int], names: Iterable[str]) -> str:
-    """Return ``cat 40, dog 12``, and of many classes the first ones and the range of all."""
+def format_class_counts(labels: Iterable[int], names: Iterable[str]) -> str:
+    """Return text such as ``cat 40, dog 12``; with many classes, the first `MAX_NAMED` and the range of all counts."""
     counts = Counter(labels)
     each = [(name, counts[number]) for number, name in enumerate(names)]
     line = ", ".join(f"{name} {count:,}" for name, count in each[:MAX_NAMED])
@@ -18,7 +18,7 @@ def count_classes(labels: Iterable[int], names: Iterable[str]) -> str:
 
 
 def shorten_names(names: Iterable[str]) -> str:
-    """Return the first names and the number of the others."""
+    """Return the first `MAX_NAMED` names and the number of the others."""
     names = list(names)
     more = len(names) - MAX_NAMED
     return ", ".join(names[:MAX_NAMED]) + (f" and {more:,} more" if more > 0 else "")

@@ -1,102 +1,49 @@
 """Read CSV files, with errors that name the column and line."""
 
 import csv
+import io
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, islice
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from dltrain.data.bad_samples import BadSamples
-from dltrain.errors import ConfigError, format_error, suggest
+from dltrain.datasets.cells import COMMA, POINT, Cells, find_evidence, is_time_name, number_pattern, parse_numbers
+from dltrain.datasets.csv_table import Table
+from dltrain.errors import ConfigError, format_error
 
-LARGEST = float(np.finfo(np.float32).max)
-MISSING = ("", "na", "nan")
-QUOTED = re.compile(r'"[^"]*"')
+DELIMITERS = (",", ";", "\t", "|")
+DECIMALS = {"point": POINT, "comma": COMMA}
 INVALID_UTF8 = re.compile("[\udc80-\udcff]")  # how surrogateescape decodes such bytes
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
+SNIFFED = 200  # lines from which the delimiter is found
 
 
 @dataclass(frozen=True)
-class Table:
-    """The cells of a CSV file.
+class Notation:
+    """How a file is written, as far as its user says so.
 
     Args:
-        path: The file.
-        header: Names of the columns.
-        rows: Cells as text, one list per row.
-        lines: Line of the file, from 1, on which each row ends.
-        decimal_comma: Whether numbers have a decimal comma, as is usual in files with semicolons.
+        header: Whether the first line names the columns; otherwise they are called column_1, column_2, ...
+        decimal: Decimal mark: ``point`` or ``comma``; None finds it.
+        missing_words: Further words for a missing value.
+        trained_on: A table in the usual notation: rows to predict may be too few to tell theirs.
     """
 
-    path: Path
-    header: list[str]
-    rows: list[list[str]]
-    lines: list[int]
-    decimal_comma: bool
+    header: bool = True
+    decimal: str | None = None
+    missing_words: Sequence[str] = ()
+    trained_on: Table | None = None
 
-    def index_of(self, name: str) -> int:
-        """Return the index of a column."""
-        if name not in self.header:
-            known = f"one of the columns of {self.path.name}: {', '.join(self.header)}"
-            raise ConfigError(format_error("data.column", known, name, suggest(str(name), self.header)))
-        return self.indices_of([name])[0]
-
-    def indices_of(self, names: Iterable[str]) -> list[int]:
-        """Return the indices of columns.
-
-        Raises:
-            ConfigError: Columns are missing, or several have the same name.
-        """
-        names = list(names)
-        missing = [name for name in names if name not in self.header]
-        if missing:
-            known = f"the column{'s' * (len(missing) > 1)} {', '.join(missing)} in {self.path}"
-            raise ConfigError(format_error("data.column", known, ", ".join(self.header)))
-        for name in names:
-            if (times := self.header.count(name)) > 1:
-                called = f"called {name}" if name else "without a name"
-                expected = f"one column {called} in {self.path}"
-                raise ConfigError(format_error("data.column", expected, f"{times} of them", "Rename the others"))
-        return [self.header.index(name) for name in names]
-
-    def cells(self, column: int) -> list[str]:
-        """Return the cells of one column."""
-        return [row[column] for row in self.rows]
-
-    def is_numeric(self, column: int) -> bool:
-        """Whether a column holds at least one number and no text."""
-        found = [self.parse_number(cell) for cell in self.cells(column) if not is_missing(cell)]
-        return bool(found) and None not in found
-
-    def parse_number(self, cell: str) -> float | None:
-        """Return the finite number in a cell, or None for text."""
-        if "_" in cell:  # Python reads 1_0 as 10
-            return None
-        try:
-            value = float(cell.replace(",", ".") if self.decimal_comma else cell)
-        except ValueError:
-            return None
-        return value if isfinite(value) else None
-
-
-def read_csv(path: Path, limit: int | None = None, bad: BadSamples | None = None) -> Table:
-    """Read a UTF-8 file, with or without a byte order mark, with commas or semicolons between the cells.
-
-    Args:
-        path: An existing file.
-        limit: Read at most this many rows.
-        bad: Policy for unreadable lines; None rejects them.
-
-    Raises:
-        ConfigError: The file is not a CSV file; the message names the line.
-    """
-    with csv_errors(path), path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-        return next(iterate_tables(lines, path, limit, bad))
+    def __post_init__(self) -> None:
+        if self.decimal is not None and self.decimal not in DECIMALS:
+            raise ConfigError(format_error("data.decimal", "point, comma or null", self.decimal))
 
 
 @contextmanager
@@ -104,12 +51,69 @@ def csv_errors(path: Path) -> Iterator[None]:
     """Raise errors in reading a file as ConfigError."""
     try:
         yield
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeError, csv.Error, pd.errors.ParserError) as error:
         raise ConfigError(format_error("data.path", f"a CSV file in UTF-8 at {path}", str(error))) from error
 
 
+def read_csv(path: Path, notation: Notation | None = None, bad: BadSamples | None = None) -> Table:
+    """Read a whole file in UTF-8, or in UTF-16 with a byte order mark.
+
+    Cells lie between commas, semicolons, tabs or bars; which of them, and the decimal mark, is found from the rows.
+
+    Args:
+        path: An existing file.
+        notation: How it is written, as far as the user says so.
+        bad: Policy for unreadable lines; None rejects them.
+
+    Raises:
+        ConfigError: The file is not a CSV file, or can be read in two ways; the message names the line.
+    """
+    with csv_errors(path):
+        content = path.read_bytes()
+        utf16 = content.startswith(UTF16)
+        text = content.decode("utf-16" if utf16 else "utf-8-sig", "strict" if utf16 else "surrogateescape")
+        if "\0" in text:
+            raise UnicodeError("a binary file")
+        reader = Reader(io.StringIO(text, newline=""), path, notation or Notation())
+        lines = _regular_lines(content, reader)
+        if lines is not None and (text.isascii() or not INVALID_UTF8.search(text)):
+            width = len(reader.header)
+            options: Any = {"names": range(width), "dtype": str, "na_filter": False, "skipinitialspace": True}
+            frame = pd.read_csv(io.StringIO(text, newline=""), sep=reader.delimiter, index_col=False, **options)
+            columns = []
+            for number in range(width):
+                codes, words = pd.factorize(frame[number].iloc[-len(lines) :])
+                columns.append(Cells.of(list(words), codes))
+            return reader.table(columns, lines)
+        # A single column, in which an empty line is a missing value, or lines that are wrong.
+        return next(iterate_tables(io.StringIO(text, newline=""), path, None, notation, bad))
+
+
+def _regular_lines(content: bytes, reader: "Reader") -> np.ndarray | None:
+    """Return the line of each row, or None if one does not have as many cells as the header, or there is one column."""
+    if len(reader.header) == 1:
+        return None
+    if b'"' in content or b"\n" not in content or content.startswith(UTF16):
+        pairs = [(len(row), line) for row, line in reader]
+        widths, lines = np.array(pairs).T
+    else:
+        letters = np.frombuffer(content if content.endswith(b"\n") else content + b"\n", dtype=np.uint8)
+        ends = np.flatnonzero(letters == ord("\n"))
+        delimiters = np.searchsorted(np.flatnonzero(letters == ord(reader.delimiter)), ends)
+        lengths = np.diff(ends, prepend=-1) - (letters[ends - 1] == ord("\r"))
+        lines = np.flatnonzero(lengths > 1) + 1
+        widths = np.diff(delimiters, prepend=0)[lines - 1] + 1
+        start = reader.first[0][1] if reader.first else reader.rows.line_num + reader.skipped + 1
+        widths, lines = widths[lines >= start], lines[lines >= start]
+    return lines if len(lines) and (widths == len(reader.header)).all() else None
+
+
 def iterate_tables(
-    lines: Iterable[str], path: Path, size: int | None, bad: BadSamples | None = None
+    lines: Iterable[str],
+    path: Path,
+    size: int | None,
+    notation: Notation | None = None,
+    bad: BadSamples | None = None,
 ) -> Iterator[Table]:
     """Yield the rows of a file in tables of ``size`` rows, or in one table; there is at least one row.
 
@@ -117,142 +121,175 @@ def iterate_tables(
         lines: Lines of the file, read as they are needed.
         path: The file, for messages.
         size: Rows per table; None reads all rows into one.
+        notation: How the file is written, as far as it is known.
         bad: Policy for unreadable lines; None rejects them.
 
     Raises:
         ConfigError: The file is not a CSV file; the message names the line.
     """
-    lines = iter(lines)
-    first = next(lines, "")
-    bare = QUOTED.sub("", first)
-    delimiter = ";" if bare.count(";") > bare.count(",") else ","
-    reader = csv.reader(chain([first], lines), delimiter=delimiter, skipinitialspace=True)
-    header = [name.strip() for name in next(reader, [])]
-    rows = _iterate_rows(reader, single_column=len(header) == 1)
-    found = list(islice(rows, size))
-    while True:
-        table = Table(
-            path, header, [row for row, _ in found], [line for _, line in found], decimal_comma=delimiter == ";"
-        )
-        _check_table(table)
-        yield drop_rows(table, _find_bad_rows(table), bad or BadSamples())
-        if not (found := list(islice(rows, size))):
-            return
+    reader = Reader(lines, path, notation or Notation())
+    rows = iter(reader)
+    while found := list(islice(rows, size)):
+        messages = _find_bad_rows(found, reader)
+        for row in sorted(messages):
+            (bad or BadSamples()).add(messages[row])
+        good = [pair for number, pair in enumerate(found) if number not in messages]
+        if not good:
+            raise ConfigError(format_error("data.path", f"a readable line in {path}", "none"))
+        columns = [Cells.of(column) for column in zip(*(row for row, _ in good), strict=True)]
+        yield reader.table(columns, np.array([line for _, line in good]))
 
 
-def _iterate_rows(reader: Any, single_column: bool) -> Iterator[tuple[list[str], int]]:
-    """Yield each row with the line on which it ends.
-
-    An empty line is a missing value in a file of one column, except at its end; otherwise it is ignored.
-    """
-    empty: list[tuple[list[str], int]] = []
-    for row in reader:
-        if row:
-            yield from empty
-            empty.clear()
-            yield [cell.strip() for cell in row], reader.line_num
-        elif single_column:
-            empty.append(([""], reader.line_num))
-
-
-def _check_table(table: Table) -> None:
-    """Reject a file without named columns or without rows."""
-    if any("\t" in name for name in table.header):
-        expected = f"cells between commas or semicolons in {table.path}"
-        raise ConfigError(format_error("data.path", expected, "tabs between the names of its first line"))
-    if not table.rows:
-        raise ConfigError(format_error("data.path", f"a line of names and rows of numbers in {table.path}", "no rows"))
-    if all(table.parse_number(name) is not None for name in table.header):
-        got = ", ".join(table.header)
-        raise ConfigError(format_error("data.path", f"the names of the columns in the first line of {table.path}", got))
-    if any(map(_has_invalid_utf8, table.header)):
-        raise ConfigError(
-            format_error("data.path", f"a CSV file in UTF-8 at {table.path}", "other bytes in its first line")
-        )
-
-
-def drop_rows(table: Table, messages: Mapping[int, str], bad: BadSamples) -> Table:
-    """Return the table without its bad rows.
+class Reader:
+    """The header and the rows of a CSV file, each row with the line on which it ends.
 
     Args:
-        table: The file.
-        messages: Row -> what is wrong with it.
-        bad: Policy for these rows.
+        lines: Lines of the file, read as they are needed.
+        path: The file, for messages.
+        notation: How it is written, as far as it is known.
+    """
+
+    def __init__(self, lines: Iterable[str], path: Path, notation: Notation) -> None:
+        self.path = path
+        self.notation = notation
+        lines = iter(lines)
+        head = list(islice(lines, 1 if notation.trained_on else SNIFFED))  # do not wait for rows that are still to come
+        declared = re.fullmatch(r"sep=(.)\s*", head[0]) if head else None
+        self.delimiter = (
+            declared[1]
+            if declared
+            else find_delimiter(head, notation.trained_on.delimiter if notation.trained_on else None)
+        )
+        self.decimal = DECIMALS.get(notation.decimal or "")
+        self.skipped = 1 if declared else 0
+        self.rows = csv.reader(chain(head[self.skipped :], lines), delimiter=self.delimiter, skipinitialspace=True)
+        first = next((row for row in self.rows if any(row)), [])
+        if any(map(INVALID_UTF8.search, first)):
+            raise ConfigError(
+                format_error("data.path", f"a CSV file in UTF-8 at {path}", "other bytes in its first line")
+            )
+        self.header = [name.strip() for name in first]
+        self.first: list[tuple[list[str], int]] = []
+        if not notation.header:
+            self.header = [f"column_{number}" for number in range(1, len(first) + 1)]
+            self.first = [(first, self.rows.line_num + self.skipped)]
+
+    def __iter__(self) -> Iterator[tuple[list[str], int]]:
+        """Yield the rows.
+
+        An empty line is a missing value in a file of one column, except at its end; otherwise it is ignored.
+        """
+        yield from self.first
+        empty: list[tuple[list[str], int]] = []
+        none = True
+        for row in self.rows:
+            line = self.rows.line_num + self.skipped
+            if any(row) or len(row) > 1:
+                yield from empty
+                empty.clear()
+                none = False
+                yield row, line
+            elif len(self.header) == 1:
+                empty.append(([""], line))
+        if none and not self.first:
+            expected = f"a line of names and rows of numbers in {self.path}"
+            raise ConfigError(format_error("data.path", expected, "no rows"))
+
+    def table(self, columns: list[Cells], lines: np.ndarray) -> Table:
+        """Return a table of the cells, without a last column that has neither a name nor a value."""
+        header = self.header
+        if len(header) > 1 and not header[-1] and not any(columns[-1].words):
+            header, columns = header[:-1], columns[:-1]
+        words = frozenset(word.casefold() for word in self.notation.missing_words)
+        self.decimal = self.decimal or find_decimal(header, columns, lines, self)
+        table = Table(self.path, header, columns, lines, self.decimal, self.delimiter, words)
+        if self.notation.header:
+            _check_header(table)
+        return table
+
+
+def find_delimiter(head: Sequence[str], usual: str | None = None) -> str:
+    """Return the delimiter that splits the first lines into as many cells as the header, leaving none of the others.
+
+    Args:
+        head: The first lines.
+        usual: The delimiter to take where it occurs in them.
+    """
+    if usual and head and usual in head[0]:
+        return usual
+    best, delimiter = 0.0, usual or ","
+    for candidate in DELIMITERS:
+        rows = [row for row in csv.reader(head, delimiter=candidate, skipinitialspace=True) if any(row)]
+        if not rows or len(rows[0]) == 1:
+            continue
+        agree = sum(len(row) == len(rows[0]) for row in rows) / len(rows)
+        cells = [cell for row in rows for cell in row]
+        clean = sum(not any(other in cell for other in DELIMITERS) or _is_number(cell) for cell in cells) / len(cells)
+        if agree * clean > best:
+            best, delimiter = agree * clean, candidate
+    return delimiter
+
+
+def _is_number(cell: str) -> bool:
+    return any(number_pattern(mark).fullmatch(cell.strip()) for mark in DECIMALS.values())
+
+
+def find_decimal(header: list[str], columns: list[Cells], lines: np.ndarray, reader: Reader) -> str:
+    """Return the decimal mark with which the columns are numbers.
 
     Raises:
-        ConfigError: Bad rows are rejected, there are too many, or no row is left.
+        ConfigError: Columns need different marks, or both marks give numbers that differ by a factor of 1,000.
     """
-    for row in sorted(messages):
-        bad.add(messages[row])
-    kept = [row for row in range(len(table.rows)) if row not in messages]
-    if not kept:
-        raise ConfigError(format_error("data.path", f"a readable line in {table.path}", "none"))
-    return replace(table, rows=[table.rows[row] for row in kept], lines=[table.lines[row] for row in kept])
+    found = {
+        name: find_evidence(cells.words) for name, cells in zip(header, columns, strict=True) if not is_time_name(name)
+    }
+    proofs = {mark: (name, word) for name, one in found.items() for mark, word in one.proofs.items()}
+    hint = "data.decimal=point or data.decimal=comma says which it is"
+    if len(proofs) > 1:
+        got = " and ".join(f"{word} in column {name}" for name, word in proofs.values())
+        raise ConfigError(format_error("data.path", f"one decimal mark in {reader.path}", got, hint))
+    if proofs:
+        return next(iter(proofs))
+    if reader.notation.trained_on:
+        return reader.notation.trained_on.decimal
+    for name, one in found.items():
+        word = one.ambiguous
+        # Commas between the cells go with decimal points: 4,006 beside 960 groups thousands, and 23.110 is a fraction.
+        usual = (COMMA in word and one.bare) or (POINT in word and not one.bare and one.narrow) if word else True
+        if word and not (reader.delimiter == "," and usual):
+            line = lines[columns[header.index(name)].codes == columns[header.index(name)].words.index(word)][0]
+            expected = f"numbers that can be read in one way only in column {name}, line {line} of {reader.path}"
+            got = f"{word}, which may be {re.sub('[.,]', '', word)} or {re.sub('[.,]', '.', word)}"
+            raise ConfigError(format_error("data.decimal", expected, got, hint))
+    return POINT
 
 
-def _find_bad_rows(table: Table) -> dict[int, str]:
+def _check_header(table: Table) -> None:
+    """Reject a first line that holds values rather than names."""
+    numeric = [number for number in range(len(table.header)) if table.is_numeric(number)]
+    named = [number for number in numeric if not np.isnan(parse_numbers([table.header[number]], table.decimal))[0]]
+    repeated = any(
+        name in table.columns[number].words for number, name in enumerate(table.header) if number not in numeric
+    )
+    years = [table.header[number] for number in named]
+    wide = (
+        len(numeric) < len(table.header) and not repeated and years == sorted(set(years)) and "".join(years).isdigit()
+    )
+    if numeric and named == numeric and not wide:
+        got, hint = ", ".join(table.header), "data.header=false reads a file without them"
+        expected = f"the names of the columns in the first line of {table.path}"
+        raise ConfigError(format_error("data.path", expected, got, hint))
+
+
+def _find_bad_rows(found: list[tuple[list[str], int]], reader: Reader) -> dict[int, str]:
     """Find rows that are not UTF-8 or have the wrong number of cells: row -> what is wrong with it."""
-    found = {}
-    for number, (row, line) in enumerate(zip(table.rows, table.lines, strict=True)):
-        invalid = next(filter(_has_invalid_utf8, row), None)
+    messages = {}
+    for number, (row, line) in enumerate(found):
+        invalid = next(filter(INVALID_UTF8.search, row), None)
         if invalid is not None:
             got = invalid.encode(errors="backslashreplace").decode()
-            found[number] = format_error("data.path", f"text in UTF-8 in line {line} of {table.path}", got)
-        elif len(row) != len(table.header):
-            expected = f"{len(table.header)} cells in line {line} of {table.path}, as in its first line"
-            found[number] = format_error("data.path", expected, len(row))
-    return found
-
-
-def _has_invalid_utf8(cell: str) -> bool:
-    return not cell.isascii() and INVALID_UTF8.search(cell) is not None
-
-
-def is_missing(cell: str) -> bool:
-    """Whether a cell is a missing value: empty, NA or NaN."""
-    return cell.casefold() in MISSING
-
-
-def parse_numbers(table: Table, column: int, hint: str = "Choose columns of numbers with data.column") -> np.ndarray:
-    """Return one column in float64 (rows,), with NaN for missing values.
-
-    Args:
-        table: The file.
-        column: Index of the column.
-        hint: What to do about text in it, for the message.
-
-    Raises:
-        ConfigError: A cell holds text, or a number beyond the range of float32; the message names the first.
-    """
-    values = np.full(len(table.rows), np.nan)
-    for row, cell in enumerate(table.cells(column)):
-        if is_missing(cell):
-            continue
-        value = table.parse_number(cell)
-        if value is None or abs(value) > LARGEST:
-            size = "finite number" if value is None else f"number between -{LARGEST:.2g} and {LARGEST:.2g}"
-            where = f"a {size} in column {table.header[column]}, line {table.lines[row]} of {table.path}"
-            raise ConfigError(format_error("data.column", where, cell, hint if value is None else ""))
-        values[row] = value
-    return values
-
-
-def reject_missing(table: Table, columns: Iterable[int], hint: str) -> None:
-    """Reject columns with missing values.
-
-    Args:
-        table: The file.
-        columns: Indices of the columns.
-        hint: What to do instead, for the message.
-
-    Raises:
-        ConfigError: With one line per column: where the first missing value is, and how many there are.
-    """
-    problems = []
-    for column in columns:
-        lines = [line for cell, line in zip(table.cells(column), table.lines, strict=True) if is_missing(cell)]
-        if lines:
-            where = f"a value in column {table.header[column]}, line {lines[0]} of {table.path}"
-            problems.append(format_error("data.path", where, f"a missing value ({len(lines)} in this column)", hint))
-    if problems:
-        raise ConfigError(*problems)
+            messages[number] = format_error("data.path", f"text in UTF-8 in line {line} of {reader.path}", got)
+        elif len(row) != len(reader.header):
+            expected = f"{len(reader.header)} cells in line {line} of {reader.path}, as in its first line"
+            messages[number] = format_error("data.path", expected, len(row))
+    return messages

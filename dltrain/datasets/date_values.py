@@ -1,4 +1,4 @@
-"""Parse texts of a known date pattern."""
+"""Parse dates whose pattern is known."""
 
 import re
 
@@ -7,13 +7,14 @@ import pandas as pd
 
 from dltrain.datasets.date_form import NUMBERS, UNITS, pattern_regex
 
-LATEST_SHORT_YEAR = 2035  # of a column of two-digit years
-MANY = 2000
-UNSURE = {"%Y%m%d", *(pattern for _, patterns in NUMBERS for pattern in patterns)}  # dates only if all cells are
+MAX_SHORT_YEAR = 2035  # two-digit years are not later than this
+MANY_TEXTS = 2000  # above, dates and times of day are parsed separately
+# Patterns that also match ordinary numbers; a column has one only if all of its cells match.
+UNSURE = {"%Y%m%d", *(pattern for _, patterns in NUMBERS for pattern in patterns)}
 
 
 def parse_texts(texts: list[str], pattern: str) -> np.ndarray:
-    """Return datetime64[us], NaT for texts of another pattern."""
+    """Return the times as datetime64[us]; NaT for texts that do not match `pattern`."""
     if pattern in UNSURE:
         return _parse_numbers(texts, pattern)
     if "%q" in pattern or ("%V" in pattern and "%u" not in pattern):
@@ -24,7 +25,7 @@ def parse_texts(texts: list[str], pattern: str) -> np.ndarray:
             return parse_texts(texts, f"%{year}-%m")
         return parse_texts([f"{part['G']}-{part['V']}-1" if part else "" for part in matches], "%G-%V-%u")
     late = [" 24:00" in text or "T24:00" in text for text in texts] if "%H:%M" in pattern else [False]
-    if any(late):  # the end of a day
+    if any(late):  # 24:00 is the end of a day, which strptime rejects
         texts = [re.sub("([ T])24:00", r"\g<1>00:00", text) for text in texts]
     times = _strptime(texts, pattern) + np.array(late) * np.timedelta64(1, "D")
     return _in_one_century(times) if "%y" in pattern else times
@@ -32,8 +33,8 @@ def parse_texts(texts: list[str], pattern: str) -> np.ndarray:
 
 def _strptime(texts: list[str], pattern: str) -> np.ndarray:
     date, _, clock = pattern.partition(" ")
-    if len(texts) > MANY and clock and not pattern.startswith("%Y-%m-%d") and not re.search("%[YymdbGVu]", clock):
-        halves = [text.partition(" ") for text in texts]  # both repeat: faster than all pairs
+    if len(texts) > MANY_TEXTS and clock and not pattern.startswith("%Y-%m-%d") and not re.search("%[YymdbGVu]", clock):
+        halves = [text.partition(" ") for text in texts]  # each repeats, so few are parsed
         days = _parse_repeated([half[0] for half in halves], date)
         return days + (_parse_repeated([half[2] for half in halves], clock) - np.datetime64("1900-01-01"))
     parsed = pd.to_datetime(pd.Series(texts, dtype=object), format=pattern, errors="coerce")
@@ -46,7 +47,7 @@ def _parse_repeated(texts: list[str], pattern: str) -> np.ndarray:
 
 
 def _parse_numbers(texts: list[str], pattern: str) -> np.ndarray:
-    """Parse numbers of a fixed length that are dates of the years from 1800 to 2100."""
+    """Parse dates written as numbers of a fixed length; NaT for years before 1800 or after 2100."""
     digits = len(texts[0])
     length = len(re.sub(r"%\w", "00", pattern.replace("%Y", "0000"))) if pattern != "%s" else digits
     texts = [text if len(text) == length and text.replace(".", "").isdigit() else "" for text in texts]
@@ -60,7 +61,7 @@ def _parse_numbers(texts: list[str], pattern: str) -> np.ndarray:
 
 
 def _in_one_century(times: np.ndarray) -> np.ndarray:
-    """Move two-digit years to the shortest span of years that contains them and ends before LATEST_SHORT_YEAR."""
+    """Move two-digit years to the shortest range of years that contains them all, at most until `MAX_SHORT_YEAR`."""
     known = ~np.isnat(times)
     years = times[known].astype("M8[Y]")
     short = (years.astype(int) + 1970) % 100
@@ -70,7 +71,7 @@ def _in_one_century(times: np.ndarray) -> np.ndarray:
     gap = int(np.argmax(np.diff(seen, append=seen[0] + 100)))
     first = int(seen[(gap + 1) % len(seen)])
     last = first + int(seen[gap] - first) % 100
-    century = 2000 if 2000 + last <= LATEST_SHORT_YEAR else 1900
+    century = 2000 if 2000 + last <= MAX_SHORT_YEAR else 1900
     moved = (century + first + (short - first) % 100 - 1970).astype("M8[Y]")
     times[known] = moved.astype("M8[us]") + (times[known] - years)
     return times

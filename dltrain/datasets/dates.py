@@ -42,7 +42,7 @@ class Dates(NamedTuple):
 
 
 def is_time_name(name: str) -> bool:
-    """Whether the name of a column says that it holds times; blanks and marks as in "Date/Time" do not matter."""
+    """Return whether a column is named like one of times; blanks and marks as in "Date/Time" are ignored."""
     return re.sub(r"[\W_]", "", name.casefold()) in TIME_NAMES
 
 
@@ -140,7 +140,7 @@ def _nearest_years(best: Reading, rivals: list[Reading]) -> tuple[Reading, list[
 
 
 def _are_days(pattern: str, texts: list[str]) -> bool:
-    """Whether "May 14" is followed by "May 15", which is the day of a month rather than a year."""
+    """Return whether "May 14" is followed by "May 15", which is the day of a month rather than a year."""
     return pattern == "%b %y" and any(text[:3] == later[:3] for text, later in pairwise(texts))
 
 

@@ -1,4 +1,4 @@
-"""Times of the steps after the last row, written in the form of the column."""
+"""Times of the steps after the last row, in the format of the column."""
 
 import calendar
 from collections.abc import Iterator, Sequence
@@ -17,15 +17,15 @@ def continue_dates(times: pd.Series, form: DateForm, steps: int) -> list[str] | 
     """Return the dates of the steps after the last row.
 
     Dates advance by calendar months if all rows are on the same day of the month or on its last day; otherwise by the
-    median distance of the rows, without weekends if the rows have none.
+    lower median of the steps between rows, without weekends if the rows are days without weekends.
 
     Args:
-        times: Local times in the order of time.
-        form: Form of the column.
-        steps: Number of dates.
+        times: Local times of the rows, in ascending order.
+        form: Format of the column.
+        steps: Number of dates to return.
 
     Returns:
-        One date per step, or None if the rows do not advance, or after the year 9999.
+        One date per step, or None if the rows have no positive step or a date would be after the year 9999.
     """
     try:
         return write_dates(islice(_future_dates(times.dropna()), steps), form) or None
@@ -52,17 +52,17 @@ def _add_months(time: datetime, months: int, last_day: bool) -> datetime:
 
 
 def continue_numbers(cells: Sequence[str], steps: int) -> list[int | float] | None:
-    """Return the numbers after the last one, by the median distance; Decimal keeps 0.1 + 0.2 at 0.3.
+    """Return the numbers after the last one, which advance by the lower median of the differences.
 
     Args:
-        cells: Numbers with a decimal point, at least one.
-        steps: Number of numbers.
+        cells: Texts of at least one number; the decimal separator is a point.
+        steps: Number of numbers to return.
 
     Returns:
-        One number per step, or None if the cells do not advance.
+        One number per step, or None if the median difference is 0.
     """
-    values = [Decimal(cell) for cell in cells]
-    step = median_low([later - earlier for earlier, later in pairwise(values)] or [Decimal(0)])
+    values = [Decimal(cell) for cell in cells]  # exact: 0.1 + 0.2 is 0.3
+    step = median_low([after - before for before, after in pairwise(values)] or [Decimal(0)])
     if not step:
         return None
     later = [values[-1] + number * step for number in range(1, steps + 1)]

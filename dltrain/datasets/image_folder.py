@@ -14,9 +14,9 @@ from dltrain.data.spec import Inputs, Splits
 from dltrain.data.splits import hold_out_stratified
 from dltrain.data.worker_pool import TIMEOUT_S
 from dltrain.datasets import image_report
-from dltrain.datasets.class_counts import count_classes, shorten_names
+from dltrain.datasets.class_counts import format_class_counts, shorten_names
 from dltrain.datasets.image_inputs import UNREADABLE, decode_image, read_images
-from dltrain.datasets.image_layout import TEST, TRAIN, VAL, LeftOut, Listing, class_names, find_splits, list_images
+from dltrain.datasets.image_layout import TEST, TRAIN, VAL, Listing, SkippedFiles, class_names, find_splits, list_images
 from dltrain.datasets.images import ImageTransform, image_spec
 from dltrain.errors import ConfigError, format_error
 
@@ -77,14 +77,14 @@ class ImageFolder:
             check_held_out(0 if VAL in self.folders else validation, test)
         self.classes, self.empty = class_names(self.folders[TRAIN])
         self.parts: dict[str, Listing] = {}
-        self.left_out = LeftOut()
+        self.skipped = SkippedFiles()
         self.spec = self.transform.add_bounds(image_spec(CHANNELS, image_size, image_size, self.classes))
 
     def load(self) -> Splits:
         """List and split the files; no image is decoded yet."""
-        self.left_out = LeftOut()
+        self.skipped = SkippedFiles()
         self.parts = {
-            split: list_images(folder, split, self.classes, self.left_out) for split, folder in self.folders.items()
+            split: list_images(folder, split, self.classes, self.skipped) for split, folder in self.folders.items()
         }
         for split, fraction in ((TEST, self.test), (VAL, self.validation)):
             if split not in self.folders:
@@ -100,10 +100,10 @@ class ImageFolder:
         return [
             f"{len(labels):,} images in {self.path}",
             ", ".join(f"{split} {len(listing):,}{self._origin(split)}" for split, listing in parts.items()),
-            f"classes: {count_classes(labels, self.classes)}",
+            f"classes: {format_class_counts(labels, self.classes)}",
             *empty,
             *image_report.missing_classes(parts, self.classes),
-            *image_report.describe_left_out(self.path, self.folders[TRAIN], self.left_out),
+            *image_report.describe_skipped(self.path, self.folders[TRAIN], self.skipped),
             *image_report.describe_copies(parts, self.path),
         ]
 

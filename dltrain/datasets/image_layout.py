@@ -10,7 +10,7 @@ from dltrain.datasets.image_inputs import SUFFIXES
 from dltrain.errors import ConfigError, format_error, suggest
 
 TRAIN, VAL, TEST = "train", "val", "test"
-ALSO_CLASSES = ("train", "valid")  # a vehicle, the opposite of invalid
+ALSO_CLASSES = ("train", "valid")  # names of splits that are also names of classes: a vehicle, the opposite of invalid
 
 # The name of a split, possibly after a prefix: Train, validation_set, seg_test.
 _SPLIT = re.compile(
@@ -24,15 +24,15 @@ Listing = list[tuple[Path, int]]
 
 
 @dataclass
-class LeftOut:
-    """What lies in the folders of classes and is not read.
+class SkippedFiles:
+    """Files in the class folders that are not read.
 
     Args:
-        leftovers: Hidden files and folders, and those of operating systems.
+        hidden: Hidden files and folders, and those of operating systems.
         suffixes: Number of other files by suffix.
     """
 
-    leftovers: list[Path] = field(default_factory=list)
+    hidden: list[Path] = field(default_factory=list)
     suffixes: Counter[str] = field(default_factory=Counter)
 
 
@@ -45,12 +45,12 @@ def split_of(name: str, prefixed: bool = False) -> str | None:
 
 
 def has_images(folder: Path) -> bool:
-    """Whether an image lies below a folder, at any depth."""
+    """Return whether a folder contains an image at any depth."""
     return any(is_image(file) for file in find_files(folder))
 
 
 def is_image(file: Path) -> bool:
-    """Whether a file is named as an image."""
+    """Return whether a file has the suffix of an image."""
     return file.suffix.casefold() in SUFFIXES
 
 
@@ -58,7 +58,7 @@ def find_splits(root: Path) -> dict[str, Path]:
     """Return the folder of each split that has one; ``train`` is `root` if no folder in it is named after a split.
 
     Raises:
-        ConfigError: The names allow more than one reading, or there is no folder for training.
+        ConfigError: The folder names are ambiguous, or there is no folder for training.
     """
     folders = [folder for folder in subfolders(root) if has_images(folder)]
     named = _named(folders)
@@ -72,62 +72,66 @@ def find_splits(root: Path) -> dict[str, Path]:
     splits = {split: folder for folder, split in named.items()}
     if TRAIN not in splits or len(splits) < len(named) or (others and (len(named) == 1 or TRAIN not in nested)):
         expected = f"one folder per class, or train, val and test with one folder per class in each, in {root}"
-        hint = "Folders named as splits hold the classes: move or rename those that do not"
+        hint = "Rename or move folders so that all are splits or all are classes"
         raise ConfigError(format_error("data.path", expected, ", ".join(folder.name for folder in folders), hint))
     return {split: _unwrap(folder) for split, folder in splits.items()}
 
 
 def _named(folders: list[Path]) -> dict[Path, str]:
-    """Return the split of each folder that is named after one; prefixes count where all folders are."""
+    """Return the split of each folder that is named after one; prefixes count only if all are splits."""
     strict, prefixed = ({f: s for f in folders if (s := split_of(f.name, loose))} for loose in (False, True))
-    whole = len(prefixed) == len(folders) == len(set(prefixed.values())) and TRAIN in prefixed.values()
-    return prefixed if whole and all(map(subfolders, prefixed)) else strict
+    only_splits = len(prefixed) == len(folders) == len(set(prefixed.values())) and TRAIN in prefixed.values()
+    return prefixed if only_splits and all(map(subfolders, prefixed)) else strict
 
 
 def _unwrap(folder: Path) -> Path:
-    """Return the innermost of folders such as ``train/train``."""
+    """Return the innermost folder of a chain such as ``train/train``."""
     inner = subfolders(folder)
     same = len(inner) == 1 and split_of(inner[0].name, True) == split_of(folder.name, True)
     return _unwrap(inner[0]) if same else folder
 
 
 def _reject_splits_below(root: Path, folders: list[Path]) -> None:
-    """Refuse splits that lie within a class, or one level further down than expected."""
+    """Raise ConfigError if there are splits within a class, or one level below the expected one."""
     for folder in folders:
         named = [inner for inner in subfolders(folder) if split_of(inner.name)]
         if len({split_of(inner.name) for inner in named}) > 1 or any(map(subfolders, named)):
             expected = f"splits (train, val, test) directly in {root}"
             got = ", ".join(inner.relative_to(root).as_posix() for inner in named)
-            hint = f"data.path={folder}" if len(folders) == 1 else "Turn them around: train/<class>, not <class>/train"
+            hint = f"data.path={folder}" if len(folders) == 1 else "Swap the levels: train/<class>, not <class>/train"
             raise ConfigError(format_error("data.path", expected, got, hint))
 
 
 def class_names(root: Path, split: str = TRAIN) -> tuple[list[str], list[str]]:
-    """Return the names of the classes with images in the folder of a split, and those of the other folders."""
+    """Return the names of the class folders of a split that contain images, and of those that do not.
+
+    Raises:
+        ConfigError: No folder contains an image.
+    """
     folders = subfolders(root)
     if not folders:
-        hint = "" if split == TRAIN else f"Images without a class cannot be scored: move {root.name} away"
+        hint = "" if split == TRAIN else f"Images without a class cannot be evaluated: move {root.name} away"
         raise ConfigError(format_error("data.path", f"one folder per class in {root}", "none", hint))
-    full = [folder.name for folder in folders if has_images(folder)]
-    if not full:
+    with_images = [folder.name for folder in folders if has_images(folder)]
+    if not with_images:
         raise ConfigError(format_error("data.path", f"images ({', '.join(SUFFIXES)}) in {root}", "none"))
-    return full, [folder.name for folder in folders if folder.name not in full]
+    return with_images, [folder.name for folder in folders if folder.name not in with_images]
 
 
-def list_images(root: Path, split: str, classes: list[str], left_out: LeftOut) -> Listing:
+def list_images(root: Path, split: str, classes: list[str], skipped: SkippedFiles) -> Listing:
     """Return each image of a split with the index of its class, in alphabetical order.
 
     Raises:
-        ConfigError: There is no image, or one of a class that is not among `classes`.
+        ConfigError: There is no image, or a class that is not in `classes`.
     """
-    full, _ = class_names(root, split)
-    if unknown := sorted(set(full) - set(classes)):
+    with_images, _ = class_names(root, split)
+    if unknown := sorted(set(with_images) - set(classes)):
         expected = f"only the classes {', '.join(classes)} in {root}"
         raise ConfigError(format_error("data.path", expected, unknown[0], suggest(unknown[0], classes)))
     found: Listing = []
     for number, name in enumerate(classes):
-        if name in full:
-            files = list(find_files(root / name, left_out.leftovers))
-            left_out.suffixes.update(file.suffix.casefold() or file.name for file in files if not is_image(file))
+        if name in with_images:
+            files = list(find_files(root / name, skipped.hidden))
+            skipped.suffixes.update(file.suffix.casefold() or file.name for file in files if not is_image(file))
             found.extend((file, number) for file in sorted(filter(is_image, files)))
     return found

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dltrain.data.folders import subfolders
 from dltrain.datasets.class_counts import shorten_names
-from dltrain.datasets.image_layout import LeftOut, Listing, has_images, is_image, split_of
+from dltrain.datasets.image_layout import Listing, SkippedFiles, has_images, is_image, split_of
 
 MAX_HASHED = 20_000  # files compared at most; more would delay the start of training
 HEAD_BYTES = 4096  # hashed first, so that few files are read whole
@@ -25,10 +25,10 @@ def missing_classes(splits: Mapping[str, Listing], classes: list[str]) -> list[s
     return lines
 
 
-def describe_left_out(root: Path, train: Path, left_out: LeftOut) -> list[str]:
-    """Return a line that lists the files and folders that are not read, or no line if there are none."""
-    found = [f"{count:,} {suffix}" for suffix, count in left_out.suffixes.most_common()]
-    if hidden := [path for path in left_out.leftovers if path.is_dir() or is_image(path)]:
+def describe_skipped(root: Path, train: Path, skipped: SkippedFiles) -> list[str]:
+    """Return a line about the files and folders that are not read, if there are any."""
+    found = [f"{count:,} {suffix}" for suffix, count in skipped.suffixes.most_common()]
+    if hidden := [path for path in skipped.hidden if path.is_dir() or is_image(path)]:
         found.append(f"{len(hidden):,} hidden or system files and folders such as {hidden[0].relative_to(root)}")
     if stray := sum(is_image(file) for file in train.iterdir() if not file.is_dir()):
         found.append(f"{stray:,} images outside the folders of classes")

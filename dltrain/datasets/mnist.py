@@ -124,7 +124,7 @@ def _read_part(raw: Path, part: str) -> Rows:
 
 
 def _complete(files: list[Path]) -> bool:
-    """Whether all IDX files exist and have the size that their header states."""
+    """Return whether all IDX files exist and have the size that their header states."""
     return all(path.is_file() and path.stat().st_size == _expected_size(path) for path in files)
 
 

@@ -127,7 +127,7 @@ def find_gaps(times: pd.Series) -> Gaps:
 
 
 def check_order(times: pd.Series, utc: pd.Series | None = None) -> Order:
-    """Check whether rows are in the order of time.
+    """Check whether rows are in chronological order.
 
     Args:
         times: Local times; an hour that comes twice once a year, on a weekend night, is no disorder.
@@ -147,7 +147,7 @@ def check_order(times: pd.Series, utc: pd.Series | None = None) -> Order:
 
 
 def descends(numbers: np.ndarray) -> bool:
-    """Whether numbers only decrease, unlike those that restart every year or day."""
+    """Return whether numbers only decrease, unlike those that restart every year or day."""
     return bool(len(numbers) > 2 and numbers[-1] < numbers[0] and (np.diff(numbers) <= 0).all())
 
 

@@ -1,6 +1,7 @@
-"""A user's own table in a CSV file: columns of numbers and words, one of which is predicted."""
+"""A user's own table in a CSV file: columns of numbers, words and dates, one of which is predicted."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,25 +13,24 @@ from dltrain.data.checks import at_least, check_held_out, existing_file, one_of
 from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batch
 from dltrain.data.spec import Inputs, Source, Spec, Splits
-from dltrain.data.splits import held_out_size, permutation
-from dltrain.datasets.csv_file import (
-    Table,
-    csv_errors,
-    drop_rows,
-    is_missing,
-    iterate_tables,
-    parse_numbers,
-    read_csv,
-    reject_missing,
-)
+from dltrain.data.splits import held_out_size, hold_out_stratified, permutation
+from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read_csv
+from dltrain.datasets.csv_table import Table, drop_rows, parse_column, reject_missing
+from dltrain.datasets.describe import classes_line, count, listed, missing_line, splits_line
 from dltrain.datasets.numerics import nonzero_std
-from dltrain.datasets.table_columns import fit_column, standardize
+from dltrain.datasets.table_columns import Column, describe_columns, fit_column, reason_to_ignore, standardize
 from dltrain.errors import ConfigError, format_error
 
 MIN_ROWS = 3
 MAX_NUMERIC_CLASSES = 20  # a column of at most this many different whole numbers may also be one of classes
 MAX_STRAY_TEXT = 0.1  # up to this fraction of text in a column of numbers counts as errors of the file
 UNITS = ("shift", "shift_rest", "scale")
+REASONS = {
+    "empty": "no values",
+    "identifier": "identifiers",
+    "texts": "a text of its own in most rows",
+    "ignore": "data.ignore",
+}
 
 
 class CsvTable:
@@ -38,6 +38,7 @@ class CsvTable:
 
     Columns of numbers are standardized with the mean and standard deviation of the training rows. Columns of words are
     one-hot over the words of the training rows; unknown words, and missing values with ``missing=mean``, are all zeros.
+    Dates become the time, and sine and cosine of the day in the year and of the day in the week.
 
     A column of words to predict is a set of classes, a column of numbers is a target; a column of at most 20 different
     whole numbers is both: ``targets`` are the classes then, and ``values`` the numbers. Numbers to predict are
@@ -45,10 +46,17 @@ class CsvTable:
     shift; all three are (B, 1).
 
     Args:
-        path: The file; its first line names the columns.
+        path: The file.
         column: Column to predict; None takes the last one.
-        missing: Policy for missing values (empty cells, NA and NaN): ``refuse``, or ``mean`` of the training rows. They
-            are always rejected in the column to predict.
+        header: Whether the first line names the columns; otherwise they are called column_1, column_2, ...
+        decimal: Decimal mark, ``point`` or ``comma``; None finds it from the rows.
+        day_first: Whether 05/06/2020 is the fifth of June; None finds it from the rows.
+        missing_words: Words that mean a missing value in this file, besides the usual ones.
+        ignore: Columns to leave out: a list of names, or ``auto`` for columns that identify the rows or have a text of
+            their own in most rows. None leaves nothing out and takes dates for words, as before 0.3.
+        missing: Policy for missing values: ``refuse``, or ``mean`` of the training rows. They are always rejected in
+            the column to predict.
+        stratify: Whether the splits have the same fraction of every class, as far as possible.
         validation: Fraction of the rows to hold out for validation, in [0, 1).
         test: Fraction of the rows to hold out for testing, in (0, 1).
         batch_size: Examples per step, at least 1.
@@ -62,7 +70,13 @@ class CsvTable:
         self,
         path: str,
         column: str | None = None,
+        header: bool = True,
+        decimal: str | None = None,
+        day_first: bool | None = None,
+        missing_words: list[str] | None = None,
+        ignore: str | list[str] | None = "auto",
         missing: str = "refuse",
+        stratify: bool = True,
         validation: float = 0.15,
         test: float = 0.15,
         batch_size: int = 64,
@@ -75,17 +89,32 @@ class CsvTable:
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
         self.bad = BadSamples(on_bad_sample, max_bad_samples)
-        table = read_csv(existing_file(path, "an existing CSV file"), bad=self.bad)
-        table = drop_rows(table, find_stray_text(table), self.bad)
-        table.indices_of(table.header)
+        self.notation = Notation(header, decimal, tuple(missing_words or ()))
+        table = read_csv(existing_file(path, "an existing CSV file"), self.notation, self.bad)
+        self.notation = replace(self.notation, trained_on=table)
+        table = drop_rows(table, find_stray_text(table, refuse_mixed=ignore is not None), self.bad)
+        if len(table) < MIN_ROWS:
+            raise ConfigError(format_error("data.path", f"at least {MIN_ROWS} rows in {table.path}", len(table)))
         target = table.index_of(column or table.header[-1])
-        features = [index for index in range(len(table.header)) if index != target]
+        self.left_out = _choose_columns(table, target, ignore)
+        features = [index for index, name in enumerate(table.header) if index != target and name not in self.left_out]
         if not features:
-            raise ConfigError(format_error("data.path", "a column besides the predicted one", table.header[target]))
-        self.parts = _split_rows(table, validation, test)
+            hint = f"Left out: {listed(self.left_out)}" if self.left_out else ""
+            raise ConfigError(
+                format_error("data.path", "a column besides the predicted one", table.header[target], hint)
+            )
+        table.indices_of(table.header[index] for index in [*features, target])
+        reject_missing(table, [target], "Remove such rows from the file")
+        if ignore is not None and reason_to_ignore(table, target) == "texts":
+            expected = "a column of classes or numbers to predict"
+            raise ConfigError(format_error("data.column", expected, f"{table.header[target]}, {REASONS['texts']}"))
+        self.table = table
+        self.parts = _split_rows(table, target, validation, test, stratify)
         train = self.parts[0].numpy()
         self._check_missing(table, features)
-        self.columns = [fit_column(table, index, train) for index in features]
+        self.columns: list[Column] = [
+            fit_column(table, index, train, ignore is not None, day_first) for index in features
+        ]
         targets, facts = _fit_target(table, target, train)
         self.rows = {"inputs": self._encode(table, features), **targets}
         # One row of what converts a normalized number back; empty for classes.
@@ -101,14 +130,33 @@ class CsvTable:
         train, val, test = sources
         return Splits(train, val if len(val) else None, test)
 
+    def describe(self) -> list[str]:
+        """Return what was read, in a few lines."""
+        table, (target,) = self.table, self.spec.target_names or ()
+        lines = [f"{table.path.name}: {count(len(table), 'row')}, {count(len(table.header), 'column')}"]
+        lines += [f"{kind}: {listed(names)}" for kind, names in describe_columns(self.columns).items()]
+        for reason, why in REASONS.items():
+            if names := [name or "(no name)" for name, found in self.left_out.items() if found == reason]:
+                lines.append(f"left out: {listed(names)} ({why})")
+        lines += missing_line(table, [table.header.index(column.name) for column in self.columns])
+        splits = dict(zip(("training", "validation", "test"), self.parts, strict=True))
+        if self.spec.class_names is None:
+            values = table.numbers(table.index_of(target))
+            lines.append(f"to predict: {target}, numbers from {values.min():g} to {values.max():g}")
+        else:
+            lines.append(f"to predict: {target}, {len(self.spec.class_names)} classes")
+            labels = {name: self.rows["targets"][rows].numpy() for name, rows in splits.items()}
+            lines += classes_line(self.spec.class_names, labels)
+        return [*lines, splits_line({name: len(rows) for name, rows in splits.items()}, "rows, at random")]
+
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
         """Read the rows of CSV files, of which only the columns that the model sees must exist."""
         for file in files.expand("a CSV file"):
             with file.errors_as_input(), csv_errors(file.path), file.open_text() as lines:
-                for table in iterate_tables(lines, file.path, files.batch_size):
+                for table in iterate_tables(lines, file.path, files.batch_size, self.notation):
                     encoded = self._encode(table, table.indices_of([column.name for column in self.columns]))
                     units: Batch = {name: value.expand(len(encoded), 1) for name, value in self.units.items()}
-                    names = [{"input": file.name, "line": line} for line in table.lines]
+                    names = [{"input": file.name, "line": line} for line in table.lines.tolist()]
                     yield Inputs({"inputs": encoded, **units}, names)
 
     def _check_missing(self, table: Table, features: list[int]) -> None:
@@ -122,40 +170,77 @@ class CsvTable:
         return torch.from_numpy(np.concatenate(encoded, axis=1).astype(np.float32))
 
 
-def find_stray_text(table: Table) -> dict[int, str]:
+def find_stray_text(table: Table, refuse_mixed: bool) -> dict[int, str]:
     """Find text in columns with at least nine numbers in ten cells: row -> what is wrong with it.
 
     Columns of few different whole numbers are left alone: they may be classes, whose other names may be words.
+
+    Args:
+        table: The file.
+        refuse_mixed: Whether to reject columns of numbers with more text than that.
     """
     found: dict[int, str] = {}
     for column, name in enumerate(table.header):
-        values = {row: table.parse_number(cell) for row, cell in enumerate(table.cells(column)) if not is_missing(cell)}
-        text = [row for row, value in values.items() if value is None]
-        different = {value for value in values.values() if value is not None}
-        continuous = len(different) > MAX_NUMERIC_CLASSES or any(value % 1 for value in different)
-        if continuous and len(text) <= MAX_STRAY_TEXT * len(values):
-            for row in text:
-                where = f"a finite number in column {name}, line {table.lines[row]} of {table.path}"
-                found.setdefault(row, format_error("data.path", where, table.rows[row][column]))
+        text, different = np.flatnonzero(table.text(column)), table.different_numbers(column)
+        continuous = len(different) > MAX_NUMERIC_CLASSES or (different % 1).any()
+        known = len(text) + np.count_nonzero(~np.isnan(table.numbers(column)))
+        if not len(text) or not continuous or 2 * len(text) > known:
+            continue
+        if len(text) <= MAX_STRAY_TEXT * known:
+            for row in text.tolist():
+                expected = f"a finite number in {table.place(column, row)}"
+                found.setdefault(row, format_error("data.path", expected, table.columns[column][row]))
+        elif refuse_mixed:
+            word = table.columns[column][text[0]]
+            got = f"{word}, and text in {len(text)} of {len(table)} rows"
+            hint = (
+                f"data.missing_words=[{word}] takes it for a missing value, data.ignore=[{name}] leaves the column out"
+            )
+            expected = f"numbers or words only in {table.place(column, int(text[0]))}"
+            raise ConfigError(format_error("data.path", expected, got, hint))
     return found
 
 
-def _split_rows(table: Table, validation: float, test: float) -> list[Tensor]:
+def _choose_columns(table: Table, target: int, ignore: str | list[str] | None) -> dict[str, str]:
+    """Return the columns to leave out, and why."""
+    if isinstance(ignore, list):
+        table.indices_of(ignore)
+        return dict.fromkeys(ignore, "ignore")
+    if ignore is None:
+        return {}
+    one_of("data.ignore", ignore, ("auto",))
+    reasons = {name: reason_to_ignore(table, index) for index, name in enumerate(table.header) if index != target}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def _split_rows(table: Table, target: int, validation: float, test: float, stratify: bool) -> list[Tensor]:
     """Return the rows of each split."""
-    count = len(table.rows)
-    if count < MIN_ROWS:
-        raise ConfigError(format_error("data.path", f"at least {MIN_ROWS} rows in {table.path}", count))
+    count = len(table)
     held_out = [held_out_size(count, validation), held_out_size(count, test)]
+    labels = torch.from_numpy(np.unique(table.columns[target].codes, return_inverse=True)[1])
+    if stratify and 1 < len(labels.unique()) <= max(MAX_NUMERIC_CLASSES, count // 10) and _are_classes(table, target):
+        rest, tested = hold_out_stratified(labels, test)
+        train, val = hold_out_stratified(labels[rest], held_out[0] / len(rest))
+        return [rest[train], rest[val], tested]
     return list(permutation(count).split([count - sum(held_out), *held_out]))
+
+
+def _are_classes(table: Table, target: int) -> bool:
+    """Whether the column to predict holds words, or few different whole numbers."""
+    if not table.is_numeric(target):
+        return True
+    names = table.different_numbers(target)
+    return len(names) <= MAX_NUMERIC_CLASSES and bool((names == names.round()).all())
 
 
 def _fit_target(table: Table, target: int, train: np.ndarray) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the rows of the column to predict, and its facts."""
-    reject_missing(table, [target], "Remove such rows from the file")
     if not table.is_numeric(target):
-        names, labels = np.unique(table.cells(target), return_inverse=True)
+        names, labels = np.unique(
+            np.array(table.columns[target].words)[table.columns[target].codes], return_inverse=True
+        )
         return {"targets": torch.from_numpy(labels)}, _class_facts(names.tolist())
-    values = parse_numbers(table, target)
+    values = parse_column(table, target)
     mean, scale = values[train].mean(), float(nonzero_std(values[train]))
     shift = np.float32(mean)
     columns = {
@@ -167,7 +252,7 @@ def _fit_target(table: Table, target: int, train: np.ndarray) -> tuple[dict[str,
         for name, value in columns.items()
     }
     names, labels = np.unique(values, return_inverse=True)
-    if len(names) > MAX_NUMERIC_CLASSES or not (names == names.round()).all():
+    if not _are_classes(table, target):
         return {"targets": rows.pop("values"), **rows}, {"targets": 1}
     facts = {**_class_facts([f"{name:.0f}" for name in names]), "targets": 1}
     return {"targets": torch.from_numpy(labels), **rows}, facts

@@ -1,14 +1,24 @@
 """Columns of a table as model inputs, fitted on the training rows."""
 
+import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
-from dltrain.datasets.csv_file import LARGEST, Table, is_missing, parse_numbers
+from dltrain.datasets.cells import is_time_name
+from dltrain.datasets.csv_table import LARGEST, Table, parse_column
+from dltrain.datasets.date_columns import check_dates, parse_cells
+from dltrain.datasets.date_form import DateForm
 from dltrain.datasets.numerics import nonzero_std
 from dltrain.errors import ConfigError, format_error
 
 MAX_WORDS = 1000
+MANY_WORDS = 50
+YEAR = 365.25
+FEW_WORDS = 20  # up to this many different words are never taken for texts
+IDENTIFIER = re.compile(r"(unnamed: \d+|index|idx|row|nr|no|key|uuid|guid|)|(.*[\W_])?id|.*[a-z]I[dD]", re.IGNORECASE)
 
 
 class NumberColumn(NamedTuple):
@@ -24,7 +34,7 @@ class NumberColumn(NamedTuple):
         Raises:
             ConfigError: A cell holds text, or is beyond the range of float32 after standardization.
         """
-        values = parse_numbers(table, column, "This column holds numbers in training")
+        values = parse_column(table, column, "This column holds numbers in training")
         return np.nan_to_num(standardize(values, self.mean, self.scale, table, column), nan=0.0)[:, None]
 
 
@@ -36,26 +46,85 @@ class WordColumn(NamedTuple):
 
     def encode(self, table: Table, column: int) -> np.ndarray:
         """Return (rows, words) of 0 and 1; all 0 for unknown words and missing values."""
-        encoded = np.zeros((len(table.rows), len(self.indices)), dtype=np.float32)
-        for row, cell in enumerate(table.cells(column)):
-            if cell in self.indices:
-                encoded[row, self.indices[cell]] = 1.0
-        return encoded
+        cells = table.columns[column]
+        encoded = np.zeros((len(cells.words), len(self.indices)), dtype=np.float32)
+        for row, word in enumerate(cells.words):
+            if word in self.indices:
+                encoded[row, self.indices[word]] = 1.0
+        return encoded[cells.codes]
 
 
-Column = NumberColumn | WordColumn
+class DateColumn(NamedTuple):
+    """A column of dates: the standardized time, then sine and cosine of the day in the year and in the week.
+
+    If the dates have hours, sine and cosine of the time of day follow.
+    """
+
+    name: str
+    form: DateForm
+    mean: float
+    scale: float
+    clock: bool
+
+    def encode(self, table: Table, column: int) -> np.ndarray:
+        """Return (rows, 5 or 7), with 0 for missing values.
+
+        Raises:
+            ConfigError: A cell is no date in the form of training.
+        """
+        named = is_time_name(self.name)
+        dates = parse_cells(table.columns[column], self.form.day_first, named)
+        wrong = 0 if dates is None else dates.bad
+        if dates is None or wrong is not None:
+            expected = f"a date as in training in {table.place(column, wrong or 0)}"
+            raise ConfigError(format_error("data.column", expected, table.columns[column][wrong or 0]))
+        time = dates.times
+        days = days_of(time)
+        turns = [time.dt.day_of_year / YEAR, time.dt.day_of_week / 7] + [days % 1] * self.clock
+        angles = 2 * np.pi * np.stack(turns, axis=1)
+        circles = np.stack([np.sin(angles), np.cos(angles)], axis=2).reshape(len(days), -1)
+        return np.nan_to_num(np.concatenate([((days - self.mean) / self.scale)[:, None], circles], axis=1), nan=0.0)
 
 
-def fit_column(table: Table, column: int, train: np.ndarray) -> Column:
+Column = NumberColumn | WordColumn | DateColumn
+
+
+def days_of(times: pd.Series) -> np.ndarray:
+    """Return the days since 1970 in float64, with NaN for missing times."""
+    return ((times - pd.Timestamp(0)) / pd.Timedelta(days=1)).to_numpy()
+
+
+def fit_column(
+    table: Table, column: int, train: np.ndarray, dates: bool = False, day_first: bool | None = None
+) -> Column:
     """Fit a column on the rows ``train`` of a table.
+
+    Args:
+        table: The file.
+        column: Index of the column.
+        train: The training rows.
+        dates: Whether columns of dates are told from words.
+        day_first: Whether the day stands before the month; None decides by the column.
 
     Raises:
         ConfigError: There is no number in the training rows, or there are too many different words.
     """
     name = table.header[column]
+    if dates and (is_time_name(name) or not table.is_numeric(column)):
+        found = parse_cells(table.columns[column], day_first, is_time_name(name))
+        if found is not None:
+            check_dates(table, column, found, missing=True)
+            days = days_of(found.times)
+            known = days[train][~np.isnan(days[train])]
+            return DateColumn(name, found.form, known.mean(), float(nonzero_std(known)), bool((known % 1).any()))
     if not table.is_numeric(column):
-        return WordColumn(name, _index_words(table, column, train))
-    values = parse_numbers(table, column)
+        words = sorted(word for word in table.columns[column].select(train).words if not table.is_missing_word(word))
+        if len(words) > MAX_WORDS:
+            expected = f"at most {MAX_WORDS:,} different words in column {name} of {table.path}"
+            hint = f"data.ignore=[{name}] leaves it out"
+            raise ConfigError(format_error("data.path", expected, f"{len(words):,}", hint))
+        return WordColumn(name, {word: number for number, word in enumerate(words)})
+    values = parse_column(table, column)
     known = values[train][~np.isnan(values[train])]
     if not len(known):
         raise ConfigError(
@@ -64,23 +133,40 @@ def fit_column(table: Table, column: int, train: np.ndarray) -> Column:
     return NumberColumn(name, known.mean(), float(nonzero_std(known)))
 
 
+def describe_columns(columns: Iterable[Column]) -> dict[str, list[str]]:
+    """Return the names of the columns of each kind, with the number of words of columns of words."""
+    found: dict[str, list[str]] = {}
+    for column in columns:
+        if isinstance(column, NumberColumn):
+            found.setdefault("numbers", []).append(column.name)
+        elif isinstance(column, WordColumn):
+            many = ", many" if len(column.indices) > MANY_WORDS else ""
+            found.setdefault("words", []).append(f"{column.name} ({len(column.indices)} different{many})")
+        else:
+            found.setdefault("dates", []).append(column.name)
+    return found
+
+
+def reason_to_ignore(table: Table, column: int) -> str | None:
+    """Return why a column cannot help a model: it is empty, identifies the rows, or has a text of its own in each."""
+    cells = table.columns[column]
+    known = [word for word in cells.words if not table.is_missing_word(word)]
+    if not known:
+        return "empty"
+    if table.is_numeric(column):
+        values = table.numbers(column)
+        distinct = len(cells.words) == len(values) and not np.isnan(values).any() and not (values % 1).any()
+        return "identifier" if distinct and IDENTIFIER.fullmatch(table.header[column]) else None
+    many = len(known) > max(FEW_WORDS, len(cells) / 2)
+    return "texts" if many and parse_cells(cells, True, is_time_name(table.header[column])) is None else None
+
+
 def standardize(values: np.ndarray, mean: float, scale: float, table: Table, column: int) -> np.ndarray:
     """Return (values - mean) / scale, checked to be within the range of float32."""
     found = (values - mean) / scale
     far = np.flatnonzero(np.abs(found) > LARGEST)
     if len(far):
         row = int(far[0])
-        where = f"column {table.header[column]}, line {table.lines[row]} of {table.path}"
-        raise ConfigError(
-            format_error("data.column", f"a number like those in training in {where}", table.rows[row][column])
-        )
+        expected = f"a number like those in training in {table.place(column, row)}"
+        raise ConfigError(format_error("data.column", expected, table.columns[column][row]))
     return found
-
-
-def _index_words(table: Table, column: int, train: np.ndarray) -> dict[str, int]:
-    cells = table.cells(column)
-    words = sorted({cells[row] for row in train if not is_missing(cells[row])})
-    if len(words) > MAX_WORDS:
-        expected = f"at most {MAX_WORDS:,} different words in column {table.header[column]} of {table.path}"
-        raise ConfigError(format_error("data.path", expected, f"{len(words):,}", "Remove the column from the file"))
-    return {word: number for number, word in enumerate(words)}

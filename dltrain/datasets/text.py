@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dltrain.data.checks import at_least, check_held_out, existing_file, one_of
 from dltrain.data.inputs import InputFiles
@@ -23,7 +24,8 @@ UNKNOWN = -1
 class Text:
     """A text file, split in its order into training, validation and test tokens.
 
-    Training windows start every ``stride`` tokens; validation and test windows predict each token of their split once.
+    Training windows start every ``stride`` tokens; validation and test windows predict each token of their split once,
+    the last of them padded with the token -1.
     The vocabulary is that of the whole file, so characters that occur only in the test split are known, but untrained.
 
     Args:
@@ -75,9 +77,9 @@ class Text:
         held_out = [held_out_size(len(tokens), self.validation), held_out_size(len(tokens), self.test)]
         train, val, test = tokens.split([len(tokens) - sum(held_out), *held_out])
         return Splits(
-            self._source(train, self.stride),
-            self._source(val, self.context_length) if self.validation else None,
-            self._source(test, self.context_length),
+            Source(self._windows(train, self.stride), NextToken()),
+            self._held_out(val) if self.validation else None,
+            self._held_out(test),
         )
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
@@ -89,16 +91,24 @@ class Text:
                 with file.errors_as_input():
                     yield _whole_text(file.name, self.tokenizer.encode_bytes(file.read_bytes()))
 
-    def _source(self, part: Tensor, stride: int) -> Source:
+    def _held_out(self, part: Tensor) -> Source:
+        missing = -(len(part) - 1) % self.context_length
+        whole = F.pad(part.to(torch.int32), (0, missing), value=UNKNOWN)
+        rows = self._windows(part, self.context_length)
+        return Source(self._windows(whole, self.context_length), NextToken(), fingerprinted=rows)
+
+    def _windows(self, part: Tensor, stride: int) -> dict[str, Tensor]:
         if len(part) <= self.context_length:
             expected = f"more than context_length = {self.context_length} tokens in each split of {self.path}"
             hint = "Reduce data.context_length, or increase data.validation and data.test"
             raise ConfigError(format_error("data.context_length", expected, f"{len(part)} tokens in one of them", hint))
-        return Source({"tokens": part.unfold(0, self.context_length + 1, stride)}, NextToken())
+        return {"tokens": part.unfold(0, self.context_length + 1, stride)}
 
 
 class NextToken(nn.Module):
     """Windows of tokens as inputs and targets: the targets are the inputs shifted by one token.
+
+    The token -1 after the end of a text is the target -1 and the input 0, which no causal model reads before it.
 
     Shape:
         tokens (B, length + 1) -> inputs (B, length), targets (B, length), both int64
@@ -107,7 +117,7 @@ class NextToken(nn.Module):
     def forward(self, rows: Batch) -> Batch:
         """Prepare any number of windows at once."""
         tokens = rows["tokens"].long()
-        return {"inputs": tokens[:, :-1].contiguous(), "targets": tokens[:, 1:].contiguous()}
+        return {"inputs": tokens[:, :-1].clamp(min=0), "targets": tokens[:, 1:].contiguous()}
 
 
 def _whole_text(name: str, tokens: list[int]) -> Inputs:

@@ -1,26 +1,32 @@
 """Time series cut into windows: past steps predict the next ones."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import count
+from itertools import count as count_up
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
+import torch
 
 from dltrain.data.checks import at_least, check_held_out, existing_file, one_of
 from dltrain.data.inputs import InputFiles
 from dltrain.data.spec import Inputs, Source, Spec, Splits
 from dltrain.data.splits import held_out_size
-from dltrain.datasets.csv_file import Table, csv_errors, iterate_tables, parse_numbers, read_csv, reject_missing
-from dltrain.datasets.future_timestamps import Time, continue_times
+from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read_csv
+from dltrain.datasets.csv_table import Table, parse_column, reject_missing
+from dltrain.datasets.date_columns import find_times
+from dltrain.datasets.describe import count, listed, missing_line, splits_line
 from dltrain.datasets.numerics import split_float64
-from dltrain.datasets.timestamps import check_order, infer_season, is_time_name, parse_times
+from dltrain.datasets.series_table import Series, check_order, choose_columns, continue_times, select_rows, split_series
+from dltrain.datasets.steps import infer_season, step_words
 from dltrain.datasets.windows import Normalize, SplitRange
 from dltrain.errors import ConfigError, format_error
 
+SEASONS = 3  # that a series must have before it counts as seasonal
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
 BUNDLED = Path(__file__).parent / "bundled"
-HEAD_ROWS = 500
 
 
 class BundledSeries(NamedTuple):
@@ -43,19 +49,29 @@ class TimeSeries:
     A training window lies in the training rows. A validation or test window has its targets in its own split, but may
     read earlier rows. Everything that is fitted is fitted on the training rows. Rows count as equidistant.
 
+    With ``group``, the rows of each value of that column are a series of their own: each is split by time and has its
+    own scale, and no window crosses from one to another.
+
     Args:
         series: A bundled series: ``co2`` (weekly), ``elnino`` (monthly) or ``sunspots`` (yearly).
         path: A CSV file with one row per step, oldest first, instead of ``series``.
-        column: Name of the series, or a list of names; None takes all columns of numbers except timestamps.
+        column: Name of the column to forecast, or a list of names. ``auto`` takes all columns of numbers except
+            timestamps, row numbers and flags (0 or 1); None takes these as well, but for timestamps, as before 0.3.
+        group: Column that tells several series of one file apart, such as a store or a sensor.
+        where: ``column:value``: only the rows with this value are read.
+        header: Whether the first line names the columns; otherwise they are called column_1, column_2, ...
+        decimal: Decimal mark, ``point`` or ``comma``; None finds it from the rows.
+        day_first: Whether 05/06/2020 is the fifth of June; None finds it from the rows.
+        missing_words: Words that mean a missing value in this file, besides the usual ones.
         window: Steps that a model reads, at least 1.
         horizon: Steps that it predicts, at least 1.
         season: Steps per season, at least 1; None takes that of the bundled series, or infers it from the timestamps
-            (1 if that is not possible).
+            (1 if that is not possible, or if there are fewer than three seasons).
         normalise: ``last``: values minus the last of the window, divided by the root mean square of such differences
             over the horizon in training; ``window``: values minus the mean of the window, divided by its standard
             deviation; ``train``: values minus the mean of the training rows, divided by their standard deviation.
-        missing: Policy for missing values (empty cells, NA and NaN): ``refuse``, ``interpolate`` linearly, or repeat
-            the ``last`` value. Nothing is filled from a later split; missing values at the start take the first value.
+        missing: Policy for missing values: ``refuse``, ``interpolate`` linearly, or repeat the ``last`` value. Nothing
+            is filled from a later split; missing values at the start take the first value.
         validation: Fraction of the rows to hold out for validation, in [0, 1).
         test: Fraction of the rows, at the end, to hold out for testing, in (0, 1).
         batch_size: Windows per step, at least 1.
@@ -66,7 +82,13 @@ class TimeSeries:
         self,
         series: str = "co2",
         path: str | None = None,
-        column: str | list[str] | None = None,
+        column: str | list[str] | None = "auto",
+        group: str | None = None,
+        where: str | None = None,
+        header: bool = True,
+        decimal: str | None = None,
+        day_first: bool | None = None,
+        missing_words: list[str] | None = None,
         window: int = 104,
         horizon: int = 26,
         season: int | None = None,
@@ -86,71 +108,129 @@ class TimeSeries:
         self.missing = one_of("data.missing", missing, ("refuse", "interpolate", "last"))
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
+        self.group, self.where, self.day_first = group, where, day_first
         bundled = None if path else SERIES[one_of("data.series", series, SERIES)]
         self.path = existing_file(path, "an existing CSV file") if path else BUNDLED / f"{series}.csv"
-        head = read_csv(self.path, HEAD_ROWS)
-        self.names = _choose_columns(head, column)
+        self.notation = Notation(header, decimal, tuple(missing_words or ()))
+        self.table = select_rows(read_csv(self.path, self.notation), where)
+        self.notation = replace(self.notation, trained_on=self.table)
+        self.times = find_times(self.table, day_first)
+        apart = list(self.times.columns) if self.times else []
+        apart += [self.table.index_of(group)] if group else []
+        self.names, self.left_out = choose_columns(self.table, column, apart)
+        self.series = split_series(self.table, group)
         if season is None:
-            season = bundled.season if bundled else infer_season(parse_times(head))
+            times = self._first_times()
+            season = bundled.season if bundled else 1 if times is None else infer_season(times)
+            season = season if season * SEASONS <= len(self.series[0].rows) else 1
         self.lead = max(window, 2 * at_least("data.season", season, 1))
-        self.spec = self._facts(season, bundled.unit if bundled else None)
-
-    def _facts(self, season: int, unit: str | None) -> Spec:
+        self.short = [str(one.name) for one in self.series if not self._is_long(one)] if group else []
+        if 0 < len(self.short) < len(self.series):
+            self.series = [one for one in self.series if self._is_long(one)]
         columns = len(self.names)
-        return Spec(
-            shape=(self.window, columns),
-            size=self.window * columns,
+        self.spec = Spec(
+            shape=(window, columns),
+            size=window * columns,
             features=columns,
-            length=self.window,
+            length=window,
             columns=columns,
-            horizon=self.horizon,
+            horizon=horizon,
+            lags=window * columns,
             season=season,
-            unit=unit,
+            unit=bundled.unit if bundled else None,
             target_names=tuple(self.names),
+            series_names=tuple(str(one.name) for one in self.series) if group else None,
         )
 
+    def _is_long(self, one: Series) -> bool:
+        """Whether a series has a window in each split."""
+        ranges = self._split_ranges(len(one.rows)).values()
+        return all(part.count_windows(self.horizon) > 0 for part in ranges)
+
+    def _first_times(self) -> pd.Series | None:
+        """Return the times of the first series."""
+        return self.times.dates.times.iloc[self.series[0].rows] if self.times else None
+
     def load(self) -> Splits:
-        """Read the whole file, fill missing values, fit the scale and cut the windows."""
-        table = read_csv(self.path)
-        check_order(table)
-        ranges = self._split_ranges(len(table.rows))
-        values = _fill_missing(table, self.names, self.missing, [part.end for part in ranges.values()])
-        if min(part.count_windows(self.horizon) for part in ranges.values()) < 1:
-            raise self._too_short(len(values))
-        series = split_float64(values)
-        train = values[: ranges["train"].end]
-        sources = {
-            name: Source(
-                {"values": part.windows(series, self.horizon)},
-                Normalize(train, self.window, self.horizon, self.normalise, history=name != "train"),
-            )
-            for name, part in ranges.items()
-        }
+        """Fill missing values, fit the scales and cut the windows."""
+        self.notes = check_order(self.table, self.times, self.series, self.group)
+        parts = [self._split_ranges(len(one.rows)) for one in self.series]
+        if not all(map(self._is_long, self.series)):
+            raise self._too_short(len(self.series[0].rows))
+        values = [
+            _fill_missing(self.table.select(one.rows), self.names, self.missing, [part.end for part in ranges.values()])
+            for one, ranges in zip(self.series, parts, strict=True)
+        ]
+        train = [found[: ranges["train"].end] for found, ranges in zip(values, parts, strict=True)]
+        self.sizes, sources = {}, {}
+        for name in parts[0]:
+            windows = [
+                ranges[name].windows(split_float64(found), self.horizon)
+                for found, ranges in zip(values, parts, strict=True)
+            ]
+            self.sizes[name] = sum(map(len, windows))
+            rows = {"values": windows[0]}
+            if self.group:
+                number = torch.arange(len(windows)).repeat_interleave(torch.tensor([len(part) for part in windows]))
+                rows = {"values": torch.cat(windows), "group": number}
+            scale = Normalize(train, self.window, self.horizon, self.normalise, self.spec.season or 1, name != "train")
+            sources[name] = Source(rows, scale)
         return Splits(sources["train"], sources.get("val"), sources["test"])
+
+    def describe(self) -> list[str]:
+        """Return what was read, in a few lines."""
+        table = self.table
+        rows = f"{table.path.name}: {count(len(table), 'row')}" + (f" with {self.where}" * bool(self.where))
+        lines = [f"{rows}, to forecast: {listed(self.names)}"]
+        if self.left_out:
+            lines.append(f"left out: {listed(name or '(no name)' for name in self.left_out)} (data.column names them)")
+        if self.group:
+            lines.append(f"{len(self.series):,} series by {self.group}: {listed(str(one.name) for one in self.series)}")
+        if self.times and (times := self._first_times()) is not None:
+            names = " ".join(table.header[column] for column in self.times.columns)
+            first, last = self.times.cells[0], self.times.cells[len(table) - 1]
+            lines.append(f"time: {names} from {first} to {last}, step {step_words(times)}")
+        season = f"{self.spec.season} steps" if self.spec.season != 1 else "none found; data.season=STEPS sets one"
+        lines.append(f"season: {season}")
+        lines += missing_line(table, map(table.index_of, self.names)) + self.notes
+        if self.short:
+            lines.append(f"left out: {listed(self.short)} (too few rows)")
+        return [*lines, splits_line({SPLITS[name]: size for name, size in self.sizes.items()}, "windows, by time")]
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
         """Read the last window of CSV files, or of the training file without any; what follows it is unknown."""
         if not (files.names or files.text):
-            yield self._last_window(read_csv(self.path), self.path.name)
+            yield from self._last_windows(self.table, self.path.name)
             return
         for file in files.expand("a CSV file"):
             with file.errors_as_input(), csv_errors(file.path), file.open_text() as lines:
-                yield self._last_window(next(iterate_tables(lines, file.path, None)), file.name)
+                table = next(iterate_tables(lines, file.path, None, self.notation))
+                yield from self._last_windows(select_rows(table, self.where), file.name)
 
-    def _last_window(self, table: Table, name: str) -> Inputs:
-        """Return the last window of a table in the format of a split, with NaN for the future."""
-        check_order(table)
+    def _last_windows(self, table: Table, name: str) -> Iterator[Inputs]:
+        """Yield the last window of each series in the format of a split, with NaN for the future."""
+        times, series = find_times(table, self.day_first), split_series(table, self.group)
+        check_order(table, times, series, self.group)
         table.indices_of(self.names)
-        if (rows := len(table.rows)) < self.window:
-            raise ConfigError(
-                format_error("data.path", f"at least data.window={self.window} rows in {table.path}", rows)
-            )
-        times: Sequence[Time | None] = continue_times(table, self.horizon) or [None] * self.horizon
-        if self.missing == "refuse":  # missing values before the window do not matter
-            table = replace(table, rows=table.rows[-self.window :], lines=table.lines[-self.window :])
-        values = _fill_missing(table, self.names, self.missing, [len(table.rows)])[-self.window :]
-        values = np.pad(values, ((0, self.horizon), (0, 0)), constant_values=np.nan)
-        return Inputs({"values": split_float64(values)[None]}, [{"input": name, "time": time} for time in times])
+        known = [one.name for one in self.series]
+        for one in series:
+            if one.name not in known:
+                expected = f"a value of column {self.group} that training had: {listed(map(str, known))}"
+                raise ConfigError(format_error("data.group", expected, one.name))
+            if len(one.rows) < self.window:
+                expected = f"at least data.window={self.window} rows in {table.path}"
+                raise ConfigError(format_error("data.path", expected, len(one.rows)))
+            later = continue_times(table, times, one, self.horizon)
+            # Missing values before the window do not matter, unless they are filled from there.
+            rows = one.rows[-self.window :] if self.missing == "refuse" else one.rows
+            values = _fill_missing(table.select(rows), self.names, self.missing, [len(rows)])[-self.window :]
+            values = np.pad(values, ((0, self.horizon), (0, 0)), constant_values=np.nan)
+            window = {"values": split_float64(values)[None]}
+            names: list[dict[str, Any]] = [{"input": name, "time": time} for time in later]
+            if self.group:
+                window["group"] = torch.tensor([known.index(one.name)])
+                names = [{"input": name, "series": one.name, "time": time} for time in later]
+            yield Inputs(window, names)
 
     def _split_ranges(self, rows: int) -> dict[str, SplitRange]:
         """Return the rows of each split; only validation and test windows include the lead of the naive forecasts."""
@@ -166,9 +246,10 @@ class TimeSeries:
         # Rounding may give a split one row more than its fraction, so start the search below the exact bound.
         least = (window + horizon - 2) / (1 - self.validation - self.test)
         least = max(least, *((horizon - 1) / part for part in (self.validation, self.test) if part))
+        least = max(least, (self.lead + horizon - 2) / (1 - self.test * bool(self.validation)))
         enough = next(
             number
-            for number in count(max(rows + 1, int(least)))
+            for number in count_up(max(rows + 1, int(least)))
             if min(part.count_windows(horizon) for part in self._split_ranges(number).values()) >= 1
         )
         expected = f"at least {enough} rows for window {window}, horizon {horizon} and season {season} in {self.path}"
@@ -176,29 +257,10 @@ class TimeSeries:
         return ConfigError(format_error("data.path", expected, f"{rows} rows", hint))
 
 
-def _choose_columns(head: Table, column: str | list[str] | None) -> list[str]:
-    """Return the names of the series to predict."""
-    if column is None:
-        names = [name for index, name in enumerate(head.header) if not is_time_name(name) and head.is_numeric(index)]
-        if not names:
-            expected = f"a column of numbers besides the timestamps in {head.path}"
-            raise ConfigError(format_error("data.column", expected, f"the columns {', '.join(head.header)}"))
-        head.indices_of(names)
-        return names
-    names = [column] if isinstance(column, str) else list(column)
-    for name in names:
-        parse_numbers(head, head.index_of(name))
-    if len(set(names)) < len(names):
-        raise ConfigError(format_error("data.column", "each column once", ", ".join(names)))
-    if not names:
-        raise ConfigError(format_error("data.column", f"one or more of {', '.join(head.header)}", "an empty list"))
-    return names
-
-
 def _fill_missing(table: Table, names: list[str], policy: str, ends: list[int]) -> np.ndarray:
     """Return the series (rows, columns) in float64; each split is filled from the rows before its end only."""
     columns = [table.index_of(name) for name in names]
-    values = np.stack([parse_numbers(table, column) for column in columns], axis=1)
+    values = np.stack([parse_column(table, column) for column in columns], axis=1)
     if policy == "refuse":
         reject_missing(table, columns, "data.missing=interpolate or data.missing=last fills them")
         return values

@@ -1,5 +1,6 @@
 """Windows over series, as views that copy nothing, and their normalization."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,47 +40,56 @@ class Normalize(nn.Module):
     """Windows minus a shift, divided by a scale: value = normalized * scale + shift + shift_rest.
 
     Args:
-        train: The training rows (rows, columns) in float64, to fit the scale.
+        train: The training rows (rows, columns) of each series in float64, to fit its scale.
         window: Steps that a model reads.
         horizon: Steps that it predicts.
         how: ``last``, ``window`` or ``train``; see `dltrain.datasets.time_series.TimeSeries`.
+        season: Steps per season, for the error of the naive forecast in training.
         history: Also return past and future values minus the shift, in the units of the data, for naive forecasts.
 
     Shape:
-        values (B, 2 * columns, lead + horizon) of `split_float64` -> inputs (B, window, columns), targets (B, horizon,
-        columns), shift, shift_rest (rounding error of the shift) and scale (B, 1, columns), history (B, lead, columns),
-        ahead (B, horizon, columns)
+        values (B, 2 * columns, lead + horizon) of `split_float64`, and group (B,), the index of the series, if there
+        are several -> inputs (B, window, columns), targets (B, horizon, columns), shift, shift_rest (rounding error of
+        the shift) and scale (B, 1, columns), history (B, lead, columns), ahead (B, horizon, columns), naive_error (B,
+        1, columns): mean absolute change over a season in training
     """
 
     mean: Tensor
     scale: Tensor
     least: Tensor
+    naive_error: Tensor
 
-    def __init__(self, train: np.ndarray, window: int, horizon: int, how: str, history: bool) -> None:
+    def __init__(
+        self, train: Sequence[np.ndarray], window: int, horizon: int, how: str, season: int, history: bool
+    ) -> None:
         super().__init__()
         self.window = window
         self.horizon = horizon
         self.how = how
         self.history = history
-        change = _typical_change(train, horizon)
-        scale = nonzero_std(train) if how == "train" else change
-        self.register_buffer("mean", split_float64(train.mean(axis=0, keepdims=True)))
-        self.register_buffer("scale", torch.from_numpy(scale.astype(np.float32))[:, None])
-        self.register_buffer("least", torch.from_numpy((LEAST_SCALE * change).astype(np.float32))[:, None])
+        change = np.stack([_typical_change(rows, horizon) for rows in train])
+        scale = np.stack([nonzero_std(rows) for rows in train]) if how == "train" else change
+        naive = np.stack([_seasonal_change(rows, season) for rows in train])
+        mean = torch.stack([split_float64(rows.mean(axis=0, keepdims=True)) for rows in train])
+        self.register_buffer("mean", mean)  # (series, 2 * columns, 1), the others (series, columns, 1)
+        for name, value in {"scale": scale, "least": LEAST_SCALE * change, "naive_error": naive}.items():
+            self.register_buffer(name, torch.from_numpy(value.astype(np.float32))[..., None])
 
     def forward(self, rows: Batch) -> Batch:
         """Prepare any number of windows at once."""
         values, rest = rows["values"].chunk(2, dim=1)
         lead = values.shape[-1] - self.horizon
-        anchor, anchor_rest = self.mean.chunk(2)
+        series = rows.get("group", 0)
+        anchor, anchor_rest = self.mean[series].chunk(2, dim=-2)
         if self.how != "train":
             anchor, anchor_rest = values[..., lead - 1 : lead], rest[..., lead - 1 : lead]
         # Subtracting before anything is added keeps small changes of large values in float32.
         moved = (values - anchor) + (rest - anchor_rest)
-        scale, mean = self.scale, torch.zeros_like(self.scale)
+        scale = self.scale[series]
+        mean = torch.zeros_like(scale)
         if self.how == "window":
             scale, mean = torch.std_mean(moved[..., lead - self.window : lead], dim=-1, correction=0, keepdim=True)
-            scale = scale.maximum(self.least)
+            scale = scale.maximum(self.least[series])
             moved = moved - mean
         shift, shift_rest = two_sum(anchor, anchor_rest + mean)
         normalized = moved[..., lead - self.window :] / scale
@@ -87,8 +97,10 @@ class Normalize(nn.Module):
         units = {"shift": shift, "shift_rest": shift_rest, "scale": scale}
         batch |= {name: value.expand(len(moved), -1, -1) for name, value in units.items()}
         if self.history:
-            batch |= {"history": moved[..., :lead], "ahead": moved[..., lead:]}
-        return {name: value.transpose(1, 2).contiguous() for name, value in batch.items()}
+            naive = self.naive_error[series].expand(len(moved), -1, -1)
+            batch |= {"history": moved[..., :lead], "ahead": moved[..., lead:], "naive_error": naive}
+        batch = {name: value.transpose(1, 2).contiguous() for name, value in batch.items()}
+        return {**batch, "group": rows["group"]} if self.history and "group" in rows else batch
 
 
 def _typical_change(train: np.ndarray, horizon: int) -> np.ndarray:
@@ -96,3 +108,9 @@ def _typical_change(train: np.ndarray, horizon: int) -> np.ndarray:
     lags = range(1, min(horizon, len(train) - 1) + 1)
     squares = [np.mean((train[lag:] - train[:-lag]) ** 2, axis=0) for lag in lags]
     return replace_zero(np.sqrt(np.mean(squares, axis=0)), train)
+
+
+def _seasonal_change(train: np.ndarray, season: int) -> np.ndarray:
+    """Return the mean absolute change of each column over a season, or over a step if there are too few rows."""
+    lag = season if season < len(train) else 1
+    return replace_zero(np.abs(train[lag:] - train[:-lag]).mean(axis=0), train)

@@ -19,7 +19,7 @@ class Mean:
         for name, mean in means.items():
             value = mean.detach().double() * weight
             self._sums[name] = self._sums[name] + value if name in self._sums else value
-            self._weights[name] = self._weights.get(name, 0.0) + weight
+            self._weights[name] = self._weights.get(name, 0) + weight
 
     def read(self) -> dict[str, float]:
         """Return the means, in one copy from the device."""

@@ -9,13 +9,13 @@ from dltrain.errors import ConfigError, format_error
 class Conditional(nn.Module):
     """Layers whose input is concatenated with the one-hot class of each example.
 
-    Args:
-        num_classes: Number of classes; 0 leaves the input as it is.
-        as_channels: Append the classes as constant channels to a feature map; otherwise the input is flattened first.
-
     A label outside the classes, or None, is encoded as zeros.
 
-    Shape: (B, N, ...), and labels int64 (B,) or None -> that of ``layers`` on (B, N + num_classes, ...).
+    Args:
+        num_classes: Number of classes; with 0 nothing is concatenated.
+        as_channels: Append the classes as constant channels to a feature map; otherwise the input is flattened first.
+
+    Shape: x (B, N, ...) and labels int64 (B,) or None -> the output of ``layers`` for (B, N + num_classes, ...).
     Source: Kingma et al. 2014, "Semi-supervised learning with deep generative models", section 2.1.
     """
 
@@ -37,7 +37,8 @@ class Conditional(nn.Module):
 def num_conditioning_classes(conditional: bool, classes: int | None) -> int:
     """Return the number of classes that a model is conditioned on; 0 for none.
 
-    Raise ConfigError if the model is conditional and the data have no classes.
+    Raises:
+        ConfigError: The model is conditional and the data have no classes.
     """
     if conditional and not classes:
         raise ConfigError(format_error("model.conditional", "false, as these data have no classes", conditional))

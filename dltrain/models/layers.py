@@ -46,7 +46,8 @@ def check_sizes(dropout: float = 0.0, **sizes: int | None) -> None:
 def layer_widths(hidden_size: int | list[int], num_layers: int) -> list[int]:
     """Return one width per hidden layer, of one width for all or a list of widths.
 
-    Raise ConfigError if a width is below 1, or there are not ``num_layers`` widths.
+    Raises:
+        ConfigError: A width is below 1, or there are not ``num_layers`` widths.
     """
     widths = [hidden_size] * num_layers if isinstance(hidden_size, int) else list(hidden_size)
     check_sizes(num_layers=num_layers, hidden_size=min(widths, default=1))
@@ -158,7 +159,9 @@ class Block(nn.Module):
         num_heads: Number of attention heads; divides ``width``.
         ffn_ratio: Width of the feed-forward layer, as a multiple of ``width``.
 
-    Raise ConfigError if ``num_heads`` does not divide ``width``.
+    Raises:
+        ConfigError: ``num_heads`` does not divide ``width``.
+
     Shape: (B, T, width) -> (B, T, width).
     Source: Vaswani et al. 2017, section 3; pre-norm as in Radford et al. 2019 (GPT-2), section 2.3.
     """

@@ -23,11 +23,14 @@ class Recurrent(nn.Module):
         activation: ``tanh`` or ``relu`` for rnn; None for lstm and gru, whose functions are fixed.
         vocabulary: Number of distinct tokens; None for numeric inputs.
         each_step: Return an output at every step; otherwise only after all steps.
+        linear_skip: Numbers in an example, of which a linear layer, zero at first, is added to the output after all
+            steps; None for no such layer.
 
     Shape: (B, T, features), images (B, C, H, W) as H steps, or tokens int64 (B, T) -> (B, T, outputs) with
     ``each_step``, otherwise (B, outputs).
     Source: Elman 1990; Hochreiter and Schmidhuber 1997 with the forget gate of Gers et al. 2000; Cho et al. 2014. The
-    initial forget gate bias of 1 is that of Jozefowicz, Zaremba and Sutskever 2015.
+    initial forget gate bias of 1 is that of Jozefowicz, Zaremba and Sutskever 2015; the linear layer is the
+    autoregressive component of Lai et al. 2018 (LSTNet), over all columns.
     """
 
     def __init__(
@@ -43,14 +46,18 @@ class Recurrent(nn.Module):
         vocabulary: int | None = None,
         each_step: bool = False,
         causal: bool = False,
+        linear_skip: int | None = None,
     ) -> None:
         super().__init__()
-        check_sizes(dropout, features=features, outputs=outputs, vocabulary=vocabulary)
+        check_sizes(dropout, features=features, outputs=outputs, vocabulary=vocabulary, linear_skip=linear_skip)
         check_sizes(hidden_size=hidden_size, num_layers=num_layers)
         if causal and bidirectional:
             expected = "false, as this task predicts the next step"
             hint = "A backward stack would read the steps to predict."
             raise ConfigError(format_error("model.bidirectional", expected, True, hint))
+        if linear_skip is not None and (each_step or vocabulary is not None):
+            expected = "null for tokens and for outputs at every step"
+            raise ConfigError(format_error("model.linear_skip", expected, linear_skip))
         self.hidden_size, self.bidirectional, self.each_step = hidden_size, bidirectional, each_step
         self.steps = Steps(features, hidden_size, vocabulary)
         self.layers = choose("model.cell", cell, CELLS)(
@@ -67,6 +74,10 @@ class Recurrent(nn.Module):
                 nn.init.ones_(bias[hidden_size : 2 * hidden_size])  # forget gates, open for long gradients
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(hidden_size * (2 if bidirectional else 1), outputs)
+        self.skip = None if linear_skip is None else nn.Linear(linear_skip, outputs)
+        if self.skip is not None:
+            nn.init.zeros_(self.skip.weight)
+            nn.init.zeros_(self.skip.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs at every step or after all steps."""
@@ -75,7 +86,8 @@ class Recurrent(nn.Module):
             states = torch.cat([states[:, -1, : self.hidden_size], states[:, 0, self.hidden_size :]], dim=-1)
         elif not self.each_step:
             states = states[:, -1]
-        return self.head(self.dropout(states))
+        outputs = self.head(self.dropout(states))
+        return outputs if self.skip is None else outputs + self.skip(x.flatten(1))
 
 
 def _cell_options(cell: str, activation: str | None) -> dict[str, Any]:

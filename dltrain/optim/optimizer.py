@@ -1,4 +1,4 @@
-"""The optimizer of one turn: accumulation, loss scaling, regularization, schedule and step."""
+"""Optimizer of one turn: accumulation, loss scaling, regularization, schedule and step."""
 
 import inspect
 import math
@@ -14,23 +14,23 @@ from dltrain.optim.regularization import Regularization, Regularizer
 from dltrain.optim.schedules import Schedule
 from dltrain.tasks.base import Loss
 
-SKIPPED = "skipped_steps"  # the logged name of the number of skipped steps
+SKIPPED = "skipped_steps"  # name under which the number of skipped steps is logged
 
 
 class Optimizer:
-    """Wraps a torch optimizer: call `backward` for every micro-batch, then `step`.
+    """Torch optimizer with its schedule and regularization: call `backward` for every micro-batch, then `step`.
 
-    Penalties and decay, the optimizer's own ``weight_decay`` included, leave out biases and norm scales (fewer than
-    two dimensions) unless ``regularization.decay_biases`` is true.
+    Penalties and weight decay, including the optimizer's own ``weight_decay``, are not applied to biases and norm
+    scales (fewer than two dimensions) unless ``regularization.decay_biases`` is true.
 
     Args:
-        make: A torch optimizer with its arguments bound; called with parameter groups. Fused or foreach kernels are
-            chosen where they exist and ``make`` does not set them.
-        steps: Steps of the stage.
-        scaler: For float16. A step whose gradients overflow leaves the optimizer and its state alone and is counted
-            in `skipped`. The schedule does not count it from the time that the host knows of it, see
-            `set_known_skipped`; decoupled decay goes on.
-        partial: Other turns own other parameters, so gradients are computed for these only.
+        make: Class of the torch optimizer with its arguments bound; called with parameter groups. Fused or foreach
+            kernels are chosen if they exist and ``make`` does not set them.
+        steps: Number of steps of the stage.
+        scaler: Loss scaler for float16. If gradients overflow, the step changes neither the optimizer's state nor its
+            parameters, except by decoupled decay, and is counted in `skipped`. The schedule leaves out skipped steps
+            once `set_known_skipped` has been called with their number.
+        only_own: Compute gradients for ``parameters`` only, because the model has others that they do not need.
         skip: Skip steps whose gradients are not finite; on a GPU this waits for the device in each step.
     """
 
@@ -42,13 +42,13 @@ class Optimizer:
         steps: int,
         regularization: Regularization,
         scaler: torch.amp.GradScaler | None = None,
-        partial: bool = False,
+        only_own: bool = False,
         skip: bool = False,
     ) -> None:
         self.parameters = list(parameters)
         self.scaler = scaler
-        self.skip = skip and scaler is None  # the scaler skips them itself
-        self._inputs = self.parameters if partial else None
+        self.skip = skip and scaler is None  # a scaler skips such steps itself
+        self._inputs = self.parameters if only_own else None
         self._kernels = kernel_options(inspect.unwrap(make.func), make.keywords, self.parameters)
         self.optimizer: Any = make(_decay_groups(make, self.parameters, regularization), **self._kernels)
         self._bare_step = bare_step(self.optimizer)
@@ -64,7 +64,7 @@ class Optimizer:
         self._set_rates(0)
 
     def backward(self, loss: Loss, first: bool = True) -> None:
-        """Accumulate the gradients of one micro-batch, for the gradient of the mean loss over all examples."""
+        """Accumulate the gradients of one micro-batch; `step` turns their sum into the gradients of the mean loss."""
         total = loss.total
         if first:
             self._first_weight, self._weight_sum = loss.weight, None
@@ -83,7 +83,7 @@ class Optimizer:
     def step(self, number: int, measure: bool = False) -> Tensor | None:
         """Update the weights at step `number` of the stage and drop the gradients.
 
-        If `measure`, return the norm of all gradients together, penalties included, before clipping.
+        If `measure`, return the total norm of the gradients, including penalties, before clipping.
         """
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
@@ -101,7 +101,7 @@ class Optimizer:
         if self.scaler is None:
             self._bare_step()
         else:
-            # The scale falls after an overflow and only then: this counts skipped steps without waiting for the device.
+            # The scale decreases only after an overflow, so this counts skipped steps without waiting for the device.
             before = self.scaler.scale(self._one)
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -110,7 +110,7 @@ class Optimizer:
         return norm
 
     def _set_rates(self, step: int) -> None:
-        """Set the learning rate and momentum that the schedule has at `step`, counted from 0."""
+        """Set the learning rate and momentum of the schedule at `step`, counted from 0."""
         factor = self.schedule.factor(step, self.steps)
         if factor != self._factor:
             self._factor = factor
@@ -139,22 +139,22 @@ class Optimizer:
             parameter.grad = None
 
     def set_known_skipped(self, count: float) -> None:
-        """Set how many steps were skipped, as last read from the device; the schedule leaves them out."""
+        """Set the number of skipped steps, as last read from the device; the schedule leaves them out."""
         self._known_skipped = int(count)
 
     @property
     def lr(self) -> float:
-        """The learning rate of the last step (of the first group)."""
+        """Learning rate of the first parameter group in the last step."""
         return self._groups[0]["lr"]
 
     def readings(self) -> dict[str, Tensor]:
-        """Return scalars on the device to log with the loss."""
+        """Return scalars to log with the loss, as tensors on the device."""
         config = self.regularizer.config
         found = {"penalty": self.regularizer.penalty()} if config.l1 or config.l2 else {}
         return {**found, SKIPPED: self.skipped} if self.scaler is not None or self.skip else found
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state without the schedule's, as tensors and plain Python."""
+        """Return the state of the optimizer and the scaler; the schedule has a state of its own."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": {} if self.scaler is None else self.scaler.state_dict(),
@@ -163,7 +163,7 @@ class Optimizer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned; kernels stay those of this machine."""
+        """Restore a state that `state_dict` returned, except for its choice of kernels."""
         self.optimizer.load_state_dict(state["optimizer"])
         self._groups, self._factor = self.optimizer.param_groups, math.nan  # the next step sets the rates
         for group in self._groups:
@@ -179,11 +179,14 @@ class Optimizer:
 def _decay_groups(
     make: partial[Any], parameters: list[nn.Parameter], regularization: Regularization
 ) -> list[dict[str, Any]]:
-    """Return one group, or two where the optimizer's own decay must spare some: each costs a kernel launch per step."""
+    """Return one parameter group, or two if the optimizer's own decay must leave out biases and norm scales.
+
+    A single group is preferred because each group costs a kernel launch per step.
+    """
     argument = inspect.signature(make.func).parameters.get("weight_decay")
     decay = make.keywords.get("weight_decay", argument.default if argument else 0.0)
     if regularization.decay_biases or not decay:
         return [{"params": parameters}]
-    spared = {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}
-    groups = ({"params": regularization.penalized(parameters)}, spared)
+    undecayed = {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}
+    groups = ({"params": regularization.penalized(parameters)}, undecayed)
     return [group for group in groups if group["params"]]

@@ -1,4 +1,4 @@
-"""Charts of how well a model works, legible 270 pixels wide; each is a uint8 tensor of 3 x height x width."""
+"""Charts of a model's results, legible at a width of 270 pixels; each is a uint8 tensor (3, height, width)."""
 
 import math
 import textwrap
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 # Source: Okabe, Ito 2008, "Color Universal Design", without their yellow, which is faint on white; then two of
 # Tol 2021, "Colour schemes", muted.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK, "#882255", "#999933", GREY)
-PANELS = 3  # forecasts in one picture
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK, "#882255", "#999933", GREY)
+PANELS = 3  # forecasts in one chart
 COLUMNS = 3  # captioned images in one row
 BINS = 40
-MANY = 2500  # points; more are drawn smaller
+MANY_POINTS = 2500  # above, points are drawn smaller
 
 
 @as_image(height=2.7)
 def confusion(figure: "Figure", counts: Tensor, names: Sequence[str]) -> None:
-    """Draw a confusion matrix: shade is the share of the row; counts are written where they fit.
+    """Draw a confusion matrix: darker cells have a larger share of their row; counts are written where they fit.
 
     Args:
         counts: Examples of each true class (row) that were predicted as each class (column), (classes, classes).
@@ -35,15 +35,15 @@ def confusion(figure: "Figure", counts: Tensor, names: Sequence[str]) -> None:
     rate = 100 * float(counts.trace() / counts.sum().clamp(min=1))
     axes = figure.subplots()
     axes.set_title(f"accuracy {rate:.1f} % of {int(counts.sum()):,}")
-    # The root keeps a few mistakes visible next to many hits.
+    # The square root keeps a few errors visible next to many correct predictions.
     axes.imshow(shares.sqrt().numpy(), "Blues", vmin=0, vmax=1)
-    cell = 120 / len(counts)  # points, about
+    cell = 120 / len(counts)  # approximate size in points
     for row, column in counts.nonzero().tolist() if cell > 4 else ():
         text = f"{int(counts[row, column])}"
         size = min(7, cell, 1.5 * cell / len(text))
-        colour = "white" if shares[row, column] > 0.35 else INK
+        color = "white" if shares[row, column] > 0.35 else INK
         if size > 4:
-            axes.text(column, row, text, fontsize=size, color=colour, ha="center", va="center_baseline")
+            axes.text(column, row, text, fontsize=size, color=color, ha="center", va="center_baseline")
     ticks = range(0, len(counts), math.ceil(len(counts) / 20))
     labels = [truncate(names[tick], 10) for tick in ticks]
     level = len(ticks) * (1 + max(map(len, labels))) <= 36
@@ -58,8 +58,9 @@ def captioned(figure: "Figure", pictures: Tensor, captions: Sequence[str]) -> No
     """Draw images in rows of three, each above its caption.
 
     Args:
-        pictures: (N, channels, height, width), in color if there are 3 channels, otherwise as their mean; uint8, or
-            floats, each image from its own minimum to its maximum.
+        pictures: Images (N, channels, height, width), drawn in color if there are 3 channels, otherwise as the mean of
+            the channels in gray. Floats are scaled so that each image ranges from black to white; uint8 is not scaled.
+        captions: One per image.
     """
     axes = figure.subplots()
     for place, (pixels, caption) in enumerate(zip(pictures, captions, strict=True)):
@@ -74,7 +75,7 @@ def captioned(figure: "Figure", pictures: Tensor, captions: Sequence[str]) -> No
 
 
 def _visible(pixels: Tensor) -> np.ndarray:
-    """Return an image as matplotlib reads it, in [0, 1]: (height, width) in gray, or (height, width, 3)."""
+    """Return an image in the form that matplotlib expects: in [0, 1], (height, width) in gray or (height, width, 3)."""
     values = pixels.detach().cpu().float().nan_to_num()
     low, high = (values.min(), values.max()) if pixels.is_floating_point() else (torch.zeros(()), torch.full((), 255.0))
     values = (values - low) / (high - low).clamp(min=1e-12)
@@ -83,28 +84,28 @@ def _visible(pixels: Tensor) -> np.ndarray:
 
 @as_image(height=3.2)
 def forecasts(figure: "Figure", history: Tensor, truth: Tensor, predicted: Tensor, captions: Sequence[str]) -> None:
-    """Draw up to three forecasts after the end of the history, one panel each.
+    """Draw up to three forecasts with the end of their history, one panel each.
 
     Args:
-        history: Known values, (N, steps); the last steps are shown, four times the horizon but at least 32.
+        history: Known values, (N, steps); the last ``max(32, 4 * horizon)`` are shown.
         truth, predicted: Actual and forecast values, (N, horizon).
-        captions: One per example; a repeated one is shown once.
+        captions: One per example; a caption equal to that of the panel above is left out.
     """
     count, horizon = min(PANELS, len(truth)), truth.shape[1]
-    before, came, said = (part[:count].detach().double().cpu().numpy() for part in (history, truth, predicted))
+    before, actual, forecast = (part[:count].detach().double().cpu().numpy() for part in (history, truth, predicted))
     before = before[:, -max(32, 4 * horizon) :]
     past, known = np.arange(1 - before.shape[1], 1), before[:, -1:]
     ahead = np.arange(1 - known.shape[1], horizon + 1)
     lines = [
         (past, before, "history", GREY),
-        (ahead, np.concatenate([known, came], 1), "truth", INK),
-        (ahead, np.concatenate([known, said], 1), "forecast", COLOURS[1]),
+        (ahead, np.concatenate([known, actual], 1), "truth", INK),
+        (ahead, np.concatenate([known, forecast], 1), "forecast", COLORS[1]),
     ]
     panels = figure.subplots(max(1, count), sharex=True, squeeze=False)[:, 0]
     for example, axes in enumerate(panels[:count]):
         axes.axvline(0, color=FAINT, linewidth=0.8)
-        for steps, values, name, colour in lines:
-            axes.plot(steps, values[example], color=colour, linewidth=1.2, label=name)
+        for steps, values, name, color in lines:
+            axes.plot(steps, values[example], color=color, linewidth=1.2, label=name)
         axes.locator_params("y", nbins=4)
         if example == 0 or captions[example] != captions[example - 1]:
             axes.set_title(truncate(captions[example], 38))
@@ -114,63 +115,67 @@ def forecasts(figure: "Figure", history: Tensor, truth: Tensor, predicted: Tenso
 
 @as_image(height=3.1)
 def scatter(figure: "Figure", points: Tensor, classes: Tensor | None, names: Sequence[str], title: str) -> None:
-    """Draw points, (N, 2), with equal scales on both axes; of more than ten classes nine have their own color.
+    """Draw points, (N, 2), with equal scales on both axes.
 
-    The farthest half percent on each side may lie outside; the title states how many do.
+    With more than ten classes, the first nine have a color each and the others share one. Up to half a percent of the
+    points may be outside the axes on each side; the title states how many are.
 
     Args:
-        classes: Index in ``names`` of each point, (N,); None for one color and no names.
+        classes: Class of each point as an index into ``names``, (N,); None draws all points in one color.
     """
     points = points.detach().double().cpu()
     labels = list(names) if classes is not None and len(names) else [""]
-    kinds = torch.zeros(len(points)) if classes is None else classes.detach().cpu().clamp(max=len(COLOURS) - 1)
-    if len(labels) > len(COLOURS):
-        labels[len(COLOURS) - 1 :] = [f"{len(labels) - len(COLOURS) + 1} more"]
+    kinds = torch.zeros(len(points)) if classes is None else classes.detach().cpu().clamp(max=len(COLORS) - 1)
+    if len(labels) > len(COLORS):
+        labels[len(COLORS) - 1 :] = [f"{len(labels) - len(COLORS) + 1} more"]
     spans = torch.tensor([_span(points[:, axis]) for axis in (0, 1)], dtype=torch.double)
     middle, half = spans.mean(1), (spans[:, 1] - spans[:, 0]).max() / 2
     low, high = middle - half, middle + half
     inside = ((points >= low) & (points <= high)).all(1)
     outside = len(points) - int(inside.sum())
-    figure.set_layout_engine("none")  # the axes of all frames of a film are in the same place
+    figure.set_layout_engine("none")  # so that the axes do not move between the frames of a film
     axes = figure.add_axes((0.15, 0.21, 0.79, 0.714), aspect="equal")
     axes.set_title(truncate(title, 38) + (f" ({outside:,} outside)" if outside else ""))
     axes.set(xlim=(float(low[0]), float(high[0])), ylim=(float(low[1]), float(high[1])))
     axes.locator_params(nbins=5)
-    size = 2.4 if len(points) <= MANY else 1.4
-    for kind, (name, colour) in enumerate(zip(labels, COLOURS, strict=False)):
+    size = 2.4 if len(points) <= MANY_POINTS else 1.4
+    for kind, (name, color) in enumerate(zip(labels, COLORS, strict=False)):
         x, y = points[inside & (kinds == kind)].T.numpy()
         label = truncate(name, 28 // min(4, len(labels)))
-        axes.plot(x, y, "o", color=colour, markersize=size, markeredgewidth=0, alpha=0.85, label=label)
+        axes.plot(x, y, "o", color=color, markersize=size, markeredgewidth=0, alpha=0.85, label=label)
     if any(labels):
         figure.legend(loc="lower center", ncols=4, markerscale=3.6 / size, fontsize=6.5)
 
 
 @as_image(height=1.9)
 def histograms(figure: "Figure", values: Mapping[str, Tensor], title: str) -> None:
-    """Draw the histogram of each set of numbers, of any shape, as shares in 40 bins; the legend has the means.
+    """Draw a histogram of each set of numbers, as shares in 40 bins; the legend states the means.
 
-    The farthest half percent on each side may lie outside.
+    Up to half a percent of the numbers may be outside the axis on each side.
+
+    Args:
+        values: Name of the set -> its numbers, of any shape; those that are not finite are left out.
     """
     sets = {name: numbers.detach().double().cpu().flatten() for name, numbers in values.items()}
     sets = {name: numbers[numbers.isfinite()] for name, numbers in sets.items()}
     low, high = _span(torch.cat(list(sets.values())))
     axes = figure.subplots()
     axes.set_title(truncate(title, 38))
-    for (name, numbers), colour in zip(sets.items(), COLOURS, strict=False):
+    for (name, numbers), color in zip(sets.items(), COLORS, strict=False):
         shares = torch.histc(numbers, BINS, low, high) / max(1, len(numbers))
         label = f"{truncate(name, 12)}, mean {float(numbers.mean()):.3g}" if len(numbers) else truncate(name, 12)
-        axes.stairs(shares.numpy(), np.linspace(low, high, BINS + 1), fill=True, alpha=0.6, color=colour, label=label)
+        axes.stairs(shares.numpy(), np.linspace(low, high, BINS + 1), fill=True, alpha=0.6, color=color, label=label)
     axes.yaxis.set_major_formatter("{x:.0%}")
     axes.locator_params(nbins=5)
     figure.legend(loc="outside lower center", ncols=2)
 
 
 def _span(numbers: Tensor) -> tuple[float, float]:
-    """Return the range of nearly all numbers, with a margin."""
+    """Return the range of all finite numbers but half a percent on each side, with a margin."""
     finite = numbers[numbers.isfinite()].sort().values
     if not len(finite):
         return 0.0, 1.0
-    beyond = len(finite) // 200
-    low, high = float(finite[beyond]), float(finite[-1 - beyond])
-    room = 0.06 * (high - low) or 0.5 * abs(high) or 0.5
-    return low - room, high + room
+    outside = len(finite) // 200
+    low, high = float(finite[outside]), float(finite[-1 - outside])
+    margin = 0.06 * (high - low) or 0.5 * abs(high) or 0.5
+    return low - margin, high + margin

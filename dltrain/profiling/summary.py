@@ -111,7 +111,7 @@ def summarise(
 
 
 class _Tracer(TorchDispatchMode):
-    """Counts the multiply-adds of each operation for the layer in whose forward pass it runs."""
+    """Count the multiply-adds of each operation for the layer in whose forward pass it runs."""
 
     def __init__(self, model: nn.Module, inputs: Sequence[Tensor]) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
 """Build what a run consists of: from its configuration data, task, model and device, each from the facts before it."""
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from dltrain.config import instantiate, schema
 from dltrain.config.compose import Job
 from dltrain.config.facts import fill_facts
 from dltrain.data.spec import Data, Spec
-from dltrain.errors import ConfigError, format_error
+from dltrain.errors import ConfigError, OutOfMemory, format_error
 from dltrain.optim.optimizer import Optimizer
 from dltrain.optim.regularization import Regularization
 from dltrain.runs import compatibility
@@ -23,6 +24,19 @@ from dltrain.training import device as devices
 from dltrain.training import precision
 from dltrain.training.device import Device
 from dltrain.training.state import TrainerConfig
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Raise what needs more memory than there is as `OutOfMemory`; also a decorator."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not devices.is_out_of_memory(error):
+            raise
+        tried = re.search(r"tried to allocate [\d.]+ \w+|sizes=.*", str(error), re.IGNORECASE)
+        what = tried[0] if tried else str(error).split("\n")[0]
+        raise OutOfMemory(f"out of memory: {what}. Use a smaller model or less data.") from error
 
 
 @dataclass
@@ -55,11 +69,12 @@ class Components:
             steps,
             Regularization(**regularization),
             self.device.make_scaler(),
-            partial=any(p.requires_grad and id(p) not in owned for p in self.model.parameters()),
+            only_own=any(p.requires_grad and id(p) not in owned for p in self.model.parameters()),
             skip=self.trainer.on_non_finite == "skip",
         )
 
 
+@memory_errors()
 def build_components(job: Job) -> Components:
     """Build data, task and model, and move the model to the device; report the mistakes of all groups together."""
     config, errors = job.resolved, list[str]()

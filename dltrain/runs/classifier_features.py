@@ -1,6 +1,7 @@
 """Features of images from the last hidden layer of a trained classifier, for scores of generated images."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ class ClassifierFeatures(nn.Module):
 
     Args:
         classifier: The trained model.
-        pixel_range: Conversion from [0, 1] to its inputs.
+        model_inputs: Converts images from [0, 1] to inputs of the model.
         name: Its run and accuracy, as reports show them.
 
     Raises:
@@ -37,9 +38,9 @@ class ClassifierFeatures(nn.Module):
         - Output: features (B, F) and logits (B, classes)
     """
 
-    def __init__(self, classifier: nn.Module, pixel_range: PixelRange, name: str) -> None:
+    def __init__(self, classifier: nn.Module, model_inputs: Callable[[Tensor], Tensor], name: str) -> None:
         super().__init__()
-        self.classifier, self.pixel_range, self.name = classifier, pixel_range, name
+        self.classifier, self.model_inputs, self.name = classifier, model_inputs, name
         self.features: Tensor | None = None  # input of the last linear layer in the current forward pass
         layers = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
         if not layers:
@@ -49,7 +50,7 @@ class ClassifierFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return features and logits from one forward pass."""
-        logits = self.classifier(self.pixel_range.from_unit(images))
+        logits = self.classifier(self.model_inputs(images))
         features, self.features = self.features, None
         if features is None or features.dim() != 2 or logits.dim() != 2:
             raise ValueError("its last linear layer is not called once per image")
@@ -96,7 +97,12 @@ def load_features(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> Class
             raise ConfigError(_format_rejection(f"that classifies images of shape {wanted}", f"shape {got}", path))
         model = build_model(job, facts)
         model.load_state_dict(effective_weights(Checkpoints(path).load(run_files.BEST)))
-        network = ClassifierFeatures(model, PixelRange(data.spec.low, data.spec.high), _describe_classifier(path, job))
+        pixel_range = PixelRange(data.spec.low, data.spec.high)
+        network = ClassifierFeatures(
+            model,
+            lambda images: task.model_inputs({"inputs": pixel_range.from_unit(images)}),
+            _describe_classifier(path, job),
+        )
         network(torch.zeros(2, *(spec.shape or ())))
         return network
     except (ConfigError, CheckpointError) as error:

@@ -1,4 +1,4 @@
-"""Whether data, task and model fit one another: which facts a group needs, and which options would fit."""
+"""Return whether data, task and model fit one another: which facts a group needs, and which options would fit."""
 
 from collections.abc import Iterable
 from typing import Any

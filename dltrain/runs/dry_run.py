@@ -16,11 +16,13 @@ from dltrain.data.loader import Batch, Batches
 from dltrain.data.spec import Source, Splits
 from dltrain.data.worker_pool import TIMEOUT_S
 from dltrain.errors import ConfigError, format_error
+from dltrain.optim.kernels import bare_step
 from dltrain.runs import classifier_features, provenance
-from dltrain.runs.assemble import Components, build_components
+from dltrain.runs.assemble import Components, build_components, memory_errors
 from dltrain.storage.checkpoint_format import load_error
+from dltrain.tasks.base import Loss, Turn
 from dltrain.training import precision
-from dltrain.training.device import DTYPES, Device
+from dltrain.training.device import DTYPES, Device, is_out_of_memory
 
 FAILURES = (RuntimeError, ValueError, IndexError, KeyError, TypeError)  # of shapes, types or kernels
 
@@ -88,6 +90,7 @@ def source_batches(components: Components, source: Source, training: bool = Fals
     )
 
 
+@memory_errors()
 def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> None:
     """Compute the losses of two training examples and the metrics of two test examples, without an optimizer step.
 
@@ -102,13 +105,29 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
     batch = {name: value[:2] for name, value in next(iter(batches["train"])).items()}
     held = {name: value[:2] for name, value in next(iter(batches["test"])).items()}
     try:
+        _check_optimizer(components)
         _compute_losses(components, batch, held, components.device)
     except FAILURES as error:
+        if is_out_of_memory(error):
+            raise
         raise _explain(components, job, batch, held, error) from error
     finally:
         model.train()
         for name, buffer in model.named_buffers():
             buffer.copy_(kept[name])
+
+
+def _check_optimizer(components: Components) -> None:
+    """Refuse an optimizer that cannot step from dense gradients alone: LBFGS, SparseAdam."""
+    weight = nn.Parameter(torch.ones(2, 2, device=components.device.device))
+    weight.grad = torch.ones_like(weight)
+    turn = Turn("trial", [weight], lambda batch, progress: Loss(weight.sum(), 1))
+    optimizer = components.build_optimizer(turn, steps=1).optimizer
+    try:
+        bare_step(optimizer)()
+    except FAILURES as error:
+        failure = f"{type(optimizer).__name__} cannot take a step: {error}"
+        raise ConfigError(f"optimizer._target_: not supported because {failure}") from error
 
 
 def _compute_losses(components: Components, batch: Batch, held: Batch, device: Device) -> None:

@@ -13,7 +13,7 @@ from dltrain.data.spec import Source, Spec, Splits
 from dltrain.errors import ConfigError, OutOfMemory, format_error, suggest
 from dltrain.runs.assemble import Components
 from dltrain.runs.export import Generated
-from dltrain.runs.inference import eval_batches, explain_missing_data
+from dltrain.runs.inference import eval_batches, explain_missing_data, user_inputs
 from dltrain.tasks.base import GenerateRequest
 from dltrain.tasks.pixel_range import PixelRange
 from dltrain.training.device import is_out_of_memory
@@ -78,7 +78,7 @@ def _explain_out_of_memory(count: int) -> Iterator[None]:
 
 
 def _read_inputs(components: Components, splits: Splits, names: Sequence[str]) -> Tensor:
-    pieces = components.data.inputs(InputFiles(tuple(names)))
+    pieces = user_inputs(components, InputFiles(tuple(names)))
     device = components.device.device
     batches = (Batches(Source(piece.rows, splits.test.prepare), BATCH_SIZE, device) for piece in pieces)
     examples = [batch["inputs"] for piece in batches for batch in piece]

@@ -22,7 +22,7 @@ RunInfo = dict[str, Any]
 
 
 def run_info(path: Path) -> RunInfo:
-    """Return what is known of one run; None for what its folder does not say.
+    """Return the facts about one run, with None for those that its folder does not contain.
 
     Keys: folder, model, data, task, metric and value (the run's main metric, as TensorBoard names it), better (``min``
     or ``max``), state, error, step, age (seconds since the run last wrote), updated (the same as a time), time (seconds

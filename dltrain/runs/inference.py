@@ -16,7 +16,7 @@ from dltrain.config.compose import Job
 from dltrain.data.fingerprint import fingerprint
 from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batches
-from dltrain.data.spec import Source, Splits
+from dltrain.data.spec import Inputs, Source, Splits
 from dltrain.errors import CheckpointError, ConfigError, format_error
 from dltrain.runs import provenance
 from dltrain.runs.assemble import Components, build_components
@@ -46,7 +46,7 @@ class Trained:
             ConfigError: When an input cannot be read; predictions for those before it have been yielded.
         """
         task, model, device = self.components.task, self.components.model, self.components.device
-        for piece in self.components.data.inputs(files):
+        for piece in user_inputs(self.components, files):
             source = Source(piece.rows, self.splits.test.prepare)
             batches = Batches(source, files.batch_size, device.device, channels_last=device.channels_last)
             with torch.inference_mode(), device.autocast():
@@ -63,6 +63,14 @@ class Trained:
         finally:
             for each in (*run.values(), batches):
                 each.close()
+
+
+def user_inputs(components: Components, files: InputFiles) -> Iterator[Inputs]:
+    """Return a user's inputs in pieces, as the run's data read them."""
+    read = getattr(components.data, "inputs", None)
+    if read is None:
+        raise ConfigError(f"INPUT: not supported because {type(components.data).__name__} has no method inputs(files)")
+    return read(files)
 
 
 def rebuild_components(job: Job) -> Components:

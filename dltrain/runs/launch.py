@@ -5,11 +5,12 @@ from pathlib import Path
 
 from dltrain.config import compose
 from dltrain.config.compose import Job
+from dltrain.config.revise import Changes
 from dltrain.loggers.console import Console
 from dltrain.runs import provenance
 from dltrain.runs.dry_run import prepare_run
 from dltrain.runs.report import describe_environment
-from dltrain.runs.restore import check_not_shorter, newest_checkpoint
+from dltrain.runs.restore import check_not_shorter, check_schedule, newest_checkpoint
 from dltrain.runs.session import Outcome, Session
 from dltrain.storage import folder_checks, run_dir
 from dltrain.storage.checkpoint_format import refuse_mismatch
@@ -50,13 +51,23 @@ def train(
             return Session(job, components, batches, console, home, Timer(started), stop, standalone).run()
 
 
-def resume(job: Job, path: Path, console: Console, started: float, stop: Stop | None = None) -> Outcome:
+def resume(
+    job: Job,
+    path: Path,
+    console: Console,
+    started: float,
+    stop: Stop | None = None,
+    changes: Changes | None = None,
+    change_schedule: bool = False,
+) -> Outcome:
     """Resume a run from its newest undamaged checkpoint, or from the beginning if it has none.
 
     Args:
         job: The job of the run's folder, with the keys that were overridden.
         started: Start of the command, by `time.perf_counter`.
         stop: Handles signals; given by a sweep of which the run is part.
+        changes: The keys that were overridden, with their values before and after.
+        change_schedule: Let another length of training change the learning rate.
 
     Raises:
         ConfigError: When the folder is in use or its content is invalid; it is left as it was.
@@ -70,6 +81,8 @@ def resume(job: Job, path: Path, console: Console, started: float, stop: Stop | 
             if saved:
                 refuse_mismatch(saved.name, saved.content["model"], components.model.state_dict())
                 check_not_shorter(saved, components, batches)
+                note = check_schedule(saved, components, batches, changes or {}, change_schedule)
+                components.notes = (*components.notes, *([note] if note else []))
             return Session(
                 job, components, batches, console, home, Timer(started), stop, standalone, saved, is_new=False
             ).run()

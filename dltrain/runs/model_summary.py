@@ -11,10 +11,11 @@ from dltrain.config import instantiate
 from dltrain.config.compose import Job
 from dltrain.data.spec import Data, Spec
 from dltrain.profiling.summary import Summary, summarise
-from dltrain.runs.assemble import build_model, build_task
+from dltrain.runs.assemble import build_model, build_task, memory_errors
 from dltrain.runs.compatibility import TASK_FACTS
 
 
+@memory_errors()
 def summarize_job(job: Job, shape: tuple[int, ...] | None, outputs: int | None) -> Summary:
     """Summarize the model and a training step, for the job's data or for one example's shape and number of outputs."""
     if shape is None or outputs is None:

@@ -30,7 +30,7 @@ def check_resume(changes: Changes, run: str, precision: str) -> None:
 
 
 def extends_training(changes: Changes) -> bool:
-    """Return whether changes give a finished run more to do; null is no limit."""
+    """Return whether changes extend the training of a finished run; null removes a limit."""
     keys = ("trainer.epochs", "trainer.max_steps", "trainer.max_minutes")
     pairs = (changes.get(key, (0, 0)) for key in keys)
     return any(after is None or (before is not None and after > before) for before, after in pairs)

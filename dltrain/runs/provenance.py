@@ -1,4 +1,4 @@
-"""What the results of a run depend on besides its configuration, and how it differs from an earlier run."""
+"""Environment of a run: what its results depend on besides the configuration, and comparison with earlier runs."""
 
 import contextlib
 import hashlib
@@ -17,18 +17,19 @@ from dltrain.errors import ConfigError, format_error
 from dltrain.loggers.console import Console
 from dltrain.storage import run_files, safe_read
 
+# Entries of environment.json on which results may depend.
 COMPARED = ("python", "platform", "packages", "processor", "device", "threads", "commit", "code", "data")
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The run that a new run repeats; `changed` has the keys that the command overrides -> value then and now."""
+    """Run that a new run repeats; `changed` maps each overridden key to its earlier and its new value."""
 
     path: Path
     changed: Mapping[str, tuple[Any, Any]]
 
     def print_differences(self, console: Console, now: Mapping[str, Any]) -> None:
-        """Print what differs from that run; `now` is the new run's `dltrain.runs.report.describe_environment`."""
+        """Print how the new run differs, given its environment from `dltrain.runs.report.describe_environment`."""
         before, after = dict(_flatten(load_environment(self.path))), dict(_flatten(now))
         names = [name for name in dict.fromkeys([*after, *before]) if before.get(name) != after.get(name)]
         found = {**self.changed, **{name: (before.get(name), after.get(name)) for name in names}}
@@ -42,12 +43,12 @@ class Origin:
 
 
 def load_environment(path: Path) -> dict[str, Any]:
-    """Return the environment in which a run began, or an empty dictionary if its folder does not say."""
+    """Return the environment in which a run began, or an empty dictionary if its file is missing."""
     return safe_read.read_mapping(path / run_files.ENVIRONMENT)
 
 
 def _flatten(environment: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the values to compare, each under its own name: ``torch``, ``test data``."""
+    """Yield the name and value of each entry to compare, such as ``torch`` or ``test data``."""
     for name in COMPARED:
         value = environment.get(name)
         if name == "commit" and isinstance(value, dict):
@@ -59,7 +60,7 @@ def _flatten(environment: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def code_fingerprint(allow: Iterable[str]) -> str:
-    """Return a fingerprint of the source code of dltrain and of the imported modules that `allow` prefixes."""
+    """Return a hash of the source code of dltrain and of the imported modules that are, or are in, one of `allow`."""
     package = Path(__file__).parents[1]
     files = {file.relative_to(package).as_posix(): file for file in package.rglob("*.py")}
     for name, module in list(sys.modules.items()):
@@ -72,7 +73,7 @@ def code_fingerprint(allow: Iterable[str]) -> str:
 
 
 def describe_platform(device: str) -> dict[str, Any]:
-    """Return versions, device and commit, on which results depend besides the configuration."""
+    """Return versions, platform, device, commit and command for environment.json."""
     packages = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy", "dltrain")
     versions: dict[str, str | None] = dict.fromkeys(packages)
     for name in packages:
@@ -85,13 +86,13 @@ def describe_platform(device: str) -> dict[str, Any]:
         "device": device,
         "cpus": os.cpu_count(),
         "commit": _git_commit(),
-        "argv": [redaction.mask_override(word) for word in sys.argv[1:]],
+        "argv": [redaction.mask_override(argument) for argument in sys.argv[1:]],
         "folder": str(Path.cwd()),
     }
 
 
 def _git_commit() -> dict[str, Any] | None:
-    """Return the commit of dltrain's checkout and whether files differ from it, or None outside a checkout."""
+    """Return the commit of dltrain's checkout and whether files were changed since, or None outside a checkout."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
@@ -105,7 +106,7 @@ def _git_commit() -> dict[str, Any] | None:
 
 
 def processor_name() -> str:
-    """Return the name of the processor, whose vector instructions decide how sums are rounded."""
+    """Return the name of the processor, because its vector instructions determine how sums are rounded."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -115,7 +116,7 @@ def processor_name() -> str:
 
 
 def check_same_data(path: Path, now: Mapping[str, str], skipping: bool) -> None:
-    """Refuse to resume a run with other data; `skipping` leaves out unreadable examples, so file sizes may differ."""
+    """Raise ConfigError if a run would resume with other data; see `changed_splits`."""
     then = load_environment(path).get("data", {})
     if others := changed_splits(path, now, skipping):
         hint = f"Set data.path= or data.root= to the original data, or start a new run: dltrain rerun {path}"
@@ -123,15 +124,18 @@ def check_same_data(path: Path, now: Mapping[str, str], skipping: bool) -> None:
             hint = f"File sizes differ; data.on_bad_sample=skip resumes without unreadable files. {hint}"
         known = "the fingerprint at the start of the run"
         lines = [format_error(f"data ({split})", f"{known}, {then.get(split)}", now.get(split)) for split in others]
-        raise ConfigError(*lines, f"data: a run must resume with the data that it began with. {hint}")
+        raise ConfigError(*lines, f"data: a run must resume with the data with which it began. {hint}")
 
 
 def changed_splits(path: Path, now: Mapping[str, str], skipping: bool = False) -> list[str]:
-    """Return the splits that differ from those a run began with; none if its folder does not say."""
+    """Return the splits that differ from those at the start of a run; none if its environment is unknown.
+
+    With `skipping`, unreadable examples are left out, so the sizes of files may differ.
+    """
     then = load_environment(path).get("data")
     if not isinstance(then, dict):
         return []
-    kept = 1 if skipping else 2  # a fingerprint of files has that of their sizes after a dash
+    kept = 1 if skipping else 2  # a fingerprint of files is one of their names, a dash, and one of their sizes
     return [
         split
         for split in dict.fromkeys([*now, *then])

@@ -12,6 +12,7 @@ from dltrain import redaction
 from dltrain.config.compose import Job
 from dltrain.config.interpolation import to_yaml
 from dltrain.data.loader import Batches
+from dltrain.data.spec import Data
 from dltrain.loggers.console import Console
 from dltrain.loggers.formatting import format_duration, format_number
 from dltrain.loggers.tracker import Tracker
@@ -25,6 +26,9 @@ from dltrain.training.loop import Loop
 from dltrain.training.meters import Timer
 
 SHOWN_BAD_SAMPLES = 3
+
+
+WARNING = "warning: "  # at the start of a line of what a data set describes
 
 
 @dataclass
@@ -62,6 +66,11 @@ class Report:
                 "folder": str(self.folder),
             },
         )
+        for line in describe_data(components.data):
+            if line.startswith(WARNING):
+                self.console.warning(line.removeprefix(WARNING))
+            else:
+                self.console.info(f"  {line}")
         for note in components.notes:
             self.console.info(note)
 
@@ -122,11 +131,19 @@ class Report:
         return {k: v for k, v in {**typed, **redaction.mask(chosen)}.items() if not k.startswith("hydra.")}
 
 
+def describe_data(data: Data) -> list[str]:
+    """Return the lines in which a loaded data set describes its files, if it has any."""
+    describe = getattr(data, "describe", None)
+    return describe() if describe else []
+
+
 def save_metadata(home: run_dir.RunDir, job: Job, components: Components, resumed: bool) -> None:
     """Write the files that say what a run is; a resumed run keeps the environment in which it began."""
     home.write(run_files.JOB, dump_job(job))  # first: from here on the run can be resumed
     home.write(run_files.CONFIG, to_yaml(redaction.mask(components.config)))
     home.write(run_files.COMMAND, command_line(job) + "\n")
+    if lines := describe_data(components.data):
+        home.write(run_files.DATA, "\n".join(lines) + "\n")
     if not resumed:
         home.write_json(run_files.ENVIRONMENT, describe_environment(job, components))
 
@@ -162,8 +179,12 @@ def print_metrics(
     rows += [[name, *[format_number(values.get(m)) for m in metrics]] for name, values in baselines.items()]
     console.table("", ["", *metrics], rows, results=results)
     if metrics.get("skill") is not None and baselines:
-        gain, best = metrics["skill"], min(baselines, key=lambda name: baselines[name]["mae"])
-        console.info(f"MAE is {abs(gain):.1%} {'below' if gain >= 0 else 'above'} the best baseline ({best})")
+        gain, least = metrics["skill"], min(values["mae"] for values in baselines.values())
+        # Several series are compared by MASE; with one series the skill is the same for both.
+        name = "mae" if math.isclose(gain, 1 - metrics["mae"] / least, rel_tol=1e-3, abs_tol=1e-3) else "mase"
+        best = min(baselines, key=lambda baseline: baselines[baseline].get(name, math.inf))
+        side = "below" if gain >= 0 else "above"
+        console.info(f"{name.upper()} is {abs(gain):.1%} {side} the best baseline ({best})")
 
 
 def feature_source(task: Task, evaluation: Evaluation) -> dict[str, str]:

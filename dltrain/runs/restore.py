@@ -1,8 +1,11 @@
 """Resume a run from its newest undamaged checkpoint."""
 
+import dataclasses
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dltrain.config.revise import Changes
 from dltrain.data.loader import Batches
 from dltrain.errors import CheckpointError, ConfigError, format_error
 from dltrain.loggers.console import Console
@@ -42,6 +45,32 @@ def check_not_shorter(saved: SavedState, components: Components, batches: dict[s
         taken = f"at least the {saved.step:,} steps already taken"
         hint = "trainer.epochs or trainer.max_steps is too small. For a shorter run: dltrain rerun."
         raise ConfigError(format_error("trainer", taken, f"{steps:,}", hint))
+
+
+def check_schedule(
+    saved: SavedState, components: Components, batches: dict[str, Batches], changes: Changes, allowed: bool
+) -> str | None:
+    """Return a note if another length of training changes the learning rate, or refuse it unless it is `allowed`."""
+    keys = [key for key in ("trainer.epochs", "trainer.max_steps") if key in changes]
+    if not keys:
+        return None
+    earlier = dataclasses.replace(components.trainer, **{key.partition(".")[2]: changes[key][0] for key in keys})
+    loop, stages = saved.content["loop"], components.task.stages(components.model)
+    done = saved.step - loop["stage_start"]
+    lengths = [Stages(stages, batches, trainer).plans[loop["stage"]].steps for trainer in (earlier, components.trainer)]
+    for turn in stages[loop["stage"]].turns if done else ():
+        schedule = components.build_optimizer(turn, lengths[1]).schedule
+        rate = components.config["optimizer"].get("lr", 1.0) if turn.lr is None else turn.lr
+        schedule.load_state_dict(saved.content["schedules"][turn.name])
+        before, after = (schedule.factor(done - 1, steps) for steps in lengths)
+        if not math.isclose(before, after):
+            following = rate * schedule.factor(done, lengths[1])
+            change = f"the learning rate changes from {rate * before:.3g} to {following:.3g} at step {saved.step:,}"
+            if allowed:
+                return f"{change}, because the schedule depends on the length of training"
+            length = f"{' and '.join(keys)}: not supported because the schedule depends on the length of training"
+            raise ConfigError(f"{length}: {change}. If that is meant: dltrain resume RUN ... --change-schedule")
+    return None
 
 
 def restore_loop(loop: Loop, saved: SavedState, checkpoints: Checkpoints, console: Console) -> None:

@@ -7,6 +7,7 @@ import platform
 import secrets
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,16 +138,32 @@ def read_status(path: Path) -> dict[str, Any]:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a process has locked the run folder."""
+    """Return whether a process has locked the run folder; where no lock can be tried, whether its process lives."""
     if not (path / LOCK).is_file() or (path / LOCK).is_symlink():
         return False
     lock = FileLock(path / LOCK)
     try:
         lock.acquire(timeout=0)
-    except (Timeout, OSError):
+    except Timeout:
         return True
+    except OSError:  # a full disk, or one that cannot be written
+        return _process_lives(read_status(path))
     lock.release()
     return False
+
+
+def _process_lives(status: Mapping[str, Any]) -> bool:
+    """Return whether the process that wrote a status may live: on another machine it may."""
+    pid = status.get("pid")
+    if status.get("host") != platform.node() or not isinstance(pid, int) or pid < 1:
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def iso_time(seconds: float) -> str:

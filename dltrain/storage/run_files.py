@@ -6,6 +6,7 @@ from pathlib import Path
 JOB = "job.yaml"  # the composed configuration, interpolations unresolved: all that a resume needs
 CONFIG = "config.yaml"  # the resolved configuration
 COMMAND = "command.txt"
+DATA = "data.txt"  # what was understood of the files of the data set
 ENVIRONMENT = "environment.json"
 STATUS = "status.json"
 RESULT = "result.json"
@@ -24,7 +25,7 @@ SUMMARY_JSON, SUMMARY_CSV = "summary.json", "summary.csv"
 # Any of these marks a folder as a run.
 MARKERS = (STATUS, CONFIG, METRICS, CHECKPOINTS)
 # Everything a run writes, except TensorBoard's event files and the lock.
-RUN_FILES = (*MARKERS, COMMAND, ENVIRONMENT, JOB, LOG, RESULT, NAN_REPORT, FILM, FRAMES)
+RUN_FILES = (*MARKERS, COMMAND, DATA, ENVIRONMENT, JOB, LOG, RESULT, NAN_REPORT, FILM, FRAMES)
 SWEEP_FILES = (SWEEP, SUMMARY_JSON, SUMMARY_CSV)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dltrain import redaction
 from dltrain.config.compose import Job
-from dltrain.errors import DltrainError
+from dltrain.errors import DltrainError, OutOfMemory
 from dltrain.loggers.console import Console
 from dltrain.storage import run_dir
 from dltrain.sweeps import sweep_dir
@@ -110,6 +110,7 @@ class Sweep:
         except DltrainError as error:
             self.console.error(list(error.problems))
             row.error = "; ".join(error.problems)
+            row.state = "out_of_memory" if isinstance(error, OutOfMemory) else "failed"
         except KeyboardInterrupt:
             row.state, row.error = INTERRUPTED, "SIGINT"
         except Stopped as stopped:

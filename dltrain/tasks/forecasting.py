@@ -13,6 +13,7 @@ from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
 from dltrain.tasks.regression import LOSSES, add_errors, check_target_names, denormalize, denormalize_error, mse_to_rmse
 from dltrain.tasks.ridge import MAX_SIZE, Ridge
 
+MAX_LISTED = 8  # series whose errors are listed one by one
 RESERVED = ("input", "time", "step")  # other names in the output of `dltrain predict`
 ROUNDING = 1e-6  # MAE, relative to the worst baseline, below which a baseline is perfect up to float32
 
@@ -22,9 +23,12 @@ class Forecasting(Task):
 
     Batches have ``inputs`` (B, window, columns) and ``targets`` (B, horizon, columns), both normalized, ``shift``,
     ``shift_rest`` and ``scale`` (B, 1, columns) to undo that, and in evaluation ``history`` (B, past, columns) and
-    ``ahead`` (B, horizon, columns): past and future values minus the shift, in the units of the data.
+    ``ahead`` (B, horizon, columns): past and future values minus the shift, in the units of the data, and
+    ``naive_error`` (B, 1, columns): mean absolute change over a season in training. Batches of several series of a file
+    have ``group`` (B,), the index of the series.
 
     Args:
+        series_names: Names of several series of a file; None if it has one.
         loss_name: ``mse``, ``l1`` or ``huber``, on normalized values.
     """
 
@@ -39,13 +43,16 @@ class Forecasting(Task):
         season: int | None = None,
         unit: str | None = None,
         target_names: list[str] | None = None,
+        series_names: list[str] | None = None,
         loss_name: str = "mse",
     ) -> None:
+        reserved = (*RESERVED, "series") if series_names else RESERVED
         self.horizon = horizon
         self.columns = columns
         self.season = season or 1
         self.unit = unit or ""
-        self.target_names = check_target_names(target_names or [str(n) for n in range(columns)], RESERVED)
+        self.target_names = check_target_names(target_names or [str(n) for n in range(columns)], reserved)
+        self.series_names = list(series_names or [])
         self.distance = choose("task.loss_name", loss_name, LOSSES)
 
     def facts(self) -> dict[str, Any]:
@@ -70,29 +77,46 @@ class Forecasting(Task):
         return None
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Return MAE and RMSE of the model and of the baselines, in the units of the data, and the skill.
+        """Return MAE, RMSE and MASE of the model and of the baselines, and the skill of the model.
 
-        Skill is 1 - MAE / (MAE of the best baseline): 0 is no better, 1 is perfect. It is undefined, and left out, if a
-        baseline is perfect.
+        MAE and RMSE are in the units of the data. MASE divides each error by the mean absolute change over a season in
+        training, so that series of different scales count alike. With two to eight series there is the MAE of each.
+
+        Skill is 1 - MASE / (MASE of the best baseline), which is the same for MAE if there is one series: 0 is no
+        better, 1 is perfect. It is undefined, and left out, if a baseline is perfect.
+
+        Source of MASE: Hyndman and Koehler, Another look at measures of forecast accuracy, 2006.
         """
         ours, first = Mean(), None
         others: dict[str, Mean] = {}
         for batch in batches:
             predicted = self.forecast(model, batch).float()
             ours.add(len(predicted), loss=self.distance(predicted, batch["targets"]))
-            add_errors(ours, denormalize_error(predicted - batch["targets"], batch))
+            self._add(ours, denormalize_error(predicted - batch["targets"], batch), batch)
             for name, values in naive_forecasts(batch["history"], self.horizon, self.season).items():
-                add_errors(others.setdefault(name, Mean()), values - batch["ahead"])
+                self._add(others.setdefault(name, Mean()), values - batch["ahead"], batch)
             if self.ridge is not None:
                 error = self.ridge(batch["inputs"]).to(predicted).view_as(predicted) - batch["targets"]
-                add_errors(others.setdefault("ridge regression", Mean()), denormalize_error(error, batch))
+                self._add(others.setdefault("ridge regression", Mean()), denormalize_error(error, batch), batch)
             first = first or (batch, predicted)
         metrics = mse_to_rmse(ours.read())
         baselines = {name: mse_to_rmse(mean.read()) for name, mean in others.items()}
-        maes = [baseline["mae"] for baseline in baselines.values()]
-        if (best := min(maes)) > ROUNDING * max(maes):
-            metrics["skill"] = 1 - metrics["mae"] / best
+        compared = "mase" if "mase" in metrics else "mae"
+        errors = [baseline[compared] for baseline in baselines.values()]
+        if (best := min(errors)) > ROUNDING * max(errors):
+            metrics["skill"] = 1 - metrics[compared] / best
         return Evaluation(metrics, baselines, {"first": first})
+
+    def _add(self, mean: Mean, error: Tensor, batch: Batch) -> None:
+        """Add the errors of a batch (B, horizon, columns) in the units of the data, together and for each series."""
+        add_errors(mean, error)
+        if "naive_error" in batch:
+            mean.add(error.numel(), mase=(error.abs() / batch["naive_error"]).mean())
+        names = self.series_names or self.target_names
+        if 1 < len(names) <= MAX_LISTED:
+            for number, name in enumerate(names):
+                own = error[batch["group"] == number] if self.series_names else error[..., number]
+                mean.add(own.numel(), **{f"mae {name}": own.abs().sum() / max(1, own.numel())})
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return a line per step of each window: its number and each series in the units of the data."""

@@ -15,7 +15,7 @@ from dltrain.metrics.running import Mean
 from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Line, Loss, Media, Task
 
 SAMPLE_TOKENS = 200
-UNKNOWN = -1  # target of the last token of a text
+UNKNOWN = -1  # target after the end of a text
 WINDOWS = 64  # windows of a text per pass
 MIN_TEMPERATURE = 1e-4  # below it the most likely token is taken, as logits / temperature may overflow
 
@@ -62,12 +62,12 @@ class LanguageModeling(Task):
         return Loss(F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing), len(targets))
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Return loss in nats per token, perplexity and bits per token."""
+        """Return loss in nats per token, perplexity and bits per token; targets of -1 do not count."""
         mean = Mean()
         for batch in batches:
             targets = batch["targets"].flatten()
             logits = model(batch["inputs"]).flatten(0, 1).float()
-            mean.add(len(targets), loss=F.cross_entropy(logits, targets))
+            mean.add((targets != UNKNOWN).sum(), loss=F.cross_entropy(logits, targets, ignore_index=UNKNOWN))
         loss = mean.read()["loss"]
         perplexity = math.exp(loss) if loss < 700 else math.inf
         return Evaluation({"loss": loss, "perplexity": perplexity, "bits_per_token": loss / math.log(2)})

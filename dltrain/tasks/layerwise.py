@@ -152,7 +152,8 @@ class Layerwise(Classification):
 def rbm_layers(model: nn.Module) -> list[rbm.RBM]:
     """Return the layers of a network, lowest first, each with the parts ``up`` and ``down``.
 
-    Raise ConfigError if the model has no such layers.
+    Raises:
+        ConfigError: The model has no such layers.
     """
     layers = list(getattr(model, "layers", []))
     if not layers or not all(hasattr(layer, "up") and hasattr(layer, "down") for layer in layers):

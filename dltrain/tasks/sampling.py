@@ -15,7 +15,7 @@ PATH_STEPS = 8  # examples of a path, both ends included
 
 
 def class_labels(batch: Batch) -> Tensor | None:
-    """Return the class of each example, int64 (B,), or None if the targets are no classes."""
+    """Return the class of each example, int64 (B,), or None if the targets are not classes."""
     targets = batch.get("targets")
     return targets if targets is not None and targets.dtype == torch.int64 and targets.dim() == 1 else None
 
@@ -63,7 +63,8 @@ def requested_labels(model: nn.Module, request: GenerateRequest, count: int, dra
     Args:
         draw: Draw random classes if none is requested; otherwise return None.
 
-    Raise ConfigError if the model does not know the requested class.
+    Raises:
+        ConfigError: The model does not have the requested class.
     """
     classes = num_classes(model)
     if request.label is None:

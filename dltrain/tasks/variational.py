@@ -18,11 +18,11 @@ from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Loss, Media
 from dltrain.tasks.sampling import BATCH_SIZE, class_labels, cyclic_labels, reproducible_noise
 
 LIKELIHOODS = {name: name for name in ("auto", "bernoulli", "gaussian")}
-ACTIVE = 0.01  # variance over examples of an active unit's posterior mean; Burda et al. 2016, section 4.2
+ACTIVE = 0.01  # a unit is active if its posterior mean varies more over examples; Burda et al. 2016, section 4.2
 SEED = 0  # of all noise in an evaluation
-GRID_IMAGES = 64  # of a grid of samples
+GRID_IMAGES = 64  # samples in a grid
 NUM_SCORED = 2_000  # samples and real examples that `Quality` compares
-MAX_DECODED = 2**20  # decoder outputs, in numbers, that an evaluation computes at a time
+MAX_DECODED = 2**20  # numbers that an evaluation lets the decoder return at a time
 
 
 @dataclass(eq=False)
@@ -31,17 +31,21 @@ class Variational(Autoencoding):
 
     .. math:: -\log p(x) \le \mathbb{E}_{q(z|x)}[-\log p(x|z)] + \operatorname{KL}(q(z|x) \,\|\, p(z))
 
-    Metrics are in nats per example. Evaluation uses beta = 1 and the same noise each time.
+    Losses and bounds are in nats per example. Evaluation uses beta = 1 and the same noise each time.
 
     Args:
-        likelihood: ``bernoulli`` for numbers in [0, 1] (not only 0 and 1), ``gaussian``, or ``auto``: bernoulli for
-            images, gaussian otherwise.
+        likelihood: ``bernoulli`` for numbers in [0, 1], including those between, ``gaussian``, or ``auto``, which is
+            bernoulli for images and gaussian otherwise.
         std: Standard deviation of the Gaussian likelihood; for images relative to [0, 1].
-        warmup: Share of the run over which beta rises from 0.
-        binarise: Draw each pixel as 0 or 1 with its value as the probability, each time it is read.
+        beta: Weight of the KL divergence in training.
+        warmup: Share of the run over which beta rises linearly from 0.
+        binarise: Replace each pixel, whenever it is read, by 0 or 1, drawn with its value as the probability of 1.
+        importance_samples: Codes per example in evaluation, for the importance-weighted bound.
         features: Run folder of the classifier whose features `Quality` compares; None to skip these scores.
 
-    Raise ConfigError if the likelihood is unknown or does not fit the data.
+    Raises:
+        ConfigError: The likelihood is unknown or does not fit the data.
+
     Source: Kingma and Welling 2014, "Auto-encoding variational Bayes", equation 10 and appendix B; beta, Higgins et al.
     2017; warm-up, Sønderby et al. 2016; importance-weighted bound, Burda et al. 2016, equation 8.
     """
@@ -68,7 +72,7 @@ class Variational(Autoencoding):
         self.quality = None if self.features is None else Quality()
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
-        """Return the negative bound with one code per example, and beta at this progress of the run."""
+        """Return the negative bound for one code per example, with the beta of this progress of the run."""
         unit, labels = self.pixel_range.to_unit(batch["inputs"]), class_labels(batch)
         targets = torch.bernoulli(unit.clamp(0, 1)) if self.binarise else unit
         inputs = self.pixel_range.from_unit(targets) if self.binarise else batch["inputs"]
@@ -80,7 +84,7 @@ class Variational(Autoencoding):
         return Loss(reconstruction + beta * kl, len(targets), {"reconstruction": reconstruction, "kl": kl})
 
     def posterior(self, model: nn.Module, inputs: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return mean and log-variance of each example's code, (B, latent) each."""
+        """Return mean and log-variance of each example's posterior, (B, latent) each."""
         mean, log_variance = encode(model, inputs, labels).chunk(2, 1)
         return mean, log_variance
 
@@ -95,11 +99,11 @@ class Variational(Autoencoding):
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return the negative bound and its two terms, the importance-weighted bound, and the number of active units.
 
-        ``iwae`` lies between the negative bound and -log p(x). The baseline is a decoder that ignores its code and
-        returns the mean of the evaluated examples.
+        In expectation ``iwae`` is between -log p(x) and the negative bound. The baseline is a decoder that ignores its
+        code and returns the mean of the evaluated examples.
         """
         noise, mean, collected = torch.Generator().manual_seed(SEED), Mean(), Collected()
-        means, numbers, real = Spread(), Spread(), list[Tensor]()
+        posterior_means, target_spread, real = Spread(), Spread(), list[Tensor]()
         for batch in batches:
             inputs, labels = batch["inputs"], class_labels(batch)
             targets = unit = self.pixel_range.to_unit(inputs)
@@ -111,8 +115,8 @@ class Variational(Autoencoding):
             reconstruction, kl = nll.mean(), kl_from_standard(center, log_variance).mean()
             iwae = math.log(self.importance_samples) - log_weights.logsumexp(0).mean()
             mean.add(len(targets), loss=reconstruction + kl, reconstruction=reconstruction, kl=kl, iwae=iwae)
-            means.add(center)
-            numbers.add(targets.flatten(1))
+            posterior_means.add(center)
+            target_spread.add(targets.flatten(1))
             if not collected.examples:
                 first = None if labels is None else labels[:NUM_RECONSTRUCTED]
                 outputs = decode(model, center[:NUM_RECONSTRUCTED], first)
@@ -120,7 +124,7 @@ class Variational(Autoencoding):
             collected.add_codes(center, labels)
             if self.quality is not None and sum(map(len, real)) < NUM_SCORED:
                 real.append(unit)
-        metrics = mean.read() | {"active_units": int((means.variance() > ACTIVE).sum())}
+        metrics = mean.read() | {"active_units": int((posterior_means.variance() > ACTIVE).sum())}
         if self.quality is not None:
             scored = torch.cat(real)[:NUM_SCORED]
             samples = [self._samples(model, len(rows), noise) for rows in scored.split(BATCH_SIZE)]
@@ -128,7 +132,7 @@ class Variational(Autoencoding):
         collapsed = f"none of {center.shape[1]} latent variables is active (KL {metrics['kl']:.2g} nats)"
         advice = "the decoder ignores its code. Try a smaller task.beta or a longer task.warmup."
         notes = [] if metrics["active_units"] else [f"posterior collapse: {collapsed}, {advice}"]
-        return Evaluation(metrics, {"mean example": self._baseline(numbers)}, {"collected": collected}, notes)
+        return Evaluation(metrics, {"mean example": self._baseline(target_spread)}, {"collected": collected}, notes)
 
     def importance_weights(
         self,
@@ -139,7 +143,7 @@ class Variational(Autoencoding):
         log_variance: Tensor,
         noise: Generator,
     ) -> tuple[Tensor, Tensor]:
-        """Draw codes; return -log p(x|z) and log p(x,z) - log q(z|x) of each, (importance_samples, B)."""
+        """Draw codes z; return -log p(x|z) and log p(x,z) - log q(z|x), (importance_samples, B) each."""
         count, at_once = len(targets), max(1, MAX_DECODED // targets.numel())
         nlls, log_weights = [], []
         for start in range(0, self.importance_samples, at_once):
@@ -152,13 +156,13 @@ class Variational(Autoencoding):
             log_weights.append(0.5 * (standard.square() - codes.square() + log_variance).sum(2) - nlls[-1])
         return torch.cat(nlls), torch.cat(log_weights)
 
-    def _baseline(self, numbers: Spread) -> dict[str, float]:
-        """Return the metrics of the best decoder that ignores its code: it returns the mean example."""
+    def _baseline(self, targets: Spread) -> dict[str, float]:
+        """Return the metrics of the best decoder that ignores its code, which returns the mean of the targets."""
         if self.bernoulli:
-            probability = numbers.mean().clamp(0, 1)
+            probability = targets.mean().clamp(0, 1)
             loss = (torch.special.entr(probability) + torch.special.entr(1 - probability)).sum()
         else:
-            loss = numbers.variance().sum() / (2 * self.std**2) + self.size * self.log_scale
+            loss = targets.variance().sum() / (2 * self.std**2) + self.size * self.log_scale
         return {"loss": float(loss), "reconstruction": float(loss), "kl": 0.0, "iwae": float(loss)}
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
@@ -167,13 +171,13 @@ class Variational(Autoencoding):
         return [*super().show(model, evaluation), *([] if samples is None else [Media("samples", samples)])]
 
     def frame(self, model: nn.Module) -> Tensor | None:
-        """Return samples from fixed noise; of a conditional model, the classes in turn."""
+        """Return a grid of samples from fixed noise; a conditional model generates the classes in turn."""
         if not self.has_images:
             return None
         return grids.images(self._samples(model, GRID_IMAGES, torch.Generator().manual_seed(SEED)), GRID_COLUMNS)
 
     def _samples(self, model: nn.Module, count: int, noise: Generator) -> Tensor:
-        """Return decoded codes from the prior; of a conditional model, the classes in turn."""
+        """Return samples: decoded codes from the prior; a conditional model generates the classes in turn."""
         codes = reproducible_noise(model, count, noise)
         return self.to_data_range(decode(model, codes, cyclic_labels(model, count)))
 

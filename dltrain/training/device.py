@@ -89,9 +89,15 @@ def resolve_device(name: str) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether memory ran out, on the device or on the host."""
+    """Return whether memory ran out, on the device or on the host, or a size is more than any memory holds."""
     # torch reports the host's memory as a plain RuntimeError.
-    words = ("can't allocate memory", "not enough memory", "out of memory")
+    words = (
+        "can't allocate memory",
+        "not enough memory",
+        "out of memory",
+        "calculation overflowed",
+        "multiplication overflow",
+    )
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(word in str(error) for word in words)
     )

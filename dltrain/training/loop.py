@@ -1,6 +1,6 @@
 """The training loop: stages, epochs and steps.
 
-Plain Python without callbacks. What happens within a step is in `step` and `dltrain.optim.optimizer`.
+There are no callbacks. A single step is in `dltrain.training.step` and `dltrain.optim.optimizer`.
 """
 
 import gc
@@ -26,13 +26,13 @@ from dltrain.training.step import StepInfo, StepRunner
 
 
 class Loop:
-    """Trains a model on one task.
+    """Training loop of one model and one task.
 
     Args:
         batches: Split -> its batches: ``train``, optionally ``unlabelled`` and ``val``. Without ``val`` the last
-            weights are the best.
-        make_optimizer: Makes the optimizer of a turn, given the turn and the number of steps of its stage.
-        ema: Averaged weights that are evaluated and kept instead of the model's own, or None.
+            weights count as the best.
+        make_optimizer: Returns the optimizer for a turn and the number of steps of its stage.
+        ema: Averaged weights, which are evaluated and restored as the best instead of the model's own, or None.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class Loop:
         self.runner = StepRunner(make_optimizer, config, device, train.batch_size, self.console)
         self.evaluator = Evaluator(task, model, ema, device, stop)
         self.checkpointer = Checkpointer(task, model, ema, self.runner, train.bad, checkpoints, self.timer, stop)
-        self.mid_step = False  # a step has begun and is not done
+        self.mid_step = False  # a step has begun but is not complete
         self.out_of_time = False
 
     @property
     def epoch(self) -> float:
-        """Epochs done, with a fraction."""
+        """Number of epochs done, with the fraction of the current one."""
         return self.stages.epoch(self.state)
 
     @property
@@ -78,10 +78,10 @@ class Loop:
         """Train all stages, then restore the best weights.
 
         Raises:
-            Diverged: When a loss or a weight is no longer finite.
-            Stopped: On a signal; the run can be resumed from its last checkpoint.
+            Diverged: A loss or a weight is not finite and ``on_non_finite`` is ``stop``.
+            Stopped: A signal arrived; the run can be resumed from its last checkpoint.
         """
-        # Imported objects live until the end: keep the garbage collector from walking them during training.
+        # Imported objects live until the end, so the garbage collector need not scan them during training.
         gc.collect()
         gc.freeze()
         try:
@@ -102,7 +102,7 @@ class Loop:
     def _run_stages(self) -> None:
         self.logger.begin(self.state)
         try:
-            if not self.runner.optimizers:  # they exist in a resumed run
+            if not self.runner.optimizers:  # a resumed run has them already
                 self.begin_stage()
             self._run_stage()
             while self.state.stage + 1 < len(self.stages.plans):
@@ -132,7 +132,7 @@ class Loop:
         if state.evaluating:  # the evaluation was interrupted
             self._evaluate_and_save(evaluate=True, save=state.step >= last)
         elif state.step >= last and self.val is not None and state.evaluated != state.step:
-            # The stage was shortened on resume: its new last step has been taken, but not as the last one.
+            # The stage was shortened on resume and is already complete, but its last step was not evaluated.
             if self.runner.loss_buffer.losses:
                 self.log()
             self._evaluate_and_save(evaluate=True, save=True)
@@ -183,14 +183,18 @@ class Loop:
             self.timer.examples += len(batch["inputs"])
 
     def log(self) -> None:
-        """Read the buffered losses from the device and log them; raises `Diverged` for `on_non_finite=stop`."""
+        """Read the buffered losses from the device and log them.
+
+        Raises:
+            Diverged: A loss is not finite and ``on_non_finite`` is ``stop``.
+        """
         values = self.runner.read()  # waits for the device
         self.logger.log_training(self.state.step, self.epoch, values)
         if self.config.on_non_finite == "stop":
             check_losses(values, self.state.step)
 
     def _evaluate_and_save(self, evaluate: bool, save: bool) -> None:
-        """Evaluate, save or both; one checkpoint serves as the last and the best."""
+        """Evaluate, save or both, with one checkpoint if the last weights are also the best."""
         best = self.val is None  # without validation the last weights are the best
         if evaluate and self.val is not None:
             self.state.evaluating = True
@@ -201,9 +205,9 @@ class Loop:
             self.save(best)
 
     def _log_evaluation(self, evaluation: Evaluation) -> bool:
-        """Log an evaluation, update the best value and the schedules; return whether it is the best so far."""
+        """Log an evaluation and update the best value and the schedules; return whether it is the best so far."""
         state, goal = self.state, self.goal
-        # Images at the 1st, 2nd, 4th, 8th, ... evaluation show the progress in a few pictures.
+        # Images at the 1st, 2nd, 4th, 8th, ... evaluation are enough to show the progress.
         due = (state.evaluations + 1).bit_count() == 1
         shown = self.evaluator.show(evaluation, goal) if due else []
         frame = self.evaluator.frame(evaluation)
@@ -220,7 +224,7 @@ class Loop:
         self.checkpointer.save(self.state, self.logger.metric, best)
 
     def load_state_dict(self, content: dict[str, Any], measured: dict[str, float]) -> None:
-        """Continue from the content of a checkpoint, and from the times and counts in its manifest."""
+        """Restore the content of a checkpoint, and the times and counts in its manifest entry."""
         self.state = TrainState(**content["loop"])
         self.begin_stage()
         self.checkpointer.load_state_dict(content)

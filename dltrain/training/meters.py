@@ -81,7 +81,7 @@ class Timer:
 
 
 class LossBuffer:
-    """Keeps losses on the device and reads them in one copy; `skip_non_finite` leaves NaN and infinity out."""
+    """Buffer of losses on the device, read in one copy; `skip_non_finite` leaves out NaN and infinity."""
 
     def __init__(self, skip_non_finite: bool = False) -> None:
         self.skip_non_finite = skip_non_finite

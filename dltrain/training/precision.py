@@ -38,12 +38,12 @@ def use_fp32_where_needed(model: nn.Module, device: Device) -> str | None:
 
 
 def may_lack_kernels(device: Device) -> bool:
-    """Whether layers have to be tried: fp32 and CUDA have a kernel for every layer."""
+    """Return whether layers must be tested because the precision may lack kernels; fp32 and CUDA have all."""
     return device.precision in DTYPES and device.device.type != "cuda"
 
 
 def is_supported(layer: nn.Module, device: Device) -> bool:
-    """Whether the device computes `layer` in its precision, forward and backward, or fails in fp32, too."""
+    """Return whether the device computes `layer` in its precision, forward and backward, or fails in fp32 as well."""
     return _is_computed(layer, device, device.autocast()) or not _is_computed(layer, device, contextlib.nullcontext())
 
 
@@ -102,7 +102,7 @@ def advise(model: nn.Module, device: Device) -> str | None:
 
 
 def _is_fast(precision: str, convolves: bool) -> bool:
-    """Whether oneDNN has kernels for `precision` on this CPU other than slow reference code."""
+    """Return whether oneDNN has kernels for `precision` on this CPU other than slow reference code."""
     if not torch.backends.mkldnn.is_available():
         return False
     if precision == "fp16" and convolves and not torch.cpu.get_capabilities().get("amx_fp16", False):

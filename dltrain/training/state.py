@@ -72,7 +72,7 @@ def improves(value: float, best: float | None, better: str) -> bool:
 
 
 class Trigger:
-    """Fires at regular intervals: determined by the step alone, except for intervals in minutes."""
+    """Trigger at regular intervals, determined by the step alone except for intervals in minutes."""
 
     def __init__(self, interval: Interval, epoch_steps: int) -> None:
         count, unit = interval

@@ -23,7 +23,7 @@ class StepInfo(NamedTuple):
 
 
 class StepRunner:
-    """Runs the turns of a step and buffers their losses on the device."""
+    """Run the turns of a step and buffer their losses on the device."""
 
     def __init__(
         self,

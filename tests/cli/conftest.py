@@ -31,7 +31,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
 
 @pytest.fixture
 def predict(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Predict:
-    """Runs the command in this process, with something on standard input."""
+    """Return a function that runs ``dltrain predict`` in this process with the given standard input."""
 
     def call(*words: object, stdin: bytes = b"") -> Result:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))

@@ -30,7 +30,7 @@ class Result(NamedTuple):
 
 @pytest.fixture
 def evaluate(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """Runs the command in this process."""
+    """Return a function that runs ``dltrain evaluate`` in this process."""
 
     def call(*words: object) -> Result:
         capsys.readouterr()

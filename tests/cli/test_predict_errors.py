@@ -132,3 +132,14 @@ def test_overrides_of_the_models_inputs_are_rejected(train: Train, predict: Pred
     for typed in ("data.window=30", "data.normalise=train", "data.column=[temperature]"):
         said = predict(folder, typed)
         assert said.code == 2 and f"{typed.split('=')[0]}: a trained model keeps" in said.err
+
+
+def test_data_of_ones_own_without_inputs_are_named(
+    train: Train, predict: Predict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = train("model=mlp", "data=digits", "trainer.max_steps=1")
+    (tmp_path / "x.png").touch()
+    monkeypatch.delattr("dltrain.datasets.digits.Digits.inputs")
+    shown = predict(run, tmp_path / "x.png")
+    assert shown.code == 2
+    assert "INPUT: not supported because Digits has no method inputs(files)" in shown.err

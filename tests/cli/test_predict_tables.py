@@ -1,4 +1,4 @@
-"""``dltrain predict`` on tables: rows are read by the names of their columns, as in evaluation."""
+"""``dltrain predict`` on tables: columns are found by name, and outputs equal those of evaluation."""
 
 import csv
 import io
@@ -13,9 +13,9 @@ from prediction_examples import Known, Predict, Small, Train, outputs_of, rebuil
 
 @pytest.fixture
 def held_out(own_files: dict[str, Path], train: Train, small: Small) -> Callable[[str], tuple[Path, Known, list[dict]]]:
-    """Return a function for the run on a column, its model, and the rows of its test split as in the file."""
+    """Return a function that trains on a target column and returns the run, its model, and the file's test rows."""
 
-    def made(column: str) -> tuple[Path, Known, list[dict]]:
+    def train_on(column: str) -> tuple[Path, Known, list[dict]]:
         task = [] if column == "kind" else ["task=regression"]
         folder = train("model=mlp", *small("csv"), f"data.column={column}", *task)
         known = rebuilt(folder)
@@ -23,7 +23,7 @@ def held_out(own_files: dict[str, Path], train: Train, small: Small) -> Callable
             rows = list(csv.DictReader(lines))
         return folder, known, [rows[number] for number in known.made.data.parts[2].tolist()]
 
-    return made
+    return train_on
 
 
 def as_csv(rows: list[dict], names: list[str], delimiter: str = ",") -> str:
@@ -34,30 +34,30 @@ def as_csv(rows: list[dict], names: list[str], delimiter: str = ",") -> str:
     return text.getvalue()
 
 
-def test_rows_are_classified_as_in_evaluation_in_any_order_of_columns(held_out: Callable, predict: Predict) -> None:
+def test_rows_with_columns_in_any_order_are_classified_as_in_evaluation(held_out: Callable, predict: Predict) -> None:
     folder, known, rows = held_out("kind")
-    wanted = outputs_of(known).softmax(1)
+    expected = outputs_of(known).softmax(1)
     for names in ("a,b,c,d,e,f,price,kind", "price,f,e,d,note,c,b,a"):
         for batch in (5, 500):
             content = as_csv(rows, names.split(",")).encode()
-            said = predict(folder, "-", "--batch", batch, stdin=content).lines
-            found = torch.tensor([[line["probabilities"][name] for name in ("cat", "dog")] for line in said])
-            assert torch.allclose(found, wanted, rtol=1e-5)
-            assert [line["line"] for line in said] == list(range(2, 2 + len(rows)))
+            output = predict(folder, "-", "--batch", batch, stdin=content).lines
+            found = torch.tensor([[line["probabilities"][name] for name in ("cat", "dog")] for line in output])
+            assert torch.allclose(found, expected, rtol=1e-5)
+            assert [line["line"] for line in output] == list(range(2, 2 + len(rows)))
 
 
-def test_numbers_are_predicted_in_the_units_of_their_column_also_from_files_with_decimal_commas(
+def test_predicted_numbers_have_the_unit_of_their_column_and_decimal_commas_are_read(
     held_out: Callable, predict: Predict, tmp_path: Path, own_files: dict[str, Path]
 ) -> None:
     folder, known, rows = held_out("price")
     table = np.genfromtxt(own_files["csv"], delimiter=",", names=True, dtype=None, encoding="utf-8")
     prices = table["price"][known.made.data.parts[0].numpy()]
-    wanted = outputs_of(known)[:, 0].double() * prices.std() + prices.mean()
+    expected = outputs_of(known)[:, 0].double() * prices.std() + prices.mean()
     commas = [{name: cell.replace(".", ",") for name, cell in row.items()} for row in rows]
     (tmp_path / "new.csv").write_text(as_csv(commas, [*"abcdef", "kind"], delimiter=";"))
-    said = predict(folder, tmp_path / "new.csv").lines
-    assert [line["price"] for line in said] == pytest.approx(wanted.tolist(), rel=1e-5)
-    assert set(said[0]) == {"input", "line", "price"}
+    output = predict(folder, tmp_path / "new.csv").lines
+    assert [line["price"] for line in output] == pytest.approx(expected.tolist(), rel=1e-5)
+    assert set(output[0]) == {"input", "line", "price"}
 
 
 @pytest.mark.parametrize(
@@ -71,9 +71,9 @@ def test_numbers_are_predicted_in_the_units_of_their_column_also_from_files_with
         (lambda text: "", "INPUT 1: expected a line of names and rows of numbers"),
     ],
 )
-def test_an_error_in_a_table_names_its_input_and_place(
+def test_an_error_in_a_table_names_the_input_and_the_place(
     change: Callable[[str], str], message: str, held_out: Callable, predict: Predict, own_files: dict
 ) -> None:
     folder, _, _ = held_out("kind")
-    said = predict(folder, "-", stdin=change(own_files["csv"].read_text()).encode())
-    assert said.code == 2 and message in said.err and "Traceback" not in said.err
+    output = predict(folder, "-", stdin=change(own_files["csv"].read_text()).encode())
+    assert output.code == 2 and message in output.err and "Traceback" not in output.err

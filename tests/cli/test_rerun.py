@@ -33,7 +33,7 @@ class Result(NamedTuple):
 
 @pytest.fixture
 def rerun(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Result]:
-    """Runs the command in this process, into the folder ``again``."""
+    """Return a function that runs ``dltrain rerun`` in this process into the folder ``again``."""
 
     def call(*words: object) -> Result:
         capsys.readouterr()

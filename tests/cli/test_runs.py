@@ -1,5 +1,6 @@
 """``dltrain runs``: a table of runs from their folders, in whatever state they are."""
 
+import errno
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from filelock import FileLock
 
 from dltrain.cli import main
 from dltrain.storage import run_dir
@@ -56,7 +58,7 @@ class Result(NamedTuple):
 
 @pytest.fixture
 def runs(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """Runs the command in this process."""
+    """Return a function that runs ``dltrain runs`` in this process."""
 
     def call(*words: object) -> Result:
         capsys.readouterr()
@@ -128,6 +130,24 @@ def test_a_killed_run_is_lost_and_one_that_is_at_work_runs(
     manifest = json.loads((run / "checkpoints" / "manifest.json").read_text())
     earlier = max(entry["seconds"] for entry in manifest.values())
     assert earlier <= dead["time"] < earlier + 60  # what it took until its last checkpoint, and the time since
+
+
+def test_a_run_whose_process_is_gone_is_lost_where_no_lock_can_be_tried(
+    plain_run: Path, runs: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = put(plain_run, tmp_path / "run")
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    status = json.loads((run / "status.json").read_text())
+    (run / "status.json").write_text(json.dumps({**status, "state": "running", "pid": gone.pid}))
+
+    def full(lock: FileLock, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(FileLock, "acquire", full)
+    assert runs(run, "--json").rows[0]["state"] == "lost"
+    (run / "status.json").write_text(json.dumps({**status, "state": "running", "pid": os.getpid()}))
+    assert runs(run, "--json").rows[0]["state"] == "running"
 
 
 def test_before_the_test_the_best_of_the_validation_counts(
@@ -275,3 +295,13 @@ def test_a_list_of_runs_opens_each_small_file_once_and_needs_no_torch(plain_run:
     found = dict(part.split("=") for part in ended.stderr.splitlines()[-1].split())
     assert found["torch"] == "False"
     assert int(found["opens"]) <= runs * (len(files) + 2)
+
+
+def test_what_differs_between_the_jobs_of_a_sweep_stands_before_what_they_share(
+    kept: Kept, runs: Callable[..., Result], tmp_path: Path
+) -> None:
+    for job, lr in enumerate(("0.1", "0.2")):
+        run = put(kept("plain"), tmp_path / "sweep" / str(job), 10)
+        (run / "command.txt").write_text(f"dltrain --config-dir my_conf trainer.epochs=1 optimizer.lr={lr}\n")
+    shown = runs(tmp_path)
+    assert all(f"optimizer.lr={lr} trainer.epochs=1" in shown.out for lr in ("0.1", "0.2")), shown.out

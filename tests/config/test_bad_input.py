@@ -17,6 +17,7 @@ FILES = {
     "words.csv": "name,value\n" + "\n".join(f"row {row},{row}.5" for row in range(ROWS)),
     "few.csv": "value\n1\n2\n3\n",
     "table.csv": "a,b,kind\n" + "\n".join(f"{row},{row * 2 % 7},{'cat' if row % 2 else 'dog'}" for row in range(80)),
+    "a,b.csv": "a,b\n1,2\n",
     "file": "a file, not a folder",
     "old/status.json": "{}",
 }
@@ -50,6 +51,19 @@ TABLE: dict[str, list[list[str]]] = {
     "trainer={epoch: 3}": [["trainer.epoch", "Did you mean trainer.epochs?"]],
     "+trainer.epoch=3": [["trainer.epoch", "Did you mean epochs?"]],
     "~model": [["model", "expected a value"]],
+    # One line per mistake, also for what Hydra itself refuses, with --cfg and without.
+    "~model=gru +model=gru ++data=digits model@foo=gru seed=-1": [
+        ["~model=gru", "No match in the defaults list"],
+        ["+model=gru", "Multiple values for model"],
+        ["++data=digits", "not supported"],
+        ["model@foo=gru", "Could not override"],
+        ["seed", "at least 0"],
+    ],
+    "--cfg job +seed=3 ~model.hidden_size=3 optimizer.lr=-1": [
+        ["+seed", "a key that does not exist yet", "seed=3"],
+        ["~model.hidden_size", "its value, 64", "got 3"],
+        ["optimizer.lr", "above 0"],
+    ],
     "hydra.callbacks.x._target_=os.system": [["hydra.callbacks.x._target_", "hydra.run.dir"]],
     "hydra.run.dir=file/run": [["hydra.run.dir", "can be written", "file/run"]],
     "hydra.run.dir=old": [["hydra.run.dir", "holds no run yet", "old"]],
@@ -111,7 +125,15 @@ TABLE: dict[str, list[list[str]]] = {
     "model._target_=os.system": [["model._target_", "a class of dltrain", "os.system"]],
     "task._target_=torch.nn.Identity": [["task._target_", "a task", "torch.nn.Identity"]],
     "model._target_=mine.Model": [["model._target_", "mine.Model", "allow_targets=[mine]"]],
-    "model._target_=mine.Model allow_targets=[mine]": [["model._target_", "can be imported", "No module named 'mine'"]],
+    "model._target_=mine.Model allow_targets=[mine]": [
+        ["model._target_", "can be imported", "No module named 'mine'", "PYTHONPATH"]
+    ],
+    "optimizer._target_=torch.optim.ASGD": [["optimizer.betas optimizer.eps", "ASGD takes lr", "~optimizer.betas"]],
+    "~optimizer.betas ~optimizer.eps ~optimizer.amsgrad ~optimizer.weight_decay optimizer._target_=torch.optim.LBFGS": [
+        ["optimizer._target_", "LBFGS cannot take a step", "closure"]
+    ],
+    "data=csv data.column=units,price": [["data.column", "one value", "'data.column=[units,price]'"]],
+    "data=csv data.path=a,b.csv": [["data.path", "one value", """Quote it: "data.path='a,b.csv'\""""]],
 }
 
 

@@ -16,7 +16,7 @@ Write = Callable[..., tuple[str, ...]]
 
 @pytest.fixture
 def own(tmp_path: Path) -> Write:
-    """Writes YAML files of a user's own; returns the folders for ``--config-dir``."""
+    """Return a function that writes YAML files of a user and returns the folders for ``--config-dir``."""
 
     def write(**files: str) -> tuple[str, ...]:
         for name, text in files.items():
@@ -83,7 +83,7 @@ def test_a_nested_group_may_be_typed_with_a_dot() -> None:
         ("data.path='a=b, c.csv'", "data.path", "a=b, c.csv"),
         ("data.column=[a,b]", "data.column", ["a", "b"]),
         ("trainer.epochs=${data.window}", "trainer.epochs", 104),
-        ("optimizer.schedule.warmup=0.1", "optimizer.schedule.warmup", 0.1),
+        ("optimizer.schedule.pct_start=0.1", "optimizer.schedule.pct_start", 0.1),
     ],
 )
 def test_values_arrive_as_they_were_typed(typed: str, key: str, expected: Any) -> None:

@@ -18,6 +18,7 @@ FACTS: dict[str, Any] = {
     **{"outputs": 4, "classes": 4, "class_names": list("abcd"), "statistics": 2, "visible": 256, "lowest": 256},
     **{"answers": 1, "low": [0.0], "high": [1.0], "horizon": 3, "columns": 1, "season": 1, "unit": "", "targets": 1},
     **{"target_names": ["y"], "vocabulary": 11, "each_step": False, "causal": False, "encode": list, "decode": str},
+    "lags": None,
 }
 
 

@@ -1,4 +1,4 @@
-"""The words of the configuration: what they admit, and how they say so."""
+"""Field specs of the configuration: accepted values and error messages."""
 
 import math
 from typing import Any
@@ -17,24 +17,24 @@ from dltrain.config import schema
         ("(-inf, inf)", [-1e300, 0, 3], [math.inf, -math.inf], "a number"),
     ],
 )
-def test_an_interval_admits_what_mathematics_says(
+def test_an_interval_accepts_closed_ends_and_rejects_open_ends(
     interval: str, inside: list[float], outside: list[float], text: str
 ) -> None:
-    word = schema.real(interval)
-    assert all(word.accepts(value) for value in inside)
-    assert not any(word.accepts(value) for value in outside)
-    assert not any(word.accepts(value) for value in (math.nan, True, "0.5", None, [0.5]))
-    assert word.text == text
+    spec = schema.real(interval)
+    assert all(spec.accepts(value) for value in inside)
+    assert not any(spec.accepts(value) for value in outside)
+    assert not any(spec.accepts(value) for value in (math.nan, True, "0.5", None, [0.5]))
+    assert spec.text == text
 
 
-def test_a_whole_number_is_neither_a_truth_value_nor_a_float() -> None:
-    word = schema.integer(1)
-    assert word.accepts(1)
-    assert not any(word.accepts(value) for value in (0, True, 1.0, "1", None))
+def test_an_integer_rejects_booleans_floats_and_strings() -> None:
+    spec = schema.integer(1)
+    assert spec.accepts(1)
+    assert not any(spec.accepts(value) for value in (0, True, 1.0, "1", None))
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"),
+    ("value", "expected"),
     [
         (50, (50.0, "step")),
         ("50", (50.0, "step")),
@@ -53,12 +53,12 @@ def test_a_whole_number_is_neither_a_truth_value_nor_a_float() -> None:
         ([1], None),
     ],
 )
-def test_a_span_is_a_number_and_a_unit(typed: Any, meant: tuple[float, str] | None) -> None:
-    assert schema.parse_interval(typed) == meant
+def test_an_interval_is_a_number_and_a_unit(value: Any, expected: tuple[float, str] | None) -> None:
+    assert schema.parse_interval(value) == expected
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "mistake"),
+    ("key", "value", "error"),
     [
         ("seed", 2**63 - 1, None),
         ("seed", 2**63, "seed: expected a whole number of at least 0"),
@@ -72,13 +72,13 @@ def test_a_span_is_a_number_and_a_unit(typed: Any, meant: tuple[float, str] | No
         ("data.path", -3, None),
     ],
 )
-def test_a_value_is_held_against_its_word_wherever_it_stands(key: str, value: Any, mistake: str | None) -> None:
+def test_a_value_is_checked_against_the_spec_of_its_key_at_any_depth(key: str, value: Any, error: str | None) -> None:
     found = schema.check_range(key, value)
-    assert found is None if mistake is None else mistake in str(found)
+    assert found is None if error is None else error in str(found)
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "default", "right"),
+    ("key", "value", "default", "valid"),
     [
         ("model.bidirectional", True, False, True),
         ("model.bidirectional", 1, False, False),
@@ -100,13 +100,13 @@ def test_a_value_is_held_against_its_word_wherever_it_stands(key: str, value: An
         ("optimizer.schedule.warmup", 0.1, 0, True),
     ],
 )
-def test_what_is_typed_must_be_of_the_kind_that_yaml_has(key: str, value: Any, default: Any, right: bool) -> None:
+def test_an_override_must_have_the_type_of_the_default(key: str, value: Any, default: Any, valid: bool) -> None:
     found = schema.check_type(key, value, default)
-    assert (found is None) is right
-    assert right or str(found).startswith(f"{key}: expected ")
+    assert (found is None) is valid
+    assert valid or str(found).startswith(f"{key}: expected ")
 
 
-def test_every_leaf_is_checked_and_named_by_its_full_key() -> None:
+def test_every_value_is_checked_and_reported_with_its_full_key() -> None:
     content = {
         "model": {"_target_": "dltrain.models.x", "blocks": [{"channels": 0}, {"channels": 3}], "hidden_size": [4, 0]}
     }
@@ -116,5 +116,5 @@ def test_every_leaf_is_checked_and_named_by_its_full_key() -> None:
     ]
 
 
-def test_what_a_class_of_the_users_own_takes_is_not_judged_by_our_words() -> None:
+def test_arguments_of_user_classes_are_not_checked() -> None:
     assert not list(schema.out_of_range({"model": {"_target_": "theirs.Model", "depth": "deep", "dropout": 3}}))

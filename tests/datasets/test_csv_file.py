@@ -1,5 +1,6 @@
-"""CSV files: what is no table, no name and no number is refused, and said by column and line."""
+"""CSV files: notation, and errors that name the column and the line."""
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -47,13 +48,95 @@ def test_series_that_share_a_name_are_refused_and_so_is_one_asked_for_twice(tmp_
 
 def test_digits_parted_by_underscores_are_no_number() -> None:
     (table,) = csv_file.iterate_tables(["a;b\n", "1_0;1,5\n"], Path("a.csv"), None)
-    assert [table.parse_number(cell) for cell in table.rows[0]] == [None, 1.5]
+    assert table.text(0).all() and table.numbers(1).tolist() == [1.5]
 
 
-def test_cells_between_tabs_are_refused_with_what_is_read(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("a\tb\n1,5\t2\n")
-    with pytest.raises(ConfigError, match=r"data.path: expected cells between commas or semicolons in .*, got tabs"):
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_the_delimiter_is_found_from_the_rows(delimiter: str, tmp_path: Path) -> None:
+    names = ["area, m²", "price; net", "a|b"]
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows([names, *([row, row + 0.5, f"w{row}"] for row in range(9))])
+    table = csv_file.read_csv(tmp_path / "a.csv")
+    assert table.header == names
+    assert table.numbers(1).tolist() == [row + 0.5 for row in range(9)]
+
+
+def test_the_delimiter_may_be_declared_in_the_first_line(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("sep=;\na,b;c\n1;2\n3;4\n")
+    table = csv_file.read_csv(tmp_path / "a.csv")
+    assert table.header == ["a,b", "c"] and table.lines.tolist() == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["1.234,5", "2,25"], [1234.5, 2.25]),
+        (["1,234.5", "2.25"], [1234.5, 2.25]),
+        (["1'234.5", "2.25"], [1234.5, 2.25]),
+        (["1 234,5", "2,25"], [1234.5, 2.25]),
+        (["1\u202f234,5", "2,25"], [1234.5, 2.25]),
+        (["12,34,567", "3.5"], [1234567, 3.5]),
+        (["1.234.567", "3"], [1234567, 3]),
+        (["−1,5", "2"], [-1.5, 2]),
+        (["4.136", "1234"], [4.136, 1234]),
+        (["12 %", "7.5 %"], [12, 7.5]),
+        (["$1,234.50", "$3.00"], [1234.5, 3]),
+    ],
+)
+def test_marks_of_decimals_and_thousands_are_found(cells: list[str], expected: list[float], tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a;b\n" + "".join(f"{cell};x\n" for cell in cells))
+    assert csv_file.read_csv(tmp_path / "a.csv").numbers(0).tolist() == expected
+
+
+@pytest.mark.parametrize("cells", [["4.136", "249"], ["4,136", "2,500"], ["4.136", "12.500"]])
+def test_numbers_that_can_be_read_in_two_ways_are_refused_unless_the_mark_is_given(
+    cells: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "a.csv").write_text("a;b\n" + "".join(f"{cell};x\n" for cell in cells))
+    said = r"^data.decimal: expected .* in column a, line 2 of .*, got 4.136, which may be 4136 or 4.136. data.decimal="
+    with pytest.raises(ConfigError, match=said):
         csv_file.read_csv(tmp_path / "a.csv")
+    grouped = csv_file.read_csv(tmp_path / "a.csv", csv_file.Notation(decimal="comma" if "." in cells[0] else "point"))
+    assert grouped.numbers(0)[0] == 4136
+
+
+def test_two_decimal_marks_in_one_file_are_refused_with_both(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a;b\n1.5;2,5\n2.5;3,5\n")
+    with pytest.raises(ConfigError, match=r"one decimal mark in .*, got 1.5 in column a and 2,5 in column b"):
+        csv_file.read_csv(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("word", ["NULL", "None", "?", "N/A", "-", "#N/A", "n.a."])
+def test_words_for_a_missing_value_leave_a_column_of_numbers_one(word: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"a,b\n1.5,x\n{word},y\n")
+    table = csv_file.read_csv(tmp_path / "a.csv")
+    assert table.is_numeric(0) and table.missing(0).tolist() == [False, True]
+
+
+def test_a_word_of_ones_own_for_a_missing_value_can_be_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b\n1.5,x\nbroken,y\n")
+    table = csv_file.read_csv(tmp_path / "a.csv", csv_file.Notation(missing_words=["Broken"]))
+    assert table.is_numeric(0) and table.missing(0).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("first", ["4.6,3.1,rosa", "2020-01-01,5.2,rosa", "1,2,3"])
+def test_a_first_line_of_values_is_refused_with_the_way_out(first: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"{first}\n" * 5)
+    with pytest.raises(ConfigError, match=r"names of the columns in the first line.*data.header=false"):
+        csv_file.read_csv(tmp_path / "a.csv")
+    table = csv_file.read_csv(tmp_path / "a.csv", csv_file.Notation(header=False))
+    assert len(table) == 5 and table.header == ["column_1", "column_2", "column_3"]
+
+
+def test_years_as_names_of_columns_are_names(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("country,2019,2020\nChile,1.5,2.5\nPeru,3.5,4.5\n")
+    assert csv_file.read_csv(tmp_path / "a.csv").numbers(1).tolist() == [1.5, 3.5]
+
+
+def test_utf16_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("größe\tb\n1,5\tx\n2,5\ty\n", encoding="utf-16")
+    table = csv_file.read_csv(tmp_path / "a.csv")
+    assert table.header == ["größe", "b"] and table.numbers(0).tolist() == [1.5, 2.5]
 
 
 @pytest.mark.parametrize("cell", ["1e300", "-4e38"])
@@ -64,7 +147,7 @@ def test_numbers_that_no_float32_holds_are_refused_with_their_place(cell: str, t
     said = rf"a number between -3.4e\+38 and 3.4e\+38 in column a, line 7 of .*, got {cell}"
     for read in (
         lambda: CsvTable(str(tmp_path / "large.csv")),
-        TimeSeries(path=str(tmp_path / "large.csv"), window=3, horizon=1).load,
+        lambda: TimeSeries(path=str(tmp_path / "large.csv"), window=3, horizon=1),
         lambda: next(data.inputs(InputFiles((str(tmp_path / "large.csv"),)))),
     ):
         with pytest.raises(ConfigError, match=said):

@@ -55,7 +55,7 @@ def test_a_yaml_says_what_it_is_picks_its_task_and_carries_every_argument(name):
     assert (FOLDER / f"{name}.yaml").read_text("utf-8").startswith("# ")
     assert set(arguments) == set(inspect.signature(target).parameters)
     assert set(config["_provides_"]) <= {fact.name for fact in fields(Spec)}
-    (override, own) = config["defaults"]
+    (override, *_, own) = config["defaults"]
     (task,) = override.values()
     assert (FOLDER.parent / "task" / f"{task}.yaml").is_file() and own == "_self_"
 

@@ -76,19 +76,19 @@ def test_a_class_may_be_named_as_a_split(names, tmp_path):
         (["train/Cat", "train/dog", "val/cat"], "got cat. Did you mean Cat"),
         (["val/cat", "test/cat"], "one folder per class, or train, val and test .*, got test, val"),
         (["train/cat", "training/cat"], "got train, training"),
-        (["train/cat", "train/dog", "holdout/cat"], "got holdout, train. Folders named as splits hold the classes"),
+        (["train/cat", "train/dog", "holdout/cat"], "got holdout, train. Rename or move folders"),
         (["cat", "dog", "test"], "got cat, dog, test"),
         (["cat", "dog", "val/cat"], "got cat, dog, val"),
         (["train/cat", "train/dog", "test"], "one folder per class in .*test, got none. Images without a class"),
         (["train", "test"], "one folder per class in .*train, got none"),
         (
             ["cat/train", "cat/test", "dog/train", "dog/test"],
-            "directly in .*, got cat/test, cat/train. Turn them around",
+            "directly in .*, got cat/test, cat/train. Swap the levels",
         ),
         (["pets/train/cat", "pets/train/dog"], "got pets/train. data.path=.*/pets"),
     ],
 )
-def test_folders_with_more_than_one_reading_are_refused(folders, message, tmp_path):
+def test_ambiguous_folders_are_refused(folders, message, tmp_path):
     for folder in folders:
         put(tmp_path / folder, 5)
     with pytest.raises(ConfigError, match=f"^data.path: expected .*{message}"):

@@ -224,17 +224,22 @@ def test_a_table_in_pieces_is_the_table_in_one():
     path = Path("a.csv")
     (whole,) = csv_file.iterate_tables(lines, path, None)
     pieces = list(csv_file.iterate_tables(lines, path, 2))
-    assert [len(piece.rows) for piece in pieces] == [2, 1]
-    assert whole.rows == [row for piece in pieces for row in piece.rows] == [["1,5", "2"], ["2,5", "3"], ["3,5", "4"]]
-    assert whole.lines == [line for piece in pieces for line in piece.lines] == [2, 4, 5]
-    assert all(piece.decimal_comma and piece.header == ["a,b;c", "x"] for piece in pieces)
+    assert [len(piece) for piece in pieces] == [2, 1]
+    assert rows_of(whole) == [row for piece in pieces for row in rows_of(piece)]
+    assert rows_of(whole) == [["1,5", "2"], ["2,5", "3"], ["3,5", "4"]]
+    assert whole.lines.tolist() == [line for piece in pieces for line in piece.lines] == [2, 4, 5]
+    assert all(piece.decimal == "," and piece.header == ["a,b;c", "x"] for piece in pieces)
 
 
-def test_an_empty_line_of_one_column_is_a_hole_unless_nothing_follows():
+def rows_of(table):
+    return [[cells[row] for cells in table.columns] for row in range(len(table))]
+
+
+def test_an_empty_line_of_one_column_is_a_missing_value_unless_nothing_follows():
     (table,) = csv_file.iterate_tables(["x\n", "1\n", "\n", "3\n", "\n"], Path("a.csv"), None)
-    assert table.rows == [["1"], [""], ["3"]] and table.lines == [2, 3, 4]
+    assert rows_of(table) == [["1"], [""], ["3"]] and table.lines.tolist() == [2, 3, 4]
     pieces = list(csv_file.iterate_tables(["x\n", "1\n", "\n", "3\n", "\n"], Path("a.csv"), 1))
-    assert [piece.rows for piece in pieces] == [[["1"]], [[""]], [["3"]]]
+    assert [rows_of(piece) for piece in pieces] == [[["1"]], [[""]], [["3"]]]
 
 
 def test_rows_are_standardised_with_the_mean_of_training_and_unknown_words_are_zeros(tmp_path):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from dltrain.data.fingerprint import fingerprint
 from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batches
 from dltrain.datasets.text import BUNDLED, Text
@@ -29,11 +30,21 @@ def test_targets_are_the_inputs_one_token_later_and_training_reads_every_positio
 
 def test_validation_and_test_predict_each_token_once_and_stay_in_their_parts(tmp_path):
     text = "".join(chr(97 + number % 26) for number in range(1000))
-    data = Text(write(tmp_path / "a.txt", text), context_length=9)
+    data = Text(write(tmp_path / "a.txt", text), context_length=10)
     splits = data.load()
     for source, part in ((splits.val, text[800:900]), (splits.test, text[900:])):
-        targets = batch_of(source)["targets"].flatten().tolist()
-        assert data.spec.decode(targets) == part[1 : 1 + len(targets)] and len(targets) == 99
+        batch = batch_of(source)
+        targets = batch["targets"].flatten().tolist()
+        assert data.spec.decode(targets[:99]) == part[1:] and targets[99:] == [-1]
+        assert data.spec.decode(batch["inputs"].flatten().tolist()[:99]) == part[:99]
+
+
+def test_the_fingerprint_is_that_of_earlier_versions_which_left_out_the_last_incomplete_window():
+    assert fingerprint(Text().load()) == {
+        "train": "2ddc0f6600fcba2e",
+        "val": "c521ab73ff2ffa52",
+        "test": "9dd9c80ad1e8a98e",
+    }
 
 
 def test_a_stride_spaces_the_training_windows(tmp_path):

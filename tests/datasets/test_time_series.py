@@ -246,28 +246,28 @@ def test_numbers_that_begin_anew_are_in_order(tmp_path):
     ).load()
 
 
-def test_a_clock_that_is_set_back_is_no_disorder_where_offsets_say_so(tmp_path):
+def test_a_clock_that_is_set_back_is_no_disorder(tmp_path):
     start = datetime(2024, 10, 26, 12, tzinfo=UTC)
     zone = ZoneInfo("Europe/Berlin")
     times = [(start + row * timedelta(minutes=30)).astimezone(zone).isoformat() for row in range(60)]
     path = write(tmp_path / "a.csv", ["date", "a"], [[time, row] for row, time in enumerate(times)])
-    data = TimeSeries(path=path, window=2, horizon=2)
+    data = TimeSeries(path=path, window=2, horizon=2, season=2)
     data.load()
     (piece,) = data.inputs(InputFiles())
     wanted = [(start + row * timedelta(minutes=30)).astimezone(zone).isoformat() for row in (60, 61)]
     assert [name["time"] for name in piece.names] == wanted
+    bare = write(tmp_path / "c.csv", ["date", "a"], [[time[:19], row] for row, time in enumerate(times)])
+    assert TimeSeries(path=bare, window=2, horizon=1, season=2).load()
     times[7], times[8] = times[8], times[7]
     path = write(tmp_path / "b.csv", ["date", "a"], [[time, row] for row, time in enumerate(times)])
     assert "order of time" in refusal(path=path, window=2, horizon=1)
-    bare = write(tmp_path / "c.csv", ["date", "a"], [[time[:19], row] for row, time in enumerate(sorted(times))])
-    assert TimeSeries(path=bare, window=2, horizon=1).load()
 
 
 @pytest.mark.parametrize(
     ("times", "season"),
     [
         (np.arange("2020-01", "2024-01", dtype="datetime64[M]"), 12),
-        (np.arange("2020-01-01", "2022-01-01", 7, dtype="datetime64[D]"), 52),
+        (np.arange("2020-01-01", "2024-01-01", 7, dtype="datetime64[D]"), 52),
         (np.arange("2020-01-01", "2020-06-01", dtype="datetime64[D]"), 7),
         (np.arange("2020-01-01T00", "2020-01-09T00", dtype="datetime64[h]"), 24),
         (np.arange("1900", "2020", dtype="datetime64[Y]"), 1),

@@ -93,7 +93,7 @@ class Gated:
 
 
 class Classification(Gated, classification.Classification):
-    """Makes a film of its first filters, too."""
+    """Classification with a film of the first filters."""
 
     def frame(self, model: torch.nn.Module) -> torch.Tensor | None:
         return grids.first_filters(model)

@@ -32,7 +32,7 @@ def killed(server: Server, tmp_path_factory: pytest.TempPathFactory, data_root: 
 
 
 def written(folder: Path, name: str) -> bool:
-    """Whether the manifest knows a checkpoint, and what is old is gone."""
+    """Return whether the manifest lists a checkpoint, and the folder has exactly the listed ones."""
     listed = json.loads((folder / "manifest.json").read_text())
     return name in listed and {path.name for path in folder.glob("step-*.pt")} == set(listed)
 

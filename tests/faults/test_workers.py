@@ -44,7 +44,7 @@ def workers(child: Child) -> list[int]:
 
 
 def gone(pids: list[int], seconds: float) -> bool:
-    """Whether processes have ended within a time; a zombie has not."""
+    """Return whether processes have ended within a time; a zombie has not."""
     limit = time.monotonic() + seconds
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         if time.monotonic() > limit:

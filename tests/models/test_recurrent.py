@@ -56,6 +56,17 @@ def test_an_lstm_step_equals_its_equations() -> None:
     torch.testing.assert_close(model(x), head(model, state))
 
 
+def test_a_linear_skip_is_zero_at_first_and_added_to_the_outputs_of_the_same_network() -> None:
+    torch.manual_seed(0)
+    plain = Recurrent("gru", 3, 5, hidden_size=7)
+    torch.manual_seed(0)
+    model = Recurrent("gru", 3, 5, hidden_size=7, linear_skip=27)
+    x = torch.randn(4, 9, 3)
+    torch.testing.assert_close(model(x), plain(x), rtol=0, atol=0)
+    nn.init.normal_(model.skip.weight)
+    torch.testing.assert_close(model(x), plain(x) + x.reshape(4, 27) @ model.skip.weight.T)
+
+
 def test_tokens_pass_an_embedding() -> None:
     model = Recurrent("gru", 11, 5, hidden_size=7, vocabulary=11, each_step=True)
     tokens = torch.randint(0, 11, (4, 9))
@@ -82,6 +93,8 @@ def test_dropout_on_one_layer_acts_and_does_not_warn() -> None:
         ({"num_layers": 0}, r"model\.num_layers"),
         ({"dropout": 1.5}, r"model\.dropout"),
         ({"vocabulary": 0}, r"model\.vocabulary"),
+        ({"linear_skip": 0}, r"model\.linear_skip: expected an integer of at least 1, got 0"),
+        ({"linear_skip": 27, "each_step": True}, r"model\.linear_skip: expected null for tokens and"),
     ],
 )
 def test_a_wrong_value_of_a_recurrent_network_names_its_key(wrong: dict[str, Any], message: str) -> None:

@@ -63,7 +63,7 @@ def test_a_step_measures_only_on_request_and_leaves_no_gradients() -> None:
 def test_a_partial_turn_keeps_its_gradient_to_its_own_parameters() -> None:
     model = network()
     own = list(model[0].parameters())
-    optimizer = Optimizer(partial(torch.optim.SGD, lr=0.1), own, Constant(), 10, Regularization(), partial=True)
+    optimizer = Optimizer(partial(torch.optim.SGD, lr=0.1), own, Constant(), 10, Regularization(), only_own=True)
     optimizer.backward(Loss(loss_of(model), 32))
     assert all(parameter.grad is not None for parameter in own)
     assert all(parameter.grad is None for parameter in model[3].parameters())

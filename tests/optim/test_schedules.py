@@ -1,4 +1,4 @@
-"""Schedules against torch's own, step by step, and against the formulas of the papers."""
+"""Schedules equal those of torch at every step, and the formulas of the papers."""
 
 import importlib
 import math
@@ -32,17 +32,17 @@ def torch_rates(make: Any, steps: int = STEPS) -> list[float]:
     return rates
 
 
-def factors(chosen: Schedule, steps: int = STEPS) -> list[float]:
-    return [chosen.factor(step, steps) for step in range(steps)]
+def factors(schedule: Schedule, steps: int = STEPS) -> list[float]:
+    return [schedule.factor(step, steps) for step in range(steps)]
 
 
 @pytest.mark.parametrize("end", [0.0, 0.1])
-def test_cosine_equals_torchs_at_every_step(end: float) -> None:
+def test_cosine_equals_torch_at_every_step(end: float) -> None:
     expected = torch_rates(lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=STEPS, eta_min=end))
     assert factors(Cosine(end_factor=end)) == pytest.approx(expected, abs=1e-12)
 
 
-def test_cosine_after_warm_up_equals_torchs_linear_then_cosine() -> None:
+def test_cosine_after_warm_up_equals_linear_then_cosine_of_torch() -> None:
     def make(o: torch.optim.Optimizer) -> lr_scheduler.LRScheduler:
         rise = lr_scheduler.LinearLR(o, start_factor=1 / 20, total_iters=19)
         fall = lr_scheduler.CosineAnnealingLR(o, T_max=STEPS - 20)
@@ -51,12 +51,12 @@ def test_cosine_after_warm_up_equals_torchs_linear_then_cosine() -> None:
     assert factors(Cosine(warmup=20)) == pytest.approx(torch_rates(make), abs=1e-12)
 
 
-def test_step_equals_torchs_at_every_step() -> None:
+def test_step_equals_torch_at_every_step() -> None:
     expected = torch_rates(lambda o: lr_scheduler.StepLR(o, step_size=30, gamma=0.2))
     assert factors(Step(step_size=30, gamma=0.2)) == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_span_below_one_is_a_fraction_of_all_steps() -> None:
+def test_a_length_below_one_is_a_fraction_of_all_steps() -> None:
     assert factors(Step(step_size=0.3)) == factors(Step(step_size=30))
     assert factors(Cosine(warmup=0.2)) == factors(Cosine(warmup=20))
     assert factors(Noam(width=64, warmup=0.25)) == factors(Noam(width=64, warmup=25))
@@ -64,7 +64,7 @@ def test_a_span_below_one_is_a_fraction_of_all_steps() -> None:
 
 @pytest.mark.parametrize("steps", [10, 100, 1001])
 @pytest.mark.parametrize("kind", ["momentum", "beta1"])
-def test_one_cycle_equals_torchs_rate_and_momentum_at_every_step(steps: int, kind: str) -> None:
+def test_one_cycle_equals_torch_in_rate_and_momentum_at_every_step(steps: int, kind: str) -> None:
     parameters = [torch.nn.Parameter(torch.zeros(1))]
     optimizer: torch.optim.Optimizer = sgd(0.9) if kind == "momentum" else torch.optim.Adam(parameters)
     scheduler = lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=steps)
@@ -79,12 +79,12 @@ def test_one_cycle_equals_torchs_rate_and_momentum_at_every_step(steps: int, kin
             scheduler.step()
 
 
-def test_one_cycle_survives_runs_of_one_to_three_steps() -> None:
+def test_one_cycle_is_positive_in_runs_of_one_to_three_steps() -> None:
     for steps in (1, 2, 3):
         assert all(0 < factor <= 1 for factor in factors(OneCycle(), steps))
 
 
-def test_noam_peaks_at_the_end_of_warm_up_with_the_papers_formula() -> None:
+def test_noam_equals_the_formula_and_peaks_at_the_end_of_warm_up() -> None:
     rates = factors(Noam(width=512, warmup=40), 400)
     assert rates.index(max(rates)) == 39
     assert rates[39] == pytest.approx(512**-0.5 * 40**-0.5)
@@ -93,20 +93,20 @@ def test_noam_peaks_at_the_end_of_warm_up_with_the_papers_formula() -> None:
 
 
 @pytest.mark.parametrize("better", ["min", "max"])
-def test_plateau_equals_torchs_on_a_noisy_metric(better: Any) -> None:
+def test_plateau_equals_torch_on_a_noisy_metric(better: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(200, generator=generator).tolist()
     metrics = [math.exp(-i / 30) * 0.5 + 0.3 + 0.05 * n for i, n in enumerate(noise)]
     if better == "max":
         metrics = [1 - m for m in metrics]
     optimizer = sgd()
-    theirs = lr_scheduler.ReduceLROnPlateau(
+    expected = lr_scheduler.ReduceLROnPlateau(
         optimizer, mode=better, factor=0.5, patience=3, threshold=1e-3, eps=0.0, min_lr=0.0
     )
     ours = Plateau(factor=0.5, patience=3, threshold=1e-3)
     seen = set()
     for metric in metrics:
-        theirs.step(metric)
+        expected.step(metric)
         ours.observe(metric, better)
         seen.add(ours.factor(0, STEPS))
         assert ours.factor(0, STEPS) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
@@ -120,14 +120,14 @@ def test_plateau_counts_small_steps_of_a_negative_metric_as_no_improvement() -> 
     assert plateau.factor(0, STEPS) == 0.5
 
 
-def test_plateau_takes_nan_as_no_improvement() -> None:
+def test_plateau_counts_nan_as_no_improvement() -> None:
     plateau = Plateau(factor=0.5, patience=1)
     for _ in range(2):
         plateau.observe(math.nan, "min")
     assert plateau.factor(0, STEPS) == 0.5
 
 
-def test_plateau_goes_on_from_its_state() -> None:
+def test_plateau_continues_from_a_restored_state() -> None:
     metrics = [1.0, 0.9, 0.9, 0.9, 0.8, 0.8, 0.8, 0.8]
     whole, first, second = (Plateau(factor=0.5, patience=1) for _ in range(3))
     for metric in metrics:
@@ -151,16 +151,16 @@ def test_constant_without_warm_up_is_one_everywhere() -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
-def test_every_schedule_in_conf_gives_usable_factors_to_its_end(file: Path) -> None:
+def test_factors_of_every_schedule_in_conf_are_between_0_and_1(file: Path) -> None:
     node = yaml.safe_load(file.read_text())
     assert file.read_text().startswith("# ")
     module, _, name = node.pop("_target_").rpartition(".")
-    chosen = getattr(importlib.import_module(module), name)(**node)
+    schedule = getattr(importlib.import_module(module), name)(**node)
     for steps in (1, 7, 300):
-        assert all(0 <= factor <= 1 for factor in factors(chosen, steps))
-        assert chosen.factor(0, steps) > 0
+        assert all(0 <= factor <= 1 for factor in factors(schedule, steps))
+        assert schedule.factor(0, steps) > 0
 
 
 def test_every_schedule_has_a_file_in_conf() -> None:
-    kinds = {kind.__name__.lower() for kind in vars(schedules)["Schedule"].__subclasses__()}
-    assert {file.stem.replace("_", "") for file in FILES} == kinds
+    names = {schedule.__name__.lower() for schedule in vars(schedules)["Schedule"].__subclasses__()}
+    assert {file.stem.replace("_", "") for file in FILES} == names

@@ -1,4 +1,4 @@
-"""Charts: the axes have the data, and unusual names and values are drawn."""
+"""Charts: the axes show the data, and unusual names and values can be drawn."""
 
 import math
 import subprocess
@@ -14,14 +14,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dltrain.plots import charts
-from dltrain.plots.charts import COLOURS, PANELS
+from dltrain.plots.charts import COLORS, PANELS
 from dltrain.plots.figures import STYLE
 
-SCRIPTS = ["日本語", "עברית", "हिन्दी", "Ελληνικά", "🙂", "$x^2$ & $", "a\udc80\0\nb", "", "long " * 99]
+NAMES = ["日本語", "עברית", "हिन्दी", "Ελληνικά", "🙂", "$x^2$ & $", "a\udc80\0\nb", "", "long " * 99]
 
 
 def drawn(chart, *args):
-    """Return the figure of a chart before it is rendered."""
+    """Return the figure of a chart without rendering it."""
     with style.context(["default", STYLE]):
         figure = Figure(layout="constrained")
         chart.__wrapped__(figure, *args)
@@ -51,15 +51,15 @@ CHARTS = {
 
 
 @pytest.mark.parametrize("kind", CHARTS)
-def test_names_of_any_script_and_length_are_drawn_without_a_warning(kind):
+def test_names_in_any_script_and_of_any_length_are_drawn_without_a_warning(kind):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert is_drawn(CHARTS[kind](SCRIPTS))
+        assert is_drawn(CHARTS[kind](NAMES))
 
 
 @pytest.mark.parametrize("kind", CHARTS)
 def test_a_chart_depends_only_on_its_data(kind, monkeypatch):
-    """Neither on a user's settings nor on what was drawn before: the frames of a resumed run are the same bytes."""
+    """User settings and earlier charts have no influence, so a resumed run writes the same bytes."""
     import matplotlib
 
     torch.manual_seed(0)
@@ -71,30 +71,30 @@ def test_a_chart_depends_only_on_its_data(kind, monkeypatch):
     assert matplotlib.rcParams["font.size"] == 30
 
 
-def test_matplotlib_is_imported_with_the_first_picture_and_pyplot_never():
+def test_matplotlib_is_imported_with_the_first_chart_and_pyplot_is_never_imported():
     code = (
         "import sys, torch, warnings; from dltrain.plots import charts, grids; grids.images(torch.rand(1, 1, 8, 8));"
         "warnings.simplefilter('error');"  # older versions of matplotlib warn when they are imported
         "print('matplotlib' in sys.modules); charts.histograms({'a': torch.rand(9)}, '');"
         "print('matplotlib' in sys.modules, 'matplotlib.pyplot' in sys.modules)"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ended.stdout.split() == ["False", "True", "False"]
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.split() == ["False", "True", "False"]
 
 
-def test_colors_differ_for_dichromats():
-    """No two are alike for a protanope, by the simulation of Viénot et al. 1999."""
+def test_colors_differ_with_and_without_protanopia():
+    """Protanopia is simulated as in Viénot et al. 1999."""
     to_lms = torch.tensor([[17.8824, 43.5161, 4.11935], [3.45565, 27.1554, 3.86714], [0.0299566, 0.184309, 1.46709]])
-    blind = torch.tensor([[0.0, 2.02344, -2.52581], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    colours = 255 * torch.tensor([to_rgb(colour) for colour in COLOURS])
-    for seen in (colours, colours @ (torch.linalg.inv(to_lms) @ blind @ to_lms).T):
+    protanopia = torch.tensor([[0.0, 2.02344, -2.52581], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    colors = 255 * torch.tensor([to_rgb(color) for color in COLORS])
+    for seen in (colors, colors @ (torch.linalg.inv(to_lms) @ protanopia @ to_lms).T):
         assert float(torch.pdist(seen).min()) > 20
 
 
 # --- confusion ------------------------------------------------------------------------------------------------------
 
 
-def test_a_confusion_matrix_shades_shares_of_rows_and_writes_counts():
+def test_a_confusion_matrix_is_shaded_by_shares_of_rows_and_has_counts():
     (axes,) = drawn(charts.confusion, torch.tensor([[3, 1], [0, 1000]]), ["cat", "dog"]).axes
     assert np.allclose(np.square(axes.images[0].get_array()), [[0.75, 0.25], [0, 1]])
     assert {text.get_position(): text.get_text() for text in axes.texts} == {(0, 0): "3", (1, 0): "1", (1, 1): "1000"}
@@ -103,7 +103,7 @@ def test_a_confusion_matrix_shades_shares_of_rows_and_writes_counts():
 
 
 @pytest.mark.parametrize("classes", [1, 10, 47, 300])
-def test_a_confusion_matrix_of_any_size_is_drawn_also_without_examples(classes):
+def test_a_confusion_matrix_of_any_size_is_drawn_with_and_without_examples(classes):
     names = [f"a rather long class name {number}" for number in range(classes)]
     for counts in (torch.zeros(classes, classes), torch.eye(classes).long() * 9_000_000):
         assert is_drawn(charts.confusion(counts, names))
@@ -112,7 +112,7 @@ def test_a_confusion_matrix_of_any_size_is_drawn_also_without_examples(classes):
 # --- captioned images -----------------------------------------------------------------------------------------------
 
 
-def test_images_are_stretched_from_black_to_white_and_bytes_are_not():
+def test_float_images_are_scaled_to_black_and_white_and_bytes_are_not():
     pictures = torch.tensor([[2.0, 4.0], [-1.0, 0.0]]).view(2, 1, 1, 2)
     (axes,) = drawn(charts.captioned, pictures, ["one", "two"]).axes
     assert [image.get_array().tolist() for image in axes.images] == [[[0, 1]], [[0, 1]]]
@@ -127,7 +127,7 @@ def test_each_image_has_a_caption():
 
 
 @pytest.mark.parametrize("shape", [(0, 1, 8, 8), (1, 3, 700, 35), (2, 2, 8, 8)])
-def test_no_images_long_images_and_nan_are_drawn(shape):
+def test_zero_images_long_images_and_nan_are_drawn(shape):
     assert is_picture(charts.captioned(torch.full(shape, math.nan), ["a"] * shape[0]))
 
 
@@ -145,7 +145,7 @@ def test_truth_and_forecast_start_at_the_end_of_the_history():
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 9])
-def test_a_few_panels_are_drawn_each_name_once(number):
+def test_at_most_three_panels_are_drawn_and_an_equal_caption_once(number):
     wave = torch.randn(number, 60, generator=torch.Generator().manual_seed(0)) * 1e5
     figure = drawn(charts.forecasts, wave[:, :48], wave[:, 48:], wave[:, 48:], ["co2"] * number)
     assert len(figure.axes) == max(1, min(number, PANELS))
@@ -154,7 +154,7 @@ def test_a_few_panels_are_drawn_each_name_once(number):
 
 
 @pytest.mark.parametrize("value", [0.0, -3.0, 1e-9, 1e12, 3e38, math.nan, math.inf])
-def test_a_constant_or_missing_series_is_drawn(value):
+def test_a_constant_or_non_finite_series_is_drawn(value):
     flat = torch.full((2, 40), value)
     assert is_drawn(charts.forecasts(flat, flat[:, :1], flat[:, :1], ["a", "b"]))
 
@@ -162,7 +162,7 @@ def test_a_constant_or_missing_series_is_drawn(value):
 # --- scatter --------------------------------------------------------------------------------------------------------
 
 
-def test_points_are_drawn_by_class_one_unit_as_long_on_both_axes():
+def test_points_are_drawn_by_class_with_equal_scales_on_both_axes():
     points = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 5.0]])
     figure = drawn(charts.scatter, points, torch.tensor([0, 1, 0]), ["real", "made up"], "points")
     (axes,) = figure.axes
@@ -172,14 +172,14 @@ def test_points_are_drawn_by_class_one_unit_as_long_on_both_axes():
     assert axes.get_aspect() == 1
 
 
-def test_the_farthest_points_lie_outside_and_are_counted():
+def test_the_farthest_points_are_outside_the_axes_and_counted():
     far = torch.cat([torch.rand(1000, 2), torch.full((3, 2), 1e6), torch.full((2, 2), math.nan)])
     (axes,) = drawn(charts.scatter, far, None, (), "points").axes
     assert axes.get_title("left").startswith("points (")
     assert -0.2 < axes.get_xlim()[0] < 0 < 1 < axes.get_xlim()[1] < 1.2
 
 
-def test_of_many_classes_those_without_a_colour_are_counted():
+def test_classes_that_share_the_last_color_are_counted():
     figure = drawn(charts.scatter, torch.rand(47, 2), torch.arange(47), [str(n) for n in range(47)], "codes")
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == [*map(str, range(9)), "38 more"]
@@ -187,16 +187,16 @@ def test_of_many_classes_those_without_a_colour_are_counted():
 
 
 @pytest.mark.parametrize("spread", [1e-4, 1.0, 1e5, 1e30])
-def test_frames_of_a_film_have_one_size_and_one_place_for_the_axes(spread):
+def test_axes_are_in_the_same_place_in_all_frames_of_a_film(spread):
     points = spread * torch.randn(100, 2, generator=torch.Generator().manual_seed(0)) + 3 * spread
     kinds = torch.arange(100) % 2
-    wanted = drawn(charts.scatter, torch.rand(100, 2), kinds, ["real", "made up"], "a").axes[0].get_position().bounds
-    assert drawn(charts.scatter, points, kinds, ["real", "made up"], "b").axes[0].get_position().bounds == wanted
+    expected = drawn(charts.scatter, torch.rand(100, 2), kinds, ["real", "made up"], "a").axes[0].get_position().bounds
+    assert drawn(charts.scatter, points, kinds, ["real", "made up"], "b").axes[0].get_position().bounds == expected
     assert is_drawn(charts.scatter(points, kinds, ["real", "made up"], "b"))
 
 
 @pytest.mark.parametrize("points", [torch.zeros(0, 2), torch.zeros(1, 2), torch.full((5, 2), math.nan)])
-def test_no_points_one_point_and_nan_are_drawn(points):
+def test_zero_points_one_point_and_nan_are_drawn(points):
     assert is_drawn(charts.scatter(points, None, (), "few"))
     assert is_drawn(charts.scatter(points, torch.zeros(len(points)), ["a"], "few"))
 
@@ -204,7 +204,7 @@ def test_no_points_one_point_and_nan_are_drawn(points):
 # --- histograms -----------------------------------------------------------------------------------------------------
 
 
-def test_histograms_show_the_share_of_each_set_in_bins_and_its_mean():
+def test_histograms_show_shares_per_bin_and_the_mean_of_each_set():
     figure = drawn(
         charts.histograms, {"real": torch.linspace(0, 1, 1000), "made up": torch.full((50,), 3.0)}, "outputs"
     )
@@ -218,6 +218,6 @@ def test_histograms_show_the_share_of_each_set_in_bins_and_its_mean():
 @pytest.mark.parametrize(
     "values", [torch.zeros(0), torch.ones(5), torch.tensor([math.nan, math.inf]), torch.rand(3, 4)]
 )
-def test_histograms_of_nothing_of_one_number_and_of_nan_are_drawn(values):
+def test_histograms_of_empty_constant_and_non_finite_sets_are_drawn(values):
     assert is_drawn(charts.histograms({"one": values, "other": torch.rand(9)}, ""))
     assert is_drawn(charts.histograms({"one": values}, ""))

@@ -225,7 +225,7 @@ class Gpt(nn.Module):
 
 
 class LargestTensor(TorchDispatchMode):
-    """Records the size in bytes of the largest tensor that an operation computes outside the meta device."""
+    """Record the size in bytes of the largest tensor that an operation computes outside the meta device."""
 
     largest = 0
 

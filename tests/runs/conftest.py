@@ -15,7 +15,7 @@ from dltrain.runs.launch import Outcome
 
 @pytest.fixture(scope="package")
 def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Outcome]:
-    """Runs a command in a fresh folder, with the current folder empty."""
+    """Return a function that trains in a new run folder, from an empty current folder."""
 
     def run_it(*typed: str, config_dirs: tuple[str, ...] = ()) -> Outcome:
         path = tmp_path_factory.mktemp("runs") / "run"
@@ -33,7 +33,7 @@ def classified(train: Callable[..., Outcome], small: Callable[[str], list[str]])
 
 @pytest.fixture(scope="package")
 def forecast(train: Callable[..., Outcome], small: Callable[[str], list[str]]) -> Outcome:
-    typed = ["model=lstm", "regularization.dropout=0.2", "trainer.log_every=4", "seed=7"]
+    typed = ["model=lstm", "optimizer=adam", "regularization.dropout=0.2", "trainer.log_every=4", "seed=7"]
     return train(*typed, *small("timeseries"), f"trainer.max_steps={STEPS}")
 
 

@@ -52,6 +52,16 @@ def test_features_are_the_inputs_of_the_last_layer_of_the_trained_classifier(
     assert float((logits.argmax(1) == batch["targets"]).double().mean()) > 0.7
 
 
+def test_a_layerwise_pretrained_classifier_reads_pixels_as_in_training(kept: Callable[..., Path], digits: Spec) -> None:
+    overrides = ("model=dbn", "model.hidden_size=[48,12]", "task=layerwise", "data=digits")
+    dbn = kept(*overrides, "task.pretrain_epochs=1", "trainer.epochs=2")
+    trained = load_trained(rebuild_components(job.load_job(dbn)), dbn, "best.pt")
+    pixels = torch.rand(9, 1, 8, 8)
+    _, logits = classifier_features.load_features(str(dbn), digits)(pixels)
+    with torch.no_grad():
+        assert torch.allclose(logits, trained.components.model(pixels), atol=1e-5)
+
+
 def test_the_classifier_is_frozen_and_named_by_its_run_and_accuracy(classifier_run: Path, digits: Spec) -> None:
     network = classifier_features.load_features(str(classifier_run), digits)
     accuracy = json.loads((classifier_run / "result.json").read_text())["test"]["accuracy"]
@@ -199,6 +209,6 @@ def test_a_classifier_without_one_feature_vector_per_image_is_rejected(
     classifier: nn.Module, message: str, digits: Spec
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        classifier_features.ClassifierFeatures(classifier, PixelRange(digits.low, digits.high), "it")(
+        classifier_features.ClassifierFeatures(classifier, PixelRange(digits.low, digits.high).from_unit, "it")(
             torch.rand(2, 1, 8, 8)
         )

@@ -1,4 +1,4 @@
-"""No run whose weights or figures are not finite counts as finished."""
+"""Runs with non-finite weights or test metrics end as diverged."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +19,7 @@ HUGE = ["optimizer=sgd", "optimizer.lr=1e30", "trainer.max_steps=1"]
 @pytest.mark.parametrize(
     "more", [[], ["data.validation=0"], ["trainer.on_non_finite=ignore"], ["trainer.on_non_finite=skip"]], ids=str
 )
-def test_a_run_whose_last_step_blows_up_has_diverged_whatever_was_chosen_for_its_losses(
+def test_a_run_whose_last_step_overflows_has_diverged_with_every_on_non_finite(
     train: Train, small: Callable[[str], list[str]], more: list[str]
 ) -> None:
     outcome = train("model=mlp", *small("digits"), *HUGE, *more)
@@ -29,32 +29,32 @@ def test_a_run_whose_last_step_blows_up_has_diverged_whatever_was_chosen_for_its
     assert "not finite on the test split: loss" in str(outcome.error)
 
 
-@pytest.mark.parametrize("chosen", [("vae", "digits"), ("autoencoder", "digits"), ("gpt", "text")])
-def test_no_picture_and_no_text_is_made_of_weights_that_blew_up(
-    train: Train, small: Callable[[str], list[str]], chosen: tuple[str, str]
+@pytest.mark.parametrize(("model", "data"), [("vae", "digits"), ("autoencoder", "digits"), ("gpt", "text")])
+def test_generative_models_with_non_finite_weights_end_as_diverged(
+    train: Train, small: Callable[[str], list[str]], model: str, data: str
 ) -> None:
-    outcome = train(f"model={chosen[0]}", *small(chosen[1]), *HUGE)
+    outcome = train(f"model={model}", *small(data), *HUGE)
     assert outcome.state == "diverged", outcome.error
 
 
-def test_the_weight_that_an_update_blew_up_is_named(train: Train, small: Callable[[str], list[str]]) -> None:
+def test_the_first_non_finite_weight_is_named(train: Train, small: Callable[[str], list[str]]) -> None:
     outcome = train("model=rbm", *small("digits"), "optimizer.lr=1e38", "trainer.max_steps=1")
     assert outcome.state == "diverged"
     assert "the weight up.weight is not finite in step 1" in str(outcome.error)
 
 
-def test_weights_that_are_no_numbers_are_no_result_even_where_steps_are_skipped(train: Train) -> None:
+def test_nan_weights_end_as_diverged_with_on_non_finite_skip(train: Train) -> None:
     adamw = ["optimizer=adamw", "optimizer.eps=1e-300", "trainer.max_steps=2", "trainer.on_non_finite=skip"]
     assert train("model=gan", "data=ring", *adamw).state == "diverged"
 
 
-def test_a_job_that_diverged_has_no_figure_in_the_table_of_its_sweep(
+def test_a_diverged_job_has_no_value_in_the_summary_of_its_sweep(
     tmp_path: Path, small: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    typed = ["model=mlp", *small("digits"), "device=cpu", "optimizer=sgd", "optimizer.lr=0.1,1e30"]
-    typed += ["trainer.max_steps=1", "hydra.sweep.dir=sweep"]
-    assert run_sweep(compose.expand(typed), Console(), typed) == 1
+    overrides = ["model=mlp", *small("digits"), "device=cpu", "optimizer=sgd", "optimizer.lr=0.1,1e30"]
+    overrides += ["trainer.max_steps=1", "hydra.sweep.dir=sweep"]
+    assert run_sweep(compose.expand(overrides), Console(), overrides) == 1
     jobs = json.loads((tmp_path / "sweep" / "summary.json").read_text())["jobs"]
     assert [job["state"] for job in jobs] == ["finished", "diverged"]
     assert jobs[0]["value"] is not None and jobs[1]["value"] is None

@@ -1,7 +1,7 @@
-"""Runs of earlier versions go on: tests/fixtures/runs_of_0.1 was written by dltrain 0.1.0 and interrupted by SIGTERM.
+"""Runs of earlier versions can be used: dltrain 0.1.0 wrote tests/fixtures/runs_of_0.1 until SIGTERM stopped it.
 
-The figures expected here are those that 0.1.0 itself reached when it resumed the same folders. Between CPUs, sums in
-float32 differ in their last bits, so figures are compared with a tolerance; on one CPU the checkpoints had equal bytes.
+The expected metrics are those that 0.1.0 reached when it resumed the same folders. They are compared with a tolerance
+because sums in float32 differ between CPUs; on the CPU that made the fixtures the checkpoints were identical.
 """
 
 import json
@@ -15,7 +15,7 @@ import pytest
 from dltrain.cli.main import main
 
 RUNS = Path(__file__).parents[1] / "fixtures" / "runs_of_0.1"
-REACHED = {
+EXPECTED = {
     "lstm": (582, {"mae": 1.8565322, "rmse": 2.2879614}),
     "table": (560, {"loss": 0.18357459, "accuracy": 0.95}),
     "gan": (600, {}),
@@ -26,7 +26,7 @@ REACHED = {
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(RUNS, tmp_path / "runs", symlinks=True)
     (tmp_path / "outputs").mkdir()
-    for name in REACHED:
+    for name in EXPECTED:
         (tmp_path / "runs" / name).rename(tmp_path / "outputs" / name)
     for file in ("fruit.csv", "new.csv"):
         (tmp_path / "runs" / file).rename(tmp_path / file)
@@ -34,26 +34,26 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "outputs"
 
 
-@pytest.mark.parametrize("name", REACHED)
+@pytest.mark.parametrize("name", EXPECTED)
 def test_a_run_of_0_1_resumes_to_its_end(name: str, runs: Path) -> None:
     assert main(["resume", f"outputs/{name}"]) == 0
     result: dict[str, Any] = json.loads((runs / name / "result.json").read_text())
-    steps, figures = REACHED[name]
+    steps, metrics = EXPECTED[name]
     assert result["steps"] == steps
-    assert {key: result["test"][key] for key in figures} == pytest.approx(figures, rel=0.02)
+    assert {key: result["test"][key] for key in metrics} == pytest.approx(metrics, rel=0.02)
     assert all(math.isfinite(value) for value in result["test"].values())
     stored = (runs / name / "job.yaml").read_text()
     assert main(["evaluate", f"outputs/{name}", "--json"]) == 0
     assert (runs / name / "job.yaml").read_text() == stored
 
 
-def test_a_table_of_0_1_predicts(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_model_of_0_1_predicts(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "outputs/table", "new.csv"]) == 0
-    said = [json.loads(line)["class_name"] for line in capsys.readouterr().out.splitlines()]
-    assert said == ["plum", "apple", "pear"]
+    classes = [json.loads(line)["class_name"] for line in capsys.readouterr().out.splitlines()]
+    assert classes == ["plum", "apple", "pear"]
 
 
-def test_a_run_of_0_1_is_repeated_in_todays_names(runs: Path) -> None:
+def test_a_run_of_0_1_is_rerun_with_the_new_names(runs: Path) -> None:
     assert main(["rerun", "outputs/gan", "trainer.max_steps=2", "hydra.run.dir=again"]) == 0
     job = Path("again/job.yaml").read_text()
     assert "n_critic: 2" in job and "critic_turns" not in job

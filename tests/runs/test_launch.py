@@ -52,7 +52,7 @@ def test_a_whole_run_equals_a_plain_pytorch_loop_bit_for_bit(forecast: Outcome) 
     data = TimeSeries(series="elnino", window=24, horizon=6)
     batches = Batches(data.load().train, 64, seed=7, training=True)
     torch.manual_seed(7)
-    model = Recurrent(cell="lstm", features=1, outputs=6, hidden_size=64, num_layers=2, dropout=0.2)
+    model = Recurrent("lstm", features=1, outputs=6, hidden_size=64, num_layers=2, dropout=0.2, linear_skip=24)
     torch.manual_seed(7)  # the seed determines the weights and, again, what training draws
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     order = (batch for epoch in range(STEPS) for batch in batches.epoch(epoch))

@@ -71,7 +71,7 @@ def go_wrong(
     train: Callable[..., Outcome],
     small: Callable[[str], list[str]],
 ) -> Callable[..., Outcome]:
-    """Trains with a user's own task, which fails in a given way."""
+    """Return a function that trains with a user's task, which fails in a given way."""
     (tmp_path / "faulty.py").write_text(FAULTY)
     (tmp_path / "conf" / "task").mkdir(parents=True)
     (tmp_path / "conf" / "task" / "faulty.yaml").write_text(YAML)

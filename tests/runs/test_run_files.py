@@ -1,4 +1,4 @@
-"""What a run leaves in its folder, TensorBoard's events included."""
+"""Files in the folder of a run, including TensorBoard events."""
 
 import hashlib
 import os
@@ -16,20 +16,20 @@ FILES += ["metrics.jsonl", "result.json", "status.json", "train.log"]
 
 
 @pytest.mark.parametrize("kind", ["classified", "forecast", "regressed", "written"])
-def test_a_run_leaves_exactly_the_files_of_the_design(kind: str, request: pytest.FixtureRequest) -> None:
+def test_a_run_writes_exactly_the_documented_files(kind: str, request: pytest.FixtureRequest) -> None:
     outcome = request.getfixturevalue(kind)
     found = sorted(str(f.relative_to(outcome.folder)) for f in outcome.folder.rglob("*") if f.is_file())
-    events = [name for name in found if name.startswith("events.out.tfevents.")]
-    assert len(events) == 1
+    event_files = [name for name in found if name.startswith("events.out.tfevents.")]
+    assert len(event_files) == 1
     kept = [f"checkpoints/{name}" for name in Checkpoints(outcome.folder).read_manifest()]
     checkpoints = [f"checkpoints/{name}" for name in ("best.pt", "last.pt", "manifest.json")]
-    assert sorted(set(found) - set(events)) == sorted([*FILES, *checkpoints, *kept])
+    assert sorted(set(found) - set(event_files)) == sorted([*FILES, *checkpoints, *kept])
     assert 1 <= len(kept) <= 3
 
 
-def test_what_the_files_say_is_true(classified: Outcome) -> None:
-    home = classified.folder
-    status, result, environment = (read(home / f"{name}.json") for name in ("status", "result", "environment"))
+def test_status_result_and_environment_match_the_run(classified: Outcome) -> None:
+    folder = classified.folder
+    status, result, environment = (read(folder / f"{name}.json") for name in ("status", "result", "environment"))
     assert (status["state"], status["exit_code"], status["step"], status["error"]) == ("finished", 0, 6, None)
     assert status["pid"] == os.getpid()
     assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
@@ -46,7 +46,7 @@ def test_what_the_files_say_is_true(classified: Outcome) -> None:
     assert classified.result == result
 
 
-def test_the_configuration_is_kept_as_composed_and_resolved(classified: Outcome) -> None:
+def test_config_yaml_is_resolved(classified: Outcome) -> None:
     text = (classified.folder / "config.yaml").read_text()
     assert "${" not in text and "???" not in text
     config = OmegaConf.load(classified.folder / "config.yaml")
@@ -54,27 +54,27 @@ def test_the_configuration_is_kept_as_composed_and_resolved(classified: Outcome)
     assert config.trainer.max_steps == 6 and config.seed == 0
 
 
-def test_the_log_holds_all_messages_as_plain_text(classified: Outcome) -> None:
+def test_the_log_has_all_messages_as_plain_text(classified: Outcome) -> None:
     log = (classified.folder / "train.log").read_text()
     assert "\x1b" not in log and "\r" not in log
     for word in ("model", "digits", "fp32", "step 6/6", "accuracy", f"tensorboard --logdir {classified.folder}"):
         assert word in log, word
 
 
-def test_the_manifests_hashes_are_those_of_files_that_load_as_data_only(classified: Outcome) -> None:
-    home = classified.folder / "checkpoints"
-    manifest = read(home / "manifest.json")
+def test_hashes_of_the_manifest_are_right_and_checkpoints_load_with_weights_only(classified: Outcome) -> None:
+    folder = classified.folder / "checkpoints"
+    manifest = read(folder / "manifest.json")
     checkpoints = Checkpoints(classified.folder)
     assert checkpoints.read_entry("last.pt")["step"] == 6
     assert checkpoints.read_entry("best.pt")["step"] == classified.result["best"]["step"]
     for name, entry in manifest.items():
-        content = (home / name).read_bytes()
+        content = (folder / name).read_bytes()
         assert (entry["sha256"], entry["bytes"]) == (hashlib.sha256(content).hexdigest(), len(content))
-        saved = torch.load(home / name, weights_only=True)
+        saved = torch.load(folder / name, weights_only=True)
         assert saved["loop"]["step"] == entry["step"]
 
 
-def test_spans_in_steps_and_epochs_are_read_from_the_configuration(classified: Outcome) -> None:
+def test_training_logs_and_evaluations_follow_their_intervals(classified: Outcome) -> None:
     steps = {
         split: [line["step"] for line in lines(classified) if line["split"] == split] for split in ("train", "val")
     }
@@ -84,6 +84,7 @@ def test_spans_in_steps_and_epochs_are_read_from_the_configuration(classified: O
 # --- TensorBoard ----------------------------------------------------------------------------------------------------
 
 SCALARS = {"loss/train", "loss/val", "loss/test", "lr", "grad/norm", "throughput/samples_per_s", "memory/peak_mb"}
+# Run -> metrics, images and, without a split in their tag, other images, and texts.
 TAGS = {
     "classified": ({"accuracy", "macro_f1"}, {"confusion", "worst_mistakes"}, {"filters"}, set()),
     "forecast": ({"mae", "rmse", "skill"}, {"forecasts"}, set(), set()),
@@ -93,13 +94,13 @@ TAGS = {
 
 
 @pytest.mark.parametrize("kind", TAGS)
-def test_tensorboard_reads_back_every_tag_with_rising_steps(kind: str, request: pytest.FixtureRequest) -> None:
+def test_tensorboard_has_every_tag_with_ascending_steps(kind: str, request: pytest.FixtureRequest) -> None:
     outcome = request.getfixturevalue(kind)
-    metrics, pictures, whole, texts = TAGS[kind]
+    metrics, pictures, unsplit, texts = TAGS[kind]
     found = events(outcome)
     tags = found.Tags()
     assert SCALARS | {f"{m}/{split}" for m in metrics for split in ("val", "test")} <= set(tags["scalars"])
-    assert set(tags["images"]) == {f"{p}/{split}" for p in pictures for split in ("val", "test")} | whole
+    assert set(tags["images"]) == {f"{p}/{split}" for p in pictures for split in ("val", "test")} | unsplit
     text = {tag for tag in tags["tensors"] if not tag.startswith("_hparams_")}
     assert text == {"config", "command"} | {f"{t}/{split}" for t in texts for split in ("val", "test")}
     for kinds, reader in (("scalars", found.Scalars), ("images", found.Images), ("tensors", found.Tensors)):
@@ -112,13 +113,13 @@ def test_tensorboard_reads_back_every_tag_with_rising_steps(kind: str, request: 
         assert found.Scalars(tag)[-1].step == last
 
 
-def test_tensorboards_curves_are_those_of_the_log(classified: Outcome) -> None:
+def test_tensorboard_scalars_equal_those_of_the_log(classified: Outcome) -> None:
     found = events(classified)
     for split, name in (("train", "loss"), ("val", "loss"), ("val", "accuracy"), ("test", "macro_f1")):
-        wanted = [(line["step"], line[name]) for line in lines(classified) if line["split"] == split]
+        expected = [(line["step"], line[name]) for line in lines(classified) if line["split"] == split]
         curve = [(event.step, event.value) for event in found.Scalars(f"{name}/{split}")]
-        assert [step for step, _ in curve] == [step for step, _ in wanted]
-        assert [value for _, value in curve] == pytest.approx([value for _, value in wanted], rel=1e-6)
+        assert [step for step, _ in curve] == [step for step, _ in expected]
+        assert [value for _, value in curve] == pytest.approx([value for _, value in expected], rel=1e-6)
 
 
 def test_tensorboard_has_the_configuration_the_command_and_the_hparams(classified: Outcome) -> None:

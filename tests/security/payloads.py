@@ -1,4 +1,4 @@
-"""Targets that would run code: each touches a file if it does."""
+"""Malicious targets: code that runs creates the file ``canary`` or deletes the folder ``victim``."""
 
 import os
 from typing import Any
@@ -9,7 +9,7 @@ from dltrain.cli import main
 
 TOUCH = "touch canary"
 SMALL = ["data.series=sunspots", "data.window=12", "data.horizon=3", "trainer.max_steps=2", "device=cpu"]
-# Targets that Hydra's own list allows, that it rejects, and that are reached through dltrain's modules.
+# Targets that Hydra allows by itself, that it rejects, and that are reachable through dltrain's modules.
 PAYLOADS: dict[str, dict[str, Any]] = {
     "torch.load": {"f": "evil.pt", "weights_only": False},
     "numpy.load": {"file": "evil.npy", "allow_pickle": True},
@@ -39,7 +39,7 @@ FEW = ("torch.load", "os.system", "evil.Model")
 # Keys of a run's configuration at which a node is inserted.
 PLACES = ["model", "data", "task", "optimizer", "optimizer.schedule", "model.inner", "optimizer.schedule.inner"]
 # Commands that build the configuration of a run folder.
-READERS = [
+COMMANDS = [
     ["resume", "sent", "trainer.max_steps=4"],
     ["predict", "sent"],
     ["evaluate", "sent"],
@@ -48,7 +48,7 @@ READERS = [
 
 
 class Pickled:
-    """An object that touches a file when it is unpickled."""
+    """Object that creates a file when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.system, (TOUCH,)
@@ -58,10 +58,10 @@ def node(target: str) -> dict[str, Any]:
     return {"_target_": target, **PAYLOADS[target]}
 
 
-def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """Run a command that is rejected, and return the message."""
+def rejected(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """Run a command that must be rejected, and return its error message."""
     assert main.main(list(argv)) == 2, argv
-    said = capsys.readouterr().err
-    assert said.startswith("dltrain: ") or "\ndltrain: " in said
-    assert "Traceback" not in said
-    return said
+    message = capsys.readouterr().err
+    assert message.startswith("dltrain: ") or "\ndltrain: " in message
+    assert "Traceback" not in message
+    return message

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from hydra.utils import instantiate
-from payloads import FEW, PAYLOADS, PLACES, SMALL, node, refused
+from payloads import FEW, PAYLOADS, PLACES, SMALL, node, rejected
 
 
 def typed(place: str, value: dict[str, Any]) -> list[str]:
@@ -36,12 +36,12 @@ def test_three_payloads_run_with_hydras_own_checks(trap: Path) -> None:
 
 @pytest.mark.parametrize("target", PAYLOADS)
 def test_a_payload_on_the_command_line_is_rejected(trap: Path, capsys: pytest.CaptureFixture[str], target: str) -> None:
-    assert f"got {target}" in refused(capsys, *typed("model", node(target)), *SMALL)
+    assert f"got {target}" in rejected(capsys, *typed("model", node(target)), *SMALL)
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_payload_is_rejected_at_every_key(trap: Path, capsys: pytest.CaptureFixture[str], place: str) -> None:
-    refused(capsys, *typed(place, node("evil.Model")), *SMALL)
+    rejected(capsys, *typed(place, node("evil.Model")), *SMALL)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_payload_is_rejected_at_every_key(trap: Path, capsys: pytest.CaptureFi
     ],
 )
 def test_a_nested_payload_is_rejected(trap: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
-    refused(capsys, *words, "trainer.max_steps=2", "device=cpu")
+    rejected(capsys, *words, "trainer.max_steps=2", "device=cpu")
 
 
 @pytest.mark.parametrize("target", PAYLOADS)
@@ -78,10 +78,10 @@ def test_a_payload_in_foreign_yaml_is_rejected(trap: Path, capsys: pytest.Captur
         file = trap / "sent" / f"{name}.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"# @package _global_\n{yaml.safe_dump(content)}" if "exp" in name else yaml.safe_dump(content))
-    assert f"got {target}" in refused(capsys, "--config-dir", "sent", "model=evil", *SMALL)
+    assert f"got {target}" in rejected(capsys, "--config-dir", "sent", "model=evil", *SMALL)
     if target in FEW:
-        said = refused(capsys, "--config-dir", "sent", "experiment=evil", *SMALL)
-        assert "allow_targets: expected this key on the command line only" in said
+        message = rejected(capsys, "--config-dir", "sent", "experiment=evil", *SMALL)
+        assert "allow_targets: expected this key on the command line only" in message
 
 
 @pytest.mark.parametrize("target", ["torch.load"])
@@ -98,15 +98,15 @@ def test_a_payload_in_hydras_own_keys_is_rejected(
     file = trap / "sent" / "experiment" / "evil.yaml"
     file.parent.mkdir(parents=True)
     file.write_text(f"# @package _global_\n{yaml.safe_dump(content)}")
-    refused(capsys, "--config-dir", "sent", "experiment=evil", *SMALL)
-    refused(capsys, "--config-dir", "sent", "experiment=evil", "-m", "seed=0,1", *SMALL)
-    refused(capsys, *(f"+hydra.{key}.{name}={json.dumps(value)}" for name, value in node(target).items()), *SMALL)
+    rejected(capsys, "--config-dir", "sent", "experiment=evil", *SMALL)
+    rejected(capsys, "--config-dir", "sent", "experiment=evil", "-m", "seed=0,1", *SMALL)
+    rejected(capsys, *(f"+hydra.{key}.{name}={json.dumps(value)}" for name, value in node(target).items()), *SMALL)
 
 
 def test_a_stored_run_of_hydra_is_not_unpickled(trap: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for flags in (["--experimental-rerun", "evil.pt"], ["--experimental-rerun=evil.pt"]):
-        assert "--experimental-rerun: not supported because it unpickles a file" in refused(capsys, *flags)
-        refused(capsys, "resume", "latest", *flags)
+        assert "--experimental-rerun: not supported because it unpickles a file" in rejected(capsys, *flags)
+        rejected(capsys, "resume", "latest", *flags)
 
 
 def test_rejected_targets_are_not_imported(trap: Path) -> None:

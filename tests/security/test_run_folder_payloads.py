@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from payloads import FEW, PAYLOADS, PLACES, READERS, Pickled, node, refused
+from payloads import COMMANDS, FEW, PAYLOADS, PLACES, Pickled, node, rejected
 
 from dltrain.cli import main
 from dltrain.storage import run_dir
@@ -27,7 +27,7 @@ def insert(config: dict[str, Any], place: str, value: Any) -> None:
 
 
 def test_the_verbs_accept_the_unmodified_folder(sent_run: Path) -> None:
-    for words in READERS:
+    for words in COMMANDS:
         assert main.main(words) == 0
 
 
@@ -39,8 +39,8 @@ def test_a_payload_in_a_run_folder_is_rejected(sent_run: Path, capsys: pytest.Ca
         config["model"] = node(target)
         config["allow_targets"] = [target.split(".", maxsplit=1)[0], "evil"]
         (sent_run / file).write_text(yaml.safe_dump(content))
-    for words in READERS if target in FEW else READERS[:1]:
-        assert f"got {target}" in refused(capsys, *words)
+    for words in COMMANDS if target in FEW else COMMANDS[:1]:
+        assert f"got {target}" in rejected(capsys, *words)
 
 
 @pytest.mark.parametrize("place", [*PLACES, "trainer", "device", "regularization", "seed"])
@@ -50,7 +50,7 @@ def test_a_payload_anywhere_in_a_run_folder_does_not_run(
     content = yaml.safe_load((sent_run / "job.yaml").read_text())
     insert(content["config"], place, node("evil.Model"))
     (sent_run / "job.yaml").write_text(yaml.safe_dump(content))
-    for words in READERS:
+    for words in COMMANDS:
         # Commands that only read weights need not build an optimizer.
         assert main.main(words) == 2 or words[0] in ("predict", "evaluate"), words
         assert "Traceback" not in capsys.readouterr().err
@@ -72,8 +72,8 @@ def test_a_payload_anywhere_in_a_run_folder_does_not_run(
 )
 def test_an_invalid_job_is_rejected(sent_run: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     (sent_run / "job.yaml").write_text(text)
-    for words in READERS:
-        refused(capsys, *words)
+    for words in COMMANDS:
+        rejected(capsys, *words)
 
 
 def forge_checkpoints(run: Path, content: bytes) -> None:
@@ -114,11 +114,11 @@ def test_a_checkpoint_that_would_run_code_is_rejected(
     sent_run: Path, capsys: pytest.CaptureFixture[str], content: Any
 ) -> None:
     forge_checkpoints(sent_run, content())
-    for words in READERS:
+    for words in COMMANDS:
         if words[0] != "rerun":
             assert main.main(words) == 5, words
             said = capsys.readouterr().err
-            assert "refused" in said
+            assert "rejected" in said
             assert "Traceback" not in said
             assert "weights_only" not in said, "the message must not explain how to load it anyway"
             assert "safe_globals" not in said
@@ -134,7 +134,7 @@ def test_names_in_a_run_folder_cannot_refer_to_files_outside(sent_run: Path, tra
     content["choices"] |= {"model": "../../out", "data": "/x/../../.."}
     (sent_run / "job.yaml").write_text(yaml.safe_dump(content))
     before = set(trap.parent.rglob("*"))
-    for words in READERS:
+    for words in COMMANDS:
         main.main(words)
     assert (trap / "mine.txt").read_text() == "mine"
     new = set(trap.parent.rglob("*")) - before

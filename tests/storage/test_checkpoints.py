@@ -271,7 +271,7 @@ def test_an_unknown_format_is_refused_by_its_number(checkpoints: Checkpoints) ->
 
 
 class Trap:
-    """Runs code when unpickled without weights_only."""
+    """Object that runs code when it is unpickled without weights_only."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -102,8 +102,15 @@ def test_metrics_are_in_the_datas_units_whatever_the_normalisation(
         assert evaluation.baselines[name]["rmse"] == pytest.approx(squared, rel=1e-5)
     ours = evaluation.metrics
     assert ours["mae"] == pytest.approx(mean_absolute_error(truth.ravel(), forecasts["repeat last"].ravel()), rel=1e-5)
-    best = min(mean_absolute_error(truth.ravel(), forecasts[name].ravel()) for name in METHODS)
-    assert ours["skill"] == pytest.approx(1 - ours["mae"] / best, rel=1e-4)
+    train = values[: len(values) - 2 * round(0.15 * len(values))]
+    changes = np.abs(train[SEASON:] - train[:-SEASON]).mean(axis=0)  # errors of the seasonal naive forecast in training
+    mase = {name: np.mean(np.abs(truth - forecast) / changes) for name, forecast in forecasts.items()}
+    assert ours["mase"] == pytest.approx(mase["repeat last"], rel=1e-5)
+    assert all(evaluation.baselines[name]["mase"] == pytest.approx(mase[name], rel=1e-5) for name in METHODS)
+    assert ours["skill"] == pytest.approx(1 - mase["repeat last"] / min(mase.values()), rel=1e-4)
+    for column, name in enumerate(task.target_names):
+        wanted = mean_absolute_error(truth[..., column].ravel(), forecasts["repeat last"][..., column].ravel())
+        assert ours[f"mae {name}"] == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.parametrize("normalise", ["last", "window", "train"])

@@ -1,6 +1,7 @@
 """Language modeling, compared with torchmetrics, and sampling, compared with a greedy loop."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,8 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.text import Perplexity
 
-from dltrain.datasets.text import CharacterTokenizer
+from dltrain.data.loader import Batches
+from dltrain.datasets.text import CharacterTokenizer, Text
 from dltrain.errors import ConfigError
+from dltrain.models.gpt import GPT
 from dltrain.tasks.language_modeling import SAMPLE_TOKENS, LanguageModeling, continue_tokens
 
 VOCABULARY, LENGTH = 11, 6
@@ -133,3 +136,22 @@ def test_an_unknown_prompt_is_rejected_and_an_unknown_default_is_the_first_token
         LanguageModeling(3, LENGTH, **data, prompt="ax")
     with pytest.raises(ConfigError, match=r"task.temperature: expected a number above 0, got 0"):
         LanguageModeling(3, LENGTH, **data, temperature=0)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_the_loss_is_the_mean_over_all_tokens_of_a_split_each_predicted_once(split: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("".join(chr(97 + number * number % 23) for number in range(1003)))
+    data = Text(str(tmp_path / "a.txt"), context_length=LENGTH, batch_size=4)
+    torch.manual_seed(0)
+    model = GPT(data.spec.vocabulary, LENGTH, data.spec.vocabulary, hidden_size=8, num_layers=1, num_heads=2).eval()
+    task = LanguageModeling(data.spec.vocabulary, LENGTH)
+    with torch.no_grad():
+        metrics = task.evaluate(model, Batches(getattr(data.load(), split), 4)).metrics
+        whole = data.tokenizer.encode_file(tmp_path / "a.txt").long()
+        tokens = whole[803:903] if split == "val" else whole[903:]
+        nats = []
+        for position in range(1, len(tokens)):
+            window = tokens[(position - 1) // LENGTH * LENGTH : position]
+            nats.append(-float(model(window[None])[0, -1].log_softmax(0)[tokens[position]]))
+    assert len(nats) == 99 and 99 % LENGTH, "the last window is incomplete"
+    assert metrics["loss"] == pytest.approx(sum(nats) / len(nats), rel=1e-5)

@@ -17,7 +17,7 @@ from dltrain.tasks.perceptron_rule import PerceptronRule
 
 ROSENBLATT = ["model=perceptron", "task=perceptron_rule", "optimizer=sgd", "optimizer.lr=1", "data.batch_size=1"]
 ROSENBLATT += ["device=cpu", "trainer.log_every=1000"]
-DIVIDED = ["and", "or", "nand", "nor"]
+SEPARABLE = ["and", "or", "nand", "nor"]
 
 
 def trained(folder: Path, *more: str) -> tuple[launch.Outcome, assemble.Components]:
@@ -27,9 +27,9 @@ def trained(folder: Path, *more: str) -> tuple[launch.Outcome, assemble.Componen
     return outcome, assemble.build_components(job)
 
 
-def examples(made: assemble.Components, epochs: int) -> list[tuple[np.ndarray, int]]:
+def examples(components: assemble.Components, epochs: int) -> list[tuple[np.ndarray, int]]:
     """Return the training examples in the order of the run, each with a 1 for the bias."""
-    batches = dry_run.build_batches(made, made.data.load())["train"]
+    batches = dry_run.build_batches(components, components.data.load())["train"]
     found = [batch for epoch in range(epochs) for batch in batches.epoch(epoch)]
     return [(np.append(b["inputs"].flatten().double().numpy(), 1.0), int(b["targets"])) for b in found]
 
@@ -40,36 +40,36 @@ def weights(state: dict[str, torch.Tensor]) -> np.ndarray:
     return torch.cat([weight, bias[:, None]], 1).numpy()
 
 
-def last(outcome: launch.Outcome) -> np.ndarray:
+def last_weights(outcome: launch.Outcome) -> np.ndarray:
     return weights(torch.load(outcome.folder / "checkpoints" / "last.pt", weights_only=True)["model"])
 
 
 @pytest.mark.parametrize("gate", ["nand", "xor"])
-def test_each_step_with_batches_of_one_is_rosenblatts_update(gate: str, tmp_path: Path) -> None:
-    outcome, made = trained(tmp_path, "data=gates", f"data.gate={gate}", "trainer.epochs=7")
-    w = start = weights(made.model.state_dict())[0]
-    for x, target in examples(made, 7):
+def test_each_step_with_one_example_is_rosenblatts_update(gate: str, tmp_path: Path) -> None:
+    outcome, components = trained(tmp_path, "data=gates", f"data.gate={gate}", "trainer.epochs=7")
+    w = start = weights(components.model.state_dict())[0]
+    for x, target in examples(components, 7):
         y = 1 if target == 1 else -1
         if y * (w @ x) <= 0:
             w = w + y * x
     assert np.abs(w - start).max() >= 1
-    np.testing.assert_allclose(last(outcome)[0], w, atol=1e-5)
+    np.testing.assert_allclose(last_weights(outcome)[0], w, atol=1e-5)
 
 
 def test_an_error_among_many_classes_updates_the_target_and_the_largest_other_class(tmp_path: Path) -> None:
-    outcome, made = trained(tmp_path, "data=digits", "data.num_labels=200", "trainer.epochs=2")
-    w = weights(made.model.state_dict()).copy()
-    moves = 0
-    for x, target in examples(made, 2):
+    outcome, components = trained(tmp_path, "data=digits", "data.num_labels=200", "trainer.epochs=2")
+    w = weights(components.model.state_dict()).copy()
+    mistakes = 0
+    for x, target in examples(components, 2):
         scores = w @ x
-        rivals = np.delete(np.arange(10), target)
-        rival = rivals[np.argmax(scores[rivals])]
+        others = np.delete(np.arange(10), target)
+        rival = others[np.argmax(scores[others])]
         if scores[target] <= scores[rival]:
             w[target] += x
             w[rival] -= x
-            moves += 1
-    assert moves > 50
-    np.testing.assert_allclose(last(outcome), w, atol=1e-3)
+            mistakes += 1
+    assert mistakes > 50
+    np.testing.assert_allclose(last_weights(outcome), w, atol=1e-3)
 
 
 def test_an_output_of_exactly_0_is_an_error_and_updates_the_weights() -> None:
@@ -109,7 +109,7 @@ def test_correct_predictions_update_nothing() -> None:
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
-@pytest.mark.parametrize("gate", DIVIDED)
+@pytest.mark.parametrize("gate", SEPARABLE)
 def test_the_rule_converges_on_linearly_separable_classes(gate: str, seed: int, tmp_path: Path) -> None:
     outcome, _ = trained(tmp_path, "data=gates", f"data.gate={gate}", f"seed={seed}")
     assert outcome.result["test"] == {"loss": 0, "accuracy": 1, "mistakes": 0}
@@ -119,12 +119,12 @@ def test_the_rule_converges_on_linearly_separable_classes(gate: str, seed: int, 
 @pytest.mark.parametrize("gate", ["xor", "xnor"])
 def test_one_unit_does_not_learn_classes_that_are_not_linearly_separable(gate: str, seed: int, tmp_path: Path) -> None:
     outcome, _ = trained(tmp_path, "data=gates", f"data.gate={gate}", f"seed={seed}", "trainer.epochs=50")
-    said = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
-    found = [line["accuracy"] for line in said if line["split"] == "val"]
-    assert len(found) == 50 and max(found) <= 0.75
+    events = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
+    accuracies = [line["accuracy"] for line in events if line["split"] == "val"]
+    assert len(accuracies) == 50 and max(accuracies) <= 0.75
 
 
-@pytest.mark.parametrize("gate", DIVIDED)
+@pytest.mark.parametrize("gate", SEPARABLE)
 def test_from_zero_weights_novikoffs_bound_holds(gate: str) -> None:
     normals: dict[str, list[float]] = {
         "and": [1, 1, -1.5],
@@ -153,6 +153,6 @@ def test_from_zero_weights_novikoffs_bound_holds(gate: str) -> None:
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_two_layers_solve_xor(seed: int, tmp_path: Path) -> None:
-    mine = ["model=mlp", "data=gates", "data.gate=xor", "trainer.epochs=100", "device=cpu", f"seed={seed}"]
-    outcome = launch.train(compose.compose([*mine, f"hydra.run.dir={tmp_path / 'run'}"]), Console(), 0.0)
+    overrides = ["model=mlp", "data=gates", "data.gate=xor", "trainer.epochs=100", "device=cpu", f"seed={seed}"]
+    outcome = launch.train(compose.compose([*overrides, f"hydra.run.dir={tmp_path / 'run'}"]), Console(), 0.0)
     assert outcome.result["test"]["accuracy"] == 1

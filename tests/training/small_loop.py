@@ -72,8 +72,10 @@ def make_loop(
 
     def optimizer(turn: Turn, steps: int) -> Optimizer:
         owned = {id(p) for p in turn.parameters}
-        others = any(p.requires_grad and id(p) not in owned for p in model.parameters())
-        return Optimizer(make, turn.parameters, schedule(), steps, regularization, device.make_scaler(), partial=others)
+        only_own = any(p.requires_grad and id(p) not in owned for p in model.parameters())
+        return Optimizer(
+            make, turn.parameters, schedule(), steps, regularization, device.make_scaler(), only_own=only_own
+        )
 
     splits = {"train": Batches(train or source(), batch_size, seed=3, training=True)}
     if val:
@@ -111,7 +113,7 @@ def order(epochs: int, batch_size: int = BATCH, first: int = 0) -> list[Batch]:
 
 
 class Tokens(Classification):
-    """Counts only examples whose first number is positive, as a language model leaves out padding."""
+    """Count only examples whose first number is positive, as a language model leaves out padding."""
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         each = F.cross_entropy(model(batch["inputs"]), batch["targets"], reduction="none")

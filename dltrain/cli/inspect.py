@@ -1,0 +1,16 @@
+"""``dltrain inspect``: what is understood of a data set, without training."""
+
+import argparse
+
+from dltrain.config.compose import compose
+from dltrain.loggers.console import clean
+
+
+def main(arguments: argparse.Namespace, started: float) -> int:
+    """Compose, read the data, print."""
+    job = compose(arguments.overrides, tuple(arguments.config_dir))
+    from dltrain.runs.inspection import inspect_data
+
+    for line in inspect_data(job):
+        print(clean(line))
+    return 0

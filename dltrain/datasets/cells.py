@@ -1,0 +1,135 @@
+"""Cells of a table as text, and the numbers in them: decimal marks, thousands marks, words for a missing value."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+# Words for a missing value in any column, and further ones in columns of numbers and dates; in lower case.
+MISSING = frozenset({"", "na", "nan", "n/a", "null", "#n/a", "#na", "<na>", "?"})
+MISSING_NUMBERS = MISSING | {"none", "nil", "missing", "nat", "n.a.", "k.a.", "n.v.", "(null)", r"\n", "-nan"}
+MISSING_NUMBERS |= {"-", "--", "---", "–", "—", ".", "..", "...", "*", "#value!", "#div/0!", "#ref!", "#num!", "#name?"}
+
+POINT, COMMA = MARKS = ".", ","
+BLANKS = " '’\u00a0\u2009\u202f"  # between groups of three digits, beside the other mark
+UNITS = "%$€£¥₹"
+MANY = 30
+SAMPLE = 10_000  # different cells of a column that are looked at
+PLAIN = re.compile(r"[\d.eE+-]*", re.ASCII)
+UNGROUPED = re.compile(r"[+-]?[1-9]\d{3,}([.,]\d*)?")
+
+
+TIMES = "date time datetime timestamp ts ds year quarter month week day hour datum zeit fecha jahr monat tag"
+
+
+def is_time_name(name: str) -> bool:
+    """Whether the name of a column says that it holds timestamps."""
+    return name.casefold() in TIMES.split()
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells of one column.
+
+    Args:
+        words: Each different cell once, as text without blanks around it.
+        codes: For each row, the index in ``words``.
+    """
+
+    words: list[str]
+    codes: np.ndarray
+
+    @classmethod
+    def of(cls, column: Sequence[str], rows: np.ndarray | None = None) -> "Cells":
+        """Build from one text per row; blanks around a cell, and one unit such as % on all of them, are left out.
+
+        Args:
+            column: The texts.
+            rows: For each row, the index of its text; None if they are in the order of the rows.
+        """
+        words = [word.strip() for word in column]
+        units = {word[0] if word[0] in UNITS else word[-1] for word in words if word.casefold() not in MISSING}
+        if len(units) == 1 and (unit := units.pop()) in UNITS:
+            words = [word.strip(unit).strip() for word in words]
+        codes, once = pd.factorize(np.array(words, dtype=object))
+        return cls(list(once), codes if rows is None else codes[rows])
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, row: int) -> str:
+        return self.words[self.codes[row]]
+
+    def select(self, rows: np.ndarray) -> "Cells":
+        """Return some rows, and only the words that occur in them."""
+        used, codes = np.unique(self.codes[rows], return_inverse=True)
+        return Cells([self.words[code] for code in used], codes)
+
+    def among(self, words: Iterable[str]) -> np.ndarray:
+        """Return for each row whether its cell, in lower case, is one of ``words``."""
+        known = frozenset(words)
+        return np.array([word.casefold() in known for word in self.words], dtype=bool)[self.codes]
+
+
+@cache
+def number_pattern(decimal: str) -> re.Pattern[str]:
+    """Return the pattern of numbers with a decimal mark, in which the other mark or blanks may group thousands."""
+    mark, other = re.escape(decimal), re.escape(COMMA if decimal == POINT else POINT)
+    groups = rf"[1-9]\d{{0,2}}(?P<group>[{other}{BLANKS}])\d{{3}}(?:(?P=group)\d{{3}})*"
+    lakhs = rf"[1-9]\d?(?:{other}\d\d)+{other}\d{{3}}"
+    return re.compile(rf"[+−-]?(?:(?:{groups}|{lakhs}|\d+)(?:{mark}\d*)?|{mark}\d+)(?:[eE][+−-]?\d+)?", re.ASCII)
+
+
+def parse_numbers(words: Sequence[str], decimal: str) -> np.ndarray:
+    """Return the numbers in float64, with NaN for text and for what is not finite in float64."""
+    if decimal == POINT and PLAIN.fullmatch("".join(words)):
+        try:
+            found = np.array(words, dtype=np.float64)
+            return np.where(np.isfinite(found), found, np.nan)
+        except ValueError:
+            pass
+    pattern, kept = number_pattern(decimal), f"0123456789eE+-{decimal}"
+    numbers = np.full(len(words), np.nan)
+    for place, word in enumerate(words):
+        if pattern.fullmatch(word):
+            digits = "".join(letter for letter in word.replace("−", "-") if letter in kept)
+            numbers[place] = float(digits.replace(decimal, POINT))
+    return np.where(np.isfinite(numbers), numbers, np.nan)
+
+
+class Evidence(NamedTuple):
+    """What the numbers of one column say about the decimal mark of their file.
+
+    Args:
+        proofs: Decimal mark -> the first cell that is a number with this mark only.
+        ambiguous: The first cell that is a number with either mark, but not the same one.
+        bare: Whether other numbers have neither mark.
+        narrow: Whether there are many ambiguous cells, within a factor of ten: counts are rarely so alike.
+    """
+
+    proofs: dict[str, str]
+    ambiguous: str | None = None
+    bare: bool = False
+    narrow: bool = False
+
+
+def find_evidence(words: Sequence[str]) -> Evidence:
+    """Return what the different cells of a column say; nothing unless most of them are numbers."""
+    words = [word for word in words[:SAMPLE] if word.casefold() not in MISSING_NUMBERS]
+    fits = {word: [mark for mark in MARKS if number_pattern(mark).fullmatch(word)] for word in words}
+    numbers = [word for word in words if fits[word]]
+    marked = [word for word in numbers if POINT in word or COMMA in word]
+    if 2 * len(numbers) < len(words) or not marked:
+        return Evidence({})
+    proofs = {fits[word][0]: word for word in reversed(marked) if len(fits[word]) == 1}
+    used = {mark for word in marked for mark in MARKS if mark in word}
+    if not proofs and len(used) == 1 and any(map(UNGROUPED.fullmatch, numbers)):
+        proofs = {used.pop(): marked[0]}  # 1234 is not grouped here, so neither is 4.136
+    ambiguous = next((word for word in marked if len(fits[word]) == len(MARKS)), None)
+    sizes = np.abs(parse_numbers(marked, POINT))
+    narrow = len(marked) >= MANY and bool(sizes.max() < 10 * sizes.min())
+    return Evidence(proofs, ambiguous, len(marked) < len(numbers), narrow)

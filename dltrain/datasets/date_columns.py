@@ -1,0 +1,89 @@
+"""Dates in the columns of a table."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from dltrain.datasets.cells import MISSING_NUMBERS, Cells, is_time_name
+from dltrain.datasets.csv_table import Table
+from dltrain.datasets.date_form import DateForm
+from dltrain.datasets.dates import Dates, parse_dates
+from dltrain.errors import ConfigError, format_error
+
+# Columns that make up a date together -> the form in which it is written.
+PARTS = {
+    ("year", "month"): "%Y-%m",
+    ("year", "month", "day"): "%Y-%m-%d",
+    ("year", "month", "day", "hour"): "%Y-%m-%d %H:00",
+    ("year", "month", "day", "hour", "minute"): "%Y-%m-%d %H:%M",
+}
+
+
+class TimeColumn(NamedTuple):
+    """The times of the rows of a table.
+
+    Args:
+        columns: Index of the column, or of those that make up the date.
+        cells: The times as text.
+        dates: What they mean.
+    """
+
+    columns: tuple[int, ...]
+    cells: Cells
+    dates: Dates
+
+
+def parse_cells(cells: Cells, day_first: bool | None, named_time: bool) -> Dates | None:
+    """Return the dates of a column, or None if it holds something else; see `dltrain.datasets.dates.parse_dates`."""
+    words = pd.Series(cells.words, dtype=object)
+    words[[word.casefold() in MISSING_NUMBERS for word in cells.words]] = np.nan
+    return parse_dates(words.take(cells.codes).reset_index(drop=True), day_first, named_time)
+
+
+def find_times(table: Table, day_first: bool | None) -> TimeColumn | None:
+    """Return the first column of dates, or columns of years, months, days ... together, or None without any.
+
+    Raises:
+        ConfigError: A cell among dates is none, or is missing, or the order of day and month is open.
+    """
+    parts = {name.casefold(): index for index, name in enumerate(table.header) if table.is_numeric(index)}
+    for names, pattern in reversed(PARTS.items()):
+        if parts.keys() >= set(names):
+            numbers = pd.DataFrame({name: table.numbers(parts[name]) for name in names})
+            times = pd.to_datetime(numbers.assign(day=numbers.get("day", 1)), errors="coerce")
+            if times.notna().all():
+                cells = Cells.of(times.dt.strftime(pattern).tolist())
+                return TimeColumn(
+                    tuple(parts[name] for name in names), cells, Dates(times, None, DateForm(pattern), None)
+                )
+    for column, name in enumerate(table.header):
+        if is_time_name(name) or np.isnan(table.numbers(column)).all():
+            found = parse_cells(table.columns[column], day_first, is_time_name(name))
+            if found is not None:
+                check_dates(table, column, found, missing=False)
+                return TimeColumn((column,), table.columns[column], found)
+    return None
+
+
+def check_dates(table: Table, column: int, dates: Dates, missing: bool) -> None:
+    """Reject cells among dates that are none, and dates with two readings.
+
+    Args:
+        table: The file.
+        column: Index of the column.
+        dates: What was found in it.
+        missing: Whether values may be missing.
+    """
+    bad = dates.bad
+    if bad is None and not missing and dates.times.isna().any():
+        bad = int(dates.times.isna().argmax())
+    if bad is not None:
+        got = table.columns[column][bad] or "a missing value"
+        raise ConfigError(format_error("data.path", f"a date in {table.place(column, bad)}", got))
+    if dates.form.ambiguous:
+        cell, *readings = dates.form.readings
+        got = f"{cell}, which may be {' or '.join(readings)}"
+        hint = "data.day_first=true or data.day_first=false says which it is"
+        expected = f"dates that can be read in one way only in column {table.header[column]} of {table.path}"
+        raise ConfigError(format_error("data.day_first", expected, got, hint))

@@ -1,0 +1,50 @@
+"""What a data set understood of its files, in words."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from dltrain.datasets.csv_table import Table
+
+LISTED = 8  # names in a list before it is cut short
+
+
+def listed(names: Iterable[str]) -> str:
+    """Join names with commas; many of them are cut short."""
+    names = list(names)
+    more = len(names) - LISTED
+    return ", ".join(names[:LISTED] + ([f"and {more} more"] if more > 0 else []))
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless it is one."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def missing_line(table: Table, columns: Iterable[int]) -> list[str]:
+    """Return a line with the number of missing values in each column that has some."""
+    counts = {table.header[column]: int(table.missing(column).sum()) for column in columns}
+    found = [f"{name or '(no name)'} {number:,}" for name, number in counts.items() if number]
+    return [f"missing values: {listed(found)}"] if found else []
+
+
+def classes_line(names: Sequence[str], splits: Mapping[str, np.ndarray]) -> list[str]:
+    """Return a line with the examples of each class, and one for each split that lacks a class.
+
+    Args:
+        names: The classes.
+        splits: The class numbers of each split, by its name.
+    """
+    counts = {name: np.bincount(labels, minlength=len(names)) for name, labels in splits.items()}
+    total = np.sum(list(counts.values()), axis=0)
+    lines = [f"classes: {listed(f'{name} ({number:,})' for name, number in zip(names, total, strict=True))}"]
+    for split, numbers in counts.items():
+        absent = [name for name, number in zip(names, numbers, strict=True) if not number]
+        if absent and numbers.sum():
+            lines.append(f"warning: no example of {listed(absent)} in the {split} split")
+    return lines
+
+
+def splits_line(sizes: Mapping[str, int], noun: str) -> str:
+    """Return a line with the size of each split."""
+    return f"splits: {', '.join(f'{size:,} {name}' for name, size in sizes.items())} ({noun})"

@@ -1,0 +1,195 @@
+"""A CSV file as time series: its dates, the columns to forecast, and the rows of each series."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from dltrain.datasets import steps
+from dltrain.datasets.cells import is_time_name
+from dltrain.datasets.csv_table import Table, parse_column
+from dltrain.datasets.date_columns import TimeColumn
+from dltrain.datasets.future_times import continue_dates, continue_numbers
+from dltrain.datasets.table_columns import reason_to_ignore
+from dltrain.errors import ConfigError, format_error, suggest
+
+PLAIN_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?", re.ASCII)
+
+
+class Series(NamedTuple):
+    """One series of a table.
+
+    Args:
+        name: What tells it apart, or None if the table has one series.
+        rows: Its rows in the table.
+    """
+
+    name: str | None
+    rows: np.ndarray
+
+
+def choose_columns(table: Table, column: str | list[str] | None, apart: Sequence[int]) -> tuple[list[str], list[str]]:
+    """Return the names of the series to forecast, and of columns of numbers that are left out.
+
+    Args:
+        table: The file.
+        column: A name or a list of them; ``auto`` takes the columns of numbers except timestamps, row numbers and
+            flags (0 or 1); None takes these as well, but for timestamps.
+        apart: Columns that are none: of dates, and the one that tells series apart.
+    """
+    if isinstance(column, list) or column not in ("auto", None):
+        return _check_columns(table, [column] if isinstance(column, str) else list(column or [])), []
+    numeric = [
+        index
+        for index, name in enumerate(table.header)
+        if index not in apart and not is_time_name(name) and not np.isnan(table.numbers(index)).all()
+    ]
+    flags = [index for index in numeric if column == "auto" and reason_to_ignore(table, index)]
+    chosen = [index for index in numeric if index not in flags and 2 * table.text(index).sum() <= len(table)]
+    if column == "auto":
+        binary = [index for index in chosen if set(np.unique(table.numbers(index))) <= {0.0, 1.0}]
+        if len(binary) < len(chosen):
+            flags, chosen = flags + binary, [index for index in chosen if index not in binary]
+    if not chosen:
+        expected = f"a column of numbers besides the timestamps in {table.path}"
+        raise ConfigError(format_error("data.column", expected, f"the columns {', '.join(table.header)}"))
+    names = [table.header[index] for index in chosen]
+    table.indices_of(names)
+    for index in chosen:
+        parse_column(table, index)
+    return names, [table.header[index] for index in flags]
+
+
+def _check_columns(table: Table, names: list[str]) -> list[str]:
+    for name in names:
+        parse_column(table, table.index_of(name))
+    if len(set(names)) < len(names):
+        raise ConfigError(format_error("data.column", "each column once", ", ".join(names)))
+    if not names:
+        raise ConfigError(format_error("data.column", f"one or more of {', '.join(table.header)}", "an empty list"))
+    return names
+
+
+def select_rows(table: Table, where: str | None) -> Table:
+    """Return the rows of which one column has one value.
+
+    Args:
+        table: The file.
+        where: ``column:value`` or ``column=value``; None takes all rows.
+    """
+    if where is None:
+        return table
+    name, sign, value = str(where).partition("=" if "=" in str(where) else ":")
+    if not sign:
+        raise ConfigError(format_error("data.where", "a column and its value, such as store:A", where))
+    cells = table.columns[table.index_of(name.strip())]
+    rows = np.flatnonzero(cells.among([value.strip().casefold()]))
+    if not len(rows):
+        expected = f"a value of column {name} in {table.path}"
+        raise ConfigError(format_error("data.where", expected, value, suggest(value, cells.words)))
+    return table.select(rows)
+
+
+def split_series(table: Table, group: str | None) -> list[Series]:
+    """Return the series of a table, in the order in which they begin.
+
+    Args:
+        table: The file.
+        group: Column that tells series apart; None if there is one series.
+    """
+    if group is None:
+        return [Series(None, np.arange(len(table)))]
+    cells = table.columns[table.index_of(group)].select(np.arange(len(table)))
+    order = dict.fromkeys(cells.codes.tolist())
+    return [Series(cells.words[code], np.flatnonzero(cells.codes == code)) for code in order]
+
+
+def check_order(table: Table, found: TimeColumn | None, series: Sequence[Series], group: str | None) -> list[str]:
+    """Reject rows that go back in time or repeat a time: split by position, the past would follow the future.
+
+    Returns:
+        What is unusual, but can be used: missing rows, and hours that come twice when the clock is set back.
+    """
+    gaps, changes, first_gap = 0, 0, ""
+    for one in series:
+        if found is None:
+            _reject_descending_numbers(table, one)
+            continue
+        cells, dates = found.cells, found.dates
+        times = dates.times.iloc[one.rows].reset_index(drop=True)
+        utc = None if dates.utc is None else dates.utc.iloc[one.rows].reset_index(drop=True)
+        order = steps.check_order(times, utc)
+        if order.repeated is not None:
+            _reject_repeated(table, found, one, order.repeated, group)
+        if order.step_back is not None:
+            earlier, later = (found.cells[one.rows[row]] for row in (order.step_back - 1, order.step_back))
+            line = table.lines[one.rows[order.step_back]]
+            raise _order_error(table, f"{later} after {earlier} in line {line}")
+        missing = steps.find_gaps(times)
+        if missing.position is not None and not gaps:
+            row = int(one.rows[missing.position])
+            first_gap = f", first before {cells[row]} in line {table.lines[row]}"
+        gaps, changes = gaps + missing.rows, changes + order.clock_changes
+    notes = [f"warning: {gaps:,} rows are missing{first_gap}; rows count as equidistant"] if gaps else []
+    return notes + ([f"{changes} hours come twice where the clock is set back"] if changes else [])
+
+
+def continue_times(
+    table: Table, found: TimeColumn | None, one: Series, number: int
+) -> Sequence[str | int | float | None]:
+    """Return the times of the steps after the last row of a series; None where they are not known.
+
+    Numbers advance if the name of their column says that they are times.
+    """
+    times: Sequence[str | int | float] | None = None
+    if found is not None and len(one.rows) > 1:
+        times = continue_dates(found.dates.times.iloc[one.rows], found.dates.form, number)
+    elif found is None:
+        for column, name in enumerate(table.header):
+            cells = [table.columns[column][row].replace(table.decimal, ".") for row in one.rows.tolist()]
+            if is_time_name(name) and all(map(PLAIN_NUMBER.fullmatch, cells)):
+                times = continue_numbers(cells, number)
+                break
+    return times or [None] * number
+
+
+def _reject_repeated(table: Table, found: TimeColumn, one: Series, row: int, group: str | None) -> None:
+    """Reject a repeated time, and name the column that tells several series apart."""
+    times = pd.factorize(found.dates.times)[0][one.rows]
+    first = int(np.flatnonzero(times == times[row])[0])
+    lines = [int(table.lines[one.rows[place]]) for place in (first, row)]
+    got = f"{found.cells[one.rows[row]]} in lines {lines[0]} and {lines[1]}"
+    hint = "Remove one of them"
+    for other in sorted(range(len(table.header)), key=table.is_numeric):
+        cells = table.columns[other]
+        pairs = np.stack([times, cells.codes[one.rows]], axis=1)
+        if (
+            other not in found.columns
+            and 1 < len(cells.words) <= len(table) / 2
+            and len(np.unique(pairs, axis=0)) == len(pairs)
+        ):
+            name, value = table.header[other], cells[int(one.rows[first])]
+            hint = (
+                f"Column {name} tells {len(cells.words)} series apart: data.group={name} reads them all, "
+                f"data.where={name}:{value} one of them"
+            )
+            break
+    expected = f"one row for each time in {table.path}" + (f" and {group} {one.name}" if one.name else "")
+    raise ConfigError(format_error("data.path", expected, got, hint))
+
+
+def _reject_descending_numbers(table: Table, one: Series) -> None:
+    """Reject numeric times that only decrease; numbers that restart every year or day are fine."""
+    for column, name in enumerate(table.header):
+        if is_time_name(name) and table.is_numeric(column):
+            values = table.numbers(column)[one.rows]
+            values = values[~np.isnan(values)]
+            if len(values) > 2 and values[-1] < values[0] and (np.diff(values) <= 0).all():
+                raise _order_error(table, f"{name} from {values[0]:g} down to {values[-1]:g}")
+
+
+def _order_error(table: Table, got: str) -> ConfigError:
+    expected = f"rows in the order of time in {table.path}"
+    return ConfigError(format_error("data.path", expected, got, "Sort the file, oldest row first"))

@@ -1,0 +1,17 @@
+"""Inspection of a job's data without training."""
+
+from dltrain.config import instantiate
+from dltrain.config.compose import Job
+from dltrain.data.spec import Data
+from dltrain.runs.report import describe_data
+
+
+def inspect_data(job: Job) -> list[str]:
+    """Read the data of a job and return what was understood of them, a line each."""
+    data: Data = instantiate.build(job.resolved["data"], "data", job.allow)
+    splits = data.load()
+    facts = {"shape": data.spec.shape, "classes": data.spec.classes, "vocabulary": data.spec.vocabulary}
+    parts = {"training": splits.train, "validation": splits.val, "test": splits.test}
+    sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part is not None)
+    stated = ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
+    return describe_data(data) or [f"splits: {sizes}", f"examples: {stated}"]
