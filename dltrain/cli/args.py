@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(re.sub(r"^argument (-\w+/)?", "", message))
 
     def reject_flags(self, words: Sequence[str], verb: str) -> None:
-        """Raise `ConfigError` with a line for each of the flags, which the verb does not have."""
+        """Raise `ConfigError` with a line for each flag in `words`, none of which the verb has."""
         reasons = dict(REFUSED)
         if verb != "train":
             sweep = "dltrain -m GROUP=A,B KEY=1,2 trains every combination."

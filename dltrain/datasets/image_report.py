@@ -12,7 +12,7 @@ from dltrain.datasets.image_layout import Listing, SkippedFiles, has_images, is_
 MAX_HASHED = 20_000  # files compared at most; more would delay the start of training
 HEAD_BYTES = 4096  # hashed first, so that few files are read whole
 
-SplitFile = tuple[str, Path]  # split -> file in it
+SplitFile = tuple[str, Path]  # split and a file in it
 
 
 def missing_classes(splits: Mapping[str, Listing], classes: list[str]) -> list[str]:
@@ -39,7 +39,7 @@ def describe_skipped(root: Path, train: Path, skipped: SkippedFiles) -> list[str
 
 
 def describe_copies(splits: Mapping[str, Listing], root: Path) -> list[str]:
-    """Return a line on images with the same content in two splits, or no line if there are none."""
+    """Return a line about images with the same content in two splits, or no line if there are none."""
     files = [(split, path) for split, listing in splits.items() for path, _ in listing if path.is_file()]
     candidates = [file for group in _regroup([files], _size) for file in group]
     groups = [candidates[:MAX_HASHED]]

@@ -1,4 +1,4 @@
-"""Runs on disk: find their folders, and read ``job.yaml`` as untrusted data that cannot allow modules to import."""
+"""Runs on disk: find their folders, and read ``job.yaml`` as untrusted data, which cannot allow any module."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -102,7 +102,7 @@ def _hint(path: Path, root: Path) -> str:
     names = {run.name: str(run) for run in known.values()}
     close = suggest(path.name, names).removeprefix("Did you mean ").removesuffix("?")
     by_name = f"Did you mean {names[close]}?" if close else ""
-    return suggest(str(path), known) or by_name or f"dltrain runs {root} lists what there is."
+    return suggest(str(path), known) or by_name or f"dltrain runs {root} lists the runs there."
 
 
 def list_runs(root: Path) -> list[Path]:

@@ -40,7 +40,7 @@ class Checkpoints:
     Args:
         run: The run folder.
         keep_last: Number of newest checkpoints to keep.
-        keep_best: Number of best checkpoints to keep: the newest of those that were the best so far when written.
+        keep_best: Number of best checkpoints to keep. A checkpoint is best if no earlier one had a better metric.
         before_commit: Called in the thread before a checkpoint is committed, to make the run's other files durable.
     """
 
@@ -178,7 +178,8 @@ class Checkpoints:
                 return self._load(file)
             except CheckpointError:
                 if self.resolve(name) == file.name:
-                    raise  # if not, a running process replaced the checkpoint meanwhile: load the new one
+                    raise
+                # Otherwise a running process has replaced the checkpoint meanwhile: load the new one.
 
     def _load(self, file: Path) -> dict[str, Any]:
         if reason := self.find_damage(file):

@@ -175,7 +175,7 @@ def test_regular_steps_decide_which_number_is_the_day(form: str, freq: str, orde
     assert dates.form.day_first is form.startswith("%d") and not dates.form.ambiguous
 
 
-def test_regular_steps_decide_for_repeated_dates_too() -> None:
+def test_regular_steps_of_repeated_dates_decide_which_number_is_the_day() -> None:
     times = pd.date_range("2020-01-01", periods=30, freq="MS").repeat(3)
     assert parse([time.strftime("%d/%m/%Y") for time in times]).times.tolist() == times.tolist()
 

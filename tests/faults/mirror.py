@@ -81,9 +81,8 @@ def serve(files: dict[str, bytes]) -> Iterator[Mirror]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            mirror.answer(
-                self, body=self.headers.get("Method") != "HEAD"
-            )  # torchvision sends this header to resolve redirects
+            # To resolve redirects, torchvision sends GET with a header Method: HEAD and reads no body.
+            mirror.answer(self, body=self.headers.get("Method") != "HEAD")
 
         def log_message(self, format: str, *args: object) -> None:
             """Do not log requests."""

@@ -318,7 +318,7 @@ def test_each_epoch_has_one_line_with_steps_per_epoch_or_per_run(steps_of, capsy
     assert len(capsys.readouterr().err.splitlines()) == 3
 
 
-def test_a_run_resumed_in_its_third_epoch_writes_no_line_before_the_end_of_it(capsys):
+def test_a_run_resumed_in_its_third_epoch_writes_its_first_line_after_that_epoch(capsys):
     console = Console()
     report_progress(console, epoch=3)
     report_progress(console, epoch=3, step=2)
