@@ -1,4 +1,4 @@
-"""Custom data: points in the plane, labelled by the arm of the spiral that they lie on."""
+"""Custom data: points in the plane, labeled by the arm of a spiral that they lie on."""
 
 import csv
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ class Spirals:
         arms: Number of arms.
         examples: Points in all three splits together.
         batch_size: Examples per batch.
-        workers: Processes that decode files; there are none here.
+        workers: Worker processes; unused, since no files are decoded.
     """
 
     def __init__(self, arms: int = 3, examples: int = 3000, batch_size: int = 64, workers: int = 0) -> None:

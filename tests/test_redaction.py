@@ -245,21 +245,21 @@ def test_a_url_of_the_environment_keeps_its_password(
     refuse_secrets("".join(capfd.readouterr()), "zorro")
 
 
-ASSEMBLED = [
+COMPUTED_NAMES = [
     "${oc.env:AWS_SECR${oc.decode:ET}_ACC${oc.decode:ESS}_KEY}",
     "${oc.${model.part}:AWS_SECRET_ACCESS_KEY}",
     "${oc.env:NOT_THERE,${oc.env:AWS_SECR${oc.decode:ET}_ACCESS_KEY}}",
 ]
 
 
-def test_a_run_folder_cannot_assemble_the_name_of_a_variable(
+def test_a_run_folder_cannot_compute_the_name_of_an_environment_variable(
     here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "zorro/7+madrid")
     assert run(*SMALL, "hydra.run.dir=runs/one") == 0
     job = yaml.safe_load(Path("runs/one/job.yaml").read_text())
     capfd.readouterr()
-    for text in ASSEMBLED:
+    for text in COMPUTED_NAMES:
         job["config"]["model"] |= {"_note_": text, "part": "env"}
         Path("runs/one/job.yaml").write_text(yaml.safe_dump(job))
         for verb in ("resume", "rerun", "evaluate"):

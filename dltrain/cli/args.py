@@ -1,4 +1,4 @@
-"""Parse a command line: overrides ``group=option key=value``, flags and names, in any order."""
+"""Parse a command line: overrides ``group=option key=value``, flags, and names of runs and files, in any order."""
 
 import argparse
 import re
@@ -9,17 +9,17 @@ from dltrain.cli.verbs import VERBS, Verb
 from dltrain.config.groups import is_override
 from dltrain.errors import ConfigError, format_error, suggest
 
-COMPOSED = ("train", "summary", "inspect")  # verbs whose words all set something; the others name runs and files, too
+ONLY_OVERRIDES = ("train", "summary", "inspect")  # verbs whose positional arguments are all overrides
 SWEEP = ("-m", "--multirun")
-# Flags of Hydra that dltrain refuses.
+# Flags of Hydra that dltrain rejects, each with the reason.
 REFUSED = {
-    "--experimental-rerun": "it runs whatever the file says. The run's command.txt repeats a run.",
-    "--resolve": "facts such as ${spec.features} come from the data. A run's config.yaml has them filled in.",
+    "--experimental-rerun": "it unpickles a file, which can run any code. To repeat a run, use dltrain rerun.",
+    "--resolve": "facts such as ${spec.features} come from the data. A run's config.yaml contains their values.",
 }
 
 
 class Parser(argparse.ArgumentParser):
-    """`argparse.ArgumentParser` that raises `ConfigError` and leaves ``--help`` to its caller."""
+    """`argparse.ArgumentParser` that raises `ConfigError` and only records ``--help`` for its caller to print."""
 
     def __init__(self, prog: str, verb: Verb, **options: str) -> None:
         texts = {"usage": verb.usage, "description": verb.description, **options}
@@ -29,11 +29,11 @@ class Parser(argparse.ArgumentParser):
         verb.add_flags(self)
 
     def error(self, message: str) -> NoReturn:
-        """Raise a message of argparse, ``argument -c/--cfg: expected ...``, as ours."""
+        """Raise `ConfigError` with the message of argparse, from ``argument -c/--cfg: ...`` to ``--cfg: ...``."""
         raise ConfigError(re.sub(r"^argument (-\w+/)?", "", message))
 
-    def refuse(self, words: Sequence[str], verb: str) -> None:
-        """Refuse flags that the verb does not have, with a line for each."""
+    def reject_flags(self, words: Sequence[str], verb: str) -> None:
+        """Raise `ConfigError` with a line for each flag in `words`, none of which the verb has."""
         reasons = dict(REFUSED)
         if verb != "train":
             sweep = "dltrain -m GROUP=A,B KEY=1,2 trains every combination."
@@ -52,8 +52,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse a command line.
 
     Returns:
-        The flags of the verb by name, and ``verb``, ``overrides`` (those of groups and keys), ``names`` (runs, files
-        and folders, in their order) and ``help``.
+        The verb's flags by name, and ``verb``, ``overrides`` (of groups and keys), ``names`` (of runs, files and
+        folders, in order) and ``help``.
     """
     name, words = "train", list(argv)
     if words and words[0] in VERBS:
@@ -67,9 +67,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if late := next((word for word in rest if word in VERBS), None) if name == "train" else None:
         hint = f"A verb is the first word: dltrain {late} ..."
         raise ConfigError(format_error(late, "KEY=VALUE or GROUP=OPTION", late, hint))
-    parser.refuse([word for word in rest if word.startswith("-") and word != "-"], name)
+    parser.reject_flags([word for word in rest if word.startswith("-") and word != "-"], name)
     found.verb = name
-    found.overrides = [word for word in rest if name in COMPOSED or is_override(word)]
+    found.overrides = [word for word in rest if name in ONLY_OVERRIDES or is_override(word)]
     found.names = [word for word in rest if word not in found.overrides] + words[end + 1 :]
     least, most = verb.names
     if not (found.help or least <= len(found.names) <= most):

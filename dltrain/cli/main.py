@@ -1,4 +1,4 @@
-"""The entry point: choose the verb, and turn every error into a line and an exit code. Imports no torch, no Hydra."""
+"""Entry point: call a verb and turn each error into a message and an exit code. Imports neither torch nor Hydra."""
 
 import contextlib
 import errno
@@ -38,9 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Stopped as stopped:
         print("dltrain: interrupted before anything was done", file=sys.stderr)
         return SIGNAL_EXIT_CODES.get(stopped.reason, 143)
-    except BrokenPipeError:  # the reader of standard output has closed it
+    except BrokenPipeError:  # the process that reads standard output closed it
         return 0
-    except Exception:  # a bug of dltrain's or of the user's model; Python itself would print the secrets in it
+    except Exception:  # a bug in dltrain or in the user's code; Python's own traceback would contain secrets
         for line in redaction.redact(traceback.format_exc()).splitlines():
             print(_printable(line), file=sys.stderr)
         return 1
@@ -69,14 +69,14 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _printable(text: str) -> str:
-    """Return one line without secrets, control codes and line breaks, safe to print on a terminal."""
+    """Return text as one line that is safe to print on a terminal: secrets and control characters are removed."""
     shown = CONTROL_CODES.sub("", text).replace("\n", " ")
     return redaction.redact("".join(c for c in shown if c.isprintable() or c == "\t"))
 
 
 @contextlib.contextmanager
 def _weights_only_loading() -> Iterator[None]:
-    """Make every `torch.load`, those in libraries included, load only tensors and plain values."""
+    """Make every `torch.load`, including those in libraries, load only tensors and plain values."""
     names = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
     before = {name: os.environ.pop(name, None) for name in names}
     os.environ[names[0]] = "1"
@@ -89,7 +89,7 @@ def _weights_only_loading() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explained_paths() -> Iterator[None]:
-    """Turn errors of the system about impossible paths into `ConfigError`: long names, homes of unknown users."""
+    """Turn two system errors about paths into `ConfigError`: a name that is too long, the home of an unknown user."""
     try:
         yield
     except OSError as error:
@@ -100,7 +100,7 @@ def _explained_paths() -> Iterator[None]:
     except RuntimeError as error:
         if "home directory" not in str(error):
             raise
-        raise ConfigError(format_error("~NAME", "a user with a home on this machine", "another")) from None
+        raise ConfigError(format_error("~NAME", "a user of this machine", "another name")) from None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Parse the overrides of a command line, and list the values of each key of a sweep."""
+"""Parse the overrides of a command line and expand those of a sweep into single values."""
 
 import functools
 import os
@@ -15,12 +15,12 @@ from dltrain.errors import MAX_LENGTH, format_error, shorten, suggest
 
 QUOTES = set("'\"[]{}")
 
-Options = Callable[[str], Sequence[str]]
+Options = Callable[[str], Sequence[str]]  # group -> names of its options; empty if there is no such group
 
 
 @functools.cache
 def parse_override(text: str) -> Override:
-    """Return one override as Hydra parses it; a `HydraException` if it is not valid."""
+    """Parse one override with Hydra; a `HydraException` if it is not valid."""
     try:
         return OverridesParser.create().parse_override(text)
     except (ValueError, RecursionError) as error:  # too many digits or brackets
@@ -28,13 +28,13 @@ def parse_override(text: str) -> Override:
 
 
 def allowed_modules(typed: list[str]) -> list[str]:
-    """Return the module prefixes that ``allow_targets=`` on a command line lets YAML name."""
+    """Return the prefixes of modules that YAML may name, from ``allow_targets=`` on a command line."""
     values = [word.split("=", 1)[1] for word in typed if word.startswith("allow_targets=")]
     return [name.strip() for value in values for name in value.strip("[]").split(",") if name.strip()]
 
 
 def parse(typed: list[str], options: Options) -> tuple[list[Override], list[str]]:
-    """Return the overrides as Hydra parses them, and the errors of those that it cannot parse."""
+    """Return the parsed overrides, and an error for each one that Hydra cannot parse."""
     parsed, errors = [], []
     for text in typed:
         key, equals, _ = text.partition("=")
@@ -52,7 +52,7 @@ def parse(typed: list[str], options: Options) -> tuple[list[Override], list[str]
 
 
 def _quoting_hint(text: str) -> str:
-    """Suggest to quote the value if that makes the override valid, else return an empty string."""
+    """Return a hint to quote the value if the override is valid then, else an empty string."""
     key, _, value = text.partition("=")
     quoted = f"{key}='{value}'"
     try:
@@ -64,10 +64,10 @@ def _quoting_hint(text: str) -> str:
 
 
 def to_hydra_syntax(text: str, options: Options) -> str:
-    """Rewrite what Hydra would not accept.
+    """Rewrite an override that Hydra would not accept.
 
     ``optimizer.schedule=cosine`` becomes ``optimizer/schedule=cosine``, ``GROUP=null`` becomes ``~GROUP``, and a path
-    ``~/x.csv``, which a shell does not expand after an equals sign, is quoted.
+    ``~/x.csv`` is quoted: a shell does not expand it after an equals sign, and Hydra rejects a bare tilde.
     """
     key, equals, value = text.partition("=")
     if value.startswith("~") and not QUOTES & set(value):
@@ -79,7 +79,7 @@ def to_hydra_syntax(text: str, options: Options) -> str:
 
 
 def single_values(parsed: list[Override]) -> tuple[list[list[Override]], list[str]]:
-    """Return the overrides of a single run, and an error for each key with several values."""
+    """Return the overrides of a single run, each as a list of one, and an error for each key with several values."""
     errors = []
     for text in (redaction.mask_override(str(o.input_line)) for o in parsed if o.is_sweep_override()):
         key, _, value = text.partition("=")
@@ -94,7 +94,7 @@ def single_values(parsed: list[Override]) -> tuple[list[list[Override]], list[st
 
 
 def sweep_values(parsed: list[Override], options: Options) -> tuple[list[list[Override]], list[str]]:
-    """Return all values of each key, and an error for each key without any."""
+    """Return the list of overrides, one per value, of each key of a sweep, and an error for each key without values."""
     values, errors = [], []
     for override in parsed:
         try:
@@ -105,11 +105,11 @@ def sweep_values(parsed: list[Override], options: Options) -> tuple[list[list[Ov
             continue
         if not values[-1]:
             errors.append(f"{override.input_line}: expected at least one value, got none")
-    return [found for found in values if found], errors
+    return [each for each in values if each], errors
 
 
 def _each_value(override: Override, options: Options) -> list[str]:
-    """Return an override for each value of a key."""
+    """Return one override per value, as text."""
     if not override.is_sweep_override():
         return [str(override.input_line)]
     if override.value_type is ValueType.GLOB_CHOICE_SWEEP:

@@ -10,11 +10,11 @@ MAX_BAD_SAMPLES = 100
 
 
 class BadSamples:
-    """Policy for unreadable examples, and those that a run has skipped.
+    """Policy for unreadable examples, and the record of those that a run has skipped.
 
     Args:
-        policy: ``stop`` or ``skip``. None stops, for data without the key data.on_bad_sample.
-        limit: Examples to skip at most, in all splits together; at least 1.
+        policy: ``stop`` or ``skip``. None also stops, and is for data that have no key data.on_bad_sample.
+        limit: Maximum number of examples to skip, all splits together; at least 1.
     """
 
     def __init__(self, policy: str | None = None, limit: int = MAX_BAD_SAMPLES) -> None:
@@ -23,16 +23,16 @@ class BadSamples:
         self.found: list[str] = []
 
     def add(self, message: str) -> None:
-        """Skip an example, or stop. The same example counts once.
+        """Record an example as skipped, or stop. The same message counts once.
 
         Args:
-            message: Names the example and says what is wrong with it.
+            message: The example and what is wrong with it.
 
         Raises:
-            ConfigError: The policy is to stop, or ``limit`` is exceeded.
+            ConfigError: If the policy is to stop, or ``limit`` is exceeded.
         """
         if self.policy != "skip":
-            hint = ". data.on_bad_sample=skip leaves such examples out" if self.policy else ""
+            hint = ". data.on_bad_sample=skip skips such examples" if self.policy else ""
             raise ConfigError(f"{message}{hint}")
         if message in self.found:
             return
@@ -42,5 +42,5 @@ class BadSamples:
         self.found.append(message)
 
     def restore(self, found: Iterable[str]) -> None:
-        """Continue with the examples that an earlier session of the run skipped."""
+        """Restore the examples that an earlier session of the run skipped."""
         self.found = list(found)

@@ -7,7 +7,7 @@ _GOLDEN = -7046029254386353131  # 2**64 / golden ratio as a signed integer
 
 
 def key(*parts: int) -> int:
-    """Hash integers into one 63-bit key, the same on every machine."""
+    """Hash integers into one non-negative 63-bit key, the same on every machine."""
     value = torch.zeros((), dtype=torch.int64)
     for part in parts:
         value = mix(value + part)
@@ -15,7 +15,7 @@ def key(*parts: int) -> int:
 
 
 def mix(value: Tensor) -> Tensor:
-    """Scramble int64 values one to one with the finalizer of SplitMix64.
+    """Hash int64 values one to one with the finalizer of SplitMix64.
 
     Source: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators".
     """
@@ -33,5 +33,5 @@ def uniform(keys: Tensor, count: int) -> Tensor:
 
 
 def _shift_right(value: Tensor, bits: int) -> Tensor:
-    """Logical right shift; torch's operator is arithmetic and keeps the sign."""
+    """Shift right logically; torch's operator shifts arithmetically, which keeps the sign."""
     return (value >> bits) & ((1 << (64 - bits)) - 1)

@@ -6,27 +6,27 @@ from functools import cache
 from typing import NamedTuple
 
 LANGUAGES = "en de fr es it pt nl pl sv da nb fi cs sk sl hr hu ro tr et lv lt ca id is sr_Latn bg ru uk el"
-NICKNAMES = {("de", "mrz"): 3, ("de", "janner"): 1, ("en", "sept"): 9}  # that the Unicode locale data lack
+EXTRA_MONTHS = {("de", "mrz"): 3, ("de", "janner"): 1, ("en", "sept"): 9}  # missing in the Unicode locale data
 
 
 class Language(NamedTuple):
-    """Numbers of the names of a language, without capitals, accents and dots, and the lists that they stand in."""
+    """Names of the months and weekdays of a language."""
 
-    months: dict[str, int]
-    weekdays: dict[str, int]
-    month_lists: Sequence[Sequence[str]]
-    weekday_lists: Sequence[Sequence[str]]
+    months: dict[str, int]  # name as `fold` returns it -> number, from 1
+    weekdays: dict[str, int]  # name as `fold` returns it -> number, from 0 for Monday
+    month_lists: Sequence[Sequence[str]]  # the twelve names in each form: full, abbreviated, ...
+    weekday_lists: Sequence[Sequence[str]]  # the seven names in each form
 
 
 def fold(word: str) -> str:
-    """Return a word without capitals, accents and dots."""
+    """Return a word in lowercase, without accents and dots."""
     letters = unicodedata.normalize("NFKD", word.casefold())
     return "".join(letter for letter in letters if letter.isalpha() and not unicodedata.combining(letter))
 
 
 @cache
 def load_language(code: str) -> Language:
-    """Return the names of a language from Babel; months count from 1, weekdays from Monday as 0."""
+    """Return the names of a language from Babel."""
     from babel import Locale
 
     locale = Locale.parse(code)
@@ -34,60 +34,66 @@ def load_language(code: str) -> Language:
     months = [[locale.months[c][w][n] for n in range(1, 13)] for c, w in forms if w in locale.months[c]]
     days = [[locale.days[c][w][n] for n in range(7)] for c, w in forms if w in locale.days[c]]
     numbers = {fold(name): number for names in reversed(months) for number, name in enumerate(names, start=1)}
-    numbers |= {name: number for (language, name), number in NICKNAMES.items() if language == code}
+    numbers |= {name: number for (language, name), number in EXTRA_MONTHS.items() if language == code}
     weekdays = {fold(name): number for names in reversed(days) for number, name in enumerate(names)}
     return Language(numbers, weekdays, months, days)
 
 
-def read_names(words: Iterable[str], names: Mapping[str, int]) -> tuple[dict[str, int], int] | None:
-    """Return the number of each word, and how many words are no full name but the unique start of one."""
-    numbers, starts = {}, 0
+def lookup_numbers(words: Iterable[str], names: Mapping[str, int]) -> tuple[dict[str, int], int] | None:
+    """Return the number of each word, and how many words are abbreviations: unique prefixes of 3 letters or more.
+
+    None if a word is neither a name nor such an abbreviation.
+    """
+    numbers, abbreviated = {}, 0
     for word in words:
         key = fold(word)
         if key not in names:
             found = {number for name, number in names.items() if len(key) >= 3 and name.startswith(key)}
             if len(found) != 1:
                 return None
-            starts += 1
+            abbreviated += 1
         numbers[word] = names[key] if key in names else found.pop()
-    return numbers, starts
+    return numbers, abbreviated
 
 
 def find_languages(
     months: Iterable[str], weekdays: Iterable[str]
 ) -> list[tuple[Language, dict[str, int], dict[str, int]]]:
-    """Return the languages that know all words best, each with the numbers of the months and weekdays."""
+    """Return the languages that contain every word, with the numbers of the months and of the weekdays.
+
+    Only those in which the fewest words are abbreviations, and only English if it has all as names.
+    """
     found: list[tuple[int, Language, dict[str, int], dict[str, int]]] = []
     for code in LANGUAGES.split():
         language = load_language(code)
-        numbers, days = read_names(months, language.months), read_names(weekdays, language.weekdays)
+        numbers, days = lookup_numbers(months, language.months), lookup_numbers(weekdays, language.weekdays)
         if numbers and days:
             found.append((numbers[1] + days[1], language, numbers[0], days[0]))
             if code == "en" and found[0][0] == 0:
                 break
-    least = min((starts for starts, *_ in found), default=0)
-    return [(language, numbers, days) for starts, language, numbers, days in found if starts == least]
+    least = min((count for count, *_ in found), default=0)
+    return [(language, numbers, days) for count, language, numbers, days in found if count == least]
 
 
 def spell(numbers: Mapping[str, int], lists: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Return all names of months or weekdays, spelled as a column spells some of them.
+    """Return all names of months or weekdays in the form that the words of a column have.
 
     Args:
-        numbers: Number of each word of the column; months count from 1, weekdays from 0.
-        lists: Lists of all names.
+        numbers: Word of the column -> its number; months count from 1, weekdays from 0.
+        lists: All names in each form, in order.
     """
     if not numbers:
         return ()
     first = 1 if len(lists[0]) == 12 else 0
-    shorts = [*lists, *([name[:3] for name in names] for names in lists)]
-    spelled = [_in_style(names, numbers, dot) for names in shorts for dot in (None, "", ".")]
-    best = max(spelled, key=lambda names: sum(names[number - first] == word for word, number in numbers.items()))
+    forms = [*lists, *([name[:3] for name in names] for names in lists)]
+    candidates = [_in_style(names, numbers, dot) for names in forms for dot in (None, "", ".")]
+    best = max(candidates, key=lambda names: sum(names[number - first] == word for word, number in numbers.items()))
     seen = {number - first: word for word, number in numbers.items()}
     return tuple(seen.get(index, name) for index, name in enumerate(best))
 
 
 def _in_style(names: Sequence[str], words: Iterable[str], dot: str | None) -> list[str]:
-    """Return names with the capitals of the words, and with or without a dot; None leaves the dots as they are."""
+    """Return names with the words' capitalization, ending in `dot`; None leaves the ends of the names unchanged."""
     names = list(names) if dot is None else [name.rstrip(".") + dot for name in names]
     if all(word.isupper() for word in words):
         return [name.upper() for name in names]

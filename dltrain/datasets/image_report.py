@@ -1,4 +1,4 @@
-"""What was read of a folder of images, in words."""
+"""Report on a folder of images: classes missing in a split, files left out, and copies in two splits."""
 
 import hashlib
 from collections import defaultdict
@@ -9,19 +9,19 @@ from dltrain.data.folders import subfolders
 from dltrain.datasets.class_counts import shorten_names
 from dltrain.datasets.image_layout import Listing, SkippedFiles, has_images, is_image, split_of
 
-MAX_HASHED = 20_000
-HEAD_BYTES = 4096
+MAX_HASHED = 20_000  # files compared at most; more would delay the start of training
+HEAD_BYTES = 4096  # hashed first, so that few files are read whole
 
-Place = tuple[str, Path]  # split and file
+SplitFile = tuple[str, Path]  # split and a file in it
 
 
-def missing_classes(parts: Mapping[str, Listing], classes: list[str]) -> list[str]:
+def missing_classes(splits: Mapping[str, Listing], classes: list[str]) -> list[str]:
     """Return a line for each split that lacks classes."""
     lines = []
-    for split, listing in parts.items():
+    for split, listing in splits.items():
         present = {label for _, label in listing}
-        if listing and (lacking := [name for number, name in enumerate(classes) if number not in present]):
-            lines.append(f"{split} has no image of {shorten_names(lacking)}")
+        if listing and (absent := [name for number, name in enumerate(classes) if number not in present]):
+            lines.append(f"{split} has no image of {shorten_names(absent)}")
     return lines
 
 
@@ -33,34 +33,34 @@ def describe_skipped(root: Path, train: Path, skipped: SkippedFiles) -> list[str
     if stray := sum(is_image(file) for file in train.iterdir() if not file.is_dir()):
         found.append(f"{stray:,} images outside the folders of classes")
     if train != root:
-        beside = [f.name for f in subfolders(root) if not split_of(f.name, prefixed=True) and has_images(f)]
-        found.extend(f"folder {name}" for name in beside)
+        unread = [f.name for f in subfolders(root) if not split_of(f.name, prefixed=True) and has_images(f)]
+        found.extend(f"folder {name}" for name in unread)
     return [f"left out: {shorten_names(found)}"] if found else []
 
 
-def describe_copies(parts: Mapping[str, Listing], root: Path) -> list[str]:
-    """Return a line on images that are in two splits, if there are any; files are compared byte by byte."""
-    files = [(split, path) for split, listing in parts.items() for path, _ in listing if path.is_file()]
-    candidates = [place for group in _regroup([files], _size) for place in group]
+def describe_copies(splits: Mapping[str, Listing], root: Path) -> list[str]:
+    """Return a line about images with the same content in two splits, or no line if there are none."""
+    files = [(split, path) for split, listing in splits.items() for path, _ in listing if path.is_file()]
+    candidates = [file for group in _regroup([files], _size) for file in group]
     groups = [candidates[:MAX_HASHED]]
     for key in (_size, lambda path: _digest(path, HEAD_BYTES), lambda path: _digest(path, -1)):
         groups = _regroup(groups, key)
     capped = f" among the first {MAX_HASHED:,} of equal size" if len(candidates) > MAX_HASHED else ""
     if not groups:
         return [f"copies: no image is in two splits{capped}"] if capped else []
-    first = dict(reversed(groups[0]))  # of each split the first file
+    first = dict(reversed(groups[0]))  # split -> its first file in the group
     pair = " and ".join(f"{first[split].relative_to(root).as_posix()} ({split})" for split in [*first][:-3:-1])
     return [f"copies: {len(groups):,} {'images are' if len(groups) > 1 else 'image is'} in two splits{capped}: {pair}"]
 
 
-def _regroup(groups: list[list[Place]], key: Callable[[Path], object]) -> list[list[Place]]:
-    """Split groups of files by a key, and keep those with files of two splits."""
+def _regroup(groups: list[list[SplitFile]], key: Callable[[Path], object]) -> list[list[SplitFile]]:
+    """Divide groups of files by a key, and keep the groups that have files of two splits."""
     kept = []
     for group in groups:
-        parts: dict[object, list[Place]] = defaultdict(list)
-        for place in group:
-            parts[key(place[1])].append(place)
-        kept += [part for part in parts.values() if len({split for split, _ in part}) > 1]
+        by_key: dict[object, list[SplitFile]] = defaultdict(list)
+        for split, path in group:
+            by_key[key(path)].append((split, path))
+        kept += [files for files in by_key.values() if len({split for split, _ in files}) > 1]
     return kept
 
 

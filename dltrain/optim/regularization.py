@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Regularization:
-    """Strengths of all regularization in the optimizer; 0 turns each off.
+    """Strengths of the penalties, clipping and weight decay; 0 disables each.
 
     Source: decoupled decay: Loshchilov, Hutter 2019, "Decoupled weight decay regularization", algorithm 2.
     """
 
     l1: float = 0.0  # adds l1 * sum |w| to the loss
     l2: float = 0.0  # adds l2 / 2 * sum w^2 to the loss, which equals torch's weight_decay under SGD
-    # Each step multiplies weights by 1 - lr * weight_decay, in addition to a weight_decay of the optimizer's own.
+    # Each step multiplies weights by 1 - lr * weight_decay, in addition to the optimizer's own weight_decay.
     weight_decay: float = 0.0
-    clip_norm: float = 0.0  # largest norm of all gradients together
-    clip_value: float = 0.0  # largest absolute value in a gradient
-    decay_biases: bool = False  # penalize biases and norm scales too
+    clip_norm: float = 0.0  # maximum norm of all gradients together
+    clip_value: float = 0.0  # maximum absolute value of each gradient entry
+    decay_biases: bool = False  # apply penalties and decay to biases and norm scales too
 
     def penalized(self, parameters: Iterable[nn.Parameter]) -> list[Tensor]:
         """Return the parameters that penalties and decay apply to."""
@@ -29,7 +29,13 @@ class Regularization:
 
 
 class Regularizer:
-    """Applies a `Regularization` to the gradients and weights of one optimizer."""
+    """Applies a `Regularization` to the gradients and weights of one optimizer.
+
+    Args:
+        config: The strengths.
+        parameters: All parameters of the optimizer.
+        groups: Its parameter groups.
+    """
 
     def __init__(
         self, config: Regularization, parameters: Sequence[nn.Parameter], groups: Sequence[dict[str, Any]]
@@ -37,7 +43,7 @@ class Regularizer:
         self.config, self.device = config, parameters[0].device
         self.penalized = config.penalized(parameters)
         self.changes_gradients = any((config.l1, config.l2, config.clip_norm, config.clip_value))
-        self.decayed: list[tuple[int, list[Tensor]]] = []  # index of a group -> its weights that decay
+        self.decayed: list[tuple[int, list[Tensor]]] = []  # index of a group and its weights that decay
         if config.weight_decay:
             chosen = {id(p) for p in self.penalized}
             members = [[p for p in group["params"] if id(p) in chosen] for group in groups]
@@ -46,15 +52,15 @@ class Regularizer:
     def apply(self, gradients: list[Tensor], measure: bool) -> Tensor | None:
         """Add penalties to the gradients and clip them, in place.
 
-        If `measure`, return the norm of all gradients together, penalties included, before clipping.
+        If `measure` is true, return the norm of all gradients together, penalties included, before clipping.
         """
         l1, l2 = self.config.l1, self.config.l2
         weights = [p for p in self.penalized if p.grad is not None] if l1 or l2 else []
-        penalized = [g for p in weights if (g := p.grad) is not None]
+        targets = [g for p in weights if (g := p.grad) is not None]
         if weights and l2:
-            torch._foreach_add_(penalized, weights, alpha=l2)
+            torch._foreach_add_(targets, weights, alpha=l2)
         if weights and l1:
-            torch._foreach_add_(penalized, torch._foreach_sign(weights), alpha=l1)
+            torch._foreach_add_(targets, torch._foreach_sign(weights), alpha=l1)
         norm = None
         if measure or self.config.clip_norm:
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
@@ -67,13 +73,13 @@ class Regularizer:
 
     @torch.no_grad()
     def decay(self, groups: Sequence[dict[str, Any]]) -> None:
-        """Shrink the weights by their group's learning rate times ``weight_decay``."""
+        """Multiply the weights by 1 - ``lr`` * ``weight_decay``, with the learning rate of their group."""
         for index, weights in self.decayed:
             torch._foreach_mul_(weights, 1 - groups[index]["lr"] * self.config.weight_decay)
 
     @torch.no_grad()
     def penalty(self) -> Tensor:
-        """Return what L1 and L2 currently add to the loss, as a scalar on the device."""
+        """Return the L1 and L2 penalties of the current weights, as a scalar on the device."""
         total = torch.zeros((), device=self.device)
         for weight in self.penalized:
             if self.config.l1:

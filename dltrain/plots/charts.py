@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dltrain.plots.figures import FAINT, GRAY, INK, picture, short
+from dltrain.plots.figures import FAINT, GRAY, INK, as_image, truncate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +25,7 @@ BINS = 40
 MANY_POINTS = 2500  # above, points are drawn smaller
 
 
-@picture(height=2.7)
+@as_image(height=2.7)
 def confusion(figure: "Figure", counts: Tensor, names: Sequence[str]) -> None:
     """Draw a confusion matrix: darker cells have a larger share of their row; counts are written where they fit.
 
@@ -48,7 +48,7 @@ def confusion(figure: "Figure", counts: Tensor, names: Sequence[str]) -> None:
         if size > 4:
             axes.text(column, row, text, fontsize=size, color=color, ha="center", va="center_baseline")
     ticks = range(0, len(counts), math.ceil(len(counts) / 14))
-    labels = [short(names[tick], 10) for tick in ticks]
+    labels = [truncate(names[tick], 10) for tick in ticks]
     horizontal = len(ticks) * (1 + max(map(len, labels))) <= 36
     axes.set_xticks(ticks, labels, rotation=0 if horizontal else 90)
     axes.set_yticks(ticks, labels)
@@ -56,7 +56,7 @@ def confusion(figure: "Figure", counts: Tensor, names: Sequence[str]) -> None:
     axes.set_ylabel("true")
 
 
-@picture(height=2.6)
+@as_image(height=2.6)
 def captioned(figure: "Figure", pictures: Tensor, captions: Sequence[str]) -> None:
     """Draw images in rows of three, each above its caption.
 
@@ -71,7 +71,7 @@ def captioned(figure: "Figure", pictures: Tensor, captions: Sequence[str]) -> No
         height, width = (0.47 * side / max(pixels.shape[1:]) for side in pixels.shape[1:])
         extent = (column - width, column + width, -PITCH * row - height, -PITCH * row + height)
         axes.imshow(_visible(pixels), "gray", vmin=0, vmax=1, extent=extent)
-        text = textwrap.fill(short(caption, 99), 14, max_lines=3, placeholder="…")
+        text = textwrap.fill(truncate(caption, 99), 14, max_lines=3, placeholder="…")
         axes.text(column, -PITCH * row - 0.49, text, linespacing=1, ha="center", va="top")
     axes.set(xlim=(-0.5, COLUMNS - 0.5), ylim=(-PITCH * math.ceil(len(pictures) / COLUMNS) + 0.5, 0.5))
     axes.axis("off")
@@ -85,7 +85,7 @@ def _visible(pixels: Tensor) -> np.ndarray:
     return (values.permute(1, 2, 0) if len(values) == 3 else values.mean(0)).numpy()
 
 
-@picture(height=3.2)
+@as_image(height=3.2)
 def forecasts(figure: "Figure", history: Tensor, truth: Tensor, predicted: Tensor, captions: Sequence[str]) -> None:
     """Draw up to three forecasts with the end of their history, one panel each.
 
@@ -111,12 +111,12 @@ def forecasts(figure: "Figure", history: Tensor, truth: Tensor, predicted: Tenso
             axes.plot(steps, values[example], color=color, linewidth=1.8, label=name)
         axes.locator_params("y", nbins=3)
         if example == 0 or captions[example] != captions[example - 1]:
-            axes.set_title(short(captions[example], TITLE))
+            axes.set_title(truncate(captions[example], TITLE))
     panels[-1].set_xlabel("steps ahead")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
 
 
-@picture(height=3.1)
+@as_image(height=3.1)
 def scatter(figure: "Figure", points: Tensor, classes: Tensor | None, names: Sequence[str], title: str) -> None:
     """Draw points, (N, 2), with equal scales on both axes.
 
@@ -139,19 +139,19 @@ def scatter(figure: "Figure", points: Tensor, classes: Tensor | None, names: Seq
     figure.set_layout_engine("none")  # so that the axes do not move between the frames of a film
     axes = figure.add_axes((0.17, 0.28, 0.76, 0.66), aspect="equal")
     note = f" ({outside:,} outside)" if outside else ""
-    axes.set_title(short(title, TITLE + 8 - len(note)) + note, x=-0.2)  # from the edge of the figure on
+    axes.set_title(truncate(title, TITLE + 8 - len(note)) + note, x=-0.2)  # from the edge of the figure on
     axes.set(xlim=(float(low[0]), float(high[0])), ylim=(float(low[1]), float(high[1])))
     axes.locator_params(nbins=5)
     size = 3 if len(points) <= MANY_POINTS else 1.4
     for kind, (name, color) in enumerate(zip(labels, COLORS, strict=False)):
         x, y = points[inside & (kinds == kind)].T.numpy()
-        label = short(name, 30 // min(3, len(labels)))
+        label = truncate(name, 30 // min(3, len(labels)))
         axes.plot(x, y, "o", color=color, markersize=size, markeredgewidth=0, alpha=0.85, label=label)
     if any(labels):
         figure.legend(loc="lower center", ncols=3, markerscale=4 / size, fontsize=7.5, labelspacing=0.2)
 
 
-@picture(height=2.3)
+@as_image(height=2.3)
 def histograms(figure: "Figure", values: Mapping[str, Tensor], title: str) -> None:
     """Draw a histogram of each set of numbers, as shares in 40 bins; the legend states the means.
 
@@ -164,10 +164,10 @@ def histograms(figure: "Figure", values: Mapping[str, Tensor], title: str) -> No
     sets = {name: numbers[numbers.isfinite()] for name, numbers in sets.items()}
     low, high = _span(torch.cat(list(sets.values())))
     axes = figure.subplots()
-    axes.set_title(short(title, TITLE))
+    axes.set_title(truncate(title, TITLE))
     for (name, numbers), color in zip(sets.items(), COLORS, strict=False):
         shares = torch.histc(numbers, BINS, low, high) / max(1, len(numbers))
-        label = f"{short(name, 12)}, mean {float(numbers.mean()):.3g}" if len(numbers) else short(name, 12)
+        label = f"{truncate(name, 12)}, mean {float(numbers.mean()):.3g}" if len(numbers) else truncate(name, 12)
         axes.stairs(shares.numpy(), np.linspace(low, high, BINS + 1), fill=True, alpha=0.6, color=color, label=label)
     axes.yaxis.set_major_formatter("{x:.0%}")
     axes.locator_params(nbins=5)

@@ -1,4 +1,4 @@
-"""Matplotlib figures as tensors, without pyplot; matplotlib is imported with the first figure."""
+"""Matplotlib figures as tensors, without pyplot. Matplotlib is imported when the first figure is drawn."""
 
 import functools
 import logging
@@ -43,19 +43,19 @@ STYLE |= {f"{axis}tick.{key}": value for axis in "xy" for key, value in [("major
 STYLE |= {f"{axis}tick.{key}": value for axis in "xy" for key, value in [("color", GRAY), ("labelcolor", INK)]}
 
 
-def picture(height: float) -> Callable[[Callable[Concatenate["Figure", P], None]], Callable[P, Tensor]]:
-    """Decorate a function that draws on a figure of this height in inches: it returns the image, uint8 (3, H, W)."""
+def as_image(height: float) -> Callable[[Callable[Concatenate["Figure", P], None]], Callable[P, Tensor]]:
+    """Decorate a function that draws on a figure so that it returns the image, uint8 (3, H, W); `height` in inches."""
 
     def decorate(draw: Callable[Concatenate["Figure", P], None]) -> Callable[P, Tensor]:
         @functools.wraps(draw)
-        def drawn(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-            logging.getLogger("matplotlib").setLevel(logging.ERROR)  # caches in a temporary folder if there is no home
-            with warnings.catch_warnings(action="ignore"):  # letters that the font lacks are drawn as boxes
+        def render(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+            logging.getLogger("matplotlib").setLevel(logging.ERROR)  # without a home, it warns of a temporary cache
+            with warnings.catch_warnings(action="ignore"):  # such as of letters that the font lacks
                 from matplotlib import style
                 from matplotlib.backends.backend_agg import FigureCanvasAgg
                 from matplotlib.figure import Figure
 
-                with style.context(["default", STYLE]):  # whatever a user's matplotlibrc has
+                with style.context(["default", STYLE]):  # not the user's matplotlibrc
                     figure = Figure((WIDTH, height), DPI, layout="constrained")
                     canvas = FigureCanvasAgg(figure)
                     draw(figure, *args, **kwargs)
@@ -63,12 +63,12 @@ def picture(height: float) -> Callable[[Callable[Concatenate["Figure", P], None]
                     pixels = np.array(canvas.buffer_rgba())[..., :3]
             return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
-        return drawn
+        return render
 
     return decorate
 
 
-def short(text: str, most: int) -> str:
-    """Return text as one line of at most ``most`` printable characters."""
+def truncate(text: str, length: int) -> str:
+    """Return text as one line of at most `length` printable characters."""
     text = "".join(letter if letter.isprintable() else " " for letter in text)
-    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"

@@ -1,4 +1,4 @@
-"""Features of images from the last hidden layer of a trained classifier, to score generated images."""
+"""Features of images from the last hidden layer of a trained classifier, for scores of generated images."""
 
 import json
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from dltrain.config import instantiate
 from dltrain.config.compose import Job
 from dltrain.data.spec import Data, Spec
 from dltrain.errors import CheckpointError, ConfigError, format_error
-from dltrain.runs import job as stored
 from dltrain.runs.assemble import Components, build_model, build_task
+from dltrain.runs.job import find_run, load_job
 from dltrain.storage import run_files
 from dltrain.storage.checkpoint_format import STATE_ERRORS, effective_weights
 from dltrain.storage.checkpoints import Checkpoints
@@ -27,8 +27,11 @@ class ClassifierFeatures(nn.Module):
 
     Args:
         classifier: The trained model.
-        model_inputs: Returns what it reads for images from 0 (black) to 1 (white).
-        name: Its run and accuracy, for reports.
+        model_inputs: Converts images from [0, 1] to inputs of the model.
+        name: Its run and accuracy, as reports show them.
+
+    Raises:
+        ValueError: If there is no linear layer, or `forward` does not call the last one once, with one row per image.
 
     Shape:
         - Input: (B, channels, height, width), from 0 (black) to 1 (white)
@@ -38,57 +41,66 @@ class ClassifierFeatures(nn.Module):
     def __init__(self, classifier: nn.Module, model_inputs: Callable[[Tensor], Tensor], name: str) -> None:
         super().__init__()
         self.classifier, self.model_inputs, self.name = classifier, model_inputs, name
-        self.read: Tensor | None = None
+        self.features: Tensor | None = None  # input of the last linear layer in the current forward pass
         layers = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
         if not layers:
             raise ValueError("it has no linear layer")
-        layers[-1].register_forward_pre_hook(self._keep)
+        layers[-1].register_forward_pre_hook(self._store_features)
         self.eval().requires_grad_(False)
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features and logits of one forward pass."""
-        logits = self.classifier(self.model_inputs(pictures))
-        read, self.read = self.read, None
-        if read is None or read.dim() != 2 or logits.dim() != 2:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features and logits from one forward pass."""
+        logits = self.classifier(self.model_inputs(images))
+        features, self.features = self.features, None
+        if features is None or features.dim() != 2 or logits.dim() != 2:
             raise ValueError("its last linear layer is not called once per image")
-        return read.float(), logits.float()
+        return features.float(), logits.float()
 
-    def _keep(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self.read = inputs[0]
+    def _store_features(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.features = inputs[0]
 
 
 def attach_features(components: Components) -> None:
-    """Give a task that scores generated images the classifier that ``task.features`` names, if any."""
+    """Load the classifier that ``task.features`` names, if any, into a task that scores generated images."""
     folder = components.config["task"].get("features")
     if folder is None or components.task.quality is None:
         return
     device = components.device.device
-    # Building a model draws random numbers, which must not change those of the run.
+    # Building a model draws random numbers, which must not affect those of the run.
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
         network = load_features(str(folder), components.data.spec, components.allow)
     components.task.quality.network = network.to(device)
 
 
 def load_features(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> ClassifierFeatures:
-    """Return the classifier of the run in `folder`, with its best weights, for images as `spec` describes them."""
+    """Load the classifier of the run in `folder`, with its best weights.
+
+    Args:
+        folder: Folder of a run with the task classification.
+        spec: Facts of the data to score: images of the shape that the classifier was trained on.
+        allow: Prefixes of modules that the run's configuration may name.
+
+    Raises:
+        ConfigError: If there is no such run, or its classifier does not fit.
+    """
     path = _find_classifier(folder)
     try:
-        job = stored.load_job(path, allow)
+        job = load_job(path, allow)
         data: Data = instantiate.build(job.resolved["data"], "data", allow)
         task, facts = build_task(job, data.spec)
         if not isinstance(task, Classification):
             raise ConfigError(_format_rejection("with the task classification", type(task).__name__.lower(), path))
         if spec.low is None:
-            raise ConfigError(format_error(KEY, "null, as these data are no pictures from black to white", path))
+            raise ConfigError(format_error(KEY, "null for data that are not images", path))
         if data.spec.shape != spec.shape or data.spec.low is None:
-            wanted, read = ("x".join(map(str, each.shape or ())) for each in (spec, data.spec))
-            raise ConfigError(_format_rejection(f"that tells pictures of {wanted} apart", f"one of {read}", path))
+            wanted, got = ("x".join(map(str, each.shape or ())) for each in (spec, data.spec))
+            raise ConfigError(_format_rejection(f"that classifies images of shape {wanted}", f"shape {got}", path))
         model = build_model(job, facts)
         model.load_state_dict(effective_weights(Checkpoints(path).load(run_files.BEST)))
         pixel_range = PixelRange(data.spec.low, data.spec.high)
         network = ClassifierFeatures(
             model,
-            lambda pictures: task.model_inputs({"inputs": pixel_range.from_unit(pictures)}),
+            lambda images: task.model_inputs({"inputs": pixel_range.from_unit(images)}),
             _describe_classifier(path, job),
         )
         network(torch.zeros(2, *(spec.shape or ())))
@@ -101,7 +113,7 @@ def load_features(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> Class
 
 
 def _describe_classifier(path: Path, job: Job) -> str:
-    """Return the run of a classifier and its accuracy on its own test split."""
+    """Return the name of a classifier for reports: its run, and its accuracy on its own test split if known."""
     name = f"{job.choices['model']}-{job.choices['data']}/{path.resolve().name}"
     try:
         return f"{name} (accuracy {json.loads((path / run_files.RESULT).read_text())['test']['accuracy']:.3g})"
@@ -111,10 +123,10 @@ def _describe_classifier(path: Path, job: Job) -> str:
 
 def _find_classifier(folder: str) -> Path:
     if folder == "latest":
-        hint = "Another run will be the latest one tomorrow."
+        hint = "Name the run: latest changes with every new run."
         raise ConfigError(format_error(KEY, "the folder of a run", folder, hint))
     try:
-        return stored.find_run(folder)
+        return find_run(folder)
     except ConfigError as error:
         lines = (line.partition(":")[2].replace(", or latest,", ",") for line in error.problems)
         raise ConfigError(*(f"{KEY}:{line}" for line in lines)) from None

@@ -1,4 +1,4 @@
-"""Runs on disk: find their folders, and read ``job.yaml`` as untrusted data that names no module to import."""
+"""Runs on disk: find their folders, and read ``job.yaml`` as untrusted data, which cannot allow any module."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,23 +16,23 @@ from dltrain.storage import folder_checks, run_dir, run_files, safe_read
 
 
 def dump_job(job: Job) -> str:
-    """Return a job as YAML, interpolations as they are written and secrets masked."""
+    """Return a job as YAML, with interpolations unresolved and secrets masked."""
     typed = [redaction.mask_override(word) for word in job.overrides]
     content = {"choices": job.choices, "overrides": typed, "config_dirs": redaction.mask(list(job.config_dirs))}
     return interpolation.to_yaml({**content, "config": redaction.mask(job.config)})
 
 
 def open_run(name: str, typed: list[str]) -> tuple[Path, Job, Changes]:
-    """Return a run's folder, its job with overrides applied, and what they change; only `typed` allows modules."""
+    """Return a run's folder, its job with the overrides `typed`, and what they change. Only `typed` allows modules."""
     path = find_run(name)
     return path, *revise_job(load_job(path, overrides.allowed_modules(typed)), typed)
 
 
 def load_job(path: Path, allow: Iterable[str] = ()) -> Job:
-    """Return the job of the run in a folder; its own ``allow_targets`` are replaced by `allow`.
+    """Return the job of the run in a folder, with `allow` in place of its own ``allow_targets``.
 
     Raises:
-        ConfigError: When ``job.yaml`` cannot be read or is not one of a run.
+        ConfigError: If ``job.yaml`` cannot be read or is invalid.
     """
     file = path / run_files.JOB
     try:
@@ -41,7 +41,7 @@ def load_job(path: Path, allow: Iterable[str] = ()) -> Job:
         _check_types(content["config"], choices, [*content["overrides"], *dirs])
         content = renamed.upgrade(content)
         config, typed = content["config"], content["overrides"]
-        interpolation.refuse_assembled(config, file)
+        interpolation.reject_computed_names(config, file)
         config["allow_targets"] = list(allow)
         return Job(config, dict(choices), tuple(typed), None, None, tuple(dirs), tuple(allow))
     except OSError as error:
@@ -53,30 +53,31 @@ def load_job(path: Path, allow: Iterable[str] = ()) -> Job:
 
 
 def _check_types(config: Any, choices: Mapping[str, Any], words: Iterable[Any]) -> None:
+    """Raise a `ValueError` if a part of ``job.yaml`` has the wrong type; `words` are its overrides and folders."""
     if not all(isinstance(choices.get(group), str) for group in ("model", "data", "task")):
         raise ValueError("it chooses no model, data or task")
     if not all(isinstance(word, str) for word in (*choices, *choices.values(), *words)):
-        raise ValueError("a choice, an override or a folder is no text")
+        raise ValueError("a choice, an override or a folder is not a string")
     if not isinstance(config, dict):
         raise ValueError("its configuration has no keys")
-    if other := [key for node in _named_arguments(config) for key in node if not isinstance(key, str)]:
-        raise ValueError(f"it has the key {other[0]}, which is no text")
+    if other := [key for node in _checked_mappings(config) for key in node if not isinstance(key, str)]:
+        raise ValueError(f"it has the key {other[0]}, which is not a string")
 
 
-def _named_arguments(config: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
-    """The mappings whose keys have a meaning: the whole, its groups, and the arguments of every ``_target_``."""
+def _checked_mappings(config: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
+    """Yield the mappings whose keys dltrain reads: the root, its groups, and the arguments of every ``_target_``."""
     yield config
-    waiting = list(config.values())
-    yield from (node for node in waiting if isinstance(node, dict) and "_target_" not in node)
-    while waiting:
-        node = waiting.pop()
+    pending = list(config.values())
+    yield from (node for node in pending if isinstance(node, dict) and "_target_" not in node)
+    while pending:
+        node = pending.pop()
         if isinstance(node, dict) and "_target_" in node:
             yield node
-        waiting += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+        pending += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
 
 
 def find_run(name: str) -> Path:
-    """Return the folder of a run, given its path or ``latest``, the run that was active last."""
+    """Return the folder of a run, given its path or ``latest``, which means the run that was active last."""
     root, path = compose.default_root(), Path(name).expanduser()
     if name == "latest":
         if not (runs := list_runs(root)):
@@ -89,18 +90,19 @@ def find_run(name: str) -> Path:
 
 
 def _hint(path: Path, root: Path) -> str:
-    """Return a sentence on the runs in and near a folder that is none."""
+    """Return a hint for a path that is not a run's folder: the runs below it, or the closest name of a run."""
     below = [str(run) for run in list_runs(path)][:3] if path.is_dir() else []
+    hints = [f"It contains {' '.join(below)}."] if below else []
     if (path / run_files.SWEEP).is_file():
-        below.append(f"and a sweep, which its own command resumes with -m sweep.resume={path}")
-    if below:
-        return f"It contains {' '.join(below)}."
+        hints.append(f"It is a sweep: to resume it, add sweep.resume={path} to its command.")
+    if hints:
+        return " ".join(hints)
     known = {str(run): run for start in (path.parent, root) if start.is_dir() for run in list_runs(start)}
-    known.pop(str(path), None)  # without job.yaml it cannot be meant
+    known.pop(str(path), None)  # not a suggestion: it has no job.yaml
     names = {run.name: str(run) for run in known.values()}
     close = suggest(path.name, names).removeprefix("Did you mean ").removesuffix("?")
     by_name = f"Did you mean {names[close]}?" if close else ""
-    return suggest(str(path), known) or by_name or f"dltrain runs {root} lists what there is."
+    return suggest(str(path), known) or by_name or f"dltrain runs {root} lists the runs there."
 
 
 def list_runs(root: Path) -> list[Path]:
@@ -110,16 +112,16 @@ def list_runs(root: Path) -> list[Path]:
 
 
 def previous_run(job: Job) -> Path | None:
-    """Return the run that the same command with ``trainer.resume=auto`` has started before, or None."""
+    """Return the run in ``hydra.run.dir`` that ``trainer.resume=auto`` resumes, or None if it has not started yet."""
     if job.run_dir is None:
-        expected = "hydra.run.dir=FOLDER with auto, the same each time"
+        expected = "hydra.run.dir=FOLDER together with auto"
         raise ConfigError(format_error("trainer.resume", expected, "none"))
     path = Path(job.run_dir).expanduser()
     return path if (path / run_files.JOB).is_file() else None
 
 
 def is_finished(path: Path) -> bool:
-    """Return whether the run in a folder ended by itself, and not because its time was up."""
+    """Return whether the run in a folder finished all of its training, instead of running out of time."""
     if run_dir.read_status(path).get("state") != "finished":
         return False
     result = safe_read.read_mapping(path / run_files.RESULT)

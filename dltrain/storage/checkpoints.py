@@ -1,4 +1,4 @@
-"""The checkpoints folder of a run: written atomically, verified by hash, loaded as data only."""
+"""Checkpoints of a run: written atomically, verified by hash, loaded as tensors and plain values only."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ CHECKPOINT_NAME = re.compile(r"step-[\d-]+\.pt", re.ASCII)
 
 
 class Write(NamedTuple):
-    """A written checkpoint that a thread makes durable, and its manifest entry without hash and size."""
+    """A checkpoint file that a thread makes durable, and its manifest entry without hash and size."""
 
     future: Future[None]
     file: PendingFile
@@ -35,23 +35,23 @@ class Checkpoints:
     """The ``checkpoints`` folder of a run.
 
     Files are named by their step; ``last.pt`` and ``best.pt`` are links to two of them; ``manifest.json`` has step,
-    metric, SHA-256 and size of each. Training waits for a file to be written; a thread makes it durable.
+    metric, SHA-256 and size of each. Training waits until a file is written; a thread makes it durable.
 
     Args:
         run: The run folder.
-        keep_last: How many of the newest checkpoints to keep.
-        keep_best: How many of those that were the best when written to keep.
-        before: Called in the thread before a checkpoint is committed, to make the run's other files durable first.
+        keep_last: Number of newest checkpoints to keep.
+        keep_best: Number of best checkpoints to keep. A checkpoint is best if no earlier one had a better metric.
+        before_commit: Called in the thread before a checkpoint is committed, to make the run's other files durable.
     """
 
     def __init__(
-        self, run: Path, keep_last: int = 2, keep_best: int = 1, before: Callable[[], None] = lambda: None
+        self, run: Path, keep_last: int = 2, keep_best: int = 1, before_commit: Callable[[], None] = lambda: None
     ) -> None:
         self.path = run / CHECKPOINTS
-        self.keep_last, self.keep_best, self.before = keep_last, keep_best, before
+        self.keep_last, self.keep_best, self.before_commit = keep_last, keep_best, before_commit
         self.thread = ThreadPoolExecutor(1, "checkpoints")  # starts with the first checkpoint
-        self.writes: list[Write] = []  # in order; of those that are not done, one is running and at most one waits
-        self.count = 0
+        self.writes: list[Write] = []  # oldest first; at most one is running and one is queued
+        self.count = 0  # checkpoints saved so far; makes the names of temporary files unique
 
     def open(self) -> None:
         """Create the folder and remove temporary files of a killed process; requires the run's lock."""
@@ -71,16 +71,16 @@ class Checkpoints:
         step: int,
         metric: float | None,
         best: bool = False,
-        measured: Mapping[str, float] = MappingProxyType({}),
+        timings: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         """Write a checkpoint and have the thread make it durable.
 
-        If an earlier one still waits for the disk, the new one replaces it, unless that is the best so far and the new
-        one is not. A disk slower than training costs intermediate checkpoints, not time.
+        If an earlier one is still queued, the new one replaces it, so that a slow disk does not slow down training.
+        A queued best checkpoint is waited for unless the new one is better.
 
         Args:
-            state: Tensors and plain Python.
-            measured: Timings for the manifest only, so that equal states give equal files.
+            state: Tensors and plain Python values.
+            timings: For the manifest only, so that equal states are saved as equal files.
 
         Raises:
             OSError: If this or an earlier checkpoint could not be written; earlier files are intact.
@@ -94,16 +94,16 @@ class Checkpoints:
         self._raise_errors()
         if self.writes and self.writes[-1].future.cancel():
             self.writes.pop().file.discard()
-        entry = {"step": step, "metric": metric, "best": best, **measured}
+        entry = {"step": step, "metric": metric, "best": best, **timings}
         self.writes.append(Write(self.thread.submit(self._commit, file, entry), file, entry))
 
     def wait(self) -> None:
-        """Block until all checkpoints are durable; an OSError if one could not be written."""
+        """Block until all checkpoints are durable; an `OSError` if one could not be written."""
         futures.wait([write.future for write in self.writes])
         self._raise_errors()
 
     def close(self) -> None:
-        """Write the waiting checkpoint and end the thread; call `wait` first to see its errors."""
+        """Commit the queued checkpoint and end the thread; call `wait` first to see errors."""
         self.thread.shutdown()
 
     def _raise_errors(self) -> None:
@@ -112,7 +112,7 @@ class Checkpoints:
 
     def _commit(self, file: PendingFile, entry: dict[str, Any]) -> None:
         try:
-            self.before()
+            self.before_commit()
         except OSError:
             file.discard()
             raise
@@ -132,13 +132,13 @@ class Checkpoints:
         replace_link(self.path / LAST, name)
         if entry["best"]:
             replace_link(self.path / BEST, name)
-        # Old files go only now that the new one is durable; one that cannot be removed does no harm.
+        # Delete old files only once the new one is durable; a file that cannot be deleted does no harm.
         for old in files.keys() - kept:
             with contextlib.suppress(OSError):
                 (self.path / old).unlink()
 
     def _scan(self) -> dict[str, Any]:
-        """Return an entry for every file, by its name: a killed process may not have listed its last one."""
+        """Return file name -> entry for every file; a killed process may not have listed its last one."""
         best = self.path / BEST
         target = os.readlink(best) if best.is_symlink() else None
         files = self.path.glob("step-*.pt")
@@ -156,9 +156,10 @@ class Checkpoints:
         return self.read_manifest()[self.resolve(name)]
 
     def resolve(self, name: str) -> str:
-        """Return the file that ``last.pt`` or ``best.pt`` stands for; other names are returned as they are.
+        """Return the name of the file that ``last.pt`` or ``best.pt`` refers to; other names are returned unchanged.
 
-        The manifest is written before the links and takes precedence. Without a best checkpoint, the last is the best.
+        The manifest is written before the links and takes precedence. If no checkpoint is marked as best, the last one
+        is.
         """
         files = self.read_manifest()
         names = [file for file in sort_by_step(files) if name != BEST or files[file]["best"]]
@@ -170,14 +171,15 @@ class Checkpoints:
         return self.resolve(LAST) if name == BEST and files and not link.exists() else name
 
     def load(self, name: str) -> dict[str, Any]:
-        """Load a checkpoint onto the CPU as tensors and plain Python; a `CheckpointError` for anything else."""
+        """Load a checkpoint onto the CPU as tensors and plain values; a `CheckpointError` if it is not valid."""
         while True:
             file = self.path / self.resolve(name)
             try:
                 return self._load(file)
             except CheckpointError:
                 if self.resolve(name) == file.name:
-                    raise  # otherwise a running process replaced the checkpoint meanwhile: try the new one
+                    raise
+                # Otherwise a running process has replaced the checkpoint meanwhile: load the new one.
 
     def _load(self, file: Path) -> dict[str, Any]:
         if reason := self.find_damage(file):
@@ -193,7 +195,7 @@ class Checkpoints:
             raise CheckpointError(f"{file}: refused, {error}") from None
 
     def load_newest(self) -> tuple[str, dict[str, Any], list[str]]:
-        """Load the newest valid checkpoint, listed in the manifest or not; a `CheckpointError` if none is.
+        """Load the newest valid checkpoint, in the manifest or not; a `CheckpointError` if there is none.
 
         Returns:
             Its file name, its content, and why newer ones were skipped.
@@ -204,10 +206,10 @@ class Checkpoints:
                 return name, self.load(name), skipped
             except CheckpointError as error:
                 skipped += error.problems
-        raise CheckpointError(*(skipped or [f"{self.path}: refused, it holds no checkpoint"]))
+        raise CheckpointError(*(skipped or [f"{self.path}: refused, it contains no checkpoint"]))
 
     def find_damage(self, file: Path) -> str | None:
-        """Return what is wrong with a file, or None; files not in the manifest are checked by their own checksums."""
+        """Return what is wrong with a file, or None; files not in the manifest are checked by the CRCs in them."""
         return find_damage(file, self.read_manifest().get(file.name, {}).get("sha256"))
 
 

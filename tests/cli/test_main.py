@@ -202,8 +202,8 @@ def test_bash_completes_through_the_script_that_is_installed(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("--experimental-rerun config.pickle", "--experimental-rerun: not supported because it runs"),
-        ("--experimental-rerun=config.pickle", "--experimental-rerun: not supported because it runs"),
+        ("--experimental-rerun config.pickle", "--experimental-rerun: not supported because it unpickles"),
+        ("--experimental-rerun=config.pickle", "--experimental-rerun: not supported because it unpickles"),
         ("--cfg job --resolve", "--resolve: not supported because facts such as"),
         ("--config-name other", "--config-name: unknown flag"),
         ("--config-path /tmp", "--config-path: unknown flag"),
@@ -228,7 +228,7 @@ def test_bash_completes_through_the_script_that_is_installed(tmp_path: Path) -> 
         ("runs -m", "-m: not supported because dltrain runs runs no sweep. dltrain -m"),
         ("evaluate R/sed=1", "RUN: expected the folder of a run, or latest, got R/sed=1"),
         ("resume R lr=1", "RUN: expected the folder of a run"),
-        ("evaluate ~nosuch/x", "~NAME: expected a user with a home on this machine"),
+        ("evaluate ~nosuch/x", "~NAME: expected a user of this machine"),
         ("=lstm", "expected KEY=VALUE"),
         ("model=[lstm", "model=[lstm: cannot be parsed"),
     ],

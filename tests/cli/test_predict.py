@@ -13,7 +13,6 @@ from test_main import child, imported
 
 from dltrain.config import groups
 from dltrain.datasets.time_series import BUNDLED
-from dltrain.runs import inference
 from dltrain.runs.inference import json_values
 
 OPTIONS = sorted(file.stem for file in (groups.conf_dir() / "data").glob("*.yaml"))
@@ -21,8 +20,7 @@ OPTIONS = sorted(file.stem for file in (groups.conf_dir() / "data").glob("*.yaml
 
 def input_file(option: str, folder: Path, own_files: dict[str, Path]) -> Path:
     """Return an input file for a data option; extend this when an option is added."""
-    pictures = {"digits", "mnist", "fashion_mnist", "cifar10", "npz", "image_folder"}
-    if option in pictures:
+    if option in {"digits", "mnist", "fashion_mnist", "cifar10", "npz", "image_folder"}:
         Image.new("RGB", (40, 31), (200, 30, 90)).save(folder / "mine.jpg")
         return folder / "mine.jpg"
     if option in ("ring", "gates"):
@@ -30,28 +28,29 @@ def input_file(option: str, folder: Path, own_files: dict[str, Path]) -> Path:
         return folder / "mine.npy"
     if option == "text":
         (folder / "mine.txt").write_text("Call me Ishmael.")
-    return {"csv": own_files["csv"], "timeseries": BUNDLED / "elnino.csv", "text": folder / "mine.txt"}[option]
+        return folder / "mine.txt"
+    return {"csv": own_files["csv"], "timeseries": BUNDLED / "elnino.csv"}[option]
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_every_data_option_predicts_for_its_kind_of_file(
+def test_every_data_option_predicts_for_input_files(
     option: str, train: Train, predict: Predict, small: Small, own_files: dict[str, Path], tmp_path: Path
 ) -> None:
     model = TEXT if option == "text" else ["model=mlp"]
-    said = predict(train(*model, *small(option)), input_file(option, tmp_path, own_files))
-    assert said.lines and "best checkpoint, of step 2" in said.err
-    for line in said.lines:
+    result = predict(train(*model, *small(option)), input_file(option, tmp_path, own_files))
+    assert result.lines and "best checkpoint, of step 2" in result.err
+    for line in result.lines:
         assert line["input"].startswith(str(tmp_path)) or Path(line["input"]).is_file()
         numbers = [value for value in line.values() if isinstance(value, float)]
         assert numbers and np.isfinite(numbers).all()
 
 
-def test_numbers_that_json_cannot_represent_are_null() -> None:
+def test_infinity_and_nan_are_null_in_json() -> None:
     line = {"outputs": [float("inf"), 1.0, [float("nan")]], "probabilities": {"cat": float("-inf")}, "class": 1}
     assert json_values(line) == {"outputs": [None, 1.0, [None]], "probabilities": {"cat": None}, "class": 1}
 
 
-def test_a_list_has_one_csv_column_per_item(train: Train, predict: Predict, small: Small, tmp_path: Path) -> None:
+def test_a_list_has_one_csv_column_per_element(train: Train, predict: Predict, small: Small, tmp_path: Path) -> None:
     folder = train("model=perceptron", "data=ring", "task=perceptron_rule")
     np.save(tmp_path / "x.npy", np.eye(2, dtype=np.float32))
     for line, row in both_formats(predict, folder, tmp_path / "x.npy"):
@@ -59,8 +58,8 @@ def test_a_list_has_one_csv_column_per_item(train: Train, predict: Predict, smal
 
 
 def test_a_missing_input_is_reported_without_importing_torch(train: Train, small: Small, tmp_path: Path) -> None:
-    ended = child(tmp_path, "predict", str(train("model=mlp", *small("digits"))), "nowhere.png")
-    assert ended.returncode == 2 and "torch" not in imported(ended)
+    process = child(tmp_path, "predict", str(train("model=mlp", *small("digits"))), "nowhere.png")
+    assert process.returncode == 2 and "torch" not in imported(process)
 
 
 def test_lines_are_written_while_standard_input_is_open(train: Train, small: Small, own_files: dict[str, Path]) -> None:
@@ -86,7 +85,7 @@ def test_a_file_may_have_an_equals_sign_in_its_name(
     assert [line["input"] for line in predict(folder, "data.x=1.png", "data.batch_size=3").lines] == ["data.x=1.png"]
 
 
-def test_every_word_after_two_dashes_is_a_file(
+def test_every_argument_after_two_dashes_is_an_input(
     train: Train, predict: Predict, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = train("model=mlp", *small("digits"))
@@ -95,8 +94,8 @@ def test_every_word_after_two_dashes_is_a_file(
     for name in names:
         Image.new("L", (8, 8)).save(name, format="png")
     assert [line["input"] for line in predict(folder, "--top", 1, "--", *names).lines] == names
-    said = predict(folder, "--", "data.batch_size=3", "--tpo")
-    assert said.code == 2 and "INPUT 1: expected an existing file or folder, got data.batch_size=3" in said.err
+    result = predict(folder, "--", "data.batch_size=3", "--tpo")
+    assert result.code == 2 and "INPUT 1: expected an existing file or folder, got data.batch_size=3" in result.err
 
 
 def test_csv_and_json_lines_agree(train: Train, predict: Predict, small: Small) -> None:
@@ -106,8 +105,8 @@ def test_csv_and_json_lines_agree(train: Train, predict: Predict, small: Small) 
         assert row == {name: str(value) for name, value in line.items()}
 
 
-def test_large_numbers_keep_their_digits() -> None:
-    assert inference.json_values({"far": [2000000510.125, 0.1 + 0.2], "lost": float("inf")}) == {
+def test_large_numbers_are_not_rounded_in_json() -> None:
+    assert json_values({"far": [2000000510.125, 0.1 + 0.2], "lost": float("inf")}) == {
         "far": [2000000510.125, 0.3],
         "lost": None,
     }

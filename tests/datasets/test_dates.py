@@ -1,4 +1,4 @@
-"""Dates as people write them in CSV files, against Python's own strftime."""
+"""Formats of dates in CSV files, compared with strftime."""
 
 import random
 from datetime import UTC, datetime, timedelta
@@ -11,7 +11,7 @@ import pytest
 from dltrain.datasets.date_form import write_dates
 from dltrain.datasets.dates import Dates, is_time_name, parse_dates
 
-# A format of strftime, and the precision that it keeps.
+# Format of strftime and the NumPy unit of its precision.
 FORMATS = [
     *(
         (f"{date}{clock}", "us" if "%f" in clock else "s" if "%S" in clock else "m")
@@ -26,7 +26,6 @@ FORMATS = [
     *((form, "D") for form in ("%B %d, %Y", "%d %B %Y", "%-d. %B %Y", "%d-%b-%y", "%d%b%Y", "%Y-%b-%d", "%b. %-d, %Y")),
     *((form, "D") for form in ("%a, %d %b %Y", "%A, %B %-d, %Y", "%a %Y-%m-%d", "%G-W%V-%u", "%GW%V%u")),
     *((form, "M") for form in ("%Y-%m", "%m/%Y", "%Y-%-m", "%b-%y", "%b %Y", "%B %Y", "%YM%m", "%Y %b")),
-    ("%Y年%-m月%-d日", "D"),
     ("%d.%m.%Y %H.%M", "m"),
     ("%a %b %d %H:%M:%S %Y", "s"),
     ("%d/%b/%Y:%H:%M:%S", "s"),
@@ -44,10 +43,10 @@ def write(dates: Dates) -> list[str]:
 
 
 @pytest.mark.parametrize(("form", "unit"), FORMATS)
-def test_what_strftime_writes_is_parsed_and_written(form: str, unit: str) -> None:
-    draw = random.Random(form)
+def test_formats_of_strftime_are_parsed_and_written_back(form: str, unit: str) -> None:
+    generator = random.Random(form)
     start = datetime(1990, 1, 1)
-    times = [start + timedelta(microseconds=draw.randrange(40 * 365 * 86400 * 10**6)) for _ in range(200)]
+    times = [start + timedelta(microseconds=generator.randrange(40 * 365 * 86400 * 10**6)) for _ in range(200)]
     cells = [time.strftime(form) for time in times]
     dates = parse(cells)
     wanted = np.array(times, dtype=f"M8[{unit}]").astype("M8[us]")
@@ -99,26 +98,26 @@ def test_what_strftime_writes_is_parsed_and_written(form: str, unit: str) -> Non
         (["5/14/2021 1:30:05 p.m.", "5/15/2021 1:00:00 a.m."], {}, "2021-05-14T13:30:05"),
     ],
 )
-def test_other_forms_are_parsed_and_written(cells: list[str], options: dict, wanted: str) -> None:
+def test_other_formats_are_parsed_and_written_back(cells: list[str], options: dict, wanted: str) -> None:
     dates = parse(cells, **options)
     assert dates.times[0] == pd.Timestamp(wanted)
     assert write(dates) == cells
 
 
-def test_cells_may_leave_out_what_is_zero() -> None:
+def test_the_time_of_day_and_fractions_may_be_missing_in_some_cells() -> None:
     cells = ["2021-05-14", "2021-05-14 06:00:00", "2021-05-14 12:00:00.5", "2021-05-14 24:00"]
     wanted = ["2021-05-14", "2021-05-14T06:00", "2021-05-14T12:00:00.5", "2021-05-15"]
     assert parse(cells).times.tolist() == [pd.Timestamp(time) for time in wanted]
 
 
-def test_many_rows_are_parsed_as_few_are() -> None:
+def test_many_rows_are_parsed() -> None:
     times = pd.date_range("2020-01-01", periods=5000, freq="17min")
     for form in ("%m/%d/%Y %H:%M", "%-d.%-m.%Y %I:%M %p", "%b %d, %Y %H:%M"):
         assert parse([time.strftime(form) for time in times]).times.tolist() == times.tolist()
 
 
 @pytest.mark.parametrize("form", ["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d %H:%M %z", "%d/%b/%Y:%H:%M:%S %z"])
-def test_offsets_give_the_instant(form: str) -> None:
+def test_times_with_offsets_are_converted_to_utc(form: str) -> None:
     instants = pd.date_range("2024-10-26 12:00", periods=40, freq="h", tz="UTC")
     local = instants.tz_convert(ZoneInfo("Europe/Berlin"))
     dates = parse([time.strftime(form) for time in local])
@@ -128,7 +127,7 @@ def test_offsets_give_the_instant(form: str) -> None:
 
 
 @pytest.mark.parametrize("offset", ["Z", "+00", "-03:30", "+0530", " UTC", " GMT", " CET", " EDT"])
-def test_an_offset_is_written_as_it_was(offset: str) -> None:
+def test_offsets_are_written_back_in_their_own_format(offset: str) -> None:
     dates = parse([f"2021-05-14T10:00:00{offset}", f"2021-05-14T11:00:00{offset}"])
     iso = {" UTC": "Z", " GMT": "Z", " CET": "+01", " EDT": "-04"}.get(offset, offset)
     zone = datetime.fromisoformat("2021-05-14T10:00" + iso)
@@ -136,7 +135,7 @@ def test_an_offset_is_written_as_it_was(offset: str) -> None:
     assert write(dates)[1] == f"2021-05-14T11:00:00{offset}"
 
 
-NO_DATES = """1.5 2.5|3-4|10/12|1.2.3|10.1.2.3|5%|1,234|12:30|202105|2021|2021.05|1621000000|20211301|12345678
+NOT_DATES = """1.5 2.5|3-4|10/12|1.2.3|10.1.2.3|5%|1,234|12:30|202105|2021|2021.05|1621000000|20211301|12345678
 2021-02-30|2020/21 2021/22|20210514 20219999|1-800-1234|red blue|May June|Monday"""
 PHRASES = [
     ["May 14", "May 15"],
@@ -151,23 +150,23 @@ PHRASES = [
 
 
 @pytest.mark.parametrize(
-    "cells", [*map(str.split, NO_DATES.replace("\n", "|").split("|")), *PHRASES, [], [float("nan")]]
+    "cells", [*map(str.split, NOT_DATES.replace("\n", "|").split("|")), *PHRASES, [], [float("nan")]]
 )
-def test_measurements_and_words_are_no_dates(cells: list) -> None:
+def test_measurements_and_words_are_not_dates(cells: list) -> None:
     assert parse_dates(pd.Series(cells, dtype=object)) is None
 
 
 @pytest.mark.parametrize(
     "cells", [["200112", "200113"], ["100011", "100012"], ["1958.2083", "1958.2917"], ["51", "52"]]
 )
-def test_counts_in_a_column_of_times_are_no_dates(cells: list[str]) -> None:
+def test_numbers_that_are_not_dates_are_rejected_in_a_column_named_as_time(cells: list[str]) -> None:
     assert parse_dates(pd.Series(cells), named_time=True) is None
 
 
 @pytest.mark.parametrize("form", ["%d/%m/%Y", "%m/%d/%Y", "%d-%m-%y", "%-m/%-d/%y"])
 @pytest.mark.parametrize("freq", ["D", "B", "W", "MS", "QS", "6h"])
 @pytest.mark.parametrize("order", [1, -1])
-def test_regular_steps_tell_day_and_month_apart(form: str, freq: str, order: int) -> None:
+def test_regular_steps_decide_which_number_is_the_day(form: str, freq: str, order: int) -> None:
     times = pd.date_range("2020-01-01", periods=40, freq=freq)[::order]
     if freq == "6h":
         form = f"{form} %H:%M"
@@ -176,12 +175,12 @@ def test_regular_steps_tell_day_and_month_apart(form: str, freq: str, order: int
     assert dates.form.day_first is form.startswith("%d") and not dates.form.ambiguous
 
 
-def test_a_panel_of_months_is_read_by_its_steps() -> None:
+def test_regular_steps_of_repeated_dates_decide_which_number_is_the_day() -> None:
     times = pd.date_range("2020-01-01", periods=30, freq="MS").repeat(3)
     assert parse([time.strftime("%d/%m/%Y") for time in times]).times.tolist() == times.tolist()
 
 
-def test_two_plausible_readings_are_reported() -> None:
+def test_both_readings_of_ambiguous_dates_are_reported() -> None:
     cells = ["01/01/2021", "01/02/2021", "01/03/2021", "01/04/2021"]
     assert parse(cells).form.readings in (
         ("01/02/2021", "2021-02-01", "2021-01-02"),
@@ -196,7 +195,7 @@ def test_two_plausible_readings_are_reported() -> None:
     assert not parse(["01.02.2021", "01.03.2021"]).form.ambiguous
 
 
-def test_missing_cells_stay_missing_and_a_cell_that_is_no_date_is_found() -> None:
+def test_missing_cells_stay_missing_and_the_first_invalid_cell_is_reported() -> None:
     cells = [f"2021-05-{day:02}" for day in range(1, 21)]
     cells[3] = float("nan")
     dates = parse([*cells, "total"])
@@ -207,6 +206,6 @@ def test_missing_cells_stay_missing_and_a_cell_that_is_no_date_is_found() -> Non
     assert parse_dates(series).times.index.equals(series.index)
 
 
-def test_names_of_columns_say_that_they_hold_times() -> None:
+def test_names_of_time_columns_are_recognized() -> None:
     assert all(map(is_time_name, ("Date", "date_time", "Date/Time", "TS", "Year Month")))
     assert not any(map(is_time_name, ("update", "time spent", "days", "dated", "")))

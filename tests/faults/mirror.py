@@ -1,4 +1,4 @@
-"""A server of files on this machine that breaks off or waits, and counts what it is asked for."""
+"""A local HTTP server of files that can truncate or delay its answers, and counts the requests."""
 
 import gzip
 import hashlib
@@ -15,30 +15,30 @@ from pathlib import Path
 
 import numpy as np
 
-PARTS = {"train": 60, "t10k": 20}
+SIZES = {"train": 60, "t10k": 20}
 
 
 def mnist() -> dict[str, bytes]:
-    """The four archives of a small MNIST."""
-    random, found = np.random.default_rng(0), {}
-    for part, count in PARTS.items():
-        pixels = random.integers(0, 256, (count, 28, 28), dtype=np.uint8).tobytes()
-        found[f"{part}-images-idx3-ubyte.gz"] = gzip.compress(struct.pack(">4I", 0x803, count, 28, 28) + pixels)
-        found[f"{part}-labels-idx1-ubyte.gz"] = gzip.compress(
+    """Return the four archives of a small MNIST with random pixels: file name -> content."""
+    generator, files = np.random.default_rng(0), {}
+    for part, count in SIZES.items():
+        pixels = generator.integers(0, 256, (count, 28, 28), dtype=np.uint8).tobytes()
+        files[f"{part}-images-idx3-ubyte.gz"] = gzip.compress(struct.pack(">4I", 0x803, count, 28, 28) + pixels)
+        files[f"{part}-labels-idx1-ubyte.gz"] = gzip.compress(
             struct.pack(">2I", 0x801, count) + bytes(range(10)) * (count // 10)
         )
-    return found
+    return files
 
 
 def archive(*members: tarfile.TarInfo) -> bytes:
-    """A compressed tar; a plain file in it says what it is called."""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+    """Return a compressed tar of members; each regular file contains its own name."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
         for member in members:
             content = member.name.encode() if member.isfile() else b""
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-    return packed.getvalue()
+    return buffer.getvalue()
 
 
 def md5(content: bytes) -> str:
@@ -46,15 +46,16 @@ def md5(content: bytes) -> str:
 
 
 class Mirror:
-    """What is served, and how."""
+    """Files to serve, faults to serve them with, and the number of requests for each."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
-        self.files, self.asked = files, Counter[str]()
-        self.broken: set[str] = set()  # served by half
-        self.pause = 0.0  # seconds in the middle of each
+        self.files, self.requests = files, Counter[str]()
+        self.truncated: set[str] = set()  # names of files of which only the first half is sent
+        self.pause = 0.0  # seconds to wait after the first half of every file
         self.url = ""
 
     def answer(self, request: http.server.BaseHTTPRequestHandler, body: bool) -> None:
+        """Send the file that a request names, or only its headers."""
         name = Path(request.path).name
         content = self.files.get(name)
         if content is None:
@@ -65,25 +66,26 @@ class Mirror:
         request.end_headers()
         if not body:
             return
-        self.asked[name] += 1
+        self.requests[name] += 1
         request.wfile.write(content[: len(content) // 2])
         request.wfile.flush()
         time.sleep(self.pause)
-        if name not in self.broken:
+        if name not in self.truncated:
             request.wfile.write(content[len(content) // 2 :])
 
 
 @contextmanager
-def serving(files: dict[str, bytes]) -> Iterator[Mirror]:
-    """Serve files until the test is over."""
+def serve(files: dict[str, bytes]) -> Iterator[Mirror]:
+    """Serve files within a ``with`` block."""
     mirror = Mirror(files)
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            mirror.answer(self, body=self.headers.get("Method") != "HEAD")  # torchvision asks so where a link leads
+            # To resolve redirects, torchvision sends GET with a header Method: HEAD and reads no body.
+            mirror.answer(self, body=self.headers.get("Method") != "HEAD")
 
         def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
+            """Do not log requests."""
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     mirror.url = f"http://127.0.0.1:{server.server_port}/"

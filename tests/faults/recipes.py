@@ -1,16 +1,16 @@
-"""Small runs of several kinds, with what makes an exact resume hard: augmentation, accumulation, dropout, averages."""
+"""Small runs that are hard to resume exactly: augmentation, accumulation, dropout, weight averages, several stages."""
 
 from pathlib import Path
 
-# Steps of an epoch, and of the whole run; `accumulate` losses make a step.
-SHAPE = {
-    **{"pictures": (7, 28), "forecast": (8, 32), "text": (14, 28)},
-    **{"latent": (6, 12), "layers": (6, 16), "rivals": (10, 20)},
+# Kind of run -> steps per epoch, steps of the whole run.
+STEPS = {
+    **{"forecast": (8, 32), "vae": (6, 12), "dbn": (6, 16)},
+    **{"images": (7, 28), "gan": (10, 20), "text": (14, 28)},
 }
-ACCUMULATE = {"pictures": 2, "forecast": 1, "text": 1, "latent": 1, "layers": 1, "rivals": 2}
+LOSSES_PER_STEP = {"forecast": 1, "vae": 1, "dbn": 1, "images": 2, "gan": 2, "text": 1}
 
-SPANS = ["device=cpu", "trainer.log_every=1", "allow_targets=[gated]"]
-PICTURES = [
+COMMON = ["device=cpu", "trainer.log_every=1", "allow_targets=[gated]"]
+IMAGES = [
     *[
         "model=cnn",
         "model.hidden_size=[8]",
@@ -39,21 +39,23 @@ TEXT = [
     *["task._target_=gated.LanguageModeling", "trainer.epochs=2", "trainer.eval_every=5"],
     *["trainer.checkpoint_every=4", "trainer.log_every=3", "optimizer=adamw"],
 ]
-# A loss that draws random numbers, a weight that rises over the run, an evaluation with noise of its own, and a film.
-LATENT = [
+# A loss with random numbers, a term whose weight increases during the run, an evaluation with noise, and a film.
+VAE = [
     *["model=vae", "model.hidden_size=16", "model.latent=3", "data=digits", "data.batch_size=256", "task.warmup=0.5"],
     *["task._target_=gated.Variational", "task.binarise=true", "trainer.epochs=2", "trainer.eval_every=4"],
     *["trainer.checkpoint_every=3"],
 ]
-# Three stages with other data and turns: an epoch of each of two layers, whose chains go on, and two of the answer.
-LAYERS = [
+# Three stages with their own data and turns: an epoch for each of two layers with persistent chains, and two epochs of
+# fine-tuning.
+DBN = [
     *["model=dbn", "model.hidden_size=[12,10]", "data=digits", "data.batch_size=256", "data.num_labels=300"],
     *["task._target_=gated.Layerwise", "task.persistent=true", "task.pretrain_epochs=1", "task.pretrain_lr=0.01"],
     *["trainer.epochs=2", "trainer.eval_every=5", "trainer.checkpoint_every=4", "optimizer/schedule=cosine"],
     *["regularization.dropout=0.1", "regularization.ema_decay=0.9"],
 ]
-# Two optimizers, one of which moves in every second step, noise in both turns, running statistics, and an average.
-RIVALS = [
+# Two optimizers, one of which updates in every second step, noise in both turns, running statistics and a weight
+# average.
+GAN = [
     *["model=dcgan", "model.hidden_size=4", "model.latent=8", "model.conditional=true", "data=digits"],
     *["data.batch_size=65", "trainer.accumulate=2", "task._target_=gated.Adversarial", "task.n_critic=2"],
     *["task.critic_lr=1e-3", "optimizer/schedule=cosine", "regularization.ema_decay=0.9", "trainer.epochs=2"],
@@ -61,12 +63,10 @@ RIVALS = [
 ]
 
 
-def recipe(name: str, data_root: Path) -> list[str]:
-    """The command of one kind of run."""
-    if name == "pictures":
-        return [*SPANS, *PICTURES, f"data.root={data_root}"]
-    if name in ("latent", "layers", "rivals"):
-        return [*SPANS, *{"latent": LATENT, "layers": LAYERS, "rivals": RIVALS}[name]]
-    if name == "text":
-        return [*SPANS, *TEXT, f"data.path={data_root / 'text' / 'shakespeare.txt'}"]
-    return [*SPANS, *FORECAST]
+def recipe(kind: str, data_root: Path) -> list[str]:
+    """Return the overrides of one kind of run."""
+    if kind == "images":
+        return [*COMMON, *IMAGES, f"data.root={data_root}"]
+    if kind == "text":
+        return [*COMMON, *TEXT, f"data.path={data_root / 'text' / 'shakespeare.txt'}"]
+    return [*COMMON, *{"forecast": FORECAST, "vae": VAE, "dbn": DBN, "gan": GAN}[kind]]

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mirror import Mirror, archive, md5, mnist, serving
+from mirror import Mirror, archive, md5, mnist, serve
 from torchvision import datasets
 
 from dltrain.datasets.cifar10 import CIFAR10
@@ -44,7 +44,7 @@ print(len(MNIST(root=root, download=True).load().test))
 @pytest.fixture
 def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
     """A small MNIST on a server of this machine, which torchvision takes for the real one."""
-    with serving(mnist()) as found:
+    with serve(mnist()) as found:
         monkeypatch.setattr(datasets.MNIST, "mirrors", [found.url])
         monkeypatch.setattr(datasets.MNIST, "resources", [(name, md5(c)) for name, c in found.files.items()])
         yield found
@@ -61,23 +61,23 @@ def left(root: Path) -> list[str]:
 
 
 def test_a_download_that_breaks_off_leaves_nothing_and_the_next_one_is_whole(mirror: Mirror, tmp_path: Path) -> None:
-    mirror.broken = {"t10k-images-idx3-ubyte.gz"}  # three of four arrive
+    mirror.truncated = {"t10k-images-idx3-ubyte.gz"}  # three of four arrive
     with pytest.raises(ConfigError, match=r"data\.download"):
         MNIST(root=str(tmp_path), download=True).load()
     assert left(tmp_path) == []
-    mirror.broken = set()
+    mirror.truncated = set()
     splits = MNIST(root=str(tmp_path), download=True).load()
     assert (len(splits.train), len(splits.test)) == (54, 20)
-    asked = mirror.asked.copy()
+    requests = mirror.requests.copy()
     MNIST(root=str(tmp_path), download=True).load()
-    assert mirror.asked == asked
+    assert mirror.requests == requests
 
 
 @pytest.mark.faults
 def test_a_killed_download_leaves_nothing_that_the_next_one_uses(mirror: Mirror, tmp_path: Path) -> None:
     mirror.pause = 30
     process = download(tmp_path, mirror)
-    while not mirror.asked:
+    while not mirror.requests:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.kill()
@@ -92,7 +92,7 @@ def test_a_killed_download_leaves_nothing_that_the_next_one_uses(mirror: Mirror,
 def test_an_interrupted_download_leaves_nothing(mirror: Mirror, tmp_path: Path) -> None:
     mirror.pause = 30
     process = download(tmp_path, mirror)
-    while not mirror.asked:
+    while not mirror.requests:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
@@ -132,7 +132,7 @@ def test_downloads_side_by_side_fetch_each_file_once(mirror: Mirror, tmp_path: P
     processes = [download(tmp_path, mirror) for _ in range(3)]
     found = [process.communicate(timeout=120) for process in processes]
     assert [out.strip() for out, _ in found] == ["20"] * 3, found
-    assert mirror.asked == dict.fromkeys(mirror.files, 1)
+    assert mirror.requests == dict.fromkeys(mirror.files, 1)
 
 
 def test_without_a_network_the_command_that_fetches_by_hand_is_said_and_it_works(
@@ -152,7 +152,7 @@ def test_without_a_network_the_command_that_fetches_by_hand_is_said_and_it_works
 @pytest.fixture
 def cifar(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
     """A server of what torchvision takes for CIFAR-10."""
-    with serving({}) as found:
+    with serve({}) as found:
         monkeypatch.setattr(datasets.CIFAR10, "url", f"{found.url}cifar-10-python.tar.gz")
         yield found
 

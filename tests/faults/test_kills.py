@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from children import Child, Gate
-from recipes import SHAPE, recipe
+from recipes import STEPS, recipe
 from same import assert_intact, assert_same, steps
 
 from dltrain.storage.checkpoints import Checkpoints
@@ -35,8 +35,8 @@ def test_a_run_killed_at_a_random_step_and_begun_again_ends_with_the_same_bytes(
     tmp_path: Path,
 ) -> None:
     draw = random.Random(number)
-    kind = sorted(SHAPE)[number % len(SHAPE)]
-    run, last = tmp_path / "run", SHAPE[kind][1]
+    kind = list(STEPS)[number % len(STEPS)]
+    run, last = tmp_path / "run", STEPS[kind][1]
     command = [*recipe(kind, data_root), f"hydra.run.dir={run}", "trainer.resume=auto"]
     gate.delay(0.005)
     child = start(*command, environment=gate.environment)

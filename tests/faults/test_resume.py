@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from children import Child, Gate
-from recipes import ACCUMULATE, SHAPE, recipe
+from recipes import LOSSES_PER_STEP, STEPS, recipe
 from same import assert_same, curves, status, steps
 
-KINDS = sorted(SHAPE)
+KINDS = list(STEPS)
 ALLOW = "allow_targets=[gated]"
 
 
@@ -27,21 +27,21 @@ def test_the_same_command_twice_gives_the_same_bytes(
 
 
 def moments(kind: str) -> dict[str, str]:
-    """What a stop may fall into -> where the gate has to be closed; a process counts losses from 1."""
-    epoch, losses = SHAPE[kind][0], ACCUMULATE[kind]
+    """Return moment of a stop -> gate to close for it; each process counts its losses from 1."""
+    epoch, losses = STEPS[kind][0], LOSSES_PER_STEP[kind]
     return {
         "the first step": "train-1",
         "the middle of an epoch": f"train-{(epoch + epoch // 2) * losses}",
         "the last step of an epoch": f"train-{epoch * losses}",
         "the first step of an epoch": f"train-{epoch * losses + 1}",
         "an evaluation": "evaluate-2",
-        "the last step": f"train-{SHAPE[kind][1] * losses}",
+        "the last step": f"train-{STEPS[kind][1] * losses}",
     }
 
 
 def is_sampled(kind: str, name: str) -> bool:
-    """Return whether a stop is tried in the default suite, too."""
-    return name.startswith("the middle") and kind in ("pictures", "layers")
+    """Return whether the default suite includes a stop."""
+    return name.startswith("the middle") and kind in ("images", "dbn")
 
 
 STOPS = [

@@ -1,4 +1,4 @@
-"""Messages, progress, tables and the log file."""
+"""Console output: messages, progress, tables and the log file."""
 
 import fcntl
 import os
@@ -35,41 +35,42 @@ CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 COLOURS = re.compile(r"\x1b\[[0-9;]*(3[0-7]|9[0-7]|38;[0-9;]*)m")
 
 
-def child(code, stream, environment, stdout=subprocess.PIPE):
+def start_child(code, stderr, environment):
+    """Start Python on `code`, without the variables of this process that change console output."""
     clean = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")}
     environment = clean | {"TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8", **environment}
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stream, env=environment)
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, env=environment)
 
 
-def on_a_terminal(code, width=100, **environment):
-    """Return the standard error of a child whose standard error is a terminal."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
-    with child(code, theirs, environment) as process:
-        os.close(theirs)
+def run_on_terminal(code, width=100, **environment):
+    """Return what a child process writes to standard error, which is a terminal."""
+    parent_end, child_end = pty.openpty()
+    fcntl.ioctl(child_end, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
+    with start_child(code, child_end, environment) as process:
+        os.close(child_end)
         written = b""
         try:
-            while part := os.read(ours, 65536):
+            while part := os.read(parent_end, 65536):
                 written += part
         except OSError:
             pass  # Linux reports a closed terminal as an error
         assert process.stdout.read() == b""
-    os.close(ours)
+    os.close(parent_end)
     assert process.returncode == 0, written
     return written.decode()
 
 
-def in_a_pipe(code, **environment):
-    """Return standard output and standard error of a child with pipes."""
-    with child(code, subprocess.PIPE, environment) as process:
+def run_with_pipes(code, **environment):
+    """Return what a child process writes to standard output and standard error, which are pipes."""
+    with start_child(code, subprocess.PIPE, environment) as process:
         out, err = process.communicate()
     assert process.returncode == 0, err
     return out.decode(), err.decode()
 
 
 def screen(written):
-    """Return the final lines on the screen: a carriage return overwrites, an erase removes the rest."""
+    """Return the final lines on the screen, after carriage returns and erasures."""
     lines = []
     for line in written.replace("\r\n", "\n").split("\n"):
         cells = ""
@@ -84,12 +85,12 @@ def screen(written):
     return lines
 
 
-def advance(console, done=0.5, epochs=9, step=1, steps=90):
+def report_progress(console, done=0.5, epochs=9, step=1, steps=90):
     console.progress(done, epochs, step, steps, "loss 0.5", "12/s")
 
 
-def test_a_pipe_gets_plain_lines_one_per_epoch():
-    out, err = in_a_pipe(SESSION)
+def test_a_pipe_gets_plain_text_with_one_progress_line_per_epoch():
+    out, err = run_with_pipes(SESSION)
     assert out == ""
     assert err.splitlines() == [
         "lstm on digits",
@@ -111,7 +112,7 @@ def test_a_pipe_gets_plain_lines_one_per_epoch():
 
 @pytest.mark.parametrize("environment", [{}, {"FORCE_COLOR": "1"}, {"CLICOLOR_FORCE": "1"}])
 def test_a_pipe_never_gets_escape_codes_or_carriage_returns(environment):
-    _, err = in_a_pipe(SESSION, **environment)
+    _, err = run_with_pipes(SESSION, **environment)
     assert "\x1b" not in err
     assert "\r" not in err
 
@@ -122,19 +123,19 @@ def test_escape_codes_in_a_message_are_removed():
         Console().info("a \\x1b[31mred\\x1b[0m word\\r and\\ttab")
         Console().table("", ["\\x1b[1mhead"], [["\\x1b[31mcell"]])
     """
-    _, err = in_a_pipe(code)
+    _, err = run_with_pipes(code)
     assert err == "a red word and\ttab\nhead\n----\ncell\n"
 
 
 def test_a_pipe_imports_neither_rich_nor_torch():
     code = "import sys; from dltrain.loggers.console import Console; Console().info('a')\n"
     code += "print(sorted({'rich', 'torch', 'numpy'} & set(sys.modules)))"
-    out, _ = in_a_pipe(code)
+    out, _ = run_with_pipes(code)
     assert out == "[]\n"
 
 
-def test_a_terminal_shows_a_live_line_that_messages_do_not_garble():
-    written = on_a_terminal(SESSION)
+def test_a_terminal_shows_a_live_line_that_messages_do_not_break():
+    written = run_on_terminal(SESSION)
     lines = screen(written)
     assert lines[:4] == [
         "lstm on digits",
@@ -164,41 +165,41 @@ def test_the_live_line_is_redrawn_ten_times_per_second_at_most():
             now = step / 1000
             console.progress(0.5, 1, step, 10**9, "loss 0.5", "12/s")
     """
-    assert on_a_terminal(code).count("epoch 1/1") == 10
+    assert run_on_terminal(code).count("epoch 1/1") == 10
 
 
 @pytest.mark.parametrize("width", [20, 40, 79, 80, 200])
-def test_the_live_line_is_cut_to_the_width_of_the_terminal(width):
+def test_the_live_line_is_truncated_to_the_width_of_the_terminal(width):
     code = """
         from dltrain.loggers.console import Console
         Console().progress(0.5, 10, 420, 1400, "loss 0.312", "accuracy" * 5 + " 0.91", "left 4m 05s")
     """
-    line = CODES.sub("", on_a_terminal(code, width=width)).strip("\r")
+    line = CODES.sub("", run_on_terminal(code, width=width)).strip("\r")
     assert len(line) <= width - 1
     assert ("left 4m 05s" in line) == (width == 200)
     assert ("━" in line) == (width == 200)
 
 
 def test_no_color_removes_the_colors_but_not_the_live_line():
-    written = on_a_terminal(SESSION, NO_COLOR="1")
+    written = run_on_terminal(SESSION, NO_COLOR="1")
     assert not COLOURS.search(written)
     assert "\r" in written.replace("\r\n", "\n")
 
 
 def test_a_dumb_terminal_gets_plain_lines():
-    written = on_a_terminal(SESSION, TERM="dumb").replace("\r\n", "\n")
+    written = run_on_terminal(SESSION, TERM="dumb").replace("\r\n", "\n")
     assert "\x1b" not in written
     assert "\r" not in written
-    assert written == in_a_pipe(SESSION)[1]
+    assert written == run_with_pipes(SESSION)[1]
 
 
-def test_a_results_table_goes_to_standard_output_uncut():
+def test_a_results_table_goes_to_standard_output_at_full_width():
     code = """
         from dltrain.loggers.console import Console
         Console().info("note")
         Console().table("", ["folder", "mse"], [["x" * 300, "0.5"], ["y", "12.25"]], results=True)
     """
-    out, err = in_a_pipe(code, COLUMNS="40")
+    out, err = run_with_pipes(code, COLUMNS="40")
     assert err == "note\n"
     assert out.splitlines() == [
         "folder" + " " * 296 + "  mse",
@@ -211,12 +212,12 @@ def test_a_results_table_goes_to_standard_output_uncut():
 def test_characters_outside_the_streams_encoding_are_escaped():
     code = "from dltrain.loggers.console import Console; c = Console(); c.info('Größe')"
     code += "; c.table('', ['ß'], [['é']], results=True)"
-    out, err = in_a_pipe(code, PYTHONIOENCODING="ascii")
+    out, err = run_with_pipes(code, PYTHONIOENCODING="ascii")
     assert err == "Gr\\xf6\\xdfe\n"
     assert out.splitlines()[::2] == ["\\xdf", "\\xe9"]
 
 
-def test_closing_the_terminal_does_not_end_the_run(tmp_path):
+def test_closing_the_terminal_does_not_stop_the_run(tmp_path):
     code = f"""
         import pathlib, sys
         from dltrain.loggers.console import Console
@@ -230,13 +231,13 @@ def test_closing_the_terminal_does_not_end_the_run(tmp_path):
             console.progress(2, 2, 9, 9, "loss 0.5", "12/s")
         print("done", flush=True)
     """
-    ours, theirs = pty.openpty()
+    parent_end, child_end = pty.openpty()
     command = [sys.executable, "-c", textwrap.dedent(code)]
     pipe, environment = subprocess.PIPE, os.environ | {"TERM": "xterm"}
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=theirs, env=environment) as process:
-        os.close(theirs)
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=child_end, env=environment) as process:
+        os.close(child_end)
         assert process.stdout.readline() == b"ready\n"
-        os.close(ours)
+        os.close(parent_end)
         out, _ = process.communicate(b"\n")
     assert (process.returncode, out) == (0, b"done\n")
     assert (tmp_path / "train.log").read_text().count("message") == 3
@@ -247,11 +248,11 @@ def test_the_log_file_holds_every_message_with_its_time(tmp_path):
         "console = Console()",
         f"console = Console(); import pathlib; console.open_log(pathlib.Path({str(tmp_path / 'train.log')!r}))",
     )
-    _, err = in_a_pipe(code)
+    _, err = run_with_pipes(code)
     written = (tmp_path / "train.log").read_text()
     lines = [re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (.*)", line)[1] for line in written.splitlines()]
     assert lines == err.splitlines()
-    on_a_terminal(code)
+    run_on_terminal(code)
     again = (tmp_path / "train.log").read_text().removeprefix(written)
     assert [line[20:] for line in again.splitlines()] == lines
 
@@ -294,13 +295,13 @@ def test_secrets_are_masked_on_screen_and_in_the_log(tmp_path, capsys):
         assert "Hunter2" not in text and text.count("***") == 2
 
 
-def test_a_line_is_written_every_minute_within_a_long_epoch(monkeypatch, capsys):
+def test_a_long_epoch_writes_a_progress_line_every_minute(monkeypatch, capsys):
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     console = Console()
     console.start("", {})
     for _ in range(300):
-        advance(console)
+        report_progress(console)
         now += 1
     assert capsys.readouterr().err.count("epoch 1/9") == 4
 
@@ -311,18 +312,18 @@ def test_each_epoch_has_one_line_with_steps_per_epoch_or_per_run(steps_of, capsy
     for step in range(1, 31):
         epoch = (step - 1) // 10 + 1
         done, steps = (step - (epoch - 1) * 10, 10) if steps_of == "epoch" else (step, 30)
-        advance(console, step / 10, epochs=3, step=done, steps=steps)
+        report_progress(console, step / 10, epochs=3, step=done, steps=steps)
         if done == steps:
-            advance(console, step / 10, epochs=3, step=done, steps=steps)
+            report_progress(console, step / 10, epochs=3, step=done, steps=steps)
     assert len(capsys.readouterr().err.splitlines()) == 3
 
 
-def test_a_run_resumed_in_its_third_epoch_has_no_lines_for_the_first_two(capsys):
+def test_a_run_resumed_in_its_third_epoch_writes_its_first_line_after_that_epoch(capsys):
     console = Console()
-    advance(console, 2.1)
-    advance(console, 2.2, step=2)
+    report_progress(console, 2.1)
+    report_progress(console, 2.2, step=2)
     assert capsys.readouterr().err == ""
-    advance(console, 3.1, step=3)
+    report_progress(console, 3.1, step=3)
     assert capsys.readouterr().err.startswith("epoch 3/9  step 3/90  loss 0.5  12/s")
 
 
@@ -330,7 +331,7 @@ def test_a_second_run_of_the_same_console_resets_progress(capsys):
     console = Console()
     for _ in range(2):
         console.start("", {})
-        advance(console, 9, epochs=9, step=90)
+        report_progress(console, 9, epochs=9, step=90)
         console.close_log()
     assert len(capsys.readouterr().err.splitlines()) == 2
 

@@ -1,4 +1,4 @@
-"""The film of a run: one frame per evaluation, the same after an interruption, and a GIF of them."""
+"""The film of a run: one frame per evaluation, a GIF of all, and the same frames after a resume."""
 
 import json
 import os
@@ -19,38 +19,38 @@ from dltrain.loggers.film import FRAME_MS, LAST_FRAME_MS, Film
 from dltrain.storage.run_files import FILM, FRAMES
 
 
-def picture(number: int) -> torch.Tensor:
-    """Return a picture that is distinguishable from others after GIF quantization."""
-    shown = torch.zeros(3, 20, 30, dtype=torch.uint8)
-    shown[:, :, : number % 30] = 255
-    return shown
+def image(number: int) -> torch.Tensor:
+    """Return an image whose count of white columns, `number`, survives GIF quantization."""
+    pixels = torch.zeros(3, 20, 30, dtype=torch.uint8)
+    pixels[:, :, : number % 30] = 255
+    return pixels
 
 
-def shown(path: Path) -> list[int]:
-    """Return the numbers of the pictures in a film."""
-    with Image.open(path) as moving:
-        pages = [page.convert("L").tobytes()[: page.width] for page in ImageSequence.Iterator(moving)]
+def read_numbers(path: Path) -> list[int]:
+    """Return the `number` of each image in a film."""
+    with Image.open(path) as gif:
+        pages = [page.convert("L").tobytes()[: page.width] for page in ImageSequence.Iterator(gif)]
     return [sum(value > 128 for value in row) for row in pages]
 
 
 def test_a_film_shows_every_frame_in_order_and_the_last_one_longest(tmp_path: Path) -> None:
-    kept = Film(tmp_path)
+    recorder = Film(tmp_path)
     for step in (9, 10, 1000, 123_456_789):
-        kept.add(picture(step % 29), step)
-    kept.write()
-    assert shown(tmp_path / FILM) == [9, 10, 1000 % 29, 123_456_789 % 29]
-    with Image.open(tmp_path / FILM) as moving:
-        pace = [page.info["duration"] for page in ImageSequence.Iterator(moving)]
-        assert moving.info["loop"] == 0
-    assert pace == [FRAME_MS] * 3 + [LAST_FRAME_MS]
-    assert moving.size == (30, 20)
+        recorder.add(image(step % 29), step)
+    recorder.write()
+    assert read_numbers(tmp_path / FILM) == [9, 10, 1000 % 29, 123_456_789 % 29]
+    with Image.open(tmp_path / FILM) as gif:
+        durations = [page.info["duration"] for page in ImageSequence.Iterator(gif)]
+        assert gif.info["loop"] == 0
+    assert durations == [FRAME_MS] * 3 + [LAST_FRAME_MS]
+    assert gif.size == (30, 20)
 
 
 def test_frames_are_lossless(tmp_path: Path) -> None:
     wanted = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    kept = Film(tmp_path)
-    kept.add(wanted, 7)
-    with Image.open(kept.frames()[0]) as frame:
+    recorder = Film(tmp_path)
+    recorder.add(wanted, 7)
+    with Image.open(recorder.frames()[0]) as frame:
         found = torch.frombuffer(bytearray(frame.convert("RGB").tobytes()), dtype=torch.uint8)
     assert torch.equal(found.view(20, 30, 3).permute(2, 0, 1), wanted)
 
@@ -63,40 +63,40 @@ def test_without_frames_nothing_is_written(tmp_path: Path) -> None:
 def test_frames_after_the_checkpoint_are_removed_and_other_files_stay(tmp_path: Path) -> None:
     first = Film(tmp_path)
     for step in range(1, 7):
-        first.add(picture(step), step)
+        first.add(image(step), step)
     others = [tmp_path / FRAMES / name for name in ("00000009.txt", "9 copy.png", "notes.png")]
-    half = tmp_path / FRAMES / ".00000007.png.123.tmp"
-    for path in (*others, half):
+    partial = tmp_path / FRAMES / ".00000007.png.123.tmp"
+    for path in (*others, partial):
         path.write_bytes(b"")
     second = Film(tmp_path, purge_step=4)
     assert [int(path.stem) for path in second.frames()] == [1, 2, 3]
     assert all(path.exists() for path in others)
-    assert not half.exists()
+    assert not partial.exists()
     assert len(Film(tmp_path).frames()) == 3
 
 
 def test_damaged_frames_are_skipped(tmp_path: Path) -> None:
-    kept = Film(tmp_path)
+    recorder = Film(tmp_path)
     for step in range(1, 5):
-        kept.add(picture(step), step)
+        recorder.add(image(step), step)
     for number, part in ((1, 0), (2, -30)):
-        frame = kept.frames()[number]
+        frame = recorder.frames()[number]
         frame.write_bytes(frame.read_bytes()[:part])
-    kept.write()
-    assert shown(tmp_path / FILM) == [1, 4]
+    recorder.write()
+    assert read_numbers(tmp_path / FILM) == [1, 4]
 
 
-def test_foreign_and_oversized_pictures_are_skipped_and_start_no_program(tmp_path: Path) -> None:
-    kept, ran, programs = Film(tmp_path), tmp_path / "ran", tmp_path / "programs"
+def test_oversized_frames_and_other_formats_are_skipped_without_running_programs(tmp_path: Path) -> None:
+    recorder, marker, programs = Film(tmp_path), tmp_path / "marker", tmp_path / "programs"
     for step in (1, 4):
-        kept.add(picture(step), step)
+        recorder.add(image(step), step)
     # Pillow runs Ghostscript for EPS files; this one records that it was called.
     programs.mkdir()
-    (programs / "gs").write_text(f"#!/bin/sh\ntouch {ran}\n")
+    (programs / "gs").write_text(f"#!/bin/sh\ntouch {marker}\n")
     (programs / "gs").chmod(0o755)
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 30 20\n%%EndComments\nshowpage\n%%EOF\n"
     (tmp_path / FRAMES / "00000002.png").write_bytes(eps)
-    # A small file of nine hundred million pixels.
+    # A small file whose header declares nine hundred million pixels.
     head = b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
     bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
     data = b"IDAT" + zlib.compress(b"\0" * 100)
@@ -105,18 +105,18 @@ def test_foreign_and_oversized_pictures_are_skipped_and_start_no_program(tmp_pat
     script = "import sys, pathlib; from dltrain.loggers.film import Film; Film(pathlib.Path(sys.argv[1])).write()"
     environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=environment, check=True, timeout=60)
-    assert shown(tmp_path / FILM) == [1, 4]
-    assert not ran.exists()
+    assert read_numbers(tmp_path / FILM) == [1, 4]
+    assert not marker.exists()
 
 
-def test_a_long_film_skips_frames_but_keeps_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_film_omits_frames_but_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(film, "MAX_FRAMES", 5)
-    kept = Film(tmp_path)
+    recorder = Film(tmp_path)
     for step in range(12):
-        kept.add(picture(step), step)
-    kept.write()
-    assert shown(tmp_path / FILM) == [2, 5, 8, 11]
-    assert len(kept.frames()) == 12
+        recorder.add(image(step), step)
+    recorder.write()
+    assert read_numbers(tmp_path / FILM) == [2, 5, 8, 11]
+    assert len(recorder.frames()) == 12
 
 
 RUN = (
@@ -129,21 +129,21 @@ RUN = (
 )
 
 
-def files(run: Path) -> dict[str, bytes]:
-    """Return the frames and the film of a run."""
+def contents(run: Path) -> dict[str, bytes]:
+    """Return the content of each frame and of the film of a run."""
     return {path.name: path.read_bytes() for path in [*run.glob("frames/*"), run / FILM]}
 
 
 def test_a_resumed_run_has_the_same_frames_and_film(tmp_path: Path) -> None:
-    whole, longer = tmp_path / "whole", tmp_path / "longer"
-    assert main.main([*RUN, "trainer.max_steps=9", f"hydra.run.dir={whole}"]) == 0
-    assert sorted(files(whole)) == [f"{step:08}.png" for step in (3, 6, 9)] + [FILM]
-    assert len(set(files(whole).values())) == 4
-    assert main.main([*RUN, "trainer.max_steps=6", f"hydra.run.dir={longer}"]) == 0
+    uninterrupted, resumed = tmp_path / "uninterrupted", tmp_path / "resumed"
+    assert main.main([*RUN, "trainer.max_steps=9", f"hydra.run.dir={uninterrupted}"]) == 0
+    assert sorted(contents(uninterrupted)) == [f"{step:08}.png" for step in (3, 6, 9)] + [FILM]
+    assert len(set(contents(uninterrupted).values())) == 4
+    assert main.main([*RUN, "trainer.max_steps=6", f"hydra.run.dir={resumed}"]) == 0
     for step in (7, 8):  # as if killed after its last checkpoint
-        (longer / FRAMES / f"{step:08}.png").write_bytes(b"")
-    assert main.main(["resume", str(longer), "trainer.max_steps=9"]) == 0
-    assert files(longer) == files(whole)
+        (resumed / FRAMES / f"{step:08}.png").write_bytes(b"")
+    assert main.main(["resume", str(resumed), "trainer.max_steps=9"]) == 0
+    assert contents(resumed) == contents(uninterrupted)
 
 
 def test_a_task_without_frames_has_no_film(plain_run: Path) -> None:
@@ -151,16 +151,16 @@ def test_a_task_without_frames_has_no_film(plain_run: Path) -> None:
     assert not (plain_run / FILM).exists()
 
 
-@pytest.mark.parametrize(("place", "said"), [(FILM, "Is a directory"), (FRAMES, "File exists")])
+@pytest.mark.parametrize(("name", "reason"), [(FILM, "Is a directory"), (FRAMES, "File exists")])
 def test_a_film_that_cannot_be_written_fails_the_run(
-    place: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
     assert main.main([*RUN, "trainer.max_steps=3", f"hydra.run.dir={run}"]) == 0
     shutil.rmtree(run / FRAMES)
     (run / FILM).unlink()
-    (run / place).mkdir() if place == FILM else (run / place).touch()
+    (run / name).mkdir() if name == FILM else (run / name).touch()
     assert main.main(["resume", str(run), "trainer.max_steps=6"]) == 1
-    assert f"failed: could not write: {said}" in capsys.readouterr().err
+    assert f"failed: could not write: {reason}" in capsys.readouterr().err
     assert json.loads((run / "status.json").read_text())["state"] == "failed"
     assert not list(run.rglob("*.tmp"))

@@ -105,7 +105,7 @@ def test_a_payload_in_hydras_own_keys_is_rejected(
 
 def test_a_stored_run_of_hydra_is_not_unpickled(trap: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for flags in (["--experimental-rerun", "evil.pt"], ["--experimental-rerun=evil.pt"]):
-        assert "--experimental-rerun: not supported because it runs whatever the file says" in rejected(capsys, *flags)
+        assert "--experimental-rerun: not supported because it unpickles a file" in rejected(capsys, *flags)
         rejected(capsys, "resume", "latest", *flags)
 
 

@@ -140,7 +140,7 @@ def test_a_slow_disk_drops_waiting_checkpoints_but_not_the_best(tmp_path: Path) 
         written.append(1)
         free.wait(10)
 
-    checkpoints = Checkpoints(tmp_path, keep_last=9, before=before)
+    checkpoints = Checkpoints(tmp_path, keep_last=9, before_commit=before)
     checkpoints.open()
     checkpoints.save(state(), 1, None)
     while not written:  # until the first is being committed

@@ -84,7 +84,7 @@ def test_a_finished_sweep_has_nothing_left_to_do(
     assert summary_rows(finished / "whole", but=()) == table
     # A sweep is no run, and a command that asks for something else does not go on with it.
     assert main.main(["resume", "whole"]) == 2
-    assert "a sweep, which its own command resumes with -m sweep.resume=whole" in capsys.readouterr().err
+    assert "It is a sweep: to resume it, add sweep.resume=whole to its command." in capsys.readouterr().err
     assert main.main([*DONE, "hydra.sweep.dir=whole", "trainer.resume=auto"]) == 2
     assert "job 0: trainer.resume: the sweep has never, the configuration now auto" in capsys.readouterr().err
 
