@@ -141,7 +141,8 @@ class Data(Protocol):
     """A data set as YAML builds it. The constructor is quick and states the facts; `load` reads everything.
 
     Both raise `dltrain.errors.ConfigError` with the ``data.`` key that is wrong. Optional attributes: ``bad``
-    (`dltrain.data.bad_samples.BadSamples`), ``worker_timeout`` (seconds), and ``fitted``, False if nothing is fitted to
+    (`dltrain.data.bad_samples.BadSamples`), ``worker_timeout`` (seconds), ``describe() -> list[str]`` (what was
+    understood of the files, for the user, once they are loaded), and ``fitted``, False if nothing is fitted to
     the training split, so that the model can be evaluated on other data with the same classes.
     """
 
@@ -154,3 +155,9 @@ class Data(Protocol):
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
         """Read user-provided examples in pieces; an error in one of them is raised when its turn comes."""
+
+
+def describe_data(data: Data) -> list[str]:
+    """Return the lines in which a loaded data set describes its files, if it has any."""
+    describe = getattr(data, "describe", None)
+    return describe() if describe else []

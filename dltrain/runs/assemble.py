@@ -52,6 +52,7 @@ class Components:
     trainer: TrainerConfig
     notes: tuple[str, ...] = ()
     fingerprint: dict[str, str] = dataclasses.field(default_factory=dict)  # by split, once the data are loaded
+    description: list[str] = dataclasses.field(default_factory=list)  # what was understood of the data, likewise
 
     def build_optimizer(self, turn: Turn, steps: int) -> Optimizer:
         """Return the optimizer of one turn for a stage of `steps` steps."""

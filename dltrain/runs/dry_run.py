@@ -13,7 +13,7 @@ from dltrain.config.compose import Job
 from dltrain.data.bad_samples import BadSamples
 from dltrain.data.fingerprint import fingerprint
 from dltrain.data.loader import Batch, Batches
-from dltrain.data.spec import Source, Splits
+from dltrain.data.spec import Source, Splits, describe_data
 from dltrain.data.worker_pool import TIMEOUT_S
 from dltrain.errors import ConfigError, format_error
 from dltrain.optim.kernels import bare_step
@@ -46,6 +46,7 @@ def prepare_run(
     if not isinstance(splits, Splits):
         raise ConfigError(format_error("data._target_", "Splits from load()", type(splits).__name__))
     components.fingerprint = fingerprint(splits)
+    components.description = describe_data(components.data)
     if resumed is not None:
         skipping = components.config["data"].get("on_bad_sample") == "skip"
         provenance.check_same_data(resumed, components.fingerprint, skipping)

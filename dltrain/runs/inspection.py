@@ -2,8 +2,7 @@
 
 from dltrain.config import instantiate
 from dltrain.config.compose import Job
-from dltrain.data.spec import Data
-from dltrain.runs.report import describe_data
+from dltrain.data.spec import Data, describe_data
 
 
 def inspect_data(job: Job) -> list[str]:

@@ -12,7 +12,6 @@ from dltrain import redaction
 from dltrain.config.compose import Job
 from dltrain.config.interpolation import to_yaml
 from dltrain.data.loader import Batches
-from dltrain.data.spec import Data
 from dltrain.loggers.console import Console
 from dltrain.loggers.formatting import format_duration, format_number
 from dltrain.loggers.tracker import Tracker
@@ -66,7 +65,7 @@ class Report:
                 "folder": str(self.folder),
             },
         )
-        for line in describe_data(components.data):
+        for line in components.description:
             if line.startswith(WARNING):
                 self.console.warning(line.removeprefix(WARNING))
             else:
@@ -133,19 +132,13 @@ class Report:
         return {k: v for k, v in {**typed, **redaction.mask(chosen)}.items() if not k.startswith("hydra.")}
 
 
-def describe_data(data: Data) -> list[str]:
-    """Return the lines in which a loaded data set describes its files, if it has any."""
-    describe = getattr(data, "describe", None)
-    return describe() if describe else []
-
-
 def save_metadata(home: run_dir.RunDir, job: Job, components: Components, resumed: bool) -> None:
     """Write the files that say what a run is; a resumed run keeps the environment in which it began."""
     home.write(run_files.JOB, dump_job(job))  # first: from here on the run can be resumed
     home.write(run_files.CONFIG, to_yaml(redaction.mask(components.config)))
     home.write(run_files.COMMAND, command_line(job) + "\n")
-    if lines := describe_data(components.data):
-        home.write(run_files.DATA, "\n".join(lines) + "\n")
+    if components.description:
+        home.write(run_files.DATA, "\n".join(components.description) + "\n")
     if not resumed:
         home.write_json(run_files.ENVIRONMENT, describe_environment(job, components))
 

@@ -1,0 +1,92 @@
+"""Overrides that nobody types on purpose: each composes, or is answered without a traceback and without a folder."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dltrain.cli.main import main
+from dltrain.config.compose import compose
+from dltrain.config.validation import leaves
+
+CHOICES = [
+    ["model=mlp", "data=digits"],
+    ["model=lstm", "data=timeseries"],
+    ["model=gan", "data=ring"],
+    ["model=gpt", "data=text"],
+]
+VALUES = [
+    "-1",
+    "0",
+    "1e999",
+    "1e39",
+    "1" * 5000,
+    "nan",
+    "inf",
+    "null",
+    "true",
+    "''",
+    "[]",
+    "{}",
+    "[1,2]",
+    "{a: 1}",
+    "-",
+]
+VALUES += ["${data}", "${spec.size}", "${spec.sise}", "${nope}", "${oc.env:HOME}", "${trainer}", "${", "a,b", "1 epoch"]
+VALUES += ["glob(*)", "range(1,3)", "'", '"', "\\", "a=b", "#", "é", "0x10", "1_0", "???", "~", "2**3", "none", "auto"]
+
+
+def nearly(random: np.random.Generator, word: str) -> str:
+    """Change, drop or double one letter of a word."""
+    place = int(random.integers(len(word)))
+    return word[:place] + random.choice(["", "x", word[place] * 2]) + word[place + 1 :]
+
+
+def random_words(random: np.random.Generator, keys: list[str]) -> list[str]:
+    """Return one to three overrides, most of them wrong."""
+    words = []
+    for _ in range(random.integers(1, 4)):
+        key = str(random.choice(keys))
+        key = nearly(random, key) if random.random() < 0.2 else key
+        sign = random.choice(["", "", "", "", "+", "++", "~"])
+        words.append(sign + key + ("" if sign == "~" and random.random() < 0.5 else f"={random.choice(VALUES)}"))
+    return words
+
+
+def keys_of(choices: list[str]) -> list[str]:
+    """Return every key of a composed configuration, groups included."""
+    config: Any = compose(choices).config
+    dotted = [key for key, _ in leaves(config)]
+    return sorted({*dotted, *(key.rpartition(".")[0] or key for key in dotted), *config})
+
+
+def check_composition(seed: int, capfd: pytest.CaptureFixture[str]) -> None:
+    """Print a configuration with random overrides: exit code 0 or 2, and one line for each mistake."""
+    random = np.random.default_rng(seed)
+    choices = CHOICES[seed % len(CHOICES)]
+    words = random_words(random, keys_of(choices))
+    code = main([*choices, *words, "--cfg", "job", "--resolve"])
+    error = capfd.readouterr().err
+    assert code in (0, 2), (seed, words, code, error)
+    assert "Traceback" not in error, (seed, words, error)
+    assert code == 0 or error.startswith("dltrain: "), (seed, words, error)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_any_override_composes_or_is_answered_in_lines(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for seed in range(60):
+        check_composition(seed, capfd)
+    assert not list(here.iterdir())
+
+
+@pytest.mark.slow
+def test_many_more_overrides_compose_or_are_answered_in_lines(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for seed in range(60, 3000):
+        check_composition(seed, capfd)
+    assert not list(here.iterdir())
