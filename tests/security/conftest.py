@@ -35,7 +35,10 @@ def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def good_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a finished run."""
     folder = tmp_path_factory.mktemp("good")
-    assert main.main(["model=lstm", "model.hidden_size=4", *SMALL, f"hydra.run.dir={folder / 'run'}"]) == 0
+    assert (
+        main.main(["model=lstm", "model.hidden_size=4", "optimizer=adam", *SMALL, f"hydra.run.dir={folder / 'run'}"])
+        == 0
+    )
     return folder / "run"
 
 

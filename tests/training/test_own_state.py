@@ -61,5 +61,5 @@ def test_what_no_checkpoint_gives_back_is_refused_before_training(
 ) -> None:
     assert main.main([*TYPED, "model=numpy", "hydra.run.dir=run"]) == 2
     said = capsys.readouterr().err
-    assert "model (its state_dict, _extra_state): expected tensors and plain Python, got ndarray" in said
+    assert "model (_extra_state of its state_dict): expected tensors and plain Python, got ndarray" in said
     assert not (here / "run").exists()
