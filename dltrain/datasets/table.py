@@ -92,29 +92,35 @@ class CsvTable:
         self.notation = Notation(header, decimal, tuple(missing_words or ()))
         table = read_csv(existing_file(path, "an existing CSV file"), self.notation, self.bad)
         self.notation = replace(self.notation, trained_on=table)
-        table = drop_rows(table, find_stray_text(table, refuse_mixed=ignore is not None), self.bad)
+        self.table = drop_rows(table, find_stray_text(table, refuse_mixed=ignore is not None), self.bad)
+        features, target = self._choose_columns(column, ignore)
+        self.parts = _split_rows(self.table, target, validation, test, stratify)
+        self._fit(features, target, ignore is not None, day_first)
+
+    def _choose_columns(self, column: str | None, ignore: str | list[str] | None) -> tuple[list[int], int]:
+        """Return the columns to read and the one to predict."""
+        table = self.table
         if len(table) < MIN_ROWS:
             raise ConfigError(format_error("data.path", f"at least {MIN_ROWS} rows in {table.path}", len(table)))
         target = table.index_of(column or table.header[-1])
-        self.left_out = _choose_columns(table, target, ignore)
+        self.left_out = _columns_to_ignore(table, target, ignore)
         features = [index for index, name in enumerate(table.header) if index != target and name not in self.left_out]
         if not features:
             hint = f"Left out: {listed(self.left_out)}" if self.left_out else ""
-            raise ConfigError(
-                format_error("data.path", "a column besides the predicted one", table.header[target], hint)
-            )
+            expected = "a column besides the predicted one"
+            raise ConfigError(format_error("data.path", expected, table.header[target], hint))
         table.indices_of(table.header[index] for index in [*features, target])
         reject_missing(table, [target], "Remove such rows from the file")
         if ignore is not None and reason_to_ignore(table, target) == "texts":
             expected = "a column of classes or numbers to predict"
             raise ConfigError(format_error("data.column", expected, f"{table.header[target]}, {REASONS['texts']}"))
-        self.table = table
-        self.parts = _split_rows(table, target, validation, test, stratify)
-        train = self.parts[0].numpy()
+        return features, target
+
+    def _fit(self, features: list[int], target: int, dates: bool, day_first: bool | None) -> None:
+        """Fit the columns on the training rows, and encode all rows."""
+        table, train = self.table, self.parts[0].numpy()
         self._check_missing(table, features)
-        self.columns: list[Column] = [
-            fit_column(table, index, train, ignore is not None, day_first) for index in features
-        ]
+        self.columns: list[Column] = [fit_column(table, index, train, dates, day_first) for index in features]
         targets, facts = _fit_target(table, target, train)
         self.rows = {"inputs": self._encode(table, features), **targets}
         # One row of what converts a normalized number back; empty for classes.
@@ -201,7 +207,7 @@ def find_stray_text(table: Table, refuse_mixed: bool) -> dict[int, str]:
     return found
 
 
-def _choose_columns(table: Table, target: int, ignore: str | list[str] | None) -> dict[str, str]:
+def _columns_to_ignore(table: Table, target: int, ignore: str | list[str] | None) -> dict[str, str]:
     """Return the columns to leave out, and why."""
     if isinstance(ignore, list):
         table.indices_of(ignore)

@@ -100,56 +100,68 @@ class TimeSeries:
         workers: int = 0,
     ) -> None:
         check_held_out(validation, test)
-        self.validation = validation
-        self.test = test
         self.window = at_least("data.window", window, 1)
         self.horizon = at_least("data.horizon", horizon, 1)
         self.normalise = one_of("data.normalise", normalise, ("last", "window", "train"))
         self.missing = one_of("data.missing", missing, ("refuse", "interpolate", "last"))
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
+        self.validation, self.test = validation, test
         self.group, self.where, self.day_first = group, where, day_first
         bundled = None if path else SERIES[one_of("data.series", series, SERIES)]
         self.path = existing_file(path, "an existing CSV file") if path else BUNDLED / f"{series}.csv"
         self.notation = Notation(header, decimal, tuple(missing_words or ()))
-        self.table = select_rows(read_csv(self.path, self.notation), where)
+        self._read(column)
+        self.season = at_least("data.season", self._find_season(bundled) if season is None else season, 1)
+        self.lead = max(window, 2 * self.season)
+        self._leave_out_short_series()
+        self.spec = self._facts(bundled.unit if bundled else None)
+
+    def _read(self, column: str | list[str] | None) -> None:
+        """Read the file, and find its times, the columns to forecast and the series."""
+        self.table = select_rows(read_csv(self.path, self.notation), self.where)
         self.notation = replace(self.notation, trained_on=self.table)
-        self.times = find_times(self.table, day_first)
+        self.times = find_times(self.table, self.day_first)
         apart = list(self.times.columns) if self.times else []
-        apart += [self.table.index_of(group)] if group else []
+        apart += [self.table.index_of(self.group)] if self.group else []
         self.names, self.left_out = choose_columns(self.table, column, apart)
-        self.series = split_series(self.table, group)
-        if season is None:
-            times = self._first_times()
-            season = bundled.season if bundled else 1 if times is None else infer_season(times)
-            season = season if season * SEASONS <= len(self.series[0].rows) else 1
-        self.lead = max(window, 2 * at_least("data.season", season, 1))
-        self.short = [str(one.name) for one in self.series if not self._is_long(one)] if group else []
-        if 0 < len(self.short) < len(self.series):
-            self.series = [one for one in self.series if self._is_long(one)]
+        self.series = split_series(self.table, self.group)
+
+    def _find_season(self, bundled: BundledSeries | None) -> int:
+        times = self._first_times()
+        found = bundled.season if bundled else 1 if times is None else infer_season(times)
+        return found if found * SEASONS <= len(self.series[0].rows) else 1
+
+    def _leave_out_short_series(self) -> None:
+        """Leave out series of a group without a window in each split, unless that is all of them."""
+        self.short = [str(one.name) for one in self.series if not self._is_long(one)] if self.group else []
+        if len(self.short) < len(self.series):
+            self.series = [one for one in self.series if str(one.name) not in self.short]
+
+    def _facts(self, unit: str | None) -> Spec:
         columns = len(self.names)
-        self.spec = Spec(
-            shape=(window, columns),
-            size=window * columns,
+        return Spec(
+            shape=(self.window, columns),
+            size=self.window * columns,
             features=columns,
-            length=window,
+            length=self.window,
             columns=columns,
-            horizon=horizon,
-            lags=window * columns,
-            season=season,
-            unit=bundled.unit if bundled else None,
+            horizon=self.horizon,
+            lags=self.window * columns,
+            season=self.season,
+            unit=unit,
             target_names=tuple(self.names),
-            series_names=tuple(str(one.name) for one in self.series) if group else None,
+            series_names=tuple(str(one.name) for one in self.series) if self.group else None,
         )
+
+    def _first_times(self) -> pd.Series | None:
+        """Return the times of the first series."""
+        return self.times.dates.times.iloc[self.series[0].rows] if self.times else None
 
     def _is_long(self, one: Series) -> bool:
         """Whether a series has a window in each split."""
         ranges = self._split_ranges(len(one.rows)).values()
         return all(part.count_windows(self.horizon) > 0 for part in ranges)
-
-    def _first_times(self) -> pd.Series | None:
-        """Return the times of the first series."""
-        return self.times.dates.times.iloc[self.series[0].rows] if self.times else None
 
     def load(self) -> Splits:
         """Fill missing values, fit the scales and cut the windows."""
@@ -173,7 +185,7 @@ class TimeSeries:
             if self.group:
                 number = torch.arange(len(windows)).repeat_interleave(torch.tensor([len(part) for part in windows]))
                 rows = {"values": torch.cat(windows), "group": number}
-            scale = Normalize(train, self.window, self.horizon, self.normalise, self.spec.season or 1, name != "train")
+            scale = Normalize(train, self.window, self.horizon, self.normalise, self.season, name != "train")
             sources[name] = Source(rows, scale)
         return Splits(sources["train"], sources.get("val"), sources["test"])
 
@@ -190,7 +202,7 @@ class TimeSeries:
             names = " ".join(table.header[column] for column in self.times.columns)
             first, last = self.times.cells[0], self.times.cells[len(table) - 1]
             lines.append(f"time: {names} from {first} to {last}, step {step_words(times)}")
-        season = f"{self.spec.season} steps" if self.spec.season != 1 else "none found; data.season=STEPS sets one"
+        season = f"{self.season} steps" if self.season != 1 else "none found; data.season=STEPS sets one"
         lines.append(f"season: {season}")
         lines += missing_line(table, map(table.index_of, self.names)) + self.notes
         if self.short:
@@ -242,7 +254,7 @@ class TimeSeries:
         return {**ranges, "test": SplitRange(max(cut + val, self.lead), rows, self.lead)}
 
     def _too_short(self, rows: int) -> ConfigError:
-        window, horizon, season = self.window, self.horizon, self.spec.season
+        window, horizon, season = self.window, self.horizon, self.season
         # Rounding may give a split one row more than its fraction, so start the search below the exact bound.
         least = (window + horizon - 2) / (1 - self.validation - self.test)
         least = max(least, *((horizon - 1) / part for part in (self.validation, self.test) if part))

@@ -52,13 +52,7 @@ class Recurrent(nn.Module):
         super().__init__()
         check_sizes(dropout, features=features, outputs=outputs, vocabulary=vocabulary, linear_skip=linear_skip)
         check_sizes(hidden_size=hidden_size, num_layers=num_layers)
-        if causal and bidirectional:
-            expected = "false, as this task predicts the next step"
-            hint = "The backward direction would read the steps to predict."
-            raise ConfigError(format_error("model.bidirectional", expected, True, hint))
-        if linear_skip is not None and (each_step or vocabulary is not None):
-            expected = "null for tokens and for outputs at every step"
-            raise ConfigError(format_error("model.linear_skip", expected, linear_skip))
+        _check_fit(causal and bidirectional, linear_skip, each_step or vocabulary is not None)
         self.hidden_size, self.bidirectional, self.each_step = hidden_size, bidirectional, each_step
         self.steps = Steps(features, hidden_size, vocabulary)
         self.layers = choose("model.cell", cell, CELLS)(
@@ -98,3 +92,14 @@ def _cell_options(cell: str, activation: str | None) -> dict[str, Any]:
         expected = f"null, as the activation functions of the {cell} are fixed"
         raise ConfigError(format_error("model.activation", expected, activation, "model=rnn takes tanh or relu."))
     return {}
+
+
+def _check_fit(bidirectional: bool, linear_skip: int | None, tokens: bool) -> None:
+    """Reject a backward direction that reads what is to be predicted, and a linear path from tokens or to each step."""
+    if bidirectional:
+        expected = "false, as this task predicts the next step"
+        hint = "The backward direction would read the steps to predict."
+        raise ConfigError(format_error("model.bidirectional", expected, True, hint))
+    if linear_skip is not None and tokens:
+        expected = "null for tokens and for outputs at every step"
+        raise ConfigError(format_error("model.linear_skip", expected, linear_skip))
