@@ -12,7 +12,7 @@ from torch import nn
 
 from dltrain.config import instantiate, schema
 from dltrain.config.compose import Job
-from dltrain.config.facts import fill_facts
+from dltrain.config.facts import Fact, fill_facts
 from dltrain.data.spec import Data, Spec
 from dltrain.errors import ConfigError, OutOfMemory, format_error
 from dltrain.optim.optimizer import Optimizer
@@ -39,6 +39,9 @@ def memory_errors() -> Iterator[None]:
         raise OutOfMemory(f"out of memory: {what}. Use a smaller model or less data.") from error
 
 
+CLASSES = ("classes", "class_names")  # facts that a task of classes asks for
+
+
 @dataclass
 class Components:
     """What a run consists of, before it is trained."""
@@ -52,6 +55,7 @@ class Components:
     trainer: TrainerConfig
     notes: tuple[str, ...] = ()
     fingerprint: dict[str, str] = dataclasses.field(default_factory=dict)  # by split, once the data are loaded
+    asks_for_classes: bool = True  # the YAML of the task names them; otherwise targets that can be both are numbers
     description: list[str] = dataclasses.field(default_factory=list)  # what was understood of the data, likewise
 
     def build_optimizer(self, turn: Turn, steps: int) -> Optimizer:
@@ -107,7 +111,9 @@ def build_components(job: Job) -> Components:
             module.compile()
     notes = compatibility.unused_regularization(job), *precision_notes
     filled = _yaml_values(fill_facts(config, facts))
-    return Components(filled, job.allow, data, task, model, device, trainer, tuple(note for note in notes if note))
+    classes = any(isinstance(value, Fact) and value.name in CLASSES for value in config["task"].values())
+    written = tuple(note for note in notes if note)
+    return Components(filled, job.allow, data, task, model, device, trainer, written, asks_for_classes=classes)
 
 
 def _build_trainer_config(config: dict[str, Any]) -> TrainerConfig:

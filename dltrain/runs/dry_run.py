@@ -76,6 +76,19 @@ def build_batches(components: Components, splits: Splits) -> dict[str, Batches]:
     }
 
 
+class NumbersAsTargets(nn.Module):
+    """Batches in which ``targets`` are the numbers to predict, where a column can serve as classes, too."""
+
+    def __init__(self, prepare: nn.Module) -> None:
+        super().__init__()
+        self.prepare = prepare
+
+    def forward(self, rows: Batch) -> Batch:
+        """Prepare rows."""
+        batch: Batch = self.prepare(rows)
+        return {**batch, "targets": batch["values"]} if "values" in batch else batch
+
+
 def _check_checkpointable(components: Components) -> None:
     """Raise ConfigError if a checkpoint cannot hold the state of the model or task, which may be a user's class."""
     for group, state in (("model", components.model.state_dict()), ("task", components.task.state_dict())):
@@ -90,6 +103,8 @@ def source_batches(
 ) -> Batches:
     """Return batches on the device; those for evaluation are twice as large, as it stores no activations."""
     data = components.data
+    if not components.asks_for_classes:
+        source = dataclasses.replace(source, prepare=NumbersAsTargets(source.prepare))
     return Batches(
         source,
         data.batch_size if training else 2 * data.batch_size,
