@@ -25,7 +25,7 @@ from dltrain.storage.checkpoints import Checkpoints
 from dltrain.training import nan_trace
 from dltrain.training.checkpointing import Diverged
 from dltrain.training.device import is_out_of_memory
-from dltrain.training.evaluation import non_finite
+from dltrain.training.evaluation import has_finite_weights, non_finite
 from dltrain.training.loop import Loop
 from dltrain.training.meters import Timer
 from dltrain.training.run_logger import RunLogger
@@ -107,12 +107,19 @@ class Session:
         except OSError as reason:
             state, error = "failed", failures.describe_write_error(reason, self.home.path, self.checkpoints)
         except Exception as reason:
-            if is_out_of_memory(reason):
-                state, error = "out_of_memory", failures.describe_out_of_memory(reason, self.components)
-            else:
-                state, error = "failed", f"{type(reason).__name__}: {reason}"
-                self.console.error(traceback.format_exc().splitlines())
+            state, error = self._describe_exception(reason)
         return self._finish(state, result, error)
+
+    def _describe_exception(self, reason: Exception) -> tuple[str, str]:
+        """Return how a run ends that raised an exception, and why; one that nothing explains is printed whole."""
+        if is_out_of_memory(reason):
+            return "out_of_memory", failures.describe_out_of_memory(reason, self.components)
+        # A GPU may answer nothing after an error, so only a CPU is asked for its weights.
+        on_cpu = self.loop is not None and self.components.device.device.type == "cpu"
+        if isinstance(reason, ValueError | RuntimeError) and on_cpu and not has_finite_weights(self.components.model):
+            return "diverged", f"a weight is not finite, and so a step failed: {reason}"
+        self.console.error(traceback.format_exc().splitlines())
+        return "failed", f"{type(reason).__name__}: {reason}"
 
     def _train_and_test(self) -> dict[str, Any]:
         save_metadata(self.home, self.job, self.components, resumed=self.saved is not None)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from run_examples import read
 
+from dltrain.cli.main import main
 from dltrain.config import compose
 from dltrain.loggers.console import Console
 from dltrain.runs.launch import Outcome
@@ -58,3 +59,12 @@ def test_a_diverged_job_has_no_value_in_the_summary_of_its_sweep(
     jobs = json.loads((tmp_path / "sweep" / "summary.json").read_text())["jobs"]
     assert [job["state"] for job in jobs] == ["finished", "diverged"]
     assert jobs[0]["value"] is not None and jobs[1]["value"] is None
+
+
+def test_a_step_that_fails_for_non_finite_weights_is_a_divergence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["model=rbm", "data=digits", "model.hidden_size=8", "optimizer.lr=1e30", "regularization.l1=1e38"]
+    assert main([*words, "device=cpu", "trainer.max_steps=2", f"hydra.run.dir={tmp_path / 'run'}"]) == 3
+    error = capfd.readouterr().err
+    assert "diverged" in error and "Traceback" not in error
