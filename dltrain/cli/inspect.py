@@ -1,4 +1,4 @@
-"""``dltrain inspect``: what is understood of a data set, without training."""
+"""``dltrain inspect``: print how a data set is read, without training."""
 
 import argparse
 

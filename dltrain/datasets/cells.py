@@ -15,7 +15,7 @@ MISSING_NUMBERS = MISSING | {"none", "nil", "missing", "nat", "n.a.", "k.a.", "n
 MISSING_NUMBERS |= {"-", "--", "---", "–", "—", ".", "..", "...", "*", "#value!", "#div/0!", "#ref!", "#num!", "#name?"}
 
 POINT, COMMA = MARKS = ".", ","
-BLANKS = " '’\u00a0\u2009\u202f"  # between groups of three digits, beside the other mark
+BLANKS = " '’\u00a0\u2009\u202f"  # may separate groups of three digits, as the other mark may
 UNITS = "%$€£¥₹"
 MANY = 30
 SAMPLE = 10_000  # different cells of a column that are looked at

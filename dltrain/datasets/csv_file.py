@@ -254,7 +254,7 @@ def find_decimal(header: list[str], columns: list[Cells], lines: np.ndarray, rea
         return reader.notation.trained_on.decimal
     for name, one in found.items():
         word = one.ambiguous
-        # Commas between the cells go with decimal points: 4,006 beside 960 groups thousands, and 23.110 is a fraction.
+        # A comma-separated file has decimal points: 4,006 in a column with 960 groups thousands, 23.110 is a fraction.
         usual = (COMMA in word and one.bare) or (POINT in word and not one.bare and one.narrow) if word else True
         if word and not (reader.delimiter == "," and usual):
             line = lines[columns[header.index(name)].codes == columns[header.index(name)].words.index(word)][0]

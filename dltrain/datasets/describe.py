@@ -1,4 +1,4 @@
-"""What a data set understood of its files, in words."""
+"""Lines that describe how a data set read its files."""
 
 from collections.abc import Iterable, Mapping, Sequence
 

@@ -70,7 +70,7 @@ class DateColumn(NamedTuple):
         """Return (rows, 5 or 7), with 0 for missing values.
 
         Raises:
-            ConfigError: A cell is no date in the form of training.
+            ConfigError: A cell is not a date in the format of the training file.
         """
         named = is_time_name(self.name)
         dates = parse_cells(table.columns[column], self.form.day_first, named)
@@ -103,7 +103,7 @@ def fit_column(
         table: The file.
         column: Index of the column.
         train: The training rows.
-        dates: Whether columns of dates are told from words.
+        dates: Whether to recognize columns of dates; otherwise they are columns of words.
         day_first: Whether the day stands before the month; None decides by the column.
 
     Raises:
@@ -148,7 +148,7 @@ def describe_columns(columns: Iterable[Column]) -> dict[str, list[str]]:
 
 
 def reason_to_ignore(table: Table, column: int) -> str | None:
-    """Return why a column cannot help a model: it is empty, identifies the rows, or has a text of its own in each."""
+    """Return why a column cannot help a model: it is empty, identifies the rows, or differs in nearly every row."""
     cells = table.columns[column]
     known = [word for word in cells.words if not table.is_missing_word(word)]
     if not known:

@@ -56,7 +56,7 @@ class Components:
     notes: tuple[str, ...] = ()
     fingerprint: dict[str, str] = dataclasses.field(default_factory=dict)  # by split, once the data are loaded
     asks_for_classes: bool = True  # the YAML of the task names them; otherwise targets that can be both are numbers
-    description: list[str] = dataclasses.field(default_factory=list)  # what was understood of the data, likewise
+    description: list[str] = dataclasses.field(default_factory=list)  # how the files were read, once they are loaded
 
     def build_optimizer(self, turn: Turn, steps: int) -> Optimizer:
         """Return the optimizer of one turn for a stage of `steps` steps."""

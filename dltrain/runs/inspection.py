@@ -6,7 +6,7 @@ from dltrain.data.spec import Data, describe_data
 
 
 def inspect_data(job: Job) -> list[str]:
-    """Read the data of a job and return what was understood of them, a line each."""
+    """Read the data of a job and return lines that describe how they were read."""
     data: Data = instantiate.build(job.resolved["data"], "data", job.allow)
     splits = data.load()
     facts = {"shape": data.spec.shape, "classes": data.spec.classes, "vocabulary": data.spec.vocabulary}

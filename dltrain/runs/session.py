@@ -114,7 +114,7 @@ class Session:
         """Return how a run ends that raised an exception, and why; one that nothing explains is printed whole."""
         if is_out_of_memory(reason):
             return "out_of_memory", failures.describe_out_of_memory(reason, self.components)
-        # A GPU may answer nothing after an error, so only a CPU is asked for its weights.
+        # After an error a GPU may be unusable, so weights are checked on the CPU only.
         on_cpu = self.loop is not None and self.components.device.device.type == "cpu"
         if isinstance(reason, ValueError | RuntimeError) and on_cpu and not has_finite_weights(self.components.model):
             return "diverged", f"a weight is not finite, and so a step failed: {reason}"

@@ -6,7 +6,7 @@ from pathlib import Path
 JOB = "job.yaml"  # the composed configuration, interpolations unresolved: all that a resume needs
 CONFIG = "config.yaml"  # the resolved configuration
 COMMAND = "command.txt"
-DATA = "data.txt"  # what was understood of the files of the data set
+DATA = "data.txt"  # how the files of the data set were read
 ENVIRONMENT = "environment.json"
 STATUS = "status.json"
 RESULT = "result.json"

@@ -1,4 +1,4 @@
-"""Overrides that nobody types on purpose: each composes, or is answered without a traceback and without a folder."""
+"""Random overrides: each composes, or ends with exit code 2, without a traceback and without a folder."""
 
 from pathlib import Path
 from typing import Any
