@@ -118,7 +118,7 @@ def test_a_checkpoint_that_would_run_code_is_rejected(
         if words[0] != "rerun":
             assert main.main(words) == 5, words
             said = capsys.readouterr().err
-            assert "refused" in said
+            assert "rejected" in said
             assert "Traceback" not in said
             assert "weights_only" not in said, "the message must not explain how to load it anyway"
             assert "safe_globals" not in said
