@@ -51,7 +51,7 @@ def parse_dates(cells: pd.Series, day_first: bool | None = None, named_time: boo
 
     Args:
         cells: Stripped text, NaN for missing cells.
-        day_first: Whether the day precedes the month; None decides by the column.
+        day_first: Whether the day precedes the month; None infers it from the column.
         named_time: Whether the name of the column says that it holds times: then years, months as in 202105 and Unix
             times are dates, too.
 

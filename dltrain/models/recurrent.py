@@ -24,8 +24,8 @@ class Recurrent(nn.Module):
         vocabulary: Number of distinct tokens; None for numeric inputs.
         each_step: Return an output at every step; otherwise only after all steps.
         causal: Whether outputs must not depend on later steps; excludes ``bidirectional``.
-        linear_skip: Numbers in an example, of which a linear layer, zero at first, is added to the output after all
-            steps; None for no such layer.
+        linear_skip: Numbers per example; a linear layer on them, initialized to zero, is added to the output after all
+            steps. None for no such layer.
 
     Shape: (B, T, features), images (B, C, H, W) as H steps, or tokens int64 (B, T) -> (B, T, outputs) with
     ``each_step``, otherwise (B, outputs).
