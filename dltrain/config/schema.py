@@ -61,7 +61,7 @@ def choice(*names: str) -> FieldSpec:
 
 
 def parse_interval(value: Any) -> tuple[float, str] | None:
-    """Return ``(2, "epoch")`` for ``"2 epochs"``; a bare number counts steps; None if it is no interval."""
+    """Return ``(2, "epoch")`` for ``"2 epochs"``; a bare number counts steps; None if it is not an interval."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(value))
     unit = (match[2] or "step").removesuffix("s") if match else ""
     if not match or unit not in UNITS or float(match[1]) <= 0:

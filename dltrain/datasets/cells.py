@@ -27,7 +27,7 @@ TIMES = "date time datetime timestamp ts ds year quarter month week day hour dat
 
 
 def is_time_name(name: str) -> bool:
-    """Whether the name of a column says that it holds timestamps."""
+    """Return whether a column is named like one of timestamps."""
     return name.casefold() in TIMES.split()
 
 
@@ -85,7 +85,7 @@ def number_pattern(decimal: str) -> re.Pattern[str]:
 
 
 def parse_numbers(words: Sequence[str], decimal: str) -> np.ndarray:
-    """Return the numbers in float64, with NaN for text and for what is not finite in float64."""
+    """Return the numbers in float64, with NaN for text and for numbers beyond float64."""
     if decimal == POINT and PLAIN.fullmatch("".join(words)):
         try:
             found = np.array(words, dtype=np.float64)

@@ -94,11 +94,11 @@ class Table:
         return self._text[column][self.columns[column].codes]
 
     def is_numeric(self, column: int) -> bool:
-        """Whether a column holds at least one number and no text."""
+        """Return whether a column holds at least one number and no text."""
         return len(self.different_numbers(column)) > 0 and not self._text[column].any()
 
     def is_missing_word(self, word: str) -> bool:
-        """Whether a cell of a column of words is a missing value."""
+        """Return whether a cell of a column of words is a missing value."""
         return word.casefold() in MISSING | self.missing_words
 
     def missing(self, column: int) -> np.ndarray:

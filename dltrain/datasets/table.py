@@ -47,7 +47,7 @@ class CsvTable:
 
     Args:
         path: The file.
-        column: Column to predict; None takes the last one.
+        column: Column to predict; None for the last.
         header: Whether the first line names the columns; otherwise they are called column_1, column_2, ...
         decimal: Decimal mark, ``point`` or ``comma``; None infers it from the rows.
         day_first: Whether 05/06/2020 is the fifth of June; None infers it from the rows.
@@ -230,7 +230,7 @@ def _split_rows(table: Table, target: int, validation: float, test: float, strat
 
 
 def _are_classes(table: Table, target: int) -> bool:
-    """Whether the column to predict holds words, or few different whole numbers."""
+    """Return whether the column to predict holds words, or few different whole numbers."""
     if not table.is_numeric(target):
         return True
     names = table.different_numbers(target)

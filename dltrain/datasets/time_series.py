@@ -159,7 +159,7 @@ class TimeSeries:
         return self.times.dates.times.iloc[self.series[0].rows] if self.times else None
 
     def _is_long(self, one: Series) -> bool:
-        """Whether a series has a window in each split."""
+        """Return whether a series has a window in each split."""
         ranges = self._split_ranges(len(one.rows)).values()
         return all(part.count_windows(self.horizon) > 0 for part in ranges)
 

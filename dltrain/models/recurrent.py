@@ -95,7 +95,7 @@ def _cell_options(cell: str, activation: str | None) -> dict[str, Any]:
 
 
 def _check_fit(bidirectional: bool, linear_skip: int | None, tokens: bool) -> None:
-    """Reject a backward direction that reads what is to be predicted, and a linear path from tokens or to each step."""
+    """Reject a backward direction that reads the targets, and a linear layer from tokens or to every step."""
     if bidirectional:
         expected = "false, as this task predicts the next step"
         hint = "The backward direction would read the steps to predict."

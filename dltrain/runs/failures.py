@@ -51,7 +51,7 @@ def describe_write_error(error: OSError, run: Path, checkpoints: Checkpoints) ->
 
 
 def requeue() -> str:
-    """Ask Slurm to run this process's job again, and return what it answered."""
+    """Requeue this process's Slurm job, and return a message."""
     job = os.environ.get(SLURM_JOB, "")
     call = ["scontrol", "requeue", job]
     try:
