@@ -20,8 +20,8 @@ def describe_csv(path: str, **settings: Any) -> list[str]:
     Raises:
         ConfigError: The file cannot be read at all.
     """
-    names = ("header", "decimal", "missing_words")
-    notation = Notation(**{name: settings[name] or () if name == "missing_words" else settings[name] for name in names})
+    words = settings.get("missing_words") or ()
+    notation = Notation(settings.get("header", True), settings.get("decimal"), tuple(words))
     table = read_csv(Path(path), notation)
     kinds: dict[str, list[str]] = {}
     for column, name in enumerate(table.header):
