@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.running import Mean, confusion, macro_f1
 from dltrain.plots import charts
+from dltrain.tasks.asking import ask
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
 
 NUM_WORST = 6
@@ -43,7 +44,7 @@ class Classification(Task):
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the mean cross-entropy over the examples."""
         targets = batch["targets"]
-        outputs = model(self.model_inputs(batch))
+        outputs = ask(model, batch, inputs=self.model_inputs(batch))
         return Loss(F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing), len(targets))
 
     def model_inputs(self, batch: Batch) -> Tensor:
@@ -55,7 +56,7 @@ class Classification(Task):
         mean, counts, worst = Mean(), None, list[Tensor]()  # worst: inputs, targets, predicted classes, losses
         for batch in batches:
             inputs, targets = self.model_inputs(batch), batch["targets"]
-            logits = model(inputs).float()
+            logits = ask(model, batch, inputs=inputs).float()
             each = F.cross_entropy(logits, targets, reduction="none")
             predicted = logits.argmax(1)
             mean.add(len(targets), loss=each.mean())
@@ -73,7 +74,7 @@ class Classification(Task):
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return the most likely class of each example, by number and name, and the probabilities of all classes."""
         lines = []
-        for row in model(self.model_inputs(batch)).float().softmax(1).tolist():
+        for row in ask(model, batch, inputs=self.model_inputs(batch)).float().softmax(1).tolist():
             best = max(range(len(row)), key=row.__getitem__)
             line = {"class": best, "class_name": self.names[best], "probability": row[best]}
             lines.append({**line, "probabilities": dict(zip(self.names, row, strict=True))})

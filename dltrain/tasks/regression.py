@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from dltrain.errors import ConfigError, choose, format_error
 from dltrain.metrics.running import Mean
+from dltrain.tasks.asking import ask
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Task
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.smooth_l1_loss}
@@ -40,14 +41,14 @@ class Regression(Task):
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the mean distance over the examples."""
-        predicted, targets = model(batch["inputs"]), target_values(batch)
+        predicted, targets = ask(model, batch), target_values(batch)
         return Loss(self.distance(predicted, targets.to(predicted.dtype)), len(predicted))
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return loss, mean absolute error and root mean squared error."""
         mean = Mean()
         for batch in batches:
-            predicted, targets = model(batch["inputs"]).float(), target_values(batch)
+            predicted, targets = ask(model, batch).float(), target_values(batch)
             mean.add(len(predicted), loss=self.distance(predicted, targets))
             add_errors(mean, denormalize_error(predicted - targets, batch))
         return Evaluation(mse_to_rmse(mean.read()))
@@ -55,7 +56,7 @@ class Regression(Task):
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return the numbers of each example in the units of the data, by name."""
         names = self.target_names or [f"value_{n}" for n in range(1, self.targets + 1)]
-        rows = denormalize(model(batch["inputs"]), batch).tolist()
+        rows = denormalize(ask(model, batch), batch).tolist()
         return [dict(zip(names, row, strict=True)) for row in rows]
 
 
