@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
@@ -38,10 +38,12 @@ class Cells:
     Args:
         words: Each different cell once, as text without blanks around it.
         codes: For each row, the index in ``words``.
+        parsed: Decimal mark -> what `numbers` has found.
     """
 
     words: list[str]
     codes: np.ndarray
+    parsed: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, column: Sequence[str], rows: np.ndarray | None = None) -> "Cells":
@@ -49,12 +51,13 @@ class Cells:
 
         Args:
             column: The texts.
-            rows: For each row, the index of its text; None if they are in the order of the rows.
+            rows: For each row, the index of its text, of which each occurs once; None for one text per row.
         """
         words = [word.strip() for word in column]
-        units = {word[0] if word[0] in UNITS else word[-1] for word in words if word.casefold() not in MISSING}
-        if len(units) == 1 and (unit := units.pop()) in UNITS:
+        if unit := _find_unit(words):
             words = [word.strip(unit).strip() for word in words]
+        if rows is not None and words == column:
+            return cls(words, rows)
         codes, once = pd.factorize(np.array(words, dtype=object))
         return cls(list(once), codes if rows is None else codes[rows])
 
@@ -66,13 +69,34 @@ class Cells:
 
     def select(self, rows: np.ndarray) -> "Cells":
         """Return some rows, and only the words that occur in them."""
+        if len(rows) == len(self) and (rows == np.arange(len(self))).all():
+            return self
         used, codes = np.unique(self.codes[rows], return_inverse=True)
         return Cells([self.words[code] for code in used], codes)
+
+    def numbers(self, decimal: str) -> np.ndarray:
+        """Return the number in each word in float64, with NaN for text and missing values."""
+        if decimal not in self.parsed:
+            self.parsed[decimal] = parse_numbers(self.words, decimal)
+        return self.parsed[decimal]
 
     def among(self, words: Iterable[str]) -> np.ndarray:
         """Return for each row whether its cell, in lower case, is one of ``words``."""
         known = frozenset(words)
         return np.array([word.casefold() in known for word in self.words], dtype=bool)[self.codes]
+
+
+def _find_unit(words: Sequence[str]) -> str:
+    """Return the unit at the start or end of all words that are no missing values, or an empty string."""
+    found = ""
+    for word in words:
+        if word.casefold() in MISSING:
+            continue
+        unit = word[0] if word[0] in UNITS else word[-1]
+        if unit not in UNITS or (found and unit != found):
+            return ""
+        found = unit
+    return found
 
 
 @cache
@@ -94,6 +118,8 @@ def parse_numbers(words: Sequence[str], decimal: str) -> np.ndarray:
             pass
     pattern, kept = number_pattern(decimal), f"0123456789eE+-{decimal}"
     numbers = np.full(len(words), np.nan)
+    if not re.search(f"^(?:{pattern.pattern})$", "\n".join(words), re.ASCII | re.MULTILINE):
+        return numbers  # no number at all, in one search
     for place, word in enumerate(words):
         if pattern.fullmatch(word):
             digits = "".join(letter for letter in word.replace("−", "-") if letter in kept)

@@ -82,7 +82,8 @@ def read_csv(path: Path, notation: Notation | None = None, bad: BadSamples | Non
             frame = pd.read_csv(io.StringIO(text, newline=""), sep=reader.delimiter, index_col=False, **options)
             columns = []
             for number in range(width):
-                codes, words = pd.factorize(frame[number].iloc[-len(lines) :])
+                # An array of objects: indexing one of pandas' own strings is slow.
+                codes, words = pd.factorize(frame[number].iloc[-len(lines) :].to_numpy(dtype=object))
                 columns.append(Cells.of(list(words), codes))
             return reader.table(columns, lines)
         # A single column, in which an empty line is a missing value, or lines that are wrong.

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dltrain.data.bad_samples import BadSamples
-from dltrain.datasets.cells import MISSING, MISSING_NUMBERS, POINT, Cells, parse_numbers
+from dltrain.datasets.cells import MISSING, MISSING_NUMBERS, POINT, Cells
 from dltrain.errors import ConfigError, format_error, suggest
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -70,7 +70,7 @@ class Table:
 
     @cached_property
     def _numbers(self) -> list[np.ndarray]:
-        return [parse_numbers(cells.words, self.decimal) for cells in self.columns]
+        return [cells.numbers(self.decimal) for cells in self.columns]
 
     @cached_property
     def _text(self) -> list[np.ndarray]:
