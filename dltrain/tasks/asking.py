@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -28,17 +28,17 @@ def ask(model: nn.Module, batch: Mapping[str, Any], **more: Any) -> Any:
         ConfigError: The batch has ``lengths`` or ``state``, and `forward` has no such argument.
     """
     fields = {**batch, **more} if more else batch
-    named = _named_fields(type(model), tuple(fields))
+    named = _named_fields(type(model).forward, tuple(fields))
     return model(fields["inputs"], **{name: fields[name] for name in named})
 
 
 @functools.cache
-def _named_fields(kind: type[nn.Module], fields: tuple[str, ...]) -> tuple[str, ...]:
+def _named_fields(forward: Callable[..., Any], fields: tuple[str, ...]) -> tuple[str, ...]:
     """Return which of the fields, besides the inputs, the `forward` of a class names."""
-    parameters = list(inspect.signature(kind.forward).parameters.values())[2:]  # after self and the inputs
+    parameters = list(inspect.signature(forward).parameters.values())[2:]  # after self and the inputs
     names = {parameter.name for parameter in parameters if parameter.kind in KEYWORDS}
     for field, consequence in INDISPENSABLE.items():
         if field in fields and field not in names:
-            reason = f"{kind.__name__}.forward has no argument {field}: it would {consequence}"
+            reason = f"{forward.__qualname__} has no argument {field}: it would {consequence}"
             raise ConfigError(f"model: not supported for these data because {reason}")
     return tuple(name for name in fields if name in names)
