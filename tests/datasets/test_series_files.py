@@ -95,8 +95,8 @@ def test_dates_with_two_readings_are_refused_unless_the_order_is_given(tmp_path:
 
 
 def test_missing_rows_are_counted(tmp_path: Path) -> None:
-    kept = np.delete(np.arange(200), range(50, 68))
-    data = read(write(tmp_path, date=DAYS.strftime("%Y-%m-%d")[kept], value=VALUES[kept]))
+    remaining = np.delete(np.arange(200), range(50, 68))
+    data = read(write(tmp_path, date=DAYS.strftime("%Y-%m-%d")[remaining], value=VALUES[remaining]))
     assert any("18 rows are missing, first before 2020-03-09 in line 52" in line for line in data.describe())
 
 
