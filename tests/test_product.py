@@ -114,13 +114,13 @@ def composed(model: str, data: str, task: str, small_data: Callable[[str], list[
     return compose.compose([f"model={model}", f"task={task}", *small_data(data), *SMALLER.get(model, []), *more])
 
 
-def test_every_option_is_known_to_these_tests() -> None:
+def test_every_option_is_covered_by_these_tests() -> None:
     assert set(OPTIONS["model"]) == set(FITS)
     assert set(OPTIONS["data"]) == set(TASKS)
     assert set(OPTIONS["task"]) == set.union({"perceptron_rule"}, *TASKS.values(), *map(set, MADE_FOR.values()))
 
 
-def test_every_setting_is_tried() -> None:
+def test_every_setting_is_covered_by_these_tests() -> None:
     assert sorted(itertools.chain(*SETTINGS_OF.values())) == sorted(SETTINGS)
 
 
@@ -135,7 +135,7 @@ def others_are_slow(default: list[tuple[str, str, str]], triples: Iterable[tuple
 
 
 @pytest.mark.parametrize(("model", "data", "task"), others_are_slow(COVERING, TRAINED))
-def test_a_sensible_pair_trains_evaluates_saves_and_loads_back_equal(
+def test_a_compatible_pair_trains_evaluates_and_gives_the_same_metrics_after_loading(
     model: str, data: str, task: str, here: Path, small_data: Callable[[str], list[str]], own_files: dict[str, Path]
 ) -> None:
     more = ["trainer.max_steps=2", f"hydra.run.dir={here}/run", "device=cpu"]
@@ -165,9 +165,7 @@ def test_a_sensible_pair_trains_evaluates_saves_and_loads_back_equal(
         [t for t in TRAINED if t[2] not in NEVER_NOTHING],
     ),
 )
-def test_one_batch_can_be_learned_by_heart(
-    model: str, data: str, task: str, small_data: Callable[[str], list[str]]
-) -> None:
+def test_one_batch_can_be_overfitted(model: str, data: str, task: str, small_data: Callable[[str], list[str]]) -> None:
     column = ["data.column=price"] if task == "regression" else []
     components = assemble.build_components(composed(model, data, task, small_data, "device=cpu", *column))
     whole = next(dry_run.build_batches(components, components.data.load())["train"].epoch(0))
@@ -202,7 +200,7 @@ def jobs_to_refuse(data: str, small_data: Callable[[str], list[str]]) -> Iterato
 @pytest.mark.parametrize(
     "data", [pytest.param(data, marks=pytest.mark.slow) if data in ALIKE else data for data in OPTIONS["data"]]
 )
-def test_every_other_pair_is_refused_and_told_what_fits(
+def test_every_incompatible_pair_is_rejected_with_compatible_options(
     data: str, here: Path, small_data: Callable[[str], list[str]]
 ) -> None:
     count = 0
@@ -225,7 +223,7 @@ def test_every_experiment_runs(name: str, here: Path, data_root: Path, monkeypat
     assert launch.train(job, Console(), 0.0).exit_code == 0
 
 
-def test_every_key_of_regularization_is_read_by_something() -> None:
+def test_every_key_of_regularization_is_used() -> None:
     keys = set(OmegaConf.load(CONF / "regularization" / "none.yaml"))
     written = "".join(file.read_text() for file in CONF.rglob("*.yaml"))
     code = "".join(

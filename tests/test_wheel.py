@@ -73,7 +73,7 @@ def test_the_wheel_trains_from_an_empty_folder(command: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_model_that_the_user_wrote_trains_once_its_module_is_allowed(command: Path, tmp_path: Path) -> None:
+def test_a_user_model_trains_if_its_module_is_allowed(command: Path, tmp_path: Path) -> None:
     (tmp_path / "their_module.py").write_text(MODEL)
     (tmp_path / "my_conf" / "model").mkdir(parents=True)
     (tmp_path / "my_conf" / "model" / "mine.yaml").write_text(YAML)

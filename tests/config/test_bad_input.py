@@ -179,7 +179,7 @@ def split(command: str) -> list[str]:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_an_unavailable_device_is_refused(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unavailable_device_is_rejected(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["device=cuda"]) == 2
     check_errors(capsys.readouterr().err, [["device", "a device of this machine", "cuda", "Usable here:", "cpu"]])
 
@@ -193,7 +193,7 @@ def test_an_incompatible_pair_is_reported_together_with_a_missing_path(
 
 
 @pytest.mark.parametrize("flags", [[], ["-m"]])
-def test_an_output_folder_that_cannot_be_created_is_refused(
+def test_an_output_folder_that_cannot_be_created_is_rejected(
     workdir: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
 ) -> None:
     (workdir / "outputs").write_text("a file, not a folder")

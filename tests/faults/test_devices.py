@@ -47,7 +47,7 @@ def as_if_from_cuda(path: Path) -> None:
     update_manifest(path)
 
 
-def test_a_checkpoint_from_a_gpu_goes_on_on_a_cpu(
+def test_a_checkpoint_from_a_gpu_resumes_on_a_cpu(
     stopped: Callable[..., Path], dltrain: Callable[..., Child], whole_run: Callable[[str], Path], data_root: Path
 ) -> None:
     run = stopped(*recipe("forecast", data_root))
@@ -64,7 +64,7 @@ def test_a_checkpoint_from_a_gpu_goes_on_on_a_cpu(
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("before", "after"), [("true", "false"), ("false", "true")])
-def test_a_checkpoint_of_a_compiled_model_is_that_of_the_model(
+def test_a_checkpoint_resumes_with_and_without_torch_compile(
     before: str, after: str, stopped: Callable[..., Path], dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
     command = [

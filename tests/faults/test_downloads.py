@@ -60,7 +60,7 @@ def left(root: Path) -> list[str]:
     return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.suffix != ".lock")
 
 
-def test_a_download_that_breaks_off_leaves_nothing_and_the_next_one_is_whole(mirror: Mirror, tmp_path: Path) -> None:
+def test_a_truncated_download_leaves_no_files_and_the_next_one_succeeds(mirror: Mirror, tmp_path: Path) -> None:
     mirror.truncated = {"t10k-images-idx3-ubyte.gz"}  # three of four arrive
     with pytest.raises(ConfigError, match=r"data\.download"):
         MNIST(root=str(tmp_path), download=True).load()
@@ -74,7 +74,7 @@ def test_a_download_that_breaks_off_leaves_nothing_and_the_next_one_is_whole(mir
 
 
 @pytest.mark.faults
-def test_a_killed_download_leaves_nothing_that_the_next_one_uses(mirror: Mirror, tmp_path: Path) -> None:
+def test_the_next_download_uses_no_files_of_a_killed_one(mirror: Mirror, tmp_path: Path) -> None:
     mirror.pause = 30
     process = download(tmp_path, mirror)
     while not mirror.requests:
@@ -89,7 +89,7 @@ def test_a_killed_download_leaves_nothing_that_the_next_one_uses(mirror: Mirror,
 
 
 @pytest.mark.faults
-def test_an_interrupted_download_leaves_nothing(mirror: Mirror, tmp_path: Path) -> None:
+def test_an_interrupted_download_leaves_no_files(mirror: Mirror, tmp_path: Path) -> None:
     mirror.pause = 30
     process = download(tmp_path, mirror)
     while not mirror.requests:
@@ -100,7 +100,7 @@ def test_an_interrupted_download_leaves_nothing(mirror: Mirror, tmp_path: Path) 
     assert left(tmp_path) == []
 
 
-def test_a_file_torn_by_something_else_is_downloaded_again(mirror: Mirror, tmp_path: Path) -> None:
+def test_a_truncated_data_file_is_downloaded_again(mirror: Mirror, tmp_path: Path) -> None:
     MNIST(root=str(tmp_path), download=True).load()
     torn = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
     whole = torn.read_bytes()
@@ -111,7 +111,7 @@ def test_a_file_torn_by_something_else_is_downloaded_again(mirror: Mirror, tmp_p
     assert torn.read_bytes() == whole
 
 
-def test_a_download_with_another_hash_is_refused_before_it_is_unpacked(mirror: Mirror, tmp_path: Path) -> None:
+def test_a_download_with_a_wrong_hash_is_rejected_before_it_is_unpacked(mirror: Mirror, tmp_path: Path) -> None:
     bomb = zip_bomb(tmp_path / "bomb.gz")
     mirror.files["train-images-idx3-ubyte.gz"] = bomb
     with pytest.raises(ConfigError, match=r"data\.download.*corrupted"):
@@ -127,7 +127,7 @@ def zip_bomb(path: Path) -> bytes:
 
 
 @pytest.mark.faults
-def test_downloads_side_by_side_fetch_each_file_once(mirror: Mirror, tmp_path: Path) -> None:
+def test_simultaneous_downloads_fetch_each_file_once(mirror: Mirror, tmp_path: Path) -> None:
     mirror.pause = 0.3
     processes = [download(tmp_path, mirror) for _ in range(3)]
     found = [process.communicate(timeout=120) for process in processes]
@@ -135,7 +135,7 @@ def test_downloads_side_by_side_fetch_each_file_once(mirror: Mirror, tmp_path: P
     assert mirror.requests == dict.fromkeys(mirror.files, 1)
 
 
-def test_without_a_network_the_command_that_fetches_by_hand_is_said_and_it_works(
+def test_without_a_network_the_error_gives_a_working_download_command(
     mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "a folder"
@@ -166,7 +166,7 @@ def member(name: str, link: str | None = None, hard: bool = False) -> tarfile.Ta
 
 @pytest.mark.parametrize("trusted", [False, True], ids=["another hash", "the right hash"])
 @pytest.mark.parametrize("kind", ["above", "absolute", "symbolic link", "hard link", "device"])
-def test_an_archive_that_would_write_elsewhere_is_refused(
+def test_an_archive_that_would_write_outside_its_folder_is_rejected(
     kind: str, trusted: bool, cifar: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outside, root = tmp_path / "outside", tmp_path / "root"
@@ -200,7 +200,7 @@ class Bomb:
         return os.system, (f"touch {self.canary}",)
 
 
-def test_a_pickled_file_of_cifar10_with_another_hash_is_not_read(tmp_path: Path) -> None:
+def test_a_pickled_cifar10_file_with_a_wrong_hash_is_not_read(tmp_path: Path) -> None:
     folder, canary = tmp_path / "cifar-10-batches-py", tmp_path / "canary"
     folder.mkdir()
     for name in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"):
@@ -222,7 +222,7 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize("name", ARRAYS)
-def test_arrays_of_objects_are_refused_and_none_is_made(name: str, tmp_path: Path) -> None:
+def test_arrays_of_objects_are_rejected_and_not_unpickled(name: str, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     evil = np.array([Bomb(canary)] * 8, dtype=object)
     np.savez(tmp_path / "a.npz", **{**ARRAYS, name: evil})
@@ -238,7 +238,7 @@ def test_arrays_of_objects_are_refused_and_none_is_made(name: str, tmp_path: Pat
     assert canary.exists()  # it would have
 
 
-def test_arrays_that_are_larger_than_the_memory_are_refused_unread(tmp_path: Path) -> None:
+def test_arrays_larger_than_memory_are_rejected_without_reading_them(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     with zipfile.ZipFile(path, "w") as bomb:
         for name in ARRAYS:
@@ -250,7 +250,7 @@ def test_arrays_that_are_larger_than_the_memory_are_refused_unread(tmp_path: Pat
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.95])
-def test_a_torn_file_of_arrays_is_refused_by_name(part: float, tmp_path: Path) -> None:
+def test_a_truncated_npz_file_is_rejected_with_its_name(part: float, tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez_compressed(path, **{**ARRAYS, "x_train": np.random.default_rng(0).random((8, 300))})
     path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
@@ -258,7 +258,7 @@ def test_a_torn_file_of_arrays_is_refused_by_name(part: float, tmp_path: Path) -
         Npz(str(path)).load()
 
 
-def test_a_flipped_bit_in_arrays_is_refused(tmp_path: Path) -> None:
+def test_a_flipped_bit_in_an_npz_file_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, **{**ARRAYS, "x_train": np.random.default_rng(0).random((8, 300))})
     content = bytearray(path.read_bytes())

@@ -76,7 +76,7 @@ def thinned(state: dict[str, Any]) -> None:
     [shortened, *(pytest.param(f, marks=pytest.mark.faults) for f in (emptied, lengthened_steps, thinned))],
     ids=lambda f: f.__name__,
 )
-def test_a_state_that_has_not_the_shape_of_its_weights_is_refused(change: Callable[..., None], sent: Path) -> None:
+def test_an_optimizer_state_with_the_wrong_shape_is_rejected(change: Callable[..., None], sent: Path) -> None:
     forge(sent, change)
     before = {file: file.read_bytes() for file in (sent / "checkpoints").glob("*.pt")}
     command = [sys.executable, "-m", "dltrain", "resume", str(sent), "trainer.max_steps=4"]
@@ -94,7 +94,7 @@ def stretched(state: dict[str, Any]) -> None:
 
 
 @pytest.mark.faults
-def test_a_state_whose_memory_is_smaller_than_its_shape_is_laid_out_anew(sent: Path) -> None:
+def test_an_optimizer_state_with_zero_strides_is_copied_to_contiguous_memory(sent: Path) -> None:
     forge(sent, stretched)
     command = [sys.executable, "-m", "dltrain", "resume", str(sent), "trainer.max_steps=4"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
@@ -128,7 +128,7 @@ def test_a_state_whose_memory_is_smaller_than_its_shape_is_laid_out_anew(sent: P
 @pytest.mark.parametrize(
     "verb", ["resume", *(pytest.param(verb, marks=pytest.mark.faults) for verb in ("evaluate", "generate"))]
 )
-def test_a_state_of_another_form_is_refused_in_one_line(
+def test_a_checkpoint_with_an_invalid_state_is_rejected_without_a_traceback(
     verb: str, change: Callable[[dict[str, Any]], Any], sent: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     forge(sent, change)
@@ -147,7 +147,7 @@ class Evil:
         return Path.touch, (self.canary,)
 
 
-def test_weights_that_a_library_finds_in_its_cache_are_loaded_as_data_only(
+def test_cached_weights_of_a_library_are_never_unpickled(
     sent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # torchvision itself asks torch for a load that runs what the file says, and does not look at what lies there.
@@ -181,7 +181,7 @@ def test_weights_that_a_library_finds_in_its_cache_are_loaded_as_data_only(
         ("optimizer", "torch.nn.Identity"),
     ],
 )
-def test_a_target_does_what_its_place_asks_for_and_nothing_else(
+def test_a_target_of_the_wrong_kind_for_its_group_is_rejected(
     group: str, target: str, sent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = yaml.safe_load((sent / "job.yaml").read_text())
@@ -195,7 +195,7 @@ def test_a_target_does_what_its_place_asks_for_and_nothing_else(
 PAGE = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
 
 
-def test_no_picture_is_handed_to_another_program(
+def test_images_are_never_passed_to_an_external_program(
     sent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     programs = tmp_path / "bin"

@@ -25,7 +25,7 @@ SAMPLE = {11}  # the kill that runs by default
 @pytest.mark.parametrize(
     "number", [pytest.param(n, marks=[] if n in SAMPLE else [pytest.mark.faults]) for n in range(KILLS)]
 )
-def test_a_run_killed_at_a_random_step_and_begun_again_ends_with_the_same_bytes(
+def test_a_run_killed_at_a_random_step_resumes_to_identical_results(
     number: int,
     whole_run: Callable[[str], Path],
     start: Callable[..., Child],
@@ -50,7 +50,7 @@ def test_a_run_killed_at_a_random_step_and_begun_again_ends_with_the_same_bytes(
 
 
 @pytest.mark.faults
-def test_processes_of_their_own_agree_to_the_bit_too(
+def test_a_kill_and_resume_in_separate_interpreters_gives_identical_results(
     gate: Gate, whole_run: Callable[[str], Path], data_root: Path, tmp_path: Path
 ) -> None:
     """Forked children share what an interpreter draws when it starts, the seed of its hashes among it; these do not."""
@@ -70,7 +70,7 @@ def test_processes_of_their_own_agree_to_the_bit_too(
 
 
 @pytest.mark.faults
-def test_a_kill_while_the_result_is_written_leaves_every_figure_once(
+def test_a_kill_before_the_result_is_written_duplicates_no_metrics_or_pictures(
     whole_run: Callable[[str], Path],
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
@@ -93,14 +93,14 @@ BIG = [
 ]
 
 
-def test_a_kill_during_a_save_never_costs_a_good_checkpoint(
+def test_a_kill_during_a_save_damages_no_existing_checkpoint(
     start: Callable[..., Child], dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
     kill_during_saves(3, start, dltrain, tmp_path)
 
 
 @pytest.mark.faults
-def test_forty_kills_during_saves_never_cost_a_good_checkpoint(
+def test_forty_kills_during_saves_damage_no_existing_checkpoint(
     start: Callable[..., Child], dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
     kill_during_saves(SAVES, start, dltrain, tmp_path)

@@ -29,9 +29,7 @@ def steps_of(run: Path) -> list[Any]:
     return [job.config.trainer.max_steps, config.trainer.max_steps, overrides]
 
 
-def test_a_run_that_is_trained_on_equals_one_that_was_asked_for_all_of_it(
-    dltrain: Callable[..., Child], tmp_path: Path
-) -> None:
+def test_extending_a_finished_run_equals_one_long_run(dltrain: Callable[..., Child], tmp_path: Path) -> None:
     for name, steps in (("short", 10), ("long", 20)):
         assert dltrain(*COMMON, f"trainer.max_steps={steps}", f"hydra.run.dir={tmp_path / name}").code == 0
     short = tmp_path / "short"
@@ -46,7 +44,7 @@ def test_a_run_that_is_trained_on_equals_one_that_was_asked_for_all_of_it(
     assert again.code == 0 and "this run is finished" in again.stderr
 
 
-def test_a_run_that_cannot_go_on_keeps_all_that_it_had(dltrain: Callable[..., Child], tmp_path: Path) -> None:
+def test_a_failed_resume_removes_no_files(dltrain: Callable[..., Child], tmp_path: Path) -> None:
     for number in range(16):
         folder = tmp_path / "pictures" / ("ab"[number % 2])
         folder.mkdir(parents=True, exist_ok=True)

@@ -54,7 +54,7 @@ def assert_same_sweep(home: Path, whole: Path) -> None:
 
 @pytest.mark.parametrize("moment", ["train-12", pytest.param("train-2", marks=pytest.mark.faults)])
 @pytest.mark.faults
-def test_a_sweep_killed_in_its_third_job_goes_on_there_and_touches_no_finished_one(
+def test_a_sweep_killed_in_its_third_job_resumes_there_and_leaves_finished_jobs_unchanged(
     moment: str,
     whole_sweep: Path,
     start: Callable[..., Child],
@@ -85,7 +85,7 @@ def test_a_sweep_killed_in_its_third_job_goes_on_there_and_touches_no_finished_o
     assert [f"job {n} of 4: seed={n - 1} (finished, not run again)" in again.stderr for n in (1, 2, 3)] == [1, 1, 0]
 
 
-def test_a_second_sweep_in_the_same_folder_is_refused_while_the_first_lives(
+def test_a_second_sweep_in_the_same_folder_is_rejected_while_the_first_runs(
     start: Callable[..., Child], dltrain: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Path
 ) -> None:
     home = tmp_path / "cut"
@@ -103,7 +103,7 @@ def test_a_second_sweep_in_the_same_folder_is_refused_while_the_first_lives(
 
 @pytest.mark.faults
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_sweep_within_seconds_and_it_goes_on(
+def test_a_signal_stops_a_sweep_within_seconds_and_it_can_be_resumed(
     number: signal.Signals,
     whole_sweep: Path,
     start: Callable[..., Child],
@@ -128,7 +128,7 @@ def test_a_signal_ends_a_sweep_within_seconds_and_it_goes_on(
 
 
 @pytest.mark.faults
-def test_a_sweep_killed_again_and_again_ends_as_one_that_never_was(
+def test_a_sweep_killed_repeatedly_ends_with_the_same_bytes_as_an_undisturbed_one(
     whole_sweep: Path,
     start: Callable[..., Child],
     dltrain: Callable[..., Child],

@@ -2,11 +2,11 @@
 
 | row | tests |
 | --- | --- |
-| 33 | test_a_killed_worker_is_named_at_once_and_the_run_goes_on_to_the_same_bytes |
-| 33 | test_a_worker_that_is_killed_while_it_waits_is_replaced, test_no_worker_outlives_a_killed_run |
-| 35 | test_a_worker_that_hangs_is_named_and_ended |
-| 36 | test_too_little_shared_memory_is_said_with_the_remedies, test_a_bus_error_is_said_with_the_remedies |
-| 6, 7 | test_a_signal_to_the_whole_group_is_obeyed_between_two_steps |
+| 33 | test_a_killed_worker_is_reported_and_the_run_resumes_to_identical_results |
+| 33 | test_an_idle_worker_that_is_killed_is_replaced, test_no_worker_outlives_a_killed_run |
+| 35 | test_a_hanging_worker_is_reported_and_killed |
+| 36 | test_too_little_shared_memory_is_reported_with_remedies, test_a_bus_error_in_a_worker_is_reported_with_remedies |
+| 6, 7 | test_a_signal_to_the_process_group_stops_the_run_after_its_step |
 """
 
 import contextlib
@@ -82,7 +82,7 @@ def reference(dltrain: Run, tmp_path: Path) -> Callable[[], Path]:
     return run
 
 
-def test_a_killed_worker_is_named_at_once_and_the_run_goes_on_to_the_same_bytes(
+def test_a_killed_worker_is_reported_and_the_run_resumes_to_identical_results(
     waiting: Callable[..., tuple[Child, list[int]]],
     reference: Callable[[], Path],
     dltrain: Run,
@@ -106,7 +106,7 @@ def test_a_killed_worker_is_named_at_once_and_the_run_goes_on_to_the_same_bytes(
     assert_same(run, reference())
 
 
-def test_a_worker_that_is_killed_while_it_waits_is_replaced(tmp_path: Path) -> None:
+def test_an_idle_worker_that_is_killed_is_replaced(tmp_path: Path) -> None:
     splits = ImageFolder(str(paint(tmp_path)), image_size=8).load()
     batches = Batches(splits.train, 4, training=True, workers=2)
     list(batches.epoch(0))
@@ -130,7 +130,7 @@ def test_no_worker_outlives_a_killed_run(waiting: Callable[..., tuple[Child, lis
 
 
 @pytest.mark.faults
-def test_a_worker_that_hangs_is_named_and_ended(
+def test_a_hanging_worker_is_reported_and_killed(
     waiting: Callable[..., tuple[Child, list[int]]], gate: Gate, tmp_path: Path
 ) -> None:
     child, pids = waiting("train-13", "data.worker_timeout=2")
@@ -150,7 +150,7 @@ def test_a_worker_that_hangs_is_named_and_ended(
     ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.faults)]
 )
 @pytest.mark.faults
-def test_a_signal_to_the_whole_group_is_obeyed_between_two_steps(
+def test_a_signal_to_the_process_group_stops_the_run_after_its_step(
     number: signal.Signals,
     code: int,
     waiting: Callable[..., tuple[Child, list[int]]],
@@ -171,7 +171,7 @@ def test_a_signal_to_the_whole_group_is_obeyed_between_two_steps(
     assert_same(run, reference())
 
 
-def test_a_bus_error_is_said_with_the_remedies(
+def test_a_bus_error_in_a_worker_is_reported_with_remedies(
     waiting: Callable[..., tuple[Child, list[int]]], gate: Gate, tmp_path: Path
 ) -> None:
     child, pids = waiting("train-13")
@@ -183,7 +183,7 @@ def test_a_bus_error_is_said_with_the_remedies(
 
 
 @pytest.mark.faults
-def test_too_little_shared_memory_is_said_with_the_remedies(tmp_path: Path) -> None:
+def test_too_little_shared_memory_is_reported_with_remedies(tmp_path: Path) -> None:
     narrow = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     mount = "mount -t tmpfs -o size=64k tmpfs /dev/shm"
     if subprocess.run([*narrow, mount], capture_output=True, check=False).returncode:
