@@ -1,4 +1,4 @@
-"""The import rules: which package may know which, and where a library may be used."""
+"""Import rules: which packages a package may import, and where each library may be used."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dltrain"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# Each package may import those of earlier floors; packages of one floor never import one another.
+# Each package may import those on lower floors; packages on the same floor never import one another.
 FLOORS = [
     ["redaction"],
     ["errors"],
@@ -25,7 +25,7 @@ FLOORS = [
     ["cli"],
 ]
 FLOOR = {package: floor for floor, packages in enumerate(FLOORS) for package in packages}
-# Imported before anything is known to be right, so without torch.
+# Used to report errors before training, so they must not import torch.
 LIGHT = [
     "redaction",
     "errors",
@@ -48,7 +48,7 @@ def package_of(file: Path) -> str:
 
 
 def imported(file: Path, top_only: bool = False) -> set[str]:
-    """All modules a file imports, wherever in the file, or only at its top."""
+    """Return all modules that a file imports, anywhere or only at its top level."""
     tree = ast.parse(file.read_text())
     found = set()
     for node in tree.body if top_only else ast.walk(tree):
@@ -61,7 +61,7 @@ def imported(file: Path, top_only: bool = False) -> set[str]:
 
 
 def ours(file: Path) -> set[str]:
-    """The packages of dltrain that a file imports."""
+    """Return the packages of dltrain that a file imports."""
     return {name.split(".")[1] for name in imported(file) if name.startswith("dltrain.") and "__" not in name}
 
 

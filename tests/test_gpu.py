@@ -1,4 +1,4 @@
-"""What only an NVIDIA GPU can show: precision, determinism, moving to a CPU, and steps that never wait."""
+"""Tests that need an NVIDIA GPU: precision, determinism, moving to a CPU, and steps without synchronization."""
 
 import io
 import itertools
@@ -39,7 +39,7 @@ def train(folder: Path, *overrides: str) -> launch.Outcome:
 
 @pytest.fixture(scope="module")
 def mnist() -> list[str]:
-    """The recipe for LeNet-5, if the real MNIST is at hand."""
+    """Return the overrides of LeNet-5 on the real MNIST, or skip the test if the data are missing."""
     overrides = ["experiment=lenet5_mnist", GPU]
     try:
         assemble.build_components(compose.compose([*overrides, "device=cpu"])).data.load()
@@ -50,7 +50,7 @@ def mnist() -> list[str]:
 
 @pytest.fixture(scope="module")
 def fp32(mnist: list[str], tmp_path_factory: pytest.TempPathFactory) -> float:
-    """The test accuracy that full precision reaches."""
+    """Return the test accuracy of full precision."""
     outcome = train(tmp_path_factory.mktemp("fp32") / "run", *mnist, "device.precision=fp32")
     assert outcome.result["test"]["accuracy"] >= 0.985
     return outcome.result["test"]["accuracy"]
@@ -87,7 +87,7 @@ def test_auto_selects_the_gpu_and_bf16_if_supported(small_data: Callable[[str], 
 def test_two_deterministic_runs_give_identical_checkpoints(overrides: list[str], tmp_path: Path) -> None:
     found = []
     for name in ("first", "second"):
-        # In processes of their own, since cuBLAS reads its workspace setting when CUDA starts.
+        # In separate processes, because cuBLAS reads its workspace setting when CUDA starts.
         words = [
             *overrides,
             GPU,

@@ -1,4 +1,4 @@
-"""Secrets are in nothing that a run writes, and all else stays readable."""
+"""Secrets are redacted in everything that a run writes; all other text stays readable."""
 
 import json
 import re
@@ -145,7 +145,7 @@ def test_variables_with_secret_names_are_registered_when_a_job_is_composed(monke
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder with a model that needs secrets."""
+    """Change to a folder with a model that requires secrets."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "online", raising=False)
@@ -165,7 +165,7 @@ def run(*arguments: str) -> int:
 
 
 def refuse_secrets(output: str, *more: str) -> None:
-    """Fail if a secret is in the output, in a run or in the name of one."""
+    """Assert that no secret is in the output, in a run or in the name of a file."""
     for secret in (SECRET, FROM_ENV, "p4ssw0rd", *more):
         assert secret not in output
         for file in Path("runs").rglob("*"):
@@ -208,9 +208,9 @@ def test_messages_contain_no_secret(here: Path, capfd: pytest.CaptureFixture[str
 
 def test_a_secret_swept_over_is_in_no_folder_name_or_summary(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     arguments = [*OWN, "-m", f"model.api_key='{SECRET}',wrong", LOGINS, "hydra.sweep.dir=runs/two"]
-    assert run(*arguments) == 1  # the model refuses the second
+    assert run(*arguments) == 1  # the model rejects the second value
     refuse_secrets("".join(capfd.readouterr()), "wrong")
-    assert run(*arguments, "sweep.resume=runs/two") == 1  # whoever resumes a sweep types its secrets again
+    assert run(*arguments, "sweep.resume=runs/two") == 1  # resuming a sweep requires its secrets again
     assert "job 1 of 2: model.api_key=*** (finished, not run again)" in capfd.readouterr().err
 
 

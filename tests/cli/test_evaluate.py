@@ -1,4 +1,4 @@
-"""``dltrain evaluate``: the metrics of a run, from its folder alone."""
+"""``dltrain evaluate``: the metrics of a run, computed from its folder."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def evaluate(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
 
 
 def content_of(root: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file below a folder: when it was written, and what it holds."""
+    """Return the modification time and content of every file below a folder."""
     files = (file for file in root.rglob("*") if file.is_file())
     return {str(file): (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
 
@@ -52,12 +52,12 @@ def copy_of(run: Path, to: Path) -> Path:
 
 
 def last_validation(run: Path) -> dict[str, Any]:
-    """What the run's log says of its last look at the validation split."""
+    """Return the last logged metrics of the validation split."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if line["split"] == "val"][-1]
 
 
-# --- the same figures ---------------------------------------------------------------------------------------------
+# --- metrics ------------------------------------------------------------------------------------------------------
 
 
 def test_json_metrics_equal_those_of_the_result_exactly(any_run: Path, evaluate: Callable[..., Result]) -> None:
@@ -158,7 +158,7 @@ def test_moved_data_are_accepted_and_different_data_are_rejected(
 def test_other_images_of_the_same_classes_are_accepted_and_other_classes_are_rejected(
     evaluate: Callable[..., Result], tmp_path: Path
 ) -> None:
-    """Grey 40 is class a, grey 200 is class b; in the other folder the labels of every second picture are wrong."""
+    """Grey 40 is class a, grey 200 is class b; in the folder ``other`` half of the labels are wrong."""
     for name, classes, wrong in (("own", "ab", False), ("other", "ab", True), ("strange", "cd", False)):
         for number in range(40):
             shown = classes[number % 2]
@@ -194,7 +194,7 @@ def test_a_sweep_job_whose_folder_name_looks_like_an_override_can_be_evaluated(
     assert evaluate("model=mlp,lr=0.1", "data.batch_size=64").out == evaluate(plain_run).out
 
 
-# --- the folder is left alone -------------------------------------------------------------------------------------
+# --- the folder is unchanged --------------------------------------------------------------------------------------
 
 
 def test_evaluating_a_run_in_progress_writes_nothing(
@@ -237,7 +237,7 @@ def test_a_checkpoint_replaced_while_it_is_read_is_read_again(tmp_path: Path) ->
     assert reads > 10
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

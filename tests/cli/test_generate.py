@@ -1,4 +1,4 @@
-"""``dltrain generate``: samples of the models of runs, as files, through the real command."""
+"""``dltrain generate``: samples of trained models, written to files."""
 
 import csv
 import importlib
@@ -97,14 +97,14 @@ def generated(run: Path, count: int = 64, seed: int = 0, **options: object) -> T
 
 
 def pixels(path: Path) -> Tensor:
-    """A picture as uint8, 3 x height x width."""
+    """Return an image as uint8, 3 x height x width."""
     with Image.open(path) as picture:
         return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
 
 
 @pytest.fixture
 def scans(tmp_path: Path) -> list[Path]:
-    """Three digits as picture files."""
+    """Write three digits to image files."""
     files = []
     for number, picture in enumerate(Digits().load().test.rows["pixels"][:3, 0]):
         files.append(tmp_path / f"scan{number}.png")
@@ -112,7 +112,7 @@ def scans(tmp_path: Path) -> list[Path]:
     return files
 
 
-# An RBM takes 1,000 Gibbs steps per example: narrow ones are faster.
+# An RBM takes 1,000 Gibbs steps per example, so use few hidden units.
 NARROW = {"rbm": ["model.hidden_size=32"], "dbn": ["model.hidden_size=[32,32]"]}
 
 
@@ -167,7 +167,7 @@ def test_given_images_are_shown_above_their_reconstructions(
     remade = generated(run, given=given)
     shown = pixels(Path("generated.png")).int()
     expected = grids.images(torch.cat([unit, remade]), columns=3).int()
-    # Files hold bytes, and digits have 17 shades: all is the same but for rounding.
+    # Equal except for rounding: files contain bytes, and digits have 17 shades.
     assert int((shown - expected).abs().max()) <= 1
     assert generate(run, "--given", *scans, "--out", "remade.npy").code == 0
     assert np.abs(np.load("remade.npy") - remade.numpy()).max() < 1e-3

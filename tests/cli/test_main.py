@@ -1,4 +1,4 @@
-"""The command line: what is imported for an answer, help, flags of Hydra, refusals."""
+"""The command line: imports, help, flags of Hydra and errors."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from dltrain.cli.args import parse
 from dltrain.cli.verbs import VERBS
 from dltrain.config import groups
 
-# Runs the command as its script does, then lists the libraries that it imported.
+# Run the command as its script does, then print the libraries that it imported.
 CHILD = """
 import sys
 from dltrain.cli.main import main
@@ -39,7 +39,7 @@ def child(folder: Path, *words: str, **environment: str) -> subprocess.Completed
 
 
 def imported(ended: subprocess.CompletedProcess[str]) -> set[str]:
-    """The libraries that a child imported."""
+    """Return the libraries that a child imported."""
     return set(ended.stderr.splitlines()[-1].split()[1:])
 
 
@@ -88,7 +88,7 @@ def test_commands_that_do_not_train_import_neither_torch_nor_numpy(
     assert not list(tmp_path.iterdir())
 
 
-# Windows lacks these. (It lacks SIGCHLD, too, but torch looks for that on every other platform.)
+# Windows lacks these. (It also lacks SIGCHLD, but torch requires that on every other platform.)
 NOT_EVERYWHERE = """
 import os, signal, sys
 for name in ("SIGUSR1", "SIGALRM", "SIGBUS", "alarm", "sigtimedwait", "pthread_sigmask"):
@@ -118,7 +118,7 @@ def test_a_platform_without_posix_signals_trains(tmp_path: Path, own_files: dict
 
 @pytest.fixture
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder, in which nothing may appear; Hydra reads and changes what `sys.argv` holds."""
+    """Change to an empty folder, in which no file may be created, and isolate `sys.argv`, which Hydra changes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["dltrain"])
     monkeypatch.setenv("COMP_LINE", "dltrain ")

@@ -1,4 +1,4 @@
-"""A user's own images and arrays from the command line: what is refused, and what prediction prints."""
+"""Images and arrays of a user: errors, and the output of predictions."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``dltrain predict``: what is rejected, with which message."""
+"""``dltrain predict``: errors and their messages."""
 
 import json
 import os

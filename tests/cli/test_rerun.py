@@ -1,4 +1,4 @@
-"""``dltrain rerun``: repeat a run, and list what differs between then and now."""
+"""``dltrain rerun``: repeat a run, and list what has changed since."""
 
 import json
 import re
@@ -26,7 +26,7 @@ class Result(NamedTuple):
     err: str
 
     def differing(self) -> dict[str, str]:
-        """What the command says differs: name -> ``then -> now``."""
+        """Return the reported differences: name -> ``then -> now``."""
         lines = [line.strip() for line in self.err.splitlines() if " -> " in line]
         return dict(re.split(r"\s{2,}", line, maxsplit=1) for line in lines)
 
@@ -129,7 +129,7 @@ def test_the_stored_command_repeats_the_new_run(
     assert repeated.config == found.config
     assert repeated.choices == found.choices
     assert (found.config["optimizer"]["momentum"], found.config["model"]["hidden_size"]) == (0.5, 16)
-    assert found.config["optimizer"]["lr"] != 0.3  # it was the other optimizer's
+    assert found.config["optimizer"]["lr"] != 0.3  # a setting of the replaced optimizer
 
 
 def test_changes_of_a_user_module_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

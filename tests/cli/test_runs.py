@@ -1,4 +1,4 @@
-"""``dltrain runs``: a table of runs from their folders, in whatever state they are."""
+"""``dltrain runs``: a table of runs in any state, computed from their folders."""
 
 import errno
 import json
@@ -19,7 +19,7 @@ from dltrain.storage import run_dir
 
 FinishedRun = Callable[..., Path]
 
-# Lists runs and counts the files it opens below a folder.
+# Run the command and count the files that it opens below a folder.
 COUNT_OPENS = """
 import collections, sys
 from dltrain.cli.main import main
@@ -33,7 +33,7 @@ print(f"torch={'torch' in sys.modules} files={len(opened)} opens={opened.total()
 sys.exit(code)
 """
 
-# Takes a run's folder, says that it runs, and waits to be killed.
+# Lock a run folder, write the status "running", and wait to be killed.
 OWNER = """
 import sys, time
 from pathlib import Path
@@ -69,7 +69,7 @@ def runs(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
 
 
 def put(run: Path, place: Path, age: float = 0.0, **status: Any) -> Path:
-    """A copy of a run at a place, written to so many seconds ago."""
+    """Copy a run to `place`, update its status, and set its modification times to `age` seconds ago."""
     shutil.copytree(run, place, symlinks=True)
     if status:
         known = json.loads((place / "status.json").read_text())
@@ -128,10 +128,10 @@ def test_a_killed_run_is_shown_as_lost_and_one_in_progress_as_running(
         owner.kill()
     dead = runs(run, "--json").rows[0]
     assert (alive["state"], dead["state"]) == ("running", "lost")
-    assert alive["step"] == dead["step"] == 21  # what its log says, not its status
+    assert alive["step"] == dead["step"] == 21  # from the log, not from the status
     manifest = json.loads((run / "checkpoints" / "manifest.json").read_text())
     earlier = max(entry["seconds"] for entry in manifest.values())
-    assert earlier <= dead["time"] < earlier + 60  # what it took until its last checkpoint, and the time since
+    assert earlier <= dead["time"] < earlier + 60  # the time until its last checkpoint and since its start
 
 
 def test_without_file_locks_a_run_whose_process_is_gone_is_shown_as_lost(
@@ -171,7 +171,7 @@ def test_age_is_the_time_since_the_last_write(plain_run: Path, runs: Callable[..
 
 @pytest.fixture
 def several(finished_run: FinishedRun, tmp_path: Path) -> Path:
-    """Five runs: three of a classifier, one of them in a sweep, and two forecasts, with figures of their own."""
+    """Return a folder with five runs: three classifiers, one of them in a sweep, and two forecasters."""
     root = tmp_path / "outputs"
     for name, kind, age, value in (
         ("mlp-digits/b", "plain", 30, 0.5),

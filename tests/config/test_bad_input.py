@@ -51,7 +51,7 @@ TABLE: dict[str, list[list[str]]] = {
     "trainer={epoch: 3}": [["trainer.epoch", "Did you mean trainer.epochs?"]],
     "+trainer.epoch=3": [["trainer.epoch", "Did you mean epochs?"]],
     "~model": [["model", "expected a value"]],
-    # One line per mistake, also for what Hydra itself refuses, with --cfg and without.
+    # One line per error, also for errors of Hydra, with and without --cfg.
     "~model=gru +model=gru ++data=digits model@foo=gru seed=-1": [
         ["~model=gru", "No match in the defaults list"],
         ["+model=gru", "Multiple values for model"],

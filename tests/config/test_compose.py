@@ -1,4 +1,4 @@
-"""From words on a command line to composed runs, and to all mistakes at once."""
+"""Command-line words are composed to runs, and all errors are reported at once."""
 
 from collections.abc import Callable
 from pathlib import Path

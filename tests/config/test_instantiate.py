@@ -1,4 +1,4 @@
-"""From a node of configuration to an object: what YAML may name, and what it may say to it."""
+"""Configuration nodes become objects: allowed targets and their arguments."""
 
 import sys
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def touch(path: str) -> None:
 
 @pytest.fixture
 def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder with a module of the user's own, which says so when it is imported."""
+    """Change to a folder with a user module that creates a file when it is imported."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "theirs", raising=False)
@@ -116,7 +116,7 @@ def test_a_partial_node_becomes_a_function_of_the_remaining_arguments() -> None:
 )
 def test_forbidden_targets_are_neither_imported_nor_called(theirs: Path, target: str) -> None:
     sys.path.insert(0, str(theirs))
-    # The arguments of whatever is hidden behind the name.
+    # Arguments that the targets would accept.
     for arguments in ({}, {"path": "called"}, {"command": "touch called"}, {"args": ["touch", "called"]}):
         (line,) = mistakes({"_target_": target, **arguments})
         assert line.startswith("node._target_: expected ")

@@ -1,4 +1,4 @@
-"""Old names of keys and classes are answered with today's."""
+"""Old names of keys and classes are rejected with their new names."""
 
 import pytest
 

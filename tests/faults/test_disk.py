@@ -1,4 +1,4 @@
-"""A disk that is full, a folder that cannot be written or is gone: the last good checkpoint stays, the message says."""
+"""Full disks, unwritable folders and deleted folders are reported, and the last good checkpoint is kept."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ ROOM = 1_000_000  # more than any other file of these runs
 
 @pytest.fixture
 def stopped(start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Path) -> Path:
-    """A run that was stopped at step 13."""
+    """Return the folder of a run that was stopped at step 13."""
     run = tmp_path / "run"
     gate.close("train-13")
     child = start(*recipe("forecast", data_root), f"hydra.run.dir={run}", environment=gate.environment)
@@ -123,7 +123,7 @@ def test_deleting_the_run_folder_during_training_stops_the_run_with_an_error(
     gate.close(moment)
     child = start(*recipe("forecast", data_root), f"hydra.run.dir={run}", environment=gate.environment)
     gate.reached(child, moment)
-    while run.exists():  # a checkpoint may be on its way there
+    while run.exists():  # a checkpoint may be written at the same time
         shutil.rmtree(run, ignore_errors=True)
     gate.open(moment)
     assert child.wait().code == 1

@@ -1,4 +1,4 @@
-"""Many runs at once, and two that want one folder."""
+"""Simultaneous runs never share a folder."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def test_only_one_of_eight_simultaneous_runs_gets_the_same_folder(start: Callabl
 
 @pytest.fixture
 def busy(start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Path) -> tuple[Child, Path]:
-    """A run at work in step 13."""
+    """Return a run that waits in step 13, and its folder."""
     run = tmp_path / "run"
     gate.close("train-13")
     child = start(*recipe("forecast", data_root), f"hydra.run.dir={run}", environment=gate.environment)
@@ -78,7 +78,7 @@ def test_a_run_whose_process_was_killed_can_be_resumed(
     child, run = busy
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    assert status(run)["state"] == "running"  # it could not say otherwise
+    assert status(run)["state"] == "running"  # a killed process cannot update it
     assert dltrain("resume", str(run), ALLOW).code == 0
     assert_same(run, whole_run("forecast"))
 

@@ -1,4 +1,4 @@
-"""A run folder written by a stranger: its configuration is data, and names nothing that is imported or called."""
+"""Malicious run folders: no target in them is imported or called, and named pipes and links are rejected."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from dltrain.data.inputs import InputFiles
 from dltrain.errors import ConfigError
 
 RUN = ["model=mlp", "data=digits", "device=cpu", "trainer.max_steps=2"]
-# What runs a shell command or unpickles, when something calls it.
+# Targets that would run a shell command or unpickle a file.
 EVIL = {
     "os.system": {"command": "touch {canary}"},
     "subprocess.check_call": {"args": ["touch", "{canary}"]},
@@ -27,7 +27,7 @@ EVIL = {
 
 @pytest.fixture(scope="session")
 def ended(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run without checkpoints, so that resuming builds everything from the configuration."""
+    """Return a run without checkpoints, so that resuming builds everything from the configuration."""
     path = tmp_path_factory.mktemp("ended") / "run"
     child = server.start([*RUN, f"hydra.run.dir={path}"], path.parent).wait()
     assert child.code == 0, child.stderr
@@ -38,12 +38,12 @@ def ended(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(ended: Path, tmp_path: Path) -> Path:
-    """A copy of it, to be tampered with."""
+    """Return a copy of that run, to be modified."""
     return shutil.copytree(ended, tmp_path / "theirs")
 
 
 def planted(value: Any, **names: Path) -> Any:
-    """A payload with its files named."""
+    """Return a payload with its file names filled in."""
     if isinstance(value, dict):
         return {key: planted(item, **names) for key, item in value.items()}
     if isinstance(value, list):
@@ -102,14 +102,14 @@ def test_yaml_with_python_objects_is_rejected(run: Path, dltrain: Callable[..., 
     assert not canary.exists()
 
 
-# --- what is neither a file nor a folder, or lies elsewhere -----------------------------------------------------------
+# --- named pipes and links --------------------------------------------------------------------------------------------
 
 FILES = ("status.json", "metrics.jsonl", "environment.json", "result.json", "train.log", "job.yaml", ".lock", "mine")
 DEEPER = ("checkpoints/manifest.json", "checkpoints/step-00000002.pt", "frames/00000001.png")
 
 
 def pipe(file: Path) -> None:
-    """Something that a reader waits at for ever, in the place of a file."""
+    """Replace a file by a named pipe, which blocks its readers."""
     file.parent.mkdir(exist_ok=True)
     file.unlink(missing_ok=True)
     os.mkfifo(file)

@@ -1,4 +1,4 @@
-"""Stops that come at the worst moment, or wait no longer: nothing is lost by them, and nothing is done by half."""
+"""Stops at critical moments and forced stops: no result is lost or duplicated."""
 
 import json
 import signal
@@ -21,7 +21,7 @@ Waiting = Callable[..., tuple[Child, Path]]
 
 @pytest.fixture
 def waiting(start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Path) -> Waiting:
-    """``waiting("train-5")``: a forecaster that has come to a moment and waits there, and its folder."""
+    """Return a function that starts a forecasting run, lets it wait at a moment, and returns it and its folder."""
 
     def begin(moment: str, *more: str) -> tuple[Child, Path]:
         run = tmp_path / "run"
@@ -90,7 +90,7 @@ def test_an_evaluation_interrupted_by_a_stop_and_then_a_kill_is_logged_once(
     reference, more = tmp_path / "reference", ["optimizer.lr=0.3", "data.batch_size=16"]  # evaluated in four batches
     assert dltrain(*recipe("forecast", data_root), *more, f"hydra.run.dir={reference}").code == 0
     metrics = [line["mae"] for line in lines(reference) if line["split"] == "val"]
-    # After one that is the best there is a checkpoint, and no kill can make it come again.
+    # A checkpoint follows each best evaluation, so a kill could not repeat that one.
     number = next(n for n in range(2, len(metrics)) if metrics[n - 1] >= min(metrics[: n - 1]))
     moment = f"evaluate-{4 * (number - 1) + 1}"
     child, run = waiting(moment, *more)

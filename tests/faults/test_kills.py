@@ -1,4 +1,4 @@
-"""A process that is killed (SIGKILL, which nothing can handle) costs steps, never the run."""
+"""Runs killed by SIGKILL lose at most some steps and can be resumed."""
 
 import os
 import random
@@ -53,7 +53,7 @@ def test_a_run_killed_at_a_random_step_resumes_to_identical_results(
 def test_a_kill_and_resume_in_separate_interpreters_gives_identical_results(
     gate: Gate, whole_run: Callable[[str], Path], data_root: Path, tmp_path: Path
 ) -> None:
-    """Forked children share what an interpreter draws when it starts, the seed of its hashes among it; these do not."""
+    """Forked children share the hash seed of their interpreter; these processes do not."""
     run = tmp_path / "run"
     call = [sys.executable, "-m", "dltrain", *recipe("text", data_root), f"hydra.run.dir={run}", "trainer.resume=auto"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), **gate.environment}
@@ -78,7 +78,7 @@ def test_a_kill_before_the_result_is_written_duplicates_no_metrics_or_pictures(
     data_root: Path,
     tmp_path: Path,
 ) -> None:
-    gate.close("show-5")  # the pictures of the test
+    gate.close("show-5")  # the pictures of the test split
     run = tmp_path / "run"
     child = start(*recipe("forecast", data_root), f"hydra.run.dir={run}", environment=gate.environment)
     gate.reached(child, "show-5")
@@ -107,7 +107,7 @@ def test_forty_kills_during_saves_damage_no_existing_checkpoint(
 
 
 def kill_during_saves(count: int, start: Callable[..., Child], dltrain: Callable[..., Child], tmp_path: Path) -> None:
-    """Kill one run again and again while a file grows; then let it end, and compare it with one that was not killed."""
+    """Kill one run repeatedly during saves, then let it finish, and compare it with an undisturbed run."""
     draw, run, total = random.Random(0), tmp_path / "run", 8 * count + 20
     command = [*BIG, f"trainer.max_steps={total}", "trainer.resume=auto"]
     folder, reached, caught = run / "checkpoints", 0, 0
@@ -135,5 +135,5 @@ def kill_during_saves(count: int, start: Callable[..., Child], dltrain: Callable
 
 
 def newest(folder: Path) -> int:
-    """The step of the newest checkpoint file."""
+    """Return the step of the newest checkpoint file."""
     return max((int(path.name[5:13]) for path in folder.glob("step-*.pt")), default=0)

@@ -1,4 +1,4 @@
-"""A run that is trained on, and one that cannot go on: what its folder says afterwards."""
+"""Run folders after extending a finished run and after a failed resume."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ COMMON = [
 
 
 def steps_of(run: Path) -> list[Any]:
-    """What every file says about how long the run is to be."""
+    """Return the number of steps in job.yaml and config.yaml, and the overrides of it in command.txt."""
     job, config = (OmegaConf.load(run / name) for name in ("job.yaml", "config.yaml"))
     words = (run / "command.txt").read_text().split()
     overrides = [word for word in words if word.startswith("trainer.max_steps=")]
@@ -53,7 +53,7 @@ def test_a_failed_resume_removes_no_files(dltrain: Callable[..., Child], tmp_pat
     data = ["data=image_folder", f"data.path={tmp_path / 'pictures'}", "data.image_size=8", "data.batch_size=4"]
     overrides = ["model=mlp", "model.hidden_size=8", *data, "device=cpu", "trainer.max_steps=3", f"hydra.run.dir={run}"]
     assert dltrain(*overrides).code == 0
-    # As a process leaves it that was killed before its first checkpoint; and a file, damaged in the same size.
+    # As after a kill before the first checkpoint; the pictures are damaged without changing their size.
     for file in (run / "checkpoints").iterdir():
         file.unlink()
     status = json.loads((run / "status.json").read_text())

@@ -42,7 +42,7 @@ def weights(run: Path, name: str = "last.pt") -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def wrong(dltrain: Run, tmp_path: Path) -> Run:
-    """``wrong("loss", 15, 15, ...)``: a run whose numbers go wrong in these steps; its end and its folder."""
+    """Return a function that runs a fault between two steps and returns the child and its folder."""
     yaml = {"_target_": "numbers_gone_wrong.Wrong", "classes": "${spec.classes}", "fault": "none"}
     yaml |= {"begin": 0, "end": 0, "steps": STEPS, "most": 10**9, "witness": str(tmp_path / "witness.pt")}
     (tmp_path / "conf" / "task").mkdir(parents=True)
@@ -70,7 +70,7 @@ def test_a_nan_loss_is_reported_and_the_last_good_checkpoint_kept(accumulate: in
     assert (report["step"], report["what"], report["module"], report["repeated_from"]) == (15, "loss", None, 10)
     assert report["lr"] == pytest.approx(1e-3)
     assert 0 < report["last_finite_loss"] < 3
-    # The examples that the report names are those that the task was given.
+    # The examples in the report are those that the task received.
     components = assemble.build_components(compose.compose([*MLP, *COMMON]))
     source = components.data.load().train
     picked = {name: value[report["examples"]] for name, value in source.rows.items()}  # type: ignore[union-attr]
@@ -109,7 +109,7 @@ def test_non_finite_steps_are_skipped_and_counted_with_on_non_finite_skip(fault:
     assert all(value.isfinite().all() for value in weights(run).values())
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert not any("loss" in line.get("non_finite", {}) for line in logged)
-    # Adam counts its own steps: three fewer.
+    # Adam counts only the steps taken: three fewer.
     assert Checkpoints(run).load("last.pt")["optimizers"]["train"]["optimizer"]["state"][0]["step"] == STEPS - 3
 
 
@@ -134,7 +134,7 @@ def test_a_nan_metric_is_reported_and_never_the_best(wrong: Run) -> None:
 @pytest.mark.faults
 def test_steps_that_overflow_in_fp16_are_skipped_counted_and_resumed(wrong: Run, dltrain: Run, tmp_path: Path) -> None:
     half = ["device.precision=fp16", "optimizer/schedule=cosine", "trainer.log_every=1"]
-    # Losses that are no numbers in two steps make gradients that overflow: the scaler must let them go, no more.
+    # NaN in two steps makes gradients overflow: the scaler must skip exactly these steps.
     child, run = wrong("gradient", 12, 13, *half)
     assert child.code == 0, child.stderr
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -142,7 +142,7 @@ def test_steps_that_overflow_in_fp16_are_skipped_counted_and_resumed(wrong: Run,
     assert train[10]["skipped_steps"] + 2 == train[-1]["skipped_steps"] == read(run / "result.json")["skipped_steps"]
     taken, previous = 0, 0.0
     for line in train:
-        # A cosine over the steps that were taken: those skipped so far, as the last line knew them, do not count.
+        # The cosine schedule counts only steps taken, i.e. without those skipped up to the previous line.
         angle = torch.pi * (line["step"] - 1 - previous) / STEPS
         assert line["lr"] == pytest.approx(1e-3 * (1 + torch.cos(torch.tensor(angle)).item()) / 2, abs=1e-9)
         previous = line["skipped_steps"]

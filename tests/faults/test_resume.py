@@ -1,4 +1,4 @@
-"""A run that was stopped goes on to the bytes of one that never was."""
+"""A stopped and resumed run has the same bytes as an uninterrupted one."""
 
 import os
 import signal
@@ -172,7 +172,7 @@ def test_a_clock_that_jumps_between_sessions_does_not_affect_resuming(
     child = start(*command, environment=gate.environment)
     gate.reached(child, "train-13")
     child.kill()
-    # As if the clock had been a year ahead, and gone backwards while the checkpoints were written.
+    # As if the clock had been a year ahead and had run backwards while the checkpoints were written.
     ahead = time.time() + 365 * 86400
     (events,) = run.glob("events.out.tfevents.*")
     events.rename(run / f"events.out.tfevents.{int(ahead)}.{events.name.split('.', 4)[-1]}")

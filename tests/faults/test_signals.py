@@ -1,4 +1,4 @@
-"""A signal completes or undoes the current action, leaves a run that can be resumed, and is reported."""
+"""After a signal the current action is completed or undone, and the run can be resumed."""
 
 import json
 import os

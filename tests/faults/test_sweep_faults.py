@@ -1,4 +1,4 @@
-"""A sweep that is killed goes on where it was, and ends as one that never was."""
+"""A killed sweep can be resumed and ends with the same bytes as an undisturbed one."""
 
 import csv
 import random
@@ -17,14 +17,14 @@ JOBS = [f"{seed}_seed={seed}" for seed in range(SEEDS)]
 
 
 def command(data_root: Path, home: Path) -> list[str]:
-    """Four runs of an LSTM, two epochs of eight steps each."""
+    """Return the arguments of a sweep of four LSTM runs of two epochs of eight steps each."""
     seeds = ",".join(map(str, range(SEEDS)))
     return ["-m", f"seed={seeds}", *recipe("forecast", data_root), "trainer.epochs=2", f"hydra.sweep.dir={home}"]
 
 
 @pytest.fixture(scope="session")
 def whole_sweep(server: Server, tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
-    """A sweep that nothing disturbed."""
+    """Return the folder of an undisturbed sweep."""
     folder = tmp_path_factory.mktemp("sweep")
     child = server.start(command(data_root, folder / "whole"), folder).wait()
     assert child.code == 0, child.stderr
@@ -32,18 +32,18 @@ def whole_sweep(server: Server, tmp_path_factory: pytest.TempPathFactory, data_r
 
 
 def summary(home: Path) -> list[dict[str, str]]:
-    """``summary.csv``, without seconds and without where the folders lie."""
+    """Return ``summary.csv`` without times and parent folders."""
     rows = list(csv.DictReader((home / "summary.csv").open()))
     return [{k: Path(v).name if k == "folder" else v for k, v in row.items() if k != "seconds"} for row in rows]
 
 
 def written(folder: Path) -> dict[Path, int]:
-    """When each file of a folder was written."""
+    """Return the modification time of each file in a folder."""
     return {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
 
 
 def assert_same_sweep(home: Path, whole: Path) -> None:
-    """Every job has the bytes of the undisturbed one, and the table says the same."""
+    """Assert that every job and the summary equal those of the undisturbed sweep."""
     assert sorted(path.name for path in home.iterdir() if path.is_dir()) == JOBS
     for name in JOBS:
         assert_same(home / name, whole / name)
@@ -69,7 +69,7 @@ def test_a_sweep_killed_in_its_third_job_resumes_there_and_leaves_finished_jobs_
     child = start(*arguments, environment=gate.environment)
     for _ in range(2):
         gate.reached(child, moment)
-        gate.close(moment)  # the next job comes by, too
+        gate.close(moment)  # for the next job
         gate.open(moment)
     gate.reached(child, moment)
     child.kill()

@@ -1,4 +1,4 @@
-"""Processes that read data: killed, hanging, without shared memory, hit by signals that are meant for their group.
+"""Data workers that are killed, hang, lack shared memory, or receive signals to their process group.
 
 | row | tests |
 | --- | --- |
@@ -33,18 +33,18 @@ Run = Callable[..., Child]
 
 
 def workers(child: Child) -> list[int]:
-    """The processes that a command has started, the first one first; the first two read for training."""
+    """Return the child processes of a command in the order of their start; the first two load training data."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             parts = stat.read_text().rsplit(")", 1)[1].split()
             if int(parts[1]) == child.pid:
-                found.append((int(parts[19]), int(stat.parent.name)))  # when it started, and its number
+                found.append((int(parts[19]), int(stat.parent.name)))  # start time and process ID
     return [pid for _, pid in sorted(found)]
 
 
 def gone(pids: list[int], seconds: float) -> bool:
-    """Return whether processes have ended within a time; a zombie has not."""
+    """Return whether processes end within a time; a zombie has not ended."""
     limit = time.monotonic() + seconds
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         if time.monotonic() > limit:
@@ -55,7 +55,7 @@ def gone(pids: list[int], seconds: float) -> bool:
 
 @pytest.fixture
 def waiting(start: Run, gate: Gate, tmp_path: Path) -> Callable[..., tuple[Child, list[int]]]:
-    """``waiting("train-13")``: a run with two workers for each split that waits in the middle of its second epoch."""
+    """Return a function that starts a run with two workers per split and lets it wait at a moment."""
 
     def begin(moment: str, *more: str) -> tuple[Child, list[int]]:
         paint(tmp_path / "pictures")
@@ -72,7 +72,7 @@ def waiting(start: Run, gate: Gate, tmp_path: Path) -> Callable[..., tuple[Child
 
 @pytest.fixture
 def reference(dltrain: Run, tmp_path: Path) -> Callable[[], Path]:
-    """The same run undisturbed, without workers."""
+    """Return a function that trains the same run undisturbed, without workers."""
 
     def run() -> Path:
         arguments = command(tmp_path / "pictures", "data.workers=0", f"hydra.run.dir={tmp_path / 'whole'}")
@@ -99,7 +99,7 @@ def test_a_killed_worker_is_reported_and_the_run_resumes_to_identical_results(
     run = tmp_path / "run"
     assert_intact(run)
     assert status(run)["state"] == "failed"
-    # Batches that it had delivered are still learned from, and a checkpoint is due every second step.
+    # Batches that it had delivered are still used, and every second step saves a checkpoint.
     assert Checkpoints(run).load("last.pt")["loop"]["step"] in (12, 14)
     resumed = dltrain("resume", str(run), "allow_targets=[gated]")
     assert resumed.code == 0, resumed.stderr
@@ -134,7 +134,7 @@ def test_a_hanging_worker_is_reported_and_killed(
     waiting: Callable[..., tuple[Child, list[int]]], gate: Gate, tmp_path: Path
 ) -> None:
     child, pids = waiting("train-13", "data.worker_timeout=2")
-    for picture in (tmp_path / "pictures").rglob("*.png"):  # who opens a pipe waits for a writer: there is none
+    for picture in (tmp_path / "pictures").rglob("*.png"):  # opening a pipe without a writer blocks
         picture.unlink()
         os.mkfifo(picture)
     gate.open("train-13")

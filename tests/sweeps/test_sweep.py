@@ -1,4 +1,4 @@
-"""A sweep: every combination in one process, each job as if it were alone, and a summary of all."""
+"""Sweeps run every combination in one process, each job independently, and write a summary."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ from dltrain.cli import main
 
 
 class Swept(NamedTuple):
-    """What a sweep left behind."""
+    """The folder, exit code and output of a sweep."""
 
     home: Path
     code: int
@@ -32,7 +32,7 @@ class Swept(NamedTuple):
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
-    """Two models that work and one that does not, with two seeds each."""
+    """Run a sweep over two working models and a failing one, with two seeds each."""
     folder = tmp_path_factory.mktemp("sweep")
     write_models(folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -124,7 +124,7 @@ def test_a_sweep_stopped_by_ctrl_c_starts_no_other_job(here: Path) -> None:
     assert main.main(arguments) == 130
     with (here / "exactly" / "here" / "summary.csv").open() as file:
         assert [row["state"] for row in csv.DictReader(file)] == ["interrupted"]
-    # The folder holds a sweep now: it is not used again.
+    # The folder contains a sweep now and is not used again.
     assert main.main(arguments) == 2
     left = [".lock", "status.json", "summary.csv", "summary.json", "sweep.json"]
     assert sorted(os.listdir(here / "exactly" / "here")) == left
@@ -147,7 +147,7 @@ def test_a_job_that_fails_diverges_or_runs_out_of_memory_does_not_affect_the_nex
     for number, why in ((1, "the third step is broken"), (2, "out of memory"), (3, "nan"), (4, "test split: ")):
         assert f"job {number} {states[number]}" in captured.err
         assert why in rows[number]["error"]
-    # Memory is given back: when a job makes its model, that of the job before is gone.
+    # Memory is freed: when a job builds its model, that of the previous job no longer exists.
     alive = [line.split() for line in (here / "alive").read_text().splitlines()]
     assert dict(reversed(alive)) == dict.fromkeys(("none", "raise", "memory", "loss", "metric"), "1")
     first, last = (here / "whole" / rows[number]["folder"] for number in (0, 5))

@@ -1,4 +1,4 @@
-"""Sweep folders: used by one sweep at a time, and refused if they are damaged or contain links."""
+"""Sweep folders: used by one sweep at a time, and rejected if they are damaged or contain links."""
 
 import contextlib
 import os

@@ -36,7 +36,7 @@ def test_a_signal_stops_a_sweep_and_the_same_command_resumes_it(
     here: Path, capsys: pytest.CaptureFixture[str], trouble: str, code: int
 ) -> None:
     arguments = [*OWN, "-m", "model=faulty", "seed=0,1", f"model.trouble={trouble}", *SMALL]
-    (here / "met").touch()  # the first sweep is left in peace
+    (here / "met").touch()  # no signal in the first sweep
     assert main.main([*arguments, "hydra.sweep.dir=whole"]) == 0
     (here / "met").unlink()
     assert main.main([*arguments, "hydra.sweep.dir=cut"]) == code
@@ -52,7 +52,7 @@ def test_a_signal_stops_a_sweep_and_the_same_command_resumes_it(
 
 
 def test_a_signal_between_two_jobs_is_not_lost(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The signal comes when the first job has written its last word, which nothing reads any more.
+    # The signal arrives after the first job has finished.
     class Ends(Console):
         def close_log(self) -> None:
             super().close_log()
@@ -60,7 +60,7 @@ def test_a_signal_between_two_jobs_is_not_lost(here: Path, monkeypatch: pytest.M
                 os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr("dltrain.cli.train.Console", Ends)
-    # As a scheduler types it, which repeats a command word by word.
+    # A scheduler repeats the same command.
     arguments = ["-m", "model=perceptron", "seed=0,1", *SMALL, "hydra.sweep.dir=cut", "trainer.resume=auto"]
     assert main.main(arguments) == 143
     assert [row["state"] for row in summary_rows(here / "cut")] == ["finished"]
@@ -80,7 +80,7 @@ def test_resuming_a_finished_sweep_changes_nothing(
     assert "Resume with" not in captured.err
     assert {path.name: state(path) for path in (finished / "whole").iterdir() if path.is_dir()} == before
     assert summary_rows(finished / "whole", but=()) == table
-    # A sweep is no run, and a command that asks for something else does not go on with it.
+    # A sweep folder is not a run folder, and a different command does not resume the sweep.
     assert main.main(["resume", "whole"]) == 2
     assert "It is a sweep: to resume it, add sweep.resume=whole to its command." in capsys.readouterr().err
     assert main.main([*DONE, "hydra.sweep.dir=whole", "trainer.resume=auto"]) == 2
