@@ -74,7 +74,7 @@ def own_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def small(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], list[str]]:
+def small_data(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], list[str]]:
     """The overrides with which a data option is small and at hand."""
     paths = {
         "csv": [f"data.path={own_files['csv']}", "data.column=kind", "data.batch_size=16"],
@@ -119,8 +119,8 @@ RUNS = {
 
 
 @pytest.fixture(scope="session")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """``kept("plain")``, ``kept("model=mlp", ...)``: the folder of such a run, made once. No test may change it.
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``finished_run("plain")``, ``finished_run("model=mlp", ...)``: the folder of such a run, trained once; read only.
 
     ``printed`` in its folder has the run's standard output.
     """
@@ -128,26 +128,26 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
     known: dict[tuple[str, ...], Path] = {}
 
-    def once(*asked: str) -> Path:
-        typed = RUNS.get(asked[0], asked)
-        if typed not in known:
-            folder, out = tmp_path_factory.mktemp("kept") / "run", io.StringIO()
+    def once(*key: str) -> Path:
+        overrides = RUNS.get(key[0], key)
+        if overrides not in known:
+            folder, out = tmp_path_factory.mktemp("finished") / "run", io.StringIO()
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
-                assert main.main([*typed, "device=cpu", f"hydra.run.dir={folder}"]) == 0
+                assert main.main([*overrides, "device=cpu", f"hydra.run.dir={folder}"]) == 0
             folder.with_name("printed").write_text(out.getvalue())
-            known[typed] = folder
-        return known[typed]
+            known[overrides] = folder
+        return known[overrides]
 
     return once
 
 
 @pytest.fixture(params=sorted(RUNS))
-def any_run(request: pytest.FixtureRequest, kept: Callable[..., Path]) -> Path:
+def any_run(request: pytest.FixtureRequest, finished_run: Callable[..., Path]) -> Path:
     """The folder of a run, of each kind in turn."""
-    return kept(request.param)
+    return finished_run(request.param)
 
 
 @pytest.fixture
-def plain_run(kept: Callable[..., Path]) -> Path:
+def plain_run(finished_run: Callable[..., Path]) -> Path:
     """The folder of a short run of a classifier."""
-    return kept("plain")
+    return finished_run("plain")

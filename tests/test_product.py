@@ -110,8 +110,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def composed(model: str, data: str, task: str, small: Callable[[str], list[str]], *more: str) -> Job:
-    return compose.compose([f"model={model}", f"task={task}", *small(data), *SMALLER.get(model, []), *more])
+def composed(model: str, data: str, task: str, small_data: Callable[[str], list[str]], *more: str) -> Job:
+    return compose.compose([f"model={model}", f"task={task}", *small_data(data), *SMALLER.get(model, []), *more])
 
 
 def test_every_option_is_known_to_these_tests() -> None:
@@ -136,12 +136,12 @@ def others_are_slow(default: list[tuple[str, str, str]], triples: Iterable[tuple
 
 @pytest.mark.parametrize(("model", "data", "task"), others_are_slow(COVERING, TRAINED))
 def test_a_sensible_pair_trains_evaluates_saves_and_loads_back_equal(
-    model: str, data: str, task: str, here: Path, small: Callable[[str], list[str]], own_files: dict[str, Path]
+    model: str, data: str, task: str, here: Path, small_data: Callable[[str], list[str]], own_files: dict[str, Path]
 ) -> None:
     more = ["trainer.max_steps=2", f"hydra.run.dir={here}/run", "device=cpu"]
     more += ["data.column=price"] if task == "regression" else []
     more += SETTINGS_OF.get((model, data, task), [])
-    job = composed(model, data, task, small, *more)
+    job = composed(model, data, task, small_data, *more)
     outcome = launch.train(job, Console(), 0.0)
     assert outcome.state == "finished"
     result = json.loads((here / "run" / "result.json").read_text())
@@ -165,16 +165,18 @@ def test_a_sensible_pair_trains_evaluates_saves_and_loads_back_equal(
         [t for t in TRAINED if t[2] not in NEVER_NOTHING],
     ),
 )
-def test_one_batch_can_be_learned_by_heart(model: str, data: str, task: str, small: Callable[[str], list[str]]) -> None:
+def test_one_batch_can_be_learned_by_heart(
+    model: str, data: str, task: str, small_data: Callable[[str], list[str]]
+) -> None:
     column = ["data.column=price"] if task == "regression" else []
-    made = assemble.build_components(composed(model, data, task, small, "device=cpu", *column))
-    whole = next(dry_run.build_batches(made, made.data.load())["train"].epoch(0))
+    components = assemble.build_components(composed(model, data, task, small_data, "device=cpu", *column))
+    whole = next(dry_run.build_batches(components, components.data.load())["train"].epoch(0))
     batch = {name: value[:3] for name, value in whole.items()}
-    optimizer = torch.optim.Adam(made.model.parameters(), lr=RATES.get(model, 3e-3))
-    made.model.train()
-    first = last = made.task.loss(made.model, batch, 0.0).total.item()
+    optimizer = torch.optim.Adam(components.model.parameters(), lr=RATES.get(model, 3e-3))
+    components.model.train()
+    first = last = components.task.loss(components.model, batch, 0.0).total.item()
     for _ in range(150):
-        loss = made.task.loss(made.model, batch, 0.0).total
+        loss = components.task.loss(components.model, batch, 0.0).total
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -184,11 +186,11 @@ def test_one_batch_can_be_learned_by_heart(model: str, data: str, task: str, sma
     assert last <= 0.1 * first  # a perceptron may have known a single example from the start
 
 
-def jobs_to_refuse(data: str, small: Callable[[str], list[str]]) -> Iterator[tuple[Job, Spec, str]]:
+def jobs_to_refuse(data: str, small_data: Callable[[str], list[str]]) -> Iterator[tuple[Job, Spec, str]]:
     """Every pair with these data that makes no sense; swapping model and task is faster than composing each."""
     yaml = {(group, name): node for group in ("model", "task") for name, node in compose.options(group, ()).items()}
     yaml = {key: {k: v for k, v in node.items() if k != "defaults"} for key, node in yaml.items()}
-    job = compose.compose(["model=mlp", *small(data)])
+    job = compose.compose(["model=mlp", *small_data(data)])
     spec = instantiate.build(job.resolved["data"], "data", job.allow).spec
     for model, task in itertools.product(OPTIONS["model"], OPTIONS["task"]):
         if (model, data, task) in REFUSED:
@@ -201,10 +203,10 @@ def jobs_to_refuse(data: str, small: Callable[[str], list[str]]) -> Iterator[tup
     "data", [pytest.param(data, marks=pytest.mark.slow) if data in ALIKE else data for data in OPTIONS["data"]]
 )
 def test_every_other_pair_is_refused_and_told_what_fits(
-    data: str, here: Path, small: Callable[[str], list[str]]
+    data: str, here: Path, small_data: Callable[[str], list[str]]
 ) -> None:
     count = 0
-    for job, spec, name in jobs_to_refuse(data, small):
+    for job, spec, name in jobs_to_refuse(data, small_data):
         count += 1
         with pytest.raises(ConfigError) as caught:
             assemble.build_model(job, assemble.build_task(job, spec)[1])

@@ -108,11 +108,11 @@ def test_an_override_is_masked_if_a_key_in_it_is_secret(text: str, expected: str
 
 def test_registered_secrets_are_redacted_in_text_until_they_are_cleared() -> None:
     redaction.register_overrides(["model.api_key='abc def-1',x", "x={a:1,token: tick-Tock}", "seed=1234567890123456"])
-    said = "abc def-1, xtick-Tocks, 1234567890123456"
-    assert redaction.redact(said) == "***, x***s, 1234567890123456"
+    text = "abc def-1, xtick-Tocks, 1234567890123456"
+    assert redaction.redact(text) == "***, x***s, 1234567890123456"
     assert format_error("model.api_key", "text", "pw") == "model.api_key: expected text, got ***"
     redaction.clear()
-    assert redaction.redact(said) == said
+    assert redaction.redact(text) == text
 
 
 def test_values_of_ordinary_text_are_not_searched_for() -> None:
@@ -156,18 +156,18 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(*typed: str) -> int:
-    before, sys.argv = sys.argv, ["dltrain", *typed]
+def run(*arguments: str) -> int:
+    before, sys.argv = sys.argv, ["dltrain", *arguments]
     try:
         return main.main()
     finally:
         sys.argv = before
 
 
-def refuse_secrets(said: str, *more: str) -> None:
+def refuse_secrets(output: str, *more: str) -> None:
     """Fail if a secret is in the output, in a run or in the name of one."""
     for secret in (SECRET, FROM_ENV, "p4ssw0rd", *more):
-        assert secret not in said
+        assert secret not in output
         for file in Path("runs").rglob("*"):
             assert secret not in str(file) and (file.is_dir() or secret.encode() not in file.read_bytes()), file
 
@@ -187,9 +187,9 @@ def test_no_secret_is_in_a_run_and_a_resume_asks_for_those_that_were_typed(
     longer = ["resume", "runs/one", "allow_targets=[online]", "trainer.max_steps=4"]
     refuse_secrets("".join(capfd.readouterr()))
     assert run(*longer) == 2
-    said = capfd.readouterr().err
-    assert "model.api_key: expected its value, got nothing. No run keeps a secret: give it again" in said
-    assert "model.logins.0.password" in said and "header" not in said
+    stderr = capfd.readouterr().err
+    assert "model.api_key: expected its value, got nothing. Secrets are not stored. Give it again" in stderr
+    assert "model.logins.0.password" in stderr and "header" not in stderr
     assert run(*longer, KEY, LOGIN) == 0
     refuse_secrets("".join(capfd.readouterr()))
 
@@ -197,9 +197,9 @@ def test_no_secret_is_in_a_run_and_a_resume_asks_for_those_that_were_typed(
 @pytest.mark.parametrize("when", ["early", "late"])
 def test_no_secret_is_in_a_traceback(here: Path, when: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(*OWN, KEY, LOGINS, f"model.fails={when}", "trainer.max_steps=9", "hydra.run.dir=runs/one") == 1
-    said = "".join(capfd.readouterr())
-    assert "Traceback" in said and "LookupError: refused '***' with ('***', '***', [{" in said
-    refuse_secrets(said)
+    output = "".join(capfd.readouterr())
+    assert "Traceback" in output and "LookupError: refused '***' with ('***', '***', [{" in output
+    refuse_secrets(output)
 
 
 def test_no_secret_is_in_a_message(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -209,10 +209,10 @@ def test_no_secret_is_in_a_message(here: Path, capfd: pytest.CaptureFixture[str]
 
 
 def test_a_swept_secret_is_in_no_name_and_no_table(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    typed = [*OWN, "-m", f"model.api_key='{SECRET}',wrong", LOGINS, "hydra.sweep.dir=runs/two"]
-    assert run(*typed) == 1  # the model refuses the second
+    arguments = [*OWN, "-m", f"model.api_key='{SECRET}',wrong", LOGINS, "hydra.sweep.dir=runs/two"]
+    assert run(*arguments) == 1  # the model refuses the second
     refuse_secrets("".join(capfd.readouterr()), "wrong")
-    assert run(*typed, "sweep.resume=runs/two") == 1  # whoever resumes a sweep types its secrets again
+    assert run(*arguments, "sweep.resume=runs/two") == 1  # whoever resumes a sweep types its secrets again
     assert "job 1 of 2: model.api_key=*** (finished, not run again)" in capfd.readouterr().err
 
 
@@ -264,6 +264,6 @@ def test_a_run_folder_cannot_compute_the_name_of_an_environment_variable(
         Path("runs/one/job.yaml").write_text(yaml.safe_dump(job))
         for verb in ("resume", "rerun", "evaluate"):
             assert run(verb, "runs/one") == 2
-            said = capfd.readouterr().err
-            assert said.startswith("dltrain: model._note_: expected ${oc.env:NAME}") and said.count("\n") == 1
+            stderr = capfd.readouterr().err
+            assert stderr.startswith("dltrain: model._note_: expected ${oc.env:NAME}") and stderr.count("\n") == 1
     refuse_secrets("", "zorro")

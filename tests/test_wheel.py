@@ -77,13 +77,13 @@ def test_a_model_that_the_user_wrote_trains_once_its_module_is_allowed(command: 
     (tmp_path / "their_module.py").write_text(MODEL)
     (tmp_path / "my_conf" / "model").mkdir(parents=True)
     (tmp_path / "my_conf" / "model" / "mine.yaml").write_text(YAML)
-    typed = ["--config-dir", "my_conf", "model=mine", "data=timeseries", *SMALL]
-    refused = run(command, tmp_path, *typed)
+    arguments = ["--config-dir", "my_conf", "model=mine", "data=timeseries", *SMALL]
+    refused = run(command, tmp_path, *arguments)
     assert refused.returncode == 2
     assert "add allow_targets=[their_module] to the command" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert not (tmp_path / "outputs").exists()
-    ended = run(command, tmp_path, *typed, "allow_targets=[their_module]")
+    ended = run(command, tmp_path, *arguments, "allow_targets=[their_module]")
     assert ended.returncode == 0, ended.stderr
     result = result_of(tmp_path)
     assert (result["steps"], result["parameters"]) == (3, 12 * 3 + 3)

@@ -200,7 +200,7 @@ def test_bash_completes_through_the_script_that_is_installed(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("command", "message"),
     [
         ("--experimental-rerun config.pickle", "--experimental-rerun: not supported because it unpickles"),
         ("--experimental-rerun=config.pickle", "--experimental-rerun: not supported because it unpickles"),
@@ -234,11 +234,11 @@ def test_bash_completes_through_the_script_that_is_installed(tmp_path: Path) -> 
     ],
 )
 def test_a_wrong_command_is_refused_in_the_right_words(
-    nowhere: Path, capsys: pytest.CaptureFixture[str], typed: str, said: str
+    nowhere: Path, capsys: pytest.CaptureFixture[str], command: str, message: str
 ) -> None:
-    assert main.main(typed.split()) == 2
+    assert main.main(command.split()) == 2
     shown = capsys.readouterr()
-    assert said in shown.err
+    assert message in shown.err
     assert not shown.out
     assert not list(nowhere.iterdir())
 
@@ -250,9 +250,9 @@ def test_all_unknown_flags_are_named(nowhere: Path, capsys: pytest.CaptureFixtur
 
 def test_a_message_moves_no_cursor_and_is_one_line(nowhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["data.\x1b[2J\x9b2Jtrap\ndltrain: all is well=1"]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("dltrain: data.") and said.count("\n") == 1 and "trap" in said
-    assert not {"\x1b", "\x9b"} & set(said)
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("dltrain: data.") and stderr.count("\n") == 1 and "trap" in stderr
+    assert not {"\x1b", "\x9b"} & set(stderr)
 
 
 def test_a_closed_pipe_ends_without_a_traceback(tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ LONG = "a" * 300
 
 
 @pytest.mark.parametrize(
-    "typed",
+    "command",
     [
         *(
             f"{verb} {name}"
@@ -284,9 +284,9 @@ LONG = "a" * 300
     ],
 )
 def test_a_file_name_that_is_too_long_is_refused_in_one_line(
-    nowhere: Path, plain_run: Path, capsys: pytest.CaptureFixture[str], typed: str
+    nowhere: Path, plain_run: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
-    assert main.main(typed.format(run=plain_run).split()) == 2
+    assert main.main(command.format(run=plain_run).split()) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dltrain: ")]
     assert len(lines) == 1 and ("expected" in lines[0])
     assert not list(nowhere.iterdir())

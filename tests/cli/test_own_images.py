@@ -20,8 +20,8 @@ def paint(folder: Path, count: int) -> Path:
     return folder
 
 
-def train(folder: Path, *typed: str) -> int:
-    return main([*typed, *SHORT, f"hydra.run.dir={folder / 'run'}"])
+def train(folder: Path, *overrides: str) -> int:
+    return main([*overrides, *SHORT, f"hydra.run.dir={folder / 'run'}"])
 
 
 @pytest.mark.parametrize("layout", ["cat", "train/cat", "Training/cat"])

@@ -17,7 +17,7 @@ from filelock import FileLock
 from dltrain.cli import main
 from dltrain.storage import run_dir
 
-Kept = Callable[..., Path]
+FinishedRun = Callable[..., Path]
 
 # Lists runs and counts the files it opens below a folder.
 COUNT_OPENS = """
@@ -79,8 +79,8 @@ def put(run: Path, place: Path, age: float = 0.0, **status: Any) -> Path:
     return place
 
 
-def names(said: Result) -> list[str]:
-    return [Path(row["folder"]).name for row in said.rows]
+def names(result: Result) -> list[str]:
+    return [Path(row["folder"]).name for row in result.rows]
 
 
 def test_a_row_has_the_choices_and_the_result_of_its_run(any_run: Path, runs: Callable[..., Result]) -> None:
@@ -94,8 +94,10 @@ def test_a_row_has_the_choices_and_the_result_of_its_run(any_run: Path, runs: Ca
     assert 0 <= row["age"] < 600
 
 
-def test_the_table_shows_the_same_for_people(kept: Kept, runs: Callable[..., Result], tmp_path: Path) -> None:
-    run = put(kept("forecast"), tmp_path / "lstm-timeseries" / "one", age=7300)
+def test_the_table_shows_the_same_for_people(
+    finished_run: FinishedRun, runs: Callable[..., Result], tmp_path: Path
+) -> None:
+    run = put(finished_run("forecast"), tmp_path / "lstm-timeseries" / "one", age=7300)
     mae = json.loads((run / "result.json").read_text())["test"]["mae"]
     head, rule, line = runs(tmp_path).out.splitlines()
     assert " ".join(head.split()) == "model data task metric value state step age time folder typed"
@@ -151,9 +153,9 @@ def test_a_run_whose_process_is_gone_is_lost_where_no_lock_can_be_tried(
 
 
 def test_before_the_test_the_best_of_the_validation_counts(
-    kept: Kept, runs: Callable[..., Result], tmp_path: Path
+    finished_run: FinishedRun, runs: Callable[..., Result], tmp_path: Path
 ) -> None:
-    run = put(kept("average"), tmp_path / "run", state="interrupted", error="SIGINT")
+    run = put(finished_run("average"), tmp_path / "run", state="interrupted", error="SIGINT")
     best = json.loads((run / "result.json").read_text())["best"]["accuracy"]
     (run / "result.json").unlink()
     (row,) = runs(run, "--json").rows
@@ -168,7 +170,7 @@ def test_age_is_that_of_the_file_written_last(plain_run: Path, runs: Callable[..
 
 
 @pytest.fixture
-def several(kept: Kept, tmp_path: Path) -> Path:
+def several(finished_run: FinishedRun, tmp_path: Path) -> Path:
     """Five runs: three of a classifier, one of them in a sweep, and two forecasts, with figures of their own."""
     root = tmp_path / "outputs"
     for name, kind, age, value in (
@@ -178,7 +180,7 @@ def several(kept: Kept, tmp_path: Path) -> Path:
         ("lstm-timeseries/d", "forecast", 50, 3.0),
         ("lstm-timeseries/c", "forecast", 40, 1.0),
     ):
-        run = put(kept(kind), root / name, age)
+        run = put(finished_run(kind), root / name, age)
         result = json.loads((run / "result.json").read_text())
         result["test"][result["metric"]] = value
         (run / "result.json").write_text(json.dumps(result))
@@ -257,12 +259,12 @@ def test_one_bad_folder_leaves_the_others_in_the_list(
 
 def test_where_no_run_is_nothing_is_listed(runs: Callable[..., Result], tmp_path: Path) -> None:
     assert runs(tmp_path, "--json").rows == []
-    said = runs(tmp_path)
-    assert (said.code, said.out) == (0, "") and f"no runs below {tmp_path}" in said.err
+    result = runs(tmp_path)
+    assert (result.code, result.out) == (0, "") and f"no runs below {tmp_path}" in result.err
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("arguments", "message"),
     [
         (["--sort", "metrik"], "--sort: expected one of model data task metric"),
         (["--sort", "metrik"], "Did you mean metric?"),
@@ -271,9 +273,9 @@ def test_where_no_run_is_nothing_is_listed(runs: Callable[..., Result], tmp_path
         (["seed=1"], "runs: expected dltrain runs [FOLDER]"),
     ],
 )
-def test_wrong_arguments_are_refused(runs: Callable[..., Result], typed: list[str], said: str) -> None:
-    found = runs(*typed)
-    assert found.code == 2 and said in found.err
+def test_wrong_arguments_are_refused(runs: Callable[..., Result], arguments: list[str], message: str) -> None:
+    found = runs(*arguments)
+    assert found.code == 2 and message in found.err
 
 
 def test_the_wrong_folder_is_answered_with_the_nearest(several: Path, runs: Callable[..., Result]) -> None:
@@ -298,10 +300,10 @@ def test_a_list_of_runs_opens_each_small_file_once_and_needs_no_torch(plain_run:
 
 
 def test_what_differs_between_the_jobs_of_a_sweep_stands_before_what_they_share(
-    kept: Kept, runs: Callable[..., Result], tmp_path: Path
+    finished_run: FinishedRun, runs: Callable[..., Result], tmp_path: Path
 ) -> None:
     for job, lr in enumerate(("0.1", "0.2")):
-        run = put(kept("plain"), tmp_path / "sweep" / str(job), 10)
+        run = put(finished_run("plain"), tmp_path / "sweep" / str(job), 10)
         (run / "command.txt").write_text(f"dltrain --config-dir my_conf trainer.epochs=1 optimizer.lr={lr}\n")
     shown = runs(tmp_path)
     assert all(f"optimizer.lr={lr} trainer.epochs=1" in shown.out for lr in ("0.1", "0.2")), shown.out

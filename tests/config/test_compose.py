@@ -28,9 +28,9 @@ def own(tmp_path: Path) -> Write:
     return write
 
 
-def mistakes(*typed: str, dirs: tuple[str, ...] = (), sweep: bool = False) -> tuple[str, ...]:
+def mistakes(*overrides: str, dirs: tuple[str, ...] = (), sweep: bool = False) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
-        compose.expand(list(typed), dirs, sweep)
+        compose.expand(list(overrides), dirs, sweep)
     return caught.value.problems
 
 
@@ -73,7 +73,7 @@ def test_a_nested_group_may_be_typed_with_a_dot() -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "key", "expected"),
+    ("override", "key", "expected"),
     [
         ("optimizer.lr=1", "optimizer.lr", 1),
         ("trainer.eval_every='2 epochs'", "trainer.eval_every", "2 epochs"),
@@ -86,8 +86,8 @@ def test_a_nested_group_may_be_typed_with_a_dot() -> None:
         ("optimizer.schedule.pct_start=0.1", "optimizer.schedule.pct_start", 0.1),
     ],
 )
-def test_values_arrive_as_they_were_typed(typed: str, key: str, expected: Any) -> None:
-    assert value(compose.compose([typed]), key) == expected
+def test_values_arrive_as_they_were_typed(override: str, key: str, expected: Any) -> None:
+    assert value(compose.compose([override]), key) == expected
 
 
 def test_an_entry_of_a_list_can_be_changed() -> None:
@@ -132,14 +132,14 @@ def test_a_mistake_in_any_job_of_a_sweep_is_found_before_the_first() -> None:
     assert sorted(line.split(":")[0] for line in found) == ["model", "optimizer.lr"]
 
 
-@pytest.mark.parametrize("typed", ["seed=range(0,0)", "model=glob(z*)", "optimizer.lr=interval(0.1,1)"])
-def test_a_sweep_over_nothing_is_refused(typed: str) -> None:
-    assert typed in mistakes(typed, sweep=True)[0]
+@pytest.mark.parametrize("override", ["seed=range(0,0)", "model=glob(z*)", "optimizer.lr=interval(0.1,1)"])
+def test_a_sweep_over_nothing_is_refused(override: str) -> None:
+    assert override in mistakes(override, sweep=True)[0]
 
 
 @pytest.mark.parametrize("sweep", [False, True])
 def test_of_hydras_own_keys_only_the_folder_may_be_set(sweep: bool) -> None:
-    typed = [
+    overrides = [
         "hydra.run.dir=x" if sweep else "hydra.sweep.dir=x",
         "hydra.mode=MULTIRUN",
         "hydra.searchpath=[pkg://antigravity]",
@@ -153,8 +153,8 @@ def test_of_hydras_own_keys_only_the_folder_may_be_set(sweep: bool) -> None:
         "~hydra.run",
         "hydra=config",
     ]
-    found = mistakes(*typed, sweep=sweep)
-    assert [line.split(":")[0] for line in found] == [text.lstrip("+~").split("=")[0] for text in typed]
+    found = mistakes(*overrides, sweep=sweep)
+    assert [line.split(":")[0] for line in found] == [text.lstrip("+~").split("=")[0] for text in overrides]
 
 
 def test_where_a_run_goes_is_not_part_of_what_it_is() -> None:
@@ -235,7 +235,7 @@ def test_a_sweep_calls_hydra_once_per_combination_of_options(monkeypatch: pytest
 
 
 def test_a_path_in_a_home_is_taken_as_it_is_typed() -> None:
-    typed = ["model=mlp", "data=csv"]
-    assert compose.compose([*typed, "data.path=~/my data/x.csv"]).config["data"]["path"] == "~/my data/x.csv"
-    jobs = compose.expand([*typed, "data.path=~/a.csv,b.csv"])
+    overrides = ["model=mlp", "data=csv"]
+    assert compose.compose([*overrides, "data.path=~/my data/x.csv"]).config["data"]["path"] == "~/my data/x.csv"
+    jobs = compose.expand([*overrides, "data.path=~/a.csv,b.csv"])
     assert [job.config["data"]["path"] for job in jobs] == ["~/a.csv", "b.csv"]

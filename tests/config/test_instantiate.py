@@ -44,20 +44,20 @@ def mistakes(node: dict[str, Any], *allow: str) -> tuple[str, ...]:
 
 
 def test_a_node_becomes_the_object_it_describes() -> None:
-    made = instantiate.build(
+    layer = instantiate.build(
         {"_target_": "torch.nn.Conv2d", "in_channels": 3, "out_channels": 4, "kernel_size": 5}, "model"
     )
-    assert isinstance(made, nn.Conv2d)
-    assert made.weight.shape == (4, 3, 5, 5)
+    assert isinstance(layer, nn.Conv2d)
+    assert layer.weight.shape == (4, 3, 5, 5)
 
 
 def test_a_node_inside_a_node_is_built_first() -> None:
     layer = {"_target_": "torch.nn.TransformerEncoderLayer", "d_model": 8, "nhead": 2, "batch_first": True}
-    made = instantiate.build(
+    encoder = instantiate.build(
         {"_target_": "torch.nn.TransformerEncoder", "encoder_layer": layer, "num_layers": 3}, "model"
     )
-    assert len(made.layers) == 3
-    assert made.layers[0].self_attn.embed_dim == 8
+    assert len(encoder.layers) == 3
+    assert encoder.layers[0].self_attn.embed_dim == 8
 
 
 def test_a_constructor_may_wait_for_its_last_arguments() -> None:
@@ -134,8 +134,8 @@ def test_nobody_is_invited_to_trust_what_is_no_model(target: str) -> None:
 
 
 def test_a_users_own_model_is_found_in_the_current_folder_once_it_is_allowed(theirs: Path) -> None:
-    made = instantiate.build({"_target_": "theirs.Model", "width": 3, "scale": 0.5}, "node", ("theirs",))
-    assert (made.width, made.rest) == (3, {"scale": 0.5})
+    model = instantiate.build({"_target_": "theirs.Model", "width": 3, "scale": 0.5}, "node", ("theirs",))
+    assert (model.width, model.rest) == (3, {"scale": 0.5})
     assert (theirs / "imported").exists()
 
 
@@ -150,14 +150,14 @@ def test_what_a_trusted_module_has_imported_from_elsewhere_is_not_its_own(theirs
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [("def broken(:", "invalid syntax"), ("import nothing_of_this_name", "nothing_of_this_name"), ("", "Model")],
 )
-def test_a_module_that_cannot_be_imported_is_named(theirs: Path, text: str, said: str) -> None:
+def test_a_module_that_cannot_be_imported_is_named(theirs: Path, text: str, message: str) -> None:
     (theirs / "theirs.py").write_text(text)
     (line,) = mistakes({"_target_": "theirs.Model"}, "theirs")
     assert line.startswith("node._target_: expected something that can be imported, got theirs.Model")
-    assert said in line
+    assert message in line
 
 
 def test_all_mistakes_of_a_node_are_said_together() -> None:
@@ -180,7 +180,7 @@ def test_a_value_that_yaml_leaves_open_is_asked_for() -> None:
 
 def test_what_a_library_refuses_is_explained() -> None:
     make = instantiate.partial({"_target_": "torch.optim.NAdam", "momentum_decay": -1.0}, "optimizer")
-    with pytest.raises(ConfigError, match="optimizer: NAdam refuses these values: Invalid momentum_decay"):
+    with pytest.raises(ConfigError, match="optimizer: NAdam rejects these values: Invalid momentum_decay"):
         make([torch.ones(1, requires_grad=True)])
 
 

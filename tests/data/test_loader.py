@@ -81,8 +81,8 @@ def test_evaluation_keeps_the_order_of_the_data_and_does_not_augment():
 
 def test_a_sample_is_the_same_for_every_seed_and_epoch_and_keeps_the_order_of_the_data():
     batches = [Batches(make(), 10, seed=seed, sample=25) for make in (resident, files) for seed in (0, 1)]
-    wanted = sorted(permutation(COUNT)[:25].tolist())
-    assert all(joined(list(each.epoch(epoch)))["targets"].tolist() == wanted for each in batches for epoch in (0, 3))
+    expected = sorted(permutation(COUNT)[:25].tolist())
+    assert all(joined(list(each.epoch(epoch)))["targets"].tolist() == expected for each in batches for epoch in (0, 3))
     assert all((each.examples, len(each)) == (25, 3) for each in batches)
     assert Batches(resident(), 10, sample=COUNT + 1).examples == COUNT
 

@@ -99,17 +99,17 @@ class Server:
         """What the server says, as it says it."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            said = json.loads(line)
-            if "ready" in said:
+            event = json.loads(line)
+            if "ready" in event:
                 self.ready.set()
-            elif "began" in said:
+            elif "began" in event:
                 child = self.beginning.get()
-                child.pid = said["began"]
+                child.pid = event["began"]
                 self.children[child.pid] = child
                 child.began.set()
             else:
-                child = self.children.pop(said["ended"])
-                child.status = said["status"]
+                child = self.children.pop(event["ended"])
+                child.status = event["status"]
                 child.ended.set()
 
     def start(

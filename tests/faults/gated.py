@@ -41,9 +41,9 @@ class Gate:
         if self.folder is None:
             return
         time.sleep(self.delay)
-        wanted = self.folder / f"{kind}-{number}"
-        if wanted.exists():
-            reached = wanted.rename(wanted.with_name(f"{wanted.name}.reached"))
+        closed = self.folder / f"{kind}-{number}"
+        if closed.exists():
+            reached = closed.rename(closed.with_name(f"{closed.name}.reached"))
             while reached.exists():
                 time.sleep(0.002)
 

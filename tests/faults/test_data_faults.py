@@ -51,12 +51,12 @@ def test_skipping_bad_pictures_keeps_all_others_in_their_batches(workers: int, t
         files[number].write_bytes(content)
     found = [batch for epoch in (0, 1) for batch in batches.epoch(epoch)]
     batches.close()
-    kept = [
+    readable = [
         [n not in damaged for n in order[start : start + 4]] for order in orders for start in range(0, len(order), 4)
     ]
-    assert len(found) == len(intact) == len(kept)
-    assert found[1] == {} and kept[1] == [False] * 4
-    for batch, before, keep in zip(found, intact, kept, strict=True):
+    assert len(found) == len(intact) == len(readable)
+    assert found[1] == {} and readable[1] == [False] * 4
+    for batch, before, keep in zip(found, intact, readable, strict=True):
         assert (batch == {}) == (not any(keep))
         for name in batch:
             assert torch.equal(batch[name], before[name][torch.tensor(keep)])

@@ -81,7 +81,7 @@ def test_a_checkpoint_of_a_compiled_model_is_that_of_the_model(
     run = stopped(*command, f"device.compile={before}")
     child = dltrain("resume", str(run), ALLOW, f"device.compile={after}", timeout=COMPILE_S)
     assert child.code == 0, child.stderr
-    found, wanted = (Checkpoints(path).load("last.pt")["model"] for path in (run, tmp_path / "plain"))
-    assert found.keys() == wanted.keys()
-    for name, value in wanted.items():
+    found, expected = (Checkpoints(path).load("last.pt")["model"] for path in (run, tmp_path / "plain"))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)

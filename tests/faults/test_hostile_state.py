@@ -82,7 +82,7 @@ def test_a_state_that_has_not_the_shape_of_its_weights_is_refused(change: Callab
     command = [sys.executable, "-m", "dltrain", "resume", str(sent), "trainer.max_steps=4"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 5, done.stderr
-    assert "refused, this run cannot resume from it" in done.stderr
+    assert "rejected, this run cannot resume from it" in done.stderr
     assert "Traceback" not in done.stderr
     assert before == {file: file.read_bytes() for file in (sent / "checkpoints").glob("*.pt")}
 
@@ -160,8 +160,8 @@ def test_weights_that_a_library_finds_in_its_cache_are_loaded_as_data_only(
     content["config"]["model"] = {"_target_": "torchvision.models.squeezenet1_1", "weights": "DEFAULT"}
     (sent / "job.yaml").write_text(yaml.safe_dump(content))
     assert main.main(["evaluate", str(sent)]) == 2
-    said = capsys.readouterr().err
-    assert "model: squeezenet1_1 refuses these values" in said and "Traceback" not in said
+    stderr = capsys.readouterr().err
+    assert "model: squeezenet1_1 rejects these values" in stderr and "Traceback" not in stderr
     assert not (tmp_path / "canary").exists()
     assert os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1", "the surroundings are as they were"
     monkeypatch.delenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
@@ -188,8 +188,8 @@ def test_a_target_does_what_its_place_asks_for_and_nothing_else(
     content["config"][group]["_target_"] = target
     (sent / "job.yaml").write_text(yaml.safe_dump(content))
     assert main.main(["resume", str(sent), "trainer.max_steps=4"]) == 2
-    said = capsys.readouterr().err
-    assert f"{group}._target_: expected a" in said and target in said and "Traceback" not in said
+    stderr = capsys.readouterr().err
+    assert f"{group}._target_: expected a" in stderr and target in stderr and "Traceback" not in stderr
 
 
 PAGE = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"

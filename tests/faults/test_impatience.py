@@ -162,20 +162,20 @@ def test_when_the_best_weights_are_lost_a_resumed_run_says_so_at_once_and_ends_w
 def test_of_a_run_that_was_never_validated_the_last_weights_are_the_best(
     dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
-    typed = ["model=mlp", "data=digits", "device=cpu", "trainer.epochs=null", "trainer.max_steps=1000000"]
+    overrides = ["model=mlp", "data=digits", "device=cpu", "trainer.epochs=null", "trainer.max_steps=1000000"]
     never = ["trainer.eval_every=1000000", "trainer.max_minutes=0.02", f"hydra.run.dir={tmp_path / 'run'}"]
-    assert dltrain(*typed, *never).code == 0
+    assert dltrain(*overrides, *never).code == 0
     assert json.loads((tmp_path / "run" / "result.json").read_text())["out_of_time"]
     evaluated = dltrain("evaluate", str(tmp_path / "run"), "--json")
     assert evaluated.code == 0, evaluated.stderr
-    wanted = json.loads((tmp_path / "run" / "result.json").read_text())["test"]
-    assert json.loads(evaluated.stdout)["metrics"] == wanted
+    expected = json.loads((tmp_path / "run" / "result.json").read_text())["test"]
+    assert json.loads(evaluated.stdout)["metrics"] == expected
 
 
 def test_curves_that_somebody_has_removed_are_missed(dltrain: Callable[..., Child], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    typed = ["model=mlp", "data=digits", "device=cpu", "trainer.max_steps=2"]
-    assert dltrain(*typed, f"hydra.run.dir={run}").code == 0
+    overrides = ["model=mlp", "data=digits", "device=cpu", "trainer.max_steps=2"]
+    assert dltrain(*overrides, f"hydra.run.dir={run}").code == 0
     (run / "metrics.jsonl").unlink()
     resumed = dltrain("resume", str(run), "trainer.max_steps=4")
     assert resumed.code == 0
@@ -186,8 +186,8 @@ def test_curves_that_somebody_has_removed_are_missed(dltrain: Callable[..., Chil
 def test_what_a_schedule_hears_of_is_not_changed_when_a_run_goes_on(
     dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
-    typed = ["model=mlp", "data=digits", "device=cpu", "device.precision=fp16", "trainer.max_steps=2"]
-    assert dltrain(*typed, f"hydra.run.dir={tmp_path / 'run'}").code == 0
+    overrides = ["model=mlp", "data=digits", "device=cpu", "device.precision=fp16", "trainer.max_steps=2"]
+    assert dltrain(*overrides, f"hydra.run.dir={tmp_path / 'run'}").code == 0
     refused = dltrain("resume", str(tmp_path / "run"), "trainer.max_steps=4", "trainer.log_every=1")
     assert refused.code == 2
     assert "trainer.log_every: a resumed run keeps" in refused.stderr

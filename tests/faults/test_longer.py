@@ -25,8 +25,8 @@ def steps_of(run: Path) -> list[Any]:
     """What every file says about how long the run is to be."""
     job, config = (OmegaConf.load(run / name) for name in ("job.yaml", "config.yaml"))
     words = (run / "command.txt").read_text().split()
-    typed = [word for word in words if word.startswith("trainer.max_steps=")]
-    return [job.config.trainer.max_steps, config.trainer.max_steps, typed]
+    overrides = [word for word in words if word.startswith("trainer.max_steps=")]
+    return [job.config.trainer.max_steps, config.trainer.max_steps, overrides]
 
 
 def test_a_run_that_is_trained_on_equals_one_that_was_asked_for_all_of_it(
@@ -53,8 +53,8 @@ def test_a_run_that_cannot_go_on_keeps_all_that_it_had(dltrain: Callable[..., Ch
         Image.new("RGB", (8, 8), (10 * number, 0, 0)).save(folder / f"{number}.png")
     run = tmp_path / "run"
     data = ["data=image_folder", f"data.path={tmp_path / 'pictures'}", "data.image_size=8", "data.batch_size=4"]
-    typed = ["model=mlp", "model.hidden_size=8", *data, "device=cpu", "trainer.max_steps=3", f"hydra.run.dir={run}"]
-    assert dltrain(*typed).code == 0
+    overrides = ["model=mlp", "model.hidden_size=8", *data, "device=cpu", "trainer.max_steps=3", f"hydra.run.dir={run}"]
+    assert dltrain(*overrides).code == 0
     # As a process leaves it that was killed before its first checkpoint; and a file, damaged in the same size.
     for file in (run / "checkpoints").iterdir():
         file.unlink()

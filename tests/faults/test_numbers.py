@@ -71,8 +71,8 @@ def test_a_loss_that_is_no_number_is_explained_and_the_last_good_checkpoint_stay
     assert report["lr"] == pytest.approx(1e-3)
     assert 0 < report["last_finite_loss"] < 3
     # The examples that the report names are those that the task was given.
-    made = assemble.build_components(compose.compose([*MLP, *COMMON]))
-    source = made.data.load().train
+    components = assemble.build_components(compose.compose([*MLP, *COMMON]))
+    source = components.data.load().train
     picked = {name: value[report["examples"]] for name, value in source.rows.items()}  # type: ignore[union-attr]
     given = torch.load(tmp_path / "witness.pt", weights_only=True)
     assert len(report["examples"]) == accumulate * len(given)
@@ -194,14 +194,14 @@ def test_a_run_is_not_resumed_as_another_model(dltrain: Run, tmp_path: Path) -> 
 
 def test_weights_of_another_model_are_refused_with_what_differs(dltrain: Run, tmp_path: Path) -> None:
     for name, hidden in (("small", 16), ("large", 24)):
-        typed = [
+        overrides = [
             *MLP,
             *COMMON,
             f"model.hidden_size={hidden}",
             "trainer.max_steps=10",
             f"hydra.run.dir={tmp_path / name}",
         ]
-        assert dltrain(*typed).code == 0
+        assert dltrain(*overrides).code == 0
     shutil.rmtree(tmp_path / "small" / "checkpoints")
     shutil.copytree(tmp_path / "large" / "checkpoints", tmp_path / "small" / "checkpoints", symlinks=True)
     before = {file: file.read_bytes() for file in (tmp_path / "small").rglob("*") if file.is_file()}

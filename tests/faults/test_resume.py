@@ -83,9 +83,9 @@ def test_a_resumed_epoch_reads_no_example_twice_and_skips_none(
     seen.touch()
     whole = dltrain(*recipe("forecast", data_root), environment=gate.environment)
     assert whole.code == 0, whole.stderr
-    wanted = seen.read_text().split()
-    per_epoch = len(wanted) // 4
-    assert all(len(set(wanted[n * per_epoch :][:per_epoch])) == per_epoch for n in range(4))
+    expected = seen.read_text().split()
+    per_epoch = len(expected) // 4
+    assert all(len(set(expected[n * per_epoch :][:per_epoch])) == per_epoch for n in range(4))
     seen.write_text("")
     gate.close(place)
     run = tmp_path / "run"
@@ -95,7 +95,7 @@ def test_a_resumed_epoch_reads_no_example_twice_and_skips_none(
     gate.open(place)
     assert child.wait().code == 143
     assert dltrain("resume", str(run), ALLOW, environment=gate.environment).code == 0
-    assert seen.read_text().split() == wanted
+    assert seen.read_text().split() == expected
 
 
 def test_a_run_goes_on_with_other_numbers_of_workers_to_the_same_bytes(
@@ -151,9 +151,9 @@ def test_a_run_resumed_three_times_is_one_curve_in_tensorboard(
         assert child.kill().code == -signal.SIGKILL
     assert len(list(run.glob("events.out.tfevents.*"))) == 3
     assert dltrain(*command).code == 0
-    found, wanted = curves(run), curves(whole_run("forecast"))
+    found, expected = curves(run), curves(whole_run("forecast"))
     assert [step for step, _ in found["loss/train"]] == list(range(1, 33))
-    assert found == wanted
+    assert found == expected
     assert [path.name for path in tmp_path.rglob("events.out.tfevents.*") if path.parent != run] == []
 
 

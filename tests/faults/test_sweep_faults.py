@@ -64,9 +64,9 @@ def test_a_sweep_killed_in_its_third_job_goes_on_there_and_touches_no_finished_o
     tmp_path: Path,
 ) -> None:
     home = tmp_path / "cut"
-    typed = command(data_root, home)
+    arguments = command(data_root, home)
     gate.close(moment)
-    child = start(*typed, environment=gate.environment)
+    child = start(*arguments, environment=gate.environment)
     for _ in range(2):
         gate.reached(child, moment)
         gate.close(moment)  # the next job comes by, too
@@ -76,7 +76,7 @@ def test_a_sweep_killed_in_its_third_job_goes_on_there_and_touches_no_finished_o
     assert [status(home / name)["state"] for name in JOBS[:3]] == ["finished", "finished", "running"]
     assert not (home / JOBS[3]).exists()
     before = {name: written(home / name) for name in JOBS[:2]}
-    again = dltrain(*typed, f"sweep.resume={home}")
+    again = dltrain(*arguments, f"sweep.resume={home}")
     assert again.code == 0, again.stderr
     assert {name: written(home / name) for name in JOBS[:2]} == before
     assert_same_sweep(home, whole_sweep)
@@ -89,12 +89,12 @@ def test_a_second_sweep_in_the_same_folder_is_refused_while_the_first_lives(
     start: Callable[..., Child], dltrain: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Path
 ) -> None:
     home = tmp_path / "cut"
-    typed = command(data_root, home)
+    arguments = command(data_root, home)
     gate.close("train-2")
-    child = start(*typed, environment=gate.environment)
+    child = start(*arguments, environment=gate.environment)
     gate.reached(child, "train-2")
     for more in ([f"sweep.resume={home}"], ["trainer.resume=never"]):
-        second = dltrain(*typed, *more)
+        second = dltrain(*arguments, *more)
         assert second.code == 2
         assert f"process {child.pid} on " in second.stderr or "It has sweep.json" in second.stderr
     assert status(home)["pid"] == child.pid
@@ -113,16 +113,16 @@ def test_a_signal_ends_a_sweep_within_seconds_and_it_goes_on(
     tmp_path: Path,
 ) -> None:
     home = tmp_path / "cut"
-    typed = command(data_root, home)
+    arguments = command(data_root, home)
     gate.close("train-5")
-    child = start(*typed, environment=gate.environment)
+    child = start(*arguments, environment=gate.environment)
     gate.reached(child, "train-5")
     child.send(number)
     gate.open("train-5")
     assert child.wait(20).code == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
     assert (status(home)["state"], summary(home)[0]["state"], len(summary(home))) == ("interrupted", "interrupted", 1)
     assert f"sweep.resume={home}" in child.stderr
-    again = dltrain(*typed, f"sweep.resume={home}")
+    again = dltrain(*arguments, f"sweep.resume={home}")
     assert again.code == 0, again.stderr
     assert_same_sweep(home, whole_sweep)
 
@@ -136,12 +136,12 @@ def test_a_sweep_killed_again_and_again_ends_as_one_that_never_was(
     tmp_path: Path,
 ) -> None:
     home, moments = tmp_path / "cut", random.Random(0)
-    typed, resumed = command(data_root, home), f"sweep.resume={home}"
-    child = start(*typed)
+    arguments, resumed = command(data_root, home), f"sweep.resume={home}"
+    child = start(*arguments)
     child.until((home / "sweep.json").exists)
     for _ in range(10):
         time.sleep(moments.uniform(0.0, 1.5))
         child.kill()
-        child = start(*typed, resumed)
+        child = start(*arguments, resumed)
     assert child.wait().code == 0, child.stderr
     assert_same_sweep(home, whole_sweep)

@@ -60,8 +60,8 @@ def waiting(start: Run, gate: Gate, tmp_path: Path) -> Callable[..., tuple[Child
     def begin(moment: str, *more: str) -> tuple[Child, list[int]]:
         paint(tmp_path / "pictures")
         gate.close(moment)
-        asked = command(tmp_path / "pictures", "data.workers=2", f"hydra.run.dir={tmp_path / 'run'}", *more)
-        child = start(*asked, environment=gate.environment)
+        arguments = command(tmp_path / "pictures", "data.workers=2", f"hydra.run.dir={tmp_path / 'run'}", *more)
+        child = start(*arguments, environment=gate.environment)
         gate.reached(child, moment)
         found = workers(child)
         assert len(found) == 6  # two for each split
@@ -75,8 +75,8 @@ def reference(dltrain: Run, tmp_path: Path) -> Callable[[], Path]:
     """The same run undisturbed, without workers."""
 
     def run() -> Path:
-        asked = command(tmp_path / "pictures", "data.workers=0", f"hydra.run.dir={tmp_path / 'whole'}")
-        assert dltrain(*asked).code == 0
+        arguments = command(tmp_path / "pictures", "data.workers=0", f"hydra.run.dir={tmp_path / 'whole'}")
+        assert dltrain(*arguments).code == 0
         return tmp_path / "whole"
 
     return run
@@ -188,9 +188,9 @@ def test_too_little_shared_memory_is_said_with_the_remedies(tmp_path: Path) -> N
     mount = "mount -t tmpfs -o size=64k tmpfs /dev/shm"
     if subprocess.run([*narrow, mount], capture_output=True, check=False).returncode:
         pytest.skip("this system does not allow mounting a file system in a namespace")
-    asked = command(paint(tmp_path / "pictures"), "data.workers=2", "data.image_size=128", "data.batch_size=8")
-    asked = [word for word in asked if "gated" not in word]
-    call = [*narrow, f'{mount} && exec "$@"', "sh", sys.executable, "-m", "dltrain", *asked]
+    arguments = command(paint(tmp_path / "pictures"), "data.workers=2", "data.image_size=128", "data.batch_size=8")
+    arguments = [word for word in arguments if "gated" not in word]
+    call = [*narrow, f'{mount} && exec "$@"', "sh", sys.executable, "-m", "dltrain", *arguments]
     found = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
     assert found.returncode == 1, found.stderr
     assert "found too little shared memory" in found.stderr and "--shm-size" in found.stderr

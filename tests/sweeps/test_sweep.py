@@ -120,12 +120,12 @@ def test_a_job_of_a_sweep_equals_the_same_run_alone_bit_for_bit(
 
 
 def test_a_sweep_ended_from_the_keyboard_begins_no_other_job(here: Path) -> None:
-    typed = [*OWN, "-m", "model=stopped", "seed=0,1", *SMALL, "hydra.sweep.dir=exactly/here"]
-    assert main.main(typed) == 130
+    arguments = [*OWN, "-m", "model=stopped", "seed=0,1", *SMALL, "hydra.sweep.dir=exactly/here"]
+    assert main.main(arguments) == 130
     with (here / "exactly" / "here" / "summary.csv").open() as file:
         assert [row["state"] for row in csv.DictReader(file)] == ["interrupted"]
     # The folder holds a sweep now: it is not used again.
-    assert main.main(typed) == 2
+    assert main.main(arguments) == 2
     left = [".lock", "status.json", "summary.csv", "summary.json", "sweep.json"]
     assert sorted(os.listdir(here / "exactly" / "here")) == left
 
@@ -136,20 +136,20 @@ TROUBLES = "none,raise,memory,loss,metric,'none'"
 def test_a_job_that_fails_diverges_or_runs_out_of_memory_does_not_touch_the_next(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    typed = [*OWN, "-m", "model=faulty", f"model.trouble={TROUBLES}", *SMALL]
-    assert main.main([*typed, "hydra.sweep.dir=whole"]) == 1
-    rows, said = summary_rows(here / "whole"), capsys.readouterr()
+    arguments = [*OWN, "-m", "model=faulty", f"model.trouble={TROUBLES}", *SMALL]
+    assert main.main([*arguments, "hydra.sweep.dir=whole"]) == 1
+    rows, captured = summary_rows(here / "whole"), capsys.readouterr()
     states = ["finished", "failed", "out_of_memory", "diverged", "diverged", "finished"]
     assert [row["state"] for row in rows] == states
     assert [bool(row["error"]) for row in rows] == [state != "finished" for state in states]
     assert [bool(row["mae/test"]) for row in rows] == [True, False, False, False, False, True]
     assert rows[0]["mae/test"] == rows[5]["mae/test"]
     for number, why in ((1, "the third step is broken"), (2, "out of memory"), (3, "nan"), (4, "test split: ")):
-        assert f"job {number} {states[number]}" in said.err
+        assert f"job {number} {states[number]}" in captured.err
         assert why in rows[number]["error"]
     # Memory is given back: when a job makes its model, that of the job before is gone.
-    made = [line.split() for line in (here / "alive").read_text().splitlines()]
-    assert dict(reversed(made)) == dict.fromkeys(("none", "raise", "memory", "loss", "metric"), "1")
+    alive = [line.split() for line in (here / "alive").read_text().splitlines()]
+    assert dict(reversed(alive)) == dict.fromkeys(("none", "raise", "memory", "loss", "metric"), "1")
     first, last = (here / "whole" / rows[number]["folder"] for number in (0, 5))
     files = [sorted(path.glob("checkpoints/step-*.pt")) for path in (first, last)]
     assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
@@ -160,7 +160,7 @@ def test_a_mistake_in_any_job_is_said_before_the_first_begins(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main.main(["-m", "model=gru,lsmt", "optimizer.lr=0.1,-1", *SMALL]) == 2
-    said = capsys.readouterr().err
-    assert said.count("Did you mean lstm?") == 1
-    assert "optimizer.lr: expected a number above 0, got -1" in said
+    stderr = capsys.readouterr().err
+    assert stderr.count("Did you mean lstm?") == 1
+    assert "optimizer.lr: expected a number above 0, got -1" in stderr
     assert not list(tmp_path.iterdir())

@@ -17,17 +17,17 @@ from dltrain.loggers.console import Console
 def test_what_ended_as_it_would_end_again_is_kept_and_what_failed_is_tried_again(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    typed = [*OWN, "-m", "model=faulty", "model.trouble=none,raise,memory,loss", *SMALL, "hydra.sweep.dir=whole"]
-    assert main.main(typed) == 1
+    arguments = [*OWN, "-m", "model=faulty", "model.trouble=none,raise,memory,loss", *SMALL, "hydra.sweep.dir=whole"]
+    assert main.main(arguments) == 1
     home = here / "whole"
     rows, before = summary_rows(home), {path.name: state(path) for path in home.iterdir() if path.is_dir()}
-    asked = capsys.readouterr().err
-    assert "Retry failed jobs with: dltrain --config-dir my_conf -m" in asked
-    assert f"sweep.resume={home}" in asked
-    assert main.main([*typed, "sweep.resume=whole"]) == 1
-    said = capsys.readouterr().err
+    hint = capsys.readouterr().err
+    assert "Retry failed jobs with: dltrain --config-dir my_conf -m" in hint
+    assert f"sweep.resume={home}" in hint
+    assert main.main([*arguments, "sweep.resume=whole"]) == 1
+    stderr = capsys.readouterr().err
     for number, end in ((1, "finished"), (3, "out_of_memory"), (4, "diverged")):
-        assert f"job {number} of 4: model.trouble={rows[number - 1]['model.trouble']} ({end}, not run again)" in said
+        assert f"job {number} of 4: model.trouble={rows[number - 1]['model.trouble']} ({end}, not run again)" in stderr
     assert summary_rows(home) == rows
     for path in (home / row["folder"] for row in rows):
         assert (state(path) == before[path.name]) == ("raise" not in path.name)
@@ -37,15 +37,15 @@ def test_what_ended_as_it_would_end_again_is_kept_and_what_failed_is_tried_again
 def test_a_signal_ends_the_sweep_and_the_same_command_goes_on(
     here: Path, capsys: pytest.CaptureFixture[str], trouble: str, code: int
 ) -> None:
-    typed = [*OWN, "-m", "model=faulty", "seed=0,1", f"model.trouble={trouble}", *SMALL]
+    arguments = [*OWN, "-m", "model=faulty", "seed=0,1", f"model.trouble={trouble}", *SMALL]
     (here / "met").touch()  # the first sweep is left in peace
-    assert main.main([*typed, "hydra.sweep.dir=whole"]) == 0
+    assert main.main([*arguments, "hydra.sweep.dir=whole"]) == 0
     (here / "met").unlink()
-    assert main.main([*typed, "hydra.sweep.dir=cut"]) == code
+    assert main.main([*arguments, "hydra.sweep.dir=cut"]) == code
     assert [row["state"] for row in summary_rows(here / "cut")] == ["interrupted"]
     assert json.loads((here / "cut" / "status.json").read_text())["exit_code"] == code
-    said = capsys.readouterr().err
-    again = shlex.split(next(line for line in said.splitlines() if line.startswith("Resume with: dltrain -"))[13:])
+    stderr = capsys.readouterr().err
+    again = shlex.split(next(line for line in stderr.splitlines() if line.startswith("Resume with: dltrain -"))[13:])
     assert main.main(again[1:]) == 0
     assert summary_rows(here / "cut") == summary_rows(here / "whole")
     assert checkpoints(here / "cut") == checkpoints(here / "whole")
@@ -63,10 +63,10 @@ def test_a_signal_between_two_jobs_is_not_lost(here: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr("dltrain.cli.train.Console", Ends)
     # As a scheduler types it, which repeats a command word by word.
-    typed = ["-m", "model=perceptron", "seed=0,1", *SMALL, "hydra.sweep.dir=cut", "trainer.resume=auto"]
-    assert main.main(typed) == 143
+    arguments = ["-m", "model=perceptron", "seed=0,1", *SMALL, "hydra.sweep.dir=cut", "trainer.resume=auto"]
+    assert main.main(arguments) == 143
     assert [row["state"] for row in summary_rows(here / "cut")] == ["finished"]
-    assert main.main(typed) == 0
+    assert main.main(arguments) == 0
     assert [row["state"] for row in summary_rows(here / "cut")] == ["finished"] * 2
 
 
@@ -77,9 +77,9 @@ def test_a_finished_sweep_has_nothing_left_to_do(
     before = {path.name: state(path) for path in (finished / "whole").iterdir() if path.is_dir()}
     table = summary_rows(finished / "whole", but=())
     assert main.main([*DONE, "hydra.sweep.dir=whole", "sweep.resume=whole"]) == 0
-    said = capsys.readouterr()
-    assert said.err.count("(finished, not run again)") == 2
-    assert "Resume with" not in said.err
+    captured = capsys.readouterr()
+    assert captured.err.count("(finished, not run again)") == 2
+    assert "Resume with" not in captured.err
     assert {path.name: state(path) for path in (finished / "whole").iterdir() if path.is_dir()} == before
     assert summary_rows(finished / "whole", but=()) == table
     # A sweep is no run, and a command that asks for something else does not go on with it.
@@ -90,7 +90,7 @@ def test_a_finished_sweep_has_nothing_left_to_do(
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("command", "message"),
     [
         ("-m model=perceptron,mlp seed=1", "job 0: the sweep has model=perceptron seed=0"),
         ("-m model=perceptron,mlp seed=1", "job 1: seed: the sweep has 0, the configuration now 1"),
@@ -113,22 +113,22 @@ def test_a_finished_sweep_has_nothing_left_to_do(
     ],
 )
 def test_another_command_is_refused_with_the_difference(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: str, said: str
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, message: str
 ) -> None:
     monkeypatch.chdir(finished)
     before = state(finished)
-    named = [] if "sweep" in typed.replace("hydra.sweep", "") else ["sweep.resume=whole"]
-    assert main.main([*typed.split(), *SMALL, *named]) == 2
-    assert said in capsys.readouterr().err
+    named = [] if "sweep" in command.replace("hydra.sweep", "") else ["sweep.resume=whole"]
+    assert main.main([*command.split(), *SMALL, *named]) == 2
+    assert message in capsys.readouterr().err
     assert state(finished) == before
 
 
 def test_yaml_that_changed_under_a_sweep_is_seen(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    typed = [*OWN, "-m", "model=broken", "seed=0,1", *SMALL]
-    assert main.main([*typed, "hydra.sweep.dir=whole"]) == 1
+    arguments = [*OWN, "-m", "model=broken", "seed=0,1", *SMALL]
+    assert main.main([*arguments, "hydra.sweep.dir=whole"]) == 1
     file = here / "my_conf" / "model" / "broken.yaml"
     file.write_text(file.read_text().replace("hidden_size: 8", "hidden_size: 9"))
-    assert main.main([*typed, "sweep.resume=whole"]) == 2
+    assert main.main([*arguments, "sweep.resume=whole"]) == 2
     assert "job 0: model.hidden_size: the sweep has 8, the configuration now 9" in capsys.readouterr().err
 
 

@@ -66,15 +66,15 @@ def test_metrics_are_means_over_examples_also_with_a_short_last_batch() -> None:
 # --- principal components -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kept", [1, 3, 7, 10])
-def test_the_residual_of_components_equals_scikit_learns(kept: int) -> None:
+@pytest.mark.parametrize("count", [1, 3, 7, 10])
+def test_the_residual_of_components_equals_scikit_learns(count: int) -> None:
     x = normal(60, 10) @ normal(10, 10, seed=1) + 5
     found = Components()
     for rows in x.split(25):
         found.add(rows)
-    pca = PCA(kept).fit(x.numpy())
+    pca = PCA(count).fit(x.numpy())
     error = x.numpy() - pca.inverse_transform(pca.transform(x.numpy()))
-    assert found.residual(kept) == pytest.approx((error**2).sum(1).mean(), rel=1e-4, abs=1e-6)
+    assert found.residual(count) == pytest.approx((error**2).sum(1).mean(), rel=1e-4, abs=1e-6)
 
 
 def test_a_linear_autoencoder_reaches_the_principal_components_and_no_less() -> None:
@@ -131,8 +131,8 @@ def test_the_model_reads_the_corrupted_example_and_targets_the_clean_one(corrupt
     loss = task.loss(model, batch, 0.0)
     assert torch.equal(batch["inputs"], x)
     assert torch.equal(read[0], batch["corrupted"]) and not torch.equal(read[0], x)
-    made = model.decoder(model.encoder(read[0])).sigmoid()
-    torch.testing.assert_close(loss.total, (made - (x + 1) / 4).square().sum() / 9)
+    decoded = model.decoder(model.encoder(read[0])).sigmoid()
+    torch.testing.assert_close(loss.total, (decoded - (x + 1) / 4).square().sum() / 9)
 
 
 def test_an_evaluation_with_corruption_does_not_depend_on_seed_or_batch_size_and_leaves_the_global_generator() -> None:
@@ -274,11 +274,11 @@ def decoded_codes(model: nn.Module, task: Reconstruction, request: GenerateReque
 def test_codes_are_drawn_from_the_gaussian_of_the_training_examples() -> None:
     x, model, task = pictures(600), network(), Reconstruction(**PICTURE)
     own = model.encoder(x).detach()
-    made = decoded_codes(model, task, request_from(x, 20_000))
+    drawn = decoded_codes(model, task, request_from(x, 20_000))
     spread = own.std(0)
-    torch.testing.assert_close(made.mean(0) / spread, own.mean(0) / spread, atol=0.05, rtol=0)
-    torch.testing.assert_close(torch.corrcoef(made.T), torch.corrcoef(own.T), atol=0.05, rtol=0)
-    torch.testing.assert_close(made.std(0), spread, atol=0, rtol=0.05)
+    torch.testing.assert_close(drawn.mean(0) / spread, own.mean(0) / spread, atol=0.05, rtol=0)
+    torch.testing.assert_close(torch.corrcoef(drawn.T), torch.corrcoef(own.T), atol=0.05, rtol=0)
+    torch.testing.assert_close(drawn.std(0), spread, atol=0, rtol=0.05)
 
 
 def test_a_path_connects_the_codes_of_two_examples() -> None:
@@ -291,8 +291,8 @@ def test_a_path_connects_the_codes_of_two_examples() -> None:
 
 def test_given_examples_are_reconstructed_and_a_seed_determines_the_samples() -> None:
     x, model, task = pictures(50), network(), Reconstruction(**PICTURE, code="tanh")
-    made = task.generate(model, request_from(x, 5, given=x[:5]))
-    torch.testing.assert_close(made, model.decoder(model.encoder(x[:5]).tanh()).sigmoid())
+    reconstructed = task.generate(model, request_from(x, 5, given=x[:5]))
+    torch.testing.assert_close(reconstructed, model.decoder(model.encoder(x[:5]).tanh()).sigmoid())
     one, same, other = (task.generate(model, request_from(x, 9, seed=seed)) for seed in (4, 4, 5))
     assert torch.equal(one, same) and not torch.equal(one, other)
     assert bool((one >= 0).all() and (one <= 1).all())
@@ -302,15 +302,15 @@ def test_constant_codes_can_be_sampled() -> None:
     x, model = pictures(50), network()
     with torch.no_grad():
         model.encoder.layers[-1].weight[1] = 0
-    made = decoded_codes(model, Reconstruction(**PICTURE), request_from(x, 500))
-    assert made.isfinite().all() and float(np.ptp(made[:, 1].numpy())) < 1e-5
+    drawn = decoded_codes(model, Reconstruction(**PICTURE), request_from(x, 500))
+    assert drawn.isfinite().all() and float(np.ptp(drawn[:, 1].numpy())) < 1e-5
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"distance": "bernuolli"}, r"task\.distance: .*Did you mean bernoulli"),
         ({"distance": "bernoulli"}, r"task\.distance: expected mse for data other than images"),
@@ -320,6 +320,6 @@ def test_constant_codes_can_be_sampled() -> None:
         ({"sparsity": 1.0}, r"task\.code: expected sigmoid, as task\.sparsity"),
     ],
 )
-def test_settings_that_do_not_fit_the_data_are_rejected(given: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_settings_that_do_not_fit_the_data_are_rejected(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         Reconstruction([4], 4, **given)
