@@ -180,7 +180,7 @@ def test_a_value_missing_in_yaml_is_reported() -> None:
 
 def test_errors_of_a_library_constructor_are_reported() -> None:
     make = instantiate.partial({"_target_": "torch.optim.NAdam", "momentum_decay": -1.0}, "optimizer")
-    with pytest.raises(ConfigError, match="optimizer: NAdam refuses these values: Invalid momentum_decay"):
+    with pytest.raises(ConfigError, match="optimizer: NAdam rejects these values: Invalid momentum_decay"):
         make([torch.ones(1, requires_grad=True)])
 
 

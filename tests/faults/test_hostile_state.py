@@ -82,7 +82,7 @@ def test_an_optimizer_state_with_the_wrong_shape_is_rejected(change: Callable[..
     command = [sys.executable, "-m", "dltrain", "resume", str(sent), "trainer.max_steps=4"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 5, done.stderr
-    assert "refused, this run cannot resume from it" in done.stderr
+    assert "rejected, this run cannot resume from it" in done.stderr
     assert "Traceback" not in done.stderr
     assert before == {file: file.read_bytes() for file in (sent / "checkpoints").glob("*.pt")}
 
@@ -161,7 +161,7 @@ def test_cached_weights_of_a_library_are_never_unpickled(
     (sent / "job.yaml").write_text(yaml.safe_dump(content))
     assert main.main(["evaluate", str(sent)]) == 2
     stderr = capsys.readouterr().err
-    assert "model: squeezenet1_1 refuses these values" in stderr and "Traceback" not in stderr
+    assert "model: squeezenet1_1 rejects these values" in stderr and "Traceback" not in stderr
     assert not (tmp_path / "canary").exists()
     assert os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1", "the environment variable is restored"
     monkeypatch.delenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
