@@ -78,7 +78,7 @@ class Files(Protocol):
         """Return the number of examples."""
 
     def example(self, index: int, key: int | None) -> Any:
-        """Decode one example, in whatever form `stack` takes.
+        """Decode one example, in the form that `stack` expects.
 
         Args:
             index: Position in the split.
