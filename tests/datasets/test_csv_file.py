@@ -95,7 +95,7 @@ def test_numbers_that_can_be_read_in_two_ways_are_refused_unless_the_mark_is_giv
 ) -> None:
     (tmp_path / "a.csv").write_text("a;b\n" + "".join(f"{cell};x\n" for cell in cells))
     message = (
-        r"^data.decimal: expected .* in column a, line 2 of .*, got 4.136, which may be 4136 or 4.136. data.decimal="
+        r"^data.decimal: expected .* in column a, line 2 of .*, got 4.136, which may be 4136 or 4.136. Set data.decimal="
     )
     with pytest.raises(ConfigError, match=message):
         csv_file.read_csv(tmp_path / "a.csv")
