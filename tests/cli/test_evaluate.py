@@ -306,12 +306,12 @@ def test_a_wrong_folder_is_rejected_with_the_nearest_name_without_importing_torc
     script = (
         "import sys; from dltrain.cli import main; code = main.main(sys.argv[1:]); print('torch' in sys.modules, code)"
     )
-    ended = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", script, "evaluate", f"{plain_run}s"],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert ended.stdout.split() == ["False", "2"]
-    assert f"Did you mean {plain_run}?" in ended.stderr
+    assert completed.stdout.split() == ["False", "2"]
+    assert f"Did you mean {plain_run}?" in completed.stderr
