@@ -26,13 +26,13 @@ class Online(MLP):
         super().__init__(size, outputs, {{"mean": 8}}.get(token, 6))
         self.login, self.fails, self.calls = (api_key, header, logins), fails, 0
         if fails == "early":
-            raise LookupError(f"refused {{api_key!r}} with {{self.login}}")
+            raise LookupError(f"rejected {{api_key!r}} with {{self.login}}")
         assert self.login == ({SECRET!r}, {FROM_ENV!r}, [dict(user="me", password={PASSWORD!r})])
 
     def forward(self, *inputs):
         self.calls += 1
         if self.fails == "late" and self.calls > 9:
-            raise LookupError(f"refused {{self.login[0]!r}} with {{self.login}}")
+            raise LookupError(f"rejected {{self.login[0]!r}} with {{self.login}}")
         return super().forward(*inputs)
 """
 YAML = "_target_: online.Online\nsize: ${spec.size}\noutputs: ${spec.outputs}\napi_key: ???\n"
@@ -198,7 +198,7 @@ def test_a_run_stores_no_secret_and_resume_requires_it_again(
 def test_tracebacks_contain_no_secret(user_folder: Path, when: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(*OWN, KEY, LOGINS, f"model.fails={when}", "trainer.max_steps=9", "hydra.run.dir=runs/one") == 1
     output = "".join(capfd.readouterr())
-    assert "Traceback" in output and "LookupError: refused '***' with ('***', '***', [{" in output
+    assert "Traceback" in output and "LookupError: rejected '***' with ('***', '***', [{" in output
     assert_no_secrets(output)
 
 

@@ -213,7 +213,7 @@ def test_a_checkpoint_replaced_while_it_is_read_is_read_again(tmp_path: Path) ->
     saved, over = Checkpoints(tmp_path, keep_last=1, keep_best=1), threading.Event()
     saved.open()
 
-    def go_on() -> None:
+    def save_checkpoints() -> None:
         try:
             for step in range(80):
                 required = dict.fromkeys(checkpoint_format.REQUIRED)
@@ -223,7 +223,7 @@ def test_a_checkpoint_replaced_while_it_is_read_is_read_again(tmp_path: Path) ->
         finally:
             over.set()
 
-    training = threading.Thread(target=go_on)
+    training = threading.Thread(target=save_checkpoints)
     training.start()
     reads = 0
     try:

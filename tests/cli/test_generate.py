@@ -232,12 +232,12 @@ def test_a_class_can_be_selected_by_its_name(finished_run: FinishedRun, generate
 def test_data_are_read_only_for_given_images_and_models_without_a_prior(
     finished_run: FinishedRun, generate: Generate, data_root: Path, scans: list[Path]
 ) -> None:
-    gone = "data.root=/nowhere"
+    missing_root = "data.root=/nowhere"
     for model, free in (("vae", True), ("autoencoder", False)):
         run = finished_run(f"model={model}", "data=mnist", f"data.root={data_root}", SHORT[1])
-        result = generate(run, gone, "--out", f"{model}.png")
+        result = generate(run, missing_root, "--out", f"{model}.png")
         assert result.code == (0 if free else 2)
-        given = generate(run, gone, "--out", f"{model}-given.png", "--given", *scans)
+        given = generate(run, missing_root, "--out", f"{model}-given.png", "--given", *scans)
         for answer in (given,) if free else (result, given):
             assert answer.code == 2
             assert "data.root" in answer.err

@@ -138,10 +138,10 @@ def test_without_file_locks_a_run_whose_process_is_gone_is_shown_as_lost(
     plain_run: Path, runs: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = copy_run(plain_run, tmp_path / "run")
-    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
-        gone.wait()
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
     status = json.loads((run / "status.json").read_text())
-    (run / "status.json").write_text(json.dumps({**status, "state": "running", "pid": gone.pid}))
+    (run / "status.json").write_text(json.dumps({**status, "state": "running", "pid": dead.pid}))
 
     def full(lock: FileLock, **options: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

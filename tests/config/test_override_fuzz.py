@@ -62,7 +62,7 @@ def keys_of(choices: list[str]) -> list[str]:
 
 
 def check_composition(seed: int, capfd: pytest.CaptureFixture[str]) -> None:
-    """Print a configuration with random overrides: exit code 0 or 2, and one line for each mistake."""
+    """Print a configuration with random overrides: exit code 0 or 2, and one line for each error."""
     random = np.random.default_rng(seed)
     choices = CHOICES[seed % len(CHOICES)]
     words = random_words(random, keys_of(choices))

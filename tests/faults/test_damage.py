@@ -93,7 +93,7 @@ def test_a_damaged_checkpoint_is_skipped_for_the_newest_good_one(
     child = dltrain("resume", str(run), ALLOW)
     assert child.code == 0, child.stderr
     if listed or bad.exists():
-        assert f"{bad}: refused" in child.stderr
+        assert f"{bad}: rejected" in child.stderr
         assert f"falling back to {good}" in child.stderr
     assert f"from {good.name}" in child.stderr
     assert_same(run, undisturbed_run("forecast"))
@@ -261,7 +261,7 @@ def test_a_malicious_checkpoint_is_rejected_and_never_executed(
     before = contents(run)
     child = dltrain("resume", str(run), ALLOW)
     assert child.code == 5
-    assert all(f"{path}: refused" in child.stderr for path in checkpoints(run))
+    assert all(f"{path}: rejected" in child.stderr for path in checkpoints(run))
     assert not canary.exists()
     assert contents(run) == before
     if not bare:  # an unsafe load does execute it
