@@ -9,7 +9,8 @@ def inspect_data(job: Job) -> list[str]:
     """Read the data of a job and return lines that describe how they were read."""
     data: Data = instantiate.build(job.resolved["data"], "data", job.allow)
     splits = data.load()
-    facts = {"shape": data.spec.shape, "classes": data.spec.classes, "vocabulary": data.spec.vocabulary}
+    facts = {"shape": data.spec.shape, "classes": data.spec.classes}
+    facts["vocabulary"] = data.spec.tokens.size if data.spec.tokens else None
     parts = {"training": splits.train, "validation": splits.val, "test": splits.test}
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part is not None)
     stated = ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
