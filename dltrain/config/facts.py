@@ -14,7 +14,7 @@ BEFORE_FACTS = ("data", "trainer", "regularization", "device", "seed", "allow_ta
 
 
 class Fact:
-    """Placeholder of a value that the data or the task state: ``${spec.NAME}``, or ``${spec.NAME.PART}``."""
+    """Placeholder for a value that the data or the task provides: ``${spec.NAME}`` or ``${spec.NAME.PART}``."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -47,7 +47,7 @@ def fill_facts(node: Any, facts: Mapping[str, Any], key: str = "") -> Any:
         return node
     name, _, part = node.name.partition(".")
     if name not in facts:
-        raise ConfigError(format_error(key, "a fact that the data or the task state", node, suggest(name, facts)))
+        raise ConfigError(format_error(key, "a fact of the data or the task", node, suggest(name, facts)))
     if part and facts[name] is not None and not hasattr(facts[name], part):
         known = [name for name in dir(facts[name]) if not name.startswith("_")]
         raise ConfigError(format_error(key, f"a part of {name}", node, suggest(part, known)))
@@ -62,7 +62,7 @@ def renamed_fact(key: str, value: Any) -> str | None:
 
 
 def misplaced_fact(key: str, value: Any) -> str | None:
-    """Return the error if the resolved value of a key is a fact that comes too late for it, or part of a text."""
+    """Return the error if a fact is known too late for its key, or is only part of a value."""
     if isinstance(value, Fact) and key.partition(".")[0] in BEFORE_FACTS:
         return format_error(key, "a value that is known before the data are read", value)
     if isinstance(value, str) and FACT.search(value):
