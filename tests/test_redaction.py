@@ -188,7 +188,7 @@ def test_no_secret_is_in_a_run_and_a_resume_asks_for_those_that_were_typed(
     refuse_secrets("".join(capfd.readouterr()))
     assert run(*longer) == 2
     stderr = capfd.readouterr().err
-    assert "model.api_key: expected its value, got nothing. No run keeps a secret: give it again" in stderr
+    assert "model.api_key: expected its value, got nothing. Secrets are not stored. Give it again" in stderr
     assert "model.logins.0.password" in stderr and "header" not in stderr
     assert run(*longer, KEY, LOGIN) == 0
     refuse_secrets("".join(capfd.readouterr()))

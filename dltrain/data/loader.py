@@ -88,8 +88,8 @@ class Batches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from batch number ``start`` on, without reading the earlier ones.
 
-        Unreadable examples are left out of their batch. A batch without any readable example is ``{}``: it keeps its
-        place, so that batch numbers mean the same when a run resumes.
+        Unreadable examples are left out of their batch. A batch without any readable example is ``{}``, so
+        that batch numbers stay the same when a run resumes.
         """
         order = self.order(epoch)
         for indices, rows, skip in self._loader.chunks(order, start):

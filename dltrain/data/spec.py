@@ -138,12 +138,12 @@ class Inputs(NamedTuple):
 
 
 class Data(Protocol):
-    """A data set as YAML builds it. The constructor is quick and states the facts; `load` reads everything.
+    """A data set as YAML builds it. The constructor is quick and provides the facts; `load` reads everything.
 
     Both raise `dltrain.errors.ConfigError` with the ``data.`` key that is wrong. Optional attributes: ``bad``
-    (`dltrain.data.bad_samples.BadSamples`), ``worker_timeout`` (seconds), ``describe() -> list[str]`` (what was
-    understood of the files, for the user, once they are loaded), and ``fitted``, False if nothing is fitted to
-    the training split, so that the model can be evaluated on other data with the same classes.
+    (`dltrain.data.bad_samples.BadSamples`), ``worker_timeout`` (seconds), ``describe() -> list[str]`` (how the
+    loaded files were read), and ``fitted``, False if nothing is fitted to the training split, so that the model can be
+    evaluated on other data with the same classes.
     """
 
     spec: Spec
@@ -158,6 +158,6 @@ class Data(Protocol):
 
 
 def describe_data(data: Data) -> list[str]:
-    """Return the lines in which a loaded data set describes its files, if it has any."""
+    """Return the description of a loaded data set, line by line; empty if it has none."""
     describe = getattr(data, "describe", None)
     return describe() if describe else []

@@ -45,7 +45,7 @@ class BatchReader:
         kept, rows, errors = self._read(indices)
         self.progress[2 * worker.id + 1] = IDLE
         for value in rows.values():
-            value.share_memory_()  # here, because an error in torch's sending thread would not reach the main process
+            value.share_memory_()  # an error in torch's sending thread would not reach the main process
         return kept, rows, errors
 
     def busy(self) -> list[tuple[int, int]]:

@@ -120,7 +120,7 @@ class WorkerLoader:
 
         Raises:
             WorkerError: A worker died.
-            TimeoutError: All workers are alive but gave nothing for a while.
+            TimeoutError: All workers are alive but returned nothing for a while.
         """
         watching = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGCHLD, self._on_child_exit) if watching else None

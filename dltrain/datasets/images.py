@@ -1,4 +1,4 @@
-"""What all image data sets share: facts, pixel scaling and augmentation."""
+"""Facts, pixel scaling and augmentation of images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -155,7 +155,7 @@ class FlipAndCrop(nn.Module):
     Args:
         flip: Flip each image with probability 1/2.
         crop: Shift each image by up to 4 pixels in each direction.
-        scaling: Module that scaled the pixels; it knows the value of black.
+        scaling: Module that scaled the pixels, for the value of black.
 
     Shape:
         inputs (B, channels, height, width) -> the same

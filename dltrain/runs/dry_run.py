@@ -37,7 +37,7 @@ def prepare_run(
     Args:
         job: The run's configuration.
         notes: Added to the notes of the components.
-        resumed: Folder of a run to resume. Its data must have the fingerprint with which the run began.
+        resumed: Folder of a run to resume. Its data must have the same fingerprint as at the start of the run.
     """
     components = build_components(job)
     classifier_features.attach_features(components)
@@ -66,7 +66,7 @@ def prepare_run(
 
 
 def build_batches(components: Components, splits: Splits) -> dict[str, Batches]:
-    """Return split -> batches on the device; of the validation split a fixed sample of ``trainer.eval_examples``."""
+    """Return split -> batches on the device, for validation a fixed sample of ``trainer.eval_examples``."""
     sample = components.config["trainer"]["eval_examples"]
     sources = {"train": splits.train, "test": splits.test, "val": splits.val, "unlabelled": splits.unlabelled}
     return {
@@ -77,7 +77,7 @@ def build_batches(components: Components, splits: Splits) -> dict[str, Batches]:
 
 
 class NumbersAsTargets(nn.Module):
-    """Batches in which ``targets`` are the numbers to predict, where a column can serve as classes, too."""
+    """Use the numbers of a column that can also serve as classes as ``targets``."""
 
     def __init__(self, prepare: nn.Module) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
     The random state and the buffers of the model are restored afterwards.
 
     Raises:
-        ConfigError: Model, task and data do not fit together, or the optimizer refuses its arguments.
+        ConfigError: Model, task and data do not fit together, or the optimizer rejects its arguments.
     """
     _check_batch_norm(components, batches["train"])
     _check_checkpointable(components)

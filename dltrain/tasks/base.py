@@ -134,7 +134,7 @@ class Task(ABC):
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """Return what the model must know: ``outputs``, ``each_step`` (an output at every step), ``causal``."""
+        """Return the facts that the model needs: ``outputs``, ``each_step`` (an output at every step), ``causal``."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:

@@ -80,7 +80,7 @@ class Forecasting(Task):
         """Return MAE, RMSE and MASE of the model and of the baselines, and the skill of the model.
 
         MAE and RMSE are in the units of the data. MASE divides each error by the mean absolute change over a season in
-        training, so that series of different scales count alike. With two to eight series there is the MAE of each.
+        training, so that series of different scales count equally. With two to eight series there is the MAE of each.
 
         Skill is 1 - MASE / (MASE of the best baseline), which is the same for MAE if there is one series: 0 is no
         better, 1 is perfect. It is undefined, and left out, if a baseline is perfect.

@@ -74,7 +74,7 @@ def target_values(batch: Batch) -> Tensor:
 
 
 def denormalize_error(error: Tensor, batch: Batch) -> Tensor:
-    """Return differences in the units of the data; without the shift, next to which float32 would lose them."""
+    """Return differences in the units of the data; the shift cancels, and adding it would lose digits in float32."""
     return error * batch["scale"] if "scale" in batch else error
 
 

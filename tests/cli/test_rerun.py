@@ -147,7 +147,7 @@ def test_a_user_s_own_module_is_part_of_the_code(tmp_path: Path, monkeypatch: py
     ("arguments", "message"),
     [
         (["model=lsmt"], "Did you mean lstm?"),
-        (["experiment=lenet5_mnist"], "It changes several groups: dltrain experiment=lenet5_mnist is a run of its own"),
+        (["experiment=lenet5_mnist"], "It changes several groups. For a new run: dltrain experiment=lenet5_mnist"),
         (["optimizer.lr=-1", "trainer.epochs=x"], "optimizer.lr: expected a number above 0, got -1"),
         (["seed=1,2"], "seed: expected one value"),
         (["--sort"], "--sort: unknown flag"),

@@ -180,7 +180,7 @@ def test_a_value_that_yaml_leaves_open_is_asked_for() -> None:
 
 def test_what_a_library_refuses_is_explained() -> None:
     make = instantiate.partial({"_target_": "torch.optim.NAdam", "momentum_decay": -1.0}, "optimizer")
-    with pytest.raises(ConfigError, match="optimizer: NAdam refuses these values: Invalid momentum_decay"):
+    with pytest.raises(ConfigError, match="optimizer: NAdam rejects these values: Invalid momentum_decay"):
         make([torch.ones(1, requires_grad=True)])
 
 

@@ -58,7 +58,7 @@ def test_folders_named_as_splits_are_used_and_a_missing_split_is_taken_from_trai
     assert description[0] == f"{sum(expected):,} images in {tmp_path}"
     for split, count in zip(("train", "val", "test"), expected, strict=True):
         assert f"{split} {count} from" in description[1]
-    assert description[1].count("no images of its own") == 3 - len(names)
+    assert description[1].count("no folder with images") == 3 - len(names)
     assert description[2:] == [f"classes: cat {sum(expected) // 2}, dog {sum(expected) // 2}"]
 
 

@@ -118,7 +118,7 @@ def test_several_series_in_one_file_are_rejected_with_the_column_that_identifies
     by: list[str], tmp_path: Path
 ) -> None:
     path = write(tmp_path, **panel(by))
-    with pytest.raises(ConfigError, match=r"Column store tells 4 series apart: data.group=store .* data.where=store:A"):
+    with pytest.raises(ConfigError, match=r"store distinguishes 4 series: data.group=store .* data.where=store:A"):
         read(path)
     assert read(path, where="store:B").spec.series_names is None
     one = batch_of(read(path, where="store=B").load().test)

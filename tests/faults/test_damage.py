@@ -107,7 +107,7 @@ def test_when_every_checkpoint_is_damaged_each_is_reported_and_no_file_changes(
     before = contents(run)
     child = dltrain("resume", str(run), ALLOW)
     assert child.code == 5
-    assert all(f"{path}: refused, it is damaged" in child.stderr for path in checkpoints(run))
+    assert all(f"{path}: rejected, it is damaged" in child.stderr for path in checkpoints(run))
     assert "Traceback" not in child.stderr
     assert contents(run) == before
 

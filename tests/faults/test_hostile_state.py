@@ -82,7 +82,7 @@ def test_a_state_that_has_not_the_shape_of_its_weights_is_refused(change: Callab
     command = [sys.executable, "-m", "dltrain", "resume", str(sent), "trainer.max_steps=4"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 5, done.stderr
-    assert "refused, this run cannot resume from it" in done.stderr
+    assert "rejected, this run cannot resume from it" in done.stderr
     assert "Traceback" not in done.stderr
     assert before == {file: file.read_bytes() for file in (sent / "checkpoints").glob("*.pt")}
 
@@ -161,7 +161,7 @@ def test_weights_that_a_library_finds_in_its_cache_are_loaded_as_data_only(
     (sent / "job.yaml").write_text(yaml.safe_dump(content))
     assert main.main(["evaluate", str(sent)]) == 2
     stderr = capsys.readouterr().err
-    assert "model: squeezenet1_1 refuses these values" in stderr and "Traceback" not in stderr
+    assert "model: squeezenet1_1 rejects these values" in stderr and "Traceback" not in stderr
     assert not (tmp_path / "canary").exists()
     assert os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1", "the surroundings are as they were"
     monkeypatch.delenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")

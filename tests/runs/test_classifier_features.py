@@ -188,7 +188,7 @@ def test_a_run_whose_checkpoints_are_damaged_is_rejected(
     for file in (damaged / "checkpoints").glob("step-*.pt"):
         file.write_bytes(file.read_bytes()[:-100])
     line = error_of(capsys, tmp_path, f"task.features={damaged}")
-    assert "refused, it is damaged" in line
+    assert "rejected, it is damaged" in line
 
 
 class RowClassifier(nn.Module):
