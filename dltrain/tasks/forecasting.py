@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dltrain.errors import choose
 from dltrain.metrics.running import Mean
 from dltrain.plots import charts
+from dltrain.tasks.asking import ask
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
 from dltrain.tasks.regression import LOSSES, add_errors, check_target_names, denormalize, denormalize_error, mse_to_rmse
 from dltrain.tasks.ridge import MAX_SIZE, Ridge
@@ -61,7 +62,7 @@ class Forecasting(Task):
 
     def forecast(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return normalized forecasts, (B, horizon, columns)."""
-        return model(batch["inputs"]).view(-1, self.horizon, self.columns)
+        return ask(model, batch).view(-1, self.horizon, self.columns)
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the mean distance over the examples, on normalized values."""

@@ -36,7 +36,7 @@ def test_nats_per_character_equal_the_loss_of_evaluation(
         assert line["nats_per_character"] == pytest.approx(loss, rel=1e-5)
 
 
-def test_a_text_is_continued_by_length_seed_and_temperature(
+def test_length_seed_and_temperature_control_the_generated_text(
     train: Train, predict: Predict, small_data: SmallData
 ) -> None:
     folder = train(*TEXT, *small_data("text"))

@@ -11,7 +11,10 @@ from task_examples import evaluate, fit, in_batches, normal, request
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dltrain.data.loader import Batches
+from dltrain.data.spec import Source
 from dltrain.errors import ConfigError
+from dltrain.keyed_random import mix
 from dltrain.metrics.running import Components
 from dltrain.models.autoencoders import ConvAutoencoder, DenseAutoencoder
 from dltrain.tasks.base import GenerateRequest
@@ -94,22 +97,28 @@ def test_very_large_examples_have_no_baseline() -> None:
 # --- corruption -----------------------------------------------------------------------------------------------------
 
 
+def corrupted(unit: Tensor, **changes: Any) -> Tensor:
+    """Return corrupted examples of 50 numbers in the unit range."""
+    task = Reconstruction([50], 50, low=[0.0], high=[1.0], **changes)
+    return task.corrupt({"inputs": unit}, mix(torch.arange(len(unit))))["corrupted"].flatten(1)
+
+
 def test_masking_sets_the_configured_fraction_to_black() -> None:
-    unit = torch.rand(400, 50) + 0.5
-    found = Reconstruction(**IMAGE, corruption="masking", amount=0.3).corrupt(unit)
+    unit = torch.rand(400, 1, 1, 50) + 0.5
+    found = corrupted(unit, corruption="masking", amount=0.3)
+    unit = unit.flatten(1)
     assert float((found == 0).float().mean()) == pytest.approx(0.3, abs=0.02)
     assert torch.equal(found[found != 0], unit[found != 0])
 
 
 def test_salt_and_pepper_are_equally_frequent() -> None:
-    unit = torch.full((400, 50), 0.5)
-    found = Reconstruction(**IMAGE, corruption="salt_and_pepper", amount=0.4).corrupt(unit)
+    found = corrupted(torch.full((400, 1, 1, 50), 0.5), corruption="salt_and_pepper", amount=0.4)
     shares = [float((found == value).float().mean()) for value in (0, 1, 0.5)]
     assert shares == pytest.approx([0.2, 0.2, 0.6], abs=0.02)
 
 
 def test_gaussian_noise_has_the_requested_deviation() -> None:
-    apart = Reconstruction(**IMAGE, corruption="gaussian", amount=0.7).corrupt(torch.zeros(200, 100))
+    apart = corrupted(torch.zeros(400, 1, 1, 50), corruption="gaussian", amount=0.7)
     assert (float(apart.mean()), float(apart.std())) == pytest.approx((0, 0.7), abs=0.02)
 
 
@@ -118,22 +127,26 @@ def test_the_model_reads_the_corrupted_example_and_targets_the_clean_one(corrupt
     x, read, model = images(9), [], network()
     task = Reconstruction(**IMAGE, corruption=corruption, amount=0.5)
     model.encoder.register_forward_pre_hook(lambda _, given: read.append(given[0]))
-    torch.manual_seed(7)
-    loss = task.loss(model, {"inputs": x}, 0.0)
-    torch.manual_seed(7)
-    torch.testing.assert_close(read[0], 4 * task.corrupt((x + 1) / 4) - 1)
-    assert not torch.equal(read[0], x)
+    batch = task.corrupt({"inputs": x}, mix(torch.arange(9)))
+    loss = task.loss(model, batch, 0.0)
+    assert torch.equal(batch["inputs"], x)
+    assert torch.equal(read[0], batch["corrupted"]) and not torch.equal(read[0], x)
     decoded = model.decoder(model.encoder(read[0])).sigmoid()
     torch.testing.assert_close(loss.total, (decoded - (x + 1) / 4).square().sum() / 9)
 
 
-def test_evaluation_with_corruption_is_bitwise_reproducible_and_leaves_the_global_generator_unchanged() -> None:
+def test_evaluation_with_corruption_does_not_depend_on_seed_or_batch_size() -> None:
     x, model = images(40), network()
     task = Reconstruction(**IMAGE, corruption="masking", amount=0.5)
-    torch.manual_seed(3)
     before = torch.get_rng_state()
-    one, other = evaluate(task, model, x), evaluate(task, model, x)
+    found = [
+        Batches(Source({"inputs": x}, nn.Identity()), size, seed=seed, corrupt=task.corrupt)
+        for seed, size in ((0, 40), (1, 40), (0, 7))
+    ]
+    with torch.inference_mode():
+        one, other, cut = (task.evaluate(model, batches) for batches in found)
     assert one.metrics == other.metrics
+    assert cut.metrics == pytest.approx(one.metrics, rel=1e-6)
     assert one.metrics["loss"] != pytest.approx(36 * one.metrics["mse"], rel=1e-4), "mse is that without noise"
     shown = [task.show(model, evaluation) for evaluation in (one, other)]
     assert [item.tag for item in shown[0]] == ["reconstructions", "codes"]
