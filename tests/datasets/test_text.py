@@ -17,7 +17,7 @@ def batch_of(source):
     return next(iter(Batches(source, len(source))))
 
 
-def test_targets_are_the_inputs_one_token_later_and_training_reads_every_position(tmp_path):
+def test_targets_are_the_next_tokens_and_training_windows_start_at_every_position(tmp_path):
     text = "abcdefghij" * 20
     data = Text(write(tmp_path / "a.txt", text), context_length=7)
     splits = data.load()
@@ -28,7 +28,7 @@ def test_targets_are_the_inputs_one_token_later_and_training_reads_every_positio
         assert data.spec.tokens.decode(batch["targets"][row].tolist()) == text[row + 1 : row + 8]
 
 
-def test_validation_and_test_predict_each_token_once_and_stay_in_their_parts(tmp_path):
+def test_validation_and_test_predict_each_token_of_their_part_once(tmp_path):
     text = "".join(chr(97 + number % 26) for number in range(1000))
     data = Text(write(tmp_path / "a.txt", text), context_length=10)
     splits = data.load()
@@ -39,7 +39,7 @@ def test_validation_and_test_predict_each_token_once_and_stay_in_their_parts(tmp
         assert data.spec.tokens.decode(batch["inputs"].flatten().tolist()[:99]) == part[:99]
 
 
-def test_the_fingerprint_is_that_of_earlier_versions_which_left_out_the_last_incomplete_window():
+def test_the_fingerprint_equals_that_of_earlier_versions():
     assert fingerprint(Text().load()) == {
         "train": "2ddc0f6600fcba2e",
         "val": "c521ab73ff2ffa52",
@@ -66,7 +66,7 @@ def test_decode_undoes_encode(tokens):
     assert min(numbers) >= 0 and max(numbers) < spec.tokens.size == spec.features
 
 
-def test_bytes_are_those_of_the_file(tmp_path):
+def test_byte_tokens_are_the_bytes_of_the_file(tmp_path):
     (tmp_path / "a.bin").write_bytes(bytes(range(256)) * 4)
     data = Text(str(tmp_path / "a.bin"), tokens="bytes", context_length=8)
     assert data.spec.tokens.size == 256
@@ -74,25 +74,25 @@ def test_bytes_are_those_of_the_file(tmp_path):
     assert data.spec.tokens.decode([0xFF, 65]) == "\ufffdA"
 
 
-def test_a_character_that_only_the_test_holds_is_known(tmp_path):
+def test_the_vocabulary_includes_characters_found_only_in_the_test_part(tmp_path):
     data = Text(write(tmp_path / "a.txt", "ab" * 90 + "xyz" * 10), context_length=4)
     assert data.spec.tokens.size == 5
     assert "z" in data.spec.tokens.decode(batch_of(data.load().test)["targets"].flatten().tolist())
 
 
-def test_many_different_characters_are_kept(tmp_path):
+def test_a_vocabulary_of_more_than_256_characters_is_supported(tmp_path):
     text = "".join(chr(0x4E00 + number) for number in range(600))
     data = Text(write(tmp_path / "a.txt", text), context_length=5)
     assert data.spec.tokens.size == 600
     assert data.spec.tokens.decode(batch_of(data.load().test)["inputs"][-1].tolist()) in text
 
 
-def test_the_bundled_text_begins_and_ends_at_a_chapter():
+def test_the_bundled_text_starts_and_ends_at_chapter_boundaries():
     text = BUNDLED.read_text("utf-8")
     assert text.startswith("CHAPTER 1. Loomings.") and "CHAPTER 46." in text and "CHAPTER 47." not in text
 
 
-def test_an_unknown_character_is_refused_when_a_user_types_it(tmp_path):
+def test_encode_rejects_an_unknown_character(tmp_path):
     data = Text(write(tmp_path / "a.txt", "ab" * 100), context_length=4)
     with pytest.raises(ConfigError, match="got 'é'"):
         data.spec.tokens.encode("abé")
@@ -102,7 +102,7 @@ def test_an_unknown_character_is_refused_when_a_user_types_it(tmp_path):
     ("content", "part"),
     [(b"", "empty file"), (b"abc" * 9, "data.context_length"), (b"\xff\xfe\xfa", "data.tokens=bytes")],
 )
-def test_a_file_that_is_too_short_or_no_text_is_refused(content, part, tmp_path):
+def test_a_file_that_is_too_short_or_not_text_is_rejected(content, part, tmp_path):
     (tmp_path / "a.txt").write_bytes(content)
     with pytest.raises(ConfigError) as caught:
         Text(str(tmp_path / "a.txt")).load()
@@ -114,14 +114,14 @@ def test_without_validation_there_is_no_validation_split():
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\r", "\n"])
-def test_lines_of_a_users_text_end_as_those_of_training_do(tmp_path, end):
+def test_line_endings_of_inputs_are_normalized_as_in_training(tmp_path, end):
     data = Text(write(tmp_path / "a.txt", f"ab{end}" * 100), context_length=4)
     (tmp_path / "new.txt").write_bytes(f"ba{end}ab".encode())
     (piece,) = data.inputs(InputFiles((str(tmp_path / "new.txt"),)))
     assert data.spec.tokens.decode(piece.rows["tokens"][0, :-1].tolist()) == "ba\nab"
 
 
-def test_characters_that_cannot_be_printed_are_named_all_the_same(tmp_path):
+def test_unprintable_characters_are_escaped_in_the_error(tmp_path):
     data = Text(write(tmp_path / "a.txt", "ab" * 100), context_length=4)
     with pytest.raises(ConfigError, match=r"got '\\x07\\udcff'"):
         data.spec.tokens.encode("a\x07\udcff")

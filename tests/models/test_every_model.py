@@ -67,7 +67,7 @@ def test_defaults_in_the_yaml_file_are_those_of_the_constructor(name: str) -> No
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_yaml_file_begins_with_a_comment(name: str) -> None:
+def test_a_yaml_file_starts_with_a_comment(name: str) -> None:
     assert (CONF / f"{name}.yaml").read_text().startswith("# ")
 
 
@@ -151,12 +151,12 @@ def test_a_causal_model_does_not_depend_on_later_tokens(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "transformer"])
-def test_rows_of_an_image_are_steps(name: str) -> None:
+def test_sequence_models_read_rows_of_an_image_as_steps(name: str) -> None:
     model = build(name, IMAGE)
-    picture = torch.randn(2, 3, 16, 20)
-    rows = torch.stack([picture[:, :, row].reshape(2, 60) for row in range(16)], dim=1)
-    assert torch.equal(model(picture), model(rows))
-    channels_last = picture.contiguous(memory_format=torch.channels_last)
+    image = torch.randn(2, 3, 16, 20)
+    rows = torch.stack([image[:, :, row].reshape(2, 60) for row in range(16)], dim=1)
+    assert torch.equal(model(image), model(rows))
+    channels_last = image.contiguous(memory_format=torch.channels_last)
     assert torch.equal(model(channels_last), model(rows))
 
 

@@ -38,7 +38,7 @@ def test_metrics_equal_torchmetrics_over_uneven_batches() -> None:
     assert metrics["bits_per_token"] == pytest.approx(math.log2(perplexity), rel=1e-5)
 
 
-def test_the_training_loss_is_the_mean_over_tokens_weighted_by_their_number() -> None:
+def test_the_training_loss_is_the_mean_over_tokens_with_their_number_as_weight() -> None:
     (batch, *_) = batches()
     loss = LanguageModeling(VOCABULARY, LENGTH, label_smoothing=0.2).loss(nn.Identity(), batch, 0.0)
     assert loss.weight == SIZES[0] * LENGTH
@@ -74,7 +74,7 @@ def table() -> Table:
     return Table()
 
 
-def test_a_sample_at_low_temperature_is_greedy_also_beyond_the_models_length(table: Table) -> None:
+def test_a_sample_at_low_temperature_is_greedy_beyond_the_context_length(table: Table) -> None:
     expected = [3]
     for _ in range(3 * LENGTH):
         expected.append(int(table.rows.weight[expected[-1]].argmax()))
