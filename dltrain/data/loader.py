@@ -2,24 +2,30 @@
 
 The order of an epoch is a permutation of (seed, epoch), and the randomness of an example is keyed by (seed, epoch,
 index). The bytes of a batch therefore depend neither on the number of workers nor on where in an epoch a run resumes.
+
+Randomness enters at four places, each with its own keys: an example is decoded, `augment` changes it, the task's
+`corrupt` changes it, and `blend` combines the examples of a batch. Only `corrupt` also applies outside training, keyed
+by the index alone.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from dltrain.data.bad_samples import BadSamples
-from dltrain.data.keyed_random import key, mix
 from dltrain.data.spec import Source
 from dltrain.data.splits import permutation
 from dltrain.data.worker_pool import TIMEOUT_S, WorkerLoader
 from dltrain.errors import ConfigError, format_error
+from dltrain.keyed_random import key, mix
 
 Batch = dict[str, Tensor]
 
 # Rows are gathered and prepared for many steps at once, so that a training step only slices. 8 MiB stay in cache.
 CHUNK_BYTES = 8 * 2**20
+
+DECODE, BLEND, CORRUPT = 1, 2, 3  # parts of a key; that of `augment` has none
 
 
 class Batches:
@@ -34,6 +40,7 @@ class Batches:
         sample: Read a fixed sample of at most this many examples, at least 1; None reads all.
         workers: Processes that decode `Files`, at least 0; unused for tensors.
         channels_last: Convert images to the channels_last memory format.
+        corrupt: Random change of each prepared example, also outside training, ``corrupt(batch, keys)``.
         bad: Policy for unreadable examples, shared by all splits of a run. None stops at the first one.
         timeout: Seconds without a batch after which workers count as hanging.
     """
@@ -48,6 +55,7 @@ class Batches:
         sample: int | None = None,
         workers: int = 0,
         channels_last: bool = False,
+        corrupt: Callable[[Batch, Tensor], Batch] | None = None,
         bad: BadSamples | None = None,
         timeout: float = TIMEOUT_S,
     ) -> None:
@@ -62,6 +70,8 @@ class Batches:
         self.channels_last = channels_last
         self.prepare = source.prepare.to(self.device).eval()
         self.augment = source.augment.to(self.device) if training and source.augment is not None else None
+        self.blend = source.blend.to(self.device) if training and source.blend is not None else None
+        self.corrupt = corrupt
         self._loader = (
             TensorLoader(source.rows, batch_size, self.device)
             if isinstance(source.rows, Mapping)
@@ -92,15 +102,16 @@ class Batches:
         that batch numbers stay the same when a run resumes.
         """
         order = self.order(epoch)
-        for indices, rows, skip in self._loader.chunks(order, start):
+        decoding = key(self.seed, epoch, DECODE) if self.training else None
+        for indices, rows, skip in self._loader.chunks(order, start, decoding):
             if not rows:
                 yield {}
                 continue
             with torch.no_grad():
                 batch = self._prepare(rows, indices, epoch)
-            parts = [value.split(self.batch_size) for value in batch.values()]
-            for values in list(zip(*parts, strict=True))[skip:]:
-                yield dict(zip(batch, values, strict=True))
+            parts = [value.split(self.batch_size) for value in (indices, *batch.values())]
+            for numbers, *values in list(zip(*parts, strict=True))[skip:]:
+                yield self._blend(dict(zip(batch, values, strict=True)), numbers, epoch)
 
     def order(self, epoch: int) -> Tensor:
         """Return the example indices in the order of an epoch, int64 on the CPU."""
@@ -118,10 +129,22 @@ class Batches:
     def _prepare(self, rows: Batch, indices: Tensor, epoch: int) -> Batch:
         batch: Batch = self.prepare(rows)
         if self.augment is not None:
-            batch = self.augment(batch, mix(indices.to(self.device) + key(self.seed, epoch)))
+            batch = self.augment(batch, self._keys(indices, key(self.seed, epoch)))
+        if self.corrupt is not None:
+            parts = (self.seed, epoch, CORRUPT) if self.training else (CORRUPT,)
+            batch = self.corrupt(batch, self._keys(indices, key(*parts)))
         if self.channels_last and batch["inputs"].dim() == 4:
             batch["inputs"] = batch["inputs"].contiguous(memory_format=torch.channels_last)
         return batch
+
+    def _blend(self, batch: Batch, indices: Tensor, epoch: int) -> Batch:
+        if self.blend is None:
+            return batch
+        with torch.no_grad():
+            return self.blend(batch, self._keys(indices, key(self.seed, epoch, BLEND)))
+
+    def _keys(self, indices: Tensor, base: int) -> Tensor:
+        return mix(indices.to(self.device) + base)
 
 
 class TensorLoader:
@@ -139,8 +162,11 @@ class TensorLoader:
         self.batches = max(1, CHUNK_BYTES // max(1, 4 * row_bytes * batch_size))
         self.batch_size = batch_size
 
-    def chunks(self, order: Tensor, start: int) -> Iterator[tuple[Tensor, Batch, int]]:
-        """Yield (indices, rows, batches to skip) for each chunk from the one with batch ``start`` on."""
+    def chunks(self, order: Tensor, start: int, key: int | None) -> Iterator[tuple[Tensor, Batch, int]]:
+        """Yield (indices, rows, batches to skip) for each chunk from the one with batch ``start`` on.
+
+        Nothing is decoded, so ``key`` is unused.
+        """
         first = start // self.batches
         order = order.to(self.device)
         for number, indices in enumerate(order.split(self.batches * self.batch_size)[first:], first):

@@ -1,12 +1,13 @@
 """The interface between data sets and the rest: facts, splits, batches of rows."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
 from dltrain.data.inputs import InputFiles
+from dltrain.data.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,8 @@ class Spec:
         lags: Past values in an example of series, window times columns, for models with a linear path.
         season: Steps per season of a series, for the naive forecasts.
         unit: Unit of the predicted numbers.
-        vocabulary: Number of different tokens.
-        pad: Token that pads short sequences.
-        decode: Converts a list of tokens to text.
-        encode: Converts text to a list of tokens.
+        tokens: Vocabulary of the inputs, if they are text.
+        target_tokens: Vocabulary of the targets, if they are a text in another one.
     """
 
     shape: tuple[int, ...] | None = None
@@ -61,14 +60,12 @@ class Spec:
     lags: int | None = None
     season: int | None = None
     unit: str | None = None
-    vocabulary: int | None = None
-    pad: int | None = None
-    decode: Callable[[list[int]], str] | None = None
-    encode: Callable[[str], list[int]] | None = None
+    tokens: Tokens | None = None
+    target_tokens: Tokens | None = None
 
 
 class Files(Protocol):
-    """Examples that are decoded one by one by worker processes, e.g. because they do not fit into memory.
+    """Examples that worker processes decode, e.g. because they do not fit into memory.
 
     A method ``files() -> Iterable[(name, bytes)]`` is optional: it gives the file name, relative to the data set, and
     the file size of each example for the fingerprint.
@@ -77,12 +74,20 @@ class Files(Protocol):
     def __len__(self) -> int:
         """Return the number of examples."""
 
-    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        """Decode a batch: name -> tensor with one row per index.
+    def example(self, index: int, key: int | None) -> Any:
+        """Decode one example, in whatever form `stack` takes.
+
+        Args:
+            index: Position in the split.
+            key: Source of the example's randomness in training, such as the place of a crop; None outside training. See
+                `dltrain.keyed_random.draw`.
 
         Raises:
-            ConfigError: An example cannot be read. For a single index, the message names the example.
+            ConfigError: The example cannot be read; the message names it.
         """
+
+    def stack(self, examples: list[Any]) -> dict[str, Tensor]:
+        """Return at least one example as rows: name -> tensor with one row per example."""
 
 
 @dataclass(frozen=True)
@@ -94,14 +99,16 @@ class Source:
             row is copied only when it is drawn.
         prepare: Module that turns a batch of rows on the device into the fields a task reads (``inputs``, ``targets``,
             ...). It treats each row by itself and draws no random numbers.
-        augment: Random change of a prepared batch in training, ``augment(batch, keys)``. The keys (int64, one per
-            example) are the source of randomness; see `dltrain.data.keyed_random.uniform`.
+        augment: Random change of each prepared example by itself in training, ``augment(batch, keys)``. The keys
+            (int64, one per example) are the source of randomness; see `dltrain.keyed_random.uniform`.
+        blend: Random combination of the examples of a batch in training, ``blend(batch, keys)``.
         fingerprinted: Tensors to fingerprint in place of `rows`; None for `rows`.
     """
 
     rows: Mapping[str, Tensor] | Files
     prepare: nn.Module
     augment: nn.Module | None = None
+    blend: nn.Module | None = None
     fingerprinted: Mapping[str, Tensor] | None = None
 
     def __len__(self) -> int:

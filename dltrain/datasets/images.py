@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.data.checks import one_of
-from dltrain.data.keyed_random import uniform
 from dltrain.data.loader import Batch
 from dltrain.data.spec import Files, Source, Spec, Splits
 from dltrain.data.splits import hold_out_stratified
 from dltrain.datasets.array_scale import ArrayScale
 from dltrain.errors import ConfigError, format_error
+from dltrain.keyed_random import uniform
 
 Rows = dict[str, Tensor]
 

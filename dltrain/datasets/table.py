@@ -15,6 +15,7 @@ from dltrain.data.loader import Batch
 from dltrain.data.spec import Inputs, Source, Spec, Splits
 from dltrain.data.splits import held_out_size, hold_out_stratified, permutation
 from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read_csv
+from dltrain.datasets.csv_report import describe_csv
 from dltrain.datasets.csv_table import Table, drop_rows, parse_column, reject_missing
 from dltrain.datasets.describe import classes_line, count, listed, missing_line, splits_line
 from dltrain.datasets.numerics import nonzero_std
@@ -66,6 +67,8 @@ class CsvTable:
         max_bad_samples: Maximum number of lines to skip before the run stops, at least 1.
     """
 
+    describe_file = staticmethod(describe_csv)
+
     def __init__(
         self,
         path: str,
@@ -106,7 +109,8 @@ class CsvTable:
         self.left_out = _columns_to_ignore(table, target, ignore)
         features = [index for index, name in enumerate(table.header) if index != target and name not in self.left_out]
         if not features:
-            hint = f"Left out: {listed(self.left_out)}" if self.left_out else ""
+            reasons = listed(f"{name or '(no name)'} ({REASONS[why]})" for name, why in self.left_out.items())
+            hint = f"Left out: {reasons}" if reasons else ""
             expected = "a column besides the predicted one"
             raise ConfigError(format_error("data.path", expected, table.header[target], hint))
         table.indices_of(table.header[index] for index in [*features, target])

@@ -15,6 +15,7 @@ from dltrain.data.inputs import InputFiles
 from dltrain.data.spec import Inputs, Source, Spec, Splits
 from dltrain.data.splits import held_out_size
 from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read_csv
+from dltrain.datasets.csv_report import describe_csv
 from dltrain.datasets.csv_table import Table, parse_column, reject_missing
 from dltrain.datasets.date_columns import find_times
 from dltrain.datasets.describe import count, listed, missing_line, splits_line
@@ -77,6 +78,8 @@ class TimeSeries:
         batch_size: Windows per step, at least 1.
         workers: Unused: the series stay in memory.
     """
+
+    describe_file = staticmethod(describe_csv)
 
     def __init__(
         self,

@@ -115,6 +115,7 @@ def source_batches(
         sample=sample,
         workers=data.workers,
         channels_last=components.device.channels_last,
+        corrupt=components.task.corrupt,
         bad=getattr(data, "bad", None) or BadSamples(),
         timeout=getattr(data, "worker_timeout", TIMEOUT_S),
     )

@@ -1,4 +1,4 @@
-"""``dltrain generate``: samples of the models of runs, as files, through the real command."""
+"""``dltrain generate``: samples of trained models, written to files."""
 
 import csv
 import importlib
@@ -97,14 +97,14 @@ def generated(run: Path, count: int = 64, seed: int = 0, **options: object) -> T
 
 
 def pixels(path: Path) -> Tensor:
-    """A picture as uint8, 3 x height x width."""
+    """Return an image as uint8, 3 x height x width."""
     with Image.open(path) as picture:
         return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
 
 
 @pytest.fixture
 def scans(tmp_path: Path) -> list[Path]:
-    """Three digits as picture files."""
+    """Write three digits to image files."""
     files = []
     for number, picture in enumerate(Digits().load().test.rows["pixels"][:3, 0]):
         files.append(tmp_path / f"scan{number}.png")
@@ -112,17 +112,17 @@ def scans(tmp_path: Path) -> list[Path]:
     return files
 
 
-# An RBM takes 1,000 Gibbs steps per example: narrow ones are faster.
+# An RBM takes 1,000 Gibbs steps per example, so use few hidden units.
 NARROW = {"rbm": ["model.hidden_size=32"], "dbn": ["model.hidden_size=[32,32]"]}
 
 
-def test_there_are_generative_models() -> None:
+def test_the_list_of_generative_models_is_not_empty() -> None:
     assert {"gan", "vae", "autoencoder", "rbm"} <= set(GENERATIVE)
     assert not {"mlp", "cnn", "gpt", "perceptron"} & set(GENERATIVE)
 
 
 @pytest.mark.parametrize("model", GENERATIVE)
-def test_every_generative_model_generates_what_its_task_does(
+def test_every_generative_model_generates_the_samples_of_its_task(
     model: str, finished_run: FinishedRun, generate: Generate
 ) -> None:
     run = finished_run(f"model={model}", *SHORT, *NARROW.get(model, []))
@@ -143,7 +143,7 @@ def test_every_generative_model_generates_what_its_task_does(
 
 @pytest.mark.parametrize("flag", ["--interpolate", "--given", "--class"])
 @pytest.mark.parametrize("model", GENERATIVE)
-def test_an_unsupported_flag_is_refused_in_one_line(
+def test_an_unsupported_flag_is_rejected_in_one_line(
     model: str, flag: str, finished_run: FinishedRun, generate: Generate, scans: list[Path]
 ) -> None:
     words = {"--interpolate": [], "--given": scans, "--class": ["3"]}[flag]
@@ -167,13 +167,13 @@ def test_given_images_are_shown_above_their_reconstructions(
     remade = generated(run, given=given)
     shown = pixels(Path("generated.png")).int()
     expected = grids.images(torch.cat([unit, remade]), columns=3).int()
-    # Files hold bytes, and digits have 17 shades: all is the same but for rounding.
+    # Equal except for rounding: files contain bytes, and digits have 17 shades.
     assert int((shown - expected).abs().max()) <= 1
     assert generate(run, "--given", *scans, "--out", "remade.npy").code == 0
     assert np.abs(np.load("remade.npy") - remade.numpy()).max() < 1e-3
 
 
-def test_many_given_pictures_come_in_rows_of_eight(
+def test_given_images_are_arranged_in_rows_of_eight(
     finished_run: FinishedRun, generate: Generate, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "many.npy", Digits().load().test.rows["pixels"][:11].numpy())
@@ -185,7 +185,7 @@ def test_many_given_pictures_come_in_rows_of_eight(
     assert white == [False, False, True, True]
 
 
-def test_a_moving_picture_shows_one_example_after_the_other(finished_run: FinishedRun, generate: Generate) -> None:
+def test_a_gif_shows_one_sample_per_frame(finished_run: FinishedRun, generate: Generate) -> None:
     run = finished_run("model=gan", *SHORT)
     assert generate(run, "--interpolate", "--count", 12, "--out", "way.GIF").code == 0
     with Image.open("way.GIF") as moving:
@@ -196,7 +196,7 @@ def test_a_moving_picture_shows_one_example_after_the_other(finished_run: Finish
         assert np.abs(np.array(page) / 255 - picture[0].numpy()).mean() < 0.05
 
 
-def test_points_are_drawn_or_written_as_numbers(finished_run: FinishedRun, generate: Generate) -> None:
+def test_points_are_drawn_as_png_or_written_as_numbers(finished_run: FinishedRun, generate: Generate) -> None:
     run = finished_run("model=gan", "data=ring", "trainer.max_steps=2")
     points = generated(run, 20)
     assert points.shape == (20, 2)
@@ -221,7 +221,7 @@ def test_a_conditional_model_generates_one_class(
     assert np.array_equal(np.load("one.npy"), generated(run, 4, label=number).numpy())
 
 
-def test_a_class_has_a_name(finished_run: FinishedRun, generate: Generate, data_root: Path) -> None:
+def test_a_class_can_be_selected_by_its_name(finished_run: FinishedRun, generate: Generate, data_root: Path) -> None:
     run = finished_run("model=vae", "model.conditional=true", "data=fashion_mnist", f"data.root={data_root}", SHORT[1])
     assert generate(run, "--class", "ankle boot", "--count", 4, "--out", "boots.npy").code == 0
     assert generate(run, "--class", 9, "--count", 4, "--out", "nines.npy").code == 0
@@ -244,7 +244,7 @@ def test_data_are_read_only_for_given_images_and_models_without_a_prior(
             assert "data.path=... or data.root=... sets their location" in answer.err
 
 
-def test_nothing_is_overwritten_without_force(finished_run: FinishedRun, generate: Generate) -> None:
+def test_existing_files_are_not_overwritten_without_force(finished_run: FinishedRun, generate: Generate) -> None:
     run = finished_run("model=gan", *SHORT)
     Path("generated.png").write_bytes(b"mine")
     for words in ([], ["--out", "generated.png"]):
@@ -283,7 +283,7 @@ def test_the_run_and_the_random_state_are_unchanged(finished_run: FinishedRun, g
         ("{run} --checkpoint worst", "--checkpoint: expected one of best last, got worst"),
     ],
 )
-def test_mistakes_are_answered_in_one_line(
+def test_invalid_arguments_are_rejected_in_one_line(
     words: str, line: str, finished_run: FinishedRun, generate: Generate
 ) -> None:
     run = finished_run("model=vae", *SHORT)
@@ -309,7 +309,7 @@ def test_mistakes_are_answered_in_one_line(
         ),
     ],
 )
-def test_a_run_that_cannot_generate_names_the_verb_for_it(
+def test_a_run_that_cannot_generate_is_referred_to_another_verb(
     run: str | tuple[str, ...], instead: str, finished_run: FinishedRun, generate: Generate
 ) -> None:
     folder = finished_run(run) if isinstance(run, str) else finished_run(*run, "trainer.max_steps=1")
@@ -319,7 +319,7 @@ def test_a_run_that_cannot_generate_names_the_verb_for_it(
     assert not list(Path.cwd().iterdir())
 
 
-def test_a_damaged_checkpoint_is_refused_and_the_other_named(
+def test_a_damaged_checkpoint_is_rejected_and_the_other_one_suggested(
     finished_run: FinishedRun, generate: Generate, tmp_path: Path
 ) -> None:
     run = tmp_path / "broken"
@@ -332,14 +332,14 @@ def test_a_damaged_checkpoint_is_refused_and_the_other_named(
 
 
 @pytest.mark.parametrize("words", ["generate nowhere", "generate --sed 3", "generate x --count no"])
-def test_mistakes_are_answered_without_torch(words: str, tmp_path: Path) -> None:
+def test_invalid_arguments_are_rejected_without_importing_torch(words: str, tmp_path: Path) -> None:
     ended = child(tmp_path, *words.split())
     assert ended.returncode == 2
     assert "torch" not in imported(ended)
     assert "Traceback" not in ended.stderr
 
 
-def test_the_command_prints_the_file_and_nothing_else(finished_run: FinishedRun, generate: Generate) -> None:
+def test_generate_prints_only_the_path_of_its_file(finished_run: FinishedRun, generate: Generate) -> None:
     run = finished_run("model=gan", *SHORT)
     result = generate(run, "--count", 9, "--out", "nine.png", "device=cpu")
     assert result == (0, "nine.png\n", f"{run}: best checkpoint, of step 2: 9 examples\n")

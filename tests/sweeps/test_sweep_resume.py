@@ -14,9 +14,7 @@ from dltrain.cli import main
 from dltrain.loggers.console import Console
 
 
-def test_what_ended_as_it_would_end_again_is_kept_and_what_failed_is_tried_again(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_resuming_a_sweep_retries_only_failed_jobs(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*OWN, "-m", "model=faulty", "model.trouble=none,raise,memory,loss", *SMALL, "hydra.sweep.dir=whole"]
     assert main.main(arguments) == 1
     home = here / "whole"
@@ -34,11 +32,11 @@ def test_what_ended_as_it_would_end_again_is_kept_and_what_failed_is_tried_again
 
 
 @pytest.mark.parametrize(("trouble", "code"), [("SIGTERM", 143), pytest.param("SIGINT", 130, marks=pytest.mark.slow)])
-def test_a_signal_ends_the_sweep_and_the_same_command_goes_on(
+def test_a_signal_stops_a_sweep_and_the_same_command_resumes_it(
     here: Path, capsys: pytest.CaptureFixture[str], trouble: str, code: int
 ) -> None:
     arguments = [*OWN, "-m", "model=faulty", "seed=0,1", f"model.trouble={trouble}", *SMALL]
-    (here / "met").touch()  # the first sweep is left in peace
+    (here / "met").touch()  # no signal in the first sweep
     assert main.main([*arguments, "hydra.sweep.dir=whole"]) == 0
     (here / "met").unlink()
     assert main.main([*arguments, "hydra.sweep.dir=cut"]) == code
@@ -54,7 +52,7 @@ def test_a_signal_ends_the_sweep_and_the_same_command_goes_on(
 
 
 def test_a_signal_between_two_jobs_is_not_lost(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The signal comes when the first job has written its last word, which nothing reads any more.
+    # The signal arrives after the first job has finished.
     class Ends(Console):
         def close_log(self) -> None:
             super().close_log()
@@ -62,7 +60,7 @@ def test_a_signal_between_two_jobs_is_not_lost(here: Path, monkeypatch: pytest.M
                 os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr("dltrain.cli.train.Console", Ends)
-    # As a scheduler types it, which repeats a command word by word.
+    # A scheduler repeats the same command.
     arguments = ["-m", "model=perceptron", "seed=0,1", *SMALL, "hydra.sweep.dir=cut", "trainer.resume=auto"]
     assert main.main(arguments) == 143
     assert [row["state"] for row in summary_rows(here / "cut")] == ["finished"]
@@ -70,7 +68,7 @@ def test_a_signal_between_two_jobs_is_not_lost(here: Path, monkeypatch: pytest.M
     assert [row["state"] for row in summary_rows(here / "cut")] == ["finished"] * 2
 
 
-def test_a_finished_sweep_has_nothing_left_to_do(
+def test_resuming_a_finished_sweep_changes_nothing(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(finished)
@@ -82,7 +80,7 @@ def test_a_finished_sweep_has_nothing_left_to_do(
     assert "Resume with" not in captured.err
     assert {path.name: state(path) for path in (finished / "whole").iterdir() if path.is_dir()} == before
     assert summary_rows(finished / "whole", but=()) == table
-    # A sweep is no run, and a command that asks for something else does not go on with it.
+    # A sweep folder is not a run folder, and a different command does not resume the sweep.
     assert main.main(["resume", "whole"]) == 2
     assert "It is a sweep: to resume it, add sweep.resume=whole to its command." in capsys.readouterr().err
     assert main.main([*DONE, "hydra.sweep.dir=whole", "trainer.resume=auto"]) == 2
@@ -112,7 +110,7 @@ def test_a_finished_sweep_has_nothing_left_to_do(
         ("-m model=mlp seed=0 sweep=whole", "sweep: expected a group of keys, got whole"),
     ],
 )
-def test_another_command_is_refused_with_the_difference(
+def test_resuming_a_sweep_with_another_command_is_rejected_with_the_difference(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, message: str
 ) -> None:
     monkeypatch.chdir(finished)
@@ -123,7 +121,7 @@ def test_another_command_is_refused_with_the_difference(
     assert state(finished) == before
 
 
-def test_yaml_that_changed_under_a_sweep_is_seen(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_yaml_changed_since_the_sweep_began_is_reported(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*OWN, "-m", "model=broken", "seed=0,1", *SMALL]
     assert main.main([*arguments, "hydra.sweep.dir=whole"]) == 1
     file = here / "my_conf" / "model" / "broken.yaml"
@@ -132,7 +130,7 @@ def test_yaml_that_changed_under_a_sweep_is_seen(here: Path, capsys: pytest.Capt
     assert "job 0: model.hidden_size: the sweep has 8, the configuration now 9" in capsys.readouterr().err
 
 
-def test_what_an_earlier_command_wrote_is_shown_as_far_as_it_can_be_read(
+def test_damaged_result_files_leave_empty_cells_in_the_summary(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
