@@ -155,7 +155,7 @@ def test_a_picture_that_cannot_be_read_in_mid_run_ends_it_with_a_status(
     typed = ["model=mlp", "data=image_folder", f"data.path={tmp_path}", "data.image_size=8", "data.workers=0"]
     made = assemble.build_components(compose.compose([*typed, "data.batch_size=4", "device=cpu"]))
     source = made.data.load().train
-    last = int(Batches(source, 4, training=True).order(0)[-1])
+    last = int(Batches(source, 4, training=True).plan(0)[-1][-1])
     assert isinstance(source.rows, ImageFiles)
     source.rows.listing[last][0].write_bytes(b"no picture")
     outcome = train(*typed, "data.batch_size=4", "trainer.epochs=1")

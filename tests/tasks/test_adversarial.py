@@ -69,7 +69,7 @@ COMPILED = [
 def test_a_turn_changes_only_the_weights_and_gradients_of_its_own_network(kind: str, compiled: bool) -> None:
     _, made = made_of(*TURNS[kind], f"device.compile={str(compiled).lower()}")
     (stage,) = made.task.stages(made.model)
-    runner = StepRunner(made.build_optimizer, made.trainer, made.device, 64, Console())
+    runner = StepRunner(made.build_optimizer, made.trainer, made.device, Console())
     runner.begin_stage(stage, 10)
     batches = dry_run.build_batches(made, made.data.load())["train"].epoch(0)
     group = [next(batches) for _ in range(made.trainer.accumulate)]
