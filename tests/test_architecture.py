@@ -1,4 +1,4 @@
-"""The import rules: which package may know which, and where a library may be used."""
+"""Import rules: which packages a package may import, and where each library may be used."""
 
 import ast
 import re
@@ -12,10 +12,10 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dltrain"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# Each package may import those of earlier floors; packages of one floor never import one another.
+# Each package may import those on lower floors; packages on the same floor never import one another.
 FLOORS = [
     ["redaction"],
-    ["errors"],
+    ["errors", "keyed_random"],
     ["metrics", "plots", "profiling"],
     ["config", "storage", "data", "models", "tasks"],
     ["datasets", "optim", "loggers"],
@@ -25,7 +25,7 @@ FLOORS = [
     ["cli"],
 ]
 FLOOR = {package: floor for floor, packages in enumerate(FLOORS) for package in packages}
-# Imported before anything is known to be right, so without torch.
+# Used to report errors before training, so they must not import torch.
 LIGHT = [
     "redaction",
     "errors",
@@ -48,7 +48,7 @@ def package_of(file: Path) -> str:
 
 
 def imported(file: Path, top_only: bool = False) -> set[str]:
-    """All modules a file imports, wherever in the file, or only at its top."""
+    """Return all modules that a file imports, anywhere or only at its top level."""
     tree = ast.parse(file.read_text())
     found = set()
     for node in tree.body if top_only else ast.walk(tree):
@@ -61,7 +61,7 @@ def imported(file: Path, top_only: bool = False) -> set[str]:
 
 
 def ours(file: Path) -> set[str]:
-    """The packages of dltrain that a file imports."""
+    """Return the packages of dltrain that a file imports."""
     return {name.split(".")[1] for name in imported(file) if name.startswith("dltrain.") and "__" not in name}
 
 
@@ -79,11 +79,11 @@ def test_a_module_imports_only_packages_below_its_own(file: Path) -> None:
         assert FLOOR[other] < FLOOR[package] or not FLOOR[package], f"{package} may not import {other}"
 
 
-def test_every_package_has_a_floor() -> None:
+def test_every_package_has_a_place_in_the_order() -> None:
     assert {package_of(file) for file in FILES} - {"__init__", "__main__"} == set(FLOOR)
 
 
-def test_the_page_lists_the_packages_in_this_order() -> None:
+def test_the_documentation_lists_the_packages_in_this_order() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     rows = [line for line in page.splitlines() if re.match(r"\| \d", line)]
     assert [re.findall(r"`(\w+)`", row) for row in rows] == FLOORS
@@ -118,11 +118,11 @@ def test_no_two_modules_import_each_other() -> None:
         ("torchvision", {"datasets/download.py", "datasets/cifar10.py"}),
     ],
 )
-def test_a_library_is_imported_only_where_it_belongs(library: str, allowed: set[str]) -> None:
+def test_each_library_is_imported_only_by_its_own_packages(library: str, allowed: set[str]) -> None:
     assert users_of(library) <= allowed
 
 
-def test_what_answers_a_mistake_does_not_import_torch() -> None:
+def test_modules_that_report_errors_do_not_import_torch() -> None:
     light = [file for name in LIGHT for file in (PACKAGE / name).glob("*.py")]
     light += [file for name in LIGHT if (file := PACKAGE / f"{name}.py").is_file()]
     names = ["dltrain." + ".".join(file.relative_to(PACKAGE).with_suffix("").parts) for file in light]
@@ -131,7 +131,7 @@ def test_what_answers_a_mistake_does_not_import_torch() -> None:
     assert not {"torch", "torchvision", "tensorboard", "matplotlib", "pandas"} & set(ended.stdout.split())
 
 
-def test_no_module_imports_matplotlib_before_a_picture_is_drawn() -> None:
+def test_matplotlib_is_imported_only_when_a_picture_is_drawn() -> None:
     names = ["dltrain." + ".".join(file.relative_to(PACKAGE).with_suffix("").parts) for file in FILES]
     names = [name for name in names if not name.endswith("__")]
     code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint(*sys.modules)"
@@ -145,6 +145,6 @@ def test_packages_have_empty_init_files() -> None:
         assert not file.read_text()
 
 
-def test_training_knows_no_configuration_no_model_and_no_data_set() -> None:
+def test_the_training_package_imports_no_configuration_model_or_data_set() -> None:
     for file in (PACKAGE / "training").glob("*.py"):
         assert not ours(file) & {"config", "models", "datasets"}

@@ -12,7 +12,7 @@ BEFORE_FACTS = ("data", "trainer", "regularization", "device", "seed", "allow_ta
 
 
 class Fact:
-    """Placeholder of a value that the data or the task state: ``${spec.NAME}``."""
+    """Placeholder for a value that the data or the task provides: ``${spec.NAME}``."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -30,12 +30,12 @@ def fill_facts(node: Any, facts: Mapping[str, Any], key: str = "") -> Any:
     if not isinstance(node, Fact):
         return node
     if node.name not in facts:
-        raise ConfigError(format_error(key, "a fact that the data or the task state", node, suggest(node.name, facts)))
+        raise ConfigError(format_error(key, "a fact of the data or the task", node, suggest(node.name, facts)))
     return facts[node.name]
 
 
 def misplaced_fact(key: str, value: Any) -> str | None:
-    """Return the error if the resolved value of a key is a fact that comes too late for it, or part of a text."""
+    """Return the error if a fact is known too late for its key, or is only part of a value."""
     if isinstance(value, Fact) and key.partition(".")[0] in BEFORE_FACTS:
         return format_error(key, "a value that is known before the data are read", value)
     if isinstance(value, str) and FACT.search(value):

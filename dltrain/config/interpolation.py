@@ -45,7 +45,7 @@ def check_values(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def reject_computed_names(content: Any, file: Path) -> None:
-    """Reject environment variables with computed names, by which a run folder could read any secret unnoticed."""
+    """Reject environment variables with computed names, which could read any secret unnoticed."""
     found = [(key, text) for key, text in validation.leaves(content) if COMPUTED_NAME.search(str(text))]
     if found:
         expected = f"${{oc.env:NAME}} with a literal name in {file}"

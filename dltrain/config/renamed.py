@@ -59,7 +59,7 @@ def upgrade(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _keep_reading_as_before(data: dict[str, Any]) -> None:
-    """Set the arguments with which a file is read as version 0.1 read it."""
+    """Set the arguments that make a file be read as in version 0.1."""
     target = str(data.get("_target_", ""))
     if target.endswith(".CsvTable") and "ignore" not in data:
         data |= {"ignore": None, "stratify": False}

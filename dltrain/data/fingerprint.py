@@ -1,4 +1,4 @@
-"""Fingerprints of data, by which a resumed or repeated run detects other data."""
+"""Fingerprints of data, to detect changed data when a run is resumed or repeated."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping

@@ -3,27 +3,33 @@
 The plan of an epoch, its batches of examples, depends on (seed, epoch), and the randomness of an example is keyed by
 (seed, epoch, index). The bytes of a batch therefore depend neither on the number of workers nor on where in an epoch a
 run resumes.
+
+Randomness enters at four places, each with its own keys: an example is decoded, `augment` changes it, the task's
+`corrupt` changes it, and `blend` combines the examples of a batch. Only `corrupt` also applies outside training, keyed
+by the index alone.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from dltrain.data.bad_samples import BadSamples
-from dltrain.data.keyed_random import key, mix
 from dltrain.data.plans import FixedSize
 from dltrain.data.ragged import Padding, Ragged, padded_width
 from dltrain.data.spec import Source
 from dltrain.data.splits import permutation
 from dltrain.data.worker_pool import TIMEOUT_S, WorkerLoader
 from dltrain.errors import ConfigError, format_error
+from dltrain.keyed_random import key, mix
 
 Batch = dict[str, Tensor]
 
 # Rows are gathered and prepared for many steps at once, so that a training step only slices. 8 MiB stay in cache.
 CHUNK_BYTES = 8 * 2**20
+
+DECODE, BLEND, CORRUPT = 1, 2, 3  # parts of a key; that of `augment` has none
 
 
 class Batches:
@@ -38,6 +44,7 @@ class Batches:
         sample: Read a fixed sample of at most this many examples, at least 1; None reads all.
         workers: Processes that decode `Files`, at least 0; unused for tensors.
         channels_last: Convert images to the channels_last memory format.
+        corrupt: Random change of each prepared example, also outside training, ``corrupt(batch, keys)``.
         bad: Policy for unreadable examples, shared by all splits of a run. None stops at the first one.
         timeout: Seconds without a batch after which workers count as hanging.
     """
@@ -52,6 +59,7 @@ class Batches:
         sample: int | None = None,
         workers: int = 0,
         channels_last: bool = False,
+        corrupt: Callable[[Batch, Tensor], Batch] | None = None,
         bad: BadSamples | None = None,
         timeout: float = TIMEOUT_S,
     ) -> None:
@@ -68,6 +76,8 @@ class Batches:
         self.channels_last = channels_last
         self.prepare = source.prepare.to(self.device).eval()
         self.augment = source.augment.to(self.device) if training and source.augment is not None else None
+        self.blend = source.blend.to(self.device) if training and source.blend is not None else None
+        self.corrupt = corrupt
         self._loader = (
             TensorLoader(source.rows, batch_size, self.device)
             if isinstance(source.rows, Mapping)
@@ -99,19 +109,20 @@ class Batches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from batch number ``start`` on, without reading the earlier ones.
 
-        Unreadable examples are left out of their batch. A batch without any readable example is ``{}``: it keeps its
-        place, so that batch numbers mean the same when a run resumes.
+        Unreadable examples are left out of their batch. A batch without any readable example is ``{}``, so
+        that batch numbers stay the same when a run resumes.
         """
-        for first, indices, rows, sizes in self._loader.chunks(self.plan(epoch), start):
+        decoding = key(self.seed, epoch, DECODE) if self.training else None
+        for first, indices, rows, sizes in self._loader.chunks(self.plan(epoch), start, decoding):
             if not rows:
                 yield {}
                 continue
             with torch.no_grad():
                 batch = self._prepare(rows, indices, epoch)
-            parts = [value.split(sizes) for value in batch.values()]
-            for number, values in enumerate(zip(*parts, strict=True), first):
+            parts = [value.split(sizes) for value in (indices, *batch.values())]
+            for number, (drawn, *values) in enumerate(zip(*parts, strict=True), first):
                 if number >= start:
-                    yield self._mark(dict(zip(batch, values, strict=True)), number)
+                    yield self._finish(dict(zip(batch, values, strict=True)), number, drawn, epoch)
 
     def plan(self, epoch: int) -> list[Tensor]:
         """Return the example indices of each batch of an epoch, int64 on the CPU; all epochs have as many batches."""
@@ -136,19 +147,28 @@ class Batches:
             self._loader.close()
         del self._loader
 
-    def _mark(self, batch: Batch, number: int) -> Batch:
-        """Add to a batch of streams whether its rows continue those of the batch before it."""
-        if self._divide.contiguous:
-            batch["continues"] = torch.full((len(batch["inputs"]),), number > 0)
-        return batch
-
     def _prepare(self, rows: Batch, indices: Tensor, epoch: int) -> Batch:
         batch: Batch = self.prepare(rows)
         if self.augment is not None:
-            batch = self.augment(batch, mix(indices.to(self.device) + key(self.seed, epoch)))
+            batch = self.augment(batch, self._keys(indices, key(self.seed, epoch)))
+        if self.corrupt is not None:
+            parts = (self.seed, epoch, CORRUPT) if self.training else (CORRUPT,)
+            batch = self.corrupt(batch, self._keys(indices, key(*parts)))
         if self.channels_last and batch["inputs"].dim() == 4:
             batch["inputs"] = batch["inputs"].contiguous(memory_format=torch.channels_last)
         return batch
+
+    def _finish(self, batch: Batch, number: int, indices: Tensor, epoch: int) -> Batch:
+        """Complete a batch that has been cut: its number in the epoch and its examples are final."""
+        if self._divide.contiguous:
+            batch["continues"] = torch.full((len(batch["inputs"]),), number > 0)
+        if self.blend is None:
+            return batch
+        with torch.no_grad():
+            return self.blend(batch, self._keys(indices, key(self.seed, epoch, BLEND)))
+
+    def _keys(self, indices: Tensor, base: int) -> Tensor:
+        return mix(indices.to(self.device) + base)
 
 
 class TensorLoader:
@@ -171,8 +191,11 @@ class TensorLoader:
         """Steps of each row."""
         return next((padding.lengths for padding in self.ragged.values()), None)
 
-    def chunks(self, plan: list[Tensor], start: int) -> Iterator[tuple[int, Tensor, Batch, list[int]]]:
-        """Yield (first batch number, indices, rows, batch sizes) of each chunk, from that of batch ``start`` on."""
+    def chunks(self, plan: list[Tensor], start: int, key: int | None) -> Iterator[tuple[int, Tensor, Batch, list[int]]]:
+        """Yield (first batch number, indices, rows, batch sizes) of each chunk, from that of batch ``start`` on.
+
+        Nothing is decoded, so ``key`` is unused.
+        """
         first = start // self.batches * self.batches
         order = torch.cat(plan[first:]) if plan[first:] else torch.empty(0, dtype=torch.int64)
         moved, begin = order.to(self.device), 0  # once for the epoch: a copy may wait for the device

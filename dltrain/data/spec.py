@@ -70,7 +70,7 @@ class Spec:
 
 
 class Files(Protocol):
-    """Examples that are decoded one by one by worker processes, e.g. because they do not fit into memory.
+    """Examples that worker processes decode, e.g. because they do not fit into memory.
 
     A method ``files() -> Iterable[(name, bytes)]`` is optional: it gives the file name, relative to the data set, and
     the file size of each example for the fingerprint.
@@ -79,12 +79,20 @@ class Files(Protocol):
     def __len__(self) -> int:
         """Return the number of examples."""
 
-    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        """Decode a batch: name -> tensor with one row per index.
+    def example(self, index: int, key: int | None) -> Any:
+        """Decode one example, in whatever form `stack` takes.
+
+        Args:
+            index: Position in the split.
+            key: Source of the example's randomness in training, such as the place of a crop; None outside training. See
+                `dltrain.keyed_random.draw`.
 
         Raises:
-            ConfigError: An example cannot be read. For a single index, the message names the example.
+            ConfigError: The example cannot be read; the message names it.
         """
+
+    def stack(self, examples: list[Any]) -> dict[str, Tensor]:
+        """Return at least one example as rows: name -> tensor with one row per example."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +104,9 @@ class Source:
             ``unfold`` stay views: a row is copied only when it is drawn.
         prepare: Module that turns a batch of rows on the device into the fields a task reads (``inputs``, ``targets``,
             ...). It treats each row by itself and draws no random numbers.
-        augment: Random change of a prepared batch in training, ``augment(batch, keys)``. The keys (int64, one per
-            example) are the source of randomness; see `dltrain.data.keyed_random.uniform`.
+        augment: Random change of each prepared example by itself in training, ``augment(batch, keys)``. The keys
+            (int64, one per example) are the source of randomness; see `dltrain.keyed_random.uniform`.
+        blend: Random combination of the examples of a batch in training, ``blend(batch, keys)``.
         fingerprinted: Tensors to fingerprint in place of `rows`; None for `rows`.
         plan: How the examples are divided into batches; None for batches of a fixed size in random order.
     """
@@ -105,6 +114,7 @@ class Source:
     rows: Mapping[str, Tensor | Ragged] | Files
     prepare: nn.Module
     augment: nn.Module | None = None
+    blend: nn.Module | None = None
     fingerprinted: Mapping[str, Tensor | Ragged] | None = None
     plan: Plan | None = None
 
@@ -142,12 +152,12 @@ class Inputs(NamedTuple):
 
 
 class Data(Protocol):
-    """A data set as YAML builds it. The constructor is quick and states the facts; `load` reads everything.
+    """A data set as YAML builds it. The constructor is quick and provides the facts; `load` reads everything.
 
     Both raise `dltrain.errors.ConfigError` with the ``data.`` key that is wrong. Optional attributes: ``bad``
-    (`dltrain.data.bad_samples.BadSamples`), ``worker_timeout`` (seconds), ``describe() -> list[str]`` (what was
-    understood of the files, for the user, once they are loaded), and ``fitted``, False if nothing is fitted to
-    the training split, so that the model can be evaluated on other data with the same classes.
+    (`dltrain.data.bad_samples.BadSamples`), ``worker_timeout`` (seconds), ``describe() -> list[str]`` (how the
+    loaded files were read), and ``fitted``, False if nothing is fitted to the training split, so that the model can be
+    evaluated on other data with the same classes.
     """
 
     spec: Spec
@@ -162,6 +172,6 @@ class Data(Protocol):
 
 
 def describe_data(data: Data) -> list[str]:
-    """Return the lines in which a loaded data set describes its files, if it has any."""
+    """Return the description of a loaded data set, line by line; empty if it has none."""
     describe = getattr(data, "describe", None)
     return describe() if describe else []

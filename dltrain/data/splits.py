@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dltrain.data.keyed_random import mix
+from dltrain.keyed_random import mix
 
 
 def permutation(count: int) -> Tensor:

@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader
 from dltrain.data.bad_samples import BadSamples
 from dltrain.data.spec import Files
 from dltrain.data.torch_workers import end_workers, is_shared_memory_full, is_timeout, take_over_workers
-from dltrain.data.worker import BatchReader, EpochSampler, Rows, identity, init_worker
+from dltrain.data.worker import BatchReader, EpochSampler, Request, Rows, identity, init_worker
 from dltrain.errors import WorkerError
+from dltrain.keyed_random import mix
 
 TIMEOUT_S = 300.0
 SHARED_MEMORY = Path("/dev/shm")
@@ -62,16 +63,19 @@ class WorkerLoader:
             generator=torch.Generator(),
         )
 
-    def chunks(self, plan: list[Tensor], start: int) -> Iterator[tuple[int, Tensor, Rows, list[int]]]:
+    def chunks(self, plan: list[Tensor], start: int, key: int | None) -> Iterator[tuple[int, Tensor, Rows, list[int]]]:
         """Yield (number, indices, rows, [size]) of each batch from ``start`` on.
 
         Indices and rows are empty if no example can be read.
+
+        Args:
+            key: Source of the randomness of decoding in this epoch; None outside training.
 
         Raises:
             ConfigError: An example cannot be read and may not be skipped.
             WorkerError: A worker died or hangs.
         """
-        self._start_epoch([part.tolist() for part in plan[start:]])
+        self._start_epoch([_requests(part, key) for part in plan[start:]])
         for number in itertools.count(start):
             if (batch := self._next()) is None:
                 return
@@ -86,7 +90,7 @@ class WorkerLoader:
         end_workers(self.loader, kill=self.failed or bool(self._dead()))
         self.processes, self.failed = [], False
 
-    def _start_epoch(self, batches: list[list[int]]) -> None:
+    def _start_epoch(self, batches: list[list[Request]]) -> None:
         """Iterate over ``batches``; start workers if there are none or one has died since the last epoch."""
         if self._dead():
             self.close()
@@ -122,7 +126,7 @@ class WorkerLoader:
 
         Raises:
             WorkerError: A worker died.
-            TimeoutError: All workers are alive but gave nothing for a while.
+            TimeoutError: All workers are alive but returned nothing for a while.
         """
         watching = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGCHLD, self._on_child_exit) if watching else None
@@ -170,6 +174,11 @@ class WorkerLoader:
             f"data.worker_timeout: expected a batch within {self.timeout:g} seconds, got none from {who}. "
             "Check that the files can be reached, or raise data.worker_timeout if reading takes that long."
         )
+
+
+def _requests(indices: Tensor, key: int | None) -> list[Request]:
+    keys = [None] * len(indices) if key is None else mix(indices + key).tolist()
+    return list(zip(indices.tolist(), keys, strict=True))
 
 
 def _exit_message(process: BaseProcess) -> str:

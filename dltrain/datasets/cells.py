@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ POINT, COMMA = MARKS = ".", ","
 BLANKS = " '’\u00a0\u2009\u202f"  # may separate groups of three digits, as the other mark may
 UNITS = "%$€£¥₹"
 MANY = 30
-SAMPLE = 10_000  # different cells of a column that are looked at
+SAMPLE = 10_000  # distinct cells of a column that are examined
 PLAIN = re.compile(r"[\d.eE+-]*", re.ASCII)
 UNGROUPED = re.compile(r"[+-]?[1-9]\d{3,}([.,]\d*)?")
 
@@ -27,7 +27,7 @@ TIMES = "date time datetime timestamp ts ds year quarter month week day hour dat
 
 
 def is_time_name(name: str) -> bool:
-    """Whether the name of a column says that it holds timestamps."""
+    """Return whether a column is named like one of timestamps."""
     return name.casefold() in TIMES.split()
 
 
@@ -38,23 +38,26 @@ class Cells:
     Args:
         words: Each different cell once, as text without blanks around it.
         codes: For each row, the index in ``words``.
+        parsed: Decimal mark -> what `numbers` has found.
     """
 
     words: list[str]
     codes: np.ndarray
+    parsed: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, column: Sequence[str], rows: np.ndarray | None = None) -> "Cells":
-        """Build from one text per row; blanks around a cell, and one unit such as % on all of them, are left out.
+        """Build from one text per row, without blanks around a cell and without one unit such as % on all of them.
 
         Args:
             column: The texts.
-            rows: For each row, the index of its text; None if they are in the order of the rows.
+            rows: For each row, the index of its text, of which each occurs once; None for one text per row.
         """
         words = [word.strip() for word in column]
-        units = {word[0] if word[0] in UNITS else word[-1] for word in words if word.casefold() not in MISSING}
-        if len(units) == 1 and (unit := units.pop()) in UNITS:
+        if unit := _find_unit(words):
             words = [word.strip(unit).strip() for word in words]
+        if rows is not None and words == column:
+            return cls(words, rows)
         codes, once = pd.factorize(np.array(words, dtype=object))
         return cls(list(once), codes if rows is None else codes[rows])
 
@@ -66,13 +69,34 @@ class Cells:
 
     def select(self, rows: np.ndarray) -> "Cells":
         """Return some rows, and only the words that occur in them."""
+        if len(rows) == len(self) and (rows == np.arange(len(self))).all():
+            return self
         used, codes = np.unique(self.codes[rows], return_inverse=True)
         return Cells([self.words[code] for code in used], codes)
+
+    def numbers(self, decimal: str) -> np.ndarray:
+        """Return the number in each word in float64, with NaN for text and missing values."""
+        if decimal not in self.parsed:
+            self.parsed[decimal] = parse_numbers(self.words, decimal)
+        return self.parsed[decimal]
 
     def among(self, words: Iterable[str]) -> np.ndarray:
         """Return for each row whether its cell, in lower case, is one of ``words``."""
         known = frozenset(words)
         return np.array([word.casefold() in known for word in self.words], dtype=bool)[self.codes]
+
+
+def _find_unit(words: Sequence[str]) -> str:
+    """Return the unit at the start or end of all words that are no missing values, or an empty string."""
+    found = ""
+    for word in words:
+        if word.casefold() in MISSING:
+            continue
+        unit = word[0] if word[0] in UNITS else word[-1]
+        if unit not in UNITS or (found and unit != found):
+            return ""
+        found = unit
+    return found
 
 
 @cache
@@ -85,7 +109,7 @@ def number_pattern(decimal: str) -> re.Pattern[str]:
 
 
 def parse_numbers(words: Sequence[str], decimal: str) -> np.ndarray:
-    """Return the numbers in float64, with NaN for text and for what is not finite in float64."""
+    """Return the numbers in float64, with NaN for text and for numbers beyond float64."""
     if decimal == POINT and PLAIN.fullmatch("".join(words)):
         try:
             found = np.array(words, dtype=np.float64)
@@ -94,6 +118,8 @@ def parse_numbers(words: Sequence[str], decimal: str) -> np.ndarray:
             pass
     pattern, kept = number_pattern(decimal), f"0123456789eE+-{decimal}"
     numbers = np.full(len(words), np.nan)
+    if not re.search(f"^(?:{pattern.pattern})$", "\n".join(words), re.ASCII | re.MULTILINE):
+        return numbers  # no number at all, in one search
     for place, word in enumerate(words):
         if pattern.fullmatch(word):
             digits = "".join(letter for letter in word.replace("−", "-") if letter in kept)
@@ -102,7 +128,7 @@ def parse_numbers(words: Sequence[str], decimal: str) -> np.ndarray:
 
 
 class Evidence(NamedTuple):
-    """What the numbers of one column say about the decimal mark of their file.
+    """Evidence of one column on the decimal mark of its file.
 
     Args:
         proofs: Decimal mark -> the first cell that is a number with this mark only.
@@ -118,7 +144,7 @@ class Evidence(NamedTuple):
 
 
 def find_evidence(words: Sequence[str]) -> Evidence:
-    """Return what the different cells of a column say; nothing unless most of them are numbers."""
+    """Return the evidence of the distinct cells of a column; none unless most of them are numbers."""
     words = [word for word in words[:SAMPLE] if word.casefold() not in MISSING_NUMBERS]
     fits = {word: [mark for mark in MARKS if number_pattern(mark).fullmatch(word)] for word in words}
     numbers = [word for word in words if fits[word]]

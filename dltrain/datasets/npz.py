@@ -73,7 +73,7 @@ class Npz:
         self, mean: float | list[float], std: float | list[float], augment: list[str]
     ) -> ImageTransform:
         scale = ArrayScale()
-        if self.dtype != np.uint8:  # the numbers themselves say what white is
+        if self.dtype != np.uint8:
             (x,) = load_arrays("data.path", self.path, ["x_train"])
             self._check_finite(x, "x_train")
             scale = find_scale(x)
@@ -103,7 +103,7 @@ class Npz:
         return Splits(self._label(found.train), found.val and self._label(found.val), self._label(found.test))
 
     def describe(self) -> list[str]:
-        """Return what `load` has read, in lines for the user: arrays, splits, scale, classes."""
+        """Return lines about the arrays that `load` has read: splits, scale, classes."""
         sizes = ", ".join(f"{split} {size:,}" for split, size in self.sizes.items())
         return [
             f"{sum(self.sizes.values()):,} examples in {self.path}: {sizes}",

@@ -29,7 +29,7 @@ class Text:
     The vocabulary is that of the whole file, so characters that occur only in the test split are known, but untrained.
 
     Args:
-        path: A text file in UTF-8; None takes the bundled text, Moby Dick up to chapter 46.
+        path: A text file in UTF-8; None for the bundled text, Moby Dick up to chapter 46.
         tokens: ``characters``, or the raw ``bytes`` of the file.
         context_length: Tokens that a model reads at once, at least 1.
         stride: Tokens between the starts of training windows, at least 1; None is 1.

@@ -99,7 +99,7 @@ class Console:
         self._log(logging.INFO, "", message)
 
     def warning(self, message: str) -> None:
-        """Show a warning: something to know that does not end the run."""
+        """Show a warning, which does not end the run."""
         self._log(logging.WARNING, "warning: ", message, "bold yellow")
 
     def error(self, lines: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Return whether data, task and model fit one another: which facts a group needs, and which options would fit."""
+"""Check that data, task and model fit one another, and list the options that would fit."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,10 +9,10 @@ from dltrain.errors import ConfigError
 
 Facts = dict[str, Any]
 
-# Stated by the task, not by the data.
+# Provided by the task, not by the data.
 TASK_FACTS = ("outputs", "each_step", "causal", "statistics", "answers", "visible", "lowest")
 
-# Fact that is missing -> the fact that the data state in its place, and the task for that.
+# Missing fact -> the fact that the data provide instead, and the task that uses it.
 OTHER_TARGETS = {
     "classes": ("targets", "numbers: add task=regression"),
     "targets": ("classes", "classes: add task=classification"),
@@ -20,7 +20,7 @@ OTHER_TARGETS = {
 
 
 def check_facts(job: Job, group: str, facts: Facts) -> None:
-    """Refuse a ``task`` or ``model``, the `group`, that needs a fact which is missing or None in `facts`."""
+    """Reject a ``task`` or ``model``, the `group`, that needs a fact which is missing or None in `facts`."""
     needed = instantiate.required_facts(job.resolved[group], group, job.allow)
     missing = [fact for fact in needed if facts.get(fact) is None]
     if not missing:
@@ -53,7 +53,7 @@ def _matching_task(job: Job, group: str) -> str:
 
 
 def unused_regularization(job: Job) -> str | None:
-    """Return a note on the regularization that is set and that nothing in this run reads."""
+    """Return a note on regularization that is set but not used in this run, or None."""
     written = str([job.config[group] for group in ("model", "task", "data", "optimizer")])
     names = [name for name in ("dropout", "label_smoothing") if job.resolved["regularization"].get(name)]
     unused = [name for name in names if f"${{regularization.{name}}}" not in written]

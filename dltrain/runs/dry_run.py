@@ -38,7 +38,7 @@ def prepare_run(
     Args:
         job: The run's configuration.
         notes: Added to the notes of the components.
-        resumed: Folder of a run to resume. Its data must have the fingerprint with which the run began.
+        resumed: Folder of a run to resume. Its data must have the same fingerprint as at the start of the run.
     """
     components = build_components(job)
     classifier_features.attach_features(components)
@@ -67,7 +67,7 @@ def prepare_run(
 
 
 def build_batches(components: Components, splits: Splits) -> dict[str, Batches]:
-    """Return split -> batches on the device; of the validation split a fixed sample of ``trainer.eval_examples``."""
+    """Return split -> batches on the device, for validation a fixed sample of ``trainer.eval_examples``."""
     sample = components.config["trainer"]["eval_examples"]
     sources = {"train": splits.train, "test": splits.test, "val": splits.val, "unlabelled": splits.unlabelled}
     return {
@@ -78,7 +78,7 @@ def build_batches(components: Components, splits: Splits) -> dict[str, Batches]:
 
 
 class NumbersAsTargets(nn.Module):
-    """Batches in which ``targets`` are the numbers to predict, where a column can serve as classes, too."""
+    """Use the numbers of a column that can also serve as classes as ``targets``."""
 
     def __init__(self, prepare: nn.Module) -> None:
         super().__init__()
@@ -115,6 +115,7 @@ def source_batches(
         sample=sample,
         workers=data.workers,
         channels_last=components.device.channels_last,
+        corrupt=components.task.corrupt,
         bad=getattr(data, "bad", None) or BadSamples(),
         timeout=getattr(data, "worker_timeout", TIMEOUT_S),
     )
@@ -128,7 +129,7 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
     gradients, so that memory does not run out late. The random state and the buffers of the model are restored.
 
     Raises:
-        ConfigError: Model, task and data do not fit together, or the optimizer refuses its arguments.
+        ConfigError: Model, task and data do not fit together, or the optimizer rejects its arguments.
     """
     _check_batch_norm(components, batches["train"])
     _check_checkpointable(components)

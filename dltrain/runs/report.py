@@ -1,4 +1,4 @@
-"""What a run records and prints: what it is at the start, its results at the end."""
+"""Summaries that a run stores and prints: its setup at the start, its results at the end."""
 
 import math
 import shlex
@@ -27,7 +27,7 @@ from dltrain.training.meters import Timer
 SHOWN_BAD_SAMPLES = 3
 
 
-WARNING = "warning: "  # at the start of a line of what a data set describes
+WARNING = "warning: "  # prefix of lines in the description of a data set
 
 
 @dataclass
@@ -139,7 +139,7 @@ class Report:
 
 
 def save_metadata(home: run_dir.RunDir, job: Job, components: Components, resumed: bool) -> None:
-    """Write the files that say what a run is; a resumed run keeps the environment in which it began."""
+    """Write the files that describe a run; a resumed run keeps the environment in which it began."""
     home.write(run_files.JOB, dump_job(job))  # first: from here on the run can be resumed
     home.write(run_files.CONFIG, to_yaml(redaction.mask(components.config)))
     home.write(run_files.COMMAND, command_line(job) + "\n")
@@ -156,7 +156,7 @@ def command_line(job: Job) -> str:
 
 
 def describe_environment(job: Job, components: Components) -> dict[str, Any]:
-    """Return what ``environment.json`` holds: what a table of runs shows, and what results depend on."""
+    """Return the content of ``environment.json``: for tables of runs, and what results depend on."""
     return {
         "choices": job.choices,
         "metric": {"name": components.task.metric, "better": components.task.better},
@@ -195,7 +195,7 @@ def feature_source(task: Task, evaluation: Evaluation) -> dict[str, str]:
 
 
 def feature_note(features: str) -> str:
-    """Return what scores of generated samples can be compared with, in a sentence."""
+    """Return a sentence on which scores of generated samples are comparable."""
     return f"frechet, precision and recall by {features}; not comparable with FID, which uses an ImageNet network"
 
 

@@ -134,11 +134,21 @@ class Task(ABC):
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """Return what the model must know: ``outputs``, ``each_step`` (an output at every step), ``causal``."""
+        """Return the facts that the model needs: ``outputs``, ``each_step`` (an output at every step), ``causal``."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the loss of one batch."""
+
+    def corrupt(self, batch: Batch, keys: Tensor) -> Batch:
+        """Return the batch with what the task changes at random in each example, by default nothing.
+
+        Applied by the loader in training and evaluation, not to examples that a user provides.
+
+        Args:
+            keys: Source of randomness, int64 (B,): by seed, epoch and index in training, by the index alone otherwise.
+        """
+        return batch
 
     def stages(self, model: nn.Module) -> list[Stage]:
         """Return the stages of training: by default one, with one turn that owns all trainable parameters."""

@@ -11,13 +11,14 @@ from torch.nn import functional as F
 from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.running import Mean, confusion, macro_f1
 from dltrain.plots import charts
-from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
+from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media
+from dltrain.tasks.supervised import Supervised
 
 NUM_WORST = 6
 
 
 @dataclass(eq=False)
-class Classification(Task):
+class Classification(Supervised):
     """Classification: cross-entropy between the model's outputs (B, classes) and ``targets`` (B), int64.
 
     Args:
@@ -40,22 +41,17 @@ class Classification(Task):
         """Return one output per class, for the whole example."""
         return {"outputs": self.classes, "each_step": False, "causal": False}
 
-    def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
+    def criterion(self, answer: Tensor, batch: Batch) -> Loss:
         """Return the mean cross-entropy over the examples."""
         targets = batch["targets"]
-        outputs = model(self.model_inputs(batch))
-        return Loss(F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing), len(targets))
-
-    def model_inputs(self, batch: Batch) -> Tensor:
-        """Return the inputs as the model reads them."""
-        return batch["inputs"]
+        return Loss(F.cross_entropy(answer, targets, label_smoothing=self.label_smoothing), len(targets))
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return loss, accuracy and macro F1; keep the confusion matrix and the worst errors for `show`."""
         mean, counts, worst = Mean(), None, list[Tensor]()  # worst: inputs, targets, predicted classes, losses
         for batch in batches:
             inputs, targets = self.model_inputs(batch), batch["targets"]
-            logits = model(inputs).float()
+            logits = self.answer(model, batch).float()
             each = F.cross_entropy(logits, targets, reduction="none")
             predicted = logits.argmax(1)
             mean.add(len(targets), loss=each.mean())
@@ -73,7 +69,7 @@ class Classification(Task):
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return the most likely class of each example, by number and name, and the probabilities of all classes."""
         lines = []
-        for row in model(self.model_inputs(batch)).float().softmax(1).tolist():
+        for row in self.answer(model, batch).float().softmax(1).tolist():
             best = max(range(len(row)), key=row.__getitem__)
             line = {"class": best, "class_name": self.names[best], "probability": row[best]}
             lines.append({**line, "probabilities": dict(zip(self.names, row, strict=True))})

@@ -64,7 +64,7 @@ class Layerwise(Classification):
     def facts(self) -> dict[str, Any]:
         """Return the number of inputs of the lowest layer, one per pixel.
 
-        ``outputs`` is None: models that require it have no layers to pretrain and are refused.
+        ``outputs`` is None, which rejects models that require it, as they have no layers to pretrain.
         """
         return {"lowest": math.prod(self.shape), "outputs": None, "each_step": False, "causal": False}
 

@@ -9,14 +9,15 @@ from torch.nn import functional as F
 
 from dltrain.errors import ConfigError, choose, format_error
 from dltrain.metrics.running import Mean
-from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Task
+from dltrain.tasks.base import Batch, Evaluation, Line, Loss
+from dltrain.tasks.supervised import Supervised
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.smooth_l1_loss}
 
 RESERVED = ("input", "line")  # other names in the output of `dltrain predict`
 
 
-class Regression(Task):
+class Regression(Supervised):
     """Regression: distance between the model's outputs (B, targets) and ``targets`` (B, targets).
 
     Normalized targets come with ``scale``, ``shift`` and ``shift_rest``, see `denormalize`; metrics are in the units of
@@ -38,16 +39,15 @@ class Regression(Task):
         """Return one output per number, for the whole example."""
         return {"outputs": self.targets, "each_step": False, "causal": False}
 
-    def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
+    def criterion(self, answer: Tensor, batch: Batch) -> Loss:
         """Return the mean distance over the examples."""
-        predicted, targets = model(batch["inputs"]), target_values(batch)
-        return Loss(self.distance(predicted, targets.to(predicted.dtype)), len(predicted))
+        return Loss(self.distance(answer, target_values(batch).to(answer.dtype)), len(answer))
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return loss, mean absolute error and root mean squared error."""
         mean = Mean()
         for batch in batches:
-            predicted, targets = model(batch["inputs"]).float(), target_values(batch)
+            predicted, targets = self.answer(model, batch).float(), target_values(batch)
             mean.add(len(predicted), loss=self.distance(predicted, targets))
             add_errors(mean, denormalize_error(predicted - targets, batch))
         return Evaluation(mse_to_rmse(mean.read()))
@@ -55,7 +55,7 @@ class Regression(Task):
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return the numbers of each example in the units of the data, by name."""
         names = self.target_names or [f"value_{n}" for n in range(1, self.targets + 1)]
-        rows = denormalize(model(batch["inputs"]), batch).tolist()
+        rows = denormalize(self.answer(model, batch), batch).tolist()
         return [dict(zip(names, row, strict=True)) for row in rows]
 
 
@@ -74,7 +74,7 @@ def target_values(batch: Batch) -> Tensor:
 
 
 def denormalize_error(error: Tensor, batch: Batch) -> Tensor:
-    """Return differences in the units of the data; without the shift, next to which float32 would lose them."""
+    """Return differences in the units of the data; the shift cancels, and adding it would lose digits in float32."""
     return error * batch["scale"] if "scale" in batch else error
 
 

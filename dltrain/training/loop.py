@@ -32,7 +32,7 @@ class Loop:
         batches: Split -> its batches: ``train``, optionally ``unlabelled`` and ``val``. Without ``val`` the last
             weights count as the best.
         make_optimizer: Makes an optimizer, given a turn and the number of steps of its stage.
-        ema: Averaged weights, which are evaluated and restored as the best instead of the model's own, or None.
+        ema: Averaged weights, which are evaluated and restored instead of the model's own, or None.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Loop:
         if state.evaluating:  # the evaluation was interrupted
             self._evaluate_and_save(evaluate=True, save=state.step >= last)
         elif state.step >= last and self.val is not None and state.evaluated != state.step:
-            # The stage was shortened on resume and is already complete, but its last step was not evaluated.
+            # Resumed with a shorter stage, which is already complete except for the evaluation of its last step.
             if self.runner.loss_buffer.losses:
                 self.log()
             self._evaluate_and_save(evaluate=True, save=True)

@@ -20,10 +20,10 @@ def trace(loop: Loop, until: int) -> dict[str, Any] | None:
 
     Args:
         loop: At the start or at a checkpoint.
-        until: The step by which the divergence was noticed.
+        until: The step by which the divergence was detected.
 
     Returns:
-        A report of the step, or None when all steps up to ``until`` are finite this time.
+        A report of the step, or None if all steps up to ``until`` are finite this time.
     """
     if not loop.runner.optimizers:
         loop.begin_stage()
@@ -93,7 +93,7 @@ def _report(
 
 
 def _first_bad_module(loop: Loop, turn: Turn, group: list[Batch]) -> str | None:
-    """Return the first module whose output is not finite, with its class; None when only the loss is not."""
+    """Return the first module whose output is not finite, with its class; None if only the loss is not."""
     found: list[str] = []
 
     def hook_of(name: str) -> Any:

@@ -52,11 +52,11 @@ class StepRunner:
             for loss in losses:
                 self.loss_buffer.add(turn.name, loss)
             norm = self.optimizers[turn.name].step(info.step_in_stage, measure=measure_norm)
-            if measure_norm and norm is not None:  # a norm of an earlier step would be lost in a checkpoint
+            if measure_norm and norm is not None:
                 self.loss_buffer.norms[turn.name] = norm
 
     def compute_gradients(self, turn: Turn, batches: list[Batch], info: StepInfo) -> list[Loss] | None:
-        """Accumulate the gradients of all micro-batches; None when memory ran out and smaller chunks are next."""
+        """Accumulate the gradients of all micro-batches; None if memory ran out and smaller chunks are next."""
         optimizer = self.optimizers[turn.name]
         losses: list[Loss] = []
         try:
@@ -70,7 +70,7 @@ class StepRunner:
             largest = max(len(batch["inputs"]) for batch in batches)
             if not is_out_of_memory(error) or not self.config.split_on_oom or self.num_chunks >= largest:
                 raise
-        # Only here is the error gone, and with it the tensors that its traceback held.
+        # Outside the except block, where the error no longer holds the tensors of its traceback.
         optimizer.drop_gradients()
         if self.device.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -98,7 +98,7 @@ class StepRunner:
         return values
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the next step depends on besides the weights, under the keys that a checkpoint uses."""
+        """Return what the next step depends on besides the weights, under the keys of a checkpoint."""
         return {
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "schedules": {name: optimizer.schedule.state_dict() for name, optimizer in self.optimizers.items()},

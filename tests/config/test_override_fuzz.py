@@ -79,14 +79,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_any_override_composes_or_is_answered_in_lines(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_any_override_composes_or_gives_an_error_message(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for seed in range(60):
         check_composition(seed, capfd)
     assert not list(here.iterdir())
 
 
 @pytest.mark.slow
-def test_many_more_overrides_compose_or_are_answered_in_lines(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_many_more_overrides_compose_or_give_an_error_message(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for seed in range(60, 3000):
         check_composition(seed, capfd)
     assert not list(here.iterdir())

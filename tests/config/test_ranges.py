@@ -1,4 +1,4 @@
-"""Ranges are stated in config/schema, and constructors check them too: none refuses what the schema accepts."""
+"""Ranges are stated in config/schema, and constructors check them too: none rejects what the schema accepts."""
 
 import importlib
 import re
@@ -23,7 +23,7 @@ FACTS: dict[str, Any] = {
 
 
 def options() -> list[tuple[str, str, str, Any]]:
-    """Group, option, key and an edge value of every range and choice that YAML's own classes have."""
+    """Return group, option, key and edge value for every range and choice of the classes in conf/."""
     found = []
     for group in ("model", "data", "task", "optimizer/schedule"):
         for file in sorted((CONF / group).glob("*.yaml")):
@@ -69,6 +69,6 @@ def test_a_constructor_accepts_every_edge_of_the_range(
         value = [value] * len(arguments[key])
     try:
         build(**{**arguments, key: value})
-    except ConfigError as error:  # what is left are conditions on two values, such as validation + test below 1
+    except ConfigError as error:  # only conditions on two values remain, e.g. validation + test below 1
         (line,) = error.problems
         assert not re.match(r"\S+: expected (one of|a number|a whole number|an integer)\b", line), line

@@ -136,17 +136,20 @@ def test_files_are_known_by_their_names_and_sizes_wherever_they_lie(own_files: d
 
 
 def test_a_run_writes_down_what_its_data_are(plain_run: Path) -> None:
-    said = json.loads((plain_run / "environment.json").read_text())
-    assert said["data"].keys() == {"train", "val", "test"}
-    assert (said["threads"], said["metric"]) == (torch.get_num_threads(), {"name": "accuracy", "better": "max"})
+    environment = json.loads((plain_run / "environment.json").read_text())
+    assert environment["data"].keys() == {"train", "val", "test"}
+    assert (environment["threads"], environment["metric"]) == (
+        torch.get_num_threads(),
+        {"name": "accuracy", "better": "max"},
+    )
 
 
 def begun(own_files: dict[str, Path], folder: Path) -> tuple[Path, Path]:
     """A run of one epoch of a user's table, and the table."""
     table = folder / "table.csv"
     shutil.copy(own_files["csv"], table)
-    typed = ["model=mlp", "data=csv", f"data.path={table}", "data.column=kind", "data.stratify=false"]
-    assert main.main([*typed, "device=cpu", "trainer.epochs=1", f"hydra.run.dir={folder / 'run'}"]) == 0
+    overrides = ["model=mlp", "data=csv", f"data.path={table}", "data.column=kind", "data.stratify=false"]
+    assert main.main([*overrides, "device=cpu", "trainer.epochs=1", f"hydra.run.dir={folder / 'run'}"]) == 0
     return folder / "run", table
 
 
@@ -160,14 +163,14 @@ def test_a_run_does_not_go_on_with_other_data_and_stays_as_it_was(
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
     capsys.readouterr()
     assert main.main(["resume", str(run), "trainer.epochs=2"]) == 2
-    said = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     changed = [
         split
         for split in ("train", "val", "test")
-        if f"data ({split}): expected the fingerprint at the start of the run" in said
+        if f"data ({split}): expected the fingerprint at the start of the run" in stderr
     ]
     assert len(changed) == 1  # one row lies in one part
-    assert f"dltrain rerun {run}" in said and "Traceback" not in said
+    assert f"dltrain rerun {run}" in stderr and "Traceback" not in stderr
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
 
 
@@ -184,7 +187,7 @@ def test_a_picture_of_another_size_needs_a_word_and_another_name_is_refused(
 ) -> None:
     root, run = tmp_path / "pictures", tmp_path / "run"
     shutil.copytree(own_files["image_folder"], root)
-    typed = [
+    overrides = [
         "model=mlp",
         "data=image_folder",
         f"data.path={root}",
@@ -192,7 +195,7 @@ def test_a_picture_of_another_size_needs_a_word_and_another_name_is_refused(
         "device=cpu",
         "trainer.epochs=1",
     ]
-    assert main.main([*typed, f"hydra.run.dir={run}"]) == 0
+    assert main.main([*overrides, f"hydra.run.dir={run}"]) == 0
     picture = sorted(root.rglob("*.png"))[0]
     picture.write_bytes(picture.read_bytes() + b"0")
     assert main.main(["resume", str(run), "trainer.epochs=2"]) == 2

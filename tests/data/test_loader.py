@@ -1,3 +1,4 @@
+import itertools
 import subprocess
 import sys
 
@@ -6,11 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.data import loader as module
-from dltrain.data.keyed_random import key, mix, uniform
+from dltrain.data.bad_samples import BadSamples
 from dltrain.data.loader import Batches, to_device
 from dltrain.data.spec import Source
 from dltrain.data.splits import permutation
 from dltrain.datasets.time_series import TimeSeries
+from dltrain.errors import ConfigError
+from dltrain.keyed_random import draw, key, mix, normal, uniform
 
 COUNT = 103
 
@@ -29,13 +32,16 @@ class Squares:
     def __len__(self) -> int:
         return COUNT
 
-    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        index = torch.tensor(indices)
+    def example(self, index: int, key: int | None) -> int:
+        return index
+
+    def stack(self, examples: list[int]) -> dict[str, Tensor]:
+        index = torch.tensor(examples)
         return {"inputs": index[:, None].float() ** 2 * torch.ones(3), "targets": index}
 
 
 def resident() -> Source:
-    return Source(Squares().__getitems__(list(range(COUNT))), Same(), Noise())
+    return Source(Squares().stack(list(range(COUNT))), Same(), Noise())
 
 
 def files() -> Source:
@@ -76,8 +82,8 @@ def test_evaluation_keeps_the_order_of_the_data_and_does_not_augment():
 
 def test_a_sample_is_the_same_for_every_seed_and_epoch_and_keeps_the_order_of_the_data():
     batches = [Batches(make(), 10, seed=seed, sample=25) for make in (resident, files) for seed in (0, 1)]
-    wanted = sorted(permutation(COUNT)[:25].tolist())
-    assert all(joined(list(each.epoch(epoch)))["targets"].tolist() == wanted for each in batches for epoch in (0, 3))
+    expected = sorted(permutation(COUNT)[:25].tolist())
+    assert all(joined(list(each.epoch(epoch)))["targets"].tolist() == expected for each in batches for epoch in (0, 3))
     assert all((each.examples, len(each)) == (25, 3) for each in batches)
     assert Batches(resident(), 10, sample=COUNT + 1).examples == COUNT
 
@@ -194,7 +200,110 @@ def test_mix_is_the_published_splitmix64():
 
 
 def test_a_key_is_the_same_in_another_process():
-    code = "from dltrain.data.keyed_random import key; print(key(7, 3))"
+    code = "from dltrain.keyed_random import key; print(key(7, 3))"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(other.stdout) == key(7, 3)
     assert 0 <= key(7, 3) < 2**63
+
+
+class Recorded(Squares):
+    """Files that note their keys and count how often they are decoded."""
+
+    def __init__(self, broken: tuple[int, ...] = ()) -> None:
+        self.broken, self.decoded = broken, list[tuple[int, int | None]]()
+
+    def example(self, index: int, key: int | None) -> int:
+        self.decoded.append((index, key))
+        if index in self.broken:
+            raise ConfigError(f"example {index} cannot be read")
+        return index
+
+
+class DecodedNoise(Squares):
+    """Files whose examples are random numbers of their keys."""
+
+    def example(self, index: int, key: int | None) -> tuple[int, list[float]]:
+        return index, [0.0] * 3 if key is None else draw(key, 3)
+
+    def stack(self, examples: list[tuple[int, list[float]]]) -> dict[str, Tensor]:
+        indices, numbers = zip(*examples, strict=True)
+        return {"inputs": torch.tensor(numbers), "targets": torch.tensor(indices)}
+
+
+class Neighbour(nn.Module):
+    """Blends each example with the one before it in its batch."""
+
+    def forward(self, batch: dict[str, Tensor], keys: Tensor) -> dict[str, Tensor]:
+        share = uniform(keys, 1)
+        return {**batch, "inputs": batch["inputs"].roll(1, 0).lerp(batch["inputs"], share), "share": share[:, 0]}
+
+
+def add_noise(batch: dict[str, Tensor], keys: Tensor) -> dict[str, Tensor]:
+    return {**batch, "corrupted": batch["inputs"] + uniform(keys, 3)}
+
+
+def test_examples_get_a_key_in_training_only_and_another_one_in_each_epoch():
+    files = Recorded()
+    list(Batches(Source(files, Same()), 10).epoch(0))
+    assert files.decoded == [(index, None) for index in range(COUNT)]
+    keys = []
+    for epoch in (0, 1):
+        files.decoded.clear()
+        list(Batches(Source(files, Same()), 10, seed=3, training=True).epoch(epoch))
+        keys.append(dict(files.decoded))
+    assert len({*keys[0].values(), *keys[1].values()}) == 2 * COUNT
+
+
+def test_workers_and_a_start_in_mid_epoch_do_not_change_what_is_drawn_while_decoding():
+    source = Source(DecodedNoise(), Same())
+    alone, two = (Batches(source, 8, seed=3, training=True, workers=workers) for workers in (0, 2))
+    whole = list(alone.epoch(1))
+    assert same(list(two.epoch(1)), whole)
+    assert same(list(two.epoch(1, 5)), whole[5:])
+    two.close()
+    numbers = joined(whole)["inputs"]
+    assert len(numbers.unique(dim=0)) == COUNT
+    assert torch.equal(joined(list(Batches(source, 8).epoch(1)))["inputs"], torch.zeros(COUNT, 3))
+
+
+def test_an_unreadable_example_is_left_out_without_decoding_the_others_twice():
+    files, bad = Recorded(broken=(5, 40)), BadSamples("skip")
+    found = joined(list(Batches(Source(files, Same()), 10, bad=bad).epoch(0)))
+    assert found["targets"].tolist() == [n for n in range(COUNT) if n not in (5, 40)]
+    assert [index for index, _ in files.decoded] == list(range(COUNT))
+    assert bad.found == ["example 5 cannot be read", "example 40 cannot be read"]
+
+
+@pytest.mark.parametrize("chunk", [1, module.CHUNK_BYTES])
+def test_blending_mixes_the_examples_of_a_batch_and_of_no_other(chunk, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK_BYTES", chunk)
+    source = Source(Squares().stack(list(range(COUNT))), Same(), blend=Neighbour())
+    batches = Batches(source, 8, training=True)
+    whole = list(batches.epoch(2))
+    for batch in whole:
+        squares = batch["targets"][:, None].float() ** 2 * torch.ones(3)
+        assert torch.equal(batch["inputs"], squares.roll(1, 0).lerp(squares, batch["share"][:, None]))
+    assert same(list(batches.epoch(2, 5)), whole[5:])
+    assert "share" not in next(iter(Batches(source, 8)))
+
+
+def test_corruption_is_that_of_the_index_in_evaluation_and_another_one_in_each_epoch_of_training():
+    def noise(seed: int, epoch: int, training: bool, make=resident) -> Tensor:
+        batches = Batches(make(), 10, seed=seed, training=training, corrupt=add_noise)
+        found = joined(list(batches.epoch(epoch)))
+        return (found["corrupted"] - found["inputs"])[found["targets"].argsort()]
+
+    held_out = noise(0, 0, False)
+    assert torch.equal(held_out, noise(5, 3, False, files))
+    trained = [noise(0, 0, True), noise(0, 1, True), noise(1, 0, True)]
+    assert all(not torch.allclose(a, b, atol=0.1) for a, b in itertools.combinations([held_out, *trained], 2))
+    torch.testing.assert_close(noise(0, 1, True, files), trained[1])
+
+
+def test_normal_numbers_are_normal():
+    numbers = normal(mix(torch.arange(20_000)), 3).double()
+    assert torch.allclose(numbers.mean(0), torch.zeros(3, dtype=torch.double), atol=0.03)
+    placed = torch.special.ndtr(numbers.flatten()).sort().values
+    steps = torch.arange(len(placed), dtype=torch.float64) / len(placed)
+    assert (placed - steps).abs().max() < 1.95 / len(placed) ** 0.5
+    assert (torch.corrcoef(numbers.T) - torch.eye(3)).abs().max() < 5 / 20_000**0.5

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from torch import Generator, Tensor, nn
@@ -52,7 +54,7 @@ def test_a_plan_has_each_example_once_and_the_same_batch_sizes_in_every_epoch(na
 def test_batches_by_length_hold_neighbors_of_the_sorted_lengths() -> None:
     plan = ByLength(LENGTHS)(ALL, 10, Generator().manual_seed(0))
     spans = sorted((width(LENGTHS[part].min().view(1)), width(LENGTHS[part])) for part in plan)
-    assert all(one[1] <= other[0] for one, other in zip(spans, spans[1:], strict=False))
+    assert all(one[1] <= other[0] for one, other in itertools.pairwise(spans))
     assert [width(LENGTHS[part]) for part in plan] != sorted(width(LENGTHS[part]) for part in plan)
     padded = sum(len(part) * width(LENGTHS[part]) for part in plan)
     assert padded < 0.75 * sum(len(part) * width(LENGTHS[part]) for part in ALL.split(10))
@@ -60,7 +62,7 @@ def test_batches_by_length_hold_neighbors_of_the_sorted_lengths() -> None:
 
 def test_a_token_budget_is_kept_and_used_up() -> None:
     plan = ByLength(LENGTHS, max_tokens=300)(ALL, 10, None)
-    for part, following in zip(plan, plan[1:], strict=False):
+    for part, following in itertools.pairwise(plan):
         assert len(part) * width(LENGTHS[part]) <= 300 < (len(part) + 1) * width(LENGTHS[part])
         assert LENGTHS[part].max() >= LENGTHS[following].max() - WIDTH_MULTIPLE
     alone = ByLength(torch.tensor([500, 3, 4]), max_tokens=300)(torch.arange(3), 10, None)
@@ -71,7 +73,7 @@ def test_a_token_budget_is_kept_and_used_up() -> None:
 def test_each_row_of_a_stream_continues_the_batch_before(count: int, size: int) -> None:
     plan = Streams()(torch.arange(count), size, Generator())
     assert [len(part) for part in plan[:-1]] == [min(size, count)] * (len(plan) - 1)
-    for part, following in zip(plan, plan[1:], strict=False):
+    for part, following in itertools.pairwise(plan):
         assert torch.equal(following, part[: len(following)] + 1)
     assert torch.equal(torch.cat(plan).sort().values, torch.arange(count))
 

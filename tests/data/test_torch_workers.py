@@ -26,9 +26,9 @@ class Numbers:
 
 @pytest.fixture
 def loader() -> Iterator[DataLoader]:
-    made: DataLoader = DataLoader(Numbers(), num_workers=1, persistent_workers=True, timeout=1)  # type: ignore[arg-type]
-    yield made
-    end_workers(made, kill=True)
+    created: DataLoader = DataLoader(Numbers(), num_workers=1, persistent_workers=True, timeout=1)  # type: ignore[arg-type]
+    yield created
+    end_workers(created, kill=True)
 
 
 def test_torch_still_has_every_private_name(loader: DataLoader) -> None:

@@ -35,9 +35,9 @@ def test_whole_numbers_that_repeat_are_classes_named_by_the_numbers(numbers, map
     y = np.array(numbers, dtype=kind)[BASE]
     data = read(tmp_path, y if axes == 1 else y[:, None])
     assert data.spec.class_names == tuple(map(str, numbers)) and targets(data) == [0, 1, 2, 0]
-    said = data.describe()
-    assert f"classes in y_train: {numbers[0]} 7, {numbers[1]} 7, {numbers[2]} 6" in said
-    assert [line for line in said if line.startswith("labels:")] == ([mapped] if mapped else [])
+    description = data.describe()
+    assert f"classes in y_train: {numbers[0]} 7, {numbers[1]} 7, {numbers[2]} 6" in description
+    assert [line for line in description if line.startswith("labels:")] == ([mapped] if mapped else [])
 
 
 def test_signs_are_classes(tmp_path):
@@ -49,8 +49,11 @@ def test_signs_are_classes(tmp_path):
 def test_one_hot_rows_are_classes(kind, tmp_path):
     data = read(tmp_path, np.eye(4)[BASE].astype(kind))
     assert data.spec.class_names == ("0", "1", "2", "3") and targets(data) == [0, 1, 2, 0]
-    said = data.describe()
-    assert "labels: one-hot, 4 columns" in said and "no training example of class 3 (without an example)" in said
+    description = data.describe()
+    assert (
+        "labels: one-hot, 4 columns" in description
+        and "no training example of class 3 (without an example)" in description
+    )
 
 
 def test_whole_and_one_hot_floats_can_be_predicted_as_numbers_too(tmp_path):

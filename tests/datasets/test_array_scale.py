@@ -54,8 +54,8 @@ def test_models_of_pixels_see_0_to_1_and_prediction_reads_the_test_array_as_test
 
 
 def test_floats_from_0_to_255_equal_the_same_floats_from_0_to_1(tmp_path):
-    large, small = (next(iter(Batches(save(tmp_path, f * UNIT).load().test, 6)))["inputs"] for f in (255, 1))
-    torch.testing.assert_close(large, small)
+    large, unit = (next(iter(Batches(save(tmp_path, f * UNIT).load().test, 6)))["inputs"] for f in (255, 1))
+    torch.testing.assert_close(large, unit)
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,11 @@ def written(folder: Path, name: str, header: str, rows: int = 60) -> str:
 
 
 @pytest.mark.parametrize(
-    ("header", "said"), [("x,x,y", "column called x"), ("x,y,y", "column called y"), (",,y", "column without a name")]
+    ("header", "message"),
+    [("x,x,y", "column called x"), ("x,y,y", "column called y"), (",,y", "column without a name")],
 )
-def test_a_table_in_which_columns_share_a_name_is_refused(header: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=rf"data.column: expected one {said} in .*, got 2 of them"):
+def test_a_table_in_which_columns_share_a_name_is_refused(header: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"data.column: expected one {message} in .*, got 2 of them"):
         CsvTable(written(tmp_path, "a.csv", header))
 
 
@@ -93,8 +94,10 @@ def test_numbers_that_can_be_read_in_two_ways_are_refused_unless_the_mark_is_giv
     cells: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "a.csv").write_text("a;b\n" + "".join(f"{cell};x\n" for cell in cells))
-    said = r"^data.decimal: expected .* in column a, line 2 of .*, got 4.136, which may be 4136 or 4.136. data.decimal="
-    with pytest.raises(ConfigError, match=said):
+    message = (
+        r"^data.decimal: expected .* in column a, line 2 of .*, got 4.136, which may be 4136 or 4.136. data.decimal="
+    )
+    with pytest.raises(ConfigError, match=message):
         csv_file.read_csv(tmp_path / "a.csv")
     grouped = csv_file.read_csv(tmp_path / "a.csv", csv_file.Notation(decimal="comma" if "." in cells[0] else "point"))
     assert grouped.numbers(0)[0] == 4136
@@ -144,13 +147,13 @@ def test_numbers_that_no_float32_holds_are_refused_with_their_place(cell: str, t
     data = CsvTable(path := written(tmp_path, "a.csv", "a,y"))
     text = Path(path).read_text().replace("\n5.25,", f"\n{cell},")
     (tmp_path / "large.csv").write_text(text)
-    said = rf"a number between -3.4e\+38 and 3.4e\+38 in column a, line 7 of .*, got {cell}"
+    message = rf"a number between -3.4e\+38 and 3.4e\+38 in column a, line 7 of .*, got {cell}"
     for read in (
         lambda: CsvTable(str(tmp_path / "large.csv")),
         lambda: TimeSeries(path=str(tmp_path / "large.csv"), window=3, horizon=1),
         lambda: next(data.inputs(InputFiles((str(tmp_path / "large.csv"),)))),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             read()
 
 

@@ -54,12 +54,12 @@ def test_folders_named_as_splits_are_splits_and_a_missing_one_is_cut_from_train(
         both(tmp_path / name, 4 if number else 20)
     data = ImageFolder(str(tmp_path), image_size=4)
     assert data.classes == ["cat", "dog"] and sizes(data) == expected
-    said = data.describe()
-    assert said[0] == f"{sum(expected):,} images in {tmp_path}"
+    description = data.describe()
+    assert description[0] == f"{sum(expected):,} images in {tmp_path}"
     for split, count in zip(("train", "val", "test"), expected, strict=True):
-        assert f"{split} {count} from" in said[1]
-    assert said[1].count("no images of its own") == 3 - len(names)
-    assert said[2:] == [f"classes: cat {sum(expected) // 2}, dog {sum(expected) // 2}"]
+        assert f"{split} {count} from" in description[1]
+    assert description[1].count("no folder with images") == 3 - len(names)
+    assert description[2:] == [f"classes: cat {sum(expected) // 2}, dog {sum(expected) // 2}"]
 
 
 @pytest.mark.parametrize("names", [("bus", "car", "train"), ("invalid", "valid")])
@@ -104,7 +104,7 @@ def test_folders_beside_two_splits_are_left_out_and_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("leftover", "said"),
+    ("leftover", "message"),
     [
         ("cat/.ipynb_checkpoints/a.png", "cat/.ipynb_checkpoints"),
         ("cat/sub/.ipynb_checkpoints/a.png", "cat/sub/.ipynb_checkpoints"),
@@ -117,7 +117,7 @@ def test_folders_beside_two_splits_are_left_out_and_named(tmp_path):
         ("cat/.DS_Store", None),
     ],
 )
-def test_hidden_and_system_files_are_no_data_at_any_depth(leftover, said, tmp_path):
+def test_hidden_and_system_files_are_no_data_at_any_depth(leftover, message, tmp_path):
     both(tmp_path, 10)
     whole = files(ImageFolder(str(tmp_path)))
     target = tmp_path / leftover
@@ -125,7 +125,7 @@ def test_hidden_and_system_files_are_no_data_at_any_depth(leftover, said, tmp_pa
     target.write_bytes((tmp_path / "cat" / "00.png").read_bytes())
     data = ImageFolder(str(tmp_path))
     assert data.classes == ["cat", "dog"] and files(data) == whole and len(whole) == 20
-    expected = [f"left out: 1 hidden or system files and folders such as {said}"] if said else []
+    expected = [f"left out: 1 hidden or system files and folders such as {message}"] if message else []
     assert data.describe()[3:] == expected
 
 
@@ -191,8 +191,8 @@ def test_the_same_image_in_two_splits_is_counted_with_a_pair(tmp_path, monkeypat
         (tmp_path / target).write_bytes((tmp_path / name).read_bytes())
     (tmp_path / "train/cat/again.png").write_bytes((tmp_path / "train/cat/01.png").read_bytes())
     data.load()
-    said = "copies: 2 images are in two splits: train/cat/00.png (train) and test/cat/x.png (test)"
-    assert said in data.describe()
+    message = "copies: 2 images are in two splits: train/cat/00.png (train) and test/cat/x.png (test)"
+    assert message in data.describe()
     monkeypatch.setattr(image_report, "MAX_HASHED", 1)
     assert "copies: no image is in two splits among the first 1 of equal size" in data.describe()
 

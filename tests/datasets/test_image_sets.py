@@ -97,10 +97,10 @@ def test_without_validation_all_pictures_train(tmp_path):
 
 @pytest.mark.parametrize(("data", "name"), [(MNIST, "mnist"), (FashionMNIST, "fashion_mnist"), (CIFAR10, "cifar10")])
 def test_missing_files_are_refused_with_the_command_that_downloads_them(data, name, tmp_path):
-    made = data(root=str(tmp_path / "nowhere"))
-    assert made.spec.classes == 10
+    images = data(root=str(tmp_path / "nowhere"))
+    assert images.spec.classes == 10
     with pytest.raises(ConfigError) as caught:
-        made.load()
+        images.load()
     message = str(caught.value)
     assert f"dltrain data={name} data.download=true" in message
     assert message.startswith("data.root:") and str(tmp_path / "nowhere") in message

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from dltrain.data.keyed_random import key, mix, uniform
 from dltrain.datasets.images import ImageTransform
 from dltrain.errors import ConfigError
+from dltrain.keyed_random import key, mix, uniform
 
 
 def pictures(count=64, channels=3, image_size=9):

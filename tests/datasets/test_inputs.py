@@ -56,7 +56,7 @@ def test_a_colour_picture_becomes_grey_and_a_grey_one_coloured(tmp_path):
 
 def test_grey_levels_of_16_bits_keep_their_shades(tmp_path):
     levels = np.random.default_rng(0).integers(0, 2**16, (6, 5), dtype=np.uint16)
-    wanted = np.round(levels / 257)
+    expected = np.round(levels / 257)
     (tmp_path / "p.ppm").write_bytes(b"P5\n5 6\n65535\n" + levels.byteswap().tobytes())
     for name in ("a.png", "b.tif"):
         Image.fromarray(levels).save(tmp_path / name)
@@ -64,20 +64,20 @@ def test_grey_levels_of_16_bits_keep_their_shades(tmp_path):
     for name in ("a.png", "b.tif", "c.tif", "p.ppm"):
         for channels in (1, 3):
             pixels = read([tmp_path / name], (channels, 6, 5))[0]
-            assert all(np.array_equal(channel, wanted) for channel in pixels.numpy())
+            assert all(np.array_equal(channel, expected) for channel in pixels.numpy())
 
 
 @pytest.mark.parametrize(
-    ("levels", "said"),
+    ("levels", "message"),
     [
         (np.linspace(0, 1, 30, dtype=np.float32), "fractions from 0 to 1"),
         (np.arange(30, dtype=np.int32) * 10**6, "whole numbers from 0 to 2.9e"),
         (np.arange(30, dtype=np.int32) - 1, "whole numbers from -1 to 28"),
     ],
 )
-def test_grey_levels_on_an_unknown_scale_are_refused(levels, said, tmp_path):
+def test_grey_levels_on_an_unknown_scale_are_refused(levels, message, tmp_path):
     Image.fromarray(levels.reshape(6, 5)).save(tmp_path / "a.tif")
-    with pytest.raises(ConfigError, match=f"INPUT 1: expected a readable image at .*a.tif, got .*{said}"):
+    with pytest.raises(ConfigError, match=f"INPUT 1: expected a readable image at .*a.tif, got .*{message}"):
         read([tmp_path / "a.tif"], (1, 6, 5))
 
 
@@ -264,8 +264,8 @@ def test_what_follows_a_series_is_unknown_and_its_scale_is_that_of_training(tmp_
     (piece,) = data.inputs(given(tmp_path / "new.csv"))
     batch = data.load().test.prepare(dict(piece.rows))
     train = np.loadtxt(tmp_path / "a.csv", skiprows=1)[: 60 - 2 * 9]
-    wanted = (np.arange(103, 108) - train.mean()) / train.std()
-    assert batch["inputs"][0, :, 0].tolist() == pytest.approx(wanted.tolist(), rel=1e-5)
+    expected = (np.arange(103, 108) - train.mean()) / train.std()
+    assert batch["inputs"][0, :, 0].tolist() == pytest.approx(expected.tolist(), rel=1e-5)
     assert batch["targets"].isnan().all() and batch["targets"].shape == (1, 3, 1)
     assert piece.names == [{"input": str(tmp_path / "new.csv"), "time": None}] * 3
 

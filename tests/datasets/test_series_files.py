@@ -95,8 +95,8 @@ def test_dates_with_two_readings_are_refused_unless_the_order_is_given(tmp_path:
 
 
 def test_missing_rows_are_counted(tmp_path: Path) -> None:
-    kept = np.delete(np.arange(200), range(50, 68))
-    data = read(write(tmp_path, date=DAYS.strftime("%Y-%m-%d")[kept], value=VALUES[kept]))
+    remaining = np.delete(np.arange(200), range(50, 68))
+    data = read(write(tmp_path, date=DAYS.strftime("%Y-%m-%d")[remaining], value=VALUES[remaining]))
     assert any("18 rows are missing, first before 2020-03-09 in line 52" in line for line in data.describe())
 
 
@@ -118,7 +118,7 @@ def test_several_series_in_one_file_are_refused_and_the_column_that_tells_them_a
     by: list[str], tmp_path: Path
 ) -> None:
     path = write(tmp_path, **panel(by))
-    with pytest.raises(ConfigError, match=r"Column store tells 4 series apart: data.group=store .* data.where=store:A"):
+    with pytest.raises(ConfigError, match=r"store distinguishes 4 series: data.group=store .* data.where=store:A"):
         read(path)
     assert read(path, where="store:B").spec.series_names is None
     one = batch_of(read(path, where="store=B").load().test)

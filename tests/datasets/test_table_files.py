@@ -55,7 +55,7 @@ def test_a_table_is_the_matrix_of_a_scikit_learn_pipeline(options: dict[str, Any
     matrix = pd.DataFrame(matrix, columns=pipeline.get_feature_names_out())[known].to_numpy()
     days = (frame["sold"] - frame["sold"].iloc[train].mean()) / pd.Timedelta(days=1)
     time = days / days.iloc[train].std(ddof=0)
-    year, week = (2 * np.pi * turn for turn in (frame["sold"].dt.dayofyear / 365.25, frame["sold"].dt.weekday / 7))
+    year, week = (2 * np.pi * turn for turn in (frame["sold"].dt.day_of_year / 365.25, frame["sold"].dt.weekday / 7))
     dates = np.stack([time, np.sin(year), np.cos(year), np.sin(week), np.cos(week)], axis=1)
     found = data.rows["inputs"].numpy()
     np.testing.assert_allclose(np.delete(found, slice(-6, -1), axis=1), matrix, atol=2e-5)
@@ -66,7 +66,7 @@ def test_rows_with_dates_are_predicted_in_the_form_of_training(tmp_path: Path) -
     data = CsvTable(write(tmp_path, FRAME.drop(columns="colour"), date_format="%d/%m/%Y"), missing="mean")
     (tmp_path / "new.csv").write_text("size,sold,rooms\n100,03/04/2020,2\n")
     (piece,) = data.inputs(InputFiles((str(tmp_path / "new.csv"),)))
-    april = 2 * np.pi * pd.Timestamp("2020-04-03").dayofyear / 365.25
+    april = 2 * np.pi * pd.Timestamp("2020-04-03").day_of_year / 365.25
     assert piece.rows["inputs"][0, 2].item() == pytest.approx(np.sin(april), abs=1e-6)
     (tmp_path / "new.csv").write_text("size,sold,rooms\n100,soon,2\n")
     with pytest.raises(ConfigError, match=r"INPUT 1: expected a date as in training in column sold, line 2"):

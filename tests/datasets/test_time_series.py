@@ -126,9 +126,9 @@ def test_train_standardises_with_the_training_part(tmp_path):
 
 @pytest.mark.parametrize("normalise", ["last", "window", "train"])
 def test_small_moves_of_large_numbers_survive(normalise, tmp_path):
-    small = np.random.default_rng(5).normal(size=200)
+    moves = np.random.default_rng(5).normal(size=200)
     paths = [
-        write(tmp_path / f"{offset}.csv", ["a"], [[float(v)] for v in small + offset]) for offset in (0.0, 2.0**30)
+        write(tmp_path / f"{offset}.csv", ["a"], [[float(v)] for v in moves + offset]) for offset in (0.0, 2.0**30)
     ]
     near, far = (
         batch_of(TimeSeries(path=path, window=9, horizon=4, normalise=normalise).load().test) for path in paths
@@ -254,8 +254,8 @@ def test_a_clock_that_is_set_back_is_no_disorder(tmp_path):
     data = TimeSeries(path=path, window=2, horizon=2, season=2)
     data.load()
     (piece,) = data.inputs(InputFiles())
-    wanted = [(start + row * timedelta(minutes=30)).astimezone(zone).isoformat() for row in (60, 61)]
-    assert [name["time"] for name in piece.names] == wanted
+    expected = [(start + row * timedelta(minutes=30)).astimezone(zone).isoformat() for row in (60, 61)]
+    assert [name["time"] for name in piece.names] == expected
     bare = write(tmp_path / "c.csv", ["date", "a"], [[time[:19], row] for row, time in enumerate(times)])
     assert TimeSeries(path=bare, window=2, horizon=1, season=2).load()
     times[7], times[8] = times[8], times[7]

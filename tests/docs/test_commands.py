@@ -67,22 +67,24 @@ def here(
         del sys.modules[name]
 
 
-def kind_of_run(line: str, small: Callable[[str], list[str]]) -> list[str]:
+def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
     """What is trained for a command that asks for RUN or latest."""
     if "generate" in line:
         return ["model=vae", "data=digits", "trainer.max_steps=2"]
     if "features" in line:
-        return ["model=mlp", *small("fashion_mnist"), "trainer.max_steps=2"]
+        return ["model=mlp", *small_data("fashion_mnist"), "trainer.max_steps=2"]
     if "INPUT" in line:
-        return ["model=mlp", *small("csv"), "trainer.max_steps=2"]
+        return ["model=mlp", *small_data("csv"), "trainer.max_steps=2"]
     return ["forecast"] if "predict" in line else ["plain"]
 
 
 @pytest.mark.parametrize("line", [*QUICK, *(pytest.param(line, marks=pytest.mark.slow) for line in LONG)])
-def test_a_command_runs(line: str, here: Path, kept: Callable[..., Path], small: Callable[[str], list[str]]) -> None:
+def test_a_command_runs(
+    line: str, here: Path, finished_run: Callable[..., Path], small_data: Callable[[str], list[str]]
+) -> None:
     run = "outputs/model-data/run"
     if re.search(r"\b(RUN|latest)\b", line):
-        shutil.copytree(kept(*kind_of_run(line, small)), here / run)
+        shutil.copytree(finished_run(*kind_of_run(line, small_data)), here / run)
     words = shlex.split(line.replace("RUN", run).replace("INPUT ...", "table.csv").replace("seed=S", "seed=0"))[1:]
     if is_training(line):
         words += [word for pattern, overrides in SHORT.items() if re.search(pattern, line) for word in overrides]

@@ -1,4 +1,4 @@
-"""A task and a model of a user's own that go wrong at a chosen step."""
+"""A user's task and model whose numbers become non-finite at a chosen step."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from dltrain.tasks.classification import Classification
 
 
 class Wrong(Classification):
-    """Goes wrong in the steps from ``begin`` to ``end`` of ``steps``, counted from 1.
+    """Classification with a fault in the steps from ``begin`` to ``end`` of ``steps``, counted from 1.
 
-    ``loss``: the loss is no number. ``gradient``: the loss is one, its gradient is not. ``memory``: batches of more
-    than ``most`` examples ask the allocator for more memory than there is. ``metric``: the metric is no number.
+    The faults are ``loss`` (a NaN loss), ``gradient`` (a NaN gradient of a finite loss), ``memory`` (batches of more
+    than ``most`` examples run out of memory) and ``metric`` (a NaN metric).
     """
 
     def __init__(self, classes, fault, begin, end, steps, most=10**9, witness=""):
@@ -43,7 +43,7 @@ class Wrong(Classification):
 
 
 class Blow(nn.Module):
-    """Divides by nothing from its ``at``-th batch of training on."""
+    """Divides by zero from its ``at``-th training batch on."""
 
     def __init__(self, at):
         super().__init__()
@@ -58,7 +58,7 @@ class Blow(nn.Module):
 
 
 class Blowing(nn.Sequential):
-    """A network in whose middle `Blow` sits."""
+    """A network with `Blow` after its first layer."""
 
     def __init__(self, size, outputs, at):
         super().__init__(nn.Flatten(), nn.Linear(size, 16), Blow(at), nn.ReLU(), nn.Linear(16, outputs))

@@ -107,7 +107,7 @@ def test_when_every_checkpoint_is_damaged_each_is_reported_and_no_file_changes(
     before = contents(run)
     child = dltrain("resume", str(run), ALLOW)
     assert child.code == 5
-    assert all(f"{path}: refused, it is damaged" in child.stderr for path in checkpoints(run))
+    assert all(f"{path}: rejected, it is damaged" in child.stderr for path in checkpoints(run))
     assert "Traceback" not in child.stderr
     assert contents(run) == before
 
@@ -164,7 +164,7 @@ def repoint(link: Path, name: str) -> None:
     link.symlink_to(name)
 
 
-def test_a_missing_run_is_refused_with_the_nearest_name(
+def test_a_missing_run_is_rejected_with_the_nearest_name(
     run: Path, dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
     before = sorted(tmp_path.rglob("*"))
@@ -175,7 +175,9 @@ def test_a_missing_run_is_refused_with_the_nearest_name(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_checkpoint_of_an_unknown_format_is_refused_with_its_number(run: Path, dltrain: Callable[..., Child]) -> None:
+def test_a_checkpoint_of_an_unknown_format_is_rejected_with_its_number(
+    run: Path, dltrain: Callable[..., Child]
+) -> None:
     for path in checkpoints(run):
         state = torch.load(path, weights_only=True)
         torch.save({**state, "format": 99}, path)
@@ -187,7 +189,7 @@ def test_a_checkpoint_of_an_unknown_format_is_refused_with_its_number(run: Path,
     assert contents(run) == before
 
 
-def test_a_checkpoint_of_format_1_resumes_to_the_same_bytes(
+def test_a_checkpoint_of_format_1_resumes_to_identical_results(
     run: Path, dltrain: Callable[..., Child], whole_run: Callable[[str], Path]
 ) -> None:
     for path in checkpoints(run):
@@ -213,7 +215,7 @@ def test_a_checkpoint_of_format_1_resumes_to_the_same_bytes(
     ],
 )
 @pytest.mark.faults
-def test_an_intact_file_with_another_state_is_refused_without_a_traceback(
+def test_an_intact_checkpoint_with_an_unexpected_state_is_rejected_without_a_traceback(
     change: dict[str, Any], expected: str, run: Path, dltrain: Callable[..., Child]
 ) -> None:
     for path in checkpoints(run):
@@ -240,7 +242,7 @@ class Evil:
 @pytest.mark.parametrize(
     "bare", [pytest.param(True, id="bare pickle", marks=pytest.mark.faults), pytest.param(False, id="torch.save")]
 )
-def test_a_malicious_checkpoint_is_refused_and_never_executed(
+def test_a_malicious_checkpoint_is_rejected_and_never_executed(
     listed: bool, bare: bool, run: Path, dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
     canary = tmp_path / "canary"

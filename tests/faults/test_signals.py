@@ -1,4 +1,4 @@
-"""A signal completes or undoes the current action, leaves a run that can be resumed, and is reported."""
+"""After a signal the current action is completed or undone, and the run can be resumed."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def waiting(
 @pytest.mark.parametrize(
     ("number", "code"), [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.faults), (signal.SIGINT, 130)]
 )
-def test_a_signal_ends_a_run_after_its_step_and_says_how_to_resume(
+def test_a_signal_stops_a_run_after_its_step_and_prints_how_to_resume(
     number: signal.Signals,
     code: int,
     waiting: Callable[..., tuple[Child, Path]],
@@ -62,7 +62,7 @@ def test_a_signal_ends_a_run_after_its_step_and_says_how_to_resume(
     assert_same(run, whole_run("forecast"))
 
 
-def test_a_second_ctrl_c_ends_a_run_at_once_and_leaves_no_partial_files(
+def test_a_second_ctrl_c_stops_a_run_at_once_and_leaves_no_partial_files(
     waiting: Callable[..., tuple[Child, Path]], dltrain: Callable[..., Child], whole_run: Callable[[str], Path]
 ) -> None:
     child, run = waiting("forecast", "train-13")
@@ -95,7 +95,7 @@ def test_a_second_ctrl_c_during_a_save_leaves_no_partial_files(
     assert_intact(run)
 
 
-def test_sigterm_while_the_data_are_loaded_leaves_no_folder(waiting: Callable[..., tuple[Child, Path]]) -> None:
+def test_sigterm_while_data_are_loaded_leaves_no_folder(waiting: Callable[..., tuple[Child, Path]]) -> None:
     child, run = waiting("text", "load-1", "data._target_=gated.Text")
     child.send(signal.SIGTERM)
     assert child.wait(20).code == 143
@@ -217,7 +217,7 @@ def test_under_slurm_a_job_is_requeued_only_by_sigusr1_with_requeue_true(
 
 
 @pytest.mark.faults
-def test_a_run_out_of_time_ends_normally_and_resumes_to_the_same_bytes(
+def test_a_run_that_reaches_max_minutes_finishes_and_resumes_to_identical_results(
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     gate: Gate,

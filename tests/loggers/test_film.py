@@ -47,12 +47,12 @@ def test_a_film_shows_every_frame_in_order_and_the_last_one_longest(tmp_path: Pa
 
 
 def test_frames_are_lossless(tmp_path: Path) -> None:
-    wanted = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     recorder = Film(tmp_path)
-    recorder.add(wanted, 7)
+    recorder.add(expected, 7)
     with Image.open(recorder.frames()[0]) as frame:
         found = torch.frombuffer(bytearray(frame.convert("RGB").tobytes()), dtype=torch.uint8)
-    assert torch.equal(found.view(20, 30, 3).permute(2, 0, 1), wanted)
+    assert torch.equal(found.view(20, 30, 3).permute(2, 0, 1), expected)
 
 
 def test_without_frames_nothing_is_written(tmp_path: Path) -> None:

@@ -57,17 +57,17 @@ def test_a_mean_keeps_no_graph_alive() -> None:
 def test_confusion_and_macro_f1_equal_scikit_learn_and_torchmetrics(seed: int) -> None:
     random = np.random.default_rng(seed)
     classes = 6
-    truth, said = random.integers(0, classes, 97), random.integers(0, classes, 97)
-    counts = confusion(torch.from_numpy(truth), torch.from_numpy(said), classes)
-    assert (counts.numpy() == confusion_matrix(truth, said, labels=range(classes))).all()
-    peer = MulticlassConfusionMatrix(classes)(torch.from_numpy(said), torch.from_numpy(truth))
+    truth, predicted = random.integers(0, classes, 97), random.integers(0, classes, 97)
+    counts = confusion(torch.from_numpy(truth), torch.from_numpy(predicted), classes)
+    assert (counts.numpy() == confusion_matrix(truth, predicted, labels=range(classes))).all()
+    peer = MulticlassConfusionMatrix(classes)(torch.from_numpy(predicted), torch.from_numpy(truth))
     assert torch.equal(counts, peer)
-    assert macro_f1(counts) == pytest.approx(f1_score(truth, said, average="macro"), rel=1e-12)
-    f1 = MulticlassF1Score(classes, average="macro")(torch.from_numpy(said), torch.from_numpy(truth))
+    assert macro_f1(counts) == pytest.approx(f1_score(truth, predicted, average="macro"), rel=1e-12)
+    f1 = MulticlassF1Score(classes, average="macro")(torch.from_numpy(predicted), torch.from_numpy(truth))
     assert macro_f1(counts) == pytest.approx(f1.item(), rel=1e-6)
 
 
 def test_macro_f1_counts_a_class_that_is_only_predicted_and_none_that_never_appears() -> None:
-    truth, said = np.array([0, 0, 1, 1]), np.array([0, 2, 1, 1])
-    counts = confusion(torch.from_numpy(truth), torch.from_numpy(said), 5)
-    assert macro_f1(counts) == pytest.approx(f1_score(truth, said, average="macro", zero_division=0))
+    truth, predicted = np.array([0, 0, 1, 1]), np.array([0, 2, 1, 1])
+    counts = confusion(torch.from_numpy(truth), torch.from_numpy(predicted), 5)
+    assert macro_f1(counts) == pytest.approx(f1_score(truth, predicted, average="macro", zero_division=0))

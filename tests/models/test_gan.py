@@ -27,18 +27,18 @@ def test_images_of_any_size_are_generated_and_get_one_output_of_the_critic(
     side: tuple[int, int], channels: int
 ) -> None:
     model = pictures(*side, channels=channels)
-    made = model.generator(torch.randn(3, 6), None)
-    assert made.shape == (3, channels, *side)
-    assert model.critic(made, None).shape == (3, 1)
+    images = model.generator(torch.randn(3, 6), None)
+    assert images.shape == (3, channels, *side)
+    assert model.critic(images, None).shape == (3, 1)
 
 
 def test_28_pixels_are_generated_from_7_and_64_from_4() -> None:
-    for side, wanted in ((28, [7, 14, 28]), (32, [4, 8, 16, 32]), (64, [4, 8, 16, 32, 64])):
+    for side, expected in ((28, [7, 14, 28]), (32, [4, 8, 16, 32]), (64, [4, 8, 16, 32, 64])):
         x, sides = torch.randn(2, 6), []
         for layer in pictures(side, side).generator.layers:
             x = layer(x)
             sides += [x.shape[-1]] if isinstance(layer, nn.Unflatten | nn.ConvTranspose2d) else []
-        assert sides == wanted
+        assert sides == expected
 
 
 def example_of_64(latent: int, hidden: int) -> tuple[nn.Sequential, nn.Sequential]:
@@ -66,9 +66,9 @@ def test_the_networks_for_64_pixels_equal_those_of_pytorchs_example() -> None:
         for mine, other in zip(model.critic.parameters(), judges.parameters(), strict=True):
             other.copy_(mine.view_as(other))
     noise = torch.randn(5, 10)
-    made = model.generator(noise, None)
-    torch.testing.assert_close(made, makes(noise[:, :, None, None]))
-    torch.testing.assert_close(model.critic(made, None), judges(made).flatten(1))
+    images = model.generator(noise, None)
+    torch.testing.assert_close(images, makes(noise[:, :, None, None]))
+    torch.testing.assert_close(model.critic(images, None), judges(images).flatten(1))
 
 
 def test_initial_weights_are_those_of_the_paper() -> None:
@@ -144,10 +144,10 @@ def test_only_a_conditional_model_depends_on_the_class(make: type[GANBase]) -> N
     for conditional in (True, False):
         model = make(conditional=conditional, classes=3).eval()
         noise, one, other = torch.randn(2, 6), torch.tensor([0, 1]), torch.tensor([2, 1])
-        made = model.generator(noise, one)
-        assert torch.equal(made[0], model.generator(noise, other)[0]) is not conditional
-        assert torch.equal(model.critic(made, one)[0], model.critic(made, other)[0]) is not conditional
-        torch.testing.assert_close(made[1], model.generator(noise, other)[1])
+        generated = model.generator(noise, one)
+        assert torch.equal(generated[0], model.generator(noise, other)[0]) is not conditional
+        assert torch.equal(model.critic(generated, one)[0], model.critic(generated, other)[0]) is not conditional
+        torch.testing.assert_close(generated[1], model.generator(noise, other)[1])
 
 
 def test_a_conditional_model_needs_data_with_classes() -> None:

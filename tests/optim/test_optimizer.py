@@ -204,5 +204,5 @@ def test_the_reductions_of_a_plateau_survive_a_resume() -> None:
 def test_the_fastest_kernels_are_chosen_unless_the_user_sets_them(kind: Any, flag: str) -> None:
     model = network()
     assert all(group[flag] for group in optimizer_of(model, partial(kind, lr=0.1)).optimizer.param_groups)
-    said = optimizer_of(model, partial(kind, lr=0.1, foreach=False))
-    assert not any(group.get("fused") or group["foreach"] for group in said.optimizer.param_groups)
+    chosen = optimizer_of(model, partial(kind, lr=0.1, foreach=False))
+    assert not any(group.get("fused") or group["foreach"] for group in chosen.optimizer.param_groups)

@@ -17,8 +17,8 @@ def test_images_are_the_pixels_themselves_on_a_scale_that_is_the_same_for_all():
     assert sheet.shape == (3, 3 * (side + GAP) + GAP, 4 * (side + GAP) + GAP)
     for number, picture in enumerate(pictures):
         y, x = (GAP + place * (side + GAP) for place in divmod(number, 4))
-        wanted = (255 * picture).round().byte().repeat_interleave(times, 1).repeat_interleave(times, 2)
-        assert torch.equal(sheet[:, y : y + side, x : x + side], wanted.expand(3, -1, -1))
+        expected = (255 * picture).round().byte().repeat_interleave(times, 1).repeat_interleave(times, 2)
+        assert torch.equal(sheet[:, y : y + side, x : x + side], expected.expand(3, -1, -1))
     assert bool((sheet[:, -side:, -side:] == 255).all())
     assert bool((sheet[:, :GAP] == 255).all() and (sheet[:, :, :GAP] == 255).all())
 
@@ -29,8 +29,8 @@ def test_colours_stay_and_other_channels_are_averaged(channels, side, tile):
     sheet = grids.images(picture)
     assert sheet.shape == (3, tile + 2 * GAP, tile + 2 * GAP)
     shown = sheet[:, GAP : -GAP or None : tile // side, GAP : -GAP or None : tile // side]
-    wanted = picture[0] if channels == 3 else picture[0].mean(0).expand(3, -1, -1)
-    assert int((shown.int() - (255 * wanted).round().int()).abs().max()) <= 1
+    expected = picture[0] if channels == 3 else picture[0].mean(0).expand(3, -1, -1)
+    assert int((shown.int() - (255 * expected).round().int()).abs().max()) <= 1
 
 
 def test_values_outside_the_range_nan_and_empty_batches_are_drawn():

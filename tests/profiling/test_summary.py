@@ -107,17 +107,17 @@ def test_activations_equal_those_that_a_real_pass_on_the_cpu_keeps(
     model = make()
     inputs = torch.randn(4, *shape)
     standing = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
-    kept = {inputs.untyped_storage().data_ptr(): inputs}
+    saved = {inputs.untyped_storage().data_ptr(): inputs}
 
     def keep(tensor: Tensor) -> Tensor:
         if tensor.untyped_storage().data_ptr() not in standing:
-            kept[tensor.untyped_storage().data_ptr()] = tensor
+            saved[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output = model(inputs)
     assert output.requires_grad
-    expected = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    expected = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
     assert summary_of(make, *shape).memory.activations == expected
 
 

@@ -23,9 +23,9 @@ GAN = ("model=gan", "model.hidden_size=8", "data=digits", "trainer.max_steps=2",
 
 
 @pytest.fixture
-def classifier_run(kept: Callable[..., Path]) -> Path:
+def classifier_run(finished_run: Callable[..., Path]) -> Path:
     """Return the run folder of a classifier of digits with averaged weights."""
-    return kept(*CLASSIFIER, AVERAGED)
+    return finished_run(*CLASSIFIER, AVERAGED)
 
 
 @pytest.fixture
@@ -52,9 +52,11 @@ def test_features_are_the_inputs_of_the_last_layer_of_the_trained_classifier(
     assert float((logits.argmax(1) == batch["targets"]).double().mean()) > 0.7
 
 
-def test_a_layerwise_pretrained_classifier_reads_pixels_as_in_training(kept: Callable[..., Path], digits: Spec) -> None:
+def test_a_layerwise_pretrained_classifier_reads_pixels_as_in_training(
+    finished_run: Callable[..., Path], digits: Spec
+) -> None:
     overrides = ("model=dbn", "model.hidden_size=[48,12]", "task=layerwise", "data=digits")
-    dbn = kept(*overrides, "task.pretrain_epochs=1", "trainer.epochs=2")
+    dbn = finished_run(*overrides, "task.pretrain_epochs=1", "trainer.epochs=2")
     trained = load_trained(rebuild_components(job.load_job(dbn)), dbn, "best.pt")
     pixels = torch.rand(9, 1, 8, 8)
     _, logits = classifier_features.load_features(str(dbn), digits)(pixels)
@@ -113,11 +115,11 @@ def test_scoring_does_not_change_the_training(classifier_run: Path, tmp_path: Pa
 
 
 def test_evaluate_repeats_the_scores_and_accepts_another_classifier(
-    classifier_run: Path, kept: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    classifier_run: Path, finished_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = train_gan(tmp_path / "gan", f"task.features={classifier_run}")
     result = json.loads((folder / "result.json").read_text())
-    other = kept("model=lenet5", "data=digits", "trainer.max_steps=3")
+    other = finished_run("model=lenet5", "data=digits", "trainer.max_steps=3")
     capsys.readouterr()
     for network, name in ((classifier_run, result["features"]), (other, f"lenet5-digits/{other.name}")):
         assert main.main(["evaluate", str(folder), f"task.features={network}", "--json"]) == 0
@@ -159,16 +161,16 @@ def test_latest_is_rejected(classifier_run: Path, tmp_path: Path, capsys: pytest
 
 
 def test_a_run_of_another_task_is_rejected(
-    kept: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = error_of(capsys, tmp_path, f"task.features={kept('forecast')}")
+    line = error_of(capsys, tmp_path, f"task.features={finished_run('forecast')}")
     assert "expected the folder of a run with the task classification, got forecasting" in line
 
 
 def test_a_classifier_of_images_of_another_shape_is_rejected_with_both_shapes(
-    kept: Callable[..., Path], data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished_run: Callable[..., Path], data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mnist = kept("model=mlp", "data=mnist", f"data.root={data_root}", "trainer.max_steps=1")
+    mnist = finished_run("model=mlp", "data=mnist", f"data.root={data_root}", "trainer.max_steps=1")
     line = error_of(capsys, tmp_path, f"task.features={mnist}")
     assert "that classifies images of shape 1x8x8, got shape 1x28x28" in line
 
@@ -188,7 +190,7 @@ def test_a_run_whose_checkpoints_are_damaged_is_rejected(
     for file in (damaged / "checkpoints").glob("step-*.pt"):
         file.write_bytes(file.read_bytes()[:-100])
     line = error_of(capsys, tmp_path, f"task.features={damaged}")
-    assert "refused, it is damaged" in line
+    assert "rejected, it is damaged" in line
 
 
 class RowClassifier(nn.Module):

@@ -14,7 +14,7 @@ from dltrain.errors import ConfigError
 from dltrain.runs import job as stored
 from dltrain.storage import run_files
 
-Kept = Callable[..., Path]
+FinishedRun = Callable[..., Path]
 
 
 def refused(call: Callable[[], Any]) -> str:
@@ -53,7 +53,7 @@ def test_a_run_is_found_by_its_path_from_here_or_from_anywhere(outputs: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("outputs/mlp-digits/20260202-090000-ccc", "Did you mean outputs/mlp-digits/20260202-090000-cccc?"),
         ("20260202-090000-cccc", "mlp-digits/20260202-090000-cccc?"),
@@ -62,9 +62,9 @@ def test_a_run_is_found_by_its_path_from_here_or_from_anywhere(outputs: Path) ->
         ("zzz", "dltrain runs"),
     ],
 )
-def test_the_wrong_name_is_answered_with_the_nearest_runs(outputs: Path, name: str, said: str) -> None:
+def test_the_wrong_name_is_answered_with_the_nearest_runs(outputs: Path, name: str, message: str) -> None:
     text = refused(lambda: stored.find_run(name))
-    assert text.startswith("RUN: expected the folder of a run, or latest") and said in text
+    assert text.startswith("RUN: expected the folder of a run, or latest") and message in text
 
 
 def test_without_runs_there_is_no_latest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,25 +173,25 @@ def test_a_job_that_was_cut_off_anywhere_is_refused_or_read(tmp_path: Path, plai
 
 
 @pytest.fixture
-def job(kept: Kept) -> compose.Job:
-    typed = ["model=mlp", "data=digits", "optimizer.lr=0.3", "optimizer/schedule=step", "trainer.epochs=1"]
-    return compose.compose(typed)
+def job(finished_run: FinishedRun) -> compose.Job:
+    overrides = ["model=mlp", "data=digits", "optimizer.lr=0.3", "optimizer/schedule=step", "trainer.epochs=1"]
+    return compose.compose(overrides)
 
 
-def changed(job: compose.Job, *typed: str) -> tuple[compose.Job, dict[str, tuple[Any, Any]]]:
-    return revise.revise_job(job, list(typed))
+def changed(job: compose.Job, *overrides: str) -> tuple[compose.Job, dict[str, tuple[Any, Any]]]:
+    return revise.revise_job(job, list(overrides))
 
 
 def test_a_key_is_changed_and_nothing_else(job: compose.Job) -> None:
     new, found = changed(job, "trainer.epochs=3", "data.batch_size=64")
     assert found == {"trainer.epochs": (1, 3)}  # batches had 64 before
     assert (job.config["trainer"]["epochs"], new.config["trainer"]["epochs"]) == (1, 3)
-    typed = ("model=mlp", "data=digits", "optimizer.lr=0.3", "optimizer/schedule=step")
-    assert new.overrides == (*typed, "trainer.epochs=3", "data.batch_size=64")
+    overrides = ("model=mlp", "data=digits", "optimizer.lr=0.3", "optimizer/schedule=step")
+    assert new.overrides == (*overrides, "trainer.epochs=3", "data.batch_size=64")
 
 
 @pytest.mark.parametrize(
-    "typed",
+    "overrides",
     [
         ["optimizer=sgd"],
         ["optimizer.lr=0.01", "optimizer=sgd"],
@@ -201,8 +201,8 @@ def test_a_key_is_changed_and_nothing_else(job: compose.Job) -> None:
         ["model=cnn", "seed=4"],
     ],
 )
-def test_what_is_revised_is_what_its_own_overrides_compose(job: compose.Job, typed: list[str]) -> None:
-    new, found = changed(job, *typed)
+def test_what_is_revised_is_what_its_own_overrides_compose(job: compose.Job, overrides: list[str]) -> None:
+    new, found = changed(job, *overrides)
     composed = compose.compose(list(new.overrides))
     assert new.config == composed.config
     assert new.choices == composed.choices
@@ -217,9 +217,16 @@ def test_the_place_of_a_new_run_is_no_part_of_what_it_is(job: compose.Job) -> No
 
 
 def test_all_mistakes_are_said_together(job: compose.Job) -> None:
-    typed = ["modle=cnn", "trainer.epochs=-1", "+model.more=1", "~model.hidden_size", "hydra.sweep.dir=x", "model=lsmt"]
-    text = refused(lambda: changed(job, *typed))
-    for said in (
+    overrides = [
+        "modle=cnn",
+        "trainer.epochs=-1",
+        "+model.more=1",
+        "~model.hidden_size",
+        "hydra.sweep.dir=x",
+        "model=lsmt",
+    ]
+    text = refused(lambda: changed(job, *overrides))
+    for message in (
         "modle: unknown key",
         "trainer.epochs: expected a whole number of at least 1, got -1",
         "+model.more=1: expected KEY=VALUE for a key that the run has",
@@ -227,4 +234,4 @@ def test_all_mistakes_are_said_together(job: compose.Job) -> None:
         "hydra.sweep.dir: expected hydra.run.dir",
         "Did you mean lstm?",
     ):
-        assert said in text
+        assert message in text

@@ -35,18 +35,18 @@ def test_looking_closely_does_not_change_training(
     classification_run: Outcome,
     language_model_run: Outcome,
     train: Callable[..., Outcome],
-    small: Callable[[str], list[str]],
+    small_data: Callable[[str], list[str]],
 ) -> None:
     busy = ["trainer.log_every=1", "trainer.eval_every=1", "trainer.checkpoint_every=1", "trainer.max_steps=6"]
-    assert equal(model_of(train(*PICTURES, *small("digits"), *busy)), model_of(classification_run))
+    assert equal(model_of(train(*PICTURES, *small_data("digits"), *busy)), model_of(classification_run))
     seldom = ["trainer.max_steps=6", "trainer.log_every=1000", "trainer.eval_every=1000"]
-    assert equal(model_of(train(*TEXT, *small("text"), *seldom)), model_of(language_model_run))
+    assert equal(model_of(train(*TEXT, *small_data("text"), *seldom)), model_of(language_model_run))
 
 
 def test_another_seed_gives_other_weights_and_another_order(
-    regression_run: Outcome, train: Callable[..., Outcome], small: Callable[[str], list[str]]
+    regression_run: Outcome, train: Callable[..., Outcome], small_data: Callable[[str], list[str]]
 ) -> None:
-    other = train("model=mlp", "task=regression", *small("csv"), "data.column=price", *INTERVALS, "seed=1")
+    other = train("model=mlp", "task=regression", *small_data("csv"), "data.column=price", *INTERVALS, "seed=1")
     assert not equal(model_of(other), model_of(regression_run))
     assert lines(other)[0]["loss"] != lines(regression_run)[0]["loss"]
 
@@ -72,9 +72,9 @@ def test_a_whole_run_equals_a_plain_pytorch_loop_bit_for_bit(forecasting_run: Ou
 
 
 def test_the_number_of_data_workers_changes_no_byte(
-    train: Callable[..., Outcome], small: Callable[[str], list[str]]
+    train: Callable[..., Outcome], small_data: Callable[[str], list[str]]
 ) -> None:
-    common = ["model=mlp", *small("image_folder"), "data.augment=[flip,crop]", "trainer.epochs=3"]
+    common = ["model=mlp", *small_data("image_folder"), "data.augment=[flip,crop]", "trainer.epochs=3"]
     found = [train(*common, f"data.workers={workers}") for workers in (0, 2)]
     assert hashes(found[0]) == hashes(found[1])
     assert lines(found[0]) == lines(found[1])
@@ -82,17 +82,17 @@ def test_the_number_of_data_workers_changes_no_byte(
 
 
 def test_a_rehearsal_leaves_random_numbers_and_running_statistics_as_they_were(
-    small: Callable[[str], list[str]],
+    small_data: Callable[[str], list[str]],
 ) -> None:
-    job = compose.compose([*PICTURES, "model.norm=batch", *small("digits"), "data.augment=[crop]", "device=cpu"])
-    made = assemble.build_components(job)
-    before = {name: value.clone() for name, value in made.model.state_dict().items()}
+    job = compose.compose([*PICTURES, "model.norm=batch", *small_data("digits"), "data.augment=[crop]", "device=cpu"])
+    components = assemble.build_components(job)
+    before = {name: value.clone() for name, value in components.model.state_dict().items()}
     state = torch.get_rng_state()
-    dry_run.dry_run(made, dry_run.build_batches(made, made.data.load()), job)
+    dry_run.dry_run(components, dry_run.build_batches(components, components.data.load()), job)
     assert torch.equal(torch.get_rng_state(), state)
-    assert equal(before, made.model.state_dict())
+    assert equal(before, components.model.state_dict())
     assert any("running_mean" in name for name in before)
-    assert made.model.training and all(p.grad is None for p in made.model.parameters())
+    assert components.model.training and all(p.grad is None for p in components.model.parameters())
 
 
 # --- precision and layout -------------------------------------------------------------------------------------------
@@ -100,11 +100,11 @@ def test_a_rehearsal_leaves_random_numbers_and_running_statistics_as_they_were(
 
 @pytest.mark.parametrize(("precision", "deterministic"), [("bf16", True), ("fp16", False)])
 def test_lower_precision_trains_and_is_recorded(
-    precision: str, deterministic: bool, train: Callable[..., Outcome], small: Callable[[str], list[str]]
+    precision: str, deterministic: bool, train: Callable[..., Outcome], small_data: Callable[[str], list[str]]
 ) -> None:
     outcome = train(
         "model=mlp",
-        *small("digits"),
+        *small_data("digits"),
         "trainer.epochs=3",
         f"device.precision={precision}",
         f"device.deterministic={str(deterministic).lower()}",
@@ -119,9 +119,9 @@ def test_lower_precision_trains_and_is_recorded(
 
 
 def test_channels_last_gives_nearly_the_same_numbers(
-    classification_run: Outcome, train: Callable[..., Outcome], small: Callable[[str], list[str]]
+    classification_run: Outcome, train: Callable[..., Outcome], small_data: Callable[[str], list[str]]
 ) -> None:
-    plain = train(*PICTURES, *small("digits"), *INTERVALS, "device.channels_last=false")
+    plain = train(*PICTURES, *small_data("digits"), *INTERVALS, "device.channels_last=false")
     assert "channels_last" in (classification_run.folder / "train.log").read_text()
     assert "channels_last" not in (plain.folder / "train.log").read_text()
     first, second = model_of(classification_run), model_of(plain)
@@ -130,8 +130,10 @@ def test_channels_last_gives_nearly_the_same_numbers(
 
 
 @pytest.mark.slow
-def test_a_compiled_model_learns_the_same(train: Callable[..., Outcome], small: Callable[[str], list[str]]) -> None:
-    common = ["model=mlp", *small("digits"), "trainer.max_steps=30", "trainer.log_every=5"]
+def test_a_compiled_model_learns_the_same(
+    train: Callable[..., Outcome], small_data: Callable[[str], list[str]]
+) -> None:
+    common = ["model=mlp", *small_data("digits"), "trainer.max_steps=30", "trainer.log_every=5"]
     found = [train(*common, f"device.compile={on}") for on in ("false", "true")]
     assert "compiled" in (found[1].folder / "train.log").read_text()
     losses = [[line["loss"] for line in lines(outcome)] for outcome in found]
@@ -144,18 +146,18 @@ SCHEDULES = sorted(file.stem for file in (groups.conf_dir() / "optimizer" / "sch
 
 
 @pytest.mark.parametrize(
-    "typed", [f"optimizer={name}" for name in OPTIMIZERS] + [f"optimizer/schedule={name}" for name in SCHEDULES]
+    "override", [f"optimizer={name}" for name in OPTIMIZERS] + [f"optimizer/schedule={name}" for name in SCHEDULES]
 )
 def test_every_optimizer_and_schedule_moves_every_weight_of_the_configured_model(
-    typed: str, small: Callable[[str], list[str]]
+    override: str, small_data: Callable[[str], list[str]]
 ) -> None:
     # Noam's factor is the paper's whole rate, which the optimizer's own only scales.
-    scale = ["optimizer.lr=1"] if "noam" in typed else []
-    job = compose.compose(["model=mlp", "model.hidden_size=8", *small("digits"), "device=cpu", typed, *scale])
-    made = assemble.build_components(job)
-    (turn,) = made.task.stages(made.model)[0].turns
-    optimizer = made.build_optimizer(turn, 10)
-    batch = next(dry_run.build_batches(made, made.data.load())["train"].epoch(0))
+    scale = ["optimizer.lr=1"] if "noam" in override else []
+    job = compose.compose(["model=mlp", "model.hidden_size=8", *small_data("digits"), "device=cpu", override, *scale])
+    components = assemble.build_components(job)
+    (turn,) = components.task.stages(components.model)[0].turns
+    optimizer = components.build_optimizer(turn, 10)
+    batch = next(dry_run.build_batches(components, components.data.load())["train"].epoch(0))
     before = [p.detach().clone() for p in turn.parameters]
     for number in range(3):
         optimizer.backward(turn.loss(batch, 0.0))

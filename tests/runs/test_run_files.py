@@ -31,10 +31,10 @@ def test_a_run_writes_exactly_the_documented_files(
     found = sorted(str(f.relative_to(outcome.folder)) for f in outcome.folder.rglob("*") if f.is_file())
     event_files = [name for name in found if name.startswith("events.out.tfevents.")]
     assert len(event_files) == 1
-    kept = [f"checkpoints/{name}" for name in Checkpoints(outcome.folder).read_manifest()]
+    steps = [f"checkpoints/{name}" for name in Checkpoints(outcome.folder).read_manifest()]
     checkpoints = [f"checkpoints/{name}" for name in ("best.pt", "last.pt", "manifest.json")]
-    assert sorted(set(found) - set(event_files)) == sorted([*FILES, *described, *checkpoints, *kept])
-    assert 1 <= len(kept) <= 3
+    assert sorted(set(found) - set(event_files)) == sorted([*FILES, *described, *checkpoints, *steps])
+    assert 1 <= len(steps) <= 3
 
 
 def test_status_result_and_environment_match_the_run(classification_run: Outcome) -> None:

@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from payloads import FEW, PAYLOADS, PLACES, SMALL, node, rejected
 
 
-def typed(place: str, value: dict[str, Any]) -> list[str]:
+def as_overrides(place: str, value: dict[str, Any]) -> list[str]:
     """Return a node as overrides."""
     if "." in place:
         return [f"++{place}={as_words(value)}"]
@@ -36,12 +36,12 @@ def test_three_payloads_run_with_hydras_own_checks(trap: Path) -> None:
 
 @pytest.mark.parametrize("target", PAYLOADS)
 def test_a_payload_on_the_command_line_is_rejected(trap: Path, capsys: pytest.CaptureFixture[str], target: str) -> None:
-    assert f"got {target}" in rejected(capsys, *typed("model", node(target)), *SMALL)
+    assert f"got {target}" in rejected(capsys, *as_overrides("model", node(target)), *SMALL)
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_payload_is_rejected_at_every_key(trap: Path, capsys: pytest.CaptureFixture[str], place: str) -> None:
-    rejected(capsys, *typed(place, node("evil.Model")), *SMALL)
+    rejected(capsys, *as_overrides(place, node("evil.Model")), *SMALL)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Small sweeps, and models of a user's own that fail in different ways."""
+"""Small sweeps, and user models that fail in different ways."""
 
 import csv
 from pathlib import Path
@@ -55,7 +55,7 @@ class Stopped(torch.nn.Module):
 
 
 def write_models(folder: Path) -> None:
-    """Models of a user's own that fail in different ways."""
+    """Write user models that fail in different ways."""
     (folder / "failing_models.py").write_text(THEIRS)
     (folder / "my_conf" / "model").mkdir(parents=True)
     for name, more in (("Broken", ""), ("Stopped", ""), ("Faulty", "size: ${spec.size}\ntrouble: none\n")):
@@ -64,13 +64,13 @@ def write_models(folder: Path) -> None:
 
 
 def summary_rows(home: Path, but: tuple[str, ...] = ("seconds",)) -> list[dict[str, str]]:
-    """The summary of a sweep, without what differs from time to time."""
+    """Return the summary of a sweep without the columns `but`, by default the times."""
     rows = list(csv.DictReader((home / "summary.csv").open()))
     return [{k: Path(v).name if k == "folder" else v for k, v in row.items() if k not in but} for row in rows]
 
 
 def state(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file of a folder: when it was written, and what it holds."""
+    """Return the modification time and content of every file in a folder."""
     return {
         str(file.relative_to(folder)): (file.stat().st_mtime_ns, file.read_bytes())
         for file in folder.rglob("*")
@@ -79,6 +79,6 @@ def state(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def checkpoints(home: Path) -> dict[str, bytes]:
-    """The last checkpoint of each job, and its best."""
+    """Return the last and the best checkpoint of each job."""
     names = [file for name in ("last.pt", "best.pt") for file in home.glob(f"*/checkpoints/{name}")]
     return {str(file.relative_to(home)): file.read_bytes() for file in names}

@@ -14,38 +14,36 @@ from dltrain.cli import main
 from dltrain.loggers.console import Console
 
 
-def test_what_ended_as_it_would_end_again_is_kept_and_what_failed_is_tried_again(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    typed = [*OWN, "-m", "model=faulty", "model.trouble=none,raise,memory,loss", *SMALL, "hydra.sweep.dir=whole"]
-    assert main.main(typed) == 1
+def test_resuming_a_sweep_retries_only_failed_jobs(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*OWN, "-m", "model=faulty", "model.trouble=none,raise,memory,loss", *SMALL, "hydra.sweep.dir=whole"]
+    assert main.main(arguments) == 1
     home = here / "whole"
     rows, before = summary_rows(home), {path.name: state(path) for path in home.iterdir() if path.is_dir()}
-    asked = capsys.readouterr().err
-    assert "Retry failed jobs with: dltrain --config-dir my_conf -m" in asked
-    assert f"sweep.resume={home}" in asked
-    assert main.main([*typed, "sweep.resume=whole"]) == 1
-    said = capsys.readouterr().err
+    hint = capsys.readouterr().err
+    assert "Retry failed jobs with: dltrain --config-dir my_conf -m" in hint
+    assert f"sweep.resume={home}" in hint
+    assert main.main([*arguments, "sweep.resume=whole"]) == 1
+    stderr = capsys.readouterr().err
     for number, end in ((1, "finished"), (3, "out_of_memory"), (4, "diverged")):
-        assert f"job {number} of 4: model.trouble={rows[number - 1]['model.trouble']} ({end}, not run again)" in said
+        assert f"job {number} of 4: model.trouble={rows[number - 1]['model.trouble']} ({end}, not run again)" in stderr
     assert summary_rows(home) == rows
     for path in (home / row["folder"] for row in rows):
         assert (state(path) == before[path.name]) == ("raise" not in path.name)
 
 
 @pytest.mark.parametrize(("trouble", "code"), [("SIGTERM", 143), pytest.param("SIGINT", 130, marks=pytest.mark.slow)])
-def test_a_signal_ends_the_sweep_and_the_same_command_goes_on(
+def test_a_signal_stops_a_sweep_and_the_same_command_resumes_it(
     here: Path, capsys: pytest.CaptureFixture[str], trouble: str, code: int
 ) -> None:
-    typed = [*OWN, "-m", "model=faulty", "seed=0,1", f"model.trouble={trouble}", *SMALL]
-    (here / "met").touch()  # the first sweep is left in peace
-    assert main.main([*typed, "hydra.sweep.dir=whole"]) == 0
+    arguments = [*OWN, "-m", "model=faulty", "seed=0,1", f"model.trouble={trouble}", *SMALL]
+    (here / "met").touch()  # no signal in the first sweep
+    assert main.main([*arguments, "hydra.sweep.dir=whole"]) == 0
     (here / "met").unlink()
-    assert main.main([*typed, "hydra.sweep.dir=cut"]) == code
+    assert main.main([*arguments, "hydra.sweep.dir=cut"]) == code
     assert [row["state"] for row in summary_rows(here / "cut")] == ["interrupted"]
     assert json.loads((here / "cut" / "status.json").read_text())["exit_code"] == code
-    said = capsys.readouterr().err
-    again = shlex.split(next(line for line in said.splitlines() if line.startswith("Resume with: dltrain -"))[13:])
+    stderr = capsys.readouterr().err
+    again = shlex.split(next(line for line in stderr.splitlines() if line.startswith("Resume with: dltrain -"))[13:])
     assert main.main(again[1:]) == 0
     assert summary_rows(here / "cut") == summary_rows(here / "whole")
     assert checkpoints(here / "cut") == checkpoints(here / "whole")
@@ -54,7 +52,7 @@ def test_a_signal_ends_the_sweep_and_the_same_command_goes_on(
 
 
 def test_a_signal_between_two_jobs_is_not_lost(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The signal comes when the first job has written its last word, which nothing reads any more.
+    # The signal arrives after the first job has finished.
     class Ends(Console):
         def close_log(self) -> None:
             super().close_log()
@@ -62,27 +60,27 @@ def test_a_signal_between_two_jobs_is_not_lost(here: Path, monkeypatch: pytest.M
                 os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr("dltrain.cli.train.Console", Ends)
-    # As a scheduler types it, which repeats a command word by word.
-    typed = ["-m", "model=perceptron", "seed=0,1", *SMALL, "hydra.sweep.dir=cut", "trainer.resume=auto"]
-    assert main.main(typed) == 143
+    # A scheduler repeats the same command.
+    arguments = ["-m", "model=perceptron", "seed=0,1", *SMALL, "hydra.sweep.dir=cut", "trainer.resume=auto"]
+    assert main.main(arguments) == 143
     assert [row["state"] for row in summary_rows(here / "cut")] == ["finished"]
-    assert main.main(typed) == 0
+    assert main.main(arguments) == 0
     assert [row["state"] for row in summary_rows(here / "cut")] == ["finished"] * 2
 
 
-def test_a_finished_sweep_has_nothing_left_to_do(
+def test_resuming_a_finished_sweep_changes_nothing(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(finished)
     before = {path.name: state(path) for path in (finished / "whole").iterdir() if path.is_dir()}
     table = summary_rows(finished / "whole", but=())
     assert main.main([*DONE, "hydra.sweep.dir=whole", "sweep.resume=whole"]) == 0
-    said = capsys.readouterr()
-    assert said.err.count("(finished, not run again)") == 2
-    assert "Resume with" not in said.err
+    captured = capsys.readouterr()
+    assert captured.err.count("(finished, not run again)") == 2
+    assert "Resume with" not in captured.err
     assert {path.name: state(path) for path in (finished / "whole").iterdir() if path.is_dir()} == before
     assert summary_rows(finished / "whole", but=()) == table
-    # A sweep is no run, and a command that asks for something else does not go on with it.
+    # A sweep folder is not a run folder, and a different command does not resume the sweep.
     assert main.main(["resume", "whole"]) == 2
     assert "It is a sweep: to resume it, add sweep.resume=whole to its command." in capsys.readouterr().err
     assert main.main([*DONE, "hydra.sweep.dir=whole", "trainer.resume=auto"]) == 2
@@ -90,7 +88,7 @@ def test_a_finished_sweep_has_nothing_left_to_do(
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("command", "message"),
     [
         ("-m model=perceptron,mlp seed=1", "job 0: the sweep has model=perceptron seed=0"),
         ("-m model=perceptron,mlp seed=1", "job 1: seed: the sweep has 0, the configuration now 1"),
@@ -112,27 +110,27 @@ def test_a_finished_sweep_has_nothing_left_to_do(
         ("-m model=mlp seed=0 sweep=whole", "sweep: expected a group of keys, got whole"),
     ],
 )
-def test_another_command_is_refused_with_the_difference(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: str, said: str
+def test_resuming_a_sweep_with_another_command_is_rejected_with_the_difference(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, message: str
 ) -> None:
     monkeypatch.chdir(finished)
     before = state(finished)
-    named = [] if "sweep" in typed.replace("hydra.sweep", "") else ["sweep.resume=whole"]
-    assert main.main([*typed.split(), *SMALL, *named]) == 2
-    assert said in capsys.readouterr().err
+    named = [] if "sweep" in command.replace("hydra.sweep", "") else ["sweep.resume=whole"]
+    assert main.main([*command.split(), *SMALL, *named]) == 2
+    assert message in capsys.readouterr().err
     assert state(finished) == before
 
 
-def test_yaml_that_changed_under_a_sweep_is_seen(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    typed = [*OWN, "-m", "model=broken", "seed=0,1", *SMALL]
-    assert main.main([*typed, "hydra.sweep.dir=whole"]) == 1
+def test_yaml_changed_since_the_sweep_began_is_reported(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*OWN, "-m", "model=broken", "seed=0,1", *SMALL]
+    assert main.main([*arguments, "hydra.sweep.dir=whole"]) == 1
     file = here / "my_conf" / "model" / "broken.yaml"
     file.write_text(file.read_text().replace("hidden_size: 8", "hidden_size: 9"))
-    assert main.main([*typed, "sweep.resume=whole"]) == 2
+    assert main.main([*arguments, "sweep.resume=whole"]) == 2
     assert "job 0: model.hidden_size: the sweep has 8, the configuration now 9" in capsys.readouterr().err
 
 
-def test_what_an_earlier_command_wrote_is_shown_as_far_as_it_can_be_read(
+def test_damaged_result_files_leave_empty_cells_in_the_summary(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

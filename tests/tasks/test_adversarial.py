@@ -43,8 +43,8 @@ def on_cpu(model: nn.Module) -> devices.Device:
     return devices.select_device("cpu", "fp32", False, False, False, model)
 
 
-def made_of(*typed: str) -> tuple[compose.Job, assemble.Components]:
-    job = compose.compose([*typed, "trainer.log_every=1", "trainer.epochs=1"])
+def compose_components(*overrides: str) -> tuple[compose.Job, assemble.Components]:
+    job = compose.compose([*overrides, "trainer.log_every=1", "trainer.epochs=1"])
     return job, assemble.build_components(job)
 
 
@@ -67,13 +67,13 @@ COMPILED = [
 
 @pytest.mark.parametrize(("kind", "compiled"), [*((name, False) for name in TURNS), *COMPILED])
 def test_a_turn_changes_only_the_weights_and_gradients_of_its_own_network(kind: str, compiled: bool) -> None:
-    _, made = made_of(*TURNS[kind], f"device.compile={str(compiled).lower()}")
-    (stage,) = made.task.stages(made.model)
-    runner = StepRunner(made.build_optimizer, made.trainer, made.device, Console())
+    _, components = compose_components(*TURNS[kind], f"device.compile={str(compiled).lower()}")
+    (stage,) = components.task.stages(components.model)
+    runner = StepRunner(components.build_optimizer, components.trainer, components.device, Console())
     runner.begin_stage(stage, 10)
-    batches = dry_run.build_batches(made, made.data.load())["train"].epoch(0)
-    group = [next(batches) for _ in range(made.trainer.accumulate)]
-    critic, generator = list(made.model.critic.parameters()), list(made.model.generator.parameters())
+    batches = dry_run.build_batches(components, components.data.load())["train"].epoch(0)
+    group = [next(batches) for _ in range(components.trainer.accumulate)]
+    critic, generator = list(components.model.critic.parameters()), list(components.model.generator.parameters())
     for turn, own, others in zip(stage.turns, (critic, generator), (generator, critic), strict=True):
         assert {id(p) for p in turn.parameters} == {id(p) for p in own}
         before, theirs = [[p.detach().clone() for p in half] for half in (own, others)]
@@ -104,12 +104,12 @@ def test_the_losses_are_those_of_real_and_newly_generated_examples(name: str) ->
     loss = task.loss(model, batch, 0.0)
     torch.manual_seed(5)
     fake = model.generator(torch.randn(32, 4), None)
-    wanted = losses_by_hand(name, model.critic(batch["inputs"], None).flatten(), model.critic(fake, None).flatten())
-    torch.testing.assert_close(loss.total, wanted[0])
+    expected = losses_by_hand(name, model.critic(batch["inputs"], None).flatten(), model.critic(fake, None).flatten())
+    torch.testing.assert_close(loss.total, expected[0])
     torch.manual_seed(5)
-    torch.testing.assert_close(task.generator_loss(model, batch).total, wanted[1])
+    torch.testing.assert_close(task.generator_loss(model, batch).total, expected[1])
     assert loss.weight == 32
-    assert not torch.equal(task.generator_loss(model, batch).total, wanted[1])  # other noise
+    assert not torch.equal(task.generator_loss(model, batch).total, expected[1])  # other noise
 
 
 def test_a_critic_with_batch_norm_reads_real_and_generated_examples_separately() -> None:
@@ -136,7 +136,7 @@ def test_an_unknown_loss_is_rejected_with_the_nearest_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "wanted"),
+    ("arguments", "expected"),
     [
         ({}, 0.0),
         ({"loss_name": "wasserstein"}, 10.0),
@@ -145,10 +145,10 @@ def test_an_unknown_loss_is_rejected_with_the_nearest_name() -> None:
         ({"loss_name": "wasserstein", "penalty": 0.0}, 0.0),
     ],
 )
-def test_a_wasserstein_critic_is_penalised_unless_it_is_clipped(asked: dict[str, Any], wanted: float) -> None:
-    task = Adversarial(**RING, **asked)
-    assert task.penalty == wanted
-    assert ("gradient_penalty" in task.loss(points(), batch_of(), 0.0).parts) is bool(wanted)
+def test_a_wasserstein_critic_is_penalised_unless_it_is_clipped(arguments: dict[str, Any], expected: float) -> None:
+    task = Adversarial(**RING, **arguments)
+    assert task.penalty == expected
+    assert ("gradient_penalty" in task.loss(points(), batch_of(), 0.0).parts) is bool(expected)
 
 
 def test_weights_are_clipped_in_the_critics_turn_only() -> None:
@@ -191,8 +191,8 @@ def test_images_are_in_the_models_input_range_and_points_are_unbounded() -> None
     with torch.no_grad():
         for p in model.generator.parameters():
             p.mul_(100)
-    made = task.sample(model, torch.randn(50, 4), None)
-    assert made.min().item() == pytest.approx(-0.5) and made.max().item() == pytest.approx(1.5)
+    samples = task.sample(model, torch.randn(50, 4), None)
+    assert samples.min().item() == pytest.approx(-0.5) and samples.max().item() == pytest.approx(1.5)
     raw, unit = model.generator(torch.ones(2, 4), None), task.sample(model, torch.ones(2, 4), None)
     torch.testing.assert_close(unit, (raw.tanh() + 1) / 2 * 2.0 - 0.5)
     plain, z = points(), torch.randn(3, 4)
@@ -210,8 +210,8 @@ def test_metrics_of_the_critic_are_computed_from_its_outputs() -> None:
     drawn = torch.randn(52, 4, generator=torch.Generator().manual_seed(0))
     fake = model.critic(model.generator(drawn, None), None).flatten()
     critic, generator = losses_by_hand("non_saturating", real, fake)
-    wanted = {"loss": critic, "loss_generator": generator, "critic_real": real.mean(), "critic_fake": fake.mean()}
-    for name, value in wanted.items():
+    expected = {"loss": critic, "loss_generator": generator, "critic_real": real.mean(), "critic_fake": fake.mean()}
+    for name, value in expected.items():
         assert found.metrics[name] == pytest.approx(value.item(), rel=1e-5), name
     truth = [1] * 52 + [0] * 52
     auc = roc_auc_score(truth, torch.cat([real, fake]).tolist())
@@ -266,10 +266,10 @@ def test_points_are_shown_with_real_ones_and_images_as_a_grid() -> None:
 
 def test_columns_of_a_grid_are_classes_and_rows_share_their_noise() -> None:
     task, model = Adversarial(**PICTURE), pictures(conditional=True, classes=3).eval()
-    asked = []
-    model.generator.register_forward_hook(lambda module, read, made: asked.append(read))
+    inputs = []
+    model.generator.register_forward_hook(lambda module, read, output: inputs.append(read))
     task.frame(model)
-    noise, labels = (torch.cat(values) for values in zip(*asked, strict=True))
+    noise, labels = (torch.cat(values) for values in zip(*inputs, strict=True))
     assert torch.equal(labels, torch.arange(63) % 3)
     assert torch.equal(noise[0::3], noise[1::3]) and torch.equal(noise[0::3], noise[2::3])
     assert len({tuple(row) for row in noise[0::3].tolist()}) == 21
@@ -285,8 +285,8 @@ def test_a_seed_determines_the_generated_images_which_are_in_the_unit_range() ->
 def test_a_conditional_model_generates_a_class_and_others_reject_it() -> None:
     task, model = Adversarial(**PICTURE), pictures(conditional=True, classes=3).eval()
     noise = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
-    wanted = task.pixel_range.to_unit(task.sample(model, noise, torch.full((10,), 2)))
-    torch.testing.assert_close(task.generate(model, request(10, label=2)), wanted)
+    expected = task.pixel_range.to_unit(task.sample(model, noise, torch.full((10,), 2)))
+    torch.testing.assert_close(task.generate(model, request(10, label=2)), expected)
     with pytest.raises(ConfigError, match="--class: expected a class from 0 to 2, got 3"):
         task.generate(model, request(10, label=3))
     with pytest.raises(ConfigError, match="not conditional"):
@@ -308,27 +308,27 @@ def test_interpolation_generates_the_requested_number(count: int) -> None:
 
 
 def test_a_trained_conditional_generator_generates_the_requested_class(tmp_path: Path) -> None:
-    typed = ["experiment=ring_gan", "model.conditional=true", "trainer.max_steps=400", "model.hidden_size=64"]
-    job = compose.compose([*typed, "trainer.eval_every=400", "device=cpu", f"hydra.run.dir={tmp_path / 'run'}"])
+    overrides = ["experiment=ring_gan", "model.conditional=true", "trainer.max_steps=400", "model.hidden_size=64"]
+    job = compose.compose([*overrides, "trainer.eval_every=400", "device=cpu", f"hydra.run.dir={tmp_path / 'run'}"])
     assert launch.train(job, Console(), 0.0).state == "finished"
     found = inference.load_trained(inference.rebuild_components(job), tmp_path / "run", "best.pt").components
     for mode in (0, 3, 6):
-        made = run_in_eval_mode(
+        generated = run_in_eval_mode(
             lambda model, mode=mode: found.task.generate(model, request(200, label=mode)), found.model, found.device
         )
-        turns = (torch.atan2(made[:, 1], made[:, 0]) / (2 * math.pi) * 8).round() % 8
+        turns = (torch.atan2(generated[:, 1], generated[:, 0]) / (2 * math.pi) * 8).round() % 8
         assert (turns == mode).float().mean() > 0.8
 
 
 def test_the_averaged_generator_is_evaluated_and_stored(tmp_path: Path) -> None:
-    typed = ["model=gan", "data=ring", *SMALL, "trainer.max_steps=30", "regularization.ema_decay=0.9"]
-    job = compose.compose([*typed, f"hydra.run.dir={tmp_path / 'run'}"])
+    overrides = ["model=gan", "data=ring", *SMALL, "trainer.max_steps=30", "regularization.ema_decay=0.9"]
+    job = compose.compose([*overrides, f"hydra.run.dir={tmp_path / 'run'}"])
     assert launch.train(job, Console(), 0.0).state == "finished"
     result = json.loads((tmp_path / "run" / "result.json").read_text())["test"]
     state, figures = Checkpoints(tmp_path / "run").load("best.pt"), {}
-    made = assemble.build_components(job)
-    batches = dry_run.build_batches(made, made.data.load())["test"]
+    components = assemble.build_components(job)
+    batches = dry_run.build_batches(components, components.data.load())["test"]
     for name, weights in (("average", state["average"]["model"]), ("model", state["model"])):
-        made.model.load_state_dict(weights)
-        figures[name] = run_in_eval_mode(made.task.evaluate, made.model, made.device, batches).metrics
+        components.model.load_state_dict(weights)
+        figures[name] = run_in_eval_mode(components.task.evaluate, components.model, components.device, batches).metrics
     assert figures["average"] == result != figures["model"]

@@ -63,9 +63,9 @@ def states(count: int, units: int, seed: int = 0) -> torch.Tensor:
 
 def test_the_free_energy_sums_over_all_hidden_states() -> None:
     model = random_rbm()
-    wanted = -np.log(unnormalized(model).sum(1))
+    expected = -np.log(unnormalized(model).sum(1))
     found = rbm.free_energy(model, torch.tensor(all_states(6)).float())
-    np.testing.assert_allclose(found.detach(), wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.detach(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("visible", "hidden"), [(6, 4), (4, 6), (5, 5)])
@@ -87,13 +87,13 @@ def test_the_pseudo_likelihood_of_few_units_is_exact() -> None:
     model, v = random_rbm(7, 4), states(5, 7)
     weight, b, c = parameters_of(model)
     energy = lambda x: -x @ b - np.logaddexp(0, x @ weight + c).sum(-1)  # noqa: E731
-    x, wanted = v.double().numpy(), 0.0
+    x, expected = v.double().numpy(), 0.0
     for unit in range(7):
         flipped = x.copy()
         flipped[:, unit] = 1 - flipped[:, unit]
-        wanted = wanted + np.log(sigmoid(energy(flipped) - energy(x)))
+        expected = expected + np.log(sigmoid(energy(flipped) - energy(x)))
     found = rbm.pseudo_log_likelihood(model, v, Generator().manual_seed(0))
-    np.testing.assert_allclose(found.detach(), wanted, rtol=1e-4)
+    np.testing.assert_allclose(found.detach(), expected, rtol=1e-4)
 
 
 def test_the_pseudo_likelihood_of_many_units_is_estimated_without_bias() -> None:
@@ -116,8 +116,8 @@ def test_gibbs_chains_converge_to_the_distribution_of_the_model(noise: Generator
     found = rbm.gibbs(model, states(20_000, 3), 30, noise)
     state_indices = (found @ torch.tensor([4.0, 2.0, 1.0])).long()
     shares = torch.bincount(state_indices, minlength=8) / 20_000
-    wanted = unnormalized(model).sum(1)
-    np.testing.assert_allclose(shares, wanted / wanted.sum(), atol=0.015)
+    expected = unnormalized(model).sum(1)
+    np.testing.assert_allclose(shares, expected / expected.sum(), atol=0.015)
 
 
 # --- the update -----------------------------------------------------------------------------------------------------

@@ -46,8 +46,8 @@ def test_naive_forecasts_equal_a_plain_loop(horizon: int, season: int) -> None:
         assert values.shape == (7, horizon, 3)
         for row in range(7):
             for column in range(3):
-                wanted = naive(history[row, :, column], horizon, season)[name]
-                np.testing.assert_allclose(values[row, :, column].numpy(), wanted, rtol=1e-12)
+                expected = naive(history[row, :, column], horizon, season)[name]
+                np.testing.assert_allclose(values[row, :, column].numpy(), expected, rtol=1e-12)
 
 
 def test_a_past_of_one_season_leaves_only_its_last_value_to_repeat() -> None:
@@ -98,8 +98,8 @@ def test_metrics_are_in_the_datas_units_whatever_the_normalisation(
         for name in METHODS
     }
     for name in METHODS:
-        wanted = mean_absolute_error(truth.ravel(), forecasts[name].ravel())
-        assert evaluation.baselines[name]["mae"] == pytest.approx(wanted, rel=1e-5)
+        expected = mean_absolute_error(truth.ravel(), forecasts[name].ravel())
+        assert evaluation.baselines[name]["mae"] == pytest.approx(expected, rel=1e-5)
         squared = root_mean_squared_error(truth.ravel(), forecasts[name].ravel())
         assert evaluation.baselines[name]["rmse"] == pytest.approx(squared, rel=1e-5)
     ours = evaluation.metrics
@@ -111,8 +111,8 @@ def test_metrics_are_in_the_datas_units_whatever_the_normalisation(
     assert all(evaluation.baselines[name]["mase"] == pytest.approx(mase[name], rel=1e-5) for name in METHODS)
     assert ours["skill"] == pytest.approx(1 - mase["repeat last"] / min(mase.values()), rel=1e-4)
     for column, name in enumerate(task.target_names):
-        wanted = mean_absolute_error(truth[..., column].ravel(), forecasts["repeat last"][..., column].ravel())
-        assert ours[f"mae {name}"] == pytest.approx(wanted, rel=1e-5)
+        expected = mean_absolute_error(truth[..., column].ravel(), forecasts["repeat last"][..., column].ravel())
+        assert ours[f"mae {name}"] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("normalise", ["last", "window", "train"])
@@ -128,9 +128,9 @@ def test_ridge_regression_is_that_of_scikit_learn_on_the_same_windows(
     val = Batches(splits.val, 7) if splits.val else None
     assert task.fit_baselines(Batches(splits.train, 11, training=True), val) is None
     sets = [source.prepare(source.rows) for source in (splits.train, splits.val or splits.test, splits.test)]
-    (x, y), (held, wanted), (test, _) = [(s["inputs"].flatten(1).double(), s["targets"].flatten(1)) for s in sets]
+    (x, y), (held, expected), (test, _) = [(s["inputs"].flatten(1).double(), s["targets"].flatten(1)) for s in sets]
     models = [Ridge(alpha=len(x) * p).fit(x, y) for p in (PENALTIES if val else [0.01])]
-    best = min(models, key=lambda model: mean_squared_error(wanted, model.predict(held)))
+    best = min(models, key=lambda model: mean_squared_error(expected, model.predict(held)))
     forecasts = torch.from_numpy(best.predict(test)).view(-1, HORIZON, 2)
     error = (forecasts - sets[2]["targets"]) * sets[2]["scale"]
     found = task.evaluate(RepeatLast(), Batches(splits.test, 7)).baselines["ridge regression"]
@@ -149,7 +149,7 @@ def test_small_moves_of_large_numbers_are_measured_drawn_and_forecast_as_those_o
     normalise: str, tmp_path: Path
 ) -> None:
     moves = np.random.default_rng(2).integers(-20, 20, size=160).cumsum() / 4
-    said = []
+    results = []
     for offset in (0.0, 2e9):
         path = tmp_path / f"{offset}.csv"
         path.write_text("a\n" + "".join(f"{offset + move:.2f}\n" for move in moves))
@@ -161,12 +161,12 @@ def test_small_moves_of_large_numbers_are_measured_drawn_and_forecast_as_those_o
         lines = [line["0"] - offset for line in task.predict(RepeatLast(), unseen)]
         assert lines == pytest.approx([moves[-1]] * HORIZON, abs=1e-4)
         assert row.image is not None and row.image.float().std() > 0
-        said.append({"ours": found.metrics, **found.baselines})
+        results.append({"ours": found.metrics, **found.baselines})
     starts = range(160 - 24, 160 - HORIZON + 1)
-    wanted = np.mean([np.abs(moves[at : at + HORIZON] - moves[at - 1]) for at in starts])
-    assert said[1]["ours"]["mae"] == pytest.approx(wanted, rel=1e-5)
-    for name, figures in said[0].items():
-        assert said[1][name] == pytest.approx(figures, rel=1e-4)
+    expected = np.mean([np.abs(moves[at : at + HORIZON] - moves[at - 1]) for at in starts])
+    assert results[1]["ours"]["mae"] == pytest.approx(expected, rel=1e-5)
+    for name, figures in results[0].items():
+        assert results[1][name] == pytest.approx(figures, rel=1e-4)
 
 
 def test_where_a_baseline_is_perfect_there_is_no_skill(tmp_path: Path) -> None:

@@ -75,12 +75,12 @@ def table() -> Table:
 
 
 def test_a_sample_at_low_temperature_is_greedy_also_beyond_the_models_length(table: Table) -> None:
-    wanted = [3]
+    expected = [3]
     for _ in range(3 * LENGTH):
-        wanted.append(int(table.rows.weight[wanted[-1]].argmax()))
+        expected.append(int(table.rows.weight[expected[-1]].argmax()))
     with torch.no_grad():
         tokens = continue_tokens(table, torch.tensor([[3]]), 3 * LENGTH, LENGTH, temperature=1e-3)
-    assert tokens[0].tolist() == wanted
+    assert tokens[0].tolist() == expected
 
 
 def test_samples_follow_the_models_probabilities(table: Table) -> None:

@@ -11,7 +11,10 @@ from task_examples import evaluate, fit, in_batches, normal, request
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dltrain.data.loader import Batches
+from dltrain.data.spec import Source
 from dltrain.errors import ConfigError
+from dltrain.keyed_random import mix
 from dltrain.metrics.running import Components
 from dltrain.models.autoencoders import ConvAutoencoder, DenseAutoencoder
 from dltrain.tasks.base import GenerateRequest
@@ -63,15 +66,15 @@ def test_metrics_are_means_over_examples_also_with_a_short_last_batch() -> None:
 # --- principal components -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kept", [1, 3, 7, 10])
-def test_the_residual_of_components_equals_scikit_learns(kept: int) -> None:
+@pytest.mark.parametrize("count", [1, 3, 7, 10])
+def test_the_residual_of_components_equals_scikit_learns(count: int) -> None:
     x = normal(60, 10) @ normal(10, 10, seed=1) + 5
     found = Components()
     for rows in x.split(25):
         found.add(rows)
-    pca = PCA(kept).fit(x.numpy())
+    pca = PCA(count).fit(x.numpy())
     error = x.numpy() - pca.inverse_transform(pca.transform(x.numpy()))
-    assert found.residual(kept) == pytest.approx((error**2).sum(1).mean(), rel=1e-4, abs=1e-6)
+    assert found.residual(count) == pytest.approx((error**2).sum(1).mean(), rel=1e-4, abs=1e-6)
 
 
 def test_a_linear_autoencoder_reaches_the_principal_components_and_no_less() -> None:
@@ -94,22 +97,28 @@ def test_very_large_examples_have_no_baseline() -> None:
 # --- corruption -----------------------------------------------------------------------------------------------------
 
 
+def corrupted(unit: Tensor, **changes: Any) -> Tensor:
+    """Return what a task makes of examples of 50 numbers that are compared as they are."""
+    task = Reconstruction([50], 50, low=[0.0], high=[1.0], **changes)
+    return task.corrupt({"inputs": unit}, mix(torch.arange(len(unit))))["corrupted"].flatten(1)
+
+
 def test_masking_sets_its_share_to_black() -> None:
-    unit = torch.rand(400, 50) + 0.5
-    found = Reconstruction(**PICTURE, corruption="masking", amount=0.3).corrupt(unit)
+    unit = torch.rand(400, 1, 1, 50) + 0.5
+    found = corrupted(unit, corruption="masking", amount=0.3)
+    unit = unit.flatten(1)
     assert float((found == 0).float().mean()) == pytest.approx(0.3, abs=0.02)
     assert torch.equal(found[found != 0], unit[found != 0])
 
 
 def test_salt_and_pepper_are_equally_frequent() -> None:
-    unit = torch.full((400, 50), 0.5)
-    found = Reconstruction(**PICTURE, corruption="salt_and_pepper", amount=0.4).corrupt(unit)
+    found = corrupted(torch.full((400, 1, 1, 50), 0.5), corruption="salt_and_pepper", amount=0.4)
     shares = [float((found == value).float().mean()) for value in (0, 1, 0.5)]
     assert shares == pytest.approx([0.2, 0.2, 0.6], abs=0.02)
 
 
 def test_gaussian_noise_has_the_requested_deviation() -> None:
-    apart = Reconstruction(**PICTURE, corruption="gaussian", amount=0.7).corrupt(torch.zeros(200, 100))
+    apart = corrupted(torch.zeros(400, 1, 1, 50), corruption="gaussian", amount=0.7)
     assert (float(apart.mean()), float(apart.std())) == pytest.approx((0, 0.7), abs=0.02)
 
 
@@ -118,22 +127,26 @@ def test_the_model_reads_the_corrupted_example_and_targets_the_clean_one(corrupt
     x, read, model = pictures(9), [], network()
     task = Reconstruction(**PICTURE, corruption=corruption, amount=0.5)
     model.encoder.register_forward_pre_hook(lambda _, given: read.append(given[0]))
-    torch.manual_seed(7)
-    loss = task.loss(model, {"inputs": x}, 0.0)
-    torch.manual_seed(7)
-    torch.testing.assert_close(read[0], 4 * task.corrupt((x + 1) / 4) - 1)
-    assert not torch.equal(read[0], x)
-    made = model.decoder(model.encoder(read[0])).sigmoid()
-    torch.testing.assert_close(loss.total, (made - (x + 1) / 4).square().sum() / 9)
+    batch = task.corrupt({"inputs": x}, mix(torch.arange(9)))
+    loss = task.loss(model, batch, 0.0)
+    assert torch.equal(batch["inputs"], x)
+    assert torch.equal(read[0], batch["corrupted"]) and not torch.equal(read[0], x)
+    decoded = model.decoder(model.encoder(read[0])).sigmoid()
+    torch.testing.assert_close(loss.total, (decoded - (x + 1) / 4).square().sum() / 9)
 
 
-def test_an_evaluation_with_corruption_is_bitwise_reproducible_and_leaves_the_global_generator_unchanged() -> None:
+def test_an_evaluation_with_corruption_does_not_depend_on_seed_or_batch_size_and_leaves_the_global_generator() -> None:
     x, model = pictures(40), network()
     task = Reconstruction(**PICTURE, corruption="masking", amount=0.5)
-    torch.manual_seed(3)
     before = torch.get_rng_state()
-    one, other = evaluate(task, model, x), evaluate(task, model, x)
+    found = [
+        Batches(Source({"inputs": x}, nn.Identity()), size, seed=seed, corrupt=task.corrupt)
+        for seed, size in ((0, 40), (1, 40), (0, 7))
+    ]
+    with torch.inference_mode():
+        one, other, cut = (task.evaluate(model, batches) for batches in found)
     assert one.metrics == other.metrics
+    assert cut.metrics == pytest.approx(one.metrics, rel=1e-6)
     assert one.metrics["loss"] != pytest.approx(36 * one.metrics["mse"], rel=1e-4), "mse is that without noise"
     shown = [task.show(model, evaluation) for evaluation in (one, other)]
     assert [item.tag for item in shown[0]] == ["reconstructions", "codes"]
@@ -261,11 +274,11 @@ def decoded_codes(model: nn.Module, task: Reconstruction, request: GenerateReque
 def test_codes_are_drawn_from_the_gaussian_of_the_training_examples() -> None:
     x, model, task = pictures(600), network(), Reconstruction(**PICTURE)
     own = model.encoder(x).detach()
-    made = decoded_codes(model, task, request_from(x, 20_000))
+    drawn = decoded_codes(model, task, request_from(x, 20_000))
     spread = own.std(0)
-    torch.testing.assert_close(made.mean(0) / spread, own.mean(0) / spread, atol=0.05, rtol=0)
-    torch.testing.assert_close(torch.corrcoef(made.T), torch.corrcoef(own.T), atol=0.05, rtol=0)
-    torch.testing.assert_close(made.std(0), spread, atol=0, rtol=0.05)
+    torch.testing.assert_close(drawn.mean(0) / spread, own.mean(0) / spread, atol=0.05, rtol=0)
+    torch.testing.assert_close(torch.corrcoef(drawn.T), torch.corrcoef(own.T), atol=0.05, rtol=0)
+    torch.testing.assert_close(drawn.std(0), spread, atol=0, rtol=0.05)
 
 
 def test_a_path_connects_the_codes_of_two_examples() -> None:
@@ -278,8 +291,8 @@ def test_a_path_connects_the_codes_of_two_examples() -> None:
 
 def test_given_examples_are_reconstructed_and_a_seed_determines_the_samples() -> None:
     x, model, task = pictures(50), network(), Reconstruction(**PICTURE, code="tanh")
-    made = task.generate(model, request_from(x, 5, given=x[:5]))
-    torch.testing.assert_close(made, model.decoder(model.encoder(x[:5]).tanh()).sigmoid())
+    reconstructed = task.generate(model, request_from(x, 5, given=x[:5]))
+    torch.testing.assert_close(reconstructed, model.decoder(model.encoder(x[:5]).tanh()).sigmoid())
     one, same, other = (task.generate(model, request_from(x, 9, seed=seed)) for seed in (4, 4, 5))
     assert torch.equal(one, same) and not torch.equal(one, other)
     assert bool((one >= 0).all() and (one <= 1).all())
@@ -289,15 +302,15 @@ def test_constant_codes_can_be_sampled() -> None:
     x, model = pictures(50), network()
     with torch.no_grad():
         model.encoder.layers[-1].weight[1] = 0
-    made = decoded_codes(model, Reconstruction(**PICTURE), request_from(x, 500))
-    assert made.isfinite().all() and float(np.ptp(made[:, 1].numpy())) < 1e-5
+    drawn = decoded_codes(model, Reconstruction(**PICTURE), request_from(x, 500))
+    assert drawn.isfinite().all() and float(np.ptp(drawn[:, 1].numpy())) < 1e-5
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"distance": "bernuolli"}, r"task\.distance: .*Did you mean bernoulli"),
         ({"distance": "bernoulli"}, r"task\.distance: expected mse for data other than images"),
@@ -307,6 +320,6 @@ def test_constant_codes_can_be_sampled() -> None:
         ({"sparsity": 1.0}, r"task\.code: expected sigmoid, as task\.sparsity"),
     ],
 )
-def test_settings_that_do_not_fit_the_data_are_rejected(given: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_settings_that_do_not_fit_the_data_are_rejected(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         Reconstruction([4], 4, **given)

@@ -27,9 +27,9 @@ def batches(predicted: Tensor, targets: Tensor, **more: Tensor) -> list[dict[str
 def test_metrics_equal_scikit_learn_and_torchmetrics_over_uneven_batches() -> None:
     predicted, targets = drawn(0), drawn(1)
     metrics = Regression(TARGETS).evaluate(nn.Identity(), batches(predicted, targets)).metrics
-    said, truth = predicted.flatten().numpy(), targets.flatten().numpy()
-    assert metrics["mae"] == pytest.approx(mean_absolute_error(truth, said), rel=1e-6)
-    assert metrics["rmse"] == pytest.approx(root_mean_squared_error(truth, said), rel=1e-6)
+    outputs, truth = predicted.flatten().numpy(), targets.flatten().numpy()
+    assert metrics["mae"] == pytest.approx(mean_absolute_error(truth, outputs), rel=1e-6)
+    assert metrics["rmse"] == pytest.approx(root_mean_squared_error(truth, outputs), rel=1e-6)
     mae, mse = MeanAbsoluteError(), MeanSquaredError()
     for batch in batches(predicted, targets):
         mae.update(batch["inputs"], batch["targets"])
@@ -43,9 +43,9 @@ def test_metrics_are_in_the_datas_units_and_the_loss_in_normalised_ones() -> Non
     predicted, targets = drawn(0), drawn(1)
     scale, shift = torch.full((sum(SIZES), 1), 20.0), torch.full((sum(SIZES), 1), 300.0)
     metrics = Regression(TARGETS).evaluate(nn.Identity(), batches(predicted, targets, scale=scale, shift=shift)).metrics
-    said, truth = (predicted * 20 + 300).flatten().numpy(), (targets * 20 + 300).flatten().numpy()
-    assert metrics["mae"] == pytest.approx(mean_absolute_error(truth, said), rel=1e-5)
-    assert metrics["rmse"] == pytest.approx(root_mean_squared_error(truth, said), rel=1e-5)
+    outputs, truth = (predicted * 20 + 300).flatten().numpy(), (targets * 20 + 300).flatten().numpy()
+    assert metrics["mae"] == pytest.approx(mean_absolute_error(truth, outputs), rel=1e-5)
+    assert metrics["rmse"] == pytest.approx(root_mean_squared_error(truth, outputs), rel=1e-5)
     assert metrics["loss"] == pytest.approx(F.mse_loss(predicted, targets).item(), rel=1e-6)
 
 
@@ -57,8 +57,8 @@ def test_errors_and_predictions_of_large_numbers_keep_their_small_moves() -> Non
     metrics = Regression(TARGETS).evaluate(nn.Identity(), whole).metrics
     assert metrics["mae"] == pytest.approx(10 * (predicted - targets).abs().double().mean().item(), rel=1e-6)
     lines = Regression(TARGETS).predict(nn.Identity(), {"inputs": predicted, **units})
-    wanted = 10 * predicted.double() + 2e9 + 0.123
-    assert (torch.tensor([list(line.values()) for line in lines], dtype=torch.float64) - wanted).abs().max() < 1e-6
+    expected = 10 * predicted.double() + 2e9 + 0.123
+    assert (torch.tensor([list(line.values()) for line in lines], dtype=torch.float64) - expected).abs().max() < 1e-6
 
 
 def test_numbers_that_are_classes_too_are_read_as_numbers() -> None:

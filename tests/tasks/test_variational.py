@@ -45,23 +45,23 @@ def test_the_divergence_equals_sampling_within_one_percent_and_torchs_own() -> N
 
 
 def test_the_bernoulli_likelihood_is_that_of_torch() -> None:
-    outputs, wanted = 3 * normal(5, 1, 6, 6), (normal(5, 1, 6, 6, seed=1) > 0).float()
-    expected = -Bernoulli(logits=outputs).log_prob(wanted).flatten(1).sum(1)
-    torch.testing.assert_close(Variational(**PICTURE).nll(outputs, wanted), expected)
+    outputs, targets = 3 * normal(5, 1, 6, 6), (normal(5, 1, 6, 6, seed=1) > 0).float()
+    expected = -Bernoulli(logits=outputs).log_prob(targets).flatten(1).sum(1)
+    torch.testing.assert_close(Variational(**PICTURE).nll(outputs, targets), expected)
 
 
 def test_the_gaussian_likelihood_of_images_is_in_the_unit_range() -> None:
     task = Variational(**PICTURE, likelihood="gaussian", std=0.3)
-    outputs, wanted = normal(5, 1, 6, 6), normal(5, 1, 6, 6, seed=1).sigmoid()
-    expected = -Normal(outputs.sigmoid(), 0.3).log_prob(wanted).flatten(1).sum(1)
-    torch.testing.assert_close(task.nll(outputs, wanted), expected)
+    outputs, targets = normal(5, 1, 6, 6), normal(5, 1, 6, 6, seed=1).sigmoid()
+    expected = -Normal(outputs.sigmoid(), 0.3).log_prob(targets).flatten(1).sum(1)
+    torch.testing.assert_close(task.nll(outputs, targets), expected)
 
 
 def test_the_gaussian_likelihood_of_other_data_is_in_their_units() -> None:
     task = Variational([4], 4, std=0.3)
-    outputs, wanted = normal(5, 4), normal(5, 4, seed=1)
-    expected = -Normal(outputs, 0.3).log_prob(wanted).sum(1)
-    torch.testing.assert_close(task.nll(outputs, wanted), expected)
+    outputs, targets = normal(5, 4), normal(5, 4, seed=1)
+    expected = -Normal(outputs, 0.3).log_prob(targets).sum(1)
+    torch.testing.assert_close(task.nll(outputs, targets), expected)
 
 
 def test_the_loss_equals_that_of_pytorchs_example() -> None:
@@ -211,8 +211,8 @@ def test_evaluation_images_and_samples_are_bitwise_reproducible_and_leave_the_gl
     for one, other in zip(*shown, strict=True):
         assert torch.equal(one.image, other.image) and one.image.dtype == torch.uint8
     assert torch.equal(task.frame(model), shown[0][2].image)
-    made = [task.generate(model, request(9, seed=seed)) for seed in (0, 0, 1)]
-    assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
+    generated = [task.generate(model, request(9, seed=seed)) for seed in (0, 0, 1)]
+    assert torch.equal(generated[0], generated[1]) and not torch.equal(generated[0], generated[2])
     assert evaluations[0].metrics == evaluations[1].metrics
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -229,15 +229,15 @@ class Collapsed(nn.Module):
 
     latent = LATENT
 
-    def __init__(self, said: Tensor) -> None:
+    def __init__(self, output: Tensor) -> None:
         super().__init__()
-        self.said = said
+        self.output = output
 
     def encoder(self, x: Tensor, labels: Tensor | None) -> Tensor:
         return torch.zeros(len(x), 2 * LATENT)
 
     def decoder(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        return self.said.expand(len(z), *self.said.shape)
+        return self.output.expand(len(z), *self.output.shape)
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
@@ -308,10 +308,11 @@ def test_a_conditional_model_generates_the_requested_class() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "label", "said"), [(network(), 1, "not conditional"), (network(conditional=True, classes=3), 3, "0 to 2")]
+    ("model", "label", "message"),
+    [(network(), 1, "not conditional"), (network(conditional=True, classes=3), 3, "0 to 2")],
 )
-def test_a_class_unknown_to_the_model_is_rejected(model: nn.Module, label: int, said: str) -> None:
-    with pytest.raises(ConfigError, match=f"--class: .*{said}"):
+def test_a_class_unknown_to_the_model_is_rejected(model: nn.Module, label: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"--class: .*{message}"):
         Variational(**PICTURE).generate(model, request(4, label=label))
 
 
@@ -343,15 +344,15 @@ def test_samples_are_scored_against_the_data_if_features_are_set() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"likelihood": "gausian"}, r"task\.likelihood: .*Did you mean gaussian"),
         ({"likelihood": "bernoulli"}, r"task\.likelihood: expected gaussian for data other than images"),
         ({"binarise": True}, r"task\.binarise: expected false"),
     ],
 )
-def test_settings_that_do_not_fit_the_data_are_rejected(given: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_settings_that_do_not_fit_the_data_are_rejected(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         Variational([4], 4, **given)
 
 

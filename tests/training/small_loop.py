@@ -124,9 +124,9 @@ class Tokens(Classification):
 class Scripted(Classification):
     """A classification whose evaluations return given values; records the weights that were evaluated."""
 
-    def __init__(self, said: Sequence[float], better: Literal["min", "max"] = "min") -> None:
+    def __init__(self, values: Sequence[float], better: Literal["min", "max"] = "min") -> None:
         super().__init__(CLASSES)
-        self.said = itertools.chain(said, itertools.repeat(said[-1]))
+        self.values = itertools.chain(values, itertools.repeat(values[-1]))
         self.better = better  # type: ignore[misc]
         self.evaluated: list[Tensor] = []
         self.modes: list[bool] = []
@@ -134,7 +134,7 @@ class Scripted(Classification):
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         self.evaluated.append(weights(model))
         self.modes.append(model.training)
-        return Evaluation({"accuracy": next(self.said)})
+        return Evaluation({"accuracy": next(self.values)})
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
         return []

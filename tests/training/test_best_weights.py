@@ -23,7 +23,7 @@ NAN = math.nan
 
 
 @pytest.mark.parametrize(
-    ("said", "better", "wanted"),
+    ("values", "better", "expected"),
     [
         ([NAN, 3.0, 1.0, 2.0], "min", 3),
         ([3.0, 1.0, 2.0], "max", 1),
@@ -31,15 +31,15 @@ NAN = math.nan
     ],
 )
 def test_the_weights_that_the_validation_metric_finds_best_are_kept(
-    said: list[float], better: Literal["min", "max"], wanted: int, tmp_path: Path
+    values: list[float], better: Literal["min", "max"], expected: int, tmp_path: Path
 ) -> None:
-    task, model = Scripted(said, better), network()
-    loop = make_loop(tmp_path, task, model, eval_every=(2.0, "step"), epochs=None, max_steps=2 * len(said))
+    task, model = Scripted(values, better), network()
+    loop = make_loop(tmp_path, task, model, eval_every=(2.0, "step"), epochs=None, max_steps=2 * len(values))
     loop.run()
-    assert loop.state.best == said[wanted - 1]
-    assert loop.state.best_step == 2 * wanted
-    assert torch.equal(weights(model), task.evaluated[wanted - 1])
-    assert Checkpoints(tmp_path).read_entry("best.pt")["step"] == 2 * wanted
+    assert loop.state.best == values[expected - 1]
+    assert loop.state.best_step == 2 * expected
+    assert torch.equal(weights(model), task.evaluated[expected - 1])
+    assert Checkpoints(tmp_path).read_entry("best.pt")["step"] == 2 * expected
     assert not any(task.modes), "weights are evaluated in eval mode"
     assert model.training
 
@@ -63,7 +63,7 @@ def test_without_validation_the_last_weights_stay_and_nothing_is_evaluated(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("value", "best", "better", "wanted"),
+    ("value", "best", "better", "expected"),
     [
         (1.0, None, "min", True),
         (1.0, 1.0, "min", False),
@@ -77,23 +77,23 @@ def test_without_validation_the_last_weights_stay_and_nothing_is_evaluated(tmp_p
     ],
 )
 def test_a_metric_improves_only_when_it_is_a_better_number(
-    value: float, best: float | None, better: str, wanted: bool
+    value: float, best: float | None, better: str, expected: bool
 ) -> None:
-    assert improves(value, best, better) == wanted
+    assert improves(value, best, better) == expected
 
 
 @pytest.mark.parametrize(
-    ("said", "patience", "evaluations", "best"),
+    ("values", "patience", "evaluations", "best"),
     [
         ([3.0, 2.0, 2.5, 1.0, 1.5, 1.2, 1.1, 0.1], 3, 7, (1.0, 12)),
         ([1.0, NAN, NAN, 0.5], 2, 3, (1.0, 3)),  # NaN is no improvement
     ],
 )
 def test_early_stopping_counts_evaluations_not_steps_or_epochs(
-    said: list[float], patience: int, evaluations: int, best: tuple[float, int], tmp_path: Path
+    values: list[float], patience: int, evaluations: int, best: tuple[float, int], tmp_path: Path
 ) -> None:
     every: Any = {"eval_every": (3.0, "step"), "epochs": 20}
-    loop = make_loop(tmp_path, Scripted(said), early_stopping_patience=patience, **every)
+    loop = make_loop(tmp_path, Scripted(values), early_stopping_patience=patience, **every)
     loop.run()
     assert [line["step"] for line in lines(tmp_path, "val")] == [3 * n for n in range(1, evaluations + 1)]
     assert loop.state.stopped_early and loop.state.step == 3 * evaluations
@@ -115,15 +115,15 @@ def test_averaged_weights_are_those_that_are_evaluated_and_kept(tmp_path: Path) 
     loop.run()
     plain = network()
     optimizer = torch.optim.Adam(plain.parameters(), lr=1e-2, fused=True)
-    averaged, wanted = weights(plain), []
+    averaged, averages = weights(plain), []
     for number, batch in enumerate(order(1)[:5]):
         optimizer.zero_grad()
         F.cross_entropy(plain(batch["inputs"]), batch["targets"]).backward()
         optimizer.step()
         keep = min(decay, (1 + number) / (10 + number))
         averaged = keep * averaged + (1 - keep) * weights(plain)
-        wanted.append(averaged)
-    for evaluated, expected in zip(task.evaluated, wanted, strict=True):
+        averages.append(averaged)
+    for evaluated, expected in zip(task.evaluated, averages, strict=True):
         torch.testing.assert_close(evaluated, expected)
     assert torch.equal(weights(loop.evaluator.model), task.evaluated[2])
     assert loop.evaluator.model is not model

@@ -100,15 +100,15 @@ def test_fp32_needs_no_context() -> None:
 
 
 def test_determinism_is_set_for_a_run_and_reset_for_the_next() -> None:
-    for wanted in (True, False):
-        device.configure_process(cpu(deterministic=wanted), 0)
-        assert torch.are_deterministic_algorithms_enabled() == wanted
+    for deterministic in (True, False):
+        device.configure_process(cpu(deterministic=deterministic), 0)
+        assert torch.are_deterministic_algorithms_enabled() == deterministic
 
 
-@pytest.mark.parametrize(("precision", "wanted"), [("fp32", "highest"), ("tf32", "high"), ("bf16", "high")])
-def test_fp32_means_fp32_and_is_restored_after_another_run(precision: str, wanted: str) -> None:
+@pytest.mark.parametrize(("precision", "expected"), [("fp32", "highest"), ("tf32", "high"), ("bf16", "high")])
+def test_fp32_means_fp32_and_is_restored_after_another_run(precision: str, expected: str) -> None:
     device.configure_process(cpu(precision=precision), 0)
-    assert torch.get_float32_matmul_precision() == wanted
+    assert torch.get_float32_matmul_precision() == expected
     assert torch.backends.cudnn.allow_tf32 == (precision != "fp32")
     device.configure_process(cpu(), 0)
     assert torch.get_float32_matmul_precision() == "highest"
@@ -150,6 +150,6 @@ def test_a_step_finds_the_memory_of_the_step_before() -> None:
             faults()  # the blocks find their places
         print(given_back, faults())
     """
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    given_back, held = map(int, said.split())
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    given_back, held = map(int, output.split())
     assert given_back > 50_000 > 5_000 > held  # 64 MB are 16,000 pages

@@ -49,7 +49,7 @@ def test_a_buffer_keeps_no_graph_alive_and_reads_half_precision() -> None:
 
 
 @pytest.mark.parametrize(
-    ("interval", "wanted"),
+    ("interval", "steps"),
     [
         ((3.0, "step"), [3, 6, 9, 12]),
         ((1.0, "epoch"), [5, 10]),
@@ -57,10 +57,10 @@ def test_a_buffer_keeps_no_graph_alive_and_reads_half_precision() -> None:
         ((1.0, "step"), [*range(1, 13)]),
     ],
 )
-def test_intervals_in_steps_and_epochs_depend_on_the_step_alone(interval: tuple[float, str], wanted: list[int]) -> None:
+def test_intervals_in_steps_and_epochs_depend_on_the_step_alone(interval: tuple[float, str], steps: list[int]) -> None:
     trigger = Trigger(interval, epoch_steps=5)
-    assert [step for step in range(1, 13) if trigger.fires(step)] == wanted
-    assert trigger.fires(wanted[0]), "asked again it says the same"
+    assert [step for step in range(1, 13) if trigger.fires(step)] == steps
+    assert trigger.fires(steps[0]), "asked again it says the same"
 
 
 class Clock:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 class Plain(nn.Module):
     def __init__(self, size: int, outputs: int) -> None:
         super().__init__()
-        self.layers, self.kept = nn.Sequential(nn.Flatten(), nn.Linear(size, outputs)), self.first()
+        self.layers, self.state = nn.Sequential(nn.Flatten(), nn.Linear(size, outputs)), self.first()
 
     def first(self) -> Any:
         return {"names": ["a", "b"], "count": 2}
@@ -24,11 +24,11 @@ class Plain(nn.Module):
         return self.layers(x)
 
     def get_extra_state(self) -> Any:
-        return self.kept
+        return self.state
 
     def set_extra_state(self, state: Any) -> None:
         assert state == self.first(), state
-        self.kept = state
+        self.state = state
 
 
 class Numpy(Plain):
@@ -60,6 +60,6 @@ def test_what_no_checkpoint_gives_back_is_refused_before_training(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.main([*TYPED, "model=numpy", "hydra.run.dir=run"]) == 2
-    said = capsys.readouterr().err
-    assert "model (_extra_state of its state_dict): expected tensors and plain Python, got ndarray" in said
+    stderr = capsys.readouterr().err
+    assert "model (_extra_state of its state_dict): expected tensors and plain Python, got ndarray" in stderr
     assert not (here / "run").exists()

@@ -153,9 +153,9 @@ import json, sys
 from dltrain.config import compose
 from dltrain.errors import DltrainError
 from dltrain.runs.dry_run import prepare_run
-for typed in json.load(sys.stdin):
+for overrides in json.load(sys.stdin):
     try:
-        with prepare_run(compose.compose(typed)) as (components, _):
+        with prepare_run(compose.compose(overrides)) as (components, _):
             print(json.dumps([0, components.notes]))
     except DltrainError as error:
         print(json.dumps([error.code, error.problems]))
@@ -163,10 +163,10 @@ for typed in json.load(sys.stdin):
 TRAIN = """
 import contextlib, io, json, sys
 from dltrain.cli import main
-for number, typed in enumerate(json.load(sys.stdin)):
-    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(said):
-        code = main.main([*typed, "trainer.max_steps=1", f"hydra.run.dir=run{number}"])
-    print(json.dumps([code, said.getvalue().splitlines()]))
+for number, overrides in enumerate(json.load(sys.stdin)):
+    with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(output):
+        code = main.main([*overrides, "trainer.max_steps=1", f"hydra.run.dir=run{number}"])
+    print(json.dumps([code, output.getvalue().splitlines()]))
 """
 
 
@@ -186,35 +186,45 @@ def on_older_cpu(code: str, isa: str, commands: list[list[str]], folder: Path) -
 
 
 def check_all_models(
-    code: str, isa: str, kinds: list[str], small: Callable[[str], list[str]], folder: Path, *more: str
+    code: str, isa: str, kinds: list[str], small_data: Callable[[str], list[str]], folder: Path, *more: str
 ) -> None:
     data = {model: "text" if model == "gpt" else "digits" for model in MODELS}
     commands = [
-        [f"model={model}", *small(data[model]), *SMALL.get(model, []), "device=cpu", f"device.precision={kind}", *more]
+        [
+            f"model={model}",
+            *small_data(data[model]),
+            *SMALL.get(model, []),
+            "device=cpu",
+            f"device.precision={kind}",
+            *more,
+        ]
         for model in MODELS
         for kind in kinds
     ]
     found = on_older_cpu(code, isa, commands, folder)
-    for typed, (ended, lines) in zip(commands, found, strict=True):
-        said = "\n".join(lines)
-        assert ended in (0, 2) and "do not fit together" not in said and "Traceback" not in said, (typed, said)
-        kind = next(word for word in typed if word.startswith("device.precision")).split("=")[1]
+    for command, (ended, lines) in zip(commands, found, strict=True):
+        output = "\n".join(lines)
+        assert ended in (0, 2) and "do not fit together" not in output and "Traceback" not in output, (command, output)
+        kind = next(word for word in command if word.startswith("device.precision")).split("=")[1]
         refused = [line for line in lines if "device.precision: not supported" in line]
-        assert len(refused) == (ended == 2) and all(f"no {kind} kernel for" in line for line in refused), (typed, said)
+        assert len(refused) == (ended == 2) and all(f"no {kind} kernel for" in line for line in refused), (
+            command,
+            output,
+        )
 
 
 def test_every_model_is_computed_on_an_older_cpu_or_refused_in_one_line(
-    small: Callable[[str], list[str]], tmp_path: Path
+    small_data: Callable[[str], list[str]], tmp_path: Path
 ) -> None:
-    check_all_models(PREPARE, OLDER_CPU, ["bf16"], small, tmp_path)
+    check_all_models(PREPARE, OLDER_CPU, ["bf16"], small_data, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("isa", OLDER_CPUS)
 def test_every_model_trains_on_any_older_cpu_or_is_refused_in_one_line(
-    isa: str, small: Callable[[str], list[str]], tmp_path: Path
+    isa: str, small_data: Callable[[str], list[str]], tmp_path: Path
 ) -> None:
-    check_all_models(TRAIN, isa, list(DTYPES), small, tmp_path)
+    check_all_models(TRAIN, isa, list(DTYPES), small_data, tmp_path)
 
 
 OWN = """
@@ -247,13 +257,20 @@ def test_an_operation_of_an_own_module_that_lacks_the_precision_is_refused_by_na
     (tmp_path / "volume.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    typed: list[Any] = ["--config-dir", "conf", "allow_targets=[volume]", "model=volume", "data=digits", "device=cpu"]
-    code = main.main([*typed, f"device.precision={kind}", "trainer.max_steps=1"])
-    said = capsys.readouterr().err
+    arguments: list[Any] = [
+        "--config-dir",
+        "conf",
+        "allow_targets=[volume]",
+        "model=volume",
+        "data=digits",
+        "device=cpu",
+    ]
+    code = main.main([*arguments, f"device.precision={kind}", "trainer.max_steps=1"])
+    stderr = capsys.readouterr().err
     with on_cpu(kind).autocast(), contextlib.suppress(RuntimeError):
         torch.det(nn.Linear(2, 2)(torch.ones(2, 2)))
         assert code == 0
         return
-    assert code == 2 and said.count("\n") <= 2
-    assert f"device.precision: not supported because this CPU cannot compute Determinant in {kind}. Use" in said
-    assert "do not fit together" not in said and not list(tmp_path.glob("outputs/*/*"))
+    assert code == 2 and stderr.count("\n") <= 2
+    assert f"device.precision: not supported because this CPU cannot compute Determinant in {kind}. Use" in stderr
+    assert "do not fit together" not in stderr and not list(tmp_path.glob("outputs/*/*"))

@@ -126,15 +126,15 @@ def test_a_duel_equals_one_written_out_by_hand(tmp_path: Path) -> None:
 def test_schedules_start_over_in_every_stage(tmp_path: Path) -> None:
     duel(tmp_path, schedule=Cosine)[2].run()
     logged = [line.get("lr", line.get("lr_generator")) for line in lines(tmp_path, "train")]
-    wanted = []
+    expected = []
     for steps in (EPOCH, 2 * EPOCH):
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
         schedule = CosineAnnealingLR(optimizer, steps)
         for _ in range(steps):
-            wanted.append(schedule.get_last_lr()[0])
+            expected.append(schedule.get_last_lr()[0])
             optimizer.step()
             schedule.step()
-    assert logged == pytest.approx(wanted, rel=1e-5, abs=1e-9)
+    assert logged == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 
 def test_each_turn_logs_a_loss_of_its_own(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ class Lessons(Classification):
 
     def __init__(self, tells: Sequence[float] = (1.0,)) -> None:
         super().__init__(CLASSES)
-        self.said = itertools.chain(tells, itertools.repeat(tells[-1]))
+        self.values = itertools.chain(tells, itertools.repeat(tells[-1]))
         self.read: list[tuple[str, int]] = []
 
     def stages(self, model: nn.Module) -> list[Stage]:
@@ -167,7 +167,7 @@ class Lessons(Classification):
             return self.loss(model, batch, progress)
 
         def far(model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-            return Evaluation({"distance": next(self.said)}, notes=["the distance was measured"])
+            return Evaluation({"distance": next(self.values)}, notes=["the distance was measured"])
 
         first = Stage("alone", [Turn("alone", owned, alone)], 2, "unlabelled", Goal("distance", "min", far))
         return [first, Stage("labelled", [Turn("train", owned, labelled)], 1)]

@@ -1,0 +1,42 @@
+"""Learning from targets: a criterion compares what the model answers with what the batch states."""
+
+from abc import abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+from dltrain.tasks.asking import ask
+from dltrain.tasks.base import Batch, Loss, Task
+
+
+class Supervised(Task):
+    """Base of tasks whose training loss compares the model's answer with the targets of the batch.
+
+    In training a model may answer with ``(answer, heads)``, where ``heads`` maps the name of each auxiliary head to its
+    weight and its answer: ``{"aux": (0.4, answer)}``. The loss of each head is multiplied by its weight, added, and
+    logged under the name of the head. In evaluation a model answers without auxiliary heads.
+
+    Source: auxiliary heads: Szegedy et al. 2015, "Going deeper with convolutions", section 5.
+    """
+
+    @abstractmethod
+    def criterion(self, answer: Any, batch: Batch) -> Loss:
+        """Return the training loss of an answer, as a mean over what it counts."""
+
+    def model_inputs(self, batch: Batch) -> Tensor:
+        """Return the inputs as the model reads them."""
+        return batch["inputs"]
+
+    def answer(self, model: nn.Module, batch: Batch) -> Any:
+        """Return what the model answers to a batch."""
+        return ask(model, batch, inputs=self.model_inputs(batch))
+
+    def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
+        """Return the criterion of the model's answer, plus those of its auxiliary heads."""
+        answer = self.answer(model, batch)
+        answer, heads = answer if isinstance(answer, tuple) else (answer, {})
+        total, weight, parts = self.criterion(answer, batch)
+        for name, (factor, auxiliary) in heads.items():
+            of_head = self.criterion(auxiliary, batch).total
+            total, parts = total + factor * of_head, {**parts, name: of_head}
+        return Loss(total, weight, parts)
