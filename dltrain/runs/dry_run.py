@@ -1,6 +1,7 @@
 """Build a run, load its data, and try one batch before anything is trained."""
 
 import contextlib
+import copy
 import dataclasses
 import traceback
 from collections.abc import Iterator, Sequence
@@ -126,13 +127,16 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
     """Compute the losses of a training batch and the metrics of a test batch, without an optimizer step.
 
     Of batches that are all alike a few examples are enough; of ragged ones the widest is computed whole, with its
-    gradients, so that memory does not run out late. The random state and the buffers of the model are restored.
+    gradients, so that memory does not run out late. The random state, the buffers of the model and what the task
+    remembers are restored afterwards.
 
     Raises:
         ConfigError: Model, task and data do not fit together, or the optimizer rejects its arguments.
     """
     _check_batch_norm(components, batches["train"])
+    components.task.begin(components.model)
     _check_checkpointable(components)
+    memory = copy.deepcopy(components.task.state_dict())
     model, buffers = components.model, {name: buffer.clone() for name, buffer in components.model.named_buffers()}
     batch, held_out = (_rehearsed(batches[split], components.trainer.split_on_oom) for split in ("train", "test"))
     try:
@@ -144,6 +148,7 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
         raise _explain(components, job, batch, held_out, error) from error
     finally:
         model.train()
+        components.task.load_state_dict(memory)
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
 
