@@ -8,7 +8,7 @@ from torch import nn
 from dltrain.tasks.classification import Classification
 
 
-class Wrong(Classification):
+class Faulty(Classification):
     """Classification with a fault in the steps from ``begin`` to ``end`` of ``steps``, counted from 1.
 
     The faults are ``loss`` (a NaN loss), ``gradient`` (a NaN gradient of a finite loss), ``memory`` (batches of more
@@ -42,7 +42,7 @@ class Wrong(Classification):
         return evaluation
 
 
-class Blow(nn.Module):
+class DivideByZero(nn.Module):
     """Divides by zero from its ``at``-th training batch on."""
 
     def __init__(self, at):
@@ -57,8 +57,8 @@ class Blow(nn.Module):
         return x / (self.seen < self.at)
 
 
-class Blowing(nn.Sequential):
-    """A network with `Blow` after its first layer."""
+class DividingNetwork(nn.Sequential):
+    """A network with `DivideByZero` after its first layer."""
 
     def __init__(self, size, outputs, at):
-        super().__init__(nn.Flatten(), nn.Linear(size, 16), Blow(at), nn.ReLU(), nn.Linear(16, outputs))
+        super().__init__(nn.Flatten(), nn.Linear(size, 16), DivideByZero(at), nn.ReLU(), nn.Linear(16, outputs))
