@@ -17,7 +17,7 @@ class Spec:
     """Facts about a data set; None where a fact does not apply.
 
     YAML refers to a fact by name, ``features: ${spec.features}``. A model or task whose argument does not accept None
-    rejects data without that fact, so a meaningless combination fails at once.
+    rejects data without that fact, so that an unsuitable combination fails early.
 
     Args:
         shape: Shape of the ``inputs`` of one example, without the batch axis.
@@ -33,7 +33,7 @@ class Spec:
         class_names: One name per class.
         targets: Numbers to predict per example (regression).
         target_names: One name per predicted number or series.
-        series_names: Names of several series of a file, each split by time for itself.
+        series_names: Names of several series of a file, each split by time separately.
         columns: Series that are predicted together.
         horizon: Steps to predict.
         lags: Past values in an example of series, window times columns, for models with a linear path.
@@ -77,7 +77,7 @@ class Files(Protocol):
         """Return the number of examples."""
 
     def example(self, index: int, key: int | None) -> Any:
-        """Decode one example, in whatever form `stack` takes.
+        """Decode one example, in the form that `stack` expects.
 
         Args:
             index: Position in the split.
@@ -165,7 +165,7 @@ class Data(Protocol):
         """Read the data and return the splits."""
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Read user-provided examples in pieces; an error in one of them is raised when its turn comes."""
+        """Read user-provided examples in pieces; an error is raised after the pieces before it are yielded."""
 
 
 def describe_data(data: Data) -> list[str]:

@@ -93,7 +93,7 @@ def test_decimal_and_thousands_separators_are_inferred(cells: list[str], expecte
 def test_ambiguous_numbers_are_rejected_unless_data_decimal_is_set(cells: list[str], tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("a;b\n" + "".join(f"{cell};x\n" for cell in cells))
     message = (
-        r"^data.decimal: expected .* in column a, line 2 of .*, got 4.136, which may be 4136 or 4.136. data.decimal="
+        r"^data.decimal: expected .* in column a, line 2 of .*, got 4.136, which may be 4136 or 4.136. Set data.decimal="
     )
     with pytest.raises(ConfigError, match=message):
         csv_file.read_csv(tmp_path / "a.csv")
