@@ -17,14 +17,14 @@ class Faulty(Classification):
 
     def __init__(self, classes, fault, begin, end, steps, most=10**9, witness=""):
         super().__init__(classes)
-        self.fault, self.begin, self.end, self.steps, self.most = fault, begin, end, steps, most
+        self.fault, self.faulty, self.steps, self.most = fault, range(begin, end + 1), steps, most
         self.witness = Path(witness) if witness else None
 
     def loss(self, model, batch, progress):
         if self.fault == "memory" and len(batch["inputs"]) > self.most:
             torch.empty(2**60)
         loss = super().loss(model, batch, progress)
-        if not self.begin <= round(progress * self.steps) + 1 <= self.end or not model.training:
+        if round(progress * self.steps) + 1 not in self.faulty or not model.training:
             return loss
         if self.witness and not self.witness.exists() and progress > 0:
             torch.save(batch["inputs"].clone(), self.witness)
