@@ -142,21 +142,20 @@ class ImageFiles:
         for path, _ in self.listing:
             yield path.relative_to(self.root).as_posix(), path.stat().st_size if path.exists() else -1
 
-    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        """Decode ``pixels`` (B, 3, size, size) in uint8 and ``labels`` (B,) in int64."""
-        pixels = np.stack([self._decode(index) for index in indices])
-        return {
-            "pixels": torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
-            "labels": torch.tensor([self.listing[index][1] for index in indices]),
-        }
-
-    def _decode(self, index: int) -> np.ndarray:
-        path = self.listing[index][0]
+    def example(self, index: int, key: int | None) -> tuple[np.ndarray, int]:
+        """Decode an image (size, size, 3) in uint8, and return it with its class."""
+        path, label = self.listing[index]
         try:
-            return decode_image(path, "RGB", self.size, self.size)
+            return decode_image(path, "RGB", self.size, self.size), label
         except UNREADABLE as error:
             expected = f"a readable image at {path} (number {index} of its split)"
             raise ConfigError(format_error("data.path", expected, str(error), "Replace or delete it")) from error
+
+    def stack(self, examples: list[tuple[np.ndarray, int]]) -> dict[str, Tensor]:
+        """Return ``pixels`` (B, 3, size, size) in uint8 and ``labels`` (B,) in int64."""
+        pixels, labels = zip(*examples, strict=True)
+        stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+        return {"pixels": stacked, "labels": torch.tensor(labels)}
 
 
 def _split(listing: Listing, fraction: float) -> tuple[Listing, Listing]:

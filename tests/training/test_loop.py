@@ -1,4 +1,4 @@
-"""The loop against plain PyTorch loops written by hand, and when it logs, evaluates and saves."""
+"""The training loop, compared with plain PyTorch loops, and its intervals."""
 
 import functools
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_the_loop_equals_a_plain_pytorch_loop_bit_for_bit(dropout: float, tmp_pa
     assert not torch.equal(weights(model), weights(network()))
 
 
-def test_accumulation_equals_the_plain_way_of_writing_it_bit_for_bit(tmp_path: Path) -> None:
+def test_accumulation_equals_a_plain_pytorch_loop_bit_for_bit(tmp_path: Path) -> None:
     model = network(dropout=0.3)
     make_loop(tmp_path, model=model, val=False, epochs=None, max_steps=1, accumulate=4).run()
     plain = network(dropout=0.3)
@@ -57,7 +57,7 @@ def test_accumulation_equals_the_plain_way_of_writing_it_bit_for_bit(tmp_path: P
 
 
 @pytest.mark.parametrize("kind", [Classification, Tokens])
-def test_four_batches_of_eight_equal_one_of_thirty_two_also_with_uneven_weights(kind: type, tmp_path: Path) -> None:
+def test_four_accumulated_batches_of_eight_equal_one_of_thirty_two(kind: type, tmp_path: Path) -> None:
     make = functools.partial(torch.optim.SGD, lr=0.1)
     accumulated, large = network(), network()
     loops = [
@@ -73,7 +73,7 @@ def test_four_batches_of_eight_equal_one_of_thirty_two_also_with_uneven_weights(
 
 
 @pytest.mark.parametrize("kind", [Classification, Tokens])
-def test_the_loss_that_is_logged_is_the_exact_mean_over_examples_or_tokens(kind: type, tmp_path: Path) -> None:
+def test_the_logged_loss_is_the_exact_mean_over_examples_or_tokens(kind: type, tmp_path: Path) -> None:
     model = network()
     still = functools.partial(torch.optim.SGD, lr=1e-30)
     make_loop(tmp_path, kind(CLASSES), model, still, val=False, epochs=2, log_every=(1.0, "epoch")).run()
@@ -113,7 +113,7 @@ def test_progress_rises_from_zero_to_one_over_all_steps(tmp_path: Path) -> None:
         ({"log_every": (60.0, "minute"), "eval_every": (60.0, "minute")}, [1, 16], [16], 16),
     ],
 )
-def test_steps_epochs_and_minutes_say_when_to_log_and_evaluate(
+def test_intervals_may_be_steps_epochs_or_minutes(
     plan: dict[str, Any], logged: list[int], evaluated: list[int], steps: int, tmp_path: Path
 ) -> None:
     loop = make_loop(tmp_path, **{"log_every": NEVER, **plan})
@@ -127,7 +127,7 @@ def test_steps_epochs_and_minutes_say_when_to_log_and_evaluate(
 
 
 class Saves(Checkpoints):
-    """Remembers what was saved when."""
+    """Record the steps of all saves."""
 
     def __init__(self, run: Path) -> None:
         super().__init__(run)
@@ -150,7 +150,7 @@ def test_the_last_checkpoint_is_written_when_due_and_at_the_end(
     assert saves.steps == expected
 
 
-def test_an_epoch_sees_every_example_once_and_each_epoch_in_another_order(tmp_path: Path) -> None:
+def test_every_epoch_has_each_example_once_in_a_different_order(tmp_path: Path) -> None:
     seen: list[Tensor] = []
 
     class Watched(Classification):
@@ -166,7 +166,7 @@ def test_an_epoch_sees_every_example_once_and_each_epoch_in_another_order(tmp_pa
 
 
 @pytest.mark.parametrize("average", [0.0, 0.9])
-def test_evaluation_logging_and_checkpoints_change_nothing(average: float, tmp_path: Path) -> None:
+def test_evaluation_logging_and_checkpoints_do_not_change_training(average: float, tmp_path: Path) -> None:
     every = (1.0, "step")
     last, random_states = [], []
     for name, span in (("quiet", NEVER), ("busy", every)):
