@@ -1,12 +1,13 @@
 """The interface between data sets and the rest: facts, splits, batches of rows."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
 from dltrain.data.inputs import InputFiles
+from dltrain.data.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,8 @@ class Spec:
         lags: Past values in an example of series, window times columns, for models with a linear path.
         season: Steps per season of a series, for the naive forecasts.
         unit: Unit of the predicted numbers.
-        vocabulary: Number of different tokens.
-        pad: Token that pads short sequences.
-        decode: Converts a list of tokens to text.
-        encode: Converts text to a list of tokens.
+        tokens: Vocabulary of the inputs, if they are text.
+        target_tokens: Vocabulary of the targets, if they are a text in another one.
     """
 
     shape: tuple[int, ...] | None = None
@@ -61,10 +60,8 @@ class Spec:
     lags: int | None = None
     season: int | None = None
     unit: str | None = None
-    vocabulary: int | None = None
-    pad: int | None = None
-    decode: Callable[[list[int]], str] | None = None
-    encode: Callable[[str], list[int]] | None = None
+    tokens: Tokens | None = None
+    target_tokens: Tokens | None = None
 
 
 class Files(Protocol):

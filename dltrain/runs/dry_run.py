@@ -1,6 +1,7 @@
 """Build a run, load its data, and try one batch before anything is trained."""
 
 import contextlib
+import copy
 import dataclasses
 import traceback
 from collections.abc import Iterator, Sequence
@@ -124,13 +125,15 @@ def source_batches(
 def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> None:
     """Compute the losses of two training examples and the metrics of two test examples, without an optimizer step.
 
-    The random state and the buffers of the model are restored afterwards.
+    The random state, the buffers of the model and what the task remembers are restored afterwards.
 
     Raises:
         ConfigError: Model, task and data do not fit together, or the optimizer rejects its arguments.
     """
     _check_batch_norm(components, batches["train"])
+    components.task.begin(components.model)
     _check_checkpointable(components)
+    memory = copy.deepcopy(components.task.state_dict())
     model, buffers = components.model, {name: buffer.clone() for name, buffer in components.model.named_buffers()}
     batch = {name: value[:2] for name, value in next(iter(batches["train"])).items()}
     held_out = {name: value[:2] for name, value in next(iter(batches["test"])).items()}
@@ -143,6 +146,7 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
         raise _explain(components, job, batch, held_out, error) from error
     finally:
         model.train()
+        components.task.load_state_dict(memory)
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
 

@@ -25,7 +25,8 @@ def inspect_data(job: Job) -> Iterator[str]:
 
 def _describe(data: Data) -> list[str]:
     splits = data.load()
-    facts = {"shape": data.spec.shape, "classes": data.spec.classes, "vocabulary": data.spec.vocabulary}
+    facts = {"shape": data.spec.shape, "classes": data.spec.classes}
+    facts["vocabulary"] = data.spec.tokens.size if data.spec.tokens else None
     parts = {"training": splits.train, "validation": splits.val, "test": splits.test}
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part is not None)
     stated = ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)

@@ -52,8 +52,9 @@ class Loop:
         self.config, self.device, self.logger, self.stop = config, device, logger, stop
         self.timer, self.console, self.state = logger.timer, logger.console, TrainState()
         train = batches["train"]
+        task.begin(model)
         self.stages = Stages(task.stages(model), batches, config)
-        self.runner = StepRunner(make_optimizer, config, device, train.batch_size, self.console)
+        self.runner = StepRunner(task, make_optimizer, config, device, train.batch_size, self.console)
         self.evaluator = Evaluator(task, model, ema, device, stop, self.console)
         self.checkpointer = Checkpointer(task, model, ema, self.runner, train.bad, checkpoints, self.timer, stop)
         self.mid_step = False  # a step has begun but is not complete

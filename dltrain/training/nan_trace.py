@@ -1,5 +1,6 @@
 """Locates the first NaN or infinity by repeating training from a checkpoint and checking every step."""
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -47,7 +48,7 @@ def _repeat_step(loop: Loop, group: list[Batch], last_loss: float | None) -> tup
     for turn in loop.current.stage.turns:
         if (state.step + 1) % turn.every or not batches:
             continue
-        random_state = torch.get_rng_state()
+        random_state, memory = torch.get_rng_state(), copy.deepcopy(loop.task.state_dict())
         optimizer = loop.runner.optimizers[turn.name]
         losses = loop.runner.compute_gradients(turn, batches, info) or []
         totals = [float(loss.total.detach()) for loss in losses]
@@ -57,6 +58,7 @@ def _repeat_step(loop: Loop, group: list[Batch], last_loss: float | None) -> tup
             what = _first_not_finite("gradient of", {name: weight.grad for name, weight in weights.items()})
         if what is not None:
             torch.set_rng_state(random_state)
+            loop.task.load_state_dict(memory)
             return _report(loop, turn, group, what, totals, last_loss), last_loss
         last_loss = sum(totals) / max(1, len(totals))
         optimizer.step(info.step_in_stage)

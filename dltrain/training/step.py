@@ -1,5 +1,6 @@
 """One training step: the turns of a stage, each with its losses, gradients and optimizer."""
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import torch
 from dltrain.data.loader import Batch
 from dltrain.loggers.console import Console
 from dltrain.optim.optimizer import SKIPPED, Optimizer
-from dltrain.tasks.base import Loss, Stage, Turn
+from dltrain.tasks.base import Loss, Stage, Task, Turn
 from dltrain.training.device import Device, is_out_of_memory
 from dltrain.training.meters import LossBuffer, log_name
 from dltrain.training.state import TrainerConfig
@@ -27,13 +28,14 @@ class StepRunner:
 
     def __init__(
         self,
+        task: Task,
         make_optimizer: Callable[[Turn, int], Optimizer],
         config: TrainerConfig,
         device: Device,
         batch_size: int,
         console: Console,
     ) -> None:
-        self.make_optimizer, self.config, self.device = make_optimizer, config, device
+        self.task, self.make_optimizer, self.config, self.device = task, make_optimizer, config, device
         self.batch_size, self.console = batch_size, console
         self.autocast = device.autocast()
         self.loss_buffer = LossBuffer(skip_non_finite=config.on_non_finite == "skip")
@@ -61,6 +63,7 @@ class StepRunner:
         """Accumulate the gradients of all micro-batches; None if memory ran out and smaller chunks are next."""
         optimizer = self.optimizers[turn.name]
         losses: list[Loss] = []
+        memory = copy.deepcopy(self.task.state_dict()) if self.config.split_on_oom else {}
         try:
             for batch in batches if self.num_chunks == 1 else split(batches, self.num_chunks):
                 with self.autocast:
@@ -73,6 +76,7 @@ class StepRunner:
                 raise
         # Outside the except block, where the error no longer holds the tensors of its traceback.
         optimizer.drop_gradients()
+        self.task.load_state_dict(memory)
         if self.device.device.type == "cuda":
             torch.cuda.empty_cache()
         self.num_chunks *= 2
@@ -122,8 +126,12 @@ class StepRunner:
 
 
 def split(batches: list[Batch], num_chunks: int) -> Iterator[Batch]:
-    """Yield each batch in at most `num_chunks` chunks of equal size; the last may be smaller."""
+    """Yield each batch in at most `num_chunks` chunks of equal size; the last may be smaller.
+
+    The field ``rows`` of a chunk says where its examples are in the batch; it is on the CPU.
+    """
     for batch in batches:
         size = max(1, -(-len(batch["inputs"]) // num_chunks))
-        for values in zip(*(value.split(size) for value in batch.values()), strict=True):
-            yield dict(zip(batch, values, strict=True))
+        whole = {**batch, "rows": torch.arange(len(batch["inputs"]))}
+        for values in zip(*(value.split(size) for value in whole.values()), strict=True):
+            yield dict(zip(whole, values, strict=True))

@@ -112,7 +112,7 @@ TABLE: dict[str, list[list[str]]] = {
     "data=mnist data.root=.": [["data.root", "mnist", "dltrain data=mnist data.download=true"]],
     "data=cifar10 data.root=.": [["data.root", "cifar10", "dltrain data=cifar10 data.download=true"]],
     "model=lstm data=csv data.path=table.csv": [["model=lstm", "data=csv", "Data that fit model=lstm", "timeseries"]],
-    "model=gpt data=digits": [["model=gpt", "data=digits", "vocabulary", "Data that fit model=gpt: text"]],
+    "model=gpt data=digits": [["model=gpt", "data=digits", "needs tokens", "Data that fit model=gpt: text"]],
     "task=classification": [["task=classification", "data=timeseries", "Data that fit", "digits"]],
     "model=mlp data=csv data.path=table.csv data.column=a": [["task=classification", "numbers: add task=regression"]],
     "model=mlp data=csv data.path=table.csv task=regression": [["task=regression", "classes: add task=classification"]],

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from dltrain.config import instantiate, signatures
-from dltrain.config.facts import Fact
+from dltrain.config import instantiate, interpolation, signatures
+from dltrain.config.facts import Fact, fill_facts
+from dltrain.data.tokens import Tokens
 from dltrain.errors import ConfigError
 
 THEIRS = """
@@ -209,6 +210,24 @@ def test_values_are_checked_against_annotated_types(hint: Any, right: list[Any],
     assert text in signatures.describe(hint)
 
 
+def test_a_fact_is_resolved_as_a_whole_and_by_its_parts() -> None:
+    config = {
+        "data": {},
+        "task": {"tokens": "${spec.tokens}"},
+        "model": {"vocabulary": "${spec.tokens.size}", "pad": "${model.end}", "end": "${spec.tokens.end}"},
+    }
+    tokens = Tokens(7, end=6)
+    filled = fill_facts(interpolation.resolve(config), {"tokens": tokens})
+    assert filled["task"]["tokens"] is tokens
+    assert filled["model"] == {"vocabulary": 7, "pad": 6, "end": 6}
+    assert fill_facts(interpolation.resolve(config), {"tokens": None})["model"]["vocabulary"] is None
+
+
+def test_a_misspelled_part_of_a_fact_is_answered_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match=r"model.size: expected a part of tokens, got .*Did you mean size\?"):
+        fill_facts({"model": {"size": Fact("tokens.siz")}}, {"tokens": Tokens(7)})
+
+
 def test_a_missing_fact_is_reported_unless_none_is_allowed() -> None:
     node = {
         "_target_": "dltrain.models.recurrent.Recurrent",
@@ -216,6 +235,6 @@ def test_a_missing_fact_is_reported_unless_none_is_allowed() -> None:
         "features": Fact("features"),
         "outputs": Fact("outputs"),
         "hidden": 3,
-        "vocabulary": Fact("vocabulary"),
+        "vocabulary": Fact("tokens.size"),
     }
     assert instantiate.required_facts(node, "model") == ["features", "outputs"]

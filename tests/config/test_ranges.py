@@ -17,7 +17,8 @@ FACTS: dict[str, Any] = {
     **{"shape": [1, 16, 16], "size": 256, "features": 16, "length": 16, "channels": 1, "height": 16, "width": 16},
     **{"outputs": 4, "classes": 4, "class_names": list("abcd"), "statistics": 2, "visible": 256, "lowest": 256},
     **{"answers": 1, "low": [0.0], "high": [1.0], "horizon": 3, "columns": 1, "season": 1, "unit": "", "targets": 1},
-    **{"target_names": ["y"], "vocabulary": 11, "each_step": False, "causal": False, "encode": list, "decode": str},
+    **{"target_names": ["y"], "each_step": False, "causal": False},
+    "tokens": {"size": 11, "encode": list, "decode": str},
     **{"lags": None, "series_names": None},
 }
 

@@ -78,6 +78,27 @@ def test_keys_are_renamed_in_the_configuration_and_the_overrides() -> None:
     assert renamed.upgrade(upgraded) == upgraded
 
 
+def test_the_facts_of_a_vocabulary_are_parts_of_its_tokens() -> None:
+    node = {"vocabulary": "${spec.vocabulary}", "encode": "${spec.encode}", "outputs": "${spec.outputs}"}
+    data = {"_provides_": ["shape", "vocabulary", "decode", "encode"]}
+    upgraded = renamed.upgrade({"config": {"model": node, "data": data}, "overrides": []})
+    assert upgraded["config"] == {
+        "model": {
+            "vocabulary": "${spec.tokens.size}",
+            "encode": "${spec.tokens.encode}",
+            "outputs": "${spec.outputs}",
+        },
+        "data": {"_provides_": ["shape", "tokens"]},
+    }
+    assert renamed.upgrade(upgraded) == upgraded
+
+
+def test_the_old_name_of_a_fact_is_answered_with_the_new_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model=lstm", "data=text", "model.vocabulary=${spec.vocabulary}"]) == 2
+    expected = "model.vocabulary: expected ${spec.tokens.size}, got ${spec.vocabulary}. The fact has another name."
+    assert expected in capsys.readouterr().err
+
+
 def test_the_factor_of_the_plateau_schedule_is_not_renamed() -> None:
     node = {"_target_": "dltrain.schedule.Plateau", "factor": 0.1}
     config = renamed.upgrade({"config": {"optimizer": {"schedule": node}}, "overrides": []})["config"]

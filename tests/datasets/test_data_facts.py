@@ -88,8 +88,8 @@ def test_batches_match_the_provided_facts(name, tmp_path):
         assert spec.size in (None, inputs[0].numel())
         if spec.horizon:
             assert targets.shape[1:] == (spec.horizon, spec.columns)
-        elif spec.vocabulary:
-            assert targets.shape == inputs.shape and int(max(inputs.max(), targets.max())) < spec.vocabulary
+        elif spec.tokens and not spec.classes:
+            assert targets.shape == inputs.shape and int(max(inputs.max(), targets.max())) < spec.tokens.size
         else:
             assert targets.dtype == torch.int64 and targets.dim() == 1 and int(targets.max()) < spec.classes
 

@@ -24,8 +24,8 @@ def test_targets_are_the_next_tokens_and_training_windows_start_at_every_positio
     batch = batch_of(splits.train)
     assert batch["inputs"].shape == (160 - 7, 7) and batch["inputs"].dtype == batch["targets"].dtype == torch.int64
     for row in (0, 1, 152):
-        assert data.spec.decode(batch["inputs"][row].tolist()) == text[row : row + 7]
-        assert data.spec.decode(batch["targets"][row].tolist()) == text[row + 1 : row + 8]
+        assert data.spec.tokens.decode(batch["inputs"][row].tolist()) == text[row : row + 7]
+        assert data.spec.tokens.decode(batch["targets"][row].tolist()) == text[row + 1 : row + 8]
 
 
 def test_validation_and_test_predict_each_token_of_their_part_once(tmp_path):
@@ -35,8 +35,8 @@ def test_validation_and_test_predict_each_token_of_their_part_once(tmp_path):
     for source, part in ((splits.val, text[800:900]), (splits.test, text[900:])):
         batch = batch_of(source)
         targets = batch["targets"].flatten().tolist()
-        assert data.spec.decode(targets[:99]) == part[1:] and targets[99:] == [-1]
-        assert data.spec.decode(batch["inputs"].flatten().tolist()[:99]) == part[:99]
+        assert data.spec.tokens.decode(targets[:99]) == part[1:] and targets[99:] == [-1]
+        assert data.spec.tokens.decode(batch["inputs"].flatten().tolist()[:99]) == part[:99]
 
 
 def test_the_fingerprint_equals_that_of_earlier_versions():
@@ -61,30 +61,30 @@ def test_windows_are_views_of_one_byte_per_token():
 def test_decode_undoes_encode(tokens):
     spec = Text(tokens=tokens).spec
     text = "“Call me Ishmael.”\n— CHAPTER 1"
-    numbers = spec.encode(text)
-    assert spec.decode(numbers) == text
-    assert min(numbers) >= 0 and max(numbers) < spec.vocabulary == spec.features
+    numbers = spec.tokens.encode(text)
+    assert spec.tokens.decode(numbers) == text
+    assert min(numbers) >= 0 and max(numbers) < spec.tokens.size == spec.features
 
 
 def test_byte_tokens_are_the_bytes_of_the_file(tmp_path):
     (tmp_path / "a.bin").write_bytes(bytes(range(256)) * 4)
     data = Text(str(tmp_path / "a.bin"), tokens="bytes", context_length=8)
-    assert data.spec.vocabulary == 256
+    assert data.spec.tokens.size == 256
     assert batch_of(data.load().train)["inputs"][0].tolist() == list(range(8))
-    assert data.spec.decode([0xFF, 65]) == "\ufffdA"
+    assert data.spec.tokens.decode([0xFF, 65]) == "\ufffdA"
 
 
 def test_the_vocabulary_includes_characters_found_only_in_the_test_part(tmp_path):
     data = Text(write(tmp_path / "a.txt", "ab" * 90 + "xyz" * 10), context_length=4)
-    assert data.spec.vocabulary == 5
-    assert "z" in data.spec.decode(batch_of(data.load().test)["targets"].flatten().tolist())
+    assert data.spec.tokens.size == 5
+    assert "z" in data.spec.tokens.decode(batch_of(data.load().test)["targets"].flatten().tolist())
 
 
 def test_a_vocabulary_of_more_than_256_characters_is_supported(tmp_path):
     text = "".join(chr(0x4E00 + number) for number in range(600))
     data = Text(write(tmp_path / "a.txt", text), context_length=5)
-    assert data.spec.vocabulary == 600
-    assert data.spec.decode(batch_of(data.load().test)["inputs"][-1].tolist()) in text
+    assert data.spec.tokens.size == 600
+    assert data.spec.tokens.decode(batch_of(data.load().test)["inputs"][-1].tolist()) in text
 
 
 def test_the_bundled_text_starts_and_ends_at_chapter_boundaries():
@@ -95,7 +95,7 @@ def test_the_bundled_text_starts_and_ends_at_chapter_boundaries():
 def test_encode_rejects_an_unknown_character(tmp_path):
     data = Text(write(tmp_path / "a.txt", "ab" * 100), context_length=4)
     with pytest.raises(ConfigError, match="got 'é'"):
-        data.spec.encode("abé")
+        data.spec.tokens.encode("abé")
 
 
 @pytest.mark.parametrize(
@@ -118,11 +118,11 @@ def test_line_endings_of_inputs_are_normalized_as_in_training(tmp_path, end):
     data = Text(write(tmp_path / "a.txt", f"ab{end}" * 100), context_length=4)
     (tmp_path / "new.txt").write_bytes(f"ba{end}ab".encode())
     (piece,) = data.inputs(InputFiles((str(tmp_path / "new.txt"),)))
-    assert data.spec.decode(piece.rows["tokens"][0, :-1].tolist()) == "ba\nab"
+    assert data.spec.tokens.decode(piece.rows["tokens"][0, :-1].tolist()) == "ba\nab"
 
 
 def test_unprintable_characters_are_escaped_in_the_error(tmp_path):
     data = Text(write(tmp_path / "a.txt", "ab" * 100), context_length=4)
     with pytest.raises(ConfigError, match=r"got '\\x07\\udcff'"):
-        data.spec.encode("a\x07\udcff")
-    assert Text(tokens="bytes").spec.encode("a\udcff") == [97, 255]
+        data.spec.tokens.encode("a\x07\udcff")
+    assert Text(tokens="bytes").spec.tokens.encode("a\udcff") == [97, 255]

@@ -19,7 +19,8 @@ IMAGE = {
     **{"width": 20, "classes": 5, "statistics": 2, "visible": 3 * 16 * 20, "lowest": 3 * 16 * 20, "answers": 1},
 }
 SERIES = {"size": 36, "features": 3, "length": 12, "channels": 1, "height": 1, "width": 1}
-TEXT = {"size": None, "features": 11, "length": 12, "vocabulary": 11, "outputs": 11, "each_step": True, "causal": True}
+TEXT = {"size": None, "features": 11, "length": 12, "outputs": 11, "each_step": True, "causal": True}
+TEXT |= {"tokens": {"size": 11}}
 
 
 def target(name: str) -> type[nn.Module]:
@@ -28,7 +29,7 @@ def target(name: str) -> type[nn.Module]:
 
 
 def build(name: str, facts: dict[str, object], **changes: object) -> nn.Module:
-    spec = {"vocabulary": None, "lags": None, "outputs": 5, "each_step": False, "causal": False, **facts}
+    spec = {"tokens": {"size": None}, "lags": None, "outputs": 5, "each_step": False, "causal": False, **facts}
     node = OmegaConf.load(CONF / f"{name}.yaml")
     config = OmegaConf.create({"spec": spec, "regularization": {"dropout": 0.0}, "model": node})
     resolved = OmegaConf.to_container(config, resolve=True)["model"]

@@ -143,8 +143,8 @@ def test_the_loss_is_the_mean_over_all_tokens_of_a_split_each_predicted_once(spl
     (tmp_path / "a.txt").write_text("".join(chr(97 + number * number % 23) for number in range(1003)))
     data = Text(str(tmp_path / "a.txt"), context_length=LENGTH, batch_size=4)
     torch.manual_seed(0)
-    model = GPT(data.spec.vocabulary, LENGTH, data.spec.vocabulary, hidden_size=8, num_layers=1, num_heads=2).eval()
-    task = LanguageModeling(data.spec.vocabulary, LENGTH)
+    model = GPT(data.spec.tokens.size, LENGTH, data.spec.tokens.size, hidden_size=8, num_layers=1, num_heads=2).eval()
+    task = LanguageModeling(data.spec.tokens.size, LENGTH)
     with torch.no_grad():
         metrics = task.evaluate(model, Batches(getattr(data.load(), split), 4)).metrics
         whole = data.tokenizer.encode_file(tmp_path / "a.txt").long()
