@@ -11,7 +11,7 @@ from dltrain.config import instantiate
 from dltrain.config.compose import Job
 from dltrain.data.spec import Data, Spec
 from dltrain.data.tokens import Tokens
-from dltrain.profiling.summary import Summary, summarise
+from dltrain.profiling.summary import Summary, summarize
 from dltrain.runs.assemble import build_model, build_task, memory_errors
 from dltrain.runs.compatibility import TASK_FACTS
 
@@ -33,7 +33,7 @@ def summarize_job(job: Job, shape: tuple[int, ...] | None, outputs: int | None) 
     else:
         facts, example = _shape_facts(job, shape, outputs)
     build = functools.partial(build_model, job, facts)
-    return summarise(build, [example], job.resolved["data"]["batch_size"], _optimizer_states(job))
+    return summarize(build, [example], job.resolved["data"]["batch_size"], _optimizer_states(job))
 
 
 def _shape_facts(job: Job, shape: tuple[int, ...], outputs: int) -> tuple[dict[str, Any], Tensor]:

@@ -141,7 +141,7 @@ class Task(ABC):
         """Return the loss of one batch."""
 
     def corrupt(self, batch: Batch, keys: Tensor) -> Batch:
-        """Return the batch with what the task changes at random in each example, by default nothing.
+        """Return the batch with random changes of each example, by default none.
 
         Applied by the loader in training and evaluation, not to examples that a user provides.
 

@@ -9,11 +9,11 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dltrain.cli import main
-from dltrain.profiling.summary import Row, Summary, summarise
+from dltrain.profiling.summary import Row, Summary, summarize
 
 
 def summary_of(make: Callable[[], nn.Module], *shape: int, batch_size: int = 4, states: int = 2) -> Summary:
-    return summarise(make, [torch.empty(shape)], batch_size, states)
+    return summarize(make, [torch.empty(shape)], batch_size, states)
 
 
 def only(summary: Summary) -> Row:
@@ -239,7 +239,7 @@ class LargestTensor(TorchDispatchMode):
 
 def test_summarizing_a_billion_parameters_allocates_no_memory() -> None:
     with LargestTensor() as computed:
-        summary = summarise(lambda: Gpt(2048, 20), [torch.empty(1024, dtype=torch.int64)], 8, 2)
+        summary = summarize(lambda: Gpt(2048, 20), [torch.empty(1024, dtype=torch.int64)], 8, 2)
     assert computed.largest < 100_000
     assert summary.parameters > 1e9
     assert sum(row.parameters for row in summary.rows) == summary.parameters

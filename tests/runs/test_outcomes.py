@@ -155,7 +155,7 @@ def test_an_unreadable_image_ends_the_run_as_failed(
     overrides = ["model=mlp", "data=image_folder", f"data.path={tmp_path}", "data.image_size=8", "data.workers=0"]
     components = assemble.build_components(compose.compose([*overrides, "data.batch_size=4", "device=cpu"]))
     source = components.data.load().train
-    last = int(Batches(source, 4, training=True).order(0)[-1])
+    last = int(Batches(source, 4, training=True).plan(0)[-1][-1])
     assert isinstance(source.rows, ImageFiles)
     source.rows.listing[last][0].write_bytes(b"no picture")
     outcome = train(*overrides, "data.batch_size=4", "trainer.epochs=1")

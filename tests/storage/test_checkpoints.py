@@ -199,9 +199,9 @@ def test_a_damaged_checkpoint_is_skipped_for_the_newest_valid_one(checkpoints: C
     file = save(checkpoints, 5, 5.0)
     content = file.read_bytes()
     file.write_bytes(content[: int(fraction * len(content))])
-    name, found, refused = checkpoints.load_newest()
+    name, found, rejected = checkpoints.load_newest()
     assert name == "step-00000003.pt" and first_weight(found) == 3
-    assert len(refused) == 1 and str(file) in refused[0] and "damaged" in refused[0]
+    assert len(rejected) == 1 and str(file) in rejected[0] and "damaged" in rejected[0]
 
 
 def test_if_all_checkpoints_are_damaged_each_is_reported_with_its_reason(checkpoints: Checkpoints) -> None:

@@ -69,9 +69,7 @@ COMPILED = [
 def test_a_turn_changes_only_the_weights_and_gradients_of_its_own_network(kind: str, compiled: bool) -> None:
     _, components = compose_components(*TURNS[kind], f"device.compile={str(compiled).lower()}")
     (stage,) = components.task.stages(components.model)
-    runner = StepRunner(
-        components.task, components.build_optimizer, components.trainer, components.device, 64, Console()
-    )
+    runner = StepRunner(components.task, components.build_optimizer, components.trainer, components.device, Console())
     runner.begin_stage(stage, 10)
     batches = dry_run.build_batches(components, components.data.load())["train"].epoch(0)
     group = [next(batches) for _ in range(components.trainer.accumulate)]
