@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from dltrain.data.inputs import InputFiles
+from dltrain.data.plans import Plan
+from dltrain.data.ragged import Ragged
 from dltrain.data.tokens import Tokens
 
 
@@ -95,21 +97,23 @@ class Source:
     """One split of a data set.
 
     Args:
-        rows: Tensors whose first axis counts the examples, or `Files`. Views such as those of ``unfold`` stay views: a
-            row is copied only when it is drawn.
+        rows: Tensors whose first axis counts the examples, and `Ragged` fields; or `Files`. Views such as those of
+            ``unfold`` stay views: a row is copied only when it is drawn.
         prepare: Module that turns a batch of rows on the device into the fields a task reads (``inputs``, ``targets``,
             ...). It treats each row by itself and draws no random numbers.
         augment: Random change of each prepared example by itself in training, ``augment(batch, keys)``. The keys
             (int64, one per example) are the source of randomness; see `dltrain.keyed_random.uniform`.
         blend: Random combination of the examples of a batch in training, ``blend(batch, keys)``.
         fingerprinted: Tensors to fingerprint in place of `rows`; None for `rows`.
+        plan: How the examples are divided into batches; None for batches of a fixed size in random order.
     """
 
-    rows: Mapping[str, Tensor] | Files
+    rows: Mapping[str, Tensor | Ragged] | Files
     prepare: nn.Module
     augment: nn.Module | None = None
     blend: nn.Module | None = None
-    fingerprinted: Mapping[str, Tensor] | None = None
+    fingerprinted: Mapping[str, Tensor | Ragged] | None = None
+    plan: Plan | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.rows.values()))) if isinstance(self.rows, Mapping) else len(self.rows)
@@ -140,7 +144,7 @@ class Inputs(NamedTuple):
         names: For each line of the prediction, in order, what it refers to: ``input`` and, for example, a line number.
     """
 
-    rows: Mapping[str, Tensor]
+    rows: Mapping[str, Tensor | Ragged]
     names: list[dict[str, Any]]
 
 

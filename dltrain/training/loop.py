@@ -54,7 +54,7 @@ class Loop:
         train = batches["train"]
         task.begin(model)
         self.stages = Stages(task.stages(model), batches, config)
-        self.runner = StepRunner(task, make_optimizer, config, device, train.batch_size, self.console)
+        self.runner = StepRunner(task, make_optimizer, config, device, self.console)
         self.evaluator = Evaluator(task, model, ema, device, stop, self.console)
         self.checkpointer = Checkpointer(task, model, ema, self.runner, train.bad, checkpoints, self.timer, stop)
         self.mid_step = False  # a step has begun but is not complete

@@ -78,9 +78,8 @@ def _first_not_finite(kind: str, tensors: Mapping[str, Tensor | None]) -> str | 
 def _report(
     loop: Loop, turn: Turn, group: list[Batch], what: str, totals: list[float], last_loss: float | None
 ) -> dict[str, Any]:
-    state, batches = loop.state, loop.current.batches
-    size = batches.batch_size
-    examples = batches.order(state.epoch)[state.batch * size : (state.batch + len(group)) * size]
+    state = loop.state
+    parts = loop.current.batches.plan(state.epoch)[state.batch : state.batch + len(group)]
     return {
         "step": state.step + 1,
         "epoch": state.epoch,
@@ -91,7 +90,7 @@ def _report(
         "lr": loop.runner.optimizers[turn.name].lr,
         "last_finite_loss": last_loss,
         "module": _first_bad_module(loop, turn, group) if what == "loss" else None,
-        "examples": examples.tolist(),
+        "examples": torch.cat(parts).tolist(),
     }
 
 

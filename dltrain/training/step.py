@@ -32,11 +32,10 @@ class StepRunner:
         make_optimizer: Callable[[Turn, int], Optimizer],
         config: TrainerConfig,
         device: Device,
-        batch_size: int,
         console: Console,
     ) -> None:
         self.task, self.make_optimizer, self.config, self.device = task, make_optimizer, config, device
-        self.batch_size, self.console = batch_size, console
+        self.console = console
         self.autocast = device.autocast()
         self.loss_buffer = LossBuffer(skip_non_finite=config.on_non_finite == "skip")
         self.optimizers: dict[str, Optimizer] = {}
@@ -72,7 +71,8 @@ class StepRunner:
                 losses.append(loss)
             return losses
         except RuntimeError as error:
-            if not is_out_of_memory(error) or not self.config.split_on_oom or self.num_chunks >= self.batch_size:
+            largest = max(len(batch["inputs"]) for batch in batches)
+            if not is_out_of_memory(error) or not self.config.split_on_oom or self.num_chunks >= largest:
                 raise
         # Outside the except block, where the error no longer holds the tensors of its traceback.
         optimizer.drop_gradients()
@@ -81,15 +81,10 @@ class StepRunner:
             torch.cuda.empty_cache()
         self.num_chunks *= 2
         self.console.info(
-            f"out of memory in step {info.step + 1}: from now on {self.chunk_size} examples at a time. "
-            f"Losses and gradients are still those of batches of {self.batch_size}; batch norm statistics are not."
+            f"out of memory in step {info.step + 1}: from now on {-(-largest // self.num_chunks)} examples at a time. "
+            f"Losses and gradients are still those of batches of {largest}; batch norm statistics are not."
         )
         return None
-
-    @property
-    def chunk_size(self) -> int:
-        """Examples that are computed at once."""
-        return -(-self.batch_size // self.num_chunks)
 
     @property
     def skipped_steps(self) -> int:
