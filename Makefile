@@ -31,25 +31,25 @@ $(BIN)/python:
 run: .venv/installed ## install if needed, then train the default: model=lstm data=timeseries
 	$(BIN)/dltrain $(ARGS)
 
-train: .venv/installed ## train what ARGS says: make train ARGS="model=gru data=timeseries"
+train: .venv/installed ## train with ARGS: make train ARGS="model=gru data=timeseries"
 	$(BIN)/dltrain $(ARGS)
 
-sweep: .venv/installed ## every combination in ARGS: make sweep ARGS="model=rnn,lstm,gru"
+sweep: .venv/installed ## train every combination in ARGS: make sweep ARGS="model=rnn,lstm,gru"
 	$(BIN)/dltrain --multirun $(ARGS)
 
-tensorboard: .venv/installed ## look at the runs in DIR (outputs) on localhost, PORT (6006)
+tensorboard: .venv/installed ## start TensorBoard for DIR (outputs) on localhost, PORT (6006)
 	$(BIN)/tensorboard --logdir $(DIR) --host localhost --port $(PORT)
 
-test: .venv/installed-dev ## the tests that need bundled data only, in a few minutes
+test: .venv/installed-dev ## run the tests that need bundled data only, in a few minutes
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
-test-faults: .venv/installed-dev ## every stop, kill and damage of tests/faults, in a few minutes
+test-faults: .venv/installed-dev ## run all tests of tests/faults, in a few minutes
 	$(BIN)/python -m pytest tests/faults -m 'faults or not faults' --numprocesses 2 $(ARGS)
 
-test-all: .venv/installed-dev ## all tests: slow ones, and those that need a GPU where there is one
+test-all: .venv/installed-dev ## run all tests, with the slow ones, and on a GPU if there is one
 	$(BIN)/python -m pytest -m '' $(ARGS)
 
-test-lowest: ## a sample of the tests with the lowest versions that pyproject.toml admits, in .venv-lowest
+test-lowest: ## run a sample of the tests with the lowest versions in pyproject.toml, in .venv-lowest
 	$(PYTHON) -m venv .venv-lowest
 	grep -oE '^    "[a-z-]+>=[0-9.]+' pyproject.toml | sed 's/ *"//; s/>=/==/' > .venv-lowest/lowest.txt
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-lowest/lowest.txt \
@@ -60,13 +60,13 @@ coverage: .venv/installed-dev ## run the default tests and write the coverage of
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov=dltrain --cov-report= $(ARGS)
 	$(BIN)/coverage report --skip-covered > coverage.txt && tail -n 1 coverage.txt
 
-check: lint type ## all that reads the code without running it
+check: lint type ## lint, and check formatting and types
 
 lint: .venv/installed-dev ## check the style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: .venv/installed-dev ## put the code into its form
+format: .venv/installed-dev ## format the code
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
@@ -76,7 +76,7 @@ type: .venv/installed-dev ## check the types
 docs: .venv/installed ## generate docs/configuration.md from conf/
 	$(BIN)/python docs/make_configuration.py
 
-bench: .venv/installed ## training rates against a bare loop and other trainers that are installed
+bench: .venv/installed ## compare training rates with a bare loop and other installed trainers
 	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 wheel: .venv/installed ## build dist/*.whl

@@ -1,8 +1,8 @@
 """Training rates: dltrain's whole command, a bare PyTorch loop and other trainers, interleaved.
 
-Every system trains every workload in a fresh process on a terminal of its own, one after the other, round after
-round. What counts is the time between optimizer steps, warm-up excluded, with everything in it that a system does
-between them; evaluation and checkpoints are put off for everyone. Ratios are taken within a round.
+Every system trains every workload in a separate process and terminal, one after the other, for several rounds. The
+time between optimizer steps is measured after a warm-up, without evaluation and checkpoints. Ratios are computed within
+a round.
 """
 
 import argparse
@@ -35,9 +35,9 @@ def main() -> int:
     options = read()
     load = os.getloadavg()[0]
     if load > QUIET:
-        print(f"The load average is {load:.2f}, above {QUIET}: others are at work on this machine.", file=sys.stderr)
+        print(f"The load average is {load:.2f}, above {QUIET}: other processes are running.", file=sys.stderr)
         if not options.busy:
-            print("Wait until it is quiet, or pass --busy for numbers that mean little.", file=sys.stderr)
+            print("Wait until they end, or pass --busy for less reliable numbers.", file=sys.stderr)
             return 2
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -53,7 +53,7 @@ def read() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="OMP_NUM_THREADS; left alone otherwise")
     parser.add_argument("--json", type=Path, default=Path("outputs/bench.json"))
     parser.add_argument("--growth", action="store_true", help="time and memory of a step early and late in a run")
-    parser.add_argument("--busy", action="store_true", help="measure although others are at work")
+    parser.add_argument("--busy", action="store_true", help="measure despite a high load average")
     options = parser.parse_args()
     if options.rounds < 1 or (options.steps is not None and options.steps < 4):
         parser.error("expected --rounds of at least 1 and --steps of at least 4")
@@ -175,7 +175,7 @@ def cells(row: Measured) -> list[str]:
 
 
 def warn(rows: list[Measured]) -> None:
-    """Print what makes the numbers doubtful."""
+    """Print warnings about unreliable numbers."""
     for row in rows:
         if "error" in row:
             print(f"{row['workload']} {row['system']} failed:\n{row['error']}")
@@ -226,7 +226,7 @@ def machine(options: argparse.Namespace, load: float) -> Measured:
 
 
 def show(text: str) -> None:
-    """Print what is being measured on one line, which the next call overwrites."""
+    """Print the current measurement on one line, which the next call overwrites."""
     if sys.stderr.isatty():
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 

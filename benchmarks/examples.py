@@ -52,7 +52,7 @@ def vae(task: Any) -> None:
 def dcgan(task: Any) -> None:
     """Train with two Adams; the critic and the generator use the same generated images.
 
-    The generator's turn also computes gradients of the critic, which are thrown away; losses are printed in every step.
+    The generator's turn also computes gradients of the critic, which are discarded; losses are printed in every step.
     """
     model, step = task.model(), 0
     adams = [torch.optim.Adam(p.parameters(), lr=2e-4, betas=(0.5, 0.999)) for p in (model.critic, model.generator)]

@@ -2,12 +2,11 @@
 
     python saving.py [--rounds N] [--only tiny|large]
 
-Every other checkpoint is replaced by a plain `torch.save` of the same state into a new file. Two figures are measured:
-how long the loop is blocked, and how much time it loses in all. For the second, a checkpoint is written every 9 n
-steps, and the n steps after it are compared with the n steps that follow those, so that the work of threads and of the
-system counts too: hashing, waiting for the disk, removing an older file. A plain write leaves the disk to work later,
-and its file is removed in the remaining steps, which are not measured. These also let the memory of a removed file cool
-down, which would favour the next write.
+Every other checkpoint is replaced by a plain `torch.save` of the same state into a new file. Two times are measured:
+that for which the loop is blocked, and the total time that it loses. For the total, a checkpoint is written every 9 n
+steps, and the n steps after it are compared with the next n steps. It therefore includes the work of threads and of the
+system: hashing, waiting for the disk, removing an older file. The file of a plain write is removed in the remaining
+steps, which are not measured.
 """
 
 import argparse

@@ -38,7 +38,7 @@ _registered: set[str] = set()
 
 
 def is_secret(key: str) -> bool:
-    """Return whether the name of a key, or of one above it, marks the value as a secret."""
+    """Return whether a part of a dotted key marks its value as a secret."""
     return bool(SECRET_NAME.search(SPECIAL_TOKEN.sub("", _words(key))))
 
 

@@ -34,7 +34,7 @@ LEFT_OUT = {"defaults", "_target_", "_provides_", "job", "output_subdir"}
 
 
 class Row(NamedTuple):
-    """What the page says of a key of one option."""
+    """A key of one option on the page."""
 
     key: str
     meaning: str
@@ -46,7 +46,7 @@ def rows_of(group: str, text: str) -> Iterator[Row]:
     """Yield a row for each key of a YAML file.
 
     Raises:
-        ValueError: If a key has no comment.
+        ValueError: A key has no comment.
     """
     content = yaml.safe_load(text)
     parents: list[str] = []
@@ -61,7 +61,7 @@ def rows_of(group: str, text: str) -> Iterator[Row]:
             continue
         key = ".".join([*filter(None, group.split("/")), *parents])
         if not match[4]:
-            raise ValueError(f"{key} has no comment that says what it means")
+            raise ValueError(f"{key} has no comment on its meaning")
         target = str(content.get("_target_", ""))
         shown = re.sub(r"\$\{oc\.env:(\w+),\"(.*)\"\}", r"$\1, else \2", yaml_text(node))
         yield Row(f"`{key}`", match[4], accepted(key, node, target), f"`{shown}`")

@@ -1,4 +1,4 @@
-"""What only an NVIDIA GPU can show: precision, determinism, moving to a CPU, and steps that never wait."""
+"""Tests that need an NVIDIA GPU: precision, determinism, moving to a CPU, and steps without synchronization."""
 
 import io
 import itertools
@@ -32,32 +32,32 @@ GPU = "device=cuda"
 CNN = ["model=cnn", "model.hidden_size=[16]", "model.blocks=[{channels: 4, pool: max}]", "regularization.dropout=0.2"]
 
 
-def train(folder: Path, *typed: str) -> launch.Outcome:
-    job = compose.compose([*typed, f"hydra.run.dir={folder}"])
+def train(folder: Path, *overrides: str) -> launch.Outcome:
+    job = compose.compose([*overrides, f"hydra.run.dir={folder}"])
     return launch.train(job, Console(io.StringIO()), time.perf_counter())
 
 
 @pytest.fixture(scope="module")
 def mnist() -> list[str]:
-    """The recipe for LeNet-5, if the real MNIST is at hand."""
-    typed = ["experiment=lenet5_mnist", GPU]
+    """Return the overrides of LeNet-5 on the real MNIST, or skip the test if the data are missing."""
+    overrides = ["experiment=lenet5_mnist", GPU]
     try:
-        assemble.build_components(compose.compose([*typed, "device=cpu"])).data.load()
+        assemble.build_components(compose.compose([*overrides, "device=cpu"])).data.load()
     except ConfigError as error:
         pytest.skip(str(error))
-    return typed
+    return overrides
 
 
 @pytest.fixture(scope="module")
 def fp32(mnist: list[str], tmp_path_factory: pytest.TempPathFactory) -> float:
-    """The test accuracy that full precision reaches."""
+    """Return the test accuracy of full precision."""
     outcome = train(tmp_path_factory.mktemp("fp32") / "run", *mnist, "device.precision=fp32")
     assert outcome.result["test"]["accuracy"] >= 0.985
     return outcome.result["test"]["accuracy"]
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
-def test_lower_precision_reaches_the_accuracy_of_fp32_within_three_tenths_of_a_point(
+def test_lower_precision_reaches_the_accuracy_of_fp32_within_0_3_points(
     precision: str, mnist: list[str], fp32: float, tmp_path: Path
 ) -> None:
     outcome = train(tmp_path / "run", *mnist, f"device.precision={precision}")
@@ -69,53 +69,61 @@ def test_lower_precision_reaches_the_accuracy_of_fp32_within_three_tenths_of_a_p
     assert all(count < 20 for count in skipped)
 
 
-def test_auto_takes_the_gpu_in_bf16_where_it_has_it(small: Callable[[str], list[str]], tmp_path: Path) -> None:
-    outcome = train(tmp_path / "run", "model=mlp", *small("digits"), "trainer.max_steps=2")
+def test_auto_selects_the_gpu_and_bf16_if_supported(small_data: Callable[[str], list[str]], tmp_path: Path) -> None:
+    outcome = train(tmp_path / "run", "model=mlp", *small_data("digits"), "trainer.max_steps=2")
     able = torch.cuda.is_bf16_supported(including_emulation=False)
     assert (outcome.result["device"], outcome.result["precision"]) == ("cuda", "bf16" if able else "fp16")
     assert torch.cuda.get_device_name() in (outcome.folder / "train.log").read_text()
 
 
 @pytest.mark.parametrize(
-    "typed",
+    "overrides",
     [
         [*CNN, "data=digits", "data.augment=[crop]"],
         ["model=lstm", "data=timeseries", "data.series=elnino", "data.window=24", "data.horizon=6"],
         ["model=gpt", "data=text", "data.context_length=16", "model.num_layers=1"],
     ],
 )
-def test_a_deterministic_run_gives_the_same_bytes_twice(typed: list[str], tmp_path: Path) -> None:
+def test_two_deterministic_runs_give_identical_checkpoints(overrides: list[str], tmp_path: Path) -> None:
     found = []
     for name in ("first", "second"):
-        # In processes of their own, since cuBLAS reads its workspace setting when CUDA starts.
-        words = [*typed, GPU, "device.deterministic=true", "trainer.max_steps=30", f"hydra.run.dir={tmp_path / name}"]
+        # In separate processes, because cuBLAS reads its workspace setting when CUDA starts.
+        words = [
+            *overrides,
+            GPU,
+            "device.deterministic=true",
+            "trainer.max_steps=30",
+            f"hydra.run.dir={tmp_path / name}",
+        ]
         command = [sys.executable, "-m", "dltrain", *words]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        kept = Checkpoints(tmp_path / name)
-        found.append({file: kept.read_entry(file)["sha256"] for file in ("last.pt", "best.pt")})
+        checkpoints = Checkpoints(tmp_path / name)
+        found.append({file: checkpoints.read_entry(file)["sha256"] for file in ("last.pt", "best.pt")})
     assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_checkpoint_from_the_gpu_evaluates_on_the_cpu(
-    precision: str, small: Callable[[str], list[str]], tmp_path: Path
+    precision: str, small_data: Callable[[str], list[str]], tmp_path: Path
 ) -> None:
-    common = [*CNN, *small("digits"), "regularization.ema_decay=0.9"]
+    common = [*CNN, *small_data("digits"), "regularization.ema_decay=0.9"]
     outcome = train(tmp_path / "run", *common, GPU, f"device.precision={precision}", "trainer.epochs=3")
     saved = Checkpoints(outcome.folder).load("best.pt")
-    made = assemble.build_components(compose.compose([*common, "device=cpu"]))
-    made.model.load_state_dict(saved["average"]["model"])
-    made.model.eval()
+    components = assemble.build_components(compose.compose([*common, "device=cpu"]))
+    components.model.load_state_dict(saved["average"]["model"])
+    components.model.eval()
     with torch.inference_mode():
-        metrics = made.task.evaluate(made.model, dry_run.build_batches(made, made.data.load())["test"]).metrics
+        metrics = components.task.evaluate(
+            components.model, dry_run.build_batches(components, components.data.load())["test"]
+        ).metrics
     tolerance = 1e-3 if precision == "fp32" else 3e-2
     assert metrics["loss"] == pytest.approx(outcome.result["test"]["loss"], rel=tolerance)
     assert metrics["accuracy"] == pytest.approx(outcome.result["test"]["accuracy"], abs=0.01)
 
 
 @pytest.mark.parametrize(
-    "typed",
+    "overrides",
     [
         [*CNN, "data=digits", "data.augment=[flip,crop]", "regularization=standard", "regularization.l1=1e-5"],
         ["model=lstm", "data=timeseries", "data.window=24", "data.horizon=6"],
@@ -126,15 +134,17 @@ def test_a_checkpoint_from_the_gpu_evaluates_on_the_cpu(
         ["model=conv_autoencoder", "data=digits", "task.corruption=salt_and_pepper", "task.contraction=0.1"],
     ],
 )
-def test_a_step_never_waits_for_the_gpu(typed: list[str], tmp_path: Path) -> None:
-    job = compose.compose([*typed, GPU])
-    made = assemble.build_components(job)
-    batches = dry_run.build_batches(made, made.data.load())
+def test_a_step_never_waits_for_the_gpu(overrides: list[str], tmp_path: Path) -> None:
+    job = compose.compose([*overrides, GPU])
+    components = assemble.build_components(job)
+    batches = dry_run.build_batches(components, components.data.load())
     home = create(str(tmp_path / "run"), tmp_path, "run")
-    whole = session.Session(job, made, batches, Console(io.StringIO()), home, Timer(time.perf_counter()), Stop(), True)
+    whole = session.Session(
+        job, components, batches, Console(io.StringIO()), home, Timer(time.perf_counter()), Stop(), True
+    )
     mode: Any = torch.cuda.get_sync_debug_mode()
     with closing(Tracker(home.path)) as tracker:
-        loop = whole.make_loop(made, batches, tracker)
+        loop = whole.make_loop(components, batches, tracker)
         loop.begin_stage()
         groups = grouped(loop.current.batches.epoch(0), loop.config.accumulate)
         for group in itertools.islice(groups, 3):
@@ -152,16 +162,23 @@ def test_a_step_never_waits_for_the_gpu(typed: list[str], tmp_path: Path) -> Non
     assert loop.state.step == 8
 
 
-def test_memory_on_the_gpu_is_flat(small: Callable[[str], list[str]], tmp_path: Path) -> None:
-    typed = [*CNN, *small("digits"), "trainer.max_steps=600", "trainer.epochs=null", "trainer.log_every=50", GPU]
-    outcome = train(tmp_path / "run", *typed)
+def test_gpu_memory_does_not_grow_during_training(small_data: Callable[[str], list[str]], tmp_path: Path) -> None:
+    overrides = [
+        *CNN,
+        *small_data("digits"),
+        "trainer.max_steps=600",
+        "trainer.epochs=null",
+        "trainer.log_every=50",
+        GPU,
+    ]
+    outcome = train(tmp_path / "run", *overrides)
     lines = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
     peaks = {line["step"]: line["memory/peak_mb"] for line in lines if line["split"] == "train"}
     assert peaks[600] == peaks[100]
 
 
-def test_the_environment_names_the_gpu(small: Callable[[str], list[str]], tmp_path: Path) -> None:
-    outcome = train(tmp_path / "run", "model=perceptron", *small("digits"), "trainer.max_steps=1", GPU)
+def test_the_environment_names_the_gpu(small_data: Callable[[str], list[str]], tmp_path: Path) -> None:
+    outcome = train(tmp_path / "run", "model=perceptron", *small_data("digits"), "trainer.max_steps=1", GPU)
     environment = json.loads((outcome.folder / "environment.json").read_text())
     assert torch.cuda.get_device_name() in environment["device"]
     assert environment["cpus"] == os.cpu_count()

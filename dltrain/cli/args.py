@@ -12,7 +12,7 @@ from dltrain.errors import ConfigError, format_error, suggest
 ONLY_OVERRIDES = ("train", "summary", "inspect")  # verbs whose positional arguments are all overrides
 SWEEP = ("-m", "--multirun")
 # Flags of Hydra that dltrain rejects, each with the reason.
-REFUSED = {
+REJECTED = {
     "--experimental-rerun": "it unpickles a file, which can run any code. To repeat a run, use dltrain rerun.",
     "--resolve": "facts such as ${spec.features} come from the data. A run's config.yaml contains their values.",
 }
@@ -29,12 +29,12 @@ class Parser(argparse.ArgumentParser):
         verb.add_flags(self)
 
     def error(self, message: str) -> NoReturn:
-        """Raise `ConfigError` with the message of argparse, from ``argument -c/--cfg: ...`` to ``--cfg: ...``."""
+        """Raise `ConfigError` with argparse's message, shortened from ``argument -c/--cfg: ...`` to ``--cfg: ...``."""
         raise ConfigError(re.sub(r"^argument (-\w+/)?", "", message))
 
     def reject_flags(self, words: Sequence[str], verb: str) -> None:
         """Raise `ConfigError` with a line for each flag in `words`, none of which the verb has."""
-        reasons = dict(REFUSED)
+        reasons = dict(REJECTED)
         if verb != "train":
             sweep = "dltrain -m GROUP=A,B KEY=1,2 trains every combination."
             reasons |= dict.fromkeys(SWEEP, f"dltrain {verb} runs no sweep. {sweep}")

@@ -9,7 +9,7 @@ from dltrain.errors import shorten, suggest
 
 MAX_COUNT = 2**31 - 1
 MAX_SEED = 2**63 - 1
-MAX_DIGITS = 40  # above every bound here; int() refuses very long texts
+MAX_DIGITS = 40  # above every bound here; int() rejects very long texts
 
 
 def one_of(*names: str) -> Callable[[str], str]:

@@ -22,7 +22,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     path, job, changes = open_run(arguments.names[0], overrides)
     check_inputs(given)
     if arguments.out:
-        _refuse_existing(Path(os.path.expanduser(arguments.out)), arguments.force)
+        _reject_existing(Path(os.path.expanduser(arguments.out)), arguments.force)
     check_predict(changes)
     job.ready()
     from dltrain.runs import export, generation
@@ -37,7 +37,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     count = arguments.count or generation.COUNT
     made = generation.generate(components, count, arguments.seed, label, arguments.interpolate, given)
     content = export.encode(made, out, spec)
-    _refuse_existing(out, arguments.force)
+    _reject_existing(out, arguments.force)
     try:
         write_atomic(out, content)
     except OSError as error:
@@ -47,8 +47,8 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     return 0
 
 
-def _refuse_existing(path: Path, force: bool) -> None:
-    """Refuse a path that exists, unless it is a file and ``force`` is set, or whose folder does not."""
+def _reject_existing(path: Path, force: bool) -> None:
+    """Reject a path without a folder, and one that exists unless it is a file and ``force`` is set."""
     if not os.path.isdir(path.parent):
         raise ConfigError(format_error("--out", "a file in an existing folder", path))
     if os.path.isdir(path) or (os.path.exists(path) and not force):

@@ -29,7 +29,7 @@ KEYS = """\
   sweep.resume                        with -m: the folder of a sweep to continue"""
 OWN_MODEL = "  dltrain --config-dir my_conf model=mine 'allow_targets=[mine]'"
 EXIT_CODES = """\
-  0 done, 1 failed, 2 wrong usage, 3 diverged, 4 out of memory, 5 checkpoint refused, 130 Ctrl-C, 143 SIGTERM"""
+  0 done, 1 failed, 2 wrong usage, 3 diverged, 4 out of memory, 5 checkpoint rejected, 130 Ctrl-C, 143 SIGTERM"""
 
 
 def verb_help(name: str) -> str:
@@ -47,7 +47,7 @@ def program_help(config_dirs: Sequence[str]) -> str:
     sections = {
         "examples": indent(VERBS["train"].examples, "  "),
         "groups (GROUP=OPTION)": "\n".join(groups),
-        "keys (KEY=VALUE), the others by dltrain --cfg job": KEYS,
+        "keys (KEY=VALUE); dltrain --cfg job prints all": KEYS,
         "your own model, a class in mine.py and its YAML in my_conf/model/mine.yaml": OWN_MODEL,
         "exit codes": EXIT_CODES,
     }

@@ -19,7 +19,7 @@ SHELLS = ("bash", "fish", "zsh")
 
 
 def show(arguments: argparse.Namespace, flags: Mapping[str, str | bool]) -> int:
-    """Let Hydra answer `flags`, which only print something, once the overrides are known to be right."""
+    """Check the overrides, then let Hydra answer `flags`, which only print something."""
     if "package" in flags and "cfg" not in flags:
         raise ConfigError("--package: expected --cfg job with it")
     words = [f"--{name.replace('_', '-')}" for name in flags]
@@ -31,8 +31,8 @@ def show(arguments: argparse.Namespace, flags: Mapping[str, str | bool]) -> int:
         if len(jobs) > 1:
             raise ConfigError(f"{words[0]}: expected one job, got a sweep. Give each key one value.")
         with session(config_dirs, arguments.multirun) as composer:
-            if refused := composer.refused(map(parse_override, jobs[0].overrides)):
-                raise ConfigError(*map(str, refused.values()))
+            if rejected := composer.rejected(map(parse_override, jobs[0].overrides)):
+                raise ConfigError(*map(str, rejected.values()))
         overrides = [*jobs[0].overrides, *search_path(config_dirs)]
 
     def nothing(config: DictConfig) -> None:
@@ -51,7 +51,7 @@ def _prepare_completion(words: list[str]) -> None:
     """Complete verbs, and reduce ``COMP_LINE`` to the words that Hydra can complete."""
     action, _, shell = words[0].partition("=") if len(words) == 1 else ("", "", "")
     if action not in ("install", "uninstall", "query") or shell not in SHELLS:
-        expected = "install=SHELL, SHELL being bash, fish or zsh"
+        expected = "install=SHELL, where SHELL is bash, fish or zsh"
         raise ConfigError(format_error("--shell-completion", expected, " ".join(words)))
     line = os.environ.get("COMP_LINE", "dltrain ").split(" ")
     # Hydra would import the packages that hydra. keys name.

@@ -42,7 +42,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
 
 
 def _task_options(arguments: argparse.Namespace, task: "Task") -> dict[str, Any]:
-    """Return the flags that this task's `predict` takes; refuse the others."""
+    """Return the flags that this task's `predict` takes; reject the others."""
     from dltrain.tasks.base import Task
 
     kind = type(task).__name__

@@ -1,4 +1,4 @@
-"""``dltrain runs``: a table of runs, in whatever state they are."""
+"""``dltrain runs``: a table of runs, finished or not."""
 
 import argparse
 import json
@@ -39,7 +39,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
 
 
 def _distinct_first(rows: list[RunInfo]) -> list[RunInfo]:
-    """Return the rows, their overrides in another order: first what differs within a folder, folders of YAML last."""
+    """Return the rows with overrides reordered: those that differ within a folder first, ``--config-dir`` last."""
     typed = [re.findall(r"--config-dir \S+|\S+", row["typed"] or "") for row in rows]
     parents = [Path(row["folder"]).parent for row in rows]
     shared: dict[Path, set[str]] = {}

@@ -11,7 +11,7 @@ from dltrain.errors import OutputError
 
 
 class StandardOutput:
-    """Standard output whose failures are `OutputError`, so that they are not taken for those of files."""
+    """Standard output that raises `OutputError`, so that its failures differ from those of files."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -40,9 +40,9 @@ class StandardOutput:
 
 @contextlib.contextmanager
 def standard_streams() -> Iterator[None]:
-    """Make standard streams safe to use for the duration of a command; refuse a closed standard output."""
+    """Make standard streams safe to use for the duration of a command; reject a closed standard output."""
     closed = sys.stdout is None
-    while (free := os.open(os.devnull, os.O_RDWR)) <= 2:  # or the next file would take the place of a closed stream
+    while (free := os.open(os.devnull, os.O_RDWR)) <= 2:  # otherwise a file would become a standard stream
         pass
     os.close(free)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115

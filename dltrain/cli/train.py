@@ -11,7 +11,7 @@ from dltrain.storage.folder_checks import check_available
 
 
 def main(arguments: argparse.Namespace, started: float) -> int:
-    """Compose, say what will run, then import torch and run it."""
+    """Compose, print the command, then import torch and run it."""
     console, config_dirs = Console(), tuple(arguments.config_dir)
     if arguments.multirun:
         jobs = expand(arguments.overrides, config_dirs)

@@ -10,7 +10,7 @@ RUN = ("RUN", "the run's folder, or latest for the one that was active last")
 LOCATION = ("KEY=VALUE", "where the data are now and where to compute: data.path=FILE data.root=DIR device=cpu")
 SCORE = ("task.features=RUN", "score samples by the features of that run's classifier")
 RESUMABLE = (
-    "what leaves the training steps as they are: trainer.epochs and trainer.max_steps (train longer), other keys of "
+    "a key that does not change the training steps: trainer.epochs and trainer.max_steps (train longer), other keys of "
     "trainer. about logs, checkpoints and time, data.workers, data.root, data.path, data.on_bad_sample, device="
 )
 
@@ -23,7 +23,7 @@ class Verb(NamedTuple):
     description: str
     examples: str  # commands, one per line
     arguments: tuple[tuple[str, str], ...]  # positional arguments with their help: (("RUN", "the run's folder"), ...)
-    names: tuple[int, float] = (1, 1)  # at least and at most as many names of runs, files or folders
+    names: tuple[int, float] = (1, 1)  # minimum and maximum number of runs, files or folders
     add_flags: Callable[[ArgumentParser], None] = lambda parser: None
 
 
@@ -46,7 +46,7 @@ def _train_flags(parser: ArgumentParser) -> None:
 
 def _summary_flags(parser: ArgumentParser) -> None:
     _config_dir(parser)
-    one = "one example instead of data=: 3x32x32 an image, 96x7 a series of 7, 784 a vector, 1024 tokens"
+    one = "shape of an example, instead of data=: 3x32x32 (image), 96x7 (7 series), 784 (vector), 1024 (tokens)"
     parser.add_argument("--input", type=shape, metavar="SHAPE", help=one)
     sizes = "number of outputs; the vocabulary size of a language model"
     parser.add_argument("--outputs", type=count, metavar="N", help=sizes)
@@ -89,7 +89,7 @@ def _generate_flags(parser: ArgumentParser) -> None:
 
 
 def _resume_flags(parser: ArgumentParser) -> None:
-    text = "let a schedule that depends on the length of training jump to the rate of the new length"
+    text = "allow the learning rate to jump if the schedule depends on the length of training"
     parser.add_argument("--change-schedule", action="store_true", help=text)
 
 
@@ -97,7 +97,7 @@ def _runs_flags(parser: ArgumentParser) -> None:
     keys = ("model", "data", "task", "metric", "state", "step", "age", "time", "folder", "typed")
     order = f"one of {' '.join(keys)}: age (default) lists the newest first, metric the best"
     parser.add_argument("--sort", type=one_of(*keys), default="age", metavar="KEY", help=order)
-    parser.add_argument("--json", action="store_true", help="print one JSON array of objects, with all that is known")
+    parser.add_argument("--json", action="store_true", help="print one JSON array with all fields of each run")
 
 
 def _config_dir(parser: ArgumentParser) -> None:
@@ -141,12 +141,12 @@ dltrain resume outputs/lstm-timeseries/20261122-170146-f8f5 trainer.epochs=40"""
         add_flags=_resume_flags,
     ),
     "rerun": Verb(
-        summary="repeat a run in a new folder, after listing what differs from then",
+        summary="repeat a run in a new folder and list what differs",
         usage="dltrain rerun RUN [GROUP=OPTION ...] [KEY=VALUE ...]",
         description="""\
-Repeat a run in a new folder, which hydra.run.dir= may name; the old folder is not changed. First list what differs
-between then and now: keys changed in this command, versions of Python and packages, processor, device, threads,
-commit, source code and data. If nothing differs, the checkpoints of the new run have the same bytes (on CUDA with
+Repeat a run in a new folder (hydra.run.dir= sets it); the old folder is not changed. What differs from the original
+run is listed first: keys changed in this command, versions of Python and packages, processor, device, threads, commit,
+source code and data. If nothing differs, the checkpoints of the new run have the same bytes (on CUDA with
 device.deterministic=true).""",
         examples="""\
 dltrain rerun latest
@@ -191,9 +191,8 @@ of the kind that the run was trained on:
   text      text files, or --text
             -> a continuation, and nats per character of the prompt (the loss of dltrain evaluate)
 
-All INPUTs are checked for existence before the first is read. One that cannot be read ends the command with exit
-code 2 and names it; the lines of those before it are printed. The run's own data are needed, since normalization and
-class names come from them.""",
+All INPUTs must exist. The first that cannot be read is named and ends the command with exit code 2, after the lines of
+those before it are printed. The run's own data are needed, since normalization and class names come from them.""",
         examples="""\
 dltrain predict latest holiday.jpg
 dltrain predict outputs/cnn-image_folder/20261122-170146-f8f5 scans/ --top 3 --format csv > classes.csv
@@ -211,9 +210,9 @@ dltrain predict latest --text "It was " --length 500""",
         summary="samples, reconstructions and interpolations of a run's model",
         usage="dltrain generate RUN [KEY=VALUE ...] [FLAGS]",
         description="""\
-Generate examples with a run's model, write them to a file and print its name. The suffix of the file decides what is
-written: .png a grid of images, or a scatter plot of points; .gif one image after the other; .npy the numbers, pixels
-from 0 (black) to 1 (white); .csv the numbers, one line per example.
+Generate examples with a run's model, write them to a file and print its name. The suffix selects the format: .png a
+grid of images, or a scatter plot of points; .gif one image after the other; .npy the numbers, pixels from 0 (black)
+to 1 (white); .csv the numbers, one line per example.
 
 The same seed gives the same examples. The run's data are needed only for --given, and for models that start from
 training examples (autoencoders).""",
@@ -229,9 +228,9 @@ dltrain generate latest --given seven.png scans/""",
         summary="a table of runs: choices, metric, state, age",
         usage="dltrain runs [FOLDER] [FLAGS]",
         description="""\
-List the runs below a folder, those of sweeps included. The metric is that of the test split once a run has ended,
-before that the best on the validation split. A run is lost if its status is running but no process works on it: it
-was killed, and dltrain resume continues it.""",
+List the runs below a folder, those of sweeps included. The metric is that of the test split once a run has ended, and
+the best on the validation split until then. A run is lost if its status is running but its process was killed;
+dltrain resume continues it.""",
         examples="""\
 dltrain runs
 dltrain runs outputs/sweep --sort metric""",
@@ -240,11 +239,11 @@ dltrain runs outputs/sweep --sort metric""",
         add_flags=_runs_flags,
     ),
     "inspect": Verb(
-        summary="what is understood of a data set: columns, missing values, classes, splits; trains nothing",
+        summary="how a data set is read: columns, missing values, classes, splits; trains nothing",
         usage="dltrain inspect data=OPTION [data.KEY=VALUE ...]",
         description="""\
-Read a data set and print what training would make of it: columns and how they are read, missing values, times and
-season, classes and splits, and what is left out. Nothing is trained.""",
+Read a data set and print how it is interpreted: columns, missing values, times and season, classes and splits, and
+what is left out. Nothing is trained.""",
         examples="""\
 dltrain inspect data=csv data.path=houses.csv
 dltrain inspect data=timeseries data.path=sales.csv data.group=store""",

@@ -27,11 +27,11 @@ LOCATIONS = ("hydra", "sweep")  # where a run goes is not part of its configurat
 class Job:
     """One composed run."""
 
-    config: dict[str, Any]  # everything below the root except ``hydra``, interpolations as they are written
+    config: dict[str, Any]  # without ``hydra`` and ``sweep``, interpolations unresolved
     choices: dict[str, str]  # group -> the option chosen: {"model": "lstm"}
     overrides: tuple[str, ...]  # as Hydra parses them, without those of the run's location
-    run_dir: str | None  # the run folder that was named, or None for a new one
-    sweep_dir: str | None  # the sweep's folder that was named, or None for a new one
+    run_dir: str | None  # the run folder given, or None for a new one
+    sweep_dir: str | None  # the sweep folder given, or None for a new one
     config_dirs: tuple[str, ...] = ()  # folders searched after dltrain's own
     allow: tuple[str, ...] = ()  # prefixes of modules that the command line allows YAML to name
     sweep_resume: str | None = None  # the folder of the sweep to resume, or None for a new one
@@ -41,7 +41,7 @@ class Job:
 
     @functools.cached_property
     def resolved(self) -> dict[str, Any]:
-        """The configuration with its interpolations resolved; a `Fact` stands for what data and task will state."""
+        """The configuration with interpolations resolved; those of ``spec`` become a `Fact`."""
         with hydra_errors():
             return interpolation.resolve(self.config)
 
@@ -110,7 +110,7 @@ def session(config_dirs: tuple[str, ...], sweep: bool) -> Iterator[Composer]:
 
 @functools.cache
 def options(group: str, config_dirs: tuple[str, ...]) -> Mapping[str, dict[str, Any]]:
-    """Return the YAML of every option of a group as it is written."""
+    """Return the unresolved YAML of every option of a group."""
     found: dict[str, dict[str, Any]] = {}
     for folder in search_dirs(config_dirs):
         for file in sorted((folder / group).glob("*.yaml")):
@@ -119,7 +119,7 @@ def options(group: str, config_dirs: tuple[str, ...]) -> Mapping[str, dict[str, 
 
 
 def default_root() -> Path:
-    """Return the folder of runs: ``outputs`` of the checkout that the current folder is in, else of that folder."""
+    """Return ``outputs`` in the checkout that contains the current folder, else in the current folder."""
     root = Path(__file__).parents[2]
     in_checkout = (root / "conf" / "config.yaml").is_file() and Path.cwd().is_relative_to(root)
     return (root if in_checkout else Path.cwd()) / "outputs"

@@ -18,8 +18,8 @@ from dltrain.config import interpolation, validation
 from dltrain.config.groups import search_dirs
 from dltrain.errors import ConfigError, format_error
 
-# The only key of Hydra that a user may set, in a run or in a sweep. Its plugins, callbacks and loggers would run any
-# code that they name.
+# The only key of Hydra that a user may set, in a run or in a sweep. Its plugins, callbacks and loggers can run
+# arbitrary code.
 SETTABLE_IN_HYDRA = {False: "hydra.run.dir", True: "hydra.sweep.dir"}
 # Parts of Hydra's configuration that differ from run to run and have no effect here.
 FREE_IN_HYDRA = ("run", "sweep", "runtime", "overrides", "job", "searchpath")
@@ -43,12 +43,12 @@ class Composer:
             return hydra.compose("config", [*overrides, *search_path(self.config_dirs)], return_hydra_config=True)
 
     def compose(self, parsed: Sequence[Override]) -> DictConfig:
-        """Compose and check one run; the result has Hydra's own keys, too."""
+        """Compose and check one run; the result includes Hydra's keys."""
         chosen = [o for o in parsed if first_name(o) != "hydra" and self.options(o.key_or_group)]
         values = [o for o in parsed if o not in chosen]
         found = {id(o): self.wrong_option(o) for o in chosen}
-        # Compose what is right so far even if something is wrong, so that all errors are reported together.
-        found |= self.refused(o for o in chosen if not found[id(o)])
+        # Compose the valid overrides even if others are wrong, so that all errors are reported together.
+        found |= self.rejected(o for o in chosen if not found[id(o)])
         base = self.base(*(str(o.input_line) for o in chosen if not found[id(o)]))
         content = plain(base)
         found |= {id(o): self.wrong_value(o, content) for o in values}
@@ -72,12 +72,12 @@ class Composer:
             raise ConfigError(*errors)
         return whole
 
-    def refused(self, overrides: Iterable[Override]) -> dict[int, str | None]:
-        """Return Hydra's error for each override that it refuses next to those before it."""
+    def rejected(self, overrides: Iterable[Override]) -> dict[int, str | None]:
+        """Return Hydra's error for each override that it rejects in combination with those before it."""
         kept: list[str] = []
         found: dict[int, str | None] = {}
         typed = [(id(o), str(o.input_line)) for o in overrides]
-        with suppress(ConfigError):  # all are right
+        with suppress(ConfigError):  # all are valid
             self.base(*(text for _, text in typed))
             return found
         for key, text in typed:
@@ -114,7 +114,7 @@ class Composer:
     def resolved_errors(
         self, overrides: Iterable[Override], resolved: dict[str, Any], before: dict[str, Any]
     ) -> Iterator[str]:
-        """Yield the errors of type in what the interpolations of a command line resolve to."""
+        """Yield an error for each interpolation on the command line that resolves to a wrong type."""
         for key in (o.key_or_group for o in overrides if is_interpolated(o)):
             known = not validation.unknown_key(key, before, self.groups)
             if known and not isinstance(validation.lookup(key, before), dict):
@@ -122,16 +122,16 @@ class Composer:
                 yield from [error] if error else []
 
     def _structure_errors(self, whole: DictConfig, content: dict[str, Any]) -> list[str]:
-        """Return what the user's own YAML, or keys added and deleted, must not change."""
-        own, refused = self.base(), "not supported because dltrain runs no plugins, callbacks or loggers of Hydra"
+        """Return the errors in the structure of the user's own YAML and in keys added and deleted."""
+        own, reason = self.base(), "not supported because dltrain runs no plugins, callbacks or loggers of Hydra"
         touched = [k for k in whole.hydra if k not in FREE_IN_HYDRA and plain(whole.hydra[k]) != plain(own.hydra[k])]
         shape = list(validation.misshapen_groups(content, plain(own)))
         keys = shape or validation.misplaced_keys(content, plain(own), self.groups)
-        return [*(f"hydra.{name}: {refused}" for name in touched), *keys]
+        return [*(f"hydra.{name}: {reason}" for name in touched), *keys]
 
 
 def is_interpolated(override: Override) -> bool:
-    """Return whether an override sets a value with an interpolation in it."""
+    """Return whether an override sets a value that contains an interpolation."""
     return not override.is_delete() and "${" in str(override.value())
 
 
@@ -146,7 +146,7 @@ def module_names(value: Any) -> list[str]:
 
 
 def search_path(config_dirs: tuple[str, ...]) -> list[str]:
-    """Return the override by which Hydra searches the user's own folders."""
+    """Return the override that makes Hydra search the user's own folders."""
     folders = ",".join(f"'file://{Path(folder).resolve()}'" for folder in config_dirs)
     return [f"hydra.searchpath=[{folders}]"] if folders else []
 
@@ -176,7 +176,7 @@ def _with_overrides(base: DictConfig, values: list[Override]) -> DictConfig:
 
 
 def plain(node: Any) -> Any:
-    """Return a configuration as dictionaries and lists without Hydra's part, interpolations as they are written."""
+    """Return a configuration as dictionaries and lists, without ``hydra`` and with interpolations unresolved."""
     if not OmegaConf.is_config(node):
         return node
     if "hydra" in node:

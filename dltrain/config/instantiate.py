@@ -42,7 +42,7 @@ def build(node: Node, key: str, allow: tuple[str, ...] = ()) -> Any:
         allow: Prefixes of modules that the user trusts besides dltrain's own and torch's.
 
     Raises:
-        ConfigError: With every error of the node.
+        ConfigError: The node is invalid; the message lists all of its errors.
     """
     return partial(node, key, allow)()
 
@@ -65,11 +65,11 @@ def partial(node: Node, key: str, allow: tuple[str, ...] = ()) -> functools.part
 
 @contextmanager
 def _library_errors(key: str, name: str) -> Iterator[None]:
-    """Raise what a library's constructor says of its arguments as a `ConfigError`."""
+    """Turn an error of a library's constructor into a `ConfigError`."""
     try:
         yield
     except (ValueError, TypeError, RuntimeError, AssertionError, LookupError, OSError, UnpicklingError) as error:
-        raise ConfigError(f"{key}: {name} refuses these values: {error}") from error
+        raise ConfigError(f"{key}: {name} rejects these values: {error}") from error
 
 
 def _is_node(value: Any) -> bool:
@@ -110,7 +110,7 @@ def node_errors(node: Node, key: str, allow: tuple[str, ...] = ()) -> Iterator[s
 
 
 def _unknown_arguments(advice: Mapping[str, str], takes: str) -> Iterator[str]:
-    """Yield a line for each unknown argument, or one for all if they are those of another class."""
+    """Yield a line for each unknown argument, or one for all unless each has a suggestion."""
     if all(advice.values()):
         yield from (f"{argument}: unknown argument. {text}" for argument, text in advice.items())
     else:
@@ -141,7 +141,7 @@ def find_target(path: Any, key: str, allow: tuple[str, ...]) -> Callable[..., An
         expected = "something that can be imported"
         searched = f" Searched: {Path.cwd()} and PYTHONPATH." if trusted and isinstance(error, ImportError) else ""
         raise ConfigError(format_error(f"{key}._target_", expected, path, f"{error}.{searched}")) from None
-    # A name that a module has imported from elsewhere is not its own.
+    # Reject what the module only imports.
     root = f"{trusted}." if trusted else library or "dltrain."
     own = callable(found) and f"{getattr(found, '__module__', '')}.".startswith(root)
     if not own or not (trusted or isinstance(found, type) or (library == MODELS and _is_model_builder(found))):
@@ -156,7 +156,7 @@ def _is_model_builder(found: Any) -> bool:
 
 
 def required_facts(node: Node, key: str, allow: tuple[str, ...] = ()) -> list[str]:
-    """Return the facts that a node cannot do without: a `Fact` for an argument that does not accept None."""
+    """Return the facts that a node requires: those of arguments that do not accept None."""
     hints = annotations(find_target(node.get("_target_"), key, allow))
     facts = {name: value.name for name, value in node.items() if isinstance(value, Fact)}
     return [fact for name, fact in facts.items() if name in hints and not fits(None, hints[name])]

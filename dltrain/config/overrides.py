@@ -52,7 +52,7 @@ def parse(typed: list[str], options: Options) -> tuple[list[Override], list[str]
 
 
 def _quoting_hint(text: str) -> str:
-    """Return a hint to quote the value if the override is valid then, else an empty string."""
+    """Return a hint to quote the value if that makes the override valid, else an empty string."""
     key, _, value = text.partition("=")
     quoted = f"{key}='{value}'"
     try:

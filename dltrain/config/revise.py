@@ -1,4 +1,4 @@
-"""Change keys of a stored configuration, as a command line would."""
+"""Apply overrides to a stored configuration."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -20,7 +20,7 @@ def revise_job(job: Job, typed: list[str]) -> tuple[Job, Changes]:
     """Return a stored job with keys changed, and the changes: key -> value before and after.
 
     Args:
-        job: What the run's folder says.
+        job: The job stored in the run folder.
         typed: ``KEY=VALUE``, or ``GROUP=OPTION`` for a whole group; ``hydra.run.dir`` names a folder.
     """
     with compose.session((), sweep=False) as composer:
@@ -32,7 +32,7 @@ def revise_job(job: Job, typed: list[str]) -> tuple[Job, Changes]:
         found = [value[0] for value in values]
         groups = [override for override in found if composer.options(override.key_or_group)]
         groups.sort(key=lambda override: override.key_or_group.count("/"))
-        # As in every command, options are chosen before keys are set, in whichever order they were typed.
+        # Options are chosen before keys are set, regardless of their order on the command line.
         for override in [*groups, *(override for override in found if override not in groups)]:
             key, value = override.key_or_group, override.value()
             if mistake := _override_error(composer, override, plain(config)):
@@ -68,7 +68,7 @@ def config_differences(before: Any, after: Any, prefix: str = "") -> Changes:
 
 
 def _fill_defaults(content: dict[str, Any], own: dict[str, Any], groups: list[str]) -> dict[str, Any]:
-    """Return a stored configuration with the defaults of keys that are newer than it."""
+    """Return a stored configuration with the defaults of keys that were added later."""
     if wrong := list(validation.misshapen_groups(content, own)):
         raise ConfigError(*wrong)
     filled = content | {group: own[group] | content[group] for group in validation.PLAIN if group in content}
@@ -78,7 +78,7 @@ def _fill_defaults(content: dict[str, Any], own: dict[str, Any], groups: list[st
 
 
 def _select_group(config: DictConfig, choices: dict[str, str], key: str, base: DictConfig) -> None:
-    """Take a whole group, and the groups within it, from a configuration in which its option was chosen."""
+    """Replace a group, and the groups within it, by those of a configuration with the chosen option."""
     place = key.replace("/", ".")
     OmegaConf.update(config, place, OmegaConf.select(base, place), merge=False)
     chosen = base.hydra.runtime.choices
@@ -86,20 +86,20 @@ def _select_group(config: DictConfig, choices: dict[str, str], key: str, base: D
 
 
 def _override_error(composer: Composer, override: Override, content: dict[str, Any]) -> str | None:
-    """Return the mistake in an override, or None."""
+    """Return the error in an override, or None."""
     key = override.key_or_group
     if override.is_delete() or override.is_add():
         return format_error(str(override.input_line), "KEY=VALUE for a key that the run has", override.input_line)
     if not composer.options(key):
         return composer.wrong_value(override, content)
-    hint = f"It changes several groups: dltrain {key}={override.value()} is a run of its own"
+    hint = f"It changes several groups. For a new run: dltrain {key}={override.value()}"
     mistake = format_error(key, "an option of one group", override.value(), hint)
     return composer.wrong_option(override) or (None if key.split("/")[0] in content else mistake)
 
 
 def _missing_secrets(content: dict[str, Any], typed: list[str]) -> list[str]:
-    """Return a request for each secret that was not typed: no folder keeps secrets."""
-    hint = "No run keeps a secret: give it again, {}=VALUE, or let the run's command read it, {}='${{oc.env:NAME}}'"
+    """Return an error for each secret that is missing, since run folders do not store secrets."""
+    hint = "Secrets are not stored. Give it again with {}=VALUE, or train with {}='${{oc.env:NAME}}'"
     masked = [key for key, value in validation.leaves(content) if redaction.MASK in str(value)]
     missing = [key for key in masked if not _is_overridden(key, typed)]
     return [format_error(key, "its value", None, hint.format(key, key)) for key in missing]

@@ -1,6 +1,6 @@
 """What each configuration key may be: types, ranges and choices, checked before torch is imported.
 
-A name means the same everywhere; the few that do not are listed with their group or with their class.
+A name accepts the same values everywhere, except where it is listed with a group or a class.
 """
 
 import math
@@ -61,7 +61,7 @@ def choice(*names: str) -> FieldSpec:
 
 
 def parse_interval(value: Any) -> tuple[float, str] | None:
-    """Return ``(2, "epoch")`` for ``"2 epochs"``; a bare number counts steps; None if it is no interval."""
+    """Return ``(2, "epoch")`` for ``"2 epochs"``; a bare number counts steps; None if it is not an interval."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(value))
     unit = (match[2] or "step").removesuffix("s") if match else ""
     if not match or unit not in UNITS or float(match[1]) <= 0:
@@ -75,7 +75,7 @@ INTERVAL = FieldSpec(
 )
 
 
-# Names -> what they accept. A key that is not listed accepts whatever its constructor's annotation does.
+# Names -> what they accept. For any other key the annotation of its constructor decides.
 TABLE = {
     "seed": integer(0, below=2**63),
     "epochs num_labels eval_examples": integer(1, null=True),
@@ -134,14 +134,14 @@ KINDS: dict[type, tuple[tuple[type, ...], str]] = {
 def field_of(key: str, target: str = "") -> FieldSpec | None:
     """Return what a key such as ``model.hidden_size`` accepts, or None if any value of the right type will do.
 
-    Some keys mean something else in one class, the ``_target_`` of their group.
+    `target` is the ``_target_`` of the key's group: a few names have another meaning in one class.
     """
     name = key.rsplit(".", 1)[-1]
     return FIELDS.get(f"{target.rsplit('.', 1)[-1]}.{name}") or FIELDS.get(key) or FIELDS.get(name)
 
 
 def check_range(key: str, value: Any, target: str = "") -> str | None:
-    """Return the error if `value` is outside the range of `key`, else None. Constructors judge null."""
+    """Return the error if `value` is outside the range of `key`, else None. Constructors check null."""
     field = field_of(key, target)
     items = value if isinstance(value, list) else [value]
     if field is not None and value is not None and not is_deferred(value):
@@ -154,7 +154,7 @@ def check_range(key: str, value: Any, target: str = "") -> str | None:
 
 
 def is_too_large(value: Any) -> bool:
-    """Return whether no tensor can hold a number: its absolute value exceeds float32's, or int64's."""
+    """Return whether a number exceeds the range of float32 or int64."""
     return (type(value) is float and LARGEST < abs(value) < math.inf) or (type(value) is int and abs(value) >= 2**63)
 
 
@@ -181,7 +181,7 @@ def is_deferred(value: Any) -> bool:
 def out_of_range(node: Any, prefix: str = "", target: str = "") -> Iterator[str]:
     """Yield an error for each value of a configuration that is out of range.
 
-    The arguments of a user's own class are left out: there a name may mean something else.
+    Arguments of a user's own class are skipped, as their names may have other meanings.
     """
     if isinstance(node, Mapping):
         target = str(node.get("_target_", ""))

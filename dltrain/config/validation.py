@@ -1,4 +1,4 @@
-"""Errors in what was typed: unknown groups, options and keys, and values of the wrong type. Works on plain dicts."""
+"""Errors in overrides: unknown groups, options and keys, and values of the wrong type. Works on plain dicts."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -11,7 +11,7 @@ Node = Mapping[str, Any]
 
 # Groups of plain values: their keys are exactly those of dltrain's own YAML.
 PLAIN = ("trainer", "regularization", "device", "sweep")
-NO_SCHEDULE = "The defaults of an optimizer's YAML name one: - schedule: constant"
+NO_SCHEDULE = "Add it to the defaults of the optimizer's YAML: - schedule: constant"
 
 
 def wrong_option(group: str, option: Any, options: Sequence[str]) -> str | None:
@@ -28,7 +28,7 @@ def lookup(key: str, content: Node) -> Any:
     """Return the value at a dotted key.
 
     Raises:
-        LookupError: With the longest part of the key that exists.
+        LookupError: The key does not exist; the message is the longest part of it that does.
     """
     node: Any = content
     parts = key.split(".")
@@ -43,7 +43,7 @@ def lookup(key: str, content: Node) -> Any:
 
 
 def unknown_key(key: str, content: Node, groups: Sequence[str]) -> str | None:
-    """Return the error if a key does not exist, with the key that was probably meant, else None."""
+    """Return the error if a key does not exist, with a suggestion, else None."""
     try:
         lookup(key, content)
         return None
@@ -64,7 +64,7 @@ def unknown_key(key: str, content: Node, groups: Sequence[str]) -> str | None:
 
 
 def wrong_value(key: str, value: Any, content: Node, groups: Sequence[str]) -> str | None:
-    """Return the first error in the value of an existing key, or in the mapping that it is, else None."""
+    """Return the first error in the value of an existing key, a scalar or a mapping, else None."""
     node = lookup(key, content)
     if value is None and key in PLAIN:
         return format_error(key, "a group of keys", None)
@@ -78,7 +78,7 @@ def wrong_value(key: str, value: Any, content: Node, groups: Sequence[str]) -> s
 
 
 def _in_some_group(name: str, content: Node) -> str:
-    """Suggest a key of some group: for ``lr`` it is ``optimizer.lr``."""
+    """Suggest the key of a group with a similar name: ``optimizer.lr`` for ``lr``."""
     owners = {
         str(key): f"{group}.{key}"
         for group, node in content.items()
@@ -96,7 +96,7 @@ def misplaced_keys(content: Node, own: Node, groups: Sequence[str]) -> Iterator[
     Args:
         content: The configuration.
         own: dltrain's own configuration, unchanged.
-        groups: All groups; the constructors judge what is in them.
+        groups: All groups; constructors check their keys.
     """
     text = str(content)
     for prefix, node, known in (("", content, own), *((f"{g}.", content.get(g, {}), own[g]) for g in PLAIN)):

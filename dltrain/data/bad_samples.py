@@ -13,7 +13,7 @@ class BadSamples:
     """Policy for unreadable examples, and the record of those that a run has skipped.
 
     Args:
-        policy: ``stop`` or ``skip``. None also stops, and is for data that have no key data.on_bad_sample.
+        policy: ``stop`` or ``skip``. None also stops, for data without the key data.on_bad_sample.
         limit: Maximum number of examples to skip, all splits together; at least 1.
     """
 
@@ -29,7 +29,7 @@ class BadSamples:
             message: The example and what is wrong with it.
 
         Raises:
-            ConfigError: If the policy is to stop, or ``limit`` is exceeded.
+            ConfigError: The policy is to stop, or ``limit`` is exceeded.
         """
         if self.policy != "skip":
             hint = ". data.on_bad_sample=skip skips such examples" if self.policy else ""

@@ -10,7 +10,7 @@ LEFTOVERS = ("__macosx", "@eadir", "$recycle.bin", "lost+found", "thumbs.db", "d
 
 
 def is_leftover(name: str) -> bool:
-    """Return whether a file or folder is hidden, or made by an operating system, a file server or an archiver."""
+    """Return whether a file or folder is hidden, or created by an operating system, a file server or an archiver."""
     return name.startswith(".") or name.casefold() in LEFTOVERS
 
 
@@ -25,7 +25,7 @@ def find_files(root: Path, leftovers: list[Path] | None = None) -> Iterator[Path
     Links to folders are followed. Each folder is read once, and none above `root`, so a circle of links ends.
 
     Args:
-        leftovers: Receives the files and folders that are passed over.
+        leftovers: Receives the files and folders that are skipped.
 
     Raises:
         ConfigError: A folder cannot be read.
@@ -33,7 +33,7 @@ def find_files(root: Path, leftovers: list[Path] | None = None) -> Iterator[Path
     seen = {os.path.realpath(parent) for start in (root.absolute(), root.resolve()) for parent in start.parents}
     folders, links = [str(root)], list[str]()
     while folders or links:
-        folder = (folders or links).pop()  # a folder itself comes before the links to it
+        folder = (folders or links).pop()  # folders before links to them
         real = os.path.realpath(folder)
         if real in seen:
             continue

@@ -74,7 +74,7 @@ class InputFile:
 
     @property
     def path(self) -> Path:
-        """Path of the file; "standard input", for messages only, otherwise."""
+        """Path of the file, or "standard input" for messages."""
         return Path("standard input" if self.name == STANDARD_INPUT else self.name)
 
     @property
@@ -115,7 +115,7 @@ def check_inputs(names: Iterable[str]) -> None:
     """Check that all inputs exist and are readable, before any of them is read.
 
     Raises:
-        ConfigError: With one line per input that is not.
+        ConfigError: An input does not exist or cannot be read; the message has one line for each.
     """
     names = list(names)
     problems = [line for number, name in enumerate(names, 1) if (line := _problem_of(number, name))]

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
@@ -15,6 +14,7 @@ from dltrain.data.spec import Files
 from dltrain.errors import ConfigError
 
 Rows = dict[str, Tensor]
+Request = tuple[int, int | None]  # index and key of an example
 
 IDLE = -1
 PARENT_CHECK_S = 2.0
@@ -36,16 +36,16 @@ class BatchReader:
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitems__(self, indices: list[int]) -> tuple[list[int], Rows, list[str]]:
+    def __getitems__(self, requests: list[Request]) -> tuple[list[int], Rows, list[str]]:
         """Return the indices of the readable examples, their rows, and one message per unreadable example."""
         worker = get_worker_info()
         if worker is None:
-            return self._read(indices)
-        self.progress[2 * worker.id : 2 * worker.id + 2] = [os.getpid(), indices[0]]
-        kept, rows, errors = self._read(indices)
+            return self._read(requests)
+        self.progress[2 * worker.id : 2 * worker.id + 2] = [os.getpid(), requests[0][0]]
+        kept, rows, errors = self._read(requests)
         self.progress[2 * worker.id + 1] = IDLE
         for value in rows.values():
-            value.share_memory_()  # here, because an error in torch's sending thread would not reach the main process
+            value.share_memory_()  # an error in torch's sending thread would not reach the main process
         return kept, rows, errors
 
     def busy(self) -> list[tuple[int, int]]:
@@ -53,32 +53,24 @@ class BatchReader:
         pairs = zip(self.progress[::2], self.progress[1::2], strict=True)
         return [(pid, example) for pid, example in pairs if example != IDLE]
 
-    def _read(self, indices: list[int]) -> tuple[list[int], Rows, list[str]]:
-        try:
-            return indices, self.files.__getitems__(indices), []
-        except ConfigError:
-            return self._read_one_by_one(indices)
-
-    def _read_one_by_one(self, indices: list[int]) -> tuple[list[int], Rows, list[str]]:
-        found: dict[int, Rows] = {}
-        errors = []
-        for index in indices:
+    def _read(self, requests: list[Request]) -> tuple[list[int], Rows, list[str]]:
+        kept, examples, errors = list[int](), list[Any](), list[str]()
+        for index, key in requests:
             try:
-                found[index] = self.files.__getitems__([index])
+                examples.append(self.files.example(index, key))
+                kept.append(index)
             except ConfigError as error:
                 errors.append(str(error))
-        parts = list(found.values())
-        rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
-        return list(found), rows, errors
+        return kept, self.files.stack(examples) if examples else {}, errors
 
 
 class EpochSampler:
     """Batch sampler whose batches are replaced every epoch; a DataLoader keeps its sampler for life."""
 
     def __init__(self) -> None:
-        self.batches: list[list[int]] = []
+        self.batches: list[list[Request]] = []
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[Request]]:
         return iter(self.batches)
 
     def __len__(self) -> int:

@@ -1,6 +1,7 @@
 """Worker processes that decode `Files`, and errors that name a worker that died or hangs."""
 
 import contextlib
+import itertools
 import shutil
 import signal
 import threading
@@ -19,8 +20,9 @@ from torch.utils.data import DataLoader
 from dltrain.data.bad_samples import BadSamples
 from dltrain.data.spec import Files
 from dltrain.data.torch_workers import end_workers, is_shared_memory_full, is_timeout, take_over_workers
-from dltrain.data.worker import BatchReader, EpochSampler, Rows, identity, init_worker
+from dltrain.data.worker import BatchReader, EpochSampler, Request, Rows, identity, init_worker
 from dltrain.errors import WorkerError
+from dltrain.keyed_random import mix
 
 TIMEOUT_S = 300.0
 SHARED_MEMORY = Path("/dev/shm")
@@ -34,17 +36,14 @@ class WorkerLoader:
 
     Args:
         files: One split.
-        batch_size: Examples per batch.
         device: Device of the batches.
         workers: Worker processes; 0 decodes in this process.
         timeout: Seconds without a batch after which workers count as hanging.
         bad: Policy for unreadable examples.
     """
 
-    def __init__(
-        self, files: Files, batch_size: int, device: torch.device, workers: int, timeout: float, bad: BadSamples
-    ) -> None:
-        self.batch_size, self.device, self.bad = batch_size, device, bad
+    def __init__(self, files: Files, device: torch.device, workers: int, timeout: float, bad: BadSamples) -> None:
+        self.device, self.bad = device, bad
         self.timeout = timeout
         self.failed = False
         self.iterator: Iterator[Any] = iter(())
@@ -64,27 +63,34 @@ class WorkerLoader:
             generator=torch.Generator(),
         )
 
-    def chunks(self, order: Tensor, start: int) -> Iterator[tuple[Tensor, Rows, int]]:
-        """Yield (indices, rows, 0) for each batch from ``start`` on; both are empty if no example can be read.
+    def chunks(self, plan: list[Tensor], start: int, key: int | None) -> Iterator[tuple[int, Tensor, Rows, list[int]]]:
+        """Yield (number, indices, rows, [size]) of each batch from ``start`` on.
+
+        Indices and rows are empty if no example can be read.
+
+        Args:
+            key: Source of the randomness of decoding in this epoch; None outside training.
 
         Raises:
             ConfigError: An example cannot be read and may not be skipped.
             WorkerError: A worker died or hangs.
         """
-        self._start_epoch([part.tolist() for part in order.split(self.batch_size)[start:]])
-        while (batch := self._next()) is not None:
+        self._start_epoch([_requests(part, key) for part in plan[start:]])
+        for number in itertools.count(start):
+            if (batch := self._next()) is None:
+                return
             indices, rows, errors = batch
             for error in errors:
                 self.bad.add(error)
             moved = {name: value.to(self.device, non_blocking=True) for name, value in rows.items()}
-            yield torch.tensor(indices), moved, 0
+            yield number, torch.tensor(indices), moved, [len(indices)]
 
     def close(self) -> None:
         """End the workers, hanging ones included, and leave no zombie."""
         end_workers(self.loader, kill=self.failed or bool(self._dead()))
         self.processes, self.failed = [], False
 
-    def _start_epoch(self, batches: list[list[int]]) -> None:
+    def _start_epoch(self, batches: list[list[Request]]) -> None:
         """Iterate over ``batches``; start workers if there are none or one has died since the last epoch."""
         if self._dead():
             self.close()
@@ -120,7 +126,7 @@ class WorkerLoader:
 
         Raises:
             WorkerError: A worker died.
-            TimeoutError: All workers are alive but gave nothing for a while.
+            TimeoutError: All workers are alive but returned nothing for a while.
         """
         watching = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGCHLD, self._on_child_exit) if watching else None
@@ -168,6 +174,11 @@ class WorkerLoader:
             f"data.worker_timeout: expected a batch within {self.timeout:g} seconds, got none from {who}. "
             "Check that the files can be reached, or raise data.worker_timeout if reading takes that long."
         )
+
+
+def _requests(indices: Tensor, key: int | None) -> list[Request]:
+    keys = [None] * len(indices) if key is None else mix(indices + key).tolist()
+    return list(zip(indices.tolist(), keys, strict=True))
 
 
 def _exit_message(process: BaseProcess) -> str:

@@ -95,7 +95,7 @@ def _load(file: InputFile, content: bytes) -> np.ndarray:
 
 
 def _arrange(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Return the array as (examples, *shape), or None if it cannot be arranged so."""
+    """Return the array as (examples, *shape), or None if it has another shape."""
     if array.shape in (shape, *_image_layouts(shape)):
         array = array[None]
     if array.shape[1:] == shape:

@@ -15,12 +15,12 @@ from dltrain.errors import ConfigError, format_error
 
 MIN_REPEATS = 2  # examples per class on average; numbers that repeat less often are not classes
 SIGNS = [-1, 1]  # the only negative labels: -1 alone often stands for no label
-MAX_EXACT = 2**24  # float32 has all whole numbers up to this
+MAX_EXACT = 2**24  # float32 represents all whole numbers up to this
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What the labels of the training and test examples mean.
+    """Meaning of the labels of the training and test examples.
 
     Args:
         classes: The numbers that stand for classes, in order; None for numbers to predict.
@@ -33,7 +33,7 @@ class Labels:
     targets: int | None = None
 
     def facts(self) -> dict[str, Any]:
-        """Return what the data state about their targets."""
+        """Return the facts about the targets."""
         names = None if self.classes is None else tuple(str(int(number)) for number in self.classes)
         return {"classes": names and len(names), "class_names": names, "targets": self.targets}
 
@@ -49,7 +49,7 @@ class Labels:
         return y.argmax(1) if self.one_hot else np.searchsorted(self.classes, y.reshape(-1)).astype(np.int64)
 
     def prepare(self, pixels: nn.Module) -> nn.Module:
-        """Return what prepares a batch after `pixels`: numbers that are classes, too, become both."""
+        """Return the module that prepares a batch, after `pixels`; numbers that can be classes become both."""
         if self.classes is None or self.targets is None:
             return pixels
         return nn.Sequential(pixels, ClassTargets(None if self.one_hot else torch.from_numpy(self.classes).float()))
@@ -74,7 +74,7 @@ class Labels:
 
 
 def find_labels(train: np.ndarray, test: np.ndarray, path: Path) -> Labels:
-    """Return what the labels of a file mean.
+    """Return the meaning of the labels of a file.
 
     Raises:
         ConfigError: They are neither classes nor numbers to predict.
@@ -111,7 +111,7 @@ def _are_classes(numbers: np.ndarray, is_float: bool) -> bool:
 
 
 class ClassTargets(nn.Module):
-    """Numbers that stand for classes: ``targets`` become their indices, the numbers ``values``.
+    """Convert numbers that stand for classes: their indices become ``targets``, the numbers ``values``.
 
     Args:
         numbers: The numbers in order; None if targets are one-hot.

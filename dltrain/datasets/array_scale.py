@@ -6,8 +6,8 @@ import numpy as np
 
 from dltrain.errors import ConfigError, format_error
 
-OVERSHOOT = 0.1  # of the range, beyond black or white: what sharpening and resampling leave
-DARKEST_BYTES = 64  # floats up to a lower maximum are not taken for 0 to 255
+OVERSHOOT = 0.1  # of the range, beyond black or white, after sharpening or resampling
+DARKEST_BYTES = 64  # floats with a lower maximum are not read as 0 to 255
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ POINT, COMMA = MARKS = ".", ","
 BLANKS = " '’\u00a0\u2009\u202f"  # may separate groups of three digits, as the other mark may
 UNITS = "%$€£¥₹"
 MANY = 30
-SAMPLE = 10_000  # different cells of a column that are looked at
+SAMPLE = 10_000  # distinct cells of a column that are examined
 PLAIN = re.compile(r"[\d.eE+-]*", re.ASCII)
 UNGROUPED = re.compile(r"[+-]?[1-9]\d{3,}([.,]\d*)?")
 
@@ -27,7 +27,7 @@ TIMES = "date time datetime timestamp ts ds year quarter month week day hour dat
 
 
 def is_time_name(name: str) -> bool:
-    """Whether the name of a column says that it holds timestamps."""
+    """Return whether a column is named like one of timestamps."""
     return name.casefold() in TIMES.split()
 
 
@@ -38,7 +38,7 @@ class Cells:
     Args:
         words: Each different cell once, as text without blanks around it.
         codes: For each row, the index in ``words``.
-        parsed: Decimal mark -> what `numbers` has found.
+        parsed: Decimal mark -> result of `numbers`.
     """
 
     words: list[str]
@@ -47,7 +47,7 @@ class Cells:
 
     @classmethod
     def of(cls, column: Sequence[str], rows: np.ndarray | None = None) -> "Cells":
-        """Build from one text per row; blanks around a cell, and one unit such as % on all of them, are left out.
+        """Build from one text per row, without blanks around a cell and without one unit such as % on all of them.
 
         Args:
             column: The texts.
@@ -87,7 +87,7 @@ class Cells:
 
 
 def _find_unit(words: Sequence[str]) -> str:
-    """Return the unit at the start or end of all words that are no missing values, or an empty string."""
+    """Return the unit at the start or end of all words that are not missing values, or an empty string."""
     found = ""
     for word in words:
         if word.casefold() in MISSING:
@@ -109,7 +109,7 @@ def number_pattern(decimal: str) -> re.Pattern[str]:
 
 
 def parse_numbers(words: Sequence[str], decimal: str) -> np.ndarray:
-    """Return the numbers in float64, with NaN for text and for what is not finite in float64."""
+    """Return the numbers in float64, with NaN for text and for numbers beyond float64."""
     if decimal == POINT and PLAIN.fullmatch("".join(words)):
         try:
             found = np.array(words, dtype=np.float64)
@@ -128,13 +128,13 @@ def parse_numbers(words: Sequence[str], decimal: str) -> np.ndarray:
 
 
 class Evidence(NamedTuple):
-    """What the numbers of one column say about the decimal mark of their file.
+    """Evidence of one column on the decimal mark of its file.
 
     Args:
         proofs: Decimal mark -> the first cell that is a number with this mark only.
         ambiguous: The first cell that is a number with either mark, but not the same one.
         bare: Whether other numbers have neither mark.
-        narrow: Whether there are many ambiguous cells, within a factor of ten: counts are rarely so alike.
+        narrow: Whether there are many ambiguous cells, within a factor of ten, which is rare for counts.
     """
 
     proofs: dict[str, str]
@@ -144,7 +144,7 @@ class Evidence(NamedTuple):
 
 
 def find_evidence(words: Sequence[str]) -> Evidence:
-    """Return what the different cells of a column say; nothing unless most of them are numbers."""
+    """Return the evidence of the distinct cells of a column; none unless most of them are numbers."""
     words = [word for word in words[:SAMPLE] if word.casefold() not in MISSING_NUMBERS]
     fits = {word: [mark for mark in MARKS if number_pattern(mark).fullmatch(word)] for word in words}
     numbers = [word for word in words if fits[word]]

@@ -27,13 +27,13 @@ SNIFFED = 200  # lines from which the delimiter is found
 
 @dataclass(frozen=True)
 class Notation:
-    """How a file is written, as far as its user says so.
+    """Notation of a file, as far as the user specifies it.
 
     Args:
         header: Whether the first line names the columns; otherwise they are called column_1, column_2, ...
-        decimal: Decimal mark: ``point`` or ``comma``; None finds it.
+        decimal: Decimal mark: ``point`` or ``comma``; None infers it.
         missing_words: Further words for a missing value.
-        trained_on: A table in the usual notation: rows to predict may be too few to tell theirs.
+        trained_on: Training table with the usual notation, as rows to predict may be too few to infer it.
     """
 
     header: bool = True
@@ -58,11 +58,11 @@ def csv_errors(path: Path) -> Iterator[None]:
 def read_csv(path: Path, notation: Notation | None = None, bad: BadSamples | None = None) -> Table:
     """Read a whole file in UTF-8, or in UTF-16 with a byte order mark.
 
-    Cells lie between commas, semicolons, tabs or bars; which of them, and the decimal mark, is found from the rows.
+    The delimiter (comma, semicolon, tab or bar) and the decimal mark are inferred from the rows.
 
     Args:
         path: An existing file.
-        notation: How it is written, as far as the user says so.
+        notation: Notation, as far as the user specifies it.
         bad: Policy for unreadable lines; None rejects them.
 
     Raises:
@@ -86,7 +86,7 @@ def read_csv(path: Path, notation: Notation | None = None, bad: BadSamples | Non
                 codes, words = pd.factorize(frame[number].iloc[-len(lines) :].to_numpy(dtype=object))
                 columns.append(Cells.of(list(words), codes))
             return reader.table(columns, lines)
-        # A single column, in which an empty line is a missing value, or lines that are wrong.
+        # A single column, in which an empty line is a missing value, or irregular lines.
         return next(iterate_tables(io.StringIO(text, newline=""), path, None, notation, bad))
 
 
@@ -122,7 +122,7 @@ def iterate_tables(
         lines: Lines of the file, read as they are needed.
         path: The file, for messages.
         size: Rows per table; None reads all rows into one.
-        notation: How the file is written, as far as it is known.
+        notation: Notation, as far as it is known.
         bad: Policy for unreadable lines; None rejects them.
 
     Raises:
@@ -147,14 +147,14 @@ class Reader:
     Args:
         lines: Lines of the file, read as they are needed.
         path: The file, for messages.
-        notation: How it is written, as far as it is known.
+        notation: Notation, as far as it is known.
     """
 
     def __init__(self, lines: Iterable[str], path: Path, notation: Notation) -> None:
         self.path = path
         self.notation = notation
         lines = iter(lines)
-        head = list(islice(lines, 1 if notation.trained_on else SNIFFED))  # do not wait for rows that are still to come
+        head = list(islice(lines, 1 if notation.trained_on else SNIFFED))  # do not wait for later rows
         declared = re.fullmatch(r"sep=(.)\s*", head[0]) if head else None
         self.delimiter = (
             declared[1]
@@ -210,11 +210,11 @@ class Reader:
 
 
 def find_delimiter(head: Sequence[str], usual: str | None = None) -> str:
-    """Return the delimiter that splits the first lines into as many cells as the header, leaving none of the others.
+    """Return the delimiter that splits the first lines into as many cells as the header and leaves no other in them.
 
     Args:
         head: The first lines.
-        usual: The delimiter to take where it occurs in them.
+        usual: The delimiter to prefer if the first of them has it.
     """
     if usual and head and usual in head[0]:
         return usual
@@ -245,7 +245,7 @@ def find_decimal(header: list[str], columns: list[Cells], lines: np.ndarray, rea
         name: find_evidence(cells.words) for name, cells in zip(header, columns, strict=True) if not is_time_name(name)
     }
     proofs = {mark: (name, word) for name, one in found.items() for mark, word in one.proofs.items()}
-    hint = "data.decimal=point or data.decimal=comma says which it is"
+    hint = "Set data.decimal=point or data.decimal=comma"
     if len(proofs) > 1:
         got = " and ".join(f"{word} in column {name}" for name, word in proofs.values())
         raise ConfigError(format_error("data.path", f"one decimal mark in {reader.path}", got, hint))
@@ -259,7 +259,7 @@ def find_decimal(header: list[str], columns: list[Cells], lines: np.ndarray, rea
         usual = (COMMA in word and one.bare) or (POINT in word and not one.bare and one.narrow) if word else True
         if word and not (reader.delimiter == "," and usual):
             line = lines[columns[header.index(name)].codes == columns[header.index(name)].words.index(word)][0]
-            expected = f"numbers that can be read in one way only in column {name}, line {line} of {reader.path}"
+            expected = f"unambiguous numbers in column {name}, line {line} of {reader.path}"
             got = f"{word}, which may be {re.sub('[.,]', '', word)} or {re.sub('[.,]', '.', word)}"
             raise ConfigError(format_error("data.decimal", expected, got, hint))
     return POINT

@@ -1,4 +1,4 @@
-"""A table of a CSV file: its cells by column, and what can be read in them."""
+"""A table of a CSV file: its cells by column, and the numbers and missing values in them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ class Table:
         columns: Their cells.
         lines: Line of the file, from 1, on which each row ends.
         decimal: Decimal mark of its numbers.
-        delimiter: What stands between its cells.
+        delimiter: Delimiter of its cells.
         missing_words: Further words for a missing value, in lower case.
     """
 
@@ -94,11 +94,11 @@ class Table:
         return self._text[column][self.columns[column].codes]
 
     def is_numeric(self, column: int) -> bool:
-        """Whether a column holds at least one number and no text."""
+        """Return whether a column holds at least one number and no text."""
         return len(self.different_numbers(column)) > 0 and not self._text[column].any()
 
     def is_missing_word(self, word: str) -> bool:
-        """Whether a cell of a column of words is a missing value."""
+        """Return whether a cell of a column of words is a missing value."""
         return word.casefold() in MISSING | self.missing_words
 
     def missing(self, column: int) -> np.ndarray:
@@ -161,7 +161,7 @@ def reject_missing(table: Table, columns: Iterable[int], hint: str) -> None:
         hint: What to do instead, for the message.
 
     Raises:
-        ConfigError: With one line per column: where the first missing value is, and how many there are.
+        ConfigError: A column has missing values; the message names the first and their number for each column.
     """
     problems = []
     for column in columns:

@@ -20,7 +20,7 @@ OFFSET = re.compile(rf"((?::\d\d|T\d\d)\d*(?:[.,]\d+)?(?:\s?[AaPp]\.?[Mm]\.?)?)(
 
 @dataclass
 class DateCells:
-    """Distinct cells without offsets and weekdays, with English months, and the form of what was replaced."""
+    """Distinct cells without offsets and weekdays, with English months, and the form of the replaced parts."""
 
     texts: list[str]
     offsets: list[str] = field(default_factory=list)

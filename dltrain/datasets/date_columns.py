@@ -26,7 +26,7 @@ class TimeColumn(NamedTuple):
     Args:
         columns: Index of the column, or of those that make up the date.
         cells: The times as text.
-        dates: What they mean.
+        dates: The parsed times.
     """
 
     columns: tuple[int, ...]
@@ -42,10 +42,10 @@ def parse_cells(cells: Cells, day_first: bool | None, named_time: bool) -> Dates
 
 
 def find_times(table: Table, day_first: bool | None) -> TimeColumn | None:
-    """Return the first column of dates, or columns of years, months, days ... together, or None without any.
+    """Return the first column of dates, or the columns of years, months, days ... of a date, or None.
 
     Raises:
-        ConfigError: A cell among dates is none, or is missing, or the order of day and month is open.
+        ConfigError: A cell is missing or not a date like the others, or the order of day and month is ambiguous.
     """
     parts = {name.casefold(): index for index, name in enumerate(table.header) if table.is_numeric(index)}
     for names, pattern in reversed(PARTS.items()):
@@ -67,12 +67,12 @@ def find_times(table: Table, day_first: bool | None) -> TimeColumn | None:
 
 
 def check_dates(table: Table, column: int, dates: Dates, missing: bool) -> None:
-    """Reject cells among dates that are none, and dates with two readings.
+    """Reject cells that are not dates, and dates with two readings.
 
     Args:
         table: The file.
         column: Index of the column.
-        dates: What was found in it.
+        dates: Its parsed dates.
         missing: Whether values may be missing.
     """
     bad = dates.bad
@@ -84,6 +84,6 @@ def check_dates(table: Table, column: int, dates: Dates, missing: bool) -> None:
     if dates.form.ambiguous:
         cell, *readings = dates.form.readings
         got = f"{cell}, which may be {' or '.join(readings)}"
-        hint = "data.day_first=true or data.day_first=false says which it is"
-        expected = f"dates that can be read in one way only in column {table.header[column]} of {table.path}"
+        hint = "Set data.day_first=true or data.day_first=false"
+        expected = f"unambiguous dates in column {table.header[column]} of {table.path}"
         raise ConfigError(format_error("data.day_first", expected, got, hint))

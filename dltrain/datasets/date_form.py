@@ -120,7 +120,7 @@ def find_patterns(text: str, named_time: bool) -> list[str]:
 
     Args:
         text: A text; months are numbers or English abbreviations.
-        named_time: Whether the column's name says that it holds times. Then years, months as in 202105 and Unix times,
+        named_time: Whether the column is named like one of times. Then years, months as in 202105 and Unix times,
             which otherwise could be counts, are dates.
     """
     if "%" in text:

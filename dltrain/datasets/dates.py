@@ -51,9 +51,9 @@ def parse_dates(cells: pd.Series, day_first: bool | None = None, named_time: boo
 
     Args:
         cells: Stripped text, NaN for missing cells.
-        day_first: Whether the day precedes the month; None decides by the column.
-        named_time: Whether the name of the column says that it holds times: then years, months as in 202105 and Unix
-            times are dates, too.
+        day_first: Whether the day precedes the month; None infers it from the column.
+        named_time: Whether the column is named like one of times: then years, months as in 202105 and Unix times are
+            dates, too.
 
     Returns:
         The dates, or None if fewer than nine in ten distinct cells are dates.

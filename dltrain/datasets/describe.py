@@ -6,11 +6,11 @@ import numpy as np
 
 from dltrain.datasets.csv_table import Table
 
-LISTED = 8  # names in a list before it is cut short
+LISTED = 8  # names in a list
 
 
 def listed(names: Iterable[str]) -> str:
-    """Join names with commas; many of them are cut short."""
+    """Join the first `LISTED` names with commas."""
     names = list(names)
     more = len(names) - LISTED
     return ", ".join(names[:LISTED] + ([f"and {more} more"] if more > 0 else []))

@@ -67,7 +67,7 @@ def shell_command(kind: Any, root: Path) -> str:
 
 @contextmanager
 def _empty_folder(folder: Path) -> Iterator[None]:
-    """Remove what a killed process left in the folder before, and the folder afterwards."""
+    """Remove the folder before, as a killed process may have left it, and afterwards."""
     shutil.rmtree(folder, ignore_errors=True)
     try:
         yield

@@ -43,7 +43,7 @@ class ImageFolder:
         workers: Processes that decode images; 0 decodes in the main process between steps.
         worker_timeout: Seconds without a batch after which workers count as hanging and the run stops.
         on_bad_sample: Policy for unreadable images: ``stop`` or ``skip``.
-        max_bad_samples: Images to skip at most before the run stops anyway, at least 1.
+        max_bad_samples: Maximum number of images to skip before the run stops, at least 1.
     """
 
     fitted = False
@@ -93,7 +93,7 @@ class ImageFolder:
         return self.transform.splits(*parts)
 
     def describe(self) -> list[str]:
-        """Return what `load` has read, in lines for the user: splits, classes, what was left out, copies."""
+        """Return lines about the files that `load` has found: splits, classes, files left out, copies."""
         parts = {split: self.parts[split] for split in (TRAIN, VAL, TEST)}
         labels = [label for listing in parts.values() for _, label in listing]
         empty = [f"no image of {shorten_names(self.empty)}: no output for it"] if self.empty else []
@@ -108,12 +108,12 @@ class ImageFolder:
         ]
 
     def _origin(self, split: str) -> str:
-        """Return where a split comes from, unless it is what is left of a folder without splits."""
+        """Return the origin of a split, or an empty string for the rest of a folder without splits."""
         train = self.folders[TRAIN]
         if split in self.folders:
             return f" from {self.folders[split].name}/" if train != self.path else ""
         option = f"data.test={self.test}" if split == TEST else f"data.validation={self.validation}"
-        return f" ({option})" if train == self.path else f" from {train.name}/ ({option}; no images of its own)"
+        return f" ({option})" if train == self.path else f" from {train.name}/ ({option}; no folder with images)"
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
         """Read image files and arrays."""
@@ -142,21 +142,20 @@ class ImageFiles:
         for path, _ in self.listing:
             yield path.relative_to(self.root).as_posix(), path.stat().st_size if path.exists() else -1
 
-    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        """Decode ``pixels`` (B, 3, size, size) in uint8 and ``labels`` (B,) in int64."""
-        pixels = np.stack([self._decode(index) for index in indices])
-        return {
-            "pixels": torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
-            "labels": torch.tensor([self.listing[index][1] for index in indices]),
-        }
-
-    def _decode(self, index: int) -> np.ndarray:
-        path = self.listing[index][0]
+    def example(self, index: int, key: int | None) -> tuple[np.ndarray, int]:
+        """Decode an image (size, size, 3) in uint8, and return it with its class."""
+        path, label = self.listing[index]
         try:
-            return decode_image(path, "RGB", self.size, self.size)
+            return decode_image(path, "RGB", self.size, self.size), label
         except UNREADABLE as error:
             expected = f"a readable image at {path} (number {index} of its split)"
             raise ConfigError(format_error("data.path", expected, str(error), "Replace or delete it")) from error
+
+    def stack(self, examples: list[tuple[np.ndarray, int]]) -> dict[str, Tensor]:
+        """Return ``pixels`` (B, 3, size, size) in uint8 and ``labels`` (B,) in int64."""
+        pixels, labels = zip(*examples, strict=True)
+        stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+        return {"pixels": stacked, "labels": torch.tensor(labels)}
 
 
 def _split(listing: Listing, fraction: float) -> tuple[Listing, Listing]:

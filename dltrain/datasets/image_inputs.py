@@ -29,7 +29,7 @@ def read_images(files: InputFiles, transform: ImageTransform, shape: tuple[int, 
 
     Args:
         files: Image files, which are converted, and arrays, whose shape and scale must be those of the data set.
-        transform: Knows the pixel scale of the data set.
+        transform: Transform with the pixel scale of the data set.
         shape: Channels, height and width of its images.
     """
     return stack_examples(_examples(files, transform, shape), files.batch_size, "pixels")

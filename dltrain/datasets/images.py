@@ -1,19 +1,20 @@
-"""What all image data sets share: facts, pixel scaling and augmentation."""
+"""Facts, pixel scaling and augmentation of images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dltrain.data.checks import one_of
-from dltrain.data.keyed_random import uniform
 from dltrain.data.loader import Batch
 from dltrain.data.spec import Files, Source, Spec, Splits
 from dltrain.data.splits import hold_out_stratified
 from dltrain.datasets.array_scale import ArrayScale
 from dltrain.errors import ConfigError, format_error
+from dltrain.keyed_random import uniform
 
 Rows = dict[str, Tensor]
 
@@ -107,9 +108,9 @@ def limit_labels(splits: Splits, count: int | None) -> Splits:
     Raises:
         ConfigError: ``count`` is larger than the training split.
     """
-    rows, available = splits.train.rows, len(splits.train)
-    if count is None or not isinstance(rows, Mapping):
+    if count is None or not isinstance(splits.train.rows, Mapping):
         return splits
+    rows, available = {name: cast(Tensor, value) for name, value in splits.train.rows.items()}, len(splits.train)
     if not 1 <= count <= available:
         expected = f"from 1 to {available:,}, the number of training examples"
         raise ConfigError(format_error("data.num_labels", expected, count))
@@ -155,7 +156,7 @@ class FlipAndCrop(nn.Module):
     Args:
         flip: Flip each image with probability 1/2.
         crop: Shift each image by up to 4 pixels in each direction.
-        scaling: Module that scaled the pixels; it knows the value of black.
+        scaling: Module that scaled the pixels, for the value of black.
 
     Shape:
         inputs (B, channels, height, width) -> the same

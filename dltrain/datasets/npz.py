@@ -28,10 +28,10 @@ MAX_CHANNELS = 4
 class Npz:
     """Arrays ``x_train``, ``y_train``, ``x_test`` and ``y_test`` whose first axis counts the examples.
 
-    The shape and dtype of x decide what it is: uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) are images; floats with
+    The shape and dtype of x determine its kind: uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) are images; floats with
     four axes are images on the scale of x_train, see `dltrain.datasets.array_scale.find_scale`; floats (N, T, F) are
     sequences of T steps; (N, D) are vectors. Images have at most 4 channels; if both the first and the last axis fit,
-    the channels are last. Whole numbers y that repeat, and one-hot rows, are classes, others numbers to predict; see
+    the channels are last. Whole numbers y that repeat, and one-hot rows, are classes, other y numbers to predict; see
     `dltrain.datasets.array_labels.find_labels`. Only images are scaled.
 
     Args:
@@ -73,7 +73,7 @@ class Npz:
         self, mean: float | list[float], std: float | list[float], augment: list[str]
     ) -> ImageTransform:
         scale = ArrayScale()
-        if self.dtype != np.uint8:  # the numbers themselves say what white is
+        if self.dtype != np.uint8:
             (x,) = load_arrays("data.path", self.path, ["x_train"])
             self._check_finite(x, "x_train")
             scale = find_scale(x)
@@ -103,7 +103,7 @@ class Npz:
         return Splits(self._label(found.train), found.val and self._label(found.val), self._label(found.test))
 
     def describe(self) -> list[str]:
-        """Return what `load` has read, in lines for the user: arrays, splits, scale, classes."""
+        """Return lines about the arrays that `load` has read: splits, scale, classes."""
         sizes = ", ".join(f"{split} {size:,}" for split, size in self.sizes.items())
         return [
             f"{sum(self.sizes.values()):,} examples in {self.path}: {sizes}",

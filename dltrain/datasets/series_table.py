@@ -22,7 +22,7 @@ class Series(NamedTuple):
     """One series of a table.
 
     Args:
-        name: What tells it apart, or None if the table has one series.
+        name: Its value in the column that distinguishes series, or None if the table has one series.
         rows: Its rows in the table.
     """
 
@@ -36,8 +36,8 @@ def choose_columns(table: Table, column: str | list[str] | None, apart: Sequence
     Args:
         table: The file.
         column: A name or a list of them; ``auto`` takes the columns of numbers except timestamps, row numbers and
-            flags (0 or 1); None takes these as well, but for timestamps.
-        apart: Columns that are none: of dates, and the one that tells series apart.
+            flags (0 or 1); None takes row numbers and flags as well.
+        apart: Columns to exclude: dates, and the one that distinguishes series.
     """
     if isinstance(column, list) or column not in ("auto", None):
         return _check_columns(table, [column] if isinstance(column, str) else list(column or [])), []
@@ -73,7 +73,7 @@ def _check_columns(table: Table, names: list[str]) -> list[str]:
 
 
 def select_rows(table: Table, where: str | None) -> Table:
-    """Return the rows of which one column has one value.
+    """Return the rows with one value in one column.
 
     Args:
         table: The file.
@@ -97,7 +97,7 @@ def split_series(table: Table, group: str | None) -> list[Series]:
 
     Args:
         table: The file.
-        group: Column that tells series apart; None if there is one series.
+        group: Column that distinguishes series; None if there is one series.
     """
     if group is None:
         return [Series(None, np.arange(len(table)))]
@@ -107,10 +107,10 @@ def split_series(table: Table, group: str | None) -> list[Series]:
 
 
 def check_order(table: Table, found: TimeColumn | None, series: Sequence[Series], group: str | None) -> list[str]:
-    """Reject rows that go back in time or repeat a time: split by position, the past would follow the future.
+    """Reject rows that go back in time or repeat a time, as the splits are by position.
 
     Returns:
-        What is unusual, but can be used: missing rows, and hours that come twice when the clock is set back.
+        Notes on missing rows, and on hours that occur twice when the clock is set back.
     """
     gaps, changes, first_gap = 0, 0, ""
     for one in series:
@@ -133,15 +133,15 @@ def check_order(table: Table, found: TimeColumn | None, series: Sequence[Series]
             first_gap = f", first before {cells[row]} in line {table.lines[row]}"
         gaps, changes = gaps + missing.rows, changes + order.clock_changes
     notes = [f"warning: {gaps:,} rows are missing{first_gap}; rows count as equidistant"] if gaps else []
-    return notes + ([f"{changes} hours come twice where the clock is set back"] if changes else [])
+    return notes + ([f"{changes} hours occur twice where the clock is set back"] if changes else [])
 
 
 def continue_times(
     table: Table, found: TimeColumn | None, one: Series, number: int
 ) -> Sequence[str | int | float | None]:
-    """Return the times of the steps after the last row of a series; None where they are not known.
+    """Return the times of the steps after the last row of a series; None for unknown ones.
 
-    Numbers advance if the name of their column says that they are times.
+    Numbers are continued if the name of their column is one of times.
     """
     times: Sequence[str | int | float] | None = None
     if found is not None and len(one.rows) > 1:
@@ -156,7 +156,7 @@ def continue_times(
 
 
 def _reject_repeated(table: Table, found: TimeColumn, one: Series, row: int, group: str | None) -> None:
-    """Reject a repeated time, and name the column that tells several series apart."""
+    """Reject a repeated time, and suggest the column that distinguishes several series."""
     times = pd.factorize(found.dates.times)[0][one.rows]
     first = int(np.flatnonzero(times == times[row])[0])
     lines = [int(table.lines[one.rows[place]]) for place in (first, row)]
@@ -172,7 +172,7 @@ def _reject_repeated(table: Table, found: TimeColumn, one: Series, row: int, gro
         ):
             name, value = table.header[other], cells[int(one.rows[first])]
             hint = (
-                f"Column {name} tells {len(cells.words)} series apart: data.group={name} reads them all, "
+                f"Column {name} distinguishes {len(cells.words)} series: data.group={name} reads all of them, "
                 f"data.where={name}:{value} one of them"
             )
             break

@@ -43,7 +43,7 @@ class Order(NamedTuple):
         step_back: Position of the first row that is earlier than the one before it, or None.
         repeated: Position of the first row with the time of an earlier row, or None.
         repeats: Number of rows with the time of an earlier row.
-        clock_changes: Number of hours that come twice at the end of daylight saving time, which is not disorder.
+        clock_changes: Number of hours that occur twice at the end of daylight saving time, which is allowed.
     """
 
     step_back: int | None
@@ -130,8 +130,8 @@ def check_order(times: pd.Series, utc: pd.Series | None = None) -> Order:
     """Check whether rows are in chronological order.
 
     Args:
-        times: Local times; an hour that comes twice once a year, on a weekend night, is no disorder.
-        utc: The same instants in UTC, if known: then nothing has to be guessed.
+        times: Local times; an hour may occur twice once a year, on a weekend night.
+        utc: The same instants in UTC, which are checked instead if known.
     """
     known = times if utc is None else utc
     positions = np.flatnonzero(known.notna())

@@ -4,14 +4,14 @@ import math
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dltrain.data.checks import at_least, one_of
 from dltrain.data.inputs import InputFiles
-from dltrain.data.keyed_random import uniform
 from dltrain.data.spec import Inputs, Source, Spec, Splits
 from dltrain.datasets.array_inputs import read_arrays
 from dltrain.errors import ConfigError, format_error
+from dltrain.keyed_random import normal
 
 GATE_INPUTS = [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
 GATES = {
@@ -88,23 +88,14 @@ class Ring:
         """Compute all points and split them."""
         classes = torch.arange(sum(RING_SIZES.values())) % self.modes
         angles = classes * (2 * math.pi / self.modes)
-        points = self.radius * torch.stack([angles.cos(), angles.sin()], 1) + self.std * _normal_pairs(len(classes))
+        means = self.radius * torch.stack([angles.cos(), angles.sin()], 1)
+        points = means + self.std * normal(torch.arange(len(classes)), 2)
         parts = zip(*(values.split(list(RING_SIZES.values())) for values in (points, classes)), strict=True)
         return Splits(*(Source({"inputs": x, "targets": y}, nn.Identity()) for x, y in parts))
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
         """Read arrays of points."""
         return read_arrays(files, (2,))
-
-
-def _normal_pairs(count: int) -> Tensor:
-    """Return pairs of standard normal numbers, the same on every machine: float32 (count, 2).
-
-    Source: Box, Muller 1958, "A note on the generation of random normal deviates".
-    """
-    radius, turn = uniform(torch.arange(count), 2).unbind(1)
-    radius, turn = (-2 * (1 - radius).log()).sqrt(), 2 * math.pi * turn
-    return torch.stack([radius * turn.cos(), radius * turn.sin()], 1)
 
 
 def _above_zero(key: str, value: float) -> float:

@@ -15,6 +15,7 @@ from dltrain.data.loader import Batch
 from dltrain.data.spec import Inputs, Source, Spec, Splits
 from dltrain.data.splits import held_out_size, hold_out_stratified, permutation
 from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read_csv
+from dltrain.datasets.csv_report import describe_csv
 from dltrain.datasets.csv_table import Table, drop_rows, parse_column, reject_missing
 from dltrain.datasets.describe import classes_line, count, listed, missing_line, splits_line
 from dltrain.datasets.numerics import nonzero_std
@@ -28,7 +29,7 @@ UNITS = ("shift", "shift_rest", "scale")
 REASONS = {
     "empty": "no values",
     "identifier": "identifiers",
-    "texts": "a text of its own in most rows",
+    "texts": "a different text in most rows",
     "ignore": "data.ignore",
 }
 
@@ -47,13 +48,13 @@ class CsvTable:
 
     Args:
         path: The file.
-        column: Column to predict; None takes the last one.
+        column: Column to predict; None for the last.
         header: Whether the first line names the columns; otherwise they are called column_1, column_2, ...
-        decimal: Decimal mark, ``point`` or ``comma``; None finds it from the rows.
-        day_first: Whether 05/06/2020 is the fifth of June; None finds it from the rows.
+        decimal: Decimal mark, ``point`` or ``comma``; None infers it from the rows.
+        day_first: Whether 05/06/2020 is the fifth of June; None infers it from the rows.
         missing_words: Words that mean a missing value in this file, besides the usual ones.
-        ignore: Columns to leave out: a list of names, or ``auto`` for columns that identify the rows or have a text of
-            their own in most rows. None leaves nothing out and takes dates for words, as version 0.1 did.
+        ignore: Columns to leave out: a list of names, or ``auto`` for columns that identify the rows or have a
+            different text in most rows. None leaves nothing out and reads dates as words, as version 0.1 did.
         missing: Policy for missing values: ``refuse``, or ``mean`` of the training rows. They are always rejected in
             the column to predict.
         stratify: Whether the splits have the same fraction of every class, as far as possible.
@@ -63,8 +64,10 @@ class CsvTable:
         workers: Unused: the table stays in memory.
         on_bad_sample: Policy for unreadable lines: ``stop`` or ``skip``. A line is unreadable if it has the wrong
             number of cells, is not UTF-8, or has text in a column of numbers.
-        max_bad_samples: Lines to skip at most before the run stops anyway, at least 1.
+        max_bad_samples: Maximum number of lines to skip before the run stops, at least 1.
     """
+
+    describe_file = staticmethod(describe_csv)
 
     def __init__(
         self,
@@ -92,7 +95,7 @@ class CsvTable:
         self.notation = Notation(header, decimal, tuple(missing_words or ()))
         table = read_csv(existing_file(path, "an existing CSV file"), self.notation, self.bad)
         self.notation = replace(self.notation, trained_on=table)
-        self.table = drop_rows(table, find_stray_text(table, refuse_mixed=ignore is not None), self.bad)
+        self.table = drop_rows(table, find_stray_text(table, reject_mixed=ignore is not None), self.bad)
         features, target = self._choose_columns(column, ignore)
         self.parts = _split_rows(self.table, target, validation, test, stratify)
         self._fit(features, target, ignore is not None, day_first)
@@ -106,7 +109,8 @@ class CsvTable:
         self.left_out = _columns_to_ignore(table, target, ignore)
         features = [index for index, name in enumerate(table.header) if index != target and name not in self.left_out]
         if not features:
-            hint = f"Left out: {listed(self.left_out)}" if self.left_out else ""
+            reasons = listed(f"{name or '(no name)'} ({REASONS[why]})" for name, why in self.left_out.items())
+            hint = f"Left out: {reasons}" if reasons else ""
             expected = "a column besides the predicted one"
             raise ConfigError(format_error("data.path", expected, table.header[target], hint))
         table.indices_of(table.header[index] for index in [*features, target])
@@ -123,7 +127,7 @@ class CsvTable:
         self.columns: list[Column] = [fit_column(table, index, train, dates, day_first) for index in features]
         targets, facts = _fit_target(table, target, train)
         self.rows = {"inputs": self._encode(table, features), **targets}
-        # One row of what converts a normalized number back; empty for classes.
+        # One row of the fields that convert a normalized number back; empty for classes.
         self.units: Batch = {name: targets[name][:1] for name in UNITS if name in targets}
         size = self.rows["inputs"].shape[1]
         self.spec = Spec(shape=(size,), size=size, target_names=(table.header[target],), **facts)
@@ -137,7 +141,7 @@ class CsvTable:
         return Splits(train, val if len(val) else None, test)
 
     def describe(self) -> list[str]:
-        """Return what was read, in a few lines."""
+        """Return lines about the rows that were read: columns, missing values, classes, splits."""
         table, (target,) = self.table, self.spec.target_names or ()
         lines = [f"{table.path.name}: {count(len(table), 'row')}, {count(len(table.header), 'column')}"]
         lines += [f"{kind}: {listed(names)}" for kind, names in describe_columns(self.columns).items()]
@@ -176,14 +180,14 @@ class CsvTable:
         return torch.from_numpy(np.concatenate(encoded, axis=1).astype(np.float32))
 
 
-def find_stray_text(table: Table, refuse_mixed: bool) -> dict[int, str]:
+def find_stray_text(table: Table, reject_mixed: bool) -> dict[int, str]:
     """Find text in columns with at least nine numbers in ten cells: row -> what is wrong with it.
 
-    Columns of few different whole numbers are left alone: they may be classes, whose other names may be words.
+    Columns of few different whole numbers are skipped, as they may be classes, some of them with words as names.
 
     Args:
         table: The file.
-        refuse_mixed: Whether to reject columns of numbers with more text than that, if it is few different words.
+        reject_mixed: Whether to reject columns of numbers with more text than that, if it is few different words.
     """
     found: dict[int, str] = {}
     for column, name in enumerate(table.header):
@@ -196,12 +200,10 @@ def find_stray_text(table: Table, refuse_mixed: bool) -> dict[int, str]:
             for row in text.tolist():
                 expected = f"a finite number in {table.place(column, row)}"
                 found.setdefault(row, format_error("data.path", expected, table.columns[column][row]))
-        elif refuse_mixed and len(np.unique(table.columns[column].codes[text])) <= MAX_NUMERIC_CLASSES:
+        elif reject_mixed and len(np.unique(table.columns[column].codes[text])) <= MAX_NUMERIC_CLASSES:
             word = table.columns[column][text[0]]
             got = f"{word}, and text in {len(text)} of {len(table)} rows"
-            hint = (
-                f"data.missing_words=[{word}] takes it for a missing value, data.ignore=[{name}] leaves the column out"
-            )
+            hint = f"data.missing_words=[{word}] reads it as missing, data.ignore=[{name}] leaves the column out"
             expected = f"numbers or words only in {table.place(column, int(text[0]))}"
             raise ConfigError(format_error("data.path", expected, got, hint))
     return found
@@ -232,7 +234,7 @@ def _split_rows(table: Table, target: int, validation: float, test: float, strat
 
 
 def _are_classes(table: Table, target: int) -> bool:
-    """Whether the column to predict holds words, or few different whole numbers."""
+    """Return whether the column to predict holds words, or few different whole numbers."""
     if not table.is_numeric(target):
         return True
     names = table.different_numbers(target)

@@ -17,7 +17,7 @@ from dltrain.errors import ConfigError, format_error
 MAX_WORDS = 1000
 MANY_WORDS = 50
 YEAR = 365.25
-FEW_WORDS = 20  # up to this many different words are never taken for texts
+FEW_WORDS = 20  # a column of at most this many different words is never left out as text
 IDENTIFIER = re.compile(r"(unnamed: \d+|index|idx|row|nr|no|key|uuid|guid|)|(.*[\W_])?id|.*[a-z]I[dD]", re.IGNORECASE)
 
 
@@ -104,7 +104,7 @@ def fit_column(
         column: Index of the column.
         train: The training rows.
         dates: Whether to recognize columns of dates; otherwise they are columns of words.
-        day_first: Whether the day stands before the month; None decides by the column.
+        day_first: Whether the day precedes the month; None infers it from the column.
 
     Raises:
         ConfigError: There is no number in the training rows, or there are too many different words.

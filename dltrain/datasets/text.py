@@ -14,6 +14,7 @@ from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batch
 from dltrain.data.spec import Inputs, Source, Spec, Splits
 from dltrain.data.splits import held_out_size
+from dltrain.data.tokens import Tokens
 from dltrain.errors import ConfigError, format_error, shorten
 
 BUNDLED = Path(__file__).parent / "bundled" / "moby_dick.txt"
@@ -29,7 +30,7 @@ class Text:
     The vocabulary is that of the whole file, so characters that occur only in the test split are known, but untrained.
 
     Args:
-        path: A text file in UTF-8; None takes the bundled text, Moby Dick up to chapter 46.
+        path: A text file in UTF-8; None for the bundled text, Moby Dick up to chapter 46.
         tokens: ``characters``, or the raw ``bytes`` of the file.
         context_length: Tokens that a model reads at once, at least 1.
         stride: Tokens between the starts of training windows, at least 1; None is 1.
@@ -66,9 +67,7 @@ class Text:
             shape=(context_length,),
             length=context_length,
             features=self.tokenizer.size,
-            vocabulary=self.tokenizer.size,
-            decode=self.tokenizer.decode,
-            encode=self.tokenizer.encode,
+            tokens=Tokens(self.tokenizer.size, encode=self.tokenizer.encode, decode=self.tokenizer.decode),
         )
 
     def load(self) -> Splits:

@@ -15,6 +15,7 @@ from dltrain.data.inputs import InputFiles
 from dltrain.data.spec import Inputs, Source, Spec, Splits
 from dltrain.data.splits import held_out_size
 from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read_csv
+from dltrain.datasets.csv_report import describe_csv
 from dltrain.datasets.csv_table import Table, parse_column, reject_missing
 from dltrain.datasets.date_columns import find_times
 from dltrain.datasets.describe import count, listed, missing_line, splits_line
@@ -47,21 +48,21 @@ class TimeSeries:
     """One or several series in a CSV file, split by time into training, validation and test rows.
 
     A training window lies in the training rows. A validation or test window has its targets in its own split, but may
-    read earlier rows. Everything that is fitted is fitted on the training rows. Rows count as equidistant.
+    read earlier rows. Scales are fitted on the training rows. Rows count as equidistant.
 
-    With ``group``, the rows of each value of that column are a series of their own: each is split by time and has its
-    own scale, and no window crosses from one to another.
+    With ``group``, the rows of each value of that column are a separate series: each is split by time and has its own
+    scale, and no window spans two of them.
 
     Args:
         series: A bundled series: ``co2`` (weekly), ``elnino`` (monthly) or ``sunspots`` (yearly).
         path: A CSV file with one row per step, oldest first, instead of ``series``.
         column: Name of the column to forecast, or a list of names. ``auto`` takes all columns of numbers except
             timestamps, row numbers and flags (0 or 1); None takes all but timestamps, as version 0.1 did.
-        group: Column that tells several series of one file apart, such as a store or a sensor.
+        group: Column that distinguishes several series in one file, such as a store or a sensor.
         where: ``column:value``: only the rows with this value are read.
         header: Whether the first line names the columns; otherwise they are called column_1, column_2, ...
-        decimal: Decimal mark, ``point`` or ``comma``; None finds it from the rows.
-        day_first: Whether 05/06/2020 is the fifth of June; None finds it from the rows.
+        decimal: Decimal mark, ``point`` or ``comma``; None infers it from the rows.
+        day_first: Whether 05/06/2020 is the fifth of June; None infers it from the rows.
         missing_words: Words that mean a missing value in this file, besides the usual ones.
         window: Steps that a model reads, at least 1.
         horizon: Steps that it predicts, at least 1.
@@ -77,6 +78,8 @@ class TimeSeries:
         batch_size: Windows per step, at least 1.
         workers: Unused: the series stay in memory.
     """
+
+    describe_file = staticmethod(describe_csv)
 
     def __init__(
         self,
@@ -133,7 +136,7 @@ class TimeSeries:
         return found if found * SEASONS <= len(self.series[0].rows) else 1
 
     def _leave_out_short_series(self) -> None:
-        """Leave out series of a group without a window in each split, unless that is all of them."""
+        """Leave out series of a group without a window in each split, unless all are too short."""
         self.short = [str(one.name) for one in self.series if not self._is_long(one)] if self.group else []
         if len(self.short) < len(self.series):
             self.series = [one for one in self.series if str(one.name) not in self.short]
@@ -159,7 +162,7 @@ class TimeSeries:
         return self.times.dates.times.iloc[self.series[0].rows] if self.times else None
 
     def _is_long(self, one: Series) -> bool:
-        """Whether a series has a window in each split."""
+        """Return whether a series has a window in each split."""
         ranges = self._split_ranges(len(one.rows)).values()
         return all(part.count_windows(self.horizon) > 0 for part in ranges)
 
@@ -190,7 +193,7 @@ class TimeSeries:
         return Splits(sources["train"], sources.get("val"), sources["test"])
 
     def describe(self) -> list[str]:
-        """Return what was read, in a few lines."""
+        """Return lines about the rows that were read: series, times, season, missing values, splits."""
         table = self.table
         rows = f"{table.path.name}: {count(len(table), 'row')}" + (f" with {self.where}" * bool(self.where))
         lines = [f"{rows}, to forecast: {listed(self.names)}"]
@@ -210,7 +213,7 @@ class TimeSeries:
         return [*lines, splits_line({SPLITS[name]: size for name, size in self.sizes.items()}, "windows, by time")]
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Read the last window of CSV files, or of the training file without any; what follows it is unknown."""
+        """Read the last window of each series in CSV files, or in the training file if none is given."""
         if not (files.names or files.text):
             yield from self._last_windows(self.table, self.path.name)
             return
@@ -227,7 +230,7 @@ class TimeSeries:
         known = [one.name for one in self.series]
         for one in series:
             if one.name not in known:
-                expected = f"a value of column {self.group} that training had: {listed(map(str, known))}"
+                expected = f"a value of column {self.group} in training: {listed(map(str, known))}"
                 raise ConfigError(format_error("data.group", expected, one.name))
             if len(one.rows) < self.window:
                 expected = f"at least data.window={self.window} rows in {table.path}"

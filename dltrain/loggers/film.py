@@ -14,12 +14,12 @@ from dltrain.storage.run_files import FILM, FRAMES
 
 FRAME_NAME = re.compile(r"\d{8,}\.png", re.ASCII)
 FRAME_MS, LAST_FRAME_MS = 250, 2000
-MAX_FRAMES = 200  # in the GIF; of more frames every second, third ... is shown
+MAX_FRAMES = 200  # in the GIF; longer films skip frames
 MAX_PIXELS = 2**24  # per frame; a small file can decompress to any size
 
 
 class Film:
-    """Frames in ``<run>/frames`` and ``<run>/film.gif``; a resumed run writes those from `purge_step` on again."""
+    """Frames in ``<run>/frames`` and ``<run>/film.gif``; a resumed run rewrites those from `purge_step` on."""
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
         self.folder = folder
@@ -47,7 +47,7 @@ class Film:
         stride = -(-len(frames) // MAX_FRAMES) or 1
         pictures = []
         for frame in frames[::-1][::stride][::-1]:  # counted from the last, which is always shown
-            # Pillow raises almost any exception for damaged files, and starts other programs for some formats but PNG.
+            # Pillow raises almost any exception for damaged files, and runs other programs for some other formats.
             with contextlib.suppress(Exception), Image.open(frame, formats=("PNG",)) as picture:
                 if picture.width * picture.height <= MAX_PIXELS:
                     pictures.append(picture.convert("RGB"))

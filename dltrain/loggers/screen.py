@@ -1,4 +1,4 @@
-"""The stream that people watch: colors and a live line on a terminal, plain lines anywhere else."""
+"""Output for people: colors and a live line on a terminal, plain lines anywhere else."""
 
 import logging
 import os

@@ -1,6 +1,6 @@
 """Running sums on the device: exact means over batches of any size, without synchronization until they are read.
 
-Our own, as importing torchmetrics takes seconds. The tests compare with torchmetrics and scikit-learn.
+Importing torchmetrics takes seconds, so only the tests use it.
 """
 
 import torch

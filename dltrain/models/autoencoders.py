@@ -1,6 +1,6 @@
 """Autoencoders, fully connected and convolutional.
 
-The task decides what the code is: a point, or mean and log-variance of a Gaussian (variational autoencoder).
+The code is a point or, for a variational autoencoder, mean and log-variance of a Gaussian, as the task determines.
 """
 
 import math

@@ -85,7 +85,7 @@ class GAN(GANBase):
 class DCGAN(GANBase):
     """Convolutional generator and critic with strides instead of pooling and no fully connected hidden layers.
 
-    The critic halves the image until its shorter side has 4 to 7 pixels, the generator takes the same sizes in reverse
+    The critic halves the image until its shorter side has 4 to 7 pixels; the generator has the same sizes in reverse
     order: 28x28 is 7-14-28, 32x32 is 4-8-16-32, 64x64 is 4-8-16-32-64.
 
     Args:

@@ -98,7 +98,7 @@ def fully_connected(
     """
     layers: list[nn.Module] = [nn.Flatten()]
     for width in hidden_size:
-        # A bias before a norm is redundant: batch norm subtracts it, and every norm has a bias of its own.
+        # A bias before a norm is redundant: batch norm subtracts it, and every norm has its own bias.
         layers += [nn.Linear(size, width, bias=norm_name == "none"), norm(norm_name, width, dims=0)]
         layers += [activation(activation_name), nn.Dropout(dropout)]
         size = width

@@ -24,8 +24,8 @@ class Recurrent(nn.Module):
         vocabulary: Number of distinct tokens; None for numeric inputs.
         each_step: Return an output at every step; otherwise only after all steps.
         causal: Whether outputs must not depend on later steps; excludes ``bidirectional``.
-        linear_skip: Numbers in an example, of which a linear layer, zero at first, is added to the output after all
-            steps; None for no such layer.
+        linear_skip: Numbers per example; a linear layer on them, initialized to zero, is added to the output after all
+            steps. None for no such layer.
 
     Shape: (B, T, features), images (B, C, H, W) as H steps, or tokens int64 (B, T) -> (B, T, outputs) with
     ``each_step``, otherwise (B, outputs).
@@ -95,7 +95,7 @@ def _cell_options(cell: str, activation: str | None) -> dict[str, Any]:
 
 
 def _check_fit(bidirectional: bool, linear_skip: int | None, tokens: bool) -> None:
-    """Reject a backward direction that reads what is to be predicted, and a linear path from tokens or to each step."""
+    """Reject a backward direction that reads the targets, and a linear layer from tokens or to every step."""
     if bidirectional:
         expected = "false, as this task predicts the next step"
         hint = "The backward direction would read the steps to predict."

@@ -45,7 +45,7 @@ def fill_momentum(optimizer: Any) -> None:
 def match_state_layout(optimizer: Any) -> None:
     """Give the state of each weight the memory layout of the weight; a `ValueError` if its shape does not fit.
 
-    Fused kernels go by addresses and check neither shape nor layout.
+    Fused kernels check neither shape nor layout.
     """
     for weight, state in optimizer.state.items():
         for name, value in state.items():

@@ -53,7 +53,7 @@ class Muon:
 
     @property
     def state(self) -> dict[torch.Tensor, dict[str, Any]]:
-        """Parameter -> its state in whichever optimizer owns it."""
+        """Parameter -> its state in the optimizer that has it."""
         return {parameter: state for optimizer in self._optimizers for parameter, state in optimizer.state.items()}
 
     def step(self) -> None:

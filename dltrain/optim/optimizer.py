@@ -28,8 +28,8 @@ class Optimizer:
             kernels are chosen if they exist and ``make`` does not set them.
         steps: Number of steps of the stage.
         scaler: Loss scaler for float16. If gradients overflow, the step changes neither the optimizer's state nor its
-            parameters, except by decoupled decay, and is counted in `skipped`. The schedule leaves out skipped steps
-            once `set_known_skipped` has been called with their number.
+            parameters, except by decoupled decay, and is counted in `skipped`. The schedule does not count skipped
+            steps once `set_known_skipped` has been called with their number.
         only_own: Compute gradients for ``parameters`` only, not for other parameters of the model.
         skip: Skip steps whose gradients are not finite; on a GPU this waits for the device in each step.
     """
@@ -164,7 +164,7 @@ class Optimizer:
             parameter.grad = None
 
     def set_known_skipped(self, count: float) -> None:
-        """Set the number of skipped steps, as last read from the device; the schedule leaves them out."""
+        """Set the number of skipped steps, as last read from the device; the schedule does not count them."""
         self._known_skipped = int(count)
 
     @property
@@ -179,7 +179,7 @@ class Optimizer:
         return {**found, SKIPPED: self.skipped} if self.scaler is not None or self.skip else found
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the optimizer and the scaler; the schedule has a state of its own."""
+        """Return the state of the optimizer and the scaler, without that of the schedule."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": {} if self.scaler is None else self.scaler.state_dict(),
@@ -209,7 +209,7 @@ def _or_one(weight: float | Tensor) -> float | Tensor:
 def _decay_groups(
     make: partial[Any], parameters: list[nn.Parameter], regularization: Regularization
 ) -> list[dict[str, Any]]:
-    """Return one parameter group, or two if the optimizer's own decay must leave out biases and norm scales.
+    """Return one parameter group, or two if the optimizer's own decay must skip biases and norm scales.
 
     A single group is preferred because each group costs a kernel launch per step.
     """

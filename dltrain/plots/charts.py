@@ -27,7 +27,7 @@ MANY_POINTS = 2500  # above, points are drawn smaller
 
 @as_image(height=2.7)
 def confusion(figure: "Figure", counts: Tensor, names: Sequence[str]) -> None:
-    """Draw a confusion matrix: darker cells have a larger share of their row; counts are written where they fit.
+    """Draw a confusion matrix: darker cells have a larger share of their row; counts are shown where they fit.
 
     Args:
         counts: Examples of each true class (row) that were predicted as each class (column), (classes, classes).

@@ -68,7 +68,7 @@ class Summary:
     memory: Memory
 
 
-def summarise(
+def summarize(
     make: Callable[[], nn.Module], examples: Sequence[Tensor], batch_size: int, optimizer_states: int
 ) -> Summary:
     """Return the summary of a model, from one forward pass on the meta device.
@@ -141,7 +141,7 @@ class _Tracer(TorchDispatchMode):
         self.outputs[module] = next((leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)), None)
 
     def rows(self, model: nn.Module) -> Iterator[Row]:
-        """Yield layers without sublayers, and those that have parameters or operations of their own."""
+        """Yield layers without sublayers, and those with parameters or operations outside their sublayers."""
         names = {module: name for name, module in model.named_modules()}
         counted: set[Tensor] = set()
         for module, output in self.outputs.items():

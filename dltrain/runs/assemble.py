@@ -1,4 +1,4 @@
-"""Build what a run consists of: from its configuration data, task, model and device, each from the facts before it."""
+"""Build the components of a run from its configuration: data, then the task from their facts, then the model."""
 
 import dataclasses
 import re
@@ -28,7 +28,7 @@ from dltrain.training.state import TrainerConfig
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Raise what needs more memory than there is as `OutOfMemory`; also a decorator."""
+    """Turn errors for lack of memory into `OutOfMemory`; also a decorator."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -39,14 +39,14 @@ def memory_errors() -> Iterator[None]:
         raise OutOfMemory(f"out of memory: {what}. Use a smaller model or less data.") from error
 
 
-CLASSES = ("classes", "class_names")  # facts that a task of classes asks for
+CLASSES = ("classes", "class_names")  # facts that a task for classes needs
 
 
 @dataclass
 class Components:
-    """What a run consists of, before it is trained."""
+    """Components of a run."""
 
-    config: dict[str, Any]  # the whole configuration with all facts filled in, as ``config.yaml`` has it
+    config: dict[str, Any]  # the content of ``config.yaml``: all facts filled in
     allow: tuple[str, ...]  # module prefixes that the command allows YAML to name
     data: Data  # not loaded yet
     task: Task
@@ -81,7 +81,7 @@ class Components:
 
 @memory_errors()
 def build_components(job: Job) -> Components:
-    """Build data, task and model, and move the model to the device; report the mistakes of all groups together."""
+    """Build data, task and model, and move the model to the device; report the errors of all groups together."""
     config, errors = job.resolved, list[str]()
     with _collect_errors(errors):
         devices.resolve_device(config["device"]["name"])
@@ -90,7 +90,7 @@ def build_components(job: Job) -> Components:
     with _collect_errors(errors):
         data: Data = instantiate.build(config["data"], "data", job.allow)
     if errors:
-        # The YAML of data declares which facts they state: a pair that cannot fit is reported with the other mistakes.
+        # The YAML of data declares their facts, so that options that do not fit are reported with the other errors.
         declared: Facts = dict.fromkeys([*config["data"].get("_provides_", []), *compatibility.TASK_FACTS], True)
         for group in ("task", "model"):
             with _collect_errors(errors):
@@ -149,7 +149,7 @@ def build_model(job: Job, facts: Facts) -> nn.Module:
 
 
 def _yaml_values(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration as ``config.yaml`` keeps it: groups last, and of other objects their type."""
+    """Return a configuration for ``config.yaml``: groups last, other objects replaced by their type."""
 
     def convert(value: Any) -> Any:
         if isinstance(value, dict):
@@ -163,7 +163,7 @@ def _yaml_values(config: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _collect_errors(errors: list[str]) -> Iterator[None]:
-    """Gather the mistakes of several steps, so that all are reported together."""
+    """Collect the errors of several steps, to report them together."""
     try:
         yield
     except ConfigError as error:

@@ -31,7 +31,7 @@ class ClassifierFeatures(nn.Module):
         name: Its run and accuracy, as reports show them.
 
     Raises:
-        ValueError: If there is no linear layer, or `forward` does not call the last one once, with one row per image.
+        ValueError: There is no linear layer, or `forward` does not call the last one once with one row per image.
 
     Shape:
         - Input: (B, channels, height, width), from 0 (black) to 1 (white)
@@ -81,7 +81,7 @@ def load_features(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> Class
         allow: Prefixes of modules that the run's configuration may name.
 
     Raises:
-        ConfigError: If there is no such run, or its classifier does not fit.
+        ConfigError: There is no such run, or its classifier does not fit.
     """
     path = _find_classifier(folder)
     try:

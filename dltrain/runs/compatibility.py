@@ -1,18 +1,19 @@
-"""Return whether data, task and model fit one another: which facts a group needs, and which options would fit."""
+"""Check that data, task and model fit one another, and list the options that would fit."""
 
 from collections.abc import Iterable
 from typing import Any
 
 from dltrain.config import compose, instantiate
 from dltrain.config.compose import Job
+from dltrain.config.facts import find_fact
 from dltrain.errors import ConfigError
 
 Facts = dict[str, Any]
 
-# Stated by the task, not by the data.
+# Provided by the task, not by the data.
 TASK_FACTS = ("outputs", "each_step", "causal", "statistics", "answers", "visible", "lowest")
 
-# Fact that is missing -> the fact that the data state in its place, and the task for that.
+# Missing fact -> the fact that the data provide instead, and the task that uses it.
 OTHER_TARGETS = {
     "classes": ("targets", "numbers: add task=regression"),
     "targets": ("classes", "classes: add task=classification"),
@@ -20,9 +21,9 @@ OTHER_TARGETS = {
 
 
 def check_facts(job: Job, group: str, facts: Facts) -> None:
-    """Refuse a ``task`` or ``model``, the `group`, that needs a fact which is missing or None in `facts`."""
+    """Reject a ``task`` or ``model``, the `group`, that needs a fact which is missing or None in `facts`."""
     needed = instantiate.required_facts(job.resolved[group], group, job.allow)
-    missing = [fact for fact in needed if facts.get(fact) is None]
+    missing = list(dict.fromkeys(_lacking(fact, facts) for fact in needed if find_fact(facts, fact) is None))
     if not missing:
         return
     chosen = f"{group}={job.choices[group]}"
@@ -34,13 +35,22 @@ def check_facts(job: Job, group: str, facts: Facts) -> None:
     elif group == "task":
         found = [to for fact, (stated, to) in OTHER_TARGETS.items() if fact in missing and facts.get(stated)]
         hint = f"What {other} predicts are {found[0]}. {hint}" if found else hint
-    lacking = f"{chosen} needs {' and '.join(missing)}, which {other} does not state"
-    raise ConfigError(f"{chosen} {other}: {lacking}. {hint}.")
+    needs = f"{chosen} needs {' and '.join(missing)}, which {other} does not state"
+    raise ConfigError(f"{chosen} {other}: {needs}. {hint}.")
+
+
+def _lacking(fact: str, facts: Facts) -> str:
+    """Return what is missing of a fact: the whole, or the part that was asked for."""
+    return _whole(fact) if facts.get(_whole(fact)) is None else fact
+
+
+def _whole(fact: str) -> str:
+    return fact.partition(".")[0]
 
 
 def _matching_data(job: Job, needed: Iterable[str]) -> str:
     """Return the names of the data that declare all facts needed of data."""
-    wanted = set(needed) - set(TASK_FACTS)
+    wanted = set(map(_whole, needed)) - set(TASK_FACTS)
     options = compose.options("data", job.config_dirs).items()
     return " ".join(name for name, option in options if wanted <= set(option.get("_provides_", []))) or "none"
 
@@ -53,7 +63,7 @@ def _matching_task(job: Job, group: str) -> str:
 
 
 def unused_regularization(job: Job) -> str | None:
-    """Return a note on the regularization that is set and that nothing in this run reads."""
+    """Return a note on regularization that is set but not used in this run, or None."""
     written = str([job.config[group] for group in ("model", "task", "data", "optimizer")])
     names = [name for name in ("dropout", "label_smoothing") if job.resolved["regularization"].get(name)]
     unused = [name for name in names if f"${{regularization.{name}}}" not in written]

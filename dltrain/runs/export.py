@@ -25,8 +25,8 @@ class Generated(NamedTuple):
     """Generated examples, as `Task.generate` returns them."""
 
     examples: Tensor
-    given: Tensor | None = None  # the inputs of which they are reconstructions, one for each, in the same form
-    ways: bool = False  # the examples are interpolations, in rows of eight
+    given: Tensor | None = None  # if they are reconstructions, the input of each
+    ways: bool = False  # whether the examples are interpolations, in rows of eight
 
 
 Encode = Callable[[Generated], bytes]

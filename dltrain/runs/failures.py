@@ -16,7 +16,7 @@ SLURM_TIMEOUT_S = 30
 
 
 def next_steps(state: str, run: Path, checkpoints: Checkpoints, allow: Sequence[str] = ()) -> list[str]:
-    """Return where the run is, its last checkpoint, and the command that continues it and trusts `allow`."""
+    """Return lines with the run folder, the last checkpoint, and the command that continues it, trusting `allow`."""
     lines, folder = [f"Run folder: {run}"], shlex.quote(str(run))
     trust = f" 'allow_targets=[{','.join(allow)}]'" if allow else ""
     if steps := [entry["step"] for entry in checkpoints.read_manifest().values()]:
@@ -51,7 +51,7 @@ def describe_write_error(error: OSError, run: Path, checkpoints: Checkpoints) ->
 
 
 def requeue() -> str:
-    """Ask Slurm to run this process's job again, and return what it answered."""
+    """Requeue this process's Slurm job, and return a message."""
     job = os.environ.get(SLURM_JOB, "")
     call = ["scontrol", "requeue", job]
     try:

@@ -30,13 +30,13 @@ def generate(
     """Generate examples, with pixels in [0, 1].
 
     Args:
-        count: Number of examples; with ``inputs`` there is one for each of those.
+        count: Number of examples; ignored with ``inputs``.
         seed: Random seed, at least 0.
         label: The class to generate, or None for all.
         inputs: Files and folders of examples to reconstruct.
 
     Raises:
-        OutOfMemory: When all examples at once need too much memory.
+        OutOfMemory: All examples at once need too much memory.
     """
 
     @functools.cache

@@ -54,7 +54,7 @@ def run_info(path: Path) -> RunInfo:
 
 
 def last_active(path: Path) -> float:
-    """Return when a run last wrote, in seconds since 1970; a killed process wrote no last status."""
+    """Return when a run last wrote any file, in seconds since 1970, as a killed process does not write its status."""
     times = [0.0]
     for name in (run_files.STATUS, run_files.METRICS, MANIFEST):
         with contextlib.suppress(OSError):
@@ -78,7 +78,7 @@ def _headline_metric(result: dict[str, Any], entries: list[dict[str, Any]], know
 
 
 def _elapsed_seconds(status: dict[str, Any], entries: list[dict[str, Any]], until: float) -> float | None:
-    """Return the seconds that a run without a result took, earlier sessions included as its checkpoints record."""
+    """Return the seconds that a run without a result took, including the earlier sessions that checkpoints record."""
     try:
         here = until - datetime.fromisoformat(status["started"]).timestamp()
     except (KeyError, ValueError, TypeError, OverflowError):

@@ -36,7 +36,7 @@ class Trained:
     """A model with trained weights, and the data that it was trained on."""
 
     components: Components  # the model in evaluation mode
-    splits: Splits  # the run's own data; their ``prepare`` applies what was fitted on them
+    splits: Splits  # the run's own data
     step: int  # optimizer steps of the checkpoint
     notes: tuple[str, ...] = ()
 
@@ -44,7 +44,7 @@ class Trained:
         """Yield the predictions for a user's inputs, some lines at a time; `asked` goes to `Task.predict`.
 
         Raises:
-            ConfigError: When an input cannot be read; predictions for those before it have been yielded.
+            ConfigError: An input cannot be read; predictions for those before it have been yielded.
         """
         task, model, device = self.components.task, self.components.model, self.components.device
         for piece in user_inputs(self.components, files):
@@ -89,7 +89,7 @@ def load_trained(components: Components, path: Path, name: str, own: bool = Fals
     Args:
         path: The run's folder.
         name: The checkpoint: ``best.pt``, ``last.pt`` or a file in ``checkpoints/``.
-        own: Refuse data other than those that the run was trained on, instead of warning.
+        own: Reject data other than those that the run was trained on, instead of warning.
     """
     with explain_missing_data():
         splits = components.data.load()
@@ -123,7 +123,7 @@ def eval_batches(components: Components, splits: Splits, split: str) -> Batches:
 
 
 def restore_weights(components: Components, path: Path, name: str) -> int:
-    """Load a checkpoint's weights, averaged if there are such, for evaluation; return its step."""
+    """Load a checkpoint's weights for evaluation, averaged ones if it has them, and return its step."""
     saved = Checkpoints(path)
     try:
         state = saved.load(name)
@@ -142,7 +142,7 @@ def restore_weights(components: Components, path: Path, name: str) -> int:
     except STATE_ERRORS as error:
         reason = " ".join(map(str.strip, str(error).splitlines()[:2])) or type(error).__name__
         file = path / run_files.CHECKPOINTS / name
-        raise CheckpointError(f"{file}: refused, it does not fit this model: {reason}") from None
+        raise CheckpointError(f"{file}: rejected, it does not fit this model: {reason}") from None
     components.model.eval()
     return state["loop"]["step"]
 
@@ -161,7 +161,7 @@ def explain_missing_data() -> Iterator[None]:
 
 
 def json_values(value: Any) -> Any:
-    """Return nested values as JSON has them: NaN and Inf as None, numbers rounded to the digits of their type.
+    """Return nested values for JSON: NaN and Inf as None, numbers rounded to the digits of their type.
 
     Nine digits represent a float32 exactly; numbers from `DOUBLE_FROM` on may be float64 and keep 15.
     """

@@ -29,10 +29,10 @@ def open_run(name: str, typed: list[str]) -> tuple[Path, Job, Changes]:
 
 
 def load_job(path: Path, allow: Iterable[str] = ()) -> Job:
-    """Return the job of the run in a folder, with `allow` in place of its own ``allow_targets``.
+    """Return the job of the run in a folder, with its ``allow_targets`` replaced by `allow`.
 
     Raises:
-        ConfigError: If ``job.yaml`` cannot be read or is invalid.
+        ConfigError: ``job.yaml`` cannot be read or is invalid.
     """
     file = path / run_files.JOB
     try:
@@ -77,7 +77,7 @@ def _checked_mappings(config: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
 
 
 def find_run(name: str) -> Path:
-    """Return the folder of a run, given its path or ``latest``, which means the run that was active last."""
+    """Return the folder of a run, given its path or ``latest`` for the run that was active last."""
     root, path = compose.default_root(), Path(name).expanduser()
     if name == "latest":
         if not (runs := list_runs(root)):

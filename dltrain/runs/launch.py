@@ -1,4 +1,4 @@
-"""Start or resume a run: build its components, take its folder, and train in it."""
+"""Start or resume a run: build its components, lock its folder, and train in it."""
 
 import contextlib
 from pathlib import Path
@@ -13,7 +13,7 @@ from dltrain.runs.report import describe_environment
 from dltrain.runs.restore import check_not_shorter, check_schedule, newest_checkpoint
 from dltrain.runs.session import Outcome, Session
 from dltrain.storage import folder_checks, run_dir
-from dltrain.storage.checkpoint_format import refuse_mismatch
+from dltrain.storage.checkpoint_format import reject_mismatch
 from dltrain.training.meters import Timer
 from dltrain.training.signals import Stop
 
@@ -30,13 +30,13 @@ def train(
 
     Args:
         started: Start of the command, by `time.perf_counter`.
-        path: The run's folder within a sweep; None takes the one of the job.
+        path: The run's folder within a sweep; None uses that of the job.
         stop: Handles signals; a sweep passes its own, so that none is lost between its jobs.
         origin: The run that this one repeats; the differences are printed first.
 
     Raises:
-        ConfigError: When the configuration is invalid; nothing is left on disk.
-        Stopped: When a signal came before anything was worth keeping.
+        ConfigError: The configuration is invalid; nothing is left on disk.
+        Stopped: A signal came before anything was worth keeping.
     """
     standalone = path is None
     path = path or job.run_dir
@@ -63,23 +63,23 @@ def resume(
     """Resume a run from its newest undamaged checkpoint, or from the beginning if it has none.
 
     Args:
-        job: The job of the run's folder, with the keys that were overridden.
+        job: The job stored in the run's folder, with overrides applied.
         started: Start of the command, by `time.perf_counter`.
         stop: Handles signals; given by a sweep of which the run is part.
         changes: The keys that were overridden, with their values before and after.
-        change_schedule: Let another length of training change the learning rate.
+        change_schedule: Allow another length of training to change the learning rate.
 
     Raises:
-        ConfigError: When the folder is in use or its content is invalid; it is left as it was.
-        CheckpointError: When all checkpoints are damaged; the folder is left as it was.
-        Stopped: When a signal came before anything was done.
+        ConfigError: The folder is in use or its content is invalid; it is left unchanged.
+        CheckpointError: All checkpoints are damaged; the folder is left unchanged.
+        Stopped: A signal came before anything was done.
     """
     standalone, stop = stop is None, stop or Stop()
     with stop.listening(), contextlib.closing(run_dir.reopen(path)) as home:
         saved, notes = newest_checkpoint(path)
         with prepare_run(job, notes, path) as (components, batches):
             if saved:
-                refuse_mismatch(saved.name, saved.content["model"], components.model.state_dict())
+                reject_mismatch(saved.name, saved.content["model"], components.model.state_dict())
                 check_not_shorter(saved, components, batches)
                 note = check_schedule(saved, components, batches, changes or {}, change_schedule)
                 components.notes = (*components.notes, *([note] if note else []))

@@ -1,4 +1,4 @@
-"""What a run records and prints: what it is at the start, its results at the end."""
+"""Summaries that a run stores and prints: its setup at the start, its results at the end."""
 
 import math
 import shlex
@@ -27,7 +27,7 @@ from dltrain.training.meters import Timer
 SHOWN_BAD_SAMPLES = 3
 
 
-WARNING = "warning: "  # at the start of a line of what a data set describes
+WARNING = "warning: "  # prefix of lines in the description of a data set
 
 
 @dataclass
@@ -51,6 +51,12 @@ class Report:
         """The examples that could not be read and were left out, each with the reason."""
         return self.batches["train"].bad.found
 
+    def _batch_size(self) -> str:
+        """Return the examples of a batch, or their mean where a plan does not fix them."""
+        train = self.batches["train"]
+        mean = round(train.examples / len(train))
+        return str(train.batch_size) if max(train.sizes) == min(train.batch_size, train.examples) else f"about {mean:,}"
+
     def print_start(self, steps: int) -> None:
         """Print what will be trained, on which data and device."""
         components, choices = self.components, self.job.choices
@@ -60,7 +66,7 @@ class Report:
             {
                 "model": f"{choices['model']}, {self.num_parameters:,} parameters",
                 "data": f"{choices['data']}: {sizes}",
-                "task": f"{choices['task']}, {steps:,} steps of {components.data.batch_size}",
+                "task": f"{choices['task']}, {steps:,} steps of {self._batch_size()}",
                 "device": components.device.describe(),
                 "folder": str(self.folder),
             },
@@ -93,7 +99,7 @@ class Report:
                 "stopped_early": state.stopped_early,
                 "out_of_time": loop.out_of_time,
                 "skipped_steps": loop.runner.skipped_steps,
-                "examples_at_a_time": loop.runner.chunk_size,
+                "examples_at_a_time": -(-max(self.batches["train"].sizes) // loop.runner.num_chunks),
                 "seconds": timer.total_seconds(),
                 "training_seconds": timer.training_seconds(),
                 "samples_per_second": timer.examples / max(timer.training_seconds(), 1e-9),
@@ -133,7 +139,7 @@ class Report:
 
 
 def save_metadata(home: run_dir.RunDir, job: Job, components: Components, resumed: bool) -> None:
-    """Write the files that say what a run is; a resumed run keeps the environment in which it began."""
+    """Write the files that describe a run; a resumed run keeps the environment in which it began."""
     home.write(run_files.JOB, dump_job(job))  # first: from here on the run can be resumed
     home.write(run_files.CONFIG, to_yaml(redaction.mask(components.config)))
     home.write(run_files.COMMAND, command_line(job) + "\n")
@@ -150,7 +156,7 @@ def command_line(job: Job) -> str:
 
 
 def describe_environment(job: Job, components: Components) -> dict[str, Any]:
-    """Return what ``environment.json`` holds: what a table of runs shows, and what results depend on."""
+    """Return the content of ``environment.json``: for tables of runs, and what results depend on."""
     return {
         "choices": job.choices,
         "metric": {"name": components.task.metric, "better": components.task.better},
@@ -189,7 +195,7 @@ def feature_source(task: Task, evaluation: Evaluation) -> dict[str, str]:
 
 
 def feature_note(features: str) -> str:
-    """Return what scores of generated samples can be compared with, in a sentence."""
+    """Return a sentence on which scores of generated samples are comparable."""
     return f"frechet, precision and recall by {features}; not comparable with FID, which uses an ImageNet network"
 
 

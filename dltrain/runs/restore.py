@@ -18,7 +18,7 @@ from dltrain.training.state import Stages
 
 
 class SavedState(NamedTuple):
-    """A loaded checkpoint: the name of its file, and the state of the loop and of its parts."""
+    """A loaded checkpoint: the name of its file, and its content."""
 
     name: str
     content: dict[str, Any]
@@ -39,7 +39,7 @@ def newest_checkpoint(path: Path) -> tuple[SavedState | None, list[str]]:
 
 
 def check_not_shorter(saved: SavedState, components: Components, batches: dict[str, Batches]) -> None:
-    """Refuse a run that would end before the step that it has reached."""
+    """Reject a length of training below the step that the run has reached."""
     steps = Stages(components.task.stages(components.model), batches, components.trainer).steps
     if steps < saved.step:
         taken = f"at least the {saved.step:,} steps already taken"
@@ -50,7 +50,7 @@ def check_not_shorter(saved: SavedState, components: Components, batches: dict[s
 def check_schedule(
     saved: SavedState, components: Components, batches: dict[str, Batches], changes: Changes, allowed: bool
 ) -> str | None:
-    """Return a note if another length of training changes the learning rate, or refuse it unless it is `allowed`."""
+    """Return a note if another length of training changes the learning rate; reject that unless it is `allowed`."""
     keys = [key for key in ("trainer.epochs", "trainer.max_steps") if key in changes]
     if not keys:
         return None
@@ -69,7 +69,7 @@ def check_schedule(
             if allowed:
                 return f"{change}, because the schedule depends on the length of training"
             length = f"{' and '.join(keys)}: not supported because the schedule depends on the length of training"
-            raise ConfigError(f"{length}: {change}. If that is meant: dltrain resume RUN ... --change-schedule")
+            raise ConfigError(f"{length}: {change}. To allow it: dltrain resume RUN ... --change-schedule")
     return None
 
 
@@ -79,10 +79,10 @@ def restore_loop(loop: Loop, saved: SavedState, checkpoints: Checkpoints, consol
         loop.load_state_dict(saved.content, checkpoints.read_manifest().get(saved.name, {}))
     except STATE_ERRORS as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise CheckpointError(f"{saved.name}: refused, this run cannot resume from it. {reason}") from error
+        raise CheckpointError(f"{saved.name}: rejected, this run cannot resume from it. {reason}") from error
     best = checkpoints.path / checkpoints.resolve(run_files.BEST)
     if loop.state.best is not None and (damage := checkpoints.find_damage(best)):
-        console.warning(f"{best}: ignored, {damage}; the best checkpoint is now searched from here on")
+        console.warning(f"{best}: ignored, {damage}; the best checkpoint is selected from later ones")
         loop.state.best, loop.state.best_step = None, 0
     saved.content.clear()
     console.info(f"resumed at step {loop.state.step:,} from {saved.name}")

@@ -79,9 +79,9 @@ class Session:
         """Train, evaluate and report; every ending leaves a status and an exit code.
 
         Raises:
-            ConfigError: When the run cannot start; nothing is left of a new run.
-            CheckpointError: When it cannot resume.
-            Stopped: When a signal came before anything was worth keeping.
+            ConfigError: The run cannot start; nothing is left of a new run.
+            CheckpointError: The run cannot resume.
+            Stopped: A signal came before anything was worth keeping.
         """
         result: dict[str, Any] = {}
         try:
@@ -111,7 +111,7 @@ class Session:
         return self._finish(state, result, error)
 
     def _describe_exception(self, reason: Exception) -> tuple[str, str]:
-        """Return how a run ends that raised an exception, and why; one that nothing explains is printed whole."""
+        """Return the state and the message for an exception; print the traceback of an unexpected one."""
         if is_out_of_memory(reason):
             return "out_of_memory", failures.describe_out_of_memory(reason, self.components)
         # After an error a GPU may be unusable, so weights are checked on the CPU only.
@@ -168,7 +168,7 @@ class Session:
             raise Diverged(f"not finite on the test split: {', '.join(names)}")
         shown, filters = loop.evaluator.show(evaluation), grids.first_filters(loop.evaluator.model)
         result = self.report.result(loop, self.timer, evaluation)
-        self.stop.finish()  # what follows is quick, and a later session would repeat an interrupted half of it
+        self.stop.finish()  # ignore signals during the rest, which is quick
         step = loop.state.step
         if not tracker.ends_with(step, "test"):
             loop.logger.show(step, "test", shown)
@@ -199,7 +199,7 @@ class Session:
             self.home.discard()
 
     def _finish(self, state: str, result: dict[str, Any], error: str | None) -> Outcome:
-        """Record how the run ended, as far as the disk allows, and tell the user how to continue."""
+        """Record how the run ended, as far as the disk allows, and print how to continue."""
         self.stop.finish()
         if (late := self._close(state, result)) and state in ("finished", "interrupted"):
             state, error = "failed", late

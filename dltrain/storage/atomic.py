@@ -42,7 +42,7 @@ class PendingFile(NamedTuple):
 
 
 def write_temp(temp: Path, write: Callable[[Any], Any]) -> PendingFile:
-    """Write and hash a temporary file, `write` being called with the file object; deletes it on failure."""
+    """Call `write` with a temporary file and hash what it writes; delete the file on failure."""
     file = HashingFile()
     try:
         temp.unlink(missing_ok=True)
@@ -58,7 +58,7 @@ def write_temp(temp: Path, write: Callable[[Any], Any]) -> PendingFile:
 
 
 def commit(pending: PendingFile, path: Path, durable: bool = True) -> None:
-    """Rename a temporary file to `path`, by default once its content is durable; deletes it on failure.
+    """Rename a temporary file to `path`, by default once its content is durable; delete it on failure.
 
     The new name is durable only after `fsync` of the folder.
     """
@@ -121,7 +121,7 @@ def fsync(path: Path) -> None:
 
 
 def replace_link(link: Path, target: str) -> None:
-    """Atomically point `link` at `target` in the same folder; copies it where symbolic links are not supported."""
+    """Atomically point `link` at `target` in the same folder; copy it where symbolic links are not supported."""
     temp = temp_path(link)
     temp.unlink(missing_ok=True)
     try:

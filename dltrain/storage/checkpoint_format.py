@@ -115,7 +115,7 @@ def effective_weights(state: dict[str, Any]) -> dict[str, Any]:
     return state["model"] if state["average"] is None else state["average"]["model"]
 
 
-def refuse_mismatch(file: str, saved: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def reject_mismatch(file: str, saved: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Raise a `CheckpointError` that names each weight that is missing, unexpected or of another shape."""
     lines = [f"{name} is missing" for name in expected if name not in saved]
     lines += [f"{name} is not in this model" for name in saved if name not in expected]
@@ -127,7 +127,7 @@ def refuse_mismatch(file: str, saved: Mapping[str, Any], expected: Mapping[str, 
     if lines:
         more = [f"and {len(lines) - MAX_DIFFERENCES} more"] * (len(lines) > MAX_DIFFERENCES)
         shown = "; ".join(lines[:MAX_DIFFERENCES] + more)
-        raise CheckpointError(f"{file}: refused, it is of another model: {shown}")
+        raise CheckpointError(f"{file}: rejected, it is of another model: {shown}")
 
 
 def shape(value: Any) -> tuple[int, ...] | None:

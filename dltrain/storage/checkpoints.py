@@ -76,14 +76,14 @@ class Checkpoints:
         """Write a checkpoint and have the thread make it durable.
 
         If an earlier one is still queued, the new one replaces it, so that a slow disk does not slow down training.
-        A queued best checkpoint is waited for unless the new one is better.
+        A queued best checkpoint is only replaced by a better one.
 
         Args:
             state: Tensors and plain Python values.
             timings: For the manifest only, so that equal states are saved as equal files.
 
         Raises:
-            OSError: If this or an earlier checkpoint could not be written; earlier files are intact.
+            OSError: This or an earlier checkpoint could not be written; earlier files are intact.
         """
         if self.writes and self.writes[-1].entry["best"] and not best and not self.writes[-1].future.running():
             self.wait()
@@ -158,8 +158,8 @@ class Checkpoints:
     def resolve(self, name: str) -> str:
         """Return the name of the file that ``last.pt`` or ``best.pt`` refers to; other names are returned unchanged.
 
-        The manifest is written before the links and takes precedence. If no checkpoint is marked as best, the last one
-        is.
+        The manifest is written before the links and takes precedence. If no checkpoint is marked as best, the last is
+        the best.
         """
         files = self.read_manifest()
         names = [file for file in sort_by_step(files) if name != BEST or files[file]["best"]]
@@ -183,16 +183,16 @@ class Checkpoints:
 
     def _load(self, file: Path) -> dict[str, Any]:
         if reason := self.find_damage(file):
-            raise CheckpointError(f"{file}: refused, {reason}")
+            raise CheckpointError(f"{file}: rejected, {reason}")
         try:
             content = load_file(file)
         except Exception as error:  # torch raises almost any exception for an invalid file
             reason = describe_load_error(error)
-            raise CheckpointError(f"{file}: refused, it does not load as tensors and plain values: {reason}") from None
+            raise CheckpointError(f"{file}: rejected, it does not load as tensors and plain values: {reason}") from None
         try:
             return upgrade(content)
         except ValueError as error:
-            raise CheckpointError(f"{file}: refused, {error}") from None
+            raise CheckpointError(f"{file}: rejected, {error}") from None
 
     def load_newest(self) -> tuple[str, dict[str, Any], list[str]]:
         """Load the newest valid checkpoint, in the manifest or not; a `CheckpointError` if there is none.
@@ -206,7 +206,7 @@ class Checkpoints:
                 return name, self.load(name), skipped
             except CheckpointError as error:
                 skipped += error.problems
-        raise CheckpointError(*(skipped or [f"{self.path}: refused, it contains no checkpoint"]))
+        raise CheckpointError(*(skipped or [f"{self.path}: rejected, it contains no checkpoint"]))
 
     def find_damage(self, file: Path) -> str | None:
         """Return what is wrong with a file, or None; files not in the manifest are checked by the CRCs in them."""

@@ -17,7 +17,7 @@ SPECIAL_HINT = "It is neither a file nor a folder."
 def check_available(path: str | None, root: Path) -> None:
     """Raise ConfigError if no run can be created in `path`, or in `root` if that is None; leave no files behind."""
     if path is not None:
-        refuse_taken(Path(path).expanduser())
+        reject_taken(Path(path).expanduser())
     check_writable(root if path is None else Path(path))
 
 
@@ -38,7 +38,7 @@ def unwritable_error(path: Path, error: OSError, key: str = "hydra.run.dir") -> 
     return format_error(key, "a folder that can be written", path, f"{error.strerror}.")
 
 
-def refuse_taken(path: Path, locked: bool = False) -> None:
+def reject_taken(path: Path, locked: bool = False) -> None:
     """Raise ConfigError if a folder holds a run or a file that a run would overwrite.
 
     Args:

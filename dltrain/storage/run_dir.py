@@ -17,7 +17,7 @@ from dltrain import redaction
 from dltrain.errors import ConfigError, format_error
 from dltrain.storage import safe_read
 from dltrain.storage.atomic import TEMP_NAME, write_atomic
-from dltrain.storage.folder_checks import check_entries, refuse_taken, unwritable_error
+from dltrain.storage.folder_checks import check_entries, reject_taken, unwritable_error
 from dltrain.storage.run_files import LOCK, RUN_FILES, STATUS, SWEEP_FILES, list_run_files
 
 LOCK_WAIT_S = 0.2  # `is_locked` of another process holds the lock for a moment
@@ -37,11 +37,11 @@ class RunDir:
         self.lock, self.new_lock = FileLock(path / LOCK), not (path / LOCK).exists()
         self.started = time.time()
         if not resume:
-            refuse_taken(path)  # before the lock file is created
+            reject_taken(path)  # before the lock file is created
         try:
             self.lock.acquire(timeout=LOCK_WAIT_S, poll_interval=LOCK_WAIT_S / 10)
             if not resume:
-                refuse_taken(path, locked=True)
+                reject_taken(path, locked=True)
             for file in path.glob(".*.tmp"):  # of a killed run or sweep
                 temp = TEMP_NAME.fullmatch(file.name)
                 if temp and temp[1] in (*RUN_FILES, *SWEEP_FILES):
@@ -55,7 +55,7 @@ class RunDir:
             raise
 
     def write(self, name: str, content: str) -> None:
-        """Write a text file atomically; the caller has redacted it."""
+        """Write a text file atomically; the caller must redact it."""
         write_atomic(self.path / name, content.encode())
 
     def write_json(self, name: str, content: Any) -> None:
@@ -106,7 +106,7 @@ def create(path: str | None, root: Path, name: str) -> RunDir:
 
 
 def reopen(path: Path) -> RunDir:
-    """Open and lock the folder of a run to resume it; links and special files in it are refused."""
+    """Open and lock the folder of a run to resume it; links and special files in it are rejected."""
     check_entries(path, links=False)
     try:
         return RunDir(path, [], resume=True)
@@ -138,7 +138,7 @@ def read_status(path: Path) -> dict[str, Any]:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a process has locked the run folder; where no lock can be tried, whether its process lives."""
+    """Return whether a process has locked the run folder or, if that cannot be tried, whether its process lives."""
     if not (path / LOCK).is_file() or (path / LOCK).is_symlink():
         return False
     lock = FileLock(path / LOCK)
@@ -153,7 +153,7 @@ def is_locked(path: Path) -> bool:
 
 
 def _process_lives(status: Mapping[str, Any]) -> bool:
-    """Return whether the process that wrote a status may live: on another machine it may."""
+    """Return whether the process that wrote a status may be alive, which is unknown for another machine."""
     pid = status.get("pid")
     if status.get("host") != platform.node() or not isinstance(pid, int) or pid < 1:
         return True

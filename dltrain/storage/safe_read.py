@@ -75,10 +75,10 @@ def read_yaml_text(file: Path) -> str:
     """Read and check a YAML file; the text is safe to parse.
 
     Raises:
-        OSError: If it cannot be read.
-        ValueError: If it has anchors or aliases (a few lines can expand to gigabytes), is too large or nested too
+        OSError: The file cannot be read.
+        ValueError: The file has anchors or aliases (a few lines can expand to gigabytes), is too large or nested too
             deeply, or is not UTF-8.
-        YAMLError: If it is not valid YAML.
+        YAMLError: The file is not valid YAML.
     """
     text, depth = read_text(file, MAX_YAML_BYTES), 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):

@@ -67,7 +67,7 @@ def load_result(number: int, chosen: dict[str, str], path: Path) -> JobResult | 
 
 
 def best_job(rows: list[JobResult]) -> int | None:
-    """Return the job with the best metric on the validation split, the first of several, or None without any."""
+    """Return the first job with the best metric on the validation split, or None if no job has one."""
     values = {row.job: row.validation for row in rows if row.validation is not None}
     if not values:
         return None
@@ -125,7 +125,7 @@ def _metric(rows: list[JobResult]) -> str:
 
 
 def _seed_statistics(rows: list[JobResult], swept: list[str]) -> list[dict[str, Any]]:
-    """Return means over seeds, and the sample standard deviation on the test split, for jobs alike in all else.
+    """Return means over seeds, and the sample standard deviation on the test split, for jobs that are otherwise equal.
 
     Empty unless seeds were swept; the deviation of a single seed is None.
     """

@@ -23,10 +23,10 @@ INTERRUPTED = "interrupted"
 
 
 def run_sweep(jobs: list[Job], console: Console, typed: list[str]) -> int:
-    """Run all jobs, given with the command's overrides; a job that fails does not affect the others.
+    """Run all jobs; one that fails does not affect the others.
 
     Returns:
-        0, 1 if a job failed, or 130 or 143 if Ctrl-C or SIGTERM ended the sweep.
+        0; 1 if a job failed; 130 or 143 if Ctrl-C or SIGTERM ended the sweep.
     """
     values = [dict(word.lstrip("+").split("=", 1) for word in job.overrides if "=" in word) for job in jobs]
     swept = [key for key in values[0] if len({found[key] for found in values}) > 1]  # as they were typed
@@ -92,7 +92,7 @@ class Sweep:
             torch.cuda.empty_cache()
 
     def _try_job(self, number: int) -> JobResult:
-        """Train a job, or resume it if it has a folder, and return its result, whether it fails or not."""
+        """Train a job, or resume it if it has a folder, and return its result even if it fails."""
         started = time.perf_counter()
         job, path, row = self.jobs[number], self.paths[number], JobResult(number, self.chosen[number], "failed")
         self.stop.rearm()

@@ -1,4 +1,4 @@
-"""The folder of a sweep: records its jobs before the first starts, and checks that a resuming command has the same."""
+"""The folder of a sweep: stores the jobs before the first starts, and checks that a resumed sweep has the same."""
 
 import json
 import os
@@ -45,12 +45,12 @@ def _resumed_path(job: Job) -> Path | None:
         return named if again else None
     path = Path(job.sweep_resume).expanduser()
     if named is not None and not (path.exists() and named.exists() and path.samefile(named)):
-        raise ConfigError(format_error("hydra.sweep.dir", f"{path} as sweep.resume has it, or nothing", named))
+        raise ConfigError(format_error("hydra.sweep.dir", f"{path}, as in sweep.resume, or nothing", named))
     return path
 
 
 def _create_sweep_dir(job: Job, content: dict[str, Any]) -> run_dir.RunDir:
-    """Create the folder of a new sweep, at ``hydra.sweep.dir`` or under a name of its own, with its ``sweep.json``."""
+    """Create the folder of a new sweep, at ``hydra.sweep.dir`` or under a unique name, with its ``sweep.json``."""
     root = compose.default_root()
     path = Path(job.sweep_dir).expanduser() if job.sweep_dir else None
     folder_checks.check_writable(path or root, "hydra.sweep.dir")
@@ -70,7 +70,7 @@ def _create_sweep_dir(job: Job, content: dict[str, Any]) -> run_dir.RunDir:
 
 
 def _check_free(path: Path, names: Iterable[str], locked: bool = False) -> None:
-    """Refuse a folder that holds a sweep or a run, or an entry with the name of a job's folder."""
+    """Reject a folder that holds a sweep or a run, or an entry with the name of a job's folder."""
     taken = next((name for name in (*MARKERS, *names) if os.path.lexists(path / name)), None)
     if taken is None and not locked and folder_checks.has_foreign_lock(path):
         taken = run_files.LOCK
@@ -80,7 +80,7 @@ def _check_free(path: Path, names: Iterable[str], locked: bool = False) -> None:
 
 
 def _reopen_sweep_dir(path: Path, content: dict[str, Any]) -> run_dir.RunDir:
-    # Through links in place of a sweep's files and folders its jobs would write elsewhere.
+    # Jobs would write elsewhere through links in place of a sweep's files and folders.
     names = [job["folder"] for job in content["jobs"]]
     for file in (path / name for name in (*run_files.SWEEP_FILES, run_files.STATUS, run_files.LOCK, *names)):
         if file.is_symlink() or folder_checks.is_special(file):
@@ -96,7 +96,7 @@ def _reopen_sweep_dir(path: Path, content: dict[str, Any]) -> run_dir.RunDir:
 
 def _lock_dir(path: Path, key: str) -> run_dir.RunDir:
     try:
-        # The summary has absolute paths, however the folder was typed.
+        # The summary has absolute paths, even if the folder was given as a relative one.
         return run_dir.RunDir(Path(os.path.abspath(path)), [], resume=True)
     except OSError as error:
         raise ConfigError(folder_checks.unwritable_error(path, error, key)) from None

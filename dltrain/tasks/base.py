@@ -141,16 +141,36 @@ class Task(ABC):
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """Return what the model must know: ``outputs``, ``each_step`` (an output at every step), ``causal``."""
+        """Return the facts that the model needs: ``outputs``, ``each_step`` (an output at every step), ``causal``."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the loss of one batch."""
 
+    def corrupt(self, batch: Batch, keys: Tensor) -> Batch:
+        """Return the batch with random changes of each example, by default none.
+
+        Applied by the loader in training and evaluation, not to examples that a user provides.
+
+        Args:
+            keys: Source of randomness, int64 (B,): by seed, epoch and index in training, by the index alone otherwise.
+        """
+        return batch
+
     def stages(self, model: nn.Module) -> list[Stage]:
-        """Return the stages of training: by default one, with one turn that owns all trainable parameters."""
+        """Return the stages of training: by default one, with one turn that owns all trainable parameters.
+
+        It may be called any number of times and changes nothing.
+        """
         owned = [p for p in model.parameters() if p.requires_grad]
         return [Stage("train", [Turn("train", owned, lambda batch, progress: self.loss(model, batch, progress))])]
+
+    def begin(self, model: nn.Module) -> None:  # noqa: B027  most tasks remember nothing
+        """Make what the task remembers from step to step, such as Markov chains; called before training.
+
+        What it remembers is in `state_dict`. It is restored after a dry run and when a step is repeated. In a loss, the
+        field ``rows`` (int64, on the CPU) says where the examples are in the whole batch, if that is computed in parts.
+        """
 
     def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:  # noqa: B027
         """Fit baselines that need training examples, for `evaluate`; return a note for the user, or None.

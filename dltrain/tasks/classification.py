@@ -51,7 +51,7 @@ class Classification(Supervised):
         mean, counts, worst = Mean(), None, list[Tensor]()  # worst: inputs, targets, predicted classes, losses
         for batch in batches:
             inputs, targets = self.model_inputs(batch), batch["targets"]
-            logits = model(inputs).float()
+            logits = self.answer(model, batch).float()
             each = F.cross_entropy(logits, targets, reduction="none")
             predicted = logits.argmax(1)
             mean.add(len(targets), loss=each.mean())
@@ -69,7 +69,7 @@ class Classification(Supervised):
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return the most likely class of each example, by number and name, and the probabilities of all classes."""
         lines = []
-        for row in model(self.model_inputs(batch)).float().softmax(1).tolist():
+        for row in self.answer(model, batch).float().softmax(1).tolist():
             best = max(range(len(row)), key=row.__getitem__)
             line = {"class": best, "class_name": self.names[best], "probability": row[best]}
             lines.append({**line, "probabilities": dict(zip(self.names, row, strict=True))})

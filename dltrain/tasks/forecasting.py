@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dltrain.errors import choose
 from dltrain.metrics.running import Mean
 from dltrain.plots import charts
+from dltrain.tasks.asking import ask
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
 from dltrain.tasks.regression import LOSSES, add_errors, check_target_names, denormalize, denormalize_error, mse_to_rmse
 from dltrain.tasks.ridge import MAX_SIZE, Ridge
@@ -61,7 +62,7 @@ class Forecasting(Task):
 
     def forecast(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return normalized forecasts, (B, horizon, columns)."""
-        return model(batch["inputs"]).view(-1, self.horizon, self.columns)
+        return ask(model, batch).view(-1, self.horizon, self.columns)
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the mean distance over the examples, on normalized values."""
@@ -80,7 +81,7 @@ class Forecasting(Task):
         """Return MAE, RMSE and MASE of the model and of the baselines, and the skill of the model.
 
         MAE and RMSE are in the units of the data. MASE divides each error by the mean absolute change over a season in
-        training, so that series of different scales count alike. With two to eight series there is the MAE of each.
+        training, so that series of different scales count equally. With two to eight series there is the MAE of each.
 
         Skill is 1 - MASE / (MASE of the best baseline), which is the same for MAE if there is one series: 0 is no
         better, 1 is perfect. It is undefined, and left out, if a baseline is perfect.

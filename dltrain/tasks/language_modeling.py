@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.running import Mean
+from dltrain.tasks.asking import ask
 from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Line, Loss, Media, Task
 
 SAMPLE_TOKENS = 200
@@ -58,7 +59,7 @@ class LanguageModeling(Task):
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the mean cross-entropy over the tokens, in nats."""
         targets = batch["targets"].flatten()
-        logits = model(batch["inputs"]).flatten(0, 1)
+        logits = ask(model, batch).flatten(0, 1)
         return Loss(F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing), len(targets))
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
@@ -66,7 +67,7 @@ class LanguageModeling(Task):
         mean = Mean()
         for batch in batches:
             targets = batch["targets"].flatten()
-            logits = model(batch["inputs"]).flatten(0, 1).float()
+            logits = ask(model, batch).flatten(0, 1).float()
             mean.add((targets != UNKNOWN).sum(), loss=F.cross_entropy(logits, targets, ignore_index=UNKNOWN))
         loss = mean.read()["loss"]
         perplexity = math.exp(loss) if loss < 700 else math.inf

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.metrics.running import Mean
+from dltrain.tasks.asking import ask
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Task
 from dltrain.tasks.classification import name_classes
 
@@ -47,14 +48,14 @@ class PerceptronRule(Task):
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the perceptron criterion, whose gradient is the rule, also at a margin of exactly 0."""
-        margins = class_margins(model(batch["inputs"]).float(), batch["targets"])
+        margins = class_margins(ask(model, batch).float(), batch["targets"])
         return Loss(criterion(margins), len(margins), {"accuracy": 1 - (margins <= 0).float().mean()})
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return criterion, accuracy and number of errors."""
         mean, mistakes, examples = Mean(), torch.zeros((), dtype=torch.int64), 0
         for batch in batches:
-            margins = class_margins(model(batch["inputs"]).float(), batch["targets"])
+            margins = class_margins(ask(model, batch).float(), batch["targets"])
             mean.add(len(margins), loss=criterion(margins))
             mistakes = mistakes.to(margins.device) + (margins <= 0).sum()
             examples += len(margins)
@@ -63,7 +64,7 @@ class PerceptronRule(Task):
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return the class of each example, and the outputs; a threshold unit has no probabilities."""
-        outputs = model(batch["inputs"]).float()
+        outputs = ask(model, batch).float()
         classes = outputs.argmax(1) if self.classes > 2 else (outputs[:, 0] > 0).long()
         pairs = zip(classes.tolist(), outputs.tolist(), strict=True)
         return [{"class": c, "class_name": self.names[c], "outputs": values} for c, values in pairs]

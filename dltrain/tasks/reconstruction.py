@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dltrain.errors import ConfigError, choose, format_error
+from dltrain.keyed_random import normal, uniform
 from dltrain.metrics.running import Components, Mean
 from dltrain.tasks.autoencoder_base import Autoencoding, Collected, decode, encode
 from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Loss
@@ -17,7 +18,6 @@ from dltrain.tasks.sampling import apply_in_batches, class_labels, first_example
 DISTANCES = {name: name for name in ("mse", "bernoulli")}
 CORRUPTIONS = {name: name for name in ("none", "gaussian", "masking", "salt_and_pepper")}
 CODES = {"identity": nn.Identity, "relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
-SEED = 0  # of the corruption in an evaluation
 NUM_FITTED = 10_000  # training examples for the Gaussian of the codes
 MAX_COMPONENTS_SIZE = 2_048  # numbers per example up to which an evaluation computes principal components
 
@@ -68,7 +68,7 @@ class Reconstruction(Autoencoding):
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the distance after corruption plus the penalties."""
         unit, labels = self.pixel_range.to_unit(batch["inputs"]), class_labels(batch)
-        inputs = batch["inputs"] if self.corruption == "none" else self.pixel_range.from_unit(self.corrupt(unit))
+        inputs = self.visible(batch)
         if self.contraction:
             # A compiled encoder does not support the second derivative of the penalty.
             inputs = inputs.detach().requires_grad_()
@@ -100,41 +100,44 @@ class Reconstruction(Autoencoding):
             each = (self.to_data_range(outputs) - targets).square()
         return each.flatten(1).sum(1)
 
-    def corrupt(self, unit: Tensor, generator: Generator | None = None) -> Tensor:
-        """Return corrupted examples, with noise of torch's global generator or of one on the CPU."""
-        normal = self.corruption == "gaussian"
-        if generator is None:
-            noise = torch.randn_like(unit) if normal else torch.rand_like(unit)
-        else:
-            draw = torch.randn if normal else torch.rand
-            noise = draw(unit.shape, generator=generator).to(unit.device)
-        if normal:
-            return unit + self.amount * noise
+    def visible(self, batch: Batch) -> Tensor:
+        """Return what the encoder reads: the corrupted examples, if there is a corruption."""
+        return batch["inputs" if self.corruption == "none" else "corrupted"]
+
+    def corrupt(self, batch: Batch, keys: Tensor) -> Batch:
+        """Add corrupted examples as ``corrupted``; ``inputs`` stay as they are."""
+        if self.corruption == "none":
+            return batch
+        unit = self.pixel_range.to_unit(batch["inputs"])
+        if self.corruption == "gaussian":
+            noisy = unit + self.amount * normal(keys, self.size).view(unit.shape)
+            return {**batch, "corrupted": self.pixel_range.from_unit(noisy)}
+        noise = uniform(keys, self.size).view(unit.shape)
         # Salt and pepper: half of the corrupted numbers are black, half white.
         white = self.corruption == "salt_and_pepper"
         replacement = (noise < 0.5 * self.amount).to(unit.dtype) if white else torch.zeros_like(unit)
-        return torch.where(noise < self.amount, replacement, unit)
+        return {**batch, "corrupted": self.pixel_range.from_unit(torch.where(noise < self.amount, replacement, unit))}
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Return the distance after reproducible corruption, and the squared error per number without corruption.
+        """Return the distance after corruption, and the squared error per number without corruption.
 
         The baseline is the best linear autoencoder: as many principal components of the evaluated examples as the code
         has numbers. It is left out for examples of more than 2,048 numbers.
         """
-        generator, mean, collected = torch.Generator().manual_seed(SEED), Mean(), Collected()
+        mean, collected = Mean(), Collected()
         components = Components() if self.size <= MAX_COMPONENTS_SIZE else None
         corrupted = self.corruption != "none"
         for batch in batches:
             unit, labels = self.pixel_range.to_unit(batch["inputs"]), class_labels(batch)
-            inputs = self.corrupt(unit, generator) if corrupted else unit
             code = self.codes(model, batch["inputs"], labels)
             outputs = decode(model, code, labels)
             mse = (self.to_data_range(outputs) - unit).square().mean()
             if corrupted:
-                outputs = decode(model, self.codes(model, self.pixel_range.from_unit(inputs), labels), labels)
+                outputs = decode(model, self.codes(model, self.visible(batch), labels), labels)
             mean.add(len(unit), loss=self.distances(outputs, unit).mean(), mse=mse)
             if not collected.examples:
-                collected.add_examples(unit, *([inputs] if corrupted else []), self.to_data_range(outputs))
+                versions = [self.pixel_range.to_unit(self.visible(batch))] if corrupted else []
+                collected.add_examples(unit, *versions, self.to_data_range(outputs))
             collected.add_codes(code, labels)
             if components is not None:
                 components.add(unit.flatten(1))

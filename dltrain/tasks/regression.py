@@ -47,7 +47,7 @@ class Regression(Supervised):
         """Return loss, mean absolute error and root mean squared error."""
         mean = Mean()
         for batch in batches:
-            predicted, targets = model(self.model_inputs(batch)).float(), target_values(batch)
+            predicted, targets = self.answer(model, batch).float(), target_values(batch)
             mean.add(len(predicted), loss=self.distance(predicted, targets))
             add_errors(mean, denormalize_error(predicted - targets, batch))
         return Evaluation(mse_to_rmse(mean.read()))
@@ -55,7 +55,7 @@ class Regression(Supervised):
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return the numbers of each example in the units of the data, by name."""
         names = self.target_names or [f"value_{n}" for n in range(1, self.targets + 1)]
-        rows = denormalize(model(self.model_inputs(batch)), batch).tolist()
+        rows = denormalize(self.answer(model, batch), batch).tolist()
         return [dict(zip(names, row, strict=True)) for row in rows]
 
 
@@ -74,7 +74,7 @@ def target_values(batch: Batch) -> Tensor:
 
 
 def denormalize_error(error: Tensor, batch: Batch) -> Tensor:
-    """Return differences in the units of the data; without the shift, next to which float32 would lose them."""
+    """Return differences in the units of the data; the shift cancels, and adding it would lose digits in float32."""
     return error * batch["scale"] if "scale" in batch else error
 
 

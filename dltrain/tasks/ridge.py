@@ -9,7 +9,7 @@ from dltrain.tasks.base import Batch
 
 MAX_SIZE = 2_048  # most inputs and most outputs of an example
 MAX_EXAMPLES = 10_000  # examples of a split that are used
-PENALTIES = [10.0 ** (n / 2) for n in range(-14, 3)]  # per training example; scikit-learn's is times their number
+PENALTIES = [10.0 ** (n / 2) for n in range(-14, 3)]  # per training example
 DEFAULT_PENALTY = 0.01  # without validation examples
 
 

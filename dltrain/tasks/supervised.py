@@ -1,10 +1,11 @@
-"""Learning from targets: a criterion compares what the model answers with what the batch states."""
+"""Supervised learning: a criterion compares the model's answer with the targets of a batch."""
 
 from abc import abstractmethod
 from typing import Any
 
 from torch import Tensor, nn
 
+from dltrain.tasks.asking import ask
 from dltrain.tasks.base import Batch, Loss, Task
 
 
@@ -26,9 +27,13 @@ class Supervised(Task):
         """Return the inputs as the model reads them."""
         return batch["inputs"]
 
+    def answer(self, model: nn.Module, batch: Batch) -> Any:
+        """Return the model's answer to a batch."""
+        return ask(model, batch, inputs=self.model_inputs(batch))
+
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the criterion of the model's answer, plus those of its auxiliary heads."""
-        answer = model(self.model_inputs(batch))
+        answer = self.answer(model, batch)
         answer, heads = answer if isinstance(answer, tuple) else (answer, {})
         total, weight, parts = self.criterion(answer, batch)
         for name, (factor, auxiliary) in heads.items():

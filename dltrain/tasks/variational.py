@@ -22,7 +22,7 @@ ACTIVE = 0.01  # a unit is active if its posterior mean varies more over example
 SEED = 0  # of all noise in an evaluation
 GRID_IMAGES = 64  # samples in a grid
 NUM_SCORED = 2_000  # samples and real examples that `Quality` compares
-MAX_DECODED = 2**20  # numbers that an evaluation lets the decoder return at a time
+MAX_DECODED = 2**20  # numbers that the decoder returns at a time in an evaluation
 
 
 @dataclass(eq=False)

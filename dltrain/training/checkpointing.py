@@ -1,4 +1,4 @@
-"""What a checkpoint of a run contains, and saving and loading it."""
+"""Save and load the state of a run."""
 
 import math
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ class Checkpointer:
         """Write a checkpoint; `metric` goes into the manifest, `best` marks these weights as the best so far.
 
         Raises:
-            Diverged: When a loss or a weight is not finite and `on_non_finite` is ``stop``.
+            Diverged: A loss or a weight is not finite and ``on_non_finite`` is ``stop``.
         """
         with self.timer.pause(), self.stop.defer_signals():
             if self._is_finite(state.step):

@@ -1,4 +1,4 @@
-"""Device and precision of a run, and the setup of the process. Nothing here is decided by timing."""
+"""Device and precision of a run, and the setup of the process."""
 
 import contextlib
 import ctypes
@@ -56,7 +56,7 @@ class Device:
 def select_device(
     name: str, precision: str, compile: bool, channels_last: bool | str, deterministic: bool, model: nn.Module
 ) -> Device:
-    """Return the device and options for a model, with ``auto`` resolved; a `ConfigError` for what is not supported."""
+    """Return the device and options for a model, with ``auto`` resolved; a `ConfigError` if they are not supported."""
     device = torch.device(resolve_device(name))
     if channels_last == "auto":
         channels_last = device.type != "mps" and any(isinstance(m, nn.Conv2d) for m in model.modules())
@@ -89,7 +89,7 @@ def resolve_device(name: str) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether memory ran out, on the device or on the host, or a size is more than any memory holds."""
+    """Return whether memory ran out, on the device or on the host, or a size overflowed."""
     # torch reports the host's memory as a plain RuntimeError.
     words = (
         "can't allocate memory",
@@ -160,7 +160,7 @@ def _skip_compiler_import(skip: bool) -> None:
     """Keep torch.optim from importing torch's compiler (2 s) in a run that does not compile.
 
     At their first call these methods import the compiler only to be excluded from it, and cache the result in an
-    attribute, which is set here instead. Versions of torch without this attribute are left alone.
+    attribute, which is set here instead. Nothing is done for versions of torch without this attribute.
     """
     for name in ("add_param_group", "state_dict", "load_state_dict", "zero_grad"):
         inner: Any = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
@@ -177,7 +177,7 @@ def peak_memory_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     try:
-        # On Linux ru_maxrss includes what the parent held when it forked this process; VmHWM does not.
+        # On Linux ru_maxrss includes the memory of the parent at the time of the fork; VmHWM does not.
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) / 2**10
     except (OSError, IndexError):

@@ -30,7 +30,7 @@ def run_in_eval_mode(function: Callable[..., T], model: nn.Module, device: Devic
 
 
 def with_progress(batches: Batches, console: Console) -> Iterator[Batch]:
-    """Yield the batches, showing the share done and the time left once an evaluation takes long."""
+    """Yield the batches, and show the progress of an evaluation that takes long."""
     started, shown = time.perf_counter(), False
     for done, batch in enumerate(batches):
         spent = time.perf_counter() - started
@@ -45,7 +45,7 @@ def with_progress(batches: Batches, console: Console) -> Iterator[Batch]:
 
 def has_finite_weights(model: nn.Module) -> bool:
     """Return whether all weights are finite; waits for the device."""
-    # One sum for each weight takes a tenth of the time that testing every element does.
+    # One sum per weight takes a tenth of the time of testing every element.
     sums = [p.detach().sum(dtype=torch.float32) for p in model.parameters() if p.is_floating_point()]
     return not sums or math.isfinite(float(torch.stack(sums).sum()))
 
@@ -56,10 +56,7 @@ def non_finite(evaluation: Evaluation) -> list[str]:
 
 
 class Evaluator:
-    """Evaluates the weights that count: the EMA where there is one, else the model's own.
-
-    Weights that are not finite are not computed with: their metric is NaN.
-    """
+    """Evaluates the EMA if there is one, else the model; the metric of weights that are not finite is NaN."""
 
     def __init__(
         self, task: Task, model: nn.Module, ema: EMA | None, device: Device, stop: Stop, console: Console

@@ -32,7 +32,7 @@ class Loop:
         batches: Split -> its batches: ``train``, optionally ``unlabelled`` and ``val``. Without ``val`` the last
             weights count as the best.
         make_optimizer: Makes an optimizer, given a turn and the number of steps of its stage.
-        ema: Averaged weights, which are evaluated and restored as the best instead of the model's own, or None.
+        ema: Averaged weights, which are evaluated and restored instead of the model's own, or None.
     """
 
     def __init__(
@@ -52,8 +52,9 @@ class Loop:
         self.config, self.device, self.logger, self.stop = config, device, logger, stop
         self.timer, self.console, self.state = logger.timer, logger.console, TrainState()
         train = batches["train"]
+        task.begin(model)
         self.stages = Stages(task.stages(model), batches, config)
-        self.runner = StepRunner(make_optimizer, config, device, train.batch_size, self.console)
+        self.runner = StepRunner(task, make_optimizer, config, device, self.console)
         self.evaluator = Evaluator(task, model, ema, device, stop, self.console)
         self.checkpointer = Checkpointer(task, model, ema, self.runner, train.bad, checkpoints, self.timer, stop)
         self.mid_step = False  # a step has begun but is not complete
@@ -132,7 +133,7 @@ class Loop:
         if state.evaluating:  # the evaluation was interrupted
             self._evaluate_and_save(evaluate=True, save=state.step >= last)
         elif state.step >= last and self.val is not None and state.evaluated != state.step:
-            # The stage was shortened on resume and is already complete, but its last step was not evaluated.
+            # Resumed with a shorter stage, which is already complete except for the evaluation of its last step.
             if self.runner.loss_buffer.losses:
                 self.log()
             self._evaluate_and_save(evaluate=True, save=True)

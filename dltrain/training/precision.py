@@ -1,4 +1,4 @@
-"""Layers that the device cannot compute in the run's precision, and precisions that are slow or fast on this CPU."""
+"""Handle layers without kernels for the run's precision, and advise on precisions that are slow or fast on this CPU."""
 
 import contextlib
 from types import MethodType
@@ -15,12 +15,12 @@ from dltrain.training.device import DTYPES, Device
 
 
 def use_fp32_where_needed(model: nn.Module, device: Device) -> str | None:
-    """Compute in fp32 each layer that the device cannot compute in its precision, and return a note that says so.
+    """Make each layer compute in fp32 that the device cannot compute in its precision, and return a note on it.
 
     Each layer is tried, forward and backward, with its own weights and settings.
 
     Raises:
-        ConfigError: When the device can compute no layer in its precision.
+        ConfigError: The device can compute no layer in its precision.
     """
     if not may_lack_kernels(device):
         return None
@@ -48,7 +48,7 @@ def is_supported(layer: nn.Module, device: Device) -> bool:
 
 
 def _is_computed(layer: nn.Module, device: Device, precision: contextlib.AbstractContextManager[None]) -> bool:
-    """Try `layer` and its gradients on copies of its tensors; random numbers are as before afterwards."""
+    """Try `layer` and its gradients on copies of its tensors, without changing the random state."""
     with contextlib.suppress(Exception), precision:  # a subclass may take other inputs
         tensors = {name: p.detach().clone().requires_grad_() for name, p in layer.named_parameters()}
         tensors |= {name: buffer.clone() for name, buffer in layer.named_buffers()}
@@ -61,7 +61,7 @@ def _is_computed(layer: nn.Module, device: Device, precision: contextlib.Abstrac
 
 
 def example_inputs(layer: nn.Module) -> tuple[Tensor, ...]:
-    """Return the smallest inputs of a layer that autocast computes in a lower precision, and nothing for others."""
+    """Return the smallest inputs of a layer that autocast computes in a lower precision; empty for other layers."""
     if isinstance(layer, nn.RNNBase):
         return (torch.zeros(1, 1, layer.input_size),)
     if isinstance(layer, nn.Linear):
@@ -86,7 +86,7 @@ def _to_fp32(value: Any) -> Any:
 
 
 def advise(model: nn.Module, device: Device) -> str | None:
-    """Return a note when another precision is faster on this CPU."""
+    """Return a note if another precision is faster on this CPU."""
     if device.device.type != "cpu":
         return None
     convolves = any(isinstance(layer, _ConvNd) for layer in model.modules())

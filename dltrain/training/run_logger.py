@@ -60,7 +60,7 @@ class RunLogger:
     ) -> None:
         """Log an evaluation on the validation split: metrics and notes, images and text, a frame of the film."""
         self.metric = evaluation.metrics[metric]
-        # Scalars are written last: where an earlier session has written them, it has written the images too.
+        # Scalars are written last, so an earlier session that wrote them has also written the images.
         if not self.tracker.ends_with(step, "val"):
             self.show(step, "val", shown)
             self.tracker.scalars(step, epoch, "val", evaluation.metrics)

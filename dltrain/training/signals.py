@@ -1,6 +1,6 @@
 """Signals and the time limit of a run.
 
-A platform may lack a signal: Windows has neither ``SIGUSR1`` nor ``SIGALRM``. What needs it is then switched off.
+Features that need a signal are disabled on platforms without it: Windows has neither ``SIGUSR1`` nor ``SIGALRM``.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-GRACE_S = 15  # after that a stop is forced: schedulers commonly kill a process 30 s after the first signal
+GRACE_S = 15  # until a stop is forced; schedulers commonly kill a process 30 s after the first signal
 
 SIGNAL_EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}
 SAVE_SIGNAL = "SIGUSR1"
@@ -27,9 +27,8 @@ class Stopped(BaseException):
 class Stop:
     """Handles signals: the loop checks between two steps whether to stop or save.
 
-    In cooperative mode a signal only sets `reason`, and the loop stops after its step. Otherwise, or when the loop does
-    not stop in time (a hanging worker), `Stopped` is raised in whatever code is running. The second signal exits
-    immediately.
+    In cooperative mode a signal only sets `reason`, and the loop stops after its step. Otherwise, or if the loop does
+    not stop in time (a hanging worker), the handler raises `Stopped`. The second signal exits immediately.
 
     Args:
         on_abort: Called with the exit code before an immediate exit.
@@ -42,7 +41,7 @@ class Stop:
         self.requeue = False  # SIGUSR1 stops the run too, to be requeued by Slurm
         self.is_cooperative = False
         self.ending = False  # the run is over: no signal is forced any more
-        self.deferred = False  # the code that runs must not be interrupted halfway
+        self.deferred = False  # no stop is forced at the moment
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["Stop"]:

@@ -16,15 +16,15 @@ Interval = tuple[float, str]  # a number and its unit: step, epoch or minute
 class TrainerConfig:
     """How long a run trains, and how often it logs, evaluates and saves."""
 
-    epochs: int | None  # passes over the training data; None goes by `max_steps` alone
-    max_steps: int | None  # most optimizer steps of a stage; None for no limit
+    epochs: int | None  # passes over the training data; None for no limit
+    max_steps: int | None  # maximum optimizer steps of a stage; None for no limit
     accumulate: int  # batches whose gradients are averaged into one step
     log_every: Interval  # between two reads of the loss from the device
     eval_every: Interval
     checkpoint_every: Interval
     early_stopping_patience: int = 0  # evaluations without improvement after which training stops; 0 for never
     max_minutes: float | None = None
-    on_non_finite: str = "stop"  # what NaN or infinity in a loss or gradient leads to: stop, skip the step, or ignore
+    on_non_finite: str = "stop"  # for NaN or infinity in a loss or gradient: stop, skip the step, or ignore
     split_on_oom: bool = False  # compute batches in smaller chunks when memory runs out, instead of failing
 
 
@@ -48,8 +48,8 @@ class TrainState:
     def next_stage(self) -> "TrainState":
         """Return the state at the start of the next stage.
 
-        Each stage has a metric of its own, so the best value starts over. Epochs go on counting because the epoch
-        determines the order of the examples.
+        The best value is reset, as each stage has its own metric. The epoch is not, as it determines the order of the
+        examples.
         """
         return TrainState(step=self.step, stage=self.stage + 1, stage_start=self.step, epoch=self.epoch + 1)
 
@@ -72,7 +72,7 @@ def improves(value: float, best: float | None, better: str) -> bool:
 
 
 class Trigger:
-    """Trigger at regular intervals, determined by the step alone except for intervals in minutes."""
+    """Trigger at regular intervals; except for intervals in minutes it depends only on the step."""
 
     def __init__(self, interval: Interval, epoch_steps: int) -> None:
         count, unit = interval

@@ -15,16 +15,16 @@ from dltrain.runs import launch
 
 @pytest.fixture(scope="session")
 def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
-    """The folder of a short run; the same command is run once."""
+    """Return a function from overrides to the folder of a short run, trained once."""
     known: dict[tuple[str, ...], Path] = {}
 
-    def once(*typed: str) -> Path:
-        if typed not in known:
+    def once(*overrides: str) -> Path:
+        if overrides not in known:
             folder = tmp_path_factory.mktemp("predict") / "run"
-            job = compose.compose([*SHORT, *typed, f"hydra.run.dir={folder}"])
+            job = compose.compose([*SHORT, *overrides, f"hydra.run.dir={folder}"])
             assert launch.train(job, Console(io.StringIO()), 0.0).exit_code == 0
-            known[typed] = folder
-        return known[typed]
+            known[overrides] = folder
+        return known[overrides]
 
     return once
 

@@ -17,7 +17,7 @@ from dltrain.storage.checkpoints import Checkpoints
 SHORT = ["trainer.epochs=null", "trainer.max_steps=2", "device=cpu"]
 TEXT = ["model=gpt", "model.hidden_size=16", "model.num_heads=2", "model.num_layers=1"]
 
-Small = Callable[[str], list[str]]
+SmallData = Callable[[str], list[str]]
 Train = Callable[..., Path]
 
 
@@ -38,24 +38,24 @@ Predict = Callable[..., Result]
 class Known(NamedTuple):
     """A trained model and the batches of its test split."""
 
-    made: assemble.Components
+    components: assemble.Components
     batches: Batches
 
 
-def rebuilt(folder: Path, *typed: str, weights: str = "model") -> Known:
+def rebuilt(folder: Path, *overrides: str, weights: str = "model") -> Known:
     from dltrain.config.revise import revise_job
     from dltrain.runs import job as stored
 
-    made = assemble.build_components(revise_job(stored.load_job(folder), list(typed))[0])
+    components = assemble.build_components(revise_job(stored.load_job(folder), list(overrides))[0])
     state = Checkpoints(folder).load("best.pt")
-    made.model.load_state_dict(state["model"] if weights == "model" else state[weights]["model"])
-    made.model.eval()
-    return Known(made, dry_run.build_batches(made, made.data.load())["test"])
+    components.model.load_state_dict(state["model"] if weights == "model" else state[weights]["model"])
+    components.model.eval()
+    return Known(components, dry_run.build_batches(components, components.data.load())["test"])
 
 
 def outputs_of(known: Known) -> torch.Tensor:
     with torch.inference_mode():
-        return torch.cat([known.made.model(batch["inputs"]) for batch in known.batches])
+        return torch.cat([known.components.model(batch["inputs"]) for batch in known.batches])
 
 
 def both_formats(predict: Predict, *words: object) -> Iterator[tuple[dict, dict]]:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from prediction_examples import TEXT, Predict, Small, Train, both_formats
-from test_main import child, imported
+from prediction_examples import TEXT, Predict, SmallData, Train, both_formats
+from test_main import child, imported_libraries
 
 from dltrain.config import groups
 from dltrain.datasets.time_series import BUNDLED
@@ -34,10 +34,10 @@ def input_file(option: str, folder: Path, own_files: dict[str, Path]) -> Path:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_data_option_predicts_for_input_files(
-    option: str, train: Train, predict: Predict, small: Small, own_files: dict[str, Path], tmp_path: Path
+    option: str, train: Train, predict: Predict, small_data: SmallData, own_files: dict[str, Path], tmp_path: Path
 ) -> None:
     model = TEXT if option == "text" else ["model=mlp"]
-    result = predict(train(*model, *small(option)), input_file(option, tmp_path, own_files))
+    result = predict(train(*model, *small_data(option)), input_file(option, tmp_path, own_files))
     assert result.lines and "best checkpoint, of step 2" in result.err
     for line in result.lines:
         assert line["input"].startswith(str(tmp_path)) or Path(line["input"]).is_file()
@@ -50,20 +50,26 @@ def test_infinity_and_nan_are_null_in_json() -> None:
     assert json_values(line) == {"outputs": [None, 1.0, [None]], "probabilities": {"cat": None}, "class": 1}
 
 
-def test_a_list_has_one_csv_column_per_element(train: Train, predict: Predict, small: Small, tmp_path: Path) -> None:
+def test_a_list_has_one_csv_column_per_element(
+    train: Train, predict: Predict, small_data: SmallData, tmp_path: Path
+) -> None:
     folder = train("model=perceptron", "data=ring", "task=perceptron_rule")
     np.save(tmp_path / "x.npy", np.eye(2, dtype=np.float32))
     for line, row in both_formats(predict, folder, tmp_path / "x.npy"):
         assert [row[f"outputs.{number}"] for number in range(8)] == [str(value) for value in line["outputs"]]
 
 
-def test_a_missing_input_is_reported_without_importing_torch(train: Train, small: Small, tmp_path: Path) -> None:
-    process = child(tmp_path, "predict", str(train("model=mlp", *small("digits"))), "nowhere.png")
-    assert process.returncode == 2 and "torch" not in imported(process)
+def test_a_missing_input_is_reported_without_importing_torch(
+    train: Train, small_data: SmallData, tmp_path: Path
+) -> None:
+    process = child(tmp_path, "predict", str(train("model=mlp", *small_data("digits"))), "nowhere.png")
+    assert process.returncode == 2 and "torch" not in imported_libraries(process)
 
 
-def test_lines_are_written_while_standard_input_is_open(train: Train, small: Small, own_files: dict[str, Path]) -> None:
-    folder = train("model=mlp", *small("csv"))
+def test_lines_are_written_while_standard_input_is_open(
+    train: Train, small_data: SmallData, own_files: dict[str, Path]
+) -> None:
+    folder = train("model=mlp", *small_data("csv"))
     rows = own_files["csv"].read_bytes().splitlines(keepends=True)
     words = [sys.executable, "-m", "dltrain", "predict", str(folder), "-", "--batch", "1"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -77,18 +83,18 @@ def test_lines_are_written_while_standard_input_is_open(train: Train, small: Sma
 
 
 def test_a_file_may_have_an_equals_sign_in_its_name(
-    train: Train, predict: Predict, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Train, predict: Predict, small_data: SmallData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = train("model=mlp", *small("digits"))
+    folder = train("model=mlp", *small_data("digits"))
     monkeypatch.chdir(tmp_path)
     Image.new("L", (8, 8)).save("data.x=1.png")
     assert [line["input"] for line in predict(folder, "data.x=1.png", "data.batch_size=3").lines] == ["data.x=1.png"]
 
 
 def test_every_argument_after_two_dashes_is_an_input(
-    train: Train, predict: Predict, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Train, predict: Predict, small_data: SmallData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = train("model=mlp", *small("digits"))
+    folder = train("model=mlp", *small_data("digits"))
     monkeypatch.chdir(tmp_path)
     names = ["-m", "-x.png", "--top", "data.x=1"]
     for name in names:
@@ -98,10 +104,10 @@ def test_every_argument_after_two_dashes_is_an_input(
     assert result.code == 2 and "INPUT 1: expected an existing file or folder, got data.batch_size=3" in result.err
 
 
-def test_csv_and_json_lines_agree(train: Train, predict: Predict, small: Small) -> None:
-    for line, row in both_formats(predict, train("model=mlp", *small("timeseries"))):
+def test_csv_and_json_lines_agree(train: Train, predict: Predict, small_data: SmallData) -> None:
+    for line, row in both_formats(predict, train("model=mlp", *small_data("timeseries"))):
         assert row == {name: str(value) for name, value in line.items()}
-    for line, row in both_formats(predict, train(*TEXT, *small("text")), "--text", "It was"):
+    for line, row in both_formats(predict, train(*TEXT, *small_data("text")), "--text", "It was"):
         assert row == {name: str(value) for name, value in line.items()}
 
 

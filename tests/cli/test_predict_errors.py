@@ -1,4 +1,4 @@
-"""``dltrain predict``: what is rejected, with which message."""
+"""``dltrain predict``: errors and their messages."""
 
 import json
 import os
@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from prediction_examples import Predict, Small, Train
+from prediction_examples import Predict, SmallData, Train
 
 
 def test_all_missing_inputs_are_reported_before_any_is_read(
-    train: Train, predict: Predict, small: Small, tmp_path: Path
+    train: Train, predict: Predict, small_data: SmallData, tmp_path: Path
 ) -> None:
-    folder = train("model=mlp", *small("digits"))
+    folder = train("model=mlp", *small_data("digits"))
     Image.new("L", (8, 8)).save(tmp_path / "there.png")
-    said = predict(folder, tmp_path / "there.png", tmp_path / "their.png", "gone/x.png")
-    assert said.code == 2 and said.out == ""
+    result = predict(folder, tmp_path / "there.png", tmp_path / "their.png", "gone/x.png")
+    assert result.code == 2 and result.out == ""
     hint = f"Did you mean {tmp_path / 'there.png'}?"
-    assert said.err.splitlines() == [
+    assert result.err.splitlines() == [
         f"dltrain: INPUT 2: expected an existing file or folder, got {tmp_path / 'their.png'}. {hint}",
         "dltrain: INPUT 3: expected an existing file or folder, got gone/x.png",
     ]
@@ -27,53 +27,55 @@ def test_all_missing_inputs_are_reported_before_any_is_read(
 
 
 def test_an_unreadable_image_is_reported_after_the_lines_of_those_before_it(
-    train: Train, predict: Predict, small: Small, tmp_path: Path
+    train: Train, predict: Predict, small_data: SmallData, tmp_path: Path
 ) -> None:
-    folder = train("model=mlp", *small("digits"))
+    folder = train("model=mlp", *small_data("digits"))
     noise = np.random.default_rng(0).integers(0, 256, (90, 90), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:4000])
     (tmp_path / "c.png").write_text("no picture")
     for bad in ("b.png", "c.png"):
-        said = predict(folder, tmp_path / "a.png", tmp_path / bad, tmp_path / "a.png")
-        assert said.code == 2
-        assert [json.loads(line)["input"] for line in said.out.splitlines()] == [str(tmp_path / "a.png")]
-        assert f"INPUT 2: expected a readable image at {tmp_path / bad}" in said.err
+        result = predict(folder, tmp_path / "a.png", tmp_path / bad, tmp_path / "a.png")
+        assert result.code == 2
+        assert [json.loads(line)["input"] for line in result.out.splitlines()] == [str(tmp_path / "a.png")]
+        assert f"INPUT 2: expected a readable image at {tmp_path / bad}" in result.err
     (tmp_path / "empty").mkdir()
-    said = predict(folder, tmp_path / "empty")
-    assert said.code == 2 and "got a folder without .bmp" in said.err
+    result = predict(folder, tmp_path / "empty")
+    assert result.code == 2 and "got a folder without .bmp" in result.err
 
 
-def test_arrays_of_python_objects_are_rejected(train: Train, predict: Predict, small: Small, tmp_path: Path) -> None:
+def test_arrays_of_python_objects_are_rejected(
+    train: Train, predict: Predict, small_data: SmallData, tmp_path: Path
+) -> None:
     class Payload:
         def __reduce__(self) -> tuple:
             return os.mkdir, (str(tmp_path / "pwned"),)
 
-    folder = train("model=mlp", *small("digits"))
+    folder = train("model=mlp", *small_data("digits"))
     np.save(tmp_path / "x.npy", np.array([Payload()], dtype=object), allow_pickle=True)
     (tmp_path / "y.npy").write_bytes(pickle.dumps(Payload()))
     for name in ("x.npy", "y.npy"):
-        said = predict(folder, tmp_path / name)
-        assert said.code == 2 and "INPUT 1: expected readable arrays" in said.err and "pickle" not in said.err
+        result = predict(folder, tmp_path / name)
+        assert result.code == 2 and "INPUT 1: expected readable arrays" in result.err and "pickle" not in result.err
     assert not (tmp_path / "pwned").exists()
 
 
-def test_missing_data_of_the_run_are_reported_and_may_be_given_by_a_new_path(
-    train: Train, predict: Predict, small: Small, own_files: dict[str, Path], tmp_path: Path
+def test_missing_data_of_a_run_are_reported_and_a_new_path_is_accepted(
+    train: Train, predict: Predict, small_data: SmallData, own_files: dict[str, Path], tmp_path: Path
 ) -> None:
     content = own_files["csv"].read_bytes()
     (tmp_path / "here.csv").write_bytes(content)
-    folder = train("model=mlp", *small("csv"), f"data.path={tmp_path}/here.csv")
+    folder = train("model=mlp", *small_data("csv"), f"data.path={tmp_path}/here.csv")
     before = predict(folder, own_files["csv"]).out
     (tmp_path / "here.csv").rename(tmp_path / "there.csv")
-    said = predict(folder, own_files["csv"])
-    assert said.code == 2 and "data.path: expected an existing CSV file" in said.err
-    assert "The run's own data are needed, because normalization and names are fitted on them" in said.err
-    said = predict(folder, own_files["csv"], f"data.path={tmp_path}/there.csv")
-    assert said.out == before and "warning" not in said.err
+    result = predict(folder, own_files["csv"])
+    assert result.code == 2 and "data.path: expected an existing CSV file" in result.err
+    assert "The run's own data are needed, because normalization and names are fitted on them" in result.err
+    result = predict(folder, own_files["csv"], f"data.path={tmp_path}/there.csv")
+    assert result.out == before and "warning" not in result.err
     (tmp_path / "here.csv").write_bytes(content.replace(b"1", b"2"))
-    said = predict(folder, own_files["csv"])
-    assert said.code == 0 and "not those it was trained on" in said.err
+    result = predict(folder, own_files["csv"])
+    assert result.code == 0 and "not those it was trained on" in result.err
 
 
 @pytest.mark.parametrize(
@@ -95,10 +97,10 @@ def test_missing_data_of_the_run_are_reported_and_may_be_given_by_a_new_path(
     ],
 )
 def test_unsupported_flags_and_overrides_are_rejected(
-    words: list[str], message: str, train: Train, predict: Predict, small: Small
+    words: list[str], message: str, train: Train, predict: Predict, small_data: SmallData
 ) -> None:
-    said = predict(train("model=mlp", *small("digits")), *words)
-    assert said.code == 2 and message in said.err and said.out == ""
+    result = predict(train("model=mlp", *small_data("digits")), *words)
+    assert result.code == 2 and message in result.err and result.out == ""
 
 
 def test_a_generative_run_is_referred_to_generate_before_its_data_are_read(
@@ -110,31 +112,31 @@ def test_a_generative_run_is_referred_to_generate_before_its_data_are_read(
         wrong = {name: arrays[name] for name in arrays.files}
     wrong["y_train"] = wrong["y_train"][:-1]  # found when the data are read
     np.savez(tmp_path / "here.npz", **wrong)
-    said = predict(folder, tmp_path / "here.npz")
-    assert said.code == 2 and "dltrain generate RUN" in said.err and len(said.err.splitlines()) == 1
+    result = predict(folder, tmp_path / "here.npz")
+    assert result.code == 2 and "dltrain generate RUN" in result.err and len(result.err.splitlines()) == 1
 
 
 def test_a_damaged_checkpoint_is_rejected_and_the_other_suggested(
-    train: Train, predict: Predict, small: Small, tmp_path: Path
+    train: Train, predict: Predict, small_data: SmallData, tmp_path: Path
 ) -> None:
-    folder = train("model=mlp", *small("digits"), "trainer.log_every=1")
+    folder = train("model=mlp", *small_data("digits"), "trainer.log_every=1")
     file = folder / "checkpoints" / "best.pt"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
-    said = predict(folder, tmp_path / "a.png")
-    assert said.code == 5 and "it is damaged" in said.err and "--checkpoint last" in said.err
+    result = predict(folder, tmp_path / "a.png")
+    assert result.code == 5 and "it is damaged" in result.err and "--checkpoint last" in result.err
 
 
-def test_overrides_of_the_models_inputs_are_rejected(train: Train, predict: Predict, small: Small) -> None:
-    folder = train("model=mlp", *small("timeseries"))
-    for typed in ("data.window=30", "data.normalise=train", "data.column=[temperature]"):
-        said = predict(folder, typed)
-        assert said.code == 2 and f"{typed.split('=')[0]}: a trained model keeps" in said.err
+def test_overrides_of_the_models_inputs_are_rejected(train: Train, predict: Predict, small_data: SmallData) -> None:
+    folder = train("model=mlp", *small_data("timeseries"))
+    for override in ("data.window=30", "data.normalise=train", "data.column=[temperature]"):
+        result = predict(folder, override)
+        assert result.code == 2 and f"{override.split('=')[0]}: a trained model keeps" in result.err
 
 
-def test_data_of_ones_own_without_inputs_are_named(
+def test_user_data_without_an_inputs_method_are_rejected(
     train: Train, predict: Predict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     run = train("model=mlp", "data=digits", "trainer.max_steps=1")

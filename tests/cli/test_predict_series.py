@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from prediction_examples import Predict, Small, Train, rebuilt
+from prediction_examples import Predict, SmallData, Train, rebuilt
 
 from dltrain.data.loader import Batches
 from dltrain.data.spec import Source
@@ -32,30 +32,30 @@ def test_a_file_that_ends_with_a_test_window_is_forecast_as_in_evaluation(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     path = two_series(tmp_path_factory.getbasetemp())
-    typed = [f"data.path={path}", f"data.column=[{','.join(COLUMNS)}]", f"data.normalise={normalise}"]
-    folder = train("model=mlp", "data=timeseries", "data.window=20", "data.horizon=5", *typed)
+    overrides = [f"data.path={path}", f"data.column=[{','.join(COLUMNS)}]", f"data.normalise={normalise}"]
+    folder = train("model=mlp", "data=timeseries", "data.window=20", "data.horizon=5", *overrides)
     known = rebuilt(folder)
     lines = path.read_text().splitlines(keepends=True)
     first = len(lines) - known.batches.examples - 4  # of the file's lines: the first that is predicted in the test
     for window in (0, 17, known.batches.examples - 1):
-        rows = known.made.data.load().test.rows["values"][window : window + 1]
+        rows = known.components.data.load().test.rows["values"][window : window + 1]
         (batch,) = Batches(Source({"values": rows}, known.batches.prepare), 1)
         with torch.inference_mode():
-            forecast = known.made.task.forecast(known.made.model, batch).double()
-        wanted = forecast * batch["scale"] + batch["shift"] + batch["shift_rest"].double()
+            forecast = known.components.task.forecast(known.components.model, batch).double()
+        expected = forecast * batch["scale"] + batch["shift"] + batch["shift_rest"].double()
         cut = tmp_path / "cut.csv"
         cut.write_text("".join(lines[: first + window]))
-        said = predict(folder, cut).lines
-        found = torch.tensor([[line[name] for name in COLUMNS] for line in said], dtype=torch.float64)
-        torch.testing.assert_close(found, wanted[0], rtol=1e-8, atol=1e-8)
-        assert [line["time"] for line in said] == [line.split(",")[0] for line in lines[first + window :][:5]]
-        assert [line["step"] for line in said] == [1, 2, 3, 4, 5]
-        error = np.abs([[line["a"] - float(lines[first + window].split(",")[1])] for line in said]).max()
+        predictions = predict(folder, cut).lines
+        found = torch.tensor([[line[name] for name in COLUMNS] for line in predictions], dtype=torch.float64)
+        torch.testing.assert_close(found, expected[0], rtol=1e-8, atol=1e-8)
+        assert [line["time"] for line in predictions] == [line.split(",")[0] for line in lines[first + window :][:5]]
+        assert [line["step"] for line in predictions] == [1, 2, 3, 4, 5]
+        error = np.abs([[line["a"] - float(lines[first + window].split(",")[1])] for line in predictions]).max()
         assert error < 1000  # it is in the units of the file, near a million
 
 
-def test_without_input_the_series_of_the_run_is_forecast(train: Train, predict: Predict, small: Small) -> None:
-    folder = train("model=mlp", *small("timeseries"))
+def test_without_input_the_series_of_the_run_is_forecast(train: Train, predict: Predict, small_data: SmallData) -> None:
+    folder = train("model=mlp", *small_data("timeseries"))
     alone, named = predict(folder).lines, predict(folder, BUNDLED / "elnino.csv").lines
     assert [line["temperature"] for line in alone] == [line["temperature"] for line in named]
     last = (BUNDLED / "elnino.csv").read_text().split()[-1].split(",")[0]
@@ -63,9 +63,9 @@ def test_without_input_the_series_of_the_run_is_forecast(train: Train, predict: 
 
 
 def test_series_that_cannot_be_forecast_are_rejected(
-    train: Train, predict: Predict, small: Small, tmp_path: Path
+    train: Train, predict: Predict, small_data: SmallData, tmp_path: Path
 ) -> None:
-    folder = train("model=mlp", *small("timeseries"))
+    folder = train("model=mlp", *small_data("timeseries"))
     short, other, back, hole = (tmp_path / f"{name}.csv" for name in ("short", "other", "back", "hole"))
     lines = (BUNDLED / "elnino.csv").read_text().splitlines()
     short.write_text("\n".join(lines[:24]))
@@ -79,6 +79,6 @@ def test_series_that_cannot_be_forecast_are_rejected(
         (hole, "data.missing=interpolate or data.missing=last fills them"),
         (tmp_path, "got a folder: "),
     ):
-        said = predict(folder, path)
-        assert said.code == 2 and "INPUT 1: expected " in said.err and message in said.err
+        result = predict(folder, path)
+        assert result.code == 2 and "INPUT 1: expected " in result.err and message in result.err
     assert len(predict(folder, hole, "data.missing=last").lines) == 6

@@ -8,20 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from prediction_examples import Known, Predict, Small, Train, outputs_of, rebuilt
+from prediction_examples import Known, Predict, SmallData, Train, outputs_of, rebuilt
 
 
 @pytest.fixture
-def held_out(own_files: dict[str, Path], train: Train, small: Small) -> Callable[[str], tuple[Path, Known, list[dict]]]:
+def held_out(
+    own_files: dict[str, Path], train: Train, small_data: SmallData
+) -> Callable[[str], tuple[Path, Known, list[dict]]]:
     """Return a function that trains on a target column and returns the run, its model, and the file's test rows."""
 
     def train_on(column: str) -> tuple[Path, Known, list[dict]]:
         task = [] if column == "kind" else ["task=regression"]
-        folder = train("model=mlp", *small("csv"), f"data.column={column}", *task)
+        folder = train("model=mlp", *small_data("csv"), f"data.column={column}", *task)
         known = rebuilt(folder)
         with open(own_files["csv"], newline="") as lines:
             rows = list(csv.DictReader(lines))
-        return folder, known, [rows[number] for number in known.made.data.parts[2].tolist()]
+        return folder, known, [rows[number] for number in known.components.data.parts[2].tolist()]
 
     return train_on
 
@@ -51,7 +53,7 @@ def test_predicted_numbers_have_the_unit_of_their_column_and_decimal_commas_are_
 ) -> None:
     folder, known, rows = held_out("price")
     table = np.genfromtxt(own_files["csv"], delimiter=",", names=True, dtype=None, encoding="utf-8")
-    prices = table["price"][known.made.data.parts[0].numpy()]
+    prices = table["price"][known.components.data.parts[0].numpy()]
     expected = outputs_of(known)[:, 0].double() * prices.std() + prices.mean()
     commas = [{name: cell.replace(".", ",") for name, cell in row.items()} for row in rows]
     (tmp_path / "new.csv").write_text(as_csv(commas, [*"abcdef", "kind"], delimiter=";"))
@@ -71,7 +73,7 @@ def test_predicted_numbers_have_the_unit_of_their_column_and_decimal_commas_are_
         (lambda text: "", "INPUT 1: expected a line of names and rows of numbers"),
     ],
 )
-def test_an_error_in_a_table_names_the_input_and_the_place(
+def test_an_error_in_a_table_names_its_input_line_and_column(
     change: Callable[[str], str], message: str, held_out: Callable, predict: Predict, own_files: dict
 ) -> None:
     folder, _, _ = held_out("kind")

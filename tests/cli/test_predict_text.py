@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from prediction_examples import TEXT, Predict, Small, Train, rebuilt
+from prediction_examples import TEXT, Predict, SmallData, Train, rebuilt
 from torch.nn import functional as F
 
 from dltrain.datasets.time_series import BUNDLED
@@ -12,33 +12,35 @@ from dltrain.datasets.time_series import BUNDLED
 
 @pytest.mark.parametrize("characters", [16 * 9 + 1, 150, 2, 16])
 def test_nats_per_character_equal_the_loss_of_evaluation(
-    characters: int, train: Train, predict: Predict, small: Small, tmp_path: Path
+    characters: int, train: Train, predict: Predict, small_data: SmallData, tmp_path: Path
 ) -> None:
-    folder = train(*TEXT, *small("text"))
+    folder = train(*TEXT, *small_data("text"))
     known = rebuilt(folder)
     text = (BUNDLED / "moby_dick.txt").read_text()[5000 : 5000 + characters]
     (tmp_path / "mine.txt").write_text(text)
     (line,) = predict(folder, tmp_path / "mine.txt", "--length", 1).lines
-    tokens = torch.tensor(known.made.data.spec.encode(text))
+    tokens = torch.tensor(known.components.data.spec.tokens.encode(text))
     nats = []
     with torch.inference_mode():
         for start in range(0, len(tokens) - 1, 16):
-            read, wanted = tokens[start : start + 16], tokens[start + 1 : start + 17]
-            logits = known.made.model(read[None])[0, : len(wanted)]
-            nats += F.cross_entropy(logits, wanted, reduction="none").tolist()
+            read, expected = tokens[start : start + 16], tokens[start + 1 : start + 17]
+            logits = known.components.model(read[None])[0, : len(expected)]
+            nats += F.cross_entropy(logits, expected, reduction="none").tolist()
     assert len(nats) == characters - 1 and line["characters"] == characters
     assert line["nats_per_character"] == pytest.approx(sum(nats) / len(nats), rel=1e-5)
     if characters == 16 * 9 + 1:
         windows = tokens.unfold(0, 17, 16)
         batch = {"inputs": windows[:, :-1], "targets": windows[:, 1:]}
         with torch.inference_mode():
-            loss = known.made.task.evaluate(known.made.model, [batch]).metrics["loss"]
+            loss = known.components.task.evaluate(known.components.model, [batch]).metrics["loss"]
         assert line["nats_per_character"] == pytest.approx(loss, rel=1e-5)
 
 
-def test_a_text_is_continued_by_length_seed_and_temperature(train: Train, predict: Predict, small: Small) -> None:
-    folder = train(*TEXT, *small("text"))
-    model = rebuilt(folder).made
+def test_length_seed_and_temperature_control_the_generated_text(
+    train: Train, predict: Predict, small_data: SmallData
+) -> None:
+    folder = train(*TEXT, *small_data("text"))
+    model = rebuilt(folder).components
 
     def goes_on(*flags: object) -> str:
         (line,) = predict(folder, "--text", "It was  ", "--length", 50, *flags).lines
@@ -46,20 +48,20 @@ def test_a_text_is_continued_by_length_seed_and_temperature(train: Train, predic
         return line["continuation"]
 
     assert goes_on() == goes_on("--seed", 0) != goes_on("--seed", 1)
-    tokens = model.data.spec.encode("It was  ")
+    tokens = model.data.spec.tokens.encode("It was  ")
     with torch.inference_mode():
         for _ in range(50):
             tokens.append(int(model.model(torch.tensor([tokens[-16:]]))[0, -1].argmax()))
-    assert goes_on("--temperature", "1e-4") == model.data.spec.decode(tokens[8:])
+    assert goes_on("--temperature", "1e-4") == model.data.spec.tokens.decode(tokens[8:])
 
 
 def test_text_is_read_from_standard_input_and_checked_against_the_vocabulary(
-    train: Train, predict: Predict, small: Small
+    train: Train, predict: Predict, small_data: SmallData
 ) -> None:
-    folder = train(*TEXT, *small("text"), "data.tokens=bytes")
+    folder = train(*TEXT, *small_data("text"), "data.tokens=bytes")
     (line,) = predict(folder, "-", "--length", 5, stdin="Grüße €".encode()).lines
     assert line["characters"] == 7 and line["nats_per_character"] > 0
-    characters = train(*TEXT, *small("text"))
+    characters = train(*TEXT, *small_data("text"))
     for words, stdin, message in (
         (["-"], "Grüße €".encode(), "INPUT 1: expected characters of the training text"),
         (["-"], b"\xff", "INPUT 1: expected a text in UTF-8"),
@@ -67,5 +69,5 @@ def test_text_is_read_from_standard_input_and_checked_against_the_vocabulary(
         (["--text", "€"], b"", "expected characters of the training text"),
         ([], b"", "INPUT: expected a text file, or - for standard input, got nothing"),
     ):
-        said = predict(characters, *words, stdin=stdin)
-        assert said.code == 2 and message in said.err
+        result = predict(characters, *words, stdin=stdin)
+        assert result.code == 2 and message in result.err

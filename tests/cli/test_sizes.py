@@ -1,4 +1,4 @@
-"""Models that are larger than any memory end with one line and exit code 4."""
+"""Models larger than any memory end with a one-line error and exit code 4."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from dltrain.cli import main
 
 
 @pytest.mark.parametrize(
-    "typed",
+    "arguments",
     [
         ["model=mlp", "data=digits", "model.hidden_size=1000000000000"],
         ["model=lstm", "model.hidden_size=9007199254740991"],
@@ -16,11 +16,11 @@ from dltrain.cli import main
     ],
     ids=" ".join,
 )
-def test_a_model_that_fits_into_no_memory_is_one_line_and_exit_code_4(
-    typed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_model_too_large_for_memory_exits_with_code_4_and_one_line(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main.main(typed) == 4
+    assert main.main(arguments) == 4
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("dltrain: out of memory: ") and last.endswith("Use a smaller model or less data.")
     assert not any(tmp_path.iterdir())

@@ -13,7 +13,7 @@ from dltrain.data.torch_workers import end_workers, is_shared_memory_full, is_ti
 
 
 class Numbers:
-    """A data set whose last example takes forever."""
+    """A data set whose last example never arrives."""
 
     def __len__(self) -> int:
         return 3
@@ -26,9 +26,9 @@ class Numbers:
 
 @pytest.fixture
 def loader() -> Iterator[DataLoader]:
-    made: DataLoader = DataLoader(Numbers(), num_workers=1, persistent_workers=True, timeout=1)  # type: ignore[arg-type]
-    yield made
-    end_workers(made, kill=True)
+    created: DataLoader = DataLoader(Numbers(), num_workers=1, persistent_workers=True, timeout=1)  # type: ignore[arg-type]
+    yield created
+    end_workers(created, kill=True)
 
 
 def test_torch_still_has_every_private_name(loader: DataLoader) -> None:

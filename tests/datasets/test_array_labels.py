@@ -1,4 +1,4 @@
-"""Labels in arrays: numbers and one-hot rows as classes, and other numbers to predict."""
+"""Labels in arrays: whole numbers and one-hot rows are classes, other numbers are regression targets."""
 
 import numpy as np
 import pytest
@@ -31,16 +31,16 @@ def targets(data):
     ],
 )
 @pytest.mark.parametrize("axes", [1, 2])
-def test_whole_numbers_that_repeat_are_classes_named_by_the_numbers(numbers, mapped, kind, axes, tmp_path):
+def test_repeated_whole_numbers_are_classes_named_by_the_numbers(numbers, mapped, kind, axes, tmp_path):
     y = np.array(numbers, dtype=kind)[BASE]
     data = read(tmp_path, y if axes == 1 else y[:, None])
     assert data.spec.class_names == tuple(map(str, numbers)) and targets(data) == [0, 1, 2, 0]
-    said = data.describe()
-    assert f"classes in y_train: {numbers[0]} 7, {numbers[1]} 7, {numbers[2]} 6" in said
-    assert [line for line in said if line.startswith("labels:")] == ([mapped] if mapped else [])
+    description = data.describe()
+    assert f"classes in y_train: {numbers[0]} 7, {numbers[1]} 7, {numbers[2]} 6" in description
+    assert [line for line in description if line.startswith("labels:")] == ([mapped] if mapped else [])
 
 
-def test_signs_are_classes(tmp_path):
+def test_minus_one_and_one_are_classes(tmp_path):
     data = read(tmp_path, np.where(BASE, 1, -1))
     assert data.spec.class_names == ("-1", "1") and targets(data) == [0, 1, 1, 0]
 
@@ -49,17 +49,22 @@ def test_signs_are_classes(tmp_path):
 def test_one_hot_rows_are_classes(kind, tmp_path):
     data = read(tmp_path, np.eye(4)[BASE].astype(kind))
     assert data.spec.class_names == ("0", "1", "2", "3") and targets(data) == [0, 1, 2, 0]
-    said = data.describe()
-    assert "labels: one-hot, 4 columns" in said and "no training example of class 3 (without an example)" in said
+    description = data.describe()
+    assert (
+        "labels: one-hot, 4 columns" in description
+        and "no training example of class 3 (without an example)" in description
+    )
 
 
-def test_whole_and_one_hot_floats_can_be_predicted_as_numbers_too(tmp_path):
+def test_integral_and_one_hot_floats_can_also_be_regression_targets(tmp_path):
     for y, count in ((BASE + 1.0, 1), (np.eye(3)[BASE], 3)):
         data = read(tmp_path, y)
         assert data.spec.targets == count
         assert "labels are floats: task=regression predicts them as numbers" in data.describe()
         source = data.load().test
-        np.testing.assert_array_equal(source.rows["targets"], y[:4].reshape(4, count))  # as earlier runs read them
+        np.testing.assert_array_equal(
+            source.rows["targets"], y[:4].reshape(4, count)
+        )  # used by runs of earlier versions
         batch = next(iter(Batches(source, 4)))
         np.testing.assert_array_equal(batch["values"], y[:4].reshape(4, count))
         assert set(source.prepare({"inputs": batch["inputs"]})) == {"inputs"}
@@ -76,7 +81,7 @@ def test_whole_and_one_hot_floats_can_be_predicted_as_numbers_too(tmp_path):
         (np.eye(3)[BASE] + np.eye(3)[(BASE + 1) % 3], 3),
     ],
 )
-def test_other_numbers_are_predicted_as_numbers(y, count, tmp_path):
+def test_other_numbers_are_regression_targets(y, count, tmp_path):
     data = read(tmp_path, y)
     assert (data.spec.targets, data.spec.classes) == (count, None)
     np.testing.assert_array_equal(targets(data), y[:4].reshape(4, count))
@@ -91,6 +96,6 @@ def test_other_numbers_are_predicted_as_numbers(y, count, tmp_path):
         (np.where(BASE, np.nan, 1.0), r"finite numbers in y_train \(.*\), got nan at \[1\]"),
     ],
 )
-def test_labels_that_make_no_sense_are_refused(y, message, tmp_path):
+def test_invalid_labels_are_rejected(y, message, tmp_path):
     with pytest.raises(ConfigError, match=f"^data.path: expected .*{message}"):
         read(tmp_path, y).load()

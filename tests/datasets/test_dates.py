@@ -49,15 +49,15 @@ def test_formats_of_strftime_are_parsed_and_written_back(form: str, unit: str) -
     times = [start + timedelta(microseconds=generator.randrange(40 * 365 * 86400 * 10**6)) for _ in range(200)]
     cells = [time.strftime(form) for time in times]
     dates = parse(cells)
-    wanted = np.array(times, dtype=f"M8[{unit}]").astype("M8[us]")
-    assert (dates.times.to_numpy() == wanted).all()
+    expected = np.array(times, dtype=f"M8[{unit}]").astype("M8[us]")
+    assert (dates.times.to_numpy() == expected).all()
     assert write(dates) == cells
     assert dates.bad is None and dates.utc is None and not dates.form.ambiguous
     assert parse_dates(pd.Series(cells, dtype=object), named_time=True).form == dates.form
 
 
 @pytest.mark.parametrize(
-    ("cells", "options", "wanted"),
+    ("cells", "options", "expected"),
     [
         (["202105", "202106"], {"named_time": True}, "2021-05-01"),
         (["2021", "2022"], {"named_time": True}, "2021-01-01"),
@@ -98,16 +98,16 @@ def test_formats_of_strftime_are_parsed_and_written_back(form: str, unit: str) -
         (["5/14/2021 1:30:05 p.m.", "5/15/2021 1:00:00 a.m."], {}, "2021-05-14T13:30:05"),
     ],
 )
-def test_other_formats_are_parsed_and_written_back(cells: list[str], options: dict, wanted: str) -> None:
+def test_other_formats_are_parsed_and_written_back(cells: list[str], options: dict, expected: str) -> None:
     dates = parse(cells, **options)
-    assert dates.times[0] == pd.Timestamp(wanted)
+    assert dates.times[0] == pd.Timestamp(expected)
     assert write(dates) == cells
 
 
 def test_the_time_of_day_and_fractions_may_be_missing_in_some_cells() -> None:
     cells = ["2021-05-14", "2021-05-14 06:00:00", "2021-05-14 12:00:00.5", "2021-05-14 24:00"]
-    wanted = ["2021-05-14", "2021-05-14T06:00", "2021-05-14T12:00:00.5", "2021-05-15"]
-    assert parse(cells).times.tolist() == [pd.Timestamp(time) for time in wanted]
+    expected = ["2021-05-14", "2021-05-14T06:00", "2021-05-14T12:00:00.5", "2021-05-15"]
+    assert parse(cells).times.tolist() == [pd.Timestamp(time) for time in expected]
 
 
 def test_many_rows_are_parsed() -> None:
@@ -186,9 +186,9 @@ def test_both_readings_of_ambiguous_dates_are_reported() -> None:
         ("01/02/2021", "2021-02-01", "2021-01-02"),
         ("01/02/2021", "2021-01-02", "2021-02-01"),
     )
-    for day_first, wanted in ((True, "2021-04-01"), (False, "2021-01-04")):
+    for day_first, expected in ((True, "2021-04-01"), (False, "2021-01-04")):
         dates = parse(cells, day_first=day_first)
-        assert dates.times[3] == pd.Timestamp(wanted)
+        assert dates.times[3] == pd.Timestamp(expected)
         assert not dates.form.ambiguous and dates.form.day_first is day_first
     assert parse_dates(pd.Series(["14/01/2021"]), day_first=False) is None
     assert parse(["1 lis 2021", "2 lis 2021"]).form.readings == ("1 lis 2021", "2021-11-01", "2021-10-01")

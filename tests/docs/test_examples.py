@@ -1,4 +1,4 @@
-"""The examples of docs/extending.md are swept, and their runs resume and predict."""
+"""The examples of docs/extending.md work with sweep, resume and predict."""
 
 import json
 import sys
@@ -55,13 +55,13 @@ def test_jobs_of_a_sweep_of_an_example_resume_and_predict(
 def test_mistakes_are_reported_without_a_traceback(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trust = "allow_targets=[my_data,my_task]"
     (here / "words.csv").write_text("x,y\n")
-    typed = ["model=mlp", "data=spirals", trust, "device=cpu", "trainer.max_steps=1", "hydra.run.dir=run"]
-    assert main([*CONF, *typed]) == 0
+    overrides = ["model=mlp", "data=spirals", trust, "device=cpu", "trainer.max_steps=1", "hydra.run.dir=run"]
+    assert main([*CONF, *overrides]) == 0
     assert main(["predict", "run", "words.csv", trust]) == 2
     assert main([*CONF, "data=csv", "data.path=table.csv", "model=mlp", "task=quantiles", "task.targets=2", trust]) == 2
-    said = capsys.readouterr().err
-    assert "INPUT 1: expected CSV files with two numbers per line, got words.csv" in said
-    assert "task.targets: expected 1" in said
+    stderr = capsys.readouterr().err
+    assert "INPUT 1: expected CSV files with two numbers per line, got words.csv" in stderr
+    assert "task.targets: expected 1" in stderr
 
 
 OWN = {
@@ -91,12 +91,15 @@ class Flat:
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("command", "message"),
     [
         ("data=bare", "data._target_: expected a class whose objects have workers, got Bare"),
         ("data=pair", "data._target_: expected Splits from load(), got tuple"),
         ("data=digits model=untargeted", "model._target_: expected a class, got nothing"),
-        ("data=digits optimizer=unscheduled", "optimizer.schedule: expected a value, got nothing. The defaults"),
+        (
+            "data=digits optimizer=unscheduled",
+            "optimizer.schedule: expected a value, got nothing. Add it to the defaults",
+        ),
         (
             "data=digits optimizer/schedule=flat",
             "expected a subclass of dltrain.optim.schedules.Schedule, got mine.Flat",
@@ -107,21 +110,21 @@ class Flat:
         ),
     ],
 )
-def test_a_class_or_yaml_that_lacks_something_is_refused_in_one_line(
-    typed: str, said: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_an_incomplete_class_or_yaml_is_rejected_in_one_line(
+    command: str, message: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, text in OWN.items():
         (here / name).parent.mkdir(parents=True, exist_ok=True)
         (here / name).write_text(text)
     monkeypatch.setattr(sys, "path", [*sys.path, str(here)])
-    choices = [] if "latest" in typed else ["model=mlp", "task=classification", "device=cpu", "allow_targets=[mine]"]
-    assert main(["--config-dir", "own", *choices, *typed.split()]) == 2
-    assert said in capsys.readouterr().err
+    choices = [] if "latest" in command else ["model=mlp", "task=classification", "device=cpu", "allow_targets=[mine]"]
+    assert main(["--config-dir", "own", *choices, *command.split()]) == 2
+    assert message in capsys.readouterr().err
     sys.modules.pop("mine", None)
 
 
 @pytest.mark.slow
-def test_spirals_are_learned(here: Path) -> None:
-    typed = ["model=mlp", "data=spirals", "optimizer.lr=0.01", "trainer.epochs=20", "allow_targets=[my_data]"]
-    assert main([*CONF, *typed, "device=cpu", "hydra.run.dir=run"]) == 0
+def test_the_example_model_learns_spirals(here: Path) -> None:
+    overrides = ["model=mlp", "data=spirals", "optimizer.lr=0.01", "trainer.epochs=20", "allow_targets=[my_data]"]
+    assert main([*CONF, *overrides, "device=cpu", "hydra.run.dir=run"]) == 0
     assert json.loads((here / "run" / "result.json").read_text())["test"]["accuracy"] > 0.9

@@ -1,4 +1,4 @@
-"""Assertions that two runs computed the same, to the bit."""
+"""Assertions that two runs have identical results."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-# Times and memory, which no two runs share.
+# Times and memory differ between runs.
 MEASURED = ("throughput/", "memory/")
 TIMES = ("seconds", "training_seconds", "samples_per_second", "seconds_to_first_step", "peak_memory_mb")
 
@@ -24,11 +24,11 @@ def assert_same(run: Path, reference: Path, also_tested_at: int | None = None) -
     extra = None if also_tested_at is None else (also_tested_at, "test")
     assert [line for line in lines(run) if (line["step"], line["split"]) != extra] == lines(reference)
     for read in (curves, pictures):
-        wanted = read(reference)
+        expected = read(reference)
         for tag, points in read(run).items():
-            kept = [p for p in points if (p[0], tag.rsplit("/", 1)[-1]) != extra]
-            assert kept == wanted.pop(tag), tag
-        assert not wanted, f"{read.__name__} are missing: {sorted(wanted)}"
+            found = [p for p in points if (p[0], tag.rsplit("/", 1)[-1]) != extra]
+            assert found == expected.pop(tag), tag
+        assert not expected, f"{read.__name__} are missing: {sorted(expected)}"
     assert result(run) == result(reference)
     assert frames(run) == frames(reference)
     for name in ("last.pt", "best.pt"):

@@ -33,7 +33,7 @@ def read_numbers(path: Path) -> list[int]:
     return [sum(value > 128 for value in row) for row in pages]
 
 
-def test_a_film_shows_every_frame_in_order_and_the_last_one_longest(tmp_path: Path) -> None:
+def test_a_film_shows_every_frame_in_order_and_holds_the_last_one_longest(tmp_path: Path) -> None:
     recorder = Film(tmp_path)
     for step in (9, 10, 1000, 123_456_789):
         recorder.add(image(step % 29), step)
@@ -47,12 +47,12 @@ def test_a_film_shows_every_frame_in_order_and_the_last_one_longest(tmp_path: Pa
 
 
 def test_frames_are_lossless(tmp_path: Path) -> None:
-    wanted = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     recorder = Film(tmp_path)
-    recorder.add(wanted, 7)
+    recorder.add(expected, 7)
     with Image.open(recorder.frames()[0]) as frame:
         found = torch.frombuffer(bytearray(frame.convert("RGB").tobytes()), dtype=torch.uint8)
-    assert torch.equal(found.view(20, 30, 3).permute(2, 0, 1), wanted)
+    assert torch.equal(found.view(20, 30, 3).permute(2, 0, 1), expected)
 
 
 def test_without_frames_nothing_is_written(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_resumed_run_has_the_same_frames_and_film(tmp_path: Path) -> None:
     assert sorted(contents(uninterrupted)) == [f"{step:08}.png" for step in (3, 6, 9)] + [FILM]
     assert len(set(contents(uninterrupted).values())) == 4
     assert main.main([*RUN, "trainer.max_steps=6", f"hydra.run.dir={resumed}"]) == 0
-    for step in (7, 8):  # as if killed after its last checkpoint
+    for step in (7, 8):  # simulate a kill after the last checkpoint
         (resumed / FRAMES / f"{step:08}.png").write_bytes(b"")
     assert main.main(["resume", str(resumed), "trainer.max_steps=9"]) == 0
     assert contents(resumed) == contents(uninterrupted)

@@ -16,23 +16,23 @@ def tied(model: RBM) -> bool:
     with torch.no_grad():
         model.up.weight.copy_(torch.randn_like(model.up.weight))
         model.down.bias.copy_(torch.randn_like(model.down.bias))
-        wanted = hidden @ model.up.weight + model.down.bias
-    return torch.allclose(model.down(hidden), wanted, atol=1e-5)
+        expected = hidden @ model.up.weight + model.down.bias
+    return torch.allclose(model.down(hidden), expected, atol=1e-5)
 
 
-def test_down_uses_the_weight_of_up() -> None:
+def test_down_uses_the_transposed_weight_of_up() -> None:
     model = RBM(6, 4)
     assert tied(model)
     assert {name for name, _ in model.named_parameters()} == {"up.weight", "up.bias", "down.bias"}
     assert set(model.state_dict()) == {"up.weight", "up.bias", "down.bias"}
 
 
-def test_a_copy_ties_its_own_weights() -> None:
+def test_a_deep_copy_ties_its_own_weights() -> None:
     model = RBM(6, 4)
     twin = copy.deepcopy(model)
-    kept = model.up.weight.detach().clone()
+    before = model.up.weight.detach().clone()
     assert tied(twin)
-    assert torch.equal(model.up.weight, kept)
+    assert torch.equal(model.up.weight, before)
 
 
 def test_averaged_weights_are_tied_too() -> None:

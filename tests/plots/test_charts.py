@@ -30,14 +30,14 @@ def drawn(chart, *args):
     return figure
 
 
-def is_picture(picture: Tensor) -> bool:
-    return picture.dtype == torch.uint8 and picture.dim() == 3 and len(picture) == 3 and picture.is_contiguous()
+def is_image(image: Tensor) -> bool:
+    return image.dtype == torch.uint8 and image.dim() == 3 and len(image) == 3 and image.is_contiguous()
 
 
-def is_drawn(picture: Tensor) -> bool:
+def is_drawn(image: Tensor) -> bool:
     """Return whether the image is not blank and its border is white."""
-    edges = (picture[:, 0], picture[:, -1], picture[:, :, 0], picture[:, :, -1])
-    return is_picture(picture) and bool((picture < 128).any()) and all(bool((edge > 250).all()) for edge in edges)
+    edges = (image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1])
+    return is_image(image) and bool((image < 128).any()) and all(bool((edge > 250).all()) for edge in edges)
 
 
 # --- all charts -----------------------------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ WIDE = {
 
 
 @pytest.mark.parametrize("kind", WIDE)
-def test_a_chart_is_legible_at_the_width_of_a_card_and_no_text_is_cut_off(kind, monkeypatch):
+def test_a_chart_is_legible_in_a_tensorboard_card_and_no_text_is_cut_off(kind, monkeypatch):
     figures = []
     draw = FigureCanvasAgg.draw
     monkeypatch.setattr(FigureCanvasAgg, "draw", lambda canvas: [figures.append(canvas.figure), draw(canvas)])
@@ -125,7 +125,7 @@ def test_a_chart_depends_only_on_its_data(kind, monkeypatch):
     assert matplotlib.rcParams["font.size"] == 30
 
 
-def test_matplotlib_is_imported_with_the_first_chart_and_pyplot_is_never_imported():
+def test_matplotlib_is_imported_with_the_first_chart_and_pyplot_never():
     code = (
         "import sys, torch, warnings; from dltrain.plots import charts, grids; grids.images(torch.rand(1, 1, 8, 8));"
         "warnings.simplefilter('error');"  # older versions of matplotlib warn when they are imported
@@ -167,8 +167,8 @@ def test_a_confusion_matrix_of_any_size_is_drawn_with_and_without_examples(class
 
 
 def test_float_images_are_scaled_to_black_and_white_and_bytes_are_not():
-    pictures = torch.tensor([[2.0, 4.0], [-1.0, 0.0]]).view(2, 1, 1, 2)
-    (axes,) = drawn(charts.captioned, pictures, ["one", "two"]).axes
+    images = torch.tensor([[2.0, 4.0], [-1.0, 0.0]]).view(2, 1, 1, 2)
+    (axes,) = drawn(charts.captioned, images, ["one", "two"]).axes
     assert [image.get_array().tolist() for image in axes.images] == [[[0, 1]], [[0, 1]]]
     assert [text.get_text() for text in axes.texts] == ["one", "two"]
     (axes,) = drawn(charts.captioned, torch.full((1, 3, 2, 2), 51, dtype=torch.uint8), ["red"]).axes
@@ -182,7 +182,7 @@ def test_each_image_has_a_caption():
 
 @pytest.mark.parametrize("shape", [(0, 1, 8, 8), (1, 3, 700, 35), (2, 2, 8, 8)])
 def test_zero_images_long_images_and_nan_are_drawn(shape):
-    assert is_picture(charts.captioned(torch.full(shape, math.nan), ["a"] * shape[0]))
+    assert is_image(charts.captioned(torch.full(shape, math.nan), ["a"] * shape[0]))
 
 
 # --- forecasts ------------------------------------------------------------------------------------------------------
@@ -199,12 +199,12 @@ def test_truth_and_forecast_start_at_the_end_of_the_history():
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 9])
-def test_at_most_three_panels_are_drawn_and_an_equal_caption_once(number):
+def test_at_most_three_panels_are_drawn_and_a_shared_caption_once(number):
     wave = torch.randn(number, 60, generator=torch.Generator().manual_seed(0)) * 1e5
     figure = drawn(charts.forecasts, wave[:, :48], wave[:, 48:], wave[:, 48:], ["co2"] * number)
     assert len(figure.axes) == max(1, min(number, PANELS))
     assert [axes.get_title("left") for axes in figure.axes].count("co2") == min(number, 1)
-    assert is_picture(charts.forecasts(wave[:, :48], wave[:, 48:], wave[:, 48:], ["co2"] * number))
+    assert is_image(charts.forecasts(wave[:, :48], wave[:, 48:], wave[:, 48:], ["co2"] * number))
 
 
 @pytest.mark.parametrize("value", [0.0, -3.0, 1e-9, 1e12, 3e38, math.nan, math.inf])

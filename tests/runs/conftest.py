@@ -1,11 +1,11 @@
-"""Runs that several tests look at."""
+"""Runs shared by several tests."""
 
 import contextlib
 import io
 from collections.abc import Callable
 
 import pytest
-from run_examples import INTERVALS, PICTURES, STEPS, TEXT
+from run_examples import IMAGES, INTERVALS, STEPS, TEXT
 
 from dltrain.config import compose
 from dltrain.loggers.console import Console
@@ -17,31 +17,31 @@ from dltrain.runs.launch import Outcome
 def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Outcome]:
     """Return a function that trains in a new run folder, from an empty current folder."""
 
-    def run_it(*typed: str, config_dirs: tuple[str, ...] = ()) -> Outcome:
+    def run_it(*overrides: str, config_dirs: tuple[str, ...] = ()) -> Outcome:
         path = tmp_path_factory.mktemp("runs") / "run"
         with contextlib.chdir(tmp_path_factory.mktemp("cwd")):
-            job = compose.compose(["device=cpu", *typed, f"hydra.run.dir={path}"], config_dirs)
+            job = compose.compose(["device=cpu", *overrides, f"hydra.run.dir={path}"], config_dirs)
             return launch.train(job, Console(io.StringIO()), 0.0)
 
     return run_it
 
 
 @pytest.fixture(scope="package")
-def classification_run(train: Callable[..., Outcome], small: Callable[[str], list[str]]) -> Outcome:
-    return train(*PICTURES, *small("digits"), *INTERVALS)
+def classification_run(train: Callable[..., Outcome], small_data: Callable[[str], list[str]]) -> Outcome:
+    return train(*IMAGES, *small_data("digits"), *INTERVALS)
 
 
 @pytest.fixture(scope="package")
-def forecasting_run(train: Callable[..., Outcome], small: Callable[[str], list[str]]) -> Outcome:
-    typed = ["model=lstm", "optimizer=adam", "regularization.dropout=0.2", "trainer.log_every=4", "seed=7"]
-    return train(*typed, *small("timeseries"), f"trainer.max_steps={STEPS}")
+def forecasting_run(train: Callable[..., Outcome], small_data: Callable[[str], list[str]]) -> Outcome:
+    overrides = ["model=lstm", "optimizer=adam", "regularization.dropout=0.2", "trainer.log_every=4", "seed=7"]
+    return train(*overrides, *small_data("timeseries"), f"trainer.max_steps={STEPS}")
 
 
 @pytest.fixture(scope="package")
-def regression_run(train: Callable[..., Outcome], small: Callable[[str], list[str]]) -> Outcome:
-    return train("model=mlp", "task=regression", *small("csv"), "data.column=price", *INTERVALS)
+def regression_run(train: Callable[..., Outcome], small_data: Callable[[str], list[str]]) -> Outcome:
+    return train("model=mlp", "task=regression", *small_data("csv"), "data.column=price", *INTERVALS)
 
 
 @pytest.fixture(scope="package")
-def language_model_run(train: Callable[..., Outcome], small: Callable[[str], list[str]]) -> Outcome:
-    return train(*TEXT, *small("text"), *INTERVALS)
+def language_model_run(train: Callable[..., Outcome], small_data: Callable[[str], list[str]]) -> Outcome:
+    return train(*TEXT, *small_data("text"), *INTERVALS)

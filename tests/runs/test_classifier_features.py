@@ -23,9 +23,9 @@ GAN = ("model=gan", "model.hidden_size=8", "data=digits", "trainer.max_steps=2",
 
 
 @pytest.fixture
-def classifier_run(kept: Callable[..., Path]) -> Path:
+def classifier_run(finished_run: Callable[..., Path]) -> Path:
     """Return the run folder of a classifier of digits with averaged weights."""
-    return kept(*CLASSIFIER, AVERAGED)
+    return finished_run(*CLASSIFIER, AVERAGED)
 
 
 @pytest.fixture
@@ -33,9 +33,7 @@ def digits() -> Spec:
     return Digits(validation=0.1).spec
 
 
-def test_features_are_the_inputs_of_the_last_layer_of_the_trained_classifier(
-    classifier_run: Path, digits: Spec
-) -> None:
+def test_features_are_the_inputs_of_the_last_layer_of_the_classifier(classifier_run: Path, digits: Spec) -> None:
     network = classifier_features.load_features(str(classifier_run), digits)
     trained = load_trained(rebuild_components(job.load_job(classifier_run)), classifier_run, "best.pt")
     batch = next(iter(eval_batches(trained.components, trained.splits, "test")))
@@ -52,9 +50,11 @@ def test_features_are_the_inputs_of_the_last_layer_of_the_trained_classifier(
     assert float((logits.argmax(1) == batch["targets"]).double().mean()) > 0.7
 
 
-def test_a_layerwise_pretrained_classifier_reads_pixels_as_in_training(kept: Callable[..., Path], digits: Spec) -> None:
+def test_a_layerwise_pretrained_classifier_reads_pixels_as_in_training(
+    finished_run: Callable[..., Path], digits: Spec
+) -> None:
     overrides = ("model=dbn", "model.hidden_size=[48,12]", "task=layerwise", "data=digits")
-    dbn = kept(*overrides, "task.pretrain_epochs=1", "trainer.epochs=2")
+    dbn = finished_run(*overrides, "task.pretrain_epochs=1", "trainer.epochs=2")
     trained = load_trained(rebuild_components(job.load_job(dbn)), dbn, "best.pt")
     pixels = torch.rand(9, 1, 8, 8)
     _, logits = classifier_features.load_features(str(dbn), digits)(pixels)
@@ -70,7 +70,7 @@ def test_the_classifier_is_frozen_and_named_by_its_run_and_accuracy(classifier_r
     assert not any(p.requires_grad for p in network.parameters())
 
 
-def test_images_closer_to_the_real_ones_score_better(classifier_run: Path, digits: Spec) -> None:
+def test_images_closer_to_real_ones_score_better(classifier_run: Path, digits: Spec) -> None:
     pixels = Digits(validation=0.1).load().train.rows["pixels"].float() / 16
     real, others = pixels[::2], pixels[1::2]
     noise = torch.rand(real.shape, generator=torch.Generator().manual_seed(0))
@@ -113,11 +113,11 @@ def test_scoring_does_not_change_the_training(classifier_run: Path, tmp_path: Pa
 
 
 def test_evaluate_repeats_the_scores_and_accepts_another_classifier(
-    classifier_run: Path, kept: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    classifier_run: Path, finished_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = train_gan(tmp_path / "gan", f"task.features={classifier_run}")
     result = json.loads((folder / "result.json").read_text())
-    other = kept("model=lenet5", "data=digits", "trainer.max_steps=3")
+    other = finished_run("model=lenet5", "data=digits", "trainer.max_steps=3")
     capsys.readouterr()
     for network, name in ((classifier_run, result["features"]), (other, f"lenet5-digits/{other.name}")):
         assert main.main(["evaluate", str(folder), f"task.features={network}", "--json"]) == 0
@@ -159,16 +159,16 @@ def test_latest_is_rejected(classifier_run: Path, tmp_path: Path, capsys: pytest
 
 
 def test_a_run_of_another_task_is_rejected(
-    kept: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = error_of(capsys, tmp_path, f"task.features={kept('forecast')}")
+    line = error_of(capsys, tmp_path, f"task.features={finished_run('forecast')}")
     assert "expected the folder of a run with the task classification, got forecasting" in line
 
 
 def test_a_classifier_of_images_of_another_shape_is_rejected_with_both_shapes(
-    kept: Callable[..., Path], data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished_run: Callable[..., Path], data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mnist = kept("model=mlp", "data=mnist", f"data.root={data_root}", "trainer.max_steps=1")
+    mnist = finished_run("model=mlp", "data=mnist", f"data.root={data_root}", "trainer.max_steps=1")
     line = error_of(capsys, tmp_path, f"task.features={mnist}")
     assert "that classifies images of shape 1x8x8, got shape 1x28x28" in line
 
@@ -188,11 +188,11 @@ def test_a_run_whose_checkpoints_are_damaged_is_rejected(
     for file in (damaged / "checkpoints").glob("step-*.pt"):
         file.write_bytes(file.read_bytes()[:-100])
     line = error_of(capsys, tmp_path, f"task.features={damaged}")
-    assert "refused, it is damaged" in line
+    assert "rejected, it is damaged" in line
 
 
 class RowClassifier(nn.Module):
-    """Applies its last linear layer to each row of an image."""
+    """A classifier that applies its last linear layer to each row of an image."""
 
     def __init__(self) -> None:
         super().__init__()

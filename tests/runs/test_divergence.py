@@ -21,9 +21,9 @@ HUGE = ["optimizer=sgd", "optimizer.lr=1e30", "trainer.max_steps=1"]
     "more", [[], ["data.validation=0"], ["trainer.on_non_finite=ignore"], ["trainer.on_non_finite=skip"]], ids=str
 )
 def test_a_run_whose_last_step_overflows_has_diverged_with_every_on_non_finite(
-    train: Train, small: Callable[[str], list[str]], more: list[str]
+    train: Train, small_data: Callable[[str], list[str]], more: list[str]
 ) -> None:
-    outcome = train("model=mlp", *small("digits"), *HUGE, *more)
+    outcome = train("model=mlp", *small_data("digits"), *HUGE, *more)
     assert (outcome.state, outcome.exit_code, outcome.result) == ("diverged", 3, {})
     assert read(outcome.folder / "status.json")["state"] == "diverged"
     assert not (outcome.folder / "result.json").exists()
@@ -32,14 +32,14 @@ def test_a_run_whose_last_step_overflows_has_diverged_with_every_on_non_finite(
 
 @pytest.mark.parametrize(("model", "data"), [("vae", "digits"), ("autoencoder", "digits"), ("gpt", "text")])
 def test_models_that_show_samples_end_as_diverged_with_non_finite_weights(
-    train: Train, small: Callable[[str], list[str]], model: str, data: str
+    train: Train, small_data: Callable[[str], list[str]], model: str, data: str
 ) -> None:
-    outcome = train(f"model={model}", *small(data), *HUGE)
+    outcome = train(f"model={model}", *small_data(data), *HUGE)
     assert outcome.state == "diverged", outcome.error
 
 
-def test_the_first_non_finite_weight_is_named(train: Train, small: Callable[[str], list[str]]) -> None:
-    outcome = train("model=rbm", *small("digits"), "optimizer.lr=1e38", "trainer.max_steps=1")
+def test_the_first_non_finite_weight_is_named(train: Train, small_data: Callable[[str], list[str]]) -> None:
+    outcome = train("model=rbm", *small_data("digits"), "optimizer.lr=1e38", "trainer.max_steps=1")
     assert outcome.state == "diverged"
     assert "the weight up.weight is not finite in step 1" in str(outcome.error)
 
@@ -50,10 +50,10 @@ def test_nan_weights_end_as_diverged_with_on_non_finite_skip(train: Train) -> No
 
 
 def test_a_diverged_job_has_no_value_in_the_summary_of_its_sweep(
-    tmp_path: Path, small: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small_data: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    overrides = ["model=mlp", *small("digits"), "device=cpu", "optimizer=sgd", "optimizer.lr=0.1,1e30"]
+    overrides = ["model=mlp", *small_data("digits"), "device=cpu", "optimizer=sgd", "optimizer.lr=0.1,1e30"]
     overrides += ["trainer.max_steps=1", "hydra.sweep.dir=sweep"]
     assert run_sweep(compose.expand(overrides), Console(), overrides) == 1
     jobs = json.loads((tmp_path / "sweep" / "summary.json").read_text())["jobs"]

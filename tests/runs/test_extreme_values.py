@@ -1,4 +1,4 @@
-"""Short runs with extreme values: refused, diverged, out of memory, or finished with finite figures and weights."""
+"""Short runs with extreme values: rejected, diverged, out of memory, or finished with finite results and weights."""
 
 import json
 import math
@@ -56,19 +56,19 @@ def check_run(seed: int, folder: Path, capfd: pytest.CaptureFixture[str]) -> Non
     keys = random.choice(list(EXTREMES), size=int(random.integers(1, 4)), replace=False)
     words = [f"{key}={random.choice(EXTREMES[key])}" for key in keys]
     run = folder / str(seed)
-    typed = [*RUNS[seed % len(RUNS)], *words, "device=cpu", "trainer.max_steps=2", f"hydra.run.dir={run}"]
-    code = main(typed)
+    overrides = [*RUNS[seed % len(RUNS)], *words, "device=cpu", "trainer.max_steps=2", f"hydra.run.dir={run}"]
+    code = main(overrides)
     error = capfd.readouterr().err
-    assert code in (0, 2, 3, 4), (seed, typed, code, error)
-    assert "Traceback" not in error, (seed, typed, error)
+    assert code in (0, 2, 3, 4), (seed, overrides, code, error)
+    assert "Traceback" not in error, (seed, overrides, error)
     if code == 2:
-        assert not run.exists(), (seed, typed, error)
+        assert not run.exists(), (seed, overrides, error)
     if code == 0:
         result = json.loads((run / "result.json").read_text())
-        assert result["test"] and is_finite(result["test"]), (seed, typed, result["test"])
+        assert result["test"] and is_finite(result["test"]), (seed, overrides, result["test"])
 
 
-def test_an_extreme_value_never_ends_in_a_traceback_or_a_false_result(
+def test_an_extreme_value_never_gives_a_traceback_or_a_false_result(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for seed in range(12):
@@ -76,7 +76,7 @@ def test_an_extreme_value_never_ends_in_a_traceback_or_a_false_result(
 
 
 @pytest.mark.slow
-def test_no_extreme_value_ends_in_a_traceback_or_a_false_result(
+def test_no_extreme_value_gives_a_traceback_or_a_false_result(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for seed in range(12, 300):

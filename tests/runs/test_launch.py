@@ -1,4 +1,4 @@
-"""Whole runs: the same command gives the same bytes, in every precision and with every optimizer."""
+"""Whole runs are reproducible, in every precision and with every optimizer."""
 
 import multiprocessing
 import shlex
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from run_examples import INTERVALS, PICTURES, STEPS, TEXT, equal, hashes, lines, model_of
+from run_examples import IMAGES, INTERVALS, STEPS, TEXT, equal, hashes, lines, model_of
 from torch.nn import functional as F
 
 from dltrain.config import compose, groups
@@ -17,12 +17,12 @@ from dltrain.runs import assemble, dry_run
 from dltrain.runs.launch import Outcome
 
 
-def test_the_command_that_is_kept_gives_the_same_bytes_in_a_fresh_folder(
+def test_the_saved_command_reproduces_the_run_bit_for_bit(
     classification_run: Outcome, train: Callable[..., Outcome]
 ) -> None:
     program, *words = shlex.split((classification_run.folder / "command.txt").read_text())
     assert program == "dltrain" and not any("hydra.run.dir" in word for word in words)
-    torch.rand(100)  # what happened before in the process does not matter
+    torch.rand(100)  # a run does not depend on earlier random numbers
     again = train(*words)
     assert hashes(again) == hashes(classification_run)
     assert lines(again) == lines(classification_run)
@@ -31,22 +31,22 @@ def test_the_command_that_is_kept_gives_the_same_bytes_in_a_fresh_folder(
     assert texts[0] == texts[1]
 
 
-def test_looking_closely_does_not_change_training(
+def test_logging_evaluation_and_checkpoint_intervals_do_not_change_training(
     classification_run: Outcome,
     language_model_run: Outcome,
     train: Callable[..., Outcome],
-    small: Callable[[str], list[str]],
+    small_data: Callable[[str], list[str]],
 ) -> None:
     busy = ["trainer.log_every=1", "trainer.eval_every=1", "trainer.checkpoint_every=1", "trainer.max_steps=6"]
-    assert equal(model_of(train(*PICTURES, *small("digits"), *busy)), model_of(classification_run))
+    assert equal(model_of(train(*IMAGES, *small_data("digits"), *busy)), model_of(classification_run))
     seldom = ["trainer.max_steps=6", "trainer.log_every=1000", "trainer.eval_every=1000"]
-    assert equal(model_of(train(*TEXT, *small("text"), *seldom)), model_of(language_model_run))
+    assert equal(model_of(train(*TEXT, *small_data("text"), *seldom)), model_of(language_model_run))
 
 
 def test_another_seed_gives_other_weights_and_another_order(
-    regression_run: Outcome, train: Callable[..., Outcome], small: Callable[[str], list[str]]
+    regression_run: Outcome, train: Callable[..., Outcome], small_data: Callable[[str], list[str]]
 ) -> None:
-    other = train("model=mlp", "task=regression", *small("csv"), "data.column=price", *INTERVALS, "seed=1")
+    other = train("model=mlp", "task=regression", *small_data("csv"), "data.column=price", *INTERVALS, "seed=1")
     assert not equal(model_of(other), model_of(regression_run))
     assert lines(other)[0]["loss"] != lines(regression_run)[0]["loss"]
 
@@ -56,7 +56,7 @@ def test_a_whole_run_equals_a_plain_pytorch_loop_bit_for_bit(forecasting_run: Ou
     batches = Batches(data.load().train, 64, seed=7, training=True)
     torch.manual_seed(7)
     model = Recurrent("lstm", features=1, outputs=6, hidden_size=64, num_layers=2, dropout=0.2, linear_skip=24)
-    torch.manual_seed(7)  # the seed determines the weights and, again, what training draws
+    torch.manual_seed(7)  # the same seed starts initialization and training
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     order = (batch for epoch in range(STEPS) for batch in batches.epoch(epoch))
     losses = []
@@ -71,28 +71,28 @@ def test_a_whole_run_equals_a_plain_pytorch_loop_bit_for_bit(forecasting_run: Ou
     assert lines(forecasting_run)[0]["loss"] == losses[0]
 
 
-def test_the_number_of_data_workers_changes_no_byte(
-    train: Callable[..., Outcome], small: Callable[[str], list[str]]
+def test_the_number_of_data_workers_does_not_change_the_run(
+    train: Callable[..., Outcome], small_data: Callable[[str], list[str]]
 ) -> None:
-    common = ["model=mlp", *small("image_folder"), "data.augment=[flip,crop]", "trainer.epochs=3"]
+    common = ["model=mlp", *small_data("image_folder"), "data.augment=[flip,crop]", "trainer.epochs=3"]
     found = [train(*common, f"data.workers={workers}") for workers in (0, 2)]
     assert hashes(found[0]) == hashes(found[1])
     assert lines(found[0]) == lines(found[1])
     assert multiprocessing.active_children() == [], "a sweep's next job finds no workers of the last"
 
 
-def test_a_rehearsal_leaves_random_numbers_and_running_statistics_as_they_were(
-    small: Callable[[str], list[str]],
+def test_the_dry_run_leaves_random_state_and_running_statistics_unchanged(
+    small_data: Callable[[str], list[str]],
 ) -> None:
-    job = compose.compose([*PICTURES, "model.norm=batch", *small("digits"), "data.augment=[crop]", "device=cpu"])
-    made = assemble.build_components(job)
-    before = {name: value.clone() for name, value in made.model.state_dict().items()}
+    job = compose.compose([*IMAGES, "model.norm=batch", *small_data("digits"), "data.augment=[crop]", "device=cpu"])
+    components = assemble.build_components(job)
+    before = {name: value.clone() for name, value in components.model.state_dict().items()}
     state = torch.get_rng_state()
-    dry_run.dry_run(made, dry_run.build_batches(made, made.data.load()), job)
+    dry_run.dry_run(components, dry_run.build_batches(components, components.data.load()), job)
     assert torch.equal(torch.get_rng_state(), state)
-    assert equal(before, made.model.state_dict())
+    assert equal(before, components.model.state_dict())
     assert any("running_mean" in name for name in before)
-    assert made.model.training and all(p.grad is None for p in made.model.parameters())
+    assert components.model.training and all(p.grad is None for p in components.model.parameters())
 
 
 # --- precision and layout -------------------------------------------------------------------------------------------
@@ -100,11 +100,11 @@ def test_a_rehearsal_leaves_random_numbers_and_running_statistics_as_they_were(
 
 @pytest.mark.parametrize(("precision", "deterministic"), [("bf16", True), ("fp16", False)])
 def test_lower_precision_trains_and_is_recorded(
-    precision: str, deterministic: bool, train: Callable[..., Outcome], small: Callable[[str], list[str]]
+    precision: str, deterministic: bool, train: Callable[..., Outcome], small_data: Callable[[str], list[str]]
 ) -> None:
     outcome = train(
         "model=mlp",
-        *small("digits"),
+        *small_data("digits"),
         "trainer.epochs=3",
         f"device.precision={precision}",
         f"device.deterministic={str(deterministic).lower()}",
@@ -119,9 +119,9 @@ def test_lower_precision_trains_and_is_recorded(
 
 
 def test_channels_last_gives_nearly_the_same_numbers(
-    classification_run: Outcome, train: Callable[..., Outcome], small: Callable[[str], list[str]]
+    classification_run: Outcome, train: Callable[..., Outcome], small_data: Callable[[str], list[str]]
 ) -> None:
-    plain = train(*PICTURES, *small("digits"), *INTERVALS, "device.channels_last=false")
+    plain = train(*IMAGES, *small_data("digits"), *INTERVALS, "device.channels_last=false")
     assert "channels_last" in (classification_run.folder / "train.log").read_text()
     assert "channels_last" not in (plain.folder / "train.log").read_text()
     first, second = model_of(classification_run), model_of(plain)
@@ -130,8 +130,10 @@ def test_channels_last_gives_nearly_the_same_numbers(
 
 
 @pytest.mark.slow
-def test_a_compiled_model_learns_the_same(train: Callable[..., Outcome], small: Callable[[str], list[str]]) -> None:
-    common = ["model=mlp", *small("digits"), "trainer.max_steps=30", "trainer.log_every=5"]
+def test_a_compiled_model_has_the_same_losses(
+    train: Callable[..., Outcome], small_data: Callable[[str], list[str]]
+) -> None:
+    common = ["model=mlp", *small_data("digits"), "trainer.max_steps=30", "trainer.log_every=5"]
     found = [train(*common, f"device.compile={on}") for on in ("false", "true")]
     assert "compiled" in (found[1].folder / "train.log").read_text()
     losses = [[line["loss"] for line in lines(outcome)] for outcome in found]
@@ -144,18 +146,18 @@ SCHEDULES = sorted(file.stem for file in (groups.conf_dir() / "optimizer" / "sch
 
 
 @pytest.mark.parametrize(
-    "typed", [f"optimizer={name}" for name in OPTIMIZERS] + [f"optimizer/schedule={name}" for name in SCHEDULES]
+    "override", [f"optimizer={name}" for name in OPTIMIZERS] + [f"optimizer/schedule={name}" for name in SCHEDULES]
 )
-def test_every_optimizer_and_schedule_moves_every_weight_of_the_configured_model(
-    typed: str, small: Callable[[str], list[str]]
+def test_every_optimizer_and_schedule_updates_every_weight(
+    override: str, small_data: Callable[[str], list[str]]
 ) -> None:
-    # Noam's factor is the paper's whole rate, which the optimizer's own only scales.
-    scale = ["optimizer.lr=1"] if "noam" in typed else []
-    job = compose.compose(["model=mlp", "model.hidden_size=8", *small("digits"), "device=cpu", typed, *scale])
-    made = assemble.build_components(job)
-    (turn,) = made.task.stages(made.model)[0].turns
-    optimizer = made.build_optimizer(turn, 10)
-    batch = next(dry_run.build_batches(made, made.data.load())["train"].epoch(0))
+    # The factor of noam is a complete learning rate, so `lr` is only a scale.
+    scale = ["optimizer.lr=1"] if "noam" in override else []
+    job = compose.compose(["model=mlp", "model.hidden_size=8", *small_data("digits"), "device=cpu", override, *scale])
+    components = assemble.build_components(job)
+    (turn,) = components.task.stages(components.model)[0].turns
+    optimizer = components.build_optimizer(turn, 10)
+    batch = next(dry_run.build_batches(components, components.data.load())["train"].epoch(0))
     before = [p.detach().clone() for p in turn.parameters]
     for number in range(3):
         optimizer.backward(turn.loss(batch, 0.0))

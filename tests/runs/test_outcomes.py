@@ -1,4 +1,4 @@
-"""How runs end, well or badly, and what is left then."""
+"""How runs end, and what they leave in the run folder."""
 
 import gc
 import io
@@ -35,7 +35,7 @@ from dltrain.tasks.classification import Classification
 
 
 class Faulty(Classification):
-    """Goes wrong in the step after ``after``."""
+    """Fail in the step after ``after``."""
 
     def __init__(self, classes, fault, after):
         super().__init__(classes)
@@ -62,7 +62,7 @@ class Faulty(Classification):
             evaluation.metrics["accuracy"] = float("nan")
         return evaluation
 '''
-YAML = "# A task that goes wrong.\n_target_: faulty.Faulty\nclasses: ${spec.classes}\nfault: none\nafter: 5\n"
+YAML = "# A task that fails.\n_target_: faulty.Faulty\nclasses: ${spec.classes}\nfault: none\nafter: 5\n"
 
 
 @pytest.fixture
@@ -70,15 +70,15 @@ def go_wrong(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     train: Callable[..., Outcome],
-    small: Callable[[str], list[str]],
+    small_data: Callable[[str], list[str]],
 ) -> Callable[..., Outcome]:
-    """Return a function that trains with a user's task, which fails in a given way."""
+    """Return a function that trains with a user's task that fails with the given fault."""
     (tmp_path / "faulty.py").write_text(FAULTY)
     (tmp_path / "conf" / "task").mkdir(parents=True)
     (tmp_path / "conf" / "task" / "faulty.yaml").write_text(YAML)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "faulty", raising=False)
-    common = ["model=mlp", *small("digits"), "task=faulty", "allow_targets=[faulty]", "trainer.eval_every=2"]
+    common = ["model=mlp", *small_data("digits"), "task=faulty", "allow_targets=[faulty]", "trainer.eval_every=2"]
     return lambda fault, *more: train(*common, f"task.fault={fault}", *more, config_dirs=(str(tmp_path / "conf"),))
 
 
@@ -91,7 +91,7 @@ def go_wrong(
         ("bug", "failed", 1, "ZeroDivisionError: a bug in the step"),
     ],
 )
-def test_a_run_that_ends_badly_says_so_and_keeps_its_best_weights(
+def test_a_failed_run_reports_the_error_and_keeps_its_best_weights(
     fault: str, state: str, code: int, says: str, go_wrong: Callable[..., Outcome]
 ) -> None:
     outcome = go_wrong(fault)
@@ -108,108 +108,116 @@ def test_a_run_that_ends_badly_says_so_and_keeps_its_best_weights(
     assert not (outcome.folder / "result.json").exists()
     assert not run_dir.is_locked(outcome.folder)
     assert gc.get_freeze_count() == 0
-    # A run that may go on has no final figures yet.
+    # An interrupted run has no final metrics in the HParams tab yet.
     assert ("_hparams_/session_end_info" in events(outcome).summary_metadata) == (state != "interrupted")
 
 
-def test_a_run_after_one_that_diverged_is_as_if_alone(
+def test_a_diverged_run_does_not_affect_the_next_run_in_the_process(
     go_wrong: Callable[..., Outcome],
     train: Callable[..., Outcome],
-    small: Callable[[str], list[str]],
+    small_data: Callable[[str], list[str]],
     regression_run: Outcome,
 ) -> None:
     go_wrong("poison")
-    again = train("model=mlp", "task=regression", *small("csv"), "data.column=price", *INTERVALS)
+    again = train("model=mlp", "task=regression", *small_data("csv"), "data.column=price", *INTERVALS)
     assert hashes(again) == hashes(regression_run)
 
 
-def test_a_metric_that_is_no_number_is_no_result(go_wrong: Callable[..., Outcome]) -> None:
+def test_a_nan_test_metric_ends_the_run_as_diverged_without_a_result(go_wrong: Callable[..., Outcome]) -> None:
     outcome = go_wrong("metric", "task.after=1000", "trainer.max_steps=4")
     assert (outcome.state, outcome.exit_code) == ("diverged", 3)
     assert "not finite on the test split: accuracy" in str(outcome.error)
     assert not (outcome.folder / "result.json").exists()
 
 
-def test_a_run_keeps_the_command_with_a_users_own_folders(go_wrong: Callable[..., Outcome]) -> None:
+def test_the_saved_command_includes_config_dir_and_allow_targets(go_wrong: Callable[..., Outcome]) -> None:
     outcome = go_wrong("metric", "task.after=1000", "trainer.max_steps=1")
     words = shlex.split((outcome.folder / "command.txt").read_text())
     assert words[:2] == ["dltrain", "--config-dir"] and "allow_targets=[faulty]" in words
 
 
-def test_training_without_an_end_is_refused_and_leaves_nothing(
-    train: Callable[..., Outcome], tmp_path: Path, small: Callable[[str], list[str]]
+def test_training_without_a_limit_is_rejected_and_writes_nothing(
+    train: Callable[..., Outcome], tmp_path: Path, small_data: Callable[[str], list[str]]
 ) -> None:
-    typed = ["model=mlp", *small("digits"), "trainer.epochs=null", f"hydra.run.dir={tmp_path}/run"]
+    overrides = ["model=mlp", *small_data("digits"), "trainer.epochs=null", f"hydra.run.dir={tmp_path}/run"]
     with pytest.raises(ConfigError, match=r"trainer\.epochs"):
-        launch.train(compose.compose(typed), Console(io.StringIO()), 0.0)
+        launch.train(compose.compose(overrides), Console(io.StringIO()), 0.0)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_picture_that_cannot_be_read_in_mid_run_ends_it_with_a_status(
+def test_an_unreadable_image_ends_the_run_as_failed(
     train: Callable[..., Outcome], own_files: dict[str, Path], tmp_path: Path
 ) -> None:
     for number in range(40):
         folder = tmp_path / ("red" if number % 2 else "blue")
         folder.mkdir(exist_ok=True)
         (folder / f"{number}.png").write_bytes(next(own_files["image_folder"].rglob(f"{number}.png")).read_bytes())
-    typed = ["model=mlp", "data=image_folder", f"data.path={tmp_path}", "data.image_size=8", "data.workers=0"]
-    made = assemble.build_components(compose.compose([*typed, "data.batch_size=4", "device=cpu"]))
-    source = made.data.load().train
-    last = int(Batches(source, 4, training=True).order(0)[-1])
+    overrides = ["model=mlp", "data=image_folder", f"data.path={tmp_path}", "data.image_size=8", "data.workers=0"]
+    components = assemble.build_components(compose.compose([*overrides, "data.batch_size=4", "device=cpu"]))
+    source = components.data.load().train
+    last = int(Batches(source, 4, training=True).plan(0)[-1][-1])
     assert isinstance(source.rows, ImageFiles)
     source.rows.listing[last][0].write_bytes(b"no picture")
-    outcome = train(*typed, "data.batch_size=4", "trainer.epochs=1")
+    outcome = train(*overrides, "data.batch_size=4", "trainer.epochs=1")
     assert (outcome.state, outcome.exit_code) == ("failed", 1)
     status = read(outcome.folder / "status.json")
     assert status["state"] == "failed" and status["step"] > 0 and ".png" in status["error"]
 
 
 def test_without_validation_the_last_weights_are_tested(
-    train: Callable[..., Outcome], small: Callable[[str], list[str]]
+    train: Callable[..., Outcome], small_data: Callable[[str], list[str]]
 ) -> None:
-    outcome = train("model=mlp", *small("digits"), "data.validation=0", "trainer.max_steps=12")
+    outcome = train("model=mlp", *small_data("digits"), "data.validation=0", "trainer.max_steps=12")
     assert outcome.exit_code == 0
     assert {line["split"] for line in lines(outcome)} == {"train", "test"}
     assert outcome.result["best"] == {"step": 12, "accuracy": None}
     assert (outcome.folder / "checkpoints" / "best.pt").is_file()
-    made = assemble.build_components(
-        compose.compose(["model=mlp", *small("digits"), "data.validation=0", "device=cpu"])
+    components = assemble.build_components(
+        compose.compose(["model=mlp", *small_data("digits"), "data.validation=0", "device=cpu"])
     )
-    made.model.load_state_dict(model_of(outcome))
-    made.model.eval()
+    components.model.load_state_dict(model_of(outcome))
+    components.model.eval()
     with torch.inference_mode():
-        metrics = made.task.evaluate(made.model, dry_run.build_batches(made, made.data.load())["test"]).metrics
+        metrics = components.task.evaluate(
+            components.model, dry_run.build_batches(components, components.data.load())["test"]
+        ).metrics
     assert metrics == outcome.result["test"]
 
 
-def test_a_sampled_validation_split_decides_what_is_best_and_the_test_split_stays_whole(
-    tmp_path: Path, small: Callable[[str], list[str]]
+def test_eval_examples_samples_the_validation_split_but_not_the_test_split(
+    tmp_path: Path, small_data: Callable[[str], list[str]]
 ) -> None:
-    typed = ["model=mlp", *small("digits"), "device=cpu", "trainer.eval_examples=30", f"hydra.run.dir={tmp_path}/run"]
-    job, said = compose.compose([*typed, "trainer.epochs=2"]), io.StringIO()
-    outcome = launch.train(job, Console(said), 0.0)
-    made = assemble.build_components(job)
-    made.model.load_state_dict(model_of(outcome, "best.pt"))
-    made.model.eval()
-    splits = made.data.load()
+    overrides = [
+        "model=mlp",
+        *small_data("digits"),
+        "device=cpu",
+        "trainer.eval_examples=30",
+        f"hydra.run.dir={tmp_path}/run",
+    ]
+    job, output = compose.compose([*overrides, "trainer.epochs=2"]), io.StringIO()
+    outcome = launch.train(job, Console(output), 0.0)
+    components = assemble.build_components(job)
+    components.model.load_state_dict(model_of(outcome, "best.pt"))
+    components.model.eval()
+    splits = components.data.load()
     assert splits.val is not None
     sample = permutation(len(splits.val))[:30]
     with torch.inference_mode():
         whole = {
             name: next(iter(Batches(part, len(part)))) for name, part in (("val", splits.val), ("test", splits.test))
         }
-        right = {name: made.model(batch["inputs"]).argmax(1) == batch["targets"] for name, batch in whole.items()}
+        right = {name: components.model(batch["inputs"]).argmax(1) == batch["targets"] for name, batch in whole.items()}
     assert outcome.result["best"]["accuracy"] == pytest.approx(float(right["val"][sample].double().mean()))
     assert outcome.result["test"]["accuracy"] == pytest.approx(float(right["test"].double().mean()))
-    assert said.getvalue().count(f"the same 30 of {len(splits.val)} examples") == 1
+    assert output.getvalue().count(f"the same 30 of {len(splits.val)} examples") == 1
 
 
-def test_regularization_and_schedule_of_the_configuration_reach_the_loop(
-    train: Callable[..., Outcome], small: Callable[[str], list[str]]
+def test_configured_regularization_and_schedule_are_used_in_training(
+    train: Callable[..., Outcome], small_data: Callable[[str], list[str]]
 ) -> None:
     outcome = train(
         "model=mlp",
-        *small("digits"),
+        *small_data("digits"),
         "regularization=standard",
         "regularization.early_stopping_patience=2",
         "regularization.ema_decay=0.5",
@@ -219,7 +227,7 @@ def test_regularization_and_schedule_of_the_configuration_reach_the_loop(
         "trainer.eval_every=2",
         "trainer.log_every=1",
     )
-    # Nothing is learned at such a rate, so the first evaluation stays the best.
+    # At this learning rate the weights do not change, so the first evaluation is the best.
     assert outcome.result["stopped_early"] and outcome.result["steps"] == 6
     assert outcome.result["best"]["step"] == 2
     rates = [line["lr"] for line in lines(outcome) if line["split"] == "train"]
@@ -229,9 +237,9 @@ def test_regularization_and_schedule_of_the_configuration_reach_the_loop(
     assert not equal(saved["average"]["model"], {k: v + 1 for k, v in saved["model"].items()})
 
 
-def test_numbers_that_json_cannot_say_become_null() -> None:
-    said = {"a": math.nan, "b": {"c": -math.inf, "d": 1.5}, "e": None, "f": "x"}
-    assert report.finite_or_none(said) == {"a": None, "b": {"c": None, "d": 1.5}, "e": None, "f": "x"}
+def test_non_finite_numbers_become_null() -> None:
+    values = {"a": math.nan, "b": {"c": -math.inf, "d": 1.5}, "e": None, "f": "x"}
+    assert report.finite_or_none(values) == {"a": None, "b": {"c": None, "d": 1.5}, "e": None, "f": "x"}
 
 
 CHILD = """
@@ -243,7 +251,7 @@ sys.exit(code)
 """
 
 
-def test_the_default_command_imports_only_what_it_needs_and_writes_plain_lines_to_standard_error(
+def test_the_default_command_imports_only_what_it_needs_and_logs_plain_lines_to_standard_error(
     tmp_path: Path,
 ) -> None:
     command = [sys.executable, "-c", CHILD, str(tmp_path / "modules"), "trainer.max_steps=2", "device=cpu"]

@@ -29,10 +29,10 @@ def state(value: float = 1.0) -> dict[str, Any]:
 
 @pytest.fixture
 def checkpoints(tmp_path: Path) -> Iterator[Checkpoints]:
-    made = Checkpoints(tmp_path)
-    made.open()
-    yield made
-    made.close()
+    created = Checkpoints(tmp_path)
+    created.open()
+    yield created
+    created.close()
 
 
 def save(checkpoints: Checkpoints, step: int, value: float = 1.0, metric: float | None = None, **more: Any) -> Path:
@@ -70,9 +70,9 @@ def test_the_manifest_has_step_metric_hash_and_size_of_every_file(checkpoints: C
     save(checkpoints, 3, 2.0, 0.25, best=True)
     save(checkpoints, 9, 3.0, None)
     manifest = json.loads((checkpoints.path / "manifest.json").read_text())
-    wanted = {"step-00000003.pt": (3, 0.25, True), "step-00000009.pt": (9, None, False)}
-    assert set(manifest) == set(wanted)
-    for name, (step, metric, best) in wanted.items():
+    expected = {"step-00000003.pt": (3, 0.25, True), "step-00000009.pt": (9, None, False)}
+    assert set(manifest) == set(expected)
+    for name, (step, metric, best) in expected.items():
         content = (checkpoints.path / name).read_bytes()
         assert manifest[name] == {
             "step": step,
@@ -107,13 +107,13 @@ def test_temporary_files_of_a_killed_process_are_removed(checkpoints: Checkpoint
     assert files(checkpoints) == ["last.pt", "manifest.json", "step-00000005.pt"]
 
 
-@pytest.mark.parametrize(("last", "best", "wanted"), [(1, 1, [3, 6]), (2, 1, [3, 5, 6]), (3, 2, [2, 3, 4, 5, 6])])
-def test_keep_last_and_keep_best_are_respected(tmp_path: Path, last: int, best: int, wanted: list[int]) -> None:
+@pytest.mark.parametrize(("last", "best", "expected"), [(1, 1, [3, 6]), (2, 1, [3, 5, 6]), (3, 2, [2, 3, 4, 5, 6])])
+def test_keep_last_and_keep_best_are_respected(tmp_path: Path, last: int, best: int, expected: list[int]) -> None:
     checkpoints = Checkpoints(tmp_path, last, best)
     checkpoints.open()
     for step in range(1, 7):
         save(checkpoints, step, best=step <= 3)
-    assert [step_of(name) for name in files(checkpoints) if name.startswith("step-")] == wanted
+    assert [step_of(name) for name in files(checkpoints) if name.startswith("step-")] == expected
     checkpoints.close()
 
 
@@ -156,7 +156,7 @@ def test_a_slow_disk_drops_waiting_checkpoints_but_not_the_best(tmp_path: Path) 
     checkpoints.close()
 
 
-def test_equal_states_give_equal_bytes_also_after_loading(tmp_path: Path) -> None:
+def test_equal_states_give_equal_bytes_before_and_after_loading(tmp_path: Path) -> None:
     found = []
     given = state()
     for name in ("a", "b", "c"):
@@ -172,7 +172,7 @@ def test_equal_states_give_equal_bytes_also_after_loading(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("place", [0.0, 0.1, 0.5, 0.9, 0.999])
-def test_a_flipped_bit_anywhere_is_refused(checkpoints: Checkpoints, place: float) -> None:
+def test_a_flipped_bit_anywhere_is_rejected(checkpoints: Checkpoints, place: float) -> None:
     file = save(checkpoints, 5)
     content = bytearray(file.read_bytes())
     content[int(place * len(content))] ^= 1
@@ -181,7 +181,7 @@ def test_a_flipped_bit_anywhere_is_refused(checkpoints: Checkpoints, place: floa
         checkpoints.load("last.pt")
 
 
-def test_a_truncated_or_missing_file_is_refused(checkpoints: Checkpoints) -> None:
+def test_a_truncated_or_missing_file_is_rejected(checkpoints: Checkpoints) -> None:
     with pytest.raises(CheckpointError, match="missing"):
         checkpoints.load("last.pt")
     file = save(checkpoints, 5)
@@ -193,18 +193,18 @@ def test_a_truncated_or_missing_file_is_refused(checkpoints: Checkpoints) -> Non
         checkpoints.load("last.pt")
 
 
-@pytest.mark.parametrize("kept", [0.0, 0.3, 0.999])
-def test_a_damaged_checkpoint_is_skipped_for_the_newest_valid_one(checkpoints: Checkpoints, kept: float) -> None:
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.999])
+def test_a_damaged_checkpoint_is_skipped_for_the_newest_valid_one(checkpoints: Checkpoints, fraction: float) -> None:
     save(checkpoints, 3, 3.0)
     file = save(checkpoints, 5, 5.0)
     content = file.read_bytes()
-    file.write_bytes(content[: int(kept * len(content))])
-    name, found, refused = checkpoints.load_newest()
+    file.write_bytes(content[: int(fraction * len(content))])
+    name, found, rejected = checkpoints.load_newest()
     assert name == "step-00000003.pt" and first_weight(found) == 3
-    assert len(refused) == 1 and str(file) in refused[0] and "damaged" in refused[0]
+    assert len(rejected) == 1 and str(file) in rejected[0] and "damaged" in rejected[0]
 
 
-def test_if_all_are_damaged_each_is_named_with_its_reason(checkpoints: Checkpoints) -> None:
+def test_if_all_checkpoints_are_damaged_each_is_reported_with_its_reason(checkpoints: Checkpoints) -> None:
     both = [save(checkpoints, 3), save(checkpoints, 5)]
     both[0].write_bytes(b"")
     both[1].unlink()
@@ -215,7 +215,9 @@ def test_if_all_are_damaged_each_is_named_with_its_reason(checkpoints: Checkpoin
 
 
 @pytest.mark.parametrize("manifest", [None, "", "{", "[]", '{"step-00000005.pt": {}}', '{"step-00000003.pt": 7}'])
-def test_without_a_manifest_the_newest_valid_file_is_found(checkpoints: Checkpoints, manifest: str | None) -> None:
+def test_without_a_manifest_the_newest_valid_checkpoint_is_found(
+    checkpoints: Checkpoints, manifest: str | None
+) -> None:
     save(checkpoints, 3, 3.0)
     file = save(checkpoints, 5, 5.0)
     place = checkpoints.path / "manifest.json"
@@ -264,7 +266,7 @@ def test_non_ascii_digits_are_not_a_step(checkpoints: Checkpoints, name: str) ->
     save(checkpoints, 6)
 
 
-def test_an_unknown_format_is_refused_by_its_number(checkpoints: Checkpoints) -> None:
+def test_an_unknown_format_is_rejected_with_its_number(checkpoints: Checkpoints) -> None:
     torch.save({"format": 99, **state()}, checkpoints.path / "step-00000005.pt")
     with pytest.raises(CheckpointError, match=r"expected a checkpoint format from 1 to 3, got 99"):
         checkpoints.load("step-00000005.pt")

@@ -1,4 +1,4 @@
-"""Forecasting: metrics in the units of the data, with baselines, compared with plain numpy and scikit-learn."""
+"""Forecasting: metrics in data units and baselines, compared with numpy and scikit-learn."""
 
 import json
 from dataclasses import replace
@@ -24,7 +24,7 @@ METHODS = ("repeat last", "last season", "season plus change")
 
 
 def naive(past: np.ndarray, horizon: int, season: int) -> dict[str, np.ndarray]:
-    """The three naive forecasts of one series, step by step."""
+    """Return the three naive forecasts of one series, computed step by step."""
     n = len(past)
     found: dict[str, list[float]] = {name: [] for name in METHODS}
     change = past[n - 1] - past[n - 1 - season]
@@ -46,17 +46,17 @@ def test_naive_forecasts_equal_a_plain_loop(horizon: int, season: int) -> None:
         assert values.shape == (7, horizon, 3)
         for row in range(7):
             for column in range(3):
-                wanted = naive(history[row, :, column], horizon, season)[name]
-                np.testing.assert_allclose(values[row, :, column].numpy(), wanted, rtol=1e-12)
+                expected = naive(history[row, :, column], horizon, season)[name]
+                np.testing.assert_allclose(values[row, :, column].numpy(), expected, rtol=1e-12)
 
 
-def test_a_past_of_one_season_leaves_only_its_last_value_to_repeat() -> None:
+def test_with_one_season_of_history_the_seasonal_baseline_is_left_out() -> None:
     assert list(naive_forecasts(torch.zeros(2, 5, 1), 3, 5)) == ["repeat last"]
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
-    """A file with two series that have a trend, a season and noise, of very different size."""
+    """Return a file with a seasonal series and a much smaller random walk, and its values."""
     random = np.random.default_rng(1)
     steps = np.arange(160)
     values = np.stack(
@@ -72,16 +72,14 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
 
 
 class RepeatLast(nn.Module):
-    """Knows only what it reads: the forecast that every affine normalisation leaves as it is."""
+    """Repeat the last input; affine normalization does not change this forecast."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, -1:].expand(-1, HORIZON, -1).flatten(1)
 
 
 @pytest.mark.parametrize("normalise", ["last", "window", "train"])
-def test_metrics_are_in_the_datas_units_whatever_the_normalisation(
-    normalise: str, table: tuple[Path, np.ndarray]
-) -> None:
+def test_metrics_are_in_data_units_for_every_normalization(normalise: str, table: tuple[Path, np.ndarray]) -> None:
     path, values = table
     data = TimeSeries(path=str(path), window=WINDOW, horizon=HORIZON, season=SEASON, normalise=normalise)
     task = Forecasting(HORIZON, 2, SEASON)
@@ -98,8 +96,8 @@ def test_metrics_are_in_the_datas_units_whatever_the_normalisation(
         for name in METHODS
     }
     for name in METHODS:
-        wanted = mean_absolute_error(truth.ravel(), forecasts[name].ravel())
-        assert evaluation.baselines[name]["mae"] == pytest.approx(wanted, rel=1e-5)
+        expected = mean_absolute_error(truth.ravel(), forecasts[name].ravel())
+        assert evaluation.baselines[name]["mae"] == pytest.approx(expected, rel=1e-5)
         squared = root_mean_squared_error(truth.ravel(), forecasts[name].ravel())
         assert evaluation.baselines[name]["rmse"] == pytest.approx(squared, rel=1e-5)
     ours = evaluation.metrics
@@ -111,13 +109,13 @@ def test_metrics_are_in_the_datas_units_whatever_the_normalisation(
     assert all(evaluation.baselines[name]["mase"] == pytest.approx(mase[name], rel=1e-5) for name in METHODS)
     assert ours["skill"] == pytest.approx(1 - mase["repeat last"] / min(mase.values()), rel=1e-4)
     for column, name in enumerate(task.target_names):
-        wanted = mean_absolute_error(truth[..., column].ravel(), forecasts["repeat last"][..., column].ravel())
-        assert ours[f"mae {name}"] == pytest.approx(wanted, rel=1e-5)
+        expected = mean_absolute_error(truth[..., column].ravel(), forecasts["repeat last"][..., column].ravel())
+        assert ours[f"mae {name}"] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("normalise", ["last", "window", "train"])
 @pytest.mark.parametrize("validation", [0.15, 0.0])
-def test_ridge_regression_is_that_of_scikit_learn_on_the_same_windows(
+def test_ridge_regression_equals_scikit_learn_on_the_same_windows(
     validation: float, normalise: str, table: tuple[Path, np.ndarray]
 ) -> None:
     data = TimeSeries(
@@ -128,9 +126,9 @@ def test_ridge_regression_is_that_of_scikit_learn_on_the_same_windows(
     val = Batches(splits.val, 7) if splits.val else None
     assert task.fit_baselines(Batches(splits.train, 11, training=True), val) is None
     sets = [source.prepare(source.rows) for source in (splits.train, splits.val or splits.test, splits.test)]
-    (x, y), (held, wanted), (test, _) = [(s["inputs"].flatten(1).double(), s["targets"].flatten(1)) for s in sets]
+    (x, y), (held, expected), (test, _) = [(s["inputs"].flatten(1).double(), s["targets"].flatten(1)) for s in sets]
     models = [Ridge(alpha=len(x) * p).fit(x, y) for p in (PENALTIES if val else [0.01])]
-    best = min(models, key=lambda model: mean_squared_error(wanted, model.predict(held)))
+    best = min(models, key=lambda model: mean_squared_error(expected, model.predict(held)))
     forecasts = torch.from_numpy(best.predict(test)).view(-1, HORIZON, 2)
     error = (forecasts - sets[2]["targets"]) * sets[2]["scale"]
     found = task.evaluate(RepeatLast(), Batches(splits.test, 7)).baselines["ridge regression"]
@@ -138,18 +136,18 @@ def test_ridge_regression_is_that_of_scikit_learn_on_the_same_windows(
     assert found["rmse"] == pytest.approx(float(error.square().mean().sqrt()), rel=1e-5)
 
 
-def test_windows_of_more_than_2048_numbers_have_no_ridge_regression() -> None:
+def test_windows_of_more_than_2048_numbers_have_no_ridge_baseline() -> None:
     wide = [{"inputs": torch.zeros(1, 1_025, 2), "targets": torch.zeros(1, HORIZON, 2)}]
     task = Forecasting(HORIZON, 2)
     assert "no ridge regression" in str(task.fit_baselines(wide, None)) and task.ridge is None
 
 
 @pytest.mark.parametrize("normalise", ["last", "window", "train"])
-def test_small_moves_of_large_numbers_are_measured_drawn_and_forecast_as_those_of_small_ones(
+def test_adding_a_large_constant_to_a_series_does_not_change_errors_plots_and_forecasts(
     normalise: str, tmp_path: Path
 ) -> None:
     moves = np.random.default_rng(2).integers(-20, 20, size=160).cumsum() / 4
-    said = []
+    results = []
     for offset in (0.0, 2e9):
         path = tmp_path / f"{offset}.csv"
         path.write_text("a\n" + "".join(f"{offset + move:.2f}\n" for move in moves))
@@ -161,15 +159,15 @@ def test_small_moves_of_large_numbers_are_measured_drawn_and_forecast_as_those_o
         lines = [line["0"] - offset for line in task.predict(RepeatLast(), unseen)]
         assert lines == pytest.approx([moves[-1]] * HORIZON, abs=1e-4)
         assert row.image is not None and row.image.float().std() > 0
-        said.append({"ours": found.metrics, **found.baselines})
+        results.append({"ours": found.metrics, **found.baselines})
     starts = range(160 - 24, 160 - HORIZON + 1)
-    wanted = np.mean([np.abs(moves[at : at + HORIZON] - moves[at - 1]) for at in starts])
-    assert said[1]["ours"]["mae"] == pytest.approx(wanted, rel=1e-5)
-    for name, figures in said[0].items():
-        assert said[1][name] == pytest.approx(figures, rel=1e-4)
+    expected = np.mean([np.abs(moves[at : at + HORIZON] - moves[at - 1]) for at in starts])
+    assert results[1]["ours"]["mae"] == pytest.approx(expected, rel=1e-5)
+    for name, figures in results[0].items():
+        assert results[1][name] == pytest.approx(figures, rel=1e-4)
 
 
-def test_where_a_baseline_is_perfect_there_is_no_skill(tmp_path: Path) -> None:
+def test_skill_is_undefined_if_a_baseline_is_perfect(tmp_path: Path) -> None:
     for name, values in (("constant", [0.1] * 160), ("season", [0.1, 0.7, 0.3, 0.2] * 40), ("line", range(160))):
         path = tmp_path / f"{name}.csv"
         path.write_text("a\n" + "".join(f"{value / 10}\n" for value in values))
@@ -191,8 +189,8 @@ def batch(generator: torch.Generator, count: int) -> dict[str, Tensor]:
     }
 
 
-class Knows(nn.Module):
-    """Always gives the answers it was made with."""
+class FixedOutputs(nn.Module):
+    """A model that returns given outputs."""
 
     def __init__(self, answers: Tensor) -> None:
         super().__init__()
@@ -202,32 +200,32 @@ class Knows(nn.Module):
         return self.answers.flatten(1)
 
 
-def test_a_perfect_forecast_has_skill_one_and_the_best_naive_one_has_skill_zero() -> None:
+def test_skill_is_one_for_a_perfect_forecast_and_zero_for_the_best_baseline() -> None:
     batches = [batch(torch.Generator().manual_seed(0), 5)]
     task = Forecasting(HORIZON, 1, SEASON)
-    assert task.evaluate(Knows(batches[0]["targets"]), batches).metrics["skill"] == 1
-    baselines = task.evaluate(Knows(batches[0]["targets"]), batches).baselines
+    assert task.evaluate(FixedOutputs(batches[0]["targets"]), batches).metrics["skill"] == 1
+    baselines = task.evaluate(FixedOutputs(batches[0]["targets"]), batches).baselines
     best = min(baselines, key=lambda name: baselines[name]["mae"])
-    same = Knows(naive_forecasts(batches[0]["history"], HORIZON, SEASON)[best])
+    same = FixedOutputs(naive_forecasts(batches[0]["history"], HORIZON, SEASON)[best])
     assert task.evaluate(same, batches).metrics["skill"] == pytest.approx(0, abs=1e-6)
 
 
-def test_outputs_are_read_step_by_step_with_the_columns_innermost() -> None:
+def test_outputs_are_ordered_by_step_and_then_by_column() -> None:
     inputs = torch.randn(4, WINDOW, 2)
     assert torch.equal(
         Forecasting(HORIZON, 2).forecast(RepeatLast(), {"inputs": inputs}), inputs[:, -1:].expand(-1, HORIZON, -1)
     )
 
 
-def test_forecasts_are_drawn_over_the_truth() -> None:
+def test_forecasts_are_drawn_with_the_true_values() -> None:
     task = Forecasting(HORIZON, 1, SEASON, unit="ppm")
-    model = Knows(torch.zeros(5, HORIZON, 1))
+    model = FixedOutputs(torch.zeros(5, HORIZON, 1))
     (shown,) = task.show(model, task.evaluate(model, [batch(torch.Generator().manual_seed(0), 5)]))
     assert shown.tag == "forecasts"
     assert shown.image is not None and shown.image.dtype == torch.uint8 and shown.image.shape[0] == 3
 
 
-def test_a_series_may_not_be_called_as_what_stands_beside_it_in_a_forecast() -> None:
+def test_a_series_with_the_name_of_a_forecast_field_is_rejected() -> None:
     for name in ("input", "time", "step"):
         with pytest.raises(
             ConfigError, match=rf"data.column: expected a name other than input, time, step, got {name}"

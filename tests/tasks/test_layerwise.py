@@ -22,7 +22,7 @@ from dltrain.tasks.layerwise import Layerwise
 
 SMALL = ["model=dbn", "data=digits", "data.num_labels=40", "model.hidden_size=[12,10,8]", "task.pretrain_epochs=2"]
 SMALL += ["trainer.epochs=2", "device=cpu"]
-EPOCH = -(-1299 // 64)  # steps of an epoch of the digits, with and without labels
+EPOCH = -(-1299 // 64)  # steps per epoch of the digits, with and without labels
 State = dict[str, torch.Tensor]
 
 
@@ -70,9 +70,9 @@ def test_each_stage_trains_one_layer_only(
     before = {name: value.clone() for name, value in fresh.model.state_dict().items()}
     ways = ("up.weight", "up.bias", "down.bias")
     upwards = {f"layers.{number}.{way}" for number in range(3) for way in ways[:2]}
-    wanted = [{f"layers.{number}.{way}" for way in ways} for number in range(3)]
-    wanted.append(upwards | {"head.weight", "head.bias"})
-    for after, changed in zip(ends, wanted, strict=True):
+    expected = [{f"layers.{number}.{way}" for way in ways} for number in range(3)]
+    expected.append(upwards | {"head.weight", "head.bias"})
+    for after, changed in zip(ends, expected, strict=True):
         assert {name for name in after if not torch.equal(after[name], before[name])} == changed
         before = after
 
@@ -80,10 +80,10 @@ def test_each_stage_trains_one_layer_only(
 def test_pretraining_reads_all_examples_without_labels_and_fine_tuning_the_labelled_ones(
     plain: tuple[launch.Outcome, assemble.Components],
 ) -> None:
-    outcome, made = plain
-    stages = made.task.stages(made.model)
+    outcome, components = plain
+    stages = components.task.stages(components.model)
     assert [stage.data for stage in stages] == ["unlabelled"] * 3 + ["train"]
-    batches = dry_run.build_batches(made, made.data.load())
+    batches = dry_run.build_batches(components, components.data.load())
     assert batches["train"].examples == 40 and batches["unlabelled"].examples == 1299
     assert {frozenset(batch) for batch in batches["unlabelled"].epoch(0)} == {frozenset({"inputs"})}
     assert outcome.result["steps"] == 3 * 2 * EPOCH + 2 * 1
@@ -117,9 +117,9 @@ def test_layers_learn_to_reconstruct_their_inputs(method: str, tmp_path: Path) -
     assert outcome.result["test"]["accuracy"] > 0.08
 
 
-def test_no_pretraining_leaves_one_stage(tmp_path: Path) -> None:
-    outcome, made = trained(tmp_path, "task.pretrain_epochs=0")
-    assert [stage.name for stage in made.task.stages(made.model)] == ["fine_tuning"]
+def test_without_pretraining_there_is_one_stage(tmp_path: Path) -> None:
+    outcome, components = trained(tmp_path, "task.pretrain_epochs=0")
+    assert [stage.name for stage in components.task.stages(components.model)] == ["fine_tuning"]
     assert outcome.result["steps"] == 2
     assert "reconstruction_layer1" not in {name for line in lines(outcome, "val") for name in line}
 
@@ -142,8 +142,8 @@ def test_the_loss_of_a_denoising_layer_equals_the_formula() -> None:
     assert 0 < (left == 0).sum() < left.numel()
     hidden = torch.sigmoid(left @ second.up.weight.t() + second.up.bias)
     again = torch.sigmoid(hidden @ second.up.weight + second.down.bias)
-    wanted = F.binary_cross_entropy(again, below, reduction="sum") / 7
-    torch.testing.assert_close(loss.total, wanted)
+    expected = F.binary_cross_entropy(again, below, reduction="sum") / 7
+    torch.testing.assert_close(loss.total, expected)
     assert loss.weight == 7
 
 
@@ -157,10 +157,10 @@ def test_a_layer_reads_the_probabilities_of_the_one_below() -> None:
     first, second = network.layers
     below = torch.sigmoid(unit @ first.up.weight.t() + first.up.bias)
     again = torch.sigmoid(torch.sigmoid(below @ second.up.weight.t() + second.up.bias) @ second.up.weight)
-    wanted = F.binary_cross_entropy(again, below, reduction="sum") / 7
+    expected = F.binary_cross_entropy(again, below, reduction="sum") / 7
     with torch.no_grad():
         found = goal.evaluate(network, [batch, batch]).metrics["reconstruction_layer2"]
-    assert found == pytest.approx(wanted.item(), rel=1e-5)
+    assert found == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_predictions_equal_those_of_a_classifier_on_pixels_from_0_to_1() -> None:
@@ -171,8 +171,8 @@ def test_predictions_equal_those_of_a_classifier_on_pixels_from_0_to_1() -> None
     torch.testing.assert_close(task.loss(network, scaled, 0.0).total, plain.loss(network, batch, 0.0).total)
     with torch.no_grad():
         assert task.evaluate(network, [scaled]).metrics == pytest.approx(plain.evaluate(network, [batch]).metrics)
-        found, wanted = task.predict(network, scaled), plain.predict(network, batch)
-    assert [line["probability"] for line in found] == pytest.approx([line["probability"] for line in wanted])
+        found, expected = task.predict(network, scaled), plain.predict(network, batch)
+    assert [line["probability"] for line in found] == pytest.approx([line["probability"] for line in expected])
 
 
 def test_samples_come_from_the_top_layer_and_are_reproducible() -> None:
@@ -193,8 +193,8 @@ def test_samples_come_from_the_top_layer_and_are_reproducible() -> None:
         network.layers[1].down.bias.copy_(torch.tensor([50.0, -50.0, 50.0, -50.0, 50.0]))
         constant = task.generate(network, requests[0])
     below = torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0])
-    wanted = torch.sigmoid(below @ network.layers[0].up.weight + network.layers[0].down.bias)
-    torch.testing.assert_close(constant, wanted.detach().view(1, 1, 2, 3).expand(9, -1, -1, -1))
+    expected = torch.sigmoid(below @ network.layers[0].up.weight + network.layers[0].down.bias)
+    torch.testing.assert_close(constant, expected.detach().view(1, 1, 2, 3).expand(9, -1, -1, -1))
 
 
 def test_a_model_without_rbm_layers_is_rejected() -> None:

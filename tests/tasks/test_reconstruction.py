@@ -11,17 +11,20 @@ from task_examples import evaluate, fit, in_batches, normal, request
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dltrain.data.loader import Batches
+from dltrain.data.spec import Source
 from dltrain.errors import ConfigError
+from dltrain.keyed_random import mix
 from dltrain.metrics.running import Components
 from dltrain.models.autoencoders import ConvAutoencoder, DenseAutoencoder
 from dltrain.tasks.base import GenerateRequest
 from dltrain.tasks.reconstruction import Reconstruction, sparsity_divergence, squared_jacobian
 
-PICTURE = {"shape": [1, 6, 6], "size": 36, "low": [-1.0], "high": [3.0]}
+IMAGE = {"shape": [1, 6, 6], "size": 36, "low": [-1.0], "high": [3.0]}
 LATENT = 3
 
 
-def pictures(count: int, seed: int = 0) -> Tensor:
+def images(count: int, seed: int = 0) -> Tensor:
     """Return random model inputs from black, -1, to white, 3."""
     return 4 * torch.rand(count, 1, 6, 6, generator=torch.Generator().manual_seed(seed)) - 1
 
@@ -40,22 +43,22 @@ def network(**changes: Any) -> DenseAutoencoder:
 
 
 def test_the_loss_is_the_squared_distance_on_the_scale_from_black_to_white() -> None:
-    x, model = pictures(7), network()
-    loss = Reconstruction(**PICTURE).loss(model, {"inputs": x}, 0.0)
+    x, model = images(7), network()
+    loss = Reconstruction(**IMAGE).loss(model, {"inputs": x}, 0.0)
     by_hand = sum(((model(row[None])[0].sigmoid() - (row + 1) / 4) ** 2).sum() for row in x) / 7
     torch.testing.assert_close(loss.total, by_hand)
     assert loss.weight == 7 and loss.parts == {}
 
 
-def test_cross_entropy_is_torchs() -> None:
-    x, model = pictures(7), network()
-    loss = Reconstruction(**PICTURE, distance="bernoulli").loss(model, {"inputs": x}, 0.0)
+def test_cross_entropy_equals_torch() -> None:
+    x, model = images(7), network()
+    loss = Reconstruction(**IMAGE, distance="bernoulli").loss(model, {"inputs": x}, 0.0)
     torch.testing.assert_close(7 * loss.total, F.binary_cross_entropy(model(x).sigmoid(), (x + 1) / 4, reduction="sum"))
 
 
 def test_metrics_are_means_over_examples_also_with_a_short_last_batch() -> None:
-    x, model = pictures(37), network()
-    metrics = evaluate(Reconstruction(**PICTURE), model, x).metrics
+    x, model = images(37), network()
+    metrics = evaluate(Reconstruction(**IMAGE), model, x).metrics
     error = (model(x).sigmoid() - (x + 1) / 4).detach().numpy() ** 2
     assert metrics == pytest.approx({"loss": error.sum((1, 2, 3)).mean(), "mse": error.mean()}, rel=1e-5)
 
@@ -63,18 +66,18 @@ def test_metrics_are_means_over_examples_also_with_a_short_last_batch() -> None:
 # --- principal components -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kept", [1, 3, 7, 10])
-def test_the_residual_of_components_equals_scikit_learns(kept: int) -> None:
+@pytest.mark.parametrize("count", [1, 3, 7, 10])
+def test_the_residual_of_principal_components_equals_scikit_learn(count: int) -> None:
     x = normal(60, 10) @ normal(10, 10, seed=1) + 5
     found = Components()
     for rows in x.split(25):
         found.add(rows)
-    pca = PCA(kept).fit(x.numpy())
+    pca = PCA(count).fit(x.numpy())
     error = x.numpy() - pca.inverse_transform(pca.transform(x.numpy()))
-    assert found.residual(kept) == pytest.approx((error**2).sum(1).mean(), rel=1e-4, abs=1e-6)
+    assert found.residual(count) == pytest.approx((error**2).sum(1).mean(), rel=1e-4, abs=1e-6)
 
 
-def test_a_linear_autoencoder_reaches_the_principal_components_and_no_less() -> None:
+def test_a_linear_autoencoder_reaches_the_residual_of_the_principal_components() -> None:
     x, task = correlated(200), Reconstruction([10], 10)
     torch.manual_seed(0)
     model = DenseAutoencoder([10], 1, hidden_size=[], latent=2)
@@ -94,46 +97,56 @@ def test_very_large_examples_have_no_baseline() -> None:
 # --- corruption -----------------------------------------------------------------------------------------------------
 
 
-def test_masking_sets_its_share_to_black() -> None:
-    unit = torch.rand(400, 50) + 0.5
-    found = Reconstruction(**PICTURE, corruption="masking", amount=0.3).corrupt(unit)
+def corrupted(unit: Tensor, **changes: Any) -> Tensor:
+    """Return corrupted examples of 50 numbers in the unit range."""
+    task = Reconstruction([50], 50, low=[0.0], high=[1.0], **changes)
+    return task.corrupt({"inputs": unit}, mix(torch.arange(len(unit))))["corrupted"].flatten(1)
+
+
+def test_masking_sets_the_configured_fraction_to_black() -> None:
+    unit = torch.rand(400, 1, 1, 50) + 0.5
+    found = corrupted(unit, corruption="masking", amount=0.3)
+    unit = unit.flatten(1)
     assert float((found == 0).float().mean()) == pytest.approx(0.3, abs=0.02)
     assert torch.equal(found[found != 0], unit[found != 0])
 
 
 def test_salt_and_pepper_are_equally_frequent() -> None:
-    unit = torch.full((400, 50), 0.5)
-    found = Reconstruction(**PICTURE, corruption="salt_and_pepper", amount=0.4).corrupt(unit)
+    found = corrupted(torch.full((400, 1, 1, 50), 0.5), corruption="salt_and_pepper", amount=0.4)
     shares = [float((found == value).float().mean()) for value in (0, 1, 0.5)]
     assert shares == pytest.approx([0.2, 0.2, 0.6], abs=0.02)
 
 
 def test_gaussian_noise_has_the_requested_deviation() -> None:
-    apart = Reconstruction(**PICTURE, corruption="gaussian", amount=0.7).corrupt(torch.zeros(200, 100))
+    apart = corrupted(torch.zeros(400, 1, 1, 50), corruption="gaussian", amount=0.7)
     assert (float(apart.mean()), float(apart.std())) == pytest.approx((0, 0.7), abs=0.02)
 
 
 @pytest.mark.parametrize("corruption", ["gaussian", "masking", "salt_and_pepper"])
 def test_the_model_reads_the_corrupted_example_and_targets_the_clean_one(corruption: str) -> None:
-    x, read, model = pictures(9), [], network()
-    task = Reconstruction(**PICTURE, corruption=corruption, amount=0.5)
+    x, read, model = images(9), [], network()
+    task = Reconstruction(**IMAGE, corruption=corruption, amount=0.5)
     model.encoder.register_forward_pre_hook(lambda _, given: read.append(given[0]))
-    torch.manual_seed(7)
-    loss = task.loss(model, {"inputs": x}, 0.0)
-    torch.manual_seed(7)
-    torch.testing.assert_close(read[0], 4 * task.corrupt((x + 1) / 4) - 1)
-    assert not torch.equal(read[0], x)
-    made = model.decoder(model.encoder(read[0])).sigmoid()
-    torch.testing.assert_close(loss.total, (made - (x + 1) / 4).square().sum() / 9)
+    batch = task.corrupt({"inputs": x}, mix(torch.arange(9)))
+    loss = task.loss(model, batch, 0.0)
+    assert torch.equal(batch["inputs"], x)
+    assert torch.equal(read[0], batch["corrupted"]) and not torch.equal(read[0], x)
+    decoded = model.decoder(model.encoder(read[0])).sigmoid()
+    torch.testing.assert_close(loss.total, (decoded - (x + 1) / 4).square().sum() / 9)
 
 
-def test_an_evaluation_with_corruption_is_bitwise_reproducible_and_leaves_the_global_generator_unchanged() -> None:
-    x, model = pictures(40), network()
-    task = Reconstruction(**PICTURE, corruption="masking", amount=0.5)
-    torch.manual_seed(3)
+def test_evaluation_with_corruption_does_not_depend_on_seed_or_batch_size() -> None:
+    x, model = images(40), network()
+    task = Reconstruction(**IMAGE, corruption="masking", amount=0.5)
     before = torch.get_rng_state()
-    one, other = evaluate(task, model, x), evaluate(task, model, x)
+    found = [
+        Batches(Source({"inputs": x}, nn.Identity()), size, seed=seed, corrupt=task.corrupt)
+        for seed, size in ((0, 40), (1, 40), (0, 7))
+    ]
+    with torch.inference_mode():
+        one, other, cut = (task.evaluate(model, batches) for batches in found)
     assert one.metrics == other.metrics
+    assert cut.metrics == pytest.approx(one.metrics, rel=1e-6)
     assert one.metrics["loss"] != pytest.approx(36 * one.metrics["mse"], rel=1e-4), "mse is that without noise"
     shown = [task.show(model, evaluation) for evaluation in (one, other)]
     assert [item.tag for item in shown[0]] == ["reconstructions", "codes"]
@@ -155,8 +168,8 @@ def test_the_sparsity_penalty_equals_the_formula() -> None:
 
 
 def test_a_sparse_code_is_compared_by_its_mean_activity() -> None:
-    x, model = pictures(9), network()
-    task = Reconstruction(**PICTURE, code="sigmoid", sparsity=3.0, sparsity_target=0.1)
+    x, model = images(9), network()
+    task = Reconstruction(**IMAGE, code="sigmoid", sparsity=3.0, sparsity_target=0.1)
     loss = task.loss(model, {"inputs": x}, 0.0)
     code = model.encoder(x).sigmoid()
     torch.testing.assert_close(loss.parts["sparsity"], 3 * sparsity_divergence(code.mean(0), 0.1))
@@ -166,15 +179,15 @@ def test_a_sparse_code_is_compared_by_its_mean_activity() -> None:
 
 
 def test_training_moves_the_activity_of_a_sparse_code_to_its_target() -> None:
-    x, model = pictures(64), network(latent=10)
-    task = Reconstruction(**PICTURE, code="sigmoid", sparsity=3.0, sparsity_target=0.1)
+    x, model = images(64), network(latent=10)
+    task = Reconstruction(**IMAGE, code="sigmoid", sparsity=3.0, sparsity_target=0.1)
     fit(model, task, {"inputs": x}, 200, 0.01)
     assert model.encoder(x).sigmoid().mean(0).tolist() == pytest.approx([0.1] * 10, abs=0.05)
 
 
 def test_the_absolute_values_of_a_code_are_summed() -> None:
-    x, model = pictures(9), network()
-    loss = Reconstruction(**PICTURE, latent_l1=0.5).loss(model, {"inputs": x}, 0.0)
+    x, model = images(9), network()
+    loss = Reconstruction(**IMAGE, latent_l1=0.5).loss(model, {"inputs": x}, 0.0)
     torch.testing.assert_close(loss.parts["latent_l1"], 0.5 * model.encoder(x).abs().sum() / 9)
 
 
@@ -187,7 +200,7 @@ def smooth(kind: str) -> nn.Module:
 
 @pytest.mark.parametrize("kind", ["dense", "convolutional"])
 def test_the_contraction_is_the_jacobian_of_torch_func_and_so_is_its_gradient(kind: str) -> None:
-    x, model = pictures(5).double(), smooth(kind)
+    x, model = images(5).double(), smooth(kind)
 
     def code(row: Tensor) -> Tensor:
         return model.encoder(row[None])[0].sigmoid()
@@ -206,7 +219,7 @@ def test_the_contraction_is_the_jacobian_of_torch_func_and_so_is_its_gradient(ki
 
 
 def test_the_contraction_equals_finite_differences() -> None:
-    x, model, step = pictures(3).double(), smooth("dense"), 1e-6
+    x, model, step = images(3).double(), smooth("dense"), 1e-6
     leaf = x.clone().requires_grad_()
     found = squared_jacobian(model.encoder(leaf), leaf)
     total = torch.zeros(3, dtype=torch.double)
@@ -219,13 +232,13 @@ def test_the_contraction_equals_finite_differences() -> None:
 
 
 def test_the_contractive_loss_is_distance_plus_weighted_mean_and_trains_the_encoder() -> None:
-    x, model = pictures(6), network(activation="tanh")
-    loss = Reconstruction(**PICTURE, code="sigmoid", contraction=0.2).loss(model, {"inputs": x}, 0.0)
+    x, model = images(6), network(activation="tanh")
+    loss = Reconstruction(**IMAGE, code="sigmoid", contraction=0.2).loss(model, {"inputs": x}, 0.0)
     leaf = x.clone().requires_grad_()
     penalty = 0.2 * squared_jacobian(model.encoder(leaf).sigmoid(), leaf).mean()
     torch.testing.assert_close(loss.parts["contraction"], penalty)
     torch.testing.assert_close(loss.total, loss.parts["reconstruction"] + penalty)
-    plain = Reconstruction(**PICTURE, code="sigmoid").loss(model, {"inputs": x}, 0.0).total
+    plain = Reconstruction(**IMAGE, code="sigmoid").loss(model, {"inputs": x}, 0.0).total
     torch.testing.assert_close(loss.parts["reconstruction"], plain)
     first = next(model.encoder.parameters())
     assert not torch.equal(*(torch.autograd.grad(total, first)[0] for total in (loss.total, plain)))
@@ -233,8 +246,8 @@ def test_the_contractive_loss_is_distance_plus_weighted_mean_and_trains_the_enco
 
 @pytest.mark.slow
 def test_a_compiled_encoder_can_be_contracted() -> None:
-    x, model = pictures(6), network(activation="tanh")
-    task = Reconstruction(**PICTURE, code="sigmoid", contraction=0.2)
+    x, model = images(6), network(activation="tanh")
+    task = Reconstruction(**IMAGE, code="sigmoid", contraction=0.2)
     expected = task.loss(model, {"inputs": x}, 0.0).total
     model.encoder.compile(backend="aot_eager")
     model.decoder.compile(backend="aot_eager")
@@ -259,17 +272,17 @@ def decoded_codes(model: nn.Module, task: Reconstruction, request: GenerateReque
 
 
 def test_codes_are_drawn_from_the_gaussian_of_the_training_examples() -> None:
-    x, model, task = pictures(600), network(), Reconstruction(**PICTURE)
+    x, model, task = images(600), network(), Reconstruction(**IMAGE)
     own = model.encoder(x).detach()
-    made = decoded_codes(model, task, request_from(x, 20_000))
+    drawn = decoded_codes(model, task, request_from(x, 20_000))
     spread = own.std(0)
-    torch.testing.assert_close(made.mean(0) / spread, own.mean(0) / spread, atol=0.05, rtol=0)
-    torch.testing.assert_close(torch.corrcoef(made.T), torch.corrcoef(own.T), atol=0.05, rtol=0)
-    torch.testing.assert_close(made.std(0), spread, atol=0, rtol=0.05)
+    torch.testing.assert_close(drawn.mean(0) / spread, own.mean(0) / spread, atol=0.05, rtol=0)
+    torch.testing.assert_close(torch.corrcoef(drawn.T), torch.corrcoef(own.T), atol=0.05, rtol=0)
+    torch.testing.assert_close(drawn.std(0), spread, atol=0, rtol=0.05)
 
 
 def test_a_path_connects_the_codes_of_two_examples() -> None:
-    x, model, task = pictures(50), network(), Reconstruction(**PICTURE)
+    x, model, task = images(50), network(), Reconstruction(**IMAGE)
     ways = decoded_codes(model, task, request_from(x, 24, interpolate=True)).view(3, 8, LATENT)
     apart = torch.cdist(ways[:, [0, 7]].flatten(0, 1), model.encoder(x).detach())
     assert apart.amin(1).max() < 1e-5
@@ -277,27 +290,27 @@ def test_a_path_connects_the_codes_of_two_examples() -> None:
 
 
 def test_given_examples_are_reconstructed_and_a_seed_determines_the_samples() -> None:
-    x, model, task = pictures(50), network(), Reconstruction(**PICTURE, code="tanh")
-    made = task.generate(model, request_from(x, 5, given=x[:5]))
-    torch.testing.assert_close(made, model.decoder(model.encoder(x[:5]).tanh()).sigmoid())
+    x, model, task = images(50), network(), Reconstruction(**IMAGE, code="tanh")
+    reconstructed = task.generate(model, request_from(x, 5, given=x[:5]))
+    torch.testing.assert_close(reconstructed, model.decoder(model.encoder(x[:5]).tanh()).sigmoid())
     one, same, other = (task.generate(model, request_from(x, 9, seed=seed)) for seed in (4, 4, 5))
     assert torch.equal(one, same) and not torch.equal(one, other)
     assert bool((one >= 0).all() and (one <= 1).all())
 
 
 def test_constant_codes_can_be_sampled() -> None:
-    x, model = pictures(50), network()
+    x, model = images(50), network()
     with torch.no_grad():
         model.encoder.layers[-1].weight[1] = 0
-    made = decoded_codes(model, Reconstruction(**PICTURE), request_from(x, 500))
-    assert made.isfinite().all() and float(np.ptp(made[:, 1].numpy())) < 1e-5
+    drawn = decoded_codes(model, Reconstruction(**IMAGE), request_from(x, 500))
+    assert drawn.isfinite().all() and float(np.ptp(drawn[:, 1].numpy())) < 1e-5
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"distance": "bernuolli"}, r"task\.distance: .*Did you mean bernoulli"),
         ({"distance": "bernoulli"}, r"task\.distance: expected mse for data other than images"),
@@ -307,6 +320,6 @@ def test_constant_codes_can_be_sampled() -> None:
         ({"sparsity": 1.0}, r"task\.code: expected sigmoid, as task\.sparsity"),
     ],
 )
-def test_settings_that_do_not_fit_the_data_are_rejected(given: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_settings_that_do_not_fit_the_data_are_rejected(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         Reconstruction([4], 4, **given)

@@ -1,4 +1,4 @@
-"""Which weights a run keeps, and when it stops early."""
+"""Which weights a run keeps, and when early stopping ends it."""
 
 import functools
 import gc
@@ -23,28 +23,28 @@ NAN = math.nan
 
 
 @pytest.mark.parametrize(
-    ("said", "better", "wanted"),
+    ("values", "better", "expected"),
     [
         ([NAN, 3.0, 1.0, 2.0], "min", 3),
         ([3.0, 1.0, 2.0], "max", 1),
         ([2.0, 2.0, 2.0], "min", 1),
     ],
 )
-def test_the_weights_that_the_validation_metric_finds_best_are_kept(
-    said: list[float], better: Literal["min", "max"], wanted: int, tmp_path: Path
+def test_the_weights_with_the_best_validation_metric_are_kept(
+    values: list[float], better: Literal["min", "max"], expected: int, tmp_path: Path
 ) -> None:
-    task, model = Scripted(said, better), network()
-    loop = make_loop(tmp_path, task, model, eval_every=(2.0, "step"), epochs=None, max_steps=2 * len(said))
+    task, model = Scripted(values, better), network()
+    loop = make_loop(tmp_path, task, model, eval_every=(2.0, "step"), epochs=None, max_steps=2 * len(values))
     loop.run()
-    assert loop.state.best == said[wanted - 1]
-    assert loop.state.best_step == 2 * wanted
-    assert torch.equal(weights(model), task.evaluated[wanted - 1])
-    assert Checkpoints(tmp_path).read_entry("best.pt")["step"] == 2 * wanted
+    assert loop.state.best == values[expected - 1]
+    assert loop.state.best_step == 2 * expected
+    assert torch.equal(weights(model), task.evaluated[expected - 1])
+    assert Checkpoints(tmp_path).read_entry("best.pt")["step"] == 2 * expected
     assert not any(task.modes), "weights are evaluated in eval mode"
     assert model.training
 
 
-def test_a_metric_that_is_never_a_number_leaves_the_last_weights(tmp_path: Path) -> None:
+def test_if_the_metric_is_always_nan_the_last_weights_are_kept(tmp_path: Path) -> None:
     task, model = Scripted([NAN]), network()
     loop = make_loop(tmp_path, task, model, eval_every=(2.0, "step"))
     loop.run()
@@ -53,7 +53,7 @@ def test_a_metric_that_is_never_a_number_leaves_the_last_weights(tmp_path: Path)
     assert torch.equal(weights(model), task.evaluated[-1])
 
 
-def test_without_validation_the_last_weights_stay_and_nothing_is_evaluated(tmp_path: Path) -> None:
+def test_without_validation_the_last_weights_are_kept_and_nothing_is_evaluated(tmp_path: Path) -> None:
     task, model = Scripted([1.0]), network()
     make_loop(tmp_path, task, model, val=False).run()
     assert task.evaluated == []
@@ -63,7 +63,7 @@ def test_without_validation_the_last_weights_stay_and_nothing_is_evaluated(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("value", "best", "better", "wanted"),
+    ("value", "best", "better", "expected"),
     [
         (1.0, None, "min", True),
         (1.0, 1.0, "min", False),
@@ -76,24 +76,24 @@ def test_without_validation_the_last_weights_stay_and_nothing_is_evaluated(tmp_p
         (-math.inf, 0.0, "min", False),
     ],
 )
-def test_a_metric_improves_only_when_it_is_a_better_number(
-    value: float, best: float | None, better: str, wanted: bool
+def test_a_metric_improves_only_if_it_is_finite_and_better(
+    value: float, best: float | None, better: str, expected: bool
 ) -> None:
-    assert improves(value, best, better) == wanted
+    assert improves(value, best, better) == expected
 
 
 @pytest.mark.parametrize(
-    ("said", "patience", "evaluations", "best"),
+    ("values", "patience", "evaluations", "best"),
     [
         ([3.0, 2.0, 2.5, 1.0, 1.5, 1.2, 1.1, 0.1], 3, 7, (1.0, 12)),
         ([1.0, NAN, NAN, 0.5], 2, 3, (1.0, 3)),  # NaN is no improvement
     ],
 )
 def test_early_stopping_counts_evaluations_not_steps_or_epochs(
-    said: list[float], patience: int, evaluations: int, best: tuple[float, int], tmp_path: Path
+    values: list[float], patience: int, evaluations: int, best: tuple[float, int], tmp_path: Path
 ) -> None:
     every: Any = {"eval_every": (3.0, "step"), "epochs": 20}
-    loop = make_loop(tmp_path, Scripted(said), early_stopping_patience=patience, **every)
+    loop = make_loop(tmp_path, Scripted(values), early_stopping_patience=patience, **every)
     loop.run()
     assert [line["step"] for line in lines(tmp_path, "val")] == [3 * n for n in range(1, evaluations + 1)]
     assert loop.state.stopped_early and loop.state.step == 3 * evaluations
@@ -101,36 +101,36 @@ def test_early_stopping_counts_evaluations_not_steps_or_epochs(
     assert Checkpoints(tmp_path).read_entry("last.pt")["step"] == loop.state.step
 
 
-def test_a_plateau_of_the_metric_lowers_the_rate(tmp_path: Path) -> None:
+def test_a_plateau_of_the_metric_lowers_the_learning_rate(tmp_path: Path) -> None:
     schedule = functools.partial(Plateau, factor=0.5, patience=1)
     make_loop(tmp_path, Scripted([1.0]), eval_every=(2.0, "step"), epochs=None, max_steps=9, schedule=schedule).run()
-    # The first evaluation is the best; the next two are no better, which is one more than the patience.
+    # The first evaluation is the best; two without improvement are one more than the patience.
     assert [line["lr"] for line in lines(tmp_path, "train")] == pytest.approx([0.01] * 6 + [0.005] * 3)
 
 
-def test_averaged_weights_are_those_that_are_evaluated_and_kept(tmp_path: Path) -> None:
+def test_averaged_weights_are_evaluated_and_kept(tmp_path: Path) -> None:
     decay = 0.6
     task, model = Scripted([3.0, 2.0, 1.0, 2.0, 2.0]), network()
     loop = make_loop(tmp_path, task, model, average=decay, eval_every=(1.0, "step"), epochs=None, max_steps=5)
     loop.run()
     plain = network()
     optimizer = torch.optim.Adam(plain.parameters(), lr=1e-2, fused=True)
-    averaged, wanted = weights(plain), []
+    averaged, averages = weights(plain), []
     for number, batch in enumerate(order(1)[:5]):
         optimizer.zero_grad()
         F.cross_entropy(plain(batch["inputs"]), batch["targets"]).backward()
         optimizer.step()
         keep = min(decay, (1 + number) / (10 + number))
         averaged = keep * averaged + (1 - keep) * weights(plain)
-        wanted.append(averaged)
-    for evaluated, expected in zip(task.evaluated, wanted, strict=True):
+        averages.append(averaged)
+    for evaluated, expected in zip(task.evaluated, averages, strict=True):
         torch.testing.assert_close(evaluated, expected)
     assert torch.equal(weights(loop.evaluator.model), task.evaluated[2])
     assert loop.evaluator.model is not model
 
 
 class Poisoned(Classification):
-    """Its loss is no number from one step on."""
+    """A task whose loss is NaN from a given step."""
 
     def __init__(self, step: int) -> None:
         super().__init__(CLASSES)
@@ -142,12 +142,12 @@ class Poisoned(Classification):
         return loss._replace(total=loss.total * NAN) if self.taken >= self.step else loss
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_the_best_weights_stay(tmp_path: Path) -> None:
+def test_a_nan_loss_ends_the_run_and_the_best_weights_are_kept(tmp_path: Path) -> None:
     loop = make_loop(tmp_path, Poisoned(6), eval_every=(2.0, "step"), log_every=NEVER)
     with pytest.raises(Diverged, match="nan by step 6"):
         loop.run()
     assert lines(tmp_path, "train")[-1]["non_finite"]["loss"] == "nan"
-    loop.checkpointer.checkpoints.wait()  # a thread puts the best in its place
+    loop.checkpointer.checkpoints.wait()  # a thread writes best.pt
     best = Checkpoints(tmp_path).load("best.pt")["model"]
     assert all(value.isfinite().all() for value in best.values())
     assert gc.get_freeze_count() == 0

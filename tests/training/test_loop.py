@@ -1,4 +1,4 @@
-"""The loop against plain PyTorch loops written by hand, and when it logs, evaluates and saves."""
+"""The training loop, compared with plain PyTorch loops, and its intervals."""
 
 import functools
 import math
@@ -45,7 +45,7 @@ def test_the_loop_equals_a_plain_pytorch_loop_bit_for_bit(dropout: float, tmp_pa
     assert not torch.equal(weights(model), weights(network()))
 
 
-def test_accumulation_equals_the_plain_way_of_writing_it_bit_for_bit(tmp_path: Path) -> None:
+def test_accumulation_equals_a_plain_pytorch_loop_bit_for_bit(tmp_path: Path) -> None:
     model = network(dropout=0.3)
     make_loop(tmp_path, model=model, val=False, epochs=None, max_steps=1, accumulate=4).run()
     plain = network(dropout=0.3)
@@ -58,23 +58,23 @@ def test_accumulation_equals_the_plain_way_of_writing_it_bit_for_bit(tmp_path: P
 
 
 @pytest.mark.parametrize("kind", [Classification, Tokens])
-def test_four_batches_of_eight_equal_one_of_thirty_two_also_with_uneven_weights(kind: type, tmp_path: Path) -> None:
+def test_four_accumulated_batches_of_eight_equal_one_of_thirty_two(kind: type, tmp_path: Path) -> None:
     make = functools.partial(torch.optim.SGD, lr=0.1)
-    small, large = network(), network()
+    accumulated, large = network(), network()
     loops = [
-        make_loop(tmp_path / "small", kind(CLASSES), small, make, val=False, epochs=3, accumulate=4),
+        make_loop(tmp_path / "small", kind(CLASSES), accumulated, make, val=False, epochs=3, accumulate=4),
         make_loop(tmp_path / "large", kind(CLASSES), large, make, val=False, epochs=3, batch_size=32),
     ]
     for loop in loops:
         loop.run()
     assert [loop.state.step for loop in loops] == [6, 6]
-    torch.testing.assert_close(weights(small), weights(large), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(weights(accumulated), weights(large), rtol=1e-5, atol=1e-6)
     logged = [[line["loss"] for line in lines(tmp_path / name, "train")] for name in ("small", "large")]
     assert logged[0] == pytest.approx(logged[1], rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", [Classification, Tokens])
-def test_the_loss_that_is_logged_is_the_exact_mean_over_examples_or_tokens(kind: type, tmp_path: Path) -> None:
+def test_the_logged_loss_is_the_exact_mean_over_examples_or_tokens(kind: type, tmp_path: Path) -> None:
     model = network()
     still = functools.partial(torch.optim.SGD, lr=1e-30)
     make_loop(tmp_path, kind(CLASSES), model, still, val=False, epochs=2, log_every=(1.0, "epoch")).run()
@@ -82,8 +82,8 @@ def test_the_loss_that_is_logged_is_the_exact_mean_over_examples_or_tokens(kind:
     assert (first["step"], second["step"]) == (1, 2 * EPOCH)
     rows = source().rows
     assert isinstance(rows, dict)
-    wanted = kind(CLASSES).loss(model, rows, 0.0).total.item()
-    assert second["loss"] == pytest.approx(wanted, rel=1e-6)
+    expected = kind(CLASSES).loss(model, rows, 0.0).total.item()
+    assert second["loss"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_progress_rises_from_zero_to_one_over_all_steps(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_progress_rises_from_zero_to_one_over_all_steps(tmp_path: Path) -> None:
         ({"log_every": (60.0, "minute"), "eval_every": (60.0, "minute")}, [1, 16], [16], 16),
     ],
 )
-def test_steps_epochs_and_minutes_say_when_to_log_and_evaluate(
+def test_intervals_may_be_steps_epochs_or_minutes(
     plan: dict[str, Any], logged: list[int], evaluated: list[int], steps: int, tmp_path: Path
 ) -> None:
     loop = make_loop(tmp_path, **{"log_every": NEVER, **plan})
@@ -128,7 +128,7 @@ def test_steps_epochs_and_minutes_say_when_to_log_and_evaluate(
 
 
 class Saves(Checkpoints):
-    """Remembers what was saved when."""
+    """Record the steps of all saves."""
 
     def __init__(self, run: Path) -> None:
         super().__init__(run)
@@ -140,18 +140,18 @@ class Saves(Checkpoints):
 
 
 @pytest.mark.parametrize(
-    ("span", "wanted"), [((5.0, "step"), [5, 10, 15, 16]), ((1.0, "epoch"), [8, 16]), (NEVER, [16])]
+    ("span", "expected"), [((5.0, "step"), [5, 10, 15, 16]), ((1.0, "epoch"), [8, 16]), (NEVER, [16])]
 )
 def test_the_last_checkpoint_is_written_when_due_and_at_the_end(
-    span: tuple[float, str], wanted: list[int], tmp_path: Path
+    span: tuple[float, str], expected: list[int], tmp_path: Path
 ) -> None:
     loop = make_loop(tmp_path, Scripted([1.0, 2.0]), checkpoint_every=span, eval_every=(16.0, "step"))
     loop.checkpointer.checkpoints = saves = Saves(tmp_path)
     loop.run()
-    assert saves.steps == wanted
+    assert saves.steps == expected
 
 
-def test_an_epoch_sees_every_example_once_and_each_epoch_in_another_order(tmp_path: Path) -> None:
+def test_every_epoch_has_each_example_once_in_a_different_order(tmp_path: Path) -> None:
     seen: list[Tensor] = []
 
     class Watched(Classification):
@@ -167,7 +167,7 @@ def test_an_epoch_sees_every_example_once_and_each_epoch_in_another_order(tmp_pa
 
 
 @pytest.mark.parametrize("average", [0.0, 0.9])
-def test_evaluation_logging_and_checkpoints_change_nothing(average: float, tmp_path: Path) -> None:
+def test_evaluation_logging_and_checkpoints_do_not_change_training(average: float, tmp_path: Path) -> None:
     every = (1.0, "step")
     last, random_states = [], []
     for name, span in (("quiet", NEVER), ("busy", every)):

@@ -1,4 +1,4 @@
-"""Losses, intervals and times between two logs."""
+"""Logged losses, intervals and times."""
 
 import time
 
@@ -11,14 +11,14 @@ from dltrain.training.meters import LossBuffer, Timer
 from dltrain.training.state import Trigger
 
 
-def test_weights_may_be_numbers_or_tensors_side_by_side() -> None:
+def test_weights_may_be_numbers_and_tensors() -> None:
     buffer = LossBuffer()
     buffer.add("train", Loss(torch.tensor(1.0), torch.tensor(3)))
     buffer.add("train", Loss(torch.tensor(5.0), 1))
     assert buffer.read({}).logged == {"loss": 2.0}
 
 
-def test_parts_are_averaged_like_the_loss_and_turns_have_names() -> None:
+def test_loss_parts_are_averaged_like_the_loss_and_turns_are_named() -> None:
     buffer = LossBuffer()
     buffer.add("critic", Loss(torch.tensor(1.0), 1, {"gap": torch.tensor(10.0)}))
     buffer.add("critic", Loss(torch.tensor(3.0), 3, {"gap": torch.tensor(30.0)}))
@@ -36,7 +36,7 @@ def test_reading_clears_the_buffer() -> None:
     assert buffer.read({}).logged == {"loss": 2.0}
 
 
-def test_readings_are_logged_as_they_are() -> None:
+def test_additional_values_are_logged_unchanged() -> None:
     buffer = LossBuffer()
     buffer.add("train", Loss(torch.tensor(1.0), 4))
     assert buffer.read({"penalty": torch.tensor(0.5)}).logged == {"loss": 1.0, "penalty": 0.5}
@@ -50,7 +50,7 @@ def test_a_buffer_keeps_no_graph_alive_and_reads_half_precision() -> None:
 
 
 @pytest.mark.parametrize(
-    ("interval", "wanted"),
+    ("interval", "steps"),
     [
         ((3.0, "step"), [3, 6, 9, 12]),
         ((1.0, "epoch"), [5, 10]),
@@ -58,14 +58,14 @@ def test_a_buffer_keeps_no_graph_alive_and_reads_half_precision() -> None:
         ((1.0, "step"), [*range(1, 13)]),
     ],
 )
-def test_intervals_in_steps_and_epochs_depend_on_the_step_alone(interval: tuple[float, str], wanted: list[int]) -> None:
+def test_intervals_in_steps_and_epochs_depend_on_the_step_alone(interval: tuple[float, str], steps: list[int]) -> None:
     trigger = Trigger(interval, epoch_steps=5)
-    assert [step for step in range(1, 13) if trigger.fires(step)] == wanted
-    assert trigger.fires(wanted[0]), "asked again it says the same"
+    assert [step for step in range(1, 13) if trigger.fires(step)] == steps
+    assert trigger.fires(steps[0]), "asked again it says the same"
 
 
 class Clock:
-    """Replaces `time.perf_counter` and advances only by hand."""
+    """A replacement for `time.perf_counter` that the tests advance."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -82,7 +82,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return found
 
 
-def test_an_interval_in_minutes_fires_once_each_time(clock: Clock) -> None:
+def test_an_interval_in_minutes_fires_once_per_interval(clock: Clock) -> None:
     trigger = Trigger((2, "minute"), epoch_steps=5)
     clock.now += 119
     assert not trigger.fires(1)
@@ -91,14 +91,14 @@ def test_an_interval_in_minutes_fires_once_each_time(clock: Clock) -> None:
     assert not trigger.fires(3)
 
 
-def test_a_pause_within_a_pause_counts_once(clock: Clock) -> None:
+def test_a_nested_pause_counts_once(clock: Clock) -> None:
     timer = Timer(clock())
     with timer.pause(), timer.pause():
         clock.now += 3
     assert timer.paused == 3
 
 
-def test_the_time_before_training_begins_is_no_training_time(clock: Clock) -> None:
+def test_the_time_before_training_is_not_training_time(clock: Clock) -> None:
     timer = Timer(clock())
     clock.now += 7
     with timer.pause():
@@ -108,7 +108,7 @@ def test_the_time_before_training_begins_is_no_training_time(clock: Clock) -> No
     assert (timer.training_seconds(), timer.total_seconds()) == (1, 10)
 
 
-def test_pauses_are_no_training_time_also_when_they_end_badly(clock: Clock) -> None:
+def test_pauses_are_not_training_time_even_if_they_raise(clock: Clock) -> None:
     timer = Timer(clock())
     clock.now += 1
     with pytest.raises(KeyError), timer.pause():

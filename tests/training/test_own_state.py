@@ -15,7 +15,7 @@ from torch import Tensor, nn
 class Plain(nn.Module):
     def __init__(self, size: int, outputs: int) -> None:
         super().__init__()
-        self.layers, self.kept = nn.Sequential(nn.Flatten(), nn.Linear(size, outputs)), self.first()
+        self.layers, self.state = nn.Sequential(nn.Flatten(), nn.Linear(size, outputs)), self.first()
 
     def first(self) -> Any:
         return {"names": ["a", "b"], "count": 2}
@@ -24,11 +24,11 @@ class Plain(nn.Module):
         return self.layers(x)
 
     def get_extra_state(self) -> Any:
-        return self.kept
+        return self.state
 
     def set_extra_state(self, state: Any) -> None:
         assert state == self.first(), state
-        self.kept = state
+        self.state = state
 
 
 class Numpy(Plain):
@@ -50,16 +50,16 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_plain_python_in_a_models_state_goes_on_with_the_run(here: Path) -> None:
+def test_plain_python_extra_state_is_restored_on_resume(here: Path) -> None:
     assert main.main([*TYPED, "model=plain", "hydra.run.dir=run"]) == 0
     assert main.main(["resume", "run", "allow_targets=[stateful]", "trainer.max_steps=4"]) == 0
     assert main.main(["evaluate", "run", "allow_targets=[stateful]"]) == 0
 
 
-def test_what_no_checkpoint_gives_back_is_refused_before_training(
+def test_extra_state_that_no_checkpoint_can_store_is_rejected_before_training(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.main([*TYPED, "model=numpy", "hydra.run.dir=run"]) == 2
-    said = capsys.readouterr().err
-    assert "model (_extra_state of its state_dict): expected tensors and plain Python, got ndarray" in said
+    stderr = capsys.readouterr().err
+    assert "model (_extra_state of its state_dict): expected tensors and plain Python, got ndarray" in stderr
     assert not (here / "run").exists()

@@ -1,5 +1,7 @@
 """Random numbers computed from integer keys instead of drawn from a generator."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,21 @@ def uniform(keys: Tensor, count: int) -> Tensor:
     lanes = torch.arange(1, count + 1, device=keys.device)
     bits = mix(keys[:, None] + lanes * _GOLDEN)
     return _shift_right(bits, 40).to(torch.float32) * 2.0**-24
+
+
+def draw(key: int, count: int) -> list[float]:
+    """Return ``count`` uniform numbers in [0, 1) for one key."""
+    return uniform(torch.tensor([key]), count)[0].tolist()
+
+
+def normal(keys: Tensor, count: int) -> Tensor:
+    """Return ``count`` standard normal numbers per key: int64 (B,) -> float32 (B, count).
+
+    Source: Box, Muller 1958, "A note on the generation of random normal deviates".
+    """
+    radius, turn = uniform(keys, 2 * -(-count // 2)).chunk(2, dim=1)
+    radius, turn = (-2 * (1 - radius).log()).sqrt(), 2 * math.pi * turn
+    return torch.cat([radius * turn.cos(), radius * turn.sin()], 1)[:, :count]
 
 
 def _shift_right(value: Tensor, bits: int) -> Tensor:

@@ -1,0 +1,41 @@
+"""Describe a CSV file column by column, even if a data set rejects it."""
+
+from pathlib import Path
+from typing import Any
+
+from dltrain.datasets.cells import is_time_name
+from dltrain.datasets.csv_file import Notation, read_csv
+from dltrain.datasets.csv_table import Table
+from dltrain.datasets.date_columns import parse_cells
+from dltrain.datasets.describe import count, listed, missing_line
+
+
+def describe_csv(path: str, **settings: Any) -> list[str]:
+    """Return the kind of each column of a CSV file, its missing values and its rows.
+
+    Args:
+        path: The file.
+        settings: Arguments of a data set, of which those of `Notation` and ``day_first`` are used.
+
+    Raises:
+        ConfigError: The file cannot be read at all.
+    """
+    words = settings.get("missing_words") or ()
+    notation = Notation(settings.get("header", True), settings.get("decimal"), tuple(words))
+    table = read_csv(Path(path), notation)
+    kinds: dict[str, list[str]] = {}
+    for column, name in enumerate(table.header):
+        kinds.setdefault(_kind(table, column, settings.get("day_first")), []).append(name or "(no name)")
+    lines = [f"{table.path.name}: {count(len(table), 'row')}, {count(len(table.header), 'column')}"]
+    lines += [f"{kind}: {listed(names)}" for kind, names in kinds.items()]
+    return lines + missing_line(table, range(len(table.header)))
+
+
+def _kind(table: Table, column: int, day_first: bool | None) -> str:
+    """Return the kind of a column, in the plural."""
+    cells, named = table.columns[column], is_time_name(table.header[column])
+    if (named or not table.is_numeric(column)) and parse_cells(cells, day_first is not False, named) is not None:
+        return "dates"
+    if table.is_numeric(column):
+        return "numbers"
+    return "words and numbers" if len(table.different_numbers(column)) else "words"

@@ -1,0 +1,44 @@
+"""How a task asks a model: with the fields of a batch that the model's `forward` names."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from dltrain.errors import ConfigError
+
+KEYWORDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+# Fields that a model must not ignore -> what it would do without them.
+INDISPENSABLE = {"lengths": "read the padding of short sequences as data", "state": "forget what it read before"}
+
+
+def ask(model: nn.Module, batch: Mapping[str, Any], **more: Any) -> Any:
+    """Return the model's answer to a batch.
+
+    The first argument of `forward` is the field ``inputs``, whatever it is called. Further arguments are the fields of
+    the same names, if the batch has them.
+
+    Args:
+        more: Fields that replace those of the batch, or are added to them.
+
+    Raises:
+        ConfigError: The batch has ``lengths`` or ``state``, and `forward` has no such argument.
+    """
+    fields = {**batch, **more} if more else batch
+    named = _named_fields(type(model).forward, tuple(fields))
+    return model(fields["inputs"], **{name: fields[name] for name in named})
+
+
+@functools.cache
+def _named_fields(forward: Callable[..., Any], fields: tuple[str, ...]) -> tuple[str, ...]:
+    """Return which of the fields, besides the inputs, the `forward` of a class names."""
+    parameters = list(inspect.signature(forward).parameters.values())[2:]  # after self and the inputs
+    names = {parameter.name for parameter in parameters if parameter.kind in KEYWORDS}
+    for field, consequence in INDISPENSABLE.items():
+        if field in fields and field not in names:
+            reason = f"{forward.__qualname__} has no argument {field}: it would {consequence}"
+            raise ConfigError(f"model: not supported for these data because {reason}")
+    return tuple(name for name in fields if name in names)

@@ -1,0 +1,50 @@
+"""``dltrain inspect``: what a data set reads of a file, also of one that training rejects."""
+
+from pathlib import Path
+
+import pytest
+
+from dltrain.cli import main
+
+
+def inspect(capsys: pytest.CaptureFixture[str], *overrides: str) -> tuple[int, list[str], list[str]]:
+    """Return the exit code, and the lines on standard output and standard error."""
+    code = main.main(["inspect", *overrides])
+    output = capsys.readouterr()
+    return code, output.out.splitlines(), output.err.splitlines()
+
+
+@pytest.mark.parametrize("data", ["csv", "timeseries"])
+def test_a_file_with_missing_values_is_described_before_it_is_rejected(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {"csv": [], "timeseries": ["data.window=5", "data.horizon=1", "data.season=1"]}
+    path = tmp_path / "sales.csv"
+    rows = [f"2024-01-{day:02},{'' if day % 5 == 0 else day * 1.5},{'ab'[day % 2]},{day}" for day in range(1, 29)]
+    path.write_text("\n".join(["day,price,shop,units", *rows]))
+    code, output, errors = inspect(capsys, f"data={data}", "data.column=price", f"data.path={path}", *sizes[data])
+    assert code == 2
+    assert output == [
+        "sales.csv: 28 rows, 4 columns",
+        "dates: day",
+        "numbers: price, units",
+        "words: shop",
+        "missing values: price 5",
+    ]
+    assert len(errors) == 1 and "expected a value in column price, line 6 of" in errors[0]
+
+
+def test_a_missing_file_is_one_line_without_a_description(capsys: pytest.CaptureFixture[str]) -> None:
+    code, output, errors = inspect(capsys, "data=csv", "data.path=nowhere.csv")
+    assert (code, output, len(errors)) == (2, [], 1)
+
+
+def test_a_table_of_identifiers_only_says_why_each_column_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "reviews.csv"
+    rows = [f"{number},review number {number} of the film,{number % 2}" for number in range(40)]
+    path.write_text("\n".join(["id,text,liked", *rows]))
+    code, _, errors = inspect(capsys, "data=csv", f"data.path={path}")
+    assert code == 2
+    assert "Left out: id (identifiers), text (a text of its own in most rows)" in errors[0]

@@ -1,0 +1,49 @@
+"""Asking a model with the fields of a batch that its `forward` names."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dltrain.errors import ConfigError
+from dltrain.tasks.asking import ask
+
+
+class Masked(nn.Module):
+    """Sum of the steps before the length of each sequence, times an optional factor."""
+
+    def forward(self, tokens: Tensor, lengths: Tensor, *, factor: Tensor | None = None) -> Tensor:
+        inside = torch.arange(tokens.shape[1]) < lengths[:, None]
+        total = (tokens * inside).sum(1)
+        return total if factor is None else factor * total
+
+
+BATCH = {
+    "targets": torch.tensor([0, 1]),
+    "lengths": torch.tensor([1, 3]),
+    "inputs": torch.tensor([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]]),
+}
+
+
+def test_a_model_gets_the_inputs_and_the_fields_that_forward_names() -> None:
+    assert ask(Masked(), BATCH).tolist() == [1, 56]
+    assert ask(Masked(), {**BATCH, "factor": torch.tensor(2)}).tolist() == [2, 112]
+    assert torch.equal(ask(nn.Identity(), {"targets": BATCH["targets"], "inputs": BATCH["inputs"]}), BATCH["inputs"])
+
+
+def test_fields_given_in_the_call_replace_those_of_the_batch() -> None:
+    changed = ask(Masked(), BATCH, inputs=torch.ones(2, 3), factor=torch.tensor(3))
+    assert changed.tolist() == [3, 9]
+    assert set(BATCH) == {"targets", "lengths", "inputs"}
+
+
+def test_a_model_that_would_read_padding_is_rejected_by_name() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^model: not supported for these data because Linear.forward has no arg.* l"
+    ):
+        ask(nn.Linear(3, 1), BATCH)
+
+
+def test_hooks_of_the_model_run() -> None:
+    model, outputs = Masked(), []
+    model.register_forward_hook(lambda module, args, output: outputs.append(output))
+    assert torch.equal(ask(model, BATCH), outputs[0])
