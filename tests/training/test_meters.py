@@ -61,7 +61,7 @@ def test_a_buffer_keeps_no_graph_alive_and_reads_half_precision() -> None:
 def test_intervals_in_steps_and_epochs_depend_on_the_step_alone(interval: tuple[float, str], steps: list[int]) -> None:
     trigger = Trigger(interval, epoch_steps=5)
     assert [step for step in range(1, 13) if trigger.fires(step)] == steps
-    assert trigger.fires(steps[0]), "asked again it says the same"
+    assert trigger.fires(steps[0]), "a second call gives the same result"
 
 
 class Clock:
