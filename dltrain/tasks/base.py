@@ -21,13 +21,20 @@ class Loss(NamedTuple):
 
     Args:
         total: Mean loss over ``weight`` examples or tokens, a differentiable scalar.
-        weight: Number of examples or tokens: a number, or a 0-d tensor if only the device knows.
+        weight: Number of examples or tokens: a number, or a 0-d tensor if only the device knows. A loss of weight 0 is
+            left out, and a step in which all have weight 0 changes nothing. If the weight is a tensor, the total must
+            then be finite and its gradient 0, as that of a sum divided by the weight clamped to 1.
         parts: Named scalars to log with the loss, means over the same weight.
     """
 
     total: Tensor
     weight: float | Tensor
     parts: dict[str, Tensor] = {}  # noqa: RUF012
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the weight is the number 0; a tensor is not read, which would wait for the device."""
+        return not isinstance(self.weight, Tensor) and self.weight == 0
 
 
 @dataclass
