@@ -12,8 +12,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dltrain"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# Each package may import those on lower floors; packages on the same floor never import one another.
-FLOORS = [
+# Each package may import those in lower layers; packages in the same layer never import one another.
+LAYERS = [
     ["redaction"],
     ["errors", "keyed_random"],
     ["metrics", "plots", "profiling"],
@@ -24,7 +24,7 @@ FLOORS = [
     ["sweeps"],
     ["cli"],
 ]
-FLOOR = {package: floor for floor, packages in enumerate(FLOORS) for package in packages}
+LAYER = {package: layer for layer, packages in enumerate(LAYERS) for package in packages}
 # Used to report errors before training, so they must not import torch.
 LIGHT = [
     "redaction",
@@ -60,12 +60,12 @@ def imported(file: Path, top_only: bool = False) -> set[str]:
     return found
 
 
-def ours(file: Path) -> set[str]:
+def own_packages(file: Path) -> set[str]:
     """Return the packages of dltrain that a file imports."""
     return {name.split(".")[1] for name in imported(file) if name.startswith("dltrain.") and "__" not in name}
 
 
-def users_of(library: str) -> set[str]:
+def importers_of(library: str) -> set[str]:
     names = {str(f.relative_to(PACKAGE)): imported(f) for f in FILES}
     return {name for name, modules in names.items() if any(m.split(".")[0] == library for m in modules)}
 
@@ -75,18 +75,18 @@ def test_a_module_imports_only_packages_below_its_own(file: Path) -> None:
     package = package_of(file)
     if package.startswith("__"):
         return  # the version, and python -m dltrain
-    for other in ours(file) - {package}:
-        assert FLOOR[other] < FLOOR[package] or not FLOOR[package], f"{package} may not import {other}"
+    for other in own_packages(file) - {package}:
+        assert LAYER[other] < LAYER[package] or not LAYER[package], f"{package} may not import {other}"
 
 
 def test_every_package_has_a_place_in_the_order() -> None:
-    assert {package_of(file) for file in FILES} - {"__init__", "__main__"} == set(FLOOR)
+    assert {package_of(file) for file in FILES} - {"__init__", "__main__"} == set(LAYER)
 
 
 def test_the_documentation_lists_the_packages_in_this_order() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     rows = [line for line in page.splitlines() if re.match(r"\| \d", line)]
-    assert [re.findall(r"`(\w+)`", row) for row in rows] == FLOORS
+    assert [re.findall(r"`(\w+)`", row) for row in rows] == LAYERS
 
 
 def test_no_two_modules_import_each_other() -> None:
@@ -119,25 +119,25 @@ def test_no_two_modules_import_each_other() -> None:
     ],
 )
 def test_each_library_is_imported_only_by_its_own_packages(library: str, allowed: set[str]) -> None:
-    assert users_of(library) <= allowed
+    assert importers_of(library) <= allowed
 
 
 def test_modules_that_report_errors_do_not_import_torch() -> None:
-    light = [file for name in LIGHT for file in (PACKAGE / name).glob("*.py")]
-    light += [file for name in LIGHT if (file := PACKAGE / f"{name}.py").is_file()]
-    names = ["dltrain." + ".".join(file.relative_to(PACKAGE).with_suffix("").parts) for file in light]
+    files = [file for name in LIGHT for file in (PACKAGE / name).glob("*.py")]
+    files += [file for name in LIGHT if (file := PACKAGE / f"{name}.py").is_file()]
+    names = ["dltrain." + ".".join(file.relative_to(PACKAGE).with_suffix("").parts) for file in files]
     code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint(*sys.modules)"
-    ended = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True)
-    assert not {"torch", "torchvision", "tensorboard", "matplotlib", "pandas"} & set(ended.stdout.split())
+    completed = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True)
+    assert not {"torch", "torchvision", "tensorboard", "matplotlib", "pandas"} & set(completed.stdout.split())
 
 
 def test_matplotlib_is_imported_only_when_a_picture_is_drawn() -> None:
     names = ["dltrain." + ".".join(file.relative_to(PACKAGE).with_suffix("").parts) for file in FILES]
     names = [name for name in names if not name.endswith("__")]
     code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint(*sys.modules)"
-    ended = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True)
-    assert {"torch", "dltrain.plots.charts"} <= set(ended.stdout.split())
-    assert "matplotlib" not in ended.stdout.split()
+    completed = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True)
+    assert {"torch", "dltrain.plots.charts"} <= set(completed.stdout.split())
+    assert "matplotlib" not in completed.stdout.split()
 
 
 def test_packages_have_empty_init_files() -> None:
@@ -147,4 +147,4 @@ def test_packages_have_empty_init_files() -> None:
 
 def test_the_training_package_imports_no_configuration_model_or_data_set() -> None:
     for file in (PACKAGE / "training").glob("*.py"):
-        assert not ours(file) & {"config", "models", "datasets"}
+        assert not own_packages(file) & {"config", "models", "datasets"}

@@ -15,7 +15,7 @@ from dltrain.config.compose import Job
 from dltrain.data.spec import Spec
 from dltrain.errors import ConfigError
 from dltrain.loggers.console import Console
-from dltrain.runs import assemble, dry_run, launch, report
+from dltrain.runs import assemble, dry_run, launch, model_summary, report
 from dltrain.storage.checkpoints import Checkpoints
 
 CONF = groups.conf_dir()
@@ -63,7 +63,7 @@ TRAINED = [t for t in SENSIBLE if t[1] == "digits" or t[2] in MADE_FOR.get(t[0],
 # The perceptron rule trains a single layer on any classification data: it is tested with the perceptron only.
 RULE = [(m, d, "perceptron_rule") for m, d, t in SENSIBLE if t == "classification"]
 TRAINED += [t for t in RULE if t[0] == "perceptron"]
-REFUSED = [t for t in TRIPLES if t not in SENSIBLE and t not in RULE]
+INCOMPATIBLE = [t for t in TRIPLES if t not in SENSIBLE and t not in RULE]
 # Data of one kind look the same to a model: the default tests use one of each.
 KIND = dict.fromkeys(PICTURES - {"image_folder"}, "pixels") | {"gates": "points", "ring": "points"}
 ALIKE = set(OPTIONS["data"]) - set({KIND.get(data, data): data for data in reversed(OPTIONS["data"])}.values())
@@ -151,6 +151,11 @@ def test_a_compatible_pair_trains_evaluates_and_gives_the_same_metrics_after_loa
     state = checkpoints.load("best.pt")
     again.model.load_state_dict((state.get("average") or state)["model"])
     batches = dry_run.build_batches(again, again.data.load())
+    real = next(iter(batches["train"]))
+    example = again.task.example(vars(again.data.spec), len(real["inputs"]))
+    assert all((real[name].shape, real[name].dtype) == (v.shape, v.dtype) for name, v in example.items())
+    summary = model_summary.summarize_job(job, None, None)
+    assert summary.parameters == sum(p.numel() for p in again.model.parameters())
     again.task.fit_baselines(batches["train"], batches.get("val"))
     again.model.eval()
     with torch.inference_mode():
@@ -184,14 +189,14 @@ def test_one_batch_can_be_overfitted(model: str, data: str, task: str, small_dat
     assert last <= 0.1 * first  # the loss of a perceptron may be 0 from the start
 
 
-def jobs_to_refuse(data: str, small_data: Callable[[str], list[str]]) -> Iterator[tuple[Job, Spec, str]]:
+def incompatible_jobs(data: str, small_data: Callable[[str], list[str]]) -> Iterator[tuple[Job, Spec, str]]:
     """Yield every incompatible job with these data; swapping model and task is faster than composing each."""
     yaml = {(group, name): node for group in ("model", "task") for name, node in compose.options(group, ()).items()}
     yaml = {key: {k: v for k, v in node.items() if k != "defaults"} for key, node in yaml.items()}
     job = compose.compose(["model=mlp", *small_data(data)])
     spec = instantiate.build(job.resolved["data"], "data", job.allow).spec
     for model, task in itertools.product(OPTIONS["model"], OPTIONS["task"]):
-        if (model, data, task) in REFUSED:
+        if (model, data, task) in INCOMPATIBLE:
             config = {**job.config, "model": yaml["model", model], "task": yaml["task", task]}
             choices = {**job.choices, "model": model, "task": task}
             yield Job(config, choices, job.overrides, None, None), spec, f"{model} {data} {task}"
@@ -204,7 +209,7 @@ def test_every_incompatible_pair_is_rejected_with_compatible_options(
     data: str, here: Path, small_data: Callable[[str], list[str]]
 ) -> None:
     count = 0
-    for job, spec, name in jobs_to_refuse(data, small_data):
+    for job, spec, name in incompatible_jobs(data, small_data):
         count += 1
         with pytest.raises(ConfigError) as caught:
             assemble.build_model(job, assemble.build_task(job, spec)[1])
@@ -212,7 +217,7 @@ def test_every_incompatible_pair_is_rejected_with_compatible_options(
         chosen = [f"{group}={option} " for group, option in zip(("model", "data", "task"), name.split(), strict=True)]
         assert sum(choice in message for choice in chosen) >= 2, message
         assert "Data that fit" in message or "It is made for" in message, message
-    assert count == sum(triple[1] == data for triple in REFUSED)
+    assert count == sum(triple[1] == data for triple in INCOMPATIBLE)
     assert not (here / "outputs").exists()
 
 

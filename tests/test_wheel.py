@@ -67,8 +67,8 @@ def test_the_wheel_trains_from_an_empty_folder(command: Path, tmp_path: Path) ->
     shown = run(command, tmp_path, "--info", "searchpath")
     assert f"{command.parent.parent}" in shown.stdout
     assert str(ROOT) not in shown.stdout
-    ended = run(command, tmp_path, "model=lstm", "data=timeseries", *SMALL)
-    assert ended.returncode == 0, ended.stderr
+    completed = run(command, tmp_path, "model=lstm", "data=timeseries", *SMALL)
+    assert completed.returncode == 0, completed.stderr
     assert result_of(tmp_path)["steps"] == 3
 
 
@@ -78,13 +78,13 @@ def test_a_user_model_trains_if_its_module_is_allowed(command: Path, tmp_path: P
     (tmp_path / "my_conf" / "model").mkdir(parents=True)
     (tmp_path / "my_conf" / "model" / "mine.yaml").write_text(YAML)
     arguments = ["--config-dir", "my_conf", "model=mine", "data=timeseries", *SMALL]
-    refused = run(command, tmp_path, *arguments)
-    assert refused.returncode == 2
-    assert "add allow_targets=[their_module] to the command" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    rejected = run(command, tmp_path, *arguments)
+    assert rejected.returncode == 2
+    assert "add allow_targets=[their_module] to the command" in rejected.stderr
+    assert "Traceback" not in rejected.stderr
     assert not (tmp_path / "outputs").exists()
-    ended = run(command, tmp_path, *arguments, "allow_targets=[their_module]")
-    assert ended.returncode == 0, ended.stderr
+    completed = run(command, tmp_path, *arguments, "allow_targets=[their_module]")
+    assert completed.returncode == 0, completed.stderr
     result = result_of(tmp_path)
     assert (result["steps"], result["parameters"]) == (3, 12 * 3 + 3)
     # The stored command repeats the run.

@@ -34,7 +34,7 @@ def _describe(data: Data) -> list[str]:
 
 
 def _describe_file(job: Job) -> list[str]:
-    """Return what the class of the data says about a file without its settings, if it can."""
+    """Return the description of a file by the class of the data, if that has one."""
     node = job.resolved["data"]
     describe = getattr(instantiate.find_target(node.get("_target_"), "data", job.allow), "describe_file", None)
     return describe(**node) if describe and node.get("path") else []

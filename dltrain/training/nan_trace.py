@@ -51,7 +51,7 @@ def _repeat_step(loop: Loop, group: list[Batch], last_loss: float | None) -> tup
         random_state, memory = torch.get_rng_state(), copy.deepcopy(loop.task.state_dict())
         optimizer = loop.runner.optimizers[turn.name]
         losses = loop.runner.compute_gradients(turn, batches, info) or []
-        totals = [float(loss.total.detach()) for loss in losses]
+        totals = [float(loss.total.detach()) for loss in losses if float(loss.weight)]
         what = None if all(map(math.isfinite, totals)) else "loss"
         weights = dict(loop.model.named_parameters())
         if what is None and optimizer.scaler is None:  # a scaler handles overflowing gradients itself
@@ -78,9 +78,8 @@ def _first_not_finite(kind: str, tensors: Mapping[str, Tensor | None]) -> str | 
 def _report(
     loop: Loop, turn: Turn, group: list[Batch], what: str, totals: list[float], last_loss: float | None
 ) -> dict[str, Any]:
-    state, batches = loop.state, loop.current.batches
-    size = batches.batch_size
-    examples = batches.order(state.epoch)[state.batch * size : (state.batch + len(group)) * size]
+    state = loop.state
+    parts = loop.current.batches.plan(state.epoch)[state.batch : state.batch + len(group)]
     return {
         "step": state.step + 1,
         "epoch": state.epoch,
@@ -91,7 +90,7 @@ def _report(
         "lr": loop.runner.optimizers[turn.name].lr,
         "last_finite_loss": last_loss,
         "module": _first_bad_module(loop, turn, group) if what == "loss" else None,
-        "examples": examples.tolist(),
+        "examples": torch.cat(parts).tolist(),
     }
 
 

@@ -213,7 +213,7 @@ def test_a_checkpoint_replaced_while_it_is_read_is_read_again(tmp_path: Path) ->
     saved, over = Checkpoints(tmp_path, keep_last=1, keep_best=1), threading.Event()
     saved.open()
 
-    def go_on() -> None:
+    def save_checkpoints() -> None:
         try:
             for step in range(80):
                 required = dict.fromkeys(checkpoint_format.REQUIRED)
@@ -223,7 +223,7 @@ def test_a_checkpoint_replaced_while_it_is_read_is_read_again(tmp_path: Path) ->
         finally:
             over.set()
 
-    training = threading.Thread(target=go_on)
+    training = threading.Thread(target=save_checkpoints)
     training.start()
     reads = 0
     try:
@@ -306,12 +306,12 @@ def test_a_wrong_folder_is_rejected_with_the_nearest_name_without_importing_torc
     script = (
         "import sys; from dltrain.cli import main; code = main.main(sys.argv[1:]); print('torch' in sys.modules, code)"
     )
-    ended = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", script, "evaluate", f"{plain_run}s"],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert ended.stdout.split() == ["False", "2"]
-    assert f"Did you mean {plain_run}?" in ended.stderr
+    assert completed.stdout.split() == ["False", "2"]
+    assert f"Did you mean {plain_run}?" in completed.stderr

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image, ImageSequence
-from test_main import child, imported
+from test_main import child, imported_libraries
 from torch import Tensor
 
 from dltrain.cli import main
@@ -74,7 +74,7 @@ def generate(
 Generate = Callable[..., Result]
 
 
-def refused(result: Result) -> str:
+def error_line(result: Result) -> str:
     """Return the one line of an error message."""
     assert (result.code, result.out) == (2, "")
     (line,) = result.err.splitlines()
@@ -149,7 +149,7 @@ def test_an_unsupported_flag_is_rejected_in_one_line(
     words = {"--interpolate": [], "--given": scans, "--class": ["3"]}[flag]
     result = generate(finished_run(f"model={model}", *SHORT, *NARROW.get(model, [])), flag, *words)
     if result.code:
-        assert flag in refused(result)
+        assert flag in error_line(result)
         assert not Path("generated.png").exists()
     else:
         assert Path("generated.png").exists()
@@ -164,13 +164,13 @@ def test_given_images_are_shown_above_their_reconstructions(
     given = data.prepare({name: value[:3] for name, value in data.rows.items()})["inputs"]
     unit = data.rows["pixels"][:3].float() / 16
     assert generate(run, "--given", *scans, "device=cpu").code == 0
-    remade = generated(run, given=given)
+    reconstructed = generated(run, given=given)
     shown = pixels(Path("generated.png")).int()
-    expected = grids.images(torch.cat([unit, remade]), columns=3).int()
+    expected = grids.images(torch.cat([unit, reconstructed]), columns=3).int()
     # Equal except for rounding: files contain bytes, and digits have 17 shades.
     assert int((shown - expected).abs().max()) <= 1
     assert generate(run, "--given", *scans, "--out", "remade.npy").code == 0
-    assert np.abs(np.load("remade.npy") - remade.numpy()).max() < 1e-3
+    assert np.abs(np.load("remade.npy") - reconstructed.numpy()).max() < 1e-3
 
 
 def test_given_images_are_arranged_in_rows_of_eight(
@@ -207,7 +207,7 @@ def test_points_are_drawn_as_png_or_written_as_numbers(finished_run: FinishedRun
         lines = list(csv.DictReader(file))
     assert np.array_equal(np.float32([[line["x1"], line["x2"]] for line in lines]), points.numpy())
     assert np.array_equal(np.load("points.npy"), points.numpy())
-    assert "--out: expected a file ending in .png or .csv or .npy for examples of 2" in refused(
+    assert "--out: expected a file ending in .png or .csv or .npy for examples of 2" in error_line(
         generate(run, "--out", "points.gif")
     )
 
@@ -226,18 +226,18 @@ def test_a_class_can_be_selected_by_its_name(finished_run: FinishedRun, generate
     assert generate(run, "--class", "ankle boot", "--count", 4, "--out", "boots.npy").code == 0
     assert generate(run, "--class", 9, "--count", 4, "--out", "nines.npy").code == 0
     assert np.array_equal(np.load("boots.npy"), np.load("nines.npy"))
-    assert "Did you mean ankle boot?" in refused(generate(run, "--class", "ankle bot"))
+    assert "Did you mean ankle boot?" in error_line(generate(run, "--class", "ankle bot"))
 
 
 def test_data_are_read_only_for_given_images_and_models_without_a_prior(
     finished_run: FinishedRun, generate: Generate, data_root: Path, scans: list[Path]
 ) -> None:
-    gone = "data.root=/nowhere"
+    missing_root = "data.root=/nowhere"
     for model, free in (("vae", True), ("autoencoder", False)):
         run = finished_run(f"model={model}", "data=mnist", f"data.root={data_root}", SHORT[1])
-        result = generate(run, gone, "--out", f"{model}.png")
+        result = generate(run, missing_root, "--out", f"{model}.png")
         assert result.code == (0 if free else 2)
-        given = generate(run, gone, "--out", f"{model}-given.png", "--given", *scans)
+        given = generate(run, missing_root, "--out", f"{model}-given.png", "--given", *scans)
         for answer in (given,) if free else (result, given):
             assert answer.code == 2
             assert "data.root" in answer.err
@@ -248,12 +248,12 @@ def test_existing_files_are_not_overwritten_without_force(finished_run: Finished
     run = finished_run("model=gan", *SHORT)
     Path("generated.png").write_bytes(b"mine")
     for words in ([], ["--out", "generated.png"]):
-        assert "got generated.png. It exists; --force replaces a file." in refused(generate(run, *words))
+        assert "got generated.png. It exists; --force replaces a file." in error_line(generate(run, *words))
     assert Path("generated.png").read_bytes() == b"mine"
     assert generate(run, "--force", "--count", 2).code == 0
     assert pixels(Path("generated.png")).shape[0] == 3
     Path("folder").mkdir()
-    assert "expected a new file, got folder" in refused(generate(run, "--force", "--out", "folder"))
+    assert "expected a new file, got folder" in error_line(generate(run, "--force", "--out", "folder"))
     assert sorted(path.name for path in Path.cwd().iterdir()) == ["folder", "generated.png"]
 
 
@@ -287,7 +287,7 @@ def test_invalid_arguments_are_rejected_in_one_line(
     words: str, line: str, finished_run: FinishedRun, generate: Generate
 ) -> None:
     run = finished_run("model=vae", *SHORT)
-    assert line.format(run=run) in refused(generate(*words.format(run=run).split()))
+    assert line.format(run=run) in error_line(generate(*words.format(run=run).split()))
     assert not list(Path.cwd().iterdir())
 
 
@@ -313,7 +313,7 @@ def test_a_run_that_cannot_generate_is_referred_to_another_verb(
     run: str | tuple[str, ...], instead: str, finished_run: FinishedRun, generate: Generate
 ) -> None:
     folder = finished_run(run) if isinstance(run, str) else finished_run(*run, "trainer.max_steps=1")
-    line = refused(generate(folder))
+    line = error_line(generate(folder))
     assert line.startswith("dltrain: generate: expected a run whose ")
     assert instead in line
     assert not list(Path.cwd().iterdir())
@@ -333,10 +333,10 @@ def test_a_damaged_checkpoint_is_rejected_and_the_other_one_suggested(
 
 @pytest.mark.parametrize("words", ["generate nowhere", "generate --sed 3", "generate x --count no"])
 def test_invalid_arguments_are_rejected_without_importing_torch(words: str, tmp_path: Path) -> None:
-    ended = child(tmp_path, *words.split())
-    assert ended.returncode == 2
-    assert "torch" not in imported(ended)
-    assert "Traceback" not in ended.stderr
+    completed = child(tmp_path, *words.split())
+    assert completed.returncode == 2
+    assert "torch" not in imported_libraries(completed)
+    assert "Traceback" not in completed.stderr
 
 
 def test_generate_prints_only_the_path_of_its_file(finished_run: FinishedRun, generate: Generate) -> None:
@@ -348,7 +348,7 @@ def test_generate_prints_only_the_path_of_its_file(finished_run: FinishedRun, ge
 
 def test_given_without_a_path_is_rejected_in_one_line(finished_run: FinishedRun, generate: Generate) -> None:
     np.save("none.npy", np.zeros((0, 8, 8), np.uint8))
-    assert "expected at least one example in none.npy" in refused(
+    assert "expected at least one example in none.npy" in error_line(
         generate(finished_run(*CONDITIONAL), "--given", "none.npy")
     )
 
@@ -358,8 +358,8 @@ def test_out_of_memory_is_reported_as_in_training(finished_run: FinishedRun, gen
         resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, 8 * 2**30))
 
     words = [sys.executable, "-m", "dltrain", "generate", str(finished_run(*CONDITIONAL)), "--count", "2147483647"]
-    ended = subprocess.run(words, preexec_fn=limited, capture_output=True, text=True, timeout=120, check=False)
-    assert ended.returncode == 4 and "Traceback" not in ended.stderr
-    assert ended.stderr.startswith("dltrain: out of memory: ")
-    assert ended.stderr.endswith("All 2,147,483,647 examples are generated at once: try a smaller --count\n")
-    assert "at most 2,147,483,647" in refused(generate(finished_run(*CONDITIONAL), "--count", "1" * 30))
+    completed = subprocess.run(words, preexec_fn=limited, capture_output=True, text=True, timeout=120, check=False)
+    assert completed.returncode == 4 and "Traceback" not in completed.stderr
+    assert completed.stderr.startswith("dltrain: out of memory: ")
+    assert completed.stderr.endswith("All 2,147,483,647 examples are generated at once: try a smaller --count\n")
+    assert "at most 2,147,483,647" in error_line(generate(finished_run(*CONDITIONAL), "--count", "1" * 30))

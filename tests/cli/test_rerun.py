@@ -25,7 +25,7 @@ class Result(NamedTuple):
     out: str
     err: str
 
-    def differing(self) -> dict[str, str]:
+    def differences(self) -> dict[str, str]:
         """Return the reported differences: name -> ``then -> now``."""
         lines = [line.strip() for line in self.err.splitlines() if " -> " in line]
         return dict(re.split(r"\s{2,}", line, maxsplit=1) for line in lines)
@@ -64,7 +64,7 @@ def test_a_rerun_without_changes_has_the_same_bytes(
     before = content_of(run)
     result = rerun(run)
     assert result.code == 0, result.err
-    assert f"nothing differs from {run}" in result.err and not result.differing()
+    assert f"nothing differs from {run}" in result.err and not result.differences()
     assert hashes(tmp_path / "again") == hashes(run) != {}
     assert result.out == run.with_name("printed").read_text()
     assert content_of(run) == before
@@ -74,7 +74,7 @@ def test_a_changed_seed_is_reported_and_gives_different_weights(
     plain_run: Path, rerun: Callable[..., Result], tmp_path: Path
 ) -> None:
     result = rerun(plain_run, "seed=1")
-    assert result.differing() == {"seed": "0 -> 1"}
+    assert result.differences() == {"seed": "0 -> 1"}
     assert hashes(tmp_path / "again") != hashes(plain_run)
 
 
@@ -93,7 +93,7 @@ def test_differences_from_the_original_run_are_listed_before_training(
     result = rerun(run, "optimizer.lr=0.01")
     assert result.code == 0
     commit = now["commit"] and now["commit"]["id"] + " and changes" * now["commit"]["dirty"]
-    assert result.differing() == {
+    assert result.differences() == {
         "optimizer.lr": "0.001 -> 0.01",
         "python": f"3.9.1 -> {now['python']}",
         "torch": f"1.0 -> {now['packages']['torch']}",
@@ -113,7 +113,7 @@ def test_a_run_without_environment_json_can_be_rerun(
     (run / "environment.json").write_text("{")
     result = rerun(run)
     assert result.code == 0
-    assert result.differing()["threads"].startswith("none -> ")
+    assert result.differences()["threads"].startswith("none -> ")
     assert hashes(tmp_path / "again") == hashes(run)
 
 
@@ -169,6 +169,6 @@ def test_an_existing_run_folder_is_rejected_without_importing_torch(plain_run: P
         "import sys; from dltrain.cli import main; code = main.main(sys.argv[1:]); print('torch' in sys.modules, code)"
     )
     command = [sys.executable, "-c", script, "rerun", str(plain_run), f"hydra.run.dir={plain_run}"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.stdout.split() == ["False", "2"]
-    assert "hydra.run.dir: expected a folder that holds no run yet" in ended.stderr
+    completed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert completed.stdout.split() == ["False", "2"]
+    assert "hydra.run.dir: expected a folder that holds no run yet" in completed.stderr

@@ -68,7 +68,7 @@ def runs(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     return call
 
 
-def put(run: Path, place: Path, age: float = 0.0, **status: Any) -> Path:
+def copy_run(run: Path, place: Path, age: float = 0.0, **status: Any) -> Path:
     """Copy a run to `place`, update its status, and set its modification times to `age` seconds ago."""
     shutil.copytree(run, place, symlinks=True)
     if status:
@@ -97,7 +97,7 @@ def test_a_row_has_the_options_and_the_result_of_its_run(any_run: Path, runs: Ca
 def test_the_table_shows_the_values_in_readable_units(
     finished_run: FinishedRun, runs: Callable[..., Result], tmp_path: Path
 ) -> None:
-    run = put(finished_run("forecast"), tmp_path / "lstm-timeseries" / "one", age=7300)
+    run = copy_run(finished_run("forecast"), tmp_path / "lstm-timeseries" / "one", age=7300)
     mae = json.loads((run / "result.json").read_text())["test"]["mae"]
     head, rule, line = runs(tmp_path).out.splitlines()
     assert " ".join(head.split()) == "model data task metric value state step age time folder typed"
@@ -111,7 +111,7 @@ def test_the_table_shows_the_values_in_readable_units(
 def test_folders_are_relative_to_the_current_folder(
     plain_run: Path, runs: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(plain_run, tmp_path / "outputs" / "mlp-digits" / "one")
+    copy_run(plain_run, tmp_path / "outputs" / "mlp-digits" / "one")
     monkeypatch.chdir(tmp_path)
     line = runs().out.splitlines()[-1]
     assert " outputs/mlp-digits/one " in line
@@ -120,7 +120,7 @@ def test_folders_are_relative_to_the_current_folder(
 def test_a_killed_run_is_shown_as_lost_and_one_in_progress_as_running(
     plain_run: Path, runs: Callable[..., Result], tmp_path: Path
 ) -> None:
-    run = put(plain_run, tmp_path / "run")
+    run = copy_run(plain_run, tmp_path / "run")
     (run / "result.json").unlink()
     with subprocess.Popen([sys.executable, "-c", OWNER, str(run)], stdout=subprocess.PIPE) as owner:
         assert owner.stdout is not None and owner.stdout.readline() == b"ready\n"
@@ -137,11 +137,11 @@ def test_a_killed_run_is_shown_as_lost_and_one_in_progress_as_running(
 def test_without_file_locks_a_run_whose_process_is_gone_is_shown_as_lost(
     plain_run: Path, runs: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = put(plain_run, tmp_path / "run")
-    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
-        gone.wait()
+    run = copy_run(plain_run, tmp_path / "run")
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
     status = json.loads((run / "status.json").read_text())
-    (run / "status.json").write_text(json.dumps({**status, "state": "running", "pid": gone.pid}))
+    (run / "status.json").write_text(json.dumps({**status, "state": "running", "pid": dead.pid}))
 
     def full(lock: FileLock, **options: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -155,7 +155,7 @@ def test_without_file_locks_a_run_whose_process_is_gone_is_shown_as_lost(
 def test_a_run_without_test_metrics_shows_its_best_validation_metric(
     finished_run: FinishedRun, runs: Callable[..., Result], tmp_path: Path
 ) -> None:
-    run = put(finished_run("average"), tmp_path / "run", state="interrupted", error="SIGINT")
+    run = copy_run(finished_run("average"), tmp_path / "run", state="interrupted", error="SIGINT")
     best = json.loads((run / "result.json").read_text())["best"]["accuracy"]
     (run / "result.json").unlink()
     (row,) = runs(run, "--json").rows
@@ -163,14 +163,14 @@ def test_a_run_without_test_metrics_shows_its_best_validation_metric(
 
 
 def test_age_is_the_time_since_the_last_write(plain_run: Path, runs: Callable[..., Result], tmp_path: Path) -> None:
-    run = put(plain_run, tmp_path / "run", age=5000)
+    run = copy_run(plain_run, tmp_path / "run", age=5000)
     assert runs(run, "--json").rows[0]["age"] == pytest.approx(5000, abs=60)
     os.utime(run / "metrics.jsonl", (time.time() - 500,) * 2)
     assert runs(run, "--json").rows[0]["age"] == pytest.approx(500, abs=60)
 
 
 @pytest.fixture
-def several(finished_run: FinishedRun, tmp_path: Path) -> Path:
+def five_runs(finished_run: FinishedRun, tmp_path: Path) -> Path:
     """Return a folder with five runs: three classifiers, one of them in a sweep, and two forecasters."""
     root = tmp_path / "outputs"
     for name, kind, age, value in (
@@ -180,7 +180,7 @@ def several(finished_run: FinishedRun, tmp_path: Path) -> Path:
         ("lstm-timeseries/d", "forecast", 50, 3.0),
         ("lstm-timeseries/c", "forecast", 40, 1.0),
     ):
-        run = put(finished_run(kind), root / name, age)
+        run = copy_run(finished_run(kind), root / name, age)
         result = json.loads((run / "result.json").read_text())
         result["test"][result["metric"]] = value
         (run / "result.json").write_text(json.dumps(result))
@@ -205,33 +205,33 @@ def several(finished_run: FinishedRun, tmp_path: Path) -> Path:
     ],
 )
 def test_runs_are_sorted_by_the_given_key(
-    several: Path, runs: Callable[..., Result], key: str, order: list[str]
+    five_runs: Path, runs: Callable[..., Result], key: str, order: list[str]
 ) -> None:
-    assert names(runs(several, "--sort", key, "--json")) == order
+    assert names(runs(five_runs, "--sort", key, "--json")) == order
 
 
 def test_the_newest_run_comes_first_by_default_and_sweep_jobs_are_included(
-    several: Path, runs: Callable[..., Result]
+    five_runs: Path, runs: Callable[..., Result]
 ) -> None:
-    assert names(runs(several, "--json")) == ["a", "0_seed=0", "b", "c", "d"]
-    assert names(runs(several / "sweep", "--json")) == ["0_seed=0"]
+    assert names(runs(five_runs, "--json")) == ["a", "0_seed=0", "b", "c", "d"]
+    assert names(runs(five_runs / "sweep", "--json")) == ["0_seed=0"]
 
 
 @pytest.mark.parametrize("key", ["step", "time"])
-def test_sorting_by_time_lists_the_longest_run_first(several: Path, runs: Callable[..., Result], key: str) -> None:
-    values = [row[key] for row in runs(several, "--sort", key, "--json").rows]
+def test_sorting_by_time_lists_the_longest_run_first(five_runs: Path, runs: Callable[..., Result], key: str) -> None:
+    values = [row[key] for row in runs(five_runs, "--sort", key, "--json").rows]
     assert values == sorted(values, reverse=True) and len(set(values)) > 1
 
 
-def test_damaged_files_leave_empty_cells_and_no_traceback(several: Path, runs: Callable[..., Result]) -> None:
+def test_damaged_files_leave_empty_cells_and_no_traceback(five_runs: Path, runs: Callable[..., Result]) -> None:
     wrong = ["", "{", "[]", '"text"', '{"choices": 3, "metric": [], "test": "x", "step": "y", "started": 5, "a": 1}']
-    for run, content in zip(sorted(several.glob("*/[a-d]")), wrong, strict=False):
+    for run, content in zip(sorted(five_runs.glob("*/[a-d]")), wrong, strict=False):
         for name in ("environment.json", "result.json", "checkpoints/manifest.json", "metrics.jsonl", "command.txt"):
             (run / name).write_text(content)
-    (several / "mlp-digits" / "a" / "status.json").write_text(wrong[-1])
+    (five_runs / "mlp-digits" / "a" / "status.json").write_text(wrong[-1])
     for key in ("age", "metric", "state", "step", "time", "model"):
-        assert len(runs(several, "--sort", key, "--json").rows) == 5
-        assert runs(several, "--sort", key).code == 0
+        assert len(runs(five_runs, "--sort", key, "--json").rows) == 5
+        assert runs(five_runs, "--sort", key).code == 0
 
 
 DEEP = "[" * 100_000
@@ -252,12 +252,12 @@ HUGE = json.dumps({"step": 10**400, "state": "running", "started": "0001-01-01"}
     ],
 )
 def test_a_damaged_folder_does_not_hide_the_other_runs(
-    several: Path, runs: Callable[..., Result], name: str, content: str
+    five_runs: Path, runs: Callable[..., Result], name: str, content: str
 ) -> None:
-    (several / "mlp-digits" / "a" / name).write_bytes(content.encode(errors="surrogateescape"))
+    (five_runs / "mlp-digits" / "a" / name).write_bytes(content.encode(errors="surrogateescape"))
     for key in ("age", "metric", "state", "step", "time", "model"):
-        assert len(runs(several, "--sort", key, "--json").rows) == 5
-        shown = runs(several, "--sort", key)
+        assert len(runs(five_runs, "--sort", key, "--json").rows) == 5
+        shown = runs(five_runs, "--sort", key)
         assert shown.code == 0 and len(shown.out.splitlines()) == 7
 
 
@@ -282,10 +282,10 @@ def test_wrong_arguments_are_rejected(runs: Callable[..., Result], arguments: li
     assert found.code == 2 and message in found.err
 
 
-def test_a_wrong_folder_is_rejected_with_the_nearest_name(several: Path, runs: Callable[..., Result]) -> None:
-    found = runs(several / "mlp-digit")
+def test_a_wrong_folder_is_rejected_with_the_nearest_name(five_runs: Path, runs: Callable[..., Result]) -> None:
+    found = runs(five_runs / "mlp-digit")
     assert found.code == 2
-    assert f"Did you mean {several / 'mlp-digits'}?" in found.err
+    assert f"Did you mean {five_runs / 'mlp-digits'}?" in found.err
 
 
 def test_listing_runs_opens_each_file_once_and_does_not_import_torch(plain_run: Path, tmp_path: Path) -> None:
@@ -296,9 +296,9 @@ def test_listing_runs_opens_each_file_once_and_does_not_import_torch(plain_run: 
         for name in (*files, "checkpoints/manifest.json"):
             shutil.copy(plain_run / name, run / name)
     command = [sys.executable, "-c", COUNT_OPENS, "runs", str(tmp_path)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    assert len(ended.stdout.splitlines()) == runs + 2
-    found = dict(part.split("=") for part in ended.stderr.splitlines()[-1].split())
+    completed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert len(completed.stdout.splitlines()) == runs + 2
+    found = dict(part.split("=") for part in completed.stderr.splitlines()[-1].split())
     assert found["torch"] == "False"
     assert int(found["opens"]) <= runs * (len(files) + 2)
 
@@ -307,7 +307,7 @@ def test_the_overrides_that_differ_between_sweep_jobs_come_first(
     finished_run: FinishedRun, runs: Callable[..., Result], tmp_path: Path
 ) -> None:
     for job, lr in enumerate(("0.1", "0.2")):
-        run = put(finished_run("plain"), tmp_path / "sweep" / str(job), 10)
+        run = copy_run(finished_run("plain"), tmp_path / "sweep" / str(job), 10)
         (run / "command.txt").write_text(f"dltrain --config-dir my_conf trainer.epochs=1 optimizer.lr={lr}\n")
     shown = runs(tmp_path)
     assert all(f"optimizer.lr={lr} trainer.epochs=1" in shown.out for lr in ("0.1", "0.2")), shown.out

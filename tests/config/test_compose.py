@@ -15,7 +15,7 @@ Write = Callable[..., tuple[str, ...]]
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Write:
+def write_config(tmp_path: Path) -> Write:
     """Return a function that writes YAML files of a user and returns the folders for ``--config-dir``."""
 
     def write(**files: str) -> tuple[str, ...]:
@@ -28,7 +28,7 @@ def own(tmp_path: Path) -> Write:
     return write
 
 
-def mistakes(*overrides: str, dirs: tuple[str, ...] = (), sweep: bool = False) -> tuple[str, ...]:
+def errors_of(*overrides: str, dirs: tuple[str, ...] = (), sweep: bool = False) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
         compose.expand(list(overrides), dirs, sweep)
     return caught.value.problems
@@ -128,13 +128,13 @@ def test_a_pattern_sweeps_the_options_that_match() -> None:
 
 
 def test_an_error_in_any_sweep_job_is_found_when_the_sweep_is_composed() -> None:
-    found = mistakes("model=gru,lsmt", "seed=0,1", "optimizer.lr=0.1,-1", sweep=True)
+    found = errors_of("model=gru,lsmt", "seed=0,1", "optimizer.lr=0.1,-1", sweep=True)
     assert sorted(line.split(":")[0] for line in found) == ["model", "optimizer.lr"]
 
 
 @pytest.mark.parametrize("override", ["seed=range(0,0)", "model=glob(z*)", "optimizer.lr=interval(0.1,1)"])
 def test_an_empty_sweep_is_rejected(override: str) -> None:
-    assert override in mistakes(override, sweep=True)[0]
+    assert override in errors_of(override, sweep=True)[0]
 
 
 @pytest.mark.parametrize("sweep", [False, True])
@@ -153,7 +153,7 @@ def test_the_output_folder_is_the_only_hydra_key_that_can_be_set(sweep: bool) ->
         "~hydra.run",
         "hydra=config",
     ]
-    found = mistakes(*overrides, sweep=sweep)
+    found = errors_of(*overrides, sweep=sweep)
     assert [line.split(":")[0] for line in found] == [text.lstrip("+~").split("=")[0] for text in overrides]
 
 
@@ -165,7 +165,7 @@ def test_the_output_folder_is_not_part_of_the_configuration() -> None:
 
 def test_required_keys_cannot_be_removed() -> None:
     needed = ["task", "model", "data", "optimizer", "regularization", "device", "trainer", "seed"]
-    found = mistakes(*(f"~{name}" for name in needed[1:]), "task=null", "~device.precision")
+    found = errors_of(*(f"~{name}" for name in needed[1:]), "task=null", "~device.precision")
     assert {f"{name}: expected a value, got nothing" for name in needed} <= set(found)
 
 
@@ -173,8 +173,8 @@ def test_experiment_may_be_null() -> None:
     assert compose.compose(["experiment=null"]).choices == compose.compose([]).choices
 
 
-def test_user_options_and_experiments_are_found_but_do_not_replace_built_in_ones(own: Write) -> None:
-    dirs = own(
+def test_user_options_and_experiments_are_found_but_do_not_replace_built_in_ones(write_config: Write) -> None:
+    dirs = write_config(
         model__mine="_target_: theirs.Mine\nwidth: wide\n",
         model__lstm="_target_: theirs.Mine\n",
         experiment__quick="# @package _global_\ndefaults:\n  - override /model: mine\ntrainer:\n  epochs: 1\n",
@@ -182,11 +182,11 @@ def test_user_options_and_experiments_are_found_but_do_not_replace_built_in_ones
     job = compose.compose(["experiment=quick"], dirs)
     assert (job.choices["model"], value(job, "trainer.epochs"), job.config_dirs) == ("mine", 1, dirs)
     assert value(compose.compose([], dirs), "model._target_").startswith("dltrain.")
-    assert "mine" in mistakes("model=mien", dirs=dirs)[0]
+    assert "mine" in errors_of("model=mien", dirs=dirs)[0]
 
 
 @pytest.mark.parametrize(
-    ("text", "mistake"),
+    ("text", "message"),
     [
         ("# @package _global_\ntrainer:\n  epoch: 3\n", "trainer.epoch: unknown key. Did you mean epochs?"),
         ("# @package _global_\nlearning_rate: 3\n", "learning_rate: unknown key."),
@@ -197,19 +197,19 @@ def test_user_options_and_experiments_are_found_but_do_not_replace_built_in_ones
         ("# @package _global_\nseed: [\n", "expected the node content"),
     ],
 )
-def test_errors_in_user_yaml_are_explained(own: Write, text: str, mistake: str) -> None:
-    assert mistake in "\n".join(mistakes("experiment=mine", dirs=own(experiment__mine=text)))
+def test_errors_in_user_yaml_are_explained(write_config: Write, text: str, message: str) -> None:
+    assert message in "\n".join(errors_of("experiment=mine", dirs=write_config(experiment__mine=text)))
 
 
-def test_only_the_command_line_can_set_allow_targets(own: Write) -> None:
+def test_only_the_command_line_can_set_allow_targets(write_config: Write) -> None:
     assert compose.compose(["allow_targets=[a,b.c]"]).allow == ("a", "b.c")
-    dirs = own(experiment__mine="# @package _global_\nallow_targets: [evil]\n")
-    assert "evil" in mistakes("experiment=mine", "seed=3", dirs=dirs)[0]
+    dirs = write_config(experiment__mine="# @package _global_\nallow_targets: [evil]\n")
+    assert "evil" in errors_of("experiment=mine", "seed=3", dirs=dirs)[0]
     assert compose.compose(["experiment=mine", "allow_targets=[mine]"], dirs).allow == ("mine",)
 
 
 def test_a_missing_config_dir_is_rejected() -> None:
-    assert mistakes(dirs=("nowhere",)) == ("--config-dir: expected an existing folder of YAML groups, got nowhere",)
+    assert errors_of(dirs=("nowhere",)) == ("--config-dir: expected an existing folder of YAML groups, got nowhere",)
 
 
 def test_outputs_are_written_to_the_checkout_or_else_to_the_current_folder(

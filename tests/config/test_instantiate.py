@@ -14,7 +14,7 @@ from dltrain.config.facts import Fact, fill_facts
 from dltrain.data.tokens import Tokens
 from dltrain.errors import ConfigError
 
-THEIRS = """
+USER_MODULE = """
 import pathlib
 pathlib.Path("imported").touch()
 from os import system
@@ -29,16 +29,16 @@ def touch(path: str) -> None:
 
 
 @pytest.fixture
-def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Change to a folder with a user module that creates a file when it is imported."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "theirs", raising=False)
-    (tmp_path / "theirs.py").write_text(THEIRS)
+    (tmp_path / "theirs.py").write_text(USER_MODULE)
     return tmp_path
 
 
-def mistakes(node: dict[str, Any], *allow: str) -> tuple[str, ...]:
+def errors_of(node: dict[str, Any], *allow: str) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
         instantiate.build(node, "node", allow)
     return caught.value.problems
@@ -115,55 +115,57 @@ def test_a_partial_node_becomes_a_function_of_the_remaining_arguments() -> None:
         "theirs.touch",
     ],
 )
-def test_forbidden_targets_are_neither_imported_nor_called(theirs: Path, target: str) -> None:
-    sys.path.insert(0, str(theirs))
+def test_forbidden_targets_are_neither_imported_nor_called(user_folder: Path, target: str) -> None:
+    sys.path.insert(0, str(user_folder))
     # Arguments that the targets would accept.
     for arguments in ({}, {"path": "called"}, {"command": "touch called"}, {"args": ["touch", "called"]}):
-        (line,) = mistakes({"_target_": target, **arguments})
+        (line,) = errors_of({"_target_": target, **arguments})
         assert line.startswith("node._target_: expected ")
-    assert [file.name for file in theirs.iterdir()] == ["theirs.py"]
+    assert [file.name for file in user_folder.iterdir()] == ["theirs.py"]
 
 
 def test_rejecting_a_user_model_suggests_allow_targets() -> None:
-    (line,) = mistakes({"_target_": "theirs.nets.Model"})
+    (line,) = errors_of({"_target_": "theirs.nets.Model"})
     assert line.endswith("got theirs.nets.Model. If you trust that code, add allow_targets=[theirs] to the command.")
 
 
 @pytest.mark.parametrize("target", ["os.system", "dltrain.runs.launch.train", "torch.load"])
 def test_allow_targets_is_not_suggested_for_targets_that_are_no_model(target: str) -> None:
-    assert "allow_targets" not in mistakes({"_target_": target})[0]
+    assert "allow_targets" not in errors_of({"_target_": target})[0]
 
 
-def test_an_allowed_user_model_is_imported_from_the_current_folder(theirs: Path) -> None:
+def test_an_allowed_user_model_is_imported_from_the_current_folder(user_folder: Path) -> None:
     model = instantiate.build({"_target_": "theirs.Model", "width": 3, "scale": 0.5}, "node", ("theirs",))
     assert (model.width, model.rest) == (3, {"scale": 0.5})
-    assert (theirs / "imported").exists()
+    assert (user_folder / "imported").exists()
 
 
 @pytest.mark.parametrize("allow", ["their", "theirs.Model.x", "other", ""])
-def test_allow_targets_matches_whole_module_names(theirs: Path, allow: str) -> None:
-    assert "allow_targets=[theirs]" in mistakes({"_target_": "theirs.Model", "width": 3}, allow)[0]
-    assert not (theirs / "imported").exists()
+def test_allow_targets_matches_whole_module_names(user_folder: Path, allow: str) -> None:
+    assert "allow_targets=[theirs]" in errors_of({"_target_": "theirs.Model", "width": 3}, allow)[0]
+    assert not (user_folder / "imported").exists()
 
 
-def test_names_that_an_allowed_module_imports_are_not_allowed(theirs: Path) -> None:
-    assert "a class of theirs" in mistakes({"_target_": "theirs.system", "command": "touch called"}, "theirs")[0]
+def test_names_that_an_allowed_module_imports_are_not_allowed(user_folder: Path) -> None:
+    assert "a class of theirs" in errors_of({"_target_": "theirs.system", "command": "touch called"}, "theirs")[0]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [("def broken(:", "invalid syntax"), ("import nothing_of_this_name", "nothing_of_this_name"), ("", "Model")],
 )
-def test_a_module_that_cannot_be_imported_is_reported_with_its_error(theirs: Path, text: str, message: str) -> None:
-    (theirs / "theirs.py").write_text(text)
-    (line,) = mistakes({"_target_": "theirs.Model"}, "theirs")
+def test_a_module_that_cannot_be_imported_is_reported_with_its_error(
+    user_folder: Path, text: str, message: str
+) -> None:
+    (user_folder / "theirs.py").write_text(text)
+    (line,) = errors_of({"_target_": "theirs.Model"}, "theirs")
     assert line.startswith("node._target_: expected something that can be imported, got theirs.Model")
     assert message in line
 
 
 def test_all_errors_of_a_node_are_reported_together() -> None:
     layer = {"_target_": "torch.nn.TransformerEncoderLayer", "d_model": "wide", "nhaed": 2}
-    found = mistakes({"_target_": "torch.nn.TransformerEncoder", "encoder_layer": layer, "norm_frist": True})
+    found = errors_of({"_target_": "torch.nn.TransformerEncoder", "encoder_layer": layer, "norm_frist": True})
     assert [line.split(":")[0] for line in found] == [
         "node.encoder_layer.d_model",
         "node.encoder_layer.nhaed",
@@ -175,7 +177,7 @@ def test_all_errors_of_a_node_are_reported_together() -> None:
 
 
 def test_a_value_missing_in_yaml_is_reported() -> None:
-    (line,) = mistakes({"_target_": "dltrain.datasets.npz.Npz", "path": "???"})
+    (line,) = errors_of({"_target_": "dltrain.datasets.npz.Npz", "path": "???"})
     assert line == "node.path: expected a value, got nothing. Set it: node.path=..."
 
 

@@ -87,7 +87,7 @@ def test_rows_not_in_time_order_are_rejected(form: str, tmp_path: Path) -> None:
 
 def test_ambiguous_dates_are_rejected_unless_day_first_is_set(tmp_path: Path) -> None:
     path = write(tmp_path, date=[f"{row:02}/01/2020" for row in range(1, 13)], value=VALUES[:12])
-    with pytest.raises(ConfigError, match=r"data.day_first: expected dates that can be read in one way only"):
+    with pytest.raises(ConfigError, match=r"data.day_first: expected unambiguous dates in column"):
         read(path)
     for day_first, following in ((True, "13/01/2020"), (False, "01/01/2021")):
         data = TimeSeries(path=path, window=2, horizon=1, day_first=day_first)
@@ -153,7 +153,7 @@ def test_each_series_of_a_panel_is_forecast_from_its_own_last_row(tmp_path: Path
     assert [piece.names[0]["series"] for piece in pieces] == list("ABCD")
     assert {piece.names[0]["time"] for piece in pieces} == {"2020-07-19"}
     write(tmp_path, **panel(["date"]).replace({"store": {"A": "E"}}))
-    with pytest.raises(ConfigError, match=r"INPUT 1: expected a value of column store that training had: A, B, C, D"):
+    with pytest.raises(ConfigError, match=r"INPUT 1: expected a value of column store in training: A, B, C, D"):
         list(data.inputs(InputFiles((str(tmp_path / "a.csv"),))))
 
 

@@ -96,7 +96,10 @@ class Flat:
         ("data=bare", "data._target_: expected a class whose objects have workers, got Bare"),
         ("data=pair", "data._target_: expected Splits from load(), got tuple"),
         ("data=digits model=untargeted", "model._target_: expected a class, got nothing"),
-        ("data=digits optimizer=unscheduled", "optimizer.schedule: expected a value, got nothing. The defaults"),
+        (
+            "data=digits optimizer=unscheduled",
+            "optimizer.schedule: expected a value, got nothing. Add it to the defaults",
+        ),
         (
             "data=digits optimizer/schedule=flat",
             "expected a subclass of dltrain.optim.schedules.Schedule, got mine.Flat",

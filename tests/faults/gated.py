@@ -35,7 +35,7 @@ class Gate:
         self.delay = float(delay.read_text()) if delay and delay.exists() else 0.0
         self.counts = {kind: itertools.count(1) for kind in ("load", "stages", "train", "evaluate", "show", "save")}
 
-    def pass_by(self, kind: str) -> None:
+    def wait_if_closed(self, kind: str) -> None:
         """Count one event of a kind, and wait if the test has closed the gate for it."""
         number = next(self.counts[kind])
         if self.folder is None:
@@ -60,35 +60,35 @@ class Gated:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.gate = Gate()
-        self.rehearsed = False
+        self.in_loop = False
 
     def loss(self, model: torch.nn.Module, batch: Batch, progress: float) -> Loss:
-        if self.rehearsed and torch.is_grad_enabled():
-            self.gate.pass_by("train")
+        if self.in_loop and torch.is_grad_enabled():
+            self.gate.wait_if_closed("train")
             self.gate.note(batch["inputs"])
-        self.rehearsed = True
+        self.in_loop = True
         return super().loss(model, batch, progress)  # type: ignore[misc]
 
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        rehearsed = isinstance(batches, list)
-        return super().evaluate(model, batches if rehearsed else self.watched(batches))  # type: ignore[misc]
+        in_dry_run = isinstance(batches, list)
+        return super().evaluate(model, batches if in_dry_run else self.gated(batches))  # type: ignore[misc]
 
-    def watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    def gated(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         for batch in batches:
-            self.gate.pass_by("evaluate")
+            self.gate.wait_if_closed("evaluate")
             yield batch
 
     def show(self, model: torch.nn.Module, evaluation: Evaluation) -> list[Media]:
-        self.gate.pass_by("show")
+        self.gate.wait_if_closed("show")
         return super().show(model, evaluation)  # type: ignore[misc]
 
     def stages(self, model: torch.nn.Module) -> list[Stage]:
-        self.gate.pass_by("stages")
+        self.gate.wait_if_closed("stages")
         return super().stages(model)  # type: ignore[misc]
 
     def state_dict(self) -> dict[str, Any]:
-        if self.rehearsed:
-            self.gate.pass_by("save")
+        if self.in_loop:
+            self.gate.wait_if_closed("save")
         return super().state_dict()  # type: ignore[misc]
 
 
@@ -121,13 +121,13 @@ class Layerwise(Gated, layerwise.Layerwise):
     def stages(self, model: torch.nn.Module) -> list[Stage]:
         """Gate the stages of the loop, but not those of the dry run, which come first."""
         stages = super().stages(model)
-        for turn in [turn for stage in stages for turn in stage.turns if self.rehearsed]:
-            turn.loss = functools.partial(self.passing, turn.loss)
-        self.rehearsed = True
+        for turn in [turn for stage in stages for turn in stage.turns if self.in_loop]:
+            turn.loss = functools.partial(self.gated_loss, turn.loss)
+        self.in_loop = True
         return stages
 
-    def passing(self, find: Callable[[Batch, float], Loss], batch: Batch, progress: float) -> Loss:
-        self.gate.pass_by("train")
+    def gated_loss(self, find: Callable[[Batch, float], Loss], batch: Batch, progress: float) -> Loss:
+        self.gate.wait_if_closed("train")
         self.gate.note(batch["inputs"])
         return find(batch, progress)
 
@@ -139,5 +139,5 @@ class Text(text.Text):
     """Text data that wait when they are loaded."""
 
     def load(self) -> Splits:
-        Gate().pass_by("load")
+        Gate().wait_if_closed("load")
         return super().load()

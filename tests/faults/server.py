@@ -45,7 +45,7 @@ def main() -> int:
         if wakened in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(wakened, 4096)
-        for pid, status in reaped(children):
+        for pid, status in reap(children):
             print(json.dumps({"ended": pid, "status": status}), file=answers)
         if requests in ready:
             line = requests.readline()
@@ -58,7 +58,7 @@ def main() -> int:
                     file.close()
                 for end in (wakened, waker):
                     os.close(end)
-                leave(child(request))
+                exit_process(child(request))
             with contextlib.suppress(OSError):
                 os.setpgid(pid, pid)  # the child does this too; either may be first
             children.add(pid)
@@ -81,7 +81,7 @@ def prepare() -> None:
         assert len(list(tasks.iterdir())) == 1, "a thread runs in the server; its children would lack it"
 
 
-def reaped(children: set[int]) -> list[tuple[int, int]]:
+def reap(children: set[int]) -> list[tuple[int, int]]:
     """Return the children that have ended, with their wait status."""
     found = []
     for pid in list(children):
@@ -124,7 +124,7 @@ def child(request: dict[str, Any]) -> int:
     return command(request["argv"])
 
 
-def leave(code: int) -> NoReturn:
+def exit_process(code: int) -> NoReturn:
     """Exit like any Python program, but without the slow teardown of modules."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
@@ -145,7 +145,7 @@ def mount(path: str, size: int) -> None:
         lambda: libc.mount(b"tmpfs", path.encode(), b"tmpfs", 0, f"size={size}".encode()),
     )
     if any(call() for call in calls):
-        leave(77)
+        exit_process(77)
 
 
 def redirect(number: int, path: str) -> None:

@@ -45,7 +45,7 @@ def test_skipping_bad_pictures_keeps_all_others_in_their_batches(workers: int, t
     reference, files = load_split(paint(tmp_path), 0, training=True)
     intact = [batch for epoch in (0, 1) for batch in reference.epoch(epoch)]
     batches, _ = load_split(tmp_path, workers, training=True, skip=True)
-    orders = [batches.order(epoch).tolist() for epoch in (0, 1)]
+    orders = [torch.cat(batches.plan(epoch)).tolist() for epoch in (0, 1)]
     damaged = {orders[0][0], *orders[0][4:8], orders[0][13], orders[0][-1]}  # 4 to 7 are the whole second batch
     for number, content in zip(damaged, list(BROKEN.values()) * 2, strict=False):
         files[number].write_bytes(content)
@@ -206,8 +206,8 @@ def test_skipping_bad_lines_gives_the_same_data_as_a_file_without_them(tmp_path:
 def test_skipped_lines_are_counted_in_the_result_and_reported(dltrain: Callable[..., Child], tmp_path: Path) -> None:
     path = write_table(tmp_path / "bad.csv", BAD_LINES)
     arguments = ["model=mlp", "model.hidden_size=4", "data=csv", f"data.path={path}", "trainer.epochs=2", "device=cpu"]
-    refused = dltrain(*arguments)
-    assert refused.code == 2 and f"line 11 of {path}" in refused.stderr and not (tmp_path / "outputs").exists()
+    rejected = dltrain(*arguments)
+    assert rejected.code == 2 and f"line 11 of {path}" in rejected.stderr and not (tmp_path / "outputs").exists()
     child = dltrain(*arguments, SKIP, f"hydra.run.dir={tmp_path / 'run'}")
     assert child.code == 0, child.stderr
     assert result(tmp_path / "run")["bad_samples"] == 4

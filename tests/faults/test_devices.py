@@ -48,7 +48,7 @@ def as_if_from_cuda(path: Path) -> None:
 
 
 def test_a_checkpoint_from_a_gpu_resumes_on_a_cpu(
-    stopped: Callable[..., Path], dltrain: Callable[..., Child], whole_run: Callable[[str], Path], data_root: Path
+    stopped: Callable[..., Path], dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path], data_root: Path
 ) -> None:
     run = stopped(*recipe("forecast", data_root))
     for path in checkpoints(run):
@@ -59,7 +59,7 @@ def test_a_checkpoint_from_a_gpu_resumes_on_a_cpu(
             torch.load(newest, weights_only=True)
     child = dltrain("resume", str(run), ALLOW, "device=cpu")
     assert child.code == 0, child.stderr
-    assert_same(run, whole_run("forecast"))
+    assert_same(run, undisturbed_run("forecast"))
 
 
 @pytest.mark.faults

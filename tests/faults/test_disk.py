@@ -32,7 +32,7 @@ def stopped(start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: 
 
 
 def test_a_disk_full_at_a_checkpoint_is_reported_and_keeps_the_previous_checkpoint(
-    stopped: Path, dltrain: Callable[..., Child], whole_run: Callable[[str], Path]
+    stopped: Path, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
 ) -> None:
     files = {path: sha256(path) for path in (stopped / "checkpoints").glob("step-*.pt")}
     size = min(path.stat().st_size for path in files)
@@ -47,7 +47,7 @@ def test_a_disk_full_at_a_checkpoint_is_reported_and_keeps_the_previous_checkpoi
     assert all(sha256(path) == was for path, was in files.items())
     assert Checkpoints(stopped).load_newest()[1]["loop"]["step"] == 13
     assert dltrain("resume", str(stopped), ALLOW).code == 0
-    assert_same(stopped, whole_run("forecast"))
+    assert_same(stopped, undisturbed_run("forecast"))
 
 
 @pytest.mark.faults
@@ -65,7 +65,7 @@ def test_a_full_file_system_is_reported(dltrain: Callable[..., Child], tmp_path:
 
 @pytest.mark.faults
 def test_a_disk_full_while_logging_stops_the_run_and_it_can_be_resumed(
-    stopped: Path, dltrain: Callable[..., Child], whole_run: Callable[[str], Path]
+    stopped: Path, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
 ) -> None:
     room = (stopped / "metrics.jsonl").stat().st_size + 500
     child = dltrain("resume", str(stopped), ALLOW, limits={"RLIMIT_FSIZE": room})
@@ -74,13 +74,13 @@ def test_a_disk_full_while_logging_stops_the_run_and_it_can_be_resumed(
     assert "Traceback" not in child.stderr
     assert Checkpoints(stopped).load_newest()[1]["loop"]["step"] == 13
     assert dltrain("resume", str(stopped), ALLOW).code == 0
-    assert_same(stopped, whole_run("forecast"))
+    assert_same(stopped, undisturbed_run("forecast"))
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("where", ["messages", "train.log"])
 def test_messages_that_cannot_be_written_do_not_stop_a_run(
-    where: str, stopped: Path, dltrain: Callable[..., Child], whole_run: Callable[[str], Path]
+    where: str, stopped: Path, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
 ) -> None:
     full = Path("/dev/full")
     if not full.exists():
@@ -91,7 +91,7 @@ def test_messages_that_cannot_be_written_do_not_stop_a_run(
             log.truncate(ROOM)
     child = dltrain("resume", str(stopped), ALLOW, **more)
     assert child.code == 0, child.stderr
-    assert_same(stopped, whole_run("forecast"))
+    assert_same(stopped, undisturbed_run("forecast"))
 
 
 @pytest.mark.parametrize("where", ["/proc/dltrain/run", "{file}/run"])

@@ -55,7 +55,7 @@ def download(root: Path, mirror: Mirror) -> subprocess.Popen:
     return subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def left(root: Path) -> list[str]:
+def files_in(root: Path) -> list[str]:
     """Return the files in a folder except locks."""
     return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.suffix != ".lock")
 
@@ -64,7 +64,7 @@ def test_a_truncated_download_leaves_no_files_and_the_next_one_succeeds(mirror: 
     mirror.truncated = {"t10k-images-idx3-ubyte.gz"}  # three of four are complete
     with pytest.raises(ConfigError, match=r"data\.download"):
         MNIST(root=str(tmp_path), download=True).load()
-    assert left(tmp_path) == []
+    assert files_in(tmp_path) == []
     mirror.truncated = set()
     splits = MNIST(root=str(tmp_path), download=True).load()
     assert (len(splits.train), len(splits.test)) == (54, 20)
@@ -85,7 +85,7 @@ def test_the_next_download_uses_no_files_of_a_killed_one(mirror: Mirror, tmp_pat
     assert not (tmp_path / "MNIST").exists()
     mirror.pause = 0
     assert len(MNIST(root=str(tmp_path), download=True).load().test) == 20
-    assert {Path(name).parts[0] for name in left(tmp_path)} == {"MNIST"}
+    assert {Path(name).parts[0] for name in files_in(tmp_path)} == {"MNIST"}
 
 
 @pytest.mark.faults
@@ -97,7 +97,7 @@ def test_an_interrupted_download_leaves_no_files(mirror: Mirror, tmp_path: Path)
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
-    assert left(tmp_path) == []
+    assert files_in(tmp_path) == []
 
 
 def test_a_truncated_data_file_is_downloaded_again(mirror: Mirror, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_download_with_a_wrong_hash_is_rejected_before_it_is_unpacked(mirror: 
     mirror.files["train-images-idx3-ubyte.gz"] = bomb
     with pytest.raises(ConfigError, match=r"data\.download.*corrupted"):
         MNIST(root=str(tmp_path / "root"), download=True).load()
-    assert left(tmp_path / "root") == []
+    assert files_in(tmp_path / "root") == []
 
 
 def zip_bomb(path: Path) -> bytes:
@@ -174,20 +174,20 @@ def test_an_archive_that_would_write_outside_its_folder_is_rejected(
     (outside / "kept").write_text("kept")
     device = member("cifar-10-batches-py/zero")
     device.type, device.devmajor, device.devminor = tarfile.CHRTYPE, 1, 5
-    evil = {
+    members = {
         "above": [member("../../outside/evil")],
         "absolute": [member(str(outside / "evil"))],
         "symbolic link": [member("cifar-10-batches-py", str(outside)), member("cifar-10-batches-py/evil")],
         "hard link": [member("link", str(outside / "kept"), hard=True), member("link")],
         "device": [device],
     }[kind]
-    cifar.files["cifar-10-python.tar.gz"] = content = archive(*evil)
+    cifar.files["cifar-10-python.tar.gz"] = content = archive(*members)
     if trusted:
         monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", md5(content))
     with pytest.raises(ConfigError):
         CIFAR10(root=str(root), download=True).load()
     assert [path.name for path in outside.iterdir()] == ["kept"] and (outside / "kept").read_text() == "kept"
-    assert left(root) == []
+    assert files_in(root) == []
 
 
 class Bomb:
@@ -224,9 +224,9 @@ ARRAYS = {
 @pytest.mark.parametrize("name", ARRAYS)
 def test_arrays_of_objects_are_rejected_and_not_unpickled(name: str, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
-    evil = np.array([Bomb(canary)] * 8, dtype=object)
-    np.savez(tmp_path / "a.npz", **{**ARRAYS, name: evil})
-    np.savez(tmp_path / "cifar10.npz", **{**ARRAYS, name: evil})
+    members = np.array([Bomb(canary)] * 8, dtype=object)
+    np.savez(tmp_path / "a.npz", **{**ARRAYS, name: members})
+    np.savez(tmp_path / "cifar10.npz", **{**ARRAYS, name: members})
     with pytest.raises(ConfigError, match=r"data\.path"):
         Npz(str(tmp_path / "a.npz")).load()
     (tmp_path / "cifar10").mkdir()

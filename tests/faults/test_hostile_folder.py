@@ -26,7 +26,7 @@ EVIL = {
 
 
 @pytest.fixture(scope="session")
-def ended(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run without checkpoints, so that resuming builds everything from the configuration."""
     path = tmp_path_factory.mktemp("ended") / "run"
     child = server.start([*RUN, f"hydra.run.dir={path}"], path.parent).wait()
@@ -37,17 +37,17 @@ def ended(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(ended: Path, tmp_path: Path) -> Path:
+def run(finished: Path, tmp_path: Path) -> Path:
     """Return a copy of that run, to be modified."""
-    return shutil.copytree(ended, tmp_path / "theirs")
+    return shutil.copytree(finished, tmp_path / "theirs")
 
 
-def planted(value: Any, **names: Path) -> Any:
+def fill_in(value: Any, **names: Path) -> Any:
     """Return a payload with its file names filled in."""
     if isinstance(value, dict):
-        return {key: planted(item, **names) for key, item in value.items()}
+        return {key: fill_in(item, **names) for key, item in value.items()}
     if isinstance(value, list):
-        return [planted(item, **names) for item in value]
+        return [fill_in(item, **names) for item in value]
     return value.format(**names) if isinstance(value, str) else value
 
 
@@ -67,7 +67,7 @@ def test_a_malicious_target_in_a_run_folder_is_rejected_before_it_is_imported(
     bait.write_bytes(b"cos\nsystem\n(S'touch " + str(canary).encode() + b"'\ntR.")
     (tmp_path / "mine.py").write_text(f"open({str(canary)!r}, 'w')\nclass Evil: pass\n")
     job = OmegaConf.load(run / "job.yaml")
-    node = {"_target_": target, **planted(EVIL[target], canary=canary, bait=bait)}
+    node = {"_target_": target, **fill_in(EVIL[target], canary=canary, bait=bait)}
     if place == "optimizer":
         node["schedule"] = job.config.optimizer.schedule
     OmegaConf.update(job, f"config.{place}", node, merge=False)
@@ -108,7 +108,7 @@ FILES = ("status.json", "metrics.jsonl", "environment.json", "result.json", "tra
 DEEPER = ("checkpoints/manifest.json", "checkpoints/step-00000002.pt", "frames/00000001.png")
 
 
-def pipe(file: Path) -> None:
+def make_pipe(file: Path) -> None:
     """Replace a file by a named pipe, which blocks its readers."""
     file.parent.mkdir(exist_ok=True)
     file.unlink(missing_ok=True)
@@ -120,7 +120,7 @@ def pipe(file: Path) -> None:
 def test_a_named_pipe_in_a_run_folder_is_rejected_without_blocking(
     name: str, verb: str, run: Path, dltrain: Callable[..., Child]
 ) -> None:
-    pipe(run / name)
+    make_pipe(run / name)
     child = dltrain(verb, str(run), *["x.png"] * (verb == "predict"), timeout=30)
     assert child.code == 2, child.stderr
     (line,) = [line for line in child.stderr.splitlines() if line.startswith("dltrain: ")]
@@ -132,12 +132,12 @@ def test_a_named_pipe_in_a_run_folder_is_rejected_without_blocking(
     "name", ["status.json", "metrics.jsonl", "environment.json", "command.txt", ".lock", DEEPER[0]]
 )
 def test_runs_lists_the_other_folders_when_one_contains_a_named_pipe(
-    name: str, ended: Path, run: Path, dltrain: Callable[..., Child], tmp_path: Path
+    name: str, finished: Path, run: Path, dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
     shutil.copytree(run, tmp_path / "other")
     for path in (run, tmp_path / "other"):
         (path / "status.json").write_text('{"state": "running"}')
-    pipe(run / name)
+    make_pipe(run / name)
     child = dltrain("runs", str(tmp_path), timeout=30)
     assert child.code == 0, child.stderr
     assert "other" in child.stdout
@@ -148,16 +148,16 @@ def test_a_named_pipe_in_a_sweep_folder_is_rejected_without_blocking(
 ) -> None:
     home = tmp_path / "whole"
     home.mkdir()
-    pipe(home / "sweep.json")
+    make_pipe(home / "sweep.json")
     child = dltrain("-m", *RUN, "seed=0,1", f"sweep.resume={home}", timeout=30)
     assert child.code == 2, child.stderr
     assert f"got {home / 'sweep.json'}. It is neither a file nor a folder." in child.stderr
 
 
-def test_a_named_pipe_is_rejected_as_input(ended: Path, dltrain: Callable[..., Child], tmp_path: Path) -> None:
-    pipe(tmp_path / "pipe")
-    pipe(tmp_path / "pictures" / "a.png")
-    child = dltrain("predict", str(ended), "pipe", timeout=30)
+def test_a_named_pipe_is_rejected_as_input(finished: Path, dltrain: Callable[..., Child], tmp_path: Path) -> None:
+    make_pipe(tmp_path / "pipe")
+    make_pipe(tmp_path / "pictures" / "a.png")
+    child = dltrain("predict", str(finished), "pipe", timeout=30)
     assert child.code == 2
     assert "dltrain: INPUT 1: expected a file, a folder or -, got pipe. " in child.stderr
     with pytest.raises(ConfigError, match=r"INPUT 1: expected regular files in a folder, got .*a\.png"):

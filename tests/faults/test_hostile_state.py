@@ -28,7 +28,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def sent(trained: Path, tmp_path: Path) -> Path:
+def run_copy(trained: Path, tmp_path: Path) -> Path:
     """Return a copy of the run, to be modified."""
     return shutil.copytree(trained, tmp_path / "sent", symlinks=True)
 
@@ -76,15 +76,15 @@ def thinned(state: dict[str, Any]) -> None:
     [shortened, *(pytest.param(f, marks=pytest.mark.faults) for f in (emptied, lengthened_steps, thinned))],
     ids=lambda f: f.__name__,
 )
-def test_an_optimizer_state_with_the_wrong_shape_is_rejected(change: Callable[..., None], sent: Path) -> None:
-    forge(sent, change)
-    before = {file: file.read_bytes() for file in (sent / "checkpoints").glob("*.pt")}
-    command = [sys.executable, "-m", "dltrain", "resume", str(sent), "trainer.max_steps=4"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 5, done.stderr
-    assert "rejected, this run cannot resume from it" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert before == {file: file.read_bytes() for file in (sent / "checkpoints").glob("*.pt")}
+def test_an_optimizer_state_with_the_wrong_shape_is_rejected(change: Callable[..., None], run_copy: Path) -> None:
+    forge(run_copy, change)
+    before = {file: file.read_bytes() for file in (run_copy / "checkpoints").glob("*.pt")}
+    command = [sys.executable, "-m", "dltrain", "resume", str(run_copy), "trainer.max_steps=4"]
+    completed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert completed.returncode == 5, completed.stderr
+    assert "rejected, this run cannot resume from it" in completed.stderr
+    assert "Traceback" not in completed.stderr
+    assert before == {file: file.read_bytes() for file in (run_copy / "checkpoints").glob("*.pt")}
 
 
 def stretched(state: dict[str, Any]) -> None:
@@ -94,12 +94,12 @@ def stretched(state: dict[str, Any]) -> None:
 
 
 @pytest.mark.faults
-def test_an_optimizer_state_with_zero_strides_is_copied_to_contiguous_memory(sent: Path) -> None:
-    forge(sent, stretched)
-    command = [sys.executable, "-m", "dltrain", "resume", str(sent), "trainer.max_steps=4"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
-    saved = torch.load(sent / "checkpoints" / "last.pt", weights_only=True)
+def test_an_optimizer_state_with_zero_strides_is_copied_to_contiguous_memory(run_copy: Path) -> None:
+    forge(run_copy, stretched)
+    command = [sys.executable, "-m", "dltrain", "resume", str(run_copy), "trainer.max_steps=4"]
+    completed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert completed.returncode == 0, completed.stderr
+    saved = torch.load(run_copy / "checkpoints" / "last.pt", weights_only=True)
     assert saved["loop"]["step"] == 4
     assert all(0 not in moment["exp_avg"].stride() for moment in moments(saved))
 
@@ -129,11 +129,11 @@ def test_an_optimizer_state_with_zero_strides_is_copied_to_contiguous_memory(sen
     "verb", ["resume", *(pytest.param(verb, marks=pytest.mark.faults) for verb in ("evaluate", "generate"))]
 )
 def test_a_checkpoint_with_an_invalid_state_is_rejected_without_a_traceback(
-    verb: str, change: Callable[[dict[str, Any]], Any], sent: Path, capsys: pytest.CaptureFixture[str]
+    verb: str, change: Callable[[dict[str, Any]], Any], run_copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    forge(sent, change)
+    forge(run_copy, change)
     more = ["trainer.max_steps=4"] if verb == "resume" else []
-    assert main.main([verb, str(sent), *more]) in ((5,) if verb == "resume" else (0, 2, 5))
+    assert main.main([verb, str(run_copy), *more]) in ((5,) if verb == "resume" else (0, 2, 5))
     assert "Traceback" not in capsys.readouterr().err
 
 
@@ -148,7 +148,7 @@ class Evil:
 
 
 def test_cached_weights_of_a_library_are_never_unpickled(
-    sent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # torchvision loads cached weights without weights_only and does not check their hash.
     cache = tmp_path / "cache" / "hub" / "checkpoints"
@@ -156,10 +156,10 @@ def test_cached_weights_of_a_library_are_never_unpickled(
     torch.save(Evil(tmp_path / "canary"), cache / "squeezenet1_1-b8a52dc0.pth")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    content = yaml.safe_load((sent / "job.yaml").read_text())
+    content = yaml.safe_load((run_copy / "job.yaml").read_text())
     content["config"]["model"] = {"_target_": "torchvision.models.squeezenet1_1", "weights": "DEFAULT"}
-    (sent / "job.yaml").write_text(yaml.safe_dump(content))
-    assert main.main(["evaluate", str(sent)]) == 2
+    (run_copy / "job.yaml").write_text(yaml.safe_dump(content))
+    assert main.main(["evaluate", str(run_copy)]) == 2
     stderr = capsys.readouterr().err
     assert "model: squeezenet1_1 rejects these values" in stderr and "Traceback" not in stderr
     assert not (tmp_path / "canary").exists()
@@ -182,12 +182,12 @@ def test_cached_weights_of_a_library_are_never_unpickled(
     ],
 )
 def test_a_target_of_the_wrong_kind_for_its_group_is_rejected(
-    group: str, target: str, sent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    group: str, target: str, run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = yaml.safe_load((sent / "job.yaml").read_text())
+    content = yaml.safe_load((run_copy / "job.yaml").read_text())
     content["config"][group]["_target_"] = target
-    (sent / "job.yaml").write_text(yaml.safe_dump(content))
-    assert main.main(["resume", str(sent), "trainer.max_steps=4"]) == 2
+    (run_copy / "job.yaml").write_text(yaml.safe_dump(content))
+    assert main.main(["resume", str(run_copy), "trainer.max_steps=4"]) == 2
     stderr = capsys.readouterr().err
     assert f"{group}._target_: expected a" in stderr and target in stderr and "Traceback" not in stderr
 
@@ -196,7 +196,7 @@ PAGE = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpa
 
 
 def test_images_are_never_passed_to_an_external_program(
-    sent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -204,6 +204,6 @@ def test_images_are_never_passed_to_an_external_program(
     (programs / "gs").chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     (tmp_path / "page.png").write_text(PAGE)
-    assert main.main(["predict", str(sent), str(tmp_path / "page.png")]) == 2
+    assert main.main(["predict", str(run_copy), str(tmp_path / "page.png")]) == 2
     assert "not an image" in capsys.readouterr().err
     assert not (tmp_path / "canary").exists()

@@ -27,7 +27,7 @@ SAMPLE = {11}  # the kill that runs by default
 )
 def test_a_run_killed_at_a_random_step_resumes_to_identical_results(
     number: int,
-    whole_run: Callable[[str], Path],
+    undisturbed_run: Callable[[str], Path],
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     gate: Gate,
@@ -46,12 +46,12 @@ def test_a_run_killed_at_a_random_step_resumes_to_identical_results(
     again = dltrain(*command)
     assert again.code == 0, again.stderr
     assert "(resumed)" in again.stderr
-    assert_same(run, whole_run(kind))
+    assert_same(run, undisturbed_run(kind))
 
 
 @pytest.mark.faults
 def test_a_kill_and_resume_in_separate_interpreters_gives_identical_results(
-    gate: Gate, whole_run: Callable[[str], Path], data_root: Path, tmp_path: Path
+    gate: Gate, undisturbed_run: Callable[[str], Path], data_root: Path, tmp_path: Path
 ) -> None:
     """Forked children share the hash seed of their interpreter; these processes do not."""
     run = tmp_path / "run"
@@ -66,12 +66,12 @@ def test_a_kill_and_resume_in_separate_interpreters_gives_identical_results(
     assert first.returncode == -signal.SIGKILL
     again = subprocess.run(call, cwd=tmp_path, env={**environment, "PYTHONHASHSEED": "2"}, check=False, timeout=60)
     assert again.returncode == 0
-    assert_same(run, whole_run("text"))
+    assert_same(run, undisturbed_run("text"))
 
 
 @pytest.mark.faults
 def test_a_kill_before_the_result_is_written_duplicates_no_metrics_or_pictures(
-    whole_run: Callable[[str], Path],
+    undisturbed_run: Callable[[str], Path],
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     gate: Gate,
@@ -84,7 +84,7 @@ def test_a_kill_before_the_result_is_written_duplicates_no_metrics_or_pictures(
     gate.reached(child, "show-5")
     assert child.kill().code == -signal.SIGKILL
     assert dltrain("resume", str(run), ALLOW).code == 0
-    assert_same(run, whole_run("forecast"))
+    assert_same(run, undisturbed_run("forecast"))
 
 
 BIG = [
@@ -119,13 +119,13 @@ def kill_during_saves(count: int, start: Callable[..., Child], dltrain: Callable
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
         caught += bool(list(folder.glob(".*.tmp")))
-        name, state, refused = Checkpoints(run).load_newest()
-        assert not refused, f"kill {number}: {refused}"
+        name, state, rejected = Checkpoints(run).load_newest()
+        assert not rejected, f"kill {number}: {rejected}"
         assert state["loop"]["step"] >= max(reached, least), f"kill {number}: {name} is older than what was there"
         reached = state["loop"]["step"]
     assert caught >= count // 2, f"only {caught} of {count} kills fell into a save"
-    ended = dltrain(*command, f"hydra.run.dir={run}")
-    assert ended.code == 0, ended.stderr
+    finished = dltrain(*command, f"hydra.run.dir={run}")
+    assert finished.code == 0, finished.stderr
     assert_intact(run)
     reference = dltrain(*command, "trainer.checkpoint_every=1 epoch", f"hydra.run.dir={tmp_path / 'whole'}")
     assert reference.code == 0, reference.stderr

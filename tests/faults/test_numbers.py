@@ -41,20 +41,20 @@ def weights(run: Path, name: str = "last.pt") -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
-def wrong(dltrain: Run, tmp_path: Path) -> Run:
+def run_with_fault(dltrain: Run, tmp_path: Path) -> Run:
     """Return a function that runs a fault between two steps and returns the child and its folder."""
-    yaml = {"_target_": "numbers_gone_wrong.Wrong", "classes": "${spec.classes}", "fault": "none"}
+    yaml = {"_target_": "non_finite.Faulty", "classes": "${spec.classes}", "fault": "none"}
     yaml |= {"begin": 0, "end": 0, "steps": STEPS, "most": 10**9, "witness": str(tmp_path / "witness.pt")}
     (tmp_path / "conf" / "task").mkdir(parents=True)
-    OmegaConf.save(yaml, tmp_path / "conf" / "task" / "wrong.yaml")
-    blowing = {"_target_": "numbers_gone_wrong.Blowing", "size": "${spec.size}", "outputs": "${spec.outputs}", "at": 9}
+    OmegaConf.save(yaml, tmp_path / "conf" / "task" / "faulty.yaml")
+    dividing = {"_target_": "non_finite.DividingNetwork", "size": "${spec.size}", "outputs": "${spec.outputs}", "at": 9}
     (tmp_path / "conf" / "model").mkdir()
-    OmegaConf.save(blowing, tmp_path / "conf" / "model" / "blowing.yaml")
+    OmegaConf.save(dividing, tmp_path / "conf" / "model" / "dividing.yaml")
 
     def run(
         fault: str, begin: int, end: int, *more: str, name: str = "run", model: Sequence[str] = MLP
     ) -> tuple[Any, Path]:
-        own = ["--config-dir", str(tmp_path / "conf"), "allow_targets=[numbers_gone_wrong]", "task=wrong"]
+        own = ["--config-dir", str(tmp_path / "conf"), "allow_targets=[non_finite]", "task=faulty"]
         chosen = [f"task.fault={fault}", f"task.begin={begin}", f"task.end={end}", f"hydra.run.dir={tmp_path / name}"]
         return dltrain(*own, *model, *COMMON, *chosen, *more), tmp_path / name
 
@@ -62,8 +62,10 @@ def wrong(dltrain: Run, tmp_path: Path) -> Run:
 
 
 @pytest.mark.parametrize("accumulate", [2, pytest.param(1, marks=pytest.mark.faults)])
-def test_a_nan_loss_is_reported_and_the_last_good_checkpoint_kept(accumulate: int, wrong: Run, tmp_path: Path) -> None:
-    child, run = wrong("loss", 15, 99, f"trainer.accumulate={accumulate}")
+def test_a_nan_loss_is_reported_and_the_last_good_checkpoint_kept(
+    accumulate: int, run_with_fault: Run, tmp_path: Path
+) -> None:
+    child, run = run_with_fault("loss", 15, 99, f"trainer.accumulate={accumulate}")
     assert child.code == 3
     assert read(run / "status.json")["state"] == "diverged"
     report = read(run / "nan_report.json")
@@ -79,21 +81,21 @@ def test_a_nan_loss_is_reported_and_the_last_good_checkpoint_kept(accumulate: in
     assert torch.equal(source.prepare(picked)["inputs"][: len(given)], given)
     assert "in step 15 (learning rate 0.001; the loss before it was" in child.stderr
     assert "Traceback" not in child.stderr
-    name, state, refused = Checkpoints(run).load_newest()
-    assert (name, refused) == ("step-00000010.pt", [])
+    name, state, rejected = Checkpoints(run).load_newest()
+    assert (name, rejected) == ("step-00000010.pt", [])
     assert all(value.isfinite().all() for value in state["model"].values())
 
 
-def test_the_nan_report_names_the_first_module_with_a_non_finite_output(wrong: Run) -> None:
-    child, run = wrong("none", 0, 0, model=["model=blowing", "model.at=16"])
+def test_the_nan_report_names_the_first_module_with_a_non_finite_output(run_with_fault: Run) -> None:
+    child, run = run_with_fault("none", 0, 0, model=["model=dividing", "model.at=16"])
     assert child.code == 3, child.stderr
     report = read(run / "nan_report.json")
-    assert (report["step"], report["module"]) == (16, "2 (Blow)")
-    assert "first not finite: 2 (Blow)" in child.stderr
+    assert (report["step"], report["module"]) == (16, "2 (DivideByZero)")
+    assert "first not finite: 2 (DivideByZero)" in child.stderr
 
 
-def test_a_nan_gradient_is_found_although_the_loss_is_finite(wrong: Run) -> None:
-    child, run = wrong("gradient", 5, 5)
+def test_a_nan_gradient_is_found_although_the_loss_is_finite(run_with_fault: Run) -> None:
+    child, run = run_with_fault("gradient", 5, 5)
     assert child.code == 3
     report = read(run / "nan_report.json")
     assert (report["step"], report["repeated_from"]) == (5, 0)
@@ -102,8 +104,8 @@ def test_a_nan_gradient_is_found_although_the_loss_is_finite(wrong: Run) -> None
 
 
 @pytest.mark.parametrize("fault", ["loss", pytest.param("gradient", marks=pytest.mark.faults)])
-def test_non_finite_steps_are_skipped_and_counted_with_on_non_finite_skip(fault: str, wrong: Run) -> None:
-    child, run = wrong(fault, 12, 14, "trainer.on_non_finite=skip", "optimizer/schedule=cosine")
+def test_non_finite_steps_are_skipped_and_counted_with_on_non_finite_skip(fault: str, run_with_fault: Run) -> None:
+    child, run = run_with_fault(fault, 12, 14, "trainer.on_non_finite=skip", "optimizer/schedule=cosine")
     assert child.code == 0, child.stderr
     assert read(run / "result.json")["skipped_steps"] == 3
     assert all(value.isfinite().all() for value in weights(run).values())
@@ -113,8 +115,8 @@ def test_non_finite_steps_are_skipped_and_counted_with_on_non_finite_skip(fault:
     assert Checkpoints(run).load("last.pt")["optimizers"]["train"]["optimizer"]["state"][0]["step"] == STEPS - 3
 
 
-def test_non_finite_weights_are_never_saved_with_on_non_finite_ignore(wrong: Run) -> None:
-    child, run = wrong("loss", 15, 99, "trainer.on_non_finite=ignore")
+def test_non_finite_weights_are_never_saved_with_on_non_finite_ignore(run_with_fault: Run) -> None:
+    child, run = run_with_fault("loss", 15, 99, "trainer.on_non_finite=ignore")
     assert child.code == 3, child.stderr
     assert "is not saved: its weights are not finite" in child.stderr
     assert Checkpoints(run).read_entry("last.pt")["step"] == 10
@@ -122,8 +124,8 @@ def test_non_finite_weights_are_never_saved_with_on_non_finite_ignore(wrong: Run
 
 
 @pytest.mark.faults
-def test_a_nan_metric_is_reported_and_never_the_best(wrong: Run) -> None:
-    child, run = wrong("metric", 0, 0)
+def test_a_nan_metric_is_reported_and_never_the_best(run_with_fault: Run) -> None:
+    child, run = run_with_fault("metric", 0, 0)
     assert child.code == 3, child.stderr
     assert "accuracy/val is nan at step 20, which never counts as the best" in child.stderr
     assert "not finite on the test split: accuracy" in child.stderr
@@ -132,10 +134,12 @@ def test_a_nan_metric_is_reported_and_never_the_best(wrong: Run) -> None:
 
 
 @pytest.mark.faults
-def test_steps_that_overflow_in_fp16_are_skipped_counted_and_resumed(wrong: Run, dltrain: Run, tmp_path: Path) -> None:
+def test_steps_that_overflow_in_fp16_are_skipped_counted_and_resumed(
+    run_with_fault: Run, dltrain: Run, tmp_path: Path
+) -> None:
     half = ["device.precision=fp16", "optimizer/schedule=cosine", "trainer.log_every=1"]
     # NaN in two steps makes gradients overflow: the scaler must skip exactly these steps.
-    child, run = wrong("gradient", 12, 13, *half)
+    child, run = run_with_fault("gradient", 12, 13, *half)
     assert child.code == 0, child.stderr
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     train = [line for line in lines if line["split"] == "train"]
@@ -157,13 +161,13 @@ def test_steps_that_overflow_in_fp16_are_skipped_counted_and_resumed(wrong: Run,
     (tmp_path / "half" / "checkpoints" / "manifest.json").write_text(json.dumps(manifest))
     status = read(tmp_path / "half" / "status.json")
     (tmp_path / "half" / "status.json").write_text(json.dumps({**status, "state": "running"}))
-    again = dltrain("resume", str(tmp_path / "half"), "allow_targets=[numbers_gone_wrong]")
+    again = dltrain("resume", str(tmp_path / "half"), "allow_targets=[non_finite]")
     assert again.code == 0, again.stderr
     assert Checkpoints(tmp_path / "half").read_entry("last.pt")["sha256"] == last
 
 
-def test_out_of_memory_errors_suggest_settings_that_need_less(wrong: Run) -> None:
-    child, run = wrong("memory", 0, 0, "task.most=20")
+def test_out_of_memory_errors_suggest_settings_that_need_less(run_with_fault: Run) -> None:
+    child, run = run_with_fault("memory", 0, 0, "task.most=20")
     assert child.code == 4
     assert read(run / "status.json")["state"] == "out_of_memory"
     for words in ("Batch size 64", "peak memory", "data.batch_size=32 trainer.accumulate=2", "trainer.on_oom=shrink"):
@@ -171,12 +175,12 @@ def test_out_of_memory_errors_suggest_settings_that_need_less(wrong: Run) -> Non
     assert "Traceback" not in child.stderr
 
 
-def test_a_batch_too_large_for_memory_is_split_without_changing_the_step(wrong: Run, dltrain: Run) -> None:
-    child, run = wrong("memory", 0, 0, "task.most=20", "trainer.on_oom=shrink")
+def test_a_batch_too_large_for_memory_is_split_without_changing_the_step(run_with_fault: Run, dltrain: Run) -> None:
+    child, run = run_with_fault("memory", 0, 0, "task.most=20", "trainer.on_oom=shrink")
     assert child.code == 0, child.stderr
     assert "from now on 16 examples at a time" in child.stderr
     assert read(run / "result.json")["examples_at_a_time"] == 16
-    whole, other = wrong("none", 0, 0, name="whole")
+    whole, other = run_with_fault("none", 0, 0, name="whole")
     assert whole.code == 0 and read(other / "result.json")["examples_at_a_time"] == 64
     for name, value in weights(other).items():
         torch.testing.assert_close(weights(run)[name], value, rtol=1e-3, atol=1e-4)

@@ -19,11 +19,11 @@ ALLOW = "allow_targets=[gated]"
     "kind", [pytest.param(k, marks=[] if k == "forecast" else [pytest.mark.faults]) for k in KINDS]
 )
 def test_running_a_command_twice_gives_identical_results(
-    kind: str, whole_run: Callable[[str], Path], dltrain: Callable[..., Child], data_root: Path, tmp_path: Path
+    kind: str, undisturbed_run: Callable[[str], Path], dltrain: Callable[..., Child], data_root: Path, tmp_path: Path
 ) -> None:
     child = dltrain(*recipe(kind, data_root), f"hydra.run.dir={tmp_path / 'run'}")
     assert child.code == 0, child.stderr
-    assert_same(tmp_path / "run", whole_run(kind))
+    assert_same(tmp_path / "run", undisturbed_run(kind))
 
 
 def moments(kind: str) -> dict[str, str]:
@@ -55,7 +55,7 @@ STOPS = [
 def test_a_run_stopped_at_any_moment_resumes_to_identical_results(
     kind: str,
     moment: str,
-    whole_run: Callable[[str], Path],
+    undisturbed_run: Callable[[str], Path],
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     gate: Gate,
@@ -72,7 +72,7 @@ def test_a_run_stopped_at_any_moment_resumes_to_identical_results(
     assert status(run)["state"] == "interrupted"
     resumed = dltrain("resume", str(run), ALLOW)
     assert resumed.code == 0, resumed.stderr
-    assert_same(run, whole_run(kind))
+    assert_same(run, undisturbed_run(kind))
 
 
 @pytest.mark.faults
@@ -138,7 +138,7 @@ def test_a_run_resumed_three_times_has_one_curve_in_tensorboard(
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     gate: Gate,
-    whole_run: Callable[[str], Path],
+    undisturbed_run: Callable[[str], Path],
     data_root: Path,
     tmp_path: Path,
 ) -> None:
@@ -151,7 +151,7 @@ def test_a_run_resumed_three_times_has_one_curve_in_tensorboard(
         assert child.kill().code == -signal.SIGKILL
     assert len(list(run.glob("events.out.tfevents.*"))) == 3
     assert dltrain(*command).code == 0
-    found, expected = curves(run), curves(whole_run("forecast"))
+    found, expected = curves(run), curves(undisturbed_run("forecast"))
     assert [step for step, _ in found["loss/train"]] == list(range(1, 33))
     assert found == expected
     assert [path.name for path in tmp_path.rglob("events.out.tfevents.*") if path.parent != run] == []
@@ -162,7 +162,7 @@ def test_a_clock_that_jumps_between_sessions_does_not_affect_resuming(
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     gate: Gate,
-    whole_run: Callable[[str], Path],
+    undisturbed_run: Callable[[str], Path],
     data_root: Path,
     tmp_path: Path,
 ) -> None:
@@ -179,4 +179,4 @@ def test_a_clock_that_jumps_between_sessions_does_not_affect_resuming(
     for number, file in enumerate(sorted(run.glob("checkpoints/step-*.pt"), reverse=True)):
         os.utime(file, (ahead + number, ahead + number))
     assert dltrain("resume", str(run), ALLOW).code == 0
-    assert_same(run, whole_run("forecast"))
+    assert_same(run, undisturbed_run("forecast"))

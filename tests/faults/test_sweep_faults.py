@@ -23,7 +23,7 @@ def command(data_root: Path, home: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def whole_sweep(server: Server, tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
+def undisturbed_sweep(server: Server, tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
     """Return the folder of an undisturbed sweep."""
     folder = tmp_path_factory.mktemp("sweep")
     child = server.start(command(data_root, folder / "whole"), folder).wait()
@@ -56,7 +56,7 @@ def assert_same_sweep(home: Path, whole: Path) -> None:
 @pytest.mark.faults
 def test_a_sweep_killed_in_its_third_job_resumes_there_and_leaves_finished_jobs_unchanged(
     moment: str,
-    whole_sweep: Path,
+    undisturbed_sweep: Path,
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     gate: Gate,
@@ -79,7 +79,7 @@ def test_a_sweep_killed_in_its_third_job_resumes_there_and_leaves_finished_jobs_
     again = dltrain(*arguments, f"sweep.resume={home}")
     assert again.code == 0, again.stderr
     assert {name: written(home / name) for name in JOBS[:2]} == before
-    assert_same_sweep(home, whole_sweep)
+    assert_same_sweep(home, undisturbed_sweep)
     from_where = "resumed at step " if moment == "train-12" else "starting from the beginning"
     assert again.stderr.count(from_where) == 1
     assert [f"job {n} of 4: seed={n - 1} (finished, not run again)" in again.stderr for n in (1, 2, 3)] == [1, 1, 0]
@@ -105,7 +105,7 @@ def test_a_second_sweep_in_the_same_folder_is_rejected_while_the_first_runs(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_a_sweep_within_seconds_and_it_can_be_resumed(
     number: signal.Signals,
-    whole_sweep: Path,
+    undisturbed_sweep: Path,
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     gate: Gate,
@@ -124,12 +124,12 @@ def test_a_signal_stops_a_sweep_within_seconds_and_it_can_be_resumed(
     assert f"sweep.resume={home}" in child.stderr
     again = dltrain(*arguments, f"sweep.resume={home}")
     assert again.code == 0, again.stderr
-    assert_same_sweep(home, whole_sweep)
+    assert_same_sweep(home, undisturbed_sweep)
 
 
 @pytest.mark.faults
 def test_a_sweep_killed_repeatedly_ends_with_the_same_bytes_as_an_undisturbed_one(
-    whole_sweep: Path,
+    undisturbed_sweep: Path,
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     data_root: Path,
@@ -144,4 +144,4 @@ def test_a_sweep_killed_repeatedly_ends_with_the_same_bytes_as_an_undisturbed_on
         child.kill()
         child = start(*arguments, resumed)
     assert child.wait().code == 0, child.stderr
-    assert_same_sweep(home, whole_sweep)
+    assert_same_sweep(home, undisturbed_sweep)

@@ -43,7 +43,7 @@ def workers(child: Child) -> list[int]:
     return [pid for _, pid in sorted(found)]
 
 
-def gone(pids: list[int], seconds: float) -> bool:
+def have_ended(pids: list[int], seconds: float) -> bool:
     """Return whether processes end within a time; a zombie has not ended."""
     limit = time.monotonic() + seconds
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
@@ -95,7 +95,7 @@ def test_a_killed_worker_is_reported_and_the_run_resumes_to_identical_results(
     assert child.wait(30).code == 1
     assert f"worker process {pids[0]} was killed by signal 9 (Killed)" in child.stderr
     assert "data.workers=0" in child.stderr and "Traceback" not in child.stderr
-    assert gone(pids, 1)
+    assert have_ended(pids, 1)
     run = tmp_path / "run"
     assert_intact(run)
     assert status(run)["state"] == "failed"
@@ -126,7 +126,7 @@ def test_no_worker_outlives_a_killed_run(waiting: Callable[..., tuple[Child, lis
     child, pids = waiting("train-13")
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    assert gone(pids, 10)
+    assert have_ended(pids, 10)
 
 
 @pytest.mark.faults
@@ -141,7 +141,7 @@ def test_a_hanging_worker_is_reported_and_killed(
     assert child.wait(30).code == 1
     named = [pid for pid in pids if f"worker process {pid} in the batch that begins with example" in child.stderr]
     assert named and "within 2 seconds" in child.stderr and "Traceback" not in child.stderr
-    assert gone(pids, 1)
+    assert have_ended(pids, 1)
     assert status(tmp_path / "run")["state"] == "failed"
     assert_intact(tmp_path / "run")
 
@@ -164,7 +164,7 @@ def test_a_signal_to_the_process_group_stops_the_run_after_its_step(
     time.sleep(0.2)
     gate.open("train-13")
     assert child.wait(30).code == code, child.stderr
-    assert gone(pids, 1)
+    assert have_ended(pids, 1)
     run = tmp_path / "run"
     assert Checkpoints(run).load("last.pt")["loop"]["step"] == 13 and "Traceback" not in child.stderr
     assert dltrain("resume", str(run), "allow_targets=[gated]").code == 0

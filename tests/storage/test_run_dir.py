@@ -52,9 +52,9 @@ def test_a_tilde_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("sign", [*run_files.RUN_FILES, "events.out.tfevents.1.of-another-tool", run_files.LOCK])
 def test_a_folder_that_contains_a_run_is_rejected_and_unchanged(tmp_path: Path, sign: str) -> None:
     (tmp_path / sign).write_text("mine")
-    for refuse in (folder_checks.check_available, lambda path, root: run_dir.create(path, root, "x")):
+    for check in (folder_checks.check_available, lambda path, root: run_dir.create(path, root, "x")):
         with pytest.raises(ConfigError, match=f"expected a folder that holds no run yet, got .*{sign}"):
-            refuse(str(tmp_path), tmp_path)
+            check(str(tmp_path), tmp_path)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(sign, "mine")]
 
 
@@ -105,9 +105,9 @@ def test_check_and_create_reject_an_unwritable_folder(tmp_path: Path) -> None:
         *(Path(p) / "dltrain" / "x" for p in ["/proc"] if os.path.isdir(p)),
     ]
     for place in places:
-        for refuse in (folder_checks.check_available, lambda path, root: run_dir.create(path, root, "x")):
+        for check in (folder_checks.check_available, lambda path, root: run_dir.create(path, root, "x")):
             with pytest.raises(ConfigError, match=r"hydra\.run\.dir: expected a folder that can be written"):
-                refuse(str(place), tmp_path)
+                check(str(place), tmp_path)
         with pytest.raises(ConfigError, match=f"expected a folder that can be written, got {place}"):
             folder_checks.check_available(None, place)
     assert [file.name for file in tmp_path.iterdir()] == ["file"]

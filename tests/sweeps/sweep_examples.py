@@ -6,7 +6,7 @@ from pathlib import Path
 SMALL = ["data.series=sunspots", "data.window=12", "data.horizon=3", "trainer.max_steps=4", "device=cpu"]
 OWN = ["--config-dir", "my_conf", "allow_targets=[failing_models]"]
 DONE = ["-m", "model=perceptron,mlp", "seed=0", *SMALL]
-THEIRS = """
+MODELS = """
 import os
 import pathlib
 import signal
@@ -56,17 +56,17 @@ class Stopped(torch.nn.Module):
 
 def write_models(folder: Path) -> None:
     """Write user models that fail in different ways."""
-    (folder / "failing_models.py").write_text(THEIRS)
+    (folder / "failing_models.py").write_text(MODELS)
     (folder / "my_conf" / "model").mkdir(parents=True)
     for name, more in (("Broken", ""), ("Stopped", ""), ("Faulty", "size: ${spec.size}\ntrouble: none\n")):
         text = f"_target_: failing_models.{name}\noutputs: ${{spec.outputs}}\nhidden_size: 8\n{more}"
         (folder / "my_conf" / "model" / f"{name.lower()}.yaml").write_text(text)
 
 
-def summary_rows(home: Path, but: tuple[str, ...] = ("seconds",)) -> list[dict[str, str]]:
-    """Return the summary of a sweep without the columns `but`, by default the times."""
+def summary_rows(home: Path, without: tuple[str, ...] = ("seconds",)) -> list[dict[str, str]]:
+    """Return the summary of a sweep without the columns `without`, by default the times."""
     rows = list(csv.DictReader((home / "summary.csv").open()))
-    return [{k: Path(v).name if k == "folder" else v for k, v in row.items() if k not in but} for row in rows]
+    return [{k: Path(v).name if k == "folder" else v for k, v in row.items() if k not in without} for row in rows]
 
 
 def state(folder: Path) -> dict[str, tuple[int, bytes]]:

@@ -35,7 +35,7 @@ def waiting(start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: 
 
 @pytest.mark.faults
 def test_a_slow_save_is_completed_after_sigterm(
-    waiting: Waiting, gate: Gate, dltrain: Callable[..., Child], whole_run: Callable[[str], Path]
+    waiting: Waiting, gate: Gate, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
 ) -> None:
     child, run = waiting("train-13")
     for number in range(1, 40):
@@ -51,22 +51,22 @@ def test_a_slow_save_is_completed_after_sigterm(
     assert (run / "checkpoints" / "step-00000013.pt").exists()
     assert_intact(run)
     assert dltrain("resume", str(run), ALLOW).code == 0
-    assert_same(run, whole_run("forecast"))
+    assert_same(run, undisturbed_run("forecast"))
 
 
 @pytest.mark.faults
 def test_a_forced_stop_while_pictures_are_drawn_does_not_change_the_resumed_run(
-    waiting: Waiting, dltrain: Callable[..., Child], whole_run: Callable[[str], Path]
+    waiting: Waiting, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
 ) -> None:
     child, run = waiting("show-2")
     child.send(signal.SIGTERM)
     assert child.wait(GRACE_S + 10).code == 143
     assert dltrain("resume", str(run), ALLOW).code == 0
-    assert_same(run, whole_run("forecast"))
+    assert_same(run, undisturbed_run("forecast"))
 
 
 def test_a_stop_before_the_first_step_leaves_no_folder_and_the_same_command_runs_again(
-    waiting: Waiting, gate: Gate, start: Callable[..., Child], whole_run: Callable[[str], Path], data_root: Path
+    waiting: Waiting, gate: Gate, start: Callable[..., Child], undisturbed_run: Callable[[str], Path], data_root: Path
 ) -> None:
     child, run = waiting("stages-2", "trainer.resume=auto")
     child.send(signal.SIGTERM)
@@ -75,7 +75,7 @@ def test_a_stop_before_the_first_step_leaves_no_folder_and_the_same_command_runs
     assert not run.exists()
     again = start(*recipe("forecast", data_root), f"hydra.run.dir={run}", "trainer.resume=auto").wait()
     assert again.code == 0, again.stderr
-    assert_same(run, whole_run("forecast"))
+    assert_same(run, undisturbed_run("forecast"))
 
 
 @pytest.mark.faults
@@ -129,9 +129,9 @@ def test_a_run_cannot_be_shortened_below_the_steps_already_taken(
     gate.open("train-13")
     assert child.wait().code == 143
     before = (run / "job.yaml").read_bytes()
-    refused = dltrain("resume", str(run), ALLOW, "trainer.epochs=1")
-    assert refused.code == 2
-    assert "at least the 13 steps already taken, got 8" in refused.stderr
+    rejected = dltrain("resume", str(run), ALLOW, "trainer.epochs=1")
+    assert rejected.code == 2
+    assert "at least the 13 steps already taken, got 8" in rejected.stderr
     assert (run / "job.yaml").read_bytes() == before
     assert dltrain("resume", str(run), ALLOW).code == 0
     before = (run / "job.yaml").read_bytes()
@@ -184,6 +184,6 @@ def test_a_resumed_run_reports_a_deleted_metrics_file_once(dltrain: Callable[...
 def test_with_fp16_the_log_interval_cannot_change_on_resume(dltrain: Callable[..., Child], tmp_path: Path) -> None:
     overrides = ["model=mlp", "data=digits", "device=cpu", "device.precision=fp16", "trainer.max_steps=2"]
     assert dltrain(*overrides, f"hydra.run.dir={tmp_path / 'run'}").code == 0
-    refused = dltrain("resume", str(tmp_path / "run"), "trainer.max_steps=4", "trainer.log_every=1")
-    assert refused.code == 2
-    assert "trainer.log_every: a resumed run keeps" in refused.stderr
+    rejected = dltrain("resume", str(tmp_path / "run"), "trainer.max_steps=4", "trainer.log_every=1")
+    assert rejected.code == 2
+    assert "trainer.log_every: a resumed run keeps" in rejected.stderr

@@ -8,7 +8,7 @@ from torch import nn
 from dltrain.tasks.classification import Classification
 
 
-class Wrong(Classification):
+class Faulty(Classification):
     """Classification with a fault in the steps from ``begin`` to ``end`` of ``steps``, counted from 1.
 
     The faults are ``loss`` (a NaN loss), ``gradient`` (a NaN gradient of a finite loss), ``memory`` (batches of more
@@ -17,14 +17,14 @@ class Wrong(Classification):
 
     def __init__(self, classes, fault, begin, end, steps, most=10**9, witness=""):
         super().__init__(classes)
-        self.fault, self.begin, self.end, self.steps, self.most = fault, begin, end, steps, most
+        self.fault, self.faulty, self.steps, self.most = fault, range(begin, end + 1), steps, most
         self.witness = Path(witness) if witness else None
 
     def loss(self, model, batch, progress):
         if self.fault == "memory" and len(batch["inputs"]) > self.most:
             torch.empty(2**60)
         loss = super().loss(model, batch, progress)
-        if not self.begin <= round(progress * self.steps) + 1 <= self.end or not model.training:
+        if round(progress * self.steps) + 1 not in self.faulty or not model.training:
             return loss
         if self.witness and not self.witness.exists() and progress > 0:
             torch.save(batch["inputs"].clone(), self.witness)
@@ -42,7 +42,7 @@ class Wrong(Classification):
         return evaluation
 
 
-class Blow(nn.Module):
+class DivideByZero(nn.Module):
     """Divides by zero from its ``at``-th training batch on."""
 
     def __init__(self, at):
@@ -57,8 +57,8 @@ class Blow(nn.Module):
         return x / (self.seen < self.at)
 
 
-class Blowing(nn.Sequential):
-    """A network with `Blow` after its first layer."""
+class DividingNetwork(nn.Sequential):
+    """A network with `DivideByZero` after its first layer."""
 
     def __init__(self, size, outputs, at):
-        super().__init__(nn.Flatten(), nn.Linear(size, 16), Blow(at), nn.ReLU(), nn.Linear(16, outputs))
+        super().__init__(nn.Flatten(), nn.Linear(size, 16), DivideByZero(at), nn.ReLU(), nn.Linear(16, outputs))
