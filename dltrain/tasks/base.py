@@ -1,7 +1,7 @@
 """The contract between tasks and the training loop: losses, stages, evaluation, prediction, generation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 
 from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.sample_quality import Quality
+from dltrain.tasks.asking import example_inputs
 
 Batch = dict[str, Tensor]
 Line = dict[str, Any]
@@ -20,13 +21,20 @@ class Loss(NamedTuple):
 
     Args:
         total: Mean loss over ``weight`` examples or tokens, a differentiable scalar.
-        weight: Number of examples or tokens: a number, or a 0-d tensor if only the device knows.
+        weight: Number of examples or tokens: a number, or a 0-d tensor if only the device knows. A loss of weight 0 is
+            left out, and a step in which all have weight 0 changes nothing. If the weight is a tensor, the total must
+            then be finite and its gradient 0, as that of a sum divided by the weight clamped to 1.
         parts: Named scalars to log with the loss, means over the same weight.
     """
 
     total: Tensor
     weight: float | Tensor
     parts: dict[str, Tensor] = {}  # noqa: RUF012
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the weight is the number 0; a tensor is not read, which would wait for the device."""
+        return not isinstance(self.weight, Tensor) and self.weight == 0
 
 
 @dataclass
@@ -149,6 +157,14 @@ class Task(ABC):
             keys: Source of randomness, int64 (B,): by seed, epoch and index in training, by the index alone otherwise.
         """
         return batch
+
+    def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
+        """Return a training batch on the meta device, where fields have a shape and a type but no values.
+
+        Args:
+            facts: Facts of the data, by name.
+        """
+        return example_inputs(facts, batch_size)
 
     def stages(self, model: nn.Module) -> list[Stage]:
         """Return the stages of training: by default one, with one turn that owns all trainable parameters.

@@ -189,10 +189,10 @@ class Loop:
         Raises:
             Diverged: A loss is not finite and ``on_non_finite`` is ``stop``.
         """
-        values = self.runner.read()  # waits for the device
-        self.logger.log_training(self.state.step, self.epoch, values)
+        read = self.runner.read()  # waits for the device
+        self.logger.log_training(self.state.step, self.epoch, read)
         if self.config.on_non_finite == "stop":
-            check_losses(values, self.state.step)
+            check_losses(read.losses, self.state.step)
 
     def _evaluate_and_save(self, evaluate: bool, save: bool) -> None:
         """Evaluate, save or both, with one checkpoint if the last weights are also the best."""

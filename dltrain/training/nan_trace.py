@@ -51,7 +51,7 @@ def _repeat_step(loop: Loop, group: list[Batch], last_loss: float | None) -> tup
         random_state, memory = torch.get_rng_state(), copy.deepcopy(loop.task.state_dict())
         optimizer = loop.runner.optimizers[turn.name]
         losses = loop.runner.compute_gradients(turn, batches, info) or []
-        totals = [float(loss.total.detach()) for loss in losses]
+        totals = [float(loss.total.detach()) for loss in losses if float(loss.weight)]
         what = None if all(map(math.isfinite, totals)) else "loss"
         weights = dict(loop.model.named_parameters())
         if what is None and optimizer.scaler is None:  # a scaler handles overflowing gradients itself

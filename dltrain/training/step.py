@@ -11,7 +11,7 @@ from dltrain.loggers.console import Console
 from dltrain.optim.optimizer import SKIPPED, Optimizer
 from dltrain.tasks.base import Loss, Stage, Task, Turn
 from dltrain.training.device import Device, is_out_of_memory
-from dltrain.training.meters import LossBuffer, log_name
+from dltrain.training.meters import LossBuffer, Readings, log_name
 from dltrain.training.state import TrainerConfig
 
 
@@ -67,7 +67,7 @@ class StepRunner:
             for batch in batches if self.num_chunks == 1 else split(batches, self.num_chunks):
                 with self.autocast:
                     loss = turn.loss(batch, info.progress)
-                optimizer.backward(loss, first=not losses)
+                optimizer.backward(loss)
                 losses.append(loss)
             return losses
         except RuntimeError as error:
@@ -91,16 +91,16 @@ class StepRunner:
         """Steps that were skipped because gradients were not finite; waits for the device."""
         return sum(int(optimizer.skipped) for optimizer in self.optimizers.values())
 
-    def read(self) -> dict[str, float]:
-        """Return the buffered losses, norms and learning rates by their logged names; waits for the device."""
+    def read(self) -> Readings:
+        """Return the buffered losses, norms and learning rates; waits for the device."""
         readings = {
             log_name(name, turn): value for turn, o in self.optimizers.items() for name, value in o.readings().items()
         }
-        values = self.loss_buffer.read(readings)
+        read = self.loss_buffer.read(readings)
         for turn, optimizer in self.optimizers.items():
-            values[log_name("lr", turn)] = optimizer.lr
-            optimizer.set_known_skipped(values.get(log_name(SKIPPED, turn), 0))
-        return values
+            read.logged[log_name("lr", turn)] = optimizer.lr
+            optimizer.set_known_skipped(read.logged.get(log_name(SKIPPED, turn), 0))
+        return read
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the next step depends on besides the weights, under the keys of a checkpoint."""

@@ -212,7 +212,7 @@ def test_a_key_is_the_same_in_another_process():
 
 
 class Recorded(Squares):
-    """Files that note their keys and count how often they are decoded."""
+    """Files that record their keys and count how often each is decoded."""
 
     def __init__(self, broken: tuple[int, ...] = ()) -> None:
         self.broken, self.decoded = broken, list[tuple[int, int | None]]()
@@ -225,7 +225,7 @@ class Recorded(Squares):
 
 
 class DecodedNoise(Squares):
-    """Files whose examples are random numbers of their keys."""
+    """Files whose examples are random numbers drawn from their keys."""
 
     def example(self, index: int, key: int | None) -> tuple[int, list[float]]:
         return index, [0.0] * 3 if key is None else draw(key, 3)
@@ -236,7 +236,7 @@ class DecodedNoise(Squares):
 
 
 class Neighbour(nn.Module):
-    """Blends each example with the one before it in its batch."""
+    """Blend each example with the previous one in its batch."""
 
     def forward(self, batch: dict[str, Tensor], keys: Tensor) -> dict[str, Tensor]:
         share = uniform(keys, 1)
@@ -247,7 +247,7 @@ def add_noise(batch: dict[str, Tensor], keys: Tensor) -> dict[str, Tensor]:
     return {**batch, "corrupted": batch["inputs"] + uniform(keys, 3)}
 
 
-def test_examples_get_a_key_in_training_only_and_another_one_in_each_epoch():
+def test_examples_get_a_key_only_in_training_and_a_new_one_in_each_epoch():
     files = Recorded()
     list(Batches(Source(files, Identity()), 10).epoch(0))
     assert files.decoded == [(index, None) for index in range(COUNT)]
@@ -259,7 +259,7 @@ def test_examples_get_a_key_in_training_only_and_another_one_in_each_epoch():
     assert len({*keys[0].values(), *keys[1].values()}) == 2 * COUNT
 
 
-def test_workers_and_a_start_in_mid_epoch_do_not_change_what_is_drawn_while_decoding():
+def test_random_draws_while_decoding_do_not_depend_on_workers_or_the_start():
     source = Source(DecodedNoise(), Identity())
     alone, two = (Batches(source, 8, seed=3, training=True, workers=workers) for workers in (0, 2))
     whole = list(alone.epoch(1))
@@ -280,7 +280,7 @@ def test_an_unreadable_example_is_left_out_without_decoding_the_others_twice():
 
 
 @pytest.mark.parametrize("chunk", [1, module.CHUNK_BYTES])
-def test_blending_mixes_the_examples_of_a_batch_and_of_no_other(chunk, monkeypatch):
+def test_blending_mixes_only_examples_of_the_same_batch(chunk, monkeypatch):
     monkeypatch.setattr(module, "CHUNK_BYTES", chunk)
     source = Source(Squares().stack(list(range(COUNT))), Identity(), blend=Neighbour())
     batches = Batches(source, 8, training=True)
@@ -292,7 +292,7 @@ def test_blending_mixes_the_examples_of_a_batch_and_of_no_other(chunk, monkeypat
     assert "share" not in next(iter(Batches(source, 8)))
 
 
-def test_corruption_is_that_of_the_index_in_evaluation_and_another_one_in_each_epoch_of_training():
+def test_corruption_is_fixed_in_evaluation_and_changes_with_the_epoch_in_training():
     def noise(seed: int, epoch: int, training: bool, make=tensor_source) -> Tensor:
         batches = Batches(make(), 10, seed=seed, training=training, corrupt=add_noise)
         found = concatenate(list(batches.epoch(epoch)))
@@ -305,7 +305,7 @@ def test_corruption_is_that_of_the_index_in_evaluation_and_another_one_in_each_e
     torch.testing.assert_close(noise(0, 1, True, file_source), trained[1])
 
 
-def test_normal_numbers_are_normal():
+def test_normal_passes_a_kolmogorov_smirnov_test_and_is_uncorrelated():
     numbers = normal(mix(torch.arange(20_000)), 3).double()
     assert torch.allclose(numbers.mean(0), torch.zeros(3, dtype=torch.double), atol=0.03)
     placed = torch.special.ndtr(numbers.flatten()).sort().values

@@ -147,7 +147,7 @@ def test_two_examples_are_enough_for_scores() -> None:
         ((2,), "points"),
     ],
 )
-def test_without_a_classifier_pixels_or_points_are_compared(shape: tuple[int, ...], name: str) -> None:
+def test_without_a_classifier_pixels_or_coordinates_are_compared(shape: tuple[int, ...], name: str) -> None:
     noise = torch.Generator().manual_seed(0)
     real, fake = (torch.rand(300, *shape, generator=noise) for _ in range(2))
     quality = Quality()

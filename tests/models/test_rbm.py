@@ -29,9 +29,9 @@ def test_down_uses_the_transposed_weight_of_up() -> None:
 
 def test_a_deep_copy_ties_its_own_weights() -> None:
     model = RBM(6, 4)
-    twin = copy.deepcopy(model)
+    copied = copy.deepcopy(model)
     before = model.up.weight.detach().clone()
-    assert tied(twin)
+    assert tied(copied)
     assert torch.equal(model.up.weight, before)
 
 

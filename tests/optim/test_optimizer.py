@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from small_network import CONF, assert_same_parameters, loss_of, network, optimizer_of, train, train_in_torch
+from small_network import (
+    CONF,
+    assert_same_parameters,
+    loss_of,
+    network,
+    optimizer_of,
+    train,
+    train_in_torch,
+)
 from torch import nn
 
 from dltrain.optim.optimizer import Optimizer
@@ -32,9 +40,9 @@ def test_accumulation_equals_one_large_batch_even_with_uneven_weights(
     accumulating, whole = (optimizer_of(m, partial(torch.optim.Adam, lr=0.01), clip_norm=clip) for m in (ours, theirs))
     for step in range(5):
         start = 0
-        for number, size in enumerate(sizes):
+        for size in sizes:
             weight = torch.tensor(size) if as_tensor else size
-            accumulating.backward(Loss(loss_of(ours, slice(start, start + size)), weight), first=number == 0)
+            accumulating.backward(Loss(loss_of(ours, slice(start, start + size)), weight))
             start += size
         accumulating.step(step)
     train(theirs, whole, 5)
@@ -44,8 +52,8 @@ def test_accumulation_equals_one_large_batch_even_with_uneven_weights(
 def test_accumulation_starts_over_at_each_step() -> None:
     ours, theirs = network(), network()
     accumulating, whole = optimizer_of(ours), optimizer_of(theirs)
-    for number, rows in enumerate((slice(0, 4), slice(4, 32))):
-        accumulating.backward(Loss(loss_of(ours, rows), rows.stop - rows.start), first=number == 0)
+    for rows in (slice(0, 4), slice(4, 32)):
+        accumulating.backward(Loss(loss_of(ours, rows), rows.stop - rows.start))
     accumulating.step(0)
     train(ours, accumulating, 1, start=1)
     train(theirs, whole, 2)
@@ -106,7 +114,7 @@ def test_loss_scaling_does_not_change_a_step_with_penalty_clipping_or_accumulati
     for model, optimizer in ((ours, scaled), (theirs, plain)):
         for step in range(3):
             optimizer.backward(Loss(loss_of(model, slice(0, 10)), 10))
-            optimizer.backward(Loss(loss_of(model, slice(10, 32)), 22), first=False)
+            optimizer.backward(Loss(loss_of(model, slice(10, 32)), 22))
             optimizer.step(step)
     assert_same_parameters(ours, theirs, rtol=1e-6, atol=1e-7)
     assert scaled.skipped.item() == 0

@@ -96,7 +96,7 @@ def test_the_result_names_the_classifier_and_the_console_warns_of_comparisons_wi
     assert f"by {result['features']}; not comparable with FID" in capsys.readouterr().err
 
 
-def test_without_a_classifier_the_result_says_that_pixels_were_compared(tmp_path: Path) -> None:
+def test_without_a_classifier_the_result_reports_that_pixels_were_compared(tmp_path: Path) -> None:
     result = json.loads((train_gan(tmp_path / "gan") / "result.json").read_text())
     assert result["features"] == "pixels, 8x8"
     assert "classifier_score" not in result["test"]
@@ -137,7 +137,7 @@ def test_a_resumed_run_uses_the_same_classifier(classifier_run: Path, tmp_path: 
 
 def error_of(capsys: pytest.CaptureFixture[str], tmp_path: Path, *overrides: str) -> str:
     """Return the one error line of a GAN run that does not start."""
-    folder = tmp_path / "refused"
+    folder = tmp_path / "rejected"
     capsys.readouterr()
     assert main.main([*GAN, f"hydra.run.dir={folder}", *overrides]) == 2
     assert not folder.exists()

@@ -66,7 +66,7 @@ YAML = "# A task that fails.\n_target_: faulty.Faulty\nclasses: ${spec.classes}\
 
 
 @pytest.fixture
-def go_wrong(
+def train_with_fault(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     train: Callable[..., Outcome],
@@ -83,7 +83,7 @@ def go_wrong(
 
 
 @pytest.mark.parametrize(
-    ("fault", "state", "code", "says"),
+    ("fault", "state", "code", "message"),
     [
         ("poison", "diverged", 3, "loss became nan"),
         ("key", "interrupted", 130, "SIGINT"),
@@ -92,15 +92,15 @@ def go_wrong(
     ],
 )
 def test_a_failed_run_reports_the_error_and_keeps_its_best_weights(
-    fault: str, state: str, code: int, says: str, go_wrong: Callable[..., Outcome]
+    fault: str, state: str, code: int, message: str, train_with_fault: Callable[..., Outcome]
 ) -> None:
-    outcome = go_wrong(fault)
+    outcome = train_with_fault(fault)
     assert (outcome.state, outcome.exit_code) == (state, code)
     status = read(outcome.folder / "status.json")
     assert (status["state"], status["exit_code"]) == (state, code)
-    assert says in status["error"]
+    assert message in status["error"]
     log = (outcome.folder / "train.log").read_text()
-    assert says in log and str(outcome.folder) in log
+    assert message in log and str(outcome.folder) in log
     assert ("Traceback" in log) == (fault == "bug")
     best = model_of(outcome, "best.pt")
     assert all(value.isfinite().all() for value in best.values())
@@ -113,25 +113,25 @@ def test_a_failed_run_reports_the_error_and_keeps_its_best_weights(
 
 
 def test_a_diverged_run_does_not_affect_the_next_run_in_the_process(
-    go_wrong: Callable[..., Outcome],
+    train_with_fault: Callable[..., Outcome],
     train: Callable[..., Outcome],
     small_data: Callable[[str], list[str]],
     regression_run: Outcome,
 ) -> None:
-    go_wrong("poison")
+    train_with_fault("poison")
     again = train("model=mlp", "task=regression", *small_data("csv"), "data.column=price", *INTERVALS)
     assert hashes(again) == hashes(regression_run)
 
 
-def test_a_nan_test_metric_ends_the_run_as_diverged_without_a_result(go_wrong: Callable[..., Outcome]) -> None:
-    outcome = go_wrong("metric", "task.after=1000", "trainer.max_steps=4")
+def test_a_nan_test_metric_ends_the_run_as_diverged_without_a_result(train_with_fault: Callable[..., Outcome]) -> None:
+    outcome = train_with_fault("metric", "task.after=1000", "trainer.max_steps=4")
     assert (outcome.state, outcome.exit_code) == ("diverged", 3)
     assert "not finite on the test split: accuracy" in str(outcome.error)
     assert not (outcome.folder / "result.json").exists()
 
 
-def test_the_saved_command_includes_config_dir_and_allow_targets(go_wrong: Callable[..., Outcome]) -> None:
-    outcome = go_wrong("metric", "task.after=1000", "trainer.max_steps=1")
+def test_the_saved_command_includes_config_dir_and_allow_targets(train_with_fault: Callable[..., Outcome]) -> None:
+    outcome = train_with_fault("metric", "task.after=1000", "trainer.max_steps=1")
     words = shlex.split((outcome.folder / "command.txt").read_text())
     assert words[:2] == ["dltrain", "--config-dir"] and "allow_targets=[faulty]" in words
 

@@ -15,8 +15,8 @@ def test_extending_a_run_that_changes_its_learning_rate_needs_change_schedule(
     status = (run.folder / "status.json").read_bytes()
     assert main.main(["resume", str(run.folder), "trainer.max_steps=8"]) == 2
     rates = "the learning rate changes from 0.000732 to 0.0025 at step 4"
-    refused = capsys.readouterr().err
-    assert "trainer.max_steps: not supported" in refused and rates in refused and "--change-schedule" in refused
+    error = capsys.readouterr().err
+    assert "trainer.max_steps: not supported" in error and rates in error and "--change-schedule" in error
     assert (run.folder / "status.json").read_bytes() == status
     assert main.main(["resume", str(run.folder), "trainer.max_steps=8", "--change-schedule"]) == 0
     assert rates in capsys.readouterr().err

@@ -57,7 +57,7 @@ def test_a_saved_state_round_trips_with_its_types(checkpoints: Checkpoints) -> N
     assert found["model"]["weight"].dtype == torch.bfloat16
     assert found["optimizers"] == state()["optimizers"]
     assert found["loop"] == state()["loop"]
-    assert found["format"] == 2
+    assert found["format"] == 3
 
 
 def test_a_file_is_readable_by_torch_as_plain_data(checkpoints: Checkpoints) -> None:
@@ -268,7 +268,7 @@ def test_non_ascii_digits_are_not_a_step(checkpoints: Checkpoints, name: str) ->
 
 def test_an_unknown_format_is_rejected_with_its_number(checkpoints: Checkpoints) -> None:
     torch.save({"format": 99, **state()}, checkpoints.path / "step-00000005.pt")
-    with pytest.raises(CheckpointError, match=r"expected checkpoint format 1 or 2, got 99"):
+    with pytest.raises(CheckpointError, match=r"expected a checkpoint format from 1 to 3, got 99"):
         checkpoints.load("step-00000005.pt")
 
 
@@ -304,3 +304,18 @@ def test_a_failed_write_leaves_the_old_checkpoint_intact(checkpoints: Checkpoint
     assert files(checkpoints) == ["last.pt", "manifest.json", "step-00000005.pt"]
     save(checkpoints, 7, 7.0)
     assert first_weight(checkpoints.load("last.pt")) == 7
+
+
+@pytest.mark.parametrize("turns", [["train"], ["critic", "generator"]])
+def test_losses_that_format_2_kept_by_name_belong_to_their_turns(checkpoints: Checkpoints, turns: list[str]) -> None:
+    pairs = {"totals": [1.0, 2.0], "weights": [3.0, 4.0]}
+    names = ["loss"] if turns == ["train"] else ["loss_critic", "loss_generator"]
+    content = {
+        "format": 2,
+        **state(),
+        "optimizers": {turn: {} for turn in turns},
+        "record": dict.fromkeys([*names, "gap"], pairs),
+    }
+    torch.save(content, checkpoints.path / "step-00000005.pt")
+    record = checkpoints.load_newest()[1]["record"]
+    assert record == {"losses": dict.fromkeys(turns, pairs), "parts": {turns[0]: {"gap": pairs}}}

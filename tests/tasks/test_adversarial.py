@@ -120,13 +120,13 @@ def test_a_critic_with_batch_norm_reads_real_and_generated_examples_separately()
     total = task.loss(model, batch, 0.0).total
     torch.manual_seed(5)
     fake = model.generator(torch.randn(8, 4), None).tanh()
-    apart = losses_by_hand(
+    by_hand = losses_by_hand(
         "non_saturating", model.critic(batch["inputs"], None).flatten(), model.critic(fake, None).flatten()
     )
     mixed = losses_by_hand(
         "non_saturating", *(half.flatten() for half in model.critic(torch.cat([batch["inputs"], fake]), None).chunk(2))
     )
-    torch.testing.assert_close(total, apart[0])
+    torch.testing.assert_close(total, by_hand[0])
     assert not torch.allclose(total, mixed[0])
 
 

@@ -56,7 +56,7 @@ def test_cross_entropy_equals_torch() -> None:
     torch.testing.assert_close(7 * loss.total, F.binary_cross_entropy(model(x).sigmoid(), (x + 1) / 4, reduction="sum"))
 
 
-def test_metrics_are_means_over_examples_also_with_a_short_last_batch() -> None:
+def test_metrics_are_means_over_examples_even_with_a_short_last_batch() -> None:
     x, model = images(37), network()
     metrics = evaluate(Reconstruction(**IMAGE), model, x).metrics
     error = (model(x).sigmoid() - (x + 1) / 4).detach().numpy() ** 2
@@ -118,8 +118,8 @@ def test_salt_and_pepper_are_equally_frequent() -> None:
 
 
 def test_gaussian_noise_has_the_requested_deviation() -> None:
-    apart = corrupted(torch.zeros(400, 1, 1, 50), corruption="gaussian", amount=0.7)
-    assert (float(apart.mean()), float(apart.std())) == pytest.approx((0, 0.7), abs=0.02)
+    noise = corrupted(torch.zeros(400, 1, 1, 50), corruption="gaussian", amount=0.7)
+    assert (float(noise.mean()), float(noise.std())) == pytest.approx((0, 0.7), abs=0.02)
 
 
 @pytest.mark.parametrize("corruption", ["gaussian", "masking", "salt_and_pepper"])
@@ -284,8 +284,8 @@ def test_codes_are_drawn_from_the_gaussian_of_the_training_examples() -> None:
 def test_a_path_connects_the_codes_of_two_examples() -> None:
     x, model, task = images(50), network(), Reconstruction(**IMAGE)
     ways = decoded_codes(model, task, request_from(x, 24, interpolate=True)).view(3, 8, LATENT)
-    apart = torch.cdist(ways[:, [0, 7]].flatten(0, 1), model.encoder(x).detach())
-    assert apart.amin(1).max() < 1e-5
+    distances = torch.cdist(ways[:, [0, 7]].flatten(0, 1), model.encoder(x).detach())
+    assert distances.amin(1).max() < 1e-5
     torch.testing.assert_close(ways[:, 3], torch.lerp(ways[:, 0], ways[:, 7], 3 / 7))
 
 

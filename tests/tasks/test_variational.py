@@ -215,7 +215,7 @@ def test_evaluation_images_and_samples_are_bitwise_reproducible_and_leave_the_gl
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_metrics_are_means_over_examples_also_with_a_short_last_batch() -> None:
+def test_metrics_are_means_over_examples_even_with_a_short_last_batch() -> None:
     task, model, x = Variational(**IMAGE, importance_samples=200), network(), images(33)
     whole, parts = (evaluate(task, model, x, size).metrics for size in (33, 16))
     assert parts["kl"] == pytest.approx(whole["kl"], rel=1e-6)

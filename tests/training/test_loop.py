@@ -1,6 +1,7 @@
 """The training loop, compared with plain PyTorch loops, and its intervals."""
 
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +180,31 @@ def test_evaluation_logging_and_checkpoints_do_not_change_training(average: floa
     assert torch.equal(*random_states)
     assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
     assert last[0]["1.num_batches_tracked"] == 10
+
+
+class Masked(Classification):
+    """Count only examples whose second number is large, which most batches have none of."""
+
+    def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
+        counted = batch["inputs"][:, 1] > 1.6
+        rows = {name: value[counted] for name, value in batch.items()}
+        return super().loss(model, rows, progress)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_batches_in_which_nothing_counts_change_nothing(accumulate: int, tmp_path: Path) -> None:
+    sizes = [int((batch["inputs"][:, 1] > 1.6).sum()) for batch in order(2)]
+    assert sizes[0] == 0 < sizes.count(0) < len(sizes), "the first and others are empty"
+    masked, plain = network(), network()
+    make_loop(tmp_path, Masked(CLASSES), masked, val=False, accumulate=accumulate).run()
+    optimizer = torch.optim.Adam(plain.parameters(), lr=1e-2)
+    for epoch in range(2):
+        batches = order(1, first=epoch)
+        for start in range(0, len(batches), accumulate):
+            whole = {k: torch.cat([batch[k] for batch in batches[start : start + accumulate]]) for k in batches[0]}
+            if (whole["inputs"][:, 1] > 1.6).any():
+                optimizer.zero_grad()
+                Masked(CLASSES).loss(plain, whole, 0.0).total.backward()
+                optimizer.step()
+    torch.testing.assert_close(weights(masked), weights(plain), rtol=1e-5, atol=1e-6)
+    assert all(math.isfinite(line.get("loss", 0.0)) for line in lines(tmp_path, "train"))

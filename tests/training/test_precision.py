@@ -206,8 +206,8 @@ def check_all_models(
         output = "\n".join(lines)
         assert ended in (0, 2) and "do not fit together" not in output and "Traceback" not in output, (command, output)
         kind = next(word for word in command if word.startswith("device.precision")).split("=")[1]
-        refused = [line for line in lines if "device.precision: not supported" in line]
-        assert len(refused) == (ended == 2) and all(f"no {kind} kernel for" in line for line in refused), (
+        rejected = [line for line in lines if "device.precision: not supported" in line]
+        assert len(rejected) == (ended == 2) and all(f"no {kind} kernel for" in line for line in rejected), (
             command,
             output,
         )
