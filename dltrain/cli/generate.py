@@ -26,10 +26,9 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     check_predict(changes)
     job.ready()
     from dltrain.runs import export, generation
-    from dltrain.runs.assemble import build_components
-    from dltrain.runs.inference import restore_weights
+    from dltrain.runs.inference import rebuild_components, restore_weights
 
-    components = build_components(job)
+    components = rebuild_components(job, path)
     spec = components.data.spec
     out = Path(os.path.expanduser(arguments.out or f"generated{next(iter(export.encoders(spec)))}"))
     step = restore_weights(components, path, f"{arguments.checkpoint}.pt")

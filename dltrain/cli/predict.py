@@ -29,7 +29,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     job.ready()
     from dltrain.runs.inference import load_trained, rebuild_components
 
-    components = rebuild_components(job)
+    components = rebuild_components(job, path)
     options = _task_options(arguments, components.task)
     trained = load_trained(components, path, f"{arguments.checkpoint}.pt")
     console = Console()

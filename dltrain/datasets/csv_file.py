@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,18 @@ UTF16 = (b"\xff\xfe", b"\xfe\xff")
 SNIFFED = 200  # lines from which the delimiter is found
 
 
+class Marks(NamedTuple):
+    """Marks with which a file is written.
+
+    Args:
+        delimiter: What separates its cells.
+        decimal: Decimal mark of its numbers.
+    """
+
+    delimiter: str
+    decimal: str
+
+
 @dataclass(frozen=True)
 class Notation:
     """Notation of a file, as far as the user specifies it.
@@ -33,13 +45,13 @@ class Notation:
         header: Whether the first line names the columns; otherwise they are called column_1, column_2, ...
         decimal: Decimal mark: ``point`` or ``comma``; None infers it.
         missing_words: Further words for a missing value.
-        trained_on: Training table with the usual notation, as rows to predict may be too few to infer it.
+        trained_on: Marks of the training file, as rows to predict may be too few to infer them.
     """
 
     header: bool = True
     decimal: str | None = None
     missing_words: Sequence[str] = ()
-    trained_on: Table | None = None
+    trained_on: Marks | None = None
 
     def __post_init__(self) -> None:
         if self.decimal is not None and self.decimal not in DECIMALS:

@@ -84,9 +84,13 @@ class ImageTransform:
         low, high = (tuple(end.expand(channels, 1, 1).flatten().float().tolist()) for end in ends)
         return replace(spec, low=low, high=high)
 
+    def prepare(self) -> "ScalePixels":
+        """Return the module that scales a batch of pixels."""
+        return ScalePixels(self.mean, self.std, self.white)
+
     def splits(self, train: Rows | Files, val: Rows | Files | None, test: Rows | Files) -> Splits:
         """Return splits of ``pixels`` (B, channels, height, width) and ``labels`` (B,); only training augments."""
-        prepare = ScalePixels(self.mean, self.std, self.white)
+        prepare = self.prepare()
         augment = FlipAndCrop("flip" in self.augment, "crop" in self.augment, prepare) if self.augment else None
         held_out = Source(val, prepare) if val is not None and len(Source(val, prepare)) else None
         return Splits(Source(train, prepare, augment), held_out, Source(test, prepare))
