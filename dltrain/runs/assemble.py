@@ -94,7 +94,7 @@ def build_components(job: Job, fitted: Fitted | None = None, data: Data | None =
         data = build_data(job, fitted) if data is None else data
     if errors or data is None:
         # The YAML of data declares their facts, so that options that do not fit are reported with the other errors.
-        declared: Facts = dict.fromkeys([*config["data"].get("_provides_", []), *compatibility.TASK_FACTS], True)
+        declared: Facts = dict.fromkeys([*config["data"].get("_provides_", []), *compatibility.task_facts(job)], True)
         for group in ("task", "model"):
             with _collect_errors(errors):
                 compatibility.check_facts(job, group, declared)

@@ -55,6 +55,8 @@ def here(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DLTRAIN_DATA", str(data_root))
     shutil.copy(own_files["csv"], "table.csv")
+    for name in ("new.csv", "other.csv"):
+        Path(name).write_text("".join(Path("table.csv").read_text().splitlines(keepends=True)[:30]))
     shutil.copytree(own_files["image_folder"], "pictures")
     (tmp_path / "sales.csv").write_text("units\n" + "".join(f"{100 + n % 7}\n" for n in range(600)))
     (tmp_path / "book.txt").write_text("It was a bright cold day in April.\n" * 60)
@@ -73,7 +75,7 @@ def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
         return ["model=vae", "data=digits", "trainer.max_steps=2"]
     if "features" in line:
         return ["model=mlp", *small_data("fashion_mnist"), "trainer.max_steps=2"]
-    if "INPUT" in line:
+    if re.search(r"INPUT|new\.csv|other\.csv", line):
         return ["model=mlp", *small_data("csv"), "trainer.max_steps=2"]
     return ["forecast"] if "predict" in line else ["plain"]
 
