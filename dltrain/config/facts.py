@@ -8,7 +8,7 @@ from dltrain.errors import ConfigError, format_error, suggest
 
 FACT = re.compile(r"\$\{spec\.(\w+)")
 # Groups and keys that are needed before the facts are known.
-BEFORE_FACTS = ("data", "trainer", "regularization", "device", "seed", "allow_targets")
+BEFORE_FACTS = ("data", "trainer", "regularization", "augment", "device", "seed", "allow_targets")
 
 
 class Fact:

@@ -68,7 +68,8 @@ def config_differences(before: Any, after: Any, prefix: str = "") -> Changes:
 
 
 def _fill_defaults(content: dict[str, Any], own: dict[str, Any], groups: list[str]) -> dict[str, Any]:
-    """Return a stored configuration with the defaults of keys that were added later."""
+    """Return a stored configuration with the defaults of groups and keys that were added later."""
+    content = {group: own[group] for group in validation.ADDED} | content
     if wrong := list(validation.misshapen_groups(content, own)):
         raise ConfigError(*wrong)
     filled = content | {group: own[group] | content[group] for group in validation.PLAIN if group in content}

@@ -10,7 +10,8 @@ from dltrain.errors import format_error, suggest
 Node = Mapping[str, Any]
 
 # Groups of plain values: their keys are exactly those of dltrain's own YAML.
-PLAIN = ("trainer", "regularization", "device", "sweep")
+PLAIN = ("trainer", "regularization", "augment", "device", "sweep")
+ADDED = ("augment",)  # groups that runs of earlier versions lack; the defaults mean what those did
 NO_SCHEDULE = "The defaults of an optimizer's YAML name one: - schedule: constant"
 
 

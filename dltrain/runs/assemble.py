@@ -109,7 +109,7 @@ def build_components(job: Job) -> Components:
         called = [getattr(model, name) for name in getattr(model, "parts", ())]  # by the task: a GAN's generator
         for module in called or [model]:
             module.compile()
-    notes = compatibility.unused_regularization(job), *precision_notes
+    notes = *compatibility.unused_settings(job), *precision_notes
     filled = _yaml_values(fill_facts(config, facts))
     classes = any(isinstance(value, Fact) and value.name in CLASSES for value in config["task"].values())
     written = tuple(note for note in notes if note)

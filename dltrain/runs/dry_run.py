@@ -103,6 +103,9 @@ def source_batches(
 ) -> Batches:
     """Return batches on the device; those for evaluation are twice as large, as it stores no activations."""
     data = components.data
+    if training and source.blend is not None and not components.task.soft_targets:
+        task = type(components.task).__name__
+        raise ConfigError(f"augment: mixup and cutmix are not supported because {task} needs one class per example")
     if not components.asks_for_classes:
         source = dataclasses.replace(source, prepare=NumbersAsTargets(source.prepare))
     return Batches(

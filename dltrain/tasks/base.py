@@ -125,6 +125,7 @@ class Task(ABC):
 
     metric: ClassVar[str]
     better: ClassVar[Literal["min", "max"]] = "min"
+    soft_targets: ClassVar[bool] = False  # whether the loss accepts shares of the classes, (B, classes), as targets
     quality: Quality | None = None  # scores generated samples, in tasks that have some
 
     @property

@@ -164,7 +164,7 @@ def test_where_a_run_goes_is_not_part_of_what_it_is() -> None:
 
 
 def test_what_every_run_needs_cannot_be_taken_away() -> None:
-    needed = ["task", "model", "data", "optimizer", "regularization", "device", "trainer", "seed"]
+    needed = ["task", "model", "data", "optimizer", "regularization", "augment", "device", "trainer", "seed"]
     found = mistakes(*(f"~{name}" for name in needed[1:]), "task=null", "~device.precision")
     assert {f"{name}: expected a value, got nothing" for name in needed} <= set(found)
 
