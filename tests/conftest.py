@@ -1,4 +1,4 @@
-"""What many tests need: small files in the formats that dltrain reads, and runs made of them."""
+"""Shared fixtures: small files in the formats that dltrain reads, and finished runs."""
 
 import contextlib
 import gc
@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-# Tests run side by side on few cores: threads of one step would only wait for each other.
+# Tests run in parallel on few cores, where several threads per process are slower than one.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
@@ -19,21 +19,21 @@ BYTES_3D, BYTES_1D = 0x803, 0x801  # magic numbers of MNIST's idx files
 
 
 def write_idx(path: Path, values: np.ndarray) -> None:
-    """An array of bytes in MNIST's format."""
+    """Write an array of bytes in MNIST's format."""
     magic = BYTES_3D if values.ndim == 3 else BYTES_1D
     path.write_bytes(struct.pack(f">{1 + values.ndim}I", magic, *values.shape) + values.astype(np.uint8).tobytes())
 
 
 @pytest.fixture(autouse=True)
 def imports_are_frozen() -> None:
-    """A run collects garbage before it trains: keep the collector from walking all that was imported."""
+    """Exclude imported modules from garbage collection, which every run triggers before it trains."""
     gc.collect(1)
     gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as ``data.root``: small sets of random pictures in the formats of MNIST, Fashion-MNIST and CIFAR-10."""
+    """Return a folder for ``data.root``: small random images in the formats of MNIST, Fashion-MNIST and CIFAR-10."""
     root, random = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     for name in ("MNIST", "FashionMNIST"):
         raw = root / name / "raw"
@@ -54,7 +54,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def own_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Files as a user brings them: data option -> path."""
+    """Return user files: data option -> path."""
     root, random = tmp_path_factory.mktemp("own"), np.random.default_rng(1)
     features = random.normal(size=(80, 6))
     lines = ["a,b,c,d,e,f,kind,price"]
@@ -75,7 +75,7 @@ def own_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def small_data(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], list[str]]:
-    """The overrides with which a data option is small and at hand."""
+    """Return a function from a data option to overrides that select a small local version of it."""
     paths = {
         "csv": [f"data.path={own_files['csv']}", "data.column=kind", "data.batch_size=16"],
         "npz": [f"data.path={own_files['npz']}", "data.batch_size=16"],
@@ -94,7 +94,7 @@ def small_data(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], l
     return lambda name: [f"data={name}", *paths.get(name, [f"data.root={data_root}", "data.batch_size=16"])]
 
 
-# Short runs of several kinds, for what is done with a run as a whole.
+# Short runs of several kinds, for tests of whole run folders.
 RUNS = {
     "plain": ("model=mlp", "data=digits", "trainer.epochs=1"),
     "average": ("model=mlp", "data=digits", "trainer.epochs=2", "regularization.ema_decay=0.99"),
@@ -120,9 +120,9 @@ RUNS = {
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """``finished_run("plain")``, ``finished_run("model=mlp", ...)``: the folder of such a run, trained once; read only.
+    """Return a function from a key of `RUNS` or from overrides to a run folder, trained once. Do not modify it.
 
-    ``printed`` in its folder has the run's standard output.
+    The file ``printed`` next to the run folder contains the standard output of the run.
     """
     from dltrain.cli import main
 
@@ -143,11 +143,11 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
 
 @pytest.fixture(params=sorted(RUNS))
 def any_run(request: pytest.FixtureRequest, finished_run: Callable[..., Path]) -> Path:
-    """The folder of a run, of each kind in turn."""
+    """Return the folder of a run, for each kind in `RUNS`."""
     return finished_run(request.param)
 
 
 @pytest.fixture
 def plain_run(finished_run: Callable[..., Path]) -> Path:
-    """The folder of a short run of a classifier."""
+    """Return the folder of a short run of a classifier."""
     return finished_run("plain")

@@ -1,4 +1,4 @@
-"""The import rules: which package may know which, and where a library may be used."""
+"""Import rules: which packages a package may import, and where each library may be used."""
 
 import ast
 import re
@@ -12,8 +12,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dltrain"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# Each package may import those of earlier floors; packages of one floor never import one another.
-FLOORS = [
+# Each package may import those in lower layers; packages in the same layer never import one another.
+LAYERS = [
     ["redaction"],
     ["errors", "keyed_random"],
     ["metrics", "plots", "profiling"],
@@ -24,8 +24,8 @@ FLOORS = [
     ["sweeps"],
     ["cli"],
 ]
-FLOOR = {package: floor for floor, packages in enumerate(FLOORS) for package in packages}
-# Imported before anything is known to be right, so without torch.
+LAYER = {package: layer for layer, packages in enumerate(LAYERS) for package in packages}
+# Used to report errors before training, so they must not import torch.
 LIGHT = [
     "redaction",
     "errors",
@@ -48,7 +48,7 @@ def package_of(file: Path) -> str:
 
 
 def imported(file: Path, top_only: bool = False) -> set[str]:
-    """All modules a file imports, wherever in the file, or only at its top."""
+    """Return all modules that a file imports, anywhere or only at its top level."""
     tree = ast.parse(file.read_text())
     found = set()
     for node in tree.body if top_only else ast.walk(tree):
@@ -60,12 +60,12 @@ def imported(file: Path, top_only: bool = False) -> set[str]:
     return found
 
 
-def ours(file: Path) -> set[str]:
-    """The packages of dltrain that a file imports."""
+def own_packages(file: Path) -> set[str]:
+    """Return the packages of dltrain that a file imports."""
     return {name.split(".")[1] for name in imported(file) if name.startswith("dltrain.") and "__" not in name}
 
 
-def users_of(library: str) -> set[str]:
+def importers_of(library: str) -> set[str]:
     names = {str(f.relative_to(PACKAGE)): imported(f) for f in FILES}
     return {name for name, modules in names.items() if any(m.split(".")[0] == library for m in modules)}
 
@@ -75,18 +75,18 @@ def test_a_module_imports_only_packages_below_its_own(file: Path) -> None:
     package = package_of(file)
     if package.startswith("__"):
         return  # the version, and python -m dltrain
-    for other in ours(file) - {package}:
-        assert FLOOR[other] < FLOOR[package] or not FLOOR[package], f"{package} may not import {other}"
+    for other in own_packages(file) - {package}:
+        assert LAYER[other] < LAYER[package] or not LAYER[package], f"{package} may not import {other}"
 
 
-def test_every_package_has_a_floor() -> None:
-    assert {package_of(file) for file in FILES} - {"__init__", "__main__"} == set(FLOOR)
+def test_every_package_has_a_place_in_the_order() -> None:
+    assert {package_of(file) for file in FILES} - {"__init__", "__main__"} == set(LAYER)
 
 
-def test_the_page_lists_the_packages_in_this_order() -> None:
+def test_the_documentation_lists_the_packages_in_this_order() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     rows = [line for line in page.splitlines() if re.match(r"\| \d", line)]
-    assert [re.findall(r"`(\w+)`", row) for row in rows] == FLOORS
+    assert [re.findall(r"`(\w+)`", row) for row in rows] == LAYERS
 
 
 def test_no_two_modules_import_each_other() -> None:
@@ -118,26 +118,26 @@ def test_no_two_modules_import_each_other() -> None:
         ("torchvision", {"datasets/download.py", "datasets/cifar10.py"}),
     ],
 )
-def test_a_library_is_imported_only_where_it_belongs(library: str, allowed: set[str]) -> None:
-    assert users_of(library) <= allowed
+def test_each_library_is_imported_only_by_its_own_packages(library: str, allowed: set[str]) -> None:
+    assert importers_of(library) <= allowed
 
 
-def test_what_answers_a_mistake_does_not_import_torch() -> None:
-    light = [file for name in LIGHT for file in (PACKAGE / name).glob("*.py")]
-    light += [file for name in LIGHT if (file := PACKAGE / f"{name}.py").is_file()]
-    names = ["dltrain." + ".".join(file.relative_to(PACKAGE).with_suffix("").parts) for file in light]
+def test_modules_that_report_errors_do_not_import_torch() -> None:
+    files = [file for name in LIGHT for file in (PACKAGE / name).glob("*.py")]
+    files += [file for name in LIGHT if (file := PACKAGE / f"{name}.py").is_file()]
+    names = ["dltrain." + ".".join(file.relative_to(PACKAGE).with_suffix("").parts) for file in files]
     code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint(*sys.modules)"
-    ended = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True)
-    assert not {"torch", "torchvision", "tensorboard", "matplotlib", "pandas"} & set(ended.stdout.split())
+    completed = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True)
+    assert not {"torch", "torchvision", "tensorboard", "matplotlib", "pandas"} & set(completed.stdout.split())
 
 
-def test_no_module_imports_matplotlib_before_a_picture_is_drawn() -> None:
+def test_matplotlib_is_imported_only_when_a_picture_is_drawn() -> None:
     names = ["dltrain." + ".".join(file.relative_to(PACKAGE).with_suffix("").parts) for file in FILES]
     names = [name for name in names if not name.endswith("__")]
     code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint(*sys.modules)"
-    ended = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True)
-    assert {"torch", "dltrain.plots.charts"} <= set(ended.stdout.split())
-    assert "matplotlib" not in ended.stdout.split()
+    completed = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True)
+    assert {"torch", "dltrain.plots.charts"} <= set(completed.stdout.split())
+    assert "matplotlib" not in completed.stdout.split()
 
 
 def test_packages_have_empty_init_files() -> None:
@@ -145,6 +145,6 @@ def test_packages_have_empty_init_files() -> None:
         assert not file.read_text()
 
 
-def test_training_knows_no_configuration_no_model_and_no_data_set() -> None:
+def test_the_training_package_imports_no_configuration_model_or_data_set() -> None:
     for file in (PACKAGE / "training").glob("*.py"):
-        assert not ours(file) & {"config", "models", "datasets"}
+        assert not own_packages(file) & {"config", "models", "datasets"}

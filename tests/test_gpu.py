@@ -1,4 +1,4 @@
-"""What only an NVIDIA GPU can show: precision, determinism, moving to a CPU, and steps that never wait."""
+"""Tests that need an NVIDIA GPU: precision, determinism, moving to a CPU, and steps without synchronization."""
 
 import io
 import itertools
@@ -39,7 +39,7 @@ def train(folder: Path, *overrides: str) -> launch.Outcome:
 
 @pytest.fixture(scope="module")
 def mnist() -> list[str]:
-    """The recipe for LeNet-5, if the real MNIST is at hand."""
+    """Return the overrides of LeNet-5 on the real MNIST, or skip the test if the data are missing."""
     overrides = ["experiment=lenet5_mnist", GPU]
     try:
         assemble.build_components(compose.compose([*overrides, "device=cpu"])).data.load()
@@ -50,14 +50,14 @@ def mnist() -> list[str]:
 
 @pytest.fixture(scope="module")
 def fp32(mnist: list[str], tmp_path_factory: pytest.TempPathFactory) -> float:
-    """The test accuracy that full precision reaches."""
+    """Return the test accuracy of full precision."""
     outcome = train(tmp_path_factory.mktemp("fp32") / "run", *mnist, "device.precision=fp32")
     assert outcome.result["test"]["accuracy"] >= 0.985
     return outcome.result["test"]["accuracy"]
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
-def test_lower_precision_reaches_the_accuracy_of_fp32_within_three_tenths_of_a_point(
+def test_lower_precision_reaches_the_accuracy_of_fp32_within_0_3_points(
     precision: str, mnist: list[str], fp32: float, tmp_path: Path
 ) -> None:
     outcome = train(tmp_path / "run", *mnist, f"device.precision={precision}")
@@ -69,7 +69,7 @@ def test_lower_precision_reaches_the_accuracy_of_fp32_within_three_tenths_of_a_p
     assert all(count < 20 for count in skipped)
 
 
-def test_auto_takes_the_gpu_in_bf16_where_it_has_it(small_data: Callable[[str], list[str]], tmp_path: Path) -> None:
+def test_auto_selects_the_gpu_and_bf16_if_supported(small_data: Callable[[str], list[str]], tmp_path: Path) -> None:
     outcome = train(tmp_path / "run", "model=mlp", *small_data("digits"), "trainer.max_steps=2")
     able = torch.cuda.is_bf16_supported(including_emulation=False)
     assert (outcome.result["device"], outcome.result["precision"]) == ("cuda", "bf16" if able else "fp16")
@@ -84,10 +84,10 @@ def test_auto_takes_the_gpu_in_bf16_where_it_has_it(small_data: Callable[[str], 
         ["model=gpt", "data=text", "data.context_length=16", "model.num_layers=1"],
     ],
 )
-def test_a_deterministic_run_gives_the_same_bytes_twice(overrides: list[str], tmp_path: Path) -> None:
+def test_two_deterministic_runs_give_identical_checkpoints(overrides: list[str], tmp_path: Path) -> None:
     found = []
     for name in ("first", "second"):
-        # In processes of their own, since cuBLAS reads its workspace setting when CUDA starts.
+        # In separate processes, because cuBLAS reads its workspace setting when CUDA starts.
         words = [
             *overrides,
             GPU,
@@ -162,7 +162,7 @@ def test_a_step_never_waits_for_the_gpu(overrides: list[str], tmp_path: Path) ->
     assert loop.state.step == 8
 
 
-def test_memory_on_the_gpu_is_flat(small_data: Callable[[str], list[str]], tmp_path: Path) -> None:
+def test_gpu_memory_does_not_grow_during_training(small_data: Callable[[str], list[str]], tmp_path: Path) -> None:
     overrides = [
         *CNN,
         *small_data("digits"),

@@ -22,7 +22,7 @@ CONF = groups.conf_dir()
 PACKAGE = CONF.parent / "dltrain"
 OPTIONS = {group.name: sorted(file.stem for file in group.glob("*.yaml")) for group in CONF.iterdir() if group.is_dir()}
 
-# What a person would say makes sense; new options must be entered here, or `test_every_option_is_known` fails.
+# Combinations that make sense. New options must be added here, or `test_every_option_is_covered_by_these_tests` fails.
 PICTURES = {"digits", "mnist", "fashion_mnist", "cifar10", "npz", "image_folder"}
 FITS = {
     "perceptron": PICTURES | {"timeseries", "csv", "gates", "ring"},
@@ -43,8 +43,8 @@ FITS = {
     "rbm": PICTURES,
     "dbn": PICTURES,
 }
-# Models that learn something else than what is natural for the data; the first is natural for the model, and the others
-# are trained on one data set only.
+# Models with tasks other than the default task of the data. The first is the default task of the model; the others are
+# trained on one data set only.
 CODING = ("variational", "reconstruction")
 MADE_FOR = {"vae": CODING, "conv_vae": CODING, "autoencoder": CODING[::-1], "conv_autoencoder": CODING[::-1]}
 MADE_FOR |= {"gan": ("adversarial",), "dcgan": ("adversarial",)}
@@ -60,18 +60,18 @@ TASKS = {
 TRIPLES = list(itertools.product(OPTIONS["model"], OPTIONS["data"], OPTIONS["task"]))
 SENSIBLE = [t for t in TRIPLES if t[1] in FITS.get(t[0], ()) and t[2] in MADE_FOR.get(t[0], TASKS.get(t[1], ()))]
 TRAINED = [t for t in SENSIBLE if t[1] == "digits" or t[2] in MADE_FOR.get(t[0], (t[2],))[:1]]
-# One rule for one layer, which learns whatever tells classes apart: it is tried on that layer alone.
+# The perceptron rule trains a single layer on any classification data: it is tested with the perceptron only.
 RULE = [(m, d, "perceptron_rule") for m, d, t in SENSIBLE if t == "classification"]
 TRAINED += [t for t in RULE if t[0] == "perceptron"]
-REFUSED = [t for t in TRIPLES if t not in SENSIBLE and t not in RULE]
-# Data of one kind differ in nothing that a model sees: the default tests take one of each.
+INCOMPATIBLE = [t for t in TRIPLES if t not in SENSIBLE and t not in RULE]
+# Data of one kind look the same to a model: the default tests use one of each.
 KIND = dict.fromkeys(PICTURES - {"image_folder"}, "pixels") | {"gates": "points", "ring": "points"}
 ALIKE = set(OPTIONS["data"]) - set({KIND.get(data, data): data for data in reversed(OPTIONS["data"])}.values())
 SUPERVISED = {"classification", "regression", "forecasting", "language_modeling"}
 
 
 def covering(triples: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
-    """Every model with each of its tasks, every task with each kind of data, every data set."""
+    """Return a subset with every model and task, every kind of data and task, and every data set."""
     seen, found = set(), []
     for model, data, task in sorted(triples, key=lambda triple: triple[1] != "digits"):
         facts = {(model, task), (KIND.get(data, data), task), data}
@@ -85,10 +85,10 @@ COVERING = covering(TRAINED)
 SCHEDULES = sorted(file.stem for file in (CONF / "optimizer" / "schedule").glob("*.yaml"))
 SETTINGS = [f"{group}={name}" for group in ("optimizer", "regularization") for name in OPTIONS[group]]
 SETTINGS += [f"optimizer/schedule={name}" for name in SCHEDULES]
-# Each setting is tried with one of the cases.
+# Each setting is tested with one of the cases.
 CASES = [t for t in COVERING if t[2] in SUPERVISED]
 SETTINGS_OF = {case: SETTINGS[number :: len(CASES)] for number, case in enumerate(CASES)}
-NEVER_NOTHING = {"variational", "contrastive_divergence"}  # the loss of examples that are known by heart is not near 0
+NEVER_NOTHING = {"variational", "contrastive_divergence"}  # their loss of memorized examples is not near 0
 SMALLER = {
     "cnn": ["model.hidden_size=[16]"],
     "dbn": ["model.hidden_size=[32,32]"],
@@ -105,7 +105,7 @@ RATES = {"perceptron": 3e-2, "mlp": 1e-2, "cnn": 1e-3}
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder."""
+    """Change to an empty folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -114,13 +114,13 @@ def composed(model: str, data: str, task: str, small_data: Callable[[str], list[
     return compose.compose([f"model={model}", f"task={task}", *small_data(data), *SMALLER.get(model, []), *more])
 
 
-def test_every_option_is_known_to_these_tests() -> None:
+def test_every_option_is_covered_by_these_tests() -> None:
     assert set(OPTIONS["model"]) == set(FITS)
     assert set(OPTIONS["data"]) == set(TASKS)
     assert set(OPTIONS["task"]) == set.union({"perceptron_rule"}, *TASKS.values(), *map(set, MADE_FOR.values()))
 
 
-def test_every_setting_is_tried() -> None:
+def test_every_setting_is_covered_by_these_tests() -> None:
     assert sorted(itertools.chain(*SETTINGS_OF.values())) == sorted(SETTINGS)
 
 
@@ -130,12 +130,12 @@ def test_every_device_composes(option: str) -> None:
 
 
 def others_are_slow(default: list[tuple[str, str, str]], triples: Iterable[tuple[str, str, str]]) -> list[Any]:
-    """All of these triples, of which the default tests train only some."""
+    """Mark the triples that the default tests do not train as slow."""
     return [t if t in default else pytest.param(*t, marks=pytest.mark.slow) for t in triples]
 
 
 @pytest.mark.parametrize(("model", "data", "task"), others_are_slow(COVERING, TRAINED))
-def test_a_sensible_pair_trains_evaluates_saves_and_loads_back_equal(
+def test_a_compatible_pair_trains_evaluates_and_gives_the_same_metrics_after_loading(
     model: str, data: str, task: str, here: Path, small_data: Callable[[str], list[str]], own_files: dict[str, Path]
 ) -> None:
     more = ["trainer.max_steps=2", f"hydra.run.dir={here}/run", "device=cpu"]
@@ -165,9 +165,7 @@ def test_a_sensible_pair_trains_evaluates_saves_and_loads_back_equal(
         [t for t in TRAINED if t[2] not in NEVER_NOTHING],
     ),
 )
-def test_one_batch_can_be_learned_by_heart(
-    model: str, data: str, task: str, small_data: Callable[[str], list[str]]
-) -> None:
+def test_one_batch_can_be_overfitted(model: str, data: str, task: str, small_data: Callable[[str], list[str]]) -> None:
     column = ["data.column=price"] if task == "regression" else []
     components = assemble.build_components(composed(model, data, task, small_data, "device=cpu", *column))
     whole = next(dry_run.build_batches(components, components.data.load())["train"].epoch(0))
@@ -183,17 +181,17 @@ def test_one_batch_can_be_learned_by_heart(
         last = loss.item()
         if last < 0.1 * first:
             break
-    assert last <= 0.1 * first  # a perceptron may have known a single example from the start
+    assert last <= 0.1 * first  # the loss of a perceptron may be 0 from the start
 
 
-def jobs_to_refuse(data: str, small_data: Callable[[str], list[str]]) -> Iterator[tuple[Job, Spec, str]]:
-    """Every pair with these data that makes no sense; swapping model and task is faster than composing each."""
+def incompatible_jobs(data: str, small_data: Callable[[str], list[str]]) -> Iterator[tuple[Job, Spec, str]]:
+    """Yield every incompatible job with these data; swapping model and task is faster than composing each."""
     yaml = {(group, name): node for group in ("model", "task") for name, node in compose.options(group, ()).items()}
     yaml = {key: {k: v for k, v in node.items() if k != "defaults"} for key, node in yaml.items()}
     job = compose.compose(["model=mlp", *small_data(data)])
     spec = instantiate.build(job.resolved["data"], "data", job.allow).spec
     for model, task in itertools.product(OPTIONS["model"], OPTIONS["task"]):
-        if (model, data, task) in REFUSED:
+        if (model, data, task) in INCOMPATIBLE:
             config = {**job.config, "model": yaml["model", model], "task": yaml["task", task]}
             choices = {**job.choices, "model": model, "task": task}
             yield Job(config, choices, job.overrides, None, None), spec, f"{model} {data} {task}"
@@ -202,11 +200,11 @@ def jobs_to_refuse(data: str, small_data: Callable[[str], list[str]]) -> Iterato
 @pytest.mark.parametrize(
     "data", [pytest.param(data, marks=pytest.mark.slow) if data in ALIKE else data for data in OPTIONS["data"]]
 )
-def test_every_other_pair_is_refused_and_told_what_fits(
+def test_every_incompatible_pair_is_rejected_with_compatible_options(
     data: str, here: Path, small_data: Callable[[str], list[str]]
 ) -> None:
     count = 0
-    for job, spec, name in jobs_to_refuse(data, small_data):
+    for job, spec, name in incompatible_jobs(data, small_data):
         count += 1
         with pytest.raises(ConfigError) as caught:
             assemble.build_model(job, assemble.build_task(job, spec)[1])
@@ -214,7 +212,7 @@ def test_every_other_pair_is_refused_and_told_what_fits(
         chosen = [f"{group}={option} " for group, option in zip(("model", "data", "task"), name.split(), strict=True)]
         assert sum(choice in message for choice in chosen) >= 2, message
         assert "Data that fit" in message or "It is made for" in message, message
-    assert count == sum(triple[1] == data for triple in REFUSED)
+    assert count == sum(triple[1] == data for triple in INCOMPATIBLE)
     assert not (here / "outputs").exists()
 
 
@@ -232,7 +230,7 @@ def test_every_experiment_runs(name: str, here: Path, data_root: Path, monkeypat
     assert launch.train(job, Console(), 0.0).exit_code == 0
 
 
-def test_every_key_of_regularization_is_read_by_something() -> None:
+def test_every_key_of_regularization_is_used() -> None:
     keys = set(OmegaConf.load(CONF / "regularization" / "none.yaml"))
     written = "".join(file.read_text() for file in CONF.rglob("*.yaml"))
     code = "".join(

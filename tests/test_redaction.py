@@ -1,4 +1,4 @@
-"""Secrets are in nothing that a run writes, and all else stays readable."""
+"""Secrets are redacted in everything that a run writes; all other text stays readable."""
 
 import json
 import re
@@ -26,13 +26,13 @@ class Online(MLP):
         super().__init__(size, outputs, {{"mean": 8}}.get(token, 6))
         self.login, self.fails, self.calls = (api_key, header, logins), fails, 0
         if fails == "early":
-            raise LookupError(f"refused {{api_key!r}} with {{self.login}}")
+            raise LookupError(f"rejected {{api_key!r}} with {{self.login}}")
         assert self.login == ({SECRET!r}, {FROM_ENV!r}, [dict(user="me", password={PASSWORD!r})])
 
     def forward(self, *inputs):
         self.calls += 1
         if self.fails == "late" and self.calls > 9:
-            raise LookupError(f"refused {{self.login[0]!r}} with {{self.login}}")
+            raise LookupError(f"rejected {{self.login[0]!r}} with {{self.login}}")
         return super().forward(*inputs)
 """
 YAML = "_target_: online.Online\nsize: ${spec.size}\noutputs: ${spec.outputs}\napi_key: ???\n"
@@ -81,7 +81,7 @@ def test_a_key_is_secret_by_the_words_of_its_name(names: str, secret: bool) -> N
         ({"url": "ftp://me:${oc.env:SECRET}@host"}, {"url": "ftp://me:${oc.env:SECRET}@host"}),
     ],
 )
-def test_a_configuration_is_masked_by_key_and_keeps_its_references(content: Any, expected: Any) -> None:
+def test_a_configuration_is_masked_by_key_and_keeps_its_interpolations(content: Any, expected: Any) -> None:
     assert redaction.mask(content) == expected
     assert redaction.mask(expected) == expected
 
@@ -115,7 +115,7 @@ def test_registered_secrets_are_redacted_in_text_until_they_are_cleared() -> Non
     assert redaction.redact(text) == text
 
 
-def test_values_of_ordinary_text_are_not_searched_for() -> None:
+def test_ordinary_words_are_not_redacted() -> None:
     words = ["mean", "12", "0.05", "1e-3", "Zq9-+!?", "out_of_memory", "regularization"]
     redaction.register_secrets({"token": words, "password": 123456}, "")
     assert redaction.redact(f"{words} 123456") == f"{words} 123456"
@@ -144,8 +144,8 @@ def test_variables_with_secret_names_are_registered_when_a_job_is_composed(monke
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder with a model that needs secrets."""
+def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Change to a folder with a model that requires secrets."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "online", raising=False)
@@ -164,19 +164,19 @@ def run(*arguments: str) -> int:
         sys.argv = before
 
 
-def refuse_secrets(output: str, *more: str) -> None:
-    """Fail if a secret is in the output, in a run or in the name of one."""
+def assert_no_secrets(output: str, *more: str) -> None:
+    """Assert that no secret is in the output, in a run or in the name of a file."""
     for secret in (SECRET, FROM_ENV, "p4ssw0rd", *more):
         assert secret not in output
         for file in Path("runs").rglob("*"):
             assert secret not in str(file) and (file.is_dir() or secret.encode() not in file.read_bytes()), file
 
 
-def test_no_secret_is_in_a_run_and_a_resume_asks_for_those_that_were_typed(
-    here: Path, capfd: pytest.CaptureFixture[str]
+def test_a_run_stores_no_secret_and_resume_requires_it_again(
+    user_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run(*OWN, KEY, LOGINS, "hydra.run.dir=runs/one") == 0
-    path = here / "runs" / "one"
+    path = user_folder / "runs" / "one"
     config = yaml.safe_load((path / "config.yaml").read_text())["model"]
     job = yaml.safe_load((path / "job.yaml").read_text())["config"]["model"]
     assert (config["api_key"], config["header"], job["header"]) == ("***", "***", "${oc.env:MY_TOKEN}")
@@ -185,39 +185,41 @@ def test_no_secret_is_in_a_run_and_a_resume_asks_for_those_that_were_typed(
     assert "model.api_key=***" in json.loads((path / "environment.json").read_text())["argv"]
     assert b"api_key: '***'" in next(path.glob("events*")).read_bytes()  # the configuration in the Text tab
     longer = ["resume", "runs/one", "allow_targets=[online]", "trainer.max_steps=4"]
-    refuse_secrets("".join(capfd.readouterr()))
+    assert_no_secrets("".join(capfd.readouterr()))
     assert run(*longer) == 2
     stderr = capfd.readouterr().err
     assert "model.api_key: expected its value, got nothing. Secrets are not stored. Give it again" in stderr
     assert "model.logins.0.password" in stderr and "header" not in stderr
     assert run(*longer, KEY, LOGIN) == 0
-    refuse_secrets("".join(capfd.readouterr()))
+    assert_no_secrets("".join(capfd.readouterr()))
 
 
 @pytest.mark.parametrize("when", ["early", "late"])
-def test_no_secret_is_in_a_traceback(here: Path, when: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_tracebacks_contain_no_secret(user_folder: Path, when: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(*OWN, KEY, LOGINS, f"model.fails={when}", "trainer.max_steps=9", "hydra.run.dir=runs/one") == 1
     output = "".join(capfd.readouterr())
-    assert "Traceback" in output and "LookupError: refused '***' with ('***', '***', [{" in output
-    refuse_secrets(output)
+    assert "Traceback" in output and "LookupError: rejected '***' with ('***', '***', [{" in output
+    assert_no_secrets(output)
 
 
-def test_no_secret_is_in_a_message(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_messages_contain_no_secret(user_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for wrong in ("model.api_key=[zorro]", "model.apikey=zorro", "model.api_key=zorro}{", "model.api_key=zorro,x"):
         assert run(*OWN, LOGINS, "model.header=a", wrong) == 2
-        refuse_secrets("".join(capfd.readouterr()), "zorro")
+        assert_no_secrets("".join(capfd.readouterr()), "zorro")
 
 
-def test_a_swept_secret_is_in_no_name_and_no_table(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_secret_swept_over_is_in_no_folder_name_or_summary(
+    user_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     arguments = [*OWN, "-m", f"model.api_key='{SECRET}',wrong", LOGINS, "hydra.sweep.dir=runs/two"]
-    assert run(*arguments) == 1  # the model refuses the second
-    refuse_secrets("".join(capfd.readouterr()), "wrong")
-    assert run(*arguments, "sweep.resume=runs/two") == 1  # whoever resumes a sweep types its secrets again
+    assert run(*arguments) == 1  # the model rejects the second value
+    assert_no_secrets("".join(capfd.readouterr()), "wrong")
+    assert run(*arguments, "sweep.resume=runs/two") == 1  # resuming a sweep requires its secrets again
     assert "job 1 of 2: model.api_key=*** (finished, not run again)" in capfd.readouterr().err
 
 
 def test_a_secret_that_is_an_ordinary_word_leaves_the_run_readable(
-    here: Path, capfd: pytest.CaptureFixture[str]
+    user_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     secrets = [KEY, LOGINS, "model.token=mean"]
     assert run(*OWN, *secrets, "hydra.run.dir=runs/one") == 0
@@ -235,14 +237,14 @@ def test_a_secret_that_is_an_ordinary_word_leaves_the_run_readable(
     assert capfd.readouterr().out == trained
 
 
-def test_a_url_of_the_environment_keeps_its_password(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_a_password_in_a_url_of_an_environment_variable_is_redacted(
+    user_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DATABASE", "postgres://me:zorro@host/db")
     assert run(*OWN, KEY, LOGINS, "model.fails=${oc.env:DATABASE}", "hydra.run.dir=runs/one") == 0
     assert yaml.safe_load(Path("runs/one/config.yaml").read_text())["model"]["fails"] == "postgres://me:***@host/db"
     assert run("resume", "runs/one", "allow_targets=[online]", KEY, LOGIN, "trainer.max_steps=3") == 0
-    refuse_secrets("".join(capfd.readouterr()), "zorro")
+    assert_no_secrets("".join(capfd.readouterr()), "zorro")
 
 
 COMPUTED_NAMES = [
@@ -253,7 +255,7 @@ COMPUTED_NAMES = [
 
 
 def test_a_run_folder_cannot_compute_the_name_of_an_environment_variable(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    user_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "zorro/7+madrid")
     assert run(*SMALL, "hydra.run.dir=runs/one") == 0
@@ -266,4 +268,4 @@ def test_a_run_folder_cannot_compute_the_name_of_an_environment_variable(
             assert run(verb, "runs/one") == 2
             stderr = capfd.readouterr().err
             assert stderr.startswith("dltrain: model._note_: expected ${oc.env:NAME}") and stderr.count("\n") == 1
-    refuse_secrets("", "zorro")
+    assert_no_secrets("", "zorro")

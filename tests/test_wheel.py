@@ -1,4 +1,4 @@
-"""The wheel, installed where nothing else of dltrain is: it trains from an empty folder, and a model the user wrote."""
+"""The installed wheel trains without the checkout, from an empty folder, and also a user's model."""
 
 import json
 import os
@@ -32,7 +32,7 @@ outputs: ${spec.outputs}
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The script of the wheel in an environment of its own, which borrows all other packages from this one."""
+    """Return the `dltrain` script of the wheel in a new environment that uses the other packages of this one."""
     pytest.importorskip("hatchling", reason="the wheel is built without network")
     folder = tmp_path_factory.mktemp("wheel")
     quiet = ["--quiet", "--no-deps", "--no-index", "--disable-pip-version-check"]
@@ -45,7 +45,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = folder / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
     subprocess.run([*pip, "--python", python, "install", *quiet, wheel], check=True, timeout=120)
     (packages,) = folder.glob("venv/**/site-packages")
-    # A path that is named here gives its packages, but not what its own .pth files name: the checkout stays out.
+    # Paths in a .pth file provide packages, but their own .pth files are not read, so the checkout is not importable.
     (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
     return python.with_name("dltrain")
 
@@ -67,27 +67,27 @@ def test_the_wheel_trains_from_an_empty_folder(command: Path, tmp_path: Path) ->
     shown = run(command, tmp_path, "--info", "searchpath")
     assert f"{command.parent.parent}" in shown.stdout
     assert str(ROOT) not in shown.stdout
-    ended = run(command, tmp_path, "model=lstm", "data=timeseries", *SMALL)
-    assert ended.returncode == 0, ended.stderr
+    completed = run(command, tmp_path, "model=lstm", "data=timeseries", *SMALL)
+    assert completed.returncode == 0, completed.stderr
     assert result_of(tmp_path)["steps"] == 3
 
 
 @pytest.mark.slow
-def test_a_model_that_the_user_wrote_trains_once_its_module_is_allowed(command: Path, tmp_path: Path) -> None:
+def test_a_user_model_trains_if_its_module_is_allowed(command: Path, tmp_path: Path) -> None:
     (tmp_path / "their_module.py").write_text(MODEL)
     (tmp_path / "my_conf" / "model").mkdir(parents=True)
     (tmp_path / "my_conf" / "model" / "mine.yaml").write_text(YAML)
     arguments = ["--config-dir", "my_conf", "model=mine", "data=timeseries", *SMALL]
-    refused = run(command, tmp_path, *arguments)
-    assert refused.returncode == 2
-    assert "add allow_targets=[their_module] to the command" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    rejected = run(command, tmp_path, *arguments)
+    assert rejected.returncode == 2
+    assert "add allow_targets=[their_module] to the command" in rejected.stderr
+    assert "Traceback" not in rejected.stderr
     assert not (tmp_path / "outputs").exists()
-    ended = run(command, tmp_path, *arguments, "allow_targets=[their_module]")
-    assert ended.returncode == 0, ended.stderr
+    completed = run(command, tmp_path, *arguments, "allow_targets=[their_module]")
+    assert completed.returncode == 0, completed.stderr
     result = result_of(tmp_path)
     assert (result["steps"], result["parameters"]) == (3, 12 * 3 + 3)
-    # What is kept says how to do it again.
+    # The stored command repeats the run.
     (command_file,) = tmp_path.glob("outputs/*/*/command.txt")
     assert command_file.read_text().split()[1:3] == ["--config-dir", "my_conf"]
     assert "'allow_targets=[their_module]'" in command_file.read_text()

@@ -1,4 +1,4 @@
-"""``dltrain evaluate RUN``: metrics of a run's checkpoint on one of its splits, as the run itself printed them."""
+"""``dltrain evaluate RUN``: metrics of a run's checkpoint on one of its splits."""
 
 import argparse
 import json

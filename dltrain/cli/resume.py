@@ -22,7 +22,7 @@ def resume_run(
     """Continue a run, unless it is finished and `changes` (key -> value before and after) do not extend it."""
     check_resume(changes, str(path), job.resolved["device"]["precision"])
     if is_finished(path) and not extends_training(changes):
-        console.info(f"{path}: this run is finished. trainer.epochs=N trains on.")
+        console.info(f"{path}: this run is finished. To train longer: trainer.epochs=N")
         return 0
     console.info(f"{job.title()} (resumed)")
     job.ready()

@@ -41,7 +41,7 @@ class Job:
 
     @functools.cached_property
     def resolved(self) -> dict[str, Any]:
-        """The configuration with interpolations resolved, those of data and task to a `Fact`."""
+        """The configuration with interpolations resolved; those of ``spec`` become a `Fact`."""
         with hydra_errors():
             return interpolation.resolve(self.config)
 

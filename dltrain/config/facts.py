@@ -6,19 +6,35 @@ from typing import Any
 
 from dltrain.errors import ConfigError, format_error, suggest
 
-FACT = re.compile(r"\$\{spec\.(\w+)")
+FACT = re.compile(r"\$\{spec\.(\w+(?:\.\w+)*)")
+# Facts that had another name in earlier versions, and their new names.
+RENAMED = {"vocabulary": "tokens.size", "pad": "tokens.pad", "encode": "tokens.encode", "decode": "tokens.decode"}
 # Groups and keys that are needed before the facts are known.
 BEFORE_FACTS = ("data", "trainer", "regularization", "augment", "device", "seed", "allow_targets")
 
 
 class Fact:
-    """Placeholder for a value that the data or the task provides: ``${spec.NAME}``."""
+    """Placeholder for a value that the data or the task provides: ``${spec.NAME}`` or ``${spec.NAME.PART}``."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def __str__(self) -> str:
         return f"${{spec.{self.name}}}"
+
+
+def find_fact(facts: Mapping[str, Any], name: str) -> Any:
+    """Return the value of a fact, or of a part of it; None if it is not stated.
+
+    Args:
+        facts: Facts by name; True stands for a value that is not known yet.
+        name: ``NAME`` or ``NAME.PART``.
+    """
+    name, *parts = name.split(".")
+    value = facts.get(name)
+    for part in parts:
+        value = value if value is True else getattr(value, part, None)
+    return value
 
 
 def fill_facts(node: Any, facts: Mapping[str, Any], key: str = "") -> Any:
@@ -29,9 +45,20 @@ def fill_facts(node: Any, facts: Mapping[str, Any], key: str = "") -> Any:
         return [fill_facts(value, facts, f"{key}.{number}") for number, value in enumerate(node)]
     if not isinstance(node, Fact):
         return node
-    if node.name not in facts:
-        raise ConfigError(format_error(key, "a fact of the data or the task", node, suggest(node.name, facts)))
-    return facts[node.name]
+    name, _, part = node.name.partition(".")
+    if name not in facts:
+        raise ConfigError(format_error(key, "a fact of the data or the task", node, suggest(name, facts)))
+    if part and facts[name] is not None and not hasattr(facts[name], part):
+        known = [name for name in dir(facts[name]) if not name.startswith("_")]
+        raise ConfigError(format_error(key, f"a part of {name}", node, suggest(part, known)))
+    return find_fact(facts, node.name)
+
+
+def renamed_fact(key: str, value: Any) -> str | None:
+    """Return the error if the resolved value of a key is a fact that has another name now."""
+    if isinstance(value, Fact) and value.name in RENAMED:
+        return format_error(key, str(Fact(RENAMED[value.name])), value, "The fact has another name.")
+    return None
 
 
 def misplaced_fact(key: str, value: Any) -> str | None:

@@ -38,6 +38,7 @@ def check_values(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if not errors:
         resolved = resolve(config)
         errors += filter(None, (facts.misplaced_fact(*leaf) for leaf in validation.leaves(resolved)))
+        errors += filter(None, (facts.renamed_fact(*leaf) for leaf in validation.leaves(resolved)))
         # Report a wrong value at its own key, and not again at the keys that refer to it.
         known = {error.partition(": ")[2] for error in wrong}
         wrong += (error for error in schema.out_of_range(resolved) if error.partition(": ")[2] not in known)
@@ -92,6 +93,22 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_placeholders(config: Mapping[str, Any]) -> DictConfig:
     """Return the configuration with a `Fact` for each value that the data or the task will provide."""
+    names = FACT.findall(str(config))
+    if any("." in name for name in names):
+        config = _with_flat_names(config)
     root = OmegaConf.create(dict(config), flags={"allow_objects": True})
-    root.spec = {name: Fact(name) for name in FACT.findall(str(config))}
+    root.spec = {_flat(name): Fact(name) for name in names}
     return root
+
+
+def _with_flat_names(node: Any) -> Any:
+    """Return a copy in which a part of a fact has a name without dots, so that the whole fact can be used, too."""
+    if isinstance(node, Mapping):
+        return {name: _with_flat_names(value) for name, value in node.items()}
+    if isinstance(node, list):
+        return [_with_flat_names(value) for value in node]
+    return FACT.sub(lambda match: f"${{spec.{_flat(match[1])}", node) if isinstance(node, str) else node
+
+
+def _flat(name: str) -> str:
+    return name.replace(".", "__")

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from dltrain.config.facts import FACT, RENAMED
+
 # Group -> old name of a key -> new name.
 KEYS = {
     "model": {"hidden": "hidden_size", "depth": "num_layers", "heads": "num_heads", "feedforward": "ffn_ratio"},
@@ -45,11 +47,20 @@ def new_target(target: str) -> str | None:
     return f"{MODULES[module]}.{name}" if module in MODULES else None
 
 
+def new_facts(text: str) -> str:
+    """Return a value with the new names of the facts that it refers to."""
+    return FACT.sub(lambda match: f"${{spec.{RENAMED.get(match[1], match[1])}", text)
+
+
 def upgrade(content: dict[str, Any]) -> dict[str, Any]:
     """Return the content of the job.yaml of an earlier version with the new names."""
     keys: dict[str, str] = {}
     config = _with_new_names(content["config"], "", keys)
-    _keep_reading_as_before(config.get("data") or {})
+    data = config.get("data") or {}
+    _keep_reading_as_before(data)
+    if "_provides_" in data:
+        names = (RENAMED.get(fact, fact).partition(".")[0] for fact in data["_provides_"])
+        data["_provides_"] = list(dict.fromkeys(names))
     overrides = []
     for override in content["overrides"]:
         key = override.partition("=")[0].lstrip("+~")
@@ -72,7 +83,7 @@ def _with_new_names(node: Any, group: str, keys: dict[str, str]) -> Any:
     if isinstance(node, list):
         return [_with_new_names(item, group, keys) for item in node]
     if not isinstance(node, dict):
-        return node
+        return new_facts(node) if isinstance(node, str) else node
     target = str(node.get("_target_", "dltrain."))
     target = new_target(target) or target
     found: dict[Any, Any] = {}

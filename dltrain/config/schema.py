@@ -34,7 +34,7 @@ class FieldSpec:
 
 def integer(least: int, below: int = MOST, many: bool = False, null: bool = False) -> FieldSpec:
     """Accept whole numbers from `least` to below `below`."""
-    text = f"a whole number of at least {least}"
+    text = f"a whole number of at least {least}" + (f" and at most {below - 1:,}" if below < MOST else "")
     return FieldSpec(text, lambda value: type(value) is int and least <= value < below, (), many, null, (least,))
 
 
@@ -80,7 +80,8 @@ TABLE = {
     "seed": integer(0, below=2**63),
     "epochs num_labels eval_examples": integer(1, null=True),
     "max_steps accumulate keep_last keep_best batch_size max_bad_samples window horizon season cd_steps": integer(1),
-    "num_layers num_heads channels context_length image_size width ffn_ratio latent statistics answers": integer(1),
+    "num_layers": integer(1, below=10_001),  # more take minutes to build before memory runs out
+    "num_heads channels context_length image_size width ffn_ratio latent statistics answers": integer(1),
     "ns_steps importance_samples n_critic modes": integer(1),
     "workers early_stopping_patience patience pretrain_epochs": integer(0),
     "stride kernel hidden_size": integer(1, many=True),

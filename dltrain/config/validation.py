@@ -11,8 +11,8 @@ Node = Mapping[str, Any]
 
 # Groups of plain values: their keys are exactly those of dltrain's own YAML.
 PLAIN = ("trainer", "regularization", "augment", "device", "sweep")
-ADDED = ("augment",)  # groups that runs of earlier versions lack; the defaults mean what those did
-NO_SCHEDULE = "The defaults of an optimizer's YAML name one: - schedule: constant"
+ADDED = ("augment",)  # groups that runs of earlier versions lack; the defaults keep their meaning
+NO_SCHEDULE = "Add it to the defaults of the optimizer's YAML: - schedule: constant"
 
 
 def wrong_option(group: str, option: Any, options: Sequence[str]) -> str | None:
@@ -79,7 +79,7 @@ def wrong_value(key: str, value: Any, content: Node, groups: Sequence[str]) -> s
 
 
 def _in_some_group(name: str, content: Node) -> str:
-    """Suggest a key of some group: for ``lr`` it is ``optimizer.lr``."""
+    """Suggest the key of a group with a similar name: ``optimizer.lr`` for ``lr``."""
     owners = {
         str(key): f"{group}.{key}"
         for group, node in content.items()

@@ -23,7 +23,7 @@ def check_fraction(key: str, value: float, zero: bool = True) -> float:
 
 
 def check_held_out(validation: float, test: float) -> None:
-    """Check the fractions that are held out: both valid, and something left to train on."""
+    """Check that the fractions to hold out are valid and leave examples to train on."""
     check_fraction("data.validation", validation)
     check_fraction("data.test", test, zero=False)
     if validation + test >= 1:

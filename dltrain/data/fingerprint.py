@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dltrain.data.ragged import Ragged
 from dltrain.data.spec import Source, Splits
 
 WHOLE_BYTES = 256 * 2**20  # larger tensors are sampled
@@ -31,7 +32,8 @@ def _hash_source(source: Source) -> str:
     if isinstance(rows, Mapping):
         digest = hashlib.sha256()
         for name, value in rows.items():
-            _hash_tensor(digest, name, value)
+            for part, tensor in _tensors(name, value):
+                _hash_tensor(digest, part, tensor)
         return digest.hexdigest()[:DIGITS]
     list_files: Callable[[], Iterable[tuple[str, int]]] = getattr(rows, "files", list)
     names, sizes = hashlib.sha256(f"{len(rows)}".encode()), hashlib.sha256()
@@ -39,6 +41,12 @@ def _hash_source(source: Source) -> str:
         names.update(f"\0{name}".encode(errors="surrogateescape"))
         sizes.update(f" {size}".encode())
     return f"{names.hexdigest()[:DIGITS]}-{sizes.hexdigest()[:DIGITS]}"
+
+
+def _tensors(name: str, value: Tensor | Ragged) -> list[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        return [(name, value)]
+    return [(f"{name} values", value.values), (f"{name} lengths", value.lengths)]
 
 
 def _hash_tensor(digest: Any, name: str, value: Tensor) -> None:

@@ -1,7 +1,8 @@
 """Batches of a split on the device.
 
-The order of an epoch is a permutation of (seed, epoch), and the randomness of an example is keyed by (seed, epoch,
-index). The bytes of a batch therefore depend neither on the number of workers nor on where in an epoch a run resumes.
+The plan of an epoch, its batches of examples, depends on (seed, epoch), and the randomness of an example is keyed by
+(seed, epoch, index). The bytes of a batch therefore depend neither on the number of workers nor on where in an epoch a
+run resumes.
 
 Randomness enters at four places, each with its own keys: an example is decoded, `augment` changes it, the task's
 `corrupt` changes it, and `blend` combines the examples of a batch. Only `corrupt` also applies outside training, keyed
@@ -9,11 +10,14 @@ by the index alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from dltrain.data.bad_samples import BadSamples
+from dltrain.data.plans import FixedSize
+from dltrain.data.ragged import Padding, Ragged, padded_width
 from dltrain.data.spec import Source
 from dltrain.data.splits import permutation
 from dltrain.data.worker_pool import TIMEOUT_S, WorkerLoader
@@ -33,7 +37,7 @@ class Batches:
 
     Args:
         source: The split.
-        batch_size: Examples per batch, at least 1; the last batch of an epoch may be smaller.
+        batch_size: Examples per batch, at least 1, for plans that count examples.
         device: Device of the batches.
         seed: Seed of the order and of the augmentation in all epochs.
         training: Shuffle and augment. Otherwise batches keep the order of the data.
@@ -61,8 +65,10 @@ class Batches:
     ) -> None:
         self.device = torch.device(device)
         self.bad = bad or BadSamples()
+        self._divide = source.plan or FixedSize()
         count = len(source)
-        self._indices = torch.arange(count) if sample is None else permutation(count)[:sample].sort().values
+        scattered = sample is not None and not self._divide.contiguous
+        self._indices = permutation(count)[:sample].sort().values if scattered else torch.arange(count)[:sample]
         self.examples = len(self._indices)
         self.batch_size = batch_size
         self.seed = seed
@@ -75,11 +81,16 @@ class Batches:
         self._loader = (
             TensorLoader(source.rows, batch_size, self.device)
             if isinstance(source.rows, Mapping)
-            else WorkerLoader(source.rows, batch_size, self.device, workers, timeout, self.bad)
+            else WorkerLoader(source.rows, self.device, workers, timeout, self.bad)
         )
 
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Examples of each batch of epoch 0, before unreadable ones are left out; other epochs have the same sizes."""
+        return [len(part) for part in self.plan(0)]
+
     def __len__(self) -> int:
-        return -(-self.examples // self.batch_size)
+        return len(self.sizes)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the non-empty batches of epoch 0.
@@ -101,24 +112,34 @@ class Batches:
         Unreadable examples are left out of their batch. A batch without any readable example is ``{}``, so
         that batch numbers stay the same when a run resumes.
         """
-        order = self.order(epoch)
         decoding = key(self.seed, epoch, DECODE) if self.training else None
-        for indices, rows, skip in self._loader.chunks(order, start, decoding):
+        for first, indices, rows, sizes in self._loader.chunks(self.plan(epoch), start, decoding):
             if not rows:
                 yield {}
                 continue
             with torch.no_grad():
                 batch = self._prepare(rows, indices, epoch)
-            parts = [value.split(self.batch_size) for value in (indices, *batch.values())]
-            for numbers, *values in list(zip(*parts, strict=True))[skip:]:
-                yield self._blend(dict(zip(batch, values, strict=True)), numbers, epoch)
+            parts = [value.split(sizes) for value in (indices, *batch.values())]
+            for number, (drawn, *values) in enumerate(zip(*parts, strict=True), first):
+                if number >= start:
+                    yield self._finish(dict(zip(batch, values, strict=True)), number, drawn, epoch)
 
-    def order(self, epoch: int) -> Tensor:
-        """Return the example indices in the order of an epoch, int64 on the CPU."""
-        if not self.training:
-            return self._indices
-        generator = torch.Generator().manual_seed(key(self.seed, epoch))
-        return self._indices[torch.randperm(self.examples, generator=generator)]
+    def plan(self, epoch: int) -> list[Tensor]:
+        """Return the example indices of each batch of an epoch, int64 on the CPU; all epochs have as many batches."""
+        shuffle = torch.Generator().manual_seed(key(self.seed, epoch)) if self.training else None
+        return self._divide(self._indices, self.batch_size, shuffle)
+
+    @property
+    def lengths(self) -> Tensor | None:
+        """Steps of each example of the split, of the first `Ragged` field; None if there is none."""
+        return self._loader.lengths if isinstance(self._loader, TensorLoader) else None
+
+    def widest(self) -> Batch:
+        """Return the batch of epoch 0 that needs the most memory: attention takes the square of its width."""
+        if self.lengths is None:
+            return next(iter(self))
+        areas = [len(part) * padded_width(self.lengths[part]) ** 2 for part in self.plan(0)]
+        return next(self.epoch(0, areas.index(max(areas))))
 
     def close(self) -> None:
         """End the worker processes and release the data."""
@@ -137,7 +158,10 @@ class Batches:
             batch["inputs"] = batch["inputs"].contiguous(memory_format=torch.channels_last)
         return batch
 
-    def _blend(self, batch: Batch, indices: Tensor, epoch: int) -> Batch:
+    def _finish(self, batch: Batch, number: int, indices: Tensor, epoch: int) -> Batch:
+        """Complete a batch that has been cut: its number in the epoch and its examples are final."""
+        if self._divide.contiguous:
+            batch["continues"] = torch.full((len(batch["inputs"]),), number > 0)
         if self.blend is None:
             return batch
         with torch.no_grad():
@@ -148,30 +172,44 @@ class Batches:
 
 
 class TensorLoader:
-    """Rows of tensors that live on the device, gathered for a chunk of batches at a time.
+    """Rows of tensors that live on the device, gathered for a chunk of batches at a time; `Ragged` for each batch.
 
     Chunk boundaries do not depend on ``start``: vectorized arithmetic may round a row differently next to other rows,
     and a resumed run must see the same bytes.
     """
 
-    def __init__(self, rows: Mapping[str, Tensor], batch_size: int, device: torch.device) -> None:
-        self.rows = {name: to_device(value, device) for name, value in rows.items()}
+    def __init__(self, rows: Mapping[str, Tensor | Ragged], batch_size: int, device: torch.device) -> None:
+        self.rows = {name: to_device(value, device) for name, value in rows.items() if isinstance(value, Tensor)}
+        self.ragged = {name: Padding(value, device) for name, value in rows.items() if isinstance(value, Ragged)}
         self.device = device
-        row_bytes = sum(value[:1].numel() * value.element_size() for value in rows.values())
+        row_bytes = sum(value[:1].numel() * value.element_size() for value in self.rows.values())
         # Preparing a row enlarges it (a byte becomes a float32), so count four bytes for one.
-        self.batches = max(1, CHUNK_BYTES // max(1, 4 * row_bytes * batch_size))
-        self.batch_size = batch_size
+        self.batches = 1 if self.ragged else max(1, CHUNK_BYTES // max(1, 4 * row_bytes * batch_size))
 
-    def chunks(self, order: Tensor, start: int, key: int | None) -> Iterator[tuple[Tensor, Batch, int]]:
-        """Yield (indices, rows, batches to skip) for each chunk from the one with batch ``start`` on.
+    @property
+    def lengths(self) -> Tensor | None:
+        """Steps of each row."""
+        return next((padding.lengths for padding in self.ragged.values()), None)
+
+    def chunks(self, plan: list[Tensor], start: int, key: int | None) -> Iterator[tuple[int, Tensor, Batch, list[int]]]:
+        """Yield (first batch number, indices, rows, batch sizes) of each chunk, from that of batch ``start`` on.
 
         Nothing is decoded, so ``key`` is unused.
         """
-        first = start // self.batches
-        order = order.to(self.device)
-        for number, indices in enumerate(order.split(self.batches * self.batch_size)[first:], first):
-            rows = {name: value[indices] for name, value in self.rows.items()}
-            yield indices, rows, start - number * self.batches if number == first else 0
+        first = start // self.batches * self.batches
+        order = torch.cat(plan[first:]) if plan[first:] else torch.empty(0, dtype=torch.int64)
+        moved, begin = order.to(self.device), 0  # once for the epoch: a copy may wait for the device
+        for number in range(first, len(plan), self.batches):
+            sizes = [len(part) for part in plan[number : number + self.batches]]
+            end = begin + sum(sizes)
+            yield number, moved[begin:end], self._gather(order[begin:end], moved[begin:end]), sizes
+            begin = end
+
+    def _gather(self, indices: Tensor, moved: Tensor) -> Batch:
+        rows = {name: value[moved] for name, value in self.rows.items()}
+        for name, padding in self.ragged.items():
+            rows[name], rows[f"{name}_lengths"] = padding.gather(indices, moved)
+        return rows
 
 
 def to_device(value: Tensor, device: torch.device) -> Tensor:

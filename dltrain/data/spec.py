@@ -1,12 +1,15 @@
 """The interface between data sets and the rest: facts, splits, batches of rows."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
 from dltrain.data.inputs import InputFiles
+from dltrain.data.plans import Plan
+from dltrain.data.ragged import Ragged
+from dltrain.data.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,7 @@ class Spec:
     """Facts about a data set; None where a fact does not apply.
 
     YAML refers to a fact by name, ``features: ${spec.features}``. A model or task whose argument does not accept None
-    rejects data without that fact, so a meaningless combination fails at once.
+    rejects data without that fact, so that an unsuitable combination fails early.
 
     Args:
         shape: Shape of the ``inputs`` of one example, without the batch axis.
@@ -30,16 +33,14 @@ class Spec:
         class_names: One name per class.
         targets: Numbers to predict per example (regression).
         target_names: One name per predicted number or series.
-        series_names: Names of several series of a file, each split by time for itself.
+        series_names: Names of several series of a file, each split by time separately.
         columns: Series that are predicted together.
         horizon: Steps to predict.
         lags: Past values in an example of series, window times columns, for models with a linear path.
         season: Steps per season of a series, for the naive forecasts.
         unit: Unit of the predicted numbers.
-        vocabulary: Number of different tokens.
-        pad: Token that pads short sequences.
-        decode: Converts a list of tokens to text.
-        encode: Converts text to a list of tokens.
+        tokens: Vocabulary of the inputs, if they are text.
+        target_tokens: Vocabulary of the targets, if they are a text in another one.
     """
 
     shape: tuple[int, ...] | None = None
@@ -61,10 +62,8 @@ class Spec:
     lags: int | None = None
     season: int | None = None
     unit: str | None = None
-    vocabulary: int | None = None
-    pad: int | None = None
-    decode: Callable[[list[int]], str] | None = None
-    encode: Callable[[str], list[int]] | None = None
+    tokens: Tokens | None = None
+    target_tokens: Tokens | None = None
 
 
 class Files(Protocol):
@@ -78,7 +77,7 @@ class Files(Protocol):
         """Return the number of examples."""
 
     def example(self, index: int, key: int | None) -> Any:
-        """Decode one example, in whatever form `stack` takes.
+        """Decode one example, in the form that `stack` expects.
 
         Args:
             index: Position in the split.
@@ -98,21 +97,23 @@ class Source:
     """One split of a data set.
 
     Args:
-        rows: Tensors whose first axis counts the examples, or `Files`. Views such as those of ``unfold`` stay views: a
-            row is copied only when it is drawn.
+        rows: Tensors whose first axis counts the examples, and `Ragged` fields; or `Files`. Views such as those of
+            ``unfold`` stay views: a row is copied only when it is drawn.
         prepare: Module that turns a batch of rows on the device into the fields a task reads (``inputs``, ``targets``,
             ...). It treats each row by itself and draws no random numbers.
         augment: Random change of each prepared example by itself in training, ``augment(batch, keys)``. The keys
             (int64, one per example) are the source of randomness; see `dltrain.keyed_random.uniform`.
         blend: Random combination of the examples of a batch in training, ``blend(batch, keys)``.
         fingerprinted: Tensors to fingerprint in place of `rows`; None for `rows`.
+        plan: How the examples are divided into batches; None for batches of a fixed size in random order.
     """
 
-    rows: Mapping[str, Tensor] | Files
+    rows: Mapping[str, Tensor | Ragged] | Files
     prepare: nn.Module
     augment: nn.Module | None = None
     blend: nn.Module | None = None
-    fingerprinted: Mapping[str, Tensor] | None = None
+    fingerprinted: Mapping[str, Tensor | Ragged] | None = None
+    plan: Plan | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.rows.values()))) if isinstance(self.rows, Mapping) else len(self.rows)
@@ -143,7 +144,7 @@ class Inputs(NamedTuple):
         names: For each line of the prediction, in order, what it refers to: ``input`` and, for example, a line number.
     """
 
-    rows: Mapping[str, Tensor]
+    rows: Mapping[str, Tensor | Ragged]
     names: list[dict[str, Any]]
 
 
@@ -164,7 +165,7 @@ class Data(Protocol):
         """Read the data and return the splits."""
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Read user-provided examples in pieces; an error in one of them is raised when its turn comes."""
+        """Read user-provided examples in pieces; an error is raised after the pieces before it are yielded."""
 
 
 def describe_data(data: Data) -> list[str]:

@@ -24,7 +24,7 @@ def hold_out(count: int, fraction: float) -> tuple[Tensor, Tensor]:
 
 
 def hold_out_stratified(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
-    """Like `hold_out`, with the same fraction of every class, to within one example."""
+    """Return indices like `hold_out`, with the same fraction of every class to within one example."""
     order = permutation(len(labels))
     order = order[labels[order].argsort(stable=True)]
     held = held_out_size(len(labels), fraction)

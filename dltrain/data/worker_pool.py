@@ -1,6 +1,7 @@
 """Worker processes that decode `Files`, and errors that name a worker that died or hangs."""
 
 import contextlib
+import itertools
 import shutil
 import signal
 import threading
@@ -35,17 +36,14 @@ class WorkerLoader:
 
     Args:
         files: One split.
-        batch_size: Examples per batch.
         device: Device of the batches.
         workers: Worker processes; 0 decodes in this process.
         timeout: Seconds without a batch after which workers count as hanging.
         bad: Policy for unreadable examples.
     """
 
-    def __init__(
-        self, files: Files, batch_size: int, device: torch.device, workers: int, timeout: float, bad: BadSamples
-    ) -> None:
-        self.batch_size, self.device, self.bad = batch_size, device, bad
+    def __init__(self, files: Files, device: torch.device, workers: int, timeout: float, bad: BadSamples) -> None:
+        self.device, self.bad = device, bad
         self.timeout = timeout
         self.failed = False
         self.iterator: Iterator[Any] = iter(())
@@ -65,8 +63,10 @@ class WorkerLoader:
             generator=torch.Generator(),
         )
 
-    def chunks(self, order: Tensor, start: int, key: int | None) -> Iterator[tuple[Tensor, Rows, int]]:
-        """Yield (indices, rows, 0) for each batch from ``start`` on; both are empty if no example can be read.
+    def chunks(self, plan: list[Tensor], start: int, key: int | None) -> Iterator[tuple[int, Tensor, Rows, list[int]]]:
+        """Yield (number, indices, rows, [size]) of each batch from ``start`` on.
+
+        Indices and rows are empty if no example can be read.
 
         Args:
             key: Source of the randomness of decoding in this epoch; None outside training.
@@ -75,13 +75,15 @@ class WorkerLoader:
             ConfigError: An example cannot be read and may not be skipped.
             WorkerError: A worker died or hangs.
         """
-        self._start_epoch([_requests(part, key) for part in order.split(self.batch_size)[start:]])
-        while (batch := self._next()) is not None:
+        self._start_epoch([_requests(part, key) for part in plan[start:]])
+        for number in itertools.count(start):
+            if (batch := self._next()) is None:
+                return
             indices, rows, errors = batch
             for error in errors:
                 self.bad.add(error)
             moved = {name: value.to(self.device, non_blocking=True) for name, value in rows.items()}
-            yield torch.tensor(indices), moved, 0
+            yield number, torch.tensor(indices), moved, [len(indices)]
 
     def close(self) -> None:
         """End the workers, hanging ones included, and leave no zombie."""

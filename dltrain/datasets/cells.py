@@ -38,7 +38,7 @@ class Cells:
     Args:
         words: Each different cell once, as text without blanks around it.
         codes: For each row, the index in ``words``.
-        parsed: Decimal mark -> what `numbers` has found.
+        parsed: Decimal mark -> result of `numbers`.
     """
 
     words: list[str]
@@ -87,7 +87,7 @@ class Cells:
 
 
 def _find_unit(words: Sequence[str]) -> str:
-    """Return the unit at the start or end of all words that are no missing values, or an empty string."""
+    """Return the unit at the start or end of all words that are not missing values, or an empty string."""
     found = ""
     for word in words:
         if word.casefold() in MISSING:
@@ -134,7 +134,7 @@ class Evidence(NamedTuple):
         proofs: Decimal mark -> the first cell that is a number with this mark only.
         ambiguous: The first cell that is a number with either mark, but not the same one.
         bare: Whether other numbers have neither mark.
-        narrow: Whether there are many ambiguous cells, within a factor of ten: counts are rarely so alike.
+        narrow: Whether there are many ambiguous cells, within a factor of ten, which is rare for counts.
     """
 
     proofs: dict[str, str]

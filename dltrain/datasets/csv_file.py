@@ -210,7 +210,7 @@ class Reader:
 
 
 def find_delimiter(head: Sequence[str], usual: str | None = None) -> str:
-    """Return the delimiter that splits the first lines into as many cells as the header, leaving none of the others.
+    """Return the delimiter that splits the first lines into as many cells as the header and leaves no other in them.
 
     Args:
         head: The first lines.
@@ -259,7 +259,7 @@ def find_decimal(header: list[str], columns: list[Cells], lines: np.ndarray, rea
         usual = (COMMA in word and one.bare) or (POINT in word and not one.bare and one.narrow) if word else True
         if word and not (reader.delimiter == "," and usual):
             line = lines[columns[header.index(name)].codes == columns[header.index(name)].words.index(word)][0]
-            expected = f"numbers that can be read in one way only in column {name}, line {line} of {reader.path}"
+            expected = f"unambiguous numbers in column {name}, line {line} of {reader.path}"
             got = f"{word}, which may be {re.sub('[.,]', '', word)} or {re.sub('[.,]', '.', word)}"
             raise ConfigError(format_error("data.decimal", expected, got, hint))
     return POINT

@@ -1,4 +1,4 @@
-"""Describe a CSV file column by column, also one that a data set rejects."""
+"""Describe a CSV file column by column, even if a data set rejects it."""
 
 from pathlib import Path
 from typing import Any

@@ -85,5 +85,5 @@ def check_dates(table: Table, column: int, dates: Dates, missing: bool) -> None:
         cell, *readings = dates.form.readings
         got = f"{cell}, which may be {' or '.join(readings)}"
         hint = "Set data.day_first=true or data.day_first=false"
-        expected = f"dates that can be read in one way only in column {table.header[column]} of {table.path}"
+        expected = f"unambiguous dates in column {table.header[column]} of {table.path}"
         raise ConfigError(format_error("data.day_first", expected, got, hint))

@@ -67,7 +67,7 @@ def shell_command(kind: Any, root: Path) -> str:
 
 @contextmanager
 def _empty_folder(folder: Path) -> Iterator[None]:
-    """Remove the folder of a killed process first, and the folder at the end."""
+    """Remove the folder before, as a killed process may have left it, and afterwards."""
     shutil.rmtree(folder, ignore_errors=True)
     try:
         yield

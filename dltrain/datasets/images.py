@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -115,9 +115,9 @@ def limit_labels(splits: Splits, count: int | None) -> Splits:
     Raises:
         ConfigError: ``count`` is larger than the training split.
     """
-    rows, available = splits.train.rows, len(splits.train)
-    if count is None or not isinstance(rows, Mapping):
+    if count is None or not isinstance(splits.train.rows, Mapping):
         return splits
+    rows, available = {name: cast(Tensor, value) for name, value in splits.train.rows.items()}, len(splits.train)
     if not 1 <= count <= available:
         expected = f"from 1 to {available:,}, the number of training examples"
         raise ConfigError(format_error("data.num_labels", expected, count))

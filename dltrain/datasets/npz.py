@@ -29,10 +29,10 @@ MAX_CHANNELS = 4
 class Npz:
     """Arrays ``x_train``, ``y_train``, ``x_test`` and ``y_test`` whose first axis counts the examples.
 
-    The shape and dtype of x decide what it is: uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) are images; floats with
+    The shape and dtype of x determine its kind: uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) are images; floats with
     four axes are images on the scale of x_train, see `dltrain.datasets.array_scale.find_scale`; floats (N, T, F) are
     sequences of T steps; (N, D) are vectors. Images have at most 4 channels; if both the first and the last axis fit,
-    the channels are last. Whole numbers y that repeat, and one-hot rows, are classes, others numbers to predict; see
+    the channels are last. Whole numbers y that repeat, and one-hot rows, are classes, other y numbers to predict; see
     `dltrain.datasets.array_labels.find_labels`. Only images are scaled.
 
     Args:

@@ -10,7 +10,7 @@ SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 def split_float64(values: np.ndarray) -> Tensor:
-    """Split float64 (rows, columns) into float32 (2 * columns, rows): rounded values, then what rounding dropped.
+    """Split float64 (rows, columns) into float32 (2 * columns, rows): rounded values, then the rounding errors.
 
     The pair keeps about 48 bits on every device, so that small changes of large values survive; see
     `dltrain.datasets.windows.Normalize`.
@@ -33,7 +33,7 @@ def nonzero_std(values: np.ndarray) -> np.ndarray:
 
 
 def replace_zero(scale: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Replace a scale (columns,) by 1 where a column of ``values`` (rows, columns) is constant but for rounding."""
+    """Replace a scale (columns,) by 1 where a column of ``values`` (rows, columns) is constant up to rounding."""
     varies = values.max(axis=0) > values.min(axis=0)
     least = np.maximum(ROUNDING * np.abs(values.mean(axis=0)), SMALLEST)
     return np.where(varies & (scale > least), scale, 1.0)

@@ -14,6 +14,7 @@ from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batch
 from dltrain.data.spec import Inputs, Source, Spec, Splits
 from dltrain.data.splits import held_out_size
+from dltrain.data.tokens import Tokens
 from dltrain.errors import ConfigError, format_error, shorten
 
 BUNDLED = Path(__file__).parent / "bundled" / "moby_dick.txt"
@@ -66,9 +67,7 @@ class Text:
             shape=(context_length,),
             length=context_length,
             features=self.tokenizer.size,
-            vocabulary=self.tokenizer.size,
-            decode=self.tokenizer.decode,
-            encode=self.tokenizer.encode,
+            tokens=Tokens(self.tokenizer.size, encode=self.tokenizer.encode, decode=self.tokenizer.decode),
         )
 
     def load(self) -> Splits:

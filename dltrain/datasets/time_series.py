@@ -213,7 +213,7 @@ class TimeSeries:
         return [*lines, splits_line({SPLITS[name]: size for name, size in self.sizes.items()}, "windows, by time")]
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Read the last window of CSV files, or of the training file without any; what follows it is unknown."""
+        """Read the last window of each series in CSV files, or in the training file if none is given."""
         if not (files.names or files.text):
             yield from self._last_windows(self.table, self.path.name)
             return
@@ -230,7 +230,7 @@ class TimeSeries:
         known = [one.name for one in self.series]
         for one in series:
             if one.name not in known:
-                expected = f"a value of column {self.group} that training had: {listed(map(str, known))}"
+                expected = f"a value of column {self.group} in training: {listed(map(str, known))}"
                 raise ConfigError(format_error("data.group", expected, one.name))
             if len(one.rows) < self.window:
                 expected = f"at least data.window={self.window} rows in {table.path}"

@@ -60,7 +60,7 @@ class Console:
         """Show the position of a run and `figures` such as ``loss 0.5``; cheap enough to call after every step.
 
         On a terminal the live line is redrawn at most ten times per second. Elsewhere, and in the log file, a line is
-        written after each epoch: when `step` reaches `steps`, or `done`, the epochs so far, a whole number.
+        written after each epoch: when `done`, the epochs so far, reaches a whole number, or `step` reaches `steps`.
         """
         epoch = math.ceil(done)
         finished = epoch if step >= steps else int(done)

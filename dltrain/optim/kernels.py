@@ -31,6 +31,17 @@ def bare_step(optimizer: Any) -> Callable[[], Any]:
     return partial(step, optimizer)
 
 
+def fill_momentum(optimizer: Any) -> None:
+    """Start the momentum of fused SGD at zero: torch leaves it uninitialized if the kernel skips the first step.
+
+    The first step is the same, unless there is dampening, which then applies to it too.
+    """
+    for group in optimizer.param_groups:
+        if group.get("fused") and group.get("momentum") and "dampening" in group:
+            for weight in group["params"]:
+                optimizer.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
+
+
 def match_state_layout(optimizer: Any) -> None:
     """Give the state of each weight the memory layout of the weight; a `ValueError` if its shape does not fit.
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dltrain.optim.kernels import bare_step, kernel_options, match_state_layout
+from dltrain.optim.kernels import bare_step, fill_momentum, kernel_options, match_state_layout
 from dltrain.optim.regularization import Regularization, Regularizer
 from dltrain.optim.schedules import Schedule
 from dltrain.tasks.base import Loss
@@ -56,23 +56,27 @@ class Optimizer:
         self._groups: list[dict[str, Any]] = self.optimizer.param_groups
         self._base_rates = [group["lr"] for group in self._groups]
         self.regularizer = Regularizer(regularization, self.parameters, self._groups)
-        self._first_weight: float | Tensor = 1.0  # of the step's first micro-batch
-        self._weight_sum: float | Tensor | None = None  # relative to the first; None for a single micro-batch
+        self._count = 0  # micro-batches of the step
+        self._first_weight: float | Tensor = 1.0
+        self._weight_sum: float | Tensor = 1.0
+        self._started = False  # a step has been taken
         self._one = torch.ones((), device=self.parameters[0].device)
         self.skipped = torch.zeros_like(self._one)
         self._known_skipped = 0
         self._set_rates(0)
 
-    def backward(self, loss: Loss, first: bool = True) -> None:
+    def backward(self, loss: Loss) -> None:
         """Accumulate the gradients of one micro-batch; `step` turns their sum into the gradients of the mean loss."""
+        if loss.is_empty:
+            return
         total = loss.total
-        if first:
-            self._first_weight, self._weight_sum = loss.weight, None
+        if self._count == 0:
+            self._first_weight = self._weight_sum = loss.weight
         else:
             # Relative to the first, so that float16 gradients keep the size that the scaler is tuned to.
-            ratio = loss.weight / self._first_weight
-            self._weight_sum = ratio + (1.0 if self._weight_sum is None else self._weight_sum)
-            total = total * ratio
+            total = total * (loss.weight / _or_one(self._first_weight))
+            self._weight_sum = self._weight_sum + loss.weight
+        self._count += 1
         if self.scaler is not None:
             total = self.scaler.scale(total)
         if self._inputs is None:
@@ -83,12 +87,15 @@ class Optimizer:
     def step(self, number: int, measure: bool = False) -> Tensor | None:
         """Update the weights at step `number` of the stage and drop the gradients.
 
-        If `measure`, return the total norm of the gradients, including penalties, before clipping.
+        If `measure`, return the total norm of the gradients, including penalties, before clipping. Without a
+        micro-batch of a weight above 0 nothing changes.
         """
+        if self._count == 0:
+            return None
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         norm = None
-        if measure or self.regularizer.changes_gradients or self.skip or self._weight_sum is not None:
+        if measure or self.regularizer.changes_gradients or self.skip or self._count > 1:
             norm = self._finish_gradients(measure or self.skip)
         if self.skip and norm is not None and not math.isfinite(norm):
             self.skipped += 1
@@ -96,18 +103,34 @@ class Optimizer:
             self.drop_gradients()
             return norm
         self._set_rates(number - self._known_skipped)
-        if self.regularizer.decayed:
-            self.regularizer.decay(self._groups)
-        if self.scaler is None:
-            self._bare_step()
-        else:
-            # The scale decreases only after an overflow, so this counts skipped steps without waiting for the device.
-            before = self.scaler.scale(self._one)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            self.skipped += self.scaler.scale(self._one) < before
+        self._update_weights()
         self.drop_gradients()
         return norm
+
+    def _update_weights(self) -> None:
+        """Decay the weights and take the step of the torch optimizer; where the sum of weights is 0, do neither."""
+        empty = self._weight_sum == 0 if isinstance(self._weight_sum, Tensor) else None
+        if not self._started and (self.scaler is not None or empty is not None):
+            fill_momentum(self.optimizer)
+        self._started = True
+        if self.regularizer.decayed:
+            self.regularizer.decay(self._groups, 1.0 if empty is None else ~empty)
+        if self.scaler is not None:
+            self._scaled_step(self.scaler)
+        elif empty is None:
+            self._bare_step()
+        else:
+            self.optimizer.found_inf = empty.float()  # fused kernels skip an empty step like one that overflowed
+            self._bare_step()
+            del self.optimizer.found_inf
+
+    def _scaled_step(self, scaler: torch.amp.GradScaler) -> None:
+        """Step, update the scale, and count a skipped step."""
+        # The scale decreases only after an overflow, so this counts skipped steps without waiting for the device.
+        before = scaler.scale(self._one)
+        scaler.step(self.optimizer)
+        scaler.update()
+        self.skipped += scaler.scale(self._one) < before
 
     def _set_rates(self, step: int) -> None:
         """Set the learning rate and momentum of the schedule at `step`, counted from 0."""
@@ -129,12 +152,14 @@ class Optimizer:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if not gradients:
             return torch.zeros_like(self._one) if measure else None
-        if self._weight_sum is not None:
-            torch._foreach_div_(gradients, self._weight_sum)
+        if self._count > 1:
+            relative = self._weight_sum / _or_one(self._first_weight)
+            torch._foreach_div_(gradients, _or_one(relative))
         return self.regularizer.apply(gradients, measure)
 
     def drop_gradients(self) -> None:
-        """Set all gradients to None, in half the time of ``zero_grad``."""
+        """Set all gradients to None, in half the time of ``zero_grad``, and start the next step."""
+        self._count = 0
         for parameter in self.parameters:
             parameter.grad = None
 
@@ -174,6 +199,11 @@ class Optimizer:
             self.scaler.load_state_dict(state["scaler"])
         self.skipped.copy_(state["skipped"])
         self._known_skipped = state["known"]
+
+
+def _or_one(weight: float | Tensor) -> float | Tensor:
+    """Return a divisor: the weight, or 1 instead of 0, which only a GPU may hold."""
+    return torch.where(weight == 0, 1, weight) if isinstance(weight, Tensor) else weight
 
 
 def _decay_groups(

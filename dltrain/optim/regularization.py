@@ -72,10 +72,10 @@ class Regularizer:
         return norm if measure else None
 
     @torch.no_grad()
-    def decay(self, groups: Sequence[dict[str, Any]]) -> None:
-        """Multiply the weights by 1 - ``lr`` * ``weight_decay``, with the learning rate of their group."""
+    def decay(self, groups: Sequence[dict[str, Any]], share: float | Tensor = 1.0) -> None:
+        """Multiply the weights by 1 - ``share`` * ``lr`` * ``weight_decay``, with the learning rate of their group."""
         for index, weights in self.decayed:
-            torch._foreach_mul_(weights, 1 - groups[index]["lr"] * self.config.weight_decay)
+            torch._foreach_mul_(weights, 1 - share * groups[index]["lr"] * self.config.weight_decay)
 
     @torch.no_grad()
     def penalty(self) -> Tensor:

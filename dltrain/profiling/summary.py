@@ -68,7 +68,7 @@ class Summary:
     memory: Memory
 
 
-def summarise(
+def summarize(
     make: Callable[[], nn.Module], examples: Sequence[Tensor], batch_size: int, optimizer_states: int
 ) -> Summary:
     """Return the summary of a model, from one forward pass on the meta device.

@@ -5,6 +5,7 @@ from typing import Any
 
 from dltrain.config import compose, instantiate
 from dltrain.config.compose import Job
+from dltrain.config.facts import find_fact
 from dltrain.errors import ConfigError
 
 Facts = dict[str, Any]
@@ -22,7 +23,7 @@ OTHER_TARGETS = {
 def check_facts(job: Job, group: str, facts: Facts) -> None:
     """Reject a ``task`` or ``model``, the `group`, that needs a fact which is missing or None in `facts`."""
     needed = instantiate.required_facts(job.resolved[group], group, job.allow)
-    missing = [fact for fact in needed if facts.get(fact) is None]
+    missing = list(dict.fromkeys(_lacking(fact, facts) for fact in needed if find_fact(facts, fact) is None))
     if not missing:
         return
     chosen = f"{group}={job.choices[group]}"
@@ -34,13 +35,22 @@ def check_facts(job: Job, group: str, facts: Facts) -> None:
     elif group == "task":
         found = [to for fact, (stated, to) in OTHER_TARGETS.items() if fact in missing and facts.get(stated)]
         hint = f"What {other} predicts are {found[0]}. {hint}" if found else hint
-    lacking = f"{chosen} needs {' and '.join(missing)}, which {other} does not state"
-    raise ConfigError(f"{chosen} {other}: {lacking}. {hint}.")
+    needs = f"{chosen} needs {' and '.join(missing)}, which {other} does not state"
+    raise ConfigError(f"{chosen} {other}: {needs}. {hint}.")
+
+
+def _lacking(fact: str, facts: Facts) -> str:
+    """Return what is missing of a fact: the whole, or the part that was asked for."""
+    return _whole(fact) if facts.get(_whole(fact)) is None else fact
+
+
+def _whole(fact: str) -> str:
+    return fact.partition(".")[0]
 
 
 def _matching_data(job: Job, needed: Iterable[str]) -> str:
     """Return the names of the data that declare all facts needed of data."""
-    wanted = set(needed) - set(TASK_FACTS)
+    wanted = set(map(_whole, needed)) - set(TASK_FACTS)
     options = compose.options("data", job.config_dirs).items()
     return " ".join(name for name, option in options if wanted <= set(option.get("_provides_", []))) or "none"
 

@@ -1,6 +1,7 @@
 """Build a run, load its data, and try one batch before anything is trained."""
 
 import contextlib
+import copy
 import dataclasses
 import traceback
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from dltrain.training.device import DTYPES, Device, is_out_of_memory
 
 # Raised for shapes or types that do not fit, and for missing kernels.
 FAILURES = (RuntimeError, ValueError, IndexError, KeyError, TypeError)
+FEW = 2  # examples that are enough to find shapes that do not fit
 
 
 @contextlib.contextmanager
@@ -125,18 +127,21 @@ def source_batches(
 
 @memory_errors()
 def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> None:
-    """Compute the losses of two training examples and the metrics of two test examples, without an optimizer step.
+    """Compute the losses of a training batch and the metrics of a test batch, without an optimizer step.
 
-    The random state and the buffers of the model are restored afterwards.
+    Of batches that are all alike a few examples are enough; of ragged ones the widest is computed whole, with its
+    gradients, so that memory does not run out late. The random state, the buffers of the model and what the task
+    remembers are restored afterwards.
 
     Raises:
         ConfigError: Model, task and data do not fit together, or the optimizer rejects its arguments.
     """
     _check_batch_norm(components, batches["train"])
+    components.task.begin(components.model)
     _check_checkpointable(components)
+    memory = copy.deepcopy(components.task.state_dict())
     model, buffers = components.model, {name: buffer.clone() for name, buffer in components.model.named_buffers()}
-    batch = {name: value[:2] for name, value in next(iter(batches["train"])).items()}
-    held_out = {name: value[:2] for name, value in next(iter(batches["test"])).items()}
+    batch, held_out = (_rehearsed(batches[split], components.trainer.split_on_oom) for split in ("train", "test"))
     try:
         _check_optimizer(components)
         _compute_losses(components, batch, held_out, components.device)
@@ -146,8 +151,15 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
         raise _explain(components, job, batch, held_out, error) from error
     finally:
         model.train()
+        components.task.load_state_dict(memory)
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
+
+
+def _rehearsed(batches: Batches, few: bool) -> Batch:
+    """Return the widest batch; a few of its examples if all are alike, or if larger batches will be split."""
+    batch = batches.widest()
+    return {name: value[:FEW] for name, value in batch.items()} if few or batches.lengths is None else batch
 
 
 def _check_optimizer(components: Components) -> None:
@@ -164,16 +176,17 @@ def _check_optimizer(components: Components) -> None:
 
 
 def _compute_losses(components: Components, batch: Batch, held_out: Batch, device: Device) -> None:
-    """Compute training losses and held-out metrics, and gradients if kernels may be missing."""
+    """Compute training losses and held-out metrics, and gradients of a whole batch or if kernels may be missing."""
     model, task = components.model, components.task
     cuda = [torch.cuda.current_device()] if device.device.type == "cuda" else []
+    gradients = len(next(iter(batch.values()))) > FEW or precision.may_lack_kernels(device)  # they need the most memory
     with torch.random.fork_rng(devices=cuda), device.autocast():
         for stage in (stages := task.stages(model)):
             stage_batch = {"inputs": batch["inputs"]} if stage.data == "unlabelled" else batch
             for turn in stage.turns:
                 components.build_optimizer(turn, steps=1)
                 total = turn.loss(stage_batch, 0.0).total
-                if precision.may_lack_kernels(device) and not device.compile and total.requires_grad:
+                if gradients and not device.compile and total.requires_grad:
                     torch.autograd.grad(total, [p for p in turn.parameters if p.requires_grad], allow_unused=True)
         model.eval()
         with torch.no_grad():
@@ -199,12 +212,11 @@ def _explain(components: Components, job: Job, batch: Batch, held_out: Batch, er
             return ConfigError(f"device.precision: not supported because {reason}. Use device.precision=fp32. {first}")
     shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
     chosen = " ".join(f"{group}={job.choices[group]}" for group in ("model", "task", "data"))
-    return ConfigError(f"{chosen}: these do not fit together. A batch of two examples has {shapes}. {first}")
+    return ConfigError(f"{chosen}: these do not fit together. A batch has {shapes}. {first}")
 
 
 def _check_batch_norm(components: Components, batches: Batches) -> None:
     """Raise ConfigError if batch normalization would get a batch of one example, which has no variance."""
-    alone = batches.examples % batches.batch_size == 1 or batches.batch_size == 1
-    if alone and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in components.model.modules()):
+    if 1 in batches.sizes and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in components.model.modules()):
         expected = f"a size that leaves no batch of one example (of {batches.examples} in all), for batch normalization"
         raise ConfigError(format_error("data.batch_size", expected, batches.batch_size))

@@ -25,7 +25,8 @@ def inspect_data(job: Job) -> Iterator[str]:
 
 def _describe(data: Data) -> list[str]:
     splits = data.load()
-    facts = {"shape": data.spec.shape, "classes": data.spec.classes, "vocabulary": data.spec.vocabulary}
+    facts = {"shape": data.spec.shape, "classes": data.spec.classes}
+    facts["vocabulary"] = data.spec.tokens.size if data.spec.tokens else None
     parts = {"training": splits.train, "validation": splits.val, "test": splits.test}
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part is not None)
     stated = ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
@@ -33,7 +34,7 @@ def _describe(data: Data) -> list[str]:
 
 
 def _describe_file(job: Job) -> list[str]:
-    """Return what the class of the data says about a file without its settings, if it can."""
+    """Return the description of a file by the class of the data, if that has one."""
     node = job.resolved["data"]
     describe = getattr(instantiate.find_target(node.get("_target_"), "data", job.allow), "describe_file", None)
     return describe(**node) if describe and node.get("path") else []

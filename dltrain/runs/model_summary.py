@@ -10,7 +10,8 @@ from torch import Tensor
 from dltrain.config import instantiate
 from dltrain.config.compose import Job
 from dltrain.data.spec import Data, Spec
-from dltrain.profiling.summary import Summary, summarise
+from dltrain.data.tokens import Tokens
+from dltrain.profiling.summary import Summary, summarize
 from dltrain.runs.assemble import build_model, build_task, memory_errors
 from dltrain.runs.compatibility import TASK_FACTS
 
@@ -27,19 +28,19 @@ def summarize_job(job: Job, shape: tuple[int, ...] | None, outputs: int | None) 
     if shape is None or outputs is None:
         data: Data = instantiate.build(job.resolved["data"], "data", job.allow)
         _, facts = build_task(job, data.spec)
-        dtype = torch.float32 if data.spec.vocabulary is None else torch.int64
+        dtype = torch.float32 if data.spec.tokens is None else torch.int64
         example = torch.zeros(data.spec.shape or (), dtype=dtype, device="meta")
     else:
         facts, example = _shape_facts(job, shape, outputs)
     build = functools.partial(build_model, job, facts)
-    return summarise(build, [example], job.resolved["data"]["batch_size"], _optimizer_states(job))
+    return summarize(build, [example], job.resolved["data"]["batch_size"], _optimizer_states(job))
 
 
 def _shape_facts(job: Job, shape: tuple[int, ...], outputs: int) -> tuple[dict[str, Any], Tensor]:
     needed = instantiate.required_facts(job.resolved["model"], "model", job.allow)
-    is_text = "vocabulary" in needed
+    is_text = "tokens.size" in needed
     if is_text:
-        spec = Spec(shape=shape, length=shape[0], vocabulary=outputs, features=outputs)
+        spec = Spec(shape=shape, length=shape[0], tokens=Tokens(outputs), features=outputs)
     else:
         axes: dict[str, Any] = {}
         if len(shape) == 3:  # an image

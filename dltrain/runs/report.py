@@ -51,6 +51,12 @@ class Report:
         """The examples that could not be read and were left out, each with the reason."""
         return self.batches["train"].bad.found
 
+    def _batch_size(self) -> str:
+        """Return the examples of a batch, or their mean where a plan does not fix them."""
+        train = self.batches["train"]
+        mean = round(train.examples / len(train))
+        return str(train.batch_size) if max(train.sizes) == min(train.batch_size, train.examples) else f"about {mean:,}"
+
     def print_start(self, steps: int) -> None:
         """Print what will be trained, on which data and device."""
         components, choices = self.components, self.job.choices
@@ -60,7 +66,7 @@ class Report:
             {
                 "model": f"{choices['model']}, {self.num_parameters:,} parameters",
                 "data": f"{choices['data']}: {sizes}",
-                "task": f"{choices['task']}, {steps:,} steps of {components.data.batch_size}",
+                "task": f"{choices['task']}, {steps:,} steps of {self._batch_size()}",
                 "device": components.device.describe(),
                 "folder": str(self.folder),
             },
@@ -93,7 +99,7 @@ class Report:
                 "stopped_early": state.stopped_early,
                 "out_of_time": loop.out_of_time,
                 "skipped_steps": loop.runner.skipped_steps,
-                "examples_at_a_time": loop.runner.chunk_size,
+                "examples_at_a_time": -(-max(self.batches["train"].sizes) // loop.runner.num_chunks),
                 "seconds": timer.total_seconds(),
                 "training_seconds": timer.training_seconds(),
                 "samples_per_second": timer.examples / max(timer.training_seconds(), 1e-9),

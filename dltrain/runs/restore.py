@@ -18,7 +18,7 @@ from dltrain.training.state import Stages
 
 
 class SavedState(NamedTuple):
-    """A loaded checkpoint: the name of its file, and the state of the loop and of its parts."""
+    """A loaded checkpoint: the name of its file, and its content."""
 
     name: str
     content: dict[str, Any]
@@ -69,7 +69,7 @@ def check_schedule(
             if allowed:
                 return f"{change}, because the schedule depends on the length of training"
             length = f"{' and '.join(keys)}: not supported because the schedule depends on the length of training"
-            raise ConfigError(f"{length}: {change}. If that is meant: dltrain resume RUN ... --change-schedule")
+            raise ConfigError(f"{length}: {change}. To allow it: dltrain resume RUN ... --change-schedule")
     return None
 
 
@@ -82,7 +82,7 @@ def restore_loop(loop: Loop, saved: SavedState, checkpoints: Checkpoints, consol
         raise CheckpointError(f"{saved.name}: rejected, this run cannot resume from it. {reason}") from error
     best = checkpoints.path / checkpoints.resolve(run_files.BEST)
     if loop.state.best is not None and (damage := checkpoints.find_damage(best)):
-        console.warning(f"{best}: ignored, {damage}; the best checkpoint is now searched from here on")
+        console.warning(f"{best}: ignored, {damage}; the best checkpoint is selected from later ones")
         loop.state.best, loop.state.best_step = None, 0
     saved.content.clear()
     console.info(f"resumed at step {loop.state.step:,} from {saved.name}")

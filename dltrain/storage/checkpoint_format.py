@@ -13,7 +13,7 @@ import torch
 
 from dltrain.errors import CheckpointError
 
-FORMAT = 2
+FORMAT = 3
 REQUIRED = ("model", "average", "optimizers", "schedules", "record", "parts", "task", "loop", "bad_samples", "rng")
 # What load_state_dict of torch and of users' classes raises for a state that does not fit.
 STATE_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
@@ -82,15 +82,17 @@ def find_damage(file: Path, sha256: str | None) -> str | None:
 def upgrade(content: Any) -> dict[str, Any]:
     """Convert a loaded checkpoint to the current format; a `ValueError` says what is wrong with it.
 
-    Format 1 stored each schedule inside its optimizer; format 2 stores schedules separately.
+    Format 1 stored each schedule inside its optimizer, format 2 the losses not yet logged by name instead of by turn.
     """
     version = content.get("format") if isinstance(content, dict) else None
-    if version not in (1, FORMAT):
+    if version not in range(1, FORMAT + 1) or type(version) is not int:
         hint = ". A newer dltrain wrote it" if isinstance(version, int) and version > FORMAT else ""
-        raise ValueError(f"expected checkpoint format 1 or {FORMAT}, got {version}{hint}")
+        raise ValueError(f"expected a checkpoint format from 1 to {FORMAT}, got {version}{hint}")
     if version == 1 and isinstance(content.get("optimizers"), dict):
         content["schedules"] = {turn: state.pop("schedule", {}) for turn, state in content["optimizers"].items()}
-        content["format"] = FORMAT
+    if version < FORMAT and isinstance(content.get("record"), dict) and isinstance(content.get("optimizers"), dict):
+        content["record"] = _by_turn(content["record"], list(content["optimizers"]))
+    content["format"] = FORMAT
     if missing := [key for key in REQUIRED if key not in content]:
         raise ValueError(f"it lacks {', '.join(missing)}")
     if not isinstance(content["model"], dict) or not isinstance(content["average"], dict | None):
@@ -98,6 +100,14 @@ def upgrade(content: Any) -> dict[str, Any]:
     if not isinstance(content["loop"], dict) or type(content["loop"].get("step")) is not int:
         raise ValueError("it has no step")
     return content
+
+
+def _by_turn(record: dict[str, Any], turns: list[str]) -> dict[str, Any]:
+    """Return losses that were stored by logged name by turn; only the first turn of a task had parts."""
+    names = {"loss" if turn == "train" else f"loss_{turn}": turn for turn in turns}
+    losses = {names[name]: pairs for name, pairs in record.items() if name in names}
+    parts = {name: pairs for name, pairs in record.items() if name not in names}
+    return {"losses": losses, "parts": {turns[0]: parts} if parts and turns else {}}
 
 
 def effective_weights(state: dict[str, Any]) -> dict[str, Any]:

@@ -20,13 +20,20 @@ class Loss(NamedTuple):
 
     Args:
         total: Mean loss over ``weight`` examples or tokens, a differentiable scalar.
-        weight: Number of examples or tokens: a number, or a 0-d tensor if only the device knows.
+        weight: Number of examples or tokens: a number, or a 0-d tensor if only the device knows. A loss of weight 0 is
+            left out, and a step in which all have weight 0 changes nothing. If the weight is a tensor, the total must
+            then be finite and its gradient 0, as that of a sum divided by the weight clamped to 1.
         parts: Named scalars to log with the loss, means over the same weight.
     """
 
     total: Tensor
     weight: float | Tensor
     parts: dict[str, Tensor] = {}  # noqa: RUF012
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the weight is the number 0; a tensor is not read, which would wait for the device."""
+        return not isinstance(self.weight, Tensor) and self.weight == 0
 
 
 @dataclass
@@ -142,7 +149,7 @@ class Task(ABC):
         """Return the loss of one batch."""
 
     def corrupt(self, batch: Batch, keys: Tensor) -> Batch:
-        """Return the batch with what the task changes at random in each example, by default nothing.
+        """Return the batch with random changes of each example, by default none.
 
         Applied by the loader in training and evaluation, not to examples that a user provides.
 
@@ -152,9 +159,19 @@ class Task(ABC):
         return batch
 
     def stages(self, model: nn.Module) -> list[Stage]:
-        """Return the stages of training: by default one, with one turn that owns all trainable parameters."""
+        """Return the stages of training: by default one, with one turn that owns all trainable parameters.
+
+        It may be called any number of times and changes nothing.
+        """
         owned = [p for p in model.parameters() if p.requires_grad]
         return [Stage("train", [Turn("train", owned, lambda batch, progress: self.loss(model, batch, progress))])]
+
+    def begin(self, model: nn.Module) -> None:  # noqa: B027  most tasks remember nothing
+        """Make what the task remembers from step to step, such as Markov chains; called before training.
+
+        What it remembers is in `state_dict`. It is restored after a dry run and when a step is repeated. In a loss, the
+        field ``rows`` (int64, on the CPU) says where the examples are in the whole batch, if that is computed in parts.
+        """
 
     def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:  # noqa: B027
         """Fit baselines that need training examples, for `evaluate`; return a note for the user, or None.

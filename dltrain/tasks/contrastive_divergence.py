@@ -56,15 +56,18 @@ class ContrastiveDivergence(Task):
         return {"visible": math.prod(self.shape), "outputs": None, "each_step": False, "causal": False}
 
     def stages(self, model: nn.Module) -> list[Stage]:
-        """Return one stage, with new chains. Raise ConfigError if the model is not an RBM."""
+        """Return one stage. Raise ConfigError if the model is not an RBM."""
         expected = "one with the parts up and down, such as rbm, for task=contrastive_divergence"
         check_parts(model, ("up", "down"), expected)
-        self.chains = rbm.GibbsChains(self.cd_steps, self.persistent)
         return super().stages(model)
+
+    def begin(self, model: nn.Module) -> None:
+        """Make new chains."""
+        self.chains = rbm.GibbsChains(self.cd_steps, self.persistent)
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the free energy of the data minus that of the chains."""
-        return self.chains.loss(model, self._visible(batch["inputs"]))
+        return self.chains.loss(model, self._visible(batch["inputs"]), batch.get("rows"))
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return likelihoods and reconstruction error, with the same random numbers in each evaluation."""

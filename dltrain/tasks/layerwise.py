@@ -73,11 +73,14 @@ class Layerwise(Classification):
     def stages(self, model: rbm.RBM) -> list[Stage]:
         """Return one stage per layer, lowest first, and one for fine-tuning."""
         layers = rbm_layers(model)
-        self.chains = [rbm.GibbsChains(self.cd_steps, self.persistent) for _ in layers]
         upward = [p for layer in layers for p in layer.up.parameters()] + list(model.head.parameters())
         fine_tuning = Turn("train", upward, lambda batch, progress: self.loss(model, batch, progress))
         pretraining = [self._pretraining_stage(layers, number) for number in range(len(layers))]
         return [*(pretraining if self.pretrain_epochs else []), Stage("fine_tuning", [fine_tuning])]
+
+    def begin(self, model: nn.Module) -> None:
+        """Make new chains for each layer."""
+        self.chains = [rbm.GibbsChains(self.cd_steps, self.persistent) for _ in rbm_layers(model)]
 
     def _pretraining_stage(self, layers: list[rbm.RBM], number: int) -> Stage:
         name = f"layer{number + 1}"
@@ -94,7 +97,7 @@ class Layerwise(Classification):
         """
         inputs = self._layer_inputs(layers, number, batch)
         if self.method == "contrastive_divergence":
-            loss = self.chains[number].loss(layers[number], inputs)
+            loss = self.chains[number].loss(layers[number], inputs, batch.get("rows"))
             return loss._replace(parts={f"free_energy_layer{number + 1}": loss.parts["free_energy"]})
         masked = inputs * (torch.rand_like(inputs) >= self.noise)
         return Loss(rbm.reconstruction_error(layers[number], inputs, masked).mean(), len(inputs))

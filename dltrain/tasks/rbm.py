@@ -121,17 +121,25 @@ class GibbsChains:
     persistent: bool
     visible: Tensor | None = None  # where persistent chains are
 
-    def loss(self, rbm: RBM, visible: Tensor) -> Loss:
+    def loss(self, rbm: RBM, visible: Tensor, rows: Tensor | None = None) -> Loss:
         """Return ``F(data) - F(model)``, whose gradient is the contrastive divergence update.
 
         The gradient of the weight is ``-(<v p(h|v)> of the data - <v p(h|v)> of the chains)``: hidden units enter by
         their probabilities, which adds no sampling noise, while the chains draw states.
 
+        Args:
+            rows: Places of the examples in the whole batch, whose other examples have chains, too; None for all.
+
         Source: Hinton 2010, section 3.
         """
         energy = free_energy(rbm, visible).mean()
-        start = visible if self.visible is None else self.visible
-        states = gibbs(rbm, start.to(visible.device), self.steps)
-        if self.persistent:
-            self.visible = states
+        states = self._advance(rbm, visible, rows) if self.persistent else gibbs(rbm, visible, self.steps)
         return Loss(energy - free_energy(rbm, states).mean(), len(visible), {"free_energy": energy})
+
+    def _advance(self, rbm: RBM, visible: Tensor, rows: Tensor | None) -> Tensor:
+        """Advance the persistent chains, by default all, and return their states; new ones start at the data."""
+        chains = visible[:0] if self.visible is None else self.visible.to(visible.device)
+        first, last = (0, max(len(chains), len(visible))) if rows is None else (int(rows[0]), int(rows[-1]) + 1)
+        states = gibbs(rbm, chains[first:last] if last <= len(chains) else visible, self.steps)
+        self.visible = torch.cat([chains[:first], states, chains[last:]])
+        return states

@@ -1,4 +1,4 @@
-"""Learning from targets: a criterion compares what the model answers with what the batch states."""
+"""Supervised learning: a criterion compares the model's answer with the targets of a batch."""
 
 from abc import abstractmethod
 from typing import Any
@@ -28,7 +28,7 @@ class Supervised(Task):
         return batch["inputs"]
 
     def answer(self, model: nn.Module, batch: Batch) -> Any:
-        """Return what the model answers to a batch."""
+        """Return the model's answer to a batch."""
         return ask(model, batch, inputs=self.model_inputs(batch))
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:

@@ -87,8 +87,7 @@ class Checkpointer:
             self.ema.load_state_dict(content["average"])
 
 
-def check_losses(values: Mapping[str, float], step: int) -> None:
-    """Raise `Diverged` if a value whose name starts with ``loss`` is not finite; `step` is for the message."""
-    losses = [value for name, value in values.items() if name.startswith("loss")]
-    if not all(map(math.isfinite, losses)):
-        raise Diverged(f"the training loss became {sum(losses)} by step {step}")
+def check_losses(losses: Mapping[str, float], step: int) -> None:
+    """Raise `Diverged` when the loss of a turn is not finite; `step` is for the message."""
+    if not all(map(math.isfinite, losses.values())):
+        raise Diverged(f"the training loss became {sum(losses.values())} by step {step}")

@@ -52,8 +52,9 @@ class Loop:
         self.config, self.device, self.logger, self.stop = config, device, logger, stop
         self.timer, self.console, self.state = logger.timer, logger.console, TrainState()
         train = batches["train"]
+        task.begin(model)
         self.stages = Stages(task.stages(model), batches, config)
-        self.runner = StepRunner(make_optimizer, config, device, train.batch_size, self.console)
+        self.runner = StepRunner(task, make_optimizer, config, device, self.console)
         self.evaluator = Evaluator(task, model, ema, device, stop, self.console)
         self.checkpointer = Checkpointer(task, model, ema, self.runner, train.bad, checkpoints, self.timer, stop)
         self.mid_step = False  # a step has begun but is not complete
@@ -188,10 +189,10 @@ class Loop:
         Raises:
             Diverged: A loss is not finite and ``on_non_finite`` is ``stop``.
         """
-        values = self.runner.read()  # waits for the device
-        self.logger.log_training(self.state.step, self.epoch, values)
+        read = self.runner.read()  # waits for the device
+        self.logger.log_training(self.state.step, self.epoch, read)
         if self.config.on_non_finite == "stop":
-            check_losses(values, self.state.step)
+            check_losses(read.losses, self.state.step)
 
     def _evaluate_and_save(self, evaluate: bool, save: bool) -> None:
         """Evaluate, save or both, with one checkpoint if the last weights are also the best."""

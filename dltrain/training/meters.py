@@ -1,9 +1,10 @@
 """Losses and times that the loop tracks between two logs."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,51 +81,76 @@ class Timer:
         self.examples = int(state.get("examples", 0))
 
 
+class Readings(NamedTuple):
+    """Values read from the device."""
+
+    losses: dict[str, float]  # mean loss of each turn
+    logged: dict[str, float]  # all values, losses among them, by the names under which they are logged
+
+
+Pairs = list[tuple[Tensor, float | Tensor]]  # means and their weights
+
+
 class LossBuffer:
     """Buffer of losses on the device, read in one copy; `skip_non_finite` leaves out NaN and infinity."""
 
     def __init__(self, skip_non_finite: bool = False) -> None:
         self.skip_non_finite = skip_non_finite
-        self.losses: dict[str, list[tuple[Tensor, float | Tensor]]] = {}
+        self.losses: dict[str, Pairs] = {}  # by turn
+        self.parts: dict[str, dict[str, Pairs]] = {}  # by turn and name
         self.norms: dict[str, Tensor] = {}  # by turn
 
     def add(self, turn: str, loss: Loss) -> None:
-        """Buffer the loss of one micro-batch."""
-        self.losses.setdefault(log_name("loss", turn), []).append((loss.total.detach(), loss.weight))
+        """Buffer the loss of one micro-batch, unless it counts nothing."""
+        if loss.is_empty:
+            return
+        self.losses.setdefault(turn, []).append((loss.total.detach(), loss.weight))
         for part, value in loss.parts.items():
-            self.losses.setdefault(part, []).append((value.detach(), loss.weight))
+            self.parts.setdefault(turn, {}).setdefault(part, []).append((value.detach(), loss.weight))
 
-    def read(self, readings: dict[str, Tensor]) -> dict[str, float]:
+    def read(self, readings: dict[str, Tensor]) -> Readings:
         """Return and clear the weighted mean losses and the last gradient norms, together with `readings`."""
-        means = self._means() | {name: value.float() for name, value in readings.items()}
+        names = {turn: log_name("loss", turn) for turn in self.losses}
+        means = {names[turn]: self._mean(pairs) for turn, pairs in self.losses.items()}
+        stated = Counter(part for parts in self.parts.values() for part in parts)
+        for turn, parts in self.parts.items():
+            for part, pairs in parts.items():  # two turns may have parts of the same name
+                means[part if stated[part] == 1 else log_name(part, turn)] = self._mean(pairs)
+        means |= {name: value.float() for name, value in readings.items()}
         for turn, norm in self.norms.items():
             means[log_name("grad/norm", turn)] = norm.float()
-        self.losses, self.norms = {}, {}
-        return _to_host(means)
+        self.losses, self.parts, self.norms = {}, {}, {}
+        logged = _to_host(means)
+        return Readings({turn: logged[name] for turn, name in names.items()}, logged)
 
     def means(self) -> dict[str, float]:
-        """Return the weighted mean losses without clearing them."""
-        return _to_host(self._means())
+        """Return the weighted mean loss of each turn without clearing the buffer."""
+        return _to_host({turn: self._mean(pairs) for turn, pairs in self.losses.items()})
 
-    def _means(self) -> dict[str, Tensor]:
-        return {name: _weighted_mean(pairs, self.skip_non_finite) for name, pairs in self.losses.items()}
+    def _mean(self, pairs: Pairs) -> Tensor:
+        return _weighted_mean(pairs, self.skip_non_finite)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the losses that are not read yet."""
-        return {
-            name: {
-                "totals": torch.stack([total for total, _ in pairs]).tolist(),
-                "weights": [float(weight) for _, weight in pairs],
-            }
-            for name, pairs in self.losses.items()
-        }
+        parts = {turn: {part: _plain(pairs) for part, pairs in parts.items()} for turn, parts in self.parts.items()}
+        return {"losses": {turn: _plain(pairs) for turn, pairs in self.losses.items()}, "parts": parts}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Restore what `state_dict` returned, on a device."""
-        self.losses = {
-            name: list(zip(torch.tensor(pairs["totals"], device=device).unbind(), pairs["weights"], strict=True))
-            for name, pairs in state.items()
+        self.losses = {turn: _pairs(saved, device) for turn, saved in state["losses"].items()}
+        self.parts = {
+            turn: {part: _pairs(saved, device) for part, saved in parts.items()}
+            for turn, parts in state["parts"].items()
         }
+
+
+def _plain(pairs: Pairs) -> dict[str, list[float]]:
+    totals = torch.stack([total for total, _ in pairs]).tolist()
+    return {"totals": totals, "weights": [float(weight) for _, weight in pairs]}
+
+
+def _pairs(saved: dict[str, list[float]], device: torch.device) -> Pairs:
+    return list(zip(torch.tensor(saved["totals"], device=device).unbind(), saved["weights"], strict=True))
 
 
 def _to_host(values: dict[str, Tensor]) -> dict[str, float]:
@@ -132,13 +158,14 @@ def _to_host(values: dict[str, Tensor]) -> dict[str, float]:
     return dict(zip(values, numbers, strict=True))
 
 
-def _weighted_mean(pairs: list[tuple[Tensor, float | Tensor]], skip_non_finite: bool) -> Tensor:
+def _weighted_mean(pairs: Pairs, skip_non_finite: bool) -> Tensor:
     totals = torch.stack([total for total, _ in pairs]).float()
     weights = [weight for _, weight in pairs]
     if any(isinstance(weight, Tensor) for weight in weights):
         counts = torch.stack([torch.as_tensor(w, dtype=torch.float32, device=totals.device) for w in weights])
     else:
         counts = torch.tensor(weights, dtype=torch.float32).to(totals.device, non_blocking=True)
+    nothing = counts.sum() == 0  # which only a GPU may know: 0 instead of 0 / 0
     if skip_non_finite:
         counts, totals = counts * totals.isfinite(), totals.nan_to_num(0.0, 0.0, 0.0)
-    return (totals * counts).sum() / counts.sum()
+    return (totals * counts).sum() / (counts.sum() + nothing)

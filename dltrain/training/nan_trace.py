@@ -1,5 +1,6 @@
 """Locates the first NaN or infinity by repeating training from a checkpoint and checking every step."""
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -47,16 +48,17 @@ def _repeat_step(loop: Loop, group: list[Batch], last_loss: float | None) -> tup
     for turn in loop.current.stage.turns:
         if (state.step + 1) % turn.every or not batches:
             continue
-        random_state = torch.get_rng_state()
+        random_state, memory = torch.get_rng_state(), copy.deepcopy(loop.task.state_dict())
         optimizer = loop.runner.optimizers[turn.name]
         losses = loop.runner.compute_gradients(turn, batches, info) or []
-        totals = [float(loss.total.detach()) for loss in losses]
+        totals = [float(loss.total.detach()) for loss in losses if float(loss.weight)]
         what = None if all(map(math.isfinite, totals)) else "loss"
         weights = dict(loop.model.named_parameters())
         if what is None and optimizer.scaler is None:  # a scaler handles overflowing gradients itself
             what = _first_not_finite("gradient of", {name: weight.grad for name, weight in weights.items()})
         if what is not None:
             torch.set_rng_state(random_state)
+            loop.task.load_state_dict(memory)
             return _report(loop, turn, group, what, totals, last_loss), last_loss
         last_loss = sum(totals) / max(1, len(totals))
         optimizer.step(info.step_in_stage)
@@ -76,9 +78,8 @@ def _first_not_finite(kind: str, tensors: Mapping[str, Tensor | None]) -> str | 
 def _report(
     loop: Loop, turn: Turn, group: list[Batch], what: str, totals: list[float], last_loss: float | None
 ) -> dict[str, Any]:
-    state, batches = loop.state, loop.current.batches
-    size = batches.batch_size
-    examples = batches.order(state.epoch)[state.batch * size : (state.batch + len(group)) * size]
+    state = loop.state
+    parts = loop.current.batches.plan(state.epoch)[state.batch : state.batch + len(group)]
     return {
         "step": state.step + 1,
         "epoch": state.epoch,
@@ -89,7 +90,7 @@ def _report(
         "lr": loop.runner.optimizers[turn.name].lr,
         "last_finite_loss": last_loss,
         "module": _first_bad_module(loop, turn, group) if what == "loss" else None,
-        "examples": examples.tolist(),
+        "examples": torch.cat(parts).tolist(),
     }
 
 

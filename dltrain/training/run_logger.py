@@ -13,7 +13,7 @@ from dltrain.loggers.formatting import format_duration, format_rate
 from dltrain.loggers.tracker import Tracker
 from dltrain.tasks.base import Evaluation, Media
 from dltrain.training.device import peak_memory_mb
-from dltrain.training.meters import Timer
+from dltrain.training.meters import Readings, Timer
 from dltrain.training.state import Stages, TrainState
 
 PROGRESS_SECONDS = 0.2  # shortest time between two updates of the progress line
@@ -38,16 +38,16 @@ class RunLogger:
         self.first_step = state.step
         self.last_log = (self.timer.examples, self.timer.earlier.get("training_seconds", 0.0))
 
-    def log_training(self, step: int, epoch: float, values: dict[str, float]) -> None:
+    def log_training(self, step: int, epoch: float, read: Readings) -> None:
         """Log training values with throughput and memory; reading them has waited for the device."""
         self.timer.first_step = self.timer.first_step or time.perf_counter()
         examples, seconds = self.timer.examples, self.timer.training_seconds()
         rate = (examples - self.last_log[0]) / max(seconds - self.last_log[1], 1e-9)
         self.last_log = (examples, seconds)
         measured = {"throughput/samples_per_s": rate, "memory/peak_mb": peak_memory_mb(self.device)}
-        self.tracker.scalars(step, epoch, "train", values | measured)
-        if losses := [value for name, value in values.items() if name.startswith("loss")]:
-            self.loss = sum(losses)
+        self.tracker.scalars(step, epoch, "train", read.logged | measured)
+        if read.losses:
+            self.loss = sum(read.losses.values())
 
     def log_evaluation(
         self,

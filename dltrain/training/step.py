@@ -1,5 +1,6 @@
 """One training step: the turns of a stage, each with its losses, gradients and optimizer."""
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -8,9 +9,9 @@ import torch
 from dltrain.data.loader import Batch
 from dltrain.loggers.console import Console
 from dltrain.optim.optimizer import SKIPPED, Optimizer
-from dltrain.tasks.base import Loss, Stage, Turn
+from dltrain.tasks.base import Loss, Stage, Task, Turn
 from dltrain.training.device import Device, is_out_of_memory
-from dltrain.training.meters import LossBuffer, log_name
+from dltrain.training.meters import LossBuffer, Readings, log_name
 from dltrain.training.state import TrainerConfig
 
 
@@ -27,14 +28,14 @@ class StepRunner:
 
     def __init__(
         self,
+        task: Task,
         make_optimizer: Callable[[Turn, int], Optimizer],
         config: TrainerConfig,
         device: Device,
-        batch_size: int,
         console: Console,
     ) -> None:
-        self.make_optimizer, self.config, self.device = make_optimizer, config, device
-        self.batch_size, self.console = batch_size, console
+        self.task, self.make_optimizer, self.config, self.device = task, make_optimizer, config, device
+        self.console = console
         self.autocast = device.autocast()
         self.loss_buffer = LossBuffer(skip_non_finite=config.on_non_finite == "skip")
         self.optimizers: dict[str, Optimizer] = {}
@@ -61,47 +62,45 @@ class StepRunner:
         """Accumulate the gradients of all micro-batches; None if memory ran out and smaller chunks are next."""
         optimizer = self.optimizers[turn.name]
         losses: list[Loss] = []
+        memory = copy.deepcopy(self.task.state_dict()) if self.config.split_on_oom else {}
         try:
             for batch in batches if self.num_chunks == 1 else split(batches, self.num_chunks):
                 with self.autocast:
                     loss = turn.loss(batch, info.progress)
-                optimizer.backward(loss, first=not losses)
+                optimizer.backward(loss)
                 losses.append(loss)
             return losses
         except RuntimeError as error:
-            if not is_out_of_memory(error) or not self.config.split_on_oom or self.num_chunks >= self.batch_size:
+            largest = max(len(batch["inputs"]) for batch in batches)
+            if not is_out_of_memory(error) or not self.config.split_on_oom or self.num_chunks >= largest:
                 raise
         # Outside the except block, where the error no longer holds the tensors of its traceback.
         optimizer.drop_gradients()
+        self.task.load_state_dict(memory)
         if self.device.device.type == "cuda":
             torch.cuda.empty_cache()
         self.num_chunks *= 2
         self.console.info(
-            f"out of memory in step {info.step + 1}: from now on {self.chunk_size} examples at a time. "
-            f"Losses and gradients are still those of batches of {self.batch_size}; batch norm statistics are not."
+            f"out of memory in step {info.step + 1}: from now on {-(-largest // self.num_chunks)} examples at a time. "
+            f"Losses and gradients are still those of batches of {largest}; batch norm statistics are not."
         )
         return None
-
-    @property
-    def chunk_size(self) -> int:
-        """Examples that are computed at once."""
-        return -(-self.batch_size // self.num_chunks)
 
     @property
     def skipped_steps(self) -> int:
         """Steps that were skipped because gradients were not finite; waits for the device."""
         return sum(int(optimizer.skipped) for optimizer in self.optimizers.values())
 
-    def read(self) -> dict[str, float]:
-        """Return the buffered losses, norms and learning rates by their logged names; waits for the device."""
+    def read(self) -> Readings:
+        """Return the buffered losses, norms and learning rates; waits for the device."""
         readings = {
             log_name(name, turn): value for turn, o in self.optimizers.items() for name, value in o.readings().items()
         }
-        values = self.loss_buffer.read(readings)
+        read = self.loss_buffer.read(readings)
         for turn, optimizer in self.optimizers.items():
-            values[log_name("lr", turn)] = optimizer.lr
-            optimizer.set_known_skipped(values.get(log_name(SKIPPED, turn), 0))
-        return values
+            read.logged[log_name("lr", turn)] = optimizer.lr
+            optimizer.set_known_skipped(read.logged.get(log_name(SKIPPED, turn), 0))
+        return read
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the next step depends on besides the weights, under the keys of a checkpoint."""
@@ -122,8 +121,12 @@ class StepRunner:
 
 
 def split(batches: list[Batch], num_chunks: int) -> Iterator[Batch]:
-    """Yield each batch in at most `num_chunks` chunks of equal size; the last may be smaller."""
+    """Yield each batch in at most `num_chunks` chunks of equal size; the last may be smaller.
+
+    The field ``rows`` of a chunk says where its examples are in the batch; it is on the CPU.
+    """
     for batch in batches:
         size = max(1, -(-len(batch["inputs"]) // num_chunks))
-        for values in zip(*(value.split(size) for value in batch.values()), strict=True):
-            yield dict(zip(batch, values, strict=True))
+        whole = {**batch, "rows": torch.arange(len(batch["inputs"]))}
+        for values in zip(*(value.split(size) for value in whole.values()), strict=True):
+            yield dict(zip(whole, values, strict=True))

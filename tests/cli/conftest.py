@@ -15,7 +15,7 @@ from dltrain.runs import launch
 
 @pytest.fixture(scope="session")
 def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
-    """The folder of a short run; the same command is run once."""
+    """Return a function from overrides to the folder of a short run, trained once."""
     known: dict[tuple[str, ...], Path] = {}
 
     def once(*overrides: str) -> Path:

@@ -1,4 +1,4 @@
-"""``dltrain evaluate``: the metrics of a run, from its folder alone."""
+"""``dltrain evaluate``: the metrics of a run, computed from its folder."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def evaluate(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
 
 
 def content_of(root: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file below a folder: when it was written, and what it holds."""
+    """Return the modification time and content of every file below a folder."""
     files = (file for file in root.rglob("*") if file.is_file())
     return {str(file): (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
 
@@ -52,15 +52,15 @@ def copy_of(run: Path, to: Path) -> Path:
 
 
 def last_validation(run: Path) -> dict[str, Any]:
-    """What the run's log says of its last look at the validation split."""
+    """Return the last logged metrics of the validation split."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if line["split"] == "val"][-1]
 
 
-# --- the same figures ---------------------------------------------------------------------------------------------
+# --- metrics ------------------------------------------------------------------------------------------------------
 
 
-def test_the_figures_are_those_of_the_result_to_the_last_digit(any_run: Path, evaluate: Callable[..., Result]) -> None:
+def test_json_metrics_equal_those_of_the_result_exactly(any_run: Path, evaluate: Callable[..., Result]) -> None:
     evaluation, result = evaluate(any_run, "--json"), json.loads((any_run / "result.json").read_text())
     found = json.loads(evaluation.out)
     assert evaluation.code == 0 and "warning" not in evaluation.err
@@ -68,11 +68,11 @@ def test_the_figures_are_those_of_the_result_to_the_last_digit(any_run: Path, ev
     assert (found["metric"], found["step"], found["split"]) == (result["metric"], result["best"]["step"], "test")
 
 
-def test_the_table_is_the_one_that_the_run_printed(any_run: Path, evaluate: Callable[..., Result]) -> None:
+def test_the_table_equals_the_one_that_training_printed(any_run: Path, evaluate: Callable[..., Result]) -> None:
     assert evaluate(any_run).out == any_run.with_name("printed").read_text()
 
 
-def test_averaged_weights_are_evaluated_where_the_run_had_them(
+def test_averaged_weights_are_evaluated_if_the_run_has_them(
     finished_run: FinishedRun, evaluate: Callable[..., Result]
 ) -> None:
     run = finished_run("average")
@@ -91,7 +91,7 @@ def test_averaged_weights_are_evaluated_where_the_run_had_them(
     assert abs(losses[1] - losses[0]) > 0.01
 
 
-def test_validation_gives_the_metric_by_which_the_checkpoint_was_chosen(
+def test_the_validation_split_gives_the_metric_that_selected_the_checkpoint(
     finished_run: FinishedRun, evaluate: Callable[..., Result]
 ) -> None:
     run = finished_run("average")
@@ -100,7 +100,7 @@ def test_validation_gives_the_metric_by_which_the_checkpoint_was_chosen(
 
 
 @pytest.mark.parametrize("kind", ["average", "forecast"])
-def test_the_last_checkpoint_gives_what_the_log_says_last(
+def test_the_last_checkpoint_gives_the_last_logged_validation_metrics(
     finished_run: FinishedRun, evaluate: Callable[..., Result], kind: str
 ) -> None:
     run = finished_run(kind)
@@ -127,20 +127,20 @@ def test_training_examples_are_evaluated_without_augmentation(
     assert reported == pytest.approx(float(right), abs=1e-6)
 
 
-def test_a_forecaster_is_evaluated_on_its_training_part_too(
+def test_a_forecaster_can_be_evaluated_on_its_training_split(
     finished_run: FinishedRun, evaluate: Callable[..., Result]
 ) -> None:
     found = json.loads(evaluate(finished_run("forecast"), "--split", "train", "--json").out)
     assert 0 < found["metrics"]["mae"] < 5 and "repeat last" in found["baselines"]
 
 
-def test_a_checkpoint_may_be_named_by_its_file(plain_run: Path, evaluate: Callable[..., Result]) -> None:
+def test_a_checkpoint_can_be_selected_by_its_file_name(plain_run: Path, evaluate: Callable[..., Result]) -> None:
     file = plain_run / "checkpoints" / Checkpoints(plain_run).resolve("best.pt")
     for name in (file, file.name):
         assert evaluate(plain_run, "--checkpoint", name).out == evaluate(plain_run).out
 
 
-def test_moved_data_are_evaluated_and_other_data_are_refused(
+def test_moved_data_are_accepted_and_different_data_are_rejected(
     own_files: dict[str, Path], finished_run: FinishedRun, evaluate: Callable[..., Result], tmp_path: Path
 ) -> None:
     run = finished_run("model=mlp", "data=csv", f"data.path={own_files['csv']}", "data.column=kind", "trainer.epochs=1")
@@ -155,10 +155,10 @@ def test_moved_data_are_evaluated_and_other_data_are_refused(
     assert f"For predictions on other data: dltrain predict {run} INPUT" in result.err
 
 
-def test_other_images_of_the_same_classes_are_evaluated_and_other_classes_are_refused(
+def test_other_images_of_the_same_classes_are_accepted_and_other_classes_are_rejected(
     evaluate: Callable[..., Result], tmp_path: Path
 ) -> None:
-    """Grey 40 is class a, grey 200 is class b; in the other folder the labels of every second picture are wrong."""
+    """Grey 40 is class a, grey 200 is class b; in the folder ``other`` half of the labels are wrong."""
     for name, classes, wrong in (("own", "ab", False), ("other", "ab", True), ("strange", "cd", False)):
         for number in range(40):
             shown = classes[number % 2]
@@ -186,7 +186,7 @@ def test_other_images_of_the_same_classes_are_evaluated_and_other_classes_are_re
     assert "data (classes): expected a b, got c d" in strange.err
 
 
-def test_a_run_of_a_sweep_may_have_a_name_that_looks_like_a_key(
+def test_a_sweep_job_whose_folder_name_looks_like_an_override_can_be_evaluated(
     plain_run: Path, evaluate: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy_of(plain_run, tmp_path).rename(tmp_path / "model=mlp,lr=0.1")
@@ -194,10 +194,10 @@ def test_a_run_of_a_sweep_may_have_a_name_that_looks_like_a_key(
     assert evaluate("model=mlp,lr=0.1", "data.batch_size=64").out == evaluate(plain_run).out
 
 
-# --- the folder is left alone -------------------------------------------------------------------------------------
+# --- the folder is unchanged --------------------------------------------------------------------------------------
 
 
-def test_nothing_is_written_and_a_run_in_progress_may_be_evaluated(
+def test_evaluating_a_run_in_progress_writes_nothing(
     plain_run: Path, evaluate: Callable[..., Result], tmp_path: Path
 ) -> None:
     run = copy_of(plain_run, tmp_path)
@@ -209,11 +209,11 @@ def test_nothing_is_written_and_a_run_in_progress_may_be_evaluated(
     assert content_of(tmp_path) == before
 
 
-def test_a_checkpoint_that_is_replaced_while_it_is_read_gives_way_to_its_successor(tmp_path: Path) -> None:
+def test_a_checkpoint_replaced_while_it_is_read_is_read_again(tmp_path: Path) -> None:
     saved, over = Checkpoints(tmp_path, keep_last=1, keep_best=1), threading.Event()
     saved.open()
 
-    def go_on() -> None:
+    def save_checkpoints() -> None:
         try:
             for step in range(80):
                 required = dict.fromkeys(checkpoint_format.REQUIRED)
@@ -223,7 +223,7 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_gives_way_to_its_success
         finally:
             over.set()
 
-    training = threading.Thread(target=go_on)
+    training = threading.Thread(target=save_checkpoints)
     training.start()
     reads = 0
     try:
@@ -237,7 +237,7 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_gives_way_to_its_success
     assert reads > 10
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_gives_way_to_its_success
         (["another"], "evaluate: expected dltrain evaluate RUN"),
     ],
 )
-def test_overrides_of_the_model_and_wrong_flags_are_refused(
+def test_model_overrides_and_wrong_flags_are_rejected(
     plain_run: Path, evaluate: Callable[..., Result], arguments: list[str], message: str
 ) -> None:
     found = evaluate(plain_run, *arguments)
@@ -269,7 +269,7 @@ def test_overrides_of_the_model_and_wrong_flags_are_refused(
     assert message in found.err and "Traceback" not in found.err
 
 
-def test_a_split_that_the_run_does_not_have_is_refused(
+def test_a_split_that_the_run_does_not_have_is_rejected(
     finished_run: FinishedRun, evaluate: Callable[..., Result]
 ) -> None:
     result = evaluate(finished_run("unvalidated"), "--split", "val")
@@ -277,7 +277,7 @@ def test_a_split_that_the_run_does_not_have_is_refused(
     assert "--split: expected test or train, as the run holds out no examples, got val" in result.err
 
 
-def test_a_damaged_checkpoint_is_refused_and_the_other_proposed(
+def test_a_damaged_checkpoint_is_rejected_and_the_other_one_suggested(
     finished_run: FinishedRun, evaluate: Callable[..., Result], tmp_path: Path
 ) -> None:
     run = copy_of(finished_run("forecast"), tmp_path)
@@ -290,7 +290,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_other_proposed(
     assert "it is damaged" in result.err and "--checkpoint last" in result.err
 
 
-def test_a_run_without_a_checkpoint_yet_is_distinguished_from_one_that_lost_some(
+def test_runs_without_a_checkpoint_yet_and_with_missing_checkpoints_give_different_errors(
     plain_run: Path, evaluate: Callable[..., Result], tmp_path: Path
 ) -> None:
     run = copy_of(plain_run, tmp_path)
@@ -302,16 +302,16 @@ def test_a_run_without_a_checkpoint_yet_is_distinguished_from_one_that_lost_some
         assert f"{run}: no checkpoint was written yet. {ways}" in result.err
 
 
-def test_the_wrong_folder_is_answered_with_the_nearest_without_torch(plain_run: Path) -> None:
+def test_a_wrong_folder_is_rejected_with_the_nearest_name_without_importing_torch(plain_run: Path) -> None:
     script = (
         "import sys; from dltrain.cli import main; code = main.main(sys.argv[1:]); print('torch' in sys.modules, code)"
     )
-    ended = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", script, "evaluate", f"{plain_run}s"],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert ended.stdout.split() == ["False", "2"]
-    assert f"Did you mean {plain_run}?" in ended.stderr
+    assert completed.stdout.split() == ["False", "2"]
+    assert f"Did you mean {plain_run}?" in completed.stderr

@@ -1,4 +1,4 @@
-"""``dltrain generate``: samples of the models of runs, as files, through the real command."""
+"""``dltrain generate``: samples of trained models, written to files."""
 
 import csv
 import importlib
@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image, ImageSequence
-from test_main import child, imported
+from test_main import child, imported_libraries
 from torch import Tensor
 
 from dltrain.cli import main
@@ -74,7 +74,7 @@ def generate(
 Generate = Callable[..., Result]
 
 
-def refused(result: Result) -> str:
+def error_line(result: Result) -> str:
     """Return the one line of an error message."""
     assert (result.code, result.out) == (2, "")
     (line,) = result.err.splitlines()
@@ -97,14 +97,14 @@ def generated(run: Path, count: int = 64, seed: int = 0, **options: object) -> T
 
 
 def pixels(path: Path) -> Tensor:
-    """A picture as uint8, 3 x height x width."""
+    """Return an image as uint8, 3 x height x width."""
     with Image.open(path) as picture:
         return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
 
 
 @pytest.fixture
 def scans(tmp_path: Path) -> list[Path]:
-    """Three digits as picture files."""
+    """Write three digits to image files."""
     files = []
     for number, picture in enumerate(Digits().load().test.rows["pixels"][:3, 0]):
         files.append(tmp_path / f"scan{number}.png")
@@ -112,17 +112,17 @@ def scans(tmp_path: Path) -> list[Path]:
     return files
 
 
-# An RBM takes 1,000 Gibbs steps per example: narrow ones are faster.
+# An RBM takes 1,000 Gibbs steps per example, so use few hidden units.
 NARROW = {"rbm": ["model.hidden_size=32"], "dbn": ["model.hidden_size=[32,32]"]}
 
 
-def test_there_are_generative_models() -> None:
+def test_the_list_of_generative_models_is_not_empty() -> None:
     assert {"gan", "vae", "autoencoder", "rbm"} <= set(GENERATIVE)
     assert not {"mlp", "cnn", "gpt", "perceptron"} & set(GENERATIVE)
 
 
 @pytest.mark.parametrize("model", GENERATIVE)
-def test_every_generative_model_generates_what_its_task_does(
+def test_every_generative_model_generates_the_samples_of_its_task(
     model: str, finished_run: FinishedRun, generate: Generate
 ) -> None:
     run = finished_run(f"model={model}", *SHORT, *NARROW.get(model, []))
@@ -143,13 +143,13 @@ def test_every_generative_model_generates_what_its_task_does(
 
 @pytest.mark.parametrize("flag", ["--interpolate", "--given", "--class"])
 @pytest.mark.parametrize("model", GENERATIVE)
-def test_an_unsupported_flag_is_refused_in_one_line(
+def test_an_unsupported_flag_is_rejected_in_one_line(
     model: str, flag: str, finished_run: FinishedRun, generate: Generate, scans: list[Path]
 ) -> None:
     words = {"--interpolate": [], "--given": scans, "--class": ["3"]}[flag]
     result = generate(finished_run(f"model={model}", *SHORT, *NARROW.get(model, [])), flag, *words)
     if result.code:
-        assert flag in refused(result)
+        assert flag in error_line(result)
         assert not Path("generated.png").exists()
     else:
         assert Path("generated.png").exists()
@@ -164,16 +164,16 @@ def test_given_images_are_shown_above_their_reconstructions(
     given = data.prepare({name: value[:3] for name, value in data.rows.items()})["inputs"]
     unit = data.rows["pixels"][:3].float() / 16
     assert generate(run, "--given", *scans, "device=cpu").code == 0
-    remade = generated(run, given=given)
+    reconstructed = generated(run, given=given)
     shown = pixels(Path("generated.png")).int()
-    expected = grids.images(torch.cat([unit, remade]), columns=3).int()
-    # Files hold bytes, and digits have 17 shades: all is the same but for rounding.
+    expected = grids.images(torch.cat([unit, reconstructed]), columns=3).int()
+    # Equal except for rounding: files contain bytes, and digits have 17 shades.
     assert int((shown - expected).abs().max()) <= 1
     assert generate(run, "--given", *scans, "--out", "remade.npy").code == 0
-    assert np.abs(np.load("remade.npy") - remade.numpy()).max() < 1e-3
+    assert np.abs(np.load("remade.npy") - reconstructed.numpy()).max() < 1e-3
 
 
-def test_many_given_pictures_come_in_rows_of_eight(
+def test_given_images_are_arranged_in_rows_of_eight(
     finished_run: FinishedRun, generate: Generate, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "many.npy", Digits().load().test.rows["pixels"][:11].numpy())
@@ -185,7 +185,7 @@ def test_many_given_pictures_come_in_rows_of_eight(
     assert white == [False, False, True, True]
 
 
-def test_a_moving_picture_shows_one_example_after_the_other(finished_run: FinishedRun, generate: Generate) -> None:
+def test_a_gif_shows_one_sample_per_frame(finished_run: FinishedRun, generate: Generate) -> None:
     run = finished_run("model=gan", *SHORT)
     assert generate(run, "--interpolate", "--count", 12, "--out", "way.GIF").code == 0
     with Image.open("way.GIF") as moving:
@@ -196,7 +196,7 @@ def test_a_moving_picture_shows_one_example_after_the_other(finished_run: Finish
         assert np.abs(np.array(page) / 255 - picture[0].numpy()).mean() < 0.05
 
 
-def test_points_are_drawn_or_written_as_numbers(finished_run: FinishedRun, generate: Generate) -> None:
+def test_points_are_drawn_as_png_or_written_as_numbers(finished_run: FinishedRun, generate: Generate) -> None:
     run = finished_run("model=gan", "data=ring", "trainer.max_steps=2")
     points = generated(run, 20)
     assert points.shape == (20, 2)
@@ -207,7 +207,7 @@ def test_points_are_drawn_or_written_as_numbers(finished_run: FinishedRun, gener
         lines = list(csv.DictReader(file))
     assert np.array_equal(np.float32([[line["x1"], line["x2"]] for line in lines]), points.numpy())
     assert np.array_equal(np.load("points.npy"), points.numpy())
-    assert "--out: expected a file ending in .png or .csv or .npy for examples of 2" in refused(
+    assert "--out: expected a file ending in .png or .csv or .npy for examples of 2" in error_line(
         generate(run, "--out", "points.gif")
     )
 
@@ -221,39 +221,39 @@ def test_a_conditional_model_generates_one_class(
     assert np.array_equal(np.load("one.npy"), generated(run, 4, label=number).numpy())
 
 
-def test_a_class_has_a_name(finished_run: FinishedRun, generate: Generate, data_root: Path) -> None:
+def test_a_class_can_be_selected_by_its_name(finished_run: FinishedRun, generate: Generate, data_root: Path) -> None:
     run = finished_run("model=vae", "model.conditional=true", "data=fashion_mnist", f"data.root={data_root}", SHORT[1])
     assert generate(run, "--class", "ankle boot", "--count", 4, "--out", "boots.npy").code == 0
     assert generate(run, "--class", 9, "--count", 4, "--out", "nines.npy").code == 0
     assert np.array_equal(np.load("boots.npy"), np.load("nines.npy"))
-    assert "Did you mean ankle boot?" in refused(generate(run, "--class", "ankle bot"))
+    assert "Did you mean ankle boot?" in error_line(generate(run, "--class", "ankle bot"))
 
 
 def test_data_are_read_only_for_given_images_and_models_without_a_prior(
     finished_run: FinishedRun, generate: Generate, data_root: Path, scans: list[Path]
 ) -> None:
-    gone = "data.root=/nowhere"
+    missing_root = "data.root=/nowhere"
     for model, free in (("vae", True), ("autoencoder", False)):
         run = finished_run(f"model={model}", "data=mnist", f"data.root={data_root}", SHORT[1])
-        result = generate(run, gone, "--out", f"{model}.png")
+        result = generate(run, missing_root, "--out", f"{model}.png")
         assert result.code == (0 if free else 2)
-        given = generate(run, gone, "--out", f"{model}-given.png", "--given", *scans)
+        given = generate(run, missing_root, "--out", f"{model}-given.png", "--given", *scans)
         for answer in (given,) if free else (result, given):
             assert answer.code == 2
             assert "data.root" in answer.err
             assert "data.path=... or data.root=... sets their location" in answer.err
 
 
-def test_nothing_is_overwritten_without_force(finished_run: FinishedRun, generate: Generate) -> None:
+def test_existing_files_are_not_overwritten_without_force(finished_run: FinishedRun, generate: Generate) -> None:
     run = finished_run("model=gan", *SHORT)
     Path("generated.png").write_bytes(b"mine")
     for words in ([], ["--out", "generated.png"]):
-        assert "got generated.png. It exists; --force replaces a file." in refused(generate(run, *words))
+        assert "got generated.png. It exists; --force replaces a file." in error_line(generate(run, *words))
     assert Path("generated.png").read_bytes() == b"mine"
     assert generate(run, "--force", "--count", 2).code == 0
     assert pixels(Path("generated.png")).shape[0] == 3
     Path("folder").mkdir()
-    assert "expected a new file, got folder" in refused(generate(run, "--force", "--out", "folder"))
+    assert "expected a new file, got folder" in error_line(generate(run, "--force", "--out", "folder"))
     assert sorted(path.name for path in Path.cwd().iterdir()) == ["folder", "generated.png"]
 
 
@@ -283,11 +283,11 @@ def test_the_run_and_the_random_state_are_unchanged(finished_run: FinishedRun, g
         ("{run} --checkpoint worst", "--checkpoint: expected one of best last, got worst"),
     ],
 )
-def test_mistakes_are_answered_in_one_line(
+def test_invalid_arguments_are_rejected_in_one_line(
     words: str, line: str, finished_run: FinishedRun, generate: Generate
 ) -> None:
     run = finished_run("model=vae", *SHORT)
-    assert line.format(run=run) in refused(generate(*words.format(run=run).split()))
+    assert line.format(run=run) in error_line(generate(*words.format(run=run).split()))
     assert not list(Path.cwd().iterdir())
 
 
@@ -309,17 +309,17 @@ def test_mistakes_are_answered_in_one_line(
         ),
     ],
 )
-def test_a_run_that_cannot_generate_names_the_verb_for_it(
+def test_a_run_that_cannot_generate_is_referred_to_another_verb(
     run: str | tuple[str, ...], instead: str, finished_run: FinishedRun, generate: Generate
 ) -> None:
     folder = finished_run(run) if isinstance(run, str) else finished_run(*run, "trainer.max_steps=1")
-    line = refused(generate(folder))
+    line = error_line(generate(folder))
     assert line.startswith("dltrain: generate: expected a run whose ")
     assert instead in line
     assert not list(Path.cwd().iterdir())
 
 
-def test_a_damaged_checkpoint_is_refused_and_the_other_named(
+def test_a_damaged_checkpoint_is_rejected_and_the_other_one_suggested(
     finished_run: FinishedRun, generate: Generate, tmp_path: Path
 ) -> None:
     run = tmp_path / "broken"
@@ -332,14 +332,14 @@ def test_a_damaged_checkpoint_is_refused_and_the_other_named(
 
 
 @pytest.mark.parametrize("words", ["generate nowhere", "generate --sed 3", "generate x --count no"])
-def test_mistakes_are_answered_without_torch(words: str, tmp_path: Path) -> None:
-    ended = child(tmp_path, *words.split())
-    assert ended.returncode == 2
-    assert "torch" not in imported(ended)
-    assert "Traceback" not in ended.stderr
+def test_invalid_arguments_are_rejected_without_importing_torch(words: str, tmp_path: Path) -> None:
+    completed = child(tmp_path, *words.split())
+    assert completed.returncode == 2
+    assert "torch" not in imported_libraries(completed)
+    assert "Traceback" not in completed.stderr
 
 
-def test_the_command_prints_the_file_and_nothing_else(finished_run: FinishedRun, generate: Generate) -> None:
+def test_generate_prints_only_the_path_of_its_file(finished_run: FinishedRun, generate: Generate) -> None:
     run = finished_run("model=gan", *SHORT)
     result = generate(run, "--count", 9, "--out", "nine.png", "device=cpu")
     assert result == (0, "nine.png\n", f"{run}: best checkpoint, of step 2: 9 examples\n")
@@ -348,7 +348,7 @@ def test_the_command_prints_the_file_and_nothing_else(finished_run: FinishedRun,
 
 def test_given_without_a_path_is_rejected_in_one_line(finished_run: FinishedRun, generate: Generate) -> None:
     np.save("none.npy", np.zeros((0, 8, 8), np.uint8))
-    assert "expected at least one example in none.npy" in refused(
+    assert "expected at least one example in none.npy" in error_line(
         generate(finished_run(*CONDITIONAL), "--given", "none.npy")
     )
 
@@ -358,8 +358,8 @@ def test_out_of_memory_is_reported_as_in_training(finished_run: FinishedRun, gen
         resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, 8 * 2**30))
 
     words = [sys.executable, "-m", "dltrain", "generate", str(finished_run(*CONDITIONAL)), "--count", "2147483647"]
-    ended = subprocess.run(words, preexec_fn=limited, capture_output=True, text=True, timeout=120, check=False)
-    assert ended.returncode == 4 and "Traceback" not in ended.stderr
-    assert ended.stderr.startswith("dltrain: out of memory: ")
-    assert ended.stderr.endswith("All 2,147,483,647 examples are generated at once: try a smaller --count\n")
-    assert "at most 2,147,483,647" in refused(generate(finished_run(*CONDITIONAL), "--count", "1" * 30))
+    completed = subprocess.run(words, preexec_fn=limited, capture_output=True, text=True, timeout=120, check=False)
+    assert completed.returncode == 4 and "Traceback" not in completed.stderr
+    assert completed.stderr.startswith("dltrain: out of memory: ")
+    assert completed.stderr.endswith("All 2,147,483,647 examples are generated at once: try a smaller --count\n")
+    assert "at most 2,147,483,647" in error_line(generate(finished_run(*CONDITIONAL), "--count", "1" * 30))

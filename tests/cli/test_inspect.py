@@ -47,4 +47,4 @@ def test_a_table_of_identifiers_only_says_why_each_column_is_left_out(
     path.write_text("\n".join(["id,text,liked", *rows]))
     code, _, errors = inspect(capsys, "data=csv", f"data.path={path}")
     assert code == 2
-    assert "Left out: id (identifiers), text (a text of its own in most rows)" in errors[0]
+    assert "Left out: id (identifiers), text (a different text in most rows)" in errors[0]

@@ -1,4 +1,4 @@
-"""The command line: what is imported for an answer, help, flags of Hydra, refusals."""
+"""The command line: imports, help, flags of Hydra and errors."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from dltrain.cli.args import parse
 from dltrain.cli.verbs import VERBS
 from dltrain.config import groups
 
-# Runs the command as its script does, then lists the libraries that it imported.
+# Run the command as its script does, then print the libraries that it imported.
 CHILD = """
 import sys
 from dltrain.cli.main import main
@@ -38,30 +38,30 @@ def child(folder: Path, *words: str, **environment: str) -> subprocess.Completed
     )
 
 
-def imported(ended: subprocess.CompletedProcess[str]) -> set[str]:
-    """The libraries that a child imported."""
-    return set(ended.stderr.splitlines()[-1].split()[1:])
+def imported_libraries(completed: subprocess.CompletedProcess[str]) -> set[str]:
+    """Return the libraries that a child imported."""
+    return set(completed.stderr.splitlines()[-1].split()[1:])
 
 
 @pytest.mark.parametrize("words", ["--help", *(f"{verb} --help" for verb in VERBS), "--one", "evalute R", "--cfg jbo"])
 def test_help_and_wrong_flags_need_neither_torch_nor_hydra(tmp_path: Path, words: str) -> None:
-    ended = child(tmp_path, *words.split())
-    assert ended.returncode == (0 if "--help" in words else 2), ended.stderr
-    assert imported(ended) == set()
+    completed = child(tmp_path, *words.split())
+    assert completed.returncode == (0 if "--help" in words else 2), completed.stderr
+    assert imported_libraries(completed) == set()
 
 
 def test_help_lists_the_groups_of_the_users_own_folder_by_its_file_names(tmp_path: Path) -> None:
     (tmp_path / "mine" / "model").mkdir(parents=True)
     (tmp_path / "mine" / "model" / "unreadable.yaml").write_text("[")
-    ended = child(tmp_path, "--config-dir", "mine", "--help")
-    assert "unreadable, vae" in ended.stdout
-    assert imported(ended) == set()
+    completed = child(tmp_path, "--config-dir", "mine", "--help")
+    assert "unreadable, vae" in completed.stdout
+    assert imported_libraries(completed) == set()
 
 
 def test_the_version_needs_the_packages_metadata_alone(tmp_path: Path) -> None:
-    ended = child(tmp_path, "--version")
-    assert ended.stdout.startswith(f"dltrain {__version__} (torch 2.")
-    assert imported(ended) == {"importlib.metadata"}
+    completed = child(tmp_path, "--version")
+    assert completed.stdout.startswith(f"dltrain {__version__} (torch 2.")
+    assert imported_libraries(completed) == {"importlib.metadata"}
 
 
 @pytest.mark.parametrize(
@@ -80,15 +80,15 @@ def test_the_version_needs_the_packages_metadata_alone(tmp_path: Path) -> None:
 def test_commands_that_do_not_train_import_neither_torch_nor_numpy(
     tmp_path: Path, words: str, code: int, output: str
 ) -> None:
-    ended = child(tmp_path, *words.split(), COMP_LINE="dltrain data=digits model=l", COMP_POINT="27")
-    assert ended.returncode == code, ended.stderr
-    assert output in (ended.stderr if code else ended.stdout)
-    assert "Traceback" not in ended.stderr
-    assert imported(ended) - HYDRA <= {"importlib.metadata"}
+    completed = child(tmp_path, *words.split(), COMP_LINE="dltrain data=digits model=l", COMP_POINT="27")
+    assert completed.returncode == code, completed.stderr
+    assert output in (completed.stderr if code else completed.stdout)
+    assert "Traceback" not in completed.stderr
+    assert imported_libraries(completed) - HYDRA <= {"importlib.metadata"}
     assert not list(tmp_path.iterdir())
 
 
-# Windows lacks these. (It lacks SIGCHLD, too, but torch looks for that on every other platform.)
+# Windows lacks these. (It also lacks SIGCHLD, but torch requires that on every other platform.)
 NOT_EVERYWHERE = """
 import os, signal, sys
 for name in ("SIGUSR1", "SIGALRM", "SIGBUS", "alarm", "sigtimedwait", "pthread_sigmask"):
@@ -104,7 +104,7 @@ def test_a_platform_without_posix_signals_trains(tmp_path: Path, own_files: dict
     words = ["model=mlp", "model.hidden_size=4", "trainer.max_steps=1", "device=cpu", "hydra.run.dir=run"]
     words += ["data=image_folder", f"data.path={own_files['image_folder']}", "data.image_size=8"]
     words += ["data.batch_size=8", "data.workers=1"]
-    ended = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", NOT_EVERYWHERE, *words],
         cwd=tmp_path,
         capture_output=True,
@@ -112,13 +112,13 @@ def test_a_platform_without_posix_signals_trains(tmp_path: Path, own_files: dict
         timeout=120,
         check=False,
     )
-    assert ended.returncode == 0, ended.stderr
+    assert completed.returncode == 0, completed.stderr
     assert yaml.safe_load((tmp_path / "run" / "result.json").read_text())["steps"] == 1
 
 
 @pytest.fixture
-def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder, in which nothing may appear; Hydra reads and changes what `sys.argv` holds."""
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Change to an empty folder, in which no file may be created, and isolate `sys.argv`, which Hydra changes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["dltrain"])
     monkeypatch.setenv("COMP_LINE", "dltrain ")
@@ -126,7 +126,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_help_lists_every_option_of_every_group_and_the_names_that_scripts_rely_on(
-    nowhere: Path, capsys: pytest.CaptureFixture[str]
+    empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.main(["--help"]) == 0
     text = capsys.readouterr().out
@@ -147,8 +147,8 @@ def test_help_lists_every_option_of_every_group_and_the_names_that_scripts_rely_
             assert part in own
 
 
-def test_cfg_prints_nothing_but_yaml_that_composes_what_was_typed(
-    nowhere: Path, capsys: pytest.CaptureFixture[str]
+def test_cfg_prints_only_the_composed_configuration_as_yaml(
+    empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.main(["model=gru", "optimizer.schedule=cosine", "--cfg", "job", "model.hidden_size=7"]) == 0
     config = yaml.safe_load(capsys.readouterr().out)
@@ -160,7 +160,7 @@ def test_cfg_prints_nothing_but_yaml_that_composes_what_was_typed(
     assert config["optimizer"]["schedule"]["_target_"] == "dltrain.optim.schedules.Cosine"
 
 
-def test_cfg_shows_a_part(nowhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cfg_can_print_one_group(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["-c", "job", "-p", "trainer", "trainer.epochs=3"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["epochs"] == 3
 
@@ -176,15 +176,15 @@ def test_cfg_shows_a_part(nowhere: Path, capsys: pytest.CaptureFixture[str]) -> 
         ("dltrain model=mlp model.no", "model.norm="),
     ],
 )
-def test_words_are_completed(
-    nowhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str, found: str
+def test_shell_completion_suggests_words(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str, found: str
 ) -> None:
     monkeypatch.setenv("COMP_LINE", line)
     assert main.main(["-sc", "query=bash"]) == 0
     assert capsys.readouterr().out.split() == [found]
 
 
-def test_bash_completes_through_the_script_that_is_installed(tmp_path: Path) -> None:
+def test_bash_completes_with_the_installed_script(tmp_path: Path) -> None:
     command = Path(sys.executable).with_name("dltrain")
     script = f"""
     PATH="{command.parent}:$PATH"
@@ -193,10 +193,10 @@ def test_bash_completes_through_the_script_that_is_installed(tmp_path: Path) -> 
     hydra_bash_completion
     echo "${{COMPREPLY[@]}}"
     """
-    ended = subprocess.run(
+    completed = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
-    assert ended.stdout.split() == ["model=lstm"], ended.stderr
+    assert completed.stdout.split() == ["model=lstm"], completed.stderr
 
 
 @pytest.mark.parametrize(
@@ -233,22 +233,24 @@ def test_bash_completes_through_the_script_that_is_installed(tmp_path: Path) -> 
         ("model=[lstm", "model=[lstm: cannot be parsed"),
     ],
 )
-def test_a_wrong_command_is_refused_in_the_right_words(
-    nowhere: Path, capsys: pytest.CaptureFixture[str], command: str, message: str
+def test_a_wrong_command_is_rejected_with_an_explanation(
+    empty_folder: Path, capsys: pytest.CaptureFixture[str], command: str, message: str
 ) -> None:
     assert main.main(command.split()) == 2
     shown = capsys.readouterr()
     assert message in shown.err
     assert not shown.out
-    assert not list(nowhere.iterdir())
+    assert not list(empty_folder.iterdir())
 
 
-def test_all_unknown_flags_are_named(nowhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_unknown_flags_are_reported(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["--one", "--two", "--help"]) == 2
     assert [line.split(":")[1].strip() for line in capsys.readouterr().err.splitlines()] == ["--one", "--two"]
 
 
-def test_a_message_moves_no_cursor_and_is_one_line(nowhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_in_an_argument_do_not_reach_the_terminal(
+    empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main.main(["data.\x1b[2J\x9b2Jtrap\ndltrain: all is well=1"]) == 2
     stderr = capsys.readouterr().err
     assert stderr.startswith("dltrain: data.") and stderr.count("\n") == 1 and "trap" in stderr
@@ -257,10 +259,10 @@ def test_a_message_moves_no_cursor_and_is_one_line(nowhere: Path, capsys: pytest
 
 def test_a_closed_pipe_ends_without_a_traceback(tmp_path: Path) -> None:
     script = f"'{sys.executable}' -m dltrain --help | true; echo ${{PIPESTATUS[0]}}"
-    ended = subprocess.run(
+    completed = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
-    assert (ended.stdout, ended.stderr) == ("0\n", "")
+    assert (completed.stdout, completed.stderr) == ("0\n", "")
 
 
 LONG = "a" * 300
@@ -283,13 +285,13 @@ LONG = "a" * 300
         "hydra.run.dir='~nosuch/x'",
     ],
 )
-def test_a_file_name_that_is_too_long_is_refused_in_one_line(
-    nowhere: Path, plain_run: Path, capsys: pytest.CaptureFixture[str], command: str
+def test_a_file_name_that_is_too_long_is_rejected_in_one_line(
+    empty_folder: Path, plain_run: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     assert main.main(command.format(run=plain_run).split()) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dltrain: ")]
     assert len(lines) == 1 and ("expected" in lines[0])
-    assert not list(nowhere.iterdir())
+    assert not list(empty_folder.iterdir())
 
 
 EVIL = """
@@ -310,46 +312,46 @@ PLUGINS = {
 
 
 @pytest.mark.parametrize("plugin", PLUGINS)
-def test_plugins_of_hydra_that_yaml_brings_never_run(
-    nowhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], plugin: str
+def test_hydra_plugins_named_in_yaml_never_run(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], plugin: str
 ) -> None:
-    (nowhere / "evil.py").write_text(EVIL)
-    monkeypatch.syspath_prepend(nowhere)
+    (empty_folder / "evil.py").write_text(EVIL)
+    monkeypatch.syspath_prepend(empty_folder)
     for name, text in {
         "experiment/evil": f"# @package _global_\n{PLUGINS[plugin]}",
         "hydra/sweeper/evil": "_target_: evil.Evil\n",
     }.items():
-        file = nowhere / "my_conf" / f"{name}.yaml"
+        file = empty_folder / "my_conf" / f"{name}.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-    before = sorted(nowhere.rglob("*"))
+    before = sorted(empty_folder.rglob("*"))
     for flags in ([], *([["-m"], ["--cfg", "job"], ["--info"]] if plugin == "callbacks" else [])):
         assert main.main(["--config-dir", "my_conf", "experiment=evil", *flags]) == 2
         assert "hydra." in capsys.readouterr().err
     monkeypatch.setenv("COMP_LINE", "dltrain --config-dir my_conf experiment=evil model=")
     main.main(["-sc", "query=bash"])
-    assert sorted(nowhere.rglob("*")) == before
+    assert sorted(empty_folder.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
     "word", ["data.path=x", "data=csv", "optimizer/schedule=x", "~model", "+model.x=1", "lr=1", "modle=x"]
 )
-def test_a_key_or_nearly_one_is_an_override(word: str) -> None:
+def test_words_that_resemble_a_key_are_parsed_as_overrides(word: str) -> None:
     assert groups.is_override(word)
 
 
 @pytest.mark.parametrize("word", ["R/sed=1", "a=b.png", "~nosuch/x.csv", "~/x=1", "data/x.csv", "x.png", "./seed=1"])
-def test_any_other_word_is_a_path(word: str) -> None:
+def test_other_words_are_parsed_as_paths(word: str) -> None:
     assert not groups.is_override(word)
 
 
-def test_flags_overrides_and_names_come_in_any_order() -> None:
+def test_flags_overrides_and_paths_may_be_in_any_order() -> None:
     flags = ["--top", "3", "--format=csv"]
     for words in (["R", "x.png", *flags, "seed=1"], [*flags, "seed=1", "R", "x.png"], ["seed=1", "R", *flags, "x.png"]):
         found = parse(["predict", *words])
         assert (found.names, found.overrides, found.top, found.format) == (["R", "x.png"], ["seed=1"], 3, "csv")
 
 
-def test_a_flags_value_is_no_override_and_words_after_two_dashes_are_names() -> None:
+def test_flag_values_and_words_after_two_dashes_are_not_overrides() -> None:
     found = parse(["predict", "R", "--text", "seed=1", "device=cpu", "--", "seed=2", "--top"])
     assert (found.text, found.overrides, found.names) == ("seed=1", ["device=cpu"], ["R", "seed=2", "--top"])

@@ -1,4 +1,4 @@
-"""A user's own images and arrays from the command line: what is refused, and what prediction prints."""
+"""Images and arrays of a user: errors, and the output of predictions."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def train(folder: Path, *overrides: str) -> int:
 
 
 @pytest.mark.parametrize("layout", ["cat", "train/cat", "Training/cat"])
-def test_a_single_class_is_refused_in_classification_and_fine_for_generation(
+def test_images_of_a_single_class_are_rejected_for_classification_and_accepted_for_generation(
     layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paint(tmp_path / "pictures" / layout, 20)
@@ -36,7 +36,7 @@ def test_a_single_class_is_refused_in_classification_and_fine_for_generation(
 
 
 @pytest.mark.parametrize("scale", [1, 255])
-def test_prediction_prints_the_labels_and_reads_the_scale_of_training(
+def test_predictions_use_the_labels_and_the_scale_of_training(
     scale: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     y = np.arange(40) % 2
@@ -60,7 +60,7 @@ def test_prediction_prints_the_labels_and_reads_the_scale_of_training(
     assert json.loads(capsys.readouterr().out)["metrics"]["accuracy"] == 1
 
 
-def test_whole_floats_are_classes_and_with_task_regression_numbers(
+def test_integral_float_labels_are_classes_except_with_task_regression(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     x = np.random.default_rng(0).normal(size=(40, 3))
@@ -71,7 +71,7 @@ def test_whole_floats_are_classes_and_with_task_regression_numbers(
     assert train(tmp_path / "numbers", *own, "task=regression") == 0 and "mae" in capsys.readouterr().out
 
 
-def test_prediction_of_a_folder_leaves_hidden_images_out_and_follows_links(
+def test_predicting_a_folder_ignores_hidden_images_and_follows_links(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("cat", "dog"):

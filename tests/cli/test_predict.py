@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from prediction_examples import TEXT, Predict, SmallData, Train, both_formats
-from test_main import child, imported
+from test_main import child, imported_libraries
 
 from dltrain.config import groups
 from dltrain.datasets.time_series import BUNDLED
@@ -63,7 +63,7 @@ def test_a_missing_input_is_reported_without_importing_torch(
     train: Train, small_data: SmallData, tmp_path: Path
 ) -> None:
     process = child(tmp_path, "predict", str(train("model=mlp", *small_data("digits"))), "nowhere.png")
-    assert process.returncode == 2 and "torch" not in imported(process)
+    assert process.returncode == 2 and "torch" not in imported_libraries(process)
 
 
 def test_lines_are_written_while_standard_input_is_open(

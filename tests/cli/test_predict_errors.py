@@ -1,4 +1,4 @@
-"""``dltrain predict``: what is rejected, with which message."""
+"""``dltrain predict``: errors and their messages."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def test_arrays_of_python_objects_are_rejected(
     assert not (tmp_path / "pwned").exists()
 
 
-def test_missing_data_of_the_run_are_reported_and_may_be_given_by_a_new_path(
+def test_missing_data_of_a_run_are_reported_and_a_new_path_is_accepted(
     train: Train, predict: Predict, small_data: SmallData, own_files: dict[str, Path], tmp_path: Path
 ) -> None:
     content = own_files["csv"].read_bytes()
@@ -136,7 +136,7 @@ def test_overrides_of_the_models_inputs_are_rejected(train: Train, predict: Pred
         assert result.code == 2 and f"{override.split('=')[0]}: a trained model keeps" in result.err
 
 
-def test_data_of_ones_own_without_inputs_are_named(
+def test_user_data_without_an_inputs_method_are_rejected(
     train: Train, predict: Predict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     run = train("model=mlp", "data=digits", "trainer.max_steps=1")

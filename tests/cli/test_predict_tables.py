@@ -73,7 +73,7 @@ def test_predicted_numbers_have_the_unit_of_their_column_and_decimal_commas_are_
         (lambda text: "", "INPUT 1: expected a line of names and rows of numbers"),
     ],
 )
-def test_an_error_in_a_table_names_the_input_and_the_place(
+def test_an_error_in_a_table_names_its_input_line_and_column(
     change: Callable[[str], str], message: str, held_out: Callable, predict: Predict, own_files: dict
 ) -> None:
     folder, _, _ = held_out("kind")

@@ -19,7 +19,7 @@ def test_nats_per_character_equal_the_loss_of_evaluation(
     text = (BUNDLED / "moby_dick.txt").read_text()[5000 : 5000 + characters]
     (tmp_path / "mine.txt").write_text(text)
     (line,) = predict(folder, tmp_path / "mine.txt", "--length", 1).lines
-    tokens = torch.tensor(known.components.data.spec.encode(text))
+    tokens = torch.tensor(known.components.data.spec.tokens.encode(text))
     nats = []
     with torch.inference_mode():
         for start in range(0, len(tokens) - 1, 16):
@@ -36,7 +36,7 @@ def test_nats_per_character_equal_the_loss_of_evaluation(
         assert line["nats_per_character"] == pytest.approx(loss, rel=1e-5)
 
 
-def test_a_text_is_continued_by_length_seed_and_temperature(
+def test_length_seed_and_temperature_control_the_generated_text(
     train: Train, predict: Predict, small_data: SmallData
 ) -> None:
     folder = train(*TEXT, *small_data("text"))
@@ -48,11 +48,11 @@ def test_a_text_is_continued_by_length_seed_and_temperature(
         return line["continuation"]
 
     assert goes_on() == goes_on("--seed", 0) != goes_on("--seed", 1)
-    tokens = model.data.spec.encode("It was  ")
+    tokens = model.data.spec.tokens.encode("It was  ")
     with torch.inference_mode():
         for _ in range(50):
             tokens.append(int(model.model(torch.tensor([tokens[-16:]]))[0, -1].argmax()))
-    assert goes_on("--temperature", "1e-4") == model.data.spec.decode(tokens[8:])
+    assert goes_on("--temperature", "1e-4") == model.data.spec.tokens.decode(tokens[8:])
 
 
 def test_text_is_read_from_standard_input_and_checked_against_the_vocabulary(

@@ -1,4 +1,4 @@
-"""``dltrain rerun``: repeat a run, and list what differs between then and now."""
+"""``dltrain rerun``: repeat a run, and list what has changed since."""
 
 import json
 import re
@@ -25,8 +25,8 @@ class Result(NamedTuple):
     out: str
     err: str
 
-    def differing(self) -> dict[str, str]:
-        """What the command says differs: name -> ``then -> now``."""
+    def differences(self) -> dict[str, str]:
+        """Return the reported differences: name -> ``then -> now``."""
         lines = [line.strip() for line in self.err.splitlines() if " -> " in line]
         return dict(re.split(r"\s{2,}", line, maxsplit=1) for line in lines)
 
@@ -57,28 +57,28 @@ def hashes(run: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", ["augmented", "forecast"])
-def test_when_nothing_differs_the_new_run_has_the_same_bytes(
+def test_a_rerun_without_changes_has_the_same_bytes(
     finished_run: FinishedRun, rerun: Callable[..., Result], tmp_path: Path, kind: str
 ) -> None:
     run = finished_run(kind)
     before = content_of(run)
     result = rerun(run)
     assert result.code == 0, result.err
-    assert f"nothing differs from {run}" in result.err and not result.differing()
+    assert f"nothing differs from {run}" in result.err and not result.differences()
     assert hashes(tmp_path / "again") == hashes(run) != {}
     assert result.out == run.with_name("printed").read_text()
     assert content_of(run) == before
 
 
-def test_another_seed_is_listed_and_gives_other_bytes(
+def test_a_changed_seed_is_reported_and_gives_different_weights(
     plain_run: Path, rerun: Callable[..., Result], tmp_path: Path
 ) -> None:
     result = rerun(plain_run, "seed=1")
-    assert result.differing() == {"seed": "0 -> 1"}
+    assert result.differences() == {"seed": "0 -> 1"}
     assert hashes(tmp_path / "again") != hashes(plain_run)
 
 
-def test_what_differs_between_then_and_now_is_listed_before_the_run(
+def test_differences_from_the_original_run_are_listed_before_training(
     plain_run: Path, rerun: Callable[..., Result], tmp_path: Path
 ) -> None:
     run = copy_of(plain_run, tmp_path)
@@ -93,7 +93,7 @@ def test_what_differs_between_then_and_now_is_listed_before_the_run(
     result = rerun(run, "optimizer.lr=0.01")
     assert result.code == 0
     commit = now["commit"] and now["commit"]["id"] + " and changes" * now["commit"]["dirty"]
-    assert result.differing() == {
+    assert result.differences() == {
         "optimizer.lr": "0.001 -> 0.01",
         "python": f"3.9.1 -> {now['python']}",
         "torch": f"1.0 -> {now['packages']['torch']}",
@@ -106,18 +106,18 @@ def test_what_differs_between_then_and_now_is_listed_before_the_run(
     assert result.err.index("differences from") < result.err.index("epoch 1/1")
 
 
-def test_a_folder_that_does_not_say_where_it_ran_is_run_again_all_the_same(
+def test_a_run_without_environment_json_can_be_rerun(
     plain_run: Path, rerun: Callable[..., Result], tmp_path: Path
 ) -> None:
     run = copy_of(plain_run, tmp_path)
     (run / "environment.json").write_text("{")
     result = rerun(run)
     assert result.code == 0
-    assert result.differing()["threads"].startswith("none -> ")
+    assert result.differences()["threads"].startswith("none -> ")
     assert hashes(tmp_path / "again") == hashes(run)
 
 
-def test_the_command_that_is_kept_repeats_the_new_run(
+def test_the_stored_command_repeats_the_new_run(
     finished_run: FinishedRun, rerun: Callable[..., Result], tmp_path: Path
 ) -> None:
     run = finished_run("model=mlp", "data=digits", "trainer.max_steps=2", "optimizer.lr=0.3", "model.hidden_size=8")
@@ -129,10 +129,10 @@ def test_the_command_that_is_kept_repeats_the_new_run(
     assert repeated.config == found.config
     assert repeated.choices == found.choices
     assert (found.config["optimizer"]["momentum"], found.config["model"]["hidden_size"]) == (0.5, 16)
-    assert found.config["optimizer"]["lr"] != 0.3  # it was the other optimizer's
+    assert found.config["optimizer"]["lr"] != 0.3  # a setting of the replaced optimizer
 
 
-def test_a_user_s_own_module_is_part_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_of_a_user_module_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine_of_rerun.py").write_text("x = 1\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     __import__("mine_of_rerun")
@@ -155,7 +155,7 @@ def test_a_user_s_own_module_is_part_of_the_code(tmp_path: Path, monkeypatch: py
         (["data=timeseries"], "task=classification needs"),
     ],
 )
-def test_a_wrong_command_is_refused_and_leaves_no_folder(
+def test_a_wrong_command_is_rejected_and_leaves_no_folder(
     plain_run: Path, rerun: Callable[..., Result], tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     found = rerun(plain_run, *arguments)
@@ -164,11 +164,11 @@ def test_a_wrong_command_is_refused_and_leaves_no_folder(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_taken_is_refused_before_torch_is_imported(plain_run: Path) -> None:
+def test_an_existing_run_folder_is_rejected_without_importing_torch(plain_run: Path) -> None:
     script = (
         "import sys; from dltrain.cli import main; code = main.main(sys.argv[1:]); print('torch' in sys.modules, code)"
     )
     command = [sys.executable, "-c", script, "rerun", str(plain_run), f"hydra.run.dir={plain_run}"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.stdout.split() == ["False", "2"]
-    assert "hydra.run.dir: expected a folder that holds no run yet" in ended.stderr
+    completed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert completed.stdout.split() == ["False", "2"]
+    assert "hydra.run.dir: expected a folder that holds no run yet" in completed.stderr

@@ -1,4 +1,4 @@
-"""``dltrain runs``: a table of runs from their folders, in whatever state they are."""
+"""``dltrain runs``: a table of runs in any state, computed from their folders."""
 
 import errno
 import json
@@ -19,7 +19,7 @@ from dltrain.storage import run_dir
 
 FinishedRun = Callable[..., Path]
 
-# Lists runs and counts the files it opens below a folder.
+# Run the command and count the files that it opens below a folder.
 COUNT_OPENS = """
 import collections, sys
 from dltrain.cli.main import main
@@ -33,7 +33,7 @@ print(f"torch={'torch' in sys.modules} files={len(opened)} opens={opened.total()
 sys.exit(code)
 """
 
-# Takes a run's folder, says that it runs, and waits to be killed.
+# Lock a run folder, write the status "running", and wait to be killed.
 OWNER = """
 import sys, time
 from pathlib import Path
@@ -68,8 +68,8 @@ def runs(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     return call
 
 
-def put(run: Path, place: Path, age: float = 0.0, **status: Any) -> Path:
-    """A copy of a run at a place, written to so many seconds ago."""
+def copy_run(run: Path, place: Path, age: float = 0.0, **status: Any) -> Path:
+    """Copy a run to `place`, update its status, and set its modification times to `age` seconds ago."""
     shutil.copytree(run, place, symlinks=True)
     if status:
         known = json.loads((place / "status.json").read_text())
@@ -83,7 +83,7 @@ def names(result: Result) -> list[str]:
     return [Path(row["folder"]).name for row in result.rows]
 
 
-def test_a_row_has_the_choices_and_the_result_of_its_run(any_run: Path, runs: Callable[..., Result]) -> None:
+def test_a_row_has_the_options_and_the_result_of_its_run(any_run: Path, runs: Callable[..., Result]) -> None:
     (row,) = runs(any_run, "--json").rows
     result, config = (any_run / "result.json").read_text(), (any_run / "environment.json").read_text()
     found, choices = json.loads(result), json.loads(config)["choices"]
@@ -94,10 +94,10 @@ def test_a_row_has_the_choices_and_the_result_of_its_run(any_run: Path, runs: Ca
     assert 0 <= row["age"] < 600
 
 
-def test_the_table_shows_the_same_for_people(
+def test_the_table_shows_the_values_in_readable_units(
     finished_run: FinishedRun, runs: Callable[..., Result], tmp_path: Path
 ) -> None:
-    run = put(finished_run("forecast"), tmp_path / "lstm-timeseries" / "one", age=7300)
+    run = copy_run(finished_run("forecast"), tmp_path / "lstm-timeseries" / "one", age=7300)
     mae = json.loads((run / "result.json").read_text())["test"]["mae"]
     head, rule, line = runs(tmp_path).out.splitlines()
     assert " ".join(head.split()) == "model data task metric value state step age time folder typed"
@@ -108,19 +108,19 @@ def test_the_table_shows_the_same_for_people(
     assert line.endswith("  model.hidden_size=8 data.series=elnino ...")
 
 
-def test_folders_are_named_from_where_one_stands(
+def test_folders_are_relative_to_the_current_folder(
     plain_run: Path, runs: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(plain_run, tmp_path / "outputs" / "mlp-digits" / "one")
+    copy_run(plain_run, tmp_path / "outputs" / "mlp-digits" / "one")
     monkeypatch.chdir(tmp_path)
     line = runs().out.splitlines()[-1]
     assert " outputs/mlp-digits/one " in line
 
 
-def test_a_killed_run_is_lost_and_one_that_is_at_work_runs(
+def test_a_killed_run_is_shown_as_lost_and_one_in_progress_as_running(
     plain_run: Path, runs: Callable[..., Result], tmp_path: Path
 ) -> None:
-    run = put(plain_run, tmp_path / "run")
+    run = copy_run(plain_run, tmp_path / "run")
     (run / "result.json").unlink()
     with subprocess.Popen([sys.executable, "-c", OWNER, str(run)], stdout=subprocess.PIPE) as owner:
         assert owner.stdout is not None and owner.stdout.readline() == b"ready\n"
@@ -128,20 +128,20 @@ def test_a_killed_run_is_lost_and_one_that_is_at_work_runs(
         owner.kill()
     dead = runs(run, "--json").rows[0]
     assert (alive["state"], dead["state"]) == ("running", "lost")
-    assert alive["step"] == dead["step"] == 21  # what its log says, not its status
+    assert alive["step"] == dead["step"] == 21  # from the log, not from the status
     manifest = json.loads((run / "checkpoints" / "manifest.json").read_text())
     earlier = max(entry["seconds"] for entry in manifest.values())
-    assert earlier <= dead["time"] < earlier + 60  # what it took until its last checkpoint, and the time since
+    assert earlier <= dead["time"] < earlier + 60  # the time until its last checkpoint and since its start
 
 
-def test_a_run_whose_process_is_gone_is_lost_where_no_lock_can_be_tried(
+def test_without_file_locks_a_run_whose_process_is_gone_is_shown_as_lost(
     plain_run: Path, runs: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = put(plain_run, tmp_path / "run")
-    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
-        gone.wait()
+    run = copy_run(plain_run, tmp_path / "run")
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
     status = json.loads((run / "status.json").read_text())
-    (run / "status.json").write_text(json.dumps({**status, "state": "running", "pid": gone.pid}))
+    (run / "status.json").write_text(json.dumps({**status, "state": "running", "pid": dead.pid}))
 
     def full(lock: FileLock, **options: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -152,26 +152,26 @@ def test_a_run_whose_process_is_gone_is_lost_where_no_lock_can_be_tried(
     assert runs(run, "--json").rows[0]["state"] == "running"
 
 
-def test_before_the_test_the_best_of_the_validation_counts(
+def test_a_run_without_test_metrics_shows_its_best_validation_metric(
     finished_run: FinishedRun, runs: Callable[..., Result], tmp_path: Path
 ) -> None:
-    run = put(finished_run("average"), tmp_path / "run", state="interrupted", error="SIGINT")
+    run = copy_run(finished_run("average"), tmp_path / "run", state="interrupted", error="SIGINT")
     best = json.loads((run / "result.json").read_text())["best"]["accuracy"]
     (run / "result.json").unlink()
     (row,) = runs(run, "--json").rows
     assert (row["metric"], row["value"], row["error"]) == ("accuracy/val", best, "SIGINT")
 
 
-def test_age_is_that_of_the_file_written_last(plain_run: Path, runs: Callable[..., Result], tmp_path: Path) -> None:
-    run = put(plain_run, tmp_path / "run", age=5000)
+def test_age_is_the_time_since_the_last_write(plain_run: Path, runs: Callable[..., Result], tmp_path: Path) -> None:
+    run = copy_run(plain_run, tmp_path / "run", age=5000)
     assert runs(run, "--json").rows[0]["age"] == pytest.approx(5000, abs=60)
     os.utime(run / "metrics.jsonl", (time.time() - 500,) * 2)
     assert runs(run, "--json").rows[0]["age"] == pytest.approx(500, abs=60)
 
 
 @pytest.fixture
-def several(finished_run: FinishedRun, tmp_path: Path) -> Path:
-    """Five runs: three of a classifier, one of them in a sweep, and two forecasts, with figures of their own."""
+def five_runs(finished_run: FinishedRun, tmp_path: Path) -> Path:
+    """Return a folder with five runs: three classifiers, one of them in a sweep, and two forecasters."""
     root = tmp_path / "outputs"
     for name, kind, age, value in (
         ("mlp-digits/b", "plain", 30, 0.5),
@@ -180,7 +180,7 @@ def several(finished_run: FinishedRun, tmp_path: Path) -> Path:
         ("lstm-timeseries/d", "forecast", 50, 3.0),
         ("lstm-timeseries/c", "forecast", 40, 1.0),
     ):
-        run = put(finished_run(kind), root / name, age)
+        run = copy_run(finished_run(kind), root / name, age)
         result = json.loads((run / "result.json").read_text())
         result["test"][result["metric"]] = value
         (run / "result.json").write_text(json.dumps(result))
@@ -204,30 +204,34 @@ def several(finished_run: FinishedRun, tmp_path: Path) -> Path:
         ("data", ["a", "0_seed=0", "b", "c", "d"]),
     ],
 )
-def test_runs_are_sorted_by_the_key(several: Path, runs: Callable[..., Result], key: str, order: list[str]) -> None:
-    assert names(runs(several, "--sort", key, "--json")) == order
+def test_runs_are_sorted_by_the_given_key(
+    five_runs: Path, runs: Callable[..., Result], key: str, order: list[str]
+) -> None:
+    assert names(runs(five_runs, "--sort", key, "--json")) == order
 
 
-def test_without_a_word_the_newest_comes_first_and_sweeps_are_in(several: Path, runs: Callable[..., Result]) -> None:
-    assert names(runs(several, "--json")) == ["a", "0_seed=0", "b", "c", "d"]
-    assert names(runs(several / "sweep", "--json")) == ["0_seed=0"]
+def test_the_newest_run_comes_first_by_default_and_sweep_jobs_are_included(
+    five_runs: Path, runs: Callable[..., Result]
+) -> None:
+    assert names(runs(five_runs, "--json")) == ["a", "0_seed=0", "b", "c", "d"]
+    assert names(runs(five_runs / "sweep", "--json")) == ["0_seed=0"]
 
 
 @pytest.mark.parametrize("key", ["step", "time"])
-def test_the_longest_comes_first(several: Path, runs: Callable[..., Result], key: str) -> None:
-    values = [row[key] for row in runs(several, "--sort", key, "--json").rows]
+def test_sorting_by_time_lists_the_longest_run_first(five_runs: Path, runs: Callable[..., Result], key: str) -> None:
+    values = [row[key] for row in runs(five_runs, "--sort", key, "--json").rows]
     assert values == sorted(values, reverse=True) and len(set(values)) > 1
 
 
-def test_damaged_files_leave_empty_cells_and_no_traceback(several: Path, runs: Callable[..., Result]) -> None:
+def test_damaged_files_leave_empty_cells_and_no_traceback(five_runs: Path, runs: Callable[..., Result]) -> None:
     wrong = ["", "{", "[]", '"text"', '{"choices": 3, "metric": [], "test": "x", "step": "y", "started": 5, "a": 1}']
-    for run, content in zip(sorted(several.glob("*/[a-d]")), wrong, strict=False):
+    for run, content in zip(sorted(five_runs.glob("*/[a-d]")), wrong, strict=False):
         for name in ("environment.json", "result.json", "checkpoints/manifest.json", "metrics.jsonl", "command.txt"):
             (run / name).write_text(content)
-    (several / "mlp-digits" / "a" / "status.json").write_text(wrong[-1])
+    (five_runs / "mlp-digits" / "a" / "status.json").write_text(wrong[-1])
     for key in ("age", "metric", "state", "step", "time", "model"):
-        assert len(runs(several, "--sort", key, "--json").rows) == 5
-        assert runs(several, "--sort", key).code == 0
+        assert len(runs(five_runs, "--sort", key, "--json").rows) == 5
+        assert runs(five_runs, "--sort", key).code == 0
 
 
 DEEP = "[" * 100_000
@@ -247,17 +251,17 @@ HUGE = json.dumps({"step": 10**400, "state": "running", "started": "0001-01-01"}
         ("command.txt", "it's \udcff"),
     ],
 )
-def test_one_bad_folder_leaves_the_others_in_the_list(
-    several: Path, runs: Callable[..., Result], name: str, content: str
+def test_a_damaged_folder_does_not_hide_the_other_runs(
+    five_runs: Path, runs: Callable[..., Result], name: str, content: str
 ) -> None:
-    (several / "mlp-digits" / "a" / name).write_bytes(content.encode(errors="surrogateescape"))
+    (five_runs / "mlp-digits" / "a" / name).write_bytes(content.encode(errors="surrogateescape"))
     for key in ("age", "metric", "state", "step", "time", "model"):
-        assert len(runs(several, "--sort", key, "--json").rows) == 5
-        shown = runs(several, "--sort", key)
+        assert len(runs(five_runs, "--sort", key, "--json").rows) == 5
+        shown = runs(five_runs, "--sort", key)
         assert shown.code == 0 and len(shown.out.splitlines()) == 7
 
 
-def test_where_no_run_is_nothing_is_listed(runs: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_folder_without_runs_gives_an_empty_list(runs: Callable[..., Result], tmp_path: Path) -> None:
     assert runs(tmp_path, "--json").rows == []
     result = runs(tmp_path)
     assert (result.code, result.out) == (0, "") and f"no runs below {tmp_path}" in result.err
@@ -273,18 +277,18 @@ def test_where_no_run_is_nothing_is_listed(runs: Callable[..., Result], tmp_path
         (["seed=1"], "runs: expected dltrain runs [FOLDER]"),
     ],
 )
-def test_wrong_arguments_are_refused(runs: Callable[..., Result], arguments: list[str], message: str) -> None:
+def test_wrong_arguments_are_rejected(runs: Callable[..., Result], arguments: list[str], message: str) -> None:
     found = runs(*arguments)
     assert found.code == 2 and message in found.err
 
 
-def test_the_wrong_folder_is_answered_with_the_nearest(several: Path, runs: Callable[..., Result]) -> None:
-    found = runs(several / "mlp-digit")
+def test_a_wrong_folder_is_rejected_with_the_nearest_name(five_runs: Path, runs: Callable[..., Result]) -> None:
+    found = runs(five_runs / "mlp-digit")
     assert found.code == 2
-    assert f"Did you mean {several / 'mlp-digits'}?" in found.err
+    assert f"Did you mean {five_runs / 'mlp-digits'}?" in found.err
 
 
-def test_a_list_of_runs_opens_each_small_file_once_and_needs_no_torch(plain_run: Path, tmp_path: Path) -> None:
+def test_listing_runs_opens_each_file_once_and_does_not_import_torch(plain_run: Path, tmp_path: Path) -> None:
     runs, files = 30, ("status.json", "result.json", "environment.json", "command.txt", "config.yaml", "metrics.jsonl")
     for number in range(runs):
         run = tmp_path / "mlp-digits" / str(number)
@@ -292,18 +296,18 @@ def test_a_list_of_runs_opens_each_small_file_once_and_needs_no_torch(plain_run:
         for name in (*files, "checkpoints/manifest.json"):
             shutil.copy(plain_run / name, run / name)
     command = [sys.executable, "-c", COUNT_OPENS, "runs", str(tmp_path)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    assert len(ended.stdout.splitlines()) == runs + 2
-    found = dict(part.split("=") for part in ended.stderr.splitlines()[-1].split())
+    completed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert len(completed.stdout.splitlines()) == runs + 2
+    found = dict(part.split("=") for part in completed.stderr.splitlines()[-1].split())
     assert found["torch"] == "False"
     assert int(found["opens"]) <= runs * (len(files) + 2)
 
 
-def test_what_differs_between_the_jobs_of_a_sweep_stands_before_what_they_share(
+def test_the_overrides_that_differ_between_sweep_jobs_come_first(
     finished_run: FinishedRun, runs: Callable[..., Result], tmp_path: Path
 ) -> None:
     for job, lr in enumerate(("0.1", "0.2")):
-        run = put(finished_run("plain"), tmp_path / "sweep" / str(job), 10)
+        run = copy_run(finished_run("plain"), tmp_path / "sweep" / str(job), 10)
         (run / "command.txt").write_text(f"dltrain --config-dir my_conf trainer.epochs=1 optimizer.lr={lr}\n")
     shown = runs(tmp_path)
     assert all(f"optimizer.lr={lr} trainer.epochs=1" in shown.out for lr in ("0.1", "0.2")), shown.out

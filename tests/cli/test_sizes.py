@@ -1,4 +1,4 @@
-"""Models that are larger than any memory end with one line and exit code 4."""
+"""Models larger than any memory end with a one-line error and exit code 4."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from dltrain.cli import main
     ],
     ids=" ".join,
 )
-def test_a_model_that_fits_into_no_memory_is_one_line_and_exit_code_4(
+def test_a_model_too_large_for_memory_exits_with_code_4_and_one_line(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

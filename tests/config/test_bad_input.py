@@ -51,7 +51,7 @@ TABLE: dict[str, list[list[str]]] = {
     "trainer={epoch: 3}": [["trainer.epoch", "Did you mean trainer.epochs?"]],
     "+trainer.epoch=3": [["trainer.epoch", "Did you mean epochs?"]],
     "~model": [["model", "expected a value"]],
-    # One line per mistake, also for what Hydra itself refuses, with --cfg and without.
+    # One line per error, also for errors of Hydra, with and without --cfg.
     "~model=gru +model=gru ++data=digits model@foo=gru seed=-1": [
         ["~model=gru", "No match in the defaults list"],
         ["+model=gru", "Multiple values for model"],
@@ -112,7 +112,7 @@ TABLE: dict[str, list[list[str]]] = {
     "data=mnist data.root=.": [["data.root", "mnist", "dltrain data=mnist data.download=true"]],
     "data=cifar10 data.root=.": [["data.root", "cifar10", "dltrain data=cifar10 data.download=true"]],
     "model=lstm data=csv data.path=table.csv": [["model=lstm", "data=csv", "Data that fit model=lstm", "timeseries"]],
-    "model=gpt data=digits": [["model=gpt", "data=digits", "vocabulary", "Data that fit model=gpt: text"]],
+    "model=gpt data=digits": [["model=gpt", "data=digits", "needs tokens", "Data that fit model=gpt: text"]],
     "task=classification": [["task=classification", "data=timeseries", "Data that fit", "digits"]],
     "model=mlp data=csv data.path=table.csv data.column=a": [["task=classification", "numbers: add task=regression"]],
     "model=mlp data=csv data.path=table.csv task=regression": [["task=regression", "classes: add task=classification"]],
@@ -179,7 +179,7 @@ def split(command: str) -> list[str]:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_an_unavailable_device_is_refused(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unavailable_device_is_rejected(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["device=cuda"]) == 2
     check_errors(capsys.readouterr().err, [["device", "a device of this machine", "cuda", "Usable here:", "cpu"]])
 
@@ -193,7 +193,7 @@ def test_an_incompatible_pair_is_reported_together_with_a_missing_path(
 
 
 @pytest.mark.parametrize("flags", [[], ["-m"]])
-def test_an_output_folder_that_cannot_be_created_is_refused(
+def test_an_output_folder_that_cannot_be_created_is_rejected(
     workdir: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
 ) -> None:
     (workdir / "outputs").write_text("a file, not a folder")

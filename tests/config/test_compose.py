@@ -1,4 +1,4 @@
-"""From words on a command line to composed runs, and to all mistakes at once."""
+"""Command-line words are composed to runs, and all errors are reported at once."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ Write = Callable[..., tuple[str, ...]]
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Write:
+def write_config(tmp_path: Path) -> Write:
     """Return a function that writes YAML files of a user and returns the folders for ``--config-dir``."""
 
     def write(**files: str) -> tuple[str, ...]:
@@ -28,7 +28,7 @@ def own(tmp_path: Path) -> Write:
     return write
 
 
-def mistakes(*overrides: str, dirs: tuple[str, ...] = (), sweep: bool = False) -> tuple[str, ...]:
+def errors_of(*overrides: str, dirs: tuple[str, ...] = (), sweep: bool = False) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
         compose.expand(list(overrides), dirs, sweep)
     return caught.value.problems
@@ -38,7 +38,7 @@ def value(job: compose.Job, key: str) -> Any:
     return OmegaConf.select(OmegaConf.create(job.config), key)
 
 
-def test_nothing_typed_is_an_lstm_on_a_series() -> None:
+def test_the_default_run_is_an_lstm_on_a_time_series() -> None:
     job = compose.compose([])
     assert job.title().startswith("dltrain model=lstm data=timeseries task=forecasting")
     assert (job.run_dir, job.sweep_dir, job.allow, job.overrides) == (None, None, (), ())
@@ -53,20 +53,20 @@ def test_nothing_typed_is_an_lstm_on_a_series() -> None:
         ("text", "language_modeling"),
     ],
 )
-def test_data_pick_their_natural_task(data: str, task: str) -> None:
+def test_data_select_their_default_task(data: str, task: str) -> None:
     assert compose.compose([f"data={data}"]).choices["task"] == task
 
 
-def test_a_task_on_the_command_line_wins_over_that_of_the_data() -> None:
+def test_a_task_on_the_command_line_replaces_the_default_task_of_the_data() -> None:
     assert compose.compose(["data=csv", "task=regression"]).choices["task"] == "regression"
 
 
-def test_the_command_line_wins_over_an_experiment() -> None:
+def test_the_command_line_takes_precedence_over_an_experiment() -> None:
     job = compose.compose(["experiment=lenet5_mnist", "model=cnn", "trainer.epochs=1"])
     assert (job.choices["data"], job.choices["model"], value(job, "trainer.epochs")) == ("mnist", "cnn", 1)
 
 
-def test_a_nested_group_may_be_typed_with_a_dot() -> None:
+def test_a_nested_group_may_be_written_with_a_dot() -> None:
     dotted, slashed = (compose.compose([f"optimizer{c}schedule=cosine"]) for c in "./")
     assert dotted == slashed
     assert value(dotted, "optimizer.schedule._target_") == "dltrain.optim.schedules.Cosine"
@@ -86,7 +86,7 @@ def test_a_nested_group_may_be_typed_with_a_dot() -> None:
         ("optimizer.schedule.pct_start=0.1", "optimizer.schedule.pct_start", 0.1),
     ],
 )
-def test_values_arrive_as_they_were_typed(override: str, key: str, expected: Any) -> None:
+def test_override_values_are_parsed_to_the_expected_values(override: str, key: str, expected: Any) -> None:
     assert value(compose.compose([override]), key) == expected
 
 
@@ -95,16 +95,16 @@ def test_an_entry_of_a_list_can_be_changed() -> None:
     assert [block["channels"] for block in value(job, "model.blocks")][:3] == [32, 7, 128]
 
 
-def test_a_key_may_be_taken_away_where_a_constructor_has_its_own_idea() -> None:
+def test_a_key_can_be_removed_if_the_constructor_has_a_default() -> None:
     assert "hidden_size" not in compose.compose(["~model.hidden_size"]).config["model"]
 
 
-def test_a_key_of_ones_own_is_welcome_when_something_pulls_it() -> None:
+def test_a_new_key_is_accepted_if_an_interpolation_uses_it() -> None:
     job = compose.compose(["+wide=9", "model.hidden_size=${wide}"])
     assert value(job, "model.hidden_size") == 9
 
 
-def test_a_sweep_is_every_combination_the_last_changing_fastest() -> None:
+def test_a_sweep_expands_to_every_combination_with_the_last_key_changing_fastest() -> None:
     jobs = compose.expand(["model=gru,lstm", "optimizer.schedule=cosine", "seed=range(0,3)"])
     assert [job.overrides for job in jobs] == [
         (f"model={model}", "optimizer/schedule=cosine", f"seed={seed}")
@@ -115,7 +115,7 @@ def test_a_sweep_is_every_combination_the_last_changing_fastest() -> None:
     assert [job.choices["model"] for job in jobs] == ["gru"] * 3 + ["lstm"] * 3
 
 
-def test_jobs_of_a_sweep_share_nothing() -> None:
+def test_sweep_jobs_share_no_mutable_configuration() -> None:
     first, second = compose.expand(["seed=0,1"])
     first.config["model"]["hidden_size"] = 1
     assert second.config["model"]["hidden_size"] == 64
@@ -127,18 +127,18 @@ def test_a_pattern_sweeps_the_options_that_match() -> None:
     assert chosen == [("l1", "constant"), ("l1", "cosine"), ("l2", "constant"), ("l2", "cosine")]
 
 
-def test_a_mistake_in_any_job_of_a_sweep_is_found_before_the_first() -> None:
-    found = mistakes("model=gru,lsmt", "seed=0,1", "optimizer.lr=0.1,-1", sweep=True)
+def test_an_error_in_any_sweep_job_is_found_when_the_sweep_is_composed() -> None:
+    found = errors_of("model=gru,lsmt", "seed=0,1", "optimizer.lr=0.1,-1", sweep=True)
     assert sorted(line.split(":")[0] for line in found) == ["model", "optimizer.lr"]
 
 
 @pytest.mark.parametrize("override", ["seed=range(0,0)", "model=glob(z*)", "optimizer.lr=interval(0.1,1)"])
-def test_a_sweep_over_nothing_is_refused(override: str) -> None:
-    assert override in mistakes(override, sweep=True)[0]
+def test_an_empty_sweep_is_rejected(override: str) -> None:
+    assert override in errors_of(override, sweep=True)[0]
 
 
 @pytest.mark.parametrize("sweep", [False, True])
-def test_of_hydras_own_keys_only_the_folder_may_be_set(sweep: bool) -> None:
+def test_the_output_folder_is_the_only_hydra_key_that_can_be_set(sweep: bool) -> None:
     overrides = [
         "hydra.run.dir=x" if sweep else "hydra.sweep.dir=x",
         "hydra.mode=MULTIRUN",
@@ -153,28 +153,28 @@ def test_of_hydras_own_keys_only_the_folder_may_be_set(sweep: bool) -> None:
         "~hydra.run",
         "hydra=config",
     ]
-    found = mistakes(*overrides, sweep=sweep)
+    found = errors_of(*overrides, sweep=sweep)
     assert [line.split(":")[0] for line in found] == [text.lstrip("+~").split("=")[0] for text in overrides]
 
 
-def test_where_a_run_goes_is_not_part_of_what_it_is() -> None:
+def test_the_output_folder_is_not_part_of_the_configuration() -> None:
     job = compose.compose(["hydra.run.dir=here", "seed=1"])
     assert (job.run_dir, job.overrides) == ("here", ("seed=1",))
     assert compose.expand(["hydra.sweep.dir=there"])[0].sweep_dir == "there"
 
 
-def test_what_every_run_needs_cannot_be_taken_away() -> None:
+def test_required_keys_cannot_be_removed() -> None:
     needed = ["task", "model", "data", "optimizer", "regularization", "augment", "device", "trainer", "seed"]
-    found = mistakes(*(f"~{name}" for name in needed[1:]), "task=null", "~device.precision")
+    found = errors_of(*(f"~{name}" for name in needed[1:]), "task=null", "~device.precision")
     assert {f"{name}: expected a value, got nothing" for name in needed} <= set(found)
 
 
-def test_an_experiment_may_be_none() -> None:
+def test_experiment_may_be_null() -> None:
     assert compose.compose(["experiment=null"]).choices == compose.compose([]).choices
 
 
-def test_options_and_experiments_of_ones_own_are_found_but_do_not_replace_ours(own: Write) -> None:
-    dirs = own(
+def test_user_options_and_experiments_are_found_but_do_not_replace_built_in_ones(write_config: Write) -> None:
+    dirs = write_config(
         model__mine="_target_: theirs.Mine\nwidth: wide\n",
         model__lstm="_target_: theirs.Mine\n",
         experiment__quick="# @package _global_\ndefaults:\n  - override /model: mine\ntrainer:\n  epochs: 1\n",
@@ -182,11 +182,11 @@ def test_options_and_experiments_of_ones_own_are_found_but_do_not_replace_ours(o
     job = compose.compose(["experiment=quick"], dirs)
     assert (job.choices["model"], value(job, "trainer.epochs"), job.config_dirs) == ("mine", 1, dirs)
     assert value(compose.compose([], dirs), "model._target_").startswith("dltrain.")
-    assert "mine" in mistakes("model=mien", dirs=dirs)[0]
+    assert "mine" in errors_of("model=mien", dirs=dirs)[0]
 
 
 @pytest.mark.parametrize(
-    ("text", "mistake"),
+    ("text", "message"),
     [
         ("# @package _global_\ntrainer:\n  epoch: 3\n", "trainer.epoch: unknown key. Did you mean epochs?"),
         ("# @package _global_\nlearning_rate: 3\n", "learning_rate: unknown key."),
@@ -197,22 +197,22 @@ def test_options_and_experiments_of_ones_own_are_found_but_do_not_replace_ours(o
         ("# @package _global_\nseed: [\n", "expected the node content"),
     ],
 )
-def test_mistakes_in_yaml_of_ones_own_are_explained(own: Write, text: str, mistake: str) -> None:
-    assert mistake in "\n".join(mistakes("experiment=mine", dirs=own(experiment__mine=text)))
+def test_errors_in_user_yaml_are_explained(write_config: Write, text: str, message: str) -> None:
+    assert message in "\n".join(errors_of("experiment=mine", dirs=write_config(experiment__mine=text)))
 
 
-def test_modules_are_allowed_by_the_command_line_alone(own: Write) -> None:
+def test_only_the_command_line_can_set_allow_targets(write_config: Write) -> None:
     assert compose.compose(["allow_targets=[a,b.c]"]).allow == ("a", "b.c")
-    dirs = own(experiment__mine="# @package _global_\nallow_targets: [evil]\n")
-    assert "evil" in mistakes("experiment=mine", "seed=3", dirs=dirs)[0]
+    dirs = write_config(experiment__mine="# @package _global_\nallow_targets: [evil]\n")
+    assert "evil" in errors_of("experiment=mine", "seed=3", dirs=dirs)[0]
     assert compose.compose(["experiment=mine", "allow_targets=[mine]"], dirs).allow == ("mine",)
 
 
-def test_a_folder_of_groups_must_be_there() -> None:
-    assert mistakes(dirs=("nowhere",)) == ("--config-dir: expected an existing folder of YAML groups, got nowhere",)
+def test_a_missing_config_dir_is_rejected() -> None:
+    assert errors_of(dirs=("nowhere",)) == ("--config-dir: expected an existing folder of YAML groups, got nowhere",)
 
 
-def test_outputs_lie_in_the_checkout_or_else_in_the_current_folder(
+def test_outputs_are_written_to_the_checkout_or_else_to_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -234,7 +234,7 @@ def test_a_sweep_calls_hydra_once_per_combination_of_options(monkeypatch: pytest
     assert len(calls) == 2
 
 
-def test_a_path_in_a_home_is_taken_as_it_is_typed() -> None:
+def test_paths_that_begin_with_a_tilde_need_no_quotes() -> None:
     overrides = ["model=mlp", "data=csv"]
     assert compose.compose([*overrides, "data.path=~/my data/x.csv"]).config["data"]["path"] == "~/my data/x.csv"
     jobs = compose.expand([*overrides, "data.path=~/a.csv,b.csv"])

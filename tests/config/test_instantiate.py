@@ -1,4 +1,4 @@
-"""From a node of configuration to an object: what YAML may name, and what it may say to it."""
+"""Configuration nodes become objects: allowed targets and their arguments."""
 
 import sys
 from collections.abc import Callable
@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from dltrain.config import instantiate, signatures
-from dltrain.config.facts import Fact
+from dltrain.config import instantiate, interpolation, signatures
+from dltrain.config.facts import Fact, fill_facts
+from dltrain.data.tokens import Tokens
 from dltrain.errors import ConfigError
 
-THEIRS = """
+USER_MODULE = """
 import pathlib
 pathlib.Path("imported").touch()
 from os import system
@@ -28,16 +29,16 @@ def touch(path: str) -> None:
 
 
 @pytest.fixture
-def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder with a module of the user's own, which says so when it is imported."""
+def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Change to a folder with a user module that creates a file when it is imported."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "theirs", raising=False)
-    (tmp_path / "theirs.py").write_text(THEIRS)
+    (tmp_path / "theirs.py").write_text(USER_MODULE)
     return tmp_path
 
 
-def mistakes(node: dict[str, Any], *allow: str) -> tuple[str, ...]:
+def errors_of(node: dict[str, Any], *allow: str) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
         instantiate.build(node, "node", allow)
     return caught.value.problems
@@ -60,7 +61,7 @@ def test_a_node_inside_a_node_is_built_first() -> None:
     assert encoder.layers[0].self_attn.embed_dim == 8
 
 
-def test_a_constructor_may_wait_for_its_last_arguments() -> None:
+def test_a_partial_node_becomes_a_function_of_the_remaining_arguments() -> None:
     make = instantiate.partial({"_target_": "torch.optim.SGD", "lr": 0.5, "_note_": "not an argument"}, "optimizer")
     weight = torch.ones(1, requires_grad=True)
     optimizer = make([weight])
@@ -114,55 +115,57 @@ def test_a_constructor_may_wait_for_its_last_arguments() -> None:
         "theirs.touch",
     ],
 )
-def test_what_yaml_may_not_name_is_neither_imported_nor_called(theirs: Path, target: str) -> None:
-    sys.path.insert(0, str(theirs))
-    # The arguments of whatever is hidden behind the name.
+def test_forbidden_targets_are_neither_imported_nor_called(user_folder: Path, target: str) -> None:
+    sys.path.insert(0, str(user_folder))
+    # Arguments that the targets would accept.
     for arguments in ({}, {"path": "called"}, {"command": "touch called"}, {"args": ["touch", "called"]}):
-        (line,) = mistakes({"_target_": target, **arguments})
+        (line,) = errors_of({"_target_": target, **arguments})
         assert line.startswith("node._target_: expected ")
-    assert [file.name for file in theirs.iterdir()] == ["theirs.py"]
+    assert [file.name for file in user_folder.iterdir()] == ["theirs.py"]
 
 
-def test_the_refusal_of_a_users_own_model_says_what_allows_it() -> None:
-    (line,) = mistakes({"_target_": "theirs.nets.Model"})
+def test_rejecting_a_user_model_suggests_allow_targets() -> None:
+    (line,) = errors_of({"_target_": "theirs.nets.Model"})
     assert line.endswith("got theirs.nets.Model. If you trust that code, add allow_targets=[theirs] to the command.")
 
 
 @pytest.mark.parametrize("target", ["os.system", "dltrain.runs.launch.train", "torch.load"])
-def test_nobody_is_invited_to_trust_what_is_no_model(target: str) -> None:
-    assert "allow_targets" not in mistakes({"_target_": target})[0]
+def test_allow_targets_is_not_suggested_for_targets_that_are_no_model(target: str) -> None:
+    assert "allow_targets" not in errors_of({"_target_": target})[0]
 
 
-def test_a_users_own_model_is_found_in_the_current_folder_once_it_is_allowed(theirs: Path) -> None:
+def test_an_allowed_user_model_is_imported_from_the_current_folder(user_folder: Path) -> None:
     model = instantiate.build({"_target_": "theirs.Model", "width": 3, "scale": 0.5}, "node", ("theirs",))
     assert (model.width, model.rest) == (3, {"scale": 0.5})
-    assert (theirs / "imported").exists()
+    assert (user_folder / "imported").exists()
 
 
 @pytest.mark.parametrize("allow", ["their", "theirs.Model.x", "other", ""])
-def test_trust_is_by_whole_names(theirs: Path, allow: str) -> None:
-    assert "allow_targets=[theirs]" in mistakes({"_target_": "theirs.Model", "width": 3}, allow)[0]
-    assert not (theirs / "imported").exists()
+def test_allow_targets_matches_whole_module_names(user_folder: Path, allow: str) -> None:
+    assert "allow_targets=[theirs]" in errors_of({"_target_": "theirs.Model", "width": 3}, allow)[0]
+    assert not (user_folder / "imported").exists()
 
 
-def test_what_a_trusted_module_has_imported_from_elsewhere_is_not_its_own(theirs: Path) -> None:
-    assert "a class of theirs" in mistakes({"_target_": "theirs.system", "command": "touch called"}, "theirs")[0]
+def test_names_that_an_allowed_module_imports_are_not_allowed(user_folder: Path) -> None:
+    assert "a class of theirs" in errors_of({"_target_": "theirs.system", "command": "touch called"}, "theirs")[0]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [("def broken(:", "invalid syntax"), ("import nothing_of_this_name", "nothing_of_this_name"), ("", "Model")],
 )
-def test_a_module_that_cannot_be_imported_is_named(theirs: Path, text: str, message: str) -> None:
-    (theirs / "theirs.py").write_text(text)
-    (line,) = mistakes({"_target_": "theirs.Model"}, "theirs")
+def test_a_module_that_cannot_be_imported_is_reported_with_its_error(
+    user_folder: Path, text: str, message: str
+) -> None:
+    (user_folder / "theirs.py").write_text(text)
+    (line,) = errors_of({"_target_": "theirs.Model"}, "theirs")
     assert line.startswith("node._target_: expected something that can be imported, got theirs.Model")
     assert message in line
 
 
-def test_all_mistakes_of_a_node_are_said_together() -> None:
+def test_all_errors_of_a_node_are_reported_together() -> None:
     layer = {"_target_": "torch.nn.TransformerEncoderLayer", "d_model": "wide", "nhaed": 2}
-    found = mistakes({"_target_": "torch.nn.TransformerEncoder", "encoder_layer": layer, "norm_frist": True})
+    found = errors_of({"_target_": "torch.nn.TransformerEncoder", "encoder_layer": layer, "norm_frist": True})
     assert [line.split(":")[0] for line in found] == [
         "node.encoder_layer.d_model",
         "node.encoder_layer.nhaed",
@@ -173,12 +176,12 @@ def test_all_mistakes_of_a_node_are_said_together() -> None:
     assert "Did you mean nhead?" in found[1]
 
 
-def test_a_value_that_yaml_leaves_open_is_asked_for() -> None:
-    (line,) = mistakes({"_target_": "dltrain.datasets.npz.Npz", "path": "???"})
+def test_a_value_missing_in_yaml_is_reported() -> None:
+    (line,) = errors_of({"_target_": "dltrain.datasets.npz.Npz", "path": "???"})
     assert line == "node.path: expected a value, got nothing. Set it: node.path=..."
 
 
-def test_what_a_library_refuses_is_explained() -> None:
+def test_errors_of_a_library_constructor_are_reported() -> None:
     make = instantiate.partial({"_target_": "torch.optim.NAdam", "momentum_decay": -1.0}, "optimizer")
     with pytest.raises(ConfigError, match="optimizer: NAdam rejects these values: Invalid momentum_decay"):
         make([torch.ones(1, requires_grad=True)])
@@ -203,19 +206,37 @@ def test_what_a_library_refuses_is_explained() -> None:
         (Path, ["x"], [None], "Path"),
     ],
 )
-def test_types_are_checked_as_they_are_written(hint: Any, right: list[Any], wrong: list[Any], text: str) -> None:
+def test_values_are_checked_against_annotated_types(hint: Any, right: list[Any], wrong: list[Any], text: str) -> None:
     assert all(signatures.fits(value, hint) for value in right)
     assert not any(signatures.fits(value, hint) for value in wrong)
     assert text in signatures.describe(hint)
 
 
-def test_a_fact_is_needed_where_none_is_not_welcome() -> None:
+def test_a_fact_is_resolved_as_a_whole_and_by_its_parts() -> None:
+    config = {
+        "data": {},
+        "task": {"tokens": "${spec.tokens}"},
+        "model": {"vocabulary": "${spec.tokens.size}", "pad": "${model.end}", "end": "${spec.tokens.end}"},
+    }
+    tokens = Tokens(7, end=6)
+    filled = fill_facts(interpolation.resolve(config), {"tokens": tokens})
+    assert filled["task"]["tokens"] is tokens
+    assert filled["model"] == {"vocabulary": 7, "pad": 6, "end": 6}
+    assert fill_facts(interpolation.resolve(config), {"tokens": None})["model"]["vocabulary"] is None
+
+
+def test_a_misspelled_part_of_a_fact_is_answered_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match=r"model.size: expected a part of tokens, got .*Did you mean size\?"):
+        fill_facts({"model": {"size": Fact("tokens.siz")}}, {"tokens": Tokens(7)})
+
+
+def test_a_missing_fact_is_reported_unless_none_is_allowed() -> None:
     node = {
         "_target_": "dltrain.models.recurrent.Recurrent",
         "cell": "lstm",
         "features": Fact("features"),
         "outputs": Fact("outputs"),
         "hidden": 3,
-        "vocabulary": Fact("vocabulary"),
+        "vocabulary": Fact("tokens.size"),
     }
     assert instantiate.required_facts(node, "model") == ["features", "outputs"]

@@ -37,7 +37,7 @@ VALUES += ["${data}", "${spec.size}", "${spec.sise}", "${nope}", "${oc.env:HOME}
 VALUES += ["glob(*)", "range(1,3)", "'", '"', "\\", "a=b", "#", "é", "0x10", "1_0", "???", "~", "2**3", "none", "auto"]
 
 
-def nearly(random: np.random.Generator, word: str) -> str:
+def misspell(random: np.random.Generator, word: str) -> str:
     """Change, drop or double one letter of a word."""
     place = int(random.integers(len(word)))
     return word[:place] + random.choice(["", "x", word[place] * 2]) + word[place + 1 :]
@@ -48,7 +48,7 @@ def random_words(random: np.random.Generator, keys: list[str]) -> list[str]:
     words = []
     for _ in range(random.integers(1, 4)):
         key = str(random.choice(keys))
-        key = nearly(random, key) if random.random() < 0.2 else key
+        key = misspell(random, key) if random.random() < 0.2 else key
         sign = random.choice(["", "", "", "", "+", "++", "~"])
         words.append(sign + key + ("" if sign == "~" and random.random() < 0.5 else f"={random.choice(VALUES)}"))
     return words
@@ -62,7 +62,7 @@ def keys_of(choices: list[str]) -> list[str]:
 
 
 def check_composition(seed: int, capfd: pytest.CaptureFixture[str]) -> None:
-    """Print a configuration with random overrides: exit code 0 or 2, and one line for each mistake."""
+    """Print a configuration with random overrides: exit code 0 or 2, and one line for each error."""
     random = np.random.default_rng(seed)
     choices = CHOICES[seed % len(CHOICES)]
     words = random_words(random, keys_of(choices))
@@ -74,19 +74,21 @@ def check_composition(seed: int, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_any_override_composes_or_is_answered_in_lines(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_any_override_composes_or_gives_an_error_message(empty_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for seed in range(60):
         check_composition(seed, capfd)
-    assert not list(here.iterdir())
+    assert not list(empty_folder.iterdir())
 
 
 @pytest.mark.slow
-def test_many_more_overrides_compose_or_are_answered_in_lines(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_many_more_overrides_compose_or_give_an_error_message(
+    empty_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     for seed in range(60, 3000):
         check_composition(seed, capfd)
-    assert not list(here.iterdir())
+    assert not list(empty_folder.iterdir())

@@ -1,4 +1,4 @@
-"""Ranges are stated in config/schema, and constructors check them too: none refuses what the schema accepts."""
+"""Ranges are stated in config/schema, and constructors check them too: none rejects what the schema accepts."""
 
 import importlib
 import re
@@ -17,13 +17,14 @@ FACTS: dict[str, Any] = {
     **{"shape": [1, 16, 16], "size": 256, "features": 16, "length": 16, "channels": 1, "height": 16, "width": 16},
     **{"outputs": 4, "classes": 4, "class_names": list("abcd"), "statistics": 2, "visible": 256, "lowest": 256},
     **{"answers": 1, "low": [0.0], "high": [1.0], "horizon": 3, "columns": 1, "season": 1, "unit": "", "targets": 1},
-    **{"target_names": ["y"], "vocabulary": 11, "each_step": False, "causal": False, "encode": list, "decode": str},
+    **{"target_names": ["y"], "each_step": False, "causal": False},
+    "tokens": {"size": 11, "encode": list, "decode": str},
     **{"lags": None, "series_names": None},
 }
 
 
 def options() -> list[tuple[str, str, str, Any]]:
-    """Group, option, key and an edge value of every range and choice that YAML's own classes have."""
+    """Return group, option, key and edge value for every range and choice of the classes in conf/."""
     found = []
     for group in ("model", "data", "task", "optimizer/schedule"):
         for file in sorted((CONF / group).glob("*.yaml")):
@@ -70,6 +71,6 @@ def test_a_constructor_accepts_every_edge_of_the_range(
         value = [value] * len(arguments[key])
     try:
         build(**{**arguments, key: value})
-    except ConfigError as error:  # what is left are conditions on two values, such as validation + test below 1
+    except ConfigError as error:  # only conditions on two values remain, e.g. validation + test below 1
         (line,) = error.problems
         assert not re.match(r"\S+: expected (one of|a number|a whole number|an integer)\b", line), line

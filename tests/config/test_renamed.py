@@ -1,4 +1,4 @@
-"""Old names of keys and classes are answered with today's."""
+"""Old names of keys and classes are rejected with their new names."""
 
 import pytest
 
@@ -24,7 +24,7 @@ KEYS = [(f"{group}.{old}", f"{group}.{new}") for group, names in renamed.KEYS.it
 
 
 @pytest.mark.parametrize(("old", "new"), KEYS)
-def test_an_old_key_is_answered_with_the_new_one(old: str, new: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_old_key_is_rejected_with_its_new_name(old: str, new: str, capsys: pytest.CaptureFixture[str]) -> None:
     choices = OPTIONS.get(new, [])
     assert main([*choices, f"{old}=1"]) == 2
     assert f"dltrain: {old}: unknown key. It is called {new} now." in capsys.readouterr().err
@@ -32,12 +32,14 @@ def test_an_old_key_is_answered_with_the_new_one(old: str, new: str, capsys: pyt
 
 
 @pytest.mark.parametrize("old", renamed.MODULES)
-def test_a_class_that_has_moved_is_named_and_not_imported(old: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_old_path_of_a_moved_class_is_rejected_with_the_new_path(
+    old: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([f"model._target_={old}.Thing"]) == 2
     assert f"model._target_: expected {renamed.MODULES[old]}.Thing, got {old}.Thing" in capsys.readouterr().err
 
 
-def test_a_users_own_class_keeps_its_keys() -> None:
+def test_keys_of_user_classes_are_not_renamed() -> None:
     node = {"_target_": "mine.Model", "hidden": 3, "inner": {"_target_": "dltrain.models.boltzmann.RBM", "hidden": 3}}
     stored = {
         "config": {"model": node, "task": {"_target_": "theirs.Task", "activity": 1}},
@@ -52,7 +54,7 @@ def test_a_users_own_class_keeps_its_keys() -> None:
     }
 
 
-def test_keys_are_renamed_where_they_stand_and_where_they_were_typed() -> None:
+def test_keys_are_renamed_in_the_configuration_and_the_overrides() -> None:
     schedule = {"_target_": "dltrain.schedule.Step", "every": 0.5, "factor": 0.1}
     stored = {
         "config": {
@@ -76,7 +78,28 @@ def test_keys_are_renamed_where_they_stand_and_where_they_were_typed() -> None:
     assert renamed.upgrade(upgraded) == upgraded
 
 
-def test_plateau_keeps_its_factor() -> None:
+def test_the_facts_of_a_vocabulary_are_parts_of_its_tokens() -> None:
+    node = {"vocabulary": "${spec.vocabulary}", "encode": "${spec.encode}", "outputs": "${spec.outputs}"}
+    data = {"_provides_": ["shape", "vocabulary", "decode", "encode"]}
+    upgraded = renamed.upgrade({"config": {"model": node, "data": data}, "overrides": []})
+    assert upgraded["config"] == {
+        "model": {
+            "vocabulary": "${spec.tokens.size}",
+            "encode": "${spec.tokens.encode}",
+            "outputs": "${spec.outputs}",
+        },
+        "data": {"_provides_": ["shape", "tokens"]},
+    }
+    assert renamed.upgrade(upgraded) == upgraded
+
+
+def test_the_old_name_of_a_fact_is_answered_with_the_new_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model=lstm", "data=text", "model.vocabulary=${spec.vocabulary}"]) == 2
+    expected = "model.vocabulary: expected ${spec.tokens.size}, got ${spec.vocabulary}. The fact has another name."
+    assert expected in capsys.readouterr().err
+
+
+def test_the_factor_of_the_plateau_schedule_is_not_renamed() -> None:
     node = {"_target_": "dltrain.schedule.Plateau", "factor": 0.1}
     config = renamed.upgrade({"config": {"optimizer": {"schedule": node}}, "overrides": []})["config"]
     assert config["optimizer"]["schedule"] == {"_target_": "dltrain.optim.schedules.Plateau", "factor": 0.1}

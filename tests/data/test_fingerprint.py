@@ -1,4 +1,4 @@
-"""What data are, in a few characters, and a resumed run that refuses others."""
+"""Fingerprints of data, and resuming only with the same data."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from dltrain.data.spec import Source, Splits
 from dltrain.datasets.image_folder import ImageFolder
 
 
-def of(**rows: Tensor) -> str:
+def digest(**rows: Tensor) -> str:
     source = Source(rows, nn.Identity())
     found = fingerprint(Splits(source, None, source))
     assert found.keys() == {"train", "test"} and found["train"] == found["test"]
@@ -27,15 +27,15 @@ def numbers(count: int = 24) -> Tensor:
     return torch.arange(count, dtype=torch.float32).view(count // 4, 4)
 
 
-def changed(value: Tensor) -> Tensor:
+def change_last_value(value: Tensor) -> Tensor:
     value = value.clone()
     value[-1, -1] += 1
     return value
 
 
 @pytest.fixture
-def hashed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """The arrays that `hashlib.sha256` is given from here on: address and bytes of each."""
+def hashed_arrays(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Record address and size of each array that is passed to `hashlib.sha256`."""
     arrays, sha256 = [], hashlib.sha256
 
     class Digest:
@@ -52,74 +52,76 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return arrays
 
 
-def test_equal_data_have_equal_fingerprints_and_each_difference_shows() -> None:
-    known = of(x=numbers(), y=numbers(8))
-    assert known == of(x=numbers(), y=numbers(8))
+def test_fingerprints_are_equal_only_for_equal_data() -> None:
+    known = digest(x=numbers(), y=numbers(8))
+    assert known == digest(x=numbers(), y=numbers(8))
     others = [
-        of(x=changed(numbers()), y=numbers(8)),
-        of(x=numbers(), y=changed(numbers(8))),
-        of(z=numbers(), y=numbers(8)),
-        of(x=numbers().view(4, 6), y=numbers(8)),
-        of(x=numbers().view(torch.int32), y=numbers(8)),
-        of(x=numbers()[:-1], y=numbers(8)),
-        of(x=numbers().flip(0), y=numbers(8)),
-        of(x=numbers()),
-        of(x=torch.cat([numbers(), numbers(8)])),
+        digest(x=change_last_value(numbers()), y=numbers(8)),
+        digest(x=numbers(), y=change_last_value(numbers(8))),
+        digest(z=numbers(), y=numbers(8)),
+        digest(x=numbers().view(4, 6), y=numbers(8)),
+        digest(x=numbers().view(torch.int32), y=numbers(8)),
+        digest(x=numbers()[:-1], y=numbers(8)),
+        digest(x=numbers().flip(0), y=numbers(8)),
+        digest(x=numbers()),
+        digest(x=torch.cat([numbers(), numbers(8)])),
     ]
     assert len({known, *others}) == 1 + len(others)
 
 
-def test_the_fingerprint_of_another_session_is_the_same() -> None:
-    # A literal: it must not depend on the process, as the hash of a Python string does.
-    assert of(x=torch.arange(10, dtype=torch.uint8)) == "39e2446c105006af"
+def test_the_fingerprint_is_the_same_in_every_process() -> None:
+    # The hash of a Python string would differ between processes.
+    assert digest(x=torch.arange(10, dtype=torch.uint8)) == "39e2446c105006af"
 
 
-def test_a_slice_is_known_by_what_it_shows_not_by_what_it_lies_in() -> None:
-    assert of(x=numbers(40)[3:6]) == of(x=numbers(40)[3:6].clone())
+def test_a_slice_has_the_fingerprint_of_its_copy() -> None:
+    assert digest(x=numbers(40)[3:6]) == digest(x=numbers(40)[3:6].clone())
 
 
-def test_overlapping_windows_are_read_once(hashed: list[tuple[int, int]]) -> None:
+def test_overlapping_windows_are_hashed_once(hashed_arrays: list[tuple[int, int]]) -> None:
     series = torch.arange(1_000_000, dtype=torch.float32)
-    known = of(x=series.unfold(0, 1000, 1))
-    assert hashed == [(series.data_ptr(), series.nbytes)] * 2  # train and test; four gigabytes if windows were copied
-    assert known == of(x=series.clone().unfold(0, 1000, 1))
-    assert known != of(x=series.unfold(0, 1000, 2))
-    assert known != of(x=(series + (series == 999_999)).unfold(0, 1000, 1))
-    # What no window covers is no part of the data.
+    known = digest(x=series.unfold(0, 1000, 1))
+    assert hashed_arrays == [(series.data_ptr(), series.nbytes)] * 2  # train and test; copied windows would take 4 GB
+    assert known == digest(x=series.clone().unfold(0, 1000, 1))
+    assert known != digest(x=series.unfold(0, 1000, 2))
+    assert known != digest(x=(series + (series == 999_999)).unfold(0, 1000, 1))
+    # Values outside all windows do not count.
     longer = torch.cat([series, torch.tensor([5.0])])
-    assert known == of(x=longer[:-1].unfold(0, 1000, 1))
+    assert known == digest(x=longer[:-1].unfold(0, 1000, 1))
 
 
-def test_transposed_rows_show_a_difference_and_are_not_their_transpose() -> None:
-    assert of(x=numbers().T) == of(x=numbers().T)
-    assert len({of(x=numbers().T), of(x=changed(numbers()).T), of(x=numbers())}) == 3
+def test_a_transposed_tensor_has_a_fingerprint_different_from_the_original() -> None:
+    assert digest(x=numbers().T) == digest(x=numbers().T)
+    assert len({digest(x=numbers().T), digest(x=change_last_value(numbers()).T), digest(x=numbers())}) == 3
 
 
 @pytest.mark.parametrize(
     "value", [torch.zeros(0, 3), torch.zeros(5, 0), torch.ones(3, 1).expand(3, 4), torch.ones(2) > 0]
 )
-def test_empty_repeated_and_truth_values_have_one_too(value: Tensor) -> None:
-    assert of(x=value) == of(x=value) != of(x=numbers())
+def test_empty_expanded_and_boolean_tensors_have_a_fingerprint(value: Tensor) -> None:
+    assert digest(x=value) == digest(x=value) != digest(x=numbers())
 
 
-def test_of_a_large_tensor_both_ends_count_and_no_more_is_read_than_said(hashed: list[tuple[int, int]]) -> None:
+def test_only_the_start_and_end_of_a_large_tensor_are_hashed(hashed_arrays: list[tuple[int, int]]) -> None:
     large = torch.zeros(2 * WHOLE_BYTES, dtype=torch.uint8)
-    known = of(x=large)
-    assert sum(size for _, size in hashed) == 2 * WHOLE_BYTES  # train and test
+    known = digest(x=large)
+    assert sum(size for _, size in hashed_arrays) == 2 * WHOLE_BYTES  # train and test
     for place in (0, -1):
         large[place] = 1
-        assert of(x=large) != known
+        assert digest(x=large) != known
         large[place] = 0
-    assert of(x=large) == known
+    assert digest(x=large) == known
 
 
-def test_contiguous_rows_are_hashed_without_a_copy(hashed: list[tuple[int, int]]) -> None:
+def test_contiguous_rows_are_hashed_without_a_copy(hashed_arrays: list[tuple[int, int]]) -> None:
     rows = torch.randint(0, 256, (2**20,), dtype=torch.uint8)
-    of(x=rows)
-    assert hashed == [(rows.data_ptr(), rows.nbytes)] * 2
+    digest(x=rows)
+    assert hashed_arrays == [(rows.data_ptr(), rows.nbytes)] * 2
 
 
-def test_files_are_known_by_their_names_and_sizes_wherever_they_lie(own_files: dict[str, Path], tmp_path: Path) -> None:
+def test_the_fingerprint_of_files_depends_on_names_and_sizes_but_not_on_the_folder(
+    own_files: dict[str, Path], tmp_path: Path
+) -> None:
     known = fingerprint(ImageFolder(str(own_files["image_folder"])).load())
     shutil.copytree(own_files["image_folder"], tmp_path / "moved")
     moved = ImageFolder(str(tmp_path / "moved"))
@@ -135,7 +137,7 @@ def test_files_are_known_by_their_names_and_sizes_wherever_they_lie(own_files: d
 # --- a run and its data ---------------------------------------------------------------------------------------------
 
 
-def test_a_run_writes_down_what_its_data_are(plain_run: Path) -> None:
+def test_a_run_saves_the_fingerprints_of_its_data(plain_run: Path) -> None:
     environment = json.loads((plain_run / "environment.json").read_text())
     assert environment["data"].keys() == {"train", "val", "test"}
     assert (environment["threads"], environment["metric"]) == (
@@ -144,8 +146,8 @@ def test_a_run_writes_down_what_its_data_are(plain_run: Path) -> None:
     )
 
 
-def begun(own_files: dict[str, Path], folder: Path) -> tuple[Path, Path]:
-    """A run of one epoch of a user's table, and the table."""
+def train_one_epoch(own_files: dict[str, Path], folder: Path) -> tuple[Path, Path]:
+    """Train one epoch on a CSV file; return the run folder and the file."""
     table = folder / "table.csv"
     shutil.copy(own_files["csv"], table)
     overrides = ["model=mlp", "data=csv", f"data.path={table}", "data.column=kind", "data.stratify=false"]
@@ -153,10 +155,10 @@ def begun(own_files: dict[str, Path], folder: Path) -> tuple[Path, Path]:
     return folder / "run", table
 
 
-def test_a_run_does_not_go_on_with_other_data_and_stays_as_it_was(
+def test_resume_rejects_changed_data_and_leaves_the_run_unchanged(
     own_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, table = begun(own_files, tmp_path)
+    run, table = train_one_epoch(own_files, tmp_path)
     lines = table.read_text().splitlines()
     lines[-1] = lines[-1].replace("cat", "dog") if "cat" in lines[-1] else lines[-1].replace("dog", "cat")
     table.write_text("\n".join(lines) + "\n")
@@ -169,20 +171,20 @@ def test_a_run_does_not_go_on_with_other_data_and_stays_as_it_was(
         for split in ("train", "val", "test")
         if f"data ({split}): expected the fingerprint at the start of the run" in stderr
     ]
-    assert len(changed) == 1  # one row lies in one part
+    assert len(changed) == 1  # the changed row is in one split
     assert f"dltrain rerun {run}" in stderr and "Traceback" not in stderr
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
 
 
-def test_a_run_goes_on_with_the_same_data_in_another_place(own_files: dict[str, Path], tmp_path: Path) -> None:
-    run, table = begun(own_files, tmp_path)
+def test_a_run_resumes_with_the_same_data_at_another_path(own_files: dict[str, Path], tmp_path: Path) -> None:
+    run, table = train_one_epoch(own_files, tmp_path)
     steps = json.loads((run / "status.json").read_text())["step"]
     table.rename(tmp_path / "moved.csv")
     assert main.main(["resume", str(run), "trainer.epochs=2", f"data.path={tmp_path / 'moved.csv'}"]) == 0
     assert json.loads((run / "status.json").read_text())["step"] == 2 * steps
 
 
-def test_a_picture_of_another_size_needs_a_word_and_another_name_is_refused(
+def test_a_changed_file_size_needs_on_bad_sample_skip_and_a_changed_name_is_rejected(
     own_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, run = tmp_path / "pictures", tmp_path / "run"
@@ -196,11 +198,11 @@ def test_a_picture_of_another_size_needs_a_word_and_another_name_is_refused(
         "trainer.epochs=1",
     ]
     assert main.main([*overrides, f"hydra.run.dir={run}"]) == 0
-    picture = sorted(root.rglob("*.png"))[0]
-    picture.write_bytes(picture.read_bytes() + b"0")
+    image = sorted(root.rglob("*.png"))[0]
+    image.write_bytes(image.read_bytes() + b"0")
     assert main.main(["resume", str(run), "trainer.epochs=2"]) == 2
     assert "data.on_bad_sample=skip resumes" in capsys.readouterr().err
     assert main.main(["resume", str(run), "trainer.epochs=2", "data.on_bad_sample=skip"]) == 0
-    picture.rename(picture.with_name("other.png"))
+    image.rename(image.with_name("other.png"))
     assert main.main(["resume", str(run), "trainer.epochs=3", "data.on_bad_sample=skip"]) == 2
     assert "File sizes differ" not in capsys.readouterr().err

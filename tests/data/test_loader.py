@@ -18,7 +18,7 @@ from dltrain.keyed_random import draw, key, mix, normal, uniform
 COUNT = 103
 
 
-class Same(nn.Module):
+class Identity(nn.Module):
     def forward(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         return dict(rows)
 
@@ -40,107 +40,113 @@ class Squares:
         return {"inputs": index[:, None].float() ** 2 * torch.ones(3), "targets": index}
 
 
-def resident() -> Source:
-    return Source(Squares().stack(list(range(COUNT))), Same(), Noise())
+def tensor_source() -> Source:
+    return Source(Squares().stack(list(range(COUNT))), Identity(), Noise())
 
 
-def files() -> Source:
-    return Source(Squares(), Same(), Noise())
+def file_source() -> Source:
+    return Source(Squares(), Identity(), Noise())
 
 
-def joined(found: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def concatenate(found: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([batch[name] for batch in found]) for name in found[0]}
 
 
-def same(one: list[dict[str, Tensor]], other: list[dict[str, Tensor]]) -> bool:
+def all_equal(one: list[dict[str, Tensor]], other: list[dict[str, Tensor]]) -> bool:
     return len(one) == len(other) and all(
         torch.equal(a[name], b[name]) for a, b in zip(one, other, strict=True) for name in a
     )
 
 
-def test_every_example_comes_once_in_an_epoch_and_batches_are_full_but_the_last():
-    found = list(Batches(resident(), 10, training=True).epoch(4))
+def test_an_epoch_has_every_example_once_in_full_batches_except_the_last():
+    found = list(Batches(tensor_source(), 10, training=True).epoch(4))
     assert [len(batch["targets"]) for batch in found] == [10] * 10 + [3]
-    assert sorted(joined(found)["targets"].tolist()) == list(range(COUNT))
+    assert sorted(concatenate(found)["targets"].tolist()) == list(range(COUNT))
 
 
-def test_the_order_of_an_epoch_depends_on_seed_and_epoch_and_on_nothing_else():
-    orders = {(s, e): Batches(resident(), 10, seed=s, training=True).order(e) for s in range(3) for e in range(3)}
+def test_the_order_of_an_epoch_depends_only_on_seed_and_epoch():
+    batches = [Batches(tensor_source(), 10, seed=seed, training=True) for seed in range(3)]
+    orders = {(s, e): torch.cat(batches[s].plan(e)) for s in range(3) for e in range(3)}
     assert len({tuple(order.tolist()) for order in orders.values()}) == len(orders)
     torch.manual_seed(99)
     torch.rand(7)
-    again = Batches(files(), 7, seed=2, training=True).order(1)
+    again = torch.cat(Batches(file_source(), 7, seed=2, training=True).plan(1))
     assert torch.equal(again, orders[2, 1])
 
 
 def test_evaluation_keeps_the_order_of_the_data_and_does_not_augment():
-    found = joined(list(Batches(resident(), 10, seed=5)))
+    found = concatenate(list(Batches(tensor_source(), 10, seed=5)))
     assert torch.equal(found["targets"], torch.arange(COUNT))
     assert torch.equal(found["inputs"], torch.arange(COUNT).float()[:, None] ** 2 * torch.ones(3))
 
 
 def test_a_sample_is_the_same_for_every_seed_and_epoch_and_keeps_the_order_of_the_data():
-    batches = [Batches(make(), 10, seed=seed, sample=25) for make in (resident, files) for seed in (0, 1)]
+    batches = [Batches(make(), 10, seed=seed, sample=25) for make in (tensor_source, file_source) for seed in (0, 1)]
     expected = sorted(permutation(COUNT)[:25].tolist())
-    assert all(joined(list(each.epoch(epoch)))["targets"].tolist() == expected for each in batches for epoch in (0, 3))
+    assert all(
+        concatenate(list(each.epoch(epoch)))["targets"].tolist() == expected for each in batches for epoch in (0, 3)
+    )
     assert all((each.examples, len(each)) == (25, 3) for each in batches)
-    assert Batches(resident(), 10, sample=COUNT + 1).examples == COUNT
+    assert Batches(tensor_source(), 10, sample=COUNT + 1).examples == COUNT
 
 
-def test_no_global_random_number_is_drawn_while_data_are_read():
+def test_reading_data_leaves_the_global_generator_unchanged():
     before = torch.random.get_rng_state()
-    for source, workers in ((resident(), 0), (files(), 0), (files(), 1)):
+    for source, workers in ((tensor_source(), 0), (file_source(), 0), (file_source(), 1)):
         list(Batches(source, 10, training=True, workers=workers).epoch(1))
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_workers_do_not_change_a_byte_over_several_epochs():
-    alone, two = (Batches(files(), 8, seed=3, training=True, workers=workers) for workers in (0, 2))
+def test_batches_are_identical_with_and_without_workers():
+    alone, two = (Batches(file_source(), 8, seed=3, training=True, workers=workers) for workers in (0, 2))
     for epoch in (0, 1, 5):
-        assert same(list(alone.epoch(epoch)), list(two.epoch(epoch)))
+        assert all_equal(list(alone.epoch(epoch)), list(two.epoch(epoch)))
 
 
-def test_files_and_tensors_give_the_same_bytes():
-    assert same(list(Batches(files(), 8, training=True).epoch(2)), list(Batches(resident(), 8, training=True).epoch(2)))
+def test_batches_from_files_equal_batches_from_tensors():
+    assert all_equal(
+        list(Batches(file_source(), 8, training=True).epoch(2)),
+        list(Batches(tensor_source(), 8, training=True).epoch(2)),
+    )
 
 
-@pytest.mark.parametrize("make", [resident, files])
+@pytest.mark.parametrize("make", [tensor_source, file_source])
 @pytest.mark.parametrize("chunk", [1, 500, module.CHUNK_BYTES])
-def test_an_epoch_from_a_start_on_equals_its_tail(make, chunk, monkeypatch):
+def test_an_epoch_resumed_in_the_middle_equals_the_rest_of_the_whole_epoch(make, chunk, monkeypatch):
     monkeypatch.setattr(module, "CHUNK_BYTES", chunk)
     batches = Batches(make(), 8, seed=1, training=True)
     whole = list(batches.epoch(3))
     for start in (0, 1, 6, len(batches) - 1):
-        assert same(list(batches.epoch(3, start)), whole[start:])
+        assert all_equal(list(batches.epoch(3, start)), whole[start:])
     assert list(batches.epoch(3, len(batches))) == []
 
 
-def test_the_size_of_a_chunk_changes_nothing(monkeypatch):
-    large = list(Batches(resident(), 8, training=True).epoch(0))
+def test_batches_do_not_depend_on_the_chunk_size(monkeypatch):
+    large = list(Batches(tensor_source(), 8, training=True).epoch(0))
     monkeypatch.setattr(module, "CHUNK_BYTES", 1)
-    assert same(list(Batches(resident(), 8, training=True).epoch(0)), large)
+    assert all_equal(list(Batches(tensor_source(), 8, training=True).epoch(0)), large)
 
 
-def test_an_example_is_augmented_alike_in_batches_of_any_size():
+def test_augmentation_of_an_example_does_not_depend_on_the_batch_size():
     by_index = []
     for size in (7, 64):
-        found = joined(list(Batches(resident(), size, seed=2, training=True).epoch(6)))
+        found = concatenate(list(Batches(tensor_source(), size, seed=2, training=True).epoch(6)))
         by_index.append(found["inputs"][found["targets"].argsort()])
     assert torch.equal(*by_index)
-    other = joined(list(Batches(resident(), 7, seed=2, training=True).epoch(7)))
+    other = concatenate(list(Batches(tensor_source(), 7, seed=2, training=True).epoch(7)))
     assert not torch.equal(other["inputs"][other["targets"].argsort()], by_index[0])
 
 
-def test_views_of_windows_equal_copies_and_share_the_memory_of_the_series():
+def test_window_views_equal_copies_and_share_the_memory_of_the_series():
     source = TimeSeries(window=20, horizon=5).load().train
     view = source.rows["values"]
     assert view.untyped_storage().nbytes() < view.numel() * view.element_size() / 5
     copied = Source({"values": view.clone()}, source.prepare)
     views, copies = (list(Batches(s, 32, training=True).epoch(0)) for s in (source, copied))
-    assert same(views, copies)
+    assert all_equal(views, copies)
 
 
-def test_a_view_that_moves_to_a_device_keeps_its_values_and_stays_a_view():
+def test_a_view_moved_to_a_device_keeps_its_values_and_stays_a_view():
     series = torch.arange(60.0).view(2, 30)
     view = series[:, 4:25].unfold(1, 8, 1).transpose(0, 1)
     moved = to_device(view, torch.device("meta"))
@@ -151,15 +157,15 @@ def test_a_view_that_moves_to_a_device_keeps_its_values_and_stays_a_view():
     assert torch.equal(series.as_strided(moved.shape, moved.stride(), moved.storage_offset()), view)
 
 
-def test_channels_last_lays_out_pictures_so_without_changing_them():
-    pictures = torch.rand(6, 3, 5, 5)
-    source = Source({"inputs": pictures}, Same())
+def test_channels_last_changes_the_memory_layout_but_not_the_values():
+    images = torch.rand(6, 3, 5, 5)
+    source = Source({"inputs": images}, Identity())
     found = next(iter(Batches(source, 6, channels_last=True)))["inputs"]
     assert found.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(found, pictures)
+    assert torch.equal(found, images)
 
 
-def test_uniform_numbers_are_uniform():
+def test_uniform_passes_a_kolmogorov_smirnov_test():
     numbers = uniform(mix(torch.arange(20_000) + key(0, 0)), 5)
     assert numbers.min() >= 0 and numbers.max() < 1
     # Kolmogorov-Smirnov: the largest distance from the diagonal stays below 1.95 / sqrt(n) in 999 of 1,000 cases.
@@ -168,7 +174,7 @@ def test_uniform_numbers_are_uniform():
     assert (placed - steps).abs().max() < 1.95 / len(placed) ** 0.5
 
 
-def test_uniform_numbers_do_not_depend_on_one_another():
+def test_uniform_numbers_are_uncorrelated():
     numbers = uniform(mix(torch.arange(20_000) + key(0, 0)), 5).double()
     lanes = torch.corrcoef(numbers.T) - torch.eye(5)
     neighbours = torch.corrcoef(torch.stack([numbers[:-1, 0], numbers[1:, 0]]))[0, 1]
@@ -180,7 +186,7 @@ def test_uniform_numbers_do_not_depend_on_one_another():
     assert across.abs().max() < bound
 
 
-def test_uniform_numbers_depend_on_each_of_seed_epoch_and_index():
+def test_uniform_numbers_depend_on_seed_epoch_and_index():
     def draw(seed: int, epoch: int, index: int) -> tuple[float, ...]:
         return tuple(uniform(mix(torch.tensor([index]) + key(seed, epoch)), 3)[0].tolist())
 
@@ -189,7 +195,7 @@ def test_uniform_numbers_depend_on_each_of_seed_epoch_and_index():
     assert draw(1, 2, 3) == draw(1, 2, 3)
 
 
-def test_mix_is_the_published_splitmix64():
+def test_mix_equals_the_reference_splitmix64():
     # The first outputs for seed 1234567 that the reference implementation gives.
     expected = [6457827717110365317, 3203168211198807973, 9817491932198370423]
     golden = 0x9E3779B97F4A7C15
@@ -206,7 +212,7 @@ def test_a_key_is_the_same_in_another_process():
 
 
 class Recorded(Squares):
-    """Files that note their keys and count how often they are decoded."""
+    """Files that record their keys and count how often each is decoded."""
 
     def __init__(self, broken: tuple[int, ...] = ()) -> None:
         self.broken, self.decoded = broken, list[tuple[int, int | None]]()
@@ -219,7 +225,7 @@ class Recorded(Squares):
 
 
 class DecodedNoise(Squares):
-    """Files whose examples are random numbers of their keys."""
+    """Files whose examples are random numbers drawn from their keys."""
 
     def example(self, index: int, key: int | None) -> tuple[int, list[float]]:
         return index, [0.0] * 3 if key is None else draw(key, 3)
@@ -230,7 +236,7 @@ class DecodedNoise(Squares):
 
 
 class Neighbour(nn.Module):
-    """Blends each example with the one before it in its batch."""
+    """Blend each example with the previous one in its batch."""
 
     def forward(self, batch: dict[str, Tensor], keys: Tensor) -> dict[str, Tensor]:
         share = uniform(keys, 1)
@@ -241,65 +247,65 @@ def add_noise(batch: dict[str, Tensor], keys: Tensor) -> dict[str, Tensor]:
     return {**batch, "corrupted": batch["inputs"] + uniform(keys, 3)}
 
 
-def test_examples_get_a_key_in_training_only_and_another_one_in_each_epoch():
+def test_examples_get_a_key_only_in_training_and_a_new_one_in_each_epoch():
     files = Recorded()
-    list(Batches(Source(files, Same()), 10).epoch(0))
+    list(Batches(Source(files, Identity()), 10).epoch(0))
     assert files.decoded == [(index, None) for index in range(COUNT)]
     keys = []
     for epoch in (0, 1):
         files.decoded.clear()
-        list(Batches(Source(files, Same()), 10, seed=3, training=True).epoch(epoch))
+        list(Batches(Source(files, Identity()), 10, seed=3, training=True).epoch(epoch))
         keys.append(dict(files.decoded))
     assert len({*keys[0].values(), *keys[1].values()}) == 2 * COUNT
 
 
-def test_workers_and_a_start_in_mid_epoch_do_not_change_what_is_drawn_while_decoding():
-    source = Source(DecodedNoise(), Same())
+def test_random_draws_while_decoding_do_not_depend_on_workers_or_the_start():
+    source = Source(DecodedNoise(), Identity())
     alone, two = (Batches(source, 8, seed=3, training=True, workers=workers) for workers in (0, 2))
     whole = list(alone.epoch(1))
-    assert same(list(two.epoch(1)), whole)
-    assert same(list(two.epoch(1, 5)), whole[5:])
+    assert all_equal(list(two.epoch(1)), whole)
+    assert all_equal(list(two.epoch(1, 5)), whole[5:])
     two.close()
-    numbers = joined(whole)["inputs"]
+    numbers = concatenate(whole)["inputs"]
     assert len(numbers.unique(dim=0)) == COUNT
-    assert torch.equal(joined(list(Batches(source, 8).epoch(1)))["inputs"], torch.zeros(COUNT, 3))
+    assert torch.equal(concatenate(list(Batches(source, 8).epoch(1)))["inputs"], torch.zeros(COUNT, 3))
 
 
 def test_an_unreadable_example_is_left_out_without_decoding_the_others_twice():
     files, bad = Recorded(broken=(5, 40)), BadSamples("skip")
-    found = joined(list(Batches(Source(files, Same()), 10, bad=bad).epoch(0)))
+    found = concatenate(list(Batches(Source(files, Identity()), 10, bad=bad).epoch(0)))
     assert found["targets"].tolist() == [n for n in range(COUNT) if n not in (5, 40)]
     assert [index for index, _ in files.decoded] == list(range(COUNT))
     assert bad.found == ["example 5 cannot be read", "example 40 cannot be read"]
 
 
 @pytest.mark.parametrize("chunk", [1, module.CHUNK_BYTES])
-def test_blending_mixes_the_examples_of_a_batch_and_of_no_other(chunk, monkeypatch):
+def test_blending_mixes_only_examples_of_the_same_batch(chunk, monkeypatch):
     monkeypatch.setattr(module, "CHUNK_BYTES", chunk)
-    source = Source(Squares().stack(list(range(COUNT))), Same(), blend=Neighbour())
+    source = Source(Squares().stack(list(range(COUNT))), Identity(), blend=Neighbour())
     batches = Batches(source, 8, training=True)
     whole = list(batches.epoch(2))
     for batch in whole:
         squares = batch["targets"][:, None].float() ** 2 * torch.ones(3)
         assert torch.equal(batch["inputs"], squares.roll(1, 0).lerp(squares, batch["share"][:, None]))
-    assert same(list(batches.epoch(2, 5)), whole[5:])
+    assert all_equal(list(batches.epoch(2, 5)), whole[5:])
     assert "share" not in next(iter(Batches(source, 8)))
 
 
-def test_corruption_is_that_of_the_index_in_evaluation_and_another_one_in_each_epoch_of_training():
-    def noise(seed: int, epoch: int, training: bool, make=resident) -> Tensor:
+def test_corruption_is_fixed_in_evaluation_and_changes_with_the_epoch_in_training():
+    def noise(seed: int, epoch: int, training: bool, make=tensor_source) -> Tensor:
         batches = Batches(make(), 10, seed=seed, training=training, corrupt=add_noise)
-        found = joined(list(batches.epoch(epoch)))
+        found = concatenate(list(batches.epoch(epoch)))
         return (found["corrupted"] - found["inputs"])[found["targets"].argsort()]
 
     held_out = noise(0, 0, False)
-    assert torch.equal(held_out, noise(5, 3, False, files))
+    assert torch.equal(held_out, noise(5, 3, False, file_source))
     trained = [noise(0, 0, True), noise(0, 1, True), noise(1, 0, True)]
     assert all(not torch.allclose(a, b, atol=0.1) for a, b in itertools.combinations([held_out, *trained], 2))
-    torch.testing.assert_close(noise(0, 1, True, files), trained[1])
+    torch.testing.assert_close(noise(0, 1, True, file_source), trained[1])
 
 
-def test_normal_numbers_are_normal():
+def test_normal_passes_a_kolmogorov_smirnov_test_and_is_uncorrelated():
     numbers = normal(mix(torch.arange(20_000)), 3).double()
     assert torch.allclose(numbers.mean(0), torch.zeros(3, dtype=torch.double), atol=0.03)
     placed = torch.special.ndtr(numbers.flatten()).sort().values

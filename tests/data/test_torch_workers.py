@@ -13,7 +13,7 @@ from dltrain.data.torch_workers import end_workers, is_shared_memory_full, is_ti
 
 
 class Numbers:
-    """A data set whose last example takes forever."""
+    """A data set whose last example never arrives."""
 
     def __len__(self) -> int:
         return 3

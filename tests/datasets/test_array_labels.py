@@ -1,4 +1,4 @@
-"""Labels in arrays: numbers and one-hot rows as classes, and other numbers to predict."""
+"""Labels in arrays: whole numbers and one-hot rows are classes, other numbers are regression targets."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def targets(data):
     ],
 )
 @pytest.mark.parametrize("axes", [1, 2])
-def test_whole_numbers_that_repeat_are_classes_named_by_the_numbers(numbers, mapped, kind, axes, tmp_path):
+def test_repeated_whole_numbers_are_classes_named_by_the_numbers(numbers, mapped, kind, axes, tmp_path):
     y = np.array(numbers, dtype=kind)[BASE]
     data = read(tmp_path, y if axes == 1 else y[:, None])
     assert data.spec.class_names == tuple(map(str, numbers)) and targets(data) == [0, 1, 2, 0]
@@ -40,7 +40,7 @@ def test_whole_numbers_that_repeat_are_classes_named_by_the_numbers(numbers, map
     assert [line for line in description if line.startswith("labels:")] == ([mapped] if mapped else [])
 
 
-def test_signs_are_classes(tmp_path):
+def test_minus_one_and_one_are_classes(tmp_path):
     data = read(tmp_path, np.where(BASE, 1, -1))
     assert data.spec.class_names == ("-1", "1") and targets(data) == [0, 1, 1, 0]
 
@@ -56,13 +56,15 @@ def test_one_hot_rows_are_classes(kind, tmp_path):
     )
 
 
-def test_whole_and_one_hot_floats_can_be_predicted_as_numbers_too(tmp_path):
+def test_integral_and_one_hot_floats_can_also_be_regression_targets(tmp_path):
     for y, count in ((BASE + 1.0, 1), (np.eye(3)[BASE], 3)):
         data = read(tmp_path, y)
         assert data.spec.targets == count
         assert "labels are floats: task=regression predicts them as numbers" in data.describe()
         source = data.load().test
-        np.testing.assert_array_equal(source.rows["targets"], y[:4].reshape(4, count))  # as earlier runs read them
+        np.testing.assert_array_equal(
+            source.rows["targets"], y[:4].reshape(4, count)
+        )  # used by runs of earlier versions
         batch = next(iter(Batches(source, 4)))
         np.testing.assert_array_equal(batch["values"], y[:4].reshape(4, count))
         assert set(source.prepare({"inputs": batch["inputs"]})) == {"inputs"}
@@ -79,7 +81,7 @@ def test_whole_and_one_hot_floats_can_be_predicted_as_numbers_too(tmp_path):
         (np.eye(3)[BASE] + np.eye(3)[(BASE + 1) % 3], 3),
     ],
 )
-def test_other_numbers_are_predicted_as_numbers(y, count, tmp_path):
+def test_other_numbers_are_regression_targets(y, count, tmp_path):
     data = read(tmp_path, y)
     assert (data.spec.targets, data.spec.classes) == (count, None)
     np.testing.assert_array_equal(targets(data), y[:4].reshape(4, count))
@@ -94,6 +96,6 @@ def test_other_numbers_are_predicted_as_numbers(y, count, tmp_path):
         (np.where(BASE, np.nan, 1.0), r"finite numbers in y_train \(.*\), got nan at \[1\]"),
     ],
 )
-def test_labels_that_make_no_sense_are_refused(y, message, tmp_path):
+def test_invalid_labels_are_rejected(y, message, tmp_path):
     with pytest.raises(ConfigError, match=f"^data.path: expected .*{message}"):
         read(tmp_path, y).load()

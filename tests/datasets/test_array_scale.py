@@ -1,4 +1,4 @@
-"""Arrays of images are read on the scale of the training images, in training, testing and prediction alike."""
+"""Image arrays use the scale of the training images in training, testing and prediction."""
 
 from pathlib import Path
 
@@ -18,13 +18,13 @@ SIGNED = (2 * UNIT - 1).astype(np.float32)
 Y = np.arange(20) % 2
 
 
-def save(folder: Path, x: np.ndarray, x_test: np.ndarray | None = None) -> Npz:
+def save_npz(folder: Path, x: np.ndarray, x_test: np.ndarray | None = None) -> Npz:
     x_test = x[:6] if x_test is None else x_test
     np.savez(folder / "a.npz", x_train=x, y_train=Y[: len(x)], x_test=x_test, y_test=Y[: len(x_test)])
     return Npz(str(folder / "a.npz"))
 
 
-def given(data: Npz, path: Path) -> torch.Tensor:
+def read_inputs(data: Npz, path: Path) -> torch.Tensor:
     prepare = data.load().test.prepare
     return torch.cat([prepare(dict(piece.rows))["inputs"] for piece in data.inputs(InputFiles((str(path),)))])
 
@@ -43,18 +43,18 @@ def given(data: Npz, path: Path) -> torch.Tensor:
         (60_000 * UNIT, "kept as they are"),
     ],
 )
-def test_models_of_pixels_see_0_to_1_and_prediction_reads_the_test_array_as_testing_does(x, words, tmp_path):
-    data = save(tmp_path, x)
+def test_pixels_are_scaled_to_0_to_1_in_testing_and_in_prediction(x, words, tmp_path):
+    data = save_npz(tmp_path, x)
     batch = next(iter(Batches(data.load().test, 20)))["inputs"]
     unit = PixelRange(data.spec.low, data.spec.high).to_unit(batch)
     assert -0.1 < float(unit.min()) < 0.1 and 0.9 < float(unit.max()) < 1.1
     assert words in data.describe()[1]
     np.save(tmp_path / "new.npy", x[:6])
-    assert torch.equal(given(data, tmp_path / "new.npy"), batch)
+    assert torch.equal(read_inputs(data, tmp_path / "new.npy"), batch)
 
 
-def test_floats_from_0_to_255_equal_the_same_floats_from_0_to_1(tmp_path):
-    large, unit = (next(iter(Batches(save(tmp_path, f * UNIT).load().test, 6)))["inputs"] for f in (255, 1))
+def test_floats_from_0_to_255_give_the_same_inputs_as_floats_from_0_to_1(tmp_path):
+    large, unit = (next(iter(Batches(save_npz(tmp_path, f * UNIT).load().test, 6)))["inputs"] for f in (255, 1))
     torch.testing.assert_close(large, unit)
 
 
@@ -71,30 +71,30 @@ def test_floats_from_0_to_255_equal_the_same_floats_from_0_to_1(tmp_path):
         (SIGNED, 255 * UNIT, "floats from -0.99.* to 0.99.* in"),
     ],
 )
-def test_another_scale_is_refused_in_the_test_array_and_in_prediction(train, other, message, tmp_path):
+def test_another_scale_is_rejected_in_the_test_array_and_in_prediction(train, other, message, tmp_path):
     with pytest.raises(ConfigError, match=f"^data.path: expected {message}"):
-        save(tmp_path, train, other[:6]).load()
+        save_npz(tmp_path, train, other[:6]).load()
     np.save(tmp_path / "new.npy", other[:6])
-    data = save(tmp_path, train)
+    data = save_npz(tmp_path, train)
     with pytest.raises(ConfigError, match=f"^INPUT 1: expected {message}"):
-        given(data, tmp_path / "new.npy")
+        read_inputs(data, tmp_path / "new.npy")
 
 
-def test_bytes_and_image_files_are_brought_to_the_scale_of_floats_from_0_to_255(tmp_path):
+def test_bytes_and_image_files_are_converted_to_the_scale_of_float_training_images(tmp_path):
     pixels = np.arange(25, dtype=np.uint8).reshape(1, 1, 5, 5) * 10
-    data = save(tmp_path, 255 * UNIT)
+    data = save_npz(tmp_path, 255 * UNIT)
     np.save(tmp_path / "new.npy", pixels)
     Image.fromarray(pixels[0, 0]).save(tmp_path / "new.png")
     for name in ("new.npy", "new.png"):
-        np.testing.assert_allclose(given(data, tmp_path / name), pixels / 127.5 - 1, atol=1e-5)
+        np.testing.assert_allclose(read_inputs(data, tmp_path / name), pixels / 127.5 - 1, atol=1e-5)
 
 
-def test_image_files_do_not_fit_an_unknown_scale(tmp_path):
+def test_image_files_are_rejected_if_the_training_scale_is_unknown(tmp_path):
     Image.new("L", (5, 5)).save(tmp_path / "new.png")
     with pytest.raises(ConfigError, match=r"^INPUT 1: image files are not supported because .* floats from -0\.99"):
-        given(save(tmp_path, SIGNED), tmp_path / "new.png")
+        read_inputs(save_npz(tmp_path, SIGNED), tmp_path / "new.png")
 
 
-def test_a_scale_found_in_the_training_images_is_fitted(tmp_path):
-    found = [save(tmp_path, x).fitted for x in (UNIT, (255 * UNIT).astype(np.uint8), 255 * UNIT, SIGNED)]
+def test_a_scale_inferred_from_the_training_images_counts_as_fitted(tmp_path):
+    found = [save_npz(tmp_path, x).fitted for x in (UNIT, (255 * UNIT).astype(np.uint8), 255 * UNIT, SIGNED)]
     assert found == [False, False, True, True]

@@ -1,4 +1,4 @@
-"""CSV files: notation, and errors that name the column and the line."""
+"""CSV files: delimiters, number formats, and errors with column and line."""
 
 import csv
 from pathlib import Path
@@ -12,8 +12,8 @@ from dltrain.datasets.time_series import TimeSeries
 from dltrain.errors import ConfigError
 
 
-def written(folder: Path, name: str, header: str, rows: int = 60) -> str:
-    """A file of as many numbers per row as there are names."""
+def write_table(folder: Path, name: str, header: str, rows: int = 60) -> str:
+    """Write a CSV file with one number for each column name in each row."""
     columns = header.count(",") + 1
     lines = [",".join(f"{row * (place + 1) % 37}.25" for place in range(columns)) for row in range(rows)]
     (folder / name).write_text("\n".join([header, *lines]))
@@ -24,21 +24,21 @@ def written(folder: Path, name: str, header: str, rows: int = 60) -> str:
     ("header", "message"),
     [("x,x,y", "column called x"), ("x,y,y", "column called y"), (",,y", "column without a name")],
 )
-def test_a_table_in_which_columns_share_a_name_is_refused(header: str, message: str, tmp_path: Path) -> None:
+def test_duplicate_column_names_are_rejected(header: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"data.column: expected one {message} in .*, got 2 of them"):
-        CsvTable(written(tmp_path, "a.csv", header))
+        CsvTable(write_table(tmp_path, "a.csv", header))
 
 
-def test_rows_to_predict_may_repeat_names_only_of_what_the_model_does_not_see(tmp_path: Path) -> None:
-    data = CsvTable(written(tmp_path, "a.csv", "a,b,y"))
-    (piece,) = data.inputs(InputFiles((written(tmp_path, "others.csv", "note,a,note,b"),)))
+def test_rows_to_predict_may_have_duplicate_names_only_in_unused_columns(tmp_path: Path) -> None:
+    data = CsvTable(write_table(tmp_path, "a.csv", "a,b,y"))
+    (piece,) = data.inputs(InputFiles((write_table(tmp_path, "others.csv", "note,a,note,b"),)))
     assert piece.rows["inputs"].shape == (60, 2)
     with pytest.raises(ConfigError, match=r"INPUT 1: expected one column called a in .*, got 2 of them"):
-        next(data.inputs(InputFiles((written(tmp_path, "twice.csv", "a,a,b"),))))
+        next(data.inputs(InputFiles((write_table(tmp_path, "twice.csv", "a,a,b"),))))
 
 
-def test_series_that_share_a_name_are_refused_and_so_is_one_asked_for_twice(tmp_path: Path) -> None:
-    path = written(tmp_path, "a.csv", "a,a,b")
+def test_duplicate_series_names_and_repeated_entries_of_data_column_are_rejected(tmp_path: Path) -> None:
+    path = write_table(tmp_path, "a.csv", "a,a,b")
     for column in (None, "a", ["b", "a"]):
         with pytest.raises(ConfigError, match=r"expected one column called a in .*, got 2 of them"):
             TimeSeries(path=path, column=column, window=3, horizon=1)
@@ -47,13 +47,13 @@ def test_series_that_share_a_name_are_refused_and_so_is_one_asked_for_twice(tmp_
         TimeSeries(path=path, column=["b", "b"], window=3, horizon=1)
 
 
-def test_digits_parted_by_underscores_are_no_number() -> None:
+def test_digits_with_underscores_are_text() -> None:
     (table,) = csv_file.iterate_tables(["a;b\n", "1_0;1,5\n"], Path("a.csv"), None)
     assert table.text(0).all() and table.numbers(1).tolist() == [1.5]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-def test_the_delimiter_is_found_from_the_rows(delimiter: str, tmp_path: Path) -> None:
+def test_the_delimiter_is_inferred_from_the_rows(delimiter: str, tmp_path: Path) -> None:
     names = ["area, m²", "price; net", "a|b"]
     with (tmp_path / "a.csv").open("w", newline="") as file:
         csv.writer(file, delimiter=delimiter).writerows([names, *([row, row + 0.5, f"w{row}"] for row in range(9))])
@@ -84,46 +84,42 @@ def test_the_delimiter_may_be_declared_in_the_first_line(tmp_path: Path) -> None
         (["$1,234.50", "$3.00"], [1234.5, 3]),
     ],
 )
-def test_marks_of_decimals_and_thousands_are_found(cells: list[str], expected: list[float], tmp_path: Path) -> None:
+def test_decimal_and_thousands_separators_are_inferred(cells: list[str], expected: list[float], tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("a;b\n" + "".join(f"{cell};x\n" for cell in cells))
     assert csv_file.read_csv(tmp_path / "a.csv").numbers(0).tolist() == expected
 
 
 @pytest.mark.parametrize("cells", [["4.136", "249"], ["4,136", "2,500"], ["4.136", "12.500"]])
-def test_numbers_that_can_be_read_in_two_ways_are_refused_unless_the_mark_is_given(
-    cells: list[str], tmp_path: Path
-) -> None:
+def test_ambiguous_numbers_are_rejected_unless_data_decimal_is_set(cells: list[str], tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("a;b\n" + "".join(f"{cell};x\n" for cell in cells))
-    message = (
-        r"^data.decimal: expected .* in column a, line 2 of .*, got 4.136, which may be 4136 or 4.136. data.decimal="
-    )
+    message = r"^data.decimal: expected .* in column a, line 2 of .*, got 4.136, which may be 4136 or 4.136. Set"
     with pytest.raises(ConfigError, match=message):
         csv_file.read_csv(tmp_path / "a.csv")
     grouped = csv_file.read_csv(tmp_path / "a.csv", csv_file.Notation(decimal="comma" if "." in cells[0] else "point"))
     assert grouped.numbers(0)[0] == 4136
 
 
-def test_two_decimal_marks_in_one_file_are_refused_with_both(tmp_path: Path) -> None:
+def test_two_decimal_marks_in_one_file_are_rejected_with_an_example_of_each(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("a;b\n1.5;2,5\n2.5;3,5\n")
     with pytest.raises(ConfigError, match=r"one decimal mark in .*, got 1.5 in column a and 2,5 in column b"):
         csv_file.read_csv(tmp_path / "a.csv")
 
 
 @pytest.mark.parametrize("word", ["NULL", "None", "?", "N/A", "-", "#N/A", "n.a."])
-def test_words_for_a_missing_value_leave_a_column_of_numbers_one(word: str, tmp_path: Path) -> None:
+def test_a_numeric_column_with_words_for_missing_values_stays_numeric(word: str, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(f"a,b\n1.5,x\n{word},y\n")
     table = csv_file.read_csv(tmp_path / "a.csv")
     assert table.is_numeric(0) and table.missing(0).tolist() == [False, True]
 
 
-def test_a_word_of_ones_own_for_a_missing_value_can_be_named(tmp_path: Path) -> None:
+def test_further_words_for_missing_values_can_be_set(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("a,b\n1.5,x\nbroken,y\n")
     table = csv_file.read_csv(tmp_path / "a.csv", csv_file.Notation(missing_words=["Broken"]))
     assert table.is_numeric(0) and table.missing(0).tolist() == [False, True]
 
 
 @pytest.mark.parametrize("first", ["4.6,3.1,rosa", "2020-01-01,5.2,rosa", "1,2,3"])
-def test_a_first_line_of_values_is_refused_with_the_way_out(first: str, tmp_path: Path) -> None:
+def test_a_first_line_of_values_is_rejected_with_a_hint_to_data_header(first: str, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(f"{first}\n" * 5)
     with pytest.raises(ConfigError, match=r"names of the columns in the first line.*data.header=false"):
         csv_file.read_csv(tmp_path / "a.csv")
@@ -131,7 +127,7 @@ def test_a_first_line_of_values_is_refused_with_the_way_out(first: str, tmp_path
     assert len(table) == 5 and table.header == ["column_1", "column_2", "column_3"]
 
 
-def test_years_as_names_of_columns_are_names(tmp_path: Path) -> None:
+def test_years_in_the_first_line_are_column_names(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("country,2019,2020\nChile,1.5,2.5\nPeru,3.5,4.5\n")
     assert csv_file.read_csv(tmp_path / "a.csv").numbers(1).tolist() == [1.5, 3.5]
 
@@ -143,8 +139,8 @@ def test_utf16_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cell", ["1e300", "-4e38"])
-def test_numbers_that_no_float32_holds_are_refused_with_their_place(cell: str, tmp_path: Path) -> None:
-    data = CsvTable(path := written(tmp_path, "a.csv", "a,y"))
+def test_numbers_outside_the_range_of_float32_are_rejected_with_column_and_line(cell: str, tmp_path: Path) -> None:
+    data = CsvTable(path := write_table(tmp_path, "a.csv", "a,y"))
     text = Path(path).read_text().replace("\n5.25,", f"\n{cell},")
     (tmp_path / "large.csv").write_text(text)
     message = rf"a number between -3.4e\+38 and 3.4e\+38 in column a, line 7 of .*, got {cell}"
@@ -157,7 +153,7 @@ def test_numbers_that_no_float32_holds_are_refused_with_their_place(cell: str, t
             read()
 
 
-def test_a_number_too_far_from_those_of_training_is_refused_with_its_place(tmp_path: Path) -> None:
+def test_a_number_too_far_from_the_training_data_is_rejected_with_column_and_line(tmp_path: Path) -> None:
     rows = "".join(f"{row}e-20,{row}\n" for row in range(60))
     (tmp_path / "a.csv").write_text("a,y\n" + rows)
     (tmp_path / "new.csv").write_text("a\n1e-20\n1e30\n")

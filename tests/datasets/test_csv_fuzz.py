@@ -1,4 +1,4 @@
-"""A true table written in many ways is read as the true numbers or refused with the place, never as other numbers."""
+"""Random tables in many notations: each is read correctly or rejected, never misread."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ DECIMALS = {".": [",", " ", "'", "\u00a0", ""], ",": [".", " ", "'", "\u202f", "
 
 
 class Written(NamedTuple):
-    """A file and the truth."""
+    """The content of a file, and the numbers and words it contains."""
 
     content: bytes
     numbers: dict[str, np.ndarray]
@@ -25,7 +25,7 @@ class Written(NamedTuple):
 
 
 def write_number(value: float, digits: int, decimal: str, thousands: str) -> str:
-    """Write as a spreadsheet does, with grouped thousands from 1,000 on."""
+    """Format a number like a spreadsheet, with grouped thousands."""
     if np.isnan(value):
         return ""
     text = f"{value:,.{digits}f}"
@@ -70,7 +70,7 @@ def random_file(random: np.random.Generator) -> Written:
 
 
 def check(path: Path, seed: int) -> bool:
-    """Read a random file; return whether it was understood."""
+    """Read a random file; return whether it was accepted."""
     written = random_file(np.random.default_rng(seed))
     path.write_bytes(written.content)
     try:
@@ -88,12 +88,12 @@ def check(path: Path, seed: int) -> bool:
     return True
 
 
-def test_a_table_in_any_notation_is_read_rightly_or_refused(tmp_path: Path) -> None:
+def test_random_tables_are_read_correctly_or_rejected(tmp_path: Path) -> None:
     understood = [check(tmp_path / "a.csv", seed) for seed in range(300)]
     assert np.mean(understood) > 0.8
 
 
 @pytest.mark.slow
-def test_many_more_tables_are_read_rightly_or_refused(tmp_path: Path) -> None:
+def test_many_more_random_tables_are_read_correctly_or_rejected(tmp_path: Path) -> None:
     understood = [check(tmp_path / "a.csv", seed) for seed in range(300, 10_000)]
     assert np.mean(understood) > 0.8

@@ -14,11 +14,11 @@ from dltrain.data.spec import Spec
 
 FOLDER = Path(__file__).parents[2] / "conf" / "data"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-STATIC = ("timeseries", "digits", "mnist", "fashion_mnist", "cifar10", "text", "gates", "ring")
-OWN = ("npz", "image_folder", "csv")
+BUILT_IN = ("timeseries", "digits", "mnist", "fashion_mnist", "cifar10", "text", "gates", "ring")
+FROM_FILES = ("npz", "image_folder", "csv")
 
 
-def read(name):
+def read_yaml(name):
     config = yaml.safe_load((FOLDER / f"{name}.yaml").read_text("utf-8"))
     target = config["_target_"]
     module, _, attribute = target.rpartition(".")
@@ -27,11 +27,11 @@ def read(name):
     return config, getattr(importlib.import_module(module), attribute), arguments
 
 
-def stated(data):
+def provided_facts(data):
     return {fact.name for fact in fields(Spec) if getattr(data.spec, fact.name) is not None}
 
 
-def own_path(name, folder):
+def write_user_data(name, folder):
     if name == "npz":
         x, y = np.random.default_rng(0).random((40, 6, 2)), np.arange(40) % 2
         np.savez(folder / "a.npz", x_train=x, y_train=y, x_test=x, y_test=y)
@@ -46,13 +46,13 @@ def own_path(name, folder):
     return str(folder / "pictures")
 
 
-def test_every_yaml_is_covered_here():
-    assert set(NAMES) == {*STATIC, *OWN}
+def test_every_data_yaml_is_tested_here():
+    assert set(NAMES) == {*BUILT_IN, *FROM_FILES}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_yaml_says_what_it_is_picks_its_task_and_carries_every_argument(name):
-    config, target, arguments = read(name)
+def test_a_yaml_has_a_comment_a_default_task_and_every_argument(name):
+    config, target, arguments = read_yaml(name)
     assert (FOLDER / f"{name}.yaml").read_text("utf-8").startswith("# ")
     assert set(arguments) == set(inspect.signature(target).parameters)
     assert set(config["_provides_"]) <= {fact.name for fact in fields(Spec)}
@@ -61,25 +61,25 @@ def test_a_yaml_says_what_it_is_picks_its_task_and_carries_every_argument(name):
     assert (FOLDER.parent / "task" / f"{task}.yaml").is_file() and own == "_self_"
 
 
-@pytest.mark.parametrize("name", STATIC)
-def test_data_whose_provides_are_known_state_exactly_those_of_their_yaml(name, tmp_path):
-    config, target, arguments = read(name)
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_built_in_data_provide_exactly_the_facts_of_their_yaml(name, tmp_path):
+    config, target, arguments = read_yaml(name)
     data = target(**{**arguments, **({"root": str(tmp_path)} if "root" in arguments else {})})
-    assert stated(data) == set(config["_provides_"])
+    assert provided_facts(data) == set(config["_provides_"])
 
 
-@pytest.mark.parametrize("name", OWN)
-def test_data_of_a_user_state_no_fact_beyond_those_of_their_yaml(name, tmp_path):
-    config, target, arguments = read(name)
+@pytest.mark.parametrize("name", FROM_FILES)
+def test_user_data_provide_only_facts_of_their_yaml(name, tmp_path):
+    config, target, arguments = read_yaml(name)
     assert arguments["path"] == "???"
-    data = target(**{**arguments, "path": own_path(name, tmp_path)})
-    assert stated(data) and stated(data) <= set(config["_provides_"])
+    data = target(**{**arguments, "path": write_user_data(name, tmp_path)})
+    assert provided_facts(data) and provided_facts(data) <= set(config["_provides_"])
 
 
-@pytest.mark.parametrize("name", ["timeseries", "digits", "text", "gates", "ring", *OWN])
-def test_the_batches_keep_to_the_facts(name, tmp_path):
-    _, target, arguments = read(name)
-    data = target(**arguments if name not in OWN else {**arguments, "path": own_path(name, tmp_path)})
+@pytest.mark.parametrize("name", ["timeseries", "digits", "text", "gates", "ring", *FROM_FILES])
+def test_batches_match_the_provided_facts(name, tmp_path):
+    _, target, arguments = read_yaml(name)
+    data = target(**arguments if name not in FROM_FILES else {**arguments, "path": write_user_data(name, tmp_path)})
     splits = data.load()
     for source, training in ((splits.train, True), (splits.val, False), (splits.test, False)):
         batch = next(iter(Batches(source, data.batch_size, training=training)))
@@ -89,29 +89,29 @@ def test_the_batches_keep_to_the_facts(name, tmp_path):
         assert spec.size in (None, inputs[0].numel())
         if spec.horizon:
             assert targets.shape[1:] == (spec.horizon, spec.columns)
-        elif spec.vocabulary:
-            assert targets.shape == inputs.shape and int(max(inputs.max(), targets.max())) < spec.vocabulary
+        elif spec.tokens and not spec.classes:
+            assert targets.shape == inputs.shape and int(max(inputs.max(), targets.max())) < spec.tokens.size
         else:
             assert targets.dtype == torch.int64 and targets.dim() == 1 and int(targets.max()) < spec.classes
 
 
-@pytest.mark.parametrize("name", ["timeseries", "digits", "text", "gates", "ring", *OWN])
-def test_loading_twice_gives_the_same_bytes(name, tmp_path):
-    _, target, arguments = read(name)
-    arguments = arguments if name not in OWN else {**arguments, "path": own_path(name, tmp_path)}
+@pytest.mark.parametrize("name", ["timeseries", "digits", "text", "gates", "ring", *FROM_FILES])
+def test_loading_twice_gives_identical_batches(name, tmp_path):
+    _, target, arguments = read_yaml(name)
+    arguments = arguments if name not in FROM_FILES else {**arguments, "path": write_user_data(name, tmp_path)}
     one, other = (next(iter(Batches(target(**arguments).load().train, 8, training=True))) for _ in range(2))
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-@pytest.mark.parametrize("name", STATIC)
-def test_the_defaults_of_a_class_are_those_of_its_yaml(name):
-    _, target, arguments = read(name)
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_constructor_defaults_equal_those_in_the_yaml(name):
+    _, target, arguments = read_yaml(name)
     for key, parameter in inspect.signature(target).parameters.items():
         if key not in ("root", "augment") and target.__name__ != "FashionMNIST":
             assert parameter.default == arguments[key], key
 
 
-def test_every_bundled_file_is_small_and_has_its_notice():
+def test_every_bundled_file_is_small_and_listed_in_the_notice():
     folder = Path(importlib.import_module("dltrain.datasets.time_series").__file__).parent / "bundled"
     notice = (folder / "NOTICE.md").read_text("utf-8")
     for path in folder.iterdir():

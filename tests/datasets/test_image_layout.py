@@ -1,4 +1,4 @@
-"""Folders of images as people have them: which folders are splits, which are classes, and which are no data."""
+"""Real-world image folders: which folders are splits, which are classes, and which are ignored."""
 
 from pathlib import Path
 
@@ -13,24 +13,24 @@ from dltrain.errors import ConfigError
 RANDOM = np.random.default_rng(7)
 
 
-def put(folder: Path, count: int, start: int = 0) -> Path:
+def write_images(folder: Path, count: int, start: int = 0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(start, start + count):
         Image.fromarray(RANDOM.integers(0, 256, (6, 8, 3), dtype=np.uint8)).save(folder / f"{number:02}.png")
     return folder
 
 
-def both(folder: Path, count: int) -> None:
+def write_cats_and_dogs(folder: Path, count: int) -> None:
     for name in ("cat", "dog"):
-        put(folder / name, count)
+        write_images(folder / name, count)
 
 
-def sizes(data: ImageFolder) -> list[int]:
+def split_sizes(data: ImageFolder) -> list[int]:
     splits = data.load()
     return [len(part or ()) for part in (splits.train, splits.val, splits.test)]
 
 
-def files(data: ImageFolder) -> set[str]:
+def files_of(data: ImageFolder) -> set[str]:
     data.load()
     return {path.relative_to(data.path).as_posix() for part in data.parts.values() for path, _ in part}
 
@@ -38,7 +38,7 @@ def files(data: ImageFolder) -> set[str]:
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
-        (["train", "val"], [34, 8, 6]),  # test is cut from train
+        (["train", "val"], [34, 8, 6]),  # test is taken from train
         (["Train", "Test"], [34, 6, 8]),
         (["train"], [29, 5, 6]),
         (["train", "val", "test"], [40, 8, 8]),
@@ -49,11 +49,11 @@ def files(data: ImageFolder) -> set[str]:
         (["training_set/training_set", "test_set/test_set"], [34, 6, 8]),
     ],
 )
-def test_folders_named_as_splits_are_splits_and_a_missing_one_is_cut_from_train(names, expected, tmp_path):
+def test_folders_named_as_splits_are_used_and_a_missing_split_is_taken_from_train(names, expected, tmp_path):
     for number, name in enumerate(names):
-        both(tmp_path / name, 4 if number else 20)
+        write_cats_and_dogs(tmp_path / name, 4 if number else 20)
     data = ImageFolder(str(tmp_path), image_size=4)
-    assert data.classes == ["cat", "dog"] and sizes(data) == expected
+    assert data.classes == ["cat", "dog"] and split_sizes(data) == expected
     description = data.describe()
     assert description[0] == f"{sum(expected):,} images in {tmp_path}"
     for split, count in zip(("train", "val", "test"), expected, strict=True):
@@ -63,9 +63,9 @@ def test_folders_named_as_splits_are_splits_and_a_missing_one_is_cut_from_train(
 
 
 @pytest.mark.parametrize("names", [("bus", "car", "train"), ("invalid", "valid")])
-def test_a_class_may_be_named_as_a_split(names, tmp_path):
+def test_a_class_may_have_the_name_of_a_split(names, tmp_path):
     for name in names:
-        put(tmp_path / name, 5)
+        write_images(tmp_path / name, 5)
     assert ImageFolder(str(tmp_path), image_size=4).classes == list(names)
 
 
@@ -88,19 +88,19 @@ def test_a_class_may_be_named_as_a_split(names, tmp_path):
         (["pets/train/cat", "pets/train/dog"], "got pets/train. data.path=.*/pets"),
     ],
 )
-def test_ambiguous_folders_are_refused(folders, message, tmp_path):
+def test_ambiguous_folders_are_rejected(folders, message, tmp_path):
     for folder in folders:
-        put(tmp_path / folder, 5)
+        write_images(tmp_path / folder, 5)
     with pytest.raises(ConfigError, match=f"^data.path: expected .*{message}"):
         ImageFolder(str(tmp_path)).load()
 
 
-def test_folders_beside_two_splits_are_left_out_and_named(tmp_path):
+def test_other_folders_next_to_split_folders_are_left_out_and_named(tmp_path):
     for split in ("train", "test"):
-        both(tmp_path / split, 5)
-    put(tmp_path / "samples", 2)
+        write_cats_and_dogs(tmp_path / split, 5)
+    write_images(tmp_path / "samples", 2)
     data = ImageFolder(str(tmp_path), image_size=4)
-    assert sum(sizes(data)) == 20 and "left out: folder samples" in data.describe()
+    assert sum(split_sizes(data)) == 20 and "left out: folder samples" in data.describe()
 
 
 @pytest.mark.parametrize(
@@ -117,20 +117,20 @@ def test_folders_beside_two_splits_are_left_out_and_named(tmp_path):
         ("cat/.DS_Store", None),
     ],
 )
-def test_hidden_and_system_files_are_no_data_at_any_depth(leftover, message, tmp_path):
-    both(tmp_path, 10)
-    whole = files(ImageFolder(str(tmp_path)))
+def test_hidden_and_system_files_are_ignored_at_any_depth(leftover, message, tmp_path):
+    write_cats_and_dogs(tmp_path, 10)
+    whole = files_of(ImageFolder(str(tmp_path)))
     target = tmp_path / leftover
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes((tmp_path / "cat" / "00.png").read_bytes())
     data = ImageFolder(str(tmp_path))
-    assert data.classes == ["cat", "dog"] and files(data) == whole and len(whole) == 20
+    assert data.classes == ["cat", "dog"] and files_of(data) == whole and len(whole) == 20
     expected = [f"left out: 1 hidden or system files and folders such as {message}"] if message else []
     assert data.describe()[3:] == expected
 
 
 def test_other_files_are_counted_by_suffix(tmp_path):
-    both(tmp_path, 5)
+    write_cats_and_dogs(tmp_path, 5)
     for name in ("cat/a.heic", "dog/b.HEIC", "cat/notes.txt", "stray.png"):
         (tmp_path / name).write_bytes(b"")
     data = ImageFolder(str(tmp_path))
@@ -138,52 +138,52 @@ def test_other_files_are_counted_by_suffix(tmp_path):
     assert "left out: 2 .heic, 1 .txt, 1 images outside the folders of classes" in data.describe()
 
 
-def test_links_to_folders_are_followed_and_circles_are_not(tmp_path):
-    both(tmp_path / "set", 4)
+def test_links_to_folders_are_followed_except_in_cycles(tmp_path):
+    write_cats_and_dogs(tmp_path / "set", 4)
     for name in ("cat", "dog"):
-        put(tmp_path / "elsewhere" / name, 6, start=50)
+        write_images(tmp_path / "elsewhere" / name, 6, start=50)
         (tmp_path / "set" / name / "more").symlink_to(tmp_path / "elsewhere" / name)
-    put(tmp_path / "elsewhere" / "owl", 3)
+    write_images(tmp_path / "elsewhere" / "owl", 3)
     (tmp_path / "set" / "owl").symlink_to(tmp_path / "elsewhere" / "owl")
     for circle, target in (("cat/up", ".."), ("cat/self", "."), ("cat/more/back", "../../set/cat"), ("loop", ".")):
         (tmp_path / "set" / circle).symlink_to(target, target_is_directory=True)
     (tmp_path / "set" / "dog" / "again").symlink_to("more")
     data = ImageFolder(str(tmp_path / "set"))
-    found = files(data)
+    found = files_of(data)
     assert data.classes == ["cat", "dog", "owl"] and len(found) == 23 and "cat/more/50.png" in found
     assert "no image of loop: no output for it" in data.describe()
 
 
-def test_a_link_beside_the_folder_it_points_to_changes_nothing(tmp_path):
-    both(tmp_path, 4)
-    put(tmp_path / "cat" / "z", 2)
-    before = files(ImageFolder(str(tmp_path)))
+def test_a_link_to_a_sibling_folder_adds_no_files(tmp_path):
+    write_cats_and_dogs(tmp_path, 4)
+    write_images(tmp_path / "cat" / "z", 2)
+    before = files_of(ImageFolder(str(tmp_path)))
     (tmp_path / "cat" / "a").symlink_to("z")
-    assert files(ImageFolder(str(tmp_path))) == before
+    assert files_of(ImageFolder(str(tmp_path))) == before
 
 
 def test_a_class_without_images_gets_no_output_and_is_named(tmp_path):
     for split in ("train", "val"):
-        both(tmp_path / split, 10)
+        write_cats_and_dogs(tmp_path / split, 10)
         (tmp_path / split / "owl").mkdir()
     (tmp_path / "train" / "emu" / "deep").mkdir(parents=True)
     (tmp_path / "train" / "emu" / "deep" / "a.txt").write_text("")
     data = ImageFolder(str(tmp_path))
-    assert data.spec.classes == 2 and sum(sizes(data)) == 40
+    assert data.spec.classes == 2 and sum(split_sizes(data)) == 40
     assert "no image of emu, owl: no output for it" in data.describe()
 
 
-def test_a_class_that_a_split_lacks_is_named(tmp_path):
-    both(tmp_path / "train", 10)
-    put(tmp_path / "test" / "dog", 3)
+def test_a_class_missing_from_a_split_is_named(tmp_path):
+    write_cats_and_dogs(tmp_path / "train", 10)
+    write_images(tmp_path / "test" / "dog", 3)
     data = ImageFolder(str(tmp_path))
     data.load()
     assert "test has no image of cat" in data.describe()
 
 
-def test_the_same_image_in_two_splits_is_counted_with_a_pair(tmp_path, monkeypatch):
+def test_duplicate_images_across_splits_are_counted_with_an_example(tmp_path, monkeypatch):
     for split in ("train", "val", "test"):
-        both(tmp_path / split, 5)
+        write_cats_and_dogs(tmp_path / split, 5)
     data = ImageFolder(str(tmp_path))
     data.load()
     assert not any("copies" in line for line in data.describe())
@@ -197,9 +197,9 @@ def test_the_same_image_in_two_splits_is_counted_with_a_pair(tmp_path, monkeypat
     assert "copies: no image is in two splits among the first 1 of equal size" in data.describe()
 
 
-def test_of_many_classes_the_first_are_counted_and_the_range_of_all(tmp_path):
+def test_for_many_classes_the_first_counts_and_the_range_are_shown(tmp_path):
     for number in range(12):
-        put(tmp_path / f"c{number:02}", 2 + number)
+        write_images(tmp_path / f"c{number:02}", 2 + number)
     data = ImageFolder(str(tmp_path))
     data.load()
     assert data.describe()[2].endswith("c09 11, ... (12 classes of 2 to 13)")

@@ -47,7 +47,7 @@ def as_sorted(rows):
     return sorted((tuple(pixels), label) for pixels, label in pairs)
 
 
-def test_the_digits_are_those_of_scikit_learn_each_once():
+def test_the_splits_of_digits_contain_each_scikit_learn_digit_once():
     splits = Digits().load()
     parts = (splits.train, splits.val, splits.test)
     assert [len(part) for part in parts] == [1299, 248, 250]
@@ -56,7 +56,7 @@ def test_the_digits_are_those_of_scikit_learn_each_once():
     assert sorted(pair for part in parts for pair in as_sorted(part.rows)) == expected
 
 
-def test_each_class_of_the_digits_gives_its_part():
+def test_the_splits_of_digits_are_stratified():
     counts = np.bincount(load_digits().target)
     splits = Digits().load()
     for part in (splits.train, splits.val, splits.test):
@@ -64,19 +64,19 @@ def test_each_class_of_the_digits_gives_its_part():
         assert np.abs(found - counts * len(part) / 1797).max() <= 1.5
 
 
-def test_the_training_digits_have_about_mean_0_and_deviation_1():
+def test_the_training_digits_have_mean_0_and_standard_deviation_1():
     inputs = next(iter(Batches(Digits(batch_size=1).load().train, 2000)))["inputs"]
     assert float(inputs.mean()) == pytest.approx(0, abs=0.01) and float(inputs.std()) == pytest.approx(1, abs=0.01)
 
 
-def test_the_test_digits_do_not_change_when_no_validation_is_held_out():
+def test_the_test_digits_do_not_depend_on_the_validation_fraction():
     some, none = Digits().load(), Digits(validation=0).load()
     assert none.val is None and len(none.train) == 1547
     assert torch.equal(some.test.rows["pixels"], none.test.rows["pixels"])
 
 
 @pytest.mark.parametrize(("data", "folder"), [(MNIST, "MNIST"), (FashionMNIST, "FashionMNIST")])
-def test_idx_files_are_read_as_they_were_written(data, folder, tmp_path):
+def test_idx_files_are_read_correctly(data, folder, tmp_path):
     arrays = write_mnist(tmp_path, folder)
     splits = data(root=str(tmp_path), validation=0.25).load()
     assert [len(part) for part in (splits.train, splits.val, splits.test)] == [30, 10, 20]
@@ -89,14 +89,14 @@ def test_idx_files_are_read_as_they_were_written(data, folder, tmp_path):
     assert batch["inputs"].shape == (4, 1, 28, 28) and batch["targets"].tolist() == [0, 1, 2, 3]
 
 
-def test_without_validation_all_pictures_train(tmp_path):
+def test_without_validation_all_images_are_training_images(tmp_path):
     write_mnist(tmp_path)
     splits = MNIST(root=str(tmp_path), validation=0).load()
     assert splits.val is None and len(splits.train) == 40
 
 
 @pytest.mark.parametrize(("data", "name"), [(MNIST, "mnist"), (FashionMNIST, "fashion_mnist"), (CIFAR10, "cifar10")])
-def test_missing_files_are_refused_with_the_command_that_downloads_them(data, name, tmp_path):
+def test_missing_files_are_rejected_with_the_command_that_downloads_them(data, name, tmp_path):
     images = data(root=str(tmp_path / "nowhere"))
     assert images.spec.classes == 10
     with pytest.raises(ConfigError) as caught:
@@ -106,7 +106,7 @@ def test_missing_files_are_refused_with_the_command_that_downloads_them(data, na
     assert message.startswith("data.root:") and str(tmp_path / "nowhere") in message
 
 
-def test_a_torn_idx_file_is_refused_by_name(tmp_path):
+def test_a_truncated_idx_file_is_rejected_by_name(tmp_path):
     write_mnist(tmp_path)
     torn = tmp_path / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
     torn.write_bytes(torn.read_bytes()[:-5])
@@ -127,7 +127,7 @@ def test_cifar10_reads_its_arrays_with_the_channels_first(tmp_path):
 
 
 @pytest.mark.slow
-def test_cifar10_reads_torchvisions_folder_as_its_arrays(tmp_path, monkeypatch):
+def test_cifar10_reads_the_folder_of_torchvision(tmp_path, monkeypatch):
     from torchvision import datasets
 
     arrays = cifar_arrays()
@@ -157,7 +157,7 @@ def test_cifar10_reads_torchvisions_folder_as_its_arrays(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_download_that_fails_is_refused_in_one_line(tmp_path, monkeypatch):
+def test_a_failed_download_is_reported_in_one_line(tmp_path, monkeypatch):
     from torchvision import datasets
 
     monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
@@ -174,7 +174,7 @@ def test_a_download_that_fails_is_refused_in_one_line(tmp_path, monkeypatch):
         (CIFAR10, {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2470, 0.2435, 0.2616]}, 45_000),
     ],
 )
-def test_the_real_sets_have_their_known_sizes_and_scale(data, look, train):
+def test_the_downloaded_data_sets_have_their_known_sizes_and_are_normalized(data, look, train):
     try:
         splits = data(root=str(CACHE), **look).load()
     except ConfigError:

@@ -7,7 +7,7 @@ from dltrain.errors import ConfigError
 from dltrain.keyed_random import key, mix, uniform
 
 
-def pictures(count=64, channels=3, image_size=9):
+def random_images(count=64, channels=3, image_size=9):
     pixels = torch.from_numpy(
         np.random.default_rng(0).integers(0, 256, (count, channels, image_size, image_size), dtype=np.uint8)
     )
@@ -18,14 +18,14 @@ def keys(count, epoch=0):
     return mix(torch.arange(count) + key(0, epoch))
 
 
-def prepared(augment, mean=0.5, std=0.25):
-    rows = pictures()
+def prepare_images(augment, mean=0.5, std=0.25):
+    rows = random_images()
     source = ImageTransform(3, mean, std, augment).splits(rows, None, rows, 10).train
     return source, source.prepare(rows)
 
 
-def test_pixels_are_scaled_by_mean_and_deviation_of_each_channel():
-    rows = pictures()
+def test_pixels_are_normalized_by_mean_and_standard_deviation_per_channel():
+    rows = random_images()
     mean, std = [0.1, 0.5, 0.9], [0.2, 0.3, 0.4]
     batch = ImageTransform(3, mean, std, []).splits(rows, None, rows, 10).test.prepare(rows)
     expected = (rows["pixels"].double() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
@@ -33,14 +33,14 @@ def test_pixels_are_scaled_by_mean_and_deviation_of_each_channel():
     torch.testing.assert_close(batch["inputs"].double(), expected, atol=1e-5, rtol=0)
 
 
-def test_one_half_and_one_half_scale_to_minus_one_and_one():
+def test_mean_and_std_of_one_half_scale_pixels_from_minus_one_to_one():
     rows = {"pixels": torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1), "labels": torch.tensor([0, 1])}
     inputs = ImageTransform(1, 0.5, 0.5, []).splits(rows, None, rows, 10).test.prepare(rows)["inputs"]
     assert inputs.flatten().tolist() == pytest.approx([-1, 1], abs=1e-6)
 
 
-def test_flip_mirrors_half_of_the_pictures_and_leaves_the_others():
-    source, batch = prepared(["flip"])
+def test_flip_mirrors_about_half_of_the_images():
+    source, batch = prepare_images(["flip"])
     found = source.augment(batch, keys(64))["inputs"]
     flipped = uniform(keys(64), 3)[:, 0] < 0.5
     assert 16 < int(flipped.sum()) < 48
@@ -49,14 +49,17 @@ def test_flip_mirrors_half_of_the_pictures_and_leaves_the_others():
 
 
 @pytest.mark.parametrize("names", [["flip"], ["crop"], ["flip", "crop"]])
-def test_names_of_augmentations_mean_the_keys_of_the_group(names):
+def test_names_of_augmentations_mean_keys_of_the_group(names):
     keys_of = {"flip": {"flip": True}, "crop": {"shift": 4}}
-    (one, batch), (other, _) = prepared(names), prepared({k: v for name in names for k, v in keys_of[name].items()})
+    (one, batch), (other, _) = (
+        prepare_images(names),
+        prepare_images({k: v for name in names for k, v in keys_of[name].items()}),
+    )
     assert torch.equal(*(source.augment(batch, keys(64))["inputs"] for source in (one, other)))
 
 
-def test_crop_equals_a_crop_of_the_picture_padded_with_black():
-    source, batch = prepared(["crop"], mean=[0.2, 0.3, 0.4], std=[0.5, 0.6, 0.7])
+def test_crop_equals_a_crop_of_the_image_padded_with_black():
+    source, batch = prepare_images(["crop"], mean=[0.2, 0.3, 0.4], std=[0.5, 0.6, 0.7])
     found = source.augment(batch, keys(64))["inputs"]
     black = source.prepare({"pixels": torch.zeros(1, 3, 17, 17, dtype=torch.uint8), "labels": torch.zeros(1)})["inputs"]
     places = set()
@@ -70,8 +73,8 @@ def test_crop_equals_a_crop_of_the_picture_padded_with_black():
     assert {y for y, _ in places} == {x for _, x in places} == set(range(9))
 
 
-def test_augmentation_follows_the_keys_and_keeps_the_targets():
-    source, batch = prepared(["flip", "crop"])
+def test_augmentation_depends_only_on_the_keys_and_keeps_the_targets():
+    source, batch = prepare_images(["flip", "crop"])
     one, again, other = (source.augment(batch, keys(64, epoch)) for epoch in (0, 0, 1))
     assert torch.equal(one["inputs"], again["inputs"])
     assert not torch.equal(one["inputs"], other["inputs"])
@@ -80,8 +83,8 @@ def test_augmentation_follows_the_keys_and_keeps_the_targets():
     assert torch.equal(single["inputs"][0], one["inputs"][5])
 
 
-def test_only_training_pictures_are_augmented():
-    rows = pictures()
+def test_only_training_images_are_augmented():
+    rows = random_images()
     splits = ImageTransform(3, 0.5, 0.5, ["flip"]).splits(rows, rows, rows, 10)
     assert splits.train.augment is not None and splits.val.augment is None and splits.test.augment is None
 
@@ -94,6 +97,6 @@ def test_only_training_pictures_are_augmented():
         ({"std": [0.5, 0.0, 0.5]}, "data.std"),
     ],
 )
-def test_a_look_that_makes_no_sense_is_refused(arguments, part):
+def test_invalid_image_settings_are_rejected(arguments, part):
     with pytest.raises(ConfigError, match=part.replace("?", r"\?")):
         ImageTransform(**{"channels": 3, "mean": 0.5, "std": 0.5, "augment": [], **arguments})

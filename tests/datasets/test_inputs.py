@@ -1,4 +1,4 @@
-"""What users bring, read as the rows of a split: pictures of all kinds, arrays of all layouts, rows and texts."""
+"""Input files for prediction: images, arrays, tables, series and texts."""
 
 import io
 import re
@@ -27,22 +27,22 @@ from dltrain.datasets.time_series import TimeSeries
 from dltrain.errors import ConfigError
 
 
-def given(*paths: Path, **more) -> InputFiles:
+def inputs_of(*paths: Path, **more) -> InputFiles:
     return InputFiles(tuple(map(str, paths)), **more)
 
 
-def joined(pieces: Iterator[Inputs], key: str = "pixels") -> torch.Tensor:
+def concatenate(pieces: Iterator[Inputs], key: str = "pixels") -> torch.Tensor:
     return torch.cat([piece.rows[key] for piece in pieces])
 
 
 def read(paths: list[Path], shape: tuple[int, ...], white: float = 255.0, **more) -> torch.Tensor:
-    return joined(read_images(given(*paths, **more), ImageTransform(shape[0], 0.5, 0.5, [], white), shape))
+    return concatenate(read_images(inputs_of(*paths, **more), ImageTransform(shape[0], 0.5, 0.5, [], white), shape))
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
+# --- images ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_colour_picture_becomes_grey_and_a_grey_one_coloured(tmp_path):
+def test_color_images_become_gray_and_gray_images_color_as_the_model_needs(tmp_path):
     Image.new("RGB", (5, 5), (250, 100, 10)).save(tmp_path / "colour.png")
     Image.new("L", (5, 5), 77).save(tmp_path / "grey.png")
     grey = read([tmp_path / "colour.png", tmp_path / "grey.png"], (1, 5, 5))
@@ -54,7 +54,7 @@ def test_a_colour_picture_becomes_grey_and_a_grey_one_coloured(tmp_path):
     assert with_alpha[0, :, 2, 2].tolist() == [250, 100, 10, 255]
 
 
-def test_grey_levels_of_16_bits_keep_their_shades(tmp_path):
+def test_gray_images_of_16_bits_are_scaled_to_8_bits(tmp_path):
     levels = np.random.default_rng(0).integers(0, 2**16, (6, 5), dtype=np.uint16)
     expected = np.round(levels / 257)
     (tmp_path / "p.ppm").write_bytes(b"P5\n5 6\n65535\n" + levels.byteswap().tobytes())
@@ -75,13 +75,13 @@ def test_grey_levels_of_16_bits_keep_their_shades(tmp_path):
         (np.arange(30, dtype=np.int32) - 1, "whole numbers from -1 to 28"),
     ],
 )
-def test_grey_levels_on_an_unknown_scale_are_refused(levels, message, tmp_path):
+def test_gray_images_on_an_unknown_scale_are_rejected(levels, message, tmp_path):
     Image.fromarray(levels.reshape(6, 5)).save(tmp_path / "a.tif")
     with pytest.raises(ConfigError, match=f"INPUT 1: expected a readable image at .*a.tif, got .*{message}"):
         read([tmp_path / "a.tif"], (1, 6, 5))
 
 
-def test_what_is_transparent_lies_on_white(tmp_path):
+def test_transparent_pixels_are_blended_with_white(tmp_path):
     alpha = np.linspace(0, 255, 16).round().astype(np.uint8).reshape(4, 4)
     dot = np.stack([np.zeros_like(alpha), alpha], axis=2)
     Image.fromarray(dot, "LA").save(tmp_path / "la.png")
@@ -98,14 +98,14 @@ def test_what_is_transparent_lies_on_white(tmp_path):
             assert np.array_equal(read([tmp_path / name], (4, 4, 4))[0, 3], alpha)
 
 
-def test_a_picture_of_a_hundred_million_pixels_is_read_without_a_warning(tmp_path):
+def test_an_image_of_ninety_million_pixels_is_read_without_a_warning(tmp_path):
     Image.new("1", (10_000, 9_000), 1).save(tmp_path / "large.png")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert (read([tmp_path / "large.png"], (1, 4, 4)) == 255).all()
 
 
-def test_a_picture_of_another_size_is_scaled_alike_and_cut_evenly(tmp_path):
+def test_an_image_of_another_size_is_scaled_and_cropped_at_the_center(tmp_path):
     pixels = np.zeros((20, 60), dtype=np.uint8)
     pixels[:, 20:40] = 200
     Image.fromarray(pixels).save(tmp_path / "wide.png")
@@ -114,16 +114,16 @@ def test_a_picture_of_another_size_is_scaled_alike_and_cut_evenly(tmp_path):
     assert read([tmp_path / "wide.png"], (1, 8, 16)).shape == (1, 1, 8, 16)
 
 
-def test_a_picture_that_a_camera_turned_is_upright(tmp_path):
+def test_an_image_is_rotated_according_to_its_exif_data(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (6, 4), dtype=np.uint8)
     turned = Image.fromarray(np.rot90(pixels))
     exif = turned.getexif()
-    exif[0x0112] = 6  # turn it a quarter clockwise to see it
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise for display
     turned.save(tmp_path / "turned.png", exif=exif)
     assert np.array_equal(read([tmp_path / "turned.png"], (1, 6, 4))[0, 0].numpy(), pixels)
 
 
-def test_bytes_are_brought_to_the_scale_of_the_set(tmp_path):
+def test_bytes_are_converted_to_the_scale_of_the_data_set(tmp_path):
     Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(tmp_path / "all.png")
     sixteen = read([tmp_path / "all.png"], (1, 16, 16), white=16.0)
     assert sixteen.dtype == torch.uint8 and sixteen.flatten()[[0, 8, 128, 255]].tolist() == [0, 1, 8, 16]
@@ -132,18 +132,18 @@ def test_bytes_are_brought_to_the_scale_of_the_set(tmp_path):
     assert torch.allclose(one.flatten(), torch.arange(256) / 255)
 
 
-def test_folders_are_read_in_order_with_all_below_and_nothing_that_is_no_picture(tmp_path):
+def test_folders_are_read_recursively_in_order_and_other_files_ignored(tmp_path):
     for number, name in enumerate(["b.png", "a/z.JPG", "a/c.bmp"]):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("L", (2, 2), 100 * number).save(tmp_path / name)
     (tmp_path / "a" / "notes.txt").write_text("no picture")
-    pieces = list(read_images(given(tmp_path, batch_size=2), ImageTransform(1, 0.5, 0.5, []), (1, 2, 2)))
+    pieces = list(read_images(inputs_of(tmp_path, batch_size=2), ImageTransform(1, 0.5, 0.5, []), (1, 2, 2)))
     names = [name["input"] for piece in pieces for name in piece.names]
     assert names == [str(tmp_path / name) for name in ("a/c.bmp", "a/z.JPG", "b.png")]
     assert [len(piece.names) for piece in pieces] == [2, 1]
 
 
-def test_pixels_of_an_array_must_be_on_the_scale_of_the_set(tmp_path):
+def test_pixels_of_an_array_must_be_on_the_scale_of_the_data_set(tmp_path):
     shape = (1, 8, 8)
     for values, white, message in (
         (np.zeros((2, 8, 8)), 255.0, "bytes from 0 to 255 in .*x.npy.0., as in training, got float64"),
@@ -162,7 +162,7 @@ def test_pixels_of_an_array_must_be_on_the_scale_of_the_set(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 7), (1, 5, 7), (4, 2), (6,)])
-def test_arrays_hold_one_example_or_many_and_channels_first_or_last(shape, tmp_path):
+def test_arrays_may_have_one_or_many_examples_and_channels_first_or_last(shape, tmp_path):
     values = np.random.default_rng(0).random((9, *shape)).astype(np.float32)
     layouts = [values]
     if len(shape) == 3:
@@ -172,15 +172,17 @@ def test_arrays_hold_one_example_or_many_and_channels_first_or_last(shape, tmp_p
     for layout in layouts:
         np.save(tmp_path / "many.npy", layout)
         np.save(tmp_path / "one.npy", layout[4])
-        assert np.array_equal(joined(read_arrays(given(tmp_path / "many.npy", batch_size=4), shape), "inputs"), values)
-        assert np.array_equal(joined(read_arrays(given(tmp_path / "one.npy"), shape), "inputs"), values[4:5])
+        assert np.array_equal(
+            concatenate(read_arrays(inputs_of(tmp_path / "many.npy", batch_size=4), shape), "inputs"), values
+        )
+        assert np.array_equal(concatenate(read_arrays(inputs_of(tmp_path / "one.npy"), shape), "inputs"), values[4:5])
 
 
-def test_of_several_arrays_the_inputs_are_taken(tmp_path):
+def test_inputs_are_chosen_from_an_archive_of_several_arrays(tmp_path):
     x, y = np.random.default_rng(0).random((3, 2)), np.zeros(3)
     for name, arrays in (("x", {"x": x, "y": y}), ("test", {"x_train": y, "x_test": x}), ("only", {"anything": x})):
         np.savez(tmp_path / f"{name}.npz", **arrays)
-        assert joined(read_arrays(given(tmp_path / f"{name}.npz"), (2,)), "inputs").shape == (3, 2)
+        assert concatenate(read_arrays(inputs_of(tmp_path / f"{name}.npz"), (2,)), "inputs").shape == (3, 2)
     np.savez(tmp_path / "unclear.npz", a=x, b=x)
     np.savez(tmp_path / "none.npz")
     (tmp_path / "half.npz").write_bytes((tmp_path / "x.npz").read_bytes()[:200])
@@ -194,10 +196,10 @@ def test_of_several_arrays_the_inputs_are_taken(tmp_path):
         ("words.npy", "finite numbers in"),
     ):
         with pytest.raises(ConfigError, match=f"INPUT 1: expected {message}"):
-            list(read_arrays(given(tmp_path / name), (2,)))
+            list(read_arrays(inputs_of(tmp_path / name), (2,)))
 
 
-def test_vectors_and_float_pictures_of_an_npz_are_read_like_its_own(tmp_path):
+def test_npz_inputs_are_read_like_the_test_split(tmp_path):
     random = np.random.default_rng(0)
     for shape in ((7,), (6, 2), (5, 5, 3)):
         x = random.random((20, *shape)).astype(np.float32)
@@ -205,12 +207,12 @@ def test_vectors_and_float_pictures_of_an_npz_are_read_like_its_own(tmp_path):
         data = Npz(str(tmp_path / "data.npz"))
         own = data.load().test.rows
         key = "pixels" if "pixels" in own else "inputs"
-        assert torch.equal(joined(data.inputs(given(tmp_path / "data.npz", batch_size=8)), key), own[key])
+        assert torch.equal(concatenate(data.inputs(inputs_of(tmp_path / "data.npz", batch_size=8)), key), own[key])
 
 
-def test_an_example_before_a_mistake_comes_before_it_is_raised(tmp_path):
+def test_examples_before_an_invalid_input_are_yielded_before_the_error(tmp_path):
     np.save(tmp_path / "good.npy", np.zeros((3, 2)))
-    pieces = read_arrays(given(tmp_path / "good.npy", tmp_path / "gone.npy", batch_size=2), (2,))
+    pieces = read_arrays(inputs_of(tmp_path / "good.npy", tmp_path / "gone.npy", batch_size=2), (2,))
     assert [len(next(pieces).names) for _ in range(2)] == [2, 1]
     with pytest.raises(ConfigError, match=r"INPUT 2: expected a readable file at .*gone.npy, got No such file"):
         next(pieces)
@@ -219,7 +221,7 @@ def test_an_example_before_a_mistake_comes_before_it_is_raised(tmp_path):
 # --- tables, series and texts -----------------------------------------------------------------------------------------
 
 
-def test_a_table_in_pieces_is_the_table_in_one():
+def test_a_table_read_in_pieces_equals_the_whole_table():
     lines = ['"a,b;c";x\n', "1,5;2\n", "\n", "2,5;3\n", "3,5;4\n", "\n", "\n"]
     path = Path("a.csv")
     (whole,) = csv_file.iterate_tables(lines, path, None)
@@ -235,14 +237,14 @@ def rows_of(table):
     return [[cells[row] for cells in table.columns] for row in range(len(table))]
 
 
-def test_an_empty_line_of_one_column_is_a_missing_value_unless_nothing_follows():
+def test_an_empty_line_is_a_missing_value_in_a_single_column_except_at_the_end():
     (table,) = csv_file.iterate_tables(["x\n", "1\n", "\n", "3\n", "\n"], Path("a.csv"), None)
     assert rows_of(table) == [["1"], [""], ["3"]] and table.lines.tolist() == [2, 3, 4]
     pieces = list(csv_file.iterate_tables(["x\n", "1\n", "\n", "3\n", "\n"], Path("a.csv"), 1))
     assert [rows_of(piece) for piece in pieces] == [[["1"]], [[""]], [["3"]]]
 
 
-def test_rows_are_standardised_with_the_mean_of_training_and_unknown_words_are_zeros(tmp_path):
+def test_rows_are_normalized_as_in_training_and_unknown_words_become_zeros(tmp_path):
     random = np.random.default_rng(0)
     numbers, words = random.normal(3, 2, 50).round(3), random.choice(["red", "blue"], 50)
     content = "".join(f"{n},{w},{k % 3}.25\n" for k, (n, w) in enumerate(zip(numbers, words, strict=True)))
@@ -250,18 +252,18 @@ def test_rows_are_standardised_with_the_mean_of_training_and_unknown_words_are_z
     data = CsvTable(str(tmp_path / "a.csv"), column="price", missing="mean")
     train = data.parts[0].numpy()
     (tmp_path / "new.csv").write_text("colour,size\nred,4.5\ngreen,\n")
-    (piece,) = data.inputs(given(tmp_path / "new.csv"))
+    (piece,) = data.inputs(inputs_of(tmp_path / "new.csv"))
     standard = (4.5 - numbers[train].mean()) / numbers[train].std()
     assert piece.rows["inputs"].tolist() == [[pytest.approx(standard), 0.0, 1.0], [0.0, 0.0, 0.0]]
     own = data.load().test.rows
     assert torch.equal(piece.rows["shift"], own["shift"][:2]) and torch.equal(piece.rows["scale"], own["scale"][:2])
 
 
-def test_what_follows_a_series_is_unknown_and_its_scale_is_that_of_training(tmp_path):
+def test_a_new_series_has_nan_targets_and_the_scale_of_training(tmp_path):
     (tmp_path / "a.csv").write_text("x\n" + "".join(f"{n % 7 + 0.1 * n:.2f}\n" for n in range(60)))
     data = TimeSeries(path=str(tmp_path / "a.csv"), window=5, horizon=3, normalise="train")
     (tmp_path / "new.csv").write_text("x\n" + "".join(f"{100 + n}\n" for n in range(8)))
-    (piece,) = data.inputs(given(tmp_path / "new.csv"))
+    (piece,) = data.inputs(inputs_of(tmp_path / "new.csv"))
     batch = data.load().test.prepare(dict(piece.rows))
     train = np.loadtxt(tmp_path / "a.csv", skiprows=1)[: 60 - 2 * 9]
     expected = (np.arange(103, 108) - train.mean()) / train.std()
@@ -270,10 +272,10 @@ def test_what_follows_a_series_is_unknown_and_its_scale_is_that_of_training(tmp_
     assert piece.names == [{"input": str(tmp_path / "new.csv"), "time": None}] * 3
 
 
-def test_a_text_is_whole_and_what_follows_it_is_unknown(tmp_path):
+def test_a_text_is_read_whole_and_its_last_target_is_ignored(tmp_path):
     (tmp_path / "a.txt").write_text("abcdefgh" * 50)
     data = Text(str(tmp_path / "a.txt"), context_length=4)
-    first, second = data.inputs(given(tmp_path / "a.txt", text="head"))
+    first, second = data.inputs(inputs_of(tmp_path / "a.txt", text="head"))
     batch = data.load().test.prepare(dict(first.rows))
     assert batch["inputs"].tolist() == [[7, 4, 0, 3]] and batch["targets"].tolist() == [[4, 0, 3, -1]]
     assert second.rows["tokens"].shape == (1, 401) and second.names == [{"input": str(tmp_path / "a.txt")}]
@@ -282,7 +284,7 @@ def test_a_text_is_whole_and_what_follows_it_is_unknown(tmp_path):
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def test_standard_input_stays_open_for_whoever_comes_next(monkeypatch):
+def test_reading_standard_input_does_not_close_it(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\ufeffa,é\n1,2\n".encode())))
     (file,) = InputFiles(("-",)).expand("anything")
     with file.open_text() as lines:
@@ -290,7 +292,7 @@ def test_standard_input_stays_open_for_whoever_comes_next(monkeypatch):
     assert not sys.stdin.buffer.closed
 
 
-def test_a_file_that_may_not_be_read_is_said_before_anything_else(tmp_path):
+def test_missing_input_files_are_all_reported_with_the_nearest_name(tmp_path):
     (tmp_path / "secret.csv").write_text("a\n1\n")
     (tmp_path / "secret.csv").chmod(0)
     long = "x" * 5000
@@ -300,28 +302,28 @@ def test_a_file_that_may_not_be_read_is_said_before_anything_else(tmp_path):
     assert f"Did you mean {tmp_path / 'secret.csv'}?" in caught.value.problems[0]
 
 
-def test_digits_given_as_pictures_of_sixteen_levels_come_back_exactly(tmp_path):
+def test_digits_saved_as_images_are_read_back_exactly(tmp_path):
     data = Digits()
     own = data.load().test.rows["pixels"][:20]
     for number, pixels in enumerate(own):
         Image.fromarray((pixels[0].double() * 255 / 16).round().to(torch.uint8).numpy()).save(
             tmp_path / f"{number:02}.png"
         )
-    assert torch.equal(joined(data.inputs(given(tmp_path))), own)
+    assert torch.equal(concatenate(data.inputs(inputs_of(tmp_path))), own)
 
 
 HEADS = ["{'descr': '<f8', 'shape': (2,), ", "{'descr': }", "{'descr': '<f8', 'fortran_order': 1, 1: (2,)}", "((("]
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_a_damaged_head_of_an_array_is_refused(tmp_path, head):
+def test_a_damaged_array_header_is_rejected(tmp_path, head):
     words = head.encode().ljust(118)
     (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(words).to_bytes(2, "little") + words + bytes(16))
     with pytest.raises(ConfigError, match=r"^INPUT 1: expected readable arrays in .*x.npy"):
-        next(read_arrays(given(tmp_path / "x.npy"), (2,)))
+        next(read_arrays(inputs_of(tmp_path / "x.npy"), (2,)))
 
 
-def test_an_encrypted_archive_is_refused_in_training_and_prediction(tmp_path):
+def test_an_encrypted_archive_is_rejected_in_training_and_prediction(tmp_path):
     np.savez(tmp_path / "x.npz", **dict.fromkeys(("x_train", "y_train", "x_test", "y_test"), np.eye(2)))
     content = bytearray((tmp_path / "x.npz").read_bytes())
     for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
@@ -331,18 +333,18 @@ def test_an_encrypted_archive_is_refused_in_training_and_prediction(tmp_path):
     with pytest.raises(ConfigError, match=r"^data.path: expected a complete .npz file at .*encrypted"):
         Npz(str(tmp_path / "x.npz"))
     with pytest.raises(ConfigError, match=r"^INPUT 1: expected readable arrays in .*encrypted"):
-        next(read_arrays(given(tmp_path / "x.npz"), (2,)))
+        next(read_arrays(inputs_of(tmp_path / "x.npz"), (2,)))
 
 
-def test_arrays_of_a_user_that_are_larger_than_the_memory_are_refused_unread(tmp_path):
+def test_arrays_larger_than_the_memory_are_rejected_before_reading(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as bomb:
         bomb.writestr("x.npy", bytes(16))
-        bomb.filelist[0].file_size = 2**50  # the directory at the end says how large each will be
+        bomb.filelist[0].file_size = 2**50  # the size in the central directory
     with pytest.raises(ConfigError, match=r"^INPUT 1: .* 1,125,900 GB uncompressed"):
-        next(read_arrays(given(tmp_path / "x.npz"), (2,)))
+        next(read_arrays(inputs_of(tmp_path / "x.npz"), (2,)))
 
 
-def test_an_array_without_examples_is_refused(tmp_path):
+def test_an_array_without_examples_is_rejected(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((0, 2)))
     with pytest.raises(ConfigError, match=r"INPUT 1: expected at least one example in .*x.npy, got an array \(0, 2\)"):
-        next(read_arrays(given(tmp_path / "x.npy"), (2,)))
+        next(read_arrays(inputs_of(tmp_path / "x.npy"), (2,)))

@@ -1,4 +1,4 @@
-"""Training examples whose labels are held back."""
+"""Training with labels for only some of the examples."""
 
 import subprocess
 import sys
@@ -16,13 +16,13 @@ def pixels(source):
     return sorted(map(tuple, source.rows["pixels"].flatten(1).tolist()))
 
 
-def test_without_the_key_all_labels_are_known():
+def test_without_num_labels_all_examples_are_labelled():
     splits = Digits().load()
     assert len(splits.train) == 1299 and splits.unlabelled is None
 
 
 @pytest.mark.parametrize("count", [1, 10, 107, 1299])
-def test_so_many_labels_are_known_and_all_pictures(count):
+def test_num_labels_limits_the_labelled_examples_but_not_the_unlabelled_ones(count):
     whole, some = Digits().load(), Digits(num_labels=count).load()
     assert len(some.train) == count and len(some.unlabelled) == 1299
     assert set(some.unlabelled.rows) == {"pixels"}
@@ -33,13 +33,13 @@ def test_so_many_labels_are_known_and_all_pictures(count):
         assert torch.equal(getattr(some, part).rows["labels"], getattr(whole, part).rows["labels"])
 
 
-def test_a_batch_without_labels_holds_inputs_only_and_is_augmented_as_the_others():
+def test_an_unlabelled_batch_has_only_inputs_and_the_same_augmentation():
     splits = Digits(num_labels=20, augment=["crop"]).load()
     assert {frozenset(batch) for batch in Batches(splits.unlabelled, 64, training=True)} == {frozenset({"inputs"})}
     assert splits.unlabelled.augment is splits.train.augment is not None
 
 
-def test_every_class_keeps_its_share_and_always_the_same_examples():
+def test_labelled_examples_are_stratified_and_always_the_same():
     one, other = (Digits(num_labels=100).load().train.rows for _ in range(2))
     assert torch.equal(one["pixels"], other["pixels"])
     shares = torch.bincount(Digits().load().train.rows["labels"].long(), minlength=10) * 100 / 1299
@@ -48,19 +48,19 @@ def test_every_class_keeps_its_share_and_always_the_same_examples():
 
 @pytest.mark.parametrize("data", [MNIST, FashionMNIST])
 @pytest.mark.parametrize(("validation", "all_of_them"), [(0.0, 60), (0.1, 54)])
-def test_the_sets_of_60_000_hold_labels_back_too(data, validation, all_of_them, data_root):
+def test_mnist_and_fashion_mnist_support_num_labels(data, validation, all_of_them, data_root):
     splits = data(root=str(data_root), num_labels=20, validation=validation).load()
     assert len(splits.train) == 20 and len(splits.unlabelled) == all_of_them
     assert torch.bincount(splits.train.rows["labels"].long()).tolist() == pytest.approx([2] * 10, abs=1)
 
 
-def test_more_labels_than_there_are_examples_are_refused(data_root):
+def test_more_labels_than_training_examples_are_rejected(data_root):
     with pytest.raises(ConfigError, match=r"data\.num_labels: expected from 1 to 54, the number of training .*got 55"):
         MNIST(root=str(data_root), num_labels=55).load()
 
 
 @pytest.mark.parametrize("value", ["0", "-5", "many", "2.5"])
-def test_what_is_no_number_of_labels_is_refused_in_one_line(value, tmp_path):
+def test_an_invalid_number_of_labels_is_rejected_in_one_line(value, tmp_path):
     call = [sys.executable, "-m", "dltrain", "model=mlp", "data=digits", f"data.num_labels={value}"]
     done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -21,7 +21,7 @@ NAMED = {"classes": 3, "class_names": ("0", "1", "2")}
 
 
 @pytest.mark.parametrize("shape", [(20, 6, 8, 3), (20, 3, 6, 8), (20, 6, 8)])
-def test_bytes_are_pictures_in_any_layout(shape, tmp_path):
+def test_bytes_are_images_with_channels_first_last_or_absent(shape, tmp_path):
     x = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     data = Npz(save(tmp_path / "a.npz", x, CLASSES))
     first = x[:, None] if x.ndim == 3 else x if shape[1] == 3 else x.transpose(0, 3, 1, 2)
@@ -34,7 +34,7 @@ def test_bytes_are_pictures_in_any_layout(shape, tmp_path):
     assert batch["targets"].tolist() == [0, 1, 2, 0]
 
 
-def test_floats_with_four_axes_are_pictures_from_0_to_1(tmp_path):
+def test_floats_with_four_axes_are_images_with_values_from_0_to_1(tmp_path):
     x = np.random.default_rng(0).random((20, 5, 5, 1))
     batch = next(iter(Batches(Npz(save(tmp_path / "a.npz", x, CLASSES), mean=0.2, std=0.4).load().test, 4)))
     np.testing.assert_allclose(batch["inputs"], (x[:4].transpose(0, 3, 1, 2) - 0.2) / 0.4, atol=1e-5)
@@ -48,7 +48,7 @@ def test_floats_with_three_axes_are_sequences(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.int64, np.bool_])
-def test_vectors_state_their_size_only(kind, tmp_path):
+def test_vectors_provide_only_their_size(kind, tmp_path):
     x = np.random.default_rng(0).normal(size=(20, 7)).astype(kind)
     data = Npz(save(tmp_path / "a.npz", x, CLASSES))
     assert facts(data) == {"shape": (7,), "size": 7, **NAMED}
@@ -56,7 +56,7 @@ def test_vectors_state_their_size_only(kind, tmp_path):
 
 
 @pytest.mark.parametrize(("y", "targets"), [(np.linspace(0, 1, 20), 1), (np.ones((20, 3)), 3)])
-def test_floats_to_predict_are_targets(y, targets, tmp_path):
+def test_float_labels_are_regression_targets(y, targets, tmp_path):
     data = Npz(save(tmp_path / "a.npz", np.ones((20, 7)), y))
     assert (data.spec.targets, data.spec.classes) == (targets, None)
     found = next(iter(Batches(data.load().test, 4)))["targets"].numpy()
@@ -64,7 +64,7 @@ def test_floats_to_predict_are_targets(y, targets, tmp_path):
     assert found.dtype == np.float32
 
 
-def test_a_class_that_only_the_test_holds_counts_and_is_said(tmp_path):
+def test_a_class_found_only_in_the_test_data_counts_and_is_reported(tmp_path):
     data = Npz(save(tmp_path / "a.npz", np.ones((20, 7)), CLASSES, y_test=np.array([0, 1, 2, 5])))
     assert data.spec.class_names == ("0", "1", "2", "5")
     data.load()
@@ -92,14 +92,14 @@ def test_training_and_validation_share_the_training_arrays(tmp_path):
         ({"x_train": np.ones((20, 2, 2, 2, 2))}, "(20, 2, 2, 2, 2)"),
     ],
 )
-def test_arrays_that_make_no_sense_are_refused(changed, part, tmp_path):
+def test_inconsistent_arrays_are_rejected(changed, part, tmp_path):
     path = save(tmp_path / "a.npz", np.ones((20, 7)), CLASSES, **changed)
     with pytest.raises(ConfigError) as caught:
         Npz(path).load()
     assert part in str(caught.value) and str(caught.value).startswith("data.path")
 
 
-def test_a_file_that_is_no_npz_is_refused(tmp_path):
+def test_a_file_that_is_not_an_npz_archive_is_rejected(tmp_path):
     (tmp_path / "a.npz").write_text("hello")
     with pytest.raises(ConfigError, match=r"complete \.npz"):
         Npz(str(tmp_path / "a.npz"))

@@ -1,4 +1,4 @@
-"""Series in files as people have them: dates, seasons, order, panels, columns that are no series."""
+"""Real-world time series files: dates, seasons, order, panels, and columns that are not series."""
 
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,13 @@ FORMS = ["%Y-%m-%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%y", "%d %B %Y", "%b %d, %Y"
 
 
 def write(path: Path, **columns: Any) -> str:
-    """Write columns to a file, after their names in the order of the arguments."""
+    """Write columns to a CSV file in the order of the arguments; return its path."""
     pd.DataFrame(columns).to_csv(path / "a.csv", index=False)
     return str(path / "a.csv")
 
 
 def read(path: str, **arguments: Any) -> TimeSeries:
-    """Read a series with short windows and load it."""
+    """Load a series with short windows."""
     data = TimeSeries(path=path, **{"window": 8, "horizon": 3, **arguments})
     data.load()
     return data
@@ -39,7 +39,7 @@ def batch_of(source: Source) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_dates_in_any_form_give_the_season_and_the_dates_that_follow(form: str, tmp_path: Path) -> None:
+def test_dates_in_any_format_give_the_season_and_the_forecast_dates(form: str, tmp_path: Path) -> None:
     data = read(write(tmp_path, date=DAYS.strftime(form), value=VALUES))
     assert data.spec.season == 7 and data.spec.target_names == ("value",)
     (piece,) = data.inputs(InputFiles())
@@ -55,7 +55,7 @@ def test_dates_in_any_form_give_the_season_and_the_dates_that_follow(form: str, 
         "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre",
     ],
 )
-def test_months_in_other_languages_are_dates(months: str, tmp_path: Path) -> None:
+def test_month_names_in_other_languages_are_parsed(months: str, tmp_path: Path) -> None:
     names = months.split()
     dates = [f"{day.day} {names[day.month - 1]} {day.year}" for day in DAYS]
     assert read(write(tmp_path, day=dates, value=VALUES)).spec.season == 7
@@ -64,30 +64,30 @@ def test_months_in_other_languages_are_dates(months: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("step", "season"), [("1min", 1440), ("5min", 288), ("15min", 96), ("30min", 48), ("1h", 24), ("1D", 7)]
 )
-def test_the_season_of_hours_and_minutes_is_a_day(step: str, season: int, tmp_path: Path) -> None:
+def test_the_season_of_hourly_and_finer_data_is_a_day(step: str, season: int, tmp_path: Path) -> None:
     rows = 4 * season
     times = pd.date_range("2024-03-01", periods=rows, freq=step).strftime("%Y-%m-%d %H:%M")
     path = write(tmp_path, time=times, value=np.arange(rows) % season * 0.5)
     assert TimeSeries(path=path, window=8, horizon=3).spec.season == season
 
 
-def test_rows_of_weekdays_have_a_season_of_five(tmp_path: Path) -> None:
+def test_weekday_data_have_a_season_of_five(tmp_path: Path) -> None:
     days = pd.bdate_range("2020-01-01", periods=200)
     data = read(write(tmp_path, date=days.strftime("%Y-%m-%d"), value=VALUES))
     assert data.spec.season == 5 and not data.notes
 
 
 @pytest.mark.parametrize("form", ["%Y-%m-%d", "%m/%d/%Y", "%d.%m.%Y"])
-def test_rows_that_are_not_in_the_order_of_time_are_refused(form: str, tmp_path: Path) -> None:
+def test_rows_not_in_time_order_are_rejected(form: str, tmp_path: Path) -> None:
     for order in (slice(None, None, -1), np.random.default_rng(0).permutation(200)):
         path = write(tmp_path, date=DAYS.strftime(form)[order], value=VALUES[order])
         with pytest.raises(ConfigError, match=r"rows in the order of time.*Sort the file, oldest row first"):
             read(path)
 
 
-def test_dates_with_two_readings_are_refused_unless_the_order_is_given(tmp_path: Path) -> None:
+def test_ambiguous_dates_are_rejected_unless_day_first_is_set(tmp_path: Path) -> None:
     path = write(tmp_path, date=[f"{row:02}/01/2020" for row in range(1, 13)], value=VALUES[:12])
-    with pytest.raises(ConfigError, match=r"data.day_first: expected dates that can be read in one way only"):
+    with pytest.raises(ConfigError, match=r"data.day_first: expected unambiguous dates in column"):
         read(path)
     for day_first, following in ((True, "13/01/2020"), (False, "01/01/2021")):
         data = TimeSeries(path=path, window=2, horizon=1, day_first=day_first)
@@ -100,21 +100,21 @@ def test_missing_rows_are_counted(tmp_path: Path) -> None:
     assert any("18 rows are missing, first before 2020-03-09 in line 52" in line for line in data.describe())
 
 
-def test_a_day_that_comes_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
+def test_a_repeated_date_is_rejected_with_both_lines(tmp_path: Path) -> None:
     rows = np.insert(np.arange(200), 10, 9)
     with pytest.raises(ConfigError, match=r"one row for each time in .*, got 2020-01-10 in lines 11 and 12"):
         read(write(tmp_path, date=DAYS.strftime("%Y-%m-%d")[rows], value=VALUES[rows]))
 
 
 def panel(by: list[str]) -> pd.DataFrame:
-    """Return four stores of different sizes, sorted by some columns."""
+    """Return series of four stores of different sizes, sorted by the columns `by`."""
     stores = {store: VALUES * size for store, size in zip("ABCD", (1.0, 10.0, 100.0, 1.5), strict=True)}
     parts = [pd.DataFrame({"date": DAYS, "store": store, "sales": sales}) for store, sales in stores.items()]
     return pd.concat(parts).sort_values(by, kind="stable")
 
 
 @pytest.mark.parametrize("by", [["date", "store"], ["store", "date"]])
-def test_several_series_in_one_file_are_refused_and_the_column_that_tells_them_apart_named(
+def test_several_series_in_one_file_are_rejected_with_the_column_that_identifies_them(
     by: list[str], tmp_path: Path
 ) -> None:
     path = write(tmp_path, **panel(by))
@@ -126,7 +126,7 @@ def test_several_series_in_one_file_are_refused_and_the_column_that_tells_them_a
 
 
 @pytest.mark.parametrize("normalise", ["last", "window", "train"])
-def test_windows_of_a_panel_are_those_of_its_series_by_themselves(normalise: str, tmp_path: Path) -> None:
+def test_windows_of_a_panel_equal_those_of_each_series_alone(normalise: str, tmp_path: Path) -> None:
     path = write(tmp_path, **panel(["date", "store"]))
     whole = read(path, group="store", normalise=normalise)
     assert whole.spec.series_names == tuple("ABCD")
@@ -147,17 +147,17 @@ def test_errors_of_a_panel_are_listed_by_series(tmp_path: Path) -> None:
     assert metrics["mae"] == pytest.approx(np.mean([metrics[f"mae {store}"] for store in "ABCD"]), rel=1e-5)
 
 
-def test_each_series_of_a_panel_is_predicted_on_from_its_own_end(tmp_path: Path) -> None:
+def test_each_series_of_a_panel_is_forecast_from_its_own_last_row(tmp_path: Path) -> None:
     data = read(write(tmp_path, **panel(["date", "store"])), group="store")
     pieces = list(data.inputs(InputFiles()))
     assert [piece.names[0]["series"] for piece in pieces] == list("ABCD")
     assert {piece.names[0]["time"] for piece in pieces} == {"2020-07-19"}
     write(tmp_path, **panel(["date"]).replace({"store": {"A": "E"}}))
-    with pytest.raises(ConfigError, match=r"INPUT 1: expected a value of column store that training had: A, B, C, D"):
+    with pytest.raises(ConfigError, match=r"INPUT 1: expected a value of column store in training: A, B, C, D"):
         list(data.inputs(InputFiles((str(tmp_path / "a.csv"),))))
 
 
-def test_row_numbers_and_flags_are_not_forecast_unless_named(tmp_path: Path) -> None:
+def test_row_numbers_and_flags_are_forecast_only_if_named(tmp_path: Path) -> None:
     flags = np.arange(200) % 7 == 0
     path = write(tmp_path, **{"": range(200), "id": range(7, 207), "date": DAYS, "sales": VALUES, "holiday": flags * 1})
     data = read(path)
@@ -166,7 +166,7 @@ def test_row_numbers_and_flags_are_not_forecast_unless_named(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("word", ["NULL", "None", "-", "n/a"])
-def test_a_column_with_words_for_missing_values_is_refused_rather_than_left_out(word: str, tmp_path: Path) -> None:
+def test_a_series_with_missing_values_is_rejected_instead_of_left_out(word: str, tmp_path: Path) -> None:
     close = [word if row % 40 == 3 else str(value) for row, value in enumerate(VALUES)]
     path = write(tmp_path, Date=DAYS, Close=close, Volume=range(1000, 1200))
     with pytest.raises(ConfigError, match=r"a value in column Close, line 5 of .*, got a missing value \(5 in this"):
@@ -174,7 +174,7 @@ def test_a_column_with_words_for_missing_values_is_refused_rather_than_left_out(
     assert read(path, missing="interpolate").spec.target_names == ("Close", "Volume")
 
 
-def test_columns_of_years_months_days_and_hours_are_dates_together(tmp_path: Path) -> None:
+def test_separate_columns_for_year_month_day_and_hour_are_combined(tmp_path: Path) -> None:
     hours = pd.date_range("2014-02-27 22:00", periods=200, freq="h")
     parts = {name: getattr(hours, name) for name in ("year", "month", "day", "hour")}
     data = read(write(tmp_path, No=range(1, 201), **parts, pm=VALUES))

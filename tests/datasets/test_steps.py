@@ -1,4 +1,4 @@
-"""Season, gaps and order of times, against ranges that pandas makes."""
+"""Season, gaps and order of times, compared with date ranges of pandas."""
 
 from zoneinfo import ZoneInfo
 
@@ -50,7 +50,7 @@ def test_irregular_times_have_no_season() -> None:
     assert infer_season(times[:1]) == infer_season(times[:0]) == infer_season(times[[0, 0, 0]]) == 1
 
 
-def test_rows_in_order_pass_and_others_are_found() -> None:
+def test_ordered_rows_are_accepted_and_others_reported() -> None:
     times = series("2020-01-01", 50, "D")
     assert check_order(times) == (None, None, 0, 0)
     assert check_order(times[::-1].reset_index(drop=True)).step_back == 1
@@ -66,7 +66,7 @@ def test_rows_in_order_pass_and_others_are_found() -> None:
     "zone", ["Europe/Berlin", "Europe/London", "America/New_York", "Australia/Sydney", "America/Santiago"]
 )
 @pytest.mark.parametrize("freq", ["h", "30min", "15min", "1min"])
-def test_the_hour_that_comes_twice_is_no_disorder(zone: str, freq: str) -> None:
+def test_the_repeated_hour_at_the_end_of_daylight_saving_time_is_accepted(zone: str, freq: str) -> None:
     instants = pd.date_range("2021-01-01", "2023-01-01" if freq != "1min" else "2021-12-01", freq=freq, tz="UTC")
     local = pd.Series(instants.tz_convert(ZoneInfo(zone)).tz_localize(None))
     assert check_order(local) == (None, None, 0, 2 if freq != "1min" else 1)
@@ -74,12 +74,12 @@ def test_the_hour_that_comes_twice_is_no_disorder(zone: str, freq: str) -> None:
     assert check_order(local, pd.Series(instants.tz_localize(None))) == (None, None, 0, 0)
 
 
-def test_a_step_back_at_another_time_is_disorder() -> None:
+def test_a_step_back_at_any_other_time_is_reported() -> None:
     times = series("2021-10-26 00:00", 48, "15min")
     times[20:] -= pd.Timedelta("1h")
     assert check_order(times).step_back == 20
 
 
-def test_only_numbers_without_a_restart_descend() -> None:
+def test_descends_is_true_only_without_a_restart() -> None:
     assert descends(np.array([3, 2, 2, 1]))
     assert not any(map(descends, (np.array([3, 2, 1, 3, 2, 1]), np.array([2, 2, 2]), np.array([2, 1]), np.array([]))))

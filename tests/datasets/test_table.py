@@ -30,7 +30,7 @@ def batch_of(source):
     return next(iter(Batches(source, len(source))))
 
 
-def test_inputs_equal_those_of_scikit_learn_fitted_on_the_training_rows(tmp_path):
+def test_inputs_equal_scikit_learn_fitted_on_the_training_rows(tmp_path):
     data = table(tmp_path, WORDS)
     assert data.spec.shape == (5,) and data.spec.size == 5
     train = data.parts[0].numpy()
@@ -42,7 +42,7 @@ def test_inputs_equal_those_of_scikit_learn_fitted_on_the_training_rows(tmp_path
         np.testing.assert_allclose(batch_of(source)["inputs"], expected[rows.numpy()], atol=1e-5)
 
 
-def test_the_parts_are_random_disjoint_and_always_the_same(tmp_path):
+def test_the_splits_are_random_disjoint_and_reproducible(tmp_path):
     one, other = table(tmp_path, WORDS), table(tmp_path, WORDS)
     assert [len(part) for part in one.parts] == [70, 15, 15]
     assert sorted(torch.cat(one.parts).tolist()) == list(range(100))
@@ -50,7 +50,7 @@ def test_the_parts_are_random_disjoint_and_always_the_same(tmp_path):
     assert all(torch.equal(*pair) for pair in zip(one.parts, other.parts, strict=True))
 
 
-def test_words_to_predict_are_classes(tmp_path):
+def test_a_text_target_gives_classes(tmp_path):
     data = table(tmp_path, WORDS)
     assert (data.spec.classes, data.spec.class_names) == (3, ("high", "low", "mid"))
     assert (data.spec.targets, data.spec.target_names) == (None, ("answer",))
@@ -58,7 +58,7 @@ def test_words_to_predict_are_classes(tmp_path):
     assert [data.spec.class_names[label] for label in batch["targets"]] == WORDS[data.parts[2].numpy()].tolist()
 
 
-def test_a_number_to_predict_is_a_target_that_comes_back_in_its_units(tmp_path):
+def test_a_numeric_target_is_normalized_and_restored_to_its_units(tmp_path):
     answers = NUMBERS[:, 0] * 1000
     data = table(tmp_path, answers)
     assert (data.spec.targets, data.spec.classes) == (1, None)
@@ -69,7 +69,7 @@ def test_a_number_to_predict_is_a_target_that_comes_back_in_its_units(tmp_path):
     np.testing.assert_allclose(restored[:, 0], answers[data.parts[2].numpy()], rtol=1e-4)
 
 
-def test_large_numbers_to_predict_come_back_to_their_last_digit(tmp_path):
+def test_large_target_numbers_are_restored_to_their_last_digit(tmp_path):
     answers = 2e9 + NUMBERS[:, 0]
     test = batch_of((data := table(tmp_path, answers)).load().test)
     values = [test[name].double().numpy() for name in ("targets", "scale", "shift", "shift_rest")]
@@ -77,8 +77,8 @@ def test_large_numbers_to_predict_come_back_to_their_last_digit(tmp_path):
     np.testing.assert_allclose(restored[:, 0], answers[data.parts[2].numpy()], rtol=0, atol=1e-5)
 
 
-def test_a_column_that_never_changes_keeps_its_units(tmp_path):
-    assert np.std([0.1] * 70) > 0  # what rounding leaves
+def test_a_constant_column_is_not_scaled(tmp_path):
+    assert np.std([0.1] * 70) > 0  # from rounding errors
     path = write(tmp_path / "a.csv", ["x", "y"], [0.1] * 100, [0.3] * 100)
     data = CsvTable(path)
     assert data.columns[0].scale == 1 and data.rows["scale"].unique().tolist() == [1]
@@ -87,7 +87,7 @@ def test_a_column_that_never_changes_keeps_its_units(tmp_path):
     assert piece.rows["inputs"].item() == pytest.approx(0.1)
 
 
-def test_a_few_whole_numbers_are_classes_and_a_target(tmp_path):
+def test_a_target_of_few_whole_numbers_can_be_classes_or_numbers(tmp_path):
     answers = np.arange(100) % 4 + 3
     data = table(tmp_path, answers)
     assert (data.spec.classes, data.spec.class_names, data.spec.targets) == (4, ("3", "4", "5", "6"), 1)
@@ -98,16 +98,16 @@ def test_a_few_whole_numbers_are_classes_and_a_target(tmp_path):
 
 
 @pytest.mark.parametrize(("different", "classes"), [(20, 20), (21, None)])
-def test_more_than_20_whole_numbers_are_no_classes(different, classes, tmp_path):
+def test_more_than_20_different_whole_numbers_are_not_classes(different, classes, tmp_path):
     assert table(tmp_path, np.arange(100) % different).spec.classes == classes
 
 
-def test_another_column_can_be_predicted(tmp_path):
+def test_data_column_selects_the_target(tmp_path):
     data = table(tmp_path, WORDS, column="x")
     assert data.spec.target_names == ("x",) and data.spec.size == 1 + 2 * 3
 
 
-def test_a_hole_is_refused_with_its_place_or_takes_the_mean(tmp_path):
+def test_a_missing_value_is_rejected_with_its_position_or_filled_with_the_mean(tmp_path):
     holed = [str(number) for number in NUMBERS[:, 0]]
     holed[10] = holed[20] = ""
     path = write(tmp_path / "h.csv", ["a", "b"], holed, WORDS)
@@ -119,7 +119,7 @@ def test_a_hole_is_refused_with_its_place_or_takes_the_mean(tmp_path):
     assert inputs.isfinite().all()
 
 
-def test_a_hole_among_words_is_a_row_of_zeros(tmp_path):
+def test_a_missing_word_is_encoded_as_zeros(tmp_path):
     path = write(tmp_path / "h.csv", ["a", "b"], ["", *WORDS[1:]], WORDS)
     inputs = CsvTable(path, missing="mean").rows["inputs"]
     assert inputs.sum(1).tolist() == [0.0] + [1.0] * 99
@@ -140,13 +140,13 @@ def test_a_hole_among_words_is_a_row_of_zeros(tmp_path):
         ),
     ],
 )
-def test_a_table_that_makes_no_sense_is_refused(columns, arguments, part, tmp_path):
+def test_an_unusable_table_is_rejected(columns, arguments, part, tmp_path):
     path = write(tmp_path / "a.csv", ["a", "b"], *columns)
     with pytest.raises(ConfigError) as caught:
         CsvTable(path, **arguments)
     assert part in str(caught.value)
 
 
-def test_a_table_of_one_column_is_refused(tmp_path):
+def test_a_table_of_one_column_is_rejected(tmp_path):
     with pytest.raises(ConfigError, match="besides the predicted one"):
         CsvTable(write(tmp_path / "a.csv", ["a"], WORDS))

@@ -1,4 +1,4 @@
-"""Tables in files as people have them: missing values, dates, identifiers, texts, rare classes."""
+"""Real-world tables: missing values, dates, identifiers, texts, rare classes."""
 
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ FRAME.loc[5::13, "colour"] = np.nan
 
 
 def write(path: Path, frame: pd.DataFrame, **options: Any) -> str:
-    """Write a table, with a word for missing values that is not empty."""
+    """Write a table with NULL for missing values."""
     frame.to_csv(path / "a.csv", index=False, **{"na_rep": "NULL", **options})
     return str(path / "a.csv")
 
@@ -42,11 +42,11 @@ def write(path: Path, frame: pd.DataFrame, **options: Any) -> str:
     "options",
     [{}, {"sep": ";", "decimal": ",", "na_rep": "-", "date_format": "%d.%m.%Y"}, {"sep": "\t", "na_rep": "N/A"}],
 )
-def test_a_table_is_the_matrix_of_a_scikit_learn_pipeline(options: dict[str, Any], tmp_path: Path) -> None:
+def test_inputs_equal_the_matrix_of_a_scikit_learn_pipeline(options: dict[str, Any], tmp_path: Path) -> None:
     frame = FRAME.fillna({"colour": "none"}) if options.get("na_rep") == "-" else FRAME
     data = CsvTable(write(tmp_path, frame, **options), missing="mean")
     train = data.parts[0].numpy()
-    numbers = make_pipeline(StandardScaler(), SimpleImputer())  # the deviation is that of the known values
+    numbers = make_pipeline(StandardScaler(), SimpleImputer())  # standard deviation of the known values only
     pipeline = make_column_transformer(
         (numbers, ["size"]), (OneHotEncoder(sparse_output=False), ["colour"]), (numbers, ["rooms"])
     )
@@ -62,7 +62,7 @@ def test_a_table_is_the_matrix_of_a_scikit_learn_pipeline(options: dict[str, Any
     np.testing.assert_allclose(found[:, -6:-1], dates, atol=2e-5)
 
 
-def test_rows_with_dates_are_predicted_in_the_form_of_training(tmp_path: Path) -> None:
+def test_dates_to_predict_are_read_in_the_format_of_training(tmp_path: Path) -> None:
     data = CsvTable(write(tmp_path, FRAME.drop(columns="colour"), date_format="%d/%m/%Y"), missing="mean")
     (tmp_path / "new.csv").write_text("size,sold,rooms\n100,03/04/2020,2\n")
     (piece,) = data.inputs(InputFiles((str(tmp_path / "new.csv"),)))
@@ -89,7 +89,7 @@ def test_identifiers_are_left_out(name: str, tmp_path: Path) -> None:
         [f"mail{number}@example.org" for number in range(ROWS)],
     ],
 )
-def test_a_text_of_its_own_in_each_row_is_left_out_and_no_class(words: list[str], tmp_path: Path) -> None:
+def test_free_text_is_left_out_and_rejected_as_a_target(words: list[str], tmp_path: Path) -> None:
     frame = FRAME[["size", "price"]].fillna(0.0).assign(note=words)[["note", "size", "price"]]
     data = CsvTable(write(tmp_path, frame))
     assert data.spec.size == 1 and data.left_out == {"note": "texts"}
@@ -106,7 +106,7 @@ def test_columns_can_be_left_out_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("word", ["broken", "not measured"])
-def test_numbers_with_many_words_between_them_are_refused_with_the_way_out(word: str, tmp_path: Path) -> None:
+def test_a_numeric_column_with_many_words_is_rejected_with_a_hint_to_missing_words(word: str, tmp_path: Path) -> None:
     sizes = [word if row % 5 == 0 else str(row + 0.5) for row in range(ROWS)]
     path = write(tmp_path, FRAME[["price"]].assign(size=sizes)[["size", "price"]])
     with pytest.raises(ConfigError, match=rf"column size, line 2 .*got {word}.* data.missing_words=\[{word}\]"):
@@ -114,7 +114,7 @@ def test_numbers_with_many_words_between_them_are_refused_with_the_way_out(word:
     assert CsvTable(path, missing_words=[word], missing="mean").spec.size == 1
 
 
-def test_each_split_has_its_share_of_a_rare_class(tmp_path: Path) -> None:
+def test_a_rare_class_is_stratified_over_the_splits(tmp_path: Path) -> None:
     kinds = np.where(np.arange(ROWS) % 29 == 0, "rare", "usual")
     data = CsvTable(write(tmp_path, FRAME[["price"]].assign(kind=kinds)))
     counts = [int((data.rows["targets"][part] == 0).sum()) for part in data.parts]
@@ -123,12 +123,12 @@ def test_each_split_has_its_share_of_a_rare_class(tmp_path: Path) -> None:
     assert sum(map(len, data.parts)) == ROWS
 
 
-def test_a_class_that_a_split_lacks_is_named(tmp_path: Path) -> None:
+def test_a_class_missing_from_a_split_is_named(tmp_path: Path) -> None:
     kinds = np.where(np.arange(ROWS) == 5, "single", "usual")
     lines = CsvTable(write(tmp_path, FRAME[["price"]].assign(kind=kinds))).describe()
     assert [line for line in lines if line.startswith("warning: no example of single in the")]
 
 
-def test_a_column_of_numbers_and_missing_values_to_predict_names_the_rows(tmp_path: Path) -> None:
+def test_missing_values_in_the_target_column_are_rejected_with_line_and_count(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"a value in column size, line 2 of .*, got a missing value \(29 in this"):
         CsvTable(write(tmp_path, FRAME), column="size", missing="mean")

@@ -25,18 +25,18 @@ def batch_of(source: Source) -> dict[str, torch.Tensor]:
     return next(iter(Batches(source, len(source))))
 
 
-def restored(batch, name):
+def in_data_units(batch, name):
     return (batch[name].double() * batch["scale"] + batch["shift"] + batch["shift_rest"].double()).numpy()
 
 
-def refusal(**arguments) -> str:
+def error_of(**arguments) -> str:
     with pytest.raises(ConfigError) as caught:
         TimeSeries(**arguments).load()
     return str(caught.value)
 
 
 @pytest.mark.parametrize("name", SERIES)
-def test_a_bundled_series_has_its_length_and_states_its_facts(name):
+def test_a_bundled_series_has_its_length_and_provides_its_facts(name):
     rows, season, unit = SERIES[name]
     values = np.loadtxt(BUNDLED / f"{name}.csv", delimiter=",", skiprows=1, usecols=1)
     assert len(values) == rows and np.isfinite(values).all()
@@ -45,13 +45,13 @@ def test_a_bundled_series_has_its_length_and_states_its_facts(name):
     assert (spec.shape, spec.size, spec.features, spec.length) == ((30, 1), 30, 1, 30)
 
 
-def test_the_bundled_co2_is_regular_to_the_week():
+def test_the_bundled_co2_series_is_weekly_without_gaps():
     weeks = np.loadtxt(BUNDLED / "co2.csv", delimiter=",", skiprows=1, usecols=0, dtype="datetime64[D]")
     assert set(np.diff(weeks).astype(int)) == {7}
 
 
 @pytest.mark.parametrize("normalise", ["last", "window", "train"])
-def test_windows_are_the_rows_of_the_file_in_its_units(normalise, tmp_path):
+def test_windows_restored_to_units_are_the_rows_of_the_file(normalise, tmp_path):
     values = np.cumsum(np.random.default_rng(0).normal(size=(200, 2)), axis=0) + 50
     path = write(tmp_path / "a.csv", ["a", "b"], values.tolist())
     splits = TimeSeries(path=path, window=12, horizon=5, normalise=normalise).load()
@@ -62,8 +62,8 @@ def test_windows_are_the_rows_of_the_file_in_its_units(normalise, tmp_path):
         rows = range(start, ends[name] - 12 - 5 + 1)
         assert len(batch["inputs"]) == len(rows)
         expected = np.stack([values[row : row + 17] for row in rows])
-        np.testing.assert_allclose(restored(batch, "inputs"), expected[:, :12], atol=1e-4)
-        np.testing.assert_allclose(restored(batch, "targets"), expected[:, 12:], atol=1e-4)
+        np.testing.assert_allclose(in_data_units(batch, "inputs"), expected[:, :12], atol=1e-4)
+        np.testing.assert_allclose(in_data_units(batch, "targets"), expected[:, 12:], atol=1e-4)
         assert all(value.dtype == torch.float32 for value in batch.values())
         if name != "train":
             shift = batch["shift"].double() + batch["shift_rest"]
@@ -71,7 +71,7 @@ def test_windows_are_the_rows_of_the_file_in_its_units(normalise, tmp_path):
             np.testing.assert_allclose(batch["ahead"] + shift, expected[:, 12:], rtol=1e-6)
 
 
-def test_last_takes_the_last_value_away_and_gives_training_targets_unit_mean_square(tmp_path):
+def test_last_subtracts_the_last_value_and_scales_training_targets_to_unit_mean_square(tmp_path):
     values = np.cumsum(np.random.default_rng(1).normal(size=3000))
     path = write(tmp_path / "a.csv", ["a"], values[:, None].tolist())
     batch = batch_of(TimeSeries(path=path, window=6, horizon=9, normalise="last").load().train)
@@ -81,7 +81,7 @@ def test_last_takes_the_last_value_away_and_gives_training_targets_unit_mean_squ
     assert float(batch["targets"].square().mean()) == pytest.approx(1, abs=0.02)
 
 
-def test_window_takes_the_mean_and_deviation_of_each_window(tmp_path):
+def test_window_normalizes_each_window_by_its_mean_and_standard_deviation(tmp_path):
     values = np.cumsum(np.random.default_rng(2).normal(size=300))
     path = write(tmp_path / "a.csv", ["a"], values[:, None].tolist())
     batch = batch_of(TimeSeries(path=path, window=20, horizon=3, normalise="window").load().train)
@@ -90,21 +90,21 @@ def test_window_takes_the_mean_and_deviation_of_each_window(tmp_path):
     np.testing.assert_allclose(batch["scale"][:, 0, 0], windows.std(1), rtol=1e-4)
 
 
-def test_a_window_that_never_moves_gives_finite_numbers(tmp_path):
+def test_a_constant_window_gives_finite_numbers(tmp_path):
     values = np.concatenate([np.zeros(150), np.arange(150.0)])
     path = write(tmp_path / "a.csv", ["a"], values[:, None].tolist())
     for normalise in ("last", "window", "train"):
         splits = TimeSeries(path=path, window=10, horizon=3, normalise=normalise).load()
         for source in (splits.train, splits.val, splits.test):
             assert all(value.isfinite().all() for value in batch_of(source).values())
-    constant = write(tmp_path / "b.csv", ["a"], [[0.1]] * 200)  # whose deviation numpy gives as 1e-17
+    constant = write(tmp_path / "b.csv", ["a"], [[0.1]] * 200)  # numpy computes a standard deviation of 1e-17
     for normalise in ("last", "window", "train"):
         batch = batch_of(TimeSeries(path=constant, window=10, horizon=3, normalise=normalise).load().train)
         assert batch["inputs"].abs().max() < 1e-6 and batch["scale"].min() >= 0.1
 
 
 @pytest.mark.parametrize("normalise", ["last", "window", "train"])
-def test_nothing_that_is_fitted_sees_validation_or_test(normalise, tmp_path):
+def test_normalization_is_fitted_on_training_data_only(normalise, tmp_path):
     values = np.random.default_rng(3).normal(size=200)
     changed = values.copy()
     changed[140:] = 1e6
@@ -116,7 +116,7 @@ def test_nothing_that_is_fitted_sees_validation_or_test(normalise, tmp_path):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_train_standardises_with_the_training_part(tmp_path):
+def test_train_normalizes_by_the_mean_and_standard_deviation_of_the_training_part(tmp_path):
     values = np.random.default_rng(4).normal(7, 3, size=400)
     path = write(tmp_path / "a.csv", ["a"], values[:, None].tolist())
     batch = batch_of(TimeSeries(path=path, window=9, horizon=4, normalise="train").load().test)
@@ -125,7 +125,7 @@ def test_train_standardises_with_the_training_part(tmp_path):
 
 
 @pytest.mark.parametrize("normalise", ["last", "window", "train"])
-def test_small_moves_of_large_numbers_survive(normalise, tmp_path):
+def test_small_changes_of_large_numbers_keep_their_precision(normalise, tmp_path):
     moves = np.random.default_rng(5).normal(size=200)
     paths = [
         write(tmp_path / f"{offset}.csv", ["a"], [[float(v)] for v in moves + offset]) for offset in (0.0, 2.0**30)
@@ -135,10 +135,10 @@ def test_small_moves_of_large_numbers_survive(normalise, tmp_path):
     )
     assert (near["inputs"] - far["inputs"]).abs().max() < 1e-5
     assert (near["targets"] - far["targets"]).abs().max() < 1e-5
-    np.testing.assert_allclose(restored(far, "inputs"), restored(near, "inputs") + 2.0**30, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(in_data_units(far, "inputs"), in_data_units(near, "inputs") + 2.0**30, rtol=0, atol=1e-5)
 
 
-def test_history_reaches_two_seasons_back(tmp_path):
+def test_history_covers_two_seasons(tmp_path):
     values = np.arange(300.0)
     path = write(tmp_path / "a.csv", ["a"], values[:, None].tolist())
     splits = TimeSeries(path=path, window=10, horizon=4, season=24).load()
@@ -146,7 +146,7 @@ def test_history_reaches_two_seasons_back(tmp_path):
         batch = batch_of(source)
         assert batch["history"].shape[1:] == (48, 1)
         assert batch["history"][0, :, 0].tolist() == (values[first - 48 : first] - values[first - 1]).tolist()
-        np.testing.assert_allclose(restored(batch, "inputs")[0, :, 0], values[first - 10 : first], atol=1e-4)
+        np.testing.assert_allclose(in_data_units(batch, "inputs")[0, :, 0], values[first - 10 : first], atol=1e-4)
 
 
 def test_without_validation_there_is_no_validation_split():
@@ -159,61 +159,61 @@ def test_without_validation_there_is_no_validation_split():
     ("missing", "expected"),
     [("interpolate", [1, 1, 2, 3, 4, 5]), ("last", [1, 1, 2, 2, 2, 5])],
 )
-def test_missing_values_are_filled_as_asked(missing, expected, tmp_path):
+def test_missing_values_are_filled_as_configured(missing, expected, tmp_path):
     cells = ["", 1, 2, "NA", "nan", 5, *list(range(6, 60))]
     path = write(tmp_path / "a.csv", ["t", "a"], [["x", cell] for cell in cells])
     batch = batch_of(TimeSeries(path=path, column="a", window=6, horizon=2, missing=missing).load().train)
-    np.testing.assert_allclose(restored(batch, "inputs")[0, :, 0], expected, atol=1e-5)
+    np.testing.assert_allclose(in_data_units(batch, "inputs")[0, :, 0], expected, atol=1e-5)
 
 
-def test_a_hole_at_the_end_of_training_does_not_see_validation(tmp_path):
+def test_interpolation_at_the_end_of_training_does_not_use_validation_data(tmp_path):
     cells = [*range(138), "", "", *[1000] * 60]
     path = write(tmp_path / "a.csv", ["t", "a"], [["x", cell] for cell in cells])
     splits = TimeSeries(path=path, column="a", window=6, horizon=2, missing="interpolate").load()
-    assert restored(batch_of(splits.train), "targets").max() == pytest.approx(137, abs=1e-3)
+    assert in_data_units(batch_of(splits.train), "targets").max() == pytest.approx(137, abs=1e-3)
 
 
-def test_a_hole_is_refused_with_its_file_column_line_and_how_many(tmp_path):
+def test_a_missing_value_is_rejected_with_file_column_line_and_count(tmp_path):
     rows = [[f"2020-01-{day:02d}", day, "" if day in (5, 9) else 1] for day in range(1, 32)]
     path = write(tmp_path / "gaps.csv", ["date", "a", "b"], rows)
-    message = refusal(path=path, window=3, horizon=1)
+    message = error_of(path=path, window=3, horizon=1)
     assert all(
         part in message for part in ("data.path", "gaps.csv", "column b", "line 6", "2 in this", "data.missing=")
     )
 
 
-def test_a_hole_in_a_file_of_one_column_is_an_empty_line(tmp_path):
+def test_an_empty_line_in_a_file_of_one_column_is_a_missing_value(tmp_path):
     (tmp_path / "one.csv").write_text("a\n1\n2\n\n4\n\n")
-    assert "line 4" in refusal(path=str(tmp_path / "one.csv"), window=1, horizon=1)
+    assert "line 4" in error_of(path=str(tmp_path / "one.csv"), window=1, horizon=1)
 
 
-def test_a_text_column_is_refused_with_its_first_line_and_value(tmp_path):
+def test_a_text_column_is_rejected_with_its_first_line_and_value(tmp_path):
     path = write(tmp_path / "a.csv", ["a", "wind"], [[1, 1], [2, "NW"], [3, "SE"]])
-    message = refusal(path=path, column="wind", window=1, horizon=1)
+    message = error_of(path=path, column="wind", window=1, horizon=1)
     assert all(part in message for part in ("data.column", "wind", "line 3", "NW"))
 
 
-def test_text_far_down_in_a_column_of_numbers_is_refused(tmp_path):
+def test_text_late_in_a_numeric_column_is_rejected(tmp_path):
     path = write(tmp_path / "a.csv", ["a"], [*[[1]] * 700, ["oops"]])
-    message = refusal(path=path, window=1, horizon=1)
+    message = error_of(path=path, window=1, horizon=1)
     assert "line 702" in message and "oops" in message
 
 
-def test_an_unknown_column_is_answered_with_the_nearest(tmp_path):
+def test_an_unknown_column_is_rejected_with_the_nearest_name(tmp_path):
     path = write(tmp_path / "a.csv", ["price", "sales"], [[1, 2]] * 9)
-    assert "Did you mean sales?" in refusal(path=path, column="slaes")
+    assert "Did you mean sales?" in error_of(path=path, column="slaes")
 
 
-def test_a_missing_file_is_refused_with_the_nearest(tmp_path):
+def test_a_missing_file_is_rejected_with_the_nearest_name(tmp_path):
     write(tmp_path / "prices.csv", ["a"], [[1]])
-    message = refusal(path=str(tmp_path / "price.csv"))
+    message = error_of(path=str(tmp_path / "price.csv"))
     assert "data.path" in message and f"Did you mean {tmp_path / 'prices.csv'}?" in message
 
 
 @pytest.mark.parametrize("season", [1, 40])
-def test_too_few_rows_are_refused_and_the_number_that_is_asked_for_is_enough(season, tmp_path):
+def test_too_few_rows_are_rejected_with_the_smallest_sufficient_number(season, tmp_path):
     path = write(tmp_path / "a.csv", ["a"], [[row] for row in range(60)])
-    message = refusal(path=path, window=50, horizon=20, season=season)
+    message = error_of(path=path, window=50, horizon=20, season=season)
     assert all(part in message for part in ("60 rows", "window 50", "horizon 20"))
     enough = int(message.split("at least ")[1].split()[0])
     for rows, works in ((enough, True), (enough - 1, False)):
@@ -222,23 +222,23 @@ def test_too_few_rows_are_refused_and_the_number_that_is_asked_for_is_enough(sea
             splits = TimeSeries(path=path, window=50, horizon=20, season=season).load()
             assert min(len(splits.train), len(splits.val), len(splits.test)) >= 1
         else:
-            assert f"{rows} rows" in refusal(path=path, window=50, horizon=20, season=season)
+            assert f"{rows} rows" in error_of(path=path, window=50, horizon=20, season=season)
 
 
-def test_rows_that_go_back_in_time_are_refused(tmp_path):
+def test_rows_with_descending_times_are_rejected(tmp_path):
     rows = [[f"2020-01-{day:02d}", day] for day in range(31, 0, -1)]
-    message = refusal(path=write(tmp_path / "a.csv", ["date", "a"], rows), window=2, horizon=1)
+    message = error_of(path=write(tmp_path / "a.csv", ["date", "a"], rows), window=2, horizon=1)
     assert "order of time" in message and "line 3" in message
 
 
 @pytest.mark.parametrize("name", ["year", "time", "day"])
-def test_numbers_that_count_time_backwards_are_refused(name, tmp_path):
+def test_descending_time_numbers_are_rejected(name, tmp_path):
     rows = [[40000 - row // 2, row] for row in range(31)]
-    message = refusal(path=write(tmp_path / "a.csv", [name, "a"], rows), window=2, horizon=1)
+    message = error_of(path=write(tmp_path / "a.csv", [name, "a"], rows), window=2, horizon=1)
     assert "order of time" in message and f"{name} from 40000 down to 39985" in message
 
 
-def test_numbers_that_begin_anew_are_in_order(tmp_path):
+def test_restarting_numbers_are_accepted_as_ordered(tmp_path):
     rows = [[12 - row % 2 if row < 2 else row % 12 + 1, row] for row in range(40)]
     TimeSeries(path=write(tmp_path / "a.csv", ["month", "a"], rows), window=2, horizon=1).load()
     TimeSeries(
@@ -246,7 +246,7 @@ def test_numbers_that_begin_anew_are_in_order(tmp_path):
     ).load()
 
 
-def test_a_clock_that_is_set_back_is_no_disorder(tmp_path):
+def test_the_end_of_daylight_saving_time_is_accepted_as_ordered(tmp_path):
     start = datetime(2024, 10, 26, 12, tzinfo=UTC)
     zone = ZoneInfo("Europe/Berlin")
     times = [(start + row * timedelta(minutes=30)).astimezone(zone).isoformat() for row in range(60)]
@@ -260,7 +260,7 @@ def test_a_clock_that_is_set_back_is_no_disorder(tmp_path):
     assert TimeSeries(path=bare, window=2, horizon=1, season=2).load()
     times[7], times[8] = times[8], times[7]
     path = write(tmp_path / "b.csv", ["date", "a"], [[time, row] for row, time in enumerate(times)])
-    assert "order of time" in refusal(path=path, window=2, horizon=1)
+    assert "order of time" in error_of(path=path, window=2, horizon=1)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_the_season_of_a_file_is_inferred_from_its_time_column(times, season, tm
     assert TimeSeries(path=path, column="value", window=3, horizon=1, season=5).spec.season == 5
 
 
-def test_columns_of_numbers_but_the_time_are_taken_when_none_is_named(tmp_path):
+def test_without_data_column_all_numeric_columns_except_time_are_used(tmp_path):
     rows = [[1990 + row, "x", row, row * 2] for row in range(60)]
     data = TimeSeries(path=write(tmp_path / "a.csv", ["Year", "note", "a", "b"], rows), window=3, horizon=1)
     assert data.spec.target_names == ("a", "b")
@@ -291,7 +291,9 @@ def test_semicolons_a_byte_order_mark_quotes_and_decimal_commas_are_read(tmp_pat
     lines = ['"the day";"my, value"', *(f"2020-01-{day:02d};{day},5" for day in range(1, 31))]
     (tmp_path / "a.csv").write_text("\n".join(lines), encoding="utf-8-sig")
     data = TimeSeries(path=str(tmp_path / "a.csv"), column=["my, value"], window=3, horizon=1)
-    np.testing.assert_allclose(restored(batch_of(data.load().train), "inputs")[0, :, 0], [1.5, 2.5, 3.5], rtol=1e-6)
+    np.testing.assert_allclose(
+        in_data_units(batch_of(data.load().train), "inputs")[0, :, 0], [1.5, 2.5, 3.5], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -304,14 +306,14 @@ def test_semicolons_a_byte_order_mark_quotes_and_decimal_commas_are_read(tmp_pat
         ("date,b\n2020-01-01,x\n", "column of numbers"),
     ],
 )
-def test_a_file_that_is_no_table_is_refused(text, part, tmp_path):
+def test_a_file_that_is_not_a_table_is_rejected(text, part, tmp_path):
     (tmp_path / "a.csv").write_text(text)
-    assert part in refusal(path=str(tmp_path / "a.csv"))
+    assert part in error_of(path=str(tmp_path / "a.csv"))
 
 
-def test_a_file_that_is_not_text_is_refused(tmp_path):
+def test_a_file_that_is_not_text_is_rejected(tmp_path):
     (tmp_path / "a.csv").write_bytes(bytes(range(256)))
-    assert "UTF-8" in refusal(path=str(tmp_path / "a.csv"))
+    assert "UTF-8" in error_of(path=str(tmp_path / "a.csv"))
 
 
 @pytest.mark.parametrize(
@@ -329,5 +331,5 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
         ({"validation": 0.5, "test": 0.5}, "data.validation"),
     ],
 )
-def test_an_argument_out_of_its_range_is_refused(arguments, key):
-    assert key in refusal(**arguments)
+def test_an_argument_outside_its_range_is_rejected(arguments, key):
+    assert key in error_of(**arguments)

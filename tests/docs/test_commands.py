@@ -1,4 +1,4 @@
-"""Every command of README and docs runs, made short; those that take long or need real data sets are composed."""
+"""Shortened commands of README and docs run; those that need long training or downloads are only composed."""
 
 import re
 import shlex
@@ -16,10 +16,10 @@ from dltrain.config import compose
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-WRONG = "dltrain modle=lstm optimizer.lr=fast"  # the example of an error
-# Data sets that are not bundled, long evaluations, sweeps, and the examples, which test_examples.py runs.
+WRONG = "dltrain modle=lstm optimizer.lr=fast"  # documented as an error
+# Downloaded data sets, long evaluations, sweeps, and the examples (run by test_examples.py).
 SLOW = re.compile(r"mnist|cifar10|shakespeare|moby_dick|ring_gan|^dltrain -m |--config-dir conf")
-# What makes a command short: pattern of the command -> overrides.
+# Overrides that shorten commands, by a pattern of the command.
 SHORT = {
     "": ["trainer.max_steps=2", "trainer.epochs=null", "device=cpu"],
     "gpt": ["model.num_layers=1", "model.hidden_size=16"],
@@ -30,7 +30,7 @@ SHORT = {
 
 
 def commands() -> list[str]:
-    """Every command in an indented line or between backticks, once and without its comment."""
+    """Return the distinct commands in indented lines and between backticks, without comments."""
     found = []
     for page in PAGES:
         text = page.read_text("utf-8")
@@ -51,7 +51,7 @@ LONG = [line for line in commands() if SLOW.search(line)]
 def here(
     tmp_path: Path, own_files: dict[str, Path], data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Path]:
-    """A current folder with the files that the pages name; the data sets are small stand-ins."""
+    """Change to a folder with the files that the pages name; data sets are small substitutes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DLTRAIN_DATA", str(data_root))
     shutil.copy(own_files["csv"], "table.csv")
@@ -68,7 +68,7 @@ def here(
 
 
 def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
-    """What is trained for a command that asks for RUN or latest."""
+    """Return the kind of run that a command with RUN or latest needs."""
     if "generate" in line:
         return ["model=vae", "data=digits", "trainer.max_steps=2"]
     if "features" in line:
@@ -79,7 +79,7 @@ def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
 
 
 @pytest.mark.parametrize("line", [*QUICK, *(pytest.param(line, marks=pytest.mark.slow) for line in LONG)])
-def test_a_command_runs(
+def test_documented_commands_run(
     line: str, here: Path, finished_run: Callable[..., Path], small_data: Callable[[str], list[str]]
 ) -> None:
     run = "outputs/model-data/run"
@@ -94,13 +94,13 @@ def test_a_command_runs(
 
 
 @pytest.mark.parametrize("line", LONG)
-def test_a_command_that_takes_long_composes(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_running_documented_commands_compose(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT / "examples")
     found = args.parse(shlex.split(line.replace("seed=S", "seed=0"))[1:])
     assert compose.expand(found.overrides, tuple(found.config_dir), sweep=found.multirun)
 
 
-def test_the_errors_in_readme_are_those_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_shown_in_readme_are_printed_by_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     shown = (ROOT / "README.md").read_text("utf-8").split(f"    {WRONG}\n")[1].split("\n\n")[0]
     assert main(shlex.split(WRONG)[1:]) == 2
     assert capsys.readouterr().err.splitlines() == [line.strip() for line in shown.splitlines()]

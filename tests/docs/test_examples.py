@@ -1,4 +1,4 @@
-"""The examples of docs/extending.md are swept, and their runs resume and predict."""
+"""The examples of docs/extending.md work with sweep, resume and predict."""
 
 import json
 import sys
@@ -96,7 +96,10 @@ class Flat:
         ("data=bare", "data._target_: expected a class whose objects have workers, got Bare"),
         ("data=pair", "data._target_: expected Splits from load(), got tuple"),
         ("data=digits model=untargeted", "model._target_: expected a class, got nothing"),
-        ("data=digits optimizer=unscheduled", "optimizer.schedule: expected a value, got nothing. The defaults"),
+        (
+            "data=digits optimizer=unscheduled",
+            "optimizer.schedule: expected a value, got nothing. Add it to the defaults",
+        ),
         (
             "data=digits optimizer/schedule=flat",
             "expected a subclass of dltrain.optim.schedules.Schedule, got mine.Flat",
@@ -107,7 +110,7 @@ class Flat:
         ),
     ],
 )
-def test_a_class_or_yaml_that_lacks_something_is_refused_in_one_line(
+def test_an_incomplete_class_or_yaml_is_rejected_in_one_line(
     command: str, message: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, text in OWN.items():
@@ -121,7 +124,7 @@ def test_a_class_or_yaml_that_lacks_something_is_refused_in_one_line(
 
 
 @pytest.mark.slow
-def test_spirals_are_learned(here: Path) -> None:
+def test_the_example_model_learns_spirals(here: Path) -> None:
     overrides = ["model=mlp", "data=spirals", "optimizer.lr=0.01", "trainer.epochs=20", "allow_targets=[my_data]"]
     assert main([*CONF, *overrides, "device=cpu", "hydra.run.dir=run"]) == 0
     assert json.loads((here / "run" / "result.json").read_text())["test"]["accuracy"] > 0.9

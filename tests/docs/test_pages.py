@@ -1,4 +1,4 @@
-"""README and docs: links lead to files, and what is generated or copied is up to date."""
+"""README and docs: links point to files, and generated or copied parts are up to date."""
 
 import importlib.util
 import re
@@ -12,13 +12,13 @@ PAGES += sorted((ROOT / "docs").glob("*.md"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_leads_to_a_file(page: Path) -> None:
+def test_every_link_points_to_an_existing_file(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#]+)", page.read_text("utf-8")):
         if not link.startswith("http"):
             assert (page.parent / link).exists(), link
 
 
-def test_extending_shows_the_files_of_the_examples() -> None:
+def test_code_in_extending_equals_the_files_of_the_examples() -> None:
     page = (ROOT / "docs" / "extending.md").read_text("utf-8")
     files = [*(ROOT / "examples").glob("*.py"), *(ROOT / "examples" / "conf").rglob("*.yaml")]
     assert len(files) == 8

@@ -23,7 +23,7 @@ TIMEOUT_S = 60.0
 
 @dataclass
 class Child:
-    """One command on its way. ``code`` is its exit code, or minus the signal that killed it."""
+    """A running command. ``code`` is its exit code, or minus the number of the signal that killed it."""
 
     stdout_path: Path
     stderr_path: Path
@@ -46,40 +46,40 @@ class Child:
         return self.stderr_path.read_text()
 
     def send(self, number: int) -> None:
-        """A real signal, to this process alone."""
+        """Send a signal to this process only."""
         os.kill(self.pid, number)
 
     def kill(self) -> "Child":
-        """SIGKILL to the process and what it started; returns when it is dead."""
+        """Kill the process and its children, and wait for its end."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         return self.wait()
 
     def wait(self, timeout: float = TIMEOUT_S) -> "Child":
-        """Return when it has ended; one that takes too long is killed, and that is a failure."""
+        """Wait for the end of the process; after `timeout` seconds, kill it and fail."""
         if not self.ended.wait(timeout):
             os.killpg(self.pid, signal.SIGKILL)
             self.ended.wait(10)
-            pytest.fail(f"no end after {timeout:.0f} s\n{self.stderr}")
+            pytest.fail(f"the process did not end within {timeout:.0f} s\n{self.stderr}")
         return self
 
     def until(self, happened: Callable[[], Any], timeout: float = TIMEOUT_S, interval: float = 0.002) -> Any:
-        """Return what ``happened`` says as soon as it is true; the end of the process is not waited through."""
+        """Wait until ``happened()`` is true and return its value; fail if the process ends before."""
         limit = time.monotonic() + timeout
         while not (found := happened()):
             if self.ended.is_set() and not (found := happened()):
-                pytest.fail(f"it ended with {self.code} before it came to that\n{self.stderr}")
+                pytest.fail(f"the process ended with {self.code} before the condition was true\n{self.stderr}")
             if found:
                 break
             if time.monotonic() > limit:
                 self.kill()
-                pytest.fail(f"it did not come to that in {timeout:.0f} s\n{self.stderr}")
+                pytest.fail(f"the condition was not true within {timeout:.0f} s\n{self.stderr}")
             time.sleep(interval)
         return found
 
 
 class Server:
-    """The fork server of `server.py`, seen from the tests."""
+    """Client of the fork server in `server.py`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.numbers = folder, itertools.count()
@@ -96,7 +96,7 @@ class Server:
         assert self.ready.wait(TIMEOUT_S), "the server did not start"
 
     def read(self) -> None:
-        """What the server says, as it says it."""
+        """Process the messages of the server."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             event = json.loads(line)
@@ -120,15 +120,15 @@ class Server:
         limits: dict[str, int] | None = None,
         stderr: Path | None = None,
     ) -> Child:
-        """Begin a command.
+        """Start a command.
 
         Args:
-            argv: What follows ``dltrain``.
-            cwd: The folder it runs in.
-            environment: Added to that of the tests.
-            limits: Of the system, e.g. ``{"RLIMIT_FSIZE": 1_000_000}``; of a path, how many bytes fit there: a file
-                system of its own, which needs rights. Without them the command ends with exit code 77.
-            stderr: Where its messages go, if not where they can be read.
+            argv: The arguments of ``dltrain``.
+            cwd: The working directory.
+            environment: Variables to add to the environment of the tests.
+            limits: Resource limits, e.g. ``{"RLIMIT_FSIZE": 1_000_000}``, and paths at which to mount a file system
+                of the given size in bytes. Without the permission to mount, the command ends with exit code 77.
+            stderr: File for standard error instead of the one that ``Child.stderr`` reads.
         """
         number = next(self.numbers)
         child = Child(self.folder / f"{number}.out", self.folder / f"{number}.err", cwd)
@@ -151,14 +151,14 @@ class Server:
         return child
 
     def close(self) -> None:
-        """End the server, and with it whatever it has started."""
+        """End the server and all its children."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait(10)
 
 
 class Gate:
-    """The folder that `gated.py` looks into: makes a process wait at a moment of one's choice."""
+    """Controls where processes with the classes of `gated.py` wait, by files in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -166,17 +166,17 @@ class Gate:
         self.environment = {"GATE": str(folder)}
 
     def close(self, moment: str) -> None:
-        """Wait at ``train-7``, ``evaluate-2`` ..."""
+        """Let the process wait at a moment, e.g. ``train-7`` or ``evaluate-2``."""
         (self.folder / moment).touch()
 
     def delay(self, seconds: float) -> None:
-        """Make every batch take longer."""
+        """Let every batch take longer."""
         (self.folder / "delay").write_text(str(seconds))
 
     def reached(self, child: Child, moment: str) -> None:
-        """Return when the process waits there."""
+        """Block until the process waits at a moment."""
         child.until((self.folder / f"{moment}.reached").exists)
 
     def open(self, moment: str) -> None:
-        """Let the process go on."""
+        """Let the process continue."""
         (self.folder / f"{moment}.reached").unlink()

@@ -1,4 +1,4 @@
-"""Fixtures that start, stop, kill and starve `dltrain` in child processes."""
+"""Fixtures that run `dltrain` in child processes."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from recipes import recipe
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for all tests of a process."""
+    """Return the fork server of this process."""
     found = Server(tmp_path_factory.mktemp("server"))
     yield found
     found.close()
@@ -20,7 +20,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def start(server: Server, tmp_path: Path) -> Iterator[Callable[..., Child]]:
-    """``start("model=mlp", ..., environment={...})``: begin `dltrain` in the test's own folder."""
+    """Return a function that starts `dltrain` with arguments in the folder of the test."""
     begun: list[Child] = []
 
     def start(*argv: str, cwd: Path | None = None, **more: Any) -> Child:
@@ -35,7 +35,7 @@ def start(server: Server, tmp_path: Path) -> Iterator[Callable[..., Child]]:
 
 @pytest.fixture
 def dltrain(start: Callable[..., Child]) -> Callable[..., Child]:
-    """``dltrain("model=mlp", ...)``: a command from its beginning to its end."""
+    """Return a function that runs `dltrain` with arguments to its end."""
     return lambda *argv, timeout=TIMEOUT_S, **more: start(*argv, **more).wait(timeout)
 
 
@@ -45,8 +45,8 @@ def gate(tmp_path: Path) -> Gate:
 
 
 @pytest.fixture(scope="session")
-def whole_run(server: Server, tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Callable[[str], Path]:
-    """The folder of a run of one kind that nothing disturbed."""
+def undisturbed_run(server: Server, tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Callable[[str], Path]:
+    """Return a function from a kind in `recipes.py` to the folder of an uninterrupted run."""
 
     @functools.cache
     def run(kind: str) -> Path:

@@ -1,11 +1,11 @@
-"""Tasks and data that wait at a moment a test has chosen; what they compute is dltrain's own.
+"""Subclasses of dltrain's tasks and data that wait at moments chosen by a test.
 
-A test names them on the command line (``task._target_=gated.Classification allow_targets=[gated]``). The environment
-variable GATE names a folder; without one they never wait. A file ``train-7`` there makes the seventh loss of a process
-wait (``evaluate-2`` the second batch evaluated, ``show-1`` the first pictures, ``load-1`` the data, ``save-1`` the
-first checkpoint, ``stages-2`` the loop that is being made, after the rehearsal): it becomes
-``train-7.reached``, and all goes on when the test has removed that. A file ``delay`` holds the seconds that every one
-of them takes longer; a file ``seen`` gathers the fingerprint of every example trained on.
+A test selects them on the command line (``task._target_=gated.Classification allow_targets=[gated]``). The environment
+variable GATE names a folder; without it they never wait. A file ``train-7`` in the folder lets the process wait at its
+seventh loss. It is renamed to ``train-7.reached`` then, and the process continues when the test removes it. The other
+moments are ``evaluate-2`` (the second evaluated batch), ``show-1`` (the first pictures), ``load-1`` (loading the data),
+``save-1`` (the first checkpoint) and ``stages-2`` (building the loop, after the dry run). A file ``delay`` contains the
+seconds to add to each of these moments; a file ``seen`` collects the hashes of all training examples.
 """
 
 import functools
@@ -35,7 +35,7 @@ from dltrain.tasks.base import Batch, Evaluation, Loss, Media, Stage
 
 
 class Gate:
-    """Waits where the folder says."""
+    """Waits at the moments for which the folder contains a file."""
 
     def __init__(self) -> None:
         self.folder = Path(os.environ["GATE"]) if "GATE" in os.environ else None
@@ -43,8 +43,8 @@ class Gate:
         self.delay = float(delay.read_text()) if delay and delay.exists() else 0.0
         self.counts = {kind: itertools.count(1) for kind in ("load", "stages", "train", "evaluate", "show", "save")}
 
-    def pass_by(self, kind: str) -> None:
-        """Count one batch, and wait if a test wants to have it here."""
+    def wait_if_closed(self, kind: str) -> None:
+        """Count one event of a kind, and wait if the test has closed the gate for it."""
         number = next(self.counts[kind])
         if self.folder is None:
             return
@@ -56,47 +56,47 @@ class Gate:
                 time.sleep(0.002)
 
     def note(self, inputs: torch.Tensor) -> None:
-        """Write down which examples were trained on, if a test wants to know."""
+        """Append the hash of each example to ``seen``, if that file exists."""
         if self.folder is not None and (self.folder / "seen").exists():
             with open(self.folder / "seen", "a") as seen:
                 seen.writelines(f"{hashlib.sha256(row.numpy().tobytes()).hexdigest()}\n" for row in inputs)
 
 
 class Gated:
-    """Passes the gate with every batch of a task, except in the dry run."""
+    """Mixin that calls the gate for every batch of a task, except in the dry run."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.gate = Gate()
-        self.rehearsed = False
+        self.in_loop = False
 
     def loss(self, model: torch.nn.Module, batch: Batch, progress: float) -> Loss:
-        if self.rehearsed and torch.is_grad_enabled():
-            self.gate.pass_by("train")
+        if self.in_loop and torch.is_grad_enabled():
+            self.gate.wait_if_closed("train")
             self.gate.note(batch["inputs"])
-        self.rehearsed = True
+        self.in_loop = True
         return super().loss(model, batch, progress)  # type: ignore[misc]
 
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        rehearsed = isinstance(batches, list)
-        return super().evaluate(model, batches if rehearsed else self.watched(batches))  # type: ignore[misc]
+        in_dry_run = isinstance(batches, list)
+        return super().evaluate(model, batches if in_dry_run else self.gated(batches))  # type: ignore[misc]
 
-    def watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    def gated(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         for batch in batches:
-            self.gate.pass_by("evaluate")
+            self.gate.wait_if_closed("evaluate")
             yield batch
 
     def show(self, model: torch.nn.Module, evaluation: Evaluation) -> list[Media]:
-        self.gate.pass_by("show")
+        self.gate.wait_if_closed("show")
         return super().show(model, evaluation)  # type: ignore[misc]
 
     def stages(self, model: torch.nn.Module) -> list[Stage]:
-        self.gate.pass_by("stages")
+        self.gate.wait_if_closed("stages")
         return super().stages(model)  # type: ignore[misc]
 
     def state_dict(self) -> dict[str, Any]:
-        if self.rehearsed:
-            self.gate.pass_by("save")
+        if self.in_loop:
+            self.gate.wait_if_closed("save")
         return super().state_dict()  # type: ignore[misc]
 
 
@@ -116,7 +116,7 @@ class LanguageModeling(Gated, language_modeling.LanguageModeling):
 
 
 class Adversarial(Gated, adversarial.Adversarial):
-    """Passes by with the critic's turn, of which every step has one."""
+    """Calls the gate in the critic's turn, which every step has once."""
 
 
 class Variational(Gated, variational.Variational):
@@ -128,18 +128,18 @@ class Reconstruction(Gated, reconstruction.Reconstruction):
 
 
 class Layerwise(Gated, layerwise.Layerwise):
-    """Passes by with the batches of every stage."""
+    """Calls the gate for the batches of every stage."""
 
     def stages(self, model: torch.nn.Module) -> list[Stage]:
-        """A rehearsal asks for them first, then the loop."""
+        """Gate the stages of the loop, but not those of the dry run, which come first."""
         stages = super().stages(model)
-        for turn in [turn for stage in stages for turn in stage.turns if self.rehearsed]:
-            turn.loss = functools.partial(self.passing, turn.loss)
-        self.rehearsed = True
+        for turn in [turn for stage in stages for turn in stage.turns if self.in_loop]:
+            turn.loss = functools.partial(self.gated_loss, turn.loss)
+        self.in_loop = True
         return stages
 
-    def passing(self, find: Callable[[Batch, float], Loss], batch: Batch, progress: float) -> Loss:
-        self.gate.pass_by("train")
+    def gated_loss(self, find: Callable[[Batch, float], Loss], batch: Batch, progress: float) -> Loss:
+        self.gate.wait_if_closed("train")
         self.gate.note(batch["inputs"])
         return find(batch, progress)
 
@@ -148,8 +148,8 @@ class Layerwise(Gated, layerwise.Layerwise):
 
 
 class Text(text.Text):
-    """Data that take their time."""
+    """Text data that wait when they are loaded."""
 
     def load(self) -> Splits:
-        Gate().pass_by("load")
+        Gate().wait_if_closed("load")
         return super().load()

@@ -1,4 +1,4 @@
-"""Assertions that two runs computed the same, to the bit."""
+"""Assertions that two runs have identical results."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-# Times and memory, which no two runs share.
+# Times and memory differ between runs.
 MEASURED = ("throughput/", "memory/")
 TIMES = ("seconds", "training_seconds", "samples_per_second", "seconds_to_first_step", "peak_memory_mb")
 

@@ -1,7 +1,7 @@
-"""A process that has imported torch and dltrain, and forks a child for each command: no import is paid for twice.
+"""A process that has imported torch and dltrain and forks a child for each command, which saves the imports.
 
-The parent writes one JSON object per line, the server answers with the child's number at its start and with its wait
-status at its end. When the parent is gone, so are the server and all its children.
+The parent writes one JSON object per line; the server replies with the process ID when a child starts and with its wait
+status when it ends. When the parent ends, the server kills all children and ends.
 """
 
 import atexit
@@ -17,7 +17,7 @@ import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
-# Whatever a command of the tests imports; what would start a thread must not be here.
+# The modules that the tests' commands import. They must not start a thread.
 MODULES = (
     *("sweeps.sweep", "runs.launch", "runs.report", "runs.job", "storage.run_dir", "loggers.tracker", "cli.train"),
     *("cli.resume", "models.feedforward", "models.recurrent", "models.convolutional", "models.gpt", "datasets.digits"),
@@ -27,7 +27,7 @@ MODULES = (
 
 
 def main() -> int:
-    """Serve until standard input ends; in a child, the exit code of its command."""
+    """Serve requests until standard input ends."""
     prepare()
     requests, answers = os.fdopen(os.dup(0), "rb", buffering=0), os.fdopen(os.dup(1), "w", buffering=1)
     devnull = os.open(os.devnull, os.O_RDWR)
@@ -45,7 +45,7 @@ def main() -> int:
         if wakened in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(wakened, 4096)
-        for pid, status in reaped(children):
+        for pid, status in reap(children):
             print(json.dumps({"ended": pid, "status": status}), file=answers)
         if requests in ready:
             line = requests.readline()
@@ -58,31 +58,31 @@ def main() -> int:
                     file.close()
                 for end in (wakened, waker):
                     os.close(end)
-                leave(child(request))
+                exit_process(child(request))
             with contextlib.suppress(OSError):
-                os.setpgid(pid, pid)  # the child does so, too: whoever is first
+                os.setpgid(pid, pid)  # the child does this too; either may be first
             children.add(pid)
             print(json.dumps({"began": pid}), file=answers)
 
 
 def prepare() -> None:
-    """Import everything, and leave no thread behind: a fork copies only the one that calls it."""
+    """Import all modules, and assert that no other thread runs, since a fork does not copy threads."""
     import importlib
 
     for name in MODULES:
         importlib.import_module(f"dltrain.{name}")
     importlib.import_module("numpy.random")
     compose = importlib.import_module("dltrain.config.compose")
-    compose.compose(["model=mlp", "data=digits"])  # Hydra looks for its plugins once
+    compose.compose(["model=mlp", "data=digits"])  # Hydra searches for plugins once
     gc.collect()
     gc.freeze()
     tasks = Path("/proc/self/task")
     if tasks.is_dir():
-        assert len(list(tasks.iterdir())) == 1, "a thread runs in the server: its children would miss it"
+        assert len(list(tasks.iterdir())) == 1, "a thread runs in the server; its children would lack it"
 
 
-def reaped(children: set[int]) -> list[tuple[int, int]]:
-    """The children that have ended, with their wait status."""
+def reap(children: set[int]) -> list[tuple[int, int]]:
+    """Return the children that have ended, with their wait status."""
     found = []
     for pid in list(children):
         done, status = os.waitpid(pid, os.WNOHANG)
@@ -93,7 +93,7 @@ def reaped(children: set[int]) -> list[tuple[int, int]]:
 
 
 def end_all(children: set[int]) -> int:
-    """Kill what is left."""
+    """Kill the remaining children."""
     for pid in children:
         with contextlib.suppress(OSError):
             os.killpg(pid, signal.SIGKILL)
@@ -113,7 +113,7 @@ def child(request: dict[str, Any]) -> int:
     redirect(2, request["stderr"])
     sys.argv = ["dltrain", *request["argv"]]
     sys.path[:0] = request["path"]
-    random.seed()  # every process of its own begins with numbers of its own
+    random.seed()  # a forked child would repeat the random numbers of its siblings
     for kind, limit in request["limits"].items():
         if kind.startswith("/"):
             mount(kind, limit)
@@ -124,8 +124,8 @@ def child(request: dict[str, Any]) -> int:
     return command(request["argv"])
 
 
-def leave(code: int) -> NoReturn:
-    """End like any Python program, but for taking apart what was imported, which is a second for nothing."""
+def exit_process(code: int) -> NoReturn:
+    """Exit like any Python program, but without the slow teardown of modules."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -134,7 +134,7 @@ def leave(code: int) -> NoReturn:
 
 
 def mount(path: str, size: int) -> None:
-    """Put a small file system at a path, which this process and its children alone see."""
+    """Mount a small file system that only this process and its children see."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -145,18 +145,18 @@ def mount(path: str, size: int) -> None:
         lambda: libc.mount(b"tmpfs", path.encode(), b"tmpfs", 0, f"size={size}".encode()),
     )
     if any(call() for call in calls):
-        leave(77)
+        exit_process(77)
 
 
 def redirect(number: int, path: str) -> None:
-    """Let a standard stream go to a file; what Python has made of it stays as it is."""
+    """Redirect a standard stream to a file at the level of file descriptors."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(file, number)
     os.close(file)
 
 
 def command(argv: list[str]) -> int:
-    """`dltrain ARGV`, as its entry point calls it."""
+    """Run `dltrain` as its entry point does."""
     import time
 
     from dltrain.cli import main as cli

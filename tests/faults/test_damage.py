@@ -84,7 +84,7 @@ def test_a_damaged_checkpoint_is_skipped_for_the_newest_good_one(
     listed: bool,
     run: Path,
     dltrain: Callable[..., Child],
-    whole_run: Callable[[str], Path],
+    undisturbed_run: Callable[[str], Path],
 ) -> None:
     *_, good, bad = checkpoints(run)
     damage(bad)
@@ -93,10 +93,10 @@ def test_a_damaged_checkpoint_is_skipped_for_the_newest_good_one(
     child = dltrain("resume", str(run), ALLOW)
     assert child.code == 0, child.stderr
     if listed or bad.exists():
-        assert f"{bad}: refused" in child.stderr
+        assert f"{bad}: rejected" in child.stderr
         assert f"falling back to {good}" in child.stderr
     assert f"from {good.name}" in child.stderr
-    assert_same(run, whole_run("forecast"))
+    assert_same(run, undisturbed_run("forecast"))
 
 
 def test_when_every_checkpoint_is_damaged_each_is_reported_and_no_file_changes(
@@ -114,7 +114,11 @@ def test_when_every_checkpoint_is_damaged_each_is_reported_and_no_file_changes(
 
 @pytest.mark.faults
 def test_keep_last_keeps_a_new_checkpoint_rather_than_damaged_ones_of_later_steps(
-    run: Path, start: Callable[..., Child], dltrain: Callable[..., Child], gate: Gate, whole_run: Callable[[str], Path]
+    run: Path,
+    start: Callable[..., Child],
+    dltrain: Callable[..., Child],
+    gate: Gate,
+    undisturbed_run: Callable[[str], Path],
 ) -> None:
     for path in checkpoints(run)[1:]:
         flip_bit(path)
@@ -130,7 +134,7 @@ def test_keep_last_keeps_a_new_checkpoint_rather_than_damaged_ones_of_later_step
     again = dltrain("resume", str(run), ALLOW)
     assert again.code == 0, again.stderr
     assert f"from {newest.name}" in again.stderr
-    assert_same(run, whole_run("forecast"))
+    assert_same(run, undisturbed_run("forecast"))
 
 
 @pytest.mark.parametrize(
@@ -150,13 +154,13 @@ def test_keep_last_keeps_a_new_checkpoint_rather_than_damaged_ones_of_later_step
     ],
 )
 def test_without_a_manifest_or_links_the_newest_good_checkpoint_is_found(
-    damage: Callable[[Path], Any], run: Path, dltrain: Callable[..., Child], whole_run: Callable[[str], Path]
+    damage: Callable[[Path], Any], run: Path, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
 ) -> None:
     damage(run / "checkpoints")
     child = dltrain("resume", str(run), ALLOW)
     assert child.code == 0, child.stderr
     assert f"from {checkpoints(run)[-1].name}" in child.stderr or "resumed at step 21" in child.stderr
-    assert_same(run, whole_run("forecast"))
+    assert_same(run, undisturbed_run("forecast"))
 
 
 def repoint(link: Path, name: str) -> None:
@@ -164,7 +168,7 @@ def repoint(link: Path, name: str) -> None:
     link.symlink_to(name)
 
 
-def test_a_missing_run_is_refused_with_the_nearest_name(
+def test_a_missing_run_is_rejected_with_the_nearest_name(
     run: Path, dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
     before = sorted(tmp_path.rglob("*"))
@@ -175,7 +179,9 @@ def test_a_missing_run_is_refused_with_the_nearest_name(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_checkpoint_of_an_unknown_format_is_refused_with_its_number(run: Path, dltrain: Callable[..., Child]) -> None:
+def test_a_checkpoint_of_an_unknown_format_is_rejected_with_its_number(
+    run: Path, dltrain: Callable[..., Child]
+) -> None:
     for path in checkpoints(run):
         state = torch.load(path, weights_only=True)
         torch.save({**state, "format": 99}, path)
@@ -183,12 +189,12 @@ def test_a_checkpoint_of_an_unknown_format_is_refused_with_its_number(run: Path,
     before = contents(run)
     child = dltrain("resume", str(run), ALLOW)
     assert child.code == 5
-    assert "expected checkpoint format 1 or 2, got 99. A newer dltrain wrote it" in child.stderr
+    assert "expected a checkpoint format from 1 to 3, got 99. A newer dltrain wrote it" in child.stderr
     assert contents(run) == before
 
 
-def test_a_checkpoint_of_format_1_resumes_to_the_same_bytes(
-    run: Path, dltrain: Callable[..., Child], whole_run: Callable[[str], Path]
+def test_a_checkpoint_of_format_1_resumes_to_identical_results(
+    run: Path, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
 ) -> None:
     for path in checkpoints(run):
         state = torch.load(path, weights_only=True)
@@ -196,11 +202,14 @@ def test_a_checkpoint_of_format_1_resumes_to_the_same_bytes(
         assert schedules.keys() == state["optimizers"].keys() == {"train"}
         assert schedules["train"], "the plateau schedule has a state"
         state["optimizers"]["train"]["schedule"] = schedules["train"]
-        torch.save({**state, "format": 1}, path)
+        record = state.pop("record")
+        assert record["losses"].keys() <= {"train"} and not record["parts"]
+        names = {"loss": record["losses"]["train"]} if record["losses"] else {}
+        torch.save({**state, "record": names, "format": 1}, path)
         update_manifest(path)
     child = dltrain("resume", str(run), ALLOW)
     assert child.code == 0, child.stderr
-    assert_same(run, whole_run("forecast"))
+    assert_same(run, undisturbed_run("forecast"))
 
 
 @pytest.mark.parametrize(
@@ -213,7 +222,7 @@ def test_a_checkpoint_of_format_1_resumes_to_the_same_bytes(
     ],
 )
 @pytest.mark.faults
-def test_an_intact_file_with_another_state_is_refused_without_a_traceback(
+def test_an_intact_checkpoint_with_an_unexpected_state_is_rejected_without_a_traceback(
     change: dict[str, Any], expected: str, run: Path, dltrain: Callable[..., Child]
 ) -> None:
     for path in checkpoints(run):
@@ -240,7 +249,7 @@ class Evil:
 @pytest.mark.parametrize(
     "bare", [pytest.param(True, id="bare pickle", marks=pytest.mark.faults), pytest.param(False, id="torch.save")]
 )
-def test_a_malicious_checkpoint_is_refused_and_never_executed(
+def test_a_malicious_checkpoint_is_rejected_and_never_executed(
     listed: bool, bare: bool, run: Path, dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
     canary = tmp_path / "canary"
@@ -255,7 +264,7 @@ def test_a_malicious_checkpoint_is_refused_and_never_executed(
     before = contents(run)
     child = dltrain("resume", str(run), ALLOW)
     assert child.code == 5
-    assert all(f"{path}: refused" in child.stderr for path in checkpoints(run))
+    assert all(f"{path}: rejected" in child.stderr for path in checkpoints(run))
     assert not canary.exists()
     assert contents(run) == before
     if not bare:  # an unsafe load does execute it

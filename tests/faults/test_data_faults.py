@@ -45,7 +45,7 @@ def test_skipping_bad_pictures_keeps_all_others_in_their_batches(workers: int, t
     reference, files = load_split(paint(tmp_path), 0, training=True)
     intact = [batch for epoch in (0, 1) for batch in reference.epoch(epoch)]
     batches, _ = load_split(tmp_path, workers, training=True, skip=True)
-    orders = [batches.order(epoch).tolist() for epoch in (0, 1)]
+    orders = [torch.cat(batches.plan(epoch)).tolist() for epoch in (0, 1)]
     damaged = {orders[0][0], *orders[0][4:8], orders[0][13], orders[0][-1]}  # 4 to 7 are the whole second batch
     for number, content in zip(damaged, list(BROKEN.values()) * 2, strict=False):
         files[number].write_bytes(content)
@@ -72,7 +72,7 @@ def test_a_picture_that_is_bad_in_every_epoch_counts_once(tmp_path: Path) -> Non
     assert len(batches.bad.found) == 1
 
 
-def test_a_split_without_readable_pictures_is_refused_even_if_bad_ones_are_skipped(tmp_path: Path) -> None:
+def test_a_split_without_readable_pictures_is_rejected_even_if_bad_samples_are_skipped(tmp_path: Path) -> None:
     batches, files = load_split(paint(tmp_path), 0, skip=True)
     for path in files:
         path.write_bytes(b"")
@@ -94,7 +94,7 @@ def result(run: Path) -> dict:
 
 @pytest.mark.parametrize("workers", [2, pytest.param(0, marks=pytest.mark.faults)])
 @pytest.mark.faults
-def test_a_run_reports_skipped_pictures_and_resumes_after_a_kill_to_the_same_bytes(
+def test_a_run_reports_skipped_pictures_and_resumes_to_identical_results_after_a_kill(
     workers: int, start: Callable[..., Child], dltrain: Callable[..., Child], gate: Gate, tmp_path: Path
 ) -> None:
     bad = damage_pictures(paint(tmp_path / "pictures"))
@@ -141,7 +141,7 @@ def test_an_empty_batch_keeps_its_place_in_a_resumed_run(
     assert_same(run, whole)
 
 
-def test_more_bad_samples_than_allowed_end_the_run_and_the_last_is_reported(
+def test_more_bad_samples_than_allowed_stop_the_run_and_the_last_is_reported(
     dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
     damage_pictures(paint(tmp_path / "pictures"))
@@ -152,7 +152,7 @@ def test_more_bad_samples_than_allowed_end_the_run_and_the_last_is_reported(
 
 
 @pytest.mark.faults
-def test_a_picture_damaged_during_a_run_ends_it_and_a_resumed_run_can_skip_it(
+def test_a_picture_damaged_during_a_run_stops_it_and_the_resumed_run_can_skip_it(
     start: Callable[..., Child], dltrain: Callable[..., Child], gate: Gate, tmp_path: Path
 ) -> None:
     run, root = tmp_path / "run", paint(tmp_path / "pictures")
@@ -186,14 +186,14 @@ def write_table(path: Path, bad_lines: dict[int, str]) -> Path:
 
 
 @pytest.mark.parametrize("line", BAD_LINES)
-def test_an_unreadable_line_is_refused_with_its_number(line: int, tmp_path: Path) -> None:
+def test_an_unreadable_line_is_rejected_with_its_number(line: int, tmp_path: Path) -> None:
     path = write_table(tmp_path / "a.csv", {line: BAD_LINES[line]})
     with pytest.raises(ConfigError) as caught:
         CsvTable(str(path))
     assert f"line {line} of {path}" in str(caught.value) and SKIP in str(caught.value)
 
 
-def test_skipping_bad_lines_equals_a_file_without_them(tmp_path: Path) -> None:
+def test_skipping_bad_lines_gives_the_same_data_as_a_file_without_them(tmp_path: Path) -> None:
     data = CsvTable(str(write_table(tmp_path / "bad.csv", BAD_LINES)), on_bad_sample="skip")
     good = tmp_path / "good.csv"
     good.write_text("\n".join(line for number, line in enumerate(LINES, 1) if number not in BAD_LINES))
@@ -206,8 +206,8 @@ def test_skipping_bad_lines_equals_a_file_without_them(tmp_path: Path) -> None:
 def test_skipped_lines_are_counted_in_the_result_and_reported(dltrain: Callable[..., Child], tmp_path: Path) -> None:
     path = write_table(tmp_path / "bad.csv", BAD_LINES)
     arguments = ["model=mlp", "model.hidden_size=4", "data=csv", f"data.path={path}", "trainer.epochs=2", "device=cpu"]
-    refused = dltrain(*arguments)
-    assert refused.code == 2 and f"line 11 of {path}" in refused.stderr and not (tmp_path / "outputs").exists()
+    rejected = dltrain(*arguments)
+    assert rejected.code == 2 and f"line 11 of {path}" in rejected.stderr and not (tmp_path / "outputs").exists()
     child = dltrain(*arguments, SKIP, f"hydra.run.dir={tmp_path / 'run'}")
     assert child.code == 0, child.stderr
     assert result(tmp_path / "run")["bad_samples"] == 4

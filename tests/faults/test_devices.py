@@ -1,4 +1,4 @@
-"""A checkpoint is of a model, not of the device or the compiler that it ran with."""
+"""Checkpoints do not depend on the device or on `torch.compile`."""
 
 import signal
 import zipfile
@@ -19,7 +19,7 @@ COMPILE_S = 240
 
 @pytest.fixture
 def stopped(start: Callable[..., Child], gate: Gate, tmp_path: Path) -> Callable[..., Path]:
-    """``stopped(command)``: a run that was stopped at step 13."""
+    """Return a function that starts a run, stops it at step 13 and returns its folder."""
 
     def stop(*command: str) -> Path:
         run = tmp_path / "run"
@@ -35,7 +35,7 @@ def stopped(start: Callable[..., Child], gate: Gate, tmp_path: Path) -> Callable
 
 
 def as_if_from_cuda(path: Path) -> None:
-    """Rewrite a checkpoint so that its tensors say that they lay on a GPU, with the states of two GPUs' generators."""
+    """Rewrite a checkpoint as if its tensors were on a GPU, with the generator states of two GPUs."""
     state = torch.load(path, weights_only=True)
     torch.save({**state, "rng": {**state["rng"], "cuda": [torch.zeros(16, dtype=torch.uint8)] * 2}}, path)
     with zipfile.ZipFile(path) as old:
@@ -47,24 +47,24 @@ def as_if_from_cuda(path: Path) -> None:
     update_manifest(path)
 
 
-def test_a_checkpoint_from_a_gpu_goes_on_on_a_cpu(
-    stopped: Callable[..., Path], dltrain: Callable[..., Child], whole_run: Callable[[str], Path], data_root: Path
+def test_a_checkpoint_from_a_gpu_resumes_on_a_cpu(
+    stopped: Callable[..., Path], dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path], data_root: Path
 ) -> None:
     run = stopped(*recipe("forecast", data_root))
     for path in checkpoints(run):
         as_if_from_cuda(path)
     newest = checkpoints(run)[-1]
-    if not torch.cuda.is_available():  # the file is what it pretends to be
+    if not torch.cuda.is_available():  # the file really refers to a GPU
         with pytest.raises(RuntimeError, match="CUDA"):
             torch.load(newest, weights_only=True)
     child = dltrain("resume", str(run), ALLOW, "device=cpu")
     assert child.code == 0, child.stderr
-    assert_same(run, whole_run("forecast"))
+    assert_same(run, undisturbed_run("forecast"))
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("before", "after"), [("true", "false"), ("false", "true")])
-def test_a_checkpoint_of_a_compiled_model_is_that_of_the_model(
+def test_a_checkpoint_resumes_with_and_without_torch_compile(
     before: str, after: str, stopped: Callable[..., Path], dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
     command = [

@@ -1,4 +1,4 @@
-"""A disk that is full, a folder that cannot be written or is gone: the last good checkpoint stays, the message says."""
+"""Full disks, unwritable folders and deleted folders are reported, and the last good checkpoint is kept."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ ROOM = 1_000_000  # more than any other file of these runs
 
 @pytest.fixture
 def stopped(start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Path) -> Path:
-    """A run that was stopped at step 13."""
+    """Return the folder of a run that was stopped at step 13."""
     run = tmp_path / "run"
     gate.close("train-13")
     child = start(*recipe("forecast", data_root), f"hydra.run.dir={run}", environment=gate.environment)
@@ -31,8 +31,8 @@ def stopped(start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: 
     return run
 
 
-def test_a_full_disk_at_a_checkpoint_leaves_the_old_one_and_says_so(
-    stopped: Path, dltrain: Callable[..., Child], whole_run: Callable[[str], Path]
+def test_a_disk_full_at_a_checkpoint_is_reported_and_keeps_the_previous_checkpoint(
+    stopped: Path, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
 ) -> None:
     files = {path: sha256(path) for path in (stopped / "checkpoints").glob("step-*.pt")}
     size = min(path.stat().st_size for path in files)
@@ -47,11 +47,11 @@ def test_a_full_disk_at_a_checkpoint_leaves_the_old_one_and_says_so(
     assert all(sha256(path) == was for path, was in files.items())
     assert Checkpoints(stopped).load_newest()[1]["loop"]["step"] == 13
     assert dltrain("resume", str(stopped), ALLOW).code == 0
-    assert_same(stopped, whole_run("forecast"))
+    assert_same(stopped, undisturbed_run("forecast"))
 
 
 @pytest.mark.faults
-def test_a_file_system_without_space_is_named_with_what_is_free(dltrain: Callable[..., Child], tmp_path: Path) -> None:
+def test_a_full_file_system_is_reported(dltrain: Callable[..., Child], tmp_path: Path) -> None:
     place = tmp_path / "small"
     place.mkdir()
     big = ["model=mlp", "model.hidden_size=1000", "data=digits", "device=cpu", "trainer.checkpoint_every=2"]
@@ -64,8 +64,8 @@ def test_a_file_system_without_space_is_named_with_what_is_free(dltrain: Callabl
 
 
 @pytest.mark.faults
-def test_a_full_disk_under_the_curves_ends_the_run_in_order(
-    stopped: Path, dltrain: Callable[..., Child], whole_run: Callable[[str], Path]
+def test_a_disk_full_while_logging_stops_the_run_and_it_can_be_resumed(
+    stopped: Path, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
 ) -> None:
     room = (stopped / "metrics.jsonl").stat().st_size + 500
     child = dltrain("resume", str(stopped), ALLOW, limits={"RLIMIT_FSIZE": room})
@@ -74,13 +74,13 @@ def test_a_full_disk_under_the_curves_ends_the_run_in_order(
     assert "Traceback" not in child.stderr
     assert Checkpoints(stopped).load_newest()[1]["loop"]["step"] == 13
     assert dltrain("resume", str(stopped), ALLOW).code == 0
-    assert_same(stopped, whole_run("forecast"))
+    assert_same(stopped, undisturbed_run("forecast"))
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("where", ["messages", "train.log"])
-def test_messages_that_nobody_can_write_do_not_end_a_run(
-    where: str, stopped: Path, dltrain: Callable[..., Child], whole_run: Callable[[str], Path]
+def test_messages_that_cannot_be_written_do_not_stop_a_run(
+    where: str, stopped: Path, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
 ) -> None:
     full = Path("/dev/full")
     if not full.exists():
@@ -91,11 +91,11 @@ def test_messages_that_nobody_can_write_do_not_end_a_run(
             log.truncate(ROOM)
     child = dltrain("resume", str(stopped), ALLOW, **more)
     assert child.code == 0, child.stderr
-    assert_same(stopped, whole_run("forecast"))
+    assert_same(stopped, undisturbed_run("forecast"))
 
 
 @pytest.mark.parametrize("where", ["/proc/dltrain/run", "{file}/run"])
-def test_a_place_that_cannot_be_written_is_refused_in_one_line_before_any_work(
+def test_an_unwritable_run_folder_is_rejected_before_training(
     where: str, dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
@@ -107,7 +107,7 @@ def test_a_place_that_cannot_be_written_is_refused_in_one_line_before_any_work(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_folder_is_refused_in_one_line(dltrain: Callable[..., Child], tmp_path: Path) -> None:
+def test_a_read_only_folder_is_rejected_in_one_line(dltrain: Callable[..., Child], tmp_path: Path) -> None:
     place = tmp_path / "locked"
     place.mkdir(mode=0o500)
     child = dltrain("model=mlp", "data=digits", f"hydra.run.dir={place / 'run'}")
@@ -116,14 +116,14 @@ def test_a_read_only_folder_is_refused_in_one_line(dltrain: Callable[..., Child]
 
 
 @pytest.mark.parametrize("moment", ["train-11", pytest.param("evaluate-3", marks=pytest.mark.faults)])
-def test_a_folder_that_is_deleted_under_a_run_ends_it_with_a_clear_message(
+def test_deleting_the_run_folder_during_training_stops_the_run_with_an_error(
     moment: str, start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     gate.close(moment)
     child = start(*recipe("forecast", data_root), f"hydra.run.dir={run}", environment=gate.environment)
     gate.reached(child, moment)
-    while run.exists():  # a checkpoint may be on its way there
+    while run.exists():  # a checkpoint may be written at the same time
         shutil.rmtree(run, ignore_errors=True)
     gate.open(moment)
     assert child.wait().code == 1

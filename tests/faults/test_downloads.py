@@ -1,4 +1,4 @@
-"""Downloads that break off, and archives made to do harm.
+"""Truncated and interrupted downloads, and malicious archives.
 
 | row | tests |
 | --- | --- |
@@ -29,10 +29,10 @@ from dltrain.datasets.mnist import MNIST
 from dltrain.datasets.npz import Npz
 from dltrain.errors import ConfigError
 
-# A process of its own that downloads from a mirror: argv is the root, the mirror and the archives' hashes.
+# Download from a mirror in a child process: argv is the root, the mirror and the hashes of the archives.
 DOWNLOAD = """
 import json, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell has started in the background ignores it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background processes of a shell ignore SIGINT
 from torchvision import datasets
 from dltrain.datasets.mnist import MNIST
 root, url, resources = sys.argv[1:]
@@ -43,7 +43,7 @@ print(len(MNIST(root=root, download=True).load().test))
 
 @pytest.fixture
 def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
-    """A small MNIST on a server of this machine, which torchvision takes for the real one."""
+    """Serve a small MNIST on this machine and let torchvision download from there."""
     with serve(mnist()) as found:
         monkeypatch.setattr(datasets.MNIST, "mirrors", [found.url])
         monkeypatch.setattr(datasets.MNIST, "resources", [(name, md5(c)) for name, c in found.files.items()])
@@ -55,16 +55,16 @@ def download(root: Path, mirror: Mirror) -> subprocess.Popen:
     return subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def left(root: Path) -> list[str]:
-    """What lies in a folder, but for locks."""
+def files_in(root: Path) -> list[str]:
+    """Return the files in a folder except locks."""
     return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.suffix != ".lock")
 
 
-def test_a_download_that_breaks_off_leaves_nothing_and_the_next_one_is_whole(mirror: Mirror, tmp_path: Path) -> None:
-    mirror.truncated = {"t10k-images-idx3-ubyte.gz"}  # three of four arrive
+def test_a_truncated_download_leaves_no_files_and_the_next_one_succeeds(mirror: Mirror, tmp_path: Path) -> None:
+    mirror.truncated = {"t10k-images-idx3-ubyte.gz"}  # three of four are complete
     with pytest.raises(ConfigError, match=r"data\.download"):
         MNIST(root=str(tmp_path), download=True).load()
-    assert left(tmp_path) == []
+    assert files_in(tmp_path) == []
     mirror.truncated = set()
     splits = MNIST(root=str(tmp_path), download=True).load()
     assert (len(splits.train), len(splits.test)) == (54, 20)
@@ -74,7 +74,7 @@ def test_a_download_that_breaks_off_leaves_nothing_and_the_next_one_is_whole(mir
 
 
 @pytest.mark.faults
-def test_a_killed_download_leaves_nothing_that_the_next_one_uses(mirror: Mirror, tmp_path: Path) -> None:
+def test_the_next_download_uses_no_files_of_a_killed_one(mirror: Mirror, tmp_path: Path) -> None:
     mirror.pause = 30
     process = download(tmp_path, mirror)
     while not mirror.requests:
@@ -85,11 +85,11 @@ def test_a_killed_download_leaves_nothing_that_the_next_one_uses(mirror: Mirror,
     assert not (tmp_path / "MNIST").exists()
     mirror.pause = 0
     assert len(MNIST(root=str(tmp_path), download=True).load().test) == 20
-    assert {Path(name).parts[0] for name in left(tmp_path)} == {"MNIST"}
+    assert {Path(name).parts[0] for name in files_in(tmp_path)} == {"MNIST"}
 
 
 @pytest.mark.faults
-def test_an_interrupted_download_leaves_nothing(mirror: Mirror, tmp_path: Path) -> None:
+def test_an_interrupted_download_leaves_no_files(mirror: Mirror, tmp_path: Path) -> None:
     mirror.pause = 30
     process = download(tmp_path, mirror)
     while not mirror.requests:
@@ -97,10 +97,10 @@ def test_an_interrupted_download_leaves_nothing(mirror: Mirror, tmp_path: Path) 
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
-    assert left(tmp_path) == []
+    assert files_in(tmp_path) == []
 
 
-def test_a_file_torn_by_something_else_is_downloaded_again(mirror: Mirror, tmp_path: Path) -> None:
+def test_a_truncated_data_file_is_downloaded_again(mirror: Mirror, tmp_path: Path) -> None:
     MNIST(root=str(tmp_path), download=True).load()
     torn = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
     whole = torn.read_bytes()
@@ -111,23 +111,23 @@ def test_a_file_torn_by_something_else_is_downloaded_again(mirror: Mirror, tmp_p
     assert torn.read_bytes() == whole
 
 
-def test_a_download_with_another_hash_is_refused_before_it_is_unpacked(mirror: Mirror, tmp_path: Path) -> None:
+def test_a_download_with_a_wrong_hash_is_rejected_before_it_is_unpacked(mirror: Mirror, tmp_path: Path) -> None:
     bomb = zip_bomb(tmp_path / "bomb.gz")
     mirror.files["train-images-idx3-ubyte.gz"] = bomb
     with pytest.raises(ConfigError, match=r"data\.download.*corrupted"):
         MNIST(root=str(tmp_path / "root"), download=True).load()
-    assert left(tmp_path / "root") == []
+    assert files_in(tmp_path / "root") == []
 
 
 def zip_bomb(path: Path) -> bytes:
-    """100 MB of zeros in less than one."""
+    """Return less than 1 MB that unpack to 100 MB of zeros."""
     with path.open("wb") as file:
         subprocess.run(["sh", "-c", "head -c 100000000 /dev/zero | gzip -1"], stdout=file, check=True)
     return path.read_bytes()
 
 
 @pytest.mark.faults
-def test_downloads_side_by_side_fetch_each_file_once(mirror: Mirror, tmp_path: Path) -> None:
+def test_simultaneous_downloads_fetch_each_file_once(mirror: Mirror, tmp_path: Path) -> None:
     mirror.pause = 0.3
     processes = [download(tmp_path, mirror) for _ in range(3)]
     found = [process.communicate(timeout=120) for process in processes]
@@ -135,7 +135,7 @@ def test_downloads_side_by_side_fetch_each_file_once(mirror: Mirror, tmp_path: P
     assert mirror.requests == dict.fromkeys(mirror.files, 1)
 
 
-def test_without_a_network_the_command_that_fetches_by_hand_is_said_and_it_works(
+def test_without_a_network_the_error_gives_a_working_download_command(
     mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "a folder"
@@ -151,7 +151,7 @@ def test_without_a_network_the_command_that_fetches_by_hand_is_said_and_it_works
 
 @pytest.fixture
 def cifar(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
-    """A server of what torchvision takes for CIFAR-10."""
+    """Serve files from which torchvision downloads CIFAR-10."""
     with serve({}) as found:
         monkeypatch.setattr(datasets.CIFAR10, "url", f"{found.url}cifar-10-python.tar.gz")
         yield found
@@ -164,9 +164,9 @@ def member(name: str, link: str | None = None, hard: bool = False) -> tarfile.Ta
     return found
 
 
-@pytest.mark.parametrize("trusted", [False, True], ids=["another hash", "the right hash"])
+@pytest.mark.parametrize("trusted", [False, True], ids=["wrong hash", "right hash"])
 @pytest.mark.parametrize("kind", ["above", "absolute", "symbolic link", "hard link", "device"])
-def test_an_archive_that_would_write_elsewhere_is_refused(
+def test_an_archive_that_would_write_outside_its_folder_is_rejected(
     kind: str, trusted: bool, cifar: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outside, root = tmp_path / "outside", tmp_path / "root"
@@ -174,24 +174,24 @@ def test_an_archive_that_would_write_elsewhere_is_refused(
     (outside / "kept").write_text("kept")
     device = member("cifar-10-batches-py/zero")
     device.type, device.devmajor, device.devminor = tarfile.CHRTYPE, 1, 5
-    evil = {
+    members = {
         "above": [member("../../outside/evil")],
         "absolute": [member(str(outside / "evil"))],
         "symbolic link": [member("cifar-10-batches-py", str(outside)), member("cifar-10-batches-py/evil")],
         "hard link": [member("link", str(outside / "kept"), hard=True), member("link")],
         "device": [device],
     }[kind]
-    cifar.files["cifar-10-python.tar.gz"] = content = archive(*evil)
+    cifar.files["cifar-10-python.tar.gz"] = content = archive(*members)
     if trusted:
         monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", md5(content))
     with pytest.raises(ConfigError):
         CIFAR10(root=str(root), download=True).load()
     assert [path.name for path in outside.iterdir()] == ["kept"] and (outside / "kept").read_text() == "kept"
-    assert left(root) == []
+    assert files_in(root) == []
 
 
 class Bomb:
-    """Pickled, it writes a file when it is read."""
+    """An object whose unpickling creates a file."""
 
     def __init__(self, canary: Path) -> None:
         self.canary = canary
@@ -200,7 +200,7 @@ class Bomb:
         return os.system, (f"touch {self.canary}",)
 
 
-def test_a_pickled_file_of_cifar10_with_another_hash_is_not_read(tmp_path: Path) -> None:
+def test_a_pickled_cifar10_file_with_a_wrong_hash_is_not_read(tmp_path: Path) -> None:
     folder, canary = tmp_path / "cifar-10-batches-py", tmp_path / "canary"
     folder.mkdir()
     for name in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"):
@@ -210,7 +210,7 @@ def test_a_pickled_file_of_cifar10_with_another_hash_is_not_read(tmp_path: Path)
         CIFAR10(root=str(tmp_path)).load()
     assert not canary.exists()
     pickle.loads((folder / "test_batch").read_bytes())
-    assert canary.exists()  # it would have
+    assert canary.exists()  # an unsafe load does execute it
 
 
 ARRAYS = {
@@ -222,11 +222,11 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize("name", ARRAYS)
-def test_arrays_of_objects_are_refused_and_none_is_made(name: str, tmp_path: Path) -> None:
+def test_arrays_of_objects_are_rejected_and_not_unpickled(name: str, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
-    evil = np.array([Bomb(canary)] * 8, dtype=object)
-    np.savez(tmp_path / "a.npz", **{**ARRAYS, name: evil})
-    np.savez(tmp_path / "cifar10.npz", **{**ARRAYS, name: evil})
+    members = np.array([Bomb(canary)] * 8, dtype=object)
+    np.savez(tmp_path / "a.npz", **{**ARRAYS, name: members})
+    np.savez(tmp_path / "cifar10.npz", **{**ARRAYS, name: members})
     with pytest.raises(ConfigError, match=r"data\.path"):
         Npz(str(tmp_path / "a.npz")).load()
     (tmp_path / "cifar10").mkdir()
@@ -235,22 +235,22 @@ def test_arrays_of_objects_are_refused_and_none_is_made(name: str, tmp_path: Pat
         CIFAR10(root=str(tmp_path)).load()
     assert not canary.exists()
     np.load(tmp_path / "a.npz", allow_pickle=True)[name]
-    assert canary.exists()  # it would have
+    assert canary.exists()  # an unsafe load does execute it
 
 
-def test_arrays_that_are_larger_than_the_memory_are_refused_unread(tmp_path: Path) -> None:
+def test_arrays_larger_than_memory_are_rejected_without_reading_them(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     with zipfile.ZipFile(path, "w") as bomb:
         for name in ARRAYS:
             bomb.writestr(f"{name}.npy", bytes(16))
-        bomb.filelist[2].file_size = 2**50  # the directory at the end says how large each will be
+        bomb.filelist[2].file_size = 2**50  # the zip directory states the uncompressed sizes
     assert path.stat().st_size < 10_000
     with pytest.raises(ConfigError, match=r"1,125,900 GB uncompressed"):
         Npz(str(path))
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.95])
-def test_a_torn_file_of_arrays_is_refused_by_name(part: float, tmp_path: Path) -> None:
+def test_a_truncated_npz_file_is_rejected_with_its_name(part: float, tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez_compressed(path, **{**ARRAYS, "x_train": np.random.default_rng(0).random((8, 300))})
     path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
@@ -258,7 +258,7 @@ def test_a_torn_file_of_arrays_is_refused_by_name(part: float, tmp_path: Path) -
         Npz(str(path)).load()
 
 
-def test_a_flipped_bit_in_arrays_is_refused(tmp_path: Path) -> None:
+def test_a_flipped_bit_in_an_npz_file_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, **{**ARRAYS, "x_train": np.random.default_rng(0).random((8, 300))})
     content = bytearray(path.read_bytes())

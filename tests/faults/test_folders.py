@@ -1,4 +1,4 @@
-"""Many runs at once, and two that want one folder."""
+"""Simultaneous runs never share a folder."""
 
 import json
 import os
@@ -18,7 +18,9 @@ TINY = ["model=mlp", "model.hidden_size=4", "data=digits", "device=cpu", "traine
 
 
 @pytest.mark.faults
-def test_eight_runs_begun_in_one_second_have_a_folder_each(start: Callable[..., Child], tmp_path: Path) -> None:
+def test_eight_runs_started_in_the_same_second_have_their_own_folders(
+    start: Callable[..., Child], tmp_path: Path
+) -> None:
     children = [start(*TINY, f"seed={seed}") for seed in range(8)]
     assert [child.wait().code for child in children] == [0] * 8
     runs = sorted((tmp_path / "outputs" / "mlp-digits").iterdir())
@@ -32,7 +34,7 @@ def test_eight_runs_begun_in_one_second_have_a_folder_each(start: Callable[..., 
 
 
 @pytest.mark.faults
-def test_of_eight_runs_that_want_one_folder_one_gets_it(start: Callable[..., Child], tmp_path: Path) -> None:
+def test_only_one_of_eight_simultaneous_runs_gets_the_same_folder(start: Callable[..., Child], tmp_path: Path) -> None:
     run = tmp_path / "run"
     children = [start(*TINY, f"seed={seed}", f"hydra.run.dir={run}") for seed in range(8)]
     codes = [child.wait().code for child in children]
@@ -43,7 +45,7 @@ def test_of_eight_runs_that_want_one_folder_one_gets_it(start: Callable[..., Chi
 
 @pytest.fixture
 def busy(start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Path) -> tuple[Child, Path]:
-    """A run at work in step 13."""
+    """Return a run that waits in step 13, and its folder."""
     run = tmp_path / "run"
     gate.close("train-13")
     child = start(*recipe("forecast", data_root), f"hydra.run.dir={run}", environment=gate.environment)
@@ -51,12 +53,12 @@ def busy(start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Pat
     return child, run
 
 
-def test_a_run_at_work_is_not_resumed_by_another_process_and_its_owner_is_named(
+def test_resuming_a_run_in_progress_is_rejected_with_the_process_that_uses_it(
     busy: tuple[Child, Path],
     dltrain: Callable[..., Child],
     gate: Gate,
     data_root: Path,
-    whole_run: Callable[[str], Path],
+    undisturbed_run: Callable[[str], Path],
 ) -> None:
     child, run = busy
     again = [*recipe("forecast", data_root), f"hydra.run.dir={run}", "trainer.resume=auto"]
@@ -66,34 +68,34 @@ def test_a_run_at_work_is_not_resumed_by_another_process_and_its_owner_is_named(
         assert "Traceback" not in second.stderr
     gate.open("train-13")
     assert child.wait().code == 0
-    assert_same(run, whole_run("forecast"))
+    assert_same(run, undisturbed_run("forecast"))
 
 
 @pytest.mark.faults
-def test_the_lock_of_a_dead_process_is_taken_over(
-    busy: tuple[Child, Path], dltrain: Callable[..., Child], whole_run: Callable[[str], Path]
+def test_a_run_whose_process_was_killed_can_be_resumed(
+    busy: tuple[Child, Path], dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
 ) -> None:
     child, run = busy
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    assert status(run)["state"] == "running"  # it could not say otherwise
+    assert status(run)["state"] == "running"  # a killed process cannot update it
     assert dltrain("resume", str(run), ALLOW).code == 0
-    assert_same(run, whole_run("forecast"))
+    assert_same(run, undisturbed_run("forecast"))
 
 
-def test_the_same_command_again_goes_on_and_then_says_that_all_is_done(
-    busy: tuple[Child, Path], dltrain: Callable[..., Child], data_root: Path, whole_run: Callable[[str], Path]
+def test_repeating_a_command_with_resume_auto_resumes_and_then_reports_a_finished_run(
+    busy: tuple[Child, Path], dltrain: Callable[..., Child], data_root: Path, undisturbed_run: Callable[[str], Path]
 ) -> None:
     child, run = busy
     child.kill()
     command = [*recipe("forecast", data_root), f"hydra.run.dir={run}", "trainer.resume=auto"]
     second = dltrain(*command)
     assert second.code == 0 and "(resumed)" in second.stderr
-    assert_same(run, whole_run("forecast"))
+    assert_same(run, undisturbed_run("forecast"))
     third = dltrain(*command)
     assert third.code == 0 and "this run is finished" in third.stderr
     other = dltrain(*command, "optimizer.lr=0.5")
     assert other.code == 2 and "optimizer.lr: a resumed run keeps" in other.stderr
     nowhere = dltrain(*command[:-2], "trainer.resume=auto")
     assert nowhere.code == 2 and "trainer.resume: expected hydra.run.dir=FOLDER" in nowhere.stderr
-    assert_same(run, whole_run("forecast"))
+    assert_same(run, undisturbed_run("forecast"))

@@ -1,4 +1,4 @@
-"""A run folder written by a stranger: its configuration is data, and names nothing that is imported or called."""
+"""Malicious run folders: no target in them is imported or called, and named pipes and links are rejected."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from dltrain.data.inputs import InputFiles
 from dltrain.errors import ConfigError
 
 RUN = ["model=mlp", "data=digits", "device=cpu", "trainer.max_steps=2"]
-# What runs a shell command or unpickles, when something calls it.
+# Targets that would run a shell command or unpickle a file.
 EVIL = {
     "os.system": {"command": "touch {canary}"},
     "subprocess.check_call": {"args": ["touch", "{canary}"]},
@@ -26,8 +26,8 @@ EVIL = {
 
 
 @pytest.fixture(scope="session")
-def ended(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run without checkpoints, so that resuming builds everything from the configuration."""
+def finished(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run without checkpoints, so that resuming builds everything from the configuration."""
     path = tmp_path_factory.mktemp("ended") / "run"
     child = server.start([*RUN, f"hydra.run.dir={path}"], path.parent).wait()
     assert child.code == 0, child.stderr
@@ -37,17 +37,17 @@ def ended(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(ended: Path, tmp_path: Path) -> Path:
-    """A copy of it, to be tampered with."""
-    return shutil.copytree(ended, tmp_path / "theirs")
+def run(finished: Path, tmp_path: Path) -> Path:
+    """Return a copy of that run, to be modified."""
+    return shutil.copytree(finished, tmp_path / "theirs")
 
 
-def planted(value: Any, **names: Path) -> Any:
-    """A payload with its files named."""
+def fill_in(value: Any, **names: Path) -> Any:
+    """Return a payload with its file names filled in."""
     if isinstance(value, dict):
-        return {key: planted(item, **names) for key, item in value.items()}
+        return {key: fill_in(item, **names) for key, item in value.items()}
     if isinstance(value, list):
-        return [planted(item, **names) for item in value]
+        return [fill_in(item, **names) for item in value]
     return value.format(**names) if isinstance(value, str) else value
 
 
@@ -60,14 +60,14 @@ CASES = [
 
 
 @pytest.mark.parametrize(("target", "place"), CASES)
-def test_an_evil_target_in_a_runs_folder_is_refused_before_it_is_imported(
+def test_a_malicious_target_in_a_run_folder_is_rejected_before_it_is_imported(
     target: str, place: str, run: Path, dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
     canary, bait = tmp_path / "canary", tmp_path / "bait.pkl"
     bait.write_bytes(b"cos\nsystem\n(S'touch " + str(canary).encode() + b"'\ntR.")
     (tmp_path / "mine.py").write_text(f"open({str(canary)!r}, 'w')\nclass Evil: pass\n")
     job = OmegaConf.load(run / "job.yaml")
-    node = {"_target_": target, **planted(EVIL[target], canary=canary, bait=bait)}
+    node = {"_target_": target, **fill_in(EVIL[target], canary=canary, bait=bait)}
     if place == "optimizer":
         node["schedule"] = job.config.optimizer.schedule
     OmegaConf.update(job, f"config.{place}", node, merge=False)
@@ -79,7 +79,7 @@ def test_an_evil_target_in_a_runs_folder_is_refused_before_it_is_imported(
     assert not canary.exists()
 
 
-def test_what_hydra_would_call_is_not_called_from_a_runs_folder(
+def test_hydra_callbacks_and_launchers_in_a_run_folder_are_not_called(
     run: Path, dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
     canary = tmp_path / "canary"
@@ -92,9 +92,7 @@ def test_what_hydra_would_call_is_not_called_from_a_runs_folder(
     assert not canary.exists()
 
 
-def test_a_configuration_that_asks_yaml_to_build_objects_is_refused(
-    run: Path, dltrain: Callable[..., Child], tmp_path: Path
-) -> None:
+def test_yaml_with_python_objects_is_rejected(run: Path, dltrain: Callable[..., Child], tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     text = (run / "job.yaml").read_text()
     (run / "job.yaml").write_text(f"evil: !!python/object/apply:os.system ['touch {canary}']\n{text}")
@@ -104,14 +102,14 @@ def test_a_configuration_that_asks_yaml_to_build_objects_is_refused(
     assert not canary.exists()
 
 
-# --- what is neither a file nor a folder, or lies elsewhere -----------------------------------------------------------
+# --- named pipes and links --------------------------------------------------------------------------------------------
 
 FILES = ("status.json", "metrics.jsonl", "environment.json", "result.json", "train.log", "job.yaml", ".lock", "mine")
 DEEPER = ("checkpoints/manifest.json", "checkpoints/step-00000002.pt", "frames/00000001.png")
 
 
-def pipe(file: Path) -> None:
-    """Something that a reader waits at for ever, in the place of a file."""
+def make_pipe(file: Path) -> None:
+    """Replace a file by a named pipe, which blocks its readers."""
     file.parent.mkdir(exist_ok=True)
     file.unlink(missing_ok=True)
     os.mkfifo(file)
@@ -119,10 +117,10 @@ def pipe(file: Path) -> None:
 
 @pytest.mark.parametrize("verb", ["resume", "evaluate", "rerun", "predict"])
 @pytest.mark.parametrize("name", [*FILES, *DEEPER])
-def test_a_pipe_in_a_runs_folder_is_refused_and_not_waited_for(
+def test_a_named_pipe_in_a_run_folder_is_rejected_without_blocking(
     name: str, verb: str, run: Path, dltrain: Callable[..., Child]
 ) -> None:
-    pipe(run / name)
+    make_pipe(run / name)
     child = dltrain(verb, str(run), *["x.png"] * (verb == "predict"), timeout=30)
     assert child.code == 2, child.stderr
     (line,) = [line for line in child.stderr.splitlines() if line.startswith("dltrain: ")]
@@ -133,31 +131,33 @@ def test_a_pipe_in_a_runs_folder_is_refused_and_not_waited_for(
 @pytest.mark.parametrize(
     "name", ["status.json", "metrics.jsonl", "environment.json", "command.txt", ".lock", DEEPER[0]]
 )
-def test_a_pipe_in_one_runs_folder_does_not_keep_the_others_from_being_listed(
-    name: str, ended: Path, run: Path, dltrain: Callable[..., Child], tmp_path: Path
+def test_runs_lists_the_other_folders_when_one_contains_a_named_pipe(
+    name: str, finished: Path, run: Path, dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
     shutil.copytree(run, tmp_path / "other")
     for path in (run, tmp_path / "other"):
         (path / "status.json").write_text('{"state": "running"}')
-    pipe(run / name)
+    make_pipe(run / name)
     child = dltrain("runs", str(tmp_path), timeout=30)
     assert child.code == 0, child.stderr
     assert "other" in child.stdout
 
 
-def test_a_pipe_in_a_sweeps_folder_is_refused_and_not_waited_for(dltrain: Callable[..., Child], tmp_path: Path) -> None:
+def test_a_named_pipe_in_a_sweep_folder_is_rejected_without_blocking(
+    dltrain: Callable[..., Child], tmp_path: Path
+) -> None:
     home = tmp_path / "whole"
     home.mkdir()
-    pipe(home / "sweep.json")
+    make_pipe(home / "sweep.json")
     child = dltrain("-m", *RUN, "seed=0,1", f"sweep.resume={home}", timeout=30)
     assert child.code == 2, child.stderr
     assert f"got {home / 'sweep.json'}. It is neither a file nor a folder." in child.stderr
 
 
-def test_a_pipe_is_no_input(ended: Path, dltrain: Callable[..., Child], tmp_path: Path) -> None:
-    pipe(tmp_path / "pipe")
-    pipe(tmp_path / "pictures" / "a.png")
-    child = dltrain("predict", str(ended), "pipe", timeout=30)
+def test_a_named_pipe_is_rejected_as_input(finished: Path, dltrain: Callable[..., Child], tmp_path: Path) -> None:
+    make_pipe(tmp_path / "pipe")
+    make_pipe(tmp_path / "pictures" / "a.png")
+    child = dltrain("predict", str(finished), "pipe", timeout=30)
     assert child.code == 2
     assert "dltrain: INPUT 1: expected a file, a folder or -, got pipe. " in child.stderr
     with pytest.raises(ConfigError, match=r"INPUT 1: expected regular files in a folder, got .*a\.png"):
@@ -165,7 +165,7 @@ def test_a_pipe_is_no_input(ended: Path, dltrain: Callable[..., Child], tmp_path
 
 
 @pytest.mark.parametrize("name", [*FILES, *DEEPER, "checkpoints/last.pt"])
-def test_a_link_that_leads_out_of_a_runs_folder_is_refused_when_the_run_goes_on(
+def test_resume_rejects_a_link_in_a_run_folder_and_does_not_write_through_it(
     name: str, run: Path, dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
     victim = tmp_path / "victim"
@@ -180,7 +180,7 @@ def test_a_link_that_leads_out_of_a_runs_folder_is_refused_when_the_run_goes_on(
     assert victim.read_bytes() == before
 
 
-def test_a_link_that_a_killed_process_had_half_made_keeps_no_run_from_going_on(
+def test_a_temporary_link_left_by_a_killed_process_does_not_prevent_resuming(
     run: Path, dltrain: Callable[..., Child]
 ) -> None:
     half = run / "checkpoints" / ".last.pt.123.tmp"

@@ -1,4 +1,4 @@
-"""Files that are whole and hold only tensors may still be meant badly; what libraries load is no exception."""
+"""Malicious checkpoints that contain only tensors, and malicious files that libraries load."""
 
 import hashlib
 import json
@@ -21,20 +21,20 @@ RUN = ["model=mlp", "data=digits", "model.hidden_size=8", "device=cpu"]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two steps."""
+    """Return the folder of a run of two steps."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     assert main.main([*RUN, "trainer.max_steps=2", f"hydra.run.dir={folder}"]) == 0
     return folder
 
 
 @pytest.fixture
-def sent(trained: Path, tmp_path: Path) -> Path:
-    """A copy of a stranger."""
+def run_copy(trained: Path, tmp_path: Path) -> Path:
+    """Return a copy of the run, to be modified."""
     return shutil.copytree(trained, tmp_path / "sent", symlinks=True)
 
 
 def forge(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Change what every checkpoint holds, and have the manifest vouch for it."""
+    """Change every checkpoint, and update its hash in the manifest."""
     manifest = json.loads((run / "checkpoints" / "manifest.json").read_text())
     for name, entry in manifest.items():
         file = run / "checkpoints" / name
@@ -46,7 +46,7 @@ def forge(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 
 def moments(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the optimizer remembers of each weight."""
+    """Return the optimizer state of each weight."""
     return list(state["optimizers"]["train"]["optimizer"]["state"].values())
 
 
@@ -70,36 +70,36 @@ def thinned(state: dict[str, Any]) -> None:
         moment["exp_avg"] = moment["exp_avg"].to_sparse()
 
 
-# In processes of their own: an optimizer that believed these would write where it has no business.
+# In separate processes: an optimizer that accepted these states would write to invalid memory.
 @pytest.mark.parametrize(
     "change",
     [shortened, *(pytest.param(f, marks=pytest.mark.faults) for f in (emptied, lengthened_steps, thinned))],
     ids=lambda f: f.__name__,
 )
-def test_a_state_that_has_not_the_shape_of_its_weights_is_refused(change: Callable[..., None], sent: Path) -> None:
-    forge(sent, change)
-    before = {file: file.read_bytes() for file in (sent / "checkpoints").glob("*.pt")}
-    command = [sys.executable, "-m", "dltrain", "resume", str(sent), "trainer.max_steps=4"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 5, done.stderr
-    assert "rejected, this run cannot resume from it" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert before == {file: file.read_bytes() for file in (sent / "checkpoints").glob("*.pt")}
+def test_an_optimizer_state_with_the_wrong_shape_is_rejected(change: Callable[..., None], run_copy: Path) -> None:
+    forge(run_copy, change)
+    before = {file: file.read_bytes() for file in (run_copy / "checkpoints").glob("*.pt")}
+    command = [sys.executable, "-m", "dltrain", "resume", str(run_copy), "trainer.max_steps=4"]
+    completed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert completed.returncode == 5, completed.stderr
+    assert "rejected, this run cannot resume from it" in completed.stderr
+    assert "Traceback" not in completed.stderr
+    assert before == {file: file.read_bytes() for file in (run_copy / "checkpoints").glob("*.pt")}
 
 
 def stretched(state: dict[str, Any]) -> None:
-    """The right shape, of one number: its strides are 0."""
+    """Expand one number to the expected shape, with strides of 0."""
     for moment in moments(state):
         moment["exp_avg"] = torch.zeros(1).expand(moment["exp_avg"].shape)
 
 
 @pytest.mark.faults
-def test_a_state_whose_memory_is_smaller_than_its_shape_is_laid_out_anew(sent: Path) -> None:
-    forge(sent, stretched)
-    command = [sys.executable, "-m", "dltrain", "resume", str(sent), "trainer.max_steps=4"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
-    saved = torch.load(sent / "checkpoints" / "last.pt", weights_only=True)
+def test_an_optimizer_state_with_zero_strides_is_copied_to_contiguous_memory(run_copy: Path) -> None:
+    forge(run_copy, stretched)
+    command = [sys.executable, "-m", "dltrain", "resume", str(run_copy), "trainer.max_steps=4"]
+    completed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert completed.returncode == 0, completed.stderr
+    saved = torch.load(run_copy / "checkpoints" / "last.pt", weights_only=True)
     assert saved["loop"]["step"] == 4
     assert all(0 not in moment["exp_avg"].stride() for moment in moments(saved))
 
@@ -116,29 +116,29 @@ def test_a_state_whose_memory_is_smaller_than_its_shape_is_laid_out_anew(sent: P
         lambda state: state.pop("model"),
     ],
     ids=[
-        "a number for a weight",
-        "no names",
-        "no average",
-        "a number for a name",
-        "no loop",
-        "other parts",
+        "a number as a weight",
+        "weights without names",
+        "an invalid average",
+        "a number as a name",
+        "no loop state",
+        "an invalid task and generator state",
         "no model",
     ],
 )
 @pytest.mark.parametrize(
     "verb", ["resume", *(pytest.param(verb, marks=pytest.mark.faults) for verb in ("evaluate", "generate"))]
 )
-def test_a_state_of_another_form_is_refused_in_one_line(
-    verb: str, change: Callable[[dict[str, Any]], Any], sent: Path, capsys: pytest.CaptureFixture[str]
+def test_a_checkpoint_with_an_invalid_state_is_rejected_without_a_traceback(
+    verb: str, change: Callable[[dict[str, Any]], Any], run_copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    forge(sent, change)
+    forge(run_copy, change)
     more = ["trainer.max_steps=4"] if verb == "resume" else []
-    assert main.main([verb, str(sent), *more]) in ((5,) if verb == "resume" else (0, 2, 5))
+    assert main.main([verb, str(run_copy), *more]) in ((5,) if verb == "resume" else (0, 2, 5))
     assert "Traceback" not in capsys.readouterr().err
 
 
 class Evil:
-    """Touches a file where it is unpickled."""
+    """An object whose unpickling creates a file."""
 
     def __init__(self, canary: Path) -> None:
         self.canary = canary
@@ -147,25 +147,25 @@ class Evil:
         return Path.touch, (self.canary,)
 
 
-def test_weights_that_a_library_finds_in_its_cache_are_loaded_as_data_only(
-    sent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_cached_weights_of_a_library_are_never_unpickled(
+    run_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # torchvision itself asks torch for a load that runs what the file says, and does not look at what lies there.
+    # torchvision loads cached weights without weights_only and does not check their hash.
     cache = tmp_path / "cache" / "hub" / "checkpoints"
     cache.mkdir(parents=True)
     torch.save(Evil(tmp_path / "canary"), cache / "squeezenet1_1-b8a52dc0.pth")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    content = yaml.safe_load((sent / "job.yaml").read_text())
+    content = yaml.safe_load((run_copy / "job.yaml").read_text())
     content["config"]["model"] = {"_target_": "torchvision.models.squeezenet1_1", "weights": "DEFAULT"}
-    (sent / "job.yaml").write_text(yaml.safe_dump(content))
-    assert main.main(["evaluate", str(sent)]) == 2
+    (run_copy / "job.yaml").write_text(yaml.safe_dump(content))
+    assert main.main(["evaluate", str(run_copy)]) == 2
     stderr = capsys.readouterr().err
     assert "model: squeezenet1_1 rejects these values" in stderr and "Traceback" not in stderr
     assert not (tmp_path / "canary").exists()
-    assert os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1", "the surroundings are as they were"
+    assert os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1", "the environment variable is restored"
     monkeypatch.delenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
-    torch.load(cache / "squeezenet1_1-b8a52dc0.pth", weights_only=False)  # the bait works on who is careless
+    torch.load(cache / "squeezenet1_1-b8a52dc0.pth", weights_only=False)  # an unsafe load does execute it
     assert (tmp_path / "canary").exists()
 
 
@@ -181,13 +181,13 @@ def test_weights_that_a_library_finds_in_its_cache_are_loaded_as_data_only(
         ("optimizer", "torch.nn.Identity"),
     ],
 )
-def test_a_target_does_what_its_place_asks_for_and_nothing_else(
-    group: str, target: str, sent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_target_of_the_wrong_kind_for_its_group_is_rejected(
+    group: str, target: str, run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = yaml.safe_load((sent / "job.yaml").read_text())
+    content = yaml.safe_load((run_copy / "job.yaml").read_text())
     content["config"][group]["_target_"] = target
-    (sent / "job.yaml").write_text(yaml.safe_dump(content))
-    assert main.main(["resume", str(sent), "trainer.max_steps=4"]) == 2
+    (run_copy / "job.yaml").write_text(yaml.safe_dump(content))
+    assert main.main(["resume", str(run_copy), "trainer.max_steps=4"]) == 2
     stderr = capsys.readouterr().err
     assert f"{group}._target_: expected a" in stderr and target in stderr and "Traceback" not in stderr
 
@@ -195,8 +195,8 @@ def test_a_target_does_what_its_place_asks_for_and_nothing_else(
 PAGE = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
 
 
-def test_no_picture_is_handed_to_another_program(
-    sent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_images_are_never_passed_to_an_external_program(
+    run_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -204,6 +204,6 @@ def test_no_picture_is_handed_to_another_program(
     (programs / "gs").chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     (tmp_path / "page.png").write_text(PAGE)
-    assert main.main(["predict", str(sent), str(tmp_path / "page.png")]) == 2
+    assert main.main(["predict", str(run_copy), str(tmp_path / "page.png")]) == 2
     assert "not an image" in capsys.readouterr().err
     assert not (tmp_path / "canary").exists()

@@ -1,4 +1,4 @@
-"""A process that is killed (SIGKILL, which nothing can handle) costs steps, never the run."""
+"""Runs killed by SIGKILL lose at most some steps and can be resumed."""
 
 import os
 import random
@@ -25,9 +25,9 @@ SAMPLE = {11}  # the kill that runs by default
 @pytest.mark.parametrize(
     "number", [pytest.param(n, marks=[] if n in SAMPLE else [pytest.mark.faults]) for n in range(KILLS)]
 )
-def test_a_run_killed_at_a_random_step_and_begun_again_ends_with_the_same_bytes(
+def test_a_run_killed_at_a_random_step_resumes_to_identical_results(
     number: int,
-    whole_run: Callable[[str], Path],
+    undisturbed_run: Callable[[str], Path],
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     gate: Gate,
@@ -46,14 +46,14 @@ def test_a_run_killed_at_a_random_step_and_begun_again_ends_with_the_same_bytes(
     again = dltrain(*command)
     assert again.code == 0, again.stderr
     assert "(resumed)" in again.stderr
-    assert_same(run, whole_run(kind))
+    assert_same(run, undisturbed_run(kind))
 
 
 @pytest.mark.faults
-def test_processes_of_their_own_agree_to_the_bit_too(
-    gate: Gate, whole_run: Callable[[str], Path], data_root: Path, tmp_path: Path
+def test_a_kill_and_resume_in_separate_interpreters_gives_identical_results(
+    gate: Gate, undisturbed_run: Callable[[str], Path], data_root: Path, tmp_path: Path
 ) -> None:
-    """Forked children share what an interpreter draws when it starts, the seed of its hashes among it; these do not."""
+    """Forked children share the hash seed of their interpreter; these processes do not."""
     run = tmp_path / "run"
     call = [sys.executable, "-m", "dltrain", *recipe("text", data_root), f"hydra.run.dir={run}", "trainer.resume=auto"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), **gate.environment}
@@ -66,25 +66,25 @@ def test_processes_of_their_own_agree_to_the_bit_too(
     assert first.returncode == -signal.SIGKILL
     again = subprocess.run(call, cwd=tmp_path, env={**environment, "PYTHONHASHSEED": "2"}, check=False, timeout=60)
     assert again.returncode == 0
-    assert_same(run, whole_run("text"))
+    assert_same(run, undisturbed_run("text"))
 
 
 @pytest.mark.faults
-def test_a_kill_while_the_result_is_written_leaves_every_figure_once(
-    whole_run: Callable[[str], Path],
+def test_a_kill_before_the_result_is_written_duplicates_no_metrics_or_pictures(
+    undisturbed_run: Callable[[str], Path],
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     gate: Gate,
     data_root: Path,
     tmp_path: Path,
 ) -> None:
-    gate.close("show-5")  # the pictures of the test
+    gate.close("show-5")  # the pictures of the test split
     run = tmp_path / "run"
     child = start(*recipe("forecast", data_root), f"hydra.run.dir={run}", environment=gate.environment)
     gate.reached(child, "show-5")
     assert child.kill().code == -signal.SIGKILL
     assert dltrain("resume", str(run), ALLOW).code == 0
-    assert_same(run, whole_run("forecast"))
+    assert_same(run, undisturbed_run("forecast"))
 
 
 BIG = [
@@ -93,21 +93,21 @@ BIG = [
 ]
 
 
-def test_a_kill_during_a_save_never_costs_a_good_checkpoint(
+def test_a_kill_during_a_save_damages_no_existing_checkpoint(
     start: Callable[..., Child], dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
     kill_during_saves(3, start, dltrain, tmp_path)
 
 
 @pytest.mark.faults
-def test_forty_kills_during_saves_never_cost_a_good_checkpoint(
+def test_forty_kills_during_saves_damage_no_existing_checkpoint(
     start: Callable[..., Child], dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
     kill_during_saves(SAVES, start, dltrain, tmp_path)
 
 
 def kill_during_saves(count: int, start: Callable[..., Child], dltrain: Callable[..., Child], tmp_path: Path) -> None:
-    """Kill one run again and again while a file grows; then let it end, and compare it with one that was not killed."""
+    """Kill one run repeatedly during saves, then let it finish, and compare it with an undisturbed run."""
     draw, run, total = random.Random(0), tmp_path / "run", 8 * count + 20
     command = [*BIG, f"trainer.max_steps={total}", "trainer.resume=auto"]
     folder, reached, caught = run / "checkpoints", 0, 0
@@ -119,13 +119,13 @@ def kill_during_saves(count: int, start: Callable[..., Child], dltrain: Callable
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
         caught += bool(list(folder.glob(".*.tmp")))
-        name, state, refused = Checkpoints(run).load_newest()
-        assert not refused, f"kill {number}: {refused}"
+        name, state, rejected = Checkpoints(run).load_newest()
+        assert not rejected, f"kill {number}: {rejected}"
         assert state["loop"]["step"] >= max(reached, least), f"kill {number}: {name} is older than what was there"
         reached = state["loop"]["step"]
     assert caught >= count // 2, f"only {caught} of {count} kills fell into a save"
-    ended = dltrain(*command, f"hydra.run.dir={run}")
-    assert ended.code == 0, ended.stderr
+    finished = dltrain(*command, f"hydra.run.dir={run}")
+    assert finished.code == 0, finished.stderr
     assert_intact(run)
     reference = dltrain(*command, "trainer.checkpoint_every=1 epoch", f"hydra.run.dir={tmp_path / 'whole'}")
     assert reference.code == 0, reference.stderr
@@ -135,5 +135,5 @@ def kill_during_saves(count: int, start: Callable[..., Child], dltrain: Callable
 
 
 def newest(folder: Path) -> int:
-    """The step of the newest checkpoint file."""
+    """Return the step of the newest checkpoint file."""
     return max((int(path.name[5:13]) for path in folder.glob("step-*.pt")), default=0)

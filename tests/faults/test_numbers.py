@@ -1,12 +1,14 @@
-"""Numbers that stop being numbers, memory that runs out, weights of another model.
+"""NaN and Inf, out of memory, and weights of another model.
 
 | row | tests |
 | --- | --- |
-| 16 | test_a_run_is_not_resumed_as_another_model, test_weights_of_another_model_are_refused_with_what_differs |
-| 26 | those of losses, modules and gradients that are no numbers, of steps that are skipped or ignored |
-| 27 | test_a_metric_that_is_no_number_is_never_the_best_and_is_said |
-| 28 | test_steps_that_overflow_in_fp16_are_counted_and_resumed |
-| 29 | test_out_of_memory_says_what_asks_for_less, test_a_batch_that_is_too_large_is_halved_and_a_step_stays_the_same |
+| 16 | test_resuming_with_another_model_is_rejected |
+| 16 | test_a_checkpoint_of_another_model_is_rejected_with_the_differing_shapes |
+| 26 | those of non-finite losses, modules and gradients, and of steps that are skipped or ignored |
+| 27 | test_a_nan_metric_is_reported_and_never_the_best |
+| 28 | test_steps_that_overflow_in_fp16_are_skipped_counted_and_resumed |
+| 29 | test_out_of_memory_errors_suggest_settings_that_need_less |
+| 29 | test_a_batch_too_large_for_memory_is_split_without_changing_the_step |
 """
 
 import json
@@ -39,20 +41,20 @@ def weights(run: Path, name: str = "last.pt") -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
-def wrong(dltrain: Run, tmp_path: Path) -> Run:
-    """``wrong("loss", 15, 15, ...)``: a run whose numbers go wrong in these steps; its end and its folder."""
-    yaml = {"_target_": "numbers_gone_wrong.Wrong", "classes": "${spec.classes}", "fault": "none"}
+def run_with_fault(dltrain: Run, tmp_path: Path) -> Run:
+    """Return a function that runs a fault between two steps and returns the child and its folder."""
+    yaml = {"_target_": "non_finite.Faulty", "classes": "${spec.classes}", "fault": "none"}
     yaml |= {"begin": 0, "end": 0, "steps": STEPS, "most": 10**9, "witness": str(tmp_path / "witness.pt")}
     (tmp_path / "conf" / "task").mkdir(parents=True)
-    OmegaConf.save(yaml, tmp_path / "conf" / "task" / "wrong.yaml")
-    blowing = {"_target_": "numbers_gone_wrong.Blowing", "size": "${spec.size}", "outputs": "${spec.outputs}", "at": 9}
+    OmegaConf.save(yaml, tmp_path / "conf" / "task" / "faulty.yaml")
+    dividing = {"_target_": "non_finite.DividingNetwork", "size": "${spec.size}", "outputs": "${spec.outputs}", "at": 9}
     (tmp_path / "conf" / "model").mkdir()
-    OmegaConf.save(blowing, tmp_path / "conf" / "model" / "blowing.yaml")
+    OmegaConf.save(dividing, tmp_path / "conf" / "model" / "dividing.yaml")
 
     def run(
         fault: str, begin: int, end: int, *more: str, name: str = "run", model: Sequence[str] = MLP
     ) -> tuple[Any, Path]:
-        own = ["--config-dir", str(tmp_path / "conf"), "allow_targets=[numbers_gone_wrong]", "task=wrong"]
+        own = ["--config-dir", str(tmp_path / "conf"), "allow_targets=[non_finite]", "task=faulty"]
         chosen = [f"task.fault={fault}", f"task.begin={begin}", f"task.end={end}", f"hydra.run.dir={tmp_path / name}"]
         return dltrain(*own, *model, *COMMON, *chosen, *more), tmp_path / name
 
@@ -60,17 +62,17 @@ def wrong(dltrain: Run, tmp_path: Path) -> Run:
 
 
 @pytest.mark.parametrize("accumulate", [2, pytest.param(1, marks=pytest.mark.faults)])
-def test_a_loss_that_is_no_number_is_explained_and_the_last_good_checkpoint_stays(
-    accumulate: int, wrong: Run, tmp_path: Path
+def test_a_nan_loss_is_reported_and_the_last_good_checkpoint_kept(
+    accumulate: int, run_with_fault: Run, tmp_path: Path
 ) -> None:
-    child, run = wrong("loss", 15, 99, f"trainer.accumulate={accumulate}")
+    child, run = run_with_fault("loss", 15, 99, f"trainer.accumulate={accumulate}")
     assert child.code == 3
     assert read(run / "status.json")["state"] == "diverged"
     report = read(run / "nan_report.json")
     assert (report["step"], report["what"], report["module"], report["repeated_from"]) == (15, "loss", None, 10)
     assert report["lr"] == pytest.approx(1e-3)
     assert 0 < report["last_finite_loss"] < 3
-    # The examples that the report names are those that the task was given.
+    # The examples in the report are those that the task received.
     components = assemble.build_components(compose.compose([*MLP, *COMMON]))
     source = components.data.load().train
     picked = {name: value[report["examples"]] for name, value in source.rows.items()}  # type: ignore[union-attr]
@@ -79,21 +81,21 @@ def test_a_loss_that_is_no_number_is_explained_and_the_last_good_checkpoint_stay
     assert torch.equal(source.prepare(picked)["inputs"][: len(given)], given)
     assert "in step 15 (learning rate 0.001; the loss before it was" in child.stderr
     assert "Traceback" not in child.stderr
-    name, state, refused = Checkpoints(run).load_newest()
-    assert (name, refused) == ("step-00000010.pt", [])
+    name, state, rejected = Checkpoints(run).load_newest()
+    assert (name, rejected) == ("step-00000010.pt", [])
     assert all(value.isfinite().all() for value in state["model"].values())
 
 
-def test_the_first_module_whose_output_is_not_finite_is_named(wrong: Run) -> None:
-    child, run = wrong("none", 0, 0, model=["model=blowing", "model.at=16"])
+def test_the_nan_report_names_the_first_module_with_a_non_finite_output(run_with_fault: Run) -> None:
+    child, run = run_with_fault("none", 0, 0, model=["model=dividing", "model.at=16"])
     assert child.code == 3, child.stderr
     report = read(run / "nan_report.json")
-    assert (report["step"], report["module"]) == (16, "2 (Blow)")
-    assert "first not finite: 2 (Blow)" in child.stderr
+    assert (report["step"], report["module"]) == (16, "2 (DivideByZero)")
+    assert "first not finite: 2 (DivideByZero)" in child.stderr
 
 
-def test_a_gradient_that_is_no_number_is_found_although_the_loss_is_one(wrong: Run) -> None:
-    child, run = wrong("gradient", 5, 5)
+def test_a_nan_gradient_is_found_although_the_loss_is_finite(run_with_fault: Run) -> None:
+    child, run = run_with_fault("gradient", 5, 5)
     assert child.code == 3
     report = read(run / "nan_report.json")
     assert (report["step"], report["repeated_from"]) == (5, 0)
@@ -102,19 +104,19 @@ def test_a_gradient_that_is_no_number_is_found_although_the_loss_is_one(wrong: R
 
 
 @pytest.mark.parametrize("fault", ["loss", pytest.param("gradient", marks=pytest.mark.faults)])
-def test_steps_that_are_no_numbers_are_skipped_and_counted_when_asked(fault: str, wrong: Run) -> None:
-    child, run = wrong(fault, 12, 14, "trainer.on_non_finite=skip", "optimizer/schedule=cosine")
+def test_non_finite_steps_are_skipped_and_counted_with_on_non_finite_skip(fault: str, run_with_fault: Run) -> None:
+    child, run = run_with_fault(fault, 12, 14, "trainer.on_non_finite=skip", "optimizer/schedule=cosine")
     assert child.code == 0, child.stderr
     assert read(run / "result.json")["skipped_steps"] == 3
     assert all(value.isfinite().all() for value in weights(run).values())
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert not any("loss" in line.get("non_finite", {}) for line in logged)
-    # Adam counts its own steps: three fewer.
+    # Adam counts only the steps taken: three fewer.
     assert Checkpoints(run).load("last.pt")["optimizers"]["train"]["optimizer"]["state"][0]["step"] == STEPS - 3
 
 
-def test_what_is_no_number_is_ignored_when_asked_but_never_saved(wrong: Run) -> None:
-    child, run = wrong("loss", 15, 99, "trainer.on_non_finite=ignore")
+def test_non_finite_weights_are_never_saved_with_on_non_finite_ignore(run_with_fault: Run) -> None:
+    child, run = run_with_fault("loss", 15, 99, "trainer.on_non_finite=ignore")
     assert child.code == 3, child.stderr
     assert "is not saved: its weights are not finite" in child.stderr
     assert Checkpoints(run).read_entry("last.pt")["step"] == 10
@@ -122,8 +124,8 @@ def test_what_is_no_number_is_ignored_when_asked_but_never_saved(wrong: Run) -> 
 
 
 @pytest.mark.faults
-def test_a_metric_that_is_no_number_is_never_the_best_and_is_said(wrong: Run) -> None:
-    child, run = wrong("metric", 0, 0)
+def test_a_nan_metric_is_reported_and_never_the_best(run_with_fault: Run) -> None:
+    child, run = run_with_fault("metric", 0, 0)
     assert child.code == 3, child.stderr
     assert "accuracy/val is nan at step 20, which never counts as the best" in child.stderr
     assert "not finite on the test split: accuracy" in child.stderr
@@ -132,17 +134,19 @@ def test_a_metric_that_is_no_number_is_never_the_best_and_is_said(wrong: Run) ->
 
 
 @pytest.mark.faults
-def test_steps_that_overflow_in_fp16_are_counted_and_resumed(wrong: Run, dltrain: Run, tmp_path: Path) -> None:
+def test_steps_that_overflow_in_fp16_are_skipped_counted_and_resumed(
+    run_with_fault: Run, dltrain: Run, tmp_path: Path
+) -> None:
     half = ["device.precision=fp16", "optimizer/schedule=cosine", "trainer.log_every=1"]
-    # Losses that are no numbers in two steps make gradients that overflow: the scaler must let them go, no more.
-    child, run = wrong("gradient", 12, 13, *half)
+    # NaN in two steps makes gradients overflow: the scaler must skip exactly these steps.
+    child, run = run_with_fault("gradient", 12, 13, *half)
     assert child.code == 0, child.stderr
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     train = [line for line in lines if line["split"] == "train"]
     assert train[10]["skipped_steps"] + 2 == train[-1]["skipped_steps"] == read(run / "result.json")["skipped_steps"]
     taken, previous = 0, 0.0
     for line in train:
-        # A cosine over the steps that were taken: those skipped so far, as the last line knew them, do not count.
+        # The cosine schedule counts only steps taken, i.e. without those skipped up to the previous line.
         angle = torch.pi * (line["step"] - 1 - previous) / STEPS
         assert line["lr"] == pytest.approx(1e-3 * (1 + torch.cos(torch.tensor(angle)).item()) / 2, abs=1e-9)
         previous = line["skipped_steps"]
@@ -157,13 +161,13 @@ def test_steps_that_overflow_in_fp16_are_counted_and_resumed(wrong: Run, dltrain
     (tmp_path / "half" / "checkpoints" / "manifest.json").write_text(json.dumps(manifest))
     status = read(tmp_path / "half" / "status.json")
     (tmp_path / "half" / "status.json").write_text(json.dumps({**status, "state": "running"}))
-    again = dltrain("resume", str(tmp_path / "half"), "allow_targets=[numbers_gone_wrong]")
+    again = dltrain("resume", str(tmp_path / "half"), "allow_targets=[non_finite]")
     assert again.code == 0, again.stderr
     assert Checkpoints(tmp_path / "half").read_entry("last.pt")["sha256"] == last
 
 
-def test_out_of_memory_says_what_asks_for_less(wrong: Run) -> None:
-    child, run = wrong("memory", 0, 0, "task.most=20")
+def test_out_of_memory_errors_suggest_settings_that_need_less(run_with_fault: Run) -> None:
+    child, run = run_with_fault("memory", 0, 0, "task.most=20")
     assert child.code == 4
     assert read(run / "status.json")["state"] == "out_of_memory"
     for words in ("Batch size 64", "peak memory", "data.batch_size=32 trainer.accumulate=2", "trainer.on_oom=shrink"):
@@ -171,18 +175,18 @@ def test_out_of_memory_says_what_asks_for_less(wrong: Run) -> None:
     assert "Traceback" not in child.stderr
 
 
-def test_a_batch_that_is_too_large_is_halved_and_a_step_stays_the_same(wrong: Run, dltrain: Run) -> None:
-    child, run = wrong("memory", 0, 0, "task.most=20", "trainer.on_oom=shrink")
+def test_a_batch_too_large_for_memory_is_split_without_changing_the_step(run_with_fault: Run, dltrain: Run) -> None:
+    child, run = run_with_fault("memory", 0, 0, "task.most=20", "trainer.on_oom=shrink")
     assert child.code == 0, child.stderr
     assert "from now on 16 examples at a time" in child.stderr
     assert read(run / "result.json")["examples_at_a_time"] == 16
-    whole, other = wrong("none", 0, 0, name="whole")
+    whole, other = run_with_fault("none", 0, 0, name="whole")
     assert whole.code == 0 and read(other / "result.json")["examples_at_a_time"] == 64
     for name, value in weights(other).items():
         torch.testing.assert_close(weights(run)[name], value, rtol=1e-3, atol=1e-4)
 
 
-def test_a_run_is_not_resumed_as_another_model(dltrain: Run, tmp_path: Path) -> None:
+def test_resuming_with_another_model_is_rejected(dltrain: Run, tmp_path: Path) -> None:
     assert dltrain(*MLP, *COMMON, "trainer.max_steps=10", f"hydra.run.dir={tmp_path / 'run'}").code == 0
     before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
     child = dltrain("resume", str(tmp_path / "run"), "model=perceptron", "optimizer.lr=0.5", "trainer.max_steps=20")
@@ -192,7 +196,7 @@ def test_a_run_is_not_resumed_as_another_model(dltrain: Run, tmp_path: Path) -> 
     assert before == {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
 
 
-def test_weights_of_another_model_are_refused_with_what_differs(dltrain: Run, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_model_is_rejected_with_the_differing_shapes(dltrain: Run, tmp_path: Path) -> None:
     for name, hidden in (("small", 16), ("large", 24)):
         overrides = [
             *MLP,

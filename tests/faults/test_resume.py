@@ -1,4 +1,4 @@
-"""A run that was stopped goes on to the bytes of one that never was."""
+"""A stopped and resumed run has the same bytes as an uninterrupted one."""
 
 import os
 import signal
@@ -18,12 +18,12 @@ ALLOW = "allow_targets=[gated]"
 @pytest.mark.parametrize(
     "kind", [pytest.param(k, marks=[] if k == "forecast" else [pytest.mark.faults]) for k in KINDS]
 )
-def test_the_same_command_twice_gives_the_same_bytes(
-    kind: str, whole_run: Callable[[str], Path], dltrain: Callable[..., Child], data_root: Path, tmp_path: Path
+def test_running_a_command_twice_gives_identical_results(
+    kind: str, undisturbed_run: Callable[[str], Path], dltrain: Callable[..., Child], data_root: Path, tmp_path: Path
 ) -> None:
     child = dltrain(*recipe(kind, data_root), f"hydra.run.dir={tmp_path / 'run'}")
     assert child.code == 0, child.stderr
-    assert_same(tmp_path / "run", whole_run(kind))
+    assert_same(tmp_path / "run", undisturbed_run(kind))
 
 
 def moments(kind: str) -> dict[str, str]:
@@ -52,10 +52,10 @@ STOPS = [
 
 
 @pytest.mark.parametrize(("kind", "moment"), STOPS)
-def test_a_run_stopped_anywhere_goes_on_to_the_same_bytes(
+def test_a_run_stopped_at_any_moment_resumes_to_identical_results(
     kind: str,
     moment: str,
-    whole_run: Callable[[str], Path],
+    undisturbed_run: Callable[[str], Path],
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     gate: Gate,
@@ -72,7 +72,7 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_bytes(
     assert status(run)["state"] == "interrupted"
     resumed = dltrain("resume", str(run), ALLOW)
     assert resumed.code == 0, resumed.stderr
-    assert_same(run, whole_run(kind))
+    assert_same(run, undisturbed_run(kind))
 
 
 @pytest.mark.faults
@@ -98,7 +98,7 @@ def test_a_resumed_epoch_reads_no_example_twice_and_skips_none(
     assert seen.read_text().split() == expected
 
 
-def test_a_run_goes_on_with_other_numbers_of_workers_to_the_same_bytes(
+def test_resuming_with_another_number_of_workers_gives_identical_results(
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     gate: Gate,
@@ -136,11 +136,11 @@ def test_a_run_goes_on_with_other_numbers_of_workers_to_the_same_bytes(
 
 
 @pytest.mark.faults
-def test_a_run_resumed_three_times_is_one_curve_in_tensorboard(
+def test_a_run_resumed_three_times_has_one_curve_in_tensorboard(
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     gate: Gate,
-    whole_run: Callable[[str], Path],
+    undisturbed_run: Callable[[str], Path],
     data_root: Path,
     tmp_path: Path,
 ) -> None:
@@ -153,18 +153,18 @@ def test_a_run_resumed_three_times_is_one_curve_in_tensorboard(
         assert child.kill().code == -signal.SIGKILL
     assert len(list(run.glob("events.out.tfevents.*"))) == 3
     assert dltrain(*command).code == 0
-    found, expected = curves(run), curves(whole_run("forecast"))
+    found, expected = curves(run), curves(undisturbed_run("forecast"))
     assert [step for step, _ in found["loss/train"]] == list(range(1, 33))
     assert found == expected
     assert [path.name for path in tmp_path.rglob("events.out.tfevents.*") if path.parent != run] == []
 
 
 @pytest.mark.faults
-def test_the_clock_may_jump_between_two_sessions(
+def test_a_clock_that_jumps_between_sessions_does_not_affect_resuming(
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     gate: Gate,
-    whole_run: Callable[[str], Path],
+    undisturbed_run: Callable[[str], Path],
     data_root: Path,
     tmp_path: Path,
 ) -> None:
@@ -174,11 +174,11 @@ def test_the_clock_may_jump_between_two_sessions(
     child = start(*command, environment=gate.environment)
     gate.reached(child, "train-13")
     child.kill()
-    # As if the clock had been a year ahead, and gone backwards while the checkpoints were written.
+    # As if the clock had been a year ahead and had run backwards while the checkpoints were written.
     ahead = time.time() + 365 * 86400
     (events,) = run.glob("events.out.tfevents.*")
     events.rename(run / f"events.out.tfevents.{int(ahead)}.{events.name.split('.', 4)[-1]}")
     for number, file in enumerate(sorted(run.glob("checkpoints/step-*.pt"), reverse=True)):
         os.utime(file, (ahead + number, ahead + number))
     assert dltrain("resume", str(run), ALLOW).code == 0
-    assert_same(run, whole_run("forecast"))
+    assert_same(run, undisturbed_run("forecast"))

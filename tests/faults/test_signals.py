@@ -1,4 +1,4 @@
-"""A signal completes or undoes the current action, leaves a run that can be resumed, and is reported."""
+"""After a signal the current action is completed or undone, and the run can be resumed."""
 
 import json
 import os
@@ -40,13 +40,13 @@ def waiting(
 @pytest.mark.parametrize(
     ("number", "code"), [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.faults), (signal.SIGINT, 130)]
 )
-def test_a_signal_ends_a_run_after_its_step_and_says_how_to_resume(
+def test_a_signal_stops_a_run_after_its_step_and_prints_how_to_resume(
     number: signal.Signals,
     code: int,
     waiting: Callable[..., tuple[Child, Path]],
     dltrain: Callable[..., Child],
     gate: Gate,
-    whole_run: Callable[[str], Path],
+    undisturbed_run: Callable[[str], Path],
 ) -> None:
     child, run = waiting("forecast", "train-13")
     child.send(number)
@@ -59,11 +59,11 @@ def test_a_signal_ends_a_run_after_its_step_and_says_how_to_resume(
     assert "Traceback" not in child.stderr
     assert steps(run) == 13  # every step was logged, and none after the stop
     assert dltrain("resume", str(run), ALLOW).code == 0
-    assert_same(run, whole_run("forecast"))
+    assert_same(run, undisturbed_run("forecast"))
 
 
-def test_a_second_ctrl_c_ends_a_run_at_once_and_leaves_no_partial_files(
-    waiting: Callable[..., tuple[Child, Path]], dltrain: Callable[..., Child], whole_run: Callable[[str], Path]
+def test_a_second_ctrl_c_stops_a_run_at_once_and_leaves_no_partial_files(
+    waiting: Callable[..., tuple[Child, Path]], dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
 ) -> None:
     child, run = waiting("forecast", "train-13")
     child.send(signal.SIGINT)
@@ -74,7 +74,7 @@ def test_a_second_ctrl_c_ends_a_run_at_once_and_leaves_no_partial_files(
     assert (found["state"], found["error"]) == ("interrupted", "aborted by a second signal")
     assert_intact(run)
     assert dltrain("resume", str(run), ALLOW).code == 0
-    assert_same(run, whole_run("forecast"))
+    assert_same(run, undisturbed_run("forecast"))
 
 
 @pytest.mark.faults
@@ -95,7 +95,7 @@ def test_a_second_ctrl_c_during_a_save_leaves_no_partial_files(
     assert_intact(run)
 
 
-def test_sigterm_while_the_data_are_loaded_leaves_no_folder(waiting: Callable[..., tuple[Child, Path]]) -> None:
+def test_sigterm_while_data_are_loaded_leaves_no_folder(waiting: Callable[..., tuple[Child, Path]]) -> None:
     child, run = waiting("text", "load-1", "data._target_=gated.Text")
     child.send(signal.SIGTERM)
     assert child.wait(20).code == 143
@@ -118,7 +118,7 @@ def test_sigterm_in_every_phase_leaves_a_run_that_can_be_resumed(
     waiting: Callable[..., tuple[Child, Path]],
     dltrain: Callable[..., Child],
     gate: Gate,
-    whole_run: Callable[[str], Path],
+    undisturbed_run: Callable[[str], Path],
 ) -> None:
     child, run = waiting("forecast", moment)
     child.send(signal.SIGTERM)
@@ -131,7 +131,7 @@ def test_sigterm_in_every_phase_leaves_a_run_that_can_be_resumed(
     for file in run.glob("checkpoints/step-*.pt"):
         assert file.stat().st_size > 1000
     assert dltrain("resume", str(run), ALLOW).code == 0
-    assert_same(run, whole_run("forecast"))
+    assert_same(run, undisturbed_run("forecast"))
 
 
 @pytest.mark.faults
@@ -148,7 +148,7 @@ def test_sigterm_during_a_save_waits_for_it(start: Callable[..., Child], tmp_pat
 
 @pytest.mark.faults
 def test_sigusr1_saves_and_training_continues(
-    waiting: Callable[..., tuple[Child, Path]], gate: Gate, whole_run: Callable[[str], Path]
+    waiting: Callable[..., tuple[Child, Path]], gate: Gate, undisturbed_run: Callable[[str], Path]
 ) -> None:
     gate.close("train-15")
     child, run = waiting("forecast", "train-13")
@@ -159,7 +159,7 @@ def test_sigusr1_saves_and_training_continues(
     gate.open("train-15")
     assert child.wait().code == 0
     assert "saved at step 13 on SIGUSR1" in child.stderr
-    assert_same(run, whole_run("forecast"))
+    assert_same(run, undisturbed_run("forecast"))
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_under_slurm_sigusr1_saves_and_requeues_the_job(
     start: Callable[..., Child],
     gate: Gate,
     scontrol: tuple[dict[str, str], Path],
-    whole_run: Callable[[str], Path],
+    undisturbed_run: Callable[[str], Path],
     data_root: Path,
 ) -> None:
     environment, calls = scontrol
@@ -194,7 +194,7 @@ def test_under_slurm_sigusr1_saves_and_requeues_the_job(
     # Slurm runs the same command again.
     second = start(*recipe("forecast", data_root), f"hydra.run.dir={run}", *requeue, environment=environment).wait()
     assert second.code == 0, second.stderr
-    assert_same(run, whole_run("forecast"))
+    assert_same(run, undisturbed_run("forecast"))
 
 
 @pytest.mark.faults
@@ -217,11 +217,11 @@ def test_under_slurm_a_job_is_requeued_only_by_sigusr1_with_requeue_true(
 
 
 @pytest.mark.faults
-def test_a_run_out_of_time_ends_normally_and_resumes_to_the_same_bytes(
+def test_a_run_that_reaches_max_minutes_finishes_and_resumes_to_identical_results(
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     gate: Gate,
-    whole_run: Callable[[str], Path],
+    undisturbed_run: Callable[[str], Path],
     data_root: Path,
     tmp_path: Path,
 ) -> None:
@@ -237,4 +237,4 @@ def test_a_run_out_of_time_ends_normally_and_resumes_to_the_same_bytes(
     assert (run / "checkpoints" / f"step-{first['steps']:08}.pt").exists()
     resumed = dltrain("resume", str(run), ALLOW, "trainer.max_minutes=10")
     assert resumed.code == 0, resumed.stderr
-    assert_same(run, whole_run("forecast"), also_tested_at=first["steps"])
+    assert_same(run, undisturbed_run("forecast"), also_tested_at=first["steps"])

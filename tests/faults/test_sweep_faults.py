@@ -1,4 +1,4 @@
-"""A sweep that is killed goes on where it was, and ends as one that never was."""
+"""A killed sweep can be resumed and ends with the same bytes as an undisturbed one."""
 
 import csv
 import random
@@ -17,14 +17,14 @@ JOBS = [f"{seed}_seed={seed}" for seed in range(SEEDS)]
 
 
 def command(data_root: Path, home: Path) -> list[str]:
-    """Four runs of an LSTM, two epochs of eight steps each."""
+    """Return the arguments of a sweep of four LSTM runs of two epochs of eight steps each."""
     seeds = ",".join(map(str, range(SEEDS)))
     return ["-m", f"seed={seeds}", *recipe("forecast", data_root), "trainer.epochs=2", f"hydra.sweep.dir={home}"]
 
 
 @pytest.fixture(scope="session")
-def whole_sweep(server: Server, tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
-    """A sweep that nothing disturbed."""
+def undisturbed_sweep(server: Server, tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
+    """Return the folder of an undisturbed sweep."""
     folder = tmp_path_factory.mktemp("sweep")
     child = server.start(command(data_root, folder / "whole"), folder).wait()
     assert child.code == 0, child.stderr
@@ -32,18 +32,18 @@ def whole_sweep(server: Server, tmp_path_factory: pytest.TempPathFactory, data_r
 
 
 def summary(home: Path) -> list[dict[str, str]]:
-    """``summary.csv``, without seconds and without where the folders lie."""
+    """Return ``summary.csv`` without times and parent folders."""
     rows = list(csv.DictReader((home / "summary.csv").open()))
     return [{k: Path(v).name if k == "folder" else v for k, v in row.items() if k != "seconds"} for row in rows]
 
 
 def written(folder: Path) -> dict[Path, int]:
-    """When each file of a folder was written."""
+    """Return the modification time of each file in a folder."""
     return {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
 
 
 def assert_same_sweep(home: Path, whole: Path) -> None:
-    """Every job has the bytes of the undisturbed one, and the table says the same."""
+    """Assert that every job and the summary equal those of the undisturbed sweep."""
     assert sorted(path.name for path in home.iterdir() if path.is_dir()) == JOBS
     for name in JOBS:
         assert_same(home / name, whole / name)
@@ -54,9 +54,9 @@ def assert_same_sweep(home: Path, whole: Path) -> None:
 
 @pytest.mark.parametrize("moment", ["train-12", pytest.param("train-2", marks=pytest.mark.faults)])
 @pytest.mark.faults
-def test_a_sweep_killed_in_its_third_job_goes_on_there_and_touches_no_finished_one(
+def test_a_sweep_killed_in_its_third_job_resumes_there_and_leaves_finished_jobs_unchanged(
     moment: str,
-    whole_sweep: Path,
+    undisturbed_sweep: Path,
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     gate: Gate,
@@ -69,7 +69,7 @@ def test_a_sweep_killed_in_its_third_job_goes_on_there_and_touches_no_finished_o
     child = start(*arguments, environment=gate.environment)
     for _ in range(2):
         gate.reached(child, moment)
-        gate.close(moment)  # the next job comes by, too
+        gate.close(moment)  # for the next job
         gate.open(moment)
     gate.reached(child, moment)
     child.kill()
@@ -79,13 +79,13 @@ def test_a_sweep_killed_in_its_third_job_goes_on_there_and_touches_no_finished_o
     again = dltrain(*arguments, f"sweep.resume={home}")
     assert again.code == 0, again.stderr
     assert {name: written(home / name) for name in JOBS[:2]} == before
-    assert_same_sweep(home, whole_sweep)
+    assert_same_sweep(home, undisturbed_sweep)
     from_where = "resumed at step " if moment == "train-12" else "starting from the beginning"
     assert again.stderr.count(from_where) == 1
     assert [f"job {n} of 4: seed={n - 1} (finished, not run again)" in again.stderr for n in (1, 2, 3)] == [1, 1, 0]
 
 
-def test_a_second_sweep_in_the_same_folder_is_refused_while_the_first_lives(
+def test_a_second_sweep_in_the_same_folder_is_rejected_while_the_first_runs(
     start: Callable[..., Child], dltrain: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Path
 ) -> None:
     home = tmp_path / "cut"
@@ -103,9 +103,9 @@ def test_a_second_sweep_in_the_same_folder_is_refused_while_the_first_lives(
 
 @pytest.mark.faults
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_sweep_within_seconds_and_it_goes_on(
+def test_a_signal_stops_a_sweep_within_seconds_and_it_can_be_resumed(
     number: signal.Signals,
-    whole_sweep: Path,
+    undisturbed_sweep: Path,
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     gate: Gate,
@@ -124,12 +124,12 @@ def test_a_signal_ends_a_sweep_within_seconds_and_it_goes_on(
     assert f"sweep.resume={home}" in child.stderr
     again = dltrain(*arguments, f"sweep.resume={home}")
     assert again.code == 0, again.stderr
-    assert_same_sweep(home, whole_sweep)
+    assert_same_sweep(home, undisturbed_sweep)
 
 
 @pytest.mark.faults
-def test_a_sweep_killed_again_and_again_ends_as_one_that_never_was(
-    whole_sweep: Path,
+def test_a_sweep_killed_repeatedly_ends_with_the_same_bytes_as_an_undisturbed_one(
+    undisturbed_sweep: Path,
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     data_root: Path,
@@ -144,4 +144,4 @@ def test_a_sweep_killed_again_and_again_ends_as_one_that_never_was(
         child.kill()
         child = start(*arguments, resumed)
     assert child.wait().code == 0, child.stderr
-    assert_same_sweep(home, whole_sweep)
+    assert_same_sweep(home, undisturbed_sweep)

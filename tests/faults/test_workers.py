@@ -1,12 +1,12 @@
-"""Processes that read data: killed, hanging, without shared memory, hit by signals that are meant for their group.
+"""Data workers that are killed, hang, lack shared memory, or receive signals to their process group.
 
 | row | tests |
 | --- | --- |
-| 33 | test_a_killed_worker_is_named_at_once_and_the_run_goes_on_to_the_same_bytes |
-| 33 | test_a_worker_that_is_killed_while_it_waits_is_replaced, test_no_worker_outlives_a_killed_run |
-| 35 | test_a_worker_that_hangs_is_named_and_ended |
-| 36 | test_too_little_shared_memory_is_said_with_the_remedies, test_a_bus_error_is_said_with_the_remedies |
-| 6, 7 | test_a_signal_to_the_whole_group_is_obeyed_between_two_steps |
+| 33 | test_a_killed_worker_is_reported_and_the_run_resumes_to_identical_results |
+| 33 | test_an_idle_worker_that_is_killed_is_replaced, test_no_worker_outlives_a_killed_run |
+| 35 | test_a_hanging_worker_is_reported_and_killed |
+| 36 | test_too_little_shared_memory_is_reported_with_remedies, test_a_bus_error_in_a_worker_is_reported_with_remedies |
+| 6, 7 | test_a_signal_to_the_process_group_stops_the_run_after_its_step |
 """
 
 import contextlib
@@ -33,18 +33,18 @@ Run = Callable[..., Child]
 
 
 def workers(child: Child) -> list[int]:
-    """The processes that a command has started, the first one first; the first two read for training."""
+    """Return the child processes of a command in the order of their start; the first two load training data."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             parts = stat.read_text().rsplit(")", 1)[1].split()
             if int(parts[1]) == child.pid:
-                found.append((int(parts[19]), int(stat.parent.name)))  # when it started, and its number
+                found.append((int(parts[19]), int(stat.parent.name)))  # start time and process ID
     return [pid for _, pid in sorted(found)]
 
 
-def gone(pids: list[int], seconds: float) -> bool:
-    """Return whether processes have ended within a time; a zombie has not."""
+def have_ended(pids: list[int], seconds: float) -> bool:
+    """Return whether processes end within a time; a zombie has not ended."""
     limit = time.monotonic() + seconds
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         if time.monotonic() > limit:
@@ -55,7 +55,7 @@ def gone(pids: list[int], seconds: float) -> bool:
 
 @pytest.fixture
 def waiting(start: Run, gate: Gate, tmp_path: Path) -> Callable[..., tuple[Child, list[int]]]:
-    """``waiting("train-13")``: a run with two workers for each split that waits in the middle of its second epoch."""
+    """Return a function that starts a run with two workers per split and lets it wait at a moment."""
 
     def begin(moment: str, *more: str) -> tuple[Child, list[int]]:
         paint(tmp_path / "pictures")
@@ -72,7 +72,7 @@ def waiting(start: Run, gate: Gate, tmp_path: Path) -> Callable[..., tuple[Child
 
 @pytest.fixture
 def reference(dltrain: Run, tmp_path: Path) -> Callable[[], Path]:
-    """The same run undisturbed, without workers."""
+    """Return a function that trains the same run undisturbed, without workers."""
 
     def run() -> Path:
         arguments = command(tmp_path / "pictures", "data.workers=0", f"hydra.run.dir={tmp_path / 'whole'}")
@@ -82,7 +82,7 @@ def reference(dltrain: Run, tmp_path: Path) -> Callable[[], Path]:
     return run
 
 
-def test_a_killed_worker_is_named_at_once_and_the_run_goes_on_to_the_same_bytes(
+def test_a_killed_worker_is_reported_and_the_run_resumes_to_identical_results(
     waiting: Callable[..., tuple[Child, list[int]]],
     reference: Callable[[], Path],
     dltrain: Run,
@@ -95,18 +95,18 @@ def test_a_killed_worker_is_named_at_once_and_the_run_goes_on_to_the_same_bytes(
     assert child.wait(30).code == 1
     assert f"worker process {pids[0]} was killed by signal 9 (Killed)" in child.stderr
     assert "data.workers=0" in child.stderr and "Traceback" not in child.stderr
-    assert gone(pids, 1)
+    assert have_ended(pids, 1)
     run = tmp_path / "run"
     assert_intact(run)
     assert status(run)["state"] == "failed"
-    # Batches that it had delivered are still learned from, and a checkpoint is due every second step.
+    # Batches that it had delivered are still used, and every second step saves a checkpoint.
     assert Checkpoints(run).load("last.pt")["loop"]["step"] in (12, 14)
     resumed = dltrain("resume", str(run), "allow_targets=[gated]")
     assert resumed.code == 0, resumed.stderr
     assert_same(run, reference())
 
 
-def test_a_worker_that_is_killed_while_it_waits_is_replaced(tmp_path: Path) -> None:
+def test_an_idle_worker_that_is_killed_is_replaced(tmp_path: Path) -> None:
     splits = ImageFolder(str(paint(tmp_path)), image_size=8).load()
     batches = Batches(splits.train, 4, training=True, workers=2)
     list(batches.epoch(0))
@@ -126,22 +126,22 @@ def test_no_worker_outlives_a_killed_run(waiting: Callable[..., tuple[Child, lis
     child, pids = waiting("train-13")
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    assert gone(pids, 10)
+    assert have_ended(pids, 10)
 
 
 @pytest.mark.faults
-def test_a_worker_that_hangs_is_named_and_ended(
+def test_a_hanging_worker_is_reported_and_killed(
     waiting: Callable[..., tuple[Child, list[int]]], gate: Gate, tmp_path: Path
 ) -> None:
     child, pids = waiting("train-13", "data.worker_timeout=2")
-    for picture in (tmp_path / "pictures").rglob("*.png"):  # who opens a pipe waits for a writer: there is none
+    for picture in (tmp_path / "pictures").rglob("*.png"):  # opening a pipe without a writer blocks
         picture.unlink()
         os.mkfifo(picture)
     gate.open("train-13")
     assert child.wait(30).code == 1
     named = [pid for pid in pids if f"worker process {pid} in the batch that begins with example" in child.stderr]
     assert named and "within 2 seconds" in child.stderr and "Traceback" not in child.stderr
-    assert gone(pids, 1)
+    assert have_ended(pids, 1)
     assert status(tmp_path / "run")["state"] == "failed"
     assert_intact(tmp_path / "run")
 
@@ -150,7 +150,7 @@ def test_a_worker_that_hangs_is_named_and_ended(
     ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.faults)]
 )
 @pytest.mark.faults
-def test_a_signal_to_the_whole_group_is_obeyed_between_two_steps(
+def test_a_signal_to_the_process_group_stops_the_run_after_its_step(
     number: signal.Signals,
     code: int,
     waiting: Callable[..., tuple[Child, list[int]]],
@@ -164,14 +164,14 @@ def test_a_signal_to_the_whole_group_is_obeyed_between_two_steps(
     time.sleep(0.2)
     gate.open("train-13")
     assert child.wait(30).code == code, child.stderr
-    assert gone(pids, 1)
+    assert have_ended(pids, 1)
     run = tmp_path / "run"
     assert Checkpoints(run).load("last.pt")["loop"]["step"] == 13 and "Traceback" not in child.stderr
     assert dltrain("resume", str(run), "allow_targets=[gated]").code == 0
     assert_same(run, reference())
 
 
-def test_a_bus_error_is_said_with_the_remedies(
+def test_a_bus_error_in_a_worker_is_reported_with_remedies(
     waiting: Callable[..., tuple[Child, list[int]]], gate: Gate, tmp_path: Path
 ) -> None:
     child, pids = waiting("train-13")
@@ -183,7 +183,7 @@ def test_a_bus_error_is_said_with_the_remedies(
 
 
 @pytest.mark.faults
-def test_too_little_shared_memory_is_said_with_the_remedies(tmp_path: Path) -> None:
+def test_too_little_shared_memory_is_reported_with_remedies(tmp_path: Path) -> None:
     narrow = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     mount = "mount -t tmpfs -o size=64k tmpfs /dev/shm"
     if subprocess.run([*narrow, mount], capture_output=True, check=False).returncode:

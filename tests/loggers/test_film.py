@@ -33,7 +33,7 @@ def read_numbers(path: Path) -> list[int]:
     return [sum(value > 128 for value in row) for row in pages]
 
 
-def test_a_film_shows_every_frame_in_order_and_the_last_one_longest(tmp_path: Path) -> None:
+def test_a_film_shows_every_frame_in_order_and_holds_the_last_one_longest(tmp_path: Path) -> None:
     recorder = Film(tmp_path)
     for step in (9, 10, 1000, 123_456_789):
         recorder.add(image(step % 29), step)
@@ -140,7 +140,7 @@ def test_a_resumed_run_has_the_same_frames_and_film(tmp_path: Path) -> None:
     assert sorted(contents(uninterrupted)) == [f"{step:08}.png" for step in (3, 6, 9)] + [FILM]
     assert len(set(contents(uninterrupted).values())) == 4
     assert main.main([*RUN, "trainer.max_steps=6", f"hydra.run.dir={resumed}"]) == 0
-    for step in (7, 8):  # as if killed after its last checkpoint
+    for step in (7, 8):  # simulate a kill after the last checkpoint
         (resumed / FRAMES / f"{step:08}.png").write_bytes(b"")
     assert main.main(["resume", str(resumed), "trainer.max_steps=9"]) == 0
     assert contents(resumed) == contents(uninterrupted)

@@ -29,11 +29,11 @@ def events(folder):
 
 
 def lines(folder):
-    def refuse(token):
+    def reject_constant(token):
         raise AssertionError(f"{token} is not JSON")
 
     text = (folder / "metrics.jsonl").read_text()
-    return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+    return [json.loads(line, parse_constant=reject_constant) for line in text.splitlines()]
 
 
 def hparams_tab(folder):
@@ -92,23 +92,23 @@ def test_non_finite_values_are_valid_json_and_reach_tensorboard(tmp_path):
     assert read.Scalars("grad/norm")[0].value == float("-inf")
 
 
-def test_reserved_names_are_refused_and_nothing_is_written(tmp_path):
+def test_reserved_names_are_rejected_and_nothing_is_written(tmp_path):
     with closing(Tracker(tmp_path)) as tracker, pytest.raises(ValueError, match="expected names other than step"):
         tracker.scalars(1, 0.1, "train", {"step": 3.0})
     assert lines(tmp_path) == []
     assert events(tmp_path).Tags()["scalars"] == []
 
 
-def test_pictures_and_texts_round_trip(tmp_path):
-    picture = torch.randint(0, 256, (3, 11, 17), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+def test_images_and_texts_round_trip(tmp_path):
+    pixels = torch.randint(0, 256, (3, 11, 17), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with closing(Tracker(tmp_path)) as tracker:
-        tracker.image("confusion", picture, step=7)
+        tracker.image("confusion", pixels, step=7)
         tracker.text("config", "# Größe\n\n`a: 1`")
     read = events(tmp_path)
     (image,) = read.Images("confusion")
     decoded = np.asarray(Image.open(io.BytesIO(image.encoded_image_string)))
     assert (image.step, image.width, image.height) == (7, 17, 11)
-    assert np.array_equal(decoded, picture.permute(1, 2, 0).numpy())
+    assert np.array_equal(decoded, pixels.permute(1, 2, 0).numpy())
     (text,) = read.Tensors("config")
     assert text.tensor_proto.string_val[0].decode() == "# Größe\n\n`a: 1`"
     assert "config" in read.PluginTagToContent("text")

@@ -12,7 +12,7 @@ from dltrain.metrics import generative
 from dltrain.metrics.sample_quality import Quality
 
 
-def drawn(count: int, size: int, seed: int) -> Tensor:
+def random_features(count: int, size: int, seed: int) -> Tensor:
     """Return correlated features."""
     noise = torch.Generator().manual_seed(seed)
     mixed = torch.randn(count, size, generator=noise) @ torch.randn(size, size, generator=noise)
@@ -23,22 +23,22 @@ def by_matrix_root(real: Tensor, fake: Tensor) -> float:
     """Return the Fréchet distance by the formula, with a matrix root."""
     one, other = real.double().numpy(), fake.double().numpy()
     first, second = np.cov(one.T), np.cov(other.T)
-    apart = ((one.mean(0) - other.mean(0)) ** 2).sum()
-    return float(apart + np.trace(first + second - 2 * sqrtm(first @ second).real))
+    mean_distance = ((one.mean(0) - other.mean(0)) ** 2).sum()
+    return float(mean_distance + np.trace(first + second - 2 * sqrtm(first @ second).real))
 
 
 @pytest.mark.parametrize(("real", "fake", "size"), [(500, 300, 20), (60, 4000, 84), (40, 50, 2), (25, 25, 24)])
 def test_the_frechet_distance_equals_the_formula_in_scipy(real: int, fake: int, size: int) -> None:
-    one, other = drawn(real, size, 0), drawn(fake, size, 1)
+    one, other = random_features(real, size, 0), random_features(fake, size, 1)
     assert generative.frechet(one, other) == pytest.approx(by_matrix_root(one, other), rel=1e-6)
 
 
-def test_the_frechet_distance_is_that_of_torchmetrics() -> None:
+def test_the_frechet_distance_equals_torchmetrics() -> None:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     class Flat(nn.Module):
-        def forward(self, pictures: Tensor) -> Tensor:
-            return pictures.flatten(1).double()
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(1).double()
 
     metric = FrechetInceptionDistance(feature=Flat(), normalize=True, input_img_size=(1, 4, 4)).set_dtype(torch.double)
     noise = torch.Generator().manual_seed(0)
@@ -49,8 +49,8 @@ def test_the_frechet_distance_is_that_of_torchmetrics() -> None:
     assert generative.frechet(real.flatten(1), fake.flatten(1)) == pytest.approx(float(metric.compute()), rel=1e-6)
 
 
-def test_the_frechet_distance_of_two_gaussians_is_their_closed_form() -> None:
-    """With diagonal covariances: the squared distance of means and of deviations."""
+def test_the_frechet_distance_of_two_gaussians_equals_the_closed_form() -> None:
+    """With diagonal covariances it is the squared distance of the means plus that of the standard deviations."""
     noise = torch.Generator().manual_seed(0)
     mean, deviation = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.5, 2.0, 1.0])
     real = torch.randn(200_000, 3, generator=noise)
@@ -60,8 +60,8 @@ def test_the_frechet_distance_of_two_gaussians_is_their_closed_form() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 10, 100])
-def test_the_frechet_distance_is_safe_with_fewer_examples_than_features(count: int) -> None:
-    real, fake = drawn(count, 64, 0), drawn(count, 64, 1)
+def test_the_frechet_distance_is_finite_with_fewer_examples_than_features(count: int) -> None:
+    real, fake = random_features(count, 64, 0), random_features(count, 64, 1)
     assert generative.frechet(real, real) == pytest.approx(0, abs=1e-6)
     assert generative.frechet(real, fake) == pytest.approx(generative.frechet(fake, real), rel=1e-9)
     assert generative.frechet(real, real + 3) == pytest.approx(64 * 9, rel=1e-5)
@@ -75,12 +75,12 @@ def test_the_frechet_distance_of_features_that_are_not_finite_is_nan() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_classifier_score_is_that_of_torchmetrics() -> None:
+def test_the_classifier_score_equals_torchmetrics() -> None:
     from torchmetrics.image.inception import InceptionScore
 
     class Flat(nn.Module):
-        def forward(self, pictures: Tensor) -> Tensor:
-            return pictures.flatten(1)
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(1)
 
     metric = InceptionScore(feature=Flat(), splits=1)
     logits = 3 * torch.randn(300, 10, 1, 1, generator=torch.Generator().manual_seed(0))
@@ -88,15 +88,15 @@ def test_the_classifier_score_is_that_of_torchmetrics() -> None:
     assert generative.classifier_score(logits) == pytest.approx(float(metric.compute()[0]), rel=1e-5)
 
 
-def test_the_classifier_score_runs_from_one_to_the_number_of_classes() -> None:
+def test_the_classifier_score_ranges_from_one_to_the_number_of_classes() -> None:
     sure = 1000 * torch.eye(7).repeat(3, 1)
     assert generative.classifier_score(sure) == pytest.approx(7)
     assert generative.classifier_score(sure[:1].repeat(9, 1)) == pytest.approx(1)
     assert generative.classifier_score(torch.zeros(9, 7)) == pytest.approx(1)
 
 
-def within(queries: Tensor, members: Tensor, k: int) -> float:
-    """The share of points that lie within some member's distance to its k-th neighbour, one after the other."""
+def fraction_within(queries: Tensor, members: Tensor, k: int) -> float:
+    """Return the fraction of points within the k-th neighbor distance of any member, by a plain loop."""
     inside = 0
     for point in queries:
         for number, member in enumerate(members):
@@ -114,25 +114,25 @@ def test_precision_and_recall_equal_brute_force(k: int, monkeypatch: pytest.Monk
     real = torch.randn(40, 3, generator=noise).double()
     fake = 0.6 * torch.randn(25, 3, generator=noise).double() + 0.4
     precision, recall = generative.precision_recall(real, fake, k)
-    assert (precision, recall) == (within(fake, real, k), within(real, fake, k))
+    assert (precision, recall) == (fraction_within(fake, real, k), fraction_within(real, fake, k))
     assert 0 < recall < precision
 
 
 def test_copies_have_full_precision_and_recall_and_distant_examples_none() -> None:
-    real = drawn(50, 4, 0)
+    real = random_features(50, 4, 0)
     assert generative.precision_recall(real, real.clone()) == (1, 1)
     assert generative.precision_recall(real, real + 1000) == (0, 0)
     assert generative.precision_recall(1e4 + real, 1e4 + real) == (1, 1)
 
 
 def test_one_repeated_example_has_precision_without_recall() -> None:
-    real = drawn(200, 4, 0)
+    real = random_features(200, 4, 0)
     precision, recall = generative.precision_recall(real, real[:1].repeat(200, 1))
     assert precision == 1
     assert recall < 0.05
 
 
-def test_two_examples_have_scores_too() -> None:
+def test_two_examples_are_enough_for_scores() -> None:
     assert generative.precision_recall(torch.zeros(1, 2), torch.ones(1, 2)) == (0, 0)
     assert generative.precision_recall(torch.eye(2), torch.eye(2)) == (1, 1)
 
@@ -147,7 +147,7 @@ def test_two_examples_have_scores_too() -> None:
         ((2,), "points"),
     ],
 )
-def test_without_a_classifier_pixels_or_points_are_compared(shape: tuple[int, ...], name: str) -> None:
+def test_without_a_classifier_pixels_or_coordinates_are_compared(shape: tuple[int, ...], name: str) -> None:
     noise = torch.Generator().manual_seed(0)
     real, fake = (torch.rand(300, *shape, generator=noise) for _ in range(2))
     quality = Quality()
@@ -158,12 +158,12 @@ def test_without_a_classifier_pixels_or_points_are_compared(shape: tuple[int, ..
 
 
 def test_pixels_are_averaged_over_equal_squares() -> None:
-    pictures = torch.rand(3, 2, 32, 32)
-    (found, _), by_hand = Quality().features(pictures), pictures.view(3, 2, 8, 4, 8, 4).mean((3, 5))
+    images = torch.rand(3, 2, 32, 32)
+    (found, _), by_hand = Quality().features(images), images.view(3, 2, 8, 4, 8, 4).mean((3, 5))
     assert torch.allclose(found, by_hand.flatten(1))
 
 
-def test_scores_are_the_same_under_autocast_and_in_whatever_precision_examples_come() -> None:
+def test_scores_do_not_depend_on_autocast_or_the_precision_of_examples() -> None:
     class Network(nn.Module):
         name = "a network"
 
@@ -171,8 +171,8 @@ def test_scores_are_the_same_under_autocast_and_in_whatever_precision_examples_c
             super().__init__()
             self.hidden, self.last = nn.Linear(16, 8), nn.Linear(8, 4)
 
-        def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-            hidden = self.hidden(pictures.flatten(1)).relu()
+        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            hidden = self.hidden(images.flatten(1)).relu()
             return hidden, self.last(hidden)
 
     real, fake = torch.rand(600, 1, 4, 4), torch.rand(600, 1, 4, 4).bfloat16()

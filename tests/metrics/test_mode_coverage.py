@@ -22,7 +22,7 @@ def test_modes_match_a_calculation_by_hand() -> None:
     assert modes_found(real, labels, fake[4:], 2) == pytest.approx({"modes": 0, "high_quality": 0, "coverage": 0})
 
 
-def test_real_points_cover_every_mode_and_a_class_without_points_is_no_mode() -> None:
+def test_real_points_cover_every_mode_and_empty_classes_are_ignored() -> None:
     ring = assemble.build_components(compose.compose(["model=gan", "data=ring", "device=cpu"])).data.load()
     train, val = ring.train.rows, ring.val.rows  # type: ignore[union-attr]
     found = modes_found(val["inputs"], val["targets"], train["inputs"][:2000], 8)

@@ -1,4 +1,4 @@
-"""Means and counts over batches, against numpy, scikit-learn and torchmetrics."""
+"""Means and counts over batches, compared with numpy, scikit-learn and torchmetrics."""
 
 import numpy as np
 import pytest
@@ -21,14 +21,14 @@ def test_a_mean_is_exact_when_the_last_batch_is_short() -> None:
     assert read["square"] == pytest.approx(values.double().square().mean().item(), rel=1e-7)
 
 
-def test_a_mean_takes_weights_that_only_the_device_knows() -> None:
+def test_a_mean_accepts_tensors_as_weights() -> None:
     mean = Mean()
     mean.add(torch.tensor(3), loss=torch.tensor(1.0))
     mean.add(torch.tensor(1), loss=torch.tensor(5.0))
     assert mean.read() == {"loss": 2.0}
 
 
-def test_names_may_come_with_weights_of_their_own() -> None:
+def test_each_name_may_have_different_weights() -> None:
     mean = Mean()
     for loss, count, error, numbers in ((1.0, 2, 10.0, 6), (4.0, 1, 40.0, 3)):
         mean.add(count, loss=torch.tensor(loss))
@@ -40,7 +40,7 @@ def test_a_mean_of_nothing_is_empty() -> None:
     assert Mean().read() == {}
 
 
-def test_a_mean_keeps_ten_million_small_numbers_apart() -> None:
+def test_a_mean_of_ten_million_small_numbers_is_precise() -> None:
     mean = Mean()
     mean.add(10_000_000, loss=torch.tensor(1.0))
     mean.add(1, loss=torch.tensor(2.0))
@@ -67,7 +67,7 @@ def test_confusion_and_macro_f1_equal_scikit_learn_and_torchmetrics(seed: int) -
     assert macro_f1(counts) == pytest.approx(f1.item(), rel=1e-6)
 
 
-def test_macro_f1_counts_a_class_that_is_only_predicted_and_none_that_never_appears() -> None:
+def test_macro_f1_includes_classes_that_are_only_predicted_but_not_absent_ones() -> None:
     truth, predicted = np.array([0, 0, 1, 1]), np.array([0, 2, 1, 1])
     counts = confusion(torch.from_numpy(truth), torch.from_numpy(predicted), 5)
     assert macro_f1(counts) == pytest.approx(f1_score(truth, predicted, average="macro", zero_division=0))

@@ -14,7 +14,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_the_defaults_have_the_sizes_of_pytorchs_example() -> None:
+def test_the_default_sizes_equal_those_of_the_pytorch_example() -> None:
     model = DenseAutoencoder([1, 28, 28], statistics=2)
     example = [784 * 400 + 400, 2 * (400 * 20 + 20), 20 * 400 + 400, 400 * 784 + 784]
     assert sum(p.numel() for p in model.parameters()) == sum(example) == 652_824
@@ -28,7 +28,7 @@ def test_the_decoder_mirrors_the_encoder() -> None:
     assert widths == [(7, 5), (5, 4), (4, 3), (3, 4), (4, 5), (5, 7)]
 
 
-def test_no_hidden_layer_leaves_two_linear_maps() -> None:
+def test_without_hidden_layers_encoder_and_decoder_are_linear() -> None:
     model, x = DenseAutoencoder([6], statistics=1, hidden_size=[], latent=2), randn(4, 6)
     torch.testing.assert_close(model(2 * x) - model(x), model(x) - model(torch.zeros_like(x)))
 
@@ -53,7 +53,7 @@ def test_a_class_is_appended_to_vectors_as_a_one_hot_vector() -> None:
     assert torch.equal(joined, torch.cat([x.flatten(1), F.one_hot(labels, 3).float()], 1))
 
 
-def test_a_class_is_appended_to_images_as_a_channel_of_ones() -> None:
+def test_a_class_is_appended_to_images_as_one_hot_channels() -> None:
     x, labels = randn(2, 1, 4, 5), torch.tensor([1, 0])
     joined = Conditional(nn.Identity(), num_classes=2, as_channels=True)(x, labels)
     assert torch.equal(joined[:, :1], x)

@@ -27,14 +27,14 @@ def cifar10() -> CNN:
     return CNN(3, 32, 32, 10, node["blocks"], node["hidden_size"], node["activation"], node["norm"])
 
 
-def test_the_cifar10_network_has_as_many_parameters_as_its_layers_say() -> None:
+def test_the_cifar10_network_has_the_expected_number_of_parameters() -> None:
     channels, hidden = [3, 32, 64, 128, 128, 256, 256], [256 * 4 * 4, 1024, 512, 10]
     convolutions = sum(9 * a * b + b for a, b in pairwise(channels))
     linear = sum(a * b + b for a, b in pairwise(hidden))
     assert parameters(cifar10()) == convolutions + linear
 
 
-def test_the_cifar10_network_equals_its_layers_written_out() -> None:
+def test_the_cifar10_network_equals_explicit_torch_layers() -> None:
     model = cifar10()
     p = iter(model.parameters())
     y = x = torch.randn(2, 3, 32, 32)
@@ -55,13 +55,13 @@ def test_padding_same_with_stride_two_halves_the_image_and_rounds_up(kernel: int
     assert model(torch.randn(2, 3, side, side)).shape == (2, 10)
 
 
-def test_padding_same_equals_torchs_own_where_torch_has_it() -> None:
+def test_padding_same_equals_torch_with_stride_one() -> None:
     model = small_cnn({"channels": 4, "kernel": 5, "activation": "identity"})
     x, (weight, bias) = torch.randn(2, 3, 8, 8), list(model.features.parameters())
     torch.testing.assert_close(model.features(x), F.conv2d(x, weight, bias, padding="same"))
 
 
-def test_a_block_may_differ_from_the_network() -> None:
+def test_a_block_can_override_settings_of_the_network() -> None:
     model = small_cnn(
         {"channels": 4, "norm": "batch", "activation": "gelu", "pool": "avg"}, {"channels": 6, "padding": "valid"}
     )
@@ -78,7 +78,7 @@ def test_with_a_norm_every_parameter_of_a_cnn_gets_a_gradient(norm: str) -> None
         assert parameter.grad.abs().max() > 1e-4, name
 
 
-def test_channels_last_is_kept_by_the_convolutions_and_changes_no_output() -> None:
+def test_convolutions_keep_channels_last_and_outputs_do_not_change() -> None:
     x = torch.randn(2, 3, 32, 32)
     inner = x.contiguous(memory_format=torch.channels_last)
     for model in (cifar10(), LeNet5(3, 32, 32, 10)):
@@ -105,7 +105,7 @@ def test_channels_last_is_kept_by_the_convolutions_and_changes_no_output() -> No
         (4, r"model\.blocks\[3\]: expected a mapping"),
     ],
 )
-def test_a_wrong_block_is_named(block: Any, message: str) -> None:
+def test_an_invalid_block_is_named(block: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         small_cnn(*[{"channels": 4, "pool": "max"}] * 3, block)
 
@@ -117,7 +117,7 @@ def test_lenet5_has_61706_parameters(channels: int, side: int) -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (27, 30), (28, 28), (31, 32), (32, 32), (28, 40), (48, 64)])
 @pytest.mark.parametrize("pool", ["avg", "max"])
-def test_lenet5_equals_its_layers_on_the_padded_image(height: int, width: int, pool: str) -> None:
+def test_lenet5_equals_explicit_torch_layers_on_the_padded_image(height: int, width: int, pool: str) -> None:
     model = LeNet5(1, height, width, 10, pool=pool)
     x = torch.randn(2, 1, height, width)
     rows, columns = max(0, 32 - height), max(0, 32 - width)

@@ -19,7 +19,8 @@ IMAGE = {
     **{"width": 20, "classes": 5, "statistics": 2, "visible": 3 * 16 * 20, "lowest": 3 * 16 * 20, "answers": 1},
 }
 SERIES = {"size": 36, "features": 3, "length": 12, "channels": 1, "height": 1, "width": 1}
-TEXT = {"size": None, "features": 11, "length": 12, "vocabulary": 11, "outputs": 11, "each_step": True, "causal": True}
+TEXT = {"size": None, "features": 11, "length": 12, "outputs": 11, "each_step": True, "causal": True}
+TEXT |= {"tokens": {"size": 11}}
 
 
 def target(name: str) -> type[nn.Module]:
@@ -28,7 +29,7 @@ def target(name: str) -> type[nn.Module]:
 
 
 def build(name: str, facts: dict[str, object], **changes: object) -> nn.Module:
-    spec = {"vocabulary": None, "lags": None, "outputs": 5, "each_step": False, "causal": False, **facts}
+    spec = {"tokens": {"size": None}, "lags": None, "outputs": 5, "each_step": False, "causal": False, **facts}
     node = OmegaConf.load(CONF / f"{name}.yaml")
     config = OmegaConf.create({"spec": spec, "regularization": {"dropout": 0.0}, "model": node})
     resolved = OmegaConf.to_container(config, resolve=True)["model"]
@@ -66,7 +67,7 @@ def test_defaults_in_the_yaml_file_are_those_of_the_constructor(name: str) -> No
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_yaml_file_begins_with_a_comment(name: str) -> None:
+def test_a_yaml_file_starts_with_a_comment(name: str) -> None:
     assert (CONF / f"{name}.yaml").read_text().startswith("# ")
 
 
@@ -150,12 +151,12 @@ def test_a_causal_model_does_not_depend_on_later_tokens(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "transformer"])
-def test_rows_of_an_image_are_steps(name: str) -> None:
+def test_sequence_models_read_rows_of_an_image_as_steps(name: str) -> None:
     model = build(name, IMAGE)
-    picture = torch.randn(2, 3, 16, 20)
-    rows = torch.stack([picture[:, :, row].reshape(2, 60) for row in range(16)], dim=1)
-    assert torch.equal(model(picture), model(rows))
-    channels_last = picture.contiguous(memory_format=torch.channels_last)
+    image = torch.randn(2, 3, 16, 20)
+    rows = torch.stack([image[:, :, row].reshape(2, 60) for row in range(16)], dim=1)
+    assert torch.equal(model(image), model(rows))
+    channels_last = image.contiguous(memory_format=torch.channels_last)
     assert torch.equal(model(channels_last), model(rows))
 
 

@@ -10,14 +10,14 @@ def parameters(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def test_a_perceptron_is_one_matrix_on_the_flattened_input() -> None:
+def test_a_perceptron_is_one_linear_layer_on_the_flattened_input() -> None:
     model = Perceptron(12, 3, activation="sigmoid")
     weight, bias = model.parameters()
     x = torch.randn(5, 1, 3, 4)
     torch.testing.assert_close(model(x), torch.sigmoid(x.reshape(5, 12) @ weight.T + bias))
 
 
-def test_an_mlp_equals_its_matrices_with_relu_between() -> None:
+def test_an_mlp_equals_its_matrices_with_relu_in_between() -> None:
     model = MLP(12, 3, hidden_size=[8, 7])
     w1, b1, w2, b2, w3, b3 = model.parameters()
     x = torch.randn(5, 3, 4)
@@ -25,7 +25,7 @@ def test_an_mlp_equals_its_matrices_with_relu_between() -> None:
     torch.testing.assert_close(model(x), hidden @ w3.T + b3)
 
 
-def test_depth_repeats_one_width() -> None:
+def test_num_layers_repeats_hidden_size() -> None:
     assert parameters(MLP(12, 3, hidden_size=8, num_layers=3)) == parameters(
         MLP(12, 3, hidden_size=[8, 8, 8], num_layers=3)
     )

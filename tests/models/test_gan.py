@@ -11,31 +11,29 @@ from dltrain.models.gan import DCGAN, GAN, GANBase
 from dltrain.optim.ema import EMA
 
 
-def pictures(height: int = 28, width: int = 28, channels: int = 1, hidden_size: int = 4, **rest: object) -> DCGAN:
+def image_gan(height: int = 28, width: int = 28, channels: int = 1, hidden_size: int = 4, **rest: object) -> DCGAN:
     torch.manual_seed(0)
     return DCGAN(channels, height, width, 1, latent=6, hidden_size=hidden_size, **rest)  # type: ignore[arg-type]
 
 
-def points(**rest: object) -> GAN:
+def point_gan(**rest: object) -> GAN:
     torch.manual_seed(0)
     return GAN([2], 2, 1, latent=6, hidden_size=16, **rest)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("side", [(28, 28), (32, 32), (64, 64), (16, 20), (9, 31), (4, 7), (2, 2)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_images_of_any_size_are_generated_and_get_one_output_of_the_critic(
-    side: tuple[int, int], channels: int
-) -> None:
-    model = pictures(*side, channels=channels)
+def test_images_of_any_size_are_generated_and_have_one_critic_output(side: tuple[int, int], channels: int) -> None:
+    model = image_gan(*side, channels=channels)
     images = model.generator(torch.randn(3, 6), None)
     assert images.shape == (3, channels, *side)
     assert model.critic(images, None).shape == (3, 1)
 
 
-def test_28_pixels_are_generated_from_7_and_64_from_4() -> None:
+def test_28_pixels_are_upsampled_from_7_and_64_from_4() -> None:
     for side, expected in ((28, [7, 14, 28]), (32, [4, 8, 16, 32]), (64, [4, 8, 16, 32, 64])):
         x, sides = torch.randn(2, 6), []
-        for layer in pictures(side, side).generator.layers:
+        for layer in image_gan(side, side).generator.layers:
             x = layer(x)
             sides += [x.shape[-1]] if isinstance(layer, nn.Unflatten | nn.ConvTranspose2d) else []
         assert sides == expected
@@ -55,7 +53,7 @@ def example_of_64(latent: int, hidden: int) -> tuple[nn.Sequential, nn.Sequentia
     return nn.Sequential(*makes), nn.Sequential(*judges, nn.Conv2d(8 * hidden, 1, 4, 1, 0))
 
 
-def test_the_networks_for_64_pixels_equal_those_of_pytorchs_example() -> None:
+def test_the_networks_for_64_pixels_equal_those_of_the_pytorch_example() -> None:
     model = DCGAN(3, 64, 64, 1, latent=10, hidden_size=4)
     makes, judges = example_of_64(10, 4)
     ours, theirs = list(model.generator.parameters()), list(makes.parameters())
@@ -71,7 +69,7 @@ def test_the_networks_for_64_pixels_equal_those_of_pytorchs_example() -> None:
     torch.testing.assert_close(model.critic(images, None), judges(images).flatten(1))
 
 
-def test_initial_weights_are_those_of_the_paper() -> None:
+def test_initial_weights_are_distributed_as_in_the_paper() -> None:
     model = DCGAN(3, 32, 32, 1, hidden_size=32)
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
@@ -102,28 +100,28 @@ def with_large_weights(model: GANBase, x: Tensor) -> GANBase:
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_spectral_norm_keeps_the_largest_singular_value_of_every_layer_at_one(precision: torch.dtype) -> None:
     for model, x in (
-        (pictures(critic_norm="none", spectral=True), torch.randn(4, 1, 28, 28)),
-        (points(spectral=True), torch.randn(4, 2)),
+        (image_gan(critic_norm="none", spectral=True), torch.randn(4, 1, 28, 28)),
+        (point_gan(spectral=True), torch.randn(4, 2)),
     ):
         with torch.autocast("cpu", precision, enabled=precision != torch.float32):
             assert norms(with_large_weights(model, x)) == pytest.approx([1.0] * len(norms(model)), abs=0.01)
 
 
 def test_without_spectral_norm_the_same_weights_are_larger() -> None:
-    assert min(norms(with_large_weights(points(), torch.randn(4, 2)))) > 2
+    assert min(norms(with_large_weights(point_gan(), torch.randn(4, 2)))) > 2
 
 
-def test_a_spectral_critic_is_a_function_with_slope_of_at_most_one() -> None:
-    model = with_large_weights(points(spectral=True), torch.randn(4, 2))
+def test_a_critic_with_spectral_norm_is_1_lipschitz() -> None:
+    model = with_large_weights(point_gan(spectral=True), torch.randn(4, 2))
     one, other = torch.randn(2, 500, 2)
     rise = (model.critic(one, None) - model.critic(other, None)).abs().squeeze(1)
     assert (rise <= 1.02 * (one - other).norm(dim=1)).all()
 
 
-def test_a_spectral_critic_is_copied_averaged_saved_and_loaded() -> None:
-    model, x = pictures(critic_norm="none", spectral=True), torch.randn(4, 1, 28, 28)
+def test_a_critic_with_spectral_norm_can_be_copied_averaged_saved_and_loaded() -> None:
+    model, x = image_gan(critic_norm="none", spectral=True), torch.randn(4, 1, 28, 28)
     model.critic(x, None).sum().backward()
-    average, other = EMA(model, 0.9), pictures(critic_norm="none", spectral=True)
+    average, other = EMA(model, 0.9), image_gan(critic_norm="none", spectral=True)
     average.update(deepcopy(model))
     with_large_weights(model, x)
     other.load_state_dict(model.state_dict(), strict=True)
@@ -133,13 +131,13 @@ def test_a_spectral_critic_is_copied_averaged_saved_and_loaded() -> None:
 
 
 def test_a_critic_with_spectral_norm_supports_two_passes_before_backward() -> None:
-    model = points(spectral=True)
+    model = point_gan(spectral=True)
     real, fake = torch.randn(2, 4, 2)
     (model.critic(real, None) - model.critic(fake, None)).sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.critic.parameters())
 
 
-@pytest.mark.parametrize("make", [pictures, points])
+@pytest.mark.parametrize("make", [image_gan, point_gan])
 def test_only_a_conditional_model_depends_on_the_class(make: type[GANBase]) -> None:
     for conditional in (True, False):
         model = make(conditional=conditional, classes=3).eval()
@@ -152,12 +150,12 @@ def test_only_a_conditional_model_depends_on_the_class(make: type[GANBase]) -> N
 
 def test_a_conditional_model_needs_data_with_classes() -> None:
     with pytest.raises(ConfigError, match=r"model\.conditional.*no classes"):
-        points(conditional=True)
+        point_gan(conditional=True)
 
 
 def test_batch_norm_with_spectral_norm_is_rejected() -> None:
     with pytest.raises(ConfigError, match=r"model\.critic_norm: expected none"):
-        pictures(spectral=True)
+        image_gan(spectral=True)
 
 
 @pytest.mark.parametrize(
@@ -170,8 +168,8 @@ def test_an_invalid_value_names_its_key(wrong: dict[str, object], key: str) -> N
 
 
 @pytest.mark.slow
-def test_a_compiled_spectral_critic_gives_the_same_outputs_and_iterates() -> None:
-    eager, x = pictures(critic_norm="none", spectral=True), torch.randn(4, 1, 28, 28)
+def test_a_compiled_critic_with_spectral_norm_gives_the_same_outputs_and_iterates() -> None:
+    eager, x = image_gan(critic_norm="none", spectral=True), torch.randn(4, 1, 28, 28)
     compiled = deepcopy(eager)
     compiled.critic.compile()
     for _ in range(3):

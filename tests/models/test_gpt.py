@@ -11,7 +11,7 @@ from dltrain.models.gpt import GPT
 
 
 def layer_like(block: nn.Module) -> nn.TransformerEncoderLayer:
-    """Return torch's encoder layer with the weights of a block: with a causal mask, the layer of GPT-2."""
+    """Return torch's encoder layer with the weights of a block; with a causal mask it is a GPT-2 layer."""
     layer = nn.TransformerEncoderLayer(32, 4, 128, 0.0, "gelu", batch_first=True, norm_first=True)
     with torch.no_grad():
         layer.self_attn.in_proj_weight.copy_(block.qkv.weight)
@@ -25,10 +25,10 @@ def layer_like(block: nn.Module) -> nn.TransformerEncoderLayer:
 
 
 @pytest.mark.parametrize("steps", [1, 9, 16])
-def test_a_gpt_equals_torchs_layers_with_the_same_weights(steps: int) -> None:
+def test_a_gpt_equals_torch_layers_with_the_same_weights(steps: int) -> None:
     model = GPT(11, 16, 11, hidden_size=32, num_layers=3)
     for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.3)  # far from the small start, where a wrong branch would hardly show
+        nn.init.normal_(parameter, std=0.3)  # large enough that an error in a branch shows
     tokens = torch.randint(0, 11, (4, steps))
     x = model.embedding.weight[tokens] + model.positions.weight[:steps]
     mask = nn.Transformer.generate_square_subsequent_mask(steps)
@@ -46,13 +46,13 @@ def test_the_loss_of_an_untrained_gpt_is_that_of_a_uniform_distribution() -> Non
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_gpt_has_as_many_parameters_as_its_layers_say(bias: bool) -> None:
+def test_a_gpt_has_the_expected_number_of_parameters(bias: bool) -> None:
     model = GPT(65, 64, 65, hidden_size=128, num_layers=4, bias=bias)
     block = 12 * 128**2 + 2 * 128 + bias * (2 * 128 + 3 * 128 + 128 + 4 * 128 + 128)
     assert sum(p.numel() for p in model.parameters()) == 65 * 128 + 64 * 128 + 4 * block + 128 + bias * 128
 
 
-def test_initial_branches_are_smaller_in_deeper_networks() -> None:
+def test_initial_residual_branches_are_smaller_in_deeper_networks() -> None:
     model = GPT(65, 64, 65, hidden_size=128, num_layers=8)
     for block in model.blocks:
         assert block.mix.weight.std().item() == pytest.approx(0.02 / 4, rel=0.05)

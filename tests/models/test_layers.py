@@ -7,7 +7,7 @@ from dltrain.models.layers import ACTIVATIONS, NORMS, Positions, activation, che
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "tanh", "relu", "gelu", "silu", "elu", "selu", "softplus", "mish"])
-def test_an_activation_is_torchs_function_of_that_name(name: str) -> None:
+def test_an_activation_equals_the_torch_function_of_that_name(name: str) -> None:
     x = torch.randn(100)
     function = torch.tanh if name == "tanh" else torch.sigmoid if name == "sigmoid" else getattr(nn.functional, name)
     assert torch.equal(activation(name)(x), function(x))
@@ -21,7 +21,7 @@ def test_an_activation_does_not_change_its_input(name: str) -> None:
     assert torch.equal(x, before)
 
 
-def test_an_unknown_activation_names_the_nearest() -> None:
+def test_an_unknown_activation_is_rejected_with_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match=r"model\.activation: .*got leakyrelu\. Did you mean leaky_relu\?"):
         activation("leakyrelu")
 
@@ -51,12 +51,12 @@ def test_group_norm_of_a_vector_normalizes_groups_of_sixteen() -> None:
     torch.testing.assert_close(y.var(2, correction=0), torch.ones(4, 2), atol=1e-3, rtol=0)
 
 
-def test_an_unknown_norm_names_the_nearest() -> None:
+def test_an_unknown_norm_is_rejected_with_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match=r"Did you mean batch\?"):
         norm("bacth", 4, 2)
 
 
-def test_all_wrong_sizes_are_reported_together() -> None:
+def test_all_invalid_sizes_are_reported_together() -> None:
     with pytest.raises(ConfigError) as caught:
         check_sizes(1.5, hidden_size=-3, num_layers=2, num_heads=0, vocabulary=None)
     assert [line.split(":")[0] for line in caught.value.problems] == [

@@ -20,18 +20,18 @@ def tied(model: RBM) -> bool:
     return torch.allclose(model.down(hidden), expected, atol=1e-5)
 
 
-def test_down_uses_the_weight_of_up() -> None:
+def test_down_uses_the_transposed_weight_of_up() -> None:
     model = RBM(6, 4)
     assert tied(model)
     assert {name for name, _ in model.named_parameters()} == {"up.weight", "up.bias", "down.bias"}
     assert set(model.state_dict()) == {"up.weight", "up.bias", "down.bias"}
 
 
-def test_a_copy_ties_its_own_weights() -> None:
+def test_a_deep_copy_ties_its_own_weights() -> None:
     model = RBM(6, 4)
-    twin = copy.deepcopy(model)
+    copied = copy.deepcopy(model)
     before = model.up.weight.detach().clone()
-    assert tied(twin)
+    assert tied(copied)
     assert torch.equal(model.up.weight, before)
 
 

@@ -13,7 +13,7 @@ KINDS = [("rnn", "tanh"), ("rnn", "relu"), ("lstm", None), ("gru", None)]
 
 
 def pair(cell: str, activation: str | None, bidirectional: bool, **rest: Any) -> tuple[Recurrent, nn.Module]:
-    """Return a model and torch's layers with the same weights."""
+    """Return a model, and torch layers with the same weights."""
     model = Recurrent(cell, 3, 5, hidden_size=7, bidirectional=bidirectional, activation=activation, **rest)
     options = {} if activation is None else {"nonlinearity": activation}
     reference = TORCH[cell](3, 7, 2, bidirectional=bidirectional, **options)
@@ -36,7 +36,7 @@ def test_a_recurrent_network_equals_torch_nn_at_each_step(cell: str, activation:
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize(("cell", "activation"), KINDS)
-def test_a_recurrent_network_reads_torchs_final_states(cell: str, activation: str, bidirectional: bool) -> None:
+def test_a_single_output_reads_the_final_states_of_torch_nn(cell: str, activation: str, bidirectional: bool) -> None:
     model, reference = pair(cell, activation, bidirectional)
     x = torch.randn(4, 9, 3)
     _, final = reference(x.transpose(0, 1))
@@ -56,7 +56,7 @@ def test_an_lstm_step_equals_its_equations() -> None:
     torch.testing.assert_close(model(x), head(model, state))
 
 
-def test_a_linear_skip_is_zero_at_first_and_added_to_the_outputs_of_the_same_network() -> None:
+def test_a_linear_skip_starts_at_zero_and_is_added_to_the_outputs() -> None:
     torch.manual_seed(0)
     plain = Recurrent("gru", 3, 5, hidden_size=7)
     torch.manual_seed(0)
@@ -67,14 +67,14 @@ def test_a_linear_skip_is_zero_at_first_and_added_to_the_outputs_of_the_same_net
     torch.testing.assert_close(model(x), plain(x) + x.reshape(4, 27) @ model.skip.weight.T)
 
 
-def test_tokens_pass_an_embedding() -> None:
+def test_tokens_are_embedded() -> None:
     model = Recurrent("gru", 11, 5, hidden_size=7, vocabulary=11, each_step=True)
     tokens = torch.randint(0, 11, (4, 9))
     states, _ = model.layers(model.steps.embedding.weight[tokens])
     torch.testing.assert_close(model(tokens), head(model, states))
 
 
-def test_dropout_on_one_layer_acts_and_does_not_warn() -> None:
+def test_dropout_works_with_one_layer_and_does_not_warn() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = Recurrent("lstm", 3, 5, num_layers=1, dropout=0.5)

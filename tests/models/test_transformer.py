@@ -10,7 +10,7 @@ from dltrain.models.transformer import Transformer
 
 
 def reference(block: Block, width: int, heads: int, activation: str) -> nn.TransformerEncoderLayer:
-    """Return torch's layer with the weights of a block."""
+    """Return torch's encoder layer with the weights of a block."""
     layer = nn.TransformerEncoderLayer(
         width, heads, block.up.out_features, 0.0, activation, batch_first=True, norm_first=True
     )
@@ -31,7 +31,7 @@ def through(model: Transformer, x: Tensor, mask: Tensor | None, activation: str)
 
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
 @pytest.mark.parametrize("causal", [False, True])
-def test_a_transformer_equals_torchs_encoder_with_the_same_weights(causal: bool, activation: str) -> None:
+def test_a_transformer_equals_the_torch_encoder_with_the_same_weights(causal: bool, activation: str) -> None:
     model = Transformer(3, 12, 5, hidden_size=32, each_step=True, causal=causal, activation=activation)
     x = torch.randn(4, 9, 3)
     mask = nn.Transformer.generate_square_subsequent_mask(9) if causal else None

@@ -1,4 +1,4 @@
-"""A small regression, trained by our optimizer or by torch's own."""
+"""A small regression, trained with the optimizer of dltrain or of torch."""
 
 from functools import partial
 from pathlib import Path

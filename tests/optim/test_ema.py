@@ -1,4 +1,4 @@
-"""The moving average against its closed form and torch's own."""
+"""Moving average of weights, compared with its closed form and torch."""
 
 import io
 import math
@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dltrain.optim.ema import EMA
 
 
-def test_an_average_is_the_closed_form_with_its_warm_up() -> None:
+def test_an_average_with_warm_up_equals_the_closed_form() -> None:
     model = nn.Linear(1, 1, bias=False)
     with torch.no_grad():
         model.weight.fill_(1.0)
@@ -27,12 +27,12 @@ def test_an_average_is_the_closed_form_with_its_warm_up() -> None:
     assert average.module.weight.item() == pytest.approx(expected)
 
 
-def test_an_average_past_its_warm_up_equals_torchs() -> None:
+def test_an_average_past_its_warm_up_equals_torch() -> None:
     model = network()
     ours = EMA(model, decay=0.9)
     ours.updates = 1000
     theirs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
-    theirs.update_parameters(model)  # the first call copies
+    theirs.update_parameters(model)  # the first update copies the weights
     optimizer = optimizer_of(model)
     for step in range(10):
         train(model, optimizer, 1, start=step)
@@ -41,7 +41,7 @@ def test_an_average_past_its_warm_up_equals_torchs() -> None:
     assert_same_parameters(ours.module, theirs.module)
 
 
-def test_an_average_takes_running_statistics_in_and_copies_masks_and_counts() -> None:
+def test_an_average_includes_running_statistics_and_copies_masks_and_counts() -> None:
     model = nn.BatchNorm1d(2)
     model.register_buffer("mask", torch.tensor([0.0, -math.inf]))
     average = EMA(model, decay=0.9)
@@ -53,7 +53,7 @@ def test_an_average_takes_running_statistics_in_and_copies_masks_and_counts() ->
     assert torch.equal(average.module.mask, model.mask)
 
 
-def test_an_average_resumes_where_it_stopped() -> None:
+def test_a_restored_average_continues_unchanged() -> None:
     model = network()
     first = EMA(model, decay=0.9)
     train(model, optimizer_of(model), 1)

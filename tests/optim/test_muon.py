@@ -1,4 +1,4 @@
-"""Muon against torch's Muon and AdamW."""
+"""Muon, compared with Muon and AdamW of torch."""
 
 import copy
 from functools import partial
@@ -13,7 +13,7 @@ from dltrain.optim.schedules import Cosine
 from dltrain.tasks.base import Loss
 
 
-def test_muon_gives_matrices_to_torchs_muon_and_all_else_to_adamw() -> None:
+def test_muon_updates_matrices_with_torch_muon_and_the_rest_with_adamw() -> None:
     torch.manual_seed(0)
     ours = nn.Sequential(nn.Unflatten(1, (1, 6)), nn.Conv1d(1, 2, 3), nn.Flatten(), nn.Linear(8, 1))
     theirs = copy.deepcopy(ours)
@@ -32,7 +32,7 @@ def test_muon_gives_matrices_to_torchs_muon_and_all_else_to_adamw() -> None:
     assert sorted({group["lr"] for group in optimizer.optimizer.param_groups}) == [1e-3, 0.02]
 
 
-def test_muon_scales_all_its_rates_and_decays_each_weight_at_its_own() -> None:
+def test_muon_scales_both_learning_rates_and_decays_each_weight_with_its_own() -> None:
     model = nn.Sequential(nn.Conv1d(1, 1, 1, bias=False), nn.Linear(1, 1, bias=False))
     make = partial(Muon, lr=0.2, weight_decay=0.0, adamw={"lr": 0.1})
     optimizer = optimizer_of(model, make, Cosine(), weight_decay=0.5)
@@ -47,7 +47,7 @@ def test_muon_scales_all_its_rates_and_decays_each_weight_at_its_own() -> None:
 
 
 @pytest.mark.parametrize("vectors_only", [False, True])
-def test_muon_handles_models_of_vectors_or_of_matrices_alone(vectors_only: bool) -> None:
+def test_muon_supports_models_with_only_vectors_or_only_matrices(vectors_only: bool) -> None:
     model = nn.LayerNorm(6) if vectors_only else nn.Linear(6, 1, bias=False)
     before = loss_of(model).item()
     train(model, optimizer_of(model, partial(Muon, adamw={"lr": 0.01})), 20)

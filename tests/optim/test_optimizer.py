@@ -1,4 +1,4 @@
-"""The optimizer against torch's own: accumulation, schedules, loss scaling, resuming."""
+"""The optimizer, compared with torch: accumulation, schedules, loss scaling, resuming."""
 
 import copy
 import importlib
@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from small_network import CONF, assert_same_parameters, loss_of, network, optimizer_of, train, train_in_torch
+from small_network import (
+    CONF,
+    assert_same_parameters,
+    loss_of,
+    network,
+    optimizer_of,
+    train,
+    train_in_torch,
+)
 from torch import nn
 
 from dltrain.optim.optimizer import Optimizer
@@ -25,34 +33,34 @@ FILES = sorted((CONF / "optimizer").glob("*.yaml"))
 @pytest.mark.parametrize("sizes", [(8, 8, 8, 8), (3, 17, 1, 11), (32,)])
 @pytest.mark.parametrize("as_tensor", [False, True])
 @pytest.mark.parametrize("clip", [0.0, 0.1])
-def test_accumulation_equals_one_batch_of_all_also_with_uneven_counts(
+def test_accumulation_equals_one_large_batch_even_with_uneven_weights(
     sizes: tuple[int, ...], as_tensor: bool, clip: float
 ) -> None:
     ours, theirs = network(), network()
     accumulating, whole = (optimizer_of(m, partial(torch.optim.Adam, lr=0.01), clip_norm=clip) for m in (ours, theirs))
     for step in range(5):
         start = 0
-        for number, size in enumerate(sizes):
+        for size in sizes:
             weight = torch.tensor(size) if as_tensor else size
-            accumulating.backward(Loss(loss_of(ours, slice(start, start + size)), weight), first=number == 0)
+            accumulating.backward(Loss(loss_of(ours, slice(start, start + size)), weight))
             start += size
         accumulating.step(step)
     train(theirs, whole, 5)
     assert_same_parameters(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_accumulation_forgets_the_weights_of_the_step_before() -> None:
+def test_accumulation_starts_over_at_each_step() -> None:
     ours, theirs = network(), network()
     accumulating, whole = optimizer_of(ours), optimizer_of(theirs)
-    for number, rows in enumerate((slice(0, 4), slice(4, 32))):
-        accumulating.backward(Loss(loss_of(ours, rows), rows.stop - rows.start), first=number == 0)
+    for rows in (slice(0, 4), slice(4, 32)):
+        accumulating.backward(Loss(loss_of(ours, rows), rows.stop - rows.start))
     accumulating.step(0)
     train(ours, accumulating, 1, start=1)
     train(theirs, whole, 2)
     assert_same_parameters(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_a_step_measures_only_on_request_and_leaves_no_gradients() -> None:
+def test_a_step_measures_the_norm_only_on_request_and_clears_gradients() -> None:
     model = network()
     optimizer = optimizer_of(model, clip_norm=1.0)
     optimizer.backward(Loss(loss_of(model), 32))
@@ -60,7 +68,7 @@ def test_a_step_measures_only_on_request_and_leaves_no_gradients() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_a_partial_turn_keeps_its_gradient_to_its_own_parameters() -> None:
+def test_the_backward_pass_of_a_turn_reaches_only_its_own_parameters() -> None:
     model = network()
     own = list(model[0].parameters())
     optimizer = Optimizer(partial(torch.optim.SGD, lr=0.1), own, Constant(), 10, Regularization(), only_own=True)
@@ -69,7 +77,7 @@ def test_a_partial_turn_keeps_its_gradient_to_its_own_parameters() -> None:
     assert all(parameter.grad is None for parameter in model[3].parameters())
 
 
-def test_the_rate_follows_the_schedule_from_the_optimizers_own() -> None:
+def test_the_learning_rate_is_that_of_the_optimizer_times_the_schedule() -> None:
     model = network()
     optimizer = optimizer_of(model, partial(torch.optim.SGD, lr=0.2), Cosine(warmup=10))
     assert optimizer.lr == pytest.approx(0.02)
@@ -83,7 +91,7 @@ def test_the_rate_follows_the_schedule_from_the_optimizers_own() -> None:
     "make",
     [partial(torch.optim.SGD, lr=0.1, momentum=0.9), partial(torch.optim.Adam, lr=0.1), partial(torch.optim.SGD, lr=1)],
 )
-def test_one_cycle_trains_as_torchs_does_with_momentum_cycled(make: partial) -> None:
+def test_one_cycle_equals_torch_with_cycled_momentum(make: partial) -> None:
     ours, theirs = network(), network()
     optimizer = optimizer_of(ours, make, OneCycle())
     reference = make(theirs.parameters())
@@ -98,7 +106,7 @@ def test_one_cycle_trains_as_torchs_does_with_momentum_cycled(make: partial) -> 
     assert_same_parameters(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
-def test_a_scaled_step_equals_an_unscaled_one_also_with_penalty_clipping_and_accumulation() -> None:
+def test_loss_scaling_does_not_change_a_step_with_penalty_clipping_or_accumulation() -> None:
     ours, theirs = network(), network()
     options = {"l2": 0.05, "clip_norm": 0.5}
     scaled = optimizer_of(ours, scaler=torch.amp.GradScaler("cpu", init_scale=1024.0), **options)
@@ -106,7 +114,7 @@ def test_a_scaled_step_equals_an_unscaled_one_also_with_penalty_clipping_and_acc
     for model, optimizer in ((ours, scaled), (theirs, plain)):
         for step in range(3):
             optimizer.backward(Loss(loss_of(model, slice(0, 10)), 10))
-            optimizer.backward(Loss(loss_of(model, slice(10, 32)), 22), first=False)
+            optimizer.backward(Loss(loss_of(model, slice(10, 32)), 22))
             optimizer.step(step)
     assert_same_parameters(ours, theirs, rtol=1e-6, atol=1e-7)
     assert scaled.skipped.item() == 0
@@ -126,7 +134,7 @@ def test_a_step_that_overflows_is_skipped_and_counted(kind: Any) -> None:
     assert not torch.equal(model[0].weight, before[0].weight)
 
 
-def built(file: Path) -> partial:
+def build_optimizer(file: Path) -> partial:
     node = yaml.safe_load(file.read_text())
     schedule = "one_cycle" if file.stem == "adam_one_cycle" else "constant"
     assert node.pop("defaults") == [{"schedule": schedule}, "_self_"]
@@ -139,20 +147,20 @@ def test_every_optimizer_in_conf_learns_a_regression(file: Path) -> None:
     assert file.read_text().startswith("# ")
     model = network()
     before = loss_of(model).item()
-    train(model, optimizer_of(model, built(file)), 60)
+    train(model, optimizer_of(model, build_optimizer(file)), 60)
     assert loss_of(model).item() < 0.97 * before
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
-def test_every_optimizer_in_conf_resumes_bit_equal_through_a_safe_file(file: Path) -> None:
+def test_every_optimizer_in_conf_resumes_bit_for_bit_from_a_weights_only_file(file: Path) -> None:
     options: dict[str, Any] = {"weight_decay": 0.01, "clip_norm": 1.0}
     model = network()
-    first = optimizer_of(model, built(file), OneCycle(), torch.amp.GradScaler("cpu"), **options)
+    first = optimizer_of(model, build_optimizer(file), OneCycle(), torch.amp.GradScaler("cpu"), **options)
     train(model, first, 5)
     buffer = io.BytesIO()
     torch.save((first.state_dict(), first.schedule.state_dict()), buffer)
     resumed = copy.deepcopy(model)
-    second = optimizer_of(resumed, built(file), OneCycle(), torch.amp.GradScaler("cpu"), **options)
+    second = optimizer_of(resumed, build_optimizer(file), OneCycle(), torch.amp.GradScaler("cpu"), **options)
     saved, schedule = torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
     second.load_state_dict(saved)
     second.schedule.load_state_dict(schedule)
@@ -163,8 +171,8 @@ def test_every_optimizer_in_conf_resumes_bit_equal_through_a_safe_file(file: Pat
     assert second.lr == first.lr
 
 
-def test_a_state_takes_the_layout_of_its_weights() -> None:
-    """A fused kernel goes by addresses: a state in another layout would be that of other weights."""
+def test_optimizer_state_has_the_memory_layout_of_its_weights() -> None:
+    """Fused kernels match state and weights by memory position, so both need the same layout."""
     plain = nn.Conv2d(3, 4, 3)
     other = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     first, second = (optimizer_of(model, partial(torch.optim.Adam, lr=0.1)) for model in (plain, other))
@@ -180,7 +188,7 @@ def test_a_state_takes_the_layout_of_its_weights() -> None:
     torch.testing.assert_close(other.weight, plain.weight)
 
 
-def test_the_reductions_of_a_plateau_survive_a_resume() -> None:
+def test_plateau_reductions_are_restored_on_resume() -> None:
     model = network()
     first, second = (optimizer_of(model, schedule=Plateau(patience=0)) for _ in range(2))
     for metric in (1.0, 1.0):
@@ -201,7 +209,7 @@ def test_the_reductions_of_a_plateau_survive_a_resume() -> None:
         (torch.optim.RMSprop, "foreach"),
     ],
 )
-def test_the_fastest_kernels_are_chosen_unless_the_user_sets_them(kind: Any, flag: str) -> None:
+def test_the_fastest_kernel_is_chosen_unless_the_user_sets_one(kind: Any, flag: str) -> None:
     model = network()
     assert all(group[flag] for group in optimizer_of(model, partial(kind, lr=0.1)).optimizer.param_groups)
     chosen = optimizer_of(model, partial(kind, lr=0.1, foreach=False))

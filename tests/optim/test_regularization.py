@@ -27,7 +27,7 @@ from dltrain.tasks.base import Loss
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("biases", [False, True])
-def test_l2_equals_torchs_weight_decay_under_sgd(momentum: float, biases: bool) -> None:
+def test_l2_equals_torch_weight_decay_under_sgd(momentum: float, biases: bool) -> None:
     ours, theirs = network(), network()
     make = partial(torch.optim.SGD, lr=0.1, momentum=momentum)
     train(ours, optimizer_of(ours, make, l2=0.05, decay_biases=biases), 10)
@@ -36,14 +36,14 @@ def test_l2_equals_torchs_weight_decay_under_sgd(momentum: float, biases: bool) 
     assert_same_parameters(ours, theirs, rtol=1e-6, atol=1e-7)
 
 
-def test_the_weight_decay_of_an_optimizer_leaves_out_biases_and_norm_scales() -> None:
+def test_weight_decay_excludes_biases_and_norm_scales() -> None:
     ours, theirs = network(), network()
     train(ours, optimizer_of(ours, partial(torch.optim.AdamW, lr=0.01, weight_decay=0.5)), 10)
     train_in_torch(theirs, torch.optim.AdamW(groups_in_torch(theirs, 0.5), lr=0.01, fused=True), 10)
     assert_same_parameters(ours, theirs)
 
 
-def test_decoupled_decay_of_adam_equals_torchs_adamw_with_a_schedule() -> None:
+def test_decoupled_decay_of_adam_equals_torch_adamw_with_a_schedule() -> None:
     ours, theirs = network(), network()
     optimizer = optimizer_of(ours, partial(torch.optim.Adam, lr=0.01), Cosine(), weight_decay=0.5)
     train(ours, optimizer, 20)
@@ -70,7 +70,7 @@ def test_biases_and_norm_scales_are_penalized_only_with_decay_biases(kind: str, 
         torch.testing.assert_close(parameter.detach(), torch.full_like(parameter, expected))
 
 
-def test_l1_finds_the_support_of_scikit_learns_lasso() -> None:
+def test_l1_finds_the_support_of_scikit_learn_lasso() -> None:
     generator = torch.Generator().manual_seed(3)
     inputs = torch.randn(200, 20, generator=generator)
     truth = torch.zeros(20)
@@ -105,7 +105,7 @@ def test_the_reported_penalty_has_the_gradient_that_a_step_applies() -> None:
 
 
 @pytest.mark.parametrize(("clip", "value"), [(0.5, 0.0), (1e3, 0.0), (0.0, 0.01), (0.5, 0.05)])
-def test_clipping_equals_torchs_and_the_reported_norm_is_unclipped(clip: float, value: float) -> None:
+def test_clipping_equals_torch_and_the_reported_norm_is_unclipped(clip: float, value: float) -> None:
     ours, theirs = network(), network()
     optimizer = optimizer_of(ours, clip_norm=clip, clip_value=value)
     optimizer.backward(Loss(loss_of(ours), 32))

@@ -1,4 +1,4 @@
-"""Schedules equal those of torch at every step, and the formulas of the papers."""
+"""Schedules, compared at every step with torch and the formulas of the papers."""
 
 import importlib
 import math
@@ -56,7 +56,7 @@ def test_step_equals_torch_at_every_step() -> None:
     assert factors(Step(step_size=30, gamma=0.2)) == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_length_below_one_is_a_fraction_of_all_steps() -> None:
+def test_a_number_of_steps_below_one_is_a_fraction_of_all_steps() -> None:
     assert factors(Step(step_size=0.3)) == factors(Step(step_size=30))
     assert factors(Cosine(warmup=0.2)) == factors(Cosine(warmup=20))
     assert factors(Noam(width=64, warmup=0.25)) == factors(Noam(width=64, warmup=25))
@@ -142,7 +142,7 @@ def test_plateau_continues_from_a_restored_state() -> None:
 
 
 @pytest.mark.parametrize("make", [Constant, Cosine, Plateau, lambda warmup: Step(step_size=1000, warmup=warmup)])
-def test_warm_up_rises_linearly_and_ends_at_the_full_rate(make: Any) -> None:
+def test_warm_up_rises_linearly_to_the_full_rate(make: Any) -> None:
     assert factors(make(warmup=4))[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0], abs=1e-3)
 
 
@@ -161,6 +161,6 @@ def test_factors_of_every_schedule_in_conf_are_between_0_and_1(file: Path) -> No
         assert schedule.factor(0, steps) > 0
 
 
-def test_every_schedule_has_a_file_in_conf() -> None:
+def test_every_schedule_has_a_yaml_file() -> None:
     names = {schedule.__name__.lower() for schedule in vars(schedules)["Schedule"].__subclasses__()}
     assert {file.stem.replace("_", "") for file in FILES} == names

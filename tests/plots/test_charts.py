@@ -22,7 +22,7 @@ from dltrain.plots.figures import STYLE
 NAMES = ["日本語", "עברית", "हिन्दी", "Ελληνικά", "🙂", "$x^2$ & $", "a\udc80\0\nb", "", "long " * 99]
 
 
-def drawn(chart, *args):
+def figure_of(chart, *args):
     """Return the figure of a chart without rendering it."""
     with style.context(["default", STYLE]):
         figure = Figure(layout="constrained")
@@ -30,14 +30,14 @@ def drawn(chart, *args):
     return figure
 
 
-def is_picture(picture: Tensor) -> bool:
-    return picture.dtype == torch.uint8 and picture.dim() == 3 and len(picture) == 3 and picture.is_contiguous()
+def is_image(image: Tensor) -> bool:
+    return image.dtype == torch.uint8 and image.dim() == 3 and len(image) == 3 and image.is_contiguous()
 
 
-def is_drawn(picture: Tensor) -> bool:
+def is_drawn(image: Tensor) -> bool:
     """Return whether the image is not blank and its border is white."""
-    edges = (picture[:, 0], picture[:, -1], picture[:, :, 0], picture[:, :, -1])
-    return is_picture(picture) and bool((picture < 128).any()) and all(bool((edge > 250).all()) for edge in edges)
+    edges = (image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1])
+    return is_image(image) and bool((image < 128).any()) and all(bool((edge > 250).all()) for edge in edges)
 
 
 # --- all charts -----------------------------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ WIDE = {
 
 
 @pytest.mark.parametrize("kind", WIDE)
-def test_a_chart_is_legible_at_the_width_of_a_card_and_no_text_is_cut_off(kind, monkeypatch):
+def test_a_chart_is_legible_in_a_tensorboard_card_and_no_text_is_cut_off(kind, monkeypatch):
     figures = []
     draw = FigureCanvasAgg.draw
     monkeypatch.setattr(FigureCanvasAgg, "draw", lambda canvas: [figures.append(canvas.figure), draw(canvas)])
@@ -125,7 +125,7 @@ def test_a_chart_depends_only_on_its_data(kind, monkeypatch):
     assert matplotlib.rcParams["font.size"] == 30
 
 
-def test_matplotlib_is_imported_with_the_first_chart_and_pyplot_is_never_imported():
+def test_matplotlib_is_imported_with_the_first_chart_and_pyplot_never():
     code = (
         "import sys, torch, warnings; from dltrain.plots import charts, grids; grids.images(torch.rand(1, 1, 8, 8));"
         "warnings.simplefilter('error');"  # older versions of matplotlib warn when they are imported
@@ -149,7 +149,7 @@ def test_colors_differ_with_and_without_protanopia():
 
 
 def test_a_confusion_matrix_is_shaded_by_shares_of_rows_and_has_counts():
-    (axes,) = drawn(charts.confusion, torch.tensor([[3, 1], [0, 1000]]), ["cat", "dog"]).axes
+    (axes,) = figure_of(charts.confusion, torch.tensor([[3, 1], [0, 1000]]), ["cat", "dog"]).axes
     assert np.allclose(np.square(axes.images[0].get_array()), [[0.75, 0.25], [0, 1]])
     assert {text.get_position(): text.get_text() for text in axes.texts} == {(0, 0): "3", (1, 0): "1", (1, 1): "1000"}
     assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog"]
@@ -167,11 +167,11 @@ def test_a_confusion_matrix_of_any_size_is_drawn_with_and_without_examples(class
 
 
 def test_float_images_are_scaled_to_black_and_white_and_bytes_are_not():
-    pictures = torch.tensor([[2.0, 4.0], [-1.0, 0.0]]).view(2, 1, 1, 2)
-    (axes,) = drawn(charts.captioned, pictures, ["one", "two"]).axes
+    images = torch.tensor([[2.0, 4.0], [-1.0, 0.0]]).view(2, 1, 1, 2)
+    (axes,) = figure_of(charts.captioned, images, ["one", "two"]).axes
     assert [image.get_array().tolist() for image in axes.images] == [[[0, 1]], [[0, 1]]]
     assert [text.get_text() for text in axes.texts] == ["one", "two"]
-    (axes,) = drawn(charts.captioned, torch.full((1, 3, 2, 2), 51, dtype=torch.uint8), ["red"]).axes
+    (axes,) = figure_of(charts.captioned, torch.full((1, 3, 2, 2), 51, dtype=torch.uint8), ["red"]).axes
     assert np.allclose(axes.images[0].get_array(), np.full((2, 2, 3), 0.2))
 
 
@@ -182,7 +182,7 @@ def test_each_image_has_a_caption():
 
 @pytest.mark.parametrize("shape", [(0, 1, 8, 8), (1, 3, 700, 35), (2, 2, 8, 8)])
 def test_zero_images_long_images_and_nan_are_drawn(shape):
-    assert is_picture(charts.captioned(torch.full(shape, math.nan), ["a"] * shape[0]))
+    assert is_image(charts.captioned(torch.full(shape, math.nan), ["a"] * shape[0]))
 
 
 # --- forecasts ------------------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def test_zero_images_long_images_and_nan_are_drawn(shape):
 
 def test_truth_and_forecast_start_at_the_end_of_the_history():
     history, truth, predicted = torch.arange(40.0)[None], torch.tensor([[50.0, 60.0]]), torch.tensor([[7.0, 8.0]])
-    (axes,) = drawn(charts.forecasts, history, truth, predicted, ["sales (units)"]).axes
+    (axes,) = figure_of(charts.forecasts, history, truth, predicted, ["sales (units)"]).axes
     lines = {line.get_label(): [list(axis) for axis in line.get_data()] for line in axes.lines}
     assert lines["truth"] == [[0, 1, 2], [39, 50, 60]]
     assert lines["forecast"] == [[0, 1, 2], [39, 7, 8]]
@@ -199,12 +199,12 @@ def test_truth_and_forecast_start_at_the_end_of_the_history():
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 9])
-def test_at_most_three_panels_are_drawn_and_an_equal_caption_once(number):
+def test_at_most_three_panels_are_drawn_and_a_shared_caption_once(number):
     wave = torch.randn(number, 60, generator=torch.Generator().manual_seed(0)) * 1e5
-    figure = drawn(charts.forecasts, wave[:, :48], wave[:, 48:], wave[:, 48:], ["co2"] * number)
+    figure = figure_of(charts.forecasts, wave[:, :48], wave[:, 48:], wave[:, 48:], ["co2"] * number)
     assert len(figure.axes) == max(1, min(number, PANELS))
     assert [axes.get_title("left") for axes in figure.axes].count("co2") == min(number, 1)
-    assert is_picture(charts.forecasts(wave[:, :48], wave[:, 48:], wave[:, 48:], ["co2"] * number))
+    assert is_image(charts.forecasts(wave[:, :48], wave[:, 48:], wave[:, 48:], ["co2"] * number))
 
 
 @pytest.mark.parametrize("value", [0.0, -3.0, 1e-9, 1e12, 3e38, math.nan, math.inf])
@@ -218,23 +218,23 @@ def test_a_constant_or_non_finite_series_is_drawn(value):
 
 def test_points_are_drawn_by_class_with_equal_scales_on_both_axes():
     points = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 5.0]])
-    figure = drawn(charts.scatter, points, torch.tensor([0, 1, 0]), ["real", "made up"], "points")
+    figure = figure_of(charts.scatter, points, torch.tensor([0, 1, 0]), ["real", "generated"], "points")
     (axes,) = figure.axes
     lines = {line.get_label(): np.transpose(line.get_data()).tolist() for line in axes.lines}
-    assert lines == {"real": [[0, 0], [0, 5]], "made up": [[10, 0]]}
+    assert lines == {"real": [[0, 0], [0, 5]], "generated": [[10, 0]]}
     assert np.ptp(axes.get_xlim()) == pytest.approx(np.ptp(axes.get_ylim()))
     assert axes.get_aspect() == 1
 
 
 def test_the_farthest_points_are_outside_the_axes_and_counted():
     far = torch.cat([torch.rand(1000, 2), torch.full((3, 2), 1e6), torch.full((2, 2), math.nan)])
-    (axes,) = drawn(charts.scatter, far, None, (), "points").axes
+    (axes,) = figure_of(charts.scatter, far, None, (), "points").axes
     assert axes.get_title("left").startswith("points (")
     assert -0.2 < axes.get_xlim()[0] < 0 < 1 < axes.get_xlim()[1] < 1.2
 
 
 def test_classes_that_share_the_last_color_are_counted():
-    figure = drawn(charts.scatter, torch.rand(47, 2), torch.arange(47), [str(n) for n in range(47)], "codes")
+    figure = figure_of(charts.scatter, torch.rand(47, 2), torch.arange(47), [str(n) for n in range(47)], "codes")
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == [*map(str, range(9)), "38 more"]
     assert len(figure.axes[0].lines[-1].get_xdata()) <= 38
@@ -244,9 +244,13 @@ def test_classes_that_share_the_last_color_are_counted():
 def test_axes_are_in_the_same_place_in_all_frames_of_a_film(spread):
     points = spread * torch.randn(100, 2, generator=torch.Generator().manual_seed(0)) + 3 * spread
     kinds = torch.arange(100) % 2
-    expected = drawn(charts.scatter, torch.rand(100, 2), kinds, ["real", "made up"], "a").axes[0].get_position().bounds
-    assert drawn(charts.scatter, points, kinds, ["real", "made up"], "b").axes[0].get_position().bounds == expected
-    assert is_drawn(charts.scatter(points, kinds, ["real", "made up"], "b"))
+    expected = (
+        figure_of(charts.scatter, torch.rand(100, 2), kinds, ["real", "generated"], "a").axes[0].get_position().bounds
+    )
+    assert (
+        figure_of(charts.scatter, points, kinds, ["real", "generated"], "b").axes[0].get_position().bounds == expected
+    )
+    assert is_drawn(charts.scatter(points, kinds, ["real", "generated"], "b"))
 
 
 @pytest.mark.parametrize("points", [torch.zeros(0, 2), torch.zeros(1, 2), torch.full((5, 2), math.nan)])
@@ -259,14 +263,14 @@ def test_zero_points_one_point_and_nan_are_drawn(points):
 
 
 def test_histograms_show_shares_per_bin_and_the_mean_of_each_set():
-    figure = drawn(
-        charts.histograms, {"real": torch.linspace(0, 1, 1000), "made up": torch.full((50,), 3.0)}, "outputs"
+    figure = figure_of(
+        charts.histograms, {"real": torch.linspace(0, 1, 1000), "generated": torch.full((50,), 3.0)}, "outputs"
     )
     real, made_up = (patch.get_data() for patch in figure.axes[0].patches)
     assert real.values.sum() == pytest.approx(1) == made_up.values.sum()
     place = made_up.values.argmax()
     assert made_up.edges[place] <= 3 <= made_up.edges[place + 1]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["real, mean 0.5", "made up, mean 3"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["real, mean 0.5", "generated, mean 3"]
 
 
 @pytest.mark.parametrize(

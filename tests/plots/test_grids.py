@@ -9,27 +9,27 @@ from dltrain.plots import grids
 from dltrain.plots.grids import GAP
 
 
-def test_images_are_the_pixels_themselves_on_a_scale_that_is_the_same_for_all():
-    pictures = torch.rand(11, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    pictures[0], pictures[1] = 0.5, 0.25
-    sheet, times, side = grids.images(pictures, columns=4), 7, 56
+def test_a_grid_contains_the_unchanged_pixels_on_one_scale():
+    images = torch.rand(11, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    images[0], images[1] = 0.5, 0.25
+    sheet, times, side = grids.images(images, columns=4), 7, 56
     assert sheet.dtype == torch.uint8 and sheet.is_contiguous()
     assert sheet.shape == (3, 3 * (side + GAP) + GAP, 4 * (side + GAP) + GAP)
-    for number, picture in enumerate(pictures):
+    for number, image in enumerate(images):
         y, x = (GAP + place * (side + GAP) for place in divmod(number, 4))
-        expected = (255 * picture).round().byte().repeat_interleave(times, 1).repeat_interleave(times, 2)
+        expected = (255 * image).round().byte().repeat_interleave(times, 1).repeat_interleave(times, 2)
         assert torch.equal(sheet[:, y : y + side, x : x + side], expected.expand(3, -1, -1))
     assert bool((sheet[:, -side:, -side:] == 255).all())
     assert bool((sheet[:, :GAP] == 255).all() and (sheet[:, :, :GAP] == 255).all())
 
 
 @pytest.mark.parametrize(("channels", "side", "tile"), [(3, 32, 64), (1, 28, 56), (2, 28, 56), (3, 200, 200)])
-def test_colours_stay_and_other_channels_are_averaged(channels, side, tile):
-    picture = torch.rand(1, channels, side, side)
-    sheet = grids.images(picture)
+def test_rgb_images_keep_their_colors_and_other_channels_are_averaged(channels, side, tile):
+    image = torch.rand(1, channels, side, side)
+    sheet = grids.images(image)
     assert sheet.shape == (3, tile + 2 * GAP, tile + 2 * GAP)
     shown = sheet[:, GAP : -GAP or None : tile // side, GAP : -GAP or None : tile // side]
-    expected = picture[0] if channels == 3 else picture[0].mean(0).expand(3, -1, -1)
+    expected = image[0] if channels == 3 else image[0].mean(0).expand(3, -1, -1)
     assert int((shown.int() - (255 * expected).round().int()).abs().max()) <= 1
 
 
@@ -39,7 +39,7 @@ def test_values_outside_the_range_nan_and_empty_batches_are_drawn():
     assert bool((grids.images(torch.zeros(0, 1, 8, 8)) == 255).all())
 
 
-def test_a_filter_is_grey_at_zero_and_its_negative_is_its_reflection():
+def test_a_filter_is_gray_at_zero_and_symmetric_in_sign():
     weight = torch.zeros(2, 1, 3, 3)
     weight[:, 0, 0, 0] = torch.tensor([0.02, -5.0])
     gap, side = 3 * GAP, 57
@@ -48,7 +48,7 @@ def test_a_filter_is_grey_at_zero_and_its_negative_is_its_reflection():
     assert (first[5, 5], second[5, 5], first[40, 40], second[40, 40]) == (255, 0, 128, 128)
 
 
-def test_three_input_channels_are_colours_and_others_their_mean():
+def test_filters_of_three_input_channels_are_colored_and_others_averaged():
     weight = torch.zeros(1, 3, 2, 2)
     weight[0, 1] = 1
     assert grids.filters(weight)[:, 30, 30].tolist() == [128, 255, 128]
@@ -56,7 +56,7 @@ def test_three_input_channels_are_colours_and_others_their_mean():
     assert grids.filters(torch.randn(500, 4, 3, 3)).shape[1] == 8 * (57 + 3 * GAP) + 3 * GAP
 
 
-def test_the_first_filters_of_a_model_are_those_of_its_first_real_convolution():
+def test_first_filters_come_from_the_first_convolution_larger_than_1x1():
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), torch.nn.Conv2d(3, 5, 3), torch.nn.Conv2d(5, 9, 3))
     assert torch.equal(grids.first_filters(model), grids.filters(model[1].weight))
     assert grids.first_filters(torch.nn.Linear(2, 2)) is None

@@ -1,4 +1,4 @@
-"""Summaries against closed forms, and receptive fields against the gradient of a real network."""
+"""Summaries, compared with closed forms, and receptive fields, compared with gradients."""
 
 from collections.abc import Callable
 
@@ -9,11 +9,11 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dltrain.cli import main
-from dltrain.profiling.summary import Row, Summary, summarise
+from dltrain.profiling.summary import Row, Summary, summarize
 
 
 def summary_of(make: Callable[[], nn.Module], *shape: int, batch_size: int = 4, states: int = 2) -> Summary:
-    return summarise(make, [torch.empty(shape)], batch_size, states)
+    return summarize(make, [torch.empty(shape)], batch_size, states)
 
 
 def only(summary: Summary) -> Row:
@@ -21,14 +21,14 @@ def only(summary: Summary) -> Row:
     return row
 
 
-def test_a_linear_layer_is_counted_by_its_closed_form() -> None:
+def test_the_count_of_a_linear_layer_equals_the_closed_form() -> None:
     row = only(summary_of(lambda: nn.Linear(10, 3), 7, 10))
     assert (row.kind, row.shape, row.parameters) == ("Linear", (4, 7, 3), 33)
     assert row.multiply_adds == 4 * 7 * 10 * 3
     assert row.receptive_field is None
 
 
-def test_a_grouped_strided_convolution_is_counted_by_its_closed_form() -> None:
+def test_the_count_of_a_grouped_strided_convolution_equals_the_closed_form() -> None:
     row = only(summary_of(lambda: nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=2), 4, 9, 9))
     assert (row.shape, row.parameters) == ((4, 8, 5, 5), 8 * 2 * 9 + 8)
     assert row.multiply_adds == 4 * 8 * 5 * 5 * 2 * 9
@@ -36,7 +36,7 @@ def test_a_grouped_strided_convolution_is_counted_by_its_closed_form() -> None:
 
 
 @pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
-def test_a_recurrent_layer_is_counted_by_its_closed_form(kind: Callable[..., nn.Module], gates: int) -> None:
+def test_the_count_of_a_recurrent_layer_equals_the_closed_form(kind: Callable[..., nn.Module], gates: int) -> None:
     row = only(summary_of(lambda: kind(6, 5, num_layers=2, batch_first=True), 11, 6))
     assert row.shape == (4, 11, 5)
     assert row.parameters == gates * (6 * 5 + 5 * 5 + 10 + 2 * 5 * 5 + 10)
@@ -55,7 +55,7 @@ class Attention(nn.Module):
         return self.mix(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
 
 
-def test_attention_is_counted_by_its_closed_form_and_keeps_no_table_of_pairs() -> None:
+def test_the_count_of_attention_equals_the_closed_form_without_an_attention_matrix() -> None:
     length, width = 256, 16
     summary = summary_of(lambda: Attention(width, 2), length, width)
     own, qkv, mix = summary.rows
@@ -63,11 +63,11 @@ def test_attention_is_counted_by_its_closed_form_and_keeps_no_table_of_pairs() -
     assert qkv.multiply_adds == 4 * length * 3 * width * width
     assert mix.multiply_adds == 4 * length * width * width
     assert summary.multiply_adds == sum(row.multiply_adds for row in summary.rows)
-    # A table of pairs alone would take 4 x 2 heads x 256 x 256 floats.
+    # The attention matrices alone would take 4 x 2 heads x 256 x 256 floats.
     assert summary.memory.activations < 4 * 2 * length * length * 4
 
 
-def test_torchs_attention_counts_the_projection_that_it_never_calls() -> None:
+def test_the_count_of_torch_attention_includes_its_output_projection() -> None:
     class Own(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -81,14 +81,14 @@ def test_torchs_attention_counts_the_projection_that_it_never_calls() -> None:
     assert row.multiply_adds == 4 * (10 * 4 * 16 * 16 + 2 * 10 * 10 * 16)
 
 
-def test_memory_of_a_small_network_is_its_closed_form() -> None:
+def test_the_memory_of_a_small_network_equals_the_closed_form() -> None:
     def make() -> nn.Module:
         return nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 3))
 
     memory = summary_of(make, 10).memory
     parameters = 4 * (10 * 20 + 20 + 20 * 3 + 3)
     assert (memory.parameters, memory.gradients, memory.optimizer) == (parameters, parameters, 2 * parameters)
-    # The batch, and the rectified values, which both the rectifier and the second layer need.
+    # The batch, and the outputs of ReLU, which ReLU and the second layer share.
     assert memory.activations == 4 * 4 * (10 + 20)
     assert memory.total == 4 * parameters + memory.activations
 
@@ -101,7 +101,7 @@ def test_memory_of_a_small_network_is_its_closed_form() -> None:
     ],
     ids=["convolutional", "normalised"],
 )
-def test_activations_equal_those_that_a_real_pass_on_the_cpu_keeps(
+def test_activation_memory_equals_what_autograd_saves_on_the_cpu(
     make: Callable[[], nn.Module], shape: tuple[int, ...]
 ) -> None:
     model = make()
@@ -121,7 +121,7 @@ def test_activations_equal_those_that_a_real_pass_on_the_cpu_keeps(
     assert summary_of(make, *shape).memory.activations == expected
 
 
-def test_frozen_and_shared_parameters_are_counted_once_and_frozen_ones_cost_no_gradient() -> None:
+def test_shared_parameters_count_once_and_frozen_ones_need_no_gradient() -> None:
     def make() -> nn.Module:
         model = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False), nn.Linear(8, 2, bias=False))
         model[1].weight = model[0].weight
@@ -146,7 +146,7 @@ class Residual(nn.Module):
 
 
 class Causal(nn.Module):
-    """Features last outside, channels first inside, padded on the left by hand."""
+    """A causal convolution on inputs with features last, padded explicitly."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -183,12 +183,12 @@ FIELDS: list[tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...]]] =
 @pytest.mark.parametrize(
     ("make", "shape", "axes"), FIELDS, ids=["pooled", "dilated", "sequence", "residual", "causal", "branches"]
 )
-def test_the_receptive_field_is_where_the_gradient_of_one_output_is(
+def test_the_receptive_field_equals_the_nonzero_gradient_of_one_output(
     make: Callable[[], nn.Module], shape: tuple[int, ...], axes: tuple[int, ...]
 ) -> None:
     model = make().double()
     for parameter in model.parameters():
-        nn.init.constant_(parameter, 0.1)  # positive, so that nothing cancels and no rectifier closes
+        nn.init.constant_(parameter, 0.1)  # positive, so that no gradients cancel and every ReLU is active
     inputs = torch.ones(1, *shape, dtype=torch.float64, requires_grad=True)
     output = model(inputs)
     middle = tuple(size - 1 if isinstance(model, Causal) else size // 2 for size in output.shape[2:])
@@ -196,12 +196,12 @@ def test_the_receptive_field_is_where_the_gradient_of_one_output_is(
     touched = inputs.grad.nonzero()
     expected = tuple(int(touched[:, axis].max() - touched[:, axis].min()) + 1 for axis in axes)
     rows = summary_of(make, *shape, batch_size=1).rows
-    # In a residual block the shortcut is the last layer called; the widest field is that of the block's output.
+    # The shortcut is the last layer called in a residual block; the output has the largest receptive field.
     found = max(row.receptive_field for row in rows if row.receptive_field is not None)
     assert found == expected
 
 
-def test_the_receptive_field_ends_where_places_lose_their_meaning() -> None:
+def test_the_receptive_field_is_undefined_after_layers_that_mix_positions() -> None:
     rows = summary_of(lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(36, 2)), 1, 5, 5).rows
     assert [row.receptive_field for row in rows] == [(3, 3), None, None]
 
@@ -237,15 +237,17 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-def test_a_network_of_a_billion_parameters_takes_no_memory() -> None:
+def test_summarizing_a_billion_parameters_allocates_no_memory() -> None:
     with LargestTensor() as computed:
-        summary = summarise(lambda: Gpt(2048, 20), [torch.empty(1024, dtype=torch.int64)], 8, 2)
+        summary = summarize(lambda: Gpt(2048, 20), [torch.empty(1024, dtype=torch.int64)], 8, 2)
     assert computed.largest < 100_000
     assert summary.parameters > 1e9
     assert sum(row.parameters for row in summary.rows) == summary.parameters
-    assert summary.rows[0].multiply_adds == 8 * 1024 * 2048 * 50_000  # the tied head, charged to the model
+    assert summary.rows[0].multiply_adds == 8 * 1024 * 2048 * 50_000  # the tied head, counted in the row of the model
 
 
-def test_a_shape_is_enough_also_for_a_model_that_asks_its_task(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_input_shape_is_enough_for_a_model_whose_outputs_depend_on_the_task(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main.main(["summary", "model=vae", "--input", "1x28x28", "--outputs", "10"]) == 0
     assert "652,824 parameters" in capsys.readouterr().out

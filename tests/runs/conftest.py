@@ -1,11 +1,11 @@
-"""Runs that several tests look at."""
+"""Runs shared by several tests."""
 
 import contextlib
 import io
 from collections.abc import Callable
 
 import pytest
-from run_examples import INTERVALS, PICTURES, STEPS, TEXT
+from run_examples import IMAGES, INTERVALS, STEPS, TEXT
 
 from dltrain.config import compose
 from dltrain.loggers.console import Console
@@ -28,7 +28,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Outcome]:
 
 @pytest.fixture(scope="package")
 def classification_run(train: Callable[..., Outcome], small_data: Callable[[str], list[str]]) -> Outcome:
-    return train(*PICTURES, *small_data("digits"), *INTERVALS)
+    return train(*IMAGES, *small_data("digits"), *INTERVALS)
 
 
 @pytest.fixture(scope="package")

@@ -1,4 +1,4 @@
-"""Small runs of every kind of data, and what is read of their folders."""
+"""Small runs of every kind of data, and functions that read their folders."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from dltrain.runs.launch import Outcome
 from dltrain.storage.checkpoints import Checkpoints
 
 STEPS = 20
-PICTURES = [
+IMAGES = [
     "model=cnn",
     "model.hidden_size=[16]",
     "model.blocks=[{channels: 4, pool: max}]",
@@ -28,16 +28,16 @@ TEXT = ["model=gpt", "model.hidden_size=16", "model.num_heads=2", "model.num_lay
 
 
 def read(path: Path) -> Any:
-    """JSON as every reader knows it: without NaN and infinities."""
+    """Read JSON; NaN and infinities, which are not valid JSON, are errors."""
 
-    def refuse(token: str) -> None:
+    def reject_constant(token: str) -> None:
         raise AssertionError(f"{path}: {token} is not JSON")
 
-    return json.loads(path.read_text(), parse_constant=refuse)
+    return json.loads(path.read_text(), parse_constant=reject_constant)
 
 
 def lines(outcome: Outcome) -> list[dict[str, Any]]:
-    """The log without what a stopwatch and the machine say."""
+    """Return the lines of the log without times and memory."""
     found = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if not k.startswith(("throughput", "memory"))} for line in found]
 

@@ -33,9 +33,7 @@ def digits() -> Spec:
     return Digits(validation=0.1).spec
 
 
-def test_features_are_the_inputs_of_the_last_layer_of_the_trained_classifier(
-    classifier_run: Path, digits: Spec
-) -> None:
+def test_features_are_the_inputs_of_the_last_layer_of_the_classifier(classifier_run: Path, digits: Spec) -> None:
     network = classifier_features.load_features(str(classifier_run), digits)
     trained = load_trained(rebuild_components(job.load_job(classifier_run)), classifier_run, "best.pt")
     batch = next(iter(eval_batches(trained.components, trained.splits, "test")))
@@ -72,7 +70,7 @@ def test_the_classifier_is_frozen_and_named_by_its_run_and_accuracy(classifier_r
     assert not any(p.requires_grad for p in network.parameters())
 
 
-def test_images_closer_to_the_real_ones_score_better(classifier_run: Path, digits: Spec) -> None:
+def test_images_closer_to_real_ones_score_better(classifier_run: Path, digits: Spec) -> None:
     pixels = Digits(validation=0.1).load().train.rows["pixels"].float() / 16
     real, others = pixels[::2], pixels[1::2]
     noise = torch.rand(real.shape, generator=torch.Generator().manual_seed(0))
@@ -98,7 +96,7 @@ def test_the_result_names_the_classifier_and_the_console_warns_of_comparisons_wi
     assert f"by {result['features']}; not comparable with FID" in capsys.readouterr().err
 
 
-def test_without_a_classifier_the_result_says_that_pixels_were_compared(tmp_path: Path) -> None:
+def test_without_a_classifier_the_result_reports_that_pixels_were_compared(tmp_path: Path) -> None:
     result = json.loads((train_gan(tmp_path / "gan") / "result.json").read_text())
     assert result["features"] == "pixels, 8x8"
     assert "classifier_score" not in result["test"]
@@ -139,7 +137,7 @@ def test_a_resumed_run_uses_the_same_classifier(classifier_run: Path, tmp_path: 
 
 def error_of(capsys: pytest.CaptureFixture[str], tmp_path: Path, *overrides: str) -> str:
     """Return the one error line of a GAN run that does not start."""
-    folder = tmp_path / "refused"
+    folder = tmp_path / "rejected"
     capsys.readouterr()
     assert main.main([*GAN, f"hydra.run.dir={folder}", *overrides]) == 2
     assert not folder.exists()
@@ -194,7 +192,7 @@ def test_a_run_whose_checkpoints_are_damaged_is_rejected(
 
 
 class RowClassifier(nn.Module):
-    """Applies its last linear layer to each row of an image."""
+    """A classifier that applies its last linear layer to each row of an image."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Runs of earlier versions can be used: dltrain 0.1.0 wrote tests/fixtures/runs_of_0.1 until SIGTERM stopped it.
+"""Runs of version 0.1.0, interrupted by SIGTERM (tests/fixtures/runs_of_0.1), can be resumed, rerun and used.
 
 The expected metrics are those that 0.1.0 reached when it resumed the same folders. They are compared with a tolerance
 because sums in float32 differ between CPUs; on the same CPU the checkpoints were identical.
@@ -41,7 +41,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_a_run_of_0_1_resumes_to_its_end(name: str, runs: Path) -> None:
+def test_a_run_of_version_0_1_resumes_and_finishes(name: str, runs: Path) -> None:
     assert main(["resume", f"outputs/{name}"]) == 0
     result: dict[str, Any] = json.loads((runs / name / "result.json").read_text())
     steps, metrics = EXPECTED[name]
@@ -53,13 +53,13 @@ def test_a_run_of_0_1_resumes_to_its_end(name: str, runs: Path) -> None:
     assert (runs / name / "job.yaml").read_text() == stored
 
 
-def test_a_table_model_of_0_1_predicts(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_model_of_version_0_1_predicts(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "outputs/table", "new.csv"]) == 0
     classes = [json.loads(line)["class_name"] for line in capsys.readouterr().out.splitlines()]
     assert classes == ["plum", "apple", "pear"]
 
 
-def test_a_run_of_0_1_is_rerun_with_the_new_names(runs: Path) -> None:
+def test_a_run_of_version_0_1_is_rerun_with_the_new_names(runs: Path) -> None:
     assert main(["rerun", "outputs/gan", "trainer.max_steps=2", "hydra.run.dir=again"]) == 0
     job = Path("again/job.yaml").read_text()
     assert "n_critic: 2" in job and "critic_turns" not in job

@@ -1,4 +1,4 @@
-"""A run's folder as a job again: found by name, read as data, changed by hand."""
+"""Jobs of existing runs: found by name, loaded, and revised with overrides."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from dltrain.storage import run_files
 FinishedRun = Callable[..., Path]
 
 
-def refused(call: Callable[[], Any]) -> str:
+def error_of(call: Callable[[], Any]) -> str:
     with pytest.raises(ConfigError) as error:
         call()
     return str(error.value)
@@ -25,7 +25,7 @@ def refused(call: Callable[[], Any]) -> str:
 
 @pytest.fixture
 def outputs(plain_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three runs where runs go by default, seen from the folder above; the second was at work last."""
+    """Return the default folder of runs with three runs, the second one written last; change to its parent."""
     for number, name in enumerate(("20260101-101500-aaaa", "20260101-101501-bbbb", "20260202-090000-cccc")):
         run = tmp_path / "outputs" / "mlp-digits" / name
         shutil.copytree(plain_run, run, symlinks=True)
@@ -39,14 +39,14 @@ def outputs(plain_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 # --- finding ------------------------------------------------------------------------------------------------------
 
 
-def test_latest_is_the_run_that_was_at_work_last(outputs: Path) -> None:
+def test_latest_is_the_run_that_wrote_last(outputs: Path) -> None:
     assert stored.find_run("latest") == outputs / "mlp-digits" / "20260101-101501-bbbb"
-    # A process that was killed meanwhile could only log that it was at work.
+    # A killed process may have written only its log.
     (outputs / "mlp-digits" / "20260202-090000-cccc" / "metrics.jsonl").touch()
     assert stored.find_run("latest") == outputs / "mlp-digits" / "20260202-090000-cccc"
 
 
-def test_a_run_is_found_by_its_path_from_here_or_from_anywhere(outputs: Path) -> None:
+def test_a_run_is_found_by_its_relative_or_absolute_path(outputs: Path) -> None:
     run = outputs / "mlp-digits" / "20260202-090000-cccc"
     assert stored.find_run(str(run)) == run
     assert stored.find_run("outputs/mlp-digits/20260202-090000-cccc").resolve() == run.resolve()
@@ -62,17 +62,17 @@ def test_a_run_is_found_by_its_path_from_here_or_from_anywhere(outputs: Path) ->
         ("zzz", "dltrain runs"),
     ],
 )
-def test_the_wrong_name_is_answered_with_the_nearest_runs(outputs: Path, name: str, message: str) -> None:
-    text = refused(lambda: stored.find_run(name))
+def test_an_unknown_run_is_rejected_with_the_nearest_names(outputs: Path, name: str, message: str) -> None:
+    text = error_of(lambda: stored.find_run(name))
     assert text.startswith("RUN: expected the folder of a run, or latest") and message in text
 
 
-def test_without_runs_there_is_no_latest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latest_is_rejected_if_there_are_no_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "There is none." in refused(lambda: stored.find_run("latest"))
+    assert "There is none." in error_of(lambda: stored.find_run("latest"))
 
 
-def test_the_runs_of_sweeps_are_found_and_the_sweep_itself_is_no_run(outputs: Path) -> None:
+def test_jobs_of_sweeps_are_listed_but_not_the_sweep_itself(outputs: Path) -> None:
     sweep = outputs / "sweep" / "then"
     shutil.copytree(outputs / "mlp-digits" / "20260101-101500-aaaa", sweep / "0_seed=0", symlinks=True)
     (sweep / "status.json").write_text("{}")
@@ -83,7 +83,7 @@ def test_the_runs_of_sweeps_are_found_and_the_sweep_itself_is_no_run(outputs: Pa
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
-def test_a_job_comes_back_as_it_was_composed(tmp_path: Path) -> None:
+def test_a_saved_job_is_loaded_as_it_was_composed(tmp_path: Path) -> None:
     job = compose.compose(["model=gru", "data=timeseries", "optimizer/schedule=cosine", "optimizer.lr=0.01"])
     (tmp_path / run_files.JOB).write_text(stored.dump_job(job))
     found = stored.load_job(tmp_path)
@@ -92,7 +92,7 @@ def test_a_job_comes_back_as_it_was_composed(tmp_path: Path) -> None:
     assert found.allow == ()
 
 
-def test_the_folder_trusts_no_module_whatever_it_says(tmp_path: Path) -> None:
+def test_allow_targets_is_not_read_from_the_run_folder(tmp_path: Path) -> None:
     job = compose.compose(["allow_targets=[mine]"])
     (tmp_path / run_files.JOB).write_text(stored.dump_job(job))
     assert "mine" in (tmp_path / run_files.JOB).read_text()
@@ -100,8 +100,8 @@ def test_the_folder_trusts_no_module_whatever_it_says(tmp_path: Path) -> None:
     assert stored.load_job(tmp_path, ["mine"]).allow == ("mine",)
 
 
-def test_a_folder_without_a_job_is_refused(tmp_path: Path) -> None:
-    text = refused(lambda: stored.load_job(tmp_path))
+def test_a_folder_without_a_job_is_rejected(tmp_path: Path) -> None:
+    text = error_of(lambda: stored.load_job(tmp_path))
     assert f"RUN: expected the folder of a run, with job.yaml, got {tmp_path}" in text
 
 
@@ -139,27 +139,27 @@ def test_a_folder_without_a_job_is_refused(tmp_path: Path) -> None:
         "choices: {model: a, data: b, task: c}\noverrides: []\nconfig_dirs: []\nconfig: {}\n" + "#" * 2**20,
     ],
 )
-def test_a_damaged_job_is_refused_in_one_line_that_names_the_file(tmp_path: Path, content: str) -> None:
+def test_a_damaged_job_is_rejected_in_one_line_that_names_the_file(tmp_path: Path, content: str) -> None:
     (tmp_path / run_files.JOB).write_text(content)
-    text = refused(lambda: stored.load_job(tmp_path))
+    text = error_of(lambda: stored.load_job(tmp_path))
     assert "RUN: expected a job.yaml that can be read" in text and "\n" not in text
 
 
-def test_a_few_lines_that_expand_to_gigabytes_are_refused_for_their_aliases(tmp_path: Path, plain_run: Path) -> None:
+def test_yaml_aliases_that_expand_to_gigabytes_are_rejected(tmp_path: Path, plain_run: Path) -> None:
     laughs = ["a0: &a0 [ha, ha, ha, ha, ha, ha, ha, ha, ha]"]
     laughs += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
     (tmp_path / run_files.JOB).write_text("\n".join([*laughs, (plain_run / run_files.JOB).read_text()]))
-    assert "it has anchors or aliases" in refused(lambda: stored.load_job(tmp_path))
+    assert "it has anchors or aliases" in error_of(lambda: stored.load_job(tmp_path))
 
 
-def test_keys_of_a_users_own_mapping_may_be_numbers(tmp_path: Path, plain_run: Path) -> None:
+def test_mappings_of_user_classes_may_have_numbers_as_keys(tmp_path: Path, plain_run: Path) -> None:
     config = "config: {model: {_target_: x, names: {0: cat, 1: dog}}}"
     text = f"choices: {{model: a, data: b, task: c}}\noverrides: []\nconfig_dirs: []\n{config}\n"
     (tmp_path / run_files.JOB).write_text(text)
     assert stored.load_job(tmp_path).config["model"]["names"] == {0: "cat", 1: "dog"}
 
 
-def test_a_job_that_was_cut_off_anywhere_is_refused_or_read(tmp_path: Path, plain_run: Path) -> None:
+def test_a_truncated_job_is_read_or_rejected(tmp_path: Path, plain_run: Path) -> None:
     content = (plain_run / run_files.JOB).read_bytes()
     for length in range(0, len(content), 97):
         (tmp_path / run_files.JOB).write_bytes(content[:length])
@@ -182,9 +182,9 @@ def changed(job: compose.Job, *overrides: str) -> tuple[compose.Job, dict[str, t
     return revise.revise_job(job, list(overrides))
 
 
-def test_a_key_is_changed_and_nothing_else(job: compose.Job) -> None:
+def test_an_override_changes_only_its_key(job: compose.Job) -> None:
     new, found = changed(job, "trainer.epochs=3", "data.batch_size=64")
-    assert found == {"trainer.epochs": (1, 3)}  # batches had 64 before
+    assert found == {"trainer.epochs": (1, 3)}  # 64 is the default, so batch_size does not change
     assert (job.config["trainer"]["epochs"], new.config["trainer"]["epochs"]) == (1, 3)
     overrides = ("model=mlp", "data=digits", "optimizer.lr=0.3", "optimizer/schedule=step")
     assert new.overrides == (*overrides, "trainer.epochs=3", "data.batch_size=64")
@@ -201,7 +201,7 @@ def test_a_key_is_changed_and_nothing_else(job: compose.Job) -> None:
         ["model=cnn", "seed=4"],
     ],
 )
-def test_what_is_revised_is_what_its_own_overrides_compose(job: compose.Job, overrides: list[str]) -> None:
+def test_a_revised_job_equals_the_job_composed_from_its_overrides(job: compose.Job, overrides: list[str]) -> None:
     new, found = changed(job, *overrides)
     composed = compose.compose(list(new.overrides))
     assert new.config == composed.config
@@ -209,14 +209,14 @@ def test_what_is_revised_is_what_its_own_overrides_compose(job: compose.Job, ove
     assert found == revise.config_differences(job.config, composed.config)
 
 
-def test_the_place_of_a_new_run_is_no_part_of_what_it_is(job: compose.Job) -> None:
+def test_the_run_folder_is_not_part_of_the_configuration(job: compose.Job) -> None:
     new, found = changed(job, "hydra.run.dir=/somewhere")
     assert (new.run_dir, new.overrides) == ("/somewhere", job.overrides)
     assert found == {revise.RUN_DIR: ("its own", "/somewhere")}
     assert new.config == job.config
 
 
-def test_all_mistakes_are_said_together(job: compose.Job) -> None:
+def test_all_errors_are_reported_together(job: compose.Job) -> None:
     overrides = [
         "modle=cnn",
         "trainer.epochs=-1",
@@ -225,7 +225,7 @@ def test_all_mistakes_are_said_together(job: compose.Job) -> None:
         "hydra.sweep.dir=x",
         "model=lsmt",
     ]
-    text = refused(lambda: changed(job, *overrides))
+    text = error_of(lambda: changed(job, *overrides))
     for message in (
         "modle: unknown key",
         "trainer.epochs: expected a whole number of at least 1, got -1",

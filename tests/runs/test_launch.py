@@ -1,4 +1,4 @@
-"""Whole runs: the same command gives the same bytes, in every precision and with every optimizer."""
+"""Whole runs are reproducible, in every precision and with every optimizer."""
 
 import multiprocessing
 import shlex
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from run_examples import INTERVALS, PICTURES, STEPS, TEXT, equal, hashes, lines, model_of
+from run_examples import IMAGES, INTERVALS, STEPS, TEXT, equal, hashes, lines, model_of
 from torch.nn import functional as F
 
 from dltrain.config import compose, groups
@@ -17,12 +17,12 @@ from dltrain.runs import assemble, dry_run
 from dltrain.runs.launch import Outcome
 
 
-def test_the_command_that_is_kept_gives_the_same_bytes_in_a_fresh_folder(
+def test_the_saved_command_reproduces_the_run_bit_for_bit(
     classification_run: Outcome, train: Callable[..., Outcome]
 ) -> None:
     program, *words = shlex.split((classification_run.folder / "command.txt").read_text())
     assert program == "dltrain" and not any("hydra.run.dir" in word for word in words)
-    torch.rand(100)  # what happened before in the process does not matter
+    torch.rand(100)  # a run does not depend on earlier random numbers
     again = train(*words)
     assert hashes(again) == hashes(classification_run)
     assert lines(again) == lines(classification_run)
@@ -31,14 +31,14 @@ def test_the_command_that_is_kept_gives_the_same_bytes_in_a_fresh_folder(
     assert texts[0] == texts[1]
 
 
-def test_looking_closely_does_not_change_training(
+def test_logging_evaluation_and_checkpoint_intervals_do_not_change_training(
     classification_run: Outcome,
     language_model_run: Outcome,
     train: Callable[..., Outcome],
     small_data: Callable[[str], list[str]],
 ) -> None:
     busy = ["trainer.log_every=1", "trainer.eval_every=1", "trainer.checkpoint_every=1", "trainer.max_steps=6"]
-    assert equal(model_of(train(*PICTURES, *small_data("digits"), *busy)), model_of(classification_run))
+    assert equal(model_of(train(*IMAGES, *small_data("digits"), *busy)), model_of(classification_run))
     seldom = ["trainer.max_steps=6", "trainer.log_every=1000", "trainer.eval_every=1000"]
     assert equal(model_of(train(*TEXT, *small_data("text"), *seldom)), model_of(language_model_run))
 
@@ -56,7 +56,7 @@ def test_a_whole_run_equals_a_plain_pytorch_loop_bit_for_bit(forecasting_run: Ou
     batches = Batches(data.load().train, 64, seed=7, training=True)
     torch.manual_seed(7)
     model = Recurrent("lstm", features=1, outputs=6, hidden_size=64, num_layers=2, dropout=0.2, linear_skip=24)
-    torch.manual_seed(7)  # the seed determines the weights and, again, what training draws
+    torch.manual_seed(7)  # the same seed starts initialization and training
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     order = (batch for epoch in range(STEPS) for batch in batches.epoch(epoch))
     losses = []
@@ -71,7 +71,7 @@ def test_a_whole_run_equals_a_plain_pytorch_loop_bit_for_bit(forecasting_run: Ou
     assert lines(forecasting_run)[0]["loss"] == losses[0]
 
 
-def test_the_number_of_data_workers_changes_no_byte(
+def test_the_number_of_data_workers_does_not_change_the_run(
     train: Callable[..., Outcome], small_data: Callable[[str], list[str]]
 ) -> None:
     common = ["model=mlp", *small_data("image_folder"), "data.augment=[flip,crop]", "trainer.epochs=3"]
@@ -81,10 +81,10 @@ def test_the_number_of_data_workers_changes_no_byte(
     assert multiprocessing.active_children() == [], "a sweep's next job finds no workers of the last"
 
 
-def test_a_rehearsal_leaves_random_numbers_and_running_statistics_as_they_were(
+def test_the_dry_run_leaves_random_state_and_running_statistics_unchanged(
     small_data: Callable[[str], list[str]],
 ) -> None:
-    job = compose.compose([*PICTURES, "model.norm=batch", *small_data("digits"), "data.augment=[crop]", "device=cpu"])
+    job = compose.compose([*IMAGES, "model.norm=batch", *small_data("digits"), "data.augment=[crop]", "device=cpu"])
     components = assemble.build_components(job)
     before = {name: value.clone() for name, value in components.model.state_dict().items()}
     state = torch.get_rng_state()
@@ -121,7 +121,7 @@ def test_lower_precision_trains_and_is_recorded(
 def test_channels_last_gives_nearly_the_same_numbers(
     classification_run: Outcome, train: Callable[..., Outcome], small_data: Callable[[str], list[str]]
 ) -> None:
-    plain = train(*PICTURES, *small_data("digits"), *INTERVALS, "device.channels_last=false")
+    plain = train(*IMAGES, *small_data("digits"), *INTERVALS, "device.channels_last=false")
     assert "channels_last" in (classification_run.folder / "train.log").read_text()
     assert "channels_last" not in (plain.folder / "train.log").read_text()
     first, second = model_of(classification_run), model_of(plain)
@@ -130,7 +130,7 @@ def test_channels_last_gives_nearly_the_same_numbers(
 
 
 @pytest.mark.slow
-def test_a_compiled_model_learns_the_same(
+def test_a_compiled_model_has_the_same_losses(
     train: Callable[..., Outcome], small_data: Callable[[str], list[str]]
 ) -> None:
     common = ["model=mlp", *small_data("digits"), "trainer.max_steps=30", "trainer.log_every=5"]
@@ -148,10 +148,10 @@ SCHEDULES = sorted(file.stem for file in (groups.conf_dir() / "optimizer" / "sch
 @pytest.mark.parametrize(
     "override", [f"optimizer={name}" for name in OPTIMIZERS] + [f"optimizer/schedule={name}" for name in SCHEDULES]
 )
-def test_every_optimizer_and_schedule_moves_every_weight_of_the_configured_model(
+def test_every_optimizer_and_schedule_updates_every_weight(
     override: str, small_data: Callable[[str], list[str]]
 ) -> None:
-    # Noam's factor is the paper's whole rate, which the optimizer's own only scales.
+    # The factor of noam is a complete learning rate, so `lr` is only a scale.
     scale = ["optimizer.lr=1"] if "noam" in override else []
     job = compose.compose(["model=mlp", "model.hidden_size=8", *small_data("digits"), "device=cpu", override, *scale])
     components = assemble.build_components(job)

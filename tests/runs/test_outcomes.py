@@ -1,4 +1,4 @@
-"""How runs end, well or badly, and what is left then."""
+"""How runs end, and what they leave in the run folder."""
 
 import gc
 import io
@@ -35,7 +35,7 @@ from dltrain.tasks.classification import Classification
 
 
 class Faulty(Classification):
-    """Goes wrong in the step after ``after``."""
+    """Fail in the step after ``after``."""
 
     def __init__(self, classes, fault, after):
         super().__init__(classes)
@@ -62,17 +62,17 @@ class Faulty(Classification):
             evaluation.metrics["accuracy"] = float("nan")
         return evaluation
 '''
-YAML = "# A task that goes wrong.\n_target_: faulty.Faulty\nclasses: ${spec.classes}\nfault: none\nafter: 5\n"
+YAML = "# A task that fails.\n_target_: faulty.Faulty\nclasses: ${spec.classes}\nfault: none\nafter: 5\n"
 
 
 @pytest.fixture
-def go_wrong(
+def train_with_fault(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     train: Callable[..., Outcome],
     small_data: Callable[[str], list[str]],
 ) -> Callable[..., Outcome]:
-    """Return a function that trains with a user's task, which fails in a given way."""
+    """Return a function that trains with a user's task that fails with the given fault."""
     (tmp_path / "faulty.py").write_text(FAULTY)
     (tmp_path / "conf" / "task").mkdir(parents=True)
     (tmp_path / "conf" / "task" / "faulty.yaml").write_text(YAML)
@@ -83,7 +83,7 @@ def go_wrong(
 
 
 @pytest.mark.parametrize(
-    ("fault", "state", "code", "says"),
+    ("fault", "state", "code", "message"),
     [
         ("poison", "diverged", 3, "loss became nan"),
         ("key", "interrupted", 130, "SIGINT"),
@@ -91,16 +91,16 @@ def go_wrong(
         ("bug", "failed", 1, "ZeroDivisionError: a bug in the step"),
     ],
 )
-def test_a_run_that_ends_badly_says_so_and_keeps_its_best_weights(
-    fault: str, state: str, code: int, says: str, go_wrong: Callable[..., Outcome]
+def test_a_failed_run_reports_the_error_and_keeps_its_best_weights(
+    fault: str, state: str, code: int, message: str, train_with_fault: Callable[..., Outcome]
 ) -> None:
-    outcome = go_wrong(fault)
+    outcome = train_with_fault(fault)
     assert (outcome.state, outcome.exit_code) == (state, code)
     status = read(outcome.folder / "status.json")
     assert (status["state"], status["exit_code"]) == (state, code)
-    assert says in status["error"]
+    assert message in status["error"]
     log = (outcome.folder / "train.log").read_text()
-    assert says in log and str(outcome.folder) in log
+    assert message in log and str(outcome.folder) in log
     assert ("Traceback" in log) == (fault == "bug")
     best = model_of(outcome, "best.pt")
     assert all(value.isfinite().all() for value in best.values())
@@ -108,35 +108,35 @@ def test_a_run_that_ends_badly_says_so_and_keeps_its_best_weights(
     assert not (outcome.folder / "result.json").exists()
     assert not run_dir.is_locked(outcome.folder)
     assert gc.get_freeze_count() == 0
-    # A run that may go on has no final figures yet.
+    # An interrupted run has no final metrics in the HParams tab yet.
     assert ("_hparams_/session_end_info" in events(outcome).summary_metadata) == (state != "interrupted")
 
 
-def test_a_run_after_one_that_diverged_is_as_if_alone(
-    go_wrong: Callable[..., Outcome],
+def test_a_diverged_run_does_not_affect_the_next_run_in_the_process(
+    train_with_fault: Callable[..., Outcome],
     train: Callable[..., Outcome],
     small_data: Callable[[str], list[str]],
     regression_run: Outcome,
 ) -> None:
-    go_wrong("poison")
+    train_with_fault("poison")
     again = train("model=mlp", "task=regression", *small_data("csv"), "data.column=price", *INTERVALS)
     assert hashes(again) == hashes(regression_run)
 
 
-def test_a_metric_that_is_no_number_is_no_result(go_wrong: Callable[..., Outcome]) -> None:
-    outcome = go_wrong("metric", "task.after=1000", "trainer.max_steps=4")
+def test_a_nan_test_metric_ends_the_run_as_diverged_without_a_result(train_with_fault: Callable[..., Outcome]) -> None:
+    outcome = train_with_fault("metric", "task.after=1000", "trainer.max_steps=4")
     assert (outcome.state, outcome.exit_code) == ("diverged", 3)
     assert "not finite on the test split: accuracy" in str(outcome.error)
     assert not (outcome.folder / "result.json").exists()
 
 
-def test_a_run_keeps_the_command_with_a_users_own_folders(go_wrong: Callable[..., Outcome]) -> None:
-    outcome = go_wrong("metric", "task.after=1000", "trainer.max_steps=1")
+def test_the_saved_command_includes_config_dir_and_allow_targets(train_with_fault: Callable[..., Outcome]) -> None:
+    outcome = train_with_fault("metric", "task.after=1000", "trainer.max_steps=1")
     words = shlex.split((outcome.folder / "command.txt").read_text())
     assert words[:2] == ["dltrain", "--config-dir"] and "allow_targets=[faulty]" in words
 
 
-def test_training_without_an_end_is_refused_and_leaves_nothing(
+def test_training_without_a_limit_is_rejected_and_writes_nothing(
     train: Callable[..., Outcome], tmp_path: Path, small_data: Callable[[str], list[str]]
 ) -> None:
     overrides = ["model=mlp", *small_data("digits"), "trainer.epochs=null", f"hydra.run.dir={tmp_path}/run"]
@@ -145,7 +145,7 @@ def test_training_without_an_end_is_refused_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_picture_that_cannot_be_read_in_mid_run_ends_it_with_a_status(
+def test_an_unreadable_image_ends_the_run_as_failed(
     train: Callable[..., Outcome], own_files: dict[str, Path], tmp_path: Path
 ) -> None:
     for number in range(40):
@@ -155,7 +155,7 @@ def test_a_picture_that_cannot_be_read_in_mid_run_ends_it_with_a_status(
     overrides = ["model=mlp", "data=image_folder", f"data.path={tmp_path}", "data.image_size=8", "data.workers=0"]
     components = assemble.build_components(compose.compose([*overrides, "data.batch_size=4", "device=cpu"]))
     source = components.data.load().train
-    last = int(Batches(source, 4, training=True).order(0)[-1])
+    last = int(Batches(source, 4, training=True).plan(0)[-1][-1])
     assert isinstance(source.rows, ImageFiles)
     source.rows.listing[last][0].write_bytes(b"no picture")
     outcome = train(*overrides, "data.batch_size=4", "trainer.epochs=1")
@@ -184,7 +184,7 @@ def test_without_validation_the_last_weights_are_tested(
     assert metrics == outcome.result["test"]
 
 
-def test_a_sampled_validation_split_decides_what_is_best_and_the_test_split_stays_whole(
+def test_eval_examples_samples_the_validation_split_but_not_the_test_split(
     tmp_path: Path, small_data: Callable[[str], list[str]]
 ) -> None:
     overrides = [
@@ -212,7 +212,7 @@ def test_a_sampled_validation_split_decides_what_is_best_and_the_test_split_stay
     assert output.getvalue().count(f"the same 30 of {len(splits.val)} examples") == 1
 
 
-def test_regularization_and_schedule_of_the_configuration_reach_the_loop(
+def test_configured_regularization_and_schedule_are_used_in_training(
     train: Callable[..., Outcome], small_data: Callable[[str], list[str]]
 ) -> None:
     outcome = train(
@@ -227,7 +227,7 @@ def test_regularization_and_schedule_of_the_configuration_reach_the_loop(
         "trainer.eval_every=2",
         "trainer.log_every=1",
     )
-    # Nothing is learned at such a rate, so the first evaluation stays the best.
+    # At this learning rate the weights do not change, so the first evaluation is the best.
     assert outcome.result["stopped_early"] and outcome.result["steps"] == 6
     assert outcome.result["best"]["step"] == 2
     rates = [line["lr"] for line in lines(outcome) if line["split"] == "train"]
@@ -237,7 +237,7 @@ def test_regularization_and_schedule_of_the_configuration_reach_the_loop(
     assert not equal(saved["average"]["model"], {k: v + 1 for k, v in saved["model"].items()})
 
 
-def test_numbers_that_json_cannot_say_become_null() -> None:
+def test_non_finite_numbers_become_null() -> None:
     values = {"a": math.nan, "b": {"c": -math.inf, "d": 1.5}, "e": None, "f": "x"}
     assert report.finite_or_none(values) == {"a": None, "b": {"c": None, "d": 1.5}, "e": None, "f": "x"}
 
@@ -251,7 +251,7 @@ sys.exit(code)
 """
 
 
-def test_the_default_command_imports_only_what_it_needs_and_writes_plain_lines_to_standard_error(
+def test_the_default_command_imports_only_what_it_needs_and_logs_plain_lines_to_standard_error(
     tmp_path: Path,
 ) -> None:
     command = [sys.executable, "-c", CHILD, str(tmp_path / "modules"), "trainer.max_steps=2", "device=cpu"]

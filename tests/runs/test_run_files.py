@@ -64,7 +64,7 @@ def test_config_yaml_is_resolved(classification_run: Outcome) -> None:
     assert config.trainer.max_steps == 6 and config.seed == 0
 
 
-def test_the_log_has_all_messages_as_plain_text(classification_run: Outcome) -> None:
+def test_the_log_contains_all_messages_as_plain_text(classification_run: Outcome) -> None:
     log = (classification_run.folder / "train.log").read_text()
     assert "\x1b" not in log and "\r" not in log
     for word in (
@@ -78,7 +78,7 @@ def test_the_log_has_all_messages_as_plain_text(classification_run: Outcome) -> 
         assert word in log, word
 
 
-def test_hashes_of_the_manifest_are_right_and_checkpoints_load_with_weights_only(classification_run: Outcome) -> None:
+def test_manifest_hashes_are_correct_and_checkpoints_load_with_weights_only(classification_run: Outcome) -> None:
     folder = classification_run.folder / "checkpoints"
     manifest = read(folder / "manifest.json")
     checkpoints = Checkpoints(classification_run.folder)
@@ -102,7 +102,7 @@ def test_training_logs_and_evaluations_follow_their_intervals(classification_run
 # --- TensorBoard ----------------------------------------------------------------------------------------------------
 
 SCALARS = {"loss/train", "loss/val", "loss/test", "lr", "grad/norm", "throughput/samples_per_s", "memory/peak_mb"}
-# Run -> metrics, images and, without a split in their tag, other images, and texts.
+# For each run: metrics, images with and without a split in their tag, and texts.
 TAGS = {
     "classification_run": ({"accuracy", "macro_f1"}, {"confusion", "worst_mistakes"}, {"filters"}, set()),
     "forecasting_run": ({"mae", "rmse", "skill"}, {"forecasts"}, set(), set()),
@@ -114,11 +114,11 @@ TAGS = {
 @pytest.mark.parametrize("kind", TAGS)
 def test_tensorboard_has_every_tag_with_ascending_steps(kind: str, request: pytest.FixtureRequest) -> None:
     outcome = request.getfixturevalue(kind)
-    metrics, pictures, unsplit, texts = TAGS[kind]
+    metrics, images, unsplit, texts = TAGS[kind]
     found = events(outcome)
     tags = found.Tags()
     assert SCALARS | {f"{m}/{split}" for m in metrics for split in ("val", "test")} <= set(tags["scalars"])
-    assert set(tags["images"]) == {f"{p}/{split}" for p in pictures for split in ("val", "test")} | unsplit
+    assert set(tags["images"]) == {f"{p}/{split}" for p in images for split in ("val", "test")} | unsplit
     text = {tag for tag in tags["tensors"] if not tag.startswith("_hparams_")}
     assert text == {"config", "command"} | {f"{t}/{split}" for t in texts for split in ("val", "test")}
     for kinds, reader in (("scalars", found.Scalars), ("images", found.Images), ("tensors", found.Tensors)):

@@ -1,4 +1,4 @@
-"""What a batch holds as targets is decided by what the YAML of the task asks for, not by the look of the column."""
+"""The YAML of the task, not the column, decides whether targets are classes or numbers."""
 
 from pathlib import Path
 
@@ -11,7 +11,9 @@ from dltrain.runs.dry_run import build_batches
 
 
 @pytest.mark.parametrize(("task", "dtype"), [("classification", torch.int64), ("regression", torch.float32)])
-def test_a_column_of_few_whole_numbers_is_what_the_task_asks_for(task: str, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_the_task_decides_whether_few_whole_numbers_are_classes_or_targets(
+    task: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
     (tmp_path / "a.csv").write_text("x,count\n" + "".join(f"{row / 7:.4f},{row % 5 + 10}\n" for row in range(60)))
     job = compose(["model=mlp", "data=csv", f"data.path={tmp_path / 'a.csv'}", f"task={task}", "device=cpu"])
     components = build_components(job)

@@ -16,7 +16,7 @@ EVIL = "open('canary', 'w').close()\nclass Model:\n    def __init__(self, *args,
 
 
 @pytest.fixture
-def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def payload_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Change to a folder with payloads, and check afterwards that none was run."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -43,6 +43,6 @@ def good_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def sent_run(good_run: Path, trap: Path) -> Path:
+def run_copy(good_run: Path, payload_folder: Path) -> Path:
     """Return a copy of a run folder in the current folder, to be modified."""
-    return Path(shutil.copytree(good_run, trap / "sent"))
+    return Path(shutil.copytree(good_run, payload_folder / "sent"))

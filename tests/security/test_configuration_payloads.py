@@ -26,21 +26,25 @@ def as_words(value: Any) -> str:
     return re.sub(r'"(\w+)":', r"\1:", json.dumps(value, separators=(",", ":")))
 
 
-def test_three_payloads_run_with_hydras_own_checks(trap: Path) -> None:
+def test_three_payloads_run_with_hydras_own_checks(payload_folder: Path) -> None:
     # The other tests prove something only if the payloads would run.
     for target in ("torch.load", "numpy.load", "torch.utils.collect_env.run"):
         with contextlib.suppress(Exception):
             instantiate(node(target))
-        (trap / "canary").unlink()
+        (payload_folder / "canary").unlink()
 
 
 @pytest.mark.parametrize("target", PAYLOADS)
-def test_a_payload_on_the_command_line_is_rejected(trap: Path, capsys: pytest.CaptureFixture[str], target: str) -> None:
+def test_a_payload_on_the_command_line_is_rejected(
+    payload_folder: Path, capsys: pytest.CaptureFixture[str], target: str
+) -> None:
     assert f"got {target}" in rejected(capsys, *as_overrides("model", node(target)), *SMALL)
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_payload_is_rejected_at_every_key(trap: Path, capsys: pytest.CaptureFixture[str], place: str) -> None:
+def test_a_payload_is_rejected_at_every_key(
+    payload_folder: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
     rejected(capsys, *as_overrides(place, node("evil.Model")), *SMALL)
 
 
@@ -64,18 +68,22 @@ def test_a_payload_is_rejected_at_every_key(trap: Path, capsys: pytest.CaptureFi
         ["model._target_={_target_:evil.Model}"],
     ],
 )
-def test_a_nested_payload_is_rejected(trap: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+def test_a_nested_payload_is_rejected(
+    payload_folder: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
     rejected(capsys, *words, "trainer.max_steps=2", "device=cpu")
 
 
 @pytest.mark.parametrize("target", PAYLOADS)
-def test_a_payload_in_foreign_yaml_is_rejected(trap: Path, capsys: pytest.CaptureFixture[str], target: str) -> None:
+def test_a_payload_in_foreign_yaml_is_rejected(
+    payload_folder: Path, capsys: pytest.CaptureFixture[str], target: str
+) -> None:
     sent = {
         "model/evil": node(target),
         "experiment/evil": {"allow_targets": [target.split(".", maxsplit=1)[0]], "model": node(target)},
     }
     for name, content in sent.items():
-        file = trap / "sent" / f"{name}.yaml"
+        file = payload_folder / "sent" / f"{name}.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"# @package _global_\n{yaml.safe_dump(content)}" if "exp" in name else yaml.safe_dump(content))
     assert f"got {target}" in rejected(capsys, "--config-dir", "sent", "model=evil", *SMALL)
@@ -90,12 +98,12 @@ def test_a_payload_in_foreign_yaml_is_rejected(trap: Path, capsys: pytest.Captur
     ["callbacks.x", "launcher", "sweeper", "job_logging.handlers.x", "hydra_logging.formatters.simple", "verbose.x"],
 )
 def test_a_payload_in_hydras_own_keys_is_rejected(
-    trap: Path, capsys: pytest.CaptureFixture[str], key: str, target: str
+    payload_folder: Path, capsys: pytest.CaptureFixture[str], key: str, target: str
 ) -> None:
     content: dict[str, Any] = node(target) if "logging" not in key else {"()": target, **PAYLOADS[target]}
     for part in reversed(f"hydra.{key}".split(".")):
         content = {part: content}
-    file = trap / "sent" / "experiment" / "evil.yaml"
+    file = payload_folder / "sent" / "experiment" / "evil.yaml"
     file.parent.mkdir(parents=True)
     file.write_text(f"# @package _global_\n{yaml.safe_dump(content)}")
     rejected(capsys, "--config-dir", "sent", "experiment=evil", *SMALL)
@@ -103,13 +111,13 @@ def test_a_payload_in_hydras_own_keys_is_rejected(
     rejected(capsys, *(f"+hydra.{key}.{name}={json.dumps(value)}" for name, value in node(target).items()), *SMALL)
 
 
-def test_a_stored_run_of_hydra_is_not_unpickled(trap: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stored_run_of_hydra_is_not_unpickled(payload_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for flags in (["--experimental-rerun", "evil.pt"], ["--experimental-rerun=evil.pt"]):
         assert "--experimental-rerun: not supported because it unpickles a file" in rejected(capsys, *flags)
         rejected(capsys, "resume", "latest", *flags)
 
 
-def test_rejected_targets_are_not_imported(trap: Path) -> None:
+def test_rejected_targets_are_not_imported(payload_folder: Path) -> None:
     script = f"""
 import sys
 from dltrain.cli import main as cli
@@ -122,7 +130,7 @@ codes = [cli.main([f"model._target_={{name}}", *{SMALL!r}]) for name in names]
 print(sorted(absent & sys.modules.keys()), set(codes), sorted(absent))
 """
     ended = subprocess.run(
-        [sys.executable, "-c", script], cwd=trap, capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", script], cwd=payload_folder, capture_output=True, text=True, timeout=120, check=True
     )
     imported, codes, absent = re.fullmatch(r"(\[.*?\]) (\{.*?\}) (\[.*\])\n", ended.stdout).groups()  # type: ignore[union-attr]
     assert (imported, codes) == ("[]", "{2}")

@@ -26,30 +26,30 @@ def insert(config: dict[str, Any], place: str, value: Any) -> None:
     config[name] = value
 
 
-def test_the_verbs_accept_the_unmodified_folder(sent_run: Path) -> None:
+def test_the_verbs_accept_the_unmodified_folder(run_copy: Path) -> None:
     for words in COMMANDS:
         assert main.main(words) == 0
 
 
 @pytest.mark.parametrize("target", PAYLOADS)
-def test_a_payload_in_a_run_folder_is_rejected(sent_run: Path, capsys: pytest.CaptureFixture[str], target: str) -> None:
+def test_a_payload_in_a_run_folder_is_rejected(run_copy: Path, capsys: pytest.CaptureFixture[str], target: str) -> None:
     for file in ("job.yaml", "config.yaml"):
-        content = yaml.safe_load((sent_run / file).read_text())
+        content = yaml.safe_load((run_copy / file).read_text())
         config = content["config"] if file == "job.yaml" else content
         config["model"] = node(target)
         config["allow_targets"] = [target.split(".", maxsplit=1)[0], "evil"]
-        (sent_run / file).write_text(yaml.safe_dump(content))
+        (run_copy / file).write_text(yaml.safe_dump(content))
     for words in COMMANDS if target in FEW else COMMANDS[:1]:
         assert f"got {target}" in rejected(capsys, *words)
 
 
 @pytest.mark.parametrize("place", [*PLACES, "trainer", "device", "regularization", "seed"])
 def test_a_payload_anywhere_in_a_run_folder_does_not_run(
-    sent_run: Path, capsys: pytest.CaptureFixture[str], place: str
+    run_copy: Path, capsys: pytest.CaptureFixture[str], place: str
 ) -> None:
-    content = yaml.safe_load((sent_run / "job.yaml").read_text())
+    content = yaml.safe_load((run_copy / "job.yaml").read_text())
     insert(content["config"], place, node("evil.Model"))
-    (sent_run / "job.yaml").write_text(yaml.safe_dump(content))
+    (run_copy / "job.yaml").write_text(yaml.safe_dump(content))
     for words in COMMANDS:
         # Commands that only read weights need not build an optimizer.
         assert main.main(words) == 2 or words[0] in ("predict", "evaluate"), words
@@ -70,8 +70,8 @@ def test_a_payload_anywhere_in_a_run_folder_does_not_run(
         "",
     ],
 )
-def test_an_invalid_job_is_rejected(sent_run: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
-    (sent_run / "job.yaml").write_text(text)
+def test_an_invalid_job_is_rejected(run_copy: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    (run_copy / "job.yaml").write_text(text)
     for words in COMMANDS:
         rejected(capsys, *words)
 
@@ -111,9 +111,9 @@ def as_zip(name: str) -> bytes:
     ],
 )
 def test_a_checkpoint_that_would_run_code_is_rejected(
-    sent_run: Path, capsys: pytest.CaptureFixture[str], content: Any
+    run_copy: Path, capsys: pytest.CaptureFixture[str], content: Any
 ) -> None:
-    forge_checkpoints(sent_run, content())
+    forge_checkpoints(run_copy, content())
     for words in COMMANDS:
         if words[0] != "rerun":
             assert main.main(words) == 5, words
@@ -124,25 +124,25 @@ def test_a_checkpoint_that_would_run_code_is_rejected(
             assert "safe_globals" not in stderr
 
 
-def test_names_in_a_run_folder_cannot_refer_to_files_outside(sent_run: Path, trap: Path) -> None:
-    (trap / "mine.txt").write_text("mine")
-    manifest_file = sent_run / "checkpoints" / "manifest.json"
+def test_names_in_a_run_folder_cannot_refer_to_files_outside(run_copy: Path, payload_folder: Path) -> None:
+    (payload_folder / "mine.txt").write_text("mine")
+    manifest_file = run_copy / "checkpoints" / "manifest.json"
     manifest = json.loads(manifest_file.read_text())
     entry = {**next(iter(manifest.values())), "step": 0, "best": False}
-    manifest_file.write_text(json.dumps({"../../mine.txt": entry, str(trap / "mine.txt"): entry, **manifest}))
-    content = yaml.safe_load((sent_run / "job.yaml").read_text())
+    manifest_file.write_text(json.dumps({"../../mine.txt": entry, str(payload_folder / "mine.txt"): entry, **manifest}))
+    content = yaml.safe_load((run_copy / "job.yaml").read_text())
     content["choices"] |= {"model": "../../out", "data": "/x/../../.."}
-    (sent_run / "job.yaml").write_text(yaml.safe_dump(content))
-    before = set(trap.parent.rglob("*"))
+    (run_copy / "job.yaml").write_text(yaml.safe_dump(content))
+    before = set(payload_folder.parent.rglob("*"))
     for words in COMMANDS:
         main.main(words)
-    assert (trap / "mine.txt").read_text() == "mine"
-    new = set(trap.parent.rglob("*")) - before
-    assert all(path.is_relative_to(sent_run) or path.is_relative_to(trap / "outputs") for path in new), new
+    assert (payload_folder / "mine.txt").read_text() == "mine"
+    new = set(payload_folder.parent.rglob("*")) - before
+    assert all(path.is_relative_to(run_copy) or path.is_relative_to(payload_folder / "outputs") for path in new), new
 
 
 @pytest.mark.parametrize("name", ["../../x-y", "/etc-x", "..-..", "a\x00b-\n", "x" * 500, "\U00020000" * 200])
-def test_a_name_is_never_a_path(trap: Path, name: str) -> None:
-    with contextlib.closing(run_dir.create(None, trap / "outputs", name)) as folder:
-        assert folder.path.parent.parent == trap / "outputs"
+def test_a_name_is_never_a_path(payload_folder: Path, name: str) -> None:
+    with contextlib.closing(run_dir.create(None, payload_folder / "outputs", name)) as folder:
+        assert folder.path.parent.parent == payload_folder / "outputs"
         assert folder.path.is_dir()

@@ -57,7 +57,7 @@ def test_a_saved_state_round_trips_with_its_types(checkpoints: Checkpoints) -> N
     assert found["model"]["weight"].dtype == torch.bfloat16
     assert found["optimizers"] == state()["optimizers"]
     assert found["loop"] == state()["loop"]
-    assert found["format"] == 2
+    assert found["format"] == 3
 
 
 def test_a_file_is_readable_by_torch_as_plain_data(checkpoints: Checkpoints) -> None:
@@ -156,7 +156,7 @@ def test_a_slow_disk_drops_waiting_checkpoints_but_not_the_best(tmp_path: Path) 
     checkpoints.close()
 
 
-def test_equal_states_give_equal_bytes_also_after_loading(tmp_path: Path) -> None:
+def test_equal_states_give_equal_bytes_before_and_after_loading(tmp_path: Path) -> None:
     found = []
     given = state()
     for name in ("a", "b", "c"):
@@ -172,7 +172,7 @@ def test_equal_states_give_equal_bytes_also_after_loading(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("place", [0.0, 0.1, 0.5, 0.9, 0.999])
-def test_a_flipped_bit_anywhere_is_refused(checkpoints: Checkpoints, place: float) -> None:
+def test_a_flipped_bit_anywhere_is_rejected(checkpoints: Checkpoints, place: float) -> None:
     file = save(checkpoints, 5)
     content = bytearray(file.read_bytes())
     content[int(place * len(content))] ^= 1
@@ -181,7 +181,7 @@ def test_a_flipped_bit_anywhere_is_refused(checkpoints: Checkpoints, place: floa
         checkpoints.load("last.pt")
 
 
-def test_a_truncated_or_missing_file_is_refused(checkpoints: Checkpoints) -> None:
+def test_a_truncated_or_missing_file_is_rejected(checkpoints: Checkpoints) -> None:
     with pytest.raises(CheckpointError, match="missing"):
         checkpoints.load("last.pt")
     file = save(checkpoints, 5)
@@ -199,12 +199,12 @@ def test_a_damaged_checkpoint_is_skipped_for_the_newest_valid_one(checkpoints: C
     file = save(checkpoints, 5, 5.0)
     content = file.read_bytes()
     file.write_bytes(content[: int(fraction * len(content))])
-    name, found, refused = checkpoints.load_newest()
+    name, found, rejected = checkpoints.load_newest()
     assert name == "step-00000003.pt" and first_weight(found) == 3
-    assert len(refused) == 1 and str(file) in refused[0] and "damaged" in refused[0]
+    assert len(rejected) == 1 and str(file) in rejected[0] and "damaged" in rejected[0]
 
 
-def test_if_all_are_damaged_each_is_named_with_its_reason(checkpoints: Checkpoints) -> None:
+def test_if_all_checkpoints_are_damaged_each_is_reported_with_its_reason(checkpoints: Checkpoints) -> None:
     both = [save(checkpoints, 3), save(checkpoints, 5)]
     both[0].write_bytes(b"")
     both[1].unlink()
@@ -215,7 +215,9 @@ def test_if_all_are_damaged_each_is_named_with_its_reason(checkpoints: Checkpoin
 
 
 @pytest.mark.parametrize("manifest", [None, "", "{", "[]", '{"step-00000005.pt": {}}', '{"step-00000003.pt": 7}'])
-def test_without_a_manifest_the_newest_valid_file_is_found(checkpoints: Checkpoints, manifest: str | None) -> None:
+def test_without_a_manifest_the_newest_valid_checkpoint_is_found(
+    checkpoints: Checkpoints, manifest: str | None
+) -> None:
     save(checkpoints, 3, 3.0)
     file = save(checkpoints, 5, 5.0)
     place = checkpoints.path / "manifest.json"
@@ -264,9 +266,9 @@ def test_non_ascii_digits_are_not_a_step(checkpoints: Checkpoints, name: str) ->
     save(checkpoints, 6)
 
 
-def test_an_unknown_format_is_refused_by_its_number(checkpoints: Checkpoints) -> None:
+def test_an_unknown_format_is_rejected_with_its_number(checkpoints: Checkpoints) -> None:
     torch.save({"format": 99, **state()}, checkpoints.path / "step-00000005.pt")
-    with pytest.raises(CheckpointError, match=r"expected checkpoint format 1 or 2, got 99"):
+    with pytest.raises(CheckpointError, match=r"expected a checkpoint format from 1 to 3, got 99"):
         checkpoints.load("step-00000005.pt")
 
 
@@ -302,3 +304,18 @@ def test_a_failed_write_leaves_the_old_checkpoint_intact(checkpoints: Checkpoint
     assert files(checkpoints) == ["last.pt", "manifest.json", "step-00000005.pt"]
     save(checkpoints, 7, 7.0)
     assert first_weight(checkpoints.load("last.pt")) == 7
+
+
+@pytest.mark.parametrize("turns", [["train"], ["critic", "generator"]])
+def test_losses_that_format_2_kept_by_name_belong_to_their_turns(checkpoints: Checkpoints, turns: list[str]) -> None:
+    pairs = {"totals": [1.0, 2.0], "weights": [3.0, 4.0]}
+    names = ["loss"] if turns == ["train"] else ["loss_critic", "loss_generator"]
+    content = {
+        "format": 2,
+        **state(),
+        "optimizers": {turn: {} for turn in turns},
+        "record": dict.fromkeys([*names, "gap"], pairs),
+    }
+    torch.save(content, checkpoints.path / "step-00000005.pt")
+    record = checkpoints.load_newest()[1]["record"]
+    assert record == {"losses": dict.fromkeys(turns, pairs), "parts": {turns[0]: {"gap": pairs}}}

@@ -50,17 +50,17 @@ def test_a_tilde_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("sign", [*run_files.RUN_FILES, "events.out.tfevents.1.of-another-tool", run_files.LOCK])
-def test_a_folder_that_holds_a_run_is_refused_and_unchanged(tmp_path: Path, sign: str) -> None:
+def test_a_folder_that_contains_a_run_is_rejected_and_unchanged(tmp_path: Path, sign: str) -> None:
     (tmp_path / sign).write_text("mine")
-    for refuse in (folder_checks.check_available, lambda path, root: run_dir.create(path, root, "x")):
+    for check in (folder_checks.check_available, lambda path, root: run_dir.create(path, root, "x")):
         with pytest.raises(ConfigError, match=f"expected a folder that holds no run yet, got .*{sign}"):
-            refuse(str(tmp_path), tmp_path)
+            check(str(tmp_path), tmp_path)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(sign, "mine")]
 
 
 @pytest.mark.parametrize("there", [True, False])
 @pytest.mark.parametrize("name", ["train.log", "film.gif", "checkpoints", "events.out.tfevents.1.x", run_files.LOCK])
-def test_a_link_in_place_of_a_run_file_is_refused(tmp_path: Path, name: str, there: bool) -> None:
+def test_a_link_in_place_of_a_run_file_is_rejected(tmp_path: Path, name: str, there: bool) -> None:
     victim, mine = tmp_path / "victim.txt", tmp_path / "mine"
     mine.mkdir()
     (mine / name).symlink_to(victim)
@@ -96,7 +96,7 @@ def test_one_of_several_simultaneous_runs_gets_the_folder(tmp_path: Path) -> Non
     assert all("expected a folder that" in text and "hydra.run.dir" in text for text in found if text != "got it")
 
 
-def test_an_unwritable_place_is_refused_by_check_and_create(tmp_path: Path) -> None:
+def test_check_and_create_reject_an_unwritable_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     # Not even root can write to /proc.
     places = [
@@ -105,15 +105,15 @@ def test_an_unwritable_place_is_refused_by_check_and_create(tmp_path: Path) -> N
         *(Path(p) / "dltrain" / "x" for p in ["/proc"] if os.path.isdir(p)),
     ]
     for place in places:
-        for refuse in (folder_checks.check_available, lambda path, root: run_dir.create(path, root, "x")):
+        for check in (folder_checks.check_available, lambda path, root: run_dir.create(path, root, "x")):
             with pytest.raises(ConfigError, match=r"hydra\.run\.dir: expected a folder that can be written"):
-                refuse(str(place), tmp_path)
+                check(str(place), tmp_path)
         with pytest.raises(ConfigError, match=f"expected a folder that can be written, got {place}"):
             folder_checks.check_available(None, place)
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_check_leaves_nothing(tmp_path: Path) -> None:
+def test_check_leaves_no_files(tmp_path: Path) -> None:
     folder_checks.check_available(str(tmp_path / "a" / "b"), tmp_path)
     folder_checks.check_available(None, tmp_path / "outputs")
     assert not list(tmp_path.iterdir())

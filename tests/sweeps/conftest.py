@@ -1,4 +1,4 @@
-"""Folders in which the tests of sweeps run."""
+"""Fixtures of the sweep tests."""
 
 import sys
 from pathlib import Path
@@ -10,8 +10,8 @@ from dltrain.cli import main
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder with models that fail."""
+def model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Change to a folder with models that fail."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "failing_models", raising=False)
@@ -21,7 +21,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The current folder of a sweep that is done; the tests that use it change nothing there."""
+    """Return the folder in which a sweep was run to its end. Do not modify it."""
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -1,4 +1,4 @@
-"""Small sweeps, and models of a user's own that fail in different ways."""
+"""Small sweeps, and user models that fail in different ways."""
 
 import csv
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 SMALL = ["data.series=sunspots", "data.window=12", "data.horizon=3", "trainer.max_steps=4", "device=cpu"]
 OWN = ["--config-dir", "my_conf", "allow_targets=[failing_models]"]
 DONE = ["-m", "model=perceptron,mlp", "seed=0", *SMALL]
-THEIRS = """
+MODELS = """
 import os
 import pathlib
 import signal
@@ -55,22 +55,22 @@ class Stopped(torch.nn.Module):
 
 
 def write_models(folder: Path) -> None:
-    """Models of a user's own that fail in different ways."""
-    (folder / "failing_models.py").write_text(THEIRS)
+    """Write user models that fail in different ways."""
+    (folder / "failing_models.py").write_text(MODELS)
     (folder / "my_conf" / "model").mkdir(parents=True)
     for name, more in (("Broken", ""), ("Stopped", ""), ("Faulty", "size: ${spec.size}\ntrouble: none\n")):
         text = f"_target_: failing_models.{name}\noutputs: ${{spec.outputs}}\nhidden_size: 8\n{more}"
         (folder / "my_conf" / "model" / f"{name.lower()}.yaml").write_text(text)
 
 
-def summary_rows(home: Path, but: tuple[str, ...] = ("seconds",)) -> list[dict[str, str]]:
-    """The summary of a sweep, without what differs from time to time."""
+def summary_rows(home: Path, without: tuple[str, ...] = ("seconds",)) -> list[dict[str, str]]:
+    """Return the summary of a sweep without the columns `without`, by default the times."""
     rows = list(csv.DictReader((home / "summary.csv").open()))
-    return [{k: Path(v).name if k == "folder" else v for k, v in row.items() if k not in but} for row in rows]
+    return [{k: Path(v).name if k == "folder" else v for k, v in row.items() if k not in without} for row in rows]
 
 
 def state(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file of a folder: when it was written, and what it holds."""
+    """Return the modification time and content of every file in a folder."""
     return {
         str(file.relative_to(folder)): (file.stat().st_mtime_ns, file.read_bytes())
         for file in folder.rglob("*")
@@ -79,6 +79,6 @@ def state(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def checkpoints(home: Path) -> dict[str, bytes]:
-    """The last checkpoint of each job, and its best."""
+    """Return the last and the best checkpoint of each job."""
     names = [file for name in ("last.pt", "best.pt") for file in home.glob(f"*/checkpoints/{name}")]
     return {str(file.relative_to(home)): file.read_bytes() for file in names}

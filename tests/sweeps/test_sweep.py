@@ -1,4 +1,4 @@
-"""A sweep: every combination in one process, each job as if it were alone, and a summary of all."""
+"""Sweeps run every combination in one process, each job independently, and write a summary."""
 
 import csv
 import json
@@ -15,8 +15,8 @@ from sweep_examples import OWN, SMALL, summary_rows, write_models
 from dltrain.cli import main
 
 
-class Swept(NamedTuple):
-    """What a sweep left behind."""
+class SweepResult(NamedTuple):
+    """The folder, exit code and output of a sweep."""
 
     home: Path
     code: int
@@ -31,8 +31,8 @@ class Swept(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
-    """Two models that work and one that does not, with two seeds each."""
+def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
+    """Run a sweep over two working models and a failing one, with two seeds each."""
     folder = tmp_path_factory.mktemp("sweep")
     write_models(folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -43,18 +43,18 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
         patch.setattr(sys, "stderr", err)
         code = main.main([*OWN, "-m", "model=gru,broken,lstm", "seed=range(0,2)", "model.hidden_size=8", *SMALL])
     (home,) = (folder / "outputs" / "sweep").iterdir()
-    return Swept(home, code, (folder / "out").read_text(), (folder / "err").read_text())
+    return SweepResult(home, code, (folder / "out").read_text(), (folder / "err").read_text())
 
 
-def test_a_sweep_says_how_many_jobs_and_goes_on_after_a_failed_one(swept: Swept) -> None:
-    assert "sweep of 6 jobs over model, seed" in swept.err
-    assert [f"job {number} of 6" in swept.err for number in range(1, 7)] == [True] * 6
-    assert [row["state"] for row in swept.rows()] == ["finished"] * 2 + ["failed"] * 2 + ["finished"] * 2
-    assert swept.code == 1
+def test_a_sweep_prints_its_number_of_jobs_and_continues_after_a_failed_one(finished_sweep: SweepResult) -> None:
+    assert "sweep of 6 jobs over model, seed" in finished_sweep.err
+    assert [f"job {number} of 6" in finished_sweep.err for number in range(1, 7)] == [True] * 6
+    assert [row["state"] for row in finished_sweep.rows()] == ["finished"] * 2 + ["failed"] * 2 + ["finished"] * 2
+    assert finished_sweep.code == 1
 
 
-def test_the_summary_names_choices_metrics_seconds_and_folders(swept: Swept) -> None:
-    rows, models = swept.rows(), ["gru", "gru", "broken", "broken", "lstm", "lstm"]
+def test_the_summary_lists_overrides_metrics_seconds_and_folders(finished_sweep: SweepResult) -> None:
+    rows, models = finished_sweep.rows(), ["gru", "gru", "broken", "broken", "lstm", "lstm"]
     assert [(row["job"], row["model"], row["seed"]) for row in rows] == [
         (str(number), model, str(number % 2)) for number, model in enumerate(models)
     ]
@@ -66,32 +66,35 @@ def test_the_summary_names_choices_metrics_seconds_and_folders(swept: Swept) -> 
             assert float(row["mae/test"]) == result["test"]["mae"]
             assert float(row["seconds"]) > result["training_seconds"]
             assert row["error"] == ""
-    assert [row["test"] for row in swept.summary()["jobs"]][2:4] == [{}, {}]
+    assert [row["test"] for row in finished_sweep.summary()["jobs"]][2:4] == [{}, {}]
 
 
-def test_the_table_is_a_result_and_shows_every_job(swept: Swept) -> None:
-    sweep, seeds = swept.out.split("over seeds")
+def test_the_table_on_standard_output_shows_every_job(finished_sweep: SweepResult) -> None:
+    sweep, seeds = finished_sweep.out.split("over seeds")
     assert [line.split()[:3] for line in sweep.splitlines()[3:]] == [
-        [row["job"], row["model"], row["seed"]] for row in swept.rows()
+        [row["job"], row["model"], row["seed"]] for row in finished_sweep.rows()
     ]
     assert [line.split()[0] for line in seeds.splitlines()[3:]] == ["gru", "lstm"]
 
 
-def test_the_best_job_on_validation_is_marked_with_the_command_that_repeats_it(swept: Swept) -> None:
-    rows, summary = swept.rows(), swept.summary()
+def test_the_best_job_on_validation_is_marked_with_the_command_that_repeats_it(finished_sweep: SweepResult) -> None:
+    rows, summary = finished_sweep.rows(), finished_sweep.summary()
     values = {row["job"]: float(row["mae/val"]) for row in rows if row["mae/val"]}
     best = min(values, key=lambda job: values[job])
     assert len(values) == 4 and [row["job"] for row in rows if row["best"]] == [best] == [str(summary["best"])]
     (folder,) = (row["folder"] for row in rows if row["job"] == best)
     result = json.loads((Path(folder) / "result.json").read_text())
     assert values[best] == result["best"]["mae"] == summary["jobs"][int(best)]["validation"]
-    heads = swept.out.splitlines()[1]
-    assert heads.index("mae (val)") < heads.index("mae (test)") and swept.out.count("finished, best") == 1
-    assert f"best mae on validation: job {best}. Repeat it: dltrain rerun" in swept.err and folder in swept.err
+    heads = finished_sweep.out.splitlines()[1]
+    assert heads.index("mae (val)") < heads.index("mae (test)") and finished_sweep.out.count("finished, best") == 1
+    assert (
+        f"best mae on validation: job {best}. Repeat it: dltrain rerun" in finished_sweep.err
+        and folder in finished_sweep.err
+    )
 
 
-def test_seeds_add_up_to_a_mean_and_a_deviation(swept: Swept) -> None:
-    rows, groups = swept.rows(), swept.summary()["over_seeds"]
+def test_metrics_of_several_seeds_are_summarized_as_mean_and_deviation(finished_sweep: SweepResult) -> None:
+    rows, groups = finished_sweep.rows(), finished_sweep.summary()["over_seeds"]
     assert [group["choices"] for group in groups] == [{"model": "gru"}, {"model": "lstm"}]
     for group in groups:
         values = [
@@ -102,11 +105,11 @@ def test_seeds_add_up_to_a_mean_and_a_deviation(swept: Swept) -> None:
         assert group["deviation"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5, rel=1e-9)
 
 
-def test_a_job_of_a_sweep_equals_the_same_run_alone_bit_for_bit(
-    swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_sweep_job_has_the_same_bytes_as_the_same_run_alone(
+    finished_sweep: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    job = swept.rows()[5]
+    job = finished_sweep.rows()[5]
     assert (job["model"], job["seed"]) == ("lstm", "1")
     torch.rand(3)
     assert main.main(["model=lstm", "seed=1", "model.hidden_size=8", *SMALL, "hydra.run.dir=alone"]) == 0
@@ -119,26 +122,26 @@ def test_a_job_of_a_sweep_equals_the_same_run_alone_bit_for_bit(
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_a_sweep_ended_from_the_keyboard_begins_no_other_job(here: Path) -> None:
+def test_a_sweep_stopped_by_ctrl_c_starts_no_other_job(model_folder: Path) -> None:
     arguments = [*OWN, "-m", "model=stopped", "seed=0,1", *SMALL, "hydra.sweep.dir=exactly/here"]
     assert main.main(arguments) == 130
-    with (here / "exactly" / "here" / "summary.csv").open() as file:
+    with (model_folder / "exactly" / "here" / "summary.csv").open() as file:
         assert [row["state"] for row in csv.DictReader(file)] == ["interrupted"]
-    # The folder holds a sweep now: it is not used again.
+    # The folder contains a sweep now and is not used again.
     assert main.main(arguments) == 2
     left = [".lock", "status.json", "summary.csv", "summary.json", "sweep.json"]
-    assert sorted(os.listdir(here / "exactly" / "here")) == left
+    assert sorted(os.listdir(model_folder / "exactly" / "here")) == left
 
 
 TROUBLES = "none,raise,memory,loss,metric,'none'"
 
 
-def test_a_job_that_fails_diverges_or_runs_out_of_memory_does_not_touch_the_next(
-    here: Path, capsys: pytest.CaptureFixture[str]
+def test_a_job_that_fails_diverges_or_runs_out_of_memory_does_not_affect_the_next(
+    model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [*OWN, "-m", "model=faulty", f"model.trouble={TROUBLES}", *SMALL]
     assert main.main([*arguments, "hydra.sweep.dir=whole"]) == 1
-    rows, captured = summary_rows(here / "whole"), capsys.readouterr()
+    rows, captured = summary_rows(model_folder / "whole"), capsys.readouterr()
     states = ["finished", "failed", "out_of_memory", "diverged", "diverged", "finished"]
     assert [row["state"] for row in rows] == states
     assert [bool(row["error"]) for row in rows] == [state != "finished" for state in states]
@@ -147,15 +150,15 @@ def test_a_job_that_fails_diverges_or_runs_out_of_memory_does_not_touch_the_next
     for number, why in ((1, "the third step is broken"), (2, "out of memory"), (3, "nan"), (4, "test split: ")):
         assert f"job {number} {states[number]}" in captured.err
         assert why in rows[number]["error"]
-    # Memory is given back: when a job makes its model, that of the job before is gone.
-    alive = [line.split() for line in (here / "alive").read_text().splitlines()]
+    # Memory is freed: when a job builds its model, that of the previous job no longer exists.
+    alive = [line.split() for line in (model_folder / "alive").read_text().splitlines()]
     assert dict(reversed(alive)) == dict.fromkeys(("none", "raise", "memory", "loss", "metric"), "1")
-    first, last = (here / "whole" / rows[number]["folder"] for number in (0, 5))
+    first, last = (model_folder / "whole" / rows[number]["folder"] for number in (0, 5))
     files = [sorted(path.glob("checkpoints/step-*.pt")) for path in (first, last)]
     assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
 
 
-def test_a_mistake_in_any_job_is_said_before_the_first_begins(
+def test_an_error_in_any_job_is_reported_before_the_first_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

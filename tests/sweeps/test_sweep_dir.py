@@ -1,4 +1,4 @@
-"""Sweep folders: used by one sweep at a time, and refused if they are damaged or contain links."""
+"""Sweep folders: used by one sweep at a time, and rejected if they are damaged or contain links."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ from dltrain.storage import run_dir
         '{"jobs": [{"overrides": [1], "config": {}}, {"overrides": [], "config": {}}], "command": ""}',
     ],
 )
-def test_a_damaged_sweep_is_refused(
+def test_a_damaged_sweep_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -30,7 +30,7 @@ def test_a_damaged_sweep_is_refused(
     assert os.listdir(tmp_path / "whole") == ["sweep.json"]
 
 
-def test_a_folder_is_refused_while_another_sweep_uses_it(
+def test_a_folder_is_rejected_while_another_sweep_uses_it(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(finished)
@@ -43,7 +43,7 @@ def test_a_folder_is_refused_while_another_sweep_uses_it(
 
 
 @pytest.mark.parametrize("name", ["1_model=mlp", "0_model=perceptron", "status.json", "summary.csv", "sweep.json"])
-def test_a_sweep_with_links_is_refused_and_nothing_is_written_through_them(
+def test_a_sweep_folder_with_links_is_rejected_and_nothing_is_written_through_them(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -62,7 +62,7 @@ def test_a_sweep_with_links_is_refused_and_nothing_is_written_through_them(
 
 
 @pytest.mark.parametrize("name", ["status.json", "config.yaml", "sweep.json", "summary.csv", "1_model=mlp"])
-def test_a_new_sweep_is_refused_in_a_folder_with_a_run_or_sweep(
+def test_a_new_sweep_is_rejected_in_a_folder_with_a_run_or_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

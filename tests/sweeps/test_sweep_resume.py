@@ -14,12 +14,10 @@ from dltrain.cli import main
 from dltrain.loggers.console import Console
 
 
-def test_what_ended_as_it_would_end_again_is_kept_and_what_failed_is_tried_again(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_resuming_a_sweep_retries_only_failed_jobs(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*OWN, "-m", "model=faulty", "model.trouble=none,raise,memory,loss", *SMALL, "hydra.sweep.dir=whole"]
     assert main.main(arguments) == 1
-    home = here / "whole"
+    home = model_folder / "whole"
     rows, before = summary_rows(home), {path.name: state(path) for path in home.iterdir() if path.is_dir()}
     hint = capsys.readouterr().err
     assert "Retry failed jobs with: dltrain --config-dir my_conf -m" in hint
@@ -34,55 +32,57 @@ def test_what_ended_as_it_would_end_again_is_kept_and_what_failed_is_tried_again
 
 
 @pytest.mark.parametrize(("trouble", "code"), [("SIGTERM", 143), pytest.param("SIGINT", 130, marks=pytest.mark.slow)])
-def test_a_signal_ends_the_sweep_and_the_same_command_goes_on(
-    here: Path, capsys: pytest.CaptureFixture[str], trouble: str, code: int
+def test_a_signal_stops_a_sweep_and_the_same_command_resumes_it(
+    model_folder: Path, capsys: pytest.CaptureFixture[str], trouble: str, code: int
 ) -> None:
     arguments = [*OWN, "-m", "model=faulty", "seed=0,1", f"model.trouble={trouble}", *SMALL]
-    (here / "met").touch()  # the first sweep is left in peace
+    (model_folder / "met").touch()  # no signal in the first sweep
     assert main.main([*arguments, "hydra.sweep.dir=whole"]) == 0
-    (here / "met").unlink()
+    (model_folder / "met").unlink()
     assert main.main([*arguments, "hydra.sweep.dir=cut"]) == code
-    assert [row["state"] for row in summary_rows(here / "cut")] == ["interrupted"]
-    assert json.loads((here / "cut" / "status.json").read_text())["exit_code"] == code
+    assert [row["state"] for row in summary_rows(model_folder / "cut")] == ["interrupted"]
+    assert json.loads((model_folder / "cut" / "status.json").read_text())["exit_code"] == code
     stderr = capsys.readouterr().err
     again = shlex.split(next(line for line in stderr.splitlines() if line.startswith("Resume with: dltrain -"))[13:])
     assert main.main(again[1:]) == 0
-    assert summary_rows(here / "cut") == summary_rows(here / "whole")
-    assert checkpoints(here / "cut") == checkpoints(here / "whole")
-    assert len(checkpoints(here / "whole")) == 4
-    assert [group["seeds"] for group in json.loads((here / "cut" / "summary.json").read_text())["over_seeds"]] == [2]
+    assert summary_rows(model_folder / "cut") == summary_rows(model_folder / "whole")
+    assert checkpoints(model_folder / "cut") == checkpoints(model_folder / "whole")
+    assert len(checkpoints(model_folder / "whole")) == 4
+    assert [
+        group["seeds"] for group in json.loads((model_folder / "cut" / "summary.json").read_text())["over_seeds"]
+    ] == [2]
 
 
-def test_a_signal_between_two_jobs_is_not_lost(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The signal comes when the first job has written its last word, which nothing reads any more.
+def test_a_signal_between_two_jobs_is_not_lost(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The signal arrives after the first job has finished.
     class Ends(Console):
         def close_log(self) -> None:
             super().close_log()
-            if list(here.glob("cut/0*/result.json")) and not (here / "cut" / "summary.csv").exists():
+            if list(model_folder.glob("cut/0*/result.json")) and not (model_folder / "cut" / "summary.csv").exists():
                 os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr("dltrain.cli.train.Console", Ends)
-    # As a scheduler types it, which repeats a command word by word.
+    # A scheduler repeats the same command.
     arguments = ["-m", "model=perceptron", "seed=0,1", *SMALL, "hydra.sweep.dir=cut", "trainer.resume=auto"]
     assert main.main(arguments) == 143
-    assert [row["state"] for row in summary_rows(here / "cut")] == ["finished"]
+    assert [row["state"] for row in summary_rows(model_folder / "cut")] == ["finished"]
     assert main.main(arguments) == 0
-    assert [row["state"] for row in summary_rows(here / "cut")] == ["finished"] * 2
+    assert [row["state"] for row in summary_rows(model_folder / "cut")] == ["finished"] * 2
 
 
-def test_a_finished_sweep_has_nothing_left_to_do(
+def test_resuming_a_finished_sweep_changes_nothing(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(finished)
     before = {path.name: state(path) for path in (finished / "whole").iterdir() if path.is_dir()}
-    table = summary_rows(finished / "whole", but=())
+    table = summary_rows(finished / "whole", without=())
     assert main.main([*DONE, "hydra.sweep.dir=whole", "sweep.resume=whole"]) == 0
     captured = capsys.readouterr()
     assert captured.err.count("(finished, not run again)") == 2
     assert "Resume with" not in captured.err
     assert {path.name: state(path) for path in (finished / "whole").iterdir() if path.is_dir()} == before
-    assert summary_rows(finished / "whole", but=()) == table
-    # A sweep is no run, and a command that asks for something else does not go on with it.
+    assert summary_rows(finished / "whole", without=()) == table
+    # A sweep folder is not a run folder, and a different command does not resume the sweep.
     assert main.main(["resume", "whole"]) == 2
     assert "It is a sweep: to resume it, add sweep.resume=whole to its command." in capsys.readouterr().err
     assert main.main([*DONE, "hydra.sweep.dir=whole", "trainer.resume=auto"]) == 2
@@ -112,7 +112,7 @@ def test_a_finished_sweep_has_nothing_left_to_do(
         ("-m model=mlp seed=0 sweep=whole", "sweep: expected a group of keys, got whole"),
     ],
 )
-def test_another_command_is_refused_with_the_difference(
+def test_resuming_a_sweep_with_another_command_is_rejected_with_the_difference(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, message: str
 ) -> None:
     monkeypatch.chdir(finished)
@@ -123,26 +123,26 @@ def test_another_command_is_refused_with_the_difference(
     assert state(finished) == before
 
 
-def test_yaml_that_changed_under_a_sweep_is_seen(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_yaml_changed_since_the_sweep_began_is_reported(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*OWN, "-m", "model=broken", "seed=0,1", *SMALL]
     assert main.main([*arguments, "hydra.sweep.dir=whole"]) == 1
-    file = here / "my_conf" / "model" / "broken.yaml"
+    file = model_folder / "my_conf" / "model" / "broken.yaml"
     file.write_text(file.read_text().replace("hidden_size: 8", "hidden_size: 9"))
     assert main.main([*arguments, "sweep.resume=whole"]) == 2
     assert "job 0: model.hidden_size: the sweep has 8, the configuration now 9" in capsys.readouterr().err
 
 
-def test_what_an_earlier_command_wrote_is_shown_as_far_as_it_can_be_read(
+def test_damaged_result_files_leave_empty_cells_in_the_summary(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished / "whole", "whole", symlinks=True)
-    seconds = {row["job"]: row["seconds"] for row in summary_rows(tmp_path / "whole", but=())}
+    seconds = {row["job"]: row["seconds"] for row in summary_rows(tmp_path / "whole", without=())}
     for text in ('{"jobs": [1]}', '{"jobs": [{"job": 0, "seconds": "x"}]}', '{"jobs": 3}', "[" * 100_000):
         (tmp_path / "whole" / "summary.json").write_text(text)
         assert main.main([*DONE, "sweep.resume=whole"]) == 0
     result = json.loads((tmp_path / "whole" / "0_model=perceptron" / "result.json").read_text())
-    found = {row["job"]: row["seconds"] for row in summary_rows(tmp_path / "whole", but=())}
+    found = {row["job"]: row["seconds"] for row in summary_rows(tmp_path / "whole", without=())}
     assert found == {**seconds, "0": f"{result['seconds']:.3f}", "1": found["1"]}
     for text in ('{"test": [1], "metric": "mae"}', '{"test": {"mae": "x"}, "metric": ["mae"], "seconds": "x"}'):
         (tmp_path / "whole" / "0_model=perceptron" / "result.json").write_text(text)

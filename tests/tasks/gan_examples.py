@@ -9,12 +9,12 @@ from torch.nn import functional as F
 from dltrain.models.gan import DCGAN, GAN
 
 
-def points(seed: int = 0, **rest: Any) -> GAN:
+def point_gan(seed: int = 0, **rest: Any) -> GAN:
     torch.manual_seed(seed)
     return GAN([2], 2, 1, latent=4, hidden_size=16, num_layers=2, **rest)
 
 
-def pictures(**rest: Any) -> DCGAN:
+def image_gan(**rest: Any) -> DCGAN:
     torch.manual_seed(0)
     return DCGAN(1, 8, 8, 1, latent=4, hidden_size=4, **rest)
 

@@ -1,4 +1,4 @@
-"""Adversarial turns, losses and figures against closed forms, finite differences and scikit-learn."""
+"""Adversarial turns, losses and metrics, compared with closed forms, finite differences and scikit-learn."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from gan_examples import losses_by_hand, pictures, points
+from gan_examples import image_gan, losses_by_hand, point_gan
 from sklearn.metrics import roc_auc_score
 from task_examples import request
 from torch import nn
@@ -28,7 +28,7 @@ from dltrain.training.evaluation import run_in_eval_mode
 from dltrain.training.step import StepInfo, StepRunner
 
 RING = {"shape": [2], "classes": 8, "class_names": [str(n) for n in range(8)]}
-PICTURE = {"shape": [1, 8, 8], "low": [-0.5], "high": [1.5], "classes": 3}
+IMAGE = {"shape": [1, 8, 8], "low": [-0.5], "high": [1.5], "classes": 3}
 LOSSES = sorted(GAN_LOSSES)
 SMALL = ["model.hidden_size=16", "model.num_layers=2", "model.latent=4", "data.batch_size=64", "device=cpu"]
 
@@ -48,7 +48,7 @@ def compose_components(*overrides: str) -> tuple[compose.Job, assemble.Component
     return job, assemble.build_components(job)
 
 
-# What each turn may change -------------------------------------------------------------------------------------------
+# Parameters that each turn updates ------------------------------------------------------------------------------------
 
 TURNS = {
     "fp32": ["model=gan", "data=ring", *SMALL],
@@ -69,7 +69,7 @@ COMPILED = [
 def test_a_turn_changes_only_the_weights_and_gradients_of_its_own_network(kind: str, compiled: bool) -> None:
     _, components = compose_components(*TURNS[kind], f"device.compile={str(compiled).lower()}")
     (stage,) = components.task.stages(components.model)
-    runner = StepRunner(components.build_optimizer, components.trainer, components.device, 64, Console())
+    runner = StepRunner(components.task, components.build_optimizer, components.trainer, components.device, Console())
     runner.begin_stage(stage, 10)
     batches = dry_run.build_batches(components, components.data.load())["train"].epoch(0)
     group = [next(batches) for _ in range(components.trainer.accumulate)]
@@ -82,14 +82,14 @@ def test_a_turn_changes_only_the_weights_and_gradients_of_its_own_network(kind: 
         runner.run(replace(stage, turns=[replace(turn, every=1)]), group, StepInfo(0, 0, 0.0), measure_norm=True)
         assert all(torch.equal(p, value) for p, value in zip(others, theirs, strict=True))
         assert all(p.grad is not None and bool((p.grad == 7.0).all()) for p in others)
-        # A bias may stay: that of the critic's answers, where those on real and made-up examples move it both ways.
+        # The output bias of the critic may stay the same: its gradients on real and generated examples can cancel.
         assert all(p.dim() < 2 or not torch.equal(p, value) for p, value in zip(own, before, strict=True))
         for p in others:
             p.grad = None
 
 
 def test_the_generator_is_updated_every_n_critic_steps() -> None:
-    critic, generator = Adversarial(**RING, n_critic=5, critic_lr=0.1).stages(points())[0].turns
+    critic, generator = Adversarial(**RING, n_critic=5, critic_lr=0.1).stages(point_gan())[0].turns
     assert (critic.every, generator.every) == (1, 5)
     assert (critic.lr, generator.lr) == (0.1, None)
 
@@ -99,7 +99,7 @@ def test_the_generator_is_updated_every_n_critic_steps() -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_losses_are_those_of_real_and_newly_generated_examples(name: str) -> None:
-    task, model, batch = Adversarial(**RING, loss_name=name, penalty=0.0), points(), batch_of()
+    task, model, batch = Adversarial(**RING, loss_name=name, penalty=0.0), point_gan(), batch_of()
     torch.manual_seed(5)
     loss = task.loss(model, batch, 0.0)
     torch.manual_seed(5)
@@ -109,7 +109,7 @@ def test_the_losses_are_those_of_real_and_newly_generated_examples(name: str) ->
     torch.manual_seed(5)
     torch.testing.assert_close(task.generator_loss(model, batch).total, expected[1])
     assert loss.weight == 32
-    assert not torch.equal(task.generator_loss(model, batch).total, expected[1])  # other noise
+    assert not torch.equal(task.generator_loss(model, batch).total, expected[1])  # different noise
 
 
 def test_a_critic_with_batch_norm_reads_real_and_generated_examples_separately() -> None:
@@ -120,13 +120,13 @@ def test_a_critic_with_batch_norm_reads_real_and_generated_examples_separately()
     total = task.loss(model, batch, 0.0).total
     torch.manual_seed(5)
     fake = model.generator(torch.randn(8, 4), None).tanh()
-    apart = losses_by_hand(
+    by_hand = losses_by_hand(
         "non_saturating", model.critic(batch["inputs"], None).flatten(), model.critic(fake, None).flatten()
     )
     mixed = losses_by_hand(
         "non_saturating", *(half.flatten() for half in model.critic(torch.cat([batch["inputs"], fake]), None).chunk(2))
     )
-    torch.testing.assert_close(total, apart[0])
+    torch.testing.assert_close(total, by_hand[0])
     assert not torch.allclose(total, mixed[0])
 
 
@@ -148,11 +148,11 @@ def test_an_unknown_loss_is_rejected_with_the_nearest_name() -> None:
 def test_a_wasserstein_critic_is_penalised_unless_it_is_clipped(arguments: dict[str, Any], expected: float) -> None:
     task = Adversarial(**RING, **arguments)
     assert task.penalty == expected
-    assert ("gradient_penalty" in task.loss(points(), batch_of(), 0.0).parts) is bool(expected)
+    assert ("gradient_penalty" in task.loss(point_gan(), batch_of(), 0.0).parts) is bool(expected)
 
 
 def test_weights_are_clipped_in_the_critics_turn_only() -> None:
-    task, model = Adversarial(**RING, loss_name="wasserstein", clip=0.01), points()
+    task, model = Adversarial(**RING, loss_name="wasserstein", clip=0.01), point_gan()
     before = [p.detach().clone() for p in model.generator.parameters()]
     task.generator_loss(model, batch_of())
     assert max(p.abs().max().item() for p in model.critic.parameters()) > 0.1
@@ -161,11 +161,11 @@ def test_weights_are_clipped_in_the_critics_turn_only() -> None:
     assert all(torch.equal(p, value) for p, value in zip(model.generator.parameters(), before, strict=True))
 
 
-# Which pairs make sense ----------------------------------------------------------------------------------------------
+# Valid combinations --------------------------------------------------------------------------------------------------
 
 
 def test_a_gradient_penalty_with_batch_norm_is_rejected() -> None:
-    task = Adversarial(**PICTURE, loss_name="wasserstein")
+    task = Adversarial(**IMAGE, loss_name="wasserstein")
     with pytest.raises(ConfigError, match=r"model\.critic_norm: expected layer or none"):
         task.stages(DCGAN(1, 16, 16, 1))
     assert task.stages(DCGAN(1, 16, 16, 1, critic_norm="layer"))
@@ -183,11 +183,11 @@ def test_the_model_selects_task_and_optimizer_and_both_can_be_overridden() -> No
     assert compose.compose(["model=dcgan", "data=mnist", "optimizer=rmsprop"]).choices["optimizer"] == "rmsprop"
 
 
-# Pictures and their scale --------------------------------------------------------------------------------------------
+# Images and their scale ----------------------------------------------------------------------------------------------
 
 
 def test_images_are_in_the_models_input_range_and_points_are_unbounded() -> None:
-    task, model = Adversarial(**PICTURE), pictures()
+    task, model = Adversarial(**IMAGE), image_gan()
     with torch.no_grad():
         for p in model.generator.parameters():
             p.mul_(100)
@@ -195,7 +195,7 @@ def test_images_are_in_the_models_input_range_and_points_are_unbounded() -> None
     assert samples.min().item() == pytest.approx(-0.5) and samples.max().item() == pytest.approx(1.5)
     raw, unit = model.generator(torch.ones(2, 4), None), task.sample(model, torch.ones(2, 4), None)
     torch.testing.assert_close(unit, (raw.tanh() + 1) / 2 * 2.0 - 0.5)
-    plain, z = points(), torch.randn(3, 4)
+    plain, z = point_gan(), torch.randn(3, 4)
     assert torch.equal(Adversarial(**RING).sample(plain, z, None), plain.generator(z, None))
 
 
@@ -203,7 +203,7 @@ def test_images_are_in_the_models_input_range_and_points_are_unbounded() -> None
 
 
 def test_metrics_of_the_critic_are_computed_from_its_outputs() -> None:
-    task, model = Adversarial(**RING), points()
+    task, model = Adversarial(**RING), point_gan()
     batches = [batch_of(), batch_of(20)]
     found = run_in_eval_mode(task.evaluate, model, on_cpu(model), batches)
     real = model.critic(torch.cat([b["inputs"] for b in batches]), None).flatten()
@@ -223,7 +223,7 @@ def test_a_constant_critic_has_an_auc_of_one_half() -> None:
 
 
 def test_evaluation_is_bitwise_reproducible_and_leaves_the_global_generator_unchanged() -> None:
-    task, model = Adversarial(**RING), points()
+    task, model = Adversarial(**RING), point_gan()
     device = on_cpu(model)
     state = torch.get_rng_state()
     one, other = (run_in_eval_mode(task.evaluate, model, device, [batch_of(100)]) for _ in range(2))
@@ -236,24 +236,24 @@ def test_evaluation_is_bitwise_reproducible_and_leaves_the_global_generator_unch
 
 def test_the_goal_is_coverage_for_points_with_classes_and_frechet_otherwise() -> None:
     assert (Adversarial(**RING).goal.metric, Adversarial(**RING).goal.better) == ("coverage", "max")
-    assert (Adversarial(**PICTURE).goal.metric, Adversarial(**PICTURE).goal.better) == ("frechet", "min")
+    assert (Adversarial(**IMAGE).goal.metric, Adversarial(**IMAGE).goal.better) == ("frechet", "min")
     assert Adversarial(shape=[2]).goal.metric == "frechet"
 
 
 def test_missed_modes_are_reported() -> None:
-    model = points()
+    model = point_gan()
     evaluation = run_in_eval_mode(Adversarial(**RING).evaluate, model, on_cpu(model), [batch_of(200)])
     assert evaluation.notes == [f"{8 - evaluation.metrics['modes']:.0f} of 8 modes are missed"]
 
 
-# What people see -----------------------------------------------------------------------------------------------------
+# Samples -------------------------------------------------------------------------------------------------------------
 
 
 def test_points_are_shown_with_real_ones_and_images_as_a_grid() -> None:
     shown = {}
     for task, model, batch in (
-        (Adversarial(**RING), points(), batch_of(40)),
-        (Adversarial(**PICTURE), pictures(), batch_of(40, (1, 8, 8), 3)),
+        (Adversarial(**RING), point_gan(), batch_of(40)),
+        (Adversarial(**IMAGE), image_gan(), batch_of(40, (1, 8, 8), 3)),
         (Adversarial(shape=[5]), GAN([5], 5, 1, latent=4), {"inputs": torch.randn(40, 5)}),
     ):
         evaluation = run_in_eval_mode(task.evaluate, model, on_cpu(model), [batch])
@@ -265,7 +265,7 @@ def test_points_are_shown_with_real_ones_and_images_as_a_grid() -> None:
 
 
 def test_columns_of_a_grid_are_classes_and_rows_share_their_noise() -> None:
-    task, model = Adversarial(**PICTURE), pictures(conditional=True, classes=3).eval()
+    task, model = Adversarial(**IMAGE), image_gan(conditional=True, classes=3).eval()
     inputs = []
     model.generator.register_forward_hook(lambda module, read, output: inputs.append(read))
     task.frame(model)
@@ -276,31 +276,31 @@ def test_columns_of_a_grid_are_classes_and_rows_share_their_noise() -> None:
 
 
 def test_a_seed_determines_the_generated_images_which_are_in_the_unit_range() -> None:
-    task, model = Adversarial(**PICTURE), pictures().eval()
+    task, model = Adversarial(**IMAGE), image_gan().eval()
     one, same, other = (task.generate(model, request(10, seed)) for seed in (0, 0, 1))
     assert one.shape == (10, 1, 8, 8) and torch.equal(one, same) and not torch.equal(one, other)
     assert one.min() >= 0 and one.max() <= 1
 
 
 def test_a_conditional_model_generates_a_class_and_others_reject_it() -> None:
-    task, model = Adversarial(**PICTURE), pictures(conditional=True, classes=3).eval()
+    task, model = Adversarial(**IMAGE), image_gan(conditional=True, classes=3).eval()
     noise = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
     expected = task.pixel_range.to_unit(task.sample(model, noise, torch.full((10,), 2)))
     torch.testing.assert_close(task.generate(model, request(10, label=2)), expected)
     with pytest.raises(ConfigError, match="--class: expected a class from 0 to 2, got 3"):
         task.generate(model, request(10, label=3))
     with pytest.raises(ConfigError, match="not conditional"):
-        task.generate(pictures(), request(10, label=2))
+        task.generate(image_gan(), request(10, label=2))
 
 
 def test_given_examples_are_rejected() -> None:
     with pytest.raises(ConfigError, match="--given"):
-        Adversarial(**PICTURE).generate(pictures(), request(3, given=torch.zeros(3, 1, 8, 8)))
+        Adversarial(**IMAGE).generate(image_gan(), request(3, given=torch.zeros(3, 1, 8, 8)))
 
 
 @pytest.mark.parametrize("count", [1, 5, 20])
 def test_interpolation_generates_the_requested_number(count: int) -> None:
-    task, model = Adversarial(**PICTURE), pictures(conditional=True, classes=3).eval()
+    task, model = Adversarial(**IMAGE), image_gan(conditional=True, classes=3).eval()
     assert len(task.generate(model, request(count, interpolate=True))) == count
 
 

@@ -1,4 +1,4 @@
-"""Asking a model with the fields of a batch that its `forward` names."""
+"""Models receive the fields of a batch that their `forward` names."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ BATCH = {
 }
 
 
-def test_a_model_gets_the_inputs_and_the_fields_that_forward_names() -> None:
+def test_forward_receives_the_inputs_and_the_fields_it_names() -> None:
     assert ask(Masked(), BATCH).tolist() == [1, 56]
     assert ask(Masked(), {**BATCH, "factor": torch.tensor(2)}).tolist() == [2, 112]
     assert torch.equal(ask(nn.Identity(), {"targets": BATCH["targets"], "inputs": BATCH["inputs"]}), BATCH["inputs"])
@@ -43,7 +43,7 @@ def test_a_model_that_would_read_padding_is_rejected_by_name() -> None:
         ask(nn.Linear(3, 1), BATCH)
 
 
-def test_hooks_of_the_model_run() -> None:
+def test_forward_hooks_of_the_model_are_called() -> None:
     model, outputs = Masked(), []
     model.register_forward_hook(lambda module, args, output: outputs.append(output))
     assert torch.equal(ask(model, BATCH), outputs[0])

@@ -55,7 +55,7 @@ def test_only_the_training_loss_smooths_labels() -> None:
     assert smoothed == Classification(CLASSES).evaluate(nn.Identity(), batches(logits, targets)).metrics
 
 
-def test_the_worst_errors_of_all_batches_are_kept_in_order() -> None:
+def test_the_worst_errors_of_all_batches_are_sorted() -> None:
     logits, targets = examples(3)
     evaluation = Classification(CLASSES).evaluate(nn.Identity(), batches(logits, targets))
     losses = F.cross_entropy(logits, targets, reduction="none").numpy()
@@ -73,13 +73,13 @@ def test_the_worst_errors_are_shown_for_images_only() -> None:
     task = Classification(CLASSES, ["ant", "bee", "cat", "dog", "emu"])
     vectors = task.evaluate(nn.Identity(), batches(logits, targets))
     assert [item.tag for item in task.show(nn.Identity(), vectors)] == ["confusion"]
-    flat, pictures = nn.Flatten(), logits.view(-1, 1, 1, CLASSES)
-    shown = task.show(flat, task.evaluate(flat, batches(pictures, targets)))
+    flat, images = nn.Flatten(), logits.view(-1, 1, 1, CLASSES)
+    shown = task.show(flat, task.evaluate(flat, batches(images, targets)))
     assert [item.tag for item in shown] == ["confusion", "worst_mistakes"]
     assert all(item.image is not None and item.image.dtype == torch.uint8 for item in shown)
 
 
-def test_without_errors_none_are_shown() -> None:
+def test_no_image_is_shown_without_errors() -> None:
     _, targets = examples()
     perfect = (10.0 * F.one_hot(targets, CLASSES)).view(-1, 1, 1, CLASSES)
     task = Classification(CLASSES)

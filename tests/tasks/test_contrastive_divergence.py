@@ -74,7 +74,7 @@ def test_the_partition_function_sums_over_all_states(visible: int, hidden: int) 
     assert rbm.log_partition(model).item() == pytest.approx(np.log(unnormalized(model).sum()), abs=1e-4)
 
 
-def test_the_partition_function_of_many_states_is_summed_in_parts() -> None:
+def test_the_partition_function_of_many_states_is_summed_in_chunks() -> None:
     model = random_rbm(40, 13)
     assert rbm.STATES_AT_ONCE < 2**13
     weight, b, c = parameters_of(model)
@@ -131,7 +131,7 @@ def by_hand(model: RBM, v0: np.ndarray, vk: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def chain(model: RBM, v: np.ndarray, steps: int) -> np.ndarray:
-    """Gibbs steps with torch's random parameters_of, of probabilities computed here."""
+    """Run Gibbs steps with torch.bernoulli and probabilities computed here."""
     weight, b, c = parameters_of(model)
     drawn = lambda shares: torch.bernoulli(torch.tensor(shares).float()).double().numpy()  # noqa: E731
     for _ in range(steps):
@@ -227,7 +227,7 @@ def test_likelihood_rises_and_is_measured_exactly(bars: Callable[..., list[str]]
     nll = [line["nll"] for line in logged if line["split"] == "val"]
     assert start == pytest.approx(9 * np.log(2), abs=0.1)
     assert np.log(3) < exact_nll(last["model"]) < 0.5 * start
-    # The validation split has the three patterns in other shares than the test split.
+    # The validation split has the three patterns in other proportions than the test split.
     assert nll[-1] < 0.5 * start and len(nll) == 5
     best = torch.load(outcome.folder / "checkpoints" / "best.pt", weights_only=True)
     assert outcome.result["test"]["nll"] == pytest.approx(exact_nll(best["model"]), abs=1e-3)
@@ -282,12 +282,12 @@ def test_an_unsupported_request_is_rejected(options: dict[str, Any], message: st
         task.generate(random_rbm(), GenerateRequest(4, Generator(), CPU, **options))
 
 
-def test_a_model_that_is_no_rbm_is_rejected() -> None:
+def test_a_model_that_is_not_an_rbm_is_rejected() -> None:
     with pytest.raises(ConfigError, match="such as rbm"):
         ContrastiveDivergence([1, 2, 3], [0.0], [1.0]).stages(nn.Linear(6, 2))
 
 
-def test_data_without_black_and_white_are_rejected() -> None:
+def test_data_without_a_pixel_range_are_rejected() -> None:
     with pytest.raises(ConfigError, match="Data that fit"):
         assemble.build_components(
             compose.compose(["model=rbm", "data=timeseries", "task=contrastive_divergence", "device=cpu"])

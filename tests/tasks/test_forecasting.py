@@ -1,4 +1,4 @@
-"""Forecasting: metrics in the units of the data, with baselines, compared with plain numpy and scikit-learn."""
+"""Forecasting: metrics in data units and baselines, compared with numpy and scikit-learn."""
 
 import json
 from dataclasses import replace
@@ -24,7 +24,7 @@ METHODS = ("repeat last", "last season", "season plus change")
 
 
 def naive(past: np.ndarray, horizon: int, season: int) -> dict[str, np.ndarray]:
-    """The three naive forecasts of one series, step by step."""
+    """Return the three naive forecasts of one series, computed step by step."""
     n = len(past)
     found: dict[str, list[float]] = {name: [] for name in METHODS}
     change = past[n - 1] - past[n - 1 - season]
@@ -50,13 +50,13 @@ def test_naive_forecasts_equal_a_plain_loop(horizon: int, season: int) -> None:
                 np.testing.assert_allclose(values[row, :, column].numpy(), expected, rtol=1e-12)
 
 
-def test_a_past_of_one_season_leaves_only_its_last_value_to_repeat() -> None:
+def test_with_one_season_of_history_the_seasonal_baseline_is_left_out() -> None:
     assert list(naive_forecasts(torch.zeros(2, 5, 1), 3, 5)) == ["repeat last"]
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
-    """A file with two series that have a trend, a season and noise, of very different size."""
+    """Return a file with a seasonal series and a much smaller random walk, and its values."""
     random = np.random.default_rng(1)
     steps = np.arange(160)
     values = np.stack(
@@ -72,16 +72,14 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
 
 
 class RepeatLast(nn.Module):
-    """Knows only what it reads: the forecast that every affine normalisation leaves as it is."""
+    """Repeat the last input; affine normalization does not change this forecast."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, -1:].expand(-1, HORIZON, -1).flatten(1)
 
 
 @pytest.mark.parametrize("normalise", ["last", "window", "train"])
-def test_metrics_are_in_the_datas_units_whatever_the_normalisation(
-    normalise: str, table: tuple[Path, np.ndarray]
-) -> None:
+def test_metrics_are_in_data_units_for_every_normalization(normalise: str, table: tuple[Path, np.ndarray]) -> None:
     path, values = table
     data = TimeSeries(path=str(path), window=WINDOW, horizon=HORIZON, season=SEASON, normalise=normalise)
     task = Forecasting(HORIZON, 2, SEASON)
@@ -117,7 +115,7 @@ def test_metrics_are_in_the_datas_units_whatever_the_normalisation(
 
 @pytest.mark.parametrize("normalise", ["last", "window", "train"])
 @pytest.mark.parametrize("validation", [0.15, 0.0])
-def test_ridge_regression_is_that_of_scikit_learn_on_the_same_windows(
+def test_ridge_regression_equals_scikit_learn_on_the_same_windows(
     validation: float, normalise: str, table: tuple[Path, np.ndarray]
 ) -> None:
     data = TimeSeries(
@@ -138,14 +136,14 @@ def test_ridge_regression_is_that_of_scikit_learn_on_the_same_windows(
     assert found["rmse"] == pytest.approx(float(error.square().mean().sqrt()), rel=1e-5)
 
 
-def test_windows_of_more_than_2048_numbers_have_no_ridge_regression() -> None:
+def test_windows_of_more_than_2048_numbers_have_no_ridge_baseline() -> None:
     wide = [{"inputs": torch.zeros(1, 1_025, 2), "targets": torch.zeros(1, HORIZON, 2)}]
     task = Forecasting(HORIZON, 2)
     assert "no ridge regression" in str(task.fit_baselines(wide, None)) and task.ridge is None
 
 
 @pytest.mark.parametrize("normalise", ["last", "window", "train"])
-def test_small_moves_of_large_numbers_are_measured_drawn_and_forecast_as_those_of_small_ones(
+def test_adding_a_large_constant_to_a_series_does_not_change_errors_plots_and_forecasts(
     normalise: str, tmp_path: Path
 ) -> None:
     moves = np.random.default_rng(2).integers(-20, 20, size=160).cumsum() / 4
@@ -169,7 +167,7 @@ def test_small_moves_of_large_numbers_are_measured_drawn_and_forecast_as_those_o
         assert results[1][name] == pytest.approx(figures, rel=1e-4)
 
 
-def test_where_a_baseline_is_perfect_there_is_no_skill(tmp_path: Path) -> None:
+def test_skill_is_undefined_if_a_baseline_is_perfect(tmp_path: Path) -> None:
     for name, values in (("constant", [0.1] * 160), ("season", [0.1, 0.7, 0.3, 0.2] * 40), ("line", range(160))):
         path = tmp_path / f"{name}.csv"
         path.write_text("a\n" + "".join(f"{value / 10}\n" for value in values))
@@ -191,8 +189,8 @@ def batch(generator: torch.Generator, count: int) -> dict[str, Tensor]:
     }
 
 
-class Knows(nn.Module):
-    """Always gives the answers it was made with."""
+class FixedOutputs(nn.Module):
+    """A model that returns given outputs."""
 
     def __init__(self, answers: Tensor) -> None:
         super().__init__()
@@ -202,32 +200,32 @@ class Knows(nn.Module):
         return self.answers.flatten(1)
 
 
-def test_a_perfect_forecast_has_skill_one_and_the_best_naive_one_has_skill_zero() -> None:
+def test_skill_is_one_for_a_perfect_forecast_and_zero_for_the_best_baseline() -> None:
     batches = [batch(torch.Generator().manual_seed(0), 5)]
     task = Forecasting(HORIZON, 1, SEASON)
-    assert task.evaluate(Knows(batches[0]["targets"]), batches).metrics["skill"] == 1
-    baselines = task.evaluate(Knows(batches[0]["targets"]), batches).baselines
+    assert task.evaluate(FixedOutputs(batches[0]["targets"]), batches).metrics["skill"] == 1
+    baselines = task.evaluate(FixedOutputs(batches[0]["targets"]), batches).baselines
     best = min(baselines, key=lambda name: baselines[name]["mae"])
-    same = Knows(naive_forecasts(batches[0]["history"], HORIZON, SEASON)[best])
+    same = FixedOutputs(naive_forecasts(batches[0]["history"], HORIZON, SEASON)[best])
     assert task.evaluate(same, batches).metrics["skill"] == pytest.approx(0, abs=1e-6)
 
 
-def test_outputs_are_read_step_by_step_with_the_columns_innermost() -> None:
+def test_outputs_are_ordered_by_step_and_then_by_column() -> None:
     inputs = torch.randn(4, WINDOW, 2)
     assert torch.equal(
         Forecasting(HORIZON, 2).forecast(RepeatLast(), {"inputs": inputs}), inputs[:, -1:].expand(-1, HORIZON, -1)
     )
 
 
-def test_forecasts_are_drawn_over_the_truth() -> None:
+def test_forecasts_are_drawn_with_the_true_values() -> None:
     task = Forecasting(HORIZON, 1, SEASON, unit="ppm")
-    model = Knows(torch.zeros(5, HORIZON, 1))
+    model = FixedOutputs(torch.zeros(5, HORIZON, 1))
     (shown,) = task.show(model, task.evaluate(model, [batch(torch.Generator().manual_seed(0), 5)]))
     assert shown.tag == "forecasts"
     assert shown.image is not None and shown.image.dtype == torch.uint8 and shown.image.shape[0] == 3
 
 
-def test_a_series_may_not_be_called_as_what_stands_beside_it_in_a_forecast() -> None:
+def test_a_series_with_the_name_of_a_forecast_field_is_rejected() -> None:
     for name in ("input", "time", "step"):
         with pytest.raises(
             ConfigError, match=rf"data.column: expected a name other than input, time, step, got {name}"

@@ -1,10 +1,10 @@
-"""Losses of generator and critic against the papers' formulas, the gradient penalty against finite differences."""
+"""GAN losses, compared with the papers' formulas, and the gradient penalty, compared with finite differences."""
 
 import copy
 
 import pytest
 import torch
-from gan_examples import losses_by_hand, pictures, points
+from gan_examples import image_gan, losses_by_hand, point_gan
 from torch import Tensor, nn
 
 from dltrain.tasks.gan_losses import GAN_LOSSES, gradient_penalty
@@ -35,9 +35,9 @@ def places_of(real: Tensor, fake: Tensor) -> Tensor:
     return (1 - share) * real + share * fake
 
 
-@pytest.mark.parametrize("kind", ["points", "pictures"])
+@pytest.mark.parametrize("kind", ["points", "images"])
 def test_the_gradient_penalty_and_its_gradient_equal_finite_differences(kind: str) -> None:
-    model = points(activation="tanh") if kind == "points" else pictures(critic_norm="layer")
+    model = point_gan(activation="tanh") if kind == "points" else image_gan(critic_norm="layer")
     shape = (2,) if kind == "points" else (1, 8, 8)
     real, fake = torch.randn(2, 6, *shape, generator=torch.Generator().manual_seed(2))
     exact, places = copy.deepcopy(model).double(), places_of(real, fake).double()
@@ -56,8 +56,8 @@ def test_the_gradient_penalty_and_its_gradient_equal_finite_differences(kind: st
     assert gradient[index].item() == pytest.approx(((sides[0] - sides[1]) / 2e-4).item(), rel=1e-2, abs=1e-5)
 
 
-def test_the_gradient_penalty_is_as_precise_under_autocast() -> None:
-    model, (real, fake) = points(), torch.randn(2, 6, 2)
+def test_the_gradient_penalty_is_equally_precise_under_autocast() -> None:
+    model, (real, fake) = point_gan(), torch.randn(2, 6, 2)
     torch.manual_seed(3)
     exact = gradient_penalty(model, real, fake, None)
     with torch.autocast("cpu", torch.bfloat16):

@@ -38,7 +38,7 @@ def test_metrics_equal_torchmetrics_over_uneven_batches() -> None:
     assert metrics["bits_per_token"] == pytest.approx(math.log2(perplexity), rel=1e-5)
 
 
-def test_the_training_loss_is_the_mean_over_tokens_weighted_by_their_number() -> None:
+def test_the_training_loss_is_the_mean_over_tokens_with_their_number_as_weight() -> None:
     (batch, *_) = batches()
     loss = LanguageModeling(VOCABULARY, LENGTH, label_smoothing=0.2).loss(nn.Identity(), batch, 0.0)
     assert loss.weight == SIZES[0] * LENGTH
@@ -74,7 +74,7 @@ def table() -> Table:
     return Table()
 
 
-def test_a_sample_at_low_temperature_is_greedy_also_beyond_the_models_length(table: Table) -> None:
+def test_a_sample_at_low_temperature_is_greedy_beyond_the_context_length(table: Table) -> None:
     expected = [3]
     for _ in range(3 * LENGTH):
         expected.append(int(table.rows.weight[expected[-1]].argmax()))
@@ -143,8 +143,8 @@ def test_the_loss_is_the_mean_over_all_tokens_of_a_split_each_predicted_once(spl
     (tmp_path / "a.txt").write_text("".join(chr(97 + number * number % 23) for number in range(1003)))
     data = Text(str(tmp_path / "a.txt"), context_length=LENGTH, batch_size=4)
     torch.manual_seed(0)
-    model = GPT(data.spec.vocabulary, LENGTH, data.spec.vocabulary, hidden_size=8, num_layers=1, num_heads=2).eval()
-    task = LanguageModeling(data.spec.vocabulary, LENGTH)
+    model = GPT(data.spec.tokens.size, LENGTH, data.spec.tokens.size, hidden_size=8, num_layers=1, num_heads=2).eval()
+    task = LanguageModeling(data.spec.tokens.size, LENGTH)
     with torch.no_grad():
         metrics = task.evaluate(model, Batches(getattr(data.load(), split), 4)).metrics
         whole = data.tokenizer.encode_file(tmp_path / "a.txt").long()

@@ -22,7 +22,7 @@ from dltrain.tasks.layerwise import Layerwise
 
 SMALL = ["model=dbn", "data=digits", "data.num_labels=40", "model.hidden_size=[12,10,8]", "task.pretrain_epochs=2"]
 SMALL += ["trainer.epochs=2", "device=cpu"]
-EPOCH = -(-1299 // 64)  # steps of an epoch of the digits, with and without labels
+EPOCH = -(-1299 // 64)  # steps per epoch of the digits, with and without labels
 State = dict[str, torch.Tensor]
 
 
@@ -117,7 +117,7 @@ def test_layers_learn_to_reconstruct_their_inputs(method: str, tmp_path: Path) -
     assert outcome.result["test"]["accuracy"] > 0.08
 
 
-def test_no_pretraining_leaves_one_stage(tmp_path: Path) -> None:
+def test_without_pretraining_there_is_one_stage(tmp_path: Path) -> None:
     outcome, components = trained(tmp_path, "task.pretrain_epochs=0")
     assert [stage.name for stage in components.task.stages(components.model)] == ["fine_tuning"]
     assert outcome.result["steps"] == 2

@@ -20,7 +20,7 @@ ROSENBLATT += ["device=cpu", "trainer.log_every=1000"]
 SEPARABLE = ["and", "or", "nand", "nor"]
 
 
-def trained(folder: Path, *more: str) -> tuple[launch.Outcome, assemble.Components]:
+def train_perceptron(folder: Path, *more: str) -> tuple[launch.Outcome, assemble.Components]:
     job = compose.compose([*ROSENBLATT, f"hydra.run.dir={folder / 'run'}", *more])
     outcome = launch.train(job, Console(), 0.0)
     assert outcome.exit_code == 0
@@ -46,7 +46,7 @@ def last_weights(outcome: launch.Outcome) -> np.ndarray:
 
 @pytest.mark.parametrize("gate", ["nand", "xor"])
 def test_each_step_with_one_example_is_rosenblatts_update(gate: str, tmp_path: Path) -> None:
-    outcome, components = trained(tmp_path, "data=gates", f"data.gate={gate}", "trainer.epochs=7")
+    outcome, components = train_perceptron(tmp_path, "data=gates", f"data.gate={gate}", "trainer.epochs=7")
     w = start = weights(components.model.state_dict())[0]
     for x, target in examples(components, 7):
         y = 1 if target == 1 else -1
@@ -57,7 +57,7 @@ def test_each_step_with_one_example_is_rosenblatts_update(gate: str, tmp_path: P
 
 
 def test_an_error_among_many_classes_updates_the_target_and_the_largest_other_class(tmp_path: Path) -> None:
-    outcome, components = trained(tmp_path, "data=digits", "data.num_labels=200", "trainer.epochs=2")
+    outcome, components = train_perceptron(tmp_path, "data=digits", "data.num_labels=200", "trainer.epochs=2")
     w = weights(components.model.state_dict()).copy()
     mistakes = 0
     for x, target in examples(components, 2):
@@ -111,21 +111,21 @@ def test_correct_predictions_update_nothing() -> None:
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 @pytest.mark.parametrize("gate", SEPARABLE)
 def test_the_rule_converges_on_linearly_separable_classes(gate: str, seed: int, tmp_path: Path) -> None:
-    outcome, _ = trained(tmp_path, "data=gates", f"data.gate={gate}", f"seed={seed}")
+    outcome, _ = train_perceptron(tmp_path, "data=gates", f"data.gate={gate}", f"seed={seed}")
     assert outcome.result["test"] == {"loss": 0, "accuracy": 1, "mistakes": 0}
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 @pytest.mark.parametrize("gate", ["xor", "xnor"])
 def test_one_unit_does_not_learn_classes_that_are_not_linearly_separable(gate: str, seed: int, tmp_path: Path) -> None:
-    outcome, _ = trained(tmp_path, "data=gates", f"data.gate={gate}", f"seed={seed}", "trainer.epochs=50")
+    outcome, _ = train_perceptron(tmp_path, "data=gates", f"data.gate={gate}", f"seed={seed}", "trainer.epochs=50")
     events = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
     accuracies = [line["accuracy"] for line in events if line["split"] == "val"]
     assert len(accuracies) == 50 and max(accuracies) <= 0.75
 
 
 @pytest.mark.parametrize("gate", SEPARABLE)
-def test_from_zero_weights_novikoffs_bound_holds(gate: str) -> None:
+def test_the_number_of_updates_from_zero_weights_satisfies_novikoffs_bound(gate: str) -> None:
     normals: dict[str, list[float]] = {
         "and": [1, 1, -1.5],
         "or": [1, 1, -0.5],

@@ -25,7 +25,7 @@ class TokenModel(nn.Module):
         return self.table[tokens] + self.positions[: tokens.shape[1]]
 
 
-def test_classes_are_named_and_their_probabilities_add_up() -> None:
+def test_classes_are_named_and_their_probabilities_sum_to_one() -> None:
     logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     lines = Classification(3, ["a", "b", "c"]).predict(nn.Identity(), {"inputs": logits})
     for line, row in zip(lines, logits.double().exp(), strict=True):
@@ -35,7 +35,7 @@ def test_classes_are_named_and_their_probabilities_add_up() -> None:
     assert Classification(3).predict(nn.Identity(), {"inputs": logits})[0]["class_name"] in ("0", "1", "2")
 
 
-def test_numbers_are_predicted_in_the_units_of_the_data() -> None:
+def test_numbers_are_predicted_in_data_units() -> None:
     batch = {"inputs": torch.tensor([[1.0], [2.0]]), "shift": torch.full((2, 1), 10.0), "scale": torch.full((2, 1), 3)}
     assert Regression(1, ["price"]).predict(nn.Identity(), batch) == [{"price": 13.0}, {"price": 16.0}]
     assert Regression(2).predict(nn.Identity(), {"inputs": torch.tensor([[1.0, 2.0]])}) == [

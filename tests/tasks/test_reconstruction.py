@@ -20,11 +20,11 @@ from dltrain.models.autoencoders import ConvAutoencoder, DenseAutoencoder
 from dltrain.tasks.base import GenerateRequest
 from dltrain.tasks.reconstruction import Reconstruction, sparsity_divergence, squared_jacobian
 
-PICTURE = {"shape": [1, 6, 6], "size": 36, "low": [-1.0], "high": [3.0]}
+IMAGE = {"shape": [1, 6, 6], "size": 36, "low": [-1.0], "high": [3.0]}
 LATENT = 3
 
 
-def pictures(count: int, seed: int = 0) -> Tensor:
+def images(count: int, seed: int = 0) -> Tensor:
     """Return random model inputs from black, -1, to white, 3."""
     return 4 * torch.rand(count, 1, 6, 6, generator=torch.Generator().manual_seed(seed)) - 1
 
@@ -43,22 +43,22 @@ def network(**changes: Any) -> DenseAutoencoder:
 
 
 def test_the_loss_is_the_squared_distance_on_the_scale_from_black_to_white() -> None:
-    x, model = pictures(7), network()
-    loss = Reconstruction(**PICTURE).loss(model, {"inputs": x}, 0.0)
+    x, model = images(7), network()
+    loss = Reconstruction(**IMAGE).loss(model, {"inputs": x}, 0.0)
     by_hand = sum(((model(row[None])[0].sigmoid() - (row + 1) / 4) ** 2).sum() for row in x) / 7
     torch.testing.assert_close(loss.total, by_hand)
     assert loss.weight == 7 and loss.parts == {}
 
 
-def test_cross_entropy_is_torchs() -> None:
-    x, model = pictures(7), network()
-    loss = Reconstruction(**PICTURE, distance="bernoulli").loss(model, {"inputs": x}, 0.0)
+def test_cross_entropy_equals_torch() -> None:
+    x, model = images(7), network()
+    loss = Reconstruction(**IMAGE, distance="bernoulli").loss(model, {"inputs": x}, 0.0)
     torch.testing.assert_close(7 * loss.total, F.binary_cross_entropy(model(x).sigmoid(), (x + 1) / 4, reduction="sum"))
 
 
-def test_metrics_are_means_over_examples_also_with_a_short_last_batch() -> None:
-    x, model = pictures(37), network()
-    metrics = evaluate(Reconstruction(**PICTURE), model, x).metrics
+def test_metrics_are_means_over_examples_even_with_a_short_last_batch() -> None:
+    x, model = images(37), network()
+    metrics = evaluate(Reconstruction(**IMAGE), model, x).metrics
     error = (model(x).sigmoid() - (x + 1) / 4).detach().numpy() ** 2
     assert metrics == pytest.approx({"loss": error.sum((1, 2, 3)).mean(), "mse": error.mean()}, rel=1e-5)
 
@@ -67,7 +67,7 @@ def test_metrics_are_means_over_examples_also_with_a_short_last_batch() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3, 7, 10])
-def test_the_residual_of_components_equals_scikit_learns(count: int) -> None:
+def test_the_residual_of_principal_components_equals_scikit_learn(count: int) -> None:
     x = normal(60, 10) @ normal(10, 10, seed=1) + 5
     found = Components()
     for rows in x.split(25):
@@ -77,7 +77,7 @@ def test_the_residual_of_components_equals_scikit_learns(count: int) -> None:
     assert found.residual(count) == pytest.approx((error**2).sum(1).mean(), rel=1e-4, abs=1e-6)
 
 
-def test_a_linear_autoencoder_reaches_the_principal_components_and_no_less() -> None:
+def test_a_linear_autoencoder_reaches_the_residual_of_the_principal_components() -> None:
     x, task = correlated(200), Reconstruction([10], 10)
     torch.manual_seed(0)
     model = DenseAutoencoder([10], 1, hidden_size=[], latent=2)
@@ -98,12 +98,12 @@ def test_very_large_examples_have_no_baseline() -> None:
 
 
 def corrupted(unit: Tensor, **changes: Any) -> Tensor:
-    """Return what a task makes of examples of 50 numbers that are compared as they are."""
+    """Return corrupted examples of 50 numbers in the unit range."""
     task = Reconstruction([50], 50, low=[0.0], high=[1.0], **changes)
     return task.corrupt({"inputs": unit}, mix(torch.arange(len(unit))))["corrupted"].flatten(1)
 
 
-def test_masking_sets_its_share_to_black() -> None:
+def test_masking_sets_the_configured_fraction_to_black() -> None:
     unit = torch.rand(400, 1, 1, 50) + 0.5
     found = corrupted(unit, corruption="masking", amount=0.3)
     unit = unit.flatten(1)
@@ -118,14 +118,14 @@ def test_salt_and_pepper_are_equally_frequent() -> None:
 
 
 def test_gaussian_noise_has_the_requested_deviation() -> None:
-    apart = corrupted(torch.zeros(400, 1, 1, 50), corruption="gaussian", amount=0.7)
-    assert (float(apart.mean()), float(apart.std())) == pytest.approx((0, 0.7), abs=0.02)
+    noise = corrupted(torch.zeros(400, 1, 1, 50), corruption="gaussian", amount=0.7)
+    assert (float(noise.mean()), float(noise.std())) == pytest.approx((0, 0.7), abs=0.02)
 
 
 @pytest.mark.parametrize("corruption", ["gaussian", "masking", "salt_and_pepper"])
 def test_the_model_reads_the_corrupted_example_and_targets_the_clean_one(corruption: str) -> None:
-    x, read, model = pictures(9), [], network()
-    task = Reconstruction(**PICTURE, corruption=corruption, amount=0.5)
+    x, read, model = images(9), [], network()
+    task = Reconstruction(**IMAGE, corruption=corruption, amount=0.5)
     model.encoder.register_forward_pre_hook(lambda _, given: read.append(given[0]))
     batch = task.corrupt({"inputs": x}, mix(torch.arange(9)))
     loss = task.loss(model, batch, 0.0)
@@ -135,9 +135,9 @@ def test_the_model_reads_the_corrupted_example_and_targets_the_clean_one(corrupt
     torch.testing.assert_close(loss.total, (decoded - (x + 1) / 4).square().sum() / 9)
 
 
-def test_an_evaluation_with_corruption_does_not_depend_on_seed_or_batch_size_and_leaves_the_global_generator() -> None:
-    x, model = pictures(40), network()
-    task = Reconstruction(**PICTURE, corruption="masking", amount=0.5)
+def test_evaluation_with_corruption_does_not_depend_on_seed_or_batch_size() -> None:
+    x, model = images(40), network()
+    task = Reconstruction(**IMAGE, corruption="masking", amount=0.5)
     before = torch.get_rng_state()
     found = [
         Batches(Source({"inputs": x}, nn.Identity()), size, seed=seed, corrupt=task.corrupt)
@@ -168,8 +168,8 @@ def test_the_sparsity_penalty_equals_the_formula() -> None:
 
 
 def test_a_sparse_code_is_compared_by_its_mean_activity() -> None:
-    x, model = pictures(9), network()
-    task = Reconstruction(**PICTURE, code="sigmoid", sparsity=3.0, sparsity_target=0.1)
+    x, model = images(9), network()
+    task = Reconstruction(**IMAGE, code="sigmoid", sparsity=3.0, sparsity_target=0.1)
     loss = task.loss(model, {"inputs": x}, 0.0)
     code = model.encoder(x).sigmoid()
     torch.testing.assert_close(loss.parts["sparsity"], 3 * sparsity_divergence(code.mean(0), 0.1))
@@ -179,15 +179,15 @@ def test_a_sparse_code_is_compared_by_its_mean_activity() -> None:
 
 
 def test_training_moves_the_activity_of_a_sparse_code_to_its_target() -> None:
-    x, model = pictures(64), network(latent=10)
-    task = Reconstruction(**PICTURE, code="sigmoid", sparsity=3.0, sparsity_target=0.1)
+    x, model = images(64), network(latent=10)
+    task = Reconstruction(**IMAGE, code="sigmoid", sparsity=3.0, sparsity_target=0.1)
     fit(model, task, {"inputs": x}, 200, 0.01)
     assert model.encoder(x).sigmoid().mean(0).tolist() == pytest.approx([0.1] * 10, abs=0.05)
 
 
 def test_the_absolute_values_of_a_code_are_summed() -> None:
-    x, model = pictures(9), network()
-    loss = Reconstruction(**PICTURE, latent_l1=0.5).loss(model, {"inputs": x}, 0.0)
+    x, model = images(9), network()
+    loss = Reconstruction(**IMAGE, latent_l1=0.5).loss(model, {"inputs": x}, 0.0)
     torch.testing.assert_close(loss.parts["latent_l1"], 0.5 * model.encoder(x).abs().sum() / 9)
 
 
@@ -200,7 +200,7 @@ def smooth(kind: str) -> nn.Module:
 
 @pytest.mark.parametrize("kind", ["dense", "convolutional"])
 def test_the_contraction_is_the_jacobian_of_torch_func_and_so_is_its_gradient(kind: str) -> None:
-    x, model = pictures(5).double(), smooth(kind)
+    x, model = images(5).double(), smooth(kind)
 
     def code(row: Tensor) -> Tensor:
         return model.encoder(row[None])[0].sigmoid()
@@ -219,7 +219,7 @@ def test_the_contraction_is_the_jacobian_of_torch_func_and_so_is_its_gradient(ki
 
 
 def test_the_contraction_equals_finite_differences() -> None:
-    x, model, step = pictures(3).double(), smooth("dense"), 1e-6
+    x, model, step = images(3).double(), smooth("dense"), 1e-6
     leaf = x.clone().requires_grad_()
     found = squared_jacobian(model.encoder(leaf), leaf)
     total = torch.zeros(3, dtype=torch.double)
@@ -232,13 +232,13 @@ def test_the_contraction_equals_finite_differences() -> None:
 
 
 def test_the_contractive_loss_is_distance_plus_weighted_mean_and_trains_the_encoder() -> None:
-    x, model = pictures(6), network(activation="tanh")
-    loss = Reconstruction(**PICTURE, code="sigmoid", contraction=0.2).loss(model, {"inputs": x}, 0.0)
+    x, model = images(6), network(activation="tanh")
+    loss = Reconstruction(**IMAGE, code="sigmoid", contraction=0.2).loss(model, {"inputs": x}, 0.0)
     leaf = x.clone().requires_grad_()
     penalty = 0.2 * squared_jacobian(model.encoder(leaf).sigmoid(), leaf).mean()
     torch.testing.assert_close(loss.parts["contraction"], penalty)
     torch.testing.assert_close(loss.total, loss.parts["reconstruction"] + penalty)
-    plain = Reconstruction(**PICTURE, code="sigmoid").loss(model, {"inputs": x}, 0.0).total
+    plain = Reconstruction(**IMAGE, code="sigmoid").loss(model, {"inputs": x}, 0.0).total
     torch.testing.assert_close(loss.parts["reconstruction"], plain)
     first = next(model.encoder.parameters())
     assert not torch.equal(*(torch.autograd.grad(total, first)[0] for total in (loss.total, plain)))
@@ -246,8 +246,8 @@ def test_the_contractive_loss_is_distance_plus_weighted_mean_and_trains_the_enco
 
 @pytest.mark.slow
 def test_a_compiled_encoder_can_be_contracted() -> None:
-    x, model = pictures(6), network(activation="tanh")
-    task = Reconstruction(**PICTURE, code="sigmoid", contraction=0.2)
+    x, model = images(6), network(activation="tanh")
+    task = Reconstruction(**IMAGE, code="sigmoid", contraction=0.2)
     expected = task.loss(model, {"inputs": x}, 0.0).total
     model.encoder.compile(backend="aot_eager")
     model.decoder.compile(backend="aot_eager")
@@ -272,7 +272,7 @@ def decoded_codes(model: nn.Module, task: Reconstruction, request: GenerateReque
 
 
 def test_codes_are_drawn_from_the_gaussian_of_the_training_examples() -> None:
-    x, model, task = pictures(600), network(), Reconstruction(**PICTURE)
+    x, model, task = images(600), network(), Reconstruction(**IMAGE)
     own = model.encoder(x).detach()
     drawn = decoded_codes(model, task, request_from(x, 20_000))
     spread = own.std(0)
@@ -282,15 +282,15 @@ def test_codes_are_drawn_from_the_gaussian_of_the_training_examples() -> None:
 
 
 def test_a_path_connects_the_codes_of_two_examples() -> None:
-    x, model, task = pictures(50), network(), Reconstruction(**PICTURE)
+    x, model, task = images(50), network(), Reconstruction(**IMAGE)
     ways = decoded_codes(model, task, request_from(x, 24, interpolate=True)).view(3, 8, LATENT)
-    apart = torch.cdist(ways[:, [0, 7]].flatten(0, 1), model.encoder(x).detach())
-    assert apart.amin(1).max() < 1e-5
+    distances = torch.cdist(ways[:, [0, 7]].flatten(0, 1), model.encoder(x).detach())
+    assert distances.amin(1).max() < 1e-5
     torch.testing.assert_close(ways[:, 3], torch.lerp(ways[:, 0], ways[:, 7], 3 / 7))
 
 
 def test_given_examples_are_reconstructed_and_a_seed_determines_the_samples() -> None:
-    x, model, task = pictures(50), network(), Reconstruction(**PICTURE, code="tanh")
+    x, model, task = images(50), network(), Reconstruction(**IMAGE, code="tanh")
     reconstructed = task.generate(model, request_from(x, 5, given=x[:5]))
     torch.testing.assert_close(reconstructed, model.decoder(model.encoder(x[:5]).tanh()).sigmoid())
     one, same, other = (task.generate(model, request_from(x, 9, seed=seed)) for seed in (4, 4, 5))
@@ -299,10 +299,10 @@ def test_given_examples_are_reconstructed_and_a_seed_determines_the_samples() ->
 
 
 def test_constant_codes_can_be_sampled() -> None:
-    x, model = pictures(50), network()
+    x, model = images(50), network()
     with torch.no_grad():
         model.encoder.layers[-1].weight[1] = 0
-    drawn = decoded_codes(model, Reconstruction(**PICTURE), request_from(x, 500))
+    drawn = decoded_codes(model, Reconstruction(**IMAGE), request_from(x, 500))
     assert drawn.isfinite().all() and float(np.ptp(drawn[:, 1].numpy())) < 1e-5
 
 

@@ -1,4 +1,4 @@
-"""Regression against scikit-learn and torchmetrics, in the data's own units."""
+"""Regression, compared with scikit-learn and torchmetrics in data units."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ SIZES = [8, 8, 5]
 TARGETS = 3
 
 
-def drawn(seed: int) -> Tensor:
+def random_values(seed: int) -> Tensor:
     return torch.randn(sum(SIZES), TARGETS, generator=torch.Generator().manual_seed(seed))
 
 
@@ -25,7 +25,7 @@ def batches(predicted: Tensor, targets: Tensor, **more: Tensor) -> list[dict[str
 
 
 def test_metrics_equal_scikit_learn_and_torchmetrics_over_uneven_batches() -> None:
-    predicted, targets = drawn(0), drawn(1)
+    predicted, targets = random_values(0), random_values(1)
     metrics = Regression(TARGETS).evaluate(nn.Identity(), batches(predicted, targets)).metrics
     outputs, truth = predicted.flatten().numpy(), targets.flatten().numpy()
     assert metrics["mae"] == pytest.approx(mean_absolute_error(truth, outputs), rel=1e-6)
@@ -39,8 +39,8 @@ def test_metrics_equal_scikit_learn_and_torchmetrics_over_uneven_batches() -> No
     assert metrics["loss"] == pytest.approx(mse.compute().item(), rel=1e-6)
 
 
-def test_metrics_are_in_the_datas_units_and_the_loss_in_normalised_ones() -> None:
-    predicted, targets = drawn(0), drawn(1)
+def test_metrics_are_in_data_units_and_the_loss_is_normalized() -> None:
+    predicted, targets = random_values(0), random_values(1)
     scale, shift = torch.full((sum(SIZES), 1), 20.0), torch.full((sum(SIZES), 1), 300.0)
     metrics = Regression(TARGETS).evaluate(nn.Identity(), batches(predicted, targets, scale=scale, shift=shift)).metrics
     outputs, truth = (predicted * 20 + 300).flatten().numpy(), (targets * 20 + 300).flatten().numpy()
@@ -49,8 +49,8 @@ def test_metrics_are_in_the_datas_units_and_the_loss_in_normalised_ones() -> Non
     assert metrics["loss"] == pytest.approx(F.mse_loss(predicted, targets).item(), rel=1e-6)
 
 
-def test_errors_and_predictions_of_large_numbers_keep_their_small_moves() -> None:
-    predicted, targets = drawn(0), drawn(1)
+def test_errors_and_predictions_of_large_numbers_are_precise() -> None:
+    predicted, targets = random_values(0), random_values(1)
     ones = torch.ones(sum(SIZES), 1)
     units = {"scale": 10 * ones, "shift": 2e9 * ones, "shift_rest": 0.123 * ones}
     whole = batches(predicted, targets, **units)
@@ -61,8 +61,8 @@ def test_errors_and_predictions_of_large_numbers_keep_their_small_moves() -> Non
     assert (torch.tensor([list(line.values()) for line in lines], dtype=torch.float64) - expected).abs().max() < 1e-6
 
 
-def test_numbers_that_are_classes_too_are_read_as_numbers() -> None:
-    predicted, values, classes = drawn(0), drawn(1), torch.zeros(sum(SIZES), dtype=torch.int64)
+def test_targets_that_are_also_classes_are_read_as_numbers() -> None:
+    predicted, values, classes = random_values(0), random_values(1), torch.zeros(sum(SIZES), dtype=torch.int64)
     task = Regression(TARGETS)
     metrics = task.evaluate(nn.Identity(), batches(predicted, classes, values=values)).metrics
     assert metrics["mae"] == pytest.approx((predicted - values).abs().mean().item(), rel=1e-6)
@@ -73,19 +73,19 @@ def test_numbers_that_are_classes_too_are_read_as_numbers() -> None:
 @pytest.mark.parametrize(
     ("name", "peer"), [("mse", nn.MSELoss()), ("l1", nn.L1Loss()), ("huber", nn.HuberLoss(delta=1.0))]
 )
-def test_each_loss_is_torchs(name: str, peer: nn.Module) -> None:
-    predicted, targets = 3 * drawn(0), drawn(1)
+def test_each_loss_equals_torch(name: str, peer: nn.Module) -> None:
+    predicted, targets = 3 * random_values(0), random_values(1)
     loss = Regression(TARGETS, loss_name=name).loss(nn.Identity(), {"inputs": predicted, "targets": targets}, 0.0)
     torch.testing.assert_close(loss.total, peer(predicted, targets))
     assert loss.weight == sum(SIZES)
 
 
-def test_an_unknown_loss_is_refused_with_the_nearest_name() -> None:
+def test_an_unknown_loss_is_rejected_with_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match=r"task\.loss_name.*Did you mean huber"):
         Regression(TARGETS, loss_name="hubber")
 
 
-def test_a_number_may_not_be_called_as_what_stands_beside_it_in_a_prediction() -> None:
+def test_a_target_with_the_name_of_a_prediction_field_is_rejected() -> None:
     for name in ("input", "line"):
         with pytest.raises(ConfigError, match=rf"data.column: expected a name other than input, line, got {name}"):
             Regression(1, [name])

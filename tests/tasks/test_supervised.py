@@ -1,4 +1,4 @@
-"""Supervised tasks: the loss of an answer, and of auxiliary heads."""
+"""Supervised tasks: losses of the outputs and of auxiliary heads."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ CLASSES = 3
 
 
 class WithHeads(nn.Module):
-    """A network that answers with two auxiliary heads in training."""
+    """A network with two auxiliary heads in training."""
 
     def __init__(self, outputs: int = CLASSES) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ def test_losses_of_auxiliary_heads_are_weighted_added_and_named(
     torch.testing.assert_close(loss.parts, {"low": low, "high": high})
 
 
-def test_evaluation_is_without_auxiliary_heads() -> None:
+def test_evaluation_ignores_auxiliary_heads() -> None:
     model, inputs, targets = WithHeads().eval(), normal(7, 5), torch.tensor([0, 2, 1, 1, 0, 2, 2])
     metrics = evaluate(Classification(CLASSES), model, inputs, targets=targets).metrics
     assert metrics["loss"] == pytest.approx(F.cross_entropy(model(inputs), targets).item())

@@ -14,11 +14,11 @@ from dltrain.errors import ConfigError
 from dltrain.models.autoencoders import DenseAutoencoder
 from dltrain.tasks.variational import Variational, kl_from_standard
 
-PICTURE = {"shape": [1, 6, 6], "size": 36, "low": [0.0], "high": [1.0]}
+IMAGE = {"shape": [1, 6, 6], "size": 36, "low": [0.0], "high": [1.0]}
 LATENT = 3
 
 
-def pictures(count: int, seed: int = 0, low: float = 0.0, high: float = 1.0) -> Tensor:
+def images(count: int, seed: int = 0, low: float = 0.0, high: float = 1.0) -> Tensor:
     """Return images of a vertical bar at random positions."""
     place = torch.rand(count, 1, 1, 1, generator=torch.Generator().manual_seed(seed)) * 6
     unit = torch.exp(-((torch.arange(6) - place) ** 2)).expand(count, 1, 6, 6)
@@ -33,7 +33,7 @@ def network(**changes: Any) -> DenseAutoencoder:
 # --- the two terms --------------------------------------------------------------------------------------------------
 
 
-def test_the_divergence_equals_sampling_within_one_percent_and_torchs_own() -> None:
+def test_the_kl_divergence_equals_torch_and_a_sampled_estimate() -> None:
     mean, log_variance = normal(4, 5), 0.5 * normal(4, 5, seed=1)
     q, p = Normal(mean, torch.exp(0.5 * log_variance)), Normal(0.0, 1.0)
     closed = kl_from_standard(mean, log_variance)
@@ -44,14 +44,14 @@ def test_the_divergence_equals_sampling_within_one_percent_and_torchs_own() -> N
     torch.testing.assert_close(closed, kl_divergence(q, p).sum(1))
 
 
-def test_the_bernoulli_likelihood_is_that_of_torch() -> None:
+def test_the_bernoulli_likelihood_equals_torch() -> None:
     outputs, targets = 3 * normal(5, 1, 6, 6), (normal(5, 1, 6, 6, seed=1) > 0).float()
     expected = -Bernoulli(logits=outputs).log_prob(targets).flatten(1).sum(1)
-    torch.testing.assert_close(Variational(**PICTURE).nll(outputs, targets), expected)
+    torch.testing.assert_close(Variational(**IMAGE).nll(outputs, targets), expected)
 
 
 def test_the_gaussian_likelihood_of_images_is_in_the_unit_range() -> None:
-    task = Variational(**PICTURE, likelihood="gaussian", std=0.3)
+    task = Variational(**IMAGE, likelihood="gaussian", std=0.3)
     outputs, targets = normal(5, 1, 6, 6), normal(5, 1, 6, 6, seed=1).sigmoid()
     expected = -Normal(outputs.sigmoid(), 0.3).log_prob(targets).flatten(1).sum(1)
     torch.testing.assert_close(task.nll(outputs, targets), expected)
@@ -64,8 +64,8 @@ def test_the_gaussian_likelihood_of_other_data_is_in_their_units() -> None:
     torch.testing.assert_close(task.nll(outputs, targets), expected)
 
 
-def test_the_loss_equals_that_of_pytorchs_example() -> None:
-    x, model, task = pictures(8), network(), Variational(**PICTURE)
+def test_the_loss_equals_that_of_the_pytorch_example() -> None:
+    x, model, task = images(8), network(), Variational(**IMAGE)
     torch.manual_seed(5)
     loss = task.loss(model, {"inputs": x}, 0.0)
     torch.manual_seed(5)
@@ -86,8 +86,8 @@ def test_images_are_compared_in_the_unit_range_for_any_input_scale() -> None:
         shifted = nn.Sequential()
         shifted.encoder = lambda x, labels, low=low, high=high: model.encoder((x - low) / (high - low), labels)
         shifted.decoder, shifted.latent = model.decoder, LATENT
-        task = Variational(**{**PICTURE, "low": [low], "high": [high]})
-        metrics.append(evaluate(task, shifted, pictures(20, low=low, high=high)).metrics)
+        task = Variational(**{**IMAGE, "low": [low], "high": [high]})
+        metrics.append(evaluate(task, shifted, images(20, low=low, high=high)).metrics)
     assert metrics[0] == pytest.approx(metrics[1], rel=1e-5)
 
 
@@ -99,14 +99,14 @@ def test_images_are_compared_in_the_unit_range_for_any_input_scale() -> None:
     [(1.0, 0.0, 0.0, 1.0), (4.0, 0.0, 0.5, 4.0), (1.0, 0.5, 0.0, 0.0), (2.0, 0.5, 0.25, 1.0), (2.0, 0.5, 0.9, 2.0)],
 )
 def test_beta_rises_linearly_over_the_warm_up(beta: float, warmup: float, progress: float, weight: float) -> None:
-    task, x = Variational(**PICTURE, beta=beta, warmup=warmup), pictures(8)
+    task, x = Variational(**IMAGE, beta=beta, warmup=warmup), images(8)
     loss = task.loss(network(), {"inputs": x}, progress)
     torch.testing.assert_close(loss.total, loss.parts["reconstruction"] + weight * loss.parts["kl"])
 
 
 def test_evaluation_uses_beta_1() -> None:
-    x, model = pictures(20), network()
-    plain, heavy = (evaluate(Variational(**PICTURE, beta=beta, warmup=1.0), model, x).metrics for beta in (1.0, 9.0))
+    x, model = images(20), network()
+    plain, heavy = (evaluate(Variational(**IMAGE, beta=beta, warmup=1.0), model, x).metrics for beta in (1.0, 9.0))
     assert plain == heavy
     assert plain["loss"] == pytest.approx(plain["reconstruction"] + plain["kl"])
 
@@ -119,12 +119,12 @@ def test_binarised_pixels_are_black_or_white_with_the_original_mean() -> None:
             super().__init__([1, 6, 6], 2, hidden_size=8, latent=LATENT)
             self.encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
 
-    task = Variational(**{**PICTURE, "low": [-1.0], "high": [3.0]}, binarise=True)
-    model, x = Watching(), pictures(4, low=-1.0, high=3.0)
+    task = Variational(**{**IMAGE, "low": [-1.0], "high": [3.0]}, binarise=True)
+    model, x = Watching(), images(4, low=-1.0, high=3.0)
     for _ in range(400):
         task.loss(model, {"inputs": x}, 0.0)
     assert set(torch.cat(seen).unique().tolist()) == {-1.0, 3.0}
-    torch.testing.assert_close(torch.stack(seen).mean(0), x, atol=0.45, rtol=0)  # 0.45 is 4.5 deviations
+    torch.testing.assert_close(torch.stack(seen).mean(0), x, atol=0.45, rtol=0)  # 0.45 is 4.5 standard deviations
     assert evaluate(task, model, x).metrics == evaluate(task, model, x).metrics
 
 
@@ -132,10 +132,10 @@ def test_binarised_pixels_are_black_or_white_with_the_original_mean() -> None:
 
 
 class LinearGaussian(nn.Module):
-    """p(z) standard, p(x|z) = N(Wz + b, std^2): p(x) and p(z|x) are Gaussians that are known exactly.
+    """p(z) = N(0, 1) and p(x|z) = N(Wz + b, std^2), so p(x) and p(z|x) are known Gaussians.
 
     Args:
-        exact: The encoder says p(z|x); otherwise a shifted Gaussian.
+        exact: Whether the encoder returns p(z|x) or a shifted Gaussian.
     """
 
     def __init__(self, size: int, latent: int, std: float, exact: bool) -> None:
@@ -167,7 +167,7 @@ def linear(exact: bool, samples: int) -> tuple[dict[str, float], float]:
 def test_with_the_exact_posterior_both_bounds_are_the_likelihood() -> None:
     metrics, truth = linear(exact=True, samples=500)
     assert metrics["loss"] == pytest.approx(truth, rel=1e-3)
-    assert metrics["iwae"] == pytest.approx(truth, rel=1e-5)  # each weight is p(x) itself
+    assert metrics["iwae"] == pytest.approx(truth, rel=1e-5)  # each importance weight equals p(x)
 
 
 def test_an_inexact_posterior_loosens_the_bound_and_importance_weights_close_the_gap() -> None:
@@ -178,19 +178,17 @@ def test_an_inexact_posterior_loosens_the_bound_and_importance_weights_close_the
 
 
 def test_the_importance_weighted_bound_is_no_worse_and_tightens_with_samples() -> None:
-    model = fit(network(), Variational(**PICTURE), {"inputs": pictures(64)}, 300, 3e-3)
-    found = [
-        evaluate(Variational(**PICTURE, importance_samples=n), model, pictures(200, 1)).metrics for n in (2, 20, 200)
-    ]
+    model = fit(network(), Variational(**IMAGE), {"inputs": images(64)}, 300, 3e-3)
+    found = [evaluate(Variational(**IMAGE, importance_samples=n), model, images(200, 1)).metrics for n in (2, 20, 200)]
     bounds = [metrics["iwae"] for metrics in found]
     assert found[-1]["loss"] > bounds[0] > bounds[1] > bounds[2]
 
 
-def test_codes_decoded_in_parts_are_all_importance_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, model = pictures(10), network()
-    whole = evaluate(Variational(**PICTURE, importance_samples=300), model, x).metrics
+def test_importance_samples_are_decoded_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, model = images(10), network()
+    whole = evaluate(Variational(**IMAGE, importance_samples=300), model, x).metrics
     monkeypatch.setattr("dltrain.tasks.variational.MAX_DECODED", 7 * 360)
-    task = Variational(**PICTURE, importance_samples=300)
+    task = Variational(**IMAGE, importance_samples=300)
     parts = evaluate(task, model, x).metrics
     assert parts == pytest.approx(whole, rel=2e-3)
     mean, log_variance = task.posterior(model, x, None)
@@ -202,7 +200,7 @@ def test_codes_decoded_in_parts_are_all_importance_samples(monkeypatch: pytest.M
 
 
 def test_evaluation_images_and_samples_are_bitwise_reproducible_and_leave_the_global_generator_unchanged() -> None:
-    task, model, x = Variational(**PICTURE, binarise=True), network(), pictures(40)
+    task, model, x = Variational(**IMAGE, binarise=True), network(), images(40)
     torch.manual_seed(3)
     before = torch.get_rng_state()
     evaluations = [evaluate(task, model, x) for _ in range(2)]
@@ -217,8 +215,8 @@ def test_evaluation_images_and_samples_are_bitwise_reproducible_and_leave_the_gl
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_metrics_are_means_over_examples_also_with_a_short_last_batch() -> None:
-    task, model, x = Variational(**PICTURE, importance_samples=200), network(), pictures(33)
+def test_metrics_are_means_over_examples_even_with_a_short_last_batch() -> None:
+    task, model, x = Variational(**IMAGE, importance_samples=200), network(), images(33)
     whole, parts = (evaluate(task, model, x, size).metrics for size in (33, 16))
     assert parts["kl"] == pytest.approx(whole["kl"], rel=1e-6)
     assert parts == pytest.approx(whole, rel=2e-3)
@@ -241,9 +239,9 @@ class Collapsed(nn.Module):
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
-def test_posterior_collapse_is_reported_and_equals_the_mean_example(likelihood: str) -> None:
-    x = pictures(40)
-    evaluation = evaluate(Variational(**PICTURE, likelihood=likelihood), Collapsed(x.mean(0).logit()), x)
+def test_a_collapsed_model_is_reported_and_predicts_the_mean_example(likelihood: str) -> None:
+    x = images(40)
+    evaluation = evaluate(Variational(**IMAGE, likelihood=likelihood), Collapsed(x.mean(0).logit()), x)
     (note,) = evaluation.notes
     assert note.startswith(f"posterior collapse: none of {LATENT} latent variables")
     assert evaluation.metrics["active_units"] == 0 and evaluation.metrics["kl"] == 0
@@ -252,8 +250,8 @@ def test_posterior_collapse_is_reported_and_equals_the_mean_example(likelihood: 
 
 
 def test_a_trained_model_is_not_reported_as_collapsed() -> None:
-    task, x = Variational(**PICTURE), pictures(64)
-    evaluation = evaluate(task, fit(network(), task, {"inputs": x}, 300, 3e-3), pictures(50, seed=1))
+    task, x = Variational(**IMAGE), images(64)
+    evaluation = evaluate(task, fit(network(), task, {"inputs": x}, 300, 3e-3), images(50, seed=1))
     assert evaluation.notes == [] and evaluation.metrics["active_units"] >= 1
     assert evaluation.metrics["loss"] < evaluation.baselines["mean example"]["loss"] - 1
 
@@ -264,23 +262,23 @@ def test_an_active_variable_is_one_whose_mean_varies() -> None:
             means = x.flatten(1)[:, :LATENT] * torch.tensor([1.0, 0.0, 1e-3])
             return torch.cat([means, torch.zeros(len(x), LATENT)], 1)
 
-    x = pictures(50)
+    x = images(50)
     assert np.var(x.flatten(1)[:, :LATENT].numpy(), axis=0).min() > 0.02
-    assert evaluate(Variational(**PICTURE), Half(x[0]), x).metrics["active_units"] == 1
+    assert evaluate(Variational(**IMAGE), Half(x[0]), x).metrics["active_units"] == 1
 
 
 # --- generation -----------------------------------------------------------------------------------------------------
 
 
 def test_samples_are_decoded_from_the_prior() -> None:
-    model, task = network(), Variational(**PICTURE)
+    model, task = network(), Variational(**IMAGE)
     expected = model.decoder(torch.randn(7, LATENT, generator=torch.Generator().manual_seed(0))).sigmoid()
     torch.testing.assert_close(task.generate(model, request(7)), expected)
 
 
 def test_paths_are_straight_lines_of_eight_codes() -> None:
     codes = []
-    model, task = network(), Variational(**PICTURE)
+    model, task = network(), Variational(**IMAGE)
     model.decoder.register_forward_pre_hook(lambda _, given: codes.append(given[0]))
     assert task.generate(model, request(20, interpolate=True)).shape == (20, 1, 6, 6)
     ways = codes[0].view(3, 8, LATENT)
@@ -290,7 +288,7 @@ def test_paths_are_straight_lines_of_eight_codes() -> None:
 
 
 def test_given_examples_are_reconstructed_from_the_mean_of_their_codes() -> None:
-    model, task, x = network(), Variational(**PICTURE), pictures(5)
+    model, task, x = network(), Variational(**IMAGE), images(5)
     expected = model.decoder(model.encoder(x)[:, :LATENT]).sigmoid()
     torch.testing.assert_close(task.generate(model, request(5, given=x)), expected)
 
@@ -298,7 +296,7 @@ def test_given_examples_are_reconstructed_from_the_mean_of_their_codes() -> None
 def test_a_conditional_model_generates_the_requested_class() -> None:
     labels = torch.arange(60) % 2
     bright = labels[:, None, None, None].float().expand(-1, 1, 6, 6)
-    task = Variational(**PICTURE)
+    task = Variational(**IMAGE)
     model = fit(network(conditional=True, classes=2), task, {"inputs": bright, "targets": labels}, 800, 3e-3)
     dark, light = (task.generate(model, request(9, label=label)) for label in (0, 1))
     assert dark.mean() < 0.1 and light.mean() > 0.9
@@ -313,31 +311,31 @@ def test_a_conditional_model_generates_the_requested_class() -> None:
 )
 def test_a_class_unknown_to_the_model_is_rejected(model: nn.Module, label: int, message: str) -> None:
     with pytest.raises(ConfigError, match=f"--class: .*{message}"):
-        Variational(**PICTURE).generate(model, request(4, label=label))
+        Variational(**IMAGE).generate(model, request(4, label=label))
 
 
 def test_numeric_targets_are_not_used_as_classes() -> None:
-    task, model = Variational(**PICTURE), network(conditional=True, classes=2)
+    task, model = Variational(**IMAGE), network(conditional=True, classes=2)
     for targets in (normal(8, 1), torch.arange(8).float()):
-        assert task.loss(model, {"inputs": pictures(8), "targets": targets}, 0.0).total.isfinite()
+        assert task.loss(model, {"inputs": images(8), "targets": targets}, 0.0).total.isfinite()
 
 
 def test_samples_are_scored_against_the_data_if_features_are_set() -> None:
     class Ends:
-        """Returns the first and the last column as features."""
+        """A classifier whose features are the first and the last column."""
 
         name = "two columns"
 
         def __call__(self, seen: Tensor) -> tuple[Tensor, Tensor]:
             return seen[:, 0, :, [0, -1]].mean(1), seen[:, 0, 0]
 
-    task, x = Variational(**PICTURE, features="a run"), pictures(300)
+    task, x = Variational(**IMAGE, features="a run"), images(300)
     task.quality.network = Ends()
     untrained, trained = network(), fit(network(), task, {"inputs": x}, 400, 3e-3)
     before, after = (evaluate(task, model.eval(), x).metrics for model in (untrained, trained))
     assert after["frechet"] < 0.2 * before["frechet"] and after["recall"] > before["recall"]
     assert evaluate(task, trained, x).metrics == after
-    assert "frechet" not in evaluate(Variational(**PICTURE), trained, x).metrics
+    assert "frechet" not in evaluate(Variational(**IMAGE), trained, x).metrics
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def make_loop(
     console: Console | None = None,
     **plan: Any,
 ) -> Loop:
-    """A loop over a small classification problem, ready to run; the folder gets what a run writes."""
+    """Return a loop that trains on a small classification problem and writes to `folder`."""
     folder.mkdir(exist_ok=True)
     model = model or network()
     checkpoints = Checkpoints(folder)
@@ -113,7 +113,7 @@ def order(epochs: int, batch_size: int = BATCH, first: int = 0) -> list[Batch]:
 
 
 class Tokens(Classification):
-    """Count only examples whose first number is positive, as a language model leaves out padding."""
+    """A task that counts only examples whose first number is positive, like a language model that ignores padding."""
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         each = F.cross_entropy(model(batch["inputs"]), batch["targets"], reduction="none")
@@ -122,7 +122,7 @@ class Tokens(Classification):
 
 
 class Scripted(Classification):
-    """A classification whose evaluations return given values; records the weights that were evaluated."""
+    """A task whose evaluations return given values; it records the evaluated weights."""
 
     def __init__(self, values: Sequence[float], better: Literal["min", "max"] = "min") -> None:
         super().__init__(CLASSES)

@@ -1,4 +1,4 @@
-"""Which weights a run keeps, and when it stops early."""
+"""Which weights a run keeps, and when early stopping ends it."""
 
 import functools
 import gc
@@ -30,7 +30,7 @@ NAN = math.nan
         ([2.0, 2.0, 2.0], "min", 1),
     ],
 )
-def test_the_weights_that_the_validation_metric_finds_best_are_kept(
+def test_the_weights_with_the_best_validation_metric_are_kept(
     values: list[float], better: Literal["min", "max"], expected: int, tmp_path: Path
 ) -> None:
     task, model = Scripted(values, better), network()
@@ -44,7 +44,7 @@ def test_the_weights_that_the_validation_metric_finds_best_are_kept(
     assert model.training
 
 
-def test_a_metric_that_is_never_a_number_leaves_the_last_weights(tmp_path: Path) -> None:
+def test_if_the_metric_is_always_nan_the_last_weights_are_kept(tmp_path: Path) -> None:
     task, model = Scripted([NAN]), network()
     loop = make_loop(tmp_path, task, model, eval_every=(2.0, "step"))
     loop.run()
@@ -53,7 +53,7 @@ def test_a_metric_that_is_never_a_number_leaves_the_last_weights(tmp_path: Path)
     assert torch.equal(weights(model), task.evaluated[-1])
 
 
-def test_without_validation_the_last_weights_stay_and_nothing_is_evaluated(tmp_path: Path) -> None:
+def test_without_validation_the_last_weights_are_kept_and_nothing_is_evaluated(tmp_path: Path) -> None:
     task, model = Scripted([1.0]), network()
     make_loop(tmp_path, task, model, val=False).run()
     assert task.evaluated == []
@@ -76,7 +76,7 @@ def test_without_validation_the_last_weights_stay_and_nothing_is_evaluated(tmp_p
         (-math.inf, 0.0, "min", False),
     ],
 )
-def test_a_metric_improves_only_when_it_is_a_better_number(
+def test_a_metric_improves_only_if_it_is_finite_and_better(
     value: float, best: float | None, better: str, expected: bool
 ) -> None:
     assert improves(value, best, better) == expected
@@ -101,14 +101,14 @@ def test_early_stopping_counts_evaluations_not_steps_or_epochs(
     assert Checkpoints(tmp_path).read_entry("last.pt")["step"] == loop.state.step
 
 
-def test_a_plateau_of_the_metric_lowers_the_rate(tmp_path: Path) -> None:
+def test_a_plateau_of_the_metric_lowers_the_learning_rate(tmp_path: Path) -> None:
     schedule = functools.partial(Plateau, factor=0.5, patience=1)
     make_loop(tmp_path, Scripted([1.0]), eval_every=(2.0, "step"), epochs=None, max_steps=9, schedule=schedule).run()
-    # The first evaluation is the best; the next two are no better, which is one more than the patience.
+    # The first evaluation is the best; two without improvement are one more than the patience.
     assert [line["lr"] for line in lines(tmp_path, "train")] == pytest.approx([0.01] * 6 + [0.005] * 3)
 
 
-def test_averaged_weights_are_those_that_are_evaluated_and_kept(tmp_path: Path) -> None:
+def test_averaged_weights_are_evaluated_and_kept(tmp_path: Path) -> None:
     decay = 0.6
     task, model = Scripted([3.0, 2.0, 1.0, 2.0, 2.0]), network()
     loop = make_loop(tmp_path, task, model, average=decay, eval_every=(1.0, "step"), epochs=None, max_steps=5)
@@ -130,7 +130,7 @@ def test_averaged_weights_are_those_that_are_evaluated_and_kept(tmp_path: Path) 
 
 
 class Poisoned(Classification):
-    """Its loss is no number from one step on."""
+    """A task whose loss is NaN from a given step."""
 
     def __init__(self, step: int) -> None:
         super().__init__(CLASSES)
@@ -142,12 +142,12 @@ class Poisoned(Classification):
         return loss._replace(total=loss.total * NAN) if self.taken >= self.step else loss
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_the_best_weights_stay(tmp_path: Path) -> None:
+def test_a_nan_loss_ends_the_run_and_the_best_weights_are_kept(tmp_path: Path) -> None:
     loop = make_loop(tmp_path, Poisoned(6), eval_every=(2.0, "step"), log_every=NEVER)
     with pytest.raises(Diverged, match="nan by step 6"):
         loop.run()
     assert lines(tmp_path, "train")[-1]["non_finite"]["loss"] == "nan"
-    loop.checkpointer.checkpoints.wait()  # a thread puts the best in its place
+    loop.checkpointer.checkpoints.wait()  # a thread writes best.pt
     best = Checkpoints(tmp_path).load("best.pt")["model"]
     assert all(value.isfinite().all() for value in best.values())
     assert gc.get_freeze_count() == 0

@@ -1,4 +1,4 @@
-"""Where a run computes, and in which precision."""
+"""Devices, precisions and memory formats."""
 
 import contextlib
 import platform
@@ -30,28 +30,28 @@ def choose(model: nn.Module | None = None, **given: Any) -> Device:
 
 @pytest.fixture(autouse=True)
 def as_before() -> Any:
-    """Leave the process as it was."""
+    """Restore the settings of the process."""
     yield
     device.configure_process(cpu(), 0)
 
 
-def test_auto_on_a_cpu_is_fp32_whatever_the_cpu_can_do() -> None:
+def test_auto_precision_on_a_cpu_is_fp32() -> None:
     assert choose().precision == "fp32"
     assert choose().device == CPU
 
 
-def test_auto_takes_the_best_device_there_is() -> None:
+def test_auto_selects_the_best_available_device() -> None:
     best = "cuda" if CUDA else "mps" if torch.backends.mps.is_available() else "cpu"
     assert device.resolve_device("auto") == best
 
 
-def test_auto_lays_out_convolutions_with_their_channels_last_and_nothing_else() -> None:
+def test_auto_uses_channels_last_only_for_convolutions() -> None:
     assert choose(nn.Sequential(nn.Conv2d(3, 4, 3))).channels_last
     assert not choose(nn.Linear(3, 4)).channels_last
     assert not choose(nn.Conv2d(3, 4, 3), channels_last=False).channels_last
 
 
-def test_a_model_is_laid_out_with_its_values_unchanged() -> None:
+def test_channels_last_does_not_change_the_weights() -> None:
     model = nn.Conv2d(3, 4, 3)
     before = model.weight.detach().clone()
     (weight, _) = cpu(channels_last=True).place(model).parameters()
@@ -60,17 +60,17 @@ def test_a_model_is_laid_out_with_its_values_unchanged() -> None:
 
 
 @pytest.mark.skipif(CUDA, reason="there is CUDA here")
-def test_a_device_that_is_not_there_is_refused_with_those_that_are() -> None:
+def test_an_unavailable_device_is_rejected_with_the_available_ones() -> None:
     with pytest.raises(ConfigError, match=r"device: expected a device of this machine, got cuda.*Usable here:.*cpu"):
         device.resolve_device("cuda")
 
 
-def test_a_device_that_does_not_exist_is_refused() -> None:
+def test_an_unknown_device_is_rejected() -> None:
     with pytest.raises(ConfigError, match="one of auto cpu cuda mps, got tpu"):
         device.resolve_device("tpu")
 
 
-def test_tf32_is_refused_where_there_is_none() -> None:
+def test_tf32_is_rejected_without_cuda() -> None:
     with pytest.raises(ConfigError, match=r"device\.precision.*Only CUDA has tf32"):
         choose(precision="tf32")
 
@@ -78,7 +78,7 @@ def test_tf32_is_refused_where_there_is_none() -> None:
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
 )
-def test_matrices_are_multiplied_in_the_precision_while_weights_stay_fp32(precision: str, dtype: torch.dtype) -> None:
+def test_matrix_products_use_the_precision_while_weights_stay_fp32(precision: str, dtype: torch.dtype) -> None:
     model, context = nn.Linear(4, 4), cpu(precision=precision).autocast()
     for _ in range(2):
         with context:
@@ -95,7 +95,7 @@ def test_only_fp16_needs_a_scaler_and_each_optimizer_gets_its_own() -> None:
     assert fp16.make_scaler() is not fp16.make_scaler()
 
 
-def test_fp32_needs_no_context() -> None:
+def test_fp32_needs_no_autocast() -> None:
     assert isinstance(cpu().autocast(), contextlib.nullcontext)
 
 
@@ -106,7 +106,7 @@ def test_determinism_is_set_for_a_run_and_reset_for_the_next() -> None:
 
 
 @pytest.mark.parametrize(("precision", "expected"), [("fp32", "highest"), ("tf32", "high"), ("bf16", "high")])
-def test_fp32_means_fp32_and_is_restored_after_another_run(precision: str, expected: str) -> None:
+def test_matmul_precision_is_set_for_a_run_and_reset_for_the_next(precision: str, expected: str) -> None:
     device.configure_process(cpu(precision=precision), 0)
     assert torch.get_float32_matmul_precision() == expected
     assert torch.backends.cudnn.allow_tf32 == (precision != "fp32")
@@ -115,27 +115,27 @@ def test_fp32_means_fp32_and_is_restored_after_another_run(precision: str, expec
     assert not torch.backends.cudnn.allow_tf32
 
 
-def test_a_run_begins_with_the_random_numbers_that_the_seed_names() -> None:
+def test_a_run_starts_from_the_random_state_of_its_seed() -> None:
     torch.rand(3)
     device.configure_process(cpu(), 5)
     drawn = torch.rand(3)
     assert torch.equal(drawn, torch.rand(3, generator=torch.Generator().manual_seed(5)))
 
 
-def test_what_runs_is_said_in_one_line() -> None:
+def test_the_device_is_described_in_one_line() -> None:
     line = cpu(precision="bf16", channels_last=True, compile=True).describe()
     assert line.startswith("CPU in bf16, ") and line.endswith("threads, channels_last, compiled")
     assert "\n" not in line
 
 
-def test_peak_memory_grows_by_what_is_held() -> None:
+def test_peak_memory_includes_a_new_tensor() -> None:
     before = device.peak_memory_mb(CPU)
-    held = torch.ones(64 * 2**20)  # 256 MB, every page touched
+    held = torch.ones(64 * 2**20)  # 256 MB, every page written
     assert device.peak_memory_mb(CPU) >= max(before, held.numel() * 4 / 2**20)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
-def test_a_step_finds_the_memory_of_the_step_before() -> None:
+def test_freed_memory_is_reused_by_the_next_step() -> None:
     code = """if True:
         import resource, torch
         from dltrain.training import device
@@ -147,7 +147,7 @@ def test_a_step_finds_the_memory_of_the_step_before() -> None:
         given_back = faults()
         device.configure_process(device.Device(torch.device("cpu"), "fp32", False, False, False), 0)
         for _ in range(5):
-            faults()  # the blocks find their places
+            faults()  # warm up the allocator
         print(given_back, faults())
     """
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

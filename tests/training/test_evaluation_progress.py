@@ -1,4 +1,4 @@
-"""Long evaluations show their progress; `now` is a clock that the tests set."""
+"""Progress of long evaluations, with a clock that the tests set."""
 
 import io
 import time
@@ -19,7 +19,7 @@ class Terminal(io.StringIO):
 
 
 def evaluated(stream: io.StringIO, seconds: float, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return what an evaluation writes whose batches take this many seconds each."""
+    """Return the output of an evaluation with `seconds` per batch."""
     now = [1000.0]
     for clock in ("monotonic", "perf_counter"):
         monkeypatch.setattr(time, clock, lambda: now[0])
@@ -36,7 +36,7 @@ def evaluated(stream: io.StringIO, seconds: float, monkeypatch: pytest.MonkeyPat
     return stream.getvalue()
 
 
-def test_a_long_evaluation_shows_its_own_share_done_and_time_left_on_a_terminal(
+def test_a_long_evaluation_shows_its_progress_and_time_left_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     written = evaluated(Terminal(), 1.0, monkeypatch)
@@ -50,7 +50,7 @@ def test_a_short_evaluation_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     assert evaluated(Terminal(), 0.2, monkeypatch) == ""
 
 
-def test_without_a_terminal_an_evaluation_writes_a_line_as_rarely_as_training_does(
+def test_without_a_terminal_an_evaluation_writes_lines_at_the_interval_of_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert ScreenHandler(io.StringIO()).rich is None

@@ -1,6 +1,7 @@
-"""The loop against plain PyTorch loops written by hand, and when it logs, evaluates and saves."""
+"""The training loop, compared with plain PyTorch loops, and its intervals."""
 
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def test_the_loop_equals_a_plain_pytorch_loop_bit_for_bit(dropout: float, tmp_pa
     assert not torch.equal(weights(model), weights(network()))
 
 
-def test_accumulation_equals_the_plain_way_of_writing_it_bit_for_bit(tmp_path: Path) -> None:
+def test_accumulation_equals_a_plain_pytorch_loop_bit_for_bit(tmp_path: Path) -> None:
     model = network(dropout=0.3)
     make_loop(tmp_path, model=model, val=False, epochs=None, max_steps=1, accumulate=4).run()
     plain = network(dropout=0.3)
@@ -57,7 +58,7 @@ def test_accumulation_equals_the_plain_way_of_writing_it_bit_for_bit(tmp_path: P
 
 
 @pytest.mark.parametrize("kind", [Classification, Tokens])
-def test_four_batches_of_eight_equal_one_of_thirty_two_also_with_uneven_weights(kind: type, tmp_path: Path) -> None:
+def test_four_accumulated_batches_of_eight_equal_one_of_thirty_two(kind: type, tmp_path: Path) -> None:
     make = functools.partial(torch.optim.SGD, lr=0.1)
     accumulated, large = network(), network()
     loops = [
@@ -73,7 +74,7 @@ def test_four_batches_of_eight_equal_one_of_thirty_two_also_with_uneven_weights(
 
 
 @pytest.mark.parametrize("kind", [Classification, Tokens])
-def test_the_loss_that_is_logged_is_the_exact_mean_over_examples_or_tokens(kind: type, tmp_path: Path) -> None:
+def test_the_logged_loss_is_the_exact_mean_over_examples_or_tokens(kind: type, tmp_path: Path) -> None:
     model = network()
     still = functools.partial(torch.optim.SGD, lr=1e-30)
     make_loop(tmp_path, kind(CLASSES), model, still, val=False, epochs=2, log_every=(1.0, "epoch")).run()
@@ -113,7 +114,7 @@ def test_progress_rises_from_zero_to_one_over_all_steps(tmp_path: Path) -> None:
         ({"log_every": (60.0, "minute"), "eval_every": (60.0, "minute")}, [1, 16], [16], 16),
     ],
 )
-def test_steps_epochs_and_minutes_say_when_to_log_and_evaluate(
+def test_intervals_may_be_steps_epochs_or_minutes(
     plan: dict[str, Any], logged: list[int], evaluated: list[int], steps: int, tmp_path: Path
 ) -> None:
     loop = make_loop(tmp_path, **{"log_every": NEVER, **plan})
@@ -127,7 +128,7 @@ def test_steps_epochs_and_minutes_say_when_to_log_and_evaluate(
 
 
 class Saves(Checkpoints):
-    """Remembers what was saved when."""
+    """Record the steps of all saves."""
 
     def __init__(self, run: Path) -> None:
         super().__init__(run)
@@ -150,7 +151,7 @@ def test_the_last_checkpoint_is_written_when_due_and_at_the_end(
     assert saves.steps == expected
 
 
-def test_an_epoch_sees_every_example_once_and_each_epoch_in_another_order(tmp_path: Path) -> None:
+def test_every_epoch_has_each_example_once_in_a_different_order(tmp_path: Path) -> None:
     seen: list[Tensor] = []
 
     class Watched(Classification):
@@ -166,7 +167,7 @@ def test_an_epoch_sees_every_example_once_and_each_epoch_in_another_order(tmp_pa
 
 
 @pytest.mark.parametrize("average", [0.0, 0.9])
-def test_evaluation_logging_and_checkpoints_change_nothing(average: float, tmp_path: Path) -> None:
+def test_evaluation_logging_and_checkpoints_do_not_change_training(average: float, tmp_path: Path) -> None:
     every = (1.0, "step")
     last, random_states = [], []
     for name, span in (("quiet", NEVER), ("busy", every)):
@@ -179,3 +180,31 @@ def test_evaluation_logging_and_checkpoints_change_nothing(average: float, tmp_p
     assert torch.equal(*random_states)
     assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
     assert last[0]["1.num_batches_tracked"] == 10
+
+
+class Masked(Classification):
+    """Count only examples whose second number is large, which most batches have none of."""
+
+    def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
+        counted = batch["inputs"][:, 1] > 1.6
+        rows = {name: value[counted] for name, value in batch.items()}
+        return super().loss(model, rows, progress)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_batches_in_which_nothing_counts_change_nothing(accumulate: int, tmp_path: Path) -> None:
+    sizes = [int((batch["inputs"][:, 1] > 1.6).sum()) for batch in order(2)]
+    assert sizes[0] == 0 < sizes.count(0) < len(sizes), "the first and others are empty"
+    masked, plain = network(), network()
+    make_loop(tmp_path, Masked(CLASSES), masked, val=False, accumulate=accumulate).run()
+    optimizer = torch.optim.Adam(plain.parameters(), lr=1e-2)
+    for epoch in range(2):
+        batches = order(1, first=epoch)
+        for start in range(0, len(batches), accumulate):
+            whole = {k: torch.cat([batch[k] for batch in batches[start : start + accumulate]]) for k in batches[0]}
+            if (whole["inputs"][:, 1] > 1.6).any():
+                optimizer.zero_grad()
+                Masked(CLASSES).loss(plain, whole, 0.0).total.backward()
+                optimizer.step()
+    torch.testing.assert_close(weights(masked), weights(plain), rtol=1e-5, atol=1e-6)
+    assert all(math.isfinite(line.get("loss", 0.0)) for line in lines(tmp_path, "train"))

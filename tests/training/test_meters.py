@@ -1,4 +1,4 @@
-"""Losses, intervals and times between two logs."""
+"""Logged losses, intervals and times."""
 
 import time
 
@@ -6,46 +6,47 @@ import pytest
 import torch
 
 from dltrain.tasks.base import Loss
+from dltrain.training.checkpointing import check_losses
 from dltrain.training.meters import LossBuffer, Timer
 from dltrain.training.state import Trigger
 
 
-def test_weights_may_be_numbers_or_tensors_side_by_side() -> None:
+def test_weights_may_be_numbers_and_tensors() -> None:
     buffer = LossBuffer()
     buffer.add("train", Loss(torch.tensor(1.0), torch.tensor(3)))
     buffer.add("train", Loss(torch.tensor(5.0), 1))
-    assert buffer.read({}) == {"loss": 2.0}
+    assert buffer.read({}).logged == {"loss": 2.0}
 
 
-def test_parts_are_averaged_like_the_loss_and_turns_have_names() -> None:
+def test_loss_parts_are_averaged_like_the_loss_and_turns_are_named() -> None:
     buffer = LossBuffer()
     buffer.add("critic", Loss(torch.tensor(1.0), 1, {"gap": torch.tensor(10.0)}))
     buffer.add("critic", Loss(torch.tensor(3.0), 3, {"gap": torch.tensor(30.0)}))
     buffer.add("generator", Loss(torch.tensor(7.0), 2))
-    assert buffer.read({}) == {"loss_critic": 2.5, "gap": 25.0, "loss_generator": 7.0}
+    assert buffer.read({}).logged == {"loss_critic": 2.5, "gap": 25.0, "loss_generator": 7.0}
 
 
 def test_reading_clears_the_buffer() -> None:
     buffer = LossBuffer()
     buffer.add("train", Loss(torch.tensor(1.0), 1))
     buffer.norms["train"] = torch.tensor(4.0)
-    assert buffer.read({}) == {"loss": 1.0, "grad/norm": 4.0}
-    assert buffer.read({}) == {}
+    assert buffer.read({}).logged == {"loss": 1.0, "grad/norm": 4.0}
+    assert buffer.read({}).logged == {}
     buffer.add("train", Loss(torch.tensor(2.0), 1))
-    assert buffer.read({}) == {"loss": 2.0}
+    assert buffer.read({}).logged == {"loss": 2.0}
 
 
-def test_readings_are_logged_as_they_are() -> None:
+def test_additional_values_are_logged_unchanged() -> None:
     buffer = LossBuffer()
     buffer.add("train", Loss(torch.tensor(1.0), 4))
-    assert buffer.read({"penalty": torch.tensor(0.5)}) == {"loss": 1.0, "penalty": 0.5}
+    assert buffer.read({"penalty": torch.tensor(0.5)}).logged == {"loss": 1.0, "penalty": 0.5}
 
 
 def test_a_buffer_keeps_no_graph_alive_and_reads_half_precision() -> None:
     buffer, weight = LossBuffer(), torch.ones((), requires_grad=True)
     buffer.add("train", Loss((weight * 2).bfloat16(), 1, {"part": (weight * 3).half()}))
     assert all(not total.requires_grad for pairs in buffer.losses.values() for total, _ in pairs)
-    assert buffer.read({}) == {"loss": 2.0, "part": 3.0}
+    assert buffer.read({}).logged == {"loss": 2.0, "part": 3.0}
 
 
 @pytest.mark.parametrize(
@@ -60,11 +61,11 @@ def test_a_buffer_keeps_no_graph_alive_and_reads_half_precision() -> None:
 def test_intervals_in_steps_and_epochs_depend_on_the_step_alone(interval: tuple[float, str], steps: list[int]) -> None:
     trigger = Trigger(interval, epoch_steps=5)
     assert [step for step in range(1, 13) if trigger.fires(step)] == steps
-    assert trigger.fires(steps[0]), "asked again it says the same"
+    assert trigger.fires(steps[0]), "a second call gives the same result"
 
 
 class Clock:
-    """Replaces `time.perf_counter` and advances only by hand."""
+    """A replacement for `time.perf_counter` that the tests advance."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -81,7 +82,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return found
 
 
-def test_an_interval_in_minutes_fires_once_each_time(clock: Clock) -> None:
+def test_an_interval_in_minutes_fires_once_per_interval(clock: Clock) -> None:
     trigger = Trigger((2, "minute"), epoch_steps=5)
     clock.now += 119
     assert not trigger.fires(1)
@@ -90,14 +91,14 @@ def test_an_interval_in_minutes_fires_once_each_time(clock: Clock) -> None:
     assert not trigger.fires(3)
 
 
-def test_a_pause_within_a_pause_counts_once(clock: Clock) -> None:
+def test_a_nested_pause_counts_once(clock: Clock) -> None:
     timer = Timer(clock())
     with timer.pause(), timer.pause():
         clock.now += 3
     assert timer.paused == 3
 
 
-def test_the_time_before_training_begins_is_no_training_time(clock: Clock) -> None:
+def test_the_time_before_training_is_not_training_time(clock: Clock) -> None:
     timer = Timer(clock())
     clock.now += 7
     with timer.pause():
@@ -107,10 +108,50 @@ def test_the_time_before_training_begins_is_no_training_time(clock: Clock) -> No
     assert (timer.training_seconds(), timer.total_seconds()) == (1, 10)
 
 
-def test_pauses_are_no_training_time_also_when_they_end_badly(clock: Clock) -> None:
+def test_pauses_are_not_training_time_even_if_they_raise(clock: Clock) -> None:
     timer = Timer(clock())
     clock.now += 1
     with pytest.raises(KeyError), timer.pause():
         clock.now += 5
         raise KeyError
     assert (timer.paused, timer.training_seconds()) == (5, 1)
+
+
+def test_losses_and_parts_are_kept_apart_by_turn_not_by_their_names() -> None:
+    buffer = LossBuffer()
+    buffer.add("critic", Loss(torch.tensor(1.0), 1, {"loss_of_pairs": torch.tensor(10.0), "gap": torch.tensor(3.0)}))
+    buffer.add("generator", Loss(torch.tensor(2.0), 1, {"gap": torch.tensor(5.0)}))
+    read = buffer.read({})
+    assert read.losses == {"critic": 1.0, "generator": 2.0}
+    assert read.logged == {
+        **{"loss_critic": 1.0, "loss_generator": 2.0, "loss_of_pairs": 10.0},
+        **{"gap_critic": 3.0, "gap_generator": 5.0},
+    }
+
+
+def test_a_part_called_loss_that_is_not_finite_is_no_divergence() -> None:
+    buffer = LossBuffer()
+    buffer.add("train", Loss(torch.tensor(1.0), 1, {"loss_of_empty_pairs": torch.tensor(float("nan"))}))
+    check_losses(buffer.read({}).losses, 1)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_losses_of_weight_zero_are_not_logged_and_change_no_mean(skip: bool) -> None:
+    buffer = LossBuffer(skip_non_finite=skip)
+    empty = Loss(torch.tensor(float("nan")), 0, {"part": torch.tensor(float("nan"))})
+    buffer.add("train", empty)
+    assert buffer.read({}) == ({}, {})
+    for loss in (empty, Loss(torch.tensor(3.0), 2, {"part": torch.tensor(4.0)}), empty):
+        buffer.add("train", loss)
+    assert buffer.read({}).logged == {"loss": 3.0, "part": 4.0}
+    buffer.add("train", Loss(torch.tensor(0.0), torch.tensor(0)))  # only the device knows that it is 0
+    assert buffer.read({}).logged == {"loss": 0.0}
+
+
+def test_what_is_not_read_yet_survives_a_checkpoint() -> None:
+    buffer, other = LossBuffer(), LossBuffer()
+    for number in range(3):
+        buffer.add("critic", Loss(torch.tensor(float(number)), number + 1, {"gap": torch.tensor(number / 2)}))
+    buffer.add("generator", Loss(torch.tensor(7.0), 2))
+    other.load_state_dict(buffer.state_dict(), torch.device("cpu"))
+    assert other.read({}) == buffer.read({})

@@ -50,13 +50,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_plain_python_in_a_models_state_goes_on_with_the_run(here: Path) -> None:
+def test_plain_python_extra_state_is_restored_on_resume(here: Path) -> None:
     assert main.main([*TYPED, "model=plain", "hydra.run.dir=run"]) == 0
     assert main.main(["resume", "run", "allow_targets=[stateful]", "trainer.max_steps=4"]) == 0
     assert main.main(["evaluate", "run", "allow_targets=[stateful]"]) == 0
 
 
-def test_what_no_checkpoint_gives_back_is_refused_before_training(
+def test_extra_state_that_no_checkpoint_can_store_is_rejected_before_training(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.main([*TYPED, "model=numpy", "hydra.run.dir=run"]) == 2

@@ -1,4 +1,4 @@
-"""Layers and precisions that a device lacks: computed in fp32 with a note, or refused in one line."""
+"""Layers that a device cannot compute in a precision are computed in fp32 with a notice or rejected in one line."""
 
 import contextlib
 import copy
@@ -28,7 +28,7 @@ SMALL = {
     "dcgan": ["model.hidden_size=4"],
     "gpt": ["model.hidden_size=8", "model.num_layers=1", "model.num_heads=2"],
 }
-STEPS, PICTURES = torch.randn(2, 5, 3), torch.randn(2, 4, 6, 6)
+STEPS, IMAGES = torch.randn(2, 5, 3), torch.randn(2, 4, 6, 6)
 LAYERS: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {
     "RNN": (nn.RNN(3, 4, nonlinearity="relu"), (STEPS,)),
     "GRU": (nn.GRU(3, 4, num_layers=2, bidirectional=True), (STEPS,)),
@@ -37,18 +37,18 @@ LAYERS: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {
     "LSTM, bidirectional": (nn.LSTM(3, 4, bidirectional=True, bias=False), (STEPS,)),
     "LSTM with projections": (nn.LSTM(3, 4, proj_size=2), (STEPS,)),
     "linear": (nn.Linear(3, 4), (STEPS,)),
-    "convolution": (nn.Conv2d(4, 8, 3, padding=1, groups=2), (PICTURES,)),
-    "dilated convolution": (nn.Conv2d(4, 8, 3, dilation=2, padding=2, padding_mode="circular"), (PICTURES,)),
+    "convolution": (nn.Conv2d(4, 8, 3, padding=1, groups=2), (IMAGES,)),
+    "dilated convolution": (nn.Conv2d(4, 8, 3, dilation=2, padding=2, padding_mode="circular"), (IMAGES,)),
     "convolution over time": (nn.Conv1d(5, 8, 3), (STEPS,)),
-    "transposed convolution": (nn.ConvTranspose2d(4, 8, 4, stride=2, padding=1), (PICTURES,)),
-    "channels last": (nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last), (PICTURES,)),
-    "spectral norm": (spectral_norm(nn.Conv2d(4, 8, 3)), (PICTURES,)),
+    "transposed convolution": (nn.ConvTranspose2d(4, 8, 4, stride=2, padding=1), (IMAGES,)),
+    "channels last": (nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last), (IMAGES,)),
+    "spectral norm": (spectral_norm(nn.Conv2d(4, 8, 3)), (IMAGES,)),
     "attention": (
         nn.MultiheadAttention(4, 2, kdim=3, vdim=5),
         (torch.randn(2, 2, 4), STEPS[:, :2], torch.ones(2, 2, 5)),
     ),
     "embedding": (nn.Embedding(3, 4), (torch.zeros(2, 5, dtype=torch.int64),)),
-    "batch norm": (nn.BatchNorm2d(4), (PICTURES,)),
+    "batch norm": (nn.BatchNorm2d(4), (IMAGES,)),
 }
 
 
@@ -69,7 +69,7 @@ def computes(layer: nn.Module, inputs: tuple[Tensor, ...], device: Device) -> bo
 
 @pytest.mark.parametrize("kind", ["fp32", *DTYPES])
 @pytest.mark.parametrize("name", LAYERS)
-def test_every_layer_is_computed_in_the_precision_or_in_fp32_with_a_note(name: str, kind: str) -> None:
+def test_every_layer_is_computed_in_the_precision_or_in_fp32_with_a_notice(name: str, kind: str) -> None:
     layer, inputs = copy.deepcopy(LAYERS[name])
     device, model = on_cpu(kind), nn.ModuleList([layer, nn.Linear(2, 2)])
     supported = computes(copy.deepcopy(layer), inputs, device)
@@ -81,7 +81,7 @@ def test_every_layer_is_computed_in_the_precision_or_in_fp32_with_a_note(name: s
     assert computes(copy.deepcopy(model)[0], inputs, device), "a copy, as EMA makes it, is computed the same way"
 
 
-def test_a_layer_in_fp32_takes_its_state_and_packed_sequences_in_the_precision_around_it() -> None:
+def test_a_layer_in_fp32_accepts_states_and_packed_sequences_in_lower_precision() -> None:
     lstm, state = nn.LSTM(3, 4), torch.zeros(1, 5, 4, dtype=torch.bfloat16)
     lstm.forward = precision.MethodType(precision._forward_in_fp32, lstm)
     with on_cpu("bf16").autocast():
@@ -92,7 +92,7 @@ def test_a_layer_in_fp32_takes_its_state_and_packed_sequences_in_the_precision_a
 
 
 @pytest.mark.parametrize("kind", DTYPES)
-def test_a_model_of_which_no_layer_can_be_computed_is_refused(kind: str) -> None:
+def test_a_model_is_rejected_if_no_layer_can_be_computed_in_the_precision(kind: str) -> None:
     lstm, device = nn.LSTM(3, 4), on_cpu(kind)
     if computes(copy.deepcopy(lstm), (STEPS,), device):
         assert precision.use_fp32_where_needed(lstm, device) is None
@@ -112,13 +112,13 @@ def test_trying_a_layer_leaves_the_model_and_random_numbers_unchanged() -> None:
 
 
 class Gated(nn.Linear):
-    """A linear layer with another input."""
+    """A linear layer with a second input."""
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
         return super().forward(x) * gate
 
 
-def test_a_layer_that_takes_other_inputs_is_left_alone() -> None:
+def test_a_layer_with_other_inputs_is_left_unchanged() -> None:
     gated = Gated(3, 4)
     assert precision.use_fp32_where_needed(gated, on_cpu("bf16")) is None
     assert gated(STEPS, torch.ones(4)).shape == (2, 5, 4)
@@ -127,7 +127,7 @@ def test_a_layer_that_takes_other_inputs_is_left_alone() -> None:
 # Advice --------------------------------------------------------------------------------------------------------------
 
 
-def test_bf16_is_advised_exactly_where_the_cpu_has_it_and_the_model_gains() -> None:
+def test_bf16_is_advised_only_if_the_cpu_supports_it_and_the_model_gets_faster() -> None:
     features = torch.cpu.get_capabilities()
     in_hardware = bool(features.get("amx_bf16", False) or features.get("avx512_bf16", False))
     gains = in_hardware and torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -137,7 +137,7 @@ def test_bf16_is_advised_exactly_where_the_cpu_has_it_and_the_model_gains() -> N
 
 
 @pytest.mark.parametrize("kind", DTYPES)
-def test_a_precision_without_fast_kernels_is_called_slow(kind: str) -> None:
+def test_a_precision_without_fast_kernels_is_reported_as_slow(kind: str) -> None:
     slow = not getattr(torch.ops.mkldnn, f"_is_mkldnn_{kind}_supported")()
     note = precision.advise(nn.Linear(2, 2), on_cpu(kind))
     assert (note is not None) == slow
@@ -171,7 +171,7 @@ for number, overrides in enumerate(json.load(sys.stdin)):
 
 
 def on_older_cpu(code: str, isa: str, commands: list[list[str]], folder: Path) -> list[tuple[int, list[str]]]:
-    """Exit code and lines of each command, in one process whose oneDNN knows no instructions newer than ``isa``."""
+    """Return exit code and output lines of each command, run in one process with ONEDNN_MAX_CPU_ISA=``isa``."""
     ended = subprocess.run(
         [sys.executable, "-c", code],
         cwd=folder,
@@ -206,14 +206,14 @@ def check_all_models(
         output = "\n".join(lines)
         assert ended in (0, 2) and "do not fit together" not in output and "Traceback" not in output, (command, output)
         kind = next(word for word in command if word.startswith("device.precision")).split("=")[1]
-        refused = [line for line in lines if "device.precision: not supported" in line]
-        assert len(refused) == (ended == 2) and all(f"no {kind} kernel for" in line for line in refused), (
+        rejected = [line for line in lines if "device.precision: not supported" in line]
+        assert len(rejected) == (ended == 2) and all(f"no {kind} kernel for" in line for line in rejected), (
             command,
             output,
         )
 
 
-def test_every_model_is_computed_on_an_older_cpu_or_refused_in_one_line(
+def test_every_model_is_computed_on_an_older_cpu_or_rejected_in_one_line(
     small_data: Callable[[str], list[str]], tmp_path: Path
 ) -> None:
     check_all_models(PREPARE, OLDER_CPU, ["bf16"], small_data, tmp_path)
@@ -221,7 +221,7 @@ def test_every_model_is_computed_on_an_older_cpu_or_refused_in_one_line(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("isa", OLDER_CPUS)
-def test_every_model_trains_on_any_older_cpu_or_is_refused_in_one_line(
+def test_every_model_trains_on_any_older_cpu_or_is_rejected_in_one_line(
     isa: str, small_data: Callable[[str], list[str]], tmp_path: Path
 ) -> None:
     check_all_models(TRAIN, isa, list(DTYPES), small_data, tmp_path)
@@ -246,7 +246,7 @@ class Volume(nn.Module):
 
 
 @pytest.mark.parametrize("kind", DTYPES)
-def test_an_operation_of_an_own_module_that_lacks_the_precision_is_refused_by_name(
+def test_an_unsupported_operation_of_a_user_module_is_rejected_by_name(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from dltrain.cli import main

@@ -37,7 +37,7 @@ class Players(nn.Module):
 
 
 class Duel(Task):
-    """First the generator learns to copy, then both play; no loss is detached, so gradients reach both players."""
+    """The generator learns to copy, then plays against the critic; no loss is detached, so gradients reach both."""
 
     metric: ClassVar[str] = "loss"
     better: ClassVar[Literal["min", "max"]] = "min"
@@ -92,7 +92,7 @@ def duel(folder: Path, **given: Any) -> tuple[Duel, Players, Loop]:
     return task, model, loop
 
 
-def test_each_turn_moves_its_own_parameters_and_nothing_else(tmp_path: Path) -> None:
+def test_each_turn_updates_only_its_own_parameters(tmp_path: Path) -> None:
     task, model, loop = duel(tmp_path)
     loop.run()
     after = [*task.seen[1:], ("end", weights(model.generator), weights(model.critic))]
@@ -102,7 +102,7 @@ def test_each_turn_moves_its_own_parameters_and_nothing_else(tmp_path: Path) -> 
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_a_duel_equals_one_written_out_by_hand(tmp_path: Path) -> None:
+def test_alternating_turns_equal_a_plain_pytorch_loop(tmp_path: Path) -> None:
     _, model, loop = duel(tmp_path)
     loop.run()
     plain = Players()
@@ -137,7 +137,7 @@ def test_schedules_start_over_in_every_stage(tmp_path: Path) -> None:
     assert logged == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 
-def test_each_turn_logs_a_loss_of_its_own(tmp_path: Path) -> None:
+def test_each_turn_logs_its_own_loss(tmp_path: Path) -> None:
     duel(tmp_path)[2].run()
     logged = lines(tmp_path, "train")
     assert all("loss" in line for line in logged[:EPOCH])
@@ -146,12 +146,12 @@ def test_each_turn_logs_a_loss_of_its_own(tmp_path: Path) -> None:
         assert ("loss_critic" in line) == (number % 2 == 0)
 
 
-class Lessons(Classification):
-    """Two stages: the first reads examples without answers and watches a metric of its own."""
+class TwoStages(Classification):
+    """Two stages; the first trains on unlabelled examples and has its own metric."""
 
-    def __init__(self, tells: Sequence[float] = (1.0,)) -> None:
+    def __init__(self, distances: Sequence[float] = (1.0,)) -> None:
         super().__init__(CLASSES)
-        self.values = itertools.chain(tells, itertools.repeat(tells[-1]))
+        self.values = itertools.chain(distances, itertools.repeat(distances[-1]))
         self.read: list[tuple[str, int]] = []
 
     def stages(self, model: nn.Module) -> list[Stage]:
@@ -173,13 +173,13 @@ class Lessons(Classification):
         return [first, Stage("labelled", [Turn("train", owned, labelled)], 1)]
 
 
-def without_answers(examples: int) -> Source:
+def unlabelled_source(examples: int) -> Source:
     return Source({"inputs": torch.randn(examples, SIZE)}, nn.Identity())
 
 
-def test_a_stage_reads_examples_without_answers_where_it_asks_for_them(tmp_path: Path) -> None:
-    task = Lessons()
-    loop = make_loop(tmp_path, task, unlabelled=without_answers(2 * ROWS))
+def test_a_stage_can_read_the_unlabelled_examples(tmp_path: Path) -> None:
+    task = TwoStages()
+    loop = make_loop(tmp_path, task, unlabelled=unlabelled_source(2 * ROWS))
     loop.run()
     alone = sum(size for name, size in task.read if name == "alone")
     labelled = sum(size for name, size in task.read if name == "labelled")
@@ -188,9 +188,9 @@ def test_a_stage_reads_examples_without_answers_where_it_asks_for_them(tmp_path:
     assert lines(tmp_path, "train")[-1]["epoch"] == 3
 
 
-def test_every_stage_watches_its_own_metric_and_keeps_its_own_best(tmp_path: Path) -> None:
+def test_every_stage_monitors_its_own_metric_and_keeps_its_own_best_value(tmp_path: Path) -> None:
     stream = io.StringIO()
-    task, unlabelled = Lessons([3.0, math.nan]), without_answers(ROWS)
+    task, unlabelled = TwoStages([3.0, math.nan]), unlabelled_source(ROWS)
     loop = make_loop(tmp_path, task, unlabelled=unlabelled, console=Console(stream))
     loop.run()
     watched = [sorted({"distance", "accuracy"} & line.keys()) for line in lines(tmp_path, "val")]
@@ -199,16 +199,16 @@ def test_every_stage_watches_its_own_metric_and_keeps_its_own_best(tmp_path: Pat
     assert "the distance was measured" in stream.getvalue()
 
 
-def test_a_stage_stops_early_by_its_own_metric_and_the_next_one_still_comes(tmp_path: Path) -> None:
-    task = Lessons([1.0, 2.0, 3.0])
+def test_early_stopping_ends_only_the_current_stage(tmp_path: Path) -> None:
+    task = TwoStages([1.0, 2.0, 3.0])
     make_loop(
-        tmp_path, task, unlabelled=without_answers(ROWS), early_stopping_patience=1, eval_every=(1.0, "step")
+        tmp_path, task, unlabelled=unlabelled_source(ROWS), early_stopping_patience=1, eval_every=(1.0, "step")
     ).run()
     names = [name for name, _ in task.read]
     assert names[:2] == ["alone"] * 2 and names[2] == "labelled"
 
 
-def test_examples_come_in_another_order_in_each_stage(tmp_path: Path) -> None:
+def test_epochs_are_numbered_across_stages(tmp_path: Path) -> None:
     _, _, loop = duel(tmp_path)
     loop.run()
     assert [line["epoch"] for line in lines(tmp_path, "train")] == pytest.approx(

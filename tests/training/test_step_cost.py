@@ -1,4 +1,4 @@
-"""What a step costs: no wait for the device, nothing that piles up; and how it computes in lower precision."""
+"""A step does not wait for the device, leaves nothing in memory, and supports lower precision."""
 
 import functools
 import gc
@@ -43,7 +43,7 @@ def test_fp16_skips_steps_that_overflow_and_logs_their_number(tmp_path: Path) ->
 
 
 def huge() -> Source:
-    """Inputs so large that scaled gradients overflow float16 at first."""
+    """Return inputs so large that scaled gradients overflow float16 at first."""
     rows = source().rows
     assert isinstance(rows, dict)
     return Source({**rows, "inputs": 100 * rows["inputs"]}, nn.Identity())
@@ -75,7 +75,7 @@ def flat(args: Iterable[Any]) -> list[Any]:
     return [item for arg in args for item in (arg if isinstance(arg, list | tuple) else [arg])]
 
 
-def test_the_watch_sees_what_waits() -> None:
+def test_the_watch_counts_operations_that_wait() -> None:
     with Watch() as watch:
         value = torch.ones(3)
         value.sum().item()
@@ -104,7 +104,7 @@ def test_a_step_never_waits_for_the_device(given: dict[str, Any], tmp_path: Path
     loop = make_loop(tmp_path, **{"model": network(dropout=0.1), **given})
     loop.begin_stage()
     groups = grouped(loop.current.batches.epoch(0), loop.config.accumulate)
-    loop.take_step(next(groups), measure_norm=True)  # the optimizer makes its state, the epoch its order
+    loop.take_step(next(groups), measure_norm=True)  # creates the optimizer state and the data order
     with Watch() as watch:
         for group in itertools.islice(groups, 3):
             loop.take_step(group, measure_norm=False)
@@ -120,7 +120,7 @@ def test_buffered_losses_are_read_in_one_copy(tmp_path: Path) -> None:
     loop.runner.loss_buffer.add("train", Loss(torch.tensor(1.0), torch.tensor(2), {"part": torch.tensor(2.0)}))
     with Watch() as watch:
         loop.runner.loss_buffer.read({})
-    # tolist copies a tensor as one; only a number taken out by itself would count.
+    # tolist copies a whole tensor once; only reading single numbers is counted.
     assert watch.waits == {}
 
 
@@ -133,7 +133,7 @@ class Counting(Scripted):
         self.wait: Callable[[], None] = lambda: None
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        self.wait()  # a checkpoint that is being written is alive
+        self.wait()  # until the checkpoint is written its tensors are alive
         if gc.isenabled():
             gc.collect()
         objects = gc.get_objects()
@@ -146,10 +146,10 @@ class Counting(Scripted):
     [
         (False, {}),
         (False, {"precision": "fp16", "average": 0.9, "accumulate": 2}),
-        (True, {"checkpoint_every": (25.0, "step")}),  # torch.save leaves cycles, so here the collector may help
+        (True, {"checkpoint_every": (25.0, "step")}),  # torch.save leaves reference cycles
     ],
 )
-def test_nothing_piles_up_over_the_steps(collector: bool, given: dict[str, Any], tmp_path: Path) -> None:
+def test_steps_leave_no_tensors_or_objects_behind(collector: bool, given: dict[str, Any], tmp_path: Path) -> None:
     task = Counting()
     every: dict[str, Any] = {"eval_every": (50.0, "step"), "log_every": (10.0, "step")}
     (gc.enable if collector else gc.disable)()
@@ -162,5 +162,5 @@ def test_nothing_piles_up_over_the_steps(collector: bool, given: dict[str, Any],
     tensors, objects = zip(*task.alive, strict=True)
     assert len(tensors) == 10
     assert tensors[-1] <= tensors[1]
-    # Each evaluation leaves its entry in the list above; the 400 steps between the second and the last leave nothing.
+    # Only the entries of `alive` may be added between the second and the last evaluation.
     assert objects[-1] - objects[1] <= len(objects)

@@ -1,4 +1,4 @@
-"""A run that is trained on, and one that cannot go on: what its folder says afterwards."""
+"""Run folders after extending a finished run and after a failed resume."""
 
 import json
 from collections.abc import Callable
@@ -22,16 +22,14 @@ COMMON = [
 
 
 def steps_of(run: Path) -> list[Any]:
-    """What every file says about how long the run is to be."""
+    """Return the number of steps in job.yaml and config.yaml, and the overrides of it in command.txt."""
     job, config = (OmegaConf.load(run / name) for name in ("job.yaml", "config.yaml"))
     words = (run / "command.txt").read_text().split()
     overrides = [word for word in words if word.startswith("trainer.max_steps=")]
     return [job.config.trainer.max_steps, config.trainer.max_steps, overrides]
 
 
-def test_a_run_that_is_trained_on_equals_one_that_was_asked_for_all_of_it(
-    dltrain: Callable[..., Child], tmp_path: Path
-) -> None:
+def test_extending_a_finished_run_equals_one_long_run(dltrain: Callable[..., Child], tmp_path: Path) -> None:
     for name, steps in (("short", 10), ("long", 20)):
         assert dltrain(*COMMON, f"trainer.max_steps={steps}", f"hydra.run.dir={tmp_path / name}").code == 0
     short = tmp_path / "short"
@@ -46,7 +44,7 @@ def test_a_run_that_is_trained_on_equals_one_that_was_asked_for_all_of_it(
     assert again.code == 0 and "this run is finished" in again.stderr
 
 
-def test_a_run_that_cannot_go_on_keeps_all_that_it_had(dltrain: Callable[..., Child], tmp_path: Path) -> None:
+def test_a_failed_resume_removes_no_files(dltrain: Callable[..., Child], tmp_path: Path) -> None:
     for number in range(16):
         folder = tmp_path / "pictures" / ("ab"[number % 2])
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +53,7 @@ def test_a_run_that_cannot_go_on_keeps_all_that_it_had(dltrain: Callable[..., Ch
     data = ["data=image_folder", f"data.path={tmp_path / 'pictures'}", "data.image_size=8", "data.batch_size=4"]
     overrides = ["model=mlp", "model.hidden_size=8", *data, "device=cpu", "trainer.max_steps=3", f"hydra.run.dir={run}"]
     assert dltrain(*overrides).code == 0
-    # As a process leaves it that was killed before its first checkpoint; and a file, damaged in the same size.
+    # As after a kill before the first checkpoint; the pictures are damaged without changing their size.
     for file in (run / "checkpoints").iterdir():
         file.unlink()
     status = json.loads((run / "status.json").read_text())

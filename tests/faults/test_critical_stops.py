@@ -1,4 +1,4 @@
-"""Stops that come at the worst moment, or wait no longer: nothing is lost by them, and nothing is done by half."""
+"""Stops at critical moments and forced stops: no result is lost or duplicated."""
 
 import json
 import signal
@@ -21,7 +21,7 @@ Waiting = Callable[..., tuple[Child, Path]]
 
 @pytest.fixture
 def waiting(start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Path) -> Waiting:
-    """``waiting("train-5")``: a forecaster that has come to a moment and waits there, and its folder."""
+    """Return a function that starts a forecasting run, lets it wait at a moment, and returns it and its folder."""
 
     def begin(moment: str, *more: str) -> tuple[Child, Path]:
         run = tmp_path / "run"
@@ -34,8 +34,8 @@ def waiting(start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: 
 
 
 @pytest.mark.faults
-def test_a_save_that_takes_longer_than_a_stop_may_is_finished(
-    waiting: Waiting, gate: Gate, dltrain: Callable[..., Child], whole_run: Callable[[str], Path]
+def test_a_slow_save_is_completed_after_sigterm(
+    waiting: Waiting, gate: Gate, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
 ) -> None:
     child, run = waiting("train-13")
     for number in range(1, 40):
@@ -51,22 +51,22 @@ def test_a_save_that_takes_longer_than_a_stop_may_is_finished(
     assert (run / "checkpoints" / "step-00000013.pt").exists()
     assert_intact(run)
     assert dltrain("resume", str(run), ALLOW).code == 0
-    assert_same(run, whole_run("forecast"))
+    assert_same(run, undisturbed_run("forecast"))
 
 
 @pytest.mark.faults
-def test_a_stop_that_is_forced_while_pictures_are_drawn_changes_nothing(
-    waiting: Waiting, dltrain: Callable[..., Child], whole_run: Callable[[str], Path]
+def test_a_forced_stop_while_pictures_are_drawn_does_not_change_the_resumed_run(
+    waiting: Waiting, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
 ) -> None:
     child, run = waiting("show-2")
     child.send(signal.SIGTERM)
     assert child.wait(GRACE_S + 10).code == 143
     assert dltrain("resume", str(run), ALLOW).code == 0
-    assert_same(run, whole_run("forecast"))
+    assert_same(run, undisturbed_run("forecast"))
 
 
-def test_a_stop_before_anything_is_trained_leaves_nothing_in_the_way_of_the_same_command(
-    waiting: Waiting, gate: Gate, start: Callable[..., Child], whole_run: Callable[[str], Path], data_root: Path
+def test_a_stop_before_the_first_step_leaves_no_folder_and_the_same_command_runs_again(
+    waiting: Waiting, gate: Gate, start: Callable[..., Child], undisturbed_run: Callable[[str], Path], data_root: Path
 ) -> None:
     child, run = waiting("stages-2", "trainer.resume=auto")
     child.send(signal.SIGTERM)
@@ -75,11 +75,11 @@ def test_a_stop_before_anything_is_trained_leaves_nothing_in_the_way_of_the_same
     assert not run.exists()
     again = start(*recipe("forecast", data_root), f"hydra.run.dir={run}", "trainer.resume=auto").wait()
     assert again.code == 0, again.stderr
-    assert_same(run, whole_run("forecast"))
+    assert_same(run, undisturbed_run("forecast"))
 
 
 @pytest.mark.faults
-def test_an_evaluation_that_a_stop_cut_off_and_a_kill_followed_is_logged_once(
+def test_an_evaluation_interrupted_by_a_stop_and_then_a_kill_is_logged_once(
     waiting: Waiting,
     gate: Gate,
     start: Callable[..., Child],
@@ -90,7 +90,7 @@ def test_an_evaluation_that_a_stop_cut_off_and_a_kill_followed_is_logged_once(
     reference, more = tmp_path / "reference", ["optimizer.lr=0.3", "data.batch_size=16"]  # evaluated in four batches
     assert dltrain(*recipe("forecast", data_root), *more, f"hydra.run.dir={reference}").code == 0
     metrics = [line["mae"] for line in lines(reference) if line["split"] == "val"]
-    # After one that is the best there is a checkpoint, and no kill can make it come again.
+    # A checkpoint follows each best evaluation, so a kill could not repeat that one.
     number = next(n for n in range(2, len(metrics)) if metrics[n - 1] >= min(metrics[: n - 1]))
     moment = f"evaluate-{4 * (number - 1) + 1}"
     child, run = waiting(moment, *more)
@@ -106,7 +106,7 @@ def test_an_evaluation_that_a_stop_cut_off_and_a_kill_followed_is_logged_once(
 
 
 @pytest.mark.faults
-def test_a_run_that_is_cut_short_where_it_stands_equals_one_that_was_to_be_that_short(
+def test_shortening_a_stopped_run_to_its_current_step_equals_a_run_of_that_length(
     waiting: Waiting, gate: Gate, dltrain: Callable[..., Child], data_root: Path, tmp_path: Path
 ) -> None:
     short = ["trainer.epochs=null", "trainer.max_steps=13"]
@@ -121,7 +121,7 @@ def test_a_run_that_is_cut_short_where_it_stands_equals_one_that_was_to_be_that_
 
 
 @pytest.mark.faults
-def test_a_run_is_not_made_shorter_than_it_is(
+def test_a_run_cannot_be_shortened_below_the_steps_already_taken(
     waiting: Waiting, gate: Gate, dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
     child, run = waiting("train-13")
@@ -129,9 +129,9 @@ def test_a_run_is_not_made_shorter_than_it_is(
     gate.open("train-13")
     assert child.wait().code == 143
     before = (run / "job.yaml").read_bytes()
-    refused = dltrain("resume", str(run), ALLOW, "trainer.epochs=1")
-    assert refused.code == 2
-    assert "at least the 13 steps already taken, got 8" in refused.stderr
+    rejected = dltrain("resume", str(run), ALLOW, "trainer.epochs=1")
+    assert rejected.code == 2
+    assert "at least the 13 steps already taken, got 8" in rejected.stderr
     assert (run / "job.yaml").read_bytes() == before
     assert dltrain("resume", str(run), ALLOW).code == 0
     before = (run / "job.yaml").read_bytes()
@@ -140,7 +140,7 @@ def test_a_run_is_not_made_shorter_than_it_is(
     assert (run / "job.yaml").read_bytes() == before
 
 
-def test_when_the_best_weights_are_lost_a_resumed_run_says_so_at_once_and_ends_well(
+def test_a_resumed_run_reports_a_damaged_best_checkpoint_and_finishes(
     waiting: Waiting, gate: Gate, dltrain: Callable[..., Child]
 ) -> None:
     child, run = waiting("train-13")
@@ -159,9 +159,7 @@ def test_when_the_best_weights_are_lost_a_resumed_run_says_so_at_once_and_ends_w
 
 
 @pytest.mark.faults
-def test_of_a_run_that_was_never_validated_the_last_weights_are_the_best(
-    dltrain: Callable[..., Child], tmp_path: Path
-) -> None:
+def test_a_run_without_a_validation_evaluates_its_last_weights(dltrain: Callable[..., Child], tmp_path: Path) -> None:
     overrides = ["model=mlp", "data=digits", "device=cpu", "trainer.epochs=null", "trainer.max_steps=1000000"]
     never = ["trainer.eval_every=1000000", "trainer.max_minutes=0.02", f"hydra.run.dir={tmp_path / 'run'}"]
     assert dltrain(*overrides, *never).code == 0
@@ -172,7 +170,7 @@ def test_of_a_run_that_was_never_validated_the_last_weights_are_the_best(
     assert json.loads(evaluated.stdout)["metrics"] == expected
 
 
-def test_curves_that_somebody_has_removed_are_missed(dltrain: Callable[..., Child], tmp_path: Path) -> None:
+def test_a_resumed_run_reports_a_deleted_metrics_file_once(dltrain: Callable[..., Child], tmp_path: Path) -> None:
     run = tmp_path / "run"
     overrides = ["model=mlp", "data=digits", "device=cpu", "trainer.max_steps=2"]
     assert dltrain(*overrides, f"hydra.run.dir={run}").code == 0
@@ -183,11 +181,9 @@ def test_curves_that_somebody_has_removed_are_missed(dltrain: Callable[..., Chil
     assert "is lost" not in dltrain("resume", str(run), "trainer.max_steps=6").stderr
 
 
-def test_what_a_schedule_hears_of_is_not_changed_when_a_run_goes_on(
-    dltrain: Callable[..., Child], tmp_path: Path
-) -> None:
+def test_with_fp16_the_log_interval_cannot_change_on_resume(dltrain: Callable[..., Child], tmp_path: Path) -> None:
     overrides = ["model=mlp", "data=digits", "device=cpu", "device.precision=fp16", "trainer.max_steps=2"]
     assert dltrain(*overrides, f"hydra.run.dir={tmp_path / 'run'}").code == 0
-    refused = dltrain("resume", str(tmp_path / "run"), "trainer.max_steps=4", "trainer.log_every=1")
-    assert refused.code == 2
-    assert "trainer.log_every: a resumed run keeps" in refused.stderr
+    rejected = dltrain("resume", str(tmp_path / "run"), "trainer.max_steps=4", "trainer.log_every=1")
+    assert rejected.code == 2
+    assert "trainer.log_every: a resumed run keeps" in rejected.stderr

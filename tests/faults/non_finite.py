@@ -1,4 +1,4 @@
-"""A task and a model of a user's own that go wrong at a chosen step."""
+"""A user's task and model whose numbers become non-finite at a chosen step."""
 
 from pathlib import Path
 
@@ -8,23 +8,23 @@ from torch import nn
 from dltrain.tasks.classification import Classification
 
 
-class Wrong(Classification):
-    """Goes wrong in the steps from ``begin`` to ``end`` of ``steps``, counted from 1.
+class Faulty(Classification):
+    """Classification with a fault in the steps from ``begin`` to ``end`` of ``steps``, counted from 1.
 
-    ``loss``: the loss is no number. ``gradient``: the loss is one, its gradient is not. ``memory``: batches of more
-    than ``most`` examples ask the allocator for more memory than there is. ``metric``: the metric is no number.
+    The faults are ``loss`` (a NaN loss), ``gradient`` (a NaN gradient of a finite loss), ``memory`` (batches of more
+    than ``most`` examples run out of memory) and ``metric`` (a NaN metric).
     """
 
     def __init__(self, classes, fault, begin, end, steps, most=10**9, witness=""):
         super().__init__(classes)
-        self.fault, self.begin, self.end, self.steps, self.most = fault, begin, end, steps, most
+        self.fault, self.faulty, self.steps, self.most = fault, range(begin, end + 1), steps, most
         self.witness = Path(witness) if witness else None
 
     def loss(self, model, batch, progress):
         if self.fault == "memory" and len(batch["inputs"]) > self.most:
             torch.empty(2**60)
         loss = super().loss(model, batch, progress)
-        if not self.begin <= round(progress * self.steps) + 1 <= self.end or not model.training:
+        if round(progress * self.steps) + 1 not in self.faulty or not model.training:
             return loss
         if self.witness and not self.witness.exists() and progress > 0:
             torch.save(batch["inputs"].clone(), self.witness)
@@ -42,8 +42,8 @@ class Wrong(Classification):
         return evaluation
 
 
-class Blow(nn.Module):
-    """Divides by nothing from its ``at``-th batch of training on."""
+class DivideByZero(nn.Module):
+    """Divides by zero from its ``at``-th training batch on."""
 
     def __init__(self, at):
         super().__init__()
@@ -57,8 +57,8 @@ class Blow(nn.Module):
         return x / (self.seen < self.at)
 
 
-class Blowing(nn.Sequential):
-    """A network in whose middle `Blow` sits."""
+class DividingNetwork(nn.Sequential):
+    """A network with `DivideByZero` after its first layer."""
 
     def __init__(self, size, outputs, at):
-        super().__init__(nn.Flatten(), nn.Linear(size, 16), Blow(at), nn.ReLU(), nn.Linear(16, outputs))
+        super().__init__(nn.Flatten(), nn.Linear(size, 16), DivideByZero(at), nn.ReLU(), nn.Linear(16, outputs))

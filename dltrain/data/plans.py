@@ -1,0 +1,101 @@
+"""Plans: which examples form which batch of an epoch. Every epoch of a plan has the same number of batches."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from dltrain.data.ragged import WIDTH_MULTIPLE
+
+
+class Plan(Protocol):
+    """How the examples of a split are divided into batches.
+
+    Args:
+        contiguous: Whether each row of a batch continues that row of the batch before it.
+    """
+
+    contiguous: ClassVar[bool]
+
+    def __call__(self, examples: Tensor, batch_size: int, shuffle: Generator | None) -> list[Tensor]:
+        """Return the examples of each batch of an epoch.
+
+        Args:
+            examples: Indices of all examples, int64 on the CPU.
+            batch_size: Examples per batch.
+            shuffle: Source of randomness, seeded for the epoch; None for batches that never change, in evaluation.
+        """
+
+
+class FixedSize:
+    """Batches of ``batch_size`` examples in random order; the last one of an epoch may be smaller."""
+
+    contiguous: ClassVar[bool] = False
+
+    def __call__(self, examples: Tensor, batch_size: int, shuffle: Generator | None) -> list[Tensor]:
+        """Return the examples of each batch of an epoch."""
+        order = examples if shuffle is None else examples[torch.randperm(len(examples), generator=shuffle)]
+        return list(order.split(batch_size))
+
+
+@dataclass(frozen=True, eq=False)
+class ByLength:
+    """Batches of examples of similar length, in random order, so that little of a batch is padding.
+
+    Examples are sorted by the width to which they are padded, equal ones at random, and cut into batches. A batch has
+    ``batch_size`` examples, or as many as fit into `max_tokens`; one example that is longer is a batch by itself.
+
+    Args:
+        lengths: Steps of each example of the split, int64 on the CPU.
+        max_tokens: Steps per batch, padding included, at least 1; None counts examples.
+    """
+
+    contiguous: ClassVar[bool] = False
+
+    lengths: Tensor
+    max_tokens: int | None = None
+
+    def __call__(self, examples: Tensor, batch_size: int, shuffle: Generator | None) -> list[Tensor]:
+        """Return the examples of each batch of an epoch; without `shuffle` the longest examples come first."""
+        if shuffle is not None:
+            examples = examples[torch.randperm(len(examples), generator=shuffle)]
+        widths = (self.lengths[examples].clamp(min=1) + WIDTH_MULTIPLE - 1) // WIDTH_MULTIPLE
+        widths, order = widths.sort(stable=True, descending=True)
+        ordered = examples[order]
+        batches = list(
+            ordered.split(batch_size) if self.max_tokens is None else ordered.split(self._cut(widths, self.max_tokens))
+        )
+        if shuffle is None:
+            return batches
+        return [batches[number] for number in torch.randperm(len(batches), generator=shuffle).tolist()]
+
+    def _cut(self, widths: Tensor, max_tokens: int) -> list[int]:
+        """Return the size of each batch: the first of its examples is the widest."""
+        fitting = (max_tokens // (widths * WIDTH_MULTIPLE)).clamp(min=1).tolist()
+        sizes, start = [], 0
+        while start < len(fitting):
+            sizes.append(min(fitting[start], len(fitting) - start))
+            start += sizes[-1]
+        return sizes
+
+
+class Streams:
+    """Contiguous streams: row `s` of each batch continues row `s` of the batch before it.
+
+    The examples, windows of a text in their order, are divided into ``batch_size`` streams of equal length. If they do
+    not divide evenly, the first streams are one window longer, and the last batch has only these. The order is never
+    shuffled. A batch states whether it continues the one before it in ``continues`` (B,), a bool on the CPU; otherwise
+    an epoch begins.
+    """
+
+    contiguous: ClassVar[bool] = True
+
+    def __call__(self, examples: Tensor, batch_size: int, shuffle: Generator | None) -> list[Tensor]:
+        """Return the examples of each batch of an epoch."""
+        streams = min(batch_size, len(examples))
+        length, longer = divmod(len(examples), max(1, streams))
+        rows = torch.arange(streams)
+        starts = rows * length + rows.clamp(max=longer)
+        batches = [examples[starts + step] for step in range(length)]
+        return [*batches, examples[starts[:longer] + length]] if longer else batches

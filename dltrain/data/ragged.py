@@ -1,0 +1,74 @@
+"""Rows of different lengths, padded one batch at a time."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+# Batches are padded to a multiple of this width: few different shapes to compile or to select kernels for.
+WIDTH_MULTIPLE = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """Rows of different lengths as one field of `Source.rows`.
+
+    A field ``tokens`` becomes two in a batch: ``tokens`` (B, width, ...), padded on the device, and ``tokens_lengths``
+    (B,), int64 and always on the CPU, where packed sequences need them.
+
+    Args:
+        values: All rows, one after the other, (steps, ...).
+        lengths: Steps of each row, int64 (rows,), on the CPU; 0 is allowed.
+        pad: Value of the steps after the end of a row.
+    """
+
+    values: Tensor
+    lengths: Tensor
+    pad: float = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """First step of each row in `values`."""
+        return self.lengths.cumsum(0) - self.lengths
+
+    def __getitem__(self, rows: Tensor) -> "Ragged":
+        """Return some rows, in the order of their indices, int64 on the CPU."""
+        lengths = self.lengths[rows]
+        shift = (self.starts[rows] - (lengths.cumsum(0) - lengths)).repeat_interleave(lengths)
+        return Ragged(self.values[shift + torch.arange(len(shift))], lengths, self.pad)
+
+
+class Padding:
+    """Rows of a `Ragged` on a device, gathered and padded a batch at a time without waiting for the device."""
+
+    def __init__(self, rows: Ragged, device: torch.device) -> None:
+        self.lengths = rows.lengths
+        count, steps = len(rows), torch.arange(len(rows.values))
+        # Each row is followed by one padding value, which serves all steps after its end.
+        values = rows.values.new_full((len(steps) + count, *rows.values.shape[1:]), rows.pad)
+        values[steps + torch.arange(count).repeat_interleave(rows.lengths)] = rows.values
+        starts = rows.starts + torch.arange(count)
+        self.values, self.starts, self.ends = (part.to(device) for part in (values, starts, starts + rows.lengths))
+        self.steps = torch.arange(padded_width(rows.lengths), device=device)
+
+    def gather(self, indices: Tensor, on_device: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the padded rows (B, width, ...) on the device and their lengths (B,) on the CPU.
+
+        Args:
+            indices: The rows, on the CPU.
+            on_device: The same indices on the device.
+        """
+        lengths = self.lengths.index_select(0, indices)
+        starts, ends = (part.index_select(0, on_device).unsqueeze(1) for part in (self.starts, self.ends))
+        steps = torch.minimum(starts + self.steps[: padded_width(lengths)], ends)
+        return self.values.index_select(0, steps.view(-1)).view(*steps.shape, *self.values.shape[1:]), lengths
+
+
+def padded_width(lengths: Tensor) -> int:
+    """Return the width to which rows of these lengths are padded."""
+    longest = int(lengths.max()) if len(lengths) else 0
+    return -(-max(1, longest) // WIDTH_MULTIPLE) * WIDTH_MULTIPLE

@@ -1,0 +1,31 @@
+"""Vocabulary of a text as one fact."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Vocabulary of a text: its size, its special tokens, and the conversion from and to text.
+
+    YAML refers to a part of it, ``vocabulary: ${spec.tokens.size}``, or to the whole.
+
+    Args:
+        size: Number of different tokens, special ones included.
+        pad: Token that pads short sequences.
+        begin: Token that starts a text.
+        end: Token that ends a text.
+        mask: Token that hides another one.
+        unknown: Token of what the vocabulary lacks.
+        encode: Converts text to a list of tokens, without special tokens.
+        decode: Converts a list of tokens to text.
+    """
+
+    size: int
+    pad: int | None = None
+    begin: int | None = None
+    end: int | None = None
+    mask: int | None = None
+    unknown: int | None = None
+    encode: Callable[[str], list[int]] | None = None
+    decode: Callable[[list[int]], str] | None = None

@@ -1,0 +1,142 @@
+import itertools
+
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+from dltrain.data.fingerprint import fingerprint
+from dltrain.data.loader import Batches
+from dltrain.data.plans import ByLength, FixedSize, Plan, Streams
+from dltrain.data.ragged import WIDTH_MULTIPLE, Padding, Ragged
+from dltrain.data.spec import Source, Splits
+
+COUNT = 103
+LENGTHS = torch.randint(0, 90, (COUNT,), generator=Generator().manual_seed(1))
+ALL = torch.arange(COUNT)
+PLANS: dict[str, Plan] = {
+    "fixed": FixedSize(),
+    "by length": ByLength(LENGTHS),
+    "token budget": ByLength(LENGTHS, max_tokens=300),
+    "streams": Streams(),
+}
+
+
+class Inputs(nn.Module):
+    def forward(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"inputs": rows["tokens"], "lengths": rows["tokens_lengths"], "targets": rows["targets"]}
+
+
+def ragged(lengths: Tensor = LENGTHS, pad: float = -1) -> Ragged:
+    return Ragged(torch.arange(int(lengths.sum())), lengths, pad)
+
+
+def source(plan: Plan | None = None) -> Source:
+    return Source({"tokens": ragged(), "targets": ALL}, Inputs(), plan=plan)
+
+
+def width(lengths: Tensor) -> int:
+    return WIDTH_MULTIPLE * max(1, -(-int(lengths.max()) // WIDTH_MULTIPLE))
+
+
+def rows(values: Ragged) -> list[list[int]]:
+    return [part.tolist() for part in values.values.split(values.lengths.tolist())]
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_plan_has_each_example_once_and_the_same_batch_sizes_in_every_epoch(name: str) -> None:
+    batches = Batches(source(PLANS[name]), 10, seed=3, training=True)
+    epochs = [batches.plan(epoch) for epoch in range(4)]
+    assert all(torch.equal(torch.cat(plan).sort().values, ALL) for plan in epochs)
+    assert {tuple(sorted(len(part) for part in plan)) for plan in epochs} == {tuple(sorted(batches.sizes))}
+    assert len({tuple(torch.cat(plan).tolist()) for plan in epochs}) == (1 if name == "streams" else 4)
+
+
+def test_batches_by_length_hold_neighbors_of_the_sorted_lengths() -> None:
+    plan = ByLength(LENGTHS)(ALL, 10, Generator().manual_seed(0))
+    spans = sorted((width(LENGTHS[part].min().view(1)), width(LENGTHS[part])) for part in plan)
+    assert all(one[1] <= other[0] for one, other in itertools.pairwise(spans))
+    assert [width(LENGTHS[part]) for part in plan] != sorted(width(LENGTHS[part]) for part in plan)
+    padded = sum(len(part) * width(LENGTHS[part]) for part in plan)
+    assert padded < 0.75 * sum(len(part) * width(LENGTHS[part]) for part in ALL.split(10))
+
+
+def test_a_token_budget_is_kept_and_used_up() -> None:
+    plan = ByLength(LENGTHS, max_tokens=300)(ALL, 10, None)
+    for part, following in itertools.pairwise(plan):
+        assert len(part) * width(LENGTHS[part]) <= 300 < (len(part) + 1) * width(LENGTHS[part])
+        assert LENGTHS[part].max() >= LENGTHS[following].max() - WIDTH_MULTIPLE
+    alone = ByLength(torch.tensor([500, 3, 4]), max_tokens=300)(torch.arange(3), 10, None)
+    assert [part.tolist() for part in alone] == [[0], [1, 2]]
+
+
+@pytest.mark.parametrize(("count", "size"), [(12, 4), (14, 4), (3, 8), (9, 1)])
+def test_each_row_of_a_stream_continues_the_batch_before(count: int, size: int) -> None:
+    plan = Streams()(torch.arange(count), size, Generator())
+    assert [len(part) for part in plan[:-1]] == [min(size, count)] * (len(plan) - 1)
+    for part, following in itertools.pairwise(plan):
+        assert torch.equal(following, part[: len(following)] + 1)
+    assert torch.equal(torch.cat(plan).sort().values, torch.arange(count))
+
+
+def test_batches_of_streams_say_where_an_epoch_begins_and_resume_within_it() -> None:
+    windows = Source({"inputs": torch.arange(14)[:, None]}, nn.Identity(), plan=Streams())
+    batches = Batches(windows, 4, training=True, sample=13)
+    found = list(batches.epoch(2))
+    assert [batch["continues"].tolist() for batch in found] == [[False] * 4, [True] * 4, [True] * 4, [True]]
+    assert found[-1]["inputs"].tolist() == [[3]]
+    assert [batch["inputs"].tolist() for batch in batches.epoch(2, 2)] == [b["inputs"].tolist() for b in found[2:]]
+
+
+@pytest.mark.parametrize("shape", [(), (2, 3)])
+def test_ragged_rows_are_padded_as_torch_does_it(shape: tuple[int, ...]) -> None:
+    values = torch.randn(int(LENGTHS.sum()), *shape)
+    padding = Padding(Ragged(values, LENGTHS, pad=7.0), torch.device("cpu"))
+    picked = torch.tensor([5, 0, 99, 5, int(LENGTHS.argmin())])
+    found, lengths = padding.gather(picked, picked)
+    parts = values.split(LENGTHS.tolist())
+    expected = nn.utils.rnn.pad_sequence([parts[n] for n in picked.tolist()], batch_first=True, padding_value=7.0)
+    assert found.shape == (5, width(lengths), *shape) and lengths.tolist() == LENGTHS[picked].tolist()
+    assert torch.equal(found[:, : expected.shape[1]], expected) and (found[:, expected.shape[1] :] == 7.0).all()
+
+
+def test_rows_without_steps_are_all_padding() -> None:
+    padding = Padding(ragged(torch.tensor([0, 0, 2])), torch.device("cpu"))
+    found, lengths = padding.gather(torch.tensor([1, 0]), torch.tensor([1, 0]))
+    assert found.tolist() == [[-1] * WIDTH_MULTIPLE] * 2 and lengths.tolist() == [0, 0]
+
+
+def test_some_ragged_rows_are_picked_in_any_order() -> None:
+    picked = torch.randperm(COUNT, generator=Generator().manual_seed(5))[:40]
+    every = rows(ragged())
+    assert rows(ragged()[picked]) == [every[index] for index in picked.tolist()]
+
+
+@pytest.mark.parametrize("name", ["fixed", "by length", "token budget"])
+def test_ragged_batches_hold_the_planned_examples_and_resume_to_the_same_bytes(name: str) -> None:
+    batches = Batches(source(PLANS[name]), 10, seed=3, training=True)
+    plan, found, every = batches.plan(2), list(batches.epoch(2)), rows(ragged())
+    for part, batch in zip(plan, found, strict=True):
+        assert torch.equal(batch["targets"], part) and batch["lengths"].device.type == "cpu"
+        texts = [row[:length] for row, length in zip(batch["inputs"].tolist(), batch["lengths"].tolist(), strict=True)]
+        assert texts == [every[index] for index in part.tolist()]
+    for start in (1, len(found) - 1, len(found)):
+        again = list(batches.epoch(2, start))
+        assert len(again) == len(found) - start
+        assert all(torch.equal(a[k], b[k]) for a, b in zip(again, found[start:], strict=True) for k in a)
+
+
+@pytest.mark.parametrize("name", ["fixed", "by length", "token budget"])
+def test_the_widest_batch_is_one_of_the_first_epoch_and_has_the_longest_example(name: str) -> None:
+    batches = Batches(source(PLANS[name]), 10, seed=3, training=True)
+    widest = batches.widest()
+    assert widest["lengths"].max() == LENGTHS.max()
+    assert widest["targets"].tolist() in [part.tolist() for part in batches.plan(0)]
+
+
+def test_ragged_rows_with_the_same_values_and_other_lengths_have_another_fingerprint() -> None:
+    def found(lengths: list[int]) -> str:
+        rows = Ragged(torch.arange(6), torch.tensor(lengths))
+        one = Source({"tokens": rows}, nn.Identity())
+        return fingerprint(Splits(one, None, one))["train"]
+
+    assert found([2, 4]) == found([2, 4]) and len({found([2, 4]), found([4, 2]), found([6])}) == 3
