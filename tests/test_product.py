@@ -217,8 +217,10 @@ def test_every_incompatible_pair_is_rejected_with_compatible_options(
 
 
 @pytest.mark.parametrize("option", OPTIONS["augment"])
-def test_every_augmentation_trains(option: str, here: Path, small: Callable[[str], list[str]]) -> None:
-    job = composed("cnn", "digits", "classification", small, f"augment={option}", "trainer.max_steps=2", "device=cpu")
+def test_every_augmentation_trains(option: str, here: Path, small_data: Callable[[str], list[str]]) -> None:
+    job = composed(
+        "cnn", "digits", "classification", small_data, f"augment={option}", "trainer.max_steps=2", "device=cpu"
+    )
     outcome = launch.train(job, Console(), 0.0)
     assert outcome.state == "finished"
 

@@ -66,8 +66,10 @@ def test_a_run_of_version_0_1_is_rerun_with_the_new_names(runs: Path) -> None:
     assert "_target_: dltrain.models.gan.GAN" in job and "model.hidden_size=16" in job
 
 
-def test_a_run_from_before_the_group_augment_augments_as_before(kept: Callable[..., Path], tmp_path: Path) -> None:
-    shutil.copytree(kept("augmented"), tmp_path / "run", symlinks=True)
+def test_a_run_from_before_the_group_augment_augments_as_before(
+    finished_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    shutil.copytree(finished_run("augmented"), tmp_path / "run", symlinks=True)
     file = tmp_path / "run" / "job.yaml"
     job = yaml.safe_load(file.read_text())
     assert job["config"]["data"]["augment"] == ["crop"]
@@ -75,7 +77,7 @@ def test_a_run_from_before_the_group_augment_augments_as_before(kept: Callable[.
     file.write_text(yaml.safe_dump(job))
     assert main(["resume", str(tmp_path / "run"), "trainer.max_steps=8"]) == 0
     batches = []
-    for folder in (tmp_path / "run", kept("augmented")):
+    for folder in (tmp_path / "run", finished_run("augmented")):
         made = build_components(open_run(str(folder), [])[1])
         batches.append(next(iter(build_batches(made, made.data.load())["train"].epoch(3)))["inputs"])
     assert torch.equal(*batches)
