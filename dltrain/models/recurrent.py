@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.errors import ConfigError, choose, format_error
-from dltrain.models.layers import Steps, check_sizes
+from dltrain.models.layers import State, Steps, check_sizes
 
 CELLS: Mapping[str, Callable[..., nn.Module]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
@@ -53,7 +53,8 @@ class Recurrent(nn.Module):
         check_sizes(dropout, features=features, outputs=outputs, vocabulary=vocabulary, linear_skip=linear_skip)
         check_sizes(hidden_size=hidden_size, num_layers=num_layers)
         _check_fit(causal and bidirectional, linear_skip, each_step or vocabulary is not None)
-        self.hidden_size, self.bidirectional, self.each_step = hidden_size, bidirectional, each_step
+        self.hidden_size, self.num_layers = hidden_size, num_layers
+        self.bidirectional, self.each_step = bidirectional, each_step
         self.steps = Steps(features, hidden_size, vocabulary)
         self.layers = choose("model.cell", cell, CELLS)(
             self.steps.width,
@@ -74,8 +75,10 @@ class Recurrent(nn.Module):
             nn.init.zeros_(self.skip.weight)
             nn.init.zeros_(self.skip.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the outputs at every step or after all steps."""
+    def forward(self, x: Tensor, state: State | None = None) -> Any:
+        """Return the outputs at every step or after all steps; after a `state`, also the state after these steps."""
+        if state is not None:
+            return self._continue(x, state)
         states, _ = self.layers(self.steps(x))
         if not self.each_step and self.bidirectional:  # the backward direction ends at the first step
             states = torch.cat([states[:, -1, : self.hidden_size], states[:, 0, self.hidden_size :]], dim=-1)
@@ -83,6 +86,26 @@ class Recurrent(nn.Module):
             states = states[:, -1]
         outputs = self.head(self.dropout(states))
         return outputs if self.skip is None else outputs + self.skip(x.flatten(1))
+
+    def start(self, batch_size: int) -> State:
+        """Return the state before the first step: zeros, (B, num_layers, hidden_size) for each of its parts.
+
+        Raises:
+            ConfigError: The model reads the steps in both directions, or all at once.
+        """
+        for name, excluded in (("bidirectional", self.bidirectional), ("linear_skip", self.skip is not None)):
+            if excluded:
+                reason = "this model is computed step by step and cannot read later steps"
+                raise ConfigError(f"model.{name}: not supported because {reason}")
+        zeros = self.head.weight.new_zeros(batch_size, self.num_layers, self.hidden_size)
+        return dict.fromkeys(("hidden", "cell") if isinstance(self.layers, nn.LSTM) else ("hidden",), zeros)
+
+    def _continue(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        before = tuple(part.transpose(0, 1).contiguous() for part in state.values())  # torch counts layers first
+        states, after = self.layers(self.steps(x), before if len(before) > 1 else before[0])
+        after = after if isinstance(after, tuple) else (after,)
+        outputs = self.head(self.dropout(states if self.each_step else states[:, -1]))
+        return outputs, {name: part.transpose(0, 1) for name, part in zip(state, after, strict=True)}
 
 
 def _cell_options(cell: str, activation: str | None) -> dict[str, Any]:
