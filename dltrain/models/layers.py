@@ -138,6 +138,34 @@ class Steps(nn.Module):
         return x.transpose(1, 2).flatten(2) if x.dim() == 4 else x
 
 
+def inside(lengths: Tensor, width: int, device: torch.device) -> Tensor:
+    """Return which steps of padded sequences are theirs, bool (B, width); an empty one has its first step."""
+    ends = lengths.clamp(min=1).to(device, non_blocking=True)
+    return torch.arange(width, device=device) < ends[:, None]
+
+
+def read_out(states: Tensor, lengths: Tensor | None, readout: str) -> Tensor:
+    """Return one vector per sequence.
+
+    Args:
+        lengths: Steps of each sequence, the others being padding; None for all steps.
+        readout: ``last`` for the last step, ``mean`` or ``max`` over the steps.
+
+    Shape: (B, T, width) -> (B, width).
+    """
+    if lengths is None:
+        return {"last": lambda: states[:, -1], "mean": lambda: states.mean(1), "max": lambda: states.amax(1)}[readout]()
+    own = inside(lengths, states.shape[1], states.device)
+    if readout == "max":
+        return states.masked_fill(~own[:, :, None], -torch.inf).amax(1)
+    counts = own.sum(1, keepdim=True)
+    weights = own / counts if readout == "mean" else torch.arange(1, 1 + own.shape[1], device=own.device) == counts
+    return (states * weights[:, :, None].to(states.dtype)).sum(1)
+
+
+READOUTS = ("last", "mean", "max")
+
+
 class Positions(nn.Module):
     """Learned position embedding, added to every step.
 
@@ -195,11 +223,17 @@ class Block(nn.Module):
         self.down = nn.Linear(ffn_ratio * width, width, bias=bias)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the steps after both branches."""
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
+        """Return the steps after both branches.
+
+        Args:
+            inside: Steps that are not padding, bool (B, T); None for all. Causal attention never sees padding at the
+                end and ignores it.
+        """
         q, k, v = self._heads(x)
         dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal)
+        mask = None if inside is None or self.causal else inside[:, None, None, :]
+        y = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, is_causal=self.causal)
         return self._add_branches(x, y)
 
     def extend(self, x: Tensor, cache: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -89,9 +89,7 @@ def test_the_state_of_a_recurrent_network_is_that_of_torch(cell: str) -> None:
         torch.testing.assert_close(part, values.transpose(0, 1))
 
 
-@pytest.mark.parametrize(
-    ("name", "changes"), [("bidirectional", {"bidirectional": True}), ("linear_skip", {"linear_skip": 12})]
-)
-def test_a_model_that_reads_all_steps_at_once_has_no_start(name: str, changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("name", "value"), [("bidirectional", True), ("linear_skip", 12), ("readout", "mean")])
+def test_a_model_that_reads_all_steps_at_once_has_no_start(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"^model.{name}: not supported because this model is computed step by step"):
-        Recurrent("gru", 3, 2, **changes).start(4)
+        Recurrent("gru", 3, 2, **{name: value}).start(4)
