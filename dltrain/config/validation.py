@@ -11,7 +11,6 @@ Node = Mapping[str, Any]
 
 # Groups of plain values: their keys are exactly those of dltrain's own YAML.
 PLAIN = ("trainer", "regularization", "augment", "device", "sweep")
-ADDED = ("augment",)  # groups that runs of earlier versions lack; the defaults keep their meaning
 NO_SCHEDULE = "Add it to the defaults of the optimizer's YAML: - schedule: constant"
 
 
