@@ -15,7 +15,7 @@ from dltrain.config.compose import Job
 from dltrain.data.spec import Spec
 from dltrain.errors import ConfigError
 from dltrain.loggers.console import Console
-from dltrain.runs import assemble, dry_run, launch, report
+from dltrain.runs import assemble, dry_run, launch, model_summary, report
 from dltrain.storage.checkpoints import Checkpoints
 
 CONF = groups.conf_dir()
@@ -151,6 +151,11 @@ def test_a_compatible_pair_trains_evaluates_and_gives_the_same_metrics_after_loa
     state = checkpoints.load("best.pt")
     again.model.load_state_dict((state.get("average") or state)["model"])
     batches = dry_run.build_batches(again, again.data.load())
+    real = next(iter(batches["train"]))
+    example = again.task.example(vars(again.data.spec), len(real["inputs"]))
+    assert all((real[name].shape, real[name].dtype) == (v.shape, v.dtype) for name, v in example.items())
+    summary = model_summary.summarize_job(job, None, None)
+    assert summary.parameters == sum(p.numel() for p in again.model.parameters())
     again.task.fit_baselines(batches["train"], batches.get("val"))
     again.model.eval()
     with torch.inference_mode():

@@ -4,6 +4,7 @@ import argparse
 
 from dltrain.cli.resume import resume_run
 from dltrain.config.compose import compose, default_root, expand
+from dltrain.config.older import without_newer_keys
 from dltrain.config.revise import config_differences
 from dltrain.loggers.console import Console
 from dltrain.runs.job import load_job, previous_run
@@ -22,7 +23,9 @@ def main(arguments: argparse.Namespace, started: float) -> int:
         return run_sweep(jobs, console, arguments.overrides)
     job = compose(arguments.overrides, config_dirs)
     if job.resolved["trainer"]["resume"] == "auto" and (path := previous_run(job)) is not None:
-        changes = config_differences(load_job(path, job.allow).config, job.config)
+        stored = load_job(path, job.allow)
+        job = without_newer_keys(job, stored)
+        changes = config_differences(stored.config, job.config)
         return resume_run(job, path, changes, console, started)
     check_available(job.run_dir, default_root())
     console.info(job.title())

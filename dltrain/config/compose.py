@@ -78,6 +78,13 @@ def expand(typed: list[str], config_dirs: tuple[str, ...] = (), sweep: bool = Tr
     return jobs
 
 
+@functools.cache
+def defaults() -> Job:
+    """Return dltrain's own configuration without overrides."""
+    with session((), sweep=False) as composer:
+        return _job_of(composer.base(), (), ())
+
+
 def _job_of(whole: DictConfig, parsed: Sequence[Override], config_dirs: tuple[str, ...]) -> Job:
     """Separate dltrain's configuration from Hydra's."""
     choices = {k: v for k, v in whole.hydra.runtime.choices.items() if v is not None and not k.startswith("hydra/")}

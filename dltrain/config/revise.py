@@ -27,7 +27,8 @@ def revise_job(job: Job, typed: list[str]) -> tuple[Job, Changes]:
         parsed, problems = overrides.parse(typed, composer.options)
         values, wrong = overrides.single_values(parsed)
         problems += wrong
-        before = _fill_defaults(job.config, plain(composer.base()), composer.groups)
+        before = job.config
+        _check_shape(before, plain(composer.base()), composer.groups)
         config, choices, run_dir = OmegaConf.create(before), dict(job.choices), None
         found = [value[0] for value in values]
         groups = [override for override in found if composer.options(override.key_or_group)]
@@ -67,14 +68,11 @@ def config_differences(before: Any, after: Any, prefix: str = "") -> Changes:
     return found
 
 
-def _fill_defaults(content: dict[str, Any], own: dict[str, Any], groups: list[str]) -> dict[str, Any]:
-    """Return a stored configuration with the defaults of keys that were added later."""
+def _check_shape(content: dict[str, Any], own: dict[str, Any], groups: list[str]) -> None:
     if wrong := list(validation.misshapen_groups(content, own)):
         raise ConfigError(*wrong)
-    filled = content | {group: own[group] | content[group] for group in validation.PLAIN if group in content}
-    if wrong := list(validation.misplaced_keys({**filled, "sweep": own["sweep"]}, own, groups)):
+    if wrong := list(validation.misplaced_keys({**content, "sweep": own["sweep"]}, own, groups)):
         raise ConfigError(*wrong)
-    return filled
 
 
 def _select_group(config: DictConfig, choices: dict[str, str], key: str, base: DictConfig) -> None:

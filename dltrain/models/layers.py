@@ -1,6 +1,7 @@
 """Activation functions, norms, checks and blocks that several models use."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +112,10 @@ def upsampling(inputs: int, outputs: int, size: tuple[int, int], bias: bool = Tr
     return nn.ConvTranspose2d(inputs, outputs, KERNEL, stride=2, padding=1, output_padding=odd, bias=bias)
 
 
+# What a model that reads step by step carries from call to call: nested dictionaries of tensors, batch axis first.
+State = dict[str, Any]
+
+
 class Steps(nn.Module):
     """Sequence view of an input: rows of an image, steps of a series, or embedded tokens.
 
@@ -133,6 +138,34 @@ class Steps(nn.Module):
         return x.transpose(1, 2).flatten(2) if x.dim() == 4 else x
 
 
+def inside(lengths: Tensor, width: int, device: torch.device) -> Tensor:
+    """Return which steps of padded sequences are theirs, bool (B, width); an empty one has its first step."""
+    ends = lengths.clamp(min=1).to(device, non_blocking=True)
+    return torch.arange(width, device=device) < ends[:, None]
+
+
+def read_out(states: Tensor, lengths: Tensor | None, readout: str) -> Tensor:
+    """Return one vector per sequence.
+
+    Args:
+        lengths: Steps of each sequence, the others being padding; None for all steps.
+        readout: ``last`` for the last step, ``mean`` or ``max`` over the steps.
+
+    Shape: (B, T, width) -> (B, width).
+    """
+    if lengths is None:
+        return {"last": lambda: states[:, -1], "mean": lambda: states.mean(1), "max": lambda: states.amax(1)}[readout]()
+    own = inside(lengths, states.shape[1], states.device)
+    if readout == "max":
+        return states.masked_fill(~own[:, :, None], -torch.inf).amax(1)
+    counts = own.sum(1, keepdim=True)
+    weights = own / counts if readout == "mean" else torch.arange(1, 1 + own.shape[1], device=own.device) == counts
+    return (states * weights[:, :, None].to(states.dtype)).sum(1)
+
+
+READOUTS = ("last", "mean", "max")
+
+
 class Positions(nn.Module):
     """Learned position embedding, added to every step.
 
@@ -144,12 +177,12 @@ class Positions(nn.Module):
         self.weight = nn.Parameter(torch.empty(length, width))
         nn.init.normal_(self.weight, std=std)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the steps with their positions added."""
-        steps, limit = x.shape[1], len(self.weight)
-        if steps > limit:
-            raise ConfigError(format_error("model.length", f"at least {steps}, the steps of the input", limit))
-        return x + self.weight[:steps]
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """Return the steps with their positions added, of which the first is ``start``."""
+        end, limit = start + x.shape[1], len(self.weight)
+        if end > limit:
+            raise ConfigError(format_error("model.length", f"at least {end}, the steps of the input", limit))
+        return x + self.weight[start:end]
 
 
 class Block(nn.Module):
@@ -190,11 +223,37 @@ class Block(nn.Module):
         self.down = nn.Linear(ffn_ratio * width, width, bias=bias)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the steps after both branches."""
-        qkv = self.qkv(self.norm1(x)).chunk(3, dim=-1)
-        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in qkv)  # (B, heads, T, size)
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
+        """Return the steps after both branches.
+
+        Args:
+            inside: Steps that are not padding, bool (B, T); None for all. Causal attention never sees padding at the
+                end and ignores it.
+        """
+        q, k, v = self._heads(x)
         dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal)
+        mask = None if inside is None or self.causal else inside[:, None, None, :]
+        y = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, is_causal=self.causal)
+        return self._add_branches(x, y)
+
+    def extend(self, x: Tensor, cache: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return new steps after both branches, and the cache with them; for causal attention, without dropout.
+
+        Args:
+            cache: ``keys`` and ``values`` of the steps before, (B, num_heads, steps, size), with any number of steps.
+        """
+        q, *new = self._heads(x)
+        k, v = (torch.cat([past.to(part.dtype), part], dim=2) for past, part in zip(cache.values(), new, strict=True))
+        earlier = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril(k.shape[2] - q.shape[2])
+        y = F.scaled_dot_product_attention(q, k, v, earlier)
+        return self._add_branches(x, y), {"keys": k, "values": v}
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return queries, keys and values of each head, (B, num_heads, T, size)."""
+        qkv = self.qkv(self.norm1(x)).chunk(3, dim=-1)
+        return tuple(part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in qkv)
+
+    def _add_branches(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the steps plus what attention found, plus the two-layer network of the sum."""
         x = x + self.drop(self.mix(y.transpose(1, 2).flatten(2)))
         return x + self.drop(self.down(self.activation(self.up(self.norm2(x)))))

@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from dltrain.models.layers import Block, Positions, Steps, check_sizes
+from dltrain.errors import choose
+from dltrain.models.layers import READOUTS, Block, Positions, Steps, check_sizes, inside, read_out
 
 
 class Transformer(nn.Module):
@@ -14,7 +15,8 @@ class Transformer(nn.Module):
         ffn_ratio: Width of the feed-forward layers, as a multiple of ``hidden_size``, at least 1.
         dropout: Dropout probability of the inputs, attention weights and branches, in [0, 1).
         vocabulary: Number of distinct tokens; None for numeric inputs.
-        each_step: Return an output at every step; otherwise only at the last step.
+        each_step: Return an output at every step; otherwise one per sequence.
+        readout: Output of a whole sequence: at its ``last`` step, or of the ``mean`` or ``max`` over its steps.
 
     Shape: (B, T, features), images (B, C, H, W) as H steps, or tokens int64 (B, T), T up to ``length`` ->
     (B, T, outputs) with ``each_step``, otherwise (B, outputs).
@@ -36,11 +38,13 @@ class Transformer(nn.Module):
         vocabulary: int | None = None,
         each_step: bool = False,
         causal: bool = False,
+        readout: str = "last",
     ) -> None:
         super().__init__()
         check_sizes(dropout, features=features, length=length, outputs=outputs, vocabulary=vocabulary)
         check_sizes(hidden_size=hidden_size, num_layers=num_layers, num_heads=num_heads, ffn_ratio=ffn_ratio)
         self.each_step = each_step
+        self.readout = choose("model.readout", readout, {name: name for name in READOUTS})
         self.steps = Steps(features, hidden_size, vocabulary)
         self.widen = nn.Linear(features, hidden_size) if vocabulary is None else nn.Identity()
         # The scale of standardized inputs and of initial embeddings; GPT-2's 0.02 would vanish.
@@ -51,9 +55,15 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(hidden_size)
         self.head = nn.Linear(hidden_size, outputs)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the outputs at every step or at the last one."""
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Return the outputs at every step or of the whole sequence.
+
+        Args:
+            lengths: Steps of each sequence, int64 (B,) on the CPU, the others being padding; None for all steps.
+        """
         x = self.dropout(self.positions(self.widen(self.steps(x))))
-        x = self.blocks(x)
-        # A mean over steps would blur the latest values, which a forecast continues.
-        return self.head(self.norm(x if self.each_step else x[:, -1]))
+        own = None if lengths is None else inside(lengths, x.shape[1], x.device)
+        for block in self.blocks:
+            x = block(x, own)
+        # By default the last step: a mean would blur the latest values, which a forecast continues.
+        return self.head(self.norm(x if self.each_step else read_out(x, lengths, self.readout)))

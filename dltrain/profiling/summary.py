@@ -1,7 +1,7 @@
 """Summary of a model: layers, parameters, multiply-adds and memory of a training step, without running it."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +69,10 @@ class Summary:
 
 
 def summarize(
-    make: Callable[[], nn.Module], examples: Sequence[Tensor], batch_size: int, optimizer_states: int
+    make: Callable[[], nn.Module],
+    batch: Mapping[str, Tensor],
+    optimizer_states: int,
+    ask: Callable[[nn.Module, Mapping[str, Tensor]], Any],
 ) -> Summary:
     """Return the summary of a model, from one forward pass on the meta device.
 
@@ -79,12 +82,13 @@ def summarize(
 
     Args:
         make: Function that builds the model; called on the meta device.
-        examples: One example per argument of the model, without a batch axis; only shape and type matter.
+        batch: The fields of a batch on the meta device.
         optimizer_states: Optimizer state numbers per trainable parameter: 0 for SGD, 1 with momentum, 2 for Adam.
+        ask: Calls the model with the fields of the batch that it reads.
     """
     with torch.device("meta"):
         model = make().to("meta").train()
-    inputs = [torch.empty((batch_size, *e.shape), dtype=e.dtype, device="meta") for e in examples]
+    inputs = list(batch.values())
     saved: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no later storage gets the same address
 
     def save(tensor: Tensor) -> None:
@@ -93,7 +97,7 @@ def summarize(
     tracer = _Tracer(model, inputs)
     hooks = torch.autograd.graph.saved_tensors_hooks(save, lambda packed: packed)
     with torch.enable_grad(), hooks, _FusedAttention(), tracer:
-        model(*inputs)
+        ask(model, batch)
     for tensor in inputs:
         save(tensor)
     weights = [*model.parameters(), *model.buffers()]

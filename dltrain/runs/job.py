@@ -7,7 +7,7 @@ from typing import Any
 from yaml import YAMLError
 
 from dltrain import redaction
-from dltrain.config import compose, interpolation, overrides, renamed
+from dltrain.config import compose, interpolation, older, overrides, renamed
 from dltrain.config.compose import Job
 from dltrain.config.revise import Changes, revise_job
 from dltrain.errors import ConfigError, format_error, suggest
@@ -40,10 +40,11 @@ def load_job(path: Path, allow: Iterable[str] = ()) -> Job:
         choices, dirs = content["choices"], content["config_dirs"]
         _check_types(content["config"], choices, [*content["overrides"], *dirs])
         content = renamed.upgrade(content)
-        config, typed = content["config"], content["overrides"]
+        typed = content["overrides"]
+        config, choices = older.fill(content["config"], choices)
         interpolation.reject_computed_names(config, file)
         config["allow_targets"] = list(allow)
-        return Job(config, dict(choices), tuple(typed), None, None, tuple(dirs), tuple(allow))
+        return Job(config, choices, tuple(typed), None, None, tuple(dirs), tuple(allow))
     except OSError as error:
         expected = f"the folder of a run, with {run_files.JOB}"
         raise ConfigError(format_error("RUN", expected, path, f"{error.strerror}.")) from None

@@ -5,7 +5,6 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dltrain.config import instantiate
 from dltrain.config.compose import Job
@@ -14,6 +13,7 @@ from dltrain.data.tokens import Tokens
 from dltrain.profiling.summary import Summary, summarize
 from dltrain.runs.assemble import build_model, build_task, memory_errors
 from dltrain.runs.compatibility import TASK_FACTS
+from dltrain.tasks.asking import ask, example_inputs
 
 
 @memory_errors()
@@ -25,18 +25,19 @@ def summarize_job(job: Job, shape: tuple[int, ...] | None, outputs: int | None) 
         shape: Shape of one example; None uses the job's data.
         outputs: Number of outputs, for text the number of tokens; None uses the job's data.
     """
+    batch_size = job.resolved["data"]["batch_size"]
     if shape is None or outputs is None:
         data: Data = instantiate.build(job.resolved["data"], "data", job.allow)
-        _, facts = build_task(job, data.spec)
-        dtype = torch.float32 if data.spec.tokens is None else torch.int64
-        example = torch.zeros(data.spec.shape or (), dtype=dtype, device="meta")
+        task, facts = build_task(job, data.spec)
+        batch = task.example(vars(data.spec), batch_size)
     else:
-        facts, example = _shape_facts(job, shape, outputs)
+        facts = _shape_facts(job, shape, outputs)
+        batch = example_inputs(facts, batch_size)
     build = functools.partial(build_model, job, facts)
-    return summarize(build, [example], job.resolved["data"]["batch_size"], _optimizer_states(job))
+    return summarize(build, batch, _optimizer_states(job), ask)
 
 
-def _shape_facts(job: Job, shape: tuple[int, ...], outputs: int) -> tuple[dict[str, Any], Tensor]:
+def _shape_facts(job: Job, shape: tuple[int, ...], outputs: int) -> dict[str, Any]:
     needed = instantiate.required_facts(job.resolved["model"], "model", job.allow)
     is_text = "tokens.size" in needed
     if is_text:
@@ -52,7 +53,7 @@ def _shape_facts(job: Job, shape: tuple[int, ...], outputs: int) -> tuple[dict[s
     facts = vars(spec) | {"outputs": outputs, "each_step": is_text, "causal": is_text}
     if set(needed) & set(TASK_FACTS) - facts.keys():  # facts that only the model's own task provides
         facts = {**build_task(job, spec)[1], **facts}
-    return facts, torch.zeros(shape, dtype=torch.int64 if is_text else torch.float32, device="meta")
+    return facts
 
 
 def _optimizer_states(job: Job) -> int:

@@ -5,7 +5,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from dltrain.errors import ConfigError
 
@@ -42,3 +43,9 @@ def _named_fields(forward: Callable[..., Any], fields: tuple[str, ...]) -> tuple
             reason = f"{forward.__qualname__} has no argument {field}: it would {consequence}"
             raise ConfigError(f"model: not supported for these data because {reason}")
     return tuple(name for name in fields if name in names)
+
+
+def example_inputs(facts: Mapping[str, Any], batch_size: int) -> dict[str, Tensor]:
+    """Return the field ``inputs`` of a batch on the meta device, from the facts of the data."""
+    dtype = torch.float32 if facts.get("tokens") is None else torch.int64
+    return {"inputs": torch.empty((batch_size, *(facts.get("shape") or ())), dtype=dtype, device="meta")}

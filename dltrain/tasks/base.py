@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 
 from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.sample_quality import Quality
+from dltrain.tasks.asking import example_inputs
 
 Batch = dict[str, Tensor]
 Line = dict[str, Any]
@@ -158,6 +159,14 @@ class Task(ABC):
             keys: Source of randomness, int64 (B,): by seed, epoch and index in training, by the index alone otherwise.
         """
         return batch
+
+    def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
+        """Return a training batch on the meta device, where fields have a shape and a type but no values.
+
+        Args:
+            facts: Facts of the data, by name.
+        """
+        return example_inputs(facts, batch_size)
 
     def stages(self, model: nn.Module) -> list[Stage]:
         """Return the stages of training: by default one, with one turn that owns all trainable parameters.

@@ -1,6 +1,6 @@
 """Classification."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,11 @@ class Classification(Supervised):
     def facts(self) -> dict[str, Any]:
         """Return one output per class, for the whole example."""
         return {"outputs": self.classes, "each_step": False, "causal": False}
+
+    def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
+        """Return inputs and classes."""
+        batch = super().example(facts, batch_size)
+        return {**batch, "targets": batch["inputs"].new_empty(batch_size, dtype=torch.int64)}
 
     def criterion(self, answer: Tensor, batch: Batch) -> Loss:
         """Return the mean cross-entropy over the examples."""

@@ -1,6 +1,6 @@
 """Forecasting, compared with naive forecasts and linear regression."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -59,6 +59,11 @@ class Forecasting(Task):
     def facts(self) -> dict[str, Any]:
         """Return one output per step and series."""
         return {"outputs": self.horizon * self.columns, "each_step": False, "causal": False}
+
+    def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
+        """Return inputs and future values."""
+        batch = super().example(facts, batch_size)
+        return {**batch, "targets": batch["inputs"].new_empty(batch_size, self.horizon, self.columns)}
 
     def forecast(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return normalized forecasts, (B, horizon, columns)."""

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,11 @@ class LanguageModeling(Task):
     def facts(self) -> dict[str, Any]:
         """Return one output per token of the vocabulary at every step, without access to later steps."""
         return {"outputs": self.vocabulary, "each_step": True, "causal": True}
+
+    def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
+        """Return inputs and next tokens."""
+        batch = super().example(facts, batch_size)
+        return {**batch, "targets": torch.empty_like(batch["inputs"])}
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the mean cross-entropy over the tokens, in nats."""

@@ -1,6 +1,6 @@
 """Rosenblatt's perceptron learning rule."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,11 @@ class PerceptronRule(Task):
     def facts(self) -> dict[str, Any]:
         """Return one output for two classes, and one per class for more."""
         return {"outputs": self.classes if self.classes > 2 else 1, "each_step": False, "causal": False}
+
+    def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
+        """Return inputs and classes."""
+        batch = super().example(facts, batch_size)
+        return {**batch, "targets": batch["inputs"].new_empty(batch_size, dtype=torch.int64)}
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the perceptron criterion, whose gradient is the rule, also at a margin of exactly 0."""

@@ -1,6 +1,6 @@
 """Regression."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -38,6 +38,11 @@ class Regression(Supervised):
     def facts(self) -> dict[str, Any]:
         """Return one output per number, for the whole example."""
         return {"outputs": self.targets, "each_step": False, "causal": False}
+
+    def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
+        """Return inputs and numbers."""
+        batch = super().example(facts, batch_size)
+        return {**batch, "targets": batch["inputs"].new_empty(batch_size, self.targets)}
 
     def criterion(self, answer: Tensor, batch: Batch) -> Loss:
         """Return the mean distance over the examples."""

@@ -10,10 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dltrain.cli import main
 from dltrain.profiling.summary import Row, Summary, summarize
+from dltrain.tasks.asking import ask
 
 
 def summary_of(make: Callable[[], nn.Module], *shape: int, batch_size: int = 4, states: int = 2) -> Summary:
-    return summarize(make, [torch.empty(shape)], batch_size, states)
+    return summarize(make, {"inputs": torch.empty(batch_size, *shape, device="meta")}, states, ask)
 
 
 def only(summary: Summary) -> Row:
@@ -224,6 +225,18 @@ class Gpt(nn.Module):
         return F.linear(x, self.embedding.weight)
 
 
+class Scaled(nn.Linear):
+    def forward(self, x: Tensor, factor: Tensor) -> Tensor:
+        return super().forward(x) * factor
+
+
+def test_a_model_with_two_inputs_gets_both() -> None:
+    batch = {"inputs": torch.empty(4, 10, device="meta"), "factor": torch.empty(4, 3, device="meta")}
+    summary = summarize(lambda: Scaled(10, 3), batch, 2, ask)
+    assert only(summary).shape == (4, 3)
+    assert summary.memory.activations == 4 * (4 * 10 + 4 * 3)  # both inputs, for the gradients of weight and output
+
+
 class LargestTensor(TorchDispatchMode):
     """Record the size in bytes of the largest tensor that an operation computes outside the meta device."""
 
@@ -239,7 +252,8 @@ class LargestTensor(TorchDispatchMode):
 
 def test_summarizing_a_billion_parameters_allocates_no_memory() -> None:
     with LargestTensor() as computed:
-        summary = summarize(lambda: Gpt(2048, 20), [torch.empty(1024, dtype=torch.int64)], 8, 2)
+        tokens = torch.empty(8, 1024, dtype=torch.int64, device="meta")
+        summary = summarize(lambda: Gpt(2048, 20), {"inputs": tokens}, 2, ask)
     assert computed.largest < 100_000
     assert summary.parameters > 1e9
     assert sum(row.parameters for row in summary.rows) == summary.parameters

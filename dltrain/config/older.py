@@ -1,0 +1,41 @@
+"""Configurations of runs that are older than a group or a key."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from dltrain.config import compose, validation
+from dltrain.config.compose import Job
+
+# Groups and keys that every stored run has; without one of them its job.yaml is damaged.
+ALWAYS = ("model", "data", "task", "optimizer", "regularization", "device", "trainer", "seed", "allow_targets")
+
+
+def fill(config: dict[str, Any], choices: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return a stored configuration and its choices with the defaults of newer groups and keys.
+
+    The default of a new group, and of a new key of a group without a class, must therefore mean: as before. A key that
+    a class has gained stays missing, so that the default of its constructor counts.
+    """
+    own = compose.defaults()
+    new = {name: value for name, value in own.config.items() if name not in config and name not in ALWAYS}
+    chosen = {group: option for group, option in own.choices.items() if group.partition("/")[0] in new}
+    groups = [name for name in validation.PLAIN if name in own.config and isinstance(config.get(name), Mapping)]
+    return {**config, **new, **{name: own.config[name] | config[name] for name in groups}}, {**choices, **chosen}
+
+
+def without_newer_keys(job: Job, stored: Job) -> Job:
+    """Return the job of a command that resumes a stored run, without keys that the run lacks unless they were typed."""
+    typed = [override.lstrip("+~").partition("=")[0].replace("/", ".") for override in job.overrides]
+    return replace(job, config=_common(job.config, stored.config, "", typed))
+
+
+def _common(new: Any, old: Any, key: str, typed: list[str]) -> Any:
+    if not (isinstance(new, Mapping) and isinstance(old, Mapping)):
+        return new
+    found = {}
+    for name, value in new.items():
+        inner = f"{key}.{name}".lstrip(".")
+        if name in old or inner in typed:
+            found[name] = _common(value, old.get(name), inner, typed)
+    return found

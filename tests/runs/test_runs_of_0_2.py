@@ -1,0 +1,109 @@
+"""Runs of an earlier state of version 0.2 (tests/fixtures/runs_of_0.2), and runs older than a group or a key, go on.
+
+The expected metrics are those that the same version reached in one run of twice the length. They are compared with a
+tolerance because sums in float32 differ between CPUs.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dltrain.cli.main import main
+from dltrain.config import compose, groups
+from dltrain.runs.job import load_job, open_run
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+EXPECTED = {
+    "gpt": (2, 14, {"loss": 4.2601446}),
+    "lstm": (2, 50, {"mae": 1.3118530, "mase": 1.0685138}),
+    "table": (12, 840, {"loss": 0.1418065, "accuracy": 0.9666667}),
+}
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(FIXTURES / "runs_of_0.2", tmp_path / "outputs", symlinks=True)
+    for file in ("fruit.csv", "new.csv"):
+        shutil.copy(FIXTURES / "runs_of_0.1" / file, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "outputs"
+
+
+@pytest.fixture
+def newer_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Add a group and a key to a copy of dltrain's own configuration."""
+    conf = tmp_path / "conf"
+    shutil.copytree(compose.conf_dir(), conf)
+    (conf / "extra").mkdir()
+    (conf / "extra" / "none.yaml").write_text("level: 0\n")
+    config = (conf / "config.yaml").read_text()
+    config = config.replace("  - model: lstm\n", "  - model: lstm\n  - extra: none\n", 1)
+    (conf / "config.yaml").write_text(config.replace("trainer:\n", "trainer:\n  extra: 3\n", 1))
+    for module in (groups, compose):
+        monkeypatch.setattr(module, "conf_dir", lambda: conf)
+    compose.defaults.cache_clear()
+    yield
+    compose.defaults.cache_clear()
+
+
+def result(run: Path) -> dict[str, Any]:
+    return json.loads((run / "result.json").read_text())
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_run_of_version_0_2_trains_on_as_that_version_did(name: str, runs: Path) -> None:
+    epochs, steps, metrics = EXPECTED[name]
+    assert main(["evaluate", f"outputs/{name}", "--json"]) == 0
+    assert main(["resume", f"outputs/{name}", f"trainer.epochs={epochs}"]) == 0
+    found = result(runs / name)
+    assert found["steps"] == steps
+    assert {key: found["test"][key] for key in metrics} == pytest.approx(metrics, rel=0.02)
+
+
+def test_a_table_model_and_a_language_model_of_version_0_2_predict(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", "outputs/table", "new.csv"]) == 0
+    classes = [json.loads(line)["class_name"] for line in capsys.readouterr().out.splitlines()]
+    assert classes == ["plum", "apple", "pear"]
+    assert main(["predict", "outputs/gpt", "--text", "Call me", "--length", "5"]) == 0
+    line = json.loads(capsys.readouterr().out)
+    assert line["nats_per_character"] == pytest.approx(4.33723895, rel=1e-4)
+
+
+def test_a_run_without_a_newer_group_and_key_gets_their_defaults(newer_groups: None, runs: Path) -> None:
+    _, job, changes = open_run("outputs/table", [])
+    assert (job.config["extra"], job.choices["extra"]) == ({"level": 0}, "none")
+    assert job.config["trainer"]["extra"] == 3 and not changes
+    assert job.config["trainer"]["epochs"] == 6
+    assert main(["resume", "outputs/table", "trainer.epochs=7"]) == 0
+    assert load_job(runs / "table").config["extra"] == {"level": 0}
+
+
+def test_the_command_of_an_older_run_resumes_it_after_a_group_and_a_key_were_added(
+    newer_groups: None, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = (runs / "table" / "command.txt").read_text().split()[1:]
+    typed = [word for word in command if not word.startswith("trainer.epochs")]
+    auto = [*typed, "trainer.epochs=7", "trainer.resume=auto", "hydra.run.dir=outputs/table"]
+    assert main(auto) == 0
+    assert result(runs / "table")["epochs"] == 7
+    assert main([*auto, "trainer.extra=4"]) == 2
+    assert "trainer.extra: a resumed run keeps 3, got 4" in capsys.readouterr().err
+
+
+def test_a_key_that_a_class_has_gained_counts_with_the_default_of_its_constructor(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = runs / "table" / "job.yaml"
+    job.write_text(job.read_text().replace("    stratify: true\n", ""))
+    command = (runs / "table" / "command.txt").read_text().split()[1:]
+    auto = [*command, "trainer.resume=auto", "hydra.run.dir=outputs/table"]
+    assert main([*auto, "data.stratify=false"]) == 2
+    assert "data.stratify: a resumed run keeps None, got False" in capsys.readouterr().err
+    assert main(auto) == 0
+    assert "this run is finished" in capsys.readouterr().err
