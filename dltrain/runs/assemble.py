@@ -75,6 +75,7 @@ class Components:
             Regularization(**regularization),
             self.device.make_scaler(),
             only_own=any(p.requires_grad and id(p) not in owned for p in self.model.parameters()),
+            rates=turn.rates,
             skip=self.trainer.on_non_finite == "skip",
         )
 
