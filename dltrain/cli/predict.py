@@ -25,7 +25,9 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     check_predict(changes)
     job.ready()
     from dltrain.runs.inference import load_trained, rebuild_components
+    from dltrain.runs.predicted_masks import MaskFiles
 
+    masks = MaskFiles(arguments.out)
     components = rebuild_components(job)
     _check_predicts(components.task)
     trained = load_trained(components, path, f"{arguments.checkpoint}.pt")
@@ -34,7 +36,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     for note in trained.notes:
         console.warning(f"{path}: {note}")
     files = InputFiles(tuple(names), arguments.text, arguments.batch or 2 * trained.components.data.batch_size)
-    _print_lines(trained.predict(files), arguments.format, arguments.top)
+    _print_lines(map(masks.store, trained.predict(files)), arguments.format, arguments.top)
     return 0
 
 

@@ -218,7 +218,8 @@ class Task(ABC):
         """Return predictions for examples whose targets are unknown, with the model in evaluation mode.
 
         The batch is as for `evaluate`, but targets are missing, NaN or -1. Lines are plain Python in the units of the
-        data: one per example, or as many as the data define. Raise ConfigError if the task has no such predictions.
+        data: one per example, or as many as the data define. A mask of class numbers is a uint8 tensor (height, width).
+        Raise ConfigError if the task has no such predictions.
         """
         raise ConfigError(format_error("task", "a task that predicts", type(self).__name__))
 
