@@ -21,12 +21,15 @@ NUM_WORST = 6
 class Classification(Supervised):
     """Classification: cross-entropy between the model's outputs (B, classes) and ``targets`` (B), int64.
 
+    In training, targets may be shares of the classes, (B, classes).
+
     Args:
         label_smoothing: Share of each target that is spread evenly over all classes, in training only.
 
     Source: label smoothing, Szegedy et al. 2016, section 7.
     """
 
+    soft_targets = True
     metric = "accuracy"
     better = "max"
 
