@@ -205,7 +205,7 @@ def test_another_text_is_evaluated_by_the_characters_of_the_run(
     assert metrics_of(evaluate(run, f"data.path={tmp_path / 'other.txt'}"))["loss"] == pytest.approx(
         nats.mean().item(), rel=1e-4
     )
-    assert predict(run, "--text", later[:50], "--length", 1).lines[0]["characters"] == 50
+    assert predict(run, "--text", later[:50]).lines[0]["characters"] == 50
     (tmp_path / "other.txt").write_text(later + "\u2603")
     result = evaluate(run, f"data.path={tmp_path / 'other.txt'}")
     assert result.code == 2 and "expected characters of the training text" in result.err and "\u2603" in result.err
