@@ -59,7 +59,7 @@ def load(
     """
     heads, embeddings = _dependent(model, rebuild, facts)
     _check_tokens(embeddings, facts, found)
-    renewed = dict.fromkeys(heads - embeddings, _other_outputs(output_names(task), found))
+    renewed = dict.fromkeys(heads, _other_outputs(output_names(task), found))
     state, names, new = model.state_dict(), list[str](), dict[str, str]()
     for name, value in state.items():
         reason = renewed.get(name) or _misfit(value, found.tensors.get(name))
@@ -87,12 +87,11 @@ def _dependent(model: nn.Module, rebuild: Callable[[Facts], nn.Module], facts: F
     """Return the weights whose shape depends on the number of outputs, and on the vocabulary."""
     outputs, tokens = facts.get("outputs"), facts.get("tokens")
     more_outputs = {"outputs": outputs + 1} if isinstance(outputs, int) else {}
+    more_tokens = {"tokens": replace(tokens, size=tokens.size + 1)} if isinstance(tokens, Tokens) else {}
+    if tokens is not None and outputs == tokens.size and facts.get("each_step"):  # the outputs are tokens
+        return set(), _changed(model, rebuild, {**facts, **more_outputs, **more_tokens})
     heads = _changed(model, rebuild, {**facts, **more_outputs}) if more_outputs else set()
-    if not isinstance(tokens, Tokens):
-        return heads, set()
-    embeddings = _changed(model, rebuild, {**facts, "tokens": replace(tokens, size=tokens.size + 1)})
-    predicts_tokens = outputs == tokens.size and facts.get("each_step")
-    return heads, embeddings | heads if predicts_tokens else embeddings
+    return heads, _changed(model, rebuild, {**facts, **more_tokens}) if more_tokens else set()
 
 
 def _changed(model: nn.Module, rebuild: Callable[[Facts], nn.Module], facts: Facts) -> set[str]:
