@@ -52,7 +52,7 @@ def read_weights(name: str, allow: tuple[str, ...]) -> FirstWeights:
         ConfigError: There is nothing to read, or it is not tensors by name.
     """
     if name.startswith(TORCHVISION):
-        from dltrain.runs.weight_downloads import download  # imports torchvision
+        from dltrain.datasets.pretrained import download  # imports torchvision
 
         return _read_file(download(name.removeprefix(TORCHVISION)), name)
     path = Path(name).expanduser()
