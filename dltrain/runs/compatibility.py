@@ -11,7 +11,7 @@ from dltrain.errors import ConfigError
 Facts = dict[str, Any]
 
 # Provided by the task, not by the data.
-TASK_FACTS = ("outputs", "each_step", "causal", "statistics", "answers", "visible", "lowest")
+TASK_FACTS = ("outputs", "each_step", "causal", "statistics", "answers", "visible", "lowest", "pixel_outputs")
 
 # Missing fact -> the fact that the data provide instead, and the task that uses it.
 OTHER_TARGETS = {
