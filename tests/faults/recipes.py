@@ -49,7 +49,7 @@ TEXT = [
 # A state that the model carries from batch to batch; the last batch of an epoch has some of the streams.
 STREAMS = [
     *["model=lstm", "model.hidden_size=16", "data=text", "data.streams=true", "data.context_length=16"],
-    *["data.batch_size=15", "regularization.dropout=0.1", "task._target_=gated.LanguageModeling", "trainer.epochs=3"],
+    *["data.batch_size=14", "regularization.dropout=0.1", "task._target_=gated.LanguageModeling", "trainer.epochs=3"],
     *["trainer.accumulate=2", "trainer.eval_every=5", "trainer.checkpoint_every=3"],
 ]
 # A loss with random numbers, a term whose weight increases during the run, an evaluation with noise, and a film.
