@@ -4,7 +4,7 @@ from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Callable
 from typing import NamedTuple
 
-from dltrain.cli.flag_types import count, one_of, positive, seed, shape
+from dltrain.cli.flag_types import count, one_of, probability, seed, shape, temperature
 
 RUN = ("RUN", "the run's folder, or latest for the one that was active last")
 LOCATION = ("KEY=VALUE", "where the data are now and where to compute: data.path=FILE data.root=DIR device=cpu")
@@ -69,10 +69,7 @@ def _predict_flags(parser: ArgumentParser) -> None:
     add("--batch", type=count, metavar="N", help="examples at a time (default: twice data.batch_size)")
     add("--top", type=count, metavar="K", help="only the K most probable classes, in descending order")
     add("--out", metavar="FOLDER", help="segmentation: a new or empty folder for the predicted masks, as PNG files")
-    add("--text", help="a prompt to continue, instead of INPUT")
-    add("--length", type=count, metavar="N", help="tokens to generate (default: 200)")
-    add("--temperature", type=positive, metavar="T", help="sampling temperature (default: 0.8)")
-    add("--seed", type=seed, metavar="N", help="random seed of the sampling (default: 0)")
+    add("--text", help="a text to score, instead of INPUT")
 
 
 def _generate_flags(parser: ArgumentParser) -> None:
@@ -86,6 +83,13 @@ def _generate_flags(parser: ArgumentParser) -> None:
     out = "the file to write (default: generated.png; generated.csv for examples that cannot be drawn)"
     add("--out", metavar="FILE", help=out)
     add("--force", action="store_true", help="overwrite FILE")
+    add("--prompt", metavar="TEXT", help="text: continue this one (default: task.prompt)")
+    add("--length", type=count, metavar="N", help="text: tokens to generate (default: 200)")
+    greedy = "text: sampling temperature; 0 takes the most likely token (default: task.temperature)"
+    add("--temperature", type=temperature, metavar="T", help=greedy)
+    add("--top-k", type=count, metavar="K", help="text: draw from the K most likely tokens")
+    nucleus = "text: draw from the fewest most likely tokens of at least this probability"
+    add("--top-p", type=probability, metavar="P", help=nucleus)
     _checkpoint(parser)
 
 
@@ -191,7 +195,7 @@ of the kind that the run was trained on:
             own series
             -> one line per step ahead: its time, its number, each series in its own unit
   text      text files, or --text
-            -> a continuation, and nats per character of the prompt (the loss of dltrain evaluate)
+            -> its characters, and nats per character (the loss of dltrain evaluate)
 
 All INPUTs must exist. The first that cannot be read is named and ends the command with exit code 2, after the lines of
 those before it are printed. The run's own data are needed, since normalization and class names come from them.""",
@@ -199,7 +203,7 @@ those before it are printed. The run's own data are needed, since normalization 
 dltrain predict latest holiday.jpg
 dltrain predict outputs/cnn-image_folder/20261122-170146-f8f5 scans/ --top 3 --format csv > classes.csv
 cat new.csv | dltrain predict latest -
-dltrain predict latest --text "It was " --length 500""",
+dltrain predict latest --text 'It was the whale.'""",
         arguments=(
             RUN,
             ("INPUT", "a file or folder, or - for standard input; after -- every word is an INPUT"),
@@ -209,20 +213,23 @@ dltrain predict latest --text "It was " --length 500""",
         add_flags=_predict_flags,
     ),
     "generate": Verb(
-        summary="samples, reconstructions and interpolations of a run's model",
+        summary="samples, reconstructions, interpolations and text of a run's model",
         usage="dltrain generate RUN [KEY=VALUE ...] [FLAGS]",
         description="""\
 Generate examples with a run's model, write them to a file and print its name. The suffix selects the format: .png a
 grid of images, or a scatter plot of points; .gif one image after the other; .npy the numbers, pixels from 0 (black)
 to 1 (white); .csv the numbers, one line per example.
 
-The same seed gives the same examples. The run's data are needed only for --given, and for models that start from
-training examples (autoencoders).""",
+A language model writes text to standard output instead, token by token, after the prompt if there is one.
+
+The same seed gives the same examples and the same text. The run's data are needed only for --given, and for models
+that start from training examples (autoencoders).""",
         examples="""\
 dltrain generate latest --count 100 --seed 1 --out digits.png
 dltrain generate outputs/vae-mnist/20261122-170146-f8f5 --interpolate --out walk.gif
 dltrain generate latest --class 3
-dltrain generate latest --given seven.png scans/""",
+dltrain generate latest --given seven.png scans/
+dltrain generate latest --prompt "It was " --length 500 --temperature 0.7 --top-p 0.9""",
         arguments=((RUN[0], f"{RUN[1]}; it comes before --given"), LOCATION),
         add_flags=_generate_flags,
     ),

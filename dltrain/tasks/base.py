@@ -1,7 +1,7 @@
 """The contract between tasks and the training loop: losses, stages, evaluation, prediction, generation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -130,6 +130,26 @@ class GenerateRequest:
     train: Callable[[], Iterable[Batch]] = tuple
 
 
+@dataclass(frozen=True)
+class TextRequest:
+    """What text to generate.
+
+    Args:
+        prompt: The start of the text, at least one character; None for that of the task.
+        length: Tokens to generate, at least 1.
+        temperature: Sampling temperature, at least 0; None for that of the task.
+        top_k: Draw from this many most likely tokens; None for all.
+        top_p: Draw from the fewest most likely tokens of at least this probability, in (0, 1]; None for all.
+    """
+
+    prompt: str | None = None
+    length: int = 200
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+
+
 class Task(ABC):
     """What to learn and how to measure it. Most tasks implement only `facts`, `loss` and `evaluate`."""
 
@@ -197,13 +217,19 @@ class Task(ABC):
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return predictions for examples whose targets are unknown, with the model in evaluation mode.
 
-        A task may add arguments with defaults; ``dltrain predict`` passes the flags of the same names.
-
         The batch is as for `evaluate`, but targets are missing, NaN or -1. Lines are plain Python in the units of the
         data: one per example, or as many as the data define. A mask of class numbers is a uint8 tensor (height, width).
         Raise ConfigError if the task has no such predictions.
         """
         raise ConfigError(format_error("task", "a task that predicts", type(self).__name__))
+
+    def predictions(self, model: nn.Module, batches: Iterable[Batch]) -> Iterator[Line]:
+        """Yield the predictions for all batches, each as soon as it is known: by default those of `predict`.
+
+        Override it if a prediction needs the examples of several batches.
+        """
+        for batch in batches:
+            yield from self.predict(model, batch)
 
     def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
         """Return new examples, for ``dltrain generate``, with the model in evaluation mode.
@@ -213,6 +239,10 @@ class Task(ABC):
         """
         hint = "Use dltrain predict RUN INPUT for predictions."
         raise ConfigError(format_error("generate", "a run whose task generates examples", type(self).__name__, hint))
+
+    def write(self, model: nn.Module, request: TextRequest) -> Iterator[str]:
+        """Yield a text piece by piece, for ``dltrain generate``, with the model in evaluation mode."""
+        raise ConfigError(format_error("generate", "a run whose task writes text", type(self).__name__))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that the task carries from step to step, as tensors and plain Python."""
