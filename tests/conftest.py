@@ -112,7 +112,7 @@ def small_data(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], l
         "digits": [],
         "gates": [],
         "ring": [],
-        "shapes": [],
+        "shapes": ["data.image_size=16", "data.batch_size=64"],
     }
     return lambda name: [f"data={name}", *paths.get(name, [f"data.root={data_root}", "data.batch_size=16"])]
 

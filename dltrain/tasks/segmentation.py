@@ -60,7 +60,7 @@ class Segmentation(Supervised):
         """Return loss, mean IoU, mean Dice, pixel accuracy and the IoU of each class; keep images for `show`."""
         mean, counts, shown = Mean(), None, list[Tensor]()
         for batch in batches:
-            answer = model(self.model_inputs(batch))
+            answer = self.answer(model, batch)
             predicted, targets = answer.argmax(1), batch["targets"]
             loss = self.criterion(answer, batch)
             mean.add(loss.weight, loss=loss.total)
@@ -74,7 +74,7 @@ class Segmentation(Supervised):
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return the share of pixels of each class, and the mask of class numbers."""
-        masks = model(self.model_inputs(batch)).argmax(1)
+        masks = self.answer(model, batch).argmax(1)
         shares = F.one_hot(masks, self.pixel_classes).float().mean((1, 2)).tolist()
         return [
             {"shares": dict(zip(self.names, row, strict=True)), "mask": mask}
