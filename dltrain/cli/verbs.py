@@ -28,7 +28,7 @@ class Verb(NamedTuple):
 
 
 def _train_flags(parser: ArgumentParser) -> None:
-    """Declare the flags of ``dltrain`` itself; Hydra answers those that only print something."""
+    """Declare the flags of ``dltrain`` itself; Hydra handles those that only print something."""
     add = parser.add_argument
     add("-m", "--multirun", action="store_true", help="run a sweep: every combination of the values, one by one")
     add("-r", "--run", action="store_true", help=SUPPRESS)
@@ -36,7 +36,7 @@ def _train_flags(parser: ArgumentParser) -> None:
     add("-c", "--cfg", type=one_of("job", "hydra", "all"), metavar="job", help="print the configuration as YAML")
     add("-p", "--package", metavar="KEY", help="with --cfg job: only the part below KEY")
     infos = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-    info = "print what Hydra composes from"
+    info = "print what Hydra composes the configuration from"
     add("-i", "--info", nargs="?", const="all", type=one_of(*infos), metavar="WHAT", help=info)
     completion = 'shell completion: eval "$(dltrain -sc install=bash)"'
     add("-sc", "--shell-completion", action="store_true", help=completion)
@@ -46,8 +46,8 @@ def _train_flags(parser: ArgumentParser) -> None:
 
 def _summary_flags(parser: ArgumentParser) -> None:
     _config_dir(parser)
-    one = "shape of an example, instead of data=: 3x32x32 (image), 96x7 (7 series), 784 (vector), 1024 (tokens)"
-    parser.add_argument("--input", type=shape, metavar="SHAPE", help=one)
+    example = "shape of an example, instead of data=: 3x32x32 (image), 96x7 (7 series), 784 (vector), 1024 (tokens)"
+    parser.add_argument("--input", type=shape, metavar="SHAPE", help=example)
     sizes = "number of outputs; the vocabulary size of a language model"
     parser.add_argument("--outputs", type=count, metavar="N", help=sizes)
 
@@ -106,8 +106,8 @@ def _runs_flags(parser: ArgumentParser) -> None:
 
 
 def _config_dir(parser: ArgumentParser) -> None:
-    add = "a folder of your own YAML groups, searched after dltrain's; may be repeated"
-    parser.add_argument("-cd", "--config-dir", action="append", default=[], metavar="DIR", help=add)
+    text = "a folder of your own YAML groups, searched after dltrain's; may be repeated"
+    parser.add_argument("-cd", "--config-dir", action="append", default=[], metavar="DIR", help=text)
 
 
 def _checkpoint(parser: ArgumentParser) -> None:
@@ -120,8 +120,8 @@ VERBS = {
         summary="train, evaluate and keep a run (the default)",
         usage="dltrain [train] [-m] [GROUP=OPTION ...] [KEY=VALUE ...] [FLAGS]",
         description="""\
-Train a model, evaluate its best checkpoint on the test split and keep both in a folder of the run. Overrides and
-flags may come in any order. dltrain --help lists the groups and the most used keys.""",
+Train a model and evaluate its best checkpoint on the test split. A run folder keeps checkpoints, logs and results.
+Overrides and flags may come in any order. dltrain --help lists the groups and the most used keys.""",
         examples="""\
 dltrain model=lstm data=timeseries
 dltrain model=gru data=timeseries data.series=elnino data.horizon=12
@@ -133,12 +133,12 @@ dltrain model=lstm --cfg job""",
         add_flags=_train_flags,
     ),
     "resume": Verb(
-        summary="continue an interrupted run, to the same bytes",
+        summary="continue an interrupted run; the result has the same bytes",
         usage="dltrain resume RUN [KEY=VALUE ...] [--change-schedule]",
         description="""\
-Continue a run that was interrupted, killed or out of time: in the same folder, with the same curves, to the same
-bytes as if it had never stopped. A damaged checkpoint is skipped for the newest intact one; exit code 5 if there is
-none.""",
+Continue a run that was interrupted, killed or out of time, in its own folder. Its curves and checkpoints end with the
+same bytes as those of an uninterrupted run. A damaged checkpoint is skipped for the newest intact one; exit code 5 if
+there is none.""",
         examples="""\
 dltrain resume latest
 dltrain resume outputs/lstm-timeseries/20261122-170146-f8f5 trainer.epochs=40""",
@@ -197,8 +197,8 @@ of the kind that the run was trained on:
   text      text files, or --text
             -> its characters, and nats per character (the loss of dltrain evaluate)
 
-All INPUTs must exist. The first that cannot be read is named and ends the command with exit code 2, after the lines of
-those before it are printed. The run's own data are needed, since normalization and class names come from them.""",
+All INPUTs must exist. The command stops at the first one that cannot be read, with an error and exit code 2; the lines
+of earlier INPUTs are printed. The run's own data are needed, since normalization and class names come from them.""",
         examples="""\
 dltrain predict latest holiday.jpg
 dltrain predict outputs/cnn-image_folder/20261122-170146-f8f5 scans/ --top 3 --format csv > classes.csv

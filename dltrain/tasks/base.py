@@ -21,9 +21,9 @@ class Loss(NamedTuple):
 
     Args:
         total: Mean loss over ``weight`` examples or tokens, a differentiable scalar.
-        weight: Number of examples or tokens: a number, or a 0-d tensor if only the device knows. A loss of weight 0 is
-            left out, and a step in which all have weight 0 changes nothing. If the weight is a tensor, the total must
-            then be finite and its gradient 0, as that of a sum divided by the weight clamped to 1.
+        weight: Number of examples or tokens: a number, or a 0-d tensor if it is computed on the device. Losses of
+            weight 0 are left out, and a step without any other loss changes nothing. With a tensor of value 0, the
+            total must be finite and have a gradient of 0: for example, divide a sum by ``weight.clamp(min=1)``.
         parts: Named scalars to log with the loss, means over the same weight.
     """
 
@@ -33,7 +33,7 @@ class Loss(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
-        """Whether the weight is the number 0; a tensor is not read, which would wait for the device."""
+        """Whether the weight is the number 0. Tensors are not read, since that would synchronize with the device."""
         return not isinstance(self.weight, Tensor) and self.weight == 0
 
 
@@ -69,7 +69,7 @@ class Evaluation:
     """Result of one pass over a split.
 
     Args:
-        metrics: Name -> value, ``loss`` among them.
+        metrics: Name -> value, including ``loss``.
         baselines: Baseline -> its metrics, if there are baselines.
         extra: Data for `Task.show`, so that it needs no second pass.
         notes: Sentences for the user, such as a warning about posterior collapse.
@@ -99,9 +99,9 @@ class Stage:
     """A span of training with fixed turns. Parameters that none of them owns are frozen.
 
     Args:
-        epochs: Passes over the data; None for those of the trainer.
-        data: Training examples of the stage: ``train``, those with known targets, or ``unlabelled``, all of them
-            without targets. The two are the same for data without held-back targets.
+        epochs: Passes over the data; None for ``trainer.epochs``.
+        data: Training examples of the stage: ``train`` has the examples with known targets, ``unlabelled`` all
+            examples but no targets. Both are the same if the data hold back no targets.
     """
 
     name: str
@@ -116,7 +116,7 @@ class GenerateRequest:
     """What to generate.
 
     Args:
-        noise: Source of all randomness, on the CPU, so that a seed means the same on every device.
+        noise: CPU generator for all random numbers, so that they do not depend on the device.
         given: Examples as the model reads them; each is reconstructed, in order. None to generate new ones.
         train: Returns the run's training batches, for models without a prior distribution.
     """
@@ -156,7 +156,7 @@ class Task(ABC):
     metric: ClassVar[str]
     better: ClassVar[Literal["min", "max"]] = "min"
     soft_targets: ClassVar[bool] = False  # whether the loss accepts shares of the classes, (B, classes), as targets
-    quality: Quality | None = None  # scores generated samples, in tasks that have some
+    quality: Quality | None = None  # scores generated samples, in tasks that generate
 
     @property
     def goal(self) -> Goal:
@@ -177,7 +177,8 @@ class Task(ABC):
         Applied by the loader in training and evaluation, not to examples that a user provides.
 
         Args:
-            keys: Source of randomness, int64 (B,): by seed, epoch and index in training, by the index alone otherwise.
+            keys: One random key per example, int64 (B,): derived from seed, epoch and index in training, otherwise from
+                the index alone.
         """
         return batch
 
@@ -197,11 +198,11 @@ class Task(ABC):
         owned = [p for p in model.parameters() if p.requires_grad]
         return [Stage("train", [Turn("train", owned, lambda batch, progress: self.loss(model, batch, progress))])]
 
-    def begin(self, model: nn.Module) -> None:  # noqa: B027  most tasks remember nothing
-        """Make what the task remembers from step to step, such as Markov chains; called before training.
+    def begin(self, model: nn.Module) -> None:  # noqa: B027  most tasks have no state
+        """Create the state that the task carries from step to step, such as Markov chains; called before training.
 
-        What it remembers is in `state_dict`. It is restored after a dry run and when a step is repeated. In a loss, the
-        field ``rows`` (int64, on the CPU) says where the examples are in the whole batch, if that is computed in parts.
+        `state_dict` returns this state; it is restored after a dry run and when a step is repeated. If a batch is
+        computed in parts, its field ``rows`` (int64, on the CPU) has the positions of the examples in the whole batch.
         """
 
     def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:  # noqa: B027
