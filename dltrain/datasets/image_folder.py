@@ -86,7 +86,7 @@ class ImageFolder:
             self.classes = [str(name) for name in fitted["classes"]]
         self.parts: dict[str, Listing] = {}
         self.skipped = SkippedFiles()
-        self.prepare = self.transform.prepare()
+        self.prepare = self.transform.scaling()
         self.spec = self.transform.add_bounds(image_spec(CHANNELS, image_size, image_size, self.classes))
 
     def _find_splits(self) -> dict[str, Path]:

@@ -66,6 +66,10 @@ class ImageTransform:
         self.white = white
         self.arrays = arrays or ArrayScale(white=white, whole=white > 1)
 
+    def scaling(self) -> "ScalePixels":
+        """Return the module that scales pixels."""
+        return ScalePixels(self.mean, self.std, self.white)
+
     def to_stored_scale(self, pixels: np.ndarray) -> np.ndarray:
         """Convert bytes from 0 to 255 to the stored scale, rounded if that consists of whole numbers."""
         if not self.arrays.known:
@@ -83,10 +87,6 @@ class ImageTransform:
         low, high = (tuple(end.expand(channels, 1, 1).flatten().float().tolist()) for end in ends)
         return replace(spec, low=low, high=high)
 
-    def prepare(self) -> "ScalePixels":
-        """Return the module that scales a batch of pixels."""
-        return ScalePixels(self.mean, self.std, self.white)
-
     def splits(self, train: Rows | Files, val: Rows | Files | None, test: Rows | Files, classes: int | None) -> Splits:
         """Return splits of ``pixels`` (B, channels, height, width) and ``labels`` (B,); only training augments.
 
@@ -95,7 +95,7 @@ class ImageTransform:
         Args:
             classes: Number of classes, for blends; None if the labels are no classes.
         """
-        prepare = self.prepare()
+        prepare = self.scaling()
         moves = self.augment if isinstance(train, Mapping) else self.augment.without_crop()
         augment = Geometry(moves, Frame({"inputs": prepare.offset})) if moves.moves else None
         held_out = Source(val, prepare) if val is not None and len(Source(val, prepare)) else None

@@ -74,7 +74,7 @@ class Npz:
         self.spec = replace(facts, **self.labels.facts())
         self.transform = self._make_transform(mean, std, augment, fitted) if facts.channels else None
         self.spec = self.transform.add_bounds(self.spec) if self.transform else self.spec
-        self.prepare = self.labels.prepare(self.transform.prepare() if self.transform else nn.Identity())
+        self.prepare = self.labels.prepare(self.transform.scaling() if self.transform else nn.Identity())
         self.sizes: dict[str, int] = {}
         self.ranges: list[str] = []
 

@@ -21,11 +21,12 @@ from dltrain.runs import compatibility
 from dltrain.runs.compatibility import Facts
 from dltrain.storage import run_files
 from dltrain.storage.checkpoint_format import STATE_ERRORS
-from dltrain.tasks.base import Task, Turn
+from dltrain.tasks.base import Stage, Task, Turn
 from dltrain.training import device as devices
 from dltrain.training import precision
 from dltrain.training.device import Device
 from dltrain.training.state import TrainerConfig
+from dltrain.training.transfer import Loaded, Transfer, build_transfer, plan
 
 
 @contextmanager
@@ -55,11 +56,18 @@ class Components:
     model: nn.Module  # on its device, with its initial weights
     device: Device
     trainer: TrainerConfig
+    transfer: Transfer
+    loaded: Loaded | None = None  # first weights that came from elsewhere
     notes: tuple[str, ...] = ()
     fingerprint: dict[str, str] = dataclasses.field(default_factory=dict)  # by split, once the data are loaded
     asks_for_classes: bool = True  # the YAML of the task names them; otherwise targets that can be both are numbers
     fitted: Fitted | None = None  # what a run stored of its data, or what is stored of a new run
     description: list[str] = dataclasses.field(default_factory=list)  # how the files were read, once they are loaded
+
+    def stages(self) -> list[Stage]:
+        """Return the stages of training: those of the task, without what is frozen."""
+        loaded = self.loaded.names if self.loaded else []
+        return plan(self.task.stages(self.model), self.model, self.transfer, loaded, self.trainer.epochs)
 
     def build_optimizer(self, turn: Turn, steps: int) -> Optimizer:
         """Return the optimizer of one turn for a stage of `steps` steps."""
@@ -92,6 +100,8 @@ def build_components(job: Job, fitted: Fitted | None = None, data: Data | None =
     with _collect_errors(errors):
         trainer = _build_trainer_config(config)
     with _collect_errors(errors):
+        transfer = build_transfer(config["transfer"], job.choices["transfer"])
+    with _collect_errors(errors):
         data = build_data(job, fitted) if data is None else data
     if errors or data is None:
         # The YAML of data declares their facts, so that options that do not fit are reported with the other errors.
@@ -117,7 +127,19 @@ def build_components(job: Job, fitted: Fitted | None = None, data: Data | None =
     filled = _yaml_values(fill_facts(config, facts))
     classes = any(isinstance(value, Fact) and value.name in CLASSES for value in config["task"].values())
     written = tuple(note for note in notes if note)
-    return Components(filled, job.allow, data, task, model, device, trainer, written, {}, classes, fitted)
+    return Components(
+        filled,
+        job.allow,
+        data,
+        task,
+        model,
+        device,
+        trainer,
+        transfer,
+        notes=written,
+        asks_for_classes=classes,
+        fitted=fitted,
+    )
 
 
 def build_data(job: Job, fitted: Fitted | None = None) -> Data:

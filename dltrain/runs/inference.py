@@ -51,11 +51,13 @@ class Trained:
         Raises:
             ConfigError: An input cannot be read; predictions for those before it have been yielded.
         """
-        prepare = own_prepare(self.components) if self.splits is None else self.splits.test.prepare
+        prepare, plan = own_prepare(self.components), getattr(self.components.data, "plan", None)
+        if self.splits is not None:
+            prepare, plan = self.splits.test.prepare, self.splits.test.plan
         assert prepare is not None
         device, end = self.components.device, dict[str, Any]()
         for piece in user_inputs(self.components, files):
-            source = Source(piece.rows, prepare)
+            source = Source(piece.rows, prepare, plan=plan if plan and plan.contiguous else None)
             batches = Batches(source, files.batch_size, device.device, channels_last=device.channels_last)
             lines = _without_gradients(self.components.task.predictions(self.components.model, batches), device)
             for name, line in itertools.zip_longest(piece.names, lines, fillvalue=end):
@@ -78,7 +80,7 @@ class Trained:
             batches = eval_batches(self.components, self.splits, split)
         try:
             if run:
-                task.fit_baselines(run["train"], run.get("val"))  # in the order of the run, for the same bytes
+                task.fit_baselines(run["train"], run.get("val"))  # in the order of training, for identical baselines
             shown = with_progress(batches, console)
             shown = shown if self.others is None else _known_classes(shown, self.components)
             return run_in_eval_mode(task.evaluate, model, self.components.device, shown)
@@ -98,7 +100,7 @@ def _without_gradients(lines: Iterator[Line], device: Device) -> Iterator[Line]:
 
 
 def user_inputs(components: Components, files: InputFiles) -> Iterator[Inputs]:
-    """Return a user's inputs in pieces, as the run's data read them."""
+    """Return a user's inputs in pieces, read by the run's data set."""
     read = getattr(components.data, "inputs", None)
     if read is None:
         raise ConfigError(f"INPUT: not supported because {type(components.data).__name__} has no method inputs(files)")
@@ -132,30 +134,30 @@ def training_data(components: Components) -> Data:
     return instantiate.build(components.config["data"], "data", components.allow)
 
 
-def load_trained(components: Components, path: Path, name: str, own: bool = False) -> Trained:
+def load_trained(components: Components, path: Path, name: str, reject_other_data: bool = False) -> Trained:
     """Return the trained model of a run.
 
     Args:
         path: The run's folder.
         name: The checkpoint: ``best.pt``, ``last.pt`` or a file in ``checkpoints/``.
-        own: Load the data that the run was trained on, and reject others; otherwise they are loaded only if they are
-            needed, and others cause a warning.
+        reject_other_data: Whether to load the data that the run was trained on and to reject others; otherwise they are
+            loaded only if they are needed, and `Trained.notes` mentions others.
     """
-    if not own and own_prepare(components) is not None:
+    if not reject_other_data and own_prepare(components) is not None:
         _check_class_names(components, path)
         return Trained(components, None, restore_weights(components, path, name))
     with explain_missing_data():
         splits = components.data.load()
-    skipping = own and components.config["data"].get("on_bad_sample") == "skip"
+    skipping = reject_other_data and components.config["data"].get("on_bad_sample") == "skip"
     others = ", ".join(provenance.changed_splits(path, fingerprint(splits), skipping))
-    if others and own:
+    if others and reject_other_data and getattr(components.data, "fitted", True):
         hint = "data.path= or data.root= sets where they are, or names other data to evaluate"
         other = f"For predictions on other data: dltrain predict {path} INPUT"
         expected = "those the run was trained on"
         raise ConfigError(format_error(f"data ({others})", expected, "others", f"{hint}. {other}."))
     _check_class_names(components, path)
-    scales = "; scales and names come from them" * hasattr(components.data, "fit")
-    notes = (f"data ({others}): not those it was trained on{scales}",) if others else ()
+    scales = "; normalization and names are fitted on the new data" * hasattr(components.data, "fit")
+    notes = (f"data ({others}): not those that the run was trained on{scales}",) if others else ()
     return Trained(components, splits, restore_weights(components, path, name), notes)
 
 
@@ -166,7 +168,7 @@ def load_to_evaluate(job: Job, path: Path, name: str, elsewhere: bool) -> Traine
         elsewhere: Whether the job names another place than the run: its own data may have moved there.
     """
     try:
-        return load_trained(rebuild_components(job), path, name, own=True)
+        return load_trained(rebuild_components(job), path, name, reject_other_data=True)
     except ConfigError:
         stored = fitted.load(path) if elsewhere else None
         if stored is None:
@@ -233,7 +235,7 @@ def restore_weights(components: Components, path: Path, name: str) -> int:
 
 @contextmanager
 def explain_missing_data() -> Iterator[None]:
-    """Explain, when data are not found, that the run's own data are needed."""
+    """Add to an error about missing data that the run's own data are needed."""
     try:
         yield
     except ConfigError as error:

@@ -9,6 +9,7 @@ COMMAND = "command.txt"
 DATA = "data.txt"  # how the files of the data set were read
 FITTED = "fitted.pt"  # what the data fitted to the training examples
 ENVIRONMENT = "environment.json"
+TRANSFER = "transfer.json"  # which first weights came from elsewhere
 STATUS = "status.json"
 RESULT = "result.json"
 LOG = "train.log"
@@ -26,7 +27,7 @@ SUMMARY_JSON, SUMMARY_CSV = "summary.json", "summary.csv"
 # Any of these marks a folder as a run.
 MARKERS = (STATUS, CONFIG, METRICS, CHECKPOINTS)
 # Everything a run writes, except TensorBoard's event files and the lock.
-RUN_FILES = (*MARKERS, COMMAND, DATA, FITTED, ENVIRONMENT, JOB, LOG, RESULT, NAN_REPORT, FILM, FRAMES)
+RUN_FILES = (*MARKERS, COMMAND, DATA, FITTED, ENVIRONMENT, TRANSFER, JOB, LOG, RESULT, NAN_REPORT, FILM, FRAMES)
 SWEEP_FILES = (SWEEP, SUMMARY_JSON, SUMMARY_CSV)
 
 
