@@ -1,29 +1,29 @@
 """The YAML of every task lists the facts that its class provides."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from dltrain.config import compose, instantiate
-from dltrain.config.facts import Fact, fill_facts
+from dltrain.config.facts import fill_facts
+from dltrain.data.spec import Spec
 from dltrain.data.tokens import Tokens
 from dltrain.runs.compatibility import task_facts
 
 NAMES = sorted(path.stem for path in (compose.conf_dir() / "task").glob("*.yaml"))
-# Facts of data of any kind.
-DATA: dict[str, Any] = {
-    **{"shape": (1, 8, 8), "size": 64, "features": 8, "length": 8, "channels": 1, "height": 8, "width": 8},
-    **{"low": (0.0,), "high": (1.0,), "classes": 4, "class_names": tuple("abcd"), "targets": 1, "target_names": ("y",)},
-    **{"columns": 1, "horizon": 3, "season": 1, "lags": 8, "tokens": Tokens(11)},
+VALUES = {
+    **{int: 4, str: "", Tokens: Tokens(11)},
+    **{tuple[int, ...]: (1, 8, 8), tuple[float, ...]: (0.0,), tuple[str, ...]: tuple("abcd")},
 }
+# A value for every fact that data can provide.
+DATA: dict[str, Any] = {field.name: VALUES[get_args(field.type)[0]] for field in fields(Spec)}
 
 
 def facts_of(node: Mapping[str, Any]) -> set[str]:
-    wanted = {value.name.partition(".")[0] for value in node.values() if isinstance(value, Fact)}
-    filled = fill_facts(node, {**dict.fromkeys(wanted), **DATA}, "task")
-    return set(instantiate.build(filled, "task").facts())
+    return set(instantiate.build(fill_facts(node, DATA, "task"), "task").facts())
 
 
 @pytest.mark.parametrize("name", NAMES)
