@@ -19,7 +19,17 @@ from dltrain.config.instantiate import find_target
 from dltrain.training.device import select_device
 
 PAGE = Path(__file__).with_name("configuration.md")
-GROUPS = ("data", "model", "task", "optimizer", "optimizer/schedule", "regularization", "device", "experiment")
+GROUPS = (
+    "data",
+    "model",
+    "task",
+    "optimizer",
+    "optimizer/schedule",
+    "regularization",
+    "augment",
+    "device",
+    "experiment",
+)
 HEAD = """# Configuration
 
 Which keys a run has: their meaning, what they may be, and their defaults. Generated from `conf/` by `make docs`; a test
@@ -162,7 +172,7 @@ def page() -> str:
     ]
     for group in GROUPS:
         files = {file.stem: file.read_text("utf-8") for file in sorted((conf_dir() / group).glob("*.yaml"))}
-        presets = group in ("regularization", "device")
+        presets = group in ("regularization", "augment", "device")
         base = {name: text for name, text in files.items() if "defaults:" not in text} if presets else files
         parts += [f"\n## `{group}=`\n\n", options_table(files, sets=presets), "\n"]
         parts += ["\n", keys_table(group, base), "\n"] if group != "experiment" else []

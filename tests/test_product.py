@@ -226,6 +226,15 @@ def test_every_incompatible_pair_is_rejected_with_compatible_options(
     assert not (here / "outputs").exists()
 
 
+@pytest.mark.parametrize("option", OPTIONS["augment"])
+def test_every_augmentation_trains(option: str, here: Path, small_data: Callable[[str], list[str]]) -> None:
+    job = composed(
+        "cnn", "digits", "classification", small_data, f"augment={option}", "trainer.max_steps=2", "device=cpu"
+    )
+    outcome = launch.train(job, Console(), 0.0)
+    assert outcome.state == "finished"
+
+
 @pytest.mark.parametrize("name", OPTIONS["experiment"])
 def test_every_experiment_runs(name: str, here: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DLTRAIN_DATA", str(data_root))

@@ -28,7 +28,9 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     check_predict(changes)
     job.ready()
     from dltrain.runs.inference import load_trained, rebuild_components
+    from dltrain.runs.predicted_masks import MaskFiles
 
+    masks = MaskFiles(arguments.out)
     components = rebuild_components(job)
     options = _task_options(arguments, components.task)
     trained = load_trained(components, path, f"{arguments.checkpoint}.pt")
@@ -37,7 +39,8 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     for note in trained.notes:
         console.warning(f"{path}: {note}")
     files = InputFiles(tuple(names), arguments.text, arguments.batch or 2 * trained.components.data.batch_size)
-    _print_lines(trained.predict(files, options), arguments.format, arguments.top)
+    pieces = trained.predict(files, options)
+    _print_lines((map(masks.store, piece) for piece in pieces), arguments.format, arguments.top)
     return 0
 
 
@@ -56,7 +59,7 @@ def _task_options(arguments: argparse.Namespace, task: "Task") -> dict[str, Any]
     return options
 
 
-def _print_lines(pieces: Iterable[list[dict[str, Any]]], form: str, top: int | None) -> None:
+def _print_lines(pieces: Iterable[Iterable[dict[str, Any]]], form: str, top: int | None) -> None:
     writer: csv.DictWriter[str] | None = None
     unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
     for piece in pieces:

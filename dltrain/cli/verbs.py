@@ -68,6 +68,7 @@ def _predict_flags(parser: ArgumentParser) -> None:
     _checkpoint(parser)
     add("--batch", type=count, metavar="N", help="examples at a time (default: twice data.batch_size)")
     add("--top", type=count, metavar="K", help="only the K most probable classes, in descending order")
+    add("--out", metavar="FOLDER", help="segmentation: a new or empty folder for the predicted masks, as PNG files")
     add("--text", help="a prompt to continue, instead of INPUT")
     add("--length", type=count, metavar="N", help="tokens to generate (default: 200)")
     add("--temperature", type=positive, metavar="T", help="sampling temperature (default: 0.8)")
@@ -181,7 +182,8 @@ Print the predictions of a run's model for new data: lines on standard output, m
 of the kind that the run was trained on:
 
   images    image files of any size and colour, folders of them, or .npy and .npz files of arrays
-            -> class, class_name, probability, and the probabilities of all classes
+            -> class, class_name, probability, and the probabilities of all classes; in segmentation the share of
+            pixels of each class, and with --out a mask of class numbers
   arrays    .npy and .npz files (the array x, x_test, or the only one)
   tables    CSV files with the run's columns; other columns, and the predicted one, are ignored
             -> as for images, or the number under its column's name, in its own unit

@@ -74,6 +74,8 @@ def _keep_reading_as_before(data: dict[str, Any]) -> None:
     target = str(data.get("_target_", ""))
     if target.endswith(".CsvTable") and "ignore" not in data:
         data |= {"ignore": None, "stratify": False}
+    if data.get("augment") == []:
+        data["augment"] = "${augment}"  # the group, whose default changes nothing
     if target.endswith(".TimeSeries") and "group" not in data:
         data.setdefault("column", None)
 

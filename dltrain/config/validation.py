@@ -10,7 +10,7 @@ from dltrain.errors import format_error, suggest
 Node = Mapping[str, Any]
 
 # Groups of plain values: their keys are exactly those of dltrain's own YAML.
-PLAIN = ("trainer", "regularization", "device", "sweep")
+PLAIN = ("trainer", "regularization", "augment", "device", "sweep")
 NO_SCHEDULE = "Add it to the defaults of the optimizer's YAML: - schedule: constant"
 
 

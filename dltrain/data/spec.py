@@ -31,6 +31,8 @@ class Spec:
         high: Model input for white, one number per channel; None if inputs are not images.
         classes: Number of classes.
         class_names: One name per class.
+        pixel_classes: Number of classes of each pixel of an image (segmentation).
+        pixel_class_names: One name per class of pixels.
         targets: Numbers to predict per example (regression).
         target_names: One name per predicted number or series.
         series_names: Names of several series of a file, each split by time separately.
@@ -54,6 +56,8 @@ class Spec:
     high: tuple[float, ...] | None = None
     classes: int | None = None
     class_names: tuple[str, ...] | None = None
+    pixel_classes: int | None = None
+    pixel_class_names: tuple[str, ...] | None = None
     targets: int | None = None
     target_names: tuple[str, ...] | None = None
     series_names: tuple[str, ...] | None = None

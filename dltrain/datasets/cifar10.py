@@ -32,7 +32,7 @@ class CIFAR10:
         validation: Fraction of the 50,000 to hold out, in [0, 1).
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
         std: Divisor of the pixels after that, above 0; one number, or one per channel.
-        augment: Any of ``flip`` and ``crop``; see `dltrain.datasets.images.ImageTransform`.
+        augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.
         workers: Unused: the images stay in memory.
 
@@ -46,14 +46,14 @@ class CIFAR10:
         validation: float = 0.1,
         mean: float | list[float] = 0.5,
         std: float | list[float] = 0.5,
-        augment: list[str] | None = None,
+        augment: dict[str, Any] | list[str] | None = None,
         batch_size: int = 128,
         workers: int = 0,
     ) -> None:
         self.root = Path(root).expanduser()
         self.download = download
         self.validation = check_fraction("data.validation", validation)
-        self.transform = ImageTransform(3, mean, std, augment or [])
+        self.transform = ImageTransform(3, mean, std, augment)
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
         self.spec = self.transform.add_bounds(image_spec(3, 32, 32, CLASSES))
@@ -62,9 +62,9 @@ class CIFAR10:
         """Read all images; download them first if ``download``."""
         rest, test = self._read()
         if not self.validation:
-            return self.transform.splits(rest, None, test)
+            return self.transform.splits(rest, None, test, self.spec.classes)
         train, val = hold_out(len(rest["labels"]), self.validation)
-        return self.transform.splits(select_rows(rest, train), select_rows(rest, val), test)
+        return self.transform.splits(select_rows(rest, train), select_rows(rest, val), test, self.spec.classes)
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
         """Read image files and arrays."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ class Digits:
         num_labels: Training examples that keep their label, at least 1; None keeps all.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
         std: Divisor of the pixels after that, above 0.
-        augment: Any of ``flip`` and ``crop``; see `dltrain.datasets.images.ImageTransform`.
+        augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.
         workers: Unused: the images stay in memory.
 
@@ -39,13 +40,13 @@ class Digits:
         num_labels: int | None = None,
         mean: float | list[float] = 0.305,
         std: float | list[float] = 0.376,
-        augment: list[str] | None = None,
+        augment: dict[str, Any] | list[str] | None = None,
         batch_size: int = 64,
         workers: int = 0,
     ) -> None:
         self.validation = check_fraction("data.validation", validation)
         self.num_labels = None if num_labels is None else at_least("data.num_labels", num_labels, 1)
-        self.transform = ImageTransform(1, mean, std, augment or [], WHITE)
+        self.transform = ImageTransform(1, mean, std, augment, WHITE)
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
         self.spec = self.transform.add_bounds(image_spec(1, 8, 8, [str(digit) for digit in range(10)]))
@@ -57,7 +58,7 @@ class Digits:
         rest, test = hold_out_stratified(rows["labels"], TEST / len(table))
         train, val = hold_out_stratified(rows["labels"][rest], self.validation)
         parts = self.transform.splits(
-            select_rows(rows, rest[train]), select_rows(rows, rest[val]), select_rows(rows, test)
+            select_rows(rows, rest[train]), select_rows(rows, rest[val]), select_rows(rows, test), self.spec.classes
         )
         return limit_labels(parts, self.num_labels)
 

@@ -1,7 +1,9 @@
 """A user's own images, one folder per class."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +16,13 @@ from dltrain.data.spec import Inputs, Splits
 from dltrain.data.splits import hold_out_stratified
 from dltrain.data.worker_pool import TIMEOUT_S
 from dltrain.datasets import image_report
+from dltrain.datasets.augmentation import Augmentation, crop_window
 from dltrain.datasets.class_counts import format_class_counts, shorten_names
-from dltrain.datasets.image_inputs import UNREADABLE, decode_image, read_images
+from dltrain.datasets.image_inputs import UNREADABLE, Window, decode_image, read_images
 from dltrain.datasets.image_layout import TEST, TRAIN, VAL, Listing, SkippedFiles, class_names, find_splits, list_images
 from dltrain.datasets.images import ImageTransform, image_spec
 from dltrain.errors import ConfigError, format_error
+from dltrain.keyed_random import draw
 
 CHANNELS = 3
 
@@ -38,7 +42,7 @@ class ImageFolder:
         test: Fraction of each class to hold out for testing, in (0, 1); unused if there is a folder ``test``.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
         std: Divisor of the pixels after that, above 0; one number, or one per channel.
-        augment: Any of ``flip`` and ``crop``; see `dltrain.datasets.images.ImageTransform`.
+        augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.
         workers: Processes that decode images; 0 decodes in the main process between steps.
         worker_timeout: Seconds without a batch after which workers count as hanging and the run stops.
@@ -56,7 +60,7 @@ class ImageFolder:
         test: float = 0.15,
         mean: float | list[float] = 0.5,
         std: float | list[float] = 0.5,
-        augment: list[str] | None = None,
+        augment: dict[str, Any] | list[str] | None = None,
         batch_size: int = 64,
         workers: int = 0,
         worker_timeout: float = TIMEOUT_S,
@@ -67,7 +71,7 @@ class ImageFolder:
         self.image_size = at_least("data.image_size", image_size, 1)
         self.validation = check_fraction("data.validation", validation)
         self.test = test
-        self.transform = ImageTransform(CHANNELS, mean, std, augment or [])
+        self.transform = ImageTransform(CHANNELS, mean, std, augment)
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
         self.worker_timeout = worker_timeout
@@ -89,8 +93,11 @@ class ImageFolder:
         for split, fraction in ((TEST, self.test), (VAL, self.validation)):
             if split not in self.folders:
                 self.parts[TRAIN], self.parts[split] = _split(self.parts[TRAIN], fraction)
-        parts = [ImageFiles(self.parts[split], self.image_size, self.path) for split in (TRAIN, VAL, TEST)]
-        return self.transform.splits(*parts)
+        look, classes = self.transform.augment, len(self.classes)
+        train, val, test = (
+            ImageFiles(self.parts[split], self.image_size, self.path, look) for split in (TRAIN, VAL, TEST)
+        )
+        return self.transform.splits(train, val, test, classes)
 
     def describe(self) -> list[str]:
         """Return lines about the files that `load` has found: splits, classes, files left out, copies."""
@@ -127,12 +134,12 @@ class ImageFiles:
         listing: Path and class of each image.
         size: Height and width of the decoded images in pixels.
         root: Folder that names of files are relative to.
+        augmentation: Crop of the images at their full resolution in training.
     """
 
-    def __init__(self, listing: Listing, size: int, root: Path) -> None:
-        self.listing = listing
-        self.size = size
-        self.root = root
+    def __init__(self, listing: Listing, size: int, root: Path, augmentation: Augmentation) -> None:
+        self.listing, self.size, self.root = listing, size, root
+        self.augmentation = augmentation
 
     def __len__(self) -> int:
         return len(self.listing)
@@ -145,11 +152,17 @@ class ImageFiles:
     def example(self, index: int, key: int | None) -> tuple[np.ndarray, int]:
         """Decode an image (size, size, 3) in uint8, and return it with its class."""
         path, label = self.listing[index]
+        crop = None if key is None or self.augmentation.min_area == 1 else partial(self._crop, key)
         try:
-            return decode_image(path, "RGB", self.size, self.size), label
+            return decode_image(path, "RGB", self.size, self.size, crop), label
         except UNREADABLE as error:
             expected = f"a readable image at {path} (number {index} of its split)"
             raise ConfigError(format_error("data.path", expected, str(error), "Replace or delete it")) from error
+
+    def _crop(self, key: int, width: int, height: int) -> Window:
+        """Return the random crop of an image as left, top, right and bottom in pixels."""
+        left, top, across, along = crop_window(self.augmentation, draw(key, 4), height, width, height / width)
+        return float(left), float(top), float(left + across * width), float(top + along * height)
 
     def stack(self, examples: list[tuple[np.ndarray, int]]) -> dict[str, Tensor]:
         """Return ``pixels`` (B, 3, size, size) in uint8 and ``labels`` (B,) in int64."""

@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 DEEP_MODES = ("I", "F")  # prefixes of the modes with more than 8 bits per pixel, such as I;16
 WHITE_16_BIT = 65535
+Window = tuple[float, float, float, float]  # left, top, right and bottom in pixels
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
@@ -56,16 +57,19 @@ def _decode(file: InputFile, content: bytes, shape: tuple[int, ...]) -> np.ndarr
     return pixels.reshape(height, width, channels).transpose(2, 0, 1)
 
 
-def decode_image(source: Path | io.BytesIO, mode: str, height: int, width: int) -> np.ndarray:
+def decode_image(
+    source: Path | io.BytesIO, mode: str, height: int, width: int, crop: Callable[[int, int], Window] | None = None
+) -> np.ndarray:
     """Decode an image to bytes (height, width, channels), upright according to its EXIF orientation.
 
-    It is scaled without distortion until it covers the size, and cropped at the center.
+    It is scaled without distortion until it covers the size, and cropped at the center, unless there is a `crop`.
 
     Args:
         source: File or content.
         mode: Mode of PIL to convert to.
         height: Height of the result in pixels.
         width: Width of the result in pixels.
+        crop: Returns the part to resize for the width and height of the image, if not the center.
 
     Raises:
         OSError, SyntaxError, ValueError, Image.DecompressionBombError: The image cannot be read.
@@ -75,6 +79,8 @@ def decode_image(source: Path | io.BytesIO, mode: str, height: int, width: int) 
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(source, formats=FORMATS) as image:
             upright = _convert(ImageOps.exif_transpose(image), mode)
+    if crop is not None:
+        return np.asarray(upright.resize((width, height), Image.Resampling.BILINEAR, crop(*upright.size)))
     return np.asarray(ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR))
 
 

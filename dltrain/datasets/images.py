@@ -2,24 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dltrain.data.checks import one_of
 from dltrain.data.loader import Batch
 from dltrain.data.spec import Files, Source, Spec, Splits
 from dltrain.data.splits import hold_out_stratified
 from dltrain.datasets.array_scale import ArrayScale
+from dltrain.datasets.augmentation import read_augmentation
+from dltrain.datasets.blending import make_blend
+from dltrain.datasets.geometry import Frame, Geometry
 from dltrain.errors import ConfigError, format_error
-from dltrain.keyed_random import uniform
 
 Rows = dict[str, Tensor]
-
-AUGMENTATIONS = ("flip", "crop")
-CROP_PADDING = 4
+Augment = dict[str, Any] | list[str] | None
 
 
 def image_spec(channels: int, height: int, width: int, class_names: Sequence[str] | None) -> Spec:
@@ -44,8 +43,8 @@ class ImageTransform:
         channels: Channels of the images.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
         std: Divisor of the pixels after that, above 0, on the same scale.
-        augment: Any of ``flip`` (horizontally, with probability 1/2) and ``crop`` (shift by up to 4 pixels in each
-            direction, filled with black).
+        augment: Random changes in training, see `dltrain.datasets.augmentation.Augmentation`: a mapping with its
+            arguments, or a list of ``flip`` (``flip: true``) and ``crop`` (``shift: 4``). Black fills what moves in.
         white: Stored value of white; black is 0.
         arrays: Scale of arrays; by default that of the stored values.
     """
@@ -55,7 +54,7 @@ class ImageTransform:
         channels: int,
         mean: float | list[float],
         std: float | list[float],
-        augment: list[str],
+        augment: Augment,
         white: float = 255.0,
         arrays: ArrayScale | None = None,
     ) -> None:
@@ -63,7 +62,7 @@ class ImageTransform:
         self.std = _per_channel("data.std", std, channels)
         if not bool((self.std > 0).all()):
             raise ConfigError(format_error("data.std", "numbers above 0", std))
-        self.augment = [one_of("data.augment", name, AUGMENTATIONS) for name in augment]
+        self.augment = read_augmentation(augment)
         self.white = white
         self.arrays = arrays or ArrayScale(white=white, whole=white > 1)
 
@@ -84,12 +83,20 @@ class ImageTransform:
         low, high = (tuple(end.expand(channels, 1, 1).flatten().float().tolist()) for end in ends)
         return replace(spec, low=low, high=high)
 
-    def splits(self, train: Rows | Files, val: Rows | Files | None, test: Rows | Files) -> Splits:
-        """Return splits of ``pixels`` (B, channels, height, width) and ``labels`` (B,); only training augments."""
+    def splits(self, train: Rows | Files, val: Rows | Files | None, test: Rows | Files, classes: int | None) -> Splits:
+        """Return splits of ``pixels`` (B, channels, height, width) and ``labels`` (B,); only training augments.
+
+        `Files` crop while they decode.
+
+        Args:
+            classes: Number of classes, for blends; None if the labels are no classes.
+        """
         prepare = ScalePixels(self.mean, self.std, self.white)
-        augment = FlipAndCrop("flip" in self.augment, "crop" in self.augment, prepare) if self.augment else None
+        moves = self.augment if isinstance(train, Mapping) else self.augment.without_crop()
+        augment = Geometry(moves, Frame({"inputs": prepare.offset})) if moves.moves else None
         held_out = Source(val, prepare) if val is not None and len(Source(val, prepare)) else None
-        return Splits(Source(train, prepare, augment), held_out, Source(test, prepare))
+        blend = make_blend(self.augment, classes)
+        return Splits(Source(train, prepare, augment, blend), held_out, Source(test, prepare))
 
 
 def select_rows(rows: Mapping[str, Tensor], indices: Tensor) -> Rows:
@@ -116,7 +123,8 @@ def limit_labels(splits: Splits, count: int | None) -> Splits:
         raise ConfigError(format_error("data.num_labels", expected, count))
     _, labelled = hold_out_stratified(rows["labels"], count / available)
     train = replace(splits.train, rows=select_rows(rows, labelled))
-    return replace(splits, train=train, unlabelled=replace(splits.train, rows={"pixels": rows["pixels"]}))
+    unlabelled = replace(splits.train, rows={"pixels": rows["pixels"]}, blend=None)
+    return replace(splits, train=train, unlabelled=unlabelled)
 
 
 def _per_channel(key: str, value: float | list[float], channels: int) -> Tensor:
@@ -148,48 +156,3 @@ class ScalePixels(nn.Module):
         if (labels := rows.get("labels")) is not None:
             batch["targets"] = labels if labels.is_floating_point() else labels.long()
         return batch
-
-
-class FlipAndCrop(nn.Module):
-    """Random horizontal flip and shift of each image, for a whole batch at once.
-
-    Args:
-        flip: Flip each image with probability 1/2.
-        crop: Shift each image by up to 4 pixels in each direction.
-        scaling: Module that scaled the pixels, for the value of black.
-
-    Shape:
-        inputs (B, channels, height, width) -> the same
-    """
-
-    black: Tensor
-
-    def __init__(self, flip: bool, crop: bool, scaling: ScalePixels) -> None:
-        super().__init__()
-        self.flip = flip
-        self.padding = CROP_PADDING if crop else 0
-        self.register_buffer("black", scaling.offset.clone())
-
-    def forward(self, batch: Batch, keys: Tensor) -> Batch:
-        """Augment ``inputs``; other fields stay as they are."""
-        pixels = batch["inputs"]
-        count, channels, height, width = pixels.shape
-        flip, down, right = uniform(keys, 3).unbind(1)
-        rows = self._shifted(height, down)
-        columns = self._shifted(width, right)
-        if self.flip:
-            columns = torch.where(flip[:, None] < 0.5, width - 1 - columns, columns)
-        inside = _within(rows, height)[:, :, None] & _within(columns, width)[:, None, :]
-        places = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
-        places = places.view(count, 1, height * width).expand(-1, channels, -1)
-        moved = pixels.flatten(2).gather(2, places).view(pixels.shape)
-        return {**batch, "inputs": torch.where(inside[:, None], moved, self.black)}
-
-    def _shifted(self, size: int, draw: Tensor) -> Tensor:
-        """Return the source coordinate (B, size) of each pixel; up to ``padding`` outside the image."""
-        shift = (draw * (2 * self.padding + 1)).long() - self.padding
-        return torch.arange(size, device=draw.device) + shift[:, None]
-
-
-def _within(places: Tensor, size: int) -> Tensor:
-    return (places >= 0) & (places < size)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ class MNIST:
         num_labels: Training examples that keep their label, at least 1; None keeps all.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
         std: Divisor of the pixels after that, above 0.
-        augment: Any of ``flip`` and ``crop``; see `dltrain.datasets.images.ImageTransform`.
+        augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.
         workers: Unused: the images stay in memory.
 
@@ -52,7 +52,7 @@ class MNIST:
         num_labels: int | None = None,
         mean: float | list[float] = 0.1307,
         std: float | list[float] = 0.3081,
-        augment: list[str] | None = None,
+        augment: dict[str, Any] | list[str] | None = None,
         batch_size: int = 64,
         workers: int = 0,
     ) -> None:
@@ -60,7 +60,7 @@ class MNIST:
         self.download = download
         self.validation = check_fraction("data.validation", validation)
         self.num_labels = None if num_labels is None else at_least("data.num_labels", num_labels, 1)
-        self.transform = ImageTransform(1, mean, std, augment or [])
+        self.transform = ImageTransform(1, mean, std, augment)
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
         self.spec = self.transform.add_bounds(image_spec(1, SIZE, SIZE, self.class_names))
@@ -75,12 +75,10 @@ class MNIST:
         elif missing:
             raise missing_files(self.name, self.root, missing[0])
         rest, test = (_read_part(raw, part) for part in PARTS)
-        if not self.validation:
-            return limit_labels(self.transform.splits(rest, None, test), self.num_labels)
-        train, val = hold_out(len(rest["labels"]), self.validation)
-        return limit_labels(
-            self.transform.splits(select_rows(rest, train), select_rows(rest, val), test), self.num_labels
-        )
+        train, val = rest, None
+        if self.validation:
+            train, val = (select_rows(rest, indices) for indices in hold_out(len(rest["labels"]), self.validation))
+        return limit_labels(self.transform.splits(train, val, test, self.spec.classes), self.num_labels)
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
         """Read image files and arrays."""

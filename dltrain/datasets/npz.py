@@ -4,6 +4,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ class Npz:
         mean: Images only: subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per
             channel.
         std: Images only: divisor of the pixels after that, above 0; one number, or one per channel.
-        augment: Images only: any of ``flip`` and ``crop``; see `dltrain.datasets.images.ImageTransform`.
+        augment: Images only: random changes in training; see `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.
         workers: Unused: the arrays stay in memory.
     """
@@ -51,7 +52,7 @@ class Npz:
         validation: float = 0.1,
         mean: float | list[float] = 0.5,
         std: float | list[float] = 0.5,
-        augment: list[str] | None = None,
+        augment: dict[str, Any] | list[str] | None = None,
         batch_size: int = 64,
         workers: int = 0,
     ) -> None:
@@ -64,13 +65,13 @@ class Npz:
         self.y = load_arrays("data.path", self.path, ["y_train", "y_test"])
         self.labels = find_labels(self.y[0], self.y[1], self.path)
         self.spec = replace(facts, **self.labels.facts())
-        self.transform = self._make_transform(mean, std, augment or []) if facts.channels else None
+        self.transform = self._make_transform(mean, std, augment) if facts.channels else None
         self.spec = self.transform.add_bounds(self.spec) if self.transform else self.spec
         self.sizes: dict[str, int] = {}
         self.ranges: list[str] = []
 
     def _make_transform(
-        self, mean: float | list[float], std: float | list[float], augment: list[str]
+        self, mean: float | list[float], std: float | list[float], augment: dict[str, Any] | list[str] | None
     ) -> ImageTransform:
         scale = ArrayScale()
         if self.dtype != np.uint8:
@@ -88,18 +89,19 @@ class Npz:
         """Read all arrays."""
         x, y, x_test, y_test = load_arrays("data.path", self.path, NAMES)
         rest, test = self._rows(x, y, "train"), self._rows(x_test, y_test, "test")
-        parts = (*(select_rows(rest, indices) for indices in hold_out(len(x), self.validation)), test)
+        train, val = (select_rows(rest, indices) for indices in hold_out(len(x), self.validation))
+        parts = (train, val, test)
         self.sizes = {
             split: len(next(iter(p.values()))) for split, p in zip(("train", "val", "test"), parts, strict=True)
         }
         if self.transform:
-            found = self.transform.splits(*parts)
+            found = self.transform.splits(train, val, test, self.spec.classes)
         else:
             self.ranges = [
                 f"x_{n} from {v.min():g} to {v.max():g}" for n, v in (("train", x), ("test", x_test)) if v.size
             ]
-            train, val, test_source = (Source(rows, nn.Identity()) for rows in parts)
-            found = Splits(train, val if len(val) else None, test_source)
+            sources = [Source(rows, nn.Identity()) for rows in parts]
+            found = Splits(sources[0], sources[1] if len(sources[1]) else None, sources[2])
         return Splits(self._label(found.train), found.val and self._label(found.val), self._label(found.test))
 
     def describe(self) -> list[str]:

@@ -2,12 +2,14 @@
 
 import functools
 import math
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dltrain.errors import ConfigError, format_error
-from dltrain.models.layers import Block, Positions, check_sizes
+from dltrain.models.layers import Block, Positions, State, check_sizes
 
 
 class GPT(nn.Module):
@@ -18,6 +20,9 @@ class GPT(nn.Module):
         outputs: Equal to ``vocabulary``.
         num_heads: Number of attention heads; divides ``hidden_size``.
         dropout: Dropout probability of the embeddings, attention weights and branches, in [0, 1).
+
+    Step by step the model keeps the keys and values of at most ``length`` tokens. When they are full, it starts again
+    from the last half of them, since the positions of all tokens change.
 
     Shape: int64 (B, T), T up to ``length`` -> (B, T, vocabulary), the logits of each next token.
     Source: Radford et al. 2019, "Language models are unsupervised multitask learners" (GPT-2), section 2.3; shared
@@ -42,6 +47,7 @@ class GPT(nn.Module):
         if outputs != vocabulary:
             hint = "A gpt predicts the next token; use another model for other tasks."
             raise ConfigError(format_error("model.outputs", f"{vocabulary}, the size of the vocabulary", outputs, hint))
+        self.num_heads = num_heads
         self.embedding = nn.Embedding(vocabulary, hidden_size)
         self.positions = Positions(length, hidden_size)
         self.dropout = nn.Dropout(dropout)
@@ -55,10 +61,34 @@ class GPT(nn.Module):
                 # Keeps the variance of the residual stream, to which 2 * num_layers branches add.
                 nn.init.normal_(projection.weight, std=0.02 / math.sqrt(2 * num_layers))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits of each next token."""
+    def forward(self, x: Tensor, state: State | None = None) -> Any:
+        """Return the logits of each next token; after a `state`, also the state with these tokens."""
+        if state is not None:
+            return self._continue(x, state)
         x = self.dropout(self.positions(self.embedding(x)))
         return F.linear(self.norm(self.blocks(x)), self.embedding.weight)
+
+    def start(self, batch_size: int) -> State:
+        """Return the state before the first token: no tokens, and no keys and values of any block."""
+        weight = self.embedding.weight
+        tokens = torch.empty(batch_size, 0, dtype=torch.int64, device=weight.device)
+        empty = weight.new_empty(batch_size, self.num_heads, 0, weight.shape[1] // self.num_heads)
+        caches = {str(number): {"keys": empty, "values": empty} for number in range(len(self.blocks))}
+        return {"tokens": tokens, "blocks": caches}
+
+    def _continue(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        if self.training:
+            raise ConfigError("data.streams: not supported for a gpt, which carries no state from batch to batch")
+        tokens, new, length = torch.cat([state["tokens"], x], dim=1), x.shape[1], len(self.positions.weight)
+        if tokens.shape[1] > length:
+            x = tokens = tokens[:, -max(new, length // 2) :]
+            state = self.start(len(x))
+        x = self.positions(self.embedding(x), state["tokens"].shape[1])
+        caches = {}
+        for number, block in enumerate(self.blocks):
+            x, caches[str(number)] = block.extend(x, state["blocks"][str(number)])  # type: ignore[operator]
+        logits = F.linear(self.norm(x[:, -new:]), self.embedding.weight)
+        return logits, {"tokens": tokens, "blocks": caches}
 
 
 def _initialize(module: nn.Module) -> None:

@@ -1,6 +1,7 @@
 """Activation functions, norms, checks and blocks that several models use."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +112,10 @@ def upsampling(inputs: int, outputs: int, size: tuple[int, int], bias: bool = Tr
     return nn.ConvTranspose2d(inputs, outputs, KERNEL, stride=2, padding=1, output_padding=odd, bias=bias)
 
 
+# What a model that reads step by step carries from call to call: nested dictionaries of tensors, batch axis first.
+State = dict[str, Any]
+
+
 class Steps(nn.Module):
     """Sequence view of an input: rows of an image, steps of a series, or embedded tokens.
 
@@ -172,12 +177,12 @@ class Positions(nn.Module):
         self.weight = nn.Parameter(torch.empty(length, width))
         nn.init.normal_(self.weight, std=std)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the steps with their positions added."""
-        steps, limit = x.shape[1], len(self.weight)
-        if steps > limit:
-            raise ConfigError(format_error("model.length", f"at least {steps}, the steps of the input", limit))
-        return x + self.weight[:steps]
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """Return the steps with their positions added, of which the first is ``start``."""
+        end, limit = start + x.shape[1], len(self.weight)
+        if end > limit:
+            raise ConfigError(format_error("model.length", f"at least {end}, the steps of the input", limit))
+        return x + self.weight[start:end]
 
 
 class Block(nn.Module):
@@ -225,10 +230,30 @@ class Block(nn.Module):
             inside: Steps that are not padding, bool (B, T); None for all. Causal attention never sees padding at the
                 end and ignores it.
         """
-        qkv = self.qkv(self.norm1(x)).chunk(3, dim=-1)
-        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in qkv)  # (B, heads, T, size)
+        q, k, v = self._heads(x)
         dropout = self.dropout if self.training else 0.0
         mask = None if inside is None or self.causal else inside[:, None, None, :]
         y = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, is_causal=self.causal)
+        return self._add_branches(x, y)
+
+    def extend(self, x: Tensor, cache: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return new steps after both branches, and the cache with them; for causal attention, without dropout.
+
+        Args:
+            cache: ``keys`` and ``values`` of the steps before, (B, num_heads, steps, size), with any number of steps.
+        """
+        q, *new = self._heads(x)
+        k, v = (torch.cat([past.to(part.dtype), part], dim=2) for past, part in zip(cache.values(), new, strict=True))
+        earlier = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril(k.shape[2] - q.shape[2])
+        y = F.scaled_dot_product_attention(q, k, v, earlier)
+        return self._add_branches(x, y), {"keys": k, "values": v}
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return queries, keys and values of each head, (B, num_heads, T, size)."""
+        qkv = self.qkv(self.norm1(x)).chunk(3, dim=-1)
+        return tuple(part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in qkv)
+
+    def _add_branches(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the steps plus what attention found, plus the two-layer network of the sum."""
         x = x + self.drop(self.mix(y.transpose(1, 2).flatten(2)))
         return x + self.drop(self.down(self.activation(self.up(self.norm2(x)))))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import rnn
 
 from dltrain.errors import ConfigError, choose, format_error
-from dltrain.models.layers import READOUTS, Steps, check_sizes, read_out
+from dltrain.models.layers import READOUTS, State, Steps, check_sizes, read_out
 
 CELLS: Mapping[str, Callable[..., nn.Module]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
@@ -57,7 +57,8 @@ class Recurrent(nn.Module):
         check_sizes(dropout, features=features, outputs=outputs, vocabulary=vocabulary, linear_skip=linear_skip)
         check_sizes(hidden_size=hidden_size, num_layers=num_layers)
         _check_fit(causal and bidirectional, linear_skip, each_step or vocabulary is not None)
-        self.hidden_size, self.bidirectional, self.each_step = hidden_size, bidirectional, each_step
+        self.hidden_size, self.num_layers = hidden_size, num_layers
+        self.bidirectional, self.each_step = bidirectional, each_step
         self.readout = choose("model.readout", readout, {name: name for name in READOUTS})
         self.steps = Steps(features, hidden_size, vocabulary)
         self.layers = choose("model.cell", cell, CELLS)(
@@ -79,12 +80,15 @@ class Recurrent(nn.Module):
             nn.init.zeros_(self.skip.weight)
             nn.init.zeros_(self.skip.bias)
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Return the outputs at every step or after all steps.
+    def forward(self, x: Tensor, lengths: Tensor | None = None, state: State | None = None) -> Any:
+        """Return the outputs at every step or after all steps; after a `state`, also the state after these steps.
 
         Args:
             lengths: Steps of each sequence, int64 (B,) on the CPU, the others being padding; None for all steps.
+            state: What `start` or an earlier call returned; None for sequences that begin.
         """
+        if state is not None:
+            return self._continue(x, state)
         states = self._states(self.steps(x), lengths)
         if not self.each_step and self.bidirectional and self.readout == "last":
             forward, backward = states.split(self.hidden_size, dim=-1)  # the backward direction ends at the first step
@@ -93,6 +97,28 @@ class Recurrent(nn.Module):
             states = read_out(states, lengths, self.readout)
         outputs = self.head(self.dropout(states))
         return outputs if self.skip is None else outputs + self.skip(x.flatten(1))
+
+    def start(self, batch_size: int) -> State:
+        """Return the state before the first step: zeros, (B, num_layers, hidden_size) for each of its parts.
+
+        Raises:
+            ConfigError: The model reads the steps in both directions, or all at once.
+        """
+        whole = not self.each_step and self.readout != "last"
+        excluded = {"bidirectional": self.bidirectional, "linear_skip": self.skip is not None, "readout": whole}
+        for name, is_excluded in excluded.items():
+            if is_excluded:
+                reason = "this model is computed step by step and cannot read later steps"
+                raise ConfigError(f"model.{name}: not supported because {reason}")
+        zeros = self.head.weight.new_zeros(batch_size, self.num_layers, self.hidden_size)
+        return dict.fromkeys(("hidden", "cell") if isinstance(self.layers, nn.LSTM) else ("hidden",), zeros)
+
+    def _continue(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        before = tuple(part.transpose(0, 1).contiguous() for part in state.values())  # torch counts layers first
+        states, after = self.layers(self.steps(x), before if len(before) > 1 else before[0])
+        after = after if isinstance(after, tuple) else (after,)
+        outputs = self.head(self.dropout(states if self.each_step else states[:, -1]))
+        return outputs, {name: part.transpose(0, 1) for name, part in zip(state, after, strict=True)}
 
     def _states(self, steps: Tensor, lengths: Tensor | None) -> Tensor:
         """Return the state after each step; those of padding do not matter."""

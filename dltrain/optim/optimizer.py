@@ -2,8 +2,9 @@
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ class Optimizer:
         scaler: Loss scaler for float16. If gradients overflow, the step changes neither the optimizer's state nor its
             parameters, except by decoupled decay, and is counted in `skipped`. The schedule does not count skipped
             steps once `set_known_skipped` has been called with their number.
+        rates: Factors of the learning rate of single parameters; 1 for all others.
         only_own: Compute gradients for ``parameters`` only, not for other parameters of the model.
         skip: Skip steps whose gradients are not finite; on a GPU this waits for the device in each step.
     """
@@ -43,6 +45,7 @@ class Optimizer:
         regularization: Regularization,
         scaler: torch.amp.GradScaler | None = None,
         only_own: bool = False,
+        rates: Mapping[nn.Parameter, float] = MappingProxyType({}),
         skip: bool = False,
     ) -> None:
         self.parameters = list(parameters)
@@ -50,11 +53,11 @@ class Optimizer:
         self.skip = skip and scaler is None  # a scaler skips such steps itself
         self._inputs = self.parameters if only_own else None
         self._kernels = kernel_options(inspect.unwrap(make.func), make.keywords, self.parameters)
-        self.optimizer: Any = make(_decay_groups(make, self.parameters, regularization), **self._kernels)
+        self.optimizer: Any = make(_parameter_groups(make, self.parameters, regularization, rates), **self._kernels)
         self._bare_step = bare_step(self.optimizer)
         self.schedule, self.steps, self._factor = schedule, steps, math.nan
         self._groups: list[dict[str, Any]] = self.optimizer.param_groups
-        self._base_rates = [group["lr"] for group in self._groups]
+        self._base_rates = [group["lr"] * group.get("rate", 1.0) for group in self._groups]
         self.regularizer = Regularizer(regularization, self.parameters, self._groups)
         self._count = 0  # micro-batches of the step
         self._first_weight: float | Tensor = 1.0
@@ -206,13 +209,32 @@ def _or_one(weight: float | Tensor) -> float | Tensor:
     return torch.where(weight == 0, 1, weight) if isinstance(weight, Tensor) else weight
 
 
+def _parameter_groups(
+    make: partial[Any],
+    parameters: list[nn.Parameter],
+    regularization: Regularization,
+    rates: Mapping[nn.Parameter, float],
+) -> list[dict[str, Any]]:
+    """Return as few parameter groups as possible, because each group costs a kernel launch per step.
+
+    Each factor of the learning rate needs a group, which keeps it as ``rate``; the highest comes first.
+    """
+    groups = []
+    for group in _decay_groups(make, parameters, regularization):
+        factors = sorted({rates.get(p, 1.0) for p in group["params"]}, reverse=True)
+        if factors == [1.0]:
+            groups.append(group)
+            continue
+        for factor in factors:
+            share = [p for p in group["params"] if rates.get(p, 1.0) == factor]
+            groups.append({**group, "params": share, "rate": factor})
+    return groups
+
+
 def _decay_groups(
     make: partial[Any], parameters: list[nn.Parameter], regularization: Regularization
 ) -> list[dict[str, Any]]:
-    """Return one parameter group, or two if the optimizer's own decay must skip biases and norm scales.
-
-    A single group is preferred because each group costs a kernel launch per step.
-    """
+    """Return one group, or two if the optimizer's own decay must skip biases and norm scales."""
     argument = inspect.signature(make.func).parameters.get("weight_decay")
     decay = make.keywords.get("weight_decay", argument.default if argument else 0.0)
     if regularization.decay_biases or not decay:

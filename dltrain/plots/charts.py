@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # Source: Okabe, Ito 2008, "Color Universal Design", without their yellow, which is faint on white; then two of
 # Tol 2021, "Colour schemes", muted.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK, "#882255", "#999933", GRAY)
+# Of the classes of pixels; the first is usually the background.
+CLASS_COLORS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#0072b2", "#f0e442", "#882255", GRAY)
 TITLE = 32  # longest title of axes, in characters
 PANELS = 3  # forecasts in one chart
 COLUMNS = 3  # captioned images in one row

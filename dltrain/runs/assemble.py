@@ -75,6 +75,7 @@ class Components:
             Regularization(**regularization),
             self.device.make_scaler(),
             only_own=any(p.requires_grad and id(p) not in owned for p in self.model.parameters()),
+            rates=turn.rates,
             skip=self.trainer.on_non_finite == "skip",
         )
 
@@ -109,7 +110,7 @@ def build_components(job: Job) -> Components:
         called = [getattr(model, name) for name in getattr(model, "parts", ())]  # by the task: a GAN's generator
         for module in called or [model]:
             module.compile()
-    notes = compatibility.unused_regularization(job), *precision_notes
+    notes = *compatibility.unused_settings(job), *precision_notes
     filled = _yaml_values(fill_facts(config, facts))
     classes = any(isinstance(value, Fact) and value.name in CLASSES for value in config["task"].values())
     written = tuple(note for note in notes if note)

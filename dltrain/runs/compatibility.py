@@ -1,6 +1,6 @@
 """Check that data, task and model fit one another, and list the options that would fit."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from dltrain.config import compose, instantiate
@@ -11,7 +11,7 @@ from dltrain.errors import ConfigError
 Facts = dict[str, Any]
 
 # Provided by the task, not by the data.
-TASK_FACTS = ("outputs", "each_step", "causal", "statistics", "answers", "visible", "lowest")
+TASK_FACTS = ("outputs", "each_step", "causal", "statistics", "answers", "visible", "lowest", "pixel_outputs")
 
 # Missing fact -> the fact that the data provide instead, and the task that uses it.
 OTHER_TARGETS = {
@@ -62,8 +62,17 @@ def _matching_task(job: Job, group: str) -> str:
     return f"task={tasks[0]}" if tasks else "a task that asks for an answer, such as classification"
 
 
-def unused_regularization(job: Job) -> str | None:
-    """Return a note on regularization that is set but not used in this run, or None."""
+def unused_settings(job: Job) -> Iterator[str]:
+    """Yield a note on each of regularization and augmentation that is set but not used in this run."""
+    if note := _unused_regularization(job):
+        yield note
+    plain = compose.options("augment", ())["none"]
+    changed = {name: value for name, value in job.resolved.get("augment", {}).items() if value != plain.get(name)}
+    if changed and "${augment" not in str(job.config["data"]):
+        yield f"nothing in this run reads augment.{' or augment.'.join(changed)}"
+
+
+def _unused_regularization(job: Job) -> str | None:
     written = str([job.config[group] for group in ("model", "task", "data", "optimizer")])
     names = [name for name in ("dropout", "label_smoothing") if job.resolved["regularization"].get(name)]
     unused = [name for name in names if f"${{regularization.{name}}}" not in written]

@@ -24,6 +24,7 @@ from dltrain.storage.checkpoint_format import load_error
 from dltrain.tasks.base import Loss, Turn
 from dltrain.training import precision
 from dltrain.training.device import DTYPES, Device, is_out_of_memory
+from dltrain.training.learning import set_learning
 
 # Raised for shapes or types that do not fit, and for missing kernels.
 FAILURES = (RuntimeError, ValueError, IndexError, KeyError, TypeError)
@@ -105,6 +106,9 @@ def source_batches(
 ) -> Batches:
     """Return batches on the device; those for evaluation are twice as large, as it stores no activations."""
     data = components.data
+    if training and source.blend is not None and not components.task.soft_targets:
+        task = type(components.task).__name__
+        raise ConfigError(f"augment: mixup and cutmix are not supported because {task} needs one class per example")
     if not components.asks_for_classes:
         source = dataclasses.replace(source, prepare=NumbersAsTargets(source.prepare))
     return Batches(
@@ -138,6 +142,7 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
     _check_checkpointable(components)
     memory = copy.deepcopy(components.task.state_dict())
     model, buffers = components.model, {name: buffer.clone() for name, buffer in components.model.named_buffers()}
+    learning = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     batch, held_out = (_rehearsed(batches[split], components.trainer.split_on_oom) for split in ("train", "test"))
     try:
         _check_optimizer(components)
@@ -149,6 +154,8 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
     finally:
         model.train()
         components.task.load_state_dict(memory)
+        for parameter, learns in learning:
+            parameter.requires_grad_(learns)
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
 
@@ -180,6 +187,7 @@ def _compute_losses(components: Components, batch: Batch, held_out: Batch, devic
     with torch.random.fork_rng(devices=cuda), device.autocast():
         for stage in (stages := task.stages(model)):
             stage_batch = {"inputs": batch["inputs"]} if stage.data == "unlabelled" else batch
+            set_learning(model, stage)
             for turn in stage.turns:
                 components.build_optimizer(turn, steps=1)
                 total = turn.loss(stage_batch, 0.0).total
@@ -189,7 +197,6 @@ def _compute_losses(components: Components, batch: Batch, held_out: Batch, devic
         with torch.no_grad():
             for goal in [stage.goal for stage in stages if stage.goal] + [task.goal]:
                 goal.evaluate(model, [held_out])
-    model.train()
 
 
 def _explain(components: Components, job: Job, batch: Batch, held_out: Batch, error: Exception) -> ConfigError:
@@ -199,7 +206,6 @@ def _explain(components: Components, job: Job, batch: Batch, held_out: Batch, er
         first = f"{first} is missing."
     device = components.device
     if device.precision in DTYPES:
-        components.model.train()
         with contextlib.suppress(*FAILURES):
             _compute_losses(components, batch, held_out, dataclasses.replace(device, precision="fp32"))
             owners = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]

@@ -45,6 +45,7 @@ class Turn:
         parameters: The parameters that this turn updates; it must not change any others.
         loss: ``loss(batch, progress)``, where progress rises from 0 to 1 over the run.
         lr: Learning rate at a schedule factor of 1; None for that of the optimizer.
+        rates: Factors of the learning rate of single parameters; 1 for all others.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Turn:
     loss: Callable[[Batch, float], Loss]
     every: int = 1
     lr: float | None = None
+    rates: Mapping[nn.Parameter, float] = field(default_factory=dict)
 
 
 class Media(NamedTuple):
@@ -94,7 +96,7 @@ class Goal(NamedTuple):
 
 @dataclass
 class Stage:
-    """A span of training with fixed turns.
+    """A span of training with fixed turns. Parameters that none of them owns are frozen.
 
     Args:
         epochs: Passes over the data; None for those of the trainer.
@@ -133,6 +135,7 @@ class Task(ABC):
 
     metric: ClassVar[str]
     better: ClassVar[Literal["min", "max"]] = "min"
+    soft_targets: ClassVar[bool] = False  # whether the loss accepts shares of the classes, (B, classes), as targets
     quality: Quality | None = None  # scores generated samples, in tasks that have some
 
     @property
@@ -197,7 +200,8 @@ class Task(ABC):
         A task may add arguments with defaults; ``dltrain predict`` passes the flags of the same names.
 
         The batch is as for `evaluate`, but targets are missing, NaN or -1. Lines are plain Python in the units of the
-        data: one per example, or as many as the data define. Raise ConfigError if the task has no such predictions.
+        data: one per example, or as many as the data define. A mask of class numbers is a uint8 tensor (height, width).
+        Raise ConfigError if the task has no such predictions.
         """
         raise ConfigError(format_error("task", "a task that predicts", type(self).__name__))
 

@@ -22,6 +22,8 @@ NUM_WORST = 6
 class Classification(Supervised):
     """Classification: cross-entropy between the model's outputs (B, classes) and ``targets`` (B), int64.
 
+    In training, targets may be shares of the classes, (B, classes).
+
     Args:
         label_smoothing: Share of each target that is spread evenly over all classes, in training only.
         vocabulary: Number of different tokens if the inputs are texts, which are also classified by a baseline; None
@@ -30,6 +32,7 @@ class Classification(Supervised):
     Source: label smoothing, Szegedy et al. 2016, section 7.
     """
 
+    soft_targets = True
     metric = "accuracy"
     better = "max"
 

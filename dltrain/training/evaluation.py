@@ -14,6 +14,7 @@ from dltrain.loggers.formatting import format_duration
 from dltrain.optim.ema import EMA
 from dltrain.tasks.base import Evaluation, Goal, Media, Task
 from dltrain.training.device import Device
+from dltrain.training.learning import train_mode
 from dltrain.training.signals import SIGNAL_EXIT_CODES, Stop, Stopped
 
 T = TypeVar("T")
@@ -21,11 +22,11 @@ QUIET_S = 2.0  # shorter evaluations show no progress
 
 
 def run_in_eval_mode(function: Callable[..., T], model: nn.Module, device: Device, *inputs: Any) -> T:
-    """Return ``function(model, *inputs)`` in eval mode and without gradients; the model is left in training mode."""
+    """Return ``function(model, *inputs)`` in eval mode and without gradients; restore the modes of training."""
     model.eval()
     with torch.inference_mode(), device.autocast():
         result = function(model, *inputs)
-    model.train()
+    train_mode(model)
     return result
 
 

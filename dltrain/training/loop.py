@@ -19,6 +19,7 @@ from dltrain.tasks.base import Evaluation, Goal, Task, Turn
 from dltrain.training.checkpointing import Checkpointer, check_losses
 from dltrain.training.device import Device
 from dltrain.training.evaluation import Evaluator
+from dltrain.training.learning import set_learning
 from dltrain.training.run_logger import RunLogger
 from dltrain.training.signals import Stop, Stopped
 from dltrain.training.state import StagePlan, Stages, TrainerConfig, TrainState
@@ -86,7 +87,6 @@ class Loop:
         gc.collect()
         gc.freeze()
         try:
-            self.model.train()
             self.timer.begin()
             with self.stop.cooperative():
                 self._run_stages()
@@ -107,8 +107,7 @@ class Loop:
                 self.begin_stage()
             self._run_stage()
             while self.state.stage + 1 < len(self.stages.plans):
-                self.state = self.state.next_stage()
-                self.begin_stage()
+                self.begin_next_stage()
                 self._run_stage()
         except Stopped as stopped:
             if not self.mid_step:  # between two steps the state is consistent
@@ -120,11 +119,22 @@ class Loop:
                 raise
 
     def begin_stage(self) -> None:
-        """Make the optimizers of the current stage."""
+        """Set which parameters of the model learn in the current stage, and make its optimizers."""
         stage, steps = self.current.stage, self.current.steps
+        set_learning(self.model, stage)
         self.runner.begin_stage(stage, steps)
         if len(self.stages.plans) > 1:
             self.console.info(f"stage {stage.name}: {steps:,} steps, from step {self.state.step:,}")
+
+    def begin_next_stage(self) -> None:
+        """Go to the next stage."""
+        self.state = self.state.next_stage()
+        self.begin_stage()
+
+    @property
+    def stage_is_over(self) -> bool:
+        """Whether the current stage has taken all its steps or stopped early."""
+        return self.state.stopped_early or self.state.step >= self.state.stage_start + self.current.steps
 
     def _run_stage(self) -> None:
         """Train to the end of the stage or until early stopping."""
@@ -137,7 +147,7 @@ class Loop:
             if self.runner.loss_buffer.losses:
                 self.log()
             self._evaluate_and_save(evaluate=True, save=True)
-        while state.step < last and not state.stopped_early:
+        while not self.stage_is_over:
             self._run_epoch()
 
     def _run_epoch(self) -> None:

@@ -28,16 +28,19 @@ def trace(loop: Loop, until: int) -> dict[str, Any] | None:
     """
     if not loop.runner.optimizers:
         loop.begin_stage()
-    loop.model.train()
-    state, start, last_loss = loop.state, loop.state.step, None
-    while state.step < until:
+    start, last_loss = loop.state.step, None
+    while (state := loop.state).step < until:
+        if loop.stage_is_over:
+            loop.begin_next_stage()
+            continue
         for group in grouped(loop.current.batches.epoch(state.epoch, state.batch), loop.config.accumulate):
             report, last_loss = _repeat_step(loop, group, last_loss)
             if report is not None:
                 return {**report, "repeated_from": start}
-            if state.step >= until:
-                return None
-        state.epoch, state.batch = state.epoch + 1, 0
+            if state.step >= until or loop.stage_is_over:
+                break
+        else:
+            state.epoch, state.batch = state.epoch + 1, 0
     return None
 
 

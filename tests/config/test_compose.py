@@ -164,7 +164,7 @@ def test_the_output_folder_is_not_part_of_the_configuration() -> None:
 
 
 def test_required_keys_cannot_be_removed() -> None:
-    needed = ["task", "model", "data", "optimizer", "regularization", "device", "trainer", "seed"]
+    needed = ["task", "model", "data", "optimizer", "regularization", "augment", "device", "trainer", "seed"]
     found = errors_of(*(f"~{name}" for name in needed[1:]), "task=null", "~device.precision")
     assert {f"{name}: expected a value, got nothing" for name in needed} <= set(found)
 

@@ -39,7 +39,8 @@ def options() -> list[tuple[str, str, str, Any]]:
 def constructor_and_arguments(group: str, option: str) -> tuple[Any, dict[str, Any]]:
     node = OmegaConf.load(CONF / group / f"{option}.yaml")
     regularization = OmegaConf.load(CONF / "regularization/none.yaml")
-    whole = OmegaConf.create({"spec": FACTS, "regularization": regularization}, flags={"allow_objects": True})
+    groups = {"regularization": regularization, "augment": OmegaConf.load(CONF / "augment/none.yaml")}
+    whole = OmegaConf.create({"spec": FACTS, **groups}, flags={"allow_objects": True})
     whole.node = node
     resolved = OmegaConf.to_container(whole, resolve=True)["node"]
     module, _, name = resolved["_target_"].rpartition(".")

@@ -88,7 +88,7 @@ def test_a_value_is_checked_against_the_spec_of_its_key_at_any_depth(key: str, v
         ("data.path", 3, None, True),
         ("data.path", "x.csv", "???", True),
         ("device.channels_last", True, "auto", True),
-        ("data.augment", "flip", [], False),
+        ("data.augment", ["flip"], "${augment}", True),
         ("trainer", 3, {"epochs": 1}, False),
         ("trainer.epochs", None, 20, True),
         ("trainer.eval_every", None, "1 epoch", False),

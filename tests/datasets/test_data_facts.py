@@ -23,6 +23,7 @@ def read_yaml(name):
     target = config["_target_"]
     module, _, attribute = target.rpartition(".")
     arguments = {key: value for key, value in config.items() if key != "defaults" and not key.startswith("_")}
+    arguments |= {"augment": None} if "augment" in arguments else {}
     return config, getattr(importlib.import_module(module), attribute), arguments
 
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dltrain.data.loader import Batches
@@ -109,3 +110,42 @@ def test_a_folder_without_usable_classes_is_rejected(make, part, tmp_path):
 def test_a_missing_folder_is_rejected(tmp_path):
     with pytest.raises(ConfigError, match=r"data\.path"):
         ImageFolder(str(tmp_path / "none"))
+
+
+def gradient(folder, width=300, height=200):
+    """Write pictures whose red is the column and whose green is the row, relative to the size."""
+    across = np.broadcast_to(np.linspace(0, 255, width)[None], (height, width))
+    along = np.broadcast_to(np.linspace(0, 255, height)[:, None], (height, width))
+    pixels = np.stack([across, along, 0 * along], -1).round().astype(np.uint8)
+    for name in "ab":
+        (folder / name).mkdir()
+        for number in range(20):
+            Image.fromarray(pixels).save(folder / name / f"{number:02}.png")
+    return str(folder)
+
+
+def test_a_random_crop_is_taken_at_full_resolution_with_the_area_and_the_ratio_that_are_set(tmp_path):
+    data = ImageFolder(gradient(tmp_path), image_size=32, augment={"min_area": 0.2, "max_stretch": 1.5})
+    files, areas, ratios = data.load().train.rows, [], []
+    for index in range(len(files)):
+        for epoch in range(20):
+            pixels = files.example(index, 1000 * epoch + index)[0].astype(float) / 255
+            # The first and last pixels are averages over their extent, 1/32 of the crop.
+            across, along = ((pixels[..., c].max() - pixels[..., c].min()) * 32 / 31 for c in (0, 1))
+            areas.append(across * along)
+            ratios.append((300 * across) / (200 * along))
+            assert np.ptp(pixels[..., 0], axis=0).max() < 0.01 and np.ptp(pixels[..., 1], axis=1).max() < 0.01
+    assert 0.18 < min(areas) < 0.25 and 0.8 < max(areas) < 1.05
+    assert 0.63 < min(ratios) < 0.75 and 1.35 < max(ratios) < 1.6
+
+
+def test_a_random_crop_follows_its_key_and_is_left_out_of_evaluation(tmp_path):
+    path = gradient(tmp_path)
+    cropped, plain = (ImageFolder(path, image_size=8, augment=look).load() for look in ({"min_area": 0.1}, None))
+    one, again, other = (cropped.train.rows.example(0, key)[0] for key in (5, 5, 6))
+    assert np.array_equal(one, again) and not np.array_equal(one, other)
+    assert np.array_equal(cropped.train.rows.example(0, None)[0], plain.train.rows.example(0, 5)[0])
+    assert cropped.train.augment is None
+    assert all(
+        torch.equal(a, b) for (a, _), (b, _) in zip(examples_of(cropped.val), examples_of(plain.val), strict=True)
+    )

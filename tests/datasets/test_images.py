@@ -20,14 +20,14 @@ def keys(count, epoch=0):
 
 def prepare_images(augment, mean=0.5, std=0.25):
     rows = random_images()
-    source = ImageTransform(3, mean, std, augment).splits(rows, None, rows).train
+    source = ImageTransform(3, mean, std, augment).splits(rows, None, rows, 10).train
     return source, source.prepare(rows)
 
 
 def test_pixels_are_normalized_by_mean_and_standard_deviation_per_channel():
     rows = random_images()
     mean, std = [0.1, 0.5, 0.9], [0.2, 0.3, 0.4]
-    batch = ImageTransform(3, mean, std, []).splits(rows, None, rows).test.prepare(rows)
+    batch = ImageTransform(3, mean, std, []).splits(rows, None, rows, 10).test.prepare(rows)
     expected = (rows["pixels"].double() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     assert batch["inputs"].dtype == torch.float32 and batch["targets"].dtype == torch.int64
     torch.testing.assert_close(batch["inputs"].double(), expected, atol=1e-5, rtol=0)
@@ -35,7 +35,7 @@ def test_pixels_are_normalized_by_mean_and_standard_deviation_per_channel():
 
 def test_mean_and_std_of_one_half_scale_pixels_from_minus_one_to_one():
     rows = {"pixels": torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1), "labels": torch.tensor([0, 1])}
-    inputs = ImageTransform(1, 0.5, 0.5, []).splits(rows, None, rows).test.prepare(rows)["inputs"]
+    inputs = ImageTransform(1, 0.5, 0.5, []).splits(rows, None, rows, 10).test.prepare(rows)["inputs"]
     assert inputs.flatten().tolist() == pytest.approx([-1, 1], abs=1e-6)
 
 
@@ -46,6 +46,16 @@ def test_flip_mirrors_about_half_of_the_images():
     assert 16 < int(flipped.sum()) < 48
     assert torch.equal(found[flipped], batch["inputs"][flipped].flip(3))
     assert torch.equal(found[~flipped], batch["inputs"][~flipped])
+
+
+@pytest.mark.parametrize("names", [["flip"], ["crop"], ["flip", "crop"]])
+def test_names_of_augmentations_mean_keys_of_the_group(names):
+    keys_of = {"flip": {"flip": True}, "crop": {"shift": 4}}
+    (one, batch), (other, _) = (
+        prepare_images(names),
+        prepare_images({k: v for name in names for k, v in keys_of[name].items()}),
+    )
+    assert torch.equal(*(source.augment(batch, keys(64))["inputs"] for source in (one, other)))
 
 
 def test_crop_equals_a_crop_of_the_image_padded_with_black():
@@ -75,7 +85,7 @@ def test_augmentation_depends_only_on_the_keys_and_keeps_the_targets():
 
 def test_only_training_images_are_augmented():
     rows = random_images()
-    splits = ImageTransform(3, 0.5, 0.5, ["flip"]).splits(rows, rows, rows)
+    splits = ImageTransform(3, 0.5, 0.5, ["flip"]).splits(rows, rows, rows, 10)
     assert splits.train.augment is not None and splits.val.augment is None and splits.test.augment is None
 
 

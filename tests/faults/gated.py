@@ -22,7 +22,15 @@ import torch
 from dltrain.data.spec import Splits
 from dltrain.datasets import text
 from dltrain.plots import grids
-from dltrain.tasks import adversarial, classification, forecasting, language_modeling, layerwise, variational
+from dltrain.tasks import (
+    adversarial,
+    classification,
+    forecasting,
+    language_modeling,
+    layerwise,
+    reconstruction,
+    variational,
+)
 from dltrain.tasks.base import Batch, Evaluation, Loss, Media, Stage
 
 
@@ -112,6 +120,10 @@ class Adversarial(Gated, adversarial.Adversarial):
 
 
 class Variational(Gated, variational.Variational):
+    pass
+
+
+class Reconstruction(Gated, reconstruction.Reconstruction):
     pass
 
 

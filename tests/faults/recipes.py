@@ -4,10 +4,10 @@ from pathlib import Path
 
 # Kind of run -> steps per epoch, steps of the whole run.
 STEPS = {
-    **{"forecast": (8, 32), "vae": (6, 12), "dbn": (6, 16)},
+    **{"forecast": (8, 32), "vae": (6, 12), "dbn": (6, 16), "denoising": (3, 12)},
     **{"images": (7, 28), "gan": (10, 20), "text": (14, 28)},
 }
-LOSSES_PER_STEP = {"forecast": 1, "vae": 1, "dbn": 1, "images": 2, "gan": 2, "text": 1}
+LOSSES_PER_STEP = {"forecast": 1, "vae": 1, "dbn": 1, "denoising": 2, "images": 2, "gan": 2, "text": 1}
 
 COMMON = ["device=cpu", "trainer.log_every=1", "allow_targets=[gated]"]
 IMAGES = [
@@ -18,7 +18,14 @@ IMAGES = [
         "data=cifar10",
         "data.batch_size=4",
     ],
-    *["data.augment=[flip,crop]", "trainer.accumulate=2", "regularization.dropout=0.2", "regularization.ema_decay=0.9"],
+    *[
+        "augment=crop_flip",
+        "augment.rotation=10",
+        "augment.mixup=0.4",
+        "trainer.accumulate=2",
+        "regularization.dropout=0.2",
+        "regularization.ema_decay=0.9",
+    ],
     *["task._target_=gated.Classification", "trainer.epochs=4", "trainer.checkpoint_every=3", "seed=3"],
 ]
 FORECAST = [
@@ -45,6 +52,12 @@ VAE = [
     *["task._target_=gated.Variational", "task.binarise=true", "trainer.epochs=2", "trainer.eval_every=4"],
     *["trainer.checkpoint_every=3"],
 ]
+# Noise that the loader adds, in training and in evaluation.
+DENOISING = [
+    *["model=autoencoder", "model.hidden_size=16", "model.latent=3", "data=digits", "data.batch_size=256"],
+    *["task._target_=gated.Reconstruction", "task.corruption=gaussian", "trainer.accumulate=2", "trainer.epochs=4"],
+    *["trainer.eval_every=2", "trainer.checkpoint_every=2"],
+]
 # Three stages with their own data and turns: an epoch for each of two layers with persistent chains, and two epochs of
 # fine-tuning.
 DBN = [
@@ -69,4 +82,4 @@ def recipe(kind: str, data_root: Path) -> list[str]:
         return [*COMMON, *IMAGES, f"data.root={data_root}"]
     if kind == "text":
         return [*COMMON, *TEXT, f"data.path={data_root / 'text' / 'shakespeare.txt'}"]
-    return [*COMMON, *{"forecast": FORECAST, "vae": VAE, "dbn": DBN, "gan": GAN}[kind]]
+    return [*COMMON, *{"forecast": FORECAST, "vae": VAE, "dbn": DBN, "gan": GAN, "denoising": DENOISING}[kind]]

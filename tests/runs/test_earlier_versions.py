@@ -7,12 +7,18 @@ because sums in float32 differ between CPUs; on the same CPU the checkpoints wer
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import yaml
 
 from dltrain.cli.main import main
+from dltrain.runs.assemble import build_components
+from dltrain.runs.dry_run import build_batches
+from dltrain.runs.job import open_run
 
 RUNS = Path(__file__).parents[1] / "fixtures" / "runs_of_0.1"
 EXPECTED = {
@@ -58,3 +64,20 @@ def test_a_run_of_version_0_1_is_rerun_with_the_new_names(runs: Path) -> None:
     job = Path("again/job.yaml").read_text()
     assert "n_critic: 2" in job and "critic_turns" not in job
     assert "_target_: dltrain.models.gan.GAN" in job and "model.hidden_size=16" in job
+
+
+def test_a_run_from_before_the_group_augment_augments_as_before(
+    finished_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    shutil.copytree(finished_run("augmented"), tmp_path / "run", symlinks=True)
+    file = tmp_path / "run" / "job.yaml"
+    job = yaml.safe_load(file.read_text())
+    assert job["config"]["data"]["augment"] == ["crop"]
+    del job["config"]["augment"], job["choices"]["augment"]
+    file.write_text(yaml.safe_dump(job))
+    assert main(["resume", str(tmp_path / "run"), "trainer.max_steps=8"]) == 0
+    batches = []
+    for folder in (tmp_path / "run", finished_run("augmented")):
+        made = build_components(open_run(str(folder), [])[1])
+        batches.append(next(iter(build_batches(made, made.data.load())["train"].epoch(3)))["inputs"])
+    assert torch.equal(*batches)

@@ -74,7 +74,14 @@ def make_loop(
         owned = {id(p) for p in turn.parameters}
         only_own = any(p.requires_grad and id(p) not in owned for p in model.parameters())
         return Optimizer(
-            make, turn.parameters, schedule(), steps, regularization, device.make_scaler(), only_own=only_own
+            make,
+            turn.parameters,
+            schedule(),
+            steps,
+            regularization,
+            device.make_scaler(),
+            only_own=only_own,
+            rates=turn.rates,
         )
 
     splits = {"train": Batches(train or source(), batch_size, seed=3, training=True)}

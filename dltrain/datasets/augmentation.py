@@ -1,0 +1,109 @@
+"""What the group ``augment`` sets: which random changes are made of images in training."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dltrain.data.checks import one_of
+from dltrain.errors import ConfigError, format_error
+
+CROP_SHIFT = 4  # pixels
+NAMES: dict[str, dict[str, Any]] = {"flip": {"flip": True}, "crop": {"shift": CROP_SHIFT}}
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of training images; the defaults change nothing.
+
+    Args:
+        flip: Mirror left and right with probability 1/2.
+        flip_vertical: Mirror top and bottom with probability 1/2.
+        shift: Most pixels of a shift in each direction.
+        min_area: Least share of the image that a random crop covers, which is then enlarged to the whole, in (0, 1]; 1
+            for no crop.
+        max_stretch: Most relative change of the aspect ratio by such a crop, at least 1.
+        rotation: Most degrees of a rotation about the center, in [0, 180].
+        zoom: Most relative change of the size, in [0, 1).
+        mixup: Parameter of the beta distribution of the shares of two images; 0 for no mixup.
+        cutmix: Parameter of the beta distribution of the share of a pasted rectangle; 0 for no cutmix.
+
+    Source: crops, Szegedy et al. 2015, section 6; see `dltrain.datasets.blending` for mixup and cutmix.
+    """
+
+    flip: bool = False
+    flip_vertical: bool = False
+    shift: int = 0
+    min_area: float = 1.0
+    max_stretch: float = 4 / 3
+    rotation: float = 0.0
+    zoom: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    @property
+    def exact(self) -> bool:
+        """Whether pixels only change places."""
+        return self.min_area == 1 and not self.rotation and not self.zoom
+
+    @property
+    def moves(self) -> bool:
+        """Whether there is any geometry."""
+        return not self.exact or self.flip or self.flip_vertical or self.shift > 0
+
+    def without_crop(self) -> "Augmentation":
+        """Return the same without the random crop, for images that were cropped while they were decoded."""
+        return replace(self, min_area=1.0)
+
+    def shifted(self, drawn: Tensor) -> Tensor:
+        """Return whole pixels of a shift for uniform numbers (B,)."""
+        return (drawn * (2 * self.shift + 1)).long() - self.shift
+
+    def rotated_and_zoomed(self, turn: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cosine and sine of a rotation divided by the relative size, for uniform numbers (B,)."""
+        angle = math.radians(self.rotation) * (2 * turn - 1)
+        scale = 1 + self.zoom * (2 * size - 1)
+        return angle.cos() / scale, angle.sin() / scale
+
+
+def read_augmentation(value: Any) -> Augmentation:
+    """Return what ``data.augment`` sets: the keys of the group ``augment``, or names as in earlier versions.
+
+    Raises:
+        ConfigError: There is an unknown name, or mixup and cutmix at once.
+    """
+    if isinstance(value, str) or not isinstance(value or [], Mapping | Sequence):
+        raise ConfigError(format_error("data.augment", "the keys of the group augment, or a list", value))
+    if isinstance(value, Mapping):
+        names = [field.name for field in fields(Augmentation)]
+        found = Augmentation(**{one_of("data.augment", name, names): item for name, item in value.items()})
+    else:
+        found = Augmentation()
+        for name in value or []:
+            found = replace(found, **NAMES[one_of("data.augment", name, NAMES)])
+    if found.mixup and found.cutmix:
+        raise ConfigError(format_error("augment.cutmix", "0, as augment.mixup is above 0", found.cutmix))
+    return found
+
+
+def crop_window(
+    look: Augmentation, drawn: Sequence[Any], height: int, width: int, aspect: float = 1.0
+) -> tuple[Any, ...]:
+    """Return left, top and relative width and height of a random crop; one that is too wide or high is cut.
+
+    Args:
+        drawn: Four uniform numbers, or four tensors (B,) of them: for area, aspect ratio, left and top.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+        aspect: Aspect ratio of the result relative to that of the image, if they differ.
+    """
+    if look.min_area == 1:
+        return 0.0, 0.0, 1.0, 1.0
+    area, stretch, x, y = map(torch.as_tensor, drawn)
+    share = (look.min_area + (1 - look.min_area) * area).sqrt()
+    factor = torch.exp((2 * stretch - 1) * math.log(look.max_stretch)).mul(aspect).sqrt()
+    across, along = (share * factor).clamp(max=1), (share / factor).clamp(max=1)
+    return x * (1 - across) * width, y * (1 - along) * height, across, along

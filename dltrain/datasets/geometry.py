@@ -1,0 +1,132 @@
+"""Random geometry of images: one matrix per example moves pictures, masks and boxes alike."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dltrain.datasets.augmentation import Augmentation, crop_window
+from dltrain.keyed_random import uniform
+
+Fields = dict[str, Tensor]
+DRAWS = 10  # uniform numbers per example; the first three are those of earlier versions
+
+
+class Frame(NamedTuple):
+    """What the fields of a batch are, by name; other fields stay as they are.
+
+    Args:
+        pictures: (B, channels, height, width) -> value outside the picture, one number per channel (channels, 1, 1).
+        masks: Class of each pixel, (B, height, width) -> value outside the picture.
+        boxes: Left, top, right and bottom edge in pixels, (B, boxes, 4); a box that leaves the frame becomes all zeros.
+    """
+
+    pictures: Mapping[str, Tensor]
+    masks: Mapping[str, int] = {}
+    boxes: tuple[str, ...] = ()
+
+
+class Geometry(nn.Module):
+    """Random flip, shift, crop, rotation and zoom of each example, for a whole batch at once.
+
+    Flips and shifts are exact. Otherwise pictures are sampled bilinearly; masks always by the nearest pixel.
+
+    Args:
+        augmentation: What to change and how much.
+        frame: What the fields of a batch are.
+
+    Shape:
+        Each field -> the same.
+    """
+
+    def __init__(self, augmentation: Augmentation, frame: Frame) -> None:
+        super().__init__()
+        self.augmentation, self.frame = augmentation, frame
+        for name, outside in frame.pictures.items():
+            self.register_buffer(f"outside_{name}", outside.clone())
+
+    def forward(self, batch: Fields, keys: Tensor) -> Fields:
+        """Move all fields of each example by the matrix of its key."""
+        height, width = batch[next(iter(self.frame.pictures))].shape[-2:]
+        matrix = self.matrix(keys, height, width)
+        aligned = not self.augmentation.rotation
+        moved = dict(batch)
+        for name in self.frame.pictures:
+            sample = sample_nearest if self.augmentation.exact else sample_bilinear
+            moved[name] = sample(batch[name], matrix, getattr(self, f"outside_{name}"), aligned)
+        for name, ignored in self.frame.masks.items():
+            outside = torch.full((1, 1, 1), ignored, dtype=batch[name].dtype, device=keys.device)
+            moved[name] = sample_nearest(batch[name][:, None], matrix, outside, aligned)[:, 0]
+        for name in self.frame.boxes:
+            moved[name] = move_boxes(batch[name], matrix, height, width)
+        return moved
+
+    def matrix(self, keys: Tensor, height: int, width: int) -> Tensor:
+        """Return the source of each position, (B, 2, 3): source = matrix @ (x, y, 1), in pixels from the corner."""
+        look = self.augmentation
+        flip, down, right, turn, size, upside, *crop = uniform(keys, DRAWS).unbind(1)
+        cosine, sine = look.rotated_and_zoomed(turn, size)
+        left, top, across, along = crop_window(look, crop, height, width)
+        x, y = left - width / 2, top - height / 2  # of the crop, from the center
+        first = torch.stack([cosine * across, -sine * along, cosine * x - sine * y + width / 2 + look.shifted(right)])
+        second = torch.stack([sine * across, cosine * along, sine * x + cosine * y + height / 2 + look.shifted(down)])
+        if look.flip:
+            first = torch.where(flip < 0.5, _mirror(first, width), first)
+        if look.flip_vertical:
+            second = torch.where(upside < 0.5, _mirror(second, height), second)
+        return torch.stack([first, second]).permute(2, 0, 1)
+
+
+def _mirror(row: Tensor, size: int) -> Tensor:
+    return torch.stack([-row[0], -row[1], size - row[2]])
+
+
+def _coordinates(matrix: Tensor, height: int, width: int, aligned: bool) -> tuple[Tensor, Tensor]:
+    """Return x and y of the source of each pixel's center: (B, 1 or height, width) and (B, height, 1 or width).
+
+    Args:
+        aligned: No example is rotated, so that x depends on the column alone, and y on the row.
+    """
+    columns = torch.arange(width, device=matrix.device)[None, None] + 0.5
+    rows = torch.arange(height, device=matrix.device)[None, :, None] + 0.5
+    (a, b, c), (d, e, f) = (part[..., None, None].unbind(1) for part in matrix.unbind(1))
+    if aligned:
+        return a * columns + c, e * rows + f
+    return a * columns + b * rows + c, d * columns + e * rows + f
+
+
+def sample_nearest(values: Tensor, matrix: Tensor, outside: Tensor, aligned: bool) -> Tensor:
+    """Return the nearest source pixel of each pixel, or `outside` (channels, 1, 1); (B, channels, height, width)."""
+    count, channels, height, width = values.shape
+    x, y = (place.floor().long() for place in _coordinates(matrix, height, width, aligned))
+    inside = ((x >= 0) & (x < width)) & ((y >= 0) & (y < height))
+    places = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+    places = places.view(count, 1, height * width).expand(-1, channels, -1)
+    moved = values.flatten(2).gather(2, places).view(values.shape)
+    return torch.where(inside[:, None], moved, outside)
+
+
+def sample_bilinear(values: Tensor, matrix: Tensor, outside: Tensor, aligned: bool) -> Tensor:
+    """Return the source of each pixel by bilinear interpolation, `outside` (channels, 1, 1) beyond the edges."""
+    height, width = values.shape[2:]
+    x, y = _coordinates(matrix, height, width, aligned)
+    grid = torch.stack(torch.broadcast_tensors(2 * x / width - 1, 2 * y / height - 1), -1)
+    return F.grid_sample(values - outside, grid, align_corners=False) + outside
+
+
+def move_boxes(boxes: Tensor, matrix: Tensor, height: int, width: int) -> Tensor:
+    """Return the smallest boxes around the moved corners, cut at the frame; all zeros if nothing is left.
+
+    Shape:
+        boxes (B, N, 4) as left, top, right, bottom; matrix (B, 2, 3) -> (B, N, 4)
+    """
+    (a, b, c), (d, e, f) = (part[..., None, None].unbind(1) for part in matrix.unbind(1))
+    x, y = boxes[..., [0, 2, 2, 0]] - c, boxes[..., [1, 1, 3, 3]] - f
+    area = a * e - b * d
+    columns, rows = (e * x - b * y) / area, (a * y - d * x) / area
+    low = torch.stack([columns.amin(-1), rows.amin(-1)], -1).clamp(min=0)
+    high = torch.stack([columns.amax(-1).clamp(max=width), rows.amax(-1).clamp(max=height)], -1)
+    kept = ((high > low).all(-1) & (boxes[..., 2:] > boxes[..., :2]).all(-1))[..., None]
+    return torch.where(kept, torch.cat([low, high], -1), 0.0)

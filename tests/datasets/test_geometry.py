@@ -1,0 +1,124 @@
+"""Pictures, masks and boxes move alike; compared with shapes that are drawn at the new place."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from dltrain.datasets.augmentation import Augmentation
+from dltrain.datasets.geometry import Frame, Geometry, move_boxes
+from dltrain.errors import ConfigError
+from dltrain.keyed_random import mix
+
+HEIGHT, WIDTH, COUNT, IGNORED = 48, 64, 32, 255
+BOX = (16, 12, 36, 30)  # left, top, right, bottom
+LOOKS = {
+    "flip": {"flip": True},
+    "flip_vertical": {"flip_vertical": True},
+    "shift": {"shift": 6},
+    "rotation": {"rotation": 30.0},
+    "zoom": {"zoom": 0.3},
+    "crop": {"min_area": 0.4},
+    "all": {"flip": True, "flip_vertical": True, "shift": 3, "min_area": 0.7, "rotation": 15.0, "zoom": 0.1},
+}
+
+
+def drawn(box: tuple[float, float, float, float] = BOX) -> Tensor:
+    """Return a rectangle of ones, (height, width)."""
+    canvas = Image.new("L", (WIDTH, HEIGHT))
+    left, top, right, bottom = box
+    ImageDraw.Draw(canvas).rectangle((left, top, right - 1, bottom - 1), fill=1)
+    return torch.from_numpy(np.array(canvas))
+
+
+def moved(look: dict[str, float]) -> tuple[dict[str, Tensor], Tensor]:
+    """Return a rectangle as picture, mask and box, moved for many keys, and the matrices."""
+    frame = Frame({"inputs": torch.full((2, 1, 1), -1.0)}, {"mask": IGNORED}, ("boxes",))
+    geometry, keys = Geometry(Augmentation(**look), frame), mix(torch.arange(COUNT))
+    batch = {
+        "inputs": (2.0 * drawn() - 1).expand(COUNT, 2, -1, -1).contiguous(),
+        "mask": drawn().long().expand(COUNT, -1, -1).contiguous(),
+        "boxes": torch.tensor([BOX, (0, 0, 0, 0)]).float().expand(COUNT, -1, -1),
+        "labels": torch.arange(COUNT),
+    }
+    return geometry(batch, keys), geometry.matrix(keys, HEIGHT, WIDTH)
+
+
+def polygon(matrix: Tensor) -> Tensor:
+    """Return the rectangle drawn where the inverse of a matrix moves its corners."""
+    left, top, right, bottom = BOX
+    whole = np.vstack([matrix.double().numpy(), [0, 0, 1]])
+    corners = np.array([[left, top, 1], [right, top, 1], [right, bottom, 1], [left, bottom, 1]]).T
+    places = np.linalg.solve(whole, corners)[:2].T
+    scale = 8  # drawn larger, then averaged
+    canvas = Image.new("F", (WIDTH * scale, HEIGHT * scale))
+    ImageDraw.Draw(canvas).polygon([tuple(scale * place - 0.5) for place in places], fill=1)
+    return torch.from_numpy(np.array(canvas)).view(HEIGHT, scale, WIDTH, scale).mean((1, 3))
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_picture_mask_and_box_move_to_where_the_shape_is_drawn(name: str) -> None:
+    found, matrices = moved(LOOKS[name])
+    assert torch.equal(found["labels"], torch.arange(COUNT))
+    for picture, mask, boxes, matrix in zip(found["inputs"], found["mask"], found["boxes"], matrices, strict=True):
+        expected = polygon(matrix)
+        shape = (picture[0] + 1) / 2
+        assert (shape - expected).abs().mean() < 0.02
+        known = mask != IGNORED
+        certain = known & ((expected < 0.02) | (expected > 0.98))
+        assert torch.equal(mask[certain].bool(), expected[certain] > 0.5)
+        assert not shape[~known].gt(0.6).any()
+        rows, columns = (expected > 0.5).nonzero().unbind(1)
+        edges = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+        assert (boxes[0] - edges).abs().max() < 1.6, (boxes[0], edges)
+        assert not boxes[1].any(), "a box that pads stays empty"
+
+
+@pytest.mark.parametrize("name", ["flip", "flip_vertical", "shift"])
+def test_flips_and_shifts_keep_every_pixel_value(name: str) -> None:
+    found, _ = moved(LOOKS[name])
+    assert set(found["inputs"].unique().tolist()) == {-1.0, 1.0}
+    assert len(found["inputs"].flatten(1).unique(dim=0)) > 1
+
+
+def test_masks_hold_no_class_that_was_not_there() -> None:
+    found, _ = moved(LOOKS["all"])
+    assert found["mask"].dtype == torch.int64 and set(found["mask"].unique().tolist()) <= {0, 1, IGNORED}
+
+
+def test_a_crop_covers_the_share_that_is_set_and_stays_inside() -> None:
+    geometry = Geometry(Augmentation(min_area=0.3, max_stretch=2.0), Frame({"inputs": torch.zeros(1, 1, 1)}))
+    matrix = geometry.matrix(mix(torch.arange(4000)), HEIGHT, WIDTH)
+    across, along = matrix[:, 0, 0], matrix[:, 1, 1]
+    free = (across < 1) & (along < 1)
+    area, ratio = (across * along)[free], (across / along)[free]
+    assert 0.3 <= area.min() < 0.32 and area.max() <= 1
+    assert ratio.min() >= 0.5 - 1e-5 and ratio.max() <= 2 + 1e-5
+    left, top = matrix[:, 0, 2], matrix[:, 1, 2]
+    assert left.min() > -1e-3 and (left + across * WIDTH).max() < WIDTH + 1e-3
+    assert top.min() > -1e-3 and (top + along * HEIGHT).max() < HEIGHT + 1e-3
+
+
+def test_a_rotation_keeps_lengths_and_its_angle_is_at_most_the_one_that_is_set() -> None:
+    geometry = Geometry(Augmentation(rotation=25.0), Frame({"inputs": torch.zeros(1, 1, 1)}))
+    matrix = geometry.matrix(mix(torch.arange(4000)), HEIGHT, WIDTH)[:, :, :2]
+    torch.testing.assert_close(matrix @ matrix.mT, torch.eye(2).expand(4000, 2, 2), atol=1e-5, rtol=0)
+    angles = torch.atan2(matrix[:, 1, 0], matrix[:, 0, 0]).mul(180 / math.pi)
+    assert 24 < angles.max() <= 25.001 and -25.001 <= angles.min() < -24
+
+
+def test_boxes_that_leave_the_frame_are_cut_or_become_empty() -> None:
+    right = torch.tensor([[[1.0, 0, -40], [0, 1, 0]]])  # shows what was 40 pixels to the left
+    found = move_boxes(torch.tensor([[[0.0, 5, 10, 9], [20, 5, 30, 9], [30, 5, 60, 9]]]), right, HEIGHT, WIDTH)
+    assert found.tolist() == [[[40, 5, 50, 9], [60, 5, 64, 9], [0, 0, 0, 0]]]
+
+
+@pytest.mark.parametrize("value", ["flip", {"flp": True}, ["flop"], {"mixup": 0.2, "cutmix": 1.0}])
+def test_an_augmentation_that_makes_no_sense_is_rejected(value: object) -> None:
+    from dltrain.datasets.augmentation import read_augmentation
+
+    with pytest.raises(ConfigError, match="augment"):
+        read_augmentation(value)

@@ -1,0 +1,95 @@
+"""Models that read step by step: the same outputs as of a whole sequence, and a state of limited size."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dltrain.errors import ConfigError
+from dltrain.models.gpt import GPT
+from dltrain.models.recurrent import Recurrent
+
+VOCABULARY, LENGTH = 11, 12
+
+
+def build(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    if name == "gpt":
+        return GPT(VOCABULARY, LENGTH, VOCABULARY, hidden_size=16, num_layers=2, num_heads=4, dropout=0.5).eval()
+    sizes = {"features": VOCABULARY, "outputs": VOCABULARY, "hidden_size": 16, "vocabulary": VOCABULARY}
+    return Recurrent(name, **sizes, dropout=0.5, each_step=True, causal=True).eval()
+
+
+def tokens(steps: int, batch_size: int = 3) -> Tensor:
+    return torch.randint(VOCABULARY, (batch_size, steps), generator=torch.Generator().manual_seed(1))
+
+
+def in_pieces(model: Any, whole: Tensor, sizes: list[int]) -> tuple[Tensor, Any]:
+    """Return the outputs of consecutive pieces of a sequence, and the last state."""
+    state, outputs = model.start(len(whole)), []
+    for piece in whole.split(sizes, dim=1):
+        output, state = model(piece, state=state)
+        outputs.append(output)
+    return torch.cat(outputs, dim=1), state
+
+
+def leaves(state: Any) -> list[Tensor]:
+    return [leaf for part in state.values() for leaf in (leaves(part) if isinstance(part, dict) else [part])]
+
+
+@pytest.mark.parametrize("sizes", [[1] * LENGTH, [5, 1, 4, 2], [LENGTH]], ids=str)
+@pytest.mark.parametrize("name", ["gpt", "rnn", "lstm", "gru"])
+def test_outputs_in_pieces_equal_those_of_the_whole_sequence(name: str, sizes: list[int]) -> None:
+    model, whole = build(name), tokens(LENGTH)
+    outputs, state = in_pieces(model, whole, sizes)
+    torch.testing.assert_close(outputs, model(whole))
+    assert all(len(leaf) == len(whole) for leaf in leaves(state)), "the batch axis is first"
+
+
+@pytest.mark.parametrize("name", ["gpt", "rnn", "lstm", "gru"])
+def test_a_state_of_some_rows_continues_these_rows(name: str) -> None:
+    model, whole = build(name), tokens(LENGTH)
+
+    def rows(state: Any) -> Any:
+        return {key: rows(part) if isinstance(part, dict) else part[[2, 0]] for key, part in state.items()}
+
+    _, state = in_pieces(model, whole[:, :-1], [LENGTH - 1])
+    output, _ = model(whole[[2, 0], -1:], state=rows(state))
+    torch.testing.assert_close(output, model(whole[[2, 0]])[:, -1:])
+
+
+def test_a_full_cache_of_a_gpt_starts_again_from_its_last_half() -> None:
+    model, whole = build("gpt"), tokens(3 * LENGTH)
+    state = model.start(len(whole))
+    begin = 0
+    for end in range(1, whole.shape[1] + 1):
+        output, state = model(whole[:, end - 1 : end], state=state)
+        begin = end - LENGTH // 2 if end - begin > LENGTH else begin
+        torch.testing.assert_close(output, model(whole[:, begin:end])[:, -1:])
+        sizes = {leaf.shape[-2] for block in state["blocks"].values() for leaf in block.values()}
+        assert sizes == {state["tokens"].shape[1]} == {end - begin}
+        assert end - begin <= LENGTH
+
+
+def test_a_gpt_reads_at_most_its_length_at_once() -> None:
+    model, whole = build("gpt"), tokens(LENGTH + 3)
+    outputs, _ = in_pieces(model, whole, [LENGTH, 3])
+    torch.testing.assert_close(outputs[:, LENGTH:], model(whole[:, 3 + LENGTH // 2 :])[:, -3:])
+    with pytest.raises(ConfigError, match=r"model.length: expected at least 15, the steps of the input, got 12"):
+        in_pieces(model, whole, [LENGTH + 3])
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_the_state_of_a_recurrent_network_is_that_of_torch(cell: str) -> None:
+    model, whole = build(cell), tokens(LENGTH)
+    _, state = in_pieces(model, whole, [7, 5])
+    _, expected = model.layers(model.steps(whole))
+    for part, values in zip(state.values(), expected if cell == "lstm" else [expected], strict=True):
+        torch.testing.assert_close(part, values.transpose(0, 1))
+
+
+@pytest.mark.parametrize(("name", "value"), [("bidirectional", True), ("linear_skip", 12), ("readout", "mean")])
+def test_a_model_that_reads_all_steps_at_once_has_no_start(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"^model.{name}: not supported because this model is computed step by step"):
+        Recurrent("gru", 3, 2, **{name: value}).start(4)
