@@ -53,7 +53,7 @@ class Regression(Supervised):
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
         """Return inputs and numbers."""
         batch = super().example(facts, batch_size)
-        return {**batch, "targets": batch["inputs"].new_empty(batch_size, self.targets)}
+        return {**batch, "targets": batch["inputs"].new_empty(batch_size, self.targets, dtype=torch.float32)}
 
     def criterion(self, answer: Tensor, batch: Batch) -> Loss:
         """Return the mean distance over the examples."""
