@@ -70,7 +70,7 @@ def own_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         folder = root / "pictures" / ("red" if number % 2 else "blue")
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(folder / f"{number}.png")
-    words = np.array("the film is good bad slow funny , . and a".split())
+    words = np.array(["the", "film", "is", "good", "bad", "slow", "funny", ",", ".", "and", "a"])
     lines = ["review,kind,price"]
     for number in range(80):
         words_drawn = words[random.integers(0, len(words), 1 + number % 30)]
