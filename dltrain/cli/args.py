@@ -11,6 +11,7 @@ from dltrain.errors import ConfigError, format_error, suggest
 
 ONLY_OVERRIDES = ("train", "summary", "inspect")  # verbs whose positional arguments are all overrides
 SWEEP = ("-m", "--multirun")
+CONTINUATION = ("--length", "--temperature", "--seed", "--prompt")  # of text
 # Flags of Hydra that dltrain rejects, each with the reason.
 REJECTED = {
     "--experimental-rerun": "it unpickles a file, which can run any code. To repeat a run, use dltrain rerun.",
@@ -38,6 +39,10 @@ class Parser(argparse.ArgumentParser):
         if verb != "train":
             sweep = "dltrain -m GROUP=A,B KEY=1,2 trains every combination."
             reasons |= dict.fromkeys(SWEEP, f"dltrain {verb} runs no sweep. {sweep}")
+        if verb == "predict":
+            reasons |= dict.fromkeys(
+                CONTINUATION, "dltrain predict scores texts. To continue one: dltrain generate RUN --prompt"
+            )
         known = [flag for action in self._actions for flag in action.option_strings]
         problems = []
         for flag in (word.split("=", 1)[0] for word in words):

@@ -37,15 +37,27 @@ count = functools.partial(_integer, low=1, high=MAX_COUNT)
 seed = functools.partial(_integer, low=0, high=MAX_SEED)
 
 
-def positive(text: str) -> float:
-    """Parse a finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {shorten(text)}")
+def temperature(text: str) -> float:
+    """Parse a finite number of at least 0."""
+    value = _number(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {shorten(text)}")
     return value
+
+
+def probability(text: str) -> float:
+    """Parse a number above 0 and at most 1."""
+    value = _number(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and at most 1, got {shorten(text)}")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def shape(text: str) -> tuple[int, ...]:

@@ -1,8 +1,10 @@
-"""``dltrain generate RUN``: samples, reconstructions and interpolations of a run's model, as a file."""
+"""``dltrain generate RUN``: samples, reconstructions and interpolations of a run's model as a file, or its text."""
 
 import argparse
 import os
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dltrain.config.groups import is_override
 from dltrain.data.inputs import check_inputs
@@ -11,6 +13,18 @@ from dltrain.loggers.console import Console
 from dltrain.runs.job import open_run
 from dltrain.runs.overridable import check_predict
 from dltrain.storage.atomic import write_atomic
+
+if TYPE_CHECKING:
+    from dltrain.runs.assemble import Components
+
+TEXT_FLAGS = ("prompt", "length", "temperature", "top_k", "top_p")
+EXAMPLE_FLAGS = {
+    "count": "--count",
+    "label": "--class",
+    "interpolate": "--interpolate",
+    "given": "--given",
+    "out": "--out",
+}
 
 
 def main(arguments: argparse.Namespace, started: float) -> int:
@@ -30,9 +44,15 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     from dltrain.runs.inference import restore_weights
 
     components = build_components(job)
+    is_text = generation.writes_text(components.task)
+    _check_flags(arguments, components, is_text)
+    step = restore_weights(components, path, f"{arguments.checkpoint}.pt")
+    checkpoint = f"{path}: {arguments.checkpoint} checkpoint, of step {step:,}"
+    if is_text:
+        _write_text(arguments, components, checkpoint)
+        return 0
     spec = components.data.spec
     out = Path(os.path.expanduser(arguments.out or f"generated{next(iter(export.encoders(spec)))}"))
-    step = restore_weights(components, path, f"{arguments.checkpoint}.pt")
     label = None if arguments.label is None else generation.class_number(arguments.label, spec)
     count = arguments.count or generation.COUNT
     made = generation.generate(components, count, arguments.seed, label, arguments.interpolate, given)
@@ -42,9 +62,40 @@ def main(arguments: argparse.Namespace, started: float) -> int:
         write_atomic(out, content)
     except OSError as error:
         raise ConfigError(format_error("--out", f"a file that can be written at {out}", error.strerror)) from error
-    Console().info(f"{path}: {arguments.checkpoint} checkpoint, of step {step:,}: {len(made.examples):,} examples")
+    Console().info(f"{checkpoint}: {len(made.examples):,} examples")
     print(out)
     return 0
+
+
+def _check_flags(arguments: argparse.Namespace, components: "Components", is_text: bool) -> None:
+    """Raise ConfigError for flags of text in a run of examples, and for the opposite."""
+    made, task = ("text, to standard output" if is_text else "examples"), type(components.task).__name__
+    flags = EXAMPLE_FLAGS if is_text else {name: f"--{name.replace('_', '-')}" for name in TEXT_FLAGS}
+    given = [flag for name, flag in flags.items() if getattr(arguments, name) not in (None, False, [])]
+    if given:
+        raise ConfigError(*(f"{flag}: not supported for the task {task}, which generates {made}" for flag in given))
+
+
+def _write_text(arguments: argparse.Namespace, components: "Components", checkpoint: str) -> None:
+    """Print a text as it is made; on a terminal without control characters, which could change its settings."""
+    from dltrain.runs import generation
+    from dltrain.tasks.base import TextRequest
+
+    given = {name: getattr(arguments, name) for name in TEXT_FLAGS if getattr(arguments, name) is not None}
+    console, is_terminal = Console(), sys.stdout.isatty()
+    begun = False
+
+    def emit(text: str) -> None:
+        nonlocal begun
+        if not begun:  # only now is the prompt known to be valid
+            console.info(checkpoint)
+        begun = True
+        safe = (c for c in text if c.isprintable() or c in "\n\t")
+        sys.stdout.write("".join(safe) if is_terminal else text)
+        sys.stdout.flush()
+
+    generation.write(components, TextRequest(**given, seed=arguments.seed), emit)
+    sys.stdout.write("\n")
 
 
 def _reject_existing(path: Path, force: bool) -> None:

@@ -14,7 +14,7 @@ KEYS = """\
   trainer.accumulate                  batches whose gradients are averaged into one step
   trainer.log_every                   when the loss is logged: "50 steps", "1 epoch", "5 minutes"
   trainer.eval_every                  when the validation split is evaluated
-  trainer.eval_examples               how many of its examples, the same sample each time
+  trainer.eval_examples               number of validation examples to evaluate, the same ones each time
   trainer.checkpoint_every            when a checkpoint is written
   trainer.max_minutes                 time after which training stops, with a checkpoint
   optimizer.lr                        learning rate

@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import inspect
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -17,8 +16,6 @@ from dltrain.runs.overridable import check_predict
 if TYPE_CHECKING:
     from dltrain.tasks.base import Task
 
-TASK_FLAGS = ("length", "temperature", "seed")  # arguments of a task's own `predict`
-
 
 def main(arguments: argparse.Namespace, started: float) -> int:
     """Read the folder, rebuild the model, print its predictions."""
@@ -32,46 +29,40 @@ def main(arguments: argparse.Namespace, started: float) -> int:
 
     masks = MaskFiles(arguments.out)
     components = rebuild_components(job)
-    options = _task_options(arguments, components.task)
+    _check_predicts(components.task)
     trained = load_trained(components, path, f"{arguments.checkpoint}.pt")
     console = Console()
     console.info(f"{path}: {arguments.checkpoint} checkpoint, of step {trained.step:,}")
     for note in trained.notes:
         console.warning(f"{path}: {note}")
     files = InputFiles(tuple(names), arguments.text, arguments.batch or 2 * trained.components.data.batch_size)
-    pieces = trained.predict(files, options)
-    _print_lines((map(masks.store, piece) for piece in pieces), arguments.format, arguments.top)
+    _print_lines(map(masks.store, trained.predict(files)), arguments.format, arguments.top)
     return 0
 
 
-def _task_options(arguments: argparse.Namespace, task: "Task") -> dict[str, Any]:
-    """Return the flags that this task's `predict` takes; reject the others."""
+def _check_predicts(task: "Task") -> None:
+    """Reject a task without predictions."""
     from dltrain.tasks.base import Task
 
-    kind = type(task).__name__
     if type(task).predict is Task.predict:
         hint = "dltrain generate RUN samples from its model, with --given INPUT it reconstructs."
-        raise ConfigError(f"predict: not supported for the task {kind}, which makes no predictions. {hint}")
-    options = {name: getattr(arguments, name) for name in TASK_FLAGS if getattr(arguments, name) is not None}
-    known = inspect.signature(task.predict).parameters
-    if wrong := [name for name in options if name not in known]:
-        raise ConfigError(*(f"--{name}: not supported for the task {kind}, which generates no text" for name in wrong))
-    return options
+        raise ConfigError(
+            f"predict: not supported for the task {type(task).__name__}, which makes no predictions. {hint}"
+        )
 
 
-def _print_lines(pieces: Iterable[Iterable[dict[str, Any]]], form: str, top: int | None) -> None:
+def _print_lines(lines: Iterable[dict[str, Any]], form: str, top: int | None) -> None:
     writer: csv.DictWriter[str] | None = None
     unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
-    for piece in pieces:
-        for line in piece:
-            record = line if top is None else _most_probable(line, top)
-            if form == "jsonl":
-                print(json.dumps(record, ensure_ascii=not unicode, allow_nan=False))
-                continue
-            if writer is None:  # with --top the header still has all classes; most of their cells stay empty
-                writer = csv.DictWriter(sys.stdout, [name for name, _ in _cells(line)], lineterminator="\n")
-                writer.writeheader()
-            writer.writerow(dict(_cells(record)))
+    for line in lines:
+        record = line if top is None else _most_probable(line, top)
+        if form == "jsonl":
+            print(json.dumps(record, ensure_ascii=not unicode, allow_nan=False), flush=True)
+            continue
+        if writer is None:  # with --top the header still has all classes; most of their cells stay empty
+            writer = csv.DictWriter(sys.stdout, [name for name, _ in _cells(line)], lineterminator="\n")
+            writer.writeheader()
+        writer.writerow(dict(_cells(record)))
         sys.stdout.flush()
 
 

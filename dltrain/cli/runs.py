@@ -20,7 +20,7 @@ MAX_TYPED = 48  # characters of the overrides in the table
 
 
 def main(arguments: argparse.Namespace, started: float) -> int:
-    """Read the folders, sort, print."""
+    """Print a table of the runs below a folder, or JSON."""
     if arguments.overrides:
         raise ConfigError(format_error("runs", "dltrain runs [FOLDER]", " ".join(arguments.overrides)))
     root = Path(arguments.names[0]).expanduser() if arguments.names else default_root()
@@ -63,7 +63,7 @@ def _cells(row: RunInfo) -> list[str]:
 
 
 def _sort_key(row: RunInfo, key: str) -> Any:
-    """Return what sorts runs by a column: the best metric, the largest number and the newest run first."""
+    """Return the sort key of a run for a column: the best metric, the largest number and the newest run come first."""
     if key == "metric":  # runs of one metric together, those without one last
         value = row["value"] or 0.0
         return row["value"] is None, row["metric"] or "", -value if row["better"] == "max" else value

@@ -4,7 +4,7 @@ from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Callable
 from typing import NamedTuple
 
-from dltrain.cli.flag_types import count, one_of, positive, seed, shape
+from dltrain.cli.flag_types import count, one_of, probability, seed, shape, temperature
 
 RUN = ("RUN", "the run's folder, or latest for the one that was active last")
 LOCATION = ("KEY=VALUE", "where the data are now and where to compute: data.path=FILE data.root=DIR device=cpu")
@@ -28,7 +28,7 @@ class Verb(NamedTuple):
 
 
 def _train_flags(parser: ArgumentParser) -> None:
-    """Declare the flags of ``dltrain`` itself; Hydra answers those that only print something."""
+    """Declare the flags of ``dltrain`` itself; Hydra handles those that only print something."""
     add = parser.add_argument
     add("-m", "--multirun", action="store_true", help="run a sweep: every combination of the values, one by one")
     add("-r", "--run", action="store_true", help=SUPPRESS)
@@ -36,7 +36,7 @@ def _train_flags(parser: ArgumentParser) -> None:
     add("-c", "--cfg", type=one_of("job", "hydra", "all"), metavar="job", help="print the configuration as YAML")
     add("-p", "--package", metavar="KEY", help="with --cfg job: only the part below KEY")
     infos = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-    info = "print what Hydra composes from"
+    info = "print what Hydra composes the configuration from"
     add("-i", "--info", nargs="?", const="all", type=one_of(*infos), metavar="WHAT", help=info)
     completion = 'shell completion: eval "$(dltrain -sc install=bash)"'
     add("-sc", "--shell-completion", action="store_true", help=completion)
@@ -46,8 +46,8 @@ def _train_flags(parser: ArgumentParser) -> None:
 
 def _summary_flags(parser: ArgumentParser) -> None:
     _config_dir(parser)
-    one = "shape of an example, instead of data=: 3x32x32 (image), 96x7 (7 series), 784 (vector), 1024 (tokens)"
-    parser.add_argument("--input", type=shape, metavar="SHAPE", help=one)
+    example = "shape of an example, instead of data=: 3x32x32 (image), 96x7 (7 series), 784 (vector), 1024 (tokens)"
+    parser.add_argument("--input", type=shape, metavar="SHAPE", help=example)
     sizes = "number of outputs; the vocabulary size of a language model"
     parser.add_argument("--outputs", type=count, metavar="N", help=sizes)
 
@@ -69,10 +69,7 @@ def _predict_flags(parser: ArgumentParser) -> None:
     add("--batch", type=count, metavar="N", help="examples at a time (default: twice data.batch_size)")
     add("--top", type=count, metavar="K", help="only the K most probable classes, in descending order")
     add("--out", metavar="FOLDER", help="segmentation: a new or empty folder for the predicted masks, as PNG files")
-    add("--text", help="a prompt to continue, instead of INPUT")
-    add("--length", type=count, metavar="N", help="tokens to generate (default: 200)")
-    add("--temperature", type=positive, metavar="T", help="sampling temperature (default: 0.8)")
-    add("--seed", type=seed, metavar="N", help="random seed of the sampling (default: 0)")
+    add("--text", help="a text to score, instead of INPUT")
 
 
 def _generate_flags(parser: ArgumentParser) -> None:
@@ -86,6 +83,13 @@ def _generate_flags(parser: ArgumentParser) -> None:
     out = "the file to write (default: generated.png; generated.csv for examples that cannot be drawn)"
     add("--out", metavar="FILE", help=out)
     add("--force", action="store_true", help="overwrite FILE")
+    add("--prompt", metavar="TEXT", help="text: continue this one (default: task.prompt)")
+    add("--length", type=count, metavar="N", help="text: tokens to generate (default: 200)")
+    greedy = "text: sampling temperature; 0 takes the most likely token (default: task.temperature)"
+    add("--temperature", type=temperature, metavar="T", help=greedy)
+    add("--top-k", type=count, metavar="K", help="text: draw from the K most likely tokens")
+    nucleus = "text: draw from the fewest most likely tokens of at least this probability"
+    add("--top-p", type=probability, metavar="P", help=nucleus)
     _checkpoint(parser)
 
 
@@ -102,8 +106,8 @@ def _runs_flags(parser: ArgumentParser) -> None:
 
 
 def _config_dir(parser: ArgumentParser) -> None:
-    add = "a folder of your own YAML groups, searched after dltrain's; may be repeated"
-    parser.add_argument("-cd", "--config-dir", action="append", default=[], metavar="DIR", help=add)
+    text = "a folder of your own YAML groups, searched after dltrain's; may be repeated"
+    parser.add_argument("-cd", "--config-dir", action="append", default=[], metavar="DIR", help=text)
 
 
 def _checkpoint(parser: ArgumentParser) -> None:
@@ -116,8 +120,8 @@ VERBS = {
         summary="train, evaluate and keep a run (the default)",
         usage="dltrain [train] [-m] [GROUP=OPTION ...] [KEY=VALUE ...] [FLAGS]",
         description="""\
-Train a model, evaluate its best checkpoint on the test split and keep both in a folder of the run. Overrides and
-flags may come in any order. dltrain --help lists the groups and the most used keys.""",
+Train a model and evaluate its best checkpoint on the test split. A run folder keeps checkpoints, logs and results.
+Overrides and flags may come in any order. dltrain --help lists the groups and the most used keys.""",
         examples="""\
 dltrain model=lstm data=timeseries
 dltrain model=gru data=timeseries data.series=elnino data.horizon=12
@@ -129,12 +133,12 @@ dltrain model=lstm --cfg job""",
         add_flags=_train_flags,
     ),
     "resume": Verb(
-        summary="continue an interrupted run, to the same bytes",
+        summary="continue an interrupted run; the result has the same bytes",
         usage="dltrain resume RUN [KEY=VALUE ...] [--change-schedule]",
         description="""\
-Continue a run that was interrupted, killed or out of time: in the same folder, with the same curves, to the same
-bytes as if it had never stopped. A damaged checkpoint is skipped for the newest intact one; exit code 5 if there is
-none.""",
+Continue a run that was interrupted, killed or out of time, in its own folder. Its curves and checkpoints end with the
+same bytes as those of an uninterrupted run. A damaged checkpoint is skipped for the newest intact one; exit code 5 if
+there is none.""",
         examples="""\
 dltrain resume latest
 dltrain resume outputs/lstm-timeseries/20261122-170146-f8f5 trainer.epochs=40""",
@@ -191,15 +195,15 @@ of the kind that the run was trained on:
             own series
             -> one line per step ahead: its time, its number, each series in its own unit
   text      text files, or --text
-            -> a continuation, and nats per character of the prompt (the loss of dltrain evaluate)
+            -> its characters, and nats per character (the loss of dltrain evaluate)
 
-All INPUTs must exist. The first that cannot be read is named and ends the command with exit code 2, after the lines of
-those before it are printed. The run's own data are needed, since normalization and class names come from them.""",
+All INPUTs must exist. The command stops at the first one that cannot be read, with an error and exit code 2; the lines
+of earlier INPUTs are printed. The run's own data are needed, since normalization and class names come from them.""",
         examples="""\
 dltrain predict latest holiday.jpg
 dltrain predict outputs/cnn-image_folder/20261122-170146-f8f5 scans/ --top 3 --format csv > classes.csv
 cat new.csv | dltrain predict latest -
-dltrain predict latest --text "It was " --length 500""",
+dltrain predict latest --text 'It was the whale.'""",
         arguments=(
             RUN,
             ("INPUT", "a file or folder, or - for standard input; after -- every word is an INPUT"),
@@ -209,20 +213,23 @@ dltrain predict latest --text "It was " --length 500""",
         add_flags=_predict_flags,
     ),
     "generate": Verb(
-        summary="samples, reconstructions and interpolations of a run's model",
+        summary="samples, reconstructions, interpolations and text of a run's model",
         usage="dltrain generate RUN [KEY=VALUE ...] [FLAGS]",
         description="""\
 Generate examples with a run's model, write them to a file and print its name. The suffix selects the format: .png a
 grid of images, or a scatter plot of points; .gif one image after the other; .npy the numbers, pixels from 0 (black)
 to 1 (white); .csv the numbers, one line per example.
 
-The same seed gives the same examples. The run's data are needed only for --given, and for models that start from
-training examples (autoencoders).""",
+A language model writes text to standard output instead, token by token, after the prompt if there is one.
+
+The same seed gives the same examples and the same text. The run's data are needed only for --given, and for models
+that start from training examples (autoencoders).""",
         examples="""\
 dltrain generate latest --count 100 --seed 1 --out digits.png
 dltrain generate outputs/vae-mnist/20261122-170146-f8f5 --interpolate --out walk.gif
 dltrain generate latest --class 3
-dltrain generate latest --given seven.png scans/""",
+dltrain generate latest --given seven.png scans/
+dltrain generate latest --prompt "It was " --length 500 --temperature 0.7 --top-p 0.9""",
         arguments=((RUN[0], f"{RUN[1]}; it comes before --given"), LOCATION),
         add_flags=_generate_flags,
     ),

@@ -65,9 +65,8 @@ class Composer:
         if allowed not in ([], module_names(typed)):
             expected = "this key on the command line only"
             errors.append(format_error("allow_targets", expected, allowed, "No YAML may set it."))
-        if not self.sweep and (name := OmegaConf.select(whole, "sweep.resume")) is not None:
-            hint = "A single run is resumed by: dltrain resume RUN"
-            errors.append(format_error("sweep.resume", "-m with it", name, hint))
+        if not self.sweep and OmegaConf.select(whole, "sweep.resume") is not None:
+            errors.append("sweep.resume: not supported without -m. Resume a single run with: dltrain resume RUN")
         if errors:
             raise ConfigError(*errors)
         return whole

@@ -13,7 +13,7 @@ class Plan(Protocol):
     """How the examples of a split are divided into batches.
 
     Args:
-        contiguous: Whether each row of a batch continues that row of the batch before it.
+        contiguous: Whether each row of a batch continues the same row of the previous batch.
     """
 
     contiguous: ClassVar[bool]
@@ -24,7 +24,7 @@ class Plan(Protocol):
         Args:
             examples: Indices of all examples, int64 on the CPU.
             batch_size: Examples per batch.
-            shuffle: Source of randomness, seeded for the epoch; None for batches that never change, in evaluation.
+            shuffle: Generator, seeded for the epoch; None for the fixed batches of evaluation.
         """
 
 
@@ -43,12 +43,12 @@ class FixedSize:
 class ByLength:
     """Batches of examples of similar length, in random order, so that little of a batch is padding.
 
-    Examples are sorted by the width to which they are padded, equal ones at random, and cut into batches. A batch has
+    Examples are sorted by their padded width, equal widths in random order, and cut into batches. A batch has
     ``batch_size`` examples, or as many as fit into `max_tokens`; one example that is longer is a batch by itself.
 
     Args:
         lengths: Steps of each example of the split, int64 on the CPU.
-        max_tokens: Steps per batch, padding included, at least 1; None counts examples.
+        max_tokens: Steps per batch, padding included, at least 1; None for batches of ``batch_size`` examples.
     """
 
     contiguous: ClassVar[bool] = False
@@ -71,7 +71,7 @@ class ByLength:
         return [batches[number] for number in torch.randperm(len(batches), generator=shuffle).tolist()]
 
     def _cut(self, widths: Tensor, max_tokens: int) -> list[int]:
-        """Return the size of each batch: the first of its examples is the widest."""
+        """Return the size of each batch, whose first example is the widest and determines the padding."""
         fitting = (max_tokens // (widths * WIDTH_MULTIPLE)).clamp(min=1).tolist()
         sizes, start = [], 0
         while start < len(fitting):
@@ -81,12 +81,12 @@ class ByLength:
 
 
 class Streams:
-    """Contiguous streams: row `s` of each batch continues row `s` of the batch before it.
+    """Contiguous streams: row `s` of each batch continues row `s` of the previous batch.
 
     The examples, windows of a text in their order, are divided into ``batch_size`` streams of equal length. If they do
     not divide evenly, the first streams are one window longer, and the last batch has only these. The order is never
-    shuffled. A batch states whether it continues the one before it in ``continues`` (B,), a bool on the CPU; otherwise
-    an epoch begins.
+    shuffled. The batch field ``continues`` (bool (B,), on the CPU) is false in the first batch of an epoch and true in
+    the others.
     """
 
     contiguous: ClassVar[bool] = True

@@ -68,8 +68,8 @@ class Labels:
         if self.targets is not None:
             lines.append("labels are floats: task=regression predicts them as numbers")
         if unseen := [name for number, name in enumerate(names) if not counts[number]]:
-            where = "only in y_test" if tested >= {names.index(name) for name in unseen} else "without an example"
-            lines.append(f"no training example of class {shorten_names(unseen)} ({where})")
+            where = " (only in y_test)" if tested >= {names.index(name) for name in unseen} else ""
+            lines.append(f"no training example of class {shorten_names(unseen)}{where}")
         return lines
 
 

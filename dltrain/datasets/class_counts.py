@@ -7,14 +7,14 @@ MAX_NAMED = 10
 
 
 def format_class_counts(labels: Iterable[int], names: Iterable[str]) -> str:
-    """Return text such as ``cat 40, dog 12``; with many classes, the first `MAX_NAMED` and the range of all counts."""
+    """Return text such as ``cat (40), dog (12)``; of many classes, the first `MAX_NAMED` and the range of counts."""
     counts = Counter(labels)
     each = [(name, counts[number]) for number, name in enumerate(names)]
-    line = ", ".join(f"{name} {count:,}" for name, count in each[:MAX_NAMED])
+    line = ", ".join(f"{name} ({count:,})" for name, count in each[:MAX_NAMED])
     if len(each) <= MAX_NAMED:
         return line
     sizes = [count for _, count in each]
-    return f"{line}, ... ({len(each):,} classes of {min(sizes):,} to {max(sizes):,})"
+    return f"{line}, ... ({len(each):,} classes of {min(sizes):,} to {max(sizes):,} examples)"
 
 
 def shorten_names(names: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dltrain.data.loader import Batch
 from dltrain.datasets.numerics import nonzero_std, replace_zero, split_float64, two_sum
 
-# The scale of a nearly constant window is at least this fraction of the scale of ``last``.
+# The scale of a nearly constant window is at least this fraction of the scale that normalization by ``last`` uses.
 LEAST_SCALE = 0.1
 
 
@@ -20,7 +20,7 @@ class SplitRange(NamedTuple):
     Args:
         first: First row that is predicted.
         end: Row after the last one.
-        lead: Rows that a window reaches back from the first row that it predicts.
+        lead: Rows of a window before the first row that it predicts.
     """
 
     first: int
@@ -32,26 +32,27 @@ class SplitRange(NamedTuple):
         return self.end - horizon - self.first + 1
 
     def windows(self, series: Tensor, horizon: int) -> Tensor:
-        """Return all windows of (columns, rows) as a view (windows, columns, lead + horizon)."""
+        """Return all windows of a series (columns, rows), as a view (windows, columns, lead + horizon)."""
         return series[:, self.first - self.lead : self.end].unfold(1, self.lead + horizon, 1).transpose(0, 1)
 
 
 class Normalize(nn.Module):
-    """Windows minus a shift, divided by a scale: value = normalized * scale + shift + shift_rest.
+    """Normalization of windows by a shift and a scale: value = normalized * scale + shift + shift_rest.
 
     Args:
         train: The training rows (rows, columns) of each series in float64, to fit its scale.
         window: Steps that a model reads.
         horizon: Steps that it predicts.
-        how: ``last``, ``window`` or ``train``; see `dltrain.datasets.time_series.TimeSeries`.
+        normalise: ``last``, ``window`` or ``train``; see `dltrain.datasets.time_series.TimeSeries`.
         season: Steps per season, for the error of the naive forecast in training.
         history: Also return past and future values minus the shift, in the units of the data, for naive forecasts.
 
     Shape:
-        values (B, 2 * columns, lead + horizon) of `split_float64`, and group (B,), the index of the series, if there
-        are several -> inputs (B, window, columns), targets (B, horizon, columns), shift, shift_rest (rounding error of
-        the shift) and scale (B, 1, columns), history (B, lead, columns), ahead (B, horizon, columns), naive_error (B,
-        1, columns): mean absolute change over a season in training
+        - Input: values (B, 2 * columns, lead + horizon) of `split_float64`; with several series also group (B,), the
+          index of the series.
+        - Output: inputs (B, window, columns); targets (B, horizon, columns); shift, shift_rest (rounding error of the
+          shift) and scale, each (B, 1, columns). With ``history`` also history (B, lead, columns), ahead (B, horizon,
+          columns) and naive_error (B, 1, columns), the mean absolute change over a season in training.
     """
 
     mean: Tensor
@@ -60,15 +61,15 @@ class Normalize(nn.Module):
     naive_error: Tensor
 
     def __init__(
-        self, train: Sequence[np.ndarray], window: int, horizon: int, how: str, season: int, history: bool
+        self, train: Sequence[np.ndarray], window: int, horizon: int, normalise: str, season: int, history: bool
     ) -> None:
         super().__init__()
         self.window = window
         self.horizon = horizon
-        self.how = how
+        self.normalise = normalise
         self.history = history
         change = np.stack([_typical_change(rows, horizon) for rows in train])
-        scale = np.stack([nonzero_std(rows) for rows in train]) if how == "train" else change
+        scale = np.stack([nonzero_std(rows) for rows in train]) if normalise == "train" else change
         naive = np.stack([_seasonal_change(rows, season) for rows in train])
         mean = torch.stack([split_float64(rows.mean(axis=0, keepdims=True)) for rows in train])
         self.register_buffer("mean", mean)  # (series, 2 * columns, 1), the others (series, columns, 1)
@@ -76,18 +77,18 @@ class Normalize(nn.Module):
             self.register_buffer(name, torch.from_numpy(value.astype(np.float32))[..., None])
 
     def forward(self, rows: Batch) -> Batch:
-        """Prepare any number of windows at once."""
+        """Return a normalized batch of windows."""
         values, rest = rows["values"].chunk(2, dim=1)
         lead = values.shape[-1] - self.horizon
         series = rows.get("group", 0)
         anchor, anchor_rest = self.mean[series].chunk(2, dim=-2)
-        if self.how != "train":
+        if self.normalise != "train":
             anchor, anchor_rest = values[..., lead - 1 : lead], rest[..., lead - 1 : lead]
-        # Subtracting before anything is added keeps small changes of large values in float32.
+        # The anchor is subtracted first, so that float32 does not round away small changes of large values.
         moved = (values - anchor) + (rest - anchor_rest)
         scale = self.scale[series]
         mean = torch.zeros_like(scale)
-        if self.how == "window":
+        if self.normalise == "window":
             scale, mean = torch.std_mean(moved[..., lead - self.window : lead], dim=-1, correction=0, keepdim=True)
             scale = scale.maximum(self.least[series])
             moved = moved - mean

@@ -29,7 +29,7 @@ class Mean:
         return dict(zip(self._sums, values.tolist(), strict=True))
 
 
-class Spread:
+class MeanVariance:
     """Running mean and variance of each column."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Spread:
         return (self.squares / self.count - (self.sums / self.count).square()).clamp(min=0)
 
 
-class Components:
+class Covariance:
     """Running covariance of rows, for the error of a projection onto principal components."""
 
     def __init__(self) -> None:

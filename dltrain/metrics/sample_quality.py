@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from dltrain.metrics import generative
 
-MAX_SIDE = 8  # pixels along a side to which images are averaged
+MAX_SIDE = 8  # images are averaged to at most this many pixels per side
 BATCH_SIZE = 512  # images per pass through the network
 MAX_COMPARED = 2000  # examples for precision and recall, which compare all pairs
 
@@ -29,11 +29,11 @@ class Quality:
         network: Classifier, which may also be set later.
     """
 
-    figures: ClassVar[tuple[str, ...]] = ("frechet", "precision", "recall", "classifier_score")
+    metrics: ClassVar[tuple[str, ...]] = ("frechet", "precision", "recall", "classifier_score")
 
     def __init__(self, network: Network | None = None) -> None:
         self.network = network
-        self._raw_name = "points"  # of the features without a network, updated by each `measure`
+        self._raw_name = "points"  # name of the features without a network; each `measure` updates it
 
     @property
     def name(self) -> str:
@@ -41,10 +41,10 @@ class Quality:
         return self._raw_name if self.network is None else self.network.name
 
     def measure(self, real: Tensor, fake: Tensor) -> dict[str, float]:
-        """Return the scores of generated samples in comparison with as many examples; images are in [0, 1].
+        """Return scores of generated samples, compared with the same number of real examples; images are in [0, 1].
 
-        ``frechet`` (best 0), ``precision`` and ``recall`` (best 1; of the first 2,000 of both), and with a classifier
-        ``classifier_score`` (best the number of classes).
+        The scores are ``frechet`` (0 is best), ``precision`` and ``recall`` (1 is best) over the first 2,000 of each,
+        and with a classifier ``classifier_score`` (the number of classes is best).
         """
         (real, _), (fake, logits) = self.features(real), self.features(fake)
         precision, recall = generative.precision_recall(real[:MAX_COMPARED], fake[:MAX_COMPARED])

@@ -19,8 +19,8 @@ class EMA:
             ``(1 + n) / (10 + n)``, so that the initial weights fade quickly.
 
     Source: Polyak, Juditsky 1992; the warm-up is that of tf.train.ExponentialMovingAverage.
-    Differs: torch's AveragedModel counts on the device and regroups its tensors in each step, which takes nine times
-        as long in a small network.
+    Differs: torch's AveragedModel counts its updates on the device and regroups its tensors in each step, which takes
+        nine times as long in a small network.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

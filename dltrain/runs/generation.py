@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from dltrain.errors import ConfigError, OutOfMemory, format_error, suggest
 from dltrain.runs.assemble import Components
 from dltrain.runs.export import Generated
 from dltrain.runs.inference import eval_batches, explain_missing_data, user_inputs
-from dltrain.tasks.base import GenerateRequest
+from dltrain.tasks.base import GenerateRequest, Task, TextRequest
 from dltrain.tasks.pixel_range import PixelRange
 from dltrain.training.device import is_out_of_memory
 from dltrain.training.evaluation import run_in_eval_mode
@@ -63,6 +63,18 @@ def generate(
     spec = components.data.spec
     shown = None if given is None else PixelRange(spec.low, spec.high).to_unit(given).float().cpu()
     return Generated(examples.float().cpu(), shown, interpolate)
+
+
+def writes_text(task: Task) -> bool:
+    """Return whether a task generates text instead of examples."""
+    return type(task).write is not Task.write
+
+
+def write(components: Components, request: TextRequest, emit: Callable[[str], None]) -> None:
+    """Generate a text, and pass each piece to `emit` as soon as it is made; the model is in evaluation mode."""
+    with torch.inference_mode(), components.device.autocast():
+        for piece in components.task.write(components.model, request):
+            emit(piece)
 
 
 @contextlib.contextmanager

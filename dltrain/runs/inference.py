@@ -1,7 +1,8 @@
 """Load the trained model of a run, with the data that it was trained on."""
 
+import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,8 @@ from dltrain.runs.dry_run import build_batches, source_batches
 from dltrain.storage import run_files, safe_read
 from dltrain.storage.checkpoint_format import STATE_ERRORS, effective_weights
 from dltrain.storage.checkpoints import Checkpoints
-from dltrain.tasks.base import Evaluation
+from dltrain.tasks.base import Evaluation, Line
+from dltrain.training.device import Device
 from dltrain.training.evaluation import run_in_eval_mode, with_progress
 
 DOUBLE_FROM = 1e6
@@ -40,22 +42,22 @@ class Trained:
     step: int  # optimizer steps of the checkpoint
     notes: tuple[str, ...] = ()
 
-    def predict(self, files: InputFiles, asked: Mapping[str, Any]) -> Iterator[list[dict[str, Any]]]:
-        """Yield the predictions for a user's inputs, some lines at a time; `asked` goes to `Task.predict`.
+    def predict(self, files: InputFiles) -> Iterator[dict[str, Any]]:
+        """Yield the predictions for a user's inputs, line by line.
 
         Raises:
             ConfigError: An input cannot be read; predictions for those before it have been yielded.
         """
-        task, model, device = self.components.task, self.components.model, self.components.device
+        device, end = self.components.device, dict[str, Any]()
         for piece in user_inputs(self.components, files):
             source = Source(piece.rows, self.splits.test.prepare)
             batches = Batches(source, files.batch_size, device.device, channels_last=device.channels_last)
-            with torch.inference_mode(), device.autocast():
-                lines = [line for batch in batches for line in task.predict(model, batch, **asked)]
-            if len(piece.names) != len(lines):
-                expected = f"{len(lines)} names from inputs(files), one per line of the prediction"
-                raise ConfigError(format_error("data", expected, len(piece.names)))
-            yield [{**name, **json_values(line)} for name, line in zip(piece.names, lines, strict=True)]
+            lines = _without_gradients(self.components.task.predictions(self.components.model, batches), device)
+            for name, line in itertools.zip_longest(piece.names, lines, fillvalue=end):
+                if name is end or line is end:
+                    got = f"{len(piece.names)}, {'fewer' if name is end else 'more'} than that"
+                    raise ConfigError(format_error("data", "a name from inputs(files) for each line predicted", got))
+                yield {**name, **json_values(line)}
 
     def evaluate(self, split: str, console: Console) -> Evaluation:
         """Return the metrics of a split: ``test``, ``val``, or ``train`` without augmentation."""
@@ -67,6 +69,16 @@ class Trained:
         finally:
             for each in (*run.values(), batches):
                 each.close()
+
+
+def _without_gradients(lines: Iterator[Line], device: Device) -> Iterator[Line]:
+    """Yield lines that a model computes while they are read; the code that reads them is not affected."""
+    while True:
+        with torch.inference_mode(), device.autocast():
+            line = next(lines, None)
+        if line is None:
+            return
+        yield line
 
 
 def user_inputs(components: Components, files: InputFiles) -> Iterator[Inputs]:

@@ -190,7 +190,7 @@ def print_metrics(
 
 def feature_source(task: Task, evaluation: Evaluation) -> dict[str, str]:
     """Return which features generated samples were scored with, or an empty dictionary."""
-    judged = task.quality is not None and not evaluation.metrics.keys().isdisjoint(task.quality.figures)
+    judged = task.quality is not None and not evaluation.metrics.keys().isdisjoint(task.quality.metrics)
     return {"features": task.quality.name} if task.quality is not None and judged else {}
 
 

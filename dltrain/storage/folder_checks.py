@@ -77,7 +77,7 @@ def check_entries(path: Path, links: bool = True) -> None:
 
 
 def is_own_link(link: Path) -> bool:
-    """Return whether dltrain creates such a link: last.pt, best.pt or their temporary files, to a file next to them."""
+    """Return whether a link is one of dltrain: last.pt, best.pt or their temporary files, to a file in their folder."""
     temp = TEMP_NAME.fullmatch(link.name)
     known = (temp[1] if temp else link.name) in (LAST, BEST) and link.parent.name == CHECKPOINTS
     return known and os.sep not in os.readlink(link)

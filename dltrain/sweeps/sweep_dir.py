@@ -131,6 +131,6 @@ def _job_differences(path: Path, before: dict[str, Any], now: dict[str, Any]) ->
     for number, (was, is_now) in enumerate(zip(old, new, strict=True)):
         if was["overrides"] != is_now["overrides"]:
             wanted, got = (" ".join(job["overrides"]) for job in (was, is_now))
-            yield f"job {number}: the sweep has {wanted or 'nothing'}, this command {got or 'nothing'}"
+            yield f"job {number}: expected the overrides {wanted or 'none'}, got {got or 'none'}"
         for key, (wanted, got) in config_differences(was["config"], is_now["config"]).items():
-            yield f"job {number}: {key}: the sweep has {wanted}, the configuration now {got}"
+            yield f"job {number}: {key}: {wanted} in the sweep, {got} in this command"

@@ -92,7 +92,7 @@ class Autoencoding(Task):
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
         """Return examples next to their reconstructions, and a scatter plot of the codes, colored by class."""
-        collected: Collected = evaluation.extra["collected"]
+        collected: CollectedExamples = evaluation.extra["collected"]
         media = []
         if self.has_images:
             versions = len(collected.examples)
@@ -102,8 +102,8 @@ class Autoencoding(Task):
             media.append(Media("codes", self._plot_codes(collected)))
         return media
 
-    def _plot_codes(self, collected: "Collected") -> Tensor:
-        """Draw 2-D codes, or the first two principal components of others."""
+    def _plot_codes(self, collected: "CollectedExamples") -> Tensor:
+        """Draw 2-D codes, or the first two principal components of codes with more dimensions."""
         points, title = collected.codes, "codes"
         if points.shape[1] > 2:
             title = f"2 of {points.shape[1]} principal components"
@@ -112,7 +112,7 @@ class Autoencoding(Task):
         return charts.scatter(points, labels, self.class_names or [], title)
 
 
-class Collected:
+class CollectedExamples:
     """First examples of a split in several versions (original, corrupted, reconstructed), and its first codes."""
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ class Collected:
         self.codes, self.labels = torch.empty(0), torch.empty(0, dtype=torch.int64)
 
     def add_examples(self, *versions: Tensor) -> None:
-        """Keep examples of the first batch."""
+        """Keep the first `NUM_RECONSTRUCTED` examples of a batch, in each version."""
         self.examples = [version[:NUM_RECONSTRUCTED].cpu() for version in versions]
 
     def add_codes(self, codes: Tensor, labels: Tensor | None) -> None:

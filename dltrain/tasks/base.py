@@ -1,7 +1,7 @@
 """The contract between tasks and the training loop: losses, stages, evaluation, prediction, generation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -21,9 +21,9 @@ class Loss(NamedTuple):
 
     Args:
         total: Mean loss over ``weight`` examples or tokens, a differentiable scalar.
-        weight: Number of examples or tokens: a number, or a 0-d tensor if only the device knows. A loss of weight 0 is
-            left out, and a step in which all have weight 0 changes nothing. If the weight is a tensor, the total must
-            then be finite and its gradient 0, as that of a sum divided by the weight clamped to 1.
+        weight: Number of examples or tokens: a number, or a 0-d tensor if it is computed on the device. Losses of
+            weight 0 are left out, and a step without any other loss changes nothing. With a tensor of value 0, the
+            total must be finite and have a gradient of 0: for example, divide a sum by ``weight.clamp(min=1)``.
         parts: Named scalars to log with the loss, means over the same weight.
     """
 
@@ -33,7 +33,7 @@ class Loss(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
-        """Whether the weight is the number 0; a tensor is not read, which would wait for the device."""
+        """Whether the weight is the number 0. Tensors are not read, since that would synchronize with the device."""
         return not isinstance(self.weight, Tensor) and self.weight == 0
 
 
@@ -69,7 +69,7 @@ class Evaluation:
     """Result of one pass over a split.
 
     Args:
-        metrics: Name -> value, ``loss`` among them.
+        metrics: Name -> value, including ``loss``.
         baselines: Baseline -> its metrics, if there are baselines.
         extra: Data for `Task.show`, so that it needs no second pass.
         notes: Sentences for the user, such as a warning about posterior collapse.
@@ -99,9 +99,9 @@ class Stage:
     """A span of training with fixed turns. Parameters that none of them owns are frozen.
 
     Args:
-        epochs: Passes over the data; None for those of the trainer.
-        data: Training examples of the stage: ``train``, those with known targets, or ``unlabelled``, all of them
-            without targets. The two are the same for data without held-back targets.
+        epochs: Passes over the data; None for ``trainer.epochs``.
+        data: Training examples of the stage: ``train`` has the examples with known targets, ``unlabelled`` all
+            examples but no targets. Both are the same if the data hold back no targets.
     """
 
     name: str
@@ -116,7 +116,7 @@ class GenerateRequest:
     """What to generate.
 
     Args:
-        noise: Source of all randomness, on the CPU, so that a seed means the same on every device.
+        noise: CPU generator for all random numbers, so that they do not depend on the device.
         given: Examples as the model reads them; each is reconstructed, in order. None to generate new ones.
         train: Returns the run's training batches, for models without a prior distribution.
     """
@@ -130,13 +130,33 @@ class GenerateRequest:
     train: Callable[[], Iterable[Batch]] = tuple
 
 
+@dataclass(frozen=True)
+class TextRequest:
+    """What text to generate.
+
+    Args:
+        prompt: The start of the text, at least one character; None for that of the task.
+        length: Tokens to generate, at least 1.
+        temperature: Sampling temperature, at least 0; None for that of the task.
+        top_k: Draw from this many most likely tokens; None for all.
+        top_p: Draw from the fewest most likely tokens of at least this probability, in (0, 1]; None for all.
+    """
+
+    prompt: str | None = None
+    length: int = 200
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+
+
 class Task(ABC):
     """What to learn and how to measure it. Most tasks implement only `facts`, `loss` and `evaluate`."""
 
     metric: ClassVar[str]
     better: ClassVar[Literal["min", "max"]] = "min"
     soft_targets: ClassVar[bool] = False  # whether the loss accepts shares of the classes, (B, classes), as targets
-    quality: Quality | None = None  # scores generated samples, in tasks that have some
+    quality: Quality | None = None  # scores generated samples, in tasks that generate
 
     @property
     def goal(self) -> Goal:
@@ -157,7 +177,8 @@ class Task(ABC):
         Applied by the loader in training and evaluation, not to examples that a user provides.
 
         Args:
-            keys: Source of randomness, int64 (B,): by seed, epoch and index in training, by the index alone otherwise.
+            keys: One random key per example, int64 (B,): derived from seed, epoch and index in training, otherwise from
+                the index alone.
         """
         return batch
 
@@ -177,11 +198,11 @@ class Task(ABC):
         owned = [p for p in model.parameters() if p.requires_grad]
         return [Stage("train", [Turn("train", owned, lambda batch, progress: self.loss(model, batch, progress))])]
 
-    def begin(self, model: nn.Module) -> None:  # noqa: B027  most tasks remember nothing
-        """Make what the task remembers from step to step, such as Markov chains; called before training.
+    def begin(self, model: nn.Module) -> None:  # noqa: B027  most tasks have no state
+        """Create the state that the task carries from step to step, such as Markov chains; called before training.
 
-        What it remembers is in `state_dict`. It is restored after a dry run and when a step is repeated. In a loss, the
-        field ``rows`` (int64, on the CPU) says where the examples are in the whole batch, if that is computed in parts.
+        `state_dict` returns this state; it is restored after a dry run and when a step is repeated. If a batch is
+        computed in parts, its field ``rows`` (int64, on the CPU) has the positions of the examples in the whole batch.
         """
 
     def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:  # noqa: B027
@@ -197,13 +218,19 @@ class Task(ABC):
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return predictions for examples whose targets are unknown, with the model in evaluation mode.
 
-        A task may add arguments with defaults; ``dltrain predict`` passes the flags of the same names.
-
         The batch is as for `evaluate`, but targets are missing, NaN or -1. Lines are plain Python in the units of the
         data: one per example, or as many as the data define. A mask of class numbers is a uint8 tensor (height, width).
         Raise ConfigError if the task has no such predictions.
         """
         raise ConfigError(format_error("task", "a task that predicts", type(self).__name__))
+
+    def predictions(self, model: nn.Module, batches: Iterable[Batch]) -> Iterator[Line]:
+        """Yield the predictions for all batches, each as soon as it is known: by default those of `predict`.
+
+        Override it if a prediction needs the examples of several batches.
+        """
+        for batch in batches:
+            yield from self.predict(model, batch)
 
     def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
         """Return new examples, for ``dltrain generate``, with the model in evaluation mode.
@@ -213,6 +240,10 @@ class Task(ABC):
         """
         hint = "Use dltrain predict RUN INPUT for predictions."
         raise ConfigError(format_error("generate", "a run whose task generates examples", type(self).__name__, hint))
+
+    def write(self, model: nn.Module, request: TextRequest) -> Iterator[str]:
+        """Yield a text piece by piece, for ``dltrain generate``, with the model in evaluation mode."""
+        raise ConfigError(format_error("generate", "a run whose task writes text", type(self).__name__))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that the task carries from step to step, as tensors and plain Python."""

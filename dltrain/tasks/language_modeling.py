@@ -1,24 +1,24 @@
 """Language modeling: prediction of the next token."""
 
+import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.running import Mean
 from dltrain.tasks.asking import ask
-from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Line, Loss, Media, Task
+from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task, TextRequest
+from dltrain.tasks.decoding import Sampling, decode_stream, sample_tokens
 
-SAMPLE_TOKENS = 200
 UNKNOWN = -1  # target after the end of a text
 WINDOWS = 64  # windows of a text per pass
-MIN_TEMPERATURE = 1e-4  # below it the most likely token is taken, as logits / temperature may overflow
 
 
 @dataclass(eq=False)
@@ -45,12 +45,12 @@ class LanguageModeling(Task):
         if not 0 < self.temperature < math.inf:
             raise ConfigError(format_error("task.temperature", "a number above 0", self.temperature))
         self.start = [0]
-        try:
-            if self.encode is not None:
-                self.start = self.encode("\n" if self.prompt is None else str(self.prompt)) or [0]
-        except ConfigError as error:
-            if self.prompt is not None:
-                raise ConfigError(*(re.sub("^text:", "task.prompt:", line) for line in error.problems)) from None
+        if self.encode is not None:
+            try:
+                self.start = self._encode_prompt("\n" if self.prompt is None else str(self.prompt), "task.prompt")
+            except ConfigError:
+                if self.prompt is not None:
+                    raise
 
     def facts(self) -> dict[str, Any]:
         """Return one output per token of the vocabulary at every step, without access to later steps."""
@@ -78,30 +78,17 @@ class LanguageModeling(Task):
         perplexity = math.exp(loss) if loss < 700 else math.inf
         return Evaluation({"loss": loss, "perplexity": perplexity, "bits_per_token": loss / math.log(2)})
 
-    def predict(
-        self,
-        model: nn.Module,
-        batch: Batch,
-        length: int = SAMPLE_TOKENS,
-        temperature: float | None = None,
-        seed: int = 0,
-    ) -> list[Line]:
-        """Return the negative log-likelihood of each text, and a continuation.
+    def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
+        """Return the number of characters of each text, and its negative log-likelihood per character.
 
         Args:
             batch: ``inputs`` (B, T), whole texts of any length; ``targets`` (B, T), -1 if unknown.
-            temperature: Sampling temperature; None for that of the task.
         """
-        if self.decode is None:
-            raise ConfigError(format_error("task.decode", "data that turn tokens into text", None))
-        temperature = self.temperature if temperature is None else temperature
-        lines = []
+        decode, lines = self._decoder(), []
         for tokens, targets in zip(batch["inputs"].split(1), batch["targets"].split(1), strict=True):
-            characters = len(self.decode(tokens[0].tolist()))
+            characters = len(decode(tokens[0].tolist()))
             nats = self.nll(model, tokens, targets) / (characters - 1) if characters > 1 else None
-            extended = continue_tokens(model, tokens, length, self.length, temperature, seed)
-            continuation = self.decode(extended[0, tokens.shape[1] :].tolist())
-            lines.append({"characters": characters, "nats_per_character": nats, "continuation": continuation})
+            lines.append({"characters": characters, "nats_per_character": nats})
         return lines
 
     def nll(self, model: nn.Module, tokens: Tensor, targets: Tensor) -> float:
@@ -115,34 +102,43 @@ class LanguageModeling(Task):
             total += F.cross_entropy(logits, next_tokens.flatten(), ignore_index=UNKNOWN, reduction="sum").cpu()
         return float(total)
 
-    def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
-        """Raise an error, as `predict` generates text."""
-        hint = "Use dltrain predict RUN --text TEXT to continue a text."
-        raise ConfigError(format_error("generate", "a run whose task generates examples", type(self).__name__, hint))
+    def write(self, model: nn.Module, request: TextRequest) -> Iterator[str]:
+        """Yield the prompt, if one is requested, and its continuation."""
+        decode = self._decoder()
+        if request.prompt is not None:
+            yield decode(self._encode_prompt(request.prompt, "--prompt"))
+        yield from decode_stream(self._continuation(model, request), decode)
+
+    def _continuation(self, model: nn.Module, request: TextRequest) -> Iterator[int]:
+        """Yield the tokens after a prompt."""
+        start = self.start if request.prompt is None else self._encode_prompt(request.prompt, "--prompt")
+        prompt = torch.tensor([start], device=next(model.parameters()).device)
+        temperature = self.temperature if request.temperature is None else request.temperature
+        sampling, noise = Sampling(temperature, request.top_k, request.top_p), Generator().manual_seed(request.seed)
+        tokens = sample_tokens(model, prompt, self.length, sampling, noise)
+        return (int(token) for token in itertools.islice(tokens, request.length))
+
+    def _decoder(self) -> Callable[[list[int]], str]:
+        if self.decode is None:
+            raise ConfigError(format_error("task.decode", "data that turn tokens into text", None))
+        return self.decode
+
+    def _encode_prompt(self, prompt: str, key: str) -> list[int]:
+        """Return the tokens of a prompt; errors are reported under `key`."""
+        if self.encode is None:
+            raise ConfigError(format_error("task.encode", "data that turn text into tokens", None))
+        try:
+            tokens = self.encode(prompt)
+        except ConfigError as error:
+            raise ConfigError(*(re.sub("^text:", f"{key}:", line) for line in error.problems)) from None
+        if not tokens:
+            raise ConfigError(format_error(key, "a text of at least one character", "an empty text"))
+        return tokens
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
         """Return a sample of text."""
         if self.decode is None:
             return []
-        prompt = torch.tensor([self.start], device=next(model.parameters()).device)
-        tokens = continue_tokens(model, prompt, SAMPLE_TOKENS, self.length, self.temperature)
-        text = self.decode(tokens[0].tolist())
+        request = TextRequest(temperature=self.temperature)
+        text = self.decode([*self.start, *self._continuation(model, request)])
         return [Media("sample", text="\n".join(f"    {line}" for line in text.splitlines()))]
-
-
-def continue_tokens(
-    model: nn.Module, tokens: Tensor, count: int, length: int, temperature: float = 1.0, seed: int = 0
-) -> Tensor:
-    """Append ``count`` sampled tokens to ``tokens`` (B, T), with a context of the last ``length`` tokens.
-
-    Draws from its own generator, so that samples during training do not change it.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(count):
-        logits = model(tokens[:, -length:])[:, -1].float()
-        if temperature < MIN_TEMPERATURE:
-            next_token = logits.argmax(-1, keepdim=True)
-        else:
-            next_token = torch.multinomial((logits / temperature).softmax(-1).cpu(), 1, generator=generator)
-        tokens = torch.cat([tokens, next_token.to(tokens.device)], dim=1)
-    return tokens

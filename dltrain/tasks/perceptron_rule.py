@@ -43,7 +43,7 @@ class PerceptronRule(Task):
         self.names = name_classes(self.classes, self.class_names)
 
     def facts(self) -> dict[str, Any]:
-        """Return one output for two classes, and one per class for more."""
+        """Return the facts for the model: one output for two classes, otherwise one per class."""
         return {"outputs": self.classes if self.classes > 2 else 1, "each_step": False, "causal": False}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
@@ -52,7 +52,7 @@ class PerceptronRule(Task):
         return {**batch, "targets": batch["inputs"].new_empty(batch_size, dtype=torch.int64)}
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
-        """Return the perceptron criterion, whose gradient is the rule, also at a margin of exactly 0."""
+        """Return the perceptron criterion; its negative gradient is the update of the rule, also at a margin of 0."""
         margins = class_margins(ask(model, batch).float(), batch["targets"])
         return Loss(criterion(margins), len(margins), {"accuracy": 1 - (margins <= 0).float().mean()})
 

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from dltrain.errors import ConfigError, choose, format_error
 from dltrain.keyed_random import normal, uniform
-from dltrain.metrics.running import Components, Mean
-from dltrain.tasks.autoencoder_base import Autoencoding, Collected, decode, encode
+from dltrain.metrics.running import Covariance, Mean
+from dltrain.tasks.autoencoder_base import Autoencoding, CollectedExamples, decode, encode
 from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Loss
 from dltrain.tasks.sampling import apply_in_batches, class_labels, first_examples
 
@@ -124,8 +124,8 @@ class Reconstruction(Autoencoding):
         The baseline is the best linear autoencoder: as many principal components of the evaluated examples as the code
         has numbers. It is left out for examples of more than 2,048 numbers.
         """
-        mean, collected = Mean(), Collected()
-        components = Components() if self.size <= MAX_COMPONENTS_SIZE else None
+        mean, collected = Mean(), CollectedExamples()
+        components = Covariance() if self.size <= MAX_COMPONENTS_SIZE else None
         corrupted = self.corruption != "none"
         for batch in batches:
             unit, labels = self.pixel_range.to_unit(batch["inputs"]), class_labels(batch)
@@ -143,7 +143,7 @@ class Reconstruction(Autoencoding):
                 components.add(unit.flatten(1))
         return Evaluation(mean.read(), self._baseline(components, code.shape[1]), {"collected": collected})
 
-    def _baseline(self, components: Components | None, latent: int) -> dict[str, dict[str, float]]:
+    def _baseline(self, components: Covariance | None, latent: int) -> dict[str, dict[str, float]]:
         if components is None:
             return {}
         error = components.residual(latent)

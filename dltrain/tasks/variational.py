@@ -10,10 +10,17 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from dltrain.errors import ConfigError, choose, format_error
-from dltrain.metrics.running import Mean, Spread
+from dltrain.metrics.running import Mean, MeanVariance
 from dltrain.metrics.sample_quality import Quality
 from dltrain.plots import grids
-from dltrain.tasks.autoencoder_base import GRID_COLUMNS, NUM_RECONSTRUCTED, Autoencoding, Collected, decode, encode
+from dltrain.tasks.autoencoder_base import (
+    GRID_COLUMNS,
+    NUM_RECONSTRUCTED,
+    Autoencoding,
+    CollectedExamples,
+    decode,
+    encode,
+)
 from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Loss, Media
 from dltrain.tasks.sampling import BATCH_SIZE, class_labels, cyclic_labels, reproducible_noise
 
@@ -102,8 +109,8 @@ class Variational(Autoencoding):
         In expectation ``iwae`` is between -log p(x) and the negative bound. The baseline is a decoder that ignores its
         code and returns the mean of the evaluated examples.
         """
-        noise, mean, collected = torch.Generator().manual_seed(SEED), Mean(), Collected()
-        posterior_means, target_spread, real = Spread(), Spread(), list[Tensor]()
+        noise, mean, collected = torch.Generator().manual_seed(SEED), Mean(), CollectedExamples()
+        posterior_means, target_spread, real = MeanVariance(), MeanVariance(), list[Tensor]()
         for batch in batches:
             inputs, labels = batch["inputs"], class_labels(batch)
             targets = unit = self.pixel_range.to_unit(inputs)
@@ -156,7 +163,7 @@ class Variational(Autoencoding):
             log_weights.append(0.5 * (standard.square() - codes.square() + log_variance).sum(2) - nlls[-1])
         return torch.cat(nlls), torch.cat(log_weights)
 
-    def _baseline(self, targets: Spread) -> dict[str, float]:
+    def _baseline(self, targets: MeanVariance) -> dict[str, float]:
         """Return the metrics of the best decoder that ignores its code, which returns the mean of the targets."""
         if self.bernoulli:
             probability = targets.mean().clamp(0, 1)

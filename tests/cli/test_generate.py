@@ -296,17 +296,6 @@ def test_invalid_arguments_are_rejected_in_one_line(
     [
         ("plain", "Classification. Use dltrain predict RUN INPUT for predictions"),
         ("forecast", "Forecasting. Use dltrain predict RUN INPUT"),
-        (
-            (
-                "model=gpt",
-                "model.hidden_size=8",
-                "model.num_heads=2",
-                "model.num_layers=1",
-                "data=text",
-                "data.context_length=8",
-            ),
-            "--text TEXT",
-        ),
     ],
 )
 def test_a_run_that_cannot_generate_is_referred_to_another_verb(

@@ -1,4 +1,4 @@
-"""``dltrain predict`` on text: likelihoods equal those of evaluation, and continuations are reproducible."""
+"""``dltrain predict`` on text: likelihoods equal those of evaluation."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def test_nats_per_character_equal_the_loss_of_evaluation(
     known = rebuilt(folder)
     text = (BUNDLED / "moby_dick.txt").read_text()[5000 : 5000 + characters]
     (tmp_path / "mine.txt").write_text(text)
-    (line,) = predict(folder, tmp_path / "mine.txt", "--length", 1).lines
+    (line,) = predict(folder, tmp_path / "mine.txt").lines
     tokens = torch.tensor(known.components.data.spec.tokens.encode(text))
     nats = []
     with torch.inference_mode():
@@ -36,30 +36,11 @@ def test_nats_per_character_equal_the_loss_of_evaluation(
         assert line["nats_per_character"] == pytest.approx(loss, rel=1e-5)
 
 
-def test_length_seed_and_temperature_control_the_generated_text(
-    train: Train, predict: Predict, small_data: SmallData
-) -> None:
-    folder = train(*TEXT, *small_data("text"))
-    model = rebuilt(folder).components
-
-    def goes_on(*flags: object) -> str:
-        (line,) = predict(folder, "--text", "It was  ", "--length", 50, *flags).lines
-        assert line["input"] == "--text" and len(line["continuation"]) == 50
-        return line["continuation"]
-
-    assert goes_on() == goes_on("--seed", 0) != goes_on("--seed", 1)
-    tokens = model.data.spec.tokens.encode("It was  ")
-    with torch.inference_mode():
-        for _ in range(50):
-            tokens.append(int(model.model(torch.tensor([tokens[-16:]]))[0, -1].argmax()))
-    assert goes_on("--temperature", "1e-4") == model.data.spec.tokens.decode(tokens[8:])
-
-
 def test_text_is_read_from_standard_input_and_checked_against_the_vocabulary(
     train: Train, predict: Predict, small_data: SmallData
 ) -> None:
     folder = train(*TEXT, *small_data("text"), "data.tokens=bytes")
-    (line,) = predict(folder, "-", "--length", 5, stdin="Grüße €".encode()).lines
+    (line,) = predict(folder, "-", stdin="Grüße €".encode()).lines
     assert line["characters"] == 7 and line["nats_per_character"] > 0
     characters = train(*TEXT, *small_data("text"))
     for words, stdin, message in (

@@ -59,7 +59,7 @@ def test_folders_named_as_splits_are_used_and_a_missing_split_is_taken_from_trai
     for split, count in zip(("train", "val", "test"), expected, strict=True):
         assert f"{split} {count} from" in description[1]
     assert description[1].count("no folder with images") == 3 - len(names)
-    assert description[2:] == [f"classes: cat {sum(expected) // 2}, dog {sum(expected) // 2}"]
+    assert description[2:] == [f"classes: cat ({sum(expected) // 2}), dog ({sum(expected) // 2})"]
 
 
 @pytest.mark.parametrize("names", [("bus", "car", "train"), ("invalid", "valid")])
@@ -202,4 +202,4 @@ def test_for_many_classes_the_first_counts_and_the_range_are_shown(tmp_path):
         write_images(tmp_path / f"c{number:02}", 2 + number)
     data = ImageFolder(str(tmp_path))
     data.load()
-    assert data.describe()[2].endswith("c09 11, ... (12 classes of 2 to 13)")
+    assert data.describe()[2].endswith("c09 (11), ... (12 classes of 2 to 13 examples)")

@@ -39,34 +39,34 @@ def test_28_pixels_are_upsampled_from_7_and_64_from_4() -> None:
         assert sides == expected
 
 
-def example_of_64(latent: int, hidden: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """Return both networks of pytorch/examples/dcgan, without tanh and sigmoid."""
-    makes: list[nn.Module] = [nn.ConvTranspose2d(latent, 8 * hidden, 4, 1, 0, bias=False)]
-    judges: list[nn.Module] = [nn.Conv2d(3, hidden, 4, 2, 1), nn.LeakyReLU(0.2)]
+def pytorch_dcgan(latent: int, hidden: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """Return both networks of pytorch/examples/dcgan, for images of 64 pixels, without tanh and sigmoid."""
+    generator: list[nn.Module] = [nn.ConvTranspose2d(latent, 8 * hidden, 4, 1, 0, bias=False)]
+    critic: list[nn.Module] = [nn.Conv2d(3, hidden, 4, 2, 1), nn.LeakyReLU(0.2)]
     for times in (8, 4, 2):
-        makes += [nn.BatchNorm2d(times * hidden), nn.ReLU()]
-        makes += [nn.ConvTranspose2d(times * hidden, times * hidden // 2, 4, 2, 1, bias=False)]
-    makes += [nn.BatchNorm2d(hidden), nn.ReLU(), nn.ConvTranspose2d(hidden, 3, 4, 2, 1)]
+        generator += [nn.BatchNorm2d(times * hidden), nn.ReLU()]
+        generator += [nn.ConvTranspose2d(times * hidden, times * hidden // 2, 4, 2, 1, bias=False)]
+    generator += [nn.BatchNorm2d(hidden), nn.ReLU(), nn.ConvTranspose2d(hidden, 3, 4, 2, 1)]
     for times in (1, 2, 4):
-        judges += [nn.Conv2d(times * hidden, 2 * times * hidden, 4, 2, 1, bias=False)]
-        judges += [nn.BatchNorm2d(2 * times * hidden), nn.LeakyReLU(0.2)]
-    return nn.Sequential(*makes), nn.Sequential(*judges, nn.Conv2d(8 * hidden, 1, 4, 1, 0))
+        critic += [nn.Conv2d(times * hidden, 2 * times * hidden, 4, 2, 1, bias=False)]
+        critic += [nn.BatchNorm2d(2 * times * hidden), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*generator), nn.Sequential(*critic, nn.Conv2d(8 * hidden, 1, 4, 1, 0))
 
 
 def test_the_networks_for_64_pixels_equal_those_of_the_pytorch_example() -> None:
     model = DCGAN(3, 64, 64, 1, latent=10, hidden_size=4)
-    makes, judges = example_of_64(10, 4)
-    ours, theirs = list(model.generator.parameters()), list(makes.parameters())
+    generator, critic = pytorch_dcgan(10, 4)
+    ours, theirs = list(model.generator.parameters()), list(generator.parameters())
     with torch.no_grad():
         theirs[0].copy_(ours[0].T.view(10, 32, 4, 4))
         for mine, other in zip(ours[1:], theirs[1:], strict=True):
             other.copy_(mine)
-        for mine, other in zip(model.critic.parameters(), judges.parameters(), strict=True):
+        for mine, other in zip(model.critic.parameters(), critic.parameters(), strict=True):
             other.copy_(mine.view_as(other))
     noise = torch.randn(5, 10)
     images = model.generator(noise, None)
-    torch.testing.assert_close(images, makes(noise[:, :, None, None]))
-    torch.testing.assert_close(model.critic(images, None), judges(images).flatten(1))
+    torch.testing.assert_close(images, generator(noise[:, :, None, None]))
+    torch.testing.assert_close(model.critic(images, None), critic(images).flatten(1))
 
 
 def test_initial_weights_are_distributed_as_in_the_paper() -> None:
@@ -80,7 +80,7 @@ def test_initial_weights_are_distributed_as_in_the_paper() -> None:
             assert module.weight.std().item() == pytest.approx(0.02, rel=0.5)
 
 
-def norms(model: GANBase) -> list[float]:
+def spectral_norms(model: GANBase) -> list[float]:
     """Return the largest singular value of each weight of the critic."""
     found = [m.weight for m in model.critic.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     return [torch.linalg.svdvals(weight.detach().flatten(1).double())[0].item() for weight in found]
@@ -104,11 +104,13 @@ def test_spectral_norm_keeps_the_largest_singular_value_of_every_layer_at_one(pr
         (point_gan(spectral=True), torch.randn(4, 2)),
     ):
         with torch.autocast("cpu", precision, enabled=precision != torch.float32):
-            assert norms(with_large_weights(model, x)) == pytest.approx([1.0] * len(norms(model)), abs=0.01)
+            assert spectral_norms(with_large_weights(model, x)) == pytest.approx(
+                [1.0] * len(spectral_norms(model)), abs=0.01
+            )
 
 
-def test_without_spectral_norm_the_same_weights_are_larger() -> None:
-    assert min(norms(with_large_weights(point_gan(), torch.randn(4, 2)))) > 2
+def test_without_spectral_norm_the_largest_singular_values_exceed_two() -> None:
+    assert min(spectral_norms(with_large_weights(point_gan(), torch.randn(4, 2)))) > 2
 
 
 def test_a_critic_with_spectral_norm_is_1_lipschitz() -> None:
@@ -162,13 +164,13 @@ def test_batch_norm_with_spectral_norm_is_rejected() -> None:
     ("wrong", "key"),
     [({"hidden_size": [8, 8], "num_layers": 3}, "num_layers"), ({"critic_norm": "bach"}, "critic_norm")],
 )
-def test_an_invalid_value_names_its_key(wrong: dict[str, object], key: str) -> None:
+def test_the_error_for_an_invalid_value_names_its_key(wrong: dict[str, object], key: str) -> None:
     with pytest.raises(ConfigError, match=rf"model\.{key}"):
         GAN([2], 2, 1, **wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
-def test_a_compiled_critic_with_spectral_norm_gives_the_same_outputs_and_iterates() -> None:
+def test_a_compiled_critic_with_spectral_norm_gives_the_same_outputs_and_buffers() -> None:
     eager, x = image_gan(critic_norm="none", spectral=True), torch.randn(4, 1, 28, 28)
     compiled = deepcopy(eager)
     compiled.critic.compile()

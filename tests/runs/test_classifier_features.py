@@ -92,7 +92,7 @@ def test_the_result_names_the_classifier_and_the_console_warns_of_comparisons_wi
 ) -> None:
     result = json.loads((train_gan(tmp_path / "gan", f"task.features={classifier_run}") / "result.json").read_text())
     assert result["features"].startswith(f"mlp-digits/{classifier_run.name} (accuracy 0.")
-    assert set(Quality.figures) <= set(result["test"])
+    assert set(Quality.metrics) <= set(result["test"])
     assert f"by {result['features']}; not comparable with FID" in capsys.readouterr().err
 
 

@@ -70,7 +70,7 @@ def test_a_table_model_and_a_language_model_of_version_0_2_predict(
     assert main(["predict", "outputs/table", "new.csv"]) == 0
     classes = [json.loads(line)["class_name"] for line in capsys.readouterr().out.splitlines()]
     assert classes == ["plum", "apple", "pear"]
-    assert main(["predict", "outputs/gpt", "--text", "Call me", "--length", "5"]) == 0
+    assert main(["predict", "outputs/gpt", "--text", "Call me"]) == 0
     line = json.loads(capsys.readouterr().out)
     assert line["nats_per_character"] == pytest.approx(4.33723895, rel=1e-4)
 

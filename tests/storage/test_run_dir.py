@@ -49,27 +49,27 @@ def test_a_tilde_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     home.close()
 
 
-@pytest.mark.parametrize("sign", [*run_files.RUN_FILES, "events.out.tfevents.1.of-another-tool", run_files.LOCK])
-def test_a_folder_that_contains_a_run_is_rejected_and_unchanged(tmp_path: Path, sign: str) -> None:
-    (tmp_path / sign).write_text("mine")
+@pytest.mark.parametrize("name", [*run_files.RUN_FILES, "events.out.tfevents.1.of-another-tool", run_files.LOCK])
+def test_a_folder_that_contains_a_run_is_rejected_and_unchanged(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
     for check in (folder_checks.check_available, lambda path, root: run_dir.create(path, root, "x")):
-        with pytest.raises(ConfigError, match=f"expected a folder that holds no run yet, got .*{sign}"):
+        with pytest.raises(ConfigError, match=f"expected a folder that holds no run yet, got .*{name}"):
             check(str(tmp_path), tmp_path)
-    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(sign, "mine")]
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "mine")]
 
 
-@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("exists", [True, False])
 @pytest.mark.parametrize("name", ["train.log", "film.gif", "checkpoints", "events.out.tfevents.1.x", run_files.LOCK])
-def test_a_link_in_place_of_a_run_file_is_rejected(tmp_path: Path, name: str, there: bool) -> None:
+def test_a_link_in_place_of_a_run_file_is_rejected(tmp_path: Path, name: str, exists: bool) -> None:
     victim, mine = tmp_path / "victim.txt", tmp_path / "mine"
     mine.mkdir()
     (mine / name).symlink_to(victim)
-    if there:
+    if exists:
         victim.write_text("all my work")
     with pytest.raises(ConfigError, match=f"It has {name}"):
         run_dir.create(str(mine), tmp_path, "x")
     assert (mine / name).is_symlink()
-    assert victim.exists() == there and (not there or victim.read_text() == "all my work")
+    assert victim.exists() == exists and (not exists or victim.read_text() == "all my work")
 
 
 def test_only_temporary_files_of_dltrain_are_removed(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_one_of_several_simultaneous_runs_gets_the_folder(tmp_path: Path) -> Non
     assert all("expected a folder that" in text and "hydra.run.dir" in text for text in found if text != "got it")
 
 
-def test_check_and_create_reject_an_unwritable_folder(tmp_path: Path) -> None:
+def test_check_available_and_create_reject_an_unwritable_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     # Not even root can write to /proc.
     places = [
@@ -113,7 +113,7 @@ def test_check_and_create_reject_an_unwritable_folder(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
-def test_check_leaves_no_files(tmp_path: Path) -> None:
+def test_check_available_leaves_no_files(tmp_path: Path) -> None:
     folder_checks.check_available(str(tmp_path / "a" / "b"), tmp_path)
     folder_checks.check_available(None, tmp_path / "outputs")
     assert not list(tmp_path.iterdir())
@@ -185,14 +185,14 @@ def test_discard_keeps_an_existing_lock_file(tmp_path: Path) -> None:
 def test_readers_never_see_an_incomplete_file(tmp_path: Path) -> None:
     home = run_dir.create(str(tmp_path), tmp_path, "x")
     home.write_status("running", step=0)
-    torn = []
+    errors = []
 
     def watch() -> None:
-        while not torn:
+        while not errors:
             try:
                 json.loads((tmp_path / "status.json").read_text())
             except ValueError as error:
-                torn.append(error)
+                errors.append(error)
             if home.path.joinpath("end").exists():
                 return
 
@@ -203,7 +203,7 @@ def test_readers_never_see_an_incomplete_file(tmp_path: Path) -> None:
         home.write("end", "")
         watching.result()
     home.close()
-    assert not torn
+    assert not errors
     assert sorted(file.name for file in tmp_path.iterdir()) == [run_files.LOCK, "end", "status.json"]
 
 

@@ -39,8 +39,8 @@ class Faulty(MLP):
             raise RuntimeError("the third step is broken")
         if self.trouble == "memory":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 PiB")
-        if self.trouble in ("SIGTERM", "SIGINT") and not pathlib.Path("met").exists():
-            pathlib.Path("met").touch()
+        if self.trouble in ("SIGTERM", "SIGINT") and not pathlib.Path("signalled").exists():
+            pathlib.Path("signalled").touch()
             os.kill(os.getpid(), getattr(signal, self.trouble))
         return float("nan") if self.trouble == "loss" else 1.0
 

@@ -36,15 +36,17 @@ def test_a_signal_stops_a_sweep_and_the_same_command_resumes_it(
     model_folder: Path, capsys: pytest.CaptureFixture[str], trouble: str, code: int
 ) -> None:
     arguments = [*OWN, "-m", "model=faulty", "seed=0,1", f"model.trouble={trouble}", *SMALL]
-    (model_folder / "met").touch()  # no signal in the first sweep
+    (model_folder / "signalled").touch()  # no signal in the first sweep
     assert main.main([*arguments, "hydra.sweep.dir=whole"]) == 0
-    (model_folder / "met").unlink()
+    (model_folder / "signalled").unlink()
     assert main.main([*arguments, "hydra.sweep.dir=cut"]) == code
     assert [row["state"] for row in summary_rows(model_folder / "cut")] == ["interrupted"]
     assert json.loads((model_folder / "cut" / "status.json").read_text())["exit_code"] == code
     stderr = capsys.readouterr().err
-    again = shlex.split(next(line for line in stderr.splitlines() if line.startswith("Resume with: dltrain -"))[13:])
-    assert main.main(again[1:]) == 0
+    resume_command = shlex.split(
+        next(line for line in stderr.splitlines() if line.startswith("Resume with: dltrain -"))[13:]
+    )
+    assert main.main(resume_command[1:]) == 0
     assert summary_rows(model_folder / "cut") == summary_rows(model_folder / "whole")
     assert checkpoints(model_folder / "cut") == checkpoints(model_folder / "whole")
     assert len(checkpoints(model_folder / "whole")) == 4
@@ -55,13 +57,13 @@ def test_a_signal_stops_a_sweep_and_the_same_command_resumes_it(
 
 def test_a_signal_between_two_jobs_is_not_lost(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The signal arrives after the first job has finished.
-    class Ends(Console):
+    class SignalAfterFirstJob(Console):
         def close_log(self) -> None:
             super().close_log()
             if list(model_folder.glob("cut/0*/result.json")) and not (model_folder / "cut" / "summary.csv").exists():
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("dltrain.cli.train.Console", Ends)
+    monkeypatch.setattr("dltrain.cli.train.Console", SignalAfterFirstJob)
     # A scheduler repeats the same command.
     arguments = ["-m", "model=perceptron", "seed=0,1", *SMALL, "hydra.sweep.dir=cut", "trainer.resume=auto"]
     assert main.main(arguments) == 143
@@ -86,22 +88,28 @@ def test_resuming_a_finished_sweep_changes_nothing(
     assert main.main(["resume", "whole"]) == 2
     assert "It is a sweep: to resume it, add sweep.resume=whole to its command." in capsys.readouterr().err
     assert main.main([*DONE, "hydra.sweep.dir=whole", "trainer.resume=auto"]) == 2
-    assert "job 0: trainer.resume: the sweep has never, the configuration now auto" in capsys.readouterr().err
+    assert "job 0: trainer.resume: never in the sweep, auto in this command" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("-m model=perceptron,mlp seed=1", "job 0: the sweep has model=perceptron seed=0"),
-        ("-m model=perceptron,mlp seed=1", "job 1: seed: the sweep has 0, the configuration now 1"),
-        ("-m model=mlp,perceptron seed=0", "job 0: the sweep has model=perceptron seed=0"),
+        ("-m model=perceptron,mlp seed=1", "job 0: expected the overrides model=perceptron seed=0"),
+        ("-m model=perceptron,mlp seed=1", "job 1: seed: 0 in the sweep, 1 in this command"),
+        ("-m model=mlp,perceptron seed=0", "job 0: expected the overrides model=perceptron seed=0"),
         (
             "-m model=perceptron,mlp,gru seed=0",
             "expected the 2 jobs of the sweep in whole, got 3. It was started",
         ),
-        ("-m model=perceptron,mlp seed=0 optimizer.lr=0.5", "job 1: optimizer.lr: the sweep has 0.005"),
-        ("-m model=perceptron,mlp seed=0 hydra.sweep.dir=other", "hydra.sweep.dir: expected whole as sweep.resume"),
-        ("model=mlp seed=0", "sweep.resume: expected -m with it, got whole"),
+        (
+            "-m model=perceptron,mlp seed=0 optimizer.lr=0.5",
+            "job 1: optimizer.lr: 0.005 in the sweep, 0.5 in this command",
+        ),
+        (
+            "-m model=perceptron,mlp seed=0 hydra.sweep.dir=other",
+            "hydra.sweep.dir: expected whole, as in sweep.resume, or nothing, got other",
+        ),
+        ("model=mlp seed=0", "sweep.resume: not supported without -m."),
         ("-m model=mlp seed=0 sweep.resume=whole,other", "sweep.resume: expected one folder, got other whole"),
         ("-m model=mlp seed=0 sweep.resume=[whole]", "sweep.resume: expected a value, got ['whole']"),
         ("-m model=mlp seed=0 sweep.resume=3", "sweep.resume: expected the folder of a sweep, with sweep.json, got 3"),
@@ -117,8 +125,8 @@ def test_resuming_a_sweep_with_another_command_is_rejected_with_the_difference(
 ) -> None:
     monkeypatch.chdir(finished)
     before = state(finished)
-    named = [] if "sweep" in command.replace("hydra.sweep", "") else ["sweep.resume=whole"]
-    assert main.main([*command.split(), *SMALL, *named]) == 2
+    resume = [] if "sweep" in command.replace("hydra.sweep", "") else ["sweep.resume=whole"]
+    assert main.main([*command.split(), *SMALL, *resume]) == 2
     assert message in capsys.readouterr().err
     assert state(finished) == before
 
@@ -129,7 +137,7 @@ def test_yaml_changed_since_the_sweep_began_is_reported(model_folder: Path, caps
     file = model_folder / "my_conf" / "model" / "broken.yaml"
     file.write_text(file.read_text().replace("hidden_size: 8", "hidden_size: 9"))
     assert main.main([*arguments, "sweep.resume=whole"]) == 2
-    assert "job 0: model.hidden_size: the sweep has 8, the configuration now 9" in capsys.readouterr().err
+    assert "job 0: model.hidden_size: 8 in the sweep, 9 in this command" in capsys.readouterr().err
 
 
 def test_damaged_result_files_leave_empty_cells_in_the_summary(

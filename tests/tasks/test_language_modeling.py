@@ -13,7 +13,7 @@ from dltrain.data.loader import Batches
 from dltrain.datasets.text import CharacterTokenizer, Text
 from dltrain.errors import ConfigError
 from dltrain.models.gpt import GPT
-from dltrain.tasks.language_modeling import SAMPLE_TOKENS, LanguageModeling, continue_tokens
+from dltrain.tasks.language_modeling import LanguageModeling
 
 VOCABULARY, LENGTH = 11, 6
 SIZES = [4, 4, 1]
@@ -74,30 +74,6 @@ def table() -> Table:
     return Table()
 
 
-def test_a_sample_at_low_temperature_is_greedy_beyond_the_context_length(table: Table) -> None:
-    expected = [3]
-    for _ in range(3 * LENGTH):
-        expected.append(int(table.rows.weight[expected[-1]].argmax()))
-    with torch.no_grad():
-        tokens = continue_tokens(table, torch.tensor([[3]]), 3 * LENGTH, LENGTH, temperature=1e-3)
-    assert tokens[0].tolist() == expected
-
-
-def test_samples_follow_the_models_probabilities(table: Table) -> None:
-    with torch.no_grad():
-        drawn = continue_tokens(table, torch.full((20_000, 1), 5), 1, LENGTH, temperature=0.7)[:, 1]
-    shares = torch.bincount(drawn, minlength=VOCABULARY) / len(drawn)
-    torch.testing.assert_close(shares, (table.rows.weight[5] / 0.7).softmax(0).detach(), atol=0.015, rtol=0)
-
-
-def test_sampling_is_reproducible_and_leaves_the_global_generator_unchanged(table: Table) -> None:
-    state = torch.get_rng_state()
-    with torch.no_grad():
-        once, again = (continue_tokens(table, torch.tensor([[1]]), 20, LENGTH) for _ in range(2))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(once, again)
-
-
 def test_a_sample_starts_with_the_prompt_and_is_a_block_of_code_in_markdown(table: Table) -> None:
     letters = "abcdefghij\n"
     task = LanguageModeling(
@@ -113,19 +89,12 @@ def test_a_sample_starts_with_the_prompt_and_is_a_block_of_code_in_markdown(tabl
     lines = shown.text.split("\n")
     assert all(line.startswith("    ") for line in lines) and lines[0].startswith("    bad")
     characters = sum(len(line) - 4 for line in lines) + len(lines) - 1
-    assert SAMPLE_TOKENS + 2 <= characters <= SAMPLE_TOKENS + 3, "splitlines drops one newline at the end"
+    assert 202 <= characters <= 203, "splitlines drops one newline at the end"
 
 
 def test_data_without_a_decoder_show_no_text() -> None:
     task = LanguageModeling(VOCABULARY, LENGTH)
     assert task.show(nn.Identity(), task.evaluate(nn.Identity(), batches())) == []
-
-
-@pytest.mark.parametrize("temperature", [1e-40, 1e-320])
-def test_a_sample_at_any_low_temperature_is_greedy(table: Table, temperature: float) -> None:
-    with torch.no_grad():
-        tokens = continue_tokens(table, torch.tensor([[3]]), 8, LENGTH, temperature=temperature)
-        assert torch.equal(tokens, continue_tokens(table, torch.tensor([[3]]), 8, LENGTH, temperature=1e-3))
 
 
 def test_an_unknown_prompt_is_rejected_and_an_unknown_default_is_the_first_token() -> None:

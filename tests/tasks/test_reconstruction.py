@@ -15,7 +15,7 @@ from dltrain.data.loader import Batches
 from dltrain.data.spec import Source
 from dltrain.errors import ConfigError
 from dltrain.keyed_random import mix
-from dltrain.metrics.running import Components
+from dltrain.metrics.running import Covariance
 from dltrain.models.autoencoders import ConvAutoencoder, DenseAutoencoder
 from dltrain.tasks.base import GenerateRequest
 from dltrain.tasks.reconstruction import Reconstruction, sparsity_divergence, squared_jacobian
@@ -69,7 +69,7 @@ def test_metrics_are_means_over_examples_even_with_a_short_last_batch() -> None:
 @pytest.mark.parametrize("count", [1, 3, 7, 10])
 def test_the_residual_of_principal_components_equals_scikit_learn(count: int) -> None:
     x = normal(60, 10) @ normal(10, 10, seed=1) + 5
-    found = Components()
+    found = Covariance()
     for rows in x.split(25):
         found.add(rows)
     pca = PCA(count).fit(x.numpy())

@@ -76,8 +76,8 @@ def test_four_accumulated_batches_of_eight_equal_one_of_thirty_two(kind: type, t
 @pytest.mark.parametrize("kind", [Classification, Tokens])
 def test_the_logged_loss_is_the_exact_mean_over_examples_or_tokens(kind: type, tmp_path: Path) -> None:
     model = network()
-    still = functools.partial(torch.optim.SGD, lr=1e-30)
-    make_loop(tmp_path, kind(CLASSES), model, still, val=False, epochs=2, log_every=(1.0, "epoch")).run()
+    frozen = functools.partial(torch.optim.SGD, lr=1e-30)
+    make_loop(tmp_path, kind(CLASSES), model, frozen, val=False, epochs=2, log_every=(1.0, "epoch")).run()
     first, *_, second = lines(tmp_path, "train")
     assert (first["step"], second["step"]) == (1, 2 * EPOCH)
     rows = source().rows
@@ -99,7 +99,7 @@ def test_progress_rises_from_zero_to_one_over_all_steps(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("plan", "logged", "evaluated", "steps"),
+    ("config", "logged", "evaluated", "steps"),
     [
         ({}, [1, 8, 16], [8, 16], 16),
         ({"log_every": (5.0, "step")}, [1, 5, 8, 10, 15, 16], [8, 16], 16),
@@ -115,20 +115,20 @@ def test_progress_rises_from_zero_to_one_over_all_steps(tmp_path: Path) -> None:
     ],
 )
 def test_intervals_may_be_steps_epochs_or_minutes(
-    plan: dict[str, Any], logged: list[int], evaluated: list[int], steps: int, tmp_path: Path
+    config: dict[str, Any], logged: list[int], evaluated: list[int], steps: int, tmp_path: Path
 ) -> None:
-    loop = make_loop(tmp_path, **{"log_every": NEVER, **plan})
+    loop = make_loop(tmp_path, **{"log_every": NEVER, **config})
     loop.run()
     assert [line["step"] for line in lines(tmp_path, "train")] == logged
     assert [line["step"] for line in lines(tmp_path, "val")] == evaluated
     assert loop.state.step == loop.stages.steps == steps
     epochs = [line["epoch"] for line in lines(tmp_path, "train")]
-    size, whole = plan.get("accumulate", 1), loop.current.epoch_steps
-    assert epochs == pytest.approx([step // whole + step % whole * size / EPOCH for step in logged])
+    accumulate, epoch_steps = config.get("accumulate", 1), loop.current.epoch_steps
+    assert epochs == pytest.approx([step // epoch_steps + step % epoch_steps * accumulate / EPOCH for step in logged])
 
 
-class Saves(Checkpoints):
-    """Record the steps of all saves."""
+class RecordedCheckpoints(Checkpoints):
+    """Checkpoints that record the step of each save."""
 
     def __init__(self, run: Path) -> None:
         super().__init__(run)
@@ -140,15 +140,15 @@ class Saves(Checkpoints):
 
 
 @pytest.mark.parametrize(
-    ("span", "expected"), [((5.0, "step"), [5, 10, 15, 16]), ((1.0, "epoch"), [8, 16]), (NEVER, [16])]
+    ("interval", "expected"), [((5.0, "step"), [5, 10, 15, 16]), ((1.0, "epoch"), [8, 16]), (NEVER, [16])]
 )
 def test_the_last_checkpoint_is_written_when_due_and_at_the_end(
-    span: tuple[float, str], expected: list[int], tmp_path: Path
+    interval: tuple[float, str], expected: list[int], tmp_path: Path
 ) -> None:
-    loop = make_loop(tmp_path, Scripted([1.0, 2.0]), checkpoint_every=span, eval_every=(16.0, "step"))
-    loop.checkpointer.checkpoints = saves = Saves(tmp_path)
+    loop = make_loop(tmp_path, Scripted([1.0, 2.0]), checkpoint_every=interval, eval_every=(16.0, "step"))
+    loop.checkpointer.checkpoints = checkpoints = RecordedCheckpoints(tmp_path)
     loop.run()
-    assert saves.steps == expected
+    assert checkpoints.steps == expected
 
 
 def test_every_epoch_has_each_example_once_in_a_different_order(tmp_path: Path) -> None:
@@ -170,10 +170,10 @@ def test_every_epoch_has_each_example_once_in_a_different_order(tmp_path: Path) 
 def test_evaluation_logging_and_checkpoints_do_not_change_training(average: float, tmp_path: Path) -> None:
     every = (1.0, "step")
     last, random_states = [], []
-    for name, span in (("quiet", NEVER), ("busy", every)):
+    for name, interval in (("quiet", NEVER), ("busy", every)):
         torch.manual_seed(5)
         model = nn.Sequential(nn.Linear(SIZE, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, CLASSES))
-        intervals = dict.fromkeys(("eval_every", "log_every", "checkpoint_every"), span)
+        intervals = dict.fromkeys(("eval_every", "log_every", "checkpoint_every"), interval)
         make_loop(tmp_path / name, model=model, average=average, max_steps=10, **intervals).run()
         last.append(Checkpoints(tmp_path / name).load("last.pt")["model"])
         random_states.append(torch.get_rng_state())
@@ -183,7 +183,7 @@ def test_evaluation_logging_and_checkpoints_do_not_change_training(average: floa
 
 
 class Masked(Classification):
-    """Count only examples whose second number is large, which most batches have none of."""
+    """A task that counts only examples whose second number is above 1.6; some batches have none."""
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         counted = batch["inputs"][:, 1] > 1.6
@@ -192,9 +192,9 @@ class Masked(Classification):
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_batches_in_which_nothing_counts_change_nothing(accumulate: int, tmp_path: Path) -> None:
+def test_batches_without_counted_examples_are_left_out(accumulate: int, tmp_path: Path) -> None:
     sizes = [int((batch["inputs"][:, 1] > 1.6).sum()) for batch in order(2)]
-    assert sizes[0] == 0 < sizes.count(0) < len(sizes), "the first and others are empty"
+    assert sizes[0] == 0 < sizes.count(0) < len(sizes), "the first batch and others have no counted example"
     masked, plain = network(), network()
     make_loop(tmp_path, Masked(CLASSES), masked, val=False, accumulate=accumulate).run()
     optimizer = torch.optim.Adam(plain.parameters(), lr=1e-2)

@@ -1,0 +1,88 @@
+"""Sampling from language models, token by token."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+GREEDY_BELOW = 1e-4  # lower temperatures take the most likely token, as logits / temperature may overflow
+REPLACEMENT = "\ufffd"  # what incomplete UTF-8 is decoded to
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn from the model's probabilities.
+
+    Args:
+        temperature: Divides the logits, at least 0; 0 takes the most likely token.
+        top_k: Number of most likely tokens to draw from, at least 1; None for all.
+        top_p: Draw from the fewest most likely tokens of at least this probability in all, in (0, 1]; None for all.
+
+    Source: top-k, Fan, Lewis and Dauphin 2018, section 5.1; top-p, Holtzman et al. 2020, section 3.1.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def draw(self, logits: Tensor, noise: Generator) -> Tensor:
+        """Return a token for each row of logits: (B, vocabulary) -> (B,), drawn on the CPU."""
+        logits = logits.float().cpu()
+        if self.temperature < GREEDY_BELOW:
+            return logits.argmax(-1)
+        ordered, tokens = (logits / self.temperature).sort(dim=-1, descending=True, stable=True)
+        probabilities = ordered[:, : self.top_k].softmax(-1)
+        if self.top_p is not None:
+            before = probabilities.cumsum(-1) - probabilities
+            probabilities = probabilities.masked_fill(before >= self.top_p, 0)
+        return tokens.gather(1, torch.multinomial(probabilities, 1, generator=noise))[:, 0]
+
+
+class Window:
+    """A model without a state, computed step by step: it reads its last ``length`` tokens again for each new one."""
+
+    def __init__(self, model: nn.Module, length: int) -> None:
+        self.model, self.length = model, length
+
+    def start(self, batch_size: int) -> dict[str, Any]:
+        """Return the state before the first token."""
+        return {"tokens": torch.empty(batch_size, 0, dtype=torch.int64)}
+
+    def __call__(self, x: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """Return the logits after each of the tokens (B, T), T up to ``length``, and the next state."""
+        tokens = torch.cat([state["tokens"].to(x.device), x], dim=1)[:, -self.length :]
+        return self.model(tokens)[:, -x.shape[1] :], {"tokens": tokens}
+
+
+def sample_tokens(model: Any, prompt: Tensor, length: int, sampling: Sampling, noise: Generator) -> Iterator[Tensor]:
+    """Yield the tokens after a prompt, (B,) each, without end.
+
+    Args:
+        model: A language model. One with a method `start` reads each token once; others read a window for each.
+        prompt: Tokens (B, T), T at least 1.
+        length: Tokens that the model reads at once.
+        noise: Source of all randomness, on the CPU, so that samples during training do not change it.
+    """
+    stepwise = model if hasattr(model, "start") else Window(model, length)
+    state = stepwise.start(len(prompt))
+    for piece in prompt.split(length, dim=1):
+        logits, state = stepwise(piece, state=state)
+    while True:
+        tokens = sampling.draw(logits[:, -1], noise)
+        yield tokens
+        logits, state = stepwise(tokens.to(prompt.device)[:, None], state=state)
+
+
+def decode_stream(tokens: Iterable[int], decode: Callable[[list[int]], str]) -> Iterator[str]:
+    """Yield the text of tokens as soon as it is certain: the bytes of an incomplete character wait for the others."""
+    waiting: list[int] = []
+    for token in tokens:
+        waiting.append(token)
+        text = decode(waiting)
+        if not text.endswith(REPLACEMENT):
+            yield text
+            waiting = []
+    if waiting:
+        yield decode(waiting)

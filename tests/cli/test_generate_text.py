@@ -1,0 +1,100 @@
+"""``dltrain generate`` on language models: text on standard output, as it is made."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from prediction_examples import TEXT, Result, SmallData, Train, rebuilt
+
+from dltrain.cli import main
+
+LSTM = ["model=lstm", "model.hidden_size=16", "model.num_layers=1"]
+
+
+@pytest.fixture
+def generate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Return a function that runs the command in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: object) -> Result:
+        capsys.readouterr()
+        code = main.main(["generate", *map(str, words)])
+        return Result(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.mark.parametrize("model", [TEXT, LSTM], ids=["gpt", "lstm"])
+def test_text_continues_the_prompt(model: list[str], train: Train, generate, small_data: SmallData) -> None:  # type: ignore[no-untyped-def]
+    folder = train(*model, *small_data("text"))
+    components = rebuilt(folder).components
+    tokens = components.data.spec.tokens.encode("It was")
+    with torch.inference_mode():
+        for _ in range(10):  # as many as the context of 16 tokens holds
+            tokens.append(int(components.model(torch.tensor([tokens]))[0, -1].argmax()))
+    result = generate(folder, "--prompt", "It was", "--length", 10, "--temperature", 0)
+    assert result.code == 0 and result.out == components.data.spec.tokens.decode(tokens) + "\n"
+    assert result.err == f"{folder}: best checkpoint, of step 2\n"
+
+
+def test_seed_length_and_probabilities_control_the_text(train: Train, generate, small_data: SmallData) -> None:  # type: ignore[no-untyped-def]
+    folder = train(*TEXT, *small_data("text"))
+
+    def text(*flags: object) -> str:
+        return generate(folder, "--length", 40, *flags).out
+
+    assert len(text()) == 41
+    assert text() == text("--seed", 0) == text("--temperature", 0.8) != text("--seed", 1)
+    greedy = text("--temperature", 0)
+    assert greedy == text("--top-k", 1) == text("--top-p", 1e-6, "--seed", 5) != text("--top-k", 2)
+
+
+def test_text_of_bytes_has_whole_characters_of_the_prompt(train: Train, generate, small_data: SmallData) -> None:  # type: ignore[no-untyped-def]
+    folder = train(*TEXT, *small_data("text"), "data.tokens=bytes")
+    assert generate(folder, "--prompt", "Grüße €", "--length", 3).out.startswith("Grüße €")
+
+
+def test_text_is_printed_as_it_is_made(train: Train, small_data: SmallData) -> None:
+    folder = train(*TEXT, *small_data("text"))
+    words = [sys.executable, "-m", "dltrain", "generate", folder, "--prompt", "It was", "--length", "100000000"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.read(100).startswith(b"It was")
+        process.stdout.close()  # as head does
+        assert process.wait(60) == 0
+        assert process.stderr.read() == f"{folder}: best checkpoint, of step 2\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--prompt", "€"], "--prompt: expected characters of the training text"),
+        (["--prompt", ""], "--prompt: expected a text of at least one character, got an empty text"),
+        (["--temperature", "-1"], "--temperature: expected a number of at least 0, got -1"),
+        (["--temperature", "nan"], "--temperature: expected a number of at least 0, got nan"),
+        (["--top-k", "0"], "--top-k: expected a whole number of at least 1, got 0"),
+        (["--top-p", "0"], "--top-p: expected a number above 0 and at most 1, got 0"),
+        (["--top-p", "1.5"], "--top-p: expected a number above 0 and at most 1, got 1.5"),
+        (["--count", "2"], "--count: not supported for the task LanguageModeling, which generates text"),
+        (["--out", "a.txt"], "--out: not supported for the task LanguageModeling, which generates text"),
+    ],
+)
+def test_mistakes_are_answered_in_one_line(
+    words: list[str],
+    line: str,
+    train: Train,
+    generate,  # type: ignore[no-untyped-def]
+    small_data: SmallData,
+) -> None:
+    result = generate(train(*TEXT, *small_data("text")), *words)
+    assert result.code == 2 and result.out == "" and len(result.err.splitlines()) == 1
+    assert result.err.startswith(f"dltrain: {line}")
+
+
+def test_flags_of_text_are_rejected_for_examples(train: Train, generate) -> None:  # type: ignore[no-untyped-def]
+    folder = train("model=vae", "data=digits")
+    result = generate(folder, "--prompt", "It", "--top-k", 3)
+    expected = "not supported for the task Variational, which generates examples"
+    assert result.code == 2 and f"--prompt: {expected}\ndltrain: --top-k: {expected}" in result.err

@@ -1,0 +1,108 @@
+"""Sampling of tokens, compared with closed forms and with a model that reads its whole context at every step."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+from dltrain.models.gpt import GPT
+from dltrain.models.recurrent import Recurrent
+from dltrain.tasks.decoding import Sampling, decode_stream, sample_tokens
+
+VOCABULARY, LENGTH = 11, 6
+
+
+class Table(nn.Module):
+    """A bigram model: the logits of the next token are a row of a table. It rejects more than LENGTH tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Embedding(VOCABULARY, VOCABULARY)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        assert tokens.shape[1] <= LENGTH
+        return self.rows(tokens)
+
+
+@pytest.fixture
+def table() -> Table:
+    torch.manual_seed(0)
+    return Table()
+
+
+def sampled(model: nn.Module, prompt: list[int], count: int, sampling: Sampling, seed: int = 0) -> list[int]:
+    with torch.inference_mode():
+        tokens = sample_tokens(model, torch.tensor([prompt]), LENGTH, sampling, Generator().manual_seed(seed))
+        return [int(token) for token in itertools.islice(tokens, count)]
+
+
+@pytest.mark.parametrize("temperature", [0, 1e-3, 1e-40, 1e-320])
+def test_a_sample_at_low_temperature_is_greedy_beyond_the_context_length(table: Table, temperature: float) -> None:
+    expected = [3]
+    for _ in range(3 * LENGTH):
+        expected.append(int(table.rows.weight[expected[-1]].argmax()))
+    assert sampled(table, [3], 3 * LENGTH, Sampling(temperature)) == expected[1:]
+
+
+@pytest.mark.parametrize("name", ["gpt", "rnn", "lstm", "gru"])
+def test_a_model_with_a_state_continues_a_prompt_as_one_that_reads_all_of_it(name: str) -> None:
+    torch.manual_seed(3)
+    sizes = {"outputs": VOCABULARY, "hidden_size": 16, "vocabulary": VOCABULARY}
+    model = GPT(length=20, **sizes) if name == "gpt" else Recurrent(name, VOCABULARY, **sizes, each_step=True)
+    model.eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    tokens, noise = [1, 5, 2, 7, 9, 4, 8, 8], Generator().manual_seed(2)  # more than are read at once
+    with torch.inference_mode():
+        for _ in range(12):
+            tokens.append(int(Sampling().draw(model(torch.tensor([tokens]))[:, -1], noise)))
+    assert sampled(model, tokens[:8], 12, Sampling(), seed=2) == tokens[8:]
+
+
+def shares(sampling: Sampling, logits: Tensor) -> np.ndarray:
+    drawn = sampling.draw(logits.repeat(40_000, 1), Generator().manual_seed(1))
+    return np.bincount(drawn.numpy(), minlength=len(logits)) / len(drawn)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
+@pytest.mark.parametrize(
+    ("top_k", "top_p"),
+    [(None, None), (1, None), (4, None), (50, None), (None, 0.01), (None, 0.6), (None, 1.0), (5, 0.8)],
+)
+def test_samples_follow_the_kept_probabilities(temperature: float, top_k: int | None, top_p: float | None) -> None:
+    logits = np.random.default_rng(0).normal(size=VOCABULARY)
+    weights = np.exp(logits / temperature)
+    order = np.argsort(-weights)[:top_k]
+    expected = np.zeros(VOCABULARY)
+    total, limit = 0.0, 1.0 if top_p is None else top_p
+    for token in order:
+        if total < limit:
+            expected[token] = weights[token]
+        total += weights[token] / weights[order].sum()
+    found = shares(Sampling(temperature, top_k, top_p), torch.tensor(logits))
+    np.testing.assert_allclose(found, expected / expected.sum(), atol=0.01)
+    assert not found[expected == 0].any()
+
+
+def test_sampling_is_reproducible_and_leaves_the_global_generator_unchanged(table: Table) -> None:
+    state = torch.get_rng_state()
+    once, again, other = (sampled(table, [1], 20, Sampling(), seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert once == again != other
+
+
+def decode_bytes(tokens: list[int]) -> str:
+    return bytes(tokens).decode(errors="replace")
+
+
+def test_text_of_bytes_is_complete_characters() -> None:
+    text = "Grüße, 5 €: 🐋\n"
+    pieces = list(decode_stream(text.encode(), decode_bytes))
+    assert pieces == list(text)
+
+
+@pytest.mark.parametrize("content", [b"a\xe2\x82", b"\xff\xfea", b"\xe2A\x82\xac", b"\x80\x80\x80\x80\x80\xe2\x82\xac"])
+def test_text_of_bytes_that_are_no_utf8_is_that_of_the_whole(content: bytes) -> None:
+    assert "".join(decode_stream(content, decode_bytes)) == content.decode(errors="replace")
