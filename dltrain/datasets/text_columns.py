@@ -39,7 +39,7 @@ def choose_target(table: Table, name: str | None, text: int) -> int:
         ConfigError: No column, or more than one, could be predicted, or values are missing.
     """
     others = [column for column in range(len(table.header)) if column != text]
-    found = [column for column in others if not reason_to_ignore(table, column)]
+    found = [column for column in others if not (_is_text(table, column) or reason_to_ignore(table, column))]
     if name is not None:
         found = [table.index_of(name)]
     if len(found) != 1:

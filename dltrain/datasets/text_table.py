@@ -150,6 +150,9 @@ class TextTable:
             else:
                 tables = iterate_tables(lines, file.path, size, self.notation)
             for table in tables:
+                if name not in table.header:
+                    expected = f"the column {name} of the training texts in {file.path}"
+                    raise ConfigError(format_error("data.text", expected, ", ".join(table.header)))
                 column = table.columns[table.index_of(name)]
                 names = [{"input": file.name, "line": line} for line in table.lines.tolist()]
                 yield self._inputs([column[row] for row in range(len(table))], names)
