@@ -73,8 +73,8 @@ class Classification(Supervised):
             inputs, targets = self.model_inputs(batch), batch["targets"]
             each, predicted = scores.add(self.answer(model, batch).float(), targets)
             losses = torch.where(predicted == targets, torch.zeros_like(each), each)
-            # Only images are shown; other inputs may have different widths.
-            pool = [inputs if inputs.dim() == 4 else targets, targets, predicted, losses]
+            # Padded texts have different widths, and are not shown.
+            pool = [targets if "lengths" in batch else inputs, targets, predicted, losses]
             pool = [torch.cat(pair) for pair in zip(worst, pool, strict=True)] if worst else pool
             highest = pool[3].topk(min(NUM_WORST, len(pool[3]))).indices
             worst = [part[highest] for part in pool]
