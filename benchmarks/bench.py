@@ -1,4 +1,4 @@
-"""Training rates: dltrain's whole command, a bare PyTorch loop and other trainers, interleaved.
+"""Compare the training rates of the dltrain command, a bare PyTorch loop and other trainers.
 
 Every system trains every workload in a separate process and terminal, one after the other, for several rounds. The
 time between optimizer steps is measured after a warm-up, without evaluation and checkpoints. Ratios are computed within
@@ -24,15 +24,15 @@ from child import GROWTH, SYSTEMS
 from peers import missing
 from workloads import WORKLOADS, prepare
 
-QUIET = 0.5  # load average above which nothing can be measured
-TOLERANCE = 0.02  # how much slower a late step may be
-GROWN_MB = 1.0  # how much more memory it may hold
+QUIET = 0.5  # load average above which timings are unreliable
+TOLERANCE = 0.02  # allowed relative slowdown of a late step
+MAX_GROWTH_MB = 1.0  # allowed growth of memory between an early and a late step
 Measured = dict[str, Any]
 Rounds = dict[tuple[str, str], list[Measured]]
 
 
 def main() -> int:
-    options = read()
+    options = parse_options()
     load = os.getloadavg()[0]
     if load > QUIET:
         print(f"The load average is {load:.2f}, above {QUIET}: other processes are running.", file=sys.stderr)
@@ -41,16 +41,16 @@ def main() -> int:
             return 2
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        return grow(folder, options) if options.growth else compare(folder, options, load)
+        return check_growth(folder, options) if options.growth else compare(folder, options, load)
 
 
-def read() -> argparse.Namespace:
+def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workloads", type=names(WORKLOADS), default=list(WORKLOADS), help=",".join(WORKLOADS))
     parser.add_argument("--systems", type=names(SYSTEMS), default=list(SYSTEMS), help=",".join(SYSTEMS))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, help="of one run, at least 4; instead of each workload's own number")
-    parser.add_argument("--threads", type=int, help="OMP_NUM_THREADS; left alone otherwise")
+    parser.add_argument("--steps", type=int, help="steps per run, at least 4 (default: set by the workload)")
+    parser.add_argument("--threads", type=int, help="value of OMP_NUM_THREADS (default: unchanged)")
     parser.add_argument("--json", type=Path, default=Path("outputs/bench.json"))
     parser.add_argument("--growth", action="store_true", help="time and memory of a step early and late in a run")
     parser.add_argument("--busy", action="store_true", help="measure despite a high load average")
@@ -80,12 +80,12 @@ def compare(folder: Path, options: argparse.Namespace, load: float) -> int:
     for name in options.workloads:
         prepare(folder, name)
         for number in range(options.rounds):
-            for system in fitting(options.systems, name):
+            for system in runnable_systems(options.systems, name):
                 show(f"{name} round {number + 1}/{options.rounds} {system}")
                 steps = options.steps or WORKLOADS[name].steps
-                rounds.setdefault((name, system), []).append(child(system, name, folder, steps, options.threads))
+                rounds.setdefault((name, system), []).append(run_system(system, name, folder, steps, options.threads))
     show("")
-    rows = [summed(rounds, name, system) for name, system in rounds]
+    rows = [summarize(rounds, name, system) for name, system in rounds]
     print_table(rows)
     warn(rows)
     options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def compare(folder: Path, options: argparse.Namespace, load: float) -> int:
     return int(any("error" in row for row in rows))
 
 
-def fitting(systems: list[str], name: str) -> Iterator[str]:
+def runnable_systems(systems: list[str], name: str) -> Iterator[str]:
     """Yield the systems that are installed and can train this workload."""
     workload = WORKLOADS[name]
     for system in systems:
@@ -103,7 +103,7 @@ def fitting(systems: list[str], name: str) -> Iterator[str]:
             yield system
 
 
-def child(system: str, name: str, folder: Path, steps: int, threads: int | None) -> Measured:
+def run_system(system: str, name: str, folder: Path, steps: int, threads: int | None) -> Measured:
     """Run one system in a new process; return its measurements or its error."""
     result = folder / "result.json"
     result.unlink(missing_ok=True)
@@ -112,28 +112,28 @@ def child(system: str, name: str, folder: Path, steps: int, threads: int | None)
     env = {**os.environ, "KERAS_BACKEND": "torch", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     env |= {} if threads is None else {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     words = [sys.executable, script, system, name, str(folder), str(steps), str(time.time()), str(result)]
-    tail = on_terminal(words, env)
+    tail = run_in_terminal(words, env)
     return json.loads(result.read_text()) if result.exists() else {"error": tail}
 
 
-def on_terminal(words: list[str], env: dict[str, str]) -> str:
+def run_in_terminal(words: list[str], env: dict[str, str]) -> str:
     """Run a command in a pseudo-terminal, so that it draws its progress; return the end of its output."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=env)
-    os.close(theirs)
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=terminal, stderr=terminal, env=env)
+    os.close(terminal)
     tail = b""
     try:
-        while written := os.read(ours, 2**16):
+        while written := os.read(controller, 2**16):
             tail = (tail + written)[-2000:]
     except OSError:
         pass  # Linux reports a closed terminal this way
     finally:
-        os.close(ours)
+        os.close(controller)
         process.wait()
     return tail.decode(errors="replace")
 
 
-def summed(rounds: Rounds, name: str, system: str) -> Measured:
+def summarize(rounds: Rounds, name: str, system: str) -> Measured:
     """Return one row: medians over the rounds, and ratios with their range."""
     row: Measured = {"workload": name, "system": system}
     done = [measured for measured in rounds[name, system] if "error" not in measured]
@@ -187,37 +187,37 @@ def warn(rows: list[Measured]) -> None:
         reported = row.get("reported_samples_per_s")
         if reported and abs(reported / row["samples_per_s"] - 1) > 0.05:
             share = reported / row["samples_per_s"]
-            print(f"{row['workload']}: dltrain's result.json says {share:.2f} times the rate that was measured here")
+            print(f"{row['workload']}: dltrain's result.json reports {share:.2f} times the measured rate")
 
 
-def grow(folder: Path, options: argparse.Namespace) -> int:
+def check_growth(folder: Path, options: argparse.Namespace) -> int:
     """Compare time and memory of a step early and late in one run of the tiny MLP."""
     prepare(folder, "mlp")
     early, late = GROWTH
-    measured = child("dltrain", "mlp", folder, late + early + 1, options.threads)
+    measured = run_system("dltrain", "mlp", folder, late + early + 1, options.threads)
     if "error" in measured:
         print(measured["error"])
         return 1
     first, last = (measured["growth"][str(step)] for step in GROWTH)
     slower, more = last["us"] / first["us"] - 1, last["rss_mb"] - first["rss_mb"]
-    for step, there in ((early, first), (late, last)):
-        print(f"step {step:>6,}: {there['us']:.1f} us per step, {there['rss_mb']:.1f} MB")
-    passed = slower <= TOLERANCE and more <= GROWN_MB
-    print(f"{slower:+.1%} time, {more:+.2f} MB: {'flat' if passed else 'it grows'}")
+    for step, measurement in ((early, first), (late, last)):
+        print(f"step {step:>6,}: {measurement['us']:.1f} us per step, {measurement['rss_mb']:.1f} MB")
+    passed = slower <= TOLERANCE and more <= MAX_GROWTH_MB
+    print(f"{slower:+.1%} time, {more:+.2f} MB: {'flat' if passed else 'grows'}")
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps({"machine": machine(options, os.getloadavg()[0]), **measured}, indent=2) + "\n")
     return 0 if passed else 1
 
 
 def machine(options: argparse.Namespace, load: float) -> Measured:
-    """Return the machine and versions that the numbers hold for."""
+    """Describe the machine and the versions on which the benchmark ran."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
         "cpu": models[0] if models else platform.processor(),
         "cores": os.cpu_count(),
-        "capabilities": [name for name, there in torch.cpu.get_capabilities().items() if there is True],
+        "capabilities": [name for name, value in torch.cpu.get_capabilities().items() if value is True],
         "threads": options.threads or torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""``python -m dltrain`` is ``dltrain``."""
+"""Run the command line as ``python -m dltrain``."""
 
 import sys
 

@@ -27,6 +27,7 @@ GROUPS = (
     "optimizer/schedule",
     "regularization",
     "augment",
+    "transfer",
     "device",
     "experiment",
 )

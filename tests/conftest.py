@@ -24,6 +24,24 @@ def write_idx(path: Path, values: np.ndarray) -> None:
     path.write_bytes(struct.pack(f">{1 + values.ndim}I", magic, *values.shape) + values.astype(np.uint8).tobytes())
 
 
+def write_masks(root: Path, count: int, size: tuple[int, int], mode: str) -> None:
+    """Write noisy images with a bright and a dark rectangle, and their masks of the classes 0, 1, 2 with a palette."""
+    random = np.random.default_rng(2)
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for number in range(count):
+        mask = np.zeros(size[::-1], dtype=np.uint8)
+        for value in (1, 2):
+            top, left = random.integers(0, size[1] - 8), random.integers(0, size[0] - 8)
+            mask[top : top + 8, left : left + 8] = value
+        levels = np.array([100, 200, 20])[mask] + random.integers(0, 40, mask.shape)
+        image = Image.fromarray(levels.astype(np.uint8)).convert(mode)
+        image.save(root / "images" / f"{number:02}.png")
+        indexed = Image.fromarray(mask)
+        indexed.putpalette([0, 0, 0, 255, 0, 0, 0, 0, 255])
+        indexed.save(root / "masks" / f"{number:02}.png")
+
+
 @pytest.fixture(autouse=True)
 def imports_are_frozen() -> None:
     """Exclude imported modules from garbage collection, which every run triggers before it trains."""
@@ -47,6 +65,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     labels = {f"y_{p}": (np.arange(n) % 10).astype(np.uint8) for p, n in (("train", 60), ("test", 20))}
     np.savez(root / "cifar10" / "cifar10.npz", **pictures, **labels)
+    write_masks(root / "brain", 40, (24, 20), "L")
     (root / "text").mkdir()
     (root / "text" / "shakespeare.txt").write_text("To be, or not to be, that is the question.\n" * 100)
     return root
@@ -77,12 +96,9 @@ def own_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         kind = "liked" if number % 2 else "disliked"
         lines.append(f'"{" ".join(words_drawn)} {kind}",{kind},{random.normal():.3f}')
     (root / "reviews.csv").write_text("\n".join(lines) + "\n")
-    return {
-        "csv": root / "table.csv",
-        "npz": root / "arrays.npz",
-        "image_folder": root / "pictures",
-        "text_table": root / "reviews.csv",
-    }
+    write_masks(root / "scans", 24, (24, 20), "RGB")
+    pictures_of = {"image_folder": root / "pictures", "image_masks": root / "scans"}
+    return {"csv": root / "table.csv", "text_table": root / "reviews.csv", "npz": root / "arrays.npz", **pictures_of}
 
 
 @pytest.fixture(scope="session")
@@ -98,11 +114,13 @@ def small_data(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], l
             "data.workers=0",
             "data.batch_size=8",
         ],
+        "image_masks": [f"data.path={own_files['image_masks']}", "data.image_size=16", "data.batch_size=5"],
         "timeseries": ["data.window=24", "data.horizon=6", "data.series=elnino"],
         "text": ["data.context_length=16", "data.batch_size=8"],
         "digits": [],
         "gates": [],
         "ring": [],
+        "shapes": ["data.image_size=16", "data.batch_size=64"],
     }
     return lambda name: [f"data={name}", *paths.get(name, [f"data.root={data_root}", "data.batch_size=16"])]
 

@@ -24,7 +24,9 @@ OPTIONS = {group.name: sorted(file.stem for file in group.glob("*.yaml")) for gr
 
 # Combinations that make sense. New options must be added here, or `test_every_option_is_covered_by_these_tests` fails.
 PICTURES = {"digits", "mnist", "fashion_mnist", "cifar10", "npz", "image_folder"}
+MASKED = {"shapes", "image_masks"}  # the class of each pixel; without it also images
 FITS = {
+    "unet": MASKED,
     "perceptron": PICTURES | {"timeseries", "csv", "gates", "ring"},
     "mlp": PICTURES | {"timeseries", "csv", "gates", "ring"},
     "cnn": PICTURES,
@@ -34,13 +36,13 @@ FITS = {
     "gru": PICTURES | {"timeseries", "text", "text_table"},
     "transformer": PICTURES | {"timeseries", "text", "text_table"},
     "gpt": {"text"},
-    "vae": PICTURES | {"timeseries", "csv", "gates", "ring"},
-    "autoencoder": PICTURES | {"timeseries", "csv", "gates", "ring"},
-    "conv_vae": PICTURES,
-    "conv_autoencoder": PICTURES,
-    "gan": PICTURES | {"timeseries", "csv", "gates", "ring"},
-    "dcgan": PICTURES,
-    "rbm": PICTURES,
+    "vae": PICTURES | MASKED | {"timeseries", "csv", "gates", "ring"},
+    "autoencoder": PICTURES | MASKED | {"timeseries", "csv", "gates", "ring"},
+    "conv_vae": PICTURES | MASKED,
+    "conv_autoencoder": PICTURES | MASKED,
+    "gan": PICTURES | MASKED | {"timeseries", "csv", "gates", "ring"},
+    "dcgan": PICTURES | MASKED,
+    "rbm": PICTURES | MASKED,
     "dbn": PICTURES,
 }
 # Models with tasks other than the default task of the data. The first is the default task of the model; the others are
@@ -51,6 +53,7 @@ MADE_FOR |= {"gan": ("adversarial",), "dcgan": ("adversarial",)}
 MADE_FOR |= {"rbm": ("contrastive_divergence",), "dbn": ("layerwise",)}
 TASKS = {
     **{name: {"classification"} for name in PICTURES},
+    **{name: {"segmentation"} for name in MASKED},
     "gates": {"classification"},
     "ring": {"classification"},
     "timeseries": {"forecasting"},
@@ -67,8 +70,9 @@ TRAINED += [t for t in RULE if t[0] == "perceptron"]
 INCOMPATIBLE = [t for t in TRIPLES if t not in SENSIBLE and t not in RULE]
 # Data of one kind look the same to a model: the default tests use one of each.
 KIND = dict.fromkeys(PICTURES - {"image_folder"}, "pixels") | {"gates": "points", "ring": "points"}
+KIND |= dict.fromkeys(MASKED, "masks")
 ALIKE = set(OPTIONS["data"]) - set({KIND.get(data, data): data for data in reversed(OPTIONS["data"])}.values())
-SUPERVISED = {"classification", "regression", "forecasting", "language_modeling"}
+SUPERVISED = {"classification", "segmentation", "regression", "forecasting", "language_modeling"}
 
 
 def covering(triples: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
@@ -91,6 +95,8 @@ CASES = [t for t in COVERING if t[2] in SUPERVISED]
 SETTINGS_OF = {case: SETTINGS[number :: len(CASES)] for number, case in enumerate(CASES)}
 NEVER_NOTHING = {"variational", "contrastive_divergence"}  # their loss of memorized examples is not near 0
 SMALLER = {
+    "unet": ["model.hidden_size=[8,16]"],
+    "unet_brain": ["model.hidden_size=[8,16]", "data.image_size=16", "data.block=4"],
     "cnn": ["model.hidden_size=[16]"],
     "dbn": ["model.hidden_size=[32,32]"],
     "dcgan": ["model.hidden_size=8"],

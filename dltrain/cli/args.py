@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(re.sub(r"^argument (-\w+/)?", "", message))
 
     def reject_flags(self, words: Sequence[str], verb: str) -> None:
-        """Raise `ConfigError` with a line for each flag in `words`, none of which the verb has."""
+        """Raise `ConfigError` with one line per flag; `words` are the flags that the parser does not know."""
         reasons = dict(REJECTED)
         if verb != "train":
             sweep = "dltrain -m GROUP=A,B KEY=1,2 trains every combination."
@@ -70,7 +70,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     end = words.index("--") if "--" in words else len(words)
     found, rest = parser.parse_known_args(words[:end])
     if late := next((word for word in rest if word in VERBS), None) if name == "train" else None:
-        hint = f"A verb is the first word: dltrain {late} ..."
+        hint = f"Put the verb first: dltrain {late} ..."
         raise ConfigError(format_error(late, "KEY=VALUE or GROUP=OPTION", late, hint))
     parser.reject_flags([word for word in rest if word.startswith("-") and word != "-"], name)
     found.verb = name

@@ -23,7 +23,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     from dltrain.runs.inference import load_trained, rebuild_components
 
     console = Console()
-    trained = load_trained(rebuild_components(job), path, name, own=True)
+    trained = load_trained(rebuild_components(job), path, name, reject_other_data=True)
     attach_features(trained.components)
     if getattr(trained.splits, arguments.split) is None:
         expected = "test or train, as the run holds out no examples"

@@ -10,7 +10,7 @@ FACT = re.compile(r"\$\{spec\.(\w+(?:\.\w+)*)")
 # Facts that had another name in earlier versions, and their new names.
 RENAMED = {"vocabulary": "tokens.size", "pad": "tokens.pad", "encode": "tokens.encode", "decode": "tokens.decode"}
 # Groups and keys that are needed before the facts are known.
-BEFORE_FACTS = ("data", "trainer", "regularization", "augment", "device", "seed", "allow_targets")
+BEFORE_FACTS = ("data", "trainer", "regularization", "augment", "transfer", "device", "seed", "allow_targets")
 
 
 class Fact:

@@ -103,6 +103,8 @@ TABLE = {
     "augment.rotation": real("[0, 180]"),
     "augment.zoom": real("[0, 1)"),
     "augment.mixup augment.cutmix": real("[0, inf)"),
+    "unfreeze_at": integer(0, many=True, null=True),
+    "lr_scale": real("(0, inf)", many=True),
     "log_every eval_every checkpoint_every": INTERVAL,
     "trainer.resume": choice("never", "auto"),
     "on_non_finite": choice("stop", "skip", "ignore"),
@@ -178,6 +180,12 @@ def check_type(key: str, value: Any, default: Any) -> str | None:
         fits = field.null if value is None else field.many or (type(value) is list) == (type(default) is list)
         fits = fits and not isinstance(value, Mapping)
     return None if fits else format_error(key, text, "null" if value is None else value)
+
+
+def may_be_list(key: str, default: Any) -> bool:
+    """Return whether a list may replace the default in YAML."""
+    field = field_of(key)
+    return isinstance(default, list) or default == "auto" or (field is not None and field.many)
 
 
 def is_deferred(value: Any) -> bool:

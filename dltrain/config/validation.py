@@ -10,7 +10,7 @@ from dltrain.errors import format_error, suggest
 Node = Mapping[str, Any]
 
 # Groups of plain values: their keys are exactly those of dltrain's own YAML.
-PLAIN = ("trainer", "regularization", "augment", "device", "sweep")
+PLAIN = ("trainer", "regularization", "augment", "transfer", "device", "sweep")
 NO_SCHEDULE = "Add it to the defaults of the optimizer's YAML: - schedule: constant"
 
 
@@ -73,7 +73,8 @@ def wrong_value(key: str, value: Any, content: Node, groups: Sequence[str]) -> s
         errors = (unknown_key(k, content, groups) or wrong_value(k, v, content, groups) for k, v in pairs)
         return next((error for error in errors if error), None)
     if key.partition(".")[0] in PLAIN and isinstance(value, Mapping | list) and not isinstance(node, Mapping):
-        return schema.check_type(key, value, node) or format_error(key, "a value", value)
+        listed = isinstance(value, list) and schema.may_be_list(key, node)
+        return schema.check_type(key, value, node) or (None if listed else format_error(key, "a value", value))
     return schema.check_type(key, value, node)
 
 

@@ -1,4 +1,4 @@
-"""The interface between data sets and the rest: facts, splits, batches of rows."""
+"""The interface between data sets and the rest of dltrain: facts, splits, batches of rows."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Spec:
     Args:
         shape: Shape of the ``inputs`` of one example, without the batch axis.
         size: Numbers in a flattened example.
-        features: Numbers per step of a sequence. An image is a sequence of pixel rows; a token counts as one-hot.
+        features: Numbers per step of a sequence. An image is a sequence of pixel rows; a token is a one-hot vector.
         length: Steps per example.
         channels: Channels of an image.
         height: Height of an image in pixels.
@@ -101,13 +101,14 @@ class Source:
     """One split of a data set.
 
     Args:
-        rows: Tensors whose first axis counts the examples, and `Ragged` fields; or `Files`. Views such as those of
+        rows: Tensors whose first axis is the examples, and `Ragged` fields; or `Files`. Views such as those of
             ``unfold`` stay views: a row is copied only when it is drawn.
         prepare: Module that turns a batch of rows on the device into the fields a task reads (``inputs``, ``targets``,
-            ...). It treats each row by itself and draws no random numbers.
-        augment: Random change of each prepared example by itself in training, ``augment(batch, keys)``. The keys
-            (int64, one per example) are the source of randomness; see `dltrain.keyed_random.uniform`.
-        blend: Random combination of the examples of a batch in training, ``blend(batch, keys)``.
+            ...). It treats each row independently and draws no random numbers.
+        augment: Random change of each prepared example in training, independent of the others:
+            ``augment(batch, keys)``. The keys (int64, one per example) are the source of randomness; see
+            `dltrain.keyed_random.uniform`.
+        blend: Random combination of the examples of a batch in training: ``blend(batch, keys)``.
         fingerprinted: Tensors to fingerprint in place of `rows`; None for `rows`.
         plan: How the examples are divided into batches; None for batches of a fixed size in random order.
     """
@@ -153,7 +154,7 @@ class Inputs(NamedTuple):
 
 
 class Data(Protocol):
-    """A data set as YAML builds it. The constructor is quick and provides the facts; `load` reads everything.
+    """A data set built from YAML. The constructor is quick and provides the facts; `load` reads everything.
 
     Both raise `dltrain.errors.ConfigError` with the ``data.`` key that is wrong. Optional attributes: ``bad``
     (`dltrain.data.bad_samples.BadSamples`), ``worker_timeout`` (seconds), ``describe() -> list[str]`` (how the

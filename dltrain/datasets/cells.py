@@ -15,9 +15,10 @@ MISSING_NUMBERS = MISSING | {"none", "nil", "missing", "nat", "n.a.", "k.a.", "n
 MISSING_NUMBERS |= {"-", "--", "---", "–", "—", ".", "..", "...", "*", "#value!", "#div/0!", "#ref!", "#num!", "#name?"}
 
 POINT, COMMA = MARKS = ".", ","
-BLANKS = " '’\u00a0\u2009\u202f"  # may separate groups of three digits, as the other mark may
+# May separate groups of three digits, in addition to the mark that is not the decimal mark.
+BLANKS = " '’\u00a0\u2009\u202f"
 UNITS = "%$€£¥₹"
-MANY = 30
+MIN_NARROW = 30  # cells with a mark from which their similar sizes are evidence
 SAMPLE = 10_000  # distinct cells of a column that are examined
 PLAIN = re.compile(r"[\d.eE+-]*", re.ASCII)
 UNGROUPED = re.compile(r"[+-]?[1-9]\d{3,}([.,]\d*)?")
@@ -27,7 +28,7 @@ TIMES = "date time datetime timestamp ts ds year quarter month week day hour dat
 
 
 def is_time_name(name: str) -> bool:
-    """Return whether a column is named like one of timestamps."""
+    """Return whether a column name stands for a time, such as ``date`` or ``year``."""
     return name.casefold() in TIMES.split()
 
 
@@ -47,11 +48,11 @@ class Cells:
 
     @classmethod
     def of(cls, column: Sequence[str], rows: np.ndarray | None = None) -> "Cells":
-        """Build from one text per row, without blanks around a cell and without one unit such as % on all of them.
+        """Build from texts; strip blanks around them, and a unit such as % that all of them have.
 
         Args:
-            column: The texts.
-            rows: For each row, the index of its text, of which each occurs once; None for one text per row.
+            column: The distinct texts if `rows` is given, otherwise one text per row.
+            rows: For each row, the index of its text in `column`.
         """
         words = [word.strip() for word in column]
         if unit := _find_unit(words):
@@ -119,7 +120,7 @@ def parse_numbers(words: Sequence[str], decimal: str) -> np.ndarray:
     pattern, kept = number_pattern(decimal), f"0123456789eE+-{decimal}"
     numbers = np.full(len(words), np.nan)
     if not re.search(f"^(?:{pattern.pattern})$", "\n".join(words), re.ASCII | re.MULTILINE):
-        return numbers  # no number at all, in one search
+        return numbers  # one search shows that no word is a number
     for place, word in enumerate(words):
         if pattern.fullmatch(word):
             digits = "".join(letter for letter in word.replace("−", "-") if letter in kept)
@@ -128,13 +129,14 @@ def parse_numbers(words: Sequence[str], decimal: str) -> np.ndarray:
 
 
 class Evidence(NamedTuple):
-    """Evidence of one column on the decimal mark of its file.
+    """Evidence in one column for the decimal mark of its file.
 
     Args:
         proofs: Decimal mark -> the first cell that is a number with this mark only.
-        ambiguous: The first cell that is a number with either mark, but not the same one.
-        bare: Whether other numbers have neither mark.
-        narrow: Whether there are many ambiguous cells, within a factor of ten, which is rare for counts.
+        ambiguous: The first cell that is a number with either mark, but a different one with each.
+        bare: Whether some numbers contain neither mark.
+        narrow: Whether at least `MIN_NARROW` numbers contain a mark and, with decimal points, are within a factor of
+            ten, which is rare for counts.
     """
 
     proofs: dict[str, str]
@@ -144,7 +146,7 @@ class Evidence(NamedTuple):
 
 
 def find_evidence(words: Sequence[str]) -> Evidence:
-    """Return the evidence of the distinct cells of a column; none unless most of them are numbers."""
+    """Return the evidence in the distinct cells of a column; empty unless at least half of them are numbers."""
     words = [word for word in words[:SAMPLE] if word.casefold() not in MISSING_NUMBERS]
     fits = {word: [mark for mark in MARKS if number_pattern(mark).fullmatch(word)] for word in words}
     numbers = [word for word in words if fits[word]]
@@ -157,5 +159,5 @@ def find_evidence(words: Sequence[str]) -> Evidence:
         proofs = {used.pop(): marked[0]}  # 1234 is not grouped here, so neither is 4.136
     ambiguous = next((word for word in marked if len(fits[word]) == len(MARKS)), None)
     sizes = np.abs(parse_numbers(marked, POINT))
-    narrow = len(marked) >= MANY and bool(sizes.max() < 10 * sizes.min())
+    narrow = len(marked) >= MIN_NARROW and bool(sizes.max() < 10 * sizes.min())
     return Evidence(proofs, ambiguous, len(marked) < len(numbers), narrow)

@@ -89,7 +89,7 @@ class Table:
         found = self._numbers[column]
         return np.unique(found[~np.isnan(found)])
 
-    def text(self, column: int) -> np.ndarray:
+    def text_mask(self, column: int) -> np.ndarray:
         """Return for each row whether a column holds neither a finite number nor a missing value."""
         return self._text[column][self.columns[column].codes]
 
@@ -101,12 +101,12 @@ class Table:
         """Return whether a cell of a column of words is a missing value."""
         return word.casefold() in MISSING | self.missing_words
 
-    def missing(self, column: int) -> np.ndarray:
+    def missing_mask(self, column: int) -> np.ndarray:
         """Return for each row whether the value is missing."""
         words = MISSING_NUMBERS if self.is_numeric(column) else MISSING
         return self.columns[column].among(words | self.missing_words)
 
-    def place(self, column: int, row: int) -> str:
+    def describe_cell(self, column: int, row: int) -> str:
         """Describe a cell for messages."""
         return f"column {self.header[column]}, line {self.lines[row]} of {self.path}"
 
@@ -142,12 +142,12 @@ def parse_column(table: Table, column: int, hint: str = "Choose columns of numbe
         ConfigError: A cell holds text, or a number beyond the range of float32; the message names the first.
     """
     values = table.numbers(column)
-    text = table.text(column)
+    text = table.text_mask(column)
     wrong = np.flatnonzero(text | (np.abs(values) > LARGEST))
     if len(wrong):
         row = int(wrong[0])
         size = "finite number" if text[row] else f"number between -{LARGEST:.2g} and {LARGEST:.2g}"
-        expected = f"a {size} in {table.place(column, row)}"
+        expected = f"a {size} in {table.describe_cell(column, row)}"
         raise ConfigError(format_error("data.column", expected, table.columns[column][row], hint if text[row] else ""))
     return values
 
@@ -165,9 +165,11 @@ def reject_missing(table: Table, columns: Iterable[int], hint: str) -> None:
     """
     problems = []
     for column in columns:
-        rows = np.flatnonzero(table.missing(column))
+        rows = np.flatnonzero(table.missing_mask(column))
         if len(rows):
             got = f"a missing value ({len(rows)} in this column)"
-            problems.append(format_error("data.path", f"a value in {table.place(column, int(rows[0]))}", got, hint))
+            problems.append(
+                format_error("data.path", f"a value in {table.describe_cell(column, int(rows[0]))}", got, hint)
+            )
     if problems:
         raise ConfigError(*problems)

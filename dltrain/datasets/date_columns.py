@@ -80,7 +80,7 @@ def check_dates(table: Table, column: int, dates: Dates, missing: bool) -> None:
         bad = int(dates.times.isna().argmax())
     if bad is not None:
         got = table.columns[column][bad] or "a missing value"
-        raise ConfigError(format_error("data.path", f"a date in {table.place(column, bad)}", got))
+        raise ConfigError(format_error("data.path", f"a date in {table.describe_cell(column, bad)}", got))
     if dates.form.ambiguous:
         cell, *readings = dates.form.readings
         got = f"{cell}, which may be {' or '.join(readings)}"

@@ -3,6 +3,7 @@
 import io
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,21 +23,25 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 DEEP_MODES = ("I", "F")  # prefixes of the modes with more than 8 bits per pixel, such as I;16
 WHITE_16_BIT = 65535
 Window = tuple[float, float, float, float]  # left, top, right and bottom in pixels
+Crop = Callable[[int, int], Window]  # the window to keep, for width and height of an image
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
-def read_images(files: InputFiles, transform: ImageTransform, shape: tuple[int, ...]) -> Iterator[Inputs]:
+def read_images(
+    files: InputFiles, transform: ImageTransform, shape: tuple[int, ...], whole: bool = False
+) -> Iterator[Inputs]:
     """Read images in the channels, size and pixel scale of a data set.
 
     Args:
         files: Image files, which are converted, and arrays, whose shape and scale must be those of the data set.
         transform: Transform with the pixel scale of the data set.
         shape: Channels, height and width of its images.
+        whole: Resize the whole image instead of a part, and state the width and height that it had.
     """
-    return stack_examples(_examples(files, transform, shape), files.batch_size, "pixels")
+    return stack_examples(_examples(files, transform, shape, whole), files.batch_size, "pixels")
 
 
-def _examples(files: InputFiles, transform: ImageTransform, shape: tuple[int, ...]) -> Iterator[Example]:
+def _examples(files: InputFiles, transform: ImageTransform, shape: tuple[int, ...], whole: bool) -> Iterator[Example]:
     for file in files.expand("image files, folders of them, or .npy and .npz files of images", SUFFIXES):
         with file.errors_as_input():
             content = file.read_bytes()
@@ -44,22 +49,30 @@ def _examples(files: InputFiles, transform: ImageTransform, shape: tuple[int, ..
                 for name, pixels in array_inputs.iterate_examples(file, content, shape):
                     yield name, transform.arrays.to_stored(pixels, "INPUT", name["input"])
             else:
-                yield {"input": file.name}, transform.to_stored_scale(_decode(file, content, shape))
+                sizes: list[tuple[int, int]] = []
+                crop = partial(_whole, sizes) if whole else None
+                pixels = transform.to_stored_scale(_decode(file, content, shape, crop))
+                named = dict(zip(("width", "height"), *sizes, strict=True)) if sizes else {}
+                yield {"input": file.name, **named}, pixels
 
 
-def _decode(file: InputFile, content: bytes, shape: tuple[int, ...]) -> np.ndarray:
+def _whole(sizes: list[tuple[int, int]], width: int, height: int) -> Window:
+    """Return the whole image as a window, and note its size."""
+    sizes.append((width, height))
+    return 0, 0, width, height
+
+
+def _decode(file: InputFile, content: bytes, shape: tuple[int, ...], crop: Crop | None) -> np.ndarray:
     channels, height, width = shape
     try:
-        pixels = decode_image(io.BytesIO(content), MODES[channels], height, width)
+        pixels = decode_image(io.BytesIO(content), MODES[channels], height, width, crop)
     except UNREADABLE as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise ConfigError(format_error("INPUT", f"a readable image at {file.path}", reason)) from error
     return pixels.reshape(height, width, channels).transpose(2, 0, 1)
 
 
-def decode_image(
-    source: Path | io.BytesIO, mode: str, height: int, width: int, crop: Callable[[int, int], Window] | None = None
-) -> np.ndarray:
+def decode_image(source: Path | io.BytesIO, mode: str, height: int, width: int, crop: Crop | None = None) -> np.ndarray:
     """Decode an image to bytes (height, width, channels), upright according to its EXIF orientation.
 
     It is scaled without distortion until it covers the size, and cropped at the center, unless there is a `crop`.

@@ -66,6 +66,10 @@ class ImageTransform:
         self.white = white
         self.arrays = arrays or ArrayScale(white=white, whole=white > 1)
 
+    def scaling(self) -> "ScalePixels":
+        """Return the module that scales pixels."""
+        return ScalePixels(self.mean, self.std, self.white)
+
     def to_stored_scale(self, pixels: np.ndarray) -> np.ndarray:
         """Convert bytes from 0 to 255 to the stored scale, rounded if that consists of whole numbers."""
         if not self.arrays.known:
@@ -91,7 +95,7 @@ class ImageTransform:
         Args:
             classes: Number of classes, for blends; None if the labels are no classes.
         """
-        prepare = ScalePixels(self.mean, self.std, self.white)
+        prepare = self.scaling()
         moves = self.augment if isinstance(train, Mapping) else self.augment.without_crop()
         augment = Geometry(moves, Frame({"inputs": prepare.offset})) if moves.moves else None
         held_out = Source(val, prepare) if val is not None and len(Source(val, prepare)) else None

@@ -30,28 +30,30 @@ class Series(NamedTuple):
     rows: np.ndarray
 
 
-def choose_columns(table: Table, column: str | list[str] | None, apart: Sequence[int]) -> tuple[list[str], list[str]]:
+def choose_columns(
+    table: Table, column: str | list[str] | None, excluded: Sequence[int]
+) -> tuple[list[str], list[str]]:
     """Return the names of the series to forecast, and of columns of numbers that are left out.
 
     Args:
         table: The file.
         column: A name or a list of them; ``auto`` takes the columns of numbers except timestamps, row numbers and
             flags (0 or 1); None takes row numbers and flags as well.
-        apart: Columns to exclude: dates, and the one that distinguishes series.
+        excluded: Columns to exclude: dates, and the one that distinguishes series.
     """
     if isinstance(column, list) or column not in ("auto", None):
         return _check_columns(table, [column] if isinstance(column, str) else list(column or [])), []
     numeric = [
         index
         for index, name in enumerate(table.header)
-        if index not in apart and not is_time_name(name) and not np.isnan(table.numbers(index)).all()
+        if index not in excluded and not is_time_name(name) and not np.isnan(table.numbers(index)).all()
     ]
-    flags = [index for index in numeric if column == "auto" and reason_to_ignore(table, index)]
-    chosen = [index for index in numeric if index not in flags and 2 * table.text(index).sum() <= len(table)]
+    left_out = [index for index in numeric if column == "auto" and reason_to_ignore(table, index)]
+    chosen = [index for index in numeric if index not in left_out and 2 * table.text_mask(index).sum() <= len(table)]
     if column == "auto":
         binary = [index for index in chosen if set(np.unique(table.numbers(index))) <= {0.0, 1.0}]
         if len(binary) < len(chosen):
-            flags, chosen = flags + binary, [index for index in chosen if index not in binary]
+            left_out, chosen = left_out + binary, [index for index in chosen if index not in binary]
     if not chosen:
         expected = f"a column of numbers besides the timestamps in {table.path}"
         raise ConfigError(format_error("data.column", expected, f"the columns {', '.join(table.header)}"))
@@ -59,7 +61,7 @@ def choose_columns(table: Table, column: str | list[str] | None, apart: Sequence
     table.indices_of(names)
     for index in chosen:
         parse_column(table, index)
-    return names, [table.header[index] for index in flags]
+    return names, [table.header[index] for index in left_out]
 
 
 def _check_columns(table: Table, names: list[str]) -> list[str]:
@@ -106,90 +108,92 @@ def split_series(table: Table, group: str | None) -> list[Series]:
     return [Series(cells.words[code], np.flatnonzero(cells.codes == code)) for code in order]
 
 
-def check_order(table: Table, found: TimeColumn | None, series: Sequence[Series], group: str | None) -> list[str]:
-    """Reject rows that go back in time or repeat a time, as the splits are by position.
+def check_order(
+    table: Table, time_column: TimeColumn | None, all_series: Sequence[Series], group: str | None
+) -> list[str]:
+    """Reject rows that go back in time or repeat a time, because splits are made by position.
 
     Returns:
         Notes on missing rows, and on hours that occur twice when the clock is set back.
     """
     gaps, changes, first_gap = 0, 0, ""
-    for one in series:
-        if found is None:
-            _reject_descending_numbers(table, one)
+    for series in all_series:
+        if time_column is None:
+            _reject_descending_numbers(table, series)
             continue
-        cells, dates = found.cells, found.dates
-        times = dates.times.iloc[one.rows].reset_index(drop=True)
-        utc = None if dates.utc is None else dates.utc.iloc[one.rows].reset_index(drop=True)
+        cells, dates = time_column.cells, time_column.dates
+        times = dates.times.iloc[series.rows].reset_index(drop=True)
+        utc = None if dates.utc is None else dates.utc.iloc[series.rows].reset_index(drop=True)
         order = steps.check_order(times, utc)
         if order.repeated is not None:
-            _reject_repeated(table, found, one, order.repeated, group)
+            _reject_repeated(table, time_column, series, order.repeated, group)
         if order.step_back is not None:
-            earlier, later = (found.cells[one.rows[row]] for row in (order.step_back - 1, order.step_back))
-            line = table.lines[one.rows[order.step_back]]
+            earlier, later = (time_column.cells[series.rows[row]] for row in (order.step_back - 1, order.step_back))
+            line = table.lines[series.rows[order.step_back]]
             raise _order_error(table, f"{later} after {earlier} in line {line}")
         missing = steps.find_gaps(times)
         if missing.position is not None and not gaps:
-            row = int(one.rows[missing.position])
+            row = int(series.rows[missing.position])
             first_gap = f", first before {cells[row]} in line {table.lines[row]}"
         gaps, changes = gaps + missing.rows, changes + order.clock_changes
-    notes = [f"warning: {gaps:,} rows are missing{first_gap}; rows count as equidistant"] if gaps else []
+    notes = [f"warning: {gaps:,} rows are missing{first_gap}; rows are treated as equidistant"] if gaps else []
     return notes + ([f"{changes} hours occur twice where the clock is set back"] if changes else [])
 
 
 def continue_times(
-    table: Table, found: TimeColumn | None, one: Series, number: int
+    table: Table, time_column: TimeColumn | None, series: Series, number: int
 ) -> Sequence[str | int | float | None]:
     """Return the times of the steps after the last row of a series; None for unknown ones.
 
-    Numbers are continued if the name of their column is one of times.
+    Numbers are continued if their column has a time name such as ``year``.
     """
     times: Sequence[str | int | float] | None = None
-    if found is not None and len(one.rows) > 1:
-        times = continue_dates(found.dates.times.iloc[one.rows], found.dates.form, number)
-    elif found is None:
+    if time_column is not None and len(series.rows) > 1:
+        times = continue_dates(time_column.dates.times.iloc[series.rows], time_column.dates.form, number)
+    elif time_column is None:
         for column, name in enumerate(table.header):
-            cells = [table.columns[column][row].replace(table.decimal, ".") for row in one.rows.tolist()]
+            cells = [table.columns[column][row].replace(table.decimal, ".") for row in series.rows.tolist()]
             if is_time_name(name) and all(map(PLAIN_NUMBER.fullmatch, cells)):
                 times = continue_numbers(cells, number)
                 break
     return times or [None] * number
 
 
-def _reject_repeated(table: Table, found: TimeColumn, one: Series, row: int, group: str | None) -> None:
+def _reject_repeated(table: Table, time_column: TimeColumn, series: Series, row: int, group: str | None) -> None:
     """Reject a repeated time, and suggest the column that distinguishes several series."""
-    times = pd.factorize(found.dates.times)[0][one.rows]
+    times = pd.factorize(time_column.dates.times)[0][series.rows]
     first = int(np.flatnonzero(times == times[row])[0])
-    lines = [int(table.lines[one.rows[place]]) for place in (first, row)]
-    got = f"{found.cells[one.rows[row]]} in lines {lines[0]} and {lines[1]}"
+    lines = [int(table.lines[series.rows[place]]) for place in (first, row)]
+    got = f"{time_column.cells[series.rows[row]]} in lines {lines[0]} and {lines[1]}"
     hint = "Remove one of them"
     for other in sorted(range(len(table.header)), key=table.is_numeric):
         cells = table.columns[other]
-        pairs = np.stack([times, cells.codes[one.rows]], axis=1)
+        pairs = np.stack([times, cells.codes[series.rows]], axis=1)
         if (
-            other not in found.columns
+            other not in time_column.columns
             and 1 < len(cells.words) <= len(table) / 2
             and len(np.unique(pairs, axis=0)) == len(pairs)
         ):
-            name, value = table.header[other], cells[int(one.rows[first])]
+            name, value = table.header[other], cells[int(series.rows[first])]
             hint = (
                 f"Column {name} distinguishes {len(cells.words)} series: data.group={name} reads all of them, "
                 f"data.where={name}:{value} one of them"
             )
             break
-    expected = f"one row for each time in {table.path}" + (f" and {group} {one.name}" if one.name else "")
+    expected = f"one row for each time in {table.path}" + (f" and {group} {series.name}" if series.name else "")
     raise ConfigError(format_error("data.path", expected, got, hint))
 
 
-def _reject_descending_numbers(table: Table, one: Series) -> None:
+def _reject_descending_numbers(table: Table, series: Series) -> None:
     """Reject numeric times that only decrease; numbers that restart every year or day are fine."""
     for column, name in enumerate(table.header):
         if is_time_name(name) and table.is_numeric(column):
-            values = table.numbers(column)[one.rows]
+            values = table.numbers(column)[series.rows]
             values = values[~np.isnan(values)]
             if len(values) > 2 and values[-1] < values[0] and (np.diff(values) <= 0).all():
                 raise _order_error(table, f"{name} from {values[0]:g} down to {values[-1]:g}")
 
 
 def _order_error(table: Table, got: str) -> ConfigError:
-    expected = f"rows in the order of time in {table.path}"
+    expected = f"rows in chronological order in {table.path}"
     return ConfigError(format_error("data.path", expected, got, "Sort the file, oldest row first"))

@@ -9,7 +9,7 @@ MINUTE, HOUR, DAY = np.timedelta64(1, "m"), np.timedelta64(1, "h"), np.timedelta
 SATURDAY, SUNDAY = 5, 6
 # Shortest and longest step in days, and the steps per season.
 SEASONS = ((1, 1, 7), (7, 7, 52), (28, 31, 12), (89, 92, 4))
-USUAL_SHARE = 0.5  # of the steps must be the usual one, or times are irregular
+USUAL_SHARE = 0.5  # fraction of the steps that must have the usual length; below it, times are irregular
 UNITS = ((7 * DAY, "week"), (DAY, "day"), (HOUR, "hour"), (MINUTE, "minute"), (np.timedelta64(1, "s"), "second"))
 
 
@@ -76,7 +76,7 @@ def median_step(values: np.ndarray) -> np.timedelta64:
 
 
 def infer_season(times: pd.Series) -> int:
-    """Return the steps per season: a day of hours or minutes, a week of days, a year of weeks, months or quarters.
+    """Return the steps per season: a day for hours or minutes, a week for days, a year for weeks, months or quarters.
 
     Other steps, and irregular ones, give 1.
     """
@@ -130,7 +130,7 @@ def check_order(times: pd.Series, utc: pd.Series | None = None) -> Order:
     """Check whether rows are in chronological order.
 
     Args:
-        times: Local times; an hour may occur twice once a year, on a weekend night.
+        times: Local times; once a year, on a weekend night, an hour may occur twice.
         utc: The same instants in UTC, which are checked instead if known.
     """
     known = times if utc is None else utc
@@ -164,7 +164,7 @@ def _is_close(steps: np.ndarray, length: np.timedelta64) -> np.ndarray:
 
 
 def _without_clock_changes(values: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return local times of hourly or finer rows as if daylight saving time had no end, and the number of its ends."""
+    """Return times of hourly or finer rows without the jumps of daylight saving time, and the number of jumps back."""
     length = median_step(values) if len(values) > 2 else DAY
     if not np.timedelta64(0) < length <= HOUR:
         return values, 0

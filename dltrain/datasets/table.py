@@ -191,20 +191,20 @@ def find_stray_text(table: Table, reject_mixed: bool) -> dict[int, str]:
     """
     found: dict[int, str] = {}
     for column, name in enumerate(table.header):
-        text, different = np.flatnonzero(table.text(column)), table.different_numbers(column)
+        text, different = np.flatnonzero(table.text_mask(column)), table.different_numbers(column)
         continuous = len(different) > MAX_NUMERIC_CLASSES or (different % 1).any()
         known = len(text) + np.count_nonzero(~np.isnan(table.numbers(column)))
         if not len(text) or not continuous or 2 * len(text) > known:
             continue
         if len(text) <= MAX_STRAY_TEXT * known:
             for row in text.tolist():
-                expected = f"a finite number in {table.place(column, row)}"
+                expected = f"a finite number in {table.describe_cell(column, row)}"
                 found.setdefault(row, format_error("data.path", expected, table.columns[column][row]))
         elif reject_mixed and len(np.unique(table.columns[column].codes[text])) <= MAX_NUMERIC_CLASSES:
             word = table.columns[column][text[0]]
             got = f"{word}, and text in {len(text)} of {len(table)} rows"
             hint = f"data.missing_words=[{word}] reads it as missing, data.ignore=[{name}] leaves the column out"
-            expected = f"numbers or words only in {table.place(column, int(text[0]))}"
+            expected = f"numbers or words only in {table.describe_cell(column, int(text[0]))}"
             raise ConfigError(format_error("data.path", expected, got, hint))
     return found
 

@@ -76,7 +76,7 @@ class DateColumn(NamedTuple):
         dates = parse_cells(table.columns[column], self.form.day_first, named)
         wrong = 0 if dates is None else dates.bad
         if dates is None or wrong is not None:
-            expected = f"a date as in training in {table.place(column, wrong or 0)}"
+            expected = f"a date as in training in {table.describe_cell(column, wrong or 0)}"
             raise ConfigError(format_error("data.column", expected, table.columns[column][wrong or 0]))
         time = dates.times
         days = days_of(time)
@@ -167,6 +167,6 @@ def standardize(values: np.ndarray, mean: float, scale: float, table: Table, col
     far = np.flatnonzero(np.abs(found) > LARGEST)
     if len(far):
         row = int(far[0])
-        expected = f"a number like those in training in {table.place(column, row)}"
+        expected = f"a number like those in training in {table.describe_cell(column, row)}"
         raise ConfigError(format_error("data.column", expected, table.columns[column][row]))
     return found

@@ -125,9 +125,9 @@ class TimeSeries:
         self.table = select_rows(read_csv(self.path, self.notation), self.where)
         self.notation = replace(self.notation, trained_on=self.table)
         self.times = find_times(self.table, self.day_first)
-        apart = list(self.times.columns) if self.times else []
-        apart += [self.table.index_of(self.group)] if self.group else []
-        self.names, self.left_out = choose_columns(self.table, column, apart)
+        excluded = list(self.times.columns) if self.times else []
+        excluded += [self.table.index_of(self.group)] if self.group else []
+        self.names, self.left_out = choose_columns(self.table, column, excluded)
         self.series = split_series(self.table, self.group)
 
     def _find_season(self, bundled: BundledSeries | None) -> int:

@@ -1,6 +1,7 @@
 """Autoencoders, fully connected and convolutional.
 
-The code is a point or, for a variational autoencoder, mean and log-variance of a Gaussian, as the task determines.
+The task determines whether the code is a point or, for a variational autoencoder, the mean and log-variance of a
+Gaussian.
 """
 
 import math
@@ -17,7 +18,7 @@ from dltrain.models.layers import activation as make_activation
 
 
 class AutoencoderBase(nn.Module):
-    """Encoder and decoder.
+    """Base class of autoencoders: an encoder and a decoder.
 
     Args:
         encoder: (B, *shape) and labels -> (B, statistics * latent).

@@ -27,6 +27,12 @@ BINS = 40
 MANY_POINTS = 2500  # above, points are drawn smaller
 
 
+def class_colors(count: int) -> Tensor:
+    """Return colors of classes of pixels in [0, 1], (count, 3); `CLASS_COLORS` over and over, but for the first."""
+    chosen = [CLASS_COLORS[0], *(CLASS_COLORS[1:] * (1 + count // len(CLASS_COLORS)))][:count]
+    return torch.tensor([[int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)] for color in chosen])
+
+
 @as_image(height=2.7)
 def confusion(figure: "Figure", counts: Tensor, names: Sequence[str]) -> None:
     """Draw a confusion matrix: darker cells have a larger share of their row; counts are shown where they fit.

@@ -1,4 +1,4 @@
-"""Grids of images and filters, pixel by pixel; each is a uint8 tensor of 3 x height x width."""
+"""Grids of images and filters, enlarged without interpolation; each is a uint8 tensor of 3 x height x width."""
 
 import math
 
@@ -9,7 +9,7 @@ TILE, GAP = 56, 2  # pixels: the side to which small images are enlarged, and th
 
 
 def images(pictures: Tensor, columns: int = 8, tile: int = TILE, gap: int = GAP) -> Tensor:
-    """Return a grid of images, black at 0 and white at 1; each pixel stays one square.
+    """Return a grid of images, black at 0 and white at 1; each pixel is enlarged to a square.
 
     Args:
         pictures: (N, channels, height, width), in color if there are 3 channels, otherwise as their mean.
@@ -27,13 +27,13 @@ def images(pictures: Tensor, columns: int = 8, tile: int = TILE, gap: int = GAP)
     return F.pad(tiles.flatten(3, 4).flatten(1, 2), (gap, 0, gap, 0), value=255)
 
 
-def filters(weight: Tensor, columns: int = 8, most: int = 64) -> Tensor:
+def filters(weight: Tensor, columns: int = 8, max_filters: int = 64) -> Tensor:
     """Return a grid of the first filters, each scaled by its own maximum: gray is zero, brighter is positive.
 
     Args:
         weight: (out, in, height, width), in color if there are 3 inputs, otherwise as their mean.
     """
-    weight = weight[:most].detach().float().cpu()
+    weight = weight[:max_filters].detach().float().cpu()
     weight = weight if weight.shape[1] == 3 else weight.mean(1, keepdim=True)
     bound = weight.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12)
     return images(0.5 + 0.5 * weight / bound, columns, gap=3 * GAP)

@@ -19,11 +19,12 @@ from dltrain.optim.optimizer import Optimizer
 from dltrain.optim.regularization import Regularization
 from dltrain.runs import compatibility
 from dltrain.runs.compatibility import Facts
-from dltrain.tasks.base import Task, Turn
+from dltrain.tasks.base import Stage, Task, Turn
 from dltrain.training import device as devices
 from dltrain.training import precision
 from dltrain.training.device import Device
 from dltrain.training.state import TrainerConfig
+from dltrain.training.transfer import Loaded, Transfer, build_transfer, plan
 
 
 @contextmanager
@@ -53,10 +54,17 @@ class Components:
     model: nn.Module  # on its device, with its initial weights
     device: Device
     trainer: TrainerConfig
+    transfer: Transfer
+    loaded: Loaded | None = None  # first weights that came from elsewhere
     notes: tuple[str, ...] = ()
     fingerprint: dict[str, str] = dataclasses.field(default_factory=dict)  # by split, once the data are loaded
     asks_for_classes: bool = True  # the YAML of the task names them; otherwise targets that can be both are numbers
     description: list[str] = dataclasses.field(default_factory=list)  # how the files were read, once they are loaded
+
+    def stages(self) -> list[Stage]:
+        """Return the stages of training: those of the task, without what is frozen."""
+        loaded = self.loaded.names if self.loaded else []
+        return plan(self.task.stages(self.model), self.model, self.transfer, loaded, self.trainer.epochs)
 
     def build_optimizer(self, turn: Turn, steps: int) -> Optimizer:
         """Return the optimizer of one turn for a stage of `steps` steps."""
@@ -89,6 +97,8 @@ def build_components(job: Job) -> Components:
     with _collect_errors(errors):
         trainer = _build_trainer_config(config)
     with _collect_errors(errors):
+        transfer = build_transfer(config["transfer"], job.choices["transfer"])
+    with _collect_errors(errors):
         data: Data = instantiate.build(config["data"], "data", job.allow)
     if errors:
         # The YAML of data declares their facts, so that options that do not fit are reported with the other errors.
@@ -114,7 +124,9 @@ def build_components(job: Job) -> Components:
     filled = _yaml_values(fill_facts(config, facts))
     classes = any(isinstance(value, Fact) and value.name in CLASSES for value in config["task"].values())
     written = tuple(note for note in notes if note)
-    return Components(filled, job.allow, data, task, model, device, trainer, written, asks_for_classes=classes)
+    return Components(
+        filled, job.allow, data, task, model, device, trainer, transfer, notes=written, asks_for_classes=classes
+    )
 
 
 def _build_trainer_config(config: dict[str, Any]) -> TrainerConfig:

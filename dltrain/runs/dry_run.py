@@ -18,7 +18,7 @@ from dltrain.data.spec import Source, Splits, describe_data
 from dltrain.data.worker_pool import TIMEOUT_S
 from dltrain.errors import ConfigError, format_error
 from dltrain.optim.kernels import bare_step
-from dltrain.runs import classifier_features, provenance
+from dltrain.runs import classifier_features, first_weights, provenance
 from dltrain.runs.assemble import Components, build_components, memory_errors
 from dltrain.storage.checkpoint_format import load_error
 from dltrain.tasks.base import Loss, Turn
@@ -33,7 +33,7 @@ FEW = 2  # examples that are enough to find shapes that do not fit
 
 @contextlib.contextmanager
 def prepare_run(
-    job: Job, notes: Sequence[str] = (), resumed: Path | None = None
+    job: Job, notes: Sequence[str] = (), resumed: Path | None = None, begun: Path | None = None
 ) -> Iterator[tuple[Components, dict[str, Batches]]]:
     """Yield a run's components and batches after a dry run; leaving the context stops the data loading workers.
 
@@ -41,10 +41,14 @@ def prepare_run(
         job: The run's configuration.
         notes: Added to the notes of the components.
         resumed: Folder of a run to resume. Its data must have the same fingerprint as at the start of the run.
+        begun: Folder of a run that has a checkpoint, and therefore needs no first weights.
     """
     components = build_components(job)
+    components.loaded = first_weights.prepare(components, job, begun)
     classifier_features.attach_features(components)
     components.notes = (*components.notes, *notes)
+    if begun is None and components.loaded is not None:
+        components.notes = (*components.notes, *components.loaded.describe())
     splits = components.data.load()
     if not isinstance(splits, Splits):
         raise ConfigError(format_error("data._target_", "Splits from load()", type(splits).__name__))
@@ -185,7 +189,7 @@ def _compute_losses(components: Components, batch: Batch, held_out: Batch, devic
     cuda = [torch.cuda.current_device()] if device.device.type == "cuda" else []
     gradients = len(next(iter(batch.values()))) > FEW or precision.may_lack_kernels(device)  # they need the most memory
     with torch.random.fork_rng(devices=cuda), device.autocast():
-        for stage in (stages := task.stages(model)):
+        for stage in (stages := components.stages()):
             stage_batch = {"inputs": batch["inputs"]} if stage.data == "unlabelled" else batch
             set_learning(model, stage)
             for turn in stage.turns:

@@ -50,7 +50,8 @@ class Trained:
         """
         device, end = self.components.device, dict[str, Any]()
         for piece in user_inputs(self.components, files):
-            source = Source(piece.rows, self.splits.test.prepare)
+            plan = self.splits.test.plan
+            source = Source(piece.rows, self.splits.test.prepare, plan=plan if plan and plan.contiguous else None)
             batches = Batches(source, files.batch_size, device.device, channels_last=device.channels_last)
             lines = _without_gradients(self.components.task.predictions(self.components.model, batches), device)
             for name, line in itertools.zip_longest(piece.names, lines, fillvalue=end):
@@ -64,7 +65,7 @@ class Trained:
         task, model = self.components.task, self.components.model
         run, batches = build_batches(self.components, self.splits), eval_batches(self.components, self.splits, split)
         try:
-            task.fit_baselines(run["train"], run.get("val"))  # in the order of the run, for the same bytes
+            task.fit_baselines(run["train"], run.get("val"))  # in the order of training, for identical baselines
             return run_in_eval_mode(task.evaluate, model, self.components.device, with_progress(batches, console))
         finally:
             for each in (*run.values(), batches):
@@ -82,7 +83,7 @@ def _without_gradients(lines: Iterator[Line], device: Device) -> Iterator[Line]:
 
 
 def user_inputs(components: Components, files: InputFiles) -> Iterator[Inputs]:
-    """Return a user's inputs in pieces, as the run's data read them."""
+    """Return a user's inputs in pieces, read by the run's data set."""
     read = getattr(components.data, "inputs", None)
     if read is None:
         raise ConfigError(f"INPUT: not supported because {type(components.data).__name__} has no method inputs(files)")
@@ -95,26 +96,27 @@ def rebuild_components(job: Job) -> Components:
         return build_components(job)
 
 
-def load_trained(components: Components, path: Path, name: str, own: bool = False) -> Trained:
+def load_trained(components: Components, path: Path, name: str, reject_other_data: bool = False) -> Trained:
     """Return the trained model of a run.
 
     Args:
         path: The run's folder.
         name: The checkpoint: ``best.pt``, ``last.pt`` or a file in ``checkpoints/``.
-        own: Reject data other than those that the run was trained on, instead of warning.
+        reject_other_data: Whether to reject data other than those that the run was trained on; otherwise
+            `Trained.notes` mentions them.
     """
     with explain_missing_data():
         splits = components.data.load()
-    skipping = own and components.config["data"].get("on_bad_sample") == "skip"
+    skipping = reject_other_data and components.config["data"].get("on_bad_sample") == "skip"
     others = ", ".join(provenance.changed_splits(path, fingerprint(splits), skipping))
-    if others and own and getattr(components.data, "fitted", True):
+    if others and reject_other_data and getattr(components.data, "fitted", True):
         hint = "Normalization and classes are fitted on them; data.path= or data.root= sets their location"
         other = f"For predictions on other data: dltrain predict {path} INPUT"
         expected = "those the run was trained on"
         raise ConfigError(format_error(f"data ({others})", expected, "others", f"{hint}. {other}."))
     _check_class_names(components, path)
-    fitted = "; scales and names come from them" * getattr(components.data, "fitted", True)
-    notes = (f"data ({others}): not those it was trained on{fitted}",) if others else ()
+    fitted = "; normalization and names are fitted on the new data" * getattr(components.data, "fitted", True)
+    notes = (f"data ({others}): not those that the run was trained on{fitted}",) if others else ()
     return Trained(components, splits, restore_weights(components, path, name), notes)
 
 
@@ -161,7 +163,7 @@ def restore_weights(components: Components, path: Path, name: str) -> int:
 
 @contextmanager
 def explain_missing_data() -> Iterator[None]:
-    """Explain, when data are not found, that the run's own data are needed."""
+    """Add to an error about missing data that the run's own data are needed."""
     try:
         yield
     except ConfigError as error:

@@ -77,7 +77,7 @@ def resume(
     standalone, stop = stop is None, stop or Stop()
     with stop.listening(), contextlib.closing(run_dir.reopen(path)) as home:
         saved, notes = newest_checkpoint(path)
-        with prepare_run(job, notes, path) as (components, batches):
+        with prepare_run(job, notes, path, path if saved else None) as (components, batches):
             if saved:
                 reject_mismatch(saved.name, saved.content["model"], components.model.state_dict())
                 check_not_shorter(saved, components, batches)

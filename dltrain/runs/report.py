@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,8 @@ def save_metadata(home: run_dir.RunDir, job: Job, components: Components, resume
     home.write(run_files.COMMAND, command_line(job) + "\n")
     if components.description:
         home.write(run_files.DATA, "\n".join(components.description) + "\n")
+    if not resumed and components.loaded is not None:
+        home.write_json(run_files.TRANSFER, asdict(components.loaded))
     if not resumed:
         home.write_json(run_files.ENVIRONMENT, describe_environment(job, components))
 

@@ -40,7 +40,7 @@ def newest_checkpoint(path: Path) -> tuple[SavedState | None, list[str]]:
 
 def check_not_shorter(saved: SavedState, components: Components, batches: dict[str, Batches]) -> None:
     """Reject a length of training below the step that the run has reached."""
-    steps = Stages(components.task.stages(components.model), batches, components.trainer).steps
+    steps = Stages(components.stages(), batches, components.trainer).steps
     if steps < saved.step:
         taken = f"at least the {saved.step:,} steps already taken"
         hint = "trainer.epochs or trainer.max_steps is too small. For a shorter run: dltrain rerun."
@@ -55,7 +55,7 @@ def check_schedule(
     if not keys:
         return None
     earlier = dataclasses.replace(components.trainer, **{key.partition(".")[2]: changes[key][0] for key in keys})
-    loop, stages = saved.content["loop"], components.task.stages(components.model)
+    loop, stages = saved.content["loop"], components.stages()
     done = saved.step - loop["stage_start"]
     lengths = [Stages(stages, batches, trainer).plans[loop["stage"]].steps for trainer in (earlier, components.trainer)]
     for turn in stages[loop["stage"]].turns if done else ():

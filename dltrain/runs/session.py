@@ -151,6 +151,7 @@ class Session:
         return Loop(
             components.task,
             components.model,
+            components.stages(),
             batches,
             components.build_optimizer,
             EMA(components.model, decay) if decay else None,
@@ -240,7 +241,7 @@ class Session:
             saved, _ = newest_checkpoint(self.home.path)
             start = saved.step if saved else 0
             self.console.info(f"{diverged}; repeating from step {start} to find the cause")
-            with prepare_run(self.job) as (components, batches):
+            with prepare_run(self.job, begun=self.home.path if saved else None) as (components, batches):
                 loop = self._build_loop(components, batches)
                 if saved:
                     loop.load_state_dict(saved.content, {})

@@ -8,6 +8,7 @@ CONFIG = "config.yaml"  # the resolved configuration
 COMMAND = "command.txt"
 DATA = "data.txt"  # how the files of the data set were read
 ENVIRONMENT = "environment.json"
+TRANSFER = "transfer.json"  # which first weights came from elsewhere
 STATUS = "status.json"
 RESULT = "result.json"
 LOG = "train.log"
@@ -25,7 +26,7 @@ SUMMARY_JSON, SUMMARY_CSV = "summary.json", "summary.csv"
 # Any of these marks a folder as a run.
 MARKERS = (STATUS, CONFIG, METRICS, CHECKPOINTS)
 # Everything a run writes, except TensorBoard's event files and the lock.
-RUN_FILES = (*MARKERS, COMMAND, DATA, ENVIRONMENT, JOB, LOG, RESULT, NAN_REPORT, FILM, FRAMES)
+RUN_FILES = (*MARKERS, COMMAND, DATA, ENVIRONMENT, TRANSFER, JOB, LOG, RESULT, NAN_REPORT, FILM, FRAMES)
 SWEEP_FILES = (SWEEP, SUMMARY_JSON, SUMMARY_CSV)
 
 

@@ -5,7 +5,7 @@ There are no callbacks. A single step is in `dltrain.training.step` and `dltrain
 
 import gc
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -15,7 +15,7 @@ from dltrain.optim.ema import EMA
 from dltrain.optim.optimizer import Optimizer
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.storage.run_files import BEST
-from dltrain.tasks.base import Evaluation, Goal, Task, Turn
+from dltrain.tasks.base import Evaluation, Goal, Stage, Task, Turn
 from dltrain.training.checkpointing import Checkpointer, check_losses
 from dltrain.training.device import Device
 from dltrain.training.evaluation import Evaluator
@@ -30,6 +30,7 @@ class Loop:
     """Training loop of one model and one task.
 
     Args:
+        stages: Those of the task, without what is frozen.
         batches: Split -> its batches: ``train``, optionally ``unlabelled`` and ``val``. Without ``val`` the last
             weights count as the best.
         make_optimizer: Makes an optimizer, given a turn and the number of steps of its stage.
@@ -40,6 +41,7 @@ class Loop:
         self,
         task: Task,
         model: nn.Module,
+        stages: Sequence[Stage],
         batches: Mapping[str, Batches],
         make_optimizer: Callable[[Turn, int], Optimizer],
         ema: EMA | None,
@@ -54,7 +56,7 @@ class Loop:
         self.timer, self.console, self.state = logger.timer, logger.console, TrainState()
         train = batches["train"]
         task.begin(model)
-        self.stages = Stages(task.stages(model), batches, config)
+        self.stages = Stages(stages, batches, config)
         self.runner = StepRunner(task, make_optimizer, config, device, self.console)
         self.evaluator = Evaluator(task, model, ema, device, stop, self.console)
         self.checkpointer = Checkpointer(task, model, ema, self.runner, train.bad, checkpoints, self.timer, stop)

@@ -1,4 +1,4 @@
-"""Locates the first NaN or infinity by repeating training from a checkpoint and checking every step."""
+"""Locate the first NaN or infinity by repeating training from a checkpoint and checking every step."""
 
 import copy
 import math
@@ -51,7 +51,7 @@ def _repeat_step(loop: Loop, group: list[Batch], last_loss: float | None) -> tup
     for turn in loop.current.stage.turns:
         if (state.step + 1) % turn.every or not batches:
             continue
-        random_state, memory = torch.get_rng_state(), copy.deepcopy(loop.task.state_dict())
+        random_state, task_state = torch.get_rng_state(), copy.deepcopy(loop.task.state_dict())
         optimizer = loop.runner.optimizers[turn.name]
         losses = loop.runner.compute_gradients(turn, batches, info) or []
         totals = [float(loss.total.detach()) for loss in losses if float(loss.weight)]
@@ -61,7 +61,7 @@ def _repeat_step(loop: Loop, group: list[Batch], last_loss: float | None) -> tup
             what = _first_not_finite("gradient of", {name: weight.grad for name, weight in weights.items()})
         if what is not None:
             torch.set_rng_state(random_state)
-            loop.task.load_state_dict(memory)
+            loop.task.load_state_dict(task_state)
             return _report(loop, turn, group, what, totals, last_loss), last_loss
         last_loss = sum(totals) / max(1, len(totals))
         optimizer.step(info.step_in_stage)
@@ -128,7 +128,7 @@ def _float_tensors(value: Any) -> list[Tensor]:
 
 def summarize(report: dict[str, Any]) -> str:
     """Return the report in one or two lines."""
-    where = f"first not finite: {report['module']}. " if report["module"] else ""
+    where = f"first module with a non-finite output: {report['module']}. " if report["module"] else ""
     loss = report["last_finite_loss"]
     before = "no finite loss before it" if loss is None else f"the loss before it was {loss:.4g}"
     examples = report["examples"]

@@ -180,7 +180,7 @@ def test_other_images_of_the_same_classes_are_accepted_and_other_classes_are_rej
     assert json.loads(evaluate(run, "--json").out)["metrics"]["accuracy"] == 1
     other = evaluate(run, "--json", f"data.path={tmp_path / 'other'}")
     assert json.loads(other.out)["metrics"]["accuracy"] == 0.5
-    assert "not those it was trained on" in other.err
+    assert "not those that the run was trained on" in other.err
     strange = evaluate(run, f"data.path={tmp_path / 'strange'}")
     assert (strange.code, strange.out) == (2, "")
     assert "data (classes): expected a b, got c d" in strange.err

@@ -75,7 +75,7 @@ def test_missing_data_of_a_run_are_reported_and_a_new_path_is_accepted(
     assert result.out == before and "warning" not in result.err
     (tmp_path / "here.csv").write_bytes(content.replace(b"1", b"2"))
     result = predict(folder, own_files["csv"])
-    assert result.code == 0 and "not those it was trained on" in result.err
+    assert result.code == 0 and "not those that the run was trained on" in result.err
 
 
 @pytest.mark.parametrize(

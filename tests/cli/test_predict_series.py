@@ -75,7 +75,7 @@ def test_series_that_cannot_be_forecast_are_rejected(
     for path, message in (
         (short, "at least data.window=24 rows"),
         (other, "the column temperature in"),
-        (back, "rows in the order of time"),
+        (back, "rows in chronological order"),
         (hole, "data.missing=interpolate or data.missing=last fills them"),
         (tmp_path, "got a folder: "),
     ):

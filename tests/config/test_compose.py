@@ -1,4 +1,4 @@
-"""Command-line words are composed to runs, and all errors are reported at once."""
+"""Overrides are composed into jobs, and all errors are reported at once."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -86,7 +86,7 @@ def test_a_nested_group_may_be_written_with_a_dot() -> None:
         ("optimizer.schedule.pct_start=0.1", "optimizer.schedule.pct_start", 0.1),
     ],
 )
-def test_override_values_are_parsed_to_the_expected_values(override: str, key: str, expected: Any) -> None:
+def test_an_override_sets_its_key_to_a_value_of_the_right_type(override: str, key: str, expected: Any) -> None:
     assert value(compose.compose([override]), key) == expected
 
 

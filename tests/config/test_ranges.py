@@ -2,6 +2,7 @@
 
 import importlib
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ FACTS: dict[str, Any] = {
     **{"target_names": ["y"], "each_step": False, "causal": False},
     "tokens": {"size": 11, "encode": list, "decode": str},
     **{"lags": None, "series_names": None},
+    **{"pixel_classes": 4, "pixel_class_names": list("abcd"), "pixel_outputs": 4},
 }
 
 
@@ -49,7 +51,7 @@ def constructor_and_arguments(group: str, option: str) -> tuple[Any, dict[str, A
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def files(tmp_path_factory: pytest.TempPathFactory, own_files: dict[str, Path]) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("data")
     x, y = np.random.default_rng(0).random((40, 6)), np.arange(40) % 2
     np.savez(folder / "a.npz", x_train=x, y_train=y, x_test=x, y_test=y)
@@ -57,7 +59,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name in ("a", "b"):
         (folder / "pictures" / name).mkdir(parents=True)
         (folder / "pictures" / name / "1.png").touch()
-    return {"npz": str(folder / "a.npz"), "csv": str(folder / "a.csv"), "image_folder": str(folder / "pictures")}
+    return {
+        "image_masks": str(own_files["image_masks"]),
+        "npz": str(folder / "a.npz"),
+        "csv": str(folder / "a.csv"),
+        "image_folder": str(folder / "pictures"),
+    }
 
 
 @pytest.mark.parametrize(("group", "option", "key", "value"), options(), ids=str)

@@ -49,7 +49,7 @@ def test_duplicate_series_names_and_repeated_entries_of_data_column_are_rejected
 
 def test_digits_with_underscores_are_text() -> None:
     (table,) = csv_file.iterate_tables(["a;b\n", "1_0;1,5\n"], Path("a.csv"), None)
-    assert table.text(0).all() and table.numbers(1).tolist() == [1.5]
+    assert table.text_mask(0).all() and table.numbers(1).tolist() == [1.5]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
@@ -109,13 +109,13 @@ def test_two_decimal_marks_in_one_file_are_rejected_with_an_example_of_each(tmp_
 def test_a_numeric_column_with_words_for_missing_values_stays_numeric(word: str, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(f"a,b\n1.5,x\n{word},y\n")
     table = csv_file.read_csv(tmp_path / "a.csv")
-    assert table.is_numeric(0) and table.missing(0).tolist() == [False, True]
+    assert table.is_numeric(0) and table.missing_mask(0).tolist() == [False, True]
 
 
 def test_further_words_for_missing_values_can_be_set(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("a,b\n1.5,x\nbroken,y\n")
     table = csv_file.read_csv(tmp_path / "a.csv", csv_file.Notation(missing_words=["Broken"]))
-    assert table.is_numeric(0) and table.missing(0).tolist() == [False, True]
+    assert table.is_numeric(0) and table.missing_mask(0).tolist() == [False, True]
 
 
 @pytest.mark.parametrize("first", ["4.6,3.1,rosa", "2020-01-01,5.2,rosa", "1,2,3"])

@@ -14,8 +14,8 @@ from dltrain.data.spec import Spec
 
 FOLDER = Path(__file__).parents[2] / "conf" / "data"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-BUILT_IN = ("timeseries", "digits", "mnist", "fashion_mnist", "cifar10", "text", "gates", "ring")
-FROM_FILES = ("npz", "image_folder", "csv", "text_table")
+BUILT_IN = ("timeseries", "digits", "mnist", "fashion_mnist", "cifar10", "text", "gates", "ring", "shapes")
+FROM_FILES = ("npz", "image_folder", "image_masks", "csv", "text_table")
 
 
 def read_yaml(name):
@@ -42,6 +42,13 @@ def write_user_data(name, folder):
     if name == "text_table":
         (folder / "a.csv").write_text("text,label\n" + "".join(f"a text of {'word ' * n},{n % 2}\n" for n in range(40)))
         return str(folder / "a.csv")
+    if name == "image_masks":
+        for number in range(20):
+            for part, mode in (("images", "RGB"), ("masks", "L")):
+                (folder / part).mkdir(exist_ok=True)
+                Image.new(mode, (9, 7), 1).save(folder / part / f"{number}.png")
+        Image.new("L", (9, 7)).save(folder / "masks" / "0.png")
+        return str(folder)
     for number in range(20):
         path = folder / "pictures" / "ab"[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +86,7 @@ def test_user_data_provide_only_facts_of_their_yaml(name, tmp_path):
     assert provided_facts(data) and provided_facts(data) <= set(config["_provides_"])
 
 
-@pytest.mark.parametrize("name", ["timeseries", "digits", "text", "gates", "ring", *FROM_FILES])
+@pytest.mark.parametrize("name", ["timeseries", "digits", "text", "gates", "ring", "shapes", *FROM_FILES])
 def test_batches_match_the_provided_facts(name, tmp_path):
     _, target, arguments = read_yaml(name)
     data = target(**arguments if name not in FROM_FILES else {**arguments, "path": write_user_data(name, tmp_path)})
@@ -92,13 +99,16 @@ def test_batches_match_the_provided_facts(name, tmp_path):
         assert spec.size in (None, inputs[0].numel())
         if spec.horizon:
             assert targets.shape[1:] == (spec.horizon, spec.columns)
+        elif spec.pixel_classes:
+            assert targets.dtype == torch.int64 and targets.shape[1:] == inputs.shape[2:]
+            assert int(targets.min()) >= 0 and int(targets.max()) < spec.pixel_classes
         elif spec.tokens and not spec.classes:
             assert targets.shape == inputs.shape and int(max(inputs.max(), targets.max())) < spec.tokens.size
         else:
             assert targets.dtype == torch.int64 and targets.dim() == 1 and int(targets.max()) < spec.classes
 
 
-@pytest.mark.parametrize("name", ["timeseries", "digits", "text", "gates", "ring", *FROM_FILES])
+@pytest.mark.parametrize("name", ["timeseries", "digits", "text", "gates", "ring", "shapes", *FROM_FILES])
 def test_loading_twice_gives_identical_batches(name, tmp_path):
     _, target, arguments = read_yaml(name)
     arguments = arguments if name not in FROM_FILES else {**arguments, "path": write_user_data(name, tmp_path)}

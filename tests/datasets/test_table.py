@@ -21,9 +21,9 @@ def write(path, header, *columns):
     return str(path)
 
 
-def table(path, answers, **arguments):
-    written = write(path / "a.csv", ["x", "word", "y", "answer"], NUMBERS[:, 0], WORDS, NUMBERS[:, 1], answers)
-    return CsvTable(written, **arguments)
+def table(folder, answers, **arguments):
+    file = write(folder / "a.csv", ["x", "word", "y", "answer"], NUMBERS[:, 0], WORDS, NUMBERS[:, 1], answers)
+    return CsvTable(file, **arguments)
 
 
 def batch_of(source):
@@ -108,9 +108,9 @@ def test_data_column_selects_the_target(tmp_path):
 
 
 def test_a_missing_value_is_rejected_with_its_position_or_filled_with_the_mean(tmp_path):
-    holed = [str(number) for number in NUMBERS[:, 0]]
-    holed[10] = holed[20] = ""
-    path = write(tmp_path / "h.csv", ["a", "b"], holed, WORDS)
+    with_missing = [str(number) for number in NUMBERS[:, 0]]
+    with_missing[10] = with_missing[20] = ""
+    path = write(tmp_path / "h.csv", ["a", "b"], with_missing, WORDS)
     with pytest.raises(ConfigError) as caught:
         CsvTable(path)
     assert all(part in str(caught.value) for part in ("column a", "line 12", "2 in this column", "data.missing=mean"))

@@ -228,14 +228,14 @@ def test_too_few_rows_are_rejected_with_the_smallest_sufficient_number(season, t
 def test_rows_with_descending_times_are_rejected(tmp_path):
     rows = [[f"2020-01-{day:02d}", day] for day in range(31, 0, -1)]
     message = error_of(path=write(tmp_path / "a.csv", ["date", "a"], rows), window=2, horizon=1)
-    assert "order of time" in message and "line 3" in message
+    assert "chronological order" in message and "line 3" in message
 
 
 @pytest.mark.parametrize("name", ["year", "time", "day"])
 def test_descending_time_numbers_are_rejected(name, tmp_path):
     rows = [[40000 - row // 2, row] for row in range(31)]
     message = error_of(path=write(tmp_path / "a.csv", [name, "a"], rows), window=2, horizon=1)
-    assert "order of time" in message and f"{name} from 40000 down to 39985" in message
+    assert "chronological order" in message and f"{name} from 40000 down to 39985" in message
 
 
 def test_restarting_numbers_are_accepted_as_ordered(tmp_path):
@@ -260,7 +260,7 @@ def test_the_end_of_daylight_saving_time_is_accepted_as_ordered(tmp_path):
     assert TimeSeries(path=bare, window=2, horizon=1, season=2).load()
     times[7], times[8] = times[8], times[7]
     path = write(tmp_path / "b.csv", ["date", "a"], [[time, row] for row, time in enumerate(times)])
-    assert "order of time" in error_of(path=path, window=2, horizon=1)
+    assert "chronological order" in error_of(path=path, window=2, horizon=1)
 
 
 @pytest.mark.parametrize(

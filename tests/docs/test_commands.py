@@ -24,6 +24,8 @@ SLOW = re.compile(r"mnist|cifar10|shakespeare|moby_dick|ring_gan|^dltrain -m |--
 SHORT = {
     "": ["trainer.max_steps=2", "trainer.epochs=null", "device=cpu"],
     "gpt": ["model.num_layers=1", "model.hidden_size=16"],
+    "image_masks": ["data.batch_size=5", "data.image_size=16"],
+    "unet": ["model.hidden_size=[8,16]"],
     "layerwise": ["data.num_labels=20"],
     "image_folder": ["data.workers=0", "data.image_size=16"],
     "^dltrain( model=(lstm|gru|transformer)(?!.* data=).*)?$": ["data.window=24"],
@@ -57,6 +59,8 @@ def here(
     monkeypatch.setenv("DLTRAIN_DATA", str(data_root))
     shutil.copy(own_files["csv"], "table.csv")
     shutil.copytree(own_files["image_folder"], "pictures")
+    shutil.copytree(own_files["image_masks"], "scans")
+    shutil.copytree(own_files["image_masks"] / "images", "new_scans")
     (tmp_path / "sales.csv").write_text("units\n" + "".join(f"{100 + n % 7}\n" for n in range(600)))
     (tmp_path / "book.txt").write_text("It was a bright cold day in April.\n" * 60)
     write_reviews(tmp_path)
@@ -86,6 +90,8 @@ def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
         return ["model=mlp", *small_data("fashion_mnist"), "trainer.max_steps=2"]
     if "reviews" in line or "--text" in line:
         return ["model=lstm", *small_data("text_table"), "trainer.max_steps=2"]
+    if "new_scans" in line:
+        return ["model=unet", "model.hidden_size=[8,16]", *small_data("image_masks"), "trainer.max_steps=2"]
     if "INPUT" in line:
         return ["model=mlp", *small_data("csv"), "trainer.max_steps=2"]
     return ["forecast"] if "predict" in line else ["plain"]

@@ -106,7 +106,7 @@ class Flat:
         ),
         (
             "resume latest",
-            "resume: expected KEY=VALUE or GROUP=OPTION, got resume. A verb is the first word: dltrain resume ...",
+            "resume: expected KEY=VALUE or GROUP=OPTION, got resume. Put the verb first: dltrain resume ...",
         ),
     ],
 )

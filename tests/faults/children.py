@@ -1,4 +1,4 @@
-"""`dltrain` in child processes that can be stopped, killed and starved."""
+"""`dltrain` in child processes that can be stopped, killed and limited in memory, file size and disk space."""
 
 import contextlib
 import itertools
@@ -63,7 +63,7 @@ class Child:
             pytest.fail(f"the process did not end within {timeout:.0f} s\n{self.stderr}")
         return self
 
-    def until(self, happened: Callable[[], Any], timeout: float = TIMEOUT_S, interval: float = 0.002) -> Any:
+    def wait_until(self, happened: Callable[[], Any], timeout: float = TIMEOUT_S, interval: float = 0.002) -> Any:
         """Wait until ``happened()`` is true and return its value; fail if the process ends before."""
         limit = time.monotonic() + timeout
         while not (found := happened()):
@@ -78,13 +78,13 @@ class Child:
         return found
 
 
-class Server:
+class ServerClient:
     """Client of the fork server in `server.py`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.numbers = folder, itertools.count()
         self.ready = threading.Event()
-        self.beginning: queue.SimpleQueue[Child] = queue.SimpleQueue()
+        self.starting: queue.SimpleQueue[Child] = queue.SimpleQueue()
         self.children: dict[int, Child] = {}
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         for name in ("SLURM_JOB_ID", "DLTRAIN_DATA"):
@@ -103,7 +103,7 @@ class Server:
             if "ready" in event:
                 self.ready.set()
             elif "began" in event:
-                child = self.beginning.get()
+                child = self.starting.get()
                 child.pid = event["began"]
                 self.children[child.pid] = child
                 child.began.set()
@@ -143,7 +143,7 @@ class Server:
             "stdout": str(child.stdout_path),
             "stderr": str(stderr or child.stderr_path),
         }
-        self.beginning.put(child)
+        self.starting.put(child)
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(request).encode() + b"\n")
         self.process.stdin.flush()
@@ -166,16 +166,16 @@ class Gate:
         self.environment = {"GATE": str(folder)}
 
     def close(self, moment: str) -> None:
-        """Let the process wait at a moment, e.g. ``train-7`` or ``evaluate-2``."""
+        """Make the process wait at a moment, e.g. ``train-7`` or ``evaluate-2``."""
         (self.folder / moment).touch()
 
     def delay(self, seconds: float) -> None:
-        """Let every batch take longer."""
+        """Delay every batch."""
         (self.folder / "delay").write_text(str(seconds))
 
-    def reached(self, child: Child, moment: str) -> None:
-        """Block until the process waits at a moment."""
-        child.until((self.folder / f"{moment}.reached").exists)
+    def wait_until_reached(self, child: Child, moment: str) -> None:
+        """Wait until the process has reached a moment and waits there."""
+        child.wait_until((self.folder / f"{moment}.reached").exists)
 
     def open(self, moment: str) -> None:
         """Let the process continue."""

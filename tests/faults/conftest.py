@@ -6,20 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from children import TIMEOUT_S, Child, Gate, Server
+from children import TIMEOUT_S, Child, Gate, ServerClient
 from recipes import recipe
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerClient]:
     """Return the fork server of this process."""
-    found = Server(tmp_path_factory.mktemp("server"))
+    found = ServerClient(tmp_path_factory.mktemp("server"))
     yield found
     found.close()
 
 
 @pytest.fixture
-def start(server: Server, tmp_path: Path) -> Iterator[Callable[..., Child]]:
+def start(server: ServerClient, tmp_path: Path) -> Iterator[Callable[..., Child]]:
     """Return a function that starts `dltrain` with arguments in the folder of the test."""
     begun: list[Child] = []
 
@@ -45,7 +45,9 @@ def gate(tmp_path: Path) -> Gate:
 
 
 @pytest.fixture(scope="session")
-def undisturbed_run(server: Server, tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Callable[[str], Path]:
+def undisturbed_run(
+    server: ServerClient, tmp_path_factory: pytest.TempPathFactory, data_root: Path
+) -> Callable[[str], Path]:
     """Return a function from a kind in `recipes.py` to the folder of an uninterrupted run."""
 
     @functools.cache

@@ -29,6 +29,7 @@ from dltrain.tasks import (
     language_modeling,
     layerwise,
     reconstruction,
+    segmentation,
     variational,
 )
 from dltrain.tasks.base import Batch, Evaluation, Loss, Media, Stage
@@ -120,6 +121,10 @@ class Adversarial(Gated, adversarial.Adversarial):
 
 
 class Variational(Gated, variational.Variational):
+    pass
+
+
+class Segmentation(Gated, segmentation.Segmentation):
     pass
 
 

@@ -1,4 +1,4 @@
-"""A local HTTP server of files that can truncate or delay its answers, and counts the requests."""
+"""A local HTTP file server that can truncate or delay its answers, and counts the requests."""
 
 import gzip
 import hashlib
@@ -46,7 +46,7 @@ def md5(content: bytes) -> str:
 
 
 class Mirror:
-    """Files to serve, faults to serve them with, and the number of requests for each."""
+    """The files of a server, the faults of its answers, and the number of requests per file."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
         self.files, self.requests = files, Counter[str]()

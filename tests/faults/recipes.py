@@ -4,10 +4,12 @@ from pathlib import Path
 
 # Kind of run -> steps per epoch, steps of the whole run.
 STEPS = {
-    **{"forecast": (8, 32), "vae": (6, 12), "dbn": (6, 16), "denoising": (3, 12)},
-    **{"images": (7, 28), "gan": (10, 20), "text": (14, 28)},
+    **{"forecast": (8, 32), "vae": (6, 12), "dbn": (6, 16), "denoising": (3, 12), "masks": (13, 26)},
+    **{"images": (7, 28), "gan": (10, 20), "text": (14, 28), "streams": (8, 24)},
 }
-LOSSES_PER_STEP = {"forecast": 1, "vae": 1, "dbn": 1, "denoising": 2, "images": 2, "gan": 2, "text": 1}
+LOSSES_PER_STEP = {
+    **{"forecast": 1, "vae": 1, "dbn": 1, "denoising": 2, "masks": 2, "images": 2, "gan": 2, "text": 1, "streams": 2}
+}
 
 COMMON = ["device=cpu", "trainer.log_every=1", "allow_targets=[gated]"]
 IMAGES = [
@@ -46,11 +48,22 @@ TEXT = [
     *["task._target_=gated.LanguageModeling", "trainer.epochs=2", "trainer.eval_every=5"],
     *["trainer.checkpoint_every=4", "trainer.log_every=3", "optimizer=adamw"],
 ]
+# A state that the model carries from batch to batch; the last batch of an epoch has some of the streams.
+STREAMS = [
+    *["model=lstm", "model.hidden_size=16", "data=text", "data.streams=true", "data.context_length=16"],
+    *["data.batch_size=14", "regularization.dropout=0.1", "task._target_=gated.LanguageModeling", "trainer.epochs=3"],
+    *["trainer.accumulate=2", "trainer.eval_every=5", "trainer.checkpoint_every=3"],
+]
 # A loss with random numbers, a term whose weight increases during the run, an evaluation with noise, and a film.
 VAE = [
     *["model=vae", "model.hidden_size=16", "model.latent=3", "data=digits", "data.batch_size=256", "task.warmup=0.5"],
     *["task._target_=gated.Variational", "task.binarise=true", "trainer.epochs=2", "trainer.eval_every=4"],
     *["trainer.checkpoint_every=3"],
+]
+# Images and masks that move alike, and running statistics of norms.
+MASKS = [
+    *["model=unet", "model.hidden_size=[4,8]", "data=shapes", "augment=affine", "augment.min_area=0.5"],
+    *["task._target_=gated.Segmentation", "trainer.accumulate=2", "trainer.epochs=2", "trainer.checkpoint_every=4"],
 ]
 # Noise that the loader adds, in training and in evaluation.
 DENOISING = [
@@ -80,6 +93,7 @@ def recipe(kind: str, data_root: Path) -> list[str]:
     """Return the overrides of one kind of run."""
     if kind == "images":
         return [*COMMON, *IMAGES, f"data.root={data_root}"]
-    if kind == "text":
-        return [*COMMON, *TEXT, f"data.path={data_root / 'text' / 'shakespeare.txt'}"]
-    return [*COMMON, *{"forecast": FORECAST, "vae": VAE, "dbn": DBN, "gan": GAN, "denoising": DENOISING}[kind]]
+    kinds = {"forecast": FORECAST, "vae": VAE, "dbn": DBN, "gan": GAN, "denoising": DENOISING, "masks": MASKS}
+    if kind in kinds:
+        return [*COMMON, *kinds[kind]]
+    return [*COMMON, *{"text": TEXT, "streams": STREAMS}[kind], f"data.path={data_root / 'text' / 'shakespeare.txt'}"]

@@ -16,18 +16,18 @@ from dltrain.training.signals import GRACE_S
 
 ALLOW = "allow_targets=[gated]"
 
-Waiting = Callable[..., tuple[Child, Path]]
+RunUntil = Callable[..., tuple[Child, Path]]
 
 
 @pytest.fixture
-def waiting(start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Path) -> Waiting:
-    """Return a function that starts a forecasting run, lets it wait at a moment, and returns it and its folder."""
+def run_until(start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Path) -> RunUntil:
+    """Return a function that starts a forecasting run, waits until it reaches a moment and returns child and folder."""
 
     def begin(moment: str, *more: str) -> tuple[Child, Path]:
         run = tmp_path / "run"
         gate.close(moment)
         child = start(*recipe("forecast", data_root), f"hydra.run.dir={run}", *more, environment=gate.environment)
-        gate.reached(child, moment)
+        gate.wait_until_reached(child, moment)
         return child, run
 
     return begin
@@ -35,14 +35,14 @@ def waiting(start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: 
 
 @pytest.mark.faults
 def test_a_slow_save_is_completed_after_sigterm(
-    waiting: Waiting, gate: Gate, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
+    run_until: RunUntil, gate: Gate, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
 ) -> None:
-    child, run = waiting("train-13")
+    child, run = run_until("train-13")
     for number in range(1, 40):
         gate.close(f"save-{number}")
     child.send(signal.SIGTERM)
     gate.open("train-13")
-    saving = child.until(lambda: list(gate.folder.glob("save-*.reached")))[0]
+    saving = child.wait_until(lambda: list(gate.folder.glob("save-*.reached")))[0]
     time.sleep(GRACE_S + 2)
     assert not child.ended.is_set()
     gate.open(saving.stem)
@@ -56,9 +56,9 @@ def test_a_slow_save_is_completed_after_sigterm(
 
 @pytest.mark.faults
 def test_a_forced_stop_while_pictures_are_drawn_does_not_change_the_resumed_run(
-    waiting: Waiting, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
+    run_until: RunUntil, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
 ) -> None:
-    child, run = waiting("show-2")
+    child, run = run_until("show-2")
     child.send(signal.SIGTERM)
     assert child.wait(GRACE_S + 10).code == 143
     assert dltrain("resume", str(run), ALLOW).code == 0
@@ -66,9 +66,13 @@ def test_a_forced_stop_while_pictures_are_drawn_does_not_change_the_resumed_run(
 
 
 def test_a_stop_before_the_first_step_leaves_no_folder_and_the_same_command_runs_again(
-    waiting: Waiting, gate: Gate, start: Callable[..., Child], undisturbed_run: Callable[[str], Path], data_root: Path
+    run_until: RunUntil,
+    gate: Gate,
+    start: Callable[..., Child],
+    undisturbed_run: Callable[[str], Path],
+    data_root: Path,
 ) -> None:
-    child, run = waiting("stages-2", "trainer.resume=auto")
+    child, run = run_until("stages-2", "trainer.resume=auto")
     child.send(signal.SIGTERM)
     assert child.wait(20).code == 143
     assert "interrupted before anything was done" in child.stderr
@@ -80,7 +84,7 @@ def test_a_stop_before_the_first_step_leaves_no_folder_and_the_same_command_runs
 
 @pytest.mark.faults
 def test_an_evaluation_interrupted_by_a_stop_and_then_a_kill_is_logged_once(
-    waiting: Waiting,
+    run_until: RunUntil,
     gate: Gate,
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
@@ -93,13 +97,13 @@ def test_an_evaluation_interrupted_by_a_stop_and_then_a_kill_is_logged_once(
     # A checkpoint follows each best evaluation, so a kill could not repeat that one.
     number = next(n for n in range(2, len(metrics)) if metrics[n - 1] >= min(metrics[: n - 1]))
     moment = f"evaluate-{4 * (number - 1) + 1}"
-    child, run = waiting(moment, *more)
+    child, run = run_until(moment, *more)
     child.send(signal.SIGTERM)
     gate.open(moment)
     assert child.wait().code == 143
     gate.close("train-1")
     child = start("resume", str(run), ALLOW, environment=gate.environment)
-    gate.reached(child, "train-1")
+    gate.wait_until_reached(child, "train-1")
     child.kill()
     assert dltrain("resume", str(run), ALLOW).code == 0
     assert_same(run, reference)
@@ -107,11 +111,11 @@ def test_an_evaluation_interrupted_by_a_stop_and_then_a_kill_is_logged_once(
 
 @pytest.mark.faults
 def test_shortening_a_stopped_run_to_its_current_step_equals_a_run_of_that_length(
-    waiting: Waiting, gate: Gate, dltrain: Callable[..., Child], data_root: Path, tmp_path: Path
+    run_until: RunUntil, gate: Gate, dltrain: Callable[..., Child], data_root: Path, tmp_path: Path
 ) -> None:
     short = ["trainer.epochs=null", "trainer.max_steps=13"]
     assert dltrain(*recipe("forecast", data_root), *short, f"hydra.run.dir={tmp_path / 'short'}").code == 0
-    child, run = waiting("train-13")
+    child, run = run_until("train-13")
     child.send(signal.SIGTERM)
     gate.open("train-13")
     assert child.wait().code == 143
@@ -122,9 +126,9 @@ def test_shortening_a_stopped_run_to_its_current_step_equals_a_run_of_that_lengt
 
 @pytest.mark.faults
 def test_a_run_cannot_be_shortened_below_the_steps_already_taken(
-    waiting: Waiting, gate: Gate, dltrain: Callable[..., Child], tmp_path: Path
+    run_until: RunUntil, gate: Gate, dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
-    child, run = waiting("train-13")
+    child, run = run_until("train-13")
     child.send(signal.SIGTERM)
     gate.open("train-13")
     assert child.wait().code == 143
@@ -141,9 +145,9 @@ def test_a_run_cannot_be_shortened_below_the_steps_already_taken(
 
 
 def test_a_resumed_run_reports_a_damaged_best_checkpoint_and_finishes(
-    waiting: Waiting, gate: Gate, dltrain: Callable[..., Child]
+    run_until: RunUntil, gate: Gate, dltrain: Callable[..., Child]
 ) -> None:
-    child, run = waiting("train-13")
+    child, run = run_until("train-13")
     child.send(signal.SIGTERM)
     gate.open("train-13")
     assert child.wait().code == 143

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from children import Child, Gate, Server
+from children import Child, Gate, ServerClient
 from recipes import recipe
 from same import assert_same, checkpoints, sha256, update_manifest
 
@@ -18,15 +18,15 @@ ALLOW = "allow_targets=[gated]"
 
 
 @pytest.fixture(scope="session")
-def killed(server: Server, tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
+def killed(server: ServerClient, tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
     """Return the folder of a run that was killed after step 21, with its last two checkpoints and the best one."""
     folder = tmp_path_factory.mktemp("killed")
     gate, run = Gate(folder / "gate"), folder / "run"
     gate.close("train-22")
     command = [*recipe("forecast", data_root), f"hydra.run.dir={run}", "trainer.keep_last=2"]
     child = server.start(command, folder, gate.environment)
-    gate.reached(child, "train-22")
-    child.until(lambda: is_listed(run / "checkpoints", "step-00000021.pt"))
+    gate.wait_until_reached(child, "train-22")
+    child.wait_until(lambda: is_listed(run / "checkpoints", "step-00000021.pt"))
     child.kill()
     return run
 
@@ -126,9 +126,9 @@ def test_keep_last_keeps_a_new_checkpoint_rather_than_damaged_ones_of_later_step
     gate.close("train-3")
     overrides = ["trainer.checkpoint_every=1", "trainer.keep_last=1"]
     child = start("resume", str(run), ALLOW, *overrides, environment=gate.environment)
-    gate.reached(child, "train-3")
+    gate.wait_until_reached(child, "train-3")
     newest = run / "checkpoints" / f"step-{oldest + 2:08}.pt"
-    child.until(lambda: newest.name in (run / "checkpoints" / "manifest.json").read_text())
+    child.wait_until(lambda: newest.name in (run / "checkpoints" / "manifest.json").read_text())
     child.kill()
     assert newest.exists()
     again = dltrain("resume", str(run), ALLOW)

@@ -108,7 +108,7 @@ def test_a_run_reports_skipped_pictures_and_resumes_to_identical_results_after_a
 
     gate.close("train-13")  # in the middle of the second epoch
     child = start(*arguments, f"hydra.run.dir={run}", environment=gate.environment)
-    gate.reached(child, "train-13")
+    gate.wait_until_reached(child, "train-13")
     child.kill()
     resumed = dltrain("resume", str(run), "allow_targets=[gated]")
     assert resumed.code == 0, resumed.stderr
@@ -129,7 +129,7 @@ def test_an_empty_batch_keeps_its_place_in_a_resumed_run(
     assert reference.code == 0, reference.stderr
     gate.close("train-16")
     child = start(*arguments, f"hydra.run.dir={run}", environment=gate.environment)
-    gate.reached(child, "train-16")
+    gate.wait_until_reached(child, "train-16")
     child.send(signal.SIGTERM)
     gate.open("train-16")
     assert child.wait().code == 143, child.stderr
@@ -158,7 +158,7 @@ def test_a_picture_damaged_during_a_run_stops_it_and_the_resumed_run_can_skip_it
     run, root = tmp_path / "run", paint(tmp_path / "pictures")
     gate.close("train-13")
     child = start(*command(root, "data.workers=2", f"hydra.run.dir={run}"), environment=gate.environment)
-    gate.reached(child, "train-13")
+    gate.wait_until_reached(child, "train-13")
     for path in root.rglob("*.png"):
         if path.stem == "07":
             path.write_bytes(b"")

@@ -25,7 +25,7 @@ def stopped(start: Callable[..., Child], gate: Gate, tmp_path: Path) -> Callable
         run = tmp_path / "run"
         gate.close("train-13")
         child = start(*command, f"hydra.run.dir={run}", environment=gate.environment)
-        child.until((gate.folder / "train-13.reached").exists, COMPILE_S)
+        child.wait_until((gate.folder / "train-13.reached").exists, COMPILE_S)
         child.send(signal.SIGTERM)
         gate.open("train-13")
         assert child.wait().code == 143, child.stderr

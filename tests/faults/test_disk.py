@@ -14,17 +14,17 @@ from same import assert_same, leftovers, sha256, status
 from dltrain.storage.checkpoints import Checkpoints
 
 ALLOW = "allow_targets=[gated]"
-NO_RIGHTS = 77
-ROOM = 1_000_000  # more than any other file of these runs
+CANNOT_MOUNT = 77  # exit code, see server.py
+MAX_FILE_BYTES = 1_000_000  # larger than every file of these runs except the extended train.log
 
 
 @pytest.fixture
-def stopped(start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Path) -> Path:
+def stopped_run(start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Path) -> Path:
     """Return the folder of a run that was stopped at step 13."""
     run = tmp_path / "run"
     gate.close("train-13")
     child = start(*recipe("forecast", data_root), f"hydra.run.dir={run}", environment=gate.environment)
-    gate.reached(child, "train-13")
+    gate.wait_until_reached(child, "train-13")
     child.send(signal.SIGTERM)
     gate.open("train-13")
     assert child.wait().code == 143
@@ -32,32 +32,32 @@ def stopped(start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: 
 
 
 def test_a_disk_full_at_a_checkpoint_is_reported_and_keeps_the_previous_checkpoint(
-    stopped: Path, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
+    stopped_run: Path, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
 ) -> None:
-    files = {path: sha256(path) for path in (stopped / "checkpoints").glob("step-*.pt")}
+    files = {path: sha256(path) for path in (stopped_run / "checkpoints").glob("step-*.pt")}
     size = min(path.stat().st_size for path in files)
-    child = dltrain("resume", str(stopped), ALLOW, limits={"RLIMIT_FSIZE": size - 1000})
+    child = dltrain("resume", str(stopped_run), ALLOW, limits={"RLIMIT_FSIZE": size - 1000})
     assert child.code == 1
     assert "could not write: File too large" in child.stderr
     assert " MB are free there" in child.stderr
     assert "Last checkpoint: step 13" in child.stderr
     assert "Traceback" not in child.stderr
-    assert status(stopped)["state"] == "failed"
-    assert not leftovers(stopped)
-    assert all(sha256(path) == was for path, was in files.items())
-    assert Checkpoints(stopped).load_newest()[1]["loop"]["step"] == 13
-    assert dltrain("resume", str(stopped), ALLOW).code == 0
-    assert_same(stopped, undisturbed_run("forecast"))
+    assert status(stopped_run)["state"] == "failed"
+    assert not leftovers(stopped_run)
+    assert all(sha256(path) == before for path, before in files.items())
+    assert Checkpoints(stopped_run).load_newest()[1]["loop"]["step"] == 13
+    assert dltrain("resume", str(stopped_run), ALLOW).code == 0
+    assert_same(stopped_run, undisturbed_run("forecast"))
 
 
 @pytest.mark.faults
 def test_a_full_file_system_is_reported(dltrain: Callable[..., Child], tmp_path: Path) -> None:
-    place = tmp_path / "small"
-    place.mkdir()
+    folder = tmp_path / "small"
+    folder.mkdir()
     big = ["model=mlp", "model.hidden_size=1000", "data=digits", "device=cpu", "trainer.checkpoint_every=2"]
-    child = dltrain(*big, "trainer.max_steps=6", f"hydra.run.dir={place / 'run'}", limits={str(place): 20_000_000})
-    if child.code == NO_RIGHTS:
-        pytest.skip("needs the right to mount a file system")
+    child = dltrain(*big, "trainer.max_steps=6", f"hydra.run.dir={folder / 'run'}", limits={str(folder): 20_000_000})
+    if child.code == CANNOT_MOUNT:
+        pytest.skip("needs permission to mount a file system")
     assert child.code == 1
     assert "could not write: No space left on device" in child.stderr
     assert "Last checkpoint: step 2" in child.stderr
@@ -65,33 +65,33 @@ def test_a_full_file_system_is_reported(dltrain: Callable[..., Child], tmp_path:
 
 @pytest.mark.faults
 def test_a_disk_full_while_logging_stops_the_run_and_it_can_be_resumed(
-    stopped: Path, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
+    stopped_run: Path, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
 ) -> None:
-    room = (stopped / "metrics.jsonl").stat().st_size + 500
-    child = dltrain("resume", str(stopped), ALLOW, limits={"RLIMIT_FSIZE": room})
+    limit = (stopped_run / "metrics.jsonl").stat().st_size + 500
+    child = dltrain("resume", str(stopped_run), ALLOW, limits={"RLIMIT_FSIZE": limit})
     assert child.code == 1
     assert "could not write: File too large" in child.stderr
     assert "Traceback" not in child.stderr
-    assert Checkpoints(stopped).load_newest()[1]["loop"]["step"] == 13
-    assert dltrain("resume", str(stopped), ALLOW).code == 0
-    assert_same(stopped, undisturbed_run("forecast"))
+    assert Checkpoints(stopped_run).load_newest()[1]["loop"]["step"] == 13
+    assert dltrain("resume", str(stopped_run), ALLOW).code == 0
+    assert_same(stopped_run, undisturbed_run("forecast"))
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("where", ["messages", "train.log"])
 def test_messages_that_cannot_be_written_do_not_stop_a_run(
-    where: str, stopped: Path, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
+    where: str, stopped_run: Path, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
 ) -> None:
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("needs /dev/full")
-    more = {"stderr": full} if where == "messages" else {"limits": {"RLIMIT_FSIZE": ROOM}}
+    more = {"stderr": full} if where == "messages" else {"limits": {"RLIMIT_FSIZE": MAX_FILE_BYTES}}
     if where == "train.log":
-        with open(stopped / where, "a") as log:
-            log.truncate(ROOM)
-    child = dltrain("resume", str(stopped), ALLOW, **more)
+        with open(stopped_run / where, "a") as log:
+            log.truncate(MAX_FILE_BYTES)
+    child = dltrain("resume", str(stopped_run), ALLOW, **more)
     assert child.code == 0, child.stderr
-    assert_same(stopped, undisturbed_run("forecast"))
+    assert_same(stopped_run, undisturbed_run("forecast"))
 
 
 @pytest.mark.parametrize("where", ["/proc/dltrain/run", "{file}/run"])
@@ -99,8 +99,8 @@ def test_an_unwritable_run_folder_is_rejected_before_training(
     where: str, dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    place = where.format(file=tmp_path / "file")
-    child = dltrain("model=mlp", "data=digits", f"hydra.run.dir={place}")
+    folder = where.format(file=tmp_path / "file")
+    child = dltrain("model=mlp", "data=digits", f"hydra.run.dir={folder}")
     assert child.code == 2
     assert child.stderr.count("\n") == 1
     assert child.stderr.startswith("dltrain: hydra.run.dir: expected a folder that can be written, got /")
@@ -108,9 +108,9 @@ def test_an_unwritable_run_folder_is_rejected_before_training(
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_folder_is_rejected_in_one_line(dltrain: Callable[..., Child], tmp_path: Path) -> None:
-    place = tmp_path / "locked"
-    place.mkdir(mode=0o500)
-    child = dltrain("model=mlp", "data=digits", f"hydra.run.dir={place / 'run'}")
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    child = dltrain("model=mlp", "data=digits", f"hydra.run.dir={folder / 'run'}")
     assert child.code == 2
     assert child.stderr.count("\n") == 1
 
@@ -122,7 +122,7 @@ def test_deleting_the_run_folder_during_training_stops_the_run_with_an_error(
     run = tmp_path / "run"
     gate.close(moment)
     child = start(*recipe("forecast", data_root), f"hydra.run.dir={run}", environment=gate.environment)
-    gate.reached(child, moment)
+    gate.wait_until_reached(child, moment)
     while run.exists():  # a checkpoint may be written at the same time
         shutil.rmtree(run, ignore_errors=True)
     gate.open(moment)

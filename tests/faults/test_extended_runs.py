@@ -21,8 +21,8 @@ COMMON = [
 ]
 
 
-def steps_of(run: Path) -> list[Any]:
-    """Return the number of steps in job.yaml and config.yaml, and the overrides of it in command.txt."""
+def max_steps_of(run: Path) -> list[Any]:
+    """Return trainer.max_steps in job.yaml and config.yaml, and its overrides in command.txt."""
     job, config = (OmegaConf.load(run / name) for name in ("job.yaml", "config.yaml"))
     words = (run / "command.txt").read_text().split()
     overrides = [word for word in words if word.startswith("trainer.max_steps=")]
@@ -39,7 +39,7 @@ def test_extending_a_finished_run_equals_one_long_run(dltrain: Callable[..., Chi
     assert longer.code == 0, longer.stderr
     found = [Checkpoints(tmp_path / name).read_entry("last.pt")["sha256"] for name in ("short", "long")]
     assert found[0] == found[1]
-    assert steps_of(short) == [20, 20, ["trainer.max_steps=20"]]
+    assert max_steps_of(short) == [20, 20, ["trainer.max_steps=20"]]
     again = dltrain("resume", str(short))
     assert again.code == 0 and "this run is finished" in again.stderr
 
@@ -53,7 +53,7 @@ def test_a_failed_resume_removes_no_files(dltrain: Callable[..., Child], tmp_pat
     data = ["data=image_folder", f"data.path={tmp_path / 'pictures'}", "data.image_size=8", "data.batch_size=4"]
     overrides = ["model=mlp", "model.hidden_size=8", *data, "device=cpu", "trainer.max_steps=3", f"hydra.run.dir={run}"]
     assert dltrain(*overrides).code == 0
-    # As after a kill before the first checkpoint; the pictures are damaged without changing their size.
+    # Simulate a kill before the first checkpoint, and damage the images without changing their size.
     for file in (run / "checkpoints").iterdir():
         file.unlink()
     status = json.loads((run / "status.json").read_text())

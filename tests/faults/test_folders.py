@@ -49,7 +49,7 @@ def busy(start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Pat
     run = tmp_path / "run"
     gate.close("train-13")
     child = start(*recipe("forecast", data_root), f"hydra.run.dir={run}", environment=gate.environment)
-    gate.reached(child, "train-13")
+    gate.wait_until_reached(child, "train-13")
     return child, run
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from children import Child, Server
+from children import Child, ServerClient
 from omegaconf import OmegaConf
 
 from dltrain.data.inputs import InputFiles
@@ -26,7 +26,7 @@ EVIL = {
 
 
 @pytest.fixture(scope="session")
-def finished(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(server: ServerClient, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run without checkpoints, so that resuming builds everything from the configuration."""
     path = tmp_path_factory.mktemp("ended") / "run"
     child = server.start([*RUN, f"hydra.run.dir={path}"], path.parent).wait()

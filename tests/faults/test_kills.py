@@ -41,7 +41,7 @@ def test_a_run_killed_at_a_random_step_resumes_to_identical_results(
     gate.delay(0.005)
     child = start(*command, environment=gate.environment)
     step = draw.randint(1, last - 5)
-    child.until(lambda: steps(run) >= step, interval=draw.uniform(0.001, 0.01))
+    child.wait_until(lambda: steps(run) >= step, interval=draw.uniform(0.001, 0.01))
     assert child.kill().code == -signal.SIGKILL
     again = dltrain(*command)
     assert again.code == 0, again.stderr
@@ -81,7 +81,7 @@ def test_a_kill_before_the_result_is_written_duplicates_no_metrics_or_pictures(
     gate.close("show-5")  # the pictures of the test split
     run = tmp_path / "run"
     child = start(*recipe("forecast", data_root), f"hydra.run.dir={run}", environment=gate.environment)
-    gate.reached(child, "show-5")
+    gate.wait_until_reached(child, "show-5")
     assert child.kill().code == -signal.SIGKILL
     assert dltrain("resume", str(run), ALLOW).code == 0
     assert_same(run, undisturbed_run("forecast"))
@@ -114,8 +114,8 @@ def kill_during_saves(count: int, start: Callable[..., Child], dltrain: Callable
     for number in range(count):
         child = start(*command, f"hydra.run.dir={run}")
         least = reached + draw.randint(1, 4)
-        child.until(lambda least=least: newest(folder) >= least, interval=0.001)
-        child.until(lambda: any(folder.glob(".*.tmp")), interval=0)
+        child.wait_until(lambda least=least: newest(folder) >= least, interval=0.001)
+        child.wait_until(lambda: any(folder.glob(".*.tmp")), interval=0)
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
         caught += bool(list(folder.glob(".*.tmp")))

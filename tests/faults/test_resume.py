@@ -41,7 +41,7 @@ def moments(kind: str) -> dict[str, str]:
 
 def is_sampled(kind: str, name: str) -> bool:
     """Return whether the default suite includes a stop."""
-    return name.startswith("the middle") and kind in ("images", "dbn")
+    return name.startswith("the middle") and kind in ("images", "dbn", "streams")
 
 
 STOPS = [
@@ -65,7 +65,7 @@ def test_a_run_stopped_at_any_moment_resumes_to_identical_results(
     place, run = moments(kind)[moment], tmp_path / "run"
     gate.close(place)
     child = start(*recipe(kind, data_root), f"hydra.run.dir={run}", environment=gate.environment)
-    gate.reached(child, place)
+    gate.wait_until_reached(child, place)
     child.send(signal.SIGTERM)
     gate.open(place)
     assert child.wait().code == 143, child.stderr
@@ -90,7 +90,7 @@ def test_a_resumed_epoch_reads_no_example_twice_and_skips_none(
     gate.close(place)
     run = tmp_path / "run"
     child = start(*recipe("forecast", data_root), f"hydra.run.dir={run}", environment=gate.environment)
-    gate.reached(child, place)
+    gate.wait_until_reached(child, place)
     child.send(signal.SIGTERM)
     gate.open(place)
     assert child.wait().code == 143
@@ -126,7 +126,7 @@ def test_resuming_with_another_number_of_workers_gives_identical_results(
         place = f"train-{5 + number}"
         gate.close(place)
         child = start(*argv, environment=gate.environment)
-        gate.reached(child, place)
+        gate.wait_until_reached(child, place)
         child.send(signal.SIGTERM)
         gate.open(place)
         assert child.wait().code == 143, child.stderr
@@ -149,7 +149,7 @@ def test_a_run_resumed_three_times_has_one_curve_in_tensorboard(
     for step in (5, 11, 21):
         gate.delay(0.01)
         child = start(*command, environment=gate.environment)
-        child.until(lambda step=step: steps(run) >= step)
+        child.wait_until(lambda step=step: steps(run) >= step)
         assert child.kill().code == -signal.SIGKILL
     assert len(list(run.glob("events.out.tfevents.*"))) == 3
     assert dltrain(*command).code == 0
@@ -172,7 +172,7 @@ def test_a_clock_that_jumps_between_sessions_does_not_affect_resuming(
     command = [*recipe("forecast", data_root), f"hydra.run.dir={run}"]
     gate.close("train-13")
     child = start(*command, environment=gate.environment)
-    gate.reached(child, "train-13")
+    gate.wait_until_reached(child, "train-13")
     child.kill()
     # As if the clock had been a year ahead and had run backwards while the checkpoints were written.
     ahead = time.time() + 365 * 86400

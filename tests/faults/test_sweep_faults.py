@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from children import Child, Gate, Server
+from children import Child, Gate, ServerClient
 from recipes import recipe
 from same import assert_same, leftovers, status
 
@@ -23,7 +23,7 @@ def command(data_root: Path, home: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed_sweep(server: Server, tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
+def undisturbed_sweep(server: ServerClient, tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
     """Return the folder of an undisturbed sweep."""
     folder = tmp_path_factory.mktemp("sweep")
     child = server.start(command(data_root, folder / "whole"), folder).wait()
@@ -68,10 +68,10 @@ def test_a_sweep_killed_in_its_third_job_resumes_there_and_leaves_finished_jobs_
     gate.close(moment)
     child = start(*arguments, environment=gate.environment)
     for _ in range(2):
-        gate.reached(child, moment)
+        gate.wait_until_reached(child, moment)
         gate.close(moment)  # for the next job
         gate.open(moment)
-    gate.reached(child, moment)
+    gate.wait_until_reached(child, moment)
     child.kill()
     assert [status(home / name)["state"] for name in JOBS[:3]] == ["finished", "finished", "running"]
     assert not (home / JOBS[3]).exists()
@@ -92,7 +92,7 @@ def test_a_second_sweep_in_the_same_folder_is_rejected_while_the_first_runs(
     arguments = command(data_root, home)
     gate.close("train-2")
     child = start(*arguments, environment=gate.environment)
-    gate.reached(child, "train-2")
+    gate.wait_until_reached(child, "train-2")
     for more in ([f"sweep.resume={home}"], ["trainer.resume=never"]):
         second = dltrain(*arguments, *more)
         assert second.code == 2
@@ -116,7 +116,7 @@ def test_a_signal_stops_a_sweep_within_seconds_and_it_can_be_resumed(
     arguments = command(data_root, home)
     gate.close("train-5")
     child = start(*arguments, environment=gate.environment)
-    gate.reached(child, "train-5")
+    gate.wait_until_reached(child, "train-5")
     child.send(number)
     gate.open("train-5")
     assert child.wait(20).code == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
@@ -138,7 +138,7 @@ def test_a_sweep_killed_repeatedly_ends_with_the_same_bytes_as_an_undisturbed_on
     home, moments = tmp_path / "cut", random.Random(0)
     arguments, resumed = command(data_root, home), f"sweep.resume={home}"
     child = start(*arguments)
-    child.until((home / "sweep.json").exists)
+    child.wait_until((home / "sweep.json").exists)
     for _ in range(10):
         time.sleep(moments.uniform(0.0, 1.5))
         child.kill()

@@ -54,15 +54,15 @@ def have_ended(pids: list[int], seconds: float) -> bool:
 
 
 @pytest.fixture
-def waiting(start: Run, gate: Gate, tmp_path: Path) -> Callable[..., tuple[Child, list[int]]]:
-    """Return a function that starts a run with two workers per split and lets it wait at a moment."""
+def run_until(start: Run, gate: Gate, tmp_path: Path) -> Callable[..., tuple[Child, list[int]]]:
+    """Return a function that starts a run with two workers per split and waits until it reaches a moment."""
 
     def begin(moment: str, *more: str) -> tuple[Child, list[int]]:
         paint(tmp_path / "pictures")
         gate.close(moment)
         arguments = command(tmp_path / "pictures", "data.workers=2", f"hydra.run.dir={tmp_path / 'run'}", *more)
         child = start(*arguments, environment=gate.environment)
-        gate.reached(child, moment)
+        gate.wait_until_reached(child, moment)
         found = workers(child)
         assert len(found) == 6  # two for each split
         return child, found
@@ -83,13 +83,13 @@ def reference(dltrain: Run, tmp_path: Path) -> Callable[[], Path]:
 
 
 def test_a_killed_worker_is_reported_and_the_run_resumes_to_identical_results(
-    waiting: Callable[..., tuple[Child, list[int]]],
+    run_until: Callable[..., tuple[Child, list[int]]],
     reference: Callable[[], Path],
     dltrain: Run,
     gate: Gate,
     tmp_path: Path,
 ) -> None:
-    child, pids = waiting("train-13")
+    child, pids = run_until("train-13")
     os.kill(pids[0], signal.SIGKILL)
     gate.open("train-13")
     assert child.wait(30).code == 1
@@ -122,8 +122,8 @@ def test_an_idle_worker_that_is_killed_is_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
-def test_no_worker_outlives_a_killed_run(waiting: Callable[..., tuple[Child, list[int]]]) -> None:
-    child, pids = waiting("train-13")
+def test_no_worker_outlives_a_killed_run(run_until: Callable[..., tuple[Child, list[int]]]) -> None:
+    child, pids = run_until("train-13")
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     assert have_ended(pids, 10)
@@ -131,9 +131,9 @@ def test_no_worker_outlives_a_killed_run(waiting: Callable[..., tuple[Child, lis
 
 @pytest.mark.faults
 def test_a_hanging_worker_is_reported_and_killed(
-    waiting: Callable[..., tuple[Child, list[int]]], gate: Gate, tmp_path: Path
+    run_until: Callable[..., tuple[Child, list[int]]], gate: Gate, tmp_path: Path
 ) -> None:
-    child, pids = waiting("train-13", "data.worker_timeout=2")
+    child, pids = run_until("train-13", "data.worker_timeout=2")
     for picture in (tmp_path / "pictures").rglob("*.png"):  # opening a pipe without a writer blocks
         picture.unlink()
         os.mkfifo(picture)
@@ -153,13 +153,13 @@ def test_a_hanging_worker_is_reported_and_killed(
 def test_a_signal_to_the_process_group_stops_the_run_after_its_step(
     number: signal.Signals,
     code: int,
-    waiting: Callable[..., tuple[Child, list[int]]],
+    run_until: Callable[..., tuple[Child, list[int]]],
     reference: Callable[[], Path],
     dltrain: Run,
     gate: Gate,
     tmp_path: Path,
 ) -> None:
-    child, pids = waiting("train-13")
+    child, pids = run_until("train-13")
     os.killpg(child.pid, number)
     time.sleep(0.2)
     gate.open("train-13")
@@ -172,9 +172,9 @@ def test_a_signal_to_the_process_group_stops_the_run_after_its_step(
 
 
 def test_a_bus_error_in_a_worker_is_reported_with_remedies(
-    waiting: Callable[..., tuple[Child, list[int]]], gate: Gate, tmp_path: Path
+    run_until: Callable[..., tuple[Child, list[int]]], gate: Gate, tmp_path: Path
 ) -> None:
-    child, pids = waiting("train-13")
+    child, pids = run_until("train-13")
     os.kill(pids[0], signal.SIGBUS)
     gate.open("train-13")
     assert child.wait(30).code == 1

@@ -17,6 +17,7 @@ NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 IMAGE = {
     **{"shape": [3, 16, 20], "size": 3 * 16 * 20, "features": 60, "length": 16, "channels": 3, "height": 16},
     **{"width": 20, "classes": 5, "statistics": 2, "visible": 3 * 16 * 20, "lowest": 3 * 16 * 20, "answers": 1},
+    "pixel_outputs": 5,
 }
 SERIES = {"size": 36, "features": 3, "length": 12, "channels": 1, "height": 1, "width": 1}
 TEXT = {"size": None, "features": 11, "length": 12, "outputs": 11, "each_step": True, "causal": True}
@@ -46,7 +47,7 @@ def example(name: str, device: str = "cpu") -> tuple[nn.Module, Tensor]:
 
 
 def test_every_model_has_a_yaml_file() -> None:
-    supervised = {"perceptron", "mlp", "cnn", "lenet5", "rnn", "lstm", "gru", "transformer", "gpt"}
+    supervised = {"perceptron", "mlp", "cnn", "lenet5", "rnn", "lstm", "gru", "transformer", "gpt", "unet"}
     autoencoders = {"vae", "conv_vae", "autoencoder", "conv_autoencoder"}
     assert set(NAMES) == supervised | autoencoders | {"rbm", "dbn"} | {"gan", "dcgan"}
 

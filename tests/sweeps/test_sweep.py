@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from sweep_examples import OWN, SMALL, summary_rows, write_models
+from sweep_examples import SMALL, USER_MODELS, summary_rows, write_models
 
 from dltrain.cli import main
 
@@ -41,7 +41,9 @@ def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
         out, err = (folder / "out").open("w+"), (folder / "err").open("w+")
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", err)
-        code = main.main([*OWN, "-m", "model=gru,broken,lstm", "seed=range(0,2)", "model.hidden_size=8", *SMALL])
+        code = main.main(
+            [*USER_MODELS, "-m", "model=gru,broken,lstm", "seed=range(0,2)", "model.hidden_size=8", *SMALL]
+        )
     (home,) = (folder / "outputs" / "sweep").iterdir()
     return SweepResult(home, code, (folder / "out").read_text(), (folder / "err").read_text())
 
@@ -85,8 +87,8 @@ def test_the_best_job_on_validation_is_marked_with_the_command_that_repeats_it(f
     (folder,) = (row["folder"] for row in rows if row["job"] == best)
     result = json.loads((Path(folder) / "result.json").read_text())
     assert values[best] == result["best"]["mae"] == summary["jobs"][int(best)]["validation"]
-    heads = finished_sweep.out.splitlines()[1]
-    assert heads.index("mae (val)") < heads.index("mae (test)") and finished_sweep.out.count("finished, best") == 1
+    header = finished_sweep.out.splitlines()[1]
+    assert header.index("mae (val)") < header.index("mae (test)") and finished_sweep.out.count("finished, best") == 1
     assert (
         f"best mae on validation: job {best}. Repeat it: dltrain rerun" in finished_sweep.err
         and folder in finished_sweep.err
@@ -105,7 +107,7 @@ def test_metrics_of_several_seeds_are_summarized_as_mean_and_deviation(finished_
         assert group["deviation"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5, rel=1e-9)
 
 
-def test_a_sweep_job_has_the_same_bytes_as_the_same_run_alone(
+def test_a_sweep_job_has_the_same_results_and_weights_as_the_same_run_alone(
     finished_sweep: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -123,7 +125,7 @@ def test_a_sweep_job_has_the_same_bytes_as_the_same_run_alone(
 
 
 def test_a_sweep_stopped_by_ctrl_c_starts_no_other_job(model_folder: Path) -> None:
-    arguments = [*OWN, "-m", "model=stopped", "seed=0,1", *SMALL, "hydra.sweep.dir=exactly/here"]
+    arguments = [*USER_MODELS, "-m", "model=stopped", "seed=0,1", *SMALL, "hydra.sweep.dir=exactly/here"]
     assert main.main(arguments) == 130
     with (model_folder / "exactly" / "here" / "summary.csv").open() as file:
         assert [row["state"] for row in csv.DictReader(file)] == ["interrupted"]
@@ -139,7 +141,7 @@ TROUBLES = "none,raise,memory,loss,metric,'none'"
 def test_a_job_that_fails_diverges_or_runs_out_of_memory_does_not_affect_the_next(
     model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [*OWN, "-m", "model=faulty", f"model.trouble={TROUBLES}", *SMALL]
+    arguments = [*USER_MODELS, "-m", "model=faulty", f"model.trouble={TROUBLES}", *SMALL]
     assert main.main([*arguments, "hydra.sweep.dir=whole"]) == 1
     rows, captured = summary_rows(model_folder / "whole"), capsys.readouterr()
     states = ["finished", "failed", "out_of_memory", "diverged", "diverged", "finished"]

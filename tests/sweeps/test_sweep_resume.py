@@ -8,14 +8,15 @@ import signal
 from pathlib import Path
 
 import pytest
-from sweep_examples import DONE, OWN, SMALL, checkpoints, state, summary_rows
+from sweep_examples import DONE, SMALL, USER_MODELS, checkpoints, state, summary_rows
 
 from dltrain.cli import main
 from dltrain.loggers.console import Console
 
 
 def test_resuming_a_sweep_retries_only_failed_jobs(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [*OWN, "-m", "model=faulty", "model.trouble=none,raise,memory,loss", *SMALL, "hydra.sweep.dir=whole"]
+    arguments = [*USER_MODELS, "-m", "model=faulty", "model.trouble=none,raise,memory,loss", *SMALL]
+    arguments += ["hydra.sweep.dir=whole"]
     assert main.main(arguments) == 1
     home = model_folder / "whole"
     rows, before = summary_rows(home), {path.name: state(path) for path in home.iterdir() if path.is_dir()}
@@ -35,7 +36,7 @@ def test_resuming_a_sweep_retries_only_failed_jobs(model_folder: Path, capsys: p
 def test_a_signal_stops_a_sweep_and_the_same_command_resumes_it(
     model_folder: Path, capsys: pytest.CaptureFixture[str], trouble: str, code: int
 ) -> None:
-    arguments = [*OWN, "-m", "model=faulty", "seed=0,1", f"model.trouble={trouble}", *SMALL]
+    arguments = [*USER_MODELS, "-m", "model=faulty", "seed=0,1", f"model.trouble={trouble}", *SMALL]
     (model_folder / "signalled").touch()  # no signal in the first sweep
     assert main.main([*arguments, "hydra.sweep.dir=whole"]) == 0
     (model_folder / "signalled").unlink()
@@ -132,7 +133,7 @@ def test_resuming_a_sweep_with_another_command_is_rejected_with_the_difference(
 
 
 def test_yaml_changed_since_the_sweep_began_is_reported(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [*OWN, "-m", "model=broken", "seed=0,1", *SMALL]
+    arguments = [*USER_MODELS, "-m", "model=broken", "seed=0,1", *SMALL]
     assert main.main([*arguments, "hydra.sweep.dir=whole"]) == 1
     file = model_folder / "my_conf" / "model" / "broken.yaml"
     file.write_text(file.read_text().replace("hidden_size: 8", "hidden_size: 9"))

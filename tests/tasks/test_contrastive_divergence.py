@@ -54,7 +54,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
 
-def states(count: int, units: int, seed: int = 0) -> torch.Tensor:
+def random_states(count: int, units: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(count, units, generator=Generator().manual_seed(seed)).round()
 
 
@@ -84,7 +84,7 @@ def test_the_partition_function_of_many_states_is_summed_in_chunks() -> None:
 
 
 def test_the_pseudo_likelihood_of_few_units_is_exact() -> None:
-    model, v = random_rbm(7, 4), states(5, 7)
+    model, v = random_rbm(7, 4), random_states(5, 7)
     weight, b, c = parameters_of(model)
     energy = lambda x: -x @ b - np.logaddexp(0, x @ weight + c).sum(-1)  # noqa: E731
     x, expected = v.double().numpy(), 0.0
@@ -97,7 +97,7 @@ def test_the_pseudo_likelihood_of_few_units_is_exact() -> None:
 
 
 def test_the_pseudo_likelihood_of_many_units_is_estimated_without_bias() -> None:
-    model, v, noise = random_rbm(20, 4), states(3, 20), Generator().manual_seed(0)
+    model, v, noise = random_rbm(20, 4), random_states(3, 20), Generator().manual_seed(0)
     exact = rbm.pseudo_log_likelihood(model, v, noise) * 0
     energy = rbm.free_energy(model, v)
     for unit in range(20):
@@ -113,7 +113,7 @@ def test_the_pseudo_likelihood_of_many_units_is_estimated_without_bias() -> None
 def test_gibbs_chains_converge_to_the_distribution_of_the_model(noise: Generator | None) -> None:
     model = random_rbm(3, 2, seed=1)
     torch.manual_seed(0)
-    found = rbm.gibbs(model, states(20_000, 3), 30, noise)
+    found = rbm.gibbs(model, random_states(20_000, 3), 30, noise)
     state_indices = (found @ torch.tensor([4.0, 2.0, 1.0])).long()
     shares = torch.bincount(state_indices, minlength=8) / 20_000
     expected = unnormalized(model).sum(1)
@@ -123,15 +123,15 @@ def test_gibbs_chains_converge_to_the_distribution_of_the_model(noise: Generator
 # --- the update -----------------------------------------------------------------------------------------------------
 
 
-def by_hand(model: RBM, v0: np.ndarray, vk: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def expected_updates(model: RBM, v0: np.ndarray, vk: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the differences in <v h>, <v> and <h> between data and chains, with probabilities for h."""
     weight, _, c = parameters_of(model)
     p0, pk = sigmoid(v0 @ weight + c), sigmoid(vk @ weight + c)
     return v0.T @ p0 / len(v0) - vk.T @ pk / len(vk), v0.mean(0) - vk.mean(0), p0.mean(0) - pk.mean(0)
 
 
-def chain(model: RBM, v: np.ndarray, steps: int) -> np.ndarray:
-    """Run Gibbs steps with torch.bernoulli and probabilities computed here."""
+def numpy_gibbs(model: RBM, v: np.ndarray, steps: int) -> np.ndarray:
+    """Run Gibbs steps with probabilities computed in NumPy and draws of torch.bernoulli."""
     weight, b, c = parameters_of(model)
     drawn = lambda shares: torch.bernoulli(torch.tensor(shares).float()).double().numpy()  # noqa: E731
     for _ in range(steps):
@@ -143,11 +143,11 @@ def chain(model: RBM, v: np.ndarray, steps: int) -> np.ndarray:
 def test_the_update_of_contrastive_divergence_equals_the_formula(steps: int) -> None:
     model, rate = random_rbm(), 0.1
     task = ContrastiveDivergence([1, 2, 3], [-2.0], [2.0], cd_steps=steps)
-    v0 = states(5, 6)
+    v0 = random_states(5, 6)
     before = [value.copy() for value in parameters_of(model)]
     torch.manual_seed(7)
-    vk = chain(model, v0.double().numpy(), steps)
-    updates = by_hand(model, v0.double().numpy(), vk)
+    vk = numpy_gibbs(model, v0.double().numpy(), steps)
+    updates = expected_updates(model, v0.double().numpy(), vk)
     assert np.abs(updates[0]).max() > 0.05
     torch.manual_seed(7)
     loss = task.loss(model, {"inputs": 4 * v0.view(5, 1, 2, 3) - 2}, 0.0)
@@ -160,11 +160,11 @@ def test_the_update_of_contrastive_divergence_equals_the_formula(steps: int) -> 
 
 def test_persistent_chains_continue_from_their_states() -> None:
     model = random_rbm()
-    chains, first, second = rbm.GibbsChains(1, persistent=True), states(5, 6), states(3, 6, seed=1)
+    chains, first, second = rbm.GibbsChains(1, persistent=True), random_states(5, 6), random_states(3, 6, seed=1)
     torch.manual_seed(7)
-    once = chain(model, first.double().numpy(), 1)
-    twice = chain(model, once, 1)
-    updates = by_hand(model, second.double().numpy(), twice)
+    once = numpy_gibbs(model, first.double().numpy(), 1)
+    twice = numpy_gibbs(model, once, 1)
+    updates = expected_updates(model, second.double().numpy(), twice)
     torch.manual_seed(7)
     chains.loss(model, first)
     assert chains.visible is not None and np.array_equal(chains.visible, once)
@@ -175,7 +175,7 @@ def test_persistent_chains_continue_from_their_states() -> None:
 
 def test_chains_that_are_not_persistent_keep_no_state() -> None:
     chains = rbm.GibbsChains(1, persistent=False)
-    chains.loss(random_rbm(), states(5, 6))
+    chains.loss(random_rbm(), random_states(5, 6))
     assert chains.visible is None
 
 
@@ -185,24 +185,18 @@ PATTERNS = np.array([[1, 1, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 1, 0, 0, 0], [
 
 
 @pytest.fixture
-def bars(tmp_path: Path) -> Callable[..., list[str]]:
-    """Return overrides for data of three patterns of 3 x 3 pixels: a bar in one of three rows."""
+def bar_overrides(tmp_path: Path) -> Callable[..., list[str]]:
+    """Return a function that adds overrides to those for an RBM on three patterns: a bar in one of three rows."""
     x = np.tile(PATTERNS, (40, 1)).reshape(-1, 3, 3).astype(np.uint8) * 255
     y = np.tile(np.arange(3), 40)
     np.savez(tmp_path / "bars.npz", x_train=x, y_train=y, x_test=x, y_test=y)
-    mine = ["model=rbm", "data=npz", f"data.path={tmp_path / 'bars.npz'}", "model.hidden_size=6", "device=cpu"]
-    return lambda *more: [
-        *mine,
-        "optimizer=sgd",
-        "optimizer.lr=0.1",
-        "data.batch_size=12",
-        f"hydra.run.dir={tmp_path / 'run'}",
-        *more,
-    ]
+    data = ["data=npz", f"data.path={tmp_path / 'bars.npz'}", "data.batch_size=12"]
+    common = ["model=rbm", "model.hidden_size=6", *data, "optimizer=sgd", "optimizer.lr=0.1", "device=cpu"]
+    return lambda *more: [*common, f"hydra.run.dir={tmp_path / 'run'}", *more]
 
 
 def exact_nll(state: dict[str, torch.Tensor]) -> float:
-    """Return the negative log-likelihood of equally likely patterns, by sums over all states."""
+    """Return the mean negative log-likelihood of the patterns, by sums over all states."""
     model = RBM(9, 6)
     model.load_state_dict(state)
     shares = unnormalized(model)
@@ -215,10 +209,9 @@ def exact_nll(state: dict[str, torch.Tensor]) -> float:
     [[], pytest.param(["task.cd_steps=5"], marks=pytest.mark.slow), ["task.persistent=true"]],
     ids=["CD-1", "CD-5", "PCD"],
 )
-def test_likelihood_rises_and_is_measured_exactly(bars: Callable[..., list[str]], more: list[str]) -> None:
-    job = compose.compose(
-        bars("trainer.epochs=100", "optimizer/schedule=cosine", "trainer.eval_every=20 epochs", *more)
-    )
+def test_likelihood_rises_and_is_measured_exactly(bar_overrides: Callable[..., list[str]], more: list[str]) -> None:
+    schedule = ["trainer.epochs=100", "optimizer/schedule=cosine", "trainer.eval_every=20 epochs"]
+    job = compose.compose(bar_overrides(*schedule, *more))
     start = exact_nll(assemble.build_components(job).model.state_dict())
     outcome = launch.train(job, Console(), 0.0)
     assert outcome.exit_code == 0
@@ -227,16 +220,16 @@ def test_likelihood_rises_and_is_measured_exactly(bars: Callable[..., list[str]]
     nll = [line["nll"] for line in logged if line["split"] == "val"]
     assert start == pytest.approx(9 * np.log(2), abs=0.1)
     assert np.log(3) < exact_nll(last["model"]) < 0.5 * start
-    # The validation split has the three patterns in other proportions than the test split.
+    # The patterns are not equally frequent in the validation split, so exact_nll does not apply.
     assert nll[-1] < 0.5 * start and len(nll) == 5
     best = torch.load(outcome.folder / "checkpoints" / "best.pt", weights_only=True)
     assert outcome.result["test"]["nll"] == pytest.approx(exact_nll(best["model"]), abs=1e-3)
 
 
 def test_evaluation_images_and_samples_are_reproducible_and_leave_torchs_random_state_unchanged(
-    bars: Callable[..., list[str]],
+    bar_overrides: Callable[..., list[str]],
 ) -> None:
-    components = assemble.build_components(compose.compose(bars("task.persistent=true")))
+    components = assemble.build_components(compose.compose(bar_overrides("task.persistent=true")))
     batches = dry_run.build_batches(components, components.data.load())
     with torch.inference_mode():
         before = torch.get_rng_state()
@@ -256,8 +249,8 @@ def test_evaluation_images_and_samples_are_reproducible_and_leave_torchs_random_
     assert components.task.state_dict()["chains"] is None
 
 
-def test_a_trained_rbm_generates_and_reconstructs_its_patterns(bars: Callable[..., list[str]]) -> None:
-    job = compose.compose(bars("trainer.epochs=100", "task.cd_steps=5", "data.validation=0"))
+def test_a_trained_rbm_generates_and_reconstructs_its_patterns(bar_overrides: Callable[..., list[str]]) -> None:
+    job = compose.compose(bar_overrides("trainer.epochs=100", "task.cd_steps=5", "data.validation=0"))
     outcome = launch.train(job, Console(), 0.0)
     components = assemble.build_components(job)
     components.model.load_state_dict(torch.load(outcome.folder / "checkpoints" / "last.pt", weights_only=True)["model"])
@@ -265,11 +258,11 @@ def test_a_trained_rbm_generates_and_reconstructs_its_patterns(bars: Callable[..
         request = GenerateRequest(200, Generator().manual_seed(0), CPU)
         samples = components.task.generate(components.model, request).flatten(1).round()
         given = torch.tensor(PATTERNS).float().view(3, 1, 3, 3) * 2 - 1
-        again = components.task.generate(components.model, GenerateRequest(3, Generator(), CPU, given=given)).flatten(1)
+        reconstructed = components.task.generate(components.model, GenerateRequest(3, Generator(), CPU, given=given))
     hits = (samples[:, None] == torch.tensor(PATTERNS)).all(2)
     assert hits.any(1).float().mean() > 0.7
     assert (hits.sum(0) > 20).all(), "every pattern is generated"
-    assert (again.round() == torch.tensor(PATTERNS)).all()
+    assert (reconstructed.flatten(1).round() == torch.tensor(PATTERNS)).all()
 
 
 @pytest.mark.parametrize(
@@ -294,8 +287,8 @@ def test_data_without_a_pixel_range_are_rejected() -> None:
         )
 
 
-def test_likelihoods_are_exact_under_bfloat16_autocast(bars: Callable[..., list[str]]) -> None:
-    components = assemble.build_components(compose.compose(bars()))
+def test_likelihoods_are_exact_under_bfloat16_autocast(bar_overrides: Callable[..., list[str]]) -> None:
+    components = assemble.build_components(compose.compose(bar_overrides()))
     nn.init.normal_(components.model.up.weight, std=0.5)
     batches: list[Batch] = list(dry_run.build_batches(components, components.data.load())["val"])
     score = functools.partial(components.task.evaluate, components.model, batches)

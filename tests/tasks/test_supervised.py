@@ -28,25 +28,25 @@ class WithHeads(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, dict[str, tuple[float, Tensor]]]:
         hidden = self.body(x).tanh()
-        answer = self.head(hidden)
-        return (answer, {"low": (0.3, self.low(x)), "high": (0.5, self.high(hidden))}) if self.training else answer
+        outputs = self.head(hidden)
+        return (outputs, {"low": (0.3, self.low(x)), "high": (0.5, self.high(hidden))}) if self.training else outputs
 
 
 @pytest.mark.parametrize(
-    ("task", "targets", "distance"),
+    ("task", "targets", "loss_function"),
     [
         (Classification(CLASSES), torch.tensor([0, 2, 1, 1, 0, 2, 2]), F.cross_entropy),
         (Regression(CLASSES), normal(7, CLASSES, seed=1), F.mse_loss),
     ],
 )
 def test_losses_of_auxiliary_heads_are_weighted_added_and_named(
-    task: Supervised, targets: Tensor, distance: Callable[[Tensor, Tensor], Tensor]
+    task: Supervised, targets: Tensor, loss_function: Callable[[Tensor, Tensor], Tensor]
 ) -> None:
     model, inputs = WithHeads(), normal(7, 5)
     loss = task.loss(model, {"inputs": inputs, "targets": targets}, 0.0)
-    answer, heads = model(inputs)
-    low, high = distance(heads["low"][1], targets), distance(heads["high"][1], targets)
-    torch.testing.assert_close(loss.total, distance(answer, targets) + 0.3 * low + 0.5 * high)
+    outputs, heads = model(inputs)
+    low, high = loss_function(heads["low"][1], targets), loss_function(heads["high"][1], targets)
+    torch.testing.assert_close(loss.total, loss_function(outputs, targets) + 0.3 * low + 0.5 * high)
     assert loss.weight == 7
     torch.testing.assert_close(loss.parts, {"low": low, "high": high})
 

@@ -91,9 +91,11 @@ def make_loop(
         splits["unlabelled"] = Batches(unlabelled, batch_size, seed=3, training=True)
     given: dict[str, Any] = {"epochs": 2, "max_steps": None, "accumulate": 1, "log_every": (1.0, "step")}
     given |= {"eval_every": (1.0, "epoch"), "checkpoint_every": NEVER, **plan}
+    task = task or Classification(CLASSES)
     return Loop(
-        task or Classification(CLASSES),
+        task,
         model,
+        task.stages(model),
         splits,
         optimizer,
         EMA(model, average) if average else None,

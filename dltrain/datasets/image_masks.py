@@ -1,0 +1,195 @@
+"""A user's own images with a mask for each, in two folders."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dltrain.data.bad_samples import MAX_BAD_SAMPLES, BadSamples
+from dltrain.data.checks import at_least, check_fraction, check_held_out, existing_folder
+from dltrain.data.inputs import InputFiles
+from dltrain.data.spec import Inputs, Splits
+from dltrain.data.splits import hold_out
+from dltrain.data.worker_pool import TIMEOUT_S
+from dltrain.datasets.augmentation import Augmentation, crop_window
+from dltrain.datasets.class_counts import shorten_names
+from dltrain.datasets.image_inputs import MODES, UNREADABLE, Window, decode_image, read_images
+from dltrain.datasets.images import ImageTransform
+from dltrain.datasets.mask_files import Pair, decode_mask, find_pairs, find_values, lookup_table
+from dltrain.datasets.masks import mask_spec, mask_splits
+from dltrain.errors import ConfigError, format_error
+from dltrain.keyed_random import draw
+
+PARTS = ("train", "val", "test")
+
+
+class ImageMasks:
+    """Images in ``images/`` and masks of the same names in ``masks/``, below ``path`` or below ``path/train`` etc.
+
+    A split without a folder is cut from ``train``. A mask holds the class of each pixel as a palette index or gray
+    level. Images and masks are decoded when they are needed and resized to a square, masks to the nearest pixel.
+
+    Args:
+        path: The folder.
+        image_size: Height and width of the square in pixels, at least 1.
+        channels: 1 for gray images, 3 for color.
+        class_names: Names of the values 0, 1, ...; None takes the values that occur in the training masks.
+        ignore: Value of pixels without a class; None for none. In masks with nothing but 0 and 255, both are classes.
+        block: Consecutive images, by name, that stay in one split, at least 1: neighboring slices are alike.
+        validation: Fraction of the training images to hold out, in [0, 1); unused if there is a folder ``val``.
+        test: Fraction to hold out for testing, in (0, 1); unused if there is a folder ``test``.
+        mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
+        std: Divisor of the pixels after that, above 0; one number, or one per channel.
+        augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
+        batch_size: Examples per step, at least 1.
+        workers: Processes that decode images; 0 decodes in the main process between steps.
+        worker_timeout: Seconds without a batch after which workers count as hanging and the run stops.
+        on_bad_sample: Policy for unreadable images: ``stop`` or ``skip``.
+        max_bad_samples: Images to skip at most before the run stops anyway, at least 1.
+    """
+
+    fitted = False
+
+    def __init__(
+        self,
+        path: str,
+        image_size: int = 128,
+        channels: int = 3,
+        class_names: list[str] | None = None,
+        ignore: int | None = 255,
+        block: int = 1,
+        validation: float = 0.15,
+        test: float = 0.15,
+        mean: float | list[float] = 0.5,
+        std: float | list[float] = 0.5,
+        augment: dict[str, Any] | list[str] | None = None,
+        batch_size: int = 8,
+        workers: int = 0,
+        worker_timeout: float = TIMEOUT_S,
+        on_bad_sample: str = "stop",
+        max_bad_samples: int = MAX_BAD_SAMPLES,
+    ) -> None:
+        self.path = existing_folder(path, "an existing folder with images/ and masks/")
+        self.image_size = at_least("data.image_size", image_size, 1)
+        if channels not in (1, 3):
+            raise ConfigError(format_error("data.channels", "1 (gray) or 3 (color)", channels))
+        if ignore is not None and not 0 <= ignore <= 255:
+            raise ConfigError(format_error("data.ignore", "a value from 0 to 255, or null", ignore))
+        self.block, self.validation, self.test = at_least("data.block", block, 1), validation, test
+        self.transform = ImageTransform(channels, mean, std, augment)
+        self.batch_size = at_least("data.batch_size", batch_size, 1)
+        self.workers = at_least("data.workers", workers, 0)
+        self.worker_timeout = worker_timeout
+        self.bad = BadSamples(on_bad_sample, max_bad_samples)
+        self.pairs = self._find_pairs()
+        self.values = list(range(len(class_names))) if class_names else find_values(self.pairs["train"], ignore)
+        self.ignored = ignore if ignore not in self.values else None
+        self.names = class_names or [str(value) for value in self.values]
+        self.channels = channels
+        self.spec = mask_spec(self.transform, (channels, image_size, image_size), self.names)
+
+    def _find_pairs(self) -> dict[str, list[Pair]]:
+        """Return the pairs of each split that has a folder, and cut the others from ``train``."""
+        folders = {part: self.path / part for part in PARTS if (self.path / part / "images").is_dir()}
+        pairs = {part: find_pairs(folder) for part, folder in folders.items()} if "train" in folders else {}
+        pairs = pairs or {"train": find_pairs(self.path)}
+        if "test" not in pairs:
+            check_held_out(0 if "val" in pairs else self.validation, self.test)
+        for part, fraction in (("test", self.test), ("val", check_fraction("data.validation", self.validation))):
+            if part not in pairs:
+                pairs["train"], pairs[part] = _cut(pairs["train"], fraction, self.block)
+        return pairs
+
+    def load(self) -> Splits:
+        """Return splits of files; nothing is decoded yet."""
+        table, look = lookup_table(self.values, self.ignored), self.transform.augment
+        train, val, test = (
+            MaskedImages(self.pairs[part], self.path, self.image_size, MODES[self.channels], table, look)
+            for part in PARTS
+        )
+        return mask_splits(self.transform, train, val, test)
+
+    def describe(self) -> list[str]:
+        """Return what was found, in lines for the user: images, splits, classes."""
+        counts = ", ".join(f"{part} {len(self.pairs[part]):,}" for part in PARTS)
+        ignored = "" if self.ignored is None else f"; {self.ignored} is ignored"
+        named = (
+            f"{value} {name}" if str(value) != name else name
+            for value, name in zip(self.values, self.names, strict=True)
+        )
+        return [
+            f"{sum(map(len, self.pairs.values())):,} images with masks in {self.path}",
+            counts + (f", in blocks of {self.block}" if self.block > 1 else ""),
+            f"classes of pixels: {shorten_names(named)}{ignored}",
+        ]
+
+    def inputs(self, files: InputFiles) -> Iterator[Inputs]:
+        """Read image files and arrays."""
+        return read_images(files, self.transform, (self.channels, self.image_size, self.image_size), whole=True)
+
+
+class MaskedImages:
+    """Image and mask files below ``root``, decoded one by one.
+
+    Args:
+        pairs: Image and mask of each example.
+        root: Folder that names of files are relative to.
+        size: Height and width of the result in pixels.
+        mode: Mode of PIL for the images.
+        table: What `dltrain.datasets.mask_files.lookup_table` returns.
+        augmentation: Crop of image and mask at their full resolution in training.
+    """
+
+    def __init__(
+        self, pairs: list[Pair], root: Path, size: int, mode: str, table: np.ndarray, augmentation: Augmentation
+    ) -> None:
+        self.pairs, self.root, self.size, self.mode = pairs, root, size, mode
+        self.table, self.augmentation = table, augmentation
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        """Yield the paths below ``root`` and the size of both files of each example; -1 if one no longer exists."""
+        for image, mask in self.pairs:
+            exist = image.exists() and mask.exists()
+            names = " ".join(path.relative_to(self.root).as_posix() for path in (image, mask))
+            yield names, image.stat().st_size + mask.stat().st_size if exist else -1
+
+    def example(self, index: int, key: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """Decode an image (size, size, channels) and its mask (size, size), both in uint8."""
+        image, mask = self.pairs[index]
+        crop = partial(self._window, key)
+        try:
+            pixels = decode_image(image, self.mode, self.size, self.size, crop)
+            return pixels.reshape(self.size, self.size, -1), decode_mask(mask, image, self.size, self.table, crop)
+        except UNREADABLE as error:
+            expected = f"a readable image and mask at {image} (number {index} of its split)"
+            raise ConfigError(format_error("data.path", expected, str(error), "Replace or delete them")) from error
+
+    def _window(self, key: int | None, width: int, height: int) -> Window:
+        """Return the whole image, or its random crop in training, as left, top, right and bottom in pixels."""
+        if key is None or self.augmentation.min_area == 1:
+            return 0, 0, width, height
+        left, top, across, along = map(float, crop_window(self.augmentation, draw(key, 4), height, width))
+        return left, top, left + across * width, top + along * height
+
+    def stack(self, examples: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Tensor]:
+        """Return ``pixels`` (B, channels, size, size) and ``masks`` (B, size, size), both in uint8."""
+        pixels, masks = zip(*examples, strict=True)
+        stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+        return {"pixels": stacked, "masks": torch.from_numpy(np.stack(masks))}
+
+
+def _cut(pairs: list[Pair], fraction: float, block: int) -> tuple[list[Pair], list[Pair]]:
+    blocks = [pairs[start : start + block] for start in range(0, len(pairs), block)]
+    kept, held_out = hold_out(len(blocks), fraction)
+    parts = [[pair for number in part.sort().values.tolist() for pair in blocks[number]] for part in (kept, held_out)]
+    if not parts[0]:
+        expected = f"blocks that leave some of {len(pairs)} images to train on"
+        raise ConfigError(format_error("data.block", expected, block))
+    return parts[0], parts[1]

@@ -1,0 +1,109 @@
+"""Masks as image files: pairs of images and masks, and the values of their pixels."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from dltrain.data.folders import find_files
+from dltrain.datasets.image_inputs import FORMATS, SUFFIXES, UNREADABLE, Crop
+from dltrain.datasets.masks import UNKNOWN
+from dltrain.errors import ConfigError, format_error
+
+INDEXED = ("1", "L", "P")  # modes of PIL whose pixels are numbers rather than colors
+DEEP = ("I", "I;16", "I;16B", "I;16L")  # also numbers, but most of them are no classes
+FOREIGN = 254  # in a lookup table: a value that is no class
+
+Pair = tuple[Path, Path]  # image and mask
+
+
+def find_pairs(root: Path) -> list[Pair]:
+    """Return each image in ``images`` with the file of the same name in ``masks``, whatever its suffix, by name.
+
+    Raises:
+        ConfigError: There is no image, or an image without a mask, or two files of one name.
+    """
+    images, masks = (_by_name(root / folder) for folder in ("images", "masks"))
+    if not images:
+        hint = "The folder holds images/ and masks/, or train/images/, train/masks/ and so on"
+        raise ConfigError(format_error("data.path", f"images in {root / 'images'}", "none", hint))
+    if lacking := sorted(images.keys() - masks.keys()):
+        more = f" and {len(lacking) - 1:,} more" if len(lacking) > 1 else ""
+        raise ConfigError(
+            format_error("data.path", f"a mask in {root / 'masks'} for each image", f"none for {lacking[0]}{more}")
+        )
+    return [(images[name], masks[name]) for name in sorted(images)]
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        return {}
+    found: dict[str, Path] = {}
+    for path in sorted(path for path in find_files(folder) if path.suffix.casefold() in SUFFIXES):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise ConfigError(
+                format_error("data.path", f"one file of each name in {folder}", f"{found[name].name} and {path.name}")
+            )
+        found[name] = path
+    return found
+
+
+def find_values(pairs: Iterable[Pair], ignore: int | None) -> list[int]:
+    """Return the values of the pixels of masks, in ascending order, without the one to ignore; {0, 255} are both kept.
+
+    Raises:
+        ConfigError: A mask cannot be read.
+    """
+    found: set[int] = set()
+    for _, mask in pairs:
+        try:
+            found.update(np.unique(_read(mask)).tolist())
+        except UNREADABLE as error:
+            raise ConfigError(format_error("data.path", f"a readable mask at {mask}", str(error))) from error
+    return sorted(found if found <= {0, 255} else found - {ignore})
+
+
+def lookup_table(values: list[int], ignored: int | None) -> np.ndarray:
+    """Return the number of the class of each value from 0 to 255, in uint8."""
+    table = np.full(256, FOREIGN, dtype=np.uint8)
+    table[values] = np.arange(len(values))
+    if ignored is not None:
+        table[ignored] = UNKNOWN
+    return table
+
+
+def decode_mask(path: Path, image: Path, size: int, table: np.ndarray, crop: Crop) -> np.ndarray:
+    """Return the class of each pixel of a mask, (size, size) in uint8, `UNKNOWN` for none; nearest pixels are taken.
+
+    Args:
+        image: File of the image, whose size the mask must have.
+        table: What `lookup_table` returns.
+        crop: Returns the part to resize for the width and height of the mask.
+
+    Raises:
+        OSError, SyntaxError, ValueError, Image.DecompressionBombError: The mask cannot be read or does not fit.
+    """
+    values = _read(path)
+    with Image.open(image, formats=FORMATS) as opened:
+        expected = ImageOps.exif_transpose(opened).size
+    if values.shape[::-1] != expected:
+        raise ValueError("the image has {} x {} pixels, the mask {} x {}".format(*expected, *values.shape[::-1]))
+    classes = table[values]
+    if (classes == FOREIGN).any():
+        known = " ".join(map(str, np.flatnonzero(table < FOREIGN)))
+        raise ValueError(f"the mask has the value {values[classes == FOREIGN][0]}, which is none of {known}")
+    window = crop(values.shape[1], values.shape[0])
+    return np.asarray(Image.fromarray(classes).resize((size, size), Image.Resampling.NEAREST, window))
+
+
+def _read(path: Path) -> np.ndarray:
+    """Return the values of the pixels of a mask, (height, width) in uint8, upright according to its EXIF data."""
+    with Image.open(path, formats=FORMATS) as image:
+        values = np.asarray(ImageOps.exif_transpose(image))
+        if image.mode not in (*INDEXED, *DEEP):
+            raise ValueError(f"a mask has palette indices or gray levels as classes, not colors ({image.mode})")
+    if values.max(initial=0) > 255 or values.min(initial=0) < 0:
+        raise ValueError(f"classes are numbers from 0 to 255, not {values.max()}")
+    return values.astype(np.uint8)

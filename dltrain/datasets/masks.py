@@ -1,0 +1,57 @@
+"""What data sets of images with masks share: facts, preparation, augmentation."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from dltrain.data.spec import Files, Source, Spec, Splits
+from dltrain.datasets.geometry import Frame, Geometry
+from dltrain.datasets.images import ImageTransform, Rows, ScalePixels, image_spec
+from dltrain.errors import ConfigError
+
+UNKNOWN = 255  # stored for pixels without a class
+IGNORED = -1  # their target
+
+
+class PrepareMasks(nn.Module):
+    """Scaled pixels, and the class of each pixel.
+
+    Shape:
+        pixels (B, channels, height, width) and optional masks (B, height, width) in uint8 -> inputs in float32 and
+        targets in int64, -1 where there is no class
+    """
+
+    def __init__(self, scaling: ScalePixels) -> None:
+        super().__init__()
+        self.scaling = scaling
+
+    def forward(self, rows: Rows) -> Rows:
+        """Prepare any number of images at once."""
+        batch = self.scaling({"pixels": rows["pixels"]})
+        if (masks := rows.get("masks")) is not None:
+            batch["targets"] = masks.long().masked_fill(masks == UNKNOWN, IGNORED)
+        return batch
+
+
+def mask_spec(transform: ImageTransform, size: tuple[int, int, int], names: Sequence[str]) -> Spec:
+    """Return the facts of images of (channels, height, width) whose pixels have these classes."""
+    spec = transform.add_bounds(image_spec(*size, None))
+    return replace(spec, pixel_classes=len(names), pixel_class_names=tuple(names))
+
+
+def mask_splits(transform: ImageTransform, train: Rows | Files, val: Rows | Files | None, test: Rows | Files) -> Splits:
+    """Return splits of ``pixels`` and ``masks``; only training augments, and `Files` crop while they decode.
+
+    Raises:
+        ConfigError: Mixup or cutmix is set.
+    """
+    look = transform.augment
+    if look.mixup or look.cutmix:
+        raise ConfigError("augment: mixup and cutmix are not supported because each pixel has one class")
+    prepare = PrepareMasks(transform.scaling())
+    moves = look if isinstance(train, Mapping) else look.without_crop()
+    frame = Frame({"inputs": prepare.scaling.offset}, {"targets": IGNORED})
+    augment = Geometry(moves, frame) if moves.moves else None
+    held_out = Source(val, prepare) if val is not None and len(Source(val, prepare)) else None
+    return Splits(Source(train, prepare, augment), held_out, Source(test, prepare))

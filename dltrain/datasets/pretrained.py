@@ -1,0 +1,39 @@
+"""Download weights from the servers of torchvision, checked by hash."""
+
+import os
+from http.client import HTTPException
+from pathlib import Path
+
+import torch
+from torchvision import models
+
+from dltrain.errors import ConfigError, format_error, suggest
+
+KEY = "transfer.weights"
+
+
+def download(name: str) -> Path:
+    """Return the file of weights that torchvision calls `name`, such as ``ResNet18_Weights.IMAGENET1K_V1``.
+
+    It is downloaded once, into ``weights`` in the folder of data sets.
+
+    Raises:
+        ConfigError: There are no such weights, or the download failed.
+    """
+    known = [str(weights) for model in models.list_models() for weights in models.get_model_weights(model)]
+    if name not in known:
+        expected = "a name of torchvision's weights, such as torchvision:ResNet18_Weights.IMAGENET1K_V1"
+        raise ConfigError(format_error(KEY, expected, name, suggest(name, known)))
+    url = models.get_weight(name).url
+    folder = Path(os.environ.get("DLTRAIN_DATA", "~/.cache/dltrain")).expanduser() / "weights"
+    file = folder / url.rpartition("/")[2]
+    if not file.is_file():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # The name of a file ends in the start of its hash.
+            torch.hub.download_url_to_file(url, str(file), file.stem.rpartition("-")[2], progress=False)
+        except (OSError, RuntimeError, HTTPException) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            hint = f"Check the network, or download {url} and give the file."
+            raise ConfigError(format_error(KEY, f"to download {name} into {folder}", reason, hint)) from error
+    return file

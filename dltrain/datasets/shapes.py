@@ -1,0 +1,82 @@
+"""Small pictures of shapes with the class of each pixel, drawn instead of read."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dltrain.data.checks import at_least
+from dltrain.data.inputs import InputFiles
+from dltrain.data.spec import Inputs, Splits
+from dltrain.datasets.image_inputs import read_images
+from dltrain.datasets.images import ImageTransform
+from dltrain.datasets.masks import mask_spec, mask_splits
+from dltrain.keyed_random import uniform
+
+NAMES = ("background", "disc", "square", "triangle")
+SIZES = {"train": 400, "val": 100, "test": 100}
+SHAPES = 3  # in each picture; later ones cover earlier ones
+NOISE = 60  # gray levels
+
+
+class Shapes:
+    """Gray pictures with discs, squares and triangles on a noisy background, which do not depend on a seed.
+
+    Args:
+        image_size: Height and width of the pictures in pixels, at least 1.
+        mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
+        std: Divisor of the pixels after that, above 0.
+        augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
+        batch_size: Examples per step, at least 1.
+        workers: Unused: the pictures stay in memory.
+    """
+
+    fitted = False
+
+    def __init__(
+        self,
+        image_size: int = 32,
+        mean: float | list[float] = 0.5,
+        std: float | list[float] = 0.25,
+        augment: dict[str, Any] | list[str] | None = None,
+        batch_size: int = 16,
+        workers: int = 0,
+    ) -> None:
+        self.image_size = at_least("data.image_size", image_size, 1)
+        self.transform = ImageTransform(1, mean, std, augment)
+        self.batch_size = at_least("data.batch_size", batch_size, 1)
+        self.workers = at_least("data.workers", workers, 0)
+        self.spec = mask_spec(self.transform, (1, image_size, image_size), NAMES)
+
+    def load(self) -> Splits:
+        """Draw all pictures and split them."""
+        pixels, masks = draw_shapes(sum(SIZES.values()), self.image_size)
+        parts = zip(*(values.split(list(SIZES.values())) for values in (pixels, masks)), strict=True)
+        train, val, test = ({"pixels": x, "masks": y} for x, y in parts)
+        return mask_splits(self.transform, train, val, test)
+
+    def inputs(self, files: InputFiles) -> Iterator[Inputs]:
+        """Read image files and arrays."""
+        return read_images(files, self.transform, (1, self.image_size, self.image_size), whole=True)
+
+
+def draw_shapes(count: int, size: int) -> tuple[Tensor, Tensor]:
+    """Return pictures (count, 1, size, size) and masks (count, size, size), both in uint8."""
+    numbers = uniform(torch.arange(count), SHAPES * 5 + 1 + size * size)
+    shade, shapes, noise = numbers.split([1, SHAPES * 5, size * size], 1)
+    levels = (60 + 80 * shade[:, :, None]).expand(-1, size, size)
+    masks = torch.zeros(count, size, size, dtype=torch.uint8)
+    rows, columns = (torch.arange(size) + 0.5)[:, None], (torch.arange(size) + 0.5)[None]
+    for x, y, radius, kind, level in (part[..., None, None].unbind(1) for part in shapes.split(5, 1)):
+        half = size * (0.1 + 0.15 * radius)
+        across, along = columns - size * (0.15 + 0.7 * x), rows - size * (0.15 + 0.7 * y)
+        number = (kind * 3).floor() + 1
+        disc = across.square() + along.square() < half.square()
+        square = torch.maximum(across.abs(), along.abs()) < 0.9 * half
+        triangle = (along < half) & (along > 2 * across.abs() - half)
+        inside = torch.where(number == 1, disc, torch.where(number == 2, square, triangle))
+        masks = torch.where(inside, number.byte(), masks)
+        levels = torch.where(inside, 150 + 80 * level, levels)
+    pixels = levels + NOISE * (noise.view(-1, size, size) - 0.5)
+    return pixels.clamp(0, 255).byte()[:, None], masks

@@ -1,0 +1,137 @@
+"""Load first weights from elsewhere into a new model: a step before the first one, which is said and kept."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dltrain.config.compose import Job
+from dltrain.data.tokens import Tokens
+from dltrain.errors import CheckpointError, ConfigError, format_error, shorten
+from dltrain.runs.assemble import Components, build_model
+from dltrain.runs.weight_files import FirstWeights, output_names, read_weights, token_texts
+from dltrain.storage import run_files, safe_read
+from dltrain.training.transfer import Loaded, list_names
+
+KEY = "transfer.weights"
+Facts = Mapping[str, Any]
+
+
+def prepare(components: Components, job: Job, begun: Path | None) -> Loaded | None:
+    """Load the first weights of a run that starts from others; of a run that has begun, return what was loaded then.
+
+    Args:
+        begun: Folder of a run with a checkpoint.
+    """
+    transfer, model = components.transfer, components.model
+    if transfer.weights is None:
+        return None
+    if begun is not None:
+        return read_record(begun, model) if transfer.needs_loaded else None
+    facts = vars(components.data.spec) | components.task.facts()
+
+    def rebuild(facts: Facts) -> nn.Module:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            return build_model(job, dict(facts))
+
+    found = read_weights(transfer.weights, job.allow)
+    return load(model, rebuild, facts, components.config["task"], found)
+
+
+def load(
+    model: nn.Module, rebuild: Callable[[Facts], nn.Module], facts: Facts, task: Facts, found: FirstWeights
+) -> Loaded:
+    """Copy weights into a model where name, shape and meaning are the same.
+
+    Weights whose shape depends on the number of outputs mean the outputs, and must have the same names; those whose
+    shape depends on the vocabulary must have the same tokens.
+
+    Args:
+        rebuild: Builds the same model for other facts, on the meta device.
+        facts: What data and task state.
+        task: The configuration of the task with its facts filled in.
+
+    Raises:
+        ConfigError: The weights have other tokens, or none of them fits.
+    """
+    heads, embeddings = _dependent(model, rebuild, facts)
+    _check_tokens(embeddings, facts, found)
+    renewed = dict.fromkeys(heads, _other_outputs(output_names(task), found))
+    state, names, new = model.state_dict(), list[str](), dict[str, str]()
+    for name, value in state.items():
+        reason = renewed.get(name) or _misfit(value, found.tensors.get(name))
+        if reason:
+            new[name] = reason
+        elif isinstance(value, Tensor):
+            value.copy_(found.tensors[name])
+            names.append(name)
+    if not names:
+        reason = f"None of its {len(found.tensors)} weights fits: {next(iter(new.items()), ('', ''))}."
+        raise ConfigError(format_error(KEY, "weights of this model", found.origin, reason))
+    return Loaded(found.origin, found.sha256, names, new, [name for name in found.tensors if name not in state])
+
+
+def _misfit(value: Any, there: Tensor | None) -> str:
+    """Return why a weight cannot be taken, or an empty string."""
+    if there is None:
+        return "not among them"
+    if value.shape != there.shape:
+        return f"shape {tuple(value.shape)}, there {tuple(there.shape)}"
+    return ""
+
+
+def _dependent(model: nn.Module, rebuild: Callable[[Facts], nn.Module], facts: Facts) -> tuple[set[str], set[str]]:
+    """Return the weights whose shape depends on the number of outputs, and on the vocabulary."""
+    outputs, tokens = facts.get("outputs"), facts.get("tokens")
+    more_outputs = {"outputs": outputs + 1} if isinstance(outputs, int) else {}
+    more_tokens = {"tokens": replace(tokens, size=tokens.size + 1)} if isinstance(tokens, Tokens) else {}
+    if tokens is not None and outputs == tokens.size and facts.get("each_step"):  # the outputs are tokens
+        return set(), _changed(model, rebuild, {**facts, **more_outputs, **more_tokens})
+    heads = _changed(model, rebuild, {**facts, **more_outputs}) if more_outputs else set()
+    return heads, _changed(model, rebuild, {**facts, **more_tokens}) if more_tokens else set()
+
+
+def _changed(model: nn.Module, rebuild: Callable[[Facts], nn.Module], facts: Facts) -> set[str]:
+    other = rebuild(facts).state_dict()
+    return {name for name, value in model.state_dict().items() if name in other and value.shape != other[name].shape}
+
+
+def _check_tokens(embeddings: set[str], facts: Facts, found: FirstWeights) -> None:
+    """Reject weights of tokens that may mean something else: the same shape is no proof of the same vocabulary."""
+    if not any(name in found.tensors for name in embeddings):
+        return
+    here, there = token_texts(facts["tokens"]), found.tokens
+    if here is not None and here == there:
+        return
+    expected = f"weights for the same tokens, as {list_names(sorted(embeddings))} belong to them"
+    if here is None or there is None:
+        hint = "Its tokens are unknown: only a run whose data are found says them."
+    else:
+        other = sum(one != two for one, two in zip(here, there, strict=False)) + abs(len(here) - len(there))
+        hint = f"{other} of {max(len(here), len(there))} tokens are others."
+    raise ConfigError(format_error(KEY, expected, found.origin, hint))
+
+
+def _other_outputs(here: list[str] | None, found: FirstWeights) -> str:
+    """Return why weights of outputs are renewed, or an empty string if the outputs have the same names."""
+    if here is not None and here == found.outputs:
+        return ""
+    there = "unknown" if found.outputs is None else shorten(" ".join(found.outputs))
+    return f"other outputs: {shorten(' '.join(here or ['unknown']))}, there {there}"
+
+
+def read_record(path: Path, model: nn.Module) -> Loaded:
+    """Read which weights came from elsewhere when a run began, from its folder.
+
+    Raises:
+        CheckpointError: The file is missing or damaged; without it the run cannot tell what is frozen.
+    """
+    record = safe_read.read_mapping(path / run_files.TRANSFER)
+    names = record.get("names")
+    if not isinstance(names, list) or not set(map(str, names)) <= set(model.state_dict()):
+        file = path / run_files.TRANSFER
+        raise CheckpointError(f"{file}: expected the first weights of this run, which say what is frozen, got none")
+    return Loaded(str(record.get("origin")), str(record.get("sha256")), names)

@@ -1,0 +1,144 @@
+"""Read first weights from a run folder, a file, or the servers of torchvision, with what is known of their meaning."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+from yaml import YAMLError
+
+from dltrain import redaction
+from dltrain.config import instantiate
+from dltrain.data.spec import Spec
+from dltrain.data.tokens import Tokens
+from dltrain.errors import CheckpointError, ConfigError, format_error
+from dltrain.runs import job as jobs
+from dltrain.storage import run_files, safe_read
+from dltrain.storage.checkpoint_format import describe_load_error, effective_weights, load_file
+from dltrain.storage.checkpoints import Checkpoints
+from dltrain.training.transfer import WEIGHTS
+
+KEY = "transfer.weights"
+TORCHVISION = "torchvision:"
+WRAPPERS = ("state_dict", "model")  # keys under which files of other programs keep the weights
+PREFIX = "module."  # of the weights of torch's DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class FirstWeights:
+    """Weights by name, and what they mean as far as it is known.
+
+    Args:
+        origin: Where they come from, for the user.
+        outputs: Names of the outputs, such as classes; None if unknown.
+        tokens: The vocabulary as text, one entry per token; None if unknown.
+        sha256: Hash of the file.
+    """
+
+    tensors: Mapping[str, Tensor]
+    origin: str
+    sha256: str
+    outputs: list[str] | None = None
+    tokens: list[str] | None = None
+
+
+def read_weights(name: str, allow: tuple[str, ...]) -> FirstWeights:
+    """Read what ``transfer.weights`` names.
+
+    Raises:
+        ConfigError: There is nothing to read, or it is not tensors by name.
+    """
+    if name.startswith(TORCHVISION):
+        from dltrain.datasets.pretrained import download  # imports torchvision
+
+        return _read_file(download(name.removeprefix(TORCHVISION)), name)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _read_run(path, run_files.BEST, allow)
+    if path.parent.name == run_files.CHECKPOINTS and (path.parents[1] / run_files.JOB).is_file():
+        return _read_run(path.parents[1], path.name, allow)
+    if not path.is_file():
+        raise ConfigError(format_error(KEY, WEIGHTS, name, "It does not exist."))
+    return _read_file(path, name)
+
+
+def _read_run(path: Path, checkpoint: str, allow: tuple[str, ...]) -> FirstWeights:
+    """Read a checkpoint of a run: the averaged weights if there are such."""
+    path = jobs.find_run(str(path))
+    saved = Checkpoints(path)
+    try:
+        state = saved.load(checkpoint)
+    except CheckpointError as error:
+        raise ConfigError(*(f"{KEY}: {line}" for line in error.problems)) from error
+    file = saved.path / saved.resolve(checkpoint)
+    origin = f"{path} ({file.name}, step {state['loop']['step']:,})"
+    outputs = output_names(_resolved_task(path))
+    tokens = _tokens_of_run(path, allow)
+    return FirstWeights(effective_weights(state), origin, _hash(file), outputs, tokens)
+
+
+def _resolved_task(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(safe_read.read_yaml_text(path / run_files.CONFIG))
+    except (OSError, ValueError, YAMLError):
+        return {}
+    return safe_read.get_mapping(config, "task") if isinstance(config, dict) else {}
+
+
+def output_names(task: Mapping[str, Any]) -> list[str] | None:
+    """Return the names of the outputs of a task with its facts filled in, or None if it states none."""
+    for names, count in (("class_names", "classes"), ("target_names", "targets"), ("target_names", "columns")):
+        if isinstance(task.get(names), list | tuple) and redaction.MASK not in str(task[names]):
+            return list(map(str, task[names]))
+        if isinstance(task.get(count), int):
+            return [str(number) for number in range(task[count])]
+    return None
+
+
+def _tokens_of_run(path: Path, allow: tuple[str, ...]) -> list[str] | None:
+    """Return the vocabulary of a run, from its own data; None if it has none or its data are gone."""
+    try:
+        job = jobs.load_job(path, allow)
+        spec = instantiate.build(job.resolved["data"], "data", job.allow).spec
+    except ConfigError:
+        return None
+    return token_texts(spec.tokens) if isinstance(spec, Spec) else None
+
+
+def token_texts(tokens: Tokens | None) -> list[str] | None:
+    """Return the text of each token; None without a vocabulary that can be read."""
+    if tokens is None or tokens.decode is None:
+        return None
+    return [tokens.decode([number]) for number in range(tokens.size)]
+
+
+def _read_file(file: Path, origin: str) -> FirstWeights:
+    """Read a file of weights by name, without running any code in it."""
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file as load_safetensors
+
+            content: Any = load_safetensors(file)
+        else:
+            content = load_file(file)
+    except Exception as error:  # invalid files raise almost any exception
+        reason = f"It does not load as tensors and plain values: {describe_load_error(error)}."
+        raise ConfigError(format_error(KEY, "a file of weights", file, reason)) from None
+    for wrapper in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    named = isinstance(content, dict) and all(isinstance(name, str) for name in content)
+    tensors = {n: v for n, v in content.items() if isinstance(v, Tensor)} if named else {}
+    if not tensors:
+        raise ConfigError(format_error(KEY, "a file of weights", file, "It has no tensors by name."))
+    if all(name.startswith(PREFIX) for name in tensors):
+        tensors = {name.removeprefix(PREFIX): value for name, value in tensors.items()}
+    return FirstWeights(tensors, origin, _hash(file))
+
+
+def _hash(file: Path) -> str:
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

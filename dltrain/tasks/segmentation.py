@@ -1,0 +1,115 @@
+"""Segmentation: the class of each pixel of an image."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dltrain.metrics.running import Mean, confusion
+from dltrain.plots import charts, grids
+from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media
+from dltrain.tasks.classification import name_classes
+from dltrain.tasks.pixel_range import PixelRange
+from dltrain.tasks.supervised import Supervised
+
+IGNORED = -1  # target of pixels that neither loss nor metrics count
+NUM_SHOWN = 4  # images with their masks
+TINT = 0.5  # share of a class's color in a picture; class 0 keeps the image
+
+
+@dataclass(eq=False)
+class Segmentation(Supervised):
+    """Segmentation: cross-entropy between outputs (B, classes, height, width) and ``targets`` (B, height, width).
+
+    Targets are class numbers in int64; pixels with the target -1 do not count. All metrics count pixels of a whole
+    split.
+
+    Args:
+        low, high: Model inputs for black and white, one number per channel.
+
+    Source: Dice, Milletari et al. 2016, "V-Net", section 3; here as a metric only.
+    """
+
+    metric: ClassVar[str] = "miou"
+    better: ClassVar[Literal["min", "max"]] = "max"
+
+    pixel_classes: int
+    pixel_class_names: list[str] | None = None
+    low: list[float] | None = None
+    high: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        self.names = name_classes(self.pixel_classes, self.pixel_class_names)
+        self.pixel_range = PixelRange(self.low, self.high)
+
+    def facts(self) -> dict[str, Any]:
+        """Return one output per class of each pixel."""
+        return {"pixel_outputs": self.pixel_classes}
+
+    def criterion(self, answer: Tensor, batch: Batch) -> Loss:
+        """Return the mean cross-entropy over the pixels that count."""
+        outputs, targets = answer.movedim(1, -1).flatten(0, -2).float(), batch["targets"].flatten()
+        count = (targets != IGNORED).sum()
+        total = F.cross_entropy(outputs, targets, ignore_index=IGNORED, reduction="sum")
+        return Loss(total / count.clamp(min=1), count)
+
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
+        """Return loss, mean IoU, mean Dice, pixel accuracy and the IoU of each class; keep images for `show`."""
+        mean, counts, shown = Mean(), None, list[Tensor]()
+        for batch in batches:
+            answer = self.answer(model, batch)
+            predicted, targets = answer.argmax(1), batch["targets"]
+            loss = self.criterion(answer, batch)
+            mean.add(loss.weight, loss=loss.total)
+            known = targets != IGNORED
+            batch_counts = confusion(targets[known], predicted[known], self.pixel_classes)
+            counts = batch_counts if counts is None else counts + batch_counts
+            shown = shown or [part[:NUM_SHOWN] for part in (self.model_inputs(batch), targets, predicted)]
+        assert counts is not None, "a split has at least one example"
+        metrics = mean.read() | overlap_metrics(counts.cpu(), self.names)
+        return Evaluation(metrics, extra={"confusion": counts.cpu(), "shown": shown})
+
+    def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
+        """Return the share of pixels of each class, and the mask of class numbers."""
+        masks = self.answer(model, batch).argmax(1)
+        shares = F.one_hot(masks, self.pixel_classes).float().mean((1, 2)).tolist()
+        return [
+            {"shares": dict(zip(self.names, row, strict=True)), "mask": mask}
+            for row, mask in zip(shares, masks.to(torch.uint8), strict=True)
+        ]
+
+    def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
+        """Return images next to their true and predicted masks, and the confusion matrix."""
+        images, targets, predicted = evaluation.extra["shown"]
+        unit = self.pixel_range.to_unit(images).float().cpu()
+        unit = unit if unit.shape[1] == 3 else unit.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+        rows = torch.stack([unit, *(overlay(unit, masks.cpu()) for masks in (targets, predicted))], 1)
+        return [
+            Media("masks", grids.images(rows.flatten(0, 1), columns=3)),
+            Media("confusion", charts.confusion(evaluation.extra["confusion"], self.names)),
+        ]
+
+
+def overlap_metrics(counts: Tensor, names: Sequence[str]) -> dict[str, float]:
+    """Return mean IoU, mean Dice, pixel accuracy and the IoU of each class from a confusion matrix.
+
+    Means are over the classes that occur in targets or predictions; the IoU of other classes is left out.
+    """
+    counts = counts.double()
+    hits, total = counts.diag(), counts.sum(0) + counts.sum(1)
+    occurs = total > 0
+    iou, dice = hits / (total - hits), 2 * hits / total
+    found = {"miou": iou[occurs].mean(), "dice": dice[occurs].mean(), "pixel_accuracy": hits.sum() / counts.sum()}
+    each = {f"iou {name}": value for name, value, there in zip(names, iou, occurs, strict=True) if there}
+    return {name: float(value) for name, value in (found | each).items()}
+
+
+def overlay(images: Tensor, masks: Tensor) -> Tensor:
+    """Return images (B, 3, height, width) in [0, 1], tinted by the color of each pixel's class; ignored ones white."""
+    colors = charts.class_colors(int(masks.max()) + 1)
+    tinted = images.lerp(colors[masks.clamp(min=0)].movedim(-1, 1), TINT)
+    tinted = torch.where((masks > 0)[:, None], tinted, images)
+    return torch.where((masks == IGNORED)[:, None], 1.0, tinted)

@@ -1,0 +1,192 @@
+"""Which parts of a model with first weights from elsewhere are frozen, until when, and how fast they learn."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from dltrain.errors import ConfigError, format_error, suggest
+from dltrain.tasks.base import Stage, Turn
+
+AUTO = "auto"
+WEIGHTS = "a run folder, a .safetensors or .pt file of weights, or torchvision:NAME"
+MAX_NAMED = 6  # weights named in a message
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """The group ``transfer`` of a configuration.
+
+    Args:
+        weights: Where the first weights come from; None for random ones.
+        freeze: Names or patterns of modules, or ``auto`` for all weights that came from elsewhere.
+        unfreeze_at: Epoch from which they learn: one for all, or one per entry of ``freeze``; None for never.
+        lr_scale: Learning rate factor of the weights that came, or one per entry of ``freeze``.
+    """
+
+    weights: str | None = None
+    freeze: Sequence[str] | str = ()
+    unfreeze_at: int | Sequence[int] | None = None
+    lr_scale: float | Sequence[float] = 1.0
+
+    @property
+    def needs_loaded(self) -> bool:
+        """Whether the stages depend on which weights came from elsewhere."""
+        return self.freeze == AUTO or (not isinstance(self.lr_scale, Sequence) and self.lr_scale != 1)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Which weights of a model came from elsewhere.
+
+    Args:
+        origin: Where they come from.
+        names: Weights and buffers that came.
+        new: Those that did not come, with the reason.
+        unused: Names that the model does not have.
+    """
+
+    origin: str
+    sha256: str
+    names: list[str]
+    new: dict[str, str] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
+
+    def describe(self) -> list[str]:
+        """Return what came, what is new and what is unused, in sentences."""
+        lines = [f"first weights: {len(self.names)} of {len(self.names) + len(self.new)} from {self.origin}"]
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.new.items():
+            reasons.setdefault(reason, []).append(name)
+        lines += [f"  new: {list_names(names)}: {reason}" for reason, names in reasons.items()]
+        return lines + [f"  not in this model: {list_names(self.unused)}"] * bool(self.unused)
+
+
+def list_names(names: list[str]) -> str:
+    """Return the first names of a list, and how many more there are."""
+    more = [f"and {len(names) - MAX_NAMED} more"] * (len(names) > MAX_NAMED)
+    return " ".join([*names[:MAX_NAMED], *more])
+
+
+class _Part(NamedTuple):
+    """Parameters that are frozen together."""
+
+    parameters: list[nn.Parameter]
+    until: float  # epoch from which they learn: 0 if they are never frozen
+    rate: float
+
+
+def build_transfer(node: Mapping[str, Any], option: str) -> Transfer:
+    """Return the configuration of ``transfer``, whose chosen option is `option`."""
+    transfer = Transfer(**node)
+    errors = []
+    if not isinstance(transfer.weights, str | None):
+        errors.append(format_error("transfer.weights", WEIGHTS, transfer.weights))
+    if option != "none" and transfer.weights is None:
+        errors.append(format_error("transfer.weights", WEIGHTS, None, f"transfer={option} starts from them."))
+    if isinstance(transfer.freeze, str) and transfer.freeze != AUTO:
+        errors.append(format_error("transfer.freeze", "auto or a list of modules", transfer.freeze))
+    entries = 1 if isinstance(transfer.freeze, str) else len(transfer.freeze)
+    for name, value in (("unfreeze_at", transfer.unfreeze_at), ("lr_scale", transfer.lr_scale)):
+        if isinstance(value, Sequence) and len(value) != entries:
+            expected = f"a number, or one for each of the {entries} entries of transfer.freeze"
+            errors.append(format_error(f"transfer.{name}", expected, value))
+    if errors:
+        raise ConfigError(*errors)
+    return transfer
+
+
+def plan(
+    stages: list[Stage], model: nn.Module, transfer: Transfer, loaded: Collection[str], epochs: int | None
+) -> list[Stage]:
+    """Return the stages of a task without what is frozen, and a stage for each epoch at which something is unfrozen.
+
+    Args:
+        loaded: Names of the weights that came from elsewhere.
+        epochs: Passes over the training data of a stage without its own number.
+    """
+    parts = _parts(model, transfer, loaded)
+    rates = {p: part.rate for part in parts for p in part.parameters if part.rate != 1}
+    borders = sorted({part.until for part in parts if 0 < part.until < float("inf")})
+    if borders and len(stages) > 1:
+        raise ConfigError("transfer.unfreeze_at: not supported because the training of this task has several stages")
+    if not borders:
+        return [_without(stage, parts, 0, rates) for stage in stages]
+    (stage,) = stages
+    last = epochs if stage.epochs is None else stage.epochs
+    if last is not None and borders[-1] >= last:
+        expected = f"at most {last - 1}, as training has {last} epochs"
+        raise ConfigError(format_error("transfer.unfreeze_at", expected, f"{borders[-1]:.0f}"))
+    starts, ends = [0, *map(int, borders)], [*map(int, borders), last]
+    return [
+        replace(
+            _without(stage, parts, start, rates),
+            name=f"{stage.name} from epoch {start}",
+            epochs=None if end is None else end - start,
+        )
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def _parts(model: nn.Module, transfer: Transfer, loaded: Collection[str]) -> list[_Part]:
+    """Return what is frozen for some time or has a learning rate factor; a parameter is in one part only."""
+    came = [p for name, p in model.named_parameters() if name in loaded]
+    never = 0 if transfer.freeze == () else float("inf")
+    until = _each(never if transfer.unfreeze_at is None else transfer.unfreeze_at, transfer.freeze)
+    if transfer.freeze == AUTO:
+        (rate,) = _each(transfer.lr_scale, AUTO)
+        return [_Part(came, until[0], rate)]
+    found: list[_Part] = []
+    listed = isinstance(transfer.lr_scale, Sequence)
+    rates = _each(transfer.lr_scale if listed else 1.0, transfer.freeze)
+    scale = 1.0 if isinstance(transfer.lr_scale, Sequence) else transfer.lr_scale
+    scaled = set(map(id, came))
+    taken: set[int] = set()
+    for pattern, epoch, rate in zip(transfer.freeze, until, rates, strict=True):
+        chosen = [p for p in _matching(model, pattern) if id(p) not in taken]
+        taken |= set(map(id, chosen))
+        fast = [p for p in chosen if id(p) not in scaled]
+        found += [_Part([p for p in chosen if id(p) in scaled], epoch, rate * scale), _Part(fast, epoch, rate)]
+    return [*found, _Part([p for p in came if id(p) not in taken], 0, scale)]
+
+
+def _each(value: Any, entries: Sequence[str] | str) -> list[Any]:
+    """Return one value per entry of ``transfer.freeze``."""
+    if isinstance(value, Sequence):
+        return list(value)
+    return [value] * (1 if isinstance(entries, str) else len(entries))
+
+
+def _matching(model: nn.Module, pattern: str) -> list[nn.Parameter]:
+    """Return the parameters of the modules that a name or pattern matches."""
+    found, names = [], dict[str, None]()
+    for name, parameter in model.named_parameters():
+        parts = name.split(".")
+        prefixes = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+        names |= dict.fromkeys(prefixes[:-1])
+        if any(fnmatchcase(prefix, pattern) for prefix in prefixes):
+            found.append(parameter)
+    if not found:
+        hint = suggest(pattern, names) or f"The modules are: {' '.join(names)}."
+        raise ConfigError(format_error("transfer.freeze", "modules of the model", pattern, hint))
+    return found
+
+
+def _without(stage: Stage, parts: list[_Part], epoch: int, rates: Mapping[nn.Parameter, float]) -> Stage:
+    """Return a stage whose turns own nothing that is frozen at an epoch."""
+    frozen = {id(p) for part in parts for p in part.parameters if epoch < part.until}
+    turns = []
+    for turn in stage.turns:
+        owned = [p for p in turn.parameters if id(p) not in frozen]
+        if not owned:
+            raise ConfigError(_nothing_learns(stage, turn))
+        turns.append(replace(turn, parameters=owned, rates={p: rates[p] for p in owned if p in rates}))
+    return replace(stage, turns=turns)
+
+
+def _nothing_learns(stage: Stage, turn: Turn) -> str:
+    of_turn = f" in turn {turn.name}" if len(stage.turns) > 1 else ""
+    hint = "Name the modules to freeze: transfer.freeze=[MODULE,...]"
+    return format_error("transfer.freeze", f"something that is not frozen{of_turn}", "nothing", hint)

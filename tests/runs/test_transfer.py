@@ -1,0 +1,254 @@
+"""First weights from another run or a file, and what is frozen: said, kept, and the same after a resume."""
+
+import io
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from run_examples import model_of, read
+from safetensors.torch import save_file
+
+from dltrain.config import compose
+from dltrain.errors import CheckpointError, ConfigError
+from dltrain.loggers.console import Console
+from dltrain.runs import dry_run, first_weights, launch
+from dltrain.runs.assemble import build_components
+from dltrain.runs.job import load_job
+from dltrain.runs.launch import Outcome
+from dltrain.storage.checkpoints import Checkpoints
+
+MLP = ["model=mlp", "model.hidden_size=8", "model.num_layers=2", "model.norm=batch", "trainer.epochs=2"]
+STILL = ["optimizer=sgd", "optimizer.lr=1e-30"]  # so small that no weight changes
+Train = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="module")
+def animals(own_files: dict[str, Path]) -> list[str]:
+    return [
+        "data=csv",
+        f"data.path={own_files['csv']}",
+        "data.column=kind",
+        "data.batch_size=16",
+        "data.ignore=[price]",
+    ]
+
+
+@pytest.fixture(scope="module")
+def birds(own_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The same table with other classes."""
+    path = tmp_path_factory.mktemp("birds") / "birds.csv"
+    path.write_text(own_files["csv"].read_text().replace("cat", "owl").replace("dog", "emu"))
+    return ["data=csv", f"data.path={path}", "data.column=kind", "data.batch_size=16", "data.ignore=[price]"]
+
+
+@pytest.fixture(scope="module")
+def source(train: Train, animals: list[str]) -> Outcome:
+    return train(*MLP, *animals)
+
+
+@pytest.fixture
+def notes(train: Train) -> Callable[..., list[str]]:
+    """Return a function from overrides to what is said before a run starts."""
+
+    def prepare(*overrides: str) -> list[str]:
+        with dry_run.prepare_run(compose.compose(["device=cpu", *overrides])) as (components, _):
+            return list(components.notes)
+
+    return prepare
+
+
+def weights(folder: Path, name: str = "best.pt") -> dict[str, bytes]:
+    state = Checkpoints(folder).load(name)["model"]
+    return {key: value.numpy().tobytes() for key, value in state.items()}
+
+
+def test_a_run_starts_from_the_best_weights_of_another_and_keeps_what_came(
+    train: Train, source: Outcome, animals: list[str]
+) -> None:
+    frozen = ["transfer=finetune", f"transfer.weights={source.folder}", "transfer.freeze=[layers]"]
+    run = train(*MLP, *animals, *STILL, *frozen[:2], "seed=7", "trainer.max_steps=1")
+    there = weights(source.folder)
+    here = weights(run.folder)
+    learned = [name for name in here if "running" not in name and "num_batches" not in name]
+    assert all(here[name] == there[name] for name in learned)
+    record = read(run.folder / "transfer.json")
+    assert set(record["names"]) == set(there) and not record["new"] and not record["unused"]
+    entry = Checkpoints(source.folder).read_entry("best.pt")
+    assert record["sha256"] == entry["sha256"] and f"step {entry['step']}" in record["origin"]
+
+
+def test_a_head_of_the_same_size_with_other_classes_is_renewed_and_said(
+    source: Outcome, birds: list[str], notes: Callable[..., list[str]]
+) -> None:
+    said = notes(*MLP, *birds, "transfer=finetune", f"transfer.weights={source.folder}")
+    (new,) = [line for line in said if "new:" in line]
+    assert "other outputs: emu owl, there cat dog" in new
+    names = new.split(": ")[1].split()
+    state = model_of(source)
+    heads = [name for name in state if state[name].shape[:1] == (2,)]
+    assert names == heads and len(heads) == 2
+    assert any(f"{len(state) - 2} of {len(state)} from {source.folder}" in line for line in said)
+
+
+def test_frozen_parts_and_their_statistics_stay_to_the_byte(train: Train, source: Outcome, birds: list[str]) -> None:
+    averaged = ["regularization.ema_decay=0.9", "regularization.weight_decay=0.1"]
+    run = train(*MLP, *birds, *averaged, "transfer=freeze", f"transfer.weights={source.folder}", "trainer.epochs=3")
+    there = weights(source.folder)
+    record = read(run.folder / "transfer.json")
+    assert len(record["new"]) == 2 and len(record["names"]) == len(there) - 2
+    state = Checkpoints(run.folder).load("last.pt")
+    for found in (state["model"], state["average"]["model"]):
+        changed = {name for name in there if found[name].numpy().tobytes() != there[name]}
+        assert changed == set(record["new"])
+
+
+GRADUAL = ["transfer=gradual", "transfer.unfreeze_at=1", "trainer.epochs=3", "trainer.keep_last=100"]
+
+
+def test_gradual_unfreezing_resumes_bit_equal_within_stages_and_at_their_border(
+    train: Train, source: Outcome, birds: list[str], tmp_path: Path
+) -> None:
+    weights_of = [f"transfer.weights={source.folder}", "trainer.checkpoint_every=1", "regularization.ema_decay=0.9"]
+    more = ["optimizer/schedule=cosine", "regularization.dropout=0.3", "transfer.lr_scale=0.3"]
+    whole = train(*MLP, *birds, *GRADUAL, *weights_of, *more)
+    steps = sorted(int(file.stem.split("-")[1]) for file in (whole.folder / "checkpoints").glob("step-*.pt"))
+    border = steps[-1] // 3
+    before, after = max(step for step in steps if step < border), min(step for step in steps if step > border)
+    final = Checkpoints(whole.folder).read_entry("last.pt")["sha256"]
+    for step in (before, border, after):
+        path = tmp_path / str(step)
+        shutil.copytree(whole.folder, path, symlinks=True)
+        for file in (path / "checkpoints").iterdir():
+            if not (file.stem.startswith("step") and int(file.stem.split("-")[1]) <= step):
+                file.unlink()
+        launch.resume(load_job(path), path, Console(io.StringIO()), 0.0)
+        assert Checkpoints(path).read_entry("last.pt")["sha256"] == final, step
+    frozen, thawed = (Checkpoints(whole.folder).load(f"step-{step:08}.pt")["model"] for step in (border, after))
+    there = weights(source.folder)
+    names = read(whole.folder / "transfer.json")["names"]
+    assert all(frozen[name].numpy().tobytes() == there[name] for name in names)
+    assert all(thawed[name].numpy().tobytes() != there[name] for name in names)
+
+
+def test_a_resumed_run_needs_the_record_of_its_first_weights_and_not_the_weights(
+    train: Train, source: Outcome, birds: list[str], tmp_path: Path
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(source.folder, moved, symlinks=True)
+    run = train(*MLP, *birds, "transfer=freeze", f"transfer.weights={moved}", "trainer.max_steps=2")
+    shutil.rmtree(moved)
+    job = load_job(run.folder)
+    with dry_run.prepare_run(job, begun=run.folder) as (components, _):
+        (turn,) = components.stages()[0].turns
+        assert len(turn.parameters) == 2
+    (run.folder / "transfer.json").unlink()
+    with pytest.raises(CheckpointError, match=r"transfer.json: expected the first weights of this run"):
+        launch.resume(job, run.folder, Console(io.StringIO()), 0.0)
+
+
+TEXT = ["model=gpt", "model.hidden_size=16", "model.num_heads=2", "model.num_layers=1", "trainer.max_steps=2"]
+
+
+def text(folder: Path, letters: str) -> list[str]:
+    path = folder / f"{letters}.txt"
+    path.write_text("".join(letters[(7 * n * n + n) % len(letters)] for n in range(600)))
+    return ["data=text", f"data.path={path}", "data.context_length=8", "data.batch_size=8"]
+
+
+def test_embeddings_of_another_vocabulary_of_the_same_size_are_rejected(
+    train: Train, tmp_path: Path, notes: Callable[..., list[str]]
+) -> None:
+    source = train(*TEXT, *text(tmp_path, "abcdefg"))
+    chosen = ["transfer=finetune", f"transfer.weights={source.folder}"]
+    with pytest.raises(ConfigError, match=r"weights for the same tokens.* 3 of 7 tokens are others"):
+        notes(*TEXT, *text(tmp_path, "abcdxyz"), *chosen)
+    said = notes(*TEXT, *text(tmp_path, "gfedcba"), *chosen)  # the same characters in another order of a text
+    assert not any("new:" in line for line in said)
+    (tmp_path / "abcdefg.txt").unlink()
+    with pytest.raises(ConfigError, match=r"Its tokens are unknown"):
+        notes(*TEXT, *text(tmp_path, "gfedcba"), *chosen)
+
+
+@pytest.mark.parametrize("form", ["safetensors", "state_dict", "wrapped", "parallel"])
+def test_files_of_other_programs_are_read_without_their_head(
+    form: str, source: Outcome, animals: list[str], tmp_path: Path, notes: Callable[..., list[str]]
+) -> None:
+    state = {name: value.clone() for name, value in model_of(source, "best.pt").items()}
+    file = tmp_path / ("weights.safetensors" if form == "safetensors" else "weights.pt")
+    if form == "safetensors":
+        save_file(state, file)
+    else:
+        named = {f"module.{name}": value for name, value in state.items()} if form == "parallel" else state
+        torch.save({"state_dict": named, "epoch": 3} if form == "wrapped" else named, file)
+    said = notes(*MLP, *animals, "transfer=finetune", f"transfer.weights={file}")
+    assert any(f"{len(state) - 2} of {len(state)} from {file}" in line for line in said)
+    assert any("other outputs: cat dog, there unknown" in line for line in said)
+
+
+def test_a_file_with_code_in_it_is_rejected_and_not_run(
+    animals: list[str], tmp_path: Path, notes: Callable[..., list[str]]
+) -> None:
+    class Payload:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "ran",)
+
+    for name in ("weights.pt", "weights.safetensors"):
+        (tmp_path / name).write_bytes(pickle.dumps({"a": Payload()}))
+        with pytest.raises(ConfigError, match=r"^transfer.weights: expected a file of weights, got"):
+            notes(*MLP, *animals, f"transfer.weights={tmp_path / name}")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["transfer=finetune"], r"transfer.weights: expected a run folder, .* got nothing"),
+        (["transfer.weights=nowhere.pt"], r"transfer.weights: expected a run folder, .* It does not exist"),
+        (["transfer.weights=torchvision:ResNet17"], r"transfer.weights: expected a name of torchvision's weights"),
+        (
+            ["transfer.freeze=[layer]"],
+            r"transfer.freeze: expected modules of the model, got layer. Did you mean layers\?",
+        ),
+        (["transfer.freeze=[layers]"], r"transfer.freeze: expected something that is not frozen, got nothing"),
+        (["transfer.freeze=layers"], r"transfer.freeze: expected a list, got layers"),
+        (
+            ["transfer.freeze=[layers.1]", "transfer.unfreeze_at=2"],
+            r"transfer.unfreeze_at: expected at most 1, as training has 2 epochs, got 2",
+        ),
+        (
+            ["transfer.freeze=[layers.1]", "transfer.unfreeze_at=[1,1]"],
+            r"transfer.unfreeze_at: expected a number, or one for each of the 1 entries of transfer.freeze",
+        ),
+        (["transfer.lr_scale=0"], r"transfer.lr_scale: expected a number above 0, got 0"),
+        (["transfer.frees=[a]"], r"transfer.frees: unknown key. Did you mean transfer.freeze\?"),
+    ],
+)
+def test_a_mistake_is_said_in_one_line(
+    overrides: list[str], message: str, animals: list[str], notes: Callable[..., list[str]]
+) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        notes(*MLP, *animals, *overrides)
+    assert len(caught.value.problems) == 1
+
+
+def test_weights_of_another_model_are_rejected(
+    source: Outcome, animals: list[str], notes: Callable[..., list[str]]
+) -> None:
+    with pytest.raises(ConfigError, match=r"transfer.weights: expected weights of this model, .* None of its"):
+        notes("model=perceptron", *animals, f"transfer.weights={source.folder}")
+
+
+def test_first_weights_leave_the_random_state_as_it_is(source: Outcome, birds: list[str]) -> None:
+    plain, transferring = (
+        compose.compose(["device=cpu", *MLP, *birds, *more])
+        for more in ([], ["transfer=finetune", f"transfer.weights={source.folder}"])
+    )
+    build_components(plain)
+    expected = torch.get_rng_state()
+    components = build_components(transferring)
+    assert first_weights.prepare(components, transferring, None) is not None
+    assert torch.equal(torch.get_rng_state(), expected)

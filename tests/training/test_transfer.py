@@ -1,0 +1,113 @@
+"""What is frozen, until when, and the learning rates of parts of a model."""
+
+from typing import Any
+
+import pytest
+import torch
+from small_loop import CLASSES
+from torch import nn
+
+from dltrain.errors import ConfigError
+from dltrain.tasks.base import Stage
+from dltrain.tasks.classification import Classification
+from dltrain.training.transfer import Transfer, build_transfer, plan
+
+
+class Deep(nn.Module):
+    """Three layers and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low, self.mid, self.high, self.head = (nn.Linear(2, 2) for _ in range(4))
+
+
+def stages(model: nn.Module, loaded: list[str], epochs: int | None = 6, **given: Any) -> list[Stage]:
+    return plan(Classification(CLASSES).stages(model), model, Transfer(**given), loaded, epochs)
+
+
+def learning(model: nn.Module, found: list[Stage]) -> list[tuple[int | None, set[str]]]:
+    """Return the epochs of each stage and the modules that learn in it."""
+    names = {id(p): name.partition(".")[0] for name, p in model.named_parameters()}
+    return [(stage.epochs, {names[id(p)] for turn in stage.turns for p in turn.parameters}) for stage in found]
+
+
+def rates(model: nn.Module, stage: Stage) -> dict[str, float]:
+    (turn,) = stage.turns
+    return {name: turn.rates.get(p, 1.0) for name, p in model.named_parameters() if name.endswith("weight")}
+
+
+BODY = [f"{layer}.{kind}" for layer in ("low", "mid", "high") for kind in ("weight", "bias")]
+ALL = {"low", "mid", "high", "head"}
+
+
+def test_without_transfer_the_stages_are_those_of_the_task() -> None:
+    model = Deep()
+    assert learning(model, stages(model, [])) == [(None, ALL)]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"freeze": "auto"}, [(None, {"head"})]),
+        ({"freeze": ["low", "mid"]}, [(None, {"high", "head"})]),
+        ({"freeze": ["[mh]i*"]}, [(None, {"low", "head"})]),
+        ({"freeze": "auto", "unfreeze_at": 2}, [(2, {"head"}), (4, ALL)]),
+        (
+            {"freeze": ["low", "mid", "high"], "unfreeze_at": [5, 3, 1]},
+            [(1, {"head"}), (2, {"high", "head"}), (2, {"mid", "high", "head"}), (1, ALL)],
+        ),
+        ({"freeze": ["low", "mid"], "unfreeze_at": [0, 2]}, [(2, ALL - {"mid"}), (4, ALL)]),
+    ],
+)
+def test_what_is_frozen_learns_from_its_epoch_on(
+    given: dict[str, Any], expected: list[tuple[int | None, set[str]]]
+) -> None:
+    model = Deep()
+    assert learning(model, stages(model, BODY, **given)) == expected
+
+
+def test_without_a_number_of_epochs_the_last_stage_has_none() -> None:
+    model = Deep()
+    found = stages(model, BODY, epochs=None, freeze="auto", unfreeze_at=2)
+    assert [stage.epochs for stage in found] == [2, None]
+
+
+def test_one_rate_is_that_of_the_weights_that_came_and_a_list_has_one_for_each_entry() -> None:
+    model = Deep()
+    (stage,) = stages(model, BODY, lr_scale=0.1)
+    assert rates(model, stage) == {"low.weight": 0.1, "mid.weight": 0.1, "high.weight": 0.1, "head.weight": 1.0}
+    (stage,) = stages(model, [], freeze=["low", "mid"], unfreeze_at=0, lr_scale=[0.01, 0.1])
+    assert rates(model, stage) == {"low.weight": 0.01, "mid.weight": 0.1, "high.weight": 1.0, "head.weight": 1.0}
+    frozen, thawed = stages(model, BODY, freeze=["low"], unfreeze_at=1, lr_scale=0.1)
+    assert rates(model, frozen)["mid.weight"] == 0.1 and rates(model, thawed)["low.weight"] == 0.1
+
+
+def test_a_parameter_belongs_to_the_first_entry_that_matches() -> None:
+    model = Deep()
+    (stage,) = stages(model, [], freeze=["low.weight", "*"], unfreeze_at=0, lr_scale=[0.5, 0.25])
+    assert rates(model, stage) == {"low.weight": 0.5, "mid.weight": 0.25, "high.weight": 0.25, "head.weight": 0.25}
+
+
+def test_planning_changes_neither_model_nor_task() -> None:
+    model = Deep()
+    task = Classification(CLASSES)
+    before = task.stages(model)
+    plan(before, model, Transfer(freeze="auto", unfreeze_at=1, lr_scale=0.5), BODY, 3)
+    assert learning(model, before) == [(None, ALL)] and not before[0].turns[0].rates
+    assert all(p.requires_grad and p.isfinite().all() for p in model.parameters())
+    assert torch.is_grad_enabled()
+
+
+def test_stages_of_a_task_cannot_be_split_again() -> None:
+    model = Deep()
+    two = 2 * Classification(CLASSES).stages(model)
+    assert len(plan(two, model, Transfer(freeze=["low"]), [], 3)) == 2
+    with pytest.raises(ConfigError, match=r"transfer.unfreeze_at: not supported .* several stages"):
+        plan(two, model, Transfer(freeze=["low"], unfreeze_at=1), [], 3)
+
+
+def test_an_option_that_transfers_needs_weights() -> None:
+    node = {"weights": None, "freeze": "auto", "unfreeze_at": None, "lr_scale": 1.0}
+    with pytest.raises(ConfigError, match=r"transfer=freeze starts from them"):
+        build_transfer(node, "freeze")
+    assert build_transfer({**node, "freeze": []}, "none") == Transfer(freeze=[])
