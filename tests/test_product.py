@@ -44,7 +44,12 @@ FITS = {
     "dcgan": PICTURES | MASKED,
     "rbm": PICTURES | MASKED,
     "dbn": PICTURES,
+    **{f"resnet{layers}": PICTURES for layers in (18, 34, 50, 101, 152, 20, 32, 44, 56, 110)},
 }
+# Models of one class that differ in numbers only: the default tests train the first of each.
+FAMILIES = [("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")]
+FAMILIES += [("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")]
+LARGER = {name for family in FAMILIES for name in family[1:]}
 # Models with tasks other than the default task of the data. The first is the default task of the model; the others are
 # trained on one data set only.
 CODING = ("variational", "reconstruction")
@@ -85,7 +90,7 @@ def covering(triples: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
     return found
 
 
-COVERING = covering(TRAINED)
+COVERING = covering([triple for triple in TRAINED if triple[0] not in LARGER])
 SCHEDULES = sorted(file.stem for file in (CONF / "optimizer" / "schedule").glob("*.yaml"))
 SETTINGS = [f"{group}={name}" for group in ("optimizer", "regularization") for name in OPTIONS[group]]
 SETTINGS += [f"optimizer/schedule={name}" for name in SCHEDULES]
@@ -94,6 +99,7 @@ CASES = [t for t in COVERING if t[2] in SUPERVISED]
 SETTINGS_OF = {case: SETTINGS[number :: len(CASES)] for number, case in enumerate(CASES)}
 NEVER_NOTHING = {"variational", "contrastive_divergence"}  # their loss of memorized examples is not near 0
 SMALLER = {
+    **{f"resnet{layers}": ["model.stem=small"] for layers in (18, 34, 50, 101, 152)},
     "unet": ["model.hidden_size=[8,16]"],
     "unet_brain": ["model.hidden_size=[8,16]", "data.image_size=16", "data.block=4"],
     "cnn": ["model.hidden_size=[16]"],
