@@ -77,11 +77,13 @@ class Text:
         )
         self.prepare = NextToken()
         self.plan = Streams(EVALUATION_STREAMS) if streams else None
+        vocabulary = Tokens(self.tokenizer.size, encode=self.tokenizer.encode, decode=self.tokenizer.decode)
         self.spec = Spec(
             shape=(context_length,),
             length=context_length,
             features=self.tokenizer.size,
-            tokens=Tokens(self.tokenizer.size, encode=self.tokenizer.encode, decode=self.tokenizer.decode),
+            tokens=vocabulary,
+            target_tokens=vocabulary,
         )
 
     def fit(self) -> Fitted:
