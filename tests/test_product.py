@@ -49,7 +49,7 @@ FITS = {
 # trained on one data set only.
 CODING = ("variational", "reconstruction")
 MADE_FOR = {"vae": CODING, "conv_vae": CODING, "autoencoder": CODING[::-1], "conv_autoencoder": CODING[::-1]}
-MADE_FOR |= {"gan": ("adversarial",), "dcgan": ("adversarial",)}
+MADE_FOR |= {"unet": ("segmentation",), "gan": ("adversarial",), "dcgan": ("adversarial",)}
 MADE_FOR |= {"rbm": ("contrastive_divergence",), "dbn": ("layerwise",)}
 TASKS = {
     **{name: {"classification"} for name in PICTURES},
