@@ -80,6 +80,7 @@ class ByLength:
         return sizes
 
 
+@dataclass(frozen=True)
 class Streams:
     """Contiguous streams: row `s` of each batch continues row `s` of the previous batch.
 
@@ -87,13 +88,18 @@ class Streams:
     not divide evenly, the first streams are one window longer, and the last batch has only these. The order is never
     shuffled. The batch field ``continues`` (bool (B,), on the CPU) is false in the first batch of an epoch and true in
     the others.
+
+    Args:
+        most: Largest number of streams, at least 1; None for no limit but ``batch_size``.
     """
 
     contiguous: ClassVar[bool] = True
 
+    most: int | None = None
+
     def __call__(self, examples: Tensor, batch_size: int, shuffle: Generator | None) -> list[Tensor]:
         """Return the examples of each batch of an epoch."""
-        streams = min(batch_size, len(examples))
+        streams = min(batch_size, len(examples), self.most or batch_size)
         length, longer = divmod(len(examples), max(1, streams))
         rows = torch.arange(streams)
         starts = rows * length + rows.clamp(max=longer)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from dltrain.data.checks import at_least, check_held_out, existing_file, one_of
 from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batch
+from dltrain.data.plans import Streams
 from dltrain.data.spec import Inputs, Source, Spec, Splits
 from dltrain.data.splits import held_out_size
 from dltrain.data.tokens import Tokens
@@ -20,6 +21,7 @@ from dltrain.errors import ConfigError, format_error, shorten
 BUNDLED = Path(__file__).parent / "bundled" / "moby_dick.txt"
 BYTES = 256
 UNKNOWN = -1
+EVALUATION_STREAMS = 16
 
 
 class Text:
@@ -33,7 +35,9 @@ class Text:
         path: A text file in UTF-8; None for the bundled text, Moby Dick up to chapter 46.
         tokens: ``characters``, or the raw ``bytes`` of the file.
         context_length: Tokens that a model reads at once, at least 1.
-        stride: Tokens between the starts of training windows, at least 1; None is 1.
+        stride: Tokens between the starts of training windows, at least 1; None is 1, or ``context_length`` in streams.
+        streams: Read each split as ``batch_size`` contiguous streams, for models that carry a state from batch to
+            batch; at most 16 in evaluation, where little is then read without what came before.
         validation: Fraction of the text to hold out for validation, in [0, 1).
         test: Fraction of the text, at its end, to hold out for testing, in (0, 1).
         batch_size: Windows per step, at least 1.
@@ -46,6 +50,7 @@ class Text:
         tokens: str = "characters",
         context_length: int = 64,
         stride: int | None = None,
+        streams: bool = False,
         validation: float = 0.1,
         test: float = 0.1,
         batch_size: int = 64,
@@ -55,7 +60,8 @@ class Text:
         self.path = existing_file(path, "an existing text file") if path else BUNDLED
         one_of("data.tokens", tokens, ("characters", "bytes"))
         self.context_length = at_least("data.context_length", context_length, 1)
-        self.stride = at_least("data.stride", stride, 1) if stride is not None else 1
+        self.stride = _check_stride(stride, streams, context_length)
+        self.streams = streams
         self.validation = validation
         self.test = test
         self.batch_size = at_least("data.batch_size", batch_size, 1)
@@ -63,11 +69,13 @@ class Text:
         self.tokenizer: CharacterTokenizer | ByteTokenizer = (
             ByteTokenizer() if tokens == "bytes" else CharacterTokenizer(_read_text(self.path))
         )
+        vocabulary = Tokens(self.tokenizer.size, encode=self.tokenizer.encode, decode=self.tokenizer.decode)
         self.spec = Spec(
             shape=(context_length,),
             length=context_length,
             features=self.tokenizer.size,
-            tokens=Tokens(self.tokenizer.size, encode=self.tokenizer.encode, decode=self.tokenizer.decode),
+            tokens=vocabulary,
+            target_tokens=vocabulary,
         )
 
     def load(self) -> Splits:
@@ -76,7 +84,7 @@ class Text:
         held_out = [held_out_size(len(tokens), self.validation), held_out_size(len(tokens), self.test)]
         train, val, test = tokens.split([len(tokens) - sum(held_out), *held_out])
         return Splits(
-            Source(self._windows(train, self.stride), NextToken()),
+            Source(self._windows(train, self.stride), NextToken(), plan=Streams() if self.streams else None),
             self._held_out(val) if self.validation else None,
             self._held_out(test),
         )
@@ -94,7 +102,9 @@ class Text:
         missing = -(len(part) - 1) % self.context_length
         whole = F.pad(part.to(torch.int32), (0, missing), value=UNKNOWN)
         rows = self._windows(part, self.context_length)
-        return Source(self._windows(whole, self.context_length), NextToken(), fingerprinted=rows)
+        windows = self._windows(whole, self.context_length)
+        plan = Streams(EVALUATION_STREAMS) if self.streams else None
+        return Source(windows, NextToken(), fingerprinted=rows, plan=plan)
 
     def _windows(self, part: Tensor, stride: int) -> dict[str, Tensor]:
         if len(part) <= self.context_length:
@@ -117,6 +127,16 @@ class NextToken(nn.Module):
         """Prepare any number of windows at once."""
         tokens = rows["tokens"].long()
         return {"inputs": tokens[:, :-1].clamp(min=0), "targets": tokens[:, 1:].contiguous()}
+
+
+def _check_stride(stride: int | None, streams: bool, context_length: int) -> int:
+    """Return the tokens between the starts of training windows; streams do not overlap."""
+    if stride is None:
+        return context_length if streams else 1
+    if streams and stride != context_length:
+        hint = "Windows of a stream follow one another."
+        raise ConfigError(format_error("data.stride", f"null or {context_length} with data.streams=true", stride, hint))
+    return at_least("data.stride", stride, 1)
 
 
 def _whole_text(name: str, tokens: list[int]) -> Inputs:

@@ -50,7 +50,8 @@ class Trained:
         """
         device, end = self.components.device, dict[str, Any]()
         for piece in user_inputs(self.components, files):
-            source = Source(piece.rows, self.splits.test.prepare)
+            plan = self.splits.test.plan
+            source = Source(piece.rows, self.splits.test.prepare, plan=plan if plan and plan.contiguous else None)
             batches = Batches(source, files.batch_size, device.device, channels_last=device.channels_last)
             lines = _without_gradients(self.components.task.predictions(self.components.model, batches), device)
             for name, line in itertools.zip_longest(piece.names, lines, fillvalue=end):

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.running import Mean
-from dltrain.tasks.asking import ask
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task, TextRequest
+from dltrain.tasks.carried import CarriedState
 from dltrain.tasks.decoding import Sampling, decode_stream, sample_tokens
 
 UNKNOWN = -1  # target after the end of a text
@@ -44,6 +44,7 @@ class LanguageModeling(Task):
     def __post_init__(self) -> None:
         if not 0 < self.temperature < math.inf:
             raise ConfigError(format_error("task.temperature", "a number above 0", self.temperature))
+        self.carried = CarriedState()
         self.start = [0]
         if self.encode is not None:
             try:
@@ -56,6 +57,18 @@ class LanguageModeling(Task):
         """Return one output per token of the vocabulary at every step, without access to later steps."""
         return {"outputs": self.vocabulary, "each_step": True, "causal": True}
 
+    def begin(self, model: nn.Module) -> None:
+        """Forget the state of the model that is carried along streams of text."""
+        self.carried = CarriedState()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the model at the end of each stream."""
+        return {"carried": self.carried.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state of each stream; checkpoints of version 0.1 have none."""
+        self.carried = CarriedState(state.get("carried"))
+
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
         """Return inputs and next tokens."""
         batch = super().example(facts, batch_size)
@@ -64,15 +77,15 @@ class LanguageModeling(Task):
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the mean cross-entropy over the tokens, in nats."""
         targets = batch["targets"].flatten()
-        logits = ask(model, batch).flatten(0, 1)
+        logits = self.carried.ask(model, batch).flatten(0, 1)
         return Loss(F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing), len(targets))
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return loss in nats per token, perplexity and bits per token; targets of -1 do not count."""
-        mean = Mean()
+        mean, carried = Mean(), CarriedState()
         for batch in batches:
             targets = batch["targets"].flatten()
-            logits = ask(model, batch).flatten(0, 1).float()
+            logits = carried.ask(model, batch).flatten(0, 1).float()
             mean.add((targets != UNKNOWN).sum(), loss=F.cross_entropy(logits, targets, ignore_index=UNKNOWN))
         loss = mean.read()["loss"]
         perplexity = math.exp(loss) if loss < 700 else math.inf
@@ -87,18 +100,23 @@ class LanguageModeling(Task):
         decode, lines = self._decoder(), []
         for tokens, targets in zip(batch["inputs"].split(1), batch["targets"].split(1), strict=True):
             characters = len(decode(tokens[0].tolist()))
-            nats = self.nll(model, tokens, targets) / (characters - 1) if characters > 1 else None
+            nats = self.nll(model, tokens, targets, "continues" in batch) / (characters - 1) if characters > 1 else None
             lines.append({"characters": characters, "nats_per_character": nats})
         return lines
 
-    def nll(self, model: nn.Module, tokens: Tensor, targets: Tensor) -> float:
-        """Return the negative log-likelihood of one text (1, T) in nats, in windows of ``length`` as in evaluation."""
-        total = torch.zeros((), dtype=torch.float64)
-        whole = tokens.shape[1] // self.length * self.length
-        windows = [part[:, :whole].view(-1, self.length).split(WINDOWS) for part in (tokens, targets)]
-        rest = [part[:, whole:] for part in (tokens, targets) if whole < part.shape[1]]
-        for inputs, next_tokens in [*zip(*windows, strict=True), *([rest] if rest else [])]:
-            logits = model(inputs).flatten(0, 1).float()
+    def nll(self, model: nn.Module, tokens: Tensor, targets: Tensor, carry: bool = False) -> float:
+        """Return the negative log-likelihood of one text (1, T) in nats, in windows of ``length`` as in evaluation.
+
+        Args:
+            carry: Carry the state of the model from window to window.
+        """
+        total, carried = torch.zeros((), dtype=torch.float64), CarriedState()
+        whole = 0 if carry else tokens.shape[1] // self.length * self.length
+        windows = [part[:, :whole].view(-1, self.length).split(WINDOWS) for part in (tokens, targets) if whole]
+        rest = [part[:, whole:].split(self.length, dim=1) for part in (tokens, targets)]
+        for inputs, next_tokens in [*zip(*windows, strict=True), *zip(*rest, strict=True)]:
+            batch = {"inputs": inputs, "continues": torch.tensor([carried.state is not None])}
+            logits = (carried.ask(model, batch) if carry else model(inputs)).flatten(0, 1).float()
             total += F.cross_entropy(logits, next_tokens.flatten(), ignore_index=UNKNOWN, reduction="sum").cpu()
         return float(total)
 

@@ -5,9 +5,11 @@ from pathlib import Path
 # Kind of run -> steps per epoch, steps of the whole run.
 STEPS = {
     **{"forecast": (8, 32), "vae": (6, 12), "dbn": (6, 16), "denoising": (3, 12), "masks": (4, 8)},
-    **{"images": (7, 28), "gan": (10, 20), "text": (14, 28)},
+    **{"images": (7, 28), "gan": (10, 20), "text": (14, 28), "streams": (8, 24)},
 }
-LOSSES_PER_STEP = {"forecast": 1, "vae": 1, "dbn": 1, "denoising": 2, "masks": 2, "images": 2, "gan": 2, "text": 1}
+LOSSES_PER_STEP = {
+    **{"forecast": 1, "vae": 1, "dbn": 1, "denoising": 2, "masks": 2, "images": 2, "gan": 2, "text": 1, "streams": 2}
+}
 
 COMMON = ["device=cpu", "trainer.log_every=1", "allow_targets=[gated]"]
 IMAGES = [
@@ -45,6 +47,12 @@ TEXT = [
     *["data.stride=4", "data.batch_size=64", "regularization.dropout=0.1", "optimizer/schedule=cosine"],
     *["task._target_=gated.LanguageModeling", "trainer.epochs=2", "trainer.eval_every=5"],
     *["trainer.checkpoint_every=4", "trainer.log_every=3", "optimizer=adamw"],
+]
+# A state that the model carries from batch to batch; the last batch of an epoch has some of the streams.
+STREAMS = [
+    *["model=lstm", "model.hidden_size=16", "data=text", "data.streams=true", "data.context_length=16"],
+    *["data.batch_size=14", "regularization.dropout=0.1", "task._target_=gated.LanguageModeling", "trainer.epochs=3"],
+    *["trainer.accumulate=2", "trainer.eval_every=5", "trainer.checkpoint_every=3"],
 ]
 # A loss with random numbers, a term whose weight increases during the run, an evaluation with noise, and a film.
 VAE = [
@@ -92,7 +100,7 @@ def recipe(kind: str, data_root: Path) -> list[str]:
     """Return the overrides of one kind of run."""
     if kind == "images":
         return [*COMMON, *IMAGES, f"data.root={data_root}"]
-    if kind == "text":
-        return [*COMMON, *TEXT, f"data.path={data_root / 'text' / 'shakespeare.txt'}"]
     kinds = {"forecast": FORECAST, "vae": VAE, "dbn": DBN, "gan": GAN, "denoising": DENOISING, "masks": MASKS}
-    return [*COMMON, *kinds[kind]]
+    if kind in kinds:
+        return [*COMMON, *kinds[kind]]
+    return [*COMMON, *{"text": TEXT, "streams": STREAMS}[kind], f"data.path={data_root / 'text' / 'shakespeare.txt'}"]

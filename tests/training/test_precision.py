@@ -21,12 +21,14 @@ from dltrain.training.device import DTYPES, Device
 
 OLDER_CPU = "AVX2"  # oneDNN has no bf16 kernels for it
 OLDER_CPUS = ["SSE41", "AVX2", "AVX512_CORE"]
-MODELS = sorted(file.stem for file in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
+NAMES = sorted(file.stem for file in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
+MODELS = [name for name in NAMES if not name.startswith("resnet") or name == "resnet20"]  # the others have its layers
 SMALL = {
     "cnn": ["model.blocks=[{channels: 4}]"],
     "dbn": ["model.hidden_size=[8,8]", "task.pretrain_epochs=1", "data.num_labels=20"],
     "dcgan": ["model.hidden_size=4"],
     "gpt": ["model.hidden_size=8", "model.num_layers=1", "model.num_heads=2"],
+    "resnet20": ["model.num_layers=8"],
 }
 STEPS, IMAGES = torch.randn(2, 5, 3), torch.randn(2, 4, 6, 6)
 LAYERS: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {

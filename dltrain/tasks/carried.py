@@ -1,0 +1,63 @@
+"""The state of a model, carried along contiguous streams from batch to batch."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dltrain.errors import ConfigError
+from dltrain.tasks.asking import ask
+
+State = dict[str, Any]  # nested dictionaries of tensors, batch axis first
+
+
+class CarriedState:
+    """State of a model after the last batch of each stream: row `s` belongs to stream `s`.
+
+    Gradients end where a batch begins (truncated back-propagation through time).
+
+    Source: Williams and Peng 1990, "An efficient gradient-based algorithm for on-line training of recurrent network
+    trajectories".
+    """
+
+    def __init__(self, state: State | None = None) -> None:
+        self.state = state
+
+    def ask(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        """Return the outputs of a model that continues where the batch before ended, if the batch ``continues`` it."""
+        if "continues" not in batch:
+            return ask(model, batch)
+        start = getattr(model, "start", None)
+        if start is None:
+            reason = f"a {type(model).__name__} carries no state from batch to batch"
+            raise ConfigError(f"data.streams: not supported because {reason}; rnn, lstm and gru do")
+        inputs, rows = batch["inputs"], batch.get("rows")
+        first = 0 if rows is None else int(rows[0])  # on the CPU, as is ``continues``
+        last = first + len(inputs)
+        before = start(len(inputs))
+        if self.state is not None and bool(batch["continues"][0]):
+            before = _each(lambda part: part[first:last].to(inputs.device), self.state)
+        outputs, after = ask(model, batch, state=before)
+        self._keep(_each(lambda part: part.detach().float(), after), first, last)
+        return outputs
+
+    def _keep(self, after: State, first: int, last: int) -> None:
+        """Replace the state of some streams."""
+        if self.state is None or (first == 0 and last >= _rows(self.state)):
+            self.state = after
+        else:
+            self.state = _each(lambda old, new: torch.cat([old[:first], new, old[last:]]), self.state, after)
+
+
+def _each(function: Callable[..., Tensor], *states: State) -> State:
+    """Return a state of ``function(part of each state)``."""
+    return {
+        name: _each(function, *parts) if isinstance(parts[0], dict) else function(*parts)
+        for name, *parts in ((name, *(state[name] for state in states)) for name in states[0])
+    }
+
+
+def _rows(state: State) -> int:
+    part = next(iter(state.values()))
+    return _rows(part) if isinstance(part, dict) else len(part)

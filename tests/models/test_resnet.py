@@ -1,0 +1,87 @@
+"""Residual networks against torchvision, published sizes, and layers written out by hand."""
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dltrain.errors import ConfigError
+from dltrain.models.resnet import ResNet
+from dltrain.models.resnet_small import SmallResNet
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("num_layers", [18, 34, 50, 101, 152])
+def test_weights_have_the_names_and_shapes_of_torchvision(num_layers: int) -> None:
+    with torch.device("meta"):
+        ours = ResNet(3, 1000, num_layers)
+        theirs = getattr(torchvision.models, f"resnet{num_layers}")(weights=None)
+    shapes = [{name: value.shape for name, value in model.state_dict().items()} for model in (ours, theirs)]
+    assert shapes[0] == shapes[1]
+
+
+def test_the_imagenet_stem_computes_what_torchvision_computes() -> None:
+    ours, theirs = ResNet(3, 10, 18).eval(), torchvision.models.resnet18(weights=None, num_classes=10).eval()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 3, 64, 80)
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_the_small_stem_keeps_the_size_of_the_image() -> None:
+    model, x = ResNet(1, 10, 18, stem="small").eval(), torch.randn(2, 1, 28, 28)
+    assert model.layer1(model.maxpool(model.conv1(x))).shape == (2, 64, 28, 28)
+    assert model.layer4(model.layer3(model.layer2(model.layer1(model.conv1(x))))).shape == (2, 512, 4, 4)
+    assert parameters(model) == parameters(torchvision.models.resnet18(num_classes=10)) - 64 * (3 * 49 - 9)
+
+
+@pytest.mark.parametrize(("num_layers", "millions"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.7)])
+def test_the_number_of_parameters_is_that_of_the_paper(num_layers: int, millions: float) -> None:
+    with torch.device("meta"):
+        assert round(parameters(SmallResNet(3, 10, num_layers)) / 1e6, 1 if millions > 1 else 2) == millions
+
+
+def test_a_small_network_equals_its_layers_by_hand() -> None:
+    torch.manual_seed(0)
+    model = SmallResNet(3, 10, 20).eval()
+    for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+        nn.init.uniform_(norm.weight), nn.init.normal_(norm.bias)
+        nn.init.normal_(norm.running_mean), nn.init.uniform_(norm.running_var, 0.5, 2.0)
+    state = model.state_dict()
+
+    def convolve(x: Tensor, conv: str, norm: str, stride: int = 1) -> Tensor:
+        y = F.conv2d(x, state[f"{conv}.weight"], stride=stride, padding=1)
+        mean, variance = state[f"{norm}.running_mean"], state[f"{norm}.running_var"]
+        return F.batch_norm(y, mean, variance, state[f"{norm}.weight"], state[f"{norm}.bias"])
+
+    x = torch.randn(2, 3, 32, 24)
+    y = convolve(x, "conv", "norm").relu()
+    for stage in range(3):
+        for block in range(3):
+            name, stride = f"stages.{stage}.{block}", 2 if stage and not block else 1
+            inner = convolve(y, f"{name}.conv1", f"{name}.norm1", stride).relu()
+            inner = convolve(inner, f"{name}.conv2", f"{name}.norm2")
+            if stride == 2:
+                zeros = torch.zeros(2, y.shape[1] // 2, y.shape[2] // 2, y.shape[3] // 2)
+                y = torch.cat([zeros, y[:, :, ::2, ::2], zeros], 1)
+            y = (y + inner).relu()
+    expected = y.mean((2, 3)) @ state["head.weight"].T + state["head.bias"]
+    assert y.shape == (2, 64, 8, 6)
+    torch.testing.assert_close(model(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: ResNet(3, 10, 19), r"model.num_layers: expected one of 18 34 50 101 152, got 19. Did you mean 18"),
+        (lambda: ResNet(3, 10, 18, "tiny"), r"model.stem: expected one of imagenet small, got tiny"),
+        (lambda: SmallResNet(3, 10, 18), r"model.num_layers: expected 6 n \+ 2 layers .*, got 18"),
+        (lambda: SmallResNet(0, 10, 20), r"model.channels: expected an integer of at least 1, got 0"),
+    ],
+)
+def test_sizes_that_do_not_exist_are_rejected(build, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ConfigError, match=message):
+        build()
