@@ -1,6 +1,7 @@
 """Texts with a class or a number each: a table with a column of texts, or folders of text files."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -177,7 +178,7 @@ class TextTable:
 
     def _read_csv(self, file: Path) -> Table:
         table = read_csv(file, self.notation, self.bad)
-        self.notation = Notation(self.notation.header, trained_on=table)
+        self.notation = replace(self.notation, trained_on=table, literal_quotes=table.literal_quotes)
         return table
 
     def _read_json(self, file: Path) -> Table:
