@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor
 
 from dltrain.data.bad_samples import MAX_BAD_SAMPLES, BadSamples
-from dltrain.data.checks import at_least, check_fraction, check_held_out, existing_folder
+from dltrain.data.checks import at_least, check_fraction, check_held_out, existing_folder, user_path
 from dltrain.data.inputs import InputFiles
-from dltrain.data.spec import Inputs, Splits
+from dltrain.data.spec import Fitted, Inputs, Source, Splits
 from dltrain.data.splits import hold_out
 from dltrain.data.worker_pool import TIMEOUT_S
 from dltrain.datasets.augmentation import Augmentation, crop_window
@@ -20,7 +21,7 @@ from dltrain.datasets.class_counts import shorten_names
 from dltrain.datasets.image_inputs import MODES, UNREADABLE, Window, decode_image, read_images
 from dltrain.datasets.images import ImageTransform
 from dltrain.datasets.mask_files import Pair, decode_mask, find_pairs, find_values, lookup_table
-from dltrain.datasets.masks import mask_spec, mask_splits
+from dltrain.datasets.masks import PrepareMasks, mask_spec, mask_splits
 from dltrain.errors import ConfigError, format_error
 from dltrain.keyed_random import draw
 
@@ -50,9 +51,8 @@ class ImageMasks:
         worker_timeout: Seconds without a batch after which workers count as hanging and the run stops.
         on_bad_sample: Policy for unreadable images: ``stop`` or ``skip``.
         max_bad_samples: Images to skip at most before the run stops anyway, at least 1.
+        fitted: Result of `fit` in an earlier run; None takes the classes of the training masks.
     """
-
-    fitted = False
 
     def __init__(
         self,
@@ -72,8 +72,9 @@ class ImageMasks:
         worker_timeout: float = TIMEOUT_S,
         on_bad_sample: str = "stop",
         max_bad_samples: int = MAX_BAD_SAMPLES,
+        fitted: Fitted | None = None,
     ) -> None:
-        self.path = existing_folder(path, "an existing folder with images/ and masks/")
+        self.path = user_path(path)
         self.image_size = at_least("data.image_size", image_size, 1)
         if channels not in (1, 3):
             raise ConfigError(format_error("data.channels", "1 (gray) or 3 (color)", channels))
@@ -85,18 +86,26 @@ class ImageMasks:
         self.workers = at_least("data.workers", workers, 0)
         self.worker_timeout = worker_timeout
         self.bad = BadSamples(on_bad_sample, max_bad_samples)
-        self.pairs = self._find_pairs()
-        self.values = list(range(len(class_names))) if class_names else find_values(self.pairs["train"], ignore)
+        if fitted is None:
+            self.pairs = self._split(self._find_pairs())
+            self.values = list(range(len(class_names))) if class_names else find_values(self.pairs["train"], ignore)
+        else:
+            self.values = [int(value) for value in fitted["values"]]
         self.ignored = ignore if ignore not in self.values else None
         self.names = class_names or [str(value) for value in self.values]
         self.channels = channels
+        self.prepare = PrepareMasks(self.transform.scaling())
         self.spec = mask_spec(self.transform, (channels, image_size, image_size), self.names)
 
     def _find_pairs(self) -> dict[str, list[Pair]]:
-        """Return the pairs of each split that has a folder, and cut the others from ``train``."""
+        """Return the pairs of each split that has a folder; all of them are ``train`` if none has."""
+        existing_folder(self.path, "an existing folder with images/ and masks/")
         folders = {part: self.path / part for part in PARTS if (self.path / part / "images").is_dir()}
         pairs = {part: find_pairs(folder) for part, folder in folders.items()} if "train" in folders else {}
-        pairs = pairs or {"train": find_pairs(self.path)}
+        return pairs or {"train": find_pairs(self.path)}
+
+    def _split(self, pairs: dict[str, list[Pair]]) -> dict[str, list[Pair]]:
+        """Cut the splits that have no folder from ``train``."""
         if "test" not in pairs:
             check_held_out(0 if "val" in pairs else self.validation, self.test)
         for part, fraction in (("test", self.test), ("val", check_fraction("data.validation", self.validation))):
@@ -106,12 +115,20 @@ class ImageMasks:
 
     def load(self) -> Splits:
         """Return splits of files; nothing is decoded yet."""
-        table, look = lookup_table(self.values, self.ignored), self.transform.augment
-        train, val, test = (
-            MaskedImages(self.pairs[part], self.path, self.image_size, MODES[self.channels], table, look)
-            for part in PARTS
-        )
+        train, val, test = (self._files(self.pairs[part]) for part in PARTS)
         return mask_splits(self.transform, train, val, test)
+
+    def _files(self, pairs: list[Pair]) -> "MaskedImages":
+        table = lookup_table(self.values, self.ignored)
+        return MaskedImages(pairs, self.path, self.image_size, MODES[self.channels], table, self.transform.augment)
+
+    def fit(self) -> Fitted:
+        """Return the values of the masks that are classes."""
+        return {"values": list(self.values)}
+
+    def evaluation(self) -> Source:
+        """Return all images of the folder, of all splits that it has."""
+        return Source(self._files([*chain.from_iterable(self._find_pairs().values())]), self.prepare)
 
     def describe(self) -> list[str]:
         """Return what was found, in lines for the user: images, splits, classes."""
