@@ -211,7 +211,7 @@ def test_another_text_is_evaluated_by_the_characters_of_the_run(
     assert result.code == 2 and "expected characters of the training text" in result.err and "\u2603" in result.err
 
 
-@pytest.mark.parametrize("kind", ["csv", "npz", "image_folder", "mnist", "digits", "ring"])
+@pytest.mark.parametrize("kind", ["csv", "npz", "image_folder", "image_masks", "mnist", "digits", "ring"])
 def test_predictions_are_the_same_when_the_training_data_are_gone(
     kind: str, small_data: Callable[[str], list[str]], predict: Predict, tmp_path: Path
 ) -> None:
@@ -223,7 +223,8 @@ def test_predictions_are_the_same_when_the_training_data_are_gone(
         moved = tmp_path / Path(path).name
         (shutil.copytree if Path(path).is_dir() else shutil.copy)(path, moved)
         overrides = [f"{key}={moved}" if word == place else word for word in overrides]
-    sizes = {"npz": (5, 12, 12), "image_folder": (5, 16, 16, 3), "mnist": (5, 28, 28), "digits": (5, 8, 8)}
+    sizes = dict.fromkeys(("image_folder", "image_masks"), (5, 16, 16, 3)) | {"npz": (5, 12, 12)}
+    sizes |= {"mnist": (5, 28, 28), "digits": (5, 8, 8)}
     random = np.random.default_rng(0)
     if kind == "csv":
         new = tmp_path / "new.csv"
@@ -232,7 +233,8 @@ def test_predictions_are_the_same_when_the_training_data_are_gone(
         np.save(new, random.normal(size=(5, 2)).astype(np.float32))
     else:
         np.save(new, random.integers(0, 17 if kind == "digits" else 256, sizes[kind], dtype=np.uint8))
-    run = train(tmp_path, "model=perceptron", *overrides)
+    model = ["model=unet", "model.hidden_size=[4,8]"] if kind == "image_masks" else ["model=perceptron"]
+    run = train(tmp_path, *model, *overrides)
     before = predict(run, new)
     assert before.code == 0, before.err
     if place is not None:
