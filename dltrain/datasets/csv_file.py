@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,18 @@ UTF16 = (b"\xff\xfe", b"\xfe\xff")
 SNIFFED = 200  # lines from which the delimiter is found
 
 
+class Marks(NamedTuple):
+    """Marks with which a file is written.
+
+    Args:
+        delimiter: What separates its cells.
+        decimal: Decimal mark of its numbers.
+    """
+
+    delimiter: str
+    decimal: str
+
+
 @dataclass(frozen=True)
 class Notation:
     """Notation of a file, as far as the user specifies it.
@@ -34,14 +46,14 @@ class Notation:
         decimal: Decimal mark: ``point`` or ``comma``; None infers it.
         missing_words: Further words for a missing value.
         literal_quotes: Whether quotes within cells are ordinary characters, as most programs write them between tabs.
-        trained_on: Training table with the usual notation, as rows to predict may be too few to infer it.
+        trained_on: Marks of the training file, as rows to predict may be too few to infer them.
     """
 
     header: bool = True
     decimal: str | None = None
     missing_words: Sequence[str] = ()
     literal_quotes: bool = False
-    trained_on: Table | None = None
+    trained_on: Marks | None = None
 
     def __post_init__(self) -> None:
         if self.decimal is not None and self.decimal not in DECIMALS:
