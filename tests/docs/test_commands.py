@@ -27,7 +27,7 @@ SHORT = {
     "unet": ["model.hidden_size=[8,16]"],
     "layerwise": ["data.num_labels=20"],
     "image_folder": ["data.workers=0", "data.image_size=16"],
-    "^dltrain( model=(lstm|gru|transformer).*)?$": ["data.window=24"],
+    r"^dltrain( model=(lstm|gru|transformer)(?!.*data=text).*)?$": ["data.window=24"],
 }
 
 
@@ -73,6 +73,9 @@ def here(
 
 def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
     """Return the kind of run that a command with RUN or latest needs."""
+    if re.search("--(prompt|text) ", line):
+        small = ["model.hidden_size=8", "model.num_heads=2", "model.num_layers=1", "data.context_length=8"]
+        return ["model=gpt", "data=text", *small, "trainer.max_steps=1"]
     if "generate" in line:
         return ["model=vae", "data=digits", "trainer.max_steps=2"]
     if "features" in line:
