@@ -89,9 +89,16 @@ def own_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         folder = root / "pictures" / ("red" if number % 2 else "blue")
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    words = np.array(["the", "film", "is", "good", "bad", "slow", "funny", ",", ".", "and", "a"])
+    lines = ["review,kind,price"]
+    for number in range(80):
+        words_drawn = words[random.integers(0, len(words), 1 + number % 30)]
+        kind = "liked" if number % 2 else "disliked"
+        lines.append(f'"{" ".join(words_drawn)} {kind}",{kind},{random.normal():.3f}')
+    (root / "reviews.csv").write_text("\n".join(lines) + "\n")
     write_masks(root / "scans", 24, (24, 20), "RGB")
     pictures_of = {"image_folder": root / "pictures", "image_masks": root / "scans"}
-    return {"csv": root / "table.csv", "npz": root / "arrays.npz", **pictures_of}
+    return {"csv": root / "table.csv", "text_table": root / "reviews.csv", "npz": root / "arrays.npz", **pictures_of}
 
 
 @pytest.fixture(scope="session")
@@ -99,6 +106,7 @@ def small_data(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], l
     """Return a function from a data option to overrides that select a small local version of it."""
     paths = {
         "csv": [f"data.path={own_files['csv']}", "data.column=kind", "data.batch_size=16"],
+        "text_table": [f"data.path={own_files['text_table']}", "data.column=kind", "data.batch_size=16"],
         "npz": [f"data.path={own_files['npz']}", "data.batch_size=16"],
         "image_folder": [
             f"data.path={own_files['image_folder']}",

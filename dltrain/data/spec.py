@@ -42,7 +42,7 @@ class Spec:
         season: Steps per season of a series, for the naive forecasts.
         unit: Unit of the predicted numbers.
         tokens: Vocabulary of the inputs, if they are text.
-        target_tokens: Vocabulary of the targets, if they are a text in another one.
+        target_tokens: Vocabulary of the targets, if they are text.
     """
 
     shape: tuple[int, ...] | None = None

@@ -23,13 +23,15 @@ SAMPLE = 10_000  # distinct cells of a column that are examined
 PLAIN = re.compile(r"[\d.eE+-]*", re.ASCII)
 UNGROUPED = re.compile(r"[+-]?[1-9]\d{3,}([.,]\d*)?")
 
-
-TIMES = "date time datetime timestamp ts ds year quarter month week day hour datum zeit fecha jahr monat tag"
+TIME_NAMES = (
+    *("date", "time", "datetime", "timestamp", "ts", "ds", "year", "quarter", "month", "week", "day", "hour"),
+    *("yearmonth", "yearweek", "unix", "unixtime", "epoch", "datum", "zeit", "jahr", "monat", "tag", "fecha"),
+)
 
 
 def is_time_name(name: str) -> bool:
-    """Return whether a column name stands for a time, such as ``date`` or ``year``."""
-    return name.casefold() in TIMES.split()
+    """Return whether a column name stands for a time; blanks and marks as in "Date/Time" are ignored."""
+    return re.sub(r"[\W_]", "", name.casefold()) in TIME_NAMES
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,6 @@ from dltrain.datasets.date_cells import ZONES, DateCells, prepare_cells, sample_
 from dltrain.datasets.date_form import DateForm, day_precedes, find_patterns, pattern_regex
 from dltrain.datasets.date_values import UNSURE, parse_texts
 
-TIME_NAMES = (
-    *("date", "time", "datetime", "timestamp", "ts", "ds", "year", "quarter", "month", "week", "day", "hour"),
-    *("yearmonth", "yearweek", "unix", "unixtime", "epoch", "datum", "zeit", "jahr", "monat", "fecha"),
-)
 DATES_SHARE = 0.9  # of the distinct cells; the others are errors in a column of dates
 REGULAR = 2  # plausibility of equal steps in one direction
 MARGIN = 0.05  # by which an irregular reading must be more plausible than the next one
@@ -39,11 +35,6 @@ class Dates(NamedTuple):
     utc: pd.Series | None
     form: DateForm
     bad: int | None
-
-
-def is_time_name(name: str) -> bool:
-    """Return whether a column is named like one of times; blanks and marks as in "Date/Time" are ignored."""
-    return re.sub(r"[\W_]", "", name.casefold()) in TIME_NAMES
 
 
 def parse_dates(cells: pd.Series, day_first: bool | None = None, named_time: bool = False) -> Dates | None:

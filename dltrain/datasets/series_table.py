@@ -190,7 +190,7 @@ def _reject_descending_numbers(table: Table, series: Series) -> None:
         if is_time_name(name) and table.is_numeric(column):
             values = table.numbers(column)[series.rows]
             values = values[~np.isnan(values)]
-            if len(values) > 2 and values[-1] < values[0] and (np.diff(values) <= 0).all():
+            if steps.descends(values):
                 raise _order_error(table, f"{name} from {values[0]:g} down to {values[-1]:g}")
 
 

@@ -69,11 +69,13 @@ class Text:
         self.tokenizer: CharacterTokenizer | ByteTokenizer = (
             ByteTokenizer() if tokens == "bytes" else CharacterTokenizer(_read_text(self.path))
         )
+        vocabulary = Tokens(self.tokenizer.size, encode=self.tokenizer.encode, decode=self.tokenizer.decode)
         self.spec = Spec(
             shape=(context_length,),
             length=context_length,
             features=self.tokenizer.size,
-            tokens=Tokens(self.tokenizer.size, encode=self.tokenizer.encode, decode=self.tokenizer.decode),
+            tokens=vocabulary,
+            target_tokens=vocabulary,
         )
 
     def load(self) -> Splits:

@@ -41,7 +41,8 @@ def _shape_facts(job: Job, shape: tuple[int, ...], outputs: int) -> dict[str, An
     needed = instantiate.required_facts(job.resolved["model"], "model", job.allow)
     is_text = "tokens.size" in needed
     if is_text:
-        spec = Spec(shape=shape, length=shape[0], tokens=Tokens(outputs), features=outputs)
+        tokens = Tokens(outputs)
+        spec = Spec(shape=shape, length=shape[0], tokens=tokens, target_tokens=tokens, features=outputs)
     else:
         axes: dict[str, Any] = {}
         if len(shape) == 3:  # an image

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.running import Mean, confusion, macro_f1
 from dltrain.plots import charts
+from dltrain.tasks.bag_of_words import LinearModel
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media
 from dltrain.tasks.supervised import Supervised
 
@@ -25,6 +26,8 @@ class Classification(Supervised):
 
     Args:
         label_smoothing: Share of each target that is spread evenly over all classes, in training only.
+        vocabulary: Number of different tokens if the inputs are texts, which are also classified by a baseline; None
+            otherwise.
 
     Source: label smoothing, Szegedy et al. 2016, section 7.
     """
@@ -36,9 +39,11 @@ class Classification(Supervised):
     classes: int
     class_names: list[str] | None = None
     label_smoothing: float = 0.0
+    vocabulary: int | None = None
 
     def __post_init__(self) -> None:
         self.names = name_classes(self.classes, self.class_names)
+        self.linear: LinearModel | None = None
 
     def facts(self) -> dict[str, Any]:
         """Return one output per class, for the whole example."""
@@ -54,25 +59,30 @@ class Classification(Supervised):
         targets = batch["targets"]
         return Loss(F.cross_entropy(answer, targets, label_smoothing=self.label_smoothing), len(targets))
 
+    def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:
+        """Fit logistic regression on TF-IDF features if the inputs are texts."""
+        if self.vocabulary is None:
+            return None
+        self.linear = LinearModel(train, val, self.vocabulary, lambda batch: batch["targets"], self.classes)
+        return self.linear.description
+
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return loss, accuracy and macro F1; keep the confusion matrix and the worst errors for `show`."""
-        mean, counts, worst = Mean(), None, list[Tensor]()  # worst: inputs, targets, predicted classes, losses
+        scores, linear, worst = Scores(self.classes), Scores(self.classes), list[Tensor]()
         for batch in batches:
             inputs, targets = self.model_inputs(batch), batch["targets"]
-            logits = self.answer(model, batch).float()
-            each = F.cross_entropy(logits, targets, reduction="none")
-            predicted = logits.argmax(1)
-            mean.add(len(targets), loss=each.mean())
-            batch_counts = confusion(targets, predicted, self.classes)
-            counts = batch_counts if counts is None else counts + batch_counts
+            each, predicted = scores.add(self.answer(model, batch).float(), targets)
             losses = torch.where(predicted == targets, torch.zeros_like(each), each)
-            pool = [inputs, targets, predicted, losses]
+            # Padded texts have different widths, and are not shown.
+            pool = [targets if "lengths" in batch else inputs, targets, predicted, losses]
             pool = [torch.cat(pair) for pair in zip(worst, pool, strict=True)] if worst else pool
             highest = pool[3].topk(min(NUM_WORST, len(pool[3]))).indices
             worst = [part[highest] for part in pool]
-        assert counts is not None, "a split has at least one example"
-        metrics = mean.read() | {"accuracy": int(counts.diag().sum()) / int(counts.sum()), "macro_f1": macro_f1(counts)}
-        return Evaluation(metrics, extra={"confusion": counts.cpu(), "worst": worst})
+            if self.linear is not None:
+                linear.add(self.linear(batch), targets.cpu())
+        baselines = {"TF-IDF logistic regression": linear.read()} if self.linear is not None else {}
+        extra = {"confusion": scores.counts.cpu(), "worst": worst}  # inputs, targets, predicted classes, losses
+        return Evaluation(scores.read(), baselines, extra)
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return the most likely class of each example, by number and name, and the probabilities of all classes."""
@@ -93,6 +103,25 @@ class Classification(Supervised):
             captions = [f"{self.names[target]}, not {self.names[found]}" for target, found in pairs]
             media.append(Media("worst_mistakes", charts.captioned(inputs[wrong], captions)))
         return media
+
+
+class Scores:
+    """Running loss, accuracy and macro F1 of a classifier."""
+
+    def __init__(self, classes: int) -> None:
+        self.classes, self.mean, self.counts = classes, Mean(), torch.zeros(classes, classes, dtype=torch.int64)
+
+    def add(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Add a batch; return the loss and the predicted class of each example."""
+        each, predicted = F.cross_entropy(logits, targets, reduction="none"), logits.argmax(1)
+        self.mean.add(len(targets), loss=each.mean())
+        self.counts = self.counts.to(targets.device) + confusion(targets, predicted, self.classes)
+        return each, predicted
+
+    def read(self) -> dict[str, float]:
+        """Return the metrics."""
+        accuracy = int(self.counts.diag().sum()) / int(self.counts.sum())
+        return {**self.mean.read(), "accuracy": accuracy, "macro_f1": macro_f1(self.counts)}
 
 
 def name_classes(classes: int, names: list[str] | None) -> list[str]:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from dltrain.errors import ConfigError, choose, format_error
 from dltrain.metrics.running import Mean
+from dltrain.tasks.bag_of_words import LinearModel
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss
 from dltrain.tasks.supervised import Supervised
 
@@ -25,15 +26,25 @@ class Regression(Supervised):
 
     Args:
         loss_name: ``mse``, ``l1`` or ``huber`` (quadratic below 1).
+        vocabulary: Number of different tokens if the inputs are texts, whose numbers a baseline also predicts; None
+            otherwise.
     """
 
     metric: ClassVar[str] = "mae"
     better: ClassVar[Literal["min", "max"]] = "min"
 
-    def __init__(self, targets: int, target_names: list[str] | None = None, loss_name: str = "mse") -> None:
+    def __init__(
+        self,
+        targets: int,
+        target_names: list[str] | None = None,
+        loss_name: str = "mse",
+        vocabulary: int | None = None,
+    ) -> None:
         self.targets = targets
         self.target_names = check_target_names(target_names or [], RESERVED)
         self.distance = choose("task.loss_name", loss_name, LOSSES)
+        self.vocabulary = vocabulary
+        self.linear: LinearModel | None = None
 
     def facts(self) -> dict[str, Any]:
         """Return one output per number, for the whole example."""
@@ -42,20 +53,33 @@ class Regression(Supervised):
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
         """Return inputs and numbers."""
         batch = super().example(facts, batch_size)
-        return {**batch, "targets": batch["inputs"].new_empty(batch_size, self.targets)}
+        return {**batch, "targets": batch["inputs"].new_empty(batch_size, self.targets, dtype=torch.float32)}
 
     def criterion(self, answer: Tensor, batch: Batch) -> Loss:
         """Return the mean distance over the examples."""
         return Loss(self.distance(answer, target_values(batch).to(answer.dtype)), len(answer))
 
+    def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:
+        """Fit ridge regression on TF-IDF features if the inputs are texts."""
+        if self.vocabulary is None:
+            return None
+        self.linear = LinearModel(train, val, self.vocabulary, target_values, None)
+        return self.linear.description
+
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return loss, mean absolute error and root mean squared error."""
-        mean = Mean()
+        mean, linear = Mean(), Mean()
         for batch in batches:
-            predicted, targets = self.answer(model, batch).float(), target_values(batch)
-            mean.add(len(predicted), loss=self.distance(predicted, targets))
-            add_errors(mean, denormalize_error(predicted - targets, batch))
-        return Evaluation(mse_to_rmse(mean.read()))
+            targets = target_values(batch)
+            self._add(mean, self.answer(model, batch).float(), targets, batch)
+            if self.linear is not None:
+                self._add(linear, self.linear(batch).to(targets), targets, batch)
+        baselines = {"TF-IDF ridge regression": mse_to_rmse(linear.read())} if self.linear is not None else {}
+        return Evaluation(mse_to_rmse(mean.read()), baselines)
+
+    def _add(self, mean: Mean, predicted: Tensor, targets: Tensor, batch: Batch) -> None:
+        mean.add(len(predicted), loss=self.distance(predicted, targets))
+        add_errors(mean, denormalize_error(predicted - targets, batch))
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return the numbers of each example in the units of the data, by name."""

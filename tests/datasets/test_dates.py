@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dltrain.datasets.cells import is_time_name
 from dltrain.datasets.date_form import write_dates
-from dltrain.datasets.dates import Dates, is_time_name, parse_dates
+from dltrain.datasets.dates import Dates, parse_dates
 
 # Format of strftime and the NumPy unit of its precision.
 FORMATS = [

@@ -55,7 +55,8 @@ def test_inputs_equal_the_matrix_of_a_scikit_learn_pipeline(options: dict[str, A
     matrix = pd.DataFrame(matrix, columns=pipeline.get_feature_names_out())[known].to_numpy()
     days = (frame["sold"] - frame["sold"].iloc[train].mean()) / pd.Timedelta(days=1)
     time = days / days.iloc[train].std(ddof=0)
-    year, week = (2 * np.pi * turn for turn in (frame["sold"].dt.day_of_year / 365.25, frame["sold"].dt.weekday / 7))
+    sold = frame["sold"].dt
+    year, week = (2 * np.pi * turn for turn in (sold.day_of_year / 365.25, sold.day_of_week / 7))
     dates = np.stack([time, np.sin(year), np.cos(year), np.sin(week), np.cos(week)], axis=1)
     found = data.rows["inputs"].numpy()
     np.testing.assert_allclose(np.delete(found, slice(-6, -1), axis=1), matrix, atol=2e-5)

@@ -1,5 +1,6 @@
 """Shortened commands of README and docs run; those that need long training or downloads are only composed."""
 
+import json
 import re
 import shlex
 import shutil
@@ -27,7 +28,7 @@ SHORT = {
     "unet": ["model.hidden_size=[8,16]"],
     "layerwise": ["data.num_labels=20"],
     "image_folder": ["data.workers=0", "data.image_size=16"],
-    r"^dltrain( model=(lstm|gru|transformer)(?!.*data=text).*)?$": ["data.window=24"],
+    "^dltrain( model=(lstm|gru|transformer)(?!.* data=).*)?$": ["data.window=24"],
 }
 
 
@@ -62,6 +63,7 @@ def here(
     shutil.copytree(own_files["image_masks"] / "images", "new_scans")
     (tmp_path / "sales.csv").write_text("units\n" + "".join(f"{100 + n % 7}\n" for n in range(600)))
     (tmp_path / "book.txt").write_text("It was a bright cold day in April.\n" * 60)
+    write_reviews(tmp_path)
     shutil.copytree(ROOT / "examples", tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name, text in re.findall(r"```\w+\n# (my_\S+)\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +71,15 @@ def here(
     yield tmp_path
     for name in [name for name in sys.modules if name.startswith("my_")]:
         del sys.modules[name]
+
+
+def write_reviews(folder: Path) -> None:
+    rows = [(f"a {('good', 'slow')[n % 2]} film {n}", ("liked", "disliked")[n % 2], n % 5 + n / 8) for n in range(40)]
+    (folder / "reviews.csv").write_text("review,label\n" + "".join(f"{text},{label}\n" for text, label, _ in rows))
+    (folder / "new_reviews.csv").write_text("review\n" + "".join(f"{text}\n" for text, *_ in rows[:3]))
+    (folder / "ratings.tsv").write_text("text\trating\n" + "".join(f"{text}\t{r - 2}\n" for text, _, r in rows))
+    records = [json.dumps({"body": text, "stars": rating}) for text, _, rating in rows]
+    (folder / "reviews.jsonl").write_text("\n".join(records) + "\n")
 
 
 def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
@@ -80,6 +91,8 @@ def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
         return ["model=vae", "data=digits", "trainer.max_steps=2"]
     if "features" in line:
         return ["model=mlp", *small_data("fashion_mnist"), "trainer.max_steps=2"]
+    if "reviews" in line or "--text" in line:
+        return ["model=lstm", *small_data("text_table"), "trainer.max_steps=2"]
     if "new_scans" in line:
         return ["model=unet", "model.hidden_size=[8,16]", *small_data("image_masks"), "trainer.max_steps=2"]
     if "INPUT" in line:

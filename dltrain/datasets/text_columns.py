@@ -1,0 +1,162 @@
+"""Choose the columns of a table of texts, and encode the one to predict."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dltrain.data.splits import held_out_size, hold_out_stratified, permutation
+from dltrain.datasets.csv_table import Table, parse_column, reject_missing
+from dltrain.datasets.numerics import nonzero_std
+from dltrain.datasets.table_columns import reason_to_ignore, standardize
+from dltrain.errors import ConfigError, format_error
+
+MAX_NUMERIC_CLASSES = 20  # a column of at most this many different whole numbers may also be one of classes
+
+
+def choose_text(table: Table, name: str | None) -> int:
+    """Return the column of texts: by name, or the only one whose cells usually have several words.
+
+    Raises:
+        ConfigError: No column, or more than one, looks like texts.
+    """
+    if name is not None:
+        return table.index_of(name)
+    found = [column for column in range(len(table.header)) if _is_text(table, column)]
+    if len(found) != 1:
+        got = ", ".join(table.header[column] for column in found) or "none"
+        hint = f"Set data.text to one of {', '.join(table.header)}"
+        raise ConfigError(format_error("data.text", f"one column of texts in {table.path}", got, hint))
+    return found[0]
+
+
+def choose_target(table: Table, name: str | None, text: int) -> int:
+    """Return the column to predict: by name, or the only other one that is neither identifiers nor texts.
+
+    Raises:
+        ConfigError: No column, or more than one, could be predicted, or values are missing.
+    """
+    others = [column for column in range(len(table.header)) if column != text]
+    found = [column for column in others if not (_is_text(table, column) or reason_to_ignore(table, column))]
+    if name is not None:
+        found = [table.index_of(name)]
+    if len(found) != 1:
+        got = ", ".join(table.header[column] for column in found) or "none"
+        hint = f"Set data.column to one of {', '.join(table.header[column] for column in others)}"
+        raise ConfigError(format_error("data.column", f"one column to predict in {table.path}", got, hint))
+    if found == [text]:
+        raise ConfigError(format_error("data.column", "a column besides the texts", table.header[text]))
+    reject_missing(table, found, "Remove such rows from the file")
+    return found[0]
+
+
+def _is_text(table: Table, column: int) -> bool:
+    words = [word for word in table.columns[column].words if not table.is_missing_word(word)]
+    several = sum(len(word.split()) > 2 for word in words)
+    return not table.is_numeric(column) and 2 * several > len(words)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The column to predict: classes, numbers, or both.
+
+    Args:
+        name: Its name.
+        classes: Names of the classes; None for numbers only.
+        threshold: The second of two classes has numbers above it; None for no such classes.
+        mean, scale: Of the training rows, with which numbers are standardized; None for words.
+    """
+
+    name: str
+    classes: tuple[str, ...] | None = None
+    threshold: float | None = None
+    mean: float | None = None
+    scale: float | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Facts about what is predicted."""
+        classes = {"classes": len(self.classes), "class_names": self.classes} if self.classes else {}
+        return {**classes, "targets": None if self.mean is None else 1, "target_names": (self.name,)}
+
+    def units(self, count: int) -> dict[str, Tensor]:
+        """Return the fields that convert normalized numbers back, (count, 1) each; none for words."""
+        if self.mean is None or self.scale is None:
+            return {}
+        shift = float(np.float32(self.mean))
+        values = {"shift": shift, "shift_rest": self.mean - shift, "scale": self.scale}
+        return {name: torch.full((count, 1), value, dtype=torch.float32) for name, value in values.items()}
+
+    def encode(self, table: Table, column: int) -> dict[str, Tensor]:
+        """Return ``targets``, as classes if there are classes, and ``values`` for numbers that are classes, too."""
+        if self.mean is None or self.scale is None:
+            return {"targets": self._classes(table, column, None)}
+        values = parse_column(table, column)
+        numbers = standardize(values, self.mean, self.scale, table, column).astype(np.float32)
+        rows = {"values": torch.from_numpy(numbers)[:, None], **self.units(len(values))}
+        if self.classes is None:
+            return {"targets": rows.pop("values"), **rows}
+        return {"targets": self._classes(table, column, values), **rows}
+
+    def _classes(self, table: Table, column: int, values: np.ndarray | None) -> Tensor:
+        if values is not None and self.threshold is not None:
+            return torch.from_numpy((values > self.threshold).astype(np.int64))
+        words = table.columns[column].words if values is None else [f"{value:.0f}" for value in values]
+        numbers = {name: number for number, name in enumerate(self.classes or ())}
+        labels = np.array([numbers.get(word, -1) for word in words], dtype=np.int64)
+        labels = labels[table.columns[column].codes] if values is None else labels
+        if len(unknown := np.flatnonzero(labels < 0)):
+            expected = f"one of {', '.join(numbers)} in {table.describe_cell(column, int(unknown[0]))}"
+            raise ConfigError(format_error("data.column", expected, table.columns[column][int(unknown[0])]))
+        return torch.from_numpy(labels)
+
+
+def fit_target(table: Table, column: int, train: np.ndarray, threshold: float | None) -> Target:
+    """Return the target in a column; the mean and scale of numbers are those of the rows ``train``.
+
+    Raises:
+        ConfigError: There is a single class, or a threshold for words.
+    """
+    name = table.header[column]
+    if not table.is_numeric(column):
+        if threshold is not None:
+            expected = f"null, as column {name} has words"
+            raise ConfigError(format_error("data.threshold", expected, threshold))
+        return _checked(Target(name, tuple(sorted(table.columns[column].words))))
+    values = parse_column(table, column)
+    numbers = {"mean": float(values[train].mean()), "scale": float(nonzero_std(values[train]))}
+    if threshold is not None:
+        names = (f"up to {threshold:g}", f"above {threshold:g}")
+        above = float((values > threshold).mean())
+        if above in (0.0, 1.0):
+            expected = f"a number between {values.min():g} and {values.max():g}, the values of {name}"
+            raise ConfigError(format_error("data.threshold", expected, threshold))
+        return Target(name, names, threshold, **numbers)
+    different = table.different_numbers(column)
+    if len(different) <= MAX_NUMERIC_CLASSES and not (different % 1).any():
+        return _checked(Target(name, tuple(f"{number:.0f}" for number in different), None, **numbers))
+    return Target(name, None, None, **numbers)
+
+
+def _checked(target: Target) -> Target:
+    if len(target.classes or ()) < 2:
+        got = ", ".join(target.classes or ())
+        raise ConfigError(format_error("data.column", "a column of at least two different values", got))
+    return target
+
+
+def split_rows(labels: np.ndarray | None, count: int, validation: float, test: float) -> list[Tensor]:
+    """Return the rows of the training, validation and test split: random but fixed, with the same share of each class.
+
+    Args:
+        labels: Class of each row; None for no classes.
+    """
+    held_out = [held_out_size(count, validation), held_out_size(count, test)]
+    if labels is None:
+        return list(permutation(count).split([count - sum(held_out), *held_out]))
+    classes = torch.from_numpy(labels)
+    rest, tested = hold_out_stratified(classes, test)
+    train, val = hold_out_stratified(classes[rest], held_out[0] / len(rest))
+    return [rest[train], rest[val], tested]

@@ -1,0 +1,107 @@
+"""Read texts as a table: a CSV or JSON lines file, or a folder of text files per class."""
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dltrain.data.bad_samples import BadSamples
+from dltrain.data.folders import find_files, subfolders
+from dltrain.datasets.cells import Cells
+from dltrain.datasets.csv_table import Table
+from dltrain.datasets.image_layout import TEST, TRAIN, VAL, split_of
+from dltrain.errors import ConfigError, format_error
+
+JSON = (".jsonl", ".ndjson", ".json")
+TEXT = (".txt",)
+COLUMNS = ["text", "label"]  # of folders
+Parts = dict[str, np.ndarray]
+
+
+def read_folders(root: Path, bad: BadSamples) -> tuple[Table, Parts]:
+    """Read the ``.txt`` files in ``<class>/``, or in ``train/<class>/``, ``val/<class>/`` and ``test/<class>/``.
+
+    Returns:
+        Columns ``text`` and ``label``, and the rows of each split that has a folder.
+
+    Raises:
+        ConfigError: There are no such files, or one of them is not text.
+    """
+    named = {split: folder for folder in subfolders(root) if (split := split_of(folder.name)) and subfolders(folder)}
+    texts, labels, parts = list[str](), list[str](), Parts()
+    for split, folder in (named if TRAIN in named else {TRAIN: root}).items():
+        first = len(texts)
+        for kind in subfolders(folder):
+            for file in sorted(file for file in find_files(kind) if file.suffix.casefold() in TEXT):
+                text = read_text(file, bad)
+                if text is not None:
+                    texts.append(text)
+                    labels.append(kind.name)
+        parts[split] = np.arange(first, len(texts))
+    if not texts:
+        expected = f"a folder of .txt files for each class in {root}"
+        raise ConfigError(format_error("data.path", expected, "none"))
+    table = Table(root, COLUMNS, [Cells.of(texts), Cells.of(labels)], np.arange(1, len(texts) + 1))
+    return table, parts if {VAL, TEST} & parts.keys() else {}
+
+
+def read_text(file: Path, bad: BadSamples | None = None) -> str | None:
+    """Return the text of a file, or None if it is not UTF-8 and may be skipped.
+
+    Raises:
+        ConfigError: The file cannot be read or may not be skipped.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        (bad or BadSamples()).add(format_error("data.path", f"a text in UTF-8 at {file}", str(error)))
+        return None
+
+
+def iterate_json(
+    lines: Iterable[str], path: Path, size: int | None, header: list[str] | None = None, bad: BadSamples | None = None
+) -> Iterator[Table]:
+    """Yield the rows of a JSON lines file, one object per line, in tables of ``size`` rows, or in one table.
+
+    Args:
+        path: The file, for messages.
+        header: Fields to read; None for those of the first object.
+        bad: Policy for unreadable lines; None rejects them.
+
+    Raises:
+        ConfigError: A line is not an object, or there is none; the message names the line.
+    """
+    records = _records(lines, path, bad or BadSamples())
+    none = True
+    while found := list(islice(records, size)):
+        none = False
+        header = header or list(found[0][0])
+        rows = [[_cell(record.get(name)) for name in header] for record, _ in found]
+        columns = [Cells.of(column) for column in zip(*rows, strict=True)]
+        yield Table(path, header, columns, np.array([line for _, line in found]))
+    if none:
+        raise ConfigError(format_error("data.path", f"a JSON object in each line of {path}", "no line"))
+
+
+def _records(lines: Iterable[str], path: Path, bad: BadSamples) -> Iterator[tuple[dict[str, Any], int]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            record = str(error)
+        if isinstance(record, dict) and record:
+            yield record, number
+        else:
+            got = record if isinstance(record, str) else json.dumps(record)[:50]
+            bad.add(format_error("data.path", f"a JSON object in line {number} of {path}", got))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,220 @@
+"""Texts with a class or a number each: a table with a column of texts, or folders of text files."""
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dltrain.data.bad_samples import MAX_BAD_SAMPLES, BadSamples
+from dltrain.data.checks import at_least, check_held_out, existing_file, one_of
+from dltrain.data.inputs import InputFile, InputFiles
+from dltrain.data.loader import Batch
+from dltrain.data.plans import ByLength
+from dltrain.data.ragged import Ragged, padded_width
+from dltrain.data.spec import Inputs, Source, Spec, Splits
+from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read_csv
+from dltrain.datasets.csv_table import Table
+from dltrain.datasets.image_layout import TEST, TRAIN, VAL
+from dltrain.datasets.text_columns import choose_target, choose_text, fit_target, split_rows
+from dltrain.datasets.text_file import JSON, TEXT, iterate_json, read_folders, read_text
+from dltrain.datasets.text_report import describe_file, describe_texts
+from dltrain.datasets.words import PAD, Words
+from dltrain.errors import ConfigError, format_error
+
+MIN_ROWS = 3
+SUFFIXES = (".csv", ".tsv", *JSON, *TEXT)
+
+
+class Prepare(nn.Module):
+    """Tokens of texts as the inputs of a model.
+
+    Shape: tokens (B, T), their lengths (B,), and any other fields -> inputs (B, T), int64, lengths (B,), int64 on the
+    CPU, and the other fields.
+    """
+
+    def forward(self, rows: Batch) -> Batch:
+        """Prepare a batch of padded texts."""
+        others = {name: value for name, value in rows.items() if not name.startswith("tokens")}
+        return {"inputs": rows["tokens"].long(), "lengths": rows["tokens_lengths"], **others}
+
+
+class TextTable:
+    """Texts with a class or a number each; the splits are random but fixed, unless there are folders for them.
+
+    A text is a sequence of words of a vocabulary that is fitted on the training texts. A column of words to predict is
+    a set of classes, a column of numbers is a target; with a threshold, or at most 20 different whole numbers, it is
+    both.
+
+    Args:
+        path: A CSV file (commas, semicolons, tabs or bars), a JSON lines file (``.jsonl``), or a folder with ``.txt``
+            files in ``<class>/``, or in ``train/<class>/``, ``val/<class>/`` and ``test/<class>/``.
+        text: Column of texts; None for the only one that looks like texts.
+        column: Column to predict; None for the only other one.
+        header: Whether the first line of a CSV file names the columns.
+        threshold: Make two classes of numbers, those up to it and those above it; None for none.
+        lowercase: Whether to convert texts to lower case.
+        min_count: Occurrences in the training texts below which a word is unknown, at least 1.
+        max_words: Size of the vocabulary at most, at least 1.
+        max_length: Words after which a text is cut, at least 1.
+        batching: ``length`` puts texts of similar length into a batch, ``random`` any.
+        max_tokens: Words per batch, padding included, in place of ``batch_size``; None counts texts.
+        validation: Fraction of the texts to hold out for validation, in [0, 1), unless there is a folder ``val``.
+        test: Fraction of the texts to hold out for testing, in (0, 1), unless there is a folder ``test``.
+        batch_size: Texts per step, at least 1.
+        workers: Unused: the texts stay in memory.
+        on_bad_sample: Policy for unreadable lines and files: ``stop`` or ``skip``.
+        max_bad_samples: Maximum number of them to skip before the run stops, at least 1.
+    """
+
+    describe_file = staticmethod(describe_file)
+
+    def __init__(
+        self,
+        path: str,
+        text: str | None = None,
+        column: str | None = None,
+        header: bool = True,
+        threshold: float | None = None,
+        lowercase: bool = True,
+        min_count: int = 2,
+        max_words: int = 20_000,
+        max_length: int = 256,
+        batching: str = "length",
+        max_tokens: int | None = None,
+        validation: float = 0.15,
+        test: float = 0.15,
+        batch_size: int = 64,
+        workers: int = 0,
+        on_bad_sample: str = "stop",
+        max_bad_samples: int = MAX_BAD_SAMPLES,
+    ) -> None:
+        check_held_out(validation, test)
+        self.batch_size = at_least("data.batch_size", batch_size, 1)
+        self.workers = at_least("data.workers", workers, 0)
+        self.max_length = at_least("data.max_length", max_length, 1)
+        self.by_length = one_of("data.batching", batching, ("length", "random")) == "length"
+        self.max_tokens = max_tokens
+        self.bad = BadSamples(on_bad_sample, max_bad_samples)
+        self.notation = Notation(header)
+        self.table, folders = self._read(path)
+        self.text = choose_text(self.table, text)
+        self.column = choose_target(self.table, column, self.text)
+        self.parts = self._split(folders, threshold, validation, test)
+        train = self.parts[TRAIN].numpy()
+        self.target = fit_target(self.table, self.column, train, threshold)
+        texts = self.table.columns[self.text]
+        counts = at_least("data.min_count", min_count, 1), at_least("data.max_words", max_words, 1)
+        self.words = Words.fit((texts[row] for row in train), lowercase, *counts)
+        self._check_max_tokens()
+        length = padded_width(torch.tensor([max_length]))
+        self.spec = Spec(
+            shape=(length,),
+            length=length,
+            features=len(self.words.words),
+            tokens=self.words.tokens,
+            **self.target.facts,
+        )
+
+    def load(self) -> Splits:
+        """Encode and split the texts."""
+        rows: dict[str, Tensor | Ragged] = {"tokens": self._encode(self.table)}
+        rows |= self.target.encode(self.table, self.column)
+        train, val, test = (self._source(rows, self.parts[split]) for split in (TRAIN, VAL, TEST))
+        return Splits(train, val if len(val) else None, test)
+
+    def describe(self) -> list[str]:
+        """Return lines about the texts, the vocabulary, the column to predict and the splits."""
+        return describe_texts(self.table, self.text, self.target, self.column, self.words, self.max_length, self.parts)
+
+    def inputs(self, files: InputFiles) -> Iterator[Inputs]:
+        """Read tables with the column of texts, text files, or one text of the command line."""
+        if files.text is not None:
+            yield self._inputs([files.text], [{"input": "--text"}])
+        if files.names or files.text is None:
+            expected = "a CSV, JSON lines or text file"
+            for file in InputFiles(files.names, None, files.batch_size).expand(expected, SUFFIXES):
+                with file.errors_as_input():
+                    yield from self._file_inputs(file, files.batch_size)
+
+    def _file_inputs(self, file: InputFile, size: int) -> Iterator[Inputs]:
+        if file.suffix in TEXT:
+            yield self._inputs([read_text(file.path) or ""], [{"input": file.name}])
+            return
+        name = self.table.header[self.text]
+        with csv_errors(file.path), file.open_text() as lines:
+            if file.suffix in JSON:
+                tables = iterate_json(lines, file.path, size, [name])
+            else:
+                tables = iterate_tables(lines, file.path, size, self.notation)
+            for table in tables:
+                if name not in table.header:
+                    expected = f"the column {name} of the training texts in {file.path}"
+                    raise ConfigError(format_error("data.text", expected, ", ".join(table.header)))
+                column = table.columns[table.index_of(name)]
+                names = [{"input": file.name, "line": line} for line in table.lines.tolist()]
+                yield self._inputs([column[row] for row in range(len(table))], names)
+
+    def _inputs(self, texts: list[str], names: list[dict[str, object]]) -> Inputs:
+        encoded = [self.words.encode(text) for text in texts]
+        for name, tokens in zip(names, encoded, strict=True):
+            name["unread_words"] = max(0, len(tokens) - self.max_length)
+        return Inputs({"tokens": self._ragged(encoded), **self.target.units(len(texts))}, names)
+
+    def _read(self, path: str) -> tuple[Table, dict[str, np.ndarray]]:
+        """Return the texts as a table, and the rows of each split that has a folder."""
+        folder = Path(path).expanduser()
+        if folder.is_dir():
+            table, parts = read_folders(folder, self.bad)
+        else:
+            file, parts = existing_file(path, "an existing CSV or JSON lines file, or a folder"), {}
+            table = self._read_json(file) if file.suffix.casefold() in JSON else self._read_csv(file)
+        if len(table) < MIN_ROWS:
+            raise ConfigError(format_error("data.path", f"at least {MIN_ROWS} texts in {path}", len(table)))
+        return table, parts
+
+    def _read_csv(self, file: Path) -> Table:
+        table = read_csv(file, self.notation, self.bad)
+        self.notation = Notation(self.notation.header, trained_on=table)
+        return table
+
+    def _read_json(self, file: Path) -> Table:
+        with csv_errors(file), file.open(encoding="utf-8-sig") as lines:
+            return next(iterate_json(lines, file, None, bad=self.bad))
+
+    def _split(
+        self, folders: dict[str, np.ndarray], threshold: float | None, validation: float, test: float
+    ) -> dict[str, Tensor]:
+        """Return the rows of each split: those with a folder, and what is held out of the training texts."""
+        given = {split: torch.from_numpy(rows) for split, rows in folders.items()}
+        rows = given.pop(TRAIN, torch.arange(len(self.table)))
+        target = fit_target(self.table, self.column, np.arange(len(self.table)), threshold)
+        labels = target.encode(self.table, self.column)["targets"][rows].numpy() if target.classes else None
+        shares = (0.0 if split in given else share for split, share in ((VAL, validation), (TEST, test)))
+        parts = [rows[part] for part in split_rows(labels, len(rows), *shares)]
+        return {**dict(zip((TRAIN, VAL, TEST), parts, strict=True)), **given}
+
+    def _check_max_tokens(self) -> None:
+        if self.max_tokens is None:
+            return
+        if not self.by_length:
+            raise ConfigError(format_error("data.max_tokens", "null with data.batching=random", self.max_tokens))
+        at_least("data.max_tokens", self.max_tokens, padded_width(torch.tensor([self.max_length])))
+
+    def _source(self, rows: dict[str, Tensor | Ragged], part: Tensor) -> Source:
+        own = {name: value[part] for name, value in rows.items()}
+        tokens = own["tokens"]
+        assert isinstance(tokens, Ragged)
+        return Source(own, Prepare(), plan=ByLength(tokens.lengths, self.max_tokens) if self.by_length else None)
+
+    def _encode(self, table: Table) -> Ragged:
+        cells = table.columns[self.text]
+        encoded = [self.words.encode(word) for word in cells.words]
+        return self._ragged([encoded[code] for code in cells.codes])
+
+    def _ragged(self, encoded: list[list[int]]) -> Ragged:
+        cut = [tokens[: self.max_length] for tokens in encoded]
+        values = np.fromiter(chain.from_iterable(cut), dtype=np.int32)
+        return Ragged(torch.from_numpy(values), torch.tensor([len(tokens) for tokens in cut]), PAD)

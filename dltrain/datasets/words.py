@@ -1,0 +1,66 @@
+"""Words as the tokens of a text, with a vocabulary fitted on training texts."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from dltrain.data.tokens import Tokens
+from dltrain.errors import ConfigError, format_error
+
+PAD, UNKNOWN = 0, 1
+SPECIAL = ("<pad>", "<unknown>")
+
+# Letters and digits, with an apostrophe inside; one character of scripts without spaces; or one sign.
+UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+(?:['’][^\W{UNSPACED}]+)*|[^\w\s]")
+
+
+class Words:
+    """Vocabulary of words and signs.
+
+    Token 0 pads, token 1 stands for every unknown word.
+
+    Args:
+        words: The words, from token 2 on.
+        lowercase: Convert texts to lower case first.
+    """
+
+    def __init__(self, words: Sequence[str], lowercase: bool = True) -> None:
+        self.words, self.lowercase = [*SPECIAL, *words], lowercase
+        self.numbers = {word: number for number, word in enumerate(self.words) if number >= len(SPECIAL)}
+
+    @classmethod
+    def fit(cls, texts: Iterable[str], lowercase: bool, min_count: int, max_words: int) -> "Words":
+        """Return the vocabulary of texts, frequent words first.
+
+        Args:
+            min_count: Occurrences of a word below which it is unknown.
+            max_words: Words to keep at most, the most frequent ones.
+
+        Raises:
+            ConfigError: No word occurs often enough.
+        """
+        counts = Counter(word for text in texts for word in split_words(text, lowercase))
+        kept = [word for word, count in counts.items() if count >= min_count]
+        if not kept:
+            got = f"{len(counts):,} different words, each of which occurs less often"
+            raise ConfigError(format_error("data.min_count", "a count that words of the training texts reach", got))
+        return cls(sorted(kept, key=lambda word: (-counts[word], word))[:max_words], lowercase)
+
+    @property
+    def tokens(self) -> Tokens:
+        """The vocabulary as a fact."""
+        return Tokens(len(self.words), pad=PAD, unknown=UNKNOWN, encode=self.encode, decode=self.decode)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a text."""
+        return [self.numbers.get(word, UNKNOWN) for word in split_words(text, self.lowercase)]
+
+    def decode(self, tokens: list[int]) -> str:
+        """Return the words of tokens, separated by spaces, without padding."""
+        return " ".join(self.words[token] for token in tokens if token != PAD)
+
+
+def split_words(text: str, lowercase: bool) -> list[str]:
+    """Return the words and signs of a text."""
+    return WORD.findall(text.lower() if lowercase else text)

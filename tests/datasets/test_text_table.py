@@ -1,0 +1,197 @@
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dltrain.data.inputs import InputFiles
+from dltrain.data.loader import Batches
+from dltrain.datasets.text_table import TextTable
+from dltrain.datasets.words import PAD, UNKNOWN, Words, split_words
+from dltrain.errors import ConfigError
+
+SENTENCES = ("A good film .", "Not a good film !", "bad , slow and dull", "so-so")
+RATINGS = (1.5, -0.5, -2.25, 0.0)
+
+
+def write(folder: Path, name: str = "reviews.csv", count: int = 40, delimiter: str = ",") -> str:
+    lines = [delimiter.join(("id", "rating", "text"))]
+    for number in range(count):
+        text = f"{SENTENCES[number % 4]} text {number}"
+        lines.append(delimiter.join((str(number + 1), str(RATINGS[number % 4] + number / 1000), f'"{text}"')))
+    (folder / name).write_text("\n".join(lines) + "\n")
+    return str(folder / name)
+
+
+def write_json(folder: Path) -> str:
+    records = [{"label": "ab"[n % 2], "body": f"the text of number {n}", "tags": ["x", n]} for n in range(20)]
+    (folder / "texts.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n\n")
+    return str(folder / "texts.jsonl")
+
+
+def write_folders(folder: Path, splits: tuple[str, ...]) -> str:
+    for split in splits or (".",):
+        for kind in ("neg", "pos"):
+            (folder / "all" / split / kind).mkdir(parents=True)
+            for number in range(10):
+                (folder / "all" / split / kind / f"{number}.txt").write_text(f"{kind} text {number} of {split}")
+    return str(folder / "all")
+
+
+def decoded(data: TextTable, batch: dict[str, torch.Tensor]) -> list[str]:
+    rows = zip(batch["inputs"].tolist(), batch["lengths"].tolist(), strict=True)
+    return [data.words.decode(row[:length]) for row, length in rows]
+
+
+def test_words_are_letters_with_apostrophes_and_single_signs() -> None:
+    assert split_words("Don't stop, it's 3.5 naïve…", True) == [
+        *("don't", "stop", ",", "it's", "3", ".", "5", "naïve", "…")
+    ]
+    assert split_words("映画は good", True) == ["映", "画", "は", "good"]
+    assert split_words("A b", False) == ["A", "b"]
+
+
+def test_the_vocabulary_has_the_frequent_words_first_and_the_others_are_unknown() -> None:
+    words = Words.fit(["b b a c c c", "a d"], True, 2, 2)
+    assert words.words[2:] == ["c", "a"]
+    assert words.encode("c x a b") == [2, UNKNOWN, 3, UNKNOWN] and words.decode([2, 3, PAD]) == "c a"
+
+
+def test_the_vocabulary_is_fitted_on_the_training_texts_only(tmp_path: Path) -> None:
+    data = TextTable(write(tmp_path), threshold=0.0)
+    texts = data.table.columns[data.text]
+    counts = Counter(w for row in data.parts["train"].tolist() for w in split_words(texts[row], True))
+    assert set(data.words.words[2:]) == {word for word, count in counts.items() if count >= 2}
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t", ";"])
+def test_columns_are_chosen_when_there_is_only_one_choice(delimiter: str, tmp_path: Path) -> None:
+    data = TextTable(write(tmp_path, delimiter=delimiter))
+    assert (data.table.header[data.text], data.target.name) == ("text", "rating")
+    assert data.spec.targets == 1 and data.spec.classes is None
+
+
+def test_an_ambiguous_choice_names_the_columns(tmp_path: Path) -> None:
+    rows = "".join(f"the first text {n},some other text {n},{n % 2},{n % 3}\n" for n in range(20))
+    (tmp_path / "a.csv").write_text("title,body,label,stars\n" + rows)
+    path = str(tmp_path / "a.csv")
+    with pytest.raises(
+        ConfigError, match=r"^data.text: expected one column of texts .* got title, body. Set data.text"
+    ):
+        TextTable(path)
+    with pytest.raises(ConfigError, match=r"^data.column: expected one column to predict .*, got label, stars"):
+        TextTable(path, text="body")
+    data = TextTable(path, text="body", column="stars")
+    assert data.spec.classes == 3 and data.spec.target_names == ("stars",)
+    with pytest.raises(ConfigError, match=r"^data.column: .*bodi.*body"):
+        TextTable(path, text="bodi")
+
+
+def test_a_threshold_makes_two_classes_of_numbers_and_keeps_the_numbers(tmp_path: Path) -> None:
+    data = TextTable(write(tmp_path), threshold=0.0)
+    assert data.spec.class_names == ("up to 0", "above 0") and data.spec.targets == 1
+    ratings = data.table.numbers(data.column)
+    for split, source in zip(("train", "val", "test"), vars(data.load()).values(), strict=False):
+        batch = next(iter(Batches(source, 100)))
+        order = Batches(source, 100).plan(0)[0].numpy()
+        own = ratings[data.parts[split].numpy()][order]
+        assert batch["targets"].tolist() == (own > 0).astype(int).tolist()
+        numbers = batch["values"].double() * batch["scale"] + batch["shift"] + batch["shift_rest"]
+        np.testing.assert_allclose(numbers[:, 0].numpy(), own, atol=1e-6)
+    train = ratings[data.parts["train"].numpy()]
+    assert (data.target.mean, data.target.scale) == pytest.approx((train.mean(), train.std()))
+    assert abs(np.mean([(ratings[part.numpy()] > 0).mean() for part in data.parts.values()]) - 0.375) < 0.15
+    with pytest.raises(ConfigError, match=r"^data.threshold: expected a number between"):
+        TextTable(write(tmp_path), threshold=99.0)
+
+
+def test_batches_hold_the_words_of_their_texts(tmp_path: Path) -> None:
+    data = TextTable(write(tmp_path), min_count=1, batch_size=7)
+    train, texts = data.load().train, data.table.columns[data.text]
+    batches = Batches(train, 7, training=True)
+    for part, batch in zip(batches.plan(0), batches.epoch(0), strict=True):
+        rows = data.parts["train"][part].tolist()
+        assert decoded(data, batch) == [" ".join(split_words(texts[row], True)) for row in rows]
+        assert batch["inputs"].dtype == torch.int64
+
+
+def test_json_lines_and_folders_are_read(tmp_path: Path) -> None:
+    data = TextTable(write_json(tmp_path), column="label")
+    assert data.spec.class_names == ("a", "b") and data.table.header[data.text] == "body"
+    data = TextTable(write_folders(tmp_path, ()))
+    assert data.spec.class_names == ("neg", "pos") and [len(part) for part in data.parts.values()] == [14, 3, 3]
+
+
+def test_folders_of_splits_are_kept_apart(tmp_path: Path) -> None:
+    data = TextTable(write_folders(tmp_path, ("train", "test")), validation=0.2)
+    texts = data.table.columns[data.text]
+    assert all("train" in texts[row] for split in ("train", "val") for row in data.parts[split].tolist())
+    assert sorted(texts[row] for row in data.parts["test"].tolist()) == sorted(
+        f"{kind} text {n} of test" for kind in ("neg", "pos") for n in range(10)
+    )
+    assert len(data.parts["val"]) == 4
+
+
+def test_long_texts_are_cut_and_empty_ones_are_kept_and_both_are_said(tmp_path: Path) -> None:
+    rows = "".join(f"{'word ' * (n + 1)}{n},{'ab'[n % 2]}\n" for n in range(30)) + ",a\n"
+    (tmp_path / "a.csv").write_text("text,label\n" + rows)
+    data = TextTable(str(tmp_path / "a.csv"), max_length=12)
+    said = "\n".join(data.describe())
+    assert "19 texts cut after 12 words (data.max_length)" in said and "1 text without a word" in said
+    lengths = torch.cat([source.rows["tokens"].lengths for source in vars(data.load()).values() if source])
+    assert (int(lengths.min()), int(lengths.max())) == (0, 12) and data.spec.length == 16
+    (piece,) = data.inputs(InputFiles(text="word " * 20))
+    assert piece.names == [{"input": "--text", "unread_words": 8}]
+
+
+def test_inputs_are_read_from_tables_json_lines_texts_and_the_command_line(tmp_path: Path) -> None:
+    data = TextTable(write(tmp_path), threshold=0.0)
+    (tmp_path / "new.csv").write_text('text,other\na good film,1\n"bad, slow",2\n')
+    (tmp_path / "new.jsonl").write_text('{"text": "a good film"}\n')
+    (tmp_path / "new.txt").write_text("a good film")
+    for name, line in (("new.csv", 2), ("new.jsonl", 1), ("new.txt", None)):
+        piece = next(data.inputs(InputFiles((str(tmp_path / name),))))
+        assert piece.names[0]["input"] == str(tmp_path / name) and piece.names[0].get("line") == line
+        assert piece.rows["tokens"].values[:3].tolist() == data.words.encode("a good film")
+    (tmp_path / "other.csv").write_text("review,x\na good film,1\n")
+    with pytest.raises(ConfigError, match=r"^INPUT 1: expected the column text of .*other.csv, got review, x"):
+        list(data.inputs(InputFiles((str(tmp_path / "other.csv"),))))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"text": "a", "label": 1}\nnonsense\n', r"a JSON object in line 2 of .*"),
+        ("[1, 2]\n", r"a JSON object in line 1 of .*"),
+        ("[" * 100_000 + "\n", r"a JSON object in line 1 of .*"),
+        ("", r"a JSON object in each line of .*, got no line"),
+    ],
+)
+def test_a_line_that_is_no_object_is_named(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(content)
+    with pytest.raises(ConfigError, match=f"^data.path: expected {message}"):
+        TextTable(str(tmp_path / "a.jsonl"))
+
+
+def test_unreadable_lines_and_files_can_be_skipped(tmp_path: Path) -> None:
+    path = Path(write_json(tmp_path))
+    path.write_text(path.read_text() + "{broken\n")
+    data = TextTable(str(path), column="label", on_bad_sample="skip")
+    assert len(data.table) == 20 and len(data.bad.found) == 1
+    folder = Path(write_folders(tmp_path, ()))
+    (folder / "neg" / "broken.txt").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(ConfigError, match=r"^data.path: expected a text in UTF-8 at .*broken.txt"):
+        TextTable(str(folder))
+    assert len(TextTable(str(folder), on_bad_sample="skip").table) == 20
+
+
+def test_a_budget_of_tokens_must_hold_the_longest_text(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    with pytest.raises(ConfigError, match=r"^data.max_tokens: expected a whole number of at least 256, got 200"):
+        TextTable(path, max_tokens=200)
+    with pytest.raises(ConfigError, match=r"^data.max_tokens: expected null with data.batching=random"):
+        TextTable(path, max_tokens=512, batching="random")
+    batches = list(Batches(TextTable(path, max_tokens=64, max_length=32).load().train, 64, training=True))
+    assert all(batch["inputs"].numel() <= 64 for batch in batches)
