@@ -1,6 +1,7 @@
 """Texts with a class or a number each: a table with a column of texts, or folders of text files."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from dltrain.data.loader import Batch
 from dltrain.data.plans import ByLength
 from dltrain.data.ragged import Ragged, padded_width
 from dltrain.data.spec import Inputs, Source, Spec, Splits
-from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read_csv
+from dltrain.datasets.csv_file import Marks, Notation, csv_errors, iterate_tables, read_csv
 from dltrain.datasets.csv_table import Table
 from dltrain.datasets.image_layout import TEST, TRAIN, VAL
 from dltrain.datasets.text_columns import choose_target, choose_text, fit_target, split_rows
@@ -177,7 +178,8 @@ class TextTable:
 
     def _read_csv(self, file: Path) -> Table:
         table = read_csv(file, self.notation, self.bad)
-        self.notation = Notation(self.notation.header, trained_on=table)
+        marks = Marks(table.delimiter, table.decimal)
+        self.notation = replace(self.notation, trained_on=marks, literal_quotes=table.literal_quotes)
         return table
 
     def _read_json(self, file: Path) -> Table:

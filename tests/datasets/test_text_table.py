@@ -8,6 +8,7 @@ import torch
 
 from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batches
+from dltrain.datasets.csv_file import read_csv
 from dltrain.datasets.text_table import TextTable
 from dltrain.datasets.words import PAD, UNKNOWN, Words, split_words
 from dltrain.errors import ConfigError
@@ -195,3 +196,20 @@ def test_a_budget_of_tokens_must_hold_the_longest_text(tmp_path: Path) -> None:
         TextTable(path, max_tokens=512, batching="random")
     batches = list(Batches(TextTable(path, max_tokens=64, max_length=32).load().train, 64, training=True))
     assert all(batch["inputs"].numel() <= 64 for batch in batches)
+
+
+def test_quotes_between_tabs_are_ordinary_unless_they_hold_tabs_or_line_breaks(tmp_path: Path) -> None:
+    cells = ['" an open quote', 'an open quote"', '"a ""quoted"" word"', 'said "yes"', "plain"]
+    for name, extra in (("raw.tsv", ""), ("quoted.tsv", 'x\t"two\nlines"\n')):
+        rows = cells if not extra else cells[2:]
+        (tmp_path / name).write_text(
+            "label\ttext\n" + "".join(f"{'ab'[n % 2]}\t{c}\n" for n, c in enumerate(rows)) + extra
+        )
+        table = read_csv(tmp_path / name)
+        found = [table.columns[1][row] for row in range(len(table))]
+        expected = [c if c != cells[2] else 'a "quoted" word' for c in rows] + ["two\nlines"] * bool(extra)
+        assert found == expected
+        assert [table.columns[0][row] for row in range(len(rows))] == ["ab"[n % 2] for n in range(len(rows))]
+    data = TextTable(str(tmp_path / "raw.tsv"), text="text", min_count=1, test=0.2, validation=0.2)
+    (piece,) = data.inputs(InputFiles((str(tmp_path / "raw.tsv"),)))
+    assert [name["line"] for name in piece.names] == [2, 3, 4, 5, 6]

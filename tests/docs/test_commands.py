@@ -58,6 +58,8 @@ def here(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DLTRAIN_DATA", str(data_root))
     shutil.copy(own_files["csv"], "table.csv")
+    for name in ("new.csv", "other.csv"):
+        Path(name).write_text("".join(Path("table.csv").read_text().splitlines(keepends=True)[:30]))
     shutil.copytree(own_files["image_folder"], "pictures")
     shutil.copytree(own_files["image_masks"], "scans")
     shutil.copytree(own_files["image_masks"] / "images", "new_scans")
@@ -95,7 +97,7 @@ def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
         return ["model=lstm", *small_data("text_table"), "trainer.max_steps=2"]
     if "new_scans" in line:
         return ["model=unet", "model.hidden_size=[8,16]", *small_data("image_masks"), "trainer.max_steps=2"]
-    if "INPUT" in line:
+    if re.search(r"INPUT|new\.csv|other\.csv", line):
         return ["model=mlp", *small_data("csv"), "trainer.max_steps=2"]
     return ["forecast"] if "predict" in line else ["plain"]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 # Kind of run -> steps per epoch, steps of the whole run.
 STEPS = {
-    **{"forecast": (8, 32), "vae": (6, 12), "dbn": (6, 16), "denoising": (3, 12), "masks": (13, 26)},
+    **{"forecast": (8, 32), "vae": (6, 12), "dbn": (6, 16), "denoising": (3, 12), "masks": (4, 8)},
     **{"images": (7, 28), "gan": (10, 20), "text": (14, 28), "streams": (8, 24)},
 }
 LOSSES_PER_STEP = {
@@ -62,8 +62,15 @@ VAE = [
 ]
 # Images and masks that move alike, and running statistics of norms.
 MASKS = [
-    *["model=unet", "model.hidden_size=[4,8]", "data=shapes", "augment=affine", "augment.min_area=0.5"],
-    *["task._target_=gated.Segmentation", "trainer.accumulate=2", "trainer.epochs=2", "trainer.checkpoint_every=4"],
+    *[
+        "model=unet",
+        "model.hidden_size=[4,8]",
+        "data=shapes",
+        "data.batch_size=50",
+        "augment=affine",
+        "augment.min_area=0.5",
+    ],
+    *["task._target_=gated.Segmentation", "trainer.accumulate=2", "trainer.epochs=2", "trainer.checkpoint_every=3"],
 ]
 # Noise that the loader adds, in training and in evaluation.
 DENOISING = [
