@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from dltrain.datasets.class_counts import shorten_names
 from dltrain.datasets.image_inputs import MODES, UNREADABLE, Window, decode_image, read_images
 from dltrain.datasets.images import ImageTransform
 from dltrain.datasets.mask_files import Pair, decode_mask, find_pairs, find_values, lookup_table
-from dltrain.datasets.masks import PrepareMasks, mask_spec, mask_splits
+from dltrain.datasets.masks import mask_spec, mask_splits, prepare_masks
 from dltrain.errors import ConfigError, format_error
 from dltrain.keyed_random import draw
 
@@ -86,26 +85,36 @@ class ImageMasks:
         self.workers = at_least("data.workers", workers, 0)
         self.worker_timeout = worker_timeout
         self.bad = BadSamples(on_bad_sample, max_bad_samples)
+        self.pairs: dict[str, list[Pair]] = {}
         if fitted is None:
-            self.pairs = self._split(self._find_pairs())
+            self.pairs = self._find_pairs()
             self.values = list(range(len(class_names))) if class_names else find_values(self.pairs["train"], ignore)
+            self.names = class_names or [str(value) for value in self.values]
         else:
-            self.values = [int(value) for value in fitted["values"]]
+            self.values, self.names = list(fitted["values"]), list(fitted["names"])
         self.ignored = ignore if ignore not in self.values else None
-        self.names = class_names or [str(value) for value in self.values]
-        self.channels = channels
-        self.prepare = PrepareMasks(self.transform.scaling())
+        self.channels, self.prepare = channels, prepare_masks(self.transform)
         self.spec = mask_spec(self.transform, (channels, image_size, image_size), self.names)
 
-    def _find_pairs(self) -> dict[str, list[Pair]]:
-        """Return the pairs of each split that has a folder; all of them are ``train`` if none has."""
-        existing_folder(self.path, "an existing folder with images/ and masks/")
-        folders = {part: self.path / part for part in PARTS if (self.path / part / "images").is_dir()}
-        pairs = {part: find_pairs(folder) for part, folder in folders.items()} if "train" in folders else {}
-        return pairs or {"train": find_pairs(self.path)}
+    def fit(self) -> Fitted:
+        """Return the classes of pixels: the values in masks, and their names."""
+        return {"values": self.values, "names": list(self.names)}
 
-    def _split(self, pairs: dict[str, list[Pair]]) -> dict[str, list[Pair]]:
-        """Cut the splits that have no folder from ``train``."""
+    def evaluation(self) -> Source:
+        """Return all images with masks of the folder, of all splits that it has."""
+        return Source(self._files([pair for pairs in self._find_folders().values() for pair in pairs]), self.prepare)
+
+    def _find_folders(self) -> dict[str, list[Pair]]:
+        """Return the pairs of each split that has a folder; all are ``train`` if there is none."""
+        path = existing_folder(self.path, "an existing folder with images/ and masks/")
+        folders = {part: path / part for part in PARTS if (path / part / "images").is_dir()}
+        if "train" not in folders:
+            folders = {"train": path}
+        return {part: find_pairs(folder) for part, folder in folders.items()}
+
+    def _find_pairs(self) -> dict[str, list[Pair]]:
+        """Return the pairs of each split that has a folder, and cut the others from ``train``."""
+        pairs = self._find_folders()
         if "test" not in pairs:
             check_held_out(0 if "val" in pairs else self.validation, self.test)
         for part, fraction in (("test", self.test), ("val", check_fraction("data.validation", self.validation))):
@@ -119,16 +128,8 @@ class ImageMasks:
         return mask_splits(self.transform, train, val, test)
 
     def _files(self, pairs: list[Pair]) -> "MaskedImages":
-        table = lookup_table(self.values, self.ignored)
-        return MaskedImages(pairs, self.path, self.image_size, MODES[self.channels], table, self.transform.augment)
-
-    def fit(self) -> Fitted:
-        """Return the values of the masks that are classes."""
-        return {"values": list(self.values)}
-
-    def evaluation(self) -> Source:
-        """Return all images of the folder, of all splits that it has."""
-        return Source(self._files([*chain.from_iterable(self._find_pairs().values())]), self.prepare)
+        table, look = lookup_table(self.values, self.ignored), self.transform.augment
+        return MaskedImages(pairs, self.path, self.image_size, MODES[self.channels], table, look)
 
     def describe(self) -> list[str]:
         """Return what was found, in lines for the user: images, splits, classes."""

@@ -1,6 +1,5 @@
 """Texts with a class or a number each: a table with a column of texts, or folders of text files."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import astuple, replace
 from itertools import chain
@@ -11,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.data.bad_samples import MAX_BAD_SAMPLES, BadSamples
-from dltrain.data.checks import at_least, check_held_out, existing_file, one_of, user_path
+from dltrain.data.checks import at_least, check_held_out, existing_file, one_of
 from dltrain.data.inputs import InputFile, InputFiles
 from dltrain.data.loader import Batch
 from dltrain.data.plans import ByLength
 from dltrain.data.ragged import Ragged, padded_width
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
+from dltrain.datasets.cells import Cells
 from dltrain.datasets.csv_file import Marks, Notation, csv_errors, iterate_tables, read_csv
 from dltrain.datasets.csv_table import Table, reject_missing
 from dltrain.datasets.image_layout import TEST, TRAIN, VAL
@@ -102,17 +102,15 @@ class TextTable:
         self.by_length = one_of("data.batching", batching, ("length", "random")) == "length"
         self.max_tokens = max_tokens
         self.bad = BadSamples(on_bad_sample, max_bad_samples)
-        self.path = path
         self.notation = Notation(header)
-        self.prepare, self.plan = Prepare(), None
-        if fitted is None:
-            counts = at_least("data.min_count", min_count, 1), at_least("data.max_words", max_words, 1)
-            self._fit(text, column, threshold, validation, test)
-            texts = self.table.columns[self.text]
-            self.words = Words.fit((texts[row] for row in self.parts[TRAIN].numpy()), lowercase, *counts)
-        else:
-            self._adopt(fitted, lowercase)
+        self.path = path
+        self.prepare = Prepare()
         self._check_max_tokens()
+        limits = lowercase, at_least("data.min_count", min_count, 1), at_least("data.max_words", max_words, 1)
+        if fitted is None:
+            self._fit(text, column, threshold, (validation, test), limits)
+        else:
+            self._adopt(fitted)
         length = padded_width(torch.tensor([max_length]))
         self.spec = Spec(
             shape=(length,),
@@ -123,43 +121,54 @@ class TextTable:
         )
 
     def _fit(
-        self, text: str | None, column: str | None, threshold: float | None, validation: float, test: float
+        self,
+        text: str | None,
+        column: str | None,
+        threshold: float | None,
+        shares: tuple[float, float],
+        limits: tuple[bool, int, int],
     ) -> None:
-        """Read the texts, split them, and fit the column to predict."""
+        """Read and split the texts, and fit the vocabulary and the target to those for training."""
         self.table, folders = self._read()
         if len(self.table) < MIN_ROWS:
             raise ConfigError(format_error("data.path", f"at least {MIN_ROWS} texts in {self.path}", len(self.table)))
         self.text = choose_text(self.table, text)
         self.column = choose_target(self.table, column, self.text)
-        self.text_name = self.table.header[self.text]
-        self.parts = self._split(folders, threshold, validation, test)
-        self.target = fit_target(self.table, self.column, self.parts[TRAIN].numpy(), threshold)
+        self.parts = self._split(folders, threshold, *shares)
+        train = self.parts[TRAIN].numpy()
+        self.target = fit_target(self.table, self.column, train, threshold)
+        self.text_name, cells = self.table.header[self.text], self.table.columns[self.text]
+        self.words = Words.fit((cells[row] for row in train), *limits)
 
     def fit(self) -> Fitted:
-        """Return the marks of the file, the columns, and the words of the training texts."""
-        marks = [*(self.notation.trained_on or ())]
-        columns = {"text": self.text_name, "target": list(astuple(self.target))}
-        words = self.words.words[len(SPECIAL) :]
-        return {"marks": marks, "literal_quotes": self.notation.literal_quotes, **columns, "words": words}
+        """Return the vocabulary, the columns, what is predicted, and the marks of the file."""
+        return {
+            "words": self.words.words[len(SPECIAL) :],
+            "lowercase": self.words.lowercase,
+            "text": self.text_name,
+            "target": list(astuple(self.target)),
+            "marks": list(self.notation.trained_on or ()),
+            "literal_quotes": self.notation.literal_quotes,
+        }
 
-    def _adopt(self, fitted: Fitted, lowercase: bool) -> None:
+    def _adopt(self, fitted: Fitted) -> None:
+        self.words = Words(fitted["words"], fitted["lowercase"])
+        self.text_name, self.target = fitted["text"], Target(*fitted["target"])
         marks = Marks(*fitted["marks"]) if fitted["marks"] else None
-        self.notation = replace(self.notation, trained_on=marks, literal_quotes=bool(fitted["literal_quotes"]))
-        self.text_name, self.words = str(fitted["text"]), Words(fitted["words"], lowercase)
-        name, classes, *numbers = fitted["target"]
-        self.target = Target(name, None if classes is None else tuple(classes), *numbers)
+        self.notation = replace(self.notation, trained_on=marks, literal_quotes=fitted["literal_quotes"])
 
     def evaluation(self) -> Source:
-        """Return all texts of the file or folder."""
+        """Return all texts of the file or folder; only the two columns must exist."""
         table, _ = self._read()
-        text, target = table.indices_of([self.text_name, self.target.name])
-        reject_missing(table, [target], "Remove such rows from the file")
-        rows: dict[str, Tensor | Ragged] = {"tokens": self._encode(table, text), **self.target.encode(table, target)}
+        text, column = table.indices_of([self.text_name, self.target.name])
+        reject_missing(table, [column], "Remove such rows from the file")
+        rows: dict[str, Tensor | Ragged] = {"tokens": self._encode(table.columns[text])}
+        rows |= self.target.encode(table, column)
         return self._source(rows, torch.arange(len(table)))
 
     def load(self) -> Splits:
         """Encode and split the texts."""
-        rows: dict[str, Tensor | Ragged] = {"tokens": self._encode(self.table, self.text)}
+        rows: dict[str, Tensor | Ragged] = {"tokens": self._encode(self.table.columns[self.text])}
         rows |= self.target.encode(self.table, self.column)
         train, val, test = (self._source(rows, self.parts[split]) for split in (TRAIN, VAL, TEST))
         return Splits(train, val if len(val) else None, test)
@@ -204,11 +213,13 @@ class TextTable:
 
     def _read(self) -> tuple[Table, dict[str, np.ndarray]]:
         """Return the texts as a table, and the rows of each split that has a folder."""
-        folder = user_path(self.path)
-        if os.path.isdir(folder):
-            return read_folders(folder, self.bad)
-        file = existing_file(self.path, "an existing CSV or JSON lines file, or a folder")
-        return self._read_json(file) if file.suffix.casefold() in JSON else self._read_csv(file), {}
+        path, folder = self.path, Path(self.path).expanduser()
+        if folder.is_dir():
+            table, parts = read_folders(folder, self.bad)
+        else:
+            file, parts = existing_file(path, "an existing CSV or JSON lines file, or a folder"), {}
+            table = self._read_json(file) if file.suffix.casefold() in JSON else self._read_csv(file)
+        return table, parts
 
     def _read_csv(self, file: Path) -> Table:
         table = read_csv(file, self.notation, self.bad)
@@ -245,8 +256,7 @@ class TextTable:
         assert isinstance(tokens, Ragged)
         return Source(own, self.prepare, plan=ByLength(tokens.lengths, self.max_tokens) if self.by_length else None)
 
-    def _encode(self, table: Table, column: int) -> Ragged:
-        cells = table.columns[column]
+    def _encode(self, cells: Cells) -> Ragged:
         encoded = [self.words.encode(word) for word in cells.words]
         return self._ragged([encoded[code] for code in cells.codes])
 

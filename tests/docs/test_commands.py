@@ -86,6 +86,9 @@ def write_reviews(folder: Path) -> None:
 
 def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
     """Return the kind of run that a command with RUN or latest needs."""
+    if re.search("--(prompt|text) ", line):
+        small = ["model.hidden_size=8", "model.num_heads=2", "model.num_layers=1", "data.context_length=8"]
+        return ["model=gpt", "data=text", *small, "trainer.max_steps=1"]
     if "generate" in line:
         return ["model=vae", "data=digits", "trainer.max_steps=2"]
     if "features" in line:
