@@ -194,28 +194,26 @@ def test_other_arrays_are_evaluated_whole_by_the_labels_and_the_scale_of_the_run
     assert result.code == 2 and "data (classes): expected 3 5 9, got an example of another class" in result.err
 
 
-def test_the_texts_of_another_table_are_read_by_the_words_and_classes_of_the_run(
-    evaluate: Callable[..., Result], predict: Predict, tmp_path: Path
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_other_texts_are_evaluated_and_predicted_by_the_words_of_the_run(
+    task: str, evaluate: Callable[..., Result], predict: Predict, tmp_path: Path
 ) -> None:
-    random = np.random.default_rng(0)
-    words, labels = ["fine", "good", "bad", "poor", "film", "plot"], []
-
-    def write(path: Path, rows: int, more: list[str]) -> list[str]:
-        found = [[" ".join(random.choice([*words, *more], size=6)), random.choice(["up", "down"])] for _ in range(rows)]
-        path.write_text("\n".join(["review,label", *map(",".join, found)]) + "\n")
-        return [label for _, label in found]
-
-    write(tmp_path / "train.csv", 80, [])
-    data = ["data=text_table", f"data.path={tmp_path / 'train.csv'}", "model=lstm", "model.hidden_size=8"]
-    run = train(tmp_path, *data)
-    labels = write(tmp_path / "other.csv", 30, ["unheard", "of"])
-    before = predict(run, tmp_path / "other.csv").out
-    (tmp_path / "train.csv").unlink()
-    lines = predict(run, tmp_path / "other.csv")
-    assert lines.out == before
-    expected = accuracy_score(labels, [line["class_name"] for line in lines.lines])
-    assert metrics_of(evaluate(run, f"data.path={tmp_path / 'other.csv'}"))["accuracy"] == pytest.approx(expected)
-    with (tmp_path / "other.csv").open("a") as file:
-        file.write("good film,sideways\n")
-    result = evaluate(run, f"data.path={tmp_path / 'other.csv'}")
-    assert result.code == 2 and "expected one of down, up in column label, line 32 of" in result.err
+    path = tmp_path / "train.tsv"
+    rows = [(n % 5 - 2 + n / 100, f"a {('bad', 'slow', 'plain', 'good', 'great')[n % 5]} film") for n in range(60)]
+    path.write_text("stars\ttext\n" + "".join(f"{stars}\t{text}\n" for stars, text in rows))
+    model = ["model=lstm", "model.hidden_size=4", "data=text_table", "data.threshold=0"]
+    run = train(tmp_path, *model, f"data.path={path}", f"task={task}")
+    path.unlink()
+    (tmp_path / "other.csv").write_text("text,stars\na good film,1.5\nan unheard of word,-1.25\nbad,-3\n")
+    lines = predict(run, tmp_path / "other.csv").lines
+    stars = np.array([1.5, -1.25, -3])
+    found = metrics_of(evaluate(run, f"data.path={tmp_path / 'other.csv'}"))
+    if task == "classification":
+        assert {line["class_name"] for line in lines} <= {"up to 0", "above 0"}
+        assert found["accuracy"] == pytest.approx(
+            np.mean([(stars > 0)[n] == line["class"] for n, line in enumerate(lines)])
+        )
+    else:
+        predicted = np.array([line["stars"] for line in lines])
+        assert found["mae"] == pytest.approx(np.abs(predicted - stars).mean(), rel=1e-5)
+    assert predict(run, "--text", "a good film").lines[0]["unread_words"] == 0
