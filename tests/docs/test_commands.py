@@ -26,7 +26,7 @@ SHORT = {
     "gpt": ["model.num_layers=1", "model.hidden_size=16"],
     "image_masks": ["data.batch_size=5", "data.image_size=16"],
     "unet": ["model.hidden_size=[8,16]"],
-    "layerwise": ["data.num_labels=20"],
+    "layerwise|num_labels": ["data.num_labels=20"],
     "image_folder": ["data.workers=0", "data.image_size=16"],
     "^dltrain( model=(lstm|gru|transformer)(?!.* data=).*)?$": ["data.window=24"],
 }
@@ -84,6 +84,8 @@ def write_reviews(folder: Path) -> None:
 
 def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
     """Return the kind of run that a command with RUN or latest needs."""
+    if "lenet5" in line:
+        return ["model=lenet5", *small_data("fashion_mnist"), "trainer.max_steps=2"]
     if "generate" in line:
         return ["model=vae", "data=digits", "trainer.max_steps=2"]
     if "features" in line:
