@@ -54,7 +54,7 @@ LARGER = {name for family in FAMILIES for name in family[1:]}
 # trained on one data set only.
 CODING = ("variational", "reconstruction")
 MADE_FOR = {"vae": CODING, "conv_vae": CODING, "autoencoder": CODING[::-1], "conv_autoencoder": CODING[::-1]}
-MADE_FOR |= {"gan": ("adversarial",), "dcgan": ("adversarial",)}
+MADE_FOR |= {"unet": ("segmentation",), "gan": ("adversarial",), "dcgan": ("adversarial",)}
 MADE_FOR |= {"rbm": ("contrastive_divergence",), "dbn": ("layerwise",)}
 TASKS = {
     **{name: {"classification"} for name in PICTURES},

@@ -8,7 +8,7 @@ from pathlib import Path
 from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.loggers.console import Console
 from dltrain.runs.job import open_run
-from dltrain.runs.overridable import check_predict
+from dltrain.runs.overridable import check_predict, names_other_data
 from dltrain.storage.run_files import CHECKPOINTS
 
 
@@ -20,25 +20,26 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     job.ready()
     from dltrain.runs import report
     from dltrain.runs.classifier_features import attach_features
-    from dltrain.runs.inference import load_trained, rebuild_components
+    from dltrain.runs.inference import load_to_evaluate
 
     console = Console()
-    trained = load_trained(rebuild_components(job), path, name, reject_other_data=True)
+    trained = load_to_evaluate(job, path, name, names_other_data(changes))
     attach_features(trained.components)
-    if getattr(trained.splits, arguments.split) is None:
+    split = arguments.split if trained.others is None else "all"
+    if trained.splits is not None and getattr(trained.splits, split) is None:
         expected = "test or train, as the run holds out no examples"
         raise ConfigError(format_error("--split", expected, arguments.split))
     for note in trained.notes:
         console.warning(note)
     console.info(f"{path}: {name.removesuffix('.pt')} checkpoint, of step {trained.step:,}")
-    task, evaluation = trained.components.task, trained.evaluate(arguments.split, console)
+    task, evaluation = trained.components.task, trained.evaluate(split, console)
     features = report.feature_source(task, evaluation)
     if arguments.json:
-        source = {"folder": str(path), "checkpoint": name, "step": trained.step, "split": arguments.split}
+        source = {"folder": str(path), "checkpoint": name, "step": trained.step, "split": split}
         figures = {"metric": task.metric, "metrics": evaluation.metrics, "baselines": evaluation.baselines, **features}
         print(json.dumps(report.finite_or_none({**source, **figures}), indent=2, allow_nan=False))
         return 0
-    report.print_metrics(console, evaluation.metrics, evaluation.baselines, split=arguments.split)
+    report.print_metrics(console, evaluation.metrics, evaluation.baselines, split=split)
     for note in features.values():
         console.info(report.feature_note(note))
     return 0

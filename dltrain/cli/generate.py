@@ -40,10 +40,9 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     check_predict(changes)
     job.ready()
     from dltrain.runs import export, generation
-    from dltrain.runs.assemble import build_components
-    from dltrain.runs.inference import restore_weights
+    from dltrain.runs.inference import rebuild_components, restore_weights
 
-    components = build_components(job)
+    components = rebuild_components(job, path)
     is_text = generation.writes_text(components.task)
     _check_flags(arguments, components, is_text)
     step = restore_weights(components, path, f"{arguments.checkpoint}.pt")

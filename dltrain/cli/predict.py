@@ -28,7 +28,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     from dltrain.runs.predicted_masks import MaskFiles
 
     masks = MaskFiles(arguments.out)
-    components = rebuild_components(job)
+    components = rebuild_components(job, path)
     _check_predicts(components.task)
     trained = load_trained(components, path, f"{arguments.checkpoint}.pt")
     console = Console()

@@ -169,8 +169,8 @@ dltrain rerun outputs/lstm-timeseries/20261122-170146-f8f5 seed=1 optimizer.lr=3
 Compute the metrics of a checkpoint and print the table that the run printed at its end. The run's folder is only
 read, and the run may still be training.
 
-The data are the run's own, or other images and arrays of the same classes. Other tables, series and texts are
-rejected because normalization and vocabulary would have to be refit; use dltrain predict for those.""",
+The data are the run's own, also where they have moved, or others: all examples of the file or folder that data.path=
+names are evaluated, by the scales, words and classes of the run.""",
         examples="""\
 dltrain evaluate latest
 dltrain evaluate outputs/lstm-timeseries/20261122-170146-f8f5 --split val
@@ -198,7 +198,8 @@ of the kind that the run was trained on:
             -> its characters, and nats per character (the loss of dltrain evaluate)
 
 All INPUTs must exist. The command stops at the first one that cannot be read, with an error and exit code 2; the lines
-of earlier INPUTs are printed. The run's own data are needed, since normalization and class names come from them.""",
+of earlier INPUTs are printed. The training data are not needed, except by runs of versions without
+fitted.pt.""",
         examples="""\
 dltrain predict latest holiday.jpg
 dltrain predict outputs/cnn-image_folder/20261122-170146-f8f5 scans/ --top 3 --format csv > classes.csv

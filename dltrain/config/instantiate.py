@@ -17,6 +17,7 @@ from dltrain.errors import ConfigError, format_error, suggest
 
 Node = Mapping[str, Any]
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+NOT_CONFIGURED = ("self", "params", "fitted")  # arguments that dltrain adds: of optimizers, of data
 
 # Where a target may come from: dltrain's own classes, or exactly one name below the package of a library.
 OURS = ("dltrain.datasets.", "dltrain.models.", "dltrain.tasks.", "dltrain.optim.muon.", "dltrain.optim.schedules.")
@@ -33,18 +34,19 @@ ROLES = {
 ALLOWED = "a class of dltrain, torch.nn, torch.optim or torchvision.models"
 
 
-def build(node: Node, key: str, allow: tuple[str, ...] = ()) -> Any:
+def build(node: Node, key: str, allow: tuple[str, ...] = (), **given: Any) -> Any:
     """Build the object that a node describes, and those that it contains.
 
     Args:
         node: ``_target_`` and the arguments of its constructor; other keys with a leading underscore are ignored.
         key: The key of the node, for messages.
         allow: Prefixes of modules that the user trusts besides dltrain's own and torch's.
+        given: Arguments that are not part of the configuration.
 
     Raises:
         ConfigError: The node is invalid; the message lists all of its errors.
     """
-    return partial(node, key, allow)()
+    return partial(node, key, allow)(**given)
 
 
 def partial(node: Node, key: str, allow: tuple[str, ...] = ()) -> functools.partial[Any]:
@@ -87,7 +89,7 @@ def node_errors(node: Node, key: str, allow: tuple[str, ...] = ()) -> Iterator[s
     if isinstance(constructor, type) and not hasattr(constructor, method):
         yield format_error(f"{key}._target_", role, node["_target_"])
         return
-    known = {name: p for name, p in parameters(constructor).items() if name not in ("self", "params")}
+    known = {name: p for name, p in parameters(constructor).items() if name not in NOT_CONFIGURED}
     given = {name: value for name, value in node.items() if not name.startswith("_")}
     open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
     names = [name for name, p in known.items() if p.kind in NAMED]

@@ -39,12 +39,17 @@ def one_of(key: str, value: str, known: Iterable[str]) -> str:
     return value
 
 
-def existing_file(path: str, expected: str) -> Path:
+def user_path(path: str) -> Path:
+    """Return a path with ``~`` expanded."""
+    return Path(os.path.expanduser(path))  # Path.expanduser and Path.is_file raise for some names, os.path does not
+
+
+def existing_file(path: str | Path, expected: str) -> Path:
     """Return the path of an existing file, ``~`` expanded."""
-    found = os.path.expanduser(path)  # Path.expanduser and Path.is_file raise for some names, os.path does not
+    found = user_path(str(path))
     if not os.path.isfile(found):
-        raise ConfigError(format_error("data.path", expected, path, similar_file(path)))
-    return Path(found)
+        raise ConfigError(format_error("data.path", expected, path, similar_file(str(path))))
+    return found
 
 
 def existing_folder(path: str | Path, expected: str) -> Path:

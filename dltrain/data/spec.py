@@ -141,6 +141,9 @@ class Splits:
     unlabelled: Source | None = None
 
 
+Fitted = dict[str, Any]  # tensors and plain Python, stored with a run
+
+
 class Inputs(NamedTuple):
     """User-provided examples as `Source.rows`, without known targets.
 
@@ -156,10 +159,15 @@ class Inputs(NamedTuple):
 class Data(Protocol):
     """A data set built from YAML. The constructor is quick and provides the facts; `load` reads everything.
 
-    Both raise `dltrain.errors.ConfigError` with the ``data.`` key that is wrong. Optional attributes: ``bad``
-    (`dltrain.data.bad_samples.BadSamples`), ``worker_timeout`` (seconds), ``describe() -> list[str]`` (how the
-    loaded files were read), and ``fitted``, False if nothing is fitted to the training split, so that the model can be
-    evaluated on other data with the same classes.
+    Both raise `dltrain.errors.ConfigError` with the ``data.`` key that is wrong. Optional attributes:
+
+    - ``bad`` (`dltrain.data.bad_samples.BadSamples`), ``worker_timeout`` (seconds), ``describe() -> list[str]`` (how
+      the loaded files were read).
+    - ``prepare``: the module of a split's `Source`, by which the rows of `inputs` are used without `load`.
+    - ``fit() -> Fitted``: after `load`, what was fitted to the training examples and understood of the files. The
+      constructor then has an argument ``fitted``, which no YAML names. With it, nothing is read: ``spec``, ``prepare``
+      and `inputs` are those of the fitted data.
+    - ``evaluation() -> Source``: all examples of the files that the arguments name, for evaluation by what was fitted.
     """
 
     spec: Spec

@@ -32,6 +32,15 @@ class Labels:
     one_hot: bool = False
     targets: int | None = None
 
+    def state(self) -> list[Any]:
+        """Return the values from which `from_state` restores the labels."""
+        return [None if self.classes is None else self.classes.tolist(), self.one_hot, self.targets]
+
+    @classmethod
+    def from_state(cls, classes: list[int] | None, one_hot: bool, targets: int | None) -> "Labels":
+        """Restore the labels of an earlier run."""
+        return cls(None if classes is None else np.array(classes, dtype=np.int64), one_hot, targets)
+
     def facts(self) -> dict[str, Any]:
         """Return the facts about the targets."""
         names = None if self.classes is None else tuple(str(int(number)) for number in self.classes)
@@ -44,9 +53,13 @@ class Labels:
         return torch.from_numpy(self.indices(y))
 
     def indices(self, y: np.ndarray) -> np.ndarray:
-        """Return the index of the class of each example, (N,) in int64."""
+        """Return the index of the class of each example, (N,) in int64; -1 for a number that is none of them."""
         assert self.classes is not None
-        return y.argmax(1) if self.one_hot else np.searchsorted(self.classes, y.reshape(-1)).astype(np.int64)
+        if self.one_hot:
+            return y.argmax(1)
+        values = y.reshape(-1)
+        found = np.searchsorted(self.classes, values).clip(max=len(self.classes) - 1).astype(np.int64)
+        return np.where(self.classes[found] == values, found, -1)
 
     def prepare(self, pixels: nn.Module) -> nn.Module:
         """Return the module that prepares a batch, after `pixels`; numbers that can be classes become both."""
@@ -131,5 +144,8 @@ class ClassTargets(nn.Module):
         values = batch.get("targets")
         if values is None:
             return batch
-        found = values.argmax(1) if self.numbers is None else torch.searchsorted(self.numbers, values.flatten())
+        if self.numbers is None:
+            return {**batch, "targets": values.argmax(1), "values": values}
+        found = torch.searchsorted(self.numbers, values.flatten()).clamp(max=len(self.numbers) - 1)
+        found = torch.where(self.numbers[found] == values.flatten(), found, -1)
         return {**batch, "targets": found, "values": values}

@@ -56,6 +56,7 @@ class CIFAR10:
         self.transform = ImageTransform(3, mean, std, augment)
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
+        self.prepare = self.transform.scaling()
         self.spec = self.transform.add_bounds(image_spec(3, 32, 32, CLASSES))
 
     def load(self) -> Splits:

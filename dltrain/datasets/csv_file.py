@@ -5,24 +5,36 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from dltrain.data.bad_samples import BadSamples
-from dltrain.datasets.cells import COMMA, POINT, Cells, find_evidence, is_time_name, number_pattern, parse_numbers
+from dltrain.datasets.cells import COMMA, POINT, Cells, find_evidence, is_time_name, parse_numbers
+from dltrain.datasets.csv_delimiters import DECIMALS, find_delimiter, has_equal_tabs
 from dltrain.datasets.csv_table import Table
 from dltrain.errors import ConfigError, format_error
 
-DELIMITERS = (",", ";", "\t", "|")
-DECIMALS = {"point": POINT, "comma": COMMA}
+QUOTED = re.compile(r'"((?:[^"]|"")*)"', re.DOTALL)
 INVALID_UTF8 = re.compile("[\udc80-\udcff]")  # how surrogateescape decodes such bytes
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 SNIFFED = 200  # lines from which the delimiter is found
+
+
+class Marks(NamedTuple):
+    """Marks with which a file is written.
+
+    Args:
+        delimiter: What separates its cells.
+        decimal: Decimal mark of its numbers.
+    """
+
+    delimiter: str
+    decimal: str
 
 
 @dataclass(frozen=True)
@@ -33,13 +45,15 @@ class Notation:
         header: Whether the first line names the columns; otherwise they are called column_1, column_2, ...
         decimal: Decimal mark: ``point`` or ``comma``; None infers it.
         missing_words: Further words for a missing value.
-        trained_on: Training table with the usual notation, as rows to predict may be too few to infer it.
+        literal_quotes: Whether quotes within cells are ordinary characters, as most programs write them between tabs.
+        trained_on: Marks of the training file, as rows to predict may be too few to infer them.
     """
 
     header: bool = True
     decimal: str | None = None
     missing_words: Sequence[str] = ()
-    trained_on: Table | None = None
+    literal_quotes: bool = False
+    trained_on: Marks | None = None
 
     def __post_init__(self) -> None:
         if self.decimal is not None and self.decimal not in DECIMALS:
@@ -74,17 +88,22 @@ def read_csv(path: Path, notation: Notation | None = None, bad: BadSamples | Non
         text = content.decode("utf-16" if utf16 else "utf-8-sig", "strict" if utf16 else "surrogateescape")
         if "\0" in text:
             raise UnicodeError("a binary file")
-        reader = Reader(io.StringIO(text, newline=""), path, notation or Notation())
+        notation = notation or Notation()
+        reader = Reader(io.StringIO(text, newline=""), path, notation)
+        if reader.delimiter == "\t" and '"' in text and has_equal_tabs(text):
+            notation = replace(notation, literal_quotes=True)
+            reader = Reader(io.StringIO(text, newline=""), path, notation)
         lines = _regular_lines(content, reader)
         if lines is not None and (text.isascii() or not INVALID_UTF8.search(text)):
             width = len(reader.header)
             options: Any = {"names": range(width), "dtype": str, "na_filter": False, "skipinitialspace": True}
-            frame = pd.read_csv(io.StringIO(text, newline=""), sep=reader.delimiter, index_col=False, **options)
+            options |= {"sep": reader.delimiter, "quoting": reader.quoting}
+            frame = pd.read_csv(io.StringIO(text, newline=""), index_col=False, **options)
             columns = []
             for number in range(width):
                 # An array of objects: indexing one of pandas' own strings is slow.
                 codes, words = pd.factorize(frame[number].iloc[-len(lines) :].to_numpy(dtype=object))
-                columns.append(Cells.of(list(words), codes))
+                columns.append(Cells.of(reader.unquote(list(words)), codes))
             return reader.table(columns, lines)
         # A single column, in which an empty line is a missing value, or irregular lines.
         return next(iterate_tables(io.StringIO(text, newline=""), path, None, notation, bad))
@@ -163,8 +182,10 @@ class Reader:
         )
         self.decimal = DECIMALS.get(notation.decimal or "")
         self.skipped = 1 if declared else 0
-        self.rows = csv.reader(chain(head[self.skipped :], lines), delimiter=self.delimiter, skipinitialspace=True)
-        first = next((row for row in self.rows if any(row)), [])
+        self.quoting: Literal[0, 3] = csv.QUOTE_NONE if notation.literal_quotes else csv.QUOTE_MINIMAL
+        options: Any = {"delimiter": self.delimiter, "skipinitialspace": True, "quoting": self.quoting}
+        self.rows = csv.reader(chain(head[self.skipped :], lines), **options)
+        first = self.unquote(next((row for row in self.rows if any(row)), []))
         if any(map(INVALID_UTF8.search, first)):
             raise ConfigError(
                 format_error("data.path", f"a CSV file in UTF-8 at {path}", "other bytes in its first line")
@@ -183,7 +204,8 @@ class Reader:
         yield from self.first
         empty: list[tuple[list[str], int]] = []
         none = True
-        for row in self.rows:
+        for cells in self.rows:
+            row = self.unquote(cells)
             line = self.rows.line_num + self.skipped
             if any(row) or len(row) > 1:
                 yield from empty
@@ -196,6 +218,12 @@ class Reader:
             expected = f"a line of names and rows of numbers in {self.path}"
             raise ConfigError(format_error("data.path", expected, "no rows"))
 
+    def unquote(self, cells: list[str]) -> list[str]:
+        """Remove the quotes around whole cells where the parser has left them."""
+        if self.quoting != csv.QUOTE_NONE:
+            return cells
+        return [m[1].replace('""', '"') if (m := QUOTED.fullmatch(cell)) else cell for cell in cells]
+
     def table(self, columns: list[Cells], lines: np.ndarray) -> Table:
         """Return a table of the cells, without a last column that has neither a name nor a value."""
         header = self.header
@@ -203,36 +231,11 @@ class Reader:
             header, columns = header[:-1], columns[:-1]
         words = frozenset(word.casefold() for word in self.notation.missing_words)
         self.decimal = self.decimal or find_decimal(header, columns, lines, self)
-        table = Table(self.path, header, columns, lines, self.decimal, self.delimiter, words)
+        literal = self.notation.literal_quotes
+        table = Table(self.path, header, columns, lines, self.decimal, self.delimiter, words, literal)
         if self.notation.header:
             _check_header(table)
         return table
-
-
-def find_delimiter(head: Sequence[str], usual: str | None = None) -> str:
-    """Return the delimiter that splits the first lines into as many cells as the header and leaves no other in them.
-
-    Args:
-        head: The first lines.
-        usual: The delimiter to prefer if the first of them has it.
-    """
-    if usual and head and usual in head[0]:
-        return usual
-    best, delimiter = 0.0, usual or ","
-    for candidate in DELIMITERS:
-        rows = [row for row in csv.reader(head, delimiter=candidate, skipinitialspace=True) if any(row)]
-        if not rows or len(rows[0]) == 1:
-            continue
-        agree = sum(len(row) == len(rows[0]) for row in rows) / len(rows)
-        cells = [cell for row in rows for cell in row]
-        clean = sum(not any(other in cell for other in DELIMITERS) or _is_number(cell) for cell in cells) / len(cells)
-        if agree * clean > best:
-            best, delimiter = agree * clean, candidate
-    return delimiter
-
-
-def _is_number(cell: str) -> bool:
-    return any(number_pattern(mark).fullmatch(cell.strip()) for mark in DECIMALS.values())
 
 
 def find_decimal(header: list[str], columns: list[Cells], lines: np.ndarray, reader: Reader) -> str:

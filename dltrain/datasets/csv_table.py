@@ -26,6 +26,7 @@ class Table:
         decimal: Decimal mark of its numbers.
         delimiter: Delimiter of its cells.
         missing_words: Further words for a missing value, in lower case.
+        literal_quotes: Whether quotes within its cells are ordinary characters.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class Table:
     decimal: str = POINT
     delimiter: str = ","
     missing_words: frozenset[str] = frozenset()
+    literal_quotes: bool = False
 
     def __len__(self) -> int:
         return len(self.lines)

@@ -49,6 +49,7 @@ class Digits:
         self.transform = ImageTransform(1, mean, std, augment, WHITE)
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
+        self.prepare = self.transform.scaling()
         self.spec = self.transform.add_bounds(image_spec(1, 8, 8, [str(digit) for digit in range(10)]))
 
     def load(self) -> Splits:

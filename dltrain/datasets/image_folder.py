@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor
 
 from dltrain.data.bad_samples import MAX_BAD_SAMPLES, BadSamples
-from dltrain.data.checks import at_least, check_fraction, check_held_out, existing_folder
+from dltrain.data.checks import at_least, check_fraction, check_held_out, existing_folder, user_path
 from dltrain.data.inputs import InputFiles
-from dltrain.data.spec import Inputs, Splits
+from dltrain.data.spec import Fitted, Inputs, Source, Splits
 from dltrain.data.splits import hold_out_stratified
 from dltrain.data.worker_pool import TIMEOUT_S
 from dltrain.datasets import image_report
@@ -48,9 +49,8 @@ class ImageFolder:
         worker_timeout: Seconds without a batch after which workers count as hanging and the run stops.
         on_bad_sample: Policy for unreadable images: ``stop`` or ``skip``.
         max_bad_samples: Maximum number of images to skip before the run stops, at least 1.
+        fitted: Result of `fit` in an earlier run; None takes the classes of the folder.
     """
-
-    fitted = False
 
     def __init__(
         self,
@@ -66,8 +66,9 @@ class ImageFolder:
         worker_timeout: float = TIMEOUT_S,
         on_bad_sample: str = "stop",
         max_bad_samples: int = MAX_BAD_SAMPLES,
+        fitted: Fitted | None = None,
     ) -> None:
-        self.path = existing_folder(path, "an existing folder of images")
+        self.path = user_path(path)
         self.image_size = at_least("data.image_size", image_size, 1)
         self.validation = check_fraction("data.validation", validation)
         self.test = test
@@ -76,13 +77,33 @@ class ImageFolder:
         self.workers = at_least("data.workers", workers, 0)
         self.worker_timeout = worker_timeout
         self.bad = BadSamples(on_bad_sample, max_bad_samples)
-        self.folders = find_splits(self.path)
-        if TEST not in self.folders:
-            check_held_out(0 if VAL in self.folders else validation, test)
-        self.classes, self.empty = class_names(self.folders[TRAIN])
+        if fitted is None:
+            self.folders = self._find_splits()
+            if TEST not in self.folders:
+                check_held_out(0 if VAL in self.folders else validation, test)
+            self.classes, self.empty = class_names(self.folders[TRAIN])
+        else:
+            self.classes = [str(name) for name in fitted["classes"]]
         self.parts: dict[str, Listing] = {}
         self.skipped = SkippedFiles()
+        self.prepare = self.transform.scaling()
         self.spec = self.transform.add_bounds(image_spec(CHANNELS, image_size, image_size, self.classes))
+
+    def _find_splits(self) -> dict[str, Path]:
+        return find_splits(existing_folder(self.path, "an existing folder of images"))
+
+    def fit(self) -> Fitted:
+        """Return the names of the classes."""
+        return {"classes": list(self.classes)}
+
+    def evaluation(self) -> Source:
+        """Return all images of the folder, of all splits that it has."""
+        folders = self._find_splits().items()
+        listings = [list_images(folder, split, self.classes, self.skipped) for split, folder in folders]
+        return Source(
+            ImageFiles([*chain.from_iterable(listings)], self.image_size, self.path, self.transform.augment),
+            self.prepare,
+        )
 
     def load(self) -> Splits:
         """List and split the files; no image is decoded yet."""

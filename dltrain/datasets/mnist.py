@@ -63,6 +63,7 @@ class MNIST:
         self.transform = ImageTransform(1, mean, std, augment)
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
+        self.prepare = self.transform.scaling()
         self.spec = self.transform.add_bounds(image_spec(1, SIZE, SIZE, self.class_names))
 
     def load(self) -> Splits:

@@ -2,7 +2,7 @@
 
 import zipfile
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from dltrain.data.checks import at_least, check_fraction, existing_file
+from dltrain.data.checks import at_least, check_fraction, existing_file, user_path
 from dltrain.data.inputs import InputFiles
-from dltrain.data.spec import Inputs, Source, Spec, Splits
+from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.data.splits import hold_out
 from dltrain.datasets.array_file import UNREADABLE, check_members, load_arrays, member_sizes
 from dltrain.datasets.array_inputs import read_arrays
-from dltrain.datasets.array_labels import find_labels
-from dltrain.datasets.array_scale import UNIT, ArrayScale, find_scale
+from dltrain.datasets.array_labels import Labels, find_labels
+from dltrain.datasets.array_scale import ArrayScale, find_scale
 from dltrain.datasets.image_inputs import read_images
 from dltrain.datasets.images import ImageTransform, Rows, image_spec, select_rows
 from dltrain.errors import ConfigError, format_error
@@ -44,6 +44,7 @@ class Npz:
         augment: Images only: random changes in training; see `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.
         workers: Unused: the arrays stay in memory.
+        fitted: Result of `fit` in an earlier run; None takes the meaning of the arrays from the file.
     """
 
     def __init__(
@@ -55,35 +56,54 @@ class Npz:
         augment: dict[str, Any] | list[str] | None = None,
         batch_size: int = 64,
         workers: int = 0,
+        fitted: Fitted | None = None,
     ) -> None:
-        self.path = existing_file(path, "an existing .npz file")
+        self.path = user_path(path)
         self.validation = check_fraction("data.validation", validation)
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
-        shape, self.dtype = _read_header(self.path, "x_train")
-        facts = _facts_of_x(shape, self.dtype, self.path)
-        self.y = load_arrays("data.path", self.path, ["y_train", "y_test"])
-        self.labels = find_labels(self.y[0], self.y[1], self.path)
+        if fitted is None:
+            existing_file(path, "an existing .npz file")
+            self.shape, self.dtype = _read_header(self.path, "x_train")
+            self.y = load_arrays("data.path", self.path, ["y_train", "y_test"])
+            self.labels = find_labels(self.y[0], self.y[1], self.path)
+        else:
+            self.shape, self.dtype = (1, *map(int, fitted["shape"])), np.dtype(fitted["dtype"])
+            self.labels = Labels.from_state(*fitted["labels"])
+        facts = _facts_of_x(self.shape, self.dtype, self.path)
         self.spec = replace(facts, **self.labels.facts())
-        self.transform = self._make_transform(mean, std, augment) if facts.channels else None
+        self.transform = self._make_transform(mean, std, augment, fitted) if facts.channels else None
         self.spec = self.transform.add_bounds(self.spec) if self.transform else self.spec
+        self.prepare = self.labels.prepare(self.transform.scaling() if self.transform else nn.Identity())
         self.sizes: dict[str, int] = {}
         self.ranges: list[str] = []
 
     def _make_transform(
-        self, mean: float | list[float], std: float | list[float], augment: dict[str, Any] | list[str] | None
+        self,
+        mean: float | list[float],
+        std: float | list[float],
+        augment: dict[str, Any] | list[str] | None,
+        fitted: Fitted | None,
     ) -> ImageTransform:
-        scale = ArrayScale()
-        if self.dtype != np.uint8:
+        scale = ArrayScale() if fitted is None else ArrayScale(*fitted["scale"])
+        if fitted is None and self.dtype != np.uint8:
             (x,) = load_arrays("data.path", self.path, ["x_train"])
             self._check_finite(x, "x_train")
             scale = find_scale(x)
         return ImageTransform(self.spec.channels or 1, mean, std, augment, 255.0 if scale.whole else 1.0, scale)
 
-    @property
-    def fitted(self) -> bool:
-        """Whether other data would be read on another scale."""
-        return self.transform is not None and self.transform.arrays not in (ArrayScale(), UNIT)
+    def fit(self) -> Fitted:
+        """Return shape and type of an example, the meaning of the labels, and the scale of the pixels."""
+        scale = self.transform.arrays if self.transform else ArrayScale()
+        shape = {"shape": list(self.shape[1:]), "dtype": self.dtype.str}
+        return {**shape, "labels": self.labels.state(), "scale": list(astuple(scale))}
+
+    def evaluation(self) -> Source:
+        """Return all examples of the file, of its training arrays and its test arrays."""
+        existing_file(self.path, "an existing .npz file")
+        x, y, x_test, y_test = load_arrays("data.path", self.path, NAMES)
+        parts = [self._rows(x, y, "train"), self._rows(x_test, y_test, "test")]
+        return Source({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, self.prepare)
 
     def load(self) -> Splits:
         """Read all arrays."""

@@ -45,6 +45,7 @@ class Gates:
         self.gate = one_of("data.gate", gate, GATES)
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
+        self.prepare = nn.Identity()
         self.spec = Spec(shape=(2,), size=2, classes=2, class_names=("false", "true"))
 
     def load(self) -> Splits:
@@ -82,6 +83,7 @@ class Ring:
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
         names = tuple(f"{360 * mode / modes:.4g}°" for mode in range(modes))
+        self.prepare = nn.Identity()
         self.spec = Spec(shape=(2,), size=2, classes=modes, class_names=names)
 
     def load(self) -> Splits:

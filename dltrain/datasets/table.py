@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,21 +10,27 @@ from torch import Tensor, nn
 from dltrain.data.bad_samples import MAX_BAD_SAMPLES, BadSamples
 from dltrain.data.checks import at_least, check_held_out, existing_file, one_of
 from dltrain.data.inputs import InputFiles
-from dltrain.data.loader import Batch
-from dltrain.data.spec import Inputs, Source, Spec, Splits
+from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.data.splits import held_out_size, hold_out_stratified, permutation
-from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read_csv
+from dltrain.datasets.csv_file import Marks, Notation, csv_errors, iterate_tables, read_csv
 from dltrain.datasets.csv_report import describe_csv
-from dltrain.datasets.csv_table import Table, drop_rows, parse_column, reject_missing
+from dltrain.datasets.csv_table import Table, drop_rows, reject_missing
 from dltrain.datasets.describe import classes_line, count, listed, missing_line, splits_line
-from dltrain.datasets.numerics import nonzero_std
-from dltrain.datasets.table_columns import Column, describe_columns, fit_column, reason_to_ignore, standardize
+from dltrain.datasets.table_columns import (
+    Column,
+    DateColumn,
+    NumberColumn,
+    WordColumn,
+    describe_columns,
+    fit_column,
+    reason_to_ignore,
+)
+from dltrain.datasets.table_target import MAX_NUMERIC_CLASSES, Target, are_classes, fit_target
 from dltrain.errors import ConfigError, format_error
 
 MIN_ROWS = 3
-MAX_NUMERIC_CLASSES = 20  # a column of at most this many different whole numbers may also be one of classes
 MAX_STRAY_TEXT = 0.1  # up to this fraction of text in a column of numbers counts as errors of the file
-UNITS = ("shift", "shift_rest", "scale")
+KINDS = (NumberColumn, WordColumn, DateColumn)
 REASONS = {
     "empty": "no values",
     "identifier": "identifiers",
@@ -65,6 +70,7 @@ class CsvTable:
         on_bad_sample: Policy for unreadable lines: ``stop`` or ``skip``. A line is unreadable if it has the wrong
             number of cells, is not UTF-8, or has text in a column of numbers.
         max_bad_samples: Maximum number of lines to skip before the run stops, at least 1.
+        fitted: Result of `fit` in an earlier run; None fits to the training rows of the file.
     """
 
     describe_file = staticmethod(describe_csv)
@@ -86,19 +92,30 @@ class CsvTable:
         workers: int = 0,
         on_bad_sample: str = "stop",
         max_bad_samples: int = MAX_BAD_SAMPLES,
+        fitted: Fitted | None = None,
     ) -> None:
         check_held_out(validation, test)
         self.fill_missing = one_of("data.missing", missing, ("refuse", "mean")) == "mean"
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
         self.bad = BadSamples(on_bad_sample, max_bad_samples)
+        self.path = path
         self.notation = Notation(header, decimal, tuple(missing_words or ()))
-        table = read_csv(existing_file(path, "an existing CSV file"), self.notation, self.bad)
-        self.notation = replace(self.notation, trained_on=table)
-        self.table = drop_rows(table, find_stray_text(table, reject_mixed=ignore is not None), self.bad)
-        features, target = self._choose_columns(column, ignore)
-        self.parts = _split_rows(self.table, target, validation, test, stratify)
-        self._fit(features, target, ignore is not None, day_first)
+        if fitted is not None:
+            self._adopt(fitted)
+        else:
+            table = self._read()
+            self.notation = replace(self.notation, trained_on=Marks(table.delimiter, table.decimal))
+            self.table = drop_rows(table, find_stray_text(table, reject_mixed=ignore is not None), self.bad)
+            features, target = self._choose_columns(column, ignore)
+            self.parts = _split_rows(self.table, target, validation, test, stratify)
+            self._fit(features, target, ignore is not None, day_first)
+        size = sum(column.width for column in self.columns)
+        self.spec = Spec(shape=(size,), size=size, **self.target.facts())
+        self.prepare = nn.Identity()
+
+    def _read(self) -> Table:
+        return read_csv(existing_file(self.path, "an existing CSV file"), self.notation, self.bad)
 
     def _choose_columns(self, column: str | None, ignore: str | list[str] | None) -> tuple[list[int], int]:
         """Return the columns to read and the one to predict."""
@@ -125,24 +142,42 @@ class CsvTable:
         table, train = self.table, self.parts[0].numpy()
         self._check_missing(table, features)
         self.columns: list[Column] = [fit_column(table, index, train, dates, day_first) for index in features]
-        targets, facts = _fit_target(table, target, train)
-        self.rows = {"inputs": self._encode(table, features), **targets}
-        # One row of the fields that convert a normalized number back; empty for classes.
-        self.units: Batch = {name: targets[name][:1] for name in UNITS if name in targets}
-        size = self.rows["inputs"].shape[1]
-        self.spec = Spec(shape=(size,), size=size, target_names=(table.header[target],), **facts)
+        self.target = fit_target(table, target, train)
+        self.rows = {"inputs": self._encode(table, features), **self.target.rows(table, target)}
+
+    def fit(self) -> Fitted:
+        """Return the marks of the file, and the columns as they were fitted on the training rows."""
+        marks = self.notation.trained_on
+        columns = [[KINDS.index(type(column)), *column] for column in self.columns]
+        return {"marks": list(marks or ()), "columns": columns, "target": list(self.target)}
+
+    def _adopt(self, fitted: Fitted) -> None:
+        self.notation = replace(self.notation, trained_on=Marks(*fitted["marks"]))
+        self.columns = [KINDS[kind](*state) for kind, *state in fitted["columns"]]
+        self.target = Target(*fitted["target"])
+
+    def evaluation(self) -> Source:
+        """Return all rows of the file, of which only the columns that the model sees and predicts must exist."""
+        table = self._read()
+        used = table.indices_of([*(column.name for column in self.columns), self.target.name])
+        columns = [table.columns[index] for index in used]
+        table = replace(table, header=[table.header[index] for index in used], columns=columns)
+        table = drop_rows(table, find_stray_text(table, reject_mixed=False), self.bad)
+        *features, target = range(len(used))
+        reject_missing(table, [target], "Remove such rows from the file")
+        return Source({"inputs": self._encode(table, features), **self.target.rows(table, target)}, self.prepare)
 
     def load(self) -> Splits:
         """Split the rows."""
         sources = (
-            Source({name: value[part] for name, value in self.rows.items()}, nn.Identity()) for part in self.parts
+            Source({name: value[part] for name, value in self.rows.items()}, self.prepare) for part in self.parts
         )
         train, val, test = sources
         return Splits(train, val if len(val) else None, test)
 
     def describe(self) -> list[str]:
         """Return lines about the rows that were read: columns, missing values, classes, splits."""
-        table, (target,) = self.table, self.spec.target_names or ()
+        table, target = self.table, self.target.name
         lines = [f"{table.path.name}: {count(len(table), 'row')}, {count(len(table.header), 'column')}"]
         lines += [f"{kind}: {listed(names)}" for kind, names in describe_columns(self.columns).items()]
         for reason, why in REASONS.items():
@@ -165,7 +200,7 @@ class CsvTable:
             with file.errors_as_input(), csv_errors(file.path), file.open_text() as lines:
                 for table in iterate_tables(lines, file.path, files.batch_size, self.notation):
                     encoded = self._encode(table, table.indices_of([column.name for column in self.columns]))
-                    units: Batch = {name: value.expand(len(encoded), 1) for name, value in self.units.items()}
+                    units = {name: value.expand(len(encoded), 1) for name, value in self.target.units().items()}
                     names = [{"input": file.name, "line": line} for line in table.lines.tolist()]
                     yield Inputs({"inputs": encoded, **units}, names)
 
@@ -226,47 +261,8 @@ def _split_rows(table: Table, target: int, validation: float, test: float, strat
     count = len(table)
     held_out = [held_out_size(count, validation), held_out_size(count, test)]
     labels = torch.from_numpy(np.unique(table.columns[target].codes, return_inverse=True)[1])
-    if stratify and 1 < len(labels.unique()) <= max(MAX_NUMERIC_CLASSES, count // 10) and _are_classes(table, target):
+    if stratify and 1 < len(labels.unique()) <= max(MAX_NUMERIC_CLASSES, count // 10) and are_classes(table, target):
         rest, tested = hold_out_stratified(labels, test)
         train, val = hold_out_stratified(labels[rest], held_out[0] / len(rest))
         return [rest[train], rest[val], tested]
     return list(permutation(count).split([count - sum(held_out), *held_out]))
-
-
-def _are_classes(table: Table, target: int) -> bool:
-    """Return whether the column to predict holds words, or few different whole numbers."""
-    if not table.is_numeric(target):
-        return True
-    names = table.different_numbers(target)
-    return len(names) <= MAX_NUMERIC_CLASSES and bool((names == names.round()).all())
-
-
-def _fit_target(table: Table, target: int, train: np.ndarray) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the rows of the column to predict, and its facts."""
-    if not table.is_numeric(target):
-        names, labels = np.unique(
-            np.array(table.columns[target].words)[table.columns[target].codes], return_inverse=True
-        )
-        return {"targets": torch.from_numpy(labels)}, _class_facts(names.tolist())
-    values = parse_column(table, target)
-    mean, scale = values[train].mean(), float(nonzero_std(values[train]))
-    shift = np.float32(mean)
-    columns = {
-        "values": standardize(values, mean, scale, table, target),
-        **dict(zip(UNITS, (shift, mean - shift, scale), strict=True)),
-    }
-    rows = {
-        name: torch.from_numpy(np.broadcast_to(value, len(values)).astype(np.float32))[:, None]
-        for name, value in columns.items()
-    }
-    names, labels = np.unique(values, return_inverse=True)
-    if not _are_classes(table, target):
-        return {"targets": rows.pop("values"), **rows}, {"targets": 1}
-    facts = {**_class_facts([f"{name:.0f}" for name in names]), "targets": 1}
-    return {"targets": torch.from_numpy(labels), **rows}, facts
-
-
-def _class_facts(names: list[str]) -> dict[str, Any]:
-    if len(names) < 2:
-        raise ConfigError(format_error("data.column", "a column of at least two different values", names[0]))
-    return {"classes": len(names), "class_names": tuple(names)}

@@ -10,7 +10,6 @@ import pandas as pd
 from dltrain.datasets.cells import is_time_name
 from dltrain.datasets.csv_table import LARGEST, Table, parse_column
 from dltrain.datasets.date_columns import check_dates, parse_cells
-from dltrain.datasets.date_form import DateForm
 from dltrain.datasets.numerics import nonzero_std
 from dltrain.errors import ConfigError, format_error
 
@@ -28,6 +27,11 @@ class NumberColumn(NamedTuple):
     mean: float
     scale: float
 
+    @property
+    def width(self) -> int:
+        """Number of model inputs."""
+        return 1
+
     def encode(self, table: Table, column: int) -> np.ndarray:
         """Return (rows, 1), with 0 for missing values.
 
@@ -42,15 +46,21 @@ class WordColumn(NamedTuple):
     """A column of words, one-hot over the words of its training rows."""
 
     name: str
-    indices: dict[str, int]
+    words: list[str]
+
+    @property
+    def width(self) -> int:
+        """Number of model inputs."""
+        return len(self.words)
 
     def encode(self, table: Table, column: int) -> np.ndarray:
         """Return (rows, words) of 0 and 1; all 0 for unknown words and missing values."""
         cells = table.columns[column]
-        encoded = np.zeros((len(cells.words), len(self.indices)), dtype=np.float32)
+        indices = {word: number for number, word in enumerate(self.words)}
+        encoded = np.zeros((len(cells.words), len(indices)), dtype=np.float32)
         for row, word in enumerate(cells.words):
-            if word in self.indices:
-                encoded[row, self.indices[word]] = 1.0
+            if word in indices:
+                encoded[row, indices[word]] = 1.0
         return encoded[cells.codes]
 
 
@@ -61,10 +71,15 @@ class DateColumn(NamedTuple):
     """
 
     name: str
-    form: DateForm
+    day_first: bool | None
     mean: float
     scale: float
     clock: bool
+
+    @property
+    def width(self) -> int:
+        """Number of model inputs."""
+        return 7 if self.clock else 5
 
     def encode(self, table: Table, column: int) -> np.ndarray:
         """Return (rows, 5 or 7), with 0 for missing values.
@@ -73,7 +88,7 @@ class DateColumn(NamedTuple):
             ConfigError: A cell is not a date in the format of the training file.
         """
         named = is_time_name(self.name)
-        dates = parse_cells(table.columns[column], self.form.day_first, named)
+        dates = parse_cells(table.columns[column], self.day_first, named)
         wrong = 0 if dates is None else dates.bad
         if dates is None or wrong is not None:
             expected = f"a date as in training in {table.describe_cell(column, wrong or 0)}"
@@ -116,21 +131,23 @@ def fit_column(
             check_dates(table, column, found, missing=True)
             days = days_of(found.times)
             known = days[train][~np.isnan(days[train])]
-            return DateColumn(name, found.form, known.mean(), float(nonzero_std(known)), bool((known % 1).any()))
+            return DateColumn(
+                name, found.form.day_first, float(known.mean()), float(nonzero_std(known)), bool((known % 1).any())
+            )
     if not table.is_numeric(column):
         words = sorted(word for word in table.columns[column].select(train).words if not table.is_missing_word(word))
         if len(words) > MAX_WORDS:
             expected = f"at most {MAX_WORDS:,} different words in column {name} of {table.path}"
             hint = f"data.ignore=[{name}] leaves it out"
             raise ConfigError(format_error("data.path", expected, f"{len(words):,}", hint))
-        return WordColumn(name, {word: number for number, word in enumerate(words)})
+        return WordColumn(name, words)
     values = parse_column(table, column)
     known = values[train][~np.isnan(values[train])]
     if not len(known):
         raise ConfigError(
             format_error("data.path", f"a number in the training rows of column {name}", "only missing values")
         )
-    return NumberColumn(name, known.mean(), float(nonzero_std(known)))
+    return NumberColumn(name, float(known.mean()), float(nonzero_std(known)))
 
 
 def describe_columns(columns: Iterable[Column]) -> dict[str, list[str]]:
@@ -140,8 +157,8 @@ def describe_columns(columns: Iterable[Column]) -> dict[str, list[str]]:
         if isinstance(column, NumberColumn):
             found.setdefault("numbers", []).append(column.name)
         elif isinstance(column, WordColumn):
-            many = ", many" if len(column.indices) > MANY_WORDS else ""
-            found.setdefault("words", []).append(f"{column.name} ({len(column.indices)} different{many})")
+            many = ", many" if len(column.words) > MANY_WORDS else ""
+            found.setdefault("words", []).append(f"{column.name} ({len(column.words)} different{many})")
         else:
             found.setdefault("dates", []).append(column.name)
     return found

@@ -1,6 +1,6 @@
 """Text as a sequence of tokens, for language models."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dltrain.data.checks import at_least, check_held_out, existing_file, one_of
+from dltrain.data.checks import at_least, check_held_out, existing_file, one_of, user_path
 from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batch
 from dltrain.data.plans import Streams
-from dltrain.data.spec import Inputs, Source, Spec, Splits
+from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.data.splits import held_out_size
 from dltrain.data.tokens import Tokens
 from dltrain.errors import ConfigError, format_error, shorten
@@ -42,6 +42,7 @@ class Text:
         test: Fraction of the text, at its end, to hold out for testing, in (0, 1).
         batch_size: Windows per step, at least 1.
         workers: Unused: the text stays in memory.
+        fitted: Result of `fit` in an earlier run; None takes the vocabulary of the file.
     """
 
     def __init__(
@@ -55,9 +56,10 @@ class Text:
         test: float = 0.1,
         batch_size: int = 64,
         workers: int = 0,
+        fitted: Fitted | None = None,
     ) -> None:
         check_held_out(validation, test)
-        self.path = existing_file(path, "an existing text file") if path else BUNDLED
+        self.path = user_path(path) if path else BUNDLED
         one_of("data.tokens", tokens, ("characters", "bytes"))
         self.context_length = at_least("data.context_length", context_length, 1)
         self.stride = _check_stride(stride, streams, context_length)
@@ -66,9 +68,15 @@ class Text:
         self.test = test
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
+        if fitted is None:
+            existing_file(self.path, "an existing text file")
         self.tokenizer: CharacterTokenizer | ByteTokenizer = (
-            ByteTokenizer() if tokens == "bytes" else CharacterTokenizer(_read_text(self.path))
+            ByteTokenizer()
+            if tokens == "bytes"
+            else CharacterTokenizer(_read_text(self.path) if fitted is None else fitted["characters"])
         )
+        self.prepare = NextToken()
+        self.plan = Streams(EVALUATION_STREAMS) if streams else None
         vocabulary = Tokens(self.tokenizer.size, encode=self.tokenizer.encode, decode=self.tokenizer.decode)
         self.spec = Spec(
             shape=(context_length,),
@@ -77,6 +85,16 @@ class Text:
             tokens=vocabulary,
             target_tokens=vocabulary,
         )
+
+    def fit(self) -> Fitted:
+        """Return the characters of the file, in order; nothing for bytes."""
+        characters = self.tokenizer.characters if isinstance(self.tokenizer, CharacterTokenizer) else []
+        return {"characters": "".join(characters)}
+
+    def evaluation(self) -> Source:
+        """Return the windows of the whole file, in which each token but the first is predicted once."""
+        existing_file(self.path, "an existing text file")
+        return self._held_out(self.tokenizer.encode_file(self.path))
 
     def load(self) -> Splits:
         """Read and split the file."""
@@ -103,8 +121,7 @@ class Text:
         whole = F.pad(part.to(torch.int32), (0, missing), value=UNKNOWN)
         rows = self._windows(part, self.context_length)
         windows = self._windows(whole, self.context_length)
-        plan = Streams(EVALUATION_STREAMS) if self.streams else None
-        return Source(windows, NextToken(), fingerprinted=rows, plan=plan)
+        return Source(windows, self.prepare, fingerprinted=rows, plan=self.plan)
 
     def _windows(self, part: Tensor, stride: int) -> dict[str, Tensor]:
         if len(part) <= self.context_length:
@@ -179,6 +196,7 @@ class CharacterTokenizer:
         """Return the characters of a file in the smallest of uint8, int16 and int32."""
         codes = np.frombuffer(_read_text(path).encode("utf-32-le"), dtype=np.uint32)
         known = np.array([ord(character) for character in self.characters], dtype=np.uint32)
+        self._check_known(map(chr, np.setdiff1d(codes, known).tolist()))
         dtype = np.uint8 if self.size <= 2**8 else np.int16 if self.size <= 2**15 else np.int32
         return torch.from_numpy(np.searchsorted(known, codes).astype(dtype))
 
@@ -200,11 +218,13 @@ class CharacterTokenizer:
             ConfigError: The text has an unknown character.
         """
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-        unknown = sorted(set(text) - set(self.numbers))
-        if unknown:
-            known = f"characters of the training text ({shorten(repr(''.join(self.characters)))})"
-            raise ConfigError(format_error("text", known, repr("".join(unknown))))
+        self._check_known(sorted(set(text) - set(self.numbers)))
         return [self.numbers[character] for character in text]
+
+    def _check_known(self, unknown: Iterable[str]) -> None:
+        if got := "".join(unknown):
+            known = f"characters of the training text ({shorten(repr(''.join(self.characters)))})"
+            raise ConfigError(format_error("text", known, repr(got)))
 
     def decode(self, tokens: list[int]) -> str:
         """Return the text of the tokens."""

@@ -1,6 +1,6 @@
 """Time series cut into windows: past steps predict the next ones."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import count as count_up
 from pathlib import Path
@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
-from dltrain.data.checks import at_least, check_held_out, existing_file, one_of
+from dltrain.data.checks import at_least, check_held_out, existing_file, one_of, user_path
 from dltrain.data.inputs import InputFiles
-from dltrain.data.spec import Inputs, Source, Spec, Splits
+from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.data.splits import held_out_size
-from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read_csv
+from dltrain.datasets.csv_file import Marks, Notation, csv_errors, iterate_tables, read_csv
 from dltrain.datasets.csv_report import describe_csv
 from dltrain.datasets.csv_table import Table, parse_column, reject_missing
 from dltrain.datasets.date_columns import find_times
@@ -22,7 +23,7 @@ from dltrain.datasets.describe import count, listed, missing_line, splits_line
 from dltrain.datasets.numerics import split_float64
 from dltrain.datasets.series_table import Series, check_order, choose_columns, continue_times, select_rows, split_series
 from dltrain.datasets.steps import infer_season, step_words
-from dltrain.datasets.windows import Normalize, SplitRange
+from dltrain.datasets.windows import SCALES, Normalize, SplitRange, fit_scales
 from dltrain.errors import ConfigError, format_error
 
 SEASONS = 3  # that a series must have before it counts as seasonal
@@ -77,6 +78,7 @@ class TimeSeries:
         test: Fraction of the rows, at the end, to hold out for testing, in (0, 1).
         batch_size: Windows per step, at least 1.
         workers: Unused: the series stay in memory.
+        fitted: Result of `fit` in an earlier run; None fits to the training rows of the file.
     """
 
     describe_file = staticmethod(describe_csv)
@@ -101,6 +103,7 @@ class TimeSeries:
         test: float = 0.15,
         batch_size: int = 64,
         workers: int = 0,
+        fitted: Fitted | None = None,
     ) -> None:
         check_held_out(validation, test)
         self.window = at_least("data.window", window, 1)
@@ -112,18 +115,25 @@ class TimeSeries:
         self.validation, self.test = validation, test
         self.group, self.where, self.day_first = group, where, day_first
         bundled = None if path else SERIES[one_of("data.series", series, SERIES)]
-        self.path = existing_file(path, "an existing CSV file") if path else BUNDLED / f"{series}.csv"
+        self.path = user_path(path) if path else BUNDLED / f"{series}.csv"
         self.notation = Notation(header, decimal, tuple(missing_words or ()))
-        self._read(column)
-        self.season = at_least("data.season", self._find_season(bundled) if season is None else season, 1)
-        self.lead = max(window, 2 * self.season)
-        self._leave_out_short_series()
+        if fitted is not None:
+            self._adopt(fitted)
+        else:
+            self._understand(column)
+            self.season = at_least("data.season", self._find_season(bundled) if season is None else season, 1)
+            self._leave_out_short_series()
+            self.known = [one.name for one in self.series]
         self.spec = self._facts(bundled.unit if bundled else None)
 
-    def _read(self, column: str | list[str] | None) -> None:
+    def _read(self) -> Table:
+        existing_file(self.path, "an existing CSV file")
+        return select_rows(read_csv(self.path, self.notation), self.where)
+
+    def _understand(self, column: str | list[str] | None) -> None:
         """Read the file, and find its times, the columns to forecast and the series."""
-        self.table = select_rows(read_csv(self.path, self.notation), self.where)
-        self.notation = replace(self.notation, trained_on=self.table)
+        self.table = self._read()
+        self.notation = replace(self.notation, trained_on=Marks(self.table.delimiter, self.table.decimal))
         self.times = find_times(self.table, self.day_first)
         excluded = list(self.times.columns) if self.times else []
         excluded += [self.table.index_of(self.group)] if self.group else []
@@ -154,12 +164,17 @@ class TimeSeries:
             season=self.season,
             unit=unit,
             target_names=tuple(self.names),
-            series_names=tuple(str(one.name) for one in self.series) if self.group else None,
+            series_names=tuple(map(str, self.known)) if self.group else None,
         )
 
     def _first_times(self) -> pd.Series | None:
         """Return the times of the first series."""
         return self.times.dates.times.iloc[self.series[0].rows] if self.times else None
+
+    @property
+    def lead(self) -> int:
+        """Rows before the first one that is predicted, with which the naive forecasts can be made."""
+        return max(self.window, 2 * self.season)
 
     def _is_long(self, one: Series) -> bool:
         """Return whether a series has a window in each split."""
@@ -177,20 +192,63 @@ class TimeSeries:
             for one, ranges in zip(self.series, parts, strict=True)
         ]
         train = [found[: ranges["train"].end] for found, ranges in zip(values, parts, strict=True)]
+        self.scales = fit_scales(train, self.horizon, self.normalise, self.season)
         self.sizes, sources = {}, {}
         for name in parts[0]:
-            windows = [
-                ranges[name].windows(split_float64(found), self.horizon)
-                for found, ranges in zip(values, parts, strict=True)
-            ]
-            self.sizes[name] = sum(map(len, windows))
-            rows = {"values": windows[0]}
-            if self.group:
-                number = torch.arange(len(windows)).repeat_interleave(torch.tensor([len(part) for part in windows]))
-                rows = {"values": torch.cat(windows), "group": number}
-            scale = Normalize(train, self.window, self.horizon, self.normalise, self.season, name != "train")
-            sources[name] = Source(rows, scale)
+            rows = self._windows(values, [ranges[name] for ranges in parts], range(len(values)))
+            self.sizes[name] = len(rows["values"])
+            sources[name] = Source(rows, self._normalize(history=name != "train"))
         return Splits(sources["train"], sources.get("val"), sources["test"])
+
+    def _windows(
+        self, values: Sequence[np.ndarray], ranges: Sequence[SplitRange], numbers: Sequence[int]
+    ) -> dict[str, Tensor]:
+        """Return the windows of all series and, if the file has several, the number of the series of each."""
+        windows = [part.windows(split_float64(found), self.horizon) for found, part in zip(values, ranges, strict=True)]
+        if not self.group:
+            return {"values": windows[0]}
+        counts = torch.tensor([len(part) for part in windows])
+        return {"values": torch.cat(windows), "group": torch.tensor(numbers).repeat_interleave(counts)}
+
+    def _normalize(self, history: bool) -> Normalize:
+        return Normalize(self.scales, self.window, self.horizon, self.normalise, history)
+
+    @property
+    def prepare(self) -> Normalize:
+        """Module that prepares windows by the scales of the training rows."""
+        return self._normalize(history=True)
+
+    def fit(self) -> Fitted:
+        """Return the marks of the file, the columns and series, the season, and the scales of the training rows."""
+        marks = list(self.notation.trained_on or ())
+        return {"marks": marks, "names": self.names, "series": self.known, "season": self.season, "scales": self.scales}
+
+    def _adopt(self, fitted: Fitted) -> None:
+        self.notation = replace(self.notation, trained_on=Marks(*fitted["marks"]))
+        self.names, self.known, self.season = list(fitted["names"]), list(fitted["series"]), int(fitted["season"])
+        self.scales = fitted["scales"]
+        if any(self.scales[name].shape[0] != len(self.known) for name in SCALES):
+            raise ValueError("one scale per series is missing")
+
+    def evaluation(self) -> Source:
+        """Return every window of the file whose targets have enough rows before them."""
+        table = self._read()
+        times, series = find_times(table, self.day_first), split_series(table, self.group)
+        check_order(table, times, series, self.group)
+        numbers = [self._number_of(one) for one in series]
+        ranges = [SplitRange(self.lead, len(one.rows), self.lead) for one in series]
+        if short := [one for one, part in zip(series, ranges, strict=True) if part.count_windows(self.horizon) < 1]:
+            expected = f"at least {self.lead + self.horizon} rows in {table.path}"
+            raise ConfigError(format_error("data.path", expected, len(short[0].rows)))
+        values = [_fill_missing(table.select(one.rows), self.names, self.missing, [len(one.rows)]) for one in series]
+        return Source(self._windows(values, ranges, numbers), self.prepare)
+
+    def _number_of(self, one: Series) -> int:
+        """Return the number of a series of the training file."""
+        if one.name not in self.known:
+            expected = f"a value of column {self.group} in training: {listed(map(str, self.known))}"
+            raise ConfigError(format_error("data.group", expected, one.name))
+        return self.known.index(one.name)
 
     def describe(self) -> list[str]:
         """Return lines about the rows that were read: series, times, season, missing values, splits."""
@@ -215,7 +273,7 @@ class TimeSeries:
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
         """Read the last window of each series in CSV files, or in the training file if none is given."""
         if not (files.names or files.text):
-            yield from self._last_windows(self.table, self.path.name)
+            yield from self._last_windows(self._read(), self.path.name)
             return
         for file in files.expand("a CSV file"):
             with file.errors_as_input(), csv_errors(file.path), file.open_text() as lines:
@@ -227,11 +285,8 @@ class TimeSeries:
         times, series = find_times(table, self.day_first), split_series(table, self.group)
         check_order(table, times, series, self.group)
         table.indices_of(self.names)
-        known = [one.name for one in self.series]
         for one in series:
-            if one.name not in known:
-                expected = f"a value of column {self.group} in training: {listed(map(str, known))}"
-                raise ConfigError(format_error("data.group", expected, one.name))
+            number = self._number_of(one)
             if len(one.rows) < self.window:
                 expected = f"at least data.window={self.window} rows in {table.path}"
                 raise ConfigError(format_error("data.path", expected, len(one.rows)))
@@ -243,7 +298,7 @@ class TimeSeries:
             window = {"values": split_float64(values)[None]}
             names: list[dict[str, Any]] = [{"input": name, "time": time} for time in later]
             if self.group:
-                window["group"] = torch.tensor([known.index(one.name)])
+                window["group"] = torch.tensor([number])
                 names = [{"input": name, "series": one.name, "time": time} for time in later]
             yield Inputs(window, names)
 

@@ -1,6 +1,6 @@
 """Windows over series, as views that copy nothing, and their normalization."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,15 +36,32 @@ class SplitRange(NamedTuple):
         return series[:, self.first - self.lead : self.end].unfold(1, self.lead + horizon, 1).transpose(0, 1)
 
 
+SCALES = ("mean", "scale", "least", "naive_error")
+
+
+def fit_scales(train: Sequence[np.ndarray], horizon: int, normalise: str, season: int) -> dict[str, Tensor]:
+    """Return the scales of each series in float32: ``mean`` (series, 2 * columns, 1), the others (series, columns, 1).
+
+    Args:
+        train: The training rows (rows, columns) of each series in float64.
+        season: Steps per season, for the error of the naive forecast.
+    """
+    change = np.stack([_typical_change(rows, horizon) for rows in train])
+    scale = np.stack([nonzero_std(rows) for rows in train]) if normalise == "train" else change
+    naive = np.stack([_seasonal_change(rows, season) for rows in train])
+    fitted = zip(SCALES[1:], (scale, LEAST_SCALE * change, naive), strict=True)
+    mean = torch.stack([split_float64(rows.mean(axis=0, keepdims=True)) for rows in train])
+    return {"mean": mean, **{name: torch.from_numpy(value.astype(np.float32))[..., None] for name, value in fitted}}
+
+
 class Normalize(nn.Module):
     """Normalization of windows by a shift and a scale: value = normalized * scale + shift + shift_rest.
 
     Args:
-        train: The training rows (rows, columns) of each series in float64, to fit its scale.
+        scales: Result of `fit_scales`.
         window: Steps that a model reads.
         horizon: Steps that it predicts.
         normalise: ``last``, ``window`` or ``train``; see `dltrain.datasets.time_series.TimeSeries`.
-        season: Steps per season, for the error of the naive forecast in training.
         history: Also return past and future values minus the shift, in the units of the data, for naive forecasts.
 
     Shape:
@@ -60,21 +77,14 @@ class Normalize(nn.Module):
     least: Tensor
     naive_error: Tensor
 
-    def __init__(
-        self, train: Sequence[np.ndarray], window: int, horizon: int, normalise: str, season: int, history: bool
-    ) -> None:
+    def __init__(self, scales: Mapping[str, Tensor], window: int, horizon: int, normalise: str, history: bool) -> None:
         super().__init__()
         self.window = window
         self.horizon = horizon
         self.normalise = normalise
         self.history = history
-        change = np.stack([_typical_change(rows, horizon) for rows in train])
-        scale = np.stack([nonzero_std(rows) for rows in train]) if normalise == "train" else change
-        naive = np.stack([_seasonal_change(rows, season) for rows in train])
-        mean = torch.stack([split_float64(rows.mean(axis=0, keepdims=True)) for rows in train])
-        self.register_buffer("mean", mean)  # (series, 2 * columns, 1), the others (series, columns, 1)
-        for name, value in {"scale": scale, "least": LEAST_SCALE * change, "naive_error": naive}.items():
-            self.register_buffer(name, torch.from_numpy(value.astype(np.float32))[..., None])
+        for name in SCALES:
+            self.register_buffer(name, scales[name].clone())
 
     def forward(self, rows: Batch) -> Batch:
         """Return a normalized batch of windows."""

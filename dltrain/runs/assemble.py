@@ -13,12 +13,14 @@ from torch import nn
 from dltrain.config import instantiate, schema
 from dltrain.config.compose import Job
 from dltrain.config.facts import Fact, fill_facts
-from dltrain.data.spec import Data, Spec
-from dltrain.errors import ConfigError, OutOfMemory, format_error
+from dltrain.data.spec import Data, Fitted, Spec
+from dltrain.errors import CheckpointError, ConfigError, OutOfMemory, format_error
 from dltrain.optim.optimizer import Optimizer
 from dltrain.optim.regularization import Regularization
 from dltrain.runs import compatibility
 from dltrain.runs.compatibility import Facts
+from dltrain.storage import run_files
+from dltrain.storage.checkpoint_format import STATE_ERRORS
 from dltrain.tasks.base import Stage, Task, Turn
 from dltrain.training import device as devices
 from dltrain.training import precision
@@ -59,6 +61,7 @@ class Components:
     notes: tuple[str, ...] = ()
     fingerprint: dict[str, str] = dataclasses.field(default_factory=dict)  # by split, once the data are loaded
     asks_for_classes: bool = True  # the YAML of the task names them; otherwise targets that can be both are numbers
+    fitted: Fitted | None = None  # what a run stored of its data, or what is stored of a new run
     description: list[str] = dataclasses.field(default_factory=list)  # how the files were read, once they are loaded
 
     def stages(self) -> list[Stage]:
@@ -89,7 +92,7 @@ class Components:
 
 
 @memory_errors()
-def build_components(job: Job) -> Components:
+def build_components(job: Job, fitted: Fitted | None = None, data: Data | None = None) -> Components:
     """Build data, task and model, and move the model to the device; report the errors of all groups together."""
     config, errors = job.resolved, list[str]()
     with _collect_errors(errors):
@@ -99,10 +102,10 @@ def build_components(job: Job) -> Components:
     with _collect_errors(errors):
         transfer = build_transfer(config["transfer"], job.choices["transfer"])
     with _collect_errors(errors):
-        data: Data = instantiate.build(config["data"], "data", job.allow)
-    if errors:
+        data = build_data(job, fitted) if data is None else data
+    if errors or data is None:
         # The YAML of data declares their facts, so that options that do not fit are reported with the other errors.
-        declared: Facts = dict.fromkeys([*config["data"].get("_provides_", []), *compatibility.TASK_FACTS], True)
+        declared: Facts = dict.fromkeys([*config["data"].get("_provides_", []), *compatibility.task_facts(job)], True)
         for group in ("task", "model"):
             with _collect_errors(errors):
                 compatibility.check_facts(job, group, declared)
@@ -125,8 +128,34 @@ def build_components(job: Job) -> Components:
     classes = any(isinstance(value, Fact) and value.name in CLASSES for value in config["task"].values())
     written = tuple(note for note in notes if note)
     return Components(
-        filled, job.allow, data, task, model, device, trainer, transfer, notes=written, asks_for_classes=classes
+        filled,
+        job.allow,
+        data,
+        task,
+        model,
+        device,
+        trainer,
+        transfer,
+        notes=written,
+        asks_for_classes=classes,
+        fitted=fitted,
     )
+
+
+def build_data(job: Job, fitted: Fitted | None = None) -> Data:
+    """Return the data of a job, by what they fitted in an earlier run if that is given.
+
+    Raises:
+        ConfigError: An argument or a file is wrong.
+        CheckpointError: `fitted` was not written by these data.
+    """
+    if fitted is None:
+        return instantiate.build(job.resolved["data"], "data", job.allow)
+    try:
+        return instantiate.build(job.resolved["data"], "data", job.allow, fitted=fitted)
+    except STATE_ERRORS as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CheckpointError(f"{run_files.FITTED}: rejected, it does not fit these data: {reason}") from error
 
 
 def _build_trainer_config(config: dict[str, Any]) -> TrainerConfig:

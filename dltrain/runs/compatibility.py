@@ -10,14 +10,17 @@ from dltrain.errors import ConfigError
 
 Facts = dict[str, Any]
 
-# Provided by the task, not by the data.
-TASK_FACTS = ("outputs", "each_step", "causal", "statistics", "answers", "visible", "lowest", "pixel_outputs")
-
 # Missing fact -> the fact that the data provide instead, and the task that uses it.
 OTHER_TARGETS = {
     "classes": ("targets", "numbers: add task=regression"),
     "targets": ("classes", "classes: add task=classification"),
 }
+
+
+def task_facts(job: Job) -> set[str]:
+    """Return the facts that some task provides, by the YAML of the tasks."""
+    options = [job.config["task"], *compose.options("task", job.config_dirs).values()]
+    return {fact for option in options for fact in option.get("_provides_", [])}
 
 
 def check_facts(job: Job, group: str, facts: Facts) -> None:
@@ -27,7 +30,7 @@ def check_facts(job: Job, group: str, facts: Facts) -> None:
     if not missing:
         return
     chosen = f"{group}={job.choices[group]}"
-    source = "task" if set(missing) & set(TASK_FACTS) else "data"
+    source = "task" if set(missing) & task_facts(job) else "data"
     other = f"{source}={job.choices[source]}"
     hint = f"Data that fit {chosen}: {_matching_data(job, needed)}"
     if source == "task":
@@ -50,7 +53,7 @@ def _whole(fact: str) -> str:
 
 def _matching_data(job: Job, needed: Iterable[str]) -> str:
     """Return the names of the data that declare all facts needed of data."""
-    wanted = set(map(_whole, needed)) - set(TASK_FACTS)
+    wanted = set(map(_whole, needed)) - task_facts(job)
     options = compose.options("data", job.config_dirs).items()
     return " ".join(name for name, option in options if wanted <= set(option.get("_provides_", []))) or "none"
 

@@ -54,6 +54,8 @@ def prepare_run(
         raise ConfigError(format_error("data._target_", "Splits from load()", type(splits).__name__))
     components.fingerprint = fingerprint(splits)
     components.description = describe_data(components.data)
+    fit = getattr(components.data, "fit", None)
+    components.fitted = fit() if fit else None
     if resumed is not None:
         skipping = components.config["data"].get("on_bad_sample") == "skip"
         provenance.check_same_data(resumed, components.fingerprint, skipping)

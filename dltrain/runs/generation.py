@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batches
@@ -13,7 +13,7 @@ from dltrain.data.spec import Source, Spec, Splits
 from dltrain.errors import ConfigError, OutOfMemory, format_error, suggest
 from dltrain.runs.assemble import Components
 from dltrain.runs.export import Generated
-from dltrain.runs.inference import eval_batches, explain_missing_data, user_inputs
+from dltrain.runs.inference import eval_batches, explain_missing_data, own_prepare, training_data, user_inputs
 from dltrain.tasks.base import GenerateRequest, Task, TextRequest
 from dltrain.tasks.pixel_range import PixelRange
 from dltrain.training.device import is_out_of_memory
@@ -42,14 +42,16 @@ def generate(
     @functools.cache
     def splits() -> Splits:
         with explain_missing_data():
-            return components.data.load()
+            return training_data(components).load()
 
     with contextlib.ExitStack() as stack, _explain_out_of_memory(count):
 
         def train() -> Batches:
             return stack.enter_context(contextlib.closing(eval_batches(components, splits(), "train")))
 
-        given = _read_inputs(components, splits(), inputs) if inputs else None
+        given = None
+        if inputs:
+            given = _read_inputs(components, own_prepare(components) or splits().test.prepare, inputs)
         request = GenerateRequest(
             count=count if given is None else len(given),
             noise=torch.Generator().manual_seed(seed),
@@ -89,10 +91,10 @@ def _explain_out_of_memory(count: int) -> Iterator[None]:
         raise OutOfMemory(f"out of memory: {reason}. {hint}") from None
 
 
-def _read_inputs(components: Components, splits: Splits, names: Sequence[str]) -> Tensor:
+def _read_inputs(components: Components, prepare: nn.Module, names: Sequence[str]) -> Tensor:
     pieces = user_inputs(components, InputFiles(tuple(names)))
     device = components.device.device
-    batches = (Batches(Source(piece.rows, splits.test.prepare), BATCH_SIZE, device) for piece in pieces)
+    batches = (Batches(Source(piece.rows, prepare), BATCH_SIZE, device) for piece in pieces)
     examples = [batch["inputs"] for piece in batches for batch in piece]
     if not examples:
         raise ConfigError(format_error("--given", "at least one example", "none"))

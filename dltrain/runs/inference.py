@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +10,22 @@ from typing import Any
 
 import torch
 import yaml
+from torch import nn
 from yaml import YAMLError
 
 from dltrain import redaction
+from dltrain.config import instantiate
 from dltrain.config.compose import Job
 from dltrain.data.fingerprint import fingerprint
 from dltrain.data.inputs import InputFiles
-from dltrain.data.loader import Batches
-from dltrain.data.spec import Inputs, Source, Splits
+from dltrain.data.loader import Batch, Batches
+from dltrain.data.spec import Data, Inputs, Source, Splits
 from dltrain.errors import CheckpointError, ConfigError, format_error
 from dltrain.loggers.console import Console
 from dltrain.runs import provenance
 from dltrain.runs.assemble import Components, build_components
 from dltrain.runs.dry_run import build_batches, source_batches
-from dltrain.storage import run_files, safe_read
+from dltrain.storage import fitted, run_files, safe_read
 from dltrain.storage.checkpoint_format import STATE_ERRORS, effective_weights
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.tasks.base import Evaluation, Line
@@ -35,12 +37,13 @@ DOUBLE_FROM = 1e6
 
 @dataclass
 class Trained:
-    """A model with trained weights, and the data that it was trained on."""
+    """A model with trained weights, and data for it."""
 
     components: Components  # the model in evaluation mode
-    splits: Splits  # the run's own data
+    splits: Splits | None  # the run's own data; None if they are not loaded
     step: int  # optimizer steps of the checkpoint
     notes: tuple[str, ...] = ()
+    others: Source | None = None  # all examples of other data, to evaluate in place of a split
 
     def predict(self, files: InputFiles) -> Iterator[dict[str, Any]]:
         """Yield the predictions for a user's inputs, line by line.
@@ -48,10 +51,13 @@ class Trained:
         Raises:
             ConfigError: An input cannot be read; predictions for those before it have been yielded.
         """
+        prepare, plan = own_prepare(self.components), getattr(self.components.data, "plan", None)
+        if self.splits is not None:
+            prepare, plan = self.splits.test.prepare, self.splits.test.plan
+        assert prepare is not None
         device, end = self.components.device, dict[str, Any]()
         for piece in user_inputs(self.components, files):
-            plan = self.splits.test.plan
-            source = Source(piece.rows, self.splits.test.prepare, plan=plan if plan and plan.contiguous else None)
+            source = Source(piece.rows, prepare, plan=plan if plan and plan.contiguous else None)
             batches = Batches(source, files.batch_size, device.device, channels_last=device.channels_last)
             lines = _without_gradients(self.components.task.predictions(self.components.model, batches), device)
             for name, line in itertools.zip_longest(piece.names, lines, fillvalue=end):
@@ -61,12 +67,23 @@ class Trained:
                 yield {**name, **json_values(line)}
 
     def evaluate(self, split: str, console: Console) -> Evaluation:
-        """Return the metrics of a split: ``test``, ``val``, or ``train`` without augmentation."""
+        """Return the metrics of a split, ``test``, ``val`` or ``train`` without augmentation, or of other data.
+
+        Other data have no baselines that are fitted to training examples.
+        """
         task, model = self.components.task, self.components.model
-        run, batches = build_batches(self.components, self.splits), eval_batches(self.components, self.splits, split)
+        run: dict[str, Batches] = {}
+        if self.others is not None:
+            batches = source_batches(self.components, self.others)
+        elif self.splits is not None:
+            run = build_batches(self.components, self.splits)
+            batches = eval_batches(self.components, self.splits, split)
         try:
-            task.fit_baselines(run["train"], run.get("val"))  # in the order of training, for identical baselines
-            return run_in_eval_mode(task.evaluate, model, self.components.device, with_progress(batches, console))
+            if run:
+                task.fit_baselines(run["train"], run.get("val"))  # in the order of training, for identical baselines
+            shown = with_progress(batches, console)
+            shown = shown if self.others is None else _known_classes(shown, self.components)
+            return run_in_eval_mode(task.evaluate, model, self.components.device, shown)
         finally:
             for each in (*run.values(), batches):
                 each.close()
@@ -90,10 +107,31 @@ def user_inputs(components: Components, files: InputFiles) -> Iterator[Inputs]:
     return read(files)
 
 
-def rebuild_components(job: Job) -> Components:
-    """Return the components of a trained run, before its data are loaded."""
+def rebuild_components(job: Job, path: Path | None = None) -> Components:
+    """Return the components of a trained run, before its data are loaded.
+
+    Args:
+        path: The run's folder, to build the data from what they fitted; None to build them from their files.
+    """
+    stored = None if path is None else fitted.load(path)
     with explain_missing_data():
-        return build_components(job)
+        return build_components(job, stored)
+
+
+def own_prepare(components: Components) -> nn.Module | None:
+    """Return the module that prepares a user's inputs, if no data are needed for it.
+
+    They are not if nothing is fitted to them, or if the run has stored it.
+    """
+    needed = components.fitted is None and hasattr(components.data, "fit")
+    return None if needed else getattr(components.data, "prepare", None)
+
+
+def training_data(components: Components) -> Data:
+    """Return the data of a run from their files, to load them."""
+    if components.fitted is None:
+        return components.data
+    return instantiate.build(components.config["data"], "data", components.allow)
 
 
 def load_trained(components: Components, path: Path, name: str, reject_other_data: bool = False) -> Trained:
@@ -102,22 +140,56 @@ def load_trained(components: Components, path: Path, name: str, reject_other_dat
     Args:
         path: The run's folder.
         name: The checkpoint: ``best.pt``, ``last.pt`` or a file in ``checkpoints/``.
-        reject_other_data: Whether to reject data other than those that the run was trained on; otherwise
-            `Trained.notes` mentions them.
+        reject_other_data: Whether to load the data that the run was trained on and to reject others; otherwise they are
+            loaded only if they are needed, and `Trained.notes` mentions others.
     """
+    if not reject_other_data and own_prepare(components) is not None:
+        _check_class_names(components, path)
+        return Trained(components, None, restore_weights(components, path, name))
     with explain_missing_data():
         splits = components.data.load()
     skipping = reject_other_data and components.config["data"].get("on_bad_sample") == "skip"
     others = ", ".join(provenance.changed_splits(path, fingerprint(splits), skipping))
     if others and reject_other_data and getattr(components.data, "fitted", True):
-        hint = "Normalization and classes are fitted on them; data.path= or data.root= sets their location"
+        hint = "data.path= or data.root= sets where they are, or names other data to evaluate"
         other = f"For predictions on other data: dltrain predict {path} INPUT"
         expected = "those the run was trained on"
         raise ConfigError(format_error(f"data ({others})", expected, "others", f"{hint}. {other}."))
     _check_class_names(components, path)
-    fitted = "; normalization and names are fitted on the new data" * getattr(components.data, "fitted", True)
-    notes = (f"data ({others}): not those that the run was trained on{fitted}",) if others else ()
+    scales = "; normalization and names are fitted on the new data" * hasattr(components.data, "fit")
+    notes = (f"data ({others}): not those that the run was trained on{scales}",) if others else ()
     return Trained(components, splits, restore_weights(components, path, name), notes)
+
+
+def load_to_evaluate(job: Job, path: Path, name: str, elsewhere: bool) -> Trained:
+    """Return the trained model of a run with its own data or, if they are elsewhere, with all examples of other data.
+
+    Args:
+        elsewhere: Whether the job names another place than the run: its own data may have moved there.
+    """
+    try:
+        return load_trained(rebuild_components(job), path, name, reject_other_data=True)
+    except ConfigError:
+        stored = fitted.load(path) if elsewhere else None
+        if stored is None:
+            raise
+        components = build_components(job, stored)
+        if not hasattr(components.data, "evaluation"):
+            raise
+    others = components.data.evaluation()
+    where = next((job.resolved["data"][key] for key in ("path", "root") if job.resolved["data"].get(key)), "them")
+    size = f"all {len(others):,} examples of {where} are evaluated, by the scales and names of the run"
+    notes = (f"data: not those that the run was trained on; {size}",)
+    return Trained(components, None, restore_weights(components, path, name), notes, others)
+
+
+def _known_classes(batches: Iterable[Batch], components: Components) -> Iterator[Batch]:
+    """Yield batches of other data; raise ConfigError for an example of a class that the run lacks, marked by -1."""
+    for batch in batches:
+        names = components.data.spec.class_names if components.asks_for_classes else None
+        if names and (batch["targets"] < 0).any():
+            raise ConfigError(format_error("data (classes)", " ".join(names), "an example of another class"))
+        yield batch
 
 
 def _check_class_names(components: Components, path: Path) -> None:

@@ -12,7 +12,7 @@ from dltrain.data.spec import Data, Spec
 from dltrain.data.tokens import Tokens
 from dltrain.profiling.summary import Summary, summarize
 from dltrain.runs.assemble import build_model, build_task, memory_errors
-from dltrain.runs.compatibility import TASK_FACTS
+from dltrain.runs.compatibility import task_facts
 from dltrain.tasks.asking import ask, example_inputs
 
 
@@ -52,7 +52,7 @@ def _shape_facts(job: Job, shape: tuple[int, ...], outputs: int) -> dict[str, An
             axes = {"length": shape[0], "features": shape[1], "columns": shape[1]}
         spec = Spec(shape=shape, size=math.prod(shape), **axes)
     facts = vars(spec) | {"outputs": outputs, "each_step": is_text, "causal": is_text}
-    if set(needed) & set(TASK_FACTS) - facts.keys():  # facts that only the model's own task provides
+    if set(needed) & task_facts(job) - facts.keys():  # facts that only the model's own task provides
         facts = {**build_task(job, spec)[1], **facts}
     return facts
 

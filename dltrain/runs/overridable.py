@@ -37,6 +37,11 @@ def extends_training(changes: Changes) -> bool:
     return any(after is None or (before is not None and after > before) for before, after in pairs)
 
 
+def names_other_data(changes: Changes) -> bool:
+    """Return whether an override sets where the data are read."""
+    return any(f"data.{name}" in changes for name in ("path", "root"))
+
+
 def check_predict(changes: Changes) -> None:
     """Raise ConfigError for changes that do not suit a trained model."""
     data = [f"data.{name}" for name in PREDICT_DATA]

@@ -20,7 +20,7 @@ from dltrain.runs.assemble import Components
 from dltrain.runs.dry_run import prepare_run
 from dltrain.runs.report import Report, finite_or_none, save_metadata
 from dltrain.runs.restore import SavedState, newest_checkpoint, restore_loop
-from dltrain.storage import run_dir, run_files
+from dltrain.storage import fitted, run_dir, run_files
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.training import nan_trace
 from dltrain.training.checkpointing import Diverged
@@ -123,6 +123,7 @@ class Session:
 
     def _train_and_test(self) -> dict[str, Any]:
         save_metadata(self.home, self.job, self.components, resumed=self.saved is not None)
+        self._save_fitted()
         self.home.write_status("running", step=self.start_step)
         self.console.open_log(self.home.path / run_files.LOG)
         self.checkpoints.open()
@@ -144,6 +145,12 @@ class Session:
         with self.stop.time_limit(None if minutes is None else max(0.0, minutes - used)):
             loop.run()
             return self._test(loop, self.tracker)
+
+    def _save_fitted(self) -> None:
+        """Write what the data fitted; a resumed run keeps its file, as its data are the same."""
+        if self.components.fitted is not None:
+            kept = None if self.is_new else fitted.keep(self.home.path)
+            self.checkpoints.fitted = kept or fitted.save(self.home.path, self.components.fitted)
 
     def _build_loop(self, components: Components, batches: dict[str, Batches]) -> Loop:
         assert self.tracker is not None

@@ -51,6 +51,7 @@ class Checkpoints:
         self.keep_last, self.keep_best, self.before_commit = keep_last, keep_best, before_commit
         self.thread = ThreadPoolExecutor(1, "checkpoints")  # starts with the first checkpoint
         self.writes: list[Write] = []  # oldest first; at most one is running and one is queued
+        self.fitted: str | None = None  # SHA-256 of the run's file of fitted values, for the manifest
         self.count = 0  # checkpoints saved so far; makes the names of temporary files unique
 
     def open(self) -> None:
@@ -94,7 +95,8 @@ class Checkpoints:
         self._raise_errors()
         if self.writes and self.writes[-1].future.cancel():
             self.writes.pop().file.discard()
-        entry = {"step": step, "metric": metric, "best": best, **timings}
+        entry: dict[str, Any] = {"step": step, "metric": metric, "best": best, **timings}
+        entry |= {"fitted": self.fitted} if self.fitted else {}
         self.writes.append(Write(self.thread.submit(self._commit, file, entry), file, entry))
 
     def wait(self) -> None:
@@ -154,6 +156,12 @@ class Checkpoints:
     def read_entry(self, name: str) -> dict[str, Any]:
         """Return the manifest entry of ``last.pt``, ``best.pt`` or a file."""
         return self.read_manifest()[self.resolve(name)]
+
+    def fitted_sha256(self) -> str | None:
+        """Return the SHA-256 of the run's file of fitted values, or None if the run has none."""
+        files = self.read_manifest()
+        hashes = (files[name].get("fitted") for name in reversed(sort_by_step(files)))
+        return next((found for found in hashes if found), None)
 
     def resolve(self, name: str) -> str:
         """Return the name of the file that ``last.pt`` or ``best.pt`` refers to; other names are returned unchanged.
@@ -218,9 +226,10 @@ def is_entry(name: str, entry: Any) -> bool:
     if not (CHECKPOINT_NAME.fullmatch(name) and isinstance(entry, dict)):
         return False
     complete = entry.keys() >= {"step", "best", "sha256"} and type(entry["step"]) is int
-    values = [value for key, value in entry.items() if key not in ("step", "best", "sha256") and value is not None]
+    others = entry.keys() - {"step", "best", "sha256", "fitted"}
+    values = [entry[key] for key in others if entry[key] is not None]
     numeric = all(isinstance(value, float) or safe_read.is_number(value) for value in values)
-    return complete and numeric and isinstance(entry["sha256"], str)
+    return complete and numeric and isinstance(entry["sha256"], str) and isinstance(entry.get("fitted", ""), str)
 
 
 def sort_by_step(files: dict[str, Any]) -> list[str]:

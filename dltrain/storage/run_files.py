@@ -7,6 +7,7 @@ JOB = "job.yaml"  # the composed configuration, interpolations unresolved: all t
 CONFIG = "config.yaml"  # the resolved configuration
 COMMAND = "command.txt"
 DATA = "data.txt"  # how the files of the data set were read
+FITTED = "fitted.pt"  # what the data fitted to the training examples
 ENVIRONMENT = "environment.json"
 TRANSFER = "transfer.json"  # which first weights came from elsewhere
 STATUS = "status.json"
@@ -26,7 +27,7 @@ SUMMARY_JSON, SUMMARY_CSV = "summary.json", "summary.csv"
 # Any of these marks a folder as a run.
 MARKERS = (STATUS, CONFIG, METRICS, CHECKPOINTS)
 # Everything a run writes, except TensorBoard's event files and the lock.
-RUN_FILES = (*MARKERS, COMMAND, DATA, ENVIRONMENT, TRANSFER, JOB, LOG, RESULT, NAN_REPORT, FILM, FRAMES)
+RUN_FILES = (*MARKERS, COMMAND, DATA, FITTED, ENVIRONMENT, TRANSFER, JOB, LOG, RESULT, NAN_REPORT, FILM, FRAMES)
 SWEEP_FILES = (SWEEP, SUMMARY_JSON, SUMMARY_CSV)
 
 

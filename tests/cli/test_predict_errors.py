@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -60,13 +61,20 @@ def test_arrays_of_python_objects_are_rejected(
     assert not (tmp_path / "pwned").exists()
 
 
-def test_missing_data_of_a_run_are_reported_and_a_new_path_is_accepted(
+def test_a_run_without_its_fitted_values_needs_its_data(
     train: Train, predict: Predict, small_data: SmallData, own_files: dict[str, Path], tmp_path: Path
 ) -> None:
+    """Runs of earlier versions have no such file."""
     content = own_files["csv"].read_bytes()
     (tmp_path / "here.csv").write_bytes(content)
     folder = train("model=mlp", *small_data("csv"), f"data.path={tmp_path}/here.csv")
     before = predict(folder, own_files["csv"]).out
+    (folder / "fitted.pt").unlink()
+    result = predict(folder, own_files["csv"])
+    assert result.code == 5 and "fitted.pt: rejected, it is missing" in result.err
+    manifest = folder / "checkpoints" / "manifest.json"
+    manifest.write_text(re.sub(r'"fitted": "\w+",', "", manifest.read_text()))
+    assert predict(folder, own_files["csv"]).out == before
     (tmp_path / "here.csv").rename(tmp_path / "there.csv")
     result = predict(folder, own_files["csv"])
     assert result.code == 2 and "data.path: expected an existing CSV file" in result.err

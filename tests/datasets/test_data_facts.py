@@ -64,7 +64,7 @@ def test_every_data_yaml_is_tested_here():
 def test_a_yaml_has_a_comment_a_default_task_and_every_argument(name):
     config, target, arguments = read_yaml(name)
     assert (FOLDER / f"{name}.yaml").read_text("utf-8").startswith("# ")
-    assert set(arguments) == set(inspect.signature(target).parameters)
+    assert set(arguments) == set(inspect.signature(target).parameters) - {"fitted"}
     assert set(config["_provides_"]) <= {fact.name for fact in fields(Spec)}
     (override, *_, own) = config["defaults"]
     (task,) = override.values()
@@ -120,7 +120,7 @@ def test_loading_twice_gives_identical_batches(name, tmp_path):
 def test_constructor_defaults_equal_those_in_the_yaml(name):
     _, target, arguments = read_yaml(name)
     for key, parameter in inspect.signature(target).parameters.items():
-        if key not in ("root", "augment") and target.__name__ != "FashionMNIST":
+        if key not in ("root", "augment", "fitted") and target.__name__ != "FashionMNIST":
             assert parameter.default == arguments[key], key
 
 

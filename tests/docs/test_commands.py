@@ -58,6 +58,8 @@ def here(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DLTRAIN_DATA", str(data_root))
     shutil.copy(own_files["csv"], "table.csv")
+    for name in ("new.csv", "other.csv"):
+        Path(name).write_text("".join(Path("table.csv").read_text().splitlines(keepends=True)[:30]))
     shutil.copytree(own_files["image_folder"], "pictures")
     shutil.copytree(own_files["image_masks"], "scans")
     shutil.copytree(own_files["image_masks"] / "images", "new_scans")
@@ -86,6 +88,9 @@ def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
     """Return the kind of run that a command with RUN or latest needs."""
     if "lenet5" in line:
         return ["model=lenet5", *small_data("fashion_mnist"), "trainer.max_steps=2"]
+    if re.search("--(prompt|text) ", line):
+        small = ["model.hidden_size=8", "model.num_heads=2", "model.num_layers=1", "data.context_length=8"]
+        return ["model=gpt", "data=text", *small, "trainer.max_steps=1"]
     if "generate" in line:
         return ["model=vae", "data=digits", "trainer.max_steps=2"]
     if "features" in line:
@@ -94,7 +99,7 @@ def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
         return ["model=lstm", *small_data("text_table"), "trainer.max_steps=2"]
     if "new_scans" in line:
         return ["model=unet", "model.hidden_size=[8,16]", *small_data("image_masks"), "trainer.max_steps=2"]
-    if "INPUT" in line:
+    if re.search(r"INPUT|new\.csv|other\.csv", line):
         return ["model=mlp", *small_data("csv"), "trainer.max_steps=2"]
     return ["forecast"] if "predict" in line else ["plain"]
 

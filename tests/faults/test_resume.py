@@ -41,7 +41,7 @@ def moments(kind: str) -> dict[str, str]:
 
 def is_sampled(kind: str, name: str) -> bool:
     """Return whether the default suite includes a stop."""
-    return name.startswith("the middle") and kind in ("images", "dbn", "streams")
+    return name.startswith("the middle") and kind in ("images", "dbn", "streams", "reviews")
 
 
 STOPS = [
@@ -98,7 +98,21 @@ def test_a_resumed_epoch_reads_no_example_twice_and_skips_none(
     assert seen.read_text().split() == expected
 
 
+FROM_FILES = {
+    "image_folder": [
+        *["model=cnn", "model.hidden_size=[8]", "model.blocks=[{channels: 4, pool: max}]", "augment=resized_crop"],
+        *["augment.cutmix=1", "task._target_=gated.Classification", "data.batch_size=4"],
+    ],
+    "image_masks": [
+        *["model=unet", "model.hidden_size=[4,8]", "augment=resized_crop", "augment.rotation=10"],
+        *["task._target_=gated.Segmentation", "data.batch_size=3"],
+    ],
+}
+
+
+@pytest.mark.parametrize("data", ["image_folder", pytest.param("image_masks", marks=pytest.mark.faults)])
 def test_resuming_with_another_number_of_workers_gives_identical_results(
+    data: str,
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     gate: Gate,
@@ -106,16 +120,8 @@ def test_resuming_with_another_number_of_workers_gives_identical_results(
     tmp_path: Path,
 ) -> None:
     command = [
-        *["model=cnn", "model.hidden_size=[8]", "model.blocks=[{channels: 4, pool: max}]", "data=image_folder"],
-        *[
-            f"data.path={own_files['image_folder']}",
-            "data.image_size=16",
-            "data.batch_size=4",
-            "augment=resized_crop",
-            "augment.cutmix=1",
-            "trainer.accumulate=2",
-        ],
-        *["regularization.dropout=0.2", "task._target_=gated.Classification", "trainer.epochs=3", "device=cpu"],
+        *[*FROM_FILES[data], f"data={data}", f"data.path={own_files[data]}", "data.image_size=16"],
+        *["regularization.dropout=0.2", "trainer.accumulate=2", "trainer.epochs=3", "device=cpu"],
         *["trainer.log_every=1", ALLOW],
     ]
     whole = dltrain(*command, "data.workers=2", f"hydra.run.dir={tmp_path / 'whole'}")

@@ -35,7 +35,9 @@ def digits() -> Spec:
 
 def test_features_are_the_inputs_of_the_last_layer_of_the_classifier(classifier_run: Path, digits: Spec) -> None:
     network = classifier_features.load_features(str(classifier_run), digits)
-    trained = load_trained(rebuild_components(job.load_job(classifier_run)), classifier_run, "best.pt")
+    trained = load_trained(
+        rebuild_components(job.load_job(classifier_run)), classifier_run, "best.pt", reject_other_data=True
+    )
     batch = next(iter(eval_batches(trained.components, trained.splits, "test")))
     low, high = (torch.tensor(bound)[:, None, None] for bound in (digits.low, digits.high))
     features, logits = network((batch["inputs"] - low) / (high - low))
@@ -55,7 +57,7 @@ def test_a_layerwise_pretrained_classifier_reads_pixels_as_in_training(
 ) -> None:
     overrides = ("model=dbn", "model.hidden_size=[48,12]", "task=layerwise", "data=digits")
     dbn = finished_run(*overrides, "task.pretrain_epochs=1", "trainer.epochs=2")
-    trained = load_trained(rebuild_components(job.load_job(dbn)), dbn, "best.pt")
+    trained = load_trained(rebuild_components(job.load_job(dbn)), dbn, "best.pt", reject_other_data=True)
     pixels = torch.rand(9, 1, 8, 8)
     _, logits = classifier_features.load_features(str(dbn), digits)(pixels)
     with torch.no_grad():

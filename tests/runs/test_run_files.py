@@ -19,9 +19,9 @@ FILES += ["metrics.jsonl", "result.json", "status.json", "train.log"]
     ("kind", "described"),
     [
         ("classification_run", []),
-        ("forecasting_run", ["data.txt"]),
-        ("regression_run", ["data.txt"]),
-        ("language_model_run", []),
+        ("forecasting_run", ["data.txt", "fitted.pt"]),
+        ("regression_run", ["data.txt", "fitted.pt"]),
+        ("language_model_run", ["fitted.pt"]),
     ],
 )
 def test_a_run_writes_exactly_the_documented_files(

@@ -15,6 +15,7 @@ import pytest
 from dltrain.cli.main import main
 from dltrain.config import compose, groups
 from dltrain.runs.job import load_job, open_run
+from dltrain.storage import fitted
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 EXPECTED = {
@@ -62,6 +63,9 @@ def test_a_run_of_version_0_2_trains_on_as_that_version_did(name: str, runs: Pat
     found = result(runs / name)
     assert found["steps"] == steps
     assert {key: found["test"][key] for key in metrics} == pytest.approx(metrics, rel=0.02)
+    assert fitted.keep(runs / name), "a run that is resumed gets the file that its version did not write"
+    assert main(["resume", f"outputs/{name}", f"trainer.epochs={epochs + 1}"]) == 0
+    assert fitted.load(runs / name)
 
 
 def test_a_table_model_and_a_language_model_of_version_0_2_predict(

@@ -1,0 +1,40 @@
+"""Find how the cells of a CSV file are delimited."""
+
+import csv
+from collections.abc import Sequence
+
+from dltrain.datasets.cells import COMMA, POINT, number_pattern
+
+DELIMITERS = (",", ";", "\t", "|")
+DECIMALS = {"point": POINT, "comma": COMMA}
+
+
+def find_delimiter(head: Sequence[str], usual: str | None = None) -> str:
+    """Return the delimiter that splits the first lines into as many cells as the header and leaves no other in them.
+
+    Args:
+        head: The first lines.
+        usual: The delimiter to prefer if the first of them has it.
+    """
+    if usual and head and usual in head[0]:
+        return usual
+    best, delimiter = 0.0, usual or ","
+    for candidate in DELIMITERS:
+        rows = [row for row in csv.reader(head, delimiter=candidate, skipinitialspace=True) if any(row)]
+        if not rows or len(rows[0]) == 1:
+            continue
+        agree = sum(len(row) == len(rows[0]) for row in rows) / len(rows)
+        cells = [cell for row in rows for cell in row]
+        clean = sum(not any(other in cell for other in DELIMITERS) or _is_number(cell) for cell in cells) / len(cells)
+        if agree * clean > best:
+            best, delimiter = agree * clean, candidate
+    return delimiter
+
+
+def _is_number(cell: str) -> bool:
+    return any(number_pattern(mark).fullmatch(cell.strip()) for mark in DECIMALS.values())
+
+
+def has_equal_tabs(text: str) -> bool:
+    """Return whether all lines have as many tabs as the first, so that no quoted cell holds a tab or a line break."""
+    return len({line.count("\t") for line in text.split("\n") if line.strip()}) == 1

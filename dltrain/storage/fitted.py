@@ -1,0 +1,53 @@
+"""The file with what the data fitted to the training examples, by which a run needs no other file to predict."""
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dltrain.errors import CheckpointError
+from dltrain.storage.atomic import write_durable
+from dltrain.storage.checkpoint_format import canonical, describe_load_error, find_damage, load_file
+from dltrain.storage.checkpoints import Checkpoints
+from dltrain.storage.run_files import FITTED
+
+FORMAT = 1
+
+
+def save(folder: Path, content: dict[str, Any]) -> str:
+    """Write tensors and plain Python, nothing masked, and return the SHA-256 of the file."""
+    buffer = io.BytesIO()
+    torch.save(canonical({"format": FORMAT, "data": content}), buffer)
+    write_durable(folder / FITTED, buffer.getvalue())
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+def keep(folder: Path) -> str | None:
+    """Return the SHA-256 of the undamaged file of a run to resume, or None."""
+    file = folder / FITTED
+    if find_damage(file, Checkpoints(folder).fitted_sha256()):
+        return None
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def load(folder: Path) -> dict[str, Any] | None:
+    """Load the file of a run; None for a run of an earlier version, which has none.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or invalid.
+    """
+    file, known = folder / FITTED, Checkpoints(folder).fitted_sha256()
+    if known is None and not file.exists():
+        return None
+    hint = f"With its training data at hand, dltrain resume {folder} writes it again"
+    if damage := find_damage(file, known):
+        raise CheckpointError(f"{file}: rejected, {damage}. {hint}")
+    try:
+        content = load_file(file)
+        if content["format"] != FORMAT or not isinstance(content["data"], dict):
+            raise ValueError("it has another format")
+        return content["data"]
+    except Exception as error:  # torch raises almost any exception for an invalid file
+        raise CheckpointError(f"{file}: rejected, {describe_load_error(error)}") from None

@@ -1,0 +1,39 @@
+"""The YAML of every task lists the facts that its class provides."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from dltrain.config import compose, instantiate
+from dltrain.config.facts import fill_facts
+from dltrain.data.spec import Spec
+from dltrain.data.tokens import Tokens
+from dltrain.runs.compatibility import task_facts
+
+NAMES = sorted(path.stem for path in (compose.conf_dir() / "task").glob("*.yaml"))
+VALUES = {
+    **{int: 4, str: "", Tokens: Tokens(11)},
+    **{tuple[int, ...]: (1, 8, 8), tuple[float, ...]: (0.0,), tuple[str, ...]: tuple("abcd")},
+}
+# A value for every fact that data can provide.
+DATA: dict[str, Any] = {field.name: VALUES[get_args(field.type)[0]] for field in fields(Spec)}
+
+
+def facts_of(node: Mapping[str, Any]) -> set[str]:
+    return set(instantiate.build(fill_facts(node, DATA, "task"), "task").facts())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_task_provides_the_facts_that_its_yaml_lists(name: str) -> None:
+    job = compose.compose([f"task={name}", "model=mlp", "data=digits"])
+    assert facts_of(job.resolved["task"]) == set(job.resolved["task"].get("_provides_", []))
+
+
+def test_the_facts_of_a_users_own_task_are_facts_of_tasks(tmp_path: Path) -> None:
+    (tmp_path / "conf" / "task").mkdir(parents=True)
+    (tmp_path / "conf" / "task" / "mine.yaml").write_text("_provides_: [boxes]\n_target_: mine.Task\n")
+    job = compose.compose(["model=mlp", "data=digits"], (str(tmp_path / "conf"),))
+    assert task_facts(job) >= {"boxes", "outputs"} and "classes" not in task_facts(job)
