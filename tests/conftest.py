@@ -68,7 +68,19 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_masks(root / "brain", 40, (24, 20), "L")
     (root / "text").mkdir()
     (root / "text" / "shakespeare.txt").write_text("To be, or not to be, that is the question.\n" * 100)
+    (root / "sentiment").mkdir()
+    (root / "sentiment" / "movies.tsv").write_text(
+        "id\trating\ttext\n" + "\n".join(reviews(np.random.default_rng(0))) + "\n"
+    )
     return root
+
+
+def reviews(random: np.random.Generator) -> list[str]:
+    """Return lines of a number, a rating and a text of 3 to 40 words."""
+    words = np.array(["the", "film", "is", "good", "bad", "slow", "funny", "not", "and", "a"])
+    texts = [" ".join(words[random.integers(0, len(words), random.integers(3, 41))]) for _ in range(200)]
+    ratings = [text.count("good") - text.count("bad") + random.normal() for text in texts]
+    return [f"{n}\t{rating:.3f}\t{text}" for n, (rating, text) in enumerate(zip(ratings, texts, strict=True), 1)]
 
 
 @pytest.fixture(scope="session")

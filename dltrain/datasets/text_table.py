@@ -1,7 +1,7 @@
 """Texts with a class or a number each: a table with a column of texts, or folders of text files."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from itertools import chain
 from pathlib import Path
 
@@ -15,14 +15,15 @@ from dltrain.data.inputs import InputFile, InputFiles
 from dltrain.data.loader import Batch
 from dltrain.data.plans import ByLength
 from dltrain.data.ragged import Ragged, padded_width
-from dltrain.data.spec import Inputs, Source, Spec, Splits
+from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
+from dltrain.datasets.cells import Cells
 from dltrain.datasets.csv_file import Marks, Notation, csv_errors, iterate_tables, read_csv
-from dltrain.datasets.csv_table import Table
+from dltrain.datasets.csv_table import Table, reject_missing
 from dltrain.datasets.image_layout import TEST, TRAIN, VAL
-from dltrain.datasets.text_columns import choose_target, choose_text, fit_target, split_rows
+from dltrain.datasets.text_columns import Target, choose_target, choose_text, fit_target, split_rows
 from dltrain.datasets.text_file import JSON, TEXT, iterate_json, read_folders, read_text
 from dltrain.datasets.text_report import describe_file, describe_texts
-from dltrain.datasets.words import PAD, Words
+from dltrain.datasets.words import PAD, SPECIAL, Words
 from dltrain.errors import ConfigError, format_error
 
 MIN_ROWS = 3
@@ -68,6 +69,7 @@ class TextTable:
         workers: Unused: the texts stay in memory.
         on_bad_sample: Policy for unreadable lines and files: ``stop`` or ``skip``.
         max_bad_samples: Maximum number of them to skip before the run stops, at least 1.
+        fitted: Result of `fit` in an earlier run; None fits to the training texts.
     """
 
     describe_file = staticmethod(describe_file)
@@ -91,6 +93,7 @@ class TextTable:
         workers: int = 0,
         on_bad_sample: str = "stop",
         max_bad_samples: int = MAX_BAD_SAMPLES,
+        fitted: Fitted | None = None,
     ) -> None:
         check_held_out(validation, test)
         self.batch_size = at_least("data.batch_size", batch_size, 1)
@@ -100,16 +103,14 @@ class TextTable:
         self.max_tokens = max_tokens
         self.bad = BadSamples(on_bad_sample, max_bad_samples)
         self.notation = Notation(header)
-        self.table, folders = self._read(path)
-        self.text = choose_text(self.table, text)
-        self.column = choose_target(self.table, column, self.text)
-        self.parts = self._split(folders, threshold, validation, test)
-        train = self.parts[TRAIN].numpy()
-        self.target = fit_target(self.table, self.column, train, threshold)
-        texts = self.table.columns[self.text]
-        counts = at_least("data.min_count", min_count, 1), at_least("data.max_words", max_words, 1)
-        self.words = Words.fit((texts[row] for row in train), lowercase, *counts)
+        self.path = path
+        self.prepare = Prepare()
         self._check_max_tokens()
+        limits = lowercase, at_least("data.min_count", min_count, 1), at_least("data.max_words", max_words, 1)
+        if fitted is None:
+            self._fit(text, column, threshold, (validation, test), limits)
+        else:
+            self._adopt(fitted)
         length = padded_width(torch.tensor([max_length]))
         self.spec = Spec(
             shape=(length,),
@@ -119,9 +120,55 @@ class TextTable:
             **self.target.facts,
         )
 
+    def _fit(
+        self,
+        text: str | None,
+        column: str | None,
+        threshold: float | None,
+        shares: tuple[float, float],
+        limits: tuple[bool, int, int],
+    ) -> None:
+        """Read and split the texts, and fit the vocabulary and the target to those for training."""
+        self.table, folders = self._read()
+        if len(self.table) < MIN_ROWS:
+            raise ConfigError(format_error("data.path", f"at least {MIN_ROWS} texts in {self.path}", len(self.table)))
+        self.text = choose_text(self.table, text)
+        self.column = choose_target(self.table, column, self.text)
+        self.parts = self._split(folders, threshold, *shares)
+        train = self.parts[TRAIN].numpy()
+        self.target = fit_target(self.table, self.column, train, threshold)
+        self.text_name, cells = self.table.header[self.text], self.table.columns[self.text]
+        self.words = Words.fit((cells[row] for row in train), *limits)
+
+    def fit(self) -> Fitted:
+        """Return the vocabulary, the columns, what is predicted, and the marks of the file."""
+        return {
+            "words": self.words.words[len(SPECIAL) :],
+            "lowercase": self.words.lowercase,
+            "text": self.text_name,
+            "target": list(astuple(self.target)),
+            "marks": list(self.notation.trained_on or ()),
+            "literal_quotes": self.notation.literal_quotes,
+        }
+
+    def _adopt(self, fitted: Fitted) -> None:
+        self.words = Words(fitted["words"], fitted["lowercase"])
+        self.text_name, self.target = fitted["text"], Target(*fitted["target"])
+        marks = Marks(*fitted["marks"]) if fitted["marks"] else None
+        self.notation = replace(self.notation, trained_on=marks, literal_quotes=fitted["literal_quotes"])
+
+    def evaluation(self) -> Source:
+        """Return all texts of the file or folder; only the two columns must exist."""
+        table, _ = self._read()
+        text, column = table.indices_of([self.text_name, self.target.name])
+        reject_missing(table, [column], "Remove such rows from the file")
+        rows: dict[str, Tensor | Ragged] = {"tokens": self._encode(table.columns[text])}
+        rows |= self.target.encode(table, column)
+        return self._source(rows, torch.arange(len(table)))
+
     def load(self) -> Splits:
         """Encode and split the texts."""
-        rows: dict[str, Tensor | Ragged] = {"tokens": self._encode(self.table)}
+        rows: dict[str, Tensor | Ragged] = {"tokens": self._encode(self.table.columns[self.text])}
         rows |= self.target.encode(self.table, self.column)
         train, val, test = (self._source(rows, self.parts[split]) for split in (TRAIN, VAL, TEST))
         return Splits(train, val if len(val) else None, test)
@@ -144,7 +191,7 @@ class TextTable:
         if file.suffix in TEXT:
             yield self._inputs([read_text(file.path) or ""], [{"input": file.name}])
             return
-        name = self.table.header[self.text]
+        name = self.text_name
         with csv_errors(file.path), file.open_text() as lines:
             if file.suffix in JSON:
                 tables = iterate_json(lines, file.path, size, [name])
@@ -164,16 +211,14 @@ class TextTable:
             name["unread_words"] = max(0, len(tokens) - self.max_length)
         return Inputs({"tokens": self._ragged(encoded), **self.target.units(len(texts))}, names)
 
-    def _read(self, path: str) -> tuple[Table, dict[str, np.ndarray]]:
+    def _read(self) -> tuple[Table, dict[str, np.ndarray]]:
         """Return the texts as a table, and the rows of each split that has a folder."""
-        folder = Path(path).expanduser()
+        path, folder = self.path, Path(self.path).expanduser()
         if folder.is_dir():
             table, parts = read_folders(folder, self.bad)
         else:
             file, parts = existing_file(path, "an existing CSV or JSON lines file, or a folder"), {}
             table = self._read_json(file) if file.suffix.casefold() in JSON else self._read_csv(file)
-        if len(table) < MIN_ROWS:
-            raise ConfigError(format_error("data.path", f"at least {MIN_ROWS} texts in {path}", len(table)))
         return table, parts
 
     def _read_csv(self, file: Path) -> Table:
@@ -209,10 +254,9 @@ class TextTable:
         own = {name: value[part] for name, value in rows.items()}
         tokens = own["tokens"]
         assert isinstance(tokens, Ragged)
-        return Source(own, Prepare(), plan=ByLength(tokens.lengths, self.max_tokens) if self.by_length else None)
+        return Source(own, self.prepare, plan=ByLength(tokens.lengths, self.max_tokens) if self.by_length else None)
 
-    def _encode(self, table: Table) -> Ragged:
-        cells = table.columns[self.text]
+    def _encode(self, cells: Cells) -> Ragged:
         encoded = [self.words.encode(word) for word in cells.words]
         return self._ragged([encoded[code] for code in cells.codes])
 

@@ -211,7 +211,7 @@ def test_another_text_is_evaluated_by_the_characters_of_the_run(
     assert result.code == 2 and "expected characters of the training text" in result.err and "\u2603" in result.err
 
 
-@pytest.mark.parametrize("kind", ["csv", "npz", "image_folder", "mnist", "digits", "ring"])
+@pytest.mark.parametrize("kind", ["csv", "npz", "image_folder", "image_masks", "mnist", "digits", "ring"])
 def test_predictions_are_the_same_when_the_training_data_are_gone(
     kind: str, small_data: Callable[[str], list[str]], predict: Predict, tmp_path: Path
 ) -> None:
@@ -223,7 +223,8 @@ def test_predictions_are_the_same_when_the_training_data_are_gone(
         moved = tmp_path / Path(path).name
         (shutil.copytree if Path(path).is_dir() else shutil.copy)(path, moved)
         overrides = [f"{key}={moved}" if word == place else word for word in overrides]
-    sizes = {"npz": (5, 12, 12), "image_folder": (5, 16, 16, 3), "mnist": (5, 28, 28), "digits": (5, 8, 8)}
+    sizes = dict.fromkeys(("image_folder", "image_masks"), (5, 16, 16, 3)) | {"npz": (5, 12, 12)}
+    sizes |= {"mnist": (5, 28, 28), "digits": (5, 8, 8)}
     random = np.random.default_rng(0)
     if kind == "csv":
         new = tmp_path / "new.csv"
@@ -232,7 +233,8 @@ def test_predictions_are_the_same_when_the_training_data_are_gone(
         np.save(new, random.normal(size=(5, 2)).astype(np.float32))
     else:
         np.save(new, random.integers(0, 17 if kind == "digits" else 256, sizes[kind], dtype=np.uint8))
-    run = train(tmp_path, "model=perceptron", *overrides)
+    model = ["model=unet", "model.hidden_size=[4,8]"] if kind == "image_masks" else ["model=perceptron"]
+    run = train(tmp_path, *model, *overrides)
     before = predict(run, new)
     assert before.code == 0, before.err
     if place is not None:
@@ -308,3 +310,28 @@ def test_damaged_fitted_values_are_rejected(damage: str, predict: Predict, tmp_p
         manifest.write_text(json.dumps({name: {**e, "fitted": None} for name, e in entries.items()}))
     result = predict(run, tmp_path / "new.csv")
     assert result.code == 5 and "fitted.pt: rejected" in result.err and "Traceback" not in result.err
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_other_texts_are_evaluated_and_predicted_by_the_words_of_the_run(
+    task: str, evaluate: Callable[..., Result], predict: Predict, tmp_path: Path
+) -> None:
+    path = tmp_path / "train.tsv"
+    rows = [(n % 5 - 2 + n / 100, f"a {('bad', 'slow', 'plain', 'good', 'great')[n % 5]} film") for n in range(60)]
+    path.write_text("stars\ttext\n" + "".join(f"{stars}\t{text}\n" for stars, text in rows))
+    model = ["model=lstm", "model.hidden_size=4", "data=text_table", "data.threshold=0"]
+    run = train(tmp_path, *model, f"data.path={path}", f"task={task}")
+    path.unlink()
+    (tmp_path / "other.csv").write_text("text,stars\na good film,1.5\nan unheard of word,-1.25\nbad,-3\n")
+    lines = predict(run, tmp_path / "other.csv").lines
+    stars = np.array([1.5, -1.25, -3])
+    found = metrics_of(evaluate(run, f"data.path={tmp_path / 'other.csv'}"))
+    if task == "classification":
+        assert {line["class_name"] for line in lines} <= {"up to 0", "above 0"}
+        assert found["accuracy"] == pytest.approx(
+            np.mean([(stars > 0)[n] == line["class"] for n, line in enumerate(lines)])
+        )
+    else:
+        predicted = np.array([line["stars"] for line in lines])
+        assert found["mae"] == pytest.approx(np.abs(predicted - stars).mean(), rel=1e-5)
+    assert predict(run, "--text", "a good film").lines[0]["unread_words"] == 0

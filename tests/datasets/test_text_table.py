@@ -213,3 +213,25 @@ def test_quotes_between_tabs_are_ordinary_unless_they_hold_tabs_or_line_breaks(t
     data = TextTable(str(tmp_path / "raw.tsv"), text="text", min_count=1, test=0.2, validation=0.2)
     (piece,) = data.inputs(InputFiles((str(tmp_path / "raw.tsv"),)))
     assert [name["line"] for name in piece.names] == [2, 3, 4, 5, 6]
+
+
+def test_what_was_fitted_is_enough_for_inputs_and_for_the_evaluation_of_other_files(tmp_path: Path) -> None:
+    data = TextTable(write(tmp_path), threshold=0.0)
+    again = TextTable(str(tmp_path / "gone.csv"), threshold=0.0, fitted=data.fit())
+    assert again.spec.class_names == data.spec.class_names and again.spec.tokens.size == data.spec.tokens.size
+    one, other = (next(iter(found.inputs(InputFiles(text="not a good film")))) for found in (data, again))
+    assert torch.equal(one.rows["tokens"].values, other.rows["tokens"].values)
+    (tmp_path / "other.csv").write_text("text,rating\na good film,2.5\nunheard,-1\n")
+    source = TextTable(str(tmp_path / "other.csv"), fitted=data.fit()).evaluation()
+    batch = next(iter(Batches(source, 10)))
+    assert batch["targets"].tolist() == [1, 0] and batch["inputs"][1, 0] == UNKNOWN
+    numbers = batch["values"].double() * batch["scale"] + batch["shift"] + batch["shift_rest"]
+    np.testing.assert_allclose(numbers[:, 0].numpy(), [2.5, -1], atol=1e-6)
+
+
+def test_a_class_that_was_not_fitted_is_rejected_in_an_evaluation(tmp_path: Path) -> None:
+    data = TextTable(write_json(tmp_path), column="label")
+    (tmp_path / "other.jsonl").write_text('{"body": "the text", "label": "c"}\n')
+    other = TextTable(str(tmp_path / "other.jsonl"), fitted=data.fit())
+    with pytest.raises(ConfigError, match=r"^data.column: expected one of a, b in column label, line 1 of .*, got c"):
+        other.evaluation()

@@ -5,10 +5,21 @@ from pathlib import Path
 # Kind of run -> steps per epoch, steps of the whole run.
 STEPS = {
     **{"forecast": (8, 32), "vae": (6, 12), "dbn": (6, 16), "denoising": (3, 12), "masks": (4, 8)},
-    **{"images": (7, 28), "gan": (10, 20), "text": (14, 28), "streams": (8, 24)},
+    **{"images": (7, 28), "gan": (10, 20), "text": (14, 28), "streams": (8, 24), "reviews": (7, 21)},
 }
 LOSSES_PER_STEP = {
-    **{"forecast": 1, "vae": 1, "dbn": 1, "denoising": 2, "masks": 2, "images": 2, "gan": 2, "text": 1, "streams": 2}
+    **{
+        "forecast": 1,
+        "vae": 1,
+        "dbn": 1,
+        "denoising": 2,
+        "masks": 2,
+        "images": 2,
+        "gan": 2,
+        "text": 1,
+        "streams": 2,
+        "reviews": 2,
+    }
 }
 
 COMMON = ["device=cpu", "trainer.log_every=1", "allow_targets=[gated]"]
@@ -53,6 +64,12 @@ STREAMS = [
     *["model=lstm", "model.hidden_size=16", "data=text", "data.streams=true", "data.context_length=16"],
     *["data.batch_size=14", "regularization.dropout=0.1", "task._target_=gated.LanguageModeling", "trainer.epochs=3"],
     *["trainer.accumulate=2", "trainer.eval_every=5", "trainer.checkpoint_every=3"],
+]
+# Batches of similar length that fill a budget of words, packed for both directions.
+REVIEWS = [
+    *["model=gru", "model.hidden_size=8", "model.bidirectional=true", "data=text_table", "data.max_length=32"],
+    *["data.max_tokens=240", "data.threshold=0", "regularization.dropout=0.3", "task._target_=gated.Classification"],
+    *["trainer.accumulate=2", "trainer.epochs=3", "trainer.checkpoint_every=4"],
 ]
 # A loss with random numbers, a term whose weight increases during the run, an evaluation with noise, and a film.
 VAE = [
@@ -103,4 +120,6 @@ def recipe(kind: str, data_root: Path) -> list[str]:
     kinds = {"forecast": FORECAST, "vae": VAE, "dbn": DBN, "gan": GAN, "denoising": DENOISING, "masks": MASKS}
     if kind in kinds:
         return [*COMMON, *kinds[kind]]
+    if kind == "reviews":
+        return [*COMMON, *REVIEWS, f"data.path={data_root / 'sentiment' / 'movies.tsv'}"]
     return [*COMMON, *{"text": TEXT, "streams": STREAMS}[kind], f"data.path={data_root / 'text' / 'shakespeare.txt'}"]
