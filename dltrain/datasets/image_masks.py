@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from dltrain.data.bad_samples import MAX_BAD_SAMPLES, BadSamples
-from dltrain.data.checks import at_least, check_fraction, check_held_out, existing_folder
+from dltrain.data.checks import at_least, check_fraction, check_held_out, existing_folder, user_path
 from dltrain.data.inputs import InputFiles
-from dltrain.data.spec import Inputs, Splits
+from dltrain.data.spec import Fitted, Inputs, Source, Splits
 from dltrain.data.splits import hold_out
 from dltrain.data.worker_pool import TIMEOUT_S
 from dltrain.datasets.augmentation import Augmentation, crop_window
@@ -20,7 +20,7 @@ from dltrain.datasets.class_counts import shorten_names
 from dltrain.datasets.image_inputs import MODES, UNREADABLE, Window, decode_image, read_images
 from dltrain.datasets.images import ImageTransform
 from dltrain.datasets.mask_files import Pair, decode_mask, find_pairs, find_values, lookup_table
-from dltrain.datasets.masks import mask_spec, mask_splits
+from dltrain.datasets.masks import mask_spec, mask_splits, prepare_masks
 from dltrain.errors import ConfigError, format_error
 from dltrain.keyed_random import draw
 
@@ -50,9 +50,8 @@ class ImageMasks:
         worker_timeout: Seconds without a batch after which workers count as hanging and the run stops.
         on_bad_sample: Policy for unreadable images: ``stop`` or ``skip``.
         max_bad_samples: Images to skip at most before the run stops anyway, at least 1.
+        fitted: Result of `fit` in an earlier run; None takes the classes of the training masks.
     """
-
-    fitted = False
 
     def __init__(
         self,
@@ -72,8 +71,9 @@ class ImageMasks:
         worker_timeout: float = TIMEOUT_S,
         on_bad_sample: str = "stop",
         max_bad_samples: int = MAX_BAD_SAMPLES,
+        fitted: Fitted | None = None,
     ) -> None:
-        self.path = existing_folder(path, "an existing folder with images/ and masks/")
+        self.path = user_path(path)
         self.image_size = at_least("data.image_size", image_size, 1)
         if channels not in (1, 3):
             raise ConfigError(format_error("data.channels", "1 (gray) or 3 (color)", channels))
@@ -85,18 +85,36 @@ class ImageMasks:
         self.workers = at_least("data.workers", workers, 0)
         self.worker_timeout = worker_timeout
         self.bad = BadSamples(on_bad_sample, max_bad_samples)
-        self.pairs = self._find_pairs()
-        self.values = list(range(len(class_names))) if class_names else find_values(self.pairs["train"], ignore)
+        self.pairs: dict[str, list[Pair]] = {}
+        if fitted is None:
+            self.pairs = self._find_pairs()
+            self.values = list(range(len(class_names))) if class_names else find_values(self.pairs["train"], ignore)
+            self.names = class_names or [str(value) for value in self.values]
+        else:
+            self.values, self.names = list(fitted["values"]), list(fitted["names"])
         self.ignored = ignore if ignore not in self.values else None
-        self.names = class_names or [str(value) for value in self.values]
-        self.channels = channels
+        self.channels, self.prepare = channels, prepare_masks(self.transform)
         self.spec = mask_spec(self.transform, (channels, image_size, image_size), self.names)
+
+    def fit(self) -> Fitted:
+        """Return the classes of pixels: the values in masks, and their names."""
+        return {"values": self.values, "names": list(self.names)}
+
+    def evaluation(self) -> Source:
+        """Return all images with masks of the folder, of all splits that it has."""
+        return Source(self._files([pair for pairs in self._find_folders().values() for pair in pairs]), self.prepare)
+
+    def _find_folders(self) -> dict[str, list[Pair]]:
+        """Return the pairs of each split that has a folder; all are ``train`` if there is none."""
+        path = existing_folder(self.path, "an existing folder with images/ and masks/")
+        folders = {part: path / part for part in PARTS if (path / part / "images").is_dir()}
+        if "train" not in folders:
+            folders = {"train": path}
+        return {part: find_pairs(folder) for part, folder in folders.items()}
 
     def _find_pairs(self) -> dict[str, list[Pair]]:
         """Return the pairs of each split that has a folder, and cut the others from ``train``."""
-        folders = {part: self.path / part for part in PARTS if (self.path / part / "images").is_dir()}
-        pairs = {part: find_pairs(folder) for part, folder in folders.items()} if "train" in folders else {}
-        pairs = pairs or {"train": find_pairs(self.path)}
+        pairs = self._find_folders()
         if "test" not in pairs:
             check_held_out(0 if "val" in pairs else self.validation, self.test)
         for part, fraction in (("test", self.test), ("val", check_fraction("data.validation", self.validation))):
@@ -106,12 +124,12 @@ class ImageMasks:
 
     def load(self) -> Splits:
         """Return splits of files; nothing is decoded yet."""
-        table, look = lookup_table(self.values, self.ignored), self.transform.augment
-        train, val, test = (
-            MaskedImages(self.pairs[part], self.path, self.image_size, MODES[self.channels], table, look)
-            for part in PARTS
-        )
+        train, val, test = (self._files(self.pairs[part]) for part in PARTS)
         return mask_splits(self.transform, train, val, test)
+
+    def _files(self, pairs: list[Pair]) -> "MaskedImages":
+        table, look = lookup_table(self.values, self.ignored), self.transform.augment
+        return MaskedImages(pairs, self.path, self.image_size, MODES[self.channels], table, look)
 
     def describe(self) -> list[str]:
         """Return what was found, in lines for the user: images, splits, classes."""

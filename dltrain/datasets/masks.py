@@ -40,6 +40,11 @@ def mask_spec(transform: ImageTransform, size: tuple[int, int, int], names: Sequ
     return replace(spec, pixel_classes=len(names), pixel_class_names=tuple(names))
 
 
+def prepare_masks(transform: ImageTransform) -> PrepareMasks:
+    """Return the module that prepares images with masks."""
+    return PrepareMasks(transform.scaling())
+
+
 def mask_splits(transform: ImageTransform, train: Rows | Files, val: Rows | Files | None, test: Rows | Files) -> Splits:
     """Return splits of ``pixels`` and ``masks``; only training augments, and `Files` crop while they decode.
 
@@ -49,7 +54,7 @@ def mask_splits(transform: ImageTransform, train: Rows | Files, val: Rows | File
     look = transform.augment
     if look.mixup or look.cutmix:
         raise ConfigError("augment: mixup and cutmix are not supported because each pixel has one class")
-    prepare = PrepareMasks(transform.scaling())
+    prepare = prepare_masks(transform)
     moves = look if isinstance(train, Mapping) else look.without_crop()
     frame = Frame({"inputs": prepare.scaling.offset}, {"targets": IGNORED})
     augment = Geometry(moves, frame) if moves.moves else None

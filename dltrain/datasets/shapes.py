@@ -11,7 +11,7 @@ from dltrain.data.inputs import InputFiles
 from dltrain.data.spec import Inputs, Splits
 from dltrain.datasets.image_inputs import read_images
 from dltrain.datasets.images import ImageTransform
-from dltrain.datasets.masks import mask_spec, mask_splits
+from dltrain.datasets.masks import mask_spec, mask_splits, prepare_masks
 from dltrain.keyed_random import uniform
 
 NAMES = ("background", "disc", "square", "triangle")
@@ -32,8 +32,6 @@ class Shapes:
         workers: Unused: the pictures stay in memory.
     """
 
-    fitted = False
-
     def __init__(
         self,
         image_size: int = 32,
@@ -47,6 +45,7 @@ class Shapes:
         self.transform = ImageTransform(1, mean, std, augment)
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
+        self.prepare = prepare_masks(self.transform)
         self.spec = mask_spec(self.transform, (1, image_size, image_size), NAMES)
 
     def load(self) -> Splits:

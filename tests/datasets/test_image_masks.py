@@ -163,3 +163,13 @@ def test_an_image_without_a_mask_is_named(tmp_path: Path) -> None:
 def test_an_argument_that_makes_no_sense_is_rejected(arguments: dict[str, int], key: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"data.{key}: "):
         ImageMasks(many(tmp_path), **arguments)
+
+
+def test_other_masks_are_read_by_the_classes_of_the_run_without_its_files(tmp_path: Path) -> None:
+    fitted = ImageMasks(many(tmp_path / "own", values=(10, 40, 255))).fit()
+    other = ImageMasks(many(tmp_path / "other", count=7, values=(40,)), fitted=fitted)
+    assert other.spec.pixel_class_names == ("10", "40")
+    source = other.evaluation()
+    batch = next(iter(Batches(source, 7)))
+    assert len(source) == 7 and batch["targets"].unique().tolist() == [1]
+    assert ImageMasks(str(tmp_path / "none"), fitted=fitted).spec == other.spec
