@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import count as count_up
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,35 +13,22 @@ from torch import Tensor
 from dltrain.data.checks import at_least, check_held_out, existing_file, one_of, user_path
 from dltrain.data.inputs import InputFiles
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
-from dltrain.data.splits import held_out_size
+from dltrain.datasets.bundled_series import SERIES, BundledSeries
 from dltrain.datasets.csv_file import Marks, Notation, csv_errors, iterate_tables, read_csv
 from dltrain.datasets.csv_report import describe_csv
-from dltrain.datasets.csv_table import Table, parse_column, reject_missing
+from dltrain.datasets.csv_table import Table
 from dltrain.datasets.date_columns import find_times
 from dltrain.datasets.describe import count, listed, missing_line, splits_line
+from dltrain.datasets.fill_missing import fill_missing
 from dltrain.datasets.numerics import split_float64
 from dltrain.datasets.series_table import Series, check_order, choose_columns, continue_times, select_rows, split_series
 from dltrain.datasets.steps import infer_season, step_words
-from dltrain.datasets.windows import SCALES, Normalize, SplitRange, fit_scales
+from dltrain.datasets.windows import SCALES, Normalize, SplitRange, fit_scales, least_rows, split_ranges
 from dltrain.errors import ConfigError, format_error
 
 SEASONS = 3  # that a series must have before it counts as seasonal
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 BUNDLED = Path(__file__).parent / "bundled"
-
-
-class BundledSeries(NamedTuple):
-    """Unit and season, in steps, of a bundled series."""
-
-    unit: str
-    season: int
-
-
-SERIES = {
-    "co2": BundledSeries("ppm", 52),
-    "elnino": BundledSeries("°C", 12),
-    "sunspots": BundledSeries("sunspots", 11),
-}
 
 
 class TimeSeries:
@@ -188,7 +174,7 @@ class TimeSeries:
         if not all(map(self._is_long, self.series)):
             raise self._too_short(len(self.series[0].rows))
         values = [
-            _fill_missing(self.table.select(one.rows), self.names, self.missing, [part.end for part in ranges.values()])
+            fill_missing(self.table.select(one.rows), self.names, self.missing, [part.end for part in ranges.values()])
             for one, ranges in zip(self.series, parts, strict=True)
         ]
         train = [found[: ranges["train"].end] for found, ranges in zip(values, parts, strict=True)]
@@ -240,7 +226,7 @@ class TimeSeries:
         if short := [one for one, part in zip(series, ranges, strict=True) if part.count_windows(self.horizon) < 1]:
             expected = f"at least {self.lead + self.horizon} rows in {table.path}"
             raise ConfigError(format_error("data.path", expected, len(short[0].rows)))
-        values = [_fill_missing(table.select(one.rows), self.names, self.missing, [len(one.rows)]) for one in series]
+        values = [fill_missing(table.select(one.rows), self.names, self.missing, [len(one.rows)]) for one in series]
         return Source(self._windows(values, ranges, numbers), self.prepare)
 
     def _number_of(self, one: Series) -> int:
@@ -293,7 +279,7 @@ class TimeSeries:
             later = continue_times(table, times, one, self.horizon)
             # Missing values before the window do not matter, unless they are filled from there.
             rows = one.rows[-self.window :] if self.missing == "refuse" else one.rows
-            values = _fill_missing(table.select(rows), self.names, self.missing, [len(rows)])[-self.window :]
+            values = fill_missing(table.select(rows), self.names, self.missing, [len(rows)])[-self.window :]
             values = np.pad(values, ((0, self.horizon), (0, 0)), constant_values=np.nan)
             window = {"values": split_float64(values)[None]}
             names: list[dict[str, Any]] = [{"input": name, "time": time} for time in later]
@@ -303,49 +289,11 @@ class TimeSeries:
             yield Inputs(window, names)
 
     def _split_ranges(self, rows: int) -> dict[str, SplitRange]:
-        """Return the rows of each split; only validation and test windows include the lead of the naive forecasts."""
-        val, test = held_out_size(rows, self.validation), held_out_size(rows, self.test)
-        cut = rows - val - test
-        ranges = {"train": SplitRange(self.window, cut, self.window)}
-        if val:
-            ranges["val"] = SplitRange(max(cut, self.lead), cut + val, self.lead)
-        return {**ranges, "test": SplitRange(max(cut + val, self.lead), rows, self.lead)}
+        return split_ranges(rows, self.window, self.lead, self.validation, self.test)
 
     def _too_short(self, rows: int) -> ConfigError:
         window, horizon, season = self.window, self.horizon, self.season
-        # Rounding may give a split one row more than its fraction, so start the search below the exact bound.
-        least = (window + horizon - 2) / (1 - self.validation - self.test)
-        least = max(least, *((horizon - 1) / part for part in (self.validation, self.test) if part))
-        least = max(least, (self.lead + horizon - 2) / (1 - self.test * bool(self.validation)))
-        enough = next(
-            number
-            for number in count_up(max(rows + 1, int(least)))
-            if min(part.count_windows(horizon) for part in self._split_ranges(number).values()) >= 1
-        )
+        enough = least_rows(rows, window, horizon, self.lead, self.validation, self.test)
         expected = f"at least {enough} rows for window {window}, horizon {horizon} and season {season} in {self.path}"
         hint = "Reduce data.window or data.horizon"
         return ConfigError(format_error("data.path", expected, f"{rows} rows", hint))
-
-
-def _fill_missing(table: Table, names: list[str], policy: str, ends: list[int]) -> np.ndarray:
-    """Return the series (rows, columns) in float64; each split is filled from the rows before its end only."""
-    columns = [table.index_of(name) for name in names]
-    values = np.stack([parse_column(table, column) for column in columns], axis=1)
-    if policy == "refuse":
-        reject_missing(table, columns, "data.missing=interpolate or data.missing=last fills them")
-        return values
-    for end in ends:
-        for series, name in zip(values.T, names, strict=True):
-            if end > 0 and np.isnan(series[:end]).all():
-                expected = f"a number in the first {end} rows of column {name} of {table.path}"
-                raise ConfigError(format_error("data.path", expected, "only missing values"))
-            series[:end] = _fill_series(series[:end], policy)
-    return values
-
-
-def _fill_series(values: np.ndarray, policy: str) -> np.ndarray:
-    rows = np.arange(len(values))
-    known = np.flatnonzero(~np.isnan(values))
-    if policy == "interpolate":
-        return np.interp(rows, known, values[known])
-    return values[known[(np.searchsorted(known, rows, side="right") - 1).clip(0)]]

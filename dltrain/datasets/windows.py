@@ -1,6 +1,7 @@
 """Windows over series, as views that copy nothing, and their normalization."""
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.data.loader import Batch
+from dltrain.data.splits import held_out_size
 from dltrain.datasets.numerics import nonzero_std, replace_zero, split_float64, two_sum
 
 # The scale of a nearly constant window is at least this fraction of the scale that normalization by ``last`` uses.
@@ -34,6 +36,30 @@ class SplitRange(NamedTuple):
     def windows(self, series: Tensor, horizon: int) -> Tensor:
         """Return all windows of a series (columns, rows), as a view (windows, columns, lead + horizon)."""
         return series[:, self.first - self.lead : self.end].unfold(1, self.lead + horizon, 1).transpose(0, 1)
+
+
+def split_ranges(rows: int, window: int, lead: int, validation: float, test: float) -> dict[str, SplitRange]:
+    """Return the rows of each split; only validation and test windows include the lead of the naive forecasts."""
+    val, tested = held_out_size(rows, validation), held_out_size(rows, test)
+    cut = rows - val - tested
+    ranges = {"train": SplitRange(window, cut, window)}
+    if val:
+        ranges["val"] = SplitRange(max(cut, lead), cut + val, lead)
+    return {**ranges, "test": SplitRange(max(cut + val, lead), rows, lead)}
+
+
+def least_rows(rows: int, window: int, horizon: int, lead: int, validation: float, test: float) -> int:
+    """Return the least number of rows above `rows` with a window in each split."""
+    # Rounding may give a split one row more than its fraction, so start the search below the exact bound.
+    least = (window + horizon - 2) / (1 - validation - test)
+    least = max(least, *((horizon - 1) / part for part in (validation, test) if part))
+    least = max(least, (lead + horizon - 2) / (1 - test * bool(validation)))
+    return next(
+        number
+        for number in count(max(rows + 1, int(least)))
+        if min(part.count_windows(horizon) for part in split_ranges(number, window, lead, validation, test).values())
+        > 0
+    )
 
 
 SCALES = ("mean", "scale", "least", "naive_error")

@@ -1,6 +1,6 @@
 import importlib
 import inspect
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from PIL import Image
 
 from dltrain.data.loader import Batches
 from dltrain.data.spec import Spec
+from dltrain.storage.checkpoint_format import load_error
 
 FOLDER = Path(__file__).parents[2] / "conf" / "data"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -122,6 +123,26 @@ def test_constructor_defaults_equal_those_in_the_yaml(name):
     for key, parameter in inspect.signature(target).parameters.items():
         if key not in ("root", "augment", "fitted") and target.__name__ != "FashionMNIST":
             assert parameter.default == arguments[key], key
+
+
+@pytest.mark.parametrize("name", FROM_FILES)
+def test_fitted_data_stand_without_their_files(name, tmp_path):
+    (tmp_path / "own").mkdir()
+    _, target, arguments = read_yaml(name)
+    path = Path(write_user_data(name, tmp_path / "own"))
+    data = target(**{**arguments, "path": str(path), "workers": 0})
+    splits = data.load()
+    content = data.fit()
+    assert load_error(content) is None, "it is stored as tensors and plain Python"
+    moved = tmp_path / f"moved{path.suffix}"
+    path.rename(moved)
+    again = target(**{**arguments, "path": str(path), "workers": 0, "fitted": content})
+    tokens = [each.spec.tokens and each.spec.tokens.size for each in (data, again)]
+    assert tokens[0] == tokens[1] and again.fit() == content
+    assert replace(again.spec, tokens=None, target_tokens=None) == replace(data.spec, tokens=None, target_tokens=None)
+    assert type(again.prepare) is type(splits.test.prepare)
+    other = target(**{**arguments, "path": str(moved), "workers": 0, "fitted": content}).evaluation()
+    assert len(other) == sum(map(len, filter(None, (splits.train, splits.val, splits.test))))
 
 
 def test_every_bundled_file_is_small_and_listed_in_the_notice():

@@ -26,7 +26,7 @@ SHORT = {
     "gpt": ["model.num_layers=1", "model.hidden_size=16"],
     "image_masks": ["data.batch_size=5", "data.image_size=16"],
     "unet": ["model.hidden_size=[8,16]"],
-    "layerwise": ["data.num_labels=20"],
+    "layerwise|num_labels": ["data.num_labels=20"],
     "image_folder": ["data.workers=0", "data.image_size=16"],
     "^dltrain( model=(lstm|gru|transformer)(?!.* data=).*)?$": ["data.window=24"],
 }
@@ -86,6 +86,8 @@ def write_reviews(folder: Path) -> None:
 
 def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
     """Return the kind of run that a command with RUN or latest needs."""
+    if "lenet5" in line:
+        return ["model=lenet5", *small_data("fashion_mnist"), "trainer.max_steps=2"]
     if re.search("--(prompt|text) ", line):
         small = ["model.hidden_size=8", "model.num_heads=2", "model.num_layers=1", "data.context_length=8"]
         return ["model=gpt", "data=text", *small, "trainer.max_steps=1"]

@@ -1,12 +1,14 @@
 """Predictions of tasks for examples without targets, compared with calculations from the outputs of the model."""
 
+from collections.abc import Iterable, Iterator
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from dltrain.errors import ConfigError
-from dltrain.tasks.base import Task
+from dltrain.tasks.base import Batch, Line, Task
 from dltrain.tasks.classification import Classification
 from dltrain.tasks.forecasting import Forecasting
 from dltrain.tasks.language_modeling import LanguageModeling
@@ -79,3 +81,25 @@ def test_a_task_without_predictions_rejects_predict() -> None:
         Unpredictive(1).predict(nn.Identity(), {"inputs": torch.zeros(1, 1)})
     with pytest.raises(ConfigError, match="data that turn tokens into text"):
         LanguageModeling(5, 4).predict(nn.Identity(), {"inputs": torch.zeros(1, 1), "targets": torch.zeros(1, 1)})
+
+
+def test_predictions_are_made_batch_by_batch_as_they_are_read() -> None:
+    read = []
+
+    def batches() -> Iterator[Batch]:
+        for number in range(3):
+            read.append(number)
+            yield {"inputs": torch.full((2, 1), float(number))}
+
+    lines = Regression(1, ["price"]).predictions(nn.Identity(), batches())
+    assert [(next(lines)["price"], len(read)) for _ in range(6)] == [(0, 1), (0, 1), (1, 2), (1, 2), (2, 3), (2, 3)]
+    assert next(lines, None) is None
+
+
+def test_a_prediction_may_need_several_batches() -> None:
+    class Total(Regression):
+        def predictions(self, model: nn.Module, batches: Iterable[Batch]) -> Iterator[Line]:
+            yield {"total": sum(line["value_1"] for line in super().predictions(model, batches))}
+
+    batches = [{"inputs": torch.full((size, 1), 2.0)} for size in (3, 1)]
+    assert list(Total(1).predictions(nn.Identity(), batches)) == [{"total": 8}]

@@ -1,0 +1,17 @@
+"""Facts about the bundled series."""
+
+from typing import NamedTuple
+
+
+class BundledSeries(NamedTuple):
+    """Unit and season, in steps, of a bundled series."""
+
+    unit: str
+    season: int
+
+
+SERIES = {
+    "co2": BundledSeries("ppm", 52),
+    "elnino": BundledSeries("°C", 12),
+    "sunspots": BundledSeries("sunspots", 11),
+}

@@ -1,0 +1,48 @@
+"""Runs on tables and other data that are gone after training."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from prediction_examples import SHORT
+
+from dltrain.cli.main import main
+from dltrain.datasets.table import CsvTable
+
+LINEAR = ["model=perceptron", "optimizer.lr=0.01", "regularization=none"]
+COLOURS = ["password", "red", "token"]  # words that would be masked if they were keys
+
+
+def train(folder: Path, *overrides: str) -> Path:
+    assert main([*SHORT, *overrides, f"hydra.run.dir={folder / 'run'}"]) == 0
+    return folder / "run"
+
+
+def write_table(path: Path, rows: int, seed: int, shift: float = 0.0) -> list[dict[str, str]]:
+    """Write a table of two columns of numbers, one of words, a class and a number to predict."""
+    random = np.random.default_rng(seed)
+    lines = []
+    for number in random.normal(shift, 3, size=rows):
+        colour, weight = COLOURS[random.integers(3)], 50 + 10 * random.normal()
+        kind = "even" if number + random.normal() > shift else "odd"
+        price = f"{3 * number + weight + 7 * (colour == 'red'):.4f}"
+        lines.append({"api_key": f"{number:.4f}", "colour": colour, "weight": f"{weight:.3f}", "kind": kind})
+        lines[-1]["price"] = price
+    with path.open("w") as file:
+        writer = csv.DictWriter(file, lines[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+    return lines
+
+
+def table_run(folder: Path, column: str) -> tuple[Path, list[dict[str, str]]]:
+    """Train on a table that is gone afterwards; return the run and the training rows."""
+    path = folder / "train.csv"
+    lines = write_table(path, 60, seed=0)
+    other = "price" if column == "kind" else "kind"
+    task = "classification" if column == "kind" else "regression"
+    data = ["data=csv", f"data.path={path}", f"data.column={column}", f"data.ignore=[{other}]", f"task={task}"]
+    run = train(folder, *LINEAR, *data)
+    rows = CsvTable(str(path), column, ignore=[other]).parts[0].tolist()
+    path.unlink()
+    return run, [lines[row] for row in rows]
