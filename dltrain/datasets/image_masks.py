@@ -19,7 +19,7 @@ from dltrain.datasets.augmentation import Augmentation, crop_window
 from dltrain.datasets.class_counts import shorten_names
 from dltrain.datasets.image_inputs import MODES, UNREADABLE, Window, decode_image, read_images
 from dltrain.datasets.images import ImageTransform
-from dltrain.datasets.mask_files import Pair, decode_mask, find_pairs, find_values, lookup_table
+from dltrain.datasets.mask_files import MAX_CLASSES, Pair, decode_mask, find_pairs, find_values, lookup_table
 from dltrain.datasets.masks import mask_spec, mask_splits, prepare_masks
 from dltrain.errors import ConfigError, format_error
 from dltrain.keyed_random import draw
@@ -75,10 +75,7 @@ class ImageMasks:
     ) -> None:
         self.path = user_path(path)
         self.image_size = at_least("data.image_size", image_size, 1)
-        if channels not in (1, 3):
-            raise ConfigError(format_error("data.channels", "1 (gray) or 3 (color)", channels))
-        if ignore is not None and not 0 <= ignore <= 255:
-            raise ConfigError(format_error("data.ignore", "a value from 0 to 255, or null", ignore))
+        _check_values(channels, ignore, class_names or [])
         self.block, self.validation, self.test = at_least("data.block", block, 1), validation, test
         self.transform = ImageTransform(channels, mean, std, augment)
         self.batch_size = at_least("data.batch_size", batch_size, 1)
@@ -201,6 +198,15 @@ class MaskedImages:
         pixels, masks = zip(*examples, strict=True)
         stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
         return {"pixels": stacked, "masks": torch.from_numpy(np.stack(masks))}
+
+
+def _check_values(channels: int, ignore: int | None, names: list[str]) -> None:
+    if channels not in (1, 3):
+        raise ConfigError(format_error("data.channels", "1 (gray) or 3 (color)", channels))
+    if ignore is not None and not 0 <= ignore <= 255:
+        raise ConfigError(format_error("data.ignore", "a value from 0 to 255, or null", ignore))
+    if len(names) > MAX_CLASSES:
+        raise ConfigError(format_error("data.class_names", f"at most {MAX_CLASSES} names", len(names)))
 
 
 def _cut(pairs: list[Pair], fraction: float, block: int) -> tuple[list[Pair], list[Pair]]:

@@ -14,6 +14,7 @@ from dltrain.errors import ConfigError, format_error
 INDEXED = ("1", "L", "P")  # modes of PIL whose pixels are numbers rather than colors
 DEEP = ("I", "I;16", "I;16B", "I;16L")  # also numbers, but most of them are no classes
 FOREIGN = 254  # in a lookup table: a value that is no class
+MAX_CLASSES = FOREIGN  # of which the last has the number 253
 
 Pair = tuple[Path, Path]  # image and mask
 
@@ -54,7 +55,7 @@ def find_values(pairs: Iterable[Pair], ignore: int | None) -> list[int]:
     """Return the values of the pixels of masks, in ascending order, without the one to ignore; {0, 255} are both kept.
 
     Raises:
-        ConfigError: A mask cannot be read.
+        ConfigError: A mask cannot be read, or there are too many values.
     """
     found: set[int] = set()
     for _, mask in pairs:
@@ -62,7 +63,10 @@ def find_values(pairs: Iterable[Pair], ignore: int | None) -> list[int]:
             found.update(np.unique(_read(mask)).tolist())
         except UNREADABLE as error:
             raise ConfigError(format_error("data.path", f"a readable mask at {mask}", str(error))) from error
-    return sorted(found if found <= {0, 255} else found - {ignore})
+    values = sorted(found if found <= {0, 255} else found - {ignore})
+    if len(values) > MAX_CLASSES:
+        raise ConfigError(format_error("data.path", f"masks of at most {MAX_CLASSES} classes", f"{len(values)} values"))
+    return values
 
 
 def lookup_table(values: list[int], ignored: int | None) -> np.ndarray:

@@ -20,7 +20,7 @@ OPTIONS = sorted(file.stem for file in (groups.conf_dir() / "data").glob("*.yaml
 
 def input_file(option: str, folder: Path, own_files: dict[str, Path]) -> Path:
     """Return an input file for a data option; extend this when an option is added."""
-    if option in {"digits", "mnist", "fashion_mnist", "cifar10", "npz", "image_folder"}:
+    if option in {"digits", "mnist", "fashion_mnist", "cifar10", "npz", "image_folder", "image_masks", "shapes"}:
         Image.new("RGB", (40, 31), (200, 30, 90)).save(folder / "mine.jpg")
         return folder / "mine.jpg"
     if option in ("ring", "gates"):
@@ -29,19 +29,22 @@ def input_file(option: str, folder: Path, own_files: dict[str, Path]) -> Path:
     if option == "text":
         (folder / "mine.txt").write_text("Call me Ishmael.")
         return folder / "mine.txt"
-    return {"csv": own_files["csv"], "timeseries": BUNDLED / "elnino.csv"}[option]
+    return {"timeseries": BUNDLED / "elnino.csv", **own_files}[option]
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_data_option_predicts_for_input_files(
     option: str, train: Train, predict: Predict, small_data: SmallData, own_files: dict[str, Path], tmp_path: Path
 ) -> None:
-    model = TEXT if option == "text" else ["model=mlp"]
+    unet = ["model=unet", "model.hidden_size=[4,4]"]
+    models = {"text": TEXT, "text_table": ["model=lstm"], "image_masks": unet, "shapes": unet}
+    model = models.get(option, ["model=mlp"])
     result = predict(train(*model, *small_data(option)), input_file(option, tmp_path, own_files))
     assert result.lines and "best checkpoint, of step 2" in result.err
     for line in result.lines:
         assert line["input"].startswith(str(tmp_path)) or Path(line["input"]).is_file()
-        numbers = [value for value in line.values() if isinstance(value, float)]
+        nested = [value for shares in line.values() if isinstance(shares, dict) for value in shares.values()]
+        numbers = [value for value in [*line.values(), *nested] if isinstance(value, float)]
         assert numbers and np.isfinite(numbers).all()
 
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 WRONG = "dltrain modle=lstm optimizer.lr=fast"  # documented as an error
 # Downloaded data sets, long evaluations, sweeps, and the examples (run by test_examples.py).
-SLOW = re.compile(r"mnist|cifar10|shakespeare|moby_dick|ring_gan|^dltrain -m |--config-dir conf")
+SLOW = re.compile(r"movie_reviews|mnist|cifar10|shakespeare|moby_dick|ring_gan|^dltrain -m |--config-dir conf")
 # Overrides that shorten commands, by a pattern of the command.
 SHORT = {
     "": ["trainer.max_steps=2", "trainer.epochs=null", "device=cpu"],
