@@ -3,16 +3,16 @@
 from torch import nn
 from torchvision.models import resnet
 
-from dltrain.errors import choose
+from dltrain.errors import ConfigError, choose, format_error
 from dltrain.models.layers import check_sizes
 
 # Layers with weights -> kind of block, and blocks of each of the four stages (He et al. 2016, table 1).
-LAYERS: dict[str, tuple[type[resnet.BasicBlock | resnet.Bottleneck], list[int]]] = {
-    "18": (resnet.BasicBlock, [2, 2, 2, 2]),
-    "34": (resnet.BasicBlock, [3, 4, 6, 3]),
-    "50": (resnet.Bottleneck, [3, 4, 6, 3]),
-    "101": (resnet.Bottleneck, [3, 4, 23, 3]),
-    "152": (resnet.Bottleneck, [3, 8, 36, 3]),
+LAYERS: dict[int, tuple[type[resnet.BasicBlock | resnet.Bottleneck], list[int]]] = {
+    18: (resnet.BasicBlock, [2, 2, 2, 2]),
+    34: (resnet.BasicBlock, [3, 4, 6, 3]),
+    50: (resnet.Bottleneck, [3, 4, 6, 3]),
+    101: (resnet.Bottleneck, [3, 4, 23, 3]),
+    152: (resnet.Bottleneck, [3, 8, 36, 3]),
 }
 STEMS = {"imagenet": True, "small": False}
 
@@ -36,7 +36,9 @@ class ResNet(resnet.ResNet):
 
     def __init__(self, channels: int, outputs: int, num_layers: int, stem: str = "imagenet") -> None:
         check_sizes(channels=channels, outputs=outputs)
-        block, counts = choose("model.num_layers", str(num_layers), LAYERS)
+        if num_layers not in LAYERS:
+            raise ConfigError(format_error("model.num_layers", "18, 34, 50, 101 or 152", num_layers))
+        block, counts = LAYERS[num_layers]
         super().__init__(block, counts, num_classes=outputs)
         if choose("model.stem", stem, STEMS):
             size, stride = 7, 2
