@@ -29,6 +29,7 @@ SMALL = {
     "dcgan": ["model.hidden_size=4"],
     "gpt": ["model.hidden_size=8", "model.num_layers=1", "model.num_heads=2"],
     "resnet20": ["model.num_layers=8"],
+    "unet": ["model.hidden_size=[4,8]"],
 }
 STEPS, IMAGES = torch.randn(2, 5, 3), torch.randn(2, 4, 6, 6)
 LAYERS: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {
@@ -190,7 +191,7 @@ def on_older_cpu(code: str, isa: str, commands: list[list[str]], folder: Path) -
 def check_all_models(
     code: str, isa: str, kinds: list[str], small_data: Callable[[str], list[str]], folder: Path, *more: str
 ) -> None:
-    data = {model: "text" if model == "gpt" else "digits" for model in MODELS}
+    data = {model: {"gpt": "text", "unet": "shapes"}.get(model, "digits") for model in MODELS}
     commands = [
         [
             f"model={model}",
