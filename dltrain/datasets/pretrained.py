@@ -4,7 +4,7 @@ import os
 from http.client import HTTPException
 from pathlib import Path
 
-import torch
+from torch.hub import download_url_to_file
 from torchvision import models
 
 from dltrain.errors import ConfigError, format_error, suggest
@@ -31,7 +31,7 @@ def download(name: str) -> Path:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # The name of a file ends in the start of its hash.
-            torch.hub.download_url_to_file(url, str(file), file.stem.rpartition("-")[2], progress=False)
+            download_url_to_file(url, str(file), file.stem.rpartition("-")[2], progress=False)
         except (OSError, RuntimeError, HTTPException) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             hint = f"Check the network, or download {url} and give the file."

@@ -68,8 +68,8 @@ class Text:
         self.test = test
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
-        if fitted is None:
-            existing_file(self.path, "an existing text file")
+        if fitted is None and path:
+            existing_file(path, "an existing text file")  # reported as the user has written it
         self.tokenizer: CharacterTokenizer | ByteTokenizer = (
             ByteTokenizer()
             if tokens == "bytes"

@@ -102,6 +102,8 @@ class TimeSeries:
         self.group, self.where, self.day_first = group, where, day_first
         bundled = None if path else SERIES[one_of("data.series", series, SERIES)]
         self.path = user_path(path) if path else BUNDLED / f"{series}.csv"
+        if path and fitted is None:
+            existing_file(path, "an existing CSV file")  # reported as the user has written it
         self.notation = Notation(header, decimal, tuple(missing_words or ()))
         if fitted is not None:
             self._adopt(fitted)
@@ -113,8 +115,7 @@ class TimeSeries:
         self.spec = self._facts(bundled.unit if bundled else None)
 
     def _read(self) -> Table:
-        existing_file(self.path, "an existing CSV file")
-        return select_rows(read_csv(self.path, self.notation), self.where)
+        return select_rows(read_csv(existing_file(self.path, "an existing CSV file"), self.notation), self.where)
 
     def _understand(self, column: str | list[str] | None) -> None:
         """Read the file, and find its times, the columns to forecast and the series."""
@@ -292,8 +293,8 @@ class TimeSeries:
         return split_ranges(rows, self.window, self.lead, self.validation, self.test)
 
     def _too_short(self, rows: int) -> ConfigError:
-        window, horizon, season = self.window, self.horizon, self.season
-        enough = least_rows(rows, window, horizon, self.lead, self.validation, self.test)
-        expected = f"at least {enough} rows for window {window}, horizon {horizon} and season {season} in {self.path}"
+        enough = least_rows(rows, self.window, self.horizon, self.lead, self.validation, self.test)
+        sizes = f"window {self.window}, horizon {self.horizon} and season {self.season}"
+        expected = f"at least {enough} rows for {sizes} in {self.path}"
         hint = "Reduce data.window or data.horizon"
         return ConfigError(format_error("data.path", expected, f"{rows} rows", hint))
