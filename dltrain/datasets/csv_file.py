@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,25 +16,13 @@ import pandas as pd
 from dltrain.data.bad_samples import BadSamples
 from dltrain.datasets.cells import COMMA, POINT, Cells, find_evidence, is_time_name, parse_numbers
 from dltrain.datasets.csv_delimiters import DECIMALS, find_delimiter, has_equal_tabs
-from dltrain.datasets.csv_table import Table
+from dltrain.datasets.csv_table import Marks, Table
 from dltrain.errors import ConfigError, format_error
 
 QUOTED = re.compile(r'"((?:[^"]|"")*)"', re.DOTALL)
 INVALID_UTF8 = re.compile("[\udc80-\udcff]")  # how surrogateescape decodes such bytes
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 SNIFFED = 200  # lines from which the delimiter is found
-
-
-class Marks(NamedTuple):
-    """Marks with which a file is written.
-
-    Args:
-        delimiter: What separates its cells.
-        decimal: Decimal mark of its numbers.
-    """
-
-    delimiter: str
-    decimal: str
 
 
 @dataclass(frozen=True)
@@ -182,7 +170,9 @@ class Reader:
         )
         self.decimal = DECIMALS.get(notation.decimal or "")
         self.skipped = 1 if declared else 0
-        self.quoting: Literal[0, 3] = csv.QUOTE_NONE if notation.literal_quotes else csv.QUOTE_MINIMAL
+        marks = notation.trained_on
+        self.literal_quotes = notation.literal_quotes or bool(marks and marks.literal_quotes)
+        self.quoting: Literal[0, 3] = csv.QUOTE_NONE if self.literal_quotes else csv.QUOTE_MINIMAL
         options: Any = {"delimiter": self.delimiter, "skipinitialspace": True, "quoting": self.quoting}
         self.rows = csv.reader(chain(head[self.skipped :], lines), **options)
         first = self.unquote(next((row for row in self.rows if any(row)), []))
@@ -231,8 +221,8 @@ class Reader:
             header, columns = header[:-1], columns[:-1]
         words = frozenset(word.casefold() for word in self.notation.missing_words)
         self.decimal = self.decimal or find_decimal(header, columns, lines, self)
-        literal = self.notation.literal_quotes
-        table = Table(self.path, header, columns, lines, self.decimal, self.delimiter, words, literal)
+        marks = Marks(self.delimiter, self.decimal, self.literal_quotes)
+        table = Table(self.path, header, columns, lines, words, marks)
         if self.notation.header:
             _check_header(table)
         return table
@@ -271,7 +261,9 @@ def find_decimal(header: list[str], columns: list[Cells], lines: np.ndarray, rea
 def _check_header(table: Table) -> None:
     """Reject a first line that holds values rather than names."""
     numeric = [number for number in range(len(table.header)) if table.is_numeric(number)]
-    named = [number for number in numeric if not np.isnan(parse_numbers([table.header[number]], table.decimal))[0]]
+    named = [
+        number for number in numeric if not np.isnan(parse_numbers([table.header[number]], table.marks.decimal))[0]
+    ]
     repeated = any(
         name in table.columns[number].words for number, name in enumerate(table.header) if number not in numeric
     )

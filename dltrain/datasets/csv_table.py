@@ -1,9 +1,10 @@
 """A table of a CSV file: its cells by column, and the numbers and missing values in them."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,20 @@ from dltrain.datasets.cells import MISSING, MISSING_NUMBERS, POINT, Cells
 from dltrain.errors import ConfigError, format_error, suggest
 
 LARGEST = float(np.finfo(np.float32).max)
+
+
+class Marks(NamedTuple):
+    """Marks with which a file is written.
+
+    Args:
+        delimiter: What separates its cells.
+        decimal: Decimal mark of its numbers.
+        literal_quotes: Whether quotes within its cells are ordinary characters.
+    """
+
+    delimiter: str = ","
+    decimal: str = POINT
+    literal_quotes: bool = False
 
 
 @dataclass(frozen=True)
@@ -23,20 +38,16 @@ class Table:
         header: Names of the columns.
         columns: Their cells.
         lines: Line of the file, from 1, on which each row ends.
-        decimal: Decimal mark of its numbers.
-        delimiter: Delimiter of its cells.
         missing_words: Further words for a missing value, in lower case.
-        literal_quotes: Whether quotes within its cells are ordinary characters.
+        marks: Marks with which the file is written.
     """
 
     path: Path
     header: list[str]
     columns: list[Cells]
     lines: np.ndarray
-    decimal: str = POINT
-    delimiter: str = ","
     missing_words: frozenset[str] = frozenset()
-    literal_quotes: bool = False
+    marks: Marks = field(default_factory=Marks)
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -72,7 +83,7 @@ class Table:
 
     @cached_property
     def _numbers(self) -> list[np.ndarray]:
-        return [cells.numbers(self.decimal) for cells in self.columns]
+        return [cells.numbers(self.marks.decimal) for cells in self.columns]
 
     @cached_property
     def _text(self) -> list[np.ndarray]:

@@ -152,7 +152,7 @@ def continue_times(
         times = continue_dates(time_column.dates.times.iloc[series.rows], time_column.dates.form, number)
     elif time_column is None:
         for column, name in enumerate(table.header):
-            cells = [table.columns[column][row].replace(table.decimal, ".") for row in series.rows.tolist()]
+            cells = [table.columns[column][row].replace(table.marks.decimal, ".") for row in series.rows.tolist()]
             if is_time_name(name) and all(map(PLAIN_NUMBER.fullmatch, cells)):
                 times = continue_numbers(cells, number)
                 break

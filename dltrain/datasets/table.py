@@ -12,9 +12,9 @@ from dltrain.data.checks import at_least, check_held_out, existing_file, one_of
 from dltrain.data.inputs import InputFiles
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.data.splits import held_out_size, hold_out_stratified, permutation
-from dltrain.datasets.csv_file import Marks, Notation, csv_errors, iterate_tables, read_csv
+from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read_csv
 from dltrain.datasets.csv_report import describe_csv
-from dltrain.datasets.csv_table import Table, drop_rows, reject_missing
+from dltrain.datasets.csv_table import Marks, Table, drop_rows, reject_missing
 from dltrain.datasets.describe import classes_line, count, listed, missing_line, splits_line
 from dltrain.datasets.table_columns import (
     Column,
@@ -105,7 +105,7 @@ class CsvTable:
             self._adopt(fitted)
         else:
             table = self._read()
-            self.notation = replace(self.notation, trained_on=Marks(table.delimiter, table.decimal))
+            self.notation = replace(self.notation, trained_on=table.marks)
             self.table = drop_rows(table, find_stray_text(table, reject_mixed=ignore is not None), self.bad)
             features, target = self._choose_columns(column, ignore)
             self.parts = _split_rows(self.table, target, validation, test, stratify)

@@ -17,8 +17,8 @@ from dltrain.data.plans import ByLength
 from dltrain.data.ragged import Ragged, padded_width
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.datasets.cells import Cells
-from dltrain.datasets.csv_file import Marks, Notation, csv_errors, iterate_tables, read_csv
-from dltrain.datasets.csv_table import Table, reject_missing
+from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read_csv
+from dltrain.datasets.csv_table import Marks, Table, reject_missing
 from dltrain.datasets.image_layout import TEST, TRAIN, VAL
 from dltrain.datasets.text_columns import Target, choose_target, choose_text, fit_target, split_rows
 from dltrain.datasets.text_file import JSON, TEXT, iterate_json, read_folders, read_text
@@ -148,14 +148,13 @@ class TextTable:
             "text": self.text_name,
             "target": list(astuple(self.target)),
             "marks": list(self.notation.trained_on or ()),
-            "literal_quotes": self.notation.literal_quotes,
         }
 
     def _adopt(self, fitted: Fitted) -> None:
         self.words = Words(fitted["words"], fitted["lowercase"])
         self.text_name, self.target = fitted["text"], Target(*fitted["target"])
         marks = Marks(*fitted["marks"]) if fitted["marks"] else None
-        self.notation = replace(self.notation, trained_on=marks, literal_quotes=fitted["literal_quotes"])
+        self.notation = replace(self.notation, trained_on=marks)
 
     def evaluation(self) -> Source:
         """Return all texts of the file or folder; only the two columns must exist."""
@@ -223,8 +222,7 @@ class TextTable:
 
     def _read_csv(self, file: Path) -> Table:
         table = read_csv(file, self.notation, self.bad)
-        marks = Marks(table.delimiter, table.decimal)
-        self.notation = replace(self.notation, trained_on=marks, literal_quotes=table.literal_quotes)
+        self.notation = replace(self.notation, trained_on=table.marks)
         return table
 
     def _read_json(self, file: Path) -> Table:

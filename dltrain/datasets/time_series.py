@@ -14,9 +14,9 @@ from dltrain.data.checks import at_least, check_held_out, existing_file, one_of,
 from dltrain.data.inputs import InputFiles
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.datasets.bundled_series import SERIES, BundledSeries
-from dltrain.datasets.csv_file import Marks, Notation, csv_errors, iterate_tables, read_csv
+from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read_csv
 from dltrain.datasets.csv_report import describe_csv
-from dltrain.datasets.csv_table import Table
+from dltrain.datasets.csv_table import Marks, Table
 from dltrain.datasets.date_columns import find_times
 from dltrain.datasets.describe import count, listed, missing_line, splits_line
 from dltrain.datasets.fill_missing import fill_missing
@@ -120,7 +120,7 @@ class TimeSeries:
     def _understand(self, column: str | list[str] | None) -> None:
         """Read the file, and find its times, the columns to forecast and the series."""
         self.table = self._read()
-        self.notation = replace(self.notation, trained_on=Marks(self.table.delimiter, self.table.decimal))
+        self.notation = replace(self.notation, trained_on=self.table.marks)
         self.times = find_times(self.table, self.day_first)
         excluded = list(self.times.columns) if self.times else []
         excluded += [self.table.index_of(self.group)] if self.group else []

@@ -79,3 +79,13 @@ def test_an_error_in_a_table_names_its_input_line_and_column(
     folder, _, _ = held_out("kind")
     output = predict(folder, "-", stdin=change(own_files["csv"].read_text()).encode())
     assert output.code == 2 and message in output.err and "Traceback" not in output.err
+
+
+def test_quotes_in_tab_separated_files_are_read_as_in_training(train: Train, predict: Predict, tmp_path: Path) -> None:
+    rows = [f'{number / 10}\t"{number % 7} wide\t{("low", "high")[number % 2]}' for number in range(60)]
+    (tmp_path / "sizes.tsv").write_text("\n".join(["weight\tsize\tkind", *rows]) + "\n")
+    folder = train("model=mlp", "data=csv", f"data.path={tmp_path / 'sizes.tsv'}", "trainer.max_steps=3")
+    (tmp_path / "new.tsv").write_text('weight\tsize\n1.5\t"3 wide\n1.5\t"3 wide\n')
+    first, second = predict(folder, tmp_path / "new.tsv").lines
+    assert (first["line"], second["line"]) == (2, 3)
+    assert first["probabilities"] == second["probabilities"]

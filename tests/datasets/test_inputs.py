@@ -230,7 +230,7 @@ def test_a_table_read_in_pieces_equals_the_whole_table():
     assert rows_of(whole) == [row for piece in pieces for row in rows_of(piece)]
     assert rows_of(whole) == [["1,5", "2"], ["2,5", "3"], ["3,5", "4"]]
     assert whole.lines.tolist() == [line for piece in pieces for line in piece.lines] == [2, 4, 5]
-    assert all(piece.decimal == "," and piece.header == ["a,b;c", "x"] for piece in pieces)
+    assert all(piece.marks.decimal == "," and piece.header == ["a,b;c", "x"] for piece in pieces)
 
 
 def rows_of(table):
