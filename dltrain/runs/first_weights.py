@@ -111,16 +111,16 @@ def _check_tokens(embeddings: set[str], facts: Facts, found: FirstWeights) -> No
         hint = "Its tokens are unknown: only a run whose data are found says them."
     else:
         other = sum(one != two for one, two in zip(here, there, strict=False)) + abs(len(here) - len(there))
-        hint = f"{other} of {max(len(here), len(there))} tokens are others."
+        hint = f"{other} of {max(len(here), len(there))} tokens differ."
     raise ConfigError(format_error(KEY, expected, found.origin, hint))
 
 
 def _other_outputs(here: list[str] | None, found: FirstWeights) -> str:
-    """Return why weights of outputs are renewed, or an empty string if the outputs have the same names."""
+    """Return why the output weights are reinitialized, or an empty string if the outputs have the same names."""
     if here is not None and here == found.outputs:
         return ""
     there = "unknown" if found.outputs is None else shorten(" ".join(found.outputs))
-    return f"other outputs: {shorten(' '.join(here or ['unknown']))}, there {there}"
+    return f"different outputs: {shorten(' '.join(here or ['unknown']))} here, {there} in the loaded weights"
 
 
 def read_record(path: Path, model: nn.Module) -> Loaded:

@@ -42,6 +42,8 @@ def load(folder: Path) -> dict[str, Any] | None:
     if known is None and not file.exists():
         return None
     hint = f"With its training data at hand, dltrain resume {folder} writes it again"
+    if not file.is_file():
+        raise CheckpointError(f"{file}: missing. {hint}")
     if damage := find_damage(file, known):
         raise CheckpointError(f"{file}: rejected, {damage}. {hint}")
     try:

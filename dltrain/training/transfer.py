@@ -189,4 +189,4 @@ def _without(stage: Stage, parts: list[_Part], epoch: int, rates: Mapping[nn.Par
 def _nothing_learns(stage: Stage, turn: Turn) -> str:
     of_turn = f" in turn {turn.name}" if len(stage.turns) > 1 else ""
     hint = "Name the modules to freeze: transfer.freeze=[MODULE,...]"
-    return format_error("transfer.freeze", f"something that is not frozen{of_turn}", "nothing", hint)
+    return format_error("transfer.freeze", f"at least one trainable parameter{of_turn}", "none", hint)

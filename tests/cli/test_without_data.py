@@ -1,4 +1,4 @@
-"""A run predicts and generates without its training data, by its own scales, words and classes."""
+"""A run predicts and generates without its training data, with the stored normalization, vocabulary and classes."""
 
 import json
 import shutil
