@@ -29,7 +29,7 @@ from dltrain.datasets.table_target import MAX_NUMERIC_CLASSES, Target, are_class
 from dltrain.errors import ConfigError, format_error
 
 MIN_ROWS = 3
-MAX_STRAY_TEXT = 0.1  # up to this fraction of text in a column of numbers counts as errors of the file
+MAX_STRAY_TEXT = 0.1  # maximum fraction of text in a column of numbers that is treated as errors in the file
 KINDS = (NumberColumn, WordColumn, DateColumn)
 REASONS = {
     "empty": "no values",

@@ -77,7 +77,7 @@ class Target:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Facts about what is predicted."""
+        """Facts about the target."""
         classes = {"classes": len(self.classes), "class_names": self.classes} if self.classes else {}
         return {**classes, "targets": None if self.mean is None else 1, "target_names": (self.name,)}
 

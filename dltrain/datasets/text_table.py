@@ -233,7 +233,7 @@ class TextTable:
     def _split(
         self, folders: dict[str, np.ndarray], threshold: float | None, validation: float, test: float
     ) -> dict[str, Tensor]:
-        """Return the rows of each split: those with a folder, and what is held out of the training texts."""
+        """Return the rows of each split: from its folder, or held out of the training texts."""
         given = {split: torch.from_numpy(rows) for split, rows in folders.items()}
         rows = given.pop(TRAIN, torch.arange(len(self.table)))
         target = fit_target(self.table, self.column, np.arange(len(self.table)), threshold)

@@ -35,7 +35,7 @@ class TimeSeries:
     """One or several series in a CSV file, split by time into training, validation and test rows.
 
     A training window lies in the training rows. A validation or test window has its targets in its own split, but may
-    read earlier rows. Scales are fitted on the training rows. Rows count as equidistant.
+    read earlier rows. Scales are fitted on the training rows. Rows are assumed to be equidistant.
 
     With ``group``, the rows of each value of that column are a separate series: each is split by time and has its own
     scale, and no window spans two of them.
@@ -202,7 +202,7 @@ class TimeSeries:
 
     @property
     def prepare(self) -> Normalize:
-        """Module that prepares windows by the scales of the training rows."""
+        """Module that prepares windows with the scales of the training rows."""
         return self._normalize(history=True)
 
     def fit(self) -> Fitted:

@@ -31,7 +31,7 @@ class Optimizer:
         scaler: Loss scaler for float16. If gradients overflow, the step changes neither the optimizer's state nor its
             parameters, except by decoupled decay, and is counted in `skipped`. The schedule does not count skipped
             steps once `set_known_skipped` has been called with their number.
-        rates: Factors of the learning rate of single parameters; 1 for all others.
+        rates: Learning rate factors of some parameters; 1 for the rest.
         only_own: Compute gradients for ``parameters`` only, not for other parameters of the model.
         skip: Skip steps whose gradients are not finite; on a GPU this waits for the device in each step.
     """

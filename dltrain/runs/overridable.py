@@ -27,7 +27,9 @@ def check_resume(changes: Changes, run: str, precision: str) -> None:
     free = [key for key in RESUME if precision != "fp16" or key != "trainer.log_every"]
     fixed = [k for k in changes if k not in free and (not k.startswith("device.") or k == "device.precision")]
     if fixed:
-        lines = [f"{key}: a resumed run keeps {changes[key][0]}, got {changes[key][1]}" for key in fixed]
+        lines = [
+            f"{key}: cannot be changed on resume, expected {changes[key][0]}, got {changes[key][1]}" for key in fixed
+        ]
         raise ConfigError(*lines, f"For a new run with these values: dltrain rerun {run} KEY=VALUE ...")
 
 

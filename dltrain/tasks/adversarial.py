@@ -211,7 +211,7 @@ def critic_output(model: nn.Module, examples: Tensor, labels: Tensor | None) -> 
 
 
 def has_batch_norm(model: nn.Module) -> bool:
-    """Return whether the critic's output on an example depends on the others in its batch."""
+    """Return whether the critic's output on an example depends on the other examples in its batch."""
     critic: nn.Module = model.critic  # type: ignore[assignment]
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in critic.modules())
 

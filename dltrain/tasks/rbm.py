@@ -17,7 +17,7 @@ RBM = Any  # nn.Module has no type for its parts
 
 MAX_EXACT_UNITS = 16  # units of the smaller side up to which the partition function is computed
 STATES_AT_ONCE = 4096  # terms of the partition function that are computed at a time
-SAMPLED_UNITS = 8  # units per example of which the pseudo-likelihood is estimated
+SAMPLED_UNITS = 8  # units per example from which the pseudo-likelihood is estimated
 
 
 def free_energy(rbm: RBM, visible: Tensor) -> Tensor:

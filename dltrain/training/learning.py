@@ -17,7 +17,7 @@ def set_learning(model: nn.Module, stage: Stage) -> None:
 def train_mode(model: nn.Module) -> None:
     """Set training mode, except for modules whose parameters are all frozen: these are set to evaluation mode.
 
-    So the statistics of frozen norms stay as they are, and dropout within frozen modules is off.
+    This keeps the statistics of frozen norms, and disables dropout in frozen modules.
     """
     model.train()
     if all(p.requires_grad for p in model.parameters()):

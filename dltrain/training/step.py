@@ -103,7 +103,7 @@ class StepRunner:
         return read
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the next step depends on besides the weights, under the keys of a checkpoint."""
+        """Return the state besides the weights that affects the next step, under the keys of a checkpoint."""
         return {
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "schedules": {name: optimizer.schedule.state_dict() for name, optimizer in self.optimizers.items()},

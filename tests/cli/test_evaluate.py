@@ -152,7 +152,7 @@ def test_moved_data_are_recognized_and_changed_data_are_rejected(
     path.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
     result = evaluate(run)
     assert (result.code, result.out) == (2, "")
-    assert "data (train, val, test): expected those the run was trained on, got others" in result.err
+    assert "data (train, val, test): expected those the run was trained on, got other data" in result.err
     assert f"For predictions on other data: dltrain predict {run} INPUT" in result.err
 
 

@@ -94,7 +94,7 @@ def test_image_files_are_rejected_if_the_training_scale_is_unknown(tmp_path):
         read_inputs(save_npz(tmp_path, SIGNED), tmp_path / "new.png")
 
 
-def test_the_scale_of_the_training_images_is_what_is_fitted(tmp_path):
+def test_the_fitted_state_is_the_scale_of_the_training_images(tmp_path):
     data = save_npz(tmp_path, SIGNED)
     np.save(tmp_path / "new.npy", SIGNED)
     path = tmp_path / "gone.npz"

@@ -146,7 +146,7 @@ def test_a_resumed_run_needs_the_record_of_its_first_weights_and_not_the_weights
         (turn,) = components.stages()[0].turns
         assert len(turn.parameters) == 2
     (run.folder / "transfer.json").unlink()
-    with pytest.raises(CheckpointError, match=r"transfer.json: expected the first weights of this run"):
+    with pytest.raises(CheckpointError, match=r"transfer.json: expected the initial weights of this run"):
         launch.resume(job, run.folder, Console(io.StringIO()), 0.0)
 
 
@@ -227,7 +227,7 @@ def test_a_file_with_code_in_it_is_rejected_and_not_run(
         (["transfer.frees=[a]"], r"transfer.frees: unknown key. Did you mean transfer.freeze\?"),
     ],
 )
-def test_a_mistake_is_said_in_one_line(
+def test_a_mistake_is_reported_in_one_line(
     overrides: list[str], message: str, animals: list[str], notes: Callable[..., list[str]]
 ) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
