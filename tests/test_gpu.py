@@ -132,9 +132,29 @@ def test_a_checkpoint_from_the_gpu_evaluates_on_the_cpu(
         ["model=mlp", "data=digits", "optimizer=muon"],
         ["model=vae", "data=digits", "model.conditional=true", "task.binarise=true", "task.warmup=0.5"],
         ["model=conv_autoencoder", "data=digits", "task.corruption=salt_and_pepper", "task.contraction=0.1"],
+        ["model=unet", "data=shapes"],
+        [*CNN, "data=digits", "augment=mixup"],
+        [*CNN, "data=digits", "augment=cutmix"],
+        ["model=resnet18", "data=digits", "augment=affine"],
+        ["model=gan", "data=digits"],
+        ["model=rbm", "data=digits"],
+        ["model=lstm", "data=text", "data.streams=true", "device.precision=bf16"],
+        ["model=gru", "data=timeseries", "data.window=24", "data.horizon=6", "regularization.ema_decay=0.9"],
     ],
 )
 def test_a_step_never_waits_for_the_gpu(overrides: list[str], tmp_path: Path) -> None:
+    take_steps_without_waiting(overrides, tmp_path)
+
+
+@pytest.mark.parametrize("model", [["gru"], ["lstm", "model.bidirectional=true"], ["transformer"]])
+def test_a_step_on_texts_of_different_lengths_never_waits_for_the_gpu(
+    model: list[str], small_data: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    name, *options = model
+    take_steps_without_waiting([f"model={name}", *options, *small_data("text_table"), "data.batch_size=2"], tmp_path)
+
+
+def take_steps_without_waiting(overrides: list[str], tmp_path: Path) -> None:
     job = compose.compose([*overrides, GPU])
     components = assemble.build_components(job)
     batches = dry_run.build_batches(components, components.data.load())
@@ -143,8 +163,8 @@ def test_a_step_never_waits_for_the_gpu(overrides: list[str], tmp_path: Path) ->
         job, components, batches, Console(io.StringIO()), home, Timer(time.perf_counter()), Stop(), True
     )
     mode: Any = torch.cuda.get_sync_debug_mode()
-    with closing(Tracker(home.path)) as tracker:
-        loop = whole.make_loop(components, batches, tracker)
+    with closing(Tracker(home.path)) as whole.tracker:
+        loop = whole._build_loop(components, batches)
         loop.begin_stage()
         groups = grouped(loop.current.batches.epoch(0), loop.config.accumulate)
         for group in itertools.islice(groups, 3):

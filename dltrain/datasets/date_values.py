@@ -57,7 +57,7 @@ def _parse_numbers(texts: list[str], pattern: str) -> np.ndarray:
     else:
         times = _strptime(texts, pattern)
     plausible = (times >= np.datetime64("1800")) & (times < np.datetime64("2101"))
-    return np.where(plausible, times, np.datetime64("NaT"))
+    return np.where(plausible, times, np.datetime64("NaT", "us"))
 
 
 def _resolve_short_years(times: np.ndarray) -> np.ndarray:

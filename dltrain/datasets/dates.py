@@ -66,7 +66,7 @@ def _spread(times: np.ndarray, form: DateForm, offsets: list[str], codes: np.nda
     """Return the dates of all cells from those of the distinct cells."""
 
     def spread(values: np.ndarray) -> pd.Series:
-        return pd.Series(np.append(values, np.datetime64("NaT"))[codes], index=index)
+        return pd.Series(np.append(values, np.datetime64("NaT", "us"))[codes], index=index)
 
     bad = np.flatnonzero(np.isnat(times)[codes] & (codes >= 0))
     position = int(bad[0]) if len(bad) else None

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 MINUTE, HOUR, DAY = np.timedelta64(1, "m"), np.timedelta64(1, "h"), np.timedelta64(1, "D")
+ZERO = np.timedelta64(0, "us")
 SATURDAY, SUNDAY = 5, 6
 # Shortest and longest step in days, and the steps per season.
 SEASONS = ((1, 1, 7), (7, 7, 52), (28, 31, 12), (89, 92, 4))
@@ -63,7 +64,7 @@ def infer_step(times: pd.Series) -> Step | None:
     last_day = bool(dates.is_month_end.all())
     if (last_day or len(dates.day.unique()) == 1) and (months > 0).all():
         return Step(length, int(np.sort(months)[(len(months) - 1) // 2]), last_day)
-    if length <= np.timedelta64(0):
+    if length <= ZERO:
         return None
     has_gaps = values[-1] - values[0] > length * (len(values) - 1)
     weekdays = length == DAY and has_gaps and bool((dates.day_of_week < SATURDAY).all())
@@ -104,7 +105,7 @@ def step_words(times: pd.Series) -> str:
     if step.months:
         number, unit = (step.months / 12, "year") if step.months % 12 == 0 else (step.months, "month")
     else:
-        length, unit = next((pair for pair in UNITS if step.length % pair[0] == np.timedelta64(0)), UNITS[-1])
+        length, unit = next((pair for pair in UNITS if step.length % pair[0] == ZERO), UNITS[-1])
         number = float(step.length / length)
     return f"{number:g} {unit}{'' if number == 1 else 's'}"
 
@@ -136,7 +137,7 @@ def check_order(times: pd.Series, utc: pd.Series | None = None) -> Order:
     known = times if utc is None else utc
     positions = np.flatnonzero(known.notna())
     values, changes = (_known(known), 0) if utc is not None else _without_clock_changes(_known(known))
-    back = np.flatnonzero(np.diff(values) < np.timedelta64(0))
+    back = np.flatnonzero(np.diff(values) < ZERO)
     repeated = np.flatnonzero(pd.Series(values).duplicated())
     return Order(
         step_back=int(positions[back[0] + 1]) if len(back) else None,
@@ -166,7 +167,7 @@ def _is_close(steps: np.ndarray, length: np.timedelta64) -> np.ndarray:
 def _without_clock_changes(values: np.ndarray) -> tuple[np.ndarray, int]:
     """Return times of hourly or finer rows without the jumps of daylight saving time, and the number of jumps back."""
     length = median_step(values) if len(values) > 2 else DAY
-    if not np.timedelta64(0) < length <= HOUR:
+    if not ZERO < length <= HOUR:
         return values, 0
     steps, before = np.diff(values), pd.DatetimeIndex(values[:-1])
     night = ((before.day_of_week == SUNDAY) & (before.hour < 4)) | (

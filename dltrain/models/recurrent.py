@@ -127,8 +127,12 @@ class Recurrent(nn.Module):
         steps = self.dropout(steps)
         if not self.bidirectional:  # a forward direction reads padding only after all steps
             return self.layers(steps)[0]
-        packed = rnn.pack_padded_sequence(steps, lengths.clamp(min=1), batch_first=True, enforce_sorted=False)
-        return rnn.pad_packed_sequence(self.layers(packed)[0], batch_first=True, total_length=steps.shape[1])[0]
+        # torch would sort them too, but wait for the GPU.
+        lengths, order = lengths.clamp(min=1).sort(descending=True)
+        order, inverse = (index.to(steps.device, non_blocking=True) for index in (order, order.argsort()))
+        packed = rnn.pack_padded_sequence(steps.index_select(0, order), lengths, batch_first=True)
+        states, _ = rnn.pad_packed_sequence(self.layers(packed)[0], batch_first=True, total_length=steps.shape[1])
+        return states.index_select(0, inverse)
 
 
 def _cell_options(cell: str, activation: str | None) -> dict[str, Any]:

@@ -50,10 +50,10 @@ class Window:
         """Return the state before the first token."""
         return {"tokens": torch.empty(batch_size, 0, dtype=torch.int64)}
 
-    def __call__(self, x: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    def forward(self, x: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         """Return the logits after each of the tokens (B, T), T up to ``length``, and the next state."""
         tokens = torch.cat([state["tokens"].to(x.device), x], dim=1)[:, -self.length :]
-        return self.model(tokens)[:, -x.shape[1] :], {"tokens": tokens}
+        return self.model.forward(tokens)[:, -x.shape[1] :], {"tokens": tokens}
 
 
 def sample_tokens(model: Any, prompt: Tensor, length: int, sampling: Sampling, noise: Generator) -> Iterator[Tensor]:
@@ -67,12 +67,13 @@ def sample_tokens(model: Any, prompt: Tensor, length: int, sampling: Sampling, n
     """
     stepwise = model if hasattr(model, "start") else Window(model, length)
     state = stepwise.start(len(prompt))
+    # `forward` is never compiled: the state has another shape at each step, and would be compiled again each time.
     for piece in prompt.split(length, dim=1):
-        logits, state = stepwise(piece, state=state)
+        logits, state = stepwise.forward(piece, state=state)
     while True:
         tokens = sampling.draw(logits[:, -1], noise)
         yield tokens
-        logits, state = stepwise(tokens.to(prompt.device)[:, None], state=state)
+        logits, state = stepwise.forward(tokens.to(prompt.device)[:, None], state=state)
 
 
 def decode_stream(tokens: Iterable[int], decode: Callable[[list[int]], str]) -> Iterator[str]:

@@ -46,6 +46,16 @@ def test_a_sample_at_low_temperature_is_greedy_beyond_the_context_length(table: 
     assert sampled(table, [3], 3 * LENGTH, Sampling(temperature)) == expected[1:]
 
 
+@pytest.mark.parametrize("name", ["table", "gpt"])
+def test_a_compiled_model_is_not_compiled_again_for_each_token(name: str, table: Table) -> None:
+    model = table if name == "table" else GPT(VOCABULARY, LENGTH, VOCABULARY, hidden_size=16)
+    model.eval()
+    expected, graphs = sampled(model, [3, 1], 2 * LENGTH, Sampling()), []
+    model.compile(backend=lambda graph, _: graphs.append(graph) or graph.forward)
+    assert sampled(model, [3, 1], 2 * LENGTH, Sampling()) == expected
+    assert len(graphs) == 0
+
+
 @pytest.mark.parametrize("name", ["gpt", "rnn", "lstm", "gru"])
 def test_a_model_with_a_state_continues_a_prompt_as_one_that_reads_all_of_it(name: str) -> None:
     torch.manual_seed(3)
