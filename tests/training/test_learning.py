@@ -1,4 +1,4 @@
-"""Who learns in a stage: gradients, modes, and what stays as it is."""
+"""Which parameters a stage trains: gradients, module modes, and frozen parameters and statistics."""
 
 import functools
 from collections.abc import Callable, Iterable
