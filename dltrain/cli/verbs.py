@@ -238,8 +238,8 @@ dltrain generate latest --prompt "It was " --length 500 --temperature 0.7 --top-
         summary="a table of runs: choices, metric, state, age",
         usage="dltrain runs [FOLDER] [FLAGS]",
         description="""\
-List the runs below a folder, those of sweeps included. The metric is that of the test split once a run has ended, and
-the best on the validation split until then. A run is lost if its status is running but its process was killed;
+List the runs below a folder, including jobs of sweeps. The metric is the test metric once a run has ended, and the best
+validation metric until then. A run is lost if its status is running but its process was killed;
 dltrain resume continues it.""",
         examples="""\
 dltrain runs

@@ -119,7 +119,7 @@ class GibbsChains:
 
     steps: int
     persistent: bool
-    visible: Tensor | None = None  # where persistent chains are
+    visible: Tensor | None = None  # visible states of the persistent chains
 
     def loss(self, rbm: RBM, visible: Tensor, rows: Tensor | None = None) -> Loss:
         """Return ``F(data) - F(model)``, whose gradient is the contrastive divergence update.
@@ -128,7 +128,7 @@ class GibbsChains:
         their probabilities, which adds no sampling noise, while the chains draw states.
 
         Args:
-            rows: Places of the examples in the whole batch, whose other examples have chains, too; None for all.
+            rows: Indices of the examples in the whole batch, if this is only a part of it; None for all.
 
         Source: Hinton 2010, section 3.
         """

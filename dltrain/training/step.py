@@ -82,7 +82,7 @@ class StepRunner:
         self.num_chunks *= 2
         self.console.info(
             f"out of memory in step {info.step + 1}: from now on {-(-largest // self.num_chunks)} examples at a time. "
-            f"Losses and gradients are still those of batches of {largest}; batch norm statistics are not."
+            f"Losses and gradients still equal those of batches of {largest}; batch norm statistics do not."
         )
         return None
 
