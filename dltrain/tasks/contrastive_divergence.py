@@ -27,8 +27,8 @@ class ContrastiveDivergence(Task):
 
     Pixels from black (0) to white (1) are probabilities in training; likelihoods are computed on rounded pixels.
 
-    Metrics, in nats per example: ``pseudo_log_likelihood``, the goal; ``reconstruction``, the cross-entropy of the mean-field
-    reconstruction; ``free_energy``, which shows overfitting when that of ``val`` rises above that of ``train``;
+    Metrics, in nats per example: ``pseudo_log_likelihood``, the goal; ``reconstruction``, the cross-entropy of the
+    mean-field reconstruction; ``free_energy``, which shows overfitting when ``val`` rises above ``train``;
     ``loss``, the difference in free energy between the data and chains of ``cd_steps`` steps from them; and, for RBMs
     with at most 16 units on one side, ``nll``, the exact negative log-likelihood.
 
