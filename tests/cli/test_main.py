@@ -155,7 +155,7 @@ def test_cfg_prints_only_the_composed_configuration_as_yaml(
     assert set(config) == set(yaml.safe_load((groups.conf_dir() / "config.yaml").read_text())) - {
         "defaults",
         "hydra",
-    } | {"model", "data", "task", "optimizer", "regularization", "augment", "device"}
+    } | {"model", "data", "task", "optimizer", "regularization", "augment", "transfer", "device"}
     assert (config["model"]["cell"], config["model"]["hidden_size"]) == ("gru", 7)
     assert config["optimizer"]["schedule"]["_target_"] == "dltrain.optim.schedules.Cosine"
 
