@@ -4,8 +4,8 @@ In a configuration, JSON or an override, each value under a key such as ``token`
 ``***``. Keys and all other values stay, so the result is still valid YAML or JSON.
 
 Free text (messages, tracebacks) is searched for the values that were registered by `register_secrets`. Values that
-ordinary text may contain are not searched for: those of less than 8 characters, and those of less than 16 that are
-lowercase words or numbers.
+ordinary text may contain are not searched for: values with fewer than 8 characters, and lowercase words or numbers
+with fewer than 16.
 """
 
 import json

@@ -118,7 +118,7 @@ def test_no_two_modules_import_each_other() -> None:
         ("torchvision", {"datasets/download.py", "datasets/cifar10.py", "datasets/pretrained.py", "models/resnet.py"}),
     ],
 )
-def test_each_library_is_imported_only_by_its_own_packages(library: str, allowed: set[str]) -> None:
+def test_each_library_is_imported_only_by_the_modules_listed_for_it(library: str, allowed: set[str]) -> None:
     assert importers_of(library) <= allowed
 
 

@@ -81,10 +81,10 @@ SUPERVISED = {"classification", "segmentation", "regression", "forecasting", "la
 
 
 def covering(triples: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
-    """Return a subset with every model and task, every kind of data and task, and every data set."""
+    """Return a subset with every model, every kind of data with every task, and every data set."""
     seen, found = set(), []
     for model, data, task in sorted(triples, key=lambda triple: triple[1] != "digits"):
-        facts = {(model, task), (KIND.get(data, data), task), data}
+        facts = {model, (KIND.get(data, data), task), data}
         if not facts <= seen:
             seen |= facts
             found.append((model, data, task))

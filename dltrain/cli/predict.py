@@ -45,7 +45,7 @@ def _check_predicts(task: "Task") -> None:
     from dltrain.tasks.base import Task
 
     if type(task).predict is Task.predict:
-        hint = "dltrain generate RUN samples from its model, with --given INPUT it reconstructs."
+        hint = "Use dltrain generate RUN to sample from its model, or add --given INPUT to reconstruct examples."
         raise ConfigError(
             f"predict: not supported for the task {type(task).__name__}, which makes no predictions. {hint}"
         )

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from dltrain.cli.flag_types import count, one_of, probability, seed, shape, temperature
 
-RUN = ("RUN", "the run's folder, or latest for the one that was active last")
+RUN = ("RUN", "the folder of the run, or latest for the most recently active run")
 LOCATION = ("KEY=VALUE", "where the data are now and where to compute: data.path=FILE data.root=DIR device=cpu")
 SCORE = ("task.features=RUN", "score samples by the features of that run's classifier")
 RESUMABLE = (
@@ -169,8 +169,8 @@ dltrain rerun outputs/lstm-timeseries/20261122-170146-f8f5 seed=1 optimizer.lr=3
 Compute the metrics of a checkpoint and print the table that the run printed at its end. The run's folder is only
 read, and the run may still be training.
 
-The data are the run's own, also where they have moved, or others: all examples of the file or folder that data.path=
-names are evaluated, by the scales, words and classes of the run.""",
+The data are those of the run. data.path= sets where they have moved, or names other data: then all examples of that
+file or folder are evaluated, with the normalization, vocabulary and classes of the run.""",
         examples="""\
 dltrain evaluate latest
 dltrain evaluate outputs/lstm-timeseries/20261122-170146-f8f5 --split val
@@ -191,7 +191,7 @@ of the kind that the run was trained on:
   arrays    .npy and .npz files (the array x, x_test, or the only one)
   tables    CSV files with the run's columns; other columns, and the predicted one, are ignored
             -> as for images, or the number under its column's name, in its own unit
-  series    CSV files with the run's columns, of which the last data.window rows are read; without INPUT the run's
+  series    CSV files with the columns of the run; the last data.window rows are read; without INPUT the run's
             own series
             -> one line per step ahead: its time, its number, each series in its own unit
   text      text files, or --text
@@ -238,8 +238,8 @@ dltrain generate latest --prompt "It was " --length 500 --temperature 0.7 --top-
         summary="a table of runs: choices, metric, state, age",
         usage="dltrain runs [FOLDER] [FLAGS]",
         description="""\
-List the runs below a folder, those of sweeps included. The metric is that of the test split once a run has ended, and
-the best on the validation split until then. A run is lost if its status is running but its process was killed;
+List the runs below a folder, including jobs of sweeps. The metric is the test metric once a run has ended, and the best
+validation metric until then. A run is lost if its status is running but its process was killed;
 dltrain resume continues it.""",
         examples="""\
 dltrain runs

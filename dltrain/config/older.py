@@ -1,4 +1,4 @@
-"""Configurations of runs that are older than a group or a key."""
+"""Compatibility with stored configurations that lack newer groups or keys."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,8 +14,8 @@ ALWAYS = ("model", "data", "task", "optimizer", "regularization", "device", "tra
 def fill(config: dict[str, Any], choices: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
     """Return a stored configuration and its choices with the defaults of newer groups and keys.
 
-    The default of a new group, and of a new key of a group without a class, must therefore mean: as before. A key that
-    a class has gained stays missing, so that the default of its constructor counts.
+    Therefore the defaults of new groups, and of new keys in groups without ``_target_``, must keep the previous
+    behavior. New arguments of a class are not added; the default in its constructor applies.
     """
     own = compose.defaults()
     new = {name: value for name, value in own.config.items() if name not in config and name not in ALWAYS}
@@ -25,7 +25,7 @@ def fill(config: dict[str, Any], choices: Mapping[str, str]) -> tuple[dict[str, 
 
 
 def without_newer_keys(job: Job, stored: Job) -> Job:
-    """Return the job of a command that resumes a stored run, without keys that the run lacks unless they were typed."""
+    """Return `job`, which resumes `stored`, with only the keys that `stored` has or that were typed as overrides."""
     typed = [override.lstrip("+~").partition("=")[0].replace("/", ".") for override in job.overrides]
     return replace(job, config=_common(job.config, stored.config, "", typed))
 

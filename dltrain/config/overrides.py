@@ -94,7 +94,7 @@ def single_values(parsed: list[Override]) -> tuple[list[list[Override]], list[st
 
 
 def sweep_values(parsed: list[Override], options: Options) -> tuple[list[list[Override]], list[str]]:
-    """Return the list of overrides, one per value, of each key of a sweep, and an error for each key without values."""
+    """Return, for each key of a sweep, a list with one override per value; and an error for each key without values."""
     values, errors = [], []
     for override in parsed:
         try:

@@ -75,7 +75,7 @@ INTERVAL = FieldSpec(
 )
 
 
-# Names -> what they accept. For any other key the annotation of its constructor decides.
+# Accepted values by the name of a key. For other keys, the type annotation in the constructor applies.
 TABLE = {
     "seed": integer(0, below=2**63),
     "epochs num_labels eval_examples": integer(1, null=True),
@@ -141,7 +141,7 @@ KINDS: dict[type, tuple[tuple[type, ...], str]] = {
 
 
 def field_of(key: str, target: str = "") -> FieldSpec | None:
-    """Return what a key such as ``model.hidden_size`` accepts, or None if any value of the right type will do.
+    """Return the values accepted by a key such as ``model.hidden_size``, or None for any value of its type.
 
     `target` is the ``_target_`` of the key's group: a few names have another meaning in one class.
     """

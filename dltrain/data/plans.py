@@ -44,7 +44,7 @@ class ByLength:
     """Batches of examples of similar length, in random order, so that little of a batch is padding.
 
     Examples are sorted by their padded width, equal widths in random order, and cut into batches. A batch has
-    ``batch_size`` examples, or as many as fit into `max_tokens`; one example that is longer is a batch by itself.
+    ``batch_size`` examples, or as many as fit into `max_tokens`; a longer example forms its own batch.
 
     Args:
         lengths: Steps of each example of the split, int64 on the CPU.
@@ -87,7 +87,7 @@ class Streams:
     The examples, windows of a text in their order, are divided into ``batch_size`` streams of equal length. If they do
     not divide evenly, the first streams are one window longer, and the last batch has only these. The order is never
     shuffled. The batch field ``continues`` (bool (B,), on the CPU) is false in the first batch of an epoch and true in
-    the others.
+    all later ones.
 
     Args:
         most: Largest number of streams, at least 1; None for no limit but ``batch_size``.

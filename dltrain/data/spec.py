@@ -105,11 +105,11 @@ class Source:
             ``unfold`` stay views: a row is copied only when it is drawn.
         prepare: Module that turns a batch of rows on the device into the fields a task reads (``inputs``, ``targets``,
             ...). It treats each row independently and draws no random numbers.
-        augment: Random change of each prepared example in training, independent of the others:
+        augment: Random change of each prepared example in training, independent of other examples:
             ``augment(batch, keys)``. The keys (int64, one per example) are the source of randomness; see
             `dltrain.keyed_random.uniform`.
         blend: Random combination of the examples of a batch in training: ``blend(batch, keys)``.
-        fingerprinted: Tensors to fingerprint in place of `rows`; None for `rows`.
+        fingerprinted: Tensors to fingerprint instead of `rows`; None for `rows`.
         plan: How the examples are divided into batches; None for batches of a fixed size in random order.
     """
 
@@ -149,7 +149,7 @@ class Inputs(NamedTuple):
 
     Args:
         rows: Rows in the format of a split, for its ``prepare``. Unknown future values are NaN (series) or -1 (tokens).
-        names: For each line of the prediction, in order, what it refers to: ``input`` and, for example, a line number.
+        names: For each line of the prediction, in order, its origin: ``input`` and, for example, a line number.
     """
 
     rows: Mapping[str, Tensor | Ragged]
@@ -163,11 +163,11 @@ class Data(Protocol):
 
     - ``bad`` (`dltrain.data.bad_samples.BadSamples`), ``worker_timeout`` (seconds), ``describe() -> list[str]`` (how
       the loaded files were read).
-    - ``prepare``: the module of a split's `Source`, by which the rows of `inputs` are used without `load`.
-    - ``fit() -> Fitted``: after `load`, what was fitted to the training examples and understood of the files. The
+    - ``prepare``: the module of a split's `Source`, which prepares the rows of `inputs` without `load`.
+    - ``fit() -> Fitted``: after `load`, the state fitted to the training examples and inferred from the files. The
       constructor then has an argument ``fitted``, which no YAML names. With it, nothing is read: ``spec``, ``prepare``
       and `inputs` are those of the fitted data.
-    - ``evaluation() -> Source``: all examples of the files that the arguments name, for evaluation by what was fitted.
+    - ``evaluation() -> Source``: all examples of the files named by the arguments, to evaluate with the fitted state.
     """
 
     spec: Spec

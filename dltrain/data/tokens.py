@@ -15,8 +15,8 @@ class Tokens:
         pad: Token that pads short sequences.
         begin: Token that starts a text.
         end: Token that ends a text.
-        mask: Token that hides another one.
-        unknown: Token of what the vocabulary lacks.
+        mask: Token that replaces a hidden token.
+        unknown: Token of words that are not in the vocabulary.
         encode: Converts text to a list of tokens, without special tokens.
         decode: Converts a list of tokens to text.
     """

@@ -18,7 +18,7 @@ POINT, COMMA = MARKS = ".", ","
 # May separate groups of three digits, in addition to the mark that is not the decimal mark.
 BLANKS = " '’\u00a0\u2009\u202f"
 UNITS = "%$€£¥₹"
-MIN_NARROW = 30  # cells with a mark from which their similar sizes are evidence
+MIN_NARROW = 30  # minimum number of cells with a mark for similar sizes to be evidence
 SAMPLE = 10_000  # distinct cells of a column that are examined
 PLAIN = re.compile(r"[\d.eE+-]*", re.ASCII)
 UNGROUPED = re.compile(r"[+-]?[1-9]\d{3,}([.,]\d*)?")

@@ -93,7 +93,10 @@ def _read_torchvision(root: Path, download: bool) -> tuple[Rows, Rows]:
 
 
 def _load_torchvision(root: Path) -> list[Any] | None:
-    """Return torchvision's training and test set, or None unless all files have the right hash: they are pickled."""
+    """Return torchvision's training and test sets, or None if a file is missing or has a wrong hash.
+
+    The hashes matter because the files are pickles.
+    """
     # torchvision takes seconds to import, and only its own files need it.
     from torchvision import datasets
 

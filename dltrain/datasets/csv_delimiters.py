@@ -10,11 +10,13 @@ DECIMALS = {"point": POINT, "comma": COMMA}
 
 
 def find_delimiter(head: Sequence[str], usual: str | None = None) -> str:
-    """Return the delimiter that splits the first lines into as many cells as the header and leaves no other in them.
+    """Return the delimiter that best splits the first lines into as many cells as the header.
+
+    Cells that contain another delimiter count against it.
 
     Args:
         head: The first lines.
-        usual: The delimiter to prefer if the first of them has it.
+        usual: Delimiter to use if the first line contains it.
     """
     if usual and head and usual in head[0]:
         return usual

@@ -34,7 +34,7 @@ class Notation:
         decimal: Decimal mark: ``point`` or ``comma``; None infers it.
         missing_words: Further words for a missing value.
         literal_quotes: Whether quotes within cells are ordinary characters, as most programs write them between tabs.
-        trained_on: Marks of the training file, as rows to predict may be too few to infer them.
+        trained_on: `Marks` of the training file, as the rows to predict may be too few to infer them.
     """
 
     header: bool = True
@@ -229,7 +229,7 @@ class Reader:
 
 
 def find_decimal(header: list[str], columns: list[Cells], lines: np.ndarray, reader: Reader) -> str:
-    """Return the decimal mark with which the columns are numbers.
+    """Return the decimal mark of the numbers in the columns.
 
     Raises:
         ConfigError: Columns need different marks, or both marks give numbers that differ by a factor of 1,000.
@@ -278,7 +278,7 @@ def _check_header(table: Table) -> None:
 
 
 def _find_bad_rows(found: list[tuple[list[str], int]], reader: Reader) -> dict[int, str]:
-    """Find rows that are not UTF-8 or have the wrong number of cells: row -> what is wrong with it."""
+    """Return an error message for each row that is not UTF-8 or has the wrong number of cells."""
     messages = {}
     for number, (row, line) in enumerate(found):
         invalid = next(filter(INVALID_UTF8.search, row), None)

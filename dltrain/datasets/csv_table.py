@@ -16,10 +16,10 @@ LARGEST = float(np.finfo(np.float32).max)
 
 
 class Marks(NamedTuple):
-    """Marks with which a file is written.
+    """Delimiter, decimal mark and quoting of a file.
 
     Args:
-        delimiter: What separates its cells.
+        delimiter: Character between cells.
         decimal: Decimal mark of its numbers.
         literal_quotes: Whether quotes within its cells are ordinary characters.
     """
@@ -39,7 +39,7 @@ class Table:
         columns: Their cells.
         lines: Line of the file, from 1, on which each row ends.
         missing_words: Further words for a missing value, in lower case.
-        marks: Marks with which the file is written.
+        marks: Delimiter, decimal mark and quoting of the file.
     """
 
     path: Path
@@ -129,7 +129,7 @@ def drop_rows(table: Table, messages: Mapping[int, str], bad: BadSamples) -> Tab
 
     Args:
         table: The file.
-        messages: Row -> what is wrong with it.
+        messages: Error message by row.
         bad: Policy for these rows.
 
     Raises:

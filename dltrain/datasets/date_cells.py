@@ -27,7 +27,7 @@ class DateCells:
     lead: str = ""
     ordinal: bool = False
     form: DateForm = field(default_factory=DateForm)
-    other_months: list[str] | None = None  # the texts in another language that has the same words
+    other_months: list[str] | None = None  # the texts if the months are read in another language with the same words
 
 
 def prepare_cells(texts: list[str]) -> DateCells:

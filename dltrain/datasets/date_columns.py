@@ -24,7 +24,7 @@ class TimeColumn(NamedTuple):
     """The times of the rows of a table.
 
     Args:
-        columns: Index of the column, or of those that make up the date.
+        columns: Indices of the columns that make up the date, often only one.
         cells: The times as text.
         dates: The parsed times.
     """

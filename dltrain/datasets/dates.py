@@ -12,9 +12,9 @@ from dltrain.datasets.date_cells import ZONES, DateCells, prepare_cells, sample_
 from dltrain.datasets.date_form import DateForm, day_precedes, find_patterns, pattern_regex
 from dltrain.datasets.date_values import UNSURE, parse_texts
 
-DATES_SHARE = 0.9  # of the distinct cells; the others are errors in a column of dates
+DATES_SHARE = 0.9  # minimum share of dates among the distinct cells of a column; the rest are errors
 REGULAR = 2  # plausibility of equal steps in one direction
-MARGIN = 0.05  # by which an irregular reading must be more plausible than the next one
+MARGIN = 0.05  # minimum lead in plausibility of an irregular reading over the next one
 TINY = 1e-9
 LEAST_SHARE = 0.7  # of steps in one direction or of one length; less may be chance
 
@@ -190,7 +190,7 @@ def _plausibility(times: np.ndarray) -> float:
 
 
 def _complete(pattern: str, cells: DateCells) -> DateForm:
-    """Return the form of a pattern, with what was separated from the cells."""
+    """Return the form of a pattern, with the parts that were split off the cells."""
     regex = pattern_regex(pattern)
     parts = [match.groupdict() for text in sample_texts(cells.texts) if (match := regex.fullmatch(text))]
     digits = max((len(part.get("f") or part.get("s") or "") for part in parts), default=0)

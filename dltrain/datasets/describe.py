@@ -29,7 +29,7 @@ def missing_line(table: Table, columns: Iterable[int]) -> list[str]:
 
 
 def classes_line(names: Sequence[str], splits: Mapping[str, np.ndarray]) -> list[str]:
-    """Return a line with the examples of each class, and one for each split that lacks a class.
+    """Return a line with the number of examples per class, and a warning for each split that lacks a class.
 
     Args:
         names: The classes.

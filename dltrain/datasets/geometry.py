@@ -15,7 +15,7 @@ DRAWS = 10  # uniform numbers per example; the first three are those of earlier 
 
 
 class Frame(NamedTuple):
-    """What the fields of a batch are, by name; other fields stay as they are.
+    """Fields of a batch to transform, by name; other fields are unchanged.
 
     Args:
         pictures: (B, channels, height, width) -> value outside the picture, one number per channel (channels, 1, 1).

@@ -124,7 +124,11 @@ class ImageFolder:
         """Return lines about the files that `load` has found: splits, classes, files left out, copies."""
         parts = {split: self.parts[split] for split in (TRAIN, VAL, TEST)}
         labels = [label for listing in parts.values() for _, label in listing]
-        empty = [f"no image of {shorten_names(self.empty)}: no output for it"] if self.empty else []
+        empty = (
+            [f"classes without images, which the model will not have: {shorten_names(self.empty)}"]
+            if self.empty
+            else []
+        )
         return [
             f"{len(labels):,} images in {self.path}",
             ", ".join(f"{split} {len(listing):,}{self._origin(split)}" for split, listing in parts.items()),
@@ -141,7 +145,9 @@ class ImageFolder:
         if split in self.folders:
             return f" from {self.folders[split].name}/" if train != self.path else ""
         option = f"data.test={self.test}" if split == TEST else f"data.validation={self.validation}"
-        return f" ({option})" if train == self.path else f" from {train.name}/ ({option}; no folder with images)"
+        if train == self.path:
+            return f" ({option})"
+        return f" from {train.name}/ ({option}; there is no {split} folder with images)"
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
         """Read image files and arrays."""

@@ -10,7 +10,8 @@ from dltrain.datasets.image_inputs import SUFFIXES
 from dltrain.errors import ConfigError, format_error, suggest
 
 TRAIN, VAL, TEST = "train", "val", "test"
-ALSO_CLASSES = ("train", "valid")  # names of splits that are also names of classes: a vehicle, the opposite of invalid
+# Split names that may also be class names: train (the vehicle), valid (as opposed to invalid).
+ALSO_CLASSES = ("train", "valid")
 
 # The name of a split, possibly after a prefix: Train, validation_set, seg_test.
 _SPLIT = re.compile(
@@ -78,7 +79,10 @@ def find_splits(root: Path) -> dict[str, Path]:
 
 
 def _named(folders: list[Path]) -> dict[Path, str]:
-    """Return the split of each folder that is named after one; prefixes count only if all are splits."""
+    """Return the split of each folder named after a split.
+
+    Prefixed names (``seg_train``) are recognized only if every folder is a split.
+    """
     strict, prefixed = ({f: s for f in folders if (s := split_of(f.name, loose))} for loose in (False, True))
     only_splits = len(prefixed) == len(folders) == len(set(prefixed.values())) and TRAIN in prefixed.values()
     return prefixed if only_splits and all(map(subfolders, prefixed)) else strict

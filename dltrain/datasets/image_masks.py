@@ -38,7 +38,8 @@ class ImageMasks:
         image_size: Height and width of the square in pixels, at least 1.
         channels: 1 for gray images, 3 for color.
         class_names: Names of the values 0, 1, ...; None takes the values that occur in the training masks.
-        ignore: Value of pixels without a class; None for none. In masks with nothing but 0 and 255, both are classes.
+        ignore: Value of pixels without a class; None if all pixels have one. In masks with only 0 and 255,
+            both are classes.
         block: Consecutive images, by name, that stay in one split, at least 1: neighboring slices are alike.
         validation: Fraction of the training images to hold out, in [0, 1); unused if there is a folder ``val``.
         test: Fraction to hold out for testing, in (0, 1); unused if there is a folder ``test``.
@@ -129,7 +130,7 @@ class ImageMasks:
         return MaskedImages(pairs, self.path, self.image_size, MODES[self.channels], table, look)
 
     def describe(self) -> list[str]:
-        """Return what was found, in lines for the user: images, splits, classes."""
+        """Return lines about the images, splits and classes that were found."""
         counts = ", ".join(f"{part} {len(self.pairs[part]):,}" for part in PARTS)
         ignored = "" if self.ignored is None else f"; {self.ignored} is ignored"
         named = (

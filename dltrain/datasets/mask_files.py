@@ -14,7 +14,7 @@ from dltrain.errors import ConfigError, format_error
 INDEXED = ("1", "L", "P")  # modes of PIL whose pixels are numbers rather than colors
 DEEP = ("I", "I;16", "I;16B", "I;16L")  # also numbers, but most of them are no classes
 FOREIGN = 254  # in a lookup table: a value that is no class
-MAX_CLASSES = FOREIGN  # of which the last has the number 253
+MAX_CLASSES = FOREIGN  # the last class has the number 253
 
 Pair = tuple[Path, Path]  # image and mask
 

@@ -46,7 +46,9 @@ def prepare_masks(transform: ImageTransform) -> PrepareMasks:
 
 
 def mask_splits(transform: ImageTransform, train: Rows | Files, val: Rows | Files | None, test: Rows | Files) -> Splits:
-    """Return splits of ``pixels`` and ``masks``; only training augments, and `Files` crop while they decode.
+    """Return the splits of ``pixels`` and ``masks``.
+
+    Only training images are augmented; `Files` are cropped during decoding.
 
     Raises:
         ConfigError: Mixup or cutmix is set.

@@ -32,8 +32,8 @@ class Npz:
     The shape and dtype of x determine its kind: uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) are images; floats with
     four axes are images on the scale of x_train, see `dltrain.datasets.array_scale.find_scale`; floats (N, T, F) are
     sequences of T steps; (N, D) are vectors. Images have at most 4 channels; if both the first and the last axis fit,
-    the channels are last. Whole numbers y that repeat, and one-hot rows, are classes, other y numbers to predict; see
-    `dltrain.datasets.array_labels.find_labels`. Only images are scaled.
+    the channels are last. y are classes if they are repeated whole numbers or one-hot rows, and numbers to predict
+    otherwise; see `dltrain.datasets.array_labels.find_labels`. Only images are scaled.
 
     Args:
         path: The .npz file.
@@ -44,7 +44,7 @@ class Npz:
         augment: Images only: random changes in training; see `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.
         workers: Unused: the arrays stay in memory.
-        fitted: Result of `fit` in an earlier run; None takes the meaning of the arrays from the file.
+        fitted: Result of `fit` in an earlier run; None infers shape, labels and scale from the file.
     """
 
     def __init__(
@@ -138,9 +138,9 @@ class Npz:
         if self.transform:
             scale = self.transform.arrays
             return f"images of {shape}, {scale}" + (
-                "" if scale.known else ", kept as they are; the ends count as black and white"
+                "" if scale.known else ", not rescaled; the minimum counts as black and the maximum as white"
             )
-        sequences = f"sequences of {shape}, steps x numbers (images of floats have a fourth axis)"
+        sequences = f"sequences of {shape} (steps x features; float images need 4 axes)"
         kind = sequences if self.spec.length else f"vectors of {shape}"
         return f"{kind}, not scaled: {', '.join(self.ranges)}"
 

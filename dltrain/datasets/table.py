@@ -29,7 +29,7 @@ from dltrain.datasets.table_target import MAX_NUMERIC_CLASSES, Target, are_class
 from dltrain.errors import ConfigError, format_error
 
 MIN_ROWS = 3
-MAX_STRAY_TEXT = 0.1  # up to this fraction of text in a column of numbers counts as errors of the file
+MAX_STRAY_TEXT = 0.1  # maximum fraction of text in a column of numbers that is treated as errors in the file
 KINDS = (NumberColumn, WordColumn, DateColumn)
 REASONS = {
     "empty": "no values",
@@ -44,12 +44,13 @@ class CsvTable:
 
     Columns of numbers are standardized with the mean and standard deviation of the training rows. Columns of words are
     one-hot over the words of the training rows; unknown words, and missing values with ``missing=mean``, are all zeros.
-    Dates become the time, and sine and cosine of the day in the year and of the day in the week.
+    Dates become the standardized time, the sine and cosine of the day of the year and of the week and, if they have
+    hours, of the time of day.
 
-    A column of words to predict is a set of classes, a column of numbers is a target; a column of at most 20 different
-    whole numbers is both: ``targets`` are the classes then, and ``values`` the numbers. Numbers to predict are
-    standardized, too: number = normalized * scale + shift + shift_rest, where shift_rest is the rounding error of
-    shift; all three are (B, 1).
+    If the predicted column holds words, ``targets`` are class indices; if it holds numbers, ``targets`` are the
+    numbers. At most 20 different whole numbers can be either: then ``targets`` are class indices and ``values`` the
+    numbers. Numbers to predict are standardized, too: number = normalized * scale + shift + shift_rest, where
+    shift_rest is the rounding error of shift; all three are (B, 1).
 
     Args:
         path: The file.
@@ -146,7 +147,7 @@ class CsvTable:
         self.rows = {"inputs": self._encode(table, features), **self.target.rows(table, target)}
 
     def fit(self) -> Fitted:
-        """Return the marks of the file, and the columns as they were fitted on the training rows."""
+        """Return the delimiter, decimal mark and quoting of the file, and the columns fitted on the training rows."""
         marks = self.notation.trained_on
         columns = [[KINDS.index(type(column)), *column] for column in self.columns]
         return {"marks": list(marks or ()), "columns": columns, "target": list(self.target)}
@@ -157,7 +158,7 @@ class CsvTable:
         self.target = Target(*fitted["target"])
 
     def evaluation(self) -> Source:
-        """Return all rows of the file, of which only the columns that the model sees and predicts must exist."""
+        """Return all rows of the file, which needs only the model's input columns and the target column."""
         table = self._read()
         used = table.indices_of([*(column.name for column in self.columns), self.target.name])
         columns = [table.columns[index] for index in used]
@@ -195,7 +196,7 @@ class CsvTable:
         return [*lines, splits_line({name: len(rows) for name, rows in splits.items()}, "rows, at random")]
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Read the rows of CSV files, of which only the columns that the model sees must exist."""
+        """Read the rows of CSV files, which need only the model's input columns."""
         for file in files.expand("a CSV file"):
             with file.errors_as_input(), csv_errors(file.path), file.open_text() as lines:
                 for table in iterate_tables(lines, file.path, files.batch_size, self.notation):
@@ -216,13 +217,14 @@ class CsvTable:
 
 
 def find_stray_text(table: Table, reject_mixed: bool) -> dict[int, str]:
-    """Find text in columns with at least nine numbers in ten cells: row -> what is wrong with it.
+    """Return an error message for each row with text in a column of at least 90% numbers.
 
     Columns of few different whole numbers are skipped, as they may be classes, some of them with words as names.
 
     Args:
         table: The file.
-        reject_mixed: Whether to reject columns of numbers with more text than that, if it is few different words.
+        reject_mixed: Whether to reject columns with a larger share of text (up to half of the cells), if it has at most
+            20 different words.
     """
     found: dict[int, str] = {}
     for column, name in enumerate(table.header):
@@ -239,7 +241,7 @@ def find_stray_text(table: Table, reject_mixed: bool) -> dict[int, str]:
             word = table.columns[column][text[0]]
             got = f"{word}, and text in {len(text)} of {len(table)} rows"
             hint = f"data.missing_words=[{word}] reads it as missing, data.ignore=[{name}] leaves the column out"
-            expected = f"numbers or words only in {table.describe_cell(column, int(text[0]))}"
+            expected = f"only numbers or only words in {table.describe_cell(column, int(text[0]))}"
             raise ConfigError(format_error("data.path", expected, got, hint))
     return found
 

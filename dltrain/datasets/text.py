@@ -37,7 +37,7 @@ class Text:
         context_length: Tokens that a model reads at once, at least 1.
         stride: Tokens between the starts of training windows, at least 1; None is 1, or ``context_length`` in streams.
         streams: Read each split as ``batch_size`` contiguous streams, for models that carry a state from batch to
-            batch; at most 16 in evaluation, where little is then read without what came before.
+            batch; at most 16 in evaluation, so that few tokens are read without their context.
         validation: Fraction of the text to hold out for validation, in [0, 1).
         test: Fraction of the text, at its end, to hold out for testing, in (0, 1).
         batch_size: Windows per step, at least 1.

@@ -65,8 +65,8 @@ class Target:
     Args:
         name: Its name.
         classes: Names of the classes; None for numbers only.
-        threshold: The second of two classes has numbers above it; None for no such classes.
-        mean, scale: Of the training rows, with which numbers are standardized; None for words.
+        threshold: Splits numbers into two classes, at most this value and above it; None for no split.
+        mean, scale: Mean and scale of the training rows, used to standardize numbers; None for words.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Target:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Facts about what is predicted."""
+        """Facts about the target."""
         classes = {"classes": len(self.classes), "class_names": self.classes} if self.classes else {}
         return {**classes, "targets": None if self.mean is None else 1, "target_names": (self.name,)}
 

@@ -46,9 +46,9 @@ class Prepare(nn.Module):
 class TextTable:
     """Texts with a class or a number each; the splits are random but fixed, unless there are folders for them.
 
-    A text is a sequence of words of a vocabulary that is fitted on the training texts. A column of words to predict is
-    a set of classes, a column of numbers is a target; with a threshold, or at most 20 different whole numbers, it is
-    both.
+    A text is a sequence of words of a vocabulary that is fitted on the training texts. If the column to predict has
+    words, they are classes. If it has numbers, they are regression targets, and also classes if `threshold` is set or
+    there are at most 20 different whole numbers.
 
     Args:
         path: A CSV file (commas, semicolons, tabs or bars), a JSON lines file (``.jsonl``), or a folder with ``.txt``
@@ -56,13 +56,14 @@ class TextTable:
         text: Column of texts; None for the only one that looks like texts.
         column: Column to predict; None for the only other one.
         header: Whether the first line of a CSV file names the columns.
-        threshold: Make two classes of numbers, those up to it and those above it; None for none.
+        threshold: Split numbers into two classes: at most this value, and above it. None to disable.
         lowercase: Whether to convert texts to lower case.
         min_count: Occurrences in the training texts below which a word is unknown, at least 1.
-        max_words: Size of the vocabulary at most, at least 1.
-        max_length: Words after which a text is cut, at least 1.
-        batching: ``length`` puts texts of similar length into a batch, ``random`` any.
-        max_tokens: Words per batch, padding included, in place of ``batch_size``; None counts texts.
+        max_words: Maximum size of the vocabulary, at least 1.
+        max_length: Maximum number of words of a text; the rest is cut off. At least 1.
+        batching: ``length`` batches texts of similar length, ``random`` batches texts at random.
+        max_tokens: Maximum number of words per batch including padding; replaces ``batch_size``. None to use
+            ``batch_size``.
         validation: Fraction of the texts to hold out for validation, in [0, 1), unless there is a folder ``val``.
         test: Fraction of the texts to hold out for testing, in (0, 1), unless there is a folder ``test``.
         batch_size: Texts per step, at least 1.
@@ -141,7 +142,7 @@ class TextTable:
         self.words = Words.fit((cells[row] for row in train), *limits)
 
     def fit(self) -> Fitted:
-        """Return the vocabulary, the columns, what is predicted, and the marks of the file."""
+        """Return the vocabulary, the text column, the target, and the file's delimiter, decimal mark and quoting."""
         return {
             "words": self.words.words[len(SPECIAL) :],
             "lowercase": self.words.lowercase,
@@ -198,7 +199,7 @@ class TextTable:
                 tables = iterate_tables(lines, file.path, size, self.notation)
             for table in tables:
                 if name not in table.header:
-                    expected = f"the column {name} of the training texts in {file.path}"
+                    expected = f"the column {name} in {file.path}, as in training"
                     raise ConfigError(format_error("data.text", expected, ", ".join(table.header)))
                 column = table.columns[table.index_of(name)]
                 names = [{"input": file.name, "line": line} for line in table.lines.tolist()]
@@ -232,7 +233,7 @@ class TextTable:
     def _split(
         self, folders: dict[str, np.ndarray], threshold: float | None, validation: float, test: float
     ) -> dict[str, Tensor]:
-        """Return the rows of each split: those with a folder, and what is held out of the training texts."""
+        """Return the rows of each split: from its folder, or held out of the training texts."""
         given = {split: torch.from_numpy(rows) for split, rows in folders.items()}
         rows = given.pop(TRAIN, torch.arange(len(self.table)))
         target = fit_target(self.table, self.column, np.arange(len(self.table)), threshold)

@@ -26,7 +26,7 @@ from dltrain.datasets.steps import infer_season, step_words
 from dltrain.datasets.windows import SCALES, Normalize, SplitRange, fit_scales, least_rows, split_ranges
 from dltrain.errors import ConfigError, format_error
 
-SEASONS = 3  # that a series must have before it counts as seasonal
+SEASONS = 3  # minimum number of seasons in a series for its season to be used
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 BUNDLED = Path(__file__).parent / "bundled"
 
@@ -35,7 +35,7 @@ class TimeSeries:
     """One or several series in a CSV file, split by time into training, validation and test rows.
 
     A training window lies in the training rows. A validation or test window has its targets in its own split, but may
-    read earlier rows. Scales are fitted on the training rows. Rows count as equidistant.
+    read earlier rows. Scales are fitted on the training rows. Rows are assumed to be equidistant.
 
     With ``group``, the rows of each value of that column are a separate series: each is split by time and has its own
     scale, and no window spans two of them.
@@ -160,7 +160,7 @@ class TimeSeries:
 
     @property
     def lead(self) -> int:
-        """Rows before the first one that is predicted, with which the naive forecasts can be made."""
+        """Number of rows needed before the first predicted row, by the model and the naive forecasts."""
         return max(self.window, 2 * self.season)
 
     def _is_long(self, one: Series) -> bool:
@@ -190,7 +190,7 @@ class TimeSeries:
     def _windows(
         self, values: Sequence[np.ndarray], ranges: Sequence[SplitRange], numbers: Sequence[int]
     ) -> dict[str, Tensor]:
-        """Return the windows of all series and, if the file has several, the number of the series of each."""
+        """Return the windows of all series and, with ``group``, the index of the series of each window."""
         windows = [part.windows(split_float64(found), self.horizon) for found, part in zip(values, ranges, strict=True)]
         if not self.group:
             return {"values": windows[0]}
@@ -202,11 +202,11 @@ class TimeSeries:
 
     @property
     def prepare(self) -> Normalize:
-        """Module that prepares windows by the scales of the training rows."""
+        """Module that prepares windows with the scales of the training rows."""
         return self._normalize(history=True)
 
     def fit(self) -> Fitted:
-        """Return the marks of the file, the columns and series, the season, and the scales of the training rows."""
+        """Return the delimiter, decimal mark and quoting of the file, and the facts about the training rows."""
         marks = list(self.notation.trained_on or ())
         return {"marks": marks, "names": self.names, "series": self.known, "season": self.season, "scales": self.scales}
 
@@ -215,7 +215,7 @@ class TimeSeries:
         self.names, self.known, self.season = list(fitted["names"]), list(fitted["series"]), int(fitted["season"])
         self.scales = fitted["scales"]
         if any(self.scales[name].shape[0] != len(self.known) for name in SCALES):
-            raise ValueError("one scale per series is missing")
+            raise ValueError("expected one scale per series")
 
     def evaluation(self) -> Source:
         """Return every window of the file whose targets have enough rows before them."""
@@ -231,7 +231,7 @@ class TimeSeries:
         return Source(self._windows(values, ranges, numbers), self.prepare)
 
     def _number_of(self, one: Series) -> int:
-        """Return the number of a series of the training file."""
+        """Return the index of a series among those of the training file."""
         if one.name not in self.known:
             expected = f"a value of column {self.group} in training: {listed(map(str, self.known))}"
             raise ConfigError(format_error("data.group", expected, one.name))
@@ -243,7 +243,8 @@ class TimeSeries:
         rows = f"{table.path.name}: {count(len(table), 'row')}" + (f" with {self.where}" * bool(self.where))
         lines = [f"{rows}, to forecast: {listed(self.names)}"]
         if self.left_out:
-            lines.append(f"left out: {listed(name or '(no name)' for name in self.left_out)} (data.column names them)")
+            names = listed(name or "(no name)" for name in self.left_out)
+            lines.append(f"left out: {names} (to include a column, name it in data.column)")
         if self.group:
             lines.append(f"{len(self.series):,} series by {self.group}: {listed(str(one.name) for one in self.series)}")
         if self.times and (times := self._first_times()) is not None:
@@ -278,7 +279,7 @@ class TimeSeries:
                 expected = f"at least data.window={self.window} rows in {table.path}"
                 raise ConfigError(format_error("data.path", expected, len(one.rows)))
             later = continue_times(table, times, one, self.horizon)
-            # Missing values before the window do not matter, unless they are filled from there.
+            # Earlier rows are needed only to fill missing values in the window.
             rows = one.rows[-self.window :] if self.missing == "refuse" else one.rows
             values = fill_missing(table.select(rows), self.names, self.missing, [len(rows)])[-self.window :]
             values = np.pad(values, ((0, self.horizon), (0, 0)), constant_values=np.nan)

@@ -34,8 +34,8 @@ class Words:
         """Return the vocabulary of texts, frequent words first.
 
         Args:
-            min_count: Occurrences of a word below which it is unknown.
-            max_words: Words to keep at most, the most frequent ones.
+            min_count: Minimum number of occurrences; rarer words are unknown.
+            max_words: Maximum number of words to keep, the most frequent ones.
 
         Raises:
             ConfigError: No word occurs often enough.

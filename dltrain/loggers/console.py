@@ -59,8 +59,9 @@ class Console:
     def progress(self, done: float, epochs: int, step: int, steps: int, *figures: str) -> None:
         """Show the position of a run and `figures` such as ``loss 0.5``; cheap enough to call after every step.
 
-        On a terminal the live line is redrawn at most ten times per second. Elsewhere, and in the log file, a line is
-        written after each epoch: when `done`, the epochs so far, reaches a whole number, or `step` reaches `steps`.
+        On a terminal the live line is redrawn at most ten times per second. Elsewhere, a line is written after
+        each epoch and at least once a minute; in the log file, only after each epoch. An epoch ends when `done`, the
+        epochs so far, reaches a whole number, or `step` reaches `steps`.
         """
         epoch = math.ceil(done)
         finished = epoch if step >= steps else int(done)

@@ -153,7 +153,7 @@ def _downsampling(channels: list[int], norm: str) -> list[nn.Module]:
 
 
 def _initialize(module: nn.Module) -> None:
-    """Draw weights from N(0, 0.02), those of norms from N(1, 0.02), and set biases to 0."""
+    """Draw weights from N(0, 0.02), the weights of norms from N(1, 0.02), and set biases to 0."""
     if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, INIT_STD)
     elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):

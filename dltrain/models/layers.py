@@ -148,7 +148,7 @@ def read_out(states: Tensor, lengths: Tensor | None, readout: str) -> Tensor:
     """Return one vector per sequence.
 
     Args:
-        lengths: Steps of each sequence, the others being padding; None for all steps.
+        lengths: Steps of each sequence; later steps are padding. None for no padding.
         readout: ``last`` for the last step, ``mean`` or ``max`` over the steps.
 
     Shape: (B, T, width) -> (B, width).
@@ -178,7 +178,7 @@ class Positions(nn.Module):
         nn.init.normal_(self.weight, std=std)
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
-        """Return the steps with their positions added, of which the first is ``start``."""
+        """Return the steps with their positions added, starting at position ``start``."""
         end, limit = start + x.shape[1], len(self.weight)
         if end > limit:
             raise ConfigError(format_error("model.length", f"at least {end}, the steps of the input", limit))

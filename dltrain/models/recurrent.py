@@ -84,7 +84,7 @@ class Recurrent(nn.Module):
         """Return the outputs at every step or after all steps; after a `state`, also the state after these steps.
 
         Args:
-            lengths: Steps of each sequence, int64 (B,) on the CPU, the others being padding; None for all steps.
+            lengths: Steps of each sequence, int64 (B,) on the CPU; later steps are padding. None for no padding.
             state: What `start` or an earlier call returned; None for sequences that begin.
         """
         if state is not None:
@@ -121,7 +121,7 @@ class Recurrent(nn.Module):
         return outputs, {name: part.transpose(0, 1) for name, part in zip(state, after, strict=True)}
 
     def _states(self, steps: Tensor, lengths: Tensor | None) -> Tensor:
-        """Return the state after each step; those of padding do not matter."""
+        """Return the state after each step; states after padding are not used."""
         if lengths is None:
             return self.layers(steps)[0]
         steps = self.dropout(steps)

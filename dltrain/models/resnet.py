@@ -1,4 +1,4 @@
-"""Residual networks for large images: those of torchvision, with a stem for small images and any number of channels."""
+"""Residual networks of torchvision for large images, with any number of channels and a stem for small images."""
 
 from torch import nn
 from torchvision.models import resnet

@@ -59,7 +59,7 @@ class Transformer(nn.Module):
         """Return the outputs at every step or of the whole sequence.
 
         Args:
-            lengths: Steps of each sequence, int64 (B,) on the CPU, the others being padding; None for all steps.
+            lengths: Steps of each sequence, int64 (B,) on the CPU; later steps are padding. None for no padding.
         """
         x = self.dropout(self.positions(self.widen(self.steps(x))))
         own = None if lengths is None else inside(lengths, x.shape[1], x.device)

@@ -31,7 +31,7 @@ class Optimizer:
         scaler: Loss scaler for float16. If gradients overflow, the step changes neither the optimizer's state nor its
             parameters, except by decoupled decay, and is counted in `skipped`. The schedule does not count skipped
             steps once `set_known_skipped` has been called with their number.
-        rates: Factors of the learning rate of single parameters; 1 for all others.
+        rates: Learning rate factors of some parameters; 1 for the rest.
         only_own: Compute gradients for ``parameters`` only, not for other parameters of the model.
         skip: Skip steps whose gradients are not finite; on a GPU this waits for the device in each step.
     """
@@ -90,8 +90,8 @@ class Optimizer:
     def step(self, number: int, measure: bool = False) -> Tensor | None:
         """Update the weights at step `number` of the stage and drop the gradients.
 
-        If `measure`, return the total norm of the gradients, including penalties, before clipping. Without a
-        micro-batch of a weight above 0 nothing changes.
+        If `measure`, return the total norm of the gradients, including penalties, before clipping. If all
+        micro-batches have weight 0, nothing changes.
         """
         if self._count == 0:
             return None
@@ -111,7 +111,7 @@ class Optimizer:
         return norm
 
     def _update_weights(self) -> None:
-        """Decay the weights and take the step of the torch optimizer; where the sum of weights is 0, do neither."""
+        """Decay the parameters and step the torch optimizer, unless the losses of the step have a total weight of 0."""
         empty = self._weight_sum == 0 if isinstance(self._weight_sum, Tensor) else None
         if not self._started and (self.scaler is not None or empty is not None):
             fill_momentum(self.optimizer)
@@ -205,7 +205,10 @@ class Optimizer:
 
 
 def _or_one(weight: float | Tensor) -> float | Tensor:
-    """Return a divisor: the weight, or 1 instead of 0, which only a GPU may hold."""
+    """Return `weight`, or 1 where it is 0, for use as a divisor.
+
+    Only tensors are checked: `backward` has already skipped losses whose weight is the number 0.
+    """
     return torch.where(weight == 0, 1, weight) if isinstance(weight, Tensor) else weight
 
 

@@ -17,7 +17,8 @@ class ReceptiveField:
     """Receptive field of each tensor that has one: after convolutions, pooling and pointwise operations.
 
     Spatial axes are those after batch and channels. Tracking starts at the first convolution and ends at an operation
-    that mixes or reorders positions. A gate computed from the whole image is not tracked.
+    that mixes or reorders positions. Inputs of another spatial shape, such as the gate of squeeze-and-excitation, are
+    ignored.
 
     Source: Araujo, Norris, Sim 2019, "Computing receptive fields of convolutional neural networks", equation 2.
     """

@@ -57,15 +57,15 @@ class Components:
     device: Device
     trainer: TrainerConfig
     transfer: Transfer
-    loaded: Loaded | None = None  # first weights that came from elsewhere
+    loaded: Loaded | None = None  # initial weights that were loaded from elsewhere
     notes: tuple[str, ...] = ()
     fingerprint: dict[str, str] = dataclasses.field(default_factory=dict)  # by split, once the data are loaded
     asks_for_classes: bool = True  # the YAML of the task names them; otherwise targets that can be both are numbers
-    fitted: Fitted | None = None  # what a run stored of its data, or what is stored of a new run
+    fitted: Fitted | None = None  # the fitted state of the data: stored by an earlier run, or to be stored
     description: list[str] = dataclasses.field(default_factory=list)  # how the files were read, once they are loaded
 
     def stages(self) -> list[Stage]:
-        """Return the stages of training: those of the task, without what is frozen."""
+        """Return the stages of the task, without frozen parameters."""
         loaded = self.loaded.names if self.loaded else []
         return plan(self.task.stages(self.model), self.model, self.transfer, loaded, self.trainer.epochs)
 
@@ -143,7 +143,7 @@ def build_components(job: Job, fitted: Fitted | None = None, data: Data | None =
 
 
 def build_data(job: Job, fitted: Fitted | None = None) -> Data:
-    """Return the data of a job, by what they fitted in an earlier run if that is given.
+    """Return the data of a job, with the state fitted in an earlier run if it is given.
 
     Raises:
         ConfigError: An argument or a file is wrong.

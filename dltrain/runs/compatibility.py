@@ -43,7 +43,7 @@ def check_facts(job: Job, group: str, facts: Facts) -> None:
 
 
 def _lacking(fact: str, facts: Facts) -> str:
-    """Return what is missing of a fact: the whole, or the part that was asked for."""
+    """Return the missing fact: the whole fact, or only the requested part of it."""
     return _whole(fact) if facts.get(_whole(fact)) is None else fact
 
 

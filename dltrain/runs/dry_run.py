@@ -41,7 +41,7 @@ def prepare_run(
         job: The run's configuration.
         notes: Added to the notes of the components.
         resumed: Folder of a run to resume. Its data must have the same fingerprint as at the start of the run.
-        begun: Folder of a run that has a checkpoint, and therefore needs no first weights.
+        begun: Folder of a run that has a checkpoint, and therefore needs no initial weights.
     """
     components = build_components(job)
     components.loaded = first_weights.prepare(components, job, begun)
@@ -136,9 +136,9 @@ def source_batches(
 def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> None:
     """Compute the losses of a training batch and the metrics of a test batch, without an optimizer step.
 
-    Of batches that are all alike a few examples are enough; of ragged ones the widest is computed whole, with its
-    gradients, so that memory does not run out late. The random state, the buffers of the model and what the task
-    remembers are restored afterwards.
+    If all batches have the same shape, a few examples are enough. Otherwise the widest batch is computed in full, with
+    its gradients, so that memory does not run out late. The random state, the buffers of the model and the state of
+    the task are restored afterwards.
 
     Raises:
         ConfigError: Model, task and data do not fit together, or the optimizer rejects its arguments.

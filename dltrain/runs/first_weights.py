@@ -1,4 +1,4 @@
-"""Load first weights from elsewhere into a new model: a step before the first one, which is said and kept."""
+"""Load initial weights from elsewhere into a new model, before the first step; report and record them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -21,10 +21,10 @@ Facts = Mapping[str, Any]
 
 
 def prepare(components: Components, job: Job, begun: Path | None) -> Loaded | None:
-    """Load the first weights of a run that starts from others; of a run that has begun, return what was loaded then.
+    """Load the initial weights of a new run, or return what was loaded when the run began.
 
     Args:
-        begun: Folder of a run with a checkpoint.
+        begun: Folder of the run, if it already has a checkpoint.
     """
     transfer, model = components.transfer, components.model
     if transfer.weights is None:
@@ -46,8 +46,8 @@ def load(
 ) -> Loaded:
     """Copy weights into a model where name, shape and meaning are the same.
 
-    Weights whose shape depends on the number of outputs mean the outputs, and must have the same names; those whose
-    shape depends on the vocabulary must have the same tokens.
+    Weights whose shape depends on the number of outputs are copied only if the outputs have the same names. Weights
+    whose shape depends on the vocabulary require the same tokens.
 
     Args:
         rebuild: Builds the same model for other facts, on the meta device.
@@ -108,30 +108,32 @@ def _check_tokens(embeddings: set[str], facts: Facts, found: FirstWeights) -> No
         return
     expected = f"weights for the same tokens, as {list_names(sorted(embeddings))} belong to them"
     if here is None or there is None:
-        hint = "Its tokens are unknown: only a run whose data are found says them."
+        hint = "Its tokens are unknown: they are known only for a run whose data can be read."
     else:
         other = sum(one != two for one, two in zip(here, there, strict=False)) + abs(len(here) - len(there))
-        hint = f"{other} of {max(len(here), len(there))} tokens are others."
+        hint = f"{other} of {max(len(here), len(there))} tokens differ."
     raise ConfigError(format_error(KEY, expected, found.origin, hint))
 
 
 def _other_outputs(here: list[str] | None, found: FirstWeights) -> str:
-    """Return why weights of outputs are renewed, or an empty string if the outputs have the same names."""
+    """Return why the output weights are reinitialized, or an empty string if the outputs have the same names."""
     if here is not None and here == found.outputs:
         return ""
     there = "unknown" if found.outputs is None else shorten(" ".join(found.outputs))
-    return f"other outputs: {shorten(' '.join(here or ['unknown']))}, there {there}"
+    return f"different outputs: {shorten(' '.join(here or ['unknown']))} here, {there} in the loaded weights"
 
 
 def read_record(path: Path, model: nn.Module) -> Loaded:
-    """Read which weights came from elsewhere when a run began, from its folder.
+    """Read from a run folder which weights were loaded when the run began.
 
     Raises:
-        CheckpointError: The file is missing or damaged; without it the run cannot tell what is frozen.
+        CheckpointError: The file is missing or damaged; without it the frozen weights are unknown.
     """
     record = safe_read.read_mapping(path / run_files.TRANSFER)
     names = record.get("names")
     if not isinstance(names, list) or not set(map(str, names)) <= set(model.state_dict()):
         file = path / run_files.TRANSFER
-        raise CheckpointError(f"{file}: expected the first weights of this run, which say what is frozen, got none")
+        raise CheckpointError(
+            f"{file}: expected the initial weights of this run, which determine what is frozen, got none"
+        )
     return Loaded(str(record.get("origin")), str(record.get("sha256")), names)

@@ -73,7 +73,10 @@ def writes_text(task: Task) -> bool:
 
 
 def write(components: Components, request: TextRequest, emit: Callable[[str], None]) -> None:
-    """Generate a text, and pass each piece to `emit` as soon as it is made; the model is in evaluation mode."""
+    """Generate a text and pass each piece to `emit` as soon as it is made.
+
+    The model must be in evaluation mode.
+    """
     with torch.inference_mode(), components.device.autocast():
         for piece in components.task.write(components.model, request):
             emit(piece)

@@ -22,11 +22,11 @@ RunInfo = dict[str, Any]
 
 
 def run_info(path: Path) -> RunInfo:
-    """Return the facts about one run, with None for those that its folder does not contain.
+    """Return the facts about one run; facts that its folder does not contain are None.
 
     Keys: folder, model, data, task, metric and value (the run's main metric, as TensorBoard names it), better (``min``
-    or ``max``), state, error, step, age (seconds since the run last wrote), updated (the same as a time), time (seconds
-    taken), choices, typed.
+    or ``max``), state, error, step, age (seconds since the run last wrote), updated (the time of that write), time
+    (duration in seconds), choices, typed.
     """
     status, result = run_dir.read_status(path), read_mapping(path / run_files.RESULT)
     began = provenance.load_environment(path)

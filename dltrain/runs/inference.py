@@ -40,10 +40,10 @@ class Trained:
     """A model with trained weights, and data for it."""
 
     components: Components  # the model in evaluation mode
-    splits: Splits | None  # the run's own data; None if they are not loaded
+    splits: Splits | None  # the data of the run; None if they are not loaded
     step: int  # optimizer steps of the checkpoint
     notes: tuple[str, ...] = ()
-    others: Source | None = None  # all examples of other data, to evaluate in place of a split
+    others: Source | None = None  # all examples of other data, to evaluate instead of a split
 
     def predict(self, files: InputFiles) -> Iterator[dict[str, Any]]:
         """Yield the predictions for a user's inputs, line by line.
@@ -100,7 +100,7 @@ def _without_gradients(lines: Iterator[Line], device: Device) -> Iterator[Line]:
 
 
 def user_inputs(components: Components, files: InputFiles) -> Iterator[Inputs]:
-    """Return a user's inputs in pieces, read by the run's data set."""
+    """Return a user's inputs in pieces, read by the data set of the run."""
     read = getattr(components.data, "inputs", None)
     if read is None:
         raise ConfigError(f"INPUT: not supported because {type(components.data).__name__} has no method inputs(files)")
@@ -111,7 +111,7 @@ def rebuild_components(job: Job, path: Path | None = None) -> Components:
     """Return the components of a trained run, before its data are loaded.
 
     Args:
-        path: The run's folder, to build the data from what they fitted; None to build them from their files.
+        path: The run's folder, to build the data from their fitted state; None to build them from their files.
     """
     stored = None if path is None else fitted.load(path)
     with explain_missing_data():
@@ -140,8 +140,8 @@ def load_trained(components: Components, path: Path, name: str, reject_other_dat
     Args:
         path: The run's folder.
         name: The checkpoint: ``best.pt``, ``last.pt`` or a file in ``checkpoints/``.
-        reject_other_data: Whether to load the data that the run was trained on and to reject others; otherwise they are
-            loaded only if they are needed, and `Trained.notes` mentions others.
+        reject_other_data: Whether to load the data that the run was trained on and to reject other data; otherwise they
+            are loaded only if they are needed, and `Trained.notes` mentions other data.
     """
     if not reject_other_data and own_prepare(components) is not None:
         _check_class_names(components, path)
@@ -154,7 +154,7 @@ def load_trained(components: Components, path: Path, name: str, reject_other_dat
         hint = "data.path= or data.root= sets where they are, or names other data to evaluate"
         other = f"For predictions on other data: dltrain predict {path} INPUT"
         expected = "those the run was trained on"
-        raise ConfigError(format_error(f"data ({others})", expected, "others", f"{hint}. {other}."))
+        raise ConfigError(format_error(f"data ({others})", expected, "other data", f"{hint}. {other}."))
     _check_class_names(components, path)
     scales = "; normalization and names are fitted on the new data" * hasattr(components.data, "fit")
     notes = (f"data ({others}): not those that the run was trained on{scales}",) if others else ()
@@ -178,7 +178,7 @@ def load_to_evaluate(job: Job, path: Path, name: str, elsewhere: bool) -> Traine
             raise
     others = components.data.evaluation()
     where = next((job.resolved["data"][key] for key in ("path", "root") if job.resolved["data"].get(key)), "them")
-    size = f"all {len(others):,} examples of {where} are evaluated, by the scales and names of the run"
+    size = f"all {len(others):,} examples of {where} are evaluated, with the normalization and names of the run"
     notes = (f"data: not those that the run was trained on; {size}",)
     return Trained(components, None, restore_weights(components, path, name), notes, others)
 

@@ -1,4 +1,4 @@
-"""Runs on disk: find their folders, and read ``job.yaml`` as untrusted data, which cannot allow any module."""
+"""Find run folders, and read ``job.yaml`` as untrusted data: its ``allow_targets`` is ignored."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -23,7 +23,10 @@ def dump_job(job: Job) -> str:
 
 
 def open_run(name: str, typed: list[str]) -> tuple[Path, Job, Changes]:
-    """Return a run's folder, its job with the overrides `typed`, and what they change. Only `typed` allows modules."""
+    """Return a run's folder, its job with the overrides `typed`, and what they change.
+
+    Only ``allow_targets`` in `typed` counts; that of ``job.yaml`` is ignored.
+    """
     path = find_run(name)
     return path, *revise_job(load_job(path, overrides.allowed_modules(typed)), typed)
 
@@ -56,11 +59,11 @@ def load_job(path: Path, allow: Iterable[str] = ()) -> Job:
 def _check_types(config: Any, choices: Mapping[str, Any], words: Iterable[Any]) -> None:
     """Raise a `ValueError` if a part of ``job.yaml`` has the wrong type; `words` are its overrides and folders."""
     if not all(isinstance(choices.get(group), str) for group in ("model", "data", "task")):
-        raise ValueError("it chooses no model, data or task")
+        raise ValueError("model, data and task must each be chosen by a string")
     if not all(isinstance(word, str) for word in (*choices, *choices.values(), *words)):
         raise ValueError("a choice, an override or a folder is not a string")
     if not isinstance(config, dict):
-        raise ValueError("its configuration has no keys")
+        raise ValueError("its configuration is not a mapping")
     if other := [key for node in _checked_mappings(config) for key in node if not isinstance(key, str)]:
         raise ValueError(f"it has the key {other[0]}, which is not a string")
 

@@ -31,7 +31,7 @@ def train(
     Args:
         started: Start of the command, by `time.perf_counter`.
         path: The run's folder within a sweep; None uses that of the job.
-        stop: Handles signals; a sweep passes its own, so that none is lost between its jobs.
+        stop: Handles signals; a sweep passes one for all jobs, so that no signal is lost between them.
         origin: The run that this one repeats; the differences are printed first.
 
     Raises:
@@ -65,7 +65,7 @@ def resume(
     Args:
         job: The job stored in the run's folder, with overrides applied.
         started: Start of the command, by `time.perf_counter`.
-        stop: Handles signals; given by a sweep of which the run is part.
+        stop: Handles signals; given if the run is part of a sweep.
         changes: The keys that were overridden, with their values before and after.
         change_schedule: Allow another length of training to change the learning rate.
 

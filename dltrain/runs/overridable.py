@@ -22,11 +22,14 @@ PREDICT = ("device.", "task.features", "allow_targets")  # prefixes
 
 def check_resume(changes: Changes, run: str, precision: str) -> None:
     """Raise ConfigError for changes that the resumed run in the folder `run` does not allow."""
-    # With fp16, skipped steps are counted whenever losses are logged, and the count moves the schedule.
+    # With fp16 the schedule excludes skipped steps, whose number is updated only when losses are logged, so
+    # `log_every` affects the learning rate.
     free = [key for key in RESUME if precision != "fp16" or key != "trainer.log_every"]
     fixed = [k for k in changes if k not in free and (not k.startswith("device.") or k == "device.precision")]
     if fixed:
-        lines = [f"{key}: a resumed run keeps {changes[key][0]}, got {changes[key][1]}" for key in fixed]
+        lines = [
+            f"{key}: cannot be changed on resume, expected {changes[key][0]}, got {changes[key][1]}" for key in fixed
+        ]
         raise ConfigError(*lines, f"For a new run with these values: dltrain rerun {run} KEY=VALUE ...")
 
 
@@ -47,7 +50,7 @@ def check_predict(changes: Changes) -> None:
     data = [f"data.{name}" for name in PREDICT_DATA]
     hint = f"Only data.{{{','.join(PREDICT_DATA)}}}, device.*, task.features and allow_targets may change."
     lines = [
-        f"{key}: a trained model keeps {old}, got {new}. {hint}"
+        f"{key}: cannot be changed after training, expected {old}, got {new}. {hint}"
         for key, (old, new) in changes.items()
         if not key.startswith(PREDICT) and key not in data
     ]

@@ -33,7 +33,7 @@ class MaskFiles:
             raise ConfigError(format_error("--out", "a new or empty folder", folder))
 
     def store(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Return a prediction with the path of its file in place of each mask, a uint8 tensor (height, width).
+        """Return a prediction in which each mask, a uint8 tensor (height, width), is replaced by the path of its file.
 
         The mask is enlarged or reduced to the ``width`` and ``height`` of the prediction, if it has them.
         """

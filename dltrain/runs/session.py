@@ -147,7 +147,7 @@ class Session:
             return self._test(loop, self.tracker)
 
     def _save_fitted(self) -> None:
-        """Write what the data fitted; a resumed run keeps its file, as its data are the same."""
+        """Write the fitted state of the data; a resumed run keeps its file, as its data are the same."""
         if self.components.fitted is not None:
             kept = None if self.is_new else fitted.keep(self.home.path)
             self.checkpoints.fitted = kept or fitted.save(self.home.path, self.components.fitted)

@@ -1,4 +1,4 @@
-"""Read first weights from a run folder, a file, or the servers of torchvision, with what is known of their meaning."""
+"""Read initial weights, and the names of their outputs and tokens, from a run folder, a file or torchvision."""
 
 import hashlib
 from collections.abc import Mapping
@@ -29,10 +29,10 @@ PREFIX = "module."  # of the weights of torch's DistributedDataParallel
 
 @dataclass(frozen=True)
 class FirstWeights:
-    """Weights by name, and what they mean as far as it is known.
+    """Weights by name, with the names of their outputs and tokens if known.
 
     Args:
-        origin: Where they come from, for the user.
+        origin: Source of the weights, for messages.
         outputs: Names of the outputs, such as classes; None if unknown.
         tokens: The vocabulary as text, one entry per token; None if unknown.
         sha256: Hash of the file.

@@ -1,4 +1,4 @@
-"""The file with what the data fitted to the training examples, by which a run needs no other file to predict."""
+"""Read and write the fitted state of the data, with which a run predicts without its training files."""
 
 import hashlib
 import io
@@ -17,7 +17,7 @@ FORMAT = 1
 
 
 def save(folder: Path, content: dict[str, Any]) -> str:
-    """Write tensors and plain Python, nothing masked, and return the SHA-256 of the file."""
+    """Write tensors and plain Python values, without masking secrets, and return the SHA-256 of the file."""
     buffer = io.BytesIO()
     torch.save(canonical({"format": FORMAT, "data": content}), buffer)
     write_durable(folder / FITTED, buffer.getvalue())
@@ -42,6 +42,8 @@ def load(folder: Path) -> dict[str, Any] | None:
     if known is None and not file.exists():
         return None
     hint = f"With its training data at hand, dltrain resume {folder} writes it again"
+    if not file.is_file():
+        raise CheckpointError(f"{file}: missing. {hint}")
     if damage := find_damage(file, known):
         raise CheckpointError(f"{file}: rejected, {damage}. {hint}")
     try:

@@ -48,7 +48,7 @@ class Sweep:
     """A sweep in its folder."""
 
     jobs: list[Job]
-    chosen: list[dict[str, str]]  # for each job, the values by which it differs from the others
+    chosen: list[dict[str, str]]  # for each job, the values in which it differs from other jobs
     paths: list[Path]  # of the jobs' folders
     home: run_dir.RunDir  # the sweep's folder, locked
     console: Console

@@ -80,7 +80,7 @@ def _check_free(path: Path, names: Iterable[str], locked: bool = False) -> None:
 
 
 def _reopen_sweep_dir(path: Path, content: dict[str, Any]) -> run_dir.RunDir:
-    # Jobs would write elsewhere through links in place of a sweep's files and folders.
+    # If a sweep's files or folders were links, jobs would write elsewhere.
     names = [job["folder"] for job in content["jobs"]]
     for file in (path / name for name in (*run_files.SWEEP_FILES, run_files.STATUS, run_files.LOCK, *names)):
         if file.is_symlink() or folder_checks.is_special(file):

@@ -33,19 +33,19 @@ class Adversarial(Task):
     batch norm sees real and generated examples in separate passes (Radford et al. 2016). Images are the generator's
     output after tanh, mapped to the range from black to white; other data are its output.
 
-    Metrics, over at most 2,000 examples of a split and as many generated from fixed noise:
+    Metrics, over at most 2,000 examples of a split and the same number generated from fixed noise:
 
-    - those of `Quality`; ``frechet`` is the goal;
+    - the scores of `Quality`; ``frechet`` is the goal;
     - ``loss`` and ``loss_generator``, the losses of critic and generator, which measure their balance and not quality
       (for ``wasserstein``, minus ``loss`` estimates the distance of the distributions);
     - ``critic_real`` and ``critic_fake``, the mean outputs of the critic, and ``critic_auc``;
-    - for 2-D points with classes those of `modes_found`; ``coverage`` is the goal, as the Fréchet distance compares
-      only mean and covariance and does not detect missing modes.
+    - for 2-D points with classes, the scores of `modes_found`; ``coverage`` is the goal, as the Fréchet distance
+      compares only mean and covariance and does not detect missing modes.
 
     Args:
         low, high: Model inputs for black and white, one number per channel; None for data without bounds.
         loss_name: ``non_saturating``, ``least_squares``, ``hinge`` or ``wasserstein``.
-        clip: Bound on the absolute values of the critic's weights; 0 for none.
+        clip: Bound on the absolute values of the critic's weights; 0 to disable.
         penalty: Weight of the critic's gradient penalty; None for 10 with ``wasserstein`` without ``clip``, and 0
             otherwise.
 
@@ -211,7 +211,7 @@ def critic_output(model: nn.Module, examples: Tensor, labels: Tensor | None) -> 
 
 
 def has_batch_norm(model: nn.Module) -> bool:
-    """Return whether the critic's output on an example depends on the others in its batch."""
+    """Return whether the critic's output on an example depends on the other examples in its batch."""
     critic: nn.Module = model.critic  # type: ignore[assignment]
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in critic.modules())
 

@@ -105,7 +105,7 @@ class LinearModel:
     """Linear model of TF-IDF features with an L2 penalty, in float64 on the CPU.
 
     Args:
-        train: Training texts, of which 50,000 are used.
+        train: Training texts; at most 50,000 are used.
         val: Texts that choose the penalty, and whether pairs of neighbors are features; None for a penalty of 1 and
             words only.
         vocabulary: Number of different tokens.

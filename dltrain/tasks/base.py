@@ -42,10 +42,10 @@ class Turn:
     """One optimizer's update within a step.
 
     Args:
-        parameters: The parameters that this turn updates; it must not change any others.
+        parameters: The parameters that this turn updates; it must not change other parameters.
         loss: ``loss(batch, progress)``, where progress rises from 0 to 1 over the run.
         lr: Learning rate at a schedule factor of 1; None for that of the optimizer.
-        rates: Factors of the learning rate of single parameters; 1 for all others.
+        rates: Learning rate factors of some parameters; 1 for the rest.
     """
 
     name: str
@@ -225,9 +225,10 @@ class Task(ABC):
         raise ConfigError(format_error("task", "a task that predicts", type(self).__name__))
 
     def predictions(self, model: nn.Module, batches: Iterable[Batch]) -> Iterator[Line]:
-        """Yield the predictions for all batches, each as soon as it is known: by default those of `predict`.
+        """Yield the predictions for all batches, each as soon as it is known.
 
-        Override it if a prediction needs the examples of several batches.
+        By default these are the predictions of `predict`. Override it if a prediction needs the examples of several
+        batches.
         """
         for batch in batches:
             yield from self.predict(model, batch)

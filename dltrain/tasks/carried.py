@@ -25,7 +25,7 @@ class CarriedState:
         self.state = state
 
     def ask(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        """Return the outputs of a model that continues where the batch before ended, if the batch ``continues`` it."""
+        """Return the outputs of a model, from the state after the previous batch if ``continues`` is true."""
         if "continues" not in batch:
             return ask(model, batch)
         start = getattr(model, "start", None)
@@ -33,7 +33,7 @@ class CarriedState:
             reason = f"a {type(model).__name__} carries no state from batch to batch"
             raise ConfigError(f"data.streams: not supported because {reason}; rnn, lstm and gru do")
         inputs, rows = batch["inputs"], batch.get("rows")
-        first = 0 if rows is None else int(rows[0])  # on the CPU, as is ``continues``
+        first = 0 if rows is None else int(rows[0])  # both ``rows`` and ``continues`` are on the CPU
         last = first + len(inputs)
         before = start(len(inputs))
         if self.state is not None and bool(batch["continues"][0]):

@@ -26,8 +26,7 @@ class Classification(Supervised):
 
     Args:
         label_smoothing: Share of each target that is spread evenly over all classes, in training only.
-        vocabulary: Number of different tokens if the inputs are texts, which are also classified by a baseline; None
-            otherwise.
+        vocabulary: Vocabulary size of text inputs, for the TF-IDF baseline; None for other inputs.
 
     Source: label smoothing, Szegedy et al. 2016, section 7.
     """

@@ -23,11 +23,12 @@ NUM_RECONSTRUCTED = 16  # examples that are shown with their reconstructions
 
 @dataclass(eq=False)
 class ContrastiveDivergence(Task):
-    """Contrastive divergence: raise the probability of the data and lower that of the model's samples.
+    """Contrastive divergence: raise the probability of the data and lower the probability of the model's samples.
 
-    Pixels from black (0) to white (1) are probabilities in training; likelihoods are those of rounded pixels. Metrics,
-    in nats per example: ``pseudo_log_likelihood``, the goal; ``reconstruction``, the cross-entropy of the mean-field
-    reconstruction; ``free_energy``, which shows overfitting when that of ``val`` rises above that of ``train``;
+    Pixels from black (0) to white (1) are probabilities in training; likelihoods are computed on rounded pixels.
+
+    Metrics, in nats per example: ``pseudo_log_likelihood``, the goal; ``reconstruction``, the cross-entropy of the
+    mean-field reconstruction; ``free_energy``, which shows overfitting when ``val`` rises above ``train``;
     ``loss``, the difference in free energy between the data and chains of ``cd_steps`` steps from them; and, for RBMs
     with at most 16 units on one side, ``nll``, the exact negative log-likelihood.
 

@@ -60,7 +60,7 @@ def sample_tokens(model: Any, prompt: Tensor, length: int, sampling: Sampling, n
     """Yield the tokens after a prompt, (B,) each, without end.
 
     Args:
-        model: A language model. One with a method `start` reads each token once; others read a window for each.
+        model: A language model. One with a method `start` reads each token once; other models read a window per token.
         prompt: Tokens (B, T), T at least 1.
         length: Tokens that the model reads at once.
         noise: Source of all randomness, on the CPU, so that samples during training do not change it.
@@ -77,7 +77,7 @@ def sample_tokens(model: Any, prompt: Tensor, length: int, sampling: Sampling, n
 
 
 def decode_stream(tokens: Iterable[int], decode: Callable[[list[int]], str]) -> Iterator[str]:
-    """Yield the text of tokens as soon as it is certain: the bytes of an incomplete character wait for the others."""
+    """Yield the text of tokens as soon as it is certain, holding back the bytes of incomplete characters."""
     waiting: list[int] = []
     for token in tokens:
         waiting.append(token)

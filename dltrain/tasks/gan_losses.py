@@ -12,8 +12,8 @@ class GANLoss(NamedTuple):
     """A pair of losses on the critic's outputs, (B,).
 
     Args:
-        critic: Loss of the critic, of its outputs on real and on generated examples.
-        generator: Loss of the generator, of the critic's outputs on generated examples.
+        critic: Loss of the critic, as a function of its outputs on real and on generated examples.
+        generator: Loss of the generator, as a function of the critic's outputs on generated examples.
     """
 
     critic: Callable[[Tensor, Tensor], Tensor]
@@ -45,7 +45,7 @@ def gradient_penalty(model: nn.Module, real: Tensor, fake: Tensor, labels: Tenso
 
     Args:
         model: Model whose critic treats each example independently (no batch norm).
-        fake: As many generated examples, detached.
+        fake: Generated examples, detached; the same number as `real`.
 
     Source: Gulrajani et al. 2017, "Improved training of Wasserstein GANs", equation 3 and algorithm 1.
     """

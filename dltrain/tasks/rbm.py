@@ -17,7 +17,7 @@ RBM = Any  # nn.Module has no type for its parts
 
 MAX_EXACT_UNITS = 16  # units of the smaller side up to which the partition function is computed
 STATES_AT_ONCE = 4096  # terms of the partition function that are computed at a time
-SAMPLED_UNITS = 8  # units per example of which the pseudo-likelihood is estimated
+SAMPLED_UNITS = 8  # units per example from which the pseudo-likelihood is estimated
 
 
 def free_energy(rbm: RBM, visible: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class GibbsChains:
 
     steps: int
     persistent: bool
-    visible: Tensor | None = None  # where persistent chains are
+    visible: Tensor | None = None  # visible states of the persistent chains
 
     def loss(self, rbm: RBM, visible: Tensor, rows: Tensor | None = None) -> Loss:
         """Return ``F(data) - F(model)``, whose gradient is the contrastive divergence update.
@@ -128,7 +128,7 @@ class GibbsChains:
         their probabilities, which adds no sampling noise, while the chains draw states.
 
         Args:
-            rows: Places of the examples in the whole batch, whose other examples have chains, too; None for all.
+            rows: Indices of the examples in the whole batch, if this is only a part of it; None for all.
 
         Source: Hinton 2010, section 3.
         """

@@ -101,11 +101,11 @@ class Reconstruction(Autoencoding):
         return each.flatten(1).sum(1)
 
     def visible(self, batch: Batch) -> Tensor:
-        """Return what the encoder reads: the corrupted examples, if there is a corruption."""
+        """Return the encoder's input: the corrupted examples, or the examples if nothing is corrupted."""
         return batch["inputs" if self.corruption == "none" else "corrupted"]
 
     def corrupt(self, batch: Batch, keys: Tensor) -> Batch:
-        """Add corrupted examples as ``corrupted``; ``inputs`` stay as they are."""
+        """Add corrupted examples as ``corrupted``; ``inputs`` are unchanged."""
         if self.corruption == "none":
             return batch
         unit = self.pixel_range.to_unit(batch["inputs"])

@@ -26,8 +26,7 @@ class Regression(Supervised):
 
     Args:
         loss_name: ``mse``, ``l1`` or ``huber`` (quadratic below 1).
-        vocabulary: Number of different tokens if the inputs are texts, whose numbers a baseline also predicts; None
-            otherwise.
+        vocabulary: Vocabulary size of text inputs, for the TF-IDF baseline; None for other inputs.
     """
 
     metric: ClassVar[str] = "mae"

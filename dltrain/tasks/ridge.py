@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dltrain.tasks.base import Batch
 
-MAX_SIZE = 2_048  # most inputs and most outputs of an example
+MAX_SIZE = 2_048  # maximum number of inputs, and of outputs, per example
 MAX_EXAMPLES = 10_000  # examples of a split that are used
 PENALTIES = [10.0 ** (n / 2) for n in range(-14, 3)]  # per training example
 DEFAULT_PENALTY = 0.01  # without validation examples
@@ -59,7 +59,7 @@ class Moments:
         self.products = products / count - torch.outer(self.input_mean, self.target_mean)
 
     def affine(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the weights and the bias that fits them to the means."""
+        """Return the weights and the bias for which the mean input predicts the mean target."""
         return weights, self.target_mean - self.input_mean @ weights
 
     def relative_error(self, model: tuple[Tensor, Tensor]) -> float:

@@ -21,7 +21,7 @@ class Supervised(Task):
 
     @abstractmethod
     def criterion(self, answer: Any, batch: Batch) -> Loss:
-        """Return the training loss of an answer, as a mean over what it counts."""
+        """Return the training loss of an answer as a mean, with the number of items averaged as its weight."""
 
     def model_inputs(self, batch: Batch) -> Tensor:
         """Return the inputs as the model reads them."""

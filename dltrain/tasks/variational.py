@@ -25,7 +25,9 @@ from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Loss, Media
 from dltrain.tasks.sampling import BATCH_SIZE, class_labels, cyclic_labels, reproducible_noise
 
 LIKELIHOODS = {name: name for name in ("auto", "bernoulli", "gaussian")}
-ACTIVE = 0.01  # a unit is active if its posterior mean varies more over examples; Burda et al. 2016, section 4.2
+# A latent unit is active if the variance of its posterior mean over examples exceeds this; Burda et al. 2016,
+# section 4.2.
+ACTIVE = 0.01
 SEED = 0  # of all noise in an evaluation
 GRID_IMAGES = 64  # samples in a grid
 NUM_SCORED = 2_000  # samples and real examples that `Quality` compares
@@ -41,12 +43,12 @@ class Variational(Autoencoding):
     Losses and bounds are in nats per example. Evaluation uses beta = 1 and the same noise each time.
 
     Args:
-        likelihood: ``bernoulli`` for numbers in [0, 1], including those between, ``gaussian``, or ``auto``, which is
-            bernoulli for images and gaussian otherwise.
+        likelihood: ``bernoulli`` (values in [0, 1], not only 0 and 1), ``gaussian``, or ``auto``: bernoulli for images,
+            gaussian otherwise.
         std: Standard deviation of the Gaussian likelihood; for images relative to [0, 1].
         beta: Weight of the KL divergence in training.
         warmup: Share of the run over which beta rises linearly from 0.
-        binarise: Replace each pixel, whenever it is read, by 0 or 1, drawn with its value as the probability of 1.
+        binarise: Binarize pixels at random each time they are read; a pixel's value is its probability of being 1.
         importance_samples: Codes per example in evaluation, for the importance-weighted bound.
         features: Run folder of the classifier whose features `Quality` compares; None to skip these scores.
 

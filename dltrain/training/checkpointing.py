@@ -35,7 +35,7 @@ class Checkpointer:
     checkpoints: Checkpoints
     timer: Timer
     stop: Stop
-    last_best_step: int = 0  # the step of the best weights saved last
+    last_best_step: int = 0  # step of the most recent checkpoint saved as best
 
     def save(self, state: TrainState, metric: float | None, best: bool = False) -> None:
         """Write a checkpoint; `metric` goes into the manifest, `best` marks these weights as the best so far.
@@ -61,7 +61,10 @@ class Checkpointer:
         return False
 
     def state_dict(self, state: TrainState) -> dict[str, Any]:
-        """Return tensors and plain Python only; equal at equal steps, whether or not the run was interrupted."""
+        """Return the state as tensors and plain Python values.
+
+        At a given step it is the same whether or not the run was interrupted.
+        """
         return {
             "model": self.model.state_dict(),
             "average": self.ema.state_dict() if self.ema is not None else None,

@@ -90,7 +90,7 @@ def resolve_device(name: str) -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether memory ran out, on the device or on the host, or a size overflowed."""
-    # torch reports the host's memory as a plain RuntimeError.
+    # torch raises a plain RuntimeError when the host is out of memory.
     words = (
         "can't allocate memory",
         "not enough memory",
@@ -159,8 +159,9 @@ def _keep_freed_memory() -> None:
 def _skip_compiler_import(skip: bool) -> None:
     """Keep torch.optim from importing torch's compiler (2 s) in a run that does not compile.
 
-    At their first call these methods import the compiler only to be excluded from it, and cache the result in an
-    attribute, which is set here instead. Nothing is done for versions of torch without this attribute.
+    On their first call, the methods of `torch.optim.Optimizer` listed below import the compiler to exclude themselves
+    from it, and cache the result in ``__dynamo_disable``. Setting that attribute here avoids the import. Methods that
+    are not wrapped are left unchanged.
     """
     for name in ("add_param_group", "state_dict", "load_state_dict", "zero_grad"):
         inner: Any = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)

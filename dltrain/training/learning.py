@@ -1,4 +1,4 @@
-"""Which parameters learn in a stage, and the mode of each module that follows from it."""
+"""Select the parameters that a stage trains, and set each module to training or evaluation mode accordingly."""
 
 from torch import nn
 
@@ -6,7 +6,7 @@ from dltrain.tasks.base import Stage
 
 
 def set_learning(model: nn.Module, stage: Stage) -> None:
-    """Require gradients of exactly the parameters that the turns of a stage own, and set the modes that follow."""
+    """Enable gradients for exactly the parameters owned by the stage's turns, and set the mode of each module."""
     owned = {id(p) for turn in stage.turns for p in turn.parameters}
     for parameter in model.parameters():
         if parameter.requires_grad != (id(parameter) in owned):
@@ -15,9 +15,9 @@ def set_learning(model: nn.Module, stage: Stage) -> None:
 
 
 def train_mode(model: nn.Module) -> None:
-    """Set training mode, and evaluation mode for each module that has parameters of which none learns.
+    """Set training mode, except for modules whose parameters are all frozen: these are set to evaluation mode.
 
-    So the statistics of frozen norms stay as they are, and dropout within frozen modules is off.
+    This keeps the statistics of frozen norms, and disables dropout in frozen modules.
     """
     model.train()
     if all(p.requires_grad for p in model.parameters()):

@@ -30,7 +30,7 @@ class Loop:
     """Training loop of one model and one task.
 
     Args:
-        stages: Those of the task, without what is frozen.
+        stages: Stages of the task, without frozen parameters.
         batches: Split -> its batches: ``train``, optionally ``unlabelled`` and ``val``. Without ``val`` the last
             weights count as the best.
         make_optimizer: Makes an optimizer, given a turn and the number of steps of its stage.

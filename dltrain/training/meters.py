@@ -20,7 +20,7 @@ def log_name(name: str, turn: str) -> str:
 
 
 class Timer:
-    """Measures a run from `started`, a `time.perf_counter` value; never influences what is computed."""
+    """Measure the time of a run since `started`, a `time.perf_counter` value, without affecting its results."""
 
     def __init__(self, started: float) -> None:
         self.started = started
@@ -165,7 +165,7 @@ def _weighted_mean(pairs: Pairs, skip_non_finite: bool) -> Tensor:
         counts = torch.stack([torch.as_tensor(w, dtype=torch.float32, device=totals.device) for w in weights])
     else:
         counts = torch.tensor(weights, dtype=torch.float32).to(totals.device, non_blocking=True)
-    nothing = counts.sum() == 0  # which only a GPU may know: 0 instead of 0 / 0
+    nothing = counts.sum() == 0  # a tensor, to avoid a synchronization; the mean is then 0 instead of 0 / 0
     if skip_non_finite:
         counts, totals = counts * totals.isfinite(), totals.nan_to_num(0.0, 0.0, 0.0)
     return (totals * counts).sum() / (counts.sum() + nothing)

@@ -21,7 +21,7 @@ def trace(loop: Loop, until: int) -> dict[str, Any] | None:
 
     Args:
         loop: At the start or at a checkpoint.
-        until: The step by which the divergence was detected.
+        until: The step at which the divergence was detected.
 
     Returns:
         A report of the step, or None if all steps up to ``until`` are finite this time.

@@ -82,7 +82,7 @@ class StepRunner:
         self.num_chunks *= 2
         self.console.info(
             f"out of memory in step {info.step + 1}: from now on {-(-largest // self.num_chunks)} examples at a time. "
-            f"Losses and gradients are still those of batches of {largest}; batch norm statistics are not."
+            f"Losses and gradients still equal those of batches of {largest}; batch norm statistics do not."
         )
         return None
 
@@ -103,7 +103,7 @@ class StepRunner:
         return read
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the next step depends on besides the weights, under the keys of a checkpoint."""
+        """Return the state besides the weights that affects the next step, under the keys of a checkpoint."""
         return {
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "schedules": {name: optimizer.schedule.state_dict() for name, optimizer in self.optimizers.items()},

@@ -1,4 +1,4 @@
-"""Which parts of a model with first weights from elsewhere are frozen, until when, and how fast they learn."""
+"""Select the parts of a model that are frozen, until when, and the learning rates of weights loaded from elsewhere."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,10 +20,11 @@ class Transfer:
     """The group ``transfer`` of a configuration.
 
     Args:
-        weights: Where the first weights come from; None for random ones.
-        freeze: Names or patterns of modules, or ``auto`` for all weights that came from elsewhere.
-        unfreeze_at: Epoch from which they learn: one for all, or one per entry of ``freeze``; None for never.
-        lr_scale: Learning rate factor of the weights that came, or one per entry of ``freeze``.
+        weights: Source of the initial weights; None for random weights.
+        freeze: Names or patterns of modules, or ``auto`` for all loaded weights.
+        unfreeze_at: Epoch from which frozen modules learn: one for all, or one per entry of ``freeze``; None to never
+            unfreeze them.
+        lr_scale: Learning rate factor of the loaded weights, or one factor per entry of ``freeze``.
     """
 
     weights: str | None = None
@@ -33,19 +34,19 @@ class Transfer:
 
     @property
     def needs_loaded(self) -> bool:
-        """Whether the stages depend on which weights came from elsewhere."""
+        """Whether the stages depend on which weights were loaded."""
         return self.freeze == AUTO or (not isinstance(self.lr_scale, Sequence) and self.lr_scale != 1)
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """Which weights of a model came from elsewhere.
+    """Names of the weights of a model that were loaded from elsewhere.
 
     Args:
-        origin: Where they come from.
-        names: Weights and buffers that came.
-        new: Those that did not come, with the reason.
-        unused: Names that the model does not have.
+        origin: Source of the weights.
+        names: Weights and buffers that were loaded.
+        new: Those that were not loaded, with the reason.
+        unused: Names in the source that the model does not have.
     """
 
     origin: str
@@ -55,8 +56,8 @@ class Loaded:
     unused: list[str] = field(default_factory=list)
 
     def describe(self) -> list[str]:
-        """Return what came, what is new and what is unused, in sentences."""
-        lines = [f"first weights: {len(self.names)} of {len(self.names) + len(self.new)} from {self.origin}"]
+        """Return lines that list the loaded, new and unused weights."""
+        lines = [f"initial weights: {len(self.names)} of {len(self.names) + len(self.new)} from {self.origin}"]
         reasons: dict[str, list[str]] = {}
         for name, reason in self.new.items():
             reasons.setdefault(reason, []).append(name)
@@ -101,10 +102,10 @@ def build_transfer(node: Mapping[str, Any], option: str) -> Transfer:
 def plan(
     stages: list[Stage], model: nn.Module, transfer: Transfer, loaded: Collection[str], epochs: int | None
 ) -> list[Stage]:
-    """Return the stages of a task without what is frozen, and a stage for each epoch at which something is unfrozen.
+    """Return the stages of a task without frozen parameters, split at each epoch in which modules are unfrozen.
 
     Args:
-        loaded: Names of the weights that came from elsewhere.
+        loaded: Names of the weights that were loaded from elsewhere.
         epochs: Passes over the training data of a stage without its own number.
     """
     parts = _parts(model, transfer, loaded)
@@ -131,7 +132,7 @@ def plan(
 
 
 def _parts(model: nn.Module, transfer: Transfer, loaded: Collection[str]) -> list[_Part]:
-    """Return what is frozen for some time or has a learning rate factor; a parameter is in one part only."""
+    """Return the parts that are frozen for some epochs or have a learning rate factor, without overlap."""
     came = [p for name, p in model.named_parameters() if name in loaded]
     never = 0 if transfer.freeze == () else float("inf")
     until = _each(never if transfer.unfreeze_at is None else transfer.unfreeze_at, transfer.freeze)
@@ -175,7 +176,7 @@ def _matching(model: nn.Module, pattern: str) -> list[nn.Parameter]:
 
 
 def _without(stage: Stage, parts: list[_Part], epoch: int, rates: Mapping[nn.Parameter, float]) -> Stage:
-    """Return a stage whose turns own nothing that is frozen at an epoch."""
+    """Return a stage without the parameters that are frozen at an epoch."""
     frozen = {id(p) for part in parts for p in part.parameters if epoch < part.until}
     turns = []
     for turn in stage.turns:
@@ -189,4 +190,4 @@ def _without(stage: Stage, parts: list[_Part], epoch: int, rates: Mapping[nn.Par
 def _nothing_learns(stage: Stage, turn: Turn) -> str:
     of_turn = f" in turn {turn.name}" if len(stage.turns) > 1 else ""
     hint = "Name the modules to freeze: transfer.freeze=[MODULE,...]"
-    return format_error("transfer.freeze", f"something that is not frozen{of_turn}", "nothing", hint)
+    return format_error("transfer.freeze", f"at least one trainable parameter{of_turn}", "none", hint)

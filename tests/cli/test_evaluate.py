@@ -152,7 +152,7 @@ def test_moved_data_are_recognized_and_changed_data_are_rejected(
     path.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
     result = evaluate(run)
     assert (result.code, result.out) == (2, "")
-    assert "data (train, val, test): expected those the run was trained on, got others" in result.err
+    assert "data (train, val, test): expected those the run was trained on, got other data" in result.err
     assert f"For predictions on other data: dltrain predict {run} INPUT" in result.err
 
 
@@ -247,12 +247,15 @@ def test_a_checkpoint_replaced_while_it_is_read_is_read_again(tmp_path: Path) ->
     [
         (
             ["model.hidden_size=8"],
-            "model.hidden_size: a trained model keeps 128, got 8. Only data.{path,root,",
+            "model.hidden_size: cannot be changed after training, expected 128, got 8. Only data.{path,root,",
         ),
-        (["data.mean=0.9"], "data.mean: a trained model keeps 0.305, got 0.9. Only data.{path,"),
-        (["data.validation=0.2"], "data.validation: a trained model keeps 0.16, got 0.2"),
-        (["seed=1", "trainer.epochs=9"], "trainer.epochs: a trained model keeps 1, got 9"),
-        (["data=timeseries"], "data._target_: a trained model keeps dltrain.datasets.digits.Digits"),
+        (["data.mean=0.9"], "data.mean: cannot be changed after training, expected 0.305, got 0.9. Only data.{path,"),
+        (["data.validation=0.2"], "data.validation: cannot be changed after training, expected 0.16, got 0.2"),
+        (["seed=1", "trainer.epochs=9"], "trainer.epochs: cannot be changed after training, expected 1, got 9"),
+        (
+            ["data=timeseries"],
+            "data._target_: cannot be changed after training, expected dltrain.datasets.digits.Digits",
+        ),
         (["data.batchsize=8"], "Did you mean data.batch_size?"),
         (["device.name=tpu"], "device.name: expected one of auto cpu cuda mps"),
         (["--split", "tset"], "--split: expected one of test val train, got tset. Did you mean test?"),

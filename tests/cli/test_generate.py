@@ -276,7 +276,7 @@ def test_the_run_and_the_random_state_are_unchanged(finished_run: FinishedRun, g
         ("{run} --class 10", "--class: expected a class by name, or a number from 0 to 9, got 10"),
         ("{run} --given no.png", "INPUT 1: expected an existing file or folder, got no.png"),
         ("{run} --count 3 --given .", "--count: not supported with --given"),
-        ("{run} model.hidden_size=3", "model.hidden_size: a trained model keeps"),
+        ("{run} model.hidden_size=3", "model.hidden_size: cannot be changed after training"),
         ("{run} --checkpoint worst", "--checkpoint: expected one of best last, got worst"),
     ],
 )

@@ -1,4 +1,4 @@
-"""``dltrain inspect``: what a data set reads of a file, also of one that training rejects."""
+"""``dltrain inspect``: how a data set reads a file, including a file that training rejects."""
 
 from pathlib import Path
 

@@ -27,7 +27,7 @@ def test_all_missing_inputs_are_reported_before_any_is_read(
     assert predict(folder, "-", "-").code == 2
 
 
-def test_an_unreadable_image_is_reported_after_the_lines_of_those_before_it(
+def test_an_unreadable_image_is_reported_after_the_predictions_for_earlier_images(
     train: Train, predict: Predict, small_data: SmallData, tmp_path: Path
 ) -> None:
     folder = train("model=mlp", *small_data("digits"))
@@ -71,7 +71,7 @@ def test_a_run_without_its_fitted_values_needs_its_data(
     before = predict(folder, own_files["csv"]).out
     (folder / "fitted.pt").unlink()
     result = predict(folder, own_files["csv"])
-    assert result.code == 5 and "fitted.pt: rejected, it is missing" in result.err
+    assert result.code == 5 and "fitted.pt: missing" in result.err
     manifest = folder / "checkpoints" / "manifest.json"
     manifest.write_text(re.sub(r'"fitted": "\w+",', "", manifest.read_text()))
     assert predict(folder, own_files["csv"]).out == before
@@ -89,9 +89,9 @@ def test_a_run_without_its_fitted_values_needs_its_data(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["optimizer.lr=1"], "optimizer.lr: a trained model keeps 0.001, got 1"),
+        (["optimizer.lr=1"], "optimizer.lr: cannot be changed after training, expected 0.001, got 1"),
         (["model=lenet5"], "model."),
-        (["data=csv"], "data._target_: a trained model keeps dltrain.datasets.digits.Digits"),
+        (["data=csv"], "data._target_: cannot be changed after training, expected dltrain.datasets.digits.Digits"),
         (["data.batchsize=3"], "Did you mean data.batch_size?"),
         (["--tpo", "3"], "--tpo: unknown flag. Did you mean --top?"),
         (["--top", "0"], "expected a whole number of at least 1, got 0"),
@@ -139,7 +139,7 @@ def test_overrides_of_the_models_inputs_are_rejected(train: Train, predict: Pred
     folder = train("model=mlp", *small_data("timeseries"))
     for override in ("data.window=30", "data.normalise=train", "data.column=[temperature]"):
         result = predict(folder, override)
-        assert result.code == 2 and f"{override.split('=')[0]}: a trained model keeps" in result.err
+        assert result.code == 2 and f"{override.split('=')[0]}: cannot be changed after training" in result.err
 
 
 def test_user_data_without_an_inputs_method_are_rejected(

@@ -1,4 +1,4 @@
-"""A run predicts and generates without its training data, by its own scales, words and classes."""
+"""A run predicts and generates without its training data, with the stored normalization, vocabulary and classes."""
 
 import json
 import shutil
@@ -90,4 +90,5 @@ def test_damaged_fitted_values_are_rejected(damage: str, predict: Predict, tmp_p
         entries = json.loads(manifest.read_text())
         manifest.write_text(json.dumps({name: {**e, "fitted": None} for name, e in entries.items()}))
     result = predict(run, tmp_path / "new.csv")
-    assert result.code == 5 and "fitted.pt: rejected" in result.err and "Traceback" not in result.err
+    expected = "fitted.pt: missing" if damage == "missing" else "fitted.pt: rejected"
+    assert result.code == 5 and expected in result.err and "Traceback" not in result.err

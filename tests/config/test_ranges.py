@@ -1,4 +1,4 @@
-"""Ranges are stated in config/schema, and constructors check them too: none rejects what the schema accepts."""
+"""Ranges are defined in config/schema and checked by constructors: none rejects a value that the schema accepts."""
 
 import importlib
 import re

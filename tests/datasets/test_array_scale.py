@@ -36,10 +36,10 @@ def read_inputs(data: Npz, path: Path) -> torch.Tensor:
         (255 * UNIT, "floats from 0 to 255"),
         (np.float16(255) * UNIT.astype(np.float16), "floats from 0 to 255"),
         (np.concatenate([300 * UNIT[:1] - 20, 255 * UNIT[1:]]).clip(-20, 270), "floats from 0 to 255"),
-        (SIGNED, "kept as they are"),
-        (3 * UNIT - 1.5, "kept as they are"),
-        (16 * UNIT, "kept as they are"),
-        (60_000 * UNIT, "kept as they are"),
+        (SIGNED, "not rescaled"),
+        (3 * UNIT - 1.5, "not rescaled"),
+        (16 * UNIT, "not rescaled"),
+        (60_000 * UNIT, "not rescaled"),
     ],
 )
 def test_pixels_are_scaled_to_0_to_1_in_testing_and_in_prediction(x, words, tmp_path):
@@ -94,7 +94,7 @@ def test_image_files_are_rejected_if_the_training_scale_is_unknown(tmp_path):
         read_inputs(save_npz(tmp_path, SIGNED), tmp_path / "new.png")
 
 
-def test_the_scale_of_the_training_images_is_what_is_fitted(tmp_path):
+def test_the_fitted_state_is_the_scale_of_the_training_images(tmp_path):
     data = save_npz(tmp_path, SIGNED)
     np.save(tmp_path / "new.npy", SIGNED)
     path = tmp_path / "gone.npz"

@@ -111,7 +111,7 @@ def test_a_rotation_keeps_lengths_and_its_angle_is_at_most_the_one_that_is_set()
 
 
 def test_boxes_that_leave_the_frame_are_cut_or_become_empty() -> None:
-    right = torch.tensor([[[1.0, 0, -40], [0, 1, 0]]])  # shows what was 40 pixels to the left
+    right = torch.tensor([[[1.0, 0, -40], [0, 1, 0]]])  # moves boxes by 40 pixels to the right
     found = move_boxes(torch.tensor([[[0.0, 5, 10, 9], [20, 5, 30, 9], [30, 5, 60, 9]]]), right, HEIGHT, WIDTH)
     assert found.tolist() == [[[40, 5, 50, 9], [60, 5, 64, 9], [0, 0, 0, 0]]]
 

@@ -135,7 +135,7 @@ def test_folders_of_splits_are_kept_apart(tmp_path: Path) -> None:
     assert len(data.parts["val"]) == 4
 
 
-def test_long_texts_are_cut_and_empty_ones_are_kept_and_both_are_said(tmp_path: Path) -> None:
+def test_long_texts_are_cut_and_empty_ones_are_kept_and_both_are_reported(tmp_path: Path) -> None:
     rows = "".join(f"{'word ' * (n + 1)}{n},{'ab'[n % 2]}\n" for n in range(30)) + ",a\n"
     (tmp_path / "a.csv").write_text("text,label\n" + rows)
     data = TextTable(str(tmp_path / "a.csv"), max_length=12)
@@ -157,7 +157,9 @@ def test_inputs_are_read_from_tables_json_lines_texts_and_the_command_line(tmp_p
         assert piece.names[0]["input"] == str(tmp_path / name) and piece.names[0].get("line") == line
         assert piece.rows["tokens"].values[:3].tolist() == data.words.encode("a good film")
     (tmp_path / "other.csv").write_text("review,x\na good film,1\n")
-    with pytest.raises(ConfigError, match=r"^INPUT 1: expected the column text of .*other.csv, got review, x"):
+    with pytest.raises(
+        ConfigError, match=r"^INPUT 1: expected the column text in .*other.csv, as in training, got review, x"
+    ):
         list(data.inputs(InputFiles((str(tmp_path / "other.csv"),))))
 
 
@@ -215,7 +217,7 @@ def test_quotes_between_tabs_are_ordinary_unless_they_hold_tabs_or_line_breaks(t
     assert [name["line"] for name in piece.names] == [2, 3, 4, 5, 6]
 
 
-def test_what_was_fitted_is_enough_for_inputs_and_for_the_evaluation_of_other_files(tmp_path: Path) -> None:
+def test_the_fitted_state_suffices_for_inputs_and_for_the_evaluation_of_other_files(tmp_path: Path) -> None:
     data = TextTable(write(tmp_path), threshold=0.0)
     again = TextTable(str(tmp_path / "gone.csv"), threshold=0.0, fitted=data.fit())
     assert again.spec.class_names == data.spec.class_names and again.spec.tokens.size == data.spec.tokens.size

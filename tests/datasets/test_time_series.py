@@ -36,7 +36,7 @@ def error_of(**arguments) -> str:
 
 
 @pytest.mark.parametrize("name", SERIES)
-def test_a_bundled_series_has_its_length_and_provides_its_facts(name):
+def test_a_bundled_series_has_the_expected_length_season_and_unit(name):
     rows, season, unit = SERIES[name]
     values = np.loadtxt(BUNDLED / f"{name}.csv", delimiter=",", skiprows=1, usecols=1)
     assert len(values) == rows and np.isfinite(values).all()

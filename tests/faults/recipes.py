@@ -103,7 +103,7 @@ DBN = [
     *["trainer.epochs=2", "trainer.eval_every=5", "trainer.checkpoint_every=4", "optimizer/schedule=cosine"],
     *["regularization.dropout=0.1", "regularization.ema_decay=0.9"],
 ]
-# Two optimizers, one of which updates in every second step, noise in both turns, running statistics and a weight
+# Two optimizers, one with an update in every second step, noise in both turns, running statistics and a weight
 # average.
 GAN = [
     *["model=dcgan", "model.hidden_size=4", "model.latent=8", "model.conditional=true", "data=digits"],

@@ -94,7 +94,7 @@ def test_an_evaluation_interrupted_by_a_stop_and_then_a_kill_is_logged_once(
     reference, more = tmp_path / "reference", ["optimizer.lr=0.3", "data.batch_size=16"]  # evaluated in four batches
     assert dltrain(*recipe("forecast", data_root), *more, f"hydra.run.dir={reference}").code == 0
     metrics = [line["mae"] for line in lines(reference) if line["split"] == "val"]
-    # A checkpoint follows each best evaluation, so a kill could not repeat that one.
+    # A checkpoint is saved after each new best evaluation, so only another evaluation can be repeated after a kill.
     number = next(n for n in range(2, len(metrics)) if metrics[n - 1] >= min(metrics[: n - 1]))
     moment = f"evaluate-{4 * (number - 1) + 1}"
     child, run = run_until(moment, *more)
@@ -190,4 +190,4 @@ def test_with_fp16_the_log_interval_cannot_change_on_resume(dltrain: Callable[..
     assert dltrain(*overrides, f"hydra.run.dir={tmp_path / 'run'}").code == 0
     rejected = dltrain("resume", str(tmp_path / "run"), "trainer.max_steps=4", "trainer.log_every=1")
     assert rejected.code == 2
-    assert "trainer.log_every: a resumed run keeps" in rejected.stderr
+    assert "trainer.log_every: cannot be changed on resume" in rejected.stderr

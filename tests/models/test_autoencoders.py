@@ -87,6 +87,6 @@ def test_a_conditional_model_needs_data_with_classes() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"latent": 0}, {"hidden_size": [3, 0]}, {"activation": "rleu"}])
-def test_an_invalid_value_names_its_key(changes: dict[str, object]) -> None:
+def test_the_error_for_an_invalid_value_names_its_key(changes: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=rf"model\.{next(iter(changes))}"):
         DenseAutoencoder([4], **{"statistics": 1, **changes})

@@ -135,6 +135,6 @@ def test_lenet5_equals_explicit_torch_layers_on_the_padded_image(height: int, wi
     ("wrong", "key"),
     [({"pool": "none"}, "model.pool"), ({"outputs": 0}, "model.outputs"), ({"dropout": -0.1}, "dropout")],
 )
-def test_a_wrong_value_of_lenet5_names_its_key(wrong: dict[str, Any], key: str) -> None:
+def test_the_error_for_a_wrong_argument_of_lenet5_names_its_key(wrong: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError, match=key):
         LeNet5(**{"channels": 1, "height": 28, "width": 28, "outputs": 10, **wrong})

@@ -14,7 +14,7 @@ from dltrain.training.precision import use_fp32_where_needed
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
-# Of models of one class that differ in numbers only, the default tests take the smallest.
+# Larger variants of a class are built only by the slow tests; the default tests build the smallest.
 LARGER = {f"resnet{layers}" for layers in (34, 50, 101, 152, 32, 44, 56, 110)}
 BUILT = [pytest.param(name, marks=pytest.mark.slow) if name in LARGER else name for name in NAMES]
 IMAGE = {

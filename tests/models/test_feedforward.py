@@ -53,6 +53,6 @@ def test_with_a_norm_every_parameter_still_gets_a_gradient(norm: str) -> None:
         ({"activation": "rleu"}, "model.activation"),
     ],
 )
-def test_a_wrong_value_names_its_key(wrong: dict[str, object], key: str) -> None:
+def test_the_error_for_a_wrong_argument_names_its_key(wrong: dict[str, object], key: str) -> None:
     with pytest.raises(ConfigError, match=key):
         MLP(**{"size": 12, "outputs": 3, **wrong})

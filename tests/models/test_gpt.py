@@ -70,6 +70,6 @@ def test_initial_residual_branches_are_smaller_in_deeper_networks() -> None:
         ({"dropout": 1.5}, r"model\.dropout"),
     ],
 )
-def test_a_wrong_value_of_a_gpt_names_its_key(wrong: dict[str, Any], message: str) -> None:
+def test_the_error_for_a_wrong_argument_of_a_gpt_names_its_key(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         GPT(**{"vocabulary": 65, "length": 64, "outputs": 65, **wrong})

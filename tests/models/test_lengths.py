@@ -1,4 +1,4 @@
-"""Sequences of different lengths: padding changes nothing, and outputs are those of each sequence by itself."""
+"""Sequences of different lengths: padding changes nothing, and outputs equal those of each sequence alone."""
 
 import pytest
 import torch

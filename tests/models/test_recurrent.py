@@ -97,6 +97,8 @@ def test_dropout_works_with_one_layer_and_does_not_warn() -> None:
         ({"linear_skip": 27, "each_step": True}, r"model\.linear_skip: expected null for tokens and"),
     ],
 )
-def test_a_wrong_value_of_a_recurrent_network_names_its_key(wrong: dict[str, Any], message: str) -> None:
+def test_the_error_for_a_wrong_argument_of_a_recurrent_network_names_its_key(
+    wrong: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         Recurrent(**{"cell": "gru", "features": 3, "outputs": 5, **wrong})

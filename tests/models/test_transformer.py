@@ -66,6 +66,6 @@ def test_a_transformer_depends_on_the_order_of_steps() -> None:
         ({"dropout": 1}, r"model\.dropout"),
     ],
 )
-def test_a_wrong_value_of_a_transformer_names_its_key(wrong: dict[str, Any], message: str) -> None:
+def test_the_error_for_a_wrong_argument_of_a_transformer_names_its_key(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Transformer(**{"features": 3, "length": 12, "outputs": 5, **wrong})

@@ -1,4 +1,4 @@
-"""Parameters of one optimizer with learning rates of their own."""
+"""Parameters of one optimizer with different learning rates."""
 
 import copy
 from functools import partial

@@ -1,4 +1,4 @@
-"""Short runs with extreme values: rejected, diverged, out of memory, or finished with finite results and weights."""
+"""Short runs with extreme values: rejected, diverged, out of memory, or finished with finite test results."""
 
 import json
 import math
@@ -45,8 +45,8 @@ EXTREMES = {
 
 def is_finite(value: Any) -> bool:
     """Return whether every number in JSON is finite."""
-    if isinstance(value, dict):
-        return all(map(is_finite, value.values()))
+    if isinstance(value, dict | list):
+        return all(map(is_finite, value.values() if isinstance(value, dict) else value))
     return not isinstance(value, float) or math.isfinite(value)
 
 

@@ -20,7 +20,7 @@ def test_a_mask_becomes_an_indexed_file_of_the_size_of_the_image(tmp_path: Path)
     assert np.array_equal(np.array(image), MASK.numpy().repeat(2, 0).repeat(3, 1))
 
 
-def test_images_of_one_name_have_files_of_their_own(tmp_path: Path) -> None:
+def test_images_with_the_same_name_have_separate_files(tmp_path: Path) -> None:
     masks = MaskFiles(str(tmp_path))
     paths = [masks.store({"input": f"{folder}/a.jpg", "mask": MASK})["mask"] for folder in "xyz"]
     assert [Path(path).name for path in paths] == ["a.png", "a-2.png", "a-3.png"]

@@ -1,4 +1,4 @@
-"""First weights from another run or a file, and what is frozen: said, kept, and the same after a resume."""
+"""Initial weights from another run or a file, and frozen modules: reported, recorded, the same after a resume."""
 
 import io
 import pickle
@@ -52,7 +52,7 @@ def source(train: Train, animals: list[str]) -> Outcome:
 
 @pytest.fixture
 def notes(train: Train) -> Callable[..., list[str]]:
-    """Return a function from overrides to what is said before a run starts."""
+    """Return a function that takes overrides and returns the messages printed before the run starts."""
 
     def prepare(*overrides: str) -> list[str]:
         with dry_run.prepare_run(compose.compose(["device=cpu", *overrides])) as (components, _):
@@ -66,7 +66,7 @@ def weights(folder: Path, name: str = "best.pt") -> dict[str, bytes]:
     return {key: value.numpy().tobytes() for key, value in state.items()}
 
 
-def test_a_run_starts_from_the_best_weights_of_another_and_keeps_what_came(
+def test_a_run_starts_from_the_best_weights_of_another_and_records_which_were_loaded(
     train: Train, source: Outcome, animals: list[str]
 ) -> None:
     frozen = ["transfer=finetune", f"transfer.weights={source.folder}", "transfer.freeze=[layers]"]
@@ -81,12 +81,12 @@ def test_a_run_starts_from_the_best_weights_of_another_and_keeps_what_came(
     assert record["sha256"] == entry["sha256"] and f"step {entry['step']}" in record["origin"]
 
 
-def test_a_head_of_the_same_size_with_other_classes_is_renewed_and_said(
+def test_a_head_of_the_same_size_with_other_classes_is_reinitialized_and_reported(
     source: Outcome, birds: list[str], notes: Callable[..., list[str]]
 ) -> None:
     said = notes(*MLP, *birds, "transfer=finetune", f"transfer.weights={source.folder}")
     (new,) = [line for line in said if "new:" in line]
-    assert "other outputs: emu owl, there cat dog" in new
+    assert "different outputs: emu owl here, cat dog in the loaded weights" in new
     names = new.split(": ")[1].split()
     state = model_of(source)
     heads = [name for name in state if state[name].shape[:1] == (2,)]
@@ -146,7 +146,7 @@ def test_a_resumed_run_needs_the_record_of_its_first_weights_and_not_the_weights
         (turn,) = components.stages()[0].turns
         assert len(turn.parameters) == 2
     (run.folder / "transfer.json").unlink()
-    with pytest.raises(CheckpointError, match=r"transfer.json: expected the first weights of this run"):
+    with pytest.raises(CheckpointError, match=r"transfer.json: expected the initial weights of this run"):
         launch.resume(job, run.folder, Console(io.StringIO()), 0.0)
 
 
@@ -164,9 +164,9 @@ def test_embeddings_of_another_vocabulary_of_the_same_size_are_rejected(
 ) -> None:
     source = train(*TEXT, *text(tmp_path, "abcdefg"))
     chosen = ["transfer=finetune", f"transfer.weights={source.folder}"]
-    with pytest.raises(ConfigError, match=r"weights for the same tokens.* 3 of 7 tokens are others"):
+    with pytest.raises(ConfigError, match=r"weights for the same tokens.* 3 of 7 tokens differ"):
         notes(*TEXT, *text(tmp_path, "abcdxyz"), *chosen)
-    said = notes(*TEXT, *text(tmp_path, "gfedcba"), *chosen)  # the same characters in another order of a text
+    said = notes(*TEXT, *text(tmp_path, "gfedcba"), *chosen)  # the same characters, in another order in the text
     assert not any("new:" in line for line in said)
     (tmp_path / "abcdefg.txt").unlink()
     with pytest.raises(ConfigError, match=r"Its tokens are unknown"):
@@ -186,7 +186,7 @@ def test_files_of_other_programs_are_read_without_their_head(
         torch.save({"state_dict": named, "epoch": 3} if form == "wrapped" else named, file)
     said = notes(*MLP, *animals, "transfer=finetune", f"transfer.weights={file}")
     assert any(f"{len(state) - 2} of {len(state)} from {file}" in line for line in said)
-    assert any("other outputs: cat dog, there unknown" in line for line in said)
+    assert any("different outputs: cat dog here, unknown in the loaded weights" in line for line in said)
 
 
 def test_a_file_with_code_in_it_is_rejected_and_not_run(
@@ -213,7 +213,7 @@ def test_a_file_with_code_in_it_is_rejected_and_not_run(
             ["transfer.freeze=[layer]"],
             r"transfer.freeze: expected modules of the model, got layer. Did you mean layers\?",
         ),
-        (["transfer.freeze=[layers]"], r"transfer.freeze: expected something that is not frozen, got nothing"),
+        (["transfer.freeze=[layers]"], r"transfer.freeze: expected at least one trainable parameter, got none"),
         (["transfer.freeze=layers"], r"transfer.freeze: expected a list, got layers"),
         (
             ["transfer.freeze=[layers.1]", "transfer.unfreeze_at=2"],
@@ -227,7 +227,7 @@ def test_a_file_with_code_in_it_is_rejected_and_not_run(
         (["transfer.frees=[a]"], r"transfer.frees: unknown key. Did you mean transfer.freeze\?"),
     ],
 )
-def test_a_mistake_is_said_in_one_line(
+def test_a_mistake_is_reported_in_one_line(
     overrides: list[str], message: str, animals: list[str], notes: Callable[..., list[str]]
 ) -> None:
     with pytest.raises(ConfigError, match=message) as caught:

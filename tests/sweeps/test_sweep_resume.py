@@ -1,4 +1,4 @@
-"""A sweep is resumed by its own command: finished jobs are kept, the others run again."""
+"""A sweep is resumed by repeating its command: finished jobs are kept, unfinished jobs run again."""
 
 import json
 import os

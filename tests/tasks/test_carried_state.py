@@ -1,4 +1,4 @@
-"""A carried state gives the outputs of one pass over the whole stream, in whatever parts its batches are computed."""
+"""Carrying the state between batches gives the outputs of one pass over the whole stream, also in micro-batches."""
 
 import itertools
 from pathlib import Path
@@ -37,7 +37,7 @@ def task(data: Text) -> LanguageModeling:
 
 
 def losses_of_whole_streams(model: Recurrent, tokens: Tensor) -> Tensor:
-    """Return the loss of each token of a text but the first, read from its beginning."""
+    """Return the loss of every token after the first, in one pass from the start of the text."""
     states, _ = model.layers(model.steps(tokens[None, :-1]))
     return F.cross_entropy(model.head(states)[0], tokens[1:], reduction="none")
 
@@ -59,7 +59,7 @@ def test_training_losses_are_those_of_one_pass_over_each_stream(data: Text, cell
     torch.testing.assert_close(again.total, losses[0].total, msg="an epoch begins without a state")
 
 
-def test_gradients_end_where_a_batch_begins(data: Text) -> None:
+def test_gradients_do_not_flow_into_the_previous_batch(data: Text) -> None:
     model, learning = network(data), task(data)
     first, second, *_ = Batches(data.load().train, STREAMS, training=True).epoch(0)
     learning.loss(model, first, 0.0).total.backward()

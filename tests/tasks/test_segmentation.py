@@ -90,7 +90,7 @@ def test_a_prediction_is_a_mask_and_the_share_of_each_class() -> None:
         assert list(line["shares"].values()) == pytest.approx(shares) and list(line["shares"]) == NAMES
 
 
-def test_an_overlay_tints_classes_and_whitens_what_is_ignored() -> None:
+def test_an_overlay_tints_classes_and_whitens_ignored_pixels() -> None:
     masks = torch.tensor([[[0, 1], [2, -1]]])
     found = overlay(torch.full((1, 3, 2, 2), 0.25), masks)[0]
     assert found[:, 0, 0].tolist() == [0.25] * 3 and found[:, 1, 1].tolist() == [1] * 3

@@ -50,14 +50,14 @@ def test_the_bernoulli_likelihood_equals_torch() -> None:
     torch.testing.assert_close(Variational(**IMAGE).nll(outputs, targets), expected)
 
 
-def test_the_gaussian_likelihood_of_images_is_in_the_unit_range() -> None:
+def test_the_gaussian_likelihood_of_images_is_computed_on_pixels_scaled_to_0_and_1() -> None:
     task = Variational(**IMAGE, likelihood="gaussian", std=0.3)
     outputs, targets = normal(5, 1, 6, 6), normal(5, 1, 6, 6, seed=1).sigmoid()
     expected = -Normal(outputs.sigmoid(), 0.3).log_prob(targets).flatten(1).sum(1)
     torch.testing.assert_close(task.nll(outputs, targets), expected)
 
 
-def test_the_gaussian_likelihood_of_other_data_is_in_their_units() -> None:
+def test_the_gaussian_likelihood_of_other_data_is_computed_in_their_units() -> None:
     task = Variational([4], 4, std=0.3)
     outputs, targets = normal(5, 4), normal(5, 4, seed=1)
     expected = -Normal(outputs, 0.3).log_prob(targets).sum(1)
@@ -91,7 +91,7 @@ def test_images_are_compared_in_the_unit_range_for_any_input_scale() -> None:
     assert metrics[0] == pytest.approx(metrics[1], rel=1e-5)
 
 
-# --- beta and drawn pixels ------------------------------------------------------------------------------------------
+# --- beta and binarized pixels --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_paths_are_straight_lines_of_eight_codes() -> None:
     assert steps[:, 0].abs().amax(1).min() > 1e-3 and not torch.equal(ways[0, -1], ways[1, 0])
 
 
-def test_given_examples_are_reconstructed_from_the_mean_of_their_codes() -> None:
+def test_each_given_example_is_reconstructed_from_its_posterior_mean() -> None:
     model, task, x = network(), Variational(**IMAGE), images(5)
     expected = model.decoder(model.encoder(x)[:, :LATENT]).sigmoid()
     torch.testing.assert_close(task.generate(model, request(5, given=x)), expected)
@@ -302,7 +302,7 @@ def test_a_conditional_model_generates_the_requested_class() -> None:
     assert dark.mean() < 0.1 and light.mean() > 0.9
     assert 0.2 < task.generate(model, request(40)).mean() < 0.8
     mixed = task.generate(model, request(16, interpolate=True)).view(2, 8, 36).mean(2)
-    assert (mixed.amax(1) - mixed.amin(1)).max() < 0.3, "a way leads through one class"
+    assert (mixed.amax(1) - mixed.amin(1)).max() < 0.3, "all images of an interpolation have the same class"
 
 
 @pytest.mark.parametrize(

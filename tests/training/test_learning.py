@@ -1,4 +1,4 @@
-"""Who learns in a stage: gradients, modes, and what stays as it is."""
+"""Which parameters a stage trains: gradients, module modes, and frozen parameters and statistics."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -67,7 +67,7 @@ class Watched(HeadFirst):
 
 
 @pytest.mark.parametrize("average", [0.0, 0.9])
-def test_what_no_turn_owns_is_frozen_with_its_statistics_to_the_byte(average: float, tmp_path: Path) -> None:
+def test_modules_that_no_turn_owns_are_frozen_and_keep_their_statistics_exactly(average: float, tmp_path: Path) -> None:
     task, model = Watched(), Network()
     before = state(model, "body")
     loop = make_loop(tmp_path, task, model, epochs=2, average=average, eval_every=(3.0, "step"))
@@ -99,7 +99,7 @@ def test_modes_follow_from_gradients_alone() -> None:
     assert all(module.training for module in model.modules())
 
 
-def test_gradients_are_required_of_exactly_what_the_turns_own() -> None:
+def test_gradients_are_enabled_for_exactly_the_parameters_owned_by_the_turns() -> None:
     model = Network()
     model.body.requires_grad_(False)
     first, norm, *_ = (list(module.parameters()) for module in model.body)

@@ -148,7 +148,7 @@ def test_losses_of_weight_zero_are_not_logged_and_change_no_mean(skip: bool) -> 
     assert buffer.read({}).logged == {"loss": 0.0}
 
 
-def test_what_is_not_read_yet_survives_a_checkpoint() -> None:
+def test_unread_values_survive_a_checkpoint() -> None:
     buffer, other = LossBuffer(), LossBuffer()
     for number in range(3):
         buffer.add("critic", Loss(torch.tensor(float(number)), number + 1, {"gap": torch.tensor(number / 2)}))

@@ -1,4 +1,4 @@
-"""Extra state of a user's own model: what a checkpoint cannot restore is rejected before training."""
+"""Extra state of a user's model: state that a checkpoint cannot restore is rejected before training."""
 
 from pathlib import Path
 

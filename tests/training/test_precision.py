@@ -22,7 +22,7 @@ from dltrain.training.device import DTYPES, Device
 OLDER_CPU = "AVX2"  # oneDNN has no bf16 kernels for it
 OLDER_CPUS = ["SSE41", "AVX2", "AVX512_CORE"]
 NAMES = sorted(file.stem for file in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
-MODELS = [name for name in NAMES if not name.startswith("resnet") or name == "resnet20"]  # the others have its layers
+MODELS = [name for name in NAMES if not name.startswith("resnet") or name == "resnet20"]  # the rest have its layers
 SMALL = {
     "cnn": ["model.blocks=[{channels: 4}]"],
     "dbn": ["model.hidden_size=[8,8]", "task.pretrain_epochs=1", "data.num_labels=20"],

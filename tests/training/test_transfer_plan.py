@@ -59,7 +59,7 @@ def test_without_transfer_the_stages_are_those_of_the_task() -> None:
         ({"freeze": ["low", "mid"], "unfreeze_at": [0, 2]}, [(2, ALL - {"mid"}), (4, ALL)]),
     ],
 )
-def test_what_is_frozen_learns_from_its_epoch_on(
+def test_frozen_modules_learn_from_their_unfreeze_epoch_on(
     given: dict[str, Any], expected: list[tuple[int | None, set[str]]]
 ) -> None:
     model = Deep()
@@ -72,7 +72,7 @@ def test_without_a_number_of_epochs_the_last_stage_has_none() -> None:
     assert [stage.epochs for stage in found] == [2, None]
 
 
-def test_one_rate_is_that_of_the_weights_that_came_and_a_list_has_one_for_each_entry() -> None:
+def test_a_single_lr_scale_applies_to_the_loaded_weights_and_a_list_has_one_per_freeze_entry() -> None:
     model = Deep()
     (stage,) = stages(model, BODY, lr_scale=0.1)
     assert rates(model, stage) == {"low.weight": 0.1, "mid.weight": 0.1, "high.weight": 0.1, "head.weight": 1.0}
