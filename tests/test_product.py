@@ -45,9 +45,12 @@ FITS = {
     "rbm": PICTURES | MASKED,
     "dbn": PICTURES,
     **{f"resnet{layers}": PICTURES for layers in (18, 34, 50, 101, 152, 20, 32, 44, 56, 110)},
+    **dict.fromkeys(("alexnet", "vgg11", "vgg13", "vgg16", "vgg19", "googlenet", "inception_v3"), PICTURES),
 }
-# Models of one class that differ in numbers only: the default tests train the first of each.
-FAMILIES = [("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")]
+# Models that differ little for the rest of dltrain: the default tests train the first, smallest of each family.
+OF_TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "alexnet", "googlenet", "inception_v3")
+OF_TORCHVISION += ("vgg11", "vgg13", "vgg16", "vgg19")
+FAMILIES = [OF_TORCHVISION]
 FAMILIES += [("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")]
 LARGER = {name for family in FAMILIES for name in family[1:]}
 # Models with tasks other than the default task of the data. The first is the default task of the model; the others are
@@ -101,7 +104,7 @@ SETTINGS_OF = {case: SETTINGS[number :: len(CASES)] for number, case in enumerat
 SHARE = 8  # the default tests take every eighth incompatible pair of a data set
 NEVER_NOTHING = {"variational", "contrastive_divergence"}  # their loss of memorized examples is not near 0
 SMALLER = {
-    **{f"resnet{layers}": ["model.stem=small"] for layers in (18, 34, 50, 101, 152)},
+    **{name: ["model.stem=small"] for name in OF_TORCHVISION},
     "unet": ["model.hidden_size=[8,16]"],
     "unet_brain": ["model.hidden_size=[8,16]", "data.image_size=16", "data.block=4"],
     "cnn": ["model.hidden_size=[16]"],

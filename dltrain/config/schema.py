@@ -97,6 +97,7 @@ TABLE = {
     "weight_decay l1 l2 clip clip_norm clip_value momentum_decay lr_decay initial_accumulator_value": real("[0, inf)"),
     "warmup start_factor end_factor threshold beta amount sparsity latent_l1 contraction": real("[0, inf)"),
     "penalty": real("[0, inf)", null=True),
+    "aux_weight": real("[0, inf)"),
     "augment.shift": integer(0),
     "augment.min_area": real("(0, 1]"),
     "augment.max_stretch": real("[1, inf)"),
@@ -125,7 +126,10 @@ TABLE = {
     "tokens": choice("characters", "bytes"),
     "pool": choice("max", "avg", "none"),
     "LeNet5.pool": choice("max", "avg"),
+    "variant": choice("modern", "original"),
     "padding": choice("same", "valid"),
+    "stem": choice("imagenet", "small"),
+    "VGG.norm": choice("batch", "none"),
 }
 FIELDS = {name: field for names, field in TABLE.items() for name in names.split()}
 
