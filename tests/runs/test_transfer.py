@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from dltrain.config import compose
 from dltrain.errors import CheckpointError, ConfigError
 from dltrain.loggers.console import Console
-from dltrain.runs import dry_run, first_weights, launch
+from dltrain.runs import dry_run, initial_weights, launch
 from dltrain.runs.assemble import build_components
 from dltrain.runs.job import load_job
 from dltrain.runs.launch import Outcome
@@ -134,7 +134,7 @@ def test_gradual_unfreezing_resumes_bit_equal_within_stages_and_at_their_border(
     assert all(thawed[name].numpy().tobytes() != there[name] for name in names)
 
 
-def test_a_resumed_run_needs_the_record_of_its_first_weights_and_not_the_weights(
+def test_a_resumed_run_needs_the_record_of_its_initial_weights_and_not_the_weights(
     train: Train, source: Outcome, birds: list[str], tmp_path: Path
 ) -> None:
     moved = tmp_path / "moved"
@@ -242,7 +242,7 @@ def test_weights_of_another_model_are_rejected(
         notes("model=perceptron", *animals, f"transfer.weights={source.folder}")
 
 
-def test_first_weights_leave_the_random_state_as_it_is(source: Outcome, birds: list[str]) -> None:
+def test_initial_weights_leave_the_random_state_as_it_is(source: Outcome, birds: list[str]) -> None:
     plain, transferring = (
         compose.compose(["device=cpu", *MLP, *birds, *more])
         for more in ([], ["transfer=finetune", f"transfer.weights={source.folder}"])
@@ -250,5 +250,5 @@ def test_first_weights_leave_the_random_state_as_it_is(source: Outcome, birds: l
     build_components(plain)
     expected = torch.get_rng_state()
     components = build_components(transferring)
-    assert first_weights.prepare(components, transferring, None) is not None
+    assert initial_weights.prepare(components, transferring, None) is not None
     assert torch.equal(torch.get_rng_state(), expected)
