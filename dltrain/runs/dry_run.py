@@ -189,6 +189,7 @@ def _compute_losses(components: Components, batch: Batch, held_out: Batch, devic
     """Compute training losses and held-out metrics; also gradients of a full batch or if kernels may be missing."""
     model, task = components.model, components.task
     cuda = [torch.cuda.current_device()] if device.device.type == "cuda" else []
+    # A full batch is tested with its gradients, which need the most memory.
     gradients = len(next(iter(batch.values()))) > FEW or precision.may_lack_kernels(device)
     with torch.random.fork_rng(devices=cuda), device.autocast():
         for stage in (stages := components.stages()):
