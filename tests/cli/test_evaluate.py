@@ -266,7 +266,7 @@ def test_a_split_that_the_run_does_not_have_is_rejected(
 ) -> None:
     result = evaluate(finished_run("unvalidated"), "--split", "val")
     assert result.code == 2
-    assert "--split: expected test or train, as the run holds out no examples, got val" in result.err
+    assert "--split: expected test or train, because the run has no validation split, got val" in result.err
 
 
 def test_a_damaged_checkpoint_is_rejected_and_the_other_checkpoint_suggested(

@@ -107,7 +107,7 @@ def test_the_command_generates_the_same_samples_as_the_task_of_every_generative_
     result = generate(run, "--count", 10, "--seed", 3)
     assert result.code == 0, result.err
     assert result.out == "generated.png\n"
-    assert f"{run}: best checkpoint, of step " in result.err
+    assert f"{run}: best checkpoint, step " in result.err
     examples = generated(run, 10, 3)
     assert examples.shape == (10, 1, 8, 8)
     assert 0 <= float(examples.min()) < float(examples.max()) <= 1
@@ -306,7 +306,7 @@ def test_invalid_arguments_are_rejected_without_importing_torch(words: str, tmp_
 def test_generate_prints_only_the_path_of_its_file(finished_run: FinishedRun, generate: Generate) -> None:
     run = finished_run("model=gan", *SHORT)
     result = generate(run, "--count", 9, "--out", "nine.png", "device=cpu")
-    assert result == (0, "nine.png\n", f"{run}: best checkpoint, of step 2: 9 examples\n")
+    assert result == (0, "nine.png\n", f"{run}: best checkpoint, step 2: 9 examples\n")
     assert torch.equal(pixels(Path("nine.png")), grids.images(generated(run, 9)))
 
 

@@ -20,7 +20,7 @@ def test_text_continues_the_prompt(model: list[str], train: Train, generate, sma
             tokens.append(int(components.model(torch.tensor([tokens]))[0, -1].argmax()))
     result = generate(folder, "--prompt", "It was", "--length", 10, "--temperature", 0)
     assert result.code == 0 and result.out == components.data.spec.tokens.decode(tokens) + "\n"
-    assert result.err == f"{folder}: best checkpoint, of step 2\n"
+    assert result.err == f"{folder}: best checkpoint, step 2\n"
 
 
 def test_seed_length_and_probabilities_control_the_text(train: Train, generate, small_data: SmallData) -> None:  # type: ignore[no-untyped-def]
@@ -48,7 +48,7 @@ def test_text_is_streamed_and_stops_when_standard_output_is_closed(train: Train,
         assert process.stdout.read(100).startswith(b"It was")
         process.stdout.close()  # like `| head`
         assert process.wait(60) == 0
-        assert process.stderr.read() == f"{folder}: best checkpoint, of step 2\n".encode()
+        assert process.stderr.read() == f"{folder}: best checkpoint, step 2\n".encode()
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,7 @@ def test_the_installed_bash_completion_works(tmp_path: Path) -> None:
         ("--config-dir nowhere", "--config-dir: expected an existing folder"),
         ("--config-dir", "--config-dir: expected one argument"),
         ("--cfg jbo", "--cfg: expected one of job hydra all, got jbo. Did you mean job?"),
-        ("--package model", "--package: expected --cfg job"),
+        ("--package model", "--package: not supported without --cfg job"),
         ("--cfg job -p nothing", ""),
         ("-sc", "expected install=SHELL"),
         ("-sc query=tcsh", "expected install=SHELL"),

@@ -40,7 +40,7 @@ def test_every_data_option_predicts_for_input_files(
     models = {"text": TEXT, "text_table": ["model=lstm"], "image_masks": unet, "shapes": unet}
     model = models.get(option, ["model=mlp"])
     result = predict(train(*model, *small_data(option)), input_file(option, tmp_path, own_files))
-    assert result.lines and "best checkpoint, of step 2" in result.err
+    assert result.lines and "best checkpoint, step 2" in result.err
     for line in result.lines:
         assert line["input"].startswith(str(tmp_path)) or Path(line["input"]).is_file()
         nested = [value for shares in line.values() if isinstance(shares, dict) for value in shares.values()]

@@ -111,4 +111,4 @@ def test_checkpoint_selects_best_or_last(train: Train, predict: Predict, small_d
     assert steps["best"] < steps["last"]
     results = {name: predict(folder, "--checkpoint", name) for name in steps}
     assert results["best"].out != results["last"].out
-    assert all(f"of step {step}" in results[name].err for name, step in steps.items())
+    assert all(f"step {step}" in results[name].err for name, step in steps.items())
