@@ -52,7 +52,7 @@ class _Block:
         if self.pool == "none":
             return pixels
         if pixels < 2:
-            expected = "none, as the image has one pixel at this block"
+            expected = "none, because the image has one pixel at this block"
             hint = "Pool in fewer blocks, or use larger images."
             raise ConfigError(format_error(f"{self.key}.pool", expected, self.pool, hint))
         return pixels // 2
@@ -126,24 +126,24 @@ class CNN(nn.Module):
 
 
 class LeNet5(nn.Module):
-    """LeNet-5: two 5x5 convolutions with pooling, then fully connected layers of 120 and 84.
+    """LeNet-5: two 5x5 convolutions with pooling, then fully connected layers of 120 and 84 units.
 
     Args:
         channels, outputs: At least 1.
-        height, width: Size of the images in pixels; less than 32 is zero-padded to 32.
-        variant: ``modern``, or ``original`` as in 1998: scaled tanh, pooling with trainable weights, and a second
-            convolution whose maps read a subset of the maps, by a fixed table.
+        height, width: Size of the images in pixels; smaller images are zero-padded to 32x32.
+        variant: ``modern``, or ``original`` as in the paper: scaled tanh, pooling with trainable weights, and a second
+            convolution in which each map reads a subset of the maps.
         activation: Activation function of the modern variant.
         pool: ``avg`` or ``max``, of the modern variant.
-        dropout: Dropout probability of the layers of 120 and 84, in [0, 1).
+        dropout: Dropout probability of the fully connected hidden layers, in [0, 1).
 
     Shape: (B, channels, height, width) -> (B, outputs).
     Source: LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based learning applied to document recognition",
     section II.B and appendix A.
-    Differs: the output is linear, for cross-entropy (there Euclidean distances to fixed codes). For one channel and ten
-    outputs the original variant has 60,850 parameters: the 60,000 trainable ones of the paper and 850 of the output
-    layer; trainable codes would be 840. The modern variant has 61,706: its second convolution reads all six maps, and
-    its pooling has no weights.
+    Differs: the output is linear, for cross-entropy (in the paper, distances to fixed codes). For one channel and ten
+    outputs, the original variant has 60,850 parameters: the 60,000 of the paper and 850 of the output layer; trainable
+    codes would be 840. The modern variant has 61,706, as its second convolution reads all six maps and its pooling has
+    no weights.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class LeNet5(nn.Module):
         super().__init__()
         check_sizes(dropout, channels=channels, height=height, width=width, outputs=outputs)
         missing = max(0, 32 - height), max(0, 32 - width)
-        # An odd row or column; the convolution pads both sides equally, and without a copy.
+        # Pads only an odd row or column: the convolution pads the rest, equally on both sides and without a copy.
         odd = [nn.ZeroPad2d((0, missing[1] % 2, 0, missing[0] % 2))] if missing[0] % 2 or missing[1] % 2 else []
         padding = missing[0] // 2, missing[1] // 2
         rows, columns = (((max(32, side) - 4) // 2 - 4) // 2 for side in (height, width))

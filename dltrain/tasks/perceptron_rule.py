@@ -19,8 +19,8 @@ class PerceptronRule(Task):
 
     For two classes the model has one output, a threshold unit that fires above 0: ``y`` is 1 for class 1 and -1 for
     class 0. For more classes it has one output per class and predicts the largest; an error moves the weights of the
-    target class by ``x`` and those of the largest other output by ``-x``, which is the same rule for their difference
-    (Kesler's construction). A margin of exactly 0 is an error.
+    target class by ``x`` and those of the largest other output by ``-x``. This is the same rule for the difference of
+    the two weight vectors (Kesler's construction). A margin of exactly 0 is an error.
 
     The rule is gradient descent on ``-y w.x``, summed over the errors: with ``data.batch_size=1 optimizer=sgd
     optimizer.lr=1`` each step is Rosenblatt's. Larger batches take the mean over their examples. For linearly separable
@@ -76,7 +76,7 @@ class PerceptronRule(Task):
 
 
 def class_margins(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the margins, (B,): ``y w.x``, or the target output minus the largest other output."""
+    """Return the margins (B,): ``y w.x`` for one output, or the target's output minus the largest other output."""
     if outputs.shape[1] == 1:
         return outputs[:, 0] * (2 * targets - 1)
     target = targets[:, None]
@@ -85,5 +85,5 @@ def class_margins(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def criterion(margins: Tensor) -> Tensor:
-    """Return ``-margin`` of the errors, as a mean over all examples; the slope at 0 is that of an error."""
+    """Return the mean of ``-margin`` for errors and 0 for other examples; at a margin of 0 the derivative is -1."""
     return torch.where(margins <= 0, 0 - margins, 0).mean()

@@ -1,4 +1,4 @@
-"""Labels, noise and interpolation paths from which tasks generate examples."""
+"""Labels, noise and interpolation paths for the generation of examples."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -11,7 +11,7 @@ from dltrain.errors import ConfigError, format_error
 from dltrain.tasks.base import Batch, GenerateRequest
 
 BATCH_SIZE = 500  # examples per pass through a network
-PATH_STEPS = 8  # examples of a path, both ends included
+PATH_STEPS = 8  # examples of an interpolation path, including both ends
 
 
 def class_labels(batch: Batch) -> Tensor | None:
@@ -50,7 +50,7 @@ def reproducible_noise(model: nn.Module, count: int, generator: Generator) -> Te
 
 
 def cyclic_labels(model: nn.Module, count: int, limit: int | None = None) -> Tensor | None:
-    """Return the first ``limit`` classes, or all, over and over; None for an unconditional model."""
+    """Return labels that cycle through the first ``limit`` classes, or all; None for an unconditional model."""
     classes = num_classes(model)
     if not classes:
         return None
@@ -72,7 +72,7 @@ def requested_labels(model: nn.Module, request: GenerateRequest, count: int, dra
         return None if drawn is None else drawn.to(request.device)
     if not classes:
         hint = "Train one with model.conditional=true."
-        raise ConfigError(format_error("--class", "none, as this model is not conditional", request.label, hint))
+        raise ConfigError(format_error("--class", "none, because this model is not conditional", request.label, hint))
     if not 0 <= request.label < classes:
         raise ConfigError(format_error("--class", f"a class from 0 to {classes - 1}", request.label))
     return torch.full((count,), request.label, device=request.device)
@@ -90,7 +90,7 @@ def apply_in_batches(
 
 
 def path_layout(request: GenerateRequest) -> tuple[int, int]:
-    """Return the number of paths and of examples per path; single examples are paths of one."""
+    """Return the number of paths and of examples per path; without interpolation, each example is its own path."""
     steps = min(PATH_STEPS, request.count) if request.interpolate else 1
     return math.ceil(request.count / steps), steps
 

@@ -12,7 +12,7 @@ from run_examples import lines, read
 
 from dltrain.config import compose
 from dltrain.loggers.console import Console
-from dltrain.runs import first_weights, launch
+from dltrain.runs import initial_weights, launch
 from dltrain.runs.assemble import build_components
 from dltrain.runs.job import load_job
 from dltrain.runs.launch import Outcome
@@ -30,7 +30,7 @@ def test_auxiliary_heads_of_other_classes_are_new_and_their_other_layers_are_loa
     torch.save(reference.state_dict(), file)
     job = compose.compose([*GOOGLENET, "transfer=freeze", f"transfer.weights={file}"])
     components = build_components(job)
-    loaded = first_weights.prepare(components, job, None)
+    loaded = initial_weights.prepare(components, job, None)
     assert loaded is not None and not loaded.unused
     heads = {f"{layer}.{part}" for layer in ("fc", "aux1.fc2", "aux2.fc2") for part in ("weight", "bias")}
     assert set(loaded.new) == heads | {"conv1.conv.weight"}  # one channel, and 3x3 instead of 7x7
