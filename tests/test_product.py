@@ -35,6 +35,8 @@ FITS = {
     "lstm": PICTURES | {"timeseries", "text", "text_table"},
     "gru": PICTURES | {"timeseries", "text", "text_table"},
     "transformer": PICTURES | {"timeseries", "text", "text_table"},
+    "dlinear": {"timeseries"},
+    "nlinear": {"timeseries"},
     "gpt": {"text"},
     "vae": PICTURES | MASKED | {"timeseries", "csv", "gates", "ring"},
     "autoencoder": PICTURES | MASKED | {"timeseries", "csv", "gates", "ring"},
