@@ -1,4 +1,4 @@
-"""Residual networks for small images against published sizes and layers written out by hand."""
+"""Residual networks for small images, compared with published sizes and explicit layers."""
 
 import pytest
 import torch
