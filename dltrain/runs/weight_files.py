@@ -23,6 +23,11 @@ from dltrain.training.transfer import WEIGHTS
 
 KEY = "transfer.weights"
 TORCHVISION = "torchvision:"
+# Keys of tasks with the names of the outputs, and with their number.
+OUTPUT_NAMES = (
+    *[("class_names", "classes"), ("pixel_class_names", "pixel_classes")],
+    *[("target_names", "targets"), ("target_names", "columns")],
+)
 WRAPPERS = ("state_dict", "model")  # keys under which files of other programs keep the weights
 PREFIX = "module."  # of the weights of torch's DistributedDataParallel
 
@@ -90,7 +95,7 @@ def _resolved_task(path: Path) -> dict[str, Any]:
 
 def output_names(task: Mapping[str, Any]) -> list[str] | None:
     """Return the names of the outputs of a task with its facts filled in, or None if it states none."""
-    for names, count in (("class_names", "classes"), ("target_names", "targets"), ("target_names", "columns")):
+    for names, count in OUTPUT_NAMES:
         if isinstance(task.get(names), list | tuple) and redaction.MASK not in str(task[names]):
             return list(map(str, task[names]))
         if isinstance(task.get(count), int):
