@@ -104,10 +104,10 @@ CASES = [t for t in COVERING if t[2] in SUPERVISED]
 SETTINGS_OF = {case: SETTINGS[number :: len(CASES)] for number, case in enumerate(CASES)}
 SHARE = 8  # the default tests take every eighth incompatible combination of a data set
 NEVER_NOTHING = {
-COARSE = {"fcn", "deeplabv3"}  # their outputs, at an eighth of the size, cannot follow masks of a few pixels
     "variational",
     "contrastive_divergence",
 }  # their losses stay above 0 even if all examples are memorized
+COARSE = {"fcn", "deeplabv3"}  # their outputs, at an eighth of the size, cannot follow masks of a few pixels
 SMALLER = {
     **{f"resnet{layers}": ["model.stem=small"] for layers in (18, 34, 50, 101, 152)},
     "unet": ["model.hidden_size=[8,16]"],

@@ -20,7 +20,7 @@ from dltrain.storage.run_files import FILM, FRAMES
 
 
 def image(number: int) -> torch.Tensor:
-    """Return an image whose count of white columns, `number`, survives GIF quantization."""
+    """Return an image with `number` white columns, a count that survives GIF quantization."""
     pixels = torch.zeros(3, 20, 30, dtype=torch.uint8)
     pixels[:, :, : number % 30] = 255
     return pixels
@@ -60,7 +60,7 @@ def test_without_frames_nothing_is_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_frames_after_the_checkpoint_are_removed_and_other_files_stay(tmp_path: Path) -> None:
+def test_frames_after_the_checkpoint_are_removed_and_other_files_are_kept(tmp_path: Path) -> None:
     first = Film(tmp_path)
     for step in range(1, 7):
         first.add(image(step), step)

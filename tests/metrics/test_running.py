@@ -36,7 +36,7 @@ def test_each_name_may_have_different_weights() -> None:
     assert mean.read() == pytest.approx({"loss": 2.0, "mae": 20.0})
 
 
-def test_a_mean_of_nothing_is_empty() -> None:
+def test_a_mean_without_values_has_no_metrics() -> None:
     assert Mean().read() == {}
 
 

@@ -36,7 +36,9 @@ def test_a_recurrent_network_equals_torch_nn_at_each_step(cell: str, activation:
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize(("cell", "activation"), KINDS)
-def test_a_single_output_reads_the_final_states_of_torch_nn(cell: str, activation: str, bidirectional: bool) -> None:
+def test_a_single_output_is_computed_from_the_final_states_of_torch_nn(
+    cell: str, activation: str, bidirectional: bool
+) -> None:
     model, reference = pair(cell, activation, bidirectional)
     x = torch.randn(4, 9, 3)
     _, final = reference(x.transpose(0, 1))

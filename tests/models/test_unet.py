@@ -31,7 +31,7 @@ def test_the_output_equals_the_same_layers_applied_one_by_one() -> None:
     torch.testing.assert_close(model(x), F.conv2d(joined, state["output.weight"], state["output.bias"]))
 
 
-def test_a_pixel_is_seen_at_the_same_place_and_far_away() -> None:
+def test_the_receptive_field_of_an_output_pixel_is_bounded_and_includes_distant_pixels() -> None:
     torch.manual_seed(0)
     model = UNet(1, 2, [4, 8, 8], norm="none").eval()
     x = torch.randn(1, 1, 96, 96, requires_grad=True)

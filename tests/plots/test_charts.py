@@ -35,7 +35,7 @@ def is_image(image: Tensor) -> bool:
 
 
 def is_drawn(image: Tensor) -> bool:
-    """Return whether the image is not blank and its border is white."""
+    """Return whether an image has dark pixels and a white border."""
     edges = (image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1])
     return is_image(image) and bool((image < 128).any()) and all(bool((edge > 250).all()) for edge in edges)
 
@@ -59,7 +59,7 @@ def test_names_in_any_script_and_of_any_length_are_drawn_without_a_warning(kind)
         assert is_drawn(CHARTS[kind](NAMES))
 
 
-CARD = 270  # pixels, the width of a card in TensorBoard
+CARD = 270  # width in pixels of an image card in TensorBoard
 WORDS = ["airplane", "automobile", "Bird of prey", "cat", "deer", "dog", "frog", "horse", "ship", "Truck"]
 WIDE = {
     "confusion": (charts.confusion, torch.eye(10).long() * 9000, WORDS),
@@ -87,7 +87,7 @@ WIDE = {
 
 
 @pytest.mark.parametrize("kind", WIDE)
-def test_a_chart_is_legible_in_a_tensorboard_card_and_no_text_is_cut_off(kind, monkeypatch):
+def test_text_in_a_chart_is_legible_in_a_tensorboard_card_and_not_cut_off(kind, monkeypatch):
     figures = []
     draw = FigureCanvasAgg.draw
     monkeypatch.setattr(FigureCanvasAgg, "draw", lambda canvas: [figures.append(canvas.figure), draw(canvas)])
@@ -113,7 +113,7 @@ def test_a_chart_is_legible_in_a_tensorboard_card_and_no_text_is_cut_off(kind, m
 
 @pytest.mark.parametrize("kind", CHARTS)
 def test_a_chart_depends_only_on_its_data(kind, monkeypatch):
-    """User settings and earlier charts have no influence, so a resumed run writes the same bytes."""
+    """User settings and earlier charts have no effect, so a resumed run writes the same bytes."""
     import matplotlib
 
     torch.manual_seed(0)
@@ -125,7 +125,7 @@ def test_a_chart_depends_only_on_its_data(kind, monkeypatch):
     assert matplotlib.rcParams["font.size"] == 30
 
 
-def test_matplotlib_is_imported_with_the_first_chart_and_pyplot_never():
+def test_the_first_chart_imports_matplotlib_without_pyplot():
     code = (
         "import sys, torch, warnings; from dltrain.plots import charts, grids; grids.images(torch.rand(1, 1, 8, 8));"
         "warnings.simplefilter('error');"  # older versions of matplotlib warn when they are imported
@@ -233,7 +233,7 @@ def test_the_farthest_points_are_outside_the_axes_and_counted():
     assert -0.2 < axes.get_xlim()[0] < 0 < 1 < axes.get_xlim()[1] < 1.2
 
 
-def test_classes_that_share_the_last_color_are_counted():
+def test_the_legend_counts_the_classes_that_share_the_last_color():
     figure = figure_of(charts.scatter, torch.rand(47, 2), torch.arange(47), [str(n) for n in range(47)], "codes")
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == [*map(str, range(9)), "38 more"]

@@ -39,7 +39,7 @@ def test_out_of_range_values_nan_and_empty_batches_are_drawn():
     assert bool((grids.images(torch.zeros(0, 1, 8, 8)) == 255).all())
 
 
-def test_a_filter_is_scaled_by_its_own_maximum_and_gray_at_zero():
+def test_filters_are_scaled_by_their_own_maximum_and_zero_is_gray():
     weight = torch.zeros(2, 1, 3, 3)
     weight[:, 0, 0, 0] = torch.tensor([0.02, -5.0])
     gap, side = 3 * GAP, 57

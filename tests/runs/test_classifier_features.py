@@ -1,4 +1,4 @@
-"""Generated images are scored by the features of a trained classifier, which the result names."""
+"""Generated images are scored with the features of a trained classifier, which is named in the result."""
 
 import json
 import shutil
@@ -52,7 +52,7 @@ def test_features_are_the_inputs_of_the_last_layer_of_the_classifier(classifier_
     assert float((logits.argmax(1) == batch["targets"]).double().mean()) > 0.7
 
 
-def test_a_layerwise_pretrained_classifier_reads_pixels_as_in_training(
+def test_a_layerwise_pretrained_classifier_gets_pixels_scaled_as_in_training(
     finished_run: Callable[..., Path], digits: Spec
 ) -> None:
     overrides = ("model=dbn", "model.hidden_size=[48,12]", "task=layerwise", "data=digits")
@@ -64,7 +64,7 @@ def test_a_layerwise_pretrained_classifier_reads_pixels_as_in_training(
         assert torch.allclose(logits, trained.components.model(pixels), atol=1e-5)
 
 
-def test_the_classifier_is_frozen_and_named_by_its_run_and_accuracy(classifier_run: Path, digits: Spec) -> None:
+def test_the_classifier_is_frozen_and_described_by_its_run_and_accuracy(classifier_run: Path, digits: Spec) -> None:
     network = classifier_features.load_features(str(classifier_run), digits)
     accuracy = json.loads((classifier_run / "result.json").read_text())["test"]["accuracy"]
     assert network.name == f"mlp-digits/{classifier_run.name} (accuracy {accuracy:.3g})"
@@ -89,7 +89,7 @@ def train_gan(folder: Path, *overrides: str) -> Path:
     return folder
 
 
-def test_the_result_names_the_classifier_and_the_console_warns_of_comparisons_with_fid(
+def test_the_result_names_the_classifier_and_the_console_warns_against_comparing_with_fid(
     classifier_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = json.loads((train_gan(tmp_path / "gan", f"task.features={classifier_run}") / "result.json").read_text())
@@ -156,11 +156,13 @@ def test_a_folder_without_a_run_is_rejected_with_the_closest_name(
     assert "latest" not in line
 
 
-def test_latest_is_rejected(classifier_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_latest_is_rejected_as_a_classifier(
+    classifier_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert "expected the folder of a run, got latest" in error_of(capsys, tmp_path, "task.features=latest")
 
 
-def test_a_run_of_another_task_is_rejected(
+def test_a_run_of_another_task_is_rejected_as_a_classifier(
     finished_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = error_of(capsys, tmp_path, f"task.features={finished_run('forecast')}")

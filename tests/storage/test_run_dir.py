@@ -1,4 +1,4 @@
-"""The run folder: created exclusively, never overwritten, removed if the run never started."""
+"""The run folder: created exclusively, never overwritten, and removed if the run fails before its first step."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def test_runs_of_the_same_second_get_unique_folders(tmp_path: Path) -> None:
     assert {path.parent for path in paths} == {tmp_path / "lstm-timeseries"}
 
 
-def test_a_taken_name_is_not_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_existing_name_is_not_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = iter(["aaaa", "aaaa", "aaaa", "bbbb"])
     monkeypatch.setattr("secrets.token_hex", lambda count: next(drawn))
     monkeypatch.setattr(time, "strftime", lambda *_: "20300101-000000")

@@ -80,7 +80,9 @@ def test_the_table_on_standard_output_shows_every_job(finished_sweep: SweepResul
     assert [line.split()[0] for line in seeds.splitlines()[3:]] == ["gru", "lstm"]
 
 
-def test_the_best_job_on_validation_is_marked_with_the_command_that_repeats_it(finished_sweep: SweepResult) -> None:
+def test_the_best_job_on_validation_is_marked_and_the_command_that_repeats_it_printed(
+    finished_sweep: SweepResult,
+) -> None:
     rows, summary = finished_sweep.rows(), finished_sweep.summary()
     values = {row["job"]: float(row["mae/val"]) for row in rows if row["mae/val"]}
     best = min(values, key=lambda job: values[job])
@@ -96,7 +98,7 @@ def test_the_best_job_on_validation_is_marked_with_the_command_that_repeats_it(f
     )
 
 
-def test_metrics_of_several_seeds_are_summarized_as_mean_and_deviation(finished_sweep: SweepResult) -> None:
+def test_metrics_of_several_seeds_are_summarized_as_mean_and_standard_deviation(finished_sweep: SweepResult) -> None:
     rows, groups = finished_sweep.rows(), finished_sweep.summary()["over_seeds"]
     assert [group["choices"] for group in groups] == [{"model": "gru"}, {"model": "lstm"}]
     for group in groups:
@@ -108,7 +110,7 @@ def test_metrics_of_several_seeds_are_summarized_as_mean_and_deviation(finished_
         assert group["deviation"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5, rel=1e-9)
 
 
-def test_a_sweep_job_has_the_same_results_and_weights_as_the_same_run_alone(
+def test_a_sweep_job_has_the_same_results_and_weights_as_a_single_run(
     finished_sweep: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -49,7 +49,7 @@ def test_metrics_are_in_data_units_and_the_loss_is_normalized() -> None:
     assert metrics["loss"] == pytest.approx(F.mse_loss(predicted, targets).item(), rel=1e-6)
 
 
-def test_errors_and_predictions_of_large_numbers_are_precise() -> None:
+def test_metrics_and_predictions_of_large_numbers_are_precise() -> None:
     predicted, targets = random_values(0), random_values(1)
     ones = torch.ones(sum(SIZES), 1)
     units = {"scale": 10 * ones, "shift": 2e9 * ones, "shift_rest": 0.123 * ones}
@@ -61,7 +61,7 @@ def test_errors_and_predictions_of_large_numbers_are_precise() -> None:
     assert (torch.tensor([list(line.values()) for line in lines], dtype=torch.float64) - expected).abs().max() < 1e-6
 
 
-def test_targets_that_are_also_classes_are_read_as_numbers() -> None:
+def test_regression_uses_the_numeric_values_of_targets_that_are_also_classes() -> None:
     predicted, values, classes = random_values(0), random_values(1), torch.zeros(sum(SIZES), dtype=torch.int64)
     task = Regression(TARGETS)
     metrics = task.evaluate(nn.Identity(), batches(predicted, classes, values=values)).metrics

@@ -30,7 +30,7 @@ def choose(model: nn.Module | None = None, **given: Any) -> Device:
 
 @pytest.fixture(autouse=True)
 def as_before() -> Any:
-    """Restore the settings of the process."""
+    """Restore the settings of the process after the test."""
     yield
     device.configure_process(cpu(), 0)
 
@@ -59,7 +59,7 @@ def test_channels_last_does_not_change_the_weights() -> None:
     assert torch.equal(weight, before)
 
 
-@pytest.mark.skipif(CUDA, reason="there is CUDA here")
+@pytest.mark.skipif(CUDA, reason="needs a machine without CUDA")
 def test_an_unavailable_device_is_rejected_with_the_available_ones() -> None:
     with pytest.raises(ConfigError, match=r"device: expected a device of this machine, got cuda.*Usable here:.*cpu"):
         device.resolve_device("cuda")
@@ -115,7 +115,7 @@ def test_matmul_precision_is_set_for_a_run_and_reset_for_the_next(precision: str
     assert not torch.backends.cudnn.allow_tf32
 
 
-def test_a_run_starts_from_the_random_state_of_its_seed() -> None:
+def test_the_seed_determines_the_random_state_at_the_start_of_a_run() -> None:
     torch.rand(3)
     device.configure_process(cpu(), 5)
     drawn = torch.rand(3)
@@ -134,7 +134,7 @@ def test_peak_memory_includes_a_new_tensor() -> None:
     assert device.peak_memory_mb(CPU) >= max(before, held.numel() * 4 / 2**20)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_freed_memory_is_reused_by_the_next_step() -> None:
     code = """if True:
         import resource, torch
