@@ -52,7 +52,7 @@ def test_a_batch_of_one_is_rejected_where_a_norm_would_get_one_number_per_channe
     with pytest.raises(ConfigError) as caught:
         dry_run_shapes("model=deeplabv3", "model.backbone=mobilenet_v3_large", *ONE_AT_A_TIME)
     expected = "data.batch_size: expected a size that leaves no batch of one example (of 400 in all)"
-    assert caught.value.problems == [f"{expected}, for batch normalization, got 1"]
+    assert caught.value.problems == (f"{expected}, for batch normalization, got 1",)
 
 
 def test_a_batch_of_one_is_accepted_where_a_norm_gets_many_numbers_per_channel() -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from dltrain.config import compose
 from dltrain.errors import CheckpointError, ConfigError
 from dltrain.loggers.console import Console
-from dltrain.runs import dry_run, first_weights, launch
+from dltrain.runs import dry_run, initial_weights, launch
 from dltrain.runs.assemble import build_components
 from dltrain.runs.job import load_job
 from dltrain.runs.launch import Outcome
@@ -252,7 +252,7 @@ def test_loading_initial_weights_does_not_change_the_random_state(source: Outcom
     build_components(plain)
     expected = torch.get_rng_state()
     components = build_components(transferring)
-    assert first_weights.prepare(components, transferring, None) is not None
+    assert initial_weights.prepare(components, transferring, None) is not None
     assert torch.equal(torch.get_rng_state(), expected)
 
 
