@@ -23,30 +23,30 @@ PACKAGE = CONF.parent / "dltrain"
 OPTIONS = {group.name: sorted(file.stem for file in group.glob("*.yaml")) for group in CONF.iterdir() if group.is_dir()}
 
 # Combinations that make sense. New options must be added here, or `test_every_option_is_covered_by_these_tests` fails.
-PICTURES = {"digits", "mnist", "fashion_mnist", "cifar10", "npz", "image_folder"}
+IMAGES = {"digits", "mnist", "fashion_mnist", "cifar10", "npz", "image_folder"}
 MASKED = {"shapes", "image_masks"}  # images with masks, also used as plain images
 FITS = {
     "unet": MASKED,
     "fcn": MASKED,
     "deeplabv3": MASKED,
-    "perceptron": PICTURES | {"timeseries", "csv", "gates", "ring"},
-    "mlp": PICTURES | {"timeseries", "csv", "gates", "ring"},
-    "cnn": PICTURES,
-    "lenet5": PICTURES,
-    "rnn": PICTURES | {"timeseries", "text", "text_table"},
-    "lstm": PICTURES | {"timeseries", "text", "text_table"},
-    "gru": PICTURES | {"timeseries", "text", "text_table"},
-    "transformer": PICTURES | {"timeseries", "text", "text_table"},
+    "perceptron": IMAGES | {"timeseries", "csv", "gates", "ring"},
+    "mlp": IMAGES | {"timeseries", "csv", "gates", "ring"},
+    "cnn": IMAGES,
+    "lenet5": IMAGES,
+    "rnn": IMAGES | {"timeseries", "text", "text_table"},
+    "lstm": IMAGES | {"timeseries", "text", "text_table"},
+    "gru": IMAGES | {"timeseries", "text", "text_table"},
+    "transformer": IMAGES | {"timeseries", "text", "text_table"},
     "gpt": {"text"},
-    "vae": PICTURES | MASKED | {"timeseries", "csv", "gates", "ring"},
-    "autoencoder": PICTURES | MASKED | {"timeseries", "csv", "gates", "ring"},
-    "conv_vae": PICTURES | MASKED,
-    "conv_autoencoder": PICTURES | MASKED,
-    "gan": PICTURES | MASKED | {"timeseries", "csv", "gates", "ring"},
-    "dcgan": PICTURES | MASKED,
-    "rbm": PICTURES | MASKED,
-    "dbn": PICTURES,
-    **{f"resnet{layers}": PICTURES for layers in (18, 34, 50, 101, 152, 20, 32, 44, 56, 110)},
+    "vae": IMAGES | MASKED | {"timeseries", "csv", "gates", "ring"},
+    "autoencoder": IMAGES | MASKED | {"timeseries", "csv", "gates", "ring"},
+    "conv_vae": IMAGES | MASKED,
+    "conv_autoencoder": IMAGES | MASKED,
+    "gan": IMAGES | MASKED | {"timeseries", "csv", "gates", "ring"},
+    "dcgan": IMAGES | MASKED,
+    "rbm": IMAGES | MASKED,
+    "dbn": IMAGES,
+    **{f"resnet{layers}": IMAGES for layers in (18, 34, 50, 101, 152, 20, 32, 44, 56, 110)},
 }
 # Models of the same class that differ only in size: the default tests train the first of each family.
 FAMILIES = [("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")]
@@ -61,7 +61,7 @@ MADE_FOR |= dict.fromkeys(("unet", "fcn", "deeplabv3"), ("segmentation",))
 MADE_FOR |= {"gan": ("adversarial",), "dcgan": ("adversarial",)}
 MADE_FOR |= {"rbm": ("contrastive_divergence",), "dbn": ("layerwise",)}
 TASKS = {
-    **{name: {"classification"} for name in PICTURES},
+    **{name: {"classification"} for name in IMAGES},
     **{name: {"segmentation"} for name in MASKED},
     "gates": {"classification"},
     "ring": {"classification"},
@@ -78,7 +78,7 @@ RULE = [(m, d, "perceptron_rule") for m, d, t in SENSIBLE if t == "classificatio
 TRAINED += [t for t in RULE if t[0] == "perceptron"]
 INCOMPATIBLE = [t for t in TRIPLES if t not in SENSIBLE and t not in RULE]
 # A model cannot distinguish data of the same kind, so the default tests use one data set of each kind.
-KIND = dict.fromkeys(PICTURES - {"image_folder"}, "pixels") | {"gates": "points", "ring": "points"}
+KIND = dict.fromkeys(IMAGES - {"image_folder"}, "pixels") | {"gates": "points", "ring": "points"}
 KIND |= dict.fromkeys(MASKED, "masks")
 ALIKE = set(OPTIONS["data"]) - set({KIND.get(data, data): data for data in reversed(OPTIONS["data"])}.values())
 SUPERVISED = {"classification", "segmentation", "regression", "forecasting", "language_modeling"}
@@ -148,7 +148,7 @@ def test_every_setting_is_covered_by_these_tests() -> None:
 
 
 @pytest.mark.parametrize("option", OPTIONS["device"])
-def test_every_device_composes(option: str) -> None:
+def test_every_device_option_composes(option: str) -> None:
     assert compose.compose([f"device={option}"]).choices["device"] == option
 
 

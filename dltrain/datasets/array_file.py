@@ -38,7 +38,7 @@ def load_arrays(key: str, path: Path, names: Sequence[str]) -> list[np.ndarray]:
             return [arrays[name] for name in names]
     except UNREADABLE as error:
         raise ConfigError(
-            format_error(key, f"whole arrays of numbers in {path}", " ".join(str(error).split()))
+            format_error(key, f"undamaged arrays of numbers in {path}", " ".join(str(error).split()))
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Dates in the columns of a table."""
+"""Find and check the dates in the columns of a table."""
 
 from typing import NamedTuple
 

@@ -171,7 +171,7 @@ def _date_parts(pattern: str) -> set[str]:
 
 
 def _plausibility(times: np.ndarray) -> float:
-    """Return the share of steps in one direction, plus that of the most frequent step, in days, weekdays or months."""
+    """Return the share of steps in one direction plus the share of the most frequent step: time, weekdays or months."""
     known = pd.Series(times).dropna().drop_duplicates()
     if len(known) < 3:
         return 0

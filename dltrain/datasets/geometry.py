@@ -18,9 +18,10 @@ class Frame(NamedTuple):
     """Fields of a batch to transform, by name; other fields are unchanged.
 
     Args:
-        pictures: (B, channels, height, width) -> value outside the picture, one number per channel (channels, 1, 1).
-        masks: Class of each pixel, (B, height, width) -> value outside the picture.
-        boxes: Left, top, right and bottom edge in pixels, (B, boxes, 4); a box that leaves the frame becomes all zeros.
+        pictures: Name of a field (B, channels, height, width) -> its values outside the picture, (channels, 1, 1).
+        masks: Name of a field with the class of each pixel, (B, height, width) -> its value outside the picture.
+        boxes: Names of fields with left, top, right and bottom edges in pixels, (B, boxes, 4); a box that leaves the
+            frame becomes all zeros.
     """
 
     pictures: Mapping[str, Tensor]

@@ -77,9 +77,9 @@ def median_step(values: np.ndarray) -> np.timedelta64:
 
 
 def infer_season(times: pd.Series) -> int:
-    """Return the steps per season: a day for hours or minutes, a week for days, a year for weeks, months or quarters.
+    """Return the number of steps per season; 1 for irregular steps and all others that are not listed here.
 
-    Other steps, and irregular ones, give 1.
+    The season is a day for steps of minutes or hours, a week for days, and a year for weeks, months or quarters.
     """
     step = infer_step(times)
     if step is None:

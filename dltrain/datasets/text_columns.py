@@ -17,7 +17,7 @@ MAX_NUMERIC_CLASSES = 20  # at most this many distinct whole numbers in a column
 
 
 def choose_text(table: Table, name: str | None) -> int:
-    """Return the column of texts: by name, or the only one whose cells usually have several words.
+    """Return the column of texts: by name, or the only column whose cells usually have several words.
 
     Raises:
         ConfigError: No column, or more than one, looks like texts.
@@ -33,7 +33,7 @@ def choose_text(table: Table, name: str | None) -> int:
 
 
 def choose_target(table: Table, name: str | None, text: int) -> int:
-    """Return the column to predict: by name, or the only other one that is neither identifiers nor texts.
+    """Return the column to predict: by name, or the only other column that holds neither identifiers nor texts.
 
     Raises:
         ConfigError: No column, or more than one, could be predicted, or values are missing.

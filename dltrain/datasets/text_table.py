@@ -53,8 +53,8 @@ class TextTable:
     Args:
         path: A CSV file (commas, semicolons, tabs or bars), a JSON lines file (``.jsonl``), or a folder with ``.txt``
             files in ``<class>/``, or in ``train/<class>/``, ``val/<class>/`` and ``test/<class>/``.
-        text: Column of texts; None for the only one that looks like texts.
-        column: Column to predict; None for the only other one.
+        text: Column of texts; None for the only column that looks like texts.
+        column: Column to predict; None for the only other column that holds neither identifiers nor texts.
         header: Whether the first line of a CSV file names the columns.
         threshold: Split numbers into two classes: at most this value, and above it. None to disable.
         lowercase: Whether to convert texts to lower case.

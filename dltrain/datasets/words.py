@@ -43,7 +43,7 @@ class Words:
         counts = Counter(word for text in texts for word in split_words(text, lowercase))
         kept = [word for word, count in counts.items() if count >= min_count]
         if not kept:
-            got = f"{len(counts):,} different words, each of which occurs less often"
+            got = f"{len(counts):,} different words, all of them rarer"
             raise ConfigError(format_error("data.min_count", "a count that words of the training texts reach", got))
         return cls(sorted(kept, key=lambda word: (-counts[word], word))[:max_words], lowercase)
 

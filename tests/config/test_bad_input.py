@@ -223,7 +223,7 @@ def test_the_installed_script_exits_with_code_2(workdir: Path) -> None:
         env={**os.environ, "HYDRA_FULL_ERROR": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert completed.returncode == 2

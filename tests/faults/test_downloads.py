@@ -96,7 +96,7 @@ def test_an_interrupted_download_leaves_no_files(mirror: Mirror, tmp_path: Path)
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert files_in(tmp_path) == []
 
 
@@ -130,7 +130,7 @@ def zip_bomb(path: Path) -> bytes:
 def test_simultaneous_downloads_fetch_each_file_once(mirror: Mirror, tmp_path: Path) -> None:
     mirror.pause = 0.3
     processes = [download(tmp_path, mirror) for _ in range(3)]
-    found = [process.communicate(timeout=120) for process in processes]
+    found = [process.communicate(timeout=300) for process in processes]
     assert [out.strip() for out, _ in found] == ["20"] * 3, found
     assert mirror.requests == dict.fromkeys(mirror.files, 1)
 

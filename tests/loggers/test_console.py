@@ -154,7 +154,7 @@ def test_a_terminal_shows_a_live_line_that_messages_do_not_break():
     assert COLOURS.search(written)
 
 
-def test_the_live_line_is_redrawn_ten_times_per_second_at_most():
+def test_the_live_line_is_redrawn_at_most_ten_times_per_second():
     code = """
         import time
         from dltrain.loggers.console import Console
@@ -270,7 +270,7 @@ def test_nothing_is_logged_after_the_log_file_is_closed(tmp_path, capsys):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_messages_continue_when_the_log_file_cannot_be_written(capsys):
+def test_messages_are_still_printed_when_the_log_file_cannot_be_written(capsys):
     console = Console()
     console.open_log(Path("/dev/full"))
     console.info("one")

@@ -99,7 +99,7 @@ def test_reserved_names_are_rejected_and_nothing_is_written(tmp_path):
     assert events(tmp_path).Tags()["scalars"] == []
 
 
-def test_images_and_texts_round_trip(tmp_path):
+def test_images_and_texts_are_read_back_unchanged(tmp_path):
     pixels = torch.randint(0, 256, (3, 11, 17), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with closing(Tracker(tmp_path)) as tracker:
         tracker.image("confusion", pixels, step=7)

@@ -69,7 +69,7 @@ def test_a_linear_skip_starts_at_zero_and_is_added_to_the_outputs() -> None:
     torch.testing.assert_close(model(x), plain(x) + x.reshape(4, 27) @ model.skip.weight.T)
 
 
-def test_tokens_are_embedded() -> None:
+def test_tokens_are_embedded_before_the_recurrent_layers() -> None:
     model = Recurrent("gru", 11, 5, hidden_size=7, vocabulary=11, each_step=True)
     tokens = torch.randint(0, 11, (4, 9))
     states, _ = model.layers(model.steps.embedding.weight[tokens])

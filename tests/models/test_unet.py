@@ -7,7 +7,7 @@ from dltrain.errors import ConfigError
 from dltrain.models.unet import UNet
 
 
-def test_the_output_has_the_size_of_an_image_of_any_size() -> None:
+def test_images_of_any_size_give_outputs_of_the_same_size() -> None:
     model = UNet(1, 3, [4, 8, 8])
     for height, width in ((16, 24), (17, 23), (5, 4)):
         assert model(torch.randn(2, 1, height, width)).shape == (2, 3, height, width)

@@ -37,7 +37,7 @@ def factors(schedule: Schedule, steps: int = STEPS) -> list[float]:
 
 
 @pytest.mark.parametrize("end", [0.0, 0.1])
-def test_cosine_equals_torch_at_every_step(end: float) -> None:
+def test_the_cosine_schedule_equals_torch_at_every_step(end: float) -> None:
     expected = torch_rates(lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=STEPS, eta_min=end))
     assert factors(Cosine(end_factor=end)) == pytest.approx(expected, abs=1e-12)
 
@@ -51,7 +51,7 @@ def test_cosine_after_warm_up_equals_linear_then_cosine_of_torch() -> None:
     assert factors(Cosine(warmup=20)) == pytest.approx(torch_rates(make), abs=1e-12)
 
 
-def test_step_equals_torch_at_every_step() -> None:
+def test_the_step_schedule_equals_torch_at_every_step() -> None:
     expected = torch_rates(lambda o: lr_scheduler.StepLR(o, step_size=30, gamma=0.2))
     assert factors(Step(step_size=30, gamma=0.2)) == pytest.approx(expected, rel=1e-12)
 

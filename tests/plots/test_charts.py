@@ -181,7 +181,7 @@ def test_each_image_has_a_caption():
 
 
 @pytest.mark.parametrize("shape", [(0, 1, 8, 8), (1, 3, 700, 35), (2, 2, 8, 8)])
-def test_zero_images_long_images_and_nan_are_drawn(shape):
+def test_charts_of_no_images_long_images_and_nan_can_be_drawn(shape):
     assert is_image(charts.captioned(torch.full(shape, math.nan), ["a"] * shape[0]))
 
 
@@ -199,7 +199,7 @@ def test_truth_and_forecast_start_at_the_end_of_the_history():
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 9])
-def test_at_most_three_panels_are_drawn_and_a_shared_caption_once(number):
+def test_at_most_three_panels_are_drawn_and_a_shared_caption_appears_once(number):
     wave = torch.randn(number, 60, generator=torch.Generator().manual_seed(0)) * 1e5
     figure = figure_of(charts.forecasts, wave[:, :48], wave[:, 48:], wave[:, 48:], ["co2"] * number)
     assert len(figure.axes) == max(1, min(number, PANELS))
@@ -208,7 +208,7 @@ def test_at_most_three_panels_are_drawn_and_a_shared_caption_once(number):
 
 
 @pytest.mark.parametrize("value", [0.0, -3.0, 1e-9, 1e12, 3e38, math.nan, math.inf])
-def test_a_constant_or_non_finite_series_is_drawn(value):
+def test_constant_and_non_finite_series_can_be_drawn(value):
     flat = torch.full((2, 40), value)
     assert is_drawn(charts.forecasts(flat, flat[:, :1], flat[:, :1], ["a", "b"]))
 
@@ -254,7 +254,7 @@ def test_axes_are_in_the_same_place_in_all_frames_of_a_film(spread):
 
 
 @pytest.mark.parametrize("points", [torch.zeros(0, 2), torch.zeros(1, 2), torch.full((5, 2), math.nan)])
-def test_zero_points_one_point_and_nan_are_drawn(points):
+def test_charts_of_no_points_one_point_and_nan_can_be_drawn(points):
     assert is_drawn(charts.scatter(points, None, (), "few"))
     assert is_drawn(charts.scatter(points, torch.zeros(len(points)), ["a"], "few"))
 
@@ -276,6 +276,6 @@ def test_histograms_show_shares_per_bin_and_the_mean_of_each_set():
 @pytest.mark.parametrize(
     "values", [torch.zeros(0), torch.ones(5), torch.tensor([math.nan, math.inf]), torch.rand(3, 4)]
 )
-def test_histograms_of_empty_constant_and_non_finite_sets_are_drawn(values):
+def test_histograms_of_empty_constant_and_non_finite_sets_can_be_drawn(values):
     assert is_drawn(charts.histograms({"one": values, "other": torch.rand(9)}, ""))
     assert is_drawn(charts.histograms({"one": values}, ""))

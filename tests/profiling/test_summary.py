@@ -257,9 +257,8 @@ def test_summarizing_a_billion_parameters_allocates_no_memory() -> None:
     assert computed.largest < 100_000
     assert summary.parameters > 1e9
     assert sum(row.parameters for row in summary.rows) == summary.parameters
-    assert (
-        summary.rows[0].multiply_adds == 8 * 1024 * 2048 * 50_000
-    )  # the tied output layer is counted in the row of the model
+    # The tied output layer is counted in the row of the model.
+    assert summary.rows[0].multiply_adds == 8 * 1024 * 2048 * 50_000
 
 
 def test_summary_needs_only_an_input_shape_if_the_outputs_depend_on_the_task(

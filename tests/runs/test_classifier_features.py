@@ -72,7 +72,7 @@ def test_the_classifier_is_frozen_and_described_by_its_run_and_accuracy(classifi
     assert not any(p.requires_grad for p in network.parameters())
 
 
-def test_images_closer_to_real_ones_score_better(classifier_run: Path, digits: Spec) -> None:
+def test_generated_images_closer_to_real_images_score_better(classifier_run: Path, digits: Spec) -> None:
     pixels = Digits(validation=0.1).load().train.rows["pixels"].float() / 16
     real, others = pixels[::2], pixels[1::2]
     noise = torch.rand(real.shape, generator=torch.Generator().manual_seed(0))
@@ -104,11 +104,11 @@ def test_without_a_classifier_the_result_reports_that_pixels_were_compared(tmp_p
     assert "classifier_score" not in result["test"]
 
 
-def test_the_result_of_a_classifier_has_no_features(classifier_run: Path) -> None:
+def test_the_result_of_a_classification_run_has_no_key_features(classifier_run: Path) -> None:
     assert "features" not in json.loads((classifier_run / "result.json").read_text())
 
 
-def test_scoring_does_not_change_the_training(classifier_run: Path, tmp_path: Path) -> None:
+def test_computing_scores_does_not_change_training(classifier_run: Path, tmp_path: Path) -> None:
     plain, scored = train_gan(tmp_path / "plain"), train_gan(tmp_path / "scored", f"task.features={classifier_run}")
     weights = [torch.load(path / "checkpoints" / "last.pt", weights_only=True)["model"] for path in (plain, scored)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

@@ -99,7 +99,7 @@ def test_the_dry_run_changes_neither_random_state_nor_running_statistics(
 
 
 @pytest.mark.parametrize(("precision", "deterministic"), [("bf16", True), ("fp16", False)])
-def test_lower_precision_trains_and_is_recorded(
+def test_training_works_in_lower_precision_and_the_run_records_it(
     precision: str, deterministic: bool, train: Callable[..., Outcome], small_data: Callable[[str], list[str]]
 ) -> None:
     outcome = train(

@@ -255,7 +255,7 @@ def test_the_default_command_imports_no_unused_libraries_and_logs_plain_lines_to
     tmp_path: Path,
 ) -> None:
     command = [sys.executable, "-c", CHILD, str(tmp_path / "modules"), "trainer.max_steps=2", "device=cpu"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=300, check=False)
     error = done.stderr.decode()
     assert done.returncode == 0, error
     output = done.stdout.decode()

@@ -242,7 +242,7 @@ def test_the_metric_is_coverage_for_points_with_classes_and_frechet_otherwise() 
     assert Adversarial(shape=[2]).goal.metric == "frechet"
 
 
-def test_missed_modes_are_reported() -> None:
+def test_the_number_of_missed_modes_is_reported() -> None:
     model = point_gan()
     evaluation = run_in_eval_mode(Adversarial(**RING).evaluate, model, on_cpu(model), [batch_of(200)])
     assert evaluation.notes == [f"{8 - evaluation.metrics['modes']:.0f} of 8 modes are missed"]
@@ -284,7 +284,7 @@ def test_generated_images_are_in_the_unit_range_and_determined_by_the_seed() -> 
     assert one.min() >= 0 and one.max() <= 1
 
 
-def test_a_conditional_model_generates_a_class_and_others_reject_it() -> None:
+def test_only_a_conditional_model_can_generate_a_given_class() -> None:
     task, model = Adversarial(**IMAGE), image_gan(conditional=True, classes=3).eval()
     noise = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
     expected = task.pixel_range.to_unit(task.sample(model, noise, torch.full((10,), 2)))

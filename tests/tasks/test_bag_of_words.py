@@ -130,6 +130,6 @@ def test_tasks_report_their_metrics_for_the_text_baseline() -> None:
     assert scores["mae"] == pytest.approx(float(errors.abs().mean()), rel=1e-5) and scores["mae"] < found.metrics["mae"]
 
 
-def test_only_texts_have_this_baseline() -> None:
+def test_only_texts_have_the_bag_of_words_baseline() -> None:
     task = Classification(CLASSES)
     assert task.fit_baselines([], None) is None and task.linear is None

@@ -27,7 +27,7 @@ def batches(inputs: Tensor, targets: Tensor) -> list[dict[str, Tensor]]:
     return [{"inputs": i, "targets": t} for i, t in parts]
 
 
-def test_metrics_equal_scikit_learn_and_torchmetrics_on_uneven_batches() -> None:
+def test_metrics_over_batches_of_different_sizes_equal_scikit_learn_and_torchmetrics() -> None:
     logits, targets = examples()
     # The inputs are the logits and the model is the identity, so that only the task is tested.
     evaluation = Classification(CLASSES).evaluate(nn.Identity(), batches(logits, targets))

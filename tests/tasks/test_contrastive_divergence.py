@@ -61,7 +61,7 @@ def random_states(count: int, units: int, seed: int = 0) -> torch.Tensor:
 # --- probabilities against sums over all states ---------------------------------------------------------------------
 
 
-def test_the_free_energy_sums_over_all_hidden_states() -> None:
+def test_the_free_energy_equals_a_sum_over_all_hidden_states() -> None:
     model = random_rbm()
     expected = -np.log(unnormalized(model).sum(1))
     found = rbm.free_energy(model, torch.tensor(all_states(6)).float())
@@ -69,7 +69,7 @@ def test_the_free_energy_sums_over_all_hidden_states() -> None:
 
 
 @pytest.mark.parametrize(("visible", "hidden"), [(6, 4), (4, 6), (5, 5)])
-def test_the_partition_function_sums_over_all_states(visible: int, hidden: int) -> None:
+def test_the_partition_function_equals_a_sum_over_all_states(visible: int, hidden: int) -> None:
     model = random_rbm(visible, hidden)
     assert rbm.log_partition(model).item() == pytest.approx(np.log(unnormalized(model).sum()), abs=1e-4)
 

@@ -45,10 +45,8 @@ def test_sampling_with_a_cached_state_equals_reading_the_whole_context_at_every_
     model.eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
-    tokens, noise = (
-        [1, 5, 2, 7, 9, 4, 8, 8],
-        Generator().manual_seed(2),
-    )  # longer than the pieces in which a prompt is read
+    # The prompt is longer than the pieces in which it is read.
+    tokens, noise = [1, 5, 2, 7, 9, 4, 8, 8], Generator().manual_seed(2)
     with torch.inference_mode():
         for _ in range(12):
             tokens.append(int(Sampling().draw(model(torch.tensor([tokens]))[:, -1], noise)))

@@ -103,9 +103,8 @@ def test_metrics_are_in_data_units_for_every_normalization(normalise: str, table
     ours = evaluation.metrics
     assert ours["mae"] == pytest.approx(mean_absolute_error(truth.ravel(), forecasts["repeat last"].ravel()), rel=1e-5)
     train = values[: len(values) - 2 * round(0.15 * len(values))]
-    changes = np.abs(train[SEASON:] - train[:-SEASON]).mean(
-        axis=0
-    )  # errors of the seasonal naive forecast on the training split
+    # Mean errors of the seasonal naive forecast on the training split.
+    changes = np.abs(train[SEASON:] - train[:-SEASON]).mean(axis=0)
     mase = {name: np.mean(np.abs(truth - forecast) / changes) for name, forecast in forecasts.items()}
     assert ours["mase"] == pytest.approx(mase["repeat last"], rel=1e-5)
     assert all(evaluation.baselines[name]["mase"] == pytest.approx(mase[name], rel=1e-5) for name in METHODS)

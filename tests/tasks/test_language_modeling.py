@@ -27,7 +27,7 @@ def batches(seed: int = 0) -> list[dict[str, Tensor]]:
     return [{"inputs": i, "targets": t} for i, t in zip(logits.split(SIZES), targets.split(SIZES), strict=True)]
 
 
-def test_metrics_equal_torchmetrics_over_uneven_batches() -> None:
+def test_metrics_over_batches_of_different_sizes_equal_torchmetrics() -> None:
     metrics = LanguageModeling(VOCABULARY, LENGTH).evaluate(nn.Identity(), batches()).metrics
     peer = Perplexity()
     for batch in batches():

@@ -50,7 +50,7 @@ def test_the_loss_is_the_squared_distance_of_pixels_scaled_to_0_and_1() -> None:
     assert loss.weight == 7 and loss.parts == {}
 
 
-def test_cross_entropy_equals_torch() -> None:
+def test_the_cross_entropy_of_pixels_equals_torch() -> None:
     x, model = images(7), network()
     loss = Reconstruction(**IMAGE, distance="bernoulli").loss(model, {"inputs": x}, 0.0)
     torch.testing.assert_close(7 * loss.total, F.binary_cross_entropy(model(x).sigmoid(), (x + 1) / 4, reduction="sum"))
@@ -111,7 +111,7 @@ def test_masking_sets_the_configured_fraction_to_black() -> None:
     assert torch.equal(found[found != 0], unit[found != 0])
 
 
-def test_salt_and_pepper_are_equally_frequent() -> None:
+def test_salt_and_pepper_noise_has_equally_many_black_and_white_pixels() -> None:
     found = corrupted(torch.full((400, 1, 1, 50), 0.5), corruption="salt_and_pepper", amount=0.4)
     shares = [float((found == value).float().mean()) for value in (0, 1, 0.5)]
     assert shares == pytest.approx([0.2, 0.2, 0.6], abs=0.02)

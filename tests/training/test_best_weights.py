@@ -89,7 +89,7 @@ def test_a_metric_improves_only_if_it_is_finite_and_better(
         ([1.0, NAN, NAN, 0.5], 2, 3, (1.0, 3)),  # NaN is no improvement
     ],
 )
-def test_early_stopping_counts_evaluations_not_steps_or_epochs(
+def test_early_stopping_patience_counts_evaluations(
     values: list[float], patience: int, evaluations: int, best: tuple[float, int], tmp_path: Path
 ) -> None:
     every: Any = {"eval_every": (3.0, "step"), "epochs": 20}

@@ -45,7 +45,7 @@ def test_auto_selects_the_best_available_device() -> None:
     assert device.resolve_device("auto") == best
 
 
-def test_auto_uses_channels_last_only_for_convolutions() -> None:
+def test_channels_last_auto_is_on_only_for_convolutions() -> None:
     assert choose(nn.Sequential(nn.Conv2d(3, 4, 3))).channels_last
     assert not choose(nn.Linear(3, 4)).channels_last
     assert not choose(nn.Conv2d(3, 4, 3), channels_last=False).channels_last
@@ -99,14 +99,14 @@ def test_fp32_needs_no_autocast() -> None:
     assert isinstance(cpu().autocast(), contextlib.nullcontext)
 
 
-def test_determinism_is_set_for_a_run_and_reset_for_the_next() -> None:
+def test_determinism_is_set_for_a_run_and_reset_for_the_next_run() -> None:
     for deterministic in (True, False):
         device.configure_process(cpu(deterministic=deterministic), 0)
         assert torch.are_deterministic_algorithms_enabled() == deterministic
 
 
 @pytest.mark.parametrize(("precision", "expected"), [("fp32", "highest"), ("tf32", "high"), ("bf16", "high")])
-def test_matmul_precision_is_set_for_a_run_and_reset_for_the_next(precision: str, expected: str) -> None:
+def test_matmul_precision_is_set_for_a_run_and_reset_for_the_next_run(precision: str, expected: str) -> None:
     device.configure_process(cpu(precision=precision), 0)
     assert torch.get_float32_matmul_precision() == expected
     assert torch.backends.cudnn.allow_tf32 == (precision != "fp32")

@@ -58,7 +58,7 @@ def test_accumulation_equals_a_plain_pytorch_loop_bit_for_bit(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("kind", [Classification, Tokens])
-def test_four_accumulated_batches_of_eight_equal_one_of_thirty_two(kind: type, tmp_path: Path) -> None:
+def test_four_accumulated_batches_of_eight_equal_one_batch_of_thirty_two(kind: type, tmp_path: Path) -> None:
     make = functools.partial(torch.optim.SGD, lr=0.1)
     accumulated, large = network(), network()
     loops = [

@@ -22,7 +22,7 @@ from dltrain.training.loop import grouped
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_lower_precision_trains_and_stays_near_fp32(precision: str, tmp_path: Path) -> None:
+def test_training_in_lower_precision_gives_losses_close_to_fp32(precision: str, tmp_path: Path) -> None:
     found = {}
     for kind in ("fp32", precision):
         model = network()
@@ -75,7 +75,7 @@ def flat(args: Iterable[Any]) -> list[Any]:
     return [item for arg in args for item in (arg if isinstance(arg, list | tuple) else [arg])]
 
 
-def test_the_watch_counts_operations_that_wait() -> None:
+def test_the_counter_detects_operations_that_wait_for_the_device() -> None:
     with Watch() as watch:
         value = torch.ones(3)
         value.sum().item()
