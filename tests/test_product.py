@@ -35,6 +35,8 @@ FITS = {
     "lstm": IMAGES | {"timeseries", "text", "text_table"},
     "gru": IMAGES | {"timeseries", "text", "text_table"},
     "transformer": IMAGES | {"timeseries", "text", "text_table"},
+    "dlinear": {"timeseries"},
+    "nlinear": {"timeseries"},
     "gpt": {"text"},
     "vae": IMAGES | MASKED | {"timeseries", "csv", "gates", "ring"},
     "autoencoder": IMAGES | MASKED | {"timeseries", "csv", "gates", "ring"},
