@@ -73,7 +73,8 @@ def features(channels: int, padding: tuple[int, int]) -> list[nn.Module]:
     """Return the layers C1 to S4."""
     first = nn.Conv2d(channels, 6, 5, padding=padding)
     uniform(first.weight, 25 * channels)
-    nn.init.zeros_(first.bias)
+    if first.bias is not None:
+        nn.init.zeros_(first.bias)
     layers = [first, SubSampling(6), PartialConvolution(), SubSampling(16)]
     return [part for layer in layers for part in (layer, ScaledTanh())]
 
