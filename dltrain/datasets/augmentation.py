@@ -29,8 +29,10 @@ class Augmentation:
         zoom: Maximum relative change of the size, in [0, 1).
         mixup: Parameter of the beta distribution of mixup's weights; 0 for no mixup.
         cutmix: Parameter of the beta distribution of cutmix's areas; 0 for no cutmix.
+        erase: Side of a square that is set to the mean in each image, in pixels; 0 for no square.
 
-    Source: crops, Szegedy et al. 2015, section 6; see `dltrain.datasets.blending` for mixup and cutmix.
+    Source: crops, Szegedy et al. 2015, section 6; see `dltrain.datasets.blending` for mixup and cutmix, and
+    `dltrain.datasets.cutout` for the square.
     """
 
     flip: bool = False
@@ -42,6 +44,7 @@ class Augmentation:
     zoom: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    erase: int = 0
 
     @property
     def exact(self) -> bool:

@@ -14,7 +14,8 @@ from dltrain.data.splits import hold_out_stratified
 from dltrain.datasets.array_scale import ArrayScale
 from dltrain.datasets.augmentation import read_augmentation
 from dltrain.datasets.blending import make_blend
-from dltrain.datasets.geometry import Frame, Geometry
+from dltrain.datasets.cutout import make_augment
+from dltrain.datasets.geometry import Frame
 from dltrain.errors import ConfigError, format_error
 
 Rows = dict[str, Tensor]
@@ -97,7 +98,7 @@ class ImageTransform:
         """
         prepare = self.scaling()
         moves = self.augment if isinstance(train, Mapping) else self.augment.without_crop()
-        augment = Geometry(moves, Frame({"inputs": prepare.offset})) if moves.moves else None
+        augment = make_augment(moves, Frame({"inputs": prepare.offset}))
         held_out = Source(val, prepare) if val is not None and len(Source(val, prepare)) else None
         blend = make_blend(self.augment, classes)
         return Splits(Source(train, prepare, augment, blend), held_out, Source(test, prepare))

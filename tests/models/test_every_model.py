@@ -56,7 +56,7 @@ def example(name: str, device: str = "cpu") -> tuple[nn.Module, Tensor]:
 def test_every_model_has_a_yaml_file() -> None:
     supervised = {"perceptron", "mlp", "cnn", "lenet5", "rnn", "lstm", "gru", "transformer", "gpt", "unet"}
     autoencoders = {"vae", "conv_vae", "autoencoder", "conv_autoencoder"}
-    residual = {"resnet18", "resnet20"} | LARGER
+    residual = {"resnet9", "resnet18", "resnet20"} | LARGER
     supervised |= {"dlinear", "nlinear"}
     assert set(NAMES) == supervised | residual | autoencoders | {"rbm", "dbn"} | {"gan", "dcgan"}
 
