@@ -42,6 +42,29 @@ def write_masks(root: Path, count: int, size: tuple[int, int], mode: str) -> Non
         indexed.save(root / "masks" / f"{number:02}.png")
 
 
+def write_clips(root: Path, count: int, frames: int, size: tuple[int, int]) -> None:
+    """Write clips of two classes as folders of frames: a noisy picture that turns brighter, or darker."""
+    random = np.random.default_rng(3)
+    for number in range(count):
+        folder = root / ("brighter" if number % 2 else "darker") / f"clip{number}"
+        folder.mkdir(parents=True)
+        levels = np.linspace(40, 180, frames)[:: 1 if number % 2 else -1]
+        for frame, level in enumerate(levels):
+            pixels = level + random.integers(0, 40, (*size[::-1], 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{frame}.png")
+
+
+def write_pixels(path: Path, size: int, training: int, held_out: int) -> None:
+    """Write a table like FER-2013: class, gray values and split of bright and dark noisy pictures."""
+    random, lines = np.random.default_rng(4), ["emotion,pixels,Usage"]
+    counts = {"Training": training, "PublicTest": held_out, "PrivateTest": held_out}
+    for usage, count in counts.items():
+        for number in range(count):
+            values = random.integers(0, 60, size * size) + 150 * (number % 2)
+            lines.append(f"{number % 2},{' '.join(map(str, values))},{usage}")
+    path.write_text("\n".join(lines) + "\n")
+
+
 @pytest.fixture(autouse=True)
 def imports_are_frozen() -> None:
     """Exclude imported modules from garbage collection, which every run triggers before it trains."""
@@ -109,7 +132,14 @@ def own_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         lines.append(f'"{" ".join(words_drawn)} {kind}",{kind},{random.normal():.3f}')
     (root / "reviews.csv").write_text("\n".join(lines) + "\n")
     write_masks(root / "scans", 24, (24, 20), "RGB")
-    pictures_of = {"image_folder": root / "pictures", "image_masks": root / "scans"}
+    write_clips(root / "clips", 24, 12, (24, 20))
+    write_pixels(root / "emotions.csv", 12, 40, 10)
+    pictures_of = {
+        "pixels_csv": root / "emotions.csv",
+        "video_folder": root / "clips",
+        "image_folder": root / "pictures",
+        "image_masks": root / "scans",
+    }
     return {"csv": root / "table.csv", "text_table": root / "reviews.csv", "npz": root / "arrays.npz", **pictures_of}
 
 
@@ -127,6 +157,14 @@ def small_data(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], l
             "data.batch_size=8",
         ],
         "image_masks": [f"data.path={own_files['image_masks']}", "data.image_size=16", "data.batch_size=5"],
+        "pixels_csv": [f"data.path={own_files['pixels_csv']}", "data.batch_size=8"],
+        "video_folder": [
+            f"data.path={own_files['video_folder']}",
+            "data.image_size=12",
+            "data.frames=4",
+            "data.batch_size=5",
+        ],
+        "moving_shapes": ["data.clips=64", "data.image_size=12", "data.frames=4", "data.batch_size=16"],
         "timeseries": ["data.window=24", "data.horizon=6", "data.series=elnino"],
         "text": ["data.context_length=16", "data.batch_size=8"],
         "digits": [],

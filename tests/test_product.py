@@ -23,10 +23,12 @@ PACKAGE = CONF.parent / "dltrain"
 OPTIONS = {group.name: sorted(file.stem for file in group.glob("*.yaml")) for group in CONF.iterdir() if group.is_dir()}
 
 # Combinations that make sense. New options must be added here, or `test_every_option_is_covered_by_these_tests` fails.
-PICTURES = {"digits", "mnist", "fashion_mnist", "cifar10", "npz", "image_folder"}
+PICTURES = {"digits", "mnist", "fashion_mnist", "cifar10", "npz", "image_folder", "pixels_csv"}
+CLIPS = {"moving_shapes", "video_folder"}
 MASKED = {"shapes", "image_masks"}  # the class of each pixel; without it also images
 FITS = {
     "unet": MASKED,
+    **dict.fromkeys(("cnn_lstm", "r3d_18", "r2plus1d_18"), CLIPS),
     "perceptron": PICTURES | {"timeseries", "csv", "gates", "ring"},
     "mlp": PICTURES | {"timeseries", "csv", "gates", "ring"},
     "cnn": PICTURES,
@@ -50,6 +52,7 @@ FITS = {
 FAMILIES = [("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")]
 FAMILIES += [("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")]
 LARGER = {name for family in FAMILIES for name in family[1:]}
+LARGER |= {"r3d_18", "r2plus1d_18"}  # cnn_lstm reads the same data; see tests/models/test_video.py
 # Models with tasks other than the default task of the data. The first is the default task of the model; the others are
 # trained on one data set only.
 CODING = ("variational", "reconstruction")
@@ -59,6 +62,7 @@ MADE_FOR |= {"rbm": ("contrastive_divergence",), "dbn": ("layerwise",)}
 TASKS = {
     **{name: {"classification"} for name in PICTURES},
     **{name: {"segmentation"} for name in MASKED},
+    **{name: {"classification"} for name in CLIPS},
     "gates": {"classification"},
     "ring": {"classification"},
     "timeseries": {"forecasting"},
@@ -75,7 +79,7 @@ TRAINED += [t for t in RULE if t[0] == "perceptron"]
 INCOMPATIBLE = [t for t in TRIPLES if t not in SENSIBLE and t not in RULE]
 # Data of one kind look the same to a model: the default tests use one of each.
 KIND = dict.fromkeys(PICTURES - {"image_folder"}, "pixels") | {"gates": "points", "ring": "points"}
-KIND |= dict.fromkeys(MASKED, "masks")
+KIND |= dict.fromkeys(MASKED, "masks") | dict.fromkeys(CLIPS, "clips")
 ALIKE = set(OPTIONS["data"]) - set({KIND.get(data, data): data for data in reversed(OPTIONS["data"])}.values())
 SUPERVISED = {"classification", "segmentation", "regression", "forecasting", "language_modeling"}
 
@@ -112,6 +116,7 @@ SMALLER = {
     "gpt_moby_dick_cpu": ["data.batch_size=2"],
     "gpt_shakespeare_cpu": ["data.batch_size=2"],
     "cifar10_cnn": ["data.batch_size=8"],
+    "moving_shapes": ["data.clips=80", "data.batch_size=8"],
     "layerwise_mnist": ["data.num_labels=20"],
 }
 RATES = {"perceptron": 3e-2, "mlp": 1e-2, "cnn": 1e-3}

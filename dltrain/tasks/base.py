@@ -57,7 +57,7 @@ class Turn:
 
 
 class Media(NamedTuple):
-    """An image (uint8, 3 x height x width) or a text (Markdown) to log."""
+    """An image (uint8, 3 x height x width), an animation (uint8, frames x 3 x height x width) or a text (Markdown)."""
 
     tag: str
     image: Tensor | None = None

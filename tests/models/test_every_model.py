@@ -15,13 +15,15 @@ from dltrain.training.precision import use_fp32_where_needed
 CONF = Path(__file__).parents[2] / "conf" / "model"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 # Larger variants of a class are built only by the slow tests; the default tests build the smallest.
-LARGER = {f"resnet{layers}" for layers in (34, 50, 101, 152, 32, 44, 56, 110)}
+LARGER = {f"resnet{layers}" for layers in (34, 50, 101, 152, 32, 44, 56, 110)} | {"r3d_18", "r2plus1d_18"}
 BUILT = [pytest.param(name, marks=pytest.mark.slow) if name in LARGER else name for name in NAMES]
 IMAGE = {
     **{"shape": [3, 16, 20], "size": 3 * 16 * 20, "features": 60, "length": 16, "channels": 3, "height": 16},
     **{"width": 20, "classes": 5, "statistics": 2, "visible": 3 * 16 * 20, "lowest": 3 * 16 * 20, "answers": 1},
     "pixel_outputs": 5,
 }
+CLIP = {"clip": {"channels": 3, "frames": 4, "height": 16, "width": 20}}
+VIDEO = ("cnn_lstm", "r3d_18", "r2plus1d_18")
 SERIES = {"size": 36, "features": 3, "length": 12, "channels": 1, "height": 1, "width": 1}
 TEXT = {"size": None, "features": 11, "length": 12, "outputs": 11, "each_step": True, "causal": True}
 TEXT |= {"tokens": {"size": 11}}
@@ -42,18 +44,26 @@ def build(name: str, facts: dict[str, object], **changes: object) -> nn.Module:
 
 
 def example(name: str, device: str = "cpu") -> tuple[nn.Module, Tensor]:
-    """Return a model and a batch for it: tokens for gpt, images for the others."""
+    """Return a model and a batch for it: tokens for gpt, clips for video, images for the others."""
     torch.manual_seed(0)
+    return build(name, facts_of(name)), inputs_of(name, device)
+
+
+def facts_of(name: str) -> dict[str, object]:
+    return TEXT if name == "gpt" else CLIP if name in VIDEO else IMAGE
+
+
+def inputs_of(name: str, device: str = "cpu") -> Tensor:
     if name == "gpt":
-        return build(name, TEXT), torch.randint(0, 11, (4, 12), device=device)
-    return build(name, IMAGE), torch.randn(4, 3, 16, 20, device=device)
+        return torch.randint(0, 11, (4, 12), device=device)
+    return torch.randn((4, 3, 4, 16, 20) if name in VIDEO else (4, 3, 16, 20), device=device)
 
 
 def test_every_model_has_a_yaml_file() -> None:
     supervised = {"perceptron", "mlp", "cnn", "lenet5", "rnn", "lstm", "gru", "transformer", "gpt", "unet"}
     autoencoders = {"vae", "conv_vae", "autoencoder", "conv_autoencoder"}
     residual = {"resnet18", "resnet20"} | LARGER
-    assert set(NAMES) == supervised | residual | autoencoders | {"rbm", "dbn"} | {"gan", "dcgan"}
+    assert set(NAMES) == supervised | residual | autoencoders | {"rbm", "dbn"} | {"gan", "dcgan"} | set(VIDEO)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -88,7 +98,7 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
 
 @pytest.mark.parametrize("name", BUILT)
 def test_dropout_acts_only_in_training(name: str) -> None:
-    facts, x = (TEXT, torch.randint(0, 11, (4, 12))) if name == "gpt" else (IMAGE, torch.randn(4, 3, 16, 20))
+    facts, x = facts_of(name), inputs_of(name)
     if "dropout" not in inspect.signature(target(name)).parameters:
         pytest.skip("this model has no dropout layer, so nothing differs between training and evaluation")
     model = build(name, facts, dropout=0.5)
@@ -109,7 +119,7 @@ def test_a_model_builds_and_runs_on_the_meta_device(name: str) -> None:
 @pytest.mark.parametrize("name", BUILT)
 def test_a_model_trains_under_bfloat16_autocast(name: str) -> None:
     model, x = example(name)
-    if any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+    if any(isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d) for module in model.modules()):
         model.eval()  # statistics of a few pixels multiply rounding errors
     in_fp32 = model(x)
     device = Device(torch.device("cpu"), "bf16", False, False, False)
@@ -128,7 +138,7 @@ def test_saved_weights_load_and_contain_each_parameter_once(name: str) -> None:
     state = model.state_dict()
     assert len({value.data_ptr() for value in state.values()}) == len(state)
     torch.manual_seed(1)
-    other = build(name, TEXT if name == "gpt" else IMAGE)
+    other = build(name, facts_of(name))
     assert not torch.equal(other(x), model(x))
     other.load_state_dict(state)
     assert torch.equal(other(x), model(x))
