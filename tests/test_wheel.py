@@ -38,14 +38,14 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Path:
     quiet = ["--quiet", "--no-deps", "--no-index", "--disable-pip-version-check"]
     pip = [sys.executable, "-m", "pip"]
     subprocess.run(
-        [*pip, "wheel", *quiet, "--no-build-isolation", "--wheel-dir", folder, ROOT], check=True, timeout=120
+        [*pip, "wheel", *quiet, "--no-build-isolation", "--wheel-dir", folder, ROOT], check=True, timeout=300
     )
     (wheel,) = folder.glob("dltrain-*.whl")
     venv.create(folder / "venv", with_pip=False)
     python = folder / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
-    subprocess.run([*pip, "--python", python, "install", *quiet, wheel], check=True, timeout=120)
+    subprocess.run([*pip, "--python", python, "install", *quiet, wheel], check=True, timeout=300)
     (packages,) = folder.glob("venv/**/site-packages")
-    # Paths in a .pth file provide packages, but their own .pth files are not read, so the checkout is not importable.
+    # Python ignores the .pth files in a folder added by a .pth file, so the checkout itself is not importable.
     (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
     return python.with_name("dltrain")
 
@@ -53,7 +53,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(command: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(
-        [command, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+        [command, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
 
 
@@ -87,7 +87,7 @@ def test_a_user_model_trains_if_its_module_is_allowed(command: Path, tmp_path: P
     assert completed.returncode == 0, completed.stderr
     result = result_of(tmp_path)
     assert (result["steps"], result["parameters"]) == (3, 12 * 3 + 3)
-    # The stored command repeats the run.
+    # The stored command has the options needed to repeat the run.
     (command_file,) = tmp_path.glob("outputs/*/*/command.txt")
     assert command_file.read_text().split()[1:3] == ["--config-dir", "my_conf"]
     assert "'allow_targets=[their_module]'" in command_file.read_text()

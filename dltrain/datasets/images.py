@@ -42,11 +42,11 @@ class ImageTransform:
     Args:
         channels: Channels of the images.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
-        std: Divisor of the pixels after that, above 0, on the same scale.
+        std: Divisor of the result, above 0, on the same scale.
         augment: Random changes in training, see `dltrain.datasets.augmentation.Augmentation`: a mapping with its
-            arguments, or a list of ``flip`` (``flip: true``) and ``crop`` (``shift: 4``). Black fills what moves in.
+            arguments, or a list of ``flip`` (``flip: true``) and ``crop`` (``shift: 4``). Uncovered areas become black.
         white: Stored value of white; black is 0.
-        arrays: Scale of arrays; by default that of the stored values.
+        arrays: Scale of arrays; None for that of the stored values.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class ImageTransform:
         return ScalePixels(self.mean, self.std, self.white)
 
     def to_stored_scale(self, pixels: np.ndarray) -> np.ndarray:
-        """Convert bytes from 0 to 255 to the stored scale, rounded if that consists of whole numbers."""
+        """Convert bytes from 0 to 255 to the stored scale, rounded if that has whole numbers."""
         if not self.arrays.known:
             reason = f"the model was trained on arrays of {self.arrays}. Pass arrays on this scale"
             raise ConfigError(f"INPUT: image files are not supported because {reason}")
@@ -88,12 +88,12 @@ class ImageTransform:
         return replace(spec, low=low, high=high)
 
     def splits(self, train: Rows | Files, val: Rows | Files | None, test: Rows | Files, classes: int | None) -> Splits:
-        """Return splits of ``pixels`` (B, channels, height, width) and ``labels`` (B,); only training augments.
+        """Return splits of ``pixels`` (B, channels, height, width) and ``labels`` (B,).
 
-        `Files` crop while they decode.
+        Only training images are augmented; `Files` are cropped during decoding.
 
         Args:
-            classes: Number of classes, for blends; None if the labels are no classes.
+            classes: Number of classes, for mixup and cutmix; None if the labels are not classes.
         """
         prepare = self.scaling()
         moves = self.augment if isinstance(train, Mapping) else self.augment.without_crop()

@@ -1,4 +1,4 @@
-"""What data sets of images with masks share: facts, preparation, augmentation."""
+"""Facts, preparation and augmentation of images with masks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -53,11 +53,11 @@ def mask_splits(transform: ImageTransform, train: Rows | Files, val: Rows | File
     Raises:
         ConfigError: Mixup or cutmix is set.
     """
-    look = transform.augment
-    if look.mixup or look.cutmix:
+    settings = transform.augment
+    if settings.mixup or settings.cutmix:
         raise ConfigError("augment: mixup and cutmix are not supported because each pixel has one class")
     prepare = prepare_masks(transform)
-    moves = look if isinstance(train, Mapping) else look.without_crop()
+    moves = settings if isinstance(train, Mapping) else settings.without_crop()
     frame = Frame({"inputs": prepare.scaling.offset}, {"targets": IGNORED})
     augment = Geometry(moves, frame) if moves.moves else None
     held_out = Source(val, prepare) if val is not None and len(Source(val, prepare)) else None

@@ -1,4 +1,4 @@
-"""Small pictures of shapes with the class of each pixel, drawn instead of read."""
+"""Synthetic segmentation data: small images of shapes with the class of each pixel."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,20 +16,20 @@ from dltrain.keyed_random import uniform
 
 NAMES = ("background", "disc", "square", "triangle")
 SIZES = {"train": 400, "val": 100, "test": 100}
-SHAPES = 3  # in each picture; later ones cover earlier ones
+SHAPES = 3  # per image; later ones cover earlier ones
 NOISE = 60  # gray levels
 
 
 class Shapes:
-    """Gray pictures with discs, squares and triangles on a noisy background, which do not depend on a seed.
+    """Gray images of discs, squares and triangles on a noisy background; they do not depend on a seed.
 
     Args:
-        image_size: Height and width of the pictures in pixels, at least 1.
+        image_size: Height and width of the images in pixels, at least 1.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
-        std: Divisor of the pixels after that, above 0.
+        std: Divisor of the result, above 0.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.
-        workers: Unused: the pictures stay in memory.
+        workers: Unused: the images stay in memory.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Shapes:
         self.spec = mask_spec(self.transform, (1, image_size, image_size), NAMES)
 
     def load(self) -> Splits:
-        """Draw all pictures and split them."""
+        """Draw all images and split them."""
         pixels, masks = draw_shapes(sum(SIZES.values()), self.image_size)
         parts = zip(*(values.split(list(SIZES.values())) for values in (pixels, masks)), strict=True)
         train, val, test = ({"pixels": x, "masks": y} for x, y in parts)
@@ -61,7 +61,7 @@ class Shapes:
 
 
 def draw_shapes(count: int, size: int) -> tuple[Tensor, Tensor]:
-    """Return pictures (count, 1, size, size) and masks (count, size, size), both in uint8."""
+    """Return images (count, 1, size, size) and masks (count, size, size), both in uint8."""
     numbers = uniform(torch.arange(count), SHAPES * 5 + 1 + size * size)
     shade, shapes, noise = numbers.split([1, SHAPES * 5, size * size], 1)
     levels = (60 + 80 * shade[:, :, None]).expand(-1, size, size)

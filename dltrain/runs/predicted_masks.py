@@ -1,4 +1,4 @@
-"""Masks among predictions, written as image files."""
+"""Write the masks in predictions as image files."""
 
 from itertools import count
 from pathlib import Path
@@ -15,7 +15,7 @@ class MaskFiles:
     """Writes the masks of predictions as indexed PNG files whose pixel values are the numbers of the classes.
 
     Args:
-        folder: A new or empty folder; None leaves masks out.
+        folder: A new or empty folder; None to write no masks.
     """
 
     def __init__(self, folder: str | None) -> None:
@@ -33,9 +33,9 @@ class MaskFiles:
             raise ConfigError(format_error("--out", "a new or empty folder", folder))
 
     def store(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Return a prediction in which each mask, a uint8 tensor (height, width), is replaced by the path of its file.
+        """Write each mask of a prediction, a uint8 tensor (height, width), and replace it by the path of its file.
 
-        The mask is enlarged or reduced to the ``width`` and ``height`` of the prediction, if it has them.
+        Masks are resized to the ``width`` and ``height`` of the prediction, if it has them.
         """
         stored = {key: value for key, value in record.items() if not isinstance(value, Tensor)}
         for key in record.keys() - stored.keys() if self.folder else ():

@@ -29,11 +29,11 @@ class RunLogger:
     console: Console
     timer: Timer
     device: torch.device
-    loss: float | None = None  # the last one, for the progress line
-    metric: float | None = None  # the last value of the monitored metric
+    loss: float | None = None  # the latest training loss, for the progress line
+    metric: float | None = None  # the latest value of the monitored metric
     last_progress: float = 0.0
-    first_step: int = 0  # of this session
-    last_log: tuple[int, float, float] = (0, 0.0, 0.0)  # examples, training seconds and idle seconds by then
+    first_step: int = 0  # step at which this session started
+    last_log: tuple[int, float, float] = (0, 0.0, 0.0)  # examples, training seconds and idle seconds at the last log
     advised: bool = False  # whether the advice on waiting for data was given
 
     def begin(self, state: TrainState) -> None:
@@ -42,7 +42,7 @@ class RunLogger:
         self.last_log = (self.timer.examples, self.timer.earlier.get("training_seconds", 0.0), 0.0)
 
     def log_training(self, step: int, epoch: float, read: Readings) -> None:
-        """Log training values with throughput and memory; reading them has waited for the device."""
+        """Log training values with throughput and memory; reading the values has waited for the device."""
         self.timer.first_step = self.timer.first_step or time.perf_counter()
         now = (self.timer.examples, self.timer.training_seconds(), self.timer.idle_seconds)
         examples, seconds, idle = (value - before for value, before in zip(now, self.last_log, strict=True))

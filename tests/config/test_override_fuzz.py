@@ -55,7 +55,7 @@ def random_words(random: np.random.Generator, keys: list[str]) -> list[str]:
 
 
 def keys_of(choices: list[str]) -> list[str]:
-    """Return every key of a composed configuration, groups included."""
+    """Return every key of a composed configuration, including groups."""
     config: Any = compose(choices).config
     dotted = [key for key, _ in leaves(config)]
     return sorted({*dotted, *(key.rpartition(".")[0] or key for key in dotted), *config})
@@ -79,14 +79,16 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_any_override_composes_or_gives_an_error_message(empty_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_random_overrides_compose_or_give_an_error_message(
+    empty_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     for seed in range(60):
         check_composition(seed, capfd)
     assert not list(empty_folder.iterdir())
 
 
 @pytest.mark.slow
-def test_many_more_overrides_compose_or_give_an_error_message(
+def test_many_more_random_overrides_compose_or_give_an_error_message(
     empty_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for seed in range(60, 3000):

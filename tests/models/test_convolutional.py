@@ -105,7 +105,7 @@ def test_convolutions_keep_channels_last_and_outputs_do_not_change() -> None:
         (4, r"model\.blocks\[3\]: expected a mapping"),
     ],
 )
-def test_an_invalid_block_is_named(block: Any, message: str) -> None:
+def test_an_invalid_block_is_rejected_with_its_index(block: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         small_cnn(*[{"channels": 4, "pool": "max"}] * 3, block)
 

@@ -92,7 +92,7 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
     model(x).square().sum().backward()
     for key, parameter in model.named_parameters():
         if name == "dbn" and key.endswith("down.bias"):
-            continue  # used in pretraining and sampling, not in forward
+            continue  # used only in pretraining and sampling
         assert parameter.grad is not None and parameter.grad.abs().max() > 1e-6, key
 
 
@@ -120,10 +120,10 @@ def test_a_model_builds_and_runs_on_the_meta_device(name: str) -> None:
 def test_a_model_trains_under_bfloat16_autocast(name: str) -> None:
     model, x = example(name)
     if any(isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d) for module in model.modules()):
-        model.eval()  # statistics of a few pixels multiply rounding errors
+        model.eval()  # batch statistics of few pixels amplify rounding errors
     in_fp32 = model(x)
     device = Device(torch.device("cpu"), "bf16", False, False, False)
-    use_fp32_where_needed(model, device)  # older CPUs have no LSTM in bf16
+    use_fp32_where_needed(model, device)  # older CPUs do not support LSTM in bf16
     with device.autocast():
         in_bf16 = model(x)
     in_bf16.float().sum().backward()
@@ -145,12 +145,12 @@ def test_saved_weights_load_and_contain_each_parameter_once(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "transformer", "mlp", "perceptron"])
-def test_a_series_has_one_output_per_example(name: str) -> None:
+def test_models_of_series_have_one_output_per_example(name: str) -> None:
     assert build(name, SERIES)(torch.randn(4, 12, 3)).shape == (4, 5)
 
 
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "transformer", "gpt"])
-def test_tokens_have_an_output_at_each_step(name: str) -> None:
+def test_models_of_tokens_have_an_output_at_each_step(name: str) -> None:
     assert build(name, TEXT)(torch.randint(0, 11, (4, 12))).shape == (4, 12, 11)
 
 
@@ -168,7 +168,7 @@ def test_a_causal_model_does_not_depend_on_later_tokens(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "transformer"])
-def test_sequence_models_read_rows_of_an_image_as_steps(name: str) -> None:
+def test_sequence_models_read_the_rows_of_an_image_as_steps(name: str) -> None:
     model = build(name, IMAGE)
     image = torch.randn(2, 3, 16, 20)
     rows = torch.stack([image[:, :, row].reshape(2, 60) for row in range(16)], dim=1)

@@ -24,7 +24,7 @@ def test_weights_have_the_names_and_shapes_of_torchvision(num_layers: int) -> No
     assert shapes[0] == shapes[1]
 
 
-def test_the_imagenet_stem_computes_what_torchvision_computes() -> None:
+def test_a_network_with_the_imagenet_stem_equals_torchvision() -> None:
     ours, theirs = ResNet(3, 10, 18).eval(), torchvision.models.resnet18(weights=None, num_classes=10).eval()
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(2, 3, 64, 80)
@@ -44,7 +44,7 @@ def test_the_number_of_parameters_is_that_of_the_paper(num_layers: int, millions
         assert round(parameters(SmallResNet(3, 10, num_layers)) / 1e6, 1 if millions > 1 else 2) == millions
 
 
-def test_a_small_network_equals_its_layers_by_hand() -> None:
+def test_a_small_resnet_equals_the_same_layers_applied_one_by_one() -> None:
     torch.manual_seed(0)
     model = SmallResNet(3, 10, 20).eval()
     for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
@@ -82,6 +82,6 @@ def test_a_small_network_equals_its_layers_by_hand() -> None:
         (lambda: SmallResNet(0, 10, 20), r"model.channels: expected an integer of at least 1, got 0"),
     ],
 )
-def test_sizes_that_do_not_exist_are_rejected(build, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_unsupported_sizes_are_rejected(build, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ConfigError, match=message):
         build()

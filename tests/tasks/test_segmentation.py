@@ -1,4 +1,4 @@
-"""Segmentation, against torchmetrics, torch's losses on images, and by hand."""
+"""Segmentation, compared with torchmetrics, torch's losses and calculations by hand."""
 
 import pytest
 import torch
@@ -13,14 +13,14 @@ NAMES = ["rest", "cell", "wall", "core"]
 
 
 class Answers(nn.Module):
-    """Returns the outputs that stand in the inputs."""
+    """Return the inputs as outputs."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x
 
 
 def example(count: int = 9, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Return outputs (count, 4, 6, 5) and targets (count, 6, 5), of which some are ignored."""
+    """Return outputs (count, 4, 6, 5) and targets (count, 6, 5) with some ignored pixels."""
     draw = torch.Generator().manual_seed(seed)
     targets = torch.randint(-1, CLASSES - 1, (count, 6, 5), generator=draw)
     return torch.randn(count, CLASSES, 6, 5, generator=draw), targets
@@ -31,14 +31,14 @@ def evaluate(outputs: Tensor, targets: Tensor, size: int = 4) -> dict[str, float
     return Segmentation(CLASSES, NAMES).evaluate(Answers(), batches).metrics
 
 
-def test_the_loss_is_torchs_cross_entropy_of_images_over_the_pixels_that_count() -> None:
+def test_the_loss_equals_torch_cross_entropy_without_ignored_pixels() -> None:
     outputs, targets = example()
     loss = Segmentation(CLASSES).loss(Answers(), {"inputs": outputs, "targets": targets}, 0.0)
     torch.testing.assert_close(loss.total, F.cross_entropy(outputs, targets, ignore_index=-1))
     assert int(loss.weight) == int((targets >= 0).sum())
 
 
-def test_a_batch_in_parts_has_the_loss_of_the_whole() -> None:
+def test_the_weighted_mean_loss_of_micro_batches_equals_the_loss_of_the_batch() -> None:
     outputs, targets = example()
     task = Segmentation(CLASSES)
     whole = task.criterion(outputs, {"targets": targets})
@@ -47,7 +47,7 @@ def test_a_batch_in_parts_has_the_loss_of_the_whole() -> None:
     torch.testing.assert_close(mean, whole.total)
 
 
-def test_a_batch_without_a_pixel_that_counts_has_the_loss_and_weight_0() -> None:
+def test_a_batch_with_only_ignored_pixels_has_loss_and_weight_0() -> None:
     outputs, targets = example()
     loss = Segmentation(CLASSES).criterion(outputs.requires_grad_(), {"targets": torch.full_like(targets, -1)})
     loss.total.backward()
@@ -73,7 +73,7 @@ def test_metrics_do_not_depend_on_the_batch_size() -> None:
     assert evaluate(outputs, targets, 2) == pytest.approx(evaluate(outputs, targets, 9))
 
 
-def test_a_class_that_occurs_nowhere_counts_in_no_mean() -> None:
+def test_classes_without_pixels_are_excluded_from_mean_metrics() -> None:
     counts = torch.tensor([[3, 1, 0], [0, 4, 0], [0, 0, 0]])
     found = overlap_metrics(counts, ["a", "b", "c"])
     assert found == pytest.approx(
@@ -81,7 +81,7 @@ def test_a_class_that_occurs_nowhere_counts_in_no_mean() -> None:
     )
 
 
-def test_a_prediction_is_a_mask_and_the_share_of_each_class() -> None:
+def test_a_prediction_has_a_mask_and_the_share_of_pixels_of_each_class() -> None:
     outputs, _ = example()
     lines = Segmentation(CLASSES, NAMES).predict(Answers(), {"inputs": outputs})
     for line, expected in zip(lines, outputs.argmax(1), strict=True):
@@ -90,7 +90,7 @@ def test_a_prediction_is_a_mask_and_the_share_of_each_class() -> None:
         assert list(line["shares"].values()) == pytest.approx(shares) and list(line["shares"]) == NAMES
 
 
-def test_an_overlay_tints_classes_and_whitens_ignored_pixels() -> None:
+def test_an_overlay_tints_classes_and_draws_ignored_pixels_white() -> None:
     masks = torch.tensor([[[0, 1], [2, -1]]])
     found = overlay(torch.full((1, 3, 2, 2), 0.25), masks)[0]
     assert found[:, 0, 0].tolist() == [0.25] * 3 and found[:, 1, 1].tolist() == [1] * 3
