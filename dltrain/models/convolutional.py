@@ -51,7 +51,7 @@ class _Block:
         if self.pool == "none":
             return pixels
         if pixels < 2:
-            expected = "none, as the image has one pixel at this block"
+            expected = "none, because the image has one pixel at this block"
             hint = "Pool in fewer blocks, or use larger images."
             raise ConfigError(format_error(f"{self.key}.pool", expected, self.pool, hint))
         return pixels // 2
@@ -125,13 +125,13 @@ class CNN(nn.Module):
 
 
 class LeNet5(nn.Module):
-    """LeNet-5: two 5x5 convolutions with pooling, then fully connected layers of 120 and 84.
+    """LeNet-5: two 5x5 convolutions with pooling, then fully connected layers of 120 and 84 units.
 
     Args:
         channels, outputs: At least 1.
         height, width: Size of the images in pixels; smaller images are zero-padded to 32x32.
         pool: ``avg`` or ``max``.
-        dropout: Dropout probability of the layers of 120 and 84, in [0, 1).
+        dropout: Dropout probability of the fully connected hidden layers, in [0, 1).
 
     Shape: (B, channels, height, width) -> (B, outputs).
     Source: LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based learning applied to document recognition",

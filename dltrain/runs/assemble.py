@@ -104,7 +104,7 @@ def build_components(job: Job, fitted: Fitted | None = None, data: Data | None =
     with _collect_errors(errors):
         data = build_data(job, fitted) if data is None else data
     if errors or data is None:
-        # The facts that the YAML files declare are enough to report options that do not fit with the other errors.
+        # The facts declared in YAML are enough to report unsuitable options together with the other errors.
         declared: Facts = dict.fromkeys([*config["data"].get("_provides_", []), *compatibility.task_facts(job)], True)
         for group in ("task", "model"):
             with _collect_errors(errors):
@@ -183,7 +183,7 @@ def build_task(job: Job, spec: Spec) -> tuple[Task, Facts]:
 
 
 def build_model(job: Job, facts: Facts) -> nn.Module:
-    """Return the model for these facts, its weights initialized from the run's seed."""
+    """Return the model for these facts, with weights initialized from the run's seed."""
     compatibility.check_facts(job, "model", facts)
     node = fill_facts(job.resolved["model"], facts, "model")
     torch.manual_seed(job.resolved["seed"])

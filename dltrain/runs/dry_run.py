@@ -61,8 +61,8 @@ def prepare_run(
         provenance.check_same_data(resumed, components.fingerprint, skipping)
     batches = build_batches(components, splits)
     if splits.val is not None and (sampled := batches["val"].examples) < (whole := len(splits.val)):
-        said = f"trainer.eval_examples: validation reads the same {sampled:,} of {whole:,} examples each time"
-        components.notes = (*components.notes, said)
+        limited = f"trainer.eval_examples: validation reads the same {sampled:,} of {whole:,} examples each time"
+        components.notes = (*components.notes, limited)
     del splits  # frees host memory if the batches have copied the data to another device
     try:
         dry_run(components, batches, job)

@@ -113,7 +113,7 @@ class Report:
         )
 
     def print_result(self, result: dict[str, Any]) -> None:
-        """Print the metrics on the test split, the time taken, and where the run is."""
+        """Print the metrics on the test split, the time taken, and the run folder."""
         print_metrics(self.console, result["test"], result["baselines"], self.standalone)
         if "features" in result:
             self.console.info(feature_note(result["features"]))
@@ -197,7 +197,7 @@ def feature_source(task: Task, evaluation: Evaluation) -> dict[str, str]:
 
 
 def feature_note(features: str) -> str:
-    """Return a sentence on which scores of generated samples are comparable."""
+    """Return a note on the features of the scores and on their comparability with FID."""
     return f"frechet, precision and recall by {features}; not comparable with FID, which uses an ImageNet network"
 
 

@@ -17,7 +17,7 @@ from dltrain.tasks.supervised import Supervised
 
 IGNORED = -1  # target of pixels that loss and metrics ignore
 NUM_SHOWN = 4  # images with their masks
-TINT = 0.5  # share of a class's color in a picture; class 0 keeps the image
+TINT = 0.5  # share of a class's color in an image with a mask; class 0 is not tinted
 
 
 @dataclass(eq=False)

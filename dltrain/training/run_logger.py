@@ -42,7 +42,7 @@ class RunLogger:
         self.last_log = (self.timer.examples, self.timer.earlier.get("training_seconds", 0.0), 0.0)
 
     def log_training(self, step: int, epoch: float, read: Readings) -> None:
-        """Log training values with throughput and memory; reading the values has waited for the device."""
+        """Log training values with throughput and memory; the device has finished the steps of these values."""
         self.timer.first_step = self.timer.first_step or time.perf_counter()
         now = (self.timer.examples, self.timer.training_seconds(), self.timer.idle_seconds)
         examples, seconds, idle = (value - before for value, before in zip(now, self.last_log, strict=True))

@@ -86,7 +86,7 @@ def build_transfer(node: Mapping[str, Any], option: str) -> Transfer:
     if not isinstance(transfer.weights, str | None):
         errors.append(format_error("transfer.weights", WEIGHTS, transfer.weights))
     if option != "none" and transfer.weights is None:
-        errors.append(format_error("transfer.weights", WEIGHTS, None, f"transfer={option} starts from them."))
+        errors.append(format_error("transfer.weights", WEIGHTS, None, f"transfer={option} needs initial weights."))
     if isinstance(transfer.freeze, str) and transfer.freeze != AUTO:
         errors.append(format_error("transfer.freeze", "auto or a list of modules", transfer.freeze))
     entries = 1 if isinstance(transfer.freeze, str) else len(transfer.freeze)
@@ -118,7 +118,7 @@ def plan(
     (stage,) = stages
     last = epochs if stage.epochs is None else stage.epochs
     if last is not None and borders[-1] >= last:
-        expected = f"at most {last - 1}, as training has {last} epochs"
+        expected = f"at most {last - 1}, because training has {last} epochs"
         raise ConfigError(format_error("transfer.unfreeze_at", expected, f"{borders[-1]:.0f}"))
     starts, ends = [0, *map(int, borders)], [*map(int, borders), last]
     return [

@@ -219,7 +219,7 @@ def test_weights_that_contain_code_are_rejected_and_the_code_is_not_run(
         (["transfer.freeze=layers"], r"transfer.freeze: expected a list, got layers"),
         (
             ["transfer.freeze=[layers.1]", "transfer.unfreeze_at=2"],
-            r"transfer.unfreeze_at: expected at most 1, as training has 2 epochs, got 2",
+            r"transfer.unfreeze_at: expected at most 1, because training has 2 epochs, got 2",
         ),
         (
             ["transfer.freeze=[layers.1]", "transfer.unfreeze_at=[1,1]"],

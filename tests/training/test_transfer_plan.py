@@ -108,6 +108,6 @@ def test_unfreezing_is_rejected_for_tasks_with_several_stages() -> None:
 
 def test_transfer_options_other_than_none_require_weights() -> None:
     node = {"weights": None, "freeze": "auto", "unfreeze_at": None, "lr_scale": 1.0}
-    with pytest.raises(ConfigError, match=r"transfer=freeze starts from them"):
+    with pytest.raises(ConfigError, match=r"transfer=freeze needs initial weights"):
         build_transfer(node, "freeze")
     assert build_transfer({**node, "freeze": []}, "none") == Transfer(freeze=[])
