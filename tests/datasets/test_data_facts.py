@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import write_clips, write_pixels
+from example_files import write_clips, write_pixels
 from PIL import Image
 
 from dltrain.data.loader import Batches
