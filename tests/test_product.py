@@ -1,4 +1,4 @@
-"""Every option of every group is trained; `slow` tests train every sensible combination of model, data and task."""
+"""Every option of every group is trained. `slow` tests train every compatible combination of model, data and task."""
 
 import itertools
 import json
@@ -22,7 +22,7 @@ CONF = groups.conf_dir()
 PACKAGE = CONF.parent / "dltrain"
 OPTIONS = {group.name: sorted(file.stem for file in group.glob("*.yaml")) for group in CONF.iterdir() if group.is_dir()}
 
-# Combinations that make sense. New options must be added here, or `test_every_option_is_covered_by_these_tests` fails.
+# Compatible combinations. New options must be added here, or `test_every_option_is_covered_by_these_tests` fails.
 IMAGES = {"digits", "mnist", "fashion_mnist", "cifar10", "npz", "image_folder", "pixels_csv"}
 CLIPS = {"moving_shapes", "video_folder"}
 MASKED = {"shapes", "image_masks"}  # images with masks, also used as plain images
@@ -37,6 +37,8 @@ FITS = {
     "lstm": IMAGES | {"timeseries", "text", "text_table"},
     "gru": IMAGES | {"timeseries", "text", "text_table"},
     "transformer": IMAGES | {"timeseries", "text", "text_table"},
+    "dlinear": {"timeseries"},
+    "nlinear": {"timeseries"},
     "gpt": {"text"},
     "vae": IMAGES | MASKED | {"timeseries", "csv", "gates", "ring"},
     "autoencoder": IMAGES | MASKED | {"timeseries", "csv", "gates", "ring"},
@@ -99,7 +101,7 @@ COVERING = covering([triple for triple in TRAINED if triple[0] not in LARGER])
 SCHEDULES = sorted(file.stem for file in (CONF / "optimizer" / "schedule").glob("*.yaml"))
 SETTINGS = [f"{group}={name}" for group in ("optimizer", "regularization") for name in OPTIONS[group]]
 SETTINGS += [f"optimizer/schedule={name}" for name in SCHEDULES]
-# Each setting is tested with one of the cases.
+# Every setting is tested with one of these combinations.
 CASES = [t for t in COVERING if t[2] in SUPERVISED]
 SETTINGS_OF = {case: SETTINGS[number :: len(CASES)] for number, case in enumerate(CASES)}
 SHARE = 8  # the default tests take every eighth incompatible combination of a data set
@@ -152,7 +154,7 @@ def test_every_device_option_composes(option: str) -> None:
 
 
 def others_are_slow(default: list[tuple[str, str, str]], triples: Iterable[tuple[str, str, str]]) -> list[Any]:
-    """Mark the triples that the default tests do not train as slow."""
+    """Mark the combinations that the default tests do not train as slow."""
     return [t if t in default else pytest.param(*t, marks=pytest.mark.slow) for t in triples]
 
 

@@ -26,7 +26,7 @@ class Generated(NamedTuple):
 
     examples: Tensor
     given: Tensor | None = None  # the original of each example, if the examples are reconstructions
-    ways: bool = False  # whether the examples are interpolations, in rows of eight
+    interpolated: bool = False  # whether the examples are interpolations, in rows of eight
 
 
 Encode = Callable[[Generated], bytes]
@@ -56,7 +56,7 @@ def _grid(made: Generated) -> bytes:
     """Return a grid of images as PNG; reconstructions are below their originals."""
     count = len(made.examples)
     if made.given is None:
-        columns = COLUMNS if made.ways else max(COLUMNS, math.isqrt(count // 2))
+        columns = COLUMNS if made.interpolated else max(COLUMNS, math.isqrt(count // 2))
         return film.encode_png(grids.images(made.examples, columns))
     columns = min(COLUMNS, count)
     rows = zip(made.given.split(columns), made.examples.split(columns), strict=True)

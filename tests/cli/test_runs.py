@@ -160,11 +160,15 @@ def test_a_run_without_test_metrics_shows_its_best_validation_metric(
     assert (row["metric"], row["value"], row["error"]) == ("accuracy/val", best, "SIGINT")
 
 
-def test_age_is_the_time_since_the_last_write(plain_run: Path, runs: Callable[..., Result], tmp_path: Path) -> None:
+def test_age_is_the_time_since_the_last_write(
+    plain_run: Path, runs: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
     run = copy_run(plain_run, tmp_path / "run", age=5000)
-    assert runs(run, "--json").rows[0]["age"] == pytest.approx(5000, abs=60)
+    assert runs(run, "--json").rows[0]["age"] == pytest.approx(5000, abs=1e-3)
     os.utime(run / "metrics.jsonl", (time.time() - 500,) * 2)
-    assert runs(run, "--json").rows[0]["age"] == pytest.approx(500, abs=60)
+    assert runs(run, "--json").rows[0]["age"] == pytest.approx(500, abs=1e-3)
 
 
 @pytest.fixture

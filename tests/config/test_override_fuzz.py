@@ -1,4 +1,4 @@
-"""Random overrides: each composes, or ends with exit code 2, without a traceback and without a folder."""
+"""Random overrides either compose or end with exit code 2, without a traceback and without a folder."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Shortened commands of README and docs run; those that need long training or downloads are only composed."""
+"""Shortened commands of README and docs run. Commands that need long training or downloads are only composed."""
 
 import json
 import re

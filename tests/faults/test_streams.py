@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full or of a limited encoding: one error line, and no output is lost silently."""
+"""Standard streams that are closed, full or have a limited encoding: no output is lost silently."""
 
 import json
 import os

@@ -90,7 +90,7 @@ def test_oversized_frames_and_other_formats_are_skipped_without_running_programs
     recorder, marker, programs = Film(tmp_path), tmp_path / "marker", tmp_path / "programs"
     for step in (1, 4):
         recorder.add(image(step), step)
-    # Pillow runs Ghostscript for EPS files; this one records that it was called.
+    # Pillow runs Ghostscript for EPS files. This replacement records that it was called.
     programs.mkdir()
     (programs / "gs").write_text(f"#!/bin/sh\ntouch {marker}\n")
     (programs / "gs").chmod(0o755)

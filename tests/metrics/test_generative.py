@@ -50,7 +50,7 @@ def test_the_frechet_distance_equals_torchmetrics() -> None:
 
 
 def test_the_frechet_distance_of_two_gaussians_equals_the_closed_form() -> None:
-    """With diagonal covariances it is the squared distance of the means plus that of the standard deviations."""
+    """For diagonal covariances it equals the squared distance of the means plus that of the standard deviations."""
     noise = torch.Generator().manual_seed(0)
     mean, deviation = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.5, 2.0, 1.0])
     real = torch.randn(200_000, 3, generator=noise)

@@ -27,6 +27,9 @@ VIDEO = ("cnn_lstm", "r3d_18", "r2plus1d_18")
 SERIES = {"size": 36, "features": 3, "length": 12, "channels": 1, "height": 1, "width": 1}
 TEXT = {"size": None, "features": 11, "length": 12, "outputs": 11, "each_step": True, "causal": True}
 TEXT |= {"tokens": {"size": 11}}
+WINDOWS = {"length": 12, "columns": 3, "horizon": 4, "outputs": 12}
+# Models that do not read images -> the facts they are built with.
+FACTS = {"gpt": TEXT, "dlinear": WINDOWS, "nlinear": WINDOWS} | dict.fromkeys(VIDEO, CLIP)
 
 
 def target(name: str) -> type[nn.Module]:
@@ -44,25 +47,20 @@ def build(name: str, facts: dict[str, object], **changes: object) -> nn.Module:
 
 
 def example(name: str, device: str = "cpu") -> tuple[nn.Module, Tensor]:
-    """Return a model and a batch for it: tokens for gpt, clips for video, images for the others."""
+    """Return a model and a batch for it: tokens, windows of series, clips, or images."""
     torch.manual_seed(0)
-    return build(name, facts_of(name)), inputs_of(name, device)
-
-
-def facts_of(name: str) -> dict[str, object]:
-    return TEXT if name == "gpt" else CLIP if name in VIDEO else IMAGE
-
-
-def inputs_of(name: str, device: str = "cpu") -> Tensor:
-    if name == "gpt":
-        return torch.randint(0, 11, (4, 12), device=device)
-    return torch.randn((4, 3, 4, 16, 20) if name in VIDEO else (4, 3, 16, 20), device=device)
+    facts = FACTS.get(name, IMAGE)
+    if facts is TEXT:
+        return build(name, facts), torch.randint(0, 11, (4, 12), device=device)
+    shape = (4, 12, 3) if facts is WINDOWS else (4, 3, 4, 16, 20) if facts is CLIP else (4, 3, 16, 20)
+    return build(name, facts), torch.randn(shape, device=device)
 
 
 def test_every_model_has_a_yaml_file() -> None:
     supervised = {"perceptron", "mlp", "cnn", "lenet5", "rnn", "lstm", "gru", "transformer", "gpt", "unet"}
     autoencoders = {"vae", "conv_vae", "autoencoder", "conv_autoencoder"}
     residual = {"resnet18", "resnet20"} | LARGER
+    supervised |= {"dlinear", "nlinear"}
     assert set(NAMES) == supervised | residual | autoencoders | {"rbm", "dbn"} | {"gan", "dcgan"} | set(VIDEO)
 
 
@@ -98,10 +96,9 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
 
 @pytest.mark.parametrize("name", BUILT)
 def test_dropout_acts_only_in_training(name: str) -> None:
-    facts, x = facts_of(name), inputs_of(name)
     if "dropout" not in inspect.signature(target(name)).parameters:
         pytest.skip("this model has no dropout layer, so nothing differs between training and evaluation")
-    model = build(name, facts, dropout=0.5)
+    model, x = build(name, FACTS.get(name, IMAGE), dropout=0.5), example(name)[1]
     assert not torch.equal(model(x), model(x))
     model.eval()
     assert torch.equal(model(x), model(x))
@@ -127,7 +124,7 @@ def test_a_model_trains_under_bfloat16_autocast(name: str) -> None:
     with device.autocast():
         in_bf16 = model(x)
     in_bf16.float().sum().backward()
-    assert in_bf16.dtype == torch.bfloat16
+    assert not torch.equal(in_bf16.float(), in_fp32)  # layers really compute in bf16
     torch.testing.assert_close(in_bf16.float(), in_fp32, atol=0.03, rtol=0.05)
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
@@ -138,7 +135,7 @@ def test_saved_weights_load_and_contain_each_parameter_once(name: str) -> None:
     state = model.state_dict()
     assert len({value.data_ptr() for value in state.values()}) == len(state)
     torch.manual_seed(1)
-    other = build(name, facts_of(name))
+    other = build(name, FACTS.get(name, IMAGE))
     assert not torch.equal(other(x), model(x))
     other.load_state_dict(state)
     assert torch.equal(other(x), model(x))

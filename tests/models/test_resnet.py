@@ -1,4 +1,4 @@
-"""Residual networks against torchvision, published sizes, and layers written out by hand."""
+"""Residual networks, compared with torchvision, published sizes and explicit layers."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The YAML of the task, not the column, decides whether targets are classes or numbers."""
+"""The task, and not the column, decides whether targets are classes or numbers."""
 
 from pathlib import Path
 

@@ -27,7 +27,7 @@ def as_words(value: Any) -> str:
 
 
 def test_hydra_itself_runs_three_of_the_payloads(payload_folder: Path) -> None:
-    # Check that the payloads work, without which the other tests would prove nothing.
+    # Check that the payloads work. Otherwise the other tests would prove nothing.
     for target in ("torch.load", "numpy.load", "torch.utils.collect_env.run"):
         with contextlib.suppress(Exception):
             instantiate(node(target))
@@ -97,7 +97,7 @@ def test_a_payload_in_foreign_yaml_is_rejected(
     "key",
     ["callbacks.x", "launcher", "sweeper", "job_logging.handlers.x", "hydra_logging.formatters.simple", "verbose.x"],
 )
-def test_a_payload_in_hydras_own_keys_is_rejected(
+def test_a_payload_in_a_hydra_key_is_rejected(
     payload_folder: Path, capsys: pytest.CaptureFixture[str], key: str, target: str
 ) -> None:
     content: dict[str, Any] = node(target) if "logging" not in key else {"()": target, **PAYLOADS[target]}

@@ -1,4 +1,4 @@
-"""Small untrusted files: read if valid, otherwise empty or an error."""
+"""Small untrusted files are read if they are valid. Otherwise the result is empty or an error."""
 
 import os
 from pathlib import Path

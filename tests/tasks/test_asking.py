@@ -1,4 +1,4 @@
-"""Models receive the fields of a batch that their `forward` names."""
+"""Models receive the batch fields that are arguments of their `forward`."""
 
 import pytest
 import torch

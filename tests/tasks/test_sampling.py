@@ -1,4 +1,4 @@
-"""Paths between noise vectors."""
+"""Interpolation between noise vectors."""
 
 import torch
 from torch.nn import functional as F

@@ -1,4 +1,4 @@
-"""The bound of the VAE, compared with sampling, torch.distributions and a model of known likelihood."""
+"""The evidence lower bound of the VAE, compared with sampling, torch.distributions and a model of known likelihood."""
 
 import math
 from typing import Any

@@ -111,7 +111,7 @@ def test_only_parameters_owned_by_a_turn_require_gradients() -> None:
 
 
 class Breaks(HeadFirst):
-    """The loss is infinite from the second step of the second stage on."""
+    """A task whose loss is infinite from the second step of the second stage on."""
 
     def stages(self, model: nn.Module) -> list[Stage]:
         head, whole = super().stages(model)
