@@ -90,12 +90,13 @@ TABLE = {
     "pretrain_lr critic_lr generator_lr": real("(0, inf)", null=True),
     "validation betas dropout label_smoothing ema_decay task.noise": real("[0, 1)"),
     "momentum": real("[0, 1)", null=True),
-    "alpha rho dampening pct_start task.warmup": real("[0, 1]"),
+    "alpha rho dampening pct_start task.warmup task.dice": real("[0, 1]"),
     "test sparsity_target": real("(0, 1)"),
     "mean": real("(-inf, inf)", many=True),
     "std": real("(0, inf)", many=True),
     "weight_decay l1 l2 clip clip_norm clip_value momentum_decay lr_decay initial_accumulator_value": real("[0, inf)"),
     "warmup start_factor end_factor threshold beta amount sparsity latent_l1 contraction": real("[0, inf)"),
+    "auxiliary": real("[0, inf)"),
     "penalty": real("[0, inf)", null=True),
     "augment.shift": integer(0),
     "augment.min_area": real("(0, 1]"),
@@ -125,6 +126,8 @@ TABLE = {
     "tokens": choice("characters", "bytes"),
     "pool": choice("max", "avg", "none"),
     "LeNet5.pool": choice("max", "avg"),
+    "FCN.backbone": choice("resnet50", "resnet101"),
+    "DeepLabV3.backbone": choice("resnet50", "resnet101", "mobilenet_v3_large"),
     "padding": choice("same", "valid"),
 }
 FIELDS = {name: field for names, field in TABLE.items() for name in names.split()}

@@ -21,6 +21,7 @@ from dltrain.datasets.image_inputs import MODES, UNREADABLE, Window, decode_imag
 from dltrain.datasets.images import ImageTransform
 from dltrain.datasets.mask_files import MAX_CLASSES, Pair, decode_mask, find_pairs, find_values, lookup_table
 from dltrain.datasets.masks import mask_spec, mask_splits, prepare_masks
+from dltrain.datasets.voc_layout import find_voc_pairs, has_voc_layout
 from dltrain.errors import ConfigError, format_error
 from dltrain.keyed_random import draw
 
@@ -30,8 +31,9 @@ PARTS = ("train", "val", "test")
 class ImageMasks:
     """Images in ``images/`` and masks of the same names in ``masks/``, below ``path`` or below ``path/train`` etc.
 
-    A split without a folder is cut from ``train``. A mask holds the class of each pixel as a palette index or gray
-    level. Images and masks are decoded when they are needed and resized to a square, masks to the nearest pixel.
+    Or in the layout of Pascal VOC: ``JPEGImages``, ``SegmentationClass`` and lists in ``ImageSets/Segmentation``. A
+    split without a folder or list is cut from ``train``. A mask holds the class of each pixel as a palette index or
+    gray level. Images and masks are decoded when they are needed and resized to a square, masks to the nearest pixel.
 
     Args:
         path: The folder.
@@ -104,8 +106,10 @@ class ImageMasks:
         return Source(self._files([pair for pairs in self._find_folders().values() for pair in pairs]), self.prepare)
 
     def _find_folders(self) -> dict[str, list[Pair]]:
-        """Return the pairs of each split that has a folder; all are ``train`` if there is none."""
+        """Return the pairs of each split that has a folder or list; all are ``train`` if there is none."""
         path = existing_folder(self.path, "an existing folder with images/ and masks/")
+        if has_voc_layout(path):
+            return find_voc_pairs(path)
         folders = {part: path / part for part in PARTS if (path / part / "images").is_dir()}
         if "train" not in folders:
             folders = {"train": path}

@@ -29,7 +29,7 @@ def find_pairs(root: Path) -> list[Pair]:
     """
     images, masks = (_by_name(root / folder) for folder in ("images", "masks"))
     if not images:
-        hint = "The folder holds images/ and masks/, or train/images/, train/masks/ and so on"
+        hint = "The folder holds images/ and masks/, or both in train/ and so on, or the folders of Pascal VOC"
         raise ConfigError(format_error("data.path", f"images in {root / 'images'}", "none", hint))
     if lacking := sorted(images.keys() - masks.keys()):
         more = f" and {len(lacking) - 1:,} more" if len(lacking) > 1 else ""

@@ -26,8 +26,8 @@ VALIDATION, TEST = 0.1, 0.2
 class MovingShapes:
     """Gray clips of a bar, a triangle or a corner on a noisy background; they do not depend on the seed of a run.
 
-    A shape moves left, right, up or down (what leaves the picture enters on the other side), turns clockwise
-    by 135 to 225 degrees, grows to twice its radius, shrinks to half of it or stays as it is. Form, place, angle, size and
+    A shape moves left, right, up or down (what leaves the picture enters on the other side), turns clockwise by 135 to
+    225 degrees, grows to twice its radius, shrinks to half of it or stays as it is. Form, place, angle, size and
     brightness are drawn independently of the motion, and the frames are evenly spaced from a random moment on. So a
     single frame at a random moment has the same distribution for each motion, and does not reveal it.
 

@@ -66,8 +66,8 @@ class Components:
 
     def stages(self) -> list[Stage]:
         """Return the stages of the task after removing frozen parameters from their turns."""
-        loaded = self.loaded.names if self.loaded else []
-        return plan(self.task.stages(self.model), self.model, self.transfer, loaded, self.trainer.epochs)
+        names, heads = (self.loaded.names, self.loaded.heads) if self.loaded else ([], [])
+        return plan(self.task.stages(self.model), self.model, self.transfer, names, self.trainer.epochs, heads)
 
     def build_optimizer(self, turn: Turn, steps: int) -> Optimizer:
         """Return the optimizer of one turn for a stage of `steps` steps."""

@@ -143,7 +143,6 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
     Raises:
         ConfigError: Model, task and data do not fit together, or the optimizer rejects its arguments.
     """
-    _check_batch_norm(components, batches["train"])
     components.task.begin(components.model)
     _check_checkpointable(components)
     memory = copy.deepcopy(components.task.state_dict())
@@ -152,6 +151,7 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
     batch, held_out = (_rehearsed(batches[split], components.trainer.split_on_oom) for split in ("train", "test"))
     try:
         _check_optimizer(components)
+        _check_batch_of_one(components, batches["train"], batch, held_out)
         _compute_losses(components, batch, held_out, components.device)
     except FAILURES as error:
         if is_out_of_memory(error):
@@ -225,8 +225,15 @@ def _explain(components: Components, job: Job, batch: Batch, held_out: Batch, er
     return ConfigError(f"{chosen}: these do not fit together. A batch has {shapes}. {first}")
 
 
-def _check_batch_norm(components: Components, batches: Batches) -> None:
-    """Raise ConfigError if batch normalization would get a batch of one example, whose variance is undefined."""
-    if 1 in batches.sizes and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in components.model.modules()):
+def _check_batch_of_one(components: Components, batches: Batches, batch: Batch, held_out: Batch) -> None:
+    """Raise ConfigError if batch normalization gets one number per channel from a batch of one example."""
+    if 1 not in batches.sizes:
+        return
+    one = {name: value[:1] for name, value in batch.items()}
+    try:
+        _compute_losses(components, one, held_out, components.device)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
         expected = f"a size that leaves no batch of one example (of {batches.examples} in all), for batch normalization"
-        raise ConfigError(format_error("data.batch_size", expected, batches.batch_size))
+        raise ConfigError(format_error("data.batch_size", expected, batches.batch_size)) from error

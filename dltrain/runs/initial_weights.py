@@ -17,6 +17,7 @@ from dltrain.storage import run_files, safe_read
 from dltrain.training.transfer import Loaded, list_names
 
 KEY = "transfer.weights"
+OUTPUTS = ("outputs", "pixel_outputs")  # facts that say how many outputs a model has
 Facts = Mapping[str, Any]
 
 
@@ -71,7 +72,8 @@ def load(
     if not names:
         reason = f"None of its {len(found.tensors)} weights fits: {next(iter(new.items()), ('', ''))}."
         raise ConfigError(format_error(KEY, "weights of this model", found.origin, reason))
-    return Loaded(found.origin, found.sha256, names, new, [name for name in found.tensors if name not in state])
+    unused = [name for name in found.tensors if name not in state]
+    return Loaded(found.origin, found.sha256, names, new, unused, [name for name in names if name in heads])
 
 
 def _misfit(value: Any, there: Tensor | None) -> str:
@@ -86,7 +88,7 @@ def _misfit(value: Any, there: Tensor | None) -> str:
 def _dependent(model: nn.Module, rebuild: Callable[[Facts], nn.Module], facts: Facts) -> tuple[set[str], set[str]]:
     """Return the weights whose shape depends on the number of outputs, and on the vocabulary."""
     outputs, tokens = facts.get("outputs"), facts.get("tokens")
-    more_outputs = {"outputs": outputs + 1} if isinstance(outputs, int) else {}
+    more_outputs = {name: facts[name] + 1 for name in OUTPUTS if isinstance(facts.get(name), int)}
     more_tokens = {"tokens": replace(tokens, size=tokens.size + 1)} if isinstance(tokens, Tokens) else {}
     if tokens is not None and outputs == tokens.size and facts.get("each_step"):  # the outputs are tokens
         return set(), _changed(model, rebuild, {**facts, **more_outputs, **more_tokens})
@@ -136,4 +138,6 @@ def read_record(path: Path, model: nn.Module) -> Loaded:
         raise CheckpointError(
             f"{file}: expected the initial weights of this run, which determine what is frozen, got none"
         )
-    return Loaded(str(record.get("origin")), str(record.get("sha256")), names)
+    heads = record.get("heads")  # absent in earlier runs, which froze loaded heads, too
+    heads = [name for name in names if name in heads] if isinstance(heads, list) else []
+    return Loaded(str(record.get("origin")), str(record.get("sha256")), names, heads=heads)

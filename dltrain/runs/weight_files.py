@@ -23,6 +23,11 @@ from dltrain.training.transfer import WEIGHTS
 
 KEY = "transfer.weights"
 TORCHVISION = "torchvision:"
+# Keys of tasks with the names of the outputs, and with their number.
+OUTPUT_NAMES = (
+    *[("class_names", "classes"), ("pixel_class_names", "pixel_classes")],
+    *[("target_names", "targets"), ("target_names", "columns")],
+)
 WRAPPERS = ("state_dict", "model")  # keys under which files of other programs store the weights
 PREFIX = "module."  # prefix that torch's DistributedDataParallel adds to names
 
@@ -90,7 +95,7 @@ def _resolved_task(path: Path) -> dict[str, Any]:
 
 def output_names(task: Mapping[str, Any]) -> list[str] | None:
     """Return the output names in a task's configuration with its facts filled in, or None if there are none."""
-    for names, count in (("class_names", "classes"), ("target_names", "targets"), ("target_names", "columns")):
+    for names, count in OUTPUT_NAMES:
         if isinstance(task.get(names), list | tuple) and redaction.MASK not in str(task[names]):
             return list(map(str, task[names]))
         if isinstance(task.get(count), int):

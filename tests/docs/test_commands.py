@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from dltrain.cli import args
 from dltrain.cli.main import main
@@ -27,6 +28,7 @@ SHORT = {
     "gpt": ["model.num_layers=1", "model.hidden_size=16"],
     "image_masks": ["data.batch_size=5", "data.image_size=16"],
     "unet": ["model.hidden_size=[8,16]"],
+    "deeplabv3": ["model.backbone=mobilenet_v3_large"],
     "layerwise|num_labels": ["data.num_labels=20"],
     "moving_shapes": ["data.clips=80"],
     "video_folder": ["data.frames=4", "data.image_size=12", "data.batch_size=5"],
@@ -69,6 +71,7 @@ def here(
     write_emotions(tmp_path / "emotions.csv")
     shutil.copytree(own_files["image_masks"], "scans")
     shutil.copytree(own_files["image_masks"] / "images", "new_scans")
+    write_voc(own_files["image_masks"], tmp_path / "VOC2012")
     (tmp_path / "sales.csv").write_text("units\n" + "".join(f"{100 + n % 7}\n" for n in range(600)))
     (tmp_path / "book.txt").write_text("It was a bright cold day in April.\n" * 60)
     write_reviews(tmp_path)
@@ -84,6 +87,19 @@ def here(
 def write_emotions(path: Path) -> None:
     rows = [f"{n % 7},{' '.join(str(n % 256) for _ in range(144))},{usage}" for n in range(70) for usage in USAGES]
     path.write_text("emotion,pixels,Usage\n" + "\n".join(rows) + "\n")
+
+
+def write_voc(scans: Path, root: Path) -> None:
+    """Copy images and masks into the layout of Pascal VOC."""
+    shutil.copytree(scans / "masks", root / "SegmentationClass")
+    (root / "JPEGImages").mkdir()
+    lists = root / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    files = sorted((scans / "images").iterdir())
+    for file in files:
+        Image.open(file).save(root / "JPEGImages" / f"{file.stem}.jpg")
+    for part, chosen in (("train", files[::2]), ("val", files[1::2])):
+        (lists / f"{part}.txt").write_text("".join(f"{file.stem}\n" for file in chosen))
 
 
 def write_reviews(folder: Path) -> None:

@@ -15,7 +15,8 @@ from dltrain.training.precision import use_fp32_where_needed
 CONF = Path(__file__).parents[2] / "conf" / "model"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 # Larger variants of a class are built only by the slow tests; the default tests build the smallest.
-LARGER = {f"resnet{layers}" for layers in (34, 50, 101, 152, 32, 44, 56, 110)} | {"r3d_18", "r2plus1d_18"}
+LARGER = {f"resnet{layers}" for layers in (34, 50, 101, 152, 32, 44, 56, 110)} | {"fcn", "r3d_18", "r2plus1d_18"}
+SMALLER = {"deeplabv3": {"backbone": "mobilenet_v3_large"}}
 BUILT = [pytest.param(name, marks=pytest.mark.slow) if name in LARGER else name for name in NAMES]
 IMAGE = {
     **{"shape": [3, 16, 20], "size": 3 * 16 * 20, "features": 60, "length": 16, "channels": 3, "height": 16},
@@ -43,7 +44,7 @@ def build(name: str, facts: dict[str, object], **changes: object) -> nn.Module:
     config = OmegaConf.create({"spec": spec, "regularization": {"dropout": 0.0}, "model": node})
     resolved = OmegaConf.to_container(config, resolve=True)["model"]
     arguments = {key: value for key, value in resolved.items() if key not in ("_target_", "defaults")}
-    return target(name)(**arguments | changes)
+    return target(name)(**arguments | SMALLER.get(name, {}) | changes)
 
 
 def example(name: str, device: str = "cpu") -> tuple[nn.Module, Tensor]:
@@ -56,12 +57,21 @@ def example(name: str, device: str = "cpu") -> tuple[nn.Module, Tensor]:
     return build(name, facts), torch.randn(shape, device=device)
 
 
+def answers(model: nn.Module, x: Tensor) -> list[Tensor]:
+    """Return the outputs of a model and those of its auxiliary heads, which it has in training only."""
+    answer = model(x)
+    return [answer[0], *(value for _, value in answer[1].values())] if isinstance(answer, tuple) else [answer]
+
+
 def test_every_model_has_a_yaml_file() -> None:
-    supervised = {"perceptron", "mlp", "cnn", "lenet5", "rnn", "lstm", "gru", "transformer", "gpt", "unet"}
+    supervised = {"perceptron", "mlp", "cnn", "lenet5", "rnn", "lstm", "gru", "transformer", "gpt"}
+    segmenting = {"unet", "fcn", "deeplabv3"}
     autoencoders = {"vae", "conv_vae", "autoencoder", "conv_autoencoder"}
     residual = {"resnet18", "resnet20"} | LARGER
     supervised |= {"dlinear", "nlinear"}
-    assert set(NAMES) == supervised | residual | autoencoders | {"rbm", "dbn"} | {"gan", "dcgan"} | set(VIDEO)
+    assert set(NAMES) == supervised | segmenting | residual | autoencoders | {"rbm", "dbn"} | {"gan", "dcgan"} | set(
+        VIDEO
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -87,7 +97,7 @@ def test_a_yaml_file_starts_with_a_comment(name: str) -> None:
 @pytest.mark.parametrize("name", BUILT)
 def test_every_parameter_gets_a_gradient(name: str) -> None:
     model, x = example(name)
-    model(x).square().sum().backward()
+    sum(answer.square().sum() for answer in answers(model, x)).backward()
     for key, parameter in model.named_parameters():
         if name == "dbn" and key.endswith("down.bias"):
             continue  # used only in pretraining and sampling
@@ -110,7 +120,7 @@ def test_a_model_builds_and_runs_on_the_meta_device(name: str) -> None:
     with torch.device("meta"):
         model, y = example(name, "meta")
     assert {p.device.type for p in model.parameters()} == {"meta"}
-    assert model(y).shape == on_cpu(x).shape
+    assert [answer.shape for answer in answers(model, y)] == [answer.shape for answer in answers(on_cpu, x)]
 
 
 @pytest.mark.parametrize("name", BUILT)
@@ -136,6 +146,7 @@ def test_saved_weights_load_and_contain_each_parameter_once(name: str) -> None:
     assert len({value.data_ptr() for value in state.values()}) == len(state)
     torch.manual_seed(1)
     other = build(name, FACTS.get(name, IMAGE))
+    model.eval(), other.eval()
     assert not torch.equal(other(x), model(x))
     other.load_state_dict(state)
     assert torch.equal(other(x), model(x))
@@ -178,4 +189,6 @@ def test_sequence_models_read_the_rows_of_an_image_as_steps(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_compiled_model_gives_the_same_outputs(name: str) -> None:
     model, x = example(name)
+    if any(isinstance(module, nn.Dropout) for module in model.modules()):
+        model.eval()
     torch.testing.assert_close(torch.compile(model, backend="aot_eager")(x), model(x))

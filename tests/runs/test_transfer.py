@@ -254,3 +254,31 @@ def test_loading_initial_weights_does_not_change_the_random_state(source: Outcom
     components = build_components(transferring)
     assert initial_weights.prepare(components, transferring, None) is not None
     assert torch.equal(torch.get_rng_state(), expected)
+
+
+def test_a_head_of_the_same_classes_is_kept_and_is_the_only_part_that_learns_while_the_rest_is_frozen(
+    train: Train, source: Outcome, animals: list[str]
+) -> None:
+    run = train(*MLP, *animals, "transfer=freeze", f"transfer.weights={source.folder}", "seed=3")
+    record, there, here = read(run.folder / "transfer.json"), weights(source.folder), weights(run.folder, "last.pt")
+    assert not record["new"] and set(record["names"]) == set(there)
+    assert {name for name in there if here[name] != there[name]} == set(record["heads"])
+    assert len(record["heads"]) == 2
+
+
+@pytest.fixture(scope="module")
+def cells(own_files: dict[str, Path]) -> list[str]:
+    return ["model=unet", "model.hidden_size=[2]", "data=image_masks", f"data.path={own_files['image_masks']}"]
+
+
+def test_the_output_of_pixels_is_kept_only_for_classes_of_the_same_names(
+    train: Train, cells: list[str], notes: Callable[..., list[str]]
+) -> None:
+    small = [*cells, "data.image_size=8", "data.batch_size=6"]
+    source = train(*small, "data.class_names=[rest,cell,wall]", "trainer.max_steps=1")
+    chosen = ["transfer=freeze", f"transfer.weights={source.folder}"]
+    said = notes(*small, "data.class_names=[rest,wall,cell]", *chosen)
+    (new,) = [line for line in said if "new:" in line]
+    assert "output.weight output.bias" in new
+    assert "different outputs: rest wall cell here, rest cell wall in the loaded weights" in new
+    assert not any("new:" in line for line in notes(*small, "data.class_names=[rest,cell,wall]", *chosen))

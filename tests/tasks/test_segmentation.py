@@ -6,7 +6,7 @@ import torchmetrics
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dltrain.tasks.segmentation import Segmentation, overlap_metrics, overlay
+from dltrain.tasks.segmentation import Segmentation, overlap_metrics, overlay, soft_dice_loss
 
 CLASSES = 4
 NAMES = ["rest", "cell", "wall", "core"]
@@ -38,20 +38,59 @@ def test_the_loss_equals_torch_cross_entropy_without_ignored_pixels() -> None:
     assert int(loss.weight) == int((targets >= 0).sum())
 
 
-def test_the_weighted_mean_loss_of_micro_batches_equals_the_loss_of_the_batch() -> None:
+@pytest.mark.parametrize("dice", [0.0, 0.5])
+def test_the_weighted_mean_loss_of_micro_batches_equals_the_loss_of_the_batch(dice: float) -> None:
     outputs, targets = example()
-    task = Segmentation(CLASSES)
+    task = Segmentation(CLASSES, dice=dice)
     whole = task.criterion(outputs, {"targets": targets})
     parts = [task.criterion(x, {"targets": y}) for x, y in zip(outputs.split(2), targets.split(2), strict=True)]
     mean = sum(part.total * part.weight for part in parts) / sum(part.weight for part in parts)
     torch.testing.assert_close(mean, whole.total)
 
 
-def test_a_batch_with_only_ignored_pixels_has_loss_and_weight_0() -> None:
+@pytest.mark.parametrize("dice", [0.0, 0.5])
+def test_a_batch_with_only_ignored_pixels_has_loss_and_weight_0(dice: float) -> None:
     outputs, targets = example()
-    loss = Segmentation(CLASSES).criterion(outputs.requires_grad_(), {"targets": torch.full_like(targets, -1)})
+    loss = Segmentation(CLASSES, dice=dice).criterion(
+        outputs.requires_grad_(), {"targets": torch.full_like(targets, -1)}
+    )
     loss.total.backward()
     assert loss.total.item() == 0 and int(loss.weight) == 0 and not outputs.grad.any()
+
+
+def test_the_dice_loss_of_certain_answers_is_one_minus_the_dice_of_torchmetrics() -> None:
+    outputs, targets = example()
+    targets, predicted = targets.clamp(min=0), outputs.argmax(1)
+    certain = F.one_hot(predicted, CLASSES).movedim(-1, 1) * 1000.0
+    for answer, mask, found in zip(predicted, targets, soft_dice_loss(certain, targets), strict=True):
+        each = torchmetrics.F1Score("multiclass", num_classes=CLASSES, average="none")(answer.flatten(), mask.flatten())
+        assert found.item() == pytest.approx(1 - each[mask.unique()].mean().item(), abs=1e-6)
+
+
+def test_the_dice_loss_equals_its_formula_and_ignored_pixels_change_nothing() -> None:
+    outputs, targets = example(3)
+    expected = []
+    for answer, mask in zip(outputs.double().softmax(1), targets, strict=True):
+        known = mask >= 0
+        scores = []
+        for number in mask[known].unique():
+            probability, own = answer[number][known], (mask[known] == number).double()
+            scores.append(2 * (probability * own).sum() / (probability.sum() + own.sum()))
+        expected.append(1 - sum(scores) / len(scores))
+    found = soft_dice_loss(outputs, targets)
+    torch.testing.assert_close(found.double(), torch.stack(expected), rtol=1e-6, atol=1e-6)
+    changed = torch.where((targets < 0)[:, None], 9.0, outputs)
+    torch.testing.assert_close(soft_dice_loss(changed, targets), found)
+
+
+def test_cross_entropy_and_dice_are_mixed_by_their_shares() -> None:
+    outputs, targets = example()
+    entropy, mixed, dice = (
+        Segmentation(CLASSES, dice=share).criterion(outputs, {"targets": targets}).total for share in (0, 0.25, 1)
+    )
+    torch.testing.assert_close(mixed, 0.75 * entropy + 0.25 * dice)
+    counts = (targets >= 0).flatten(1).sum(1)
+    torch.testing.assert_close(dice, (soft_dice_loss(outputs, targets) * counts).sum() / counts.sum())
 
 
 def test_metrics_equal_those_of_torchmetrics() -> None:
