@@ -13,7 +13,7 @@ from dltrain.datasets.images import ImageTransform
 from dltrain.errors import ConfigError
 from dltrain.keyed_random import uniform
 
-MOTIONS = ("left", "right", "up", "down", "clockwise", "grow", "shrink", "still")
+MOTIONS = ("left", "right", "up", "down", "clockwise", "counterclockwise", "grow", "shrink")
 MIRRORED = ("flip", "flip_vertical")  # they turn one motion into another
 FORMS = 3  # bar, triangle, corner
 SMALLEST, LARGEST = 0.18, 0.36  # radius of a shape, as a share of the picture
@@ -26,10 +26,10 @@ VALIDATION, TEST = 0.1, 0.2
 class MovingShapes:
     """Gray clips of a bar, a triangle or a corner on a noisy background; they do not depend on the seed of a run.
 
-    A shape moves left, right, up or down (what leaves the picture enters on the other side), turns clockwise by 135 to
-    225 degrees, grows to twice its radius, shrinks to half of it or stays as it is. Form, place, angle, size and
-    brightness are drawn independently of the motion, and the frames are evenly spaced from a random moment on. So a
-    single frame at a random moment has the same distribution for each motion, and does not reveal it.
+    A shape moves left, right, up or down (what leaves the picture enters on the other side), turns by half a circle in
+    either direction, grows to twice its radius or shrinks to half of it. Place, angle, size and brightness are drawn at
+    random, but a changing angle or size runs through its whole range, and the frames are evenly spaced from a random
+    moment on. So a single frame at a random moment has the same distribution for each motion, and does not reveal it.
 
     Args:
         clips: Number of clips: 70 % for training, 10 % for validation, 20 % for test; at least 8.
@@ -104,13 +104,13 @@ def _path(motion: Tensor, moments: Tensor, drawn: list[Tensor]) -> tuple[Tensor,
         drawn: Uniform numbers (count, 1): place, angle, size and speed.
     """
     x, y, angle, size, speed, *_ = drawn
-    moved, turned = (0.4 + 0.3 * speed) * moments, torch.pi * (0.75 + 0.5 * speed) * moments
     step = (motion[:, None, None] == torch.arange(len(MOTIONS))).float().unbind(-1)
-    left, right, up, down, clockwise, grow, shrink, _ = step
+    left, right, up, down, clockwise, counter, grow, shrink = step
+    moved = (0.4 + 0.3 * speed) * moments
+    angle = (1 - clockwise - counter) * angle + clockwise * moments + counter * (1 - moments)
     size = (1 - grow - shrink) * size + grow * moments + shrink * (1 - moments)
     radius = SMALLEST * (LARGEST / SMALLEST) ** size
-    turn = 2 * torch.pi * angle + clockwise * turned
-    return x + (right - left) * moved, y + (down - up) * moved, turn, radius
+    return x + (right - left) * moved, y + (down - up) * moved, torch.pi * (angle - 0.5), radius
 
 
 def _cover(form: Tensor, x: Tensor, y: Tensor, angle: Tensor, radius: Tensor, size: int) -> Tensor:

@@ -68,7 +68,7 @@ def test_every_model_has_a_yaml_file() -> None:
     segmenting = {"unet", "fcn", "deeplabv3"}
     autoencoders = {"vae", "conv_vae", "autoencoder", "conv_autoencoder"}
     residual = {"resnet18", "resnet20"} | LARGER
-    supervised |= {"dlinear", "nlinear"}
+    supervised |= {"dlinear", "nlinear", *VIDEO}
     assert set(NAMES) == supervised | segmenting | residual | autoencoders | {"rbm", "dbn"} | {"gan", "dcgan"} | set(
         VIDEO
     )
