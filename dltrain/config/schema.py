@@ -99,11 +99,15 @@ TABLE = {
     "warmup start_factor end_factor threshold beta amount sparsity latent_l1 contraction": real("[0, inf)"),
     "auxiliary": real("[0, inf)"),
     "penalty": real("[0, inf)", null=True),
+    "aux_weight": real("[0, inf)"),
     "augment.shift": integer(0),
     "augment.min_area": real("(0, 1]"),
     "augment.max_stretch": real("[1, inf)"),
     "augment.rotation": real("[0, 180]"),
     "augment.zoom": real("[0, 1)"),
+    "augment.brightness augment.contrast augment.saturation": real("[0, 1]"),
+    "augment.randaugment": integer(0, below=101),
+    "augment.magnitude": real("[0, 30]"),
     "augment.mixup augment.cutmix": real("[0, inf)"),
     "unfreeze_at": integer(0, many=True, null=True),
     "lr_scale": real("(0, inf)", many=True),
@@ -127,9 +131,12 @@ TABLE = {
     "tokens": choice("characters", "bytes"),
     "pool": choice("max", "avg", "none"),
     "LeNet5.pool": choice("max", "avg"),
+    "variant": choice("modern", "original"),
     "FCN.backbone": choice("resnet50", "resnet101"),
     "DeepLabV3.backbone": choice("resnet50", "resnet101", "mobilenet_v3_large"),
     "padding": choice("same", "valid"),
+    "stem": choice("imagenet", "small"),
+    "VGG.norm": choice("batch", "none"),
 }
 FIELDS = {name: field for names, field in TABLE.items() for name in names.split()}
 

@@ -27,6 +27,11 @@ class Augmentation:
         max_stretch: Maximum change of the aspect ratio by a random crop, as a factor, at least 1.
         rotation: Maximum rotation about the center in each direction, in degrees, in [0, 180].
         zoom: Maximum relative change of the size, in [0, 1).
+        brightness: Most relative change of the brightness, in [0, 1].
+        contrast: Most relative change of the contrast, in [0, 1].
+        saturation: Most relative change of the saturation, in [0, 1]; gray images have none.
+        randaugment: Operations that RandAugment applies to each image, at least 0.
+        magnitude: Strength of these operations, in [0, 30].
         mixup: Parameter of the beta distribution of mixup's weights; 0 for no mixup.
         cutmix: Parameter of the beta distribution of cutmix's areas; 0 for no cutmix.
 
@@ -40,6 +45,11 @@ class Augmentation:
     max_stretch: float = 4 / 3
     rotation: float = 0.0
     zoom: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    randaugment: int = 0
+    magnitude: float = 9.0
     mixup: float = 0.0
     cutmix: float = 0.0
 
@@ -52,6 +62,11 @@ class Augmentation:
     def moves(self) -> bool:
         """Whether any geometric change is enabled."""
         return not self.exact or self.flip or self.flip_vertical or self.shift > 0
+
+    @property
+    def recolors(self) -> bool:
+        """Whether any change needs the colors of black and white."""
+        return any((self.brightness, self.contrast, self.saturation, self.randaugment))
 
     def without_crop(self) -> "Augmentation":
         """Return the same settings without the random crop, for images that are cropped during decoding."""

@@ -14,7 +14,9 @@ from dltrain.data.splits import hold_out_stratified
 from dltrain.datasets.array_scale import ArrayScale
 from dltrain.datasets.augmentation import read_augmentation
 from dltrain.datasets.blending import make_blend
-from dltrain.datasets.geometry import Frame, Geometry
+from dltrain.datasets.changes import make_changes
+from dltrain.datasets.colors import Unit
+from dltrain.datasets.geometry import Frame
 from dltrain.errors import ConfigError, format_error
 
 Rows = dict[str, Tensor]
@@ -70,6 +72,17 @@ class ImageTransform:
         """Return the module that scales pixels."""
         return ScalePixels(self.mean, self.std, self.white)
 
+    def unit(self) -> Unit:
+        """Return the module that converts normalized pixels to the scale from 0 (black) to 1 (white).
+
+        Raises:
+            ConfigError: Colors are changed, but the scale of arrays is unknown.
+        """
+        if self.augment.recolors and not self.arrays.known:
+            reason = f"the arrays are {self.arrays}, so that black and white are unknown"
+            raise ConfigError(f"augment: changes of color are not supported because {reason}")
+        return Unit(self.mean, self.std)
+
     def to_stored_scale(self, pixels: np.ndarray) -> np.ndarray:
         """Convert bytes from 0 to 255 to the stored scale, rounded if that has whole numbers."""
         if not self.arrays.known:
@@ -97,7 +110,7 @@ class ImageTransform:
         """
         prepare = self.scaling()
         moves = self.augment if isinstance(train, Mapping) else self.augment.without_crop()
-        augment = Geometry(moves, Frame({"inputs": prepare.offset})) if moves.moves else None
+        augment = make_changes(moves, Frame({"inputs": prepare.offset}), self.unit())
         held_out = Source(val, prepare) if val is not None and len(Source(val, prepare)) else None
         blend = make_blend(self.augment, classes)
         return Splits(Source(train, prepare, augment, blend), held_out, Source(test, prepare))

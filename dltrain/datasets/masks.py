@@ -6,7 +6,8 @@ from dataclasses import replace
 from torch import nn
 
 from dltrain.data.spec import Files, Source, Spec, Splits
-from dltrain.datasets.geometry import Frame, Geometry
+from dltrain.datasets.changes import make_changes
+from dltrain.datasets.geometry import Frame
 from dltrain.datasets.images import ImageTransform, Rows, ScalePixels, image_spec
 from dltrain.errors import ConfigError
 
@@ -59,6 +60,6 @@ def mask_splits(transform: ImageTransform, train: Rows | Files, val: Rows | File
     prepare = prepare_masks(transform)
     moves = settings if isinstance(train, Mapping) else settings.without_crop()
     frame = Frame({"inputs": prepare.scaling.offset}, {"targets": IGNORED})
-    augment = Geometry(moves, frame) if moves.moves else None
+    augment = make_changes(moves, frame, transform.unit())
     held_out = Source(val, prepare) if val is not None and len(Source(val, prepare)) else None
     return Splits(Source(train, prepare, augment), held_out, Source(test, prepare))

@@ -108,6 +108,7 @@ GAN = [
 # Residual networks, whose norms have running statistics.
 RESNET20 = [
     *["model=resnet20", "data=cifar10", "data.batch_size=4", "augment=crop_flip", "augment.cutmix=1"],
+    *["augment.brightness=0.3", "augment.randaugment=1"],
     *["task._target_=gated.Classification", "trainer.accumulate=2", "optimizer=momentum", "optimizer.lr=0.1"],
     *["optimizer/schedule=one_cycle", "trainer.epochs=2", "trainer.checkpoint_every=3"],
 ]
@@ -131,6 +132,7 @@ TRANSFERS = {
 MASK_FILES = [
     *["model=unet", "model.hidden_size=[4,8]", "data=image_masks", "data.image_size=16", "data.channels=1"],
     *["data.batch_size=5", "augment=resized_crop", "augment.rotation=10", "regularization.dropout=0.2"],
+    *["augment.contrast=0.3", "augment.randaugment=2"],
     *["task._target_=gated.Segmentation", "trainer.accumulate=2", "trainer.epochs=4", "trainer.checkpoint_every=2"],
 ]
 
