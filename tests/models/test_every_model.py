@@ -65,15 +65,6 @@ def answers(model: nn.Module, x: Tensor) -> list[Tensor]:
     return [answer[0], *(value for _, value in answer[1].values())] if isinstance(answer, tuple) else [answer]
 
 
-def test_every_model_has_a_yaml_file() -> None:
-    supervised = {"perceptron", "mlp", "cnn", "lenet5", "rnn", "lstm", "gru", "transformer", "gpt"}
-    segmenting = {"unet", "fcn", "deeplabv3"}
-    autoencoders = {"vae", "conv_vae", "autoencoder", "conv_autoencoder"}
-    supervised |= {"dlinear", "nlinear", *VIDEO}
-    networks = {"resnet18", "resnet20"} | LARGER
-    assert set(NAMES) == supervised | segmenting | networks | autoencoders | {"rbm", "dbn"} | {"gan", "dcgan"}
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_yaml_file_has_every_argument_of_the_constructor(name: str) -> None:
     written = set(OmegaConf.load(CONF / f"{name}.yaml")) - {"_target_", "defaults"}
