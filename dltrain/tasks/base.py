@@ -58,7 +58,7 @@ class Turn:
 
 
 class Media(NamedTuple):
-    """An image, uint8 (3, height, width), or a text in Markdown to log."""
+    """An image, uint8 (3, height, width), or frames, (frames, 3, height, width), or a text in Markdown to log."""
 
     tag: str
     image: Tensor | None = None

@@ -18,6 +18,7 @@ from dltrain.tasks.supervised import Supervised
 NUM_WORST = 6
 TOP = 5
 BALANCED = "balanced"
+DRAWN = {4: charts.captioned, 5: charts.captioned_clips}  # by the number of axes: images, clips
 
 
 @dataclass(eq=False)
@@ -115,14 +116,14 @@ class Classification(Supervised):
         return lines
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Return the confusion matrix and, for images, a grid of the worst errors."""
+        """Return the confusion matrix and, for images and clips, a grid of the worst errors."""
         media = [Media("confusion", charts.confusion(evaluation.extra["confusion"], self.names))]
         inputs, targets, predicted, losses = evaluation.extra["worst"]
         wrong = (losses > 0).nonzero().flatten()
-        if inputs.dim() == 4 and inputs.shape[1] in (1, 3) and len(wrong):
+        if inputs.dim() in DRAWN and inputs.shape[1] in (1, 3) and len(wrong):
             pairs = torch.stack([targets[wrong], predicted[wrong]], 1).tolist()
             captions = [f"{self.names[target]}, not {self.names[found]}" for target, found in pairs]
-            media.append(Media("worst_mistakes", charts.captioned(inputs[wrong], captions)))
+            media.append(Media("worst_mistakes", DRAWN[inputs.dim()](inputs[wrong], captions)))
         return media
 
 
