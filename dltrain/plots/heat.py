@@ -1,4 +1,4 @@
-"""Images with the parts that a model looked at in color."""
+"""Images with a color over the parts that support their class."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Add pictures of what a model looked at to its predictions."""
+"""Add pictures to predictions that show which parts of an image support its class."""
 
 from collections.abc import Iterator
 

@@ -35,7 +35,8 @@ class MaskFiles:
     def store(self, record: dict[str, Any]) -> dict[str, Any]:
         """Write each mask or picture of a prediction, and replace it by the path of its file.
 
-        Masks are uint8 tensors (height, width), pictures (3, height, width). Masks are resized to the ``width`` and ``height`` of the prediction, if it has them.
+        Masks are uint8 tensors (height, width), pictures (3, height, width). Masks are resized to the
+        ``width`` and ``height`` of the prediction, if it has them.
         """
         stored = {key: value for key, value in record.items() if not isinstance(value, Tensor)}
         for key in record.keys() - stored.keys() if self.folder else ():

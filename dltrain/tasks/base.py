@@ -251,10 +251,10 @@ class Task(ABC):
             yield from self.predict(model, batch)
 
     def explain(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return how strongly each pixel speaks for the prediction of its image, from 0 to 1, (B, height, width).
+        """Return how much each pixel supports the prediction of its image, from 0 to 1, (B, height, width).
 
-        For ``dltrain predict --explain``, with the model in evaluation mode. Raise ConfigError if the task or model does
-        not support it.
+        For ``dltrain predict --explain``, with the model in evaluation mode. Raise ConfigError if the task or model
+        does not support it.
         """
         raise ConfigError(f"--explain: not supported because the task is {type(self).__name__}, not Classification")
 

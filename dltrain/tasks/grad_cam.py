@@ -1,4 +1,4 @@
-"""Grad-CAM: the parts of an image that speak for a class."""
+"""Grad-CAM: the parts of an image that support a class."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,18 +13,18 @@ AXES = 4  # of feature maps (B, channels, height, width)
 
 
 def grad_cam(model: nn.Module, inputs: Tensor, answer: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return how strongly each pixel speaks for the most likely class of its image.
+    """Return how much each pixel supports the most likely class of its image.
 
-    The feature maps A are those of the last layer that has more than one pixel, except for pooling to a fixed size. Each
-    map has the mean of the gradient of the class score as its weight, and negative sums are cut off:
-    ``L = relu(sum over k of mean over pixels of (d score / d A_k) * A_k)``.
+    The feature maps A are those of the last layer with more than one pixel, except for pooling to a fixed size. The
+    weight of a map is the mean gradient of the class score over its pixels, and negative sums are set to 0:
+    ``relu(sum over k of mean over pixels of (d score / d A_k) * A_k)``.
 
     Args:
         inputs: Images (B, channels, height, width).
         answer: Computes the scores (B, classes), before the softmax, from images.
 
     Returns:
-        Numbers from 0 to 1, the largest of each image, (B, height, width); 0 where nothing speaks for the class.
+        Numbers from 0 to 1, the largest of each image, (B, height, width); all 0 if nothing supports the class.
 
     Source: Selvaraju et al. 2017, "Grad-CAM: Visual explanations from deep networks via gradient-based localization",
     equations 1 and 2; bilinear enlargement.

@@ -36,7 +36,7 @@ def test_the_heat_equals_a_calculation_by_hand() -> None:
     torch.testing.assert_close(grad_cam(model, images, model), expected)
 
 
-def test_the_heat_is_enlarged_to_the_image_and_0_where_nothing_speaks_for_the_class() -> None:
+def test_the_heat_is_enlarged_to_the_image_and_is_0_where_nothing_supports_the_class() -> None:
     model = nn.Sequential(nn.AvgPool2d(2), TwoMaps([[1.0, 0.0], [0.0, -9.0]]))
     x = torch.rand(1, 1, 4, 6, generator=torch.Generator().manual_seed(0))
     heat = grad_cam(model, x, model)
@@ -69,7 +69,7 @@ def test_the_weights_of_the_maps_equal_numerical_derivatives() -> None:
     torch.testing.assert_close(grad_cam(model, x, model), expected / expected.max(), atol=1e-5, rtol=1e-5)
 
 
-def test_maps_of_one_pixel_and_pooling_to_a_fixed_size_are_passed_over() -> None:
+def test_maps_of_one_pixel_and_pooling_to_a_fixed_size_are_ignored() -> None:
     torch.manual_seed(0)
     first = nn.Conv2d(1, 2, 3, padding=1)
     rest = nn.Sequential(nn.AdaptiveAvgPool2d(7), nn.Conv2d(2, 2, 7), nn.Flatten(), nn.Linear(2, 2))
