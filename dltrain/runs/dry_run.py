@@ -59,6 +59,8 @@ def prepare_run(
     if resumed is not None:
         skipping = components.config["data"].get("on_bad_sample") == "skip"
         provenance.check_same_data(resumed, components.fingerprint, skipping)
+    if begun is None and (check := getattr(components.data, "check", None)):
+        check()
     batches = build_batches(components, splits)
     if splits.val is not None and (sampled := batches["val"].examples) < (whole := len(splits.val)):
         limited = f"trainer.eval_examples: validation reads the same {sampled:,} of {whole:,} examples each time"
