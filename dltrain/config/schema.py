@@ -97,7 +97,6 @@ TABLE = {
     "std": real("(0, inf)", many=True),
     "weight_decay l1 l2 clip clip_norm clip_value momentum_decay lr_decay initial_accumulator_value": real("[0, inf)"),
     "warmup start_factor end_factor threshold beta amount sparsity latent_l1 contraction": real("[0, inf)"),
-    "auxiliary": real("[0, inf)"),
     "penalty": real("[0, inf)", null=True),
     "aux_weight": real("[0, inf)"),
     "augment.shift": integer(0),

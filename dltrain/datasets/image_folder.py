@@ -18,6 +18,7 @@ from dltrain.data.worker_pool import TIMEOUT_S
 from dltrain.datasets import image_report
 from dltrain.datasets.augmentation import Augmentation, crop_window
 from dltrain.datasets.class_counts import format_class_counts, shorten_names
+from dltrain.datasets.image_check import find_problem, reject_unreadable
 from dltrain.datasets.image_inputs import UNREADABLE, Window, decode_image, read_images
 from dltrain.datasets.image_layout import (
     TEST,
@@ -129,6 +130,16 @@ class ImageFolder:
         )
         return self.transform.splits(train, val, test, classes)
 
+    def check(self) -> None:
+        """Raise ConfigError if images that `load` has listed cannot be read and may not be skipped."""
+
+        def problem(path: Path) -> str | None:
+            reason = find_problem(path)
+            return None if reason is None else f"{path}: {reason}"
+
+        paths = [path for split in (TEST, VAL, TRAIN) for path, _ in self.parts[split]]
+        reject_unreadable(paths, problem, "images", self.bad)
+
     def describe(self) -> list[str]:
         """Return lines about the files that `load` found: splits, classes, files left out, duplicates."""
         parts = {split: self.parts[split] for split in (TRAIN, VAL, TEST)}
@@ -184,6 +195,10 @@ class ImageFiles:
         """Yield the path below ``root`` and the size in bytes of each image; -1 if it no longer exists."""
         for path, _ in self.listing:
             yield path.relative_to(self.root).as_posix(), path.stat().st_size if path.exists() else -1
+
+    def targets(self) -> Tensor:
+        """Return the class of each image."""
+        return torch.tensor([label for _, label in self.listing])
 
     def example(self, index: int, key: int | None) -> tuple[np.ndarray, int]:
         """Decode an image (size, size, 3) in uint8, and return it with its class."""
