@@ -1,19 +1,23 @@
 """Clips of a moving shape, drawn instead of read. The class is the kind of motion."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dltrain.data.checks import at_least
-from dltrain.data.spec import Clip, Splits
+from dltrain.data.inputs import InputFiles
+from dltrain.data.spec import Clip, Inputs, Splits
 from dltrain.data.splits import held_out_size
+from dltrain.datasets.clip_files import ClipView
+from dltrain.datasets.clip_inputs import read_clips
 from dltrain.datasets.clips import clip_spec, clip_splits, prepare_clips
 from dltrain.datasets.images import ImageTransform
 from dltrain.errors import ConfigError
 from dltrain.keyed_random import uniform
 
-MOTIONS = ("left", "right", "up", "down", "clockwise", "counterclockwise", "grow", "shrink")
+MOTIONS = ("left", "right", "up", "down", "clockwise", "counter-clockwise", "grow", "shrink")
 MIRRORED = ("flip", "flip_vertical")  # they turn one motion into another
 FORMS = 3  # bar, triangle, corner
 SMALLEST, LARGEST = 0.18, 0.36  # radius of a shape, as a share of the picture
@@ -73,6 +77,10 @@ class MovingShapes:
         sizes = [self.clips - val - test, val, test]
         parts = zip(*(values.split(sizes) for values in rows.values()), strict=True)
         return clip_splits(self.transform, self.spec, *(dict(zip(rows, part, strict=True)) for part in parts))
+
+    def inputs(self, files: InputFiles) -> Iterator[Inputs]:
+        """Read folders of frames and video files."""
+        return read_clips(files, ClipView(1, self.frames, 1, self.image_size))
 
 
 def draw_clips(count: int, frames: int, size: int) -> dict[str, Tensor]:
