@@ -48,7 +48,7 @@ def test_each_class_moves_as_its_name_says() -> None:
     for number, name in enumerate(MOTIONS):
         own = labels == number
         if name in moved:
-            assert (moved[name][own] > 0.3 * size).all() and (moved[name][own] < 0.75 * size).all(), name
+            assert (moved[name][own] > 0.8 * size).all() and (moved[name][own] < 0.95 * size).all(), name
         else:
             assert all(np.abs(values[own]).max() < 0.2 * size for values in moved.values()), name
         growth = area[own, -1] / area[own, 0]
