@@ -92,7 +92,8 @@ class Files(Protocol):
     """Examples that worker processes decode, e.g. because they do not fit into memory.
 
     A method ``files() -> Iterable[(name, bytes)]`` is optional: it gives the file name, relative to the data set, and
-    the file size of each example for the fingerprint.
+    the file size of each example for the fingerprint. So is ``targets() -> Tensor``: the targets of all examples, for
+    tasks that count them, without decoding.
     """
 
     def __len__(self) -> int:

@@ -185,6 +185,10 @@ class ImageFiles:
         for path, _ in self.listing:
             yield path.relative_to(self.root).as_posix(), path.stat().st_size if path.exists() else -1
 
+    def targets(self) -> Tensor:
+        """Return the class of each image."""
+        return torch.tensor([label for _, label in self.listing])
+
     def example(self, index: int, key: int | None) -> tuple[np.ndarray, int]:
         """Decode an image (size, size, 3) in uint8, and return it with its class."""
         path, label = self.listing[index]
