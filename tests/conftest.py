@@ -13,7 +13,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
-from example_files import write_clips, write_pixels
+from example_files import write_clips, write_masks, write_pixels
 from PIL import Image
 
 BYTES_3D, BYTES_1D = 0x803, 0x801  # magic numbers of MNIST's idx files
@@ -23,24 +23,6 @@ def write_idx(path: Path, values: np.ndarray) -> None:
     """Write an array of bytes in MNIST's format."""
     magic = BYTES_3D if values.ndim == 3 else BYTES_1D
     path.write_bytes(struct.pack(f">{1 + values.ndim}I", magic, *values.shape) + values.astype(np.uint8).tobytes())
-
-
-def write_masks(root: Path, count: int, size: tuple[int, int], mode: str) -> None:
-    """Write noisy images with a bright and a dark rectangle, and indexed masks with the classes 0, 1 and 2."""
-    random = np.random.default_rng(2)
-    for folder in ("images", "masks"):
-        (root / folder).mkdir(parents=True)
-    for number in range(count):
-        mask = np.zeros(size[::-1], dtype=np.uint8)
-        for value in (1, 2):
-            top, left = random.integers(0, size[1] - 8), random.integers(0, size[0] - 8)
-            mask[top : top + 8, left : left + 8] = value
-        levels = np.array([100, 200, 20])[mask] + random.integers(0, 40, mask.shape)
-        image = Image.fromarray(levels.astype(np.uint8)).convert(mode)
-        image.save(root / "images" / f"{number:02}.png")
-        indexed = Image.fromarray(mask)
-        indexed.putpalette([0, 0, 0, 255, 0, 0, 0, 0, 255])
-        indexed.save(root / "masks" / f"{number:02}.png")
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,24 @@ import numpy as np
 from PIL import Image
 
 
+def write_masks(root: Path, count: int, size: tuple[int, int], mode: str) -> None:
+    """Write noisy images with a bright and a dark rectangle, and indexed masks with the classes 0, 1 and 2."""
+    random = np.random.default_rng(2)
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for number in range(count):
+        mask = np.zeros(size[::-1], dtype=np.uint8)
+        for value in (1, 2):
+            top, left = random.integers(0, size[1] - 8), random.integers(0, size[0] - 8)
+            mask[top : top + 8, left : left + 8] = value
+        levels = np.array([100, 200, 20])[mask] + random.integers(0, 40, mask.shape)
+        image = Image.fromarray(levels.astype(np.uint8)).convert(mode)
+        image.save(root / "images" / f"{number:02}.png")
+        indexed = Image.fromarray(mask)
+        indexed.putpalette([0, 0, 0, 255, 0, 0, 0, 0, 255])
+        indexed.save(root / "masks" / f"{number:02}.png")
+
+
 def write_clips(root: Path, count: int, frames: int, size: tuple[int, int]) -> None:
     """Write clips of two classes as folders of frames: a noisy picture that turns brighter, or darker."""
     random = np.random.default_rng(3)
