@@ -1,4 +1,4 @@
-"""Seven models and their synthetic data, written as files for dltrain and as tensors for the other systems."""
+"""Eight models and their synthetic data, written as files for dltrain and as tensors for the other systems."""
 
 import string
 from collections.abc import Callable
@@ -22,6 +22,7 @@ from dltrain.models.feedforward import MLP
 from dltrain.models.gan import DCGAN
 from dltrain.models.gpt import GPT
 from dltrain.models.recurrent import Recurrent
+from dltrain.models.torchvision_networks import TorchvisionNetwork
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -161,6 +162,17 @@ WORKLOADS = {
         write_color_images,
         read_npz,
         ("model=cnn", *ARRAYS),
+        bf16=True,
+    ),
+    "resnet18": Workload(
+        64,
+        12,
+        3,
+        lambda: TorchvisionNetwork(3, 32, 32, 10, "resnet18", stem="small"),
+        F.cross_entropy,
+        write_color_images,
+        read_npz,
+        ("model=resnet18", "model.stem=small", *ARRAYS),
         bf16=True,
     ),
     "lstm": Workload(
