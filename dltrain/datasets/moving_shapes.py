@@ -1,4 +1,4 @@
-"""Clips of a moving shape, drawn instead of read. The class is the kind of motion."""
+"""Synthetic clips of a moving shape; the class is the kind of motion."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ class MovingShapes:
     A shape moves left, right, up or down (what leaves the picture enters on the other side), turns by half a circle in
     either direction, grows to twice its radius or shrinks to half of it. Place, angle, size and brightness are drawn at
     random, but a changing angle or size runs through its whole range, and the frames are evenly spaced from a random
-    moment on. So a single frame at a random moment has the same distribution for each motion, and does not reveal it.
+    moment on. So a single frame at a random moment has the same distribution for each motion and does not reveal it.
 
     Args:
         clips: Number of clips: 70 % for training, 10 % for validation, 20 % for test; at least 8.
@@ -128,5 +128,5 @@ def _cover(form: Tensor, x: Tensor, y: Tensor, angle: Tensor, radius: Tensor, si
 
 
 def _box(along: Tensor, upward: Tensor, x: float, y: float, half_width: float, half_height: float) -> Tensor:
-    """Return the distance to the edge of a box, negative inside; a bound outside of its corners."""
+    """Return the distance to the edge of a box, negative inside; near a corner outside, a lower bound."""
     return torch.maximum((along - x).abs() - half_width, (upward - y).abs() - half_height)

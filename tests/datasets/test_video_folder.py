@@ -1,4 +1,4 @@
-"""Folders of clips: which frames are read, in which order, and what is rejected."""
+"""Folders of clips: choice and order of frames, and rejected folders."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -213,7 +213,7 @@ def test_clips_to_predict_are_folders_of_frames_at_any_depth(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("-",), "INPUT 1: not supported because clips are read from files"),
+        (("-",), "INPUT 1: standard input is not supported because clips are read from files"),
         ((), "INPUT: expected a folder of frames"),
         (("{}/one.png",), "INPUT 1: expected a folder of frames, a folder of clips, or a video file, got .*one.png"),
     ],
