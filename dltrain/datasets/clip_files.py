@@ -118,7 +118,7 @@ def decode_clip(path: Path, view: ClipView, look: Augmentation | None = None, ke
         return np.stack([resize_image(frame, view.size, view.size, crop) for frame in _read_video(path, view, choose)])
     files = frame_files(path)
     if not files:
-        raise ValueError("it has no frames")
+        raise ValueError("no frames")
     chosen, decoded = choose(len(files)), dict[int, np.ndarray]()
     for position in dict.fromkeys(chosen):
         try:
@@ -146,7 +146,7 @@ def _window(
 
 def _different(sizes: set[tuple[int, int]]) -> str:
     shown = " and ".join(f"{across} x {along}" for across, along in sorted(sizes))
-    return f"its frames have different sizes: {shown} pixels"
+    return f"frames of different sizes: {shown} pixels"
 
 
 def _read_video(path: Path, view: ClipView, choose: Choose) -> Iterator[Any]:
@@ -169,6 +169,6 @@ def _read_video(path: Path, view: ClipView, choose: Choose) -> Iterator[Any]:
     except (av.FFmpegError, IndexError) as error:
         raise ValueError(str(error)) from error
     if last is None:
-        raise ValueError("it has no frames")
+        raise ValueError("no frames")
     for _ in range(len(chosen) - read):  # some packets may contain no frame
         yield last.to_image().convert(MODES[view.channels])

@@ -225,8 +225,8 @@ class InceptionNetwork(TorchvisionNetwork):
     The other arguments are those of `TorchvisionNetwork`.
 
     Source: Szegedy et al. 2015, "Going deeper with convolutions", sections 5 and 6: auxiliary heads with a weight
-    of 0.3 and a dropout of 0.7; Szegedy et al. 2016, "Rethinking the Inception architecture for computer vision", which states
-    no weight: 0.4 is that of its authors' TensorFlow code.
+    of 0.3 and a dropout of 0.7; Szegedy et al. 2016, "Rethinking the Inception architecture for computer vision", which
+    states no weight: 0.4 is that of its authors' TensorFlow code.
     Differs: as in torchvision, GoogLeNet has batch norm and 3x3 instead of 5x5 convolutions.
     """
 

@@ -115,7 +115,7 @@ def truncated(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "message"),
-    [(other_size, "its frames have different sizes: 9 x 9 and 12 x 8 pixels"), (truncated, "6.png: ")],
+    [(other_size, "frames of different sizes: 9 x 9 and 12 x 8 pixels"), (truncated, "6.png: ")],
 )
 def test_a_clip_that_cannot_be_read_is_named(damage: Callable[[Path], None], message: str, tmp_path: Path) -> None:
     write(tmp_path / "train")
