@@ -120,7 +120,7 @@ NEVER_NOTHING = {
 COARSE = {"fcn", "deeplabv3"}  # their outputs, at an eighth of the size, cannot follow masks of a few pixels
 SMALLER = {
     **{name: ["model.stem=small"] for name in OF_TORCHVISION},
-    "timm": ["model.name=test_resnet"],
+    "timm": ["model.name=test_efficientnet"],
     "unet": ["model.hidden_size=[8,16]"],
     "deeplabv3": ["model.backbone=mobilenet_v3_large"],
     "unet_brain": ["model.hidden_size=[8,16]", "data.image_size=16", "data.block=4"],
