@@ -82,7 +82,8 @@ TABLE = {
     "max_steps accumulate keep_last keep_best batch_size max_bad_samples window horizon season cd_steps": integer(1),
     "num_layers": integer(1, below=10_001),  # more take minutes to build before memory runs out
     "num_heads channels context_length image_size width ffn_ratio latent statistics answers": integer(1),
-    "ns_steps importance_samples n_critic modes": integer(1),
+    "ns_steps importance_samples n_critic modes max_boxes num_convs": integer(1),
+    "fpn_width": FieldSpec("a multiple of 32", lambda value: type(value) is int and value > 0 and value % 32 == 0),
     "workers early_stopping_patience patience pretrain_epochs": integer(0),
     "stride kernel hidden_size": integer(1, many=True),
     "lr worker_timeout eps step_size factor gamma radius": real("(0, inf)"),
@@ -91,6 +92,7 @@ TABLE = {
     "validation betas dropout label_smoothing ema_decay task.noise": real("[0, 1)"),
     "momentum": real("[0, 1)", null=True),
     "alpha rho dampening pct_start task.warmup": real("[0, 1]"),
+    "min_score nms_iou": real("[0, 1]"),
     "test sparsity_target": real("(0, 1)"),
     "mean": real("(-inf, inf)", many=True),
     "std": real("(0, inf)", many=True),

@@ -12,10 +12,11 @@ from dltrain.errors import ConfigError
 
 UNKNOWN = 255  # stored for pixels without a class
 IGNORED = -1  # their target
+BOX_FIELDS = ("boxes", "kinds")
 
 
 class PrepareMasks(nn.Module):
-    """Scaled pixels, and the class of each pixel.
+    """Scaled pixels, the class of each pixel, and unchanged boxes.
 
     Shape:
         pixels (B, channels, height, width) and optional masks (B, height, width) in uint8 -> inputs in float32 and
@@ -31,7 +32,7 @@ class PrepareMasks(nn.Module):
         batch = self.scaling({"pixels": rows["pixels"]})
         if (masks := rows.get("masks")) is not None:
             batch["targets"] = masks.long().masked_fill(masks == UNKNOWN, IGNORED)
-        return batch
+        return batch | {name: rows[name] for name in BOX_FIELDS if name in rows}
 
 
 def mask_spec(transform: ImageTransform, size: tuple[int, int, int], names: Sequence[str]) -> Spec:
@@ -46,7 +47,7 @@ def prepare_masks(transform: ImageTransform) -> PrepareMasks:
 
 
 def mask_splits(transform: ImageTransform, train: Rows | Files, val: Rows | Files | None, test: Rows | Files) -> Splits:
-    """Return the splits of ``pixels`` and ``masks``.
+    """Return the splits of ``pixels`` and ``masks``, and of ``boxes`` and ``kinds`` if the training rows have them.
 
     Only training images are augmented; `Files` are cropped during decoding.
 
@@ -58,7 +59,8 @@ def mask_splits(transform: ImageTransform, train: Rows | Files, val: Rows | File
         raise ConfigError("augment: mixup and cutmix are not supported because each pixel has one class")
     prepare = prepare_masks(transform)
     moves = look if isinstance(train, Mapping) else look.without_crop()
-    frame = Frame({"inputs": prepare.scaling.offset}, {"targets": IGNORED})
+    boxes = ("boxes",) if isinstance(train, Mapping) and "boxes" in train else ()
+    frame = Frame({"inputs": prepare.scaling.offset}, {"targets": IGNORED}, boxes)
     augment = Geometry(moves, frame) if moves.moves else None
     held_out = Source(val, prepare) if val is not None and len(Source(val, prepare)) else None
     return Splits(Source(train, prepare, augment), held_out, Source(test, prepare))
