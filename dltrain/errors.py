@@ -32,13 +32,13 @@ class ConfigError(DltrainError):
 
 
 class CheckpointError(DltrainError):
-    """No checkpoint can be loaded; the message has the reason for each file."""
+    """No checkpoint can be loaded; the message states the reason for each file."""
 
     code = 5
 
 
 class WorkerError(DltrainError):
-    """A data loading worker died or hangs."""
+    """A data loading worker died or stopped responding."""
 
     code = 1
 

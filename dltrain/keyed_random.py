@@ -17,7 +17,7 @@ def key(*parts: int) -> int:
 
 
 def mix(value: Tensor) -> Tensor:
-    """Hash int64 values one to one with the finalizer of SplitMix64.
+    """Hash int64 values with the finalizer of SplitMix64; different values have different hashes.
 
     Source: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators".
     """

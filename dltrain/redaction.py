@@ -3,9 +3,9 @@
 In a configuration, JSON or an override, each value under a key such as ``token``, ``password`` or ``api_key`` becomes
 ``***``. Keys and all other values stay, so the result is still valid YAML or JSON.
 
-Free text (messages, tracebacks) is searched for the values that were registered by `register_secrets`. Values that
-ordinary text may contain are not searched for: values with fewer than 8 characters, and lowercase words or numbers
-with fewer than 16.
+In free text (messages, tracebacks), the values registered by `register_secrets` are replaced. Values that ordinary text
+may contain by chance are not registered: values with fewer than 8 characters, and lowercase words or numbers with fewer
+than 16.
 """
 
 import json
@@ -28,7 +28,7 @@ SECRET_VARIABLE = re.compile(r"\b(?:keys?|pass|pat|dsn|webhook)\b")
 
 REFERENCE = r"\$\{[^,}]{,256}\}+"  # ${oc.env:NAME} names a secret without containing it
 PASSWORD = re.compile(rf"""(://[^\s/?#:@]{{,256}}:)(?!\d{{1,5}}[/?#]|{REFERENCE}@)[^\s"'<>]{{1,512}}(?=@)""")
-# key: value within an override. A value in brackets is matched as an empty one.
+# key: value within an override. A value in brackets is matched as an empty string.
 PAIR = re.compile(
     r"""(?<![\w.\-/])([\w.\-/]++)['"]?\s*+[:=]\s*+"""
     rf"""('(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+"|{REFERENCE}(?=\s*+(?:[,\]}}]|$))|[^,\[\]{{}}]*+)"""
@@ -60,7 +60,7 @@ def _is_literal(key: str, value: Any) -> bool:
 
 
 def mask(value: Any, key: str = "") -> Any:
-    """Return the value of a dotted key, nested mappings, lists and scalars, with each secret replaced by ``***``."""
+    """Return the value of a dotted key with each secret replaced by ``***``, also in nested mappings and lists."""
     if isinstance(value, Mapping):
         return {name: item if name == "_target_" else mask(item, f"{key}.{name}") for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -72,7 +72,7 @@ def mask(value: Any, key: str = "") -> Any:
 
 
 def mask_override(text: str) -> str:
-    """Return ``key=***`` for an override that contains a secret, ``model.db={password:x}`` too."""
+    """Return ``key=***`` for an override that contains a secret, also a nested one as in ``model.db={password:x}``."""
     key, _, value = text.partition("=")
     if is_secret(key):
         secret = _is_literal(key, 0 if value.isdecimal() else value)  # YAML reads digits as a number

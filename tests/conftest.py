@@ -25,7 +25,7 @@ def write_idx(path: Path, values: np.ndarray) -> None:
 
 
 def write_masks(root: Path, count: int, size: tuple[int, int], mode: str) -> None:
-    """Write noisy images with a bright and a dark rectangle, and their masks of the classes 0, 1, 2 with a palette."""
+    """Write noisy images with a bright and a dark rectangle, and indexed masks with the classes 0, 1 and 2."""
     random = np.random.default_rng(2)
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True)
@@ -76,7 +76,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def reviews(random: np.random.Generator) -> list[str]:
-    """Return lines of a number, a rating and a text of 3 to 40 words."""
+    """Return lines with a number, a rating and a text of 3 to 40 words."""
     words = np.array(["the", "film", "is", "good", "bad", "slow", "funny", "not", "and", "a"])
     texts = [" ".join(words[random.integers(0, len(words), random.integers(3, 41))]) for _ in range(200)]
     ratings = [text.count("good") - text.count("bad") + random.normal() for text in texts]

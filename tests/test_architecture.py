@@ -71,7 +71,7 @@ def importers_of(library: str) -> set[str]:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_a_module_imports_only_packages_below_its_own(file: Path) -> None:
+def test_a_module_imports_only_packages_of_lower_layers(file: Path) -> None:
     package = package_of(file)
     if package.startswith("__"):
         return  # the version, and python -m dltrain
@@ -79,11 +79,11 @@ def test_a_module_imports_only_packages_below_its_own(file: Path) -> None:
         assert LAYER[other] < LAYER[package] or not LAYER[package], f"{package} may not import {other}"
 
 
-def test_every_package_has_a_place_in_the_order() -> None:
+def test_every_package_belongs_to_a_layer() -> None:
     assert {package_of(file) for file in FILES} - {"__init__", "__main__"} == set(LAYER)
 
 
-def test_the_documentation_lists_the_packages_in_this_order() -> None:
+def test_the_documentation_lists_the_same_layers() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     rows = [line for line in page.splitlines() if re.match(r"\| \d", line)]
     assert [re.findall(r"`(\w+)`", row) for row in rows] == LAYERS

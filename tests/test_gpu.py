@@ -26,7 +26,7 @@ from dltrain.training.loop import grouped
 from dltrain.training.meters import Timer
 from dltrain.training.signals import Stop
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 
 GPU = "device=cuda"
 CNN = ["model=cnn", "model.hidden_size=[16]", "model.blocks=[{channels: 4, pool: max}]", "regularization.dropout=0.2"]
@@ -142,12 +142,12 @@ def test_a_checkpoint_from_the_gpu_evaluates_on_the_cpu(
         ["model=gru", "data=timeseries", "data.window=24", "data.horizon=6", "regularization.ema_decay=0.9"],
     ],
 )
-def test_a_step_never_waits_for_the_gpu(overrides: list[str], tmp_path: Path) -> None:
+def test_a_training_step_never_waits_for_the_gpu(overrides: list[str], tmp_path: Path) -> None:
     take_steps_without_waiting(overrides, tmp_path)
 
 
 @pytest.mark.parametrize("model", [["gru"], ["lstm", "model.bidirectional=true"], ["transformer"]])
-def test_a_step_on_texts_of_different_lengths_never_waits_for_the_gpu(
+def test_a_training_step_on_padded_texts_never_waits_for_the_gpu(
     model: list[str], small_data: Callable[[str], list[str]], tmp_path: Path
 ) -> None:
     name, *options = model
@@ -197,7 +197,7 @@ def test_gpu_memory_does_not_grow_during_training(small_data: Callable[[str], li
     assert peaks[600] == peaks[100]
 
 
-def test_the_environment_names_the_gpu(small_data: Callable[[str], list[str]], tmp_path: Path) -> None:
+def test_environment_json_names_the_gpu(small_data: Callable[[str], list[str]], tmp_path: Path) -> None:
     outcome = train(tmp_path / "run", "model=perceptron", *small_data("digits"), "trainer.max_steps=1", GPU)
     environment = json.loads((outcome.folder / "environment.json").read_text())
     assert torch.cuda.get_device_name() in environment["device"]

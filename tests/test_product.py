@@ -24,7 +24,7 @@ OPTIONS = {group.name: sorted(file.stem for file in group.glob("*.yaml")) for gr
 
 # Combinations that make sense. New options must be added here, or `test_every_option_is_covered_by_these_tests` fails.
 PICTURES = {"digits", "mnist", "fashion_mnist", "cifar10", "npz", "image_folder"}
-MASKED = {"shapes", "image_masks"}  # the class of each pixel; without it also images
+MASKED = {"shapes", "image_masks"}  # images with masks, also used as plain images
 FITS = {
     "unet": MASKED,
     "perceptron": PICTURES | {"timeseries", "csv", "gates", "ring"},
@@ -46,7 +46,7 @@ FITS = {
     "dbn": PICTURES,
     **{f"resnet{layers}": PICTURES for layers in (18, 34, 50, 101, 152, 20, 32, 44, 56, 110)},
 }
-# Models of one class that differ in numbers only: the default tests train the first of each.
+# Models of the same class that differ only in size: the default tests train the first of each family.
 FAMILIES = [("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")]
 FAMILIES += [("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")]
 LARGER = {name for family in FAMILIES for name in family[1:]}
@@ -69,11 +69,11 @@ TASKS = {
 TRIPLES = list(itertools.product(OPTIONS["model"], OPTIONS["data"], OPTIONS["task"]))
 SENSIBLE = [t for t in TRIPLES if t[1] in FITS.get(t[0], ()) and t[2] in MADE_FOR.get(t[0], TASKS.get(t[1], ()))]
 TRAINED = [t for t in SENSIBLE if t[1] == "digits" or t[2] in MADE_FOR.get(t[0], (t[2],))[:1]]
-# The perceptron rule trains a single layer on any classification data: it is tested with the perceptron only.
+# The perceptron rule trains a single layer, so it is tested only with the perceptron, on all classification data.
 RULE = [(m, d, "perceptron_rule") for m, d, t in SENSIBLE if t == "classification"]
 TRAINED += [t for t in RULE if t[0] == "perceptron"]
 INCOMPATIBLE = [t for t in TRIPLES if t not in SENSIBLE and t not in RULE]
-# Data of one kind look the same to a model: the default tests use one of each.
+# A model cannot distinguish data of the same kind, so the default tests use one data set of each kind.
 KIND = dict.fromkeys(PICTURES - {"image_folder"}, "pixels") | {"gates": "points", "ring": "points"}
 KIND |= dict.fromkeys(MASKED, "masks")
 ALIKE = set(OPTIONS["data"]) - set({KIND.get(data, data): data for data in reversed(OPTIONS["data"])}.values())
@@ -98,8 +98,11 @@ SETTINGS += [f"optimizer/schedule={name}" for name in SCHEDULES]
 # Each setting is tested with one of the cases.
 CASES = [t for t in COVERING if t[2] in SUPERVISED]
 SETTINGS_OF = {case: SETTINGS[number :: len(CASES)] for number, case in enumerate(CASES)}
-SHARE = 8  # the default tests take every eighth incompatible pair of a data set
-NEVER_NOTHING = {"variational", "contrastive_divergence"}  # their loss of memorized examples is not near 0
+SHARE = 8  # the default tests take every eighth incompatible combination of a data set
+NEVER_NOTHING = {
+    "variational",
+    "contrastive_divergence",
+}  # their losses stay above 0 even if all examples are memorized
 SMALLER = {
     **{f"resnet{layers}": ["model.stem=small"] for layers in (18, 34, 50, 101, 152)},
     "unet": ["model.hidden_size=[8,16]"],
@@ -149,7 +152,7 @@ def others_are_slow(default: list[tuple[str, str, str]], triples: Iterable[tuple
 
 
 @pytest.mark.parametrize(("model", "data", "task"), others_are_slow(COVERING, TRAINED))
-def test_a_compatible_pair_trains_evaluates_and_gives_the_same_metrics_after_loading(
+def test_a_compatible_combination_trains_evaluates_and_gives_the_same_metrics_after_loading(
     model: str, data: str, task: str, here: Path, small_data: Callable[[str], list[str]], own_files: dict[str, Path]
 ) -> None:
     more = ["trainer.max_steps=2", f"hydra.run.dir={here}/run", "device=cpu"]
@@ -167,7 +170,7 @@ def test_a_compatible_pair_trains_evaluates_and_gives_the_same_metrics_after_loa
     batches = dry_run.build_batches(again, again.data.load())
     real = next(iter(batches["train"]))
     example = again.task.example(vars(again.data.spec), len(real["inputs"]))
-    padded = {"inputs"} if "lengths" in real else set()  # an example has the greatest width
+    padded = {"inputs"} if "lengths" in real else set()  # the task's example has the maximum length
     assert all(real[name].dtype == value.dtype for name, value in example.items())
     assert all(real[name].shape == value.shape for name, value in example.items() if name not in padded)
     assert all(real[name].shape[1] <= example[name].shape[1] for name in padded)
@@ -226,7 +229,7 @@ def incompatible_jobs(data: str, small_data: Callable[[str], list[str]]) -> Iter
 @pytest.mark.parametrize(
     "data", [pytest.param(data, marks=pytest.mark.slow) if data in ALIKE else data for data in OPTIONS["data"]]
 )
-def test_every_incompatible_pair_is_rejected_with_compatible_options(
+def test_every_incompatible_combination_is_rejected_with_compatible_options(
     data: str, share: int, here: Path, small_data: Callable[[str], list[str]]
 ) -> None:
     jobs = list(incompatible_jobs(data, small_data))
@@ -236,7 +239,7 @@ def test_every_incompatible_pair_is_rejected_with_compatible_options(
             assemble.build_model(job, assemble.build_task(job, spec)[1])
         message = "\n".join(caught.value.problems)
         chosen = [f"{group}={option} " for group, option in zip(("model", "data", "task"), name.split(), strict=True)]
-        if "use another model" not in message:  # a gpt for classes of texts, which fit each other otherwise
+        if "use another model" not in message:  # a GPT for text classification: only the model is wrong
             assert sum(choice in message for choice in chosen) >= 2, message
             assert "Data that fit" in message or "It is made for" in message, message
     assert not (here / "outputs").exists()

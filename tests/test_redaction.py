@@ -61,7 +61,7 @@ def nothing_registered() -> Iterator[None]:
         ("accessory secretary compass private session encryption bear", False),
     ],
 )
-def test_a_key_is_secret_by_the_words_of_its_name(names: str, secret: bool) -> None:
+def test_secret_keys_are_recognized_by_words_in_their_names(names: str, secret: bool) -> None:
     assert {name: redaction.is_secret(name) for name in names.split()} == dict.fromkeys(names.split(), secret)
 
 
@@ -122,7 +122,7 @@ def test_ordinary_words_are_not_redacted() -> None:
 
 
 @pytest.mark.parametrize("secret", ["it's 7 o'clock", 'say "seven"', "both ' and \"", "back\\slash", "ümläut-7 &"])
-def test_a_secret_is_redacted_in_each_spelling(secret: str) -> None:
+def test_a_secret_is_redacted_in_quoted_and_escaped_forms(secret: str) -> None:
     redaction.register_secrets(secret, "token")
     spelled = [secret, repr(secret), repr({"k": [secret]}), json.dumps(secret), f"https://h/{quote(secret, safe='')}"]
     for text in spelled:
@@ -134,7 +134,9 @@ def test_a_secret_of_several_lines_is_redacted_line_by_line() -> None:
     assert redaction.redact("a first Line\nb second Line") == "a ***\nb ***"
 
 
-def test_variables_with_secret_names_are_registered_when_a_job_is_composed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_with_secret_names_are_registered_when_a_job_is_composed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     values = {"MY_TOKEN": FROM_ENV, "OPENAI_KEY": SECRET, "PWD": "/where/we/Are-7", "PLACE": "/some/Where-7"}
     for name, value in values.items():
         monkeypatch.setenv(name, value)
@@ -202,13 +204,13 @@ def test_tracebacks_contain_no_secret(user_folder: Path, when: str, capfd: pytes
     assert_no_secrets(output)
 
 
-def test_messages_contain_no_secret(user_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_error_messages_contain_no_secret(user_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for wrong in ("model.api_key=[zorro]", "model.apikey=zorro", "model.api_key=zorro}{", "model.api_key=zorro,x"):
         assert run(*OWN, LOGINS, "model.header=a", wrong) == 2
         assert_no_secrets("".join(capfd.readouterr()), "zorro")
 
 
-def test_a_secret_swept_over_is_in_no_folder_name_or_summary(
+def test_a_swept_secret_appears_in_no_folder_name_or_summary(
     user_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [*OWN, "-m", f"model.api_key='{SECRET}',wrong", LOGINS, "hydra.sweep.dir=runs/two"]
@@ -254,7 +256,7 @@ COMPUTED_NAMES = [
 ]
 
 
-def test_a_run_folder_cannot_compute_the_name_of_an_environment_variable(
+def test_interpolations_in_a_run_folder_cannot_compute_the_name_of_an_environment_variable(
     user_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "zorro/7+madrid")

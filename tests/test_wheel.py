@@ -45,7 +45,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = folder / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
     subprocess.run([*pip, "--python", python, "install", *quiet, wheel], check=True, timeout=120)
     (packages,) = folder.glob("venv/**/site-packages")
-    # Paths in a .pth file provide packages, but their own .pth files are not read, so the checkout is not importable.
+    # Python ignores the .pth files in a folder added by a .pth file, so the checkout itself is not importable.
     (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
     return python.with_name("dltrain")
 
@@ -87,7 +87,7 @@ def test_a_user_model_trains_if_its_module_is_allowed(command: Path, tmp_path: P
     assert completed.returncode == 0, completed.stderr
     result = result_of(tmp_path)
     assert (result["steps"], result["parameters"]) == (3, 12 * 3 + 3)
-    # The stored command repeats the run.
+    # The stored command has the options needed to repeat the run.
     (command_file,) = tmp_path.glob("outputs/*/*/command.txt")
     assert command_file.read_text().split()[1:3] == ["--config-dir", "my_conf"]
     assert "'allow_targets=[their_module]'" in command_file.read_text()

@@ -11,7 +11,7 @@ from dltrain.errors import ConfigError, format_error, suggest
 
 ONLY_OVERRIDES = ("train", "summary", "inspect")  # verbs whose positional arguments are all overrides
 SWEEP = ("-m", "--multirun")
-CONTINUATION = ("--length", "--temperature", "--seed", "--prompt")  # of text
+CONTINUATION = ("--length", "--temperature", "--seed", "--prompt")  # flags of text generation
 # Flags of Hydra that dltrain rejects, each with the reason.
 REJECTED = {
     "--experimental-rerun": "it unpickles a file, which can run any code. To repeat a run, use dltrain rerun.",
@@ -20,7 +20,7 @@ REJECTED = {
 
 
 class Parser(argparse.ArgumentParser):
-    """`argparse.ArgumentParser` that raises `ConfigError` and only records ``--help`` for its caller to print."""
+    """`argparse.ArgumentParser` that raises `ConfigError` instead of exiting; the caller prints the help."""
 
     def __init__(self, prog: str, verb: Verb, **options: str) -> None:
         texts = {"usage": verb.usage, "description": verb.description, **options}
@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(re.sub(r"^argument (-\w+/)?", "", message))
 
     def reject_flags(self, words: Sequence[str], verb: str) -> None:
-        """Raise `ConfigError` with one line per flag; `words` are the flags that the parser does not know."""
+        """Raise `ConfigError` with one line for each of `words`, the flags that the parser does not know."""
         reasons = dict(REJECTED)
         if verb != "train":
             sweep = "dltrain -m GROUP=A,B KEY=1,2 trains every combination."

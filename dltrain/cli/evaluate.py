@@ -27,11 +27,11 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     attach_features(trained.components)
     split = arguments.split if trained.others is None else "all"
     if trained.splits is not None and getattr(trained.splits, split) is None:
-        expected = "test or train, as the run holds out no examples"
+        expected = "test or train, because the run has no validation split"
         raise ConfigError(format_error("--split", expected, arguments.split))
     for note in trained.notes:
         console.warning(note)
-    console.info(f"{path}: {name.removesuffix('.pt')} checkpoint, of step {trained.step:,}")
+    console.info(f"{path}: {name.removesuffix('.pt')} checkpoint, step {trained.step:,}")
     task, evaluation = trained.components.task, trained.evaluate(split, console)
     features = report.feature_source(task, evaluation)
     if arguments.json:
@@ -46,7 +46,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
 
 
 def _checkpoint_file(path: Path, name: str) -> str:
-    """Return the file name of a checkpoint given as ``best``, ``last`` or a file of the run."""
+    """Return the file name of the checkpoint `name`: ``best``, ``last`` or a file of the run."""
     if name in ("best", "last"):
         return f"{name}.pt"
     folder, file = path / CHECKPOINTS, Path(name)

@@ -1,4 +1,4 @@
-"""Types of flags for argparse: functions from a word to a value that raise `argparse.ArgumentTypeError`."""
+"""Types of flags for argparse: functions that parse a word and raise `argparse.ArgumentTypeError`."""
 
 import argparse
 import functools
@@ -9,7 +9,7 @@ from dltrain.errors import shorten, suggest
 
 MAX_COUNT = 2**31 - 1
 MAX_SEED = 2**63 - 1
-MAX_DIGITS = 40  # above every bound here; int() rejects very long texts
+MAX_DIGITS = 40  # more than any valid number has; int() rejects thousands of digits
 
 
 def one_of(*names: str) -> Callable[[str], str]:

@@ -46,7 +46,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     is_text = generation.writes_text(components.task)
     _check_flags(arguments, components, is_text)
     step = restore_weights(components, path, f"{arguments.checkpoint}.pt")
-    checkpoint = f"{path}: {arguments.checkpoint} checkpoint, of step {step:,}"
+    checkpoint = f"{path}: {arguments.checkpoint} checkpoint, step {step:,}"
     if is_text:
         _write_text(arguments, components, checkpoint)
         return 0
@@ -67,7 +67,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
 
 
 def _check_flags(arguments: argparse.Namespace, components: "Components", is_text: bool) -> None:
-    """Raise ConfigError for flags of text in a run of examples, and for the opposite."""
+    """Raise ConfigError for text flags if the task generates examples, and for example flags if it generates text."""
     made, task = ("text, to standard output" if is_text else "examples"), type(components.task).__name__
     flags = EXAMPLE_FLAGS if is_text else {name: f"--{name.replace('_', '-')}" for name in TEXT_FLAGS}
     given = [flag for name, flag in flags.items() if getattr(arguments, name) not in (None, False, [])]
@@ -76,7 +76,7 @@ def _check_flags(arguments: argparse.Namespace, components: "Components", is_tex
 
 
 def _write_text(arguments: argparse.Namespace, components: "Components", checkpoint: str) -> None:
-    """Print a text as it is made; on a terminal without control characters, which could change its settings."""
+    """Print the text token by token; on a terminal, remove control characters, which could change its settings."""
     from dltrain.runs import generation
     from dltrain.tasks.base import TextRequest
 
@@ -86,7 +86,7 @@ def _write_text(arguments: argparse.Namespace, components: "Components", checkpo
 
     def emit(text: str) -> None:
         nonlocal begun
-        if not begun:  # only now is the prompt known to be valid
+        if not begun:  # the prompt is valid: an invalid one raises before the first token
             console.info(checkpoint)
         begun = True
         safe = (c for c in text if c.isprintable() or c in "\n\t")
@@ -98,7 +98,7 @@ def _write_text(arguments: argparse.Namespace, components: "Components", checkpo
 
 
 def _reject_existing(path: Path, force: bool) -> None:
-    """Reject a path without a folder, and one that exists unless it is a file and ``force`` is set."""
+    """Reject a path in a missing folder, a folder, and an existing file unless ``force`` is set."""
     if not os.path.isdir(path.parent):
         raise ConfigError(format_error("--out", "a file in an existing folder", path))
     if os.path.isdir(path) or (os.path.exists(path) and not force):

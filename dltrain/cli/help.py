@@ -1,4 +1,4 @@
-"""Help texts: ``dltrain --help`` and ``dltrain VERB --help``. Needs neither Hydra nor a composition."""
+"""Help texts: ``dltrain --help`` and ``dltrain VERB --help``. Imports no Hydra and composes nothing."""
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from dltrain.config.groups import list_groups
 
 KEYS = """\
   seed                                random seed: initialization, data order, augmentation
-  trainer.epochs trainer.max_steps    passes over the training data; optimizer steps at most
+  trainer.epochs trainer.max_steps    passes over the training data; maximum optimizer steps
   trainer.accumulate                  batches whose gradients are averaged into one step
   trainer.log_every                   when the loss is logged: "50 steps", "1 epoch", "5 minutes"
   trainer.eval_every                  when the validation split is evaluated
@@ -22,11 +22,11 @@ KEYS = """\
   data.batch_size data.workers        examples per batch; processes that read files
   data.path data.column               your own file, and the column to predict
   data.window data.horizon            past steps read, next steps predicted
-  data.root data.download             where data sets are; whether to fetch missing ones
-  data.on_bad_sample                  stop, or skip what cannot be read (images, lines of a CSV file)
+  data.root data.download             folder of data sets; whether to download missing ones
+  data.on_bad_sample                  unreadable images or lines of a CSV file: stop or skip
   device.precision                    auto fp32 tf32 bf16 fp16
-  hydra.run.dir hydra.sweep.dir       the folder of the run or the sweep
-  sweep.resume                        with -m: the folder of a sweep to continue"""
+  hydra.run.dir hydra.sweep.dir       folder of the run or the sweep
+  sweep.resume                        with -m: folder of a sweep to resume"""
 OWN_MODEL = "  dltrain --config-dir my_conf model=mine 'allow_targets=[mine]'"
 EXIT_CODES = """\
   0 done, 1 failed, 2 wrong usage, 3 diverged, 4 out of memory, 5 checkpoint rejected, 130 Ctrl-C, 143 SIGTERM"""

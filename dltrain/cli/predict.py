@@ -32,7 +32,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     _check_predicts(components.task)
     trained = load_trained(components, path, f"{arguments.checkpoint}.pt")
     console = Console()
-    console.info(f"{path}: {arguments.checkpoint} checkpoint, of step {trained.step:,}")
+    console.info(f"{path}: {arguments.checkpoint} checkpoint, step {trained.step:,}")
     for note in trained.notes:
         console.warning(f"{path}: {note}")
     files = InputFiles(tuple(names), arguments.text, arguments.batch or 2 * trained.components.data.batch_size)

@@ -1,4 +1,4 @@
-"""``dltrain resume RUN``: continue a run from its newest intact checkpoint, to the same bytes."""
+"""``dltrain resume RUN``: continue a run from its newest intact checkpoint, with bitwise identical results."""
 
 import argparse
 from pathlib import Path

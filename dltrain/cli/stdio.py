@@ -1,4 +1,4 @@
-"""Standard streams as a shell passes them: closed, full, or with an encoding that lacks characters."""
+"""Handle standard streams that are closed, full, or have an encoding without some characters."""
 
 import contextlib
 import io
@@ -11,7 +11,7 @@ from dltrain.errors import OutputError
 
 
 class StandardOutput:
-    """Standard output that raises `OutputError`, so that its failures differ from those of files."""
+    """Standard output that raises `OutputError`, so that callers can tell its failures from those of files."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -42,7 +42,7 @@ class StandardOutput:
 def standard_streams() -> Iterator[None]:
     """Make standard streams safe to use for the duration of a command; reject a closed standard output."""
     closed = sys.stdout is None
-    while (free := os.open(os.devnull, os.O_RDWR)) <= 2:  # otherwise a file would become a standard stream
+    while (free := os.open(os.devnull, os.O_RDWR)) <= 2:  # else a file would replace a closed stream
         pass
     os.close(free)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115

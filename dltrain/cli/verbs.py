@@ -8,10 +8,10 @@ from dltrain.cli.flag_types import count, one_of, probability, seed, shape, temp
 
 RUN = ("RUN", "the folder of the run, or latest for the most recently active run")
 LOCATION = ("KEY=VALUE", "where the data are now and where to compute: data.path=FILE data.root=DIR device=cpu")
-SCORE = ("task.features=RUN", "score samples by the features of that run's classifier")
+SCORE = ("task.features=RUN", "compute sample quality with the features of that run's classifier")
 RESUMABLE = (
-    "a key that does not change the training steps: trainer.epochs and trainer.max_steps (train longer), other keys of "
-    "trainer. about logs, checkpoints and time, data.workers, data.root, data.path, data.on_bad_sample, device="
+    "a key that does not change the training steps: trainer.epochs and trainer.max_steps (train longer), keys of "
+    "trainer for logs, checkpoints and time, data.workers, data.root, data.path, data.on_bad_sample, device="
 )
 
 
@@ -94,7 +94,7 @@ def _generate_flags(parser: ArgumentParser) -> None:
 
 
 def _resume_flags(parser: ArgumentParser) -> None:
-    text = "allow the learning rate to jump if the schedule depends on the length of training"
+    text = "allow a jump of the learning rate, if its schedule depends on the length of training"
     parser.add_argument("--change-schedule", action="store_true", help=text)
 
 
@@ -133,12 +133,12 @@ dltrain model=lstm --cfg job""",
         add_flags=_train_flags,
     ),
     "resume": Verb(
-        summary="continue an interrupted run; the result has the same bytes",
+        summary="continue an interrupted run, with bitwise identical results",
         usage="dltrain resume RUN [KEY=VALUE ...] [--change-schedule]",
         description="""\
-Continue a run that was interrupted, killed or out of time, in its own folder. Its curves and checkpoints end with the
-same bytes as those of an uninterrupted run. A damaged checkpoint is skipped for the newest intact one; exit code 5 if
-there is none.""",
+Continue a run that was interrupted, was killed or ran out of time, in its own folder. Its curves and checkpoints are
+bitwise identical to those of an uninterrupted run. If the last checkpoint is damaged, the newest intact one is used;
+exit code 5 if there is none.""",
         examples="""\
 dltrain resume latest
 dltrain resume outputs/lstm-timeseries/20261122-170146-f8f5 trainer.epochs=40""",
@@ -151,7 +151,7 @@ dltrain resume outputs/lstm-timeseries/20261122-170146-f8f5 trainer.epochs=40"""
         description="""\
 Repeat a run in a new folder (hydra.run.dir= sets it); the old folder is not changed. What differs from the original
 run is listed first: keys changed in this command, versions of Python and packages, processor, device, threads, commit,
-source code and data. If nothing differs, the checkpoints of the new run have the same bytes (on CUDA with
+source code and data. If nothing differs, the checkpoints of the new run are bitwise identical (on CUDA with
 device.deterministic=true).""",
         examples="""\
 dltrain rerun latest
@@ -169,8 +169,8 @@ dltrain rerun outputs/lstm-timeseries/20261122-170146-f8f5 seed=1 optimizer.lr=3
 Compute the metrics of a checkpoint and print the table that the run printed at its end. The run's folder is only
 read, and the run may still be training.
 
-The data are those of the run. data.path= sets where they have moved, or names other data: then all examples of that
-file or folder are evaluated, with the normalization, vocabulary and classes of the run.""",
+The data are those of the run. data.path= gives their new place, or names other data: then all examples of that file
+or folder are evaluated, with the normalization, vocabulary and classes of the run.""",
         examples="""\
 dltrain evaluate latest
 dltrain evaluate outputs/lstm-timeseries/20261122-170146-f8f5 --split val
@@ -182,8 +182,8 @@ dltrain evaluate latest data.path=/mnt/disk/sales.csv device=cpu""",
         summary="predictions of a run's model for files, standard input or text",
         usage="dltrain predict RUN [INPUT ...] [KEY=VALUE ...] [FLAGS] [-- INPUT ...]",
         description="""\
-Print the predictions of a run's model for new data: lines on standard output, messages on standard error. INPUT is
-of the kind that the run was trained on:
+Print the predictions of a run's model for new data: lines on standard output, messages on standard error. INPUT
+must be of the same kind as the training data:
 
   images    image files of any size and colour, folders of them, or .npy and .npz files of arrays
             -> class, class_name, probability, and the probabilities of all classes; in segmentation the share of
@@ -191,15 +191,15 @@ of the kind that the run was trained on:
   arrays    .npy and .npz files (the array x, x_test, or the only one)
   tables    CSV files with the run's columns; other columns, and the predicted one, are ignored
             -> as for images, or the number under its column's name, in its own unit
-  series    CSV files with the columns of the run; the last data.window rows are read; without INPUT the run's
-            own series
+  series    CSV files with the columns of the run; the model reads the last data.window rows. Without INPUT, the
+            series of the run
             -> one line per step ahead: its time, its number, each series in its own unit
   text      text files, or --text
             -> its characters, and nats per character (the loss of dltrain evaluate)
 
 All INPUTs must exist. The command stops at the first one that cannot be read, with an error and exit code 2; the lines
-of earlier INPUTs are printed. The training data are not needed, except by runs of versions without
-fitted.pt.""",
+of earlier INPUTs are printed. The training data are not needed, except for runs of earlier versions,
+which have no fitted.pt.""",
         examples="""\
 dltrain predict latest holiday.jpg
 dltrain predict outputs/cnn-image_folder/20261122-170146-f8f5 scans/ --top 3 --format csv > classes.csv

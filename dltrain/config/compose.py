@@ -20,7 +20,7 @@ from dltrain.config.composer import SETTABLE_IN_HYDRA, Composer, first_name, hyd
 from dltrain.config.groups import conf_dir, search_dirs
 from dltrain.errors import ConfigError, format_error
 
-LOCATIONS = ("hydra", "sweep")  # where a run goes is not part of its configuration
+LOCATIONS = ("hydra", "sweep")  # the location of a run is not part of its configuration
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Job:
 
     config: dict[str, Any]  # without ``hydra`` and ``sweep``, interpolations unresolved
     choices: dict[str, str]  # group -> the option chosen: {"model": "lstm"}
-    overrides: tuple[str, ...]  # as Hydra parses them, without those of the run's location
+    overrides: tuple[str, ...]  # in Hydra's syntax, without those that set the run's location
     run_dir: str | None  # the run folder given, or None for a new one
     sweep_dir: str | None  # the sweep folder given, or None for a new one
     config_dirs: tuple[str, ...] = ()  # folders searched after dltrain's own
@@ -41,7 +41,7 @@ class Job:
 
     @functools.cached_property
     def resolved(self) -> dict[str, Any]:
-        """The configuration with interpolations resolved; those of ``spec`` become a `Fact`."""
+        """The configuration with interpolations resolved; ``${spec.NAME}`` becomes a `Fact`."""
         with hydra_errors():
             return interpolation.resolve(self.config)
 
@@ -57,7 +57,7 @@ class Job:
 
 
 def compose(typed: list[str], config_dirs: tuple[str, ...] = ()) -> Job:
-    """Compose one run; a `ConfigError` has one line per error of the command."""
+    """Compose one run, or raise a `ConfigError` with one line per error."""
     return expand(typed, config_dirs, sweep=False)[0]
 
 

@@ -18,15 +18,15 @@ from dltrain.config import interpolation, validation
 from dltrain.config.groups import search_dirs
 from dltrain.errors import ConfigError, format_error
 
-# The only key of Hydra that a user may set, in a run or in a sweep. Its plugins, callbacks and loggers can run
-# arbitrary code.
+# Sweep or not -> the only key of Hydra that a user may set. Plugins, callbacks and loggers of Hydra can run arbitrary
+# code.
 SETTABLE_IN_HYDRA = {False: "hydra.run.dir", True: "hydra.sweep.dir"}
 # Parts of Hydra's configuration that differ from run to run and have no effect here.
 FREE_IN_HYDRA = ("run", "sweep", "runtime", "overrides", "job", "searchpath")
 
 
 class Composer:
-    """Composes the runs of a command, each combination of options only once."""
+    """Compose the runs of a command; combinations of options are cached."""
 
     def __init__(self, config_dirs: tuple[str, ...], sweep: bool) -> None:
         self.config_dirs, self.sweep, self.folders = config_dirs, sweep, search_dirs(config_dirs)
@@ -76,7 +76,7 @@ class Composer:
         kept: list[str] = []
         found: dict[int, str | None] = {}
         typed = [(id(o), str(o.input_line)) for o in overrides]
-        with suppress(ConfigError):  # all are valid
+        with suppress(ConfigError):  # usually all are valid
             self.base(*(text for _, text in typed))
             return found
         for key, text in typed:

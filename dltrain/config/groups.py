@@ -1,4 +1,4 @@
-"""The YAML groups as files and names. Needs neither Hydra nor OmegaConf, so that help and completion stay cheap."""
+"""The YAML groups as files and names. Needs neither Hydra nor OmegaConf, so that help and completion stay fast."""
 
 import functools
 import os

@@ -19,11 +19,11 @@ Node = Mapping[str, Any]
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 NOT_CONFIGURED = ("self", "params", "fitted")  # arguments that dltrain adds: of optimizers, of data
 
-# Where a target may come from: dltrain's own classes, or exactly one name below the package of a library.
+# Allowed targets: dltrain's own classes, and names directly in one of these packages of libraries.
 OURS = ("dltrain.datasets.", "dltrain.models.", "dltrain.tasks.", "dltrain.optim.muon.", "dltrain.optim.schedules.")
 MODELS = "torchvision.models."
 LIBRARIES = ("torch.nn.", "torch.optim.", MODELS)
-# Key -> the method that its class must have, and what such a class is called.
+# Key -> the method that its class must have, and the name of such a class in messages.
 ROLES = {
     "data": ("load", "a data set"),
     "task": ("evaluate", "a task"),
@@ -40,7 +40,7 @@ def build(node: Node, key: str, allow: tuple[str, ...] = (), **given: Any) -> An
     Args:
         node: ``_target_`` and the arguments of its constructor; other keys with a leading underscore are ignored.
         key: The key of the node, for messages.
-        allow: Prefixes of modules that the user trusts besides dltrain's own and torch's.
+        allow: Prefixes of modules that the user trusts, in addition to dltrain, torch and torchvision.
         given: Arguments that are not part of the configuration.
 
     Raises:
@@ -143,7 +143,7 @@ def find_target(path: Any, key: str, allow: tuple[str, ...]) -> Callable[..., An
         expected = "something that can be imported"
         searched = f" Searched: {Path.cwd()} and PYTHONPATH." if trusted and isinstance(error, ImportError) else ""
         raise ConfigError(format_error(f"{key}._target_", expected, path, f"{error}.{searched}")) from None
-    # Reject what the module only imports.
+    # Reject names that the module only imports.
     root = f"{trusted}." if trusted else library or "dltrain."
     own = callable(found) and f"{getattr(found, '__module__', '')}.".startswith(root)
     if not own or not (trusted or isinstance(found, type) or (library == MODELS and _is_model_builder(found))):

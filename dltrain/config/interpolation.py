@@ -15,7 +15,7 @@ from dltrain.config import facts, schema, validation
 from dltrain.config.facts import FACT, Fact
 from dltrain.errors import ConfigError, format_error
 
-# Matches ${oc.env:MY_${...}} and computed resolver names: the text does not show which variable is read.
+# Matches ${oc.env:MY_${...}} and computed resolver names, because their text does not show which variable is read.
 COMPUTED_NAME = re.compile(r"\$\{\s*oc\.env\s*:[^,}]*\$\{|\$\{[^{}:]*\$\{[^{}]*\}[^{}:]*:")
 
 
@@ -72,7 +72,7 @@ def resolve_env(name: str, *default: Any) -> Any:
 
 
 def from_yaml(text: str) -> Any:
-    """Parse YAML without resolving interpolations; a `ValueError` if it is not a configuration."""
+    """Parse YAML without resolving interpolations; raise `ValueError` if it is not a configuration."""
     try:
         return OmegaConf.to_container(OmegaConf.create(text))
     except OmegaConfBaseException as error:
@@ -102,7 +102,7 @@ def _with_placeholders(config: Mapping[str, Any]) -> DictConfig:
 
 
 def _with_flat_names(node: Any) -> Any:
-    """Return a copy in which a part of a fact has a name without dots, so that the whole fact can be used, too."""
+    """Return a copy with ``${spec.NAME__PART}`` for ``${spec.NAME.PART}``, to give both NAME and its parts a value."""
     if isinstance(node, Mapping):
         return {name: _with_flat_names(value) for name, value in node.items()}
     if isinstance(node, list):

@@ -20,7 +20,7 @@ Options = Callable[[str], Sequence[str]]  # group -> names of its options; empty
 
 @functools.cache
 def parse_override(text: str) -> Override:
-    """Parse one override with Hydra; a `HydraException` if it is not valid."""
+    """Parse one override with Hydra; raise `HydraException` if it is not valid."""
     try:
         return OverridesParser.create().parse_override(text)
     except (ValueError, RecursionError) as error:  # too many digits or brackets
@@ -79,7 +79,7 @@ def to_hydra_syntax(text: str, options: Options) -> str:
 
 
 def single_values(parsed: list[Override]) -> tuple[list[list[Override]], list[str]]:
-    """Return the overrides of a single run, each as a list of one, and an error for each key with several values."""
+    """Return the overrides of a single run, each in its own list, and an error for each key with several values."""
     errors = []
     for text in (redaction.mask_override(str(o.input_line)) for o in parsed if o.is_sweep_override()):
         key, _, value = text.partition("=")

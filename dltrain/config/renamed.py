@@ -18,7 +18,7 @@ KEYS = {
         "factor": "gamma",
     },
 }
-# Arguments that are called like an old key but were not renamed: (class, argument).
+# Arguments that have the name of an old key but were not renamed: (class, argument).
 KEPT = {("dltrain.optim.schedules.Plateau", "factor")}
 # Old module -> new module, for the classes that a `_target_` could name.
 MODULES = {
@@ -70,7 +70,7 @@ def upgrade(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _keep_reading_as_before(data: dict[str, Any]) -> None:
-    """Set the arguments that make a file be read as in version 0.1."""
+    """Set arguments of the data set so that it reads its files as version 0.1 did."""
     target = str(data.get("_target_", ""))
     if target.endswith(".CsvTable") and "ignore" not in data:
         data |= {"ignore": None, "stratify": False}

@@ -1,4 +1,4 @@
-"""What each configuration key may be: types, ranges and choices, checked before torch is imported.
+"""Valid types, ranges and choices of each configuration key, checked before torch is imported.
 
 A name accepts the same values everywhere, except where it is listed with a group or a class.
 """
@@ -80,7 +80,7 @@ TABLE = {
     "seed": integer(0, below=2**63),
     "epochs num_labels eval_examples": integer(1, null=True),
     "max_steps accumulate keep_last keep_best batch_size max_bad_samples window horizon season cd_steps": integer(1),
-    "num_layers": integer(1, below=10_001),  # more take minutes to build before memory runs out
+    "num_layers": integer(1, below=10_001),  # more layers take minutes to build, then run out of memory
     "num_heads channels context_length image_size width ffn_ratio latent statistics answers": integer(1),
     "ns_steps importance_samples n_critic modes max_boxes num_convs": integer(1),
     "fpn_width": FieldSpec("a multiple of 32", lambda value: type(value) is int and value > 0 and value % 32 == 0),
@@ -170,7 +170,7 @@ def is_too_large(value: Any) -> bool:
 
 
 def check_type(key: str, value: Any, default: Any) -> str | None:
-    """Return the error if a typed value has another type than the default in YAML, else None."""
+    """Return the error if an override's value has another type than the default in YAML, else None."""
     field = field_of(key)
     if default is None or default == "auto" or is_deferred(default) or is_deferred(value):
         return None
@@ -191,7 +191,7 @@ def may_be_list(key: str, default: Any) -> bool:
 
 
 def is_deferred(value: Any) -> bool:
-    """Return whether a value is known only later: an interpolation, a fact, or one that the user must still give."""
+    """Return whether a value is known only later: an interpolation, a fact, a missing or a masked value."""
     return isinstance(value, Fact) or (isinstance(value, str) and ("${" in value or value in ("???", MASK)))
 
 

@@ -13,7 +13,7 @@ KINDS: dict[Any, tuple[tuple[type, ...], str]] = {**schema.KINDS, type(None): ((
 
 
 def parameters(made: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of a constructor; any keyword where they cannot be read."""
+    """Return the parameters of a constructor; if they cannot be read, one that accepts any keyword."""
     try:
         return inspect.signature(made).parameters
     except (ValueError, TypeError):
@@ -21,7 +21,7 @@ def parameters(made: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
 
 
 def annotations(made: Callable[..., Any]) -> dict[str, Any]:
-    """Return the annotations of a constructor's arguments; none where a library's cannot be resolved."""
+    """Return the annotations of a constructor's arguments; empty if they cannot be resolved."""
     try:
         return typing.get_type_hints(made.__init__ if isinstance(made, type) else made)  # type: ignore[misc]
     except (NameError, TypeError, AttributeError):

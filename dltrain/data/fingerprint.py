@@ -18,8 +18,8 @@ DIGITS = 16  # of the 64 hexadecimal digits of a SHA-256
 def fingerprint(splits: Splits) -> dict[str, str]:
     """Return the fingerprint of each split.
 
-    Tensors are hashed by name, shape, dtype and bytes, as they are before `Source.prepare`. Overlapping windows are
-    hashed by the memory that they share, which is read once. Tensors above 256 MiB are sampled: evenly spaced blocks of
+    Tensors are hashed by name, shape, dtype and bytes, as they are before `Source.prepare`. For overlapping
+    windows, the memory that they share is hashed once. Tensors above 256 MiB are sampled: evenly spaced blocks of
     256 MiB in total, including the first and the last, so a change between two blocks is missed. `Files` have two
     hashes joined by a dash: one of the file names and one of the file sizes.
     """

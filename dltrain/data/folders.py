@@ -1,4 +1,4 @@
-"""Files in folders, without those that operating systems and programs leave behind."""
+"""Find files in folders, except for leftovers of operating systems and programs."""
 
 import os
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ def subfolders(root: Path) -> list[Path]:
 def find_files(root: Path, leftovers: list[Path] | None = None) -> Iterator[Path]:
     """Yield the files below a folder at any depth, without leftovers, in no particular order.
 
-    Links to folders are followed. Each folder is read once, and none above `root`, so a circle of links ends.
+    Links to folders are followed. Each folder is read once and parents of `root` are skipped, so cycles of links end.
 
     Args:
         leftovers: Receives the files and folders that are skipped.

@@ -24,7 +24,7 @@ class InputFiles:
     Args:
         names: Paths of files and folders, or ``-`` for standard input.
         text: A text, for text data.
-        batch_size: Examples per piece.
+        batch_size: Maximum number of examples to read at a time.
     """
 
     names: tuple[str, ...] = ()
@@ -32,11 +32,11 @@ class InputFiles:
     batch_size: int = 64
 
     def expand(self, expected: str, suffixes: Iterable[str] = ()) -> "Iterator[InputFile]":
-        """Yield each file, folders replaced by the files below them in alphabetical order.
+        """Yield each file; for a folder, yield the files below it in alphabetical order.
 
         Args:
             expected: Kind of file that the data set reads, for messages.
-            suffixes: Suffixes of the files to take from folders, in lower case; none rejects folders.
+            suffixes: Suffixes of the files to read in folders, in lower case; empty to reject folders.
 
         Raises:
             ConfigError: There is no file, or one of the wrong kind.
@@ -101,7 +101,7 @@ class InputFile:
 
     @contextmanager
     def errors_as_input(self) -> Iterator[None]:
-        """Report errors under ``INPUT n`` instead of the key that they have in training."""
+        """Replace the key of error messages, which is that of training, by ``INPUT n``."""
         try:
             yield
         except ConfigError as error:

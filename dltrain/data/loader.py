@@ -4,9 +4,8 @@ The plan of an epoch, its batches of examples, depends on (seed, epoch), and the
 (seed, epoch, index). The bytes of a batch therefore depend neither on the number of workers nor on where in an epoch a
 run resumes.
 
-Randomness enters at four places, each with its own keys: an example is decoded, `augment` changes it, the task's
-`corrupt` changes it, and `blend` combines the examples of a batch. Only `corrupt` also applies outside training, keyed
-by the index alone.
+Four operations are random, each with its own keys: decoding an example, `augment`, the task's `corrupt`, and `blend`,
+which combines the examples of a batch. Only `corrupt` also applies outside training; its key is then the index alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -26,10 +25,10 @@ from dltrain.keyed_random import key, mix
 
 Batch = dict[str, Tensor]
 
-# Rows are gathered and prepared for many steps at once, so that a training step only slices. 8 MiB stay in cache.
+# Rows are gathered and prepared for many steps at once, so that a training step only slices. 8 MiB fit into the cache.
 CHUNK_BYTES = 8 * 2**20
 
-DECODE, BLEND, CORRUPT = 1, 2, 3  # parts of a key; that of `augment` has none
+DECODE, BLEND, CORRUPT = 1, 2, 3  # parts of the keys of these operations; keys of `augment` have no such part
 
 
 class Batches:
@@ -86,7 +85,7 @@ class Batches:
 
     @cached_property
     def sizes(self) -> list[int]:
-        """Examples of each batch of epoch 0, before unreadable ones are left out; other epochs have the same sizes."""
+        """Examples of each batch of epoch 0, unreadable ones included; other epochs may permute the sizes."""
         return [len(part) for part in self.plan(0)]
 
     def __len__(self) -> int:
@@ -125,17 +124,17 @@ class Batches:
                     yield self._finish(dict(zip(batch, values, strict=True)), number, drawn, epoch)
 
     def plan(self, epoch: int) -> list[Tensor]:
-        """Return the example indices of each batch of an epoch, int64 on the CPU; all epochs have as many batches."""
+        """Return the example indices (int64, on the CPU) of each batch; all epochs have the same number of batches."""
         shuffle = torch.Generator().manual_seed(key(self.seed, epoch)) if self.training else None
         return self._divide(self._indices, self.batch_size, shuffle)
 
     @property
     def lengths(self) -> Tensor | None:
-        """Steps of each example of the split, of the first `Ragged` field; None if there is none."""
+        """Steps of each example of the split in its first `Ragged` field; None if it has no such field."""
         return self._loader.lengths if isinstance(self._loader, TensorLoader) else None
 
     def widest(self) -> Batch:
-        """Return the batch of epoch 0 that needs the most memory: attention takes the square of its width."""
+        """Return the batch of epoch 0 that needs the most memory, which for attention grows with the squared width."""
         if self.lengths is None:
             return next(iter(self))
         areas = [len(part) * padded_width(self.lengths[part]) ** 2 for part in self.plan(0)]
@@ -159,7 +158,7 @@ class Batches:
         return batch
 
     def _finish(self, batch: Batch, number: int, indices: Tensor, epoch: int) -> Batch:
-        """Complete a batch that has been cut: its number in the epoch and its examples are final."""
+        """Add what depends on the whole batch: the field ``continues`` and the blend."""
         if self._divide.contiguous:
             batch["continues"] = torch.full((len(batch["inputs"]),), number > 0)
         if self.blend is None:
@@ -172,7 +171,7 @@ class Batches:
 
 
 class TensorLoader:
-    """Rows of tensors that live on the device, gathered for a chunk of batches at a time; `Ragged` for each batch.
+    """Rows of tensors on the device, gathered for a chunk of batches at a time, or one batch if a field is `Ragged`.
 
     Chunk boundaries do not depend on ``start``: vectorized arithmetic may round a row differently next to other rows,
     and a resumed run must see the same bytes.
@@ -192,13 +191,13 @@ class TensorLoader:
         return next((padding.lengths for padding in self.ragged.values()), None)
 
     def chunks(self, plan: list[Tensor], start: int, key: int | None) -> Iterator[tuple[int, Tensor, Batch, list[int]]]:
-        """Yield (first batch number, indices, rows, batch sizes) of each chunk, from that of batch ``start`` on.
+        """Yield (first batch number, indices, rows, batch sizes) of each chunk, from the chunk of batch ``start`` on.
 
         Nothing is decoded, so ``key`` is unused.
         """
         first = start // self.batches * self.batches
         order = torch.cat(plan[first:]) if plan[first:] else torch.empty(0, dtype=torch.int64)
-        moved, begin = order.to(self.device), 0  # once for the epoch: a copy may wait for the device
+        moved, begin = order.to(self.device), 0  # one copy for the whole epoch, as each may wait for the device
         for number in range(first, len(plan), self.batches):
             sizes = [len(part) for part in plan[number : number + self.batches]]
             end = begin + sum(sizes)

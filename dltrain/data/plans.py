@@ -41,9 +41,9 @@ class FixedSize:
 
 @dataclass(frozen=True, eq=False)
 class ByLength:
-    """Batches of examples of similar length, in random order, so that little of a batch is padding.
+    """Batches of examples of similar length, in random order, to reduce padding.
 
-    Examples are sorted by their padded width, equal widths in random order, and cut into batches. A batch has
+    Examples are sorted by padded width, with ties in random order, and cut into batches. A batch has
     ``batch_size`` examples, or as many as fit into `max_tokens`; a longer example forms its own batch.
 
     Args:
@@ -90,7 +90,7 @@ class Streams:
     all later ones.
 
     Args:
-        most: Largest number of streams, at least 1; None for no limit but ``batch_size``.
+        most: Maximum number of streams, at least 1; None for ``batch_size``.
     """
 
     contiguous: ClassVar[bool] = True

@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-# Batches are padded to a multiple of this width: few different shapes to compile or to select kernels for.
+# Batches are padded to a multiple of this width, so that torch.compile and kernel selection see few different shapes.
 WIDTH_MULTIPLE = 8
 
 
@@ -36,7 +36,7 @@ class Ragged:
         return self.lengths.cumsum(0) - self.lengths
 
     def __getitem__(self, rows: Tensor) -> "Ragged":
-        """Return some rows, in the order of their indices, int64 on the CPU."""
+        """Return the rows with these indices (int64, on the CPU), in this order."""
         lengths = self.lengths[rows]
         shift = (self.starts[rows] - (lengths.cumsum(0) - lengths)).repeat_interleave(lengths)
         return Ragged(self.values[shift + torch.arange(len(shift))], lengths, self.pad)

@@ -89,7 +89,7 @@ class Files(Protocol):
 
         Args:
             index: Position in the split.
-            key: Source of the example's randomness in training, such as the place of a crop; None outside training. See
+            key: Key of the example's random numbers in training, for example of a crop; None outside training. See
                 `dltrain.keyed_random.draw`.
 
         Raises:
@@ -105,12 +105,12 @@ class Source:
     """One split of a data set.
 
     Args:
-        rows: Tensors whose first axis is the examples, and `Ragged` fields; or `Files`. Views such as those of
-            ``unfold`` stay views: a row is copied only when it is drawn.
+        rows: `Files`, or tensors and `Ragged` fields with one row per example. Views such as those of ``unfold`` stay
+            views: a row is copied only when it is read.
         prepare: Module that turns a batch of rows on the device into the fields a task reads (``inputs``, ``targets``,
             ...). It treats each row independently and draws no random numbers.
         augment: Random change of each prepared example in training, independent of other examples:
-            ``augment(batch, keys)``. The keys (int64, one per example) are the source of randomness; see
+            ``augment(batch, keys)``. All random numbers come from the keys (int64, one per example); see
             `dltrain.keyed_random.uniform`.
         blend: Random combination of the examples of a batch in training: ``blend(batch, keys)``.
         fingerprinted: Tensors to fingerprint instead of `rows`; None for `rows`.
@@ -153,7 +153,7 @@ class Inputs(NamedTuple):
 
     Args:
         rows: Rows in the format of a split, for its ``prepare``. Unknown future values are NaN (series) or -1 (tokens).
-        names: For each line of the prediction, in order, its origin: ``input`` and, for example, a line number.
+        names: Origin of each line of the prediction, in order: ``input`` and, for example, a line number.
     """
 
     rows: Mapping[str, Tensor | Ragged]
@@ -169,8 +169,8 @@ class Data(Protocol):
       the loaded files were read).
     - ``prepare``: the module of a split's `Source`, which prepares the rows of `inputs` without `load`.
     - ``fit() -> Fitted``: after `load`, the state fitted to the training examples and inferred from the files. The
-      constructor then has an argument ``fitted``, which no YAML names. With it, nothing is read: ``spec``, ``prepare``
-      and `inputs` are those of the fitted data.
+      constructor then has an argument ``fitted``, which YAML never sets. If it is given, no data are read, and
+      ``spec``, ``prepare`` and `inputs` use the fitted state.
     - ``evaluation() -> Source``: all examples of the files named by the arguments, to evaluate with the fitted state.
     """
 
@@ -182,7 +182,7 @@ class Data(Protocol):
         """Read the data and return the splits."""
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Read user-provided examples in pieces; an error is raised after the pieces before it are yielded."""
+        """Yield user-provided examples, ``files.batch_size`` at a time; those before an error are yielded first."""
 
 
 def describe_data(data: Data) -> list[str]:

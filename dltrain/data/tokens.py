@@ -1,4 +1,4 @@
-"""Vocabulary of a text as one fact."""
+"""Vocabulary of text data, a fact of the data set."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

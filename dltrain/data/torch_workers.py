@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-KILL_WAIT_S = 1.0  # between killing a worker and the system reporting its exit
+KILL_WAIT_S = 1.0  # maximum wait for the exit of a killed worker
 
 
 def take_over_workers(iterator: Iterator[Any]) -> list[BaseProcess]:

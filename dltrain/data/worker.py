@@ -30,7 +30,7 @@ class BatchReader:
 
     def __init__(self, files: Files, workers: int) -> None:
         self.files = files
-        # Per worker, in shared memory: its process and the first example of the batch it is reading.
+        # Shared memory with two numbers per worker: its process ID and the first example of its current batch.
         self.progress = multiprocessing.RawArray("q", [IDLE] * 2 * workers)
 
     def __len__(self) -> int:
@@ -49,7 +49,7 @@ class BatchReader:
         return kept, rows, errors
 
     def busy(self) -> list[tuple[int, int]]:
-        """Return (process, first example of its batch) for each worker that is reading."""
+        """Return (process ID, first example of its batch) for each worker that is reading."""
         pairs = zip(self.progress[::2], self.progress[1::2], strict=True)
         return [(pid, example) for pid, example in pairs if example != IDLE]
 
@@ -65,7 +65,7 @@ class BatchReader:
 
 
 class EpochSampler:
-    """Batch sampler whose batches are replaced every epoch; a DataLoader keeps its sampler for life."""
+    """Batch sampler whose batches are replaced every epoch, because a DataLoader cannot change its sampler."""
 
     def __init__(self) -> None:
         self.batches: list[list[Request]] = []

@@ -27,8 +27,8 @@ from dltrain.keyed_random import mix
 TIMEOUT_S = 300.0
 SHARED_MEMORY = Path("/dev/shm")
 
-CHECK_S = 5.0  # between two checks of silent workers; SIGCHLD usually reports an exit much earlier
-EXIT_WAIT_S = 1.0  # between the error that an exiting worker causes and the system reporting its exit
+CHECK_S = 5.0  # interval of checks of silent workers; SIGCHLD usually reports an exit much earlier
+EXIT_WAIT_S = 1.0  # maximum wait for the exit of a worker after an error that the exit may have caused
 
 
 class WorkerLoader:
@@ -64,12 +64,12 @@ class WorkerLoader:
         )
 
     def chunks(self, plan: list[Tensor], start: int, key: int | None) -> Iterator[tuple[int, Tensor, Rows, list[int]]]:
-        """Yield (number, indices, rows, [size]) of each batch from ``start`` on.
+        """Yield (batch number, indices, rows, [batch size]) of each batch from ``start`` on.
 
         Indices and rows are empty if no example can be read.
 
         Args:
-            key: Source of the randomness of decoding in this epoch; None outside training.
+            key: Key of the random numbers for decoding in this epoch; None outside training.
 
         Raises:
             ConfigError: An example cannot be read and may not be skipped.
@@ -96,7 +96,7 @@ class WorkerLoader:
             self.close()
         self.sampler.batches.clear()
         while self.processes and self._next() is not None:
-            pass  # the last epoch was left early: drain the batches that workers had prefetched
+            pass  # if the last epoch ended early, drain the batches that workers prefetched
         self.sampler.batches = batches
         if self.processes:
             with self._watched():

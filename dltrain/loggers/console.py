@@ -13,8 +13,8 @@ from dltrain import redaction
 from dltrain.loggers.formatting import CONTROL_CODES
 from dltrain.loggers.screen import ScreenHandler, Table, print_results
 
-REDRAW_S = 0.1  # shortest time between two drawings of the live line
-REPEAT_S = 60.0  # longest time between two progress lines without a terminal
+REDRAW_S = 0.1  # minimum interval of updates of the live line
+REPEAT_S = 60.0  # maximum interval of progress lines without a terminal
 
 
 class Console:
@@ -174,6 +174,6 @@ def clean(text: str) -> str:
 
 
 def clean_record(record: logging.LogRecord) -> bool:
-    """Filter of all log records: `clean` the message."""
+    """Clean the message of a log record; a logging filter."""
     record.msg, record.args = clean(record.getMessage()), None
     return True

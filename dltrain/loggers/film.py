@@ -19,7 +19,7 @@ MAX_PIXELS = 2**24  # per frame; a small file can decompress to any size
 
 
 class Film:
-    """Frames in ``<run>/frames`` and ``<run>/film.gif``; a resumed run rewrites those from `purge_step` on."""
+    """Frames in ``<run>/frames`` and ``<run>/film.gif``; frames of step `purge_step` and later are deleted."""
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
         self.folder = folder
@@ -46,7 +46,7 @@ class Film:
         frames = self.frames()
         stride = -(-len(frames) // MAX_FRAMES) or 1
         pictures = []
-        for frame in frames[::-1][::stride][::-1]:  # counted from the last, which is always shown
+        for frame in frames[::-1][::stride][::-1]:  # backwards, so that the last frame is always included
             # Pillow raises almost any exception for damaged files, and runs other programs for some other formats.
             with contextlib.suppress(Exception), Image.open(frame, formats=("PNG",)) as picture:
                 if picture.width * picture.height <= MAX_PIXELS:

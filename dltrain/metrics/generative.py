@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-BATCH_SIZE = 512  # rows of a distance matrix that are computed at a time
+BATCH_SIZE = 512  # rows of a distance matrix to compute at a time
 
 
 def frechet(real: Tensor, fake: Tensor) -> float:
@@ -32,7 +32,7 @@ def frechet(real: Tensor, fake: Tensor) -> float:
 
 
 def _covariance_root(features: Tensor) -> Tensor:
-    """Return R with the covariance R^T R; that of a single example is 0."""
+    """Return R such that R^T R is the covariance of the features; 0 for a single example."""
     centered = (features - features.mean(0)) / math.sqrt(max(1, len(features) - 1))
     return torch.linalg.qr(centered, mode="r").R
 
@@ -42,10 +42,10 @@ def classifier_score(logits: Tensor) -> float:
 
     .. math:: \exp \mathbb{E}_x \operatorname{KL}(p(y|x) \,\|\, p(y))
 
-    From 1 to the number of classes; ``logits`` have one row per example, one column per class.
+    The score lies between 1 and the number of classes. ``logits`` have one row per example, one column per class.
 
     Source: Salimans et al. 2016, section 4, arXiv:1606.03498, with an Inception network for ImageNet.
-    Differs: over all examples at once, not the mean over ten parts.
+    Differs: computed over all examples at once, not as the mean over ten parts.
     """
     conditional = _to_float64(logits).log_softmax(1)
     marginal = conditional.logsumexp(0) - math.log(len(conditional))
@@ -60,7 +60,7 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, flo
 
     Args:
         real, fake: Features, one row per example; scores depend on the sizes of the sets.
-        k: Number of the neighbor; less if a set is smaller.
+        k: Which nearest neighbor; less in sets of k examples or fewer.
 
     Source: Kynkäänniemi et al. 2019, equations 1 and 2, arXiv:1904.06991; there k = 3.
     """
@@ -71,7 +71,7 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, flo
 
 
 def _share_near(queries: Tensor, members: Tensor, k: int) -> float:
-    nearest = min(k, len(members) - 1) + 1  # the nearest to every member is itself
+    nearest = min(k, len(members) - 1) + 1  # each member is the nearest one to itself
     radii = torch.cat(
         [torch.cdist(rows, members).topk(nearest, largest=False).values[:, -1] for rows in members.split(BATCH_SIZE)]
     )

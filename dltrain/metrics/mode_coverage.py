@@ -10,11 +10,14 @@ MAX_DISTANCE = 3.0  # standard deviations from a mode
 def modes_found(real: Tensor, labels: Tensor, fake: Tensor, classes: int) -> dict[str, float]:
     """Return how many modes are covered, and how well.
 
-    A mode is a class of the real points: their mean, and their standard deviation (the root of the mean variance of
-    both axes). A generated point belongs to the nearest mode if it lies within three standard deviations.
-    ``modes`` is the number of modes with generated points; ``high_quality`` the share of generated points that belong
-    to a mode; ``coverage`` the overlap of the real and generated distributions over the modes: the sum over all modes
-    of the smaller share, in [0, 1].
+    Each class of real points is a mode. Its center is their mean; its standard deviation is the square root of their
+    variance, averaged over both axes. A generated point belongs to the nearest mode if it lies within three standard
+    deviations of its center.
+
+    - ``modes``: number of modes with generated points.
+    - ``high_quality``: share of the generated points that belong to a mode.
+    - ``coverage``: overlap of the real and generated distributions over the modes, in [0, 1]. It is the sum over all
+      modes of the smaller of both shares.
 
     Args:
         real, fake: Points, (N, 2) and (M, 2).

@@ -129,15 +129,16 @@ class LeNet5(nn.Module):
 
     Args:
         channels, outputs: At least 1.
-        height, width: Size of the images in pixels; less than 32 is zero-padded to 32.
+        height, width: Size of the images in pixels; smaller images are zero-padded to 32x32.
         pool: ``avg`` or ``max``.
         dropout: Dropout probability of the layers of 120 and 84, in [0, 1).
 
     Shape: (B, channels, height, width) -> (B, outputs).
     Source: LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based learning applied to document recognition",
     section II.B.
-    Differs: the second convolution reads all six maps (there a subset), pooling has no weights, tanh is not scaled, and
-    the output is linear (there radial basis functions): 61,706 parameters for one channel and ten outputs.
+    Differs: the second convolution reads all six maps (in the paper, a subset), pooling has no weights, tanh is not
+    scaled, and the output is linear (in the paper, radial basis functions). The network has 61,706 parameters for one
+    channel and ten outputs.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class LeNet5(nn.Module):
         missing = max(0, 32 - height), max(0, 32 - width)
         pooling = choose("model.pool", pool, POOLS)
         self.features = nn.Sequential(
-            # An odd row or column; the convolution pads both sides equally, and without a copy.
+            # Pads only an odd row or column: the convolution pads the rest, equally on both sides and without a copy.
             *([nn.ZeroPad2d((0, missing[1] % 2, 0, missing[0] % 2))] if missing[0] % 2 or missing[1] % 2 else []),
             nn.Conv2d(channels, 6, 5, padding=(missing[0] // 2, missing[1] // 2)),
             make_activation(activation),

@@ -17,7 +17,7 @@ from dltrain.models.layers import norm as make_norm
 CRITIC_NORMS: Mapping[str, str] = {name: name for name in ("batch", "layer", "none")}
 NEGATIVE_SLOPE = 0.2  # of the critic's leaky ReLU; Radford et al. 2016, section 3
 INIT_STD = 0.02  # of all initial weights; Radford et al. 2016, section 3
-MIN_SIDE = 4  # pixels along a side of the coarsest feature maps, unless the image itself has fewer than 8
+MIN_SIDE = 4  # smallest side of the coarsest feature maps in pixels; images below 8 pixels have smaller maps
 
 
 class GANBase(nn.Module):
@@ -38,7 +38,7 @@ class GANBase(nn.Module):
         self.num_conditioning_classes = generator.num_classes
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return the critic's outputs for ``x`` and for generated examples, with the numbers of ``x`` as the noise."""
+        """Return the critic's outputs for ``x`` and for examples generated with the values of ``x`` as noise."""
         numbers = x.flatten(1)
         noise = numbers.repeat(1, -(-self.latent // numbers.shape[1]))[:, : self.latent]
         return torch.cat([self.critic(x, labels), self.critic(self.generator(noise, labels), labels)], dim=1)
@@ -96,8 +96,8 @@ class DCGAN(GANBase):
 
     Source: Radford, Metz and Chintala 2016, "Unsupervised representation learning with deep convolutional generative
     adversarial networks", section 3; kernels of 4 and sizes of PyTorch's DCGAN example.
-    Differs: the number of halvings depends on the image, where the paper has four for 64x64; the critic returns logits,
-    not probabilities.
+    Differs: the number of halvings depends on the size of the image (in the paper, always four for 64x64); the critic
+    returns logits, not probabilities.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class DCGAN(GANBase):
 
 
 def _upsampling(latent: int, channels: list[int], sizes: list[tuple[int, int]]) -> list[nn.Module]:
-    """Return layers from noise to the coarsest maps and from there to each of the sizes."""
+    """Return layers that map noise to feature maps of the first size and then enlarge them to each next size."""
     flat = channels[0] * math.prod(sizes[0])
     layers: list[nn.Module] = [nn.Linear(latent, flat, bias=False), nn.Unflatten(1, (channels[0], *sizes[0]))]
     for (inputs, outputs), size in zip(pairwise(channels), sizes[1:], strict=True):
@@ -143,7 +143,7 @@ def _upsampling(latent: int, channels: list[int], sizes: list[tuple[int, int]]) 
 
 
 def _downsampling(channels: list[int], norm: str) -> list[nn.Module]:
-    """Return convolutions that halve the image; the first has no norm, which would hide the brightness."""
+    """Return convolutions that halve the image; the first has no norm, because a norm would hide the brightness."""
     layers: list[nn.Module] = []
     for number, (inputs, outputs) in enumerate(pairwise(channels)):
         norm_here = norm if number else "none"

@@ -21,8 +21,8 @@ class GPT(nn.Module):
         num_heads: Number of attention heads; divides ``hidden_size``.
         dropout: Dropout probability of the embeddings, attention weights and branches, in [0, 1).
 
-    Step by step the model keeps the keys and values of at most ``length`` tokens. When they are full, it starts again
-    from the last half of them, since the positions of all tokens change.
+    When generating step by step, the model caches the keys and values of at most ``length`` tokens. When the cache is
+    full, it is computed again from the last half of the tokens, because their positions change.
 
     Shape: int64 (B, T), T up to ``length`` -> (B, T, vocabulary), the logits of each next token.
     Source: Radford et al. 2019, "Language models are unsupervised multitask learners" (GPT-2), section 2.3; shared
@@ -58,18 +58,18 @@ class GPT(nn.Module):
         self.apply(_initialize)
         for block in blocks:
             for projection in (block.mix, block.down):
-                # Keeps the variance of the residual stream, to which 2 * num_layers branches add.
+                # The residual stream is a sum of 2 * num_layers branches; this scale keeps its variance.
                 nn.init.normal_(projection.weight, std=0.02 / math.sqrt(2 * num_layers))
 
     def forward(self, x: Tensor, state: State | None = None) -> Any:
-        """Return the logits of each next token; after a `state`, also the state with these tokens."""
+        """Return the logits of each next token; with a `state`, also the state after these tokens."""
         if state is not None:
             return self._continue(x, state)
         x = self.dropout(self.positions(self.embedding(x)))
         return F.linear(self.norm(self.blocks(x)), self.embedding.weight)
 
     def start(self, batch_size: int) -> State:
-        """Return the state before the first token: no tokens, and no keys and values of any block."""
+        """Return the initial state: no tokens, and empty keys and values for each block."""
         weight = self.embedding.weight
         tokens = torch.empty(batch_size, 0, dtype=torch.int64, device=weight.device)
         empty = weight.new_empty(batch_size, self.num_heads, 0, weight.shape[1] // self.num_heads)

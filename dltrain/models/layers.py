@@ -1,4 +1,4 @@
-"""Activation functions, norms, checks and blocks that several models use."""
+"""Activation functions, norms, checks and blocks shared by several models."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -32,7 +32,7 @@ ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
 
 
 def check_sizes(dropout: float = 0.0, **sizes: int | None) -> None:
-    """Check that sizes are at least 1 and the dropout in [0, 1); None passes."""
+    """Check that sizes are at least 1 or None, and that the dropout is in [0, 1)."""
     wrong = [
         format_error(f"model.{name}", "an integer of at least 1", size)
         for name, size in sizes.items()
@@ -45,7 +45,7 @@ def check_sizes(dropout: float = 0.0, **sizes: int | None) -> None:
 
 
 def layer_widths(hidden_size: int | list[int], num_layers: int) -> list[int]:
-    """Return one width per hidden layer, of one width for all or a list of widths.
+    """Return a list of one width per hidden layer; a single ``hidden_size`` is used for all layers.
 
     Raises:
         ConfigError: A width is below 1, or there are not ``num_layers`` widths.
@@ -107,12 +107,12 @@ def fully_connected(
 
 
 def upsampling(inputs: int, outputs: int, size: tuple[int, int], bias: bool = True) -> nn.ConvTranspose2d:
-    """Return a transposed convolution that doubles feature maps to ``size``, an odd row or column included."""
+    """Return a transposed convolution that doubles feature maps to ``size``, adding a row or column if it is odd."""
     odd = (size[0] % 2, size[1] % 2)
     return nn.ConvTranspose2d(inputs, outputs, KERNEL, stride=2, padding=1, output_padding=odd, bias=bias)
 
 
-# What a model that reads step by step carries from call to call: nested dictionaries of tensors, batch axis first.
+# State that a model keeps between calls when it reads step by step: nested dictionaries of tensors, batch axis first.
 State = dict[str, Any]
 
 
@@ -139,7 +139,7 @@ class Steps(nn.Module):
 
 
 def inside(lengths: Tensor, width: int, device: torch.device) -> Tensor:
-    """Return which steps of padded sequences are theirs, bool (B, width); an empty one has its first step."""
+    """Return a mask of the steps that are not padding, bool (B, width); an empty sequence keeps its first step."""
     ends = lengths.clamp(min=1).to(device, non_blocking=True)
     return torch.arange(width, device=device) < ends[:, None]
 
@@ -224,7 +224,7 @@ class Block(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
-        """Return the steps after both branches.
+        """Return the output of the block.
 
         Args:
             inside: Steps that are not padding, bool (B, T); None for all. Causal attention never sees padding at the
@@ -237,10 +237,10 @@ class Block(nn.Module):
         return self._add_branches(x, y)
 
     def extend(self, x: Tensor, cache: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return new steps after both branches, and the cache with them; for causal attention, without dropout.
+        """Return the output for new steps, and the cache extended by them; attention is causal and without dropout.
 
         Args:
-            cache: ``keys`` and ``values`` of the steps before, (B, num_heads, steps, size), with any number of steps.
+            cache: ``keys`` and ``values`` of the previous steps, (B, num_heads, steps, size), with any number of steps.
         """
         q, *new = self._heads(x)
         k, v = (torch.cat([past.to(part.dtype), part], dim=2) for past, part in zip(cache.values(), new, strict=True))
@@ -254,6 +254,6 @@ class Block(nn.Module):
         return tuple(part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in qkv)
 
     def _add_branches(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the steps plus what attention found, plus the two-layer network of the sum."""
+        """Add the attention output ``y`` to ``x``, then add the output of the two-layer network."""
         x = x + self.drop(self.mix(y.transpose(1, 2).flatten(2)))
         return x + self.drop(self.down(self.activation(self.up(self.norm2(x)))))

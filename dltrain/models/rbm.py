@@ -19,7 +19,7 @@ class Down(nn.Module):
     def __init__(self, up: nn.Linear) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(up.in_features))
-        self._tied = (up,)  # a tuple, so that `up` is not a submodule; a deep copy of both refers to the copy
+        self._tied = (up,)  # in a tuple, `up` is not a submodule, and deepcopy of the parent keeps both tied
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return the logits of the visible units."""
@@ -30,8 +30,8 @@ class RBM(nn.Module):
     """Restricted Boltzmann machine of binary units.
 
     The energy is ``E(v, h) = -b.v - c.h - h.Wv``, where ``W`` and ``c`` are weight and bias of ``up`` and ``b`` is the
-    bias of ``down``. Given one side, the units of the other are independent: ``P(h = 1 | v) = sigmoid(up(v))`` and
-    ``P(v = 1 | h) = sigmoid(down(h))``.
+    bias of ``down``. Given the visible units, the hidden units are independent, and vice versa:
+    ``P(h = 1 | v) = sigmoid(up(v))`` and ``P(v = 1 | h) = sigmoid(down(h))``.
 
     Args:
         size, hidden_size: At least 1.
@@ -60,7 +60,7 @@ class RBM(nn.Module):
 class DBN(nn.Module):
     """Deep belief network: stacked restricted Boltzmann machines and a linear output.
 
-    Upwards it is a multilayer perceptron of sigmoid units, which classifies; downwards it generates examples.
+    Bottom-up, it classifies as a multilayer perceptron with sigmoid units. Top-down, it generates examples.
 
     Args:
         size, outputs: At least 1.

@@ -20,15 +20,16 @@ class Recurrent(nn.Module):
         cell: ``rnn``, ``lstm`` or ``gru``.
         features, outputs, hidden_size, num_layers: At least 1.
         bidirectional: Read the steps in both directions in each layer and concatenate the states.
-        dropout: Dropout probability of each layer's output, and of the inputs of texts of different lengths, in [0, 1);
-            the recurrent state is not dropped.
+        dropout: Dropout probability of each layer's output, and of the inputs if ``lengths`` are given, in [0, 1); it
+            is not applied to the recurrent state.
         activation: ``tanh`` or ``relu`` for rnn; None for lstm and gru, whose activation functions are fixed.
         vocabulary: Number of distinct tokens; None for numeric inputs.
         each_step: Return an output at every step; otherwise only after all steps.
         causal: Whether outputs must not depend on later steps; excludes ``bidirectional``.
-        readout: Output of a whole sequence: of its ``last`` state, or the ``mean`` or ``max`` of its states.
-        linear_skip: Numbers per example; a linear layer on them, initialized to zero, is added to the output after all
-            steps. None for no such layer.
+        readout: Input of the output layer without ``each_step``: the ``last`` state, or the ``mean`` or ``max`` of all
+            states.
+        linear_skip: Numbers per example, for a linear layer from the whole input to the output, which is initialized to
+            zero and added to the output after all steps. None for no such layer.
 
     Shape: (B, T, features), images (B, C, H, W) as H steps, or tokens int64 (B, T) -> (B, T, outputs) with
     ``each_step``, otherwise (B, outputs).
@@ -81,11 +82,11 @@ class Recurrent(nn.Module):
             nn.init.zeros_(self.skip.bias)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None, state: State | None = None) -> Any:
-        """Return the outputs at every step or after all steps; after a `state`, also the state after these steps.
+        """Return the outputs at every step or after all steps; with a `state`, also the state after these steps.
 
         Args:
             lengths: Steps of each sequence, int64 (B,) on the CPU; later steps are padding. None for no padding.
-            state: What `start` or an earlier call returned; None for sequences that begin.
+            state: State returned by `start` or an earlier call; None to start from zeros and return no state.
         """
         if state is not None:
             return self._continue(x, state)
@@ -99,7 +100,7 @@ class Recurrent(nn.Module):
         return outputs if self.skip is None else outputs + self.skip(x.flatten(1))
 
     def start(self, batch_size: int) -> State:
-        """Return the state before the first step: zeros, (B, num_layers, hidden_size) for each of its parts.
+        """Return the initial state: zeros, (B, num_layers, hidden_size) for each part of the state.
 
         Raises:
             ConfigError: The model reads the steps in both directions, or all at once.
@@ -114,7 +115,7 @@ class Recurrent(nn.Module):
         return dict.fromkeys(("hidden", "cell") if isinstance(self.layers, nn.LSTM) else ("hidden",), zeros)
 
     def _continue(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        before = tuple(part.transpose(0, 1).contiguous() for part in state.values())  # torch counts layers first
+        before = tuple(part.transpose(0, 1).contiguous() for part in state.values())  # torch has the layers first
         states, after = self.layers(self.steps(x), before if len(before) > 1 else before[0])
         after = after if isinstance(after, tuple) else (after,)
         outputs = self.head(self.dropout(states if self.each_step else states[:, -1]))
@@ -125,9 +126,9 @@ class Recurrent(nn.Module):
         if lengths is None:
             return self.layers(steps)[0]
         steps = self.dropout(steps)
-        if not self.bidirectional:  # a forward direction reads padding only after all steps
+        if not self.bidirectional:  # the forward direction reads padding only after all other steps
             return self.layers(steps)[0]
-        # torch would sort them too, but wait for the GPU.
+        # If torch sorted the sequences, it would wait for the GPU.
         lengths, order = lengths.clamp(min=1).sort(descending=True)
         order, inverse = (index.to(steps.device, non_blocking=True) for index in (order, order.argsort()))
         packed = rnn.pack_padded_sequence(steps.index_select(0, order), lengths, batch_first=True)
@@ -145,7 +146,7 @@ def _cell_options(cell: str, activation: str | None) -> dict[str, Any]:
 
 
 def _check_fit(bidirectional: bool, linear_skip: int | None, tokens: bool) -> None:
-    """Reject a backward direction that reads the targets, and a linear layer from tokens or to every step."""
+    """Reject a backward direction that reads the targets, and `linear_skip` for tokens or outputs at every step."""
     if bidirectional:
         expected = "false, as this task predicts the next step"
         hint = "The backward direction would read the steps to predict."

@@ -6,7 +6,7 @@ from torchvision.models import resnet
 from dltrain.errors import ConfigError, choose, format_error
 from dltrain.models.layers import check_sizes
 
-# Layers with weights -> kind of block, and blocks of each of the four stages (He et al. 2016, table 1).
+# Layers with weights -> class of the blocks, and number of blocks in each of the four stages; He et al. 2016, table 1.
 LAYERS: dict[int, tuple[type[resnet.BasicBlock | resnet.Bottleneck], list[int]]] = {
     18: (resnet.BasicBlock, [2, 2, 2, 2]),
     34: (resnet.BasicBlock, [3, 4, 6, 3]),
@@ -18,15 +18,15 @@ STEMS = {"imagenet": True, "small": False}
 
 
 class ResNet(resnet.ResNet):
-    """Residual network with four stages of 64 to 512 channels, times four with bottlenecks.
+    """Residual network with four stages of 64 to 512 channels, or 256 to 2,048 with bottlenecks.
 
-    Weights have the names of torchvision's ``resnet18`` to ``resnet152``, so those trained on ImageNet fit.
+    Weights have the same names as in torchvision's ``resnet18`` to ``resnet152``, so pretrained weights can be loaded.
 
     Args:
         channels, outputs: At least 1.
         num_layers: Layers with weights: 18, 34, 50, 101 or 152.
-        stem: ``imagenet`` for a 7x7 convolution with stride 2 and max pooling, which divide the size by 4, or ``small``
-            for a 3x3 convolution that keeps it, for images below about 64 pixels.
+        stem: ``imagenet`` for a 7x7 convolution with stride 2 and max pooling, which divide the image size by 4;
+            ``small`` for a 3x3 convolution that keeps the size, for images below about 64 pixels.
 
     Shape: (B, channels, height, width) -> (B, outputs), for images of any size.
     Source: He, Zhang, Ren and Sun 2016, "Deep residual learning for image recognition", section 3; projection shortcuts

@@ -1,4 +1,4 @@
-"""Residual networks for small images, as for CIFAR-10."""
+"""Residual networks for small images such as those of CIFAR-10."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,7 +12,8 @@ WIDTHS = (16, 32, 64)  # of the three stages
 class Block(nn.Module):
     """Two 3x3 convolutions with batch norm, added to the input.
 
-    Where the size changes, the shortcut takes every other pixel and pads the new channels with zeros (option A).
+    If the number of channels changes, the shortcut takes every other pixel and fills the new channels with zeros
+    (option A).
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -24,7 +25,7 @@ class Block(nn.Module):
         self.norm2 = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> (B, outputs, H, W), or half of the size where the channels double."""
+        """Return the output of the block, at half the size of the input if the number of channels changes."""
         y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
         if self.new:
             x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.new // 2, self.new - self.new // 2))

@@ -7,7 +7,7 @@ from dltrain.models.layers import READOUTS, Block, Positions, Steps, check_sizes
 
 
 class Transformer(nn.Module):
-    """Transformer blocks and a linear output, at every step or at the last one.
+    """Transformer blocks and a linear output layer, applied at every step or once per sequence.
 
     Args:
         features, length, outputs, hidden_size, num_layers: At least 1.
@@ -16,12 +16,13 @@ class Transformer(nn.Module):
         dropout: Dropout probability of the inputs, attention weights and branches, in [0, 1).
         vocabulary: Number of distinct tokens; None for numeric inputs.
         each_step: Return an output at every step; otherwise one per sequence.
-        readout: Output of a whole sequence: at its ``last`` step, or of the ``mean`` or ``max`` over its steps.
+        readout: Input of the output layer without ``each_step``: the ``last`` step, or the ``mean`` or ``max`` over all
+            steps.
 
     Shape: (B, T, features), images (B, C, H, W) as H steps, or tokens int64 (B, T), T up to ``length`` ->
     (B, T, outputs) with ``each_step``, otherwise (B, outputs).
     Source: Vaswani et al. 2017, "Attention is all you need", section 3, the encoder.
-    Differs: pre-norm blocks, learned positions, GELU, and an output that reads one step.
+    Differs: pre-norm blocks, learned positions, GELU, and an output layer.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Transformer(nn.Module):
         self.readout = choose("model.readout", readout, {name: name for name in READOUTS})
         self.steps = Steps(features, hidden_size, vocabulary)
         self.widen = nn.Linear(features, hidden_size) if vocabulary is None else nn.Identity()
-        # The scale of standardized inputs and of initial embeddings; GPT-2's 0.02 would vanish.
+        # Comparable to standardized inputs and initial embeddings; GPT-2's 0.02 would be too small.
         self.positions = Positions(length, hidden_size, std=0.5)
         self.dropout = nn.Dropout(dropout)
         blocks = [Block(hidden_size, num_heads, ffn_ratio, activation, dropout, causal) for _ in range(num_layers)]
@@ -65,5 +66,5 @@ class Transformer(nn.Module):
         own = None if lengths is None else inside(lengths, x.shape[1], x.device)
         for block in self.blocks:
             x = block(x, own)
-        # By default the last step: a mean would blur the latest values, which a forecast continues.
+        # `last` is the default because a forecast continues the latest values, which a mean would blur.
         return self.head(self.norm(x if self.each_step else read_out(x, lengths, self.readout)))

@@ -11,12 +11,12 @@ from dltrain.models.layers import norm as make_norm
 
 
 class UNet(nn.Module):
-    """U-Net: convolutions at falling and again at rising resolution, joined at each resolution.
+    """U-Net: a contracting and an expanding path of convolutions with a skip connection at each resolution.
 
     Args:
         channels: Channels of the image.
         pixel_outputs: Outputs per pixel.
-        hidden_size: Channels at each resolution, the highest first; each halves the one before.
+        hidden_size: Channels at each resolution, the highest resolution first; each is half of the previous one.
         activation: Name of the activation function.
         norm: Normalization after each convolution: ``batch``, ``layer``, ``group`` or ``none``.
         dropout: Dropout probability at the lowest resolution.
@@ -26,7 +26,7 @@ class UNet(nn.Module):
 
     Shape: (B, channels, height, width) of any size -> (B, pixel_outputs, height, width).
     Source: Ronneberger, Fischer, Brox 2015, "U-Net: Convolutional networks for biomedical image segmentation".
-    Differs: convolutions are padded, so that the output has the size of the image, and normalized.
+    Differs: convolutions are normalized, and padded so that the output has the size of the image.
     """
 
     def __init__(

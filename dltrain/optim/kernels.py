@@ -25,16 +25,17 @@ def kernel_options(kind: Any, given: Container[str], parameters: Sequence[Tensor
 def bare_step(optimizer: Any) -> Callable[[], Any]:
     """Return an optimizer's step without torch's wrappers for profilers, hooks and its compiler.
 
-    They are unused here, take a tenth of a small network's step, and import the compiler at the first call (2 s).
+    The wrappers are unused here, take a tenth of a small network's step, and import the compiler at the first call
+    (2 s).
     """
     step = torch.no_grad()(inspect.unwrap(type(optimizer).step))
     return partial(step, optimizer)
 
 
 def fill_momentum(optimizer: Any) -> None:
-    """Start the momentum of fused SGD at zero: torch leaves it uninitialized if the kernel skips the first step.
+    """Initialize the momentum of fused SGD to zero: torch leaves it uninitialized if the kernel skips the first step.
 
-    The first step is the same, unless there is dampening, which then applies to it too.
+    This changes the first step only if dampening is set: torch would not apply it to the first step.
     """
     for group in optimizer.param_groups:
         if group.get("fused") and group.get("momentum") and "dampening" in group:
@@ -43,9 +44,12 @@ def fill_momentum(optimizer: Any) -> None:
 
 
 def match_state_layout(optimizer: Any) -> None:
-    """Give the state of each weight the memory layout of the weight; a `ValueError` if its shape does not fit.
+    """Convert the optimizer state of each weight to the memory layout of the weight.
 
     Fused kernels check neither shape nor layout.
+
+    Raises:
+        ValueError: The shape of a state differs from that of its weight.
     """
     for weight, state in optimizer.state.items():
         for name, value in state.items():

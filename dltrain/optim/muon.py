@@ -48,12 +48,12 @@ class Muon:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The groups of both optimizers, matrices first."""
+        """Parameter groups of both optimizers, matrices first."""
         return [group for optimizer in self._optimizers for group in optimizer.param_groups]
 
     @property
     def state(self) -> dict[torch.Tensor, dict[str, Any]]:
-        """Parameter -> its state in the optimizer that has it."""
+        """State of each parameter."""
         return {parameter: state for optimizer in self._optimizers for parameter, state in optimizer.state.items()}
 
     def step(self) -> None:

@@ -28,9 +28,9 @@ class Optimizer:
         make: Class of the torch optimizer with its arguments bound; called with parameter groups. Fused or foreach
             kernels are chosen if they exist and ``make`` does not set them.
         steps: Number of steps of the stage.
-        scaler: Loss scaler for float16. If gradients overflow, the step changes neither the optimizer's state nor its
-            parameters, except by decoupled decay, and is counted in `skipped`. The schedule does not count skipped
-            steps once `set_known_skipped` has been called with their number.
+        scaler: Loss scaler for float16. If gradients overflow, the step is skipped, except for decoupled weight decay,
+            and counted in `skipped`. The schedule does not count skipped steps once `set_known_skipped` has been called
+            with their number.
         rates: Learning rate factors of some parameters; 1 for the rest.
         only_own: Compute gradients for ``parameters`` only, not for other parameters of the model.
         skip: Skip steps whose gradients are not finite; on a GPU this waits for the device in each step.
@@ -62,7 +62,7 @@ class Optimizer:
         self._count = 0  # micro-batches of the step
         self._first_weight: float | Tensor = 1.0
         self._weight_sum: float | Tensor = 1.0
-        self._started = False  # a step has been taken
+        self._started = False  # whether a step has been taken
         self._one = torch.ones((), device=self.parameters[0].device)
         self.skipped = torch.zeros_like(self._one)
         self._known_skipped = 0
@@ -76,7 +76,7 @@ class Optimizer:
         if self._count == 0:
             self._first_weight = self._weight_sum = loss.weight
         else:
-            # Relative to the first, so that float16 gradients keep the size that the scaler is tuned to.
+            # Relative to the first micro-batch, so that float16 gradients keep the size that the scaler is tuned to.
             total = total * (loss.weight / _or_one(self._first_weight))
             self._weight_sum = self._weight_sum + loss.weight
         self._count += 1
@@ -123,7 +123,7 @@ class Optimizer:
         elif empty is None:
             self._bare_step()
         else:
-            self.optimizer.found_inf = empty.float()  # fused kernels skip an empty step like one that overflowed
+            self.optimizer.found_inf = empty.float()  # fused kernels skip a step whose found_inf is 1
             self._bare_step()
             del self.optimizer.found_inf
 
@@ -161,13 +161,13 @@ class Optimizer:
         return self.regularizer.apply(gradients, measure)
 
     def drop_gradients(self) -> None:
-        """Set all gradients to None, in half the time of ``zero_grad``, and start the next step."""
+        """Set all gradients to None, twice as fast as ``zero_grad``, and reset the count of micro-batches."""
         self._count = 0
         for parameter in self.parameters:
             parameter.grad = None
 
     def set_known_skipped(self, count: float) -> None:
-        """Set the number of skipped steps, as last read from the device; the schedule does not count them."""
+        """Set the number of skipped steps that was last read from the device; the schedule does not count them."""
         self._known_skipped = int(count)
 
     @property
@@ -182,7 +182,7 @@ class Optimizer:
         return {**found, SKIPPED: self.skipped} if self.scaler is not None or self.skip else found
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the optimizer and the scaler, without that of the schedule."""
+        """Return the state of the optimizer and the scaler, but not of the schedule."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": {} if self.scaler is None else self.scaler.state_dict(),
@@ -191,7 +191,7 @@ class Optimizer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state that `state_dict` returned, except for its choice of kernels."""
+        """Restore what `state_dict` returned, but keep this optimizer's choice of kernels."""
         self.optimizer.load_state_dict(state["optimizer"])
         self._groups, self._factor = self.optimizer.param_groups, math.nan  # the next step sets the rates
         for group in self._groups:
@@ -220,7 +220,7 @@ def _parameter_groups(
 ) -> list[dict[str, Any]]:
     """Return as few parameter groups as possible, because each group costs a kernel launch per step.
 
-    Each factor of the learning rate needs a group, which keeps it as ``rate``; the highest comes first.
+    Each learning rate factor needs its own group, which stores it as ``rate``; the highest factor comes first.
     """
     groups = []
     for group in _decay_groups(make, parameters, regularization):

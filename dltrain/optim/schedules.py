@@ -93,7 +93,7 @@ class OneCycle(Schedule):
             optimizer.
 
     Source: Smith and Topin 2018, "Super-convergence"; with half cosines instead of lines, as in fastai and torch.
-    Differs: an optimizer without momentum (plain SGD) is not given any.
+    Differs: an optimizer without momentum (plain SGD) stays without momentum.
     """
 
     def __init__(

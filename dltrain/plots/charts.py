@@ -14,21 +14,21 @@ from dltrain.plots.figures import FAINT, GRAY, INK, as_image, truncate
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Source: Okabe, Ito 2008, "Color Universal Design", without their yellow, which is faint on white; then two of
-# Tol 2021, "Colour schemes", muted.
+# Source: Okabe, Ito 2008, "Color Universal Design", without yellow, which is faint on white; then two colors of the
+# muted scheme of Tol 2021, "Colour schemes".
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK, "#882255", "#999933", GRAY)
-# Of the classes of pixels; the first is usually the background.
+# Colors of pixel classes; the first class is usually the background.
 CLASS_COLORS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#0072b2", "#f0e442", "#882255", GRAY)
 TITLE = 32  # longest title of axes, in characters
 PANELS = 3  # forecasts in one chart
 COLUMNS = 3  # captioned images in one row
 PITCH = 1.4  # distance of the rows of captioned images, as a multiple of the column width
 BINS = 40
-MANY_POINTS = 2500  # above, points are drawn smaller
+MANY_POINTS = 2500  # above this number, points are drawn smaller
 
 
 def class_colors(count: int) -> Tensor:
-    """Return colors of classes of pixels in [0, 1], (count, 3); `CLASS_COLORS` over and over, but for the first."""
+    """Return one color per pixel class in [0, 1], (count, 3): `CLASS_COLORS`, repeated without the first color."""
     chosen = [CLASS_COLORS[0], *(CLASS_COLORS[1:] * (1 + count // len(CLASS_COLORS)))][:count]
     return torch.tensor([[int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)] for color in chosen])
 
@@ -147,7 +147,7 @@ def scatter(figure: "Figure", points: Tensor, classes: Tensor | None, names: Seq
     figure.set_layout_engine("none")  # so that the axes do not move between the frames of a film
     axes = figure.add_axes((0.17, 0.28, 0.76, 0.66), aspect="equal")
     note = f" ({outside:,} outside)" if outside else ""
-    axes.set_title(truncate(title, TITLE + 8 - len(note)) + note, x=-0.2)  # from the edge of the figure on
+    axes.set_title(truncate(title, TITLE + 8 - len(note)) + note, x=-0.2)  # starts at the edge of the figure
     axes.set(xlim=(float(low[0]), float(high[0])), ylim=(float(low[1]), float(high[1])))
     axes.locator_params(nbins=5)
     size = 3 if len(points) <= MANY_POINTS else 1.4
@@ -183,7 +183,7 @@ def histograms(figure: "Figure", values: Mapping[str, Tensor], title: str) -> No
 
 
 def _span(numbers: Tensor) -> tuple[float, float]:
-    """Return the range of all finite numbers but half a percent on each side, with a margin."""
+    """Return the range of the finite numbers, plus a margin; half a percent at each end may be outside."""
     finite = numbers[numbers.isfinite()].sort().values
     if not len(finite):
         return 0.0, 1.0

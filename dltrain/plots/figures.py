@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 INK, GRAY, FAINT = "#202124", "#969ba0", "#e2e5e9"
-WIDTH, DPI = 2.7, 200  # inches, dots per inch: TensorBoard's cards are 270 pixels wide, high-density screens have twice
+WIDTH, DPI = 2.7, 200  # inches, dots per inch: TensorBoard's cards are 270 pixels wide, 540 on high-density screens
 STYLE: dict[str, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -49,8 +49,8 @@ def as_image(height: float) -> Callable[[Callable[Concatenate["Figure", P], None
     def decorate(draw: Callable[Concatenate["Figure", P], None]) -> Callable[P, Tensor]:
         @functools.wraps(draw)
         def render(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-            logging.getLogger("matplotlib").setLevel(logging.ERROR)  # without a home, it warns of a temporary cache
-            with warnings.catch_warnings(action="ignore"):  # such as of letters that the font lacks
+            logging.getLogger("matplotlib").setLevel(logging.ERROR)  # without a home folder, it warns about its cache
+            with warnings.catch_warnings(action="ignore"):  # for example about missing glyphs
                 from matplotlib import style
                 from matplotlib.backends.backend_agg import FigureCanvasAgg
                 from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""Grids of images and filters, enlarged without interpolation; each is a uint8 tensor of 3 x height x width."""
+"""Grids of images and filters, enlarged without interpolation; each is a uint8 tensor (3, height, width)."""
 
 import math
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-# Per spatial axis: the number of inputs that one value depends on, and the distance of two neighbors in inputs.
+# Per spatial axis: the number of inputs that one value depends on, and the distance between two neighbors in inputs.
 Field = tuple[tuple[int, int], ...]
 
 aten = torch.ops.aten
@@ -26,7 +26,7 @@ class ReceptiveField:
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         self.fields: dict[int, Field] = {}
         self.padded: dict[int, Tensor] = {}
-        # Kept alive, so that no later tensor gets the same id.
+        # References keep these tensors alive, so that no later tensor gets the same id.
         self.held: list[Tensor] = list(inputs)
 
     def field(self, tensor: Tensor) -> tuple[int, ...] | None:
@@ -55,7 +55,7 @@ class ReceptiveField:
             self.fields.pop(id(result), None)
 
     def _start(self, kind: Any, source: Tensor, result: Tensor) -> None:
-        """Give the input of the first convolution, and the tensor that was padded to make it, a field of 1."""
+        """Record a field of 1 for the input of the first convolution, and for the same input before padding."""
         if kind is aten.constant_pad_nd:
             self.padded[id(result)] = source
             self.held.append(result)

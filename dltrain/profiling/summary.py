@@ -23,7 +23,7 @@ class Row:
     Args:
         name: Path in the model; ``(model)`` is the model itself, without its layers.
         shape: Shape of its output in the last call, including the batch.
-        parameters: Number of parameters; shared ones count in the first layer that has them.
+        parameters: Number of parameters; shared parameters are counted in the first layer that has them.
         multiply_adds: Multiply-adds of one forward pass of the batch: matrix products, convolutions and attention.
         receptive_field: Steps or pixels of the input that one output depends on, per axis; None if undefined.
     """
@@ -53,7 +53,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """Sum of all."""
+        """Sum of all parts."""
         return self.parameters + self.gradients + self.optimizer + self.activations
 
 
@@ -78,18 +78,18 @@ def summarize(
 
     Shapes, parameters and multiply-adds are exact (including the masked half of causal attention, as in most papers).
     Activation memory is an estimate for float32 without compilation: recurrent layers are counted step by step, dropout
-    masks as floats, attention as its fused kernels save it; autocast and kernel workspace are ignored.
+    masks as floats, and attention as a fused kernel; autocast and kernel workspace are ignored.
 
     Args:
         make: Function that builds the model; called on the meta device.
         batch: The fields of a batch on the meta device.
-        optimizer_states: Optimizer state numbers per trainable parameter: 0 for SGD, 1 with momentum, 2 for Adam.
-        ask: Calls the model with the fields of the batch that it reads.
+        optimizer_states: Numbers of optimizer state per trainable parameter: 0 for SGD, 1 with momentum, 2 for Adam.
+        ask: Function that calls the model with the fields of the batch that it reads.
     """
     with torch.device("meta"):
         model = make().to("meta").train()
     inputs = list(batch.values())
-    saved: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no later storage gets the same address
+    saved: dict[int, torch.UntypedStorage] = {}  # keeps storages alive, so that no later one gets the same address
 
     def save(tensor: Tensor) -> None:
         saved.setdefault(tensor.untyped_storage()._cdata, tensor.untyped_storage())
@@ -164,7 +164,7 @@ class _Tracer(TorchDispatchMode):
             )
 
     def _own(self, module: nn.Module) -> Iterator[Tensor]:
-        """Yield parameters of a module and of submodules that it does not call, such as the projection of attention."""
+        """Yield parameters of a module and of submodules that it does not call, such as attention's `out_proj`."""
         yield from module.parameters(recurse=False)
         for child in module.children():
             if child not in self.outputs:
@@ -172,7 +172,7 @@ class _Tracer(TorchDispatchMode):
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Replaces attention by a fused kernel, as the meta device would save the attention weights of all pairs."""
+    """Replace attention by a fused kernel, because torch's default on the meta device saves all attention weights."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

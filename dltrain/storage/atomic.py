@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 PARALLEL_BYTES = 2**20  # from this size on, hashing runs in a thread while the data is written
-TEMP_NAME = re.compile(r"\.(.+)\.\d+\.tmp", re.ASCII)  # of `temp_path`
+TEMP_NAME = re.compile(r"\.(.+)\.\d+\.tmp", re.ASCII)  # a name that `temp_path` returns
 
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Replace `path` in one step: readers see the old or the new content.
 
-    Not durable: after a power failure the old content may be back.
+    Not durable: after a power failure the file may have its old content.
     """
     commit(write_temp(temp_path(path), lambda file: file.write(content)), path, durable=False)
 
@@ -78,7 +78,7 @@ class HashingFile:
 
     def __init__(self) -> None:
         self.digest, self.size = hashlib.sha256(), 0
-        self.error: OSError | None = None  # torch.save replaces it by a RuntimeError
+        self.error: OSError | None = None  # of a failed write; torch.save raises a RuntimeError instead
         self.pool = ThreadPoolExecutor(1)  # starts its thread at the first large write
 
     def write(self, content: Any) -> int:

@@ -15,7 +15,7 @@ from dltrain.errors import CheckpointError
 
 FORMAT = 3
 REQUIRED = ("model", "average", "optimizers", "schedules", "record", "parts", "task", "loop", "bad_samples", "rng")
-# What load_state_dict of torch and of users' classes raises for a state that does not fit.
+# Errors that load_state_dict of torch and of users' classes raises for a state that does not fit.
 STATE_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 MAX_DIFFERENCES = 6  # shown in an error message
 
@@ -43,7 +43,7 @@ def load_file(file: Path | IO[bytes]) -> Any:
 
 
 def load_error(value: Any) -> str | None:
-    """Return why `value` could not be loaded back from a checkpoint, or None."""
+    """Return the reason why a checkpoint with `value` could not be loaded, or None."""
     file = io.BytesIO()
     try:
         torch.save(canonical(value), file)
@@ -80,9 +80,10 @@ def find_damage(file: Path, sha256: str | None) -> str | None:
 
 
 def upgrade(content: Any) -> dict[str, Any]:
-    """Convert a loaded checkpoint to the current format; a `ValueError` says what is wrong with it.
+    """Convert a loaded checkpoint to the current format; raise `ValueError` if it is invalid.
 
-    Format 1 stored each schedule inside its optimizer, format 2 the losses not yet logged by name instead of by turn.
+    Format 1 stored each schedule inside its optimizer. Formats 1 and 2 stored losses that were not logged yet by name;
+    format 3 stores them by turn.
     """
     version = content.get("format") if isinstance(content, dict) else None
     if version not in range(1, FORMAT + 1) or type(version) is not int:
@@ -103,7 +104,7 @@ def upgrade(content: Any) -> dict[str, Any]:
 
 
 def _by_turn(record: dict[str, Any], turns: list[str]) -> dict[str, Any]:
-    """Return losses that were stored by logged name by turn; only the first turn of a task had parts."""
+    """Convert losses stored by name to losses by turn; only the first turn of a task had loss parts."""
     names = {"loss" if turn == "train" else f"loss_{turn}": turn for turn in turns}
     losses = {names[name]: pairs for name, pairs in record.items() if name in names}
     parts = {name: pairs for name, pairs in record.items() if name not in names}
@@ -127,7 +128,7 @@ def reject_mismatch(file: str, saved: Mapping[str, Any], expected: Mapping[str, 
     if lines:
         more = [f"and {len(lines) - MAX_DIFFERENCES} more"] * (len(lines) > MAX_DIFFERENCES)
         shown = "; ".join(lines[:MAX_DIFFERENCES] + more)
-        raise CheckpointError(f"{file}: rejected, it is of another model: {shown}")
+        raise CheckpointError(f"{file}: rejected, it belongs to another model: {shown}")
 
 
 def shape(value: Any) -> tuple[int, ...] | None:

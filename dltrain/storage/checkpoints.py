@@ -51,7 +51,7 @@ class Checkpoints:
         self.keep_last, self.keep_best, self.before_commit = keep_last, keep_best, before_commit
         self.thread = ThreadPoolExecutor(1, "checkpoints")  # starts with the first checkpoint
         self.writes: list[Write] = []  # oldest first; at most one is running and one is queued
-        self.fitted: str | None = None  # SHA-256 of the run's file of fitted values, for the manifest
+        self.fitted: str | None = None  # SHA-256 of the run's fitted.pt, for the manifest
         self.count = 0  # checkpoints saved so far; makes the names of temporary files unique
 
     def open(self) -> None:
@@ -100,7 +100,7 @@ class Checkpoints:
         self.writes.append(Write(self.thread.submit(self._commit, file, entry), file, entry))
 
     def wait(self) -> None:
-        """Block until all checkpoints are durable; an `OSError` if one could not be written."""
+        """Block until all checkpoints are durable; raise `OSError` if one could not be written."""
         futures.wait([write.future for write in self.writes])
         self._raise_errors()
 
@@ -140,7 +140,7 @@ class Checkpoints:
                 (self.path / old).unlink()
 
     def _scan(self) -> dict[str, Any]:
-        """Return file name -> entry for every file; a killed process may not have listed its last one."""
+        """Return file name -> entry for every file, because a killed process may not have listed its last one."""
         best = self.path / BEST
         target = os.readlink(best) if best.is_symlink() else None
         files = self.path.glob("step-*.pt")
@@ -158,7 +158,7 @@ class Checkpoints:
         return self.read_manifest()[self.resolve(name)]
 
     def fitted_sha256(self) -> str | None:
-        """Return the SHA-256 of the run's file of fitted values, or None if the run has none."""
+        """Return the SHA-256 of the run's ``fitted.pt``, or None if the manifest has none."""
         files = self.read_manifest()
         hashes = (files[name].get("fitted") for name in reversed(sort_by_step(files)))
         return next((found for found in hashes if found), None)
@@ -166,8 +166,8 @@ class Checkpoints:
     def resolve(self, name: str) -> str:
         """Return the name of the file that ``last.pt`` or ``best.pt`` refers to; other names are returned unchanged.
 
-        The manifest is written before the links and takes precedence. If no checkpoint is marked as best, the last is
-        the best.
+        The manifest is written before the links and takes precedence. If no checkpoint is marked as best,
+        ``best.pt`` refers to the last.
         """
         files = self.read_manifest()
         names = [file for file in sort_by_step(files) if name != BEST or files[file]["best"]]
@@ -179,7 +179,7 @@ class Checkpoints:
         return self.resolve(LAST) if name == BEST and files and not link.exists() else name
 
     def load(self, name: str) -> dict[str, Any]:
-        """Load a checkpoint onto the CPU as tensors and plain values; a `CheckpointError` if it is not valid."""
+        """Load a checkpoint onto the CPU as tensors and plain values; raise `CheckpointError` if it is not valid."""
         while True:
             file = self.path / self.resolve(name)
             try:
@@ -187,7 +187,7 @@ class Checkpoints:
             except CheckpointError:
                 if self.resolve(name) == file.name:
                     raise
-                # Otherwise a running process has replaced the checkpoint meanwhile: load the new one.
+                # A running process has replaced the checkpoint in the meantime: load the new one.
 
     def _load(self, file: Path) -> dict[str, Any]:
         if reason := self.find_damage(file):
@@ -203,7 +203,7 @@ class Checkpoints:
             raise CheckpointError(f"{file}: rejected, {error}") from None
 
     def load_newest(self) -> tuple[str, dict[str, Any], list[str]]:
-        """Load the newest valid checkpoint, in the manifest or not; a `CheckpointError` if there is none.
+        """Load the newest valid checkpoint, in the manifest or not; raise `CheckpointError` if there is none.
 
         Returns:
             Its file name, its content, and why newer ones were skipped.
@@ -222,7 +222,7 @@ class Checkpoints:
 
 
 def is_entry(name: str, entry: Any) -> bool:
-    """Return whether a manifest entry is valid: a checkpoint's name, and numbers or null except for the hash."""
+    """Return whether a manifest entry is valid: a checkpoint's name, text for hashes, and numbers or null otherwise."""
     if not (CHECKPOINT_NAME.fullmatch(name) and isinstance(entry, dict)):
         return False
     complete = entry.keys() >= {"step", "best", "sha256"} and type(entry["step"]) is int

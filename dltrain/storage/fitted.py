@@ -1,4 +1,4 @@
-"""Read and write the fitted state of the data, with which a run predicts without its training files."""
+"""Read and write ``fitted.pt``: the fitted state of the data, to predict without the training files."""
 
 import hashlib
 import io
@@ -25,7 +25,7 @@ def save(folder: Path, content: dict[str, Any]) -> str:
 
 
 def keep(folder: Path) -> str | None:
-    """Return the SHA-256 of the undamaged file of a run to resume, or None."""
+    """Return the SHA-256 of the file of a run to resume, or None if it is missing or damaged."""
     file = folder / FITTED
     if find_damage(file, Checkpoints(folder).fitted_sha256()):
         return None
@@ -33,7 +33,7 @@ def keep(folder: Path) -> str | None:
 
 
 def load(folder: Path) -> dict[str, Any] | None:
-    """Load the file of a run; None for a run of an earlier version, which has none.
+    """Load the file of a run; return None for a run of an earlier version, which has no such file.
 
     Raises:
         CheckpointError: The file is missing, damaged or invalid.
@@ -41,7 +41,7 @@ def load(folder: Path) -> dict[str, Any] | None:
     file, known = folder / FITTED, Checkpoints(folder).fitted_sha256()
     if known is None and not file.exists():
         return None
-    hint = f"With its training data at hand, dltrain resume {folder} writes it again"
+    hint = f"If the training data exist, dltrain resume {folder} writes it again"
     if not file.is_file():
         raise CheckpointError(f"{file}: missing. {hint}")
     if damage := find_damage(file, known):

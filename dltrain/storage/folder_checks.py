@@ -43,7 +43,7 @@ def reject_taken(path: Path, locked: bool = False) -> None:
 
     Args:
         path: The folder.
-        locked: Whether this process has locked the folder, so that its lock file is not checked.
+        locked: Whether this process has locked the folder; the lock file is then not checked.
     """
     found = [file.name for file in list_run_files(path)] + [LOCK] * (not locked and has_foreign_lock(path))
     if found:
@@ -77,7 +77,7 @@ def check_entries(path: Path, links: bool = True) -> None:
 
 
 def is_own_link(link: Path) -> bool:
-    """Return whether a link is one of dltrain: last.pt, best.pt or their temporary files, to a file in their folder."""
+    """Return whether a link is last.pt, best.pt or the temporary name of one, and points to a file in its folder."""
     temp = TEMP_NAME.fullmatch(link.name)
     known = (temp[1] if temp else link.name) in (LAST, BEST) and link.parent.name == CHECKPOINTS
     return known and os.sep not in os.readlink(link)

@@ -42,7 +42,7 @@ class RunDir:
             self.lock.acquire(timeout=LOCK_WAIT_S, poll_interval=LOCK_WAIT_S / 10)
             if not resume:
                 reject_taken(path, locked=True)
-            for file in path.glob(".*.tmp"):  # of a killed run or sweep
+            for file in path.glob(".*.tmp"):  # left by a killed run or sweep
                 temp = TEMP_NAME.fullmatch(file.name)
                 if temp and temp[1] in (*RUN_FILES, *SWEEP_FILES):
                     file.unlink(missing_ok=True)
@@ -78,11 +78,11 @@ class RunDir:
         self.close()
         if self.path in self.created:
             shutil.rmtree(self.path)
-            with contextlib.suppress(OSError):  # up to the first folder that is not empty
+            with contextlib.suppress(OSError):  # stops at the first folder that is not empty
                 for folder in self.created[1:]:
                     folder.rmdir()
             return
-        for file in list_run_files(self.path):  # none of them existed when the folder was taken
+        for file in list_run_files(self.path):  # none of them existed when the folder was locked
             if file.is_dir() and not file.is_symlink():
                 shutil.rmtree(file, ignore_errors=True)
             else:
@@ -115,7 +115,7 @@ def reopen(path: Path) -> RunDir:
 
 
 def make_unique(parent: Path) -> Path:
-    """Create a folder named by the time; `mkdir` arbitrates between runs of the same second."""
+    """Create a folder named by the time and four random hex digits; try again if the name exists."""
     while True:
         path = parent / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         try:
@@ -138,7 +138,7 @@ def read_status(path: Path) -> dict[str, Any]:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a process has locked the run folder or, if that cannot be tried, whether its process lives."""
+    """Return whether a process has locked the run folder; if locks do not work there, whether its process is alive."""
     if not (path / LOCK).is_file() or (path / LOCK).is_symlink():
         return False
     lock = FileLock(path / LOCK)
@@ -146,14 +146,14 @@ def is_locked(path: Path) -> bool:
         lock.acquire(timeout=0)
     except Timeout:
         return True
-    except OSError:  # a full disk, or one that cannot be written
+    except OSError:  # the disk is full or read-only
         return _process_lives(read_status(path))
     lock.release()
     return False
 
 
 def _process_lives(status: Mapping[str, Any]) -> bool:
-    """Return whether the process that wrote a status may be alive, which is unknown for another machine."""
+    """Return whether the process that wrote a status may be alive; True if it ran on another machine."""
     pid = status.get("pid")
     if status.get("host") != platform.node() or not isinstance(pid, int) or pid < 1:
         return True

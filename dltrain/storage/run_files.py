@@ -3,13 +3,13 @@
 import os
 from pathlib import Path
 
-JOB = "job.yaml"  # the composed configuration, interpolations unresolved: all that a resume needs
+JOB = "job.yaml"  # the composed configuration with unresolved interpolations, from which a run is resumed
 CONFIG = "config.yaml"  # the resolved configuration
 COMMAND = "command.txt"
 DATA = "data.txt"  # how the files of the data set were read
 FITTED = "fitted.pt"  # state fitted to the training examples, such as a vocabulary
 ENVIRONMENT = "environment.json"
-TRANSFER = "transfer.json"  # which initial weights were loaded from elsewhere
+TRANSFER = "transfer.json"  # which initial weights were loaded from another source
 STATUS = "status.json"
 RESULT = "result.json"
 LOG = "train.log"

@@ -16,7 +16,7 @@ TOO_DEEP = f"it nests lists and mappings more than {MAX_DEPTH} levels deep"
 
 
 def read_text(file: Path, max_bytes: int = MAX_BYTES) -> str:
-    """Read a regular UTF-8 file; a `ValueError` if it is too large, not UTF-8 or not regular (a pipe would block)."""
+    """Read a regular UTF-8 file (a pipe would block); raise `ValueError` if it is anything else or too large."""
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("it is not a regular file")
@@ -26,7 +26,7 @@ def read_text(file: Path, max_bytes: int = MAX_BYTES) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON; a `ValueError` if it is invalid or nested too deeply."""
+    """Parse JSON; raise `ValueError` if it is invalid or nested too deeply."""
     try:
         value = json.loads(text)
     except RecursionError:

@@ -17,7 +17,7 @@ from dltrain.runs import provenance
 from dltrain.storage import run_dir, run_files, safe_read
 from dltrain.storage.atomic import write_atomic
 
-# States that running a job again would not change.
+# Jobs in these states are not run again, because the result would be the same.
 FINAL_STATES = ("finished", "diverged", "out_of_memory")
 
 
@@ -38,7 +38,7 @@ class JobResult:
     error: str | None = None
 
     def add_metrics(self, result: dict[str, Any]) -> None:
-        """Take the metrics of ``result.json``, where NaN and Inf are null."""
+        """Read the metrics from the content of ``result.json``, where NaN and Inf are null."""
         self.metric = str(result.get("metric", ""))
         found = safe_read.get_mapping(result, "test").items()
         self.test = {name: value if safe_read.is_number(value) else None for name, value in found}
@@ -57,7 +57,7 @@ def load_result(number: int, chosen: dict[str, str], path: Path) -> JobResult | 
     error = status.get("error")
     row = JobResult(number, chosen, status["state"], folder=str(path), error=None if error is None else str(error))
     result = safe_read.read_mapping(path / run_files.RESULT)
-    if row.state == "finished":  # a run that was prolonged and diverged keeps its earlier result
+    if row.state == "finished":  # a finished run that was extended and then diverged keeps result.json
         row.add_metrics(result)
     earlier = safe_read.read_mapping(path.parent / run_files.SUMMARY_JSON).get("jobs")
     known = [job for job in earlier if isinstance(job, dict)] if isinstance(earlier, list) else []
@@ -76,7 +76,7 @@ def best_job(rows: list[JobResult]) -> int | None:
 
 
 def write_summary(home: Path, rows: list[JobResult], swept: list[str]) -> None:
-    """Write ``summary.csv`` and ``summary.json``, after every job, so that nothing is lost."""
+    """Write ``summary.csv`` and ``summary.json``; called after every job, so that no result is lost."""
     metrics = dict.fromkeys(name for row in rows for name in row.test)
     chosen_by, best = f"{_metric(rows)}/val", best_job(rows)
     tests = [f"{name}/test" for name in metrics]
@@ -125,9 +125,9 @@ def _metric(rows: list[JobResult]) -> str:
 
 
 def _seed_statistics(rows: list[JobResult], swept: list[str]) -> list[dict[str, Any]]:
-    """Return means over seeds, and the sample standard deviation on the test split, for jobs that are otherwise equal.
+    """Return means over seeds, and the sample standard deviation on the test split, of jobs that differ only in seed.
 
-    Empty unless seeds were swept; the deviation of a single seed is None.
+    The list is empty unless seeds were swept; the deviation of a single seed is None.
     """
     if "seed" not in swept:
         return []

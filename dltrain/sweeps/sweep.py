@@ -1,4 +1,4 @@
-"""Run every combination of the values of a sweep, one job after the other in one process."""
+"""Run all jobs of a sweep, one after the other in one process."""
 
 import contextlib
 import gc
@@ -23,16 +23,16 @@ INTERRUPTED = "interrupted"
 
 
 def run_sweep(jobs: list[Job], console: Console, typed: list[str]) -> int:
-    """Run all jobs; one that fails does not affect the others.
+    """Run all jobs; a job that fails does not affect the others.
 
     Returns:
         0; 1 if a job failed; 130 or 143 if Ctrl-C or SIGTERM ended the sweep.
     """
     values = [dict(word.lstrip("+").split("=", 1) for word in job.overrides if "=" in word) for job in jobs]
-    swept = [key for key in values[0] if len({found[key] for found in values}) > 1]  # as they were typed
+    swept = [key for key in values[0] if len({found[key] for found in values}) > 1]  # keys as typed
     masked = [{key: redaction.mask_override(f"{key}={found[key]}") for key in swept} for found in values]
     chosen = [{key: word.split("=", 1)[1] for key, word in words.items()} for words in masked]
-    names = []  # of the jobs' folders, also shown by TensorBoard: 0_model=lstm,lr=0.01
+    names = []  # the folder of each job, also shown by TensorBoard: 0_model=lstm,lr=0.01
     for number, choices in enumerate(chosen):
         text = ",".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in choices.items())
         names.append(f"{number}_{run_dir.safe_name(text)}" if text else str(number))
@@ -49,16 +49,16 @@ class Sweep:
 
     jobs: list[Job]
     chosen: list[dict[str, str]]  # for each job, the values in which it differs from other jobs
-    paths: list[Path]  # of the jobs' folders
+    paths: list[Path]  # the folder of each job
     home: run_dir.RunDir  # the sweep's folder, locked
     console: Console
-    command: str  # that started the sweep
+    command: str  # starts the sweep, without sweep.resume
 
     def __post_init__(self) -> None:
         found = (load_result(number, self.chosen[number], path) for number, path in enumerate(self.paths))
         self.rows = {row.job: row for row in found if row is not None}
         self.stop = Stop()
-        self.code = 130  # of an interrupted sweep
+        self.code = 130  # exit code if the sweep is interrupted
 
     def run(self, swept: list[str]) -> int:
         """Run the jobs that are left, print the summary of all, and return the exit code."""

@@ -1,4 +1,4 @@
-"""The folder of a sweep: stores the jobs before the first starts, and checks that a resumed sweep has the same."""
+"""Folder of a sweep: stores all jobs before the first starts, and checks that a resumed sweep has the same jobs."""
 
 import json
 import os
@@ -20,11 +20,11 @@ MAX_SHOWN = 5  # differences in one message
 
 
 def open_sweep_dir(jobs: list[Job], names: list[str], command: str) -> run_dir.RunDir:
-    """Return the locked folder of a sweep: a new one, or that of the sweep to resume.
+    """Return the locked folder of a sweep: a new folder, or that of the sweep to resume.
 
     Args:
-        names: For each job, the name of its folder.
-        command: The command, without ``sweep.resume``.
+        names: Name of each job's folder.
+        command: Command that starts the sweep, without ``sweep.resume``.
     """
     if len(asked := {str(job.sweep_resume) for job in jobs}) > 1:
         raise ConfigError(format_error("sweep.resume", "one folder", " ".join(sorted(asked))))
@@ -80,7 +80,7 @@ def _check_free(path: Path, names: Iterable[str], locked: bool = False) -> None:
 
 
 def _reopen_sweep_dir(path: Path, content: dict[str, Any]) -> run_dir.RunDir:
-    # If a sweep's files or folders were links, jobs would write elsewhere.
+    # If a sweep's files or folders are links, jobs would write outside the sweep's folder.
     names = [job["folder"] for job in content["jobs"]]
     for file in (path / name for name in (*run_files.SWEEP_FILES, run_files.STATUS, run_files.LOCK, *names)):
         if file.is_symlink() or folder_checks.is_special(file):
@@ -96,14 +96,14 @@ def _reopen_sweep_dir(path: Path, content: dict[str, Any]) -> run_dir.RunDir:
 
 def _lock_dir(path: Path, key: str) -> run_dir.RunDir:
     try:
-        # The summary has absolute paths, even if the folder was given as a relative one.
+        # The summary has absolute paths, even if the folder was given as a relative path.
         return run_dir.RunDir(Path(os.path.abspath(path)), [], resume=True)
     except OSError as error:
         raise ConfigError(folder_checks.unwritable_error(path, error, key)) from None
 
 
 def _read_sweep(path: Path) -> dict[str, Any]:
-    """Return the content of a folder's ``sweep.json``; errors name the nearest sweep."""
+    """Return the content of a folder's ``sweep.json``; error messages suggest the sweep with the closest name."""
     try:
         content = safe_read.parse_json(safe_read.read_text(path / run_files.SWEEP))
         for job in content["jobs"]:

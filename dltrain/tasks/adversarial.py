@@ -21,7 +21,7 @@ from dltrain.tasks.sampling import apply_in_batches, class_labels
 
 MAX_EVALUATED = 2_000  # examples of a split that are evaluated; precision and recall compare all pairs
 GRID_IMAGES, GRID_COLUMNS, MAX_COLUMNS = 64, 8, 16  # of a grid of samples
-PLOTTED_POINTS = 1_000  # real and generated points of a scatter plot, each
+PLOTTED_POINTS = 1_000  # real points of a scatter plot; as many generated points are added
 PENALTY = 10.0  # Gulrajani et al. 2017, section 4
 
 
@@ -30,23 +30,23 @@ class Adversarial(Task):
     """Adversarial training: the critic learns to separate real from generated samples, the generator to fool it.
 
     A step has two turns on the same batch, first the critic's, then the generator's, each with new noise. A critic with
-    batch norm sees real and generated examples in separate passes (Radford et al. 2016). Images are the generator's
-    output after tanh, mapped to the range from black to white; other data are its output.
+    batch norm sees real and generated examples in separate passes (Radford et al. 2016). For images, tanh is applied to
+    the generator's output, and the result is mapped to the range from black to white; other data are not changed.
 
     Metrics, over at most 2,000 examples of a split and the same number generated from fixed noise:
 
     - the scores of `Quality`; ``frechet`` is the goal;
-    - ``loss`` and ``loss_generator``, the losses of critic and generator, which measure their balance and not quality
-      (for ``wasserstein``, minus ``loss`` estimates the distance of the distributions);
+    - ``loss`` and ``loss_generator``, the losses of critic and generator, which measure the balance of the two networks
+      and not quality (for ``wasserstein``, ``-loss`` estimates the distance between the distributions);
     - ``critic_real`` and ``critic_fake``, the mean outputs of the critic, and ``critic_auc``;
-    - for 2-D points with classes, the scores of `modes_found`; ``coverage`` is the goal, as the Fréchet distance
+    - for 2-D points with classes, the scores of `modes_found`; ``coverage`` is the goal, because the Fréchet distance
       compares only mean and covariance and does not detect missing modes.
 
     Args:
         low, high: Model inputs for black and white, one number per channel; None for data without bounds.
         loss_name: ``non_saturating``, ``least_squares``, ``hinge`` or ``wasserstein``.
         clip: Bound on the absolute values of the critic's weights; 0 to disable.
-        penalty: Weight of the critic's gradient penalty; None for 10 with ``wasserstein`` without ``clip``, and 0
+        penalty: Weight of the critic's gradient penalty. None selects 10 for ``wasserstein`` without ``clip``, and 0
             otherwise.
 
     Source: Goodfellow et al. 2014, algorithm 1; losses: see `gan_losses`; clipping: Arjovsky et al. 2017, algorithm 1;
@@ -75,7 +75,7 @@ class Adversarial(Task):
         if self.penalty is None:
             self.penalty = PENALTY if self.loss_name == "wasserstein" and not self.clip else 0.0
         self.is_2d = tuple(self.shape) == (2,)
-        self.separate: bool | None = None  # real and generated examples in separate passes; set from the model
+        self.separate: bool | None = None  # whether real and generated examples need separate passes
         self.real_points: Tensor | None = None  # of the latest evaluation, for the scatter plot
         if self.is_2d and self.classes:
             self.metric, self.better = "coverage", "max"  # type: ignore[misc]  # the goal depends on the data
@@ -104,7 +104,7 @@ class Adversarial(Task):
         self._clip_weights(model)
         with torch.no_grad():
             fake = self.sample(model, sampling.training_noise(model, real), labels)
-        # Before the outputs, as a compiled critic keeps buffers that the next pass of a spectral norm changes.
+        # Computed before the outputs: each pass changes the buffers of spectral norm, which a compiled critic saves.
         penalty = gradient_penalty(model, real, fake, labels) if self.penalty else None
         if self.separate is None:
             self.separate = has_batch_norm(model)
@@ -120,21 +120,21 @@ class Adversarial(Task):
         return Loss(total, len(real), parts)
 
     def generator_loss(self, model: nn.Module, batch: Batch, progress: float = 0.0) -> Loss:
-        """Return the generator's loss on as many generated examples as the batch has, of the same classes."""
+        """Return the generator's loss on generated examples, as many as in the batch and of the same classes."""
         real, labels = batch["inputs"], class_labels(batch)
         fake = self.sample(model, sampling.training_noise(model, real), labels)
         return Loss(self.losses.generator(critic_output(model, fake, labels)), len(real))
 
     def sample(self, model: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
-        """Generate examples from noise, as the critic reads them: (B, latent) -> (B, *shape)."""
+        """Generate examples from noise, in the range of the model's inputs: (B, latent) -> (B, *shape)."""
         raw = model.generator(noise, labels).float()  # type: ignore[operator]
         return self.pixel_range.from_unit((raw.tanh() + 1) / 2) if self.pixel_range.bounded else raw
 
     @torch.no_grad()
     def _clip_weights(self, model: nn.Module) -> None:
-        """Clip the critic's weights before its loss, when autocast has not cached them and no graph is built on them.
+        """Clip the critic's weights before its loss is computed, so that neither autocast nor a graph uses old values.
 
-        The generator's turn therefore uses weights that are one optimizer step from clipped ones.
+        In the generator's turn, the weights are therefore one optimizer step past the clipping.
         """
         if self.clip:
             weights = list(model.critic.parameters())  # type: ignore[union-attr]
@@ -142,7 +142,7 @@ class Adversarial(Task):
             torch._foreach_clamp_max_(weights, self.clip)
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Compare real with generated examples of the same classes, and the critic's outputs on both."""
+        """Compare real examples with generated examples of the same classes, and the critic's outputs on both."""
         real, labels = sampling.first_examples(batches, MAX_EVALUATED)
         noise = sampling.reproducible_noise(model, len(real), Generator().manual_seed(0))
         fake = apply_in_batches(self.sample, model, noise, labels)
@@ -170,7 +170,7 @@ class Adversarial(Task):
         return [outputs] if samples is None else [Media("samples", samples), outputs]
 
     def frame(self, model: nn.Module) -> Tensor | None:
-        """Return points over those evaluated last, or a grid of images with one column per conditioning class."""
+        """Return a scatter plot of generated and real points, or a grid of images with one column per class."""
         if self.real_points is not None:
             return self._scatter(model, self.real_points)
         if not (self.pixel_range.bounded and len(self.shape) == 3):
@@ -191,7 +191,7 @@ class Adversarial(Task):
         return charts.scatter(torch.cat([real, fake]), kinds, ["real", "generated"], "points")
 
     def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
-        """Return examples from noise, or paths of at most eight steps between two examples of a class."""
+        """Return examples from noise, or interpolations of at most eight steps between two examples of a class."""
         if request.given is not None:
             expected = "no examples, as a generator reads only noise"
             raise ConfigError(format_error("--given", expected, f"{len(request.given)} examples"))

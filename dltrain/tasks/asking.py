@@ -1,4 +1,4 @@
-"""How a task asks a model: with the fields of a batch that the model's `forward` names."""
+"""Calls of a model with the fields of a batch that its `forward` has arguments for."""
 
 import functools
 import inspect
@@ -12,15 +12,15 @@ from dltrain.errors import ConfigError
 
 KEYWORDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
-# Fields that a model must not ignore -> what it would do without them.
+# Fields that a model must not ignore -> what a model without this argument would do.
 INDISPENSABLE = {"lengths": "read the padding of short sequences as data", "state": "forget what it read before"}
 
 
 def ask(model: nn.Module, batch: Mapping[str, Any], **more: Any) -> Any:
-    """Return the model's answer to a batch.
+    """Return the model's outputs for a batch.
 
-    The first argument of `forward` is the field ``inputs``, whatever it is called. Further arguments are the fields of
-    the same names, if the batch has them.
+    The first argument of `forward` is the field ``inputs``, under any name. Each further argument is the field of the
+    same name, if the batch has it.
 
     Args:
         more: Fields that replace those of the batch, or are added to them.
@@ -35,7 +35,7 @@ def ask(model: nn.Module, batch: Mapping[str, Any], **more: Any) -> Any:
 
 @functools.cache
 def _named_fields(forward: Callable[..., Any], fields: tuple[str, ...]) -> tuple[str, ...]:
-    """Return which of the fields, besides the inputs, the `forward` of a class names."""
+    """Return the fields, except the inputs, that `forward` has an argument for."""
     parameters = list(inspect.signature(forward).parameters.values())[2:]  # after self and the inputs
     names = {parameter.name for parameter in parameters if parameter.kind in KEYWORDS}
     for field, consequence in INDISPENSABLE.items():

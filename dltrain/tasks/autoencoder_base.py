@@ -1,4 +1,4 @@
-"""Base class of tasks that train an encoder and a decoder, and pictures of codes and reconstructions."""
+"""Base class of tasks that train an encoder and a decoder, with images of codes and reconstructions."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ NUM_CODES = 2_000  # codes in the scatter plot
 class Autoencoding(Task):
     """Base class of tasks for a model with ``encoder(x, labels)`` and ``decoder(code, labels)``.
 
-    Images are compared in [0, 1] from black to white, to which a sigmoid maps the decoder's output; other data are
-    compared as the model reads them.
+    Images are compared in [0, 1] from black to white; a sigmoid maps the decoder's output to this range. Other data are
+    compared in the scale of the model's inputs.
 
     Args:
         low, high: Model inputs for black and white, one number per channel; None for data without bounds.
@@ -55,7 +55,7 @@ class Autoencoding(Task):
         return super().stages(model)
 
     def to_data_range(self, outputs: Tensor) -> Tensor:
-        """Map the decoder's output to the data: images in [0, 1], other data as the model reads them."""
+        """Map the decoder's output to [0, 1] for images, and to the scale of the model's inputs for other data."""
         return outputs.sigmoid() if self.pixel_range.bounded else outputs
 
     @abstractmethod
@@ -71,10 +71,10 @@ class Autoencoding(Task):
         return self.sample_codes(model, request, count)
 
     def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
-        """Return decoded codes, paths of at most eight steps between two codes, or reconstructions of given examples.
+        """Return decoded random codes, interpolations of at most eight steps, or reconstructions of given examples.
 
-        Without a requested class, a conditional model draws one per example or path; given examples are reconstructed
-        without a class.
+        If no class is requested, a random class is drawn for each example or path of a conditional model; given
+        examples are reconstructed without a class.
         """
         if request.given is not None:
             given = request.given.to(request.device)
@@ -113,7 +113,7 @@ class Autoencoding(Task):
 
 
 class CollectedExamples:
-    """First examples of a split in several versions (original, corrupted, reconstructed), and its first codes."""
+    """The first examples of a split (original, corrupted and reconstructed), and its first codes."""
 
     def __init__(self) -> None:
         self.examples: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""Linear models of TF-IDF features: the baseline of tasks on texts."""
+"""Linear models on TF-IDF features: the baseline of tasks on texts."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -9,10 +9,10 @@ from torch import Tensor
 
 from dltrain.tasks.base import Batch
 
-MAX_EXAMPLES = 50_000  # training texts that are used
-PENALTIES = [0.1, 0.3, 1.0, 3.0, 10.0]  # times the number of texts; 1 / C of scikit-learn
+MAX_EXAMPLES = 50_000  # training texts after which no further batch is read
+PENALTIES = [0.1, 0.3, 1.0, 3.0, 10.0]  # 1 / C in scikit-learn
 DEFAULT_PENALTY = 1.0  # without validation texts
-MIN_COUNT = 2  # training texts that a pair of words must occur in
+MIN_COUNT = 2  # training texts in which a word pair must occur
 ITERATIONS = 100
 
 
@@ -20,9 +20,9 @@ class Texts:
     """Tokens and targets of a split, on the CPU.
 
     Args:
-        batches: With ``inputs`` (B, T) and ``lengths`` (B,).
-        target: Returns the targets of a batch.
-        limit: Texts to read at most.
+        batches: Batches with ``inputs`` (B, T) and ``lengths`` (B,).
+        target: Function that returns the targets of a batch.
+        limit: Number of texts after which no further batch is read; None for no limit.
     """
 
     def __init__(self, batches: Iterable[Batch], target: Callable[[Batch], Tensor], limit: int | None = None) -> None:
@@ -41,12 +41,12 @@ class Texts:
 
 
 class Features:
-    """TF-IDF of words, and of pairs of neighbors on request: counts times the inverse document frequency, of norm 1.
+    """TF-IDF features of words and optionally word pairs: count times inverse document frequency, scaled to norm 1.
 
     Args:
-        train: The texts on which terms and frequencies are fitted.
+        train: Texts that terms and frequencies are fitted on.
         vocabulary: Number of different tokens.
-        pairs: Whether pairs of neighbors in at least two training texts are features, too.
+        pairs: Also use pairs of neighboring words that occur in at least two training texts.
 
     Source: Sparck Jones 1972; smoothed as in scikit-learn, ln((1 + n) / (1 + document frequency)) + 1.
     """
@@ -71,7 +71,7 @@ class Features:
         return Sparse(rows, columns, entries, (found.count, len(self.terms)))
 
     def _count(self, found: Texts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return text, term and count of each term of each text, sorted."""
+        """Return the text, the term and the count of each different term in each text, sorted by text and term."""
         texts, terms = found.texts, found.tokens.astype(np.int64)
         if self.pairs:
             together = texts[1:] == texts[:-1]
@@ -83,7 +83,7 @@ class Features:
 
 
 class Sparse(NamedTuple):
-    """Sparse matrix in float64, for two products; torch's own sparse tensors warn that they are in beta."""
+    """Sparse matrix in float64 with two products; torch's sparse tensors print a warning that they are in beta."""
 
     rows: Tensor
     columns: Tensor
@@ -102,15 +102,15 @@ class Sparse(NamedTuple):
 
 
 class LinearModel:
-    """Linear model of TF-IDF features with an L2 penalty, in float64 on the CPU.
+    """Linear model on TF-IDF features with an L2 penalty, in float64 on the CPU.
 
     Args:
-        train: Training texts; at most 50,000 are used.
-        val: Texts that choose the penalty, and whether pairs of neighbors are features; None for a penalty of 1 and
-            words only.
+        train: Training texts; no further batch is read after 50,000 texts.
+        val: Validation texts, on which the penalty is chosen and whether word pairs are used; None for a penalty of 1
+            and words only.
         vocabulary: Number of different tokens.
-        target: Returns the targets of a batch: classes (B,), for logistic regression, or numbers (B, targets), for
-            ridge regression.
+        target: Function that returns the targets of a batch: classes (B,) for logistic regression, or numbers
+            (B, targets) for ridge regression.
         classes: Number of classes; None for numbers.
     """
 
@@ -142,7 +142,7 @@ class LinearModel:
 
     @property
     def description(self) -> str:
-        """What was chosen, for the user."""
+        """Note for the user on the chosen features and penalty."""
         terms = f"words{' and pairs of words' * self.features.pairs}"
         return f"baseline: TF-IDF of {len(self.features.terms):,} {terms}, penalty {self.penalty:g}"
 
@@ -155,9 +155,10 @@ def mistakes(outputs: Tensor, targets: Tensor) -> float:
 
 
 def fit(matrix: Sparse, targets: Tensor, penalty: float, start: Tensor) -> Tensor:
-    """Return weights, the bias in the last row, that minimize the mean loss and penalty / (2 texts) * their squares.
+    """Return the weights that minimize the mean loss plus ``penalty / (2 * texts)`` times the sum of their squares.
 
-    The loss is the cross-entropy of classes, or half the squared error of numbers; the bias is not penalized.
+    The loss is the cross-entropy of classes, or half the squared error of numbers. The last row is the bias, which is
+    not penalized.
 
     Args:
         matrix: Features.

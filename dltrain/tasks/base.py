@@ -22,8 +22,9 @@ class Loss(NamedTuple):
     Args:
         total: Mean loss over ``weight`` examples or tokens, a differentiable scalar.
         weight: Number of examples or tokens: a number, or a 0-d tensor if it is computed on the device. Losses of
-            weight 0 are left out, and a step without any other loss changes nothing. With a tensor of value 0, the
-            total must be finite and have a gradient of 0: for example, divide a sum by ``weight.clamp(min=1)``.
+            weight 0 are ignored, and a step in which all weights are 0 changes nothing. If the weight is a tensor that
+            may be 0, the total must then be finite and have a gradient of 0: for example, divide a sum by
+            ``weight.clamp(min=1)``.
         parts: Named scalars to log with the loss, means over the same weight.
     """
 
@@ -44,6 +45,7 @@ class Turn:
     Args:
         parameters: The parameters that this turn updates; it must not change other parameters.
         loss: ``loss(batch, progress)``, where progress rises from 0 to 1 over the run.
+        every: Number of steps per update; 1 updates in every step.
         lr: Learning rate at a schedule factor of 1; None for that of the optimizer.
         rates: Learning rate factors of some parameters; 1 for the rest.
     """
@@ -57,7 +59,7 @@ class Turn:
 
 
 class Media(NamedTuple):
-    """An image (uint8, 3 x height x width) or a text (Markdown) to log."""
+    """An image, uint8 (3, height, width), or a text in Markdown to log."""
 
     tag: str
     image: Tensor | None = None
@@ -70,8 +72,8 @@ class Evaluation:
 
     Args:
         metrics: Name -> value, including ``loss``.
-        baselines: Baseline -> its metrics, if there are baselines.
-        extra: Data for `Task.show`, so that it needs no second pass.
+        baselines: Name of a baseline -> its metrics.
+        extra: Data for `Task.show`, which therefore needs no second pass.
         notes: Sentences for the user, such as a warning about posterior collapse.
     """
 
@@ -85,7 +87,7 @@ class Goal(NamedTuple):
     """The metric that selects the best weights and stops training early.
 
     Args:
-        evaluate: ``evaluate(model, batches)``, which returns that metric among others.
+        evaluate: ``evaluate(model, batches)``; the metrics that it returns include this metric.
     """
 
     metric: str
@@ -96,12 +98,13 @@ class Goal(NamedTuple):
 
 @dataclass
 class Stage:
-    """A span of training with fixed turns. Parameters that none of them owns are frozen.
+    """A part of training with fixed turns. Parameters that no turn owns are frozen.
 
     Args:
         epochs: Passes over the data; None for ``trainer.epochs``.
-        data: Training examples of the stage: ``train`` has the examples with known targets, ``unlabelled`` all
-            examples but no targets. Both are the same if the data hold back no targets.
+        data: Training examples of the stage: ``train`` for the labelled examples, ``unlabelled`` for all examples
+            without their targets. If all examples are labelled, both use the same batches.
+        goal: Goal of the stage; None for that of the task.
     """
 
     name: str
@@ -117,8 +120,8 @@ class GenerateRequest:
 
     Args:
         noise: CPU generator for all random numbers, so that they do not depend on the device.
-        given: Examples as the model reads them; each is reconstructed, in order. None to generate new ones.
-        train: Returns the run's training batches, for models without a prior distribution.
+        given: Model inputs to reconstruct, in order; None to generate new examples.
+        train: Function that returns the run's training batches, for models without a prior distribution.
     """
 
     count: int
@@ -135,11 +138,12 @@ class TextRequest:
     """What text to generate.
 
     Args:
-        prompt: The start of the text, at least one character; None for that of the task.
+        prompt: Start of the text, at least one character; None for the task's prompt.
         length: Tokens to generate, at least 1.
-        temperature: Sampling temperature, at least 0; None for that of the task.
-        top_k: Draw from this many most likely tokens; None for all.
-        top_p: Draw from the fewest most likely tokens of at least this probability, in (0, 1]; None for all.
+        temperature: Sampling temperature, at least 0; None for the task's temperature.
+        top_k: Draw from the ``top_k`` most likely tokens; None for all.
+        top_p: Draw from the smallest set of most likely tokens whose total probability is at least ``top_p``, in
+            (0, 1]; None for all.
     """
 
     prompt: str | None = None
@@ -155,12 +159,12 @@ class Task(ABC):
 
     metric: ClassVar[str]
     better: ClassVar[Literal["min", "max"]] = "min"
-    soft_targets: ClassVar[bool] = False  # whether the loss accepts shares of the classes, (B, classes), as targets
+    soft_targets: ClassVar[bool] = False  # whether the loss accepts class probabilities (B, classes) as targets
     quality: Quality | None = None  # scores generated samples, in tasks that generate
 
     @property
     def goal(self) -> Goal:
-        """The goal of all stages without their own."""
+        """Goal of the stages that do not set their own."""
         return Goal(self.metric, self.better, self.evaluate, self.show)
 
     @abstractmethod
@@ -172,9 +176,9 @@ class Task(ABC):
         """Return the loss of one batch."""
 
     def corrupt(self, batch: Batch, keys: Tensor) -> Batch:
-        """Return the batch with random changes of each example, by default none.
+        """Return the batch with random changes to each example; by default, return it unchanged.
 
-        Applied by the loader in training and evaluation, not to examples that a user provides.
+        The loader calls this method in training and evaluation, but not for examples that a user provides.
 
         Args:
             keys: One random key per example, int64 (B,): derived from seed, epoch and index in training, otherwise from
@@ -191,9 +195,9 @@ class Task(ABC):
         return example_inputs(facts, batch_size)
 
     def stages(self, model: nn.Module) -> list[Stage]:
-        """Return the stages of training: by default one, with one turn that owns all trainable parameters.
+        """Return the stages of training: by default one stage with one turn that owns all trainable parameters.
 
-        It may be called any number of times and changes nothing.
+        The method may be called several times and must not change the model or the task.
         """
         owned = [p for p in model.parameters() if p.requires_grad]
         return [Stage("train", [Turn("train", owned, lambda batch, progress: self.loss(model, batch, progress))])]
@@ -202,7 +206,8 @@ class Task(ABC):
         """Create the state that the task carries from step to step, such as Markov chains; called before training.
 
         `state_dict` returns this state; it is restored after a dry run and when a step is repeated. If a batch is
-        computed in parts, its field ``rows`` (int64, on the CPU) has the positions of the examples in the whole batch.
+        computed in chunks, the field ``rows`` of a chunk (int64, on the CPU) has the positions of its examples in the
+        whole batch.
         """
 
     def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:  # noqa: B027
@@ -213,21 +218,21 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Return metrics over a whole split, exact also if the last batch is short."""
+        """Return metrics over a whole split; they must be exact even if the last batch is smaller."""
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return predictions for examples whose targets are unknown, with the model in evaluation mode.
 
-        The batch is as for `evaluate`, but targets are missing, NaN or -1. Lines are plain Python in the units of the
-        data: one per example, or as many as the data define. A mask of class numbers is a uint8 tensor (height, width).
-        Raise ConfigError if the task has no such predictions.
+        The batch has the fields of `evaluate`, but targets are missing, NaN or -1. Lines are plain Python values in the
+        units of the data, by default one line per example. A mask of class numbers is a uint8 tensor (height, width).
+        A task that cannot predict raises ConfigError.
         """
         raise ConfigError(format_error("task", "a task that predicts", type(self).__name__))
 
     def predictions(self, model: nn.Module, batches: Iterable[Batch]) -> Iterator[Line]:
         """Yield the predictions for all batches, each as soon as it is known.
 
-        By default these are the predictions of `predict`. Override it if a prediction needs the examples of several
+        By default, call `predict` for each batch. Override this method if a prediction needs the examples of several
         batches.
         """
         for batch in batches:
@@ -236,8 +241,8 @@ class Task(ABC):
     def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
         """Return new examples, for ``dltrain generate``, with the model in evaluation mode.
 
-        They have the shape `Spec.shape`: images in [0, 1] from black to white, other data in their own units. Raise
-        ConfigError if the task or model does not support the request.
+        Each example has the shape `Spec.shape`: images in [0, 1] from black to white, other data in their own units.
+        A task or model that does not support the request raises ConfigError.
         """
         hint = "Use dltrain predict RUN INPUT for predictions."
         raise ConfigError(format_error("generate", "a run whose task generates examples", type(self).__name__, hint))
@@ -258,9 +263,9 @@ class Task(ABC):
         return []
 
     def frame(self, model: nn.Module) -> Tensor | None:
-        """Return an image for the run's film, uint8 3 x height x width and always of one size.
+        """Return an image for the run's film, uint8 (3, height, width); all images of a run have the same size.
 
-        It is drawn at every evaluation from the same noise, so that the film shows the progress of training.
+        The image is drawn at every evaluation from the same noise, so that the film shows the progress of training.
         """
         return None
 

@@ -1,4 +1,4 @@
-"""The state of a model, carried along contiguous streams from batch to batch."""
+"""State of a recurrent model that is carried from batch to batch along contiguous streams."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +15,7 @@ State = dict[str, Any]  # nested dictionaries of tensors, batch axis first
 class CarriedState:
     """State of a model after the last batch of each stream: row `s` belongs to stream `s`.
 
-    Gradients end where a batch begins (truncated back-propagation through time).
+    Gradients stop at the start of each batch (truncated back-propagation through time).
 
     Source: Williams and Peng 1990, "An efficient gradient-based algorithm for on-line training of recurrent network
     trajectories".
@@ -25,7 +25,7 @@ class CarriedState:
         self.state = state
 
     def ask(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        """Return the outputs of a model, from the state after the previous batch if ``continues`` is true."""
+        """Return the outputs of a model, which continues from the previous batch if ``continues`` is true."""
         if "continues" not in batch:
             return ask(model, batch)
         start = getattr(model, "start", None)
@@ -51,7 +51,7 @@ class CarriedState:
 
 
 def _each(function: Callable[..., Tensor], *states: State) -> State:
-    """Return a state of ``function(part of each state)``."""
+    """Return a state whose tensors are ``function(*tensors)`` of the same tensor in each state."""
     return {
         name: _each(function, *parts) if isinstance(parts[0], dict) else function(*parts)
         for name, *parts in ((name, *(state[name] for state in states)) for name in states[0])

@@ -22,7 +22,7 @@ NUM_WORST = 6
 class Classification(Supervised):
     """Classification: cross-entropy between the model's outputs (B, classes) and ``targets`` (B), int64.
 
-    In training, targets may be shares of the classes, (B, classes).
+    In training, targets may also be class probabilities, (B, classes).
 
     Args:
         label_smoothing: Share of each target that is spread evenly over all classes, in training only.
@@ -127,7 +127,7 @@ def name_classes(classes: int, names: list[str] | None) -> list[str]:
     """Return one name per class, by default its number.
 
     Raises:
-        ConfigError: There is a single class, which any model predicts without an error.
+        ConfigError: There is only one class.
     """
     names = names or [str(number) for number in range(classes)]
     if classes < 2:

@@ -17,7 +17,7 @@ from dltrain.tasks.pixel_range import PixelRange
 
 GENERATE_STEPS = 1000  # Gibbs steps from noise to a generated example
 FRAME_STEPS = 100  # Gibbs steps from noise to a sample that is shown during training
-NUM_SAMPLES = 64  # samples of a grid
+NUM_SAMPLES = 64  # samples in a grid
 NUM_RECONSTRUCTED = 16  # examples that are shown with their reconstructions
 
 
@@ -28,9 +28,9 @@ class ContrastiveDivergence(Task):
     Pixels from black (0) to white (1) are probabilities in training; likelihoods are computed on rounded pixels.
 
     Metrics, in nats per example: ``pseudo_log_likelihood``, the goal; ``reconstruction``, the cross-entropy of the
-    mean-field reconstruction; ``free_energy``, which shows overfitting when ``val`` rises above ``train``;
-    ``loss``, the difference in free energy between the data and chains of ``cd_steps`` steps from them; and, for RBMs
-    with at most 16 units on one side, ``nll``, the exact negative log-likelihood.
+    mean-field reconstruction; ``free_energy``, which shows overfitting when ``val`` rises above ``train``; ``loss``,
+    the free energy of the data minus that of samples after ``cd_steps`` Gibbs steps from the data; and, for RBMs with
+    at most 16 units on one side, ``nll``, the exact negative log-likelihood.
 
     Args:
         low, high: Model inputs for black and white, one number per channel.
@@ -58,12 +58,12 @@ class ContrastiveDivergence(Task):
 
     def stages(self, model: nn.Module) -> list[Stage]:
         """Return one stage. Raise ConfigError if the model is not an RBM."""
-        expected = "one with the parts up and down, such as rbm, for task=contrastive_divergence"
+        expected = "a model with modules up and down, such as rbm, for task=contrastive_divergence"
         check_parts(model, ("up", "down"), expected)
         return super().stages(model)
 
     def begin(self, model: nn.Module) -> None:
-        """Make new chains."""
+        """Create new chains."""
         self.chains = rbm.GibbsChains(self.cd_steps, self.persistent)
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
@@ -141,7 +141,7 @@ class ContrastiveDivergence(Task):
 
 
 def check_request(request: GenerateRequest) -> None:
-    """Check that a request is one that RBMs support."""
+    """Check that RBMs support a request."""
     if request.label is not None:
         raise ConfigError(format_error("--class", "none, as this model is not conditional", request.label))
     if request.interpolate:

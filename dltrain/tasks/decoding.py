@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-GREEDY_BELOW = 1e-4  # lower temperatures take the most likely token, as logits / temperature may overflow
-REPLACEMENT = "\ufffd"  # what incomplete UTF-8 is decoded to
+GREEDY_BELOW = 1e-4  # below this temperature, take the most likely token: logits / temperature may overflow
+REPLACEMENT = "\ufffd"  # decoding replaces incomplete UTF-8 by this character
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,9 @@ class Sampling:
 
     Args:
         temperature: Divides the logits, at least 0; 0 takes the most likely token.
-        top_k: Number of most likely tokens to draw from, at least 1; None for all.
-        top_p: Draw from the fewest most likely tokens of at least this probability in all, in (0, 1]; None for all.
+        top_k: Draw from the ``top_k`` most likely tokens, at least 1; None for all.
+        top_p: Draw from the smallest set of most likely tokens whose total probability is at least ``top_p``, in
+            (0, 1]; None for all.
 
     Source: top-k, Fan, Lewis and Dauphin 2018, section 5.1; top-p, Holtzman et al. 2020, section 3.1.
     """
@@ -41,7 +42,7 @@ class Sampling:
 
 
 class Window:
-    """A model without a state, computed step by step: it reads its last ``length`` tokens again for each new one."""
+    """Step-by-step interface of a model without a state: each step reads the last ``length`` tokens again."""
 
     def __init__(self, model: nn.Module, length: int) -> None:
         self.model, self.length = model, length
@@ -57,17 +58,18 @@ class Window:
 
 
 def sample_tokens(model: Any, prompt: Tensor, length: int, sampling: Sampling, noise: Generator) -> Iterator[Tensor]:
-    """Yield the tokens after a prompt, (B,) each, without end.
+    """Yield an endless sequence of tokens after a prompt, (B,) each.
 
     Args:
-        model: A language model. One with a method `start` reads each token once; other models read a window per token.
+        model: A language model. A model with a method `start` reads each token once; other models read the last
+            ``length`` tokens again for each new token.
         prompt: Tokens (B, T), T at least 1.
-        length: Tokens that the model reads at once.
-        noise: Source of all randomness, on the CPU, so that samples during training do not change it.
+        length: Maximum number of tokens that the model reads at once.
+        noise: CPU generator of all random numbers, so that sampling during training does not change the run.
     """
     stepwise = model if hasattr(model, "start") else Window(model, length)
     state = stepwise.start(len(prompt))
-    # `forward` is never compiled: the state has another shape at each step, and would be compiled again each time.
+    # Calling `forward` bypasses torch.compile, which would compile again for each new shape of the state.
     for piece in prompt.split(length, dim=1):
         logits, state = stepwise.forward(piece, state=state)
     while True:
@@ -77,7 +79,7 @@ def sample_tokens(model: Any, prompt: Tensor, length: int, sampling: Sampling, n
 
 
 def decode_stream(tokens: Iterable[int], decode: Callable[[list[int]], str]) -> Iterator[str]:
-    """Yield the text of tokens as soon as it is certain, holding back the bytes of incomplete characters."""
+    """Yield the text of tokens piece by piece; an incomplete character waits for its remaining bytes."""
     waiting: list[int] = []
     for token in tokens:
         waiting.append(token)

@@ -15,21 +15,24 @@ from dltrain.tasks.regression import LOSSES, add_errors, check_target_names, den
 from dltrain.tasks.ridge import MAX_SIZE, Ridge
 
 MAX_LISTED = 8  # series whose errors are listed one by one
-RESERVED = ("input", "time", "step")  # other names in the output of `dltrain predict`
-ROUNDING = 1e-6  # MAE, relative to the worst baseline, below which a baseline is perfect up to float32
+RESERVED = ("input", "time", "step")  # names that the output of `dltrain predict` already uses
+ROUNDING = 1e-6  # a baseline counts as perfect if its error is below this fraction of the worst baseline's
 
 
 class Forecasting(Task):
     """Forecasting: the model's outputs (B, horizon * columns) are the next ``horizon`` steps of all series.
 
-    Batches have ``inputs`` (B, window, columns) and ``targets`` (B, horizon, columns), both normalized, ``shift``,
-    ``shift_rest`` and ``scale`` (B, 1, columns) to undo that, and in evaluation ``history`` (B, past, columns) and
-    ``ahead`` (B, horizon, columns): past and future values minus the shift, in the units of the data, and
-    ``naive_error`` (B, 1, columns): mean absolute change over a season in training. Batches of several series of a file
-    have ``group`` (B,), the index of the series.
+    Batches have these fields:
+
+    - ``inputs`` (B, window, columns) and ``targets`` (B, horizon, columns), normalized;
+    - ``shift``, ``shift_rest`` and ``scale`` (B, 1, columns), which undo the normalization;
+    - in evaluation, ``history`` (B, past, columns) and ``ahead`` (B, horizon, columns), the past and future values
+      minus the shift, in the units of the data;
+    - in evaluation, ``naive_error`` (B, 1, columns), the mean absolute change over a season in the training data;
+    - for files with several series, ``group`` (B,), the index of the series.
 
     Args:
-        series_names: Names of several series of a file; None if it has one.
+        series_names: Names of the series of a file; None if it has only one.
         loss_name: ``mse``, ``l1`` or ``huber``, on normalized values.
     """
 
@@ -75,7 +78,7 @@ class Forecasting(Task):
         return Loss(self.distance(predicted, batch["targets"].to(predicted.dtype)), len(predicted))
 
     def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:
-        """Fit ridge regression of the targets on the inputs, both normalized; not for very wide windows."""
+        """Fit ridge regression of the targets on the inputs, both normalized, unless a window is too large."""
         shape = next(iter(train))["inputs"].shape
         if max(shape[1] * shape[2], self.horizon * self.columns) > MAX_SIZE:
             return f"no ridge regression as a baseline: a window has more than {MAX_SIZE:,} inputs or outputs"
@@ -86,10 +89,10 @@ class Forecasting(Task):
         """Return MAE, RMSE and MASE of the model and of the baselines, and the skill of the model.
 
         MAE and RMSE are in the units of the data. MASE divides each error by the mean absolute change over a season in
-        training, so that series of different scales count equally. With two to eight series there is the MAE of each.
+        training, so that series of different scales count equally. With two to eight series, the MAE of each is added.
 
-        Skill is 1 - MASE / (MASE of the best baseline), which is the same for MAE if there is one series: 0 is no
-        better, 1 is perfect. It is undefined, and left out, if a baseline is perfect.
+        Skill is ``1 - MASE / (MASE of the best baseline)``: 0 means no better than the baseline, 1 means perfect. With
+        one series, MAE gives the same skill. Skill is left out if a baseline is perfect, where it is undefined.
 
         Source of MASE: Hyndman and Koehler, Another look at measures of forecast accuracy, 2006.
         """
@@ -114,7 +117,7 @@ class Forecasting(Task):
         return Evaluation(metrics, baselines, {"first": first})
 
     def _add(self, mean: Mean, error: Tensor, batch: Batch) -> None:
-        """Add the errors of a batch (B, horizon, columns) in the units of the data, together and for each series."""
+        """Add the errors of a batch (B, horizon, columns) in the units of the data, over all series and for each."""
         add_errors(mean, error)
         if "naive_error" in batch:
             mean.add(error.numel(), mase=(error.abs() / batch["naive_error"]).mean())
@@ -125,7 +128,7 @@ class Forecasting(Task):
                 mean.add(own.numel(), **{f"mae {name}": own.abs().sum() / max(1, own.numel())})
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
-        """Return a line per step of each window: its number and each series in the units of the data."""
+        """Return a line per step of each window: the number of the step, and each series in the units of the data."""
         windows = denormalize(self.forecast(model, batch), batch).tolist()
         return [
             {"step": step, **dict(zip(self.target_names, row, strict=True))}
@@ -153,8 +156,8 @@ class Forecasting(Task):
 def naive_forecasts(history: Tensor, horizon: int, season: int) -> dict[str, Tensor]:
     """Return naive forecasts by name: (B, past, columns) -> (B, horizon, columns) each.
 
-    The last value; the last season; and the last season plus its latest change, that from ``past - 1 - season`` to
-    ``past - 1``, once for each season ahead.
+    The forecasts are the last value, the last season, and the last season plus a trend. The trend is the change from
+    ``past - 1 - season`` to ``past - 1``, added once for each season ahead.
 
     Source: Hyndman and Athanasopoulos, Forecasting: Principles and Practice, section 5.2.
     """

@@ -23,7 +23,7 @@ class GANLoss(NamedTuple):
 # non_saturating: Goodfellow et al. 2014, equation 1 and the end of section 3, on logits.
 # least_squares: Mao et al. 2017, equation 9, with targets 1 for real and 0 for generated examples.
 # hinge: Lim and Ye 2017; Miyato et al. 2018, equations 16 and 17.
-# wasserstein: Arjovsky et al. 2017, equations 2 and 3; needs a critic with bounded slope.
+# wasserstein: Arjovsky et al. 2017, equations 2 and 3; needs a Lipschitz continuous critic.
 GAN_LOSSES: Mapping[str, GANLoss] = {
     "non_saturating": GANLoss(
         lambda real, fake: softplus(-real).mean() + softplus(fake).mean(), lambda fake: softplus(-fake).mean()
@@ -40,8 +40,8 @@ GAN_LOSSES: Mapping[str, GANLoss] = {
 def gradient_penalty(model: nn.Module, real: Tensor, fake: Tensor, labels: Tensor | None) -> Tensor:
     r"""Return the mean of :math:`(|\nabla_x D(x)| - 1)^2` at random points between real and generated examples.
 
-    Computed in full precision, as a second derivative in bf16 loses most digits, and without `torch.compile`, which
-    does not support second derivatives: ``critic.forward`` is the uncompiled function.
+    The penalty is computed in full precision, because a second derivative in bf16 loses most digits. It calls
+    ``critic.forward``, which is not compiled, because `torch.compile` does not support second derivatives.
 
     Args:
         model: Model whose critic treats each example independently (no batch norm).

@@ -17,7 +17,7 @@ from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task, TextR
 from dltrain.tasks.carried import CarriedState
 from dltrain.tasks.decoding import Sampling, decode_stream, sample_tokens
 
-UNKNOWN = -1  # target after the end of a text
+UNKNOWN = -1  # target after the end of a text, which is ignored
 WINDOWS = 64  # windows of a text per pass
 
 
@@ -27,7 +27,7 @@ class LanguageModeling(Task):
 
     Args:
         label_smoothing: Share of each target that is spread evenly over the vocabulary, in training only.
-        prompt: Start of sampled text; None for a newline, or the first token of a vocabulary without it.
+        prompt: Start of sampled text; None for a newline, or for the first token if the vocabulary has no newline.
         temperature: Sampling temperature, above 0.
     """
 
@@ -58,7 +58,7 @@ class LanguageModeling(Task):
         return {"outputs": self.vocabulary, "each_step": True, "causal": True}
 
     def begin(self, model: nn.Module) -> None:
-        """Forget the state of the model that is carried along streams of text."""
+        """Reset the state of the model that is carried along streams of text."""
         self.carried = CarriedState()
 
     def state_dict(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class LanguageModeling(Task):
         return Loss(F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing), len(targets))
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Return loss in nats per token, perplexity and bits per token; targets of -1 do not count."""
+        """Return loss in nats per token, perplexity and bits per token; targets of -1 are ignored."""
         mean, carried = Mean(), CarriedState()
         for batch in batches:
             targets = batch["targets"].flatten()

@@ -64,7 +64,7 @@ class Layerwise(Classification):
     def facts(self) -> dict[str, Any]:
         """Return the number of inputs of the lowest layer, one per pixel.
 
-        ``outputs`` is None, which rejects models that require it, as they have no layers to pretrain.
+        ``outputs`` is None, so that models that require it are rejected: they have no layers to pretrain.
         """
         return {"lowest": math.prod(self.shape), "outputs": None, "each_step": False, "causal": False}
 
@@ -79,7 +79,7 @@ class Layerwise(Classification):
         return [*(pretraining if self.pretrain_epochs else []), Stage("fine_tuning", [fine_tuning])]
 
     def begin(self, model: nn.Module) -> None:
-        """Make new chains for each layer."""
+        """Create new chains for each layer."""
         self.chains = [rbm.GibbsChains(self.cd_steps, self.persistent) for _ in rbm_layers(model)]
 
     def _pretraining_stage(self, layers: list[rbm.RBM], number: int) -> Stage:
@@ -129,7 +129,7 @@ class Layerwise(Classification):
     # --- samples ----------------------------------------------------------------------------------------------------
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Return what `Classification` shows, and the layers."""
+        """Return the images of `Classification`, filters of the first layer, and samples."""
         return [*super().show(model, evaluation), *self._show_layers(model, evaluation)]
 
     def _show_layers(self, model: rbm.RBM, evaluation: Evaluation) -> list[Media]:
@@ -143,7 +143,7 @@ class Layerwise(Classification):
     def generate(self, model: rbm.RBM, request: GenerateRequest) -> Tensor:
         """Return images after 1,000 Gibbs steps in the top layer, or reconstructions of the given images.
 
-        Samples of pretrained weights are better: fine-tuning optimizes the classifier alone.
+        Samples are better before fine-tuning, which optimizes only the classifier.
         """
         check_request(request)
         if request.given is None:
@@ -175,14 +175,14 @@ def rbm_layers(model: nn.Module) -> list[rbm.RBM]:
 
 
 def propagate_up(layers: list[rbm.RBM], visible: Tensor) -> Tensor:
-    """Return the probabilities of the units above all of these layers."""
+    """Return the probabilities of the units above the last of the layers."""
     for layer in layers:
         visible = layer.up(visible).float().sigmoid()
     return visible
 
 
 def propagate_down(layers: list[rbm.RBM], hidden: Tensor) -> Tensor:
-    """Return the probabilities of the units below all of these layers."""
+    """Return the probabilities of the units below the first of the layers."""
     for layer in reversed(layers):
         hidden = layer.down(hidden).float().sigmoid()
     return hidden

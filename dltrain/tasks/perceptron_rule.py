@@ -76,7 +76,7 @@ class PerceptronRule(Task):
 
 
 def class_margins(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the margins, (B,): ``y w.x``, or the target output minus the largest other output."""
+    """Return the margins (B,): ``y w.x`` for one output, or the target's output minus the largest other output."""
     if outputs.shape[1] == 1:
         return outputs[:, 0] * (2 * targets - 1)
     target = targets[:, None]
@@ -85,5 +85,5 @@ def class_margins(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def criterion(margins: Tensor) -> Tensor:
-    """Return ``-margin`` of the errors, as a mean over all examples; the slope at 0 is that of an error."""
+    """Return the mean of ``-margin`` for errors and 0 for other examples; at a margin of 0 the derivative is -1."""
     return torch.where(margins <= 0, 0 - margins, 0).mean()

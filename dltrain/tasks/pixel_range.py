@@ -35,6 +35,6 @@ class PixelRange:
         return unit * self.span + self.low
 
     def _move_to(self, device: torch.device) -> None:
-        """Move the bounds once, not in each step."""
+        """Move the bounds to the device, once instead of in each step."""
         if self.low.device != device:
             self.low, self.span = self.low.to(device), self.span.to(device)

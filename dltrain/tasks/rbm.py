@@ -1,7 +1,8 @@
 """Restricted Boltzmann machines as probability distributions: free energy, Gibbs sampling, likelihood.
 
-An RBM is a module with the parts ``up``, a linear layer, and ``down``; each maps the units of one side to the logits of
-the other. Its distribution is ``P(v) = exp(-F(v)) / Z`` with the free energy ``F`` and the partition function ``Z``.
+An RBM is a module with two submodules: the linear layer ``up`` maps visible units to the logits of hidden units, and
+``down`` maps hidden units to the logits of visible units. Its distribution is ``P(v) = exp(-F(v)) / Z`` with the free
+energy ``F`` and the partition function ``Z``.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from dltrain.tasks.base import Loss
 
 RBM = Any  # nn.Module has no type for its parts
 
-MAX_EXACT_UNITS = 16  # units of the smaller side up to which the partition function is computed
+MAX_EXACT_UNITS = 16  # largest number of units on the smaller side for which the partition function is computed
 STATES_AT_ONCE = 4096  # terms of the partition function that are computed at a time
 SAMPLED_UNITS = 8  # units per example from which the pseudo-likelihood is estimated
 
@@ -49,8 +50,8 @@ def gibbs(rbm: RBM, visible: Tensor, steps: int, noise: Generator | None = None)
 def sample_from_noise(rbm: RBM, count: int, steps: int, noise: Generator) -> Tensor:
     """Return the hidden units of chains after ``steps`` Gibbs steps, (count, hidden).
 
-    Chains start at random hidden units. Random visible units are so unlike data that they turn most hidden units off, a
-    state that few chains leave.
+    Chains start at random hidden units. Random visible units would be so unlike the data that most hidden units would
+    turn off, a state that few chains leave.
     """
     hidden = torch.rand(count, rbm.up.out_features, generator=noise).round().to(rbm.up.weight.device)
     for _ in range(steps):
@@ -63,7 +64,7 @@ def reconstruction_error(rbm: RBM, visible: Tensor, inputs: Tensor | None = None
 
     Args:
         visible: Targets, (B, visible).
-        inputs: What to reconstruct from; the targets if None.
+        inputs: Visible units to reconstruct from, such as corrupted ones; None for the targets themselves.
     """
     logits = rbm.down(rbm.up(visible if inputs is None else inputs).float().sigmoid()).float()
     return F.binary_cross_entropy_with_logits(logits, visible.float(), reduction="none").sum(1)
@@ -74,7 +75,7 @@ def pseudo_log_likelihood(rbm: RBM, states: Tensor, noise: Generator) -> Tensor:
 
     Args:
         states: Binary visible units, (B, visible).
-        noise: Draws 8 units per example; the sum is exact if there are no more.
+        noise: Generator that draws 8 units per example; with at most 8 units, the sum is exact.
 
     Source: Besag 1975, "Statistical analysis of non-lattice data".
     """
@@ -124,8 +125,8 @@ class GibbsChains:
     def loss(self, rbm: RBM, visible: Tensor, rows: Tensor | None = None) -> Loss:
         """Return ``F(data) - F(model)``, whose gradient is the contrastive divergence update.
 
-        The gradient of the weight is ``-(<v p(h|v)> of the data - <v p(h|v)> of the chains)``: hidden units enter by
-        their probabilities, which adds no sampling noise, while the chains draw states.
+        The gradient of the weight is ``-(<v p(h|v)> of the data - <v p(h|v)> of the chains)``. It uses probabilities of
+        the hidden units, which add no sampling noise; only the chains sample states.
 
         Args:
             rows: Indices of the examples in the whole batch, if this is only a part of it; None for all.
@@ -137,7 +138,7 @@ class GibbsChains:
         return Loss(energy - free_energy(rbm, states).mean(), len(visible), {"free_energy": energy})
 
     def _advance(self, rbm: RBM, visible: Tensor, rows: Tensor | None) -> Tensor:
-        """Advance the persistent chains, by default all, and return their states; new ones start at the data."""
+        """Advance the persistent chains, by default all, and return their states; new chains start at the data."""
         chains = visible[:0] if self.visible is None else self.visible.to(visible.device)
         first, last = (0, max(len(chains), len(visible))) if rows is None else (int(rows[0]), int(rows[-1]) + 1)
         states = gibbs(rbm, chains[first:last] if last <= len(chains) else visible, self.steps)

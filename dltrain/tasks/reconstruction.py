@@ -26,7 +26,7 @@ MAX_COMPONENTS_SIZE = 2_048  # numbers per example up to which an evaluation com
 class Reconstruction(Autoencoding):
     """Autoencoder: distance between examples and their reconstructions, summed over the numbers of an example.
 
-    Penalties are means over examples; a weight of 0 turns one off.
+    Penalties are means over examples; a weight of 0 disables a penalty.
 
     Args:
         distance: ``mse``, squared error, or ``bernoulli``, cross-entropy of numbers in [0, 1], in nats.
@@ -101,7 +101,7 @@ class Reconstruction(Autoencoding):
         return each.flatten(1).sum(1)
 
     def visible(self, batch: Batch) -> Tensor:
-        """Return the encoder's input: the corrupted examples, or the examples if nothing is corrupted."""
+        """Return the encoder's inputs: the corrupted examples, or the examples if there is no corruption."""
         return batch["inputs" if self.corruption == "none" else "corrupted"]
 
     def corrupt(self, batch: Batch, keys: Tensor) -> Batch:
@@ -121,8 +121,8 @@ class Reconstruction(Autoencoding):
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return the distance after corruption, and the squared error per number without corruption.
 
-        The baseline is the best linear autoencoder: as many principal components of the evaluated examples as the code
-        has numbers. It is left out for examples of more than 2,048 numbers.
+        The baseline is the best linear autoencoder with a code of the same size: the principal components of the
+        evaluated examples. It is left out for examples of more than 2,048 numbers.
         """
         mean, collected = Mean(), CollectedExamples()
         components = Covariance() if self.size <= MAX_COMPONENTS_SIZE else None
@@ -154,7 +154,7 @@ class Reconstruction(Autoencoding):
         """Draw codes from a Gaussian fitted to the codes of the training examples.
 
         An autoencoder has no prior. If the codes of the data are not normally distributed, most codes drawn here
-        belong to no example.
+        decode to unrealistic examples.
         """
         codes = self._training_codes(model, request)
         mean = codes.mean(0)
@@ -185,7 +185,7 @@ def sparsity_divergence(means: Tensor, target: float) -> Tensor:
 
 
 def squared_jacobian(code: Tensor, inputs: Tensor) -> Tensor:
-    """Return the exact squared Frobenius norm of dcode/dinputs, (B,), with one backward pass per code number.
+    """Return the exact squared Frobenius norm of dcode/dinputs, (B,), with one backward pass per latent variable.
 
     Args:
         code: (B, D), each row computed from the same row of ``inputs`` alone.

@@ -15,7 +15,7 @@ from dltrain.tasks.supervised import Supervised
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.smooth_l1_loss}
 
-RESERVED = ("input", "line")  # other names in the output of `dltrain predict`
+RESERVED = ("input", "line")  # names that the output of `dltrain predict` already uses
 
 
 class Regression(Supervised):
@@ -46,11 +46,11 @@ class Regression(Supervised):
         self.linear: LinearModel | None = None
 
     def facts(self) -> dict[str, Any]:
-        """Return one output per number, for the whole example."""
+        """Return one output per target, for the whole example."""
         return {"outputs": self.targets, "each_step": False, "causal": False}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
-        """Return inputs and numbers."""
+        """Return inputs and targets."""
         batch = super().example(facts, batch_size)
         return {**batch, "targets": batch["inputs"].new_empty(batch_size, self.targets, dtype=torch.float32)}
 
@@ -81,7 +81,7 @@ class Regression(Supervised):
         add_errors(mean, denormalize_error(predicted - targets, batch))
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
-        """Return the numbers of each example in the units of the data, by name."""
+        """Return the predicted targets of each example by name, in the units of the data."""
         names = self.target_names or [f"value_{n}" for n in range(1, self.targets + 1)]
         rows = denormalize(self.answer(model, batch), batch).tolist()
         return [dict(zip(names, row, strict=True)) for row in rows]
@@ -97,7 +97,7 @@ def check_target_names(names: Iterable[str], reserved: Iterable[str]) -> list[st
 
 
 def target_values(batch: Batch) -> Tensor:
-    """Return the targets (B, targets): ``values``, if ``targets`` are the same numbers as classes."""
+    """Return the targets (B, targets): the field ``values`` if present, because ``targets`` then holds classes."""
     return batch.get("values", batch["targets"])
 
 
@@ -107,7 +107,7 @@ def denormalize_error(error: Tensor, batch: Batch) -> Tensor:
 
 
 def denormalize(values: Tensor, batch: Batch) -> Tensor:
-    """Return normalized values in the units of the data, in float64 on the CPU, as some devices lack float64."""
+    """Return normalized values in the units of the data, in float64 on the CPU because some devices lack float64."""
     values = values.cpu().double()
     for name, change in (("scale", torch.mul), ("shift", torch.add), ("shift_rest", torch.add)):
         values = change(values, batch[name].cpu().double()) if name in batch else values

@@ -1,4 +1,4 @@
-"""Ridge regression from batches: the linear baseline of forecasting."""
+"""Ridge regression fitted on batches: the linear baseline of forecasting."""
 
 from collections.abc import Iterable
 
@@ -16,12 +16,12 @@ DEFAULT_PENALTY = 0.01  # without validation examples
 class Ridge:
     """Linear regression of flattened targets on flattened inputs, with an L2 penalty on the weights.
 
-    In float64 on the CPU, so that the model does not depend on device and precision.
+    It is computed in float64 on the CPU, so that the model does not depend on device and precision.
 
     Args:
-        train: Batches in random order, of which the first 10,000 examples are used.
-        val: Batches that choose the penalty, by the squared error of the first 10,000 examples; None for a penalty of
-            0.01 per training example, which suits inputs of a scale of about 1.
+        train: Shuffled batches; the first 10,000 examples are used.
+        val: Batches to choose the penalty by the squared error on the first 10,000 examples; None for a penalty of 0.01
+            per training example, which suits inputs of a scale of about 1.
 
     Source: Hoerl and Kennard 1970, "Ridge regression: biased estimation for nonorthogonal problems".
     """
@@ -63,12 +63,12 @@ class Moments:
         return weights, self.target_mean - self.input_mean @ weights
 
     def relative_error(self, model: tuple[Tensor, Tensor]) -> float:
-        """Return the sum of squared errors per example, less a constant that is the same for all models."""
+        """Return the sum of squared errors per example, up to a constant that is the same for all models."""
         weights, bias = model
         offset = self.input_mean @ weights + bias - self.target_mean
         return float((weights * (self.inputs @ weights - 2 * self.products)).sum() + offset.square().sum())
 
 
 def flat_double(values: Tensor) -> Tensor:
-    """Return (B, ...) as (B, numbers) in float64 on the CPU, as some devices lack float64."""
+    """Return (B, ...) as (B, numbers) in float64 on the CPU, because some devices lack float64."""
     return values.cpu().double().flatten(1)

@@ -11,7 +11,7 @@ from dltrain.errors import ConfigError, format_error
 from dltrain.tasks.base import Batch, GenerateRequest
 
 BATCH_SIZE = 500  # examples per pass through a network
-PATH_STEPS = 8  # examples of a path, both ends included
+PATH_STEPS = 8  # examples of an interpolation path, including both ends
 
 
 def class_labels(batch: Batch) -> Tensor | None:
@@ -50,7 +50,7 @@ def reproducible_noise(model: nn.Module, count: int, generator: Generator) -> Te
 
 
 def cyclic_labels(model: nn.Module, count: int, limit: int | None = None) -> Tensor | None:
-    """Return the first ``limit`` classes, or all, over and over; None for an unconditional model."""
+    """Return labels that cycle through the first ``limit`` classes, or all; None for an unconditional model."""
     classes = num_classes(model)
     if not classes:
         return None
@@ -90,7 +90,7 @@ def apply_in_batches(
 
 
 def path_layout(request: GenerateRequest) -> tuple[int, int]:
-    """Return the number of paths and of examples per path; single examples are paths of one."""
+    """Return the number of paths and of examples per path; without interpolation, each example is its own path."""
     steps = min(PATH_STEPS, request.count) if request.interpolate else 1
     return math.ceil(request.count / steps), steps
 

@@ -15,7 +15,7 @@ from dltrain.tasks.classification import name_classes
 from dltrain.tasks.pixel_range import PixelRange
 from dltrain.tasks.supervised import Supervised
 
-IGNORED = -1  # target of pixels that neither loss nor metrics count
+IGNORED = -1  # target of pixels that loss and metrics ignore
 NUM_SHOWN = 4  # images with their masks
 TINT = 0.5  # share of a class's color in a picture; class 0 keeps the image
 
@@ -24,8 +24,8 @@ TINT = 0.5  # share of a class's color in a picture; class 0 keeps the image
 class Segmentation(Supervised):
     """Segmentation: cross-entropy between outputs (B, classes, height, width) and ``targets`` (B, height, width).
 
-    Targets are class numbers in int64; pixels with the target -1 do not count. All metrics count pixels of a whole
-    split.
+    Targets are class numbers in int64; pixels with the target -1 are ignored. All metrics are computed over the pixels
+    of a whole split.
 
     Args:
         low, high: Model inputs for black and white, one number per channel.
@@ -50,7 +50,7 @@ class Segmentation(Supervised):
         return {"pixel_outputs": self.pixel_classes}
 
     def criterion(self, answer: Tensor, batch: Batch) -> Loss:
-        """Return the mean cross-entropy over the pixels that count."""
+        """Return the mean cross-entropy over the pixels that are not ignored."""
         outputs, targets = answer.movedim(1, -1).flatten(0, -2).float(), batch["targets"].flatten()
         count = (targets != IGNORED).sum()
         total = F.cross_entropy(outputs, targets, ignore_index=IGNORED, reduction="sum")
@@ -108,7 +108,7 @@ def overlap_metrics(counts: Tensor, names: Sequence[str]) -> dict[str, float]:
 
 
 def overlay(images: Tensor, masks: Tensor) -> Tensor:
-    """Return images (B, 3, height, width) in [0, 1], tinted by the color of each pixel's class; ignored ones white."""
+    """Return images (B, 3, height, width) in [0, 1], tinted by class; ignored pixels are white."""
     colors = charts.class_colors(int(masks.max()) + 1)
     tinted = images.lerp(colors[masks.clamp(min=0)].movedim(-1, 1), TINT)
     tinted = torch.where((masks > 0)[:, None], tinted, images)

@@ -1,4 +1,4 @@
-"""Supervised learning: a criterion compares the model's answer with the targets of a batch."""
+"""Supervised learning: a criterion compares the model's outputs with the targets of a batch."""
 
 from abc import abstractmethod
 from typing import Any
@@ -10,29 +10,29 @@ from dltrain.tasks.base import Batch, Loss, Task
 
 
 class Supervised(Task):
-    """Base of tasks whose training loss compares the model's answer with the targets of the batch.
+    """Base of tasks whose training loss compares the model's outputs with the targets of the batch.
 
-    In training a model may answer with ``(answer, heads)``, where ``heads`` maps the name of each auxiliary head to its
-    weight and its answer: ``{"aux": (0.4, answer)}``. The loss of each head is multiplied by its weight, added, and
-    logged under the name of the head. In evaluation a model answers without auxiliary heads.
+    In training, a model may return ``(outputs, heads)``, where ``heads`` maps the name of each auxiliary head to its
+    weight and its outputs: ``{"aux": (0.4, outputs)}``. The loss of each head is multiplied by its weight, added to the
+    total, and logged under the name of the head. In evaluation, a model returns only its outputs.
 
     Source: auxiliary heads: Szegedy et al. 2015, "Going deeper with convolutions", section 5.
     """
 
     @abstractmethod
     def criterion(self, answer: Any, batch: Batch) -> Loss:
-        """Return the training loss of an answer as a mean, with the number of items averaged as its weight."""
+        """Return the mean training loss of the model's outputs; its weight is the number of averaged items."""
 
     def model_inputs(self, batch: Batch) -> Tensor:
         """Return the inputs as the model reads them."""
         return batch["inputs"]
 
     def answer(self, model: nn.Module, batch: Batch) -> Any:
-        """Return the model's answer to a batch."""
+        """Return the model's outputs for a batch."""
         return ask(model, batch, inputs=self.model_inputs(batch))
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
-        """Return the criterion of the model's answer, plus those of its auxiliary heads."""
+        """Return the loss of the model's outputs plus the weighted losses of its auxiliary heads."""
         answer = self.answer(model, batch)
         answer, heads = answer if isinstance(answer, tuple) else (answer, {})
         total, weight, parts = self.criterion(answer, batch)

@@ -28,7 +28,7 @@ LIKELIHOODS = {name: name for name in ("auto", "bernoulli", "gaussian")}
 # A latent unit is active if the variance of its posterior mean over examples exceeds this; Burda et al. 2016,
 # section 4.2.
 ACTIVE = 0.01
-SEED = 0  # of all noise in an evaluation
+SEED = 0  # seed of all noise in an evaluation
 GRID_IMAGES = 64  # samples in a grid
 NUM_SCORED = 2_000  # samples and real examples that `Quality` compares
 MAX_DECODED = 2**20  # numbers that the decoder returns at a time in an evaluation
@@ -81,7 +81,7 @@ class Variational(Autoencoding):
         self.quality = None if self.features is None else Quality()
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
-        """Return the negative bound for one code per example, with the value of beta at this point of the run."""
+        """Return the negative bound for one code per example, with beta at its value for this progress."""
         unit, labels = self.pixel_range.to_unit(batch["inputs"]), class_labels(batch)
         targets = torch.bernoulli(unit.clamp(0, 1)) if self.binarise else unit
         inputs = self.pixel_range.from_unit(targets) if self.binarise else batch["inputs"]
@@ -166,7 +166,7 @@ class Variational(Autoencoding):
         return torch.cat(nlls), torch.cat(log_weights)
 
     def _baseline(self, targets: MeanVariance) -> dict[str, float]:
-        """Return the metrics of the best decoder that ignores its code, which returns the mean of the targets."""
+        """Return the metrics of the best decoder that ignores its code: it returns the mean of the targets."""
         if self.bernoulli:
             probability = targets.mean().clamp(0, 1)
             loss = (torch.special.entr(probability) + torch.special.entr(1 - probability)).sum()

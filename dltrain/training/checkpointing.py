@@ -38,7 +38,7 @@ class Checkpointer:
     last_best_step: int = 0  # step of the most recent checkpoint saved as best
 
     def save(self, state: TrainState, metric: float | None, best: bool = False) -> None:
-        """Write a checkpoint; `metric` goes into the manifest, `best` marks these weights as the best so far.
+        """Write a checkpoint; `metric` is stored in the manifest, `best` marks these weights as the best so far.
 
         Raises:
             Diverged: A loss or a weight is not finite and ``on_non_finite`` is ``stop``.
@@ -76,7 +76,7 @@ class Checkpointer:
         }
 
     def load_state_dict(self, content: dict[str, Any]) -> None:
-        """Restore everything but the position of the run; the optimizers of its stage must exist."""
+        """Restore everything except the position of the run; the optimizers of the stage must already exist."""
         self.load_weights(content)
         self.runner.load_state_dict(content)
         self.task.load_state_dict(content["task"])

@@ -37,7 +37,7 @@ class Device:
         return torch.autocast(self.device.type, DTYPES[self.precision])
 
     def make_scaler(self) -> torch.amp.GradScaler | None:
-        """Return a new loss scaler for fp16, whose gradients would underflow; each optimizer needs its own."""
+        """Return a new loss scaler for fp16, to avoid underflow of gradients; each optimizer needs its own scaler."""
         return torch.amp.GradScaler(self.device.type) if self.precision == "fp16" else None
 
     def place(self, model: nn.Module) -> nn.Module:
@@ -56,7 +56,11 @@ class Device:
 def select_device(
     name: str, precision: str, compile: bool, channels_last: bool | str, deterministic: bool, model: nn.Module
 ) -> Device:
-    """Return the device and options for a model, with ``auto`` resolved; a `ConfigError` if they are not supported."""
+    """Return the device and options for a model, with ``auto`` resolved.
+
+    Raises:
+        ConfigError: The device or the precision is not supported.
+    """
     device = torch.device(resolve_device(name))
     if channels_last == "auto":
         channels_last = device.type != "mps" and any(isinstance(m, nn.Conv2d) for m in model.modules())
@@ -71,7 +75,11 @@ def select_device(
 
 
 def resolve_device(name: str) -> str:
-    """Return the type of the device; ``auto`` is the best available. A `ConfigError` when it is unknown or missing."""
+    """Return the type of the device; ``auto`` selects the best available device.
+
+    Raises:
+        ConfigError: The device is unknown or not available.
+    """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return next(kind for kind, found in available.items() if found)

@@ -22,7 +22,7 @@ QUIET_S = 2.0  # shorter evaluations show no progress
 
 
 def run_in_eval_mode(function: Callable[..., T], model: nn.Module, device: Device, *inputs: Any) -> T:
-    """Return ``function(model, *inputs)`` in eval mode and without gradients; restore the modes of training."""
+    """Return ``function(model, *inputs)`` in eval mode and without gradients, then restore training mode."""
     model.eval()
     with torch.inference_mode(), device.autocast():
         result = function(model, *inputs)
@@ -31,7 +31,7 @@ def run_in_eval_mode(function: Callable[..., T], model: nn.Module, device: Devic
 
 
 def with_progress(batches: Batches, console: Console) -> Iterator[Batch]:
-    """Yield the batches, and show the progress of an evaluation that takes long."""
+    """Yield the batches, and show the progress if the evaluation takes longer than `QUIET_S`."""
     started, shown = time.perf_counter(), False
     for done, batch in enumerate(batches):
         spent = time.perf_counter() - started
@@ -57,7 +57,7 @@ def non_finite(evaluation: Evaluation) -> list[str]:
 
 
 class Evaluator:
-    """Evaluates the EMA if there is one, else the model; the metric of weights that are not finite is NaN."""
+    """Evaluates the EMA if there is one, otherwise the model. If a weight is not finite, the metric is NaN."""
 
     def __init__(
         self, task: Task, model: nn.Module, ema: EMA | None, device: Device, stop: Stop, console: Console

@@ -30,11 +30,11 @@ class Loop:
     """Training loop of one model and one task.
 
     Args:
-        stages: Stages of the task, without frozen parameters.
-        batches: Split -> its batches: ``train``, optionally ``unlabelled`` and ``val``. Without ``val`` the last
+        stages: Stages of the task; their turns contain no frozen parameters.
+        batches: Split -> its batches: ``train``, optionally ``unlabelled`` and ``val``. Without ``val``, the last
             weights count as the best.
-        make_optimizer: Makes an optimizer, given a turn and the number of steps of its stage.
-        ema: Averaged weights, which are evaluated and restored instead of the model's own, or None.
+        make_optimizer: Function that returns an optimizer for a turn and the number of steps of its stage.
+        ema: Averaged weights, which are evaluated instead of the model's own; None for no averaging.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Loop:
             Diverged: A loss or a weight is not finite and ``on_non_finite`` is ``stop``.
             Stopped: A signal arrived; the run can be resumed from its last checkpoint.
         """
-        # Imported objects live until the end, so the garbage collector need not scan them during training.
+        # Imported objects live until the end, so the garbage collector does not need to scan them during training.
         gc.collect()
         gc.freeze()
         try:
@@ -145,7 +145,7 @@ class Loop:
         if state.evaluating:  # the evaluation was interrupted
             self._evaluate_and_save(evaluate=True, save=state.step >= last)
         elif state.step >= last and self.val is not None and state.evaluated != state.step:
-            # Resumed with a shorter stage, which is already complete except for the evaluation of its last step.
+            # A run was resumed with a shorter stage, of which only the evaluation of the last step is missing.
             if self.runner.loss_buffer.losses:
                 self.log()
             self._evaluate_and_save(evaluate=True, save=True)

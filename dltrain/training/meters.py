@@ -34,7 +34,7 @@ class Timer:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Do not count the time as training: for evaluation and checkpoints."""
+        """Exclude the time inside the context from the training time; used for evaluation and checkpoints."""
         begun = time.perf_counter()
         self.pauses += 1
         try:
@@ -53,7 +53,7 @@ class Timer:
         self.ended = time.perf_counter()
 
     def training_seconds(self) -> float:
-        """Return the seconds spent on training so far, earlier sessions included."""
+        """Return the seconds spent on training so far, including earlier sessions."""
         here = (self.ended or time.perf_counter()) - self.training_since - self.paused
         return self.earlier.get("training_seconds", 0.0) + here
 
@@ -85,7 +85,7 @@ class Readings(NamedTuple):
     """Values read from the device."""
 
     losses: dict[str, float]  # mean loss of each turn
-    logged: dict[str, float]  # all values, losses among them, by the names under which they are logged
+    logged: dict[str, float]  # all values, including losses, by the names under which they are logged
 
 
 Pairs = list[tuple[Tensor, float | Tensor]]  # means and their weights
@@ -101,7 +101,7 @@ class LossBuffer:
         self.norms: dict[str, Tensor] = {}  # by turn
 
     def add(self, turn: str, loss: Loss) -> None:
-        """Buffer the loss of one micro-batch, unless it counts nothing."""
+        """Buffer the loss of one micro-batch, unless its weight is 0."""
         if loss.is_empty:
             return
         self.losses.setdefault(turn, []).append((loss.total.detach(), loss.weight))

@@ -13,14 +13,14 @@ from dltrain.tasks.base import Turn
 from dltrain.training.loop import Loop, grouped
 from dltrain.training.step import StepInfo
 
-MAX_EXAMPLES = 20  # of a batch that are named in a message; the report names all
+MAX_EXAMPLES = 20  # examples of a batch that the message lists; the report lists all
 
 
 def trace(loop: Loop, until: int) -> dict[str, Any] | None:
     """Repeat training until the first loss, gradient or weight that is not finite, without logging or saving.
 
     Args:
-        loop: At the start or at a checkpoint.
+        loop: Loop at the start of the run or at a loaded checkpoint.
         until: The step at which the divergence was detected.
 
     Returns:
@@ -45,7 +45,7 @@ def trace(loop: Loop, until: int) -> dict[str, Any] | None:
 
 
 def _repeat_step(loop: Loop, group: list[Batch], last_loss: float | None) -> tuple[dict[str, Any] | None, float | None]:
-    """Take one step and check its numbers; return a report, or None and the loss of the last turn."""
+    """Take one step and check its losses, gradients and weights; return a report or None, and the last loss."""
     state, batches = loop.state, [batch for batch in group if batch]
     info = StepInfo(state.step, state.step - state.stage_start, state.step / loop.stages.steps)
     for turn in loop.current.stage.turns:

@@ -1,4 +1,4 @@
-"""Handle layers without kernels for the run's precision, and advise on precisions that are slow or fast on this CPU."""
+"""Compute layers in fp32 if the run's precision has no kernels for them, and advise on fast precisions for this CPU."""
 
 import contextlib
 from types import MethodType
@@ -15,9 +15,9 @@ from dltrain.training.device import DTYPES, Device
 
 
 def use_fp32_where_needed(model: nn.Module, device: Device) -> str | None:
-    """Make each layer compute in fp32 that the device cannot compute in its precision, and return a note on it.
+    """Make layers compute in fp32 if the device has no kernel for its precision, and return a note about them.
 
-    Each layer is tried, forward and backward, with its own weights and settings.
+    Each layer is tested in a forward and a backward pass, with its own weights and settings.
 
     Raises:
         ConfigError: The device can compute no layer in its precision.
@@ -33,23 +33,23 @@ def use_fp32_where_needed(model: nn.Module, device: Device) -> str | None:
     if len(missing) == len(layers):
         raise ConfigError(f"device.precision: not supported because {reason}. Use device.precision=fp32.")
     for layer in missing:
-        layer.forward = MethodType(_forward_in_fp32, layer)  # a deep copy rebinds it
+        layer.forward = MethodType(_forward_in_fp32, layer)  # deepcopy binds it to the copy
     return f"{kinds}: computed in fp32, because {reason}; the other layers are computed in {device.precision}"
 
 
 def may_lack_kernels(device: Device) -> bool:
-    """Return whether layers must be tested because the precision may lack kernels; fp32 and CUDA have all."""
+    """Return whether the precision may lack kernels on this device; fp32 and CUDA have all kernels."""
     return device.precision in DTYPES and device.device.type != "cuda"
 
 
 def is_supported(layer: nn.Module, device: Device) -> bool:
-    """Return whether the device computes `layer` in its precision, forward and backward, or fails in fp32 as well."""
+    """Return whether the device can compute `layer` and its gradients in its precision, or not even in fp32."""
     return _is_computed(layer, device, device.autocast()) or not _is_computed(layer, device, contextlib.nullcontext())
 
 
 def _is_computed(layer: nn.Module, device: Device, precision: contextlib.AbstractContextManager[None]) -> bool:
     """Try `layer` and its gradients on copies of its tensors, without changing the random state."""
-    with contextlib.suppress(Exception), precision:  # a subclass may take other inputs
+    with contextlib.suppress(Exception), precision:  # a subclass may expect other inputs
         tensors = {name: p.detach().clone().requires_grad_() for name, p in layer.named_parameters()}
         tensors |= {name: buffer.clone() for name, buffer in layer.named_buffers()}
         inputs = tuple(x.to(device.device) for x in example_inputs(layer))
@@ -61,7 +61,7 @@ def _is_computed(layer: nn.Module, device: Device, precision: contextlib.Abstrac
 
 
 def example_inputs(layer: nn.Module) -> tuple[Tensor, ...]:
-    """Return the smallest inputs of a layer that autocast computes in a lower precision; empty for other layers."""
+    """Return the smallest inputs of `layer` if autocast lowers its precision; an empty tuple for other layers."""
     if isinstance(layer, nn.RNNBase):
         return (torch.zeros(1, 1, layer.input_size),)
     if isinstance(layer, nn.Linear):

@@ -27,11 +27,11 @@ class RunLogger:
     console: Console
     timer: Timer
     device: torch.device
-    loss: float | None = None  # the last one, for the progress line
-    metric: float | None = None  # the last value of the monitored metric
+    loss: float | None = None  # the latest training loss, for the progress line
+    metric: float | None = None  # the latest value of the monitored metric
     last_progress: float = 0.0
-    first_step: int = 0  # of this session
-    last_log: tuple[int, float] = (0, 0.0)  # examples and training seconds by then
+    first_step: int = 0  # step at which this session started
+    last_log: tuple[int, float] = (0, 0.0)  # examples and training seconds at the last log
 
     def begin(self, state: TrainState) -> None:
         """Start a session at this state."""
@@ -39,7 +39,7 @@ class RunLogger:
         self.last_log = (self.timer.examples, self.timer.earlier.get("training_seconds", 0.0))
 
     def log_training(self, step: int, epoch: float, read: Readings) -> None:
-        """Log training values with throughput and memory; reading them has waited for the device."""
+        """Log training values with throughput and memory; reading the values has waited for the device."""
         self.timer.first_step = self.timer.first_step or time.perf_counter()
         examples, seconds = self.timer.examples, self.timer.training_seconds()
         rate = (examples - self.last_log[0]) / max(seconds - self.last_log[1], 1e-9)

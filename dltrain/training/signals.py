@@ -10,14 +10,14 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-GRACE_S = 15  # until a stop is forced; schedulers commonly kill a process 30 s after the first signal
+GRACE_S = 15  # seconds until a stop is forced; schedulers commonly kill a process 30 s after the first signal
 
 SIGNAL_EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}
 SAVE_SIGNAL = "SIGUSR1"
 
 
 class Stopped(BaseException):
-    """The run is stopped early, for one of the signals or ``max_minutes``. ``except Exception`` does not catch it."""
+    """The run is stopped early by a signal or by ``max_minutes``. ``except Exception`` does not catch it."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -27,8 +27,9 @@ class Stopped(BaseException):
 class Stop:
     """Handles signals: the loop checks between two steps whether to stop or save.
 
-    In cooperative mode a signal only sets `reason`, and the loop stops after its step. Otherwise, or if the loop does
-    not stop in time (a hanging worker), the handler raises `Stopped`. The second signal exits immediately.
+    In cooperative mode, a signal only sets `reason`, and the loop stops after its step. Otherwise, or if the loop does
+    not stop in time (for example because a worker hangs), the handler raises `Stopped`. A second signal exits
+    immediately.
 
     Args:
         on_abort: Called with the exit code before an immediate exit.
@@ -38,10 +39,10 @@ class Stop:
         self.on_abort = on_abort
         self.reason: str | None = None
         self.save = False  # write a checkpoint and continue
-        self.requeue = False  # SIGUSR1 stops the run too, to be requeued by Slurm
+        self.requeue = False  # SIGUSR1 also stops the run, so that Slurm can requeue it
         self.is_cooperative = False
-        self.ending = False  # the run is over: no signal is forced any more
-        self.deferred = False  # no stop is forced at the moment
+        self.ending = False  # the run is over: a stop is no longer forced
+        self.deferred = False  # a forced stop has to wait
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["Stop"]:
@@ -95,7 +96,7 @@ class Stop:
         self.reason = self.reason or "max_minutes"
 
     def finish(self) -> None:
-        """Let a run write its results; from here on only a second signal interrupts it."""
+        """Protect a run that writes its results: from now on, only a second signal interrupts it."""
         self.is_cooperative = self.ending = True
         _alarm(0)
 
@@ -134,6 +135,6 @@ class Stop:
 
 
 def _alarm(seconds: int) -> None:
-    """Send ``SIGALRM`` after some seconds, 0 for never."""
+    """Send ``SIGALRM`` after some seconds; 0 cancels it."""
     if hasattr(signal, "alarm"):
         signal.alarm(seconds)

@@ -1,4 +1,4 @@
-"""The trainer's configuration, the stages of a run with their lengths and intervals, and its position in them."""
+"""Trainer configuration, the stages of a run with their lengths and intervals, and the position of the run."""
 
 import math
 import time
@@ -19,7 +19,7 @@ class TrainerConfig:
     epochs: int | None  # passes over the training data; None for no limit
     max_steps: int | None  # maximum optimizer steps of a stage; None for no limit
     accumulate: int  # batches whose gradients are averaged into one step
-    log_every: Interval  # between two reads of the loss from the device
+    log_every: Interval  # interval at which the loss is read from the device and logged
     eval_every: Interval
     checkpoint_every: Interval
     early_stopping_patience: int = 0  # evaluations without improvement after which training stops; 0 for never
@@ -30,26 +30,26 @@ class TrainerConfig:
 
 @dataclass
 class TrainState:
-    """The position of a run: all it needs to resume besides weights, optimizers and seed."""
+    """Position of a run: together with weights, optimizers and seed, it determines how the run continues."""
 
     step: int = 0  # optimizer steps so far
     stage: int = 0  # index of the current stage
     stage_start: int = 0  # steps before the current stage
-    epoch: int = 0  # epochs done, those of earlier stages included
+    epoch: int = 0  # epochs done, including those of earlier stages
     batch: int = 0  # batches done in this epoch
-    best: float | None = None  # value of the monitored metric in this stage
+    best: float | None = None  # best value of the monitored metric in this stage
     best_step: int = 0
     evaluations: int = 0  # on the validation split in this stage
     evaluating: bool = False  # the evaluation of this step has begun and is not done
     evaluated: int = 0  # the step of the last evaluation
-    without_improvement: int = 0  # evaluations since the best
+    without_improvement: int = 0  # evaluations since the best one
     stopped_early: bool = False
 
     def next_stage(self) -> "TrainState":
         """Return the state at the start of the next stage.
 
-        The best value is reset, as each stage has its own metric. The epoch is not, as it determines the order of the
-        examples.
+        The best value is reset because each stage has its own metric. The epoch is not reset because it determines the
+        order of the examples.
         """
         return TrainState(step=self.step, stage=self.stage + 1, stage_start=self.step, epoch=self.epoch + 1)
 
@@ -65,14 +65,14 @@ class TrainState:
 
 
 def improves(value: float, best: float | None, better: str) -> bool:
-    """Return whether a metric is better than the best so far; NaN and infinite values never are."""
+    """Return whether a metric is better than the best so far; NaN and infinity are never better."""
     if not math.isfinite(value):
         return False
     return best is None or (value > best if better == "max" else value < best)
 
 
 class Trigger:
-    """Trigger at regular intervals; except for intervals in minutes it depends only on the step."""
+    """Trigger at regular intervals; unless the interval is in minutes, it depends only on the step."""
 
     def __init__(self, interval: Interval, epoch_steps: int) -> None:
         count, unit = interval
@@ -114,5 +114,5 @@ class Stages:
         self.epochs = sum(plan.epochs for plan in self.plans)
 
     def epoch(self, state: TrainState) -> float:
-        """Return the epochs done so far, with a fraction, those of earlier stages included."""
+        """Return the number of epochs so far, with the fraction of the current one and all earlier stages."""
         return state.epoch + state.batch / len(self.plans[state.stage].batches)

@@ -16,7 +16,7 @@ from dltrain.training.state import TrainerConfig
 
 
 class StepInfo(NamedTuple):
-    """The position of a step."""
+    """Position of a step in the run."""
 
     step: int  # index in the run
     step_in_stage: int
@@ -42,7 +42,7 @@ class StepRunner:
         self.num_chunks = 1  # per batch; doubled when memory runs out
 
     def begin_stage(self, stage: Stage, steps: int) -> None:
-        """Make the optimizers of a stage."""
+        """Create the optimizers of a stage."""
         self.optimizers = {turn.name: self.make_optimizer(turn, steps) for turn in stage.turns}
 
     def run(self, stage: Stage, batches: list[Batch], info: StepInfo, measure_norm: bool) -> None:
@@ -59,7 +59,7 @@ class StepRunner:
                 self.loss_buffer.norms[turn.name] = norm
 
     def compute_gradients(self, turn: Turn, batches: list[Batch], info: StepInfo) -> list[Loss] | None:
-        """Accumulate the gradients of all micro-batches; None if memory ran out and smaller chunks are next."""
+        """Accumulate the gradients of all micro-batches and return their losses; None to repeat in smaller chunks."""
         optimizer = self.optimizers[turn.name]
         losses: list[Loss] = []
         memory = copy.deepcopy(self.task.state_dict()) if self.config.split_on_oom else {}
@@ -74,7 +74,7 @@ class StepRunner:
             largest = max(len(batch["inputs"]) for batch in batches)
             if not is_out_of_memory(error) or not self.config.split_on_oom or self.num_chunks >= largest:
                 raise
-        # Outside the except block, where the error no longer holds the tensors of its traceback.
+        # Outside the except block, the error no longer keeps the tensors of its traceback in memory.
         optimizer.drop_gradients()
         self.task.load_state_dict(memory)
         if self.device.device.type == "cuda":
@@ -103,7 +103,7 @@ class StepRunner:
         return read
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state besides the weights that affects the next step, under the keys of a checkpoint."""
+        """Return all state except the weights that affects the next step, under the keys of a checkpoint."""
         return {
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "schedules": {name: optimizer.schedule.state_dict() for name, optimizer in self.optimizers.items()},

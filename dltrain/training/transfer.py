@@ -1,4 +1,4 @@
-"""Select the parts of a model that are frozen, until when, and the learning rates of weights loaded from elsewhere."""
+"""Transfer learning: freezing and unfreezing parts of a model, and learning rates of the loaded weights."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,12 +40,12 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Names of the weights of a model that were loaded from elsewhere.
+    """Names of the initial weights of a model that were loaded instead of drawn at random.
 
     Args:
         origin: Source of the weights.
         names: Weights and buffers that were loaded.
-        new: Those that were not loaded, with the reason.
+        new: Weights that were not loaded -> reason.
         unused: Names in the source that the model does not have.
     """
 
@@ -80,7 +80,7 @@ class _Part(NamedTuple):
 
 
 def build_transfer(node: Mapping[str, Any], option: str) -> Transfer:
-    """Return the configuration of ``transfer``, whose chosen option is `option`."""
+    """Return the settings of the group ``transfer``; `option` is its chosen option."""
     transfer = Transfer(**node)
     errors = []
     if not isinstance(transfer.weights, str | None):
@@ -102,11 +102,11 @@ def build_transfer(node: Mapping[str, Any], option: str) -> Transfer:
 def plan(
     stages: list[Stage], model: nn.Module, transfer: Transfer, loaded: Collection[str], epochs: int | None
 ) -> list[Stage]:
-    """Return the stages of a task without frozen parameters, split at each epoch in which modules are unfrozen.
+    """Remove frozen parameters from the stages of a task, and split a stage at each epoch that unfreezes modules.
 
     Args:
-        loaded: Names of the weights that were loaded from elsewhere.
-        epochs: Passes over the training data of a stage without its own number.
+        loaded: Names of the initial weights that were loaded.
+        epochs: Epochs of a stage that does not set its own number.
     """
     parts = _parts(model, transfer, loaded)
     rates = {p: part.rate for part in parts for p in part.parameters if part.rate != 1}
@@ -132,7 +132,7 @@ def plan(
 
 
 def _parts(model: nn.Module, transfer: Transfer, loaded: Collection[str]) -> list[_Part]:
-    """Return the parts that are frozen for some epochs or have a learning rate factor, without overlap."""
+    """Return disjoint parts of the model that are frozen for some epochs or have a learning rate factor."""
     came = [p for name, p in model.named_parameters() if name in loaded]
     never = 0 if transfer.freeze == () else float("inf")
     until = _each(never if transfer.unfreeze_at is None else transfer.unfreeze_at, transfer.freeze)
@@ -161,7 +161,7 @@ def _each(value: Any, entries: Sequence[str] | str) -> list[Any]:
 
 
 def _matching(model: nn.Module, pattern: str) -> list[nn.Parameter]:
-    """Return the parameters of the modules that a name or pattern matches."""
+    """Return the parameters of the modules that match a name or pattern."""
     found, names = [], dict[str, None]()
     for name, parameter in model.named_parameters():
         parts = name.split(".")
@@ -176,7 +176,7 @@ def _matching(model: nn.Module, pattern: str) -> list[nn.Parameter]:
 
 
 def _without(stage: Stage, parts: list[_Part], epoch: int, rates: Mapping[nn.Parameter, float]) -> Stage:
-    """Return a stage without the parameters that are frozen at an epoch."""
+    """Return a copy of a stage without the parameters that are frozen at an epoch."""
     frozen = {id(p) for part in parts for p in part.parameters if epoch < part.until}
     turns = []
     for turn in stage.turns:

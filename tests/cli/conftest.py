@@ -1,13 +1,14 @@
-"""Fixtures of the tests of ``dltrain predict``."""
+"""Trained runs, and commands that run in the process of the tests."""
 
 import io
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from prediction_examples import SHORT, Predict, Result, Train
+from in_process import Result, run_command
+from prediction_examples import SHORT, Predict, Train
 
-from dltrain.cli import main
 from dltrain.config import compose
 from dltrain.loggers.console import Console
 from dltrain.runs import launch
@@ -35,8 +36,15 @@ def predict(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 
     def call(*words: object, stdin: bytes = b"") -> Result:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        capsys.readouterr()
-        code = main.main(["predict", *map(str, words)])
-        return Result(code, *capsys.readouterr())
+        return run_command(capsys, "predict", *words)
 
     return call
+
+
+@pytest.fixture
+def generate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Result]:
+    """Return a function that runs ``dltrain generate`` in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: run_command(capsys, "generate", *words)

@@ -1,4 +1,4 @@
-"""Runs on tables and other data that are gone after training."""
+"""Train on tables and other data, and delete the data after training."""
 
 import csv
 from pathlib import Path
@@ -10,7 +10,7 @@ from dltrain.cli.main import main
 from dltrain.datasets.table import CsvTable
 
 LINEAR = ["model=perceptron", "optimizer.lr=0.01", "regularization=none"]
-COLOURS = ["password", "red", "token"]  # words that would be masked if they were keys
+COLOURS = ["password", "red", "token"]  # as configuration keys, these words would be redacted
 
 
 def train(folder: Path, *overrides: str) -> Path:
@@ -19,7 +19,7 @@ def train(folder: Path, *overrides: str) -> Path:
 
 
 def write_table(path: Path, rows: int, seed: int, shift: float = 0.0) -> list[dict[str, str]]:
-    """Write a table of two columns of numbers, one of words, a class and a number to predict."""
+    """Write a table with two columns of numbers, one of words, and two targets: a class and a number."""
     random = np.random.default_rng(seed)
     lines = []
     for number in random.normal(shift, 3, size=rows):
@@ -36,7 +36,7 @@ def write_table(path: Path, rows: int, seed: int, shift: float = 0.0) -> list[di
 
 
 def table_run(folder: Path, column: str) -> tuple[Path, list[dict[str, str]]]:
-    """Train on a table that is gone afterwards; return the run and the training rows."""
+    """Train on a table and delete it. Return the run folder and the training rows."""
     path = folder / "train.csv"
     lines = write_table(path, 60, seed=0)
     other = "price" if column == "kind" else "kind"

@@ -3,12 +3,12 @@
 import csv
 import io
 import itertools
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+from in_process import Result
 
 from dltrain.data.loader import Batches
 from dltrain.runs import assemble, dry_run
@@ -19,17 +19,6 @@ TEXT = ["model=gpt", "model.hidden_size=16", "model.num_heads=2", "model.num_lay
 
 SmallData = Callable[[str], list[str]]
 Train = Callable[..., Path]
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def lines(self) -> list[dict[str, Any]]:
-        assert self.code == 0, self.err
-        return [json.loads(line) for line in self.out.splitlines()]
 
 
 Predict = Callable[..., Result]

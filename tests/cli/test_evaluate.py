@@ -7,10 +7,11 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
+from in_process import Result, run_command
 from PIL import Image
 from torch import nn
 
@@ -22,22 +23,10 @@ from dltrain.storage.checkpoints import Checkpoints
 FinishedRun = Callable[..., Path]
 
 
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def evaluate(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     """Return a function that runs ``dltrain evaluate`` in this process."""
-
-    def call(*words: object) -> Result:
-        capsys.readouterr()
-        code = main.main(["evaluate", *map(str, words)])
-        return Result(code, *capsys.readouterr())
-
-    return call
+    return lambda *words: run_command(capsys, "evaluate", *words)
 
 
 def content_of(root: Path) -> dict[str, tuple[int, bytes]]:
@@ -60,7 +49,7 @@ def last_validation(run: Path) -> dict[str, Any]:
 # --- metrics ------------------------------------------------------------------------------------------------------
 
 
-def test_json_metrics_equal_those_of_the_result_exactly(any_run: Path, evaluate: Callable[..., Result]) -> None:
+def test_json_metrics_equal_those_in_result_json_exactly(any_run: Path, evaluate: Callable[..., Result]) -> None:
     evaluation, result = evaluate(any_run, "--json"), json.loads((any_run / "result.json").read_text())
     found = json.loads(evaluation.out)
     assert evaluation.code == 0 and "warning" not in evaluation.err
@@ -72,7 +61,7 @@ def test_the_table_equals_the_one_that_training_printed(any_run: Path, evaluate:
     assert evaluate(any_run).out == any_run.with_name("printed").read_text()
 
 
-def test_averaged_weights_are_evaluated_if_the_run_has_them(
+def test_evaluate_uses_averaged_weights_if_the_run_has_them(
     finished_run: FinishedRun, evaluate: Callable[..., Result]
 ) -> None:
     run = finished_run("average")
@@ -91,7 +80,7 @@ def test_averaged_weights_are_evaluated_if_the_run_has_them(
     assert abs(losses[1] - losses[0]) > 0.01
 
 
-def test_the_validation_split_gives_the_metric_that_selected_the_checkpoint(
+def test_evaluating_the_validation_split_gives_the_metric_that_selected_the_checkpoint(
     finished_run: FinishedRun, evaluate: Callable[..., Result]
 ) -> None:
     run = finished_run("average")
@@ -100,7 +89,7 @@ def test_the_validation_split_gives_the_metric_that_selected_the_checkpoint(
 
 
 @pytest.mark.parametrize("kind", ["average", "forecast"])
-def test_the_last_checkpoint_gives_the_last_logged_validation_metrics(
+def test_evaluating_the_last_checkpoint_gives_the_last_logged_validation_metrics(
     finished_run: FinishedRun, evaluate: Callable[..., Result], kind: str
 ) -> None:
     run = finished_run(kind)
@@ -112,7 +101,7 @@ def test_the_last_checkpoint_gives_the_last_logged_validation_metrics(
     assert found["metrics"] == {name: expected[name] for name in found["metrics"]}
 
 
-def test_training_examples_are_evaluated_without_augmentation(
+def test_the_training_split_is_evaluated_without_augmentation(
     finished_run: FinishedRun, evaluate: Callable[..., Result]
 ) -> None:
     run = finished_run("augmented")
@@ -159,7 +148,7 @@ def test_moved_data_are_recognized_and_changed_data_are_rejected(
 def test_other_images_of_the_same_classes_are_accepted_and_other_classes_are_rejected(
     evaluate: Callable[..., Result], tmp_path: Path
 ) -> None:
-    """Grey 40 is class a, grey 200 is class b; in the folder ``other`` half of the test labels are wrong."""
+    """Images of class a have gray level 40, those of class b 200. In ``other``, half of the test labels are wrong."""
     for name, classes, wrong in (("own", "ab", False), ("other", "ab", True), ("strange", "cd", False)):
         for number in range(40):
             shown = classes[number % 2]
@@ -211,32 +200,30 @@ def test_evaluating_a_run_in_progress_writes_nothing(
     assert content_of(tmp_path) == before
 
 
-def test_a_checkpoint_replaced_while_it_is_read_is_read_again(tmp_path: Path) -> None:
-    saved, over = Checkpoints(tmp_path, keep_last=1, keep_best=1), threading.Event()
+def test_reading_a_checkpoint_succeeds_while_training_replaces_it(tmp_path: Path) -> None:
+    saved, over, steps = Checkpoints(tmp_path, keep_last=1, keep_best=1), threading.Event(), set()
     saved.open()
 
     def save_checkpoints() -> None:
-        try:
-            for step in range(80):
-                required = dict.fromkeys(checkpoint_format.REQUIRED)
-                state = {**required, "model": {"w": torch.zeros(20_000)}, "loop": {"step": step}}
-                saved.save(state, step, float(step), best=True)
-                saved.wait()
-        finally:
-            over.set()
+        step = 0
+        while not over.is_set():
+            required = dict.fromkeys(checkpoint_format.REQUIRED)
+            state = {**required, "model": {"w": torch.zeros(20_000)}, "loop": {"step": step}}
+            saved.save(state, step, float(step), best=True)
+            saved.wait()
+            step += 1
 
     training = threading.Thread(target=save_checkpoints)
     training.start()
-    reads = 0
     try:
-        while not over.is_set():
+        while training.is_alive() and len(steps) < 20:
             if (tmp_path / "checkpoints" / "best.pt").exists():
-                Checkpoints(tmp_path).load("best.pt")
-                reads += 1
+                steps.add(Checkpoints(tmp_path).load("best.pt")["loop"]["step"])
     finally:
+        over.set()
         training.join()
         saved.close()
-    assert reads > 10
+    assert len(steps) == 20
 
 
 # --- errors -------------------------------------------------------------------------------------------------------
@@ -279,10 +266,10 @@ def test_a_split_that_the_run_does_not_have_is_rejected(
 ) -> None:
     result = evaluate(finished_run("unvalidated"), "--split", "val")
     assert result.code == 2
-    assert "--split: expected test or train, as the run holds out no examples, got val" in result.err
+    assert "--split: expected test or train, because the run has no validation split, got val" in result.err
 
 
-def test_a_damaged_checkpoint_is_rejected_and_the_other_one_suggested(
+def test_a_damaged_checkpoint_is_rejected_and_the_other_checkpoint_suggested(
     finished_run: FinishedRun, evaluate: Callable[..., Result], tmp_path: Path
 ) -> None:
     run = copy_of(finished_run("forecast"), tmp_path)
@@ -295,7 +282,7 @@ def test_a_damaged_checkpoint_is_rejected_and_the_other_one_suggested(
     assert "it is damaged" in result.err and "--checkpoint last" in result.err
 
 
-def test_runs_without_a_checkpoint_yet_and_with_missing_checkpoints_give_different_errors(
+def test_a_run_that_has_not_written_a_checkpoint_is_rejected_with_ways_to_continue(
     plain_run: Path, evaluate: Callable[..., Result], tmp_path: Path
 ) -> None:
     run = copy_of(plain_run, tmp_path)

@@ -1,4 +1,4 @@
-"""``dltrain evaluate`` evaluates all of another file by the scales, words and classes of the run."""
+"""``dltrain evaluate`` on other data: whole files, with the normalization, vocabulary and classes of the run."""
 
 import csv
 import json
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from in_process import run_command
 from own_data import LINEAR, table_run, train, write_table
 from prediction_examples import TEXT, Predict, Result
 from sklearn.compose import ColumnTransformer
@@ -15,7 +16,6 @@ from sklearn.metrics import accuracy_score, mean_absolute_error, root_mean_squar
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from torch.nn import functional as F
 
-from dltrain.cli.main import main
 from dltrain.datasets.time_series import BUNDLED
 from dltrain.storage.checkpoints import Checkpoints
 
@@ -23,13 +23,7 @@ from dltrain.storage.checkpoints import Checkpoints
 @pytest.fixture
 def evaluate(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     """Return a function that runs ``dltrain evaluate --json`` in this process."""
-
-    def call(*words: object) -> Result:
-        capsys.readouterr()
-        code = main(["evaluate", *map(str, words), "--json"])
-        return Result(code, *capsys.readouterr())
-
-    return call
+    return lambda *words: run_command(capsys, "evaluate", *words, "--json")
 
 
 def metrics_of(result: Result) -> dict[str, float]:
@@ -52,7 +46,7 @@ def linear_outputs(run: Path, inputs: np.ndarray) -> np.ndarray:
     return inputs @ weight.T + bias
 
 
-def test_numbers_of_another_table_are_predicted_by_the_scales_of_the_run(
+def test_regression_on_another_table_uses_the_scale_of_the_run(
     evaluate: Callable[..., Result], predict: Predict, tmp_path: Path
 ) -> None:
     run, trained = table_run(tmp_path, "price")
@@ -70,7 +64,9 @@ def test_numbers_of_another_table_are_predicted_by_the_scales_of_the_run(
     np.testing.assert_allclose(predicted, expected, rtol=1e-4)
 
 
-def test_classes_of_another_table_are_those_of_the_run(evaluate: Callable[..., Result], tmp_path: Path) -> None:
+def test_classification_of_another_table_uses_the_classes_of_the_run(
+    evaluate: Callable[..., Result], tmp_path: Path
+) -> None:
     run, trained = table_run(tmp_path, "kind")
     lines = [row for row in write_table(tmp_path / "other.csv", 40, seed=1) if row["kind"] == "odd"]
     with (tmp_path / "odd.csv").open("w") as file:
@@ -87,7 +83,7 @@ def test_classes_of_another_table_are_those_of_the_run(evaluate: Callable[..., R
     assert result.code == 2 and expected in result.err and "got ood. Did you mean odd?" in result.err
 
 
-def test_a_number_that_is_no_class_of_the_run_is_rejected_for_classes_only(
+def test_an_unknown_integer_target_is_rejected_only_in_classification(
     evaluate: Callable[..., Result], tmp_path: Path
 ) -> None:
     path, other = tmp_path / "train.csv", tmp_path / "other.csv"
@@ -100,7 +96,7 @@ def test_a_number_that_is_no_class_of_the_run_is_rejected_for_classes_only(
         assert code == 0 or "data (classes): expected 0 1 2, got an example of another class" in result.err
 
 
-def test_another_series_is_forecast_by_the_scale_of_the_run(evaluate: Callable[..., Result], tmp_path: Path) -> None:
+def test_forecasting_another_series_uses_the_scale_of_the_run(evaluate: Callable[..., Result], tmp_path: Path) -> None:
     path, other = tmp_path / "train.csv", tmp_path / "other.csv"
     values = np.random.default_rng(0).normal(100, 5, 200).round(3)
     later = np.random.default_rng(1).normal(900, 20, 80).round(3)
@@ -122,7 +118,7 @@ def test_another_series_is_forecast_by_the_scale_of_the_run(evaluate: Callable[.
     assert found["mase"] == pytest.approx(errors.mean() / naive, rel=1e-4)
 
 
-def test_a_series_that_the_run_does_not_know_is_rejected(evaluate: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_series_absent_from_the_run_is_rejected(evaluate: Callable[..., Result], tmp_path: Path) -> None:
     def write(path: Path, names: str, factor: int = 3) -> None:
         lines = [f"2020-01-{day:02},{name},{day * factor % 7}" for name in names for day in range(1, 31)]
         path.write_text("\n".join(["date,store,sold", *lines]) + "\n")
@@ -137,7 +133,7 @@ def test_a_series_that_the_run_does_not_know_is_rejected(evaluate: Callable[...,
     assert result.code == 2 and "expected a value of column store in training: a, b, got c" in result.err
 
 
-def test_another_text_is_evaluated_by_the_characters_of_the_run(
+def test_another_text_is_evaluated_with_the_vocabulary_of_the_run(
     evaluate: Callable[..., Result], predict: Predict, tmp_path: Path
 ) -> None:
     bundled = (BUNDLED / "moby_dick.txt").read_text()
@@ -172,7 +168,7 @@ def test_another_text_is_evaluated_by_the_characters_of_the_run(
     assert result.code == 2 and "expected characters of the training text" in result.err and "\u2603" in result.err
 
 
-def test_other_arrays_are_evaluated_whole_by_the_labels_and_the_scale_of_the_run(
+def test_all_examples_of_other_arrays_are_evaluated_with_the_labels_and_scale_of_the_run(
     evaluate: Callable[..., Result], tmp_path: Path
 ) -> None:
     random = np.random.default_rng(0)
@@ -195,7 +191,7 @@ def test_other_arrays_are_evaluated_whole_by_the_labels_and_the_scale_of_the_run
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
-def test_other_texts_are_evaluated_and_predicted_by_the_words_of_the_run(
+def test_other_texts_are_evaluated_and_predicted_with_the_vocabulary_of_the_run(
     task: str, evaluate: Callable[..., Result], predict: Predict, tmp_path: Path
 ) -> None:
     path = tmp_path / "train.tsv"

@@ -9,17 +9,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from in_process import Result
 from PIL import Image, ImageSequence
 from test_main import child, imported_libraries
 from torch import Tensor
 
-from dltrain.cli import main
 from dltrain.config import groups
 from dltrain.datasets.digits import Digits
 from dltrain.plots import charts, grids
@@ -50,27 +49,6 @@ GENERATIVE = [name for name, task in MODELS.items() if task is not None and task
 FinishedRun = Callable[..., Path]
 
 
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def generate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Result]:
-    """Return a function that runs the command in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: object) -> Result:
-        capsys.readouterr()
-        code = main.main(["generate", *map(str, words)])
-        return Result(code, *capsys.readouterr())
-
-    return call
-
-
 Generate = Callable[..., Result]
 
 
@@ -82,7 +60,7 @@ def error_line(result: Result) -> str:
 
 
 def generated(run: Path, count: int = 64, seed: int = 0, **options: object) -> Tensor:
-    """Return what the task itself generates, without the command."""
+    """Return what the task generates when it is called directly."""
     components = build_components(job.load_job(run))
     restore_weights(components, run, "best.pt")
 
@@ -104,7 +82,7 @@ def pixels(path: Path) -> Tensor:
 
 @pytest.fixture
 def scans(tmp_path: Path) -> list[Path]:
-    """Write three digits to image files."""
+    """Write three digits to image files; return their paths."""
     files = []
     for number, picture in enumerate(Digits().load().test.rows["pixels"][:3, 0]):
         files.append(tmp_path / f"scan{number}.png")
@@ -122,14 +100,14 @@ def test_the_list_of_generative_models_is_not_empty() -> None:
 
 
 @pytest.mark.parametrize("model", GENERATIVE)
-def test_every_generative_model_generates_the_samples_of_its_task(
+def test_the_command_generates_the_same_samples_as_the_task_of_every_generative_model(
     model: str, finished_run: FinishedRun, generate: Generate
 ) -> None:
     run = finished_run(f"model={model}", *SHORT, *NARROW.get(model, []))
     result = generate(run, "--count", 10, "--seed", 3)
     assert result.code == 0, result.err
     assert result.out == "generated.png\n"
-    assert f"{run}: best checkpoint, of step " in result.err
+    assert f"{run}: best checkpoint, step " in result.err
     examples = generated(run, 10, 3)
     assert examples.shape == (10, 1, 8, 8)
     assert 0 <= float(examples.min()) < float(examples.max()) <= 1
@@ -173,7 +151,7 @@ def test_given_images_are_shown_above_their_reconstructions(
     assert np.abs(np.load("remade.npy") - reconstructed.numpy()).max() < 1e-3
 
 
-def test_given_images_are_arranged_in_rows_of_eight(
+def test_reconstructions_are_arranged_in_rows_of_eight(
     finished_run: FinishedRun, generate: Generate, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "many.npy", Digits().load().test.rows["pixels"][:11].numpy())
@@ -229,7 +207,7 @@ def test_a_class_can_be_selected_by_its_name(finished_run: FinishedRun, generate
     assert "Did you mean ankle boot?" in error_line(generate(run, "--class", "ankle bot"))
 
 
-def test_data_are_read_only_for_models_without_a_prior(
+def test_generate_reads_the_data_only_for_models_without_a_prior(
     finished_run: FinishedRun, generate: Generate, data_root: Path, scans: list[Path]
 ) -> None:
     missing_root = "data.root=/nowhere"
@@ -254,7 +232,7 @@ def test_existing_files_are_not_overwritten_without_force(finished_run: Finished
     assert sorted(path.name for path in Path.cwd().iterdir()) == ["folder", "generated.png"]
 
 
-def test_the_run_and_the_random_state_are_unchanged(finished_run: FinishedRun, generate: Generate) -> None:
+def test_generate_changes_neither_the_run_nor_the_random_state(finished_run: FinishedRun, generate: Generate) -> None:
     run = finished_run("model=vae", *SHORT)
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     assert generate(run).code == 0
@@ -295,7 +273,7 @@ def test_invalid_arguments_are_rejected_in_one_line(
         ("forecast", "Forecasting. Use dltrain predict RUN INPUT"),
     ],
 )
-def test_a_run_that_cannot_generate_is_referred_to_another_verb(
+def test_a_run_that_cannot_generate_is_rejected_with_a_suitable_command(
     run: str | tuple[str, ...], instead: str, finished_run: FinishedRun, generate: Generate
 ) -> None:
     folder = finished_run(run) if isinstance(run, str) else finished_run(*run, "trainer.max_steps=1")
@@ -305,7 +283,7 @@ def test_a_run_that_cannot_generate_is_referred_to_another_verb(
     assert not list(Path.cwd().iterdir())
 
 
-def test_a_damaged_checkpoint_is_rejected_and_the_other_one_suggested(
+def test_a_damaged_checkpoint_is_rejected_and_the_other_checkpoint_suggested(
     finished_run: FinishedRun, generate: Generate, tmp_path: Path
 ) -> None:
     run = tmp_path / "broken"
@@ -328,7 +306,7 @@ def test_invalid_arguments_are_rejected_without_importing_torch(words: str, tmp_
 def test_generate_prints_only_the_path_of_its_file(finished_run: FinishedRun, generate: Generate) -> None:
     run = finished_run("model=gan", *SHORT)
     result = generate(run, "--count", 9, "--out", "nine.png", "device=cpu")
-    assert result == (0, "nine.png\n", f"{run}: best checkpoint, of step 2: 9 examples\n")
+    assert result == (0, "nine.png\n", f"{run}: best checkpoint, step 2: 9 examples\n")
     assert torch.equal(pixels(Path("nine.png")), grids.images(generated(run, 9)))
 
 

@@ -1,29 +1,13 @@
-"""``dltrain generate`` on language models: text on standard output, as it is made."""
+"""``dltrain generate`` on language models: text is streamed to standard output."""
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from prediction_examples import TEXT, Result, SmallData, Train, rebuilt
-
-from dltrain.cli import main
+from prediction_examples import TEXT, SmallData, Train, rebuilt
 
 LSTM = ["model=lstm", "model.hidden_size=16", "model.num_layers=1"]
-
-
-@pytest.fixture
-def generate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
-    """Return a function that runs the command in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: object) -> Result:
-        capsys.readouterr()
-        code = main.main(["generate", *map(str, words)])
-        return Result(code, *capsys.readouterr())
-
-    return call
 
 
 @pytest.mark.parametrize("model", [TEXT, LSTM], ids=["gpt", "lstm"])
@@ -32,11 +16,11 @@ def test_text_continues_the_prompt(model: list[str], train: Train, generate, sma
     components = rebuilt(folder).components
     tokens = components.data.spec.tokens.encode("It was")
     with torch.inference_mode():
-        for _ in range(10):  # as many as the context of 16 tokens holds
+        for _ in range(10):  # with the prompt, at most the 16 tokens of the context
             tokens.append(int(components.model(torch.tensor([tokens]))[0, -1].argmax()))
     result = generate(folder, "--prompt", "It was", "--length", 10, "--temperature", 0)
     assert result.code == 0 and result.out == components.data.spec.tokens.decode(tokens) + "\n"
-    assert result.err == f"{folder}: best checkpoint, of step 2\n"
+    assert result.err == f"{folder}: best checkpoint, step 2\n"
 
 
 def test_seed_length_and_probabilities_control_the_text(train: Train, generate, small_data: SmallData) -> None:  # type: ignore[no-untyped-def]
@@ -51,20 +35,20 @@ def test_seed_length_and_probabilities_control_the_text(train: Train, generate, 
     assert greedy == text("--top-k", 1) == text("--top-p", 1e-6, "--seed", 5) != text("--top-k", 2)
 
 
-def test_text_of_bytes_has_whole_characters_of_the_prompt(train: Train, generate, small_data: SmallData) -> None:  # type: ignore[no-untyped-def]
+def test_a_byte_model_accepts_multibyte_prompts(train: Train, generate, small_data: SmallData) -> None:  # type: ignore[no-untyped-def]
     folder = train(*TEXT, *small_data("text"), "data.tokens=bytes")
     assert generate(folder, "--prompt", "Grüße €", "--length", 3).out.startswith("Grüße €")
 
 
-def test_text_is_printed_as_it_is_made(train: Train, small_data: SmallData) -> None:
+def test_text_is_streamed_and_stops_when_standard_output_is_closed(train: Train, small_data: SmallData) -> None:
     folder = train(*TEXT, *small_data("text"))
     words = [sys.executable, "-m", "dltrain", "generate", folder, "--prompt", "It was", "--length", "100000000"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.read(100).startswith(b"It was")
-        process.stdout.close()  # as head does
+        process.stdout.close()  # like `| head`
         assert process.wait(60) == 0
-        assert process.stderr.read() == f"{folder}: best checkpoint, of step 2\n".encode()
+        assert process.stderr.read() == f"{folder}: best checkpoint, step 2\n".encode()
 
 
 @pytest.mark.parametrize(
@@ -81,7 +65,7 @@ def test_text_is_printed_as_it_is_made(train: Train, small_data: SmallData) -> N
         (["--out", "a.txt"], "--out: not supported for the task LanguageModeling, which generates text"),
     ],
 )
-def test_mistakes_are_answered_in_one_line(
+def test_invalid_text_flags_are_rejected_in_one_line(
     words: list[str],
     line: str,
     train: Train,
@@ -93,7 +77,7 @@ def test_mistakes_are_answered_in_one_line(
     assert result.err.startswith(f"dltrain: {line}")
 
 
-def test_flags_of_text_are_rejected_for_examples(train: Train, generate) -> None:  # type: ignore[no-untyped-def]
+def test_text_flags_are_rejected_for_tasks_that_generate_examples(train: Train, generate) -> None:  # type: ignore[no-untyped-def]
     folder = train("model=vae", "data=digits")
     result = generate(folder, "--prompt", "It", "--top-k", 3)
     expected = "not supported for the task Variational, which generates examples"

@@ -34,12 +34,12 @@ def test_a_file_with_missing_values_is_described_before_it_is_rejected(
     assert len(errors) == 1 and "expected a value in column price, line 6 of" in errors[0]
 
 
-def test_a_missing_file_is_one_line_without_a_description(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_file_is_reported_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     code, output, errors = inspect(capsys, "data=csv", "data.path=nowhere.csv")
     assert (code, output, len(errors)) == (2, [], 1)
 
 
-def test_a_table_of_identifiers_only_says_why_each_column_is_left_out(
+def test_a_table_without_usable_columns_is_rejected_with_the_reason_for_each_column(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "reviews.csv"

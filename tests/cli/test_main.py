@@ -1,4 +1,4 @@
-"""The command line: imports, help, flags of Hydra and errors."""
+"""The command line: imports, help, Hydra flags and errors."""
 
 import os
 import subprocess
@@ -44,13 +44,13 @@ def imported_libraries(completed: subprocess.CompletedProcess[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("words", ["--help", *(f"{verb} --help" for verb in VERBS), "--one", "evalute R", "--cfg jbo"])
-def test_help_and_wrong_flags_need_neither_torch_nor_hydra(tmp_path: Path, words: str) -> None:
+def test_help_and_unknown_flags_import_neither_torch_nor_hydra(tmp_path: Path, words: str) -> None:
     completed = child(tmp_path, *words.split())
     assert completed.returncode == (0 if "--help" in words else 2), completed.stderr
     assert imported_libraries(completed) == set()
 
 
-def test_help_lists_the_groups_of_the_users_own_folder_by_its_file_names(tmp_path: Path) -> None:
+def test_help_lists_the_options_in_the_users_config_dir(tmp_path: Path) -> None:
     (tmp_path / "mine" / "model").mkdir(parents=True)
     (tmp_path / "mine" / "model" / "unreadable.yaml").write_text("[")
     completed = child(tmp_path, "--config-dir", "mine", "--help")
@@ -58,7 +58,7 @@ def test_help_lists_the_groups_of_the_users_own_folder_by_its_file_names(tmp_pat
     assert imported_libraries(completed) == set()
 
 
-def test_the_version_needs_the_packages_metadata_alone(tmp_path: Path) -> None:
+def test_version_imports_only_package_metadata(tmp_path: Path) -> None:
     completed = child(tmp_path, "--version")
     assert completed.stdout.startswith(f"dltrain {__version__} (torch 2.")
     assert imported_libraries(completed) == {"importlib.metadata"}
@@ -88,7 +88,7 @@ def test_commands_that_do_not_train_import_neither_torch_nor_numpy(
     assert not list(tmp_path.iterdir())
 
 
-# Windows lacks these. (It also lacks SIGCHLD, but torch requires that on every other platform.)
+# Remove functions that Windows lacks. It also lacks SIGCHLD, but torch needs it on every other platform.
 NOT_EVERYWHERE = """
 import os, signal, sys
 for name in ("SIGUSR1", "SIGALRM", "SIGBUS", "alarm", "sigtimedwait", "pthread_sigmask"):
@@ -118,14 +118,14 @@ def test_a_platform_without_posix_signals_trains(tmp_path: Path, own_files: dict
 
 @pytest.fixture
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Change to an empty folder, in which no file may be created, and isolate `sys.argv`, which Hydra changes."""
+    """Change to an empty folder that must stay empty, and restore `sys.argv`, which Hydra changes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["dltrain"])
     monkeypatch.setenv("COMP_LINE", "dltrain ")
     return tmp_path
 
 
-def test_help_lists_every_option_of_every_group_and_the_names_that_scripts_rely_on(
+def test_help_lists_every_option_of_every_group_the_common_keys_and_every_verb(
     empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.main(["--help"]) == 0
@@ -175,7 +175,7 @@ def test_cfg_can_print_one_group(empty_folder: Path, capsys: pytest.CaptureFixtu
         ("dltrain model=mlp model.no", "model.norm="),
     ],
 )
-def test_shell_completion_suggests_words(
+def test_shell_completion_suggests_options_and_keys(
     empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str, found: str
 ) -> None:
     monkeypatch.setenv("COMP_LINE", line)
@@ -183,7 +183,7 @@ def test_shell_completion_suggests_words(
     assert capsys.readouterr().out.split() == [found]
 
 
-def test_bash_completes_with_the_installed_script(tmp_path: Path) -> None:
+def test_the_installed_bash_completion_works(tmp_path: Path) -> None:
     command = Path(sys.executable).with_name("dltrain")
     script = f"""
     PATH="{command.parent}:$PATH"
@@ -210,7 +210,7 @@ def test_bash_completes_with_the_installed_script(tmp_path: Path) -> None:
         ("--config-dir nowhere", "--config-dir: expected an existing folder"),
         ("--config-dir", "--config-dir: expected one argument"),
         ("--cfg jbo", "--cfg: expected one of job hydra all, got jbo. Did you mean job?"),
-        ("--package model", "--package: expected --cfg job"),
+        ("--package model", "--package: not supported without --cfg job"),
         ("--cfg job -p nothing", ""),
         ("-sc", "expected install=SHELL"),
         ("-sc query=tcsh", "expected install=SHELL"),
@@ -256,7 +256,7 @@ def test_control_characters_in_an_argument_do_not_reach_the_terminal(
     assert not {"\x1b", "\x9b"} & set(stderr)
 
 
-def test_a_closed_pipe_ends_without_a_traceback(tmp_path: Path) -> None:
+def test_a_closed_pipe_ends_the_command_without_a_traceback(tmp_path: Path) -> None:
     script = f"'{sys.executable}' -m dltrain --help | true; echo ${{PIPESTATUS[0]}}"
     completed = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
@@ -335,12 +335,12 @@ def test_hydra_plugins_named_in_yaml_never_run(
 @pytest.mark.parametrize(
     "word", ["data.path=x", "data=csv", "optimizer/schedule=x", "~model", "+model.x=1", "lr=1", "modle=x"]
 )
-def test_words_that_resemble_a_key_are_parsed_as_overrides(word: str) -> None:
+def test_arguments_that_resemble_a_key_are_parsed_as_overrides(word: str) -> None:
     assert groups.is_override(word)
 
 
 @pytest.mark.parametrize("word", ["R/sed=1", "a=b.png", "~nosuch/x.csv", "~/x=1", "data/x.csv", "x.png", "./seed=1"])
-def test_other_words_are_parsed_as_paths(word: str) -> None:
+def test_other_arguments_with_an_equals_sign_or_slash_are_parsed_as_paths(word: str) -> None:
     assert not groups.is_override(word)
 
 
@@ -351,6 +351,6 @@ def test_flags_overrides_and_paths_may_be_in_any_order() -> None:
         assert (found.names, found.overrides, found.top, found.format) == (["R", "x.png"], ["seed=1"], 3, "csv")
 
 
-def test_flag_values_and_words_after_two_dashes_are_not_overrides() -> None:
+def test_flag_values_and_arguments_after_two_dashes_are_not_overrides() -> None:
     found = parse(["predict", "R", "--text", "seed=1", "device=cpu", "--", "seed=2", "--top"])
     assert (found.text, found.overrides, found.names) == ("seed=1", ["device=cpu"], ["R", "seed=2", "--top"])

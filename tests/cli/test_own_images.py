@@ -36,7 +36,7 @@ def test_images_of_a_single_class_are_rejected_for_classification_and_accepted_f
 
 
 @pytest.mark.parametrize("scale", [1, 255])
-def test_predictions_use_the_labels_and_the_scale_of_training(
+def test_predictions_use_the_labels_and_scale_of_the_training_data(
     scale: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     y = np.arange(40) % 2

@@ -40,7 +40,7 @@ def test_every_data_option_predicts_for_input_files(
     models = {"text": TEXT, "text_table": ["model=lstm"], "image_masks": unet, "shapes": unet}
     model = models.get(option, ["model=mlp"])
     result = predict(train(*model, *small_data(option)), input_file(option, tmp_path, own_files))
-    assert result.lines and "best checkpoint, of step 2" in result.err
+    assert result.lines and "best checkpoint, step 2" in result.err
     for line in result.lines:
         assert line["input"].startswith(str(tmp_path)) or Path(line["input"]).is_file()
         nested = [value for shares in line.values() if isinstance(shares, dict) for value in shares.values()]
@@ -107,7 +107,7 @@ def test_every_argument_after_two_dashes_is_an_input(
     assert result.code == 2 and "INPUT 1: expected an existing file or folder, got data.batch_size=3" in result.err
 
 
-def test_csv_and_json_lines_agree(train: Train, predict: Predict, small_data: SmallData) -> None:
+def test_csv_and_json_lines_have_the_same_values(train: Train, predict: Predict, small_data: SmallData) -> None:
     for line, row in both_formats(predict, train("model=mlp", *small_data("timeseries"))):
         assert row == {name: str(value) for name, value in line.items()}
     for line, row in both_formats(predict, train(*TEXT, *small_data("text")), "--text", "It was"):

@@ -61,10 +61,10 @@ def test_arrays_of_python_objects_are_rejected(
     assert not (tmp_path / "pwned").exists()
 
 
-def test_a_run_without_its_fitted_values_needs_its_data(
+def test_a_run_without_fitted_values_reads_its_training_data(
     train: Train, predict: Predict, small_data: SmallData, own_files: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Runs of earlier versions have no such file."""
+    """Runs of earlier versions have no ``fitted.pt``."""
     content = own_files["csv"].read_bytes()
     (tmp_path / "here.csv").write_bytes(content)
     folder = train("model=mlp", *small_data("csv"), f"data.path={tmp_path}/here.csv")
@@ -109,20 +109,20 @@ def test_unsupported_flags_and_overrides_are_rejected(
     assert result.code == 2 and message in result.err and result.out == ""
 
 
-def test_a_generative_run_is_referred_to_generate_before_its_data_are_read(
+def test_a_generative_run_is_rejected_before_its_data_are_read(
     train: Train, predict: Predict, own_files: dict[str, Path], tmp_path: Path
 ) -> None:
     (tmp_path / "here.npz").write_bytes(own_files["npz"].read_bytes())
     folder = train("model=vae", "data=npz", f"data.path={tmp_path}/here.npz", "data.batch_size=16")
     with np.load(tmp_path / "here.npz") as arrays:
         wrong = {name: arrays[name] for name in arrays.files}
-    wrong["y_train"] = wrong["y_train"][:-1]  # found when the data are read
+    wrong["y_train"] = wrong["y_train"][:-1]  # invalid, which is noticed only when the data are read
     np.savez(tmp_path / "here.npz", **wrong)
     result = predict(folder, tmp_path / "here.npz")
     assert result.code == 2 and "dltrain generate RUN" in result.err and len(result.err.splitlines()) == 1
 
 
-def test_a_damaged_checkpoint_is_rejected_and_the_other_suggested(
+def test_a_damaged_checkpoint_is_rejected_and_the_other_checkpoint_suggested(
     train: Train, predict: Predict, small_data: SmallData, tmp_path: Path
 ) -> None:
     folder = train("model=mlp", *small_data("digits"), "trainer.log_every=1")
@@ -135,7 +135,9 @@ def test_a_damaged_checkpoint_is_rejected_and_the_other_suggested(
     assert result.code == 5 and "it is damaged" in result.err and "--checkpoint last" in result.err
 
 
-def test_overrides_of_the_models_inputs_are_rejected(train: Train, predict: Predict, small_data: SmallData) -> None:
+def test_overrides_that_change_the_inputs_of_the_model_are_rejected(
+    train: Train, predict: Predict, small_data: SmallData
+) -> None:
     folder = train("model=mlp", *small_data("timeseries"))
     for override in ("data.window=30", "data.normalise=train", "data.column=[temperature]"):
         result = predict(folder, override)

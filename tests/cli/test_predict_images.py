@@ -12,7 +12,7 @@ from prediction_examples import Predict, SmallData, Train, outputs_of, rebuilt
 
 from dltrain.storage.checkpoints import Checkpoints
 
-# Data option -> factor from stored values to bytes.
+# For each data option, the factor from stored values to bytes.
 PNG = {"digits": 255 / 16, "mnist": 1, "fashion_mnist": 1, "cifar10": 1, "npz": 1}
 
 
@@ -55,7 +55,7 @@ def test_files_in_folders_by_class_are_classified_as_in_the_test_split(
     assert {line["class_name"] for line in predictions} <= {"blue", "red"}
 
 
-def test_arrays_are_classified_as_image_files(
+def test_arrays_of_images_are_classified_like_the_test_split(
     train: Train, predict: Predict, small_data: SmallData, tmp_path: Path
 ) -> None:
     folder = train("model=mlp", *small_data("mnist"))
@@ -111,4 +111,4 @@ def test_checkpoint_selects_best_or_last(train: Train, predict: Predict, small_d
     assert steps["best"] < steps["last"]
     results = {name: predict(folder, "--checkpoint", name) for name in steps}
     assert results["best"].out != results["last"].out
-    assert all(f"of step {step}" in results[name].err for name, step in steps.items())
+    assert all(f"step {step}" in results[name].err for name, step in steps.items())

@@ -19,7 +19,7 @@ def run(finished_run: Callable[..., Path], own_files: dict[str, Path]) -> Path:
     return finished_run(*WORDS, names, f"data.path={own_files['image_masks']}", "trainer.max_steps=60")
 
 
-def test_masks_have_the_size_of_the_images_and_the_numbers_of_the_classes(
+def test_predicted_masks_have_the_image_size_and_the_class_numbers_as_pixels(
     run: Path, own_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = own_files["image_masks"]
@@ -38,7 +38,7 @@ def test_masks_have_the_size_of_the_images_and_the_numbers_of_the_classes(
     assert right > 0.7 * total
 
 
-def test_without_out_a_line_has_the_shares_of_the_classes(
+def test_without_out_each_line_has_the_share_of_pixels_of_each_class(
     run: Path, own_files: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = own_files["image_masks"] / "images" / "00.png"
@@ -49,7 +49,7 @@ def test_without_out_a_line_has_the_shares_of_the_classes(
     assert capsys.readouterr().out.splitlines()[0].startswith("input,width,height,shares.")
 
 
-def test_the_metrics_of_the_test_split_are_those_of_each_class(run: Path) -> None:
+def test_the_test_metrics_include_the_iou_of_each_class(run: Path) -> None:
     test = json.loads((run / "result.json").read_text())["test"]
     assert set(test) == {"loss", "miou", "dice", "pixel_accuracy", "iou rest", "iou bright", "iou dark"}
     assert test["miou"] == pytest.approx(np.mean([test[f"iou {name}"] for name in ("rest", "bright", "dark")]))

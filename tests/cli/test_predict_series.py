@@ -36,7 +36,7 @@ def test_a_file_that_ends_with_a_test_window_is_forecast_as_in_evaluation(
     folder = train("model=mlp", "data=timeseries", "data.window=20", "data.horizon=5", *overrides)
     known = rebuilt(folder)
     lines = path.read_text().splitlines(keepends=True)
-    first = len(lines) - known.batches.examples - 4  # of the file's lines: the first that is predicted in the test
+    first = len(lines) - known.batches.examples - 4  # index of the first line that is predicted in the test split
     for window in (0, 17, known.batches.examples - 1):
         rows = known.components.data.load().test.rows["values"][window : window + 1]
         (batch,) = Batches(Source({"values": rows}, known.batches.prepare), 1)
@@ -51,10 +51,12 @@ def test_a_file_that_ends_with_a_test_window_is_forecast_as_in_evaluation(
         assert [line["time"] for line in predictions] == [line.split(",")[0] for line in lines[first + window :][:5]]
         assert [line["step"] for line in predictions] == [1, 2, 3, 4, 5]
         error = np.abs([[line["a"] - float(lines[first + window].split(",")[1])] for line in predictions]).max()
-        assert error < 1000  # it is in the units of the file, near a million
+        assert error < 1000  # the forecast is in the units of the file, near a million
 
 
-def test_without_input_the_series_of_the_run_is_forecast(train: Train, predict: Predict, small_data: SmallData) -> None:
+def test_without_input_predict_forecasts_the_series_of_the_run(
+    train: Train, predict: Predict, small_data: SmallData
+) -> None:
     folder = train("model=mlp", *small_data("timeseries"))
     alone, named = predict(folder).lines, predict(folder, BUNDLED / "elnino.csv").lines
     assert [line["temperature"] for line in alone] == [line["temperature"] for line in named]

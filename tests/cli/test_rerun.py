@@ -1,4 +1,4 @@
-"""``dltrain rerun``: repeat a run, and list what has changed since."""
+"""``dltrain rerun``: repeat a run, and list what has changed since then."""
 
 import json
 import re
@@ -8,11 +8,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from in_process import Result, run_command
 
-from dltrain.cli import main
 from dltrain.config import compose
 from dltrain.runs import job, provenance
 from dltrain.storage.checkpoints import Checkpoints
@@ -20,27 +20,16 @@ from dltrain.storage.checkpoints import Checkpoints
 FinishedRun = Callable[..., Path]
 
 
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    def differences(self) -> dict[str, str]:
-        """Return the reported differences: name -> ``then -> now``."""
-        lines = [line.strip() for line in self.err.splitlines() if " -> " in line]
-        return dict(re.split(r"\s{2,}", line, maxsplit=1) for line in lines)
+def differences(result: Result) -> dict[str, str]:
+    """Return the reported differences: ``then -> now`` for each name."""
+    lines = [line.strip() for line in result.err.splitlines() if " -> " in line]
+    return dict(re.split(r"\s{2,}", line, maxsplit=1) for line in lines)
 
 
 @pytest.fixture
 def rerun(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Result]:
     """Return a function that runs ``dltrain rerun`` in this process into the folder ``again``."""
-
-    def call(*words: object) -> Result:
-        capsys.readouterr()
-        code = main.main(["rerun", *map(str, words), f"hydra.run.dir={tmp_path / 'again'}"])
-        return Result(code, *capsys.readouterr())
-
-    return call
+    return lambda *words: run_command(capsys, "rerun", *words, f"hydra.run.dir={tmp_path / 'again'}")
 
 
 def copy_of(run: Path, to: Path) -> Path:
@@ -64,7 +53,7 @@ def test_a_rerun_without_changes_has_the_same_bytes(
     before = content_of(run)
     result = rerun(run)
     assert result.code == 0, result.err
-    assert f"nothing differs from {run}" in result.err and not result.differences()
+    assert f"nothing differs from {run}" in result.err and not differences(result)
     assert hashes(tmp_path / "again") == hashes(run) != {}
     assert result.out == run.with_name("printed").read_text()
     assert content_of(run) == before
@@ -74,7 +63,7 @@ def test_a_changed_seed_is_reported_and_gives_different_weights(
     plain_run: Path, rerun: Callable[..., Result], tmp_path: Path
 ) -> None:
     result = rerun(plain_run, "seed=1")
-    assert result.differences() == {"seed": "0 -> 1"}
+    assert differences(result) == {"seed": "0 -> 1"}
     assert hashes(tmp_path / "again") != hashes(plain_run)
 
 
@@ -93,7 +82,7 @@ def test_differences_from_the_original_run_are_listed_before_training(
     result = rerun(run, "optimizer.lr=0.01")
     assert result.code == 0
     commit = now["commit"] and now["commit"]["id"] + " and changes" * now["commit"]["dirty"]
-    assert result.differences() == {
+    assert differences(result) == {
         "optimizer.lr": "0.001 -> 0.01",
         "python": f"3.9.1 -> {now['python']}",
         "torch": f"1.0 -> {now['packages']['torch']}",
@@ -113,7 +102,7 @@ def test_a_run_without_environment_json_can_be_rerun(
     (run / "environment.json").write_text("{")
     result = rerun(run)
     assert result.code == 0
-    assert result.differences()["threads"].startswith("none -> ")
+    assert differences(result)["threads"].startswith("none -> ")
     assert hashes(tmp_path / "again") == hashes(run)
 
 
@@ -129,7 +118,7 @@ def test_the_stored_command_repeats_the_new_run(
     assert repeated.config == found.config
     assert repeated.choices == found.choices
     assert (found.config["optimizer"]["momentum"], found.config["model"]["hidden_size"]) == (0.5, 16)
-    assert found.config["optimizer"]["lr"] != 0.3  # a setting of the replaced optimizer
+    assert found.config["optimizer"]["lr"] != 0.3  # the override belonged to the optimizer that was replaced
 
 
 def test_changes_of_a_user_module_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

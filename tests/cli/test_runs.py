@@ -8,13 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import in_process
 import pytest
 from filelock import FileLock
 
-from dltrain.cli import main
 from dltrain.storage import run_dir
 
 FinishedRun = Callable[..., Path]
@@ -45,10 +46,8 @@ time.sleep(60)
 """
 
 
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
+class Result(in_process.Result):
+    """The result of ``dltrain runs``."""
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -59,13 +58,7 @@ class Result(NamedTuple):
 @pytest.fixture
 def runs(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     """Return a function that runs ``dltrain runs`` in this process."""
-
-    def call(*words: object) -> Result:
-        capsys.readouterr()
-        code = main.main(["runs", *map(str, words)])
-        return Result(code, *capsys.readouterr())
-
-    return call
+    return lambda *words: Result(*in_process.run_command(capsys, "runs", *words))
 
 
 def copy_run(run: Path, place: Path, age: float = 0.0, **status: Any) -> Path:
@@ -128,11 +121,15 @@ def test_a_killed_run_is_shown_as_lost_and_one_in_progress_as_running(
         owner.kill()
     dead = runs(run, "--json").rows[0]
     assert (alive["state"], dead["state"]) == ("running", "lost")
-    assert alive["step"] == dead["step"] == 21  # from the log, not from the status
+    assert alive["step"] == dead["step"] == 21  # the step is read from the log, not from status.json
     manifest = json.loads((run / "checkpoints" / "manifest.json").read_text())
     earlier = max(entry["seconds"] for entry in manifest.values())
-    # The larger of the time recorded in its checkpoints and the time since the process started.
-    assert earlier <= dead["time"] < earlier + 60
+    started = datetime.fromisoformat(json.loads((run / "status.json").read_text())["started"]).timestamp()
+    # The time is the larger of that in the newest checkpoint and that from the start to the last write of a file.
+    for seconds in (0, earlier + 30):
+        for file in run.rglob("*"):
+            os.utime(file, (started + seconds,) * 2)
+        assert runs(run, "--json").rows[0]["time"] == pytest.approx(max(earlier, seconds), abs=1e-3)
 
 
 def test_without_file_locks_a_run_whose_process_is_gone_is_shown_as_lost(
@@ -304,7 +301,7 @@ def test_listing_runs_opens_each_file_once_and_does_not_import_torch(plain_run: 
     assert int(found["opens"]) <= runs * (len(files) + 2)
 
 
-def test_the_overrides_that_differ_between_sweep_jobs_come_first(
+def test_overrides_that_differ_between_sweep_jobs_are_listed_first(
     finished_run: FinishedRun, runs: Callable[..., Result], tmp_path: Path
 ) -> None:
     for job, lr in enumerate(("0.1", "0.2")):

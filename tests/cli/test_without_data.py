@@ -15,7 +15,7 @@ from dltrain.cli.main import main
 
 
 @pytest.mark.parametrize("kind", ["csv", "npz", "image_folder", "image_masks", "mnist", "digits", "ring"])
-def test_predictions_are_the_same_when_the_training_data_are_gone(
+def test_predictions_are_the_same_without_the_training_data(
     kind: str, small_data: Callable[[str], list[str]], predict: Predict, tmp_path: Path
 ) -> None:
     overrides = small_data(kind)
@@ -59,7 +59,7 @@ def test_examples_are_generated_without_the_training_data(
     assert main(["generate", str(run), *given, "--out", str(tmp_path / "b.png")]) == 0
 
 
-def test_a_model_that_samples_from_training_codes_asks_for_the_training_data(
+def test_generating_from_the_codes_of_training_examples_needs_the_training_data(
     own_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(own_files["npz"], tmp_path / "a.npz")

@@ -22,7 +22,7 @@ FILES = {
     "old/status.json": "{}",
 }
 
-# Command -> for each of its errors, the key and words that the error line must contain.
+# For each command and each of its errors, the key and the words that the error line must contain.
 TABLE: dict[str, list[list[str]]] = {
     # Keys, options, types and ranges are checked before torch is imported.
     "modle=lstm": [["modle", "Did you mean model?"]],
@@ -97,7 +97,7 @@ TABLE: dict[str, list[list[str]]] = {
     "trainer.max_minutes=1e300": [["trainer.max_minutes", "at most 1e+08", "1e+300"]],
     "data.batch_size=9223372036854775807": [["data.batch_size", "a whole number", "9223372036854775807"]],
     f"seed={'9' * 5000}": [["seed", "cannot be parsed", "5000 digits"]],
-    # Errors that only building the components can find.
+    # Errors that are found only when the components are built.
     "data.path=nowhere.csv": [["data.path", "an existing CSV file", "nowhere.csv"]],
     "data.path=tabel.csv": [["data.path", "an existing CSV file", "tabel.csv", "Did you mean table.csv?"]],
     "data.path=./tabel.csv": [["data.path", "./tabel.csv", "Did you mean ./table.csv?"]],
@@ -148,7 +148,7 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def error_lines(stderr: str) -> list[str]:
-    """Return the error lines without their prefix, and drop all other lines."""
+    """Return the error lines of `stderr`, without their prefix."""
     return [line.removeprefix("dltrain: ") for line in stderr.splitlines() if line.startswith("dltrain: ")]
 
 
@@ -184,7 +184,7 @@ def test_an_unavailable_device_is_rejected(workdir: Path, capsys: pytest.Capture
     check_errors(capsys.readouterr().err, [["device", "a device of this machine", "cuda", "Usable here:", "cpu"]])
 
 
-def test_an_incompatible_pair_is_reported_together_with_a_missing_path(
+def test_an_incompatible_model_is_reported_together_with_a_missing_path(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.main(["model=lstm", "data=csv"]) == 2

@@ -57,7 +57,7 @@ def test_data_select_their_default_task(data: str, task: str) -> None:
     assert compose.compose([f"data={data}"]).choices["task"] == task
 
 
-def test_a_task_on_the_command_line_replaces_the_default_task_of_the_data() -> None:
+def test_a_task_on_the_command_line_overrides_the_default_task_of_the_data() -> None:
     assert compose.compose(["data=csv", "task=regression"]).choices["task"] == "regression"
 
 
@@ -121,13 +121,13 @@ def test_sweep_jobs_share_no_mutable_configuration() -> None:
     assert second.config["model"]["hidden_size"] == 64
 
 
-def test_a_pattern_sweeps_the_options_that_match() -> None:
+def test_a_glob_pattern_sweeps_the_matching_options() -> None:
     jobs = compose.expand(["regularization=glob(l*)", "optimizer.schedule=glob(co*)"])
     chosen = [(job.choices["regularization"], job.choices["optimizer/schedule"]) for job in jobs]
     assert chosen == [("l1", "constant"), ("l1", "cosine"), ("l2", "constant"), ("l2", "cosine")]
 
 
-def test_an_error_in_any_sweep_job_is_found_when_the_sweep_is_composed() -> None:
+def test_errors_in_all_sweep_jobs_are_reported_when_the_sweep_is_composed() -> None:
     found = errors_of("model=gru,lsmt", "seed=0,1", "optimizer.lr=0.1,-1", sweep=True)
     assert sorted(line.split(":")[0] for line in found) == ["model", "optimizer.lr"]
 
@@ -222,7 +222,7 @@ def test_outputs_are_written_to_the_checkout_or_else_to_the_current_folder(
     assert compose.default_root() == checkout / "outputs"
 
 
-def test_a_sweep_calls_hydra_once_per_combination_of_options(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_composing_a_sweep_calls_hydra_once_per_combination_of_options(monkeypatch: pytest.MonkeyPatch) -> None:
     calls, compose_once = [], hydra.compose
 
     def counted(*arguments: Any, **options: Any) -> Any:

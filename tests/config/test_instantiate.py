@@ -117,7 +117,7 @@ def test_a_partial_node_becomes_a_function_of_the_remaining_arguments() -> None:
 )
 def test_forbidden_targets_are_neither_imported_nor_called(user_folder: Path, target: str) -> None:
     sys.path.insert(0, str(user_folder))
-    # Arguments that the targets would accept.
+    # Try arguments that the targets accept.
     for arguments in ({}, {"path": "called"}, {"command": "touch called"}, {"args": ["touch", "called"]}):
         (line,) = errors_of({"_target_": target, **arguments})
         assert line.startswith("node._target_: expected ")
@@ -130,7 +130,7 @@ def test_rejecting_a_user_model_suggests_allow_targets() -> None:
 
 
 @pytest.mark.parametrize("target", ["os.system", "dltrain.runs.launch.train", "torch.load"])
-def test_allow_targets_is_not_suggested_for_targets_that_are_no_model(target: str) -> None:
+def test_allow_targets_is_suggested_only_for_user_classes(target: str) -> None:
     assert "allow_targets" not in errors_of({"_target_": target})[0]
 
 
@@ -146,7 +146,7 @@ def test_allow_targets_matches_whole_module_names(user_folder: Path, allow: str)
     assert not (user_folder / "imported").exists()
 
 
-def test_names_that_an_allowed_module_imports_are_not_allowed(user_folder: Path) -> None:
+def test_allow_targets_does_not_allow_names_imported_by_the_module(user_folder: Path) -> None:
     assert "a class of theirs" in errors_of({"_target_": "theirs.system", "command": "touch called"}, "theirs")[0]
 
 
@@ -212,7 +212,7 @@ def test_values_are_checked_against_annotated_types(hint: Any, right: list[Any],
     assert text in signatures.describe(hint)
 
 
-def test_a_fact_is_resolved_as_a_whole_and_by_its_parts() -> None:
+def test_a_fact_and_its_attributes_can_be_interpolated() -> None:
     config = {
         "data": {},
         "task": {"tokens": "${spec.tokens}"},
@@ -225,12 +225,12 @@ def test_a_fact_is_resolved_as_a_whole_and_by_its_parts() -> None:
     assert fill_facts(interpolation.resolve(config), {"tokens": None})["model"]["vocabulary"] is None
 
 
-def test_a_misspelled_part_of_a_fact_is_answered_with_the_nearest_name() -> None:
+def test_a_misspelled_attribute_of_a_fact_is_rejected_with_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match=r"model.size: expected a part of tokens, got .*Did you mean size\?"):
         fill_facts({"model": {"size": Fact("tokens.siz")}}, {"tokens": Tokens(7)})
 
 
-def test_a_missing_fact_is_reported_unless_none_is_allowed() -> None:
+def test_a_missing_fact_is_rejected_unless_the_argument_accepts_none() -> None:
     node = {
         "_target_": "dltrain.models.recurrent.Recurrent",
         "cell": "lstm",

@@ -55,7 +55,7 @@ def random_words(random: np.random.Generator, keys: list[str]) -> list[str]:
 
 
 def keys_of(choices: list[str]) -> list[str]:
-    """Return every key of a composed configuration, groups included."""
+    """Return every key of a composed configuration, including groups."""
     config: Any = compose(choices).config
     dotted = [key for key, _ in leaves(config)]
     return sorted({*dotted, *(key.rpartition(".")[0] or key for key in dotted), *config})

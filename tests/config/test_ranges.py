@@ -13,7 +13,7 @@ from dltrain.config import compose, schema
 from dltrain.errors import ConfigError
 
 CONF = compose.conf_dir()
-# Facts for models and tasks of any kind.
+# Facts that satisfy every model and task.
 FACTS: dict[str, Any] = {
     **{"shape": [1, 16, 16], "size": 256, "features": 16, "length": 16, "channels": 1, "height": 16, "width": 16},
     **{"outputs": 4, "classes": 4, "class_names": list("abcd"), "statistics": 2, "visible": 256, "lowest": 256},
@@ -26,7 +26,7 @@ FACTS: dict[str, Any] = {
 
 
 def options() -> list[tuple[str, str, str, Any]]:
-    """Return group, option, key and edge value for every range and choice of the classes in conf/."""
+    """Return group, option, key and value for every choice and every limit of a range of the classes in conf/."""
     found = []
     for group in ("model", "data", "task", "optimizer/schedule"):
         for file in sorted((CONF / group).glob("*.yaml")):
@@ -68,7 +68,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, own_files: dict[str, Path]) 
 
 
 @pytest.mark.parametrize(("group", "option", "key", "value"), options(), ids=str)
-def test_a_constructor_accepts_every_edge_of_the_range(
+def test_constructors_accept_the_limits_of_every_range_in_the_schema(
     group: str, option: str, key: str, value: Any, files: dict[str, str]
 ) -> None:
     build, arguments = constructor_and_arguments(group, option)
@@ -78,6 +78,6 @@ def test_a_constructor_accepts_every_edge_of_the_range(
         value = [value] * len(arguments[key])
     try:
         build(**{**arguments, key: value})
-    except ConfigError as error:  # only conditions on two values remain, e.g. validation + test below 1
+    except ConfigError as error:  # only constraints on two values may fail, e.g. validation + test below 1
         (line,) = error.problems
         assert not re.match(r"\S+: expected (one of|a number|a whole number|an integer)\b", line), line

@@ -28,7 +28,7 @@ def test_an_old_key_is_rejected_with_its_new_name(old: str, new: str, capsys: py
     choices = OPTIONS.get(new, [])
     assert main([*choices, f"{old}=1"]) == 2
     assert f"dltrain: {old}: unknown key. It is called {new} now." in capsys.readouterr().err
-    validation.lookup(new, compose.compose(choices).config)  # raises if there is no such key
+    validation.lookup(new, compose.compose(choices).config)  # raises if the key does not exist
 
 
 @pytest.mark.parametrize("old", renamed.MODULES)
@@ -78,7 +78,7 @@ def test_keys_are_renamed_in_the_configuration_and_the_overrides() -> None:
     assert renamed.upgrade(upgraded) == upgraded
 
 
-def test_the_facts_of_a_vocabulary_are_parts_of_its_tokens() -> None:
+def test_old_facts_of_the_vocabulary_become_attributes_of_tokens() -> None:
     node = {"vocabulary": "${spec.vocabulary}", "encode": "${spec.encode}", "outputs": "${spec.outputs}"}
     data = {"_provides_": ["shape", "vocabulary", "decode", "encode"]}
     upgraded = renamed.upgrade({"config": {"model": node, "data": data}, "overrides": []})
@@ -93,7 +93,7 @@ def test_the_facts_of_a_vocabulary_are_parts_of_its_tokens() -> None:
     assert renamed.upgrade(upgraded) == upgraded
 
 
-def test_the_old_name_of_a_fact_is_answered_with_the_new_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_old_name_of_a_fact_is_rejected_with_the_new_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["model=lstm", "data=text", "model.vocabulary=${spec.vocabulary}"]) == 2
     expected = "model.vocabulary: expected ${spec.tokens.size}, got ${spec.vocabulary}. The fact has another name."
     assert expected in capsys.readouterr().err

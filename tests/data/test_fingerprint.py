@@ -81,11 +81,13 @@ def test_a_slice_has_the_fingerprint_of_its_copy() -> None:
 def test_overlapping_windows_are_hashed_once(hashed_arrays: list[tuple[int, int]]) -> None:
     series = torch.arange(1_000_000, dtype=torch.float32)
     known = digest(x=series.unfold(0, 1000, 1))
-    assert hashed_arrays == [(series.data_ptr(), series.nbytes)] * 2  # train and test; copied windows would take 4 GB
+    assert (
+        hashed_arrays == [(series.data_ptr(), series.nbytes)] * 2
+    )  # for train and test; copies of all windows would take 4 GB
     assert known == digest(x=series.clone().unfold(0, 1000, 1))
     assert known != digest(x=series.unfold(0, 1000, 2))
     assert known != digest(x=(series + (series == 999_999)).unfold(0, 1000, 1))
-    # Values outside all windows do not count.
+    # Values outside all windows do not change the fingerprint.
     longer = torch.cat([series, torch.tensor([5.0])])
     assert known == digest(x=longer[:-1].unfold(0, 1000, 1))
 
@@ -105,7 +107,7 @@ def test_empty_expanded_and_boolean_tensors_have_a_fingerprint(value: Tensor) ->
 def test_only_the_start_and_end_of_a_large_tensor_are_hashed(hashed_arrays: list[tuple[int, int]]) -> None:
     large = torch.zeros(2 * WHOLE_BYTES, dtype=torch.uint8)
     known = digest(x=large)
-    assert sum(size for _, size in hashed_arrays) == 2 * WHOLE_BYTES  # train and test
+    assert sum(size for _, size in hashed_arrays) == 2 * WHOLE_BYTES  # for train and test
     for place in (0, -1):
         large[place] = 1
         assert digest(x=large) != known

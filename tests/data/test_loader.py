@@ -80,7 +80,7 @@ def test_evaluation_keeps_the_order_of_the_data_and_does_not_augment():
     assert torch.equal(found["inputs"], torch.arange(COUNT).float()[:, None] ** 2 * torch.ones(3))
 
 
-def test_a_sample_is_the_same_for_every_seed_and_epoch_and_keeps_the_order_of_the_data():
+def test_a_subset_is_the_same_for_every_seed_and_epoch_and_keeps_the_order_of_the_data():
     batches = [Batches(make(), 10, seed=seed, sample=25) for make in (tensor_source, file_source) for seed in (0, 1)]
     expected = sorted(permutation(COUNT)[:25].tolist())
     assert all(
@@ -121,7 +121,7 @@ def test_an_epoch_resumed_in_the_middle_equals_the_rest_of_the_whole_epoch(make,
     assert list(batches.epoch(3, len(batches))) == []
 
 
-def test_batches_do_not_depend_on_the_chunk_size(monkeypatch):
+def test_batches_do_not_depend_on_the_size_of_prepared_chunks(monkeypatch):
     large = list(Batches(tensor_source(), 8, training=True).epoch(0))
     monkeypatch.setattr(module, "CHUNK_BYTES", 1)
     assert all_equal(list(Batches(tensor_source(), 8, training=True).epoch(0)), large)
@@ -204,7 +204,7 @@ def test_mix_equals_the_reference_splitmix64():
     assert [value % 2**64 for value in mix(signed).tolist()] == expected
 
 
-def test_a_key_is_the_same_in_another_process():
+def test_random_keys_are_the_same_in_every_process():
     code = "from dltrain.keyed_random import key; print(key(7, 3))"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(other.stdout) == key(7, 3)
@@ -212,7 +212,7 @@ def test_a_key_is_the_same_in_another_process():
 
 
 class Recorded(Squares):
-    """Files that record their keys and count how often each is decoded."""
+    """Files that record the index and the key of each example that is decoded."""
 
     def __init__(self, broken: tuple[int, ...] = ()) -> None:
         self.broken, self.decoded = broken, list[tuple[int, int | None]]()
@@ -235,7 +235,7 @@ class DecodedNoise(Squares):
         return {"inputs": torch.tensor(numbers), "targets": torch.tensor(indices)}
 
 
-class Neighbour(nn.Module):
+class RollBlend(nn.Module):
     """Blend each example with the previous one in its batch."""
 
     def forward(self, batch: dict[str, Tensor], keys: Tensor) -> dict[str, Tensor]:
@@ -247,7 +247,7 @@ def add_noise(batch: dict[str, Tensor], keys: Tensor) -> dict[str, Tensor]:
     return {**batch, "corrupted": batch["inputs"] + uniform(keys, 3)}
 
 
-def test_examples_get_a_key_only_in_training_and_a_new_one_in_each_epoch():
+def test_examples_get_random_keys_only_in_training_and_new_ones_in_each_epoch():
     files = Recorded()
     list(Batches(Source(files, Identity()), 10).epoch(0))
     assert files.decoded == [(index, None) for index in range(COUNT)]
@@ -259,7 +259,7 @@ def test_examples_get_a_key_only_in_training_and_a_new_one_in_each_epoch():
     assert len({*keys[0].values(), *keys[1].values()}) == 2 * COUNT
 
 
-def test_random_draws_while_decoding_do_not_depend_on_workers_or_the_start():
+def test_random_numbers_in_decoding_do_not_depend_on_workers_or_the_first_batch():
     source = Source(DecodedNoise(), Identity())
     alone, two = (Batches(source, 8, seed=3, training=True, workers=workers) for workers in (0, 2))
     whole = list(alone.epoch(1))
@@ -271,7 +271,7 @@ def test_random_draws_while_decoding_do_not_depend_on_workers_or_the_start():
     assert torch.equal(concatenate(list(Batches(source, 8).epoch(1)))["inputs"], torch.zeros(COUNT, 3))
 
 
-def test_an_unreadable_example_is_left_out_without_decoding_the_others_twice():
+def test_an_unreadable_example_is_skipped_without_decoding_the_others_twice():
     files, bad = Recorded(broken=(5, 40)), BadSamples("skip")
     found = concatenate(list(Batches(Source(files, Identity()), 10, bad=bad).epoch(0)))
     assert found["targets"].tolist() == [n for n in range(COUNT) if n not in (5, 40)]
@@ -282,7 +282,7 @@ def test_an_unreadable_example_is_left_out_without_decoding_the_others_twice():
 @pytest.mark.parametrize("chunk", [1, module.CHUNK_BYTES])
 def test_blending_mixes_only_examples_of_the_same_batch(chunk, monkeypatch):
     monkeypatch.setattr(module, "CHUNK_BYTES", chunk)
-    source = Source(Squares().stack(list(range(COUNT))), Identity(), blend=Neighbour())
+    source = Source(Squares().stack(list(range(COUNT))), Identity(), blend=RollBlend())
     batches = Batches(source, 8, training=True)
     whole = list(batches.epoch(2))
     for batch in whole:

@@ -43,7 +43,7 @@ def rows(values: Ragged) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("name", PLANS)
-def test_a_plan_has_each_example_once_and_the_same_batch_sizes_in_every_epoch(name: str) -> None:
+def test_every_epoch_has_each_example_once_and_the_same_batch_sizes(name: str) -> None:
     batches = Batches(source(PLANS[name]), 10, seed=3, training=True)
     epochs = [batches.plan(epoch) for epoch in range(4)]
     assert all(torch.equal(torch.cat(plan).sort().values, ALL) for plan in epochs)
@@ -51,7 +51,7 @@ def test_a_plan_has_each_example_once_and_the_same_batch_sizes_in_every_epoch(na
     assert len({tuple(torch.cat(plan).tolist()) for plan in epochs}) == (1 if name == "streams" else 4)
 
 
-def test_batches_by_length_hold_neighbors_of_the_sorted_lengths() -> None:
+def test_bucketed_batches_have_examples_of_similar_length() -> None:
     plan = ByLength(LENGTHS)(ALL, 10, Generator().manual_seed(0))
     spans = sorted((width(LENGTHS[part].min().view(1)), width(LENGTHS[part])) for part in plan)
     assert all(one[1] <= other[0] for one, other in itertools.pairwise(spans))
@@ -60,7 +60,7 @@ def test_batches_by_length_hold_neighbors_of_the_sorted_lengths() -> None:
     assert padded < 0.75 * sum(len(part) * width(LENGTHS[part]) for part in ALL.split(10))
 
 
-def test_a_token_budget_is_kept_and_used_up() -> None:
+def test_batches_have_as_many_examples_as_max_tokens_allows() -> None:
     plan = ByLength(LENGTHS, max_tokens=300)(ALL, 10, None)
     for part, following in itertools.pairwise(plan):
         assert len(part) * width(LENGTHS[part]) <= 300 < (len(part) + 1) * width(LENGTHS[part])
@@ -70,7 +70,7 @@ def test_a_token_budget_is_kept_and_used_up() -> None:
 
 
 @pytest.mark.parametrize(("count", "size"), [(12, 4), (14, 4), (3, 8), (9, 1)])
-def test_each_row_of_a_stream_continues_the_batch_before(count: int, size: int) -> None:
+def test_each_row_of_a_stream_continues_that_row_of_the_previous_batch(count: int, size: int) -> None:
     plan = Streams()(torch.arange(count), size, Generator())
     assert [len(part) for part in plan[:-1]] == [min(size, count)] * (len(plan) - 1)
     for part, following in itertools.pairwise(plan):
@@ -78,7 +78,7 @@ def test_each_row_of_a_stream_continues_the_batch_before(count: int, size: int) 
     assert torch.equal(torch.cat(plan).sort().values, torch.arange(count))
 
 
-def test_batches_of_streams_say_where_an_epoch_begins_and_resume_within_it() -> None:
+def test_batches_of_streams_mark_the_start_of_an_epoch_and_resume_within_it() -> None:
     windows = Source({"inputs": torch.arange(14)[:, None]}, nn.Identity(), plan=Streams())
     batches = Batches(windows, 4, training=True, sample=13)
     found = list(batches.epoch(2))
@@ -88,7 +88,7 @@ def test_batches_of_streams_say_where_an_epoch_begins_and_resume_within_it() -> 
 
 
 @pytest.mark.parametrize("shape", [(), (2, 3)])
-def test_ragged_rows_are_padded_as_torch_does_it(shape: tuple[int, ...]) -> None:
+def test_padded_rows_equal_torch_pad_sequence(shape: tuple[int, ...]) -> None:
     values = torch.randn(int(LENGTHS.sum()), *shape)
     padding = Padding(Ragged(values, LENGTHS, pad=7.0), torch.device("cpu"))
     picked = torch.tensor([5, 0, 99, 5, int(LENGTHS.argmin())])
@@ -99,20 +99,20 @@ def test_ragged_rows_are_padded_as_torch_does_it(shape: tuple[int, ...]) -> None
     assert torch.equal(found[:, : expected.shape[1]], expected) and (found[:, expected.shape[1] :] == 7.0).all()
 
 
-def test_rows_without_steps_are_all_padding() -> None:
+def test_rows_of_length_0_are_all_padding() -> None:
     padding = Padding(ragged(torch.tensor([0, 0, 2])), torch.device("cpu"))
     found, lengths = padding.gather(torch.tensor([1, 0]), torch.tensor([1, 0]))
     assert found.tolist() == [[-1] * WIDTH_MULTIPLE] * 2 and lengths.tolist() == [0, 0]
 
 
-def test_some_ragged_rows_are_picked_in_any_order() -> None:
+def test_ragged_rows_can_be_indexed_in_any_order() -> None:
     picked = torch.randperm(COUNT, generator=Generator().manual_seed(5))[:40]
     every = rows(ragged())
     assert rows(ragged()[picked]) == [every[index] for index in picked.tolist()]
 
 
 @pytest.mark.parametrize("name", ["fixed", "by length", "token budget"])
-def test_ragged_batches_hold_the_planned_examples_and_resume_to_the_same_bytes(name: str) -> None:
+def test_ragged_batches_have_the_planned_examples_and_resume_to_identical_batches(name: str) -> None:
     batches = Batches(source(PLANS[name]), 10, seed=3, training=True)
     plan, found, every = batches.plan(2), list(batches.epoch(2)), rows(ragged())
     for part, batch in zip(plan, found, strict=True):
@@ -126,14 +126,14 @@ def test_ragged_batches_hold_the_planned_examples_and_resume_to_the_same_bytes(n
 
 
 @pytest.mark.parametrize("name", ["fixed", "by length", "token budget"])
-def test_the_widest_batch_is_one_of_the_first_epoch_and_has_the_longest_example(name: str) -> None:
+def test_the_widest_batch_is_from_the_first_epoch_and_has_the_longest_example(name: str) -> None:
     batches = Batches(source(PLANS[name]), 10, seed=3, training=True)
     widest = batches.widest()
     assert widest["lengths"].max() == LENGTHS.max()
     assert widest["targets"].tolist() in [part.tolist() for part in batches.plan(0)]
 
 
-def test_ragged_rows_with_the_same_values_and_other_lengths_have_another_fingerprint() -> None:
+def test_the_fingerprint_of_ragged_rows_depends_on_their_lengths() -> None:
     def found(lengths: list[int]) -> str:
         rows = Ragged(torch.arange(6), torch.tensor(lengths))
         one = Source({"tokens": rows}, nn.Identity())

@@ -31,7 +31,7 @@ def loader() -> Iterator[DataLoader]:
     end_workers(created, kill=True)
 
 
-def test_torch_still_has_every_private_name(loader: DataLoader) -> None:
+def test_torch_has_every_private_name_that_the_adapter_uses(loader: DataLoader) -> None:
     source = inspect.getsource(module)
     names = ["_iterator", "_workers", "_worker_pids_set", "_shutdown", "_shutdown_workers"]
     names += ["_pin_memory_thread_done_event", "DataLoader timed out"]
@@ -53,7 +53,7 @@ def test_a_hanging_worker_ends_and_the_loader_can_start_a_new_one(loader: DataLo
     assert next(iterator).tolist() == [0] and second.pid != first.pid
 
 
-def test_a_hanging_worker_raises_the_error_that_counts_as_a_timeout(loader: DataLoader) -> None:
+def test_the_error_of_a_hanging_worker_is_recognized_as_a_timeout(loader: DataLoader) -> None:
     take_over_workers(iterator := iter(loader))
     assert [next(iterator).item() for _ in range(2)] == [0, 1]
     with pytest.raises(RuntimeError) as caught:

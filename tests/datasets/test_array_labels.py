@@ -1,4 +1,4 @@
-"""Labels in arrays: whole numbers and one-hot rows are classes, other numbers are regression targets."""
+"""Labels in arrays: repeated integers and one-hot rows are classes, other numbers are regression targets."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def targets(data):
     ],
 )
 @pytest.mark.parametrize("axes", [1, 2])
-def test_repeated_whole_numbers_are_classes_named_by_the_numbers(numbers, label_line, dtype, axes, tmp_path):
+def test_repeated_integers_are_classes_named_by_the_integers(numbers, label_line, dtype, axes, tmp_path):
     y = np.array(numbers, dtype=dtype)[CLASS_INDICES]
     data = make_data(tmp_path, y if axes == 1 else y[:, None])
     assert data.spec.class_names == tuple(map(str, numbers)) and targets(data) == [0, 1, 2, 0]
@@ -59,7 +59,7 @@ def test_integral_and_one_hot_floats_can_also_be_regression_targets(tmp_path):
         assert data.spec.targets == count
         assert "labels are floats: task=regression predicts them as numbers" in data.describe()
         source = data.load().test
-        # Runs of earlier versions use the stored targets.
+        # Runs of earlier versions read `targets`; `values` has the same numbers.
         np.testing.assert_array_equal(source.rows["targets"], y[:4].reshape(4, count))
         batch = next(iter(Batches(source, 4)))
         np.testing.assert_array_equal(batch["values"], y[:4].reshape(4, count))
@@ -87,7 +87,7 @@ def test_other_numbers_are_regression_targets(y, count, tmp_path):
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        (CLASS_INDICES - 1, "one whole number from 0 per example"),  # -1 often stands for no label
+        (CLASS_INDICES - 1, "one whole number from 0 per example"),  # -1 often means that there is no label
         (np.eye(3, dtype=int)[CLASS_INDICES] * 2, "one-hot classes"),
         (np.where(CLASS_INDICES, np.nan, 1.0), r"finite numbers in y_train \(.*\), got nan at \[1\]"),
     ],

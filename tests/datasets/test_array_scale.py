@@ -52,7 +52,7 @@ def test_pixels_are_scaled_to_0_to_1_in_testing_and_in_prediction(x, words, tmp_
     assert torch.equal(read_inputs(data, tmp_path / "new.npy"), batch)
 
 
-def test_floats_from_0_to_255_give_the_same_inputs_as_floats_from_0_to_1(tmp_path):
+def test_floats_from_0_to_255_and_from_0_to_1_give_the_same_inputs(tmp_path):
     large, unit = (next(iter(Batches(save_npz(tmp_path, f * UNIT).load().test, 6)))["inputs"] for f in (255, 1))
     torch.testing.assert_close(large, unit)
 
@@ -70,7 +70,7 @@ def test_floats_from_0_to_255_give_the_same_inputs_as_floats_from_0_to_1(tmp_pat
         (SIGNED, 255 * UNIT, "floats from -0.99.* to 0.99.* in"),
     ],
 )
-def test_another_scale_is_rejected_in_the_test_array_and_in_prediction(train, other, message, tmp_path):
+def test_a_different_scale_of_test_arrays_or_inputs_is_rejected(train, other, message, tmp_path):
     with pytest.raises(ConfigError, match=f"^data.path: expected {message}"):
         save_npz(tmp_path, train, other[:6]).load()
     np.save(tmp_path / "new.npy", other[:6])

@@ -1,4 +1,4 @@
-"""Mixup and cutmix, against their formulas and the beta distribution of SciPy."""
+"""Mixup and CutMix, compared with their formulas and with the beta distribution of SciPy."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ COUNT, CLASSES = 64, 10
 
 
 def batch(height: int = 6, width: int = 8) -> dict[str, Tensor]:
-    """Return pictures whose pixels are their index, of cyclic classes."""
+    """Return a batch whose pixels are the index of the example, with classes in cyclic order."""
     index = torch.arange(COUNT).float().view(-1, 1, 1, 1)
     return {"inputs": index.expand(-1, 3, height, width).clone(), "targets": torch.arange(COUNT) % CLASSES}
 
@@ -26,7 +26,7 @@ def keys(epoch: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("alpha", [0.02, 0.1, 0.2, 0.5, 1.0, 4.0])
-def test_the_shares_have_the_beta_distribution(alpha: float) -> None:
+def test_mixing_weights_have_the_beta_distribution(alpha: float) -> None:
     first, second = uniform(mix(torch.arange(20_000)), 2).unbind(1)
     share = symmetric_beta(first, second, alpha).double().numpy()
     assert np.isfinite(share).all()
@@ -52,7 +52,7 @@ def test_mixup_is_the_weighted_mean_of_two_examples_and_of_their_classes() -> No
         torch.testing.assert_close(found["targets"][n], classes, atol=1e-6, rtol=1e-5)
 
 
-def test_cutmix_pastes_one_rectangle_and_shares_the_classes_by_area() -> None:
+def test_cutmix_pastes_one_rectangle_and_weights_the_classes_by_area() -> None:
     found = CutMix(1.0, CLASSES)(batch(16, 20), keys())
     areas = []
     for n in range(COUNT):
@@ -71,27 +71,27 @@ def test_cutmix_pastes_one_rectangle_and_shares_the_classes_by_area() -> None:
     assert min(areas) < 0.1 and max(areas) > 0.5
 
 
-def test_a_blend_depends_on_the_keys_alone() -> None:
+def test_mixing_depends_only_on_the_random_keys() -> None:
     blend = CutMix(1.0, CLASSES)
     one, again, other = (blend(batch(), keys(epoch))["inputs"] for epoch in (0, 0, 1))
     assert torch.equal(one, again) and not torch.equal(one, other)
 
 
-def test_a_blend_keeps_the_memory_format() -> None:
+def test_mixing_keeps_the_memory_format() -> None:
     whole = batch()
     whole["inputs"] = whole["inputs"].contiguous(memory_format=torch.channels_last)
     for blend in (Mixup(1.0, CLASSES), CutMix(1.0, CLASSES)):
         assert blend(whole, keys())["inputs"].is_contiguous(memory_format=torch.channels_last)
 
 
-def test_there_is_a_blend_only_for_classes() -> None:
+def test_only_data_with_classes_are_mixed() -> None:
     assert make_blend(Augmentation(), CLASSES) is None
     assert make_blend(Augmentation(mixup=0.2), None) is None
     assert isinstance(make_blend(Augmentation(cutmix=0.2), CLASSES), CutMix)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_loss_of_mixed_targets_is_the_mean_of_the_losses_of_both_classes(smoothing: float) -> None:
+def test_the_loss_of_mixed_targets_is_the_weighted_mean_of_the_losses_of_both_classes(smoothing: float) -> None:
     outputs, own, other = torch.randn(8, CLASSES), torch.arange(8), torch.arange(8).flip(0)
     share = torch.rand(8)
     mixed = share[:, None] * F.one_hot(own, CLASSES) + (1 - share[:, None]) * F.one_hot(other, CLASSES)

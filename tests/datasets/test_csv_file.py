@@ -112,14 +112,14 @@ def test_a_numeric_column_with_words_for_missing_values_stays_numeric(word: str,
     assert table.is_numeric(0) and table.missing_mask(0).tolist() == [False, True]
 
 
-def test_further_words_for_missing_values_can_be_set(tmp_path: Path) -> None:
+def test_additional_words_for_missing_values_can_be_set(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("a,b\n1.5,x\nbroken,y\n")
     table = csv_file.read_csv(tmp_path / "a.csv", csv_file.Notation(missing_words=["Broken"]))
     assert table.is_numeric(0) and table.missing_mask(0).tolist() == [False, True]
 
 
 @pytest.mark.parametrize("first", ["4.6,3.1,rosa", "2020-01-01,5.2,rosa", "1,2,3"])
-def test_a_first_line_of_values_is_rejected_with_a_hint_to_data_header(first: str, tmp_path: Path) -> None:
+def test_a_file_without_column_names_is_rejected_with_a_hint_to_data_header(first: str, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(f"{first}\n" * 5)
     with pytest.raises(ConfigError, match=r"names of the columns in the first line.*data.header=false"):
         csv_file.read_csv(tmp_path / "a.csv")
@@ -153,7 +153,7 @@ def test_numbers_outside_the_range_of_float32_are_rejected_with_column_and_line(
             read()
 
 
-def test_a_number_too_far_from_the_training_data_is_rejected_with_column_and_line(tmp_path: Path) -> None:
+def test_a_number_far_outside_the_training_range_is_rejected_with_column_and_line(tmp_path: Path) -> None:
     rows = "".join(f"{row}e-20,{row}\n" for row in range(60))
     (tmp_path / "a.csv").write_text("a,y\n" + rows)
     (tmp_path / "new.csv").write_text("a\n1e-20\n1e30\n")

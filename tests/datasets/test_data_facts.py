@@ -73,14 +73,14 @@ def test_a_yaml_has_a_comment_a_default_task_and_every_argument(name):
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_built_in_data_provide_exactly_the_facts_of_their_yaml(name, tmp_path):
+def test_built_in_data_provide_exactly_the_facts_listed_in_their_yaml(name, tmp_path):
     config, target, arguments = read_yaml(name)
     data = target(**{**arguments, **({"root": str(tmp_path)} if "root" in arguments else {})})
     assert provided_facts(data) == set(config["_provides_"])
 
 
 @pytest.mark.parametrize("name", FROM_FILES)
-def test_user_data_provide_only_facts_of_their_yaml(name, tmp_path):
+def test_user_data_provide_only_facts_listed_in_their_yaml(name, tmp_path):
     config, target, arguments = read_yaml(name)
     assert arguments["path"] == "???"
     data = target(**{**arguments, "path": write_user_data(name, tmp_path)})
@@ -126,14 +126,14 @@ def test_constructor_defaults_equal_those_in_the_yaml(name):
 
 
 @pytest.mark.parametrize("name", FROM_FILES)
-def test_fitted_data_stand_without_their_files(name, tmp_path):
+def test_data_can_be_rebuilt_from_their_fitted_state_without_their_files(name, tmp_path):
     (tmp_path / "own").mkdir()
     _, target, arguments = read_yaml(name)
     path = Path(write_user_data(name, tmp_path / "own"))
     data = target(**{**arguments, "path": str(path), "workers": 0})
     splits = data.load()
     content = data.fit()
-    assert load_error(content) is None, "it is stored as tensors and plain Python"
+    assert load_error(content) is None, "the fitted state may contain only tensors and plain Python objects"
     moved = tmp_path / f"moved{path.suffix}"
     path.rename(moved)
     again = target(**{**arguments, "path": str(path), "workers": 0, "fitted": content})

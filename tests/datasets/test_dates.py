@@ -12,7 +12,7 @@ from dltrain.datasets.cells import is_time_name
 from dltrain.datasets.date_form import write_dates
 from dltrain.datasets.dates import Dates, parse_dates
 
-# Format of strftime and the NumPy unit of its precision.
+# Formats of strftime, each with the NumPy unit of its precision.
 FORMATS = [
     *(
         (f"{date}{clock}", "us" if "%f" in clock else "s" if "%S" in clock else "m")
@@ -153,21 +153,21 @@ PHRASES = [
 @pytest.mark.parametrize(
     "cells", [*map(str.split, NOT_DATES.replace("\n", "|").split("|")), *PHRASES, [], [float("nan")]]
 )
-def test_measurements_and_words_are_not_dates(cells: list) -> None:
+def test_measurements_and_words_are_not_parsed_as_dates(cells: list) -> None:
     assert parse_dates(pd.Series(cells, dtype=object)) is None
 
 
 @pytest.mark.parametrize(
     "cells", [["200112", "200113"], ["100011", "100012"], ["1958.2083", "1958.2917"], ["51", "52"]]
 )
-def test_numbers_that_are_not_dates_are_rejected_in_a_column_named_as_time(cells: list[str]) -> None:
+def test_implausible_numbers_in_a_time_column_are_not_parsed_as_dates(cells: list[str]) -> None:
     assert parse_dates(pd.Series(cells), named_time=True) is None
 
 
 @pytest.mark.parametrize("form", ["%d/%m/%Y", "%m/%d/%Y", "%d-%m-%y", "%-m/%-d/%y"])
 @pytest.mark.parametrize("freq", ["D", "B", "W", "MS", "QS", "6h"])
 @pytest.mark.parametrize("order", [1, -1])
-def test_regular_steps_decide_which_number_is_the_day(form: str, freq: str, order: int) -> None:
+def test_day_and_month_are_distinguished_by_regular_steps(form: str, freq: str, order: int) -> None:
     times = pd.date_range("2020-01-01", periods=40, freq=freq)[::order]
     if freq == "6h":
         form = f"{form} %H:%M"
@@ -176,12 +176,12 @@ def test_regular_steps_decide_which_number_is_the_day(form: str, freq: str, orde
     assert dates.form.day_first is form.startswith("%d") and not dates.form.ambiguous
 
 
-def test_regular_steps_of_repeated_dates_decide_which_number_is_the_day() -> None:
+def test_day_and_month_of_repeated_dates_are_distinguished_by_regular_steps() -> None:
     times = pd.date_range("2020-01-01", periods=30, freq="MS").repeat(3)
     assert parse([time.strftime("%d/%m/%Y") for time in times]).times.tolist() == times.tolist()
 
 
-def test_both_readings_of_ambiguous_dates_are_reported() -> None:
+def test_ambiguous_dates_are_reported_with_both_interpretations() -> None:
     cells = ["01/01/2021", "01/02/2021", "01/03/2021", "01/04/2021"]
     assert parse(cells).form.readings in (
         ("01/02/2021", "2021-02-01", "2021-01-02"),

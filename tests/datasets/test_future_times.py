@@ -1,4 +1,4 @@
-"""Times after the last row, in the format of the column."""
+"""Times that follow the last row, in the format of the column."""
 
 import numpy as np
 import pandas as pd
@@ -53,12 +53,12 @@ CASES = [
 
 
 @pytest.mark.parametrize(("cells", "expected"), CASES)
-def test_dates_continue_in_their_format(cells: list[str], expected: list[str] | None) -> None:
+def test_future_dates_have_the_format_of_the_column(cells: list[str], expected: list[str] | None) -> None:
     dates = parse_dates(pd.Series(cells), named_time=True)
     assert continue_dates(dates.times, dates.form, len(expected or "12")) == expected
 
 
-def test_dates_do_not_continue_after_the_year_9999() -> None:
+def test_there_are_no_future_dates_after_the_year_9999() -> None:
     times = pd.Series(np.array(["9999-12-29", "9999-12-30"], dtype="M8[us]"))
     assert continue_dates(times, DateForm("%Y-%m-%d"), 1) == ["9999-12-31"]
     assert continue_dates(times, DateForm("%Y-%m-%d"), 2) is None
@@ -76,5 +76,5 @@ def test_dates_do_not_continue_after_the_year_9999() -> None:
         (["1"], None),
     ],
 )
-def test_numbers_continue_by_their_step(cells: list[str], expected: list | None) -> None:
+def test_future_numbers_continue_with_the_same_step(cells: list[str], expected: list | None) -> None:
     assert continue_numbers(cells, len(expected or "12")) == expected

@@ -1,4 +1,4 @@
-"""Pictures, masks and boxes move alike; compared with shapes that are drawn at the new place."""
+"""Geometric augmentation of images, masks and boxes, compared with shapes drawn at the transformed position."""
 
 import math
 
@@ -35,7 +35,7 @@ def drawn(box: tuple[float, float, float, float] = BOX) -> Tensor:
 
 
 def moved(look: dict[str, float]) -> tuple[dict[str, Tensor], Tensor]:
-    """Return a rectangle as picture, mask and box, moved for many keys, and the matrices."""
+    """Return a rectangle as image, mask and box after random transforms, and the matrices of the transforms."""
     frame = Frame({"inputs": torch.full((2, 1, 1), -1.0)}, {"mask": IGNORED}, ("boxes",))
     geometry, keys = Geometry(Augmentation(**look), frame), mix(torch.arange(COUNT))
     batch = {
@@ -48,19 +48,19 @@ def moved(look: dict[str, float]) -> tuple[dict[str, Tensor], Tensor]:
 
 
 def polygon(matrix: Tensor) -> Tensor:
-    """Return the rectangle drawn where the inverse of a matrix moves its corners."""
+    """Return an image of the rectangle after the inverse transform of its corners."""
     left, top, right, bottom = BOX
     whole = np.vstack([matrix.double().numpy(), [0, 0, 1]])
     corners = np.array([[left, top, 1], [right, top, 1], [right, bottom, 1], [left, bottom, 1]]).T
     places = np.linalg.solve(whole, corners)[:2].T
-    scale = 8  # drawn larger, then averaged
+    scale = 8  # draw at eight times the resolution, then average
     canvas = Image.new("F", (WIDTH * scale, HEIGHT * scale))
     ImageDraw.Draw(canvas).polygon([tuple(scale * place - 0.5) for place in places], fill=1)
     return torch.from_numpy(np.array(canvas)).view(HEIGHT, scale, WIDTH, scale).mean((1, 3))
 
 
 @pytest.mark.parametrize("name", LOOKS)
-def test_picture_mask_and_box_move_to_where_the_shape_is_drawn(name: str) -> None:
+def test_transformed_images_masks_and_boxes_equal_a_drawn_shape(name: str) -> None:
     found, matrices = moved(LOOKS[name])
     assert torch.equal(found["labels"], torch.arange(COUNT))
     for picture, mask, boxes, matrix in zip(found["inputs"], found["mask"], found["boxes"], matrices, strict=True):
@@ -74,7 +74,7 @@ def test_picture_mask_and_box_move_to_where_the_shape_is_drawn(name: str) -> Non
         rows, columns = (expected > 0.5).nonzero().unbind(1)
         edges = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
         assert (boxes[0] - edges).abs().max() < 1.6, (boxes[0], edges)
-        assert not boxes[1].any(), "a box that pads stays empty"
+        assert not boxes[1].any(), "padding boxes stay empty"
 
 
 @pytest.mark.parametrize("name", ["flip", "flip_vertical", "shift"])
@@ -84,12 +84,12 @@ def test_flips_and_shifts_keep_every_pixel_value(name: str) -> None:
     assert len(found["inputs"].flatten(1).unique(dim=0)) > 1
 
 
-def test_masks_hold_no_class_that_was_not_there() -> None:
+def test_transformed_masks_have_no_new_classes() -> None:
     found, _ = moved(LOOKS["all"])
     assert found["mask"].dtype == torch.int64 and set(found["mask"].unique().tolist()) <= {0, 1, IGNORED}
 
 
-def test_a_crop_covers_the_share_that_is_set_and_stays_inside() -> None:
+def test_crops_have_the_configured_area_and_aspect_ratio_and_stay_inside_the_image() -> None:
     geometry = Geometry(Augmentation(min_area=0.3, max_stretch=2.0), Frame({"inputs": torch.zeros(1, 1, 1)}))
     matrix = geometry.matrix(mix(torch.arange(4000)), HEIGHT, WIDTH)
     across, along = matrix[:, 0, 0], matrix[:, 1, 1]
@@ -102,7 +102,7 @@ def test_a_crop_covers_the_share_that_is_set_and_stays_inside() -> None:
     assert top.min() > -1e-3 and (top + along * HEIGHT).max() < HEIGHT + 1e-3
 
 
-def test_a_rotation_keeps_lengths_and_its_angle_is_at_most_the_one_that_is_set() -> None:
+def test_rotations_preserve_lengths_and_stay_within_the_configured_angle() -> None:
     geometry = Geometry(Augmentation(rotation=25.0), Frame({"inputs": torch.zeros(1, 1, 1)}))
     matrix = geometry.matrix(mix(torch.arange(4000)), HEIGHT, WIDTH)[:, :, :2]
     torch.testing.assert_close(matrix @ matrix.mT, torch.eye(2).expand(4000, 2, 2), atol=1e-5, rtol=0)
@@ -110,14 +110,14 @@ def test_a_rotation_keeps_lengths_and_its_angle_is_at_most_the_one_that_is_set()
     assert 24 < angles.max() <= 25.001 and -25.001 <= angles.min() < -24
 
 
-def test_boxes_that_leave_the_frame_are_cut_or_become_empty() -> None:
+def test_boxes_are_clipped_to_the_image_or_become_empty() -> None:
     right = torch.tensor([[[1.0, 0, -40], [0, 1, 0]]])  # moves boxes by 40 pixels to the right
     found = move_boxes(torch.tensor([[[0.0, 5, 10, 9], [20, 5, 30, 9], [30, 5, 60, 9]]]), right, HEIGHT, WIDTH)
     assert found.tolist() == [[[40, 5, 50, 9], [60, 5, 64, 9], [0, 0, 0, 0]]]
 
 
 @pytest.mark.parametrize("value", ["flip", {"flp": True}, ["flop"], {"mixup": 0.2, "cutmix": 1.0}])
-def test_an_augmentation_that_makes_no_sense_is_rejected(value: object) -> None:
+def test_an_invalid_augmentation_is_rejected(value: object) -> None:
     from dltrain.datasets.augmentation import read_augmentation
 
     with pytest.raises(ConfigError, match="augment"):

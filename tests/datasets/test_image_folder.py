@@ -68,7 +68,7 @@ def test_gray_and_transparent_images_are_converted_to_rgb(tmp_path):
     assert {tuple(pixels.shape) for pixels, _ in examples_of(splits.train)} == {(3, 4, 4)}
 
 
-def test_training_images_of_16_bits_are_scaled_and_transparent_ones_blended_with_white(tmp_path):
+def test_16_bit_images_are_scaled_and_transparent_images_blended_with_white(tmp_path):
     (tmp_path / "a").mkdir()
     for number in range(4):
         Image.fromarray(np.full((9, 9), 128 * 257, dtype=np.uint16)).save(tmp_path / "a" / f"deep{number}.png")
@@ -113,7 +113,7 @@ def test_a_missing_folder_is_rejected(tmp_path):
 
 
 def gradient(folder, width=300, height=200):
-    """Write pictures whose red is the column and whose green is the row, relative to the size."""
+    """Write images whose red channel is the relative column and whose green channel is the relative row."""
     across = np.broadcast_to(np.linspace(0, 255, width)[None], (height, width))
     along = np.broadcast_to(np.linspace(0, 255, height)[:, None], (height, width))
     pixels = np.stack([across, along, 0 * along], -1).round().astype(np.uint8)
@@ -124,13 +124,13 @@ def gradient(folder, width=300, height=200):
     return str(folder)
 
 
-def test_a_random_crop_is_taken_at_full_resolution_with_the_area_and_the_ratio_that_are_set(tmp_path):
+def test_random_crops_are_taken_at_full_resolution_with_the_configured_area_and_aspect_ratio(tmp_path):
     data = ImageFolder(gradient(tmp_path), image_size=32, augment={"min_area": 0.2, "max_stretch": 1.5})
     files, areas, ratios = data.load().train.rows, [], []
     for index in range(len(files)):
         for epoch in range(20):
             pixels = files.example(index, 1000 * epoch + index)[0].astype(float) / 255
-            # The first and last pixels are averages over their extent, 1/32 of the crop.
+            # A pixel is the mean over 1/32 of the crop, so the distance of the outer pixels is 31/32 of its size.
             across, along = ((pixels[..., c].max() - pixels[..., c].min()) * 32 / 31 for c in (0, 1))
             areas.append(across * along)
             ratios.append((300 * across) / (200 * along))
@@ -139,7 +139,7 @@ def test_a_random_crop_is_taken_at_full_resolution_with_the_area_and_the_ratio_t
     assert 0.63 < min(ratios) < 0.75 and 1.35 < max(ratios) < 1.6
 
 
-def test_a_random_crop_follows_its_key_and_is_left_out_of_evaluation(tmp_path):
+def test_random_crops_depend_only_on_their_key_and_are_not_used_in_evaluation(tmp_path):
     path = gradient(tmp_path)
     cropped, plain = (ImageFolder(path, image_size=8, augment=look).load() for look in ({"min_area": 0.1}, None))
     one, again, other = (cropped.train.rows.example(0, key)[0] for key in (5, 5, 6))

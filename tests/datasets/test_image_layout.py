@@ -49,7 +49,7 @@ def files_of(data: ImageFolder) -> set[str]:
         (["training_set/training_set", "test_set/test_set"], [34, 6, 8]),
     ],
 )
-def test_folders_named_as_splits_are_used_and_a_missing_split_is_taken_from_train(names, expected, tmp_path):
+def test_folders_named_like_splits_are_used_and_a_missing_split_is_taken_from_train(names, expected, tmp_path):
     for number, name in enumerate(names):
         write_cats_and_dogs(tmp_path / name, 4 if number else 20)
     data = ImageFolder(str(tmp_path), image_size=4)
@@ -95,7 +95,7 @@ def test_ambiguous_folders_are_rejected(folders, message, tmp_path):
         ImageFolder(str(tmp_path)).load()
 
 
-def test_other_folders_next_to_split_folders_are_left_out_and_named(tmp_path):
+def test_other_folders_next_to_split_folders_are_ignored_and_reported(tmp_path):
     for split in ("train", "test"):
         write_cats_and_dogs(tmp_path / split, 5)
     write_images(tmp_path / "samples", 2)
@@ -129,7 +129,7 @@ def test_hidden_and_system_files_are_ignored_at_any_depth(leftover, message, tmp
     assert data.describe()[3:] == expected
 
 
-def test_other_files_are_counted_by_suffix(tmp_path):
+def test_files_that_are_ignored_are_counted_by_suffix(tmp_path):
     write_cats_and_dogs(tmp_path, 5)
     for name in ("cat/a.heic", "dog/b.HEIC", "cat/notes.txt", "stray.png"):
         (tmp_path / name).write_bytes(b"")
@@ -162,7 +162,7 @@ def test_a_link_to_a_sibling_folder_adds_no_files(tmp_path):
     assert files_of(ImageFolder(str(tmp_path))) == before
 
 
-def test_a_class_without_images_gets_no_output_and_is_named(tmp_path):
+def test_a_class_without_images_gets_no_output_and_is_reported(tmp_path):
     for split in ("train", "val"):
         write_cats_and_dogs(tmp_path / split, 10)
         (tmp_path / split / "owl").mkdir()
@@ -173,7 +173,7 @@ def test_a_class_without_images_gets_no_output_and_is_named(tmp_path):
     assert "classes without images, which the model will not have: emu, owl" in data.describe()
 
 
-def test_a_class_missing_from_a_split_is_named(tmp_path):
+def test_a_class_missing_from_a_split_is_reported(tmp_path):
     write_cats_and_dogs(tmp_path / "train", 10)
     write_images(tmp_path / "test" / "dog", 3)
     data = ImageFolder(str(tmp_path))
@@ -197,7 +197,7 @@ def test_duplicate_images_across_splits_are_counted_with_an_example(tmp_path, mo
     assert "copies: no image is in two splits among the first 1 of equal size" in data.describe()
 
 
-def test_for_many_classes_the_first_counts_and_the_range_are_shown(tmp_path):
+def test_many_classes_are_summarized_by_their_first_counts_and_the_range(tmp_path):
     for number in range(12):
         write_images(tmp_path / f"c{number:02}", 2 + number)
     data = ImageFolder(str(tmp_path))

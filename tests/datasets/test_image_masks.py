@@ -1,4 +1,4 @@
-"""Images with masks in two folders, and the shapes that are drawn."""
+"""Images with masks in two folders, and the synthetic shapes."""
 
 import itertools
 from pathlib import Path
@@ -15,7 +15,7 @@ from dltrain.errors import ConfigError
 
 
 def write(root: Path, masks: dict[str, Image.Image], size: tuple[int, int] = (12, 8)) -> str:
-    """Write masks and, for each, an image whose gray level is 50 times the number of its file."""
+    """Write masks, and for each an image whose gray level is the number of its file."""
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for number, (name, mask) in enumerate(masks.items()):
@@ -36,7 +36,7 @@ def decoded(data: ImageMasks) -> np.ndarray:
     return data.load().train.rows.example(0, None)[1]
 
 
-def test_palette_indices_are_classes_and_colors_do_not_matter(tmp_path: Path) -> None:
+def test_classes_are_palette_indices_and_not_colors(tmp_path: Path) -> None:
     mask = checkered()
     indices = np.array(mask)
     mask.putpalette([9, 9, 9, 200, 0, 0, 1, 2, 3])
@@ -46,19 +46,21 @@ def test_palette_indices_are_classes_and_colors_do_not_matter(tmp_path: Path) ->
     assert np.array_equal(decoded(data), expected)
 
 
-def test_values_with_gaps_are_numbered_and_the_ignored_one_is_the_target_minus_one(tmp_path: Path) -> None:
+def test_mask_values_with_gaps_become_consecutive_classes_and_the_ignored_value_becomes_minus_one(
+    tmp_path: Path,
+) -> None:
     data = ImageMasks(many(tmp_path, values=(10, 40, 255)), image_size=24, workers=0)
     assert data.spec.pixel_class_names == ("10", "40")
     targets = next(iter(Batches(data.load().train, 4)))["targets"]
     assert set(targets.unique().tolist()) == {-1, 0, 1}
 
 
-def test_in_masks_of_0_and_255_both_are_classes(tmp_path: Path) -> None:
+def test_both_values_of_a_mask_of_0_and_255_are_classes(tmp_path: Path) -> None:
     data = ImageMasks(many(tmp_path, values=(0, 255)))
     assert data.spec.pixel_class_names == ("0", "255") and set(np.unique(decoded(data))) == {0, 1}
 
 
-def test_class_names_name_the_values_from_0_on(tmp_path: Path) -> None:
+def test_class_names_are_assigned_to_the_mask_values_from_0(tmp_path: Path) -> None:
     data = ImageMasks(many(tmp_path, values=(0, 2)), class_names=["rest", "cell", "wall"])
     assert data.spec.pixel_classes == 3 and set(np.unique(decoded(data))) == {0, 2}
 
@@ -72,14 +74,14 @@ def test_blocks_of_images_stay_in_one_split(tmp_path: Path) -> None:
     assert sum(map(len, blocks.values())) == 8
 
 
-def test_folders_of_splits_are_used(tmp_path: Path) -> None:
+def test_folders_named_like_splits_are_used_for_masks(tmp_path: Path) -> None:
     for part, count in (("train", 10), ("val", 3), ("test", 4)):
         many(tmp_path / part, count)
     splits = ImageMasks(str(tmp_path)).load()
     assert [len(part) for part in (splits.train, splits.val, splits.test)] == [10, 3, 4]
 
 
-def test_image_and_mask_are_cropped_alike_at_full_resolution(tmp_path: Path) -> None:
+def test_image_and_mask_have_the_same_crop_at_full_resolution(tmp_path: Path) -> None:
     size = (240, 160)
     across = np.broadcast_to(np.arange(240, dtype=np.uint8), (160, 240))
     (tmp_path / "images").mkdir()
@@ -91,19 +93,21 @@ def test_image_and_mask_are_cropped_alike_at_full_resolution(tmp_path: Path) -> 
     files, starts = data.load().train.rows, set()
     for key in range(20):
         pixels, mask = files.example(0, key)
-        near = np.abs(pixels[..., 0].astype(int) - 24 * np.round(pixels[..., 0] / 24)) < 8  # at an edge of two classes
+        near = (
+            np.abs(pixels[..., 0].astype(int) - 24 * np.round(pixels[..., 0] / 24)) < 8
+        )  # at a boundary of two classes
         assert np.array_equal(mask[~near], (pixels[..., 0] // 24)[~near])
         starts.add(int(pixels[0, 0, 0]))
     assert len(starts) > 10, size
     assert np.array_equal(files.example(0, 3)[1], files.example(0, 3)[1])
 
 
-def test_flips_move_images_and_masks_alike() -> None:
+def test_images_and_masks_are_transformed_together() -> None:
     data = Shapes(augment={"flip": True, "shift": 3, "rotation": 10.0})
     source = data.load().train
     plain = next(iter(Batches(source, 400)))
     moved = source.augment(plain, torch.arange(400))
-    # Shapes are brighter than the background: the mask must lie on them before and after.
+    # Shapes are brighter than the background, and must be where the mask is before and after the transform.
     for batch in (plain, moved):
         shape, rest = batch["targets"] > 0, batch["targets"] == 0
         assert batch["inputs"][:, 0][shape].mean() > batch["inputs"][:, 0][rest].mean() + 1
@@ -150,7 +154,7 @@ def test_a_mask_that_cannot_be_used_is_rejected_with_its_file(damage: object, me
     assert message in str(caught.value) and "images/00.jpg" in str(caught.value)
 
 
-def test_an_image_without_a_mask_is_named(tmp_path: Path) -> None:
+def test_an_image_without_a_mask_is_rejected_with_its_name(tmp_path: Path) -> None:
     path = many(tmp_path)
     (tmp_path / "masks" / "07.png").unlink()
     with pytest.raises(ConfigError, match="for each image, got none for 07"):
@@ -160,12 +164,12 @@ def test_an_image_without_a_mask_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "key"), [({"ignore": 300}, "ignore"), ({"channels": 2}, "channels"), ({"block": 30}, "block")]
 )
-def test_an_argument_that_makes_no_sense_is_rejected(arguments: dict[str, int], key: str, tmp_path: Path) -> None:
+def test_an_invalid_argument_is_rejected_with_its_key(arguments: dict[str, int], key: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"data.{key}: "):
         ImageMasks(many(tmp_path), **arguments)
 
 
-def test_other_masks_are_read_by_the_classes_of_the_run_without_its_files(tmp_path: Path) -> None:
+def test_other_masks_are_read_with_the_classes_of_the_fitted_data(tmp_path: Path) -> None:
     fitted = ImageMasks(many(tmp_path / "own", values=(10, 40, 255))).fit()
     other = ImageMasks(many(tmp_path / "other", count=7, values=(40,)), fitted=fitted)
     assert other.spec.pixel_class_names == ("10", "40")

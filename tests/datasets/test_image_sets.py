@@ -174,7 +174,7 @@ def test_a_failed_download_is_reported_in_one_line(tmp_path, monkeypatch):
         (CIFAR10, {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2470, 0.2435, 0.2616]}, 45_000),
     ],
 )
-def test_the_downloaded_data_sets_have_their_known_sizes_and_are_normalized(data, look, train):
+def test_the_downloaded_data_sets_have_the_published_sizes_and_are_normalized(data, look, train):
     try:
         splits = data(root=str(CACHE), **look).load()
     except ConfigError:

@@ -39,7 +39,7 @@ def test_mean_and_std_of_one_half_scale_pixels_from_minus_one_to_one():
     assert inputs.flatten().tolist() == pytest.approx([-1, 1], abs=1e-6)
 
 
-def test_flip_mirrors_about_half_of_the_images():
+def test_flip_mirrors_about_half_of_the_images_horizontally():
     source, batch = prepare_images(["flip"])
     found = source.augment(batch, keys(64))["inputs"]
     flipped = uniform(keys(64), 3)[:, 0] < 0.5
@@ -49,7 +49,7 @@ def test_flip_mirrors_about_half_of_the_images():
 
 
 @pytest.mark.parametrize("names", [["flip"], ["crop"], ["flip", "crop"]])
-def test_names_of_augmentations_mean_keys_of_the_group(names):
+def test_a_list_of_augmentation_names_equals_the_keys_of_the_group(names):
     keys_of = {"flip": {"flip": True}, "crop": {"shift": 4}}
     (one, batch), (other, _) = (
         prepare_images(names),
@@ -58,7 +58,7 @@ def test_names_of_augmentations_mean_keys_of_the_group(names):
     assert torch.equal(*(source.augment(batch, keys(64))["inputs"] for source in (one, other)))
 
 
-def test_crop_equals_a_crop_of_the_image_padded_with_black():
+def test_crop_equals_cropping_the_image_padded_with_black():
     source, batch = prepare_images(["crop"], mean=[0.2, 0.3, 0.4], std=[0.5, 0.6, 0.7])
     found = source.augment(batch, keys(64))["inputs"]
     black = source.prepare({"pixels": torch.zeros(1, 3, 17, 17, dtype=torch.uint8), "labels": torch.zeros(1)})["inputs"]

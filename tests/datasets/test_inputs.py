@@ -42,7 +42,7 @@ def read(paths: list[Path], shape: tuple[int, ...], white: float = 255.0, **more
 # --- images ---------------------------------------------------------------------------------------------------------
 
 
-def test_color_images_become_gray_and_gray_images_color_as_the_model_needs(tmp_path):
+def test_images_are_converted_to_the_number_of_channels_of_the_model(tmp_path):
     Image.new("RGB", (5, 5), (250, 100, 10)).save(tmp_path / "colour.png")
     Image.new("L", (5, 5), 77).save(tmp_path / "grey.png")
     grey = read([tmp_path / "colour.png", tmp_path / "grey.png"], (1, 5, 5))
@@ -178,7 +178,7 @@ def test_arrays_may_have_one_or_many_examples_and_channels_first_or_last(shape, 
         assert np.array_equal(concatenate(read_arrays(inputs_of(tmp_path / "one.npy"), shape), "inputs"), values[4:5])
 
 
-def test_inputs_are_chosen_from_an_archive_of_several_arrays(tmp_path):
+def test_the_input_array_of_an_archive_is_found_by_its_name(tmp_path):
     x, y = np.random.default_rng(0).random((3, 2)), np.zeros(3)
     for name, arrays in (("x", {"x": x, "y": y}), ("test", {"x_train": y, "x_test": x}), ("only", {"anything": x})):
         np.savez(tmp_path / f"{name}.npz", **arrays)
@@ -237,7 +237,7 @@ def rows_of(table):
     return [[cells[row] for cells in table.columns] for row in range(len(table))]
 
 
-def test_an_empty_line_is_a_missing_value_in_a_single_column_except_at_the_end():
+def test_an_empty_line_in_a_file_of_one_column_is_a_missing_value_except_at_the_end():
     (table,) = csv_file.iterate_tables(["x\n", "1\n", "\n", "3\n", "\n"], Path("a.csv"), None)
     assert rows_of(table) == [["1"], [""], ["3"]] and table.lines.tolist() == [2, 3, 4]
     pieces = list(csv_file.iterate_tables(["x\n", "1\n", "\n", "3\n", "\n"], Path("a.csv"), 1))

@@ -16,13 +16,13 @@ def pixels(source):
     return sorted(map(tuple, source.rows["pixels"].flatten(1).tolist()))
 
 
-def test_without_num_labels_all_examples_are_labelled():
+def test_all_examples_are_labelled_by_default():
     splits = Digits().load()
     assert len(splits.train) == 1299 and splits.unlabelled is None
 
 
 @pytest.mark.parametrize("count", [1, 10, 107, 1299])
-def test_num_labels_limits_the_labelled_examples_but_not_the_unlabelled_ones(count):
+def test_num_labels_limits_only_the_labelled_examples(count):
     whole, some = Digits().load(), Digits(num_labels=count).load()
     assert len(some.train) == count and len(some.unlabelled) == 1299
     assert set(some.unlabelled.rows) == {"pixels"}

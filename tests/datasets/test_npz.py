@@ -64,14 +64,14 @@ def test_float_labels_are_regression_targets(y, targets, tmp_path):
     assert found.dtype == np.float32
 
 
-def test_a_class_found_only_in_the_test_data_counts_and_is_reported(tmp_path):
+def test_a_class_found_only_in_the_test_data_gets_an_output_and_is_reported(tmp_path):
     data = Npz(save(tmp_path / "a.npz", np.ones((20, 7)), CLASSES, y_test=np.array([0, 1, 2, 5])))
     assert data.spec.class_names == ("0", "1", "2", "5")
     data.load()
     assert "no training example of class 5 (only in y_test)" in data.describe()
 
 
-def test_training_and_validation_share_the_training_arrays(tmp_path):
+def test_validation_examples_are_taken_from_the_training_arrays(tmp_path):
     x = np.arange(20.0)[:, None]
     path = save(tmp_path / "a.npz", x, CLASSES)
     splits = Npz(path, validation=0.25).load()

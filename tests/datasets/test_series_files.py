@@ -39,7 +39,7 @@ def batch_of(source: Source) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_dates_in_any_format_give_the_season_and_the_forecast_dates(form: str, tmp_path: Path) -> None:
+def test_season_and_forecast_dates_are_inferred_from_dates_in_any_format(form: str, tmp_path: Path) -> None:
     data = read(write(tmp_path, date=DAYS.strftime(form), value=VALUES))
     assert data.spec.season == 7 and data.spec.target_names == ("value",)
     (piece,) = data.inputs(InputFiles())
@@ -157,7 +157,7 @@ def test_each_series_of_a_panel_is_forecast_from_its_own_last_row(tmp_path: Path
         list(data.inputs(InputFiles((str(tmp_path / "a.csv"),))))
 
 
-def test_row_numbers_and_flags_are_forecast_only_if_named(tmp_path: Path) -> None:
+def test_row_numbers_and_flags_are_forecast_only_if_data_column_names_them(tmp_path: Path) -> None:
     flags = np.arange(200) % 7 == 0
     path = write(tmp_path, **{"": range(200), "id": range(7, 207), "date": DAYS, "sales": VALUES, "holiday": flags * 1})
     data = read(path)
@@ -166,7 +166,7 @@ def test_row_numbers_and_flags_are_forecast_only_if_named(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("word", ["NULL", "None", "-", "n/a"])
-def test_a_series_with_missing_values_is_rejected_instead_of_left_out(word: str, tmp_path: Path) -> None:
+def test_a_series_with_missing_values_is_rejected_and_not_ignored(word: str, tmp_path: Path) -> None:
     close = [word if row % 40 == 3 else str(value) for row, value in enumerate(VALUES)]
     path = write(tmp_path, Date=DAYS, Close=close, Volume=range(1000, 1200))
     with pytest.raises(ConfigError, match=r"a value in column Close, line 5 of .*, got a missing value \(5 in this"):

@@ -80,6 +80,6 @@ def test_a_step_back_at_any_other_time_is_reported() -> None:
     assert check_order(times).step_back == 20
 
 
-def test_descends_is_true_only_without_a_restart() -> None:
+def test_numbers_that_start_again_do_not_count_as_descending() -> None:
     assert descends(np.array([3, 2, 2, 1]))
     assert not any(map(descends, (np.array([3, 2, 1, 3, 2, 1]), np.array([2, 2, 2]), np.array([2, 1]), np.array([]))))

@@ -80,7 +80,7 @@ def test_each_mode_is_a_class_named_by_its_angle() -> None:
     assert set(classes) == {0, 1, 2}
 
 
-def test_an_epoch_has_as_many_points_as_the_training_split() -> None:
+def test_every_epoch_of_the_ring_has_all_training_points() -> None:
     data = Ring(batch_size=300)
     batches = Batches(data.load().train, data.batch_size, training=True)
     assert sum(len(batch["inputs"]) for batch in batches.epoch(0)) == RING_SIZES["train"]

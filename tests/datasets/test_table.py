@@ -69,7 +69,7 @@ def test_a_numeric_target_is_normalized_and_restored_to_its_units(tmp_path):
     np.testing.assert_allclose(restored[:, 0], answers[data.parts[2].numpy()], rtol=1e-4)
 
 
-def test_large_target_numbers_are_restored_to_their_last_digit(tmp_path):
+def test_large_targets_are_restored_exactly(tmp_path):
     answers = 2e9 + NUMBERS[:, 0]
     test = batch_of((data := table(tmp_path, answers)).load().test)
     values = [test[name].double().numpy() for name in ("targets", "scale", "shift", "shift_rest")]
@@ -78,7 +78,7 @@ def test_large_target_numbers_are_restored_to_their_last_digit(tmp_path):
 
 
 def test_a_constant_column_is_not_scaled(tmp_path):
-    assert np.std([0.1] * 70) > 0  # from rounding errors
+    assert np.std([0.1] * 70) > 0  # because of rounding errors
     path = write(tmp_path / "a.csv", ["x", "y"], [0.1] * 100, [0.3] * 100)
     data = CsvTable(path)
     assert data.columns[0].scale == 1 and data.rows["scale"].unique().tolist() == [1]
@@ -87,7 +87,7 @@ def test_a_constant_column_is_not_scaled(tmp_path):
     assert piece.rows["inputs"].item() == pytest.approx(0.1)
 
 
-def test_a_target_of_few_whole_numbers_can_be_classes_or_numbers(tmp_path):
+def test_a_target_of_few_integers_provides_both_classes_and_numbers(tmp_path):
     answers = np.arange(100) % 4 + 3
     data = table(tmp_path, answers)
     assert (data.spec.classes, data.spec.class_names, data.spec.targets) == (4, ("3", "4", "5", "6"), 1)
@@ -98,7 +98,7 @@ def test_a_target_of_few_whole_numbers_can_be_classes_or_numbers(tmp_path):
 
 
 @pytest.mark.parametrize(("different", "classes"), [(20, 20), (21, None)])
-def test_more_than_20_different_whole_numbers_are_not_classes(different, classes, tmp_path):
+def test_more_than_20_different_integers_are_not_classes(different, classes, tmp_path):
     assert table(tmp_path, np.arange(100) % different).spec.classes == classes
 
 

@@ -75,7 +75,7 @@ def test_dates_to_predict_are_read_in_the_format_of_training(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["id", "PassengerId", "customer_id", "Unnamed: 0", "", "index", "ID"])
-def test_identifiers_are_left_out(name: str, tmp_path: Path) -> None:
+def test_identifiers_are_not_used_as_inputs(name: str, tmp_path: Path) -> None:
     frame = FRAME[["rooms", "price"]].dropna()
     frame.insert(0, name, RNG.permutation(len(frame)) + 7)
     data = CsvTable(write(tmp_path, frame))
@@ -90,7 +90,7 @@ def test_identifiers_are_left_out(name: str, tmp_path: Path) -> None:
         [f"mail{number}@example.org" for number in range(ROWS)],
     ],
 )
-def test_free_text_is_left_out_and_rejected_as_a_target(words: list[str], tmp_path: Path) -> None:
+def test_free_text_is_not_used_as_input_and_rejected_as_target(words: list[str], tmp_path: Path) -> None:
     frame = FRAME[["size", "price"]].fillna(0.0).assign(note=words)[["note", "size", "price"]]
     data = CsvTable(write(tmp_path, frame))
     assert data.spec.size == 1 and data.left_out == {"note": "texts"}
@@ -99,7 +99,7 @@ def test_free_text_is_left_out_and_rejected_as_a_target(words: list[str], tmp_pa
         CsvTable(write(tmp_path, frame), column="note")
 
 
-def test_columns_can_be_left_out_by_name(tmp_path: Path) -> None:
+def test_columns_can_be_excluded_by_name(tmp_path: Path) -> None:
     data = CsvTable(write(tmp_path, FRAME), ignore=["colour", "sold"], missing="mean")
     assert data.spec.size == 2
     with pytest.raises(ConfigError, match=r"the column color in"):
@@ -124,7 +124,7 @@ def test_a_rare_class_is_stratified_over_the_splits(tmp_path: Path) -> None:
     assert sum(map(len, data.parts)) == ROWS
 
 
-def test_a_class_missing_from_a_split_is_named(tmp_path: Path) -> None:
+def test_a_class_missing_from_a_split_is_reported(tmp_path: Path) -> None:
     kinds = np.where(np.arange(ROWS) == 5, "single", "usual")
     lines = CsvTable(write(tmp_path, FRAME[["price"]].assign(kind=kinds))).describe()
     assert [line for line in lines if line.startswith("warning: no example of single in the")]

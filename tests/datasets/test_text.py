@@ -28,7 +28,7 @@ def test_targets_are_the_next_tokens_and_training_windows_start_at_every_positio
         assert data.spec.tokens.decode(batch["targets"][row].tolist()) == text[row + 1 : row + 8]
 
 
-def test_validation_and_test_predict_each_token_of_their_part_once(tmp_path):
+def test_validation_and_test_predict_each_token_of_their_split_once(tmp_path):
     text = "".join(chr(97 + number % 26) for number in range(1000))
     data = Text(write(tmp_path / "a.txt", text), context_length=10)
     splits = data.load()
@@ -47,18 +47,18 @@ def test_the_fingerprint_equals_that_of_earlier_versions():
     }
 
 
-def test_a_stride_spaces_the_training_windows(tmp_path):
+def test_stride_is_the_distance_of_training_windows(tmp_path):
     path = write(tmp_path / "a.txt", "abcdefghij" * 20)
     assert len(Text(path, context_length=7, stride=5).load().train) == (160 - 8) // 5 + 1
 
 
-def test_windows_are_views_of_one_byte_per_token():
+def test_text_windows_are_views_of_a_tensor_with_one_byte_per_token():
     rows = Text().load().train.rows["tokens"]
     assert rows.dtype == torch.uint8 and rows.untyped_storage().nbytes() == len(BUNDLED.read_text("utf-8"))
 
 
 @pytest.mark.parametrize("tokens", ["characters", "bytes"])
-def test_decode_undoes_encode(tokens):
+def test_decode_is_the_inverse_of_encode(tokens):
     spec = Text(tokens=tokens).spec
     text = "“Call me Ishmael.”\n— CHAPTER 1"
     numbers = spec.tokens.encode(text)
@@ -74,7 +74,7 @@ def test_byte_tokens_are_the_bytes_of_the_file(tmp_path):
     assert data.spec.tokens.decode([0xFF, 65]) == "\ufffdA"
 
 
-def test_the_vocabulary_includes_characters_found_only_in_the_test_part(tmp_path):
+def test_the_vocabulary_includes_characters_found_only_in_the_test_split(tmp_path):
     data = Text(write(tmp_path / "a.txt", "ab" * 90 + "xyz" * 10), context_length=4)
     assert data.spec.tokens.size == 5
     assert "z" in data.spec.tokens.decode(batch_of(data.load().test)["targets"].flatten().tolist())

@@ -46,7 +46,7 @@ def decoded(data: TextTable, batch: dict[str, torch.Tensor]) -> list[str]:
     return [data.words.decode(row[:length]) for row, length in rows]
 
 
-def test_words_are_letters_with_apostrophes_and_single_signs() -> None:
+def test_text_is_split_into_words_numbers_and_punctuation_marks() -> None:
     assert split_words("Don't stop, it's 3.5 naïve…", True) == [
         *("don't", "stop", ",", "it's", "3", ".", "5", "naïve", "…")
     ]
@@ -54,7 +54,7 @@ def test_words_are_letters_with_apostrophes_and_single_signs() -> None:
     assert split_words("A b", False) == ["A", "b"]
 
 
-def test_the_vocabulary_has_the_frequent_words_first_and_the_others_are_unknown() -> None:
+def test_the_vocabulary_is_sorted_by_frequency_and_rare_words_are_unknown() -> None:
     words = Words.fit(["b b a c c c", "a d"], True, 2, 2)
     assert words.words[2:] == ["c", "a"]
     assert words.encode("c x a b") == [2, UNKNOWN, 3, UNKNOWN] and words.decode([2, 3, PAD]) == "c a"
@@ -68,13 +68,13 @@ def test_the_vocabulary_is_fitted_on_the_training_texts_only(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("delimiter", [",", "\t", ";"])
-def test_columns_are_chosen_when_there_is_only_one_choice(delimiter: str, tmp_path: Path) -> None:
+def test_text_and_target_columns_are_inferred_if_unambiguous(delimiter: str, tmp_path: Path) -> None:
     data = TextTable(write(tmp_path, delimiter=delimiter))
     assert (data.table.header[data.text], data.target.name) == ("text", "rating")
     assert data.spec.targets == 1 and data.spec.classes is None
 
 
-def test_an_ambiguous_choice_names_the_columns(tmp_path: Path) -> None:
+def test_ambiguous_text_or_target_columns_are_rejected_with_their_names(tmp_path: Path) -> None:
     rows = "".join(f"the first text {n},some other text {n},{n % 2},{n % 3}\n" for n in range(20))
     (tmp_path / "a.csv").write_text("title,body,label,stars\n" + rows)
     path = str(tmp_path / "a.csv")
@@ -90,7 +90,7 @@ def test_an_ambiguous_choice_names_the_columns(tmp_path: Path) -> None:
         TextTable(path, text="bodi")
 
 
-def test_a_threshold_makes_two_classes_of_numbers_and_keeps_the_numbers(tmp_path: Path) -> None:
+def test_threshold_adds_two_classes_to_a_numeric_target(tmp_path: Path) -> None:
     data = TextTable(write(tmp_path), threshold=0.0)
     assert data.spec.class_names == ("up to 0", "above 0") and data.spec.targets == 1
     ratings = data.table.numbers(data.column)
@@ -108,7 +108,7 @@ def test_a_threshold_makes_two_classes_of_numbers_and_keeps_the_numbers(tmp_path
         TextTable(write(tmp_path), threshold=99.0)
 
 
-def test_batches_hold_the_words_of_their_texts(tmp_path: Path) -> None:
+def test_batches_contain_the_encoded_words_of_their_texts(tmp_path: Path) -> None:
     data = TextTable(write(tmp_path), min_count=1, batch_size=7)
     train, texts = data.load().train, data.table.columns[data.text]
     batches = Batches(train, 7, training=True)
@@ -125,7 +125,7 @@ def test_json_lines_and_folders_are_read(tmp_path: Path) -> None:
     assert data.spec.class_names == ("neg", "pos") and [len(part) for part in data.parts.values()] == [14, 3, 3]
 
 
-def test_folders_of_splits_are_kept_apart(tmp_path: Path) -> None:
+def test_folders_named_like_splits_are_used_for_texts(tmp_path: Path) -> None:
     data = TextTable(write_folders(tmp_path, ("train", "test")), validation=0.2)
     texts = data.table.columns[data.text]
     assert all("train" in texts[row] for split in ("train", "val") for row in data.parts[split].tolist())
@@ -135,7 +135,7 @@ def test_folders_of_splits_are_kept_apart(tmp_path: Path) -> None:
     assert len(data.parts["val"]) == 4
 
 
-def test_long_texts_are_cut_and_empty_ones_are_kept_and_both_are_reported(tmp_path: Path) -> None:
+def test_long_texts_are_truncated_empty_texts_are_kept_and_both_are_reported(tmp_path: Path) -> None:
     rows = "".join(f"{'word ' * (n + 1)}{n},{'ab'[n % 2]}\n" for n in range(30)) + ",a\n"
     (tmp_path / "a.csv").write_text("text,label\n" + rows)
     data = TextTable(str(tmp_path / "a.csv"), max_length=12)
@@ -172,7 +172,9 @@ def test_inputs_are_read_from_tables_json_lines_texts_and_the_command_line(tmp_p
         ("", r"a JSON object in each line of .*, got no line"),
     ],
 )
-def test_a_line_that_is_no_object_is_named(content: str, message: str, tmp_path: Path) -> None:
+def test_a_line_that_is_not_a_json_object_is_rejected_with_its_number(
+    content: str, message: str, tmp_path: Path
+) -> None:
     (tmp_path / "a.jsonl").write_text(content)
     with pytest.raises(ConfigError, match=f"^data.path: expected {message}"):
         TextTable(str(tmp_path / "a.jsonl"))
@@ -190,7 +192,7 @@ def test_unreadable_lines_and_files_can_be_skipped(tmp_path: Path) -> None:
     assert len(TextTable(str(folder), on_bad_sample="skip").table) == 20
 
 
-def test_a_budget_of_tokens_must_hold_the_longest_text(tmp_path: Path) -> None:
+def test_max_tokens_must_be_at_least_the_longest_text(tmp_path: Path) -> None:
     path = write(tmp_path)
     with pytest.raises(ConfigError, match=r"^data.max_tokens: expected a whole number of at least 256, got 200"):
         TextTable(path, max_tokens=200)
@@ -200,7 +202,7 @@ def test_a_budget_of_tokens_must_hold_the_longest_text(tmp_path: Path) -> None:
     assert all(batch["inputs"].numel() <= 64 for batch in batches)
 
 
-def test_quotes_between_tabs_are_ordinary_unless_they_hold_tabs_or_line_breaks(tmp_path: Path) -> None:
+def test_quotes_in_tab_separated_files_are_literal_unless_they_enclose_tabs_or_line_breaks(tmp_path: Path) -> None:
     cells = ['" an open quote', 'an open quote"', '"a ""quoted"" word"', 'said "yes"', "plain"]
     for name, extra in (("raw.tsv", ""), ("quoted.tsv", 'x\t"two\nlines"\n')):
         rows = cells if not extra else cells[2:]
@@ -217,7 +219,7 @@ def test_quotes_between_tabs_are_ordinary_unless_they_hold_tabs_or_line_breaks(t
     assert [name["line"] for name in piece.names] == [2, 3, 4, 5, 6]
 
 
-def test_the_fitted_state_suffices_for_inputs_and_for_the_evaluation_of_other_files(tmp_path: Path) -> None:
+def test_inputs_and_other_files_are_encoded_from_the_fitted_state_alone(tmp_path: Path) -> None:
     data = TextTable(write(tmp_path), threshold=0.0)
     again = TextTable(str(tmp_path / "gone.csv"), threshold=0.0, fitted=data.fit())
     assert again.spec.class_names == data.spec.class_names and again.spec.tokens.size == data.spec.tokens.size
@@ -231,7 +233,7 @@ def test_the_fitted_state_suffices_for_inputs_and_for_the_evaluation_of_other_fi
     np.testing.assert_allclose(numbers[:, 0].numpy(), [2.5, -1], atol=1e-6)
 
 
-def test_a_class_that_was_not_fitted_is_rejected_in_an_evaluation(tmp_path: Path) -> None:
+def test_a_class_absent_from_training_is_rejected_in_evaluation(tmp_path: Path) -> None:
     data = TextTable(write_json(tmp_path), column="label")
     (tmp_path / "other.jsonl").write_text('{"body": "the text", "label": "c"}\n')
     other = TextTable(str(tmp_path / "other.jsonl"), fitted=data.fit())

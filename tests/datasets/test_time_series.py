@@ -51,7 +51,7 @@ def test_the_bundled_co2_series_is_weekly_without_gaps():
 
 
 @pytest.mark.parametrize("normalise", ["last", "window", "train"])
-def test_windows_restored_to_units_are_the_rows_of_the_file(normalise, tmp_path):
+def test_denormalized_windows_equal_the_rows_of_the_file(normalise, tmp_path):
     values = np.cumsum(np.random.default_rng(0).normal(size=(200, 2)), axis=0) + 50
     path = write(tmp_path / "a.csv", ["a", "b"], values.tolist())
     splits = TimeSeries(path=path, window=12, horizon=5, normalise=normalise).load()
@@ -71,7 +71,7 @@ def test_windows_restored_to_units_are_the_rows_of_the_file(normalise, tmp_path)
             np.testing.assert_allclose(batch["ahead"] + shift, expected[:, 12:], rtol=1e-6)
 
 
-def test_last_subtracts_the_last_value_and_scales_training_targets_to_unit_mean_square(tmp_path):
+def test_normalise_last_subtracts_the_last_value_and_scales_targets_to_unit_mean_square(tmp_path):
     values = np.cumsum(np.random.default_rng(1).normal(size=3000))
     path = write(tmp_path / "a.csv", ["a"], values[:, None].tolist())
     batch = batch_of(TimeSeries(path=path, window=6, horizon=9, normalise="last").load().train)
@@ -81,7 +81,7 @@ def test_last_subtracts_the_last_value_and_scales_training_targets_to_unit_mean_
     assert float(batch["targets"].square().mean()) == pytest.approx(1, abs=0.02)
 
 
-def test_window_normalizes_each_window_by_its_mean_and_standard_deviation(tmp_path):
+def test_normalise_window_uses_the_mean_and_standard_deviation_of_each_window(tmp_path):
     values = np.cumsum(np.random.default_rng(2).normal(size=300))
     path = write(tmp_path / "a.csv", ["a"], values[:, None].tolist())
     batch = batch_of(TimeSeries(path=path, window=20, horizon=3, normalise="window").load().train)
@@ -116,7 +116,7 @@ def test_normalization_is_fitted_on_training_data_only(normalise, tmp_path):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_train_normalizes_by_the_mean_and_standard_deviation_of_the_training_part(tmp_path):
+def test_normalise_train_uses_the_mean_and_standard_deviation_of_the_training_split(tmp_path):
     values = np.random.default_rng(4).normal(7, 3, size=400)
     path = write(tmp_path / "a.csv", ["a"], values[:, None].tolist())
     batch = batch_of(TimeSeries(path=path, window=9, horizon=4, normalise="train").load().test)
@@ -125,7 +125,7 @@ def test_train_normalizes_by_the_mean_and_standard_deviation_of_the_training_par
 
 
 @pytest.mark.parametrize("normalise", ["last", "window", "train"])
-def test_small_changes_of_large_numbers_keep_their_precision(normalise, tmp_path):
+def test_small_changes_of_large_numbers_are_not_lost_to_rounding(normalise, tmp_path):
     moves = np.random.default_rng(5).normal(size=200)
     paths = [
         write(tmp_path / f"{offset}.csv", ["a"], [[float(v)] for v in moves + offset]) for offset in (0.0, 2.0**30)
@@ -138,7 +138,7 @@ def test_small_changes_of_large_numbers_keep_their_precision(normalise, tmp_path
     np.testing.assert_allclose(in_data_units(far, "inputs"), in_data_units(near, "inputs") + 2.0**30, rtol=0, atol=1e-5)
 
 
-def test_history_covers_two_seasons(tmp_path):
+def test_the_history_of_a_window_covers_two_seasons(tmp_path):
     values = np.arange(300.0)
     path = write(tmp_path / "a.csv", ["a"], values[:, None].tolist())
     splits = TimeSeries(path=path, window=10, horizon=4, season=24).load()
@@ -166,7 +166,7 @@ def test_missing_values_are_filled_as_configured(missing, expected, tmp_path):
     np.testing.assert_allclose(in_data_units(batch, "inputs")[0, :, 0], expected, atol=1e-5)
 
 
-def test_interpolation_at_the_end_of_training_does_not_use_validation_data(tmp_path):
+def test_interpolation_at_the_end_of_the_training_split_does_not_use_validation_data(tmp_path):
     cells = [*range(138), "", "", *[1000] * 60]
     path = write(tmp_path / "a.csv", ["t", "a"], [["x", cell] for cell in cells])
     splits = TimeSeries(path=path, column="a", window=6, horizon=2, missing="interpolate").load()
@@ -211,7 +211,7 @@ def test_a_missing_file_is_rejected_with_the_nearest_name(tmp_path):
 
 
 @pytest.mark.parametrize("season", [1, 40])
-def test_too_few_rows_are_rejected_with_the_smallest_sufficient_number(season, tmp_path):
+def test_too_few_rows_are_rejected_with_the_minimum_number(season, tmp_path):
     path = write(tmp_path / "a.csv", ["a"], [[row] for row in range(60)])
     message = error_of(path=path, window=50, horizon=20, season=season)
     assert all(part in message for part in ("60 rows", "window 50", "horizon 20"))
@@ -238,7 +238,7 @@ def test_descending_time_numbers_are_rejected(name, tmp_path):
     assert "chronological order" in message and f"{name} from 40000 down to 39985" in message
 
 
-def test_restarting_numbers_are_accepted_as_ordered(tmp_path):
+def test_month_numbers_and_descending_depths_are_not_rejected_as_unordered(tmp_path):
     rows = [[12 - row % 2 if row < 2 else row % 12 + 1, row] for row in range(40)]
     TimeSeries(path=write(tmp_path / "a.csv", ["month", "a"], rows), window=2, horizon=1).load()
     TimeSeries(
@@ -246,7 +246,7 @@ def test_restarting_numbers_are_accepted_as_ordered(tmp_path):
     ).load()
 
 
-def test_the_end_of_daylight_saving_time_is_accepted_as_ordered(tmp_path):
+def test_the_repeated_hour_of_daylight_saving_time_is_not_rejected_as_unordered(tmp_path):
     start = datetime(2024, 10, 26, 12, tzinfo=UTC)
     zone = ZoneInfo("Europe/Berlin")
     times = [(start + row * timedelta(minutes=30)).astimezone(zone).isoformat() for row in range(60)]

@@ -17,7 +17,7 @@ from dltrain.config import compose
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-WRONG = "dltrain modle=lstm optimizer.lr=fast"  # documented as an error
+WRONG = "dltrain modle=lstm optimizer.lr=fast"  # the README shows its errors
 # Downloaded data sets, long evaluations, sweeps, and the examples (run by test_examples.py).
 SLOW = re.compile(r"movie_reviews|mnist|cifar10|shakespeare|moby_dick|ring_gan|^dltrain -m |--config-dir conf")
 # Overrides that shorten commands, by a pattern of the command.
@@ -54,7 +54,7 @@ LONG = [line for line in commands() if SLOW.search(line)]
 def here(
     tmp_path: Path, own_files: dict[str, Path], data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Path]:
-    """Change to a folder with the files that the pages name; data sets are small substitutes."""
+    """Change to a folder with small versions of the files and data sets that the pages name."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DLTRAIN_DATA", str(data_root))
     shutil.copy(own_files["csv"], "table.csv")
@@ -126,7 +126,7 @@ def test_long_running_documented_commands_compose(line: str, monkeypatch: pytest
     assert compose.expand(found.overrides, tuple(found.config_dir), sweep=found.multirun)
 
 
-def test_errors_shown_in_readme_are_printed_by_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_errors_shown_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
     shown = (ROOT / "README.md").read_text("utf-8").split(f"    {WRONG}\n")[1].split("\n\n")[0]
     assert main(shlex.split(WRONG)[1:]) == 2
     assert capsys.readouterr().err.splitlines() == [line.strip() for line in shown.splitlines()]

@@ -37,7 +37,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("my_optimizer", ["optimizer=lion", "data.series=sunspots", "data.window=24"], [], {"time", "step"}),
     ],
 )
-def test_jobs_of_a_sweep_of_an_example_resume_and_predict(
+def test_sweep_resume_and_predict_work_for_every_example(
     module: str, choices: list[str], given: list[str], keys: set[str], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trust = f"allow_targets=[{module}]"
@@ -52,7 +52,9 @@ def test_jobs_of_a_sweep_of_an_example_resume_and_predict(
     assert lines and all(keys <= set(line) for line in lines)
 
 
-def test_mistakes_are_reported_without_a_traceback(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_input_of_the_examples_is_rejected_without_a_traceback(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     trust = "allow_targets=[my_data,my_task]"
     (here / "words.csv").write_text("x,y\n")
     overrides = ["model=mlp", "data=spirals", trust, "device=cpu", "trainer.max_steps=1", "hydra.run.dir=run"]

@@ -158,7 +158,7 @@ class ServerClient:
 
 
 class Gate:
-    """Controls where processes with the classes of `gated.py` wait, by files in a folder."""
+    """Controls, by files in a folder, where processes that use `gated.py` wait."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

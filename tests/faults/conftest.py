@@ -45,7 +45,7 @@ def gate(tmp_path: Path) -> Gate:
 
 
 @pytest.fixture(scope="session")
-def undisturbed_run(
+def uninterrupted_run(
     server: ServerClient, tmp_path_factory: pytest.TempPathFactory, data_root: Path
 ) -> Callable[[str], Path]:
     """Return a function from a kind in `recipes.py` to the folder of an uninterrupted run."""

@@ -1,11 +1,11 @@
 """Subclasses of dltrain's tasks and data that wait at moments chosen by a test.
 
 A test selects them on the command line (``task._target_=gated.Classification allow_targets=[gated]``). The environment
-variable GATE names a folder; without it they never wait. A file ``train-7`` in the folder lets the process wait at its
-seventh loss. It is renamed to ``train-7.reached`` then, and the process continues when the test removes it. The other
-moments are ``evaluate-2`` (the second evaluated batch), ``show-1`` (the first pictures), ``load-1`` (loading the data),
-``save-1`` (the first checkpoint) and ``stages-2`` (building the loop, after the dry run). A file ``delay`` contains the
-seconds to add to each of these moments; a file ``seen`` collects the hashes of all training examples.
+variable GATE names a folder; without it the classes never wait. A file ``train-7`` in the folder makes the process wait
+at its seventh loss. The process renames the file to ``train-7.reached`` and continues when the test removes it. The
+other moments are ``evaluate-2`` (the second evaluated batch), ``show-1`` (the first images), ``load-1`` (loading the
+data), ``save-1`` (the first checkpoint) and ``stages-2`` (building the loop, after the dry run). A file ``delay``
+contains the seconds to wait at each of these moments. A file ``seen`` collects the hashes of all training examples.
 """
 
 import functools

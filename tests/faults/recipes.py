@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-# Kind of run -> steps per epoch, steps of the whole run.
+# For each kind of run, the steps per epoch and the steps of the whole run.
 STEPS = {
     **{"forecast": (8, 32), "vae": (6, 12), "dbn": (6, 16), "denoising": (3, 12), "masks": (4, 8)},
     **{"images": (7, 28), "gan": (10, 20), "text": (14, 28), "streams": (8, 24), "reviews": (7, 21)},
@@ -59,13 +59,13 @@ TEXT = [
     *["task._target_=gated.LanguageModeling", "trainer.epochs=2", "trainer.eval_every=5"],
     *["trainer.checkpoint_every=4", "trainer.log_every=3", "optimizer=adamw"],
 ]
-# A state that the model carries from batch to batch; the last batch of an epoch has some of the streams.
+# The model carries its state from batch to batch; the last batch of an epoch has only some of the streams.
 STREAMS = [
     *["model=lstm", "model.hidden_size=16", "data=text", "data.streams=true", "data.context_length=16"],
     *["data.batch_size=14", "regularization.dropout=0.1", "task._target_=gated.LanguageModeling", "trainer.epochs=3"],
     *["trainer.accumulate=2", "trainer.eval_every=5", "trainer.checkpoint_every=3"],
 ]
-# Batches of similar length that fill a budget of words, packed for both directions.
+# Batches of texts of similar length, limited by their number of words, for a bidirectional network.
 REVIEWS = [
     *["model=gru", "model.hidden_size=8", "model.bidirectional=true", "data=text_table", "data.max_length=32"],
     *["data.max_tokens=240", "data.threshold=0", "regularization.dropout=0.3", "task._target_=gated.Classification"],
@@ -77,7 +77,7 @@ VAE = [
     *["task._target_=gated.Variational", "task.binarise=true", "trainer.epochs=2", "trainer.eval_every=4"],
     *["trainer.checkpoint_every=3"],
 ]
-# Images and masks that move alike, and running statistics of norms.
+# Images and masks with the same random affine transform, and running statistics of batch norm.
 MASKS = [
     *[
         "model=unet",

@@ -1,4 +1,4 @@
-"""A process that has imported torch and dltrain and forks a child for each command, which saves the imports.
+"""A process that has imported torch and dltrain, and forks a child for each command to save the time of imports.
 
 The parent writes one JSON object per line; the server replies with the process ID when a child starts and with its wait
 status when it ends. When the parent ends, the server kills all children and ends.
@@ -78,7 +78,7 @@ def prepare() -> None:
     gc.freeze()
     tasks = Path("/proc/self/task")
     if tasks.is_dir():
-        assert len(list(tasks.iterdir())) == 1, "a thread runs in the server; its children would lack it"
+        assert len(list(tasks.iterdir())) == 1, "the server runs a thread, which forked children would lack"
 
 
 def reap(children: set[int]) -> list[tuple[int, int]]:

@@ -35,7 +35,7 @@ def run_until(start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path
 
 @pytest.mark.faults
 def test_a_slow_save_is_completed_after_sigterm(
-    run_until: RunUntil, gate: Gate, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
+    run_until: RunUntil, gate: Gate, dltrain: Callable[..., Child], uninterrupted_run: Callable[[str], Path]
 ) -> None:
     child, run = run_until("train-13")
     for number in range(1, 40):
@@ -51,35 +51,35 @@ def test_a_slow_save_is_completed_after_sigterm(
     assert (run / "checkpoints" / "step-00000013.pt").exists()
     assert_intact(run)
     assert dltrain("resume", str(run), ALLOW).code == 0
-    assert_same(run, undisturbed_run("forecast"))
+    assert_same(run, uninterrupted_run("forecast"))
 
 
 @pytest.mark.faults
-def test_a_forced_stop_while_pictures_are_drawn_does_not_change_the_resumed_run(
-    run_until: RunUntil, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
+def test_resume_after_a_forced_stop_while_drawing_images_gives_identical_results(
+    run_until: RunUntil, dltrain: Callable[..., Child], uninterrupted_run: Callable[[str], Path]
 ) -> None:
     child, run = run_until("show-2")
     child.send(signal.SIGTERM)
-    assert child.wait(GRACE_S + 10).code == 143
+    assert child.wait().code == 143
     assert dltrain("resume", str(run), ALLOW).code == 0
-    assert_same(run, undisturbed_run("forecast"))
+    assert_same(run, uninterrupted_run("forecast"))
 
 
-def test_a_stop_before_the_first_step_leaves_no_folder_and_the_same_command_runs_again(
+def test_a_stop_before_the_first_step_leaves_no_folder_and_the_command_can_be_repeated(
     run_until: RunUntil,
     gate: Gate,
     start: Callable[..., Child],
-    undisturbed_run: Callable[[str], Path],
+    uninterrupted_run: Callable[[str], Path],
     data_root: Path,
 ) -> None:
     child, run = run_until("stages-2", "trainer.resume=auto")
     child.send(signal.SIGTERM)
-    assert child.wait(20).code == 143
+    assert child.wait().code == 143
     assert "interrupted before anything was done" in child.stderr
     assert not run.exists()
     again = start(*recipe("forecast", data_root), f"hydra.run.dir={run}", "trainer.resume=auto").wait()
     assert again.code == 0, again.stderr
-    assert_same(run, undisturbed_run("forecast"))
+    assert_same(run, uninterrupted_run("forecast"))
 
 
 @pytest.mark.faults
@@ -94,7 +94,7 @@ def test_an_evaluation_interrupted_by_a_stop_and_then_a_kill_is_logged_once(
     reference, more = tmp_path / "reference", ["optimizer.lr=0.3", "data.batch_size=16"]  # evaluated in four batches
     assert dltrain(*recipe("forecast", data_root), *more, f"hydra.run.dir={reference}").code == 0
     metrics = [line["mae"] for line in lines(reference) if line["split"] == "val"]
-    # A checkpoint is saved after each new best evaluation, so only another evaluation can be repeated after a kill.
+    # Every new best evaluation saves a checkpoint, so a killed run repeats only evaluations that are not a new best.
     number = next(n for n in range(2, len(metrics)) if metrics[n - 1] >= min(metrics[: n - 1]))
     moment = f"evaluate-{4 * (number - 1) + 1}"
     child, run = run_until(moment, *more)
@@ -125,7 +125,7 @@ def test_shortening_a_stopped_run_to_its_current_step_equals_a_run_of_that_lengt
 
 
 @pytest.mark.faults
-def test_a_run_cannot_be_shortened_below_the_steps_already_taken(
+def test_a_run_cannot_be_short_exp_avg_below_the_steps_already_taken(
     run_until: RunUntil, gate: Gate, dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
     child, run = run_until("train-13")
@@ -163,7 +163,9 @@ def test_a_resumed_run_reports_a_damaged_best_checkpoint_and_finishes(
 
 
 @pytest.mark.faults
-def test_a_run_without_a_validation_evaluates_its_last_weights(dltrain: Callable[..., Child], tmp_path: Path) -> None:
+def test_evaluating_a_run_that_was_never_validated_uses_its_last_weights(
+    dltrain: Callable[..., Child], tmp_path: Path
+) -> None:
     overrides = ["model=mlp", "data=digits", "device=cpu", "trainer.epochs=null", "trainer.max_steps=1000000"]
     never = ["trainer.eval_every=1000000", "trainer.max_minutes=0.02", f"hydra.run.dir={tmp_path / 'run'}"]
     assert dltrain(*overrides, *never).code == 0
@@ -185,7 +187,7 @@ def test_a_resumed_run_reports_a_deleted_metrics_file_once(dltrain: Callable[...
     assert "is lost" not in dltrain("resume", str(run), "trainer.max_steps=6").stderr
 
 
-def test_with_fp16_the_log_interval_cannot_change_on_resume(dltrain: Callable[..., Child], tmp_path: Path) -> None:
+def test_the_log_interval_cannot_change_on_resume_with_fp16(dltrain: Callable[..., Child], tmp_path: Path) -> None:
     overrides = ["model=mlp", "data=digits", "device=cpu", "device.precision=fp16", "trainer.max_steps=2"]
     assert dltrain(*overrides, f"hydra.run.dir={tmp_path / 'run'}").code == 0
     rejected = dltrain("resume", str(tmp_path / "run"), "trainer.max_steps=4", "trainer.log_every=1")

@@ -32,7 +32,7 @@ def killed(server: ServerClient, tmp_path_factory: pytest.TempPathFactory, data_
 
 
 def is_listed(folder: Path, name: str) -> bool:
-    """Return whether the manifest lists a checkpoint, and the folder has exactly the listed checkpoints."""
+    """Return whether the manifest lists `name`, and all checkpoints in the folder and no others."""
     listed = json.loads((folder / "manifest.json").read_text())
     return name in listed and {path.name for path in folder.glob("step-*.pt")} == set(listed)
 
@@ -79,12 +79,12 @@ DAMAGES = [
     ],
 )
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_skipped_for_the_newest_good_one(
+def test_resume_skips_a_damaged_checkpoint_and_loads_the_newest_intact_one(
     damage: Callable[[Path], None],
     listed: bool,
     run: Path,
     dltrain: Callable[..., Child],
-    undisturbed_run: Callable[[str], Path],
+    uninterrupted_run: Callable[[str], Path],
 ) -> None:
     *_, good, bad = checkpoints(run)
     damage(bad)
@@ -96,7 +96,7 @@ def test_a_damaged_checkpoint_is_skipped_for_the_newest_good_one(
         assert f"{bad}: rejected" in child.stderr
         assert f"falling back to {good}" in child.stderr
     assert f"from {good.name}" in child.stderr
-    assert_same(run, undisturbed_run("forecast"))
+    assert_same(run, uninterrupted_run("forecast"))
 
 
 def test_when_every_checkpoint_is_damaged_each_is_reported_and_no_file_changes(
@@ -118,7 +118,7 @@ def test_keep_last_keeps_a_new_checkpoint_rather_than_damaged_ones_of_later_step
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     gate: Gate,
-    undisturbed_run: Callable[[str], Path],
+    uninterrupted_run: Callable[[str], Path],
 ) -> None:
     for path in checkpoints(run)[1:]:
         flip_bit(path)
@@ -134,7 +134,7 @@ def test_keep_last_keeps_a_new_checkpoint_rather_than_damaged_ones_of_later_step
     again = dltrain("resume", str(run), ALLOW)
     assert again.code == 0, again.stderr
     assert f"from {newest.name}" in again.stderr
-    assert_same(run, undisturbed_run("forecast"))
+    assert_same(run, uninterrupted_run("forecast"))
 
 
 @pytest.mark.parametrize(
@@ -153,14 +153,14 @@ def test_keep_last_keeps_a_new_checkpoint_rather_than_damaged_ones_of_later_step
         ),
     ],
 )
-def test_without_a_manifest_or_links_the_newest_good_checkpoint_is_found(
-    damage: Callable[[Path], Any], run: Path, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
+def test_resume_finds_the_newest_intact_checkpoint_without_a_manifest_or_links(
+    damage: Callable[[Path], Any], run: Path, dltrain: Callable[..., Child], uninterrupted_run: Callable[[str], Path]
 ) -> None:
     damage(run / "checkpoints")
     child = dltrain("resume", str(run), ALLOW)
     assert child.code == 0, child.stderr
     assert f"from {checkpoints(run)[-1].name}" in child.stderr or "resumed at step 21" in child.stderr
-    assert_same(run, undisturbed_run("forecast"))
+    assert_same(run, uninterrupted_run("forecast"))
 
 
 def repoint(link: Path, name: str) -> None:
@@ -194,7 +194,7 @@ def test_a_checkpoint_of_an_unknown_format_is_rejected_with_its_number(
 
 
 def test_a_checkpoint_of_format_1_resumes_to_identical_results(
-    run: Path, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
+    run: Path, dltrain: Callable[..., Child], uninterrupted_run: Callable[[str], Path]
 ) -> None:
     for path in checkpoints(run):
         state = torch.load(path, weights_only=True)
@@ -209,7 +209,7 @@ def test_a_checkpoint_of_format_1_resumes_to_identical_results(
         update_manifest(path)
     child = dltrain("resume", str(run), ALLOW)
     assert child.code == 0, child.stderr
-    assert_same(run, undisturbed_run("forecast"))
+    assert_same(run, uninterrupted_run("forecast"))
 
 
 @pytest.mark.parametrize(
@@ -267,6 +267,6 @@ def test_a_malicious_checkpoint_is_rejected_and_never_executed(
     assert all(f"{path}: rejected" in child.stderr for path in checkpoints(run))
     assert not canary.exists()
     assert contents(run) == before
-    if not bare:  # an unsafe load does execute it
+    if not bare:  # an unsafe load runs the code
         torch.load(checkpoints(run)[0], weights_only=False)
         assert canary.exists()

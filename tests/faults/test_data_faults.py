@@ -22,7 +22,7 @@ SKIP = "data.on_bad_sample=skip"
 
 
 def load_split(root: Path, workers: int, training: bool = False, skip: bool = False) -> tuple[Batches, list[Path]]:
-    """Return the batches of the training or test pictures, and the files of the pictures."""
+    """Return the batches of the training or test images, and the image files."""
     splits = ImageFolder(str(root), image_size=8, validation=0, test=0.2).load()
     source = splits.train if training else splits.test
     bad = BadSamples("skip" if skip else "stop")
@@ -31,7 +31,7 @@ def load_split(root: Path, workers: int, training: bool = False, skip: bool = Fa
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.faults)])
 @pytest.mark.parametrize("kind", BROKEN)
-def test_an_unreadable_picture_is_reported_with_its_file_and_number(kind: str, workers: int, tmp_path: Path) -> None:
+def test_an_unreadable_image_is_reported_with_its_file_and_number(kind: str, workers: int, tmp_path: Path) -> None:
     batches, files = load_split(paint(tmp_path), workers)
     files[6].write_bytes(BROKEN[kind])
     with pytest.raises(ConfigError) as caught:
@@ -41,12 +41,17 @@ def test_an_unreadable_picture_is_reported_with_its_file_and_number(kind: str, w
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_skipping_bad_pictures_keeps_all_others_in_their_batches(workers: int, tmp_path: Path) -> None:
+def test_skipping_unreadable_images_keeps_all_others_in_their_batches(workers: int, tmp_path: Path) -> None:
     reference, files = load_split(paint(tmp_path), 0, training=True)
     intact = [batch for epoch in (0, 1) for batch in reference.epoch(epoch)]
     batches, _ = load_split(tmp_path, workers, training=True, skip=True)
     orders = [torch.cat(batches.plan(epoch)).tolist() for epoch in (0, 1)]
-    damaged = {orders[0][0], *orders[0][4:8], orders[0][13], orders[0][-1]}  # 4 to 7 are the whole second batch
+    damaged = {
+        orders[0][0],
+        *orders[0][4:8],
+        orders[0][13],
+        orders[0][-1],
+    }  # positions 4 to 7 are the whole second batch
     for number, content in zip(damaged, list(BROKEN.values()) * 2, strict=False):
         files[number].write_bytes(content)
     found = [batch for epoch in (0, 1) for batch in batches.epoch(epoch)]
@@ -64,7 +69,7 @@ def test_skipping_bad_pictures_keeps_all_others_in_their_batches(workers: int, t
     assert all(any(str(files[n]) in message for message in batches.bad.found) for n in damaged)
 
 
-def test_a_picture_that_is_bad_in_every_epoch_counts_once(tmp_path: Path) -> None:
+def test_an_image_unreadable_in_every_epoch_counts_once(tmp_path: Path) -> None:
     batches, files = load_split(paint(tmp_path), 0, training=True, skip=True)
     files[3].write_bytes(b"")
     found = [len(batch["targets"]) for epoch in range(3) for batch in batches.epoch(epoch)]
@@ -72,7 +77,7 @@ def test_a_picture_that_is_bad_in_every_epoch_counts_once(tmp_path: Path) -> Non
     assert len(batches.bad.found) == 1
 
 
-def test_a_split_without_readable_pictures_is_rejected_even_if_bad_samples_are_skipped(tmp_path: Path) -> None:
+def test_a_split_without_readable_images_is_rejected_even_with_on_bad_sample_skip(tmp_path: Path) -> None:
     batches, files = load_split(paint(tmp_path), 0, skip=True)
     for path in files:
         path.write_bytes(b"")
@@ -81,7 +86,7 @@ def test_a_split_without_readable_pictures_is_rejected_even_if_bad_samples_are_s
 
 
 def damage_pictures(root: Path, count: int = 5) -> list[Path]:
-    """Damage `count` blue pictures, every fourth one, with the kinds of `BROKEN` in turn; return their files."""
+    """Damage every fourth blue image, `count` in all, cycling through the kinds in `BROKEN`; return their files."""
     files = sorted((root / "blue").iterdir())[1 : 4 * count : 4]
     for path, content in zip(files, itertools.cycle(BROKEN.values())):
         path.write_bytes(content)
@@ -94,7 +99,7 @@ def result(run: Path) -> dict:
 
 @pytest.mark.parametrize("workers", [2, pytest.param(0, marks=pytest.mark.faults)])
 @pytest.mark.faults
-def test_a_run_reports_skipped_pictures_and_resumes_to_identical_results_after_a_kill(
+def test_skipped_images_are_reported_and_a_killed_run_resumes_to_identical_results(
     workers: int, start: Callable[..., Child], dltrain: Callable[..., Child], gate: Gate, tmp_path: Path
 ) -> None:
     bad = damage_pictures(paint(tmp_path / "pictures"))
@@ -120,7 +125,7 @@ def test_an_empty_batch_keeps_its_place_in_a_resumed_run(
 ) -> None:
     root = paint(tmp_path / "pictures")
     epoch_steps = -(-len(ImageFolder(str(root)).load().train) // 2)
-    # Of three pictures, two are unreadable: many batches of one picture are empty, and so are steps of two batches.
+    # Two of three images are unreadable, so many batches of one image are empty, and some steps of two batches, too.
     for path in [path for n, path in enumerate(sorted(root.rglob("*.png"))) if n % 3]:
         path.write_bytes(b"")
     arguments = command(root, SKIP, "data.workers=0", "data.batch_size=1", "trainer.accumulate=2", "trainer.epochs=3")
@@ -141,7 +146,7 @@ def test_an_empty_batch_keeps_its_place_in_a_resumed_run(
     assert_same(run, whole)
 
 
-def test_more_bad_samples_than_allowed_stop_the_run_and_the_last_is_reported(
+def test_too_many_bad_samples_stop_the_run_and_the_last_one_is_reported(
     dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
     damage_pictures(paint(tmp_path / "pictures"))
@@ -152,7 +157,7 @@ def test_more_bad_samples_than_allowed_stop_the_run_and_the_last_is_reported(
 
 
 @pytest.mark.faults
-def test_a_picture_damaged_during_a_run_stops_it_and_the_resumed_run_can_skip_it(
+def test_an_image_damaged_during_a_run_stops_it_and_can_be_skipped_on_resume(
     start: Callable[..., Child], dltrain: Callable[..., Child], gate: Gate, tmp_path: Path
 ) -> None:
     run, root = tmp_path / "run", paint(tmp_path / "pictures")
@@ -216,7 +221,7 @@ def test_skipped_lines_are_counted_in_the_result_and_reported(dltrain: Callable[
     assert few.code == 2 and "data.max_bad_samples: expected at most 3" in few.stderr
 
 
-def test_words_among_few_distinct_integers_are_categories_rather_than_bad_lines(tmp_path: Path) -> None:
+def test_words_in_a_column_of_few_integers_are_categories_and_not_bad_lines(tmp_path: Path) -> None:
     content = ["floor,size", *(f"{n % 7 if n % 20 else 'cellar'},{n / 7}" for n in range(100))]
     (tmp_path / "a.csv").write_text("\n".join(content))
     assert CsvTable(str(tmp_path / "a.csv")).spec.size == 8

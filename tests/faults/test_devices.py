@@ -48,7 +48,10 @@ def as_if_from_cuda(path: Path) -> None:
 
 
 def test_a_checkpoint_from_a_gpu_resumes_on_a_cpu(
-    stopped: Callable[..., Path], dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path], data_root: Path
+    stopped: Callable[..., Path],
+    dltrain: Callable[..., Child],
+    uninterrupted_run: Callable[[str], Path],
+    data_root: Path,
 ) -> None:
     run = stopped(*recipe("forecast", data_root))
     for path in checkpoints(run):
@@ -59,12 +62,12 @@ def test_a_checkpoint_from_a_gpu_resumes_on_a_cpu(
             torch.load(newest, weights_only=True)
     child = dltrain("resume", str(run), ALLOW, "device=cpu")
     assert child.code == 0, child.stderr
-    assert_same(run, undisturbed_run("forecast"))
+    assert_same(run, uninterrupted_run("forecast"))
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("before", "after"), [("true", "false"), ("false", "true")])
-def test_a_checkpoint_resumes_with_and_without_torch_compile(
+def test_torch_compile_can_be_switched_on_or_off_on_resume(
     before: str, after: str, stopped: Callable[..., Path], dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
     command = [

@@ -32,7 +32,7 @@ def stopped_run(start: Callable[..., Child], gate: Gate, data_root: Path, tmp_pa
 
 
 def test_a_disk_full_at_a_checkpoint_is_reported_and_keeps_the_previous_checkpoint(
-    stopped_run: Path, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
+    stopped_run: Path, dltrain: Callable[..., Child], uninterrupted_run: Callable[[str], Path]
 ) -> None:
     files = {path: sha256(path) for path in (stopped_run / "checkpoints").glob("step-*.pt")}
     size = min(path.stat().st_size for path in files)
@@ -47,7 +47,7 @@ def test_a_disk_full_at_a_checkpoint_is_reported_and_keeps_the_previous_checkpoi
     assert all(sha256(path) == before for path, before in files.items())
     assert Checkpoints(stopped_run).load_newest()[1]["loop"]["step"] == 13
     assert dltrain("resume", str(stopped_run), ALLOW).code == 0
-    assert_same(stopped_run, undisturbed_run("forecast"))
+    assert_same(stopped_run, uninterrupted_run("forecast"))
 
 
 @pytest.mark.faults
@@ -65,7 +65,7 @@ def test_a_full_file_system_is_reported(dltrain: Callable[..., Child], tmp_path:
 
 @pytest.mark.faults
 def test_a_disk_full_while_logging_stops_the_run_and_it_can_be_resumed(
-    stopped_run: Path, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
+    stopped_run: Path, dltrain: Callable[..., Child], uninterrupted_run: Callable[[str], Path]
 ) -> None:
     limit = (stopped_run / "metrics.jsonl").stat().st_size + 500
     child = dltrain("resume", str(stopped_run), ALLOW, limits={"RLIMIT_FSIZE": limit})
@@ -74,13 +74,13 @@ def test_a_disk_full_while_logging_stops_the_run_and_it_can_be_resumed(
     assert "Traceback" not in child.stderr
     assert Checkpoints(stopped_run).load_newest()[1]["loop"]["step"] == 13
     assert dltrain("resume", str(stopped_run), ALLOW).code == 0
-    assert_same(stopped_run, undisturbed_run("forecast"))
+    assert_same(stopped_run, uninterrupted_run("forecast"))
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("where", ["messages", "train.log"])
-def test_messages_that_cannot_be_written_do_not_stop_a_run(
-    where: str, stopped_run: Path, dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
+def test_a_run_continues_when_its_messages_cannot_be_written(
+    where: str, stopped_run: Path, dltrain: Callable[..., Child], uninterrupted_run: Callable[[str], Path]
 ) -> None:
     full = Path("/dev/full")
     if not full.exists():
@@ -91,7 +91,7 @@ def test_messages_that_cannot_be_written_do_not_stop_a_run(
             log.truncate(MAX_FILE_BYTES)
     child = dltrain("resume", str(stopped_run), ALLOW, **more)
     assert child.code == 0, child.stderr
-    assert_same(stopped_run, undisturbed_run("forecast"))
+    assert_same(stopped_run, uninterrupted_run("forecast"))
 
 
 @pytest.mark.parametrize("where", ["/proc/dltrain/run", "{file}/run"])
@@ -106,7 +106,7 @@ def test_an_unwritable_run_folder_is_rejected_before_training(
     assert child.stderr.startswith("dltrain: hydra.run.dir: expected a folder that can be written, got /")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write anywhere")
 def test_a_read_only_folder_is_rejected_in_one_line(dltrain: Callable[..., Child], tmp_path: Path) -> None:
     folder = tmp_path / "locked"
     folder.mkdir(mode=0o500)

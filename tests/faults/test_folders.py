@@ -34,7 +34,9 @@ def test_eight_runs_started_in_the_same_second_have_separate_folders(
 
 
 @pytest.mark.faults
-def test_only_one_of_eight_simultaneous_runs_gets_the_same_folder(start: Callable[..., Child], tmp_path: Path) -> None:
+def test_only_one_of_eight_simultaneous_runs_may_use_the_same_folder(
+    start: Callable[..., Child], tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     children = [start(*TINY, f"seed={seed}", f"hydra.run.dir={run}") for seed in range(8)]
     codes = [child.wait().code for child in children]
@@ -53,12 +55,12 @@ def busy(start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Pat
     return child, run
 
 
-def test_resuming_a_run_in_progress_is_rejected_with_the_process_that_uses_it(
+def test_resuming_a_run_in_progress_is_rejected_and_names_its_process(
     busy: tuple[Child, Path],
     dltrain: Callable[..., Child],
     gate: Gate,
     data_root: Path,
-    undisturbed_run: Callable[[str], Path],
+    uninterrupted_run: Callable[[str], Path],
 ) -> None:
     child, run = busy
     again = [*recipe("forecast", data_root), f"hydra.run.dir={run}", "trainer.resume=auto"]
@@ -68,34 +70,34 @@ def test_resuming_a_run_in_progress_is_rejected_with_the_process_that_uses_it(
         assert "Traceback" not in second.stderr
     gate.open("train-13")
     assert child.wait().code == 0
-    assert_same(run, undisturbed_run("forecast"))
+    assert_same(run, uninterrupted_run("forecast"))
 
 
 @pytest.mark.faults
 def test_a_run_whose_process_was_killed_can_be_resumed(
-    busy: tuple[Child, Path], dltrain: Callable[..., Child], undisturbed_run: Callable[[str], Path]
+    busy: tuple[Child, Path], dltrain: Callable[..., Child], uninterrupted_run: Callable[[str], Path]
 ) -> None:
     child, run = busy
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     assert status(run)["state"] == "running"  # a killed process cannot update it
     assert dltrain("resume", str(run), ALLOW).code == 0
-    assert_same(run, undisturbed_run("forecast"))
+    assert_same(run, uninterrupted_run("forecast"))
 
 
-def test_repeating_a_command_with_resume_auto_resumes_and_then_reports_a_finished_run(
-    busy: tuple[Child, Path], dltrain: Callable[..., Child], data_root: Path, undisturbed_run: Callable[[str], Path]
+def test_a_command_with_resume_auto_first_resumes_and_then_reports_a_finished_run(
+    busy: tuple[Child, Path], dltrain: Callable[..., Child], data_root: Path, uninterrupted_run: Callable[[str], Path]
 ) -> None:
     child, run = busy
     child.kill()
     command = [*recipe("forecast", data_root), f"hydra.run.dir={run}", "trainer.resume=auto"]
     second = dltrain(*command)
     assert second.code == 0 and "(resumed)" in second.stderr
-    assert_same(run, undisturbed_run("forecast"))
+    assert_same(run, uninterrupted_run("forecast"))
     third = dltrain(*command)
     assert third.code == 0 and "this run is finished" in third.stderr
     other = dltrain(*command, "optimizer.lr=0.5")
     assert other.code == 2 and "optimizer.lr: cannot be changed on resume" in other.stderr
     nowhere = dltrain(*command[:-2], "trainer.resume=auto")
     assert nowhere.code == 2 and "trainer.resume: expected hydra.run.dir=FOLDER" in nowhere.stderr
-    assert_same(run, undisturbed_run("forecast"))
+    assert_same(run, uninterrupted_run("forecast"))

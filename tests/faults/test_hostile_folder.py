@@ -38,7 +38,7 @@ def finished(server: ServerClient, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
-    """Return a copy of that run, to be modified."""
+    """Return a copy of the finished run, to be modified."""
     return shutil.copytree(finished, tmp_path / "theirs")
 
 

@@ -50,30 +50,33 @@ def moments(state: dict[str, Any]) -> list[dict[str, Any]]:
     return list(state["optimizers"]["train"]["optimizer"]["state"].values())
 
 
-def shortened(state: dict[str, Any]) -> None:
+def short_exp_avg(state: dict[str, Any]) -> None:
     for moment in moments(state):
         moment["exp_avg"] = torch.zeros(8)
 
 
-def emptied(state: dict[str, Any]) -> None:
+def scalar_exp_avg_sq(state: dict[str, Any]) -> None:
     for moment in moments(state):
         moment["exp_avg_sq"] = torch.tensor(0.0)
 
 
-def lengthened_steps(state: dict[str, Any]) -> None:
+def vector_step(state: dict[str, Any]) -> None:
     for moment in moments(state):
         moment["step"] = torch.zeros(3)
 
 
-def thinned(state: dict[str, Any]) -> None:
+def sparse_exp_avg(state: dict[str, Any]) -> None:
     for moment in moments(state):
         moment["exp_avg"] = moment["exp_avg"].to_sparse()
 
 
-# In separate processes: an optimizer that accepted these states would write to invalid memory.
+# Runs in separate processes, because an optimizer that accepted these states would write to invalid memory.
 @pytest.mark.parametrize(
     "change",
-    [shortened, *(pytest.param(f, marks=pytest.mark.faults) for f in (emptied, lengthened_steps, thinned))],
+    [
+        short_exp_avg,
+        *(pytest.param(f, marks=pytest.mark.faults) for f in (scalar_exp_avg_sq, vector_step, sparse_exp_avg)),
+    ],
     ids=lambda f: f.__name__,
 )
 def test_an_optimizer_state_with_the_wrong_shape_is_rejected(change: Callable[..., None], run_copy: Path) -> None:
@@ -165,7 +168,7 @@ def test_cached_weights_of_a_library_are_never_unpickled(
     assert not (tmp_path / "canary").exists()
     assert os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1", "the environment variable is restored"
     monkeypatch.delenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
-    torch.load(cache / "squeezenet1_1-b8a52dc0.pth", weights_only=False)  # an unsafe load does execute it
+    torch.load(cache / "squeezenet1_1-b8a52dc0.pth", weights_only=False)  # an unsafe load runs the code
     assert (tmp_path / "canary").exists()
 
 

@@ -19,7 +19,7 @@ from dltrain.storage.checkpoints import Checkpoints
 ALLOW = "allow_targets=[gated]"
 KILLS = 20
 SAVES = 40
-SAMPLE = {11}  # the kill that runs by default
+SAMPLE = {11}  # the kills of the default suite
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ SAMPLE = {11}  # the kill that runs by default
 )
 def test_a_run_killed_at_a_random_step_resumes_to_identical_results(
     number: int,
-    undisturbed_run: Callable[[str], Path],
+    uninterrupted_run: Callable[[str], Path],
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     gate: Gate,
@@ -46,12 +46,12 @@ def test_a_run_killed_at_a_random_step_resumes_to_identical_results(
     again = dltrain(*command)
     assert again.code == 0, again.stderr
     assert "(resumed)" in again.stderr
-    assert_same(run, undisturbed_run(kind))
+    assert_same(run, uninterrupted_run(kind))
 
 
 @pytest.mark.faults
 def test_a_kill_and_resume_in_separate_interpreters_gives_identical_results(
-    gate: Gate, undisturbed_run: Callable[[str], Path], data_root: Path, tmp_path: Path
+    gate: Gate, uninterrupted_run: Callable[[str], Path], data_root: Path, tmp_path: Path
 ) -> None:
     """Forked children share the hash seed of their interpreter; these processes do not."""
     run = tmp_path / "run"
@@ -66,25 +66,25 @@ def test_a_kill_and_resume_in_separate_interpreters_gives_identical_results(
     assert first.returncode == -signal.SIGKILL
     again = subprocess.run(call, cwd=tmp_path, env={**environment, "PYTHONHASHSEED": "2"}, check=False, timeout=60)
     assert again.returncode == 0
-    assert_same(run, undisturbed_run("text"))
+    assert_same(run, uninterrupted_run("text"))
 
 
 @pytest.mark.faults
-def test_a_kill_before_the_result_is_written_duplicates_no_metrics_or_pictures(
-    undisturbed_run: Callable[[str], Path],
+def test_a_kill_before_the_result_is_written_duplicates_no_metrics_or_images(
+    uninterrupted_run: Callable[[str], Path],
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     gate: Gate,
     data_root: Path,
     tmp_path: Path,
 ) -> None:
-    gate.close("show-5")  # the pictures of the test split
+    gate.close("show-5")  # the images of the test split
     run = tmp_path / "run"
     child = start(*recipe("forecast", data_root), f"hydra.run.dir={run}", environment=gate.environment)
     gate.wait_until_reached(child, "show-5")
     assert child.kill().code == -signal.SIGKILL
     assert dltrain("resume", str(run), ALLOW).code == 0
-    assert_same(run, undisturbed_run("forecast"))
+    assert_same(run, uninterrupted_run("forecast"))
 
 
 BIG = [
@@ -107,7 +107,7 @@ def test_forty_kills_during_saves_damage_no_existing_checkpoint(
 
 
 def kill_during_saves(count: int, start: Callable[..., Child], dltrain: Callable[..., Child], tmp_path: Path) -> None:
-    """Kill one run repeatedly during saves, then let it finish, and compare it with an undisturbed run."""
+    """Kill one run repeatedly during saves, then let it finish, and compare it with an uninterrupted run."""
     draw, run, total = random.Random(0), tmp_path / "run", 8 * count + 20
     command = [*BIG, f"trainer.max_steps={total}", "trainer.resume=auto"]
     folder, reached, caught = run / "checkpoints", 0, 0
@@ -121,9 +121,11 @@ def kill_during_saves(count: int, start: Callable[..., Child], dltrain: Callable
         caught += bool(list(folder.glob(".*.tmp")))
         name, state, rejected = Checkpoints(run).load_newest()
         assert not rejected, f"kill {number}: {rejected}"
-        assert state["loop"]["step"] >= max(reached, least), f"kill {number}: {name} is older than what was there"
+        assert state["loop"]["step"] >= max(reached, least), (
+            f"kill {number}: expected step {max(reached, least)} or later, loaded {name}"
+        )
         reached = state["loop"]["step"]
-    assert caught >= count // 2, f"only {caught} of {count} kills fell into a save"
+    assert caught >= count // 2, f"only {caught} of {count} kills interrupted a save"
     finished = dltrain(*command, f"hydra.run.dir={run}")
     assert finished.code == 0, finished.stderr
     assert_intact(run)
@@ -131,7 +133,7 @@ def kill_during_saves(count: int, start: Callable[..., Child], dltrain: Callable
     assert reference.code == 0, reference.stderr
     assert_same(run, tmp_path / "whole")
     names = {path.name for path in folder.glob("step-*.pt")}
-    assert len(names) <= 3, f"checkpoints are left over: {sorted(names)}"
+    assert len(names) <= 3, f"too many checkpoints: {sorted(names)}"
 
 
 def newest(folder: Path) -> int:

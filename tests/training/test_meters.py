@@ -104,8 +104,9 @@ def test_the_time_before_training_is_not_training_time(clock: Clock) -> None:
     with timer.pause():
         clock.now += 2
     timer.begin()
+    timer.first_step = clock()
     clock.now += 1
-    assert (timer.training_seconds(), timer.total_seconds()) == (1, 10)
+    assert (timer.training_seconds(), timer.total_seconds(), timer.seconds_to_first_step()) == (1, 10, 9)
 
 
 def test_pauses_are_not_training_time_even_if_they_raise(clock: Clock) -> None:
