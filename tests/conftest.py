@@ -3,10 +3,12 @@
 import contextlib
 import gc
 import io
+import json
 import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # Tests run in parallel on few cores, where several threads per process are slower than one.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -40,6 +42,24 @@ def write_masks(root: Path, count: int, size: tuple[int, int], mode: str) -> Non
         indexed = Image.fromarray(mask)
         indexed.putpalette([0, 0, 0, 255, 0, 0, 0, 0, 255])
         indexed.save(root / "masks" / f"{number:02}.png")
+
+
+def write_boxes(root: Path, count: int, size: tuple[int, int]) -> None:
+    """Write noisy pictures with up to two rectangles of two classes, and their boxes in one JSON file of COCO."""
+    random, images, objects = np.random.default_rng(3), list[dict[str, Any]](), list[dict[str, Any]]()
+    (root / "images").mkdir(parents=True)
+    for number in range(count):
+        levels = random.integers(90, 130, size[::-1])
+        for kind in range(number % 3):
+            left, top = (int(random.integers(0, side - 8)) for side in size)
+            levels[top : top + 8, left : left + 8] = (230, 20)[kind]
+            box = {"bbox": [left, top, 8, 8], "category_id": 7 + kind, "iscrowd": 0}
+            objects.append({"id": len(objects), "image_id": number, **box})
+        Image.fromarray(levels.astype(np.uint8)).convert("RGB").save(root / "images" / f"{number:02}.png")
+        images.append({"id": number, "file_name": f"{number:02}.png", "width": size[0], "height": size[1]})
+    kinds = [{"id": 7, "name": "bright"}, {"id": 8, "name": "dark"}]
+    content = {"images": images, "annotations": objects, "categories": kinds}
+    (root / "boxes.json").write_text(json.dumps(content))
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +129,9 @@ def own_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         lines.append(f'"{" ".join(words_drawn)} {kind}",{kind},{random.normal():.3f}')
     (root / "reviews.csv").write_text("\n".join(lines) + "\n")
     write_masks(root / "scans", 24, (24, 20), "RGB")
+    write_boxes(root / "crossings", 24, (24, 20))
     pictures_of = {"image_folder": root / "pictures", "image_masks": root / "scans"}
+    pictures_of["detection_folder"] = root / "crossings"
     return {"csv": root / "table.csv", "text_table": root / "reviews.csv", "npz": root / "arrays.npz", **pictures_of}
 
 
@@ -127,6 +149,10 @@ def small_data(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], l
             "data.batch_size=8",
         ],
         "image_masks": [f"data.path={own_files['image_masks']}", "data.image_size=16", "data.batch_size=5"],
+        "detection_folder": [
+            f"data.path={own_files['detection_folder']}",
+            *["data.image_size=32", "data.batch_size=5"],
+        ],
         "timeseries": ["data.window=24", "data.horizon=6", "data.series=elnino"],
         "text": ["data.context_length=16", "data.batch_size=8"],
         "digits": [],

@@ -25,7 +25,10 @@ OPTIONS = {group.name: sorted(file.stem for file in group.glob("*.yaml")) for gr
 # Combinations that make sense. New options must be added here, or `test_every_option_is_covered_by_these_tests` fails.
 PICTURES = {"digits", "mnist", "fashion_mnist", "cifar10", "npz", "image_folder"}
 MASKED = {"shapes", "image_masks"}  # images with masks, also used as plain images
+BOXED = {"shapes", "detection_folder"}  # images with boxes, also used as plain images
+DETECTORS = ("fcos", "retinanet", "ssdlite", "fasterrcnn")
 FITS = {
+    **dict.fromkeys(DETECTORS, BOXED),
     "unet": MASKED,
     "perceptron": PICTURES | {"timeseries", "csv", "gates", "ring"},
     "mlp": PICTURES | {"timeseries", "csv", "gates", "ring"},
@@ -36,13 +39,13 @@ FITS = {
     "gru": PICTURES | {"timeseries", "text", "text_table"},
     "transformer": PICTURES | {"timeseries", "text", "text_table"},
     "gpt": {"text"},
-    "vae": PICTURES | MASKED | {"timeseries", "csv", "gates", "ring"},
-    "autoencoder": PICTURES | MASKED | {"timeseries", "csv", "gates", "ring"},
-    "conv_vae": PICTURES | MASKED,
-    "conv_autoencoder": PICTURES | MASKED,
-    "gan": PICTURES | MASKED | {"timeseries", "csv", "gates", "ring"},
-    "dcgan": PICTURES | MASKED,
-    "rbm": PICTURES | MASKED,
+    "vae": PICTURES | MASKED | BOXED | {"timeseries", "csv", "gates", "ring"},
+    "autoencoder": PICTURES | MASKED | BOXED | {"timeseries", "csv", "gates", "ring"},
+    "conv_vae": PICTURES | MASKED | BOXED,
+    "conv_autoencoder": PICTURES | MASKED | BOXED,
+    "gan": PICTURES | MASKED | BOXED | {"timeseries", "csv", "gates", "ring"},
+    "dcgan": PICTURES | MASKED | BOXED,
+    "rbm": PICTURES | MASKED | BOXED,
     "dbn": PICTURES,
     **{f"resnet{layers}": PICTURES for layers in (18, 34, 50, 101, 152, 20, 32, 44, 56, 110)},
 }
@@ -55,10 +58,12 @@ LARGER = {name for family in FAMILIES for name in family[1:]}
 CODING = ("variational", "reconstruction")
 MADE_FOR = {"vae": CODING, "conv_vae": CODING, "autoencoder": CODING[::-1], "conv_autoencoder": CODING[::-1]}
 MADE_FOR |= {"unet": ("segmentation",), "gan": ("adversarial",), "dcgan": ("adversarial",)}
+MADE_FOR |= dict.fromkeys(DETECTORS, ("detection",))
 MADE_FOR |= {"rbm": ("contrastive_divergence",), "dbn": ("layerwise",)}
 TASKS = {
     **{name: {"classification"} for name in PICTURES},
     **{name: {"segmentation"} for name in MASKED},
+    "detection_folder": {"detection"},
     "gates": {"classification"},
     "ring": {"classification"},
     "timeseries": {"forecasting"},
@@ -75,7 +80,7 @@ TRAINED += [t for t in RULE if t[0] == "perceptron"]
 INCOMPATIBLE = [t for t in TRIPLES if t not in SENSIBLE and t not in RULE]
 # A model cannot distinguish data of the same kind, so the default tests use one data set of each kind.
 KIND = dict.fromkeys(PICTURES - {"image_folder"}, "pixels") | {"gates": "points", "ring": "points"}
-KIND |= dict.fromkeys(MASKED, "masks")
+KIND |= dict.fromkeys(MASKED, "masks") | {"detection_folder": "boxes"}
 ALIKE = set(OPTIONS["data"]) - set({KIND.get(data, data): data for data in reversed(OPTIONS["data"])}.values())
 SUPERVISED = {"classification", "segmentation", "regression", "forecasting", "language_modeling"}
 
@@ -99,13 +104,16 @@ SETTINGS += [f"optimizer/schedule={name}" for name in SCHEDULES]
 CASES = [t for t in COVERING if t[2] in SUPERVISED]
 SETTINGS_OF = {case: SETTINGS[number :: len(CASES)] for number, case in enumerate(CASES)}
 SHARE = 8  # the default tests take every eighth incompatible combination of a data set
-NEVER_NOTHING = {
-    "variational",
-    "contrastive_divergence",
-}  # their losses stay above 0 even if all examples are memorized
+# Their losses stay above 0 even if all examples are memorized.
+NEVER_NOTHING = {"variational", "contrastive_divergence", "detection"}
 SMALLER = {
+    "fcos": ["model.backbone=narrow", "model.fpn_width=32", "model.num_convs=1"],
+    "retinanet": ["model.backbone=narrow", "model.fpn_width=32"],
+    "fasterrcnn": ["model.backbone=narrow", "model.fpn_width=32", "model.hidden_size=16"],
+    "ssdlite": ["model.width_mult=0.25"],
     **{f"resnet{layers}": ["model.stem=small"] for layers in (18, 34, 50, 101, 152)},
     "unet": ["model.hidden_size=[8,16]"],
+    "shapes_detection": ["data.examples=16"],
     "unet_brain": ["model.hidden_size=[8,16]", "data.image_size=16", "data.block=4"],
     "cnn": ["model.hidden_size=[16]"],
     "dbn": ["model.hidden_size=[32,32]"],
@@ -171,8 +179,10 @@ def test_a_compatible_combination_trains_evaluates_and_gives_the_same_metrics_af
     real = next(iter(batches["train"]))
     example = again.task.example(vars(again.data.spec), len(real["inputs"]))
     padded = {"inputs"} if "lengths" in real else set()  # the task's example has the maximum length
+    boxes = {"boxes", "kinds"}  # an example has one box per image
     assert all(real[name].dtype == value.dtype for name, value in example.items())
-    assert all(real[name].shape == value.shape for name, value in example.items() if name not in padded)
+    assert all(real[name].shape == value.shape for name, value in example.items() if name not in padded | boxes)
+    assert all(real[name].shape[2:] == value.shape[2:] for name, value in example.items() if name in boxes)
     assert all(real[name].shape[1] <= example[name].shape[1] for name in padded)
     summary = model_summary.summarize_job(job, None, None)
     assert summary.parameters == sum(p.numel() for p in again.model.parameters())
@@ -186,7 +196,7 @@ def test_a_compatible_combination_trains_evaluates_and_gives_the_same_metrics_af
 @pytest.mark.parametrize(
     ("model", "data", "task"),
     others_are_slow(
-        list({(m, t): (m, d, t) for m, d, t in reversed(COVERING)}.values()),
+        list({(m, t): (m, d, t) for m, d, t in reversed(COVERING) if t != "detection"}.values()),
         [t for t in TRAINED if t[2] not in NEVER_NOTHING],
     ),
 )

@@ -87,14 +87,19 @@ def decode_image(source: Path | io.BytesIO, mode: str, height: int, width: int, 
     Raises:
         OSError, SyntaxError, ValueError, Image.DecompressionBombError: The image cannot be read.
     """
+    upright = read_upright(source, mode)
+    if crop is not None:
+        return np.asarray(upright.resize((width, height), Image.Resampling.BILINEAR, crop(*upright.size)))
+    return np.asarray(ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR))
+
+
+def read_upright(source: Path | io.BytesIO, mode: str) -> Image.Image:
+    """Decode an image in a mode of PIL, upright according to its EXIF orientation; raises as `decode_image` does."""
     with warnings.catch_warnings():
         # Pillow warns above 90 million pixels, which cameras produce, and raises above twice as many.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(source, formats=FORMATS) as image:
-            upright = _convert(ImageOps.exif_transpose(image), mode)
-    if crop is not None:
-        return np.asarray(upright.resize((width, height), Image.Resampling.BILINEAR, crop(*upright.size)))
-    return np.asarray(ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR))
+            return _convert(ImageOps.exif_transpose(image), mode)
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:

@@ -6,13 +6,13 @@ from dataclasses import replace
 from torch import nn
 
 from dltrain.data.spec import Files, Source, Spec, Splits
+from dltrain.datasets import boxes
 from dltrain.datasets.geometry import Frame, Geometry
 from dltrain.datasets.images import ImageTransform, Rows, ScalePixels, image_spec
 from dltrain.errors import ConfigError
 
 UNKNOWN = 255  # stored for pixels without a class
 IGNORED = -1  # their target
-BOX_FIELDS = ("boxes", "kinds")
 
 
 class PrepareMasks(nn.Module):
@@ -32,7 +32,7 @@ class PrepareMasks(nn.Module):
         batch = self.scaling({"pixels": rows["pixels"]})
         if (masks := rows.get("masks")) is not None:
             batch["targets"] = masks.long().masked_fill(masks == UNKNOWN, IGNORED)
-        return batch | {name: rows[name] for name in BOX_FIELDS if name in rows}
+        return batch | {name: rows[name] for name in boxes.FIELDS if name in rows}
 
 
 def mask_spec(transform: ImageTransform, size: tuple[int, int, int], names: Sequence[str]) -> Spec:
@@ -59,8 +59,8 @@ def mask_splits(transform: ImageTransform, train: Rows | Files, val: Rows | File
         raise ConfigError("augment: mixup and cutmix are not supported because each pixel has one class")
     prepare = prepare_masks(transform)
     moves = look if isinstance(train, Mapping) else look.without_crop()
-    boxes = ("boxes",) if isinstance(train, Mapping) and "boxes" in train else ()
-    frame = Frame({"inputs": prepare.scaling.offset}, {"targets": IGNORED}, boxes)
+    boxed = ("boxes",) if isinstance(train, Mapping) and "boxes" in train else ()
+    frame = Frame({"inputs": prepare.scaling.offset}, {"targets": IGNORED}, boxed)
     augment = Geometry(moves, frame) if moves.moves else None
     held_out = Source(val, prepare) if val is not None and len(Source(val, prepare)) else None
     return Splits(Source(train, prepare, augment), held_out, Source(test, prepare))

@@ -10,13 +10,13 @@ from torch import Tensor
 from dltrain.data.checks import at_least
 from dltrain.data.inputs import InputFiles
 from dltrain.data.spec import Inputs, Splits
-from dltrain.datasets.image_inputs import read_images
+from dltrain.datasets.boxed_inputs import read_boxed
 from dltrain.datasets.images import ImageTransform
 from dltrain.datasets.masks import mask_spec, mask_splits, prepare_masks
 from dltrain.keyed_random import uniform
 
 NAMES = ("background", "disc", "square", "triangle")
-SIZES = {"train": 400, "val": 100, "test": 100}
+HELD_OUT = {"val": range(400, 500), "test": range(500, 600)}  # numbers of the pictures
 SHAPES = 3  # in each picture; later ones cover earlier ones
 NOISE = 60  # gray levels
 VISIBLE = 0.25  # least visible share of a shape that has a box
@@ -27,6 +27,7 @@ class Shapes:
 
     Args:
         image_size: Height and width of the pictures in pixels, at least 1.
+        examples: Pictures to train on, at least 1; there are 100 each for validation and testing, always the same.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
         std: Divisor of the pixels after that, above 0.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
@@ -37,6 +38,7 @@ class Shapes:
     def __init__(
         self,
         image_size: int = 32,
+        examples: int = 400,
         mean: float | list[float] = 0.5,
         std: float | list[float] = 0.25,
         augment: dict[str, Any] | list[str] | None = None,
@@ -44,6 +46,7 @@ class Shapes:
         workers: int = 0,
     ) -> None:
         self.image_size = at_least("data.image_size", image_size, 1)
+        self.examples = at_least("data.examples", examples, 1)
         self.transform = ImageTransform(1, mean, std, augment)
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
@@ -53,25 +56,31 @@ class Shapes:
 
     def load(self) -> Splits:
         """Draw all pictures and split them."""
-        drawn = draw_shapes(sum(SIZES.values()), self.image_size)
-        split = {name: values.split(list(SIZES.values())) for name, values in drawn.items()}
-        train, val, test = ({name: parts[number] for name, parts in split.items()} for number in range(len(SIZES)))
+        held_out = torch.tensor([number for numbers in HELD_OUT.values() for number in numbers])
+        every = torch.arange(self.examples + len(held_out))
+        numbers = {"train": every[~torch.isin(every, held_out)][: self.examples]}
+        numbers |= {split: torch.tensor(numbers) for split, numbers in HELD_OUT.items()}
+        train, val, test = (draw_shapes(each, self.image_size) for each in numbers.values())
         return mask_splits(self.transform, train, val, test)
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
         """Read image files and arrays."""
-        return read_images(files, self.transform, (1, self.image_size, self.image_size), whole=True)
+        return read_boxed(files, self.transform, (1, self.image_size, self.image_size))
 
 
-def draw_shapes(count: int, size: int) -> dict[str, Tensor]:
+def draw_shapes(pictures: Tensor, size: int) -> dict[str, Tensor]:
     """Draw pictures in which later shapes cover earlier ones.
+
+    Args:
+        pictures: Their numbers, which determine their content, int64 (count,).
+        size: Height and width in pixels.
 
     Returns:
         ``pixels`` (count, 1, size, size) and ``masks`` (count, size, size) in uint8. ``boxes`` (count, shapes, 4) are
         the edges of the visible part of each shape, left, top, right and bottom in pixels, and ``kinds`` (count,
         shapes) the classes; both are 0 for a shape of which less than a quarter is visible.
     """
-    numbers = uniform(torch.arange(count), SHAPES * 5 + 1 + size * size)
+    count, numbers = len(pictures), uniform(pictures, SHAPES * 5 + 1 + size * size)
     shade, shapes, noise = numbers.split([1, SHAPES * 5, size * size], 1)
     levels = (60 + 80 * shade[:, :, None]).expand(-1, size, size)
     masks = torch.zeros(count, size, size, dtype=torch.uint8)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 PACKAGE = "faster_coco_eval"
 STATS = ("map", "map50", "map75", "map_small", "map_medium", "map_large", "mar1", "mar10", "mar100")
-SIZED = ("map_small", "map_medium", "map_large")  # of boxes below 32 x 32 pixels, below 96 x 96 pixels, and others
+UNUSED = ("mar1", "mar10")
 
 
 def is_available() -> bool:
@@ -21,8 +21,9 @@ class AveragePrecision:
     """True and found boxes of a split.
 
     Metrics are means over IoU thresholds from 0.5 to 0.95 in steps of 0.05 and over the classes that occur: ``map``;
-    ``map50`` and ``map75`` at one threshold; ``map_small``, ``map_medium`` and ``map_large`` for boxes of one range of
-    sizes; ``mar1``, ``mar10`` and ``mar100`` for the recall of that many detections in an image.
+    ``map50`` and ``map75`` at one threshold; ``map_small``, ``map_medium`` and ``map_large`` for boxes of less than
+    32 x 32 pixels, less than 96 x 96 pixels, and more, if there are any; ``mar100`` is the recall of at most 100
+    detections in an image.
 
     Args:
         names: Names of the classes 1, 2, ...
@@ -61,7 +62,7 @@ class AveragePrecision:
             return {"map": 0.0, "map50": 0.0, "map75": 0.0}
         precision, stats = self._evaluate()
         named = {name: float(value) for name, value in zip(STATS, stats, strict=False)}
-        metrics = {name: value for name, value in named.items() if value >= 0 or name not in SIZED}
+        metrics = {name: value for name, value in named.items() if name not in UNUSED and value >= 0}
         each = {f"ap {name}": precision[:, :, number, 0, 2] for number, name in enumerate(self.names)}
         known = {name: float(values[values > -1].mean()) for name, values in each.items() if (values > -1).any()}
         return metrics | (known if len(self.names) > 1 else {})

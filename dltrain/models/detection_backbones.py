@@ -98,7 +98,7 @@ def make_pyramid(backbone: str, channels: int, norm: str, width: int, first: int
         raise ConfigError(format_error("model.fpn_width", f"a multiple of {EVERY}", width))
     make = norm_maker(norm)
     if backbone == "narrow":
-        network: nn.Module = Narrow(channels, make)
+        network: Any = Narrow(channels, make)
         widths = list(NARROW_WIDTHS)
     else:
         network = getattr(residual, backbone)(weights=None, norm_layer=make)

@@ -44,9 +44,7 @@ class Detector(nn.Module):
         """Return the outputs whose shapes do not depend on values."""
         raise NotImplementedError
 
-    def answer(
-        self, features: dict[str, Tensor], x: Tensor, learned: tuple[Tensor, Tensor, Tensor] | None
-    ) -> Answer:
+    def answer(self, features: dict[str, Tensor], x: Tensor, learned: tuple[Tensor, Tensor, Tensor] | None) -> Answer:
         """Return the answer; `learned` has boxes, kinds, and which of them are objects to learn."""
         raise NotImplementedError
 
@@ -56,14 +54,13 @@ class OneStage(Detector):
 
     head: nn.Module
     anchor_generator: Callable[..., list[Tensor]]
+    box_coder: Any  # of torchvision
 
     def dense(self, features: dict[str, Tensor], x: Tensor) -> Answer:
         """Return the outputs of the head."""
         return self.head(list(features.values()))
 
-    def answer(
-        self, features: dict[str, Tensor], x: Tensor, learned: tuple[Tensor, Tensor, Tensor] | None
-    ) -> Answer:
+    def answer(self, features: dict[str, Tensor], x: Tensor, learned: tuple[Tensor, Tensor, Tensor] | None) -> Answer:
         """Return the outputs of the head as losses and detections."""
         maps = list(features.values())
         outputs, size = self.head(maps), (x.shape[2], x.shape[3])

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,8 +40,12 @@ class FasterRCNN(Detector, faster_rcnn.FasterRCNN):
         nms_iou: IoU above which the weaker of two detections of a class is removed.
         max_boxes: Most detections in an image.
 
-    Source: Ren, He, Girshick, Sun 2015, "Faster R-CNN"; Lin et al. 2017, "Feature pyramid networks for object detection".
+    Source: Ren, He, Girshick, Sun 2015, "Faster R-CNN"; Lin et al. 2017, "Feature pyramid networks for object
+    detection".
     """
+
+    rpn: Any  # of torchvision
+    roi_heads: Any
 
     def __init__(
         self,
@@ -80,9 +85,7 @@ class FasterRCNN(Detector, faster_rcnn.FasterRCNN):
         classes, boxes = self.roi_heads.box_predictor(self.roi_heads.box_head(regions))
         return {"scores": scores, "moves": moves, "classes": classes, "boxes": boxes}
 
-    def answer(
-        self, features: dict[str, Tensor], x: Tensor, learned: tuple[Tensor, Tensor, Tensor] | None
-    ) -> Answer:
+    def answer(self, features: dict[str, Tensor], x: Tensor, learned: tuple[Tensor, Tensor, Tensor] | None) -> Answer:
         """Return losses, means over images, and detections."""
         images = ImageList(x, [(x.shape[2], x.shape[3])] * len(x))
         answer: Answer = {}

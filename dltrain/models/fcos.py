@@ -1,7 +1,7 @@
 """FCOS: a detector that predicts the distances to the edges of a box at each place of the feature maps."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection import fcos
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -12,6 +12,7 @@ from dltrain.models.detectors import UNMATCHED, OneStage, one_hot, take
 from dltrain.models.layers import check_sizes
 
 LEVELS = 5
+GROUP = 8  # channels that are normalized together in the heads
 REACH = 4  # strides: a level answers for boxes whose farthest edge is from this to twice this away
 
 
@@ -34,6 +35,8 @@ class FCOS(OneStage, fcos.FCOS):
     means over parts of a batch are exact and images without boxes count.
     """
 
+    center_sampling_radius: float
+
     def __init__(
         self,
         channels: int,
@@ -53,7 +56,7 @@ class FCOS(OneStage, fcos.FCOS):
             pyramid,
             object_outputs,
             anchor_generator=AnchorGenerator(sizes, ((1.0,),) * LEVELS),
-            head=fcos.FCOSHead(fpn_width, 1, object_outputs, num_convs),
+            head=_make_head(fpn_width, object_outputs, num_convs),
             score_thresh=min_score,
             nms_thresh=nms_iou,
             detections_per_img=max_boxes,
@@ -73,9 +76,7 @@ class FCOS(OneStage, fcos.FCOS):
         found = self.box_coder.decode(outputs["bbox_regression"], places)
         left, top, right, bottom = self.box_coder.encode(places, target).unbind(-1)
         center = _balance(left, right) * _balance(top, bottom)
-        of_center = F.binary_cross_entropy_with_logits(
-            outputs["bbox_ctrness"][..., 0], center.sqrt(), reduction="none"
-        )
+        of_center = F.binary_cross_entropy_with_logits(outputs["bbox_ctrness"][..., 0], center.sqrt(), reduction="none")
         sums = {
             "classes": sigmoid_focal_loss(logits, classes, reduction="sum"),
             "boxes": torch.where(matched, generalized_box_iou_loss(found, target), 0.0).sum(),
@@ -98,8 +99,18 @@ class FCOS(OneStage, fcos.FCOS):
         return torch.where(smallest < torch.inf, matches, UNMATCHED)
 
 
+def _make_head(width: int, outputs: int, num_convs: int) -> fcos.FCOSHead:
+    """Return the head of torchvision, whose 32 groups of 8 of 256 channels are as large at other widths."""
+
+    def norm(channels: int) -> nn.Module:
+        return nn.GroupNorm(channels // GROUP, channels)
+
+    head = fcos.FCOSHead(width, 1, outputs, num_convs)
+    head.classification_head = fcos.FCOSClassificationHead(width, 1, outputs, num_convs, norm_layer=norm)
+    head.regression_head = fcos.FCOSRegressionHead(width, 1, num_convs, norm_layer=norm)
+    return head
+
+
 def _balance(one: Tensor, other: Tensor) -> Tensor:
     """Return the smaller distance divided by the larger one."""
     return (torch.minimum(one, other) / torch.maximum(one, other)).clamp(min=0)
-
-

@@ -1,6 +1,7 @@
 """SSDLite: a small detector with default boxes at six resolutions."""
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +32,13 @@ class SSDLite(OneStage, ssd.SSD):
         nms_iou: IoU above which the weaker of two detections of a class is removed.
         max_boxes: Most detections in an image.
 
-    Source: Liu et al. 2016, "SSD: Single shot multibox detector"; Sandler et al. 2018, "MobileNetV2", section 6.2; Howard
-    et al. 2019, "Searching for MobileNetV3", section 6.3.
+    Source: Liu et al. 2016, "SSD: Single shot multibox detector"; Sandler et al. 2018, "MobileNetV2", section 6.2;
+    Howard et al. 2019, "Searching for MobileNetV3", section 6.3.
     Differs: losses are sums divided by the number of matched default boxes plus the number of images, so that means
     over parts of a batch are exact.
     """
+
+    neg_to_pos_ratio: float
 
     def __init__(
         self,
@@ -51,7 +54,7 @@ class SSDLite(OneStage, ssd.SSD):
         if width_mult <= 0:
             raise ConfigError(format_error("model.width_mult", "a number above 0", width_mult))
         make = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03) if norm == "batch" else norm_maker(norm)
-        features = make_mobilenet(make, width_mult).features
+        features: Any = make_mobilenet(make, width_mult).features
         for module in features.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.03)

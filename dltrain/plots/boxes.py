@@ -36,9 +36,7 @@ def draw(
     return drawn
 
 
-def draw_enlarged(
-    picture: Tensor, boxes: Tensor, numbers: Sequence[int], captions: Sequence[str], side: int
-) -> Tensor:
+def draw_enlarged(picture: Tensor, boxes: Tensor, numbers: Sequence[int], captions: Sequence[str], side: int) -> Tensor:
     """Return a picture (3, height, width) in [0, 1] with boxes, enlarged by a whole number to at most `side` pixels."""
     scale = max(1, side // max(picture.shape[1:]))
     pixels = picture.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()

@@ -1,6 +1,6 @@
 """Detection: a box and a class for each object in an image."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -91,10 +91,25 @@ class Detection(Task):
         return Evaluation(precision.read() | mean.read(), extra={"shown": shown})
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
-        """Return the objects in each image with class, score and box, in pixels of the file, the best first."""
+        """Return the objects in each image or part of one: class, score and box in pixels of the file."""
         found = [_to_cpu(each) for each in ask(model, batch)["detections"]]
         frames = batch["frame"].cpu() if "frame" in batch else [None] * len(found)
         return [{"objects": self._objects(each, frame)} for each, frame in zip(found, frames, strict=True)]
+
+    def predictions(self, model: nn.Module, batches: Iterable[Batch]) -> Iterator[Line]:
+        """Yield the objects in each image, the best first; the parts of an image, ``parts`` in number, are joined."""
+        objects, left = list[dict[str, Any]](), 0
+        for batch in batches:
+            lines = self.predict(model, batch)
+            for line, parts in zip(
+                lines, batch["parts"].tolist() if "parts" in batch else [1] * len(lines), strict=True
+            ):
+                left = left or parts
+                objects += line["objects"]
+                left -= 1
+                if not left:
+                    yield {"objects": sorted(objects, key=lambda found: -found["score"])}
+                    objects = []
 
     def _objects(self, found: Found, frame: Tensor | None) -> list[dict[str, Any]]:
         rows = zip(

@@ -28,6 +28,10 @@ SMALL = {
     "dbn": ["model.hidden_size=[8,8]", "task.pretrain_epochs=1", "data.num_labels=20"],
     "dcgan": ["model.hidden_size=4"],
     "gpt": ["model.hidden_size=8", "model.num_layers=1", "model.num_heads=2"],
+    "fcos": ["model.backbone=narrow", "model.fpn_width=32", "model.num_convs=1"],
+    "retinanet": ["model.backbone=narrow", "model.fpn_width=32"],
+    "fasterrcnn": ["model.backbone=narrow", "model.fpn_width=32", "model.hidden_size=16"],
+    "ssdlite": ["model.width_mult=0.25"],
     "resnet20": ["model.num_layers=8"],
     "unet": ["model.hidden_size=[4,8]"],
 }
@@ -191,7 +195,8 @@ def on_older_cpu(code: str, isa: str, commands: list[list[str]], folder: Path) -
 def check_all_models(
     code: str, isa: str, kinds: list[str], small_data: Callable[[str], list[str]], folder: Path, *more: str
 ) -> None:
-    data = {model: {"gpt": "text", "unet": "shapes"}.get(model, "digits") for model in MODELS}
+    drawn = dict.fromkeys(("unet", "fcos", "retinanet", "ssdlite", "fasterrcnn"), "shapes")
+    data = {model: {"gpt": "text", **drawn}.get(model, "digits") for model in MODELS}
     commands = [
         [
             f"model={model}",
