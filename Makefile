@@ -1,8 +1,8 @@
-# dltrain: everything a stranger needs. `make` alone prints the targets.
+# Targets to install, run, test and build dltrain. `make` without a target prints them.
 SHELL := bash
 .DEFAULT_GOAL := help
 
-# The first Python of 3.11 or newer; PYTHON=... on the command line wins.
+# The first Python that is 3.11 or newer; PYTHON=... on the command line overrides it.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
@@ -40,16 +40,16 @@ sweep: .venv/installed ## train every combination in ARGS: make sweep ARGS="mode
 tensorboard: .venv/installed ## start TensorBoard for DIR (outputs) on localhost, PORT (6006)
 	$(BIN)/tensorboard --logdir $(DIR) --host localhost --port $(PORT)
 
-test: .venv/installed-dev ## run the tests that need bundled data only, in a few minutes
+test: .venv/installed-dev ## run the default tests, which need only bundled data, in a few minutes
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 test-faults: .venv/installed-dev ## run all tests of tests/faults, in a few minutes
 	$(BIN)/python -m pytest tests/faults -m 'faults or not faults' --numprocesses 2 $(ARGS)
 
-test-all: .venv/installed-dev ## run all tests, with the slow ones, and on a GPU if there is one
+test-all: .venv/installed-dev ## run all tests, including the slow ones and, with a GPU, those for GPUs
 	$(BIN)/python -m pytest -m '' $(ARGS)
 
-test-lowest: ## run a sample of the tests with the lowest versions in pyproject.toml, in .venv-lowest
+test-lowest: ## run some tests with the lowest versions that pyproject.toml allows, in .venv-lowest
 	$(PYTHON) -m venv .venv-lowest
 	grep -oE '^    "[a-z-]+>=[0-9.]+' pyproject.toml | sed 's/ *"//; s/>=/==/' > .venv-lowest/lowest.txt
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-lowest/lowest.txt \

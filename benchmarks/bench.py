@@ -1,8 +1,8 @@
 """Compare the training rates of the dltrain command, a bare PyTorch loop and other trainers.
 
-Every system trains every workload in a separate process and terminal, one after the other, for several rounds. The
-time between optimizer steps is measured after a warm-up, without evaluation and checkpoints. Ratios are computed within
-a round.
+In each of several rounds, every system trains every workload in a separate process and terminal, one after the other.
+The time between optimizer steps is measured after a warm-up, without evaluation and checkpoints. Ratios are computed
+within a round.
 """
 
 import argparse
@@ -108,7 +108,7 @@ def run_system(system: str, name: str, folder: Path, steps: int, threads: int | 
     result = folder / "result.json"
     result.unlink(missing_ok=True)
     script = str(Path(__file__).with_name("child.py"))
-    # Keras selects its backend by this variable; the others keep network access and GPUs out of the comparison.
+    # KERAS_BACKEND selects torch; the other variables disable GPUs and network access.
     env = {**os.environ, "KERAS_BACKEND": "torch", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     env |= {} if threads is None else {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     words = [sys.executable, script, system, name, str(folder), str(steps), str(time.time()), str(result)]

@@ -29,8 +29,8 @@ SYSTEMS: dict[str, Callable[[Task], None]] = {
     "dltrain-bf16": partial(systems.dltrain, precision="bf16"),
     "bare-bf16": partial(systems.bare, precision="bf16"),
 }
-BLOCK = 50  # steps over which growth averages: one log falls into each
-GROWTH = (500, 10_100)  # an early and a late step, at the same place in an epoch of the tiny MLP
+BLOCK = 50  # steps of a timed block; each block includes one log
+GROWTH = (500, 10_100)  # an early and a late step, at the same position in an epoch of the tiny MLP
 
 
 def main(system: str, name: str, folder: str, steps: str, started: str, result: str) -> None:
@@ -69,7 +69,7 @@ def around(stamps: list[float], step: int) -> float:
 
 
 def peak_mb() -> float:
-    """Return the peak memory of this process. ru_maxrss would include the parent's at the time of the fork."""
+    """Return the peak memory of this process, from VmHWM because ru_maxrss includes the parent's memory at the fork."""
     status = Path("/proc/self/status")
     if status.exists():
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line) / 2**10
@@ -77,7 +77,7 @@ def peak_mb() -> float:
 
 
 def resident_mb() -> float:
-    """Return the present memory of this process."""
+    """Return the current memory of this process."""
     status = Path("/proc/self/status")
     if not status.exists():
         return peak_mb()

@@ -1,4 +1,4 @@
-"""The loops of PyTorch's public examples of generative models, rewritten: the same layers, operations and reads.
+"""Training loops that follow PyTorch's public examples of generative models in layers, operations and device reads.
 
 Source: pytorch/examples, vae/main.py and dcgan/main.py.
 """
@@ -29,7 +29,7 @@ class VAE(nn.Module):
 
 
 def vae(task: Any) -> None:
-    """Train with one Adam; the summed loss is read in every step."""
+    """Train with one Adam optimizer; the loss is read and summed in every step."""
     model, seen, step = task.model(), 0.0, 0
     optimizer = torch.optim.Adam(model.parameters(), lr=task.workload.lr)
     model.train()
@@ -50,7 +50,7 @@ def vae(task: Any) -> None:
 
 
 def dcgan(task: Any) -> None:
-    """Train with two Adams; the critic and the generator use the same generated images.
+    """Train with two Adam optimizers; the critic and the generator use the same generated images.
 
     The generator's turn also computes gradients of the critic, which are discarded; losses are printed in every step.
     """

@@ -1,6 +1,6 @@
-"""Other trainers on the same model, tensors and batch size, with the logging and progress that they show by default.
+"""Other trainers on the same model, tensors and batch size, with their default logging and progress display.
 
-At their defaults, but without evaluation, checkpoints and clipping, which the other systems lack.
+Evaluation, checkpoints and clipping are disabled, because the other systems do not use them during the measured steps.
 """
 
 import importlib.util
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from workloads import LR
 
-# What must be installed for each.
+# Packages that each system needs.
 NEEDS = {
     "lightning": ("lightning",),
     "hf": ("transformers", "accelerate"),
@@ -27,7 +27,7 @@ def missing(system: str) -> list[str]:
 
 
 def lightning(task: Task) -> None:
-    """Train with Lightning, its TensorBoard logger, and the loss logged as its guides do."""
+    """Train with Lightning and its TensorBoard logger; the loss is logged as in Lightning's guides."""
     from lightning import LightningModule, Trainer
 
     loss_of = task.workload.loss
@@ -55,7 +55,7 @@ def lightning(task: Task) -> None:
 
 
 def hf(task: Task) -> None:
-    """Train with Hugging Face's Trainer; its AdamW without decay is Adam."""
+    """Train with Hugging Face's Trainer and AdamW without weight decay, which equals Adam."""
     from transformers import Trainer, TrainingArguments
 
     loss_of = task.workload.loss
@@ -94,7 +94,7 @@ def hf(task: Task) -> None:
 
 
 def fastai(task: Task) -> None:
-    """Train with fastai's Learner and torch's Adam; it validates after each epoch, here on one batch."""
+    """Train with fastai's Learner and torch's Adam; fastai validates after each epoch, here on one batch."""
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner
     from fastai.optimizer import OptimWrapper
@@ -113,7 +113,7 @@ def fastai(task: Task) -> None:
 
 
 def keras(task: Task) -> None:
-    """Train with Keras on torch, around the same module, with Keras' own optimizer."""
+    """Train the same module with Keras on torch, and with Keras' own optimizer."""
     import keras as k
 
     class Adam(k.optimizers.Adam):
@@ -140,7 +140,7 @@ def keras(task: Task) -> None:
 
 
 def whole_epochs(task: Task) -> tuple[TensorDataset, int]:
-    """Return rows and epochs of at least ``task.steps``, for systems that count epochs only."""
+    """Return rows and a number of epochs that give at least ``task.steps``, for systems that only count epochs."""
     rows, wanted = task.dataset(), task.steps * task.workload.batch_size
     if wanted >= len(rows):
         return rows, -(-wanted // len(rows))

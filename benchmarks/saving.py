@@ -1,12 +1,12 @@
-"""Measure what checkpoints cost the training loop, within runs of dltrain's whole command.
+"""Measure the time that checkpoints take from training, in runs of the complete dltrain command.
 
     python saving.py [--rounds N] [--only tiny|large]
 
 Every other checkpoint is replaced by a plain `torch.save` of the same state into a new file. Two times are measured:
-that for which the loop is blocked, and the total time that it loses. For the total, a checkpoint is written every 9 n
-steps, and the n steps after it are compared with the next n steps. It therefore includes the work of threads and of the
-system: hashing, waiting for the disk, removing an older file. The file of a plain write is removed in the remaining
-steps, which are not measured.
+the time for which the loop is blocked, and the total time that it loses. For the total, a checkpoint is written every
+9 n steps, and the n steps after it are compared with the next n steps. The total therefore includes the work of threads
+and of the system: hashing, waiting for the disk, removing an older file. The file of a plain write is removed in the
+remaining steps, which are not measured.
 """
 
 import argparse
@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {"steps": 54_050, "part": 500, "overrides": []}
 LARGE: dict[str, Any] = {"steps": 2_950, "part": 30, "overrides": ["model.hidden_size=2860", "model.num_layers=2"]}
 KINDS = {"tiny": ("tiny MLP", SMALL), "large": ("100 MB", LARGE)}
 
-CYCLE = 9  # parts of so many steps from one checkpoint to the next
+CYCLE = 9  # steps from one checkpoint to the next, as a multiple of `part`
 NAMES = ("checkpoint", "plain")
 
 
@@ -115,7 +115,7 @@ def run(folder: Path, kind: dict[str, Any]) -> dict[str, Any]:
 def costs_of(stamps: list[float], part: int) -> list[float]:
     """Return the seconds that each checkpoint took from training.
 
-    A step's stamp comes before its checkpoint, so the time from the stamp of a step with one is the time of the next.
+    The time of a step is recorded before its checkpoint, so the time of the checkpoint is part of the next step.
     """
     cost = []
     for due in range(CYCLE * part, len(stamps) - 2 * part, CYCLE * part):

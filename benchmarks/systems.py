@@ -65,9 +65,9 @@ class Task:
 
 
 def dltrain(task: Task, precision: str = "fp32") -> None:
-    """Train with the installed command: log, progress, TensorBoard, metrics and result included.
+    """Train with the installed command, including log, progress, TensorBoard, metrics and result.
 
-    As for every system, evaluation and checkpoints come after the last measured step.
+    Evaluation and checkpoints come after the last measured step.
     """
     import json
 
@@ -107,7 +107,7 @@ def overrides(task: Task, precision: str) -> list[str]:
 
 
 def bare(task: Task, precision: str = "fp32") -> None:
-    """Train with the loop of PyTorch's tutorials, which prints the loss at intervals and saves nothing."""
+    """Train with a loop as in PyTorch's tutorials, which prints the loss at intervals and saves nothing."""
     if task.workload.example is not None:
         return task.workload.example(task)
     model, loss_of = task.model(), task.workload.loss

@@ -47,11 +47,11 @@ class Workload:
         batch_size: Examples per step.
         steps: Steps of one run, a few seconds on two cores.
         warmup: Steps at the start that are not measured.
-        model: Makes the model that the other systems train.
+        model: Function that returns the model that the other systems train.
         loss: Loss as a function of the model's output and the targets.
-        write: Writes the file that dltrain reads.
-        data: Makes dltrain's data set of that file; its training split becomes the tensors of the other systems.
-        overrides: Command line of dltrain, without the path, batch size, learning rate and length of the run.
+        write: Function that writes the file that dltrain reads.
+        data: Function that returns dltrain's data set for that file; the other systems use its training split.
+        overrides: Command line of dltrain, without path, batch size, learning rate and length of the run.
         lr: Learning rate.
         keras_loss: Name of the loss for Keras: ``cross_entropy`` or ``mse``.
         bf16: Whether to compare bf16 as well.

@@ -33,12 +33,12 @@ GROUPS = (
 )
 HEAD = """# Configuration
 
-Which keys a run has: their meaning, what they may be, and their defaults. Generated from `conf/` by `make docs`; a test
-checks that it is up to date.
+The keys of a run, with their meaning, valid values and defaults. This page is generated from `conf/` by `make docs`,
+and a test checks that it is up to date.
 
-Set a key with `KEY=VALUE` and choose an option with `GROUP=OPTION`. `null` means no value, `???` a value that you must
-give. Arguments that are pulled from the data (`${spec.features}`) or follow another key (`model.dropout` follows
-`regularization.dropout`, `task.label_smoothing` follows `regularization.label_smoothing`) are left out.
+Set a key with `KEY=VALUE` and choose an option with `GROUP=OPTION`. `null` means no value; `???` means that you must
+set the value. The tables omit arguments that are facts of the data (`${spec.features}`) or follow another key
+(`model.dropout` follows `regularization.dropout`, `task.label_smoothing` follows `regularization.label_smoothing`).
 `dltrain --cfg job` prints all keys of one run.
 """
 LEFT_OUT = {"defaults", "_target_", "_provides_", "job", "output_subdir"}
@@ -123,7 +123,7 @@ def description(text: str) -> str:
 
 
 def options_table(files: dict[str, str], sets: bool) -> str:
-    """Return the table of a group's options, for presets with the keys that they set."""
+    """Return the table of a group's options; if `sets` is true, with the keys that each option sets."""
     lines = ["| option | |", "| --- | --- |"]
     for name, text in files.items():
         values = (
@@ -135,7 +135,7 @@ def options_table(files: dict[str, str], sets: bool) -> str:
 
 
 def keys_table(group: str, files: dict[str, str]) -> str:
-    """Return the table of a group's keys; options for which a key means the same share a row."""
+    """Return the table of a group's keys; options that give a key the same meaning share a row."""
     found: dict[tuple[str, str, str], dict[str, str]] = defaultdict(dict)
     for option, text in files.items():
         for row in rows_of(group, text):

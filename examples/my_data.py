@@ -17,7 +17,7 @@ class Prepare(nn.Module):
     """Turn rows on the device into the fields of a batch."""
 
     def forward(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``points`` (B, 2) and, if known, ``labels`` (B,) -> ``inputs`` (B, 2) and ``targets`` (B,)."""
+        """Return ``points`` (B, 2) as ``inputs`` and, if known, ``labels`` (B,) as ``targets``."""
         batch = {"inputs": rows["points"]}
         return batch | {"targets": rows["labels"]} if "labels" in rows else batch
 
@@ -27,9 +27,9 @@ class Spirals:
 
     Args:
         arms: Number of arms.
-        examples: Points in all three splits together.
+        examples: Total number of points in the three splits.
         batch_size: Examples per batch.
-        workers: Worker processes; unused, since no files are decoded.
+        workers: Worker processes; unused, because no files are decoded.
     """
 
     def __init__(self, arms: int = 3, examples: int = 3000, batch_size: int = 64, workers: int = 0) -> None:

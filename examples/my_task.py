@@ -16,8 +16,8 @@ class Quantiles(Task):
     """Predict quantiles of one number.
 
     Args:
-        targets: Numbers to predict per example, as the data state; must be 1.
-        quantiles: Each between 0 and 1.
+        targets: Number of targets per example, a fact of the data; must be 1.
+        quantiles: Quantiles to predict, each between 0 and 1.
     """
 
     metric: ClassVar[str] = "pinball"
@@ -29,7 +29,7 @@ class Quantiles(Task):
         self.quantiles = quantiles
 
     def facts(self) -> dict[str, Any]:
-        """One output per quantile, for the whole example."""
+        """Return one output per quantile, for the whole example."""
         return {"outputs": len(self.quantiles), "each_step": False, "causal": False}
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:

@@ -105,7 +105,7 @@ def reviews(random: np.random.Generator) -> list[str]:
 
 @pytest.fixture(scope="session")
 def own_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return user files: data option -> path."""
+    """Return a mapping from data options to paths of user files."""
     root, random = tmp_path_factory.mktemp("own"), np.random.default_rng(1)
     features = random.normal(size=(80, 6))
     lines = ["a,b,c,d,e,f,kind,price"]
@@ -137,7 +137,7 @@ def own_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def small_data(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], list[str]]:
-    """Return a function from a data option to overrides that select a small local version of it."""
+    """Return a function that takes a data option and returns overrides that select a small local version of it."""
     paths = {
         "csv": [f"data.path={own_files['csv']}", "data.column=kind", "data.batch_size=16"],
         "text_table": [f"data.path={own_files['text_table']}", "data.column=kind", "data.batch_size=16"],
@@ -189,9 +189,9 @@ RUNS = {
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Return a function from a key of `RUNS` or from overrides to a run folder, trained once. Do not modify it.
+    """Return a function that takes a key of `RUNS` or overrides, trains once, and returns the run folder.
 
-    The file ``printed`` next to the run folder contains the standard output of the run.
+    Do not modify the folder. The file ``printed`` next to it contains the standard output of the run.
     """
     from dltrain.cli import main
 

@@ -38,12 +38,12 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Path:
     quiet = ["--quiet", "--no-deps", "--no-index", "--disable-pip-version-check"]
     pip = [sys.executable, "-m", "pip"]
     subprocess.run(
-        [*pip, "wheel", *quiet, "--no-build-isolation", "--wheel-dir", folder, ROOT], check=True, timeout=120
+        [*pip, "wheel", *quiet, "--no-build-isolation", "--wheel-dir", folder, ROOT], check=True, timeout=300
     )
     (wheel,) = folder.glob("dltrain-*.whl")
     venv.create(folder / "venv", with_pip=False)
     python = folder / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
-    subprocess.run([*pip, "--python", python, "install", *quiet, wheel], check=True, timeout=120)
+    subprocess.run([*pip, "--python", python, "install", *quiet, wheel], check=True, timeout=300)
     (packages,) = folder.glob("venv/**/site-packages")
     # Python ignores the .pth files in a folder added by a .pth file, so the checkout itself is not importable.
     (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
@@ -53,7 +53,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(command: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(
-        [command, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+        [command, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
 
 

@@ -1,4 +1,4 @@
-"""``dltrain generate RUN``: samples, reconstructions and interpolations of a run's model as a file, or its text."""
+"""``dltrain generate RUN``: write samples, reconstructions or interpolations to a file, or print generated text."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""Handle standard streams that are closed, full, or have an encoding without some characters."""
+"""Handle standard streams that are closed, full, or have an encoding that lacks characters."""
 
 import contextlib
 import io

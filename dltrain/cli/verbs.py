@@ -68,7 +68,11 @@ def _predict_flags(parser: ArgumentParser) -> None:
     _checkpoint(parser)
     add("--batch", type=count, metavar="N", help="examples at a time (default: twice data.batch_size)")
     add("--top", type=count, metavar="K", help="only the K most probable classes, in descending order")
-    add("--out", metavar="FOLDER", help="segmentation: a new or empty folder for the predicted masks, as PNG files")
+    add(
+        "--out",
+        metavar="FOLDER",
+        help="a new or empty folder for predicted masks, or images with predicted boxes, as PNG files",
+    )
     add("--text", help="a text to score, instead of INPUT")
 
 
@@ -83,12 +87,12 @@ def _generate_flags(parser: ArgumentParser) -> None:
     out = "the file to write (default: generated.png; generated.csv for examples that cannot be drawn)"
     add("--out", metavar="FILE", help=out)
     add("--force", action="store_true", help="overwrite FILE")
-    add("--prompt", metavar="TEXT", help="text: continue this one (default: task.prompt)")
+    add("--prompt", metavar="TEXT", help="text: the text to continue (default: task.prompt)")
     add("--length", type=count, metavar="N", help="text: tokens to generate (default: 200)")
     greedy = "text: sampling temperature; 0 takes the most likely token (default: task.temperature)"
     add("--temperature", type=temperature, metavar="T", help=greedy)
     add("--top-k", type=count, metavar="K", help="text: draw from the K most likely tokens")
-    nucleus = "text: draw from the fewest most likely tokens of at least this probability"
+    nucleus = "text: draw from the most likely tokens with this total probability"
     add("--top-p", type=probability, metavar="P", help=nucleus)
     _checkpoint(parser)
 
@@ -149,9 +153,9 @@ dltrain resume outputs/lstm-timeseries/20261122-170146-f8f5 trainer.epochs=40"""
         summary="repeat a run in a new folder and list what differs",
         usage="dltrain rerun RUN [GROUP=OPTION ...] [KEY=VALUE ...]",
         description="""\
-Repeat a run in a new folder (hydra.run.dir= sets it); the old folder is not changed. What differs from the original
-run is listed first: keys changed in this command, versions of Python and packages, processor, device, threads, commit,
-source code and data. If nothing differs, the checkpoints of the new run are bitwise identical (on CUDA with
+Repeat a run in a new folder (hydra.run.dir= sets it); the old folder is not changed. Differences from the original
+run are listed first: keys changed in this command, versions of Python and packages, processor, device, threads,
+commit, source code and data. If nothing differs, the checkpoints of the new run are bitwise identical (on CUDA with
 device.deterministic=true).""",
         examples="""\
 dltrain rerun latest
@@ -166,10 +170,10 @@ dltrain rerun outputs/lstm-timeseries/20261122-170146-f8f5 seed=1 optimizer.lr=3
         summary="metrics of a run's checkpoint on one of its splits",
         usage="dltrain evaluate RUN [KEY=VALUE ...] [FLAGS]",
         description="""\
-Compute the metrics of a checkpoint and print the table that the run printed at its end. The run's folder is only
-read, and the run may still be training.
+Compute the metrics of a checkpoint and print the table that the run printed at its end. The run's folder is
+not changed, and the run may still be training.
 
-The data are those of the run. data.path= gives their new place, or names other data: then all examples of that file
+The data are those of the run. data.path= gives their new location, or names other data: then all examples of that file
 or folder are evaluated, with the normalization, vocabulary and classes of the run.""",
         examples="""\
 dltrain evaluate latest
@@ -185,7 +189,7 @@ dltrain evaluate latest data.path=/mnt/disk/sales.csv device=cpu""",
 Print the predictions of a run's model for new data: lines on standard output, messages on standard error. INPUT
 must be of the same kind as the training data:
 
-  images    image files of any size and colour, folders of them, or .npy and .npz files of arrays
+  images    image files of any size and color, folders of them, or .npy and .npz files of arrays
             -> class, class_name, probability, and the probabilities of all classes; in segmentation the share of
             pixels of each class, and with --out a mask of class numbers
   arrays    .npy and .npz files (the array x, x_test, or the only one)
@@ -194,8 +198,8 @@ must be of the same kind as the training data:
   series    CSV files with the columns of the run; the model reads the last data.window rows. Without INPUT, the
             series of the run
             -> one line per step ahead: its time, its number, each series in its own unit
-  text      text files, or --text
-            -> its characters, and nats per character (the loss of dltrain evaluate)
+  text      text files, or --text; for data=text_table also CSV and JSON lines files with the column of texts
+            -> characters, and nats per character (the loss of dltrain evaluate); for data=text_table as for tables
 
 All INPUTs must exist. The command stops at the first one that cannot be read, with an error and exit code 2; the lines
 of earlier INPUTs are printed. The training data are not needed, except for runs of earlier versions,
@@ -244,7 +248,7 @@ dltrain resume continues it.""",
         examples="""\
 dltrain runs
 dltrain runs outputs/sweep --sort metric""",
-        arguments=(("FOLDER", "where to search (default: where runs go by default)"),),
+        arguments=(("FOLDER", "the folder to search (default: outputs)"),),
         names=(0, 1),
         add_flags=_runs_flags,
     ),

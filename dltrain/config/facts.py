@@ -24,7 +24,7 @@ class Fact:
 
 
 def find_fact(facts: Mapping[str, Any], name: str) -> Any:
-    """Return the value of a fact, or of a part of it; None if it is not stated.
+    """Return the value of a fact, or of a part of it; None if there is no such fact.
 
     Args:
         facts: Facts by name; True stands for a value that is not known yet.

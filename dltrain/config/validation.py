@@ -28,7 +28,7 @@ def lookup(key: str, content: Node) -> Any:
     """Return the value at a dotted key.
 
     Raises:
-        LookupError: The key does not exist; the message is the longest part of it that does.
+        LookupError: The key does not exist; the message is its longest parent key that exists.
     """
     node: Any = content
     parts = key.split(".")

@@ -12,7 +12,7 @@ from dltrain.data.spec import Source, Splits
 
 WHOLE_BYTES = 256 * 2**20  # larger tensors are sampled
 BLOCK_BYTES = 2**20
-DIGITS = 16  # of the 64 hexadecimal digits of a SHA-256
+DIGITS = 16  # kept of the 64 hexadecimal digits of a SHA-256
 
 
 def fingerprint(splits: Splits) -> dict[str, str]:

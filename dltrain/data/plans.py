@@ -1,4 +1,4 @@
-"""Plans: which examples form which batch of an epoch. Every epoch of a plan has the same number of batches."""
+"""Plans divide the examples of a split into batches. All epochs of a plan have the same number of batches."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Protocol

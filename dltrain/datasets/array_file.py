@@ -13,7 +13,7 @@ import numpy as np
 
 from dltrain.errors import ConfigError, format_error
 
-# What numpy and zipfile raise for damaged or encrypted files and for unknown compressions.
+# Errors that numpy and zipfile raise for damaged or encrypted files and for unknown compression methods.
 UNREADABLE = (
     *(OSError, ValueError, EOFError, MemoryError, OverflowError, TypeError, KeyError, SyntaxError, RuntimeError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, tokenize.TokenError),
@@ -21,7 +21,7 @@ UNREADABLE = (
 
 
 def load_arrays(key: str, path: Path, names: Sequence[str]) -> list[np.ndarray]:
-    """Load some arrays of a file.
+    """Load arrays of a file by name.
 
     Args:
         key: Configuration key for messages.
@@ -38,7 +38,7 @@ def load_arrays(key: str, path: Path, names: Sequence[str]) -> list[np.ndarray]:
             return [arrays[name] for name in names]
     except UNREADABLE as error:
         raise ConfigError(
-            format_error(key, f"whole arrays of numbers in {path}", " ".join(str(error).split()))
+            format_error(key, f"undamaged arrays of numbers in {path}", " ".join(str(error).split()))
         ) from error
 
 

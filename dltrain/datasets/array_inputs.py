@@ -20,7 +20,7 @@ Example = tuple[dict[str, Any], np.ndarray]
 
 
 def read_arrays(files: InputFiles, shape: tuple[int, ...]) -> Iterator[Inputs]:
-    """Read examples of numbers of one shape, in float32."""
+    """Yield examples of the given shape from array files, in float32."""
     return stack_examples(_examples(files, shape), files.batch_size, "inputs")
 
 
@@ -34,7 +34,7 @@ def _examples(files: InputFiles, shape: tuple[int, ...]) -> Iterator[Example]:
 
 
 def stack_examples(examples: Iterator[Example], size: int, key: str) -> Iterator[Inputs]:
-    """Stack examples in pieces of ``size``; those before an error are yielded before it is raised."""
+    """Yield stacks of at most ``size`` examples; those before an error are yielded first."""
     pending: list[Example] = []
     error = None
     try:
@@ -61,7 +61,7 @@ def iterate_examples(file: InputFile, content: bytes, shape: tuple[int, ...]) ->
     Args:
         file: The file, for names and messages.
         content: Its content.
-        shape: Shape of one example. The file may hold one example or several, and images with the channels last.
+        shape: Shape of one example. The file may hold one example or several; images may have the channels last.
 
     Raises:
         ConfigError: The file holds no such examples.
@@ -89,7 +89,7 @@ def _load(file: InputFile, content: bytes) -> np.ndarray:
         check_members("INPUT", file.path, names[:1], member_sizes(found.zip))
         return found[names[0]]
     except (*UNREADABLE, IndexError) as error:
-        # NumPy's own message recommends to allow pickles, which would run code from the file.
+        # NumPy's own message recommends allowing pickles, which would run code from the file.
         got = "another format, or Python objects, which may run code" if "pickle" in str(error) else str(error)
         raise ConfigError(format_error("INPUT", f"readable arrays in {file.path}", got)) from error
 
@@ -106,7 +106,7 @@ def _arrange(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def _image_layouts(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Return the other layouts of an image: channels last, and none for one channel."""
+    """Return the other shapes of an image: channels last and, for one channel, without that axis."""
     if len(shape) != 3:
         return []
     channels, height, width = shape

@@ -23,7 +23,7 @@ class Labels:
     """Meaning of the labels of the training and test examples.
 
     Args:
-        classes: The numbers that stand for classes, in order; None for numbers to predict.
+        classes: The numbers that are classes, in ascending order; None for numbers to predict.
         one_hot: Each example has one 1, in the column of its class.
         targets: Numbers per example that a regression predicts; None for integers that are classes.
     """
@@ -53,7 +53,7 @@ class Labels:
         return torch.from_numpy(self.indices(y))
 
     def indices(self, y: np.ndarray) -> np.ndarray:
-        """Return the index of the class of each example, (N,) in int64; -1 for a number that is none of them."""
+        """Return the index of the class of each example, (N,) in int64; -1 for a number that is not a class."""
         assert self.classes is not None
         if self.one_hot:
             return y.argmax(1)
@@ -62,13 +62,13 @@ class Labels:
         return np.where(self.classes[found] == values, found, -1)
 
     def prepare(self, pixels: nn.Module) -> nn.Module:
-        """Return the module that prepares a batch, after `pixels`; numbers that can be classes become both."""
+        """Return the module that prepares a batch: `pixels`, then `ClassTargets` if classes are also numbers."""
         if self.classes is None or self.targets is None:
             return pixels
         return nn.Sequential(pixels, ClassTargets(None if self.one_hot else torch.from_numpy(self.classes).float()))
 
     def describe(self, train: np.ndarray, test: np.ndarray) -> list[str]:
-        """Return lines for the user: examples per class, and how labels were mapped."""
+        """Return lines about the labels: examples per class, and the mapping of labels to classes."""
         if self.classes is None:
             return [f"labels: {self.targets} numbers to predict per example"]
         counts, tested = Counter(self.indices(train).tolist()), set(self.indices(test).tolist())
@@ -116,7 +116,7 @@ def _is_one_hot(y: np.ndarray) -> bool:
 
 
 def _are_classes(numbers: np.ndarray, is_float: bool) -> bool:
-    """Return whether different numbers, in order, can stand for classes."""
+    """Return whether distinct numbers, in ascending order, can be classes."""
     if not np.isfinite(numbers).all() or (numbers % 1).any() or (is_float and not len(numbers) >= 2):
         return False
     exact = not is_float or numbers[-1] < MAX_EXACT
@@ -124,10 +124,10 @@ def _are_classes(numbers: np.ndarray, is_float: bool) -> bool:
 
 
 class ClassTargets(nn.Module):
-    """Convert numbers that stand for classes: their indices become ``targets``, the numbers ``values``.
+    """Convert numbers that are classes: class indices become ``targets``, the numbers themselves ``values``.
 
     Args:
-        numbers: The numbers in order; None if targets are one-hot.
+        numbers: The numbers in ascending order; None if targets are one-hot.
 
     Shape:
         targets (B, K) in float32 -> targets (B,) in int64, values (B, K)

@@ -6,7 +6,7 @@ import numpy as np
 
 from dltrain.errors import ConfigError, format_error
 
-OVERSHOOT = 0.1  # of the range, beyond black or white, after sharpening or resampling
+OVERSHOOT = 0.1  # floats may exceed black and white by this share of the range, as after resampling
 DARKEST_BYTES = 64  # floats with a lower maximum are not read as 0 to 255
 
 
@@ -17,8 +17,8 @@ class ArrayScale:
     Args:
         black: Number for black.
         white: Number for white.
-        whole: Whether pixels are bytes, otherwise floats.
-        known: Whether the scale is a usual one, so that bytes of image files can be converted to it.
+        whole: Whether pixels are bytes; otherwise they are floats.
+        known: Whether the scale is a standard one, so that image files can be converted to it.
     """
 
     black: float = 0.0
@@ -31,7 +31,7 @@ class ArrayScale:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Black and white on the scale that pixels have after they are stored and divided by the stored white."""
+        """Values of black and white after stored pixels are divided by the stored value of white."""
         return (0.0, 1.0) if self.known else (self.black, self.white)
 
     def to_stored(self, pixels: np.ndarray, key: str, name: str) -> np.ndarray:
@@ -62,7 +62,7 @@ UNIT = ArrayScale(0.0, 1.0, whole=False)
 
 
 def find_scale(pixels: np.ndarray) -> ArrayScale:
-    """Return the scale of training images in floats: 0 to 1, 0 to 255, or else from their least to their largest."""
+    """Return the scale of training images in floats: 0 to 1, 0 to 255, or else their minimum to their maximum."""
     low, high = float(pixels.min(initial=0)), float(pixels.max(initial=0))
     for white, least in ((1.0, 0.0), (255.0, DARKEST_BYTES)):
         if low >= -OVERSHOOT * white and least <= high <= (1 + OVERSHOOT) * white:

@@ -1,4 +1,4 @@
-"""What the group ``augment`` sets: which random changes are made of images in training."""
+"""Settings of the group ``augment``: random changes of training images."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,14 +22,18 @@ class Augmentation:
     Args:
         flip: Mirror left and right with probability 1/2.
         flip_vertical: Mirror top and bottom with probability 1/2.
-        shift: Most pixels of a shift in each direction.
-        min_area: Least share of the image that a random crop covers, which is then enlarged to the whole, in (0, 1]; 1
-            for no crop.
-        max_stretch: Most relative change of the aspect ratio by such a crop, at least 1.
-        rotation: Most degrees of a rotation about the center, in [0, 180].
-        zoom: Most relative change of the size, in [0, 1).
-        mixup: Parameter of the beta distribution of the shares of two images; 0 for no mixup.
-        cutmix: Parameter of the beta distribution of the share of a pasted rectangle; 0 for no cutmix.
+        shift: Maximum shift in each direction, in pixels.
+        min_area: Minimum share of the image in a random crop, which is then resized, in (0, 1]; 1 for no crop.
+        max_stretch: Maximum change of the aspect ratio by a random crop, as a factor, at least 1.
+        rotation: Maximum rotation about the center in each direction, in degrees, in [0, 180].
+        zoom: Maximum relative change of the size, in [0, 1).
+        brightness: Most relative change of the brightness, in [0, 1].
+        contrast: Most relative change of the contrast, in [0, 1].
+        saturation: Most relative change of the saturation, in [0, 1]; gray images have none.
+        randaugment: Operations that RandAugment applies to each image, at least 0.
+        magnitude: Strength of these operations, in [0, 30].
+        mixup: Parameter of the beta distribution of mixup's weights; 0 for no mixup.
+        cutmix: Parameter of the beta distribution of cutmix's areas; 0 for no cutmix.
 
     Source: crops, Szegedy et al. 2015, section 6; see `dltrain.datasets.blending` for mixup and cutmix.
     """
@@ -41,25 +45,35 @@ class Augmentation:
     max_stretch: float = 4 / 3
     rotation: float = 0.0
     zoom: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    randaugment: int = 0
+    magnitude: float = 9.0
     mixup: float = 0.0
     cutmix: float = 0.0
 
     @property
     def exact(self) -> bool:
-        """Whether pixels only change places."""
+        """Whether pixels are moved without interpolation."""
         return self.min_area == 1 and not self.rotation and not self.zoom
 
     @property
     def moves(self) -> bool:
-        """Whether there is any geometry."""
+        """Whether any geometric change is enabled."""
         return not self.exact or self.flip or self.flip_vertical or self.shift > 0
 
+    @property
+    def recolors(self) -> bool:
+        """Whether any change needs the colors of black and white."""
+        return any((self.brightness, self.contrast, self.saturation, self.randaugment))
+
     def without_crop(self) -> "Augmentation":
-        """Return the same without the random crop, for images that were cropped while they were decoded."""
+        """Return the same settings without the random crop, for images that are cropped during decoding."""
         return replace(self, min_area=1.0)
 
     def shifted(self, drawn: Tensor) -> Tensor:
-        """Return whole pixels of a shift for uniform numbers (B,)."""
+        """Return shifts in whole pixels for uniform numbers (B,)."""
         return (drawn * (2 * self.shift + 1)).long() - self.shift
 
     def rotated_and_zoomed(self, turn: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,10 +84,10 @@ class Augmentation:
 
 
 def read_augmentation(value: Any) -> Augmentation:
-    """Return what ``data.augment`` sets: the keys of the group ``augment``, or names as in earlier versions.
+    """Parse ``data.augment``: the keys of the group ``augment``, or a list of names as in earlier versions.
 
     Raises:
-        ConfigError: There is an unknown name, or mixup and cutmix at once.
+        ConfigError: A name is unknown, or both mixup and cutmix are enabled.
     """
     if isinstance(value, str) or not isinstance(value or [], Mapping | Sequence):
         raise ConfigError(format_error("data.augment", "the keys of the group augment, or a list", value))
@@ -90,9 +104,9 @@ def read_augmentation(value: Any) -> Augmentation:
 
 
 def crop_window(
-    look: Augmentation, drawn: Sequence[Any], height: int, width: int, aspect: float = 1.0
+    augmentation: Augmentation, drawn: Sequence[Any], height: int, width: int, aspect: float = 1.0
 ) -> tuple[Any, ...]:
-    """Return left, top and relative width and height of a random crop; one that is too wide or high is cut.
+    """Return left, top, relative width and relative height of a random crop, which stays within the image.
 
     Args:
         drawn: Four uniform numbers, or four tensors (B,) of them: for area, aspect ratio, left and top.
@@ -100,10 +114,10 @@ def crop_window(
         width: Width of the image in pixels.
         aspect: Aspect ratio of the result relative to that of the image, if they differ.
     """
-    if look.min_area == 1:
+    if augmentation.min_area == 1:
         return 0.0, 0.0, 1.0, 1.0
     area, stretch, x, y = map(torch.as_tensor, drawn)
-    share = (look.min_area + (1 - look.min_area) * area).sqrt()
-    factor = torch.exp((2 * stretch - 1) * math.log(look.max_stretch)).mul(aspect).sqrt()
+    share = (augmentation.min_area + (1 - augmentation.min_area) * area).sqrt()
+    factor = torch.exp((2 * stretch - 1) * math.log(augmentation.max_stretch)).mul(aspect).sqrt()
     across, along = (share * factor).clamp(max=1), (share / factor).clamp(max=1)
     return x * (1 - across) * width, y * (1 - along) * height, across, along

@@ -1,4 +1,4 @@
-"""Blends of the examples of a batch: mixup and cutmix. The targets become shares of the classes."""
+"""Blend the examples of a batch by mixup or cutmix. The targets become class probabilities."""
 
 import math
 
@@ -13,7 +13,7 @@ Fields = dict[str, Tensor]
 
 
 class Mixup(nn.Module):
-    """Weighted mean of each example and another one of its batch.
+    """Mixup: the weighted mean of each example and another one of its batch.
 
     Args:
         alpha: Parameter of the symmetric beta distribution of the weights, above 0.
@@ -39,7 +39,7 @@ class Mixup(nn.Module):
 
 
 class CutMix(nn.Module):
-    """Each image with a rectangle of another one of its batch; targets by area.
+    """CutMix: each image with a rectangle of another image of its batch; targets are weighted by area.
 
     Args:
         alpha: Parameter of the symmetric beta distribution of the share of the image that stays, above 0.
@@ -68,14 +68,14 @@ class CutMix(nn.Module):
 
 
 def make_blend(augmentation: Augmentation, classes: int | None) -> nn.Module | None:
-    """Return the blend that is set, or None; without classes there is none."""
+    """Return the module of the blend that is enabled; None if none is, or if there are no classes."""
     if classes and augmentation.mixup:
         return Mixup(augmentation.mixup, classes)
     return CutMix(augmentation.cutmix, classes) if classes and augmentation.cutmix else None
 
 
 def mix_targets(targets: Tensor, partner: Tensor, share: Tensor, classes: int) -> Tensor:
-    """Return the share of each class, (B, classes): `share` (B,) of an example's own and the rest of its partner's."""
+    """Return class probabilities (B, classes): `share` (B,) for an example's own class, the rest for its partner's."""
     own = F.one_hot(targets, classes).float()
     return own[partner].lerp(own, share[:, None])
 
@@ -92,6 +92,6 @@ def symmetric_beta(first: Tensor, second: Tensor, alpha: float) -> Tensor:
 
 
 def _inside(center: Tensor, side: Tensor, size: int) -> Tensor:
-    """Return which pixels lie within half a side of a center, both relative to the size: (B, size)."""
+    """Return a mask (B, size) of the pixels within half a side of a center, both given relative to the size."""
     places = (torch.arange(size, device=center.device) + 0.5) / size
     return (places - center[:, None]).abs() < 0.5 * side[:, None]

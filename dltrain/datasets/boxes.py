@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.data.spec import Files, Source, Spec, Splits
-from dltrain.datasets.geometry import Frame, Geometry
+from dltrain.datasets.changes import make_changes
+from dltrain.datasets.geometry import Frame
 from dltrain.datasets.images import ImageTransform, Rows, ScalePixels, image_spec
 from dltrain.errors import ConfigError
 
@@ -67,7 +68,7 @@ def box_splits(transform: ImageTransform, train: Files, val: Files | None, test:
         raise ConfigError("augment: mixup and cutmix are not supported because each box has one class")
     prepare, moves = PrepareBoxes(transform.scaling()), look.without_crop()
     frame = Frame({"inputs": prepare.scaling.offset}, boxes=("boxes",))
-    augment = Geometry(moves, frame) if moves.moves else None
+    augment = make_changes(moves, frame, transform.unit())
     return Splits(Source(train, prepare, augment), None if val is None else Source(val, prepare), Source(test, prepare))
 
 

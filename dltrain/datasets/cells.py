@@ -1,4 +1,4 @@
-"""Cells of a table as text, and the numbers in them: decimal marks, thousands marks, words for a missing value."""
+"""Parse the cells of a table: numbers with decimal and thousands separators, and words for a missing value."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -9,16 +9,16 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-# Words for a missing value in any column, and further ones in columns of numbers and dates; in lower case.
+# Words for a missing value: in any column, and additional ones in columns of numbers and dates. All in lower case.
 MISSING = frozenset({"", "na", "nan", "n/a", "null", "#n/a", "#na", "<na>", "?"})
 MISSING_NUMBERS = MISSING | {"none", "nil", "missing", "nat", "n.a.", "k.a.", "n.v.", "(null)", r"\n", "-nan"}
 MISSING_NUMBERS |= {"-", "--", "---", "–", "—", ".", "..", "...", "*", "#value!", "#div/0!", "#ref!", "#num!", "#name?"}
 
 POINT, COMMA = MARKS = ".", ","
-# May separate groups of three digits, in addition to the mark that is not the decimal mark.
+# Separators of groups of three digits, in addition to the one of POINT and COMMA that is not the decimal mark.
 BLANKS = " '’\u00a0\u2009\u202f"
 UNITS = "%$€£¥₹"
-MIN_NARROW = 30  # minimum number of cells with a mark for similar sizes to be evidence
+MIN_NARROW = 30  # minimum number of cells with a mark for `Evidence.narrow`
 SAMPLE = 10_000  # distinct cells of a column that are examined
 PLAIN = re.compile(r"[\d.eE+-]*", re.ASCII)
 UNGROUPED = re.compile(r"[+-]?[1-9]\d{3,}([.,]\d*)?")
@@ -30,7 +30,7 @@ TIME_NAMES = (
 
 
 def is_time_name(name: str) -> bool:
-    """Return whether a column name stands for a time; blanks and marks as in "Date/Time" are ignored."""
+    """Return whether a column name is that of a time; spaces and punctuation, as in "Date/Time", are ignored."""
     return re.sub(r"[\W_]", "", name.casefold()) in TIME_NAMES
 
 
@@ -39,7 +39,7 @@ class Cells:
     """The cells of one column.
 
     Args:
-        words: Each different cell once, as text without blanks around it.
+        words: The distinct cells, as stripped text.
         codes: For each row, the index in ``words``.
         parsed: Decimal mark -> result of `numbers`.
     """
@@ -50,7 +50,7 @@ class Cells:
 
     @classmethod
     def of(cls, column: Sequence[str], rows: np.ndarray | None = None) -> "Cells":
-        """Build from texts; strip blanks around them, and a unit such as % that all of them have.
+        """Build from texts, after stripping whitespace and a unit, such as %, that all of them have.
 
         Args:
             column: The distinct texts if `rows` is given, otherwise one text per row.
@@ -71,14 +71,14 @@ class Cells:
         return self.words[self.codes[row]]
 
     def select(self, rows: np.ndarray) -> "Cells":
-        """Return some rows, and only the words that occur in them."""
+        """Return the given rows, with only the words that occur in them."""
         if len(rows) == len(self) and (rows == np.arange(len(self))).all():
             return self
         used, codes = np.unique(self.codes[rows], return_inverse=True)
         return Cells([self.words[code] for code in used], codes)
 
     def numbers(self, decimal: str) -> np.ndarray:
-        """Return the number in each word in float64, with NaN for text and missing values."""
+        """Return the number that each word is, in float64; NaN for text and missing values."""
         if decimal not in self.parsed:
             self.parsed[decimal] = parse_numbers(self.words, decimal)
         return self.parsed[decimal]
@@ -104,7 +104,7 @@ def _find_unit(words: Sequence[str]) -> str:
 
 @cache
 def number_pattern(decimal: str) -> re.Pattern[str]:
-    """Return the pattern of numbers with a decimal mark, in which the other mark or blanks may group thousands."""
+    """Return the pattern of numbers with a decimal mark, in which the other mark or spaces may group thousands."""
     mark, other = re.escape(decimal), re.escape(COMMA if decimal == POINT else POINT)
     groups = rf"[1-9]\d{{0,2}}(?P<group>[{other}{BLANKS}])\d{{3}}(?:(?P=group)\d{{3}})*"
     lakhs = rf"[1-9]\d?(?:{other}\d\d)+{other}\d{{3}}"
@@ -135,10 +135,10 @@ class Evidence(NamedTuple):
 
     Args:
         proofs: Decimal mark -> the first cell that is a number with this mark only.
-        ambiguous: The first cell that is a number with either mark, but a different one with each.
+        ambiguous: The first cell that is a number with either mark, but has a different value with each.
         bare: Whether some numbers contain neither mark.
-        narrow: Whether at least `MIN_NARROW` numbers contain a mark and, with decimal points, are within a factor of
-            ten, which is rare for counts.
+        narrow: Whether at least `MIN_NARROW` numbers contain a mark and, read with decimal points, lie within a factor
+            of ten. This is rare for counts.
     """
 
     proofs: dict[str, str]

@@ -31,7 +31,7 @@ class CIFAR10:
         download: Download torchvision's files if neither exists.
         validation: Fraction of the 50,000 to hold out, in [0, 1).
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
-        std: Divisor of the pixels after that, above 0; one number, or one per channel.
+        std: Divisor of the result, above 0; one number, or one per channel.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.
         workers: Unused: the images stay in memory.
@@ -107,6 +107,6 @@ def _load_torchvision(root: Path) -> list[Any] | None:
 
 
 def _rows(pixels: np.ndarray, labels: np.ndarray) -> Rows:
-    """Return rows with the channels first from images with the channels last."""
+    """Convert images with the channels last to rows with the channels first."""
     channels_first = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     return {"pixels": channels_first, "labels": torch.from_numpy(labels.astype(np.uint8)).flatten()}

@@ -20,21 +20,21 @@ from dltrain.datasets.csv_table import Marks, Table
 from dltrain.errors import ConfigError, format_error
 
 QUOTED = re.compile(r'"((?:[^"]|"")*)"', re.DOTALL)
-INVALID_UTF8 = re.compile("[\udc80-\udcff]")  # how surrogateescape decodes such bytes
+INVALID_UTF8 = re.compile("[\udc80-\udcff]")  # surrogateescape decodes invalid bytes to these
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
-SNIFFED = 200  # lines from which the delimiter is found
+SNIFFED = 200  # lines from which the delimiter is inferred
 
 
 @dataclass(frozen=True)
 class Notation:
-    """Notation of a file, as far as the user specifies it.
+    """Notation of a CSV file, as far as it is known before reading.
 
     Args:
         header: Whether the first line names the columns; otherwise they are called column_1, column_2, ...
         decimal: Decimal mark: ``point`` or ``comma``; None infers it.
-        missing_words: Further words for a missing value.
-        literal_quotes: Whether quotes within cells are ordinary characters, as most programs write them between tabs.
-        trained_on: `Marks` of the training file, as the rows to predict may be too few to infer them.
+        missing_words: Additional words for a missing value.
+        literal_quotes: Whether quotes within cells are ordinary characters, as in most tab-separated files.
+        trained_on: `Marks` of the training file, used in prediction, where the rows may be too few to infer them.
     """
 
     header: bool = True
@@ -64,7 +64,7 @@ def read_csv(path: Path, notation: Notation | None = None, bad: BadSamples | Non
 
     Args:
         path: An existing file.
-        notation: Notation, as far as the user specifies it.
+        notation: Notation, as far as it is known.
         bad: Policy for unreadable lines; None rejects them.
 
     Raises:
@@ -93,12 +93,12 @@ def read_csv(path: Path, notation: Notation | None = None, bad: BadSamples | Non
                 codes, words = pd.factorize(frame[number].iloc[-len(lines) :].to_numpy(dtype=object))
                 columns.append(Cells.of(reader.unquote(list(words)), codes))
             return reader.table(columns, lines)
-        # A single column, in which an empty line is a missing value, or irregular lines.
+        # Irregular lines, or a single column, where an empty line is a missing value.
         return next(iterate_tables(io.StringIO(text, newline=""), path, None, notation, bad))
 
 
 def _regular_lines(content: bytes, reader: "Reader") -> np.ndarray | None:
-    """Return the line of each row, or None if one does not have as many cells as the header, or there is one column."""
+    """Return the line of each row; None for a single column, or if a row and the header differ in their cell counts."""
     if len(reader.header) == 1:
         return None
     if b'"' in content or b"\n" not in content or content.startswith(UTF16):
@@ -209,13 +209,13 @@ class Reader:
             raise ConfigError(format_error("data.path", expected, "no rows"))
 
     def unquote(self, cells: list[str]) -> list[str]:
-        """Remove the quotes around whole cells where the parser has left them."""
+        """Remove quotes around whole cells if the parser was set to keep them."""
         if self.quoting != csv.QUOTE_NONE:
             return cells
         return [m[1].replace('""', '"') if (m := QUOTED.fullmatch(cell)) else cell for cell in cells]
 
     def table(self, columns: list[Cells], lines: np.ndarray) -> Table:
-        """Return a table of the cells, without a last column that has neither a name nor a value."""
+        """Return the cells as a table; omit the last column if it has neither a name nor a value."""
         header = self.header
         if len(header) > 1 and not header[-1] and not any(columns[-1].words):
             header, columns = header[:-1], columns[:-1]

@@ -38,7 +38,7 @@ class Table:
         header: Names of the columns.
         columns: Their cells.
         lines: Line of the file, from 1, on which each row ends.
-        missing_words: Further words for a missing value, in lower case.
+        missing_words: Additional words for a missing value, in lower case.
         marks: Delimiter, decimal mark and quoting of the file.
     """
 
@@ -78,7 +78,7 @@ class Table:
         return [self.header.index(name) for name in names]
 
     def select(self, rows: np.ndarray) -> "Table":
-        """Return some rows."""
+        """Return the given rows."""
         return replace(self, columns=[cells.select(rows) for cells in self.columns], lines=self.lines[rows])
 
     @cached_property
@@ -98,7 +98,7 @@ class Table:
         return self._numbers[column][self.columns[column].codes]
 
     def different_numbers(self, column: int) -> np.ndarray:
-        """Return the different numbers in a column, sorted."""
+        """Return the distinct numbers in a column, sorted."""
         found = self._numbers[column]
         return np.unique(found[~np.isnan(found)])
 
@@ -149,7 +149,7 @@ def parse_column(table: Table, column: int, hint: str = "Choose columns of numbe
     Args:
         table: The file.
         column: Index of the column.
-        hint: What to do about text in it, for the message.
+        hint: Advice for the error message about text in the column.
 
     Raises:
         ConfigError: A cell holds text, or a number beyond the range of float32; the message names the first.
@@ -171,7 +171,7 @@ def reject_missing(table: Table, columns: Iterable[int], hint: str) -> None:
     Args:
         table: The file.
         columns: Indices of the columns.
-        hint: What to do instead, for the message.
+        hint: Advice for the error message.
 
     Raises:
         ConfigError: A column has missing values; the message names the first and their number for each column.

@@ -20,14 +20,14 @@ OFFSET = re.compile(rf"((?::\d\d|T\d\d)\d*(?:[.,]\d+)?(?:\s?[AaPp]\.?[Mm]\.?)?)(
 
 @dataclass
 class DateCells:
-    """Distinct cells without offsets and weekdays, with English months, and the form of the replaced parts."""
+    """Distinct cells with English months and without offsets and weekdays, and the format of what was replaced."""
 
     texts: list[str]
     offsets: list[str] = field(default_factory=list)
     lead: str = ""
     ordinal: bool = False
     form: DateForm = field(default_factory=DateForm)
-    other_months: list[str] | None = None  # the texts if the months are read in another language with the same words
+    other_months: list[str] | None = None  # the texts in another language that has these words for other months
 
 
 def prepare_cells(texts: list[str]) -> DateCells:
@@ -68,7 +68,7 @@ def sample_texts(texts: list[str]) -> list[str]:
 
 
 def _translate(cells: DateCells) -> None:
-    """Replace the names of months by English ones and remove the weekdays, if one language has all of them."""
+    """Translate months to English and remove weekdays, if a language has all of these words."""
     days: dict[str, None] = {}
     comma = ""
     pieces: list[tuple[str, str, str]] = []

@@ -1,4 +1,4 @@
-"""Dates in the columns of a table."""
+"""Find and check the dates in the columns of a table."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from dltrain.datasets.date_form import DateForm
 from dltrain.datasets.dates import Dates, parse_dates
 from dltrain.errors import ConfigError, format_error
 
-# Columns that make up a date together -> the form in which it is written.
+# Columns that together make up a date -> its pattern.
 PARTS = {
     ("year", "month"): "%Y-%m",
     ("year", "month", "day"): "%Y-%m-%d",
@@ -42,7 +42,7 @@ def parse_cells(cells: Cells, day_first: bool | None, named_time: bool) -> Dates
 
 
 def find_times(table: Table, day_first: bool | None) -> TimeColumn | None:
-    """Return the first column of dates, or the columns of years, months, days ... of a date, or None.
+    """Return the columns of year, month etc. that make up a date, or else the first column of dates, or None.
 
     Raises:
         ConfigError: A cell is missing or not a date like the others, or the order of day and month is ambiguous.
@@ -67,7 +67,7 @@ def find_times(table: Table, day_first: bool | None) -> TimeColumn | None:
 
 
 def check_dates(table: Table, column: int, dates: Dates, missing: bool) -> None:
-    """Reject cells that are not dates, and dates with two readings.
+    """Reject cells that are not dates, and dates that can be read in two ways.
 
     Args:
         table: The file.

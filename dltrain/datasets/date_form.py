@@ -1,4 +1,4 @@
-"""Date patterns: find the patterns that a text matches, and write times in the form of a column."""
+"""Date patterns: find the patterns that a text matches, and write times in the format of a column."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -33,7 +33,7 @@ CLOCKS = (
     (r"(?<=\dT)\d\d$|(?<=[-/]\d\d )\d\d$", "%H"),
     (r"(?<=\s)\d{1,2}(?=\s?[AP]M$)", "%H"),
 )
-# Regular expression of a date -> its possible patterns, between which the other dates of the column decide.
+# Regular expression of a date -> its possible patterns; the other dates of the column decide between them.
 DATES = (
     (r"\d{4}(\s?[-/._]\s?|\s)\d{1,2}\1\d{1,2}", (r"%Y\1%m\1%d",)),
     (r"\d{1,2}(\s?[-/.]\s?|\s)\d{1,2}\1\d{4}", (r"%d\1%m\1%Y", r"%m\1%d\1%Y")),
@@ -62,7 +62,7 @@ DATES = (
     (r"\d{4}(\D{0,3})%b", (r"%Y\1%b",)),
     (r"%b(\s?[-/'’]\s?|\s['’]?)\d\d", (r"%b\1%y",)),
 )
-NUMBERS = (  # could be counts as well, so they are dates only where a time is expected (`named_time`)
+NUMBERS = (  # may also be counts, so they are dates only if the column is named like a time (`named_time`)
     (r"\d{14}", ("%Y%m%d%H%M%S",)),
     (r"\d{12}", ("%Y%m%d%H%M",)),
     (r"\d{10}", ("%Y%m%d%H", "%s")),
@@ -76,7 +76,7 @@ NUMBERS = (  # could be counts as well, so they are dates only where a time is e
 
 @dataclass(frozen=True)
 class DateForm:
-    """How the dates of a column are written.
+    """Format of the dates of a column.
 
     Args:
         pattern: Directives of `strptime`, and ``%-d`` (also ``m``, ``H``, ``I``, ``V``) without a leading zero, ``%q``
@@ -105,7 +105,7 @@ class DateForm:
 
     @property
     def day_first(self) -> bool | None:
-        """Whether the day precedes the month; None if the year comes first, as the day is always last then."""
+        """Whether the day precedes the month; None if the year comes first, because the day is then always last."""
         return None if re.search("^%[Yy]", self.pattern) else day_precedes(self.pattern)
 
 
@@ -120,8 +120,8 @@ def find_patterns(text: str, named_time: bool) -> list[str]:
 
     Args:
         text: A text; months are numbers or English abbreviations.
-        named_time: Whether the column is named like one of times. Then years, months as in 202105 and Unix times,
-            which otherwise could be counts, are dates.
+        named_time: Whether the column is named like a time. If so, numbers such as 2021, 202105 and Unix times are
+            dates; otherwise they may be counts.
     """
     if "%" in text:
         return []
@@ -151,7 +151,7 @@ def pattern_regex(pattern: str) -> re.Pattern[str]:
 
 
 def write_dates(times: Iterable[datetime], form: DateForm) -> list[str]:
-    """Write local times in the form of a column."""
+    """Write local times in the format of a column."""
     return [_write_date(time, form) for time in times]
 
 
@@ -186,7 +186,7 @@ WRITERS: dict[str, Callable[[datetime, DateForm], str]] = {
     "f": lambda time, form: f"{time.microsecond:06}000"[: form.digits],
     "p": lambda time, form: form.noon[time.hour >= 12],
     "z": lambda time, form: form.offset,
-    # In integers, as floats cannot hold nanoseconds; 16 digits are microseconds, each further digit a factor of 10.
+    # Integers, as floats cannot hold nanoseconds. 16 digits are microseconds; each further digit is a factor of 10.
     "s": lambda time, form: str(
         (time - datetime(1970, 1, 1)) // timedelta(microseconds=1) * 10**13 // 10 ** (29 - form.digits)
     ),

@@ -61,7 +61,8 @@ def find_languages(
 ) -> list[tuple[Language, dict[str, int], dict[str, int]]]:
     """Return the languages that contain every word, with the numbers of the months and of the weekdays.
 
-    Only those in which the fewest words are abbreviations, and only English if it has all as names.
+    Of several languages, those with the fewest abbreviations are returned; if English has all words as names, English
+    alone.
     """
     found: list[tuple[int, Language, dict[str, int], dict[str, int]]] = []
     for code in LANGUAGES.split():
@@ -76,7 +77,7 @@ def find_languages(
 
 
 def spell(numbers: Mapping[str, int], lists: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Return all names of months or weekdays in the form that the words of a column have.
+    """Return all names of months or weekdays in the style of a column: abbreviation, capitalization, final dot.
 
     Args:
         numbers: Word of the column -> its number; months count from 1, weekdays from 0.

@@ -8,8 +8,8 @@ import pandas as pd
 from dltrain.datasets.date_form import NUMBERS, UNITS, pattern_regex
 
 MAX_SHORT_YEAR = 2035  # two-digit years are not later than this
-MANY_TEXTS = 2000  # above, dates and times of day are parsed separately
-# Patterns that also match ordinary numbers; a column has one only if all of its cells match.
+MANY_TEXTS = 2000  # if there are more, dates and times of day are parsed separately
+# Patterns that also match ordinary numbers; they are used only if all cells of the column match.
 UNSURE = {"%Y%m%d", *(pattern for _, patterns in NUMBERS for pattern in patterns)}
 
 
@@ -34,7 +34,7 @@ def parse_texts(texts: list[str], pattern: str) -> np.ndarray:
 def _strptime(texts: list[str], pattern: str) -> np.ndarray:
     date, _, clock = pattern.partition(" ")
     if len(texts) > MANY_TEXTS and clock and not pattern.startswith("%Y-%m-%d") and not re.search("%[YymdbGVu]", clock):
-        halves = [text.partition(" ") for text in texts]  # dates and times of day repeat: few distinct ones are parsed
+        halves = [text.partition(" ") for text in texts]  # both repeat, so parse only the distinct ones
         days = _parse_repeated([half[0] for half in halves], date)
         return days + (_parse_repeated([half[2] for half in halves], clock) - np.datetime64("1900-01-01"))
     parsed = pd.to_datetime(pd.Series(texts, dtype=object), format=pattern, errors="coerce")
@@ -61,7 +61,7 @@ def _parse_numbers(texts: list[str], pattern: str) -> np.ndarray:
 
 
 def _resolve_short_years(times: np.ndarray) -> np.ndarray:
-    """Move two-digit years to the shortest range of years that contains them all, at most until `MAX_SHORT_YEAR`."""
+    """Move two-digit years to the shortest range of years that contains them all, up to `MAX_SHORT_YEAR`."""
     known = ~np.isnat(times)
     years = times[known].astype("M8[Y]")
     short = (years.astype(int) + 1970) % 100

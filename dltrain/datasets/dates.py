@@ -1,4 +1,4 @@
-"""Dates in a column of text: find the form in which they are written and parse them."""
+"""Parse the dates in a column of text, after inferring their format."""
 
 import re
 from dataclasses import replace
@@ -16,7 +16,7 @@ DATES_SHARE = 0.9  # minimum share of dates among the distinct cells of a column
 REGULAR = 2  # plausibility of equal steps in one direction
 MARGIN = 0.05  # minimum lead in plausibility of an irregular reading over the next one
 TINY = 1e-9
-LEAST_SHARE = 0.7  # of steps in one direction or of one length; less may be chance
+LEAST_SHARE = 0.7  # minimum share of steps in one direction or of one length; a smaller one may be chance
 
 Reading = tuple[float, str, np.ndarray]
 
@@ -27,7 +27,7 @@ class Dates(NamedTuple):
     Args:
         times: Local times (datetime64), NaT for missing cells.
         utc: The same instants in UTC if every cell has an offset; otherwise None.
-        form: How they are written.
+        form: Their format.
         bad: Position of the first cell that is not a date although most are; None if all are dates.
     """
 
@@ -43,7 +43,7 @@ def parse_dates(cells: pd.Series, day_first: bool | None = None, named_time: boo
     Args:
         cells: Stripped text, NaN for missing cells.
         day_first: Whether the day precedes the month; None infers it from the column.
-        named_time: Whether the column is named like one of times: then years, months as in 202105 and Unix times are
+        named_time: Whether the column is named like a time. If so, numbers such as 2021, 202105 and Unix times are
             dates, too.
 
     Returns:
@@ -63,7 +63,7 @@ def parse_dates(cells: pd.Series, day_first: bool | None = None, named_time: boo
 
 
 def _spread(times: np.ndarray, form: DateForm, offsets: list[str], codes: np.ndarray, index: pd.Index) -> Dates:
-    """Return the dates of all cells from those of the distinct cells."""
+    """Expand the dates of the distinct cells to all cells."""
 
     def spread(values: np.ndarray) -> pd.Series:
         return pd.Series(np.append(values, np.datetime64("NaT", "us"))[codes], index=index)
@@ -90,7 +90,7 @@ def _offset_seconds(offset: str) -> int:
 def _choose_reading(
     cells: DateCells, originals: list[str], day_first: bool | None, named_time: bool
 ) -> tuple[np.ndarray, DateForm] | None:
-    """Return the most plausible times of the distinct cells, and their form."""
+    """Return the most plausible times of the distinct cells, and their format."""
     texts = cells.texts
     probes = (texts[0], texts[len(texts) // 2], texts[-1])
     patterns = next((found for text in probes if (found := find_patterns(text, named_time))), [])
@@ -119,7 +119,7 @@ def _choose_reading(
 
 
 def _nearest_years(best: Reading, rivals: list[Reading]) -> tuple[Reading, list[Reading]]:
-    """Choose between years in the first and in the last place by the shorter span of time, if it is clearly shorter."""
+    """Choose between dates with the year first and last: the reading with the clearly shorter span of time."""
     spans = [np.ptp(times[~np.isnat(times)]) for _, _, times in rivals]
     shortest = rivals[int(np.argmin(spans))]
     first = shortest[1].startswith("%y")
@@ -140,7 +140,7 @@ def _share(times: np.ndarray) -> float:
 
 
 def _two_readings(originals: list[str], best: Reading, rivals: list[Reading]) -> tuple[str, ...]:
-    """Return the first cell that a rival reads differently, and both times; nothing if there is none."""
+    """Return the first cell that a rival reads differently, and both dates; empty if there is no such cell."""
     for _, _, times in rivals:
         different = np.flatnonzero((times != best[2]) & ~np.isnat(times) & ~np.isnat(best[2]))
         if len(different):
@@ -171,7 +171,7 @@ def _date_parts(pattern: str) -> set[str]:
 
 
 def _plausibility(times: np.ndarray) -> float:
-    """Return the share of steps in one direction, plus that of the most frequent step, in days, weekdays or months."""
+    """Return the share of steps in one direction plus the share of the most frequent step: time, weekdays or months."""
     known = pd.Series(times).dropna().drop_duplicates()
     if len(known) < 3:
         return 0
@@ -190,7 +190,7 @@ def _plausibility(times: np.ndarray) -> float:
 
 
 def _complete(pattern: str, cells: DateCells) -> DateForm:
-    """Return the form of a pattern, with the parts that were split off the cells."""
+    """Return the format with a pattern and the parts that were removed from the cells."""
     regex = pattern_regex(pattern)
     parts = [match.groupdict() for text in sample_texts(cells.texts) if (match := regex.fullmatch(text))]
     digits = max((len(part.get("f") or part.get("s") or "") for part in parts), default=0)

@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from dltrain.errors import ConfigError, format_error
 
-TIMEOUT_S = 60  # without data from the server
+TIMEOUT_S = 60  # maximum wait for data from the server
 
 
 def missing_files(name: str, root: Path, missing: Path) -> ConfigError:
@@ -67,7 +67,7 @@ def shell_command(kind: Any, root: Path) -> str:
 
 @contextmanager
 def _empty_folder(folder: Path) -> Iterator[None]:
-    """Remove the folder before, as a killed process may have left it, and afterwards."""
+    """Remove the folder on exit, and on entry if a killed process has left it."""
     shutil.rmtree(folder, ignore_errors=True)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Fill missing values of series without a look at later splits."""
+"""Fill missing values of series without using later splits."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Random geometry of images: one matrix per example moves pictures, masks and boxes alike."""
+"""Random geometric changes of images: one matrix per example transforms its pictures, masks and boxes."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -11,16 +11,17 @@ from dltrain.datasets.augmentation import Augmentation, crop_window
 from dltrain.keyed_random import uniform
 
 Fields = dict[str, Tensor]
-DRAWS = 10  # uniform numbers per example; the first three are those of earlier versions
+DRAWS = 10  # uniform numbers per example; their order is kept, so that runs of earlier versions can be repeated
 
 
 class Frame(NamedTuple):
     """Fields of a batch to transform, by name; other fields are unchanged.
 
     Args:
-        pictures: (B, channels, height, width) -> value outside the picture, one number per channel (channels, 1, 1).
-        masks: Class of each pixel, (B, height, width) -> value outside the picture.
-        boxes: Left, top, right and bottom edge in pixels, (B, boxes, 4); a box that leaves the frame becomes all zeros.
+        pictures: Name of a field (B, channels, height, width) -> its values outside the picture, (channels, 1, 1).
+        masks: Name of a field with the class of each pixel, (B, height, width) -> its value outside the picture.
+        boxes: Names of fields with left, top, right and bottom edges in pixels, (B, boxes, 4); a box that leaves the
+            frame becomes all zeros.
     """
 
     pictures: Mapping[str, Tensor]
@@ -35,7 +36,7 @@ class Geometry(nn.Module):
 
     Args:
         augmentation: What to change and how much.
-        frame: What the fields of a batch are.
+        frame: Fields of a batch to transform.
 
     Shape:
         Each field -> the same.
@@ -64,17 +65,17 @@ class Geometry(nn.Module):
         return moved
 
     def matrix(self, keys: Tensor, height: int, width: int) -> Tensor:
-        """Return the source of each position, (B, 2, 3): source = matrix @ (x, y, 1), in pixels from the corner."""
-        look = self.augmentation
+        """Return matrices (B, 2, 3) with source = matrix @ (x, y, 1), where positions are pixels from the top left."""
+        change = self.augmentation
         flip, down, right, turn, size, upside, *crop = uniform(keys, DRAWS).unbind(1)
-        cosine, sine = look.rotated_and_zoomed(turn, size)
-        left, top, across, along = crop_window(look, crop, height, width)
-        x, y = left - width / 2, top - height / 2  # of the crop, from the center
-        first = torch.stack([cosine * across, -sine * along, cosine * x - sine * y + width / 2 + look.shifted(right)])
-        second = torch.stack([sine * across, cosine * along, sine * x + cosine * y + height / 2 + look.shifted(down)])
-        if look.flip:
+        cosine, sine = change.rotated_and_zoomed(turn, size)
+        left, top, across, along = crop_window(change, crop, height, width)
+        x, y = left - width / 2, top - height / 2  # top left of the crop, relative to the center
+        first = torch.stack([cosine * across, -sine * along, cosine * x - sine * y + width / 2 + change.shifted(right)])
+        second = torch.stack([sine * across, cosine * along, sine * x + cosine * y + height / 2 + change.shifted(down)])
+        if change.flip:
             first = torch.where(flip < 0.5, _mirror(first, width), first)
-        if look.flip_vertical:
+        if change.flip_vertical:
             second = torch.where(upside < 0.5, _mirror(second, height), second)
         return torch.stack([first, second]).permute(2, 0, 1)
 
@@ -87,7 +88,7 @@ def _coordinates(matrix: Tensor, height: int, width: int, aligned: bool) -> tupl
     """Return x and y of the source of each pixel's center: (B, 1 or height, width) and (B, height, 1 or width).
 
     Args:
-        aligned: No example is rotated, so that x depends on the column alone, and y on the row.
+        aligned: Whether no example is rotated; x then depends only on the column, and y only on the row.
     """
     columns = torch.arange(width, device=matrix.device)[None, None] + 0.5
     rows = torch.arange(height, device=matrix.device)[None, :, None] + 0.5

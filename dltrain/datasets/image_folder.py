@@ -42,7 +42,7 @@ class ImageFolder:
             ``val``.
         test: Fraction of each class to hold out for testing, in (0, 1); unused if there is a folder ``test``.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
-        std: Divisor of the pixels after that, above 0; one number, or one per channel.
+        std: Divisor of the result, above 0; one number, or one per channel.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.
         workers: Processes that decode images; 0 decodes in the main process between steps.
@@ -114,14 +114,14 @@ class ImageFolder:
         for split, fraction in ((TEST, self.test), (VAL, self.validation)):
             if split not in self.folders:
                 self.parts[TRAIN], self.parts[split] = _split(self.parts[TRAIN], fraction)
-        look, classes = self.transform.augment, len(self.classes)
+        augmentation, classes = self.transform.augment, len(self.classes)
         train, val, test = (
-            ImageFiles(self.parts[split], self.image_size, self.path, look) for split in (TRAIN, VAL, TEST)
+            ImageFiles(self.parts[split], self.image_size, self.path, augmentation) for split in (TRAIN, VAL, TEST)
         )
         return self.transform.splits(train, val, test, classes)
 
     def describe(self) -> list[str]:
-        """Return lines about the files that `load` has found: splits, classes, files left out, copies."""
+        """Return lines about the files that `load` found: splits, classes, files left out, duplicates."""
         parts = {split: self.parts[split] for split in (TRAIN, VAL, TEST)}
         labels = [label for listing in parts.values() for _, label in listing]
         empty = (
@@ -140,7 +140,7 @@ class ImageFolder:
         ]
 
     def _origin(self, split: str) -> str:
-        """Return the origin of a split, or an empty string for the rest of a folder without splits."""
+        """Return the origin of a split; empty for the training split of a folder without split folders."""
         train = self.folders[TRAIN]
         if split in self.folders:
             return f" from {self.folders[split].name}/" if train != self.path else ""
@@ -155,12 +155,12 @@ class ImageFolder:
 
 
 class ImageFiles:
-    """Image files below ``root``, decoded a batch at a time.
+    """Image files below ``root``, decoded one by one.
 
     Args:
         listing: Path and class of each image.
         size: Height and width of the decoded images in pixels.
-        root: Folder that names of files are relative to.
+        root: Folder to which the names of files are relative.
         augmentation: Crop of the images at their full resolution in training.
     """
 

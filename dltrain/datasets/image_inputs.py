@@ -33,10 +33,10 @@ def read_images(
     """Read images in the channels, size and pixel scale of a data set.
 
     Args:
-        files: Image files, which are converted, and arrays, whose shape and scale must be those of the data set.
+        files: Image files, which are converted, and arrays, which must have the shape and scale of the data set.
         transform: Transform with the pixel scale of the data set.
         shape: Channels, height and width of its images.
-        whole: Resize the whole image instead of a part, and state the width and height that it had.
+        whole: Resize the whole image instead of cropping it, and add its original width and height to its name.
     """
     return stack_examples(_examples(files, transform, shape, whole), files.batch_size, "pixels")
 
@@ -57,7 +57,7 @@ def _examples(files: InputFiles, transform: ImageTransform, shape: tuple[int, ..
 
 
 def _whole(sizes: list[tuple[int, int]], width: int, height: int) -> Window:
-    """Return the whole image as a window, and note its size."""
+    """Return the whole image as a window, and append its size to `sizes`."""
     sizes.append((width, height))
     return 0, 0, width, height
 
@@ -75,14 +75,14 @@ def _decode(file: InputFile, content: bytes, shape: tuple[int, ...], crop: Crop 
 def decode_image(source: Path | io.BytesIO, mode: str, height: int, width: int, crop: Crop | None = None) -> np.ndarray:
     """Decode an image to bytes (height, width, channels), upright according to its EXIF orientation.
 
-    It is scaled without distortion until it covers the size, and cropped at the center, unless there is a `crop`.
+    Without `crop`, it is scaled without distortion until it covers the size, and cropped at the center.
 
     Args:
         source: File or content.
         mode: Mode of PIL to convert to.
         height: Height of the result in pixels.
         width: Width of the result in pixels.
-        crop: Returns the part to resize for the width and height of the image, if not the center.
+        crop: Function of the image's width and height that returns the part to resize; None for the center.
 
     Raises:
         OSError, SyntaxError, ValueError, Image.DecompressionBombError: The image cannot be read.
@@ -103,7 +103,7 @@ def read_upright(source: Path | io.BytesIO, mode: str) -> Image.Image:
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:
-    """Convert to a mode of PIL, on a white background if that has no transparency."""
+    """Convert to a mode of PIL; transparent images get a white background if the mode has no transparency."""
     if image.mode.startswith(DEEP_MODES):
         image = _to_8_bit(image)
     if image.has_transparency_data:

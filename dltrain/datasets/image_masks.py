@@ -1,4 +1,4 @@
-"""A user's own images with a mask for each, in two folders."""
+"""A user's own images and masks, in two folders."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -21,6 +21,7 @@ from dltrain.datasets.image_inputs import MODES, UNREADABLE, Window, decode_imag
 from dltrain.datasets.images import ImageTransform
 from dltrain.datasets.mask_files import MAX_CLASSES, Pair, decode_mask, find_pairs, find_values, lookup_table
 from dltrain.datasets.masks import mask_spec, mask_splits, prepare_masks
+from dltrain.datasets.voc_layout import find_voc_pairs, has_voc_layout
 from dltrain.errors import ConfigError, format_error
 from dltrain.keyed_random import draw
 
@@ -30,8 +31,9 @@ PARTS = ("train", "val", "test")
 class ImageMasks:
     """Images in ``images/`` and masks of the same names in ``masks/``, below ``path`` or below ``path/train`` etc.
 
-    A split without a folder is cut from ``train``. A mask holds the class of each pixel as a palette index or gray
-    level. Images and masks are decoded when they are needed and resized to a square, masks to the nearest pixel.
+    Or in the layout of Pascal VOC: ``JPEGImages``, ``SegmentationClass`` and lists in ``ImageSets/Segmentation``. A
+    split without a folder or list is cut from ``train``. A mask holds the class of each pixel as a palette index or
+    gray level. Images and masks are decoded when they are needed and resized to a square, masks to the nearest pixel.
 
     Args:
         path: The folder.
@@ -40,17 +42,18 @@ class ImageMasks:
         class_names: Names of the values 0, 1, ...; None takes the values that occur in the training masks.
         ignore: Value of pixels without a class; None if all pixels have one. In masks with only 0 and 255,
             both are classes.
-        block: Consecutive images, by name, that stay in one split, at least 1: neighboring slices are alike.
+        block: Number of consecutive images, by name, that stay in one split, at least 1. Use it if neighbors are
+            similar, such as slices of a volume.
         validation: Fraction of the training images to hold out, in [0, 1); unused if there is a folder ``val``.
         test: Fraction to hold out for testing, in (0, 1); unused if there is a folder ``test``.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
-        std: Divisor of the pixels after that, above 0; one number, or one per channel.
+        std: Divisor of the result, above 0; one number, or one per channel.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.
         workers: Processes that decode images; 0 decodes in the main process between steps.
         worker_timeout: Seconds without a batch after which workers count as hanging and the run stops.
         on_bad_sample: Policy for unreadable images: ``stop`` or ``skip``.
-        max_bad_samples: Images to skip at most before the run stops anyway, at least 1.
+        max_bad_samples: Maximum number of images to skip before the run stops, at least 1.
         fitted: Result of `fit` in an earlier run; None takes the classes of the training masks.
     """
 
@@ -103,15 +106,17 @@ class ImageMasks:
         return Source(self._files([pair for pairs in self._find_folders().values() for pair in pairs]), self.prepare)
 
     def _find_folders(self) -> dict[str, list[Pair]]:
-        """Return the pairs of each split that has a folder; all are ``train`` if there is none."""
+        """Return the pairs of each split that has a folder or list; all are ``train`` if there is none."""
         path = existing_folder(self.path, "an existing folder with images/ and masks/")
+        if has_voc_layout(path):
+            return find_voc_pairs(path)
         folders = {part: path / part for part in PARTS if (path / part / "images").is_dir()}
         if "train" not in folders:
             folders = {"train": path}
         return {part: find_pairs(folder) for part, folder in folders.items()}
 
     def _find_pairs(self) -> dict[str, list[Pair]]:
-        """Return the pairs of each split that has a folder, and cut the others from ``train``."""
+        """Return the pairs of each split; splits without a folder are cut from ``train``."""
         pairs = self._find_folders()
         if "test" not in pairs:
             check_held_out(0 if "val" in pairs else self.validation, self.test)
@@ -126,8 +131,8 @@ class ImageMasks:
         return mask_splits(self.transform, train, val, test)
 
     def _files(self, pairs: list[Pair]) -> "MaskedImages":
-        table, look = lookup_table(self.values, self.ignored), self.transform.augment
-        return MaskedImages(pairs, self.path, self.image_size, MODES[self.channels], table, look)
+        table, augmentation = lookup_table(self.values, self.ignored), self.transform.augment
+        return MaskedImages(pairs, self.path, self.image_size, MODES[self.channels], table, augmentation)
 
     def describe(self) -> list[str]:
         """Return lines about the images, splits and classes that were found."""
@@ -153,10 +158,10 @@ class MaskedImages:
 
     Args:
         pairs: Image and mask of each example.
-        root: Folder that names of files are relative to.
+        root: Folder to which the names of files are relative.
         size: Height and width of the result in pixels.
         mode: Mode of PIL for the images.
-        table: What `dltrain.datasets.mask_files.lookup_table` returns.
+        table: Result of `dltrain.datasets.mask_files.lookup_table`.
         augmentation: Crop of image and mask at their full resolution in training.
     """
 

@@ -1,4 +1,4 @@
-"""Report on a folder of images: classes missing in a split, files left out, and copies in two splits."""
+"""Report on a folder of images: classes missing in a split, files left out, and duplicates in two splits."""
 
 import hashlib
 from collections import defaultdict
@@ -9,7 +9,7 @@ from dltrain.data.folders import subfolders
 from dltrain.datasets.class_counts import shorten_names
 from dltrain.datasets.image_layout import Listing, SkippedFiles, has_images, is_image, split_of
 
-MAX_HASHED = 20_000  # files compared at most; more would delay the start of training
+MAX_HASHED = 20_000  # maximum number of files to compare; more would delay the start of training
 HEAD_BYTES = 4096  # hashed first, so that few files are read whole
 
 SplitFile = tuple[str, Path]  # split and a file in it

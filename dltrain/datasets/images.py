@@ -14,7 +14,9 @@ from dltrain.data.splits import hold_out_stratified
 from dltrain.datasets.array_scale import ArrayScale
 from dltrain.datasets.augmentation import read_augmentation
 from dltrain.datasets.blending import make_blend
-from dltrain.datasets.geometry import Frame, Geometry
+from dltrain.datasets.changes import make_changes
+from dltrain.datasets.colors import Unit
+from dltrain.datasets.geometry import Frame
 from dltrain.errors import ConfigError, format_error
 
 Rows = dict[str, Tensor]
@@ -42,11 +44,11 @@ class ImageTransform:
     Args:
         channels: Channels of the images.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
-        std: Divisor of the pixels after that, above 0, on the same scale.
+        std: Divisor of the result, above 0, on the same scale.
         augment: Random changes in training, see `dltrain.datasets.augmentation.Augmentation`: a mapping with its
-            arguments, or a list of ``flip`` (``flip: true``) and ``crop`` (``shift: 4``). Black fills what moves in.
+            arguments, or a list of ``flip`` (``flip: true``) and ``crop`` (``shift: 4``). Uncovered areas become black.
         white: Stored value of white; black is 0.
-        arrays: Scale of arrays; by default that of the stored values.
+        arrays: Scale of arrays; None for that of the stored values.
     """
 
     def __init__(
@@ -70,8 +72,19 @@ class ImageTransform:
         """Return the module that scales pixels."""
         return ScalePixels(self.mean, self.std, self.white)
 
+    def unit(self) -> Unit:
+        """Return the module that converts normalized pixels to the scale from 0 (black) to 1 (white).
+
+        Raises:
+            ConfigError: Colors are changed, but the scale of arrays is unknown.
+        """
+        if self.augment.recolors and not self.arrays.known:
+            reason = f"the arrays are {self.arrays}, so that black and white are unknown"
+            raise ConfigError(f"augment: changes of color are not supported because {reason}")
+        return Unit(self.mean, self.std)
+
     def to_stored_scale(self, pixels: np.ndarray) -> np.ndarray:
-        """Convert bytes from 0 to 255 to the stored scale, rounded if that consists of whole numbers."""
+        """Convert bytes from 0 to 255 to the stored scale, rounded if that has whole numbers."""
         if not self.arrays.known:
             reason = f"the model was trained on arrays of {self.arrays}. Pass arrays on this scale"
             raise ConfigError(f"INPUT: image files are not supported because {reason}")
@@ -88,16 +101,16 @@ class ImageTransform:
         return replace(spec, low=low, high=high)
 
     def splits(self, train: Rows | Files, val: Rows | Files | None, test: Rows | Files, classes: int | None) -> Splits:
-        """Return splits of ``pixels`` (B, channels, height, width) and ``labels`` (B,); only training augments.
+        """Return splits of ``pixels`` (B, channels, height, width) and ``labels`` (B,).
 
-        `Files` crop while they decode.
+        Only training images are augmented; `Files` are cropped during decoding.
 
         Args:
-            classes: Number of classes, for blends; None if the labels are no classes.
+            classes: Number of classes, for mixup and cutmix; None if the labels are not classes.
         """
         prepare = self.scaling()
         moves = self.augment if isinstance(train, Mapping) else self.augment.without_crop()
-        augment = Geometry(moves, Frame({"inputs": prepare.offset})) if moves.moves else None
+        augment = make_changes(moves, Frame({"inputs": prepare.offset}), self.unit())
         held_out = Source(val, prepare) if val is not None and len(Source(val, prepare)) else None
         blend = make_blend(self.augment, classes)
         return Splits(Source(train, prepare, augment, blend), held_out, Source(test, prepare))

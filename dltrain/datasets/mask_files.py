@@ -12,22 +12,24 @@ from dltrain.datasets.masks import UNKNOWN
 from dltrain.errors import ConfigError, format_error
 
 INDEXED = ("1", "L", "P")  # modes of PIL whose pixels are numbers rather than colors
-DEEP = ("I", "I;16", "I;16B", "I;16L")  # also numbers, but most of them are no classes
-FOREIGN = 254  # in a lookup table: a value that is no class
+DEEP = ("I", "I;16", "I;16B", "I;16L")  # also numbers, but only those up to 255 can be classes
+FOREIGN = 254  # in a lookup table: a value that is not a class
 MAX_CLASSES = FOREIGN  # the last class has the number 253
 
 Pair = tuple[Path, Path]  # image and mask
 
 
 def find_pairs(root: Path) -> list[Pair]:
-    """Return each image in ``images`` with the file of the same name in ``masks``, whatever its suffix, by name.
+    """Return each image in ``images`` with its mask: the image file in ``masks`` with the same name up to the suffix.
+
+    Pairs are sorted by name.
 
     Raises:
         ConfigError: There is no image, or an image without a mask, or two files of one name.
     """
     images, masks = (_by_name(root / folder) for folder in ("images", "masks"))
     if not images:
-        hint = "The folder holds images/ and masks/, or train/images/, train/masks/ and so on"
+        hint = "The folder holds images/ and masks/, or both in train/ and so on, or the folders of Pascal VOC"
         raise ConfigError(format_error("data.path", f"images in {root / 'images'}", "none", hint))
     if lacking := sorted(images.keys() - masks.keys()):
         more = f" and {len(lacking) - 1:,} more" if len(lacking) > 1 else ""
@@ -52,7 +54,7 @@ def _by_name(folder: Path) -> dict[str, Path]:
 
 
 def find_values(pairs: Iterable[Pair], ignore: int | None) -> list[int]:
-    """Return the values of the pixels of masks, in ascending order, without the one to ignore; {0, 255} are both kept.
+    """Return the pixel values of masks in ascending order, without `ignore` unless there are only 0 and 255.
 
     Raises:
         ConfigError: A mask cannot be read, or there are too many values.
@@ -70,7 +72,7 @@ def find_values(pairs: Iterable[Pair], ignore: int | None) -> list[int]:
 
 
 def lookup_table(values: list[int], ignored: int | None) -> np.ndarray:
-    """Return the number of the class of each value from 0 to 255, in uint8."""
+    """Return the class index of each pixel value from 0 to 255, in uint8."""
     table = np.full(256, FOREIGN, dtype=np.uint8)
     table[values] = np.arange(len(values))
     if ignored is not None:
@@ -79,12 +81,12 @@ def lookup_table(values: list[int], ignored: int | None) -> np.ndarray:
 
 
 def decode_mask(path: Path, image: Path, size: int, table: np.ndarray, crop: Crop) -> np.ndarray:
-    """Return the class of each pixel of a mask, (size, size) in uint8, `UNKNOWN` for none; nearest pixels are taken.
+    """Decode a mask to class indices (size, size) in uint8, by the nearest pixel; `UNKNOWN` for pixels without a class.
 
     Args:
         image: File of the image, whose size the mask must have.
-        table: What `lookup_table` returns.
-        crop: Returns the part to resize for the width and height of the mask.
+        table: Result of `lookup_table`.
+        crop: Function of the mask's width and height that returns the part to resize.
 
     Raises:
         OSError, SyntaxError, ValueError, Image.DecompressionBombError: The mask cannot be read or does not fit.

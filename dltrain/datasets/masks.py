@@ -1,4 +1,4 @@
-"""What data sets of images with masks share: facts, preparation, augmentation."""
+"""Facts, preparation and augmentation of images with masks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -7,7 +7,8 @@ from torch import nn
 
 from dltrain.data.spec import Files, Source, Spec, Splits
 from dltrain.datasets import boxes
-from dltrain.datasets.geometry import Frame, Geometry
+from dltrain.datasets.changes import make_changes
+from dltrain.datasets.geometry import Frame
 from dltrain.datasets.images import ImageTransform, Rows, ScalePixels, image_spec
 from dltrain.errors import ConfigError
 
@@ -54,13 +55,13 @@ def mask_splits(transform: ImageTransform, train: Rows | Files, val: Rows | File
     Raises:
         ConfigError: Mixup or cutmix is set.
     """
-    look = transform.augment
-    if look.mixup or look.cutmix:
+    settings = transform.augment
+    if settings.mixup or settings.cutmix:
         raise ConfigError("augment: mixup and cutmix are not supported because each pixel has one class")
     prepare = prepare_masks(transform)
-    moves = look if isinstance(train, Mapping) else look.without_crop()
+    moves = settings if isinstance(train, Mapping) else settings.without_crop()
     boxed = ("boxes",) if isinstance(train, Mapping) and "boxes" in train else ()
     frame = Frame({"inputs": prepare.scaling.offset}, {"targets": IGNORED}, boxed)
-    augment = Geometry(moves, frame) if moves.moves else None
+    augment = make_changes(moves, frame, transform.unit())
     held_out = Source(val, prepare) if val is not None and len(Source(val, prepare)) else None
     return Splits(Source(train, prepare, augment), held_out, Source(test, prepare))

@@ -40,7 +40,7 @@ class Npz:
         validation: Fraction of the training arrays to hold out, in [0, 1).
         mean: Images only: subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per
             channel.
-        std: Images only: divisor of the pixels after that, above 0; one number, or one per channel.
+        std: Images only: divisor of the result, above 0; one number, or one per channel.
         augment: Images only: random changes in training; see `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.
         workers: Unused: the arrays stay in memory.
@@ -125,7 +125,7 @@ class Npz:
         return Splits(self._label(found.train), found.val and self._label(found.val), self._label(found.test))
 
     def describe(self) -> list[str]:
-        """Return lines about the arrays that `load` has read: splits, scale, classes."""
+        """Return lines about the arrays that `load` read: splits, scale, classes."""
         sizes = ", ".join(f"{split} {size:,}" for split, size in self.sizes.items())
         return [
             f"{sum(self.sizes.values()):,} examples in {self.path}: {sizes}",

@@ -1,4 +1,4 @@
-"""Numerics of normalization: float64 series on devices that have float32 only, and scales that are never zero."""
+"""Numerics of normalization: float64 precision on devices that have only float32, and nonzero scales."""
 
 import numpy as np
 import torch

@@ -13,9 +13,9 @@ KEY = "transfer.weights"
 
 
 def download(name: str) -> Path:
-    """Return the file of weights that torchvision calls `name`, such as ``ResNet18_Weights.IMAGENET1K_V1``.
+    """Download weights of torchvision, such as ``ResNet18_Weights.IMAGENET1K_V1``, and return their file.
 
-    It is downloaded once, into ``weights`` in the folder of data sets.
+    An existing file in ``weights`` in the folder of data sets is not downloaded again.
 
     Raises:
         ConfigError: There are no such weights, or the download failed.
@@ -30,10 +30,10 @@ def download(name: str) -> Path:
     if not file.is_file():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # The name of a file ends in the start of its hash.
+            # File names end with the first digits of the hash.
             download_url_to_file(url, str(file), file.stem.rpartition("-")[2], progress=False)
         except (OSError, RuntimeError, HTTPException) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-            hint = f"Check the network, or download {url} and give the file."
+            hint = f"Check the network, or download {url} and pass the file."
             raise ConfigError(format_error(KEY, f"to download {name} into {folder}", reason, hint)) from error
     return file

@@ -22,7 +22,7 @@ class Series(NamedTuple):
     """One series of a table.
 
     Args:
-        name: Its value in the column that distinguishes series, or None if the table has one series.
+        name: Its value in the column that distinguishes series; None if the table has one series.
         rows: Its rows in the table.
     """
 
@@ -95,7 +95,7 @@ def select_rows(table: Table, where: str | None) -> Table:
 
 
 def split_series(table: Table, group: str | None) -> list[Series]:
-    """Return the series of a table, in the order in which they begin.
+    """Return the series of a table, in the order of their first rows.
 
     Args:
         table: The file.

@@ -1,4 +1,4 @@
-"""Small pictures of shapes with the class of each pixel and a box around each shape, drawn instead of read."""
+"""Synthetic images of shapes with the class of each pixel and a box around each shape."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,23 +16,23 @@ from dltrain.datasets.masks import mask_spec, mask_splits, prepare_masks
 from dltrain.keyed_random import uniform
 
 NAMES = ("background", "disc", "square", "triangle")
-HELD_OUT = {"val": range(400, 500), "test": range(500, 600)}  # numbers of the pictures
-SHAPES = 3  # in each picture; later ones cover earlier ones
+HELD_OUT = {"val": range(400, 500), "test": range(500, 600)}  # numbers of the images
+SHAPES = 3  # per image; later ones cover earlier ones
 NOISE = 60  # gray levels
 VISIBLE = 0.25  # least visible share of a shape that has a box
 
 
 class Shapes:
-    """Gray pictures with discs, squares and triangles on a noisy background, which do not depend on a seed.
+    """Gray images of discs, squares and triangles on a noisy background; they do not depend on a seed.
 
     Args:
-        image_size: Height and width of the pictures in pixels, at least 1.
-        examples: Pictures to train on, at least 1; there are 100 each for validation and testing, always the same.
+        image_size: Height and width of the images in pixels, at least 1.
+        examples: Images to train on, at least 1; there are 100 each for validation and testing, always the same.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
-        std: Divisor of the pixels after that, above 0.
+        std: Divisor of the result, above 0.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.
-        workers: Unused: the pictures stay in memory.
+        workers: Unused: the images stay in memory.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Shapes:
         self.spec = replace(spec, object_classes=len(NAMES) - 1, object_class_names=NAMES[1:])
 
     def load(self) -> Splits:
-        """Draw all pictures and split them."""
+        """Draw all images and split them."""
         held_out = torch.tensor([number for numbers in HELD_OUT.values() for number in numbers])
         every = torch.arange(self.examples + len(held_out))
         numbers = {"train": every[~torch.isin(every, held_out)][: self.examples]}
@@ -68,11 +68,11 @@ class Shapes:
         return read_boxed(files, self.transform, (1, self.image_size, self.image_size))
 
 
-def draw_shapes(pictures: Tensor, size: int) -> dict[str, Tensor]:
-    """Draw pictures in which later shapes cover earlier ones.
+def draw_shapes(images: Tensor, size: int) -> dict[str, Tensor]:
+    """Draw images in which later shapes cover earlier ones.
 
     Args:
-        pictures: Their numbers, which determine their content, int64 (count,).
+        images: Their numbers, which determine their content, int64 (count,).
         size: Height and width in pixels.
 
     Returns:
@@ -80,7 +80,7 @@ def draw_shapes(pictures: Tensor, size: int) -> dict[str, Tensor]:
         the edges of the visible part of each shape, left, top, right and bottom in pixels, and ``kinds`` (count,
         shapes) the classes; both are 0 for a shape of which less than a quarter is visible.
     """
-    count, numbers = len(pictures), uniform(pictures, SHAPES * 5 + 1 + size * size)
+    count, numbers = len(images), uniform(images, SHAPES * 5 + 1 + size * size)
     shade, shapes, noise = numbers.split([1, SHAPES * 5, size * size], 1)
     levels = (60 + 80 * shade[:, :, None]).expand(-1, size, size)
     masks = torch.zeros(count, size, size, dtype=torch.uint8)

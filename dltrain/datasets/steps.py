@@ -1,4 +1,4 @@
-"""Distances of rows in time: usual step, season, gaps, order."""
+"""Time steps between rows: usual step, season, gaps, order."""
 
 from typing import NamedTuple
 
@@ -8,17 +8,17 @@ import pandas as pd
 MINUTE, HOUR, DAY = np.timedelta64(1, "m"), np.timedelta64(1, "h"), np.timedelta64(1, "D")
 ZERO = np.timedelta64(0, "us")
 SATURDAY, SUNDAY = 5, 6
-# Shortest and longest step in days, and the steps per season.
+# Shortest step in days, longest step in days, steps per season.
 SEASONS = ((1, 1, 7), (7, 7, 52), (28, 31, 12), (89, 92, 4))
 USUAL_SHARE = 0.5  # fraction of the steps that must have the usual length; below it, times are irregular
 UNITS = ((7 * DAY, "week"), (DAY, "day"), (HOUR, "hour"), (MINUTE, "minute"), (np.timedelta64(1, "s"), "second"))
 
 
 class Step(NamedTuple):
-    """Usual distance of consecutive rows.
+    """Usual time step between consecutive rows.
 
     Args:
-        length: Median distance, more than 0.
+        length: Median step, above 0.
         months: Calendar months if all rows are on the same day of the month or on its last day; otherwise 0.
         last_day: Whether all rows are on the last day of a month.
         weekdays: Whether the step is a day and rows on weekends are missing.
@@ -31,7 +31,7 @@ class Step(NamedTuple):
 
 
 class Gaps(NamedTuple):
-    """Number of missing rows; position of the first row after a gap (None without one)."""
+    """Number of missing rows, and position of the first row after a gap (None if there is no gap)."""
 
     rows: int
     position: int | None
@@ -54,7 +54,7 @@ class Order(NamedTuple):
 
 
 def infer_step(times: pd.Series) -> Step | None:
-    """Return the usual distance of consecutive rows; None if it is not positive."""
+    """Return the usual time step between consecutive rows; None if it is not positive."""
     values = _known(times)
     if len(values) < 2:
         return None
@@ -72,14 +72,14 @@ def infer_step(times: pd.Series) -> Step | None:
 
 
 def median_step(values: np.ndarray) -> np.timedelta64:
-    """Return the lower median of the distances of consecutive times."""
+    """Return the lower median of the steps between consecutive times."""
     return np.sort(np.diff(values))[(len(values) - 2) // 2]
 
 
 def infer_season(times: pd.Series) -> int:
-    """Return the steps per season: a day for hours or minutes, a week for days, a year for weeks, months or quarters.
+    """Return the number of steps per season; 1 for irregular steps and all others that are not listed here.
 
-    Other steps, and irregular ones, give 1.
+    The season is a day for steps of minutes or hours, a week for days, and a year for weeks, months or quarters.
     """
     step = infer_step(times)
     if step is None:
@@ -111,7 +111,7 @@ def step_words(times: pd.Series) -> str:
 
 
 def find_gaps(times: pd.Series) -> Gaps:
-    """Return the number of missing rows and the place of the first; none where the steps are irregular."""
+    """Return the number of missing rows and the first gap; no gaps if the steps are irregular."""
     step, positions = infer_step(times), np.flatnonzero(times.notna())
     if step is None or step_words(times) == "irregular":
         return Gaps(0, None)

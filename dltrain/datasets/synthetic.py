@@ -28,8 +28,8 @@ RING_SIZES = {"train": 10_000, "val": 2_000, "test": 2_000}
 class Gates:
     """The four rows of a truth table of two inputs.
 
-    The same four examples are the training, validation and test split: the accuracy tells what a model can represent
-    and learn, not how it generalizes.
+    The same four examples are the training, validation and test split: the accuracy shows what a model can
+    represent and learn, not how it generalizes.
 
     Args:
         gate: ``and``, ``or``, ``nand`` and ``nor``, which are linearly separable, or ``xor`` and ``xnor``, which are

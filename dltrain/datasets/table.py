@@ -1,4 +1,4 @@
-"""A user's own table in a CSV file: columns of numbers, words and dates, one of which is predicted."""
+"""A user's own table in a CSV file: predict one column from columns of numbers, words and dates."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -43,14 +43,14 @@ class CsvTable:
     """A CSV file with one example per row. The split is random but fixed.
 
     Columns of numbers are standardized with the mean and standard deviation of the training rows. Columns of words are
-    one-hot over the words of the training rows; unknown words, and missing values with ``missing=mean``, are all zeros.
-    Dates become the standardized time, the sine and cosine of the day of the year and of the week and, if they have
-    hours, of the time of day.
+    one-hot encoded over the words of the training rows; unknown words, and missing values with ``missing=mean``, are
+    all zeros. Dates become the standardized time, and the sine and cosine of the day of the year, of the day of the
+    week and, if the column has hours, of the time of day.
 
     If the predicted column holds words, ``targets`` are class indices; if it holds numbers, ``targets`` are the
-    numbers. At most 20 different whole numbers can be either: then ``targets`` are class indices and ``values`` the
-    numbers. Numbers to predict are standardized, too: number = normalized * scale + shift + shift_rest, where
-    shift_rest is the rounding error of shift; all three are (B, 1).
+    numbers. If it holds at most 20 distinct whole numbers, it can be both: ``targets`` are class indices and
+    ``values`` the numbers. Numbers to predict are standardized, too: number = normalized * scale + shift + shift_rest,
+    where shift_rest is the rounding error of shift; all three are (B, 1).
 
     Args:
         path: The file.
@@ -158,7 +158,7 @@ class CsvTable:
         self.target = Target(*fitted["target"])
 
     def evaluation(self) -> Source:
-        """Return all rows of the file, which needs only the model's input columns and the target column."""
+        """Return all rows of the file. It needs only the columns that the model reads and the target column."""
         table = self._read()
         used = table.indices_of([*(column.name for column in self.columns), self.target.name])
         columns = [table.columns[index] for index in used]
@@ -196,7 +196,7 @@ class CsvTable:
         return [*lines, splits_line({name: len(rows) for name, rows in splits.items()}, "rows, at random")]
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Read the rows of CSV files, which need only the model's input columns."""
+        """Read the rows of CSV files. They need only the columns that the model reads."""
         for file in files.expand("a CSV file"):
             with file.errors_as_input(), csv_errors(file.path), file.open_text() as lines:
                 for table in iterate_tables(lines, file.path, files.batch_size, self.notation):
@@ -219,12 +219,12 @@ class CsvTable:
 def find_stray_text(table: Table, reject_mixed: bool) -> dict[int, str]:
     """Return an error message for each row with text in a column of at least 90% numbers.
 
-    Columns of few different whole numbers are skipped, as they may be classes, some of them with words as names.
+    Columns with few distinct whole numbers are skipped, because they and the text may be names of classes.
 
     Args:
         table: The file.
-        reject_mixed: Whether to reject columns with a larger share of text (up to half of the cells), if it has at most
-            20 different words.
+        reject_mixed: Whether to reject columns with a larger share of text (up to half of the cells), if the text has
+            at most 20 distinct words.
     """
     found: dict[int, str] = {}
     for column, name in enumerate(table.header):

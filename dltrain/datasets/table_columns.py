@@ -16,7 +16,7 @@ from dltrain.errors import ConfigError, format_error
 MAX_WORDS = 1000
 MANY_WORDS = 50
 YEAR = 365.25
-FEW_WORDS = 20  # a column of at most this many different words is never left out as text
+FEW_WORDS = 20  # a column of at most this many distinct words is never left out as text
 IDENTIFIER = re.compile(r"(unnamed: \d+|index|idx|row|nr|no|key|uuid|guid|)|(.*[\W_])?id|.*[a-z]I[dD]", re.IGNORECASE)
 
 
@@ -43,7 +43,7 @@ class NumberColumn(NamedTuple):
 
 
 class WordColumn(NamedTuple):
-    """A column of words, one-hot over the words of its training rows."""
+    """A column of words, one-hot encoded over the words of its training rows."""
 
     name: str
     words: list[str]

@@ -12,7 +12,7 @@ from dltrain.datasets.numerics import nonzero_std
 from dltrain.datasets.table_columns import standardize
 from dltrain.errors import ConfigError, format_error, suggest
 
-MAX_NUMERIC_CLASSES = 20  # a column of at most this many different whole numbers may also be one of classes
+MAX_NUMERIC_CLASSES = 20  # at most this many distinct whole numbers in a column may also be classes
 
 
 class Target(NamedTuple):
@@ -46,7 +46,7 @@ class Target(NamedTuple):
         return self.words if self.numbers is None else [f"{number:.0f}" for number in self.numbers]
 
     def units(self) -> Batch:
-        """Return one row of the fields that convert a normalized number back; nothing for words."""
+        """Return one row of the fields that convert a normalized number back; empty for words."""
         if self.words is not None:
             return {}
         shift = float(np.float32(self.mean))
@@ -54,7 +54,7 @@ class Target(NamedTuple):
         return {name: torch.tensor([[value]], dtype=torch.float32) for name, value in fields.items()}
 
     def rows(self, table: Table, column: int) -> dict[str, Tensor]:
-        """Return ``targets`` and the fields of numbers; numbers that are not among the classes have the class -1.
+        """Return ``targets`` and, for numbers, ``values`` and `units`; a number that is not a class has the class -1.
 
         Raises:
             ConfigError: A cell holds a word that is not one of the classes, or text in a column of numbers.
@@ -84,7 +84,7 @@ class Target(NamedTuple):
 
 
 def fit_target(table: Table, column: int, train: np.ndarray) -> Target:
-    """Fit the column to predict: its scale on the rows ``train``, its classes on all rows of a table."""
+    """Fit the column to predict: its mean and scale on the rows ``train``, its classes on all rows of a table."""
     name = table.header[column]
     if not table.is_numeric(column):
         cells = table.columns[column]

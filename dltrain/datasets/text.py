@@ -27,9 +27,9 @@ EVALUATION_STREAMS = 16
 class Text:
     """A text file, split in its order into training, validation and test tokens.
 
-    Training windows start every ``stride`` tokens; validation and test windows predict each token of their split once,
-    the last of them padded with the token -1.
-    The vocabulary is that of the whole file, so characters that occur only in the test split are known, but untrained.
+    Training windows start every ``stride`` tokens; validation and test windows predict each token of their split once;
+    the last window is padded with the token -1. The vocabulary is that of the whole file, so characters that occur only
+    in the test split are known, but untrained.
 
     Args:
         path: A text file in UTF-8; None for the bundled text, Moby Dick up to chapter 46.
@@ -37,7 +37,7 @@ class Text:
         context_length: Tokens that a model reads at once, at least 1.
         stride: Tokens between the starts of training windows, at least 1; None is 1, or ``context_length`` in streams.
         streams: Read each split as ``batch_size`` contiguous streams, for models that carry a state from batch to
-            batch; at most 16 in evaluation, so that few tokens are read without their context.
+            batch; at most 16 in evaluation, so that few tokens are predicted without context.
         validation: Fraction of the text to hold out for validation, in [0, 1).
         test: Fraction of the text, at its end, to hold out for testing, in (0, 1).
         batch_size: Windows per step, at least 1.
@@ -69,7 +69,7 @@ class Text:
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
         if fitted is None and path:
-            existing_file(path, "an existing text file")  # reported as the user has written it
+            existing_file(path, "an existing text file")  # before `user_path`, to show the path as typed
         self.tokenizer: CharacterTokenizer | ByteTokenizer = (
             ByteTokenizer()
             if tokens == "bytes"
@@ -87,12 +87,12 @@ class Text:
         )
 
     def fit(self) -> Fitted:
-        """Return the characters of the file, in order; nothing for bytes."""
+        """Return the characters of the file in Unicode order; empty for bytes."""
         characters = self.tokenizer.characters if isinstance(self.tokenizer, CharacterTokenizer) else []
         return {"characters": "".join(characters)}
 
     def evaluation(self) -> Source:
-        """Return the windows of the whole file, in which each token but the first is predicted once."""
+        """Return windows that predict each token of the file once, except the first."""
         existing_file(self.path, "an existing text file")
         return self._held_out(self.tokenizer.encode_file(self.path))
 
@@ -134,7 +134,8 @@ class Text:
 class NextToken(nn.Module):
     """Windows of tokens as inputs and targets: the targets are the inputs shifted by one token.
 
-    The token -1 after the end of a text is the target -1 and the input 0, which no causal model reads before it.
+    The token -1, which follows the end of a text, becomes the target -1 and the input 0. A causal model does not read
+    this input to predict earlier tokens.
 
     Shape:
         tokens (B, length + 1) -> inputs (B, length), targets (B, length), both int64

@@ -13,11 +13,11 @@ from dltrain.datasets.numerics import nonzero_std
 from dltrain.datasets.table_columns import reason_to_ignore, standardize
 from dltrain.errors import ConfigError, format_error
 
-MAX_NUMERIC_CLASSES = 20  # a column of at most this many different whole numbers may also be one of classes
+MAX_NUMERIC_CLASSES = 20  # at most this many distinct whole numbers in a column may also be classes
 
 
 def choose_text(table: Table, name: str | None) -> int:
-    """Return the column of texts: by name, or the only one whose cells usually have several words.
+    """Return the column of texts: by name, or the only column whose cells usually have several words.
 
     Raises:
         ConfigError: No column, or more than one, looks like texts.
@@ -33,7 +33,7 @@ def choose_text(table: Table, name: str | None) -> int:
 
 
 def choose_target(table: Table, name: str | None, text: int) -> int:
-    """Return the column to predict: by name, or the only other one that is neither identifiers nor texts.
+    """Return the column to predict: by name, or the only other column that holds neither identifiers nor texts.
 
     Raises:
         ConfigError: No column, or more than one, could be predicted, or values are missing.
@@ -82,7 +82,7 @@ class Target:
         return {**classes, "targets": None if self.mean is None else 1, "target_names": (self.name,)}
 
     def units(self, count: int) -> dict[str, Tensor]:
-        """Return the fields that convert normalized numbers back, (count, 1) each; none for words."""
+        """Return the fields that convert normalized numbers back, (count, 1) each; empty for words."""
         if self.mean is None or self.scale is None:
             return {}
         shift = float(np.float32(self.mean))
@@ -90,7 +90,7 @@ class Target:
         return {name: torch.full((count, 1), value, dtype=torch.float32) for name, value in values.items()}
 
     def encode(self, table: Table, column: int) -> dict[str, Tensor]:
-        """Return ``targets``, as classes if there are classes, and ``values`` for numbers that are classes, too."""
+        """Return ``targets``, as classes if there are classes, and ``values`` for numbers that are also classes."""
         if self.mean is None or self.scale is None:
             return {"targets": self._classes(table, column, None)}
         values = parse_column(table, column)
@@ -114,10 +114,10 @@ class Target:
 
 
 def fit_target(table: Table, column: int, train: np.ndarray, threshold: float | None) -> Target:
-    """Return the target in a column; the mean and scale of numbers are those of the rows ``train``.
+    """Fit the column to predict: its mean and scale on the rows ``train``, its classes on all rows of a table.
 
     Raises:
-        ConfigError: There is a single class, or a threshold for words.
+        ConfigError: There is only one class, or a threshold for a column of words.
     """
     name = table.header[column]
     if not table.is_numeric(column):

@@ -17,7 +17,7 @@ from dltrain.errors import ConfigError, format_error
 
 JSON = (".jsonl", ".ndjson", ".json")
 TEXT = (".txt",)
-COLUMNS = ["text", "label"]  # of folders
+COLUMNS = ["text", "label"]  # of the table of a folder
 Parts = dict[str, np.ndarray]
 
 

@@ -48,13 +48,13 @@ class TextTable:
 
     A text is a sequence of words of a vocabulary that is fitted on the training texts. If the column to predict has
     words, they are classes. If it has numbers, they are regression targets, and also classes if `threshold` is set or
-    there are at most 20 different whole numbers.
+    there are at most 20 distinct whole numbers.
 
     Args:
         path: A CSV file (commas, semicolons, tabs or bars), a JSON lines file (``.jsonl``), or a folder with ``.txt``
             files in ``<class>/``, or in ``train/<class>/``, ``val/<class>/`` and ``test/<class>/``.
-        text: Column of texts; None for the only one that looks like texts.
-        column: Column to predict; None for the only other one.
+        text: Column of texts; None for the only column that looks like texts.
+        column: Column to predict; None for the only other column that holds neither identifiers nor texts.
         header: Whether the first line of a CSV file names the columns.
         threshold: Split numbers into two classes: at most this value, and above it. None to disable.
         lowercase: Whether to convert texts to lower case.
@@ -129,7 +129,7 @@ class TextTable:
         shares: tuple[float, float],
         limits: tuple[bool, int, int],
     ) -> None:
-        """Read and split the texts, and fit the vocabulary and the target to those for training."""
+        """Read and split the texts, and fit the vocabulary and the target to the training texts."""
         self.table, folders = self._read()
         if len(self.table) < MIN_ROWS:
             raise ConfigError(format_error("data.path", f"at least {MIN_ROWS} texts in {self.path}", len(self.table)))
@@ -158,7 +158,7 @@ class TextTable:
         self.notation = replace(self.notation, trained_on=marks)
 
     def evaluation(self) -> Source:
-        """Return all texts of the file or folder; only the two columns must exist."""
+        """Return all texts of the file or folder. Only the text column and the target column are needed."""
         table, _ = self._read()
         text, column = table.indices_of([self.text_name, self.target.name])
         reject_missing(table, [column], "Remove such rows from the file")
@@ -178,7 +178,7 @@ class TextTable:
         return describe_texts(self.table, self.text, self.target, self.column, self.words, self.max_length, self.parts)
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Read tables with the column of texts, text files, or one text of the command line."""
+        """Read tables with the column of texts, text files, or a text from the command line."""
         if files.text is not None:
             yield self._inputs([files.text], [{"input": "--text"}])
         if files.names or files.text is None:

@@ -53,10 +53,10 @@ class TimeSeries:
         missing_words: Words that mean a missing value in this file, besides the usual ones.
         window: Steps that a model reads, at least 1.
         horizon: Steps that it predicts, at least 1.
-        season: Steps per season, at least 1; None takes that of the bundled series, or infers it from the timestamps
-            (1 if that is not possible, or if there are fewer than three seasons).
-        normalise: ``last``: values minus the last of the window, divided by the root mean square of such differences
-            over the horizon in training; ``window``: values minus the mean of the window, divided by its standard
+        season: Steps per season, at least 1. None takes that of the bundled series or infers it from the timestamps,
+            with 1 if that fails or there are fewer than three seasons.
+        normalise: ``last``: values minus the last value of the window, divided by the root mean square change over 1
+            to ``horizon`` steps in training; ``window``: values minus the mean of the window, divided by its standard
             deviation; ``train``: values minus the mean of the training rows, divided by their standard deviation.
         missing: Policy for missing values: ``refuse``, ``interpolate`` linearly, or repeat the ``last`` value. Nothing
             is filled from a later split; missing values at the start take the first value.
@@ -103,7 +103,7 @@ class TimeSeries:
         bundled = None if path else SERIES[one_of("data.series", series, SERIES)]
         self.path = user_path(path) if path else BUNDLED / f"{series}.csv"
         if path and fitted is None:
-            existing_file(path, "an existing CSV file")  # reported as the user has written it
+            existing_file(path, "an existing CSV file")  # before `user_path`, to show the path as typed
         self.notation = Notation(header, decimal, tuple(missing_words or ()))
         if fitted is not None:
             self._adopt(fitted)
@@ -133,7 +133,7 @@ class TimeSeries:
         return found if found * SEASONS <= len(self.series[0].rows) else 1
 
     def _leave_out_short_series(self) -> None:
-        """Leave out series of a group without a window in each split, unless all are too short."""
+        """Leave out series that are too short for a window in each split, unless all are."""
         self.short = [str(one.name) for one in self.series if not self._is_long(one)] if self.group else []
         if len(self.short) < len(self.series):
             self.series = [one for one in self.series if str(one.name) not in self.short]
@@ -206,7 +206,7 @@ class TimeSeries:
         return self._normalize(history=True)
 
     def fit(self) -> Fitted:
-        """Return the delimiter, decimal mark and quoting of the file, and the facts about the training rows."""
+        """Return the delimiter, decimal mark and quoting of the file, its columns, series, season and scales."""
         marks = list(self.notation.trained_on or ())
         return {"marks": marks, "names": self.names, "series": self.known, "season": self.season, "scales": self.scales}
 

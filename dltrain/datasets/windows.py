@@ -1,4 +1,4 @@
-"""Windows over series, as views that copy nothing, and their normalization."""
+"""Windows over series, as views without copies, and their normalization."""
 
 from collections.abc import Mapping, Sequence
 from itertools import count
@@ -39,7 +39,7 @@ class SplitRange(NamedTuple):
 
 
 def split_ranges(rows: int, window: int, lead: int, validation: float, test: float) -> dict[str, SplitRange]:
-    """Return the rows of each split; only validation and test windows include the lead of the naive forecasts."""
+    """Return the rows of each split. Training windows have `window` rows of lead, the others `lead` rows."""
     val, tested = held_out_size(rows, validation), held_out_size(rows, test)
     cut = rows - val - tested
     ranges = {"train": SplitRange(window, cut, window)}
@@ -49,7 +49,7 @@ def split_ranges(rows: int, window: int, lead: int, validation: float, test: flo
 
 
 def least_rows(rows: int, window: int, horizon: int, lead: int, validation: float, test: float) -> int:
-    """Return the least number of rows above `rows` with a window in each split."""
+    """Return the smallest number of rows above `rows` that gives each split a window."""
     # Rounding may give a split one row more than its fraction, so start the search below the exact bound.
     least = (window + horizon - 2) / (1 - validation - test)
     least = max(least, *((horizon - 1) / part for part in (validation, test) if part))

@@ -10,13 +10,13 @@ from dltrain.errors import ConfigError, format_error
 PAD, UNKNOWN = 0, 1
 SPECIAL = ("<pad>", "<unknown>")
 
-# Letters and digits, with an apostrophe inside; one character of scripts without spaces; or one sign.
+# Letters and digits, with inner apostrophes; one character of a script without spaces; or one symbol.
 UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+(?:['’][^\W{UNSPACED}]+)*|[^\w\s]")
 
 
 class Words:
-    """Vocabulary of words and signs.
+    """Vocabulary of words and symbols.
 
     Token 0 pads, token 1 stands for every unknown word.
 
@@ -43,13 +43,13 @@ class Words:
         counts = Counter(word for text in texts for word in split_words(text, lowercase))
         kept = [word for word, count in counts.items() if count >= min_count]
         if not kept:
-            got = f"{len(counts):,} different words, each of which occurs less often"
+            got = f"{len(counts):,} different words, all of them rarer"
             raise ConfigError(format_error("data.min_count", "a count that words of the training texts reach", got))
         return cls(sorted(kept, key=lambda word: (-counts[word], word))[:max_words], lowercase)
 
     @property
     def tokens(self) -> Tokens:
-        """The vocabulary as a fact."""
+        """The vocabulary as `Tokens`."""
         return Tokens(len(self.words), pad=PAD, unknown=UNKNOWN, encode=self.encode, decode=self.decode)
 
     def encode(self, text: str) -> list[int]:
@@ -62,5 +62,5 @@ class Words:
 
 
 def split_words(text: str, lowercase: bool) -> list[str]:
-    """Return the words and signs of a text."""
+    """Return the words and symbols of a text."""
     return WORD.findall(text.lower() if lowercase else text)

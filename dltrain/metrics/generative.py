@@ -16,8 +16,8 @@ def frechet(real: Tensor, fake: Tensor) -> float:
 
     .. math:: |m - m'|^2 + \operatorname{tr}(C + C' - 2 (C C')^{1/2})
 
-    The trace of the root is a sum of singular values: with ``C = R^T R``, R triangular, the eigenvalues of ``C C'`` are
-    the squared singular values of ``R R'^T``, which is exact also for fewer examples than features. The distance is NaN
+    With ``C = R^T R`` for a triangular R, the trace of the root is the sum of the singular values of ``R R'^T``: their
+    squares are the eigenvalues of ``C C'``. This is exact even with fewer examples than features. The distance is NaN
     if a feature is not finite.
 
     Source: Heusel et al. 2017, equation 6, arXiv:1706.08500; the distance is that of Dowson and Landau 1982.
@@ -60,7 +60,7 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, flo
 
     Args:
         real, fake: Features, one row per example; scores depend on the sizes of the sets.
-        k: Which nearest neighbor; less in sets of k examples or fewer.
+        k: Rank of the neighbor; reduced for sets of at most k examples.
 
     Source: Kynkäänniemi et al. 2019, equations 1 and 2, arXiv:1904.06991; there k = 3.
     """

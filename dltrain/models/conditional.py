@@ -41,5 +41,5 @@ def num_conditioning_classes(conditional: bool, classes: int | None) -> int:
         ConfigError: The model is conditional and the data have no classes.
     """
     if conditional and not classes:
-        raise ConfigError(format_error("model.conditional", "false, as these data have no classes", conditional))
+        raise ConfigError(format_error("model.conditional", "false, because the data have no classes", conditional))
     return classes if conditional and classes else 0

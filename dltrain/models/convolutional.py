@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dltrain.errors import ConfigError, choose, format_error, suggest
+from dltrain.models import lenet_original
 from dltrain.models.layers import activation as make_activation
 from dltrain.models.layers import check_sizes, fully_connected
 from dltrain.models.layers import norm as make_norm
@@ -51,7 +52,7 @@ class _Block:
         if self.pool == "none":
             return pixels
         if pixels < 2:
-            expected = "none, as the image has one pixel at this block"
+            expected = "none, because the image has one pixel at this block"
             hint = "Pool in fewer blocks, or use larger images."
             raise ConfigError(format_error(f"{self.key}.pool", expected, self.pool, hint))
         return pixels // 2
@@ -125,20 +126,24 @@ class CNN(nn.Module):
 
 
 class LeNet5(nn.Module):
-    """LeNet-5: two 5x5 convolutions with pooling, then fully connected layers of 120 and 84.
+    """LeNet-5: two 5x5 convolutions with pooling, then fully connected layers of 120 and 84 units.
 
     Args:
         channels, outputs: At least 1.
         height, width: Size of the images in pixels; smaller images are zero-padded to 32x32.
-        pool: ``avg`` or ``max``.
-        dropout: Dropout probability of the layers of 120 and 84, in [0, 1).
+        variant: ``modern``, or ``original`` as in the paper: scaled tanh, pooling with trainable weights, and a second
+            convolution in which each map reads a subset of the maps.
+        activation: Activation function of the modern variant.
+        pool: ``avg`` or ``max``, of the modern variant.
+        dropout: Dropout probability of the fully connected hidden layers, in [0, 1).
 
     Shape: (B, channels, height, width) -> (B, outputs).
     Source: LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based learning applied to document recognition",
-    section II.B.
-    Differs: the second convolution reads all six maps (in the paper, a subset), pooling has no weights, tanh is not
-    scaled, and the output is linear (in the paper, radial basis functions). The network has 61,706 parameters for one
-    channel and ten outputs.
+    section II.B and appendix A.
+    Differs: the output is linear, for cross-entropy (in the paper, distances to fixed codes). For one channel and ten
+    outputs, the original variant has 60,850 parameters: the 60,000 of the paper and 850 of the output layer; trainable
+    codes would be 840. The modern variant has 61,706, as its second convolution reads all six maps and its pooling has
+    no weights.
     """
 
     def __init__(
@@ -147,6 +152,7 @@ class LeNet5(nn.Module):
         height: int,
         width: int,
         outputs: int,
+        variant: str = "modern",
         activation: str = "tanh",
         pool: str = "avg",
         dropout: float = 0.0,
@@ -154,20 +160,40 @@ class LeNet5(nn.Module):
         super().__init__()
         check_sizes(dropout, channels=channels, height=height, width=width, outputs=outputs)
         missing = max(0, 32 - height), max(0, 32 - width)
+        # Pads only an odd row or column: the convolution pads the rest, equally on both sides and without a copy.
+        odd = [nn.ZeroPad2d((0, missing[1] % 2, 0, missing[0] % 2))] if missing[0] % 2 or missing[1] % 2 else []
+        padding = missing[0] // 2, missing[1] // 2
+        rows, columns = (((max(32, side) - 4) // 2 - 4) // 2 for side in (height, width))
+        size = 16 * rows * columns
+        if choose("model.variant", variant, {"modern": False, "original": True}):
+            _check_original(activation, pool)
+            self.features = nn.Sequential(*odd, *lenet_original.features(channels, padding))
+            self.head = lenet_original.head(size, outputs, dropout)
+            return
         pooling = choose("model.pool", pool, POOLS)
         self.features = nn.Sequential(
-            # Pads only an odd row or column: the convolution pads the rest, equally on both sides and without a copy.
-            *([nn.ZeroPad2d((0, missing[1] % 2, 0, missing[0] % 2))] if missing[0] % 2 or missing[1] % 2 else []),
-            nn.Conv2d(channels, 6, 5, padding=(missing[0] // 2, missing[1] // 2)),
+            *odd,
+            nn.Conv2d(channels, 6, 5, padding=padding),
             make_activation(activation),
             pooling(2),
             nn.Conv2d(6, 16, 5),
             make_activation(activation),
             pooling(2),
         )
-        rows, columns = (((max(32, side) - 4) // 2 - 4) // 2 for side in (height, width))
-        self.head = fully_connected(16 * rows * columns, [120, 84], outputs, activation, "none", dropout)
+        self.head = fully_connected(size, [120, 84], outputs, activation, "none", dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs of each image."""
         return self.head(self.features(x))
+
+
+def _check_original(activation: str, pool: str) -> None:
+    """Raise ConfigError for settings that the original LeNet-5 does not have."""
+    hint = "Use model.variant=modern to change it."
+    wrong = [
+        format_error(f"model.{name}", f"{expected} with model.variant=original", value, hint)
+        for name, value, expected in (("activation", activation, "tanh"), ("pool", pool, "avg"))
+        if value != expected
+    ]
+    if wrong:
+        raise ConfigError(*wrong)

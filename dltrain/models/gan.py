@@ -15,8 +15,8 @@ from dltrain.models.layers import KERNEL, check_sizes, fully_connected, layer_wi
 from dltrain.models.layers import norm as make_norm
 
 CRITIC_NORMS: Mapping[str, str] = {name: name for name in ("batch", "layer", "none")}
-NEGATIVE_SLOPE = 0.2  # of the critic's leaky ReLU; Radford et al. 2016, section 3
-INIT_STD = 0.02  # of all initial weights; Radford et al. 2016, section 3
+NEGATIVE_SLOPE = 0.2  # slope of the critic's leaky ReLU; Radford et al. 2016, section 3
+INIT_STD = 0.02  # standard deviation of initial weights; Radford et al. 2016, section 3
 MIN_SIDE = 4  # smallest side of the coarsest feature maps in pixels; images below 8 pixels have smaller maps
 
 
@@ -86,7 +86,7 @@ class DCGAN(GANBase):
     """Convolutional generator and critic with strides instead of pooling and no fully connected hidden layers.
 
     The critic halves the image until its shorter side has 4 to 7 pixels; the generator has the same sizes in reverse
-    order: 28x28 is 7-14-28, 32x32 is 4-8-16-32, 64x64 is 4-8-16-32-64.
+    order. They are 7-14-28 for 28x28 images, 4-8-16-32 for 32x32 and 4-8-16-32-64 for 64x64.
 
     Args:
         channels, answers, latent: At least 1.
@@ -134,7 +134,7 @@ class DCGAN(GANBase):
 
 
 def _upsampling(latent: int, channels: list[int], sizes: list[tuple[int, int]]) -> list[nn.Module]:
-    """Return layers that map noise to feature maps of the first size and then enlarge them to each next size."""
+    """Return layers that map noise to feature maps of the first size, then enlarge them size by size."""
     flat = channels[0] * math.prod(sizes[0])
     layers: list[nn.Module] = [nn.Linear(latent, flat, bias=False), nn.Unflatten(1, (channels[0], *sizes[0]))]
     for (inputs, outputs), size in zip(pairwise(channels), sizes[1:], strict=True):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from dltrain.errors import ConfigError, choose, format_error
 
-KERNEL = 4  # a multiple of the stride, so that a transposed convolution covers all pixels equally often
+KERNEL = 4  # kernel size: a multiple of the stride, so that a transposed convolution covers all pixels equally often
 ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
     "celu": nn.CELU,
     "elu": nn.ELU,

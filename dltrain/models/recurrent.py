@@ -28,8 +28,8 @@ class Recurrent(nn.Module):
         causal: Whether outputs must not depend on later steps; excludes ``bidirectional``.
         readout: Input of the output layer without ``each_step``: the ``last`` state, or the ``mean`` or ``max`` of all
             states.
-        linear_skip: Numbers per example, for a linear layer from the whole input to the output, which is initialized to
-            zero and added to the output after all steps. None for no such layer.
+        linear_skip: Numbers per example, to add a linear layer on the whole input to the output after all steps; the
+            layer is initialized to zero. None for no such layer.
 
     Shape: (B, T, features), images (B, C, H, W) as H steps, or tokens int64 (B, T) -> (B, T, outputs) with
     ``each_step``, otherwise (B, outputs).
@@ -140,7 +140,7 @@ def _cell_options(cell: str, activation: str | None) -> dict[str, Any]:
     if cell == "rnn":
         return {"nonlinearity": choose("model.activation", activation or "tanh", {"tanh": "tanh", "relu": "relu"})}
     if activation is not None:
-        expected = f"null, as the activation functions of the {cell} are fixed"
+        expected = f"null, because the activation functions of the {cell} are fixed"
         raise ConfigError(format_error("model.activation", expected, activation, "model=rnn takes tanh or relu."))
     return {}
 
@@ -148,7 +148,7 @@ def _cell_options(cell: str, activation: str | None) -> dict[str, Any]:
 def _check_fit(bidirectional: bool, linear_skip: int | None, tokens: bool) -> None:
     """Reject a backward direction that reads the targets, and `linear_skip` for tokens or outputs at every step."""
     if bidirectional:
-        expected = "false, as this task predicts the next step"
+        expected = "false, because this task predicts the next step"
         hint = "The backward direction would read the steps to predict."
         raise ConfigError(format_error("model.bidirectional", expected, True, hint))
     if linear_skip is not None and tokens:

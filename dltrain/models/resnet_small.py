@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from dltrain.errors import ConfigError, format_error
 from dltrain.models.layers import check_sizes
 
-WIDTHS = (16, 32, 64)  # of the three stages
+WIDTHS = (16, 32, 64)  # channels of the three stages
 
 
 class Block(nn.Module):

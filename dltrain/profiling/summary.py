@@ -1,4 +1,4 @@
-"""Summary of a model: layers, parameters, multiply-adds and memory of a training step, without running it."""
+"""Summary of a model on the meta device: layers, parameters, multiply-adds and memory of a training step."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from dltrain.profiling.receptive_field import ReceptiveField
 
 @dataclass(frozen=True)
 class Row:
-    """One layer.
+    """One layer in the summary of a model.
 
     Args:
         name: Path in the model; ``(model)`` is the model itself, without its layers.
@@ -115,7 +115,7 @@ def summarize(
 
 
 class _Tracer(TorchDispatchMode):
-    """Count the multiply-adds of each operation for the layer in whose forward pass it runs."""
+    """Counts the multiply-adds of each operation for the layer whose forward pass runs it."""
 
     def __init__(self, model: nn.Module, inputs: Sequence[Tensor]) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ class _Tracer(TorchDispatchMode):
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Replace attention by a fused kernel, because torch's default on the meta device saves all attention weights."""
+    """Replaces attention by a fused kernel, because torch's default on the meta device saves all attention weights."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -31,7 +31,7 @@ from dltrain.training.transfer import Loaded, Transfer, build_transfer, plan
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Turn errors for lack of memory into `OutOfMemory`; also a decorator."""
+    """Convert out-of-memory errors to `OutOfMemory`, as a context manager or as a decorator."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -42,32 +42,32 @@ def memory_errors() -> Iterator[None]:
         raise OutOfMemory(f"out of memory: {what}. Use a smaller model or less data.") from error
 
 
-CLASSES = ("classes", "class_names")  # facts that a task for classes needs
+CLASSES = ("classes", "class_names")  # facts that a task on classes uses
 
 
 @dataclass
 class Components:
     """Components of a run."""
 
-    config: dict[str, Any]  # the content of ``config.yaml``: all facts filled in
-    allow: tuple[str, ...]  # module prefixes that the command allows YAML to name
+    config: dict[str, Any]  # the content of ``config.yaml``, with all facts filled in
+    allow: tuple[str, ...]  # prefixes of modules that the command allows in ``_target_``
     data: Data  # not loaded yet
     task: Task
     model: nn.Module  # on its device, with its initial weights
     device: Device
     trainer: TrainerConfig
     transfer: Transfer
-    loaded: Loaded | None = None  # initial weights that were loaded from elsewhere
+    loaded: Loaded | None = None  # record of the initial weights that were loaded
     notes: tuple[str, ...] = ()
     fingerprint: dict[str, str] = dataclasses.field(default_factory=dict)  # by split, once the data are loaded
-    asks_for_classes: bool = True  # the YAML of the task names them; otherwise targets that can be both are numbers
+    asks_for_classes: bool = True  # the task uses `CLASSES`; otherwise, targets that could be classes stay numbers
     fitted: Fitted | None = None  # the fitted state of the data: stored by an earlier run, or to be stored
     description: list[str] = dataclasses.field(default_factory=list)  # how the files were read, once they are loaded
 
     def stages(self) -> list[Stage]:
-        """Return the stages of the task, without frozen parameters."""
-        loaded = self.loaded.names if self.loaded else []
-        return plan(self.task.stages(self.model), self.model, self.transfer, loaded, self.trainer.epochs)
+        """Return the stages of the task after removing frozen parameters from their turns."""
+        names, heads = (self.loaded.names, self.loaded.heads) if self.loaded else ([], [])
+        return plan(self.task.stages(self.model), self.model, self.transfer, names, self.trainer.epochs, heads)
 
     def build_optimizer(self, turn: Turn, steps: int) -> Optimizer:
         """Return the optimizer of one turn for a stage of `steps` steps."""
@@ -104,7 +104,7 @@ def build_components(job: Job, fitted: Fitted | None = None, data: Data | None =
     with _collect_errors(errors):
         data = build_data(job, fitted) if data is None else data
     if errors or data is None:
-        # The YAML of data declares their facts, so that options that do not fit are reported with the other errors.
+        # The facts declared in YAML are enough to report unsuitable options together with the other errors.
         declared: Facts = dict.fromkeys([*config["data"].get("_provides_", []), *compatibility.task_facts(job)], True)
         for group in ("task", "model"):
             with _collect_errors(errors):
@@ -120,7 +120,7 @@ def build_components(job: Job, fitted: Fitted | None = None, data: Data | None =
     model = device.place(model)
     precision_notes = (precision.use_fp32_where_needed(model, device), precision.advise(model, device))
     if device.compile:
-        called = [getattr(model, name) for name in getattr(model, "parts", ())]  # by the task: a GAN's generator
+        called = [getattr(model, name) for name in getattr(model, "parts", ())]  # modules that the task calls directly
         for module in called or [model]:
             module.compile()
     notes = *compatibility.unused_settings(job), *precision_notes
@@ -183,7 +183,7 @@ def build_task(job: Job, spec: Spec) -> tuple[Task, Facts]:
 
 
 def build_model(job: Job, facts: Facts) -> nn.Module:
-    """Return the model for these facts, its weights initialized from the run's seed."""
+    """Return the model for these facts, with weights initialized from the run's seed."""
     compatibility.check_facts(job, "model", facts)
     node = fill_facts(job.resolved["model"], facts, "model")
     torch.manual_seed(job.resolved["seed"])
@@ -191,7 +191,7 @@ def build_model(job: Job, facts: Facts) -> nn.Module:
 
 
 def _yaml_values(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration for ``config.yaml``: groups last, other objects replaced by their type."""
+    """Return a configuration for ``config.yaml``: groups come last, and other objects are replaced by their type."""
 
     def convert(value: Any) -> Any:
         if isinstance(value, dict):

@@ -27,8 +27,8 @@ class ClassifierFeatures(nn.Module):
 
     Args:
         classifier: The trained model.
-        model_inputs: Converts images from [0, 1] to inputs of the model.
-        name: Its run and accuracy, as reports show them.
+        model_inputs: Function that converts images in [0, 1] to inputs of the model.
+        name: Run and accuracy of the classifier, for reports.
 
     Raises:
         ValueError: There is no linear layer, or `forward` does not call the last one once with one row per image.

@@ -1,4 +1,4 @@
-"""Check that data, task and model fit one another, and list the options that would fit."""
+"""Check that data, task and model fit together, and list the options that would fit."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -10,7 +10,7 @@ from dltrain.errors import ConfigError
 
 Facts = dict[str, Any]
 
-# Missing fact -> the fact that the data provide instead, and the task that uses it.
+# Missing fact -> the fact that the data provide instead, and a hint on the task that uses it.
 OTHER_TARGETS = {
     "classes": ("targets", "numbers: add task=regression"),
     "targets": ("classes", "classes: add task=classification"),
@@ -18,13 +18,13 @@ OTHER_TARGETS = {
 
 
 def task_facts(job: Job) -> set[str]:
-    """Return the facts that some task provides, by the YAML of the tasks."""
+    """Return the facts that at least one task provides, according to the YAML files of the tasks."""
     options = [job.config["task"], *compose.options("task", job.config_dirs).values()]
     return {fact for option in options for fact in option.get("_provides_", [])}
 
 
 def check_facts(job: Job, group: str, facts: Facts) -> None:
-    """Reject a ``task`` or ``model``, the `group`, that needs a fact which is missing or None in `facts`."""
+    """Reject the task or model chosen for `group` if it needs a fact that is missing or None in `facts`."""
     needed = instantiate.required_facts(job.resolved[group], group, job.allow)
     missing = list(dict.fromkeys(_lacking(fact, facts) for fact in needed if find_fact(facts, fact) is None))
     if not missing:
@@ -37,13 +37,13 @@ def check_facts(job: Job, group: str, facts: Facts) -> None:
         hint = f"It is made for {_matching_task(job, group)}"
     elif group == "task":
         found = [to for fact, (stated, to) in OTHER_TARGETS.items() if fact in missing and facts.get(stated)]
-        hint = f"What {other} predicts are {found[0]}. {hint}" if found else hint
-    needs = f"{chosen} needs {' and '.join(missing)}, which {other} does not state"
+        hint = f"The targets of {other} are {found[0]}. {hint}" if found else hint
+    needs = f"{chosen} needs {' and '.join(missing)}, which {other} does not provide"
     raise ConfigError(f"{chosen} {other}: {needs}. {hint}.")
 
 
 def _lacking(fact: str, facts: Facts) -> str:
-    """Return the missing fact: the whole fact, or only the requested part of it."""
+    """Return the name of the missing fact: the whole fact if it is missing, otherwise the requested part."""
     return _whole(fact) if facts.get(_whole(fact)) is None else fact
 
 
@@ -52,31 +52,31 @@ def _whole(fact: str) -> str:
 
 
 def _matching_data(job: Job, needed: Iterable[str]) -> str:
-    """Return the names of the data that declare all facts needed of data."""
+    """Return the names of the data options that declare all needed facts, except those that tasks provide."""
     wanted = set(map(_whole, needed)) - task_facts(job)
     options = compose.options("data", job.config_dirs).items()
     return " ".join(name for name, option in options if wanted <= set(option.get("_provides_", []))) or "none"
 
 
 def _matching_task(job: Job, group: str) -> str:
-    """Return the task that an option names in its own YAML; other options fit every task with outputs."""
+    """Return the task that an option selects in its YAML file; other options fit every task with outputs."""
     written = compose.options(group, job.config_dirs).get(job.choices[group], {}).get("defaults", [])
     tasks = [name for entry in written if isinstance(entry, dict) for key, name in entry.items() if "/task" in key]
-    return f"task={tasks[0]}" if tasks else "a task that asks for an answer, such as classification"
+    return f"task={tasks[0]}" if tasks else "a task with outputs, such as classification"
 
 
 def unused_settings(job: Job) -> Iterator[str]:
-    """Yield a note on each of regularization and augmentation that is set but not used in this run."""
+    """Yield notes on settings of regularization and augmentation that this run does not use."""
     if note := _unused_regularization(job):
         yield note
     plain = compose.options("augment", ())["none"]
     changed = {name: value for name, value in job.resolved.get("augment", {}).items() if value != plain.get(name)}
     if changed and "${augment" not in str(job.config["data"]):
-        yield f"nothing in this run reads augment.{' or augment.'.join(changed)}"
+        yield f"not used in this run: augment.{' and augment.'.join(changed)}"
 
 
 def _unused_regularization(job: Job) -> str | None:
     written = str([job.config[group] for group in ("model", "task", "data", "optimizer")])
     names = [name for name in ("dropout", "label_smoothing") if job.resolved["regularization"].get(name)]
     unused = [name for name in names if f"${{regularization.{name}}}" not in written]
-    return f"nothing in this run reads regularization.{' or regularization.'.join(unused)}" if unused else None
+    return f"not used in this run: regularization.{' and regularization.'.join(unused)}" if unused else None

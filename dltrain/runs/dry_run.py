@@ -1,4 +1,4 @@
-"""Build a run, load its data, and try one batch before anything is trained."""
+"""Build a run, load its data, and try one batch before training starts."""
 
 import contextlib
 import copy
@@ -18,7 +18,7 @@ from dltrain.data.spec import Source, Splits, describe_data
 from dltrain.data.worker_pool import TIMEOUT_S
 from dltrain.errors import ConfigError, format_error
 from dltrain.optim.kernels import bare_step
-from dltrain.runs import classifier_features, first_weights, provenance
+from dltrain.runs import classifier_features, initial_weights, provenance
 from dltrain.runs.assemble import Components, build_components, memory_errors
 from dltrain.storage.checkpoint_format import load_error
 from dltrain.tasks.base import Loss, Turn
@@ -26,7 +26,7 @@ from dltrain.training import precision
 from dltrain.training.device import DTYPES, Device, is_out_of_memory
 from dltrain.training.learning import set_learning
 
-# Raised for shapes or types that do not fit, and for missing kernels.
+# Exceptions for shapes or types that do not fit, and for missing kernels.
 FAILURES = (RuntimeError, ValueError, IndexError, KeyError, TypeError)
 FEW = 2  # examples that are enough to find shapes that do not fit
 
@@ -39,12 +39,12 @@ def prepare_run(
 
     Args:
         job: The run's configuration.
-        notes: Added to the notes of the components.
+        notes: Notes to add to those of the components.
         resumed: Folder of a run to resume. Its data must have the same fingerprint as at the start of the run.
         begun: Folder of a run that has a checkpoint, and therefore needs no initial weights.
     """
     components = build_components(job)
-    components.loaded = first_weights.prepare(components, job, begun)
+    components.loaded = initial_weights.prepare(components, job, begun)
     classifier_features.attach_features(components)
     components.notes = (*components.notes, *notes)
     if begun is None and components.loaded is not None:
@@ -61,8 +61,8 @@ def prepare_run(
         provenance.check_same_data(resumed, components.fingerprint, skipping)
     batches = build_batches(components, splits)
     if splits.val is not None and (sampled := batches["val"].examples) < (whole := len(splits.val)):
-        said = f"trainer.eval_examples: validation reads the same {sampled:,} of {whole:,} examples each time"
-        components.notes = (*components.notes, said)
+        limited = f"trainer.eval_examples: validation reads the same {sampled:,} of {whole:,} examples each time"
+        components.notes = (*components.notes, limited)
     del splits  # frees host memory if the batches have copied the data to another device
     try:
         dry_run(components, batches, job)
@@ -75,7 +75,7 @@ def prepare_run(
 
 
 def build_batches(components: Components, splits: Splits) -> dict[str, Batches]:
-    """Return split -> batches on the device, for validation a fixed sample of ``trainer.eval_examples``."""
+    """Return the batches of each split on the device; validation uses a fixed sample of ``trainer.eval_examples``."""
     sample = components.config["trainer"]["eval_examples"]
     sources = {"train": splits.train, "test": splits.test, "val": splits.val, "unlabelled": splits.unlabelled}
     return {
@@ -86,20 +86,20 @@ def build_batches(components: Components, splits: Splits) -> dict[str, Batches]:
 
 
 class NumbersAsTargets(nn.Module):
-    """Use the numbers of a column that can also serve as classes as ``targets``."""
+    """Use the numbers of the target column as ``targets``, if the column could also be read as classes."""
 
     def __init__(self, prepare: nn.Module) -> None:
         super().__init__()
         self.prepare = prepare
 
     def forward(self, rows: Batch) -> Batch:
-        """Prepare rows."""
+        """Return the prepared rows."""
         batch: Batch = self.prepare(rows)
         return {**batch, "targets": batch["values"]} if "values" in batch else batch
 
 
 def _check_checkpointable(components: Components) -> None:
-    """Raise ConfigError if a checkpoint cannot hold the state of the model or task, which may be a user's class."""
+    """Raise ConfigError if a checkpoint cannot store the state of the model or the task, such as a user's class."""
     for group, state in (("model", components.model.state_dict()), ("task", components.task.state_dict())):
         for name, value in state.items():
             if not isinstance(value, torch.Tensor) and (reason := load_error(value)):
@@ -110,7 +110,7 @@ def _check_checkpointable(components: Components) -> None:
 def source_batches(
     components: Components, source: Source, training: bool = False, sample: int | None = None
 ) -> Batches:
-    """Return batches on the device; those for evaluation are twice as large, as it stores no activations."""
+    """Return batches on the device; evaluation, which stores no activations, uses batches of twice the size."""
     data = components.data
     if training and source.blend is not None and not components.task.soft_targets:
         task = type(components.task).__name__
@@ -137,13 +137,12 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
     """Compute the losses of a training batch and the metrics of a test batch, without an optimizer step.
 
     If all batches have the same shape, a few examples are enough. Otherwise the widest batch is computed in full, with
-    its gradients, so that memory does not run out late. The random state, the buffers of the model and the state of
-    the task are restored afterwards.
+    its gradients, so that a lack of memory is found before training. The random state, the buffers of the model and the
+    state of the task are restored afterwards.
 
     Raises:
         ConfigError: Model, task and data do not fit together, or the optimizer rejects its arguments.
     """
-    _check_batch_norm(components, batches["train"])
     components.task.begin(components.model)
     _check_checkpointable(components)
     memory = copy.deepcopy(components.task.state_dict())
@@ -152,6 +151,7 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
     batch, held_out = (_rehearsed(batches[split], components.trainer.split_on_oom) for split in ("train", "test"))
     try:
         _check_optimizer(components)
+        _check_batch_of_one(components, batches["train"], batch, held_out)
         _compute_losses(components, batch, held_out, components.device)
     except FAILURES as error:
         if is_out_of_memory(error):
@@ -167,7 +167,7 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
 
 
 def _rehearsed(batches: Batches, few: bool) -> Batch:
-    """Return the widest batch; a few of its examples if all are alike, or if larger batches will be split."""
+    """Return the widest batch, or a few of its examples if all batches have one shape or will be split if too large."""
     batch = batches.widest()
     return {name: value[:FEW] for name, value in batch.items()} if few or batches.lengths is None else batch
 
@@ -186,10 +186,11 @@ def _check_optimizer(components: Components) -> None:
 
 
 def _compute_losses(components: Components, batch: Batch, held_out: Batch, device: Device) -> None:
-    """Compute training losses and held-out metrics, and gradients of a whole batch or if kernels may be missing."""
+    """Compute training losses and held-out metrics; also gradients of a full batch or if kernels may be missing."""
     model, task = components.model, components.task
     cuda = [torch.cuda.current_device()] if device.device.type == "cuda" else []
-    gradients = len(next(iter(batch.values()))) > FEW or precision.may_lack_kernels(device)  # they need the most memory
+    # A full batch is tested with its gradients, which need the most memory.
+    gradients = len(next(iter(batch.values()))) > FEW or precision.may_lack_kernels(device)
     with torch.random.fork_rng(devices=cuda), device.autocast():
         for stage in (stages := components.stages()):
             stage_batch = {"inputs": batch["inputs"]} if stage.data == "unlabelled" else batch
@@ -206,7 +207,7 @@ def _compute_losses(components: Components, batch: Batch, held_out: Batch, devic
 
 
 def _explain(components: Components, job: Job, batch: Batch, held_out: Batch, error: Exception) -> ConfigError:
-    """Return the error of a failed dry run: unsupported precision if fp32 works, otherwise shapes that do not fit."""
+    """Return the error of a failed dry run: precision not supported if fp32 works, otherwise shapes do not fit."""
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if isinstance(error, KeyError):
         first = f"{first} is missing."
@@ -224,8 +225,15 @@ def _explain(components: Components, job: Job, batch: Batch, held_out: Batch, er
     return ConfigError(f"{chosen}: these do not fit together. A batch has {shapes}. {first}")
 
 
-def _check_batch_norm(components: Components, batches: Batches) -> None:
-    """Raise ConfigError if batch normalization would get a batch of one example, which has no variance."""
-    if 1 in batches.sizes and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in components.model.modules()):
+def _check_batch_of_one(components: Components, batches: Batches, batch: Batch, held_out: Batch) -> None:
+    """Raise ConfigError if batch normalization gets one number per channel from a batch of one example."""
+    if 1 not in batches.sizes:
+        return
+    one = {name: value[:1] for name, value in batch.items()}
+    try:
+        _compute_losses(components, one, held_out, components.device)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
         expected = f"a size that leaves no batch of one example (of {batches.examples} in all), for batch normalization"
-        raise ConfigError(format_error("data.batch_size", expected, batches.batch_size))
+        raise ConfigError(format_error("data.batch_size", expected, batches.batch_size)) from error

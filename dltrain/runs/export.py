@@ -16,24 +16,24 @@ from dltrain.errors import ConfigError, format_error
 from dltrain.loggers import film
 from dltrain.plots import charts, grids
 
-COLUMNS = 8  # of a grid, unless it would be more than twice as high as wide
+COLUMNS = 8  # columns of a grid; more if the grid would be more than twice as high as wide
 GIF_SIDE = 224  # approximate side to which images of a GIF are enlarged, in pixels
-FRAME_MS, LAST_FRAME_MS = 120, 1000  # milliseconds for which each frame and the last one are shown
+FRAME_MS, LAST_FRAME_MS = 120, 1000  # duration of each frame, and of the last one
 
 
 class Generated(NamedTuple):
     """Generated examples, as `Task.generate` returns them."""
 
     examples: Tensor
-    given: Tensor | None = None  # if they are reconstructions, the input of each
-    ways: bool = False  # whether the examples are interpolations, in rows of eight
+    given: Tensor | None = None  # the original of each example, if the examples are reconstructions
+    interpolated: bool = False  # whether the examples are interpolations, in rows of eight
 
 
 Encode = Callable[[Generated], bytes]
 
 
 def encoders(spec: Spec) -> dict[str, Encode]:
-    """Return the formats for examples of data with these facts: file extension -> encoder."""
+    """Return the file formats for examples of this data: file extension -> encoder."""
     shape = spec.shape or ()
     if len(shape) == 3 and spec.low is not None:
         return {".png": _grid, ".gif": _gif, ".npy": _npy}
@@ -53,10 +53,10 @@ def encode(made: Generated, path: Path, spec: Spec) -> bytes:
 
 
 def _grid(made: Generated) -> bytes:
-    """A grid of images; reconstructions stand below their inputs."""
+    """Return a grid of images as PNG; reconstructions are below their originals."""
     count = len(made.examples)
     if made.given is None:
-        columns = COLUMNS if made.ways else max(COLUMNS, math.isqrt(count // 2))
+        columns = COLUMNS if made.interpolated else max(COLUMNS, math.isqrt(count // 2))
         return film.encode_png(grids.images(made.examples, columns))
     columns = min(COLUMNS, count)
     rows = zip(made.given.split(columns), made.examples.split(columns), strict=True)
@@ -66,7 +66,7 @@ def _grid(made: Generated) -> bytes:
 
 
 def _gif(made: Generated) -> bytes:
-    """All images in one grid; reconstructions follow their inputs."""
+    """Return an animation of one image per frame; reconstructions are next to their originals."""
     each = made.examples[:, None] if made.given is None else torch.stack([made.given, made.examples], 1)
     frames = [film.to_pil(grids.images(pictures, tile=GIF_SIDE)) for pictures in each]
     return film.encode_gif(frames, FRAME_MS, LAST_FRAME_MS)
@@ -78,7 +78,7 @@ def _scatter(made: Generated) -> bytes:
         return film.encode_png(charts.scatter(made.examples, None, (), title))
     kinds = torch.arange(2).repeat_interleave(len(made.examples))
     points = torch.cat([made.given, made.examples])
-    return film.encode_png(charts.scatter(points, kinds, ("given", "made of them"), title))
+    return film.encode_png(charts.scatter(points, kinds, ("given", "reconstructed"), title))
 
 
 def _npy(made: Generated) -> bytes:

@@ -16,7 +16,7 @@ SLURM_TIMEOUT_S = 30
 
 
 def next_steps(state: str, run: Path, checkpoints: Checkpoints, allow: Sequence[str] = ()) -> list[str]:
-    """Return lines with the run folder, the last checkpoint, and the command that continues it with `allow`."""
+    """Return lines with the run folder, the last checkpoint, and a command to continue, which repeats `allow`."""
     lines, folder = [f"Run folder: {run}"], shlex.quote(str(run))
     trust = f" 'allow_targets=[{','.join(allow)}]'" if allow else ""
     if steps := [entry["step"] for entry in checkpoints.read_manifest().values()]:
@@ -29,7 +29,7 @@ def next_steps(state: str, run: Path, checkpoints: Checkpoints, allow: Sequence[
 
 
 def describe_out_of_memory(error: BaseException, components: Components) -> str:
-    """Return the error, the memory in use, and the settings that need less."""
+    """Return the error, the peak memory, and settings that need less memory."""
     trainer, size = components.config["trainer"], components.data.batch_size
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     half = f"data.batch_size={max(1, size // 2)} trainer.accumulate={2 * trainer['accumulate']}"

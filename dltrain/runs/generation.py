@@ -32,11 +32,11 @@ def generate(
     Args:
         count: Number of examples; ignored with ``inputs``.
         seed: Random seed, at least 0.
-        label: The class to generate, or None for all.
+        label: Class to generate; None for all classes.
         inputs: Files and folders of examples to reconstruct.
 
     Raises:
-        OutOfMemory: All examples at once need too much memory.
+        OutOfMemory: Generating all examples at once needs too much memory.
     """
 
     @functools.cache
@@ -73,7 +73,7 @@ def writes_text(task: Task) -> bool:
 
 
 def write(components: Components, request: TextRequest, emit: Callable[[str], None]) -> None:
-    """Generate a text and pass each piece to `emit` as soon as it is made.
+    """Generate a text and pass each piece to `emit` as soon as it is generated.
 
     The model must be in evaluation mode.
     """

@@ -1,4 +1,4 @@
-"""Facts about a run for tables of runs, from its small files; without torch, and without reading checkpoints."""
+"""Facts about a run for tables of runs, read from its small files without torch or the checkpoints."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ from dltrain.storage.safe_read import get_mapping, is_number, parse_mapping, rea
 MAIN_GROUPS = ("model", "data", "task")  # groups that have a column
 TAIL_BYTES = 4096  # more than one line of metrics.jsonl
 MANIFEST = f"{run_files.CHECKPOINTS}/{run_files.MANIFEST}"
-LOST = "lost"  # its status is running, but no process holds its lock
+LOST = "lost"  # state of a run whose status is running, but whose lock no process holds
 
 RunInfo = dict[str, Any]
 
@@ -54,7 +54,7 @@ def run_info(path: Path) -> RunInfo:
 
 
 def last_active(path: Path) -> float:
-    """Return when a run last wrote any file, in seconds since 1970, as a killed process does not write its status."""
+    """Return the last time a run wrote any file, in seconds since 1970; a killed process does not write its status."""
     times = [0.0]
     for name in (run_files.STATUS, run_files.METRICS, MANIFEST):
         with contextlib.suppress(OSError):
@@ -68,7 +68,7 @@ def _largest_number(values: Iterable[Any]) -> Any:
 
 
 def _headline_metric(result: dict[str, Any], entries: list[dict[str, Any]], known: dict[str, Any]) -> RunInfo:
-    """Return the main metric of a run: on the test split, or the best on validation before that."""
+    """Return the main metric of a run: on the test split or, if not yet known, the best on validation."""
     name = str(result.get("metric") or known.get("name"))
     value, split = _largest_number([get_mapping(result, "test").get(name)]), "test"
     if value is None:
@@ -78,7 +78,7 @@ def _headline_metric(result: dict[str, Any], entries: list[dict[str, Any]], know
 
 
 def _elapsed_seconds(status: dict[str, Any], entries: list[dict[str, Any]], until: float) -> float | None:
-    """Return the seconds that a run without a result took, including the earlier sessions that checkpoints record."""
+    """Return the seconds that a run without a result took, including earlier sessions recorded in checkpoints."""
     try:
         here = until - datetime.fromisoformat(status["started"]).timestamp()
     except (KeyError, ValueError, TypeError, OverflowError):
@@ -100,7 +100,7 @@ def _last_step(path: Path) -> Any:
 
 
 def _typed_overrides(path: Path) -> str | None:
-    """Return the overrides of a run's command, without those that have a column, or None."""
+    """Return the overrides of a run's command, except those that have a column, or None."""
     try:
         words = shlex.split(read_text(path / run_files.COMMAND))[1:]
     except (OSError, ValueError):

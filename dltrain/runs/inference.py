@@ -32,7 +32,7 @@ from dltrain.tasks.base import Evaluation, Line
 from dltrain.training.device import Device
 from dltrain.training.evaluation import run_in_eval_mode, with_progress
 
-DOUBLE_FROM = 1e6
+DOUBLE_FROM = 1e6  # numbers from here on keep 15 digits in JSON
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Trained:
         """Yield the predictions for a user's inputs, line by line.
 
         Raises:
-            ConfigError: An input cannot be read; predictions for those before it have been yielded.
+            ConfigError: An input cannot be read; the predictions for earlier inputs have been yielded.
         """
         prepare, plan = own_prepare(self.components), getattr(self.components.data, "plan", None)
         if self.splits is not None:
@@ -67,9 +67,9 @@ class Trained:
                 yield {**name, **json_values(line)}
 
     def evaluate(self, split: str, console: Console) -> Evaluation:
-        """Return the metrics of a split, ``test``, ``val`` or ``train`` without augmentation, or of other data.
+        """Return the metrics of `split` (``test``, ``val`` or ``train``, without augmentation), or of other data.
 
-        Other data have no baselines that are fitted to training examples.
+        For other data, baselines that are fitted to training examples are left out.
         """
         task, model = self.components.task, self.components.model
         run: dict[str, Batches] = {}
@@ -90,7 +90,7 @@ class Trained:
 
 
 def _without_gradients(lines: Iterator[Line], device: Device) -> Iterator[Line]:
-    """Yield lines that a model computes while they are read; the code that reads them is not affected."""
+    """Yield lines, each computed without gradients and with autocast, which do not affect the caller in between."""
     while True:
         with torch.inference_mode(), device.autocast():
             line = next(lines, None)
@@ -100,7 +100,7 @@ def _without_gradients(lines: Iterator[Line], device: Device) -> Iterator[Line]:
 
 
 def user_inputs(components: Components, files: InputFiles) -> Iterator[Inputs]:
-    """Return a user's inputs in pieces, read by the data set of the run."""
+    """Return a user's inputs piece by piece, read by the data set of the run."""
     read = getattr(components.data, "inputs", None)
     if read is None:
         raise ConfigError(f"INPUT: not supported because {type(components.data).__name__} has no method inputs(files)")
@@ -111,7 +111,7 @@ def rebuild_components(job: Job, path: Path | None = None) -> Components:
     """Return the components of a trained run, before its data are loaded.
 
     Args:
-        path: The run's folder, to build the data from their fitted state; None to build them from their files.
+        path: Folder of the run, to build the data from their stored fitted state; None to build them from their files.
     """
     stored = None if path is None else fitted.load(path)
     with explain_missing_data():
@@ -119,16 +119,16 @@ def rebuild_components(job: Job, path: Path | None = None) -> Components:
 
 
 def own_prepare(components: Components) -> nn.Module | None:
-    """Return the module that prepares a user's inputs, if no data are needed for it.
+    """Return the module that prepares a user's inputs, or None if it must first be fitted to the run's data.
 
-    They are not if nothing is fitted to them, or if the run has stored it.
+    The run's data are not needed if nothing is fitted to them or if the fitted state is stored with the run.
     """
     needed = components.fitted is None and hasattr(components.data, "fit")
     return None if needed else getattr(components.data, "prepare", None)
 
 
 def training_data(components: Components) -> Data:
-    """Return the data of a run from their files, to load them."""
+    """Return the data of a run, built from their files so that they can be loaded."""
     if components.fitted is None:
         return components.data
     return instantiate.build(components.config["data"], "data", components.allow)
@@ -140,8 +140,8 @@ def load_trained(components: Components, path: Path, name: str, reject_other_dat
     Args:
         path: The run's folder.
         name: The checkpoint: ``best.pt``, ``last.pt`` or a file in ``checkpoints/``.
-        reject_other_data: Whether to load the data that the run was trained on and to reject other data; otherwise they
-            are loaded only if they are needed, and `Trained.notes` mentions other data.
+        reject_other_data: Load the data, and reject data other than those that the run was trained on. If false, data
+            are loaded only if needed, and `Trained.notes` mentions that they are other data.
     """
     if not reject_other_data and own_prepare(components) is not None:
         _check_class_names(components, path)
@@ -162,10 +162,11 @@ def load_trained(components: Components, path: Path, name: str, reject_other_dat
 
 
 def load_to_evaluate(job: Job, path: Path, name: str, elsewhere: bool) -> Trained:
-    """Return the trained model of a run with its own data or, if they are elsewhere, with all examples of other data.
+    """Return the trained model of a run with the run's own data, or with all examples of other data.
 
     Args:
-        elsewhere: Whether the job names another place than the run: its own data may have moved there.
+        elsewhere: Whether the job reads its data from another path than the run. There may be other data, or the run's
+            own data after a move.
     """
     try:
         return load_trained(rebuild_components(job), path, name, reject_other_data=True)
@@ -184,7 +185,7 @@ def load_to_evaluate(job: Job, path: Path, name: str, elsewhere: bool) -> Traine
 
 
 def _known_classes(batches: Iterable[Batch], components: Components) -> Iterator[Batch]:
-    """Yield batches of other data; raise ConfigError for an example of a class that the run lacks, marked by -1."""
+    """Yield batches of other data; raise ConfigError for an example of a class that the run does not know (-1)."""
     for batch in batches:
         names = components.data.spec.class_names if components.asks_for_classes else None
         if names and (batch["targets"] < 0).any():
@@ -209,7 +210,7 @@ def eval_batches(components: Components, splits: Splits, split: str) -> Batches:
 
 
 def restore_weights(components: Components, path: Path, name: str) -> int:
-    """Load a checkpoint's weights for evaluation, averaged ones if it has them, and return its step."""
+    """Load a checkpoint's weights, averaged if available, for evaluation, and return its step."""
     saved = Checkpoints(path)
     try:
         state = saved.load(name)
@@ -235,7 +236,7 @@ def restore_weights(components: Components, path: Path, name: str) -> int:
 
 @contextmanager
 def explain_missing_data() -> Iterator[None]:
-    """Add to an error about missing data that the run's own data are needed."""
+    """Explain in errors about missing data that the run's own data are needed."""
     try:
         yield
     except ConfigError as error:
@@ -249,7 +250,7 @@ def explain_missing_data() -> Iterator[None]:
 def json_values(value: Any) -> Any:
     """Return nested values for JSON: NaN and Inf as None, numbers rounded to the digits of their type.
 
-    Nine digits represent a float32 exactly; numbers from `DOUBLE_FROM` on may be float64 and keep 15.
+    Nine digits represent a float32 exactly. Numbers of at least `DOUBLE_FROM` may be float64 and keep 15 digits.
     """
     if isinstance(value, dict):
         return {key: json_values(item) for key, item in value.items()}

@@ -13,7 +13,7 @@ def inspect_data(job: Job) -> Iterator[str]:
     """Read the data of a job and yield lines that describe how they were read.
 
     Raises:
-        ConfigError: The data are rejected; what could be read of the file has been yielded.
+        ConfigError: The data are rejected; lines on the readable part of the file have been yielded.
     """
     try:
         yield from _describe(instantiate.build(job.resolved["data"], "data", job.allow))
@@ -34,7 +34,7 @@ def _describe(data: Data) -> list[str]:
 
 
 def _describe_file(job: Job) -> list[str]:
-    """Return the description of a file by the class of the data, if that has one."""
+    """Return the description of a file from `describe_file` of the data class, if it has this method."""
     node = job.resolved["data"]
     describe = getattr(instantiate.find_target(node.get("_target_"), "data", job.allow), "describe_file", None)
     return describe(**node) if describe and node.get("path") else []

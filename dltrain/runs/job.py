@@ -25,7 +25,7 @@ def dump_job(job: Job) -> str:
 def open_run(name: str, typed: list[str]) -> tuple[Path, Job, Changes]:
     """Return a run's folder, its job with the overrides `typed`, and what they change.
 
-    Only ``allow_targets`` in `typed` counts; that of ``job.yaml`` is ignored.
+    ``allow_targets`` is read from `typed` only; that of ``job.yaml`` is ignored.
     """
     path = find_run(name)
     return path, *revise_job(load_job(path, overrides.allowed_modules(typed)), typed)
@@ -81,7 +81,7 @@ def _checked_mappings(config: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
 
 
 def find_run(name: str) -> Path:
-    """Return the folder of a run, given its path or ``latest`` for the run that was active last."""
+    """Return the folder of a run, given its path or ``latest`` for the most recently active run."""
     root, path = compose.default_root(), Path(name).expanduser()
     if name == "latest":
         if not (runs := list_runs(root)):
@@ -110,7 +110,7 @@ def _hint(path: Path, root: Path) -> str:
 
 
 def list_runs(root: Path) -> list[Path]:
-    """Return the folders of runs at most three levels below `root`, sorted by path."""
+    """Return the run folders at most three levels below `root`, sorted by path."""
     found = {file.parent for depth in ("*", "*/*", "*/*/*") for file in root.glob(f"{depth}/{run_files.STATUS}")}
     return sorted(run for run in found if all((run / name).is_file() for name in (run_files.CONFIG, run_files.STATUS)))
 
@@ -125,7 +125,7 @@ def previous_run(job: Job) -> Path | None:
 
 
 def is_finished(path: Path) -> bool:
-    """Return whether the run in a folder finished all of its training, instead of running out of time."""
+    """Return whether the run in a folder finished its training without running out of time."""
     if run_dir.read_status(path).get("state") != "finished":
         return False
     result = safe_read.read_mapping(path / run_files.RESULT)

@@ -30,13 +30,13 @@ def train(
 
     Args:
         started: Start of the command, by `time.perf_counter`.
-        path: The run's folder within a sweep; None uses that of the job.
-        stop: Handles signals; a sweep passes one for all jobs, so that no signal is lost between them.
-        origin: The run that this one repeats; the differences are printed first.
+        path: Folder of the run within a sweep; None uses that of the job.
+        stop: Signal handler; a sweep passes one for all jobs, so that no signal is lost between them.
+        origin: Run that this run repeats; the differences are printed first.
 
     Raises:
         ConfigError: The configuration is invalid; nothing is left on disk.
-        Stopped: A signal came before anything was worth keeping.
+        Stopped: A signal arrived before there was anything worth keeping.
     """
     standalone = path is None
     path = path or job.run_dir
@@ -65,14 +65,14 @@ def resume(
     Args:
         job: The job stored in the run's folder, with overrides applied.
         started: Start of the command, by `time.perf_counter`.
-        stop: Handles signals; given if the run is part of a sweep.
-        changes: The keys that were overridden, with their values before and after.
-        change_schedule: Allow another length of training to change the learning rate.
+        stop: Signal handler of the sweep, if the run is part of one.
+        changes: Keys that were overridden, with their values before and after.
+        change_schedule: Allow a new length of training to change the learning rate.
 
     Raises:
         ConfigError: The folder is in use or its content is invalid; it is left unchanged.
         CheckpointError: All checkpoints are damaged; the folder is left unchanged.
-        Stopped: A signal came before anything was done.
+        Stopped: A signal arrived before training started.
     """
     standalone, stop = stop is None, stop or Stop()
     with stop.listening(), contextlib.closing(run_dir.reopen(path)) as home:

@@ -23,7 +23,7 @@ def summarize_job(job: Job, shape: tuple[int, ...] | None, outputs: int | None) 
     Args:
         job: The configuration.
         shape: Shape of one example; None uses the job's data.
-        outputs: Number of outputs, for text the number of tokens; None uses the job's data.
+        outputs: Number of outputs, or number of tokens for text; None uses the job's data.
     """
     batch_size = job.resolved["data"]["batch_size"]
     if shape is None or outputs is None:
@@ -58,7 +58,7 @@ def _shape_facts(job: Job, shape: tuple[int, ...], outputs: int) -> dict[str, An
 
 
 def _optimizer_states(job: Job) -> int:
-    """Return how many numbers the optimizer stores per parameter, measured by one step on a matrix of four numbers."""
+    """Return how many numbers the optimizer stores per parameter, measured by one step on a 2x2 matrix."""
     node = dict(job.resolved["optimizer"])
     node.pop("schedule")
     weight = torch.nn.Parameter(torch.ones(2, 2))

@@ -4,7 +4,7 @@ from dltrain.config.revise import Changes
 from dltrain.errors import ConfigError
 
 # Keys that a resumed run may override: how long it trains, what it logs and keeps, how it handles interruptions and
-# lack of memory, and where and how its data are read. The keys of `device` except for the precision may change as well.
+# lack of memory, and where and how its data are read. All keys of `device` except the precision may change as well.
 RESUME = (
     *(f"trainer.{name}" for name in ("epochs", "max_steps", "max_minutes", "log_every", "checkpoint_every")),
     *(f"trainer.{name}" for name in ("keep_last", "keep_best", "requeue", "resume", "on_oom")),
@@ -41,12 +41,12 @@ def extends_training(changes: Changes) -> bool:
 
 
 def names_other_data(changes: Changes) -> bool:
-    """Return whether an override sets where the data are read."""
+    """Return whether an override changes the location of the data."""
     return any(f"data.{name}" in changes for name in ("path", "root"))
 
 
 def check_predict(changes: Changes) -> None:
-    """Raise ConfigError for changes that do not suit a trained model."""
+    """Raise ConfigError for changes that a trained model does not allow."""
     data = [f"data.{name}" for name in PREDICT_DATA]
     hint = f"Only data.{{{','.join(PREDICT_DATA)}}}, device.*, task.features and allow_targets may change."
     lines = [

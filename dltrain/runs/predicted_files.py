@@ -1,4 +1,4 @@
-"""Files that belong to predictions: masks, and images with the objects that were found."""
+"""Write the files of predictions: masks, and images with the objects that were found."""
 
 from itertools import count
 from pathlib import Path
@@ -21,7 +21,7 @@ class PredictedFiles:
     their image.
 
     Args:
-        folder: A new or empty folder; None writes nothing and leaves masks out.
+        folder: A new or empty folder; None to write no files.
     """
 
     def __init__(self, folder: str | None) -> None:
@@ -40,10 +40,10 @@ class PredictedFiles:
             raise ConfigError(format_error("--out", "a new or empty folder", folder))
 
     def store(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Return a prediction in which each mask, a uint8 tensor (height, width), is replaced by the path of its file.
+        """Write each mask of a prediction, a uint8 tensor (height, width), and replace it by the path of its file.
 
-        The mask is enlarged or reduced to the ``width`` and ``height`` of the prediction, if it has them. For
-        ``objects`` the path of a ``picture`` is added if the image is a file.
+        Masks are resized to the ``width`` and ``height`` of the prediction, if it has them. ``objects`` are drawn on a
+        copy of the image, if that is a file, and the path of this ``picture`` is added.
         """
         stored = {key: value for key, value in record.items() if not isinstance(value, Tensor)}
         for key in record.keys() - stored.keys() if self.folder else ():
@@ -54,9 +54,9 @@ class PredictedFiles:
             image.putpalette([value for color in CLASS_COLORS for value in ImageColor.getrgb(color)])
             image.save(path)
             stored[key] = str(path)
-        if self.folder and "objects" in record and (image := _read_again(record)):
+        if self.folder and "objects" in record and (original := _read_again(record)):
             path = self._free_path(Path(str(record["input"])).stem)
-            self._draw(image, record["objects"]).save(path)
+            self._draw(original, record["objects"]).save(path)
             stored["picture"] = str(path)
         return stored
 

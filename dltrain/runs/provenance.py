@@ -1,4 +1,4 @@
-"""Environment of a run: what its results depend on besides the configuration, and comparison with earlier runs."""
+"""Environment of a run: what its results depend on in addition to the configuration; comparison with other runs."""
 
 import contextlib
 import hashlib
@@ -135,7 +135,7 @@ def changed_splits(path: Path, now: Mapping[str, str], skipping: bool = False) -
     then = load_environment(path).get("data")
     if not isinstance(then, dict):
         return []
-    kept = 1 if skipping else 2  # a fingerprint of files is one of their names, a dash, and one of their sizes
+    kept = 1 if skipping else 2  # the fingerprint of files is a hash of their names, a dash, and a hash of their sizes
     return [
         split
         for split in dict.fromkeys([*now, *then])

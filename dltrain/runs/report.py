@@ -32,7 +32,7 @@ WARNING = "warning: "  # prefix of lines in the description of a data set
 
 @dataclass
 class Report:
-    """Printed and stored summaries of one run; its metrics go to standard output unless a sweep runs it."""
+    """Summaries of one run that are printed and stored; the metrics of a `standalone` run go to standard output."""
 
     job: Job
     components: Components
@@ -52,13 +52,13 @@ class Report:
         return self.batches["train"].bad.found
 
     def _batch_size(self) -> str:
-        """Return the examples of a batch, or their mean where a plan does not fix them."""
+        """Return the batch size as text, or the mean size if batches differ."""
         train = self.batches["train"]
         mean = round(train.examples / len(train))
         return str(train.batch_size) if max(train.sizes) == min(train.batch_size, train.examples) else f"about {mean:,}"
 
     def print_start(self, steps: int) -> None:
-        """Print what will be trained, on which data and device."""
+        """Print model, data, task, device and folder, and notes."""
         components, choices = self.components, self.job.choices
         sizes = ", ".join(f"{self.batches[s].examples:,} {s}" for s in ("train", "val", "test") if s in self.batches)
         self.console.start(
@@ -113,7 +113,7 @@ class Report:
         )
 
     def print_result(self, result: dict[str, Any]) -> None:
-        """Print the metrics on the test split, the time taken, and where the run is."""
+        """Print the metrics on the test split, the time taken, and the run folder."""
         print_metrics(self.console, result["test"], result["baselines"], self.standalone)
         if "features" in result:
             self.console.info(feature_note(result["features"]))
@@ -140,7 +140,7 @@ class Report:
 
 def save_metadata(home: run_dir.RunDir, job: Job, components: Components, resumed: bool) -> None:
     """Write the files that describe a run; a resumed run keeps the environment in which it began."""
-    home.write(run_files.JOB, dump_job(job))  # first: from here on the run can be resumed
+    home.write(run_files.JOB, dump_job(job))  # written first, because a run with this file can be resumed
     home.write(run_files.CONFIG, to_yaml(redaction.mask(components.config)))
     home.write(run_files.COMMAND, command_line(job) + "\n")
     if components.description:
@@ -152,13 +152,13 @@ def save_metadata(home: run_dir.RunDir, job: Job, components: Components, resume
 
 
 def command_line(job: Job) -> str:
-    """Return the command that repeats a run, secrets masked."""
+    """Return the command that repeats a run, with secrets masked."""
     dirs = [word for name in job.config_dirs for word in ("--config-dir", redaction.redact(name))]
     return shlex.join(["dltrain", *dirs, *map(redaction.mask_override, job.overrides)])
 
 
 def describe_environment(job: Job, components: Components) -> dict[str, Any]:
-    """Return the content of ``environment.json``: for tables of runs, and what results depend on."""
+    """Return the content of ``environment.json``: entries for tables of runs, and all that results depend on."""
     return {
         "choices": job.choices,
         "metric": {"name": components.task.metric, "better": components.task.better},
@@ -177,7 +177,7 @@ def print_metrics(
     results: bool = True,
     split: str = "test",
 ) -> None:
-    """Print the metrics of one split and those of baselines; on standard output if they are `results`."""
+    """Print the metrics of one split and of the baselines, on standard output if `results` is true."""
     rows = [[split, *map(format_number, metrics.values())]]
     rows += [[name, *[format_number(values.get(m)) for m in metrics]] for name, values in baselines.items()]
     console.table("", ["", *metrics], rows, results=results)
@@ -191,13 +191,13 @@ def print_metrics(
 
 
 def feature_source(task: Task, evaluation: Evaluation) -> dict[str, str]:
-    """Return which features generated samples were scored with, or an empty dictionary."""
+    """Return the features that generated samples were scored with, or an empty dictionary."""
     judged = task.quality is not None and not evaluation.metrics.keys().isdisjoint(task.quality.metrics)
     return {"features": task.quality.name} if task.quality is not None and judged else {}
 
 
 def feature_note(features: str) -> str:
-    """Return a sentence on which scores of generated samples are comparable."""
+    """Return a note on the features of the scores and on their comparability with FID."""
     return f"frechet, precision and recall by {features}; not comparable with FID, which uses an ImageNet network"
 
 

@@ -39,7 +39,7 @@ def newest_checkpoint(path: Path) -> tuple[SavedState | None, list[str]]:
 
 
 def check_not_shorter(saved: SavedState, components: Components, batches: dict[str, Batches]) -> None:
-    """Reject a length of training below the step that the run has reached."""
+    """Reject a length of training that the run has already exceeded."""
     steps = Stages(components.stages(), batches, components.trainer).steps
     if steps < saved.step:
         taken = f"at least the {saved.step:,} steps already taken"
@@ -50,7 +50,7 @@ def check_not_shorter(saved: SavedState, components: Components, batches: dict[s
 def check_schedule(
     saved: SavedState, components: Components, batches: dict[str, Batches], changes: Changes, allowed: bool
 ) -> str | None:
-    """Return a note if another length of training changes the learning rate; reject that unless it is `allowed`."""
+    """Return a note if a new length of training changes the learning rate; reject the change unless `allowed`."""
     keys = [key for key in ("trainer.epochs", "trainer.max_steps") if key in changes]
     if not keys:
         return None
@@ -74,7 +74,7 @@ def check_schedule(
 
 
 def restore_loop(loop: Loop, saved: SavedState, checkpoints: Checkpoints, console: Console) -> None:
-    """Load a checkpoint into the loop, and drop it from `saved` so that it is not held twice."""
+    """Load a checkpoint into the loop, then clear `saved` so that the state is not kept in memory twice."""
     try:
         loop.load_state_dict(saved.content, checkpoints.read_manifest().get(saved.name, {}))
     except STATE_ERRORS as error:

@@ -1,4 +1,4 @@
-"""One session of a run: trains in the run's folder and records how the training ended."""
+"""Session of a run: train in the run's folder and record how the training ended."""
 
 import contextlib
 import os
@@ -76,12 +76,12 @@ class Session:
         return self.loop.state.step if self.loop is not None else self.start_step
 
     def run(self) -> Outcome:
-        """Train, evaluate and report; every ending leaves a status and an exit code.
+        """Train, evaluate and report; however the run ends, it records a status and an exit code.
 
         Raises:
-            ConfigError: The run cannot start; nothing is left of a new run.
+            ConfigError: The run cannot start; the folder of a new run is removed.
             CheckpointError: The run cannot resume.
-            Stopped: A signal came before anything was worth keeping.
+            Stopped: A signal arrived before there was anything worth keeping.
         """
         result: dict[str, Any] = {}
         try:
@@ -117,7 +117,7 @@ class Session:
         # After an error a GPU may be unusable, so weights are checked on the CPU only.
         on_cpu = self.loop is not None and self.components.device.device.type == "cpu"
         if isinstance(reason, ValueError | RuntimeError) and on_cpu and not has_finite_weights(self.components.model):
-            return "diverged", f"a weight is not finite, and so a step failed: {reason}"
+            return "diverged", f"a step failed because a weight is not finite: {reason}"
         self.console.error(traceback.format_exc().splitlines())
         return "failed", f"{type(reason).__name__}: {reason}"
 
@@ -147,7 +147,7 @@ class Session:
             return self._test(loop, self.tracker)
 
     def _save_fitted(self) -> None:
-        """Write the fitted state of the data; a resumed run keeps its file, as its data are the same."""
+        """Write the fitted state of the data; a resumed run keeps its file, because its data are the same."""
         if self.components.fitted is not None:
             kept = None if self.is_new else fitted.keep(self.home.path)
             self.checkpoints.fitted = kept or fitted.save(self.home.path, self.components.fitted)
@@ -193,7 +193,7 @@ class Session:
             self.tracker.sync()
 
     def _abort(self, code: int) -> None:
-        """On a second signal, leave no half-written checkpoint."""
+        """Remove a partly written checkpoint on a second signal."""
         self.checkpoints.remove_temp()
         self.home.write_status("interrupted", code, self.step, "aborted by a second signal")
 
@@ -223,7 +223,7 @@ class Session:
         return Outcome(state, code, self.home.path, result, error)
 
     def _close(self, state: str, result: dict[str, Any]) -> str | None:
-        """Finish every file of the run, and return what could not be written, or None."""
+        """Close all files of the run; return what could not be written, or None."""
         error = None
         try:
             self.checkpoints.wait()
@@ -241,7 +241,7 @@ class Session:
         return error
 
     def _trace_divergence(self, diverged: Diverged) -> str:
-        """Repeat the steps from the newest checkpoint on, write ``nan_report.json``, and return the cause."""
+        """Repeat the steps since the newest checkpoint, write ``nan_report.json``, and return the cause."""
         with contextlib.suppress(OSError):
             self.checkpoints.wait()
         try:

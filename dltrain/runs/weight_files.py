@@ -23,13 +23,18 @@ from dltrain.training.transfer import WEIGHTS
 
 KEY = "transfer.weights"
 TORCHVISION = "torchvision:"
-WRAPPERS = ("state_dict", "model")  # keys under which files of other programs keep the weights
-PREFIX = "module."  # of the weights of torch's DistributedDataParallel
+# Keys of tasks with the names of the outputs, and with their number.
+OUTPUT_NAMES = (
+    *[("class_names", "classes"), ("pixel_class_names", "pixel_classes")],
+    *[("target_names", "targets"), ("target_names", "columns")],
+)
+WRAPPERS = ("state_dict", "model")  # keys under which files of other programs store the weights
+PREFIX = "module."  # prefix that torch's DistributedDataParallel adds to names
 
 
 @dataclass(frozen=True)
-class FirstWeights:
-    """Weights by name, with the names of their outputs and tokens if known.
+class InitialWeights:
+    """Named weights, with the names of the model's outputs and tokens if known.
 
     Args:
         origin: Source of the weights, for messages.
@@ -45,11 +50,11 @@ class FirstWeights:
     tokens: list[str] | None = None
 
 
-def read_weights(name: str, allow: tuple[str, ...]) -> FirstWeights:
-    """Read what ``transfer.weights`` names.
+def read_weights(name: str, allow: tuple[str, ...]) -> InitialWeights:
+    """Read the weights that ``transfer.weights`` names.
 
     Raises:
-        ConfigError: There is nothing to read, or it is not tensors by name.
+        ConfigError: The source does not exist or contains no named tensors.
     """
     if name.startswith(TORCHVISION):
         from dltrain.datasets.pretrained import download  # imports torchvision
@@ -65,8 +70,8 @@ def read_weights(name: str, allow: tuple[str, ...]) -> FirstWeights:
     return _read_file(path, name)
 
 
-def _read_run(path: Path, checkpoint: str, allow: tuple[str, ...]) -> FirstWeights:
-    """Read a checkpoint of a run: the averaged weights if there are such."""
+def _read_run(path: Path, checkpoint: str, allow: tuple[str, ...]) -> InitialWeights:
+    """Read the weights of a run's checkpoint, averaged if available."""
     path = jobs.find_run(str(path))
     saved = Checkpoints(path)
     try:
@@ -77,7 +82,7 @@ def _read_run(path: Path, checkpoint: str, allow: tuple[str, ...]) -> FirstWeigh
     origin = f"{path} ({file.name}, step {state['loop']['step']:,})"
     outputs = output_names(_resolved_task(path))
     tokens = _tokens_of_run(path, allow)
-    return FirstWeights(effective_weights(state), origin, _hash(file), outputs, tokens)
+    return InitialWeights(effective_weights(state), origin, _hash(file), outputs, tokens)
 
 
 def _resolved_task(path: Path) -> dict[str, Any]:
@@ -89,8 +94,8 @@ def _resolved_task(path: Path) -> dict[str, Any]:
 
 
 def output_names(task: Mapping[str, Any]) -> list[str] | None:
-    """Return the names of the outputs of a task with its facts filled in, or None if it states none."""
-    for names, count in (("class_names", "classes"), ("target_names", "targets"), ("target_names", "columns")):
+    """Return the output names in a task's configuration with its facts filled in, or None if there are none."""
+    for names, count in OUTPUT_NAMES:
         if isinstance(task.get(names), list | tuple) and redaction.MASK not in str(task[names]):
             return list(map(str, task[names]))
         if isinstance(task.get(count), int):
@@ -99,7 +104,7 @@ def output_names(task: Mapping[str, Any]) -> list[str] | None:
 
 
 def _tokens_of_run(path: Path, allow: tuple[str, ...]) -> list[str] | None:
-    """Return the vocabulary of a run, from its own data; None if it has none or its data are gone."""
+    """Return the vocabulary of a run, read from its data; None without a vocabulary or without the data."""
     try:
         job = jobs.load_job(path, allow)
         spec = instantiate.build(job.resolved["data"], "data", job.allow).spec
@@ -109,14 +114,14 @@ def _tokens_of_run(path: Path, allow: tuple[str, ...]) -> list[str] | None:
 
 
 def token_texts(tokens: Tokens | None) -> list[str] | None:
-    """Return the text of each token; None without a vocabulary that can be read."""
+    """Return the text of each token; None if tokens cannot be decoded."""
     if tokens is None or tokens.decode is None:
         return None
     return [tokens.decode([number]) for number in range(tokens.size)]
 
 
-def _read_file(file: Path, origin: str) -> FirstWeights:
-    """Read a file of weights by name, without running any code in it."""
+def _read_file(file: Path, origin: str) -> InitialWeights:
+    """Read a file of named weights, without running any code in it."""
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file as load_safetensors
@@ -133,10 +138,10 @@ def _read_file(file: Path, origin: str) -> FirstWeights:
     named = isinstance(content, dict) and all(isinstance(name, str) for name in content)
     tensors = {n: v for n, v in content.items() if isinstance(v, Tensor)} if named else {}
     if not tensors:
-        raise ConfigError(format_error(KEY, "a file of weights", file, "It has no tensors by name."))
+        raise ConfigError(format_error(KEY, "a file of weights", file, "It contains no named tensors."))
     if all(name.startswith(PREFIX) for name in tensors):
         tensors = {name.removeprefix(PREFIX): value for name, value in tensors.items()}
-    return FirstWeights(tensors, origin, _hash(file))
+    return InitialWeights(tensors, origin, _hash(file))
 
 
 def _hash(file: Path) -> str:

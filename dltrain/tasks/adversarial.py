@@ -20,7 +20,7 @@ from dltrain.tasks.pixel_range import PixelRange
 from dltrain.tasks.sampling import apply_in_batches, class_labels
 
 MAX_EVALUATED = 2_000  # examples of a split that are evaluated; precision and recall compare all pairs
-GRID_IMAGES, GRID_COLUMNS, MAX_COLUMNS = 64, 8, 16  # of a grid of samples
+GRID_IMAGES, GRID_COLUMNS, MAX_COLUMNS = 64, 8, 16  # size of a grid of samples
 PLOTTED_POINTS = 1_000  # real points of a scatter plot; as many generated points are added
 PENALTY = 10.0  # Gulrajani et al. 2017, section 4
 
@@ -89,7 +89,7 @@ class Adversarial(Task):
         expected = "a model with a generator and a critic, such as gan or dcgan, for task=adversarial"
         check_parts(model, ("generator", "critic"), expected)
         if self.penalty and has_batch_norm(model):
-            hint = "The penalty is on the gradient of single examples, which batch norm mixes."
+            hint = "The penalty needs the gradient of each example, but batch norm mixes examples."
             raise ConfigError(format_error("model.critic_norm", "layer or none with task.penalty", "batch", hint))
         critic, generator = (
             [p for p in getattr(model, name).parameters() if p.requires_grad] for name in ("critic", "generator")
@@ -193,7 +193,7 @@ class Adversarial(Task):
     def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
         """Return examples from noise, or interpolations of at most eight steps between two examples of a class."""
         if request.given is not None:
-            expected = "no examples, as a generator reads only noise"
+            expected = "no examples, because a generator reads only noise"
             raise ConfigError(format_error("--given", expected, f"{len(request.given)} examples"))
         paths, steps = sampling.path_layout(request)
         labels = sampling.requested_labels(model, request, paths)

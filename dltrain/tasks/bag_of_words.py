@@ -106,8 +106,8 @@ class LinearModel:
 
     Args:
         train: Training texts; no further batch is read after 50,000 texts.
-        val: Validation texts, on which the penalty is chosen and whether word pairs are used; None for a penalty of 1
-            and words only.
+        val: Validation texts to choose the penalty and whether to use word pairs; None for a penalty of 1 and words
+            only.
         vocabulary: Number of different tokens.
         target: Function that returns the targets of a batch: classes (B,) for logistic regression, or numbers
             (B, targets) for ridge regression.

@@ -22,9 +22,8 @@ class Loss(NamedTuple):
     Args:
         total: Mean loss over ``weight`` examples or tokens, a differentiable scalar.
         weight: Number of examples or tokens: a number, or a 0-d tensor if it is computed on the device. Losses of
-            weight 0 are ignored, and a step in which all weights are 0 changes nothing. If the weight is a tensor that
-            may be 0, the total must then be finite and have a gradient of 0: for example, divide a sum by
-            ``weight.clamp(min=1)``.
+            weight 0 are ignored, and a step whose weights are all 0 changes nothing. If a weight tensor is 0, the total
+            must be finite and have a gradient of 0: for example, divide a sum by ``weight.clamp(min=1)``.
         parts: Named scalars to log with the loss, means over the same weight.
     """
 
@@ -116,7 +115,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """What to generate.
+    """Request for generated examples.
 
     Args:
         noise: CPU generator for all random numbers, so that they do not depend on the device.
@@ -135,7 +134,7 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class TextRequest:
-    """What text to generate.
+    """Request for generated text.
 
     Args:
         prompt: Start of the text, at least one character; None for the task's prompt.
@@ -155,7 +154,10 @@ class TextRequest:
 
 
 class Task(ABC):
-    """What to learn and how to measure it. Most tasks implement only `facts`, `loss` and `evaluate`."""
+    """Base class of tasks: what to learn and how to measure it.
+
+    Most tasks implement only `facts`, `loss` and `evaluate`.
+    """
 
     metric: ClassVar[str]
     better: ClassVar[Literal["min", "max"]] = "min"

@@ -143,6 +143,6 @@ class ContrastiveDivergence(Task):
 def check_request(request: GenerateRequest) -> None:
     """Check that RBMs support a request."""
     if request.label is not None:
-        raise ConfigError(format_error("--class", "none, as this model is not conditional", request.label))
+        raise ConfigError(format_error("--class", "none, because this model is not conditional", request.label))
     if request.interpolate:
         raise ConfigError("--interpolate: not supported for RBMs, which have no continuous latent space")

@@ -19,8 +19,8 @@ class PerceptronRule(Task):
 
     For two classes the model has one output, a threshold unit that fires above 0: ``y`` is 1 for class 1 and -1 for
     class 0. For more classes it has one output per class and predicts the largest; an error moves the weights of the
-    target class by ``x`` and those of the largest other output by ``-x``, which is the same rule for their difference
-    (Kesler's construction). A margin of exactly 0 is an error.
+    target class by ``x`` and those of the largest other output by ``-x``. This is the same rule for the difference of
+    the two weight vectors (Kesler's construction). A margin of exactly 0 is an error.
 
     The rule is gradient descent on ``-y w.x``, summed over the errors: with ``data.batch_size=1 optimizer=sgd
     optimizer.lr=1`` each step is Rosenblatt's. Larger batches take the mean over their examples. For linearly separable

@@ -89,7 +89,7 @@ def pseudo_log_likelihood(rbm: RBM, states: Tensor, noise: Generator) -> Tensor:
 
 
 def log_partition(rbm: RBM) -> Tensor:
-    """Return ``log Z``: a sum over all states of the smaller side, in which the other side factorizes.
+    """Return ``log Z``, computed as a sum over all states of the smaller side; the other side factorizes.
 
     Source: Salakhutdinov, Murray 2008, "On the quantitative analysis of deep belief networks", section 2.
     """
@@ -112,7 +112,7 @@ class GibbsChains:
     """Markov chains that draw the model's samples in contrastive divergence.
 
     Args:
-        persistent: Continue the chains from loss to loss, instead of starting them at the data.
+        persistent: Continue the chains from step to step, instead of starting them at the data.
 
     Source: Hinton 2002; persistent chains, Tieleman 2008, "Training restricted Boltzmann machines using approximations
     to the likelihood gradient".
@@ -129,7 +129,7 @@ class GibbsChains:
         the hidden units, which add no sampling noise; only the chains sample states.
 
         Args:
-            rows: Indices of the examples in the whole batch, if this is only a part of it; None for all.
+            rows: Indices of the examples in the whole batch, if ``visible`` is a chunk of it; None for a whole batch.
 
         Source: Hinton 2010, section 3.
         """

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.running import Mean, confusion
 from dltrain.plots import charts, grids
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media
@@ -17,20 +18,21 @@ from dltrain.tasks.supervised import Supervised
 
 IGNORED = -1  # target of pixels that loss and metrics ignore
 NUM_SHOWN = 4  # images with their masks
-TINT = 0.5  # share of a class's color in a picture; class 0 keeps the image
+TINT = 0.5  # share of a class's color in an image with a mask; class 0 is not tinted
 
 
 @dataclass(eq=False)
 class Segmentation(Supervised):
-    """Segmentation: cross-entropy between outputs (B, classes, height, width) and ``targets`` (B, height, width).
+    """Segmentation: cross-entropy of outputs (B, classes, height, width) and ``targets`` (B, height, width), or Dice.
 
     Targets are class numbers in int64; pixels with the target -1 are ignored. All metrics are computed over the pixels
     of a whole split.
 
     Args:
         low, high: Model inputs for black and white, one number per channel.
+        dice: Share of the Dice loss in the loss, in [0, 1]; the rest is the cross-entropy.
 
-    Source: Dice, Milletari et al. 2016, "V-Net", section 3; here as a metric only.
+    Source: Dice, Milletari et al. 2016, "V-Net", section 3.
     """
 
     metric: ClassVar[str] = "miou"
@@ -40,8 +42,11 @@ class Segmentation(Supervised):
     pixel_class_names: list[str] | None = None
     low: list[float] | None = None
     high: list[float] | None = None
+    dice: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.dice <= 1:
+            raise ConfigError(format_error("task.dice", "a number from 0 to 1", self.dice))
         self.names = name_classes(self.pixel_classes, self.pixel_class_names)
         self.pixel_range = PixelRange(self.low, self.high)
 
@@ -50,11 +55,14 @@ class Segmentation(Supervised):
         return {"pixel_outputs": self.pixel_classes}
 
     def criterion(self, answer: Tensor, batch: Batch) -> Loss:
-        """Return the mean cross-entropy over the pixels that are not ignored."""
-        outputs, targets = answer.movedim(1, -1).flatten(0, -2).float(), batch["targets"].flatten()
-        count = (targets != IGNORED).sum()
-        total = F.cross_entropy(outputs, targets, ignore_index=IGNORED, reduction="sum")
-        return Loss(total / count.clamp(min=1), count)
+        """Return the mean loss over the pixels that are not ignored; each has the Dice loss of its image."""
+        outputs, targets = answer.float(), batch["targets"]
+        counts = (targets != IGNORED).flatten(1).sum(1)
+        rows = outputs.movedim(1, -1).flatten(0, -2)
+        total = F.cross_entropy(rows, targets.flatten(), ignore_index=IGNORED, reduction="sum")
+        if self.dice:
+            total = total.lerp((soft_dice_loss(outputs, targets) * counts).sum(), self.dice)
+        return Loss(total / counts.sum().clamp(min=1), counts.sum())
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return loss, mean IoU, mean Dice, pixel accuracy and the IoU of each class; keep images for `show`."""
@@ -91,6 +99,21 @@ class Segmentation(Supervised):
             Media("masks", grids.images(rows.flatten(0, 1), columns=3)),
             Media("confusion", charts.confusion(evaluation.extra["confusion"], self.names)),
         ]
+
+
+def soft_dice_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return 1 minus the mean Dice of probabilities and targets of each image, over the classes in its targets.
+
+    Shape:
+        outputs (B, classes, height, width), targets (B, height, width) -> (B,)
+    """
+    known = (targets != IGNORED)[:, None]
+    shares = outputs.softmax(1) * known
+    own = torch.zeros_like(shares).scatter(1, targets.clamp(min=0)[:, None], known.to(shares.dtype))
+    both, hits = (part.flatten(2).sum(2) for part in (own + shares, own * shares))
+    occurs = own.flatten(2).any(2)
+    dice = 2 * hits / both.where(occurs, 1)
+    return 1 - (dice * occurs).sum(1) / occurs.sum(1).clamp(min=1)
 
 
 def overlap_metrics(counts: Tensor, names: Sequence[str]) -> dict[str, float]:

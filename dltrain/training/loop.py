@@ -145,7 +145,7 @@ class Loop:
         if state.evaluating:  # the evaluation was interrupted
             self._evaluate_and_save(evaluate=True, save=state.step >= last)
         elif state.step >= last and self.val is not None and state.evaluated != state.step:
-            # A run was resumed with a shorter stage, of which only the evaluation of the last step is missing.
+            # The run was resumed with a shorter stage: its steps are complete, but the last one is not evaluated yet.
             if self.runner.loss_buffer.losses:
                 self.log()
             self._evaluate_and_save(evaluate=True, save=True)

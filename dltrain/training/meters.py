@@ -20,7 +20,7 @@ def log_name(name: str, turn: str) -> str:
 
 
 class Timer:
-    """Measure the time of a run since `started`, a `time.perf_counter` value, without affecting its results."""
+    """Timer of a run since `started`, a `time.perf_counter` value; times do not affect the results of the run."""
 
     def __init__(self, started: float) -> None:
         self.started = started

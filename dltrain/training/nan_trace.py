@@ -98,7 +98,7 @@ def _report(
 
 
 def _first_bad_module(loop: Loop, turn: Turn, group: list[Batch]) -> str | None:
-    """Return the first module whose output is not finite, with its class; None if only the loss is not."""
+    """Return the first module whose output is not finite, with its class; None if only the loss is not finite."""
     found: list[str] = []
 
     def hook_of(name: str) -> Any:

@@ -20,7 +20,7 @@ def use_fp32_where_needed(model: nn.Module, device: Device) -> str | None:
     Each layer is tested in a forward and a backward pass, with its own weights and settings.
 
     Raises:
-        ConfigError: The device can compute no layer in its precision.
+        ConfigError: The device cannot compute any layer in its precision.
     """
     if not may_lack_kernels(device):
         return None
@@ -43,7 +43,7 @@ def may_lack_kernels(device: Device) -> bool:
 
 
 def is_supported(layer: nn.Module, device: Device) -> bool:
-    """Return whether the device can compute `layer` and its gradients in its precision, or not even in fp32."""
+    """Return whether `layer` and its gradients work in the device's precision; also true if they fail in fp32."""
     return _is_computed(layer, device, device.autocast()) or not _is_computed(layer, device, contextlib.nullcontext())
 
 

@@ -39,7 +39,7 @@ class RunLogger:
         self.last_log = (self.timer.examples, self.timer.earlier.get("training_seconds", 0.0))
 
     def log_training(self, step: int, epoch: float, read: Readings) -> None:
-        """Log training values with throughput and memory; reading the values has waited for the device."""
+        """Log training values with throughput and memory; the device has finished the steps of these values."""
         self.timer.first_step = self.timer.first_step or time.perf_counter()
         examples, seconds = self.timer.examples, self.timer.training_seconds()
         rate = (examples - self.last_log[0]) / max(seconds - self.last_log[1], 1e-9)

@@ -72,7 +72,7 @@ def improves(value: float, best: float | None, better: str) -> bool:
 
 
 class Trigger:
-    """Trigger at regular intervals; unless the interval is in minutes, it depends only on the step."""
+    """Fires at regular intervals. Intervals in steps or epochs depend only on the step, not on time."""
 
     def __init__(self, interval: Interval, epoch_steps: int) -> None:
         count, unit = interval

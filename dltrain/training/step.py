@@ -24,7 +24,7 @@ class StepInfo(NamedTuple):
 
 
 class StepRunner:
-    """Run the turns of a step and buffer their losses on the device."""
+    """Runs the turns of a step and buffers their losses on the device."""
 
     def __init__(
         self,
@@ -59,7 +59,10 @@ class StepRunner:
                 self.loss_buffer.norms[turn.name] = norm
 
     def compute_gradients(self, turn: Turn, batches: list[Batch], info: StepInfo) -> list[Loss] | None:
-        """Accumulate the gradients of all micro-batches and return their losses; None to repeat in smaller chunks."""
+        """Accumulate the gradients of all micro-batches and return their losses.
+
+        If memory runs out, double the number of chunks for the next attempt and return None.
+        """
         optimizer = self.optimizers[turn.name]
         losses: list[Loss] = []
         memory = copy.deepcopy(self.task.state_dict()) if self.config.split_on_oom else {}
@@ -123,7 +126,7 @@ class StepRunner:
 def split(batches: list[Batch], num_chunks: int) -> Iterator[Batch]:
     """Yield each batch in at most `num_chunks` chunks of equal size; the last may be smaller.
 
-    The field ``rows`` of a chunk says where its examples are in the batch; it is on the CPU.
+    The field ``rows`` of a chunk has the indices of its examples in the batch; it is on the CPU.
     """
     for batch in batches:
         size = max(1, -(-len(batch["inputs"]) // num_chunks))

@@ -21,7 +21,7 @@ class Transfer:
 
     Args:
         weights: Source of the initial weights; None for random weights.
-        freeze: Names or patterns of modules, or ``auto`` for all loaded weights.
+        freeze: Names or patterns of modules, or ``auto`` for all loaded weights except those of the outputs.
         unfreeze_at: Epoch from which frozen modules learn: one for all, or one per entry of ``freeze``; None to never
             unfreeze them.
         lr_scale: Learning rate factor of the loaded weights, or one factor per entry of ``freeze``.
@@ -47,6 +47,7 @@ class Loaded:
         names: Weights and buffers that were loaded.
         new: Weights that were not loaded -> reason.
         unused: Names in the source that the model does not have.
+        heads: Those of `names` whose shape depends on the number of outputs.
     """
 
     origin: str
@@ -54,6 +55,7 @@ class Loaded:
     names: list[str]
     new: dict[str, str] = field(default_factory=dict)
     unused: list[str] = field(default_factory=list)
+    heads: list[str] = field(default_factory=list)
 
     def describe(self) -> list[str]:
         """Return lines that list the loaded, new and unused weights."""
@@ -86,7 +88,7 @@ def build_transfer(node: Mapping[str, Any], option: str) -> Transfer:
     if not isinstance(transfer.weights, str | None):
         errors.append(format_error("transfer.weights", WEIGHTS, transfer.weights))
     if option != "none" and transfer.weights is None:
-        errors.append(format_error("transfer.weights", WEIGHTS, None, f"transfer={option} starts from them."))
+        errors.append(format_error("transfer.weights", WEIGHTS, None, f"transfer={option} needs initial weights."))
     if isinstance(transfer.freeze, str) and transfer.freeze != AUTO:
         errors.append(format_error("transfer.freeze", "auto or a list of modules", transfer.freeze))
     entries = 1 if isinstance(transfer.freeze, str) else len(transfer.freeze)
@@ -100,15 +102,21 @@ def build_transfer(node: Mapping[str, Any], option: str) -> Transfer:
 
 
 def plan(
-    stages: list[Stage], model: nn.Module, transfer: Transfer, loaded: Collection[str], epochs: int | None
+    stages: list[Stage],
+    model: nn.Module,
+    transfer: Transfer,
+    loaded: Collection[str],
+    epochs: int | None,
+    heads: Collection[str] = (),
 ) -> list[Stage]:
     """Remove frozen parameters from the stages of a task, and split a stage at each epoch that unfreezes modules.
 
     Args:
         loaded: Names of the initial weights that were loaded.
         epochs: Epochs of a stage that does not set its own number.
+        heads: Those of `loaded` that belong to the outputs, which ``freeze: auto`` does not freeze.
     """
-    parts = _parts(model, transfer, loaded)
+    parts = _parts(model, transfer, loaded, heads)
     rates = {p: part.rate for part in parts for p in part.parameters if part.rate != 1}
     borders = sorted({part.until for part in parts if 0 < part.until < float("inf")})
     if borders and len(stages) > 1:
@@ -118,7 +126,7 @@ def plan(
     (stage,) = stages
     last = epochs if stage.epochs is None else stage.epochs
     if last is not None and borders[-1] >= last:
-        expected = f"at most {last - 1}, as training has {last} epochs"
+        expected = f"at most {last - 1}, because training has {last} epochs"
         raise ConfigError(format_error("transfer.unfreeze_at", expected, f"{borders[-1]:.0f}"))
     starts, ends = [0, *map(int, borders)], [*map(int, borders), last]
     return [
@@ -131,14 +139,16 @@ def plan(
     ]
 
 
-def _parts(model: nn.Module, transfer: Transfer, loaded: Collection[str]) -> list[_Part]:
+def _parts(model: nn.Module, transfer: Transfer, loaded: Collection[str], heads: Collection[str]) -> list[_Part]:
     """Return disjoint parts of the model that are frozen for some epochs or have a learning rate factor."""
     came = [p for name, p in model.named_parameters() if name in loaded]
     never = 0 if transfer.freeze == () else float("inf")
     until = _each(never if transfer.unfreeze_at is None else transfer.unfreeze_at, transfer.freeze)
     if transfer.freeze == AUTO:
         (rate,) = _each(transfer.lr_scale, AUTO)
-        return [_Part(came, until[0], rate)]
+        last = [p for name, p in model.named_parameters() if name in heads]
+        kept = set(map(id, last))
+        return [_Part([p for p in came if id(p) not in kept], until[0], rate), _Part(last, 0, rate)]
     found: list[_Part] = []
     listed = isinstance(transfer.lr_scale, Sequence)
     rates = _each(transfer.lr_scale if listed else 1.0, transfer.freeze)

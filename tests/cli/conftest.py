@@ -16,7 +16,7 @@ from dltrain.runs import launch
 
 @pytest.fixture(scope="session")
 def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
-    """Return a function from overrides to the folder of a short run, trained once."""
+    """Return a function that takes overrides and returns the folder of a short run, which is trained once."""
     known: dict[tuple[str, ...], Path] = {}
 
     def once(*overrides: str) -> Path:

@@ -302,7 +302,7 @@ def test_a_wrong_folder_is_rejected_with_the_nearest_name_without_importing_torc
         [sys.executable, "-c", script, "evaluate", f"{plain_run}s"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert completed.stdout.split() == ["False", "2"]

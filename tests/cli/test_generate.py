@@ -322,7 +322,7 @@ def test_out_of_memory_is_reported_as_in_training(finished_run: FinishedRun, gen
         resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, 8 * 2**30))
 
     words = [sys.executable, "-m", "dltrain", "generate", str(finished_run(*CONDITIONAL)), "--count", "2147483647"]
-    completed = subprocess.run(words, preexec_fn=limited, capture_output=True, text=True, timeout=120, check=False)
+    completed = subprocess.run(words, preexec_fn=limited, capture_output=True, text=True, timeout=300, check=False)
     assert completed.returncode == 4 and "Traceback" not in completed.stderr
     assert completed.stderr.startswith("dltrain: out of memory: ")
     assert completed.stderr.endswith("All 2,147,483,647 examples are generated at once: try a smaller --count\n")

@@ -47,7 +47,7 @@ def test_text_is_streamed_and_stops_when_standard_output_is_closed(train: Train,
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.read(100).startswith(b"It was")
         process.stdout.close()  # like `| head`
-        assert process.wait(60) == 0
+        assert process.wait(300) == 0
         assert process.stderr.read() == f"{folder}: best checkpoint, step 2\n".encode()
 
 

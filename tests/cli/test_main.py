@@ -33,7 +33,7 @@ def child(folder: Path, *words: str, **environment: str) -> subprocess.Completed
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 
@@ -109,7 +109,7 @@ def test_a_platform_without_posix_signals_trains(tmp_path: Path, own_files: dict
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert completed.returncode == 0, completed.stderr
@@ -193,7 +193,7 @@ def test_the_installed_bash_completion_works(tmp_path: Path) -> None:
     echo "${{COMPREPLY[@]}}"
     """
     completed = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
     )
     assert completed.stdout.split() == ["model=lstm"], completed.stderr
 
@@ -259,7 +259,7 @@ def test_control_characters_in_an_argument_do_not_reach_the_terminal(
 def test_a_closed_pipe_ends_the_command_without_a_traceback(tmp_path: Path) -> None:
     script = f"'{sys.executable}' -m dltrain --help | true; echo ${{PIPESTATUS[0]}}"
     completed = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
     )
     assert (completed.stdout, completed.stderr) == ("0\n", "")
 

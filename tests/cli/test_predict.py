@@ -88,7 +88,7 @@ def test_lines_are_written_while_standard_input_is_open(
             process.stdin.flush()
             assert json.loads(process.stdout.readline())["line"] == number
         process.stdin.close()
-        assert process.wait(60) == 0
+        assert process.wait(300) == 0
 
 
 def test_a_file_may_have_an_equals_sign_in_its_name(

@@ -104,7 +104,7 @@ def test_predictions_use_averaged_weights(
 
 
 def test_checkpoint_selects_best_or_last(train: Train, predict: Predict, small_data: SmallData, tmp_path: Path) -> None:
-    # At this learning rate the loss diverges after the first step, so that best and last differ.
+    # At this learning rate the loss diverges after the first step, so the best and the last checkpoint differ.
     spans = ["trainer.max_steps=3", "trainer.eval_every=1 steps", "trainer.checkpoint_every=1 steps"]
     folder = train("model=mlp", *small_data("timeseries"), *spans, "optimizer=sgd", "optimizer.lr=10")
     steps = {name: Checkpoints(folder).load(f"{name}.pt")["loop"]["step"] for name in ("best", "last")}

@@ -158,6 +158,6 @@ def test_an_existing_run_folder_is_rejected_without_importing_torch(plain_run: P
         "import sys; from dltrain.cli import main; code = main.main(sys.argv[1:]); print('torch' in sys.modules, code)"
     )
     command = [sys.executable, "-c", script, "rerun", str(plain_run), f"hydra.run.dir={plain_run}"]
-    completed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    completed = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert completed.stdout.split() == ["False", "2"]
     assert "hydra.run.dir: expected a folder that holds no run yet" in completed.stderr

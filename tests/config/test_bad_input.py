@@ -81,7 +81,7 @@ TABLE: dict[str, list[list[str]]] = {
     "'device.name=${x}' 'optimizer.lr=${y}'": [["optimizer.lr", "${y}"], ["device.name", "${x}"]],
     "'hydra.run.dir=${nothing}'": [["Interpolation key 'nothing' not found", "hydra.run.dir"]],
     "'model.activation=${oc.env:DLTRAIN_NOPE}'": [["model.activation", "'DLTRAIN_NOPE' not found"]],
-    # Interpolations are checked by their values.
+    # The resolved values of interpolations are checked.
     "'data.batch_size=${spec.size}'": [["data.batch_size", "known before the data are read", "${spec.size}"]],
     "'seed=${data}'": [["seed", "a whole number of at least 0", "a group of keys"]],
     "'device.name=${trainer}'": [["device.name", "a value", "a group of keys"]],
@@ -174,7 +174,7 @@ def test_bad_input_is_explained_and_leaves_no_files(
 
 
 def split(command: str) -> list[str]:
-    """Split a command as a shell does; one that contains a dictionary is a single word."""
+    """Split a command like a shell. A command that contains a dictionary is one word."""
     return shlex.split(command) if "{" not in command or "$" in command else [command]
 
 
@@ -223,7 +223,7 @@ def test_the_installed_script_exits_with_code_2(workdir: Path) -> None:
         env={**os.environ, "HYDRA_FULL_ERROR": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert completed.returncode == 2

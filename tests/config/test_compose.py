@@ -53,7 +53,7 @@ def test_the_default_run_is_an_lstm_on_a_time_series() -> None:
         ("text", "language_modeling"),
     ],
 )
-def test_data_select_their_default_task(data: str, task: str) -> None:
+def test_a_data_option_selects_its_default_task(data: str, task: str) -> None:
     assert compose.compose([f"data={data}"]).choices["task"] == task
 
 

@@ -1,4 +1,4 @@
-"""Random overrides: each composes, or ends with exit code 2, without a traceback and without a folder."""
+"""Random overrides either compose or end with exit code 2, without a traceback and without a folder."""
 
 from pathlib import Path
 from typing import Any
@@ -79,14 +79,16 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_any_override_composes_or_gives_an_error_message(empty_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_random_overrides_compose_or_give_an_error_message(
+    empty_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     for seed in range(60):
         check_composition(seed, capfd)
     assert not list(empty_folder.iterdir())
 
 
 @pytest.mark.slow
-def test_many_more_overrides_compose_or_give_an_error_message(
+def test_many_more_random_overrides_compose_or_give_an_error_message(
     empty_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for seed in range(60, 3000):

@@ -1,4 +1,4 @@
-"""Ranges are defined in config/schema and checked by constructors: none rejects a value that the schema accepts."""
+"""Constructors accept every value that the ranges in config/schema accept."""
 
 import importlib
 import re

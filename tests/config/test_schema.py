@@ -17,7 +17,7 @@ from dltrain.config import schema
         ("(-inf, inf)", [-1e300, 0, 3], [math.inf, -math.inf], "a number"),
     ],
 )
-def test_a_number_may_equal_a_closed_end_of_its_range_but_not_an_open_one(
+def test_a_number_may_equal_a_closed_limit_but_not_an_open_limit_of_its_range(
     interval: str, inside: list[float], outside: list[float], text: str
 ) -> None:
     spec = schema.real(interval)
@@ -27,7 +27,7 @@ def test_a_number_may_equal_a_closed_end_of_its_range_but_not_an_open_one(
     assert spec.text == text
 
 
-def test_an_integer_rejects_booleans_floats_and_strings() -> None:
+def test_integer_fields_reject_booleans_floats_and_strings() -> None:
     spec = schema.integer(1)
     assert spec.accepts(1)
     assert not any(spec.accepts(value) for value in (0, True, 1.0, "1", None))

@@ -81,9 +81,8 @@ def test_a_slice_has_the_fingerprint_of_its_copy() -> None:
 def test_overlapping_windows_are_hashed_once(hashed_arrays: list[tuple[int, int]]) -> None:
     series = torch.arange(1_000_000, dtype=torch.float32)
     known = digest(x=series.unfold(0, 1000, 1))
-    assert (
-        hashed_arrays == [(series.data_ptr(), series.nbytes)] * 2
-    )  # for train and test; copies of all windows would take 4 GB
+    # Train and test are hashed once each. Copies of all windows would take 4 GB.
+    assert hashed_arrays == [(series.data_ptr(), series.nbytes)] * 2
     assert known == digest(x=series.clone().unfold(0, 1000, 1))
     assert known != digest(x=series.unfold(0, 1000, 2))
     assert known != digest(x=(series + (series == 999_999)).unfold(0, 1000, 1))

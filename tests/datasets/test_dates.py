@@ -99,7 +99,7 @@ def test_formats_of_strftime_are_parsed_and_written_back(form: str, unit: str) -
         (["5/14/2021 1:30:05 p.m.", "5/15/2021 1:00:00 a.m."], {}, "2021-05-14T13:30:05"),
     ],
 )
-def test_other_formats_are_parsed_and_written_back(cells: list[str], options: dict, expected: str) -> None:
+def test_formats_beyond_strftime_are_parsed_and_written_back(cells: list[str], options: dict, expected: str) -> None:
     dates = parse(cells, **options)
     assert dates.times[0] == pd.Timestamp(expected)
     assert write(dates) == cells

@@ -38,7 +38,7 @@ def files_of(data: ImageFolder) -> set[str]:
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
-        (["train", "val"], [34, 8, 6]),  # test is taken from train
+        (["train", "val"], [34, 8, 6]),  # the test split is taken from train
         (["Train", "Test"], [34, 6, 8]),
         (["train"], [29, 5, 6]),
         (["train", "val", "test"], [40, 8, 8]),

@@ -93,9 +93,8 @@ def test_image_and_mask_have_the_same_crop_at_full_resolution(tmp_path: Path) ->
     files, starts = data.load().train.rows, set()
     for key in range(20):
         pixels, mask = files.example(0, key)
-        near = (
-            np.abs(pixels[..., 0].astype(int) - 24 * np.round(pixels[..., 0] / 24)) < 8
-        )  # at a boundary of two classes
+        # Pixels at a boundary of two classes.
+        near = np.abs(pixels[..., 0].astype(int) - 24 * np.round(pixels[..., 0] / 24)) < 8
         assert np.array_equal(mask[~near], (pixels[..., 0] // 24)[~near])
         starts.add(int(pixels[0, 0, 0]))
     assert len(starts) > 10, size

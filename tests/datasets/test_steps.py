@@ -34,7 +34,7 @@ def series(start: str, periods: int, freq: str) -> pd.Series:
 
 
 @pytest.mark.parametrize(("freq", "season", "words"), RANGES)
-def test_the_step_gives_the_season(freq: str, season: int, words: str) -> None:
+def test_the_season_is_inferred_from_the_step(freq: str, season: int, words: str) -> None:
     times = series("2020-01-01", 60, freq)
     assert (infer_season(times), step_words(times)) == (season, words)
     assert find_gaps(times) == (0, None)
@@ -74,7 +74,7 @@ def test_the_repeated_hour_at_the_end_of_daylight_saving_time_is_accepted(zone: 
     assert check_order(local, pd.Series(instants.tz_localize(None))) == (None, None, 0, 0)
 
 
-def test_a_step_back_at_any_other_time_is_reported() -> None:
+def test_a_step_back_in_time_outside_the_repeated_hour_is_reported() -> None:
     times = series("2021-10-26 00:00", 48, "15min")
     times[20:] -= pd.Timedelta("1h")
     assert check_order(times).step_back == 20

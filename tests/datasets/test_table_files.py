@@ -90,7 +90,7 @@ def test_identifiers_are_not_used_as_inputs(name: str, tmp_path: Path) -> None:
         [f"mail{number}@example.org" for number in range(ROWS)],
     ],
 )
-def test_free_text_is_not_used_as_input_and_rejected_as_target(words: list[str], tmp_path: Path) -> None:
+def test_free_text_is_not_used_as_input_and_is_rejected_as_target(words: list[str], tmp_path: Path) -> None:
     frame = FRAME[["size", "price"]].fillna(0.0).assign(note=words)[["note", "size", "price"]]
     data = CsvTable(write(tmp_path, frame))
     assert data.spec.size == 1 and data.left_out == {"note": "texts"}

@@ -1,4 +1,4 @@
-"""Shortened commands of README and docs run; those that need long training or downloads are only composed."""
+"""Shortened commands of README and docs run. Commands that need long training or downloads are only composed."""
 
 import json
 import re
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from dltrain.cli import args
 from dltrain.cli.main import main
@@ -26,6 +27,10 @@ SHORT = {
     "gpt": ["model.num_layers=1", "model.hidden_size=16"],
     "image_masks": ["data.batch_size=5", "data.image_size=16"],
     "unet": ["model.hidden_size=[8,16]"],
+    "fcos": ["model.backbone=narrow", "model.fpn_width=32"],
+    "shapes_detection": ["data.examples=16"],
+    "detection_folder": ["data.batch_size=5"],
+    "deeplabv3": ["model.backbone=mobilenet_v3_large"],
     "layerwise|num_labels": ["data.num_labels=20"],
     "image_folder": ["data.workers=0", "data.image_size=16"],
     "^dltrain( model=(lstm|gru|transformer)(?!.* data=).*)?$": ["data.window=24"],
@@ -61,8 +66,10 @@ def here(
     for name in ("new.csv", "other.csv"):
         Path(name).write_text("".join(Path("table.csv").read_text().splitlines(keepends=True)[:30]))
     shutil.copytree(own_files["image_folder"], "pictures")
+    shutil.copytree(own_files["detection_folder"], "crossings")
     shutil.copytree(own_files["image_masks"], "scans")
     shutil.copytree(own_files["image_masks"] / "images", "new_scans")
+    write_voc(own_files["image_masks"], tmp_path / "VOC2012")
     (tmp_path / "sales.csv").write_text("units\n" + "".join(f"{100 + n % 7}\n" for n in range(600)))
     (tmp_path / "book.txt").write_text("It was a bright cold day in April.\n" * 60)
     write_reviews(tmp_path)
@@ -73,6 +80,19 @@ def here(
     yield tmp_path
     for name in [name for name in sys.modules if name.startswith("my_")]:
         del sys.modules[name]
+
+
+def write_voc(scans: Path, root: Path) -> None:
+    """Copy images and masks into the layout of Pascal VOC."""
+    shutil.copytree(scans / "masks", root / "SegmentationClass")
+    (root / "JPEGImages").mkdir()
+    lists = root / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    files = sorted((scans / "images").iterdir())
+    for file in files:
+        Image.open(file).save(root / "JPEGImages" / f"{file.stem}.jpg")
+    for part, chosen in (("train", files[::2]), ("val", files[1::2])):
+        (lists / f"{part}.txt").write_text("".join(f"{file.stem}\n" for file in chosen))
 
 
 def write_reviews(folder: Path) -> None:
@@ -97,6 +117,9 @@ def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
         return ["model=mlp", *small_data("fashion_mnist"), "trainer.max_steps=2"]
     if "reviews" in line or "--text" in line:
         return ["model=lstm", *small_data("text_table"), "trainer.max_steps=2"]
+    if "crossings" in line:
+        small = ["model.backbone=narrow", "model.fpn_width=32"]
+        return ["model=fcos", *small, *small_data("detection_folder"), "trainer.max_steps=1"]
     if "new_scans" in line:
         return ["model=unet", "model.hidden_size=[8,16]", *small_data("image_masks"), "trainer.max_steps=2"]
     if re.search(r"INPUT|new\.csv|other\.csv", line):

@@ -48,7 +48,7 @@ def gate(tmp_path: Path) -> Gate:
 def uninterrupted_run(
     server: ServerClient, tmp_path_factory: pytest.TempPathFactory, data_root: Path
 ) -> Callable[[str], Path]:
-    """Return a function from a kind in `recipes.py` to the folder of an uninterrupted run."""
+    """Return a function that takes a kind of run in `recipes.py` and returns the folder of an uninterrupted run."""
 
     @functools.cache
     def run(kind: str) -> Path:

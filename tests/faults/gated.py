@@ -36,7 +36,7 @@ from dltrain.tasks.base import Batch, Evaluation, Loss, Media, Stage
 
 
 class Gate:
-    """Waits at the moments for which the folder contains a file."""
+    """Gate of a process that waits at every moment for which the folder contains a file."""
 
     def __init__(self) -> None:
         self.folder = Path(os.environ["GATE"]) if "GATE" in os.environ else None
@@ -117,7 +117,7 @@ class LanguageModeling(Gated, language_modeling.LanguageModeling):
 
 
 class Adversarial(Gated, adversarial.Adversarial):
-    """Calls the gate in the critic's turn, which every step has once."""
+    """Adversarial training that calls the gate once per step, in the critic's turn."""
 
 
 class Variational(Gated, variational.Variational):
@@ -133,7 +133,7 @@ class Reconstruction(Gated, reconstruction.Reconstruction):
 
 
 class Layerwise(Gated, layerwise.Layerwise):
-    """Calls the gate for the batches of every stage."""
+    """Layer-wise pretraining that calls the gate for the batches of every stage."""
 
     def stages(self, model: torch.nn.Module) -> list[Stage]:
         """Gate the stages of the loop, but not those of the dry run, which come first."""

@@ -19,7 +19,7 @@ SIZES = {"train": 60, "t10k": 20}
 
 
 def mnist() -> dict[str, bytes]:
-    """Return the four archives of a small MNIST with random pixels: file name -> content."""
+    """Return the contents of the four archives of a small MNIST with random pixels, by file name."""
     generator, files = np.random.default_rng(0), {}
     for part, count in SIZES.items():
         pixels = generator.integers(0, 256, (count, 28, 28), dtype=np.uint8).tobytes()

@@ -43,7 +43,7 @@ class Faulty(Classification):
 
 
 class DivideByZero(nn.Module):
-    """Divides by zero from its ``at``-th training batch on."""
+    """Layer that divides by zero from its ``at``-th training batch on."""
 
     def __init__(self, at):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Folders of small pictures, common kinds of unreadable pictures, and a command that trains on them."""
+"""Folders of small images, common kinds of unreadable images, and a command that trains on them."""
 
 import io
 import struct
@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-EACH = 24  # pictures per class
+EACH = 24  # images per class
 
 
 def paint(root: Path) -> Path:
-    """Write 48 pictures of two classes, blue and red with noise; return `root`."""
+    """Write 48 images of two classes, blue and red with noise; return `root`."""
     random = np.random.default_rng(0)
     for number, name in enumerate(("blue", "red")):
         folder = root / name

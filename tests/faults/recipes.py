@@ -1,26 +1,18 @@
 """Small runs that are hard to resume exactly: augmentation, accumulation, dropout, weight averages, several stages."""
 
+import contextlib
+import io
 from pathlib import Path
 
 # For each kind of run, the steps per epoch and the steps of the whole run.
 STEPS = {
     **{"forecast": (8, 32), "vae": (6, 12), "dbn": (6, 16), "denoising": (3, 12), "masks": (4, 8)},
     **{"images": (7, 28), "gan": (10, 20), "text": (14, 28), "streams": (8, 24), "reviews": (7, 21)},
+    **{"resnet20": (7, 14), "resnet18": (4, 8), "finetune": (4, 12), "freeze": (4, 12), "gradual": (4, 12)},
+    **{"gradual_head": (4, 12), "mask_files": (3, 12), "mask_workers": (3, 12)},
 }
-LOSSES_PER_STEP = {
-    **{
-        "forecast": 1,
-        "vae": 1,
-        "dbn": 1,
-        "denoising": 2,
-        "masks": 2,
-        "images": 2,
-        "gan": 2,
-        "text": 1,
-        "streams": 2,
-        "reviews": 2,
-    }
-}
+ONCE = ("forecast", "vae", "dbn", "gan", "text")  # kinds without accumulation, or with one loss for each step
+LOSSES_PER_STEP = {kind: 1 if kind in ONCE else 2 for kind in STEPS}
 
 COMMON = ["device=cpu", "trainer.log_every=1", "allow_targets=[gated]"]
 IMAGES = [
@@ -113,13 +105,63 @@ GAN = [
 ]
 
 
+# Residual networks, whose norms have running statistics.
+RESNET20 = [
+    *["model=resnet20", "data=cifar10", "data.batch_size=4", "augment=crop_flip", "augment.cutmix=1"],
+    *["augment.brightness=0.3", "augment.randaugment=1"],
+    *["task._target_=gated.Classification", "trainer.accumulate=2", "optimizer=momentum", "optimizer.lr=0.1"],
+    *["optimizer/schedule=one_cycle", "trainer.epochs=2", "trainer.checkpoint_every=3"],
+]
+RESNET18 = [
+    *["model=resnet18", "data=cifar10", "data.batch_size=7", "augment=crop_flip", "trainer.accumulate=2"],
+    *["task._target_=gated.Classification", "optimizer=sgd", "trainer.epochs=2", "trainer.checkpoint_every=3"],
+]
+# The weights of another run: classes with other names get a new head, those with the same names keep it.
+SOURCE = ["model=resnet20", "data=mnist", "data.batch_size=27", "trainer.epochs=1", "seed=5", "device=cpu"]
+TRANSFER = [
+    *["model=resnet20", "data.batch_size=7", "augment=affine", "task._target_=gated.Classification"],
+    *["trainer.accumulate=2", "trainer.epochs=3", "trainer.checkpoint_every=3", "regularization.ema_decay=0.9"],
+]
+TRANSFERS = {
+    "finetune": ["data=fashion_mnist", "transfer=finetune", "transfer.lr_scale=0.3"],
+    "freeze": ["data=mnist", "transfer=freeze"],
+    "gradual": ["data=fashion_mnist", "transfer=gradual", "optimizer/schedule=cosine"],
+    "gradual_head": ["data=mnist", "transfer=gradual", "transfer.unfreeze_at=2"],
+}
+# Images and masks that are decoded one by one, cropped at full resolution and moved alike.
+MASK_FILES = [
+    *["model=unet", "model.hidden_size=[4,8]", "data=image_masks", "data.image_size=16", "data.channels=1"],
+    *["data.batch_size=5", "augment=resized_crop", "augment.rotation=10", "regularization.dropout=0.2"],
+    *["augment.contrast=0.3", "augment.randaugment=2"],
+    *["task._target_=gated.Segmentation", "trainer.accumulate=2", "trainer.epochs=4", "trainer.checkpoint_every=2"],
+]
+
+
 def recipe(kind: str, data_root: Path) -> list[str]:
     """Return the overrides of one kind of run."""
-    if kind == "images":
-        return [*COMMON, *IMAGES, f"data.root={data_root}"]
+    if kind in TRANSFERS:
+        weights = f"transfer.weights={source(data_root)}"
+        return [*COMMON, *TRANSFER, *TRANSFERS[kind], weights, f"data.root={data_root}"]
+    if kind in ("mask_files", "mask_workers"):
+        workers = 2 if kind == "mask_workers" else 0
+        return [*COMMON, *MASK_FILES, f"data.path={data_root / 'brain'}", f"data.workers={workers}"]
+    pictures = {"images": IMAGES, "resnet20": RESNET20, "resnet18": RESNET18}
+    if kind in pictures:
+        return [*COMMON, *pictures[kind], f"data.root={data_root}"]
     kinds = {"forecast": FORECAST, "vae": VAE, "dbn": DBN, "gan": GAN, "denoising": DENOISING, "masks": MASKS}
     if kind in kinds:
         return [*COMMON, *kinds[kind]]
     if kind == "reviews":
         return [*COMMON, *REVIEWS, f"data.path={data_root / 'sentiment' / 'movies.tsv'}"]
     return [*COMMON, *{"text": TEXT, "streams": STREAMS}[kind], f"data.path={data_root / 'text' / 'shakespeare.txt'}"]
+
+
+def source(data_root: Path) -> Path:
+    """Return the folder of the run whose weights are transferred, trained once."""
+    from dltrain.cli import main
+
+    folder = data_root / "source"
+    if not folder.exists():
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            assert main.main([*SOURCE, f"data.root={data_root}", f"hydra.run.dir={folder}"]) == 0
+    return folder

@@ -19,7 +19,7 @@ def assert_same(run: Path, reference: Path, also_tested_at: int | None = None) -
     Args:
         run: A run that was interrupted and resumed.
         reference: A run of the same command that was not interrupted.
-        also_tested_at: A step at which `run` ended before it was resumed, so that it was also tested there.
+        also_tested_at: Step at which `run` finished and was tested before it was extended.
     """
     extra = None if also_tested_at is None else (also_tested_at, "test")
     assert [line for line in lines(run) if (line["step"], line["split"]) != extra] == lines(reference)

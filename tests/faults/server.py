@@ -22,7 +22,8 @@ MODULES = (
     *("sweeps.sweep", "runs.launch", "runs.report", "runs.job", "storage.run_dir", "loggers.tracker", "cli.train"),
     *("cli.resume", "models.feedforward", "models.recurrent", "models.convolutional", "models.gpt", "datasets.digits"),
     *("datasets.time_series", "datasets.text", "datasets.image_folder", "datasets.cifar10", "optim.schedules"),
-    *("tasks.classification", "tasks.forecasting", "tasks.language_modeling"),
+    *("tasks.classification", "tasks.forecasting", "tasks.language_modeling", "tasks.segmentation"),
+    *("models.resnet_small", "models.unet", "datasets.image_masks", "datasets.mnist"),
 )
 
 

@@ -125,7 +125,7 @@ def test_shortening_a_stopped_run_to_its_current_step_equals_a_run_of_that_lengt
 
 
 @pytest.mark.faults
-def test_a_run_cannot_be_short_exp_avg_below_the_steps_already_taken(
+def test_a_run_cannot_be_shortened_below_the_steps_already_taken(
     run_until: RunUntil, gate: Gate, dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
     child, run = run_until("train-13")

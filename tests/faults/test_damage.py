@@ -1,4 +1,4 @@
-"""Damaged checkpoints are reported, never loaded and never replace a good one; no code in a run folder is executed."""
+"""Damaged checkpoints are reported, never loaded, and never replace an intact one. No code in them is executed."""
 
 import json
 import os

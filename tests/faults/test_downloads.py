@@ -96,7 +96,7 @@ def test_an_interrupted_download_leaves_no_files(mirror: Mirror, tmp_path: Path)
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert files_in(tmp_path) == []
 
 
@@ -130,7 +130,7 @@ def zip_bomb(path: Path) -> bytes:
 def test_simultaneous_downloads_fetch_each_file_once(mirror: Mirror, tmp_path: Path) -> None:
     mirror.pause = 0.3
     processes = [download(tmp_path, mirror) for _ in range(3)]
-    found = [process.communicate(timeout=120) for process in processes]
+    found = [process.communicate(timeout=300) for process in processes]
     assert [out.strip() for out, _ in found] == ["20"] * 3, found
     assert mirror.requests == dict.fromkeys(mirror.files, 1)
 
@@ -165,7 +165,7 @@ def member(name: str, link: str | None = None, hard: bool = False) -> tarfile.Ta
 
 
 @pytest.mark.parametrize("trusted", [False, True], ids=["wrong hash", "right hash"])
-@pytest.mark.parametrize("kind", ["above", "absolute", "symbolic link", "hard link", "device"])
+@pytest.mark.parametrize("kind", ["parent folder", "absolute", "symbolic link", "hard link", "device"])
 def test_an_archive_that_would_write_outside_its_folder_is_rejected(
     kind: str, trusted: bool, cifar: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,7 +175,7 @@ def test_an_archive_that_would_write_outside_its_folder_is_rejected(
     device = member("cifar-10-batches-py/zero")
     device.type, device.devmajor, device.devminor = tarfile.CHRTYPE, 1, 5
     members = {
-        "above": [member("../../outside/evil")],
+        "parent folder": [member("../../outside/evil")],
         "absolute": [member(str(outside / "evil"))],
         "symbolic link": [member("cifar-10-batches-py", str(outside)), member("cifar-10-batches-py/evil")],
         "hard link": [member("link", str(outside / "kept"), hard=True), member("link")],

@@ -121,7 +121,7 @@ def test_a_named_pipe_in_a_run_folder_is_rejected_without_blocking(
     name: str, verb: str, run: Path, dltrain: Callable[..., Child]
 ) -> None:
     make_pipe(run / name)
-    child = dltrain(verb, str(run), *["x.png"] * (verb == "predict"), timeout=30)
+    child = dltrain(verb, str(run), *["x.png"] * (verb == "predict"))
     assert child.code == 2, child.stderr
     (line,) = [line for line in child.stderr.splitlines() if line.startswith("dltrain: ")]
     assert f"got {run / name}. It is neither a file nor a folder." in line
@@ -138,7 +138,7 @@ def test_runs_lists_the_other_folders_when_one_contains_a_named_pipe(
     for path in (run, tmp_path / "other"):
         (path / "status.json").write_text('{"state": "running"}')
     make_pipe(run / name)
-    child = dltrain("runs", str(tmp_path), timeout=30)
+    child = dltrain("runs", str(tmp_path))
     assert child.code == 0, child.stderr
     assert "other" in child.stdout
 
@@ -149,7 +149,7 @@ def test_a_named_pipe_in_a_sweep_folder_is_rejected_without_blocking(
     home = tmp_path / "whole"
     home.mkdir()
     make_pipe(home / "sweep.json")
-    child = dltrain("-m", *RUN, "seed=0,1", f"sweep.resume={home}", timeout=30)
+    child = dltrain("-m", *RUN, "seed=0,1", f"sweep.resume={home}")
     assert child.code == 2, child.stderr
     assert f"got {home / 'sweep.json'}. It is neither a file nor a folder." in child.stderr
 
@@ -157,7 +157,7 @@ def test_a_named_pipe_in_a_sweep_folder_is_rejected_without_blocking(
 def test_a_named_pipe_is_rejected_as_input(finished: Path, dltrain: Callable[..., Child], tmp_path: Path) -> None:
     make_pipe(tmp_path / "pipe")
     make_pipe(tmp_path / "pictures" / "a.png")
-    child = dltrain("predict", str(finished), "pipe", timeout=30)
+    child = dltrain("predict", str(finished), "pipe")
     assert child.code == 2
     assert "dltrain: INPUT 1: expected a file, a folder or -, got pipe. " in child.stderr
     with pytest.raises(ConfigError, match=r"INPUT 1: expected regular files in a folder, got .*a\.png"):
@@ -174,7 +174,7 @@ def test_resume_rejects_a_link_in_a_run_folder_and_does_not_write_through_it(
     (run / name).parent.mkdir(exist_ok=True)
     (run / name).unlink(missing_ok=True)
     (run / name).symlink_to(victim)
-    child = dltrain("resume", str(run), timeout=30)
+    child = dltrain("resume", str(run))
     assert child.code == 2, child.stderr
     assert f"RUN: expected files that lie in the run's folder, got {run / name}. It is a link." in child.stderr
     assert victim.read_bytes() == before

@@ -83,7 +83,7 @@ def test_an_optimizer_state_with_the_wrong_shape_is_rejected(change: Callable[..
     forge(run_copy, change)
     before = {file: file.read_bytes() for file in (run_copy / "checkpoints").glob("*.pt")}
     command = [sys.executable, "-m", "dltrain", "resume", str(run_copy), "trainer.max_steps=4"]
-    completed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    completed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert completed.returncode == 5, completed.stderr
     assert "rejected, this run cannot resume from it" in completed.stderr
     assert "Traceback" not in completed.stderr
@@ -100,7 +100,7 @@ def stretched(state: dict[str, Any]) -> None:
 def test_an_optimizer_state_with_zero_strides_is_copied_to_contiguous_memory(run_copy: Path) -> None:
     forge(run_copy, stretched)
     command = [sys.executable, "-m", "dltrain", "resume", str(run_copy), "trainer.max_steps=4"]
-    completed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    completed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert completed.returncode == 0, completed.stderr
     saved = torch.load(run_copy / "checkpoints" / "last.pt", weights_only=True)
     assert saved["loop"]["step"] == 4

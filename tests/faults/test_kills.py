@@ -17,9 +17,9 @@ from same import assert_intact, assert_same, steps
 from dltrain.storage.checkpoints import Checkpoints
 
 ALLOW = "allow_targets=[gated]"
-KILLS = 20
+KILLS = 2 * len(STEPS)
 SAVES = 40
-SAMPLE = {11}  # the kills of the default suite
+SAMPLE = {1}  # the kills of the default suite
 
 
 @pytest.mark.parametrize(
@@ -59,12 +59,12 @@ def test_a_kill_and_resume_in_separate_interpreters_gives_identical_results(
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), **gate.environment}
     gate.close("train-17")
     with subprocess.Popen(call, cwd=tmp_path, env={**environment, "PYTHONHASHSEED": "1"}) as first:
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + 300
         while not (gate.folder / "train-17.reached").exists() and time.monotonic() < limit:
             time.sleep(0.01)
         first.kill()
     assert first.returncode == -signal.SIGKILL
-    again = subprocess.run(call, cwd=tmp_path, env={**environment, "PYTHONHASHSEED": "2"}, check=False, timeout=60)
+    again = subprocess.run(call, cwd=tmp_path, env={**environment, "PYTHONHASHSEED": "2"}, check=False, timeout=300)
     assert again.returncode == 0
     assert_same(run, uninterrupted_run("text"))
 

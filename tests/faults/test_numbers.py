@@ -42,7 +42,7 @@ def weights(run: Path, name: str = "last.pt") -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def run_with_fault(dltrain: Run, tmp_path: Path) -> Run:
-    """Return a function that runs a fault between two steps and returns the child and its folder."""
+    """Return a function that trains with a fault between two steps and returns the process and its run folder."""
     yaml = {"_target_": "non_finite.Faulty", "classes": "${spec.classes}", "fault": "none"}
     yaml |= {"begin": 0, "end": 0, "steps": STEPS, "most": 10**9, "witness": str(tmp_path / "witness.pt")}
     (tmp_path / "conf" / "task").mkdir(parents=True)
@@ -72,7 +72,7 @@ def test_a_nan_loss_is_reported_and_the_last_good_checkpoint_kept(
     assert (report["step"], report["what"], report["module"], report["repeated_from"]) == (15, "loss", None, 10)
     assert report["lr"] == pytest.approx(1e-3)
     assert 0 < report["last_finite_loss"] < 3
-    # The examples in the report are those that the task received.
+    # The report must name the examples that the task received.
     components = assemble.build_components(compose.compose([*MLP, *COMMON]))
     source = components.data.load().train
     picked = {name: value[report["examples"]] for name, value in source.rows.items()}  # type: ignore[union-attr]
@@ -111,7 +111,7 @@ def test_non_finite_steps_are_skipped_and_counted_with_on_non_finite_skip(fault:
     assert all(value.isfinite().all() for value in weights(run).values())
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert not any("loss" in line.get("non_finite", {}) for line in logged)
-    # Adam counts only the steps taken: three fewer.
+    # Adam does not count the three skipped steps.
     assert Checkpoints(run).load("last.pt")["optimizers"]["train"]["optimizer"]["state"][0]["step"] == STEPS - 3
 
 

@@ -57,7 +57,7 @@ def test_a_signal_stops_a_run_after_its_step_and_prints_how_to_resume(
     assert "Last checkpoint: step 13" in child.stderr
     assert f"dltrain resume {run}" in child.stderr
     assert "Traceback" not in child.stderr
-    assert steps(run) == 13  # every step was logged, and none after the stop
+    assert steps(run) == 13  # every step until the stop was logged
     assert dltrain("resume", str(run), ALLOW).code == 0
     assert_same(run, uninterrupted_run("forecast"))
 

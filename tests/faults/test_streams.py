@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full or of a limited encoding: one error line, and no output is lost silently."""
+"""Standard streams that are closed, full or have a limited encoding: no output is lost silently."""
 
 import json
 import os
@@ -74,6 +74,6 @@ def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "PYTHONIOENCODING": "utf-8", **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )

@@ -191,7 +191,7 @@ def test_too_little_shared_memory_is_reported_with_remedies(tmp_path: Path) -> N
     arguments = command(paint(tmp_path / "pictures"), "data.workers=2", "data.image_size=128", "data.batch_size=8")
     arguments = [word for word in arguments if "gated" not in word]
     call = [*narrow, f'{mount} && exec "$@"', "sh", sys.executable, "-m", "dltrain", *arguments]
-    found = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    found = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
     assert found.returncode == 1, found.stderr
     assert "found too little shared memory" in found.stderr and "--shm-size" in found.stderr
     assert "data.workers=0" in found.stderr and "dltrain: data.workers" in found.stderr

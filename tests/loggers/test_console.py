@@ -154,7 +154,7 @@ def test_a_terminal_shows_a_live_line_that_messages_do_not_break():
     assert COLOURS.search(written)
 
 
-def test_the_live_line_is_redrawn_ten_times_per_second_at_most():
+def test_the_live_line_is_redrawn_at_most_ten_times_per_second():
     code = """
         import time
         from dltrain.loggers.console import Console
@@ -243,7 +243,7 @@ def test_closing_the_terminal_does_not_stop_the_run(tmp_path):
     assert (tmp_path / "train.log").read_text().count("message") == 3
 
 
-def test_the_log_file_holds_every_message_with_its_time(tmp_path):
+def test_the_log_file_has_every_message_with_its_time(tmp_path):
     code = SESSION.replace(
         "console = Console()",
         f"console = Console(); import pathlib; console.open_log(pathlib.Path({str(tmp_path / 'train.log')!r}))",
@@ -270,7 +270,7 @@ def test_nothing_is_logged_after_the_log_file_is_closed(tmp_path, capsys):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_messages_continue_when_the_log_file_cannot_be_written(capsys):
+def test_messages_are_still_printed_when_the_log_file_cannot_be_written(capsys):
     console = Console()
     console.open_log(Path("/dev/full"))
     console.info("one")
@@ -318,7 +318,7 @@ def test_each_epoch_has_one_line_with_steps_per_epoch_or_per_run(steps_of, capsy
     assert len(capsys.readouterr().err.splitlines()) == 3
 
 
-def test_a_run_resumed_in_its_third_epoch_writes_its_first_line_after_that_epoch(capsys):
+def test_a_run_resumed_within_an_epoch_writes_its_first_line_at_the_end_of_the_epoch(capsys):
     console = Console()
     report_progress(console, 2.1)
     report_progress(console, 2.2, step=2)

@@ -54,7 +54,7 @@ def row(group):
     return values, {metric.name.tag: metric.value for metric in group.metric_values}
 
 
-def test_scalars_come_back_from_tensorboard_under_their_tags(tmp_path):
+def test_tensorboard_reads_the_scalars_with_their_tags(tmp_path):
     with closing(Tracker(tmp_path)) as tracker:
         tracker.scalars(5, 0.5, "train", {"loss": 0.25, "lr": 0.125, "grad/norm": 2.0})
         tracker.scalars(10, 1.0, "val", {"loss": 0.5, "accuracy": 0.75, "throughput/samples_per_s": 100.0})
@@ -71,7 +71,7 @@ def test_scalars_come_back_from_tensorboard_under_their_tags(tmp_path):
     }
 
 
-def test_each_call_writes_one_event_and_one_line_at_once(tmp_path):
+def test_each_call_immediately_writes_one_event_and_one_line(tmp_path):
     tracker = Tracker(tmp_path)
     tracker.scalars(5, 0.5, "train", {"loss": 0.25, "accuracy": 0.5})
     assert lines(tmp_path) == [{"step": 5, "epoch": 0.5, "split": "train", "loss": 0.25, "accuracy": 0.5}]
@@ -99,7 +99,7 @@ def test_reserved_names_are_rejected_and_nothing_is_written(tmp_path):
     assert events(tmp_path).Tags()["scalars"] == []
 
 
-def test_images_and_texts_round_trip(tmp_path):
+def test_images_and_texts_are_read_back_unchanged(tmp_path):
     pixels = torch.randint(0, 256, (3, 11, 17), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with closing(Tracker(tmp_path)) as tracker:
         tracker.image("confusion", pixels, step=7)
@@ -141,7 +141,7 @@ def test_the_final_metric_is_logged_at_the_last_step(tmp_path):
     assert [(e.step, e.value) for e in events(tmp_path).Scalars("best/accuracy")] == [(40, 0.75)]
 
 
-def test_a_final_metric_at_the_end_of_its_curve_is_not_logged_twice(tmp_path):
+def test_a_final_metric_already_logged_at_the_last_step_is_not_logged_twice(tmp_path):
     with closing(Tracker(tmp_path / "a")) as tracker:
         tracker.scalars(40, 1.0, "test", {"accuracy": 0.5, "loss": 2.0})
         tracker.hparams({"model": "lstm"}, {"accuracy/test": 0.5, "loss/test": 1.0})
@@ -198,7 +198,7 @@ def test_an_incomplete_last_line_is_dropped(tmp_path, torn):
         b"3",
     ],
 )
-def test_foreign_lines_are_dropped(tmp_path, damaged):
+def test_lines_that_are_not_log_entries_are_dropped(tmp_path, damaged):
     whole = b'{"step": 10, "epoch": 1, "split": "train", "loss": 1.0}\n'
     (tmp_path / "metrics.jsonl").write_bytes(whole + damaged + b"\n")
     for purge_step in (None, 20):
@@ -215,7 +215,7 @@ def test_files_with_similar_names_are_ignored(tmp_path, name):
     assert [line["step"] for line in lines(tmp_path)] == [1]
 
 
-def test_neither_tensorflow_nor_torchvision_nor_torchs_writer_is_imported(tmp_path):
+def test_the_tracker_imports_neither_tensorflow_nor_torchvision_nor_torchs_summary_writer(tmp_path):
     (tmp_path / "tensorflow").mkdir()
     (tmp_path / "tensorflow" / "__init__.py").write_text("raise SystemExit('tensorflow was imported')")
     code = (

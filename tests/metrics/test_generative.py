@@ -50,7 +50,7 @@ def test_the_frechet_distance_equals_torchmetrics() -> None:
 
 
 def test_the_frechet_distance_of_two_gaussians_equals_the_closed_form() -> None:
-    """With diagonal covariances it is the squared distance of the means plus that of the standard deviations."""
+    """For diagonal covariances it equals the squared distance of the means plus that of the standard deviations."""
     noise = torch.Generator().manual_seed(0)
     mean, deviation = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.5, 2.0, 1.0])
     real = torch.randn(200_000, 3, generator=noise)
@@ -68,7 +68,7 @@ def test_the_frechet_distance_is_finite_with_fewer_examples_than_features(count:
     assert generative.frechet(1e4 + 1e-3 * real, 1e4 + 1e-3 * real) >= 0
 
 
-def test_the_frechet_distance_of_features_that_are_not_finite_is_nan() -> None:
+def test_the_frechet_distance_of_non_finite_features_is_nan() -> None:
     broken = torch.ones(5, 3)
     broken[2, 1] = math.nan
     assert math.isnan(generative.frechet(torch.rand(5, 3), broken))
@@ -109,7 +109,7 @@ def fraction_within(queries: Tensor, members: Tensor, k: int) -> float:
 
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_precision_and_recall_equal_brute_force(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generative, "BATCH_SIZE", 7)  # several pieces, the last one short
+    monkeypatch.setattr(generative, "BATCH_SIZE", 7)  # several chunks, the last one smaller
     noise = torch.Generator().manual_seed(k)
     real = torch.randn(40, 3, generator=noise).double()
     fake = 0.6 * torch.randn(25, 3, generator=noise).double() + 0.4
@@ -118,21 +118,21 @@ def test_precision_and_recall_equal_brute_force(k: int, monkeypatch: pytest.Monk
     assert 0 < recall < precision
 
 
-def test_copies_have_full_precision_and_recall_and_distant_examples_none() -> None:
+def test_precision_and_recall_are_1_for_copies_and_0_for_distant_examples() -> None:
     real = random_features(50, 4, 0)
     assert generative.precision_recall(real, real.clone()) == (1, 1)
     assert generative.precision_recall(real, real + 1000) == (0, 0)
     assert generative.precision_recall(1e4 + real, 1e4 + real) == (1, 1)
 
 
-def test_one_repeated_example_has_precision_without_recall() -> None:
+def test_one_repeated_example_has_high_precision_and_low_recall() -> None:
     real = random_features(200, 4, 0)
     precision, recall = generative.precision_recall(real, real[:1].repeat(200, 1))
     assert precision == 1
     assert recall < 0.05
 
 
-def test_two_examples_are_enough_for_scores() -> None:
+def test_precision_and_recall_of_two_examples_are_defined() -> None:
     assert generative.precision_recall(torch.zeros(1, 2), torch.ones(1, 2)) == (0, 0)
     assert generative.precision_recall(torch.eye(2), torch.eye(2)) == (1, 1)
 

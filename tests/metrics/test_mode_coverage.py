@@ -1,4 +1,4 @@
-"""Mode coverage, compared with a calculation by hand, and that of real points."""
+"""Mode coverage of a small example calculated by hand, and of real points."""
 
 import math
 
@@ -10,7 +10,7 @@ from dltrain.metrics.mode_coverage import modes_found
 from dltrain.runs import assemble
 
 
-def test_modes_match_a_calculation_by_hand() -> None:
+def test_mode_coverage_equals_a_calculation_by_hand() -> None:
     # Two classes around (0, 0) and (10, 0) with a standard deviation of 1 along both axes.
     cross = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]]) * math.sqrt(1.5)
     real, labels = torch.cat([cross, cross + torch.tensor([10.0, 0])]), torch.arange(2).repeat_interleave(4)

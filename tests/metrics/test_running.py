@@ -36,7 +36,7 @@ def test_each_name_may_have_different_weights() -> None:
     assert mean.read() == pytest.approx({"loss": 2.0, "mae": 20.0})
 
 
-def test_a_mean_of_nothing_is_empty() -> None:
+def test_a_mean_without_values_has_no_metrics() -> None:
     assert Mean().read() == {}
 
 
@@ -67,7 +67,7 @@ def test_confusion_and_macro_f1_equal_scikit_learn_and_torchmetrics(seed: int) -
     assert macro_f1(counts) == pytest.approx(f1.item(), rel=1e-6)
 
 
-def test_macro_f1_includes_classes_that_are_only_predicted_but_not_absent_ones() -> None:
+def test_macro_f1_includes_classes_that_are_only_predicted_and_excludes_absent_classes() -> None:
     truth, predicted = np.array([0, 0, 1, 1]), np.array([0, 2, 1, 1])
     counts = confusion(torch.from_numpy(truth), torch.from_numpy(predicted), 5)
     assert macro_f1(counts) == pytest.approx(f1_score(truth, predicted, average="macro", zero_division=0))

@@ -41,7 +41,7 @@ def test_the_output_has_the_size_of_the_image(sides: tuple[int, int], hidden: li
     assert model(randn(2, 3, *sides)).shape == (2, 3, *sides)
 
 
-def test_more_convolutions_than_an_image_can_be_halved_are_rejected() -> None:
+def test_more_convolutions_than_halvings_of_the_image_are_rejected() -> None:
     ConvAutoencoder(1, 8, 12, statistics=1, hidden_size=[2, 2, 2])
     with pytest.raises(ConfigError, match=r"model\.hidden_size: expected at most 3 convolutions, got 4"):
         ConvAutoencoder(1, 8, 12, statistics=1, hidden_size=[2, 2, 2, 2])
@@ -82,7 +82,7 @@ def test_only_a_conditional_model_depends_on_the_class(kind: str) -> None:
 
 
 def test_a_conditional_model_needs_data_with_classes() -> None:
-    with pytest.raises(ConfigError, match=r"model\.conditional: expected false, as these data have no classes"):
+    with pytest.raises(ConfigError, match=r"model\.conditional: expected false, because the data have no classes"):
         DenseAutoencoder([4], statistics=1, conditional=True)
 
 

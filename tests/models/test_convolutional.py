@@ -91,7 +91,7 @@ def test_convolutions_keep_channels_last_and_outputs_do_not_change() -> None:
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        ({"channels": 4, "pool": "max"}, r"model\.blocks\[3\]\.pool: expected none, as the image has one pixel"),
+        ({"channels": 4, "pool": "max"}, r"model\.blocks\[3\]\.pool: expected none, because the image has one pixel"),
         ({"channels": 4, "kernel": 3, "padding": "valid"}, r"model\.blocks\[3\]\.kernel: expected at most 1"),
         ({"channels": 4, "kernel": 2}, r"model\.blocks\[3\]\.kernel: expected an odd number"),
         ({"channels": 0}, r"model\.blocks\[3\]\.channels"),
@@ -105,7 +105,7 @@ def test_convolutions_keep_channels_last_and_outputs_do_not_change() -> None:
         (4, r"model\.blocks\[3\]: expected a mapping"),
     ],
 )
-def test_an_invalid_block_is_named(block: Any, message: str) -> None:
+def test_an_invalid_block_is_rejected_with_its_index(block: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         small_cnn(*[{"channels": 4, "pool": "max"}] * 3, block)
 

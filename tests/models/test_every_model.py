@@ -15,7 +15,9 @@ from dltrain.training.precision import use_fp32_where_needed
 CONF = Path(__file__).parents[2] / "conf" / "model"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 # Larger variants of a class are built only by the slow tests; the default tests build the smallest.
-LARGER = {f"resnet{layers}" for layers in (34, 50, 101, 152, 32, 44, 56, 110)}
+LARGER = {f"resnet{layers}" for layers in (34, 50, 101, 152, 32, 44, 56, 110)} | {"fcn"}
+LARGER |= {"alexnet", "googlenet", "inception_v3", *(f"vgg{layers}" for layers in (11, 13, 16, 19))}
+SMALLER = {"deeplabv3": {"backbone": "mobilenet_v3_large"}}
 DETECTORS = {"fcos", "retinanet", "ssdlite", "fasterrcnn"}  # they answer with losses and boxes: see test_detectors.py
 BUILT = [pytest.param(n, marks=pytest.mark.slow) if n in LARGER else n for n in NAMES if n not in DETECTORS]
 IMAGE = {
@@ -27,6 +29,9 @@ IMAGE = {
 SERIES = {"size": 36, "features": 3, "length": 12, "channels": 1, "height": 1, "width": 1}
 TEXT = {"size": None, "features": 11, "length": 12, "outputs": 11, "each_step": True, "causal": True}
 TEXT |= {"tokens": {"size": 11}}
+WINDOWS = {"length": 12, "columns": 3, "horizon": 4, "outputs": 12}
+# Models that do not read images -> the facts they are built with.
+FACTS = {"gpt": TEXT, "dlinear": WINDOWS, "nlinear": WINDOWS}
 
 
 def target(name: str) -> type[nn.Module]:
@@ -40,22 +45,35 @@ def build(name: str, facts: dict[str, object], **changes: object) -> nn.Module:
     config = OmegaConf.create({"spec": spec, "regularization": {"dropout": 0.0}, "model": node})
     resolved = OmegaConf.to_container(config, resolve=True)["model"]
     arguments = {key: value for key, value in resolved.items() if key not in ("_target_", "defaults")}
-    return target(name)(**arguments | changes)
+    arguments |= {"stem": "small"} if "stem" in arguments else {}
+    return target(name)(**arguments | SMALLER.get(name, {}) | changes)
 
 
 def example(name: str, device: str = "cpu") -> tuple[nn.Module, Tensor]:
-    """Return a model and a batch for it: tokens for gpt, images for the others."""
+    """Return a model and a batch for it: tokens, windows of series, or images."""
     torch.manual_seed(0)
-    if name == "gpt":
-        return build(name, TEXT), torch.randint(0, 11, (4, 12), device=device)
-    return build(name, IMAGE), torch.randn(4, 3, 16, 20, device=device)
+    facts = FACTS.get(name, IMAGE)
+    if facts is TEXT:
+        return build(name, facts), torch.randint(0, 11, (4, 12), device=device)
+    return build(name, facts), torch.randn((4, 12, 3) if facts is WINDOWS else (4, 3, 16, 20), device=device)
+
+
+def answers(model: nn.Module, x: Tensor) -> list[Tensor]:
+    """Return the outputs of a model and those of its auxiliary heads, which it has in training only."""
+    answer = model(x)
+    return [answer[0], *(value for _, value in answer[1].values())] if isinstance(answer, tuple) else [answer]
 
 
 def test_every_model_has_a_yaml_file() -> None:
-    supervised = {"perceptron", "mlp", "cnn", "lenet5", "rnn", "lstm", "gru", "transformer", "gpt", "unet"}
+    supervised = {"perceptron", "mlp", "cnn", "lenet5", "rnn", "lstm", "gru", "transformer", "gpt"}
+    segmenting = {"unet", "fcn", "deeplabv3"}
     autoencoders = {"vae", "conv_vae", "autoencoder", "conv_autoencoder"}
-    residual = {"resnet18", "resnet20"} | LARGER
-    assert set(NAMES) - DETECTORS == supervised | residual | autoencoders | {"rbm", "dbn"} | {"gan", "dcgan"}
+    supervised |= {"dlinear", "nlinear"}
+    networks = {"resnet18", "resnet20"} | LARGER
+    assert set(NAMES) - DETECTORS == supervised | segmenting | networks | autoencoders | {"rbm", "dbn"} | {
+        "gan",
+        "dcgan",
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -81,20 +99,19 @@ def test_a_yaml_file_starts_with_a_comment(name: str) -> None:
 @pytest.mark.parametrize("name", BUILT)
 def test_every_parameter_gets_a_gradient(name: str) -> None:
     model, x = example(name)
-    model(x).square().sum().backward()
+    sum(answer.square().sum() for answer in answers(model, x)).backward()
     for key, parameter in model.named_parameters():
         if name == "dbn" and key.endswith("down.bias"):
-            continue  # used in pretraining and sampling, not in forward
+            continue  # used only in pretraining and sampling
         assert parameter.grad is not None and parameter.grad.abs().max() > 1e-6, key
 
 
 @pytest.mark.parametrize("name", BUILT)
 def test_dropout_acts_only_in_training(name: str) -> None:
-    facts, x = (TEXT, torch.randint(0, 11, (4, 12))) if name == "gpt" else (IMAGE, torch.randn(4, 3, 16, 20))
     if "dropout" not in inspect.signature(target(name)).parameters:
         pytest.skip("this model has no dropout layer, so nothing differs between training and evaluation")
-    model = build(name, facts, dropout=0.5)
-    assert not torch.equal(model(x), model(x))
+    model, x = build(name, FACTS.get(name, IMAGE), dropout=0.5), example(name)[1]
+    assert not torch.equal(answers(model, x)[0], answers(model, x)[0])
     model.eval()
     assert torch.equal(model(x), model(x))
 
@@ -105,21 +122,21 @@ def test_a_model_builds_and_runs_on_the_meta_device(name: str) -> None:
     with torch.device("meta"):
         model, y = example(name, "meta")
     assert {p.device.type for p in model.parameters()} == {"meta"}
-    assert model(y).shape == on_cpu(x).shape
+    assert [answer.shape for answer in answers(model, y)] == [answer.shape for answer in answers(on_cpu, x)]
 
 
 @pytest.mark.parametrize("name", BUILT)
 def test_a_model_trains_under_bfloat16_autocast(name: str) -> None:
     model, x = example(name)
     if any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
-        model.eval()  # statistics of a few pixels multiply rounding errors
+        model.eval()  # batch statistics of few pixels amplify rounding errors
     in_fp32 = model(x)
     device = Device(torch.device("cpu"), "bf16", False, False, False)
-    use_fp32_where_needed(model, device)  # older CPUs have no LSTM in bf16
+    use_fp32_where_needed(model, device)  # older CPUs do not support LSTM in bf16
     with device.autocast():
         in_bf16 = model(x)
     in_bf16.float().sum().backward()
-    assert in_bf16.dtype == torch.bfloat16
+    assert not torch.equal(in_bf16.float(), in_fp32)  # layers really compute in bf16
     torch.testing.assert_close(in_bf16.float(), in_fp32, atol=0.03, rtol=0.05)
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
@@ -130,19 +147,20 @@ def test_saved_weights_load_and_contain_each_parameter_once(name: str) -> None:
     state = model.state_dict()
     assert len({value.data_ptr() for value in state.values()}) == len(state)
     torch.manual_seed(1)
-    other = build(name, TEXT if name == "gpt" else IMAGE)
+    other = build(name, FACTS.get(name, IMAGE))
+    model.eval(), other.eval()
     assert not torch.equal(other(x), model(x))
     other.load_state_dict(state)
     assert torch.equal(other(x), model(x))
 
 
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "transformer", "mlp", "perceptron"])
-def test_a_series_has_one_output_per_example(name: str) -> None:
+def test_models_of_series_have_one_output_per_example(name: str) -> None:
     assert build(name, SERIES)(torch.randn(4, 12, 3)).shape == (4, 5)
 
 
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "transformer", "gpt"])
-def test_tokens_have_an_output_at_each_step(name: str) -> None:
+def test_models_of_tokens_have_an_output_at_each_step(name: str) -> None:
     assert build(name, TEXT)(torch.randint(0, 11, (4, 12))).shape == (4, 12, 11)
 
 
@@ -160,7 +178,7 @@ def test_a_causal_model_does_not_depend_on_later_tokens(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "transformer"])
-def test_sequence_models_read_rows_of_an_image_as_steps(name: str) -> None:
+def test_sequence_models_read_the_rows_of_an_image_as_steps(name: str) -> None:
     model = build(name, IMAGE)
     image = torch.randn(2, 3, 16, 20)
     rows = torch.stack([image[:, :, row].reshape(2, 60) for row in range(16)], dim=1)
@@ -173,4 +191,6 @@ def test_sequence_models_read_rows_of_an_image_as_steps(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in DETECTORS])
 def test_a_compiled_model_gives_the_same_outputs(name: str) -> None:
     model, x = example(name)
+    if any(isinstance(module, nn.Dropout) for module in model.modules()):
+        model.eval()
     torch.testing.assert_close(torch.compile(model, backend="aot_eager")(x), model(x))

@@ -17,7 +17,7 @@ def test_a_perceptron_is_one_linear_layer_on_the_flattened_input() -> None:
     torch.testing.assert_close(model(x), torch.sigmoid(x.reshape(5, 12) @ weight.T + bias))
 
 
-def test_an_mlp_equals_its_matrices_with_relu_in_between() -> None:
+def test_an_mlp_equals_matrix_products_with_relu_in_between() -> None:
     model = MLP(12, 3, hidden_size=[8, 7])
     w1, b1, w2, b2, w3, b3 = model.parameters()
     x = torch.randn(5, 3, 4)

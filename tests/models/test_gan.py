@@ -30,7 +30,7 @@ def test_images_of_any_size_are_generated_and_have_one_critic_output(side: tuple
     assert model.critic(images, None).shape == (3, 1)
 
 
-def test_28_pixels_are_upsampled_from_7_and_64_from_4() -> None:
+def test_images_of_28_pixels_are_upsampled_from_7_and_images_of_64_from_4() -> None:
     for side, expected in ((28, [7, 14, 28]), (32, [4, 8, 16, 32]), (64, [4, 8, 16, 32, 64])):
         x, sides = torch.randn(2, 6), []
         for layer in image_gan(side, side).generator.layers:
@@ -87,7 +87,7 @@ def spectral_norms(model: GANBase) -> list[float]:
 
 
 def with_large_weights(model: GANBase, x: Tensor) -> GANBase:
-    """Give the critic large weights and run passes in training mode, which iterate its spectral norms."""
+    """Give the critic large weights, and update its spectral norms by passes in training mode."""
     with torch.no_grad():
         for parameter in model.critic.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=3.0)

@@ -11,7 +11,7 @@ from dltrain.models.gpt import GPT
 
 
 def layer_like(block: nn.Module) -> nn.TransformerEncoderLayer:
-    """Return torch's encoder layer with the weights of a block; with a causal mask it is a GPT-2 layer."""
+    """Return torch's encoder layer with the weights of a block. With a causal mask it equals a GPT-2 layer."""
     layer = nn.TransformerEncoderLayer(32, 4, 128, 0.0, "gelu", batch_first=True, norm_first=True)
     with torch.no_grad():
         layer.self_attn.in_proj_weight.copy_(block.qkv.weight)
@@ -28,7 +28,7 @@ def layer_like(block: nn.Module) -> nn.TransformerEncoderLayer:
 def test_a_gpt_equals_torch_layers_with_the_same_weights(steps: int) -> None:
     model = GPT(11, 16, 11, hidden_size=32, num_layers=3)
     for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.3)  # large enough that an error in a branch shows
+        nn.init.normal_(parameter, std=0.3)  # large enough that an error in one branch changes the output
     tokens = torch.randint(0, 11, (4, steps))
     x = model.embedding.weight[tokens] + model.positions.weight[:steps]
     mask = nn.Transformer.generate_square_subsequent_mask(steps)
@@ -38,7 +38,7 @@ def test_a_gpt_equals_torch_layers_with_the_same_weights(steps: int) -> None:
     torch.testing.assert_close(model(tokens), x @ model.embedding.weight.T, atol=1e-4, rtol=1e-4)
 
 
-def test_the_loss_of_an_untrained_gpt_is_that_of_a_uniform_distribution() -> None:
+def test_the_loss_of_an_untrained_gpt_equals_that_of_a_uniform_distribution() -> None:
     model = GPT(65, 64, 65)
     tokens, targets = torch.randint(0, 65, (2, 16, 64))
     loss = F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten())

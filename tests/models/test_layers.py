@@ -66,7 +66,7 @@ def test_all_invalid_sizes_are_reported_together() -> None:
     ]
 
 
-def test_more_steps_than_positions_are_rejected() -> None:
+def test_sequences_longer_than_the_position_embeddings_are_rejected() -> None:
     positions = Positions(8, 4)
     assert positions(torch.zeros(2, 5, 4)).shape == (2, 5, 4)
     with pytest.raises(ConfigError, match=r"model\.length: expected at least 9"):

@@ -33,7 +33,7 @@ def texts(width: int = 9, pad: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("readout", READOUTS)
 @pytest.mark.parametrize("name", MODELS)
-def test_outputs_of_padded_texts_are_those_of_each_text_alone(name: str, readout: str) -> None:
+def test_outputs_of_padded_texts_equal_those_of_each_text_alone(name: str, readout: str) -> None:
     model, x = build(name, readout), texts()
     alone = torch.cat([model(row[None, :length]) for row, length in zip(x, LENGTHS.tolist(), strict=True)])
     torch.testing.assert_close(model(x, LENGTHS), alone)
@@ -62,14 +62,14 @@ def test_an_empty_text_has_a_finite_output(name: str) -> None:
     assert model(texts(), torch.tensor([5, 0, 9, 3])).isfinite().all()
 
 
-def test_a_bidirectional_network_agrees_with_torch_on_packed_sequences() -> None:
+def test_a_bidirectional_network_equals_torch_on_packed_sequences() -> None:
     model, x = build("bidirectional lstm", "last"), texts()
     packed = nn.utils.rnn.pack_padded_sequence(model.steps(x), LENGTHS, batch_first=True, enforce_sorted=False)
     _, (states, _) = model.layers(packed)
     torch.testing.assert_close(model(x, LENGTHS), model.head(torch.cat([states[-2], states[-1]], dim=1)))
 
 
-def test_attention_agrees_with_a_padding_mask_of_torch() -> None:
+def test_attention_equals_torch_with_a_padding_mask() -> None:
     model, x = build("transformer", "mean"), texts()
     states = model.positions(model.steps(x))
     for block in model.blocks:
@@ -88,7 +88,7 @@ def test_attention_agrees_with_a_padding_mask_of_torch() -> None:
 
 
 @pytest.mark.parametrize("readout", READOUTS)
-def test_a_readout_agrees_with_plain_torch(readout: str) -> None:
+def test_every_readout_equals_torch_on_each_sequence_alone(readout: str) -> None:
     states = torch.randn(4, 9, 3)
     rows = [row[:length] for row, length in zip(states, LENGTHS.tolist(), strict=True)]
     expected = {"last": lambda row: row[-1], "mean": lambda row: row.mean(0), "max": lambda row: row.max(0).values}

@@ -11,7 +11,7 @@ from dltrain.optim.ema import EMA
 
 
 def tied(model: RBM) -> bool:
-    """Return whether `down` uses the weight of `up` after it changes."""
+    """Return whether `down` still uses the weight of `up` after the weight is changed."""
     hidden = torch.randn(5, model.up.out_features)
     with torch.no_grad():
         model.up.weight.copy_(torch.randn_like(model.up.weight))
@@ -58,7 +58,7 @@ def test_loaded_weights_are_tied() -> None:
     assert tied(other.double().float())
 
 
-def test_gradients_of_both_directions_add_up_in_one_weight() -> None:
+def test_gradients_of_both_directions_accumulate_in_the_tied_weight() -> None:
     model = RBM(6, 4, std=0.5)
     x = torch.rand(3, 6)
     model(x).square().sum().backward()
@@ -68,7 +68,7 @@ def test_gradients_of_both_directions_add_up_in_one_weight() -> None:
     torch.testing.assert_close(model.up.weight.grad, weight.grad)
 
 
-def test_a_dbn_equals_a_multilayer_perceptron_of_sigmoid_units() -> None:
+def test_a_dbn_equals_an_mlp_with_sigmoid_units() -> None:
     network = DBN(6, 3, [5, 4])
     x = torch.rand(7, 1, 2, 3)
     first, second = network.layers

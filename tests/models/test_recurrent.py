@@ -36,7 +36,9 @@ def test_a_recurrent_network_equals_torch_nn_at_each_step(cell: str, activation:
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize(("cell", "activation"), KINDS)
-def test_a_single_output_reads_the_final_states_of_torch_nn(cell: str, activation: str, bidirectional: bool) -> None:
+def test_a_single_output_is_computed_from_the_final_states_of_torch_nn(
+    cell: str, activation: str, bidirectional: bool
+) -> None:
     model, reference = pair(cell, activation, bidirectional)
     x = torch.randn(4, 9, 3)
     _, final = reference(x.transpose(0, 1))
@@ -67,7 +69,7 @@ def test_a_linear_skip_starts_at_zero_and_is_added_to_the_outputs() -> None:
     torch.testing.assert_close(model(x), plain(x) + x.reshape(4, 27) @ model.skip.weight.T)
 
 
-def test_tokens_are_embedded() -> None:
+def test_tokens_are_embedded_before_the_recurrent_layers() -> None:
     model = Recurrent("gru", 11, 5, hidden_size=7, vocabulary=11, each_step=True)
     tokens = torch.randint(0, 11, (4, 9))
     states, _ = model.layers(model.steps.embedding.weight[tokens])

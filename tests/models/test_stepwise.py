@@ -1,4 +1,4 @@
-"""Models that read step by step: the same outputs as of a whole sequence, and a state of limited size."""
+"""Models that read a sequence in pieces: the outputs equal those of the whole sequence, and the state is bounded."""
 
 from typing import Any
 
@@ -44,11 +44,11 @@ def test_outputs_in_pieces_equal_those_of_the_whole_sequence(name: str, sizes: l
     model, whole = build(name), tokens(LENGTH)
     outputs, state = in_pieces(model, whole, sizes)
     torch.testing.assert_close(outputs, model(whole))
-    assert all(len(leaf) == len(whole) for leaf in leaves(state)), "the batch axis is first"
+    assert all(len(leaf) == len(whole) for leaf in leaves(state)), "the first axis of the state is the batch"
 
 
 @pytest.mark.parametrize("name", ["gpt", "rnn", "lstm", "gru"])
-def test_a_state_of_some_rows_continues_these_rows(name: str) -> None:
+def test_indexing_a_state_selects_the_rows_to_continue(name: str) -> None:
     model, whole = build(name), tokens(LENGTH)
 
     def rows(state: Any) -> Any:
@@ -59,7 +59,7 @@ def test_a_state_of_some_rows_continues_these_rows(name: str) -> None:
     torch.testing.assert_close(output, model(whole[[2, 0]])[:, -1:])
 
 
-def test_a_full_cache_of_a_gpt_starts_again_from_its_last_half() -> None:
+def test_a_full_gpt_cache_is_recomputed_from_the_second_half_of_its_tokens() -> None:
     model, whole = build("gpt"), tokens(3 * LENGTH)
     state = model.start(len(whole))
     begin = 0
@@ -72,7 +72,7 @@ def test_a_full_cache_of_a_gpt_starts_again_from_its_last_half() -> None:
         assert end - begin <= LENGTH
 
 
-def test_a_gpt_reads_at_most_its_length_at_once() -> None:
+def test_a_gpt_rejects_pieces_longer_than_its_context() -> None:
     model, whole = build("gpt"), tokens(LENGTH + 3)
     outputs, _ = in_pieces(model, whole, [LENGTH, 3])
     torch.testing.assert_close(outputs[:, LENGTH:], model(whole[:, 3 + LENGTH // 2 :])[:, -3:])
@@ -81,7 +81,7 @@ def test_a_gpt_reads_at_most_its_length_at_once() -> None:
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
-def test_the_state_of_a_recurrent_network_is_that_of_torch(cell: str) -> None:
+def test_the_state_of_a_recurrent_network_equals_that_of_torch(cell: str) -> None:
     model, whole = build(cell), tokens(LENGTH)
     _, state = in_pieces(model, whole, [7, 5])
     _, expected = model.layers(model.steps(whole))
@@ -90,6 +90,6 @@ def test_the_state_of_a_recurrent_network_is_that_of_torch(cell: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("bidirectional", True), ("linear_skip", 12), ("readout", "mean")])
-def test_a_model_that_reads_all_steps_at_once_has_no_start(name: str, value: Any) -> None:
+def test_models_that_need_the_whole_sequence_cannot_read_step_by_step(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"^model.{name}: not supported because this model is computed step by step"):
         Recurrent("gru", 3, 2, **{name: value}).start(4)

@@ -7,7 +7,7 @@ from dltrain.errors import ConfigError
 from dltrain.models.unet import UNet
 
 
-def test_the_output_has_the_size_of_an_image_of_any_size() -> None:
+def test_images_of_any_size_give_outputs_of_the_same_size() -> None:
     model = UNet(1, 3, [4, 8, 8])
     for height, width in ((16, 24), (17, 23), (5, 4)):
         assert model(torch.randn(2, 1, height, width)).shape == (2, 3, height, width)
@@ -31,7 +31,7 @@ def test_the_output_equals_the_same_layers_applied_one_by_one() -> None:
     torch.testing.assert_close(model(x), F.conv2d(joined, state["output.weight"], state["output.bias"]))
 
 
-def test_a_pixel_is_seen_at_the_same_place_and_far_away() -> None:
+def test_the_receptive_field_of_an_output_pixel_is_bounded_and_includes_distant_pixels() -> None:
     torch.manual_seed(0)
     model = UNet(1, 2, [4, 8, 8], norm="none").eval()
     x = torch.randn(1, 1, 96, 96, requires_grad=True)

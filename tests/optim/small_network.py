@@ -1,4 +1,4 @@
-"""A small regression, trained with the optimizer of dltrain or of torch."""
+"""A small regression problem, trained with the optimizer of dltrain or of torch."""
 
 from functools import partial
 from pathlib import Path

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dltrain.optim.ema import EMA
 
 
-def test_an_average_with_warm_up_equals_the_closed_form() -> None:
+def test_ema_with_warm_up_equals_the_closed_form() -> None:
     model = nn.Linear(1, 1, bias=False)
     with torch.no_grad():
         model.weight.fill_(1.0)
@@ -27,7 +27,7 @@ def test_an_average_with_warm_up_equals_the_closed_form() -> None:
     assert average.module.weight.item() == pytest.approx(expected)
 
 
-def test_an_average_past_its_warm_up_equals_torch() -> None:
+def test_ema_after_warm_up_equals_torch() -> None:
     model = network()
     ours = EMA(model, decay=0.9)
     ours.updates = 1000
@@ -41,7 +41,7 @@ def test_an_average_past_its_warm_up_equals_torch() -> None:
     assert_same_parameters(ours.module, theirs.module)
 
 
-def test_an_average_includes_running_statistics_and_copies_masks_and_counts() -> None:
+def test_ema_averages_running_statistics_and_copies_masks_and_counts() -> None:
     model = nn.BatchNorm1d(2)
     model.register_buffer("mask", torch.tensor([0.0, -math.inf]))
     average = EMA(model, decay=0.9)
@@ -53,7 +53,7 @@ def test_an_average_includes_running_statistics_and_copies_masks_and_counts() ->
     assert torch.equal(average.module.mask, model.mask)
 
 
-def test_a_restored_average_continues_unchanged() -> None:
+def test_a_restored_ema_gives_the_same_averages() -> None:
     model = network()
     first = EMA(model, decay=0.9)
     train(model, optimizer_of(model), 1)

@@ -1,4 +1,4 @@
-"""Losses of weight 0: they change nothing and divide by nothing."""
+"""Losses of weight 0 do not change weights and do not cause divisions by 0."""
 
 import math
 from functools import partial
@@ -13,7 +13,7 @@ from dltrain.tasks.base import Loss
 
 @pytest.mark.parametrize("as_tensor", [False, True])
 @pytest.mark.parametrize("empty", [(0,), (1,), (0, 1, 3), (2, 3)], ids=str)
-def test_micro_batches_of_weight_zero_change_nothing(empty: tuple[int, ...], as_tensor: bool) -> None:
+def test_micro_batches_of_weight_zero_do_not_change_the_step(empty: tuple[int, ...], as_tensor: bool) -> None:
     ours, theirs = network(), network()
     accumulating, whole = (
         optimizer_of(m, partial(torch.optim.Adam, lr=0.01), weight_decay=0.1) for m in (ours, theirs)
@@ -33,7 +33,7 @@ def test_micro_batches_of_weight_zero_change_nothing(empty: tuple[int, ...], as_
 
 
 def nothing(model: nn.Module, as_tensor: bool) -> Loss:
-    """The loss of a batch without a target: the mean of nothing, or where only the device knows a finite total."""
+    """Return the loss of a batch without targets: NaN with weight 0, or a finite total whose weight 0 is a tensor."""
     errors = (model(INPUTS) - TARGETS).square()
     return Loss((errors * 0).sum(), torch.tensor(0)) if as_tensor else Loss(errors[:0].mean(), 0)
 
@@ -48,7 +48,7 @@ def nothing(model: nn.Module, as_tensor: bool) -> Loss:
         partial(torch.optim.SGD, lr=0.1, momentum=0.9),
     ],
 )
-def test_a_step_of_weight_zero_leaves_weights_and_momentum_also_as_the_first(make: partial, as_tensor: bool) -> None:
+def test_steps_of_weight_zero_change_neither_weights_nor_momentum(make: partial, as_tensor: bool) -> None:
     ours, theirs = network(), network()
     skipping, plain = (optimizer_of(model, make, weight_decay=0.1, l2=0.1, clip_norm=0.5) for model in (ours, theirs))
     for step in range(3):
@@ -59,7 +59,7 @@ def test_a_step_of_weight_zero_leaves_weights_and_momentum_also_as_the_first(mak
     assert_same_parameters(ours, theirs)
 
 
-def test_momentum_is_right_after_a_first_step_that_overflowed() -> None:
+def test_momentum_is_correct_after_the_first_step_overflows() -> None:
     ours, theirs = network(), network()
     make = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
     scaled = optimizer_of(ours, make, scaler=torch.amp.GradScaler("cpu", init_scale=1024.0))

@@ -60,7 +60,7 @@ def test_accumulation_starts_over_at_each_step() -> None:
     assert_same_parameters(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_a_step_measures_the_norm_only_on_request_and_clears_gradients() -> None:
+def test_a_step_returns_the_gradient_norm_only_on_request_and_clears_gradients() -> None:
     model = network()
     optimizer = optimizer_of(model, clip_norm=1.0)
     optimizer.backward(Loss(loss_of(model), 32))
@@ -68,7 +68,7 @@ def test_a_step_measures_the_norm_only_on_request_and_clears_gradients() -> None
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_the_backward_pass_of_a_turn_reaches_only_its_own_parameters() -> None:
+def test_the_backward_pass_of_a_turn_computes_only_gradients_of_its_own_parameters() -> None:
     model = network()
     own = list(model[0].parameters())
     optimizer = Optimizer(partial(torch.optim.SGD, lr=0.1), own, Constant(), 10, Regularization(), only_own=True)
@@ -77,7 +77,7 @@ def test_the_backward_pass_of_a_turn_reaches_only_its_own_parameters() -> None:
     assert all(parameter.grad is None for parameter in model[3].parameters())
 
 
-def test_the_learning_rate_is_that_of_the_optimizer_times_the_schedule() -> None:
+def test_the_learning_rate_is_the_optimizers_learning_rate_times_the_schedule_factor() -> None:
     model = network()
     optimizer = optimizer_of(model, partial(torch.optim.SGD, lr=0.2), Cosine(warmup=10))
     assert optimizer.lr == pytest.approx(0.02)
@@ -172,7 +172,7 @@ def test_every_optimizer_in_conf_resumes_bit_for_bit_from_a_weights_only_file(fi
 
 
 def test_optimizer_state_has_the_memory_layout_of_its_weights() -> None:
-    """Fused kernels match state and weights by memory position, so both need the same layout."""
+    """Fused kernels pair state and weights by memory position, so both need the same layout."""
     plain = nn.Conv2d(3, 4, 3)
     other = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     first, second = (optimizer_of(model, partial(torch.optim.Adam, lr=0.1)) for model in (plain, other))

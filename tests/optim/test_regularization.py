@@ -82,7 +82,8 @@ def test_l1_finds_the_support_of_scikit_learn_lasso() -> None:
         partial(torch.optim.SGD, lr=0.1), list(model.parameters()), Cosine(), 400, Regularization(l1=0.1)
     )
     for step in range(400):
-        optimizer.backward(Loss((model(inputs)[:, 0] - targets).square().mean() / 2, 200))  # halved as in Lasso
+        # Lasso halves the squared error.
+        optimizer.backward(Loss((model(inputs)[:, 0] - targets).square().mean() / 2, 200))
         optimizer.step(step)
     found = model.weight.detach()[0]
     expected = torch.tensor(lasso.coef_)
@@ -90,7 +91,7 @@ def test_l1_finds_the_support_of_scikit_learn_lasso() -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=5e-3, check_dtype=False)
 
 
-def test_the_reported_penalty_has_the_gradient_that_a_step_applies() -> None:
+def test_the_gradient_of_the_reported_penalty_equals_the_applied_gradient() -> None:
     model = network()
     optimizer = optimizer_of(model, partial(torch.optim.SGD, lr=1.0), l1=0.3, l2=0.2)
     matrices = [p for p in model.parameters() if p.ndim > 1]
@@ -134,7 +135,7 @@ def test_parameters_without_a_gradient_do_not_change() -> None:
     assert torch.equal(unused, torch.ones(2, 2))
 
 
-def test_every_regularization_in_conf_overrides_only_keys_of_none() -> None:
+def test_every_regularization_option_sets_only_keys_of_the_option_none() -> None:
     files = {file.stem: file.read_text() for file in (CONF / "regularization").glob("*.yaml")}
     none = yaml.safe_load(files.pop("none"))
     assert not any(none.values())

@@ -37,7 +37,7 @@ def factors(schedule: Schedule, steps: int = STEPS) -> list[float]:
 
 
 @pytest.mark.parametrize("end", [0.0, 0.1])
-def test_cosine_equals_torch_at_every_step(end: float) -> None:
+def test_the_cosine_schedule_equals_torch_at_every_step(end: float) -> None:
     expected = torch_rates(lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=STEPS, eta_min=end))
     assert factors(Cosine(end_factor=end)) == pytest.approx(expected, abs=1e-12)
 
@@ -51,7 +51,7 @@ def test_cosine_after_warm_up_equals_linear_then_cosine_of_torch() -> None:
     assert factors(Cosine(warmup=20)) == pytest.approx(torch_rates(make), abs=1e-12)
 
 
-def test_step_equals_torch_at_every_step() -> None:
+def test_the_step_schedule_equals_torch_at_every_step() -> None:
     expected = torch_rates(lambda o: lr_scheduler.StepLR(o, step_size=30, gamma=0.2))
     assert factors(Step(step_size=30, gamma=0.2)) == pytest.approx(expected, rel=1e-12)
 
@@ -113,14 +113,14 @@ def test_plateau_equals_torch_on_a_noisy_metric(better: Any) -> None:
     assert len(seen) > 3
 
 
-def test_plateau_counts_small_steps_of_a_negative_metric_as_no_improvement() -> None:
+def test_plateau_ignores_improvements_of_a_negative_metric_below_the_threshold() -> None:
     plateau = Plateau(factor=0.5, patience=0, threshold=0.1)
     for metric in (-1.0, -1.05):
         plateau.observe(metric, "min")
     assert plateau.factor(0, STEPS) == 0.5
 
 
-def test_plateau_counts_nan_as_no_improvement() -> None:
+def test_plateau_does_not_count_nan_as_an_improvement() -> None:
     plateau = Plateau(factor=0.5, patience=1)
     for _ in range(2):
         plateau.observe(math.nan, "min")
@@ -142,11 +142,11 @@ def test_plateau_continues_from_a_restored_state() -> None:
 
 
 @pytest.mark.parametrize("make", [Constant, Cosine, Plateau, lambda warmup: Step(step_size=1000, warmup=warmup)])
-def test_warm_up_rises_linearly_to_the_full_rate(make: Any) -> None:
+def test_warm_up_increases_the_rate_linearly_to_its_full_value(make: Any) -> None:
     assert factors(make(warmup=4))[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0], abs=1e-3)
 
 
-def test_constant_without_warm_up_is_one_everywhere() -> None:
+def test_the_constant_schedule_without_warm_up_is_always_one() -> None:
     assert set(factors(Constant())) == {1.0}
 
 

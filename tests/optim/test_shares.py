@@ -1,4 +1,4 @@
-"""Parameters of one optimizer with different learning rates."""
+"""Different learning rates for parameters of one optimizer."""
 
 import copy
 from functools import partial
@@ -16,7 +16,7 @@ from dltrain.optim.schedules import Constant, Cosine
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
-def test_each_share_of_the_parameters_has_its_learning_rate(kind: Any, decay: float) -> None:
+def test_different_learning_rates_equal_parameter_groups_of_torch(kind: Any, decay: float) -> None:
     ours, theirs = network(), network()
     rates = dict.fromkeys(ours[0].parameters(), 0.1) | {ours[1].weight: 0.5}
     make = partial(kind, lr=0.02, weight_decay=decay)
@@ -31,11 +31,11 @@ def test_each_share_of_the_parameters_has_its_learning_rate(kind: Any, decay: fl
         train_in_torch(theirs, reference, 1)
         scheduler.step()
     assert_same_parameters(ours, theirs, rtol=1e-5, atol=1e-6)
-    assert optimizer.lr == pytest.approx(0.02 * Cosine().factor(9, 20)), "the rate that is logged is the highest"
+    assert optimizer.lr == pytest.approx(0.02 * Cosine().factor(9, 20)), "the logged rate is the highest"
 
 
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.RMSprop, Muon])
-def test_rates_survive_a_resume(kind: Any) -> None:
+def test_different_learning_rates_are_restored_on_resume(kind: Any) -> None:
     model = network()
     made = [optimizer_with_slow_body(model, kind)]
     train(model, made[0], 3)

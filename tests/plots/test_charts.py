@@ -35,7 +35,7 @@ def is_image(image: Tensor) -> bool:
 
 
 def is_drawn(image: Tensor) -> bool:
-    """Return whether the image is not blank and its border is white."""
+    """Return whether an image has dark pixels and a white border."""
     edges = (image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1])
     return is_image(image) and bool((image < 128).any()) and all(bool((edge > 250).all()) for edge in edges)
 
@@ -59,7 +59,7 @@ def test_names_in_any_script_and_of_any_length_are_drawn_without_a_warning(kind)
         assert is_drawn(CHARTS[kind](NAMES))
 
 
-CARD = 270  # pixels, the width of a card in TensorBoard
+CARD = 270  # width in pixels of an image card in TensorBoard
 WORDS = ["airplane", "automobile", "Bird of prey", "cat", "deer", "dog", "frog", "horse", "ship", "Truck"]
 WIDE = {
     "confusion": (charts.confusion, torch.eye(10).long() * 9000, WORDS),
@@ -87,7 +87,7 @@ WIDE = {
 
 
 @pytest.mark.parametrize("kind", WIDE)
-def test_a_chart_is_legible_in_a_tensorboard_card_and_no_text_is_cut_off(kind, monkeypatch):
+def test_text_in_a_chart_is_legible_in_a_tensorboard_card_and_not_cut_off(kind, monkeypatch):
     figures = []
     draw = FigureCanvasAgg.draw
     monkeypatch.setattr(FigureCanvasAgg, "draw", lambda canvas: [figures.append(canvas.figure), draw(canvas)])
@@ -113,7 +113,7 @@ def test_a_chart_is_legible_in_a_tensorboard_card_and_no_text_is_cut_off(kind, m
 
 @pytest.mark.parametrize("kind", CHARTS)
 def test_a_chart_depends_only_on_its_data(kind, monkeypatch):
-    """User settings and earlier charts have no influence, so a resumed run writes the same bytes."""
+    """User settings and earlier charts have no effect, so a resumed run writes the same bytes."""
     import matplotlib
 
     torch.manual_seed(0)
@@ -125,7 +125,7 @@ def test_a_chart_depends_only_on_its_data(kind, monkeypatch):
     assert matplotlib.rcParams["font.size"] == 30
 
 
-def test_matplotlib_is_imported_with_the_first_chart_and_pyplot_never():
+def test_the_first_chart_imports_matplotlib_without_pyplot():
     code = (
         "import sys, torch, warnings; from dltrain.plots import charts, grids; grids.images(torch.rand(1, 1, 8, 8));"
         "warnings.simplefilter('error');"  # older versions of matplotlib warn when they are imported
@@ -181,7 +181,7 @@ def test_each_image_has_a_caption():
 
 
 @pytest.mark.parametrize("shape", [(0, 1, 8, 8), (1, 3, 700, 35), (2, 2, 8, 8)])
-def test_zero_images_long_images_and_nan_are_drawn(shape):
+def test_charts_of_no_images_long_images_and_nan_can_be_drawn(shape):
     assert is_image(charts.captioned(torch.full(shape, math.nan), ["a"] * shape[0]))
 
 
@@ -199,7 +199,7 @@ def test_truth_and_forecast_start_at_the_end_of_the_history():
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 9])
-def test_at_most_three_panels_are_drawn_and_a_shared_caption_once(number):
+def test_at_most_three_panels_are_drawn_and_a_shared_caption_appears_once(number):
     wave = torch.randn(number, 60, generator=torch.Generator().manual_seed(0)) * 1e5
     figure = figure_of(charts.forecasts, wave[:, :48], wave[:, 48:], wave[:, 48:], ["co2"] * number)
     assert len(figure.axes) == max(1, min(number, PANELS))
@@ -208,7 +208,7 @@ def test_at_most_three_panels_are_drawn_and_a_shared_caption_once(number):
 
 
 @pytest.mark.parametrize("value", [0.0, -3.0, 1e-9, 1e12, 3e38, math.nan, math.inf])
-def test_a_constant_or_non_finite_series_is_drawn(value):
+def test_constant_and_non_finite_series_can_be_drawn(value):
     flat = torch.full((2, 40), value)
     assert is_drawn(charts.forecasts(flat, flat[:, :1], flat[:, :1], ["a", "b"]))
 
@@ -233,7 +233,7 @@ def test_the_farthest_points_are_outside_the_axes_and_counted():
     assert -0.2 < axes.get_xlim()[0] < 0 < 1 < axes.get_xlim()[1] < 1.2
 
 
-def test_classes_that_share_the_last_color_are_counted():
+def test_the_legend_counts_the_classes_that_share_the_last_color():
     figure = figure_of(charts.scatter, torch.rand(47, 2), torch.arange(47), [str(n) for n in range(47)], "codes")
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == [*map(str, range(9)), "38 more"]
@@ -254,7 +254,7 @@ def test_axes_are_in_the_same_place_in_all_frames_of_a_film(spread):
 
 
 @pytest.mark.parametrize("points", [torch.zeros(0, 2), torch.zeros(1, 2), torch.full((5, 2), math.nan)])
-def test_zero_points_one_point_and_nan_are_drawn(points):
+def test_charts_of_no_points_one_point_and_nan_can_be_drawn(points):
     assert is_drawn(charts.scatter(points, None, (), "few"))
     assert is_drawn(charts.scatter(points, torch.zeros(len(points)), ["a"], "few"))
 
@@ -276,6 +276,6 @@ def test_histograms_show_shares_per_bin_and_the_mean_of_each_set():
 @pytest.mark.parametrize(
     "values", [torch.zeros(0), torch.ones(5), torch.tensor([math.nan, math.inf]), torch.rand(3, 4)]
 )
-def test_histograms_of_empty_constant_and_non_finite_sets_are_drawn(values):
+def test_histograms_of_empty_constant_and_non_finite_sets_can_be_drawn(values):
     assert is_drawn(charts.histograms({"one": values, "other": torch.rand(9)}, ""))
     assert is_drawn(charts.histograms({"one": values}, ""))

@@ -33,13 +33,13 @@ def test_rgb_images_keep_their_colors_and_other_channels_are_averaged(channels, 
     assert int((shown.int() - (255 * expected).round().int()).abs().max()) <= 1
 
 
-def test_out_of_range_values_nan_and_empty_batches_are_drawn():
+def test_out_of_range_values_nan_and_empty_batches_can_be_drawn():
     sheet = grids.images(torch.tensor([-5.0, 2.0, math.nan, 1.0]).view(4, 1, 1, 1))
     assert sheet[0, 30, [30, 88, 146, 204]].tolist() == [0, 255, 0, 255]
     assert bool((grids.images(torch.zeros(0, 1, 8, 8)) == 255).all())
 
 
-def test_a_filter_is_scaled_by_its_own_maximum_and_gray_at_zero():
+def test_filters_are_scaled_by_their_own_maximum_and_zero_is_gray():
     weight = torch.zeros(2, 1, 3, 3)
     weight[:, 0, 0, 0] = torch.tensor([0.02, -5.0])
     gap, side = 3 * GAP, 57

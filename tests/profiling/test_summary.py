@@ -89,7 +89,7 @@ def test_the_memory_of_a_small_network_equals_the_closed_form() -> None:
     memory = summary_of(make, 10).memory
     parameters = 4 * (10 * 20 + 20 + 20 * 3 + 3)
     assert (memory.parameters, memory.gradients, memory.optimizer) == (parameters, parameters, 2 * parameters)
-    # The batch, and the outputs of ReLU, which ReLU and the second layer share.
+    # The batch and the outputs of ReLU. ReLU and the second layer share the latter.
     assert memory.activations == 4 * 4 * (10 + 20)
     assert memory.total == 4 * parameters + memory.activations
 
@@ -100,7 +100,7 @@ def test_the_memory_of_a_small_network_equals_the_closed_form() -> None:
         (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.GELU(), nn.MaxPool2d(2)), (3, 12, 12)),
         (lambda: nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.LayerNorm(8), nn.Softmax(-1)), (5, 8)),
     ],
-    ids=["convolutional", "normalised"],
+    ids=["convolutional", "normalized"],
 )
 def test_activation_memory_equals_what_autograd_saves_on_the_cpu(
     make: Callable[[], nn.Module], shape: tuple[int, ...]
@@ -122,7 +122,7 @@ def test_activation_memory_equals_what_autograd_saves_on_the_cpu(
     assert summary_of(make, *shape).memory.activations == expected
 
 
-def test_shared_parameters_count_once_and_frozen_ones_need_no_gradient() -> None:
+def test_shared_parameters_are_counted_once_and_frozen_parameters_have_no_gradients() -> None:
     def make() -> nn.Module:
         model = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False), nn.Linear(8, 2, bias=False))
         model[1].weight = model[0].weight
@@ -197,12 +197,12 @@ def test_the_receptive_field_equals_the_nonzero_gradient_of_one_output(
     touched = inputs.grad.nonzero()
     expected = tuple(int(touched[:, axis].max() - touched[:, axis].min()) + 1 for axis in axes)
     rows = summary_of(make, *shape, batch_size=1).rows
-    # The shortcut is the last layer called in a residual block; the output has the largest receptive field.
+    # The last row of a residual block is the shortcut. The output has the largest receptive field.
     found = max(row.receptive_field for row in rows if row.receptive_field is not None)
     assert found == expected
 
 
-def test_the_receptive_field_is_undefined_after_layers_that_mix_positions() -> None:
+def test_there_is_no_receptive_field_after_layers_that_mix_positions() -> None:
     rows = summary_of(lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(36, 2)), 1, 5, 5).rows
     assert [row.receptive_field for row in rows] == [(3, 3), None, None]
 
@@ -230,11 +230,11 @@ class Scaled(nn.Linear):
         return super().forward(x) * factor
 
 
-def test_a_model_with_two_inputs_gets_both() -> None:
+def test_a_model_with_two_inputs_can_be_summarized() -> None:
     batch = {"inputs": torch.empty(4, 10, device="meta"), "factor": torch.empty(4, 3, device="meta")}
     summary = summarize(lambda: Scaled(10, 3), batch, 2, ask)
     assert only(summary).shape == (4, 3)
-    assert summary.memory.activations == 4 * (4 * 10 + 4 * 3)  # both inputs, for the gradients of weight and output
+    assert summary.memory.activations == 4 * (4 * 10 + 4 * 3)  # autograd saves both inputs
 
 
 class LargestTensor(TorchDispatchMode):
@@ -257,10 +257,11 @@ def test_summarizing_a_billion_parameters_allocates_no_memory() -> None:
     assert computed.largest < 100_000
     assert summary.parameters > 1e9
     assert sum(row.parameters for row in summary.rows) == summary.parameters
-    assert summary.rows[0].multiply_adds == 8 * 1024 * 2048 * 50_000  # the tied head, counted in the row of the model
+    # The tied output layer is counted in the row of the model.
+    assert summary.rows[0].multiply_adds == 8 * 1024 * 2048 * 50_000
 
 
-def test_an_input_shape_is_enough_for_a_model_whose_outputs_depend_on_the_task(
+def test_summary_needs_only_an_input_shape_if_the_outputs_depend_on_the_task(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main.main(["summary", "model=vae", "--input", "1x28x28", "--outputs", "10"]) == 0

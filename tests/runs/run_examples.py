@@ -28,7 +28,7 @@ TEXT = ["model=gpt", "model.hidden_size=16", "model.num_heads=2", "model.num_lay
 
 
 def read(path: Path) -> Any:
-    """Read JSON; NaN and infinities, which are not valid JSON, are errors."""
+    """Read JSON, and reject NaN and infinities, which are not valid JSON."""
 
     def reject_constant(token: str) -> None:
         raise AssertionError(f"{path}: {token} is not JSON")

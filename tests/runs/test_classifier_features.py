@@ -1,4 +1,4 @@
-"""Generated images are scored by the features of a trained classifier, which the result names."""
+"""Generated images are scored with the features of a trained classifier, which is named in the result."""
 
 import json
 import shutil
@@ -52,7 +52,7 @@ def test_features_are_the_inputs_of_the_last_layer_of_the_classifier(classifier_
     assert float((logits.argmax(1) == batch["targets"]).double().mean()) > 0.7
 
 
-def test_a_layerwise_pretrained_classifier_reads_pixels_as_in_training(
+def test_a_layerwise_pretrained_classifier_gets_pixels_scaled_as_in_training(
     finished_run: Callable[..., Path], digits: Spec
 ) -> None:
     overrides = ("model=dbn", "model.hidden_size=[48,12]", "task=layerwise", "data=digits")
@@ -64,7 +64,7 @@ def test_a_layerwise_pretrained_classifier_reads_pixels_as_in_training(
         assert torch.allclose(logits, trained.components.model(pixels), atol=1e-5)
 
 
-def test_the_classifier_is_frozen_and_named_by_its_run_and_accuracy(classifier_run: Path, digits: Spec) -> None:
+def test_the_classifier_is_frozen_and_described_by_its_run_and_accuracy(classifier_run: Path, digits: Spec) -> None:
     network = classifier_features.load_features(str(classifier_run), digits)
     accuracy = json.loads((classifier_run / "result.json").read_text())["test"]["accuracy"]
     assert network.name == f"mlp-digits/{classifier_run.name} (accuracy {accuracy:.3g})"
@@ -72,7 +72,7 @@ def test_the_classifier_is_frozen_and_named_by_its_run_and_accuracy(classifier_r
     assert not any(p.requires_grad for p in network.parameters())
 
 
-def test_images_closer_to_real_ones_score_better(classifier_run: Path, digits: Spec) -> None:
+def test_generated_images_closer_to_real_images_score_better(classifier_run: Path, digits: Spec) -> None:
     pixels = Digits(validation=0.1).load().train.rows["pixels"].float() / 16
     real, others = pixels[::2], pixels[1::2]
     noise = torch.rand(real.shape, generator=torch.Generator().manual_seed(0))
@@ -89,7 +89,7 @@ def train_gan(folder: Path, *overrides: str) -> Path:
     return folder
 
 
-def test_the_result_names_the_classifier_and_the_console_warns_of_comparisons_with_fid(
+def test_the_result_names_the_classifier_and_the_console_warns_against_comparing_with_fid(
     classifier_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = json.loads((train_gan(tmp_path / "gan", f"task.features={classifier_run}") / "result.json").read_text())
@@ -104,11 +104,11 @@ def test_without_a_classifier_the_result_reports_that_pixels_were_compared(tmp_p
     assert "classifier_score" not in result["test"]
 
 
-def test_the_result_of_a_classifier_has_no_features(classifier_run: Path) -> None:
+def test_the_result_of_a_classification_run_has_no_key_features(classifier_run: Path) -> None:
     assert "features" not in json.loads((classifier_run / "result.json").read_text())
 
 
-def test_scoring_does_not_change_the_training(classifier_run: Path, tmp_path: Path) -> None:
+def test_computing_scores_does_not_change_training(classifier_run: Path, tmp_path: Path) -> None:
     plain, scored = train_gan(tmp_path / "plain"), train_gan(tmp_path / "scored", f"task.features={classifier_run}")
     weights = [torch.load(path / "checkpoints" / "last.pt", weights_only=True)["model"] for path in (plain, scored)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
@@ -156,11 +156,13 @@ def test_a_folder_without_a_run_is_rejected_with_the_closest_name(
     assert "latest" not in line
 
 
-def test_latest_is_rejected(classifier_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_latest_is_rejected_as_a_classifier(
+    classifier_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert "expected the folder of a run, got latest" in error_of(capsys, tmp_path, "task.features=latest")
 
 
-def test_a_run_of_another_task_is_rejected(
+def test_a_run_of_another_task_is_rejected_as_a_classifier(
     finished_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = error_of(capsys, tmp_path, f"task.features={finished_run('forecast')}")

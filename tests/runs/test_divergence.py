@@ -20,7 +20,7 @@ HUGE = ["optimizer=sgd", "optimizer.lr=1e30", "trainer.max_steps=1"]
 @pytest.mark.parametrize(
     "more", [[], ["data.validation=0"], ["trainer.on_non_finite=ignore"], ["trainer.on_non_finite=skip"]], ids=str
 )
-def test_a_run_whose_last_step_overflows_has_diverged_with_every_on_non_finite(
+def test_a_run_whose_last_step_overflows_ends_as_diverged_for_every_on_non_finite(
     train: Train, small_data: Callable[[str], list[str]], more: list[str]
 ) -> None:
     outcome = train("model=mlp", *small_data("digits"), *HUGE, *more)
@@ -31,14 +31,14 @@ def test_a_run_whose_last_step_overflows_has_diverged_with_every_on_non_finite(
 
 
 @pytest.mark.parametrize(("model", "data"), [("vae", "digits"), ("autoencoder", "digits"), ("gpt", "text")])
-def test_models_that_show_samples_end_as_diverged_with_non_finite_weights(
+def test_models_that_draw_samples_end_as_diverged_if_weights_are_non_finite(
     train: Train, small_data: Callable[[str], list[str]], model: str, data: str
 ) -> None:
     outcome = train(f"model={model}", *small_data(data), *HUGE)
     assert outcome.state == "diverged", outcome.error
 
 
-def test_the_first_non_finite_weight_is_named(train: Train, small_data: Callable[[str], list[str]]) -> None:
+def test_the_error_names_the_first_non_finite_weight(train: Train, small_data: Callable[[str], list[str]]) -> None:
     outcome = train("model=rbm", *small_data("digits"), "optimizer.lr=1e38", "trainer.max_steps=1")
     assert outcome.state == "diverged"
     assert "the weight up.weight is not finite in step 1" in str(outcome.error)
@@ -61,7 +61,7 @@ def test_a_diverged_job_has_no_value_in_the_summary_of_its_sweep(
     assert jobs[0]["value"] is not None and jobs[1]["value"] is None
 
 
-def test_a_step_that_fails_for_non_finite_weights_is_a_divergence(
+def test_a_step_that_fails_because_of_non_finite_weights_ends_as_diverged(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = ["model=rbm", "data=digits", "model.hidden_size=8", "optimizer.lr=1e30", "regularization.l1=1e38"]

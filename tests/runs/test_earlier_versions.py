@@ -53,20 +53,20 @@ def test_a_run_of_version_0_1_resumes_and_finishes(name: str, runs: Path) -> Non
     assert (runs / name / "job.yaml").read_text() == stored
 
 
-def test_a_table_model_of_version_0_1_predicts(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_works_with_a_table_model_of_version_0_1(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "outputs/table", "new.csv"]) == 0
     classes = [json.loads(line)["class_name"] for line in capsys.readouterr().out.splitlines()]
     assert classes == ["plum", "apple", "pear"]
 
 
-def test_a_run_of_version_0_1_is_rerun_with_the_new_names(runs: Path) -> None:
+def test_rerun_of_a_version_0_1_run_uses_the_new_names(runs: Path) -> None:
     assert main(["rerun", "outputs/gan", "trainer.max_steps=2", "hydra.run.dir=again"]) == 0
     job = Path("again/job.yaml").read_text()
     assert "n_critic: 2" in job and "critic_turns" not in job
     assert "_target_: dltrain.models.gan.GAN" in job and "model.hidden_size=16" in job
 
 
-def test_a_run_from_before_the_group_augment_augments_as_before(
+def test_a_run_older_than_the_augment_group_keeps_its_augmentation(
     finished_run: Callable[..., Path], tmp_path: Path
 ) -> None:
     shutil.copytree(finished_run("augmented"), tmp_path / "run", symlinks=True)

@@ -25,7 +25,7 @@ def error_of(call: Callable[[], Any]) -> str:
 
 @pytest.fixture
 def outputs(plain_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the default folder of runs with three runs, the second one written last; change to its parent."""
+    """Change to a folder whose ``outputs`` has three runs, of which the second was written last. Return ``outputs``."""
     for number, name in enumerate(("20260101-101500-aaaa", "20260101-101501-bbbb", "20260202-090000-cccc")):
         run = tmp_path / "outputs" / "mlp-digits" / name
         shutil.copytree(plain_run, run, symlinks=True)
@@ -39,9 +39,9 @@ def outputs(plain_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 # --- finding ------------------------------------------------------------------------------------------------------
 
 
-def test_latest_is_the_run_that_wrote_last(outputs: Path) -> None:
+def test_latest_is_the_run_with_the_newest_file(outputs: Path) -> None:
     assert stored.find_run("latest") == outputs / "mlp-digits" / "20260101-101501-bbbb"
-    # A killed process may have written only its log.
+    # The newest file of a killed run may be its log.
     (outputs / "mlp-digits" / "20260202-090000-cccc" / "metrics.jsonl").touch()
     assert stored.find_run("latest") == outputs / "mlp-digits" / "20260202-090000-cccc"
 

@@ -22,7 +22,7 @@ def test_the_saved_command_reproduces_the_run_bit_for_bit(
 ) -> None:
     program, *words = shlex.split((classification_run.folder / "command.txt").read_text())
     assert program == "dltrain" and not any("hydra.run.dir" in word for word in words)
-    torch.rand(100)  # a run does not depend on earlier random numbers
+    torch.rand(100)  # a run must not depend on earlier random numbers
     again = train(*words)
     assert hashes(again) == hashes(classification_run)
     assert lines(again) == lines(classification_run)
@@ -43,7 +43,7 @@ def test_logging_evaluation_and_checkpoint_intervals_do_not_change_training(
     assert equal(model_of(train(*TEXT, *small_data("text"), *seldom)), model_of(language_model_run))
 
 
-def test_another_seed_gives_other_weights_and_another_order(
+def test_another_seed_gives_different_weights_and_a_different_data_order(
     regression_run: Outcome, train: Callable[..., Outcome], small_data: Callable[[str], list[str]]
 ) -> None:
     other = train("model=mlp", "task=regression", *small_data("csv"), "data.column=price", *INTERVALS, "seed=1")
@@ -56,7 +56,7 @@ def test_a_whole_run_equals_a_plain_pytorch_loop_bit_for_bit(forecasting_run: Ou
     batches = Batches(data.load().train, 64, seed=7, training=True)
     torch.manual_seed(7)
     model = Recurrent("lstm", features=1, outputs=6, hidden_size=64, num_layers=2, dropout=0.2, linear_skip=24)
-    torch.manual_seed(7)  # the same seed starts initialization and training
+    torch.manual_seed(7)  # initialization and training start from the same seed
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     order = (batch for epoch in range(STEPS) for batch in batches.epoch(epoch))
     losses = []
@@ -66,7 +66,7 @@ def test_a_whole_run_equals_a_plain_pytorch_loop_bit_for_bit(forecasting_run: Ou
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert len(batches) < STEPS, "more than one epoch"
+    assert len(batches) < STEPS, "the steps must cover more than one epoch"
     assert equal(model.state_dict(), model_of(forecasting_run))
     assert lines(forecasting_run)[0]["loss"] == losses[0]
 
@@ -78,10 +78,10 @@ def test_the_number_of_data_workers_does_not_change_the_run(
     found = [train(*common, f"data.workers={workers}") for workers in (0, 2)]
     assert hashes(found[0]) == hashes(found[1])
     assert lines(found[0]) == lines(found[1])
-    assert multiprocessing.active_children() == [], "a sweep's next job finds no workers of the last"
+    assert multiprocessing.active_children() == [], "the next job of a sweep must find no workers"
 
 
-def test_the_dry_run_leaves_random_state_and_running_statistics_unchanged(
+def test_the_dry_run_changes_neither_random_state_nor_running_statistics(
     small_data: Callable[[str], list[str]],
 ) -> None:
     job = compose.compose([*IMAGES, "model.norm=batch", *small_data("digits"), "data.augment=[crop]", "device=cpu"])
@@ -99,7 +99,7 @@ def test_the_dry_run_leaves_random_state_and_running_statistics_unchanged(
 
 
 @pytest.mark.parametrize(("precision", "deterministic"), [("bf16", True), ("fp16", False)])
-def test_lower_precision_trains_and_is_recorded(
+def test_training_works_in_lower_precision_and_the_run_records_it(
     precision: str, deterministic: bool, train: Callable[..., Outcome], small_data: Callable[[str], list[str]]
 ) -> None:
     outcome = train(
@@ -115,10 +115,10 @@ def test_lower_precision_trains_and_is_recorded(
     assert losses[-1] < 0.3 * losses[0]
     assert outcome.result["test"]["accuracy"] > 0.85
     assert all(value.dtype == torch.float32 for value in model_of(outcome).values())
-    assert torch.are_deterministic_algorithms_enabled() == deterministic, "set and reset from run to run"
+    assert torch.are_deterministic_algorithms_enabled() == deterministic, "the setting applies to one run"
 
 
-def test_channels_last_gives_nearly_the_same_numbers(
+def test_channels_last_gives_nearly_the_same_weights(
     classification_run: Outcome, train: Callable[..., Outcome], small_data: Callable[[str], list[str]]
 ) -> None:
     plain = train(*IMAGES, *small_data("digits"), *INTERVALS, "device.channels_last=false")
@@ -138,7 +138,9 @@ def test_a_compiled_model_has_the_same_losses(
     assert "compiled" in (found[1].folder / "train.log").read_text()
     losses = [[line["loss"] for line in lines(outcome)] for outcome in found]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
-    assert set(model_of(found[0])) == set(model_of(found[1])), "checkpoints of both load into either"
+    assert set(model_of(found[0])) == set(model_of(found[1])), (
+        "checkpoints with and without compilation have the same keys"
+    )
 
 
 OPTIMIZERS = sorted(file.stem for file in (groups.conf_dir() / "optimizer").glob("*.yaml"))
@@ -151,7 +153,7 @@ SCHEDULES = sorted(file.stem for file in (groups.conf_dir() / "optimizer" / "sch
 def test_every_optimizer_and_schedule_updates_every_weight(
     override: str, small_data: Callable[[str], list[str]]
 ) -> None:
-    # The factor of noam is a complete learning rate, so `lr` is only a scale.
+    # The factor of noam is the learning rate itself, so `lr` must be 1.
     scale = ["optimizer.lr=1"] if "noam" in override else []
     job = compose.compose(["model=mlp", "model.hidden_size=8", *small_data("digits"), "device=cpu", override, *scale])
     components = assemble.build_components(job)

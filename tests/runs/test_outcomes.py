@@ -164,7 +164,7 @@ def test_an_unreadable_image_ends_the_run_as_failed(
     assert status["state"] == "failed" and status["step"] > 0 and ".png" in status["error"]
 
 
-def test_without_validation_the_last_weights_are_tested(
+def test_without_validation_the_last_weights_are_evaluated_on_the_test_split(
     train: Callable[..., Outcome], small_data: Callable[[str], list[str]]
 ) -> None:
     outcome = train("model=mlp", *small_data("digits"), "data.validation=0", "trainer.max_steps=12")
@@ -184,7 +184,7 @@ def test_without_validation_the_last_weights_are_tested(
     assert metrics == outcome.result["test"]
 
 
-def test_eval_examples_samples_the_validation_split_but_not_the_test_split(
+def test_eval_examples_limits_the_validation_split_but_not_the_test_split(
     tmp_path: Path, small_data: Callable[[str], list[str]]
 ) -> None:
     overrides = [
@@ -237,7 +237,7 @@ def test_configured_regularization_and_schedule_are_used_in_training(
     assert not equal(saved["average"]["model"], {k: v + 1 for k, v in saved["model"].items()})
 
 
-def test_non_finite_numbers_become_null() -> None:
+def test_non_finite_numbers_are_null_in_result_json() -> None:
     values = {"a": math.nan, "b": {"c": -math.inf, "d": 1.5}, "e": None, "f": "x"}
     assert report.finite_or_none(values) == {"a": None, "b": {"c": None, "d": 1.5}, "e": None, "f": "x"}
 
@@ -251,23 +251,25 @@ sys.exit(code)
 """
 
 
-def test_the_default_command_imports_only_what_it_needs_and_logs_plain_lines_to_standard_error(
+def test_the_default_command_imports_no_unused_libraries_and_logs_plain_lines_to_standard_error(
     tmp_path: Path,
 ) -> None:
     command = [sys.executable, "-c", CHILD, str(tmp_path / "modules"), "trainer.max_steps=2", "device=cpu"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=300, check=False)
     error = done.stderr.decode()
     assert done.returncode == 0, error
     output = done.stdout.decode()
     lines = [line.split()[0] for line in output.splitlines() if line.strip()]
-    assert lines == ["loss", "-" * 18, "test", "repeat", "last", "season", "ridge"], "standard output is the result"
+    assert lines == ["loss", "-" * 18, "test", "repeat", "last", "season", "ridge"], (
+        "standard output has only the results table"
+    )
     assert not {"\r", "\x1b"} & set(error + output)
     modules = set(json.loads((tmp_path / "modules").read_text()))
     for name in ("torchvision", "torch.utils.tensorboard", "torch._dynamo", "tensorflow", "sklearn"):
         assert name not in modules, name
     (folder,) = re.findall(r"^run +(\S+)$", error, re.MULTILINE)
     assert Path(folder).is_relative_to(tmp_path / "outputs" / "lstm-timeseries"), (
-        "below the user's folder, not in the package"
+        "outputs must be in the user's folder and not in the package"
     )
     assert f"tensorboard --logdir {folder}" in error
     result = read(Path(folder) / "result.json")

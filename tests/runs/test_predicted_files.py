@@ -11,7 +11,7 @@ from dltrain.runs.predicted_files import PredictedFiles
 MASK = torch.tensor([[0, 1], [2, 0]], dtype=torch.uint8)
 
 
-def test_a_mask_becomes_an_indexed_file_of_the_size_of_the_image(tmp_path: Path) -> None:
+def test_masks_are_written_as_indexed_png_files_of_the_image_size(tmp_path: Path) -> None:
     masks = PredictedFiles(str(tmp_path / "new"))
     stored = masks.store({"input": "scans/a.jpg", "width": 6, "height": 4, "mask": MASK})
     assert stored == {"input": "scans/a.jpg", "width": 6, "height": 4, "mask": str(tmp_path / "new" / "a.png")}
@@ -20,20 +20,20 @@ def test_a_mask_becomes_an_indexed_file_of_the_size_of_the_image(tmp_path: Path)
     assert np.array_equal(np.array(image), MASK.numpy().repeat(2, 0).repeat(3, 1))
 
 
-def test_images_with_the_same_name_have_separate_files(tmp_path: Path) -> None:
+def test_images_with_the_same_name_get_separate_mask_files(tmp_path: Path) -> None:
     masks = PredictedFiles(str(tmp_path))
     paths = [masks.store({"input": f"{folder}/a.jpg", "mask": MASK})["mask"] for folder in "xyz"]
     assert [Path(path).name for path in paths] == ["a.png", "a-2.png", "a-3.png"]
 
 
-def test_without_a_folder_masks_are_left_out() -> None:
+def test_without_a_folder_predictions_have_no_mask() -> None:
     assert PredictedFiles(None).store({"input": "a.jpg", "mask": MASK, "shares": {"cell": 0.5}}) == {
         "input": "a.jpg",
         "shares": {"cell": 0.5},
     }
 
 
-def test_a_folder_with_files_is_rejected(tmp_path: Path) -> None:
+def test_a_mask_folder_that_is_not_empty_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ConfigError, match="--out: expected a new or empty folder"):
         PredictedFiles(str(tmp_path))

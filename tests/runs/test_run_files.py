@@ -102,7 +102,7 @@ def test_training_logs_and_evaluations_follow_their_intervals(classification_run
 # --- TensorBoard ----------------------------------------------------------------------------------------------------
 
 SCALARS = {"loss/train", "loss/val", "loss/test", "lr", "grad/norm", "throughput/samples_per_s", "memory/peak_mb"}
-# For each run: metrics, images with and without a split in their tag, and texts.
+# For each run, the tags of metrics, of images with a split, of images without a split, and of texts.
 TAGS = {
     "classification_run": ({"accuracy", "macro_f1"}, {"confusion", "worst_mistakes"}, {"filters"}, set()),
     "forecasting_run": ({"mae", "rmse", "skill"}, {"forecasts"}, set(), set()),
@@ -125,7 +125,7 @@ def test_tensorboard_has_every_tag_with_ascending_steps(kind: str, request: pyte
         for tag in tags[kinds]:
             steps = [event.step for event in reader(tag)]
             assert steps == sorted(set(steps)), tag
-            assert max(steps) <= outcome.result["steps"], "the x axis counts optimizer steps"
+            assert max(steps) <= outcome.result["steps"], "TensorBoard steps must be optimizer steps"
     last = outcome.result["steps"]
     for tag in ("loss/train", "loss/val", "loss/test", "lr"):
         assert found.Scalars(tag)[-1].step == last

@@ -1,4 +1,4 @@
-"""Runs of an earlier state of version 0.2 (tests/fixtures/runs_of_0.2), and runs older than a group or a key, go on.
+"""Runs of an earlier state of version 0.2 (tests/fixtures/runs_of_0.2), and runs older than a group or a key.
 
 The expected metrics are those that the same version reached in one run of twice the length. They are compared with a
 tolerance because sums in float32 differ between CPUs.
@@ -56,19 +56,19 @@ def result(run: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_a_run_of_version_0_2_trains_on_as_that_version_did(name: str, runs: Path) -> None:
+def test_a_resumed_run_of_version_0_2_reaches_the_metrics_of_that_version(name: str, runs: Path) -> None:
     epochs, steps, metrics = EXPECTED[name]
     assert main(["evaluate", f"outputs/{name}", "--json"]) == 0
     assert main(["resume", f"outputs/{name}", f"trainer.epochs={epochs}"]) == 0
     found = result(runs / name)
     assert found["steps"] == steps
     assert {key: found["test"][key] for key in metrics} == pytest.approx(metrics, rel=0.02)
-    assert fitted.keep(runs / name), "a run that is resumed gets the file that its version did not write"
+    assert fitted.keep(runs / name), "resuming adds the fitted values that version 0.2 did not save"
     assert main(["resume", f"outputs/{name}", f"trainer.epochs={epochs + 1}"]) == 0
     assert fitted.load(runs / name)
 
 
-def test_a_table_model_and_a_language_model_of_version_0_2_predict(
+def test_predict_works_with_a_table_model_and_a_language_model_of_version_0_2(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["predict", "outputs/table", "new.csv"]) == 0
@@ -79,7 +79,7 @@ def test_a_table_model_and_a_language_model_of_version_0_2_predict(
     assert line["nats_per_character"] == pytest.approx(4.33723895, rel=1e-4)
 
 
-def test_a_run_without_a_newer_group_and_key_gets_their_defaults(newer_groups: None, runs: Path) -> None:
+def test_a_run_older_than_a_group_and_a_key_gets_their_defaults(newer_groups: None, runs: Path) -> None:
     _, job, changes = open_run("outputs/table", [])
     assert (job.config["extra"], job.choices["extra"]) == ({"level": 0}, "none")
     assert job.config["trainer"]["extra"] == 3 and not changes
@@ -88,7 +88,7 @@ def test_a_run_without_a_newer_group_and_key_gets_their_defaults(newer_groups: N
     assert load_job(runs / "table").config["extra"] == {"level": 0}
 
 
-def test_the_command_of_an_older_run_resumes_it_after_a_group_and_a_key_were_added(
+def test_resume_auto_accepts_the_command_of_a_run_older_than_a_group_and_a_key(
     newer_groups: None, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = (runs / "table" / "command.txt").read_text().split()[1:]
@@ -100,7 +100,7 @@ def test_the_command_of_an_older_run_resumes_it_after_a_group_and_a_key_were_add
     assert "trainer.extra: cannot be changed on resume, expected 3, got 4" in capsys.readouterr().err
 
 
-def test_a_key_that_a_class_has_gained_counts_with_the_default_of_its_constructor(
+def test_a_key_missing_in_an_older_run_has_the_default_of_the_constructor(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job = runs / "table" / "job.yaml"

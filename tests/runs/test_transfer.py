@@ -1,4 +1,4 @@
-"""Initial weights from another run or a file, and frozen modules: reported, recorded, the same after a resume."""
+"""Initial weights from another run or a file, and frozen modules."""
 
 import io
 import pickle
@@ -15,14 +15,14 @@ from safetensors.torch import save_file
 from dltrain.config import compose
 from dltrain.errors import CheckpointError, ConfigError
 from dltrain.loggers.console import Console
-from dltrain.runs import dry_run, first_weights, launch
+from dltrain.runs import dry_run, initial_weights, launch
 from dltrain.runs.assemble import build_components
 from dltrain.runs.job import load_job
 from dltrain.runs.launch import Outcome
 from dltrain.storage.checkpoints import Checkpoints
 
 MLP = ["model=mlp", "model.hidden_size=8", "model.num_layers=2", "model.norm=batch", "trainer.epochs=2"]
-STILL = ["optimizer=sgd", "optimizer.lr=1e-30"]  # so small that no weight changes
+STILL = ["optimizer=sgd", "optimizer.lr=1e-30"]  # too small to change a weight
 Train = Callable[..., Outcome]
 
 
@@ -39,7 +39,7 @@ def animals(own_files: dict[str, Path]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def birds(own_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The same table with other classes."""
+    """Return the overrides of the same table with other classes."""
     path = tmp_path_factory.mktemp("birds") / "birds.csv"
     path.write_text(own_files["csv"].read_text().replace("cat", "owl").replace("dog", "emu"))
     return ["data=csv", f"data.path={path}", "data.column=kind", "data.batch_size=16", "data.ignore=[price]"]
@@ -66,7 +66,7 @@ def weights(folder: Path, name: str = "best.pt") -> dict[str, bytes]:
     return {key: value.numpy().tobytes() for key, value in state.items()}
 
 
-def test_a_run_starts_from_the_best_weights_of_another_and_records_which_were_loaded(
+def test_a_run_starts_from_the_best_weights_of_another_run_and_records_them(
     train: Train, source: Outcome, animals: list[str]
 ) -> None:
     frozen = ["transfer=finetune", f"transfer.weights={source.folder}", "transfer.freeze=[layers]"]
@@ -94,7 +94,9 @@ def test_a_head_of_the_same_size_with_other_classes_is_reinitialized_and_reporte
     assert any(f"{len(state) - 2} of {len(state)} from {source.folder}" in line for line in said)
 
 
-def test_frozen_parts_and_their_statistics_stay_to_the_byte(train: Train, source: Outcome, birds: list[str]) -> None:
+def test_frozen_modules_and_their_running_statistics_do_not_change(
+    train: Train, source: Outcome, birds: list[str]
+) -> None:
     averaged = ["regularization.ema_decay=0.9", "regularization.weight_decay=0.1"]
     run = train(*MLP, *birds, *averaged, "transfer=freeze", f"transfer.weights={source.folder}", "trainer.epochs=3")
     there = weights(source.folder)
@@ -109,7 +111,7 @@ def test_frozen_parts_and_their_statistics_stay_to_the_byte(train: Train, source
 GRADUAL = ["transfer=gradual", "transfer.unfreeze_at=1", "trainer.epochs=3", "trainer.keep_last=100"]
 
 
-def test_gradual_unfreezing_resumes_bit_equal_within_stages_and_at_their_border(
+def test_gradual_unfreezing_resumes_to_identical_checkpoints_within_and_between_stages(
     train: Train, source: Outcome, birds: list[str], tmp_path: Path
 ) -> None:
     weights_of = [f"transfer.weights={source.folder}", "trainer.checkpoint_every=1", "regularization.ema_decay=0.9"]
@@ -134,7 +136,7 @@ def test_gradual_unfreezing_resumes_bit_equal_within_stages_and_at_their_border(
     assert all(thawed[name].numpy().tobytes() != there[name] for name in names)
 
 
-def test_a_resumed_run_needs_the_record_of_its_first_weights_and_not_the_weights(
+def test_resume_needs_transfer_json_but_not_the_initial_weights(
     train: Train, source: Outcome, birds: list[str], tmp_path: Path
 ) -> None:
     moved = tmp_path / "moved"
@@ -166,7 +168,7 @@ def test_embeddings_of_another_vocabulary_of_the_same_size_are_rejected(
     chosen = ["transfer=finetune", f"transfer.weights={source.folder}"]
     with pytest.raises(ConfigError, match=r"weights for the same tokens.* 3 of 7 tokens differ"):
         notes(*TEXT, *text(tmp_path, "abcdxyz"), *chosen)
-    said = notes(*TEXT, *text(tmp_path, "gfedcba"), *chosen)  # the same characters, in another order in the text
+    said = notes(*TEXT, *text(tmp_path, "gfedcba"), *chosen)  # the same characters, in a different order in the text
     assert not any("new:" in line for line in said)
     (tmp_path / "abcdefg.txt").unlink()
     with pytest.raises(ConfigError, match=r"Its tokens are unknown"):
@@ -174,7 +176,7 @@ def test_embeddings_of_another_vocabulary_of_the_same_size_are_rejected(
 
 
 @pytest.mark.parametrize("form", ["safetensors", "state_dict", "wrapped", "parallel"])
-def test_files_of_other_programs_are_read_without_their_head(
+def test_weights_of_other_programs_are_loaded_except_for_the_head(
     form: str, source: Outcome, animals: list[str], tmp_path: Path, notes: Callable[..., list[str]]
 ) -> None:
     state = {name: value.clone() for name, value in model_of(source, "best.pt").items()}
@@ -189,7 +191,7 @@ def test_files_of_other_programs_are_read_without_their_head(
     assert any("different outputs: cat dog here, unknown in the loaded weights" in line for line in said)
 
 
-def test_a_file_with_code_in_it_is_rejected_and_not_run(
+def test_weights_that_contain_code_are_rejected_and_the_code_is_not_run(
     animals: list[str], tmp_path: Path, notes: Callable[..., list[str]]
 ) -> None:
     class Payload:
@@ -217,7 +219,7 @@ def test_a_file_with_code_in_it_is_rejected_and_not_run(
         (["transfer.freeze=layers"], r"transfer.freeze: expected a list, got layers"),
         (
             ["transfer.freeze=[layers.1]", "transfer.unfreeze_at=2"],
-            r"transfer.unfreeze_at: expected at most 1, as training has 2 epochs, got 2",
+            r"transfer.unfreeze_at: expected at most 1, because training has 2 epochs, got 2",
         ),
         (
             ["transfer.freeze=[layers.1]", "transfer.unfreeze_at=[1,1]"],
@@ -227,7 +229,7 @@ def test_a_file_with_code_in_it_is_rejected_and_not_run(
         (["transfer.frees=[a]"], r"transfer.frees: unknown key. Did you mean transfer.freeze\?"),
     ],
 )
-def test_a_mistake_is_reported_in_one_line(
+def test_an_invalid_transfer_setting_is_rejected_in_one_line(
     overrides: list[str], message: str, animals: list[str], notes: Callable[..., list[str]]
 ) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
@@ -242,7 +244,7 @@ def test_weights_of_another_model_are_rejected(
         notes("model=perceptron", *animals, f"transfer.weights={source.folder}")
 
 
-def test_first_weights_leave_the_random_state_as_it_is(source: Outcome, birds: list[str]) -> None:
+def test_loading_initial_weights_does_not_change_the_random_state(source: Outcome, birds: list[str]) -> None:
     plain, transferring = (
         compose.compose(["device=cpu", *MLP, *birds, *more])
         for more in ([], ["transfer=finetune", f"transfer.weights={source.folder}"])
@@ -250,5 +252,33 @@ def test_first_weights_leave_the_random_state_as_it_is(source: Outcome, birds: l
     build_components(plain)
     expected = torch.get_rng_state()
     components = build_components(transferring)
-    assert first_weights.prepare(components, transferring, None) is not None
+    assert initial_weights.prepare(components, transferring, None) is not None
     assert torch.equal(torch.get_rng_state(), expected)
+
+
+def test_a_head_of_the_same_classes_is_kept_and_is_the_only_part_that_learns_while_the_rest_is_frozen(
+    train: Train, source: Outcome, animals: list[str]
+) -> None:
+    run = train(*MLP, *animals, "transfer=freeze", f"transfer.weights={source.folder}", "seed=3")
+    record, there, here = read(run.folder / "transfer.json"), weights(source.folder), weights(run.folder, "last.pt")
+    assert not record["new"] and set(record["names"]) == set(there)
+    assert {name for name in there if here[name] != there[name]} == set(record["heads"])
+    assert len(record["heads"]) == 2
+
+
+@pytest.fixture(scope="module")
+def cells(own_files: dict[str, Path]) -> list[str]:
+    return ["model=unet", "model.hidden_size=[2]", "data=image_masks", f"data.path={own_files['image_masks']}"]
+
+
+def test_the_output_of_pixels_is_kept_only_for_classes_of_the_same_names(
+    train: Train, cells: list[str], notes: Callable[..., list[str]]
+) -> None:
+    small = [*cells, "data.image_size=8", "data.batch_size=6"]
+    source = train(*small, "data.class_names=[rest,cell,wall]", "trainer.max_steps=1")
+    chosen = ["transfer=freeze", f"transfer.weights={source.folder}"]
+    said = notes(*small, "data.class_names=[rest,wall,cell]", *chosen)
+    (new,) = [line for line in said if "new:" in line]
+    assert "output.weight output.bias" in new
+    assert "different outputs: rest wall cell here, rest cell wall in the loaded weights" in new
+    assert not any("new:" in line for line in notes(*small, "data.class_names=[rest,cell,wall]", *chosen))

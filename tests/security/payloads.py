@@ -9,7 +9,7 @@ from dltrain.cli import main
 
 TOUCH = "touch canary"
 SMALL = ["data.series=sunspots", "data.window=12", "data.horizon=3", "trainer.max_steps=2", "device=cpu"]
-# Targets that Hydra allows by default, that it rejects, and that are reachable through dltrain's modules.
+# Targets that Hydra allows by default, targets that it rejects, and targets reachable through dltrain's modules.
 PAYLOADS: dict[str, dict[str, Any]] = {
     "torch.load": {"f": "evil.pt", "weights_only": False},
     "numpy.load": {"file": "evil.npy", "allow_pickle": True},

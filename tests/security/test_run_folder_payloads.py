@@ -1,4 +1,4 @@
-"""Run folders and checkpoints are data: nothing in them is run, and nothing leads out of them."""
+"""Run folders and checkpoints are data: nothing in them is run, and their names cannot refer to files outside."""
 
 import contextlib
 import hashlib
@@ -26,7 +26,7 @@ def insert(config: dict[str, Any], place: str, value: Any) -> None:
     config[name] = value
 
 
-def test_the_verbs_accept_the_unmodified_folder(run_copy: Path) -> None:
+def test_every_command_accepts_the_unmodified_run_folder(run_copy: Path) -> None:
     for words in COMMANDS:
         assert main.main(words) == 0
 
@@ -44,7 +44,7 @@ def test_a_payload_in_a_run_folder_is_rejected(run_copy: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("place", [*PLACES, "trainer", "device", "regularization", "seed"])
-def test_a_payload_anywhere_in_a_run_folder_does_not_run(
+def test_a_payload_at_any_key_of_a_run_folder_is_not_run(
     run_copy: Path, capsys: pytest.CaptureFixture[str], place: str
 ) -> None:
     content = yaml.safe_load((run_copy / "job.yaml").read_text())
@@ -92,7 +92,7 @@ def as_torch_writes(value: Any) -> bytes:
 
 
 def as_zip(name: str) -> bytes:
-    """Return a zip file with the layout of TorchScript and a pickle in it."""
+    """Return a zip file with the layout of TorchScript that contains a pickle."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr(f"archive/{name}", pickle.dumps(Pickled()))
@@ -142,7 +142,7 @@ def test_names_in_a_run_folder_cannot_refer_to_files_outside(run_copy: Path, pay
 
 
 @pytest.mark.parametrize("name", ["../../x-y", "/etc-x", "..-..", "a\x00b-\n", "x" * 500, "\U00020000" * 200])
-def test_a_name_is_never_a_path(payload_folder: Path, name: str) -> None:
+def test_a_run_name_is_never_used_as_a_path(payload_folder: Path, name: str) -> None:
     with contextlib.closing(run_dir.create(None, payload_folder / "outputs", name)) as folder:
         assert folder.path.parent.parent == payload_folder / "outputs"
         assert folder.path.is_dir()

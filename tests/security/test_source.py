@@ -1,4 +1,4 @@
-"""The source loads no code: forbidden calls, our own YAML, the address of TensorBoard."""
+"""Checks of the source: no calls that load code, safe YAML files, and a local TensorBoard."""
 
 import re
 import subprocess
@@ -25,7 +25,7 @@ FORBIDDEN = (
 )
 
 
-def test_nothing_in_the_source_loads_code() -> None:
+def test_the_source_has_no_calls_that_load_code() -> None:
     for file in (ROOT / "dltrain").rglob("*.py"):
         for number, line in enumerate(file.read_text().splitlines(), 1):
             for pattern in FORBIDDEN:
@@ -43,7 +43,7 @@ def test_checkpoints_are_loaded_by_one_function() -> None:
     assert "weights_only=True" in calls[0][1]
 
 
-def test_our_own_yaml_names_no_plugins_and_only_our_own_targets() -> None:
+def test_the_yaml_files_of_dltrain_name_no_plugins_and_only_allowed_targets() -> None:
     for file in (ROOT / "conf").rglob("*.yaml"):
         text = file.read_text()
         assert "callbacks" not in text and "launcher" not in text and "sweeper" not in text
@@ -51,7 +51,7 @@ def test_our_own_yaml_names_no_plugins_and_only_our_own_targets() -> None:
             assert target.startswith(("dltrain.", "torch.nn.", "torch.optim.")), f"{file.name}: {target}"
 
 
-def test_tensorboard_listens_to_this_machine_only() -> None:
+def test_tensorboard_listens_only_on_localhost() -> None:
     dry_run = subprocess.run(["make", "-n", "tensorboard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     (line,) = [line for line in dry_run.splitlines() if "tensorboard --logdir" in line]
     assert " --host localhost " in line

@@ -1,4 +1,4 @@
-"""The run folder: created exclusively, never overwritten, removed if the run never started."""
+"""The run folder: created exclusively, never overwritten, and removed if the run fails before its first step."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from dltrain.runs import provenance
 from dltrain.storage import atomic, folder_checks, run_dir, run_files
 
 
-def test_runs_of_the_same_second_get_unique_folders(tmp_path: Path) -> None:
+def test_runs_started_in_the_same_second_get_unique_folders(tmp_path: Path) -> None:
     def make(_: int) -> Path:
         home = run_dir.create(None, tmp_path, "lstm-timeseries")
         home.close()
@@ -28,14 +28,14 @@ def test_runs_of_the_same_second_get_unique_folders(tmp_path: Path) -> None:
     assert {path.parent for path in paths} == {tmp_path / "lstm-timeseries"}
 
 
-def test_a_taken_name_is_not_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_existing_name_is_not_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = iter(["aaaa", "aaaa", "aaaa", "bbbb"])
     monkeypatch.setattr("secrets.token_hex", lambda count: next(drawn))
     monkeypatch.setattr(time, "strftime", lambda *_: "20300101-000000")
     assert [run_dir.make_unique(tmp_path).name for _ in range(2)] == ["20300101-000000-aaaa", "20300101-000000-bbbb"]
 
 
-def test_a_named_folder_is_used_exactly(tmp_path: Path) -> None:
+def test_an_explicit_run_folder_is_used_as_given(tmp_path: Path) -> None:
     home = run_dir.create(str(tmp_path / "a" / "b"), tmp_path, "x")
     assert home.path == tmp_path / "a" / "b"
     home.close()
@@ -79,7 +79,7 @@ def test_only_temporary_files_of_dltrain_are_removed(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == [run_files.LOCK, ".notes.tmp", ".thesis.tex.123.tmp"]
 
 
-def test_one_of_several_simultaneous_runs_gets_the_folder(tmp_path: Path) -> None:
+def test_only_one_of_several_simultaneous_runs_gets_the_folder(tmp_path: Path) -> None:
     def attempt(_: int) -> str:
         try:
             home = run_dir.create(str(tmp_path / "same"), tmp_path, "x")
@@ -243,7 +243,7 @@ def test_the_environment_has_the_versions_that_a_result_depends_on() -> None:
 
 
 @pytest.mark.slow
-def test_eight_commands_of_the_same_second_give_eight_runs(tmp_path: Path) -> None:
+def test_eight_commands_started_in_the_same_second_give_eight_runs(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dltrain", "data.series=sunspots", "data.window=12", "data.horizon=3"]
     command += ["trainer.max_steps=2", "model.hidden_size=4"]
     started = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) for _ in range(8)]

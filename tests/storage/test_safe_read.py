@@ -1,4 +1,4 @@
-"""Small untrusted files: read if valid, otherwise empty or an error."""
+"""Small untrusted files are read if they are valid. Otherwise the result is empty or an error."""
 
 import os
 from pathlib import Path
@@ -19,12 +19,14 @@ def test_valid_files_are_read(tmp_path: Path) -> None:
     "content",
     [b"", b"{", b"[1]", b"3", b'"a"', b'{"a": "\xff"}', b"[" * 100_000, b'{"a":' + b"[" * 500 + b"]" * 500 + b"}"],
 )
-def test_anything_but_a_json_object_is_empty(tmp_path: Path, content: bytes) -> None:
+def test_invalid_json_and_values_other_than_objects_are_read_as_an_empty_mapping(
+    tmp_path: Path, content: bytes
+) -> None:
     (tmp_path / "a.json").write_bytes(content)
     assert safe_read.read_mapping(tmp_path / "a.json") == {}
 
 
-def test_nesting_is_read_up_to_the_limit() -> None:
+def test_json_is_read_up_to_the_nesting_limit() -> None:
     deep = ['{"a": ' + "[" * n + "]" * n + "}" for n in (safe_read.MAX_DEPTH - 1, safe_read.MAX_DEPTH)]
     assert [bool(safe_read.parse_mapping(text)) for text in deep] == [True, False]
 
@@ -39,7 +41,7 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
 
 def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "a.json").open("wb") as file:
-        file.truncate(2**40)  # a sparse file of a terabyte
+        file.truncate(2**40)  # a sparse file of one terabyte
     assert safe_read.read_mapping(tmp_path / "a.json") == {}
 
 

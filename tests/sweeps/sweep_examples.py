@@ -64,7 +64,7 @@ def write_models(folder: Path) -> None:
 
 
 def summary_rows(home: Path, without: tuple[str, ...] = ("seconds",)) -> list[dict[str, str]]:
-    """Return the summary of a sweep without the columns `without`, by default the times."""
+    """Return the rows of ``summary.csv`` without the columns `without`, by default the times."""
     rows = list(csv.DictReader((home / "summary.csv").open()))
     return [{k: Path(v).name if k == "folder" else v for k, v in row.items() if k not in without} for row in rows]
 

@@ -48,7 +48,7 @@ def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
     return SweepResult(home, code, (folder / "out").read_text(), (folder / "err").read_text())
 
 
-def test_a_sweep_prints_its_number_of_jobs_and_continues_after_a_failed_one(finished_sweep: SweepResult) -> None:
+def test_a_sweep_prints_its_number_of_jobs_and_continues_after_a_failed_job(finished_sweep: SweepResult) -> None:
     assert "sweep of 6 jobs over model, seed" in finished_sweep.err
     assert [f"job {number} of 6" in finished_sweep.err for number in range(1, 7)] == [True] * 6
     assert [row["state"] for row in finished_sweep.rows()] == ["finished"] * 2 + ["failed"] * 2 + ["finished"] * 2
@@ -80,7 +80,9 @@ def test_the_table_on_standard_output_shows_every_job(finished_sweep: SweepResul
     assert [line.split()[0] for line in seeds.splitlines()[3:]] == ["gru", "lstm"]
 
 
-def test_the_best_job_on_validation_is_marked_with_the_command_that_repeats_it(finished_sweep: SweepResult) -> None:
+def test_the_best_job_on_validation_is_marked_and_the_command_that_repeats_it_printed(
+    finished_sweep: SweepResult,
+) -> None:
     rows, summary = finished_sweep.rows(), finished_sweep.summary()
     values = {row["job"]: float(row["mae/val"]) for row in rows if row["mae/val"]}
     best = min(values, key=lambda job: values[job])
@@ -96,7 +98,7 @@ def test_the_best_job_on_validation_is_marked_with_the_command_that_repeats_it(f
     )
 
 
-def test_metrics_of_several_seeds_are_summarized_as_mean_and_deviation(finished_sweep: SweepResult) -> None:
+def test_metrics_of_several_seeds_are_summarized_as_mean_and_standard_deviation(finished_sweep: SweepResult) -> None:
     rows, groups = finished_sweep.rows(), finished_sweep.summary()["over_seeds"]
     assert [group["choices"] for group in groups] == [{"model": "gru"}, {"model": "lstm"}]
     for group in groups:
@@ -108,7 +110,7 @@ def test_metrics_of_several_seeds_are_summarized_as_mean_and_deviation(finished_
         assert group["deviation"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5, rel=1e-9)
 
 
-def test_a_sweep_job_has_the_same_results_and_weights_as_the_same_run_alone(
+def test_a_sweep_job_has_the_same_results_and_weights_as_a_single_run(
     finished_sweep: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -125,7 +127,7 @@ def test_a_sweep_job_has_the_same_results_and_weights_as_the_same_run_alone(
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_a_sweep_stopped_by_ctrl_c_starts_no_other_job(model_folder: Path) -> None:
+def test_a_sweep_stopped_by_ctrl_c_starts_no_further_job(model_folder: Path) -> None:
     arguments = [*USER_MODELS, "-m", "model=stopped", "seed=0,1", *SMALL, "hydra.sweep.dir=exactly/here"]
     assert main.main(arguments) == 130
     with (model_folder / "exactly" / "here" / "summary.csv").open() as file:
@@ -139,7 +141,7 @@ def test_a_sweep_stopped_by_ctrl_c_starts_no_other_job(model_folder: Path) -> No
 TROUBLES = "none,raise,memory,loss,metric,'none'"
 
 
-def test_a_job_that_fails_diverges_or_runs_out_of_memory_does_not_affect_the_next(
+def test_a_job_that_fails_diverges_or_runs_out_of_memory_does_not_affect_the_next_job(
     model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [*USER_MODELS, "-m", "model=faulty", f"model.trouble={TROUBLES}", *SMALL]
@@ -161,7 +163,7 @@ def test_a_job_that_fails_diverges_or_runs_out_of_memory_does_not_affect_the_nex
     assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
 
 
-def test_an_error_in_any_job_is_reported_before_the_first_starts(
+def test_an_error_in_any_job_is_reported_before_the_first_job_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

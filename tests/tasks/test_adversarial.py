@@ -82,7 +82,7 @@ def test_a_turn_changes_only_the_weights_and_gradients_of_its_own_network(kind: 
         runner.run(replace(stage, turns=[replace(turn, every=1)]), group, StepInfo(0, 0, 0.0), measure_norm=True)
         assert all(torch.equal(p, value) for p, value in zip(others, theirs, strict=True))
         assert all(p.grad is not None and bool((p.grad == 7.0).all()) for p in others)
-        # The output bias of the critic may stay the same: its gradients on real and generated examples can cancel.
+        # The output bias of the critic may not change, because its gradients on real and generated examples can cancel.
         assert all(p.dim() < 2 or not torch.equal(p, value) for p, value in zip(own, before, strict=True))
         for p in others:
             p.grad = None
@@ -98,7 +98,7 @@ def test_the_generator_is_updated_every_n_critic_steps() -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_the_losses_are_those_of_real_and_newly_generated_examples(name: str) -> None:
+def test_losses_are_computed_from_real_and_newly_generated_examples(name: str) -> None:
     task, model, batch = Adversarial(**RING, loss_name=name, penalty=0.0), point_gan(), batch_of()
     torch.manual_seed(5)
     loss = task.loss(model, batch, 0.0)
@@ -145,13 +145,15 @@ def test_an_unknown_loss_is_rejected_with_the_nearest_name() -> None:
         ({"loss_name": "wasserstein", "penalty": 0.0}, 0.0),
     ],
 )
-def test_a_wasserstein_critic_is_penalised_unless_it_is_clipped(arguments: dict[str, Any], expected: float) -> None:
+def test_a_wasserstein_critic_has_a_gradient_penalty_unless_its_weights_are_clipped(
+    arguments: dict[str, Any], expected: float
+) -> None:
     task = Adversarial(**RING, **arguments)
     assert task.penalty == expected
     assert ("gradient_penalty" in task.loss(point_gan(), batch_of(), 0.0).parts) is bool(expected)
 
 
-def test_weights_are_clipped_in_the_critics_turn_only() -> None:
+def test_weights_are_clipped_only_in_the_critics_turn() -> None:
     task, model = Adversarial(**RING, loss_name="wasserstein", clip=0.01), point_gan()
     before = [p.detach().clone() for p in model.generator.parameters()]
     task.generator_loss(model, batch_of())
@@ -186,7 +188,7 @@ def test_the_model_selects_task_and_optimizer_and_both_can_be_overridden() -> No
 # Images and their scale ----------------------------------------------------------------------------------------------
 
 
-def test_images_are_in_the_models_input_range_and_points_are_unbounded() -> None:
+def test_samples_of_images_are_in_the_input_range_and_samples_of_points_are_unbounded() -> None:
     task, model = Adversarial(**IMAGE), image_gan()
     with torch.no_grad():
         for p in model.generator.parameters():
@@ -234,13 +236,13 @@ def test_evaluation_is_bitwise_reproducible_and_leaves_the_global_generator_unch
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_goal_is_coverage_for_points_with_classes_and_frechet_otherwise() -> None:
+def test_the_metric_is_coverage_for_points_with_classes_and_frechet_otherwise() -> None:
     assert (Adversarial(**RING).goal.metric, Adversarial(**RING).goal.better) == ("coverage", "max")
     assert (Adversarial(**IMAGE).goal.metric, Adversarial(**IMAGE).goal.better) == ("frechet", "min")
     assert Adversarial(shape=[2]).goal.metric == "frechet"
 
 
-def test_missed_modes_are_reported() -> None:
+def test_the_number_of_missed_modes_is_reported() -> None:
     model = point_gan()
     evaluation = run_in_eval_mode(Adversarial(**RING).evaluate, model, on_cpu(model), [batch_of(200)])
     assert evaluation.notes == [f"{8 - evaluation.metrics['modes']:.0f} of 8 modes are missed"]
@@ -249,7 +251,7 @@ def test_missed_modes_are_reported() -> None:
 # Samples -------------------------------------------------------------------------------------------------------------
 
 
-def test_points_are_shown_with_real_ones_and_images_as_a_grid() -> None:
+def test_generated_points_are_shown_with_real_points_and_images_as_a_grid() -> None:
     shown = {}
     for task, model, batch in (
         (Adversarial(**RING), point_gan(), batch_of(40)),
@@ -264,7 +266,7 @@ def test_points_are_shown_with_real_ones_and_images_as_a_grid() -> None:
     assert shown == {(2,): ["samples", "critic"], (1, 8, 8): ["samples", "critic"], (5,): ["critic"]}
 
 
-def test_columns_of_a_grid_are_classes_and_rows_share_their_noise() -> None:
+def test_grid_columns_are_classes_and_the_samples_of_a_row_share_their_noise() -> None:
     task, model = Adversarial(**IMAGE), image_gan(conditional=True, classes=3).eval()
     inputs = []
     model.generator.register_forward_hook(lambda module, read, output: inputs.append(read))
@@ -275,14 +277,14 @@ def test_columns_of_a_grid_are_classes_and_rows_share_their_noise() -> None:
     assert len({tuple(row) for row in noise[0::3].tolist()}) == 21
 
 
-def test_a_seed_determines_the_generated_images_which_are_in_the_unit_range() -> None:
+def test_generated_images_are_in_the_unit_range_and_determined_by_the_seed() -> None:
     task, model = Adversarial(**IMAGE), image_gan().eval()
     one, same, other = (task.generate(model, request(10, seed)) for seed in (0, 0, 1))
     assert one.shape == (10, 1, 8, 8) and torch.equal(one, same) and not torch.equal(one, other)
     assert one.min() >= 0 and one.max() <= 1
 
 
-def test_a_conditional_model_generates_a_class_and_others_reject_it() -> None:
+def test_only_a_conditional_model_can_generate_a_given_class() -> None:
     task, model = Adversarial(**IMAGE), image_gan(conditional=True, classes=3).eval()
     noise = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
     expected = task.pixel_range.to_unit(task.sample(model, noise, torch.full((10,), 2)))

@@ -1,4 +1,4 @@
-"""Models receive the fields of a batch that their `forward` names."""
+"""Models receive the batch fields that are arguments of their `forward`."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from dltrain.tasks.asking import ask
 
 
 class Masked(nn.Module):
-    """Sum of the steps before the length of each sequence, times an optional factor."""
+    """Return the sum of each sequence without padding, times an optional factor."""
 
     def forward(self, tokens: Tensor, lengths: Tensor, *, factor: Tensor | None = None) -> Tensor:
         inside = torch.arange(tokens.shape[1]) < lengths[:, None]
@@ -30,13 +30,13 @@ def test_forward_receives_the_inputs_and_the_fields_it_names() -> None:
     assert torch.equal(ask(nn.Identity(), {"targets": BATCH["targets"], "inputs": BATCH["inputs"]}), BATCH["inputs"])
 
 
-def test_fields_given_in_the_call_replace_those_of_the_batch() -> None:
+def test_fields_passed_by_the_caller_replace_those_of_the_batch() -> None:
     changed = ask(Masked(), BATCH, inputs=torch.ones(2, 3), factor=torch.tensor(3))
     assert changed.tolist() == [3, 9]
     assert set(BATCH) == {"targets", "lengths", "inputs"}
 
 
-def test_a_model_that_would_read_padding_is_rejected_by_name() -> None:
+def test_a_model_without_an_argument_lengths_is_rejected_for_padded_data() -> None:
     with pytest.raises(
         ConfigError, match=r"^model: not supported for these data because Linear.forward has no arg.* l"
     ):

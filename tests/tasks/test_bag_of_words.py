@@ -1,4 +1,4 @@
-"""The baseline of texts against scikit-learn."""
+"""The linear baseline for texts, compared with scikit-learn."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ WORDS, CLASSES = 30, 3
 
 
 def texts(count: int, seed: int, classes: int = CLASSES) -> list[Batch]:
-    """Return batches of random texts whose class, and number, depends on their words; one text is empty."""
+    """Return batches of random texts whose class and number depend on their words. One text is empty."""
     random = Generator().manual_seed(seed)
     lengths = torch.randint(1, 13, (count,), generator=random)
     lengths[0] = 0
@@ -41,7 +41,7 @@ def numbers_of(batch: Batch) -> Tensor:
 
 
 def words(batches: list[Batch]) -> list[str]:
-    """Return the texts with a word per token."""
+    """Return each text as a string with one word per token."""
     return [
         " ".join(f"w{token}" for token in row[:length])
         for batch in batches
@@ -57,7 +57,7 @@ def dense(features: Features, batches: list[Batch]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("pairs", [False, True])
-def test_features_are_those_of_scikit_learn(pairs: bool) -> None:
+def test_tf_idf_features_equal_those_of_scikit_learn(pairs: bool) -> None:
     train, test = texts(60, 0), texts(40, 1)
     features = Features(Texts(train, classes_of), WORDS, pairs)
     theirs = TfidfVectorizer(ngram_range=(1, 2) if pairs else (1, 1), min_df=2 if pairs else 1, token_pattern=r"\S+")
@@ -69,7 +69,7 @@ def test_features_are_those_of_scikit_learn(pairs: bool) -> None:
 
 
 @pytest.mark.parametrize("penalty", [0.1, 3.0])
-def test_classes_are_predicted_as_by_logistic_regression_of_scikit_learn(penalty: float) -> None:
+def test_class_probabilities_equal_logistic_regression_of_scikit_learn(penalty: float) -> None:
     train = Texts(texts(90, 0), classes_of)
     features = Features(train, WORDS, False)
     matrix, x = features(train), dense(features, texts(90, 0))
@@ -80,7 +80,7 @@ def test_classes_are_predicted_as_by_logistic_regression_of_scikit_learn(penalty
 
 
 @pytest.mark.parametrize("penalty", [0.1, 3.0])
-def test_numbers_are_predicted_as_by_ridge_regression_of_scikit_learn(penalty: float) -> None:
+def test_predicted_numbers_equal_ridge_regression_of_scikit_learn(penalty: float) -> None:
     train = Texts(texts(90, 0), numbers_of)
     features = Features(train, WORDS, True)
     matrix, x = features(train), dense(features, texts(90, 0))
@@ -89,7 +89,7 @@ def test_numbers_are_predicted_as_by_ridge_regression_of_scikit_learn(penalty: f
     np.testing.assert_allclose(matrix.times(weights[:-1]) + weights[-1], theirs.predict(x).reshape(-1, 1), atol=1e-3)
 
 
-def test_the_penalty_with_the_fewest_mistakes_on_validation_texts_is_chosen() -> None:
+def test_the_penalty_with_the_best_validation_accuracy_is_selected() -> None:
     train, val = texts(90, 0), texts(60, 1)
     model = LinearModel(train, val, WORDS, classes_of, CLASSES)
     held_out, found = Texts(val, classes_of), []
@@ -104,7 +104,7 @@ def test_the_penalty_with_the_fewest_mistakes_on_validation_texts_is_chosen() ->
     assert model.description.startswith("baseline: TF-IDF of ")
 
 
-def test_tasks_report_the_baseline_of_texts_with_their_own_metrics() -> None:
+def test_tasks_report_their_metrics_for_the_text_baseline() -> None:
     class Constant(torch.nn.Module):
         def __init__(self, outputs: int) -> None:
             super().__init__()
@@ -130,6 +130,6 @@ def test_tasks_report_the_baseline_of_texts_with_their_own_metrics() -> None:
     assert scores["mae"] == pytest.approx(float(errors.abs().mean()), rel=1e-5) and scores["mae"] < found.metrics["mae"]
 
 
-def test_other_inputs_have_no_such_baseline() -> None:
+def test_only_texts_have_the_bag_of_words_baseline() -> None:
     task = Classification(CLASSES)
     assert task.fit_baselines([], None) is None and task.linear is None

@@ -1,4 +1,4 @@
-"""Carrying the state between batches gives the outputs of one pass over the whole stream, also in micro-batches."""
+"""Carrying the state from batch to batch gives the same outputs as one pass over the whole stream."""
 
 import itertools
 from pathlib import Path
@@ -43,7 +43,7 @@ def losses_of_whole_streams(model: Recurrent, tokens: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
-def test_training_losses_are_those_of_one_pass_over_each_stream(data: Text, cell: str) -> None:
+def test_training_losses_equal_those_of_one_pass_over_each_stream(data: Text, cell: str) -> None:
     model, learning = network(data, cell), task(data)
     batches = list(Batches(data.load().train, STREAMS, training=True).epoch(0))
     losses = [learning.loss(model, batch, 0.0) for batch in batches]
@@ -75,7 +75,7 @@ def test_gradients_do_not_flow_into_the_previous_batch(data: Text) -> None:
 
 
 @pytest.mark.parametrize("chunks", [2, 3, 4])
-def test_batches_in_chunks_carry_the_same_state(data: Text, chunks: int) -> None:
+def test_micro_batches_carry_the_same_state_as_whole_batches(data: Text, chunks: int) -> None:
     model, whole, parts = network(data), task(data), task(data)
     for batch in Batches(data.load().train, STREAMS, training=True).epoch(0):
         whole.loss(model, batch, 0.0)
@@ -86,7 +86,7 @@ def test_batches_in_chunks_carry_the_same_state(data: Text, chunks: int) -> None
         assert len(states["hidden"]) == STREAMS and not states["hidden"].requires_grad
 
 
-def test_evaluation_and_prediction_read_a_text_from_its_beginning(data: Text) -> None:
+def test_losses_of_evaluation_and_prediction_equal_those_of_one_pass_over_the_text(data: Text) -> None:
     model, learning = network(data).eval(), task(data)
     data_of_one = Text(str(data.path), context_length=LENGTH, batch_size=1, streams=True)
     with torch.no_grad():
@@ -120,6 +120,6 @@ def test_a_model_without_a_state_in_training_is_rejected(data: Text, make) -> No
         task(data).loss(make(data.spec.tokens.size).train(), batch, 0.0)
 
 
-def test_windows_of_streams_do_not_overlap(data: Text) -> None:
+def test_overlapping_windows_are_rejected_for_streams(data: Text) -> None:
     with pytest.raises(ConfigError, match=r"data.stride: expected null or 6 with data.streams=true, got 2"):
         Text(str(data.path), context_length=LENGTH, stride=2, streams=True)

@@ -27,7 +27,7 @@ def batches(inputs: Tensor, targets: Tensor) -> list[dict[str, Tensor]]:
     return [{"inputs": i, "targets": t} for i, t in parts]
 
 
-def test_metrics_equal_scikit_learn_and_torchmetrics_on_uneven_batches() -> None:
+def test_metrics_over_batches_of_different_sizes_equal_scikit_learn_and_torchmetrics() -> None:
     logits, targets = examples()
     # The inputs are the logits and the model is the identity, so that only the task is tested.
     evaluation = Classification(CLASSES).evaluate(nn.Identity(), batches(logits, targets))
@@ -43,7 +43,7 @@ def test_metrics_equal_scikit_learn_and_torchmetrics_on_uneven_batches() -> None
     assert metrics["accuracy"] == pytest.approx(reference.compute().item(), rel=1e-6)
 
 
-def test_only_the_training_loss_smooths_labels() -> None:
+def test_label_smoothing_is_used_only_in_training() -> None:
     logits, targets = examples()
     task = Classification(CLASSES, label_smoothing=0.1)
     loss = task.loss(nn.Identity(), {"inputs": logits, "targets": targets}, 0.0)
@@ -55,7 +55,7 @@ def test_only_the_training_loss_smooths_labels() -> None:
     assert smoothed == Classification(CLASSES).evaluate(nn.Identity(), batches(logits, targets)).metrics
 
 
-def test_the_worst_errors_of_all_batches_are_sorted() -> None:
+def test_the_worst_mistakes_of_all_batches_are_sorted() -> None:
     logits, targets = examples(3)
     evaluation = Classification(CLASSES).evaluate(nn.Identity(), batches(logits, targets))
     losses = F.cross_entropy(logits, targets, reduction="none").numpy()
@@ -68,7 +68,7 @@ def test_the_worst_errors_of_all_batches_are_sorted() -> None:
     assert torch.equal(inputs[:count], logits[torch.from_numpy(order)])
 
 
-def test_the_worst_errors_are_shown_for_images_only() -> None:
+def test_the_worst_mistakes_are_shown_only_for_images() -> None:
     logits, targets = examples(4)
     task = Classification(CLASSES, ["ant", "bee", "cat", "dog", "emu"])
     vectors = task.evaluate(nn.Identity(), batches(logits, targets))
@@ -79,7 +79,7 @@ def test_the_worst_errors_are_shown_for_images_only() -> None:
     assert all(item.image is not None and item.image.dtype == torch.uint8 for item in shown)
 
 
-def test_no_image_is_shown_without_errors() -> None:
+def test_no_images_are_shown_without_mistakes() -> None:
     _, targets = examples()
     perfect = (10.0 * F.one_hot(targets, CLASSES)).view(-1, 1, 1, CLASSES)
     task = Classification(CLASSES)
@@ -88,5 +88,5 @@ def test_no_image_is_shown_without_errors() -> None:
     assert [item.tag for item in task.show(nn.Flatten(), evaluation)] == ["confusion"]
 
 
-def test_the_facts_have_one_output_per_class() -> None:
+def test_the_task_provides_one_output_per_class() -> None:
     assert Classification(7).facts() == {"outputs": 7, "each_step": False, "causal": False}

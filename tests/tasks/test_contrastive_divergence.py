@@ -44,7 +44,7 @@ def all_states(units: int) -> np.ndarray:
 
 
 def unnormalized(model: RBM) -> np.ndarray:
-    """Return exp(-E(v, h)) of all states: one row per visible, one column per hidden state."""
+    """Return exp(-E(v, h)) of all states, with a row for each visible state and a column for each hidden state."""
     weight, b, c = parameters_of(model)
     v, h = all_states(len(b)), all_states(len(c))
     return np.exp(v @ weight @ h.T + (v @ b)[:, None] + h @ c)
@@ -61,7 +61,7 @@ def random_states(count: int, units: int, seed: int = 0) -> torch.Tensor:
 # --- probabilities against sums over all states ---------------------------------------------------------------------
 
 
-def test_the_free_energy_sums_over_all_hidden_states() -> None:
+def test_the_free_energy_equals_a_sum_over_all_hidden_states() -> None:
     model = random_rbm()
     expected = -np.log(unnormalized(model).sum(1))
     found = rbm.free_energy(model, torch.tensor(all_states(6)).float())
@@ -69,7 +69,7 @@ def test_the_free_energy_sums_over_all_hidden_states() -> None:
 
 
 @pytest.mark.parametrize(("visible", "hidden"), [(6, 4), (4, 6), (5, 5)])
-def test_the_partition_function_sums_over_all_states(visible: int, hidden: int) -> None:
+def test_the_partition_function_equals_a_sum_over_all_states(visible: int, hidden: int) -> None:
     model = random_rbm(visible, hidden)
     assert rbm.log_partition(model).item() == pytest.approx(np.log(unnormalized(model).sum()), abs=1e-4)
 
@@ -140,7 +140,7 @@ def numpy_gibbs(model: RBM, v: np.ndarray, steps: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_the_update_of_contrastive_divergence_equals_the_formula(steps: int) -> None:
+def test_the_contrastive_divergence_update_equals_the_formula(steps: int) -> None:
     model, rate = random_rbm(), 0.1
     task = ContrastiveDivergence([1, 2, 3], [-2.0], [2.0], cd_steps=steps)
     v0 = random_states(5, 6)
@@ -186,7 +186,7 @@ PATTERNS = np.array([[1, 1, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 1, 0, 0, 0], [
 
 @pytest.fixture
 def bar_overrides(tmp_path: Path) -> Callable[..., list[str]]:
-    """Return a function that adds overrides to those for an RBM on three patterns: a bar in one of three rows."""
+    """Return a function that adds overrides to those of an RBM on three patterns, each a bar in one of three rows."""
     x = np.tile(PATTERNS, (40, 1)).reshape(-1, 3, 3).astype(np.uint8) * 255
     y = np.tile(np.arange(3), 40)
     np.savez(tmp_path / "bars.npz", x_train=x, y_train=y, x_test=x, y_test=y)
@@ -209,7 +209,9 @@ def exact_nll(state: dict[str, torch.Tensor]) -> float:
     [[], pytest.param(["task.cd_steps=5"], marks=pytest.mark.slow), ["task.persistent=true"]],
     ids=["CD-1", "CD-5", "PCD"],
 )
-def test_likelihood_rises_and_is_measured_exactly(bar_overrides: Callable[..., list[str]], more: list[str]) -> None:
+def test_the_likelihood_improves_and_the_logged_value_is_exact(
+    bar_overrides: Callable[..., list[str]], more: list[str]
+) -> None:
     schedule = ["trainer.epochs=100", "optimizer/schedule=cosine", "trainer.eval_every=20 epochs"]
     job = compose.compose(bar_overrides(*schedule, *more))
     start = exact_nll(assemble.build_components(job).model.state_dict())
@@ -220,7 +222,7 @@ def test_likelihood_rises_and_is_measured_exactly(bar_overrides: Callable[..., l
     nll = [line["nll"] for line in logged if line["split"] == "val"]
     assert start == pytest.approx(9 * np.log(2), abs=0.1)
     assert np.log(3) < exact_nll(last["model"]) < 0.5 * start
-    # The patterns are not equally frequent in the validation split, so exact_nll does not apply.
+    # exact_nll assumes equally frequent patterns, which the validation split does not have.
     assert nll[-1] < 0.5 * start and len(nll) == 5
     best = torch.load(outcome.folder / "checkpoints" / "best.pt", weights_only=True)
     assert outcome.result["test"]["nll"] == pytest.approx(exact_nll(best["model"]), abs=1e-3)
@@ -261,7 +263,7 @@ def test_a_trained_rbm_generates_and_reconstructs_its_patterns(bar_overrides: Ca
         reconstructed = components.task.generate(components.model, GenerateRequest(3, Generator(), CPU, given=given))
     hits = (samples[:, None] == torch.tensor(PATTERNS)).all(2)
     assert hits.any(1).float().mean() > 0.7
-    assert (hits.sum(0) > 20).all(), "every pattern is generated"
+    assert (hits.sum(0) > 20).all(), "every pattern must be generated"
     assert (reconstructed.flatten(1).round() == torch.tensor(PATTERNS)).all()
 
 

@@ -5,31 +5,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from bigram import LENGTH, VOCABULARY, Table
 from torch import Generator, Tensor, nn
 
 from dltrain.models.gpt import GPT
 from dltrain.models.recurrent import Recurrent
 from dltrain.tasks.decoding import Sampling, decode_stream, sample_tokens
-
-VOCABULARY, LENGTH = 11, 6
-
-
-class Table(nn.Module):
-    """A bigram model: the logits of the next token are a row of a table. It rejects more than LENGTH tokens."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows = nn.Embedding(VOCABULARY, VOCABULARY)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        assert tokens.shape[1] <= LENGTH
-        return self.rows(tokens)
-
-
-@pytest.fixture
-def table() -> Table:
-    torch.manual_seed(0)
-    return Table()
 
 
 def sampled(model: nn.Module, prompt: list[int], count: int, sampling: Sampling, seed: int = 0) -> list[int]:
@@ -39,7 +20,7 @@ def sampled(model: nn.Module, prompt: list[int], count: int, sampling: Sampling,
 
 
 @pytest.mark.parametrize("temperature", [0, 1e-3, 1e-40, 1e-320])
-def test_a_sample_at_low_temperature_is_greedy_beyond_the_context_length(table: Table, temperature: float) -> None:
+def test_sampling_at_low_temperature_is_greedy_even_beyond_the_context_length(table: Table, temperature: float) -> None:
     expected = [3]
     for _ in range(3 * LENGTH):
         expected.append(int(table.rows.weight[expected[-1]].argmax()))
@@ -47,7 +28,7 @@ def test_a_sample_at_low_temperature_is_greedy_beyond_the_context_length(table: 
 
 
 @pytest.mark.parametrize("name", ["table", "gpt"])
-def test_a_compiled_model_is_not_compiled_again_for_each_token(name: str, table: Table) -> None:
+def test_sampling_bypasses_torch_compile(name: str, table: Table) -> None:
     model = table if name == "table" else GPT(VOCABULARY, LENGTH, VOCABULARY, hidden_size=16)
     model.eval()
     expected, graphs = sampled(model, [3, 1], 2 * LENGTH, Sampling()), []
@@ -57,14 +38,15 @@ def test_a_compiled_model_is_not_compiled_again_for_each_token(name: str, table:
 
 
 @pytest.mark.parametrize("name", ["gpt", "rnn", "lstm", "gru"])
-def test_a_model_with_a_state_continues_a_prompt_as_one_that_reads_all_of_it(name: str) -> None:
+def test_sampling_with_a_cached_state_equals_reading_the_whole_context_at_every_step(name: str) -> None:
     torch.manual_seed(3)
     sizes = {"outputs": VOCABULARY, "hidden_size": 16, "vocabulary": VOCABULARY}
     model = GPT(length=20, **sizes) if name == "gpt" else Recurrent(name, VOCABULARY, **sizes, each_step=True)
     model.eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
-    tokens, noise = [1, 5, 2, 7, 9, 4, 8, 8], Generator().manual_seed(2)  # more than are read at once
+    # The prompt is longer than the pieces in which it is read.
+    tokens, noise = [1, 5, 2, 7, 9, 4, 8, 8], Generator().manual_seed(2)
     with torch.inference_mode():
         for _ in range(12):
             tokens.append(int(Sampling().draw(model(torch.tensor([tokens]))[:, -1], noise)))
@@ -81,7 +63,9 @@ def shares(sampling: Sampling, logits: Tensor) -> np.ndarray:
     ("top_k", "top_p"),
     [(None, None), (1, None), (4, None), (50, None), (None, 0.01), (None, 0.6), (None, 1.0), (5, 0.8)],
 )
-def test_samples_follow_the_kept_probabilities(temperature: float, top_k: int | None, top_p: float | None) -> None:
+def test_sampled_frequencies_equal_the_renormalized_probabilities_of_top_k_and_top_p(
+    temperature: float, top_k: int | None, top_p: float | None
+) -> None:
     logits = np.random.default_rng(0).normal(size=VOCABULARY)
     weights = np.exp(logits / temperature)
     order = np.argsort(-weights)[:top_k]
@@ -107,12 +91,12 @@ def decode_bytes(tokens: list[int]) -> str:
     return bytes(tokens).decode(errors="replace")
 
 
-def test_text_of_bytes_is_complete_characters() -> None:
+def test_decoded_bytes_are_yielded_as_complete_characters() -> None:
     text = "Grüße, 5 €: 🐋\n"
     pieces = list(decode_stream(text.encode(), decode_bytes))
     assert pieces == list(text)
 
 
 @pytest.mark.parametrize("content", [b"a\xe2\x82", b"\xff\xfea", b"\xe2A\x82\xac", b"\x80\x80\x80\x80\x80\xe2\x82\xac"])
-def test_text_of_bytes_that_are_no_utf8_is_that_of_the_whole(content: bytes) -> None:
+def test_invalid_utf8_is_decoded_in_pieces_as_in_one_call(content: bytes) -> None:
     assert "".join(decode_stream(content, decode_bytes)) == content.decode(errors="replace")

@@ -50,7 +50,7 @@ def test_naive_forecasts_equal_a_plain_loop(horizon: int, season: int) -> None:
                 np.testing.assert_allclose(values[row, :, column].numpy(), expected, rtol=1e-12)
 
 
-def test_with_one_season_of_history_the_seasonal_baseline_is_left_out() -> None:
+def test_a_history_of_one_season_has_no_seasonal_baseline() -> None:
     assert list(naive_forecasts(torch.zeros(2, 5, 1), 3, 5)) == ["repeat last"]
 
 
@@ -103,7 +103,8 @@ def test_metrics_are_in_data_units_for_every_normalization(normalise: str, table
     ours = evaluation.metrics
     assert ours["mae"] == pytest.approx(mean_absolute_error(truth.ravel(), forecasts["repeat last"].ravel()), rel=1e-5)
     train = values[: len(values) - 2 * round(0.15 * len(values))]
-    changes = np.abs(train[SEASON:] - train[:-SEASON]).mean(axis=0)  # errors of the seasonal naive forecast in training
+    # Mean errors of the seasonal naive forecast on the training split.
+    changes = np.abs(train[SEASON:] - train[:-SEASON]).mean(axis=0)
     mase = {name: np.mean(np.abs(truth - forecast) / changes) for name, forecast in forecasts.items()}
     assert ours["mase"] == pytest.approx(mase["repeat last"], rel=1e-5)
     assert all(evaluation.baselines[name]["mase"] == pytest.approx(mase[name], rel=1e-5) for name in METHODS)
@@ -190,7 +191,7 @@ def batch(generator: torch.Generator, count: int) -> dict[str, Tensor]:
 
 
 class FixedOutputs(nn.Module):
-    """A model that returns given outputs."""
+    """A model that returns fixed outputs."""
 
     def __init__(self, answers: Tensor) -> None:
         super().__init__()
@@ -210,7 +211,7 @@ def test_skill_is_one_for_a_perfect_forecast_and_zero_for_the_best_baseline() ->
     assert task.evaluate(same, batches).metrics["skill"] == pytest.approx(0, abs=1e-6)
 
 
-def test_outputs_are_ordered_by_step_and_then_by_column() -> None:
+def test_model_outputs_are_ordered_by_step_and_then_by_column() -> None:
     inputs = torch.randn(4, WINDOW, 2)
     assert torch.equal(
         Forecasting(HORIZON, 2).forecast(RepeatLast(), {"inputs": inputs}), inputs[:, -1:].expand(-1, HORIZON, -1)

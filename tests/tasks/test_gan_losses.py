@@ -19,7 +19,7 @@ def test_losses_equal_their_closed_forms(name: str) -> None:
 
 
 def penalty_by_differences(critic: nn.Module, places: Tensor, step: float = 1e-5) -> Tensor:
-    """Return the penalty by central differences of the critic in double precision, coordinate by coordinate."""
+    """Return the gradient penalty, computed with central differences of the critic in double precision."""
     flat, slopes = places.flatten(1), []
     for axis in range(flat.shape[1]):
         moved = torch.zeros_like(flat)
@@ -56,7 +56,7 @@ def test_the_gradient_penalty_and_its_gradient_equal_finite_differences(kind: st
     assert gradient[index].item() == pytest.approx(((sides[0] - sides[1]) / 2e-4).item(), rel=1e-2, abs=1e-5)
 
 
-def test_the_gradient_penalty_is_equally_precise_under_autocast() -> None:
+def test_the_gradient_penalty_is_the_same_under_autocast() -> None:
     model, (real, fake) = point_gan(), torch.randn(2, 6, 2)
     torch.manual_seed(3)
     exact = gradient_penalty(model, real, fake, None)

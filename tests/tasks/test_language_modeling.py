@@ -1,10 +1,11 @@
-"""Language modeling, compared with torchmetrics, and sampling, compared with a greedy loop."""
+"""Language modeling, compared with torchmetrics and with predictions of single tokens."""
 
 import math
 from pathlib import Path
 
 import pytest
 import torch
+from bigram import LENGTH, VOCABULARY, Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.text import Perplexity
@@ -15,7 +16,6 @@ from dltrain.errors import ConfigError
 from dltrain.models.gpt import GPT
 from dltrain.tasks.language_modeling import LanguageModeling
 
-VOCABULARY, LENGTH = 11, 6
 SIZES = [4, 4, 1]
 
 
@@ -27,7 +27,7 @@ def batches(seed: int = 0) -> list[dict[str, Tensor]]:
     return [{"inputs": i, "targets": t} for i, t in zip(logits.split(SIZES), targets.split(SIZES), strict=True)]
 
 
-def test_metrics_equal_torchmetrics_over_uneven_batches() -> None:
+def test_metrics_over_batches_of_different_sizes_equal_torchmetrics() -> None:
     metrics = LanguageModeling(VOCABULARY, LENGTH).evaluate(nn.Identity(), batches()).metrics
     peer = Perplexity()
     for batch in batches():
@@ -56,25 +56,7 @@ def test_perplexity_that_overflows_is_infinite() -> None:
     assert metrics["loss"] == pytest.approx(1e4)
 
 
-class Table(nn.Module):
-    """A bigram model: the logits of the next token are a row of a table. It rejects more than LENGTH tokens."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows = nn.Embedding(VOCABULARY, VOCABULARY)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        assert tokens.shape[1] <= LENGTH
-        return self.rows(tokens)
-
-
-@pytest.fixture
-def table() -> Table:
-    torch.manual_seed(0)
-    return Table()
-
-
-def test_a_sample_starts_with_the_prompt_and_is_a_block_of_code_in_markdown(table: Table) -> None:
+def test_a_sample_is_a_markdown_code_block_that_starts_with_the_prompt(table: Table) -> None:
     letters = "abcdefghij\n"
     task = LanguageModeling(
         VOCABULARY,
@@ -89,15 +71,15 @@ def test_a_sample_starts_with_the_prompt_and_is_a_block_of_code_in_markdown(tabl
     lines = shown.text.split("\n")
     assert all(line.startswith("    ") for line in lines) and lines[0].startswith("    bad")
     characters = sum(len(line) - 4 for line in lines) + len(lines) - 1
-    assert 202 <= characters <= 203, "splitlines drops one newline at the end"
+    assert 202 <= characters <= 203, "a newline at the end of the sample is not counted"
 
 
-def test_data_without_a_decoder_show_no_text() -> None:
+def test_no_sample_is_shown_without_a_decoder() -> None:
     task = LanguageModeling(VOCABULARY, LENGTH)
     assert task.show(nn.Identity(), task.evaluate(nn.Identity(), batches())) == []
 
 
-def test_an_unknown_prompt_is_rejected_and_an_unknown_default_is_the_first_token() -> None:
+def test_an_unknown_prompt_is_rejected_and_an_unknown_default_prompt_becomes_the_first_token() -> None:
     data = {"encode": CharacterTokenizer("abc").encode, "decode": CharacterTokenizer("abc").decode}
     assert LanguageModeling(3, LENGTH, **data).start == [0]
     assert LanguageModeling(3, LENGTH, **data, prompt="cab").start == [2, 0, 1]
@@ -108,7 +90,7 @@ def test_an_unknown_prompt_is_rejected_and_an_unknown_default_is_the_first_token
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_the_loss_is_the_mean_over_all_tokens_of_a_split_each_predicted_once(split: str, tmp_path: Path) -> None:
+def test_the_evaluation_loss_is_the_mean_over_all_tokens_of_a_split(split: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("".join(chr(97 + number * number % 23) for number in range(1003)))
     data = Text(str(tmp_path / "a.txt"), context_length=LENGTH, batch_size=4)
     torch.manual_seed(0)
@@ -122,5 +104,5 @@ def test_the_loss_is_the_mean_over_all_tokens_of_a_split_each_predicted_once(spl
         for position in range(1, len(tokens)):
             window = tokens[(position - 1) // LENGTH * LENGTH : position]
             nats.append(-float(model(window[None])[0, -1].log_softmax(0)[tokens[position]]))
-    assert len(nats) == 99 and 99 % LENGTH, "the last window is incomplete"
+    assert len(nats) == 99 and 99 % LENGTH, "the last window must be incomplete"
     assert metrics["loss"] == pytest.approx(sum(nats) / len(nats), rel=1e-5)

@@ -61,7 +61,7 @@ def lines(outcome: launch.Outcome, split: str) -> list[dict[str, Any]]:
     ],
     ids=["CD-1", "PCD-2 accumulated with decay", "denoising in bf16 with clipping"],
 )
-def test_each_stage_trains_one_layer_only(
+def test_every_pretraining_stage_trains_only_one_layer(
     more: list[str], tmp_path: Path, plain: tuple[launch.Outcome, assemble.Components]
 ) -> None:
     outcome, fresh = trained(tmp_path, *more) if more else plain
@@ -77,7 +77,7 @@ def test_each_stage_trains_one_layer_only(
         before = after
 
 
-def test_pretraining_reads_all_examples_without_labels_and_fine_tuning_the_labelled_ones(
+def test_pretraining_reads_unlabelled_examples_and_fine_tuning_labelled_examples(
     plain: tuple[launch.Outcome, assemble.Components],
 ) -> None:
     outcome, components = plain
@@ -111,7 +111,7 @@ def test_layers_learn_to_reconstruct_their_inputs(method: str, tmp_path: Path) -
     for number in (1, 2):
         logged = [line.get(f"reconstruction_layer{number}") for line in lines(outcome, "val")]
         found = [value for value in logged if value is not None]
-        # The cross-entropy of predicting 1/2 for each unit.
+        # units * log(2) is the cross-entropy of predicting 1/2 for each unit.
         units = 64
         assert found[-1] < found[0] and found[-1] < 0.98 * units * np.log(2)
     assert outcome.result["test"]["accuracy"] > 0.08
@@ -147,7 +147,7 @@ def test_the_loss_of_a_denoising_layer_equals_the_formula() -> None:
     assert loss.weight == 7
 
 
-def test_a_layer_reads_the_probabilities_of_the_one_below() -> None:
+def test_a_layer_reads_the_probabilities_of_the_layer_below() -> None:
     torch.manual_seed(0)
     network, task = DBN(6, 3, [5, 4]), layerwise()
     unit = torch.rand(7, 6)
@@ -175,7 +175,7 @@ def test_predictions_equal_those_of_a_classifier_on_pixels_from_0_to_1() -> None
     assert [line["probability"] for line in found] == pytest.approx([line["probability"] for line in expected])
 
 
-def test_samples_come_from_the_top_layer_and_are_reproducible() -> None:
+def test_samples_of_a_dbn_are_reproducible() -> None:
     torch.manual_seed(0)
     network, task = DBN(6, 3, [5, 4]), layerwise()
     before = torch.get_rng_state()

@@ -56,7 +56,7 @@ def test_each_step_with_one_example_is_rosenblatts_update(gate: str, tmp_path: P
     np.testing.assert_allclose(last_weights(outcome)[0], w, atol=1e-5)
 
 
-def test_an_error_among_many_classes_updates_the_target_and_the_largest_other_class(tmp_path: Path) -> None:
+def test_a_multiclass_mistake_updates_the_target_class_and_the_largest_other_class(tmp_path: Path) -> None:
     outcome, components = train_perceptron(tmp_path, "data=digits", "data.num_labels=200", "trainer.epochs=2")
     w = weights(components.model.state_dict()).copy()
     mistakes = 0
@@ -72,7 +72,7 @@ def test_an_error_among_many_classes_updates_the_target_and_the_largest_other_cl
     np.testing.assert_allclose(last_weights(outcome), w, atol=1e-3)
 
 
-def test_an_output_of_exactly_0_is_an_error_and_updates_the_weights() -> None:
+def test_an_output_of_exactly_0_is_a_mistake_and_updates_the_weights() -> None:
     x, targets = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1, 0])
     unit = nn.Linear(2, 1)
     nn.init.zeros_(unit.weight)
@@ -86,7 +86,7 @@ def test_an_output_of_exactly_0_is_an_error_and_updates_the_weights() -> None:
     assert task.evaluate(unit, [{"inputs": x, "targets": targets}]).metrics == {"loss": 0, "accuracy": 0, "mistakes": 2}
 
 
-def test_equal_outputs_of_many_classes_are_an_error_that_updates_one_other_class() -> None:
+def test_equal_outputs_are_a_mistake_and_update_only_one_other_class() -> None:
     units = nn.Linear(2, 3, bias=False)
     nn.init.zeros_(units.weight)
     x = torch.tensor([[1.0, 2.0]])
@@ -96,7 +96,7 @@ def test_equal_outputs_of_many_classes_are_an_error_that_updates_one_other_class
     assert sorted(row.tolist() for row in units.weight.grad[:2]) == [[0, 0], [1, 2]]
 
 
-def test_correct_predictions_update_nothing() -> None:
+def test_correct_predictions_do_not_change_the_weights() -> None:
     unit = nn.Linear(1, 1)
     with torch.no_grad():
         unit.weight.fill_(1.0)

@@ -55,7 +55,7 @@ def test_a_forecast_has_a_line_for_each_step_of_each_window() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 24, 25, 500])
-def test_every_known_token_is_scored_once_as_in_evaluation(count: int) -> None:
+def test_every_token_is_scored_once_like_in_evaluation(count: int) -> None:
     vocabulary, length = 7, 6
     model = TokenModel(vocabulary, length)
     task = LanguageModeling(vocabulary, length, decode=lambda tokens: "".join(map(str, tokens)))
@@ -73,7 +73,7 @@ def test_every_known_token_is_scored_once_as_in_evaluation(count: int) -> None:
             assert line["nats_per_character"] == expected
 
 
-def test_a_task_without_predictions_rejects_predict() -> None:
+def test_predict_is_rejected_for_tasks_that_cannot_predict() -> None:
     class Unpredictive(Regression):
         predict = Task.predict
 
@@ -83,7 +83,7 @@ def test_a_task_without_predictions_rejects_predict() -> None:
         LanguageModeling(5, 4).predict(nn.Identity(), {"inputs": torch.zeros(1, 1), "targets": torch.zeros(1, 1)})
 
 
-def test_predictions_are_made_batch_by_batch_as_they_are_read() -> None:
+def test_predictions_are_computed_lazily_batch_by_batch() -> None:
     read = []
 
     def batches() -> Iterator[Batch]:
@@ -96,7 +96,7 @@ def test_predictions_are_made_batch_by_batch_as_they_are_read() -> None:
     assert next(lines, None) is None
 
 
-def test_a_prediction_may_need_several_batches() -> None:
+def test_a_task_can_combine_several_batches_into_one_prediction() -> None:
     class Total(Regression):
         def predictions(self, model: nn.Module, batches: Iterable[Batch]) -> Iterator[Line]:
             yield {"total": sum(line["value_1"] for line in super().predictions(model, batches))}

@@ -25,12 +25,12 @@ LATENT = 3
 
 
 def images(count: int, seed: int = 0) -> Tensor:
-    """Return random model inputs from black, -1, to white, 3."""
+    """Return random model inputs, where -1 is black and 3 is white."""
     return 4 * torch.rand(count, 1, 6, 6, generator=torch.Generator().manual_seed(seed)) - 1
 
 
 def correlated(count: int) -> Tensor:
-    """Return ten numbers per example with variance in five directions."""
+    """Return examples of ten numbers that vary in five directions only."""
     return normal(count, 5) * torch.tensor([3.0, 2.0, 1.0, 0.5, 0.2]) @ torch.linalg.qr(normal(10, 5, seed=1)).Q.T + 2
 
 
@@ -42,7 +42,7 @@ def network(**changes: Any) -> DenseAutoencoder:
 # --- the distance ---------------------------------------------------------------------------------------------------
 
 
-def test_the_loss_is_the_squared_distance_on_the_scale_from_black_to_white() -> None:
+def test_the_loss_is_the_squared_distance_of_pixels_scaled_to_0_and_1() -> None:
     x, model = images(7), network()
     loss = Reconstruction(**IMAGE).loss(model, {"inputs": x}, 0.0)
     by_hand = sum(((model(row[None])[0].sigmoid() - (row + 1) / 4) ** 2).sum() for row in x) / 7
@@ -50,7 +50,7 @@ def test_the_loss_is_the_squared_distance_on_the_scale_from_black_to_white() -> 
     assert loss.weight == 7 and loss.parts == {}
 
 
-def test_cross_entropy_equals_torch() -> None:
+def test_the_cross_entropy_of_pixels_equals_torch() -> None:
     x, model = images(7), network()
     loss = Reconstruction(**IMAGE, distance="bernoulli").loss(model, {"inputs": x}, 0.0)
     torch.testing.assert_close(7 * loss.total, F.binary_cross_entropy(model(x).sigmoid(), (x + 1) / 4, reduction="sum"))
@@ -67,7 +67,7 @@ def test_metrics_are_means_over_examples_even_with_a_short_last_batch() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3, 7, 10])
-def test_the_residual_of_principal_components_equals_scikit_learn(count: int) -> None:
+def test_the_residual_of_principal_components_equals_that_of_scikit_learn(count: int) -> None:
     x = normal(60, 10) @ normal(10, 10, seed=1) + 5
     found = Covariance()
     for rows in x.split(25):
@@ -89,7 +89,7 @@ def test_a_linear_autoencoder_reaches_the_residual_of_the_principal_components()
     assert 0.999 * least < evaluation.metrics["loss"] < 1.01 * least
 
 
-def test_very_large_examples_have_no_baseline() -> None:
+def test_examples_with_more_than_2048_numbers_have_no_baseline() -> None:
     x, model = normal(3, 2_049), DenseAutoencoder([2_049], 1, hidden_size=[], latent=2)
     assert evaluate(Reconstruction([2_049], 2_049), model, x).baselines == {}
 
@@ -98,7 +98,7 @@ def test_very_large_examples_have_no_baseline() -> None:
 
 
 def corrupted(unit: Tensor, **changes: Any) -> Tensor:
-    """Return corrupted examples of 50 numbers in the unit range."""
+    """Return corrupted examples that have 50 numbers from 0 to 1."""
     task = Reconstruction([50], 50, low=[0.0], high=[1.0], **changes)
     return task.corrupt({"inputs": unit}, mix(torch.arange(len(unit))))["corrupted"].flatten(1)
 
@@ -111,7 +111,7 @@ def test_masking_sets_the_configured_fraction_to_black() -> None:
     assert torch.equal(found[found != 0], unit[found != 0])
 
 
-def test_salt_and_pepper_are_equally_frequent() -> None:
+def test_salt_and_pepper_noise_has_equally_many_black_and_white_pixels() -> None:
     found = corrupted(torch.full((400, 1, 1, 50), 0.5), corruption="salt_and_pepper", amount=0.4)
     shares = [float((found == value).float().mean()) for value in (0, 1, 0.5)]
     assert shares == pytest.approx([0.2, 0.2, 0.6], abs=0.02)
@@ -123,7 +123,7 @@ def test_gaussian_noise_has_the_requested_deviation() -> None:
 
 
 @pytest.mark.parametrize("corruption", ["gaussian", "masking", "salt_and_pepper"])
-def test_the_model_reads_the_corrupted_example_and_targets_the_clean_one(corruption: str) -> None:
+def test_the_model_reads_corrupted_examples_and_the_targets_are_clean(corruption: str) -> None:
     x, read, model = images(9), [], network()
     task = Reconstruction(**IMAGE, corruption=corruption, amount=0.5)
     model.encoder.register_forward_pre_hook(lambda _, given: read.append(given[0]))
@@ -147,7 +147,9 @@ def test_evaluation_with_corruption_does_not_depend_on_seed_or_batch_size() -> N
         one, other, cut = (task.evaluate(model, batches) for batches in found)
     assert one.metrics == other.metrics
     assert cut.metrics == pytest.approx(one.metrics, rel=1e-6)
-    assert one.metrics["loss"] != pytest.approx(36 * one.metrics["mse"], rel=1e-4), "mse is that without noise"
+    assert one.metrics["loss"] != pytest.approx(36 * one.metrics["mse"], rel=1e-4), (
+        "mse must be computed without corruption"
+    )
     shown = [task.show(model, evaluation) for evaluation in (one, other)]
     assert [item.tag for item in shown[0]] == ["reconstructions", "codes"]
     assert all(torch.equal(a.image, b.image) for a, b in zip(*shown, strict=True))
@@ -167,7 +169,7 @@ def test_the_sparsity_penalty_equals_the_formula() -> None:
     assert torch.isfinite(sparsity_divergence(torch.tensor([0.0, 1.0]), target))
 
 
-def test_a_sparse_code_is_compared_by_its_mean_activity() -> None:
+def test_the_sparsity_penalty_is_computed_from_the_mean_activity_of_the_batch() -> None:
     x, model = images(9), network()
     task = Reconstruction(**IMAGE, code="sigmoid", sparsity=3.0, sparsity_target=0.1)
     loss = task.loss(model, {"inputs": x}, 0.0)
@@ -178,14 +180,14 @@ def test_a_sparse_code_is_compared_by_its_mean_activity() -> None:
     torch.testing.assert_close(loss.total, distance + loss.parts["sparsity"])
 
 
-def test_training_moves_the_activity_of_a_sparse_code_to_its_target() -> None:
+def test_training_brings_the_mean_activity_close_to_the_sparsity_target() -> None:
     x, model = images(64), network(latent=10)
     task = Reconstruction(**IMAGE, code="sigmoid", sparsity=3.0, sparsity_target=0.1)
     fit(model, task, {"inputs": x}, 200, 0.01)
     assert model.encoder(x).sigmoid().mean(0).tolist() == pytest.approx([0.1] * 10, abs=0.05)
 
 
-def test_the_absolute_values_of_a_code_are_summed() -> None:
+def test_the_l1_penalty_is_the_mean_sum_of_absolute_codes() -> None:
     x, model = images(9), network()
     loss = Reconstruction(**IMAGE, latent_l1=0.5).loss(model, {"inputs": x}, 0.0)
     torch.testing.assert_close(loss.parts["latent_l1"], 0.5 * model.encoder(x).abs().sum() / 9)
@@ -199,7 +201,7 @@ def smooth(kind: str) -> nn.Module:
 
 
 @pytest.mark.parametrize("kind", ["dense", "convolutional"])
-def test_the_contraction_is_the_jacobian_of_torch_func_and_so_is_its_gradient(kind: str) -> None:
+def test_the_contraction_penalty_and_its_gradient_equal_those_of_torch_func_jacrev(kind: str) -> None:
     x, model = images(5).double(), smooth(kind)
 
     def code(row: Tensor) -> Tensor:
@@ -218,7 +220,7 @@ def test_the_contraction_is_the_jacobian_of_torch_func_and_so_is_its_gradient(ki
         torch.testing.assert_close(one, other)
 
 
-def test_the_contraction_equals_finite_differences() -> None:
+def test_the_contraction_penalty_equals_finite_differences() -> None:
     x, model, step = images(3).double(), smooth("dense"), 1e-6
     leaf = x.clone().requires_grad_()
     found = squared_jacobian(model.encoder(leaf), leaf)
@@ -231,7 +233,7 @@ def test_the_contraction_equals_finite_differences() -> None:
     torch.testing.assert_close(found, total, rtol=1e-5, atol=1e-8)
 
 
-def test_the_contractive_loss_is_distance_plus_weighted_mean_and_trains_the_encoder() -> None:
+def test_the_contraction_penalty_is_added_to_the_loss_and_trains_the_encoder() -> None:
     x, model = images(6), network(activation="tanh")
     loss = Reconstruction(**IMAGE, code="sigmoid", contraction=0.2).loss(model, {"inputs": x}, 0.0)
     leaf = x.clone().requires_grad_()
@@ -245,7 +247,7 @@ def test_the_contractive_loss_is_distance_plus_weighted_mean_and_trains_the_enco
 
 
 @pytest.mark.slow
-def test_a_compiled_encoder_can_be_contracted() -> None:
+def test_the_contraction_penalty_is_the_same_for_a_compiled_encoder() -> None:
     x, model = images(6), network(activation="tanh")
     task = Reconstruction(**IMAGE, code="sigmoid", contraction=0.2)
     expected = task.loss(model, {"inputs": x}, 0.0).total
@@ -271,7 +273,7 @@ def decoded_codes(model: nn.Module, task: Reconstruction, request: GenerateReque
     return codes[0]
 
 
-def test_codes_are_drawn_from_the_gaussian_of_the_training_examples() -> None:
+def test_codes_are_drawn_from_a_gaussian_fitted_to_the_training_codes() -> None:
     x, model, task = images(600), network(), Reconstruction(**IMAGE)
     own = model.encoder(x).detach()
     drawn = decoded_codes(model, task, request_from(x, 20_000))
@@ -281,7 +283,7 @@ def test_codes_are_drawn_from_the_gaussian_of_the_training_examples() -> None:
     torch.testing.assert_close(drawn.std(0), spread, atol=0, rtol=0.05)
 
 
-def test_a_path_connects_the_codes_of_two_examples() -> None:
+def test_interpolation_connects_the_codes_of_two_examples() -> None:
     x, model, task = images(50), network(), Reconstruction(**IMAGE)
     ways = decoded_codes(model, task, request_from(x, 24, interpolate=True)).view(3, 8, LATENT)
     distances = torch.cdist(ways[:, [0, 7]].flatten(0, 1), model.encoder(x).detach())
@@ -289,7 +291,7 @@ def test_a_path_connects_the_codes_of_two_examples() -> None:
     torch.testing.assert_close(ways[:, 3], torch.lerp(ways[:, 0], ways[:, 7], 3 / 7))
 
 
-def test_given_examples_are_reconstructed_and_a_seed_determines_the_samples() -> None:
+def test_given_examples_are_reconstructed_and_samples_are_determined_by_the_seed() -> None:
     x, model, task = images(50), network(), Reconstruction(**IMAGE, code="tanh")
     reconstructed = task.generate(model, request_from(x, 5, given=x[:5]))
     torch.testing.assert_close(reconstructed, model.decoder(model.encoder(x[:5]).tanh()).sigmoid())
@@ -298,7 +300,7 @@ def test_given_examples_are_reconstructed_and_a_seed_determines_the_samples() ->
     assert bool((one >= 0).all() and (one <= 1).all())
 
 
-def test_constant_codes_can_be_sampled() -> None:
+def test_codes_with_a_constant_dimension_can_be_sampled() -> None:
     x, model = images(50), network()
     with torch.no_grad():
         model.encoder.layers[-1].weight[1] = 0

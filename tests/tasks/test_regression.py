@@ -24,7 +24,7 @@ def batches(predicted: Tensor, targets: Tensor, **more: Tensor) -> list[dict[str
     return [dict(zip(whole, values, strict=True)) for values in parts]
 
 
-def test_metrics_equal_scikit_learn_and_torchmetrics_over_uneven_batches() -> None:
+def test_metrics_over_batches_of_different_sizes_equal_scikit_learn_and_torchmetrics() -> None:
     predicted, targets = random_values(0), random_values(1)
     metrics = Regression(TARGETS).evaluate(nn.Identity(), batches(predicted, targets)).metrics
     outputs, truth = predicted.flatten().numpy(), targets.flatten().numpy()
@@ -49,7 +49,7 @@ def test_metrics_are_in_data_units_and_the_loss_is_normalized() -> None:
     assert metrics["loss"] == pytest.approx(F.mse_loss(predicted, targets).item(), rel=1e-6)
 
 
-def test_errors_and_predictions_of_large_numbers_are_precise() -> None:
+def test_metrics_and_predictions_of_large_numbers_are_precise() -> None:
     predicted, targets = random_values(0), random_values(1)
     ones = torch.ones(sum(SIZES), 1)
     units = {"scale": 10 * ones, "shift": 2e9 * ones, "shift_rest": 0.123 * ones}
@@ -61,7 +61,7 @@ def test_errors_and_predictions_of_large_numbers_are_precise() -> None:
     assert (torch.tensor([list(line.values()) for line in lines], dtype=torch.float64) - expected).abs().max() < 1e-6
 
 
-def test_targets_that_are_also_classes_are_read_as_numbers() -> None:
+def test_regression_uses_the_numeric_values_of_targets_that_are_also_classes() -> None:
     predicted, values, classes = random_values(0), random_values(1), torch.zeros(sum(SIZES), dtype=torch.int64)
     task = Regression(TARGETS)
     metrics = task.evaluate(nn.Identity(), batches(predicted, classes, values=values)).metrics
@@ -73,7 +73,7 @@ def test_targets_that_are_also_classes_are_read_as_numbers() -> None:
 @pytest.mark.parametrize(
     ("name", "peer"), [("mse", nn.MSELoss()), ("l1", nn.L1Loss()), ("huber", nn.HuberLoss(delta=1.0))]
 )
-def test_each_loss_equals_torch(name: str, peer: nn.Module) -> None:
+def test_every_regression_loss_equals_torch(name: str, peer: nn.Module) -> None:
     predicted, targets = 3 * random_values(0), random_values(1)
     loss = Regression(TARGETS, loss_name=name).loss(nn.Identity(), {"inputs": predicted, "targets": targets}, 0.0)
     torch.testing.assert_close(loss.total, peer(predicted, targets))

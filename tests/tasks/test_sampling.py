@@ -1,4 +1,4 @@
-"""Paths between noise vectors."""
+"""Interpolation between noise vectors."""
 
 import torch
 from torch.nn import functional as F
@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from dltrain.tasks.sampling import slerp_path
 
 
-def test_slerp_paths_are_great_circles_with_equal_steps() -> None:
+def test_spherical_interpolation_follows_great_circles_in_equal_steps() -> None:
     start, end = torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(0))
     way = slerp_path(start, end, 8).view(5, 8, 64)
     torch.testing.assert_close(way[:, 0], start)

@@ -1,4 +1,4 @@
-"""Segmentation, against torchmetrics, torch's losses on images, and by hand."""
+"""Segmentation, compared with torchmetrics, torch's losses and calculations by hand."""
 
 import pytest
 import torch
@@ -6,21 +6,21 @@ import torchmetrics
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dltrain.tasks.segmentation import Segmentation, overlap_metrics, overlay
+from dltrain.tasks.segmentation import Segmentation, overlap_metrics, overlay, soft_dice_loss
 
 CLASSES = 4
 NAMES = ["rest", "cell", "wall", "core"]
 
 
 class Answers(nn.Module):
-    """Returns the outputs that stand in the inputs."""
+    """Return the inputs as outputs."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x
 
 
 def example(count: int = 9, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Return outputs (count, 4, 6, 5) and targets (count, 6, 5), of which some are ignored."""
+    """Return outputs (count, 4, 6, 5) and targets (count, 6, 5) with some ignored pixels."""
     draw = torch.Generator().manual_seed(seed)
     targets = torch.randint(-1, CLASSES - 1, (count, 6, 5), generator=draw)
     return torch.randn(count, CLASSES, 6, 5, generator=draw), targets
@@ -31,27 +31,66 @@ def evaluate(outputs: Tensor, targets: Tensor, size: int = 4) -> dict[str, float
     return Segmentation(CLASSES, NAMES).evaluate(Answers(), batches).metrics
 
 
-def test_the_loss_is_torchs_cross_entropy_of_images_over_the_pixels_that_count() -> None:
+def test_the_loss_equals_torch_cross_entropy_without_ignored_pixels() -> None:
     outputs, targets = example()
     loss = Segmentation(CLASSES).loss(Answers(), {"inputs": outputs, "targets": targets}, 0.0)
     torch.testing.assert_close(loss.total, F.cross_entropy(outputs, targets, ignore_index=-1))
     assert int(loss.weight) == int((targets >= 0).sum())
 
 
-def test_a_batch_in_parts_has_the_loss_of_the_whole() -> None:
+@pytest.mark.parametrize("dice", [0.0, 0.5])
+def test_the_weighted_mean_loss_of_micro_batches_equals_the_loss_of_the_batch(dice: float) -> None:
     outputs, targets = example()
-    task = Segmentation(CLASSES)
+    task = Segmentation(CLASSES, dice=dice)
     whole = task.criterion(outputs, {"targets": targets})
     parts = [task.criterion(x, {"targets": y}) for x, y in zip(outputs.split(2), targets.split(2), strict=True)]
     mean = sum(part.total * part.weight for part in parts) / sum(part.weight for part in parts)
     torch.testing.assert_close(mean, whole.total)
 
 
-def test_a_batch_without_a_pixel_that_counts_has_the_loss_and_weight_0() -> None:
+@pytest.mark.parametrize("dice", [0.0, 0.5])
+def test_a_batch_with_only_ignored_pixels_has_loss_and_weight_0(dice: float) -> None:
     outputs, targets = example()
-    loss = Segmentation(CLASSES).criterion(outputs.requires_grad_(), {"targets": torch.full_like(targets, -1)})
+    loss = Segmentation(CLASSES, dice=dice).criterion(
+        outputs.requires_grad_(), {"targets": torch.full_like(targets, -1)}
+    )
     loss.total.backward()
     assert loss.total.item() == 0 and int(loss.weight) == 0 and not outputs.grad.any()
+
+
+def test_the_dice_loss_of_certain_answers_is_one_minus_the_dice_of_torchmetrics() -> None:
+    outputs, targets = example()
+    targets, predicted = targets.clamp(min=0), outputs.argmax(1)
+    certain = F.one_hot(predicted, CLASSES).movedim(-1, 1) * 1000.0
+    for answer, mask, found in zip(predicted, targets, soft_dice_loss(certain, targets), strict=True):
+        each = torchmetrics.F1Score("multiclass", num_classes=CLASSES, average="none")(answer.flatten(), mask.flatten())
+        assert found.item() == pytest.approx(1 - each[mask.unique()].mean().item(), abs=1e-6)
+
+
+def test_the_dice_loss_equals_its_formula_and_ignored_pixels_change_nothing() -> None:
+    outputs, targets = example(3)
+    expected = []
+    for answer, mask in zip(outputs.double().softmax(1), targets, strict=True):
+        known = mask >= 0
+        scores = []
+        for number in mask[known].unique():
+            probability, own = answer[number][known], (mask[known] == number).double()
+            scores.append(2 * (probability * own).sum() / (probability.sum() + own.sum()))
+        expected.append(1 - sum(scores) / len(scores))
+    found = soft_dice_loss(outputs, targets)
+    torch.testing.assert_close(found.double(), torch.stack(expected), rtol=1e-6, atol=1e-6)
+    changed = torch.where((targets < 0)[:, None], 9.0, outputs)
+    torch.testing.assert_close(soft_dice_loss(changed, targets), found)
+
+
+def test_cross_entropy_and_dice_are_mixed_by_their_shares() -> None:
+    outputs, targets = example()
+    entropy, mixed, dice = (
+        Segmentation(CLASSES, dice=share).criterion(outputs, {"targets": targets}).total for share in (0, 0.25, 1)
+    )
+    torch.testing.assert_close(mixed, 0.75 * entropy + 0.25 * dice)
+    counts = (targets >= 0).flatten(1).sum(1)
+    torch.testing.assert_close(dice, (soft_dice_loss(outputs, targets) * counts).sum() / counts.sum())
 
 
 def test_metrics_equal_those_of_torchmetrics() -> None:
@@ -73,7 +112,7 @@ def test_metrics_do_not_depend_on_the_batch_size() -> None:
     assert evaluate(outputs, targets, 2) == pytest.approx(evaluate(outputs, targets, 9))
 
 
-def test_a_class_that_occurs_nowhere_counts_in_no_mean() -> None:
+def test_classes_without_pixels_are_excluded_from_mean_metrics() -> None:
     counts = torch.tensor([[3, 1, 0], [0, 4, 0], [0, 0, 0]])
     found = overlap_metrics(counts, ["a", "b", "c"])
     assert found == pytest.approx(
@@ -81,7 +120,7 @@ def test_a_class_that_occurs_nowhere_counts_in_no_mean() -> None:
     )
 
 
-def test_a_prediction_is_a_mask_and_the_share_of_each_class() -> None:
+def test_a_prediction_has_a_mask_and_the_share_of_pixels_of_each_class() -> None:
     outputs, _ = example()
     lines = Segmentation(CLASSES, NAMES).predict(Answers(), {"inputs": outputs})
     for line, expected in zip(lines, outputs.argmax(1), strict=True):
@@ -90,7 +129,7 @@ def test_a_prediction_is_a_mask_and_the_share_of_each_class() -> None:
         assert list(line["shares"].values()) == pytest.approx(shares) and list(line["shares"]) == NAMES
 
 
-def test_an_overlay_tints_classes_and_whitens_ignored_pixels() -> None:
+def test_an_overlay_tints_classes_and_draws_ignored_pixels_white() -> None:
     masks = torch.tensor([[[0, 1], [2, -1]]])
     found = overlay(torch.full((1, 3, 2, 2), 0.25), masks)[0]
     assert found[:, 0, 0].tolist() == [0.25] * 3 and found[:, 1, 1].tolist() == [1] * 3

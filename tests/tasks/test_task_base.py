@@ -23,7 +23,7 @@ class Sum(Task):
         return Evaluation({"loss": 0.0})
 
 
-def test_a_task_with_only_a_loss_has_one_stage_with_one_turn() -> None:
+def test_the_default_is_one_stage_with_one_turn_of_all_parameters() -> None:
     model = nn.Linear(3, 2)
     (stage,) = Sum().stages(model)
     (turn,) = stage.turns
@@ -38,7 +38,7 @@ def test_frozen_parameters_belong_to_no_turn() -> None:
     assert [id(p) for p in turn.parameters] == [id(model.weight)]
 
 
-def test_the_loss_of_the_default_turn_is_that_of_the_task() -> None:
+def test_the_default_turn_uses_the_loss_of_the_task() -> None:
     model, batch = nn.Linear(3, 2), {"inputs": torch.ones(4, 3)}
     (turn,) = Sum().stages(model)[0].turns
     loss = turn.loss(batch, 0.5)

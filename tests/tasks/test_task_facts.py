@@ -32,7 +32,7 @@ def test_a_task_provides_the_facts_that_its_yaml_lists(name: str) -> None:
     assert facts_of(job.resolved["task"]) == set(job.resolved["task"].get("_provides_", []))
 
 
-def test_the_facts_of_a_users_own_task_are_facts_of_tasks(tmp_path: Path) -> None:
+def test_facts_of_a_user_task_are_recognized(tmp_path: Path) -> None:
     (tmp_path / "conf" / "task").mkdir(parents=True)
     (tmp_path / "conf" / "task" / "mine.yaml").write_text("_provides_: [boxes]\n_target_: mine.Task\n")
     job = compose.compose(["model=mlp", "data=digits"], (str(tmp_path / "conf"),))

@@ -1,4 +1,4 @@
-"""The bound of the VAE, compared with sampling, torch.distributions and a model of known likelihood."""
+"""The evidence lower bound of the VAE, compared with sampling, torch.distributions and a model of known likelihood."""
 
 import math
 from typing import Any
@@ -19,7 +19,7 @@ LATENT = 3
 
 
 def images(count: int, seed: int = 0, low: float = 0.0, high: float = 1.0) -> Tensor:
-    """Return images of a vertical bar at random positions."""
+    """Return images with a vertical bar at random positions."""
     place = torch.rand(count, 1, 1, 1, generator=torch.Generator().manual_seed(seed)) * 6
     unit = torch.exp(-((torch.arange(6) - place) ** 2)).expand(count, 1, 6, 6)
     return low + unit * (high - low)
@@ -50,14 +50,14 @@ def test_the_bernoulli_likelihood_equals_torch() -> None:
     torch.testing.assert_close(Variational(**IMAGE).nll(outputs, targets), expected)
 
 
-def test_the_gaussian_likelihood_of_images_is_computed_on_pixels_scaled_to_0_and_1() -> None:
+def test_the_gaussian_likelihood_of_images_uses_pixels_scaled_to_0_and_1() -> None:
     task = Variational(**IMAGE, likelihood="gaussian", std=0.3)
     outputs, targets = normal(5, 1, 6, 6), normal(5, 1, 6, 6, seed=1).sigmoid()
     expected = -Normal(outputs.sigmoid(), 0.3).log_prob(targets).flatten(1).sum(1)
     torch.testing.assert_close(task.nll(outputs, targets), expected)
 
 
-def test_the_gaussian_likelihood_of_other_data_is_computed_in_their_units() -> None:
+def test_the_gaussian_likelihood_of_other_data_uses_their_units() -> None:
     task = Variational([4], 4, std=0.3)
     outputs, targets = normal(5, 4), normal(5, 4, seed=1)
     expected = -Normal(outputs, 0.3).log_prob(targets).sum(1)
@@ -80,7 +80,7 @@ def test_the_loss_equals_that_of_the_pytorch_example() -> None:
     torch.testing.assert_close(8 * loss.parts["reconstruction"], bce)
 
 
-def test_images_are_compared_in_the_unit_range_for_any_input_scale() -> None:
+def test_image_metrics_do_not_depend_on_the_input_scale() -> None:
     model, metrics = network(), []
     for low, high in ((0.0, 1.0), (-0.5, 3.0)):
         shifted = nn.Sequential()
@@ -111,7 +111,7 @@ def test_evaluation_uses_beta_1() -> None:
     assert plain["loss"] == pytest.approx(plain["reconstruction"] + plain["kl"])
 
 
-def test_binarised_pixels_are_black_or_white_with_the_original_mean() -> None:
+def test_binarized_pixels_are_black_or_white_and_have_the_original_mean() -> None:
     seen = []
 
     class Watching(DenseAutoencoder):
@@ -164,20 +164,20 @@ def linear(exact: bool, samples: int) -> tuple[dict[str, float], float]:
     return metrics, -float(model.evidence.log_prob(x).mean())
 
 
-def test_with_the_exact_posterior_both_bounds_are_the_likelihood() -> None:
+def test_with_the_exact_posterior_both_bounds_equal_the_likelihood() -> None:
     metrics, truth = linear(exact=True, samples=500)
     assert metrics["loss"] == pytest.approx(truth, rel=1e-3)
-    assert metrics["iwae"] == pytest.approx(truth, rel=1e-5)  # each importance weight equals p(x)
+    assert metrics["iwae"] == pytest.approx(truth, rel=1e-5)  # every importance weight equals p(x)
 
 
-def test_an_inexact_posterior_loosens_the_bound_and_importance_weights_close_the_gap() -> None:
+def test_with_an_inexact_posterior_only_the_importance_weighted_bound_is_close_to_the_likelihood() -> None:
     metrics, truth = linear(exact=False, samples=500)
     assert metrics["loss"] > truth + 0.05
     assert truth <= metrics["iwae"] + 0.002
     assert metrics["iwae"] == pytest.approx(truth, abs=0.01)
 
 
-def test_the_importance_weighted_bound_is_no_worse_and_tightens_with_samples() -> None:
+def test_the_importance_weighted_bound_improves_with_the_number_of_samples() -> None:
     model = fit(network(), Variational(**IMAGE), {"inputs": images(64)}, 300, 3e-3)
     found = [evaluate(Variational(**IMAGE, importance_samples=n), model, images(200, 1)).metrics for n in (2, 20, 200)]
     bounds = [metrics["iwae"] for metrics in found]
@@ -256,7 +256,7 @@ def test_a_trained_model_is_not_reported_as_collapsed() -> None:
     assert evaluation.metrics["loss"] < evaluation.baselines["mean example"]["loss"] - 1
 
 
-def test_an_active_variable_is_one_whose_mean_varies() -> None:
+def test_latent_variables_with_varying_means_count_as_active() -> None:
     class Half(Collapsed):
         def encoder(self, x: Tensor, labels: Tensor | None) -> Tensor:
             means = x.flatten(1)[:, :LATENT] * torch.tensor([1.0, 0.0, 1e-3])
@@ -276,7 +276,7 @@ def test_samples_are_decoded_from_the_prior() -> None:
     torch.testing.assert_close(task.generate(model, request(7)), expected)
 
 
-def test_paths_are_straight_lines_of_eight_codes() -> None:
+def test_interpolations_are_straight_lines_of_eight_codes() -> None:
     codes = []
     model, task = network(), Variational(**IMAGE)
     model.decoder.register_forward_pre_hook(lambda _, given: codes.append(given[0]))
@@ -302,7 +302,7 @@ def test_a_conditional_model_generates_the_requested_class() -> None:
     assert dark.mean() < 0.1 and light.mean() > 0.9
     assert 0.2 < task.generate(model, request(40)).mean() < 0.8
     mixed = task.generate(model, request(16, interpolate=True)).view(2, 8, 36).mean(2)
-    assert (mixed.amax(1) - mixed.amin(1)).max() < 0.3, "all images of an interpolation have the same class"
+    assert (mixed.amax(1) - mixed.amin(1)).max() < 0.3, "all images of an interpolation must have the same class"
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ def test_numeric_targets_are_not_used_as_classes() -> None:
         assert task.loss(model, {"inputs": images(8), "targets": targets}, 0.0).total.isfinite()
 
 
-def test_samples_are_scored_against_the_data_if_features_are_set() -> None:
+def test_samples_are_compared_with_the_data_if_task_features_is_set() -> None:
     class Ends:
         """A classifier whose features are the first and the last column."""
 

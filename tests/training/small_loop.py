@@ -122,7 +122,7 @@ def order(epochs: int, batch_size: int = BATCH, first: int = 0) -> list[Batch]:
 
 
 class Tokens(Classification):
-    """A task that counts only examples whose first number is positive, like a language model that ignores padding."""
+    """A task whose loss ignores some examples, like a language model that ignores padding."""
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         each = F.cross_entropy(model(batch["inputs"]), batch["targets"], reduction="none")

@@ -1,4 +1,4 @@
-"""Which weights a run keeps, and when early stopping ends it."""
+"""Which weights a run keeps, and when early stopping ends the run."""
 
 import functools
 import gc
@@ -89,7 +89,7 @@ def test_a_metric_improves_only_if_it_is_finite_and_better(
         ([1.0, NAN, NAN, 0.5], 2, 3, (1.0, 3)),  # NaN is no improvement
     ],
 )
-def test_early_stopping_counts_evaluations_not_steps_or_epochs(
+def test_early_stopping_patience_counts_evaluations(
     values: list[float], patience: int, evaluations: int, best: tuple[float, int], tmp_path: Path
 ) -> None:
     every: Any = {"eval_every": (3.0, "step"), "epochs": 20}
@@ -104,7 +104,7 @@ def test_early_stopping_counts_evaluations_not_steps_or_epochs(
 def test_a_plateau_of_the_metric_lowers_the_learning_rate(tmp_path: Path) -> None:
     schedule = functools.partial(Plateau, factor=0.5, patience=1)
     make_loop(tmp_path, Scripted([1.0]), eval_every=(2.0, "step"), epochs=None, max_steps=9, schedule=schedule).run()
-    # The first evaluation is the best; the next two, without improvement, exceed the patience of 1.
+    # The first evaluation is the best. The next two do not improve the metric and exceed the patience of 1.
     assert [line["lr"] for line in lines(tmp_path, "train")] == pytest.approx([0.01] * 6 + [0.005] * 3)
 
 

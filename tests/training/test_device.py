@@ -30,7 +30,7 @@ def choose(model: nn.Module | None = None, **given: Any) -> Device:
 
 @pytest.fixture(autouse=True)
 def as_before() -> Any:
-    """Restore the settings of the process."""
+    """Restore the settings of the process after the test."""
     yield
     device.configure_process(cpu(), 0)
 
@@ -45,7 +45,7 @@ def test_auto_selects_the_best_available_device() -> None:
     assert device.resolve_device("auto") == best
 
 
-def test_auto_uses_channels_last_only_for_convolutions() -> None:
+def test_channels_last_auto_is_on_only_for_convolutions() -> None:
     assert choose(nn.Sequential(nn.Conv2d(3, 4, 3))).channels_last
     assert not choose(nn.Linear(3, 4)).channels_last
     assert not choose(nn.Conv2d(3, 4, 3), channels_last=False).channels_last
@@ -59,7 +59,7 @@ def test_channels_last_does_not_change_the_weights() -> None:
     assert torch.equal(weight, before)
 
 
-@pytest.mark.skipif(CUDA, reason="there is CUDA here")
+@pytest.mark.skipif(CUDA, reason="needs a machine without CUDA")
 def test_an_unavailable_device_is_rejected_with_the_available_ones() -> None:
     with pytest.raises(ConfigError, match=r"device: expected a device of this machine, got cuda.*Usable here:.*cpu"):
         device.resolve_device("cuda")
@@ -99,14 +99,14 @@ def test_fp32_needs_no_autocast() -> None:
     assert isinstance(cpu().autocast(), contextlib.nullcontext)
 
 
-def test_determinism_is_set_for_a_run_and_reset_for_the_next() -> None:
+def test_determinism_is_set_for_a_run_and_reset_for_the_next_run() -> None:
     for deterministic in (True, False):
         device.configure_process(cpu(deterministic=deterministic), 0)
         assert torch.are_deterministic_algorithms_enabled() == deterministic
 
 
 @pytest.mark.parametrize(("precision", "expected"), [("fp32", "highest"), ("tf32", "high"), ("bf16", "high")])
-def test_matmul_precision_is_set_for_a_run_and_reset_for_the_next(precision: str, expected: str) -> None:
+def test_matmul_precision_is_set_for_a_run_and_reset_for_the_next_run(precision: str, expected: str) -> None:
     device.configure_process(cpu(precision=precision), 0)
     assert torch.get_float32_matmul_precision() == expected
     assert torch.backends.cudnn.allow_tf32 == (precision != "fp32")
@@ -115,7 +115,7 @@ def test_matmul_precision_is_set_for_a_run_and_reset_for_the_next(precision: str
     assert not torch.backends.cudnn.allow_tf32
 
 
-def test_a_run_starts_from_the_random_state_of_its_seed() -> None:
+def test_the_seed_determines_the_random_state_at_the_start_of_a_run() -> None:
     torch.rand(3)
     device.configure_process(cpu(), 5)
     drawn = torch.rand(3)
@@ -134,7 +134,7 @@ def test_peak_memory_includes_a_new_tensor() -> None:
     assert device.peak_memory_mb(CPU) >= max(before, held.numel() * 4 / 2**20)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_freed_memory_is_reused_by_the_next_step() -> None:
     code = """if True:
         import resource, torch

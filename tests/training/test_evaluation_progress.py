@@ -40,17 +40,17 @@ def test_a_long_evaluation_shows_its_progress_and_time_left_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     written = evaluated(Terminal(), 1.0, monkeypatch)
-    assert "evaluation" in written and "batch 1/" not in written, "the first two seconds are quiet"
+    assert "evaluation" in written and "batch 1/" not in written, "no progress is shown in the first two seconds"
     for done in range(2, EPOCH):
         assert f"batch {done}/{EPOCH}  {done / EPOCH:.0%}  left {EPOCH - done}.0s" in written
-    assert written.endswith("\r\x1b[K"), "nothing is left of the line"
+    assert written.endswith("\r\x1b[K"), "the progress line is erased at the end"
 
 
 def test_a_short_evaluation_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert evaluated(Terminal(), 0.2, monkeypatch) == ""
 
 
-def test_without_a_terminal_an_evaluation_writes_lines_at_the_interval_of_training(
+def test_without_a_terminal_a_long_evaluation_writes_lines_at_the_same_interval_as_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert ScreenHandler(io.StringIO()).rich is None

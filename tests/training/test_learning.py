@@ -17,7 +17,7 @@ from dltrain.training.learning import set_learning, train_mode
 
 
 class Network(nn.Module):
-    """A body with batch norm and dropout, dropout without weights next to it, and a head."""
+    """A body with batch norm and dropout, another dropout, and a head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Network(nn.Module):
 
 
 class HeadFirst(Classification):
-    """Train the head for one epoch, then all of the network; records modes and gradients of each step."""
+    """Train the head for one epoch and then the whole network; record modes and gradients of each step."""
 
     def __init__(self) -> None:
         super().__init__(CLASSES)
@@ -55,7 +55,7 @@ def state(model: nn.Module, prefix: str = "") -> dict[str, bytes]:
 
 
 class Watched(HeadFirst):
-    """Keep the state of the body at every evaluation."""
+    """Record the state of the body at every evaluation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Watched(HeadFirst):
 
 
 @pytest.mark.parametrize("average", [0.0, 0.9])
-def test_modules_that_no_turn_owns_are_frozen_and_keep_their_statistics_exactly(average: float, tmp_path: Path) -> None:
+def test_modules_owned_by_no_turn_keep_their_weights_and_running_statistics(average: float, tmp_path: Path) -> None:
     task, model = Watched(), Network()
     before = state(model, "body")
     loop = make_loop(tmp_path, task, model, epochs=2, average=average, eval_every=(3.0, "step"))
@@ -75,10 +75,12 @@ def test_modules_that_no_turn_owns_are_frozen_and_keep_their_statistics_exactly(
     first = [body for body, (name, _, _) in zip(task.bodies, task.seen[2::3], strict=False) if name == "head"]
     assert len(first) >= 2 and all(body == before for body in first)
     after = state(loop.evaluator.model, "body")
-    assert all(after[name] != before[name] for name in before), "the second stage trains the body and its statistics"
+    assert all(after[name] != before[name] for name in before), (
+        "the second stage must train the body and its running statistics"
+    )
 
 
-def test_frozen_modules_are_in_evaluation_mode_also_after_an_evaluation(tmp_path: Path) -> None:
+def test_frozen_modules_stay_in_evaluation_mode_after_an_evaluation(tmp_path: Path) -> None:
     task = HeadFirst()
     make_loop(tmp_path, task, Network(), eval_every=(1.0, "step")).run()
     for name, modes, learns in task.seen:
@@ -88,9 +90,9 @@ def test_frozen_modules_are_in_evaluation_mode_also_after_an_evaluation(tmp_path
     assert {name for name, _, _ in task.seen} == {"head", "all"}
 
 
-def test_modes_follow_from_gradients_alone() -> None:
+def test_train_mode_keeps_frozen_modules_in_evaluation_mode() -> None:
     model = Network()
-    model.body[0].requires_grad_(False)  # the norm of the body still learns
+    model.body[0].requires_grad_(False)  # the batch norm of the body remains trainable
     model.eval()
     train_mode(model)
     assert [m.training for m in (model.body, *model.body)] == [True, False, True, True, True]
@@ -99,7 +101,7 @@ def test_modes_follow_from_gradients_alone() -> None:
     assert all(module.training for module in model.modules())
 
 
-def test_gradients_are_enabled_for_exactly_the_parameters_owned_by_the_turns() -> None:
+def test_only_parameters_owned_by_a_turn_require_gradients() -> None:
     model = Network()
     model.body.requires_grad_(False)
     first, norm, *_ = (list(module.parameters()) for module in model.body)
@@ -109,7 +111,7 @@ def test_gradients_are_enabled_for_exactly_the_parameters_owned_by_the_turns() -
 
 
 class Breaks(HeadFirst):
-    """The loss is not finite from the second step of the second stage on."""
+    """A task whose loss is infinite from the second step of the second stage on."""
 
     def stages(self, model: nn.Module) -> list[Stage]:
         head, whole = super().stages(model)
@@ -126,7 +128,7 @@ class Breaks(HeadFirst):
         return [head, whole]
 
 
-def test_the_trace_of_a_divergence_continues_in_the_next_stage(tmp_path: Path) -> None:
+def test_the_trace_of_a_divergence_covers_several_stages(tmp_path: Path) -> None:
     task: Any = Breaks()
     make = functools.partial(torch.optim.SGD, lr=1e-3)
     report = nan_trace.trace(make_loop(tmp_path, task, Network(), make), until=16)

@@ -58,7 +58,7 @@ def test_accumulation_equals_a_plain_pytorch_loop_bit_for_bit(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("kind", [Classification, Tokens])
-def test_four_accumulated_batches_of_eight_equal_one_of_thirty_two(kind: type, tmp_path: Path) -> None:
+def test_four_accumulated_batches_of_eight_equal_one_batch_of_thirty_two(kind: type, tmp_path: Path) -> None:
     make = functools.partial(torch.optim.SGD, lr=0.1)
     accumulated, large = network(), network()
     loops = [
@@ -86,7 +86,7 @@ def test_the_logged_loss_is_the_exact_mean_over_examples_or_tokens(kind: type, t
     assert second["loss"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_progress_rises_from_zero_to_one_over_all_steps(tmp_path: Path) -> None:
+def test_progress_is_the_fraction_of_steps_completed(tmp_path: Path) -> None:
     seen: list[float] = []
 
     class Watched(Classification):
@@ -183,7 +183,7 @@ def test_evaluation_logging_and_checkpoints_do_not_change_training(average: floa
 
 
 class Masked(Classification):
-    """A task that counts only examples whose second number is above 1.6; some batches have none."""
+    """A task whose loss ignores examples with a second number up to 1.6. Some batches have only such examples."""
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         counted = batch["inputs"][:, 1] > 1.6
@@ -192,9 +192,11 @@ class Masked(Classification):
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_batches_without_counted_examples_are_left_out(accumulate: int, tmp_path: Path) -> None:
+def test_batches_in_which_the_loss_ignores_all_examples_are_skipped(accumulate: int, tmp_path: Path) -> None:
     sizes = [int((batch["inputs"][:, 1] > 1.6).sum()) for batch in order(2)]
-    assert sizes[0] == 0 < sizes.count(0) < len(sizes), "the first batch and some later batches have no counted example"
+    assert sizes[0] == 0 < sizes.count(0) < len(sizes), (
+        "the loss must ignore all examples of the first batch and of some later batches"
+    )
     masked, plain = network(), network()
     make_loop(tmp_path, Masked(CLASSES), masked, val=False, accumulate=accumulate).run()
     optimizer = torch.optim.Adam(plain.parameters(), lr=1e-2)

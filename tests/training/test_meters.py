@@ -11,14 +11,14 @@ from dltrain.training.meters import LossBuffer, Timer
 from dltrain.training.state import Trigger
 
 
-def test_weights_may_be_numbers_and_tensors() -> None:
+def test_loss_weights_may_be_numbers_or_tensors() -> None:
     buffer = LossBuffer()
     buffer.add("train", Loss(torch.tensor(1.0), torch.tensor(3)))
     buffer.add("train", Loss(torch.tensor(5.0), 1))
     assert buffer.read({}).logged == {"loss": 2.0}
 
 
-def test_loss_parts_are_averaged_like_the_loss_and_turns_are_named() -> None:
+def test_loss_parts_are_averaged_like_the_loss_and_logged_with_the_name_of_their_turn() -> None:
     buffer = LossBuffer()
     buffer.add("critic", Loss(torch.tensor(1.0), 1, {"gap": torch.tensor(10.0)}))
     buffer.add("critic", Loss(torch.tensor(3.0), 3, {"gap": torch.tensor(30.0)}))
@@ -26,7 +26,7 @@ def test_loss_parts_are_averaged_like_the_loss_and_turns_are_named() -> None:
     assert buffer.read({}).logged == {"loss_critic": 2.5, "gap": 25.0, "loss_generator": 7.0}
 
 
-def test_reading_clears_the_buffer() -> None:
+def test_reading_the_loss_buffer_clears_it() -> None:
     buffer = LossBuffer()
     buffer.add("train", Loss(torch.tensor(1.0), 1))
     buffer.norms["train"] = torch.tensor(4.0)
@@ -58,10 +58,10 @@ def test_a_buffer_keeps_no_graph_alive_and_reads_half_precision() -> None:
         ((1.0, "step"), [*range(1, 13)]),
     ],
 )
-def test_intervals_in_steps_and_epochs_depend_on_the_step_alone(interval: tuple[float, str], steps: list[int]) -> None:
+def test_intervals_in_steps_and_epochs_depend_only_on_the_step(interval: tuple[float, str], steps: list[int]) -> None:
     trigger = Trigger(interval, epoch_steps=5)
     assert [step for step in range(1, 13) if trigger.fires(step)] == steps
-    assert trigger.fires(steps[0]), "a second call gives the same result"
+    assert trigger.fires(steps[0]), "a second call must give the same result"
 
 
 class Clock:
@@ -118,7 +118,7 @@ def test_pauses_are_not_training_time_even_if_they_raise(clock: Clock) -> None:
     assert (timer.paused, timer.training_seconds()) == (5, 1)
 
 
-def test_losses_and_parts_are_kept_apart_by_turn_not_by_their_names() -> None:
+def test_losses_and_parts_are_grouped_by_turn_and_not_by_name() -> None:
     buffer = LossBuffer()
     buffer.add("critic", Loss(torch.tensor(1.0), 1, {"loss_of_pairs": torch.tensor(10.0), "gap": torch.tensor(3.0)}))
     buffer.add("generator", Loss(torch.tensor(2.0), 1, {"gap": torch.tensor(5.0)}))
@@ -130,14 +130,14 @@ def test_losses_and_parts_are_kept_apart_by_turn_not_by_their_names() -> None:
     }
 
 
-def test_a_part_called_loss_that_is_not_finite_is_no_divergence() -> None:
+def test_a_non_finite_loss_part_does_not_count_as_divergence() -> None:
     buffer = LossBuffer()
     buffer.add("train", Loss(torch.tensor(1.0), 1, {"loss_of_empty_pairs": torch.tensor(float("nan"))}))
     check_losses(buffer.read({}).losses, 1)
 
 
 @pytest.mark.parametrize("skip", [False, True])
-def test_losses_of_weight_zero_are_not_logged_and_change_no_mean(skip: bool) -> None:
+def test_losses_of_weight_zero_are_excluded_from_logged_means(skip: bool) -> None:
     buffer = LossBuffer(skip_non_finite=skip)
     empty = Loss(torch.tensor(float("nan")), 0, {"part": torch.tensor(float("nan"))})
     buffer.add("train", empty)
@@ -145,11 +145,11 @@ def test_losses_of_weight_zero_are_not_logged_and_change_no_mean(skip: bool) -> 
     for loss in (empty, Loss(torch.tensor(3.0), 2, {"part": torch.tensor(4.0)}), empty):
         buffer.add("train", loss)
     assert buffer.read({}).logged == {"loss": 3.0, "part": 4.0}
-    buffer.add("train", Loss(torch.tensor(0.0), torch.tensor(0)))  # only the device knows that it is 0
+    buffer.add("train", Loss(torch.tensor(0.0), torch.tensor(0)))  # a weight on the device is not read
     assert buffer.read({}).logged == {"loss": 0.0}
 
 
-def test_unread_values_survive_a_checkpoint() -> None:
+def test_buffered_losses_are_restored_from_a_checkpoint() -> None:
     buffer, other = LossBuffer(), LossBuffer()
     for number in range(3):
         buffer.add("critic", Loss(torch.tensor(float(number)), number + 1, {"gap": torch.tensor(number / 2)}))

@@ -19,10 +19,12 @@ from dltrain.errors import ConfigError
 from dltrain.training import precision
 from dltrain.training.device import DTYPES, Device
 
-OLDER_CPU = "AVX2"  # oneDNN has no bf16 kernels for it
+OLDER_CPU = "AVX2"  # oneDNN has no bf16 kernels for these CPUs
 OLDER_CPUS = ["SSE41", "AVX2", "AVX512_CORE"]
 NAMES = sorted(file.stem for file in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
-MODELS = [name for name in NAMES if not name.startswith("resnet") or name == "resnet20"]  # the rest have its layers
+MODELS = [
+    name for name in NAMES if not name.startswith("resnet") or name == "resnet20"
+]  # the other resnets have the same layers
 SMALL = {
     "cnn": ["model.blocks=[{channels: 4}]"],
     "dbn": ["model.hidden_size=[8,8]", "task.pretrain_epochs=1", "data.num_labels=20"],
@@ -64,7 +66,7 @@ def on_cpu(kind: str) -> Device:
 
 
 def computes(layer: nn.Module, inputs: tuple[Tensor, ...], device: Device) -> bool:
-    """Train and evaluate a layer on ordinary inputs."""
+    """Return whether a layer can be trained and evaluated on ordinary inputs."""
     with contextlib.suppress(RuntimeError), device.autocast():
         output = layer.train()(*inputs)
         (output if isinstance(output, Tensor) else output[0]).sum().backward()
@@ -85,7 +87,7 @@ def test_every_layer_is_computed_in_the_precision_or_in_fp32_with_a_notice(name:
     if note is not None:
         assert note.startswith(f"{type(layer).__name__}: computed in fp32, because torch has no {kind} kernel for ")
     assert computes(layer, inputs, device)
-    assert computes(copy.deepcopy(model)[0], inputs, device), "a copy, as EMA makes it, is computed the same way"
+    assert computes(copy.deepcopy(model)[0], inputs, device), "a deep copy, like that of EMA, must work, too"
 
 
 def test_a_layer_in_fp32_accepts_states_and_packed_sequences_in_lower_precision() -> None:
@@ -109,7 +111,7 @@ def test_a_model_is_rejected_if_no_layer_can_be_computed_in_the_precision(kind: 
         precision.use_fp32_where_needed(lstm, device)
 
 
-def test_trying_a_layer_leaves_the_model_and_random_numbers_unchanged() -> None:
+def test_testing_a_layer_changes_neither_the_model_nor_the_random_state() -> None:
     model = nn.ModuleList([spectral_norm(nn.Linear(3, 4)), nn.LSTM(3, 4, num_layers=2, dropout=0.5)])
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     precision.use_fp32_where_needed(model, on_cpu("bf16"))
@@ -125,7 +127,7 @@ class Gated(nn.Linear):
         return super().forward(x) * gate
 
 
-def test_a_layer_with_other_inputs_is_left_unchanged() -> None:
+def test_a_layer_that_needs_additional_inputs_is_not_changed() -> None:
     gated = Gated(3, 4)
     assert precision.use_fp32_where_needed(gated, on_cpu("bf16")) is None
     assert gated(STEPS, torch.ones(4)).shape == (2, 5, 4)

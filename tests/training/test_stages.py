@@ -37,7 +37,7 @@ class Players(nn.Module):
 
 
 class Duel(Task):
-    """The generator learns to copy, then plays against the critic; no loss is detached, so gradients reach both."""
+    """The generator learns to copy, then competes with the critic. No loss is detached, so gradients reach both."""
 
     metric: ClassVar[str] = "loss"
     better: ClassVar[Literal["min", "max"]] = "min"
@@ -147,7 +147,7 @@ def test_each_turn_logs_its_own_loss(tmp_path: Path) -> None:
 
 
 class TwoStages(Classification):
-    """Two stages; the first trains on unlabelled examples and has its own metric."""
+    """Two stages, of which the first trains on unlabelled examples and has its own metric."""
 
     def __init__(self, distances: Sequence[float] = (1.0,)) -> None:
         super().__init__(CLASSES)
@@ -214,4 +214,4 @@ def test_epochs_are_numbered_across_stages(tmp_path: Path) -> None:
     assert [line["epoch"] for line in lines(tmp_path, "train")] == pytest.approx(
         [step / EPOCH for step in range(1, 3 * EPOCH + 1)]
     )
-    assert loop.state.epoch == 2  # the last one, counted from 0
+    assert loop.state.epoch == 2  # index of the last epoch

@@ -22,7 +22,7 @@ from dltrain.training.loop import grouped
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_lower_precision_trains_and_stays_near_fp32(precision: str, tmp_path: Path) -> None:
+def test_training_in_lower_precision_gives_losses_close_to_fp32(precision: str, tmp_path: Path) -> None:
     found = {}
     for kind in ("fp32", precision):
         model = network()
@@ -31,7 +31,7 @@ def test_lower_precision_trains_and_stays_near_fp32(precision: str, tmp_path: Pa
         assert all(p.dtype == torch.float32 for p in model.parameters())
     assert found[precision][-1]["loss"] < 0.8 * found[precision][0]["loss"]
     assert found[precision][-1]["loss"] == pytest.approx(found["fp32"][-1]["loss"], rel=0.05)
-    assert found[precision] != found["fp32"], "the precision made a difference"
+    assert found[precision] != found["fp32"], "lower precision must change the metrics"
 
 
 def test_fp16_skips_steps_that_overflow_and_logs_their_number(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_fp16_skips_steps_that_overflow_and_logs_their_number(tmp_path: Path) ->
 
 
 def huge() -> Source:
-    """Return inputs so large that scaled gradients overflow float16 at first."""
+    """Return inputs so large that scaled gradients of the first steps overflow float16."""
     rows = source().rows
     assert isinstance(rows, dict)
     return Source({**rows, "inputs": 100 * rows["inputs"]}, nn.Identity())
@@ -53,7 +53,7 @@ WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select
 
 
 class Watch(TorchDispatchMode):
-    """Count the operations that would make the host wait for the device."""
+    """Count operations that make the host wait for a GPU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ def flat(args: Iterable[Any]) -> list[Any]:
     return [item for arg in args for item in (arg if isinstance(arg, list | tuple) else [arg])]
 
 
-def test_the_watch_counts_operations_that_wait() -> None:
+def test_the_counter_detects_operations_that_wait_for_the_device() -> None:
     with Watch() as watch:
         value = torch.ones(3)
         value.sum().item()
@@ -109,7 +109,7 @@ def test_a_step_never_waits_for_the_device(given: dict[str, Any], tmp_path: Path
         for group in itertools.islice(groups, 3):
             loop.take_step(group, measure_norm=False)
             loop.logger.progress(loop.state, loop.stages, loop.goal.metric)
-    assert watch.calls["mm"] + watch.calls["addmm"] > 0, "the steps were watched"
+    assert watch.calls["mm"] + watch.calls["addmm"] > 0, "the steps must be counted"
     assert watch.waits == {}
 
 
@@ -133,7 +133,7 @@ class Counting(Scripted):
         self.wait: Callable[[], None] = lambda: None
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        self.wait()  # until the checkpoint is written its tensors are alive
+        self.wait()  # a checkpoint keeps its tensors alive until it is written
         if gc.isenabled():
             gc.collect()
         objects = gc.get_objects()
@@ -146,10 +146,10 @@ class Counting(Scripted):
     [
         (False, {}),
         (False, {"precision": "fp16", "average": 0.9, "accumulate": 2}),
-        (True, {"checkpoint_every": (25.0, "step")}),  # torch.save leaves reference cycles
+        (True, {"checkpoint_every": (25.0, "step")}),  # torch.save creates reference cycles
     ],
 )
-def test_steps_leave_no_tensors_or_objects_behind(collector: bool, given: dict[str, Any], tmp_path: Path) -> None:
+def test_steps_leak_no_tensors_or_objects(collector: bool, given: dict[str, Any], tmp_path: Path) -> None:
     task = Counting()
     every: dict[str, Any] = {"eval_every": (50.0, "step"), "log_every": (10.0, "step")}
     (gc.enable if collector else gc.disable)()
@@ -162,5 +162,5 @@ def test_steps_leave_no_tensors_or_objects_behind(collector: bool, given: dict[s
     tensors, objects = zip(*task.alive, strict=True)
     assert len(tensors) == 10
     assert tensors[-1] <= tensors[1]
-    # Only the entries of `alive` may be added between the second and the last evaluation.
+    # Between the second and the last evaluation, only the entries of `alive` may be added.
     assert objects[-1] - objects[1] <= len(objects)

@@ -1,4 +1,4 @@
-"""What a task remembers advances once per step, also if the step is repeated in smaller chunks."""
+"""The state of a task advances once per step, even if the step is repeated with smaller batches."""
 
 import functools
 from pathlib import Path
@@ -19,7 +19,7 @@ UNITS, EXAMPLES, BATCH = 7, 24, 8
 
 
 class Turning(nn.Module):
-    """An RBM whose Gibbs step is certain: it moves each unit by one place, so that a chain counts its steps."""
+    """An RBM with a deterministic Gibbs step: each step rotates the units by one place, so a chain counts its steps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Turning(nn.Module):
 
 
 class Crowded(ContrastiveDivergence):
-    """Contrastive divergence that runs out of memory in given steps, once its chains have advanced."""
+    """Contrastive divergence that runs out of memory in given calls, after its chains have advanced."""
 
     def __init__(self, room: dict[int, int]) -> None:
         super().__init__([1, 1, UNITS], [0.0], [1.0], persistent=True)
@@ -67,14 +67,14 @@ def test_persistent_chains_advance_once_per_step(room: dict[int, int], calls: in
     assert torch.equal(task.chains.visible, first_batch().roll(6, 1))
 
 
-def test_the_stages_of_a_task_can_be_asked_for_while_it_trains() -> None:
+def test_creating_the_stages_again_does_not_change_persistent_chains() -> None:
     task = Crowded({})
     task.loss(Turning(), {"inputs": first_batch()[:, None, None]}, 0.0)
     task.stages(Turning())
     assert torch.equal(task.state_dict()["chains"], first_batch().roll(1, 1))
 
 
-def test_a_dry_run_leaves_no_chains() -> None:
+def test_a_dry_run_does_not_create_persistent_chains() -> None:
     words = ["model=rbm", "data=digits", "task.persistent=true", "model.hidden_size=8", "device=cpu"]
     with dry_run.prepare_run(compose.compose(words)) as (components, _):
         assert components.task.state_dict() == {"chains": None}

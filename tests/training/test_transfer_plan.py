@@ -1,4 +1,4 @@
-"""What is frozen, until when, and the learning rates of parts of a model."""
+"""Which modules are frozen, until which epoch, and the learning rates of modules."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def stages(model: nn.Module, loaded: list[str], epochs: int | None = 6, **given:
 
 
 def learning(model: nn.Module, found: list[Stage]) -> list[tuple[int | None, set[str]]]:
-    """Return the epochs of each stage and the modules that learn in it."""
+    """Return the epochs of each stage and the modules that it trains."""
     names = {id(p): name.partition(".")[0] for name, p in model.named_parameters()}
     return [(stage.epochs, {names[id(p)] for turn in stage.turns for p in turn.parameters}) for stage in found]
 
@@ -59,20 +59,20 @@ def test_without_transfer_the_stages_are_those_of_the_task() -> None:
         ({"freeze": ["low", "mid"], "unfreeze_at": [0, 2]}, [(2, ALL - {"mid"}), (4, ALL)]),
     ],
 )
-def test_frozen_modules_learn_from_their_unfreeze_epoch_on(
+def test_frozen_modules_are_trained_from_their_unfreeze_epoch_on(
     given: dict[str, Any], expected: list[tuple[int | None, set[str]]]
 ) -> None:
     model = Deep()
     assert learning(model, stages(model, BODY, **given)) == expected
 
 
-def test_without_a_number_of_epochs_the_last_stage_has_none() -> None:
+def test_the_last_stage_is_unlimited_if_the_number_of_epochs_is_not_set() -> None:
     model = Deep()
     found = stages(model, BODY, epochs=None, freeze="auto", unfreeze_at=2)
     assert [stage.epochs for stage in found] == [2, None]
 
 
-def test_a_single_lr_scale_applies_to_the_loaded_weights_and_a_list_has_one_per_freeze_entry() -> None:
+def test_lr_scale_is_one_factor_for_all_loaded_weights_or_a_list_with_a_factor_per_freeze_entry() -> None:
     model = Deep()
     (stage,) = stages(model, BODY, lr_scale=0.1)
     assert rates(model, stage) == {"low.weight": 0.1, "mid.weight": 0.1, "high.weight": 0.1, "head.weight": 1.0}
@@ -88,7 +88,7 @@ def test_a_parameter_belongs_to_the_first_entry_that_matches() -> None:
     assert rates(model, stage) == {"low.weight": 0.5, "mid.weight": 0.25, "high.weight": 0.25, "head.weight": 0.25}
 
 
-def test_planning_changes_neither_model_nor_task() -> None:
+def test_planning_the_stages_changes_neither_model_nor_task() -> None:
     model = Deep()
     task = Classification(CLASSES)
     before = task.stages(model)
@@ -98,7 +98,7 @@ def test_planning_changes_neither_model_nor_task() -> None:
     assert torch.is_grad_enabled()
 
 
-def test_stages_of_a_task_cannot_be_split_again() -> None:
+def test_unfreezing_is_rejected_for_tasks_with_several_stages() -> None:
     model = Deep()
     two = 2 * Classification(CLASSES).stages(model)
     assert len(plan(two, model, Transfer(freeze=["low"]), [], 3)) == 2
@@ -106,8 +106,8 @@ def test_stages_of_a_task_cannot_be_split_again() -> None:
         plan(two, model, Transfer(freeze=["low"], unfreeze_at=1), [], 3)
 
 
-def test_an_option_that_transfers_needs_weights() -> None:
+def test_transfer_options_other_than_none_require_weights() -> None:
     node = {"weights": None, "freeze": "auto", "unfreeze_at": None, "lr_scale": 1.0}
-    with pytest.raises(ConfigError, match=r"transfer=freeze starts from them"):
+    with pytest.raises(ConfigError, match=r"transfer=freeze needs initial weights"):
         build_transfer(node, "freeze")
     assert build_transfer({**node, "freeze": []}, "none") == Transfer(freeze=[])

@@ -1,4 +1,4 @@
-"""Load initial weights from elsewhere into a new model, before the first step; report and record them."""
+"""Load the initial weights of a new run from another run or a file, and record which were loaded."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,16 +12,17 @@ from dltrain.config.compose import Job
 from dltrain.data.tokens import Tokens
 from dltrain.errors import CheckpointError, ConfigError, format_error, shorten
 from dltrain.runs.assemble import Components, build_model
-from dltrain.runs.weight_files import FirstWeights, output_names, read_weights, token_texts
+from dltrain.runs.weight_files import InitialWeights, output_names, read_weights, token_texts
 from dltrain.storage import run_files, safe_read
 from dltrain.training.transfer import Loaded, list_names
 
 KEY = "transfer.weights"
+OUTPUTS = ("outputs", "pixel_outputs")  # facts that say how many outputs a model has
 Facts = Mapping[str, Any]
 
 
 def prepare(components: Components, job: Job, begun: Path | None) -> Loaded | None:
-    """Load the initial weights of a new run, or return what was loaded when the run began.
+    """Load the initial weights of a new run, or return the record of those loaded when the run began.
 
     Args:
         begun: Folder of the run, if it already has a checkpoint.
@@ -42,20 +43,20 @@ def prepare(components: Components, job: Job, begun: Path | None) -> Loaded | No
 
 
 def load(
-    model: nn.Module, rebuild: Callable[[Facts], nn.Module], facts: Facts, task: Facts, found: FirstWeights
+    model: nn.Module, rebuild: Callable[[Facts], nn.Module], facts: Facts, task: Facts, found: InitialWeights
 ) -> Loaded:
-    """Copy weights into a model where name, shape and meaning are the same.
+    """Copy the weights whose name, shape and meaning match into a model.
 
     Weights whose shape depends on the number of outputs are copied only if the outputs have the same names. Weights
     whose shape depends on the vocabulary require the same tokens.
 
     Args:
-        rebuild: Builds the same model for other facts, on the meta device.
-        facts: What data and task state.
-        task: The configuration of the task with its facts filled in.
+        rebuild: Function that builds the same model for other facts, on the meta device.
+        facts: Facts of the data and the task.
+        task: Configuration of the task with its facts filled in.
 
     Raises:
-        ConfigError: The weights have other tokens, or none of them fits.
+        ConfigError: The weights belong to other tokens, or none of them fits.
     """
     heads, embeddings = _dependent(model, rebuild, facts)
     _check_tokens(embeddings, facts, found)
@@ -71,22 +72,23 @@ def load(
     if not names:
         reason = f"None of its {len(found.tensors)} weights fits: {next(iter(new.items()), ('', ''))}."
         raise ConfigError(format_error(KEY, "weights of this model", found.origin, reason))
-    return Loaded(found.origin, found.sha256, names, new, [name for name in found.tensors if name not in state])
+    unused = [name for name in found.tensors if name not in state]
+    return Loaded(found.origin, found.sha256, names, new, unused, [name for name in names if name in heads])
 
 
 def _misfit(value: Any, there: Tensor | None) -> str:
-    """Return why a weight cannot be taken, or an empty string."""
+    """Return why a weight cannot be copied, or an empty string."""
     if there is None:
-        return "not among them"
+        return "not in the loaded weights"
     if value.shape != there.shape:
-        return f"shape {tuple(value.shape)}, there {tuple(there.shape)}"
+        return f"shape {tuple(value.shape)} here, {tuple(there.shape)} in the loaded weights"
     return ""
 
 
 def _dependent(model: nn.Module, rebuild: Callable[[Facts], nn.Module], facts: Facts) -> tuple[set[str], set[str]]:
     """Return the weights whose shape depends on the number of outputs, and on the vocabulary."""
     outputs, tokens = facts.get("outputs"), facts.get("tokens")
-    more_outputs = {"outputs": outputs + 1} if isinstance(outputs, int) else {}
+    more_outputs = {name: facts[name] + 1 for name in OUTPUTS if isinstance(facts.get(name), int)}
     more_tokens = {"tokens": replace(tokens, size=tokens.size + 1)} if isinstance(tokens, Tokens) else {}
     if tokens is not None and outputs == tokens.size and facts.get("each_step"):  # the outputs are tokens
         return set(), _changed(model, rebuild, {**facts, **more_outputs, **more_tokens})
@@ -99,23 +101,23 @@ def _changed(model: nn.Module, rebuild: Callable[[Facts], nn.Module], facts: Fac
     return {name for name, value in model.state_dict().items() if name in other and value.shape != other[name].shape}
 
 
-def _check_tokens(embeddings: set[str], facts: Facts, found: FirstWeights) -> None:
-    """Reject weights of tokens that may mean something else: the same shape is no proof of the same vocabulary."""
+def _check_tokens(embeddings: set[str], facts: Facts, found: InitialWeights) -> None:
+    """Reject weights that may belong to other tokens: vocabularies of the same size can have different tokens."""
     if not any(name in found.tensors for name in embeddings):
         return
     here, there = token_texts(facts["tokens"]), found.tokens
     if here is not None and here == there:
         return
-    expected = f"weights for the same tokens, as {list_names(sorted(embeddings))} belong to them"
+    expected = f"weights for the same tokens, because {list_names(sorted(embeddings))} depend on them"
     if here is None or there is None:
-        hint = "Its tokens are unknown: they are known only for a run whose data can be read."
+        hint = "Its tokens are unknown: only those of a run whose data can be read are known."
     else:
         other = sum(one != two for one, two in zip(here, there, strict=False)) + abs(len(here) - len(there))
         hint = f"{other} of {max(len(here), len(there))} tokens differ."
     raise ConfigError(format_error(KEY, expected, found.origin, hint))
 
 
-def _other_outputs(here: list[str] | None, found: FirstWeights) -> str:
+def _other_outputs(here: list[str] | None, found: InitialWeights) -> str:
     """Return why the output weights are reinitialized, or an empty string if the outputs have the same names."""
     if here is not None and here == found.outputs:
         return ""
@@ -127,7 +129,7 @@ def read_record(path: Path, model: nn.Module) -> Loaded:
     """Read from a run folder which weights were loaded when the run began.
 
     Raises:
-        CheckpointError: The file is missing or damaged; without it the frozen weights are unknown.
+        CheckpointError: The file is missing or damaged; without it, the frozen weights are unknown.
     """
     record = safe_read.read_mapping(path / run_files.TRANSFER)
     names = record.get("names")
@@ -136,4 +138,6 @@ def read_record(path: Path, model: nn.Module) -> Loaded:
         raise CheckpointError(
             f"{file}: expected the initial weights of this run, which determine what is frozen, got none"
         )
-    return Loaded(str(record.get("origin")), str(record.get("sha256")), names)
+    heads = record.get("heads")  # absent in earlier runs, which froze loaded heads, too
+    heads = [name for name in names if name in heads] if isinstance(heads, list) else []
+    return Loaded(str(record.get("origin")), str(record.get("sha256")), names, heads=heads)

@@ -1,0 +1,36 @@
+"""All random changes of single examples that an augmentation sets, in their order."""
+
+from torch import Tensor, nn
+
+from dltrain.datasets.augmentation import Augmentation
+from dltrain.datasets.colors import Colors, Fields, Unit
+from dltrain.datasets.geometry import Frame, Geometry
+from dltrain.datasets.rand_augment import RandAugment
+
+
+class Changes(nn.Module):
+    """Changes in succession.
+
+    Args:
+        changes: Modules that take a batch and a key for each example, and return the batch.
+    """
+
+    def __init__(self, changes: list[nn.Module]) -> None:
+        super().__init__()
+        self.changes = nn.ModuleList(changes)
+
+    def forward(self, batch: Fields, keys: Tensor) -> Fields:
+        """Apply the changes to each example of a batch."""
+        for change in self.changes:
+            batch = change(batch, keys)
+        return batch
+
+
+def make_changes(look: Augmentation, frame: Frame, unit: Unit) -> nn.Module | None:
+    """Return the module that geometry, colors and RandAugment make, or None if nothing changes."""
+    changes: list[nn.Module] = [Geometry(look, frame)] if look.moves else []
+    if look.brightness or look.contrast or look.saturation:
+        changes.append(Colors(look, unit, tuple(frame.pictures)))
+    if look.randaugment:
+        changes.append(RandAugment(look.randaugment, look.magnitude, unit, frame))
+    return Changes(changes) if len(changes) > 1 else changes[0] if changes else None

@@ -1,0 +1,88 @@
+"""Random changes of brightness, contrast and saturation, for a whole batch at once."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from dltrain.datasets.augmentation import Augmentation
+from dltrain.keyed_random import mix, uniform
+
+Fields = dict[str, Tensor]
+GRAY = (0.2989, 0.587, 0.114)  # weights of red, green and blue in the luma of ITU-R BT.601
+LANE = 101  # added to keys, so that these numbers do not depend on those of the geometry
+
+
+class Unit(nn.Module):
+    """Normalized inputs to images from 0 (black) to 1 (white), and back.
+
+    Args:
+        mean: Subtracted from the images in normalization; (channels, 1, 1).
+        std: Divisor of the images after that.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.float())
+        self.register_buffer("std", std.float())
+
+    def change(self, inputs: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Apply a function of images from 0 to 1 to normalized inputs."""
+        return (function(inputs * self.std + self.mean) - self.mean) / self.std
+
+
+class Colors(nn.Module):
+    """Random brightness, contrast and saturation of each example, in this order.
+
+    Each factor is uniform between 1 - x and 1 + x for the value x of the augmentation. One channel has no saturation.
+
+    Args:
+        look: What to change and how much.
+        unit: Scale of the inputs.
+        names: Fields of a batch with pictures, (B, channels, height, width).
+    """
+
+    def __init__(self, look: Augmentation, unit: Unit, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.look, self.unit, self.names = look, unit, names
+
+    def forward(self, batch: Fields, keys: Tensor) -> Fields:
+        """Change the pictures of each example by the factors of its key."""
+        look = self.look
+        drawn = 2 * uniform(mix(keys + LANE), 3) - 1
+        factors = 1 + drawn * torch.tensor([look.brightness, look.contrast, look.saturation], device=keys.device)
+
+        def change(images: Tensor) -> Tensor:
+            for number, name in enumerate(("brightness", "contrast", "saturation")):
+                if getattr(look, name):
+                    images = ENHANCERS[name](images, factors[:, number, None, None, None])
+            return images
+
+        return batch | {name: self.unit.change(batch[name], change) for name in self.names}
+
+
+def blend(other: Tensor, images: Tensor, factor: Tensor) -> Tensor:
+    """Return `other` for a factor of 0, `images` for 1, and what lies beyond for more, from 0 to 1."""
+    return (images * factor + other * (1 - factor)).clamp(0, 1)
+
+
+def gray(images: Tensor) -> Tensor:
+    """Return the luma of color images, (B, 3, height, width) -> (B, 1, height, width); other images as they are."""
+    if images.shape[1] != 3:
+        return images
+    return (images * torch.tensor(GRAY, device=images.device)[:, None, None]).sum(1, keepdim=True)
+
+
+def change_contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend images (B, channels, height, width) with their mean gray level."""
+    return blend(gray(images).mean((1, 2, 3), keepdim=True), images, factor)
+
+
+ENHANCERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "brightness": lambda images, factor: (images * factor).clamp(0, 1),
+    "contrast": change_contrast,
+    "saturation": lambda images, factor: blend(gray(images), images, factor) if images.shape[1] == 3 else images,
+}

@@ -1,0 +1,49 @@
+"""Images with masks in the layout of Pascal VOC: lists of names instead of folders for each split."""
+
+from pathlib import Path
+
+from dltrain.datasets.mask_files import Pair
+from dltrain.errors import ConfigError, format_error
+
+IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", Path("ImageSets", "Segmentation")
+PARTS = ("train", "val", "test")
+
+
+def has_voc_layout(root: Path) -> bool:
+    """Return whether a folder has images, masks and lists as Pascal VOC has them."""
+    return all((root / folder).is_dir() for folder in (IMAGES, MASKS, LISTS))
+
+
+def find_voc_pairs(root: Path) -> dict[str, list[Pair]]:
+    """Return image and mask of each name in ``train.txt``, ``val.txt`` and ``test.txt``, as far as these exist.
+
+    A test list is left out if it has no masks: Pascal VOC 2012 keeps them secret.
+
+    Raises:
+        ConfigError: There is no list for training, or a file of a name is missing.
+    """
+    found = {part: _read_list(root / LISTS / f"{part}.txt") for part in PARTS}
+    if not found["train"]:
+        raise ConfigError(format_error("data.path", f"names in {root / LISTS / 'train.txt'}", "none"))
+    if not any(_mask(root, name).is_file() for name in found["test"]):
+        found["test"] = []
+    return {part: [_pair(root, name) for name in names] for part, names in found.items() if names}
+
+
+def _read_list(file: Path) -> list[str]:
+    """Return the names in a list, in its order; none if it does not exist."""
+    if not file.is_file():
+        return []
+    return [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _mask(root: Path, name: str) -> Path:
+    return root / MASKS / f"{name}.png"
+
+
+def _pair(root: Path, name: str) -> Pair:
+    pair = root / IMAGES / f"{name}.jpg", _mask(root, name)
+    for file in pair:
+        if not file.is_file():
+            raise ConfigError(format_error("data.path", f"the file {file}, as its name is in {root / LISTS}", "none"))
+    return pair

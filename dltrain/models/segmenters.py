@@ -1,0 +1,108 @@
+"""Segmentation networks of torchvision, with any number of channels."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import segmentation
+
+from dltrain.errors import ConfigError, choose, format_error
+from dltrain.models.layers import check_sizes
+
+FCN_BACKBONES = {"resnet50": segmentation.fcn_resnet50, "resnet101": segmentation.fcn_resnet101}
+DEEPLAB_BACKBONES = {
+    "resnet50": segmentation.deeplabv3_resnet50,
+    "resnet101": segmentation.deeplabv3_resnet101,
+    "mobilenet_v3_large": segmentation.deeplabv3_mobilenet_v3_large,
+}
+Answer = Tensor | tuple[Tensor, dict[str, tuple[float, Tensor]]]
+
+
+class _Segmenter(nn.Module):
+    """Backbone, classifier of its features and, for training, an auxiliary classifier of earlier ones.
+
+    Args:
+        network: Network of torchvision whose parts these are, so that its weights fit.
+        channels: Channels of the image.
+        auxiliary: Factor of the auxiliary classifier's loss.
+    """
+
+    def __init__(self, network: Any, channels: int, auxiliary: float) -> None:
+        super().__init__()
+        self.backbone, self.classifier = network.backbone, network.classifier
+        self.aux_classifier, self.auxiliary = network.aux_classifier, auxiliary
+        if channels != 3:
+            _read_channels(self.backbone, channels)
+
+    def forward(self, x: Tensor) -> Answer:
+        """Return the outputs of each pixel; in training also those of the auxiliary classifier with their factor."""
+        features = self.backbone(x)
+        answer = _resize(self.classifier(features["out"]), x)
+        if self.aux_classifier is None or not self.training:
+            return answer
+        return answer, {"aux": (self.auxiliary, _resize(self.aux_classifier(features["aux"]), x))}
+
+
+class FCN(_Segmenter):
+    """Fully convolutional network: two convolutions on the features of a dilated ResNet at an eighth of the size.
+
+    Weights have the names of torchvision's ``fcn_resnet50`` and ``fcn_resnet101``.
+
+    Args:
+        channels: Channels of the image.
+        pixel_outputs: Outputs per pixel.
+        backbone: ``resnet50`` or ``resnet101``.
+        auxiliary: Factor of the loss of an auxiliary classifier of the third stage; 0 for none.
+
+    Shape: (B, channels, height, width) -> (B, pixel_outputs, height, width), for images of any size.
+    Source: Long, Shelhamer, Darrell 2015, "Fully convolutional networks for semantic segmentation"; the auxiliary
+    classifier, Zhao et al. 2017, "Pyramid scene parsing network", section 3.3.
+    Differs: as in torchvision, the backbone is dilated, and no earlier features are added.
+    """
+
+    def __init__(self, channels: int, pixel_outputs: int, backbone: str = "resnet50", auxiliary: float = 0.5) -> None:
+        builder = choose("model.backbone", backbone, FCN_BACKBONES)
+        super().__init__(_build(builder, channels, pixel_outputs, auxiliary), channels, auxiliary)
+
+
+class DeepLabV3(_Segmenter):
+    """DeepLab v3: dilated convolutions at several rates, and a mean over the image, on the features of a backbone.
+
+    Weights have the names of torchvision's ``deeplabv3_resnet50`` and so on. The mean has one number per channel, whose
+    batch norm needs at least two images in a batch.
+
+    Args:
+        channels: Channels of the image.
+        pixel_outputs: Outputs per pixel.
+        backbone: ``resnet50``, ``resnet101`` or ``mobilenet_v3_large``.
+        auxiliary: Factor of the loss of an auxiliary classifier of earlier features; 0 for none.
+
+    Shape: (B, channels, height, width) -> (B, pixel_outputs, height, width), for images of any size.
+    Source: Chen, Papandreou, Schroff, Adam 2017, "Rethinking atrous convolution for semantic image segmentation".
+    """
+
+    def __init__(self, channels: int, pixel_outputs: int, backbone: str = "resnet50", auxiliary: float = 0.5) -> None:
+        builder = choose("model.backbone", backbone, DEEPLAB_BACKBONES)
+        super().__init__(_build(builder, channels, pixel_outputs, auxiliary), channels, auxiliary)
+
+
+def _build(builder: Any, channels: int, pixel_outputs: int, auxiliary: float) -> Any:
+    """Return a network of torchvision with random weights."""
+    check_sizes(channels=channels, pixel_outputs=pixel_outputs)
+    if auxiliary < 0:
+        raise ConfigError(format_error("model.auxiliary", "a number of at least 0", auxiliary))
+    return builder(weights=None, weights_backbone=None, num_classes=pixel_outputs, aux_loss=auxiliary > 0)
+
+
+def _read_channels(backbone: nn.Module, channels: int) -> None:
+    """Replace the first convolution of a backbone by one of the same kind that reads `channels` channels."""
+    name, first = next((n, m) for n, m in backbone.named_modules() if isinstance(m, nn.Conv2d))
+    parent, _, last = name.rpartition(".")
+    size, stride, padding = first.kernel_size, first.stride, first.padding
+    new = nn.Conv2d(channels, first.out_channels, size, stride, padding, bias=False)  # type: ignore[arg-type]
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    setattr(backbone.get_submodule(parent), last, new)
+
+
+def _resize(values: Tensor, image: Tensor) -> Tensor:
+    return F.interpolate(values, image.shape[2:], mode="bilinear", align_corners=False)

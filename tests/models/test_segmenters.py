@@ -1,0 +1,79 @@
+"""Segmentation networks against torchvision with the same weights."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import segmentation
+
+from dltrain.errors import ConfigError
+from dltrain.models.segmenters import FCN, DeepLabV3
+
+SLOW = pytest.mark.slow
+NETWORKS = [
+    pytest.param(DeepLabV3, "mobilenet_v3_large", segmentation.deeplabv3_mobilenet_v3_large, id="mobilenet"),
+    pytest.param(FCN, "resnet50", segmentation.fcn_resnet50, marks=SLOW, id="fcn50"),
+    pytest.param(FCN, "resnet101", segmentation.fcn_resnet101, marks=SLOW, id="fcn101"),
+    pytest.param(DeepLabV3, "resnet50", segmentation.deeplabv3_resnet50, marks=SLOW, id="deeplab50"),
+    pytest.param(DeepLabV3, "resnet101", segmentation.deeplabv3_resnet101, marks=SLOW, id="deeplab101"),
+]
+BARE = {"weights": None, "weights_backbone": None}
+Build = Callable[..., Any]
+
+
+@pytest.mark.parametrize(("ours", "backbone", "theirs"), NETWORKS)
+def test_outputs_and_auxiliary_outputs_equal_those_of_torchvision(ours: Build, backbone: str, theirs: Build) -> None:
+    torch.manual_seed(0)
+    model, reference = ours(3, 5, backbone), theirs(**BARE, num_classes=5, aux_loss=True)
+    model.load_state_dict(reference.state_dict())
+    x = torch.randn(2, 3, 65, 48)
+    with torch.no_grad():
+        for network in (model, reference):
+            network.eval()
+        torch.testing.assert_close(model(x), reference(x)["out"], rtol=0, atol=1e-6)
+        for network in (model, reference):
+            network.train()
+            for dropout in (module for module in network.modules() if isinstance(module, nn.Dropout)):
+                dropout.eval()
+        (answer, heads), expected = model(x), reference(x)
+    torch.testing.assert_close(answer, expected["out"], rtol=0, atol=1e-5)
+    factor, auxiliary = heads["aux"]
+    assert factor == 0.5
+    torch.testing.assert_close(auxiliary, expected["aux"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ours", "backbone", "theirs"), [pytest.param(*network.values, id=network.id) for network in NETWORKS]
+)
+@pytest.mark.parametrize("auxiliary", [0.0, 0.5])
+def test_weights_have_the_names_and_shapes_of_torchvision(
+    ours: Build, backbone: str, theirs: Build, auxiliary: float
+) -> None:
+    with torch.device("meta"):
+        model, reference = ours(3, 21, backbone, auxiliary), theirs(**BARE, num_classes=21, aux_loss=auxiliary > 0)
+    shapes = [{name: value.shape for name, value in network.state_dict().items()} for network in (model, reference)]
+    assert shapes[0] == shapes[1]
+
+
+def test_gray_images_are_read_and_no_other_weight_changes_its_shape() -> None:
+    gray, color = DeepLabV3(1, 4, "mobilenet_v3_large"), DeepLabV3(3, 4, "mobilenet_v3_large")
+    here, there = gray.state_dict(), color.state_dict()
+    changed = {name: value.shape for name, value in here.items() if value.shape != there[name].shape}
+    assert changed == {"backbone.0.0.weight": (16, 1, 3, 3)}
+    assert gray.eval()(torch.randn(1, 1, 40, 56)).shape == (1, 4, 40, 56)
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "message"),
+    [
+        (FCN, {"backbone": "mobilenet_v3_large"}, "model.backbone: expected one of resnet50 resnet101"),
+        (DeepLabV3, {"backbone": "resnet"}, "model.backbone: expected one of resnet50 resnet101 mobilenet_v3_large"),
+        (FCN, {"auxiliary": -1.0}, "model.auxiliary: expected a number of at least 0"),
+    ],
+)
+def test_wrong_arguments_are_rejected(model: Build, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught, torch.device("meta"):
+        model(3, 4, **arguments)
+    assert message in str(caught.value)
